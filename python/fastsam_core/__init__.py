@@ -1,0 +1,42 @@
+"""fastsam_core: Segment Anything for production machines.
+
+    from fastsam_core import SAM
+    results = SAM("sam_nano.pt")("photo.jpg")
+
+The public names are loaded on first use, so that importing the package costs little more than importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .annotate import auto_annotate
+    from .predictor import Predictor
+    from .results import Boxes, Masks, Results
+    from .sam import SAM
+
+__version__ = "0.1.0"
+__all__ = ["SAM", "Boxes", "Masks", "Predictor", "Results", "__version__", "auto_annotate"]
+
+_HOMES = {
+    "SAM": ".sam",
+    "Predictor": ".predictor",
+    "auto_annotate": ".annotate",
+    "Results": ".results",
+    "Boxes": ".results",
+    "Masks": ".results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOMES))

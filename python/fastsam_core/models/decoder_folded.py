@@ -1,0 +1,179 @@
+"""The mask decoder for inference: the outputs of `MaskDecoder.forward`, with far less work on the image tokens.
+
+A prompt has about 7 tokens, the image up to 4,096. Three exact rearrangements follow from that:
+
+* The first block starts from the same image tokens for every prompt, so their projections are made once per image.
+* Elsewhere the image-side projection is folded into the token side: `(X W_k) q = X (W_k q)` and
+  `P (X W_v) = (P X) W_v`, and likewise `(P V) W_o = P (V W_o)`. Key biases drop out of a softmax over keys; an output
+  bias can ride on the values of one head, because every row of P sums to 1.
+* Predicted IoU needs the tokens alone, so upscaling is left for the masks that somebody asks for.
+
+Attention matrices are kept transposed, (tokens, image tokens): both softmaxes then run over contiguous memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .mask_decoder import DecoderAttention, MaskDecoder
+
+# With more tokens than this per prompt the plain path does less arithmetic.
+MAX_FOLDED_TOKENS = 16
+# Prompts decoded together: their image tokens (4 MiB each at 64 x 64 x 256) should stay in the last-level cache.
+PROMPTS_PER_CHUNK = 4
+
+
+class FoldedImage:
+    """What the decoder needs of one image, made once for all its prompts.
+
+    decoder: the trained `MaskDecoder`; embedding: (1, C, h, w); position: (1, C, h, w);
+    dense: (1, C, 1, 1), the embedding of "no mask prompt".
+    """
+
+    def __init__(self, decoder: MaskDecoder, embedding: Tensor, position: Tensor, dense: Tensor) -> None:
+        first, second = decoder.transformer.layers
+        final = decoder.transformer.final_attn_token_to_image
+        self.decoder = decoder
+        self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
+        source = (embedding + dense)[0].flatten(1).T.contiguous()  # (L, C)
+        pe = position[0].flatten(1).T.contiguous()  # (L, C)
+        placed = source + pe
+        self.source = source
+        look = first.cross_attn_token_to_image
+        self.first_keys = look.split_heads(look.k_proj(placed)[None])  # (1, heads, L, d)
+        self.first_values = look.split_heads(look.v_proj(source)[None])
+        answer = first.cross_attn_image_to_token
+        self.first_queries = _heads_last(answer, answer.q_proj(placed))  # (heads, d, L)
+        look = second.cross_attn_token_to_image
+        self.second_key_pe = _heads_last(look, pe @ look.k_proj.weight.T)
+        answer = second.cross_attn_image_to_token
+        self.second_query_pe = _heads_last(answer, answer.q_proj(pe))
+        self.final_key_pe = _heads_last(final, pe @ final.k_proj.weight.T)
+
+    def decode(self, sparse: Tensor) -> DecodedPrompts:
+        """sparse: prompt tokens (N, T, C). All prompts of the call are kept until the result is dropped."""
+        chunks = [self._decode_chunk(chunk) for chunk in sparse.split(PROMPTS_PER_CHUNK)]
+        return DecodedPrompts(
+            self.decoder,
+            self.grid,
+            torch.cat([tokens for tokens, _ in chunks]),
+            [source for _, source in chunks],
+        )
+
+    def _decode_chunk(self, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, T, C) to final tokens (n, 5 + T, C) and image tokens (n, L, C)."""
+        transformer = self.decoder.transformer
+        first, second = transformer.layers
+        tokens = self.decoder.tokens(sparse)
+
+        queries = first.attend_self(tokens, tokens)
+        queries = first.update_tokens(queries, self._first_look(first.cross_attn_token_to_image, queries + tokens))
+        source = self.source.expand(len(sparse), -1, -1)
+        source = first.norm4(self._answer(first.cross_attn_image_to_token, queries, tokens, source, None))
+
+        queries = second.attend_self(queries, tokens)
+        look = second.cross_attn_token_to_image
+        queries = second.update_tokens(queries, _look(look, queries + tokens, source, self.second_key_pe))
+        answer = second.cross_attn_image_to_token
+        source = second.norm4(self._answer(answer, queries, tokens, source, self.second_query_pe))
+
+        final = transformer.final_attn_token_to_image
+        attended = _look(final, queries + tokens, source, self.final_key_pe)
+        return transformer.norm_final_attn(queries + attended), source
+
+    def _first_look(self, attn: DecoderAttention, placed: Tensor) -> Tensor:
+        """Tokens attend to the image in the first block; keys and values are shared by all prompts."""
+        q = attn.split_heads(attn.q_proj(placed))  # (n, heads, T, d)
+        count, heads, length, _ = q.shape
+        rows = q.transpose(0, 1).reshape(1, heads, count * length, -1)
+        out = F.scaled_dot_product_attention(rows, self.first_keys, self.first_values)
+        out = out.view(heads, count, length, -1).permute(1, 2, 0, 3).flatten(2)
+        return attn.out_proj(out)
+
+    def _answer(
+        self, attn: DecoderAttention, queries: Tensor, tokens: Tensor, source: Tensor, query_pe: Tensor | None
+    ) -> Tensor:
+        """Image attends to tokens, residual included: (n, L, C). Without `query_pe`, the shared first block."""
+        k = attn.split_heads(attn.k_proj(queries + tokens)) * attn.head_dim**-0.5  # (n, heads, T, d)
+        count, heads, length, width = k.shape
+        if query_pe is None:
+            scores = k @ self.first_queries  # (n, heads, T, L)
+        else:
+            scores = k @ query_pe
+            folded = k @ attn.q_proj.weight.view(heads, width, -1)  # (n, heads, T, C)
+            scores.flatten(1, 2).baddbmm_(folded.flatten(1, 2), source.transpose(1, 2))
+        weights = scores.softmax(dim=2).flatten(1, 2)  # over the tokens: (n, heads * T, L)
+        out_weight = attn.out_proj.weight.view(-1, heads, width).permute(1, 2, 0)  # (heads, d, C)
+        values = attn.split_heads(attn.v_proj(queries)) @ out_weight  # (n, heads, T, C)
+        values[:, 0] += attn.out_proj.bias
+        return torch.baddbmm(source, weights.transpose(1, 2), values.flatten(1, 2))
+
+
+@dataclass
+class DecodedPrompts:
+    """Tokens and image tokens of N decoded prompts, from which masks are made when they are asked for."""
+
+    decoder: MaskDecoder
+    grid: tuple[int, int]
+    tokens: Tensor  # (N, 5 + T, C)
+    sources: list[Tensor]  # chunks of (n, L, C)
+
+    def predicted_iou(self) -> Tensor:  # (N, 4)
+        return self.decoder.iou_prediction_head(self.tokens[:, 0])
+
+    def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
+        """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4)."""
+        height, width = self.grid
+        device = self.tokens.device
+        prompts = torch.as_tensor(prompts, dtype=torch.long, device="cpu")
+        masks = torch.as_tensor(masks, dtype=torch.long, device="cpu")
+        out = torch.empty(len(prompts), 4 * height, 4 * width, dtype=self.tokens.dtype, device=device)
+        asked, pair_prompt = torch.unique(prompts, return_inverse=True)
+        if not len(asked):
+            return out
+        weights = self.decoder.mask_weights(self.tokens[asked.to(device)])  # (U, 4, C / 8)
+        for row, prompt in enumerate(asked.tolist()):
+            pairs = (pair_prompt == row).nonzero()[:, 0]
+            source = self.sources[prompt // PROMPTS_PER_CHUNK][prompt % PROMPTS_PER_CHUNK]
+            upscaled = _upscale(self.decoder, source)  # (L, 2, 2, 2, 2, C / 8)
+            chosen = upscaled @ weights[row, masks[pairs].to(device)].T  # (L, 2, 2, 2, 2, K')
+            # Both upscaling steps split a cell in two per axis: (h, w, a, b, a', b', K') to (K', h a a', w b b').
+            planes = chosen.unflatten(0, self.grid).permute(6, 0, 2, 4, 1, 3, 5)
+            out[pairs.to(device)] = planes.reshape(len(pairs), 4 * height, 4 * width)
+        return out
+
+
+def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
+    """`output_upscaling` as two matrix products: its 2 x 2 kernels at stride 2 don't overlap.
+
+    source: (L, C). Returns (L, 2, 2, 2, 2, C / 8): rows and columns within the first split, then within the second.
+    """
+    enlarge, norm, _, enlarge_more, _ = decoder.output_upscaling
+    x = F.gelu(F.layer_norm(_split_cells(enlarge, source), norm.weight.shape, norm.weight, norm.bias, norm.eps))
+    return F.gelu(_split_cells(enlarge_more, x))
+
+
+def _split_cells(conv: torch.nn.ConvTranspose2d, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 2, C')
+    weight = conv.weight.permute(0, 2, 3, 1)  # (C, 2, 2, C')
+    return (x @ weight.flatten(1)).unflatten(-1, weight.shape[1:]) + conv.bias
+
+
+def _look(attn: DecoderAttention, placed: Tensor, source: Tensor, key_pe: Tensor) -> Tensor:
+    """Tokens attend to their own prompt's image tokens, projections folded: (n, T, C)."""
+    q = attn.split_heads(attn.q_proj(placed)) * attn.head_dim**-0.5  # (n, heads, T, d)
+    count, heads, length, width = q.shape
+    scores = q @ key_pe  # (n, heads, T, L)
+    folded = q @ attn.k_proj.weight.view(heads, width, -1)  # (n, heads, T, C)
+    scores = scores.flatten(1, 2).baddbmm_(folded.flatten(1, 2), source.transpose(1, 2))
+    gathered = (scores.softmax(dim=-1) @ source).view(count, heads, length, -1)  # (n, heads, T, C)
+    values = gathered @ attn.v_proj.weight.view(heads, width, -1).transpose(1, 2)  # (n, heads, T, d)
+    return attn.out_proj(values.transpose(1, 2).flatten(2) + attn.v_proj.bias)
+
+
+def _heads_last(attn: DecoderAttention, x: Tensor) -> Tensor:  # (L, heads * d) -> (heads, d, L)
+    return x.T.reshape(attn.num_heads, attn.head_dim, -1).contiguous()

@@ -1,0 +1,151 @@
+"""The ViT image encoder of SAM: windowed and global attention with decomposed relative positions.
+
+Architecture: Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (2022), in the sizes of
+Kirillov et al., "Segment Anything" (2023). Parameter names are those of the official checkpoints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .common import neck
+from .windows import partition, unpartition
+
+# Queries are attended in blocks of token-grid rows, so that the position bias of one block, not of the whole
+# N x N matrix, is in memory. 2**22 float32 values are 16 MiB, about what stays in a last-level cache.
+_BIAS_BLOCK_ELEMENTS = 2**22
+
+
+class ImageEncoderViT(nn.Module):
+    """(B, 3, S, S) normalised images to embeddings (B, out_channels, S / 16, S / 16)."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        global_attention_blocks: tuple[int, ...],
+        *,
+        image_size: int = 1024,
+        patch_size: int = 16,
+        window_size: int = 14,
+        out_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        grid = image_size // patch_size
+        self.patch_embed = PatchEmbed(embed_dim, patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, window_size=0 if i in global_attention_blocks else window_size, grid=grid)
+            for i in range(depth)
+        )
+        self.neck = neck(embed_dim, out_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patch_embed(images)  # (B, H, W, C)
+        x = x + self._position_embedding(x.shape[1], x.shape[2])
+        for block in self.blocks:
+            x = block(x)
+        return self.neck(x.permute(0, 3, 1, 2))
+
+    def _position_embedding(self, height: int, width: int) -> Tensor:
+        """The learnt grid; for another input size its nearest neighbours, which is what Ultralytics' `imgsz` does."""
+        if self.pos_embed.shape[1:3] == (height, width):
+            return self.pos_embed
+        resized = F.interpolate(self.pos_embed.permute(0, 3, 1, 2), size=(height, width))
+        return resized.permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
+        return self.proj(images).permute(0, 2, 3, 1)
+
+
+class Block(nn.Module):
+    """Transformer block; `window_size` 0 means attention over the whole grid."""
+
+    def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads, window_size=window_size, grid=window_size or grid)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLPBlock(dim, 4 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C)
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class MLPBlock(nn.Module):
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden_dim)
+        self.lin2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(F.gelu(self.lin1(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention over a 2-D grid with relative positions added per axis."""
+
+    def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, dim // num_heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, dim // num_heads))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
+        height, width = x.shape[1:3]
+        qkv = self.qkv(x)
+        if self.window_size:
+            # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
+            windows = partition(qkv, self.window_size, self.qkv.bias)
+            out = unpartition(self._attend(windows), height, width)
+        else:
+            out = self._attend(qkv)
+        return self.proj(out)
+
+    def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
+        batch, height, width, _ = qkv.shape
+        q, k, v = qkv.view(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
+        q_grid = q.view(batch, self.num_heads, height, width, -1)
+        # Position terms take the unscaled query: (B, heads, H, W, key rows) and (B, heads, H, W, key columns).
+        rel_h = torch.einsum("bnhwc,hkc->bnhwk", q_grid, relative_positions(self.rel_pos_h, height))
+        rel_w = torch.einsum("bnhwc,wkc->bnhwk", q_grid, relative_positions(self.rel_pos_w, width))
+        out = qkv.new_empty(batch, height, width, q.shape[1] * q.shape[3])
+        rows = max(1, _BIAS_BLOCK_ELEMENTS // (batch * self.num_heads * width * height * width))
+        blocks = []
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            bias = rel_h[:, :, top:bottom, :, :, None] + rel_w[:, :, top:bottom, :, None, :]
+            block = F.scaled_dot_product_attention(
+                q[:, :, top * width : bottom * width], k, v, attn_mask=bias.flatten(4).flatten(2, 3)
+            )
+            block = block.transpose(1, 2).reshape(batch, bottom - top, width, -1)
+            if torch.is_grad_enabled():
+                blocks.append(block)
+            else:
+                out[:, top:bottom] = block
+        return torch.cat(blocks, dim=1) if blocks else out
+
+
+def relative_positions(table: Tensor, size: int) -> Tensor:
+    """The vectors of `table` (2 * n - 1, d) for each query and key position on an axis: (size, size, d).
+
+    A table learnt for another size is resampled linearly, as the reference does.
+    """
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
+    positions = torch.arange(size, device=table.device)
+    return table[positions[:, None] - positions[None, :] + size - 1]

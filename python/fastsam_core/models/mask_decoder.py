@@ -1,0 +1,145 @@
+"""The two-way mask decoder, written plainly: for training, and the reference of the folded path.
+
+Architecture: Kirillov et al., "Segment Anything" (2023), section 3 and appendix A. Parameter names are those of the
+official checkpoints. `decoder_folded.py` computes the same outputs for inference with far less work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .common import MLP, LayerNorm2d
+
+NUM_MASK_TOKENS = 4  # one for the single mask, three for an ambiguous prompt
+
+
+class MaskDecoder(nn.Module):
+    """Image embedding and prompt embeddings to mask logits and predicted IoU."""
+
+    def __init__(self, dim: int, *, num_heads: int = 8, mlp_dim: int = 2048, iou_hidden_dim: int = 256) -> None:
+        super().__init__()
+        self.transformer = TwoWayTransformer(2, dim, num_heads, mlp_dim)
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(NUM_MASK_TOKENS, dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(NUM_MASK_TOKENS))
+        self.iou_prediction_head = MLP(dim, iou_hidden_dim, NUM_MASK_TOKENS, 3)
+
+    def forward(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """All four masks of each prompt.
+
+        embedding: (1 or N, C, h, w); position: (1, C, h, w); sparse: (N, T, C); dense: (1 or N, C, 1 or h, 1 or w).
+        Returns low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4).
+        """
+        count = max(sparse.shape[0], dense.shape[0])
+        height, width = embedding.shape[-2:]
+        source = (embedding + dense).expand(count, -1, -1, -1).flatten(2).transpose(1, 2)  # (N, h * w, C)
+        pe = position.flatten(2).transpose(1, 2)  # (1, h * w, C)
+        tokens, source = self.transformer(source, pe, self.tokens(sparse.expand(count, -1, -1)))
+        upscaled = self.output_upscaling(source.transpose(1, 2).unflatten(2, (height, width)))
+        masks = torch.einsum("nmc,nchw->nmhw", self.mask_weights(tokens), upscaled)
+        return masks, self.iou_prediction_head(tokens[:, 0])
+
+    def tokens(self, sparse: Tensor) -> Tensor:  # (N, T, C) -> (N, 5 + T, C)
+        """The output tokens (IoU, then masks) before the prompt's own."""
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        return torch.cat([output.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+
+    def mask_weights(self, tokens: Tensor) -> Tensor:  # (N, 5 + T, C) -> (N, 4, C / 8)
+        """Each mask token's weights over the upscaled embedding."""
+        return torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
+
+
+class TwoWayTransformer(nn.Module):
+    def __init__(self, depth: int, dim: int, num_heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_dim, first=i == 0) for i in range(depth))
+        self.final_attn_token_to_image = DecoderAttention(dim, num_heads, downsample=2)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(self, source: Tensor, source_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """source: (N, h * w, C) with its position embedding; tokens: (N, T, C), which are their own positions."""
+        queries = tokens
+        for layer in self.layers:
+            queries, source = layer(queries, source, tokens, source_pe)
+        attended = self.final_attn_token_to_image(queries + tokens, source + source_pe, source)
+        return self.norm_final_attn(queries + attended), source
+
+
+class TwoWayBlock(nn.Module):
+    """Tokens to themselves, tokens to image, MLP, image to tokens."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = DecoderAttention(dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = DecoderAttention(dim, num_heads, downsample=2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = TokenMLP(dim, mlp_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.norm4 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = DecoderAttention(dim, num_heads, downsample=2)
+
+    def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
+        queries = self.attend_self(queries, query_pe)
+        attended = self.cross_attn_token_to_image(queries + query_pe, keys + key_pe, keys)
+        queries = self.update_tokens(queries, attended)
+        attended = self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries)
+        return queries, self.norm4(keys + attended)
+
+    def attend_self(self, queries: Tensor, query_pe: Tensor) -> Tensor:
+        """Self-attention of the tokens. In the first block they are still their own positions: no sum, no residual."""
+        if self.first:
+            return self.norm1(self.self_attn(queries, queries, queries))
+        placed = queries + query_pe
+        return self.norm1(queries + self.self_attn(placed, placed, queries))
+
+    def update_tokens(self, queries: Tensor, attended: Tensor) -> Tensor:
+        """What follows the tokens' look at the image: residual, norm, MLP, residual, norm."""
+        queries = self.norm2(queries + attended)
+        return self.norm3(queries + self.mlp(queries))
+
+
+class TokenMLP(nn.Module):
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden_dim)
+        self.lin2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(F.relu(self.lin1(x)))
+
+
+class DecoderAttention(nn.Module):
+    """Multi-head attention; `downsample` narrows the inner width."""
+
+    def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
+        super().__init__()
+        inner = dim // downsample
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    @property
+    def head_dim(self) -> int:
+        return self.q_proj.out_features // self.num_heads
+
+    def split_heads(self, x: Tensor) -> Tensor:  # (N, L, heads * d) -> (N, heads, L, d)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (N, Lq, C), (N, Lk, C), (N, Lk, C) -> (N, Lq, C)
+        out = F.scaled_dot_product_attention(
+            self.split_heads(self.q_proj(q)), self.split_heads(self.k_proj(k)), self.split_heads(self.v_proj(v))
+        )
+        return self.out_proj(out.transpose(1, 2).flatten(2))

@@ -1,0 +1,100 @@
+"""Prompts to embeddings: points, boxes and masks (Kirillov et al., "Segment Anything", 2023, appendix A)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .common import LayerNorm2d
+
+
+class PromptEncoder(nn.Module):
+    """Embeds prompts given in pixels of the model input, whose long side is `image_size`."""
+
+    def __init__(self, embed_dim: int, image_size: int, mask_in_channels: int = 16) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.image_size = image_size
+        self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
+        # Background click, foreground click, first and second box corner.
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_in_channels // 4, 2, stride=2),
+            LayerNorm2d(mask_in_channels // 4),
+            nn.GELU(),
+            nn.Conv2d(mask_in_channels // 4, mask_in_channels, 2, stride=2),
+            LayerNorm2d(mask_in_channels),
+            nn.GELU(),
+            nn.Conv2d(mask_in_channels, embed_dim, 1),
+        )
+        self.no_mask_embed = nn.Embedding(1, embed_dim)
+
+    @property
+    def grid_size(self) -> int:
+        return self.image_size // 16
+
+    def dense_position_embedding(self) -> Tensor:
+        """The position embedding of the image tokens: (1, C, grid, grid)."""
+        return self.pe_layer.grid(self.grid_size)[None]
+
+    def sparse(self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> Tensor:
+        """Tokens of points and boxes, (N, T, C); T is 0 when there are neither.
+
+        points: (N, P, 2) x, y in pixels of the model input, with labels (N, P): 1 foreground, 0 background, -1 none,
+        2 and 3 the corners of a box. boxes: (N, 4) x1, y1, x2, y2.
+        """
+        parts = []
+        if points is not None:
+            if labels is None:
+                raise ValueError("points need labels of shape (N, P)")
+            parts.append(self._embed_points(points, labels))
+            if boxes is None:
+                # The reference closes a prompt of points alone with one empty point.
+                parts.append(self.not_a_point_embed.weight[None].expand(points.shape[0], 1, -1))
+        if boxes is not None:
+            corners = boxes.reshape(-1, 2, 2)
+            corner_labels = torch.tensor([[2, 3]], device=boxes.device).expand(len(corners), 2)
+            parts.append(self._embed_points(corners, corner_labels))
+        if not parts:
+            return self.no_mask_embed.weight.new_zeros(1, 0, self.embed_dim)
+        return torch.cat(parts, dim=1)
+
+    def dense(self, masks: Tensor | None) -> Tensor:
+        """What is added to the image embedding: (N, C, grid, grid) from mask logits (N, 1, S / 4, S / 4).
+
+        Without masks (1, C, 1, 1), the same for every prompt and place.
+        """
+        if masks is None:
+            return self.no_mask_embed.weight.view(1, -1, 1, 1)
+        return self.mask_downscaling(masks)
+
+    def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:  # (N, P, 2), (N, P) -> (N, P, C)
+        table = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
+        # A click names a pixel; the embedding is taken at its centre.
+        positions = self.pe_layer((points + 0.5) / self.image_size)
+        positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
+        return positions + table[labels.long() + 1]
+
+
+class PositionEmbeddingRandom(nn.Module):
+    """Random Fourier features of positions in [0, 1]**2 (Tancik et al., 2020)."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_features))
+
+    def forward(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_features)
+        matrix = self.positional_encoding_gaussian_matrix
+        angles = 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def grid(self, size: int) -> Tensor:
+        """The embedding of each cell's centre on a (size, size) grid: (2 * num_features, size, size)."""
+        axis = (torch.arange(size, device=self.positional_encoding_gaussian_matrix.device) + 0.5) / size
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)

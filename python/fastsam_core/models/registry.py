@@ -1,0 +1,98 @@
+"""The models by name: sizes, official files and their addresses. One row each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from .image_encoder import ImageEncoderViT
+from .mask_decoder import MaskDecoder
+from .prompt_encoder import PromptEncoder
+from .sam_model import SamModel
+from .tiny_vit import TinyViT
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+_ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model.
+
+    image_size is the long side of its input in pixels. file_names are those under which people know its weights, the
+    first being ours; urls are where they are published; sha256 belongs to the first address, where it is published.
+    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model.
+    """
+
+    name: str
+    image_size: int
+    encoder: Callable[[], nn.Module]
+    file_names: tuple[str, ...]
+    urls: tuple[str, ...] = ()
+    sha256: str | None = None
+    embed_dim: int = 256
+    decoder_mlp_dim: int = 2048
+    ignored_keys: tuple[str, ...] = ()
+
+    def build(self) -> SamModel:
+        """The untrained module."""
+        return SamModel(
+            self.name,
+            self.encoder(),
+            PromptEncoder(self.embed_dim, self.image_size),
+            MaskDecoder(self.embed_dim, mlp_dim=self.decoder_mlp_dim),
+        )
+
+
+_ROWS = (
+    ModelSpec(
+        "sam_b",
+        image_size=1024,
+        encoder=lambda: ImageEncoderViT(768, 12, 12, (2, 5, 8, 11)),
+        file_names=("sam_b.pt", "sam_vit_b_01ec64.pth"),
+        urls=(_META + "sam_vit_b_01ec64.pth", _ASSETS + "sam_b.pt"),
+    ),
+    ModelSpec(
+        "sam_l",
+        image_size=1024,
+        encoder=lambda: ImageEncoderViT(1024, 24, 16, (5, 11, 17, 23)),
+        file_names=("sam_l.pt", "sam_vit_l_0b3195.pth"),
+        urls=(_META + "sam_vit_l_0b3195.pth", _ASSETS + "sam_l.pt"),
+    ),
+    ModelSpec(
+        "sam_h",
+        image_size=1024,
+        encoder=lambda: ImageEncoderViT(1280, 32, 16, (7, 15, 23, 31)),
+        file_names=("sam_h.pt", "sam_vit_h_4b8939.pth"),
+        urls=(_META + "sam_vit_h_4b8939.pth",),
+    ),
+    ModelSpec(
+        "mobile_sam",
+        image_size=1024,
+        encoder=lambda: TinyViT((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)),
+        file_names=("mobile_sam.pt",),
+        urls=(_ASSETS + "mobile_sam.pt",),
+        ignored_keys=("image_encoder.norm_head.", "image_encoder.head."),
+    ),
+    ModelSpec(
+        "sam_nano",
+        image_size=512,
+        encoder=lambda: TinyViT((32, 64, 128, 192), (1, 2, 4, 2), (2, 2, 4, 6), (8, 8, 16, 8), out_channels=128),
+        file_names=("sam_nano.pt", "sam_nano.safetensors"),
+        embed_dim=128,
+        decoder_mlp_dim=512,
+    ),
+)
+MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
+
+
+def build(name: str) -> SamModel:
+    """The untrained module of a registry row; ValueError for an unknown name."""
+    if name not in MODELS:
+        close = difflib.get_close_matches(str(name), MODELS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}{hint}")
+    return MODELS[name].build()

@@ -1,0 +1,155 @@
+"""A whole Segment Anything model: image encoder, prompt encoder, mask decoder, and how they are run together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
+from .mask_decoder import MaskDecoder
+from .prompt_encoder import PromptEncoder
+
+# Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
+_PLAIN_CHUNK = 8
+
+IndexList = Sequence[int] | Tensor
+
+
+class PreparedImage:
+    """An image embedding with what the decoder derives from it once, for many prompts (see `SamModel.prepare`)."""
+
+    def __init__(self, model: SamModel, embedding: Tensor) -> None:
+        grid = model.prompt_encoder.grid_size
+        channels = model.prompt_encoder.embed_dim
+        if embedding.shape != (1, channels, grid, grid):
+            raise ValueError(
+                f"the embedding has shape {tuple(embedding.shape)}, but {model.name} at image size "
+                f"{model.image_size} takes (1, {channels}, {grid}, {grid})"
+            )
+        self.embedding = embedding
+        self.position = model.prompt_encoder.dense_position_embedding()
+        self.no_mask = model.prompt_encoder.dense(None)
+        self._decoder = model.mask_decoder
+        self._folded: FoldedImage | None = None
+
+    @property
+    def folded(self) -> FoldedImage:
+        if self._folded is None:
+            self._folded = FoldedImage(self._decoder, self.embedding, self.position, self.no_mask)
+        return self._folded
+
+
+class SamModel(nn.Module):
+    """Module names, and so state-dict keys, are those of the official checkpoints.
+
+    name: the row of `models.registry`; image_size: the long side S of the model input, a multiple of 16.
+    """
+
+    mask_threshold = 0.0  # logits above it are foreground
+
+    def __init__(
+        self, name: str, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+
+    @property
+    def image_size(self) -> int:
+        return self.prompt_encoder.image_size
+
+    def set_image_size(self, size: int) -> None:
+        """Take inputs of another size. Learnt position tables stay as they are and are resampled as they are used."""
+        if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
+            raise ValueError(f"image_size must be a positive multiple of 16, not {size!r}")
+        self.prompt_encoder.image_size = size
+
+    @property
+    def device(self) -> torch.device:
+        return self.mask_decoder.iou_token.weight.device
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16)."""
+        if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, but {self.name} takes (B, 3, {self.image_size}, "
+                f"{self.image_size}); preprocess() makes them"
+            )
+        return self.image_encoder(images)
+
+    def prepare(self, embedding: Tensor) -> PreparedImage:
+        """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once."""
+        return PreparedImage(self, embedding)
+
+    def decode_prompts(
+        self,
+        embedding: Tensor | PreparedImage,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        multimask_output: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks for N prompts on one image.
+
+        points: (N, P, 2) float32 x, y in pixels of the model input, with labels (N, P): 1 foreground, 0 background,
+        -1 none. boxes: (N, 4) x1, y1, x2, y2. masks: logits (N, 1, S / 4, S / 4). At least one of them.
+        Returns low-resolution logits (N, M, S / 4, S / 4) float32 and predicted IoU (N, M), where M is 3 with
+        `multimask_output` (for an ambiguous prompt), else 1.
+        """
+        given = [x for x in (points, boxes, masks) if x is not None]
+        if not given:
+            raise ValueError("no prompt: give points, boxes or masks")
+        if len({len(x) for x in given}) > 1:
+            raise ValueError(f"prompts are for different numbers of objects: {[len(x) for x in given]}")
+        image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        count = len(given[0])
+        if count == 0:
+            side = self.image_size // 4
+            shape = (0, 3 if multimask_output else 1)
+            return torch.zeros(*shape, side, side, device=self.device), torch.zeros(*shape, device=self.device)
+        sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1)
+        if masks is None and sparse.shape[1] <= MAX_FOLDED_TOKENS and not torch.is_grad_enabled():
+            return self._decode_folded(image, sparse, chosen)
+        outputs = []
+        for start in range(0, count, _PLAIN_CHUNK):
+            part = slice(start, start + _PLAIN_CHUNK)
+            dense = image.no_mask if masks is None else self.prompt_encoder.dense(masks[part])
+            logits, iou = self.mask_decoder(image.embedding, image.position, sparse[part], dense)
+            outputs.append((logits[:, chosen].float(), iou[:, chosen].float()))
+        return torch.cat([logits for logits, _ in outputs]), torch.cat([iou for _, iou in outputs])
+
+    def decode_points(
+        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
+        """Three masks per prompt, of which only the chosen ones are computed.
+
+        points: (N, P, 2), labels: (N, P) as in `decode_prompts`. Returns predicted IoU (N, 3) float32, and
+        `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs.
+        """
+        image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
+        with torch.no_grad():
+            decoded = image.folded.decode(self.prompt_encoder.sparse(points, labels, None))
+            iou = decoded.predicted_iou()[:, 1:].float()
+
+        def logits(point_index: IndexList, mask_index: IndexList) -> Tensor:
+            with torch.no_grad():
+                return decoded.logits(point_index, torch.as_tensor(mask_index, dtype=torch.long) + 1).float()
+
+        return iou, logits
+
+    @staticmethod
+    def _decode_folded(image: PreparedImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
+        tokens = list(range(4)[chosen])
+        logits, ious = [], []
+        for part in sparse.split(_PLAIN_CHUNK):
+            decoded = image.folded.decode(part)
+            pairs = torch.cartesian_prod(torch.arange(len(part)), torch.tensor(tokens))
+            logits.append(decoded.logits(pairs[:, 0], pairs[:, 1]).float().unflatten(0, (len(part), -1)))
+            ious.append(decoded.predicted_iou()[:, chosen].float())
+        return torch.cat(logits), torch.cat(ious)

@@ -1,0 +1,168 @@
+"""TinyViT, the image encoder of MobileSAM: convolutions first, then windowed attention.
+
+Architecture: Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers" (2022), with the last
+stage kept at stride 16 as in Zhang et al., "Faster Segment Anything" (2023). Parameter names are MobileSAM's; the
+classifier tensors of its checkpoint (`norm_head`, `head`) have no use here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .common import neck
+from .windows import partition, unpartition
+
+
+class TinyViT(nn.Module):
+    """(B, 3, S, S) normalised images to embeddings (B, out_channels, S / 16, S / 16)."""
+
+    def __init__(
+        self,
+        embed_dims: tuple[int, int, int, int],
+        depths: tuple[int, int, int, int],
+        num_heads: tuple[int, int, int, int],
+        window_sizes: tuple[int, int, int, int],
+        *,
+        out_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(embed_dims[0])
+        self.layers = nn.ModuleList()
+        for i, (dim, depth, heads, window) in enumerate(zip(embed_dims, depths, num_heads, window_sizes, strict=True)):
+            blocks: list[nn.Module] = [
+                MBConv(dim) if i == 0 else TinyViTBlock(dim, heads, window) for _ in range(depth)
+            ]
+            # Strides 4, 8, 16 and 16 again: the embedding keeps the grid that the mask decoder expects.
+            downsample = PatchMerging(dim, embed_dims[i + 1], stride=1 if i == 2 else 2) if i < 3 else None
+            self.layers.append(Stage(blocks, downsample))
+        self.neck = neck(embed_dims[-1], out_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patch_embed(images)
+        for layer in self.layers:
+            x = layer(x)
+        return self.neck(x)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then BatchNorm (`c` and `bn` are the checkpoint's names)."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(in_dim, out_dim, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.c(x))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.seq = nn.Sequential(ConvNorm(3, dim // 2, 3, stride=2), nn.GELU(), ConvNorm(dim // 2, dim, 3, stride=2))
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, C, S / 4, S / 4)
+        return self.seq(images)
+
+
+class Stage(nn.Module):
+    def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class MBConv(nn.Module):
+    """Inverted residual: widen, mix each channel in space, narrow."""
+
+    def __init__(self, dim: int, expand_ratio: int = 4) -> None:
+        super().__init__()
+        hidden = dim * expand_ratio
+        self.conv1 = ConvNorm(dim, hidden)
+        self.conv2 = ConvNorm(hidden, hidden, 3, groups=hidden)
+        self.conv3 = ConvNorm(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.gelu(self.conv2(F.gelu(self.conv1(x))))
+        return F.gelu(x + self.conv3(hidden))
+
+
+class PatchMerging(nn.Module):
+    def __init__(self, dim: int, out_dim: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dim, out_dim)
+        self.conv2 = ConvNorm(out_dim, out_dim, 3, stride=stride, groups=out_dim)
+        self.conv3 = ConvNorm(out_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, out_dim, H / stride, W / stride)
+        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+
+
+class TinyViTBlock(nn.Module):
+    """Attention in windows, a depthwise convolution across their borders, then the MLP."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.attn = Attention(dim, num_heads, window_size)
+        self.local_conv = ConvNorm(dim, dim, 3, groups=dim)
+        self.mlp = Mlp(dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        x = x + self.attn(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.local_conv(x)
+        return x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, dim * ratio)
+        self.fc2 = nn.Linear(dim * ratio, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+
+
+class Attention(nn.Module):
+    """Multi-head attention inside windows, with a learnt bias per head and distance."""
+
+    bias_index: Tensor
+
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.attention_biases = nn.Parameter(torch.zeros(num_heads, window_size * window_size))
+        y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
+        y, x = y.flatten(), x.flatten()
+        distance = (y[:, None] - y).abs() * window_size + (x[:, None] - x).abs()
+        self.register_buffer("bias_index", distance, persistent=False)  # (window**2, window**2)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
+        height, width = x.shape[1:3]
+        qkv = self.qkv(self.norm(x))
+        if (height, width) == (self.window_size, self.window_size):
+            return self.proj(self._attend(qkv))
+        # The reference pads with zeros before the norm, so a padding token enters the projection as the norm's bias.
+        padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
+        windows = partition(qkv, self.window_size, padding)
+        return self.proj(unpartition(self._attend(windows), height, width))
+
+    def _attend(self, qkv: Tensor) -> Tensor:  # (B, w, w, heads * 3 * d) -> (B, w, w, heads * d)
+        batch, height, width, _ = qkv.shape
+        # Unlike in SAM's ViT, q, k and v of one head lie side by side.
+        q, k, v = qkv.view(batch, height * width, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4)
+        bias = self.attention_biases[:, self.bias_index]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        return out.transpose(1, 2).reshape(batch, height, width, -1)

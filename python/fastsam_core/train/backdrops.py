@@ -1,0 +1,105 @@
+"""What lies behind the objects of a generated scene: walls, floors, skies and clutter, none of it labelled."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .textures import TexturePool, random_colour
+
+
+def _surface(rng: np.random.Generator, pool: TexturePool, size: int, *, contrast: float | None = None) -> np.ndarray:
+    zoom = size / 384.0 * float(np.exp(rng.uniform(np.log(0.35), np.log(2.2))))
+    return pool.paint(pool.material(rng, contrast=contrast, zoom=zoom), rng, size, size)
+
+
+def _soften(rng: np.random.Generator, image: np.ndarray, size: int, *, most: float = 4.0) -> np.ndarray:
+    sigma = float(rng.uniform(0.3, most)) * size / 256.0
+    small = cv2.resize(image, (size // 2, size // 2), interpolation=cv2.INTER_AREA)
+    return cv2.resize(cv2.GaussianBlur(small, (0, 0), max(sigma / 2, 0.3)), (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def gradient(rng: np.random.Generator, size: int, *, vertical: bool = False) -> np.ndarray:
+    """A smooth change between two colours, (size, size, 3) float32."""
+    first = random_colour(rng)
+    second = np.clip(first + rng.normal(0, 0.2, 3), 0, 1) if rng.random() < 0.7 else random_colour(rng)
+    ramp = np.linspace(0, 1, size, dtype=np.float32)
+    turn = 0.5 * np.pi if vertical else rng.uniform(0, 2 * np.pi)
+    x, y = ramp[None, :] * np.float32(np.cos(turn)), ramp[:, None] * np.float32(np.sin(turn))
+    share = x + y
+    share = (share - share.min()) / max(float(np.ptp(share)), 1e-6)
+    return (first + share[:, :, None] * (second - first)).astype(np.float32)
+
+
+def _plane(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
+    """A textured ground seen in perspective below `horizon` (rows), as a full (size, size, 3) picture."""
+    texture = _surface(rng, pool, size)
+    below = max(size - horizon, 4.0)
+    spread = float(rng.uniform(0.1, 0.6)) * size
+    source = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
+    target = np.array([[spread, horizon], [size - spread, horizon], [size + 2 * spread, horizon + below], [-2 * spread, horizon + below]], np.float32)
+    matrix = cv2.getPerspectiveTransform(source, target)
+    return cv2.warpPerspective(texture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def indoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
+    """A wall above a floor or table top, with a skirting board or shadow where they meet."""
+    image = _surface(rng, pool, size, contrast=None if rng.random() < 0.4 else float(rng.uniform(0.02, 0.15)))
+    row = int(np.clip(horizon, 1, size - 1))
+    image[row:] = _plane(rng, pool, size, horizon)[row:]
+    if rng.random() < 0.4:
+        board = max(int(size * rng.uniform(0.01, 0.04)), 1)
+        image[max(row - board, 0) : row] = random_colour(rng)
+    fade = np.exp(-np.abs(np.arange(size, dtype=np.float32) - row) / (0.03 * size)) * rng.uniform(0, 0.4)
+    image *= (1.0 - fade)[:, None, None].astype(np.float32)
+    return image
+
+
+def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
+    """A sky, perhaps cloudy, above textured ground."""
+    blue = np.array([0.45, 0.62, 0.85]) * rng.uniform(0.6, 1.15) + rng.normal(0, 0.08, 3)
+    pale = np.clip(blue + rng.uniform(0.0, 0.35), 0, 1)
+    share = (np.linspace(0, 1, size, dtype=np.float32) ** float(rng.uniform(0.6, 2.0)))[:, None, None]
+    image = np.broadcast_to(np.clip(blue, 0, 1) * (1 - share) + pale * share, (size, size, 3)).astype(np.float32)
+    if rng.random() < 0.5:
+        cloud = cv2.resize(rng.random((5, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        cloud += 0.5 * cv2.resize(rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        cloud = np.clip((cloud - rng.uniform(0.6, 1.0)) * 2.0, 0, 1)[:, :, None]
+        image = image * (1 - cloud) + cloud * np.float32(rng.uniform(0.75, 1.0))
+    row = int(np.clip(horizon, 1, size - 1))
+    ground = _plane(rng, pool, size, horizon)
+    image[row:] = ground[row:]
+    if rng.random() < 0.5:  # haze
+        fade = np.exp(-np.maximum(np.arange(size, dtype=np.float32) - row, 0) / (0.15 * size)) * rng.uniform(0, 0.5)
+        fade[:row] = 0
+        image = image * (1 - fade[:, None, None]) + fade[:, None, None] * pale.astype(np.float32)
+    return image.astype(np.float32)
+
+
+def clutter(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
+    """Unlabelled colourful mess, mostly out of focus: what is behind a portrait or at the far side of a street."""
+    image = gradient(rng, size)
+    base = random_colour(rng)
+    for _ in range(int(rng.integers(15, 60))):
+        colour = np.clip(base + rng.normal(0, 0.25, 3), 0, 1) if rng.random() < 0.7 else random_colour(rng)
+        axes = (max(int(size * rng.uniform(0.01, 0.2)), 1), max(int(size * rng.uniform(0.01, 0.2)), 1))
+        centre = (int(rng.integers(0, size)), int(rng.integers(0, size)))
+        tone = tuple(float(c) for c in colour)
+        if rng.random() < 0.5:
+            cv2.ellipse(image, centre, axes, float(rng.uniform(0, 360)), 0, 360, tone, -1)
+        else:
+            cv2.rectangle(image, (centre[0] - axes[0], centre[1] - axes[1]), (centre[0] + axes[0], centre[1] + axes[1]), tone, -1)
+    return _soften(rng, image, size, most=10.0) + (_surface(rng, pool, size, contrast=0.1) - 0.5) * np.float32(0.3)
+
+
+def flat(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
+    """A wall or table seen square on: one texture, a gradient, or a mix of both."""
+    pick = rng.random()
+    if pick < 0.2:
+        return gradient(rng, size)
+    image = _surface(rng, pool, size)
+    if pick < 0.45:
+        image = 0.5 * image + 0.5 * gradient(rng, size)
+    if rng.random() < 0.3:
+        image = _soften(rng, image, size)
+    return image

@@ -1,0 +1,63 @@
+"""What a camera does to a generated scene: light fall-off, colour cast, blur, noise and compression."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .textures import TexturePool
+
+
+def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A smooth brightness factor with vignetting and a colour cast, (size, size, 3) float32."""
+    grid = np.linspace(-1, 1, 17, dtype=np.float32)
+    x, y = grid[None, :], grid[:, None]
+    turn = rng.uniform(0, 2 * np.pi)
+    light = 1.0 + float(rng.uniform(0, 0.35)) * (x * np.cos(turn) + y * np.sin(turn))
+    if rng.random() < 0.2:  # a window's or lamp's patch of light
+        cx, cy = rng.uniform(-1, 1, 2)
+        light = light * (0.75 + 0.5 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / rng.uniform(0.1, 0.8)))
+    light = light * (1.0 - (rng.uniform(0, 0.4) if rng.random() < 0.5 else 0.0) * (x * x + y * y) / 2)
+    cast = np.clip(1.0 + rng.normal(0, 0.06, 3), 0.75, 1.25).astype(np.float32) * np.float32(np.exp(rng.normal(0.0, 0.15)))
+    return cv2.resize(light.astype(np.float32)[:, :, None] * cast, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
+    pick = rng.random()
+    if pick < 0.45:
+        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2)) * size / 256.0)
+    if pick < 0.52:  # camera shake
+        length = max(int(rng.uniform(2, 7) * size / 256.0), 2)
+        kernel = np.zeros((length, length), np.float32)
+        turn = rng.uniform(0, np.pi)
+        dx, dy = np.cos(turn) * length / 2, np.sin(turn) * length / 2
+        middle = (length - 1) / 2
+        cv2.line(kernel, (round(middle - dx), round(middle - dy)), (round(middle + dx), round(middle + dy)), 1.0, 1)
+        return cv2.filter2D(image, -1, kernel / max(float(kernel.sum()), 1.0))
+    if pick < 0.6:  # sharpening, with the halos that cameras leave
+        return image + float(rng.uniform(0.3, 1.0)) * (image - cv2.GaussianBlur(image, (0, 0), 1.0 * size / 256.0))
+    return image
+
+
+def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -> np.ndarray:
+    """Turn a linear rendering, (S, S, 3) float32 RGB, into a uint8 picture of the same size with a camera's faults."""
+    size = image.shape[0]
+    image = image * _lighting(rng, size)
+    if rng.random() < 0.5:
+        gamma = float(np.exp(rng.normal(0, 0.2)))
+        image = cv2.pow(np.clip(image, 0.0, 1.2).astype(np.float32), gamma)
+    if rng.random() < 0.3:
+        image = (image - 0.5) * np.float32(rng.uniform(0.6, 1.3)) + 0.5
+    image = _blur(rng, image.astype(np.float32), size)
+    if rng.random() < 0.05:
+        image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    if rng.random() < 0.7:
+        noise = pool.grain(rng, size) * np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.05))))
+        image = image + noise
+    picture = (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    if rng.random() < 0.6:
+        quality = int(rng.integers(35, 96))
+        done, packed = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if done:
+            picture = cv2.imdecode(packed, cv2.IMREAD_COLOR)[:, :, ::-1]
+    return np.ascontiguousarray(picture)

@@ -1,0 +1,240 @@
+"""Where the objects of a generated scene go: strewn about, standing on a floor, in rows, in piles, close up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from . import backdrops
+from .painter import Finish, Painter, Placed, random_finish
+from .shapes import Piece, Shape, box
+from .textures import Material, TexturePool
+from .things import any_shape, upright_shape
+
+Layout = Callable[[np.random.Generator, TexturePool, int, int], Painter]
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _matrix(
+    rng: np.random.Generator, shape: Shape, size: int, area: float, x: float, y: float, *, turn: float = 0.0, stretch: float = 1.0
+) -> np.ndarray:
+    """The map that gives `shape` an area of `area` (share of the picture) at (x, y) in pixels, mirrored half of the time."""
+    scale = min(np.sqrt(area * size * size / shape.area), 0.8 * size)
+    across, down = scale * stretch**0.5, scale / stretch**0.5
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    cos, sin = np.cos(turn), np.sin(turn)
+    return np.array([[flip * across * cos, -down * sin, x], [flip * across * sin, down * cos, y]], np.float32)
+
+
+def _share(rng: np.random.Generator, count: int) -> float:
+    """A log-uniform object area; the more objects, the smaller the largest may be."""
+    return _log_uniform(rng, 0.008, min(0.5, max(0.06, 3.0 / count)))
+
+
+def _turn(rng: np.random.Generator, shape: Shape) -> float:
+    if shape.upright:
+        return float(rng.normal(0, 0.12))
+    return float(rng.uniform(0, 2 * np.pi))
+
+
+def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """Objects anywhere, larger ones mostly behind, over any backdrop; sometimes with a shallow depth of field."""
+    pick = rng.random()
+    if pick < 0.45:
+        image = backdrops.flat(rng, pool, size)
+    elif pick < 0.75:
+        image = backdrops.clutter(rng, pool, size)
+    else:
+        image = backdrops.outdoor(rng, pool, size, size * float(rng.uniform(0.2, 0.8)))
+    painter = Painter(image, pool, rng)
+    order = sorted((_share(rng, count) for _ in range(count)), key=lambda area: -area * _log_uniform(rng, 0.3, 3.0))
+    shallow = rng.random() < 0.25
+    common: dict[int, Material] = {}
+    for place, area in enumerate(order):
+        shape = any_shape(rng)
+        x, y = rng.uniform(-0.05, 1.05, 2) * size
+        depth = max(0.0, 0.7 - place / max(count, 1)) * float(rng.random()) if shallow else 0.0
+        # Neighbours of the same stuff: only shading and shadows tell them apart.
+        materials = dict(common) if common and rng.random() < 0.15 else {}
+        matrix = _matrix(rng, shape, size, area, x, y, turn=_turn(rng, shape), stretch=_log_uniform(rng, 0.75, 1.35))
+        finish = random_finish(rng, size, depth=depth)
+        painter.paint(Placed(shape, matrix, replace(finish, edge=max(finish.edge, 0.25)) if materials else finish, materials))
+        common = materials or common
+    return painter
+
+
+def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """Things standing on the ground, smaller and higher up the farther away they are; some hang on the wall or in the sky."""
+    horizon = size * float(rng.uniform(0.15, 0.65))
+    make = backdrops.outdoor if rng.random() < 0.5 else backdrops.indoor
+    painter = Painter(make(rng, pool, size, horizon), pool, rng)
+    for _ in range(int(rng.integers(0, 4))):
+        shape = any_shape(rng)
+        y = float(rng.uniform(0, horizon * 0.9))
+        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.006, 0.08), float(rng.uniform(0, size)), y, turn=_turn(rng, shape))
+        painter.paint(Placed(shape, matrix, random_finish(rng, size)))
+    nearest = _log_uniform(rng, 0.08, 0.5) * (1.0 if count < 10 else 0.6)
+    shallow = rng.random() < 0.3
+    focus = float(rng.random())
+    for depth in np.sort(rng.random(count) ** 0.7):
+        base = horizon + (size * 1.08 - horizon) * float(depth)
+        area = max(nearest * float(0.15 + 0.85 * depth) ** 2 * _log_uniform(rng, 0.3, 1.6), 0.004)
+        shape = upright_shape(rng) if rng.random() < 0.8 else any_shape(rng)
+        matrix = _matrix(rng, shape, size, area, float(rng.uniform(0, size)), 0.0, turn=float(rng.normal(0, 0.03)) if shape.upright else 0.0)
+        matrix[1, 2] = base - abs(float(matrix[1, 1])) * shape.half[1]
+        finish = random_finish(rng, size, depth=abs(float(depth) - focus) * 0.8 if shallow else 0.0)
+        painter.paint(Placed(shape, matrix, finish, grounded=True))
+    return painter
+
+
+def rows(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """Repeated instances of one or two things side by side: shelves, crowds, fences, trays of fruit."""
+    painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
+    lines = int(rng.integers(1, 4))
+    per_line = max(count // lines, 2)
+    kinds = [upright_shape(rng) if rng.random() < 0.7 else any_shape(rng) for _ in range(int(rng.integers(1, 3)))]
+    looks: list[dict[int, Material]] = [{} for _ in kinds]
+    tilt, vary = float(rng.normal(0, 0.1)), float(rng.uniform(0, 0.25))
+    finish = random_finish(rng, size)
+    finish = replace(finish, edge=max(finish.edge, 0.25), roundness=max(finish.roundness, 0.25))
+    shelf = rng.random() < 0.5
+    for line in range(lines):
+        base = size * (line + 0.9 + rng.normal(0, 0.05)) / lines
+        pitch = size / per_line * float(rng.uniform(0.8, 1.15))
+        if shelf:
+            thick = size * float(rng.uniform(0.01, 0.03))
+            plank = Shape((Piece.of((box(-0.1, 0, 1.1, thick / size),)),), (0.6, thick / size / 2), thick / size)
+            matrix = np.array([[size, 0, 0], [size * tilt * 0.3, size, base]], np.float32)
+            painter.paint(Placed(plank, matrix, Finish(roundness=0, edge=0.2)))
+        for place in range(per_line):
+            which = int(rng.integers(len(kinds)))
+            shape = kinds[which]
+            tall = size / lines * 0.8 * (1 + vary * float(rng.normal()))
+            scale = min(tall / 2 / shape.half[1], pitch * 0.75 / shape.half[0])
+            x = pitch * (place + 0.5 + vary * float(rng.normal()))
+            flip = -1.0 if rng.random() < 0.3 else 1.0
+            y = base - scale * shape.half[1] + (x - size / 2) * tilt * 0.3
+            matrix = np.array([[flip * scale, 0, x], [0, scale, y]], np.float32)
+            painter.paint(Placed(shape, matrix, finish, looks[which], grounded=shelf))
+            if rng.random() < 0.15:  # a new brand from here on
+                looks[which] = {}
+    return painter
+
+
+def pile(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """A table seen from above, or a heap: similar sizes, strong overlap, one light, a few kinds of stuff."""
+    painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
+    area = min(0.12, 1.6 / count)
+    kinds = [any_shape(rng) for _ in range(int(rng.integers(1, 5)))]
+    mixed = rng.random() < 0.6
+    looks: list[dict[int, Material]] = [{} for _ in range(int(rng.integers(1, 5)))]
+    centre, spread = rng.uniform(0.35, 0.65, 2), rng.uniform(0.15, 0.4)
+    base = random_finish(rng, size)
+    base = replace(base, edge=max(base.edge, 0.2), shadow=max(base.shadow, 0.25))
+    for _ in range(count):
+        shape = any_shape(rng) if mixed and rng.random() < 0.5 else kinds[int(rng.integers(len(kinds)))]
+        x, y = (centre + rng.normal(0, spread, 2)) * size
+        matrix = _matrix(rng, shape, size, area * _log_uniform(rng, 0.5, 2.0), float(x), float(y), turn=float(rng.uniform(0, 2 * np.pi)))
+        look = looks[int(rng.integers(len(looks)))] if rng.random() < 0.6 else {}
+        # Slots mean different things in different shapes, so only the main material is shared between kinds.
+        materials = {0: look[0]} if 0 in look else {}
+        painter.paint(Placed(shape, matrix, base, materials))
+        if materials:
+            look.setdefault(0, materials[0])
+    return painter
+
+
+def landscape(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """Layers of hills, hedges or roofs, each an object of its own, with a few things in front."""
+    horizon = size * float(rng.uniform(0.1, 0.45))
+    painter = Painter(backdrops.outdoor(rng, pool, size, size * 0.99), pool, rng)
+    layers = int(rng.integers(2, 6))
+    step = np.linspace(-0.1, 1.1, 48, dtype=np.float32)
+    for level in range(layers):
+        top = horizon / size + (0.95 - horizon / size) * level / layers
+        waves = sum(rng.normal(0, 0.04 / k) * np.sin(2 * np.pi * k * step * rng.uniform(0.5, 1.2) + rng.uniform(0, 6)) for k in (1, 2, 3))
+        crest = top + waves + (rng.normal(0, 0.012, len(step)) if rng.random() < 0.5 else 0.0)
+        outline = np.concatenate([np.stack([step, crest], axis=1), [[1.1, 1.2], [-0.1, 1.2]]]).astype(np.float32)
+        ridge = Shape((Piece.of((outline,)),), (0.6, 0.5), 0.5)
+        matrix = np.array([[size, 0, 0], [0, size, 0]], np.float32)
+        painter.paint(Placed(ridge, matrix, Finish(roundness=0, edge=float(rng.uniform(0, 0.3)), shadow=float(rng.uniform(0, 0.3)))))
+        for _ in range(int(rng.integers(0, max(count // layers, 1) + 1))):
+            shape = upright_shape(rng)
+            area = 0.004 + 0.15 * ((level + 1) / layers) ** 2 * float(rng.random())
+            x = float(rng.uniform(0, size))
+            base = float(np.interp(x / size, step, crest)) * size + float(rng.uniform(0.02, 0.12)) * size
+            thing = _matrix(rng, shape, size, area, x, 0.0)
+            thing[1, 2] = base - abs(float(thing[1, 1])) * shape.half[1]
+            painter.paint(Placed(shape, thing, random_finish(rng, size), grounded=True))
+    return painter
+
+
+def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """One or two large subjects before a soft background, and small things around them."""
+    pick = rng.random()
+    image = backdrops.clutter(rng, pool, size) if pick < 0.6 else backdrops.flat(rng, pool, size)
+    painter = Painter(image, pool, rng)
+    for _ in range(count // 3):
+        shape = any_shape(rng)
+        x, y = rng.uniform(0, size, 2)
+        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.08), float(x), float(y), turn=_turn(rng, shape))
+        painter.paint(Placed(shape, matrix, random_finish(rng, size, depth=float(rng.uniform(0, 1)))))
+    for _ in range(1 if rng.random() < 0.6 else 2):
+        shape = upright_shape(rng) if rng.random() < 0.7 else any_shape(rng)
+        x, y = rng.uniform(0.3, 0.7, 2) * size
+        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.15, 0.6), float(x), float(y), turn=_turn(rng, shape) * 0.5)
+        painter.paint(Placed(shape, matrix, random_finish(rng, size)))
+    for _ in range(int(rng.integers(1, max(count // 2, 1) + 1))):
+        shape = any_shape(rng)
+        x, y = rng.uniform(0, size, 2)
+        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.06), float(x), float(y), turn=_turn(rng, shape))
+        painter.paint(Placed(shape, matrix, random_finish(rng, size)))
+    return painter
+
+
+def _split(rng: np.random.Generator, left: float, top: float, right: float, bottom: float, count: int) -> list[tuple[float, float, float, float]]:
+    if count <= 1:
+        return [(left, top, right, bottom)]
+    share, first = float(rng.uniform(0.3, 0.7)), count // 2
+    if (right - left) * rng.uniform(0.6, 1.6) > bottom - top:
+        cut = left + share * (right - left)
+        return _split(rng, left, top, cut, bottom, first) + _split(rng, cut, top, right, bottom, count - first)
+    cut = top + share * (bottom - top)
+    return _split(rng, left, top, right, cut, first) + _split(rng, left, cut, right, bottom, count - first)
+
+
+def mosaic(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """The whole picture cut into neighbouring panels: fields from above, tiles, posters, cupboard doors; a few things on top."""
+    painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
+    turn, gap = float(rng.normal(0, 0.4)), float(rng.choice([0.0, 0.004, 0.015]))
+    cos, sin = np.cos(turn) * size * 1.2, np.sin(turn) * size * 1.2
+    matrix = np.array([[cos, -sin, size / 2], [sin, cos, size / 2]], np.float32)
+    matrix[:, :2] += rng.normal(0, 0.08 * size, (2, 2)).astype(np.float32)
+    panels = max(2, count * 2 // 3)
+    corner = float(rng.choice([0.0, 0.02]))
+    for left, top, right, bottom in _split(rng, -0.6, -0.6, 0.6, 0.6, panels):
+        outline = box(left + gap, top + gap, right - gap, bottom - gap, corner=corner)
+        panel = Shape((Piece.of((outline,)),), ((right - left) / 2, (bottom - top) / 2), (right - left) * (bottom - top))
+        painter.paint(Placed(panel, matrix, Finish(roundness=0.1 if corner else 0.0, edge=float(rng.uniform(0, 0.3)), shadow=0.0)))
+    for _ in range(count - panels):
+        shape = any_shape(rng)
+        x, y = rng.uniform(0, size, 2)
+        spot = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.15), float(x), float(y), turn=_turn(rng, shape))
+        painter.paint(Placed(shape, spot, random_finish(rng, size)))
+    return painter
+
+
+LAYOUTS: dict[str, tuple[Layout, float]] = {
+    "scatter": (scatter, 0.32),
+    "floor": (floor, 0.26),
+    "rows": (rows, 0.12),
+    "pile": (pile, 0.1),
+    "landscape": (landscape, 0.07),
+    "portrait": (portrait, 0.09),
+    "mosaic": (mosaic, 0.04),
+}

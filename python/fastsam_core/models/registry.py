@@ -79,8 +79,8 @@ _ROWS = (
     ),
     ModelSpec(
         "sam_nano",
-        image_size=512,
-        encoder=lambda: TinyViT((32, 64, 128, 192), (1, 2, 4, 2), (2, 2, 4, 6), (8, 8, 16, 8), out_channels=128),
+        image_size=384,
+        encoder=lambda: TinyViT((32, 64, 128, 192), (1, 2, 4, 2), (2, 2, 4, 6), (8, 8, 12, 12), out_channels=128),
         file_names=("sam_nano.pt", "sam_nano.safetensors"),
         embed_dim=128,
         decoder_mlp_dim=512,

@@ -29,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/train"), help="folder for state and weights")
     phases = " ".join(f"{p.size}:{p.steps}:{p.batch}" for p in default.phases)
     parser.add_argument(
-        "--phases", type=_phase, nargs="+", default=default.phases, metavar="SIZE:STEPS:BATCH", help=f"default: {phases}"
+        "--phases",
+        type=_phase,
+        nargs="+",
+        default=default.phases,
+        metavar="SIZE:STEPS:BATCH",
+        help=f"default: {phases}",
     )
     parser.add_argument("--prompts", type=int, default=default.prompts, help="prompts per scene (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate)

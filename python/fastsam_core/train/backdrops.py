@@ -13,10 +13,14 @@ def _surface(rng: np.random.Generator, pool: TexturePool, size: int, *, contrast
     return pool.paint(pool.material(rng, contrast=contrast, zoom=zoom), rng, size, size)
 
 
-def _soften(rng: np.random.Generator, image: np.ndarray, size: int, *, most: float = 4.0) -> np.ndarray:
-    sigma = float(rng.uniform(0.3, most)) * size / 256.0
+def _soften(
+    rng: np.random.Generator, image: np.ndarray, size: int, *, least: float = 0.3, most: float = 4.0
+) -> np.ndarray:
+    sigma = float(rng.uniform(least, most)) * size / 256.0
     small = cv2.resize(image, (size // 2, size // 2), interpolation=cv2.INTER_AREA)
-    return cv2.resize(cv2.GaussianBlur(small, (0, 0), max(sigma / 2, 0.3)), (size, size), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(
+        cv2.GaussianBlur(small, (0, 0), max(sigma / 2, 0.3)), (size, size), interpolation=cv2.INTER_LINEAR
+    )
 
 
 def gradient(rng: np.random.Generator, size: int, *, vertical: bool = False) -> np.ndarray:
@@ -37,7 +41,15 @@ def _plane(rng: np.random.Generator, pool: TexturePool, size: int, horizon: floa
     below = max(size - horizon, 4.0)
     spread = float(rng.uniform(0.1, 0.6)) * size
     source = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
-    target = np.array([[spread, horizon], [size - spread, horizon], [size + 2 * spread, horizon + below], [-2 * spread, horizon + below]], np.float32)
+    target = np.array(
+        [
+            [spread, horizon],
+            [size - spread, horizon],
+            [size + 2 * spread, horizon + below],
+            [-2 * spread, horizon + below],
+        ],
+        np.float32,
+    )
     matrix = cv2.getPerspectiveTransform(source, target)
     return cv2.warpPerspective(texture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
@@ -60,12 +72,16 @@ def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: flo
     blue = np.array([0.45, 0.62, 0.85]) * rng.uniform(0.6, 1.15) + rng.normal(0, 0.08, 3)
     pale = np.clip(blue + rng.uniform(0.0, 0.35), 0, 1)
     share = (np.linspace(0, 1, size, dtype=np.float32) ** float(rng.uniform(0.6, 2.0)))[:, None, None]
-    image = np.broadcast_to(np.clip(blue, 0, 1) * (1 - share) + pale * share, (size, size, 3)).astype(np.float32)
+    image: np.ndarray = np.broadcast_to(np.clip(blue, 0, 1) * (1 - share) + pale * share, (size, size, 3)).astype(
+        np.float32
+    )
     if rng.random() < 0.5:
         cloud = cv2.resize(rng.random((5, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-        cloud += 0.5 * cv2.resize(rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        cloud = cloud + 0.5 * cv2.resize(
+            rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )
         cloud = np.clip((cloud - rng.uniform(0.6, 1.0)) * 2.0, 0, 1)[:, :, None]
-        image = image * (1 - cloud) + cloud * np.float32(rng.uniform(0.75, 1.0))
+        image = (image * (1 - cloud) + cloud * np.float32(rng.uniform(0.75, 1.0))).astype(np.float32)
     row = int(np.clip(horizon, 1, size - 1))
     ground = _plane(rng, pool, size, horizon)
     image[row:] = ground[row:]
@@ -88,8 +104,12 @@ def clutter(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarra
         if rng.random() < 0.5:
             cv2.ellipse(image, centre, axes, float(rng.uniform(0, 360)), 0, 360, tone, -1)
         else:
-            cv2.rectangle(image, (centre[0] - axes[0], centre[1] - axes[1]), (centre[0] + axes[0], centre[1] + axes[1]), tone, -1)
-    return _soften(rng, image, size, most=10.0) + (_surface(rng, pool, size, contrast=0.1) - 0.5) * np.float32(0.3)
+            cv2.rectangle(
+                image, (centre[0] - axes[0], centre[1] - axes[1]), (centre[0] + axes[0], centre[1] + axes[1]), tone, -1
+            )
+    return _soften(rng, image, size, least=2.5, most=10.0) + (
+        _surface(rng, pool, size, contrast=0.1) - 0.5
+    ) * np.float32(0.3)
 
 
 def flat(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:

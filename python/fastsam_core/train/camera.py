@@ -18,7 +18,9 @@ def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
         cx, cy = rng.uniform(-1, 1, 2)
         light = light * (0.75 + 0.5 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / rng.uniform(0.1, 0.8)))
     light = light * (1.0 - (rng.uniform(0, 0.4) if rng.random() < 0.5 else 0.0) * (x * x + y * y) / 2)
-    cast = np.clip(1.0 + rng.normal(0, 0.06, 3), 0.75, 1.25).astype(np.float32) * np.float32(np.exp(rng.normal(0.0, 0.15)))
+    cast = np.clip(1.0 + rng.normal(0, 0.06, 3), 0.75, 1.25).astype(np.float32) * np.float32(
+        np.exp(rng.normal(0.0, 0.15))
+    )
     return cv2.resize(light.astype(np.float32)[:, :, None] * cast, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
@@ -42,22 +44,27 @@ def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
 def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -> np.ndarray:
     """Turn a linear rendering, (S, S, 3) float32 RGB, into a uint8 picture of the same size with a camera's faults."""
     size = image.shape[0]
-    image = image * _lighting(rng, size)
+    image = cv2.multiply(image, _lighting(rng, size))
+    if rng.random() < 0.5:  # generated colours are livelier than most of the world's
+        keep = float(rng.uniform(0.35, 1.0))
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        image = cv2.addWeighted(image, keep, cv2.merge([grey, grey, grey]), 1 - keep, 0.0)
     if rng.random() < 0.5:
         gamma = float(np.exp(rng.normal(0, 0.2)))
-        image = cv2.pow(np.clip(image, 0.0, 1.2).astype(np.float32), gamma)
+        image = cv2.pow(np.maximum(image, 0.0), gamma)
     if rng.random() < 0.3:
-        image = (image - 0.5) * np.float32(rng.uniform(0.6, 1.3)) + 0.5
-    image = _blur(rng, image.astype(np.float32), size)
+        image = (image - np.float32(0.5)) * np.float32(rng.uniform(0.6, 1.3)) + np.float32(0.5)
+    image = _blur(rng, image, size)
     if rng.random() < 0.05:
-        image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        image = cv2.merge([grey, grey, grey])
     if rng.random() < 0.7:
-        noise = pool.grain(rng, size) * np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.05))))
-        image = image + noise
-    picture = (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        strength = float(np.exp(rng.uniform(np.log(0.004), np.log(0.05))))
+        image = cv2.scaleAdd(np.ascontiguousarray(pool.grain(rng, size)), strength, image)
+    picture = cv2.convertScaleAbs(np.maximum(image, 0.0), alpha=255.0)
     if rng.random() < 0.6:
         quality = int(rng.integers(35, 96))
         done, packed = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         if done:
-            picture = cv2.imdecode(packed, cv2.IMREAD_COLOR)[:, :, ::-1]
+            picture = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))[:, :, ::-1]
     return np.ascontiguousarray(picture)

@@ -33,10 +33,10 @@ class Scores:
 
 
 @torch.inference_mode()
-def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01) -> Scores:
-    """Score `model` on `scenes` scenes made from `seed`, at the model's own input size."""
+def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01, textures: int = 200) -> Scores:
+    """Score `model` on `scenes` scenes made from `seed` with that many textures, at the model's own input size."""
     size = model.image_size
-    pool = TexturePool(seed=seed)
+    pool = TexturePool(seed=seed, count=textures)
     point, oracle, box = [], [], []
     for index in range(scenes):
         rng = np.random.default_rng((seed, index))

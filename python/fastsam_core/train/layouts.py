@@ -21,9 +21,17 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _matrix(
-    rng: np.random.Generator, shape: Shape, size: int, area: float, x: float, y: float, *, turn: float = 0.0, stretch: float = 1.0
+    rng: np.random.Generator,
+    shape: Shape,
+    size: int,
+    area: float,
+    x: float,
+    y: float,
+    *,
+    turn: float = 0.0,
+    stretch: float = 1.0,
 ) -> np.ndarray:
-    """The map that gives `shape` an area of `area` (share of the picture) at (x, y) in pixels, mirrored half of the time."""
+    """The map that puts `shape` at (x, y) pixels with `area` as its share of the picture, mirrored half of the time."""
     scale = min(np.sqrt(area * size * size / shape.area), 0.8 * size)
     across, down = scale * stretch**0.5, scale / stretch**0.5
     flip = -1.0 if rng.random() < 0.5 else 1.0
@@ -63,20 +71,30 @@ def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) 
         materials = dict(common) if common and rng.random() < 0.15 else {}
         matrix = _matrix(rng, shape, size, area, x, y, turn=_turn(rng, shape), stretch=_log_uniform(rng, 0.75, 1.35))
         finish = random_finish(rng, size, depth=depth)
-        painter.paint(Placed(shape, matrix, replace(finish, edge=max(finish.edge, 0.25)) if materials else finish, materials))
+        painter.paint(
+            Placed(shape, matrix, replace(finish, edge=max(finish.edge, 0.25)) if materials else finish, materials)
+        )
         common = materials or common
     return painter
 
 
 def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """Things standing on the ground, smaller and higher up the farther away they are; some hang on the wall or in the sky."""
+    """Things standing on the ground, smaller and higher up the farther away; some hang on the wall or in the sky."""
     horizon = size * float(rng.uniform(0.15, 0.65))
     make = backdrops.outdoor if rng.random() < 0.5 else backdrops.indoor
     painter = Painter(make(rng, pool, size, horizon), pool, rng)
+    # People do click on a floor or a sky, so that now and then it counts as an object too.
+    row = int(np.clip(horizon, 1, size - 1))
+    if rng.random() < 0.3:
+        painter.claim(np.s_[row:, :])
+    if rng.random() < 0.2:
+        painter.claim(np.s_[:row, :])
     for _ in range(int(rng.integers(0, 4))):
         shape = any_shape(rng)
         y = float(rng.uniform(0, horizon * 0.9))
-        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.006, 0.08), float(rng.uniform(0, size)), y, turn=_turn(rng, shape))
+        matrix = _matrix(
+            rng, shape, size, _log_uniform(rng, 0.006, 0.08), float(rng.uniform(0, size)), y, turn=_turn(rng, shape)
+        )
         painter.paint(Placed(shape, matrix, random_finish(rng, size)))
     nearest = _log_uniform(rng, 0.08, 0.5) * (1.0 if count < 10 else 0.6)
     shallow = rng.random() < 0.3
@@ -85,7 +103,15 @@ def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) ->
         base = horizon + (size * 1.08 - horizon) * float(depth)
         area = max(nearest * float(0.15 + 0.85 * depth) ** 2 * _log_uniform(rng, 0.3, 1.6), 0.004)
         shape = upright_shape(rng) if rng.random() < 0.8 else any_shape(rng)
-        matrix = _matrix(rng, shape, size, area, float(rng.uniform(0, size)), 0.0, turn=float(rng.normal(0, 0.03)) if shape.upright else 0.0)
+        matrix = _matrix(
+            rng,
+            shape,
+            size,
+            area,
+            float(rng.uniform(0, size)),
+            0.0,
+            turn=float(rng.normal(0, 0.03)) if shape.upright else 0.0,
+        )
         matrix[1, 2] = base - abs(float(matrix[1, 1])) * shape.half[1]
         finish = random_finish(rng, size, depth=abs(float(depth) - focus) * 0.8 if shallow else 0.0)
         painter.paint(Placed(shape, matrix, finish, grounded=True))
@@ -95,7 +121,7 @@ def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) ->
 def rows(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
     """Repeated instances of one or two things side by side: shelves, crowds, fences, trays of fruit."""
     painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
-    lines = int(rng.integers(1, 4))
+    lines, count = int(rng.integers(1, 4)), max(count, 5)
     per_line = max(count // lines, 2)
     kinds = [upright_shape(rng) if rng.random() < 0.7 else any_shape(rng) for _ in range(int(rng.integers(1, 3)))]
     looks: list[dict[int, Material]] = [{} for _ in kinds]
@@ -110,7 +136,7 @@ def rows(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
             thick = size * float(rng.uniform(0.01, 0.03))
             plank = Shape((Piece.of((box(-0.1, 0, 1.1, thick / size),)),), (0.6, thick / size / 2), thick / size)
             matrix = np.array([[size, 0, 0], [size * tilt * 0.3, size, base]], np.float32)
-            painter.paint(Placed(plank, matrix, Finish(roundness=0, edge=0.2)))
+            painter.paint(Placed(plank, matrix, Finish(roundness=0, edge=0.2), pliable=False))
         for place in range(per_line):
             which = int(rng.integers(len(kinds)))
             shape = kinds[which]
@@ -139,7 +165,15 @@ def pile(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
     for _ in range(count):
         shape = any_shape(rng) if mixed and rng.random() < 0.5 else kinds[int(rng.integers(len(kinds)))]
         x, y = (centre + rng.normal(0, spread, 2)) * size
-        matrix = _matrix(rng, shape, size, area * _log_uniform(rng, 0.5, 2.0), float(x), float(y), turn=float(rng.uniform(0, 2 * np.pi)))
+        matrix = _matrix(
+            rng,
+            shape,
+            size,
+            area * _log_uniform(rng, 0.5, 2.0),
+            float(x),
+            float(y),
+            turn=float(rng.uniform(0, 2 * np.pi)),
+        )
         look = looks[int(rng.integers(len(looks)))] if rng.random() < 0.6 else {}
         # Slots mean different things in different shapes, so only the main material is shared between kinds.
         materials = {0: look[0]} if 0 in look else {}
@@ -157,12 +191,16 @@ def landscape(rng: np.random.Generator, pool: TexturePool, size: int, count: int
     step = np.linspace(-0.1, 1.1, 48, dtype=np.float32)
     for level in range(layers):
         top = horizon / size + (0.95 - horizon / size) * level / layers
-        waves = sum(rng.normal(0, 0.04 / k) * np.sin(2 * np.pi * k * step * rng.uniform(0.5, 1.2) + rng.uniform(0, 6)) for k in (1, 2, 3))
+        waves = sum(
+            rng.normal(0, 0.04 / k) * np.sin(2 * np.pi * k * step * rng.uniform(0.5, 1.2) + rng.uniform(0, 6))
+            for k in (1, 2, 3)
+        )
         crest = top + waves + (rng.normal(0, 0.012, len(step)) if rng.random() < 0.5 else 0.0)
         outline = np.concatenate([np.stack([step, crest], axis=1), [[1.1, 1.2], [-0.1, 1.2]]]).astype(np.float32)
         ridge = Shape((Piece.of((outline,)),), (0.6, 0.5), 0.5)
         matrix = np.array([[size, 0, 0], [0, size, 0]], np.float32)
-        painter.paint(Placed(ridge, matrix, Finish(roundness=0, edge=float(rng.uniform(0, 0.3)), shadow=float(rng.uniform(0, 0.3)))))
+        finish = replace(random_finish(rng, size), roundness=0.0, edge=float(rng.uniform(0, 0.3)), opacity=1.0)
+        painter.paint(Placed(ridge, matrix, finish, pliable=False))
         for _ in range(int(rng.integers(0, max(count // layers, 1) + 1))):
             shape = upright_shape(rng)
             area = 0.004 + 0.15 * ((level + 1) / layers) ** 2 * float(rng.random())
@@ -187,7 +225,9 @@ def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int)
     for _ in range(1 if rng.random() < 0.6 else 2):
         shape = upright_shape(rng) if rng.random() < 0.7 else any_shape(rng)
         x, y = rng.uniform(0.3, 0.7, 2) * size
-        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.15, 0.6), float(x), float(y), turn=_turn(rng, shape) * 0.5)
+        matrix = _matrix(
+            rng, shape, size, _log_uniform(rng, 0.15, 0.6), float(x), float(y), turn=_turn(rng, shape) * 0.5
+        )
         painter.paint(Placed(shape, matrix, random_finish(rng, size)))
     for _ in range(int(rng.integers(1, max(count // 2, 1) + 1))):
         shape = any_shape(rng)
@@ -197,7 +237,9 @@ def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int)
     return painter
 
 
-def _split(rng: np.random.Generator, left: float, top: float, right: float, bottom: float, count: int) -> list[tuple[float, float, float, float]]:
+def _split(
+    rng: np.random.Generator, left: float, top: float, right: float, bottom: float, count: int
+) -> list[tuple[float, float, float, float]]:
     if count <= 1:
         return [(left, top, right, bottom)]
     share, first = float(rng.uniform(0.3, 0.7)), count // 2
@@ -209,18 +251,21 @@ def _split(rng: np.random.Generator, left: float, top: float, right: float, bott
 
 
 def mosaic(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """The whole picture cut into neighbouring panels: fields from above, tiles, posters, cupboard doors; a few things on top."""
+    """The whole picture cut into neighbouring panels (fields from above, tiles, posters), a few things on top."""
     painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
     turn, gap = float(rng.normal(0, 0.4)), float(rng.choice([0.0, 0.004, 0.015]))
     cos, sin = np.cos(turn) * size * 1.2, np.sin(turn) * size * 1.2
     matrix = np.array([[cos, -sin, size / 2], [sin, cos, size / 2]], np.float32)
     matrix[:, :2] += rng.normal(0, 0.08 * size, (2, 2)).astype(np.float32)
     panels = max(2, count * 2 // 3)
-    corner = float(rng.choice([0.0, 0.02]))
+    corner, mottle = float(rng.choice([0.0, 0.02])), float(rng.choice([0.0, 0.3]))
     for left, top, right, bottom in _split(rng, -0.6, -0.6, 0.6, 0.6, panels):
         outline = box(left + gap, top + gap, right - gap, bottom - gap, corner=corner)
-        panel = Shape((Piece.of((outline,)),), ((right - left) / 2, (bottom - top) / 2), (right - left) * (bottom - top))
-        painter.paint(Placed(panel, matrix, Finish(roundness=0.1 if corner else 0.0, edge=float(rng.uniform(0, 0.3)), shadow=0.0)))
+        panel = Shape(
+            (Piece.of((outline,)),), ((right - left) / 2, (bottom - top) / 2), (right - left) * (bottom - top)
+        )
+        finish = Finish(roundness=0.1 if corner else 0.0, edge=float(rng.uniform(0, 0.3)), shadow=0.0, mottle=mottle)
+        painter.paint(Placed(panel, matrix, finish, pliable=False))
     for _ in range(count - panels):
         shape = any_shape(rng)
         x, y = rng.uniform(0, size, 2)
@@ -229,12 +274,13 @@ def mosaic(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -
     return painter
 
 
+# Name -> (layout, how often it is drawn).
 LAYOUTS: dict[str, tuple[Layout, float]] = {
-    "scatter": (scatter, 0.32),
+    "scatter": (scatter, 0.3),
     "floor": (floor, 0.26),
     "rows": (rows, 0.12),
     "pile": (pile, 0.1),
     "landscape": (landscape, 0.07),
-    "portrait": (portrait, 0.09),
+    "portrait": (portrait, 0.12),
     "mosaic": (mosaic, 0.04),
 }

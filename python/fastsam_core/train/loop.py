@@ -19,7 +19,6 @@ from ..models.sam_model import SamModel
 from .losses import prompt_loss
 from .samples import Sample, SceneDataset, collate
 
-
 # Smaller batches keep the running statistics of BatchNorm: their own are too noisy.
 _SMALLEST_NORM_BATCH = 8
 
@@ -38,13 +37,15 @@ class TrainConfig:
     """Everything that decides the result, beside the code."""
 
     model: str = "sam_nano"
-    phases: tuple[Phase, ...] = (Phase(128, 900, 16), Phase(256, 1400, 8), Phase(512, 120, 4))
+    phases: tuple[Phase, ...] = (Phase(192, 1700, 8), Phase(384, 750, 4))
     prompts: int = 12
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 150
     weight_decay: float = 0.02
     average_decay: float = 0.998
+    final_evenness: float = 0.75
+    evenness_steps: int = 900
     seed: int = 0
 
     @property
@@ -58,6 +59,10 @@ class TrainConfig:
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         span = self.learning_rate - self.final_learning_rate
         return self.final_learning_rate + span * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+    def evenness_at(self, step: int) -> float:
+        """From balanced cross-entropy to nearly the plain one (see `mask_loss`), once masks have begun to form."""
+        return self.final_evenness * min(1.0, step / self.evenness_steps)
 
 
 class Trainer:
@@ -117,7 +122,7 @@ class Trainer:
     def _train_step(self, samples: list[Sample]) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
-        loss = scene_loss(self.model, samples, self.device)
+        loss = scene_loss(self.model, samples, self.device, self.config.evenness_at(self.step))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -163,8 +168,8 @@ class Trainer:
         logger.info("resuming %s at step %d", path, self.step)
 
 
-def scene_loss(model: SamModel, samples: list[Sample], device: torch.device) -> Tensor:
-    """Mean loss over a batch of scenes, their prompts decoded together."""
+def scene_loss(model: SamModel, samples: list[Sample], device: torch.device, evenness: float) -> Tensor:
+    """Mean loss over a batch of scenes, their prompts decoded together; evenness: see `mask_loss`."""
     embeddings = model.encode_image(torch.stack([s.image for s in samples]).to(device))
     counts = torch.tensor([len(s.targets) for s in samples], device=device)
     embeddings = embeddings.repeat_interleave(counts, dim=0)
@@ -189,7 +194,7 @@ def scene_loss(model: SamModel, samples: list[Sample], device: torch.device) -> 
         )
         logits, iou = model.mask_decoder(embeddings[chosen], position, sparse, dense)
         ambiguous = (few_labels != -1).sum(1) + 2 * with_box <= 1
-        loss = prompt_loss(logits, iou, targets[chosen], ambiguous, is_object[chosen])
+        loss = prompt_loss(logits, iou, targets[chosen], ambiguous, is_object[chosen], evenness)
         total = total + loss * (len(few_labels) / len(labels))
     return total
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from .shapes import Piece, Shape, bounds, fill
+from .shapes import Piece, Shape, bent, bounds, fill
 from .textures import Material, TexturePool, random_colour
 
-# Smallest RGB distance (Euclidean, of the mean colours) between a part and its object, and between an object and what is behind
-# it: below this nobody could draw the outline, and a mask would be a guess.
+# Smallest RGB distance (Euclidean, of the mean colours) between a part and its object, and between an object and what
+# is behind it: below this nobody could draw the outline, and a mask would be a guess.
 PART_CONTRAST = 0.15
 OBJECT_CONTRAST = 0.07
 
@@ -28,6 +28,8 @@ class Finish:
         soft: blur sigma in pixels for things out of focus.
         shadow: darkness of the shadow it casts, 0 to 1.
         lift: distance of the shadow from the object in units of its size.
+        mottle: strength of uneven brightness over the whole object, 0 to 1.
+        ragged: size in pixels of fur-like fraying of the outline; 0 is clean.
     """
 
     roundness: float = 0.5
@@ -37,14 +39,17 @@ class Finish:
     soft: float = 0.0
     shadow: float = 0.3
     lift: float = 0.05
+    mottle: float = 0.0
+    ragged: float = 0.0
 
 
 @dataclass(frozen=True)
 class Placed:
     """A shape with its place in the picture: `matrix` (2, 3) maps the shape's units to pixels.
 
-    `materials` is shared between repeated instances; slots that it lacks are drawn at random and added. `grounded` objects throw
-    their shadow on the floor instead of on a wall right behind.
+    `materials` is shared between repeated instances; slots that it lacks are drawn at random and added. `grounded`
+    objects throw their shadow on the floor instead of on a wall right behind; `pliable` ones are slightly deformed,
+    each in its own way.
     """
 
     shape: Shape
@@ -52,6 +57,7 @@ class Placed:
     finish: Finish
     materials: dict[int, Material] = field(default_factory=dict)
     grounded: bool = False
+    pliable: bool = True
 
 
 def random_finish(rng: np.random.Generator, size: int, *, depth: float = 0.0) -> Finish:
@@ -65,6 +71,8 @@ def random_finish(rng: np.random.Generator, size: int, *, depth: float = 0.0) ->
         soft=depth * size / 256.0 * 3.0,
         shadow=float(rng.uniform(0.1, 0.65)) if rng.random() < 0.7 else 0.0,
         lift=float(rng.uniform(0.0, 0.15)),
+        mottle=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.3 else 0.0,
+        ragged=float(rng.uniform(0.8, 2.5)) * size / 256.0 if rng.random() < 0.12 else 0.0,
     )
 
 
@@ -89,7 +97,12 @@ class Painter:
         self.light = np.array([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], np.float32)
         self.harsh = float(rng.uniform(0.3, 1.0))
 
-    # Materials ------------------------------------------------------------------------------------------------------------------
+    def claim(self, window: tuple[slice, slice]) -> None:
+        """Make a rectangle of the backdrop an object."""
+        self.objects += 1
+        self.labels[window] = self.objects
+
+    # Materials --------------------------------------------------------------------------------------------------------
 
     def surface(self, *, contrast: float | None = None, colour: np.ndarray | None = None) -> Material:
         """A random material with its texture scaled to the picture."""
@@ -116,7 +129,7 @@ class Painter:
                 materials[slot] = self.surface(colour=colour)
         return materials[slot]
 
-    # Geometry -------------------------------------------------------------------------------------------------------------------
+    # Geometry ---------------------------------------------------------------------------------------------------------
 
     def _region(self, points: np.ndarray, pad: int) -> tuple[int, int, int, int] | None:
         left, top, right, bottom = bounds(points)
@@ -134,10 +147,11 @@ class Painter:
         return cv2.resize(fine, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
 
     def relief(self, cover: np.ndarray, finish: Finish) -> tuple[np.ndarray, np.ndarray | None]:
-        """Shading of a silhouette puffed up like a cushion: a factor (h, w) float32 and, for glossy things, a highlight to add.
+        """Shading of a silhouette puffed up like a cushion: a factor (h, w) float32 and, for glossy things, a
+        highlight to add.
 
-        The height rises from the outline as a circle's arc; the normals of that surface are lit by the scene's light. Computed on
-        at most 64 pixels across: shading is smooth.
+        The height rises from the outline as a circle's arc; the normals of that surface are lit by the scene's light.
+        Computed on at most 64 pixels across: shading is smooth.
         """
         height, width = cover.shape
         ratio = min(1.0, 64.0 / max(height, width))
@@ -147,13 +161,16 @@ class Painter:
         peak = max(float(distance.max()), 1.0)
         if peak > 1e4:  # no edge in sight: the silhouette fills the region
             return np.ones((height, width), np.float32), None
-        shade = np.ones(mask.shape, np.float32)
-        spot = None
+        shade: np.ndarray = np.ones(mask.shape, np.float32)
+        spot: np.ndarray | None = None
         if finish.roundness > 0:
             radius = peak * finish.roundness
             arc = 1.0 - np.minimum(distance / radius, 1.0)
             surface = cv2.GaussianBlur(radius * np.sqrt(np.maximum(1.0 - arc * arc, 0.0)), (0, 0), 1.0 + 0.1 * radius)
-            gx, gy = cv2.Sobel(surface, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(surface, cv2.CV_32F, 0, 1, scale=0.125)
+            gx, gy = (
+                cv2.Sobel(surface, cv2.CV_32F, 1, 0, scale=0.125),
+                cv2.Sobel(surface, cv2.CV_32F, 0, 1, scale=0.125),
+            )
             length = np.sqrt(1.0 + gx * gx + gy * gy)
             facing = (self.light[2] - gx * self.light[0] - gy * self.light[1]) / length
             shade = 1.0 + self.harsh * (np.maximum(facing, 0.0) / self.light[2] - 1.0)
@@ -170,12 +187,26 @@ class Painter:
             spot = None if spot is None else cv2.resize(spot, (width, height), interpolation=cv2.INTER_LINEAR)
         return shade, spot
 
-    # Painting -------------------------------------------------------------------------------------------------------------------
+    def _fray(self, cover: np.ndarray, amount: float) -> np.ndarray:
+        """The coverage with its outline moved in and out by noise of about `amount` pixels."""
+        wide = cv2.GaussianBlur(cover, (0, 0), amount)
+        # The noise stays below half of the coverage's range, so that it frays the outline but never pierces the inside.
+        noise = self.pool.mottle(self.rng, cover.shape[0], cover.shape[1], self.size / 640.0, 0.4)
+        sharp = 1.5 * amount
+        level = (wide + noise * np.float32(255.0)) * np.float32(sharp) + np.float32(127.5 - 382.5 * sharp)
+        return np.clip(level, 0.0, 255.0).astype(np.uint8)
+
+    # Painting ---------------------------------------------------------------------------------------------------------
 
     def paint(self, thing: Placed) -> None:
         """Paint one object over everything so far and label what it covers."""
-        pieces = [piece.mapped(thing.matrix) for piece in thing.shape.pieces]
         finish, rng = thing.finish, self.rng
+        shape = (
+            bent(rng, thing.shape, float(rng.uniform(0.01, 0.1)))
+            if thing.pliable and rng.random() < 0.6
+            else thing.shape
+        )
+        pieces = [piece.mapped(thing.matrix) for piece in shape.pieces]
         pad = 2 + int(np.ceil(2.5 * finish.soft))
         region = self._region(np.concatenate([piece.outline_points for piece in pieces if not piece.clip]), pad)
         if region is None:
@@ -198,6 +229,8 @@ class Painter:
                 continue
             window = np.s_[v0:v1, u0:u1]
             layer = self._coverage(piece, (u0 + x0, v0 + y0, u1 + x0, v1 + y0))
+            if finish.ragged > 0 and not piece.clip and min(layer.shape) > 8 * finish.ragged:
+                layer = self._fray(layer, finish.ragged)
             if piece.clip:
                 layer = np.minimum(layer, cover[window])
             elif finish.roundness > 0 or finish.edge > 0:
@@ -228,6 +261,11 @@ class Painter:
             colour = cv2.multiply(colour, cv2.merge([shade, shade, shade]))
         if spot is not None:
             colour = cv2.add(colour, cv2.merge([spot, spot, spot]))
+        if finish.mottle > 0 and min(height, width) > self.size // 12:
+            factor = self.pool.mottle(
+                rng, height, width, self.size / 256.0 * float(rng.uniform(0.4, 2.0)), finish.mottle
+            )
+            colour = cv2.multiply(colour, cv2.merge([factor, factor, factor]))
         alpha = cover.astype(np.float32) * np.float32(1 / 255)
         if finish.soft > 0.3:
             alpha = cv2.GaussianBlur(alpha, (0, 0), finish.soft)
@@ -284,7 +322,9 @@ class Painter:
         if bw == 0:
             return
         wide, high = min(bw * 4, self.size - bx * 4), min(bh * 4, self.size - by * 4)
-        patch = cv2.resize(mask[by : by + bh, bx : bx + bw], (bw * 4, bh * 4), interpolation=cv2.INTER_LINEAR)[:high, :wide]
+        patch = cv2.resize(mask[by : by + bh, bx : bx + bw], (bw * 4, bh * 4), interpolation=cv2.INTER_LINEAR)[
+            :high, :wide
+        ]
         dark = 1.0 - patch.astype(np.float32) * np.float32(finish.shadow / 255.0)
         self.image[by * 4 : by * 4 + high, bx * 4 : bx * 4 + wide] *= cv2.merge([dark, dark, dark])
 

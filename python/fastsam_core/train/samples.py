@@ -86,7 +86,8 @@ def sample_prompts(rng: np.random.Generator, scene: Scene, count: int) -> Sample
             for j in range(1, rng.integers(2, MAX_POINTS + 1)):
                 inside = bool(rng.random() < 0.5) or bool(mask.all())
                 points[i, j], labels[i, j] = _click(rng, mask if inside else ~mask), int(inside)
-    pixels = (scene.image.astype(np.float32) - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
+    mean, std = (np.array(values, np.float32) for values in (PIXEL_MEAN, PIXEL_STD))
+    pixels = (scene.image.astype(np.float32) - mean) / std
     return Sample(
         image=torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
         targets=torch.from_numpy(targets),

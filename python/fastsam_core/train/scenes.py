@@ -1,8 +1,8 @@
 """Procedurally generated scenes with exact masks, the training data of the bundled model.
 
-Nothing is downloaded and nothing is labelled by hand: a scene is painted back to front from random shapes and textures, so what is
-visible of every object is known to the pixel. Shadows, highlights, blur, noise and compression are in the picture but not in the
-masks.
+Nothing is downloaded and nothing is labelled by hand: a scene is painted back to front from random shapes and
+textures, so what is visible of every object is known to the pixel. Shadows, highlights, blur, noise and compression
+are in the picture but not in the masks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ __all__ = ["Scene", "TexturePool", "make_scene"]
 
 # A part that shows nearly all that is visible of its object has the object's mask, up to noise; it is dropped.
 _REDUNDANT_PART = 0.92
+
+# A scene whose largest object shows less than this share of the picture teaches little and is made again, a few times
+# at most.
+_LARGEST = 0.02
+_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Scene:
     part_owner: np.ndarray
 
     def masks(self, min_area: float = 0.01) -> list[np.ndarray]:
-        """Boolean (S, S) masks of the objects, then of the parts, that show at least `min_area` of the picture's area."""
+        """Boolean (S, S) masks of the objects, then the parts, that cover at least `min_area` of the picture."""
         least = max(min_area * self.labels.size, 1.0)
         found = []
         for names in (self.labels, self.parts):
@@ -48,7 +53,7 @@ class Scene:
 
 
 def _compact(names: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumber `names` so that the numbers in boolean `keep` become 1, 2, ... and all others 0; also returns the kept numbers."""
+    """`names` with the numbers in boolean `keep` renumbered 1, 2, ... and all others 0, and the numbers kept."""
     kept = np.flatnonzero(keep)
     table = np.zeros(len(keep), np.int32)
     table[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
@@ -56,7 +61,12 @@ def _compact(names: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def make_scene(
-    rng: np.random.Generator, size: int, pool: TexturePool, *, objects: tuple[int, int] = (3, 25), layout: str | None = None
+    rng: np.random.Generator,
+    size: int,
+    pool: TexturePool,
+    *,
+    objects: tuple[int, int] = (3, 25),
+    layout: str | None = None,
 ) -> Scene:
     """Generate a scene; the same generator state, size and pool give the same scene.
 
@@ -82,10 +92,12 @@ def make_scene(
     elif layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; there are {', '.join(LAYOUTS)}")
     count = round(float(np.exp(rng.uniform(np.log(fewest), np.log(most)))))
-    painter = LAYOUTS[layout][0](rng, pool, size, count)
-
-    areas = np.bincount(painter.labels.ravel(), minlength=painter.objects + 1)
-    areas[0] = 0
+    for _ in range(_ATTEMPTS):
+        painter = LAYOUTS[layout][0](rng, pool, size, count)
+        areas = np.bincount(painter.labels.ravel(), minlength=painter.objects + 1)
+        areas[0] = 0
+        if areas.max() >= _LARGEST * size * size:
+            break
     labels, kept = _compact(painter.labels, areas > 0)
     owner = np.array(painter.owners, np.int64)
     shown = np.bincount(painter.parts.ravel(), minlength=len(owner))

@@ -6,7 +6,7 @@ Everything is described by polygons around the origin, y pointing down, and only
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 
@@ -26,9 +26,11 @@ class Piece:
         points: (K, 2) float32, polygon after polygon.
         ends: where each polygon ends in `points`.
         solid: number of polygons that are outlines; the rest are holes.
-        slot: which of the object's materials it wears; 0 is the main one, negative ones are the main one in another light.
+        slot: which of the object's materials it wears; 0 is the main one, negative ones are the main one in another
+            light.
         part: True where it counts as a part with a mask of its own.
-        clip: True where it only shows on what earlier pieces cover (a stripe); False where it adds to the silhouette (a wheel).
+        clip: True where it only shows on what earlier pieces cover (a stripe); False where it adds to the silhouette
+            (a wheel).
     """
 
     points: np.ndarray
@@ -40,7 +42,12 @@ class Piece:
 
     @classmethod
     def of(
-        cls, outlines: Sequence[Outline], holes: Sequence[Outline] = (), slot: int = 0, part: bool = False, clip: bool = False
+        cls,
+        outlines: Sequence[Outline],
+        holes: Sequence[Outline] = (),
+        slot: int = 0,
+        part: bool = False,
+        clip: bool = False,
     ) -> Piece:
         """A piece from its polygons, (K, 2) float32 each."""
         lines = [*outlines, *holes]
@@ -97,9 +104,10 @@ def fit(pieces: Sequence[Piece], *, upright: bool = False) -> Shape:
 
 
 def fill(canvas: np.ndarray, piece: Piece, origin: tuple[float, float], scale: float) -> None:
-    """Draw the piece as 255 into a uint8 canvas whose top left corner is `origin` and whose pixels are 1 / `scale` wide.
+    """Draw the piece as 255 into a uint8 canvas.
 
-    Holes are cut back to 0, through whatever the canvas held before.
+    The canvas's top left corner is `origin` and its pixels are 1 / `scale` wide in the piece's units. Holes are cut
+    back to 0, through whatever the canvas held before.
     """
     points = piece.points - np.array(origin, np.float32)
     points *= 16.0 * scale
@@ -111,7 +119,7 @@ def fill(canvas: np.ndarray, piece: Piece, origin: tuple[float, float], scale: f
         start = end
 
 
-# Primitives ---------------------------------------------------------------------------------------------------------------------
+# Primitives -----------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -120,7 +128,9 @@ def _circle(n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angle), np.sin(angle)
 
 
-def ellipse(x: float = 0, y: float = 0, rx: float = 1, ry: float = 1, *, turn: float = 0.0, power: float = 2.0, n: int = 40) -> Outline:
+def ellipse(
+    x: float = 0, y: float = 0, rx: float = 1, ry: float = 1, *, turn: float = 0.0, power: float = 2.0, n: int = 40
+) -> Outline:
     """A superellipse of exponent `power` (2 is an ellipse, above 3 a rounded box), rotated by `turn` radians."""
     cos, sin = _circle(n)
     if power != 2.0:
@@ -200,7 +210,9 @@ def smooth(line: Outline, rounds: int = 2) -> Outline:
     return line.astype(np.float32)
 
 
-def stroke(points: Sequence[tuple[float, float]] | np.ndarray, start: float, stop: float | None = None) -> tuple[Outline, ...]:
+def stroke(
+    points: Sequence[tuple[float, float]] | np.ndarray, start: float, stop: float | None = None
+) -> tuple[Outline, ...]:
     """A round-ended band along a path, its half-width going from `start` to `stop`.
 
     It comes as one convex polygon per link and a disc per joint: a single outline would cross itself in tight bends.
@@ -212,7 +224,9 @@ def stroke(points: Sequence[tuple[float, float]] | np.ndarray, start: float, sto
     discs[:, :, 0] = path[:, :1] + radius[:, None] * cos
     discs[:, :, 1] = path[:, 1:] + radius[:, None] * sin
     along = path[1:] - path[:-1]
-    normal = along[:, ::-1] * np.array([-1, 1], np.float32) / np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)[:, None]
+    normal = (
+        along[:, ::-1] * np.array([-1, 1], np.float32) / np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)[:, None]
+    )
     first, second = normal * radius[:-1, None], normal * radius[1:, None]
     links = np.stack([path[:-1] + first, path[1:] + second, path[1:] - second, path[:-1] - first], axis=1)
     return (*discs, *links)
@@ -231,7 +245,19 @@ def ring(inner: float, *, power: float = 2.0, aspect: float = 1.0) -> Piece:
     return Piece.of((ellipse(rx=aspect, ry=1.0, power=power),), (hole,))
 
 
-# Simple objects -----------------------------------------------------------------------------------------------------------------
+def bent(rng: np.random.Generator, shape: Shape, amount: float) -> Shape:
+    """The shape pushed about by a smooth random displacement of about `amount` half-extents."""
+    waves = rng.normal(0, 2.0, (2, 2, 2)).astype(np.float32)
+    phases = rng.uniform(0, 2 * np.pi, (2, 2)).astype(np.float32)
+
+    def push(points: np.ndarray) -> np.ndarray:
+        first, second = points @ waves[0] + phases[0], points @ waves[1] + phases[1]
+        return points + np.float32(amount) * (np.sin(first) + np.float32(0.5) * np.sin(second))
+
+    return replace(shape, pieces=tuple(replace(piece, points=push(piece.points)) for piece in shape.pieces))
+
+
+# Simple objects -------------------------------------------------------------------------------------------------------
 
 
 def _solid(rng: np.random.Generator) -> Outline:
@@ -266,12 +292,22 @@ def _with_holes(rng: np.random.Generator) -> list[Piece]:
     if kind == 0:
         return [ring(float(rng.uniform(0.3, 0.85)), aspect=float(np.exp(rng.uniform(-0.4, 0.4))))]
     if kind == 1:
-        return [ring(float(rng.uniform(0.5, 0.88)), power=float(rng.uniform(4, 12)), aspect=float(np.exp(rng.uniform(-0.5, 0.5))))]
+        return [
+            ring(
+                float(rng.uniform(0.5, 0.88)),
+                power=float(rng.uniform(4, 12)),
+                aspect=float(np.exp(rng.uniform(-0.5, 0.5))),
+            )
+        ]
     if kind == 2:  # a plate with several holes
         count = int(rng.integers(2, 6))
         angle = np.arange(count) * 2 * np.pi / count + rng.uniform(0, 6)
         radius = min(0.75 * np.sin(np.pi / count) * 0.55, 0.3)
-        return [Piece.of((_solid_round(rng),), tuple(ellipse(0.5 * np.cos(a), 0.5 * np.sin(a), radius, radius) for a in angle))]
+        return [
+            Piece.of(
+                (_solid_round(rng),), tuple(ellipse(0.5 * np.cos(a), 0.5 * np.sin(a), radius, radius) for a in angle)
+            )
+        ]
     bars: list[Outline] = []  # a fence, rack or grate
     count, thick = int(rng.integers(3, 8)), rng.uniform(0.03, 0.09)
     for place in np.linspace(-0.95, 0.95, count):
@@ -316,11 +352,15 @@ def _union(rng: np.random.Generator) -> list[Piece]:
             lines.append((_solid(rng) * size + anchor).astype(np.float32))
         else:
             reach = anchor * float(rng.uniform(1.2, 2.2)) + rng.normal(0, 0.3, 2).astype(np.float32)
-            lines += stroke([tuple(anchor * 0.5), tuple(reach)], float(rng.uniform(0.08, 0.25)), float(rng.uniform(0.04, 0.2)))
+            lines += stroke(
+                [tuple(anchor * 0.5), tuple(reach)], float(rng.uniform(0.08, 0.25)), float(rng.uniform(0.04, 0.2))
+            )
     return [Piece.of(tuple(lines))]
 
 
-def foliage(rng: np.random.Generator, *, x: float = 0.0, y: float = 0.0, rx: float = 1.0, ry: float = 1.0) -> tuple[Outline, ...]:
+def foliage(
+    rng: np.random.Generator, *, x: float = 0.0, y: float = 0.0, rx: float = 1.0, ry: float = 1.0
+) -> tuple[Outline, ...]:
     """A ragged mass of lumps, like a tree's crown, a bush or a cloud."""
     lump = float(rng.uniform(0.14, 0.35))
     angle = np.arange(0, 2 * np.pi, lump * 1.2)
@@ -343,7 +383,9 @@ def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[P
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         for place in rng.uniform(-0.6, 0.6, int(rng.integers(1, 4))):
             band = rng.uniform(0.08, 0.25)
-            quad = [middle + along * s * 3 + across * (place + t * band) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+            quad = [
+                middle + along * s * 3 + across * (place + t * band) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+            ]
             pieces.append(Piece.of((np.array(quad, np.float32),), slot=slot, part=True, clip=True))
         return pieces
     if kind == 1:  # a smaller copy of the outline
@@ -355,7 +397,14 @@ def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[P
     span = np.array([right - left, bottom - top]) / 2
     if kind == 3:  # a patch
         place = middle + rng.uniform(-0.5, 0.5, 2) * span
-        return [Piece.of(((_solid(rng) * float(rng.uniform(0.2, 0.5)) + place).astype(np.float32),), slot=slot, part=True, clip=True)]
+        return [
+            Piece.of(
+                ((_solid(rng) * float(rng.uniform(0.2, 0.5)) + place).astype(np.float32),),
+                slot=slot,
+                part=True,
+                clip=True,
+            )
+        ]
     if kind == 4:  # one side
         angle = rng.uniform(0, 2 * np.pi)
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
@@ -364,7 +413,9 @@ def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[P
         return [Piece.of((np.array(quad, np.float32),), slot=slot, part=True, clip=True)]
     place, radius = middle + rng.uniform(-0.3, 0.3, 2) * span, float(rng.uniform(0.2, 0.5)) * float(min(span))
     centre = (float(place[0]), float(place[1]))
-    collar = Piece.of((ellipse(*centre, radius, radius),), (ellipse(*centre, radius * 0.6, radius * 0.6),), slot, True, True)
+    collar = Piece.of(
+        (ellipse(*centre, radius, radius),), (ellipse(*centre, radius * 0.6, radius * 0.6),), slot, True, True
+    )
     disc = Piece.of((ellipse(*centre, radius * 0.6, radius * 0.6),), slot=slot + 1, part=True, clip=True)
     return [collar, disc]
 
@@ -375,7 +426,9 @@ def simple_shape(rng: np.random.Generator) -> Shape:
     if kind < 0.62:
         outline = _solid(rng)
         left, top, right, bottom = bounds(outline)
-        outline = ((outline - [(left + right) / 2, (top + bottom) / 2]) / max((right - left) / 2, (bottom - top) / 2)).astype(np.float32)
+        outline = (
+            (outline - [(left + right) / 2, (top + bottom) / 2]) / max((right - left) / 2, (bottom - top) / 2)
+        ).astype(np.float32)
         pieces = [Piece.of((outline,))]
         if rng.random() < 0.4:
             pieces += random_part(rng, outline, 1)

@@ -1,7 +1,7 @@
 """A pool of cached surface textures, cheap enough to colour every object of a generated scene.
 
-Making a good texture takes milliseconds and a scene needs dozens of them, so grey-level fields are made once and every use takes
-a random crop, rotation, zoom and colour map of one of them.
+Making a good texture takes milliseconds and a scene needs dozens of them, so grey-level fields are made once and every
+use takes a random crop, rotation, zoom and colour map of one of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _STEEP = 1.0 / (1.0 + np.exp(-_LEVEL * 12.0)) - 0.5
 
 Field = Callable[[np.random.Generator, int], np.ndarray]
 
-# Mean RGB of common things: skin, wood, brick, foliage, grass, sky, water, sand, stone, asphalt, paper, steel, cloth, fruit.
+# Mean RGB of common things: skin, wood, brick, foliage, grass, sky, water, sand, stone, asphalt, paper, steel, cloth,
+# fruit.
 NATURAL_COLOURS = np.array(
     [
         (0.80, 0.62, 0.52), (0.50, 0.34, 0.26), (0.55, 0.38, 0.22), (0.72, 0.55, 0.36), (0.60, 0.30, 0.22),
@@ -40,8 +41,10 @@ def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
     return ramp[None, :], ramp[:, None]
 
 
-def octave_noise(rng: np.random.Generator, size: int, *, cells: int = 4, octaves: int = 5, decay: float = 0.55) -> np.ndarray:
-    """Smooth noise summed over octaves, (size, size) float32 in [0, 1]; `cells` grid cells across in the first octave."""
+def octave_noise(
+    rng: np.random.Generator, size: int, *, cells: int = 4, octaves: int = 5, decay: float = 0.55
+) -> np.ndarray:
+    """Smooth noise summed over octaves, (size, size) float32 in [0, 1]; the first has `cells` cells across."""
     total = np.zeros((size, size), np.float32)
     weight = 1.0
     for _ in range(octaves):
@@ -54,7 +57,9 @@ def octave_noise(rng: np.random.Generator, size: int, *, cells: int = 4, octaves
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    field = octave_noise(rng, size, cells=int(rng.integers(2, 12)), octaves=int(rng.integers(3, 7)), decay=float(rng.uniform(0.4, 0.85)))
+    field = octave_noise(
+        rng, size, cells=int(rng.integers(2, 12)), octaves=int(rng.integers(3, 7)), decay=float(rng.uniform(0.4, 0.85))
+    )
     return 1.0 - np.abs(2.0 * field - 1.0) if rng.random() < 0.25 else field
 
 
@@ -89,7 +94,9 @@ def _bricks(rng: np.random.Generator, size: int) -> np.ndarray:
     across = x * rows / rng.uniform(1.2, 3.0) + 0.5 * (row % 2)
     tone = rng.random((rows + 1, 3 * rows + 3), dtype=np.float32)[row.astype(int), np.floor(across).astype(int)]
     joint = rng.uniform(0.06, 0.16)
-    mortar = (np.minimum(across % 1.0, 1.0 - across % 1.0) < joint / 2) | (np.minimum((y * rows) % 1.0, 1.0 - (y * rows) % 1.0) < joint)
+    mortar = (np.minimum(across % 1.0, 1.0 - across % 1.0) < joint / 2) | (
+        np.minimum((y * rows) % 1.0, 1.0 - (y * rows) % 1.0) < joint
+    )
     return np.where(mortar, rng.choice([-0.6, 1.4]), tone * 0.7) + 0.3 * octave_noise(rng, size, cells=16)
 
 
@@ -104,8 +111,8 @@ def _dots(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _speckle(rng: np.random.Generator, size: int) -> np.ndarray:
     grain = cv2.GaussianBlur(rng.standard_normal((size, size), dtype=np.float32), (0, 0), float(rng.uniform(0.8, 4.0)))
-    grain /= max(float(grain.std()), 1e-6)
-    return np.tanh(grain * rng.uniform(0.8, 4.0) - rng.uniform(0.0, 2.0))
+    gain = rng.uniform(0.8, 4.0) / max(float(grain.std()), 1e-6)
+    return np.tanh(grain * gain - rng.uniform(0.0, 2.0))
 
 
 def _wood(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -145,7 +152,9 @@ def _fibres(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _axes(size)
     sway = (octave_noise(rng, size, cells=3, octaves=3) - 0.5) * float(size) * 0.25 * rng.random()
     spin = float(rng.uniform(0, 360))
-    turned = cv2.warpAffine(smear, cv2.getRotationMatrix2D((size / 2, size / 2), spin, 1.0), (size, size), borderMode=cv2.BORDER_REFLECT)
+    turned = cv2.warpAffine(
+        smear, cv2.getRotationMatrix2D((size / 2, size / 2), spin, 1.0), (size, size), borderMode=cv2.BORDER_REFLECT
+    )
     warped = cv2.remap(turned, (x * (size - 1) + sway).astype(np.float32), (y * (size - 1) + sway).astype(np.float32),
                        cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)  # fmt: skip
     return _unit(np.clip(warped / max(float(warped.std()), 1e-6), -2.5, 2.5))
@@ -191,10 +200,22 @@ def _flat(rng: np.random.Generator, size: int) -> np.ndarray:
 
 # (generator, share of the pool, True where the result already means something in [0, 1] and must not be stretched)
 _KINDS: tuple[tuple[Field, float, bool], ...] = (
-    (_noise, 0.18, False), (_stripes, 0.06, False), (_checks, 0.05, False), (_bricks, 0.04, False), (_dots, 0.04, False),
-    (_speckle, 0.08, False), (_wood, 0.07, False), (_marble, 0.06, False), (_weave, 0.06, False), (_cells, 0.07, False),
-    (_fibres, 0.09, False), (_leaves, 0.07, False), (_print, 0.03, False), (_gradient, 0.04, False), (_flat, 0.06, True),
-)  # fmt: skip
+    (_noise, 0.18, False),
+    (_stripes, 0.06, False),
+    (_checks, 0.05, False),
+    (_bricks, 0.04, False),
+    (_dots, 0.04, False),
+    (_speckle, 0.08, False),
+    (_wood, 0.07, False),
+    (_marble, 0.06, False),
+    (_weave, 0.06, False),
+    (_cells, 0.07, False),
+    (_fibres, 0.09, False),
+    (_leaves, 0.07, False),
+    (_print, 0.03, False),
+    (_gradient, 0.04, False),
+    (_flat, 0.06, True),
+)
 
 
 @dataclass(frozen=True)
@@ -220,18 +241,23 @@ class Material:
 
     def recoloured(self, colour: np.ndarray) -> Material:
         """The same texture around another middle colour; (3,) RGB in [0, 1]."""
-        return Material(self.index, self.angle, self.zoom, np.clip(self.lut + (colour - self.colour), 0.0, 1.0).astype(np.float32))
+        return Material(
+            self.index, self.angle, self.zoom, np.clip(self.lut + (colour - self.colour), 0.0, 1.0).astype(np.float32)
+        )
 
 
 def random_colour(rng: np.random.Generator) -> np.ndarray:
     """A plausible surface colour, (3,) float32 RGB in [0, 1]: mostly natural, some greys, some saturated paint."""
     pick = rng.random()
-    if pick < 0.6:
-        colour = NATURAL_COLOURS[int(rng.integers(len(NATURAL_COLOURS)))] * rng.uniform(0.5, 1.25) + rng.normal(0, 0.05, 3)
-    elif pick < 0.8:
+    if pick < 0.62:
+        colour = NATURAL_COLOURS[int(rng.integers(len(NATURAL_COLOURS)))] * rng.uniform(0.5, 1.25) + rng.normal(
+            0, 0.05, 3
+        )
+    elif pick < 0.82:
         colour = np.full(3, rng.uniform(0.04, 0.96)) + rng.normal(0, 0.02, 3)
     else:
-        colour = rng.random(3)
+        paint = rng.random(3)
+        colour = paint.mean() + (paint - paint.mean()) * rng.uniform(0.4, 1.3)
     return np.clip(colour, 0.02, 0.98).astype(np.float32)
 
 
@@ -277,16 +303,23 @@ class TexturePool:
             # The half-size copy keeps strongly shrunk crops free of aliasing.
             levels.append((full, cv2.resize(full, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)))
         self._levels = levels
-        grain = np.random.default_rng([self.seed, self.count, 1]).standard_normal((self.size, self.size, 3), dtype=np.float32)
-        self._grain = grain
+        side = self.size + 128
+        self._grain = np.random.default_rng([self.seed, self.count, 1]).standard_normal(
+            (side, side, 3), dtype=np.float32
+        )
 
     def __len__(self) -> int:
         return self.count
 
     def material(
-        self, rng: np.random.Generator, *, colour: np.ndarray | None = None, contrast: float | None = None, zoom: float | None = None
+        self,
+        rng: np.random.Generator,
+        *,
+        colour: np.ndarray | None = None,
+        contrast: float | None = None,
+        zoom: float | None = None,
     ) -> Material:
-        """A random surface; give `colour` ((3,) RGB), `contrast` (0 to 1) or `zoom` (pixels per texture pixel) to fix them."""
+        """A random surface; `colour` ((3,) RGB), `contrast` (0 to 1) or `zoom` (see `Material`) fix what they name."""
         index, angle = int(rng.integers(self.count)), float(rng.uniform(0, 2 * np.pi))
         chosen = random_colour(rng) if colour is None else colour
         strength = float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))) if contrast is None else contrast
@@ -295,16 +328,28 @@ class TexturePool:
 
     def paint(self, material: Material, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         """A random crop of `material`, (height, width, 3) float32 RGB in [0, 1]."""
-        zoom = material.zoom
+        grey = self._crop(material.index, material.angle, material.zoom, rng, height, width)
+        return cv2.LUT(cv2.merge([grey, grey, grey]), material.lut[None])
+
+    def _crop(
+        self, index: int, angle: float, zoom: float, rng: np.random.Generator, height: int, width: int
+    ) -> np.ndarray:
         half = zoom < 0.75
-        source = self._levels[material.index][int(half)]
+        source = self._levels[index][int(half)]
         step = 1.0 / (2.0 * zoom if half else zoom)
-        cos, sin = np.cos(material.angle) * step, np.sin(material.angle) * step
+        cos, sin = np.cos(angle) * step, np.sin(angle) * step
         x, y = rng.uniform(0, source.shape[1]), rng.uniform(0, source.shape[0])
         matrix = np.array([[cos, -sin, x], [sin, cos, y]], dtype=np.float64)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        grey = cv2.warpAffine(source, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
-        return cv2.LUT(cv2.merge([grey, grey, grey]), material.lut[None])
+        return cv2.warpAffine(source, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
+
+    def mottle(self, rng: np.random.Generator, height: int, width: int, zoom: float, strength: float) -> np.ndarray:
+        """A brightness factor around 1 from a random texture, (height, width) float32: dirt, wrinkles, blotches."""
+        ramp = np.linspace(1.0 - strength, 1.0 + strength, 256, dtype=np.float32)
+        return cv2.LUT(
+            self._crop(int(rng.integers(self.count)), float(rng.uniform(0, 2 * np.pi)), zoom, rng, height, width),
+            ramp[None],
+        )
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """A random texture in random colours, (size, size, 3) float32 RGB in [0, 1]; ValueError unless size >= 1."""
@@ -313,10 +358,10 @@ class TexturePool:
         return self.paint(self.material(rng), rng, size, size)
 
     def grain(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Standard normal noise, (size, size, 3) float32: a random window of a cached field, tiled where the field is smaller."""
-        dy, dx = int(rng.integers(self.size)), int(rng.integers(self.size))
-        reps = -(-(size + self.size) // self.size)
-        if size <= self.size:
-            rows, cols = np.arange(dy, dy + size) % self.size, np.arange(dx, dx + size) % self.size
-            return self._grain.take(rows, axis=0).take(cols, axis=1)
-        return np.tile(self._grain, (reps, reps, 1))[dy : dy + size, dx : dx + size]
+        """Standard normal noise, (size, size, 3) float32: a random window of a cached field, tiled where too small."""
+        field, side = self._grain, self._grain.shape[0]
+        if size > side:
+            reps = -(-size // side)
+            field, side = np.tile(field, (reps, reps, 1)), side * reps
+        dy, dx = int(rng.integers(side - size + 1)), int(rng.integers(side - size + 1))
+        return field[dy : dy + size, dx : dx + size]

@@ -1,0 +1,87 @@
+"""Masks from low-resolution logits: only the region that can be set, beside two dense resizes and pycocotools.
+
+The dense way is how the reference does it, one mask at a time. Both run in one process with the same number of threads
+and give each mask's RLE, area, box and stability; the ratio is in brackets behind each figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastsam_core.everything import generate_masks
+from fastsam_core.postprocess import MaskResizer
+from fastsam_core.preprocess import resized_shape
+
+MASKS = 8
+LONG_SIDE = 1024
+SIZES = {"1800x1200": (1200, 1800), "4000x3000": (3000, 4000)}
+# Radii in low-resolution cells, of 256.
+RADII = {"small": (4, 12), "middle": (12, 40), "large": (60, 110)}
+
+
+def blobs(count: int, radii: tuple[float, float], content_hw: tuple[int, int]) -> torch.Tensor:
+    """Discs as logits (count, 256, 256), with their centres within the picture."""
+    random = torch.Generator().manual_seed(0)
+    centre = torch.rand(count, 2, generator=random) * torch.tensor(content_hw) / 4
+    radius = radii[0] + (radii[1] - radii[0]) * torch.rand(count, generator=random)
+    return disc_logits(centre, radius)
+
+
+def disc_logits(centre: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    cells = torch.arange(LONG_SIDE // 4) + 0.5
+    distance = torch.hypot(cells[:, None] - centre[:, 0, None, None], cells - centre[:, 1, None, None])
+    return (60 * (1 - distance / radius[:, None, None])).clamp(-20, 20)
+
+
+def dense(low_res: torch.Tensor, content_hw: tuple[int, int], original_hw: tuple[int, int]) -> list[Any]:
+    from pycocotools import mask as coco
+
+    records = []
+    for one in low_res:
+        square = F.interpolate(one[None, None], (LONG_SIDE, LONG_SIDE), mode="bilinear")
+        content = square[..., : content_hw[0], : content_hw[1]]
+        logits = F.interpolate(content, original_hw, mode="bilinear")[0, 0]
+        stability = (logits > 1).sum() / (logits > -1).sum()
+        rle = coco.encode(np.asfortranarray((logits > 0).numpy(), np.uint8))
+        records.append((rle, coco.area(rle), coco.toBbox(rle), float(stability)))
+    return records
+
+
+@pytest.mark.parametrize("way", ["region", "dense"])
+@pytest.mark.parametrize("radii", list(RADII))
+@pytest.mark.parametrize("size", list(SIZES))
+def test_records(benchmark: Any, size: str, radii: str, way: str) -> None:
+    original_hw = SIZES[size]
+    content_hw = resized_shape(*original_hw, LONG_SIDE)
+    low_res = blobs(MASKS, RADII[radii], content_hw)
+    resizer = MaskResizer(content_hw, original_hw, LONG_SIDE)
+    ways: dict[str, Callable[[], Any]] = {
+        "region": lambda: resizer.records(low_res),
+        "dense": lambda: dense(low_res, content_hw, original_hw),
+    }
+    benchmark.group = f"{MASKS} {radii} masks to {size}, {torch.get_num_threads()} threads"
+    benchmark.pedantic(ways[way], rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_generate_masks(benchmark: Any, size: str) -> None:
+    """The whole pipeline of 1,024 clicks but for the model: discs of a third of the masks pass the IoU filter."""
+    random = torch.Generator().manual_seed(0)
+    radii = torch.tensor([8.0, 16.0, 33.0])
+
+    def decode(crop_box: list[int], points: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        def logits(point_index: list[int], mask_index: list[int]) -> torch.Tensor:
+            return disc_logits(points[point_index].flip(1) / 4, radii[mask_index])
+
+        return torch.rand(len(points), 3, generator=random) * 0.36 + 0.64, logits
+
+    benchmark.group = f"segment everything to {size} without the model, {torch.get_num_threads()} threads"
+    benchmark.pedantic(
+        lambda: generate_masks(decode, SIZES[size], stability_score_thresh=0.9), rounds=3, warmup_rounds=1
+    )

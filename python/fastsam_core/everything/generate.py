@@ -1,0 +1,263 @@
+"""Segment everything over any model: a grid of clicks, filters on cheap numbers first, RLE early, duplicates out.
+
+The steps and their order of output are those of the automatic mask generator in Meta's segment_anything. What differs
+is when things are computed: the predicted IoU decides before a mask exists, and of a mask only its runs are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..postprocess import MaskResizer
+from ..preprocess import resized_shape
+from ..runs import MaskRuns, encode_counts
+from .arguments import Crop, check_count, check_image_size, check_number, plan_crops
+from .crops import Box, near_crop_edge
+from .small_regions import remove_small_regions
+
+Logits = Callable[[list[int], list[int]], Tensor]
+Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
+
+# Masks whose low-resolution logits are asked for at once: 4 MiB of them at an input of 1024.
+_LOGITS_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A mask that has passed the filters. counts: uncompressed RLE of the whole picture; box: XYXY in the picture."""
+
+    counts: np.ndarray
+    box: Box
+    predicted_iou: float
+    stability_score: float
+    point: tuple[float, float]
+    crop_box: Box
+
+
+@dataclass(frozen=True)
+class _Filters:
+    conf_thres: float
+    stability_score_thresh: float
+    stability_score_offset: float
+
+
+def generate_masks(
+    decode: Decode,
+    image_size: Sequence[int],
+    *,
+    points_stride: int | None = 32,
+    points_batch_size: int = 64,
+    conf_thres: float = 0.88,
+    stability_score_thresh: float = 0.95,
+    stability_score_offset: float = 1.0,
+    box_nms_thresh: float = 0.7,
+    crop_n_layers: int = 0,
+    crop_nms_thresh: float = 0.7,
+    crop_overlap_ratio: float = 512 / 1500,
+    crop_downscale_factor: float = 1,
+    point_grids: Sequence[Any] | None = None,
+    min_mask_region_area: float = 0,
+    input_long_side: int = 1024,
+) -> list[dict[str, Any]]:
+    """All masks of a picture, as plain Python records in order. Defaults are those of Meta's generator.
+
+    Args:
+        decode: called as decode(crop_box, points) with two positional arguments, once per batch, crops in order.
+            crop_box is the crop as [x0, y0, x1, y1] ints in pixels of the picture (x1 and y1 exclusive). points is
+            float32 (N, 2) x, y on the CPU, in pixels of the crop's model input, whose long side is `input_long_side`.
+            It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
+            that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
+            is only called for pairs that pass `conf_thres`, for at most 16 at once.
+        image_size: (height, width) of the picture.
+        points_stride: points per side of the grid (not a distance); ignored where `point_grids` is given.
+        points_batch_size: points per call of `decode`.
+        conf_thres: a mask stays if its predicted IoU is greater. Any finite number; 0 and less are compared like
+            others, whereas they turn the reference's filter off.
+        stability_score_thresh: a mask stays if its stability is not smaller. Any finite number.
+        stability_score_offset: the stability is the number of pixels whose logit is above this, divided by the number
+            of those above its negative (0.0 where both are 0); 0 or more.
+        box_nms_thresh: box IoU in [0, 1] above which, within a crop, the mask with the lower predicted IoU goes.
+        crop_n_layers: layers of crops beside the whole picture; the i-th has 2 ** i x 2 ** i of them. At most 8.
+        crop_nms_thresh: box IoU in [0, 1] above which, between crops, the mask from the larger crop goes.
+        crop_overlap_ratio: overlap of the first layer's crops, as a share in [0, 1) of the picture's short side; it
+            halves from layer to layer.
+        crop_downscale_factor: layer i has int(points_stride / crop_downscale_factor ** i) points per side; 1 or more.
+        point_grids: own points: for each layer, the picture's own included, an (n, 2) array of x, y in [0, 1].
+        min_mask_region_area: holes are filled and islands removed if they have fewer pixels; 0 leaves masks alone.
+        input_long_side: L, the long side of the model input, a multiple of 4.
+
+    Returns:
+        Records with `segmentation` (COCO RLE whose `counts` is str), `area` in pixels, `bbox` [x, y, w, h] (w and h are
+        the distance between the outermost pixels, as in the reference), `predicted_iou`, `point_coords` [[x, y]] in
+        pixels of the picture, `stability_score`, and `crop_box` [x, y, w, h].
+
+    Raises:
+        ValueError: an argument, or a result of `decode`, has a value or shape that is not as described.
+        TypeError: the same for its type.
+    """
+    height, width = size = check_image_size(image_size)
+    if not callable(decode):
+        raise TypeError(f"decode must be callable as decode(crop_box, points), got {type(decode).__name__}")
+    crops = plan_crops(size, points_stride, crop_n_layers, crop_overlap_ratio, crop_downscale_factor, point_grids)
+    batch_size = check_count("points_batch_size", points_batch_size)
+    filters = _Filters(
+        _as_float32(check_number("conf_thres", conf_thres)),
+        _as_float32(check_number("stability_score_thresh", stability_score_thresh)),
+        check_number("stability_score_offset", stability_score_offset, 0),
+    )
+    box_thresh = check_number("box_nms_thresh", box_nms_thresh, 0, 1)
+    crop_thresh = check_number("crop_nms_thresh", crop_nms_thresh, 0, 1)
+    min_area = check_number("min_mask_region_area", min_mask_region_area, 0)
+    long_side = check_count("input_long_side", input_long_side, 4)
+    if long_side % 4:
+        raise ValueError(f"input_long_side must be a multiple of 4, got {long_side}")
+
+    found: list[_Candidate] = []
+    with torch.no_grad():
+        for crop in crops:
+            candidates = list(_crop_candidates(decode, crop, size, batch_size, long_side, filters))
+            scores = torch.tensor([candidate.predicted_iou for candidate in candidates], device="cpu")
+            found += _suppress(candidates, scores, box_thresh)
+        if len(crops) > 1:
+            areas = torch.tensor([_area(candidate.crop_box) for candidate in found], device="cpu")
+            found = _suppress(found, 1 / areas.float(), crop_thresh)
+        if min_area > 0:
+            cleaned = [_without_small_regions(candidate, size, min_area) for candidate in found]
+            # Masks that were whole from the start win over those that had to be changed.
+            unchanged = torch.tensor([new is old for new, old in zip(cleaned, found, strict=True)], device="cpu")
+            found = _suppress(cleaned, unchanged, max(box_thresh, crop_thresh))
+        rles = encode_counts([candidate.counts for candidate in found], height, width)
+    return [_record(candidate, rle) for candidate, rle in zip(found, rles, strict=True)]
+
+
+def count_batches(
+    image_size: Sequence[int],
+    *,
+    points_stride: int | None = 32,
+    points_batch_size: int = 64,
+    crop_n_layers: int = 0,
+    crop_overlap_ratio: float = 512 / 1500,
+    crop_downscale_factor: float = 1,
+    point_grids: Sequence[Any] | None = None,
+) -> int:
+    """How often `generate_masks` will call `decode`, for a progress bar that counts in a wrapper around it."""
+    crops = plan_crops(image_size, points_stride, crop_n_layers, crop_overlap_ratio, crop_downscale_factor, point_grids)
+    batch_size = check_count("points_batch_size", points_batch_size)
+    return sum(-(-len(crop.points) // batch_size) for crop in crops)
+
+
+def _crop_candidates(
+    decode: Decode, crop: Crop, image_size: tuple[int, int], batch_size: int, long_side: int, filters: _Filters
+) -> Iterator[_Candidate]:
+    """Masks of one crop that pass the filters, in the order of points and, for one point, of its three masks."""
+    height, width = image_size
+    left, top = crop.box[:2]
+    input_hw = resized_shape(*crop.size, long_side)
+    resizer = MaskResizer(input_hw, crop.size, long_side)
+    # Each axis has its own factor, since the input's sides are rounded. Scaled in float64 as the reference does.
+    factor = np.array([input_hw[1] / crop.size[1], input_hw[0] / crop.size[0]])
+    for start in range(0, len(crop.points), batch_size):
+        points = crop.points[start : start + batch_size]
+        decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
+        predicted_iou, logits = _checked_decode(decoded, len(points))
+        pairs = (predicted_iou > filters.conf_thres).nonzero().tolist()
+        for first in range(0, len(pairs), _LOGITS_CHUNK):
+            chunk = pairs[first : first + _LOGITS_CHUNK]
+            low_res = _checked_logits(logits([p for p, _ in chunk], [m for _, m in chunk]), len(chunk), resizer)
+            measured = resizer.measure(low_res, 0.0, filters.stability_score_offset)
+            for (p, m), (runs, stability) in zip(chunk, measured, strict=True):
+                if stability < filters.stability_score_thresh:
+                    continue
+                box = _moved(runs.box(), left, top)
+                if near_crop_edge(box, crop.box, image_size):
+                    continue
+                yield _Candidate(
+                    runs.counts(height, width, left, top),
+                    box,
+                    float(predicted_iou[p, m]),
+                    stability,
+                    (float(points[p, 0]) + left, float(points[p, 1]) + top),
+                    crop.box,
+                )
+
+
+def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
+    """What `decode` has returned, the predicted IoU as float32 on the CPU."""
+    if not isinstance(decoded, (tuple, list)) or len(decoded) != 2:
+        what = f"{len(decoded)} values" if isinstance(decoded, (tuple, list)) else type(decoded).__name__
+        raise TypeError(f"decode must return (predicted IoU, logits callable), got {what}")
+    predicted_iou, logits = decoded
+    if not isinstance(predicted_iou, Tensor) or not predicted_iou.is_floating_point():
+        kind = predicted_iou.dtype if isinstance(predicted_iou, Tensor) else type(predicted_iou).__name__
+        raise TypeError(f"the predicted IoU from decode must be a floating-point torch tensor, got {kind}")
+    if tuple(predicted_iou.shape) != (count, 3):
+        shape = tuple(predicted_iou.shape)
+        raise ValueError(f"the predicted IoU from decode must have shape ({count}, 3) for {count} points, got {shape}")
+    if not callable(logits):
+        raise TypeError(f"decode's second value must be callable as logits(points, masks), got {type(logits).__name__}")
+    return predicted_iou.detach().float().cpu(), logits
+
+
+def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
+    if not isinstance(low_res, Tensor) or not low_res.is_floating_point():
+        kind = low_res.dtype if isinstance(low_res, Tensor) else type(low_res).__name__
+        raise TypeError(f"logits(point_index, mask_index) must return a float32 torch tensor, got {kind}")
+    expected = (count, resizer.low_res_size, resizer.low_res_size)
+    if tuple(low_res.shape) != expected:
+        raise ValueError(
+            f"logits(point_index, mask_index) must return shape {expected} for {count} pairs at "
+            f"input_long_side={resizer.image_size}, got {tuple(low_res.shape)}"
+        )
+    return low_res
+
+
+def _suppress(candidates: list[_Candidate], scores: Tensor, thresh: float) -> list[_Candidate]:
+    """The survivors of box NMS, by score descending, then index."""
+    from .. import ops
+
+    if not candidates:
+        return []
+    boxes = torch.tensor([candidate.box for candidate in candidates], dtype=torch.float32, device="cpu")
+    return [candidates[i] for i in ops.nms(boxes, scores.float(), thresh).tolist()]
+
+
+def _without_small_regions(candidate: _Candidate, image_size: tuple[int, int], min_area: float) -> _Candidate:
+    """The candidate itself where nothing changes."""
+    runs = MaskRuns.from_counts(candidate.counts, image_size[0])
+    runs, changed = remove_small_regions(runs, image_size, min_area)
+    return replace(candidate, counts=runs.counts(*image_size), box=runs.box()) if changed else candidate
+
+
+def _record(candidate: _Candidate, rle: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "segmentation": rle,
+        "area": int(candidate.counts[1::2].sum(dtype=np.int64)),
+        "bbox": _xywh(candidate.box),
+        "predicted_iou": candidate.predicted_iou,
+        "point_coords": [list(candidate.point)],
+        "stability_score": candidate.stability_score,
+        "crop_box": _xywh(candidate.crop_box),
+    }
+
+
+def _moved(box: Box, left: int, top: int) -> Box:
+    return box[0] + left, box[1] + top, box[2] + left, box[3] + top
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _xywh(box: Box) -> list[int]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
+def _as_float32(value: float) -> float:
+    # The reference compares float32 tensors with its thresholds, which rounds those: 0.95 means the float32 next to it.
+    return float(torch.tensor(value, dtype=torch.float32))

@@ -1,0 +1,151 @@
+"""A mask as the vertical runs of its columns: how masks are held between evaluating their logits and writing RLE.
+
+COCO's RLE walks a picture column by column, so runs that stay within one column can be moved to a larger picture,
+painted, measured and written as RLE without the picture ever existing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class MaskRuns:
+    """Set pixels as runs; run i covers rows `tops[i]` to `bottoms[i] - 1` of column `columns[i]`.
+
+    All three are int64 (R,), ordered by column and then by row. Runs are not empty and don't overlap.
+    """
+
+    columns: np.ndarray
+    tops: np.ndarray
+    bottoms: np.ndarray
+
+    @classmethod
+    def from_changes(cls, changes: np.ndarray, period: int, left: int = 0, top: int = 0) -> MaskRuns:
+        """From the places where a column-major mask changes its value.
+
+        changes: int64 (2 * R,), ascending flat positions. period: the length of a column, whose last pixel is unset,
+        which keeps runs from reaching into the next column. left, top: where the mask's corner lies.
+        """
+        starts, ends = changes[0::2], changes[1::2]
+        columns = starts // period
+        shift = top - columns * period
+        return cls(columns + left, starts + shift, ends + shift)
+
+    @classmethod
+    def from_mask(cls, mask: np.ndarray, left: int = 0, top: int = 0) -> MaskRuns:
+        """From a bool (h, w) array whose corner lies at column `left`, row `top`."""
+        height, width = mask.shape
+        padded = np.zeros((width, height + 1), bool)
+        padded[:, :height] = mask.T
+        return cls.from_changes(find_changes(padded), height + 1, left, top)
+
+    @classmethod
+    def from_counts(cls, counts: np.ndarray, height: int) -> MaskRuns:
+        """From uncompressed COCO RLE counts, which begin with the unset pixels, of a picture with `height` rows."""
+        edges = np.cumsum(counts, dtype=np.int64)
+        starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
+        first = starts // height
+        spanned = (ends - 1) // height - first + 1
+        # A run that spans k columns becomes k runs.
+        columns = np.repeat(first - np.cumsum(spanned) + spanned, spanned) + np.arange(spanned.sum())
+        tops = np.maximum(np.repeat(starts, spanned) - columns * height, 0)
+        bottoms = np.minimum(np.repeat(ends, spanned) - columns * height, height)
+        return cls(columns, tops, bottoms)
+
+    @classmethod
+    def join(cls, parts: list[MaskRuns]) -> MaskRuns:
+        """One mask from masks of disjoint columns, given from left to right."""
+        if len(parts) == 1:
+            return parts[0]
+        fields = ((part.columns, part.tops, part.bottoms) for part in parts)
+        columns, tops, bottoms = zip(*fields, strict=True) if parts else ((_NONE,), (_NONE,), (_NONE,))
+        return cls(np.concatenate(columns), np.concatenate(tops), np.concatenate(bottoms))
+
+    def area(self) -> int:
+        """The number of set pixels."""
+        return int((self.bottoms - self.tops).sum())
+
+    def box(self) -> tuple[int, int, int, int]:
+        """(x1, y1, x2, y2) of the outermost set pixels, themselves included; zeros for an empty mask."""
+        if not len(self.columns):
+            return 0, 0, 0, 0
+        return int(self.columns[0]), int(self.tops.min()), int(self.columns[-1]), int(self.bottoms.max()) - 1
+
+    def counts(self, height: int, width: int, left: int = 0, top: int = 0) -> np.ndarray:
+        """Uncompressed COCO RLE counts of a (height, width) picture in which this mask's corner lies at (left, top).
+
+        The dtype is the smallest unsigned one that holds them, because thousands of masks may wait for their NMS.
+        """
+        shift = (self.columns + left) * height + top
+        starts, ends = self.tops + shift, self.bottoms + shift
+        # Runs that reach the picture's bottom continue at the top of the next column.
+        apart = starts[1:] != ends[:-1]
+        edges = np.empty(2 * (int(apart.sum()) + bool(len(starts))) + 2, np.int64)
+        edges[0], edges[-1] = 0, height * width
+        if len(starts):
+            edges[1:-1:2] = starts[np.concatenate(([True], apart))]
+            edges[2:-1:2] = ends[np.concatenate((apart, [True]))]
+        counts = np.diff(edges)
+        if len(counts) > 1 and counts[-1] == 0:
+            counts = counts[:-1]
+        return counts.astype(np.min_scalar_type(counts.max()))
+
+    def paint(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        """The mask as bool (bottom - top, right - left); the window has to hold every set pixel."""
+        height, width = bottom - top, right - left
+        shift = (self.columns - left) * height - top
+        edges = np.zeros(2 * len(shift) + 2, np.int64)
+        edges[1:-1:2] = self.tops + shift
+        edges[2:-1:2] = self.bottoms + shift
+        edges[-1] = height * width
+        values = np.arange(len(edges) - 1) % 2 == 1
+        return np.repeat(values, np.diff(edges)).reshape(width, height).T
+
+
+_NONE = np.zeros(0, np.int64)
+# Counts: many masks together are encoded more quickly, but the encoder's working memory is many times the counts'.
+_ENCODED_AT_ONCE = 1 << 18
+
+
+def find_changes(padded: np.ndarray) -> np.ndarray:
+    """Flat positions, int64 and ascending, at which bool `padded` differs from the value before it (unset at first)."""
+    flat = padded.reshape(-1)
+    changed = np.empty(flat.shape, bool)
+    changed[0] = flat[0]
+    np.not_equal(flat[1:], flat[:-1], out=changed[1:])
+    return np.flatnonzero(changed).astype(np.int64, copy=False)
+
+
+def encode_counts(counts: list[np.ndarray], height: int, width: int) -> list[dict[str, Any]]:
+    """Uncompressed counts of masks of one size -> compressed COCO RLE dicts, whose `counts` is `str`."""
+    from . import ops
+
+    rles = []
+    for group in _groups(counts, _ENCODED_AT_ONCE):
+        runs = torch.from_numpy(np.concatenate(group).astype(np.int64, copy=False))
+        offsets = torch.tensor([0, *accumulate(len(mask) for mask in group)], device="cpu")
+        characters, ends = ops.rle_to_string(runs, offsets)
+        text, bounds = characters.numpy().tobytes().decode("ascii"), ends.tolist()
+        rles += [{"size": [height, width], "counts": text[i:j]} for i, j in pairwise(bounds)]
+    return rles
+
+
+def _groups(arrays: list[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
+    """Consecutive arrays, as many at a time as have `limit` elements together, at least one."""
+    group: list[np.ndarray] = []
+    total = 0
+    for array in arrays:
+        if group and total + len(array) > limit:
+            yield group
+            group, total = [], 0
+        group.append(array)
+        total += len(array)
+    if group:
+        yield group

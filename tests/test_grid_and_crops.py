@@ -1,0 +1,108 @@
+"""Where segment-everything clicks, and where its crops lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsam_core.everything.crops import crop_boxes, near_crop_edge
+from fastsam_core.everything.grid import checked_grids, layer_grids, point_grid
+
+
+def test_grid_points_are_the_centres_of_a_division_x_first():
+    assert point_grid(1).tolist() == [[0.5, 0.5]]
+    assert point_grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    grid = point_grid(32)
+    assert grid.shape == (1024, 2)
+    assert grid.dtype == np.float64
+    np.testing.assert_allclose(grid[:32, 0], (np.arange(32) + 0.5) / 32, rtol=0, atol=1e-15)
+    assert (grid[:32, 1] == 1 / 64).all()
+
+
+def test_layers_have_fewer_points_by_the_factor():
+    assert [len(grid) for grid in layer_grids(32, 2, 2)] == [1024, 256, 64]
+    assert [len(grid) for grid in layer_grids(10, 2, 1.5)] == [100, 36, 16]
+    with pytest.raises(ValueError, match=r"points_stride=3 leaves crop layer 2 without a point"):
+        layer_grids(3, 2, 2)
+
+
+def test_own_grids_are_copied_and_may_be_any_arrays():
+    own = np.array([[0.1, 0.2], [1.0, 0.0]], np.float32)
+    first, second = checked_grids([own, [(0.5, 0.5)]], 1)
+    assert first.dtype == second.dtype == np.float64
+    first[:] = 7
+    assert own[1].tolist() == [1.0, 0.0]
+    assert checked_grids([[]], 0)[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("grids", "layers", "error", "message"),
+    [
+        ([[[0.5, 0.5]]], 1, ValueError, "one .* array per crop layer, 2 with crop_n_layers=1; got 1"),
+        ([], 0, ValueError, "got 0"),
+        ([[[0.5, 0.5, 0.5]]], 0, ValueError, r"point_grids\[0\] must have shape \(n, 2\), got \(1, 3\)"),
+        ([[0.5, 0.5]], 0, ValueError, r"got \(2,\)"),
+        ([[[0.5, 1.1]]], 0, ValueError, r"fractions of width and height in \[0, 1\]"),
+        ([[[0.5, -0.1]]], 0, ValueError, "fractions"),
+        ([[[0.5, float("nan")]]], 0, ValueError, "fractions"),
+        ([[["a", "b"]]], 0, ValueError, "array of numbers"),
+        ([[[0.5, 0.5], [0.5]]], 0, ValueError, "array of numbers"),
+        ("grid", 0, TypeError, "list of .* arrays, got str"),
+        (4, 0, TypeError, "got int"),
+    ],
+)
+def test_own_grids_that_do_not_fit(grids, layers, error, message):
+    with pytest.raises(error, match=message):
+        checked_grids(grids, layers)
+
+
+def test_crops_of_a_known_picture():
+    # Worked out by hand: overlap int(480 * 512 / 1500) = 163, so crops are ceil((640 + 163) / 2) = 402 pixels wide.
+    assert crop_boxes((480, 640), 1, 512 / 1500) == [
+        ((0, 0, 640, 480), 0),
+        ((0, 0, 402, 322), 1),
+        ((0, 159, 402, 480), 1),
+        ((239, 0, 640, 322), 1),
+        ((239, 159, 640, 480), 1),
+    ]
+    assert crop_boxes((480, 640), 0, 0.3) == [((0, 0, 640, 480), 0)]
+
+
+@given(height=st.integers(1, 700), width=st.integers(1, 700), layers=st.integers(0, 4), overlap=st.floats(0, 0.99))
+@settings(deadline=None)
+def test_each_layer_covers_the_picture_with_crops_inside_it(height, width, layers, overlap):
+    boxes = crop_boxes((height, width), layers, overlap)
+    for layer in range(layers + 1):
+        covered = np.zeros((height, width), bool)
+        crops = [box for box, its_layer in boxes if its_layer == layer]
+        assert len(crops) == 4**layer or min(height, width) < 4**layer
+        for x0, y0, x1, y1 in crops:
+            assert 0 <= x0 < x1 <= width
+            assert 0 <= y0 < y1 <= height
+            covered[y0:y1, x0:x1] = True
+        assert covered.all()
+    assert [layer for _, layer in boxes] == sorted(layer for _, layer in boxes)
+
+
+@pytest.mark.parametrize(
+    ("box", "near"),
+    [
+        ((130, 130, 180, 180), False),
+        ((120, 130, 180, 180), True),  # 20 pixels count as near
+        ((121, 130, 180, 180), False),
+        ((130, 130, 280, 180), True),
+        ((130, 130, 279, 180), False),
+        ((130, 381, 180, 395), False),  # the crop's lower edge is the picture's
+        ((130, 90, 180, 120), True),
+    ],
+)
+def test_masks_at_the_edges_of_a_crop(box, near):
+    assert near_crop_edge(box, (100, 100, 300, 400), (400, 500)) is near
+
+
+def test_edges_of_the_picture_cut_nothing_off():
+    assert not near_crop_edge((0, 0, 499, 399), (0, 0, 500, 400), (400, 500))
+    # An edge of the crop that is within tolerance of the picture's edge counts as that.
+    assert not near_crop_edge((12, 200, 150, 250), (10, 100, 300, 400), (400, 500))

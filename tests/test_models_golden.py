@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import golden_recipe
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import golden_recipe
 from fastsam_core.models import registry
 from fastsam_core.models.sam_model import PreparedImage, SamModel
 from fastsam_core.preprocess import preprocess, resize, scale_points

@@ -9,6 +9,7 @@ The public names are loaded on first use, so that importing the package costs li
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from .sam import SAM
 
 __version__ = "0.1.0"
-__all__ = ["SAM", "Boxes", "Masks", "Predictor", "Results", "__version__", "auto_annotate"]
+# A folder with a sample picture, generated like the training scenes: what is segmented when no source is given.
+ASSETS = Path(__file__).parent / "assets"
+__all__ = ["ASSETS", "SAM", "Boxes", "Masks", "Predictor", "Results", "__version__", "auto_annotate"]
 
 _HOMES = {
     "SAM": ".sam",

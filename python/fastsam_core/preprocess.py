@@ -27,7 +27,7 @@ def resize(image: np.ndarray, long_side: int) -> np.ndarray:
 
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"expected a non-empty uint8 (H, W, 3) RGB picture, got {image.dtype} {image.shape}")
-    height, width = resized_shape(*image.shape[:2], long_side)
+    height, width = resized_shape(image.shape[0], image.shape[1], long_side)
     if (height, width) == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .common import LayerNorm2d
 from .mask_decoder import DecoderAttention, MaskDecoder
 
 # With more tokens than this per prompt the plain path does less arithmetic.
@@ -36,7 +38,7 @@ class FoldedImage:
     """
 
     def __init__(self, decoder: MaskDecoder, embedding: Tensor, position: Tensor, dense: Tensor) -> None:
-        first, second = decoder.transformer.layers
+        first, second = decoder.transformer.blocks
         final = decoder.transformer.final_attn_token_to_image
         self.decoder = decoder
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
@@ -68,7 +70,7 @@ class FoldedImage:
     def _decode_chunk(self, sparse: Tensor) -> tuple[Tensor, Tensor]:
         """(n, T, C) to final tokens (n, 5 + T, C) and image tokens (n, L, C)."""
         transformer = self.decoder.transformer
-        first, second = transformer.layers
+        first, second = transformer.blocks
         tokens = self.decoder.tokens(sparse)
 
         queries = first.attend_self(tokens, tokens)
@@ -100,7 +102,7 @@ class FoldedImage:
     ) -> Tensor:
         """Image attends to tokens, residual included: (n, L, C). Without `query_pe`, the shared first block."""
         k = attn.split_heads(attn.k_proj(queries + tokens)) * attn.head_dim**-0.5  # (n, heads, T, d)
-        count, heads, length, width = k.shape
+        _, heads, _, width = k.shape
         if query_pe is None:
             scores = k @ self.first_queries  # (n, heads, T, L)
         else:
@@ -154,13 +156,16 @@ def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
     source: (L, C). Returns (L, 2, 2, 2, 2, C / 8): rows and columns within the first split, then within the second.
     """
     enlarge, norm, _, enlarge_more, _ = decoder.output_upscaling
+    norm = cast(LayerNorm2d, norm)
     x = F.gelu(F.layer_norm(_split_cells(enlarge, source), norm.weight.shape, norm.weight, norm.bias, norm.eps))
     return F.gelu(_split_cells(enlarge_more, x))
 
 
-def _split_cells(conv: torch.nn.ConvTranspose2d, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 2, C')
+def _split_cells(conv: nn.Module, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 2, C')
+    conv = cast(nn.ConvTranspose2d, conv)
     weight = conv.weight.permute(0, 2, 3, 1)  # (C, 2, 2, C')
-    return (x @ weight.flatten(1)).unflatten(-1, weight.shape[1:]) + conv.bias
+    split = (x @ weight.flatten(1)).unflatten(-1, weight.shape[1:])
+    return split if conv.bias is None else split + conv.bias
 
 
 def _look(attn: DecoderAttention, placed: Tensor, source: Tensor, key_pe: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ official checkpoints. `decoder_folded.py` computes the same outputs for inferenc
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,11 +67,16 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = DecoderAttention(dim, num_heads, downsample=2)
         self.norm_final_attn = nn.LayerNorm(dim)
 
+    @property
+    def blocks(self) -> list[TwoWayBlock]:
+        """`layers`, as what they are."""
+        return [cast(TwoWayBlock, layer) for layer in self.layers]
+
     def forward(self, source: Tensor, source_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """source: (N, h * w, C) with its position embedding; tokens: (N, T, C), which are their own positions."""
         queries = tokens
-        for layer in self.layers:
-            queries, source = layer(queries, source, tokens, source_pe)
+        for block in self.blocks:
+            queries, source = block(queries, source, tokens, source_pe)
         attended = self.final_attn_token_to_image(queries + tokens, source + source_pe, source)
         return self.norm_final_attn(queries + attended), source
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,8 @@ class PromptEncoder(nn.Module):
         return self.mask_downscaling(masks)
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:  # (N, P, 2), (N, P) -> (N, P, C)
-        table = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
+        embeddings = [cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings]
+        table = torch.cat([self.not_a_point_embed.weight, *embeddings])
         # A click names a pixel; the embedding is taken at its centre.
         positions = self.pe_layer((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)

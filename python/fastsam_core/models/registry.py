@@ -24,7 +24,8 @@ class ModelSpec:
 
     image_size is the long side of its input in pixels. file_names are those under which people know its weights, the
     first being ours; urls are where they are published; sha256 belongs to the first address, where it is published.
-    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model.
+    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model. conf_thres and
+    stability_score_thresh: see `SamModel`.
     """
 
     name: str
@@ -36,15 +37,19 @@ class ModelSpec:
     embed_dim: int = 256
     decoder_mlp_dim: int = 2048
     ignored_keys: tuple[str, ...] = ()
+    conf_thres: float = SamModel.conf_thres
+    stability_score_thresh: float = SamModel.stability_score_thresh
 
     def build(self) -> SamModel:
         """The untrained module."""
-        return SamModel(
+        model = SamModel(
             self.name,
             self.encoder(),
             PromptEncoder(self.embed_dim, self.image_size),
             MaskDecoder(self.embed_dim, mlp_dim=self.decoder_mlp_dim),
         )
+        model.conf_thres, model.stability_score_thresh = self.conf_thres, self.stability_score_thresh
+        return model
 
 
 _ROWS = (
@@ -84,6 +89,9 @@ _ROWS = (
         file_names=("sam_nano.pt", "sam_nano.safetensors"),
         embed_dim=128,
         decoder_mlp_dim=512,
+        # Its scores are honest but low: at the usual thresholds little would be left.
+        conf_thres=0.6,
+        stability_score_thresh=0.85,
     ),
 )
 MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}

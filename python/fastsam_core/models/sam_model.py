@@ -45,9 +45,13 @@ class SamModel(nn.Module):
     """Module names, and so state-dict keys, are those of the official checkpoints.
 
     name: the row of `models.registry`; image_size: the long side S of the model input, a multiple of 16.
+    conf_thres, stability_score_thresh: what segment everything asks of this model's masks by default. The defaults here
+    are those of Meta's generator.
     """
 
     mask_threshold = 0.0  # logits above it are foreground
+    conf_thres = 0.88
+    stability_score_thresh = 0.95
 
     def __init__(
         self, name: str, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder

@@ -1,0 +1,272 @@
+"""The options of a prediction: names, defaults, aliases, and what each accepts.
+
+Names and defaults are those of the Ultralytics interface; Meta's names for segment everything are aliases.
+"""
+
+# The functions that make the fields below return `dataclasses.field`s.
+# ruff: noqa: RUF009
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ._log import warn_once
+
+if TYPE_CHECKING:
+    from .models.sam_model import SamModel
+
+Reader = Callable[[str, Any], Any]
+
+# Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
+PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "multimask_output")
+
+
+def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
+    return TypeError(f"{key} must be {accepted}, not {value!r} ({type(value).__name__})")
+
+
+def _switch(key: str, value: Any) -> bool:
+    is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+    if not is_bool and not (isinstance(value, numbers.Integral) and value in (0, 1)):
+        hint = "; box prompts are called bboxes" if key == "show_boxes" else ""
+        raise _wrong_type(key, value, f"True or False{hint}")
+    return bool(value)
+
+
+def _number(low: float | None = None, high: float | None = None) -> Reader:
+    """A finite real number in [low, high]."""
+
+    def read(key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise _wrong_type(key, value, "a number")
+        number = float(value)
+        if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
+            bounds = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+            raise ValueError(f"{key} must be a finite number{bounds}, not {value!r}")
+        return number
+
+    return read
+
+
+def _whole(low: int) -> Reader:
+    def read(key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise _wrong_type(key, value, "a whole number")
+        if value < low:
+            raise ValueError(f"{key} must be at least {low}, not {value!r}")
+        return int(value)
+
+    return read
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, bool | numbers.Number) or not hasattr(value, "__str__"):
+        raise _wrong_type(key, value, "text")
+    return str(value)
+
+
+def _anything(key: str, value: Any) -> Any:
+    return value
+
+
+def _device(key: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | torch.device):
+        raise _wrong_type(key, value, 'a device such as "cpu", "cuda", "cuda:1" or 0')
+    return value
+
+
+def _bits(key: str, value: Any) -> int:
+    if isinstance(value, bool) or value not in (16, 32):
+        raise ValueError(f"{key} must be 16 (half precision on a GPU) or 32 (the default), not {value!r}")
+    return int(value)
+
+
+def _image_size(key: str, value: Any) -> int:
+    """One side in pixels, rounded up to what the patch grid of 16 needs."""
+    sides = list(value) if isinstance(value, list | tuple) else [value]
+    if any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
+        raise _wrong_type(key, value, "a whole number of pixels")
+    if not 1 <= len(sides) <= 2 or len(set(sides)) != 1:
+        raise ValueError(f"{key} must be one number or two equal ones (the model's input is square), not {value!r}")
+    if sides[0] < 1:
+        raise ValueError(f"{key} must be at least 16, not {value!r}")
+    size = -(-int(sides[0]) // 16) * 16
+    if size != sides[0]:
+        warn_once(f"{key}={sides[0]} is not a multiple of 16; using {size}")
+    return size
+
+
+def _task(key: str, value: Any) -> str:
+    if value != "segment":
+        warn_once(f"task={value!r} has no meaning here; Segment Anything does 'segment'")
+    return "segment"
+
+
+def _option(default: Any, read: Reader, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"read": read, "help": help})
+
+
+def _ignored(default: Any, quiet: bool = False) -> Any:
+    """Accepted because callers' scripts give it; Segment Anything has no use for it."""
+    help = "accepted for compatibility, without effect"
+    return dataclasses.field(default=default, metadata={"read": _anything, "help": help, "ignored": not quiet})
+
+
+@dataclass
+class Config:
+    """Every option of a prediction. `None` for an option means its default."""
+
+    model: Any = _option(None, _anything, "checkpoint name or path, or a model")
+    task: str = _option("segment", _task, "always segment")
+    mode: str = _option("predict", _text, "always predict")
+    device: Any = _option(None, _device, "cpu, cuda, 0, ...; empty: the GPU if there is one")
+    imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; the model's own if not given")
+    conf: float = _option(0.25, _number(), "keep masks whose predicted IoU is greater")
+    iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
+    quantize: int | None = _option(None, _bits, "16: encode images in half precision on a GPU")
+    verbose: bool = _option(True, _switch, "say what was found in each image")
+
+    points_stride: int = _option(32, _whole(1), "segment everything: points per side of the grid")
+    points_batch_size: int = _option(64, _whole(1), "segment everything: points decoded together")
+    conf_thres: float | None = _option(
+        None, _number(), "segment everything: keep masks whose predicted IoU is greater; 0.88, for sam_nano less"
+    )
+    stability_score_thresh: float | None = _option(
+        None, _number(), "segment everything: least stability score; 0.95, for sam_nano less"
+    )
+    stability_score_offset: float = _option(1.0, _number(0), "segment everything: shift of the logits for that score")
+    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of ever smaller crops")
+    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops in layer 1")
+    crop_downscale_factor: float = _option(1, _number(1), "segment everything: thins the grid of each further layer")
+    crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: as iou, between crops")
+    point_grids: Any = _option(None, _anything, "segment everything: one (n, 2) array of points in [0, 1] per layer")
+    min_mask_region_area: float = _option(0, _number(0), "segment everything: fill holes, drop islands below this area")
+
+    vid_stride: int = _option(1, _whole(1), "take every n-th frame of a video")
+    stream_buffer: bool = _option(False, _switch, "keep every frame of a live stream, late or not")
+    save: bool = _option(True, _switch, "write annotated pictures and videos")
+    save_frames: bool = _option(False, _switch, "write the annotated frames of videos as pictures too")
+    save_txt: bool = _option(False, _switch, "write the outlines as YOLO label files")
+    save_conf: bool = _option(False, _switch, "with the predicted IoU in those files")
+    save_crop: bool = _option(False, _switch, "write one picture per mask's box")
+    show: bool = _option(False, _switch, "open the annotated picture in a viewer")
+    show_labels: bool = _option(True, _switch, "draw labels")
+    show_conf: bool = _option(True, _switch, "draw the predicted IoU in the labels")
+    show_boxes: bool = _option(True, _switch, "draw boxes")
+    line_width: int | None = _option(None, _whole(1), "of the drawing, in pixels")
+    project: str | None = _option(None, _text, "folder of this run's folder; relative to runs/segment")
+    name: str | None = _option(None, _text, "of this run's folder; predict if not given")
+    exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")
+
+    retina_masks: bool = _ignored(True, quiet=True)  # masks always have the picture's resolution
+    batch: int = _ignored(1, quiet=True)
+    rect: bool = _ignored(True, quiet=True)
+    max_det: int = _ignored(300)
+    classes: Any = _ignored(None)
+    agnostic_nms: bool = _ignored(False)
+    augment: bool = _ignored(False)
+    visualize: bool = _ignored(False)
+    embed: Any = _ignored(None)
+    channels_last: bool = _ignored(False)
+    compile: Any = _ignored(False)
+    dnn: bool = _ignored(False)
+    data: Any = _ignored(None)
+    nms: Any = _ignored(None)
+    tracker: Any = _ignored(None)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Check the value, wherever it is set. TypeError for one of the wrong type, ValueError for one out of range."""
+        if key not in FIELDS:
+            raise TypeError(unknown_option(key))
+        field = FIELDS[key]
+        value = field.default if value is None else field.metadata["read"](key, value)
+        if field.metadata.get("ignored") and value != field.default:
+            warn_once(f"{key} has no effect on Segment Anything")
+        object.__setattr__(self, key, value)
+
+    def updated(self, options: Mapping[str, Any]) -> Config:
+        """A copy with `options`, whose keys may be aliases.
+
+        TypeError for an unknown key (with the nearest known ones) and for an option given under two names.
+        """
+        changes: dict[str, Any] = {}
+        for given, value in options.items():
+            key, value = _canonical(given, value)
+            if key not in FIELDS:
+                raise TypeError(unknown_option(given))
+            if key in changes:
+                raise TypeError(f"{key} is given twice, once as {given}")
+            changes[key] = value
+        return dataclasses.replace(self, **changes)
+
+    def generate_options(self, model: SamModel) -> dict[str, Any]:
+        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own."""
+        options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
+        for key in ("conf_thres", "stability_score_thresh"):
+            if options[key] is None:
+                options[key] = getattr(model, key)
+        return options
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
+SWITCHES = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _switch)
+TEXTS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _text)
+
+_GENERATE_KEYS = (
+    "points_stride",
+    "points_batch_size",
+    "conf_thres",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "crop_n_layers",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+    "crop_downscale_factor",
+    "point_grids",
+    "min_mask_region_area",
+)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _opposite(key: str) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else not _switch(key, value)
+
+
+# Other name -> the option, and what its value is in terms of the option's.
+ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "half": ("quantize", lambda value: 16 if value is not None and _switch("half", value) else None),
+    "boxes": ("show_boxes", _same),
+    "hide_labels": ("show_labels", _opposite("hide_labels")),
+    "hide_conf": ("show_conf", _opposite("hide_conf")),
+    "line_thickness": ("line_width", _same),
+    "points_per_side": ("points_stride", _same),
+    "points_per_batch": ("points_batch_size", _same),
+    "pred_iou_thresh": ("conf_thres", _same),
+    "box_nms_thresh": ("iou", _same),
+    "crop_n_points_downscale_factor": ("crop_downscale_factor", _same),
+}
+
+
+def _canonical(key: str, value: Any) -> tuple[str, Any]:
+    if key not in ALIASES:
+        return key, value
+    name, convert = ALIASES[key]
+    return name, convert(value)
+
+
+def unknown_option(key: str) -> str:
+    """What to tell someone who gave `key`: the known names nearest to it."""
+    known = [*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream"]
+    close = difflib.get_close_matches(str(key), known, n=3)
+    return f"unknown option {key!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")

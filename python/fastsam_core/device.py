@@ -1,0 +1,35 @@
+"""Which device to run on, from the forms in which people name one."""
+
+from __future__ import annotations
+
+import torch
+
+
+def select_device(device: str | int | torch.device | None = None, current: torch.device | None = None) -> torch.device:
+    """The device meant by `device`: "cpu", "cuda", "cuda:1", 1, "1", "mps", a `torch.device`.
+
+    None and "" leave a model that is on an accelerator already (`current`) where it is, else mean the current CUDA
+    device if there is one, else the CPU. Of several ("0,1") the first is taken, as prediction uses one.
+    ValueError for a device that is not there.
+    """
+    if device is None or device == "":
+        if current is not None and current.type != "cpu":
+            return current
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    if isinstance(device, bool) or not isinstance(device, str | int | torch.device):
+        raise TypeError(f'device must be a name such as "cpu" or "cuda:0", a number or a torch.device, not {device!r}')
+    name = str(device).strip().lower().split(",")[0].strip()
+    try:
+        chosen = torch.device(f"cuda:{name}" if name.isdigit() else name)
+    except RuntimeError as error:
+        raise ValueError(f'device={device!r} is not a device; use "cpu", "cuda", "cuda:0", 0 or "mps"') from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise ValueError(f'device={device!r} is not here: there are {count} CUDA devices; "cpu" always works')
+        return chosen if chosen.index is not None else torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f'device={device!r} is not available here; "cpu" always works')
+    if chosen.type not in ("cpu", "mps"):
+        raise ValueError(f'device={device!r} is not supported; use "cpu", "cuda" or "mps"')
+    return chosen

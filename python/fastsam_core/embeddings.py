@@ -1,0 +1,131 @@
+"""Image embeddings on disk: computed once, used again in another process, and never for another model or picture.
+
+A safetensors file with one tensor `features`, (1, C, S / 16, S / 16) float32, and in its metadata the model's name, the
+hash of its image encoder's weights, the model's input size, and the hash and size of the picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._files import atomic_path
+from .models.sam_model import SamModel
+from .picture import Picture
+
+FORMAT = "fastsam_core image embedding"
+VERSION = "1"
+
+_fingerprints: weakref.WeakKeyDictionary[SamModel, tuple[Any, str]] = weakref.WeakKeyDictionary()
+
+
+def fingerprint(model: SamModel) -> str:
+    """sha256 over the image encoder's tensors, which are all that an embedding depends on; cached per model.
+
+    Names, dtypes and shapes count too. The cache notices in-place changes, so a model in training is hashed anew.
+    """
+    tensors = sorted(model.image_encoder.state_dict(keep_vars=True).items())
+    state = tuple((id(tensor), tensor.data_ptr(), _edits(tensor)) for _, tensor in tensors)
+    known = _fingerprints.get(model)
+    if known is not None and known[0] == state:
+        return known[1]
+    content = hashlib.sha256()
+    for name, tensor in tensors:
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest = content.hexdigest()
+    _fingerprints[model] = state, digest
+    return digest
+
+
+def _edits(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> Path:
+    """Write the picture's embedding and what it belongs to. ValueError when there is none yet."""
+    from safetensors.torch import save_file
+
+    if picture.features is None:
+        raise ValueError("there is no embedding to save yet: call set_image first")
+    height, width = picture.original_hw
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": model.name,
+        "weights": fingerprint(model),
+        "image_size": str(model.image_size),
+        "image": picture.digest,
+        "path": Path(picture.path).name,  # the folder is nobody else's business
+        "height": str(height),
+        "width": str(width),
+    }
+    target = Path(target)
+    with atomic_path(target) as temporary:
+        save_file({"features": picture.features.detach().cpu().contiguous()}, temporary, metadata)
+    return target
+
+
+def load(source: str | os.PathLike[str], model: SamModel, picture: Picture | None = None) -> Picture:
+    """The picture that the file's embedding belongs to: `picture`, if it is that one, else one without pixels.
+
+    FileNotFoundError without the file. ValueError when it is something else or damaged, was made by other weights or at
+    another input size than the model's present one, or belongs to another picture than `picture`.
+    """
+    features, metadata = _read(Path(source))
+    size, height, width = (_positive(metadata, key, source) for key in ("image_size", "height", "width"))
+    if metadata.get("model") != model.name or metadata.get("weights") != fingerprint(model):
+        same_name = metadata.get("model") == model.name
+        what = f"other weights of {model.name}" if same_name else f"the model {metadata.get('model')!r}"
+        raise ValueError(f"{source} was made with {what}, not with the {model.name} that is loaded; encode again")
+    if size != model.image_size:
+        raise ValueError(
+            f"{source} was made at imgsz={size}, the model now takes imgsz={model.image_size}; set imgsz={size}"
+        )
+    model.prepare(features.to(model.device))  # ValueError for a shape that the model can't take
+    if picture is None:
+        picture = Picture(None, metadata.get("path", ""), (height, width), metadata.get("image"))
+    elif picture.digest != metadata.get("image"):
+        raise ValueError(
+            f"{source} belongs to another picture ({metadata.get('path')}, {height} x {width}) than the one that is "
+            f"set ({picture.path}, {picture.original_hw[0]} x {picture.original_hw[1]}); reset_image() first to use it"
+        )
+    picture.features = features
+    return picture
+
+
+def _read(source: Path) -> tuple[Tensor, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not source.is_file():
+        raise FileNotFoundError(f"no embedding at {source}")
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+                raise ValueError(
+                    f"{source} is not an embedding that this version reads: format {metadata.get('format')!r}, "
+                    f"version {metadata.get('version')!r}; save_features writes them"
+                )
+            if list(file.keys()) != ["features"]:
+                raise ValueError(f"{source} should hold one tensor, 'features', but holds {sorted(file.keys())}")
+            features = file.get_tensor("features")
+    except SafetensorError as error:
+        raise ValueError(f"{source} is damaged or not a safetensors file: {error}") from error
+    if features.dtype != torch.float32 or not bool(torch.isfinite(features).all()):
+        raise ValueError(f"{source} should hold finite float32 features, but they are {features.dtype}")
+    return features, metadata
+
+
+def _positive(metadata: dict[str, str], key: str, source: Any) -> int:
+    text = metadata.get(key, "")
+    # A picture's side has at most 9 digits; int() of a million digits would take its time.
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise ValueError(f"{source} is damaged: its {key} is {text[:20]!r}")
+    return int(text)

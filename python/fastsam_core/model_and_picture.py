@@ -1,0 +1,178 @@
+"""A model and the picture at hand: loading, moving, encoding once, embeddings in and out."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import embeddings
+from .config import Config
+from .device import select_device
+from .models.sam_model import SamModel
+from .picture import Picture, model_input
+from .sources import load_sources
+
+
+class ModelAndPicture:
+    """The state of a `Predictor`. args: its options, which may be set one by one.
+
+    Reading and changing the state takes the lock, so that threads take turns.
+    """
+
+    def __init__(self, args: Config) -> None:
+        self.args = args
+        self.model: SamModel | None = None
+        self.picture: Picture | None = None
+        self._lock = threading.RLock()
+        self._own_size = 0  # the input size that the model came with
+        self._last_input: tuple[weakref.ref[Tensor], Picture] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Locks and open sources belong to this object alone; a copy gets its own.
+        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_last_input", "dataset")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock(), _last_input=None, dataset=None)
+
+    # --- the model ---
+
+    def setup_model(self, model: str | os.PathLike[str] | SamModel | None = None, verbose: bool = True) -> None:
+        """Load `model`, or that of the options, unless it is a module already; evaluation mode, on the device."""
+        chosen = self.args.model if model is None else model
+        if chosen is None:
+            raise ValueError('no model: name one, as in Predictor(overrides=dict(model="sam_b.pt"))')
+        with self._lock:
+            if isinstance(chosen, SamModel):
+                module = chosen.eval()
+            elif isinstance(chosen, str | os.PathLike):
+                from .models.checkpoint import load_model
+
+                module = load_model(chosen, device=select_device(self.args.device))
+            else:
+                raise TypeError(f"model must be a checkpoint's name or path or a SamModel, not {type(chosen).__name__}")
+            if self.model is not None and self.model is not module:
+                self.reset_image()
+            self.model, self._own_size = module, module.image_size
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the model is; None before it is loaded."""
+        return None if self.model is None else self.model.device
+
+    @property
+    def imgsz(self) -> int | None:
+        """The side of the model's input in pixels; None before the model is loaded."""
+        return None if self.model is None else self._ready(self.args).image_size
+
+    def _ready(self, config: Config) -> SamModel:
+        """The model as the options want it: loaded, on its device, at its input size."""
+        with self._lock:
+            if self.model is None:
+                self.setup_model()
+            assert self.model is not None
+            device = select_device(config.device, current=self.model.device)
+            if self.model.device != device:
+                self.model.to(device)
+            size = config.imgsz or self._own_size
+            if self.model.image_size != size:
+                self.model.set_image_size(size)
+            return self.model
+
+    # --- the picture ---
+
+    def set_image(self, image: Any) -> None:
+        """Take one picture (path, URL, BGR array, Pillow image, RGB tensor) and encode it, for the calls that follow.
+
+        ValueError unless it is exactly one picture; the picture set before then stays.
+        """
+        picture = one_picture(image)
+        with self._lock:
+            picture.prepared(self._ready(self.args), self.args.quantize == 16)
+            self.picture = picture
+
+    def reset_image(self) -> None:
+        """Forget the picture and its embedding."""
+        with self._lock:
+            self.picture, self._last_input = None, None
+
+    @property
+    def im(self) -> Tensor | None:
+        """The model's input of the picture that is set, (1, 3, S, S) float32; None without one."""
+        if self.picture is None or self.picture.image is None:
+            return None
+        return model_input(self._ready(self.args), self.picture.image)
+
+    @property
+    def features(self) -> Tensor | None:
+        """The embedding of the picture that is set, (1, C, S / 16, S / 16); None without one."""
+        return None if self.picture is None else self.picture.features
+
+    @features.setter
+    def features(self, features: Tensor) -> None:
+        """Use an embedding from elsewhere for the picture that is set."""
+        picture = self._picture_at_hand()
+        self._ready(self.args).prepare(features)  # ValueError for a wrong shape
+        picture.features = features
+
+    def save_features(self, path: str | os.PathLike[str]) -> Path:
+        """Write the embedding of the picture that is set to a safetensors file, with what it belongs to."""
+        with self._lock:
+            return embeddings.save(path, self._picture_at_hand(), self._ready(self.args))
+
+    def load_features(self, path: str | os.PathLike[str]) -> None:
+        """Use a saved embedding instead of encoding. ValueError for one of another model, input size or picture.
+
+        Without a picture set, the embedding stands for it: prompts work, results show a black picture of its size, and
+        only what needs pixels (crops, another `imgsz`) is a ValueError.
+        """
+        with self._lock:
+            self.picture = embeddings.load(path, self._ready(self.args), self.picture)
+
+    def _picture_at_hand(self) -> Picture:
+        if self.picture is None:
+            raise ValueError("no picture is set: call set_image first, or pass a source")
+        return self.picture
+
+    def _picture_for(self, im: Any) -> Picture:
+        """The picture that is set, or that of `im`: what `preprocess` last gave, or anything `set_image` takes."""
+        if im is None:
+            return self._picture_at_hand()
+        if self._last_input is not None and self._last_input[0]() is im:
+            return self._last_input[1]
+        return one_picture(im)
+
+    def preprocess(self, im: Any) -> Tensor:
+        """One picture, or a list of one -> the model's input (1, 3, S, S) float32: resized, normalised, padded.
+
+        The result can be passed to `prompt_inference`, `inference` and `generate`, which remember its picture.
+        """
+        picture = one_picture(im)
+        assert picture.image is not None
+        pixels = model_input(self._ready(self.args), picture.image)
+        self._last_input = weakref.ref(pixels), picture
+        return pixels
+
+
+def one_picture(image: Any) -> Picture:
+    """The one picture that `image` is, in memory of its own. ValueError when it is several or none."""
+    if image is None:
+        raise TypeError("no picture: image is None (cv2.imread gives that for a file that it can't read)")
+    with load_sources(image) as source:
+        if source.kind in ("video", "stream"):
+            raise ValueError(f"one picture is needed, and {source.path} is a {source.kind}: pass it as source instead")
+        if source.total is not None and source.total != 1:
+            raise ValueError(f"exactly one picture is needed, not {source.total}: pass them as source instead")
+        items = iter(source)
+        item, more = next(items, None), next(items, None)
+    if item is None or more is not None or item.kind != "image":
+        raise ValueError("exactly one picture is needed: pass a video, or several pictures, as source instead")
+    if item.image is None:
+        raise ValueError(f"{item.path}: {item.error}")
+    # An array may be the caller's own, who may go on to draw on it.
+    return Picture(item.image.copy() if source.kind == "arrays" else item.image, item.path)

@@ -1,0 +1,272 @@
+"""Downloads that are whole and verified, or not there at all; broken ones go on where they stopped."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .._log import logger
+
+TIMEOUT = 30.0  # seconds for the connection and between two packets
+RETRIES = 4  # attempts after the first one, without progress in between
+_CHUNK = 1 << 20
+_PROGRESS = 1 << 20  # bytes that make an attempt count as progress
+
+
+def download(
+    url: str,
+    target: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    timeout: float = TIMEOUT,
+    retries: int = RETRIES,
+    backoff: float = 1.0,
+    progress: bool = True,
+) -> Path:
+    """Fetch `url` into the file `target`, and return its path.
+
+    sha256: the expected digest in hexadecimal, or its first digits; size: the expected number of bytes. Data goes to
+    `<target>.part`, which a later call continues if the server still has the same file, and is renamed to `target`
+    once it is complete and verified and on disk. Two processes may ask for the same file: one waits for the other.
+    A `target` that exists is returned as it is, unchecked.
+
+    ValueError if the content is not the expected one (the file is removed); ConnectionError, naming the address and
+    the target for a download by hand, if it can't be fetched after `retries` further attempts, `backoff` seconds apart
+    and doubling.
+    """
+    if not url.lower().startswith(("https://", "http://")):
+        raise ValueError(f"{url!r} is not an http(s) address")
+    target = Path(target)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target.with_name(f".{target.name}.lock")):
+        if target.exists():  # another process was faster
+            return target
+        part = _Part(target)
+        logger.info("downloading %s to %s", url, target)
+        resumed = part.offset > 0
+        _fetch(url, part, sha256, size, timeout, retries, backoff, progress)
+        wrong = _mismatch(part.path, sha256, size)
+        if wrong and resumed:
+            # The beginning was another file's; only a fresh start can tell whether the server's is right.
+            part.discard()
+            _fetch(url, part, sha256, size, timeout, retries, backoff, progress)
+            wrong = _mismatch(part.path, sha256, size)
+        if wrong:
+            part.discard()
+            raise ValueError(f"{url} is not the expected file and was removed: {wrong}")
+        part.finish(target)
+    return target
+
+
+class _Part:
+    """The unfinished file, and a note beside it which version on the server it belongs to."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(target.name + ".part")
+        self.note = target.with_name(target.name + ".part.etag")
+
+    @property
+    def offset(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def validator(self) -> str:
+        try:
+            return self.note.read_text(encoding="ascii").strip()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return ""
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+    def finish(self, target: Path) -> None:
+        with open(self.path, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self.path, target)
+        self.note.unlink(missing_ok=True)
+        if os.name == "posix":  # the rename itself must survive a power cut too
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _fetch(
+    url: str,
+    part: _Part,
+    sha256: str | None,
+    size: int | None,
+    timeout: float,
+    retries: int,
+    backoff: float,
+    progress: bool,
+) -> None:
+    failures = 0
+    while True:
+        before = part.offset
+        try:
+            _attempt(url, part, sha256 is not None, size, timeout, progress)
+            return
+        except urllib.error.HTTPError as error:
+            reason = f"the server answers {error.code} {error.reason}"
+            lasting = error.code < 500 and error.code not in (408, 429)
+            error.close()
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
+            reason, lasting = str(getattr(error, "reason", "") or error) or type(error).__name__, False
+        failures = 1 if part.offset - before >= _PROGRESS else failures + 1
+        if lasting or failures > retries:
+            raise ConnectionError(
+                f"could not download {url}: {reason}. If you can get the file another way, save it as "
+                f"{part.path.with_suffix('')}, or pass its path; FASTSAM_HOME names the folder for downloads"
+            )
+        logger.warning("download of %s interrupted (%s); trying again", url, reason)
+        time.sleep(backoff * 2.0 ** (failures - 1))
+
+
+def _attempt(url: str, part: _Part, verified: bool, size: int | None, timeout: float, progress: bool) -> None:
+    """One request, from where the part ends if that is possible. Raises unless everything has arrived."""
+    headers = {"User-Agent": "fastsam_core", "Accept-Encoding": "identity"}
+    offset, validator = part.offset, part.validator
+    # Without a validator only a hash can tell whether both halves are of the same file.
+    if offset and (validator or verified):
+        headers["Range"] = f"bytes={offset}-"
+        if validator:
+            headers["If-Range"] = validator
+    else:
+        part.discard()
+        offset = 0
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not offset:
+            raise
+        error.close()
+        if _total(error.headers.get("Content-Range")) == offset:
+            return  # all of it had arrived before
+        part.discard()
+        raise ConnectionResetError("the file on the server has changed") from error
+    with response:
+        _receive(response, url, part, offset, size, progress)
+
+
+def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None, progress: bool) -> None:
+    from tqdm import tqdm
+
+    header = response.headers
+    if response.status == 206:
+        begin = str(header.get("Content-Range", "")).removeprefix("bytes ").split("-")[0]
+        if begin != str(offset):
+            part.discard()
+            raise ConnectionResetError(f"asked for the rest from byte {offset}, the server sent it from {begin!r}")
+        total = _total(header.get("Content-Range"))
+    else:
+        offset = 0
+        length = header.get("Content-Length", "")
+        total = int(length) if length.isdigit() else None
+    if header.get_content_type() == "text/html":
+        raise ValueError(f"{url} answers with a web page instead of the file; is there a login page in between?")
+    if size is not None and total is not None and total != size:
+        part.discard()
+        raise ValueError(f"{url} holds {total:,} bytes, expected {size:,}; nothing was downloaded")
+    free = shutil.disk_usage(part.path.parent).free
+    if total is not None and total - offset > free:
+        raise OSError(errno.ENOSPC, f"{total - offset:,} bytes are needed, {free:,} are free", str(part.path.parent))
+    if not offset:
+        part.note.write_text(_validator(header), encoding="ascii")
+    with (
+        open(part.path, "ab" if offset else "wb") as file,
+        # None: no bar where the error stream is not a terminal
+        tqdm(
+            desc=part.path.stem,
+            total=total,
+            initial=offset,
+            unit="B",
+            unit_scale=True,
+            disable=None if progress else True,
+        ) as bar,
+    ):
+        while chunk := response.read(_CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+            if size is not None and file.tell() > size:
+                break  # the size check that follows names both numbers
+    if total is not None and part.offset < total:
+        raise ConnectionResetError(f"the connection ended after {part.offset:,} of {total:,} bytes")
+
+
+def _validator(header: Any) -> str:
+    """What `If-Range` may be asked with (RFC 9110, 13.1.5): a strong ETag, else the date of the last change."""
+    etag = str(header.get("ETag", ""))
+    value = etag if etag.startswith('"') else str(header.get("Last-Modified", ""))
+    return value if value.isascii() and "\n" not in value else ""
+
+
+def _total(content_range: str | None) -> int | None:
+    text = (content_range or "").rpartition("/")[2]
+    return int(text) if text.isdigit() else None
+
+
+def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
+    """Why the file is not the expected one, or an empty string."""
+    found_size = path.stat().st_size
+    if size is not None and found_size != size:
+        return f"it has {found_size:,} bytes, expected {size:,}"
+    if not sha256:
+        return ""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    found = digest.hexdigest()
+    return "" if found.startswith(sha256.lower()) else f"its sha256 is {found}, expected {sha256.lower()}"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock file that the system releases when its process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on Windows: there, renaming over an open file fails instead
+        yield
+        return
+    while True:
+        file = open(path, "a")  # noqa: SIM115 - it must outlive this function's body
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process holds %s; waiting for it", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        # The holder before us removed the file; then somebody may hold a lock on a newer one.
+        try:
+            same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        file.close()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()

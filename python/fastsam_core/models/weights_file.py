@@ -1,0 +1,142 @@
+"""Checkpoint files to dictionaries of tensors. Nothing from a file is ever executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._log import warn_once
+
+# Where training scripts put the state dict within a larger dictionary.
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+# What wrappers such as DataParallel, torch.compile and Lightning put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# The first release without the known memory corruption in the weights-only unpickler (CVE-2026-24747).
+_SAFE_TORCH = (2, 10)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors`, `.pt` or `.pth` file by name, on the CPU; what it is, its content decides.
+
+    An outer {"model": ...} (or "state_dict") is unwrapped, a prefix that all names share ("module.") is removed,
+    entries that are not tensors are left out. The tensors may be mapped from the file: copy them before it changes.
+
+    FileNotFoundError if there is no such file; ValueError if it is something else, is damaged, or holds pickled
+    Python objects. PyTorch files are read with `weights_only=True`, and nothing falls back to unpickling.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such checkpoint: {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    kind = _kind(path)
+    content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path, mmap=kind == "zip")
+    return _unwrap(content, path)
+
+
+def _kind(path: Path) -> str:
+    """One of safetensors, zip (PyTorch since 1.6) or pickle (before); ValueError saying what it is instead."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    size = path.stat().st_size
+    if not head:
+        raise ValueError(f"{path} is empty")
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    # torch.load tries a tar reader first on such files, whose weights-only mode older releases forgot.
+    if head.startswith(b"\x80") and not tarfile.is_tarfile(path):
+        return "pickle"
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        found = "a web page, as failed downloads leave behind"
+    elif start.startswith(b"version https://git-lfs"):
+        found = "a Git LFS pointer; fetch the real file with `git lfs pull`"
+    elif head[4:8] == b"TFL3" or b"onnx" in head or b"pytorch" in head[:32]:
+        found = "an exported model (ONNX or TFLite), not a checkpoint"
+    else:
+        found = f"of an unknown format (it begins with {head[:8]!r})"
+    raise ValueError(f"{path} is not a .pt, .pth or .safetensors checkpoint: it is {found}, {size:,} bytes")
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is a damaged safetensors file: {error}") from error
+
+
+def _read_torch(path: Path, *, mmap: bool) -> Any:
+    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if version < _SAFE_TORCH:
+        warn_once(
+            f"torch {torch.__version__} has a known flaw in reading .pt files (CVE-2026-24747, mended in 2.10): "
+            "read only checkpoints from people you trust, or .safetensors files"
+        )
+    if mmap:
+        _check_archive(path)
+    try:
+        if path.suffix == ".safetensors":  # by this suffix torch.load would take another reader, whatever is inside
+            with open(path, "rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"holds pickled Python objects ({named.group(1)})" if named else "is damaged or holds pickled objects"
+        raise ValueError(
+            f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, in "
+            "the program that made it: torch.save(model.state_dict(), 'weights.pt')"
+        ) from error
+    except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+        raise ValueError(f"{path} is damaged or incomplete: {_first_line(error)}") from error
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or incomplete: {_first_line(error)}") from error
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise ValueError(
+            f"{path} is a TorchScript program, which would have to be executed to be read; save the state dict of the "
+            "model it was made from instead"
+        )
+    # PyTorch stores tensors as they are; compressed ones can't be mapped, and could unpack to any size.
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError(f"{path} is a compressed archive, not a PyTorch checkpoint; unpack it first")
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors (a state dict)")
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        keys = ", ".join(map(repr, list(content)[:5])) or "nothing"
+        raise ValueError(f"{path} holds no tensors by name, but {keys}; expected a state dict")
+    for prefix in _PREFIXES * 2:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

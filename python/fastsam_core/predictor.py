@@ -1,0 +1,357 @@
+"""`Predictor`: a model, the picture at hand, and calls with prompts or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import saving, segment
+from ._log import say, warn_once
+from .config import PROMPT_KEYS, Config
+from .model_and_picture import ModelAndPicture, one_picture
+from .models.sam_model import SamModel
+from .picture import Picture, Stopwatch
+from .prompts import Prompts
+from .results import Results
+from .sources import Item, Source, load_sources
+
+EVENTS = (
+    "on_predict_start",
+    "on_predict_batch_start",
+    "on_predict_postprocess_end",
+    "on_predict_batch_end",
+    "on_predict_end",
+)
+Callback = Callable[["Predictor"], Any]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One call: its options, and its prompts, None meaning everything."""
+
+    config: Config
+    prompts: Prompts | None
+    multimask_output: bool
+
+
+class Predictor(ModelAndPicture):
+    """Segments pictures by prompts, or everything in them; a picture set with `set_image` is encoded once.
+
+    cfg, overrides: options by name (see `config.Config`), `overrides` winning; neither is changed. `model` is a
+    checkpoint's name or path, or a `SamModel`; it is loaded when it is first needed.
+    _callbacks: functions by event, each called with this predictor.
+
+    Calls from several threads take turns. Masks, boxes and scores are plain tensors on the model's device.
+    """
+
+    stride = 16
+
+    def __init__(
+        self,
+        cfg: Config | Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        _callbacks: dict[str, list[Callback]] | None = None,
+    ) -> None:
+        base = cfg if isinstance(cfg, Config) else Config().updated(cfg or {})
+        super().__init__(base.updated(overrides or {}))
+        self.prompts: dict[str, Any] = {}
+        self.dataset: Source | None = None
+        self.batch: tuple[list[str], list[np.ndarray], list[str]] | None = None
+        self.results: list[Results] = []
+        self.seen = 0
+        self.save_dir: Path | None = None
+        self.callbacks: dict[str, list[Callback]] = _callbacks if _callbacks is not None else {}
+        self._saved_as: tuple[Any, ...] = ()
+
+    # --- calls ---
+
+    @overload
+    def __call__(
+        self, source: Any = ..., model: Any = ..., stream: Literal[False] = ..., **kwargs: Any
+    ) -> list[Results]: ...
+
+    @overload
+    def __call__(
+        self, source: Any = ..., model: Any = ..., *, stream: Literal[True], **kwargs: Any
+    ) -> Iterator[Results]: ...
+
+    @overload
+    def __call__(
+        self, source: Any = ..., model: Any = ..., stream: bool = ..., **kwargs: Any
+    ) -> list[Results] | Iterator[Results]: ...
+
+    def __call__(
+        self, source: Any = None, model: Any = None, stream: bool = False, **kwargs: Any
+    ) -> list[Results] | Iterator[Results]:
+        """Results of every picture of `source`, in order; of the picture that is set when `source` is None.
+
+        kwargs: prompts in pixels of the original picture (`bboxes`, `points`, `labels`, `masks`, see `prompts.py`;
+        they hold for every picture), `multimask_output` (three masks per object instead of one), and options for this
+        call. Without prompts everything is segmented.
+        stream: give an iterator that works as it is consumed, instead of a list.
+
+        Of several pictures, one that can't be read is logged and left out. Raises TypeError and ValueError for
+        arguments, and ValueError, FileNotFoundError or ConnectionError for a single picture that can't be had.
+        """
+        request = self._request(kwargs)
+        with self._lock:
+            if model is not None:
+                self.setup_model(model)
+            picture: Picture | None = None
+            items: Source | list[Item]
+            if source is None:
+                picture = self._picture_at_hand()
+                items = [Item(picture.pixels, picture.path, total=1)]
+            else:
+                items = self.setup_source(source, request.config)
+                if not stream and items.kind in ("video", "stream", "iterator"):
+                    warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
+        results = self._stream(items, picture, request)
+        return results if stream else list(results)
+
+    def predict_cli(self, source: Any = None, model: Any = None) -> None:
+        """Run for what is written and said; nothing is kept."""
+        for _ in self(source, model, stream=True):
+            pass
+
+    def set_prompts(self, prompts: Mapping[str, Any]) -> None:
+        """Prompts for the next call, by their argument names; that call's own win."""
+        unknown = set(prompts) - set(PROMPT_KEYS)
+        if unknown:
+            raise TypeError(f"prompts are {', '.join(PROMPT_KEYS)}, not {', '.join(sorted(unknown))}")
+        self.prompts = dict(prompts)
+
+    def setup_source(self, source: Any, config: Config | None = None) -> Source:
+        """Open `source` with the options' `vid_stride` and `stream_buffer`."""
+        config = config or self.args
+        self.dataset = load_sources(source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
+        return self.dataset
+
+    def _request(self, kwargs: Mapping[str, Any]) -> _Request:
+        given = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
+        options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
+        config = self.args.updated(options)
+        multimask_output = bool(given.pop("multimask_output", False))
+        request = _Request(config, Prompts.read(**given), multimask_output)
+        self.prompts = {}
+        return request
+
+    def _stream(self, items: Source | list[Item], picture: Picture | None, request: _Request) -> Iterator[Results]:
+        config = request.config
+        writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
+        if writer is None and config.show:
+            writer = saving.ResultWriter(Path(), config)
+        self._fire("on_predict_start")
+        total = dict.fromkeys(Stopwatch().speed, 0.0)
+        count = 0
+        try:
+            for item in items:
+                if item.image is None:  # reported by the source
+                    continue
+                with self._lock:
+                    result = self._run(item, picture or Picture(item.image, item.path), request, writer)
+                count += 1
+                for phase, spent in result.speed.items():
+                    total[phase] = total.get(phase, 0.0) + (spent or 0.0)
+                yield result
+        finally:
+            if writer is not None:
+                writer.close()
+            if isinstance(items, Source):
+                items.close()
+        self._report(config, total, count, writer)
+        self._fire("on_predict_end")
+
+    def _run(self, item: Item, picture: Picture, request: _Request, writer: saving.ResultWriter | None) -> Results:
+        config, watch = request.config, Stopwatch()
+        model = self._ready(config)
+        self.batch = [item.path], [picture.pixels], [_label(item)]
+        self._fire("on_predict_batch_start")
+        if request.prompts is None:
+            result = segment.segment_everything(model, picture, config, watch, progress=config.verbose)
+        else:
+            result = segment.segment_prompts(model, picture, request.prompts, request.multimask_output, config, watch)
+        result.speed = dict(watch.speed)
+        self.results = [result]
+        self._fire("on_predict_postprocess_end")
+        result = self.results[0]
+        self.seen += 1
+        if config.verbose:
+            height, width = picture.original_hw
+            spent = sum(watch.speed.values())
+            masks = f"{len(result)} mask{'s' * (len(result) != 1)}"
+            say(f"{_label(item)}{item.path}: {height}x{width} {masks}, {spent:.1f}ms")
+        if writer is not None:
+            writer.write(item, result)
+        self._fire("on_predict_batch_end")
+        return result
+
+    def _report(
+        self, config: Config, total: Mapping[str, float], count: int, writer: saving.ResultWriter | None
+    ) -> None:
+        if config.verbose and count and self.model is not None:
+            means = ", ".join(f"{spent / count:.1f}ms {phase}" for phase, spent in total.items())
+            size = self.model.image_size
+            say(f"Speed: {means} per image at shape (1, 3, {size}, {size})")
+        if writer is not None and saving.wants_folder(config):
+            labels = f", {writer.labels} label files in {writer.folder / 'labels'}" if config.save_txt else ""
+            say(f"Results saved to {writer.folder}{labels}")
+
+    def _folder(self, config: Config) -> Path:
+        """This predictor's folder; another one once other names are asked for."""
+        wanted = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
+        with self._lock:
+            if self.save_dir is None or wanted != self._saved_as:
+                self.save_dir, self._saved_as = saving.run_folder(config), wanted
+            return self.save_dir
+
+    # --- the steps one by one ---
+
+    def inference(
+        self,
+        im: Any = None,
+        bboxes: Any = None,
+        points: Any = None,
+        labels: Any = None,
+        masks: Any = None,
+        multimask_output: bool = False,
+        **options: Any,
+    ) -> tuple[Tensor, ...]:
+        """`prompt_inference` where there are prompts, else `generate`."""
+        if bboxes is None and points is None and masks is None and labels is None:
+            return self.generate(im, **options)
+        return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output)
+
+    def prompt_inference(
+        self,
+        im: Any = None,
+        bboxes: Any = None,
+        points: Any = None,
+        labels: Any = None,
+        masks: Any = None,
+        multimask_output: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Low-resolution logits (C, S / 4, S / 4) and predicted IoU (C,), float32; no filter.
+
+        C is the number of objects, or three times that with `multimask_output`, object by object. `im` is anything
+        that `set_image` takes, or what `preprocess` gave; without it the picture that is set is used.
+        """
+        prompts = Prompts.read(bboxes, points, labels, masks)
+        if prompts is None:
+            raise ValueError("no prompt: give bboxes, points or masks; generate() segments everything")
+        with self._lock:
+            picture = self._picture_for(im)
+            model = self._ready(self.args)
+            return segment.low_res_masks(model, picture, prompts, multimask_output, self.args.quantize == 16)
+
+    def inference_features(
+        self,
+        features: Tensor,
+        src_shape: Sequence[int],
+        dst_shape: Sequence[int] | int | None = None,
+        bboxes: Any = None,
+        points: Any = None,
+        labels: Any = None,
+        masks: Any = None,
+        multimask_output: bool = False,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Masks from an embedding that you keep yourself; no filter.
+
+        features: (1, C, S / 16, S / 16). src_shape: (height, width) of the original picture, in whose pixels the
+        prompts are. dst_shape: the model's input size S, as it was when the embedding was made; default the present.
+        Returns masks (N, H, W) bool, or None for no objects, and boxes (N, 6): x1, y1, x2, y2, predicted IoU, index.
+        """
+        prompts = Prompts.read(bboxes, points, labels, masks)
+        if prompts is None:
+            raise ValueError("no prompt: give bboxes, points or masks")
+        height, width = (int(side) for side in src_shape[:2])
+        with self._lock:
+            config = self.args.updated({"imgsz": dst_shape})
+            model = self._ready(config)
+            model.prepare(features)  # ValueError for a wrong shape
+            picture = Picture(None, "features", (height, width))
+            picture.features = features
+            low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output)
+            result = _prompted(model, picture, low_res, scores)
+        assert result.boxes is not None
+        return None if result.masks is None else torch.as_tensor(result.masks.data), torch.as_tensor(result.boxes.data)
+
+    def generate(self, im: Any = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment everything: masks (N, H, W) bool, predicted IoU (N,), boxes (N, 4) x1, y1, x2, y2.
+
+        All in pixels of the original picture. options: those of segment everything, in our or Meta's names. Calling
+        the predictor gives the same masks as `Results`, which don't hold pixels until asked.
+        """
+        config = self.args.updated(options)
+        with self._lock:
+            picture = self._picture_for(im)
+            records = segment.generate_records(self._ready(config), picture, config, Stopwatch(), config.verbose)
+            result = Results.from_dicts(picture.pixels, picture.path, records, device=self._ready(config).device)
+        assert result.boxes is not None
+        height, width = picture.original_hw
+        boxes = torch.as_tensor(result.boxes.data)
+        masks = boxes.new_zeros((0, height, width), dtype=torch.bool)
+        if result.masks is not None:
+            masks = torch.as_tensor(result.masks.data)
+        return masks, boxes[:, 4], boxes[:, :4]
+
+    def postprocess(self, preds: Sequence[Tensor], img: Any, orig_imgs: Any) -> list[Results]:
+        """What `prompt_inference` or `generate` gave -> a list of one `Results`, with the `conf` filter.
+
+        orig_imgs: the picture, or a list of one. `img` (the model's input) is not needed.
+        """
+        picture = one_picture(orig_imgs)
+        if len(preds) == 2:
+            with self._lock:
+                return [_prompted(self._ready(self.args), picture, preds[0], preds[1], self.args.conf)]
+        masks, scores, boxes = preds
+        rows = torch.cat([boxes, scores[:, None], torch.arange(len(scores), device=scores.device)[:, None]], 1)
+        names = {index: str(index) for index in range(len(scores))}
+        result = Results(picture.pixels, picture.path, names, rows, masks if len(masks) else None, predicted_iou=scores)
+        return [result[scores > self.args.conf] if len(masks) else result]
+
+    @staticmethod
+    def remove_small_regions(masks: Tensor, min_area: float = 0, nms_thresh: float = 0.7) -> tuple[Tensor, Tensor]:
+        """Fill holes and drop islands below `min_area` pixels in masks (N, H, W), then drop duplicates by box NMS.
+
+        Returns the new masks (K, H, W) bool and which of the N they are, (K,) int64: unchanged ones first.
+        """
+        return segment.without_small_regions(masks, min_area, nms_thresh)
+
+    # --- callbacks ---
+
+    def add_callback(self, event: str, function: Callback) -> None:
+        """Call `function(predictor)` at `event`, one of `EVENTS`."""
+        check_event(event)
+        self.callbacks.setdefault(event, []).append(function)
+
+    def _fire(self, event: str) -> None:
+        for function in list(self.callbacks.get(event, ())):
+            function(self)
+
+
+def check_event(event: str) -> None:
+    """ValueError for an event that never comes."""
+    if event not in EVENTS:
+        raise ValueError(f"unknown event {event!r}; the events are {', '.join(EVENTS)}")
+
+
+def _label(item: Item) -> str:
+    """As in "image 2/7 "; without the total where only the end will tell."""
+    total = "" if item.total is None else f"/{item.total}"
+    frame = "" if item.frame is None else f" (frame {item.frame + 1}{f'/{item.frames}' if item.frames else ''})"
+    return f"{item.kind} {item.index + 1}{total}{frame} "
+
+
+def _prompted(model: SamModel, picture: Picture, low_res: Tensor, scores: Tensor, conf: float | None = None) -> Results:
+    """Logits (C, S / 4, S / 4) with predicted IoU (C,) -> results of those above `conf`, or of all."""
+    chosen = [index for index, score in enumerate(scores.tolist()) if conf is None or score > conf]
+    records = segment.resizer_for(model, picture).records(low_res[chosen])
+    kept = {index: (float(scores[index]), record) for index, record in zip(chosen, records, strict=True)}
+    return segment.prompted_results(picture, kept, len(scores), low_res.device)

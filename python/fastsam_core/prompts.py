@@ -1,0 +1,308 @@
+"""Prompts in the many forms that people write them -> one checked form, in pixels of the original picture.
+
+points:
+    [x, y]                      one object, one click
+    [[x, y], [x, y]]            two objects of one click each (not one object with two clicks)
+    [[[x, y], [x, y]]]          one object with two clicks: N x P x 2
+    [[[x, y], [x, y]], [[x, y]]]  ragged: each object has its own number of clicks, and gives the mask that it
+                                would give alone
+labels (1 foreground, 0 background, -1 none, 2 and 3 the corners of a box):
+    None: all 1. One number: for all clicks. N numbers for N x 2 points. N x P, or as ragged as the points. P numbers
+    for N x P x 2 points: the same for every object.
+bboxes:
+    [x1, y1, x2, y2] or N x 4. With points, box i and points i describe object i.
+masks:
+    (H, W) or (N, H, W), of the picture's shape or of the low-resolution logits (S / 4, S / 4). Floating point means
+    logits; bool and integers with the values 0 and 1 (or 0 and 255) mean outside and inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ._log import warn_once
+from .preprocess import scale_points
+
+# The logit given to a pixel of a binary mask prompt. SAM's own logits of clear masks are about this large, and SAM 2
+# maps binary mask prompts to the same values.
+BINARY_LOGIT = 10.0
+
+_POINT_FORMS = (
+    "accepted: [x, y] (one object), N x 2 (N objects of one point each), N x P x 2, or a list of lists of points with "
+    "each object's own number"
+)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What N objects are described by; all tensors on the CPU, none shared with the caller except `masks`.
+
+    boxes: (N, 4) float32. points: (N, P, 2) float32 with labels (N, P) int64; object i has counts[i] <= P points of
+    its own, and the rest is padding (label -1), which never reaches the model. masks: (N, h, w).
+    """
+
+    boxes: Tensor | None = None
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    masks: Tensor | None = None
+    counts: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return next(len(part) for part in (self.boxes, self.points, self.masks) if part is not None)
+
+    @classmethod
+    def read(cls, bboxes: Any = None, points: Any = None, labels: Any = None, masks: Any = None) -> Prompts | None:
+        """None when nothing is prompted. An empty list is a prompt for no objects.
+
+        ValueError for shapes, values and numbers of objects that don't fit, and for labels without points; TypeError
+        for what isn't numbers.
+        """
+        if bboxes is None and points is None and masks is None:
+            if labels is not None:
+                raise ValueError("labels say what points mean: give points too, or neither to segment everything")
+            return None
+        if points is None and labels is not None:
+            warn_once("labels are ignored: they say what points mean, and none are given")
+        boxes = None if bboxes is None else _read_boxes(bboxes)
+        prompts = cls(boxes=boxes, masks=None if masks is None else _read_masks(masks))
+        if points is not None:
+            padded, padded_labels, counts = _read_points(points, labels)
+            prompts = cls(boxes, padded, padded_labels, prompts.masks, counts)
+        given = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
+        numbers = {name: len(part) for name, part in given.items() if part is not None}
+        if len(set(numbers.values())) > 1:
+            said = ", ".join(f"{name} for {number}" for name, number in numbers.items())
+            raise ValueError(f"prompts are combined object by object, but there are {said}: give as many of each")
+        if boxes is None and masks is None and 0 in prompts.counts:
+            raise ValueError(f"object {prompts.counts.index(0)} has no points, and no box or mask either")
+        return prompts
+
+    def batches(self, limit: int) -> Iterator[tuple[Tensor, Prompts]]:
+        """Parts of at most `limit` objects that have equally many points, with the objects' indices (K,) int64."""
+        groups: dict[int, list[int]] = {}
+        for index in range(len(self)):
+            groups.setdefault(self.counts[index] if self.counts else 0, []).append(index)
+        for count, members in groups.items():
+            for part in torch.tensor(members).split(limit):
+                yield (
+                    part,
+                    Prompts(
+                        boxes=None if self.boxes is None else self.boxes[part],
+                        points=None if self.points is None or count == 0 else self.points[part, :count],
+                        labels=None if self.labels is None or count == 0 else self.labels[part, :count],
+                        masks=None if self.masks is None else self.masks[part],
+                        counts=(count,) * len(part) if self.counts else (),
+                    ),
+                )
+
+    def to_model(self, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int) -> dict[str, Any]:
+        """The arguments `points`, `labels`, `boxes` and `masks` of `SamModel.decode_prompts`, in its pixels."""
+        boxes = None
+        if self.boxes is not None:
+            boxes = scale_points(self.boxes.reshape(-1, 2, 2), original_hw, resized_hw).reshape(-1, 4)
+        return {
+            "points": None if self.points is None else scale_points(self.points, original_hw, resized_hw),
+            "labels": self.labels,
+            "boxes": boxes,
+            "masks": None if self.masks is None else _mask_logits(self.masks, original_hw, resized_hw, image_size),
+        }
+
+    def check_masks(self, original_hw: tuple[int, int], image_size: int) -> None:
+        """ValueError unless the mask prompts fit the picture or the low-resolution logits."""
+        low = image_size // 4
+        if self.masks is not None and len(self.masks) and tuple(self.masks.shape[1:]) not in (original_hw, (low, low)):
+            raise ValueError(
+                f"masks have height x width {tuple(self.masks.shape[1:])}; accepted: the picture's {original_hw}, or "
+                f"{(low, low)} low-resolution logits"
+            )
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """A float64 array of anything made of numbers; ValueError if it is ragged."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        array = (value.float() if value.is_floating_point() else value).numpy()
+    elif isinstance(value, list | tuple):
+        parts = [_numbers(part, name) for part in value] if _needs_care(value) else value
+        array = np.asarray(parts)  # ValueError if ragged
+    else:
+        array = np.asarray(value)
+    if array.dtype.kind not in "biuf" and array.size:
+        raise TypeError(f"{name} must be numbers, not {value!r}")
+    return array.astype(np.float64)
+
+
+def _needs_care(value: list[Any] | tuple[Any, ...]) -> bool:
+    """NumPy can't take tensors of other devices inside lists, and is slow with any tensor."""
+    return any(isinstance(part, Tensor) or (isinstance(part, list | tuple) and _needs_care(part)) for part in value)
+
+
+def _finite_float32(array: np.ndarray, name: str) -> Tensor:
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~finite][0]}")
+    return torch.from_numpy(values)
+
+
+def _read_boxes(bboxes: Any) -> Tensor:
+    try:
+        array = _numbers(bboxes, "bboxes")
+    except ValueError:
+        raise ValueError("bboxes are not all of one length; accepted: [x1, y1, x2, y2] or N x 4") from None
+    if array.size == 0:
+        return torch.zeros(0, 4)
+    if array.ndim not in (1, 2) or array.shape[-1] != 4:
+        raise ValueError(f"bboxes have shape {array.shape}; accepted: [x1, y1, x2, y2] or N x 4")
+    return _finite_float32(array.reshape(-1, 4), "bboxes")
+
+
+def _objects(points: Any) -> list[np.ndarray]:
+    """Ragged points -> one (P, 2) array per object."""
+    objects = []
+    for index, value in enumerate(points):
+        try:
+            array = _numbers(value, "points")
+        except ValueError:
+            raise ValueError(f"points of object {index} don't have two coordinates each; {_POINT_FORMS}") from None
+        if array.size == 0:
+            array = array.reshape(0, 2)
+        if array.ndim not in (1, 2) or array.shape[-1] != 2:
+            raise ValueError(f"points of object {index} have shape {array.shape}; {_POINT_FORMS}")
+        objects.append(array.reshape(-1, 2))
+    return objects
+
+
+def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Padded points (N, P, 2) and labels (N, P), and each object's own number of points."""
+    nested = True  # an object is a list of points
+    try:
+        array = _numbers(points, "points")
+    except ValueError:
+        objects = _objects(points)
+    else:
+        if array.size == 0:
+            # [] and 0 x 2 are no objects, [[]] is an object without points.
+            objects = [np.zeros((0, 2))] * (len(array) if array.ndim > 1 else 0)
+        elif array.ndim not in (1, 2, 3) or array.shape[-1] != 2:
+            raise ValueError(f"points have shape {array.shape}; {_POINT_FORMS}")
+        else:
+            nested = array.ndim == 3
+            objects = list(array) if nested else list(array.reshape(-1, 1, 2))
+    counts = tuple(len(part) for part in objects)
+    most = max(counts, default=1)
+    padded = np.zeros((len(objects), most, 2))
+    padded_labels = np.full((len(objects), most), -1.0)
+    for index, values in enumerate(_read_labels(labels, counts, nested)):
+        padded[index, : counts[index]] = objects[index]
+        padded_labels[index, : counts[index]] = values
+    if not nested and len(objects) > 1 and bool((padded_labels == 0).any()):
+        warn_once(
+            "points given as N x 2 are N separate objects, so a click with label 0 is an object of its own; for one "
+            "object with several clicks write points=[[[x, y], [x, y]]], labels=[[1, 0]]"
+        )
+    return _finite_float32(padded, "points"), torch.from_numpy(padded_labels).long(), counts
+
+
+def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.ndarray]:
+    """One array of counts[i] labels for each object i."""
+    if labels is None:
+        return [np.ones(count) for count in counts]
+    try:
+        array = _numbers(labels, "labels")
+    except ValueError:
+        parts = [_numbers(part, "labels") for part in labels]
+    else:
+        if array.ndim == 0 or (array.ndim == 1 and nested and len(counts) > 0):
+            parts = [array] * len(counts)
+        elif array.ndim == 1 and not nested:
+            parts = list(array.reshape(-1, 1))
+        else:
+            parts = list(array)
+    if len(parts) != len(counts):
+        hint = "" if nested else "; several points of one object are written points=[[[x, y], [x, y]]]"
+        raise ValueError(f"labels are for {len(parts)} objects, points for {len(counts)}{hint}")
+    result = []
+    for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        if part.ndim > 1 or (part.ndim == 1 and len(part) != count):
+            raise ValueError(f"object {index} has {count} points but labels of shape {part.shape}: give one per point")
+        if not np.isin(part, (-1, 0, 1, 2, 3)).all():
+            raise ValueError(
+                f"labels must be 1 (foreground), 0 (background), -1 (none), or 2 and 3 (corners of a box); "
+                f"object {index} has {part.tolist()}"
+            )
+        result.append(np.broadcast_to(part, (count,)))
+    return result
+
+
+def _read_masks(masks: Any) -> Tensor:
+    """(N, h, w), as given: bool, integer 0 and 1, or floating-point logits."""
+    if isinstance(masks, list | tuple):
+        if not masks:
+            return torch.zeros(0, 1, 1)
+        if all(isinstance(part, np.ndarray | Tensor) for part in masks):
+            masks = [_mask_tensor(part) for part in masks]
+            if len({part.shape for part in masks}) > 1:
+                raise ValueError(f"masks have different shapes: {[tuple(part.shape) for part in masks]}")
+            masks = torch.stack(masks)
+    tensor = _mask_tensor(masks)
+    if tensor.ndim == 4 and tensor.shape[1] == 1:
+        tensor = tensor[:, 0]
+    if tensor.ndim == 2 and tensor.numel():
+        tensor = tensor[None]
+    if tensor.numel() == 0 and tensor.ndim in (1, 2, 3) and len(tensor) == 0:
+        return torch.zeros(0, 1, 1)
+    if tensor.ndim != 3 or tensor.numel() == 0:
+        raise ValueError(f"masks have shape {tuple(tensor.shape)}; accepted: (H, W) or (N, H, W)")
+    if tensor.is_floating_point():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError("masks must be finite logits")
+    elif tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1) | (tensor == 255)).all()):
+        raise ValueError("masks of whole numbers must be 0 and 1 (or 0 and 255); give logits as floating point")
+    return tensor
+
+
+def _mask_tensor(mask: Any) -> Tensor:
+    if isinstance(mask, Tensor):
+        tensor = mask.detach().cpu()
+    else:
+        try:
+            array = np.asarray(mask)
+        except ValueError:
+            raise ValueError("masks are not all of one shape; accepted: (H, W) or (N, H, W)") from None
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"masks must be arrays of numbers, not {type(mask).__name__} of {array.dtype}")
+        # PyTorch takes neither read-only memory, negative strides nor the wider unsigned integers.
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64)
+        plain = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
+        tensor = torch.from_numpy(array if plain else array.astype(array.dtype.newbyteorder("=")).copy())
+    if tensor.is_complex():
+        raise TypeError("masks must be real numbers")
+    return tensor
+
+
+def _mask_logits(masks: Tensor, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int) -> Tensor:
+    """Mask prompts as the decoder takes them: logits (N, 1, S / 4, S / 4) float32.
+
+    A picture-shaped mask goes the way of its picture: resized (nearest), padded right and below with zeros, "not
+    known", and then bilinearly to S / 4. Low-resolution logits stay as they are.
+    """
+    low = image_size // 4
+    logits = masks.float()[:, None] if masks.is_floating_point() else ((masks != 0).float()[:, None] * 2 - 1)
+    if not masks.is_floating_point():
+        logits = logits * BINARY_LOGIT
+    if tuple(masks.shape[1:]) == (low, low):
+        return logits
+    height, width = resized_hw
+    resized = F.interpolate(logits, size=(height, width), mode="nearest")
+    padded = F.pad(resized, (0, image_size - width, 0, image_size - height))
+    return F.interpolate(padded, size=(low, low), mode="bilinear", align_corners=False)

@@ -1,0 +1,185 @@
+"""One picture and its prompts, or none, through the model to `Results`. No state is kept here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import Config
+from .everything import count_batches, generate_masks
+from .everything.small_regions import remove_small_regions
+from .masks import Masks
+from .models.sam_model import SamModel
+from .picture import Picture, Stopwatch
+from .postprocess import MaskRecord, MaskResizer
+from .prompts import Prompts
+from .results import Results
+from .runs import MaskRuns
+
+# Objects decoded before their masks become run lengths: with three masks each they hold 24 MiB of logits at an input of
+# 1024, and mask prompts of the picture's shape are resized through 4 MiB each.
+_BATCH = 32
+
+# Segment everything may take minutes on a CPU; a bar appears after this many seconds.
+_PATIENCE = 2.0
+
+Decoded = tuple[Tensor, Tensor, Tensor]
+
+
+def decode_prompts(
+    model: SamModel, picture: Picture, prompts: Prompts, multimask_output: bool, half: bool, watch: Stopwatch
+) -> Iterator[Decoded]:
+    """In parts: indices of the objects (K,), low-resolution logits (K, M, S / 4, S / 4), predicted IoU (K, M)."""
+    prompts.check_masks(picture.original_hw, model.image_size)
+    if len(prompts) == 0:
+        return
+    prepared = picture.prepared(model, half, watch)
+    device = model.device
+    for index, part in prompts.batches(_BATCH):
+        with watch.phase("inference", device), torch.no_grad():
+            inputs = part.to_model(picture.original_hw, picture.resized_hw(model), model.image_size)
+            inputs = {name: None if value is None else value.to(device) for name, value in inputs.items()}
+            low_res, predicted_iou = model.decode_prompts(prepared, **inputs, multimask_output=multimask_output)
+        yield index, low_res, predicted_iou
+
+
+def low_res_masks(
+    model: SamModel, picture: Picture, prompts: Prompts, multimask_output: bool, half: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Logits (C, S / 4, S / 4) and predicted IoU (C,), float32, object by object: C = N, or 3 N with several masks."""
+    per_object, side = 3 if multimask_output else 1, model.image_size // 4
+    logits = torch.empty(len(prompts), per_object, side, side, device=model.device)
+    scores = torch.empty(len(prompts), per_object, device=model.device)
+    for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, half, Stopwatch()):
+        logits[index.to(logits.device)] = low_res
+        scores[index.to(scores.device)] = predicted_iou
+    return logits.flatten(0, 1), scores.flatten()
+
+
+def resizer_for(model: SamModel, picture: Picture) -> MaskResizer:
+    """From the model's low-resolution logits to the picture's pixels."""
+    return MaskResizer(picture.resized_hw(model), picture.original_hw, model.image_size)
+
+
+def segment_prompts(
+    model: SamModel, picture: Picture, prompts: Prompts, multimask_output: bool, config: Config, watch: Stopwatch
+) -> Results:
+    """One mask per object, or three, of which those with a predicted IoU above `conf` stay."""
+    per_object = 3 if multimask_output else 1
+    resizer = resizer_for(model, picture)
+    kept: dict[int, tuple[float, MaskRecord]] = {}
+    for index, low_res, predicted_iou in decode_prompts(
+        model, picture, prompts, multimask_output, config.quantize == 16, watch
+    ):
+        with watch.phase("postprocess", model.device):
+            scores = predicted_iou.flatten()
+            chosen = (scores > config.conf).nonzero()[:, 0]
+            places = (index[:, None] * per_object + torch.arange(per_object)).flatten()[chosen.cpu()]
+            records = resizer.records(low_res.flatten(0, 1)[chosen])
+            kept.update(zip(places.tolist(), zip(scores[chosen].tolist(), records, strict=True), strict=True))
+    points = None
+    if prompts.points is not None:
+        objects = [index // per_object for index in sorted(kept)]
+        points = [prompts.points[index, : prompts.counts[index]] for index in objects]
+    return prompted_results(picture, kept, len(prompts) * per_object, model.device, points)
+
+
+def prompted_results(
+    picture: Picture,
+    kept: dict[int, tuple[float, MaskRecord]],
+    total: int,
+    device: torch.device,
+    points: list[Tensor] | None = None,
+) -> Results:
+    """Results of the masks that were kept, with their predicted IoU, by their index among all `total`: their class.
+
+    Without any mask to begin with `masks` is None; when none was kept, it is empty.
+    """
+    found = sorted(kept.items())
+    scores = torch.tensor([score for _, (score, _) in found], dtype=torch.float32, device=device)
+    records = [record for _, (_, record) in found]
+    rows = [[*record.box_xyxy, score, index] for index, (score, record) in found]
+    return Results(
+        picture.pixels,
+        picture.path,
+        {index: str(index) for index in range(total)},
+        torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 6),
+        Masks([record.rle for record in records], picture.original_hw, device=device) if total else None,
+        predicted_iou=scores,
+        stability_score=torch.tensor([record.stability_score for record in records], device=device),
+        point_coords=points,
+    )
+
+
+def generate_records(
+    model: SamModel, picture: Picture, config: Config, watch: Stopwatch, progress: bool = False
+) -> list[dict[str, Any]]:
+    """Segment everything: the records of `everything.generate_masks`."""
+    from tqdm import tqdm
+
+    options = config.generate_options(model)
+    device, half = model.device, config.quantize == 16
+    current: tuple[list[int], Any] | None = None
+
+    def decode(crop_box: list[int], points: Tensor) -> tuple[Tensor, Callable[[list[int], list[int]], Tensor]]:
+        nonlocal current
+        if current is None or current[0] != crop_box:
+            x1, y1, x2, y2 = crop_box
+            current = crop_box, picture.prepared_crop(model, (x1, y1, x2, y2), half, watch)
+        with watch.phase("inference", device):
+            labels = torch.ones(len(points), 1, dtype=torch.int64, device=device)
+            predicted_iou, logits = model.decode_points(current[1], points[:, None].to(device), labels)
+
+        def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:
+            with watch.phase("inference", device):
+                return logits(point_index, mask_index)
+
+        bar.update()
+        return predicted_iou, timed_logits
+
+    grid = ("points_stride", "points_batch_size", "crop_n_layers", "crop_overlap_ratio", "crop_downscale_factor")
+    batches = count_batches(picture.original_hw, **{key: options[key] for key in (*grid, "point_grids")})
+    with (
+        tqdm(
+            total=batches,
+            desc="segment everything",
+            unit="batch",
+            leave=False,
+            delay=_PATIENCE,
+            disable=None if progress else True,  # None: shown on a terminal only
+        ) as bar,
+        watch.phase("postprocess", device),
+    ):
+        return generate_masks(decode, picture.original_hw, **options, input_long_side=model.image_size)
+
+
+def segment_everything(
+    model: SamModel, picture: Picture, config: Config, watch: Stopwatch, progress: bool = False
+) -> Results:
+    """All masks of the picture, of which those with a predicted IoU above `conf` stay."""
+    records = generate_records(model, picture, config, watch, progress)
+    results = Results.from_dicts(picture.pixels, picture.path, records, device=model.device)
+    return results[[record["predicted_iou"] > config.conf for record in records]] if records else results
+
+
+def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:
+    """See `Predictor.remove_small_regions`."""
+    from . import ops
+
+    if masks.ndim != 3:
+        raise ValueError(f"masks have shape {tuple(masks.shape)}; accepted: (N, H, W)")
+    if len(masks) == 0:
+        return masks, torch.arange(0, device=masks.device)
+    height, width = masks.shape[1:]
+    cleaned, boxes, scores = [], [], []
+    for mask in (masks != 0).cpu().numpy():
+        runs, changed = remove_small_regions(MaskRuns.from_mask(mask), (height, width), min_area)
+        cleaned.append(torch.from_numpy(np.ascontiguousarray(runs.paint(0, 0, width, height))))
+        boxes.append(runs.box())
+        scores.append(float(not changed))
+    keep = ops.nms(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores), nms_thresh)
+    return torch.stack(cleaned)[keep].to(masks.device), keep.to(masks.device)

@@ -1,0 +1,47 @@
+"""sam_nano with the golden recipe's weights, and pictures for it: what the tests of the interface run on."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fastsam_core.models import registry
+from fastsam_core.models.sam_model import SamModel
+from golden_recipe import fill_state_dict
+from golden_recipe import test_image as rgb_picture
+
+# Recipe weights predict IoUs around zero: keep everything, and write and say nothing. A small input keeps tests quick.
+QUIET: dict[str, Any] = {"conf": -1e9, "save": False, "verbose": False, "imgsz": 128}
+# A handful of masks, whatever the weights.
+FEW: dict[str, Any] = {"points_stride": 2, "conf_thres": -1e9, "stability_score_thresh": -1}
+
+
+@cache
+def small_weights() -> dict[str, Tensor]:
+    """Made once, as drawing millions of numbers takes a while."""
+    return fill_state_dict(registry.build("sam_nano").state_dict())
+
+
+def small_model() -> SamModel:
+    """sam_nano, with an encoder that counts its pictures in `counts`."""
+    model = registry.build("sam_nano")
+    model.load_state_dict(small_weights())
+    model.eval()
+    counts = {"encoded": 0}
+    plain = model.encode_image
+
+    def encode_image(images: Tensor) -> Tensor:
+        counts["encoded"] += len(images)
+        return plain(images)
+
+    model.encode_image = encode_image  # type: ignore[method-assign]
+    model.counts = counts  # type: ignore[assignment]
+    return model
+
+
+def bgr_picture(height: int, width: int) -> np.ndarray:
+    """The recipe's picture as OpenCV would read it."""
+    return np.ascontiguousarray(rgb_picture(height, width)[..., ::-1])

@@ -1,0 +1,167 @@
+"""Options: defaults, aliases, checks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core._log import warn_once
+from fastsam_core.config import ALIASES, FIELDS, Config, unknown_option
+from fastsam_core.models import registry
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet() -> None:
+    warn_once.cache_clear()
+
+
+def test_defaults_are_those_of_the_interface() -> None:
+    config = Config()
+    assert (config.conf, config.iou, config.imgsz, config.device, config.save) == (0.25, 0.7, None, None, True)
+    assert config.generate_options(registry.build("mobile_sam")) == {
+        "points_stride": 32,
+        "points_batch_size": 64,
+        "conf_thres": 0.88,
+        "stability_score_thresh": 0.95,
+        "stability_score_offset": 1.0,
+        "box_nms_thresh": 0.7,
+        "crop_n_layers": 0,
+        "crop_nms_thresh": 0.7,
+        "crop_overlap_ratio": 512 / 1500,
+        "crop_downscale_factor": 1,
+        "point_grids": None,
+        "min_mask_region_area": 0,
+    }
+
+
+def test_thresholds_are_the_models_own_unless_given() -> None:
+    nano = registry.build("sam_nano")
+    nano.conf_thres, nano.stability_score_thresh = 0.1, 0.2
+    assert Config().generate_options(nano)["conf_thres"] == 0.1
+    given = Config().updated({"conf_thres": 0.3}).generate_options(nano)
+    assert (given["conf_thres"], given["stability_score_thresh"]) == (0.3, 0.2)
+
+
+def test_every_generate_option_is_an_argument_of_generate_masks() -> None:
+    import inspect
+
+    from fastsam_core.everything import generate_masks
+
+    accepted = inspect.signature(generate_masks).parameters
+    for key, value in Config().generate_options(registry.build("mobile_sam")).items():
+        assert accepted[key].default == value
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ({"half": True}, "quantize", 16),
+        ({"half": False}, "quantize", None),
+        ({"boxes": False}, "show_boxes", False),
+        ({"hide_labels": True}, "show_labels", False),
+        ({"hide_conf": True}, "show_conf", False),
+        ({"line_thickness": 3}, "line_width", 3),
+        ({"points_per_side": 8}, "points_stride", 8),
+        ({"points_per_batch": 9}, "points_batch_size", 9),
+        ({"pred_iou_thresh": 0.5}, "conf_thres", 0.5),
+        ({"box_nms_thresh": 0.6}, "iou", 0.6),
+        ({"crop_n_points_downscale_factor": 2}, "crop_downscale_factor", 2),
+    ],
+)
+def test_aliases(given: dict, key: str, value: object) -> None:
+    assert getattr(Config().updated(given), key) == value
+    assert set(given) <= set(ALIASES)
+
+
+def test_none_means_the_default() -> None:
+    assert Config(conf=0.9).updated({"conf": None}).conf == 0.25
+    assert Config().updated(dict.fromkeys(FIELDS)) == Config()
+
+
+def test_updating_leaves_the_original_alone() -> None:
+    config, options = Config(), {"conf": 0.5}
+    assert config.updated(options).conf == 0.5
+    assert config.conf == 0.25
+    assert options == {"conf": 0.5}
+
+
+@pytest.mark.parametrize("key", ["conf", "conf_thres", "stability_score_thresh"])
+@pytest.mark.parametrize("value", [-1e30, -3, 0, 2.5, np.float32(-0.25), np.int64(7)])
+def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
+    assert getattr(Config().updated({key: value}), key) == float(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"conf": float("nan")}, ValueError, "conf must be a finite number"),
+        ({"conf_thres": float("inf")}, ValueError, "conf_thres"),
+        ({"conf": "0.5"}, TypeError, "conf must be a number"),
+        ({"conf": True}, TypeError, "conf"),
+        ({"iou": 1.5}, ValueError, "from 0 to 1"),
+        ({"save": "yes"}, TypeError, "True or False"),
+        ({"save": 2}, TypeError, "True or False"),
+        ({"boxes": [1, 2, 3, 4]}, TypeError, "bboxes"),
+        ({"points_stride": 0}, ValueError, "at least 1"),
+        ({"points_stride": 2.0}, TypeError, "whole number"),
+        ({"quantize": 8}, ValueError, "16"),
+        ({"imgsz": (640, 480)}, ValueError, "square"),
+        ({"imgsz": 0}, ValueError, "imgsz"),
+        ({"imgsz": "1024"}, TypeError, "imgsz"),
+        ({"device": 1.5}, TypeError, "device"),
+        ({"project": 3}, TypeError, "project"),
+        ({"pointstride": 4}, TypeError, "points_stride"),
+        ({"bbox": [1, 2, 3, 4]}, TypeError, "bboxes"),
+        ({"points_stride": 4, "points_per_side": 4}, TypeError, "twice"),
+    ],
+)
+def test_refusals_name_the_option(options: dict, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        Config().updated(options)
+
+
+def test_assignment_is_checked_too() -> None:
+    config = Config()
+    config.conf = 0.5
+    assert config.conf == 0.5
+    with pytest.raises(ValueError, match="finite"):
+        config.conf = float("nan")
+    with pytest.raises(TypeError, match="did you mean conf"):
+        config.cnf = 0.5  # type: ignore[attr-defined]
+    assert config.conf == 0.5
+
+
+def test_imgsz_is_rounded_up_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert Config().updated({"imgsz": (512, 512)}).imgsz == 512
+    assert not caplog.records
+    assert Config().updated({"imgsz": 1001}).imgsz == 1008
+    assert "1008" in caplog.text
+
+
+def test_options_without_effect_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    Config().updated({"agnostic_nms": True, "retina_masks": True, "rect": False})
+    Config().updated({"agnostic_nms": True})
+    assert [record.message for record in caplog.records] == ["agnostic_nms has no effect on Segment Anything"]
+
+
+def test_unknown_option_without_neighbours() -> None:
+    assert unknown_option("zzzzzz") == "unknown option 'zzzzzz'"
+
+
+def test_select_device() -> None:
+    from fastsam_core.device import select_device
+
+    assert select_device("cpu") == select_device(torch.device("cpu")) == torch.device("cpu")
+    there = torch.cuda.is_available()
+    assert select_device("").type == select_device(None).type == ("cuda" if there else "cpu")
+    assert select_device(None, current=torch.device("cuda:7")) == torch.device("cuda:7")
+    for missing in ("cuda:99", 99, "99,3"):
+        with pytest.raises(ValueError, match="CUDA devices"):
+            select_device(missing)
+    with pytest.raises(ValueError, match="not a device"):
+        select_device("gpu")
+    with pytest.raises(ValueError, match="not supported"):
+        select_device("meta")
+    with pytest.raises(TypeError):
+        select_device(True)

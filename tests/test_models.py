@@ -1,0 +1,205 @@
+"""Properties of the networks that the golden numbers don't show."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastsam_core.models import registry
+from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, relative_positions
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.models.windows import partition, unpartition
+from tensor_sizes import LargestTensor
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Random values everywhere, so that no zero-initialised table hides a mistake."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def nano() -> SamModel:
+    model = randomised(registry.build("sam_nano"))
+    assert isinstance(model, SamModel)
+    model.set_image_size(128)
+    return model
+
+
+@pytest.fixture(scope="module")
+def embedding(nano: SamModel) -> Tensor:
+    return torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # Meta's three counts are published; MobileSAM's is its checkpoint's less the classifier.
+    [("sam_b", 93_735_472), ("sam_l", 312_342_832), ("sam_h", 641_090_608)],
+)
+def test_parameter_counts(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = registry.build(name)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model.name == name
+    assert model.image_size == 1024
+
+
+def test_unknown_model_suggests_a_name() -> None:
+    with pytest.raises(ValueError, match="did you mean 'sam_b'"):
+        registry.build("sam_bb")
+
+
+def test_windows_round_trip_and_padding() -> None:
+    x = torch.randn(2, 5, 7, 3)
+    padding = torch.tensor([10.0, 20.0, 30.0])
+    windows = partition(x, 4, padding)
+    assert windows.shape == (2 * 2 * 2, 4, 4, 3)
+    torch.testing.assert_close(unpartition(windows, 5, 7), x)
+    # The last window of a picture: rows 4.., columns 4..; only its first row and three columns are real.
+    torch.testing.assert_close(windows[3, 1:], padding.expand(3, 4, 3))
+    torch.testing.assert_close(windows[3, 0, 3], padding)
+
+
+def attention_reference(attn: Attention, x: Tensor) -> Tensor:
+    """The textbook form: pad, cut windows, and add the whole N x N bias."""
+    height, width = x.shape[1:3]
+    windows = partition(x, attn.window_size, torch.zeros(x.shape[-1])) if attn.window_size else x
+    side_h, side_w = windows.shape[1:3]
+    q, k, v = attn.qkv(windows).flatten(1, 2).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    table_h, table_w = relative_positions(attn.rel_pos_h, side_h), relative_positions(attn.rel_pos_w, side_w)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    for a, b in itertools.product(range(side_h * side_w), repeat=2):
+        (ya, xa), (yb, xb) = divmod(a, side_w), divmod(b, side_w)
+        scores[:, :, a, b] += q[:, :, a] @ table_h[ya, yb] + q[:, :, a] @ table_w[xa, xb]
+    out = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2).unflatten(1, (side_h, side_w))
+    return attn.proj(unpartition(out, height, width) if attn.window_size else out)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("grid", [6, 8], ids=["resampled", "learnt"])
+@torch.no_grad()
+def test_attention_equals_the_textbook(window: int, grid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsam_core.models.image_encoder._BIAS_BLOCK_ELEMENTS", 500)  # several blocks of rows
+    attn = randomised(Attention(12, 3, window_size=window, grid=window or 8))
+    assert isinstance(attn, Attention)
+    x = torch.randn(2, grid, grid, 12)
+    torch.testing.assert_close(attn(x), attention_reference(attn, x))
+
+
+@torch.no_grad()
+def test_global_attention_never_holds_a_full_matrix() -> None:
+    encoder = ImageEncoderViT(16, 1, 2, (0,), out_channels=8).eval()
+    with LargestTensor() as largest:
+        encoder(torch.zeros(1, 3, 1024, 1024))
+    tokens = 64 * 64
+    assert 3 * 1024 * 1024 <= largest.numel < 2 * tokens * tokens / 4  # 2 heads x N x N
+
+
+def test_gradients_reach_every_parameter(nano: SamModel) -> None:
+    embedding = nano.encode_image(torch.randn(1, 3, 128, 128))
+    points, labels = torch.full((2, 1, 2), 60.0), torch.tensor([[1], [0]])
+    logits, iou = nano.decode_prompts(embedding, points, labels, multimask_output=True)
+    single, _ = nano.decode_prompts(embedding, boxes=torch.tensor([[10.0, 10.0, 90.0, 90.0]]))
+    (logits.square().mean() + iou.square().mean() + single.square().mean()).backward()
+    untouched = {name for name, p in nano.named_parameters() if p.grad is None or not p.grad.any()}
+    nano.zero_grad(set_to_none=True)
+    assert {name for name in untouched if "mask_downscaling" not in name} == set()
+
+
+@pytest.mark.parametrize("clicks", [1, 3])
+@pytest.mark.parametrize("boxes", [False, True])
+@pytest.mark.parametrize("count", [1, 9])
+def test_folded_decoder_equals_plain(nano: SamModel, embedding: Tensor, clicks: int, boxes: bool, count: int) -> None:
+    points = torch.rand(count, clicks, 2) * 128
+    labels = torch.randint(-1, 2, (count, clicks))
+    box = torch.rand(count, 4) * 128 if boxes else None
+    plain = nano.decode_prompts(embedding, points, labels, box, multimask_output=True)
+    with torch.no_grad():
+        folded = nano.decode_prompts(embedding, points, labels, box, multimask_output=True)
+    for a, b in zip(plain, folded, strict=True):
+        torch.testing.assert_close(a.detach(), b, rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_are_independent(nano: SamModel, embedding: Tensor) -> None:
+    points, labels = torch.rand(11, 2, 2) * 128, torch.ones(11, 2)
+    with torch.no_grad():
+        logits, iou = nano.decode_prompts(embedding, points, labels)
+        for i in (0, 4, 10):
+            alone, alone_iou = nano.decode_prompts(embedding, points[i : i + 1], labels[i : i + 1])
+            torch.testing.assert_close(logits[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(iou[i : i + 1], alone_iou, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_clicks_change_nothing_but_their_token(nano: SamModel, embedding: Tensor) -> None:
+    """Two label -1 clicks anywhere give the same masks: where a missing click lies doesn't matter."""
+    labels = torch.tensor([[1, -1]])
+    with torch.no_grad():
+        a, _ = nano.decode_prompts(embedding, torch.tensor([[[30.0, 40.0], [0.0, 0.0]]]), labels)
+        b, _ = nano.decode_prompts(embedding, torch.tensor([[[30.0, 40.0], [99.0, 7.0]]]), labels)
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_decode_points_gives_the_chosen_masks(nano: SamModel, embedding: Tensor) -> None:
+    points, labels = torch.rand(10, 1, 2) * 128, torch.ones(10, 1)
+    with torch.no_grad():
+        every, every_iou = nano.decode_prompts(embedding, points, labels, multimask_output=True)
+    iou, logits = nano.decode_points(embedding, points, labels)
+    torch.testing.assert_close(iou, every_iou)
+    chosen = logits([7, 0, 7, 3], torch.tensor([2, 1, 0, 2]))
+    torch.testing.assert_close(chosen, every[[7, 0, 7, 3], [2, 1, 0, 2]], rtol=1e-4, atol=1e-5)
+    assert logits([], []).shape == (0, 32, 32)
+
+
+def test_many_clicks_take_the_plain_path(nano: SamModel, embedding: Tensor) -> None:
+    points, labels = torch.rand(2, 30, 2) * 128, torch.ones(2, 30)
+    with torch.no_grad():
+        logits, iou = nano.decode_prompts(embedding, points, labels)
+    plain, plain_iou = nano.decode_prompts(embedding, points, labels)
+    torch.testing.assert_close(logits, plain.detach())
+    torch.testing.assert_close(iou, plain_iou.detach())
+
+
+def test_wrong_shapes_are_explained(nano: SamModel, embedding: Tensor) -> None:
+    with pytest.raises(ValueError, match="takes \\(B, 3, 128, 128\\)"):
+        nano.encode_image(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="takes \\(1, 128, 8, 8\\)"):
+        nano.prepare(torch.zeros(1, 128, 4, 4))
+    with pytest.raises(ValueError, match="no prompt"):
+        nano.decode_prompts(embedding)
+    with pytest.raises(ValueError, match="different numbers of objects"):
+        nano.decode_prompts(embedding, torch.zeros(2, 1, 2), torch.ones(2, 1), torch.zeros(3, 4))
+    for size in (0, 100, -16, 64.0, True):
+        with pytest.raises(ValueError, match="multiple of 16"):
+            nano.set_image_size(size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["mobile_sam", "sam_nano"])
+def test_other_input_sizes(name: str) -> None:
+    model = registry.build(name).eval()
+    keys = set(model.state_dict())
+    with torch.no_grad():
+        for size in (96, 240):
+            model.set_image_size(size)
+            embedding = model.encode_image(torch.zeros(1, 3, size, size))
+            logits, _ = model.decode_prompts(embedding, boxes=torch.tensor([[1.0, 2.0, 30.0, 40.0]]))
+            assert logits.shape == (1, 1, size // 4, size // 4)
+    assert set(model.state_dict()) == keys
+
+
+@torch.no_grad()
+def test_vit_takes_other_input_sizes() -> None:
+    encoder = ImageEncoderViT(16, 2, 2, (1,), image_size=128, window_size=3, out_channels=8).eval()
+    assert encoder(torch.zeros(1, 3, 128, 128)).shape == (1, 8, 8, 8)
+    assert encoder(torch.zeros(2, 3, 80, 80)).shape == (2, 8, 5, 5)
+
+
+def test_empty_prompts_give_empty_results(nano: SamModel, embedding: Tensor) -> None:
+    logits, iou = nano.decode_prompts(embedding, boxes=torch.zeros(0, 4), multimask_output=True)
+    assert logits.shape == (0, 3, 32, 32)
+    assert iou.shape == (0, 3)

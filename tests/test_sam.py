@@ -1,0 +1,197 @@
+"""SAM: loading, info, calls, moving, and what it doesn't do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastsam_core
+from fastsam_core import SAM, Predictor
+from fastsam_core.models.registry import MODELS
+from fastsam_core.models.sam_model import SamModel
+from small_model import FEW, QUIET, bgr_picture, small_model, small_weights
+
+CALL = {key: value for key, value in QUIET.items() if key != "save"}
+BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
+
+
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    return small_model()
+
+
+@pytest.fixture
+def sam(model: SamModel) -> SAM:
+    return SAM(model)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Recipe weights under a name that says nothing."""
+    path = tmp_path / "checkpoint.pt"
+    torch.save(small_weights(), path)
+    return path
+
+
+def test_weights_are_loaded_at_once(checkpoint: Path) -> None:
+    sam = SAM(str(checkpoint))
+    assert isinstance(sam.model, SamModel) and not sam.model.training
+    assert sam.device == torch.device("cpu") and sam.task == "segment" and sam.predictor is None
+    assert sam.model_name == sam.ckpt_path == str(checkpoint)
+    for part in ("image_encoder", "prompt_encoder", "mask_decoder"):
+        assert getattr(sam, part) is getattr(sam.model, part)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        sam.no_such_thing  # noqa: B018
+    assert "sam_nano" in repr(sam)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        SAM(tmp_path / "missing.pt")
+    for wrong in (None, 3):
+        with pytest.raises(TypeError, match="checkpoint"):
+            SAM(wrong)  # type: ignore[arg-type]
+
+
+def test_info(sam: SAM, capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = sum(value.numel() for value in sam.model.parameters())
+    layers = sum(1 for module in sam.model.modules() if not list(module.children()))
+    assert sam.info() == (layers, parameters, parameters, 0.0)
+    assert capsys.readouterr().out == (
+        f"Model summary: {layers:,} layers, {parameters:,} parameters, {parameters:,} gradients\n"
+    )
+    assert sam.info(verbose=False) is None
+    assert capsys.readouterr().out == ""
+    sam.info(detailed=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(list(sam.model.parameters())) + 2
+    assert "mask_decoder.iou_token.weight" in "\n".join(lines)
+
+
+def test_calls_give_the_predictors_results(sam: SAM, model: SamModel) -> None:
+    picture = bgr_picture(48, 64)
+    direct = Predictor(overrides={"model": model, **QUIET})
+    for prompts in (
+        {"bboxes": BOXES},
+        {"points": [30, 20], "labels": [1]},
+        {"points": [30, 20], "multimask_output": True},
+        {"masks": np.ones((48, 64), bool)},
+        FEW,
+    ):
+        expected = direct(picture, **prompts)[0]
+        assert len(expected) > 0
+        for call in (sam, sam.predict):
+            assert call(picture, **prompts, **CALL)[0].masks.rle == expected.masks.rle
+    assert isinstance(sam.predictor, Predictor)
+
+
+def test_positional_arguments(sam: SAM) -> None:
+    picture = bgr_picture(48, 64)
+    sam.overrides.update(CALL)
+    assert len(sam(picture, False, BOXES)[0]) == 2
+    assert len(sam(picture, False, None, [30, 20], [1])[0]) == 1
+    stream = sam([picture] * 2, True, BOXES)
+    assert not isinstance(stream, list) and [len(result) for result in stream] == [2, 2]
+
+
+def test_nothing_is_written_by_default(sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sam(bgr_picture(48, 64), bboxes=BOXES, **CALL)
+    assert list(tmp_path.iterdir()) == []
+    sam(bgr_picture(48, 64), bboxes=BOXES, **CALL, save=True)
+    assert (tmp_path / "runs" / "segment" / "predict" / "image0.jpg").is_file()
+
+
+def test_options_of_a_call_are_its_own(sam: SAM) -> None:
+    picture = bgr_picture(48, 64)
+    assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
+    assert sam.predictor is not None and sam.predictor.args.conf == 0.25
+    assert len(sam(picture, bboxes=BOXES, **{**CALL, "conf": 1e9})[0]) == 0
+    assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
+    sam.overrides["conf"] = 1e9
+    assert len(sam(picture, bboxes=BOXES, verbose=False, imgsz=128)[0]) == 0
+
+
+def test_the_models_own_input_size_is_the_default(checkpoint: Path) -> None:
+    sam = SAM(checkpoint)
+    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], verbose=False)
+    assert sam.model.image_size == MODELS["sam_nano"].image_size
+    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], imgsz=128, verbose=False)
+    assert sam.model.image_size == 128
+    sam(bgr_picture(30, 40), bboxes=[], verbose=False)
+    assert sam.model.image_size == MODELS["sam_nano"].image_size
+
+
+def test_unknown_options_are_refused(sam: SAM) -> None:
+    with pytest.raises(TypeError, match="did you mean bboxes"):
+        sam(bgr_picture(30, 40), bbox=[1, 2, 3, 4])
+    with pytest.raises(ValueError, match="finite"):
+        sam(bgr_picture(30, 40), bboxes=[1, 2, 3, float("nan")])
+
+
+def test_without_a_source_the_bundled_pictures_are_used(
+    sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "sample.png"), bgr_picture(30, 40))
+    monkeypatch.setattr(fastsam_core, "ASSETS", tmp_path, raising=False)
+    results = sam(bboxes=[1, 2, 20, 20], **CALL)
+    assert [Path(result.path).name for result in results] == ["sample.png"]
+    assert "no source given" in caplog.text
+
+
+def test_callbacks(sam: SAM) -> None:
+    seen: list[Any] = []
+    sam.add_callback("on_predict_end", seen.append)
+    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)
+    assert seen == [sam.predictor]
+    sam.clear_callback("on_predict_end")
+    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)
+    sam.add_callback("on_predict_start", seen.append)
+    sam.reset_callbacks()
+    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)
+    assert len(seen) == 1
+    for method in (lambda: sam.add_callback("on_predict", print), lambda: sam.clear_callback("on_predict")):
+        with pytest.raises(ValueError, match="on_predict_start"):
+            method()
+
+
+def test_moving(sam: SAM) -> None:
+    assert sam.to("cpu") is sam and sam.cpu() is sam and sam.eval() is sam.model
+    assert sam.half() is sam and sam.overrides == {"quantize": 16}
+    assert {value.dtype for value in sam.parameters()} == {torch.float32}, "weights stay as they are"
+    assert sam.float() is sam and sam.overrides == {}
+    assert sam.to(torch.float16).overrides == {"quantize": 16} and sam.to(dtype=torch.float32).overrides == {}
+    with pytest.raises(ValueError, match="float16"):
+        sam.to(torch.float64)
+
+
+@pytest.mark.parametrize("name", ["train", "val", "export"])
+def test_what_it_does_not_do(sam: SAM, name: str) -> None:
+    with pytest.raises(NotImplementedError, match="predicts only"):
+        getattr(sam, name)(data="coco.yaml")
+
+
+def test_copies_and_pickles(checkpoint: Path) -> None:
+    sam = SAM(checkpoint)
+    expected = sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle
+    for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
+        assert other.predictor.model is other.model is not sam.model
+        assert other(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle == expected
+
+
+def test_compatible_import_paths() -> None:
+    from fastsam_core.models import sam as module
+    from fastsam_core.models.sam import SAM as OtherSAM
+    from fastsam_core.models.sam import Predictor as SAMPredictor
+
+    assert OtherSAM is SAM and SAMPredictor is Predictor
+    with pytest.raises(AttributeError):
+        module.SAM3  # noqa: B018

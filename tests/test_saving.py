@@ -1,0 +1,156 @@
+"""What runs write: folders, pictures, videos, labels, crops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastsam_core import Predictor
+from fastsam_core.config import Config
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.saving import run_folder
+from small_model import QUIET, bgr_picture, small_model
+
+BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
+
+
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    return small_model()
+
+
+@pytest.fixture(autouse=True)
+def inside_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def predictor(model: SamModel) -> Predictor:
+    """As used directly: it saves."""
+    return Predictor(overrides={"model": model, **QUIET, "save": True})
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def make_video(path: Path, count: int = 4) -> Path:
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 8, (64, 48))
+    for i in range(count):
+        writer.write(np.roll(bgr_picture(48, 64), 4 * i, axis=1))
+    writer.release()
+    return path
+
+
+def test_run_folders_are_numbered(tmp_path: Path) -> None:
+    base = tmp_path / "runs" / "segment"
+    assert [run_folder(Config()).relative_to(base).name for _ in range(3)] == ["predict", "predict-2", "predict-3"]
+    assert run_folder(Config(exist_ok=True)) == base / "predict"
+    assert run_folder(Config(project="trees", name="oak")) == base / "trees" / "oak"
+    assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x"
+    assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x-2"
+
+
+def test_a_predictor_has_one_folder(predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cv2
+
+    picture = bgr_picture(48, 64)
+    result = predictor(picture, bboxes=BOXES)[0]
+    folder = tmp_path / "runs" / "segment" / "predict"
+    assert result.save_dir == str(folder) == str(predictor.save_dir)
+    assert files(folder) == ["image0.jpg"]
+    assert str(folder) in capsys.readouterr().err
+    drawn = cv2.imread(str(folder / "image0.jpg"))
+    assert drawn.shape == picture.shape and np.abs(drawn.astype(int) - picture).mean() > 3
+    predictor.set_image(picture)
+    predictor(points=[3, 4])
+    assert files(tmp_path / "runs") == ["segment/predict/image0.jpg"], "the latest result stands"
+    predictor(picture, bboxes=BOXES, name="other")
+    assert files(tmp_path / "runs") == ["segment/other/image0.jpg", "segment/predict/image0.jpg"]
+
+
+def test_nothing_is_written_unless_asked(model: SamModel, tmp_path: Path) -> None:
+    result = Predictor(overrides={"model": model, **QUIET})(bgr_picture(48, 64), bboxes=BOXES)[0]
+    assert list(tmp_path.iterdir()) == [] and result.save_dir is None
+
+
+def test_pictures_of_one_stem_don_t_overwrite_each_other(predictor: Predictor, tmp_path: Path) -> None:
+    import cv2
+
+    sources = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "b" / "X.bmp"]
+    for source in sources:
+        source.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(source), bgr_picture(24, 32))
+    predictor(sources, bboxes=BOXES[0], save_txt=True)
+    assert predictor.save_dir is not None
+    names = ["X-3", "x", "x-2"]
+    assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
+
+
+def test_labels_and_crops(predictor: Predictor, tmp_path: Path) -> None:
+    options = {"save": False, "save_txt": True, "save_conf": True, "save_crop": True}
+    result = predictor(bgr_picture(48, 64), bboxes=BOXES, **options)[0]
+    assert predictor.save_dir is not None
+    label = predictor.save_dir / "labels" / "image0.txt"
+    rows = label.read_text().splitlines()
+    assert [row.split()[0] for row in rows] == ["0", "1"]
+    assert float(rows[0].split()[-1]) == pytest.approx(float(result.predicted_iou[0]), rel=1e-4)
+    predictor(bgr_picture(48, 64), bboxes=BOXES, **options)
+    assert label.read_text().splitlines() == rows, "replaced, not appended to"
+    crops = [name for name in files(predictor.save_dir) if name.startswith("crops")]
+    assert crops == ["crops/0/image0-2.jpg", "crops/0/image0.jpg", "crops/1/image0-2.jpg", "crops/1/image0.jpg"]
+    predictor(bgr_picture(48, 64), bboxes=[], save=False, save_txt=True)
+    assert not label.exists(), "no objects, no file"
+
+
+def test_videos(predictor: Predictor, tmp_path: Path) -> None:
+    import cv2
+
+    make_video(tmp_path / "film.avi")
+    results = predictor(tmp_path / "film.avi", bboxes=BOXES[0], stream=True, save_txt=True, save_frames=True)
+    assert sum(1 for _ in results) == 4
+    assert predictor.save_dir is not None
+    assert files(predictor.save_dir) == [
+        "film.avi",
+        *(f"film_frames/film_{i}.jpg" for i in range(4)),
+        *(f"labels/film_{i}.txt" for i in range(4)),
+    ]
+    capture = cv2.VideoCapture(str(predictor.save_dir / "film.avi"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and capture.get(cv2.CAP_PROP_FPS) == 8
+    capture.release()
+
+
+def test_a_video_left_early_is_whole_so_far(predictor: Predictor, tmp_path: Path) -> None:
+    import cv2
+
+    make_video(tmp_path / "film.avi")
+    results = predictor(tmp_path / "film.avi", bboxes=BOXES[0], stream=True)
+    next(results)
+    next(results)
+    assert predictor.save_dir is not None
+    results.close()
+    assert files(predictor.save_dir) == ["film.avi"]
+    capture = cv2.VideoCapture(str(predictor.save_dir / "film.avi"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 2
+    capture.release()
+
+
+def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    make_video(folder / "a.avi", 2)
+    make_video(folder / "b.avi", 3)
+    results = predictor(folder, bboxes=BOXES[0], stream=True)
+    assert [Path(result.path).name for result in results] == ["a.avi"] * 2 + ["b.avi"] * 3
+    assert predictor.save_dir is not None
+    assert files(predictor.save_dir) == ["a.avi", "b.avi"]
+
+
+def test_set_image_refuses_a_video(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="video"):
+        predictor.set_image(make_video(tmp_path / "film.avi"))

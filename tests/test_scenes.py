@@ -1,0 +1,252 @@
+"""Generated scenes: exact, disjoint, repeatable labels, and textures that are made once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastsam_core.train.layouts import LAYOUTS
+from fastsam_core.train.painter import Finish, Painter, Placed
+from fastsam_core.train.scenes import Scene, make_scene
+from fastsam_core.train.shapes import Piece, bent, box, ellipse, fit, simple_shape, stroke
+from fastsam_core.train.textures import TexturePool, colour_map
+from fastsam_core.train.things import any_shape, upright_shape
+
+
+@pytest.fixture(scope="module")
+def pool() -> TexturePool:
+    return TexturePool(size=128, count=24, seed=3)
+
+
+@pytest.fixture(scope="module")
+def scenes(pool: TexturePool) -> list[Scene]:
+    return [make_scene(np.random.default_rng([11, seed]), 128, pool) for seed in range(48)]
+
+
+@pytest.mark.parametrize("size", [32, 100, 256])
+def test_a_scene_has_the_promised_arrays(pool: TexturePool, size: int) -> None:
+    scene = make_scene(np.random.default_rng(0), size, pool)
+    assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
+    assert scene.image.flags.c_contiguous and scene.image.flags.writeable
+    for names in (scene.labels, scene.parts):
+        assert names.shape == (size, size) and names.dtype == np.int32
+    assert scene.part_owner.dtype == np.int32 and scene.part_owner[0] == 0
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_the_same_generator_gives_the_same_scene(pool: TexturePool, layout: str) -> None:
+    first, second = (make_scene(np.random.default_rng(5), 96, pool, layout=layout) for _ in range(2))
+    for name in ("image", "labels", "parts", "part_owner"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    other = make_scene(np.random.default_rng(6), 96, pool, layout=layout)
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_a_scene_leaves_numpys_global_generator_alone(pool: TexturePool) -> None:
+    np.random.seed(1)
+    expected = np.random.random(3)
+    np.random.seed(1)
+    make_scene(np.random.default_rng(5), 64, pool)
+    np.testing.assert_array_equal(np.random.random(3), expected)
+
+
+def test_objects_and_parts_are_numbered_without_gaps(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for names in (scene.labels, scene.parts):
+            present = np.unique(names[names > 0])
+            np.testing.assert_array_equal(present, np.arange(1, len(present) + 1))
+        assert len(scene.part_owner) == scene.parts.max() + 1
+
+
+def test_every_part_lies_inside_its_object(scenes: list[Scene]) -> None:
+    checked = 0
+    for scene in scenes:
+        for part in range(1, len(scene.part_owner)):
+            owners = np.unique(scene.labels[scene.parts == part])
+            assert owners.tolist() == [scene.part_owner[part]]
+            checked += 1
+    assert checked > 100
+
+
+def test_no_part_repeats_its_object(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for part, owner in enumerate(scene.part_owner[1:], start=1):
+            assert np.count_nonzero(scene.parts == part) < 0.92 * np.count_nonzero(scene.labels == owner)
+
+
+def test_masks_list_objects_then_parts_above_the_area(scenes: list[Scene]) -> None:
+    for scene in scenes[:20]:
+        masks = scene.masks(0.01)
+        objects = [scene.labels == k for k in range(1, scene.labels.max() + 1)]
+        parts = [scene.parts == k for k in range(1, scene.parts.max() + 1)]
+        expected = [mask for mask in objects + parts if mask.mean() >= 0.01]
+        assert len(masks) == len(expected)
+        assert all(
+            mask.dtype == bool and np.array_equal(mask, want) for mask, want in zip(masks, expected, strict=True)
+        )
+        assert len(scene.masks(0.0)) == len(objects) + len(parts)
+        assert scene.masks(1.1) == []
+
+
+def test_sizes_and_numbers_of_objects_are_spread(scenes: list[Scene]) -> None:
+    shares = np.concatenate([np.bincount(scene.labels.ravel())[1:] / scene.labels.size for scene in scenes])
+    counts = np.array([scene.labels.max() for scene in scenes])
+    assert shares.max() > 0.3 and np.median(shares) < 0.06 and np.mean(shares > 0.01) > 0.5
+    assert counts.min() >= 1 and counts.max() >= 15 and len(np.unique(counts)) > 8
+    assert all(np.bincount(scene.labels.ravel())[1:].max() >= 0.02 * scene.labels.size for scene in scenes)
+    background = np.mean([np.mean(scene.labels == 0) for scene in scenes])
+    assert 0.2 < background < 0.8
+
+
+def test_pictures_are_neither_dark_nor_empty(scenes: list[Scene]) -> None:
+    means = np.array([scene.image.mean() for scene in scenes])
+    assert 60 < means.mean() < 180 and np.mean((means > 20) & (means < 235)) > 0.9
+    assert all(scene.image.std() > 5 for scene in scenes)
+
+
+@pytest.mark.parametrize("size", [0, -3, 31, 64.0, "64"])
+def test_a_bad_size_is_refused(pool: TexturePool, size: object) -> None:
+    with pytest.raises(ValueError, match="size"):
+        make_scene(np.random.default_rng(0), size, pool)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("objects", [(0, 3), (5, 4), (-1, 2)])
+def test_a_bad_range_of_objects_is_refused(pool: TexturePool, objects: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="objects"):
+        make_scene(np.random.default_rng(0), 64, pool, objects=objects)
+
+
+def test_an_unknown_layout_is_refused_with_the_known_ones(pool: TexturePool) -> None:
+    with pytest.raises(ValueError, match="scatter"):
+        make_scene(np.random.default_rng(0), 64, pool, layout="underwater")
+
+
+# Painting -------------------------------------------------------------------------------------------------------------
+
+
+def _painter(pool: TexturePool, size: int = 64) -> Painter:
+    return Painter(np.full((size, size, 3), 0.5, np.float32), pool, np.random.default_rng(0))
+
+
+def _square(left: float, top: float, side: float) -> Placed:
+    matrix = np.array([[side / 2, 0, left + side / 2], [0, side / 2, top + side / 2]], np.float32)
+    return Placed(fit([Piece.of([box(-1, -1, 1, 1)])]), matrix, Finish(shadow=0.6, lift=0.2, edge=0.3), pliable=False)
+
+
+def test_later_objects_cover_earlier_ones_and_shadows_are_not_labelled(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    before = painter.image.copy()
+    painter.paint(_square(8, 8, 24))
+    painter.paint(_square(20, 20, 24))
+    expected = np.zeros((64, 64), np.int32)
+    expected[8:32, 8:32] = 1
+    expected[20:44, 20:44] = 2
+    # OpenCV's polygons take in the pixels that their outline touches.
+    assert np.mean(painter.labels != expected) < 0.03
+    assert np.all(painter.labels[21:43, 21:43] == 2)
+    darkened = (painter.image < before - 0.02).all(axis=2) & (painter.labels == 0)
+    assert np.count_nonzero(darkened) > 20
+
+
+def test_an_object_outside_of_the_picture_is_no_object(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    painter.paint(_square(200, -300, 24))
+    painter.paint(_square(-23.9, 4, 24))
+    assert painter.objects == 0 and not painter.labels.any()
+
+
+def test_a_hole_shows_what_is_behind(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    ring = fit([Piece.of([ellipse()], [ellipse(rx=0.5, ry=0.5)])])
+    painter.paint(Placed(ring, np.array([[24, 0, 32], [0, 24, 32]], np.float32), Finish(), pliable=False))
+    assert painter.labels[32, 32] == 0 and painter.labels[32, 50] == 1
+    assert np.count_nonzero(painter.labels) == pytest.approx(np.pi * (24**2 - 12**2), rel=0.06)
+
+
+def test_a_clipped_part_stays_within_the_silhouette(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    pieces = [Piece.of([ellipse()]), Piece.of([box(-3, -0.2, 3, 0.2)], slot=1, part=True, clip=True)]
+    painter.paint(Placed(fit(pieces), np.array([[20, 0, 32], [0, 20, 32]], np.float32), Finish(), pliable=False))
+    assert painter.parts[32, 32] == 1 and painter.parts[32, 5] == 0 and painter.parts[20, 32] == 0
+    assert not np.any(painter.parts[painter.labels == 0])
+    assert painter.owners == [0, 1]
+
+
+# Shapes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [simple_shape, upright_shape, any_shape])
+def test_shapes_are_centred_finite_and_of_unit_extent(make: object) -> None:
+    for seed in range(60):
+        shape = make(np.random.default_rng(seed))  # type: ignore[operator]
+        silhouette = np.concatenate([piece.outline_points for piece in shape.pieces if not piece.clip])
+        assert np.isfinite(silhouette).all() and silhouette.dtype == np.float32
+        np.testing.assert_allclose(np.abs(silhouette).max(), 1.0, atol=1e-3)
+        np.testing.assert_allclose(silhouette.max(axis=0), shape.half, atol=1e-3)
+        np.testing.assert_allclose(silhouette.min(axis=0), -np.array(shape.half), atol=1e-3)
+        assert 0 < shape.area <= 4.6
+        moved = bent(np.random.default_rng(seed), shape, 0.05)
+        drift = np.concatenate([a.points - b.points for a, b in zip(moved.pieces, shape.pieces, strict=True)])
+        assert 0 < np.abs(drift).max() <= 0.075 + 1e-6
+
+
+def test_the_area_of_a_disc_and_of_a_stroke() -> None:
+    assert fit([Piece.of([ellipse()])]).area == pytest.approx(np.pi, rel=0.06)
+    bar = fit([Piece.of(stroke([(0, 0), (9, 0)], 0.5))])  # 10 long and 1 wide, so 2 by 0.2 when fitted
+    assert bar.half == pytest.approx((1.0, 0.1), abs=0.01)
+    assert bar.area == pytest.approx(0.4, rel=0.3)
+
+
+# Textures -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_is_a_function_of_its_seed_and_makes_its_textures_once(pool: TexturePool) -> None:
+    again, other = TexturePool(size=128, count=24, seed=3), TexturePool(size=128, count=24, seed=4)
+    first = pool.sample(np.random.default_rng(1), 80)
+    np.testing.assert_array_equal(first, again.sample(np.random.default_rng(1), 80))
+    np.testing.assert_array_equal(first, pool.sample(np.random.default_rng(1), 80))
+    assert not np.array_equal(first, other.sample(np.random.default_rng(1), 80))
+    assert len(pool) == 24
+
+
+@pytest.mark.parametrize("size", [1, 50, 128, 300])
+def test_samples_are_colours_of_the_asked_size(pool: TexturePool, size: int) -> None:
+    for seed in range(8):
+        texture = pool.sample(np.random.default_rng(seed), size)
+        assert texture.shape == (size, size, 3) and texture.dtype == np.float32
+        assert texture.min() >= 0.0 and texture.max() <= 1.0
+
+
+def test_textures_range_from_flat_to_strong(pool: TexturePool) -> None:
+    spread = [pool.sample(np.random.default_rng(seed), 64).std(axis=(0, 1)).max() for seed in range(80)]
+    assert min(spread) < 0.02 and max(spread) > 0.15
+
+
+def test_every_kind_of_texture_uses_its_range() -> None:
+    pool = TexturePool(size=64, count=60, seed=0)
+    ramp = colour_map(np.random.default_rng(0), np.full(3, 0.5, np.float32), 0.1)
+    assert ramp.shape == (256, 3) and ramp.dtype == np.float32
+    for index in range(60):
+        material = pool.material(
+            np.random.default_rng(index), colour=np.full(3, 0.5, np.float32), contrast=0.5, zoom=1.0
+        )
+        painted = pool.paint(type(material)(index, 0.0, 1.0, material.lut), np.random.default_rng(0), 64, 64)
+        assert np.isfinite(painted).all() and np.ptp(painted) > 0.01
+
+
+@pytest.mark.parametrize("size", [64, 256, 700])
+def test_grain_is_standard_normal_at_any_size(pool: TexturePool, size: int) -> None:
+    grain = pool.grain(np.random.default_rng(0), size)
+    assert grain.shape == (size, size, 3) and grain.dtype == np.float32
+    assert abs(grain.mean()) < 0.05 and grain.std() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("size", "count"), [(16, 4), (64, 0), (-1, 4)])
+def test_a_bad_pool_is_refused(size: int, count: int) -> None:
+    with pytest.raises(ValueError, match="texture pool"):
+        TexturePool(size=size, count=count)
+
+
+def test_an_empty_sample_is_refused(pool: TexturePool) -> None:
+    with pytest.raises(ValueError, match="size >= 1"):
+        pool.sample(np.random.default_rng(0), 0)

@@ -1,0 +1,142 @@
+"""What boxes and masks share: one row per object, indexing that keeps rows, moves between devices and NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+Array = torch.Tensor | np.ndarray
+Rows = slice | np.ndarray
+Self = TypeVar("Self", bound="BaseTensor")
+
+
+class BaseTensor:
+    """Rows of predictions, (N, ...), of one picture of `orig_shape` = (height, width).
+
+    Every method gives a new object. A single integer index keeps its row dimension, so `boxes[0]` is again a
+    `Boxes` with one row.
+    """
+
+    def __init__(self, data: Array, orig_shape: Sequence[int]) -> None:
+        if not isinstance(data, (torch.Tensor, np.ndarray)):
+            raise TypeError(f"{type(self).__name__} takes a torch.Tensor or numpy.ndarray, not {type(data).__name__}")
+        self._data: Array = data
+        self.orig_shape = picture_shape(orig_shape)
+
+    @property
+    def data(self) -> Array:
+        """The rows as a tensor (an array after `numpy()`)."""
+        return self._data
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `data`."""
+        return tuple(self._data.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self: Self, index: Any) -> Self:
+        """The chosen rows: int, slice, list, or a bool or integer tensor or array."""
+        return self.take(select(index, len(self)))
+
+    def __iter__(self: Self) -> Iterator[Self]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self: Self, rows: Rows) -> Self:
+        """The rows that `select` resolved an index to."""
+        return self._with(take(self._data, rows))
+
+    def cpu(self: Self) -> Self:
+        """On the CPU; an array stays an array."""
+        return self._with(self.data.cpu() if isinstance(self.data, torch.Tensor) else self.data)
+
+    def numpy(self: Self) -> Self:
+        """Holding a `numpy.ndarray`."""
+        return self._with(to_numpy(self.data))
+
+    def cuda(self: Self) -> Self:
+        """On the current CUDA device."""
+        return self.to("cuda")
+
+    def to(self: Self, *args: Any, **kwargs: Any) -> Self:
+        """As `torch.Tensor.to`; an array becomes a tensor first."""
+        return self._with(torch.as_tensor(self.data).to(*args, **kwargs))
+
+    def _with(self: Self, data: Array) -> Self:
+        return type(self)(data, self.orig_shape)
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"{type(self).__name__}({size}, picture {self.orig_shape[0]} x {self.orig_shape[1]})"
+
+
+def picture_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(height, width) as plain integers; more entries, as in an array's (H, W, 3), are ignored."""
+    try:
+        height, width = (int(side) for side in tuple(shape)[:2])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"orig_shape must be (height, width), not {shape!r}") from error
+    if height < 1 or width < 1:
+        raise ValueError(f"orig_shape must be a positive (height, width), not {shape!r}")
+    return height, width
+
+
+def to_numpy(data: Any) -> np.ndarray:
+    """An array of `data`, off the device and out of the autograd graph."""
+    return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
+
+
+def select(index: Any, length: int) -> Rows:
+    """Resolve an index into `length` rows to a forward slice, which gives views, or an int64 array of row numbers.
+
+    Accepts an int, a slice, a list, or a one-dimensional bool or integer tensor or array. Raises IndexError for
+    rows that aren't there and TypeError for other kinds of index.
+    """
+    if isinstance(index, slice):
+        start, stop, step = index.indices(length)
+        return slice(start, stop, step) if step > 0 else np.arange(start, stop, step)
+    if isinstance(index, tuple) or index is None or index is Ellipsis:
+        raise TypeError(f"index rows with an int, slice, list, tensor or array, not {index!r}; for columns use .data")
+    chosen = to_numpy(index)
+    if chosen.dtype.kind not in "iub" and chosen.size:
+        raise TypeError(f"row indices must be integers or booleans, not {index!r}")
+    if chosen.ndim == 0 and chosen.dtype != bool:
+        row = int(chosen)
+        if not -length <= row < length:
+            raise IndexError(f"row {row} of {length}")
+        row %= length
+        return slice(row, row + 1)
+    if chosen.ndim != 1:
+        raise TypeError(f"row indices must have one dimension, not {chosen.ndim}")
+    if chosen.dtype == bool:
+        if len(chosen) != length:
+            raise IndexError(f"{len(chosen)} booleans for {length} rows")
+        return np.flatnonzero(chosen)
+    rows = chosen.astype(np.int64)
+    outside = (rows < -length) | (rows >= length)
+    if outside.any():
+        raise IndexError(f"row {rows[outside][0]} of {length}")
+    return np.where(rows < 0, rows + length, rows)
+
+
+def take(values: Any, rows: Rows) -> Any:
+    """`values[rows]` for a tensor, an array or a list."""
+    if isinstance(values, torch.Tensor) and isinstance(rows, np.ndarray):
+        return values[torch.from_numpy(rows).to(values.device)]
+    if isinstance(values, list) and isinstance(rows, np.ndarray):
+        return [values[row] for row in rows]
+    return values[rows]
+
+
+def as_tensor(values: Any) -> Any:
+    """A tensor or an array as it is, anything else as a float32 tensor."""
+    return values if isinstance(values, (torch.Tensor, np.ndarray)) else torch.as_tensor(values, dtype=torch.float32)
+
+
+def each(values: Any, change: Callable[[Any], Any]) -> Any:
+    """`change` of a tensor or array, or of every entry of a list."""
+    return [change(one) for one in values] if isinstance(values, list) else change(values)

@@ -1,0 +1,1 @@
+"""The import path `engine.results`, as users of the Ultralytics package know it."""

@@ -1,0 +1,53 @@
+"""One small picture per object, sorted into folders by class name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._log import logger
+from ..plotting.output import write_image
+
+if TYPE_CHECKING:
+    from ..results import Results
+
+# Ultralytics' margins, which users of the crops know: 2 % of the box, and 10 pixels in all.
+GAIN, PAD = 1.02, 10
+
+
+def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg") -> list[Path]:
+    """Write `<save_dir>/<class name>/<stem>.jpg` per box and return the paths.
+
+    A name that is taken gets -2, -3 and so on. Boxes are widened, then cut to the picture; a box that lies wholly
+    outside is reported and left out.
+    """
+    stem = Path(file_name).stem
+    height, width = results.orig_shape
+    written = []
+    for i, (x1, y1, x2, y2, _, class_id) in enumerate(results.rows().tolist()):
+        across, down = ((x2 - x1) * GAIN + PAD) / 2, ((y2 - y1) * GAIN + PAD) / 2
+        x, y = (x1 + x2) / 2, (y1 + y2) / 2
+        left, right = max(0, int(x - across)), min(width, int(x + across))
+        top, bottom = max(0, int(y - down)), min(height, int(y + down))
+        outside = x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0
+        if outside or right <= left or bottom <= top:
+            logger.warning("%s: box %d lies outside the picture and gives no crop", results.path, i)
+            continue
+        target = _free(Path(save_dir) / _folder(results.name_of(class_id)), stem)
+        write_image(target, results.orig_img[top:bottom, left:right])
+        written.append(target)
+    return written
+
+
+def _folder(name: str) -> str:
+    # Class names come from checkpoints and users; none may point out of the folder.
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(". ") or "_"
+
+
+def _free(folder: Path, stem: str) -> Path:
+    target, number = folder / f"{stem}.jpg", 1
+    while target.exists():
+        number += 1
+        target = folder / f"{stem}-{number}.jpg"
+    return target

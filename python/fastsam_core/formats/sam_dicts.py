@@ -1,0 +1,91 @@
+"""The list of dicts that Meta's automatic mask generator returns, one per mask; written and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..masks import Masks
+
+if TYPE_CHECKING:
+    from ..results import Results
+
+SEGMENTATIONS = ("rle", "mask")
+
+# Arguments of `Results`, and the keys they have in the dicts.
+_FIELDS = {
+    "predicted_iou": "predicted_iou",
+    "stability_score": "stability_score",
+    "point_coords": "point_coords",
+    "crop_boxes": "crop_box",
+}
+
+
+def records(results: Results, segmentation: str = "rle") -> list[dict[str, Any]]:
+    """Dicts with segmentation, area, bbox, predicted_iou, point_coords, stability_score, crop_box.
+
+    `segmentation` is "rle" for `{"size": [H, W], "counts": str}` or "mask" for a bool array (H, W). `bbox` and
+    `crop_box` are x, y, width, height; the width counts from the first to the last pixel, as Meta's does.
+    A stability score that was not computed is None, missing points are [], and the crop is the whole picture.
+    """
+    if segmentation not in SEGMENTATIONS:
+        raise ValueError(f"segmentation must be one of {', '.join(SEGMENTATIONS)}, not {segmentation!r}")
+    masks = results.masks
+    if masks is None:
+        return []
+    height, width = results.orig_shape
+    rows = results.rows()
+    areas = masks.area.tolist()
+    rles = masks.rle if segmentation == "rle" else None
+    written = []
+    for i, row in enumerate(rows):
+        x1, y1, x2, y2 = (float(number) for number in row[:4])
+        written.append(
+            {
+                "segmentation": rles[i] if rles is not None else masks.pixels(i),
+                "area": areas[i],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "predicted_iou": _number(results.predicted_iou, i, float(row[4])),
+                "point_coords": _plain(results.point_coords, i, []),
+                "stability_score": _number(results.stability_score, i, None),
+                "crop_box": _plain(results.crop_boxes, i, [0.0, 0.0, float(width), float(height)]),
+            }
+        )
+    return written
+
+
+def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: torch.device | str) -> dict[str, Any]:
+    """The arguments of `Results` that the dicts give; the class of a mask is its place in the list.
+
+    `picture` is (height, width). A score or point that some dict lacks is left out for all.
+    """
+    rows = []
+    for i, record in enumerate(records):
+        x, y, width, height = record["bbox"]
+        rows.append([x, y, x + width, y + height, record["predicted_iou"], i])
+    boxes = torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 6)
+    if not records:
+        return {"boxes": boxes}
+    shapes: Any = [record["segmentation"] for record in records]
+    if not isinstance(shapes[0], Mapping):
+        shapes = np.stack(shapes)
+    known: dict[str, Any] = {}
+    for field, key in _FIELDS.items():
+        values = [record.get(key) for record in records]
+        if all(value is not None for value in values):
+            # Points stay a list, because masks may have different numbers of them.
+            known[field] = values if key == "point_coords" else torch.tensor(values, device=device)
+    return {"boxes": boxes, "masks": Masks(shapes, picture, device=device), **known}
+
+
+def _number(values: Any, row: int, otherwise: float | None) -> float | None:
+    return otherwise if values is None else float(values[row])
+
+
+def _plain(values: Any, row: int, otherwise: list[Any]) -> list[Any]:
+    if values is None:
+        return otherwise
+    return torch.as_tensor(values[row], dtype=torch.float64).tolist()

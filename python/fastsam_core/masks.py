@@ -1,0 +1,229 @@
+"""Masks of one picture, held as run lengths or as a tensor; pixels exist only when someone asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import contours
+from .base_tensor import Array, BaseTensor, Rows, picture_shape, take, to_numpy
+
+RLE = dict[str, Any]
+
+
+class Masks(BaseTensor):
+    """N masks of a picture of `orig_shape` = (height, width).
+
+    `data` is a tensor or array (N, H, W), or a list of COCO run-length dicts `{"size": [H, W], "counts": str}`.
+    A list stays a list through indexing and moving between devices; `.data` makes the pixels on first use and
+    keeps them. `.data` of a list is a copy: edits in place do not reach `.rle`, `.area` or `.xy`.
+
+    Raises ValueError for masks of another size than the picture and for broken run lengths.
+    """
+
+    def __init__(
+        self,
+        data: Array | Sequence[RLE],
+        orig_shape: Sequence[int],
+        *,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.orig_shape = picture_shape(orig_shape)
+        self._rles: list[RLE] | None = None
+        self._dense: Array | None = None
+        self._device: torch.device | None = torch.device(device or "cpu")  # None: NumPy
+        self._area: np.ndarray | None = None
+        self._rings: list[np.ndarray] | None = None
+        if isinstance(data, (torch.Tensor, np.ndarray)):
+            self._dense = self._checked_dense(data)
+        elif isinstance(data, (list, tuple)):
+            self._rles = [self._checked_rle(rle) for rle in data]
+            self._area = self._areas()  # reads all runs, so that broken ones are found here and not later
+        else:
+            raise TypeError(f"masks are a tensor or array (N, H, W) or a list of RLE dicts, not {type(data).__name__}")
+
+    @property
+    def data(self) -> Array:
+        """(N, H, W), torch.bool when the masks are held as run lengths, else as given."""
+        if self._dense is None:
+            from . import rle
+
+            assert self._rles is not None
+            pixels = rle.to_masks(self._rles) if self._rles else torch.zeros((0, *self.orig_shape), dtype=torch.bool)
+            self._dense = pixels.numpy() if self._device is None else pixels.to(self._device)
+        return self._dense
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W); costs no pixels."""
+        return (len(self._rles), *self.orig_shape) if self._rles is not None else tuple(self.data.shape)
+
+    @property
+    def is_rle(self) -> bool:
+        """Whether the masks are held as run lengths."""
+        return self._rles is not None
+
+    @property
+    def rle(self) -> list[RLE]:
+        """COCO run-length dicts, `{"size": [H, W], "counts": str}`, one per mask."""
+        from . import rle
+
+        if self._rles is not None:
+            return [{"size": list(one["size"]), "counts": one["counts"]} for one in self._rles]
+        return rle.from_masks(to_numpy(self.data) != 0) if len(self) else []
+
+    @property
+    def area(self) -> torch.Tensor:
+        """(N,) int64 on the CPU: pixels per mask."""
+        return torch.from_numpy(self._areas().copy())
+
+    @property
+    def xy(self) -> list[np.ndarray]:
+        """Per mask one ring of pixel indices, float32 (K, 2), x then y; (0, 2) for an empty mask.
+
+        Several parts are joined at their nearest points, and holes are lost; `polygons` keeps everything.
+        """
+        if self._rings is None:
+            self._rings = [contours.ring(crop, corner) for corner, crop in self.crops()]
+        return self._rings
+
+    @property
+    def xyn(self) -> list[np.ndarray]:
+        """`xy` divided by (width, height). Pixel indices are divided, so 1.0 is never reached."""
+        return [ring / self._extent for ring in self.xy]
+
+    @property
+    def polygons(self) -> list[list[contours.Polygon]]:
+        """Per mask all its parts, each an exterior (K, 2) and its holes, in pixel indices."""
+        return [contours.polygons(crop, corner) for corner, crop in self.crops()]
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(N, 4) int64: x1, y1, x2, y2 of the first and last pixel of each mask; zeros for an empty mask."""
+        if self._rles is None:
+            boxes = [_box(to_numpy(self.data[i]) != 0) for i in range(len(self))]
+        else:
+            from . import rle
+
+            corners = np.asarray(rle.toBbox(self._rles) if self._rles else [], dtype=np.int64).reshape(-1, 4)
+            boxes = [(x, y, x + w - 1, y + h - 1) if w and h else (0, 0, 0, 0) for x, y, w, h in corners.tolist()]
+        return np.array(boxes, np.int64).reshape(-1, 4)
+
+    def crops(self) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+        """Per mask the corner (x, y) of its bounding box and the bool pixels (h, w) inside; (0, 0) when empty.
+
+        Only one mask is expanded at a time.
+        """
+        return (self.crop(i) for i in range(len(self)))
+
+    def crop(self, index: int) -> tuple[tuple[int, int], np.ndarray]:
+        """The corner (x, y) and the bool pixels (h, w) of the bounding box of one mask."""
+        one = self[index]
+        if not one._areas()[0]:
+            return (0, 0), np.zeros((0, 0), bool)
+        x1, y1, x2, y2 = one.boxes[0].tolist()
+        return (x1, y1), np.ascontiguousarray(self.pixels(index)[y1 : y2 + 1, x1 : x2 + 1])
+
+    def pixels(self, index: int) -> np.ndarray:
+        """One mask as a bool array (H, W)."""
+        if self._rles is not None:
+            from . import rle
+
+            return np.asarray(rle.decode(self._rles[index])).view(bool)
+        return to_numpy(self.data[index]) != 0
+
+    def take(self, rows: Rows) -> Masks:
+        """The rows that an index was resolved to; run lengths stay run lengths."""
+        if self._rles is None:
+            return Masks(take(self._dense, rows), self.orig_shape)
+        return self._from_checked(take(self._rles, rows), self._areas()[rows], self._device)
+
+    def cpu(self) -> Masks:
+        """On the CPU; an array stays an array."""
+        return super().cpu() if self._rles is None else self._placed(self._device and torch.device("cpu"))
+
+    def numpy(self) -> Masks:
+        """With `data` as a `numpy.ndarray`."""
+        return super().numpy() if self._rles is None else self._placed(None)
+
+    def to(self, *args: Any, **kwargs: Any) -> Masks:
+        """As `torch.Tensor.to`. Run lengths are expanded only for another dtype than bool."""
+        if self._rles is None:
+            return super().to(*args, **kwargs)
+        probe = torch.empty(0, dtype=torch.bool, device=self._device or "cpu").to(*args, **kwargs)
+        if probe.dtype == torch.bool:
+            return self._placed(probe.device)
+        return Masks(torch.as_tensor(self.data).to(*args, **kwargs), self.orig_shape)
+
+    def _placed(self, device: torch.device | None) -> Masks:
+        assert self._rles is not None
+        return self._from_checked(list(self._rles), self._areas(), device)
+
+    def _with(self, data: Array) -> Masks:
+        return Masks(data, self.orig_shape)
+
+    def _from_checked(self, rles: list[RLE], area: np.ndarray, device: torch.device | None) -> Masks:
+        masks = Masks([], self.orig_shape)
+        masks._rles, masks._area, masks._device = rles, area, device
+        return masks
+
+    def _areas(self) -> np.ndarray:
+        if self._area is not None:
+            return self._area
+        if self._rles is not None:
+            from . import rle
+
+            return np.asarray(rle.area(self._rles) if self._rles else [], dtype=np.int64).reshape(-1)
+        pixels = torch.as_tensor(self.data)
+        return to_numpy((pixels if pixels.dtype == torch.bool else pixels != 0).flatten(1).sum(1))
+
+    @property
+    def _extent(self) -> np.ndarray:
+        return np.array(self.orig_shape[::-1], np.float32)
+
+    def _checked_dense(self, data: Array) -> Array:
+        stacked = data[None] if data.ndim == 2 else data
+        if stacked.ndim != 3 or tuple(stacked.shape[1:]) != self.orig_shape:
+            raise ValueError(
+                f"masks must be (N, H, W) with the picture's H x W = {self.orig_shape[0]} x {self.orig_shape[1]}, "
+                f"not {tuple(data.shape)}; resize them to the picture first"
+            )
+        return stacked
+
+    def _checked_rle(self, given: Any) -> RLE:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"a mask in a list must be an RLE dict, not {type(given).__name__}; stack arrays")
+        if "size" not in given or "counts" not in given:
+            raise ValueError(f"an RLE dict has 'size' and 'counts', not {sorted(map(str, given))}")
+        size = list(given["size"])
+        if size != list(self.orig_shape):
+            raise ValueError(f"the RLE is of size {size}, the picture of {list(self.orig_shape)} (height, width)")
+        counts = given["counts"]
+        if not isinstance(counts, (str, bytes)):
+            from . import rle
+
+            counts = rle.frPyObjects({"size": size, "counts": list(counts)}, *self.orig_shape)["counts"]
+        if isinstance(counts, bytes):
+            counts = counts.decode("ascii", errors="strict")  # UnicodeDecodeError is a ValueError
+        return {"size": [int(side) for side in size], "counts": counts}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pixels made from run lengths can be made again; they would only bloat pickles.
+        state = dict(self.__dict__)
+        if self._rles is not None:
+            state["_dense"] = None
+        return state
+
+    def __repr__(self) -> str:
+        held = "RLE" if self.is_rle else str(getattr(self.data, "dtype", "")).removeprefix("torch.")
+        return f"Masks({' x '.join(map(str, self.shape))}, held as {held})"
+
+
+def _box(pixels: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])

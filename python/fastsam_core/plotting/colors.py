@@ -1,0 +1,97 @@
+"""Colours that the eye keeps apart, and their distribution over masks that touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+Color = tuple[int, int, int]
+
+# Red, green, blue. Hues in OKLCH follow the golden ratio, so that any first few are far apart, at the lightness where
+# sRGB has the hue at its strongest; shifts of the lightness keep hues apart that come close again after 8 or 13 steps.
+_HEX = """
+    1A78FE BCE40C D20A9C 13DDF1 FFAD44 8448FE 18E985 FE4764 1093D3 DBC612
+    EF4CFE 02C1B4 FE7914 6982FD 6CC20F F80A8F 56DAFE CF9601 A638FE 0BF5B7
+"""
+_RGB = np.array([list(bytes.fromhex(color)) for color in _HEX.split()], float)
+
+
+def _bgr(colors: np.ndarray) -> list[Color]:
+    return [(int(blue), int(green), int(red)) for red, green, blue in colors + 0.5]
+
+
+PALETTE: list[Color] = _bgr(_RGB)
+# Outlines: at full strength they stand out from their own fill, which is mixed with the photo; a little lighter, they
+# stand out from dark photos too.
+LIGHT: list[Color] = _bgr(_RGB + 0.2 * (255 - _RGB))
+# Grounds for white text, with a contrast of at least 7 : 1 (WCAG AAA).
+DARK: list[Color] = _bgr(0.4 * _RGB)
+
+
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """OKLab coordinates (N, 3) of sRGB colours (N, 3) from 0 to 255; formula and numbers by B. Ottosson (2020)."""
+    unit = np.asarray(rgb, float) / 255
+    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    to_cones = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    to_lab = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    return np.cbrt(linear @ np.array(to_cones).T) @ np.array(to_lab).T
+
+
+# Differences in lightness count half: the photo below a fill changes its lightness, but hardly its hue.
+_LAB = oklab(_RGB) * (0.5, 1, 1)
+DISTANCES = np.linalg.norm(_LAB[:, None] - _LAB[None], axis=2)
+# Touching masks whose colours are nearer than this are hard to tell apart through a photo.
+MIN_DISTANCE = 0.15
+
+
+def neighbours(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, int]]:
+    """Pairs (smaller, larger) of labels that lie side by side in an integer map (H, W); negative is background.
+
+    The map is thinned to about `long_side` first: what is near there is near to the eye.
+    """
+    step = max(1, max(label_map.shape) // long_side)
+    thin = label_map[::step, ::step]
+    pairs: set[tuple[int, int]] = set()
+    for gap in (1, 3):
+        for first, second in ((thin[:, :-gap], thin[:, gap:]), (thin[:-gap], thin[gap:])):
+            touching = (first != second) & (first >= 0) & (second >= 0)
+            one, other = first[touching].astype(np.int64), second[touching].astype(np.int64)
+            both = np.unique(np.minimum(one, other) << 32 | np.maximum(one, other))
+            pairs.update(zip((both >> 32).tolist(), (both & 0xFFFFFFFF).tolist(), strict=True))
+    return pairs
+
+
+def assign(wanted: Sequence[int], order: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Palette numbers for objects: each gets `wanted` modulo the palette, unless a neighbour's colour is too near.
+
+    Then it gets the colour farthest from its neighbours', the least used among equals. `order` is the order in
+    which objects choose.
+    """
+    size = len(PALETTE)
+    beside: dict[int, list[int]] = {}
+    for first, second in pairs:
+        beside.setdefault(first, []).append(second)
+        beside.setdefault(second, []).append(first)
+    chosen: dict[int, int] = {}
+    # Colours that others wish for count as used, so that a swap does not take one from a later object.
+    used = np.bincount([wish % size for wish in wanted], minlength=size)
+    for i in order:
+        color = wanted[i] % size
+        used[color] -= 1
+        taken = [chosen[j] for j in beside.get(i, []) if j in chosen]
+        if taken:
+            nearest = DISTANCES[:, taken].min(1)
+            if nearest[color] < MIN_DISTANCE:
+                color = int(np.lexsort((used, -np.minimum(nearest, 2 * MIN_DISTANCE).round(3)))[0])
+        chosen[i] = color
+        used[color] += 1
+    return [chosen[i] for i in range(len(wanted))]

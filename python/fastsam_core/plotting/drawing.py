@@ -1,0 +1,151 @@
+"""Fills, outlines, boxes and labels, drawn mask by mask inside its bounding box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import colors, text
+
+if TYPE_CHECKING:
+    from ..masks import Masks
+    from ..results import Results
+
+COLOR_MODES = ("class", "instance")
+FILL = 0.45  # how much of a pixel is its mask's colour: the photo stays legible, and so do the colours
+CROWD = 20  # with more masks than this, boxes and labels would hide what they name
+# Line widths as shares of the picture's mean side. That of boxes is Ultralytics' default.
+BOX, OUTLINE, CROWDED_OUTLINE = 0.003, 0.002, 0.0015
+_SUBPIXEL = 4  # bits of sub-pixel precision in OpenCV's line drawing
+
+
+@dataclass(frozen=True)
+class Style:
+    """What to draw and how; the meaning of each field is that of `Results.plot`."""
+
+    conf: bool = True
+    line_width: float | None = None
+    font_size: float | None = None
+    font: str = "Arial.ttf"
+    labels: bool = True
+    boxes: bool = True
+    masks: bool = True
+    color_mode: str = "class"
+    text_color: tuple[int, int, int] = (255, 255, 255)
+
+
+def draw(results: Results, style: Style | None = None, image: np.ndarray | None = None) -> np.ndarray:
+    """A new uint8 BGR picture (H, W, 3) with the results drawn on `image`, or on their own picture."""
+    style = style or Style()
+    if style.color_mode not in COLOR_MODES:
+        raise ValueError(f"color_mode must be one of {', '.join(COLOR_MODES)}, not {style.color_mode!r}")
+    ground = results.orig_img if image is None else np.asarray(image)
+    if ground.shape != (*results.orig_shape, 3) or ground.dtype != np.uint8:
+        raise ValueError(f"img must be BGR, uint8 {(*results.orig_shape, 3)}, not {ground.dtype} {ground.shape}")
+    canvas = np.array(ground, order="C")
+    rows = results.rows()
+    masks = results.masks if style.masks else None
+    classes = rows[:, 5].astype(int).tolist() if style.color_mode == "class" else list(range(len(rows)))
+    if masks is not None and len(masks):
+        share = CROWDED_OUTLINE if len(masks) > CROWD else OUTLINE
+        shades = _draw_masks(canvas, masks, classes, _width(style, results.orig_shape, share))
+    else:
+        shades = [number % len(colors.PALETTE) for number in classes]
+    if style.boxes and results.boxes is not None and not (masks is not None and len(masks) > CROWD):
+        _draw_boxes(canvas, results, rows, shades, style)
+    return canvas
+
+
+def _draw_masks(canvas: np.ndarray, masks: Masks, classes: list[int], width: int) -> list[int]:
+    """Tint and outline all masks in place, large ones first; returns their palette numbers."""
+    areas = masks.area.numpy()
+    order = np.argsort(-areas, kind="stable").tolist()
+    top = np.full(canvas.shape[:2], -1, np.int32)  # the smallest mask at each pixel
+    outlines: dict[int, list[np.ndarray]] = {}
+    for i in order:
+        (x, y), crop = masks.crop(i)
+        if crop.size:
+            top[y : y + crop.shape[0], x : x + crop.shape[1]][crop] = i
+            outlines[i] = _outlines(crop, (x, y), smooth=width)
+    # Every mask its own class (SAM): colours are free to keep neighbours apart. Else a class keeps its colour.
+    if len(set(classes)) == len(classes):
+        shades = colors.assign(classes, order, colors.neighbours(top))
+    else:
+        shades = [number % len(colors.PALETTE) for number in classes]
+    _tint(canvas, top, np.array([colors.PALETTE[shade] for shade in shades], np.uint8))
+    _stroke(canvas, [(outlines[i], colors.LIGHT[shades[i]]) for i in order if i in outlines], width)
+    return shades
+
+
+def _tint(canvas: np.ndarray, top: np.ndarray, fills: np.ndarray) -> None:
+    import cv2
+
+    # Rows in bands: the looked-up colours of a large photo need not exist all at once.
+    for start in range(0, len(canvas), 256):
+        band, labels = canvas[start : start + 256], top[start : start + 256]
+        mixed = cv2.addWeighted(band, 1 - FILL, fills[labels], FILL, 0)
+        np.copyto(band, mixed, where=(labels >= 0)[..., None])
+
+
+def _outlines(crop: np.ndarray, corner: tuple[int, int], smooth: int) -> list[np.ndarray]:
+    """Closed contours of parts and holes, fixed-point int32 (K, 1, 2), with the pixel stairs smoothed away."""
+    import cv2
+
+    found, _ = cv2.findContours(crop.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=corner)
+    window = 2 * smooth + 1
+    smoothed = []
+    for contour in found:
+        points = contour.reshape(-1, 2).astype(np.float64)
+        if len(points) > 4 * window:
+            wrapped = np.concatenate([points[-smooth:], points, points[:smooth]])
+            sums = np.cumsum(np.concatenate([np.zeros((1, 2)), wrapped]), axis=0)
+            # Neighbours in a moving average are nearly on a line; every other one draws the same and costs half.
+            points = ((sums[window:] - sums[:-window]) / window)[::2]
+        smoothed.append((points * (1 << _SUBPIXEL) + 0.5).astype(np.int32).reshape(-1, 1, 2))
+    return smoothed
+
+
+def _stroke(canvas: np.ndarray, shapes: list[tuple[list[np.ndarray], tuple[int, int, int]]], width: int) -> None:
+    import cv2
+
+    for contours, color in shapes:
+        cv2.polylines(canvas, contours, True, color, width, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: list[int], style: Style) -> None:
+    import cv2
+
+    height, width = results.orig_shape
+    thickness = _width(style, results.orig_shape, BOX)
+    size = max(8, round(style.font_size or max(12, (height + width) / 2 * 0.02)))
+    light_text = sum(style.text_color) > 3 * 127
+    taken: list[text.Box] = []  # where labels may not go
+    finite = np.nan_to_num(rows, posinf=2 * width, neginf=-width)
+    # Far-off coordinates would overflow OpenCV's fixed-point drawing.
+    corners = finite[:, :4].clip(-thickness - 1, [width + thickness, height + thickness] * 2).round().astype(int)
+    by_size = np.argsort(-np.prod(corners[:, 2:] - corners[:, :2], axis=1), kind="stable").tolist()
+    for i in by_size:
+        x1, y1, x2, y2 = corners[i].tolist()
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colors.PALETTE[shades[i]], thickness, cv2.LINE_AA)
+    if not style.labels:
+        return
+    for x1, y1, x2, y2 in corners.tolist():
+        if (x2 - x1) * (y2 - y1) < 8 * size * size:  # about twice a label: too small to lie under one
+            taken.append((x1, y1, x2, y2))
+    for i in by_size:
+        name = results.name_of(finite[i, 5])
+        label = f"{name} {finite[i, 4]:.2f}" if style.conf else name
+        back = (colors.DARK if light_text else colors.LIGHT)[shades[i]]
+        patch = text.render(label, style.font, size, style.text_color, back)
+        spot = text.place(patch.shape[:2], corners[i], results.orig_shape, taken)
+        if spot is not None:
+            taken.append(spot)
+            canvas[spot[1] : spot[3], spot[0] : spot[2]] = patch
+
+
+def _width(style: Style, picture: tuple[int, int], share: float) -> int:
+    if style.line_width is not None:
+        return max(1, round(style.line_width))
+    return max(1 if share == CROWDED_OUTLINE else 2, round(sum(picture) / 2 * share))

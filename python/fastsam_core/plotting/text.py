@@ -1,0 +1,64 @@
+"""Labels: text on a coloured ground, put where it covers neither another label nor a small object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+# Asked for in turn when the text has letters that Pillow's own font lacks; names as fonts are installed.
+_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc")
+
+Box = tuple[int, int, int, int]
+
+
+@lru_cache(maxsize=32)
+def load_font(name: str, size: int, wide: bool) -> Any:
+    """The named font if it is installed; for letters beyond Latin-1 (`wide`) one that may have them; Pillow's own."""
+    from PIL import ImageFont
+
+    for candidate in (name, *(_WIDE_FONTS if wide else ())):
+        try:
+            return ImageFont.truetype(candidate, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
+
+
+def render(text: str, font: str, size: int, color: Sequence[int], ground: Sequence[int]) -> np.ndarray:
+    """The label as a uint8 BGR patch (h, w, 3); `color` and `ground` are BGR, `size` is in pixels."""
+    from PIL import Image, ImageDraw
+
+    loaded = load_font(font, size, not text.isascii())
+    left, top, right, bottom = (int(side) for side in loaded.getbbox(text))
+    pad = max(2, size // 4)
+    # A fixed height from the font's size keeps labels of "aaa" and "ggg" alike.
+    height = max(size, bottom) + pad
+    patch = Image.new("RGB", (right - left + 2 * pad, height), tuple(ground[::-1]))
+    ImageDraw.Draw(patch).text((pad - left, (height - bottom - top) // 2), text, font=loaded, fill=tuple(color[::-1]))
+    return np.asarray(patch)[..., ::-1]
+
+
+def place(size: tuple[int, int], box: Sequence[float], picture: tuple[int, int], taken: list[Box]) -> Box | None:
+    """Where a label of (height, width) goes: on top of its box, inside its top, or below; None when all is taken.
+
+    Inside is only for boxes that the label covers by less than a third. `picture` is (height, width).
+    """
+    height, width = size
+    x1, y1, x2, y2 = (int(side) for side in box)
+    x = min(max(0, x1), picture[1] - width)
+    tops = [y1 - height, y2 + 1]
+    if 3 * height * width <= (x2 - x1) * (y2 - y1):
+        tops.insert(1, max(0, y1))
+    for top in tops:
+        spot = (x, top, x + width, top + height)
+        fits = x >= 0 and top >= 0 and top + height <= picture[0]
+        if fits and not any(_overlap(spot, other) for other in taken):
+            return spot
+    return None
+
+
+def _overlap(first: Box, second: Box) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]

@@ -1,0 +1,163 @@
+"""Formats: read back by pycocotools where it can, field by field where it can't."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+import scene
+from fastsam_core.formats import coco, yolo
+from fastsam_core.results import Results
+
+
+def read_coco(dataset: dict[str, Any]) -> COCO:
+    read = COCO()
+    read.dataset = json.loads(json.dumps(dataset))
+    read.createIndex()
+    return read
+
+
+def test_coco_annotations() -> None:
+    first, second, third, empty = scene.results().to_coco(image_id=5, first_id=11)
+    assert [one["id"] for one in (first, second, third, empty)] == [11, 12, 13, 14]
+    assert first["image_id"] == 5 and first["category_id"] == 1 and first["iscrowd"] == 0
+    assert first["bbox"] == [6.0, 4.0, 44.0, 36.0] and all(type(side) is float for side in first["bbox"])
+    assert first["area"] == 44 * 36 and second["area"] == 120 - 20
+    assert first["segmentation"]["size"] == [48, 64] and type(first["segmentation"]["counts"]) is str
+    assert first["score"] == pytest.approx(0.95) and first["stability_score"] == pytest.approx(0.96)
+    assert third["bbox"] == [52, 2, 10, 42]
+    assert empty["bbox"] == [0, 0, 0, 0] and empty["area"] == 0
+
+
+def test_a_coco_file_is_read_by_pycocotools() -> None:
+    other = Results(scene.picture(), "dog.png", {}, torch.zeros(0, 6))
+    dataset = coco.dataset([scene.results(), other, scene.results(path="b.jpg")], first_image_id=3)
+    assert [(image["id"], image["file_name"]) for image in dataset["images"]] == [
+        (3, "cat.jpg"),
+        (4, "dog.png"),
+        (5, "b.jpg"),
+    ]
+    assert (dataset["images"][0]["width"], dataset["images"][0]["height"]) == (64, 48)
+    assert dataset["categories"] == [{"id": 1, "name": "object", "supercategory": ""}]
+    read = read_coco(dataset)
+    assert sorted(read.anns) == list(range(1, 9))
+    for i, annotation in enumerate(read.loadAnns(read.getAnnIds(imgIds=[5], iscrowd=False))):
+        np.testing.assert_array_equal(read.annToMask(annotation), scene.masks()[i])
+
+
+def test_coco_classes() -> None:
+    named = scene.results(names={0: "person", 1: "car", 2: "dog", 3: "cat"})
+    dataset = coco.dataset(named)
+    assert [one["category_id"] for one in dataset["annotations"]] == [1, 2, 3, 4]
+    assert [one["name"] for one in dataset["categories"]] == ["person", "car", "dog", "cat"]
+    assert {one["category_id"] for one in named.to_coco(category_ids=7)} == {7}
+    assert [one["category_id"] for one in named.to_coco(category_ids=[4, 3, 2, 1])] == [4, 3, 2, 1]
+    assert coco.dataset(named, category_ids=7)["categories"] == [{"id": 7, "name": "object", "supercategory": ""}]
+    with pytest.raises(ValueError, match="2 category_ids for 4"):
+        named.to_coco(category_ids=[1, 2])
+
+
+def test_coco_polygons_keep_all_parts() -> None:
+    _, _, parts, empty = scene.results().to_coco(polygons=True)
+    assert [len(part) for part in parts["segmentation"]] == [8, 8]
+    read = read_coco(coco.dataset(scene.results(), polygons=True))
+    drawn = read.annToMask(read.anns[3]).astype(bool)
+    # Pixel centres against pixel corners: a part loses its last row and column, and nothing is added.
+    assert not (drawn & ~scene.masks()[2]).any() and drawn.sum() == 5 * 7 + 13 * 7
+    assert empty["segmentation"]["size"] == [48, 64]
+
+
+def test_coco_of_boxes_alone() -> None:
+    result = Results(scene.picture(), "a", {}, torch.tensor([[1.0, 2, 4, 8, 0.5, 0]]))
+    (annotation,) = result.to_coco()
+    assert annotation["bbox"] == [1, 2, 3, 6] and annotation["area"] == 18 and "segmentation" not in annotation
+
+
+def test_sa1b() -> None:
+    record = scene.results().to_sa1b(image_id=9, first_id=100)
+    assert record["image"] == {"image_id": 9, "width": 64, "height": 48, "file_name": "cat.jpg"}
+    assert set(record) == {"image", "annotations"}
+    assert [one["id"] for one in record["annotations"]] == [100, 101, 102, 103]
+    one = record["annotations"][1]
+    assert set(one) == {
+        "id",
+        "segmentation",
+        "area",
+        "bbox",
+        "predicted_iou",
+        "point_coords",
+        "crop_box",
+        "stability_score",
+    }
+    assert one["bbox"] == [12, 10, 11, 9] and one["area"] == 100 and type(one["area"]) is int
+    assert one["crop_box"] == [0, 0, 64, 48] and one["point_coords"] == [[13, 11]]
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_yolo_lines() -> None:
+    triangle = np.array([[0, 0], [1 / 3, 0.5], [0.25, 1e-7]], np.float32)
+    assert yolo.lines([triangle], [2.0]) == ["2 0 0 0.333333 0.5 0.25 1e-07"]
+    assert yolo.lines([triangle, triangle[:2], triangle[:0]], [1, 2, 3], conf=[0.5, 0.6, 0.7], ids=[7, 8, 9]) == [
+        "1 0 0 0.333333 0.5 0.25 1e-07 0.5 7"
+    ]
+    assert yolo.lines([], []) == []
+    with pytest.raises(ValueError, match="polygon"):
+        yolo.lines([np.zeros(6)], [1])
+    with pytest.raises(ValueError, match="zip"):
+        yolo.lines([triangle], [1, 2])
+
+
+class Detections:
+    """Stands in for `supervision.Detections`."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+
+def test_supervision_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        scene.results().to_supervision()
+
+
+@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("recent", [True, False])
+def test_supervision_masks(monkeypatch: pytest.MonkeyPatch, compact: bool, recent: bool) -> None:
+    module: Any = types.ModuleType("supervision")
+    module.Detections = Detections
+    if recent:
+        module.CompactMask = types.SimpleNamespace(from_coco_rle=lambda *arguments: arguments)
+    monkeypatch.setitem(sys.modules, "supervision", module)
+    result = scene.results()
+    fields = result.to_supervision(compact=compact).fields
+    if compact and recent:
+        rles, boxes, shape = fields["mask"]
+        assert rles == result.masks.rle and shape == (48, 64)
+        assert boxes.tolist() == result.masks.boxes.tolist()
+    else:
+        assert fields["mask"].dtype == bool
+        np.testing.assert_array_equal(fields["mask"], scene.masks())
+    assert fields["xyxy"].shape == (4, 4) and fields["class_id"].tolist() == [0, 1, 2, 3]
+    assert fields["tracker_id"] is None and fields["data"]["class_name"].tolist() == ["0", "1", "2", "3"]
+
+
+def test_the_real_supervision_gives_the_masks_back() -> None:
+    pytest.importorskip("supervision")
+    for result in (scene.results(), scene.results()[[]], Results(scene.picture(), "a", {}, torch.zeros(0, 6))):
+        detections = result.to_supervision()
+        assert len(detections) == len(result)
+        if result.masks is not None:
+            np.testing.assert_array_equal(np.asarray(detections.mask), np.asarray(result.masks.data))
+
+
+def test_paths_of_other_systems_keep_their_names(tmp_path: Path) -> None:
+    result = scene.results(path=str(tmp_path / "folder" / "ä b.jpg"))
+    assert result.to_sa1b()["image"]["file_name"] == "ä b.jpg"

@@ -1,0 +1,402 @@
+"""Results and Boxes: the Ultralytics objects' attributes and methods, and what this package adds."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import pickle
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import scene
+from fastsam_core.results import Boxes, Masks, Results
+
+NAMES = {0: "person", 1: "car", 2: "person", 3: "a/b"}
+
+
+@pytest.fixture
+def result() -> Results:
+    return scene.results()
+
+
+# --- boxes ---
+
+
+def test_boxes_columns() -> None:
+    boxes = Boxes(torch.tensor([[10.0, 20, 30, 60, 0.5, 2]]), (100, 200))
+    assert boxes.xyxy.tolist() == [[10, 20, 30, 60]]
+    assert boxes.xywh.tolist() == [[20, 40, 20, 40]]
+    torch.testing.assert_close(boxes.xyxyn, torch.tensor([[0.05, 0.2, 0.15, 0.6]]))
+    torch.testing.assert_close(boxes.xywhn, torch.tensor([[0.1, 0.4, 0.1, 0.4]]))
+    assert boxes.conf.tolist() == [0.5] and boxes.cls.tolist() == [2.0]
+    assert boxes.id is None and not boxes.is_track
+    assert boxes.shape == (1, 6) and len(boxes) == 1
+
+
+def test_boxes_with_track_ids() -> None:
+    boxes = Boxes(torch.tensor([10.0, 20, 30, 60, 7, 0.5, 2]), (100, 200))
+    assert boxes.is_track and boxes.id is not None
+    assert (boxes.id.tolist(), boxes.conf.tolist(), boxes.cls.tolist()) == ([7], [0.5], [2])
+
+
+def test_boxes_as_arrays_agree() -> None:
+    tensor = scene.results().boxes
+    assert tensor is not None
+    array = tensor.numpy()
+    for name in ("data", "xyxy", "xywh", "xyxyn", "xywhn", "conf", "cls"):
+        assert isinstance(getattr(array, name), np.ndarray)
+        np.testing.assert_allclose(getattr(array, name), getattr(tensor, name), rtol=1e-6)
+    assert isinstance(array[0].to("cpu").data, torch.Tensor)
+
+
+def test_a_single_index_keeps_the_row() -> None:
+    boxes = scene.results().boxes
+    assert boxes is not None
+    assert boxes[1].shape == (1, 6) and boxes[-1].cls.tolist() == [3]
+    assert [box.cls.tolist() for box in boxes] == [[0], [1], [2], [3]]
+    assert boxes[boxes.conf > 0.8].cls.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("data", [torch.zeros(2, 5), torch.zeros(8), np.zeros((1, 2, 6)), torch.tensor(1.0)])
+def test_boxes_of_other_shapes(data: Any) -> None:
+    with pytest.raises(ValueError, match="boxes are"):
+        Boxes(data, (10, 10))
+
+
+def test_boxes_of_other_types() -> None:
+    with pytest.raises(TypeError, match="list"):
+        Boxes([[1, 2, 3, 4, 5, 6]], (10, 10))  # type: ignore[arg-type]
+
+
+def test_clipping_leaves_the_given_tensor_alone() -> None:
+    with torch.inference_mode():
+        given = torch.tensor([[-5.0, -5, 300, 300, 0.5, 0]])
+    boxes = Boxes(given, (100, 200)).clipped()
+    assert boxes.xyxy.tolist() == [[0, 0, 200, 100]]
+    assert given[0, 0] == -5
+    assert Boxes(given.numpy(), (100, 200)).clipped().xyxy.tolist() == [[0, 0, 200, 100]]
+
+
+# --- results as a container ---
+
+
+def test_attributes(result: Results) -> None:
+    assert result.orig_shape == (48, 64) and result.path == "/pictures/cat.jpg"
+    assert result.names == {0: "0", 1: "1", 2: "2", 3: "3"}
+    assert result.speed == {"preprocess": 1.0, "inference": 2.0, "postprocess": 3.0}
+    assert result.probs is result.keypoints is result.obb is result.save_dir is None
+    assert len(result) == 4
+    assert result.point_coords.shape == (4, 1, 2) and result.crop_boxes.shape == (4, 4)
+    assert set(Results(scene.picture(), "a", {}).speed.values()) == {None}
+
+
+def test_nothing_found_and_everything_filtered() -> None:
+    nothing = Results(scene.picture(), "a.jpg", {}, torch.zeros(0, 6))
+    assert nothing.masks is None and len(nothing) == 0
+    filtered = scene.results()[[]]
+    assert filtered.masks is not None and filtered.masks.shape == (0, 48, 64)
+    for empty in (nothing, filtered):
+        assert empty.verbose() == "(no detections), "
+        assert empty.summary() == empty.to_dicts() == empty.to_coco() == list(empty) == []
+        assert empty.to_csv() == "" and json.loads(empty.to_json()) == []
+        assert empty.to_sa1b()["annotations"] == []
+        np.testing.assert_array_equal(empty.plot(), empty.orig_img)
+
+
+@pytest.mark.parametrize("index", [2, slice(2, 3), [2], torch.tensor([False, False, True, False]), np.array([2])])
+def test_indexing_takes_every_part(result: Results, index: Any) -> None:
+    chosen = result[index]
+    assert len(chosen) == 1 and chosen.boxes is not None and chosen.masks is not None
+    assert chosen.boxes.cls.tolist() == [2] and chosen.masks.is_rle
+    np.testing.assert_array_equal(chosen.masks.data, scene.masks()[[2]])
+    assert chosen.predicted_iou.tolist() == [0.75]
+    assert chosen.stability_score.tolist() == pytest.approx([0.98])
+    assert chosen.point_coords.tolist() == [[[55, 4]]] and chosen.crop_boxes.tolist() == [[0, 0, 64, 48]]
+    assert chosen.names == result.names and len(result) == 4
+
+
+def test_ragged_points_stay_with_their_objects() -> None:
+    points = [torch.ones(2, 2), torch.ones(1, 2) * 3]
+    result = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=points)
+    assert [one.tolist() for one in result[[1]].point_coords] == [[[3, 3]]]
+    assert [type(one) for one in result.numpy().point_coords] == [np.ndarray, np.ndarray]
+    assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
+
+
+def test_iteration_ends(result: Results) -> None:
+    assert [len(one) for one in result] == [1, 1, 1, 1]
+    with pytest.raises(IndexError):
+        result[4]
+
+
+def test_moves(result: Results) -> None:
+    array = result.numpy()
+    assert array.boxes is not None and array.masks is not None
+    for part in (array.boxes.data, array.masks.data, array.predicted_iou, array.point_coords):
+        assert isinstance(part, np.ndarray)
+    half = result.to(torch.float16)
+    assert half.boxes is not None and half.boxes.data.dtype == torch.float16
+    assert result.boxes is not None and result.boxes.data.dtype == torch.float32
+    assert result.cpu().to("meta").predicted_iou.device.type == "meta"
+    np.testing.assert_array_equal(array.plot(), result.plot())
+    assert array.to_dicts() == result.to_dicts()
+
+
+def test_new_and_update(result: Results) -> None:
+    result.save_dir = "runs"
+    fresh = result.new()
+    assert len(fresh) == 0 and fresh.boxes is fresh.masks is None
+    assert (fresh.path, fresh.names, fresh.speed, fresh.save_dir) == (
+        result.path,
+        result.names,
+        result.speed,
+        result.save_dir,
+    )
+    assert fresh.orig_img is result.orig_img
+    result.update(boxes=torch.tensor([[-3.0, 1, 99, 99, 0.5, 0]]))
+    assert result.boxes is not None and result.boxes.xyxy.tolist() == [[0, 1, 64, 48]]
+    assert result.predicted_iou is result.point_coords is None
+    with pytest.raises(ValueError, match="1 boxes for 4 masks"):
+        result.summary()
+    result.update(masks=torch.from_numpy(scene.masks()[:1]))
+    assert len(result.summary()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"orig_img": "a.jpg"}, TypeError),
+        ({"orig_img": np.zeros((4, 4), np.uint8)}, ValueError),
+        ({"orig_img": np.zeros((4, 4, 3))}, ValueError),
+        ({"probs": 1}, ValueError),
+        ({"masks": torch.zeros(2, 48, 64)}, ValueError),
+        ({"masks": Masks(torch.zeros(1, 4, 4), (4, 4))}, ValueError),
+        ({"predicted_iou": [0.5, 0.5]}, ValueError),
+        ({"boxes": torch.zeros(1, 5)}, ValueError),
+    ],
+)
+def test_parts_that_do_not_fit(change: dict[str, Any], error: type[Exception]) -> None:
+    arguments = {"orig_img": scene.picture(), "path": "a.jpg", "names": {}, "boxes": torch.zeros(1, 6), **change}
+    with pytest.raises(error):
+        Results(**arguments)
+
+
+def test_copies_and_pickles(result: Results) -> None:
+    for other in (pickle.loads(pickle.dumps(result)), copy.copy(result), copy.deepcopy(result)):
+        assert other.to_dicts() == result.to_dicts() and other.names == result.names
+
+
+def test_repr_names_the_parts(result: Results) -> None:
+    assert repr(result) == str(result)
+    for part in (
+        "cat.jpg",
+        "48 x 64",
+        "4 objects",
+        "Boxes(4 x 6",
+        "Masks(4 x 48 x 64, held as RLE)",
+        "stability_score",
+    ):
+        assert part in repr(result)
+
+
+# --- reading ---
+
+
+def test_verbose_counts_classes() -> None:
+    assert scene.results().verbose() == "1 0, 1 1, 1 2, 1 3, "
+    boxes = torch.zeros(3, 6)
+    boxes[:, 5] = torch.tensor([1.0, 0, 1])
+    assert Results(scene.picture(), "a", ["dog", "cat"], boxes).verbose() == "1 dog, 2 cats, "
+
+
+def test_summary(result: Results) -> None:
+    rows = result.summary()
+    assert rows[1]["name"] == "1" and rows[1]["class"] == 1 and rows[1]["confidence"] == 0.875
+    assert rows[1]["box"] == {"x1": 12, "y1": 10, "x2": 23, "y2": 19}
+    assert sorted(zip(rows[0]["segments"]["x"], rows[0]["segments"]["y"], strict=True)) == [
+        (6, 4),
+        (6, 39),
+        (49, 4),
+        (49, 39),
+    ]
+    shares = result.summary(normalize=True, decimals=2)
+    assert shares[1]["box"] == {"x1": 0.19, "y1": 0.21, "x2": 0.36, "y2": 0.4}
+    assert max(shares[0]["segments"]["x"]) == 0.77
+    tracked = Results(scene.picture(), "a", {}, torch.tensor([[0.0, 0, 1, 1, 9, 0.5, 4]])).summary()
+    assert tracked[0]["track_id"] == 9 and tracked[0]["name"] == "4" and "segments" not in tracked[0]
+
+
+def test_masks_alone_give_boxes_and_scores() -> None:
+    result = Results(
+        scene.picture(), "a", {}, masks=torch.from_numpy(scene.masks()), predicted_iou=[0.9, 0.8, 0.7, 0.6]
+    )
+    assert result.rows()[2].tolist() == [52, 2, 61, 43, pytest.approx(0.7), 2]
+    assert len(result) == 4 and len(result.to_coco()) == 4
+    assert Results(scene.picture(), "a", {}, masks=torch.from_numpy(scene.masks())).rows()[0, 4] == 1
+
+
+def test_csv_and_json(result: Results) -> None:
+    read = list(csv.DictReader(io.StringIO(result.to_csv())))
+    assert [row["name"] for row in read] == ["0", "1", "2", "3"]
+    assert json.loads(read[1]["box"]) == result.summary()[1]["box"]
+    assert json.loads(result.to_json()) == result.summary()
+
+
+def test_data_frames_come_from_what_is_installed(result: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install polars"):
+        result.to_df()
+    pandas: Any = types.ModuleType("pandas")
+    pandas.DataFrame = lambda rows: ("pandas", rows)
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    assert result.to_df() == ("pandas", result.summary())
+    polars: Any = types.ModuleType("polars")
+    polars.DataFrame = lambda rows: ("polars", rows)
+    monkeypatch.setitem(sys.modules, "polars", polars)
+    assert result.to_df()[0] == "polars"
+
+
+def test_dicts_there_and_back(result: Results) -> None:
+    records = result.to_dicts()
+    assert list(records[0]) == [
+        "segmentation",
+        "area",
+        "bbox",
+        "predicted_iou",
+        "point_coords",
+        "stability_score",
+        "crop_box",
+    ]
+    assert records[0]["bbox"] == [6, 4, 43, 35] and records[0]["area"] == 36 * 44
+    assert records[1]["point_coords"] == [[13, 11]] and records[1]["crop_box"] == [0, 0, 64, 48]
+    json.dumps(records)
+    for given in (records, result.to_dicts("mask")):
+        back = Results.from_dicts(result.orig_img, result.path, given)
+        assert back.to_dicts() == records
+        assert back.names == result.names
+    assert result.to_dicts("mask")[1]["segmentation"].dtype == bool
+    with pytest.raises(ValueError, match="segmentation"):
+        result.to_dicts("polygon")  # type: ignore[arg-type]
+
+
+def test_dicts_without_scores() -> None:
+    result = Results(scene.picture(), "a", {}, torch.zeros(1, 6), torch.ones(1, 48, 64))
+    record = result.to_dicts()[0]
+    assert record["stability_score"] is None and record["point_coords"] == []
+    assert record["predicted_iou"] == 0 and record["crop_box"] == [0, 0, 64, 48]
+    back = Results.from_dicts(result.orig_img, "a", [record])
+    assert back.stability_score is None and back.masks is not None and back.masks.area.tolist() == [48 * 64]
+    nothing = Results.from_dicts(result.orig_img, "a", [])
+    assert nothing.masks is None and nothing.boxes is not None and nothing.boxes.shape == (0, 6)
+
+
+# --- writing ---
+
+
+def test_save_txt_appends_polygons(result: Results, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "labels.txt"
+    assert result.save_txt(target) == str(target)
+    lines = target.read_text().splitlines()
+    assert len(lines) == 3  # the empty mask has no polygon
+    number, *points = lines[0].split()
+    assert number == "0"
+    assert {tuple(points[i : i + 2]) for i in range(0, 8, 2)} == {
+        ("0.09375", "0.0833333"),
+        ("0.765625", "0.0833333"),
+        ("0.765625", "0.8125"),
+        ("0.09375", "0.8125"),
+    }
+    result.save_txt(target, save_conf=True)
+    appended = target.read_text().splitlines()
+    assert appended[:3] == lines and [line.split()[-1] for line in appended[3:]] == ["0.95", "0.875", "0.75"]
+
+
+def test_save_txt_of_boxes(tmp_path: Path) -> None:
+    result = Results(scene.picture(), "a", {}, torch.tensor([[0.0, 0, 32, 24, 9, 0.5, 4]]))
+    result.save_txt(tmp_path / "a.txt", save_conf=True)
+    assert (tmp_path / "a.txt").read_text() == "4 0.25 0.25 0.5 0.5 0.5 9\n"
+
+
+def test_save_txt_without_lines_makes_no_file(result: Results, tmp_path: Path) -> None:
+    result[3].save_txt(tmp_path / "a.txt")
+    Results(scene.picture(), "a", {}).save_txt(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_crop_sorts_by_class_and_never_overwrites(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    boxes = torch.tensor(
+        [
+            [10.0, 10, 30, 20, 0.9, 0],
+            [-50, -50, 20, 20, 0.9, 2],
+            [500, 500, 600, 600, 0.9, 1],
+            [20, 20, 40, 40, 0.9, 3],
+        ]
+    )
+    result = Results(scene.picture(), "a.jpg", NAMES, boxes)
+    result.save_crop(tmp_path, "frame.png")
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jpg"))
+    assert written == ["a_b/frame.jpg", "person/frame-2.jpg", "person/frame.jpg"]
+    assert "box 2" in caplog.text
+    # 20 x 10 pixels, 2 % and 10 pixels wider, and outwards to whole pixels on the left and on top
+    assert cv2.imread(str(tmp_path / "person" / "frame.jpg")).shape == (21, 31, 3)
+    result.save_crop(tmp_path, "frame.png")
+    assert (tmp_path / "person" / "frame-4.jpg").exists()
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "/etc", "a\\b", "", "con:1"])
+def test_class_names_do_not_lead_out_of_the_crops_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "crops"
+    Results(scene.picture(), "a", {0: name}, torch.tensor([[1.0, 1, 9, 9, 1, 0]])).save_crop(folder)
+    assert [path.parent.parent for path in tmp_path.rglob("*.jpg")] == [folder]
+
+
+def test_save_names_and_folders(result: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert result.save() == "results_cat.jpg"
+    target = tmp_path / "new" / "folder" / "a.PNG"
+    assert result.save(target, boxes=False) == str(target)
+    np.testing.assert_array_equal(cv2.imread(str(target)), result.plot(boxes=False))
+    result.path = "/videos/walk.mp4"
+    assert result.save() == "results_walk.jpg"
+    assert result.plot(save=True, filename=tmp_path / "b.png").shape == (48, 64, 3)
+    assert (tmp_path / "b.png").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "new", "results_cat.jpg", "results_walk.jpg"]
+
+
+def test_a_failed_save_leaves_the_old_file(result: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.jpg"
+    target.write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        result.save(target)
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["a", "a.heic", "a.txt"])
+def test_save_in_an_unknown_format(result: Results, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="suffix"):
+        result.save(tmp_path / name)
+
+
+def test_show_opens_a_viewer(result: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr("PIL.Image.Image.show", lambda image, title=None: shown.append((image.size, title)))
+    result.show(boxes=False)
+    assert shown == [((64, 48), "/pictures/cat.jpg")]
+
+
+def test_notebook_picture(result: Results) -> None:
+    decoded = cv2.imdecode(np.frombuffer(result._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decoded, result.plot())
+    large = Results(np.zeros((3, 3000, 3), np.uint8), "a", {})
+    assert cv2.imdecode(np.frombuffer(large._repr_png_(), np.uint8), cv2.IMREAD_COLOR).shape == (1, 1024, 3)

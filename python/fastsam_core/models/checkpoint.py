@@ -63,7 +63,7 @@ def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any
         if expected is not None and expected.name != name:
             raise ValueError(
                 f"the file name stands for {expected.name}, but the {len(state)} tensors in it are those of {name}; "
-                f"rename it if that is what you want"
+                "rename it if that is what you want"
             )
         built = _build(MODELS[name])
         load_state_dict(built, state)
@@ -108,7 +108,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
 def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     """The registry name of the model whose tensors these are; ValueError saying what they look like instead.
 
-    likely: the name to try first, which saves looking at the other models.
+    likely: the name to try first, which saves looking at the other models; an error names it as what was expected.
     """
     for name in sorted(MODELS, key=lambda name: name != likely):
         if not any(_differences(_expected(name), state, MODELS[name])):
@@ -123,9 +123,8 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     first = ", ".join(list(state)[:3])
     guess = next((text for pattern, text in _OTHERS if any(re.search(pattern, key) for key in state)), "")
     looks = f"; it looks like {guess}" if guess else ""
-    raise ValueError(
-        f"found {len(state)} tensors ({first}...){looks}. Expected the state dict of one of: {', '.join(MODELS)}"
-    )
+    expected = likely if likely else f"one of: {', '.join(MODELS)}"
+    raise ValueError(f"found {len(state)} tensors ({first}...){looks}. Expected the state dict of {expected}")
 
 
 def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:

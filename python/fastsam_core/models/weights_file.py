@@ -97,8 +97,8 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds pickled Python objects ({named.group(1)})" if named else "is damaged or holds pickled objects"
         raise ValueError(
-            f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, in "
-            "the program that made it: torch.save(model.state_dict(), 'weights.pt')"
+            f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, "
+            "in the program that made it: torch.save(model.state_dict(), 'weights.pt')"
         ) from error
     except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
         raise ValueError(f"{path} is damaged or incomplete: {_first_line(error)}") from error

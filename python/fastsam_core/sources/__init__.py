@@ -1,0 +1,8 @@
+"""Sources: everything a picture can come from, as one iterable of BGR arrays with names."""
+
+from .decode import decode_image, read_image
+from .item import Item, Source
+from .load import load_sources
+from .paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Item", "Source", "decode_image", "load_sources", "read_image"]

@@ -1,0 +1,157 @@
+"""Encoded pictures to BGR arrays, strictly: a damaged file is an error, never a half-grey picture.
+
+Pillow decodes, because it reads the size before it decodes and reports truncated and garbled data as errors; its
+pixels are those of OpenCV. Only formats on the list below reach a decoder: the first bytes decide, not the suffix.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import from_pil
+
+# 2^28 pixels: 805 MB of BGR; every camera and most scanners stay below it.
+DEFAULT_MAX_PIXELS = 2**28
+
+# format -> (Pillow module, class), used directly: Image.open would apply a smaller process-wide pixel limit instead
+# of ours, and offers the bytes to forty formats that nobody asked for.
+_DECODERS = {
+    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PngImagePlugin", "PngImageFile"),
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
+    "WebP": ("WebPImagePlugin", "WebPImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "AVIF": ("AvifImagePlugin", "AvifImageFile"),
+    "JPEG 2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+}
+_STARTS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+)
+_NOT_IMAGES = (
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the real file with `git lfs pull`"),
+    (b"<!doctype", "a web page"),
+    (b"<html", "a web page"),
+    (b"<svg", "an SVG drawing; render it to PNG first"),
+    (b"<?xml", "an XML file"),
+    (b"%pdf", "a PDF; render its pages to PNG first"),
+)
+
+
+def max_pixels() -> int:
+    """The largest picture that is decoded: `FASTSAM_MAX_PIXELS`, or 2^28 pixels."""
+    text = os.environ.get("FASTSAM_MAX_PIXELS", "").strip()
+    if not text:
+        return DEFAULT_MAX_PIXELS
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ValueError(f"FASTSAM_MAX_PIXELS={text!r}: a positive whole number of pixels is needed")
+    return int(text)
+
+
+def sniff(head: bytes) -> str | None:
+    """The picture format that the first 16 or more bytes of a file announce, or None."""
+    for start, name in _STARTS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        if head[8:12] in (b"avif", b"avis"):
+            return "AVIF"
+        if head[8:12] in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
+            return "HEIF"
+    return None
+
+
+def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.uint8]:
+    """Decode a picture, upright after its EXIF orientation.
+
+    data: the encoded bytes (JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000; HEIF where pillow_heif has registered
+    itself with Pillow), or a binary file at its beginning. Of several frames the first is taken, alpha is dropped,
+    16-bit samples keep their high byte. Returns BGR uint8 (H, W, 3).
+
+    ValueError for anything that is not such a picture, is damaged or truncated, or has more than `max_pixels()`
+    pixels, which is checked before any pixel is decoded.
+    """
+    file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
+    head = file.read(64)
+    file.seek(0)
+    if not head:
+        raise ValueError("the file is empty")
+    name = sniff(head)
+    if name is None:
+        start = head.lstrip().lower()
+        found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of no known picture format")
+        raise ValueError(f"not a picture: this is {found} (accepted: {', '.join(_DECODERS)})")
+    limit = max_pixels()
+    try:
+        picture = _opener(name)(file, "")
+        size = picture.size
+    except Exception as error:  # decoders raise whatever they stumble over: struct.error, SyntaxError, KeyError...
+        raise ValueError(f"damaged {name} header: {_reason(error)}") from error
+    check_size(size[0], size[1], limit)
+    try:
+        picture.load()
+        return from_pil(picture)
+    except Exception as error:
+        raise ValueError(f"damaged or unsupported {name} file: {_reason(error)}") from error
+
+
+def check_size(width: int, height: int, limit: int | None = None) -> None:
+    """ValueError for a picture without pixels or with more than the limit (`max_pixels()` unless given)."""
+    limit = max_pixels() if limit is None else limit
+    if width < 1 or height < 1:
+        raise ValueError(f"the picture has no pixels: {width} x {height}")
+    if width * height > limit:
+        raise ValueError(
+            f"the picture is {width} x {height} = {width * height:,} pixels, more than the limit of {limit:,}; set "
+            "the environment variable FASTSAM_MAX_PIXELS to raise it if you trust the file"
+        )
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """`decode_image` for a file: FileNotFoundError where there is none, ValueError where it can't be read."""
+    if not os.path.isfile(path):
+        # A named pipe or a device would block or never end.
+        if os.path.exists(path):
+            raise ValueError("not a regular file")
+        raise FileNotFoundError(f"no such file: {os.fspath(path)}")
+    try:
+        with open(path, "rb") as file:
+            return decode_image(file)
+    except OSError as error:
+        raise ValueError(f"can't be read: {error.strerror or error}") from error
+
+
+def _opener(name: str) -> Any:
+    if name == "HEIF":
+        from PIL import Image
+
+        if "HEIF" not in Image.OPEN:
+            raise ValueError(
+                "HEIF needs the package pillow-heif: install it and call pillow_heif.register_heif_opener(), "
+                "or convert the file to JPEG"
+            )
+        return Image.OPEN["HEIF"][0]
+    module, cls = _DECODERS[name]
+    return getattr(importlib.import_module(f"PIL.{module}"), cls)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,327 @@
+"""Anything that people call a source, as one iterable of items."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from io import BytesIO, IOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .._log import logger
+from . import web
+from .arrays import check_array, check_tensor, from_array, from_pil, from_tensor
+from .decode import decode_image, read_image
+from .item import Item, Source
+from .paths import (
+    LIST_SUFFIXES,
+    STREAM_SCHEMES,
+    VIDEO_SUFFIXES,
+    Entry,
+    expand_user,
+    file_entry,
+    folder_entries,
+    glob_entries,
+    is_url,
+    list_entries,
+    missing,
+    suffix_of,
+    text_entries,
+    url_entry,
+)
+from .stream import stream_items
+from .video import expected_frames, video_items
+
+ACCEPTED = (
+    "a path, folder, glob pattern, list file (.txt, .csv), URL, video, stream address, camera number, NumPy array "
+    "(BGR), Pillow image, torch tensor (RGB), encoded bytes, a binary file object, or a list or iterator of these"
+)
+# What one unit of a source becomes: its name, and a function that gives its pictures.
+_Unit = tuple[str, Callable[[], Iterator[Item]]]
+
+
+def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False) -> Source:
+    """Open anything as a `Source`, an iterable of `Item`s with BGR uint8 (H, W, 3) pictures.
+
+    source: str or Path of a picture, video (every `vid_stride`-th frame), folder (not its sub-folders; natural order,
+    pictures first), glob pattern (`**` goes into sub-folders), list file (.txt, .csv; relative to itself or to the
+    current folder) or *.streams file; an http(s) URL; an rtsp/rtmp/tcp/udp address or a camera number (int or digits)
+    read by a thread, which keeps the latest frame only unless `stream_buffer`; ndarray (H, W[, C]) BGR; Pillow image;
+    torch tensor (B, 3, H, W) or (3, H, W) RGB; encoded picture as bytes or a binary file object; a list or tuple of
+    those (streams and cameras excepted); an iterator over those, taken one at a time. Files and Pillow images are
+    turned upright after their EXIF orientation.
+
+    Raises here: TypeError for another type, ValueError for a value that can't be a source (an empty string or list,
+    a float array), FileNotFoundError where nothing is found. Raises while iterating, when the source is one picture,
+    video or URL: ValueError if it can't be decoded, ConnectionError if it can't be fetched. In a source of several,
+    each one that fails is logged once and given as an `Item` with `image=None` and `error` set, and the rest go on.
+    """
+    if isinstance(vid_stride, bool) or not isinstance(vid_stride, int):
+        raise TypeError(f"vid_stride is a whole number of frames, not {vid_stride!r}")
+    if vid_stride < 1:
+        raise ValueError(f"vid_stride must be at least 1, not {vid_stride}")
+    if isinstance(source, bool) or source is None:
+        raise TypeError(f"source is {source!r}; accepted: {ACCEPTED}")
+    if isinstance(source, (int, np.integer)):
+        return _stream_source([_camera(int(source))], str(source), vid_stride, stream_buffer)
+    if isinstance(source, (str, os.PathLike)):
+        return _text_source(_text(source), vid_stride, stream_buffer)
+    if isinstance(source, (list, tuple)):
+        return _list_source(source, vid_stride)
+    if isinstance(source, Iterator) and not isinstance(source, IOBase):
+        return Source("iterator", lambda: _iterate(source, vid_stride))
+    units = _memory_units(source, 0)
+    return _units_source("arrays", units, strict=len(units) == 1)
+
+
+def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
+    if not text.strip():
+        raise ValueError(f"source is an empty string; accepted: {ACCEPTED}")
+    if text.isascii() and text.isdigit():
+        return _stream_source([_camera(int(text))], text, vid_stride, stream_buffer)
+    if text.lower().startswith(STREAM_SCHEMES):
+        return _stream_source([text], text, vid_stride, stream_buffer)
+    if is_url(text):
+        return _url_source(text, vid_stride, stream_buffer)
+    path = expand_user(text)
+    if os.path.isdir(path):
+        return _entries_source("folder", folder_entries(path), os.path.abspath(path), vid_stride)
+    if not os.path.lexists(path):
+        if glob.has_magic(path):
+            return _entries_source("images", glob_entries(path), path, vid_stride)
+        if text.lower().split()[0] == "screen":
+            raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
+        if "://" in text or text.lower().startswith(("http:/", "https:/", "rtsp:/")):
+            raise ValueError(
+                f"{text!r} is no address that is known (http, https, rtsp, rtmp, tcp, udp); pass it as str"
+            )
+        raise missing(path)
+    suffix = suffix_of(path)
+    if suffix in LIST_SUFFIXES:
+        return _entries_source("images", list_entries(path), os.path.abspath(path), vid_stride)
+    if suffix == ".streams":
+        return _stream_source(_addresses(path), os.path.abspath(path), vid_stride, stream_buffer)
+    return _entry_source(file_entry(path), vid_stride)
+
+
+def _url_source(url: str, vid_stride: int, stream_buffer: bool) -> Source:
+    entry = url_entry(url)
+    if entry.kind == "image_url" and not suffix_of(url):
+        media = web.content_type(url)
+        if media.startswith(("video/", "multipart/x-mixed-replace")) or "mpegurl" in media:
+            return _stream_source([url], url, vid_stride, stream_buffer)
+        if media in ("text/html", "application/xhtml+xml"):
+            raise ValueError(f"{url} is a web page; pass the address of the picture itself")
+    return _entry_source(entry, vid_stride)
+
+
+def _entry_source(entry: Entry, vid_stride: int) -> Source:
+    is_video = entry.kind.startswith("video")
+    return Source(
+        "video" if is_video else "image",
+        lambda: _reported([(entry.text, lambda: _entry_items(entry, vid_stride))], strict=True),
+        path=entry.text,
+        total=None if is_video else 1,
+        expected=lambda: expected_frames(entry.text, vid_stride),
+    )
+
+
+def _entries_source(kind: Any, entries: list[Entry], path: str | None, vid_stride: int) -> Source:
+    def expected() -> int | None:
+        counts = [expected_frames(e.text, vid_stride) if e.kind.startswith("video") else 1 for e in entries]
+        return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
+
+    videos = any(entry.kind.startswith("video") for entry in entries)
+    units = [_entry_unit(entry, vid_stride) for entry in entries]
+    return Source(kind, lambda: _reported(units), path=path, total=None if videos else len(units), expected=expected)
+
+
+def _units_source(kind: Any, units: list[_Unit], *, strict: bool = False) -> Source:
+    return Source(kind, lambda: _reported(units, strict=strict), total=len(units))
+
+
+def _list_source(elements: Sequence[Any], vid_stride: int) -> Source:
+    if not elements:
+        raise ValueError("source is an empty list")
+    entries: list[Entry] = []
+    units: list[_Unit] = []
+    for place, element in enumerate(elements):
+        try:
+            found = _element(element)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"source[{place}]: {error}") from error
+        if found is None:
+            units += _memory_units(element, len(units))
+        else:
+            entries += found
+            units += [_entry_unit(entry, vid_stride) for entry in found]
+    if entries and len(entries) == len(units) and not any(entry.exists() for entry in entries):
+        raise FileNotFoundError(f"none of the {len(entries)} files of the list exists; {missing(entries[0].text)}")
+    if len(entries) == len(units):
+        return _entries_source("images", entries, None, vid_stride)
+    videos = any(entry.kind.startswith("video") for entry in entries)
+    return Source("arrays", lambda: _reported(units), total=None if videos else len(units))
+
+
+def _element(element: Any) -> list[Entry] | None:
+    """The entries of a list's or iterator's element, or None for a picture in memory, which is checked."""
+    if isinstance(element, (str, os.PathLike)):
+        text = _text(element)
+        if not text.strip():
+            raise ValueError("an empty string")
+        if text.lower().startswith(STREAM_SCHEMES) or suffix_of(text) == ".streams":
+            raise ValueError(f"{text!r} is a stream: pass it alone, or several in a *.streams file")
+        try:
+            return text_entries(text)
+        except FileNotFoundError:
+            return [file_entry(expand_user(text))]  # an empty folder or pattern among others is reported, not fatal
+    _memory_units(element, 0)
+    return None
+
+
+def _memory_units(value: Any, first: int) -> list[_Unit]:
+    """Units for a picture in memory, or a batch of them; shapes and types are checked now, pixels later."""
+    if isinstance(value, torch.Tensor):
+        check_tensor(value)
+        images = list(value) if value.ndim == 4 else [value]
+        return [(f"image{first + i}.jpg", _lazy(partial(_first_picture, v))) for i, v in enumerate(images)]
+    name = f"image{first}.jpg"
+    if isinstance(value, np.ndarray):
+        check_array(value)
+        return [(name, _lazy(lambda: from_array(value)))]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return [(name, _lazy(lambda: decode_image(value)))]
+    if isinstance(value, IOBase):
+        return [(name, _lazy(lambda: decode_image(_all_bytes(value))))]
+    if _is_pil(value):
+        file = getattr(value, "filename", "")
+        return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy(lambda: from_pil(value)))]
+    raise TypeError(f"a {type(value).__name__} can't be a source; accepted: {ACCEPTED}")
+
+
+def _is_pil(value: Any) -> bool:
+    # Without importing Pillow for everybody: an image can't exist before its module does.
+    return any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__)
+
+
+def _all_bytes(file: Any) -> bytes:
+    """What a binary file object holds, from its beginning if it can go back there."""
+    if isinstance(file, BytesIO):
+        return file.getvalue()
+    if file.seekable():
+        file.seek(0)
+    data = file.read()
+    if not isinstance(data, bytes):
+        raise ValueError("a text file object can't be a source: open it with mode 'rb'")
+    return data
+
+
+def _first_picture(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    return from_tensor(tensor)[0]
+
+
+def _lazy(make: Callable[[], NDArray[np.uint8]]) -> Callable[[], Iterator[Item]]:
+    def items() -> Iterator[Item]:
+        yield Item(make(), "")
+
+    return items
+
+
+def _entry_unit(entry: Entry, vid_stride: int) -> _Unit:
+    return entry.text, lambda: _entry_items(entry, vid_stride)
+
+
+def _entry_items(entry: Entry, vid_stride: int) -> Iterator[Item]:
+    if entry.kind == "image":
+        yield Item(read_image(entry.text), entry.text)
+    elif entry.kind == "image_url":
+        yield Item(decode_image(web.fetch(entry.text)), entry.text)
+    elif entry.kind == "video":
+        yield from video_items(entry.text, entry.text, vid_stride=vid_stride)
+    else:
+        with tempfile.TemporaryDirectory(prefix="fastsam-") as folder:
+            file = os.path.join(folder, "video" + suffix_of(entry.text))
+            with open(file, "wb") as handle:
+                web.fetch_into(entry.text, handle, web.MAX_VIDEO_BYTES)
+            yield from video_items(file, entry.text, vid_stride=vid_stride)
+
+
+def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endless: bool = False) -> Iterator[Item]:
+    """The items of all units, numbered. What fails is raised if strict, else logged and given as an item's error."""
+    total = None if endless else len(units)
+    for place, (path, make) in enumerate(units):
+        items = make()
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except (ValueError, OSError, MemoryError) as error:
+                reason = str(error) or type(error).__name__
+                if strict:
+                    if isinstance(error, ValueError):
+                        raise ValueError(f"{path}: {reason}") from error
+                    raise
+                logger.warning("skipped %s: %s", path, reason)
+                yield Item(None, path, reason, None, first + place, total)
+                break
+            yield replace(item, path=path, index=first + place, total=total)
+
+
+def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
+    first = 0
+    for element in elements:
+        found = _element(element)
+        units = _memory_units(element, first) if found is None else [_entry_unit(e, vid_stride) for e in found]
+        yield from _reported(units, first=first, endless=True)
+        first += len(units)
+
+
+def _stream_source(addresses: list[int | str], path: str, vid_stride: int, stream_buffer: bool) -> Source:
+    return Source(
+        "stream", lambda: stream_items(addresses, vid_stride=vid_stride, stream_buffer=stream_buffer), path=path
+    )
+
+
+def _addresses(path: str) -> list[int | str]:
+    """The lines of a *.streams file: addresses, camera numbers, or video files relative to it; `#` starts a comment."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a list of streams: it is not UTF-8 text ({error})") from error
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise ValueError(f"{path} names no stream: one address, camera number or video file per line is needed")
+    return [_address(line, os.path.dirname(os.path.abspath(path))) for line in lines]
+
+
+def _address(line: str, base: str) -> int | str:
+    if line.isascii() and line.isdigit():
+        return _camera(int(line))
+    if "://" in line:
+        return line
+    found = next((p for p in (os.path.join(base, line), expand_user(line)) if os.path.isfile(p)), None)
+    if found is None:
+        raise missing(os.path.join(base, line))
+    if suffix_of(found) not in VIDEO_SUFFIXES:
+        raise ValueError(f"{line!r} is neither an address, a camera number nor a video file")
+    return os.path.abspath(found)
+
+
+def _camera(number: int) -> int:
+    if not 0 <= number < 1000:
+        raise ValueError(f"a camera number is 0, 1, 2..., not {number}")
+    return number
+
+
+def _text(source: str | os.PathLike[Any]) -> str:
+    text = os.fspath(source)
+    return os.fsdecode(text) if isinstance(text, bytes) else text

@@ -1,0 +1,166 @@
+"""Strings and paths to the files they stand for: folders, globs, list files, addresses."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import glob
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+IMAGE_SUFFIXES = frozenset(
+    (".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
+)
+VIDEO_SUFFIXES = frozenset(
+    (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".wmv", ".webm")
+)
+LIST_SUFFIXES = frozenset((".txt", ".csv"))
+STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "tcp://", "udp://")
+# First cells of a CSV file that name the column instead of a file.
+_HEADERS = frozenset(
+    ("path", "paths", "file", "files", "filename", "file_name", "image", "images", "image_path", "url")
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or address that gives one or more items. `text` is an absolute path, or the address."""
+
+    kind: Literal["image", "video", "image_url", "video_url"]
+    text: str
+
+    def exists(self) -> bool:
+        return self.kind.endswith("url") or os.path.lexists(self.text)
+
+
+def is_url(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
+
+
+def suffix_of(text: str) -> str:
+    """The lower-case suffix of a path or of a URL's path."""
+    return Path(urlsplit(text).path if is_url(text) else text).suffix.lower()
+
+
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that puts `img2` before `img10`, and differs where the strings differ."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return [(0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p.casefold()) for p in parts], text
+
+
+def file_entry(path: str) -> Entry:
+    return Entry("video" if suffix_of(path) in VIDEO_SUFFIXES else "image", os.path.abspath(path))
+
+
+def url_entry(url: str) -> Entry:
+    return Entry("video_url" if suffix_of(url) in VIDEO_SUFFIXES else "image_url", url)
+
+
+def folder_entries(folder: str) -> list[Entry]:
+    """The pictures, then the videos of a folder, not of its sub-folders; hidden files are left out."""
+    names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    entries = _media(os.path.join(folder, name) for name in names)
+    if not entries:
+        raise FileNotFoundError(
+            f"no picture or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
+            f"{' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}). For its sub-folders too, pass "
+            f"{os.path.join(folder, '**', '*')!r}"
+        )
+    return entries
+
+
+def glob_entries(pattern: str) -> list[Entry]:
+    """What a pattern with `*`, `?`, `[...]` or a recursive `**` matches: pictures, then videos."""
+    matches = glob.glob(pattern, recursive=True)
+    entries = _media(matches)
+    if not entries:
+        what = f"{len(matches)} entries match, but none is a picture or video" if matches else "nothing matches"
+        raise FileNotFoundError(f"{what}: {pattern} (looked up from {os.getcwd()})")
+    return entries
+
+
+def list_entries(path: str) -> list[Entry]:
+    """The entries of a list file: one path, URL, folder or pattern per line (.txt), or in the first column (.csv).
+
+    Paths are relative to the list file, else to the current folder. A missing file stays in the list, so that it is
+    reported; if all are missing, FileNotFoundError.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a list of files: it is not UTF-8 text ({error})") from error
+    if suffix_of(path) == ".csv":
+        lines = [row[0].strip() for row in csv.reader(text.splitlines()) if row]
+        if lines and lines[0].lower() in _HEADERS:
+            lines = lines[1:]
+    else:
+        lines = [line.strip() for line in text.splitlines()]
+    base = os.path.dirname(os.path.abspath(path))
+    entries = [entry for line in lines if line for entry in _line_entries(line, base, path)]
+    if not entries:
+        raise FileNotFoundError(f"the list file {path} names no file")
+    if not any(entry.exists() for entry in entries):
+        raise FileNotFoundError(
+            f"none of the {len(entries)} files that {path} names exists, the first being {entries[0].text}; paths are "
+            f"taken relative to the list file, then to {os.getcwd()}"
+        )
+    return entries
+
+
+def text_entries(text: str) -> list[Entry]:
+    """The entries of one string within a list of sources; a missing file is an entry, to be reported."""
+    if is_url(text):
+        return [url_entry(text)]
+    path = expand_user(text)
+    if os.path.isdir(path):
+        return folder_entries(path)
+    if not os.path.lexists(path) and glob.has_magic(path):
+        return glob_entries(path)
+    if suffix_of(path) in LIST_SUFFIXES and os.path.isfile(path):
+        return list_entries(path)
+    return [file_entry(path)]
+
+
+def missing(path: str) -> FileNotFoundError:
+    """The error for a path that does not exist: where it was looked for, and what similar names there are."""
+    whole = Path(os.path.abspath(path))
+    if whole.parent.is_dir():
+        close = difflib.get_close_matches(whole.name, sorted(os.listdir(whole.parent)), n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    else:
+        nearest = next(folder for folder in whole.parents if folder.is_dir())
+        hint = f"; the folder {whole.parent} does not exist, but {nearest} does"
+    return FileNotFoundError(f"no such file or folder: {path} (looked for {whole}){hint}")
+
+
+def expand_user(text: str) -> str:
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def _line_entries(line: str, base: str, listed_in: str) -> list[Entry]:
+    if is_url(line):
+        return [url_entry(line)]
+    line = expand_user(line)
+    found = next((p for p in (os.path.join(base, line), line) if os.path.lexists(p)), None)
+    if found is None and glob.has_magic(line):
+        hits = _media(glob.glob(os.path.join(base, line), recursive=True)) or _media(glob.glob(line, recursive=True))
+        if hits:
+            return hits
+    if found is None:
+        return [file_entry(os.path.join(base, line))]
+    if os.path.isdir(found):
+        return folder_entries(found)
+    if suffix_of(found) in LIST_SUFFIXES:
+        raise ValueError(f"{listed_in} names {line}: list files can't be nested")
+    return [file_entry(found)]
+
+
+def _media(paths: Iterable[str]) -> list[Entry]:
+    kept = sorted((path for path in paths if not os.path.isdir(path)), key=natural_key)
+    images = [file_entry(path) for path in kept if suffix_of(path) in IMAGE_SUFFIXES]
+    return images + [file_entry(path) for path in kept if suffix_of(path) in VIDEO_SUFFIXES]

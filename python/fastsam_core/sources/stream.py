@@ -1,0 +1,169 @@
+"""Live streams: one thread per stream reads, so that a slow model does not fall behind the camera."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._log import logger
+from .arrays import from_array
+from .item import Item
+from .video import announced
+
+BUFFER = 30  # frames that a buffered stream holds before its reader waits
+TIMEOUT = 30.0  # seconds without a frame after which a stream counts as dead
+_OPEN_TIMEOUT_MS = 15_000
+_RETRIES = 3
+
+
+class StreamReader(threading.Thread):
+    """Reads one stream in the background.
+
+    address: a camera number, a URL, or a video file. buffered: keep up to `BUFFER` frames and let the reader wait,
+    else keep only the latest one and drop what nobody took in time. Every `vid_stride`-th frame is kept. A URL that
+    stops is opened again up to three times; `error` says why the reader ended, and is None after a file's end.
+    """
+
+    def __init__(self, address: int | str, changed: threading.Condition, *, buffered: bool, vid_stride: int) -> None:
+        super().__init__(name=f"fastsam stream {address}", daemon=True)
+        self.address = address
+        self.fps: float | None = None
+        self.error: str | None = None
+        self.ended = False
+        self.last_frame = time.monotonic()
+        self._changed = changed
+        self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=BUFFER if buffered else 1)
+        self._buffered = buffered
+        self._stride = vid_stride
+        self._stop_asked = threading.Event()
+        self._is_url = isinstance(address, str) and "://" in address
+
+    def take(self) -> tuple[int, NDArray[np.uint8]] | None:
+        """The next (buffered) or latest frame with its number, or None. Call it with `changed` held."""
+        if not self._frames:
+            return None
+        frame = self._frames.popleft()
+        self._changed.notify_all()
+        return frame
+
+    def ask_stop(self) -> None:
+        self._stop_asked.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # a thread's exception would vanish otherwise
+            self.error = f"{type(error).__name__}: {error}"
+        finally:
+            with self._changed:
+                self.ended = True
+                self._changed.notify_all()
+
+    def _read(self) -> None:
+        number, failures = 0, 0
+        while not self._stop_asked.is_set():
+            capture = open_capture(self.address)
+            try:
+                if capture.isOpened():
+                    self.fps = announced(capture)[1]
+                    before = number
+                    number = self._read_frames(capture, number)
+                    failures = 0 if number > before else failures
+                    self.error = None if not self._is_url else "the stream stopped"
+                    if not self._is_url:
+                        if number == before:
+                            self.error = "no frame can be decoded"
+                        return
+                else:
+                    self.error = "can't be opened"
+            finally:
+                capture.release()
+            failures += 1
+            if not self._is_url or failures > _RETRIES:
+                return
+            self._stop_asked.wait(2.0 ** (failures - 1))
+
+    def _read_frames(self, capture: Any, number: int) -> int:
+        while not self._stop_asked.is_set() and capture.grab():
+            if number % self._stride == 0:
+                good, image = capture.retrieve()
+                if not good:
+                    break
+                self._put(number, from_array(image))
+            number += 1
+        return number
+
+    def _put(self, number: int, image: NDArray[np.uint8]) -> None:
+        with self._changed:
+            while self._buffered and len(self._frames) == BUFFER and not self._stop_asked.is_set():
+                self._changed.wait(1.0)
+            self._frames.append((number, image))
+            self.last_frame = time.monotonic()
+            self._changed.notify_all()
+
+
+def open_capture(address: int | str) -> Any:
+    """An OpenCV capture on a camera number, URL or file, with time limits where the back end knows them."""
+    import cv2
+
+    if isinstance(address, str) and "://" in address:
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS]
+        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    return cv2.VideoCapture(address)
+
+
+def stream_items(
+    addresses: Sequence[int | str], *, vid_stride: int = 1, stream_buffer: bool = False, timeout: float = TIMEOUT
+) -> Iterator[Item]:
+    """Frames of one or more streams as they come, until all have ended.
+
+    `index` is the stream's place in `addresses`, `frame` its frame number, which jumps where frames were dropped. A
+    stream that can't be opened, stops or stays silent for `timeout` seconds is logged and left out while the others
+    go on; if none ever gave a frame, ConnectionError.
+    """
+    changed = threading.Condition()
+    readers = [StreamReader(a, changed, buffered=stream_buffer, vid_stride=vid_stride) for a in addresses]
+    live = dict(enumerate(readers))
+    reasons: dict[int, str] = {}
+    given = 0
+    try:
+        for reader in readers:
+            reader.start()
+        while live:
+            with changed:
+                taken = [(i, reader, reader.take()) for i, reader in live.items()]
+                if not any(frame for _, _, frame in taken):
+                    for i, reader in list(live.items()):
+                        silent = time.monotonic() - reader.last_frame > timeout
+                        if reader.ended or silent:
+                            reason = reader.error or (None if reader.ended else f"no frame for {timeout:g} seconds")
+                            if reason:
+                                reasons[i] = reason
+                                logger.warning("stream %s: %s", reader.address, reason)
+                            del live[i]
+                    if live:
+                        changed.wait(min(1.0, timeout))
+                    continue
+            for i, reader, frame in taken:
+                if frame is not None:
+                    given += 1
+                    yield Item(
+                        frame[1], str(reader.address), None, frame[0], i, len(readers), kind="stream", fps=reader.fps
+                    )
+    finally:
+        for reader in readers:
+            reader.ask_stop()
+        for reader in readers:
+            if reader.ident is not None:
+                reader.join(timeout=2.0)  # a reader stuck in a driver is a daemon, and is left behind
+    if not given:
+        first = next(iter(reasons.items()), (0, "it gave no frame"))
+        raise ConnectionError(f"stream {addresses[first[0]]}: {first[1]}")

@@ -1,0 +1,73 @@
+"""Video files, frame by frame."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from .._log import logger
+from .arrays import from_array
+from .decode import check_size
+from .item import Item
+
+
+def video_items(file: str, path: str, *, vid_stride: int = 1, index: int = 0, total: int | None = 1) -> Iterator[Item]:
+    """Frames 0, vid_stride, 2 * vid_stride... of a video file as `Item`s named `path`.
+
+    The frame is turned as the video's rotation tag asks. ValueError where no frame can be decoded. A video that breaks
+    off before the length in its header gives the frames it has, and a warning.
+    """
+    import cv2
+
+    if not os.path.isfile(file):
+        if os.path.exists(file):
+            raise ValueError("not a regular file")
+        raise FileNotFoundError(f"no such file: {file}")
+    capture = cv2.VideoCapture(file)
+    try:
+        if not capture.isOpened():
+            raise ValueError("not a video that OpenCV can read: damaged, empty, or of an unknown codec")
+        frames, fps = announced(capture)
+        check_size(int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+        number = 0
+        while capture.grab():
+            if number % vid_stride == 0:
+                good, image = capture.retrieve()
+                if not good:
+                    break
+                yield Item(from_array(image), path, None, number, index, total, kind="video", fps=fps, frames=frames)
+            number += 1
+    finally:
+        capture.release()
+    if number == 0:
+        raise ValueError("no frame of the video can be decoded")
+    # Headers are often off by a frame or two; only a real gap is worth a word.
+    if frames is not None and number < 0.9 * frames - 2:
+        logger.warning("%s ended after %d of the %d frames that its header announces", path, number, frames)
+
+
+def announced(capture: Any) -> tuple[int | None, float | None]:
+    """(number of frames, frames per second) as the header says; None for what it leaves open."""
+    import cv2
+
+    count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    return (
+        int(count) if math.isfinite(count) and 0 < count < 1e9 else None,
+        float(fps) if math.isfinite(fps) and 0 < fps < 1e6 else None,
+    )
+
+
+def expected_frames(file: str, vid_stride: int) -> int | None:
+    """How many items `video_items` will give according to the video's header, or None."""
+    import cv2
+
+    if not os.path.isfile(file):
+        return None
+    capture = cv2.VideoCapture(file)
+    try:
+        frames = announced(capture)[0] if capture.isOpened() else None
+    finally:
+        capture.release()
+    return None if frames is None else math.ceil(frames / vid_stride)

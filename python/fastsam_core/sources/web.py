@@ -1,0 +1,66 @@
+"""Pictures and videos from http(s) addresses, with a limit on size and on time."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+MAX_IMAGE_BYTES = 2**28  # 268 MB: far above any encoded picture within the pixel limit that people share by URL
+MAX_VIDEO_BYTES = 2**32
+TIMEOUT = 20.0  # seconds for the connection and between two packets
+DEADLINE = 600.0  # seconds for the whole transfer, against servers that trickle
+_CHUNK = 1 << 18
+
+
+def fetch(url: str, limit: int = MAX_IMAGE_BYTES, *, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> bytes:
+    """What an http(s) address answers, in memory. ConnectionError with the reason, ValueError above `limit` bytes."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    fetch_into(url, buffer, limit, timeout=timeout, deadline=deadline)
+    return buffer.getvalue()
+
+
+def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> None:
+    """Like `fetch`, written to an open binary file as it arrives."""
+    end = time.monotonic() + deadline
+    with _open(url, timeout) as response:
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdigit() and int(announced) > limit:
+            raise ValueError(f"{url} holds {int(announced):,} bytes, more than the limit of {limit:,}")
+        received = 0
+        while chunk := response.read(_CHUNK):
+            received += len(chunk)
+            if received > limit:
+                raise ValueError(f"{url} holds more than the limit of {limit:,} bytes")
+            if time.monotonic() > end:
+                raise ConnectionError(f"{url}: only {received:,} bytes within {deadline:g} seconds")
+            file.write(chunk)
+        if announced.isdigit() and received != int(announced):
+            raise ConnectionError(f"{url}: the answer broke off after {received:,} of {int(announced):,} bytes")
+
+
+def content_type(url: str, *, timeout: float = TIMEOUT) -> str:
+    """The media type that an address announces, in lower case without parameters; nothing but headers is read."""
+    with _open(url, timeout) as response:
+        return str(response.headers.get_content_type()).lower()
+
+
+@contextmanager
+def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
+    # urllib follows redirects to http, https and ftp only, so that no server can point at a local file.
+    request = urllib.request.Request(url, headers={"User-Agent": "fastsam_core", "Accept-Encoding": "identity"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            yield response
+    except urllib.error.HTTPError as error:
+        raise ConnectionError(f"{url} answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise ConnectionError(f"{url} can't be reached: {error.reason}") from error
+    except (TimeoutError, http.client.HTTPException) as error:
+        raise ConnectionError(f"{url}: {type(error).__name__} {error}") from error

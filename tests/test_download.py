@@ -1,0 +1,223 @@
+"""Downloads: whole, resumed, refused; nothing but a verified file ever gets the target's name."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastsam_core.models import download as module
+from fastsam_core.models.download import download
+from local_server import FileServer, reply, serve
+
+BODY = bytes(range(256)) * 1200
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "new folder" / "weights.pt"
+
+
+def leftovers(target: Path) -> list[str]:
+    return sorted(name for name in os.listdir(target.parent) if name != target.name)
+
+
+@pytest.mark.parametrize("sha256", [SHA, SHA.upper(), SHA[:8], None])
+def test_whole_file(target: Path, sha256: str | None) -> None:
+    with serve(FileServer(BODY)) as address:
+        assert download(f"{address}/w.pt", target, sha256=sha256, size=len(BODY)) == target
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+def test_existing_target_is_never_touched(target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(b"the user's own")
+    assert download("http://127.0.0.1:9/none", target, sha256=SHA) == target
+    assert target.read_bytes() == b"the user's own"
+
+
+@pytest.mark.parametrize("sha256", [SHA, None])
+def test_broken_transfers_go_on_where_they_stopped(target: Path, sha256: str | None) -> None:
+    server = FileServer(BODY, broken=2)
+    with serve(server) as address:
+        download(f"{address}/w.pt", target, sha256=sha256, backoff=0)
+    half = len(BODY) // 2
+    assert server.requests == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
+    assert target.read_bytes() == BODY
+
+
+def test_interrupted_then_resumed_by_a_later_call(target: Path) -> None:
+    server = FileServer(BODY, broken=1)
+    with serve(server) as address:
+        with pytest.raises(ConnectionError, match=r"(?s)could not download .*the connection ended.*weights\.pt"):
+            download(f"{address}/w.pt", target, retries=0)
+        assert not target.exists()
+        assert leftovers(target) == ["weights.pt.part", "weights.pt.part.etag"]
+        download(f"{address}/w.pt", target)
+    assert server.requests == [None, f"bytes={len(BODY) // 2}-"]
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+def test_process_stopped_between_last_byte_and_rename(target: Path) -> None:
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(BODY)
+    Path(f"{target}.part.etag").write_text('"one"')
+    server = FileServer(BODY)
+    with serve(server) as address:
+        download(f"{address}/w.pt", target, sha256=SHA)
+    assert server.requests == [f"bytes={len(BODY)}-"]
+    assert target.read_bytes() == BODY
+
+
+def test_changed_file_is_fetched_from_its_beginning(target: Path) -> None:
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(b"old" * 100)
+    Path(f"{target}.part.etag").write_text('"zero"')
+    with serve(FileServer(BODY)) as address:
+        download(f"{address}/w.pt", target)
+    assert target.read_bytes() == BODY
+
+
+def test_rest_without_validator_or_hash_is_not_trusted(target: Path) -> None:
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(b"old" * 100)
+    server = FileServer(BODY, etag="")
+    with serve(server) as address:
+        download(f"{address}/w.pt", target)
+    assert server.requests == [None]
+    assert target.read_bytes() == BODY
+
+
+def test_wrong_beginning_is_found_by_its_hash_and_fetched_again(target: Path) -> None:
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(b"old" * 100)
+    server = FileServer(BODY, etag="")
+    with serve(server) as address:
+        download(f"{address}/w.pt", target, sha256=SHA)
+    assert server.requests == ["bytes=300-", None]
+    assert target.read_bytes() == BODY
+
+
+def test_server_that_ignores_ranges(target: Path) -> None:
+    server = FileServer(BODY, with_ranges=False, broken=1)
+    with serve(server) as address:
+        download(f"{address}/w.pt", target, sha256=SHA, backoff=0)
+    assert len(server.requests) == 2
+    assert target.read_bytes() == BODY
+
+
+def test_part_longer_than_the_file(target: Path) -> None:
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(BODY + b"more")
+    with serve(FileServer(BODY)) as address:
+        download(f"{address}/w.pt", target, sha256=SHA, backoff=0)
+    assert target.read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sha256": "0" * 64}, rf"its sha256 is {SHA}, expected {'0' * 64}"),
+        ({"sha256": "00ff"}, rf"its sha256 is {SHA}, expected 00ff"),
+        ({"size": 5}, r"holds 307,200 bytes, expected 5"),
+    ],
+)
+def test_wrong_content_is_removed(target: Path, options: dict[str, Any], message: str) -> None:
+    with serve(FileServer(BODY)) as address, pytest.raises(ValueError, match=message):
+        download(f"{address}/w.pt", target, **options)
+    assert os.listdir(target.parent) == []
+
+
+def test_wrong_size_that_is_not_announced(target: Path) -> None:
+    def answer(handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(BODY)
+
+    with serve(answer) as address, pytest.raises(ValueError, match="expected 307,199"):
+        download(f"{address}/w.pt", target, size=len(BODY) - 1)
+    assert os.listdir(target.parent) == []
+
+
+def test_web_page_instead_of_the_file(target: Path) -> None:
+    page = {"Content-Type": "text/html; charset=utf-8"}
+    with (
+        serve(lambda handler: reply(handler, b"<html>log in</html>", headers=page)) as address,
+        pytest.raises(ValueError, match="web page"),
+    ):
+        download(f"{address}/w.pt", target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(404, 1), (403, 1), (503, 3), (429, 3)])
+def test_refusals(target: Path, status: int, attempts: int) -> None:
+    asked = []
+
+    def answer(handler: Any) -> None:
+        asked.append(handler.path)
+        reply(handler, b"no", status)
+
+    with (
+        serve(answer) as address,
+        pytest.raises(ConnectionError, match=rf"answers {status} .*save it as .*weights\.pt"),
+    ):
+        download(f"{address}/w.pt", target, retries=2, backoff=0)
+    assert len(asked) == attempts
+    assert not target.exists()
+
+
+def test_nobody_there(target: Path) -> None:
+    with serve(FileServer(BODY)) as address:
+        pass
+    with pytest.raises(ConnectionError, match="could not download"):
+        download(f"{address}/w.pt", target, retries=0)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://x/y", "w.pt", ""])
+def test_other_addresses(target: Path, url: str) -> None:
+    with pytest.raises(ValueError, match="http"):
+        download(url, target)
+
+
+def test_full_disk_is_found_before_the_transfer(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = module.shutil.disk_usage("/")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with serve(FileServer(BODY)) as address, pytest.raises(OSError, match="10 are free"):
+        download(f"{address}/w.pt", target)
+    assert not target.exists()
+
+
+def test_two_at_once_fetch_it_once(target: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+    requests = []
+
+    def answer(handler: Any) -> None:
+        requests.append(1)
+        arrived.set()
+        go_on.wait(10)
+        reply(handler, BODY)
+
+    caplog.set_level(logging.INFO, "fastsam_core")
+    with serve(answer) as address:
+        threads = [
+            threading.Thread(target=download, args=(f"{address}/w.pt", target), kwargs={"sha256": SHA}) for _ in "ab"
+        ]
+        for thread in threads:
+            thread.start()
+        assert arrived.wait(10)
+        while not any("waiting for it" in record.message for record in caplog.records):
+            assert threads[0].is_alive() and threads[1].is_alive()
+        go_on.set()
+        for thread in threads:
+            thread.join(10)
+    assert target.read_bytes() == BODY
+    assert len(requests) == 1
+    assert leftovers(target) == []

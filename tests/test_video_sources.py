@@ -1,0 +1,304 @@
+"""Videos frame by frame, and streams, for which local video files stand in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastsam_core.sources import load_sources
+from fastsam_core.sources import stream as stream_module
+from fastsam_core.sources.stream import stream_items
+from local_server import reply, serve
+
+FRAMES, FPS = 12, 10.0
+
+
+def make_video(path: Path, frames: int = FRAMES) -> Path:
+    """A Motion JPEG file whose k-th frame is grey of value 20 k."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (48, 32))
+    assert writer.isOpened()
+    for k in range(frames):
+        writer.write(np.full((32, 48, 3), 20 * k, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("videos") / "clip.avi")
+
+
+def grey(item: Any) -> int:
+    assert item.image is not None
+    return round(float(item.image.mean()) / 20)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5, 100])
+def test_video(video: Path, stride: int) -> None:
+    source = load_sources(video, vid_stride=stride)
+    assert (source.kind, source.path, source.total) == ("video", str(video), None)
+    items = list(source)
+    expected = list(range(0, FRAMES, stride))
+    assert [i.frame for i in items] == expected == [grey(i) for i in items]
+    assert source.expected() == len(expected)
+    first = items[0]
+    assert (first.kind, first.path, first.index, first.total) == ("video", str(video), 0, 1)
+    assert (first.fps, first.frames) == (FPS, FRAMES)
+    assert first.image.shape == (32, 48, 3) and first.image.dtype == np.uint8
+
+
+def test_frames_do_not_share_memory(video: Path) -> None:
+    items = list(load_sources(video))
+    assert [grey(i) for i in items] == list(range(FRAMES))
+
+
+def test_animated_gif_is_a_video(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (48, 32), (60 * k,) * 3) for k in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
+    items = list(load_sources(tmp_path / "a.gif"))
+    assert [(i.kind, i.frame, grey(i)) for i in items] == [("video", k, 3 * k) for k in range(3)]
+
+
+def test_folder_gives_pictures_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "z.png")
+    make_video(tmp_path / "b.avi", 2)
+    (tmp_path / "c.mp4").write_bytes(b"no video")
+    source = load_sources(tmp_path)
+    assert (source.kind, source.total, source.expected()) == ("folder", None, None)
+    with caplog.at_level(logging.WARNING, "fastsam_core"):
+        items = list(source)
+    assert [(Path(i.path).name, i.frame, i.index, i.total) for i in items] == [
+        ("z.png", None, 0, 3),
+        ("b.avi", 0, 1, 3),
+        ("b.avi", 1, 1, 3),
+        ("c.mp4", None, 2, 3),
+    ]
+    assert items[3].image is None and "not a video" in str(items[3].error)
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == [f"skipped {tmp_path / 'c.mp4'}"]
+    (tmp_path / "c.mp4").unlink()
+    assert load_sources(tmp_path).expected() == 3
+
+
+def test_unreadable_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video at all")
+    with pytest.raises(ValueError, match=r"a\.mp4: not a video"):
+        list(load_sources(tmp_path / "a.mp4"))
+
+
+def test_truncated_video_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (96, 64))
+    noise = np.random.RandomState(0).randint(0, 256, (64, 96, 3), np.uint8)
+    for _ in range(FRAMES):
+        writer.write(noise)
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with caplog.at_level(logging.WARNING, "fastsam_core"):
+        items = list(load_sources(path))
+    assert 0 < len(items) < FRAMES // 2 + 1
+    assert [i.frame for i in items] == list(range(len(items)))
+    [record] = caplog.records
+    assert f"{path} ended after {len(items)} of the {FRAMES} frames" in record.getMessage()
+
+
+def test_pixel_limit_holds_for_videos(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSAM_MAX_PIXELS", "1000")
+    with pytest.raises(ValueError, match="48 x 32 = 1,536 pixels"):
+        list(load_sources(video))
+
+
+class Recorder:
+    """Passes everything on to a capture, and notes its release. (Subclassing OpenCV's types corrupts memory.)"""
+
+    released = 0
+
+    def __init__(self, capture: Any) -> None:
+        self._capture = capture
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._capture, name)
+
+    def release(self) -> None:
+        Recorder.released += 1
+        self._capture.release()
+
+
+def test_leaving_early_closes_the_file(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cv2.VideoCapture
+    monkeypatch.setattr(Recorder, "released", 0)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *args: Recorder(real(*args)))
+    with load_sources(video) as source:
+        items = iter(source)
+        next(items)
+        assert Recorder.released == 0
+    assert Recorder.released == 1
+
+
+def test_video_from_an_address(video: Path) -> None:
+    data = video.read_bytes()
+    with serve(lambda handler: reply(handler, data, headers={"Content-Type": "video/x-msvideo"})) as address:
+        source = load_sources(f"{address}/clip.avi", vid_stride=3)
+        items = list(source)
+        assert (source.kind, source.expected()) == ("video", None)
+    assert [(i.path, i.frame) for i in items] == [(f"{address}/clip.avi", k) for k in (0, 3, 6, 9)]
+
+
+# --- streams
+
+
+def test_buffered_stream_gives_every_frame(video: Path) -> None:
+    items = list(stream_items([str(video)], stream_buffer=True))
+    assert [(i.frame, grey(i)) for i in items] == [(k, k) for k in range(FRAMES)]
+    assert {(i.kind, i.path, i.index, i.total, i.fps) for i in items} == {("stream", str(video), 0, 1, FPS)}
+
+
+def test_buffered_stream_waits_for_a_slow_taker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "BUFFER", 3)
+    items = []
+    for item in stream_items([str(make_video(tmp_path / "a.avi"))], stream_buffer=True):
+        time.sleep(0.005)
+        items.append(item.frame)
+    assert items == list(range(FRAMES))
+
+
+def test_unbuffered_stream_keeps_the_latest(video: Path) -> None:
+    items: Iterator[Any] = stream_items([str(video)])
+    frames = [next(items).frame]
+    while any("fastsam stream" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.01)  # the reader runs on to the end while nobody takes
+    frames += [item.frame for item in items]
+    assert len(frames) == len(set(frames)) <= 2
+    assert frames == sorted(frames) and frames[-1] == FRAMES - 1
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_stream_stride(video: Path, buffered: bool) -> None:
+    frames = [i.frame for i in stream_items([str(video)], vid_stride=5, stream_buffer=buffered)]
+    assert frames == [0, 5, 10] if buffered else frames[-1] == 10
+
+
+def test_streams_file(video: Path, tmp_path: Path) -> None:
+    make_video(tmp_path / "other.avi", 4)
+    (tmp_path / "all.streams").write_text(f"# cameras\n{video}\n\nother.avi\n")
+    source = load_sources(tmp_path / "all.streams", stream_buffer=True)
+    assert (source.kind, source.total) == ("stream", None)
+    items = list(source)
+    assert [i.frame for i in items if i.index == 0] == list(range(FRAMES))
+    assert [i.frame for i in items if i.index == 1] == list(range(4))
+    assert {i.total for i in items} == {2}
+    assert {i.path for i in items} == {str(video), str(tmp_path / "other.avi")}
+
+
+def test_one_dead_stream_leaves_the_others(video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"nothing")
+    with caplog.at_level(logging.WARNING, "fastsam_core"):
+        items = list(stream_items([str(broken), str(video)], stream_buffer=True))
+    assert [i.frame for i in items] == list(range(FRAMES))
+    assert [r.getMessage() for r in caplog.records] == [f"stream {broken}: can't be opened"]
+    with pytest.raises(ConnectionError, match="can't be opened"):
+        list(stream_items([str(broken)]))
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (b"", ValueError, "names no stream"),
+        (b"\xff\xfe", ValueError, "UTF-8"),
+        (b"gone.avi", FileNotFoundError, r"gone\.avi"),
+        (b"99999", ValueError, "camera number"),
+        (b"a.streams", ValueError, "neither an address"),
+    ],
+)
+def test_bad_streams_files(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
+    (tmp_path / "a.streams").write_bytes(content)
+    with pytest.raises(error, match=message):
+        load_sources(tmp_path / "a.streams")
+
+
+class FakeCapture:
+    """A camera that gives some frames and then fails, or blocks until it is told to fail."""
+
+    def __init__(self, frames: int, block: threading.Event | None = None) -> None:
+        self.left, self.block = frames, block
+
+    def isOpened(self) -> bool:
+        return self.left >= 0
+
+    def grab(self) -> bool:
+        if self.left == 0 and self.block is not None:
+            self.block.wait(10)
+        self.left -= 1
+        return self.left >= 0
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((4, 4, 3), np.uint8)
+
+    def get(self, what: int) -> float:
+        return float("nan") if what == cv2.CAP_PROP_FPS else -1.0
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("address", [0, "0", 7, "rtsp://camera/1", "TCP://1.2.3.4:5", "rtmp://x"])
+def test_cameras_and_addresses(address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def open_capture(where: Any) -> FakeCapture:
+        opened.append(where)
+        return FakeCapture(3 if len(opened) == 1 else -1)
+
+    monkeypatch.setattr(stream_module, "open_capture", open_capture)
+    monkeypatch.setattr(stream_module, "_RETRIES", 0)
+    source = load_sources(address, stream_buffer=True)
+    assert source.kind == "stream"
+    items = list(source)
+    assert [i.frame for i in items] == [0, 1, 2]
+    assert items[0].fps is None and items[0].path == str(address)
+    assert opened[0] == (int(address) if str(address).isdigit() else address)
+
+
+def test_address_is_opened_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    captures = iter([FakeCapture(2), FakeCapture(-1), FakeCapture(3), *[FakeCapture(-1)] * 9])
+    waits: list[float] = []
+    monkeypatch.setattr(stream_module, "open_capture", lambda where: next(captures))
+    monkeypatch.setattr(stream_module.threading.Event, "wait", lambda self, seconds=None: waits.append(seconds))
+    with caplog.at_level(logging.WARNING, "fastsam_core"):
+        items = list(stream_items(["rtsp://camera"], stream_buffer=True))
+    assert [i.frame for i in items] == [0, 1, 2, 3, 4]
+    assert [w for w in waits if w is not None] == [1.0, 2.0, 1.0, 2.0, 4.0]
+    assert [r.getMessage() for r in caplog.records] == ["stream rtsp://camera: can't be opened"]
+
+
+def test_silent_stream_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    block = threading.Event()
+    monkeypatch.setattr(stream_module, "open_capture", lambda where: FakeCapture(2, block))
+    started = threading.active_count()
+    with caplog.at_level(logging.WARNING, "fastsam_core"):
+        items = []
+        for item in stream_items([0], stream_buffer=True, timeout=0.2):
+            items.append(item.frame)
+            if len(items) == 2:
+                threading.Timer(0.6, block.set).start()
+    assert items == [0, 1]
+    assert [r.getMessage() for r in caplog.records] == ["stream 0: no frame for 0.2 seconds"]
+    assert threading.active_count() <= started + 1
+
+
+def test_closing_a_stream_stops_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "open_capture", lambda where: FakeCapture(10**9))
+    with load_sources(0) as source:
+        for item in source:
+            assert item.image is not None
+            break
+    assert not any("fastsam stream" in thread.name for thread in threading.enumerate())

@@ -1,0 +1,66 @@
+"""NMS beside a plain NumPy version of the same greedy algorithm, in one process.
+
+The ratio to the fastest of a group is in brackets behind each figure. "numpy" keeps the best box, computes its overlap
+with all that are left in one vectorised step, and goes on with the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import ops
+
+
+def numpy_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    x1, y1, x2, y2 = boxes.T
+    area = (x2 - x1) * (y2 - y1)
+    left = np.argsort(-scores, kind="stable")
+    kept = []
+    while left.size:
+        best, left = left[0], left[1:]
+        kept.append(best)
+        width = np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left])
+        height = np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left])
+        shared = np.maximum(width, 0) * np.maximum(height, 0)
+        left = left[shared / (area[best] + area[left] - shared) <= threshold]
+    return np.array(kept)
+
+
+def boxes_of(kind: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Everything-mode's boxes crowd around few objects; a detector's on a large picture hardly overlap."""
+    rng = np.random.default_rng(n)
+    if kind == "crowded":
+        objects = rng.random((n // 12, 4)) * [800, 800, 300, 300] + [0, 0, 10, 10]
+        shape = objects[rng.integers(0, len(objects), n)] + rng.normal(0, 4, (n, 4))
+    else:
+        shape = rng.random((n, 4)) * [20_000, 20_000, 60, 60] + [0, 0, 5, 5]
+    corners = np.concatenate([shape[:, :2], shape[:, :2] + np.maximum(shape[:, 2:], 1)], 1)
+    return torch.from_numpy(corners.astype(np.float32)), torch.from_numpy(rng.random(n).astype(np.float32))
+
+
+@pytest.mark.parametrize("peer", ["numpy", *ops.siblings("nms")])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("crowded", 300), ("crowded", 3000), ("scattered", 3000), ("scattered", 20000)]
+)
+def test_nms(benchmark: Any, kind: str, n: float, peer: str) -> None:
+    boxes, scores = boxes_of(kind, int(n))
+    if peer == "reference" and n > 10_000:
+        pytest.skip("the reference takes tens of seconds here")
+    benchmark.group = f"nms {n:.0f} {kind}, {torch.get_num_threads()} threads"
+    if peer == "numpy":
+        kept = benchmark.pedantic(numpy_nms, (boxes.numpy(), scores.numpy(), 0.7), rounds=3, warmup_rounds=1)
+    else:
+        kept = benchmark.pedantic(ops.siblings("nms")[peer], (boxes, scores, 0.7), rounds=3, warmup_rounds=1)
+    assert kept.tolist() == ops.nms(boxes, scores, 0.7).tolist()
+
+
+@pytest.mark.parametrize("peer", list(ops.siblings("batched_nms")))
+def test_batched_nms(benchmark: Any, peer: str) -> None:
+    boxes, scores = boxes_of("crowded", 3000)
+    classes = torch.arange(3000) % 80
+    benchmark.group = f"batched_nms 3000 crowded, 80 classes, {torch.get_num_threads()} threads"
+    benchmark.pedantic(ops.siblings("batched_nms")[peer], (boxes, scores, classes, 0.7), rounds=3, warmup_rounds=1)

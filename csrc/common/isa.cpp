@@ -1,0 +1,60 @@
+#include "common/isa.h"
+
+#include <atomic>
+#include <stdexcept>
+
+namespace fastsam {
+
+// Defined by kernels_baseline.cpp, kernels_avx2.cpp and kernels_avx512.cpp.
+extern const Kernels kernels_baseline;
+#ifdef FASTSAM_X86_64
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+namespace {
+
+std::vector<const Kernels*> detect() {
+  std::vector<const Kernels*> found;
+#ifdef FASTSAM_X86_64
+  __builtin_cpu_init();
+  // Every flag that CMakeLists.txt gives to a translation unit is asked for here.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512cd");
+  if (avx512) found.push_back(&kernels_avx512);
+  if (avx2) found.push_back(&kernels_avx2);
+#endif
+  found.push_back(&kernels_baseline);
+  return found;
+}
+
+std::atomic<const Kernels*>& chosen() {
+  static std::atomic<const Kernels*> table{available_kernels().front()};
+  return table;
+}
+
+}  // namespace
+
+const std::vector<const Kernels*>& available_kernels() {
+  static const std::vector<const Kernels*> found = detect();
+  return found;
+}
+
+const Kernels& kernels() { return *chosen().load(std::memory_order_acquire); }
+
+void force_isa(const std::string& name) {
+  std::string names;
+  for (const Kernels* table : available_kernels()) {
+    if (name == table->name) {
+      chosen().store(table, std::memory_order_release);
+      return;
+    }
+    names += (names.empty() ? "" : ", ") + std::string(table->name);
+  }
+  throw std::invalid_argument("the instruction set '" + name + "' is not available here; available: " + names);
+}
+
+}  // namespace fastsam

@@ -1,0 +1,160 @@
+#include "nms/nms.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include "common/fork_join.h"
+#include "common/isa.h"
+
+namespace fastsam::nms {
+namespace {
+
+// Boxes are settled in tiles: within a tile one after the other, then all that the tile keeps against all that is left.
+constexpr size_t kTile = 256;
+// What is left is visited in blocks that stay in the first-level cache while the tile's boxes pass over them.
+constexpr size_t kBlock = 512;
+// Pairs of boxes below this many per thread are not worth a thread.
+constexpr size_t kPairsPerThread = size_t{1} << 21;
+
+void suppress(const Kernels& isa, const BoxColumns<float>& boxes, size_t i, size_t begin, size_t end, float threshold,
+              uint8_t* dead) {
+  isa.suppress_f32(boxes, i, begin, end, threshold, dead);
+}
+void suppress(const Kernels& isa, const BoxColumns<double>& boxes, size_t i, size_t begin, size_t end, double threshold,
+              uint8_t* dead) {
+  isa.suppress_f64(boxes, i, begin, end, threshold, dead);
+}
+
+// The largest T that is at most value: x > value and x > this agree for every x of type T.
+template <typename T>
+T round_down(double value) {
+  const T rounded = static_cast<T>(value);
+  return static_cast<double>(rounded) <= value ? rounded : std::nextafter(rounded, -std::numeric_limits<T>::infinity());
+}
+
+// The boxes of one class, best first, that are still in question.
+template <typename T>
+struct Candidates {
+  std::vector<T> x1, y1, x2, y2, area;
+  std::vector<int64_t> index;  // in the caller's boxes
+  std::vector<uint8_t> dead;
+
+  Candidates(const T* boxes, const int64_t* order, size_t n) : index(order, order + n), dead(n, 0) {
+    for (std::vector<T>* column : {&x1, &y1, &x2, &y2, &area}) column->reserve(n);
+    for (const int64_t i : index) {
+      const T* box = boxes + 4 * i;
+      x1.push_back(box[0]);
+      y1.push_back(box[1]);
+      x2.push_back(box[2]);
+      y2.push_back(box[3]);
+      area.push_back((box[2] - box[0]) * (box[3] - box[1]));
+    }
+  }
+
+  BoxColumns<T> columns() const { return {x1.data(), y1.data(), x2.data(), y2.data(), area.data()}; }
+
+  // Drops the first `settled` boxes and the dead ones.
+  void compact(size_t settled) {
+    size_t out = 0;
+    for (size_t i = settled; i < index.size(); ++i) {
+      if (dead[i]) continue;
+      x1[out] = x1[i];
+      y1[out] = y1[i];
+      x2[out] = x2[i];
+      y2[out] = y2[i];
+      area[out] = area[i];
+      index[out] = index[i];
+      ++out;
+    }
+    index.resize(out);
+    dead.assign(out, 0);
+  }
+};
+
+template <typename T>
+void settle(Candidates<T> left, T threshold, int64_t threads, uint8_t* keep) {
+  const Kernels& isa = kernels();
+  while (!left.index.empty()) {
+    const BoxColumns<T> boxes = left.columns();
+    const size_t n = left.index.size(), tile = std::min(kTile, n);
+    uint8_t* dead = left.dead.data();
+    std::vector<size_t> kept;
+    for (size_t i = 0; i < tile; ++i) {
+      if (dead[i]) continue;
+      kept.push_back(i);
+      keep[left.index[i]] = 1;
+      suppress(isa, boxes, i, i + 1, tile, threshold, dead);
+    }
+    const size_t blocks = (n - tile + kBlock - 1) / kBlock;
+    const size_t grain = kPairsPerThread / (kept.size() * kBlock) + 1;
+    fork_join(threads, static_cast<int64_t>(blocks), static_cast<int64_t>(grain), [&](int64_t first, int64_t last) {
+      for (size_t block = static_cast<size_t>(first); block < static_cast<size_t>(last); ++block) {
+        const size_t begin = tile + block * kBlock, end = std::min(begin + kBlock, n);
+        for (const size_t i : kept) suppress(isa, boxes, i, begin, end, threshold, dead);
+      }
+    });
+    left.compact(tile);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* classes, int64_t n, double threshold,
+                         int64_t threads) {
+  for (int64_t i = 0; i < 4 * n; ++i) {
+    if (!std::isfinite(boxes[i])) throw std::invalid_argument("boxes hold NaN or infinity; drop those rows first");
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    if (std::isnan(scores[i])) throw std::invalid_argument("scores hold NaN; drop those rows first");
+  }
+  std::vector<int64_t> ranked(static_cast<size_t>(n));
+  std::iota(ranked.begin(), ranked.end(), int64_t{0});
+  std::stable_sort(ranked.begin(), ranked.end(), [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+
+  // The same ranking, class by class: each class is a problem of its own.
+  std::vector<int64_t> order = ranked;
+  std::vector<std::pair<size_t, size_t>> groups;
+  if (classes != nullptr) {
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return classes[a] < classes[b]; });
+  }
+  for (size_t begin = 0; begin < order.size();) {
+    size_t end = order.size();
+    if (classes != nullptr) {
+      end = begin + 1;
+      while (end < order.size() && classes[order[end]] == classes[order[begin]]) ++end;
+    }
+    groups.emplace_back(begin, end);
+    begin = end;
+  }
+  const T limit = round_down<T>(threshold);
+  std::vector<uint8_t> keep(static_cast<size_t>(n), 0);
+  const auto solve = [&](const std::pair<size_t, size_t>& group, int64_t inner_threads) {
+    const size_t size = group.second - group.first;
+    settle(Candidates<T>(boxes, order.data() + group.first, size), limit, inner_threads, keep.data());
+  };
+  if (groups.size() == 1) {
+    solve(groups.front(), threads);
+  } else {
+    const size_t mean = order.size() / std::max<size_t>(1, groups.size());
+    const size_t grain = kPairsPerThread / (mean * mean + 1) + 1;
+    fork_join(threads, static_cast<int64_t>(groups.size()), static_cast<int64_t>(grain),
+              [&](int64_t first, int64_t last) {
+                for (int64_t g = first; g < last; ++g) solve(groups[static_cast<size_t>(g)], 1);
+              });
+  }
+  std::vector<int64_t> kept;
+  for (const int64_t i : ranked) {
+    if (keep[static_cast<size_t>(i)]) kept.push_back(i);
+  }
+  return kept;
+}
+
+template std::vector<int64_t> nms<float>(const float*, const double*, const int64_t*, int64_t, double, int64_t);
+template std::vector<int64_t> nms<double>(const double*, const double*, const int64_t*, int64_t, double, int64_t);
+
+}  // namespace fastsam::nms

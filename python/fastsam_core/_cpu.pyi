@@ -1,0 +1,60 @@
+"""The compiled module; `fastsam_core.ops` is the way to call it.
+
+Arrays must be C-contiguous and of exactly the dtype that is named, but for the masks of `rle_encode`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+PYBIND11_VERSION: str
+
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def force_isa(name: str) -> None: ...
+def nms(
+    boxes: NDArray[np.float32] | NDArray[np.float64],  # (N, 4)
+    scores: NDArray[np.float64],  # (N,)
+    classes: NDArray[np.int64] | None,  # (N,)
+    threshold: float,
+    threads: int,
+) -> NDArray[np.int64]: ...
+def rle_encode(
+    masks: NDArray[np.uint8] | NDArray[np.bool_],  # (N, H, W), any strides
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def rle_check(counts: NDArray[np.int64], offsets: NDArray[np.int64], pixels: int) -> None: ...
+def rle_decode(
+    counts: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    height: int,
+    width: int,
+    column_major: bool,
+    out: NDArray[np.bool_],  # (N, H, W), or (N, W, H) if column_major
+    threads: int,
+) -> None: ...
+def rle_area(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]: ...
+def rle_to_bbox(
+    counts: NDArray[np.int64], offsets: NDArray[np.int64], heights: NDArray[np.int64]
+) -> NDArray[np.int64]: ...
+def rle_iou(
+    dt_counts: NDArray[np.int64],
+    dt_offsets: NDArray[np.int64],
+    gt_counts: NDArray[np.int64],
+    gt_offsets: NDArray[np.int64],
+    iscrowd: NDArray[np.bool_],  # (G,)
+    threads: int,
+) -> NDArray[np.float64]: ...
+def rle_merge(counts: NDArray[np.int64], offsets: NDArray[np.int64], intersect: bool) -> NDArray[np.int64]: ...
+def rle_from_polygon(
+    points: NDArray[np.float64],  # (P, 2)
+    offsets: NDArray[np.int64],
+    height: int,
+    width: int,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def rle_to_string(
+    counts: NDArray[np.int64], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]: ...
+def rle_from_string(
+    text: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...

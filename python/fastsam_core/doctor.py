@@ -1,0 +1,137 @@
+"""What this installation has, what serves each operation, and why the rest does not: `fastsam doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from importlib.resources import files
+from typing import Any
+
+import torch
+
+from . import __version__, _files, ops
+from .ops import schema
+from .ops._native import cpu_module, cpu_reason
+
+
+def collect() -> dict[str, Any]:
+    """The findings as plain values, ready for JSON.
+
+    Keys: `versions` (name -> version, or None where a package is missing), `platform`, `operations` (name ->
+    {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
+    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`), `home`, `weights` (bundled
+    file -> bytes), `environment` (the FASTSAM_ variables that are set).
+    """
+    return {
+        "versions": _versions(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "operations": {name: ops.why(name) for name in schema.SCHEMAS},
+        "native": {"module": getattr(cpu_module, "__file__", None), "reason": cpu_reason},
+        "isa": {
+            "chosen": ops.isa(),
+            "available": ops.available_isas(),
+            "forced": os.environ.get("FASTSAM_ISA") or None,
+        },
+        "threads": torch.get_num_threads(),
+        "cuda": _cuda(),
+        "home": str(_files.home()),
+        "weights": _bundled_weights(),
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTSAM_")},
+    }
+
+
+def report() -> str:
+    """The findings as lines of text for a person, or for a bug report."""
+    found = collect()
+    lines = [f"fastsam_core {__version__}", ""]
+    lines += _section("Versions", {name: version or "not installed" for name, version in found["versions"].items()})
+    lines += _section("Machine", {"platform": found["platform"], "threads": found["threads"]})
+    isa = found["isa"]
+    lines += _section(
+        "Native CPU operations",
+        {
+            "module": found["native"]["module"] or f"not in use: {found['native']['reason']}",
+            "instruction set": _instruction_set(isa),
+            "available sets": ", ".join(isa["available"]) or "none",
+        },
+    )
+    lines += _section("Operations on CPU tensors", {op: _served(why) for op, why in found["operations"].items()})
+    lines += _section("Why other siblings don't serve them", _reasons(found["operations"]))
+    cuda = found["cuda"]
+    lines += _section(
+        "CUDA",
+        {
+            "PyTorch": ", ".join(cuda["devices"]) if cuda["available"] else f"not available: {cuda['reason']}",
+            "native operations": "none yet; PyTorch serves CUDA tensors",
+        },
+    )
+    weights = {name: f"{size / 1e6:.1f} MB" for name, size in found["weights"].items()}
+    home = found["home"] if os.path.isdir(found["home"]) else f"{found['home']} (does not exist yet)"
+    lines += _section("Files", {"downloads": home, **(weights or {"bundled weights": "none found"})})
+    lines += _section("Environment", found["environment"] or {"FASTSAM_...": "nothing set"})
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"fastsam_core": __version__, "python": sys.version.split()[0]}
+    # Several distributions bring cv2; the first that is there counts.
+    packages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("torch", "numpy", "pillow", "safetensors")}
+    packages["opencv"] = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
+    for name, distributions in packages.items():
+        found[name] = next((version for version in map(_version, distributions) if version), None)
+    found["pybind11"] = getattr(cpu_module, "PYBIND11_VERSION", None)
+    return found
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cuda() -> dict[str, Any]:
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return {"available": True, "reason": "", "devices": devices}
+    built = torch.version.cuda is not None
+    reason = "no GPU, or no driver for it, was found" if built else "this PyTorch was built without CUDA"
+    return {"available": False, "reason": reason, "devices": []}
+
+
+def _bundled_weights() -> dict[str, int]:
+    folder = files("fastsam_core").joinpath("weights")
+    if not folder.is_dir():
+        return {}
+    return {
+        entry.name: len(entry.read_bytes())
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".safetensors")
+    }
+
+
+def _instruction_set(isa: dict[str, Any]) -> str:
+    if isa["chosen"] is None:
+        return "none"
+    return f"{isa['chosen']} ({'forced by FASTSAM_ISA' if isa['forced'] else 'the best of this machine'})"
+
+
+def _served(why: dict[str, str]) -> str:
+    return ", ".join(sibling for sibling, reason in why.items() if not reason) or "nothing"
+
+
+def _reasons(operations: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Reasons, each once; where operations differ, the operation is named."""
+    found: dict[str, str] = {}
+    for op, why in operations.items():
+        for sibling, reason in why.items():
+            if reason and found.setdefault(sibling, reason) != reason:
+                found[f"{sibling}, {op}"] = reason
+    return found
+
+
+def _section(title: str, rows: dict[str, Any]) -> list[str]:
+    width = max((len(name) for name in rows), default=0)
+    return [title, *(f"  {name:<{width}}  {value}" for name, value in rows.items()), ""]

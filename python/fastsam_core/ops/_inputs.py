@@ -1,0 +1,112 @@
+"""What every sibling of an operation, and its fake, ask of their tensors: types, dtypes and shapes, never values."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# Run ends and pixel numbers stay below this, so that a sum of two can't leave int64.
+MAX_PIXELS = (1 << 62) - 1
+
+
+def check_boxes(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> None:
+    """ValueError unless boxes are (N, 4), scores (N,), idxs (N,) or None, and the threshold is in [0, 1]."""
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (N, 4), x1 y1 x2 y2; got {tuple(boxes.shape)}")
+    if boxes.is_complex() or boxes.dtype == torch.bool:
+        raise ValueError(f"boxes must be real numbers, not {boxes.dtype}")
+    columns = {"scores": scores} if idxs is None else {"scores": scores, "idxs": idxs}
+    for name, column in columns.items():
+        if column.dim() != 1 or column.shape[0] != boxes.shape[0]:
+            raise ValueError(
+                f"{name} must have shape (N,) for the N boxes; got {tuple(column.shape)} for {tuple(boxes.shape)}"
+            )
+        if column.is_complex():
+            raise ValueError(f"{name} must be real numbers, not {column.dtype}")
+        if column.device != boxes.device:
+            raise ValueError(f"{name} is on {column.device}, but boxes are on {boxes.device}; move one of them")
+    if not (math.isfinite(iou_threshold) and 0.0 <= iou_threshold <= 1.0):
+        raise ValueError(f"iou_threshold must be a number from 0 to 1; got {iou_threshold}")
+
+
+def compute_boxes(boxes: Tensor) -> Tensor:
+    """Boxes in the dtype that NMS computes in: float32 for float32 and narrower floats, else float64.
+
+    float64 and integers go to float64, because float32 would move large coordinates (satellite rasters) together.
+    """
+    boxes = boxes.detach()
+    narrow = boxes.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return boxes.to(torch.float32 if narrow else torch.float64)
+
+
+def order_scores(scores: Tensor) -> Tensor:
+    """Scores in a floating dtype that keeps their order; negative zero becomes zero, so that the two tie."""
+    scores = scores.detach()
+    return (scores if scores.is_floating_point() else scores.to(torch.float64)) + 0.0
+
+
+def class_ids(idxs: Tensor) -> Tensor:
+    """Class numbers as int64 that are equal exactly where those of `idxs` are; ValueError for NaN."""
+    idxs = idxs.detach()
+    if not idxs.is_floating_point():
+        return idxs.to(torch.int64)
+    if bool(idxs.isnan().any()):
+        raise ValueError("idxs hold NaN; a class must be a number")
+    return torch.unique(idxs, return_inverse=True)[1]
+
+
+def check_masks(masks: Tensor) -> None:
+    """ValueError unless masks are (N, H, W), bool or uint8."""
+    if masks.dim() != 3:
+        raise ValueError(f"masks must have shape (N, H, W); got {tuple(masks.shape)}")
+    if masks.dtype not in (torch.bool, torch.uint8):
+        raise ValueError(f"masks must be bool or uint8, not {masks.dtype}; threshold them first, as in masks > 0")
+
+
+def check_size(height: int, width: int) -> None:
+    """ValueError unless height and width are not negative and their product fits."""
+    if height < 0 or width < 0:
+        raise ValueError(f"height and width can't be negative; got {height} x {width}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"a mask of {height} x {width} has more pixels than can be counted here ({MAX_PIXELS})")
+
+
+def check_vector(name: str, tensor: Tensor, dtype: torch.dtype = torch.int64, length: int | None = None) -> None:
+    """ValueError unless `tensor` is one-dimensional, of `dtype`, and of `length` where one is given."""
+    if tensor.dim() != 1 or tensor.dtype != dtype:
+        raise ValueError(f"{name} must be a 1-D tensor of {dtype}; got {tuple(tensor.shape)} of {tensor.dtype}")
+    if length is not None and tensor.shape[0] != length:
+        raise ValueError(f"{name} must have {length} values; got {tensor.shape[0]}")
+
+
+def check_ragged(name: str, values: Tensor, offsets: Tensor, dtype: torch.dtype = torch.int64) -> None:
+    """ValueError unless `values` (R,) and `offsets` (N + 1,) can be N concatenated lists."""
+    check_vector(name, values, dtype)
+    check_vector(f"the offsets of {name}", offsets)
+    if offsets.shape[0] < 1:
+        raise ValueError(f"the offsets of {name} must have at least one value, the leading 0")
+
+
+def check_memory(nbytes: int) -> None:
+    """MemoryError where a result can't fit this machine, before the system's overcommitting lets it be allocated."""
+    limit = _memory_limit()
+    if nbytes > limit:
+        raise MemoryError(f"the masks would take {nbytes:,} bytes, more than this machine has ({limit:,})")
+
+
+@cache
+def _memory_limit() -> int:
+    """Bytes of memory that this process can hope for: the machine's, or its container's where that is less."""
+    limits = [MAX_PIXELS]
+    with suppress(ValueError, OSError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(ValueError, OSError):
+            limits.append(int(Path(file).read_text()))
+    return min(limit for limit in limits if limit > 0)

@@ -1,0 +1,34 @@
+"""Loads the compiled module `fastsam_core._cpu`, once, and remembers why where that does not work."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+from .._log import logger, warn_once
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The module and "", or None and the reason."""
+    if os.environ.get("FASTSAM_NATIVE", "") == "0":
+        reason = "switched off by FASTSAM_NATIVE=0"
+        logger.info("the native CPU operations are %s; PyTorch serves every call", reason)
+        return None, reason
+    try:
+        module = importlib.import_module("fastsam_core._cpu")
+    except ImportError as error:
+        reason = f"the module fastsam_core._cpu can't be loaded: {error}"
+        warn_once(f"{reason}; PyTorch serves every call, more slowly. Reinstalling fastsam_core builds the module.")
+        return None, reason
+    wanted = os.environ.get("FASTSAM_ISA", "")
+    if wanted:
+        try:
+            module.force_isa(wanted)
+        except ValueError as error:
+            raise ValueError(f"FASTSAM_ISA={wanted}: {error}") from None
+    return module, ""
+
+
+# The compiled module, or None with the reason why it is not in use.
+cpu_module, cpu_reason = _load()

@@ -1,0 +1,172 @@
+"""Run lengths from polygons, and to and from COCO's compressed strings, in plain PyTorch."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ._inputs import MAX_PIXELS, check_ragged, check_size, check_vector
+from ._reference_rle import check_offsets, check_totals, offsets_of, run_ends
+
+# A count takes at most this many characters of 5 bits each: 64 bits and a sign.
+_MAX_DIGITS = 13
+
+# Vertices are kept on a grid this many times finer than the pixels, as COCO's rasteriser does.
+_GRID = 5
+
+# Beyond this, a vertex times `_GRID` leaves int32, in which COCO's rasteriser holds it.
+MAX_COORDINATE = 400_000_000
+
+# Of one polygon; the position of each passage takes 8 bytes.
+MAX_PASSAGES = 1 << 28
+
+
+def rle_to_string(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_to_string`."""
+    _, index, _ = run_ends(counts, offsets)
+    # From the fourth run on, the difference to the run of the same colour before is stored; it is mostly small.
+    values = counts.clone()
+    values[2:] -= torch.where(index[2:] > 2, counts[:-2], 0)
+    digits = torch.ones_like(values)
+    for n in range(1, _MAX_DIGITS):
+        half = 1 << (5 * n - 1)
+        more = (values < -half) | (values >= half)
+        if not bool(more.any()):
+            break
+        digits += more
+    starts = offsets_of(digits)
+    owner = torch.repeat_interleave(torch.arange(values.shape[0], device=values.device), digits)
+    place = torch.arange(owner.shape[0], device=values.device) - starts[owner]
+    digit = (values[owner] >> (5 * place)) & 31
+    follows = (place < digits[owner] - 1).to(torch.int64)
+    return (digit + 32 * follows + 48).to(torch.uint8), starts[offsets]
+
+
+def rle_from_string(text: Tensor, offsets: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_from_string`."""
+    check_ragged("text", text, offsets, torch.uint8)
+    check_vector("pixels", pixels, length=offsets.shape[0] - 1)
+    check_offsets(offsets, text.shape[0])
+    if bool(((pixels < 0) | (pixels > MAX_PIXELS)).any()):
+        raise ValueError(f"pixels must be from 0 to {MAX_PIXELS}")
+    codes = text.to(torch.int64) - 48
+    if bool(((codes < 0) | (codes > 63)).any()):
+        raise ValueError("the text holds characters that no RLE has; those from '0' to 'o' are allowed")
+    last = codes < 32  # no continuation bit: the number ends with this character
+    final = offsets[1:][torch.diff(offsets) > 0] - 1
+    if not bool(last[final].all()):
+        raise ValueError("the last number of the text is unterminated: the text was cut off")
+    stops = torch.nonzero(last)[:, 0]  # (R,)
+    starts = torch.cat([stops.new_zeros(1), stops + 1])
+    digits = torch.diff(starts)
+    if bool((digits > _MAX_DIGITS).any()):
+        raise ValueError("the text holds an over-long number: more characters than any run length needs")
+    owner = torch.repeat_interleave(torch.arange(digits.shape[0], device=text.device), digits)
+    place = torch.arange(codes.shape[0], device=text.device) - starts[owner]
+    top, before = codes[stops], codes[(stops - 1).clamp_(min=0)] if codes.numel() else codes
+    # The top digit is bare sign where it is all zeros or all ones like the bit below it.
+    bare = (digits > 1) & (((top == 0) & (before & 16 == 0)) | ((top == 31) & (before & 16 != 0)))
+    # Twelve digits hold 60 bits and a thirteenth may add 3, which MAX_PIXELS does not exceed.
+    large = (digits == _MAX_DIGITS) & (top > 3) & (top < 28)
+    if bool((bare | large).any()):
+        raise ValueError("the text holds an over-long number: more characters than its value needs")
+    values = torch.zeros_like(stops).index_add_(0, owner, (codes & 31) << (5 * place))
+    negative = (top & 16 != 0) & (digits < _MAX_DIGITS)
+    values = values - torch.where(negative, 1 << (5 * digits).clamp_(max=60), 0)
+    run_offsets = torch.cat([last.new_zeros(1, dtype=torch.int64), last.cumsum(0)])[offsets]
+    counts = _undo_differences(values, run_offsets)
+    _, _, ends = run_ends(counts, run_offsets)
+    check_totals(run_offsets, ends, pixels)
+    return counts, run_offsets
+
+
+def _undo_differences(values: Tensor, offsets: Tensor) -> Tensor:
+    """Run lengths from the stored differences: sums over every second value, from the second one on."""
+    counts = values.clone()
+    for begin, end in pairwise(offsets.tolist()):
+        for first in (1, 2):
+            chain = slice(begin + first, end, 2)
+            if begin + first < end:
+                sums = values[chain].cumsum(0)
+                # No difference is below -2^62, so a sum that leaves int64 passes through a run that is out of range,
+                # and run_ends refuses that one.
+                counts[chain] = sums
+    return counts
+
+
+def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_from_polygon`."""
+    check_size(height, width)
+    if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
+        raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
+    check_vector("offsets", offsets)
+    check_offsets(offsets, points.shape[0])
+    if not bool((points.abs() <= MAX_COORDINATE).all()):
+        raise ValueError(f"polygon coordinates must be finite and at most {MAX_COORDINATE} in size")
+    bounds = offsets.tolist()
+    runs = [_polygon(points[a:b], height, width) for a, b in pairwise(bounds)]
+    lengths = torch.tensor([len(r) for r in runs], dtype=torch.int64, device=points.device)
+    return torch.cat([offsets.new_empty(0), *runs]), offsets_of(lengths)
+
+
+def _polygon(points: Tensor, height: int, width: int) -> Tensor:
+    """Runs of one polygon (P, 2), pixel for pixel as COCO's rasteriser makes them.
+
+    COCO draws every edge on a grid of fifths of a pixel, one dot per step along its longer axis. Where the drawing
+    passes from one grid column to the next in the middle of a pixel column, a run begins or ends at the first pixel
+    below. Only those passages are computed here, so that the cost does not grow with the length of an edge.
+    """
+    if points.shape[0] == 0 or height * width == 0:
+        return torch.tensor([height * width], dtype=torch.int64, device=points.device)
+    corners = (points * _GRID + 0.5).trunc().to(torch.int64)  # (P, 2) grid x, y
+    begin, end = corners, corners.roll(-1, 0)
+    extent = (end - begin).abs()
+    flat = extent[:, 0] >= extent[:, 1]
+    # Along its longer axis, an edge is drawn from its smaller end.
+    axis = torch.where(flat, 0, 1)[:, None]
+    swap = begin.gather(1, axis) > end.gather(1, axis)
+    begin, end = torch.where(swap, end, begin), torch.where(swap, begin, end)
+    # The middle of pixel column x lies between the grid columns 5 x + 2 and 5 x + 3.
+    left = torch.minimum(begin[:, 0], end[:, 0])
+    right = torch.maximum(begin[:, 0], end[:, 0])
+    first = ((left + _GRID - 3).div(_GRID, rounding_mode="floor")).clamp(min=0)
+    last = ((right - 3).div(_GRID, rounding_mode="floor")).clamp(max=width - 1)
+    passages = (last - first + 1).clamp(min=0)
+    if int(passages.sum()) > MAX_PASSAGES:
+        raise ValueError(f"a polygon crosses more than {MAX_PASSAGES} pixel columns")
+    edge = torch.repeat_interleave(torch.arange(len(corners), device=points.device), passages)
+    x = torch.arange(edge.shape[0], device=points.device) - offsets_of(passages)[edge] + first[edge]
+    begin, end, flat = begin[edge], end[edge], flat[edge]
+    column = _GRID * x + 2
+    y = torch.where(flat, _flat_rows(begin, end, column), _steep_rows(begin, end, column))
+    y = ((y.to(torch.float64) + 0.5) / _GRID - 0.5).clamp(0, height).ceil().to(torch.int64)
+    toggles = (x * height + y).sort()[0]
+    # Two passages at one place cancel; in runs, that is an empty run between two that belong together.
+    places, times = torch.unique_consecutive(toggles, return_counts=True)
+    places = places[(times % 2 == 1) & (places < height * width)]
+    return torch.diff(places, prepend=places.new_zeros(1), append=places.new_full((1,), height * width))
+
+
+def _flat_rows(begin: Tensor, end: Tensor, column: Tensor) -> Tensor:
+    """The upper grid row of the two dots at `column` and right of it, on edges at least as wide as high."""
+    width = (end[:, 0] - begin[:, 0]).clamp(min=1)
+    slope = (end[:, 1] - begin[:, 1]).to(torch.float64) / width
+    step = column - begin[:, 0]
+    rows = [(begin[:, 1] + slope * t + 0.5).trunc() for t in (step, step + 1)]
+    return torch.minimum(*rows).to(torch.int64)
+
+
+def _steep_rows(begin: Tensor, end: Tensor, column: Tensor) -> Tensor:
+    """The grid row of the last dot before an edge that is higher than wide passes between `column` and the next."""
+    steps = end[:, 1] - begin[:, 1]
+    slope = (end[:, 0] - begin[:, 0]).to(torch.float64) / steps.clamp(min=1)
+    rightward = slope > 0
+    low, high = torch.zeros_like(steps), steps.clamp(min=0)  # the first dot past the passage lies in (low, high]
+    while bool((high - low > 1).any()):
+        middle = (low + high) // 2
+        dot = (begin[:, 0] + slope * middle + 0.5).trunc().to(torch.int64)
+        past = torch.where(rightward, dot > column, dot <= column)
+        low, high = torch.where(past, low, middle), torch.where(past, middle, high)
+    return begin[:, 1] + high - 1

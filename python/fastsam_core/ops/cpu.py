@@ -1,0 +1,138 @@
+"""The native siblings: tensors in and out of the compiled module, which checks values and computes.
+
+The module takes and gives NumPy arrays that share memory with the tensors, so it needs to know nothing of torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._inputs import (
+    check_boxes,
+    check_masks,
+    check_memory,
+    check_ragged,
+    check_size,
+    check_vector,
+)
+from ._native import cpu_module
+from .schema import SCHEMAS, library
+
+_cpu: Any = cpu_module
+_NARROW = (np.dtype(np.float32), np.dtype(np.float16))
+
+
+def register() -> None:
+    """Let the dispatcher send CPU tensors here, where the module is loaded."""
+    if cpu_module is not None:
+        for name in SCHEMAS:
+            library.impl(name, globals()[name], "CPU")
+
+
+def _runs(counts: Tensor, offsets: Tensor, name: str = "counts") -> tuple[Any, Any]:
+    check_ragged(name, counts, offsets)
+    return counts.contiguous().numpy(), offsets.contiguous().numpy()
+
+
+def _tensors(arrays: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    first, second = arrays
+    return torch.from_numpy(first), torch.from_numpy(second)
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.nms`."""
+    check_boxes(boxes, scores, None, iou_threshold)
+    return _nms(boxes, scores, None, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.batched_nms`."""
+    check_boxes(boxes, scores, idxs, iou_threshold)
+    classes = _array(idxs)
+    if classes.dtype.kind == "f":
+        if np.isnan(classes).any():
+            raise ValueError("idxs hold NaN; a class must be a number")
+        classes = np.unique(classes, return_inverse=True)[1]
+    return _nms(boxes, scores, np.ascontiguousarray(classes, dtype=np.int64), iou_threshold)
+
+
+def _nms(boxes: Tensor, scores: Tensor, classes: Any, iou_threshold: float) -> Tensor:
+    corners, ranks = _array(boxes), _array(scores)
+    # As compute_boxes: float32 for it and what is narrower, float64 for the rest.
+    corners = np.ascontiguousarray(corners, dtype=np.float32 if corners.dtype in _NARROW else np.float64)
+    ranks = np.ascontiguousarray(ranks, dtype=np.float64)
+    return torch.from_numpy(_cpu.nms(corners, ranks, classes, iou_threshold, torch.get_num_threads()))
+
+
+def _array(tensor: Tensor) -> Any:
+    """The tensor's values in NumPy, whose conversions, unlike PyTorch's, still work in a forked child."""
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_encode`."""
+    check_masks(masks)
+    return _tensors(_cpu.rle_encode(masks.numpy(), torch.get_num_threads()))
+
+
+def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_major: bool = False) -> Tensor:
+    """See `fastsam_core.ops.rle_decode`."""
+    check_size(height, width)
+    runs = _runs(counts, offsets)
+    _cpu.rle_check(*runs, height * width)  # before the masks are allocated
+    n = offsets.shape[0] - 1
+    check_memory(n * height * width)
+    masks = torch.empty((n, width, height) if column_major else (n, height, width), dtype=torch.bool)
+    _cpu.rle_decode(*runs, height, width, column_major, masks.numpy(), torch.get_num_threads())
+    return masks.transpose(1, 2) if column_major else masks
+
+
+def rle_area(counts: Tensor, offsets: Tensor) -> Tensor:
+    """See `fastsam_core.ops.rle_area`."""
+    return torch.from_numpy(_cpu.rle_area(*_runs(counts, offsets)))
+
+
+def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
+    """See `fastsam_core.ops.rle_to_bbox`."""
+    check_vector("heights", heights, length=offsets.shape[0] - 1)
+    return torch.from_numpy(_cpu.rle_to_bbox(*_runs(counts, offsets), heights.contiguous().numpy()))
+
+
+def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
+    """See `fastsam_core.ops.rle_iou`."""
+    check_vector("iscrowd", iscrowd, torch.bool, gt_offsets.shape[0] - 1)
+    dt, gt = _runs(dt_counts, dt_offsets, "dt_counts"), _runs(gt_counts, gt_offsets, "gt_counts")
+    return torch.from_numpy(_cpu.rle_iou(*dt, *gt, iscrowd.contiguous().numpy(), torch.get_num_threads()))
+
+
+def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tensor:
+    """See `fastsam_core.ops.rle_merge`."""
+    return torch.from_numpy(_cpu.rle_merge(*_runs(counts, offsets), intersect))
+
+
+def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_from_polygon`."""
+    check_size(height, width)
+    if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
+        raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
+    check_vector("offsets", offsets)
+    arrays = points.detach().contiguous().numpy(), offsets.contiguous().numpy()
+    return _tensors(_cpu.rle_from_polygon(*arrays, height, width, torch.get_num_threads()))
+
+
+def rle_to_string(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_to_string`."""
+    return _tensors(_cpu.rle_to_string(*_runs(counts, offsets)))
+
+
+def rle_from_string(text: Tensor, offsets: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_from_string`."""
+    check_ragged("text", text, offsets, torch.uint8)
+    check_vector("pixels", pixels, length=offsets.shape[0] - 1)
+    arrays = text.contiguous().numpy(), offsets.contiguous().numpy(), pixels.contiguous().numpy()
+    return _tensors(_cpu.rle_from_string(*arrays))

@@ -1,0 +1,71 @@
+"""The operations in plain PyTorch: the definition of what each one computes, and the fallback on every device.
+
+Every sibling is held to these, result for result. NMS is here; the mask operations are in `_reference_rle.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._inputs import check_boxes, class_ids, compute_boxes, order_scores
+from ._reference_rle import rle_area, rle_decode, rle_encode, rle_iou, rle_merge, rle_to_bbox
+from ._reference_rle_codec import rle_from_polygon, rle_from_string, rle_to_string
+
+__all__ = [
+    "batched_nms",
+    "nms",
+    "rle_area",
+    "rle_decode",
+    "rle_encode",
+    "rle_from_polygon",
+    "rle_from_string",
+    "rle_iou",
+    "rle_merge",
+    "rle_to_bbox",
+    "rle_to_string",
+]
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.nms`."""
+    check_boxes(boxes, scores, None, iou_threshold)
+    return _greedy(boxes, scores, None, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.batched_nms`."""
+    check_boxes(boxes, scores, idxs, iou_threshold)
+    return _greedy(boxes, scores, class_ids(idxs), iou_threshold)
+
+
+def _greedy(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float) -> Tensor:
+    boxes = compute_boxes(boxes)  # (N, 4)
+    scores = order_scores(scores)  # (N,)
+    if not bool(boxes.isfinite().all()):
+        raise ValueError("boxes hold NaN or infinity; drop those rows first")
+    if bool(scores.isnan().any()):
+        raise ValueError("scores hold NaN; drop those rows first")
+    threshold = _round_down(iou_threshold, boxes.dtype)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # (N,)
+    waiting = torch.argsort(scores, descending=True, stable=True)
+    kept = []
+    while waiting.numel():
+        best, waiting = waiting[0], waiting[1:]
+        kept.append(best)
+        near = torch.minimum(boxes[best, 2:], boxes[waiting, 2:]) - torch.maximum(boxes[best, :2], boxes[waiting, :2])
+        shared = torch.where((near > 0).all(1), near[:, 0] * near[:, 1], 0)
+        suppressed = shared / (area[best] + area[waiting] - shared) > threshold  # NaN of two empty boxes: not above
+        if classes is not None:
+            suppressed &= classes[waiting] == classes[best]
+        waiting = waiting[~suppressed]
+    return torch.stack(kept) if kept else torch.empty(0, dtype=torch.int64, device=boxes.device)
+
+
+def _round_down(value: float, dtype: torch.dtype) -> float:
+    """The largest number of `dtype` that is at most `value`: x > value and x > this agree for every x of `dtype`."""
+    if dtype == torch.float64:
+        return value
+    rounded = np.float32(value)
+    return float(rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(-np.inf)))

@@ -1,0 +1,69 @@
+"""The report of `fastsam doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import torch
+
+import fastsam_core
+from fastsam_core import doctor, ops
+from fastsam_core.ops import schema
+
+
+def test_collect_is_plain_and_complete(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "models"))
+    found = doctor.collect()
+    assert json.loads(json.dumps(found)) == found
+    assert found["versions"]["fastsam_core"] == fastsam_core.__version__
+    assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert all(found["versions"][name] for name in ("python", "numpy", "opencv", "pillow", "safetensors"))
+    assert found["operations"] == {op: ops.why(op) for op in schema.SCHEMAS}
+    assert found["isa"]["chosen"] == ops.isa() and found["isa"]["available"] == ops.available_isas()
+    assert found["threads"] == torch.get_num_threads()
+    assert found["cuda"]["available"] == torch.cuda.is_available()
+    assert found["cuda"]["available"] or found["cuda"]["reason"]
+    assert found["home"] == str(tmp_path / "models")
+    assert found["environment"]["FASTSAM_HOME"] == found["home"]
+
+
+def test_report_says_what_a_reader_looks_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "models"))
+    report = doctor.report()
+    assert report.startswith(f"fastsam_core {fastsam_core.__version__}\n") and report.endswith("\n")
+    assert f"{tmp_path / 'models'} (does not exist yet)" in report
+    for word in (
+        "python",
+        "opencv",
+        "threads",
+        "instruction set",
+        "rle_from_polygon",
+        "CUDA",
+        "no CUDA operations yet",
+    ):
+        assert word in report
+    serving = "reference" if ops.isa() is None else "cpu"
+    assert f"  nms               {serving}\n" in report
+    if ops.isa() is None:
+        assert f"not in use: {ops.why('nms')['cpu']}" in report
+    else:
+        forced = os.environ.get("FASTSAM_ISA")
+        assert f"{ops.isa()} ({'forced by FASTSAM_ISA' if forced else 'the best of this machine'})" in report
+
+
+def test_report_without_the_native_module(monkeypatch):
+    monkeypatch.setattr(doctor, "cpu_module", None)
+    monkeypatch.setattr(doctor, "cpu_reason", "the disk is on fire")
+    assert "not in use: the disk is on fire" in doctor.report()
+
+
+def test_bundled_weights_are_listed(monkeypatch, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "sam_test.safetensors").write_bytes(b"0" * 2_500_000)
+    (tmp_path / "weights" / "README").write_text("no weights")
+    monkeypatch.setattr(doctor, "files", lambda package: tmp_path)
+    assert doctor.collect()["weights"] == {"sam_test.safetensors": 2_500_000}
+    assert "sam_test.safetensors" in doctor.report() and "2.5 MB" in doctor.report()
+    monkeypatch.setattr(doctor, "files", lambda package: tmp_path / "nothing")
+    assert doctor.collect()["weights"] == {}

@@ -1,0 +1,210 @@
+"""NMS: every sibling against a plain O(n^2) version, and the promises about order, classes and odd input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastsam_core import ops
+from siblings import NAMES, each_sibling
+
+
+def plain_nms(boxes, scores, classes, threshold):
+    """Box by box in Python, in the precision of `boxes` (a NumPy array)."""
+    order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
+    area = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
+    kept = []
+    for i in order:
+        for k in kept:
+            width = min(boxes[i][2], boxes[k][2]) - max(boxes[i][0], boxes[k][0])
+            height = min(boxes[i][3], boxes[k][3]) - max(boxes[i][1], boxes[k][1])
+            if classes[i] != classes[k] or width <= 0 or height <= 0:
+                continue
+            shared = width * height
+            # As a Python float, so that the threshold is not rounded to the boxes' precision first.
+            if float(shared / (area[k] + area[i] - shared)) > threshold:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+def random_boxes(rng, n, side, dtype=np.float32):
+    corner, extent = rng.random((n, 2)) * side, rng.random((n, 2)) * side / 3
+    return np.concatenate([corner, corner + extent], 1).astype(dtype)
+
+
+# A coarse grid makes ties, equal boxes, empty boxes and IoUs that equal the threshold likely.
+grid_box = st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(-1, 5), st.integers(-1, 5)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
+problems = st.lists(st.tuples(grid_box, st.integers(-3, 3), st.integers(0, 2)), max_size=25)
+
+
+@each_sibling
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    problem=problems,
+    threshold=st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 1.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_matches_plain_nms(sibling, problem, threshold, dtype):
+    boxes = np.array([box for box, _, _ in problem], dtype=dtype).reshape(-1, 4)
+    scores = torch.tensor([score / 4 for _, score, _ in problem], dtype=torch.float32)
+    classes = torch.tensor([c for _, _, c in problem], dtype=torch.int64)
+    expected = plain_nms(boxes, scores.tolist(), [0] * len(boxes), threshold)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = ops.siblings("nms")[sibling](torch.from_numpy(boxes), scores, threshold)
+        assert kept.dtype == torch.int64 and kept.tolist() == expected
+        by_class = ops.siblings("batched_nms")[sibling](torch.from_numpy(boxes), scores, classes, threshold)
+        assert by_class.tolist() == plain_nms(boxes, scores.tolist(), classes.tolist(), threshold)
+
+
+@each_sibling
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [63, 64, 65, 256, 700])  # around the kernel's block and past its tile
+def test_random_boxes_of_all_block_sizes(sibling, dtype, n):
+    rng = np.random.default_rng(n)
+    boxes, scores = random_boxes(rng, n, 60, dtype), rng.random(n).astype(np.float32)
+    kept = ops.siblings("nms")[sibling](torch.from_numpy(boxes), torch.from_numpy(scores), 0.3)
+    assert kept.tolist() == plain_nms(boxes, scores.tolist(), [0] * n, 0.3)
+
+
+@pytest.mark.parametrize("sibling", [name for name in NAMES if name != "reference"])
+def test_thread_counts_agree(sibling):
+    # Large enough that threads are really started.
+    rng = np.random.default_rng(1)
+    boxes = torch.from_numpy(random_boxes(rng, 12_000, 20_000))
+    scores = torch.from_numpy(rng.integers(0, 5000, 12_000).astype(np.float32))
+    classes = torch.from_numpy(rng.integers(0, 3, 12_000))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            kept = ops.siblings("nms")[sibling](boxes, scores, 0.3)
+            by_class = ops.siblings("batched_nms")[sibling](boxes, scores, classes, 0.3)
+            results.append((kept.tolist(), by_class.tolist()))
+    finally:
+        torch.set_num_threads(before)
+    assert results[0] == results[1] == results[2]
+
+
+def test_siblings_agree_bit_for_bit_on_many_boxes():
+    rng = np.random.default_rng(2)
+    boxes = torch.from_numpy(random_boxes(rng, 2500, 100))
+    scores = torch.from_numpy(rng.integers(0, 900, 2500).astype(np.float32))
+    for threshold in (0.3, 0.7):
+        results = {name: ops.siblings("nms")[name](boxes, scores, threshold).tolist() for name in NAMES}
+        assert all(result == results["reference"] for result in results.values())
+
+
+@each_sibling
+def test_classes_keep_full_precision(sibling):
+    # Moving boxes apart by class number would cost these every digit that tells them apart.
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.6, 0.0, 1.6, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    classes = torch.tensor([2**40, 2**40, 2**40 + 1])
+    run = ops.siblings("batched_nms")[sibling]
+    assert run(boxes, torch.tensor([0.9, 0.8, 0.7]), classes, 0.5).tolist() == [0, 1, 2]
+    assert run(boxes, torch.tensor([0.9, 0.8, 0.7]), classes, 0.2).tolist() == [0, 2]
+    assert run(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0.5, 0.5, 0.25]), 0.2).tolist() == [0, 2]
+
+
+@each_sibling
+def test_coordinates_beyond_float32_in_float64(sibling):
+    offset = 2.0**30
+    boxes = torch.tensor([[0.0, 0, 10, 10], [9, 0, 19, 10], [1, 0, 11, 10]], dtype=torch.float64) + offset
+    assert ops.siblings("nms")[sibling](boxes, torch.tensor([3.0, 2.0, 1.0]), 0.5).tolist() == [0, 1]
+    assert ops.siblings("nms")[sibling](boxes.long(), torch.tensor([3, 2, 1]), 0.5).tolist() == [0, 1]
+
+
+@each_sibling
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32])
+def test_other_dtypes(sibling, dtype):
+    boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 11, 10], [40, 40, 50, 50]], dtype=dtype)
+    scores = torch.tensor([1, 2, 0], dtype=dtype)
+    assert ops.siblings("nms")[sibling](boxes, scores, 0.5).tolist() == [1, 2]
+
+
+@each_sibling
+def test_ties_go_by_index_and_infinite_scores_are_ordered(sibling):
+    boxes = torch.arange(6.0)[:, None] * 100 + torch.tensor([0.0, 0, 10, 10])
+    scores = torch.tensor([0.0, -0.0, 1.0, float("inf"), 1.0, -float("inf")])
+    assert ops.siblings("nms")[sibling](boxes, scores, 0.5).tolist() == [3, 2, 4, 0, 1, 5]
+
+
+@each_sibling
+def test_boxes_without_area_overlap_nothing(sibling):
+    boxes = torch.tensor([[5.0, 5, 5, 5], [5, 5, 5, 5], [0, 0, 10, 10], [8, 8, 2, 2], [3, 0, 3, 10]])
+    assert ops.siblings("nms")[sibling](boxes, torch.ones(5), 0.0).tolist() == [0, 1, 2, 3, 4]
+
+
+@each_sibling
+def test_threshold_is_not_rounded_up(sibling):
+    # The IoU is the float32 nearest to 0.1, which lies above 0.1.
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    run = ops.siblings("nms")[sibling]
+    assert run(boxes, torch.tensor([2.0, 1.0]), 0.1).tolist() == [0]
+    assert run(boxes, torch.tensor([2.0, 1.0]), float(np.float32(0.1))).tolist() == [0, 1]
+
+
+@each_sibling
+def test_strides_and_gradients_of_the_input_do_not_matter(sibling):
+    storage = torch.rand(40, 8, requires_grad=True)
+    boxes = storage.T[::2].T  # (40, 4), strides (8, 2)
+    boxes = torch.stack([boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]]).T
+    scores = storage[:, 7]
+    run = ops.siblings("nms")[sibling]
+    expected = run(boxes.detach().contiguous(), scores.detach().contiguous(), 0.3)
+    assert run(boxes, scores, 0.3).tolist() == expected.tolist()
+    assert ops.nms(boxes, scores, 0.3).tolist() == expected.tolist()
+
+
+@each_sibling
+def test_no_boxes(sibling):
+    empty = torch.empty(0, 4)
+    for op, more in (("nms", ()), ("batched_nms", (torch.empty(0, dtype=torch.int64),))):
+        kept = ops.siblings(op)[sibling](empty, torch.empty(0), *more, 0.5)
+        assert kept.shape == (0,) and kept.dtype == torch.int64
+
+
+BOXES, SCORES, IDXS = torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]]), torch.tensor([0.5, 0.6]), torch.tensor([0, 1])
+
+
+def with_value(tensor, value):
+    changed = tensor.clone().to(torch.float32)
+    changed.view(-1)[1] = value
+    return changed
+
+
+@each_sibling
+@pytest.mark.parametrize(
+    ("boxes", "scores", "idxs", "threshold"),
+    [
+        pytest.param(BOXES[0], SCORES, IDXS, 0.5, id="one box without a row"),
+        pytest.param(BOXES[:, :3], SCORES, IDXS, 0.5, id="three columns"),
+        pytest.param(BOXES, SCORES[:1], IDXS, 0.5, id="too few scores"),
+        pytest.param(BOXES, SCORES[:, None], IDXS, 0.5, id="scores in a column"),
+        pytest.param(BOXES, SCORES, IDXS[:1], 0.5, id="too few classes"),
+        pytest.param(with_value(BOXES, float("nan")), SCORES, IDXS, 0.5, id="NaN box"),
+        pytest.param(with_value(BOXES, float("inf")), SCORES, IDXS, 0.5, id="infinite box"),
+        pytest.param(BOXES, with_value(SCORES, float("nan")), IDXS, 0.5, id="NaN score"),
+        pytest.param(BOXES, SCORES, with_value(IDXS, float("nan")), 0.5, id="NaN class"),
+        pytest.param(BOXES.to(torch.complex64), SCORES, IDXS, 0.5, id="complex boxes"),
+        pytest.param(BOXES > 0, SCORES, IDXS, 0.5, id="boolean boxes"),
+        pytest.param(BOXES, SCORES, IDXS, -0.1, id="negative threshold"),
+        pytest.param(BOXES, SCORES, IDXS, 1.5, id="threshold above one"),
+        pytest.param(BOXES, SCORES, IDXS, float("nan"), id="NaN threshold"),
+    ],
+)
+def test_bad_input_is_a_value_error(sibling, boxes, scores, idxs, threshold):
+    with pytest.raises(ValueError):
+        ops.siblings("batched_nms")[sibling](boxes, scores, idxs, threshold)
+    with pytest.raises(ValueError):
+        ops.batched_nms(boxes, scores, idxs, threshold)
+    if idxs is IDXS:
+        with pytest.raises(ValueError):
+            ops.siblings("nms")[sibling](boxes, scores, threshold)

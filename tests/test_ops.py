@@ -1,0 +1,263 @@
+"""What holds for every operation: the dispatcher's checks, the choice of sibling and instruction set, fork, threads."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastsam_core
+from fastsam_core import ops
+from fastsam_core.ops import _native, schema
+from fastsam_core.ops._native import cpu_module, cpu_reason
+from siblings import NAMES, each_sibling, run_python
+
+needs_native = pytest.mark.skipif(cpu_module is None, reason=f"no native operations: {cpu_reason}")
+
+COUNTS, OFFSETS = torch.tensor([3, 2, 7, 0, 12]), torch.tensor([0, 3, 5])
+EXAMPLES = {
+    "nms": (torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.1, 0.9, 0.5]), 0.5),
+    "batched_nms": (torch.rand(5, 4).cumsum(1), torch.rand(5), torch.tensor([0, 1, 0, 1, 2]), 0.5),
+    "rle_encode": (torch.tensor([[[0, 1, 1], [1, 1, 0]], [[1, 0, 0], [0, 0, 1]]], dtype=torch.uint8),),
+    "rle_decode": (COUNTS, OFFSETS, 3, 4, False),
+    "rle_area": (COUNTS, OFFSETS),
+    "rle_to_bbox": (COUNTS, OFFSETS, torch.tensor([3, 3])),
+    "rle_iou": (COUNTS, OFFSETS, COUNTS, OFFSETS, torch.tensor([False, True])),
+    "rle_merge": (COUNTS, OFFSETS, False),
+    "rle_from_polygon": (torch.tensor([[1.0, 1], [8, 2], [4, 7]], dtype=torch.float64), torch.tensor([0, 3]), 9, 9),
+    "rle_to_string": (COUNTS, OFFSETS),
+    "rle_from_string": (torch.tensor(list(b"327"), dtype=torch.uint8), torch.tensor([0, 3]), torch.tensor([12])),
+}
+
+
+def test_every_operation_has_an_example():
+    assert set(EXAMPLES) == set(schema.SCHEMAS)
+
+
+@pytest.mark.parametrize("op", EXAMPLES)
+def test_opcheck(op):
+    torch.library.opcheck(getattr(torch.ops.fastsam_core, op).default, EXAMPLES[op])
+
+
+def test_opcheck_column_major_decode():
+    torch.library.opcheck(torch.ops.fastsam_core.rle_decode.default, (COUNTS, OFFSETS, 3, 4, True))
+
+
+@pytest.mark.parametrize("op", EXAMPLES)
+@each_sibling
+def test_siblings_give_what_the_dispatcher_gives(op, sibling):
+    expected = getattr(ops, op)(*EXAMPLES[op])
+    given = ops.siblings(op)[sibling](*EXAMPLES[op])
+    pairs = [(expected, given)] if isinstance(expected, torch.Tensor) else zip(expected, given, strict=True)
+    for a, b in pairs:
+        assert a.dtype == b.dtype and a.shape == b.shape and a.tolist() == b.tolist()
+
+
+def test_compiled_graph_holds_the_operation():
+    boxes, scores, _ = EXAMPLES["nms"]
+    compiled = torch.compile(lambda b, s: ops.nms(b * 2, s, 0.5) + 1, fullgraph=True, backend="aot_eager")
+    assert compiled(boxes, scores).tolist() == (ops.nms(boxes * 2, scores, 0.5) + 1).tolist()
+
+
+def test_meta_tensors_reach_the_fake():
+    counts, offsets = COUNTS.to("meta"), OFFSETS.to("meta")
+    assert ops.rle_area(counts, offsets).shape == (2,)
+    assert ops.rle_decode(counts, offsets, 3, 4, True).stride() == (12, 1, 3)
+    with pytest.raises(ValueError, match="bool or uint8"):
+        ops.rle_encode(torch.zeros(1, 2, 2, device="meta"))
+
+
+# ------------------------------------------------------------------------------------------------------------- choosing
+
+
+def test_why_names_the_one_that_serves():
+    for op in schema.SCHEMAS:
+        why = ops.why(op)
+        assert [sibling for sibling, reason in why.items() if not reason] == ["cpu" if cpu_module else "reference"]
+    why = ops.why("nms", torch.empty(1, device="meta"))
+    assert why["reference"] == "" and "meta" in why["cpu"] + cpu_reason + "meta"
+    with pytest.raises(ValueError, match="rle_area"):
+        ops.why("no_such_op")
+    with pytest.raises(ValueError, match="rle_area"):
+        ops.siblings("no_such_op")
+
+
+@needs_native
+def test_instruction_sets_can_be_chosen():
+    assert ops.isa() in ops.available_isas()
+    before = ops.isa()
+    for name in ops.available_isas():
+        with ops.use_isa(name):
+            assert ops.isa() == name
+        assert ops.isa() == before
+    with pytest.raises(ValueError, match=ops.available_isas()[-1]), ops.use_isa("vax"):
+        pass
+    assert ["reference", *(f"cpu[{name}]" for name in ops.available_isas())] == NAMES
+
+
+def test_instruction_set_without_native_module():
+    if cpu_module is None:
+        assert ops.isa() is None and ops.available_isas() == [] and NAMES == ["reference"]
+        with pytest.raises(ValueError, match=r"FASTSAM_NATIVE|can't"), ops.use_isa("avx2"):
+            pass
+
+
+@needs_native
+def test_the_variable_forces_an_instruction_set(monkeypatch):
+    before, last = ops.isa(), ops.available_isas()[-1]
+    with ops.use_isa(before):  # which puts it back in the end
+        monkeypatch.setenv("FASTSAM_ISA", last)
+        assert _native._load()[0] is cpu_module and ops.isa() == last
+        monkeypatch.setenv("FASTSAM_ISA", "vax")
+        with pytest.raises(ValueError, match=f"^FASTSAM_ISA=vax: .*available: .*{last}"):
+            _native._load()
+
+
+def test_the_variable_switches_native_operations_off(monkeypatch, caplog):
+    monkeypatch.setenv("FASTSAM_NATIVE", "0")
+    with caplog.at_level(logging.INFO, "fastsam_core"):
+        assert _native._load() == (None, "switched off by FASTSAM_NATIVE=0")
+    assert "FASTSAM_NATIVE=0" in caplog.text
+
+
+def test_a_module_that_does_not_load_is_logged_once_and_replaced():
+    # In a fresh process, because operations are registered once, at import.
+    done = run_python(
+        "import sys; sys.modules['fastsam_core._cpu'] = None\n"
+        "from fastsam_core import ops, rle, doctor\n"
+        "import numpy as np\n"
+        "print(rle.encode(np.ones((2, 2), np.uint8)), ops.why('nms')['cpu'])\n"
+        "assert 'not in use' in doctor.report()",
+        FASTSAM_NATIVE="1",
+    )
+    assert done.stdout.startswith("{'size': [2, 2], 'counts': b'04'} the module fastsam_core._cpu can't be loaded"), (
+        done.stderr
+    )
+    assert done.stderr.count("can't be loaded") == 1 and "PyTorch serves every call" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ processes and threads
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_threaded_operations_survive_a_fork():
+    # In a fresh process, which has used threads in ours before it forks. A hang would end in run_python's timeout.
+    done = run_python(
+        "import os, torch\n"
+        "from fastsam_core import ops\n"
+        "torch.set_num_threads(3)\n"
+        "masks = torch.rand(6, 1200, 1200) > 0.5\n"  # starts PyTorch's own threads, which do not survive
+        "boxes = torch.rand(40000, 4).cumsum(1); scores = torch.rand(40000)\n"
+        "classes = torch.ones(40000)\n"
+        "nms = lambda: ops.batched_nms(boxes, scores, classes, 0.3).tolist()\n"
+        "call = lambda: (ops.rle_encode(masks)[0].numpy().tobytes(), nms())\n"
+        "expected = call()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(0 if call() == expected else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), call() == expected)"
+    )
+    assert done.stdout.strip() == "0 True", done.stderr
+
+
+@needs_native
+def test_calls_from_many_threads_at_once():
+    masks = torch.rand(4, 300, 300) > 0.5
+    expected = ops.rle_encode(masks)[0].tolist()
+    results = []
+
+    def work():
+        for _ in range(10):
+            results.append(ops.rle_encode(masks)[0].tolist() == expected)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 40
+
+
+# ---------------------------------------------------------------------------------------------------- the native module
+
+
+@needs_native
+def test_stub_lists_what_the_module_has():
+    stub = ast.parse((Path(fastsam_core.__file__).parent / "_cpu.pyi").read_text())
+    functions = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
+    public = {name for name in dir(cpu_module) if not name.startswith("_") and callable(getattr(cpu_module, name))}
+    assert set(functions) == public
+    for name, node in functions.items():
+        documented = getattr(cpu_module, name).__doc__
+        for argument in node.args.args:
+            assert f"{argument.arg}:" in documented, (name, argument.arg)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, i: m.rle_area(i([1, 2]), i([0, 5])),
+        lambda m, i: m.rle_area(i([1, 2]), i([])),
+        lambda m, i: m.rle_area(i([1, 2]), i([0, 2, 1, 2])),
+        lambda m, i: m.rle_area(i([1, -2]), i([0, 2])),
+        lambda m, i: m.rle_area(i([2**62, 2**62]), i([0, 2])),
+        lambda m, i: m.rle_to_bbox(i([1, 2]), i([0, 2]), i([])),
+        lambda m, i: m.rle_to_bbox(i([1, 2]), i([0, 2]), i([0])),
+        lambda m, i: m.rle_decode(i([1, 3]), i([0, 2]), 2, 2, False, torch.ones(1, 2, 3, dtype=torch.bool).numpy(), 1),
+        lambda m, i: m.rle_decode(i([1, 9]), i([0, 2]), 2, 2, False, torch.ones(1, 2, 2, dtype=torch.bool).numpy(), 1),
+        lambda m, i: m.rle_decode(i([]), i([0]), 2**40, 2**40, False, torch.ones(0, 2, 2, dtype=torch.bool).numpy(), 1),
+        lambda m, i: m.rle_from_polygon(torch.ones(2, 2).double().numpy(), i([0, 9]), 3, 3, 1),
+        lambda m, i: m.rle_from_string(torch.ones(2, dtype=torch.uint8).numpy(), i([0, 2]), i([1, 1])),
+        lambda m, i: m.nms(torch.ones(2, 3).numpy(), torch.ones(2).double().numpy(), None, 0.5, 1),
+        lambda m, i: m.nms(torch.ones(2, 4).numpy(), torch.ones(3).double().numpy(), None, 0.5, 1),
+        lambda m, i: m.nms(torch.ones(2, 4).numpy(), torch.ones(2).double().numpy(), i([1]), 0.5, 1),
+    ],
+)
+def test_the_module_checks_sizes_itself(call):
+    with pytest.raises(ValueError):
+        call(cpu_module, lambda values: torch.tensor(values, dtype=torch.int64).numpy())
+
+
+@needs_native
+def test_the_module_takes_no_other_dtype():
+    with pytest.raises(TypeError):
+        cpu_module.rle_area(torch.ones(2).numpy(), torch.tensor([0, 2]).numpy())
+    with pytest.raises(TypeError):
+        cpu_module.rle_area(torch.ones(4, dtype=torch.int64).numpy()[::2], torch.tensor([0, 2]).numpy())
+
+
+@pytest.mark.parametrize("sibling", NAMES)
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        ("rle_area", (COUNTS.float(), OFFSETS)),
+        ("rle_area", (COUNTS, OFFSETS[:0])),
+        ("rle_area", (COUNTS, torch.tensor([0, 4, 2, 5]))),
+        ("rle_area", (-COUNTS, OFFSETS)),
+        ("rle_area", (torch.tensor([2**62, 2**62, 2**62, 2**62]), torch.tensor([0, 4]))),
+        ("rle_decode", (COUNTS, OFFSETS, 3, 5)),
+        ("rle_decode", (COUNTS, OFFSETS, -3, -4)),
+        ("rle_decode", (COUNTS, OFFSETS, 2**40, 2**40)),
+        ("rle_encode", (torch.zeros(2, 2, dtype=torch.bool),)),
+        ("rle_encode", (torch.zeros(1, 2, 2),)),
+        ("rle_to_bbox", (COUNTS, OFFSETS, torch.tensor([3]))),
+        ("rle_to_bbox", (COUNTS, OFFSETS, torch.tensor([0, 0]))),
+        ("rle_iou", (COUNTS, OFFSETS, COUNTS[:3], OFFSETS[:2], torch.tensor([0]))),
+        ("rle_iou", (COUNTS, OFFSETS, COUNTS[:2], torch.tensor([0, 2]), torch.tensor([False]))),
+        ("rle_merge", (COUNTS[:4], torch.tensor([0, 3, 4]))),
+        ("rle_from_polygon", (torch.ones(3, 2), torch.tensor([0, 3]), 4, 4)),
+        ("rle_from_polygon", (torch.ones(3, 2).double() * torch.nan, torch.tensor([0, 3]), 4, 4)),
+        ("rle_from_polygon", (torch.ones(3, 2).double() * 1e10, torch.tensor([0, 3]), 4, 4)),
+        ("rle_from_string", (torch.tensor([48], dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([-1]))),
+    ],
+)
+def test_bad_runs_are_value_errors_in_every_sibling(sibling, op, arguments):
+    with pytest.raises(ValueError):
+        ops.siblings(op)[sibling](*arguments)

@@ -1,0 +1,484 @@
+"""`fastsam_core.rle` against `pycocotools.mask`, on every sibling: the same bytes, values, dtypes and shapes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco
+
+from fastsam_core import ops, rle
+from siblings import NAMES, use_sibling
+
+
+@pytest.fixture(params=NAMES)
+def sibling(request, monkeypatch):
+    use_sibling(monkeypatch, request.param)
+    return request.param
+
+
+# The fixture holds for a whole test, so hypothesis need not set it up for every example.
+relaxed = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+sides = st.integers(1, 12)
+bits = st.integers(0, 1)
+masks = st.tuples(sides, sides, st.integers(1, 3)).flatmap(lambda shape: arrays(np.uint8, shape, elements=bits))
+
+
+def disc(size=200, radius=70):
+    y, x = np.ogrid[:size, :size]
+    return ((y - size // 2) ** 2 + (x - size // 3) ** 2 < radius**2).astype(np.uint8)
+
+
+def same_array(ours, theirs):
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    assert (ours == theirs).all()
+
+
+# ------------------------------------------------------------------------------------------------------ valid input
+
+
+@relaxed
+@given(mask=masks)
+@example(mask=np.ones((1, 1, 1), np.uint8))
+@example(mask=np.zeros((5, 7, 2), np.uint8))
+@example(mask=np.stack([disc(), 1 - disc()], -1))
+def test_encode_and_decode(sibling, mask):
+    column_major = np.asfortranarray(mask)
+    theirs = coco.encode(column_major)
+    for layout in (column_major, np.ascontiguousarray(mask), mask.astype(bool), mask * 255, mask[::-1][::-1]):
+        assert rle.encode(layout) == theirs
+    assert rle.encode(column_major[:, :, 0]) == theirs[0]
+    decoded = rle.decode(theirs)
+    same_array(decoded, coco.decode(theirs))
+    assert decoded.flags.f_contiguous
+    single = rle.decode(theirs[0])
+    same_array(single, coco.decode(theirs[0]))
+    assert single.flags.f_contiguous
+    text = [{"size": r["size"], "counts": r["counts"].decode()} for r in theirs]
+    same_array(rle.decode(text), decoded)
+
+
+@relaxed
+@given(mask=masks)
+def test_measurements(sibling, mask):
+    encoded = coco.encode(np.asfortranarray(mask))
+    same_array(rle.area(encoded), coco.area(encoded))
+    same_array(rle.toBbox(encoded), coco.toBbox(encoded))
+    assert rle.area(encoded[0]) == coco.area(encoded[0]) and isinstance(rle.area(encoded[0]), np.uint32)
+    same_array(rle.toBbox(encoded[0]), coco.toBbox(encoded[0]))
+
+
+@relaxed
+@given(shape=st.tuples(sides, sides), data=st.data())
+def test_iou_and_merge(sibling, shape, data):
+    pairs = [data.draw(arrays(np.uint8, (*shape, 3), elements=bits)) for _ in range(2)]
+    dt, gt = (coco.encode(np.asfortranarray(mask)) for mask in pairs)
+    for crowd in ([0, 0, 0], [1, 0, 1], np.array([1, 1, 0], np.uint8), [True, False, False]):
+        same_array(rle.iou(dt, gt, crowd), coco.iou(dt, gt, crowd))
+    for intersect in (0, 1):
+        assert rle.merge(dt + gt, intersect) == coco.merge(dt + gt, intersect)
+        assert rle.merge(dt[:1], intersect) == coco.merge(dt[:1], intersect)
+
+
+coordinates = st.one_of(
+    st.integers(-15, 40).map(float),
+    st.integers(-60, 160).map(lambda v: v / 4),
+    st.floats(-15, 40, allow_nan=False, width=32),
+)
+box_arrays = arrays(np.float64, st.tuples(st.integers(1, 4), st.just(4)), elements=coordinates)
+polygon_lists = st.lists(coordinates, min_size=6, max_size=16).map(lambda values: values[: len(values) // 2 * 2])
+
+
+@relaxed
+@given(
+    polygons=st.lists(
+        st.lists(coordinates, min_size=6, max_size=16).map(lambda p: p[: len(p) // 2 * 2]), min_size=1, max_size=3
+    ),
+    height=sides,
+    width=sides,
+)
+@example(polygons=[[1.0, 1, 3, 1, 3, 3], [0.0, 0, 40, 40]], height=9, width=9)  # the second is a line
+@example(polygons=[[-5.0, -5, 30, -5, 30, 30, -5, 30]], height=7, width=8)  # all of the mask
+def test_polygons(sibling, polygons, height, width):
+    assert rle.frPyObjects(polygons, height, width) == coco.frPyObjects(polygons, height, width)
+    if len(polygons[0]) > 4:
+        assert rle.frPyObjects(polygons[0], height, width) == coco.frPyObjects(polygons[:1], height, width)[0]
+
+
+@relaxed
+@given(
+    boxes=arrays(np.float64, st.tuples(st.integers(1, 4), st.just(4)), elements=coordinates), height=sides, width=sides
+)
+def test_boxes_as_masks(sibling, boxes, height, width):
+    theirs = coco.frPyObjects(boxes, height, width)
+    assert rle.frPyObjects(boxes, height, width) == theirs
+    assert rle.frPyObjects(boxes.tolist(), height, width) == theirs
+    assert rle.frPyObjects(boxes[0].tolist(), height, width) == theirs[0]
+
+
+@relaxed
+@given(dt=box_arrays, gt=box_arrays)
+def test_iou_of_boxes(dt, gt):
+    for crowd in ([0] * len(gt), [1] * len(gt)):
+        theirs = coco.iou(dt, gt, crowd)
+        same_array(rle.iou(dt, gt, crowd), theirs)
+        same_array(rle.iou(dt.tolist(), gt, crowd), theirs)
+
+
+@relaxed
+@given(mask=masks)
+def test_uncompressed_runs(sibling, mask):
+    flat = mask[:, :, 0].ravel(order="F")
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    raw = {"size": list(mask.shape[:2]), "counts": counts}
+    assert rle.frPyObjects(raw, *mask.shape[:2]) == coco.frPyObjects(raw, *mask.shape[:2])
+    assert rle.frPyObjects([raw, raw], *mask.shape[:2]) == coco.frPyObjects([raw, raw], *mask.shape[:2])
+    assert rle.frPyObjects({**raw, "counts": np.array(counts)}, 1, 1) == rle.encode(mask[:, :, 0])
+    # What is compressed already is only checked.
+    compressed = coco.encode(np.asfortranarray(mask[:, :, 0]))
+    assert rle.frPyObjects([compressed], 1, 1) == [compressed]
+
+
+def test_empty_runs_inside_are_kept_and_harmless(sibling):
+    raw = {"size": [4, 5], "counts": [3, 0, 2, 4, 0, 2, 9, 0]}
+    packed = rle.frPyObjects(raw, 4, 5)
+    assert packed == coco.frPyObjects(raw, 4, 5)
+    same_array(rle.decode(packed), coco.decode(packed))
+    assert rle.area(packed) == 6
+    assert rle.toBbox(packed).tolist() == [1, 0, 2, 4]
+    assert rle.toBbox(rle.frPyObjects({"size": [2, 2], "counts": [0, 0, 4]}, 2, 2)).tolist() == [0, 0, 0, 0]
+    assert rle.merge([packed]) == coco.merge([packed])
+    assert rle.merge([packed, packed]) == rle.encode(rle.decode(packed))
+    assert rle.iou([packed], [packed], [0]).tolist() == [[1.0]]
+
+
+def test_empty_lists(sibling):
+    assert rle.decode([]).shape == (0, 0, 0)
+    assert rle.area([]).dtype == np.uint32 and rle.area([]).shape == (0,)
+    assert rle.toBbox([]).dtype == np.float64 and rle.toBbox([]).shape == (0, 4)
+    assert rle.iou([], [], []) == [] and rle.iou([], [rle.encode(disc())], [0]) == []
+    assert rle.iou(np.zeros((0, 4)), np.zeros((2, 4)), [0, 0]) == []
+    assert rle.merge([]) == {"size": [0, 0], "counts": b""} == coco.merge([])
+    assert rle.encode(np.zeros((3, 4, 0), np.uint8)) == []
+    assert rle.frPyObjects(np.zeros((0, 4)), 3, 3) == []
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_masks_without_pixels(sibling, shape):
+    mask = np.zeros(shape, np.uint8, order="F")
+    packed = rle.encode(mask)
+    assert packed == coco.encode(mask) == {"size": list(shape), "counts": b"0"}
+    for counts in (b"0", "", b"00"):
+        empty = {"size": list(shape), "counts": counts}
+        assert rle.decode(empty).shape == shape and rle.decode([empty]).shape == (*shape, 1)
+        assert rle.area(empty) == 0
+        assert rle.toBbox(empty).tolist() == [0, 0, 0, 0]
+        assert rle.iou([empty], [empty], [0]).tolist() == [[0.0]]
+        assert rle.merge([empty, empty])["size"] == list(shape)
+        assert rle.to_masks([empty]).shape == (1, *shape)
+    assert rle.frPyObjects([[0.0, 0, 3, 0, 3, 3]], *shape) == [packed]
+
+
+def test_very_large_masks_are_measured_but_not_decoded(sibling):
+    side = 2**20
+    counts = [side * 5 + 3, 10, side**2 - side * 5 - 13]
+    large = rle.frPyObjects({"size": [side, side], "counts": counts}, side, side)
+    assert rle.area(large) == 10
+    assert rle.toBbox(large).tolist() == [5, 3, 1, 10]
+    assert rle.iou([large], [large], [0]).tolist() == [[1.0]]
+    assert rle.merge([large, large], True) == large
+    full = rle.frPyObjects({"size": [side, side], "counts": [0, side**2]}, side, side)
+    assert rle.area(full) == side**2 and rle.area([full]).dtype == np.uint64
+    assert rle.toBbox(full).tolist() == [0, 0, side, side]
+    assert rle.merge([large, full]) == full
+    for function in (rle.decode, lambda r: rle.to_masks([r])):
+        with pytest.raises(MemoryError, match="more than this machine has"):
+            function(full)
+
+
+def test_numbers_at_the_limit(sibling):
+    height = 2**31
+    pixels = height * (height - 1)  # just below 2^62
+    raw = {"size": [height, height - 1], "counts": [0, pixels - 1, 0, 1]}
+    packed = rle.frPyObjects(raw, 0, 0)
+    assert rle.area(packed) == pixels
+    assert rle.merge([packed, packed]) == rle.frPyObjects({**raw, "counts": [0, pixels]}, 0, 0)
+    with pytest.raises(ValueError, match="more pixels"):
+        rle.area({"size": [height, height], "counts": packed["counts"]})
+
+
+# ----------------------------------------------------------------------------------------------- tensors in and out
+
+
+def test_from_and_to_masks(sibling):
+    rng = np.random.default_rng(3)
+    dense = torch.from_numpy(rng.random((3, 17, 23)) < 0.4)
+    theirs = coco.encode(np.asfortranarray(dense.numpy().transpose(1, 2, 0).astype(np.uint8)))
+    expected = [{"size": r["size"], "counts": r["counts"].decode()} for r in theirs]
+    strided = torch.zeros(3, 34, 23 * 2, dtype=torch.bool)[:, ::2, ::2].copy_(dense)
+    column_major = dense.transpose(1, 2).contiguous().transpose(1, 2)
+    expanded = dense[:1].expand(3, -1, -1)
+    for layout in (
+        dense,
+        dense.numpy(),
+        dense.to(torch.uint8) * 7,
+        strided,
+        column_major,
+        dense.numpy()[:, ::-1][:, ::-1],
+    ):
+        assert rle.from_masks(layout) == expected
+    assert rle.from_masks(expanded) == expected[:1] * 3
+    assert rle.from_masks(dense.flip(2)[:, :, 5:9]) == rle.from_masks(dense.flip(2)[:, :, 5:9].contiguous())
+    json.dumps(expected)
+    back = rle.to_masks(expected)
+    assert back.dtype == torch.bool and back.is_contiguous() and torch.equal(back, dense)
+    assert rle.to_masks([]).shape == (0, 0, 0)
+    assert rle.from_masks(torch.zeros(0, 4, 4, dtype=torch.bool)) == []
+
+
+def test_read_only_arrays(sibling):
+    mask = disc()
+    mask.flags.writeable = False
+    assert rle.encode(mask) == coco.encode(np.asfortranarray(mask))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (64, 64), (65, 129), (3, 20_000), (20_000, 3)])
+def test_sizes_around_the_kernels_blocks(sibling, shape, density):
+    mask = (np.random.default_rng(5).random(shape) < density).astype(np.uint8)
+    theirs = coco.encode(np.asfortranarray(mask))
+    assert rle.encode(mask) == rle.encode(np.asfortranarray(mask)) == theirs
+    assert (rle.decode(theirs) == mask).all()
+    assert (rle.to_masks([theirs])[0].numpy() == mask).all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "reference"])
+def test_thread_counts_agree(name, monkeypatch):
+    use_sibling(monkeypatch, name)
+    dense = torch.from_numpy(np.random.default_rng(4).random((7, 700, 600)) < 0.02)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            packed = rle.from_masks(dense)
+            polygons = ops.rle_from_polygon(
+                torch.linspace(0, 599, 12_000, dtype=torch.float64).view(-1, 2), torch.tensor([0, 2000, 6000]), 700, 600
+            )
+            results.append((packed, rle.iou(packed, packed, [0] * 7).tolist(), polygons[0].tolist()))
+            assert torch.equal(rle.to_masks(packed), dense)
+            assert (rle.decode(packed).transpose(2, 0, 1) == dense.numpy()).all()
+    finally:
+        torch.set_num_threads(before)
+    assert results[0] == results[1] == results[2]
+
+
+# ----------------------------------------------------------------------------------------------------- malformed input
+
+GOOD = {"size": [4, 5], "counts": b"92203"}
+
+EVERY_FUNCTION = {
+    "decode": rle.decode,
+    "decode a list": lambda r: rle.decode([GOOD, r]),
+    "area": rle.area,
+    "toBbox": rle.toBbox,
+    "iou dt": lambda r: rle.iou([r], [GOOD], [0]),
+    "iou gt": lambda r: rle.iou([GOOD], [r], [1]),
+    "iou with nothing": lambda r: rle.iou([r], [], []),
+    "merge": lambda r: rle.merge([r]),
+    "merge two": lambda r: rle.merge([GOOD, r], True),
+    "frPyObjects": lambda r: rle.frPyObjects(r, 4, 5),
+    "to_masks": lambda r: rle.to_masks([r]),
+}
+
+MALFORMED = {
+    "too short": {"size": [4, 5], "counts": b"9220"},
+    "no runs": {"size": [4, 5], "counts": b""},
+    "too long": {"size": [4, 5], "counts": b"922031"},
+    "sums to more": {"size": [4, 4], "counts": b"92203"},
+    "negative run": {"size": [4, 5], "counts": b"O92203"},
+    "negative by difference": {"size": [4, 5], "counts": b"9220A3"},
+    "unterminated": {"size": [4, 5], "counts": b"9220S"},
+    "over-long": {"size": [4, 5], "counts": b"o" * 200},
+    "over-long zero": {"size": [4, 5], "counts": b"92203" + b"P" * 30 + b"0"},
+    "longer than needed": {"size": [4, 5], "counts": b"Y02203"},
+    "negative longer than needed": {"size": [4, 5], "counts": b"9220oO"},
+    "beyond 64 bits": {"size": [4, 5], "counts": b"PPPPPPPPPPPP6"},
+    "below the alphabet": {"size": [4, 5], "counts": b"92 203"},
+    "above the alphabet": {"size": [4, 5], "counts": b"9p2203"},
+    "high bytes": {"size": [4, 5], "counts": b"9\xff2203"},
+    "NUL": {"size": [4, 5], "counts": b"92203\x00"},
+    "non-ASCII": {"size": [4, 5], "counts": "92203\u0131"},
+    "surrogate": {"size": [4, 5], "counts": "92203\udcff"},
+    "escaped backslash": {"size": [4, 5], "counts": "9\\\\2203"},
+    "bytes literal": {"size": [4, 5], "counts": "b'92203'"},
+    "negative height": {"size": [-4, 5], "counts": b"92203"},
+    "both negative": {"size": [-4, -5], "counts": b"92203"},
+    "float height": {"size": [4.0, 5], "counts": b"92203"},
+    "float NaN": {"size": [float("nan"), 5], "counts": b"92203"},
+    "bool size": {"size": [True, True], "counts": b"1"},
+    "numpy bool size": {"size": np.array([True, True]), "counts": b"1"},
+    "text size": {"size": ["4", "5"], "counts": b"92203"},
+    "size as text": {"size": "45", "counts": b"92203"},
+    "three sizes": {"size": [4, 5, 1], "counts": b"92203"},
+    "one size": {"size": [20], "counts": b"92203"},
+    "nested size": {"size": [[4, 5]], "counts": b"92203"},
+    "no size": {"size": None, "counts": b"92203"},
+    "wrapping size": {"size": [2**32, 2**32], "counts": b"0"},
+    "huge size": {"size": [10**30, 0], "counts": b""},
+    "missing size": {"counts": b"92203"},
+    "missing counts": {"size": [4, 5]},
+    "counts of None": {"size": [4, 5], "counts": None},
+    "counts of int": {"size": [4, 5], "counts": 92203},
+}
+
+
+@pytest.mark.parametrize("function", EVERY_FUNCTION)
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_rle_is_a_value_error_everywhere(sibling, function, case):
+    with pytest.raises(ValueError):
+        EVERY_FUNCTION[function](MALFORMED[case])
+
+
+@pytest.mark.parametrize("function", EVERY_FUNCTION)
+@pytest.mark.parametrize("value", [None, 5, "92203", b"92203", [GOOD], ("size", "counts")], ids=repr)
+def test_what_is_no_dict_is_a_type_error(function, value):
+    if function in ("decode", "area", "toBbox", "frPyObjects") and value == [GOOD]:
+        return  # a list of RLEs is what these take
+    if function == "iou with nothing":
+        return  # nothing tells a list of these from boxes
+    with pytest.raises((TypeError, ValueError) if function in ("frPyObjects", "iou dt", "iou gt") else TypeError):
+        EVERY_FUNCTION[function](value)
+
+
+def test_errors_name_the_item_and_likely_causes(sibling):
+    with pytest.raises(ValueError, match=r"(?s)item 1: malformed RLE .*JSON.*b'\.\.\.'"):
+        rle.area([GOOD, {"size": [4, 5], "counts": "b'92203'"}])
+    with pytest.raises(ValueError, match="frPyObjects"):
+        rle.decode({"size": [4, 5], "counts": [9, 2, 2, 2, 5]})
+    with pytest.raises(ValueError, match=r"sum to 20.*30 pixels"):
+        rle.decode({"size": [6, 5], "counts": b"92203"})
+
+
+def test_different_sizes_are_value_errors(sibling):
+    other = rle.encode(np.zeros((5, 4), np.uint8))  # as many pixels
+    for call in (
+        lambda: rle.merge([GOOD, other]),
+        lambda: rle.iou([GOOD], [other], [0]),
+        lambda: rle.decode([GOOD, other]),
+        lambda: rle.to_masks([GOOD, other]),
+    ):
+        with pytest.raises(ValueError, match="same size"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("counts", "size"),
+    [
+        ([9, 2, 2, 2], [4, 5]),
+        ([9, 2, -2, 11], [4, 5]),
+        ([9.0, 11.0], [4, 5]),
+        ([True, 19], [4, 5]),
+        (["9", "11"], [4, 5]),
+        ([[9, 11]], [4, 5]),
+        ([2**63, 20], [4, 5]),
+        ([2**64 + 20], [4, 5]),
+        (np.array([9.0, 11.0]), [4, 5]),
+        (np.array(20), [4, 6]),
+        ([], [4, 5]),
+    ],
+    ids=str,
+)
+def test_malformed_uncompressed_runs(counts, size):
+    with pytest.raises(ValueError):
+        rle.frPyObjects({"size": size, "counts": counts}, *size)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [],
+        [[]],
+        [1.0, 2.0, 3.0],
+        [[1.0, 2.0, 3.0]],
+        [[1.0, 1, 3, 1, 3, 3, 7]],
+        [[1.0, 1, 3, 1, 3, float("nan")]],
+        [[1.0, 1, 3, 1, 3, float("inf")]],
+        [[1.0, 1, 3, 1, 3, 1e300]],
+        [["a", "b", "c", "d", "e", "f"]],
+        [[[1.0, 1], [3, 1], [3, 3]]],
+        [[1, 1, 2, 2], [1.0, 1, 3, 1, 3, 3]],
+        np.zeros((2, 6)),
+        np.zeros((1, 2, 4)),
+        [None],
+    ],
+    ids=str,
+)
+def test_malformed_shapes(sibling, shape):
+    with pytest.raises(ValueError):
+        rle.frPyObjects(shape, 9, 9)
+
+
+@pytest.mark.parametrize("size", [(-1, 5), (4.5, 5), (True, 5), ("4", 5), (2**40, 2**40), (None, 5)], ids=str)
+def test_malformed_sizes_of_shapes(sibling, size):
+    with pytest.raises(ValueError):
+        rle.frPyObjects([[1.0, 1, 3, 1, 3, 3]], *size)
+
+
+def test_a_polygon_that_would_fill_the_memory(sibling):
+    with pytest.raises(ValueError, match="pixel columns"):
+        rle.frPyObjects([[0.0, 0, 4e8, 0, 4e8, 1]], 1, 2**40)
+
+
+@pytest.mark.parametrize(
+    ("dt", "gt", "crowd", "error"),
+    [
+        ([GOOD], [GOOD], [0, 0], ValueError),
+        ([GOOD], [GOOD], [[0]], ValueError),
+        ([GOOD], [[0.0, 0, 1, 1]], [0], TypeError),
+        (np.zeros((1, 4)), [GOOD], [0], TypeError),
+        (GOOD, [GOOD], [0], TypeError),
+        ([GOOD, None], [GOOD], [0], TypeError),
+        ("boxes", [GOOD], [0], TypeError),
+        (np.zeros((1, 5)), np.zeros((1, 4)), [0], ValueError),
+        (np.zeros(4), np.zeros((1, 4)), [0], ValueError),
+        (np.full((1, 4), np.nan), np.zeros((1, 4)), [0], ValueError),
+        ([["a", 0, 1, 1]], np.zeros((1, 4)), [0], ValueError),
+    ],
+)
+def test_malformed_iou_calls(dt, gt, crowd, error):
+    with pytest.raises(error):
+        rle.iou(dt, gt, crowd)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        np.zeros((2, 3)),
+        np.zeros(3, np.uint8),
+        np.zeros((1, 2, 3, 4), np.uint8),
+        np.zeros((2, 2), np.int64),
+        "mask",
+        None,
+    ],
+    ids=str,
+)
+def test_malformed_masks(sibling, masks):
+    with pytest.raises(ValueError):
+        rle.encode(masks)
+    with pytest.raises(ValueError):
+        rle.from_masks(masks)
+
+
+def test_malformed_mask_tensors(sibling):
+    for masks in (torch.zeros(2, 3, dtype=torch.bool), torch.zeros(1, 2, 3)):
+        with pytest.raises(ValueError):
+            rle.from_masks(masks)

@@ -23,7 +23,7 @@ class ModelSpec:
     """One model.
 
     image_size is the long side of its input in pixels. file_names are those under which people know its weights, the
-    first being ours; urls are where they are published; sha256 belongs to the first address, where it is published.
+    first being ours; urls are where they are published, in the order to try them (`published.py` has their hashes).
     Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model. conf_thres and
     stability_score_thresh: see `SamModel`.
     """
@@ -33,7 +33,6 @@ class ModelSpec:
     encoder: Callable[[], nn.Module]
     file_names: tuple[str, ...]
     urls: tuple[str, ...] = ()
-    sha256: str | None = None
     embed_dim: int = 256
     decoder_mlp_dim: int = 2048
     ignored_keys: tuple[str, ...] = ()

@@ -46,9 +46,9 @@ def prompt_loss(
 ) -> Tensor:
     """The loss of N prompts, whose mask tokens are one for the single mask and three for an ambiguous prompt.
 
-    logits: (N, 4, h, w); predicted_iou: (N, 4); ambiguous, is_object: (N,) bool; evenness: see `mask_loss`. The single mask always learns. Of the
-    three, the best one learns, so that they specialise (Kirillov et al., 2023, section 3). A background click
-    has no mask to learn and an IoU of 0.
+    logits: (N, 4, h, w); predicted_iou: (N, 4); ambiguous, is_object: (N,) bool; evenness: see `mask_loss`. The
+    single mask always learns. Of the three, the best one learns, so that they specialise (Kirillov et al., 2023,
+    section 3). A background click has no mask to learn and an IoU of 0.
     """
     losses = mask_loss(logits, targets, evenness)
     best = losses[:, 1:].min(1).values

@@ -1,0 +1,63 @@
+# Each target sets up what it needs: a virtual environment, the pinned PyTorch, the package built from this tree.
+# A bare machine needs python3 (3.10 or newer, with venv), a C++17 compiler and make; the rest comes from the package index.
+#
+#   FASTSAM_NATIVE=0 make test    the same tests on the PyTorch siblings alone
+#   FASTSAM_CUDA=ON make wheel    what the build makes of CUDA (OFF unless told otherwise)
+#   VENV=.venv-312 PYTHON=python3.12 make test
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_FLAGS ?=
+export FASTSAM_CUDA ?= OFF
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench wheel clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: requirements/torch.txt $(STAMPS)/venv
+	$(BIN)/python -m pip install --quiet -r requirements/torch.txt
+	@touch $@
+
+# One stamp per FASTSAM_CUDA setting, so that changing it rebuilds.
+BUILD := $(STAMPS)/build-$(FASTSAM_CUDA)
+$(BUILD): pyproject.toml $(NATIVE_SOURCES) $(STAMPS)/torch
+	$(BIN)/python -m pip install --quiet -c requirements/torch.txt --editable '.[dev,demo]'
+	@rm -f $(STAMPS)/build-* && touch $@
+
+setup: $(BUILD)  ## create .venv with everything and build the package in place
+
+demo: setup  ## segment a real photo and say where the picture is
+	@$(BIN)/python -m fastsam_core.demo
+
+test: setup  ## run the test suite
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: setup  ## ruff, mypy and clang-format, checking only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
+
+bench: setup  ## run the benchmarks; numbers go to bench/results/latest.json
+	@mkdir -p bench/results
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-json=bench/results/latest.json
+
+wheel: setup  ## build a wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls -t dist/*.whl | head -n 1
+
+clean:  ## remove build output; the environment stays (rm -r .venv removes it too)
+	rm -rf build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(STAMPS)/build-*
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

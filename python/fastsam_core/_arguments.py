@@ -1,0 +1,115 @@
+"""Words of a command line -> commands and `key=value` pairs.
+
+Accepted for one pair: `key=value`, `key= value`, `key =value`, `key = value`, `--key=value`, `--key value`, and a bare
+`key` or `--key` for a switch. A list that the shell has split (`points=[1, 2]`) is put together again.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_PAIR = re.compile(r"(-{0,2})([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
+_WORDS = {"none": None, "null": None, "true": True, "false": False}
+_CLOSING = {"[": "]", "(": ")", "{": "}"}
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong; nothing has been run."""
+
+
+@dataclass
+class Arguments:
+    """What a command line says: bare words in order, and values by key."""
+
+    words: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_value(text: str) -> Any:
+    """`none`, `true` and `false` in any case, then a Python literal, else the text itself."""
+    text = text.strip()
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        if text[:1] in _CLOSING and text.endswith(_CLOSING[text[0]]):
+            raise UsageError(f"cannot read the list {text!r}; write numbers, e.g. points=[[900,370]]") from None
+        return text
+
+
+def parse(argv: Sequence[str], *, switches: Collection[str] = (), texts: Collection[str] = ()) -> Arguments:
+    """Read `argv`.
+
+    switches: keys that are booleans, so that a bare `key` means True and `--key word` doesn't swallow the word.
+    texts: keys whose value stays text even where it looks like a number (names of files and folders).
+    """
+    result = Arguments()
+    tokens = _join(list(argv))
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        pair = _PAIR.fullmatch(token)
+        if pair:
+            key, value = pair[2], pair[3]
+        elif token.startswith("--") and _KEY.fullmatch(token[2:]):
+            key = token[2:]
+            following = tokens[position] if position < len(tokens) else "--"
+            is_switch = key.replace("-", "_") in switches and following.lower() not in ("true", "false", "none")
+            if is_switch or _starts_pair(following):
+                value = "true"
+            else:
+                value = following
+                position += 1
+        elif token in switches:
+            key, value = token, "true"
+        else:
+            result.words.append(token)
+            continue
+        key = key.replace("-", "_")
+        if key in result.values:
+            raise UsageError(f"{key} is given twice")
+        # A trailing comma is what is left of a pasted Python call.
+        value = value[:-1] if value.endswith(",") else value
+        result.values[key] = value.strip() if key in texts and value.lower() != "none" else parse_value(value)
+    return result
+
+
+def _starts_pair(token: str) -> bool:
+    return bool(_PAIR.fullmatch(token)) or token.startswith("--")
+
+
+def _join(tokens: list[str]) -> list[str]:
+    """Put `key = value` and lists that were split at spaces together again."""
+    joined: list[str] = []
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        bare = _KEY.fullmatch(token.lstrip("-")) is not None
+        if bare and position < len(tokens) and tokens[position].startswith("="):
+            token += tokens[position]
+            position += 1
+        pair = _PAIR.fullmatch(token)
+        if pair and not pair[3] and position < len(tokens) and not _starts_pair(tokens[position]):
+            token += tokens[position]
+            position += 1
+        start = token[token.index("=") + 1 :] if "=" in token and pair else token
+        if start[:1] in _CLOSING:
+            while _depth(token) > 0:
+                if position == len(tokens):
+                    raise UsageError(f"a bracket is never closed in {token!r}")
+                token += " " + tokens[position]
+                position += 1
+        joined.append(token)
+    return joined
+
+
+def _depth(text: str) -> int:
+    return sum(text.count(opening) - text.count(closing) for opening, closing in _CLOSING.items())

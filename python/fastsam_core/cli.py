@@ -1,0 +1,274 @@
+"""The command line `fastsam`: `fastsam predict source=photo.jpg points=[[900,370]]`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from ._arguments import UsageError, parse
+from ._log import logger
+from .config import ALIASES, FIELDS, PROMPT_KEYS, SWITCHES, TEXTS, Config, unknown_option
+
+if TYPE_CHECKING:
+    from .results import Results
+    from .sam import SAM
+
+DEFAULT_MODEL = "sam_nano.pt"
+# Tasks and modes of the command line that people know. There is one task here, and some modes are not offered.
+_TASKS = ("segment", "detect", "semantic", "depth", "classify", "pose", "obb")
+_NOT_OFFERED = ("train", "val", "export", "track", "benchmark")
+# What people get, with its name in the words of the message, when something ordinary goes wrong.
+_EXPECTED = (ValueError, TypeError, FileNotFoundError, MemoryError, OSError)
+
+_USAGE = """\
+fastsam {version}: Segment Anything from the command line
+
+  fastsam predict source=photo.jpg                                  segment everything, with the bundled sam_nano
+  fastsam predict model=sam_b.pt source=photo.jpg bboxes=[439,437,524,709]
+  fastsam predict model=sam_b.pt source=photo.jpg points=[[900,370]] labels=[1]
+  fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
+  fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
+  fastsam info model=sam_b.pt                                       layers and parameters
+  fastsam doctor                                                    versions, compiled operations, threads
+  fastsam help | version
+
+Write key=value, --key value or --key=value; a switch alone means True.
+
+predict:
+  {source:<42}a file, folder, glob, list file, address, camera number; a sample if not given
+  {bboxes:<42}prompt: one box, or one per object, in pixels
+  {points:<42}prompt: [x,y], N points for N objects, or N lists of points
+  {labels:<42}of the points: 1 foreground, 0 background
+  {multimask:<42}three masks per prompt instead of one
+{options}
+
+annotate: data (a folder or any other source), model, device, output_dir.
+
+Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
+FASTSAM_DEBUG=1 shows the traceback of an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: that of the process) and return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    with _log_to_terminal():
+        try:
+            command, values = _read(argv)
+            _COMMANDS[command](values)
+            return 0
+        except UsageError as error:
+            return _fail(2, f"{error} (see fastsam help)")
+        except KeyboardInterrupt:
+            return _fail(130, "stopped")
+        except BrokenPipeError:
+            # Whoever read our output has gone; the interpreter must not try to flush to it again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as error:
+            if os.environ.get("FASTSAM_DEBUG") == "1":
+                traceback.print_exc()
+            text = str(error) or type(error).__name__
+            if not isinstance(error, _EXPECTED):
+                text = f"{type(error).__name__}: {text} (FASTSAM_DEBUG=1 shows where)"
+            return _fail(1, text)
+
+
+def _fail(status: int, message: str) -> int:
+    print(f"fastsam: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
+    """The command and its values."""
+    arguments = parse(
+        argv,
+        switches={
+            *SWITCHES,
+            *(key for key, (name, _) in ALIASES.items() if name in SWITCHES),
+            "half",
+            *_SPECIAL_SWITCHES,
+        },
+        texts={*TEXTS, "model", "sam_model", "output_dir"},
+    )
+    values = arguments.values
+    for word in ("help", "version"):
+        if word in values:
+            return word, {}
+    commands = [word for word in arguments.words if word in _COMMANDS]
+    if "mode" in values and values["mode"] in _COMMANDS and not commands:
+        commands = [values["mode"]]
+    for word in arguments.words:
+        if word in ("-h", "-V"):
+            return {"-h": "help", "-V": "version"}[word], {}
+        if word in _TASKS:
+            if word != "segment":
+                logger.warning("the task is segment, not %s", word)
+        elif word not in _COMMANDS:
+            raise UsageError(_unknown_word(word))
+    if "help" in commands or "version" in commands:
+        return ("help" if "help" in commands else "version"), {}
+    if len(set(commands)) > 1:
+        raise UsageError(f"one command at a time, not {' and '.join(dict.fromkeys(commands))}")
+    if not commands and not values:
+        return "help", {}
+    return (commands[0] if commands else "predict"), values
+
+
+_SPECIAL_SWITCHES = ("multimask_output", "help", "version")
+
+
+def _unknown_word(word: str) -> str:
+    if word in _NOT_OFFERED:
+        return f"{word!r} is not offered; the commands are {', '.join(_COMMANDS)}"
+    if word.endswith((".pt", ".pth", ".safetensors")):
+        return f"{word!r} is neither a command nor key=value; did you mean model={word}?"
+    if "." in word or "/" in word:
+        return f"{word!r} is neither a command nor key=value; did you mean source={word}?"
+    close = difflib.get_close_matches(word, [*_COMMANDS, *FIELDS, *ALIASES, *PROMPT_KEYS, "source"], n=1)
+    if not close:
+        return f"{word!r} is neither a command nor key=value"
+    meant = close[0] if close[0] in _COMMANDS or close[0] in SWITCHES else f"{close[0]}=..."
+    return f"{word!r} is neither a command nor key=value; did you mean {meant}?"
+
+
+def _predict(values: dict[str, Any]) -> None:
+    for key in values:
+        if key not in FIELDS and key not in ALIASES and key not in PROMPT_KEYS and key != "source":
+            raise UsageError(unknown_option(key))
+    prompts = {key: values.pop(key) for key in PROMPT_KEYS if key in values}
+    source = values.pop("source", None)
+    name = values.pop("model", None) or DEFAULT_MODEL
+    values.setdefault("save", True)
+    Config().updated(values)  # refuses bad values before a model is loaded
+    from .sam import SAM
+
+    model = SAM(name)
+    started = time.perf_counter()
+    images = masks = 0
+    results = model(source, stream=True, **prompts, **values)
+    for result in _progress(results, model):
+        images += 1
+        masks += len(result)
+    if not images:
+        raise ValueError(f"no image of {source} could be read")
+    print(f"{_count(images, 'image')}, {_count(masks, 'mask')}, {time.perf_counter() - started:.1f} s")
+
+
+def _progress(results: Iterator[Results], model: SAM) -> Iterator[Results]:
+    """A bar over images or frames, on a terminal; what the log says of each image is left whole above it."""
+    from tqdm import tqdm
+
+    dataset = None if model.predictor is None else model.predictor.dataset
+    total = None if dataset is None else dataset.expected()
+    return iter(tqdm(results, total=total, unit="image", disable=True if total == 1 else None))
+
+
+def _annotate(values: dict[str, Any]) -> None:
+    accepted = ("data", "model", "sam_model", "device", "output_dir")
+    values = {("data" if key == "source" else key): value for key, value in values.items()}
+    for key in values:
+        if key not in accepted:
+            close = difflib.get_close_matches(key, accepted, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(accepted)}"
+            raise UsageError(f"unknown option {key!r} of annotate{hint}")
+    if values.get("data") is None:
+        raise UsageError("annotate needs data=<folder of images>")
+    from .annotate import auto_annotate
+
+    model = values.get("sam_model") or values.get("model") or DEFAULT_MODEL
+    folder = auto_annotate(
+        values["data"], None, sam_model=model, device=values.get("device") or "", output_dir=values.get("output_dir")
+    )
+    print(f"Labels saved to {folder}")
+
+
+def _info(values: dict[str, Any]) -> None:
+    for key in values:
+        if key not in ("model", "detailed"):
+            raise UsageError(f"unknown option {key!r} of info; accepted: model, detailed")
+    from .sam import SAM
+
+    SAM(values.get("model") or DEFAULT_MODEL).info(detailed=bool(values.get("detailed", False)))
+
+
+def _doctor(values: dict[str, Any]) -> None:
+    if values:
+        raise UsageError(f"doctor takes no options, but {', '.join(values)} given")
+    from .doctor import report
+
+    print(report())
+
+
+def _help(values: dict[str, Any]) -> None:
+    lines = []
+    for key, field in FIELDS.items():
+        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "batch", "rect"):
+            default = DEFAULT_MODEL if key == "model" else field.default
+            shown = f"{default:.4g}" if isinstance(default, float) else str(default)
+            lines.append(f"  {key + '=' + ('' if default is None else shown):<42}{field.metadata['help']}")
+    print(
+        _USAGE.format(
+            version=__version__,
+            source="source=",
+            bboxes="bboxes=[x1,y1,x2,y2]",
+            points="points=[[x,y],...]",
+            labels="labels=[1,...]",
+            multimask="multimask_output=False",
+            options="\n".join(lines),
+        )
+    )
+
+
+def _version(values: dict[str, Any]) -> None:
+    print(__version__)
+
+
+_COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "predict": _predict,
+    "annotate": _annotate,
+    "info": _info,
+    "doctor": _doctor,
+    "help": _help,
+    "version": _version,
+}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+class _Terminal(logging.Handler):
+    """What happened goes to standard output, warnings to standard error; neither tears a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        if record.levelno >= logging.WARNING:
+            message = f"fastsam: {record.levelname.lower()}: {message}"
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        bars = sys.modules.get("tqdm")
+        if bars is not None:
+            bars.tqdm.write(message, file=stream)
+        else:
+            print(message, file=stream)
+
+
+@contextlib.contextmanager
+def _log_to_terminal() -> Iterator[None]:
+    handler, level, propagate = _Terminal(), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -1,0 +1,1 @@
+"""The import path `data.annotator`, as users of the Ultralytics package know it."""

@@ -1,0 +1,184 @@
+"""Label files: a detector's boxes, masks by an untrained sam_nano, YOLO lines out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import SAM, Predictor, auto_annotate
+from fastsam_core.models import registry
+from golden_recipe import fill_state_dict
+from golden_recipe import test_image as picture
+
+BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0], [50.0, 2.0, 76.0, 44.0]]
+KEEP_ALL = {"conf": -1e9, "save": False}
+
+
+@pytest.fixture(scope="module")
+def module() -> Any:
+    model = registry.build("sam_nano")
+    model.load_state_dict(fill_state_dict(model.state_dict()))
+    return model
+
+
+@pytest.fixture
+def sam(module: Any) -> SAM:
+    model = SAM(module)
+    model.overrides["conf"] = -1e9
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures of 80 x 48."""
+    from PIL import Image
+
+    target = tmp_path / "images"
+    target.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture(48, 80)).save(target / name)
+    return target
+
+
+def detector_of(boxes: Any, class_ids: Any, names: Any = None) -> Callable[[np.ndarray], Any]:
+    return lambda image: (boxes, [0.9] * len(boxes), class_ids, names)
+
+
+def lines(path: Path) -> list[list[float]]:
+    return [[float(word) for word in line.split()] for line in path.read_text().splitlines()]
+
+
+def test_one_line_per_box_with_its_class(sam: SAM, folder: Path) -> None:
+    seen: list[np.ndarray] = []
+
+    def detector(image: np.ndarray) -> Any:
+        seen.append(image)
+        return torch.tensor(BOXES), torch.full((3,), 0.8), torch.tensor([7, 0, 3]), {7: "cup", 0: "plate", 3: "spoon"}
+
+    target = auto_annotate(folder, detector, sam)
+    assert target == folder.parent / "images_auto_annotate_labels"
+    assert sorted(path.name for path in target.iterdir()) == ["a.txt", "b.txt"]
+    assert [image.shape for image in seen] == [(48, 80, 3)] * 2
+    assert (seen[0] == picture(48, 80)[..., ::-1]).all(), "the detector gets BGR"
+    rows = lines(target / "a.txt")
+    assert [row[0] for row in rows] == [7, 0, 3]
+    for row in rows:
+        assert len(row) % 2 == 1 and len(row) >= 7
+        assert all(0 <= value <= 1 for value in row[1:])
+    result = sam(folder / "a.png", bboxes=BOXES, verbose=False)[0]
+    for row, outline in zip(rows, result.masks.xyn, strict=True):
+        assert np.allclose(np.reshape(row[1:], (-1, 2)), outline, atol=1e-6)
+
+
+def test_class_ids_follow_the_prompt_where_a_mask_is_dropped(module: Any, folder: Path) -> None:
+    everything_kept = Predictor(overrides={"model": module, **KEEP_ALL, "verbose": False})
+    scores = everything_kept(folder / "a.png", bboxes=BOXES)[0].predicted_iou
+    dropped = int(scores.argmin())
+    assert len(set(scores.tolist())) == 3
+    strict = Predictor(overrides={"model": module, "conf": float(scores.min()), "save": False, "verbose": False})
+    target = auto_annotate(folder, detector_of(BOXES, [11, 12, 13]), strict)
+    assert [row[0] for row in lines(target / "a.txt")] == [11 + i for i in range(3) if i != dropped]
+
+
+def test_an_image_without_objects_gets_an_empty_file(sam: SAM, folder: Path) -> None:
+    empty = (np.zeros((0, 4)), np.zeros(0), np.zeros(0), None)
+    target = auto_annotate(folder, lambda image: empty, sam)
+    assert [(path.name, path.read_text()) for path in sorted(target.iterdir())] == [("a.txt", ""), ("b.txt", "")]
+    assert auto_annotate(folder, lambda image: ([], [], [], {}), sam) == target
+
+
+def test_everything_is_class_zero(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(
+        overrides={
+            "model": module, **KEEP_ALL, "conf_thres": -1e9, "stability_score_thresh": -1, "points_stride": 2,
+            "verbose": False,
+        }
+    )  # fmt: skip
+    expected = len(predictor(folder / "a.png")[0])
+    assert expected > 0
+    target = auto_annotate(folder, None, predictor, output_dir=folder / "labels")
+    assert target == folder / "labels"
+    rows = lines(target / "a.txt")
+    assert 0 < len(rows) <= expected
+    assert {row[0] for row in rows} == {0}
+
+
+def test_a_bad_image_is_reported_and_the_rest_go_on(sam: SAM, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "broken.png").write_bytes(b"not a picture")
+    with caplog.at_level(logging.INFO, logger="fastsam_core"):
+        target = auto_annotate(folder, detector_of(BOXES, [1, 1, 2], ["none", "cup", "plate"]), sam)
+    assert sorted(path.name for path in target.iterdir()) == ["a.txt", "b.txt"]
+    assert any("broken.png" in record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "2 label files" in caplog.records[-1].getMessage() and "1 skipped" in caplog.records[-1].getMessage()
+    assert "cup 4, plate 2" in caplog.records[-1].getMessage()
+
+
+def test_images_of_one_stem_do_not_collide(sam: SAM, folder: Path) -> None:
+    for name in ("a.bmp", "a-2.png", "A.jpg"):
+        (folder / name).write_bytes((folder / "b.png").read_bytes())
+    target = auto_annotate(folder, lambda image: ([], [], [], None), sam)
+    names = [path.name for path in target.iterdir()]
+    assert len(names) == 5 and "a-2.txt" in names
+    assert len({name.casefold() for name in names}) == 5
+
+
+def test_labels_of_an_earlier_run_are_replaced(sam: SAM, folder: Path) -> None:
+    target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam)
+    before = (target / "a.txt").read_text()
+    assert auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam) == target
+    assert (target / "a.txt").read_text() == before
+
+
+def test_the_fifth_argument_is_the_folder(sam: SAM, folder: Path, tmp_path: Path) -> None:
+    target = auto_annotate(str(folder), lambda image: ([], [], [], None), sam, "cpu", str(tmp_path / "out"))
+    assert target == tmp_path / "out" and len(list(target.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        (None, "NoneType"),
+        ((BOXES, [0.9] * 3, [0] * 3), "tuple of 3"),
+        (([[1, 2, 3]], [0.9], [0], None), r"shape \(1, 3\)"),
+        ((BOXES, [0.9] * 2, [0] * 3, None), "3 boxes, 2 scores and 3 class ids"),
+        (([[1, 2, float("nan"), 4]], [0.9], [0], None), "finite"),
+        (([[30, 30, 10, 10]], [0.9], [0], None), "second corner"),
+        (([[1, 2, 30, 40]], [0.9], [0.5], None), "whole numbers"),
+        (([[1, 2, 30, 40]], [0.9], [-1], None), "whole numbers"),
+        ((["a"], [0.9], [0], None), "isn't numbers"),
+        (([[1, 2, 30, 40]], [0.9], [0], "cup"), "names as str"),
+    ],
+)
+def test_bad_detector_output_names_the_image(sam: SAM, folder: Path, output: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?s){problem}.*a\.png"):
+        auto_annotate(folder, lambda image: output, sam)
+
+
+def test_named_detectors_are_refused_before_any_work(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"yolov8x\.pt.*Pass a callable"):
+        auto_annotate(data=folder, det_model="yolov8x.pt", sam_model="sam_b.pt")
+    assert not (folder.parent / "images_auto_annotate_labels").exists()
+    with pytest.raises(TypeError, match="int"):
+        auto_annotate(folder, 3)  # type: ignore[arg-type]
+
+
+def test_other_mistakes(sam: SAM, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="sam_model"):
+        auto_annotate(folder, None, 3)
+    with pytest.raises(FileNotFoundError):
+        auto_annotate(tmp_path / "missing", None, sam)
+    with pytest.raises(ValueError, match="output_dir is needed"):
+        auto_annotate([np.zeros((8, 8, 3), np.uint8)], None, sam)
+    with pytest.raises(ValueError, match="output_dir is needed"):
+        auto_annotate(str(folder / "*.png"), None, sam)
+
+
+def test_the_default_folder_drops_the_suffix(sam: SAM, folder: Path) -> None:
+    renamed = folder.rename(folder.parent / "v1.0")
+    assert auto_annotate(renamed, lambda image: ([], [], [], None), sam) == renamed.parent / "v1_auto_annotate_labels"

@@ -1,0 +1,267 @@
+"""The command line `fastsam`: what runs, what is said, and how mistakes are told."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import fastsam_core
+from fastsam_core import cli, sam
+from fastsam_core.cli import main
+from fastsam_core.config import FIELDS, PROMPT_KEYS
+from small_model import bgr_picture, small_weights
+
+# Recipe weights predict IoUs around zero; a small input and a thin grid keep tests quick.
+QUICK = "model=nano.pt imgsz=128 conf=-99 conf_thres=-99 stability_score_thresh=-1 points_stride=2"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a checkpoint, a picture and a folder of pictures, one of them broken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FASTSAM_DEBUG", raising=False)
+    torch.save(small_weights(), "nano.pt")
+    (tmp_path / "photos").mkdir()
+    for name in ("img.png", "photos/1.png", "photos/2.png"):
+        cv2.imwrite(name, bgr_picture(48, 80))
+    (tmp_path / "photos" / "3.png").write_bytes(b"broken")
+    return tmp_path
+
+
+def run(line: str) -> int:
+    return main(shlex.split(line))
+
+
+def error_of(captured: pytest.CaptureFixture[str]) -> str:
+    """The one line that a failed command writes."""
+    text = captured.readouterr().err
+    assert text.startswith("fastsam: error: ") and text.endswith("\n") and text.count("\n") == 1, text
+    return text
+
+
+def test_the_example_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict model=nano.pt source=img.png points=[[40,20]] labels=[1] save=True conf=-99 imgsz=128") == 0
+    said = capsys.readouterr().out
+    assert "1 image, 1 mask" in said
+    folder = place / "runs" / "segment" / "predict"
+    assert str(folder) in said
+    saved = cv2.imread(str(folder / "img.jpg"))
+    assert saved is not None and saved.shape == (48, 80, 3)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]]",
+        f"segment predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]]",
+        f"{QUICK} source=img.png bboxes=[[4, 6, 40, 30], [20, 10, 60, 40]] segment predict",
+        f"predict {QUICK} --source img.png --bboxes '[[4,6,40,30],[20,10,60,40]]' --save False --verbose False",
+        f"predict {QUICK} source = img.png --points=[[4,6],[40,30]] --labels=1 save=False",
+        f"{QUICK} mode=predict task=segment source=img.png points=[[4,6],[40,30]]",
+    ],
+)
+def test_spellings(place: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert run(line) == 0
+    assert "1 image, 2 masks" in capsys.readouterr().out
+    assert (place / "runs").exists() == ("save False" not in line and "save=False" not in line)
+
+
+def test_multimask(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"predict {QUICK} source=img.png points=[40,20] --multimask-output save=False") == 0
+    assert "1 image, 3 masks" in capsys.readouterr().out
+
+
+def test_a_folder_goes_on_after_a_broken_picture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"predict {QUICK} source=photos save_txt name=first") == 0
+    said = capsys.readouterr()
+    assert "2 images" in said.out and "image 2/3" in said.out
+    assert "fastsam: warning: " in said.err and "3.png" in said.err
+    folder = place / "runs" / "segment" / "first"
+    assert sorted(path.name for path in folder.iterdir()) == ["1.jpg", "2.jpg", "labels"]
+
+
+def test_a_video(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (80, 48))
+    for _ in range(3):
+        writer.write(bgr_picture(48, 80))
+    writer.release()
+    assert run(f"predict {QUICK} source=clip.avi bboxes=[4,6,40,30] vid_stride=2") == 0
+    assert "2 images, 2 masks" in capsys.readouterr().out
+    assert (place / "runs" / "segment" / "predict" / "clip.avi").stat().st_size > 0
+
+
+def test_nothing_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are consumed one by one: a list of them would have needed them all at once."""
+    streamed = []
+    plain = sam.SAM.__call__
+
+    def spy(self, source=None, stream=False, **kwargs):  # type: ignore[no-untyped-def]
+        streamed.append(stream)
+        return plain(self, source, stream=stream, **kwargs)
+
+    monkeypatch.setattr(sam.SAM, "__call__", spy)
+    assert run(f"predict {QUICK} source=img.png bboxes=[4,6,40,30] save=False") == 0
+    assert streamed == [True]
+
+
+def test_annotate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "photos" / "2.png").unlink()
+    assert run("annotate data=photos model=nano.pt output_dir=labels") == 0
+    said = capsys.readouterr()
+    assert "1 label file in labels" in said.out and "1 skipped" in said.out and "Labels saved to labels" in said.out
+    assert [path.name for path in (place / "labels").iterdir()] == ["1.txt"]
+
+
+def test_info(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info model=nano.pt") == 0
+    assert "parameters" in capsys.readouterr().out
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    said = capsys.readouterr().out
+    assert fastsam_core.__version__ in said and torch.__version__ in said and "threads" in said
+
+
+@pytest.mark.parametrize("line", ["", "help", "-h", "--help", "predict --help", "predict help model=x.pt"])
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert run(line) == 0
+    said = capsys.readouterr().out
+    options = {key for key, field in FIELDS.items() if not field.metadata.get("ignored")}
+    for key in (options - {"mode", "task", "retina_masks", "batch", "rect"}) | {*PROMPT_KEYS, "source"} - {"masks"}:
+        assert f"  {key}=" in said, key
+
+
+@pytest.mark.parametrize("line", ["version", "--version", "-V"])
+def test_version(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert run(line) == 0
+    assert capsys.readouterr().out.strip() == fastsam_core.__version__
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predit source=img.png", "did you mean predict?"),
+        ("predict sourc=img.png", "did you mean source?"),
+        ("predict points_strid=3", "points_stride"),
+        ("predict img.png", "did you mean source=img.png?"),
+        ("predict nano.pt", "did you mean model=nano.pt?"),
+        ("predict conf", "did you mean conf=...?"),
+        ("predict points=[[1,2]", "never closed"),
+        ("predict points=[[1,x]]", "cannot read the list"),
+        ("predict conf=1 --conf 2", "twice"),
+        ("train data=coco.yaml", "not offered"),
+        ("predict info", "one command at a time"),
+        ("annotate", "needs data="),
+        ("annotate data=photos output=x", "output_dir"),
+        ("info source=img.png", "source"),
+        ("doctor model=x", "no options"),
+    ],
+)
+def test_commands_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    assert run(line) == 2
+    assert said in error_of(capsys)
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predict model=nano.pt source=missing.png", "missing.png"),
+        ("predict model=missing.pt source=img.png", "missing.pt"),
+        ("predict model=img.png source=img.png", "img.png"),
+        ("predict model=nano.pt source=img.png conf=high", "conf"),
+        ("predict model=nano.pt source=img.png iou=2", "iou"),
+        ("predict model=nano.pt source=img.png bboxes=[1,2,3]", "bboxes"),
+        ("predict model=nano.pt source=photos/3.png", "3.png"),
+        ("predict model=nano.pt source=img.png device=cuda:99", "cuda:99"),
+        ("annotate data=missing model=nano.pt", "missing"),
+    ],
+)
+def test_runs_that_fail(place: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    assert run(line) == 1
+    assert said in error_of(capsys)
+
+
+def test_a_folder_of_broken_pictures_only(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "bad").mkdir()
+    for name in ("a.png", "b.png"):
+        (place / "bad" / name).write_bytes(b"broken")
+    assert run(f"predict {QUICK} source=bad save=False") == 1
+    assert "fastsam: error: no image of bad could be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError("no room"), 1, "no room"),
+        (ConnectionError("no way\nthere"), 1, "no way there"),
+        (MemoryError(), 1, "MemoryError"),
+        (RuntimeError("odd"), 1, "RuntimeError: odd (FASTSAM_DEBUG=1 shows where)"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
+) -> None:
+    def fail(values: object) -> None:
+        raise error
+
+    monkeypatch.setitem(cli._COMMANDS, "doctor", fail)
+    assert main(["doctor"]) == status
+    assert said in error_of(capsys)
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FASTSAM_DEBUG", "1")
+    assert run("predict model=missing.pt source=img.png") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_default_model_is_the_bundled_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def record(name: str) -> None:
+        asked.append(name)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(sam, "SAM", record)
+    assert run("predict source=img.png") == 1
+    assert asked == ["sam_nano.pt"]
+
+
+def test_the_logger_is_left_as_it_was() -> None:
+    logger = logging.getLogger("fastsam_core")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    main(["version"])
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
+
+
+def test_the_installed_command() -> None:
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="fastsam")
+    assert entry.load() is main
+
+
+def test_as_a_module_from_a_shell(place: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastsam_core.__file__).parents[1])}
+    command = [sys.executable, "-m", "fastsam_core"]
+    good = subprocess.run([*command, "version"], capture_output=True, text=True, env=environment)
+    assert (good.returncode, good.stdout.strip()) == (0, fastsam_core.__version__)
+    bad = subprocess.run([*command, "predict", "sourc=x"], capture_output=True, text=True, env=environment)
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and not bad.stdout
+
+
+def test_a_drawn_picture_differs_from_the_photo(place: Path) -> None:
+    assert run(f"predict {QUICK} source=img.png bboxes=[4,6,60,40]") == 0
+    drawn = cv2.imread(str(place / "runs" / "segment" / "predict" / "img.jpg")).astype(int)
+    assert np.abs(drawn - bgr_picture(48, 80)).mean() > 3

@@ -1,0 +1,74 @@
+"""What the installed package promises: a light import, one version, types, and the familiar import paths."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastsam_core
+
+HEAVY = ("cv2", "PIL", "tqdm", "safetensors", "platformdirs", "matplotlib", "skimage", "pandas")
+
+
+def python(code: str) -> list[str]:
+    """Lines that a fresh interpreter prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastsam_core.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    return run.stdout.split()
+
+
+def test_the_import_is_light() -> None:
+    code = (
+        "import sys, torch, numpy; before = set(sys.modules); import fastsam_core; fastsam_core.__version__; "
+        "print(*(set(sys.modules) - before))"
+    )
+    added = python(code)
+    assert "fastsam_core" in added
+    assert not [name for name in added if name.split(".")[0] in HEAVY]
+    # What the import adds to torch's is a handful of modules of its own, and nothing that compiles or inspects code.
+    assert not [name for name in added if name.startswith(("torch._dynamo", "torch._inductor", "triton"))]
+    assert len([name for name in added if name.startswith("fastsam_core")]) <= 3
+
+
+def test_public_names_are_loaded_on_first_use() -> None:
+    for name in fastsam_core.__all__:
+        assert getattr(fastsam_core, name) is not None
+        assert name in dir(fastsam_core)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        fastsam_core.no_such_name  # noqa: B018
+
+
+def test_one_version() -> None:
+    assert fastsam_core.__version__ == importlib.metadata.version("fastsam_core")
+
+
+def test_types_are_declared() -> None:
+    assert (Path(fastsam_core.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("models.sam", ["SAM", "Predictor"]),
+        ("data.annotator", ["auto_annotate"]),
+        ("engine.results", ["Results", "Boxes", "Masks"]),
+    ],
+)
+def test_familiar_import_paths(path: str, names: list[str]) -> None:
+    module = importlib.import_module(f"fastsam_core.{path}")
+    for name in names:
+        assert getattr(module, name) is getattr(fastsam_core, name)
+
+
+def test_dependencies_are_declared_for_all_that_is_imported() -> None:
+    """Each third-party module that the package imports at all is a requirement, or is guarded by a clear message."""
+    requirements = importlib.metadata.requires("fastsam_core") or []
+    declared = {line.split(">")[0].split(";")[0].strip().lower() for line in requirements if "extra ==" not in line}
+    assert {"torch", "numpy", "pillow", "safetensors", "tqdm", "platformdirs"} <= declared
+    assert declared & {"opencv-python-headless", "opencv-python"}

@@ -1,0 +1,242 @@
+"""The SAM examples of the Ultralytics page, with nothing changed but the import (and `yolo` to `fastsam`).
+
+Checkpoints are written from the golden recipe. Its IoU head is shifted up, so that masks pass the default filter of
+predicted IoU > 0.25. Segment everything decodes up to 20,480 prompts in these examples, minutes on a CPU; there, SAM-b
+is a network of the same classes with small dimensions, and the mask decoder one that draws discs. All else is real.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam_core import Results, cli
+from fastsam_core.models import checkpoint, registry
+from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.sam_model import SamModel
+from golden_recipe import fill_state_dict
+from small_model import bgr_picture
+
+ZIDANE = Path("ultralytics/assets/zidane.jpg")
+
+PROMPTS = """
+from ultralytics import SAM
+model = SAM("sam_b.pt")
+model.info()
+model("ultralytics/assets/zidane.jpg", bboxes=[439, 437, 524, 709])
+model("ultralytics/assets/zidane.jpg", points=[900, 370], labels=[1])
+"""
+EVERYTHING = """
+from ultralytics import SAM
+model = SAM("sam_b.pt")
+model.info()
+model("path/to/image.jpg")
+"""
+COMMAND = "yolo predict model=sam_b.pt source=path/to/image.jpg"
+PREDICTOR = """
+from ultralytics.models.sam import Predictor as SAMPredictor
+overrides = dict(conf=0.25, task="segment", mode="predict", imgsz=1024, model="mobile_sam.pt")
+predictor = SAMPredictor(overrides=overrides)
+predictor.set_image("ultralytics/assets/zidane.jpg")
+predictor.set_image(cv2.imread("ultralytics/assets/zidane.jpg"))
+results = predictor(bboxes=[439, 437, 524, 709])
+boxed = results
+results = predictor(points=[900, 370], labels=[1])
+predictor.reset_image()
+"""
+MORE_ARGUMENTS = """
+from ultralytics.models.sam import Predictor as SAMPredictor
+overrides = dict(conf=0.25, task="segment", mode="predict", imgsz=1024, model="mobile_sam.pt")
+predictor = SAMPredictor(overrides=overrides)
+results = predictor(source="ultralytics/assets/zidane.jpg", crop_n_layers=1, points_stride=64)
+"""
+COMPARISON = """
+from ultralytics import SAM
+model = SAM("sam_b.pt")
+model.info()
+model("ultralytics/assets")
+model = SAM("mobile_sam.pt")
+model.info()
+model("ultralytics/assets")
+"""
+ANNOTATE = """
+from ultralytics.data.annotator import auto_annotate
+auto_annotate(data="path/to/images", det_model="yolov8x.pt", sam_model="sam_b.pt")
+"""
+
+
+def run(example: str) -> dict[str, Any]:
+    """Run an example with its import changed; the names that it leaves."""
+    names: dict[str, Any] = {"cv2": cv2}
+    exec(example.replace("from ultralytics", "from fastsam_core"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures that the examples name, under their relative paths."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, height, width in (
+        ("ultralytics/assets/zidane.jpg", 720, 1280),
+        ("ultralytics/assets/bus.jpg", 1080, 810),
+        ("path/to/image.jpg", 480, 640),
+        ("path/to/images/1.jpg", 48, 64),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / name), bgr_picture(height, width))
+    return folder
+
+
+@pytest.fixture
+def place(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with the pictures, and an empty home for checkpoints."""
+    shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def write_checkpoint(name: str, target: Path) -> None:
+    """The recipe's weights for a model of the registry, with predicted IoUs from about 0.3 to 1."""
+    state = fill_state_dict(checkpoint._build(registry.MODELS[name]).state_dict())
+    state["mask_decoder.iou_prediction_head.layers.2.bias"] += 0.7
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, target)
+
+
+@pytest.fixture(scope="module")
+def mobile_sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mobile") / "mobile_sam.pt"
+    write_checkpoint("mobile_sam", path)
+    return path
+
+
+@pytest.fixture
+def small_sam_b(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`sam_b` as a miniature, its checkpoint in the current folder."""
+
+    def encoder() -> ImageEncoderViT:
+        return ImageEncoderViT(16, 2, 2, (1,), out_channels=16)
+
+    row = dataclasses.replace(registry.MODELS["sam_b"], encoder=encoder, embed_dim=16, decoder_mlp_dim=32)
+    monkeypatch.setitem(registry.MODELS, "sam_b", row)
+    checkpoint._expected.cache_clear()
+    write_checkpoint("sam_b", place / "sam_b.pt")
+    yield
+    checkpoint._expected.cache_clear()
+
+
+@pytest.fixture
+def discs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A stand-in for the decoder in segment everything: every 97th point is the middle of a disc. Counts the points."""
+    seen: list[int] = []
+
+    def decode_points(
+        self: SamModel, embedding: Any, points: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Callable[[Any, Any], Tensor]]:
+        assert points.shape[1:] == (1, 2) and labels.shape == points.shape[:2]
+        first = sum(seen)
+        seen.append(len(points))
+        iou = torch.zeros(len(points), 3)
+        iou[(first + torch.arange(len(points))) % 97 == 0, 1] = 0.95
+        side = self.image_size // 4
+        y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+
+        def logits(point_index: Any, mask_index: Any) -> Tensor:
+            middles = points[torch.as_tensor(point_index, dtype=torch.long), 0] / 4
+            distance = torch.hypot(x - middles[:, 0, None, None], y - middles[:, 1, None, None])
+            return (10 - distance) * 50
+
+        return iou, logits
+
+    monkeypatch.setattr(SamModel, "decode_points", decode_points)
+    return seen
+
+
+def check(result: Results, shape: tuple[int, int], masks: int | None = None) -> None:
+    assert result.orig_shape == shape
+    assert result.masks is not None and result.boxes is not None
+    assert len(result) == len(result.masks) == len(result.boxes) > 0
+    assert masks is None or len(result) == masks
+    data = result.masks.data
+    assert tuple(data.shape) == (len(result), *shape) and data.dtype == torch.bool
+    assert bool(data.flatten(1).any(1).all())
+
+
+@pytest.mark.slow
+def test_prompts_with_sam_b(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real network: two runs of its encoder."""
+    write_checkpoint("sam_b", place / "sam_b.pt")
+    model = run(PROMPTS)["model"]
+    said = capsys.readouterr()
+    assert "93,735,472 parameters" in said.out
+    assert said.err.count(f"{ZIDANE.resolve()}: 720x1280 1 mask,") == 2
+    assert not (place / "runs").exists()
+    check(model.predictor.results[0], (720, 1280), masks=1)
+
+
+def test_prompts_with_a_predictor(place: Path, mobile_sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSAM_HOME", str(mobile_sam.parent))
+    names = run(PREDICTOR)
+    for results in (names["boxed"], names["results"]):
+        assert len(results) == 1
+        check(results[0], (720, 1280), masks=1)
+    assert names["predictor"].features is None
+    assert (place / "runs" / "segment" / "predict").is_dir()
+
+
+def test_segment_everything(
+    place: Path, small_sam_b: None, discs: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = run(EVERYTHING)["model"]
+    assert sum(discs) == 32 * 32
+    assert "480x640" in capsys.readouterr().err
+    check(model.predictor.results[0], (480, 640))
+    assert not (place / "runs").exists()
+
+
+def test_segment_everything_from_the_command_line(
+    place: Path, small_sam_b: None, discs: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *words = shlex.split(COMMAND.replace("yolo", "fastsam"))
+    assert program == "fastsam" and cli.main(words) == 0
+    assert sum(discs) == 32 * 32
+    folder = place / "runs" / "segment" / "predict"
+    assert f"Results saved to {folder}" in capsys.readouterr().out
+    drawn = cv2.imread(str(folder / "image.jpg"))
+    assert drawn.shape == (480, 640, 3)
+    assert np.abs(drawn.astype(int) - bgr_picture(480, 640)).mean() > 1
+
+
+def test_segment_everything_with_more_arguments(
+    place: Path, mobile_sam: Path, discs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTSAM_HOME", str(mobile_sam.parent))
+    (result,) = run(MORE_ARGUMENTS)["results"]
+    assert sum(discs) == 5 * 64 * 64
+    check(result, (720, 1280))
+
+
+def test_comparison_of_models(
+    place: Path, mobile_sam: Path, small_sam_b: None, discs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTSAM_HOME", str(mobile_sam.parent))
+    model = run(COMPARISON)["model"]
+    assert sum(discs) == 2 * 2 * 32 * 32
+    assert model.predictor.seen == 2
+    check(model.predictor.results[0], (720, 1280))
+
+
+def test_auto_annotation_says_that_named_detectors_cannot_be_served(place: Path) -> None:
+    with pytest.raises(ValueError, match=r"'yolov8x\.pt'.*Pass a callable"):
+        run(ANNOTATE)

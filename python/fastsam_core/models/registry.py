@@ -89,8 +89,8 @@ _ROWS = (
         embed_dim=128,
         decoder_mlp_dim=512,
         # Its scores are honest but low: at the usual thresholds little would be left.
-        conf_thres=0.6,
-        stability_score_thresh=0.85,
+        conf_thres=0.45,
+        stability_score_thresh=0.5,
     ),
 )
 MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}

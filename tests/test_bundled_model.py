@@ -1,0 +1,36 @@
+"""The weights that the package carries: there, small, and as good as the README says, to within the sample."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import torch
+from safetensors.torch import load_file
+
+from fastsam_core import ASSETS, SAM
+from fastsam_core.models.checkpoint import load_model
+from fastsam_core.train.evaluate import evaluate
+
+WEIGHTS = files("fastsam_core") / "weights" / "sam_nano.safetensors"
+
+
+def test_weights_are_half_precision_and_small() -> None:
+    assert len(WEIGHTS.read_bytes()) <= 12_000_000
+    state = load_file(str(WEIGHTS))
+    assert {tensor.dtype for tensor in state.values()} <= {torch.float16, torch.int64}
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_scores_on_unseen_scenes() -> None:
+    scores = evaluate(load_model("sam_nano.pt"), scenes=20, seed=20261122, textures=40)
+    assert scores.objects >= 80
+    assert scores.point >= 0.50
+    assert scores.box >= 0.62
+
+
+def test_everything_in_the_sample_picture() -> None:
+    result = SAM("sam_nano.pt")(ASSETS, points_stride=16, verbose=False)[0]
+    assert len(result) >= 3
+    assert result.masks is not None
+    shares = [area / (640 * 640) for area in result.masks.area]
+    assert any(0.005 < share < 0.3 for share in shares), shares

@@ -49,7 +49,6 @@ class SamModel(nn.Module):
     are those of Meta's generator.
     """
 
-    mask_threshold = 0.0  # logits above it are foreground
     conf_thres = 0.88
     stability_score_thresh = 0.95
 

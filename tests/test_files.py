@@ -1,0 +1,51 @@
+"""Files that are whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from fastsam_core._files import atomic_path, home, write_text
+
+
+def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "labels.txt"
+    for text in ("old", "ä new one"):
+        write_text(target, text)
+        assert target.read_text(encoding="utf-8") == text
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "picture.png"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        assert temporary.suffix == ".png"
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_long_names(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 250 + ".txt")
+    write_text(target, "x")
+    assert target.read_text() == "x"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are a POSIX thing")
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    write_text(tmp_path / "written", "x")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "written")}
+    assert len(modes) == 1
+
+
+def test_home_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSAM_HOME", str(tmp_path))
+    assert home() == tmp_path
+    monkeypatch.delenv("FASTSAM_HOME")
+    assert home().name == "fastsam_core"

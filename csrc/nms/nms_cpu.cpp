@@ -20,12 +20,12 @@ constexpr size_t kBlock = 512;
 // Pairs of boxes below this many per thread are not worth a thread.
 constexpr size_t kPairsPerThread = size_t{1} << 21;
 
-void suppress(const Kernels& isa, const BoxColumns<float>& boxes, size_t i, size_t begin, size_t end, float threshold,
-              uint8_t* dead) {
+void suppress(const NmsKernels& isa, const BoxColumns<float>& boxes, size_t i, size_t begin, size_t end,
+              float threshold, uint8_t* dead) {
   isa.suppress_f32(boxes, i, begin, end, threshold, dead);
 }
-void suppress(const Kernels& isa, const BoxColumns<double>& boxes, size_t i, size_t begin, size_t end, double threshold,
-              uint8_t* dead) {
+void suppress(const NmsKernels& isa, const BoxColumns<double>& boxes, size_t i, size_t begin, size_t end,
+              double threshold, uint8_t* dead) {
   isa.suppress_f64(boxes, i, begin, end, threshold, dead);
 }
 
@@ -77,7 +77,7 @@ struct Candidates {
 
 template <typename T>
 void settle(Candidates<T> left, T threshold, int64_t threads, uint8_t* keep) {
-  const Kernels& isa = kernels();
+  const NmsKernels& isa = kernels().nms;
   while (!left.index.empty()) {
     const BoxColumns<T> boxes = left.columns();
     const size_t n = left.index.size(), tile = std::min(kTile, n);

@@ -31,7 +31,7 @@ void append_runs(const std::vector<int64_t>& changes, int64_t pixels, std::vecto
 
 // A mask whose columns are contiguous and follow one another: one walk through memory.
 std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) {
-  const Kernels& isa = kernels();
+  const RleKernels& isa = kernels().rle;
   uint32_t found[kChunk];
   std::vector<int64_t> changes;
   if (mask[0] != 0) changes.push_back(0);
@@ -46,7 +46,7 @@ std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) 
 // A mask whose rows are contiguous: each row is compared with the one above, which meets the changes row by row; a
 // counting sort then brings them into column order. No transposed copy of the mask is made.
 std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int64_t width, int64_t stride_y) {
-  const Kernels& isa = kernels();
+  const RleKernels& isa = kernels().rle;
   uint32_t found[kChunk];
   std::vector<uint32_t> columns;                                          // of all changes, row after row
   std::vector<int64_t> row_ends(static_cast<size_t>(height));             // into columns
@@ -120,7 +120,7 @@ void decode_rows(const RunsView& runs, int64_t image, int64_t height, int64_t wi
     for (int64_t x = begin / height + 1; x <= (end - 1) / height; ++x) mask[x] ^= 1;
     if (end % height != 0) mask[end % height * width + end / height] ^= 1;
   });
-  const Kernels& isa = kernels();
+  const RleKernels& isa = kernels().rle;
   for (int64_t y = 1; y < height; ++y) {
     isa.xor_rows(mask + (y - 1) * width, mask + y * width, static_cast<size_t>(width));
   }

@@ -93,6 +93,11 @@ def check_ragged(name: str, values: Tensor, offsets: Tensor, dtype: torch.dtype 
         raise ValueError(f"the offsets of {name} must have at least one value, the leading 0")
 
 
+def unknown_size() -> torch.SymInt:
+    """For a fake: a size that only the values can tell."""
+    return torch.library.get_ctx().new_dynamic_size()
+
+
 def check_memory(nbytes: int) -> None:
     """MemoryError where a result can't fit this machine, before the system's overcommitting lets it be allocated."""
     limit = _memory_limit()

@@ -1,122 +1,44 @@
-"""Every operation's signature for the PyTorch dispatcher, and its fake: the shape of the result without the values.
+"""Every operation, registered with the PyTorch dispatcher: its signature, its fake and its siblings.
 
-`reference.py` serves all devices ("CompositeExplicitAutograd" is the dispatcher's default); `cpu.py` adds the native
-sibling for CPU tensors where it is available.
+An operation family has one folder with the same files in each: `schema.py` holds the signatures and the fakes (the
+shape of the result without the values), `reference.py` the definition in plain PyTorch, which serves all devices
+("CompositeExplicitAutograd" is the dispatcher's default), `cpu.py` the way into the compiled module for CPU tensors,
+`api.py` what callers see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from types import ModuleType
 
 import torch
-from torch import Tensor
 
-from . import reference
-from ._inputs import check_boxes, check_masks, check_ragged, check_size, check_vector
+from ._native import cpu_module
 
 NAMESPACE = "fastsam_core"
-SCHEMAS = {
-    "nms": "(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor",
-    "batched_nms": "(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor",
-    "rle_encode": "(Tensor masks) -> (Tensor, Tensor)",
-    "rle_decode": "(Tensor counts, Tensor offsets, SymInt height, SymInt width, bool column_major=False) -> Tensor",
-    "rle_area": "(Tensor counts, Tensor offsets) -> Tensor",
-    "rle_to_bbox": "(Tensor counts, Tensor offsets, Tensor heights) -> Tensor",
-    "rle_iou": "(Tensor dt_counts, Tensor dt_offsets, Tensor gt_counts, Tensor gt_offsets, Tensor iscrowd) -> Tensor",
-    "rle_merge": "(Tensor counts, Tensor offsets, bool intersect=False) -> Tensor",
-    "rle_from_polygon": "(Tensor points, Tensor offsets, SymInt height, SymInt width) -> (Tensor, Tensor)",
-    "rle_to_string": "(Tensor counts, Tensor offsets) -> (Tensor, Tensor)",
-    "rle_from_string": "(Tensor text, Tensor offsets, Tensor pixels) -> (Tensor, Tensor)",
-}
+FAMILIES = ("_nms", "_rle")
+
+SCHEMAS: dict[str, str] = {}
+# Where each operation's siblings stand.
+REFERENCES: dict[str, ModuleType] = {}
+NATIVES: dict[str, ModuleType] = {}
 
 # Kept for the life of the process: the dispatcher forgets the operations when it goes.
 library = torch.library.Library(NAMESPACE, "DEF")
-for _name, _schema in SCHEMAS.items():
-    library.define(_name + _schema)
-    library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 
 
-def _fake(function: Callable[..., Any]) -> Callable[..., Any]:
-    torch.library.register_fake(f"{NAMESPACE}::{function.__name__}", function, lib=library)
-    return function
+def _register(family: str) -> None:
+    signatures, reference, native = (
+        import_module(f".{family}.{file}", __package__) for file in ("schema", "reference", "cpu")
+    )
+    for name, schema in signatures.SCHEMAS.items():
+        library.define(name + schema)
+        library.impl(name, getattr(reference, name), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{NAMESPACE}::{name}", getattr(signatures, name), lib=library)
+        if cpu_module is not None:
+            library.impl(name, getattr(native, name), "CPU")
+        SCHEMAS[name], REFERENCES[name], NATIVES[name] = schema, reference, native
 
 
-def _unknown() -> torch.SymInt:
-    """A size that only the values can tell."""
-    return torch.library.get_ctx().new_dynamic_size()
-
-
-@_fake
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    check_boxes(boxes, scores, None, iou_threshold)
-    return boxes.new_empty(_unknown(), dtype=torch.int64)
-
-
-@_fake
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    check_boxes(boxes, scores, idxs, iou_threshold)
-    return boxes.new_empty(_unknown(), dtype=torch.int64)
-
-
-@_fake
-def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
-    check_masks(masks)
-    counts = masks.new_empty(_unknown(), dtype=torch.int64)
-    return counts, masks.new_empty(masks.shape[0] + 1, dtype=torch.int64)
-
-
-@_fake
-def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_major: bool = False) -> Tensor:
-    check_ragged("counts", counts, offsets)
-    check_size(height, width)
-    n = offsets.shape[0] - 1
-    if column_major:
-        return counts.new_empty((n, width, height), dtype=torch.bool).transpose(1, 2)
-    return counts.new_empty((n, height, width), dtype=torch.bool)
-
-
-@_fake
-def rle_area(counts: Tensor, offsets: Tensor) -> Tensor:
-    check_ragged("counts", counts, offsets)
-    return offsets.new_empty(offsets.shape[0] - 1)
-
-
-@_fake
-def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
-    check_ragged("counts", counts, offsets)
-    check_vector("heights", heights, length=offsets.shape[0] - 1)
-    return offsets.new_empty((offsets.shape[0] - 1, 4))
-
-
-@_fake
-def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
-    check_ragged("dt_counts", dt_counts, dt_offsets)
-    check_ragged("gt_counts", gt_counts, gt_offsets)
-    check_vector("iscrowd", iscrowd, torch.bool, gt_offsets.shape[0] - 1)
-    return dt_counts.new_empty((dt_offsets.shape[0] - 1, gt_offsets.shape[0] - 1), dtype=torch.float64)
-
-
-@_fake
-def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tensor:
-    check_ragged("counts", counts, offsets)
-    return counts.new_empty(_unknown())
-
-
-@_fake
-def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    check_size(height, width)
-    return offsets.new_empty(_unknown()), torch.empty_like(offsets)
-
-
-@_fake
-def rle_to_string(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    check_ragged("counts", counts, offsets)
-    return counts.new_empty(_unknown(), dtype=torch.uint8), torch.empty_like(offsets)
-
-
-@_fake
-def rle_from_string(text: Tensor, offsets: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    check_ragged("text", text, offsets, torch.uint8)
-    check_vector("pixels", pixels, length=offsets.shape[0] - 1)
-    return offsets.new_empty(_unknown()), torch.empty_like(offsets)
+for _family in FAMILIES:
+    _register(_family)

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ._inputs import MAX_PIXELS, check_ragged, check_size, check_vector
-from ._reference_rle import check_offsets, check_totals, offsets_of, run_ends
+from .._inputs import MAX_PIXELS, check_ragged, check_size, check_vector
+from .reference_masks import check_offsets, check_totals, offsets_of, run_ends
 
 # A count takes at most this many characters of 5 bits each: 64 bits and a sign.
 _MAX_DIGITS = 13

@@ -1,7 +1,4 @@
-"""The operations in plain PyTorch: the definition of what each one computes, and the fallback on every device.
-
-Every sibling is held to these, result for result. NMS is here; the mask operations are in `_reference_rle.py`.
-"""
+"""Non-maximum suppression in plain PyTorch: the definition, and the fallback on every device."""
 
 from __future__ import annotations
 
@@ -9,23 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._inputs import check_boxes, class_ids, compute_boxes, order_scores
-from ._reference_rle import rle_area, rle_decode, rle_encode, rle_iou, rle_merge, rle_to_bbox
-from ._reference_rle_codec import rle_from_polygon, rle_from_string, rle_to_string
-
-__all__ = [
-    "batched_nms",
-    "nms",
-    "rle_area",
-    "rle_decode",
-    "rle_encode",
-    "rle_from_polygon",
-    "rle_from_string",
-    "rle_iou",
-    "rle_merge",
-    "rle_to_bbox",
-    "rle_to_string",
-]
+from .._inputs import check_boxes, class_ids, compute_boxes, order_scores
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

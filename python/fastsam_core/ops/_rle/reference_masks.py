@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._inputs import MAX_PIXELS, check_masks, check_memory, check_ragged, check_size, check_vector
+from .._inputs import MAX_PIXELS, check_masks, check_memory, check_ragged, check_size, check_vector
 
 
 def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:

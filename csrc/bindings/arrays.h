@@ -1,0 +1,51 @@
+// What the bindings share: checked NumPy views of the caller's memory, and arrays that own a result.
+// Exceptions become Python's: std::invalid_argument is ValueError, std::bad_alloc is MemoryError.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "common/tensor_view.h"
+
+namespace fastsam::bindings {
+
+namespace py = pybind11;
+
+// Contiguous and of exactly this dtype: pybind11 raises TypeError for anything else, it never converts (noconvert).
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+using Int64s = Array<int64_t>;
+
+inline void require(bool holds, const char* message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+// A 1-D array that owns the vector's memory.
+template <typename T>
+py::array_t<T> to_array(std::vector<T>&& values) {
+  auto owned = std::make_unique<std::vector<T>>(std::move(values));
+  const T* data = owned->data();
+  const auto size = static_cast<py::ssize_t>(owned->size());
+  py::capsule owner(owned.get(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
+  owned.release();
+  // NumPy may be given a null pointer only together with no owner.
+  return data == nullptr ? py::array_t<T>(0) : py::array_t<T>(size, data, owner);
+}
+
+template <typename T>
+py::array_t<T> to_array(std::vector<T>&& values, int64_t rows, int64_t columns) {
+  return to_array(std::move(values)).reshape(std::vector<py::ssize_t>{rows, columns});
+}
+
+// One for each operation's folder; bindings_cpu.cpp calls them.
+void bind_nms(py::module_& m);
+void bind_rle(py::module_& m);
+
+}  // namespace fastsam::bindings

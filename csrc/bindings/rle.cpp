@@ -1,0 +1,146 @@
+#include "rle/rle.h"
+
+#include <optional>
+#include <vector>
+
+#include "bindings/arrays.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+template <typename T>
+RaggedView<T> ragged(const Array<T>& values, const Int64s& offsets) {
+  require(offsets.ndim() == 1 && offsets.size() >= 1, "offsets must be one-dimensional and not empty");
+  return {values.data(), static_cast<int64_t>(values.shape(0)), offsets.data(),
+          static_cast<int64_t>(offsets.size()) - 1};
+}
+
+RaggedView<int64_t> runs_of(const Int64s& counts, const Int64s& offsets) {
+  require(counts.ndim() == 1, "counts must be one-dimensional");
+  return ragged(counts, offsets);
+}
+
+void check_size(int64_t height, int64_t width) {
+  int64_t pixels = 0;
+  require(height >= 0 && width >= 0 && !__builtin_mul_overflow(height, width, &pixels) &&
+              pixels <= fastsam::rle::kMaxPixels,
+          "height and width must not be negative, nor their product too large");
+}
+
+py::tuple to_tuple(fastsam::rle::Runs&& runs) {
+  return py::make_tuple(to_array(std::move(runs.counts)), to_array(std::move(runs.offsets)));
+}
+
+py::tuple rle_encode(const py::array& masks, int64_t threads) {
+  require(masks.ndim() == 3 && masks.itemsize() == 1, "masks must be (n, height, width) of one byte per pixel");
+  const MaskView view{static_cast<const uint8_t*>(masks.data()),
+                      masks.shape(0),
+                      masks.shape(1),
+                      masks.shape(2),
+                      masks.strides(0),
+                      masks.strides(1),
+                      masks.strides(2)};
+  fastsam::rle::Runs runs;
+  {
+    py::gil_scoped_release release;
+    runs = fastsam::rle::encode(view, threads);
+  }
+  return to_tuple(std::move(runs));
+}
+
+void rle_check(const Int64s& counts, const Int64s& offsets, int64_t pixels) {
+  fastsam::rle::check_runs(runs_of(counts, offsets), pixels);
+}
+
+void rle_decode(const Int64s& counts, const Int64s& offsets, int64_t height, int64_t width, bool column_major,
+                py::array_t<bool, py::array::c_style> out, int64_t threads) {
+  check_size(height, width);
+  const RaggedView<int64_t> runs = runs_of(counts, offsets);
+  require(out.ndim() == 3 && out.shape(0) == runs.n && out.shape(1) == (column_major ? width : height) &&
+              out.shape(2) == (column_major ? height : width),
+          "out must be (n, height, width), or (n, width, height) if column_major");
+  uint8_t* data = reinterpret_cast<uint8_t*>(out.mutable_data());
+  py::gil_scoped_release release;
+  fastsam::rle::decode(runs, height, width, column_major, data, threads);
+}
+
+py::array_t<int64_t> rle_area(const Int64s& counts, const Int64s& offsets) {
+  return to_array(fastsam::rle::area(runs_of(counts, offsets)));
+}
+
+py::array_t<int64_t> rle_to_bbox(const Int64s& counts, const Int64s& offsets, const Int64s& heights) {
+  const RaggedView<int64_t> runs = runs_of(counts, offsets);
+  require(heights.ndim() == 1 && heights.size() == runs.n, "heights must be (n,)");
+  return to_array(fastsam::rle::to_bbox(runs, heights.data()), runs.n, 4);
+}
+
+py::array_t<double> rle_iou(const Int64s& dt_counts, const Int64s& dt_offsets, const Int64s& gt_counts,
+                            const Int64s& gt_offsets, const Array<bool>& iscrowd, int64_t threads) {
+  const RaggedView<int64_t> dt = runs_of(dt_counts, dt_offsets), gt = runs_of(gt_counts, gt_offsets);
+  require(iscrowd.ndim() == 1 && iscrowd.size() == gt.n, "iscrowd must be (gt,)");
+  const bool* crowd = iscrowd.data();
+  std::vector<double> result;
+  {
+    py::gil_scoped_release release;
+    result = fastsam::rle::iou(dt, gt, crowd, threads);
+  }
+  return to_array(std::move(result), dt.n, gt.n);
+}
+
+py::array_t<int64_t> rle_merge(const Int64s& counts, const Int64s& offsets, bool intersect) {
+  const RaggedView<int64_t> runs = runs_of(counts, offsets);
+  std::vector<int64_t> merged;
+  {
+    py::gil_scoped_release release;
+    merged = fastsam::rle::merge(runs, intersect);
+  }
+  return to_array(std::move(merged));
+}
+
+py::tuple rle_from_polygon(const Array<double>& points, const Int64s& offsets, int64_t height, int64_t width,
+                           int64_t threads) {
+  check_size(height, width);
+  require(points.ndim() == 2 && points.shape(1) == 2, "points must be (p, 2)");
+  const RaggedView<double> view = ragged(points, offsets);
+  fastsam::rle::Runs runs;
+  {
+    py::gil_scoped_release release;
+    runs = fastsam::rle::from_polygon(view, height, width, threads);
+  }
+  return to_tuple(std::move(runs));
+}
+
+py::tuple rle_to_string(const Int64s& counts, const Int64s& offsets) {
+  fastsam::rle::Text text = fastsam::rle::to_string(runs_of(counts, offsets));
+  return py::make_tuple(to_array(std::move(text.characters)), to_array(std::move(text.offsets)));
+}
+
+py::tuple rle_from_string(const Array<uint8_t>& text, const Int64s& offsets, const Int64s& pixels) {
+  require(text.ndim() == 1, "text must be one-dimensional");
+  const RaggedView<uint8_t> view = ragged(text, offsets);
+  require(pixels.ndim() == 1 && pixels.size() == view.n, "pixels must be (n,)");
+  return to_tuple(fastsam::rle::from_string(view, pixels.data()));
+}
+
+}  // namespace
+
+void bind_rle(py::module_& m) {
+  const auto counts = py::arg("counts").noconvert(), offsets = py::arg("offsets").noconvert();
+  m.def("rle_encode", &rle_encode, py::arg("masks").noconvert(), py::arg("threads"));
+  m.def("rle_check", &rle_check, counts, offsets, py::arg("pixels"));
+  m.def("rle_decode", &rle_decode, counts, offsets, py::arg("height"), py::arg("width"), py::arg("column_major"),
+        py::arg("out").noconvert(), py::arg("threads"));
+  m.def("rle_area", &rle_area, counts, offsets);
+  m.def("rle_to_bbox", &rle_to_bbox, counts, offsets, py::arg("heights").noconvert());
+  m.def("rle_iou", &rle_iou, py::arg("dt_counts").noconvert(), py::arg("dt_offsets").noconvert(),
+        py::arg("gt_counts").noconvert(), py::arg("gt_offsets").noconvert(), py::arg("iscrowd").noconvert(),
+        py::arg("threads"));
+  m.def("rle_merge", &rle_merge, counts, offsets, py::arg("intersect"));
+  m.def("rle_from_polygon", &rle_from_polygon, py::arg("points").noconvert(), offsets, py::arg("height"),
+        py::arg("width"), py::arg("threads"));
+  m.def("rle_to_string", &rle_to_string, counts, offsets);
+  m.def("rle_from_string", &rle_from_string, py::arg("text").noconvert(), offsets, py::arg("pixels").noconvert());
+}
+
+}  // namespace fastsam::bindings

@@ -1,0 +1,27 @@
+// What one instruction set offers to NMS. Plain data only: see common/kernels.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastsam {
+
+// Boxes as separate arrays, so that one box meets a whole register of others.
+template <typename T>
+struct BoxColumns {
+  const T* x1;
+  const T* y1;
+  const T* x2;
+  const T* y2;
+  const T* area;
+};
+
+struct NmsKernels {
+  // Sets dead[j] = 1 for each box j in [begin, end) whose IoU with box i is above `threshold`; leaves the others.
+  void (*suppress_f32)(const BoxColumns<float>& boxes, size_t i, size_t begin, size_t end, float threshold,
+                       uint8_t* dead);
+  void (*suppress_f64)(const BoxColumns<double>& boxes, size_t i, size_t begin, size_t end, double threshold,
+                       uint8_t* dead);
+};
+
+}  // namespace fastsam

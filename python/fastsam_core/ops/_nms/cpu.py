@@ -1,0 +1,46 @@
+"""The native sibling: tensors in and out of the compiled module, which checks values and computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._inputs import check_boxes
+from .._native import cpu_module
+
+_cpu: Any = cpu_module
+_NARROW = (np.dtype(np.float32), np.dtype(np.float16))
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.nms`."""
+    check_boxes(boxes, scores, None, iou_threshold)
+    return _nms(boxes, scores, None, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.batched_nms`."""
+    check_boxes(boxes, scores, idxs, iou_threshold)
+    classes = _array(idxs)
+    if classes.dtype.kind == "f":
+        if np.isnan(classes).any():
+            raise ValueError("idxs hold NaN; a class must be a number")
+        classes = np.unique(classes, return_inverse=True)[1]
+    return _nms(boxes, scores, np.ascontiguousarray(classes, dtype=np.int64), iou_threshold)
+
+
+def _nms(boxes: Tensor, scores: Tensor, classes: Any, iou_threshold: float) -> Tensor:
+    corners, ranks = _array(boxes), _array(scores)
+    # As compute_boxes: float32 for it and what is narrower, float64 for the rest.
+    corners = np.ascontiguousarray(corners, dtype=np.float32 if corners.dtype in _NARROW else np.float64)
+    ranks = np.ascontiguousarray(ranks, dtype=np.float64)
+    return torch.from_numpy(_cpu.nms(corners, ranks, classes, iou_threshold, torch.get_num_threads()))
+
+
+def _array(tensor: Tensor) -> Any:
+    """The tensor's values in NumPy, whose conversions, unlike PyTorch's, still work in a forked child."""
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

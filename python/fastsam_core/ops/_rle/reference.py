@@ -1,0 +1,18 @@
+"""The operations on run lengths in plain PyTorch: the definition of each, and the fallback on every device."""
+
+from __future__ import annotations
+
+from .reference_codec import rle_from_polygon, rle_from_string, rle_to_string
+from .reference_masks import rle_area, rle_decode, rle_encode, rle_iou, rle_merge, rle_to_bbox
+
+__all__ = [
+    "rle_area",
+    "rle_decode",
+    "rle_encode",
+    "rle_from_polygon",
+    "rle_from_string",
+    "rle_iou",
+    "rle_merge",
+    "rle_to_bbox",
+    "rle_to_string",
+]

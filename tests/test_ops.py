@@ -20,9 +20,12 @@ from siblings import NAMES, each_sibling, run_python
 needs_native = pytest.mark.skipif(cpu_module is None, reason=f"no native operations: {cpu_reason}")
 
 COUNTS, OFFSETS = torch.tensor([3, 2, 7, 0, 12]), torch.tensor([0, 3, 5])
+PICTURE = torch.arange(7 * 6 * 3, dtype=torch.uint8).view(7, 6, 3)
 EXAMPLES = {
     "nms": (torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.1, 0.9, 0.5]), 0.5),
     "batched_nms": (torch.rand(5, 4).cumsum(1), torch.rand(5), torch.tensor([0, 1, 0, 1, 2]), 0.5),
+    "resize_image": (PICTURE, 5, 4, True),
+    "preprocess_image": (PICTURE, 5, 4, 6, [100.0, 110.0, 120.0], [50.0, 55.0, 60.0], True, True),
     "rle_encode": (torch.tensor([[[0, 1, 1], [1, 1, 0]], [[1, 0, 0], [0, 0, 1]]], dtype=torch.uint8),),
     "rle_decode": (COUNTS, OFFSETS, 3, 4, False),
     "rle_area": (COUNTS, OFFSETS),

@@ -1,6 +1,6 @@
 """The compiled module; `fastsam_core.ops` is the way to call it.
 
-Arrays must be C-contiguous and of exactly the dtype that is named, but for the masks of `rle_encode`.
+Arrays must be C-contiguous and of exactly the dtype that is named, but for the masks of `rle_encode` and the pictures.
 """
 
 import numpy as np
@@ -18,6 +18,23 @@ def nms(
     threshold: float,
     threads: int,
 ) -> NDArray[np.int64]: ...
+def resize_image(
+    image: NDArray[np.uint8],  # (H, W, 3), any strides
+    bgr: bool,
+    out: NDArray[np.uint8],  # (height, width, 3)
+    threads: int,
+) -> None: ...
+def preprocess_image(
+    image: NDArray[np.uint8],  # (H, W, 3), any strides
+    bgr: bool,
+    height: int,
+    width: int,
+    mean: NDArray[np.float32],  # (3,)
+    std: NDArray[np.float32],  # (3,)
+    channels_last: bool,
+    out: NDArray[np.float32],  # (3, size, size), or (size, size, 3) if channels_last
+    threads: int,
+) -> None: ...
 def rle_encode(
     masks: NDArray[np.uint8] | NDArray[np.bool_],  # (N, H, W), any strides
     threads: int,

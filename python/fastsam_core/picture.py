@@ -149,7 +149,7 @@ def can_run_half(device: torch.device) -> bool:
 
 def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
     """BGR uint8 (H, W, 3) -> (1, 3, S, S) float32, resized, normalised and padded, on the model's device."""
-    return preprocess(np.ascontiguousarray(image[..., ::-1]), model.image_size, model.device)[0]
+    return preprocess(image[..., ::-1], model.image_size, model.device)[0]
 
 
 def encode(model: SamModel, image: NDArray[np.uint8], half: bool = False, watch: Stopwatch | None = None) -> Tensor:

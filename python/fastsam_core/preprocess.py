@@ -1,14 +1,18 @@
 """From a photo to the model's input, with the reference's numbers.
 
-Sizes, the antialiased resize on uint8, and padding after normalising follow Meta's segment_anything; its resize is
-Pillow's, so Pillow does it here.
+Sizes, the antialiased resize on uint8, and padding after normalising follow Meta's segment_anything. Its resize is
+Pillow's; `ops.resize_image` and `ops.preprocess_image` give the same bits.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import ops
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -23,14 +27,12 @@ def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
 
 def resize(image: np.ndarray, long_side: int) -> np.ndarray:
     """Antialiased bilinear resize of an RGB picture, uint8 (H, W, 3) to (h, w, 3), bit-equal to Pillow's."""
-    from PIL import Image
-
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"expected a non-empty uint8 (H, W, 3) RGB picture, got {image.dtype} {image.shape}")
+    _check(image)
     height, width = resized_shape(image.shape[0], image.shape[1], long_side)
     if (height, width) == image.shape[:2]:
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    pixels, bgr = _tensor(image)
+    return ops.resize_image(pixels, height, width, bgr).numpy()
 
 
 def preprocess(
@@ -38,16 +40,41 @@ def preprocess(
 ) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 (H, W, 3) to the model input (1, 3, S, S) float32 and its content's (height, width).
 
-    Resized to a long side of S = `image_size`, normalised, then padded with zeros on the right and below.
+    Resized to a long side of S = `image_size`, normalised, then padded with zeros on the right and below. The picture
+    is read as it lies in memory: a reversed view of a BGR picture costs no copy.
     """
-    resized = resize(image, image_size)
-    height, width = resized.shape[:2]
-    pixels = torch.tensor(resized, device=device).permute(2, 0, 1)
-    mean = torch.tensor(PIXEL_MEAN, device=device).view(3, 1, 1)
-    std = torch.tensor(PIXEL_STD, device=device).view(3, 1, 1)
-    out = torch.zeros(1, 3, image_size, image_size, device=device)
-    out[0, :, :height, :width] = (pixels - mean) / std
-    return out, (height, width)
+    _check(image)
+    height, width = resized_shape(image.shape[0], image.shape[1], image_size)
+    if torch.device(device).type == "cpu":
+        pixels, bgr = _tensor(image)
+        return ops.preprocess_image(pixels, height, width, image_size, PIXEL_MEAN, PIXEL_STD, bgr), (height, width)
+    # Bytes cross to the device, a quarter of what floats would.
+    resized = torch.tensor(resize(image, image_size), device=device)
+    return ops.preprocess_image(resized, height, width, image_size, PIXEL_MEAN, PIXEL_STD), (height, width)
+
+
+def _check(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"expected a non-empty uint8 (H, W, 3) RGB picture, got {image.dtype} {image.shape}")
+
+
+class _Writable:
+    """Lends a read-only array's memory as a writable one: tensors know no other kind. For callees that only read."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        address, _ = image.__array_interface__["data"]
+        self.__array_interface__: dict[str, Any] = {**image.__array_interface__, "data": (address, False)}
+        self._image = image  # kept alive with this
+
+
+def _tensor(image: np.ndarray) -> tuple[Tensor, bool]:
+    """The picture as a tensor to be read from, without a copy where its strides allow; and whether that is BGR."""
+    bgr = image.strides[2] < 0
+    if bgr:
+        image = image[..., ::-1]
+    if min(image.strides) < 0:
+        image = np.ascontiguousarray(image)
+    return torch.from_numpy(np.asarray(_Writable(image))), bgr
 
 
 def scale_points(points: Tensor, original_hw: tuple[int, int], resized_hw: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import schema
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
+from ._preprocess.api import preprocess_image, resize_image
 from ._rle.api import (
     rle_area,
     rle_decode,
@@ -33,6 +34,8 @@ __all__ = [
     "batched_nms",
     "isa",
     "nms",
+    "preprocess_image",
+    "resize_image",
     "rle_area",
     "rle_decode",
     "rle_encode",

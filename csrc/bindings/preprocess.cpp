@@ -1,0 +1,47 @@
+#include "preprocess/preprocess.h"
+
+#include "bindings/arrays.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+preprocess::Picture picture_of(const py::array_t<uint8_t>& image, bool swap) {
+  require(image.ndim() == 3 && image.shape(2) == 3, "image must be (height, width, 3)");
+  return {image.data(), image.shape(0), image.shape(1), image.strides(0), image.strides(1), image.strides(2), swap};
+}
+
+void resize_image(const py::array_t<uint8_t>& image, bool bgr, Array<uint8_t> out, int64_t threads) {
+  const preprocess::Picture picture = picture_of(image, bgr);
+  require(out.ndim() == 3 && out.shape(2) == 3, "out must be (height, width, 3)");
+  const int64_t height = out.shape(0), width = out.shape(1);
+  uint8_t* data = out.mutable_data();
+  py::gil_scoped_release release;
+  preprocess::resize(picture, height, width, data, threads);
+}
+
+void preprocess_image(const py::array_t<uint8_t>& image, bool bgr, int64_t height, int64_t width,
+                      const Array<float>& mean, const Array<float>& std, bool channels_last, Array<float> out,
+                      int64_t threads) {
+  const preprocess::Picture picture = picture_of(image, bgr);
+  require(mean.ndim() == 1 && mean.size() == 3 && std.ndim() == 1 && std.size() == 3, "mean and std must be (3,)");
+  require(out.ndim() == 3, "out must be (3, size, size), or (size, size, 3) if channels_last");
+  const int64_t size = out.shape(1);
+  require(out.shape(0) == (channels_last ? size : 3) && out.shape(2) == (channels_last ? 3 : size),
+          "out must be (3, size, size), or (size, size, 3) if channels_last");
+  const float *mean_data = mean.data(), *std_data = std.data();
+  float* data = out.mutable_data();
+  py::gil_scoped_release release;
+  preprocess::normalise(picture, height, width, size, mean_data, std_data, channels_last, data, threads);
+}
+
+}  // namespace
+
+void bind_preprocess(py::module_& m) {
+  const auto image = py::arg("image").noconvert(), out = py::arg("out").noconvert();
+  m.def("resize_image", &resize_image, image, py::arg("bgr"), out, py::arg("threads"));
+  m.def("preprocess_image", &preprocess_image, image, py::arg("bgr"), py::arg("height"), py::arg("width"),
+        py::arg("mean").noconvert(), py::arg("std").noconvert(), py::arg("channels_last"), out, py::arg("threads"));
+}
+
+}  // namespace fastsam::bindings

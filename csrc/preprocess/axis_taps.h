@@ -1,0 +1,33 @@
+// The weights of an antialiased bilinear resize along one axis, in the fixed point that Pillow computes in.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "preprocess/preprocess_table.h"
+
+namespace fastsam::preprocess {
+
+// Sums of 8-bit values times weights stay in int32 up to this many taps.
+constexpr int64_t kMaxSide = int64_t{1} << 23;
+
+class Axis {
+ public:
+  // From `in` samples to `out`, both from 1 to kMaxSide.
+  Axis(int64_t in, int64_t out);
+
+  AxisTaps taps() const;
+  bool identity() const { return identity_; }
+  int64_t begin(int64_t i) const { return first_[static_cast<size_t>(i)]; }
+  int64_t count(int64_t i) const { return count_[static_cast<size_t>(i)]; }
+  int64_t max_count() const { return max_count_; }
+  const int32_t* weights(int64_t i) const { return weights_.data() + i * stride_; }
+
+ private:
+  bool identity_;
+  int64_t stride_ = 0, max_count_ = 0;
+  std::vector<int32_t> first_, count_, weights_;
+  std::vector<int16_t> halves_;
+};
+
+}  // namespace fastsam::preprocess

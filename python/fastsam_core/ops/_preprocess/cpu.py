@@ -1,0 +1,46 @@
+"""The native sibling: a tensor's memory as it lies, resampled row by row and normalised while the row is in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._native import cpu_module
+from .inputs import check_form, check_picture, check_sides
+
+_cpu: Any = cpu_module
+
+
+def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> Tensor:
+    """See `fastsam_core.ops.resize_image`."""
+    check_picture(image)
+    check_sides(height, width)
+    out = torch.empty((height, width, 3), dtype=torch.uint8)
+    _cpu.resize_image(image.numpy(), bgr, out.numpy(), torch.get_num_threads())
+    return out
+
+
+def preprocess_image(
+    image: Tensor,
+    height: int,
+    width: int,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    bgr: bool = False,
+    channels_last: bool = False,
+) -> Tensor:
+    """See `fastsam_core.ops.preprocess_image`."""
+    check_picture(image)
+    check_form(height, width, size, mean, std)
+    out = torch.empty((1, size, size, 3) if channels_last else (1, 3, size, size), dtype=torch.float32)
+    channel_mean, channel_std = np.array(mean, np.float32), np.array(std, np.float32)
+    threads = torch.get_num_threads()
+    _cpu.preprocess_image(
+        image.numpy(), bgr, height, width, channel_mean, channel_std, channels_last, out[0].numpy(), threads
+    )
+    return out

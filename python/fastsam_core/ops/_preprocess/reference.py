@@ -1,0 +1,47 @@
+"""From a photo to the model's input with Pillow and PyTorch: the definition, and the fallback on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .inputs import check_form, check_picture, check_sides
+
+
+def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> Tensor:
+    """See `fastsam_core.ops.resize_image`."""
+    check_picture(image)
+    check_sides(height, width)
+    from PIL import Image
+
+    pixels = image.cpu().numpy()
+    pixels = np.ascontiguousarray(pixels[..., ::-1] if bgr else pixels)
+    # Both passes round to bytes, so their order shows. Pillow 13 begins with the vertical one where the height shrinks
+    # much more than the width; the reference's numbers are those of the order that Pillow always had before.
+    resized = Image.fromarray(pixels).resize((width, image.shape[0]), Image.Resampling.BILINEAR)
+    resized = resized.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.tensor(np.asarray(resized), device=image.device)
+
+
+def preprocess_image(
+    image: Tensor,
+    height: int,
+    width: int,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    bgr: bool = False,
+    channels_last: bool = False,
+) -> Tensor:
+    """See `fastsam_core.ops.preprocess_image`."""
+    check_picture(image)
+    check_form(height, width, size, mean, std)
+    pixels = resize_image(image, height, width, bgr).permute(2, 0, 1)
+    channel_mean = torch.tensor(mean, dtype=torch.float32, device=image.device).view(3, 1, 1)
+    channel_std = torch.tensor(std, dtype=torch.float32, device=image.device).view(3, 1, 1)
+    out = torch.zeros(1, 3, size, size, device=image.device)
+    out[0, :, :height, :width] = (pixels - channel_mean) / channel_std
+    return out.permute(0, 2, 3, 1).contiguous() if channels_last else out

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
 
 #include "common/fork_join.h"
 #include "common/isa.h"
+#include "nms/nms_grid.h"
+#include "nms/nms_order.h"
 
 namespace fastsam::nms {
 namespace {
@@ -19,6 +20,8 @@ constexpr size_t kTile = 256;
 constexpr size_t kBlock = 512;
 // Pairs of boxes below this many per thread are not worth a thread.
 constexpr size_t kPairsPerThread = size_t{1} << 21;
+// From this many boxes on, a grid is quicker.
+constexpr size_t kGridBoxes = 1024;
 
 void suppress(const NmsKernels& isa, const BoxColumns<float>& boxes, size_t i, size_t begin, size_t end,
               float threshold, uint8_t* dead) {
@@ -112,15 +115,15 @@ std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* cl
   for (int64_t i = 0; i < n; ++i) {
     if (std::isnan(scores[i])) throw std::invalid_argument("scores hold NaN; drop those rows first");
   }
-  std::vector<int64_t> ranked(static_cast<size_t>(n));
-  std::iota(ranked.begin(), ranked.end(), int64_t{0});
-  std::stable_sort(ranked.begin(), ranked.end(), [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+  const std::vector<int64_t> ranked = rank_scores(scores, n);
 
   // The same ranking, class by class: each class is a problem of its own.
   std::vector<int64_t> order = ranked;
   std::vector<std::pair<size_t, size_t>> groups;
   if (classes != nullptr) {
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return classes[a] < classes[b]; });
+    std::vector<uint64_t> keys(static_cast<size_t>(n));
+    for (size_t i = 0; i < keys.size(); ++i) keys[i] = static_cast<uint64_t>(classes[i]);
+    sort_by_key(keys, order);
   }
   for (size_t begin = 0; begin < order.size();) {
     size_t end = order.size();
@@ -135,7 +138,13 @@ std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* cl
   std::vector<uint8_t> keep(static_cast<size_t>(n), 0);
   const auto solve = [&](const std::pair<size_t, size_t>& group, int64_t inner_threads) {
     const size_t size = group.second - group.first;
-    settle(Candidates<T>(boxes, order.data() + group.first, size), limit, inner_threads, keep.data());
+    const int64_t* first = order.data() + group.first;
+    if (limit >= 1 || size == 1) {  // no IoU is above 1
+      for (size_t k = 0; k < size; ++k) keep[first[k]] = 1;
+      return;
+    }
+    if (size >= kGridBoxes && settle_on_grid(boxes, first, size, limit, inner_threads, keep.data())) return;
+    settle(Candidates<T>(boxes, first, size), limit, inner_threads, keep.data());
   };
   if (groups.size() == 1) {
     solve(groups.front(), threads);

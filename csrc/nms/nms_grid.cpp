@@ -1,0 +1,266 @@
+// Kept boxes lie in grids, one for each class of width and of height that occurs, a class being one to three octaves.
+// For an IoU above t, with 1 the one box and 2 the other,
+//
+//   IoU <= (width of the intersection) / max(w1, w2), hence
+//   w2 lies in (t w1, w1 / t), and x2 - x1 in (-(1 - t) w2, (1 - t) w1), where x is the left side,
+//
+// likewise downwards. So a box looks at a few classes, and there at a few cells. The bounds hold for exact arithmetic;
+// t is taken a little smaller, which is far more than the rounding of the IoU amounts to.
+#include "nms/nms_grid.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "common/fork_join.h"
+#include "common/isa.h"
+#include "nms/nms_table.h"
+
+namespace fastsam::nms {
+namespace {
+
+template <typename T>
+struct Limits;
+template <>
+struct Limits<float> {
+  static constexpr int kExponent = 100;   // of sides
+  static constexpr int kArea = -80;       // exponent of the smallest area; below, rounding is no longer relative
+  static constexpr double kSlack = 1e-4;  // many times the relative error of an IoU
+};
+template <>
+struct Limits<double> {
+  static constexpr int kExponent = 450;
+  static constexpr int kArea = -450;
+  static constexpr double kSlack = 1e-9;
+};
+
+bool covered(const NmsKernels& isa, const BoxColumns<float>& kept, size_t begin, size_t end, const float* box,
+             float t) {
+  return isa.covered_f32(kept, begin, end, box, t);
+}
+bool covered(const NmsKernels& isa, const BoxColumns<double>& kept, size_t begin, size_t end, const double* box,
+             double t) {
+  return isa.covered_f64(kept, begin, end, box, t);
+}
+
+// The boxes of one class of width and one of height: sides are in [2^(e - octaves), 2^e).
+struct SizeClass {
+  double max_width = 0, max_height = 0;                                         // 2^e
+  double per_cell_x = 0, per_cell_y = 0;                                        // 1 / side of a cell, a power of two
+  double first_x = std::numeric_limits<double>::infinity(), first_y = first_x;  // cells that occur
+  double last_x = -first_x, last_y = -first_x;
+  size_t boxes = 0;  // that it will hold at most
+  size_t begin = 0;  // of its boxes in the columns
+  size_t first_bucket = 0;
+  int bucket_bits = 0;
+};
+
+struct Bucket {
+  uint32_t begin = 0;  // in the columns
+  uint32_t kept = 0;
+};
+
+// Cells that share a bucket only cost time: a hit on any kept box is a hit.
+inline size_t bucket_of(const SizeClass& size, int64_t x, int64_t y) {
+  const uint64_t mixed =
+      static_cast<uint64_t>(x) * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(y) * 0xC2B2AE3D27D4EB4Fu;
+  const uint64_t folded = (mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9u;
+  return size.first_bucket + (size.bucket_bits ? static_cast<size_t>(folded >> (64 - size.bucket_bits)) : 0);
+}
+
+template <typename T>
+class Grid {
+ public:
+  Grid(const T* boxes, const int64_t* order, size_t n, T threshold)
+      : boxes_(boxes), order_(order), n_(n), threshold_(threshold) {
+    bound_ = std::max(0.0, static_cast<double>(threshold) - Limits<T>::kSlack);
+    // Small thresholds let boxes of many sizes meet.
+    octaves_ = bound_ >= 0.45 ? 1 : bound_ >= 0.2 ? 2 : 3;
+    smallest_ = std::ldexp(1.0, -octaves_);
+    // As wide as the stretch that a box of the same size looks at, within reason.
+    cell_shift_ = std::max(-6, static_cast<int>(std::ceil(std::log2(2 * (1 - bound_)))));
+  }
+
+  // False where the boxes are out of the range in which the bounds hold.
+  bool build() {
+    home_.assign(n_, kNone);
+    class_of_.assign(n_, 0);
+    std::unordered_map<int, uint32_t> numbers;
+    for (size_t k = 0; k < n_; ++k) {
+      const T* box = box_at(k);
+      const T width = box[2] - box[0], height = box[3] - box[1], area = width * height;
+      // Boxes without an area, and with one that leaves T, have an IoU of 0 or NaN with every other.
+      if (!(width > 0 && height > 0 && area <= std::numeric_limits<T>::max())) continue;
+      int w = 0, h = 0;
+      std::frexp(width, &w);
+      std::frexp(height, &h);
+      if (std::abs(w) > Limits<T>::kExponent || std::abs(h) > Limits<T>::kExponent) return false;
+      if (static_cast<double>(area) < std::ldexp(1.0, Limits<T>::kArea)) return false;
+      w = round_up(w);
+      h = round_up(h);
+      const auto found = numbers.emplace(w * 4096 + h, static_cast<uint32_t>(classes_.size()));
+      if (found.second) classes_.push_back(make_class(w, h));
+      SizeClass& size = classes_[found.first->second];
+      const double x = std::floor(static_cast<double>(box[0]) * size.per_cell_x);
+      const double y = std::floor(static_cast<double>(box[1]) * size.per_cell_y);
+      size.first_x = std::min(size.first_x, x);
+      size.last_x = std::max(size.last_x, x);
+      size.first_y = std::min(size.first_y, y);
+      size.last_y = std::max(size.last_y, y);
+      ++size.boxes;
+      class_of_[k] = found.first->second;
+      home_[k] = 0;
+    }
+    lay_out();
+    return true;
+  }
+
+  bool has_area(size_t k) const { return home_[k] != kNone; }
+
+  // Whether a kept box suppresses box k.
+  bool is_covered(const NmsKernels& isa, size_t k) const {
+    const T* box = box_at(k);
+    const double x = static_cast<double>(box[0]), y = static_cast<double>(box[1]);
+    const double width = static_cast<double>(box[2] - box[0]), height = static_cast<double>(box[3] - box[1]);
+    const double reach_x = x + (1 - bound_) * width, reach_y = y + (1 - bound_) * height;
+    const double limit_width = bound_ > 0 ? width / bound_ : std::numeric_limits<double>::infinity();
+    const double limit_height = bound_ > 0 ? height / bound_ : std::numeric_limits<double>::infinity();
+    const double limit_area = limit_width * height, least_area = bound_ * width * height;
+    const BoxColumns<T> kept = columns();
+    for (const SizeClass& size : classes_) {
+      const double w = size.max_width, h = size.max_height;
+      if (w <= bound_ * width || h <= bound_ * height || w * smallest_ >= limit_width ||
+          h * smallest_ >= limit_height || w * h <= least_area || w * h * smallest_ * smallest_ >= limit_area) {
+        continue;
+      }
+      // A side of the range that rounds does so past every coordinate inside it: rounding keeps order.
+      const double left = x - (1 - bound_) * std::min(w, limit_width);
+      const double top = y - (1 - bound_) * std::min(h, limit_height);
+      const double x0 = std::max(size.first_x, std::floor(left * size.per_cell_x));
+      const double x1 = std::min(size.last_x, std::floor(reach_x * size.per_cell_x));
+      const double y0 = std::max(size.first_y, std::floor(top * size.per_cell_y));
+      const double y1 = std::min(size.last_y, std::floor(reach_y * size.per_cell_y));
+      if (!(x0 <= x1 && y0 <= y1)) continue;
+      if ((x1 - x0 + 1) * (y1 - y0 + 1) * kCellCost > static_cast<double>(size.boxes)) {
+        if (covered(isa, kept, size.begin, size.begin + size.boxes, box, threshold_)) return true;
+        continue;
+      }
+      for (int64_t cy = static_cast<int64_t>(y0); cy <= static_cast<int64_t>(y1); ++cy) {
+        for (int64_t cx = static_cast<int64_t>(x0); cx <= static_cast<int64_t>(x1); ++cx) {
+          const Bucket& bucket = buckets_[bucket_of(size, cx, cy)];
+          if (bucket.kept && covered(isa, kept, bucket.begin, bucket.begin + bucket.kept, box, threshold_)) return true;
+        }
+      }
+    }
+    return false;
+  }
+
+  void insert(size_t k) {
+    Bucket& bucket = buckets_[home_[k]];
+    const size_t at = bucket.begin + bucket.kept++;
+    const T* box = box_at(k);
+    x1_[at] = box[0];
+    y1_[at] = box[1];
+    x2_[at] = box[2];
+    y2_[at] = box[3];
+    area_[at] = (box[2] - box[0]) * (box[3] - box[1]);
+  }
+
+ private:
+  static constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+  // Looking up a cell takes about as long as meeting this many boxes in a row.
+  static constexpr double kCellCost = 16;
+
+  const T* box_at(size_t k) const { return boxes_ + 4 * order_[k]; }
+  BoxColumns<T> columns() const { return {x1_.data(), y1_.data(), x2_.data(), y2_.data(), area_.data()}; }
+
+  // The exponent of a class's bound.
+  int round_up(int exponent) const {
+    const int above = exponent + 4 * Limits<T>::kExponent * octaves_;  // not negative
+    return exponent + (octaves_ - above % octaves_) % octaves_;
+  }
+
+  SizeClass make_class(int w, int h) const {
+    SizeClass size;
+    size.max_width = std::ldexp(1.0, w);
+    size.max_height = std::ldexp(1.0, h);
+    size.per_cell_x = std::ldexp(1.0, -w - cell_shift_);
+    size.per_cell_y = std::ldexp(1.0, -h - cell_shift_);
+    return size;
+  }
+
+  // Gives every bucket room for all boxes that may come into it.
+  void lay_out() {
+    size_t boxes = 0, buckets = 0;
+    for (SizeClass& size : classes_) {
+      while ((size_t{1} << size.bucket_bits) < size.boxes) ++size.bucket_bits;
+      size.begin = boxes;
+      size.first_bucket = buckets;
+      boxes += size.boxes;
+      buckets += size_t{1} << size.bucket_bits;
+    }
+    buckets_.resize(buckets);
+    for (size_t k = 0; k < n_; ++k) {
+      if (!has_area(k)) continue;
+      const SizeClass& size = classes_[class_of_[k]];
+      const T* box = box_at(k);
+      home_[k] = static_cast<uint32_t>(
+          bucket_of(size, static_cast<int64_t>(std::floor(static_cast<double>(box[0]) * size.per_cell_x)),
+                    static_cast<int64_t>(std::floor(static_cast<double>(box[1]) * size.per_cell_y))));
+      ++buckets_[home_[k]].kept;
+    }
+    uint32_t begin = 0;
+    for (Bucket& bucket : buckets_) {
+      bucket.begin = begin;
+      begin += bucket.kept;
+      bucket.kept = 0;
+    }
+    // Where no box is kept yet, one that meets nothing.
+    const T far = std::numeric_limits<T>::max() / 4;
+    for (std::vector<T>* column : {&x1_, &y1_}) column->assign(boxes + kNmsBlock, far);
+    for (std::vector<T>* column : {&x2_, &y2_}) column->assign(boxes + kNmsBlock, -far);
+    area_.assign(boxes + kNmsBlock, T(1));
+  }
+
+  const T* boxes_;
+  const int64_t* order_;
+  size_t n_;
+  T threshold_;
+  double bound_ = 0;
+  int cell_shift_ = 0;
+  int octaves_ = 1;      // of a class
+  double smallest_ = 0;  // side of a class in relation to its bound
+  std::vector<SizeClass> classes_;
+  std::vector<Bucket> buckets_;
+  std::vector<uint32_t> home_;      // bucket of each box, kNone without area
+  std::vector<uint32_t> class_of_;  // of each box
+  std::vector<T> x1_, y1_, x2_, y2_, area_;
+};
+
+}  // namespace
+
+template <typename T>
+bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, int64_t threads, uint8_t* keep) {
+  static_cast<void>(threads);
+  if (n >= std::numeric_limits<uint32_t>::max() / 4) return false;
+  Grid<T> grid(boxes, order, n, threshold);
+  if (!grid.build()) return false;
+  const NmsKernels& isa = kernels().nms;
+  for (size_t k = 0; k < n; ++k) {
+    if (!grid.has_area(k)) {
+      keep[order[k]] = 1;
+    } else if (!grid.is_covered(isa, k)) {
+      keep[order[k]] = 1;
+      grid.insert(k);
+    }
+  }
+  return true;
+}
+
+template bool settle_on_grid<float>(const float*, const int64_t*, size_t, float, int64_t, uint8_t*);
+template bool settle_on_grid<double>(const double*, const int64_t*, size_t, double, int64_t, uint8_t*);
+
+}  // namespace fastsam::nms

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from . import schema
+from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._rle.api import (
@@ -32,6 +33,10 @@ __all__ = [
     "available_isas",
     "batched_nms",
     "isa",
+    "linear",
+    "linear_into",
+    "mlp",
+    "mlp_into",
     "nms",
     "rle_area",
     "rle_decode",

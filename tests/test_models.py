@@ -203,3 +203,20 @@ def test_empty_prompts_give_empty_results(nano: SamModel, embedding: Tensor) -> 
     logits, iou = nano.decode_prompts(embedding, boxes=torch.zeros(0, 4), multimask_output=True)
     assert logits.shape == (0, 3, 32, 32)
     assert iou.shape == (0, 3)
+
+
+@pytest.mark.parametrize("size", [96, 72])
+def test_image_encoder_gives_the_same_with_and_without_gradients(size: int) -> None:
+    # Without them the native operations serve, where there are any.
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(32, 3, 2, (1,), image_size=96, patch_size=8, window_size=5, out_channels=16)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    images = torch.randn(2, 3, size, size)
+    before = images.clone()
+    with torch.no_grad():
+        given = encoder(images)
+    assert torch.equal(images, before)
+    torch.testing.assert_close(given, encoder(images).detach(), rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        assert torch.equal(encoder(images), given)

@@ -1,6 +1,7 @@
 """The compiled module; `fastsam_core.ops` is the way to call it.
 
 Arrays must be C-contiguous and of exactly the dtype that is named, but for the masks of `rle_encode` and the pictures.
+Arrays must be C-contiguous and of exactly the dtype that is named, but where a comment names strides or rows.
 """
 
 import numpy as np
@@ -11,6 +12,30 @@ PYBIND11_VERSION: str
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def force_isa(name: str) -> None: ...
+def linear(
+    x: NDArray[np.float32],  # (M, K), rows contiguous
+    weight: NDArray[np.float32],  # (N, K), rows contiguous
+    bias: NDArray[np.float32] | None,  # (N,)
+    activation: int,  # 0 none, 1 GELU, 2 ReLU
+    norm_weight: NDArray[np.float32] | None,  # (K,)
+    norm_bias: NDArray[np.float32] | None,  # (K,)
+    eps: float,
+    residual: NDArray[np.float32] | None,  # (M, N), rows contiguous; may be out
+    out: NDArray[np.float32],  # (M, N), rows contiguous
+    threads: int,
+) -> None: ...
+def mlp(
+    x: NDArray[np.float32],  # (M, K), rows contiguous
+    norm_weight: NDArray[np.float32],  # (K,)
+    norm_bias: NDArray[np.float32],  # (K,)
+    eps: float,
+    weight1: NDArray[np.float32],  # (H, K)
+    bias1: NDArray[np.float32],  # (H,)
+    weight2: NDArray[np.float32],  # (K, H)
+    bias2: NDArray[np.float32],  # (K,)
+    out: NDArray[np.float32],  # (M, K), rows contiguous; may be x
+    threads: int,
+) -> None: ...
 def nms(
     boxes: NDArray[np.float32] | NDArray[np.float64],  # (N, 4)
     scores: NDArray[np.float64],  # (N,)

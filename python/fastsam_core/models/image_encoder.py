@@ -6,11 +6,15 @@ Kirillov et al., "Segment Anything" (2023). Parameter names are those of the off
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import ops
 from .common import neck
+from .native import serves
 from .windows import partition, unpartition
 
 # Queries are attended in blocks of token-grid rows, so that the position bias of one block, not of the whole
@@ -44,11 +48,25 @@ class ImageEncoderViT(nn.Module):
         self.neck = neck(embed_dim, out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
+        if serves(images, self.pos_embed):
+            return self.neck(self._features(images).permute(0, 3, 1, 2))
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
         for block in self.blocks:
             x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))
+
+    def _features(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
+        """What goes into the neck, by native operations: every block updates one tensor, with one memory for qkv."""
+        patches = self.patch_embed.patches(images)
+        positions = self._position_embedding(patches.shape[1], patches.shape[2])
+        weight = self.patch_embed.proj.weight.flatten(1)
+        x = ops.linear(patches, weight, self.patch_embed.proj.bias, residual=positions.expand(*patches.shape[:3], -1))
+        del patches
+        qkv = x.new_empty(*x.shape[:3], 3 * x.shape[3])
+        for block in self.blocks:
+            cast(Block, block).update(x, qkv)
+        return x
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
         """The learnt grid; for another input size its nearest neighbours, which is what Ultralytics' `imgsz` does."""
@@ -66,6 +84,12 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
         return self.proj(images).permute(0, 2, 3, 1)
 
+    def patches(self, images: Tensor) -> Tensor:
+        """What the convolution sees at each place: (B, 3, S, S) -> (B, S / patch, S / patch, 3 * patch * patch)."""
+        height, width = self.proj.kernel_size
+        steps = images.unfold(2, height, height).unfold(3, width, width)  # (B, 3, rows, columns, patch, patch)
+        return steps.permute(0, 2, 3, 1, 4, 5).flatten(3)
+
 
 class Block(nn.Module):
     """Transformer block; `window_size` 0 means attention over the whole grid."""
@@ -80,6 +104,31 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C)
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
+
+    def update(self, x: Tensor, qkv: Tensor) -> None:
+        """Put `forward`'s result into `x` (B, H, W, C) by native operations; `qkv` (B, H, W, 3 * C) is overwritten."""
+        attn, norm1, norm2, mlp = self.attn, self.norm1, self.norm2, self.mlp
+        ops.linear_into(
+            qkv,
+            x,
+            attn.qkv.weight,
+            attn.qkv.bias,
+            norm_weight=norm1.weight,
+            norm_bias=norm1.bias,
+            eps=norm1.eps,
+        )
+        ops.linear_into(x, attn.attend(qkv), attn.proj.weight, attn.proj.bias, residual=x)
+        ops.mlp_into(
+            x,
+            x,
+            norm2.weight,
+            norm2.bias,
+            norm2.eps,
+            mlp.lin1.weight,
+            mlp.lin1.bias,
+            mlp.lin2.weight,
+            mlp.lin2.bias,
+        )
 
 
 class MLPBlock(nn.Module):
@@ -105,15 +154,15 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, dim // num_heads))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
-        height, width = x.shape[1:3]
-        qkv = self.qkv(x)
-        if self.window_size:
-            # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
-            windows = partition(qkv, self.window_size, self.qkv.bias)
-            out = unpartition(self._attend(windows), height, width)
-        else:
-            out = self._attend(qkv)
-        return self.proj(out)
+        return self.proj(self.attend(self.qkv(x)))
+
+    def attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
+        """What stands between the two linear layers."""
+        if not self.window_size:
+            return self._attend(qkv)
+        # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
+        windows = partition(qkv, self.window_size, self.qkv.bias)
+        return unpartition(self._attend(windows), *qkv.shape[1:3])
 
     def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
         batch, height, width, _ = qkv.shape

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from . import schema
+from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
@@ -33,6 +34,10 @@ __all__ = [
     "available_isas",
     "batched_nms",
     "isa",
+    "linear",
+    "linear_into",
+    "mlp",
+    "mlp_into",
     "nms",
     "preprocess_image",
     "resize_image",

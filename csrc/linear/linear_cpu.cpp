@@ -1,0 +1,163 @@
+// Threads, scratch memory and the order of work of fully connected layers.
+#include "linear/linear.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "common/fork_join.h"
+#include "common/isa.h"
+#include "common/scratch.h"
+
+namespace fastsam::linear {
+namespace {
+
+constexpr int64_t kPanel = 16;
+// A block of this many rows of 768 fills half of a 512 KB second-level cache.
+constexpr int64_t kMaxBlock = 108;
+// Up to so many rows the weights are not packed.
+constexpr int64_t kNarrow = 32;
+// Multiply-adds below which another thread costs more than it saves.
+constexpr int64_t kWorkPerThread = int64_t{1} << 20;
+// Rows of scratch are this much longer than a power of two would be, so that they don't compete for the same cache
+// sets.
+constexpr int64_t kPad = 16;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t panels_of(int64_t n) { return divide_up(n, kPanel); }
+int64_t packed_size(const Weight& weight) { return panels_of(weight.n) * kPanel * weight.k; }
+int64_t padded(int64_t k) { return divide_up(k, kPanel) * kPanel + kPad; }
+
+struct Free {
+  void operator()(float* memory) const { std::free(memory); }
+};
+using Floats = std::unique_ptr<float[], Free>;
+
+Floats floats(int64_t count) {
+  const size_t bytes = sizeof(float) * static_cast<size_t>(divide_up(count, kPanel) * kPanel);
+  float* memory = static_cast<float*>(std::aligned_alloc(64, std::max<size_t>(bytes, 64)));
+  if (memory == nullptr) throw std::bad_alloc();
+  return Floats(memory);
+}
+
+int64_t useful_threads(int64_t threads, int64_t rows, int64_t n, int64_t k) {
+  const double work = static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k);
+  return std::clamp<int64_t>(static_cast<int64_t>(std::min(work / kWorkPerThread, 1e6)), 1,
+                             std::max<int64_t>(1, threads));
+}
+
+void pack(const Weight& weight, float* panels, int64_t threads) {
+  fork_join(threads, panels_of(weight.n), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      kernels().linear.pack(weight.data + p * kPanel * weight.stride, weight.stride,
+                            std::min(kPanel, weight.n - p * kPanel), weight.k, panels + p * kPanel * weight.k);
+    }
+  });
+}
+
+// Rows per block: the size, among those that fill register tiles, with which the busiest thread has the fewest rows.
+int64_t block_rows(int64_t rows, int64_t threads) {
+  const int64_t step = kernels().linear.tile_rows;
+  int64_t best = 0, fewest = 0;
+  for (int64_t block = kMaxBlock / step * step; block >= std::max<int64_t>(step, 12); block -= step) {
+    const int64_t most = divide_up(divide_up(rows, block), threads) * block;
+    // Larger blocks read the panels less often; a smaller one must save some rows.
+    if (best == 0 || most * 33 < fewest * 32) best = block, fewest = most;
+  }
+  return best;
+}
+
+// Calls work(first row, rows, scratch) for all blocks; each thread takes the next one when it is done with its last.
+template <typename Work>
+void for_blocks(int64_t rows, int64_t block, int64_t threads, int64_t scratch, const Work& work) {
+  const int64_t blocks = divide_up(rows, block);
+  std::atomic<int64_t> next{0};
+  fork_join(threads, std::min(threads, blocks), 1, [&](int64_t, int64_t) {
+    const Floats memory = floats(scratch);
+    for (int64_t i = next.fetch_add(1); i < blocks; i = next.fetch_add(1)) {
+      work(i * block, std::min(block, rows - i * block), memory.get());
+    }
+  });
+}
+
+LinearFinish from_row(LinearFinish finish, int64_t row) {
+  finish.out += row * finish.out_stride;
+  if (finish.residual) finish.residual += row * finish.residual_stride;
+  return finish;
+}
+
+// LayerNorm, or the rows as they are.
+Rows prepare(const Rows& x, int64_t first, int64_t rows, int64_t k, const Norm& norm, float* scratch) {
+  const Rows part{x.data + first * x.stride, x.stride};
+  if (!norm.weight) return part;
+  kernels().linear.layer_norm(part.data, part.stride, rows, k, norm.weight, norm.bias, norm.eps, scratch, padded(k));
+  return {scratch, padded(k)};
+}
+
+void narrow(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+            int64_t threads) {
+  const Floats normal = floats(norm.weight ? rows * padded(weight.k) : 0);
+  const Rows a = prepare(x, 0, rows, weight.k, norm, normal.get());
+  fork_join(threads, panels_of(weight.n), 1, [&](int64_t begin, int64_t end) {
+    const Floats partial = floats(rows * kPanel);
+    kernels().linear.narrow(a.data, a.stride, rows, weight.k, weight.data, weight.stride, begin * kPanel,
+                            std::min(end * kPanel, weight.n), partial.get(), finish);
+  });
+}
+
+}  // namespace
+
+void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+            int64_t threads) {
+  if (rows <= 0 || weight.n <= 0) return;
+  threads = useful_threads(threads, rows, weight.n, weight.k);
+  if (rows <= kNarrow) {
+    narrow(x, rows, norm, weight, finish, threads);
+    return;
+  }
+  const Scratch panels(packed_size(weight));
+  pack(weight, panels.data(), threads);
+  const int64_t block = block_rows(rows, threads);
+  const int64_t partial = block * kernels().linear.group_panels * kPanel;
+  const int64_t normal = norm.weight ? block * padded(weight.k) : 0;
+  for_blocks(rows, block, threads, partial + normal, [&](int64_t first, int64_t count, float* scratch) {
+    const Rows a = prepare(x, first, count, weight.k, norm, scratch + partial);
+    kernels().linear.block(a.data, a.stride, count, weight.k, panels.data(), weight.n, scratch,
+                           from_row(finish, first));
+  });
+}
+
+void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, const float* first_bias,
+         const Weight& second, const float* second_bias, float* out, int64_t out_stride, int64_t threads) {
+  if (rows <= 0 || second.n <= 0) return;
+  const int64_t hidden_stride = padded(first.n);
+  const auto to_hidden = [&](float* hidden) {
+    return LinearFinish{nullptr, first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
+  };
+  const LinearFinish to_out{nullptr, second_bias, kLinearNone, x.data, x.stride, out, out_stride};
+  threads = useful_threads(threads, rows, first.n, first.k + second.n);
+  if (rows <= kNarrow) {
+    const Floats hidden = floats(rows * hidden_stride);
+    narrow(x, rows, norm, first, to_hidden(hidden.get()), threads);
+    narrow({hidden.get(), hidden_stride}, rows, Norm{}, second, to_out, threads);
+    return;
+  }
+  const Scratch memory(packed_size(first) + packed_size(second));
+  float *first_panels = memory.data(), *second_panels = first_panels + packed_size(first);
+  pack(first, first_panels, threads);
+  pack(second, second_panels, threads);
+  const int64_t block = block_rows(rows, threads);
+  const int64_t partial = block * kernels().linear.group_panels * kPanel, normal = block * padded(first.k);
+  const LinearKernels& isa = kernels().linear;
+  for_blocks(
+      rows, block, threads, partial + normal + block * hidden_stride, [&](int64_t from, int64_t count, float* scratch) {
+        float* hidden = scratch + partial + normal;
+        const Rows a = prepare(x, from, count, first.k, norm, scratch + partial);
+        isa.block(a.data, a.stride, count, first.k, first_panels, first.n, scratch, to_hidden(hidden));
+        isa.block(hidden, hidden_stride, count, second.k, second_panels, second.n, scratch, from_row(to_out, from));
+      });
+}
+
+}  // namespace fastsam::linear

@@ -1,0 +1,1 @@
+"""Fully connected layers with what stands around them: LayerNorm before, an activation and a residual after."""

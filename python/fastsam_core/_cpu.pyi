@@ -11,6 +11,24 @@ PYBIND11_VERSION: str
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def force_isa(name: str) -> None: ...
+def attention(
+    qkv: NDArray[np.float32],  # (B, H, W, 3 * heads * d)
+    rel_pos_h: NDArray[np.float32],  # (2 * n - 1, d)
+    rel_pos_w: NDArray[np.float32],  # (2 * n - 1, d)
+    num_heads: int,
+    window: int,
+    padding: NDArray[np.float32] | None,  # (3 * heads * d,)
+    out: NDArray[np.float32],  # (B, H, W, heads * d)
+    threads: int,
+) -> None: ...
+def windowed_attention(
+    qkv: NDArray[np.float32],  # (B, H, W, heads * 3 * d)
+    bias: NDArray[np.float32],  # (heads, window**2, window**2)
+    window: int,
+    padding: NDArray[np.float32] | None,  # (heads * 3 * d,)
+    out: NDArray[np.float32],  # (B, H, W, heads * d)
+    threads: int,
+) -> None: ...
 def nms(
     boxes: NDArray[np.float32] | NDArray[np.float64],  # (N, 4)
     scores: NDArray[np.float64],  # (N,)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from . import schema
+from ._attention.api import attention, windowed_attention
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._rle.api import (
@@ -29,6 +30,7 @@ from ._rle.api import (
 )
 
 __all__ = [
+    "attention",
     "available_isas",
     "batched_nms",
     "isa",
@@ -45,6 +47,7 @@ __all__ = [
     "siblings",
     "use_isa",
     "why",
+    "windowed_attention",
 ]
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastsam_core.models import registry
-from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, relative_positions
+from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, position_table
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.models.windows import partition, unpartition
+from fastsam_core.ops._attention.windows import partition, unpartition
 from tensor_sizes import LargestTensor
 
 
@@ -72,11 +72,11 @@ def attention_reference(attn: Attention, x: Tensor) -> Tensor:
     windows = partition(x, attn.window_size, torch.zeros(x.shape[-1])) if attn.window_size else x
     side_h, side_w = windows.shape[1:3]
     q, k, v = attn.qkv(windows).flatten(1, 2).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    table_h, table_w = relative_positions(attn.rel_pos_h, side_h), relative_positions(attn.rel_pos_w, side_w)
+    table_h, table_w = position_table(attn.rel_pos_h, side_h), position_table(attn.rel_pos_w, side_w)
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     for a, b in itertools.product(range(side_h * side_w), repeat=2):
         (ya, xa), (yb, xb) = divmod(a, side_w), divmod(b, side_w)
-        scores[:, :, a, b] += q[:, :, a] @ table_h[ya, yb] + q[:, :, a] @ table_w[xa, xb]
+        scores[:, :, a, b] += q[:, :, a] @ (table_h[ya - yb + side_h - 1] + table_w[xa - xb + side_w - 1])
     out = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2).unflatten(1, (side_h, side_w))
     return attn.proj(unpartition(out, height, width) if attn.window_size else out)
 
@@ -85,7 +85,7 @@ def attention_reference(attn: Attention, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("grid", [6, 8], ids=["resampled", "learnt"])
 @torch.no_grad()
 def test_attention_equals_the_textbook(window: int, grid: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsam_core.models.image_encoder._BIAS_BLOCK_ELEMENTS", 500)  # several blocks of rows
+    monkeypatch.setattr("fastsam_core.ops._attention.reference._BIAS_BLOCK_ELEMENTS", 500)  # several blocks of rows
     attn = randomised(Attention(12, 3, window_size=window, grid=window or 8))
     assert isinstance(attn, Attention)
     x = torch.randn(2, grid, grid, 12)

@@ -37,6 +37,10 @@ EXAMPLES = {
     "linear_into": (torch.zeros(4, 5), *LAYER),
     "mlp": (*MLP, torch.rand(6)),
     "mlp_into": (torch.zeros(4, 6), *MLP, torch.rand(6)),
+QKV = torch.linspace(-1, 1, 2 * 3 * 5 * 24).view(2, 3, 5, 24)
+EXAMPLES = {
+    "attention": (QKV, torch.linspace(-1, 1, 12).view(3, 4), torch.ones(3, 4), 2, 2, QKV[0, 0, 0]),
+    "windowed_attention": (QKV, torch.linspace(-1, 1, 32).view(2, 4, 4), 2, QKV[0, 0, 0]),
     "nms": (torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.1, 0.9, 0.5]), 0.5),
     "batched_nms": (torch.rand(5, 4).cumsum(1), torch.rand(5), torch.tensor([0, 1, 0, 1, 2]), 0.5),
     "resize_image": (PICTURE, 5, 4, True),
@@ -82,6 +86,13 @@ def _results(function, example):
     if result is None:
         return arguments[:1]
     return [result] if isinstance(result, torch.Tensor) else list(result)
+    expected = getattr(ops, op)(*EXAMPLES[op])
+    given = ops.siblings(op)[sibling](*EXAMPLES[op])
+    pairs = [(expected, given)] if isinstance(expected, torch.Tensor) else zip(expected, given, strict=True)
+    for a, b in pairs:
+        assert a.dtype == b.dtype
+        # Sums of floats may be rounded in another order; everything else agrees to the bit.
+        torch.testing.assert_close(a, b, **({} if a.dtype == torch.float32 else {"rtol": 0, "atol": 0}))
 
 
 def test_compiled_graph_holds_the_operation():
@@ -225,6 +236,10 @@ def test_stub_lists_what_the_module_has():
             assert f"{argument.arg}:" in documented, (name, argument.arg)
 
 
+def floats(*shapes):
+    return [torch.zeros(shape).numpy() for shape in shapes]
+
+
 @needs_native
 @pytest.mark.parametrize(
     "call",
@@ -241,6 +256,15 @@ def test_stub_lists_what_the_module_has():
         lambda m, i: m.rle_decode(i([]), i([0]), 2**40, 2**40, False, torch.ones(0, 2, 2, dtype=torch.bool).numpy(), 1),
         lambda m, i: m.rle_from_polygon(torch.ones(2, 2).double().numpy(), i([0, 9]), 3, 3, 1),
         lambda m, i: m.rle_from_string(torch.ones(2, dtype=torch.uint8).numpy(), i([0, 2]), i([1, 1])),
+        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 3), (7, 4)), 2, 0, None, *floats((1, 4, 4, 8)), 1),
+        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (8, 4)), 2, 0, None, *floats((1, 4, 4, 8)), 1),
+        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (7, 4)), 2, 0, None, *floats((1, 4, 3, 8)), 1),
+        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (7, 4)), 2, -1, None, *floats((1, 4, 4, 8)), 1),
+        lambda m, i: m.attention(*floats((1, 4, 4, 24), (5, 4), (5, 4)), 2, 3, None, *floats((1, 4, 4, 8)), 1),
+        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (7, 4)), 2**62, 0, None, *floats((1, 4, 4, 8)), 1),
+        lambda m, i: m.windowed_attention(*floats((1, 4, 4, 24), (2, 4, 5)), 2, None, *floats((1, 4, 4, 8)), 1),
+        lambda m, i: m.windowed_attention(*floats((1, 4, 4, 24), (2, 4, 4)), 2**32, None, *floats((1, 4, 4, 8)), 1),
+        lambda m, i: m.windowed_attention(*floats((1, 3, 4, 24), (2, 4, 4)), 2, None, *floats((1, 3, 4, 8)), 1),
         lambda m, i: m.nms(torch.ones(2, 3).numpy(), torch.ones(2).double().numpy(), None, 0.5, 1),
         lambda m, i: m.nms(torch.ones(2, 4).numpy(), torch.ones(3).double().numpy(), None, 0.5, 1),
         lambda m, i: m.nms(torch.ones(2, 4).numpy(), torch.ones(2).double().numpy(), i([1]), 0.5, 1),

@@ -34,6 +34,22 @@ def mlp(
     weight2: NDArray[np.float32],  # (K, H)
     bias2: NDArray[np.float32],  # (K,)
     out: NDArray[np.float32],  # (M, K), rows contiguous; may be x
+def attention(
+    qkv: NDArray[np.float32],  # (B, H, W, 3 * heads * d)
+    rel_pos_h: NDArray[np.float32],  # (2 * n - 1, d)
+    rel_pos_w: NDArray[np.float32],  # (2 * n - 1, d)
+    num_heads: int,
+    window: int,
+    padding: NDArray[np.float32] | None,  # (3 * heads * d,)
+    out: NDArray[np.float32],  # (B, H, W, heads * d)
+    threads: int,
+) -> None: ...
+def windowed_attention(
+    qkv: NDArray[np.float32],  # (B, H, W, heads * 3 * d)
+    bias: NDArray[np.float32],  # (heads, window**2, window**2)
+    window: int,
+    padding: NDArray[np.float32] | None,  # (heads * 3 * d,)
+    out: NDArray[np.float32],  # (B, H, W, heads * d)
     threads: int,
 ) -> None: ...
 def nms(

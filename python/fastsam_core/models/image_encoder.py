@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..ops._attention.reference import attention as attention_in_torch
 from .common import neck
 from .native import serves
-from .windows import partition, unpartition
-
-# Queries are attended in blocks of token-grid rows, so that the position bias of one block, not of the whole
-# N x N matrix, is in memory. 2**22 float32 values are 16 MiB, about what stays in a last-level cache.
-_BIAS_BLOCK_ELEMENTS = 2**22
 
 
 class ImageEncoderViT(nn.Module):
@@ -158,43 +154,20 @@ class Attention(nn.Module):
 
     def attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
         """What stands between the two linear layers."""
-        if not self.window_size:
-            return self._attend(qkv)
+        height, width = (self.window_size or side for side in qkv.shape[1:3])
+        rel_pos_h, rel_pos_w = position_table(self.rel_pos_h, height), position_table(self.rel_pos_w, width)
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
-        windows = partition(qkv, self.window_size, self.qkv.bias)
-        return unpartition(self._attend(windows), *qkv.shape[1:3])
-
-    def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
-        batch, height, width, _ = qkv.shape
-        q, k, v = qkv.view(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
-        q_grid = q.view(batch, self.num_heads, height, width, -1)
-        # Position terms take the unscaled query: (B, heads, H, W, key rows) and (B, heads, H, W, key columns).
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", q_grid, relative_positions(self.rel_pos_h, height))
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", q_grid, relative_positions(self.rel_pos_w, width))
-        out = qkv.new_empty(batch, height, width, q.shape[1] * q.shape[3])
-        rows = max(1, _BIAS_BLOCK_ELEMENTS // (batch * self.num_heads * width * height * width))
-        blocks = []
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            bias = rel_h[:, :, top:bottom, :, :, None] + rel_w[:, :, top:bottom, :, None, :]
-            block = F.scaled_dot_product_attention(
-                q[:, :, top * width : bottom * width], k, v, attn_mask=bias.flatten(4).flatten(2, 3)
-            )
-            block = block.transpose(1, 2).reshape(batch, bottom - top, width, -1)
-            if torch.is_grad_enabled():
-                blocks.append(block)
-            else:
-                out[:, top:bottom] = block
-        return torch.cat(blocks, dim=1) if blocks else out
+        padding = self.qkv.bias
+        attend = ops.attention if serves(qkv, rel_pos_h, rel_pos_w, padding) else attention_in_torch
+        return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)
 
 
-def relative_positions(table: Tensor, size: int) -> Tensor:
-    """The vectors of `table` (2 * n - 1, d) for each query and key position on an axis: (size, size, d).
+def position_table(table: Tensor, size: int) -> Tensor:
+    """A table of relative positions for an axis of `size` tokens, (2 * size - 1, d).
 
-    A table learnt for another size is resampled linearly, as the reference does.
+    A table (2 * n - 1, d) learnt for another size is resampled linearly, as the reference does.
     """
     length = 2 * size - 1
-    if table.shape[0] != length:
-        table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
-    positions = torch.arange(size, device=table.device)
-    return table[positions[:, None] - positions[None, :] + size - 1]
+    if table.shape[0] == length:
+        return table
+    return F.interpolate(table.T[None], size=length, mode="linear")[0].T

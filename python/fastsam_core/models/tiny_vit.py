@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops import windowed_attention
+from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
 from .common import neck
-from .windows import partition, unpartition
+from .native import serves
 
 
 class TinyViT(nn.Module):
@@ -150,19 +152,12 @@ class Attention(nn.Module):
         self.register_buffer("bias_index", distance, persistent=False)  # (window**2, window**2)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
-        height, width = x.shape[1:3]
-        qkv = self.qkv(self.norm(x))
-        if (height, width) == (self.window_size, self.window_size):
-            return self.proj(self._attend(qkv))
+        return self.proj(self._attend(self.qkv(self.norm(x))))
+
+    def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, heads * 3 * d) -> (B, H, W, heads * d)
         # The reference pads with zeros before the norm, so a padding token enters the projection as the norm's bias.
         padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
-        windows = partition(qkv, self.window_size, padding)
-        return self.proj(unpartition(self._attend(windows), height, width))
-
-    def _attend(self, qkv: Tensor) -> Tensor:  # (B, w, w, heads * 3 * d) -> (B, w, w, heads * d)
-        batch, height, width, _ = qkv.shape
-        # Unlike in SAM's ViT, q, k and v of one head lie side by side.
-        q, k, v = qkv.view(batch, height * width, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4)
         bias = self.attention_biases[:, self.bias_index]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-        return out.transpose(1, 2).reshape(batch, height, width, -1)
+        # Unlike in SAM's ViT, q, k and v of one head lie side by side.
+        attend = windowed_attention if serves(qkv, bias, padding) else windowed_attention_in_torch
+        return attend(qkv, bias, self.window_size, padding)

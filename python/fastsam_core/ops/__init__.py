@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import schema
 from ._linear.api import linear, linear_into, mlp, mlp_into
+from ._attention.api import attention, windowed_attention
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
@@ -31,6 +32,7 @@ from ._rle.api import (
 )
 
 __all__ = [
+    "attention",
     "available_isas",
     "batched_nms",
     "isa",
@@ -53,6 +55,7 @@ __all__ = [
     "siblings",
     "use_isa",
     "why",
+    "windowed_attention",
 ]
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def partition(x: Tensor, window: int, padding: Tensor) -> Tensor:
+def partition(x: Tensor, window: int, padding: Tensor | None) -> Tensor:
     """Cut (B, H, W, C) into windows, (B * windows, window, window, C).
 
     Tokens beyond the right and lower edge get the value `padding` (C,): both encoders let padding tokens take part in
-    the softmax with constant queries, keys and values, so they need no linear layer of their own.
+    the softmax with constant queries, keys and values, so they need no linear layer of their own. Where there are no
+    such tokens, `padding` may be None.
     """
     batch, height, width, channels = x.shape
     rows, columns = -(-height // window), -(-width // window)
     if (rows * window, columns * window) != (height, width):
+        if padding is None:
+            raise ValueError(f"windows of {window} reach over the {height} x {width} grid; that needs a padding vector")
         padded = padding.to(x.dtype).expand(batch, rows * window, columns * window, channels).contiguous()
         padded[:, :height, :width] = x
         x = padded

@@ -1,0 +1,155 @@
+#include "attention/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "common/fork_join.h"
+#include "common/isa.h"
+
+namespace fastsam::attention {
+namespace {
+
+// Queries are dealt to threads in groups of this many, which fills the register tile of every instruction set.
+constexpr int64_t kGroup = 12;
+// Multiply-adds below this many per thread are not worth a thread.
+constexpr int64_t kWorkPerThread = int64_t{1} << 20;
+constexpr int64_t kPanel = 16;
+constexpr double kLog2E = 1.4426950408889634;
+
+constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
+
+// Uninitialised floats that begin on a cache line, as panels like it.
+class Floats {
+ public:
+  explicit Floats(int64_t size)
+      : data_(static_cast<float*>(::operator new(sizeof(float) * static_cast<size_t>(size), kLine))) {}
+  float* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(float* data) const { ::operator delete(data, kLine); }
+  };
+  std::unique_ptr<float, Free> data_;
+};
+
+// A table (2 * size - 1, dim) of the differences query - key, last to first, so that the row that belongs to a query
+// and the key positions 0, 1, ... are neighbours; in panels, and divided by the scale that the queries will carry.
+void pack_positions(const float* table, int64_t size, int64_t dim, float factor, float* panels) {
+  const int64_t columns = 2 * size - 1;
+  std::fill(panels, panels + panels_of(columns) * kPanel * dim, 0.0f);
+  for (int64_t j = 0; j < columns; ++j) {
+    float* column = panels + (j / kPanel) * kPanel * dim + j % kPanel;
+    for (int64_t c = 0; c < dim; ++c) column[c * kPanel] = table[(columns - 1 - j) * dim + c] * factor;
+  }
+}
+
+// The windows of all images, each with every head.
+class Windows {
+ public:
+  Windows(const Grid& grid, const float* qkv, const float* padding, const float* positions, const float* bias,
+          float* out)
+      : grid_(grid), qkv_(qkv), padding_(padding), positions_(positions), bias_(bias), out_(out) {
+    const int64_t down = (grid.rows + grid.window_rows - 1) / grid.window_rows;
+    const int64_t across = (grid.columns + grid.window_columns - 1) / grid.window_columns;
+    for (int64_t image = 0; image < grid.batch; ++image) {
+      for (int64_t y = 0; y < down; ++y) {
+        for (int64_t x = 0; x < across; ++x) {
+          corners_.push_back({image, y * grid.window_rows, x * grid.window_columns});
+          const int64_t queries = std::min(grid.window_rows, grid.rows - y * grid.window_rows) *
+                                  std::min(grid.window_columns, grid.columns - x * grid.window_columns);
+          starts_.push_back(starts_.back() + grid.heads * ((queries + kGroup - 1) / kGroup));
+        }
+      }
+    }
+  }
+
+  // Groups of queries, of all heads of all windows.
+  int64_t groups() const { return starts_.back(); }
+
+  // Groups [begin, end). A window's keys and values are packed by every thread that attends to some of it; the split
+  // between threads can't change what is computed for a query.
+  void attend(int64_t begin, int64_t end) const {
+    const AttentionKernels& isa = kernels().attention;
+    const int64_t keys_of_window = grid_.window_rows * grid_.window_columns;
+    const Floats keys(panels_of(keys_of_window) * kPanel * grid_.dim);
+    const Floats values(panels_of(grid_.dim) * kPanel * keys_of_window);
+    const Floats scratch(isa.scratch(at(0, 0)));
+    auto window = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), begin) - starts_.begin()) - 1;
+    while (begin < end) {
+      const int64_t of_head = (starts_[window + 1] - starts_[window]) / grid_.heads;
+      const int64_t head = (begin - starts_[window]) / of_head, first = (begin - starts_[window]) % of_head;
+      const int64_t last = std::min(of_head, first + end - begin);
+      const AttentionWindow w = at(window, head);
+      isa.pack(w, keys.data(), values.data());
+      isa.attend(w, keys.data(), values.data(), first * kGroup, std::min(last * kGroup, w.grid_rows * w.grid_columns),
+                 scratch.data());
+      begin += last - first;
+      if (begin == starts_[window + 1]) ++window;
+    }
+  }
+
+ private:
+  struct Corner {
+    int64_t image, y, x;
+  };
+
+  AttentionWindow at(size_t window, int64_t head) const {
+    const Corner& corner = corners_[window];
+    const int64_t out_token = grid_.heads * grid_.dim, token = 3 * out_token;
+    const int64_t first = (corner.image * grid_.rows + corner.y) * grid_.columns + corner.x;
+    const int64_t keys = grid_.window_rows * grid_.window_columns;
+    AttentionWindow w{};
+    w.qkv = qkv_ + first * token + head * grid_.head;
+    w.padding = padding_ == nullptr ? nullptr : padding_ + head * grid_.head;
+    w.out = out_ + first * out_token + head * grid_.dim;
+    w.token = token, w.line = grid_.columns * token;
+    w.out_token = out_token, w.out_line = grid_.columns * out_token;
+    w.key = grid_.key, w.value = grid_.value, w.dim = grid_.dim;
+    w.rows = grid_.window_rows, w.columns = grid_.window_columns;
+    w.grid_rows = std::min(w.rows, grid_.rows - corner.y),
+    w.grid_columns = std::min(w.columns, grid_.columns - corner.x);
+    w.scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(grid_.dim)));
+    w.positions = positions_;
+    w.bias = bias_ == nullptr ? nullptr : bias_ + head * keys * keys;
+    return w;
+  }
+
+  const Grid& grid_;
+  const float *qkv_, *padding_, *positions_, *bias_;
+  float* out_;
+  std::vector<Corner> corners_;
+  std::vector<int64_t> starts_{0};  // the first group of each window, and the end
+};
+
+void run(const Grid& grid, const Windows& windows, int64_t threads) {
+  const int64_t group_work = 2 * kGroup * grid.window_rows * grid.window_columns * grid.dim;
+  fork_join(threads, windows.groups(), kWorkPerThread / group_work + 1,
+            [&](int64_t begin, int64_t end) { windows.attend(begin, end); });
+}
+
+}  // namespace
+
+void with_relative_positions(const Grid& grid, const float* qkv, const float* padding, const float* rows_table,
+                             const float* columns_table, float* out, int64_t threads) {
+  // The scaled query times the table times sqrt(dim) is the unscaled query times the table.
+  const auto factor = static_cast<float>(std::sqrt(static_cast<double>(grid.dim)));
+  const int64_t row_panels = panels_of(2 * grid.window_rows - 1),
+                column_panels = panels_of(2 * grid.window_columns - 1);
+  const Floats positions((row_panels + column_panels) * kPanel * grid.dim);
+  pack_positions(rows_table, grid.window_rows, grid.dim, factor, positions.data());
+  pack_positions(columns_table, grid.window_columns, grid.dim, factor,
+                 positions.data() + row_panels * kPanel * grid.dim);
+  run(grid, Windows(grid, qkv, padding, positions.data(), nullptr, out), threads);
+}
+
+void with_bias(const Grid& grid, const float* qkv, const float* padding, const float* bias, float* out,
+               int64_t threads) {
+  run(grid, Windows(grid, qkv, padding, nullptr, bias, out), threads);
+}
+
+}  // namespace fastsam::attention

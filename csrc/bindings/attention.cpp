@@ -1,0 +1,75 @@
+#include "attention/attention.h"
+
+#include <optional>
+
+#include "bindings/arrays.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+using Floats = Array<float>;
+
+// What both operations ask of qkv, out and padding; with the sizes of a window (0, 0 for the whole grid).
+void check_grid(const Floats& qkv, int64_t heads, int64_t window, const std::optional<Floats>& padding,
+                const Floats& out) {
+  require(qkv.ndim() == 4 && heads >= 1 && qkv.shape(3) >= 1 && qkv.shape(3) % (3 * heads) == 0,
+          "qkv must be (batch, height, width, 3 * heads * d)");
+  require(out.ndim() == 4 && out.shape(0) == qkv.shape(0) && out.shape(1) == qkv.shape(1) &&
+              out.shape(2) == qkv.shape(2) && out.shape(3) == qkv.shape(3) / 3,
+          "out must be (batch, height, width, heads * d)");
+  require(window >= 0, "window must not be negative");
+  require(!padding || (padding->ndim() == 1 && padding->shape(0) == qkv.shape(3)), "padding must be (3 * heads * d,)");
+  require(padding || window == 0 || (qkv.shape(1) % window == 0 && qkv.shape(2) % window == 0),
+          "windows that reach over the grid need a padding vector");
+}
+
+void attention(const Floats& qkv, const Floats& rel_pos_h, const Floats& rel_pos_w, int64_t num_heads, int64_t window,
+               const std::optional<Floats>& padding, Floats out, int64_t threads) {
+  check_grid(qkv, num_heads, window, padding, out);
+  const int64_t dim = qkv.shape(3) / (3 * num_heads);
+  const int64_t rows = window == 0 ? qkv.shape(1) : window, columns = window == 0 ? qkv.shape(2) : window;
+  if (qkv.size() == 0) return;
+  // Compared without doubling a caller's number, which could overflow.
+  const auto fits = [dim](const Floats& table, int64_t size) {
+    return table.ndim() == 2 && table.shape(0) % 2 == 1 && table.shape(0) / 2 + 1 == size && table.shape(1) == dim;
+  };
+  require(fits(rel_pos_h, rows) && fits(rel_pos_w, columns), "rel_pos_h and rel_pos_w must be (2 * n - 1, d)");
+  const auto grid =
+      fastsam::attention::heads_together(qkv.shape(0), qkv.shape(1), qkv.shape(2), num_heads, dim, rows, columns);
+  const float *from = qkv.data(), *beyond = padding ? padding->data() : nullptr;
+  const float *table_h = rel_pos_h.data(), *table_w = rel_pos_w.data();
+  float* to = out.mutable_data();
+  py::gil_scoped_release release;
+  fastsam::attention::with_relative_positions(grid, from, beyond, table_h, table_w, to, threads);
+}
+
+void windowed_attention(const Floats& qkv, const Floats& bias, int64_t window, const std::optional<Floats>& padding,
+                        Floats out, int64_t threads) {
+  require(window >= 1, "window must be positive");
+  require(bias.ndim() == 3 && bias.shape(0) >= 1 && bias.shape(1) == bias.shape(2) &&
+              bias.shape(1) / window == window && bias.shape(1) % window == 0,
+          "bias must be (heads, window * window, window * window)");
+  check_grid(qkv, bias.shape(0), window, padding, out);
+  if (qkv.size() == 0) return;
+  const int64_t heads = bias.shape(0), dim = qkv.shape(3) / (3 * heads);
+  const auto grid =
+      fastsam::attention::heads_apart(qkv.shape(0), qkv.shape(1), qkv.shape(2), heads, dim, window, window);
+  const float *from = qkv.data(), *beyond = padding ? padding->data() : nullptr, *added = bias.data();
+  float* to = out.mutable_data();
+  py::gil_scoped_release release;
+  fastsam::attention::with_bias(grid, from, beyond, added, to, threads);
+}
+
+}  // namespace
+
+void bind_attention(py::module_& m) {
+  const auto qkv = py::arg("qkv").noconvert(), padding = py::arg("padding").noconvert();
+  const auto out = py::arg("out").noconvert();
+  m.def("attention", &attention, qkv, py::arg("rel_pos_h").noconvert(), py::arg("rel_pos_w").noconvert(),
+        py::arg("num_heads"), py::arg("window"), padding, out, py::arg("threads"));
+  m.def("windowed_attention", &windowed_attention, qkv, py::arg("bias").noconvert(), py::arg("window"), padding, out,
+        py::arg("threads"));
+}
+
+}  // namespace fastsam::bindings

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from . import schema
+from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
@@ -32,7 +33,11 @@ from ._rle.api import (
 __all__ = [
     "available_isas",
     "batched_nms",
+    "conv3x3",
+    "conv_stem",
+    "depthwise3x3",
     "isa",
+    "mbconv",
     "nms",
     "preprocess_image",
     "resize_image",

@@ -41,6 +41,13 @@ QKV = torch.linspace(-1, 1, 2 * 3 * 5 * 24).view(2, 3, 5, 24)
 EXAMPLES = {
     "attention": (QKV, torch.linspace(-1, 1, 12).view(3, 4), torch.ones(3, 4), 2, 2, QKV[0, 0, 0]),
     "windowed_attention": (QKV, torch.linspace(-1, 1, 32).view(2, 4, 4), 2, QKV[0, 0, 0]),
+    "conv3x3": (torch.rand(2, 5, 4, 3), torch.rand(6, 3, 3, 3), torch.rand(6), 2, True),
+    "conv_stem": (torch.rand(1, 3, 9, 8), torch.rand(5, 3, 3, 3), torch.rand(5), torch.rand(6, 5, 3, 3), torch.rand(6)),
+    "depthwise3x3": (torch.rand(2, 5, 4, 3), torch.rand(3, 3, 3), torch.rand(3), 1, False),
+    "mbconv": (
+        *(torch.rand(2, 5, 4, 3), torch.rand(7, 3), torch.rand(7), torch.rand(7, 3, 3), torch.rand(7)),
+        *(torch.rand(3, 7), torch.rand(3), 1, True),
+    ),
     "nms": (torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.1, 0.9, 0.5]), 0.5),
     "batched_nms": (torch.rand(5, 4).cumsum(1), torch.rand(5), torch.tensor([0, 1, 0, 1, 2]), 0.5),
     "resize_image": (PICTURE, 5, 4, True),
@@ -93,6 +100,9 @@ def _results(function, example):
         assert a.dtype == b.dtype
         # Sums of floats may be rounded in another order; everything else agrees to the bit.
         torch.testing.assert_close(a, b, **({} if a.dtype == torch.float32 else {"rtol": 0, "atol": 0}))
+        assert a.dtype == b.dtype and a.shape == b.shape
+        # Floating-point siblings sum in another order; what is counted or chosen is the same to the bit.
+        torch.testing.assert_close(a, b) if a.is_floating_point() else torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_compiled_graph_holds_the_operation():

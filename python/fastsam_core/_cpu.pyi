@@ -50,6 +50,44 @@ def windowed_attention(
     window: int,
     padding: NDArray[np.float32] | None,  # (heads * 3 * d,)
     out: NDArray[np.float32],  # (B, H, W, heads * d)
+def conv3x3(
+    x: NDArray[np.float32],  # (B, H, W, C)
+    weight: NDArray[np.float32],  # (O, C, 3, 3)
+    bias: NDArray[np.float32],  # (O,)
+    stride: int,
+    gelu: bool,
+    out: NDArray[np.float32],  # (B, H / stride, W / stride, O)
+    threads: int,
+) -> None: ...
+def conv_stem(
+    images: NDArray[np.float32],  # (B, C, H, W)
+    first_weight: NDArray[np.float32],  # (hidden, C, 3, 3)
+    first_bias: NDArray[np.float32],
+    second_weight: NDArray[np.float32],  # (O, hidden, 3, 3)
+    second_bias: NDArray[np.float32],
+    out: NDArray[np.float32],  # (B, H / 4, W / 4, O)
+    threads: int,
+) -> None: ...
+def depthwise3x3(
+    x: NDArray[np.float32],  # (B, H, W, C)
+    weight: NDArray[np.float32],  # (C, 3, 3)
+    bias: NDArray[np.float32],  # (C,)
+    stride: int,
+    gelu: bool,
+    out: NDArray[np.float32],  # (B, H / stride, W / stride, C)
+    threads: int,
+) -> None: ...
+def mbconv(
+    x: NDArray[np.float32],  # (B, H, W, C)
+    expand_weight: NDArray[np.float32],  # (hidden, C)
+    expand_bias: NDArray[np.float32],
+    depthwise_weight: NDArray[np.float32],  # (hidden, 3, 3)
+    depthwise_bias: NDArray[np.float32],
+    project_weight: NDArray[np.float32],  # (O, hidden)
+    project_bias: NDArray[np.float32],
+    stride: int,
+    residual: bool,
+    out: NDArray[np.float32],  # (B, H / stride, W / stride, O)
     threads: int,
 ) -> None: ...
 def nms(

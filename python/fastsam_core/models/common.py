@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .. import ops
 
 
 class LayerNorm2d(nn.Module):
@@ -20,8 +23,10 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> same
         # Channels last is what the vectorised kernel wants; the permutes are views.
-        channels_last = x.permute(0, 2, 3, 1)
-        return F.layer_norm(channels_last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        return self.channels_last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def channels_last(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class MLP(nn.Module):
@@ -46,3 +51,12 @@ def neck(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
         LayerNorm2d(out_channels),
     )
+
+
+def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """What `neck` made, applied with native operations: (B, H, W, in_channels) to (B, out_channels, H, W)."""
+    widen, mix = cast(nn.Conv2d, layers[0]), cast(nn.Conv2d, layers[2])
+    first_norm, last_norm = cast(LayerNorm2d, layers[1]), cast(LayerNorm2d, layers[3])
+    x = first_norm.channels_last(F.linear(x, widen.weight.flatten(1)))
+    x = ops.conv3x3(x, mix.weight, mix.weight.new_zeros(mix.out_channels))
+    return last_norm.channels_last(x).permute(0, 3, 1, 2).contiguous()

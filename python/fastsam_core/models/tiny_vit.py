@@ -7,13 +7,15 @@ classifier tensors of its checkpoint (`norm_head`, `head`) have no use here.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import windowed_attention
+from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
-from .common import neck
+from .common import neck, neck_channels_last
 from .native import serves
 
 
@@ -42,10 +44,20 @@ class TinyViT(nn.Module):
         self.neck = neck(embed_dims[-1], out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
+        # Batch normalisation of a network in training depends on the batch: nothing can be folded then.
+        if serves(images, *self.patch_embed.parameters()) and not self.training:
+            return self._infer(images)
         x = self.patch_embed(images)
         for layer in self.layers:
             x = layer(x)
         return self.neck(x)
+
+    def _infer(self, images: Tensor) -> Tensor:
+        """`forward` with native operations, channels last from the first convolution to the neck."""
+        x = self.patch_embed.infer(images)
+        for layer in self.layers:
+            x = cast(Stage, layer).infer(x)
+        return neck_channels_last(self.neck, x)
 
 
 class ConvNorm(nn.Module):
@@ -59,6 +71,12 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.c(x))
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that both are in evaluation mode."""
+        mean, variance = cast(Tensor, self.bn.running_mean), cast(Tensor, self.bn.running_var)
+        scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)  # (out_dim,)
+        return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
+
 
 class PatchEmbed(nn.Module):
     def __init__(self, dim: int) -> None:
@@ -68,9 +86,13 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, C, S / 4, S / 4)
         return self.seq(images)
 
+    def infer(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / 4, S / 4, C)
+        first, second = cast(ConvNorm, self.seq[0]), cast(ConvNorm, self.seq[2])
+        return ops.conv_stem(images, *first.folded(), *second.folded())
+
 
 class Stage(nn.Module):
-    def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None) -> None:
+    def __init__(self, blocks: list[nn.Module], downsample: PatchMerging | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
@@ -79,6 +101,11 @@ class Stage(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x if self.downsample is None else self.downsample(x)
+
+    def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C)
+        for block in self.blocks:
+            x = cast(MBConv | TinyViTBlock, block).infer(x)
+        return x if self.downsample is None else self.downsample.infer(x)
 
 
 class MBConv(nn.Module):
@@ -95,6 +122,9 @@ class MBConv(nn.Module):
         hidden = F.gelu(self.conv2(F.gelu(self.conv1(x))))
         return F.gelu(x + self.conv3(hidden))
 
+    def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
+        return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), residual=True)
+
 
 class PatchMerging(nn.Module):
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
@@ -105,6 +135,17 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, out_dim, H / stride, W / stride)
         return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+
+    def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H / stride, W / stride, out_dim)
+        return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), stride=self.conv2.c.stride[0])
+
+
+def _folded(
+    expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The weights of `ops.mbconv`, without the axes of size 1 that convolutions have for the other kinds."""
+    (wide, wide_bias), (mix, mix_bias), (narrow, narrow_bias) = expand.folded(), depthwise.folded(), project.folded()
+    return wide.flatten(1), wide_bias, mix[:, 0], mix_bias, narrow.flatten(1), narrow_bias
 
 
 class TinyViTBlock(nn.Module):
@@ -120,6 +161,11 @@ class TinyViTBlock(nn.Module):
         x = x + self.attn(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         x = self.local_conv(x)
         return x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
+        weight, bias = self.local_conv.folded()
+        x = ops.depthwise3x3(x + self.attn(x), weight[:, 0], bias)
+        return x + self.mlp(x)
 
 
 class Mlp(nn.Module):
@@ -159,5 +205,5 @@ class Attention(nn.Module):
         padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
         bias = self.attention_biases[:, self.bias_index]
         # Unlike in SAM's ViT, q, k and v of one head lie side by side.
-        attend = windowed_attention if serves(qkv, bias, padding) else windowed_attention_in_torch
+        attend = ops.windowed_attention if serves(qkv, bias, padding) else windowed_attention_in_torch
         return attend(qkv, bias, self.window_size, padding)

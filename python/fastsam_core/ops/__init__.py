@@ -16,6 +16,7 @@ from torch import Tensor
 from . import schema
 from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._attention.api import attention, windowed_attention
+from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
@@ -35,11 +36,15 @@ __all__ = [
     "attention",
     "available_isas",
     "batched_nms",
+    "conv3x3",
+    "conv_stem",
+    "depthwise3x3",
     "isa",
     "linear",
     "linear_into",
     "mlp",
     "mlp_into",
+    "mbconv",
     "nms",
     "preprocess_image",
     "resize_image",

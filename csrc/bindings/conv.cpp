@@ -1,0 +1,131 @@
+#include "conv/conv.h"
+
+#include "bindings/arrays.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+using conv::Shape;
+using conv::strided;
+using Floats = Array<float>;
+
+// Sizes below this can be multiplied as the kernels do without leaving int64.
+constexpr int64_t kMaxSide = int64_t{1} << 24, kMaxChannels = int64_t{1} << 20;
+
+Shape shape_of(const Floats& x, bool channels_last) {
+  require(x.ndim() == 4, "images must have four dimensions");
+  const Shape shape = channels_last ? Shape{x.shape(0), x.shape(1), x.shape(2), x.shape(3)}
+                                    : Shape{x.shape(0), x.shape(2), x.shape(3), x.shape(1)};
+  require(shape.batch < kMaxSide && shape.height < kMaxSide && shape.width < kMaxSide, "images are too large");
+  require(shape.channels > 0 && shape.channels < kMaxChannels, "images must have channels, and not millions of them");
+  return shape;
+}
+
+void check_dense(const Floats& weight, const Floats& bias, int64_t channels) {
+  require(weight.ndim() == 4 && weight.shape(0) > 0 && weight.shape(0) < kMaxChannels && weight.shape(1) == channels &&
+              weight.shape(2) == 3 && weight.shape(3) == 3,
+          "the weight of a 3 x 3 convolution must be (out_channels, channels, 3, 3)");
+  require(bias.ndim() == 1 && bias.size() == weight.shape(0), "the bias must have one value per output channel");
+}
+
+void check_depthwise(const Floats& weight, const Floats& bias, int64_t channels) {
+  require(weight.ndim() == 3 && weight.shape(0) == channels && weight.shape(1) == 3 && weight.shape(2) == 3,
+          "the weight of a depthwise 3 x 3 convolution must be (channels, 3, 3)");
+  require(bias.ndim() == 1 && bias.size() == channels, "the bias must have one value per channel");
+}
+
+void check_stride(int64_t stride) { require(stride == 1 || stride == 2, "stride must be 1 or 2"); }
+
+float* output(Floats& out, const Shape& shape, int64_t stride, int64_t channels) {
+  require(out.ndim() == 4 && out.shape(0) == shape.batch && out.shape(1) == strided(shape.height, stride) &&
+              out.shape(2) == strided(shape.width, stride) && out.shape(3) == channels,
+          "out must be (batch, height / stride, width / stride, out_channels)");
+  return out.mutable_data();
+}
+
+void mbconv(const Floats& x, const Floats& expand_weight, const Floats& expand_bias, const Floats& depthwise_weight,
+            const Floats& depthwise_bias, const Floats& project_weight, const Floats& project_bias, int64_t stride,
+            bool residual, Floats out, int64_t threads) {
+  const Shape shape = shape_of(x, true);
+  check_stride(stride);
+  require(expand_weight.ndim() == 2 && expand_weight.shape(0) > 0 && expand_weight.shape(0) < kMaxChannels &&
+              expand_weight.shape(1) == shape.channels,
+          "expand_weight must be (hidden, channels)");
+  const int64_t hidden = expand_weight.shape(0);
+  require(expand_bias.ndim() == 1 && expand_bias.size() == hidden, "expand_bias must be (hidden,)");
+  check_depthwise(depthwise_weight, depthwise_bias, hidden);
+  require(project_weight.ndim() == 2 && project_weight.shape(0) > 0 && project_weight.shape(0) < kMaxChannels &&
+              project_weight.shape(1) == hidden,
+          "project_weight must be (out_channels, hidden)");
+  const int64_t n = project_weight.shape(0);
+  require(project_bias.ndim() == 1 && project_bias.size() == n, "project_bias must be (out_channels,)");
+  require(!residual || (stride == 1 && n == shape.channels),
+          "a residual needs stride 1 and as many channels out as in");
+  const conv::MbconvWeights weights{hidden,
+                                    n,
+                                    expand_weight.data(),
+                                    expand_bias.data(),
+                                    depthwise_weight.data(),
+                                    depthwise_bias.data(),
+                                    project_weight.data(),
+                                    project_bias.data()};
+  const float* source = x.data();
+  float* target = output(out, shape, stride, n);
+  py::gil_scoped_release release;
+  conv::mbconv(source, shape, weights, stride, residual, target, threads);
+}
+
+void depthwise3x3(const Floats& x, const Floats& weight, const Floats& bias, int64_t stride, bool gelu, Floats out,
+                  int64_t threads) {
+  const Shape shape = shape_of(x, true);
+  check_stride(stride);
+  check_depthwise(weight, bias, shape.channels);
+  const float *source = x.data(), *weights = weight.data(), *offsets = bias.data();
+  float* target = output(out, shape, stride, shape.channels);
+  py::gil_scoped_release release;
+  conv::depthwise3x3(source, shape, weights, offsets, stride, gelu, target, threads);
+}
+
+void conv3x3(const Floats& x, const Floats& weight, const Floats& bias, int64_t stride, bool gelu, Floats out,
+             int64_t threads) {
+  const Shape shape = shape_of(x, true);
+  check_stride(stride);
+  check_dense(weight, bias, shape.channels);
+  const int64_t n = weight.shape(0);
+  const float *source = x.data(), *weights = weight.data(), *offsets = bias.data();
+  float* target = output(out, shape, stride, n);
+  py::gil_scoped_release release;
+  conv::conv3x3(source, shape, weights, offsets, n, stride, gelu, target, threads);
+}
+
+void conv_stem(const Floats& images, const Floats& first_weight, const Floats& first_bias, const Floats& second_weight,
+               const Floats& second_bias, Floats out, int64_t threads) {
+  const Shape shape = shape_of(images, false);
+  check_dense(first_weight, first_bias, shape.channels);
+  const int64_t hidden = first_weight.shape(0);
+  check_dense(second_weight, second_bias, hidden);
+  const int64_t n = second_weight.shape(0);
+  const conv::StemWeights weights{
+      hidden, n, first_weight.data(), first_bias.data(), second_weight.data(), second_bias.data()};
+  const float* source = images.data();
+  float* target = output(out, shape, 4, n);
+  py::gil_scoped_release release;
+  conv::stem(source, shape, weights, target, threads);
+}
+
+}  // namespace
+
+void bind_conv(py::module_& m) {
+  const auto array = [](const char* name) { return py::arg(name).noconvert(); };
+  const py::arg stride("stride"), gelu("gelu"), threads("threads");
+  m.def("mbconv", &mbconv, array("x"), array("expand_weight"), array("expand_bias"), array("depthwise_weight"),
+        array("depthwise_bias"), array("project_weight"), array("project_bias"), stride, py::arg("residual"),
+        array("out"), threads);
+  m.def("depthwise3x3", &depthwise3x3, array("x"), array("weight"), array("bias"), stride, gelu, array("out"), threads);
+  m.def("conv3x3", &conv3x3, array("x"), array("weight"), array("bias"), stride, gelu, array("out"), threads);
+  m.def("conv_stem", &conv_stem, array("images"), array("first_weight"), array("first_bias"), array("second_weight"),
+        array("second_bias"), array("out"), threads);
+}
+
+}  // namespace fastsam::bindings

@@ -1,0 +1,188 @@
+#include "conv/conv.h"
+
+#include "common/fork_join.h"
+#include "conv/conv_parts.h"
+
+namespace fastsam::conv {
+namespace {
+
+// A dense 3 x 3: of pixels that lie side by side, the three of each window row are one piece of the product's k.
+void convolve_row(const ConvKernels& isa, const float* const window[3], int64_t channels, int64_t stride, int64_t width,
+                  const Packed& weights, bool gelu, float* sums, float* out, int64_t out_stride) {
+  // So many outputs at a time that their sums stay in the second-level cache.
+  const int64_t block = std::max<int64_t>(12, 24 * 1024 / padded(weights.n) / 12 * 12);
+  for (int64_t x = 0; x < width; x += block) {
+    const float* pieces[3];
+    for (int ky = 0; ky < 3; ++ky) pieces[ky] = window[ky] + x * stride * channels;
+    isa.product({pieces, 3, 3 * channels, stride * channels, std::min(block, width - x), weights.panels.data(),
+                 weights.bias.data(), weights.n, nullptr, 0, gelu, out + x * out_stride, out_stride, sums});
+  }
+}
+
+// The scratch that convolve_row needs.
+int64_t sums_size(int64_t n) { return std::max<int64_t>(12 * padded(n), 24 * 1024); }
+
+}  // namespace
+
+void mbconv(const float* x, const Shape& shape, const MbconvWeights& weights, int64_t stride, bool residual, float* out,
+            int64_t threads) {
+  const int64_t hidden = padded(weights.hidden), channels = shape.channels, n = weights.out_channels;
+  const int64_t height = strided(shape.height, stride), width = strided(shape.width, stride);
+  if (shape.batch * height * width == 0) return;
+  const Packed expand(weights.expand, weights.expand_bias, weights.hidden, channels, 1);
+  const PackedDepthwise depthwise(weights.depthwise, weights.depthwise_bias, weights.hidden);
+  const Packed project(weights.project, weights.project_bias, n, weights.hidden, 1);
+  const int64_t strip = strip_width(width, stride, hidden);
+  const int64_t columns = (strip - 1) * stride + 3;
+  const ConvKernels& isa = kernels().conv;
+  const int64_t work_per_row = width * weights.hidden * (stride * stride * channels + 9 + n);
+  fork_join(threads, shape.batch * height, rows_grain(work_per_row), [&](int64_t begin, int64_t end) {
+    RowWindow rows(strip, stride, hidden);
+    Floats mixed(strip * hidden), sums(std::max(columns * hidden, strip * padded(n)));
+    for_each_strip(
+        begin, end, height, width, strip, [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
+          const float* input = x + image * shape.height * shape.width * channels;
+          const auto widen = [&](int64_t y, int64_t from, int64_t to, float* row) {
+            const float* pixels = input + (y * shape.width + from) * channels;
+            // The padding channels of `row` become GELU(0) = 0.
+            isa.product({&pixels, 1, channels, channels, to - from, expand.panels.data(), expand.bias.data(), hidden,
+                         nullptr, 0, true, row, hidden, sums.data()});
+          };
+          rows.forget();
+          for (int64_t y = first; y < last; ++y) {
+            const float* window[3];
+            rows.at(y, left, size, shape.height, shape.width, widen, window);
+            isa.depthwise_row({{window[0], window[1], window[2]},
+                               stride,
+                               size,
+                               hidden,
+                               depthwise.weights.data(),
+                               depthwise.bias.data(),
+                               true,
+                               mixed.data()});
+            const float* source = mixed.data();
+            const float* same = residual ? input + (y * width + left) * channels : nullptr;
+            isa.product({&source, 1, weights.hidden, hidden, size, project.panels.data(), project.bias.data(), n, same,
+                         channels, residual, out + ((image * height + y) * width + left) * n, n, sums.data()});
+          }
+        });
+  });
+}
+
+void depthwise3x3(const float* x, const Shape& shape, const float* weight, const float* bias, int64_t stride, bool gelu,
+                  float* out, int64_t threads) {
+  const int64_t channels = shape.channels, all = padded(channels);
+  const int64_t height = strided(shape.height, stride), width = strided(shape.width, stride);
+  if (shape.batch * height * width == 0) return;
+  const PackedDepthwise weights(weight, bias, channels);
+  const int64_t strip = strip_width(width, stride, all);
+  const ConvKernels& isa = kernels().conv;
+  fork_join(threads, shape.batch * height, rows_grain(width * channels * 36), [&](int64_t begin, int64_t end) {
+    RowWindow rows(strip, stride, all);
+    Floats mixed(strip * all);
+    for_each_strip(begin, end, height, width, strip,
+                   [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
+                     const float* input = x + image * shape.height * shape.width * channels;
+                     const auto copy = [&](int64_t y, int64_t from, int64_t to, float* row) {
+                       const float* pixels = input + (y * shape.width + from) * channels;
+                       if (all == channels) {
+                         std::copy(pixels, pixels + (to - from) * channels, row);
+                         return;
+                       }
+                       for (int64_t i = 0; i < to - from; ++i) {
+                         std::copy(pixels + i * channels, pixels + (i + 1) * channels, row + i * all);
+                       }
+                     };
+                     rows.forget();
+                     for (int64_t y = first; y < last; ++y) {
+                       const float* window[3];
+                       rows.at(y, left, size, shape.height, shape.width, copy, window);
+                       float* target = out + ((image * height + y) * width + left) * channels;
+                       isa.depthwise_row({{window[0], window[1], window[2]},
+                                          stride,
+                                          size,
+                                          all,
+                                          weights.weights.data(),
+                                          weights.bias.data(),
+                                          gelu,
+                                          all == channels ? target : mixed.data()});
+                       if (all == channels) continue;
+                       for (int64_t i = 0; i < size; ++i) {
+                         const float* pixel = mixed.data() + i * all;
+                         std::copy(pixel, pixel + channels, target + i * channels);
+                       }
+                     }
+                   });
+  });
+}
+
+void conv3x3(const float* x, const Shape& shape, const float* weight, const float* bias, int64_t out_channels,
+             int64_t stride, bool gelu, float* out, int64_t threads) {
+  const int64_t channels = shape.channels;
+  const int64_t height = strided(shape.height, stride), width = strided(shape.width, stride);
+  if (shape.batch * height * width == 0) return;
+  const Packed weights(weight, bias, out_channels, channels, 9);
+  const int64_t strip = strip_width(width, stride, channels);
+  const ConvKernels& isa = kernels().conv;
+  const int64_t grain = rows_grain(width * weights.k * out_channels);
+  fork_join(threads, shape.batch * height, grain, [&](int64_t begin, int64_t end) {
+    RowWindow rows(strip, stride, channels);
+    Floats sums(sums_size(out_channels));
+    for_each_strip(begin, end, height, width, strip,
+                   [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
+                     const float* input = x + image * shape.height * shape.width * channels;
+                     const auto copy = [&](int64_t y, int64_t from, int64_t to, float* row) {
+                       const float* pixels = input + (y * shape.width + from) * channels;
+                       std::copy(pixels, pixels + (to - from) * channels, row);
+                     };
+                     rows.forget();
+                     for (int64_t y = first; y < last; ++y) {
+                       const float* window[3];
+                       rows.at(y, left, size, shape.height, shape.width, copy, window);
+                       convolve_row(isa, window, channels, stride, size, weights, gelu, sums.data(),
+                                    out + ((image * height + y) * width + left) * out_channels, out_channels);
+                     }
+                   });
+  });
+}
+
+void stem(const float* images, const Shape& shape, const StemWeights& weights, float* out, int64_t threads) {
+  const int64_t channels = shape.channels, hidden = weights.hidden, n = weights.out_channels;
+  const int64_t half_height = strided(shape.height, 2), half_width = strided(shape.width, 2);
+  const int64_t height = strided(half_height, 2), width = strided(half_width, 2);
+  if (shape.batch * height * width == 0) return;
+  const Packed first_weights(weights.first, weights.first_bias, hidden, channels, 9);
+  const Packed second_weights(weights.second, weights.second_bias, n, hidden, 9);
+  const ConvKernels& isa = kernels().conv;
+  const int64_t grain = rows_grain(width * (4 * first_weights.k * hidden + second_weights.k * n));
+  fork_join(threads, shape.batch * height, grain, [&](int64_t begin, int64_t end) {
+    // Two windows, one feeding the other, over whole rows: they are narrow enough here.
+    RowWindow pixels(half_width, 2, channels), half(width, 2, hidden);
+    Floats sums(std::max(sums_size(hidden), sums_size(n)));
+    for_each_strip(begin, end, height, width, width,
+                   [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
+                     const float* planes = images + image * channels * shape.height * shape.width;
+                     const auto interleave = [&](int64_t y, int64_t from, int64_t to, float* row) {
+                       for (int64_t c = 0; c < channels; ++c) {
+                         const float* source = planes + (c * shape.height + y) * shape.width;
+                         for (int64_t x = from; x < to; ++x) row[(x - from) * channels + c] = source[x];
+                       }
+                     };
+                     const auto convolve = [&](int64_t y, int64_t from, int64_t to, float* row) {
+                       const float* window[3];
+                       pixels.at(y, from, to - from, shape.height, shape.width, interleave, window);
+                       convolve_row(isa, window, channels, 2, to - from, first_weights, true, sums.data(), row, hidden);
+                     };
+                     pixels.forget();
+                     half.forget();
+                     for (int64_t y = first; y < last; ++y) {
+                       const float* window[3];
+                       half.at(y, left, size, half_height, half_width, convolve, window);
+                       convolve_row(isa, window, hidden, 2, size, second_weights, false, sums.data(),
+                                    out + ((image * height + y) * width + left) * n, n);
+                     }
+                   });
+  });
+}
+
+}  // namespace fastsam::conv

@@ -1,0 +1,141 @@
+// What the convolutions share: aligned memory, packed weights, and a window of three rows that moves down an image.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "common/isa.h"
+
+namespace fastsam::conv {
+
+constexpr int64_t kPanel = 16;
+
+inline int64_t padded(int64_t channels) { return (channels + kPanel - 1) / kPanel * kPanel; }
+
+// Zeros, aligned to a cache line: an unaligned panel would split every second load over two.
+class Floats {
+ public:
+  explicit Floats(int64_t size)
+      : data_(static_cast<float*>(
+            ::operator new(static_cast<size_t>(std::max<int64_t>(1, size)) * sizeof(float), std::align_val_t{64}))) {
+    std::memset(data_.get(), 0, static_cast<size_t>(size) * sizeof(float));
+  }
+  float* data() { return data_.get(); }
+  const float* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(float* data) const { ::operator delete(data, std::align_val_t{64}); }
+  };
+  std::unique_ptr<float, Free> data_;
+};
+
+// The weights (n, channels, taps) of a dense convolution as the right-hand side of a matrix product, k = taps x
+// channels, and its bias, padded.
+struct Packed {
+  int64_t k, n;
+  Floats panels, bias;
+
+  Packed(const float* weight, const float* offsets, int64_t n_, int64_t channels, int64_t taps)
+      : k(taps * channels), n(n_), panels(padded(n_) * k), bias(padded(n_)) {
+    for (int64_t column = 0; column < n; ++column) {
+      const float* source = weight + column * k;
+      float* panel = panels.data() + column / kPanel * kPanel * k + column % kPanel;
+      for (int64_t channel = 0; channel < channels; ++channel) {
+        for (int64_t tap = 0; tap < taps; ++tap) panel[(tap * channels + channel) * kPanel] = *source++;
+      }
+    }
+    std::copy(offsets, offsets + n, bias.data());
+  }
+};
+
+// The weights (channels, 3, 3) of a depthwise convolution as (9, padded channels), and its bias, padded.
+struct PackedDepthwise {
+  int64_t channels;  // padded
+  Floats weights, bias;
+
+  PackedDepthwise(const float* weight, const float* offsets, int64_t n)
+      : channels(padded(n)), weights(9 * channels), bias(channels) {
+    for (int64_t channel = 0; channel < n; ++channel) {
+      for (int64_t tap = 0; tap < 9; ++tap) weights.data()[tap * channels + channel] = weight[channel * 9 + tap];
+    }
+    std::copy(offsets, offsets + n, bias.data());
+  }
+};
+
+// The columns of one row that a strip of outputs needs, with a border of zeros around the image, for the three rows
+// that the windows of one output row cover. Moving down, a row is made only once.
+class RowWindow {
+ public:
+  // Outputs up to `width` wide, windows `stride` apart, pixels of `channels` values (padded already where need be).
+  RowWindow(int64_t width, int64_t stride, int64_t channels)
+      : stride_(stride), channels_(channels), row_size_(((width - 1) * stride + 3) * channels), rows_(3 * row_size_) {
+    forget();
+  }
+
+  // For another strip or image: nothing of what is held is of use.
+  void forget() { held_[0] = held_[1] = held_[2] = kNone; }
+
+  // Outputs (y, x) to (y, x + width): sets window to the three rows, each from the left edge of the first window.
+  // make(row, from, to, destination) writes pixels [from, to) of an image of `image_height` x `image_width`.
+  template <typename Make>
+  void at(int64_t y, int64_t x, int64_t width, int64_t image_height, int64_t image_width, const Make& make,
+          const float* window[3]) {
+    const int64_t left = x * stride_ - 1, right = left + (width - 1) * stride_ + 3;
+    const int64_t from = std::max<int64_t>(0, left), to = std::min(image_width, right);
+    for (int64_t ky = 0; ky < 3; ++ky) {
+      const int64_t row = y * stride_ - 1 + ky, slot = (row + 3) % 3;
+      float* data = rows_.data() + slot * row_size_;
+      window[ky] = data;
+      if (held_[slot] == row) continue;
+      held_[slot] = row;
+      if (row < 0 || row >= image_height) {
+        zero(data, right - left);
+        continue;
+      }
+      zero(data, from - left);
+      make(row, from, to, data + (from - left) * channels_);
+      zero(data + (to - left) * channels_, right - to);
+    }
+  }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::min();
+
+  void zero(float* data, int64_t pixels) const {
+    std::memset(data, 0, static_cast<size_t>(pixels * channels_) * sizeof(float));
+  }
+
+  int64_t stride_, channels_, row_size_;
+  Floats rows_;
+  int64_t held_[3];
+};
+
+// How wide the strips are into which rows of `width` outputs are cut, so that three rows of what they are made from,
+// `channels` per pixel, take up at most about 200 KB of the second-level cache.
+inline int64_t strip_width(int64_t width, int64_t stride, int64_t channels) {
+  const int64_t columns = std::max<int64_t>(18, 52 * 1024 / (3 * channels));
+  const int64_t widest = std::max<int64_t>(1, (columns - 3) / stride + 1);
+  const int64_t strips = (width + widest - 1) / widest;
+  return (width + strips - 1) / strips;
+}
+
+// Output rows per thread, given the multiplications that one takes: fewer are not worth a thread.
+inline int64_t rows_grain(int64_t multiplications_per_row) { return 1 + 4'000'000 / (multiplications_per_row + 1); }
+
+// Cuts output rows [begin, end), counted through all images, into (image, first row, last row, first column, columns).
+template <typename Work>
+void for_each_strip(int64_t begin, int64_t end, int64_t height, int64_t width, int64_t strip, const Work& work) {
+  while (begin < end) {
+    const int64_t image = begin / height, first = begin % height;
+    const int64_t last = std::min(height, first + end - begin);
+    for (int64_t x = 0; x < width; x += strip) work(image, first, last, x, std::min(strip, width - x));
+    begin += last - first;
+  }
+}
+
+}  // namespace fastsam::conv

@@ -1,0 +1,1 @@
+"""Convolutions over channels-last images, for inference: batch normalisation is already in weights and biases."""

@@ -1,0 +1,238 @@
+"""Channels-last convolutions: every sibling against plain `F.conv2d`, at sizes that are mostly border."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastsam_core import ops
+from siblings import NAMES, each_sibling, use_sibling
+
+NATIVE = [name for name in NAMES if name != "reference"]
+# (height, width): single pixels, less than a window, not a multiple of any tile.
+SIZES = [(1, 1), (2, 3), (7, 5), (12, 33)]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def mbconv_arguments(size: tuple[int, int], channels: int, hidden: int, out: int, batch: int = 2) -> list[Tensor]:
+    return [
+        random(batch, *size, channels),
+        random(hidden, channels, seed=1) / channels**0.5,
+        random(hidden, seed=2),
+        random(hidden, 3, 3, seed=3) / 3,
+        random(hidden, seed=4),
+        random(out, hidden, seed=5) / hidden**0.5,
+        random(out, seed=6),
+    ]
+
+
+def stem_arguments(size: tuple[int, int], hidden: int = 5, out: int = 18, channels: int = 3) -> list[Tensor]:
+    return [
+        random(2, channels, *size),
+        random(hidden, channels, 3, 3, seed=1) / 5,
+        random(hidden, seed=2),
+        random(out, hidden, 3, 3, seed=3) / 5,
+        random(out, seed=4),
+    ]
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool, groups: int = 1) -> Tensor:
+    """In float64, so that what is compared is the sibling's rounding alone."""
+    out = F.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), bias.double(), stride, 1, groups=groups)
+    return (F.gelu(out) if gelu else out).permute(0, 2, 3, 1)
+
+
+def plain_mbconv(
+    x: Tensor, expand: Tensor, b1: Tensor, mix: Tensor, b2: Tensor, project: Tensor, b3: Tensor, stride: int, same: bool
+) -> Tensor:
+    wide = F.gelu(F.linear(x.double(), expand.double(), b1.double()))
+    wide = plain(wide, mix[:, None], b2, stride, True, groups=mix.shape[0])
+    out = F.linear(wide, project.double(), b3.double())
+    return F.gelu(out + x) if same else out
+
+
+def close(given: Tensor, expected: Tensor) -> None:
+    assert given.dtype == torch.float32 and given.is_contiguous()
+    torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@each_sibling
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("channels", "out"), [(1, 1), (3, 17), (16, 33), (70, 40)])
+def test_conv3x3(monkeypatch, sibling, size, channels, out, stride):
+    use_sibling(monkeypatch, sibling)
+    x, weight, bias = random(2, *size, channels), random(out, channels, 3, 3) / channels**0.5, random(out, seed=1)
+    for gelu in (False, True):
+        close(ops.conv3x3(x, weight, bias, stride, gelu), plain(x, weight, bias, stride, gelu))
+
+
+@each_sibling
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 15, 16, 37])
+def test_depthwise3x3(monkeypatch, sibling, size, channels, stride):
+    use_sibling(monkeypatch, sibling)
+    x, weight, bias = random(2, *size, channels), random(channels, 3, 3), random(channels, seed=1)
+    for gelu in (False, True):
+        expected = plain(x, weight[:, None], bias, stride, gelu, groups=channels)
+        close(ops.depthwise3x3(x, weight, bias, stride, gelu), expected)
+
+
+@each_sibling
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("channels", "hidden", "out"), [(1, 1, 1), (3, 7, 5), (16, 64, 16), (19, 33, 34)])
+def test_mbconv(monkeypatch, sibling, size, channels, hidden, out, stride):
+    use_sibling(monkeypatch, sibling)
+    arguments = mbconv_arguments(size, channels, hidden, out)
+    close(ops.mbconv(*arguments, stride), plain_mbconv(*arguments, stride, False))
+    if stride == 1:
+        arguments = mbconv_arguments(size, channels, hidden, channels)
+        close(ops.mbconv(*arguments, residual=True), plain_mbconv(*arguments, 1, True))
+
+
+@each_sibling
+@pytest.mark.parametrize("size", [*SIZES, (4, 4), (16, 130)])
+def test_conv_stem(monkeypatch, sibling, size):
+    use_sibling(monkeypatch, sibling)
+    images, first, b1, second, b2 = stem_arguments(size)
+    expected = plain(plain(images.permute(0, 2, 3, 1), first, b1, 2, True), second, b2, 2, False)
+    close(ops.conv_stem(images, first, b1, second, b2), expected)
+
+
+@each_sibling
+def test_strips_and_long_sums(monkeypatch, sibling):
+    """Rows so wide, and channels so many, that they are cut up."""
+    use_sibling(monkeypatch, sibling)
+    arguments = mbconv_arguments((3, 150), 8, 256, 8, batch=1)
+    close(ops.mbconv(*arguments, residual=True), plain_mbconv(*arguments, 1, True))
+    close(ops.mbconv(*arguments, 2), plain_mbconv(*arguments, 2, False))
+    arguments = mbconv_arguments((3, 20), 400, 410, 30, batch=1)
+    close(ops.mbconv(*arguments), plain_mbconv(*arguments, 1, False))
+    x, weight, bias = random(1, 4, 40, 300), random(24, 300, 3, 3) / 50, random(24, seed=1)
+    close(ops.conv3x3(x, weight, bias, 1, True), plain(x, weight, bias, 1, True))
+    x, weight, bias = random(1, 3, 90, 600), random(600, 3, 3), random(600, seed=1)
+    close(ops.depthwise3x3(x, weight, bias, 2), plain(x, weight[:, None], bias, 2, False, groups=600))
+
+
+def calls() -> dict[str, Any]:
+    """One call of each operation, large enough for several threads."""
+    wide = mbconv_arguments((61, 45), 32, 129, 32)
+    x, weight, bias = random(2, 40, 30, 64), random(50, 64, 3, 3) / 8, random(50)
+    deep, mix, shift = random(2, 170, 50, 40), random(40, 3, 3), random(40)
+    images = stem_arguments((258, 130), 16, 32)
+    return {
+        "mbconv": lambda: ops.mbconv(*wide, residual=True),
+        "mbconv stride 2": lambda: ops.mbconv(*wide, 2),
+        "conv3x3": lambda: ops.conv3x3(x, weight, bias, 1, True),
+        "depthwise3x3": lambda: ops.depthwise3x3(deep, mix, shift, 1, True),
+        "conv_stem": lambda: ops.conv_stem(*images),
+    }
+
+
+@pytest.mark.parametrize("sibling", NATIVE)
+@pytest.mark.parametrize("call", calls())
+def test_threads_and_repeats_change_no_bit(monkeypatch, sibling, call):
+    use_sibling(monkeypatch, sibling)
+    run = calls()[call]
+    with threads(1):
+        expected = run()
+    for n in (2, 4, 7):
+        with threads(n):
+            assert torch.equal(run(), expected), n
+    with threads(2):
+        for _ in range(20):
+            assert torch.equal(run(), expected)
+
+
+@each_sibling
+def test_strided_inputs_and_empty_batches(monkeypatch, sibling):
+    use_sibling(monkeypatch, sibling)
+    x = random(2, 6, 5, 9).permute(0, 2, 3, 1)  # (2, 5, 9, 6), channels first in memory
+    weight, bias = random(4, 6, 3, 3).flip(0), random(8)[::2]
+    close(ops.conv3x3(x, weight, bias), plain(x, weight, bias, 1, False))
+    assert ops.conv3x3(x[:0], weight, bias, 2).shape == (0, 3, 5, 4)
+
+
+@each_sibling
+def test_values_that_are_not_finite_spread_no_further_than_their_window(monkeypatch, sibling):
+    use_sibling(monkeypatch, sibling)
+    arguments = mbconv_arguments((9, 9), 6, 20, 6, batch=1)
+    clean = ops.mbconv(*arguments)
+    arguments[0][0, 4, 4, 2] = torch.nan
+    dirty = ops.mbconv(*arguments)
+    far = torch.ones(9, 9, dtype=torch.bool)
+    far[3:6, 3:6] = False
+    assert torch.equal(dirty[0][far], clean[0][far])
+
+
+@each_sibling
+def test_other_dtypes_go_to_pytorch(monkeypatch, sibling):
+    use_sibling(monkeypatch, sibling)
+    arguments = [tensor.double() for tensor in mbconv_arguments((5, 4), 6, 20, 6)]
+    result = ops.mbconv(*arguments, residual=True)
+    torch.testing.assert_close(result, plain_mbconv(*arguments, 1, True))
+
+
+@each_sibling
+@pytest.mark.parametrize(
+    ("op", "change", "message"),
+    [
+        ("conv3x3", {0: random(4, 4, 3)}, r"\(B, H, W, C\)"),
+        ("conv3x3", {0: random(1, 4, 4, 0)}, "at least one pixel and channel"),
+        ("conv3x3", {0: random(1, 0, 4, 3)}, "at least one pixel and channel"),
+        ("conv3x3", {0: torch.ones(1, 4, 4, 3, dtype=torch.int64)}, "floating-point"),
+        ("conv3x3", {1: random(2, 4, 3, 3)}, r"weight must have shape \(n, 3, 3, 3\)"),
+        ("conv3x3", {1: random(2, 3, 5, 5)}, "weight must have shape"),
+        ("conv3x3", {1: random(0, 3, 3, 3), 2: random(0)}, "weight must have shape"),
+        ("conv3x3", {2: random(3)}, r"bias must have shape \(2\)"),
+        ("conv3x3", {2: random(2).double()}, "must be the same"),
+        ("conv3x3", {3: 3}, "stride must be 1 or 2; got 3"),
+        ("depthwise3x3", {1: random(4, 3, 3)}, r"weight must have shape \(3, 3, 3\)"),
+        ("depthwise3x3", {2: random(4)}, "bias must have shape"),
+        ("depthwise3x3", {3: 0}, "stride must be"),
+        ("conv_stem", {0: random(1, 4, 8, 8)}, "first_weight must have shape"),
+        ("conv_stem", {3: random(18, 4, 3, 3)}, "second_weight must have shape"),
+        ("conv_stem", {4: random(1)}, "second_bias must have shape"),
+        ("mbconv", {1: random(8, 5)}, "expand_weight must have shape"),
+        ("mbconv", {2: random(9)}, "expand_bias must have shape"),
+        ("mbconv", {3: random(9, 3, 3)}, "depthwise_weight must have shape"),
+        ("mbconv", {4: random(9)}, "depthwise_bias must have shape"),
+        ("mbconv", {5: random(3, 9)}, "project_weight must have shape"),
+        ("mbconv", {6: random(4)}, "project_bias must have shape"),
+        ("mbconv", {7: 2, 8: True}, "a residual needs stride 1"),
+    ],
+)
+def test_malformed_arguments(monkeypatch, sibling, op, change, message):
+    use_sibling(monkeypatch, sibling)
+    good: list[Any] = {
+        "conv3x3": [random(1, 4, 4, 3), random(2, 3, 3, 3), random(2), 1, False],
+        "depthwise3x3": [random(1, 4, 4, 3), random(3, 3, 3), random(3), 1, False],
+        "conv_stem": stem_arguments((8, 8)),
+        "mbconv": [*mbconv_arguments((4, 4), 3, 8, 3), 1, False],
+    }[op]
+    getattr(ops, op)(*good)
+    for index, value in change.items():
+        good[index] = value
+    with pytest.raises(ValueError, match=message):
+        getattr(ops, op)(*good)

@@ -22,6 +22,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       "Instruction sets of this build that this machine has, best first.");
   m.def("force_isa", &fastsam::force_isa, py::arg("name"), "Use this instruction set from now on.");
 
+  fastsam::bindings::bind_decoder(m);
   fastsam::bindings::bind_nms(m);
   fastsam::bindings::bind_rle(m);
 }

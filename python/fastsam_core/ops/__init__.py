@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from . import schema
+from ._decoder.api import decoder_first_look, decoder_first_pass, decoder_pass, decoder_upscale
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._rle.api import (
@@ -31,6 +32,10 @@ from ._rle.api import (
 __all__ = [
     "available_isas",
     "batched_nms",
+    "decoder_first_look",
+    "decoder_first_pass",
+    "decoder_pass",
+    "decoder_upscale",
     "isa",
     "nms",
     "rle_area",

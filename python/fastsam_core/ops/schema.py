@@ -16,7 +16,7 @@ import torch
 from ._native import cpu_module
 
 NAMESPACE = "fastsam_core"
-FAMILIES = ("_nms", "_rle")
+FAMILIES = ("_decoder", "_nms", "_rle")
 
 SCHEMAS: dict[str, str] = {}
 # Where each operation's siblings stand.

@@ -48,6 +48,7 @@ py::array_t<T> to_array(std::vector<T>&& values, int64_t rows, int64_t columns) 
 void bind_linear(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);
+void bind_decoder(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_preprocess(py::module_& m);
 void bind_rle(py::module_& m);

@@ -88,6 +88,44 @@ def mbconv(
     stride: int,
     residual: bool,
     out: NDArray[np.float32],  # (B, H / stride, W / stride, O)
+def decoder_first_look(
+    q: NDArray[np.float32],  # (heads, rows, head_dim)
+    keys: NDArray[np.float32],  # (panels, heads * head_dim, 16)
+    values: NDArray[np.float32],  # (heads, panels * 16, head_dim rounded up to 16)
+    length: int,
+    out: NDArray[np.float32],  # (heads, rows, head_dim)
+    threads: int,
+) -> None: ...
+def decoder_pass(
+    source: NDArray[np.float32] | None,  # (panels, channels, 16), or None for each prompt's own, in `out`
+    position: NDArray[np.float32],  # (panels, channels, 16)
+    queries: NDArray[np.float32] | None,  # (panels, heads * head_dim, 16)
+    keys: NDArray[np.float32],  # (heads, prompts, tokens, channels), or head_dim with queries
+    key_bias: NDArray[np.float32] | None,  # (heads, prompts, tokens)
+    values: NDArray[np.float32],  # (heads, prompts, tokens, channels)
+    norm_weight: NDArray[np.float32],  # (channels,)
+    norm_bias: NDArray[np.float32],  # (channels,)
+    norm_eps: float,
+    look: NDArray[np.float32],  # (heads, prompts, tokens, channels)
+    length: int,
+    out: NDArray[np.float32],  # (prompts, panels, channels, 16)
+    gathered: NDArray[np.float32],  # (heads, prompts, tokens, channels)
+    threads: int,
+) -> None: ...
+def decoder_upscale(
+    tokens: NDArray[np.float32],  # (prompts, panels, channels, 16)
+    index: NDArray[np.int64],  # (count,)
+    weights: NDArray[np.float32],  # (count, narrow)
+    enlarge: NDArray[np.float32],  # (4 * middle, channels)
+    enlarge_bias: NDArray[np.float32],  # (4 * middle,)
+    norm_weight: NDArray[np.float32],  # (middle,)
+    norm_bias: NDArray[np.float32],  # (middle,)
+    norm_eps: float,
+    enlarge_more: NDArray[np.float32],  # (4 * narrow, middle)
+    enlarge_more_bias: NDArray[np.float32],  # (4 * narrow,)
+    height: int,
+    width: int,
+    out: NDArray[np.float32],  # (count, 4 * height, 4 * width)
     threads: int,
 ) -> None: ...
 def nms(

@@ -57,8 +57,11 @@ class FoldedImage:
         self.second_query_pe = _heads_last(answer, answer.q_proj(pe))
         self.final_key_pe = _heads_last(final, pe @ final.k_proj.weight.T)
 
-    def decode(self, sparse: Tensor) -> DecodedPrompts:
-        """sparse: prompt tokens (N, T, C). All prompts of the call are kept until the result is dropped."""
+    def decode(self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None) -> DecodedPrompts:
+        """sparse: prompt tokens (N, T, C). All prompts of the call are kept until the result is dropped.
+
+        masks, above: which masks will be wanted, as in `TiledImage.decode`. Nothing is gained from knowing it here.
+        """
         chunks = [self._decode_chunk(chunk) for chunk in sparse.split(PROMPTS_PER_CHUNK)]
         return DecodedPrompts(
             self.decoder,

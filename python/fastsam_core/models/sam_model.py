@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
+from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
+from .native import serves
 from .prompt_encoder import PromptEncoder
 
 # Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
@@ -32,12 +34,15 @@ class PreparedImage:
         self.position = model.prompt_encoder.dense_position_embedding()
         self.no_mask = model.prompt_encoder.dense(None)
         self._decoder = model.mask_decoder
-        self._folded: FoldedImage | None = None
+        self._folded: FoldedImage | TiledImage | None = None
 
     @property
-    def folded(self) -> FoldedImage:
+    def folded(self) -> FoldedImage | TiledImage:
+        """For inference, without gradients: made at the first use, by native operations where they serve."""
         if self._folded is None:
-            self._folded = FoldedImage(self._decoder, self.embedding, self.position, self.no_mask)
+            native = serves(self.embedding, self.position, self.no_mask, self._decoder.iou_token.weight)
+            kind = TiledImage if native else FoldedImage
+            self._folded = kind(self._decoder, self.embedding, self.position, self.no_mask)
         return self._folded
 
 
@@ -128,16 +133,18 @@ class SamModel(nn.Module):
         return torch.cat([logits for logits, _ in outputs]), torch.cat([iou for _, iou in outputs])
 
     def decode_points(
-        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor
+        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, above: float | None = None
     ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
         """Three masks per prompt, of which only the chosen ones are computed.
 
-        points: (N, P, 2), labels: (N, P) as in `decode_prompts`. Returns predicted IoU (N, 3) float32, and
-        `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs.
+        points: (N, P, 2), labels: (N, P) as in `decode_prompts`. above: when given, the masks with a predicted IoU
+        greater than this are those that will be chosen; they take less time then and others more. Returns predicted
+        IoU (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():
-            decoded = image.folded.decode(self.prompt_encoder.sparse(points, labels, None))
+            sparse = self.prompt_encoder.sparse(points, labels, None)
+            decoded = image.folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 
         def logits(point_index: IndexList, mask_index: IndexList) -> Tensor:
@@ -150,9 +157,11 @@ class SamModel(nn.Module):
     def _decode_folded(image: PreparedImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
         tokens = list(range(4)[chosen])
         logits, ious = [], []
-        for part in sparse.split(_PLAIN_CHUNK):
-            decoded = image.folded.decode(part)
+        # Natively, a chunk is the decoder's own affair and the masks of all lie in one piece.
+        size = len(sparse) if isinstance(image.folded, TiledImage) else _PLAIN_CHUNK
+        for part in sparse.split(size):
+            decoded = image.folded.decode(part, tokens)
             pairs = torch.cartesian_prod(torch.arange(len(part)), torch.tensor(tokens))
             logits.append(decoded.logits(pairs[:, 0], pairs[:, 1]).float().unflatten(0, (len(part), -1)))
             ious.append(decoded.predicted_iou()[:, chosen].float())
-        return torch.cat(logits), torch.cat(ious)
+        return (logits[0], ious[0]) if len(ious) == 1 else (torch.cat(logits), torch.cat(ious))

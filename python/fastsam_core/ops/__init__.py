@@ -17,6 +17,7 @@ from . import schema
 from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._attention.api import attention, windowed_attention
 from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
+from ._decoder.api import decoder_first_look, decoder_first_pass, decoder_pass, decoder_upscale
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
@@ -39,6 +40,10 @@ __all__ = [
     "conv3x3",
     "conv_stem",
     "depthwise3x3",
+    "decoder_first_look",
+    "decoder_first_pass",
+    "decoder_pass",
+    "decoder_upscale",
     "isa",
     "linear",
     "linear_into",

@@ -17,6 +17,7 @@ from ._native import cpu_module
 
 NAMESPACE = "fastsam_core"
 FAMILIES = ("_attention", "_conv", "_linear", "_nms", "_preprocess", "_rle")
+FAMILIES = ("_decoder", "_nms", "_rle")
 
 SCHEMAS: dict[str, str] = {}
 # Where each operation's siblings stand.

@@ -1,0 +1,1 @@
+"""The mask decoder's work on image tokens."""

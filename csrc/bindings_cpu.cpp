@@ -23,6 +23,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.def("force_isa", &fastsam::force_isa, py::arg("name"), "Use this instruction set from now on.");
 
   fastsam::bindings::bind_linear(m);
+  fastsam::bindings::bind_masks(m);
   fastsam::bindings::bind_nms(m);
   fastsam::bindings::bind_preprocess(m);
   fastsam::bindings::bind_rle(m);

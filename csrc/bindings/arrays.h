@@ -46,6 +46,7 @@ py::array_t<T> to_array(std::vector<T>&& values, int64_t rows, int64_t columns) 
 
 // One for each operation's folder; bindings_cpu.cpp calls them.
 void bind_linear(py::module_& m);
+void bind_masks(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_preprocess(py::module_& m);
 void bind_rle(py::module_& m);

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import schema
 from ._linear.api import linear, linear_into, mlp, mlp_into
+from ._masks.api import mask_remove_small_regions, mask_runs
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
@@ -38,6 +39,8 @@ __all__ = [
     "linear_into",
     "mlp",
     "mlp_into",
+    "mask_remove_small_regions",
+    "mask_runs",
     "nms",
     "preprocess_image",
     "resize_image",

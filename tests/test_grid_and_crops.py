@@ -86,6 +86,10 @@ def test_each_layer_covers_the_picture_with_crops_inside_it(height, width, layer
     assert [layer for _, layer in boxes] == sorted(layer for _, layer in boxes)
 
 
+def near_edge(box, crop_box, image_size):
+    return near_crop_edge(np.array([box, box]), crop_box, image_size).tolist()
+
+
 @pytest.mark.parametrize(
     ("box", "near"),
     [
@@ -99,10 +103,10 @@ def test_each_layer_covers_the_picture_with_crops_inside_it(height, width, layer
     ],
 )
 def test_masks_at_the_edges_of_a_crop(box, near):
-    assert near_crop_edge(box, (100, 100, 300, 400), (400, 500)) is near
+    assert near_edge(box, (100, 100, 300, 400), (400, 500)) == [near, near]
 
 
 def test_edges_of_the_picture_cut_nothing_off():
-    assert not near_crop_edge((0, 0, 499, 399), (0, 0, 500, 400), (400, 500))
+    assert near_edge((0, 0, 499, 399), (0, 0, 500, 400), (400, 500)) == [False, False]
     # An edge of the crop that is within tolerance of the picture's edge counts as that.
-    assert not near_crop_edge((12, 200, 150, 250), (10, 100, 300, 400), (400, 500))
+    assert near_edge((12, 200, 150, 250), (10, 100, 300, 400), (400, 500)) == [False, False]

@@ -52,6 +52,12 @@ EXAMPLES = {
     "batched_nms": (torch.rand(5, 4).cumsum(1), torch.rand(5), torch.tensor([0, 1, 0, 1, 2]), 0.5),
     "resize_image": (PICTURE, 5, 4, True),
     "preprocess_image": (PICTURE, 5, 4, 6, [100.0, 110.0, 120.0], [50.0, 55.0, 60.0], True, True),
+    "mask_runs": (
+        torch.tensor([[[-9.0, 5.0], [2.0, 9.0]], [[1.0, -1.0], [-1.0, -1.0]]]),
+        *(torch.tensor([0, 0, 1]), torch.tensor([[0.75, 0.25, 0], [0.5, 0.5, 0], [1, 0, 0]])) * 2,
+        *(0.0, 1.0, 4, 5, 1, 0),
+    ),
+    "mask_remove_small_regions": (COUNTS, OFFSETS, 3, 4, 3.0),
     "rle_encode": (torch.tensor([[[0, 1, 1], [1, 1, 0]], [[1, 0, 0], [0, 0, 1]]], dtype=torch.uint8),),
     "rle_decode": (COUNTS, OFFSETS, 3, 4, False),
     "rle_area": (COUNTS, OFFSETS),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsam_core.everything.small_regions import remove_small_regions
-from fastsam_core.runs import MaskRuns
+from fastsam_core import ops
+from siblings import each_sibling
 
 
 def regions(mask):
@@ -30,6 +31,11 @@ def regions(mask):
     return found
 
 
+def first_block(region):
+    """Of the 2 x 2 blocks that the region has pixels in, in rows of blocks as OpenCV goes through them."""
+    return min(y // 2 * 1000 + x // 2 for y, x in region)
+
+
 def cleaned(mask, min_area):
     """The rule, as it is said: fill small background regions, then drop small islands, but not all of them."""
     mask = mask.copy()
@@ -39,21 +45,24 @@ def cleaned(mask, min_area):
     islands = regions(mask)
     small = [island for island in islands if len(island) < min_area]
     if islands and len(small) == len(islands):
-        small.remove(max(islands, key=len))
+        small.remove(max(islands, key=lambda island: (len(island), -first_block(island))))
     for island in small:
         mask[tuple(np.transpose(island))] = False
     return mask
 
 
-def apply(mask, min_area):
-    height, width = mask.shape
-    runs = MaskRuns.from_mask(mask)
-    result, changed = remove_small_regions(runs, mask.shape, min_area)
+def apply(sibling, mask, min_area):
+    counts, offsets = ops.rle_encode(torch.from_numpy(mask)[None])
+    found, ends, changed = ops.siblings("mask_remove_small_regions")[sibling](counts, offsets, *mask.shape, min_area)
+    assert found.dtype == ends.dtype == torch.int64 and changed.dtype == torch.bool
     if not changed:
-        assert result is runs
-    return result.paint(0, 0, width, height), changed
+        assert torch.equal(found, counts)
+    result = ops.rle_decode(found, ends, *mask.shape)
+    assert torch.equal(found, ops.rle_encode(result)[0])
+    return result[0].numpy(), bool(changed)
 
 
+@each_sibling
 @given(
     height=st.integers(1, 16),
     width=st.integers(1, 16),
@@ -63,11 +72,11 @@ def apply(mask, min_area):
     seed=st.integers(0, 10000),
 )
 @settings(deadline=None, max_examples=200)
-def test_same_as_a_search_over_the_whole_picture(height, width, margins, share, min_area, seed):
+def test_same_as_a_search_over_the_whole_picture(sibling, height, width, margins, share, min_area, seed):
     top, bottom, left, right = margins
     mask = np.pad(np.random.RandomState(seed).rand(height, width) < share, ((top, bottom), (left, right)))
     expected = cleaned(mask, min_area)
-    result, changed = apply(mask, min_area)
+    result, changed = apply(sibling, mask, min_area)
     assert (result == expected).all()
     assert changed or (mask == expected).all()
 
@@ -80,31 +89,72 @@ def ring():
     return mask
 
 
+@each_sibling
 @pytest.mark.parametrize(("min_area", "area", "changed"), [(4, 102, False), (5, 106, True), (7, 100, True)])
-def test_a_ring_and_a_speck(min_area, area, changed):
-    result, has_changed = apply(ring(), min_area)
+def test_a_ring_and_a_speck(sibling, min_area, area, changed):
+    result, has_changed = apply(sibling, ring(), min_area)
     assert result.sum() == area
     assert has_changed is changed
 
 
-def test_the_largest_island_stays_when_all_are_small():
-    result, changed = apply(ring()[22:], 50)
+@each_sibling
+def test_the_largest_island_stays_when_all_are_small(sibling):
+    result, changed = apply(sibling, ring()[22:], 50)
     assert changed is True  # as in the reference, whose order of output depends on it
     assert (result == ring()[22:]).all()
     mask = np.zeros((20, 60), bool)
     mask[2:4, 2:4] = mask[10:13, 30:33] = True
-    result, changed = apply(mask, 50)
+    result, changed = apply(sibling, mask, 50)
     assert changed is True
     assert result.sum() == 9
     assert result[10:13, 30:33].all()
 
 
-def test_the_background_beyond_the_mask_counts_with_its_whole_size():
+@each_sibling
+def test_the_background_beyond_the_mask_counts_with_its_whole_size(sibling):
     # The mask cuts off the last column, 10 pixels, and leaves 990 elsewhere.
     mask = np.zeros((10, 101), bool)
     mask[:, 99] = True
-    result, _ = apply(mask, 10)
+    result, _ = apply(sibling, mask, 10)
     assert result.sum() == 10
-    result, _ = apply(mask, 11)
+    result, _ = apply(sibling, mask, 11)
     assert result[:, 99:].all()
     assert result.sum() == 20
+
+
+@each_sibling
+def test_of_equally_large_islands_the_first_by_blocks_stays(sibling):
+    mask = np.zeros((8, 12), bool)
+    mask[3, 5] = mask[2, 9] = True  # (2, 9) is met first by rows, (3, 5) by blocks
+    result, _ = apply(sibling, mask, 9)
+    assert np.argwhere(result).tolist() == [[3, 5]]
+
+
+@each_sibling
+def test_many_masks_at_once_and_none(sibling):
+    random = np.random.RandomState(0)
+    masks = random.rand(300, 20, 60) < random.rand(300, 1, 1)
+    run = ops.siblings("mask_remove_small_regions")[sibling]
+    found, ends, changed = run(*ops.rle_encode(torch.from_numpy(masks)), 20, 60, 6.0)
+    result = ops.rle_decode(found, ends, 20, 60).numpy()
+    for i in range(0, 300, 30):
+        one, differs = apply(sibling, masks[i], 6)
+        assert (result[i] == one).all() and bool(changed[i]) is differs
+    found, ends, changed = run(found[:0], ends[:1], 20, 60, 6.0)
+    assert (len(found), ends.tolist(), len(changed)) == (0, [0], 0)
+
+
+@each_sibling
+@pytest.mark.parametrize(
+    ("counts", "offsets", "size"),
+    [
+        ([3, 2], [0, 2], (2, 3)),
+        ([3, -1, 4], [0, 3], (2, 3)),
+        ([6], [0, 2], (2, 3)),
+        ([6], [1, 1], (2, 3)),
+        ([6], [0, 1], (-2, -3)),
+    ],
+)
+def test_bad_runs(sibling, counts, offsets, size):
+    with pytest.raises(ValueError):
+        ops.siblings("mask_remove_small_regions")[sibling](torch.tensor(counts), torch.tensor(offsets), *size, 2.0)

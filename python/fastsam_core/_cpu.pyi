@@ -128,6 +128,28 @@ def decoder_upscale(
     out: NDArray[np.float32],  # (count, 4 * height, 4 * width)
     threads: int,
 ) -> None: ...
+def mask_runs(
+    logits: NDArray[np.float32],  # (N, h, w)
+    y_cells: NDArray[np.int64],  # (H,)
+    y_weights: NDArray[np.float32],  # (H, 3)
+    x_cells: NDArray[np.int64],  # (W,)
+    x_weights: NDArray[np.float32],  # (W, 3)
+    threshold: float,
+    offset: float,
+    height: int,
+    width: int,
+    left: int,
+    top: int,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
+def mask_remove_small_regions(
+    counts: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    height: int,
+    width: int,
+    min_area: float,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]: ...
 def nms(
     boxes: NDArray[np.float32] | NDArray[np.float64],  # (N, 4)
     scores: NDArray[np.float64],  # (N,)

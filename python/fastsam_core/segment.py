@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .config import Config
 from .everything import count_batches, generate_masks
-from .everything.small_regions import remove_small_regions
 from .masks import Masks
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
 from .postprocess import MaskRecord, MaskResizer
 from .prompts import Prompts
 from .results import Results
-from .runs import MaskRuns
 
 # Objects decoded before their masks become run lengths: with three masks each they hold 24 MiB of logits at an input of
 # 1024, and mask prompts of the picture's shape are resized through 4 MiB each.
@@ -177,11 +174,10 @@ def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> 
     if len(masks) == 0:
         return masks, torch.arange(0, device=masks.device)
     height, width = masks.shape[1:]
-    cleaned, boxes, scores = [], [], []
-    for mask in (masks != 0).cpu().numpy():
-        runs, changed = remove_small_regions(MaskRuns.from_mask(mask), (height, width), min_area)
-        cleaned.append(torch.from_numpy(np.ascontiguousarray(runs.paint(0, 0, width, height))))
-        boxes.append(runs.box())
-        scores.append(float(not changed))
-    keep = ops.nms(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores), nms_thresh)
-    return torch.stack(cleaned)[keep].to(masks.device), keep.to(masks.device)
+    counts, offsets = ops.rle_encode((masks != 0).cpu())
+    counts, offsets, changed = ops.mask_remove_small_regions(counts, offsets, height, width, min_area)
+    boxes = ops.rle_to_bbox(counts, offsets, torch.full((len(masks),), height, device="cpu"))  # x y w h
+    corners = torch.cat([boxes[:, :2], (boxes[:, :2] + boxes[:, 2:] - 1).clamp(min=0)], 1)
+    keep = ops.nms(corners.float(), (~changed).float(), nms_thresh)
+    cleaned = ops.rle_decode(counts, offsets, height, width)
+    return cleaned[keep].to(masks.device), keep.to(masks.device)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from itertools import product
 
+import numpy as np
+
 # Distance in original pixels within which a side of a mask's box counts as lying on an edge (the reference's default).
 EDGE_TOLERANCE = 20
 
@@ -34,13 +36,13 @@ def crop_boxes(image_size: tuple[int, int], layers: int, overlap_ratio: float) -
     return boxes
 
 
-def near_crop_edge(box: Box, crop_box: Box, image_size: tuple[int, int]) -> bool:
-    """Whether a side of `box` lies on an edge of its crop that is not an edge of the picture.
+def near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, int]) -> np.ndarray:
+    """For each of (N, 4) boxes whether a side of it lies on an edge of its crop that is not an edge of the picture.
 
     All in pixels of the picture, (x0, y0, x1, y1). Such masks are likely cut off.
     """
     height, width = image_size
-    return any(
-        abs(side - crop_side) <= EDGE_TOLERANCE and abs(side - image_side) > EDGE_TOLERANCE
-        for side, crop_side, image_side in zip(box, crop_box, (0, 0, width, height), strict=True)
-    )
+    at_crop = np.abs(boxes - np.array(crop_box)) <= EDGE_TOLERANCE
+    at_picture = np.abs(boxes - np.array([0, 0, width, height])) <= EDGE_TOLERANCE
+    near: np.ndarray = (at_crop & ~at_picture).any(1)
+    return near

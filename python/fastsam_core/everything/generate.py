@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ..postprocess import MaskResizer
 from ..preprocess import resized_shape
-from ..runs import MaskRuns, encode_counts
+from ..runs import encode_counts
 from .arguments import Crop, check_count, check_image_size, check_number, plan_crops
-from .crops import Box, near_crop_edge
-from .small_regions import remove_small_regions
+from .crops import near_crop_edge
 
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
@@ -29,15 +28,47 @@ _LOGITS_CHUNK = 16
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """A mask that has passed the filters. counts: uncompressed RLE of the whole picture; box: XYXY in the picture."""
+class _Candidates:
+    """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
 
-    counts: np.ndarray
-    box: Box
-    predicted_iou: float
-    stability_score: float
-    point: tuple[float, float]
-    crop_box: Box
+    counts: uncompressed RLE of the whole picture, each in the smallest dtype that holds it, because thousands of masks
+    may wait for their NMS. boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
+    """
+
+    counts: list[np.ndarray]
+    boxes: np.ndarray
+    areas: np.ndarray
+    predicted_iou: np.ndarray
+    stability: np.ndarray
+    points: np.ndarray
+    crop_boxes: np.ndarray
+
+    @classmethod
+    def join(cls, parts: list[_Candidates]) -> _Candidates:
+        """All masks of the parts, in order."""
+        return cls(
+            [counts for part in parts for counts in part.counts],
+            *(
+                np.concatenate([np.zeros(shape, dtype), *(getattr(part, name) for part in parts)])
+                for name, shape, dtype in _COLUMNS
+            ),
+        )
+
+    def take(self, index: np.ndarray) -> _Candidates:
+        """The masks of these numbers, in their order."""
+        return _Candidates(
+            [self.counts[i] for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
+        )
+
+
+_COLUMNS: tuple[tuple[str, tuple[int, ...], type], ...] = (
+    ("boxes", (0, 4), np.int64),
+    ("areas", (0,), np.int64),
+    ("predicted_iou", (0,), np.float32),
+    ("stability", (0,), np.float32),
+    ("points", (0, 2), np.float64),
+    ("crop_boxes", (0, 4), np.int64),
+)
 
 
 @dataclass(frozen=True)
@@ -118,22 +149,20 @@ def generate_masks(
     if long_side % 4:
         raise ValueError(f"input_long_side must be a multiple of 4, got {long_side}")
 
-    found: list[_Candidate] = []
+    found = _Candidates.join([])
     with torch.no_grad():
         for crop in crops:
-            candidates = list(_crop_candidates(decode, crop, size, batch_size, long_side, filters))
-            scores = torch.tensor([candidate.predicted_iou for candidate in candidates], device="cpu")
-            found += _suppress(candidates, scores, box_thresh)
+            passed = _Candidates.join(list(_crop_candidates(decode, crop, size, batch_size, long_side, filters)))
+            found = _Candidates.join([found, passed.take(_survivors(passed, passed.predicted_iou, box_thresh))])
         if len(crops) > 1:
-            areas = torch.tensor([_area(candidate.crop_box) for candidate in found], device="cpu")
-            found = _suppress(found, 1 / areas.float(), crop_thresh)
+            areas = (found.crop_boxes[:, 2:] - found.crop_boxes[:, :2]).prod(1)
+            found = found.take(_survivors(found, 1 / areas.astype(np.float32), crop_thresh))
         if min_area > 0:
-            cleaned = [_without_small_regions(candidate, size, min_area) for candidate in found]
+            found, changed = _without_small_regions(found, size, min_area)
             # Masks that were whole from the start win over those that had to be changed.
-            unchanged = torch.tensor([new is old for new, old in zip(cleaned, found, strict=True)], device="cpu")
-            found = _suppress(cleaned, unchanged, max(box_thresh, crop_thresh))
-        rles = encode_counts([candidate.counts for candidate in found], height, width)
-    return [_record(candidate, rle) for candidate, rle in zip(found, rles, strict=True)]
+            found = found.take(_survivors(found, ~changed, max(box_thresh, crop_thresh)))
+        rles = encode_counts(found.counts, height, width)
+    return _records(found, rles)
 
 
 def count_batches(
@@ -154,9 +183,8 @@ def count_batches(
 
 def _crop_candidates(
     decode: Decode, crop: Crop, image_size: tuple[int, int], batch_size: int, long_side: int, filters: _Filters
-) -> Iterator[_Candidate]:
+) -> Iterator[_Candidates]:
     """Masks of one crop that pass the filters, in the order of points and, for one point, of its three masks."""
-    height, width = image_size
     left, top = crop.box[:2]
     input_hw = resized_shape(*crop.size, long_side)
     resizer = MaskResizer(input_hw, crop.size, long_side)
@@ -166,25 +194,27 @@ def _crop_candidates(
         points = crop.points[start : start + batch_size]
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
-        pairs = (predicted_iou > filters.conf_thres).nonzero().tolist()
-        for first in range(0, len(pairs), _LOGITS_CHUNK):
-            chunk = pairs[first : first + _LOGITS_CHUNK]
-            low_res = _checked_logits(logits([p for p, _ in chunk], [m for _, m in chunk]), len(chunk), resizer)
-            measured = resizer.measure(low_res, 0.0, filters.stability_score_offset)
-            for (p, m), (runs, stability) in zip(chunk, measured, strict=True):
-                if stability < filters.stability_score_thresh:
-                    continue
-                box = _moved(runs.box(), left, top)
-                if near_crop_edge(box, crop.box, image_size):
-                    continue
-                yield _Candidate(
-                    runs.counts(height, width, left, top),
-                    box,
-                    float(predicted_iou[p, m]),
-                    stability,
-                    (float(points[p, 0]) + left, float(points[p, 1]) + top),
-                    crop.box,
-                )
+        pairs = (predicted_iou > filters.conf_thres).nonzero()
+        for chunk in pairs.split(_LOGITS_CHUNK) if len(pairs) else ():
+            low_res = _checked_logits(logits(chunk[:, 0].tolist(), chunk[:, 1].tolist()), len(chunk), resizer)
+            found = resizer.measure(low_res, 0.0, filters.stability_score_offset, image_size, (left, top))
+            boxes = found.boxes + np.array([left, top, left, top])
+            passed = found.stability >= filters.stability_score_thresh
+            passed &= ~near_crop_edge(boxes, crop.box, image_size)
+            kept = np.flatnonzero(passed)
+            if not len(kept):
+                continue
+            counts, bounds = found.counts.numpy(), found.offsets.tolist()
+            point, mask = chunk[kept].numpy().T
+            yield _Candidates(
+                [_compact(counts[bounds[i] : bounds[i + 1]]) for i in kept.tolist()],
+                boxes[kept],
+                found.areas[kept],
+                predicted_iou.numpy()[point, mask],
+                found.stability[kept],
+                points[point] + np.array([left, top], np.float64),
+                np.tile(np.array(crop.box, np.int64), (len(kept), 1)),
+            )
 
 
 def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
@@ -217,45 +247,68 @@ def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
     return low_res
 
 
-def _suppress(candidates: list[_Candidate], scores: Tensor, thresh: float) -> list[_Candidate]:
-    """The survivors of box NMS, by score descending, then index."""
+def _compact(counts: np.ndarray) -> np.ndarray:
+    return counts.astype(np.min_scalar_type(counts.max()))
+
+
+def _survivors(candidates: _Candidates, scores: np.ndarray, thresh: float) -> np.ndarray:
+    """The numbers of the survivors of box NMS, by score descending, then index."""
     from .. import ops
 
-    if not candidates:
-        return []
-    boxes = torch.tensor([candidate.box for candidate in candidates], dtype=torch.float32, device="cpu")
-    return [candidates[i] for i in ops.nms(boxes, scores.float(), thresh).tolist()]
+    boxes = torch.from_numpy(candidates.boxes.astype(np.float32))
+    return ops.nms(boxes, torch.from_numpy(scores.astype(np.float32)), thresh).numpy()
 
 
-def _without_small_regions(candidate: _Candidate, image_size: tuple[int, int], min_area: float) -> _Candidate:
-    """The candidate itself where nothing changes."""
-    runs = MaskRuns.from_counts(candidate.counts, image_size[0])
-    runs, changed = remove_small_regions(runs, image_size, min_area)
-    return replace(candidate, counts=runs.counts(*image_size), box=runs.box()) if changed else candidate
+def _without_small_regions(
+    candidates: _Candidates, image_size: tuple[int, int], min_area: float
+) -> tuple[_Candidates, np.ndarray]:
+    """The candidates, cleaned, and which of them had anything to clean."""
+    from .. import ops
+
+    height = torch.tensor([image_size[0]], device="cpu")
+    counts, boxes, areas = list(candidates.counts), candidates.boxes.copy(), candidates.areas.copy()
+    changed = np.zeros(len(counts), bool)
+    for i, given in enumerate(counts):
+        runs = torch.from_numpy(given.astype(np.int64))
+        offsets = torch.tensor([0, len(given)], device="cpu")
+        runs, offsets, changes = ops.mask_remove_small_regions(runs, offsets, *image_size, min_area)
+        if not bool(changes):
+            continue
+        changed[i] = True
+        counts[i] = _compact(runs.numpy())
+        x, y, w, h = ops.rle_to_bbox(runs, offsets, height)[0].tolist()
+        boxes[i] = (x, y, x + w - 1, y + h - 1) if w else 0
+        areas[i] = int(ops.rle_area(runs, offsets))
+    return replace(candidates, counts=counts, boxes=boxes, areas=areas), changed
 
 
-def _record(candidate: _Candidate, rle: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "segmentation": rle,
-        "area": int(candidate.counts[1::2].sum(dtype=np.int64)),
-        "bbox": _xywh(candidate.box),
-        "predicted_iou": candidate.predicted_iou,
-        "point_coords": [list(candidate.point)],
-        "stability_score": candidate.stability_score,
-        "crop_box": _xywh(candidate.crop_box),
-    }
+def _records(found: _Candidates, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    columns = (
+        found.areas,
+        _xywh(found.boxes),
+        found.predicted_iou,
+        found.points,
+        found.stability,
+        _xywh(found.crop_boxes),
+    )
+    return [
+        {
+            "segmentation": rle,
+            "area": area,
+            "bbox": box,
+            "predicted_iou": predicted_iou,
+            "point_coords": [point],
+            "stability_score": stability,
+            "crop_box": crop_box,
+        }
+        for rle, area, box, predicted_iou, point, stability, crop_box in zip(
+            rles, *(column.tolist() for column in columns), strict=True
+        )
+    ]
 
 
-def _moved(box: Box, left: int, top: int) -> Box:
-    return box[0] + left, box[1] + top, box[2] + left, box[3] + top
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _xywh(box: Box) -> list[int]:
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
 
 
 def _as_float32(value: float) -> float:

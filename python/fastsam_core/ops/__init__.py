@@ -18,6 +18,7 @@ from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._attention.api import attention, windowed_attention
 from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
 from ._decoder.api import decoder_first_look, decoder_first_pass, decoder_pass, decoder_upscale
+from ._masks.api import mask_remove_small_regions, mask_runs
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
@@ -50,6 +51,8 @@ __all__ = [
     "mlp",
     "mlp_into",
     "mbconv",
+    "mask_remove_small_regions",
+    "mask_runs",
     "nms",
     "preprocess_image",
     "resize_image",

@@ -18,6 +18,9 @@ from ._native import cpu_module
 NAMESPACE = "fastsam_core"
 FAMILIES = ("_attention", "_conv", "_linear", "_nms", "_preprocess", "_rle")
 FAMILIES = ("_decoder", "_nms", "_rle")
+FAMILIES = ("_nms", "_preprocess", "_rle")
+FAMILIES = ("_linear", "_nms", "_rle")
+FAMILIES = ("_masks", "_nms", "_rle")
 
 SCHEMAS: dict[str, str] = {}
 # Where each operation's siblings stand.

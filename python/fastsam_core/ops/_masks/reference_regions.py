@@ -1,26 +1,25 @@
-"""Small holes filled and small islands removed, one mask at a time, on the mask's bounding box."""
+"""Small holes filled and small islands removed, one mask at a time, on the pixels of the mask's bounding box."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..runs import MaskRuns
+from ...runs import MaskRuns
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom; the last two exclusive
 
 
 def remove_small_regions(runs: MaskRuns, image_size: tuple[int, int], min_area: float) -> tuple[MaskRuns, bool]:
-    """The mask without background or foreground regions of fewer than `min_area` pixels, and whether there were any.
+    """The mask without small regions, and whether there were any; see `fastsam_core.ops.mask_remove_small_regions`.
 
-    image_size: (height, width). Regions are 8-connected. Holes first, then islands, as in the reference: any small
-    background region is filled, also at the picture's edge; if all islands are small, the largest stays. A mask that is
-    one small island therefore counts as changed, though it stays as it is.
+    image_size: (height, width).
     """
     height, width = image_size
     whole = (0, 0, width, height)
     x1, y1, x2, y2 = runs.box()
-    # One pixel of background around the mask stands for everything outside the window.
-    window = max(x1 - 1, 0), max(y1 - 1, 0), min(x2 + 2, width), min(y2 + 2, height)
+    # One pixel of background, or two, around the mask stands for everything outside the window. OpenCV numbers regions
+    # by 2 x 2 blocks, so that the window has to begin where a block does.
+    window = max(x1 - 1, 0) & ~1, max(y1 - 1, 0) & ~1, min(x2 + 2, width), min(y2 + 2, height)
     if not len(runs.columns):
         window = whole
     mask = runs.paint(*window)

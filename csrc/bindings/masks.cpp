@@ -1,0 +1,69 @@
+#include "masks/masks.h"
+
+#include <limits>
+#include <vector>
+
+#include "bindings/arrays.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+using Floats = Array<float>;
+
+fastsam::masks::Axis axis_of(const Int64s& cells, const Floats& weights) {
+  require(cells.ndim() == 1 && weights.ndim() == 2 && weights.shape(0) == cells.shape(0) && weights.shape(1) == 3,
+          "an axis's cells must be (size,), and its weights (size, 3)");
+  return {cells.data(), weights.data(), static_cast<int64_t>(cells.shape(0))};
+}
+
+py::tuple mask_runs(const Floats& logits, const Int64s& y_cells, const Floats& y_weights, const Int64s& x_cells,
+                    const Floats& x_weights, double threshold, double offset, int64_t height, int64_t width,
+                    int64_t left, int64_t top, int64_t threads) {
+  require(logits.ndim() == 3, "logits must be (n, rows, columns)");
+  const int64_t n = logits.shape(0);
+  const fastsam::masks::Axis y = axis_of(y_cells, y_weights), x = axis_of(x_cells, x_weights);
+  const fastsam::masks::Levels levels{static_cast<float>(threshold), static_cast<float>(threshold + offset),
+                                      static_cast<float>(threshold - offset)};
+  const float* data = logits.data();
+  const int64_t rows = logits.shape(1), columns = logits.shape(2);
+  fastsam::masks::Measured found;
+  {
+    py::gil_scoped_release release;
+    found = fastsam::masks::measure(data, n, rows, columns, y, x, levels, {height, width, left, top}, threads);
+  }
+  return py::make_tuple(to_array(std::move(found.runs.counts)), to_array(std::move(found.runs.offsets)),
+                        to_array(std::move(found.boxes), n, 4), to_array(std::move(found.sizes), n, 3));
+}
+
+py::tuple mask_remove_small_regions(const Int64s& counts, const Int64s& offsets, int64_t height, int64_t width,
+                                    double min_area, int64_t threads) {
+  require(counts.ndim() == 1 && offsets.ndim() == 1 && offsets.size() >= 1,
+          "counts and offsets must be one-dimensional, offsets not empty");
+  int64_t pixels = 0;
+  require(height >= 0 && width >= 0 && !__builtin_mul_overflow(height, width, &pixels) &&
+              pixels <= fastsam::rle::kMaxPixels && width < std::numeric_limits<int32_t>::max(),
+          "height and width must not be negative, nor too large");
+  const fastsam::rle::RunsView runs{counts.data(), static_cast<int64_t>(counts.size()), offsets.data(),
+                                    static_cast<int64_t>(offsets.size()) - 1};
+  fastsam::masks::Cleaned cleaned;
+  {
+    py::gil_scoped_release release;
+    cleaned = fastsam::masks::remove_small_regions(runs, height, width, min_area, threads);
+  }
+  return py::make_tuple(to_array(std::move(cleaned.runs.counts)), to_array(std::move(cleaned.runs.offsets)),
+                        to_array(std::move(cleaned.changed)));
+}
+
+}  // namespace
+
+void bind_masks(py::module_& m) {
+  m.def("mask_runs", &mask_runs, py::arg("logits").noconvert(), py::arg("y_cells").noconvert(),
+        py::arg("y_weights").noconvert(), py::arg("x_cells").noconvert(), py::arg("x_weights").noconvert(),
+        py::arg("threshold"), py::arg("offset"), py::arg("height"), py::arg("width"), py::arg("left"), py::arg("top"),
+        py::arg("threads"));
+  m.def("mask_remove_small_regions", &mask_remove_small_regions, py::arg("counts").noconvert(),
+        py::arg("offsets").noconvert(), py::arg("height"), py::arg("width"), py::arg("min_area"), py::arg("threads"));
+}
+
+}  // namespace fastsam::bindings

@@ -1,0 +1,354 @@
+// Runs, boxes and sizes of masks from their low-resolution logits.
+//
+// A mask is walked down its columns, as its runs go. Per column of cells, the rows of cells whose surroundings lie
+// wholly above the upper level or below the lower one are known without a look at their pixels; the rest, mostly a band
+// around the boundary, is evaluated. Where everything has to be, as in noise, that is one pass of plain arithmetic.
+#include "masks/masks.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+#include "common/fork_join.h"
+#include "common/isa.h"
+#include "masks/masks_axis.h"
+
+namespace fastsam::masks {
+namespace {
+
+// Stands for infinite logits (half precision gives them), because 0 * infinity would spread as NaN.
+constexpr float kHuge = 1e30f;
+// Known stretches between evaluated ones that are shorter than this many pixels are evaluated with them.
+constexpr int64_t kBridge = 16;
+// Floats that kernels may read beyond what they use.
+constexpr int64_t kSlack = 80;
+// Fewer masks per thread are not worth a thread.
+constexpr int64_t kMasksPerThread = 2;
+
+enum class Kind : uint8_t { kBelow, kAbove, kMixed };
+
+struct Segment {
+  int64_t begin, end;
+  Kind kind;
+};
+
+// Stretches of one column, from top to bottom, without gaps. Mixed ones begin at multiples of the kernels' block.
+class Segments {
+ public:
+  void clear() { list_.clear(); }
+  const std::vector<Segment>& list() const { return list_; }
+
+  void append(int64_t begin, int64_t end, Kind kind) {
+    if (begin == end) return;
+    if (kind == Kind::kMixed) {
+      begin = aligned(begin);
+      while (!list_.empty() && list_.back().kind != Kind::kMixed && begin - list_.back().begin < kBridge) {
+        begin = aligned(std::min(begin, list_.back().begin));
+        list_.pop_back();
+      }
+      if (!list_.empty() && list_.back().kind != Kind::kMixed) list_.back().end = begin;
+    }
+    if (!list_.empty() && list_.back().kind == kind) {
+      list_.back().end = end;
+    } else {
+      list_.push_back({begin, end, kind});
+    }
+  }
+
+ private:
+  static int64_t aligned(int64_t position) { return position / PreparedAxis::kBlock * PreparedAxis::kBlock; }
+
+  std::vector<Segment> list_;
+};
+
+// A column of cells, enlarged along y where it was needed so far.
+struct Stretched {
+  int64_t column = -1, begin = 0, end = 0;  // the last part that was made
+  std::vector<float> values;
+};
+
+// The working memory of one thread.
+struct Scratch {
+  std::vector<float> cells;  // columns of cells, `stride` apart
+  Stretched stretched[3];    // column c is at c % 3
+  std::vector<uint64_t> above, reaching, bits;
+  std::vector<int64_t> counts;  // of all masks so far
+  Segments segments;
+};
+
+// Memory that ended calls leave to later ones: a call may take less time than its page faults. Slots are swapped, not
+// locked, so that a process may fork at any time.
+class Spare {
+ public:
+  static std::unique_ptr<Scratch> take() {
+    for (std::atomic<Scratch*>& slot : slots) {
+      if (Scratch* found = slot.exchange(nullptr)) return std::unique_ptr<Scratch>(found);
+    }
+    return std::make_unique<Scratch>();
+  }
+
+  static void leave(std::unique_ptr<Scratch> scratch) {
+    if (scratch->cells.capacity() > kMost || scratch->counts.capacity() > kMost) return;
+    for (std::atomic<Scratch*>& slot : slots) {
+      Scratch* empty = nullptr;
+      if (slot.compare_exchange_strong(empty, scratch.get())) {
+        scratch.release();
+        return;
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t kMost = size_t{1} << 19;  // elements: 4 MiB of counts
+  static std::atomic<Scratch*> slots[4];
+};
+
+std::atomic<Scratch*> Spare::slots[4];
+
+// One thread's way through its masks.
+class Worker {
+ public:
+  Worker(const PreparedAxis& y, const PreparedAxis& x, const Axis& x_axis, const Levels& levels, const Placement& place)
+      : y_(y), x_(x), x_weights_(x_axis.weights), y_taps_(y.taps()), levels_(levels), place_(place) {
+    // A row of cells more than are asked for, since kernels read whole words of rows, and two more.
+    stride_ = (y_.reach() + 63) / 64 * 64 + kSlack;
+    cells_.resize(static_cast<size_t>(x_.reach() * stride_));
+    for (Stretched& one : stretched_) one.values.resize(static_cast<size_t>(y_.size() + kSlack));
+    bits_.resize(static_cast<size_t>(y_.size() / 64 + 2));
+    above_.resize(static_cast<size_t>(stride_ / 64 + 1));
+    reaching_.resize(above_.size());
+  }
+  ~Worker() { Spare::leave(std::move(scratch_)); }
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // How many counts each mask has.
+  const std::vector<int64_t>& lengths() const { return lengths_; }
+  const int64_t* counts() const { return counts_.data(); }
+  int64_t used() const { return used_; }
+
+  void measure(const float* logits, int64_t rows, int64_t columns, int64_t* box, int64_t* sizes) {
+    load(logits, rows, columns);
+    begin_ = used_;
+    inner_ = outer_ = 0;
+    top_ = y_.size();
+    left_ = x_.size();
+    bottom_ = right_ = 0;
+    const int64_t cell_columns = x_.reach() - 2;
+    for (int64_t c = 0; c < cell_columns; ++c) walk(c);
+    sizes[0] = finish();
+    sizes[1] = inner_;
+    sizes[2] = outer_;
+    const bool any = sizes[0] > 0;
+    box[0] = any ? left_ : 0;
+    box[1] = any ? top_ : 0;
+    box[2] = any ? right_ : 0;
+    box[3] = any ? bottom_ - 1 : 0;
+  }
+
+ private:
+  // Cells become columns in memory; those beyond the last row and column repeat it, as their taps do.
+  void load(const float* logits, int64_t rows, int64_t columns) {
+    const int64_t used_rows = std::min(rows, y_.reach()), used_columns = std::min(columns, x_.reach());
+    float* cells = cells_.data();
+    isa_.transpose_limited(logits, columns, used_rows, used_columns, kHuge, cells, stride_);
+    for (int64_t c = 0; c < used_columns; ++c) {
+      for (int64_t r = used_rows; r < y_.reach(); ++r) cells[c * stride_ + r] = cells[c * stride_ + used_rows - 1];
+    }
+    for (int64_t c = used_columns; c < x_.reach(); ++c) {
+      std::copy_n(cells + (used_columns - 1) * stride_, stride_, cells + c * stride_);
+    }
+    for (Stretched& one : stretched_) one.column = -1;
+  }
+
+  // All pixel columns whose first cell is in column c.
+  void walk(int64_t c) {
+    const int64_t first = x_.start(c), end = x_.start(c + 1);
+    if (first == end) return;
+    const bool any = split(c);
+    if (!any) return;
+    const float* columns[3] = {};
+    for (int k = 0; k < 3; ++k) columns[k] = stretch(c + k);
+    for (const Segment& segment : segments_.list()) {
+      if (segment.kind != Kind::kAbove) continue;
+      inner_ += (segment.end - segment.begin) * (end - first);
+      outer_ += (segment.end - segment.begin) * (end - first);
+    }
+    for (int64_t x = first; x < end; ++x) walk_pixels(x, columns);
+  }
+
+  // Segments of column c; false if nothing can be set or counted in it.
+  bool split(int64_t c) {
+    const float* cells = cells_.data() + c * stride_;
+    const int64_t rows = y_.reach() - 2;
+    isa_.classify(cells, cells + stride_, cells + 2 * stride_, rows, levels_.high, levels_.low, above_.data(),
+                  reaching_.data());
+    segments_.clear();
+    Kind kind = kind_at(0);
+    int64_t begin = 0;
+    for (int64_t r = 0; r < rows;) {
+      // The next row, in this word or the one after it, of another kind.
+      const int64_t word = r / 64;
+      const uint64_t above = above_[static_cast<size_t>(word)], reaching = reaching_[static_cast<size_t>(word)];
+      const uint64_t differs = (kind == Kind::kAbove ? ~above : above) | (kind == Kind::kBelow ? reaching : ~reaching);
+      const uint64_t left = differs & (~uint64_t{0} << (r % 64));
+      if (left == 0) {
+        r = (word + 1) * 64;
+        continue;
+      }
+      r = word * 64 + __builtin_ctzll(left);
+      if (r >= rows) break;
+      segments_.append(y_.start(begin), y_.start(r), kind);
+      begin = r;
+      kind = kind_at(r);
+    }
+    segments_.append(y_.start(begin), y_.size(), kind);
+    return segments_.list().size() > 1 || segments_.list()[0].kind != Kind::kBelow;
+  }
+
+  Kind kind_at(int64_t r) const {
+    const size_t word = static_cast<size_t>(r / 64);
+    if (above_[word] >> (r % 64) & 1) return Kind::kAbove;
+    return reaching_[word] >> (r % 64) & 1 ? Kind::kMixed : Kind::kBelow;
+  }
+
+  const float* stretch(int64_t column) {
+    Stretched& one = stretched_[column % 3];
+    for (const Segment& segment : segments_.list()) {
+      if (segment.kind != Kind::kMixed) continue;
+      if (one.column == column && one.begin <= segment.begin && segment.end <= one.end) continue;
+      isa_.stretch(cells_.data() + column * stride_, &y_taps_, segment.begin, segment.end, one.values.data());
+      one.column = column;
+      one.begin = segment.begin;
+      one.end = segment.end;
+    }
+    return one.values.data();
+  }
+
+  void walk_pixels(int64_t x, const float* const* columns) {
+    // Room for a change at each pixel and one more, and for the mask's last count.
+    const size_t needed = static_cast<size_t>(used_ + y_.size() + 2);
+    if (counts_.size() < needed) counts_.resize(std::max(needed, counts_.size() * 2));
+    const int64_t base = (x + place_.left) * place_.height + place_.top;
+    int64_t* const start = counts_.data() + used_;
+    int64_t* out = start;
+    uint64_t value = 0;  // of the pixel before
+    for (const Segment& segment : segments_.list()) {
+      if (segment.kind != Kind::kMixed) {
+        const uint64_t known = segment.kind == Kind::kAbove;
+        if (value != known) *out++ = base + segment.begin;
+        value = known;
+        continue;
+      }
+      const float* at[3] = {columns[0] + segment.begin, columns[1] + segment.begin, columns[2] + segment.begin};
+      const int64_t n = segment.end - segment.begin;
+      int64_t counted[2] = {0, 0};
+      isa_.threshold(at, x_weights_ + 3 * x, n, levels_.threshold, levels_.high, levels_.low, bits_.data(), counted);
+      inner_ += counted[0];
+      outer_ += counted[1];
+      for (int64_t i = 0; i < n; i += 64) {
+        const uint64_t word = bits_[static_cast<size_t>(i / 64)];
+        uint64_t changes = word ^ (word << 1 | value);
+        if (n - i < 64) changes &= ~(~uint64_t{0} << (n - i));
+        for (; changes != 0; changes &= changes - 1) *out++ = base + segment.begin + i + __builtin_ctzll(changes);
+        value = word >> (std::min<int64_t>(n - i, 64) - 1) & 1;
+      }
+    }
+    if (value != 0) *out++ = base + y_.size();
+    if (out == start) return;
+    left_ = std::min(left_, x);
+    right_ = x;
+    top_ = std::min(top_, start[0] - base);
+    bottom_ = std::max(bottom_, out[-1] - base);
+    if (used_ > begin_ && start[-1] == start[0]) {
+      // The run at the bottom of the column before goes on.
+      std::copy(start + 1, out, start - 1);
+      out -= 2;
+    }
+    used_ = out - counts_.data();
+  }
+
+  // The mask's changes become counts; gives the number of set pixels.
+  int64_t finish() {
+    const size_t needed = static_cast<size_t>(used_ + 1);
+    if (counts_.size() < needed) counts_.resize(std::max(needed, counts_.size() * 2));
+    int64_t* const first = counts_.data() + begin_;
+    const int64_t n = used_ - begin_, pixels = place_.height * place_.width;
+    int64_t area = 0, before = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = first[i];
+      first[i] = at - before;
+      before = at;
+      area += i % 2 == 1 ? first[i] : 0;
+    }
+    if (n == 0 || before != pixels) first[n] = pixels - before, ++used_;
+    lengths_.push_back(used_ - begin_);
+    return area;
+  }
+
+  const MasksKernels& isa_ = kernels().masks;
+  const PreparedAxis &y_, &x_;
+  const float* x_weights_;
+  const MaskTaps y_taps_;
+  const Levels levels_;
+  const Placement place_;
+  int64_t stride_ = 0;
+  std::unique_ptr<Scratch> scratch_ = Spare::take();
+  std::vector<float>& cells_ = scratch_->cells;
+  Stretched (&stretched_)[3] = scratch_->stretched;
+  std::vector<uint64_t>&above_ = scratch_->above, &reaching_ = scratch_->reaching, &bits_ = scratch_->bits;
+  std::vector<int64_t>& counts_ = scratch_->counts;
+  Segments& segments_ = scratch_->segments;
+  std::vector<int64_t> lengths_;
+  int64_t begin_ = 0, used_ = 0;  // of counts_: where this mask begins, and where the next value goes
+  int64_t inner_ = 0, outer_ = 0, left_ = 0, top_ = 0, right_ = 0, bottom_ = 0;
+};
+
+void check(const Axis& y, const Axis& x, const Levels& levels, const Placement& place) {
+  if (y.size < 1 || x.size < 1) throw std::invalid_argument("masks must be enlarged to one pixel at least");
+  if (levels.high < levels.threshold || levels.low > levels.threshold) {
+    throw std::invalid_argument("the stability offset must be 0 or more");
+  }
+  int64_t pixels = 0;
+  const bool fits = place.height >= 0 && place.width >= 0 &&
+                    !__builtin_mul_overflow(place.height, place.width, &pixels) && pixels <= rle::kMaxPixels;
+  if (!fits || place.left < 0 || place.top < 0 || place.left > place.width - x.size ||
+      place.top > place.height - y.size) {
+    throw std::invalid_argument("the enlarged masks must lie within the picture");
+  }
+}
+
+}  // namespace
+
+Measured measure(const float* logits, int64_t n, int64_t rows, int64_t columns, const Axis& y, const Axis& x,
+                 const Levels& levels, const Placement& place, int64_t threads) {
+  check(y, x, levels, place);
+  const PreparedAxis prepared_y(y, rows, "y"), prepared_x(x, columns, "x");
+  Measured result;
+  result.boxes.resize(static_cast<size_t>(4 * n));
+  result.sizes.resize(static_cast<size_t>(3 * n));
+  std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(n));  // by their first mask
+  fork_join(threads, n, kMasksPerThread, [&](int64_t begin, int64_t end) {
+    auto worker = std::make_unique<Worker>(prepared_y, prepared_x, x, levels, place);
+    for (int64_t i = begin; i < end; ++i) {
+      worker->measure(logits + i * rows * columns, rows, columns, result.boxes.data() + 4 * i,
+                      result.sizes.data() + 3 * i);
+    }
+    workers[static_cast<size_t>(begin)] = std::move(worker);
+  });
+  int64_t total = 0;
+  for (const std::unique_ptr<Worker>& worker : workers) total += worker ? worker->used() : 0;
+  result.runs.counts.reserve(static_cast<size_t>(total));
+  for (const std::unique_ptr<Worker>& worker : workers) {
+    if (!worker) continue;
+    result.runs.counts.insert(result.runs.counts.end(), worker->counts(), worker->counts() + worker->used());
+    for (const int64_t length : worker->lengths()) {
+      result.runs.offsets.push_back(result.runs.offsets.back() + length);
+    }
+  }
+  return result;
+}
+
+}  // namespace fastsam::masks

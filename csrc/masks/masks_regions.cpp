@@ -1,0 +1,236 @@
+// Small holes filled and small islands removed, on runs: the regions are found by joining the runs of neighbouring
+// columns, so that the cost is that of the mask's boundary, whatever its area.
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include "common/fork_join.h"
+#include "masks/masks.h"
+
+namespace fastsam::masks {
+namespace {
+
+// Fewer runs per thread are not worth a thread.
+constexpr int64_t kRunsPerThread = 1 << 14;
+
+struct Run {
+  int64_t top, bottom;  // rows top .. bottom - 1
+};
+
+// Runs that stay within their column, columns from left to right.
+struct Columns {
+  std::vector<Run> runs;
+  std::vector<int64_t> ends;  // (width) into runs
+
+  int64_t begin(int64_t x) const { return x == 0 ? 0 : ends[static_cast<size_t>(x - 1)]; }
+  int64_t end(int64_t x) const { return ends[static_cast<size_t>(x)]; }
+  const Run& at(int64_t i) const { return runs[static_cast<size_t>(i)]; }
+
+  // A run that touches the one before, in the same column, goes on with it.
+  void append(int64_t first_of_column, Run run) {
+    if (static_cast<int64_t>(runs.size()) > first_of_column && runs.back().bottom == run.top) {
+      runs.back().bottom = run.bottom;
+    } else {
+      runs.push_back(run);
+    }
+  }
+  void end_column() { ends.push_back(static_cast<int64_t>(runs.size())); }
+};
+
+Columns foreground_of(const int64_t* counts, int64_t n, int64_t height, int64_t width) {
+  Columns set;
+  set.ends.reserve(static_cast<size_t>(width));
+  int64_t x = 0, position = 0;
+  for (int64_t k = 0; k + 1 < n; k += 2) {
+    const int64_t begin = position + counts[k], end = begin + counts[k + 1];
+    position = end;
+    for (int64_t at = begin; at < end;) {
+      const int64_t column = at / height, stop = std::min(end, (column + 1) * height);
+      for (; x < column; ++x) set.end_column();
+      set.append(set.begin(x), {at - column * height, stop - column * height});
+      at = stop;
+    }
+  }
+  for (; x < width; ++x) set.end_column();
+  return set;
+}
+
+Columns background_of(const Columns& set, int64_t height, int64_t width) {
+  Columns unset;
+  unset.ends.reserve(static_cast<size_t>(width));
+  for (int64_t x = 0; x < width; ++x) {
+    int64_t top = 0;
+    for (int64_t i = set.begin(x); i < set.end(x); ++i) {
+      if (set.at(i).top > top) unset.runs.push_back({top, set.at(i).top});
+      top = set.at(i).bottom;
+    }
+    if (top < height) unset.runs.push_back({top, height});
+    unset.end_column();
+  }
+  return unset;
+}
+
+// 8-connected regions, as sets of runs that are known by their first one.
+class Regions {
+ public:
+  Regions(const Columns& columns, int64_t width)
+      : parents_(columns.runs.size()), areas_(columns.runs.size(), 0), blocks_(columns.runs.size()) {
+    std::iota(parents_.begin(), parents_.end(), int64_t{0});
+    for (int64_t x = 1; x < width; ++x) {
+      int64_t i = columns.begin(x - 1), j = columns.begin(x);
+      while (i < columns.end(x - 1) && j < columns.end(x)) {
+        const Run &left = columns.at(i), &right = columns.at(j);
+        if (left.top <= right.bottom && right.top <= left.bottom) join(i, j);
+        if (left.bottom < right.bottom) {
+          ++i;
+        } else {
+          ++j;
+        }
+      }
+    }
+    const int64_t across = (width + 1) / 2;
+    for (int64_t x = 0; x < width; ++x) {
+      for (int64_t i = columns.begin(x); i < columns.end(x); ++i) {
+        const size_t region = static_cast<size_t>(find(i));
+        const int64_t block = columns.at(i).top / 2 * across + x / 2;
+        blocks_[region] = areas_[region] == 0 ? block : std::min(blocks_[region], block);
+        areas_[region] += columns.at(i).bottom - columns.at(i).top;
+      }
+    }
+  }
+
+  int64_t region(int64_t run) { return find(run); }
+  int64_t area(int64_t region) const { return areas_[static_cast<size_t>(region)]; }
+
+  bool any_small(double min_area) const {
+    return std::any_of(areas_.begin(), areas_.end(),
+                       [=](int64_t area) { return area > 0 && static_cast<double>(area) < min_area; });
+  }
+
+  // The largest region, and of equally large ones that of the first block; -1 if there is none.
+  int64_t largest() const {
+    int64_t best = -1;
+    for (size_t i = 0; i < areas_.size(); ++i) {
+      if (areas_[i] == 0) continue;
+      const size_t top = static_cast<size_t>(best);
+      if (best < 0 || areas_[i] > areas_[top] || (areas_[i] == areas_[top] && blocks_[i] < blocks_[top])) {
+        best = static_cast<int64_t>(i);
+      }
+    }
+    return best;
+  }
+
+ private:
+  int64_t find(int64_t i) {
+    while (parents_[static_cast<size_t>(i)] != i) {
+      int64_t& parent = parents_[static_cast<size_t>(i)];
+      parent = parents_[static_cast<size_t>(parent)];
+      i = parent;
+    }
+    return i;
+  }
+
+  void join(int64_t i, int64_t j) {
+    const int64_t a = find(i), b = find(j);
+    parents_[static_cast<size_t>(std::max(a, b))] = std::min(a, b);
+  }
+
+  std::vector<int64_t> parents_;
+  std::vector<int64_t> areas_;   // at each region's first run; 0 elsewhere
+  std::vector<int64_t> blocks_;  // of 2 x 2 pixels, the first that the region has a pixel in
+};
+
+// False where there is nothing to fill.
+bool fill_holes(Columns& set, int64_t height, int64_t width, double min_area) {
+  const Columns unset = background_of(set, height, width);
+  Regions regions(unset, width);
+  if (!regions.any_small(min_area)) return false;
+  Columns filled;
+  filled.ends.reserve(static_cast<size_t>(width));
+  for (int64_t x = 0; x < width; ++x) {
+    const int64_t first = static_cast<int64_t>(filled.runs.size());
+    int64_t i = set.begin(x), j = unset.begin(x);
+    while (i < set.end(x) || j < unset.end(x)) {
+      if (j == unset.end(x) || (i < set.end(x) && set.at(i).top < unset.at(j).top)) {
+        filled.append(first, set.at(i++));
+      } else {
+        if (static_cast<double>(regions.area(regions.region(j))) < min_area) filled.append(first, unset.at(j));
+        ++j;
+      }
+    }
+    filled.end_column();
+  }
+  set = std::move(filled);
+  return true;
+}
+
+// False where there is nothing to remove.
+bool drop_islands(Columns& set, int64_t width, double min_area) {
+  Regions regions(set, width);
+  if (!regions.any_small(min_area)) return false;
+  const int64_t largest = regions.largest();
+  Columns kept;
+  kept.ends.reserve(static_cast<size_t>(width));
+  for (int64_t x = 0; x < width; ++x) {
+    for (int64_t i = set.begin(x); i < set.end(x); ++i) {
+      const int64_t region = regions.region(i);
+      // Where the largest is small, all are, and it stays.
+      if (region == largest || static_cast<double>(regions.area(region)) >= min_area) kept.runs.push_back(set.at(i));
+    }
+    kept.end_column();
+  }
+  set = std::move(kept);
+  return true;
+}
+
+std::vector<int64_t> counts_of(const Columns& set, int64_t height, int64_t width) {
+  std::vector<int64_t> counts;
+  counts.reserve(2 * set.runs.size() + 1);
+  int64_t position = 0;
+  for (int64_t x = 0; x < width; ++x) {
+    for (int64_t i = set.begin(x); i < set.end(x); ++i) {
+      const int64_t begin = x * height + set.at(i).top, end = x * height + set.at(i).bottom;
+      if (begin == position && !counts.empty()) {
+        counts.back() += end - begin;  // on from the bottom of the column before
+      } else {
+        counts.push_back(begin - position);
+        counts.push_back(end - begin);
+      }
+      position = end;
+    }
+  }
+  if (counts.empty() || position < height * width) counts.push_back(height * width - position);
+  return counts;
+}
+
+}  // namespace
+
+Cleaned remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t width, double min_area,
+                             int64_t threads) {
+  rle::check_runs(runs, height * width);
+  std::vector<std::vector<int64_t>> cleaned(static_cast<size_t>(runs.n));
+  Cleaned result;
+  result.changed.resize(static_cast<size_t>(runs.n));
+  const int64_t grain = kRunsPerThread * runs.n / (runs.size + width * runs.n + 1) + 1;
+  fork_join(height * width == 0 ? 1 : threads, runs.n, grain, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      std::vector<int64_t>& counts = cleaned[static_cast<size_t>(i)];
+      counts.assign(runs.begin(i), runs.end(i));
+      if (height * width == 0) continue;
+      Columns set = foreground_of(runs.begin(i), runs.length(i), height, width);
+      const bool filled = fill_holes(set, height, width, min_area);
+      const bool dropped = drop_islands(set, width, min_area);
+      if (!filled && !dropped) continue;
+      result.changed[static_cast<size_t>(i)] = 1;
+      counts = counts_of(set, height, width);
+    }
+  });
+  for (const std::vector<int64_t>& counts : cleaned) {
+    result.runs.counts.insert(result.runs.counts.end(), counts.begin(), counts.end());
+    result.runs.offsets.push_back(static_cast<int64_t>(result.runs.counts.size()));
+  }
+  return result;
+}
+
+}  // namespace fastsam::masks

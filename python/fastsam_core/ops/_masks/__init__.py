@@ -1,0 +1,1 @@
+"""Masks of a picture from low-resolution logits, and small regions of masks."""

@@ -1,0 +1,50 @@
+"""The native sibling: tensors in and out of the compiled module, which checks values and computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._native import cpu_module
+from .inputs import check_enlargement, check_placement, check_regions
+
+_cpu: Any = cpu_module
+
+
+def mask_runs(
+    logits: Tensor,
+    y_cells: Tensor,
+    y_weights: Tensor,
+    x_cells: Tensor,
+    x_weights: Tensor,
+    threshold: float,
+    offset: float,
+    height: int,
+    width: int,
+    left: int = 0,
+    top: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `fastsam_core.ops.mask_runs`."""
+    check_enlargement(logits, y_cells, y_weights, x_cells, x_weights, offset)
+    check_placement((y_cells.shape[0], x_cells.shape[0]), height, width, left, top)
+    arrays = (_array(tensor) for tensor in (logits, y_cells, y_weights, x_cells, x_weights))
+    counts, offsets, boxes, sizes = _cpu.mask_runs(
+        *arrays, threshold, offset, height, width, left, top, torch.get_num_threads()
+    )
+    return torch.from_numpy(counts), torch.from_numpy(offsets), torch.from_numpy(boxes), torch.from_numpy(sizes)
+
+
+def mask_remove_small_regions(
+    counts: Tensor, offsets: Tensor, height: int, width: int, min_area: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `fastsam_core.ops.mask_remove_small_regions`."""
+    check_regions(counts, offsets, height, width)
+    runs = _array(counts), _array(offsets)
+    counts, offsets, changed = _cpu.mask_remove_small_regions(*runs, height, width, min_area, torch.get_num_threads())
+    return torch.from_numpy(counts), torch.from_numpy(offsets), torch.from_numpy(changed.view(bool))
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()

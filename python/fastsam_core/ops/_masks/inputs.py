@@ -1,0 +1,43 @@
+"""What every sibling of the operations on masks, and its fake, ask of their tensors: types, dtypes and shapes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._inputs import check_ragged, check_size, check_vector
+
+
+def check_enlargement(
+    logits: Tensor, y_cells: Tensor, y_weights: Tensor, x_cells: Tensor, x_weights: Tensor, offset: float
+) -> None:
+    """ValueError unless the logits are (N, h, w) float32, each axis has (size,) cells and (size, 3) weights, ..."""
+    if logits.dim() != 3 or logits.dtype != torch.float32:
+        raise ValueError(f"logits must be (N, h, w) of torch.float32; got {tuple(logits.shape)} of {logits.dtype}")
+    for name, cells, weights in (("y", y_cells, y_weights), ("x", x_cells, x_weights)):
+        check_vector(f"{name}_cells", cells)
+        if weights.dtype != torch.float32 or tuple(weights.shape) != (cells.shape[0], 3):
+            raise ValueError(
+                f"{name}_weights must be ({cells.shape[0]}, 3) of torch.float32, three for each of {name}_cells; "
+                f"got {tuple(weights.shape)} of {weights.dtype}"
+            )
+        if cells.shape[0] == 0:
+            raise ValueError("masks must be enlarged to one pixel at least")
+    if not offset >= 0:
+        raise ValueError(f"the stability offset must be 0 or more, got {offset}")
+
+
+def check_placement(enlarged: tuple[int, int], height: int, width: int, left: int, top: int) -> None:
+    """ValueError unless masks of `enlarged` (height, width) at (left, top) lie within (height, width)."""
+    check_size(height, width)
+    if not (0 <= top <= height - enlarged[0] and 0 <= left <= width - enlarged[1]):
+        raise ValueError(
+            f"the enlarged masks must lie within the picture; {enlarged[0]} x {enlarged[1]} at left {left}, top {top} "
+            f"don't lie within {height} x {width}"
+        )
+
+
+def check_regions(counts: Tensor, offsets: Tensor, height: int, width: int) -> None:
+    """ValueError unless `counts` and `offsets` can be N masks of a possible size."""
+    check_ragged("counts", counts, offsets)
+    check_size(height, width)

@@ -1,0 +1,165 @@
+"""The operations on masks in plain PyTorch: the definition, and the fallback on every device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...runs import MaskRuns, find_changes
+from .inputs import check_enlargement, check_placement, check_regions
+from .reference_regions import remove_small_regions
+
+# Pixels evaluated at once: on the CPU few enough to stay in a core's cache, elsewhere enough to be worth a launch.
+_STRIP_PIXELS = {"cpu": 1 << 16}
+_MANY_STRIP_PIXELS = 1 << 24
+# Stands for infinite logits (half precision gives them), because 0 * infinity would spread as NaN.
+_HUGE = 1e30
+# By this share of the cells' magnitude a weighted sum may exceed them, as its weights and terms are rounded.
+_ROUNDING = 4e-6
+
+
+class _Axis:
+    """One axis: for each of its positions three taps, (size, 3) cells and (size, 3, 1) weights.
+
+    first: (size,) in NumPy, the first cell of each, ascending.
+    """
+
+    def __init__(self, name: str, first: Tensor, weights: Tensor, cells: int) -> None:
+        if not bool((first.diff() >= 0).all() and first[0] >= 0 and first[-1] < cells):
+            raise ValueError(f"{name}_cells must ascend, within 0..{cells - 1}")
+        if not bool((weights >= 0).all() and ((weights.sum(1) - 1).abs() <= 1e-6).all()):
+            raise ValueError(f"{name}_weights must not be negative, and sum to 1 in each row")
+        self.first = first.cpu().numpy()
+        self._taps = (first[:, None] + torch.arange(3, device=first.device)).clamp(max=cells - 1)
+        self._weights = weights.detach()[:, :, None]
+
+    def reach(self, low: int, high: int) -> tuple[int, int]:
+        """Positions [start, stop) that take anything from cells low..high."""
+        return int(np.searchsorted(self.first, low - 2)), int(np.searchsorted(self.first, high, side="right"))
+
+    def apply(self, source: Tensor, start: int, stop: int) -> Tensor:
+        """Weighted sums of rows: (cells, n) -> (stop - start, n). Eager PyTorch rounds after each operation."""
+        total: Tensor | None = None
+        for k in range(3):
+            part = source.index_select(0, self._taps[start:stop, k]).mul_(self._weights[start:stop, k])
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
+
+
+def mask_runs(
+    logits: Tensor,
+    y_cells: Tensor,
+    y_weights: Tensor,
+    x_cells: Tensor,
+    x_weights: Tensor,
+    threshold: float,
+    offset: float,
+    height: int,
+    width: int,
+    left: int = 0,
+    top: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `fastsam_core.ops.mask_runs`."""
+    check_enlargement(logits, y_cells, y_weights, x_cells, x_weights, offset)
+    check_placement((y_cells.shape[0], x_cells.shape[0]), height, width, left, top)
+    y = _Axis("y", y_cells, y_weights, logits.shape[1])
+    x = _Axis("x", x_cells, x_weights, logits.shape[2])
+    logits = logits.detach().nan_to_num(nan=-_HUGE).clamp(-_HUGE, _HUGE)
+    counts, boxes, sizes = [], [], []
+    for one in logits:
+        runs, inner, outer = _measure(one, y, x, threshold, offset)
+        counts.append(torch.from_numpy(runs.counts(height, width, left, top).astype(np.int64)))
+        boxes.append(runs.box())
+        sizes.append((runs.area(), inner, outer))
+    lengths = torch.tensor([0, *map(len, counts)], device="cpu")
+    results = (
+        torch.cat(counts) if counts else lengths[:0],
+        lengths.cumsum(0),
+        torch.tensor(boxes, dtype=torch.int64, device="cpu").reshape(-1, 4),
+        torch.tensor(sizes, dtype=torch.int64, device="cpu").reshape(-1, 3),
+    )
+    first, second, third, fourth = (result.to(logits.device) for result in results)
+    return first, second, third, fourth
+
+
+def mask_remove_small_regions(
+    counts: Tensor, offsets: Tensor, height: int, width: int, min_area: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `fastsam_core.ops.mask_remove_small_regions`."""
+    check_regions(counts, offsets, height, width)
+    bounds = offsets.tolist()
+    if bounds[0] != 0 or bounds[-1] != len(counts) or sorted(bounds) != bounds:
+        raise ValueError(f"offsets must rise from 0 to {len(counts)}, the number of values")
+    runs = counts.cpu().numpy()
+    cleaned, changes = [], []
+    for i in range(len(bounds) - 1):
+        given = runs[bounds[i] : bounds[i + 1]]
+        if (given < 0).any() or sum(given.tolist()) != height * width:
+            raise ValueError(f"the runs of mask {i} must not be negative, and sum to {height} x {width}")
+        mask, changed = given, False
+        if height * width:
+            result, changed = remove_small_regions(MaskRuns.from_counts(given, height), (height, width), min_area)
+            mask = result.counts(height, width).astype(np.int64) if changed else given
+        cleaned.append(torch.from_numpy(mask.copy()))
+        changes.append(changed)
+    lengths = torch.tensor([0, *map(len, cleaned)], device="cpu")
+    joined = torch.cat(cleaned) if cleaned else lengths[:0]
+    changed_ones = torch.tensor(changes, dtype=torch.bool, device=counts.device)
+    return joined.to(counts.device), lengths.cumsum(0).to(counts.device), changed_ones
+
+
+def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float) -> tuple[MaskRuns, int, int]:
+    """One mask (h, w): its runs, and how many pixels lie above the upper and the lower level.
+
+    A pixel's logit is a mean of at most 3 x 3 cells, so only pixels near a cell above the lowest level are looked at.
+    """
+    low = threshold - offset
+    most, size = logits.amax(1), logits.abs().amax(1)
+    rows = (most + _ROUNDING * size > low).nonzero().reshape(-1).tolist()
+    most, size = logits.amax(0), logits.abs().amax(0)
+    columns = (most + _ROUNDING * size > low).nonzero().reshape(-1).tolist()
+    if not rows or not columns:
+        return MaskRuns.join([]), 0, 0
+    (top, bottom), (left, right) = y.reach(rows[0], rows[-1]), x.reach(columns[0], columns[-1])
+    if top >= bottom or left >= right:
+        return MaskRuns.join([]), 0, 0
+    # Columns become rows, since the runs go down the columns.
+    tall = y.apply(logits, top, bottom).T.contiguous()
+    period = bottom - top + 1
+    step = max(1, _STRIP_PIXELS.get(logits.device.type, _MANY_STRIP_PIXELS) // period)
+    inner = outer = 0
+    parts = []
+    for start in range(left, right, step):
+        pixels = x.apply(tall, start, min(start + step, right))
+        inner += _count_above(pixels, threshold + offset)
+        outer += _count_above(pixels, low)
+        changes = _changes_at(pixels, threshold)
+        if len(changes):
+            parts.append(MaskRuns.from_changes(changes, period, start, top))
+    return MaskRuns.join(parts), inner, outer
+
+
+def _count_above(pixels: Tensor, level: float) -> int:
+    # NumPy's comparisons and counts are several times quicker than PyTorch's on the CPU.
+    if pixels.device.type == "cpu":
+        return int(np.count_nonzero(pixels.numpy() > level))
+    return int(torch.count_nonzero(pixels > level))
+
+
+def _changes_at(pixels: Tensor, level: float) -> np.ndarray:
+    """Flat positions at which `pixels > level` changes, with an unset pixel after each row (see runs.py)."""
+    if pixels.device.type == "cpu":
+        padded = np.zeros((pixels.shape[0], pixels.shape[1] + 1), bool)
+        np.greater(pixels.numpy(), level, out=padded[:, :-1])
+        return find_changes(padded)
+    return find_changes_on_device(torch.nn.functional.pad(pixels > level, (0, 1)))
+
+
+def find_changes_on_device(above: Tensor) -> np.ndarray:
+    """As `find_changes`, where the tensor is."""
+    flat = above.reshape(-1)
+    changed = flat.clone()
+    changed[1:] ^= flat[:-1]
+    return changed.nonzero().reshape(-1).cpu().numpy()

@@ -1,0 +1,215 @@
+"""Masks from low-resolution logits: every sibling and instruction set gives the same bits as a plain dense version."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastsam_core import ops
+from fastsam_core.postprocess import MaskResizer
+from siblings import NAMES, each_sibling
+
+
+def dense(logits, y_cells, y_weights, x_cells, x_weights):
+    """All pixels (N, H, W) float32: rows first, then columns, one rounding per operation."""
+    full = np.clip(np.where(np.isnan(logits), np.float32(-1e30), logits), np.float32(-1e30), np.float32(1e30))
+    for axis, first, weights in ((1, y_cells, y_weights), (2, x_cells, x_weights)):
+        full = np.moveaxis(full, axis, -1)
+        taps = [full[..., np.minimum(first + k, full.shape[-1] - 1)] * weights[:, k] for k in range(3)]
+        full = np.moveaxis((taps[0] + taps[1]) + taps[2], -1, axis)
+    return full
+
+
+def check(sibling, logits, axes, threshold=0.0, offset=1.0, picture=None, corner=(0, 0)):
+    arrays = [array.numpy() for array in axes]
+    full = dense(logits.numpy(), *arrays)
+    height, width = full.shape[1:]
+    left, top = corner
+    picture = picture or (height, width)
+    counts, offsets, boxes, sizes = ops.siblings("mask_runs")[sibling](
+        logits, *axes, threshold, offset, *picture, left, top
+    )
+    assert all(result.dtype == torch.int64 for result in (counts, offsets, boxes, sizes))
+    masks = np.zeros((len(logits), *picture), bool)
+    masks[:, top : top + height, left : left + width] = full > np.float32(threshold)
+    expected = ops.siblings("rle_encode")["reference"](torch.from_numpy(masks))
+    assert torch.equal(offsets, expected[1])
+    assert torch.equal(counts, expected[0])
+    levels = (threshold, threshold + offset, threshold - offset)
+    assert sizes.tolist() == np.stack([(full > np.float32(level)).sum((1, 2)) for level in levels], 1).tolist()
+    for mask, box in zip(full > np.float32(threshold), boxes.tolist(), strict=True):
+        rows, columns = np.nonzero(mask)
+        outer = [columns.min(), rows.min(), columns.max(), rows.max()] if len(rows) else [0, 0, 0, 0]
+        assert box == outer
+
+
+def random_axis(random, cells, size):
+    """Any valid axis: cells that are skipped or repeated, weights with zeros anywhere."""
+    first = np.sort(random.randint(0, cells, size))
+    weights = random.rand(size, 3) * (random.rand(size, 3) < 0.8)
+    weights[weights.sum(1) == 0] = 1
+    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return torch.from_numpy(first), torch.from_numpy(weights)
+
+
+KINDS = ("blotches", "noise", "checkerboard", "steps", "full", "empty")
+
+
+def logits_of(kind, random, n, rows, columns):
+    y, x = np.mgrid[0:rows, 0:columns]
+    values = {
+        "blotches": lambda: 6 * np.sin(y / 5 + random.rand() * 9) * np.cos(x / 7 + random.rand() * 9),
+        "noise": lambda: random.randn(rows, columns),
+        "checkerboard": lambda: np.where((y + x) % 2, 3.0, -3.0),
+        "steps": lambda: np.where(y // 9 % 2, 20.0, -20.0) * np.where(x > columns // 2, 1, -1),
+        "full": lambda: np.full((rows, columns), 4.0),
+        "empty": lambda: np.full((rows, columns), -4.0),
+    }
+    return torch.from_numpy(np.stack([values[kind]() for _ in range(n)]).astype(np.float32))
+
+
+@each_sibling
+@given(
+    kind=st.sampled_from(KINDS),
+    cells=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    size=st.tuples(st.integers(1, 140), st.integers(1, 60)),
+    margins=st.tuples(*[st.integers(0, 3)] * 4),
+    threshold=st.sampled_from([0.0, 0.0, -1.5, 2.25]),
+    offset=st.sampled_from([1.0, 0.0, 3.0]),
+    seed=st.integers(0, 10000),
+)
+@example("full", (5, 5), (64, 9), (0, 0, 0, 0), 0.0, 1.0, 0)
+@example("steps", (40, 3), (140, 3), (0, 0, 0, 0), 0.0, 1.0, 0)
+@example("noise", (1, 1), (1, 1), (1, 2, 3, 0), 0.0, 1.0, 0)
+@settings(deadline=None, max_examples=60)
+def test_any_axes_anywhere_in_a_picture(sibling, kind, cells, size, margins, threshold, offset, seed):
+    random = np.random.RandomState(seed)
+    axes = *random_axis(random, cells[0], size[0]), *random_axis(random, cells[1], size[1])
+    top, bottom, left, right = margins
+    picture = top + size[0] + bottom, left + size[1] + right
+    check(sibling, logits_of(kind, random, 2, *cells), axes, threshold, offset, picture, (left, top))
+
+
+@each_sibling
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("input_hw", "original_hw"),
+    [
+        ((171, 256), (401, 601)),
+        ((256, 171), (97, 33)),
+        ((3, 256), (9, 700)),
+        ((256, 256), (1, 1)),
+        ((256, 2), (130, 1)),
+    ],
+)
+def test_enlarging_and_shrinking(sibling, kind, input_hw, original_hw):
+    resizer = MaskResizer(input_hw, original_hw, 256)
+    axes = [tensor for axis in resizer._axes for tensor in axis]
+    check(sibling, logits_of(kind, np.random.RandomState(0), 3, 64, 64), axes)
+
+
+@each_sibling
+def test_infinite_and_missing_values(sibling):
+    logits = logits_of("blotches", np.random.RandomState(1), 6, 16, 16)
+    for one, value in zip(logits, (torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 0.0), strict=True):
+        one[3, 8] = one[15, 15] = value
+    resizer = MaskResizer((64, 60), (77, 72), 64)
+    axes = [tensor for axis in resizer._axes for tensor in axis]
+    check(sibling, logits, axes)
+    check(sibling, torch.full((1, 16, 16), torch.nan), axes)
+    check(sibling, torch.full((1, 16, 16), torch.inf), axes)
+
+
+@each_sibling
+def test_levels_at_the_ends(sibling):
+    axes = [tensor for axis in MaskResizer((64, 60), (77, 72), 64)._axes for tensor in axis]
+    logits = logits_of("blotches", np.random.RandomState(2), 2, 16, 16)
+    for threshold, offset in ((torch.inf, 1.0), (-torch.inf, 1.0), (0.0, torch.inf), (torch.nan, 1.0)):
+        check(sibling, logits, axes, threshold, offset)
+
+
+@each_sibling
+def test_pixels_on_the_threshold_are_not_set(sibling):
+    axes = [tensor for axis in MaskResizer((64, 60), (77, 72), 64)._axes for tensor in axis]
+    for value in (0.0, -0.0, 1.0, -1.0, 1e-7, -1e-7):
+        check(sibling, torch.full((1, 16, 16), value), axes)
+
+
+@each_sibling
+def test_no_masks_and_strided_ones(sibling):
+    axes = [tensor for axis in MaskResizer((64, 60), (77, 72), 64)._axes for tensor in axis]
+    counts, offsets, boxes, sizes = ops.siblings("mask_runs")[sibling](torch.zeros(0, 16, 16), *axes, 0.0, 1.0, 77, 72)
+    assert (counts.tolist(), offsets.tolist(), boxes.shape, sizes.shape) == ([], [0], (0, 4), (0, 3))
+    storage = torch.randn(16, 16, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    check(sibling, storage.permute(2, 1, 0).detach(), axes)
+    run = ops.siblings("mask_runs")[sibling]
+    assert not run(storage.permute(2, 1, 0), *axes, 0.0, 1.0, 77, 72)[0].requires_grad
+
+
+@pytest.mark.parametrize("sibling", [name for name in NAMES if name != "reference"])
+def test_thread_counts_and_repeats_agree(sibling):
+    resizer = MaskResizer((171, 256), (300, 451), 256)
+    axes = [tensor for axis in resizer._axes for tensor in axis]
+    random = np.random.RandomState(3)
+    logits = torch.cat([logits_of(kind, random, 2, 64, 64) for kind in KINDS])
+    run = ops.siblings("mask_runs")[sibling]
+    before = torch.get_num_threads()
+    expected = ops.siblings("mask_runs")["reference"](logits, *axes, 0.0, 1.0, 300, 451)
+    try:
+        for threads in (1, 2, 4) * 7:
+            torch.set_num_threads(threads)
+            found = run(logits, *axes, 0.0, 1.0, 300, 451)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+LOGITS = torch.zeros(1, 4, 5)
+CELLS, WEIGHTS = torch.tensor([0, 1, 3]), torch.tensor([[0.5, 0.25, 0.25]] * 3)
+
+
+@each_sibling
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": torch.zeros(4, 5)}, r"\(N, h, w\) of torch.float32; got \(4, 5\)"),
+        ({"logits": LOGITS.double()}, "torch.float64"),
+        ({"y_cells": CELLS.int()}, "y_cells must be a 1-D tensor of torch.int64"),
+        ({"y_cells": CELLS[:2]}, r"y_weights must be \(2, 3\)"),
+        ({"x_weights": WEIGHTS.double()}, r"x_weights must be \(3, 3\) of torch.float32"),
+        ({"x_cells": CELLS[:0], "x_weights": WEIGHTS[:0]}, "at least"),
+        ({"y_cells": torch.tensor([0, 1, 4])}, r"y_cells must ascend, within 0..3"),
+        ({"y_cells": torch.tensor([1, 0, 2])}, "y_cells must ascend"),
+        ({"y_cells": torch.tensor([-1, 0, 2])}, "y_cells must ascend"),
+        ({"x_weights": WEIGHTS * 2}, "x_weights must not be negative, and sum to 1"),
+        ({"x_weights": WEIGHTS * torch.tensor([-1.0, 3, 3])}, "x_weights must not be negative"),
+        ({"x_weights": WEIGHTS * torch.nan}, "x_weights must not be negative"),
+        ({"offset": -1.0}, "offset must be 0 or more, got -1"),
+        ({"offset": torch.nan}, "offset must be 0 or more, got nan"),
+        ({"height": 2}, "must lie within the picture"),
+        ({"left": 1}, "must lie within the picture"),
+        ({"top": -1}, "must lie within the picture"),
+        ({"height": -5}, "can't be negative"),
+        ({"height": 2**62, "width": 2**62}, "more pixels than can be counted"),
+    ],
+)
+def test_bad_arguments(sibling, change, message):
+    arguments = {
+        "logits": LOGITS,
+        "y_cells": CELLS,
+        "y_weights": WEIGHTS,
+        "x_cells": CELLS,
+        "x_weights": WEIGHTS,
+        "threshold": 0.0,
+        "offset": 1.0,
+        "height": 3,
+        "width": 3,
+        "left": 0,
+        "top": 0,
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        ops.siblings("mask_runs")[sibling](**arguments)

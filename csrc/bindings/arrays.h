@@ -48,5 +48,6 @@ py::array_t<T> to_array(std::vector<T>&& values, int64_t rows, int64_t columns) 
 void bind_nms(py::module_& m);
 void bind_preprocess(py::module_& m);
 void bind_rle(py::module_& m);
+void bind_rle_dicts(py::module_& m);
 
 }  // namespace fastsam::bindings

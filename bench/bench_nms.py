@@ -31,9 +31,15 @@ def numpy_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.nda
 
 
 def boxes_of(kind: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Everything-mode's boxes crowd around few objects; a detector's on a large picture hardly overlap."""
+    """Everything-mode's boxes crowd around few objects; a detector's on a large picture hardly overlap.
+
+    "photo" is a detector's raw output, boxes of 20 to 200 pixels on 4000 x 3000; "packed" the same on 1000 x 1000.
+    """
     rng = np.random.default_rng(n)
-    if kind == "crowded":
+    if kind in ("photo", "packed"):
+        width, height = (4000, 3000) if kind == "photo" else (1000, 1000)
+        shape = rng.random((n, 4)) * [width, height, 180, 180] + [0, 0, 20, 20]
+    elif kind == "crowded":
         objects = rng.random((n // 12, 4)) * [800, 800, 300, 300] + [0, 0, 10, 10]
         shape = objects[rng.integers(0, len(objects), n)] + rng.normal(0, 4, (n, 4))
     else:
@@ -56,6 +62,27 @@ def test_nms(benchmark: Any, kind: str, n: float, peer: str) -> None:
     else:
         kept = benchmark.pedantic(ops.siblings("nms")[peer], (boxes, scores, 0.7), rounds=3, warmup_rounds=1)
     assert kept.tolist() == ops.nms(boxes, scores, 0.7).tolist()
+
+
+@pytest.mark.parametrize("peer", ops.siblings("nms"))
+@pytest.mark.parametrize("n", [10_000, 30_000, 100_000, 300_000])
+@pytest.mark.parametrize("kind", ["scattered", "photo", "packed", "crowded"])
+def test_growth(benchmark: Any, kind: str, n: int, peer: str) -> None:
+    """Time beside the number of boxes: linear, or nearly, whatever the scene; the reference is quadratic."""
+    if peer == "reference" and (n > 10_000 or kind not in ("scattered", "packed")):
+        pytest.skip("the reference takes tens of seconds here")
+    boxes, scores = boxes_of(kind, n)
+    benchmark.group = f"nms growth {kind} {n}, {torch.get_num_threads()} threads"
+    benchmark.extra_info["boxes"] = n
+    kept = benchmark.pedantic(ops.siblings("nms")[peer], (boxes, scores, 0.7), rounds=1 if peer == "reference" else 3)
+    benchmark.extra_info["kept"] = len(kept)
+
+
+@pytest.mark.parametrize("n", [10_000, 100_000])
+def test_growth_by_class(benchmark: Any, n: int) -> None:
+    boxes, scores = boxes_of("packed", n)
+    benchmark.group = f"batched_nms packed {n}, 80 classes, {torch.get_num_threads()} threads"
+    benchmark.pedantic(ops.batched_nms, (boxes, scores, torch.arange(n) % 80, 0.7), rounds=3, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("peer", list(ops.siblings("batched_nms")))

@@ -1,4 +1,4 @@
-"""RLE operations beside pycocotools, in one process: the siblings of this package on the masks of one large picture.
+"""RLE operations beside pycocotools and faster-coco-eval, in one process, on the masks of one large picture.
 
 Each group holds one operation on one set of masks; the ratio to the fastest of the group is in brackets behind each
 figure. Both sides get the layout they like best, and the masks' conversion to it is not timed, except in the group
@@ -15,15 +15,20 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
-from fastsam_core import ops, rle
+from fastsam_core import _rle_dicts, ops, rle
 from fastsam_core.ops import schema
+
+try:
+    import faster_coco_eval.core.mask as faster
+except ImportError:
+    faster = None
 
 HEIGHT, WIDTH = 1200, 1800
 
 
-def blobs(count: int) -> np.ndarray:
+def blobs(count: int, seed: int = 0) -> np.ndarray:
     """Round masks (count, H, W) uint8 of all sizes with rough edges, as a segmenter gives them."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     y, x = np.ogrid[:HEIGHT, :WIDTH]
     masks = np.empty((count, HEIGHT, WIDTH), np.uint8)
     for mask in masks:
@@ -45,13 +50,20 @@ def masks(request: pytest.FixtureRequest) -> tuple[str, np.ndarray]:
     return request.param, MASKS[request.param]()
 
 
-@pytest.fixture(params=["pycocotools", *ops.siblings("rle_encode")])
+PEERS = {"pycocotools": coco, "faster-coco-eval": faster}
+
+
+@pytest.fixture(params=[*PEERS, *ops.siblings("rle_encode")])
 def peer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module to measure: pycocotools.mask, or fastsam_core.rle on one sibling."""
-    if request.param == "pycocotools":
-        return coco
+    """The module to measure: pycocotools.mask, faster_coco_eval.core.mask, or fastsam_core.rle on one sibling."""
+    if request.param in PEERS:
+        return PEERS[request.param] or pytest.skip("faster-coco-eval is not installed")
     for op in schema.SCHEMAS:
         monkeypatch.setattr(ops, op, ops.siblings(op)[request.param])
+    if request.param == "reference":
+        monkeypatch.setattr(_rle_dicts, "native", None)
+    elif request.param != f"cpu[{ops.isa()}]":
+        pytest.skip("the instruction sets differ little here; the one in use is measured")
     return rle
 
 
@@ -63,11 +75,11 @@ def measure(benchmark: Any, group: str, work: Callable[[], Any]) -> None:
 def test_encode_row_major(benchmark: Any, masks: tuple[str, np.ndarray], peer: Any) -> None:
     name, dense = masks
     tensor = torch.from_numpy(dense).bool()
-    if peer is coco:
+    if peer in PEERS.values():
         measure(
             benchmark,
             f"encode {name}, row-major",
-            lambda: coco.encode(np.asfortranarray(tensor.numpy().view(np.uint8).transpose(1, 2, 0))),
+            lambda: peer.encode(np.asfortranarray(tensor.numpy().view(np.uint8).transpose(1, 2, 0))),
         )
     else:
         measure(benchmark, f"encode {name}, row-major", lambda: rle.from_masks(tensor))
@@ -96,3 +108,59 @@ def test_polygons(benchmark: Any, peer: Any) -> None:
         x, y = rng.uniform(0, WIDTH) + radius * np.cos(angle), rng.uniform(0, HEIGHT) + radius * np.sin(angle)
         polygons.append(np.stack([x, y], 1).ravel().tolist())
     measure(benchmark, "50 polygons", lambda: peer.frPyObjects(polygons, HEIGHT, WIDTH))
+
+
+# -------------------------------------------------------------------------------------------- many masks, and tiny ones
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """200 masks in column-major order (H, W, 200), and their RLEs."""
+    dense = np.zeros((HEIGHT, WIDTH, 200), np.uint8, order="F")
+    for start in range(0, 200, 8):
+        dense[:, :, start : start + 8] = blobs(8, seed=start).transpose(1, 2, 0)
+    return dense, coco.encode(dense)
+
+
+@pytest.mark.parametrize("function", ["encode", "decode", "iou", "area", "toBbox", "merge"])
+def test_200_masks(benchmark: Any, many: tuple[np.ndarray, list[dict[str, Any]]], peer: Any, function: str) -> None:
+    dense, encoded = many
+    if peer is rle and _rle_dicts.native is None:
+        pytest.skip("the reference takes minutes here")
+    arguments = {"encode": (dense,), "iou": (encoded, encoded, [0] * 200)}.get(function, (encoded,))
+    benchmark.group = f"{function} 200 masks, {torch.get_num_threads()} threads"
+    benchmark.pedantic(lambda: getattr(peer, function)(*arguments), rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["bytes", "str"])
+@pytest.mark.parametrize("function", ["encode", "decode", "area", "toBbox", "iou", "merge"])
+def test_tiny_mask(benchmark: Any, peer: Any, function: str, text: bool) -> None:
+    """One mask of 64 x 64: what a call costs, not what it does."""
+    mask = np.zeros((64, 64), np.uint8, order="F")
+    mask[20:40, 20:40] = 1
+    one = coco.encode(mask)
+    if text:
+        if peer is not rle or function == "encode":
+            pytest.skip("only this package takes str; there is no text in masks")
+        one = {**one, "counts": one["counts"].decode()}
+    arguments = {"encode": (mask,), "iou": ([one], [one], [0]), "merge": ([one, one],)}.get(function, (one,))
+    call = getattr(peer, function)
+    benchmark.group = f"{function} one tiny mask"
+    benchmark.pedantic(lambda: [call(*arguments) for _ in range(100)], rounds=30, warmup_rounds=3)
+
+
+@pytest.mark.parametrize("way", ["runs", "dense"])
+def test_crop_200_masks(benchmark: Any, many: tuple[np.ndarray, list[dict[str, Any]]], way: str) -> None:
+    """Runs of each mask's bounding box, as supervision's CompactMask holds them, with and without pixels."""
+    encoded = many[1]
+    boxes = rle.toBbox(encoded).astype(np.int64)
+
+    def dense() -> Any:
+        masks = rle.to_masks(encoded)
+        return [
+            rle.from_masks(mask[None, y : y + h, x : x + w])
+            for mask, (x, y, w, h) in zip(masks, boxes.tolist(), strict=True)
+        ]
+
+    benchmark.group = f"crop 200 masks, {torch.get_num_threads()} threads"
+    benchmark.pedantic(dense if way == "dense" else lambda: rle.crop(encoded, boxes), rounds=3, warmup_rounds=1)

@@ -30,4 +30,5 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   fastsam::bindings::bind_nms(m);
   fastsam::bindings::bind_preprocess(m);
   fastsam::bindings::bind_rle(m);
+  fastsam::bindings::bind_rle_dicts(m);
 }

@@ -64,6 +64,8 @@ EXAMPLES = {
     "rle_to_bbox": (COUNTS, OFFSETS, torch.tensor([3, 3])),
     "rle_iou": (COUNTS, OFFSETS, COUNTS, OFFSETS, torch.tensor([False, True])),
     "rle_merge": (COUNTS, OFFSETS, False),
+    "rle_combine": (COUNTS, OFFSETS, COUNTS, OFFSETS, 6),
+    "rle_crop": (COUNTS, OFFSETS, torch.tensor([3, 3]), torch.tensor([[-1, 0, 3, 2], [1, 1, 2, 9]])),
     "rle_from_polygon": (torch.tensor([[1.0, 1], [8, 2], [4, 7]], dtype=torch.float64), torch.tensor([0, 3]), 9, 9),
     "rle_to_string": (COUNTS, OFFSETS),
     "rle_from_string": (torch.tensor(list(b"327"), dtype=torch.uint8), torch.tensor([0, 3]), torch.tensor([12])),

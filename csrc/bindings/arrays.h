@@ -53,5 +53,6 @@ void bind_masks(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_preprocess(py::module_& m);
 void bind_rle(py::module_& m);
+void bind_rle_dicts(py::module_& m);
 
 }  // namespace fastsam::bindings

@@ -98,6 +98,35 @@ py::array_t<int64_t> rle_merge(const Int64s& counts, const Int64s& offsets, bool
   return to_array(std::move(merged));
 }
 
+py::tuple rle_combine(const Int64s& a_counts, const Int64s& a_offsets, const Int64s& b_counts, const Int64s& b_offsets,
+                      int64_t truth, int64_t threads) {
+  const RaggedView<int64_t> a = runs_of(a_counts, a_offsets), b = runs_of(b_counts, b_offsets);
+  fastsam::rle::Runs runs;
+  {
+    py::gil_scoped_release release;
+    runs = fastsam::rle::combine(a, b, truth, threads);
+  }
+  return to_tuple(std::move(runs));
+}
+
+py::tuple rle_crop(const Int64s& counts, const Int64s& offsets, const Int64s& heights, const Int64s& windows,
+                   int64_t threads) {
+  const RaggedView<int64_t> view = runs_of(counts, offsets);
+  require(heights.ndim() == 1 && heights.size() == view.n, "heights must be (n,)");
+  require(windows.ndim() == 2 && windows.shape(0) == view.n && windows.shape(1) == 4, "windows must be (n, 4)");
+  std::vector<fastsam::rle::Window> of_masks;
+  for (const int64_t* at = windows.data(); of_masks.size() < static_cast<size_t>(view.n); at += 4) {
+    of_masks.push_back({at[0], at[1], at[2], at[3]});
+  }
+  const int64_t* height_data = heights.data();
+  fastsam::rle::Runs runs;
+  {
+    py::gil_scoped_release release;
+    runs = fastsam::rle::crop(view, height_data, of_masks.data(), threads);
+  }
+  return to_tuple(std::move(runs));
+}
+
 py::tuple rle_from_polygon(const Array<double>& points, const Int64s& offsets, int64_t height, int64_t width,
                            int64_t threads) {
   check_size(height, width);
@@ -137,6 +166,10 @@ void bind_rle(py::module_& m) {
         py::arg("gt_counts").noconvert(), py::arg("gt_offsets").noconvert(), py::arg("iscrowd").noconvert(),
         py::arg("threads"));
   m.def("rle_merge", &rle_merge, counts, offsets, py::arg("intersect"));
+  m.def("rle_combine", &rle_combine, py::arg("a_counts").noconvert(), py::arg("a_offsets").noconvert(),
+        py::arg("b_counts").noconvert(), py::arg("b_offsets").noconvert(), py::arg("truth"), py::arg("threads"));
+  m.def("rle_crop", &rle_crop, counts, offsets, py::arg("heights").noconvert(), py::arg("windows").noconvert(),
+        py::arg("threads"));
   m.def("rle_from_polygon", &rle_from_polygon, py::arg("points").noconvert(), offsets, py::arg("height"),
         py::arg("width"), py::arg("threads"));
   m.def("rle_to_string", &rle_to_string, counts, offsets);

@@ -74,8 +74,9 @@ inline size_t bucket_of(const SizeClass& size, int64_t x, int64_t y) {
 template <typename T>
 class Grid {
  public:
-  Grid(const T* boxes, const int64_t* order, size_t n, T threshold)
-      : boxes_(boxes), order_(order), n_(n), threshold_(threshold) {
+  Grid(const T* boxes, const int64_t* order, size_t n, T threshold) : n_(n), threshold_(threshold) {
+    boxes_.reserve(4 * n);
+    for (size_t k = 0; k < n; ++k) boxes_.insert(boxes_.end(), boxes + 4 * order[k], boxes + 4 * order[k] + 4);
     bound_ = std::max(0.0, static_cast<double>(threshold) - Limits<T>::kSlack);
     // Small thresholds let boxes of many sizes meet.
     octaves_ = bound_ >= 0.45 ? 1 : bound_ >= 0.2 ? 2 : 3;
@@ -174,7 +175,7 @@ class Grid {
   // Looking up a cell takes about as long as meeting this many boxes in a row.
   static constexpr double kCellCost = 16;
 
-  const T* box_at(size_t k) const { return boxes_ + 4 * order_[k]; }
+  const T* box_at(size_t k) const { return boxes_.data() + 4 * k; }
   BoxColumns<T> columns() const { return {x1_.data(), y1_.data(), x2_.data(), y2_.data(), area_.data()}; }
 
   // The exponent of a class's bound.
@@ -225,8 +226,7 @@ class Grid {
     area_.assign(boxes + kNmsBlock, T(1));
   }
 
-  const T* boxes_;
-  const int64_t* order_;
+  std::vector<T> boxes_;  // in the order in which they are visited
   size_t n_;
   T threshold_;
   double bound_ = 0;

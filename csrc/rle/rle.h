@@ -33,9 +33,12 @@ std::vector<int64_t> check_runs(const RunsView& runs);
 // As check_runs, and throws unless each mask's runs sum to `pixels`.
 void check_runs(const RunsView& runs, int64_t pixels);
 
+// Throws unless all are `wanted`.
+void check_equal(const std::vector<int64_t>& totals, int64_t wanted);
+
 Runs encode(const MaskView& masks, int64_t threads);
 
-// Writes masks of 0 and 1 to out, (n, width, height) if column_major, else (n, height, width).
+// Writes masks of 0 and 1 to out, which holds zeros, (n, width, height) if column_major, else (n, height, width).
 void decode(const RunsView& runs, int64_t height, int64_t width, bool column_major, uint8_t* out, int64_t threads);
 
 // Foreground pixels, (n).
@@ -49,6 +52,18 @@ std::vector<double> iou(const RunsView& dt, const RunsView& gt, const bool* iscr
 
 // Runs of the union, or intersection, of all masks; none for no masks.
 std::vector<int64_t> merge(const RunsView& runs, bool intersect);
+
+// Pairs of masks, (n): bit (a + 2 b) of `truth` says whether a pixel that is a in the one and b in the other mask
+// belongs to the result. Bit 0 is not set.
+Runs combine(const RunsView& a, const RunsView& b, int64_t truth, int64_t threads);
+
+// A part of the plane; where it leaves the mask it shows background.
+struct Window {
+  int64_t x, y, width, height;
+};
+
+// What windows (n) show of masks of these heights (n).
+Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, int64_t threads);
 
 // Filled polygons; points holds x, y of all vertices, offsets count vertices.
 Runs from_polygon(const RaggedView<double>& points, int64_t height, int64_t width, int64_t threads);

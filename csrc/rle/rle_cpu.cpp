@@ -1,14 +1,14 @@
-// Masks to runs and back, and what can be read off the runs of one mask.
+// Masks to runs, and what runs must hold to be used.
 #include "rle/rle.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "common/fork_join.h"
 #include "common/isa.h"
+#include "rle/rle_edges.h"
 
 namespace fastsam::rle {
 namespace {
@@ -17,17 +17,6 @@ namespace {
 constexpr int64_t kBytesPerThread = int64_t{1} << 20;
 // find_changes is given this many bytes at most, so that its indices fit 32 bits and its buffer the cache.
 constexpr int64_t kChunk = int64_t{1} << 14;
-
-// Turns the ascending positions where the mask changes into runs.
-void append_runs(const std::vector<int64_t>& changes, int64_t pixels, std::vector<int64_t>& counts) {
-  counts.reserve(counts.size() + changes.size() + 1);
-  int64_t begin = 0;
-  for (const int64_t change : changes) {
-    counts.push_back(change - begin);
-    begin = change;
-  }
-  counts.push_back(pixels - begin);
-}
 
 // A mask whose columns are contiguous and follow one another: one walk through memory.
 std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) {
@@ -101,31 +90,6 @@ std::vector<int64_t> find_all_changes(const MaskView& masks, int64_t image) {
   return changes_along_rows(rows.data(), masks.height, masks.width, masks.width);
 }
 
-// Calls use(begin, end) for each foreground run that is not empty.
-template <typename Use>
-void for_each_foreground(const RunsView& runs, int64_t image, const Use& use) {
-  int64_t position = 0;
-  bool foreground = false;
-  for (const int64_t* run = runs.begin(image); run != runs.end(image); ++run, foreground = !foreground) {
-    if (foreground && *run > 0) use(position, position + *run);
-    position += *run;
-  }
-}
-
-void decode_rows(const RunsView& runs, int64_t image, int64_t height, int64_t width, uint8_t* mask) {
-  // A mark where a column's value changes, then each row takes over the one above: one pass of plain row arithmetic.
-  std::memset(mask, 0, static_cast<size_t>(height * width));
-  for_each_foreground(runs, image, [&](int64_t begin, int64_t end) {
-    mask[begin % height * width + begin / height] ^= 1;
-    for (int64_t x = begin / height + 1; x <= (end - 1) / height; ++x) mask[x] ^= 1;
-    if (end % height != 0) mask[end % height * width + end / height] ^= 1;
-  });
-  const RleKernels& isa = kernels().rle;
-  for (int64_t y = 1; y < height; ++y) {
-    isa.xor_rows(mask + (y - 1) * width, mask + y * width, static_cast<size_t>(width));
-  }
-}
-
 }  // namespace
 
 void check_offsets(const int64_t* offsets, int64_t n, int64_t size) {
@@ -156,6 +120,15 @@ std::vector<int64_t> check_runs(const RunsView& runs) {
   return totals;
 }
 
+void check_equal(const std::vector<int64_t>& totals, int64_t wanted) {
+  for (const int64_t total : totals) {
+    if (total != wanted) {
+      throw std::invalid_argument("the masks must all have the same size; got pixel numbers " + std::to_string(wanted) +
+                                  " and " + std::to_string(total));
+    }
+  }
+}
+
 void check_runs(const RunsView& runs, int64_t pixels) {
   const std::vector<int64_t> totals = check_runs(runs);
   for (size_t i = 0; i < totals.size(); ++i) {
@@ -166,83 +139,30 @@ void check_runs(const RunsView& runs, int64_t pixels) {
   }
 }
 
-Runs encode(const MaskView& masks, int64_t threads) {
+std::vector<Edges> find_edges(const MaskView& masks, int64_t threads) {
   if (masks.width > std::numeric_limits<uint32_t>::max()) {
     throw std::invalid_argument("masks wider than 4294967295 pixels can't be encoded");
   }
   const int64_t pixels = masks.height * masks.width;
-  std::vector<std::vector<int64_t>> changes(static_cast<size_t>(masks.n));
+  std::vector<Edges> changes(static_cast<size_t>(masks.n));
   if (pixels > 0) {
     fork_join(threads, masks.n, kBytesPerThread / pixels + 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) changes[static_cast<size_t>(i)] = find_all_changes(masks, i);
     });
   }
+  return changes;
+}
+
+Runs encode(const MaskView& masks, int64_t threads) {
+  const int64_t pixels = masks.height * masks.width;
+  std::vector<Edges> changes = find_edges(masks, threads);
   Runs runs;
-  for (std::vector<int64_t>& of_one : changes) {
+  for (Edges& of_one : changes) {
     append_runs(of_one, pixels, runs.counts);
     runs.offsets.push_back(static_cast<int64_t>(runs.counts.size()));
-    std::vector<int64_t>().swap(of_one);
+    Edges().swap(of_one);
   }
   return runs;
-}
-
-void decode(const RunsView& runs, int64_t height, int64_t width, bool column_major, uint8_t* out, int64_t threads) {
-  check_runs(runs, height * width);
-  const int64_t pixels = height * width;
-  if (pixels == 0) return;
-  fork_join(threads, runs.n, kBytesPerThread / pixels + 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      uint8_t* mask = out + i * pixels;
-      if (!column_major) {
-        decode_rows(runs, i, height, width, mask);
-        continue;
-      }
-      uint8_t value = 0;
-      for (const int64_t* run = runs.begin(i); run != runs.end(i); ++run, value ^= 1) {
-        std::memset(mask, value, static_cast<size_t>(*run));
-        mask += *run;
-      }
-    }
-  });
-}
-
-std::vector<int64_t> area(const RunsView& runs) {
-  check_runs(runs);
-  std::vector<int64_t> areas;
-  areas.reserve(static_cast<size_t>(runs.n));
-  for (int64_t i = 0; i < runs.n; ++i) {
-    int64_t pixels = 0;
-    for (int64_t k = 1; k < runs.length(i); k += 2) pixels += runs.begin(i)[k];
-    areas.push_back(pixels);
-  }
-  return areas;
-}
-
-std::vector<int64_t> to_bbox(const RunsView& runs, const int64_t* heights) {
-  check_runs(runs);
-  std::vector<int64_t> boxes(static_cast<size_t>(runs.n) * 4, 0);
-  for (int64_t i = 0; i < runs.n; ++i) {
-    const int64_t height = heights[i];
-    int64_t left = kMaxPixels, top = kMaxPixels, right = -1, bottom = -1;
-    for_each_foreground(runs, i, [&](int64_t begin, int64_t end) {
-      if (height <= 0) {
-        throw std::invalid_argument("a mask without rows has foreground runs; heights must be positive for those");
-      }
-      const int64_t first = begin / height, last = (end - 1) / height;
-      left = std::min(left, first);
-      right = std::max(right, last);
-      // A run that reaches a second column touches the bottom of one and the top of the next.
-      top = first == last ? std::min(top, begin % height) : 0;
-      bottom = first == last ? std::max(bottom, (end - 1) % height) : height - 1;
-    });
-    if (right < 0) continue;
-    int64_t* box = boxes.data() + 4 * i;
-    box[0] = left;
-    box[1] = top;
-    box[2] = right - left + 1;
-    box[3] = bottom - top + 1;
-  }
-  return boxes;
 }
 
 }  // namespace fastsam::rle

@@ -1,98 +1,210 @@
-// What takes several masks at once: intersection over union, union, intersection. Masks are never decoded for it.
+// Intersection over union of all pairs. Masks are never decoded for it.
+//
+// Nearly all columns of a segmenter's masks hold one stretch of foreground, so that the intersection of two masks is,
+// column by column, that of two stretches: a few operations for a register full of columns, without a branch that
+// depends on the masks. What else a column holds is kept apart and met one by one. Masks with many stretches in a
+// column, as of noise, are merged edge by edge instead.
+#include "rle/rle_pairs.h"
+
 #include <algorithm>
-#include <stdexcept>
-#include <string>
-#include <utility>
 
 #include "common/fork_join.h"
-#include "rle/rle.h"
+#include "common/isa.h"
 
 namespace fastsam::rle {
 namespace {
 
-// Pairs of runs below this many per thread are not worth a thread.
-constexpr int64_t kRunsPerThread = int64_t{1} << 17;
+// Pairs of edges below this many per thread are not worth a thread.
+constexpr int64_t kEdgesPerThread = int64_t{1} << 17;
+// What one call of the kernel sums in 32 bits: kColumns * kMaxPeriod is below 2^31.
+constexpr int64_t kMaxPeriod = int64_t{1} << 20;
+constexpr int64_t kColumns = 1024;
+constexpr int64_t kMaxColumns = int64_t{1} << 16;
 
-void check_equal(const std::vector<int64_t>& totals, int64_t wanted) {
-  for (const int64_t total : totals) {
-    if (total != wanted) {
-      throw std::invalid_argument("the masks must all have the same size; got pixel numbers " + std::to_string(wanted) +
-                                  " and " + std::to_string(total));
-    }
-  }
+int64_t overlap(int64_t begin_a, int64_t end_a, int64_t begin_b, int64_t end_b) {
+  return std::max<int64_t>(0, std::min(end_a, end_b) - std::max(begin_a, begin_b));
 }
 
-// The foreground of a mask as (begin, end) pairs.
-struct Foreground {
-  std::vector<std::pair<int64_t, int64_t>> stretches;
-  int64_t area = 0;
-};
-
-Foreground foreground_of(const RunsView& runs, int64_t i) {
-  Foreground found;
-  int64_t position = 0;
-  bool inside = false;
-  for (const int64_t* run = runs.begin(i); run != runs.end(i); ++run, inside = !inside) {
-    if (inside && *run > 0) {
-      found.stretches.emplace_back(position, position + *run);
-      found.area += *run;
+void fill_columns(Footprint& mask, int64_t period) {
+  const int64_t columns = mask.right - mask.left;
+  const int64_t stretches = static_cast<int64_t>(mask.edges.size()) / 2;
+  if (period > kMaxPeriod || columns > kMaxColumns || columns > 8 * stretches + 4096) return;
+  mask.tops.assign(static_cast<size_t>(columns), 0);
+  mask.bottoms.assign(static_cast<size_t>(columns), 0);
+  int64_t x = mask.left;
+  for (size_t k = 0; k < mask.edges.size(); k += 2) {
+    const int64_t begin = mask.edges[k], end = mask.edges[k + 1];
+    if (begin >= (x + 1) * period) x = begin < (x + 2) * period ? x + 1 : begin / period;
+    for (; x * period < end; ++x) {
+      const int32_t top = static_cast<int32_t>(std::max<int64_t>(0, begin - x * period));
+      const int32_t bottom = static_cast<int32_t>(std::min(period, end - x * period));
+      const size_t at = static_cast<size_t>(x - mask.left);
+      if (mask.bottoms[at] == 0) {
+        mask.tops[at] = top;
+        mask.bottoms[at] = bottom;
+      } else {
+        mask.others.push_back({static_cast<int32_t>(x - mask.left), top, bottom});
+      }
+      if (end < (x + 1) * period) break;  // the next stretch may begin in this column
     }
-    position += *run;
+    if (mask.others.size() > mask.tops.size()) return;
   }
-  return found;
+  mask.by_column = true;
 }
 
-int64_t shared_area(const Foreground& a, const Foreground& b) {
-  if (a.stretches.empty() || b.stretches.empty()) return 0;
-  // Masks that lie in different columns, the usual case, are told apart without looking at their runs.
-  if (a.stretches.back().second <= b.stretches.front().first) return 0;
-  if (b.stretches.back().second <= a.stretches.front().first) return 0;
+// Of the other stretches of `a` with all of `b`'s first ones.
+int64_t shared_with_first(const Footprint& a, const Footprint& b) {
   int64_t shared = 0;
-  auto p = a.stretches.begin(), q = b.stretches.begin();
-  while (p != a.stretches.end() && q != b.stretches.end()) {
-    const int64_t overlap = std::min(p->second, q->second) - std::max(p->first, q->first);
-    if (overlap > 0) shared += overlap;
-    p->second < q->second ? static_cast<void>(++p) : static_cast<void>(++q);
+  const int64_t shift = a.left - b.left, columns = b.right - b.left;
+  for (const Footprint::Stretch& stretch : a.others) {
+    const int64_t x = stretch.x + shift;
+    if (x < 0 || x >= columns) continue;
+    const size_t at = static_cast<size_t>(x);
+    shared += overlap(stretch.top, stretch.bottom, b.tops[at], b.bottoms[at]);
   }
   return shared;
 }
 
-// Positions where a mask changes, ascending, background before the first.
-using Edges = std::vector<int64_t>;
-
-Edges edges_of(const RunsView& runs, int64_t i) {
-  Edges edges;
-  edges.reserve(static_cast<size_t>(runs.length(i)) + 1);
-  int64_t position = 0;
-  for (int64_t k = 0; k < runs.length(i); ++k) {
-    if (runs.begin(i)[k] > 0) {
-      // An empty run between two leaves them one.
-      const bool inside = k % 2 == 1, open = edges.size() % 2 == 1;
-      if (inside != open) edges.push_back(position);
-    }
-    position += runs.begin(i)[k];
+int64_t shared_others(const Footprint& a, const Footprint& b) {
+  int64_t shared = 0;
+  const int64_t shift = a.left - b.left;
+  for (size_t i = 0, j = 0; i < a.others.size() && j < b.others.size();) {
+    const Footprint::Stretch &p = a.others[i], &q = b.others[j];
+    const int64_t x = p.x + shift;
+    if (x == q.x) shared += overlap(p.top, p.bottom, q.top, q.bottom);
+    const bool p_first = x < q.x || (x == q.x && p.bottom < q.bottom);
+    i += p_first;
+    j += !p_first;
   }
-  if (edges.size() % 2 == 1) edges.push_back(position);
-  return edges;
+  return shared;
 }
 
-Edges combine(const Edges& a, const Edges& b, bool intersect) {
-  Edges edges;
-  edges.reserve(a.size() + b.size());
-  size_t i = 0, j = 0;
-  while (i < a.size() || j < b.size()) {
-    const int64_t next_a = i < a.size() ? a[i] : kMaxPixels + 1;
-    const int64_t next_b = j < b.size() ? b[j] : kMaxPixels + 1;
-    const int64_t position = std::min(next_a, next_b);
-    i += next_a == position;
-    j += next_b == position;
-    const bool inside = intersect ? (i & j & 1) : ((i | j) & 1);
-    if (inside != (edges.size() % 2 == 1)) edges.push_back(position);
+int64_t shared_by_column(const RleKernels& isa, const Footprint& a, const Footprint& b) {
+  int64_t shared = 0;
+  const int64_t right = std::min(a.right, b.right);
+  for (int64_t x = std::max(a.left, b.left); x < right; x += kColumns) {
+    const size_t i = static_cast<size_t>(x - a.left), j = static_cast<size_t>(x - b.left);
+    shared += isa.overlap(a.tops.data() + i, a.bottoms.data() + i, b.tops.data() + j, b.bottoms.data() + j,
+                          static_cast<size_t>(std::min(kColumns, right - x)));
   }
-  return edges;
+  if (!a.others.empty()) shared += shared_with_first(a, b);
+  if (!b.others.empty()) shared += shared_with_first(b, a);
+  if (!a.others.empty() && !b.others.empty()) shared += shared_others(a, b);
+  return shared;
+}
+
+// The first stretch that ends after `position`.
+size_t first_after(const Edges& edges, int64_t position) {
+  size_t low = 0, high = edges.size() / 2;
+  while (low < high) {
+    const size_t middle = (low + high) / 2;
+    edges[2 * middle + 1] > position ? high = middle : low = middle + 1;
+  }
+  return low;
+}
+
+int64_t shared_by_edge(const Edges& a, const Edges& b) {
+  const int64_t begin = std::max(a.front(), b.front()), end = std::min(a.back(), b.back());
+  int64_t shared = 0;
+  size_t i = 2 * first_after(a, begin), j = 2 * first_after(b, begin);
+  while (i < a.size() && j < b.size() && a[i] < end && b[j] < end) {
+    const int64_t end_a = a[i + 1], end_b = b[j + 1];
+    shared += overlap(a[i], end_a, b[j], end_b);
+    i += end_a <= end_b ? 2 : 0;
+    j += end_b <= end_a ? 2 : 0;
+  }
+  return shared;
+}
+
+int64_t shared_area(const RleKernels& isa, const Footprint& a, const Footprint& b) {
+  if (a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top) return 0;
+  return a.by_column && b.by_column ? shared_by_column(isa, a, b) : shared_by_edge(a.edges, b.edges);
+}
+
+double quotient(int64_t shared, int64_t dt_area, int64_t gt_area, bool crowd) {
+  if (shared == 0) return 0;
+  const int64_t whole = crowd ? dt_area : dt_area + (gt_area - shared);
+  return static_cast<double>(shared) / static_cast<double>(whole);
+}
+
+// A guess at the height of masks: what it takes from one stretch to the next, in the mask of most runs.
+int64_t guess_period(const RunsView& runs) {
+  int64_t most = -1;
+  for (int64_t i = 0; i < runs.n; ++i) {
+    if (most < 0 || runs.length(i) > runs.length(most)) most = i;
+  }
+  std::vector<int64_t> steps;
+  for (int64_t k = 1; most >= 0 && k + 1 < runs.length(most) && steps.size() < 255; k += 2) {
+    steps.push_back(runs.begin(most)[k] + runs.begin(most)[k + 1]);
+  }
+  if (steps.empty()) return 1024;
+  const auto middle = steps.begin() + static_cast<std::ptrdiff_t>(steps.size() / 2);
+  std::nth_element(steps.begin(), middle, steps.end());
+  return std::max<int64_t>(1, *middle);
+}
+
+std::vector<Footprint> footprints_of(const RunsView& runs, int64_t period, int64_t threads) {
+  std::vector<Footprint> masks(static_cast<size_t>(runs.n));
+  const int64_t mean = runs.n ? runs.size / runs.n : 0;
+  fork_join(threads, runs.n, kEdgesPerThread / 4 / (mean + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) masks[static_cast<size_t>(i)] = footprint_of(edges_of(runs, i), period);
+  });
+  return masks;
 }
 
 }  // namespace
+
+Footprint footprint_of(Edges&& edges, int64_t period) {
+  Footprint mask;
+  mask.edges = std::move(edges);
+  if (mask.edges.empty()) return mask;
+  mask.left = mask.edges.front() / period;
+  mask.right = (mask.edges.back() - 1) / period + 1;
+  mask.top = period;
+  int64_t column = mask.left * period;
+  for (size_t k = 0; k < mask.edges.size(); k += 2) {
+    const int64_t begin = mask.edges[k], end = mask.edges[k + 1];
+    mask.area += end - begin;
+    if (begin - column >= period) {
+      column = begin - column < 2 * period ? column + period : begin / period * period;
+    }
+    const bool one_column = end - column <= period;
+    mask.top = one_column ? std::min(mask.top, begin - column) : 0;
+    mask.bottom = one_column ? std::max(mask.bottom, end - column) : period;
+  }
+  fill_columns(mask, period);
+  return mask;
+}
+
+std::vector<double> iou(const std::vector<Footprint>& dt, const std::vector<Footprint>& gt, const bool* iscrowd,
+                        int64_t threads) {
+  const RleKernels& isa = kernels().rle;
+  const bool symmetric = &dt == &gt;
+  const int64_t rows = static_cast<int64_t>(dt.size()), columns = static_cast<int64_t>(gt.size());
+  std::vector<double> result(static_cast<size_t>(rows * columns), 0.0);
+  int64_t edges = 0;
+  for (const Footprint& mask : gt) edges += static_cast<int64_t>(mask.edges.size());
+  const int64_t per_row = edges + (rows ? edges / rows : 0) + columns;
+  const auto crowd = [&](int64_t g) { return iscrowd != nullptr && iscrowd[g]; };
+  const auto fill_row = [&](int64_t d) {
+    const Footprint& mask = dt[static_cast<size_t>(d)];
+    for (int64_t g = symmetric ? d : 0; g < columns; ++g) {
+      const Footprint& other = gt[static_cast<size_t>(g)];
+      const int64_t shared = symmetric && g == d ? mask.area : shared_area(isa, mask, other);
+      result[static_cast<size_t>(d * columns + g)] = quotient(shared, mask.area, other.area, crowd(g));
+      if (symmetric) result[static_cast<size_t>(g * columns + d)] = quotient(shared, other.area, mask.area, crowd(d));
+    }
+  };
+  // Long rows of the triangle go together with short ones, so that the threads have equal shares.
+  const int64_t items = symmetric ? (rows + 1) / 2 : rows;
+  fork_join(threads, items, kEdgesPerThread / (per_row + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t d = begin; d < end; ++d) {
+      fill_row(d);
+      if (symmetric && rows - 1 - d != d) fill_row(rows - 1 - d);
+    }
+  });
+  return result;
+}
 
 std::vector<double> iou(const RunsView& dt, const RunsView& gt, const bool* iscrowd, int64_t threads) {
   const std::vector<int64_t> dt_totals = check_runs(dt), gt_totals = check_runs(gt);
@@ -101,49 +213,11 @@ std::vector<double> iou(const RunsView& dt, const RunsView& gt, const bool* iscr
     check_equal(dt_totals, wanted);
     check_equal(gt_totals, wanted);
   }
-  std::vector<Foreground> columns;
-  columns.reserve(static_cast<size_t>(gt.n));
-  for (int64_t g = 0; g < gt.n; ++g) columns.push_back(foreground_of(gt, g));
-  std::vector<double> result(static_cast<size_t>(dt.n * gt.n), 0.0);
-  const int64_t runs_per_row = gt.size + gt.n * (dt.n ? dt.size / dt.n : 0);
-  fork_join(threads, dt.n, kRunsPerThread / (runs_per_row + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t d = begin; d < end; ++d) {
-      const Foreground row = foreground_of(dt, d);
-      for (int64_t g = 0; g < gt.n; ++g) {
-        const Foreground& column = columns[static_cast<size_t>(g)];
-        const int64_t shared = shared_area(row, column);
-        if (shared == 0) continue;
-        const int64_t whole = iscrowd[g] ? row.area : row.area + (column.area - shared);
-        result[static_cast<size_t>(d * gt.n + g)] = static_cast<double>(shared) / static_cast<double>(whole);
-      }
-    }
-  });
-  return result;
-}
-
-std::vector<int64_t> merge(const RunsView& runs, bool intersect) {
-  const std::vector<int64_t> totals = check_runs(runs);
-  if (totals.empty()) return {};
-  check_equal(totals, totals.front());
-  std::vector<Edges> masks;
-  masks.reserve(static_cast<size_t>(runs.n));
-  for (int64_t i = 0; i < runs.n; ++i) masks.push_back(edges_of(runs, i));
-  // In rounds of pairs, so that no mask is walked more than log2(n) times.
-  while (masks.size() > 1) {
-    const size_t half = (masks.size() + 1) / 2;
-    for (size_t i = 0; i + half < masks.size(); ++i) masks[i] = combine(masks[i], masks[i + half], intersect);
-    masks.resize(half);
-  }
-  std::vector<int64_t> merged;
-  merged.reserve(masks.front().size() + 1);
-  int64_t last = 0;
-  for (const int64_t edge : masks.front()) {
-    merged.push_back(edge - last);
-    last = edge;
-  }
-  // A mask that is set to its last pixel ends there; there is no empty background run after it.
-  if (last < totals.front() || merged.empty()) merged.push_back(totals.front() - last);
-  return merged;
+  const int64_t period = guess_period(dt);
+  const std::vector<Footprint> rows = footprints_of(dt, period, threads);
+  const bool same = dt.values == gt.values && dt.offsets == gt.offsets && dt.n == gt.n;
+  if (same) return iou(rows, rows, iscrowd, threads);
+  return iou(rows, footprints_of(gt, period, threads), iscrowd, threads);
 }
 
 }  // namespace fastsam::rle

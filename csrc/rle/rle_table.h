@@ -13,6 +13,10 @@ struct RleKernels {
 
   // row[i] ^= above[i].
   void (*xor_rows)(const uint8_t* above, uint8_t* row, size_t n);
+
+  // The sum of the lengths of [top_a, bottom_a) and [top_b, bottom_b) in common; it fits 31 bits.
+  int32_t (*overlap)(const int32_t* top_a, const int32_t* bottom_a, const int32_t* top_b, const int32_t* bottom_b,
+                     size_t n);
 };
 
 }  // namespace fastsam

@@ -4,6 +4,8 @@ Arrays must be C-contiguous and of exactly the dtype that is named, but for the 
 Arrays must be C-contiguous and of exactly the dtype that is named, but where a comment names strides or rows.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -185,7 +187,7 @@ def rle_decode(
     height: int,
     width: int,
     column_major: bool,
-    out: NDArray[np.bool_],  # (N, H, W), or (N, W, H) if column_major
+    out: NDArray[np.bool_],  # (N, H, W), or (N, W, H) if column_major; zeros
     threads: int,
 ) -> None: ...
 def rle_area(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]: ...
@@ -201,6 +203,21 @@ def rle_iou(
     threads: int,
 ) -> NDArray[np.float64]: ...
 def rle_merge(counts: NDArray[np.int64], offsets: NDArray[np.int64], intersect: bool) -> NDArray[np.int64]: ...
+def rle_combine(
+    a_counts: NDArray[np.int64],
+    a_offsets: NDArray[np.int64],
+    b_counts: NDArray[np.int64],
+    b_offsets: NDArray[np.int64],
+    truth: int,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def rle_crop(
+    counts: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    heights: NDArray[np.int64],  # (N,)
+    windows: NDArray[np.int64],  # (N, 4)
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 def rle_from_polygon(
     points: NDArray[np.float64],  # (P, 2)
     offsets: NDArray[np.int64],
@@ -214,3 +231,17 @@ def rle_to_string(
 def rle_from_string(
     text: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+
+# COCO's dicts; None for what only the long way takes.
+def coco_area(rles: object, threads: int) -> Any: ...
+def coco_to_bbox(rles: object, threads: int) -> Any: ...
+def coco_encode(
+    masks: NDArray[np.uint8] | NDArray[np.bool_],  # (N, H, W), or with `last` (H, W, N) or (H, W); any strides
+    last: bool,
+    as_str: bool,
+    threads: int,
+) -> Any: ...
+def coco_decode(rles: object, row_major: bool, threads: int) -> Any: ...
+def coco_iou(dt: object, gt: object, iscrowd: object, threads: int) -> Any: ...
+def coco_merge(rles: object, intersect: bool, threads: int) -> Any: ...
+def coco_runs(rles: object) -> Any: ...

@@ -10,9 +10,7 @@ unterminated or over-long numbers, foreign characters, missing keys), and TypeEr
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -20,18 +18,40 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import ops
-from .ops._inputs import MAX_PIXELS
-
-__all__ = ["area", "decode", "encode", "frPyObjects", "from_masks", "iou", "merge", "toBbox", "to_masks"]
-
-RLE = dict[str, Any]
-
-_HINT = (
-    "Common causes: backslashes that JSON escaped twice, the text of a Python bytes literal (b'...') in place of the "
-    "text itself, a string that was cut off, and a size given as [width, height]."
+from . import _rle_dicts, ops
+from ._rle_algebra import (
+    complement,
+    crop,
+    crop_runs,
+    difference,
+    intersection,
+    paste,
+    symmetric_difference,
+    translate,
+    union,
 )
+from ._rle_dicts import HINT, RLE, integer, one_size, size_of, text_of, texts_of, unpack
 
+__all__ = [
+    "area",
+    "complement",
+    "crop",
+    "crop_runs",
+    "decode",
+    "difference",
+    "encode",
+    "frPyObjects",
+    "from_masks",
+    "intersection",
+    "iou",
+    "merge",
+    "paste",
+    "symmetric_difference",
+    "toBbox",
+    "to_masks",
+    "translate",
+    "union",
+]
 
 # ------------------------------------------------------------------------------------------------ masks to and from RLE
 
@@ -42,16 +62,26 @@ def from_masks(masks: Tensor | NDArray[Any]) -> list[RLE]:
     Args:
         masks: (N, H, W) bool or uint8 of any strides and device; every non-zero value is foreground.
     """
+    array: Any = masks
+    if isinstance(masks, Tensor) and masks.device.type == "cpu" and masks.dtype in (torch.bool, torch.uint8):
+        array = masks.numpy()
+    if isinstance(array, np.ndarray):
+        found: list[RLE] | None = _rle_dicts.native_result("coco_encode", array, False, True, torch.get_num_threads())
+        if found is not None:
+            return found
     tensor = masks if isinstance(masks, Tensor) else _tensor(masks)
     height, width = tensor.shape[-2:] if tensor.dim() == 3 else (0, 0)
-    texts = _texts(*ops.rle_encode(tensor))
+    texts = texts_of(*ops.rle_encode(tensor))
     return [{"size": [height, width], "counts": text.decode("ascii")} for text in texts]
 
 
 def to_masks(rles: Sequence[RLE]) -> Tensor:
     """Masks (N, H, W) bool of RLEs that have one size; (0, 0, 0) for none."""
-    counts, offsets, sizes = _unpack(rles)
-    height, width = _one_size(sizes)
+    found = _rle_dicts.native_result("coco_decode", rles, True, torch.get_num_threads())
+    if found is not None:
+        return torch.from_numpy(found.view(bool))
+    counts, offsets, sizes = unpack(rles)
+    height, width = one_size(sizes)
     return ops.rle_decode(counts, offsets, height, width)
 
 
@@ -60,12 +90,16 @@ def encode(bimask: NDArray[Any]) -> Any:
 
     `bimask` is uint8 or bool. Column-major (Fortran) order is fastest, but any order will do.
     """
+    if type(bimask) is np.ndarray:
+        found = _rle_dicts.native_result("coco_encode", bimask, True, False, torch.get_num_threads())
+        if found is not None:
+            return found
     array = np.asarray(bimask)
     if array.ndim not in (2, 3):
         raise ValueError(f"a mask must have shape (H, W), or (H, W, N) for several; got {array.shape}")
     masks = array[:, :, None] if array.ndim == 2 else array
     height, width, _ = masks.shape
-    texts = _texts(*ops.rle_encode(_tensor(masks.transpose(2, 0, 1))))
+    texts = texts_of(*ops.rle_encode(_tensor(masks.transpose(2, 0, 1))))
     rles: list[RLE] = [{"size": [height, width], "counts": text} for text in texts]
     return rles[0] if array.ndim == 2 else rles
 
@@ -75,8 +109,11 @@ def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
 
     Raises MemoryError for valid masks that are too large for this machine.
     """
-    counts, offsets, sizes = _unpack(rleObjs)
-    height, width = _one_size(sizes)
+    found: NDArray[np.uint8] | None = _rle_dicts.native_result("coco_decode", rleObjs, False, torch.get_num_threads())
+    if found is not None:
+        return found
+    counts, offsets, sizes = unpack(rleObjs)
+    height, width = one_size(sizes)
     masks = ops.rle_decode(counts, offsets, height, width, column_major=True)  # (N, H, W)
     array: NDArray[np.uint8] = masks.transpose(1, 2).numpy().view(np.uint8).transpose(2, 1, 0)
     return array[:, :, 0] if isinstance(rleObjs, Mapping) else array
@@ -87,7 +124,10 @@ def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
 
 def area(rleObjs: RLE | Sequence[RLE]) -> Any:
     """Foreground pixels of an RLE (a NumPy scalar) or of each in a list (N,); uint32, or uint64 if one is larger."""
-    counts, offsets, _ = _unpack(rleObjs)
+    found = _rle_dicts.native_result("coco_area", rleObjs, torch.get_num_threads())
+    if found is not None:
+        return found
+    counts, offsets, _ = unpack(rleObjs)
     areas = ops.rle_area(counts, offsets).numpy()
     fits = areas.size == 0 or int(areas.max()) <= np.iinfo(np.uint32).max
     areas = areas.astype(np.uint32 if fits else np.uint64)
@@ -96,7 +136,10 @@ def area(rleObjs: RLE | Sequence[RLE]) -> Any:
 
 def toBbox(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.float64]:
     """The box x, y, width, height (4,) around an RLE's foreground, or the boxes (N, 4) of a list; zeros if empty."""
-    counts, offsets, sizes = _unpack(rleObjs)
+    found: NDArray[np.float64] | None = _rle_dicts.native_result("coco_to_bbox", rleObjs, torch.get_num_threads())
+    if found is not None:
+        return found
+    counts, offsets, sizes = unpack(rleObjs)
     heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64)
     boxes: NDArray[np.float64] = ops.rle_to_bbox(counts, offsets, heights).numpy().astype(np.float64)
     return boxes[0] if isinstance(rleObjs, Mapping) else boxes
@@ -114,6 +157,9 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
         ValueError: malformed RLEs or boxes, RLEs of different sizes, flags that don't match `gt`.
         TypeError: RLEs on one side and boxes on the other, or neither.
     """
+    found = _rle_dicts.native_result("coco_iou", dt, gt, pyiscrowd, torch.get_num_threads())
+    if found is not None:
+        return found
     (dt_kind, dts), (gt_kind, gts) = _iou_side(dt, "dt"), _iou_side(gt, "gt")
     iscrowd = np.asarray(pyiscrowd).astype(bool)
     if iscrowd.shape != (len(gts),):
@@ -121,15 +167,15 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
     if len(dts) == 0 or len(gts) == 0:
         for kind, side in ((dt_kind, dts), (gt_kind, gts)):
             if kind == "rle":
-                _unpack(side)
+                unpack(side)
         return []
     if dt_kind != gt_kind:
         raise TypeError("dt and gt must be of one kind, both RLEs or both boxes")
     if dt_kind == "box":
         return _box_iou(dts, gts, iscrowd)
-    dt_counts, dt_offsets, dt_sizes = _unpack(dts)
-    gt_counts, gt_offsets, gt_sizes = _unpack(gts)
-    _one_size(dt_sizes + gt_sizes)
+    dt_counts, dt_offsets, dt_sizes = unpack(dts)
+    gt_counts, gt_offsets, gt_sizes = unpack(gts)
+    one_size(dt_sizes + gt_sizes)
     return ops.rle_iou(dt_counts, dt_offsets, gt_counts, gt_offsets, torch.from_numpy(iscrowd)).numpy()
 
 
@@ -172,10 +218,13 @@ def merge(rleObjs: Sequence[RLE], intersect: bool | int = False) -> RLE:
 
     A list of one gives that mask; an empty list gives the mask without pixels.
     """
-    counts, offsets, sizes = _unpack(rleObjs)
-    height, width = _one_size(sizes)
+    found: RLE | None = _rle_dicts.native_result("coco_merge", rleObjs, bool(intersect), torch.get_num_threads())
+    if found is not None:
+        return found
+    counts, offsets, sizes = unpack(rleObjs)
+    height, width = one_size(sizes)
     runs = counts if len(sizes) == 1 else ops.rle_merge(counts, offsets, bool(intersect))
-    (text,) = _texts(runs, torch.tensor([0, runs.shape[0]]))
+    (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]]))
     return {"size": [height, width], "counts": text}
 
 
@@ -223,23 +272,23 @@ def _compress(rles: Iterable[Any]) -> list[RLE]:
     """Compressed RLEs of uncompressed ones; compressed ones are checked and passed on."""
     packed = []
     for rle in rles:
-        height, width = _size(rle)
+        height, width = size_of(rle)
         counts = rle.get("counts")
         if isinstance(counts, (list, tuple, np.ndarray)):
             runs = _run_lengths(counts, height * width)
-            (text,) = _texts(runs, torch.tensor([0, runs.shape[0]]))
+            (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]]))
         else:
-            _unpack(rle)
-            text = _text(rle)
+            unpack(rle)
+            text = text_of(rle)
         packed.append({"size": [height, width], "counts": text})
     return packed
 
 
 def _run_lengths(counts: Any, pixels: int) -> Tensor:
     values = [counts] if isinstance(counts, np.ndarray) and counts.ndim == 0 else list(counts)
-    runs = [_integer(value, "a run length") for value in values]
+    runs = [integer(value, "a run length") for value in values]
     if sum(runs) != pixels:
-        raise ValueError(f"the runs sum to {sum(runs)}, but the size has {pixels} pixels. {_HINT}")
+        raise ValueError(f"the runs sum to {sum(runs)}, but the size has {pixels} pixels. {HINT}")
     return torch.tensor(runs, dtype=torch.int64)
 
 
@@ -267,96 +316,11 @@ def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rasterise(polygons: list[NDArray[np.float64]], h: int, w: int) -> list[RLE]:
-    height, width = _integer(h, "h"), _integer(w, "w")
+    height, width = integer(h, "h"), integer(w, "w")
     offsets = torch.tensor([0, *np.cumsum([len(polygon) for polygon in polygons]).tolist()])
     points = torch.from_numpy(np.concatenate(polygons))
-    texts = _texts(*ops.rle_from_polygon(points, offsets, height, width))
+    texts = texts_of(*ops.rle_from_polygon(points, offsets, height, width))
     return [{"size": [height, width], "counts": text} for text in texts]
-
-
-# ----------------------------------------------------------------------------------------------- dicts to and from runs
-
-
-def _unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """Checked run lengths, their offsets, and the sizes of one RLE or a list of them."""
-    items = [rles] if isinstance(rles, Mapping) else rles
-    if not isinstance(items, (list, tuple)):
-        raise TypeError(f"expected an RLE dict or a list of them; got {type(rles).__name__}")
-    sizes = [_size(item) for item in items]
-    texts = [_text(item) for item in items]
-    offsets = torch.tensor([0, *np.cumsum([len(text) for text in texts], dtype=np.int64).tolist()])
-    joined = bytearray().join(texts)
-    characters = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
-    pixels = torch.tensor([height * width for height, width in sizes], dtype=torch.int64)
-    try:
-        counts, run_offsets = ops.rle_from_string(characters, offsets, pixels)
-    except ValueError as error:
-        if len(items) > 1:
-            _name_culprit(items)
-        raise ValueError(f"malformed RLE {str(items[0])[:120]}: {error}. {_HINT}") from None
-    return counts, run_offsets, sizes
-
-
-def _name_culprit(items: Sequence[RLE]) -> None:
-    for number, item in enumerate(items):
-        try:
-            _unpack(item)
-        except ValueError as error:
-            raise ValueError(f"item {number}: {error}") from None
-
-
-def _size(rle: Any) -> tuple[int, int]:
-    if not isinstance(rle, Mapping):
-        raise TypeError(f"an RLE is a dict with 'size' and 'counts'; got {type(rle).__name__}")
-    for key in ("size", "counts"):
-        if key not in rle:
-            raise ValueError(f"an RLE needs the keys 'size' and 'counts'; {key!r} is missing")
-    size = rle["size"]
-    if not isinstance(size, (list, tuple, np.ndarray)) or np.ndim(size) != 1 or len(size) != 2:
-        raise ValueError(f"an RLE's size must be [height, width]; got {str(size)[:80]}")
-    height, width = _integer(size[0], "height"), _integer(size[1], "width")
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"an RLE of {height} x {width} has more pixels than can be counted here ({MAX_PIXELS})")
-    return height, width
-
-
-def _integer(value: Any, name: str) -> int:
-    if isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name} must be an integer, not {value}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, not {str(value)[:80]!r}") from None
-    if not 0 <= number <= MAX_PIXELS:
-        raise ValueError(f"{name} must be from 0 to {MAX_PIXELS}; got {str(number)[:40]}")
-    return number
-
-
-def _text(rle: Any) -> bytes:
-    counts = rle["counts"]
-    if isinstance(counts, str):
-        try:
-            return counts.encode("ascii")
-        except UnicodeEncodeError:
-            raise ValueError(f"an RLE's counts must be ASCII text; got {counts[:80]!r}. {_HINT}") from None
-    if isinstance(counts, (bytes, bytearray)):
-        return bytes(counts)
-    if isinstance(counts, (list, tuple, np.ndarray)):
-        raise ValueError("this RLE is uncompressed: its counts are a list of run lengths; give it to frPyObjects first")
-    raise ValueError(f"an RLE's counts must be str or bytes; got {type(counts).__name__}")
-
-
-def _texts(counts: Tensor, offsets: Tensor) -> list[bytes]:
-    characters, text_offsets = ops.rle_to_string(counts, offsets)
-    joined = characters.cpu().numpy().tobytes()
-    bounds = text_offsets.tolist()
-    return [joined[begin:end] for begin, end in pairwise(bounds)]
-
-
-def _one_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    if len(set(sizes)) > 1:
-        raise ValueError(f"the masks must all have the same size; got {sorted(set(sizes))[:4]}")
-    return sizes[0] if sizes else (0, 0)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

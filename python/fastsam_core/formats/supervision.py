@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import rle
+
 if TYPE_CHECKING:
+    from ..masks import Masks
     from ..results import Results
 
 
@@ -25,12 +28,8 @@ def detections(results: Results, compact: bool = True) -> Any:
     rows = results.rows()
     masks: Any = results.masks
     if masks is not None:
-        maker = getattr(getattr(supervision, "CompactMask", None), "from_coco_rle", None) if compact else None
-        if maker is not None:
-            # Scoped by the masks' own extents: a prompt's or a detector's box may be smaller than the mask.
-            masks = maker(masks.rle, masks.boxes, results.orig_shape)
-        else:
-            masks = masks.numpy().data.astype(bool)
+        made = _compact_mask(getattr(supervision, "CompactMask", None), masks) if compact else None
+        masks = masks.numpy().data.astype(bool) if made is None else made
     ids = results.boxes.id if results.boxes is not None else None
     names = [results.name_of(class_id) for class_id in rows[:, 5]]
     data: dict[str, Any] = {"class_name": np.array(names, dtype=str)}
@@ -44,3 +43,37 @@ def detections(results: Results, compact: bool = True) -> Any:
         tracker_id=None if ids is None else np.array([int(one) for one in ids]),
         data=data,
     )
+
+
+def _compact_mask(kind: Any, masks: Masks) -> Any:
+    """A `CompactMask` of these masks; None where the installed version has none that takes run lengths.
+
+    Scoped by the masks' own extents: a prompt's or a detector's box may be smaller than the mask.
+    """
+    height, width = masks.orig_shape
+    # Its own reader takes the runs apart in Python, column by column; what it makes of them is cut here instead.
+    if _takes_column_runs(kind) and height * width <= np.iinfo(np.int32).max:
+        boxes = masks.boxes  # the last pixels included; an empty mask's zeros leave one pixel of background
+        shapes = boxes[:, [3, 2]] - boxes[:, [1, 0]] + 1  # (N, 2) height, width
+        runs = rle.crop_runs(masks.rle, np.concatenate([boxes[:, :2], shapes[:, ::-1]], 1))
+        return kind(
+            [counts.astype(np.int32) for counts in runs],
+            shapes.astype(np.int32),
+            boxes[:, :2].astype(np.int32),
+            (height, width),
+        )
+    maker = getattr(kind, "from_coco_rle", None)
+    return None if maker is None else maker(masks.rle, masks.boxes, (height, width))
+
+
+def _takes_column_runs(kind: Any) -> bool:
+    """Whether this `CompactMask` is made of runs down the columns of crops: earlier ones went along the rows."""
+    if not isinstance(kind, type):
+        return False
+    try:
+        made: Any = kind(
+            [np.array([1, 2, 3], np.int32)], np.array([[2, 3]], np.int32), np.array([[1, 0]], np.int32), (2, 4)
+        )
+        return np.asarray(made).tolist() == [[[False, False, True, False], [False, True, False, False]]]
+    except (AttributeError, TypeError, ValueError):
+        return False

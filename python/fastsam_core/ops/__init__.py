@@ -24,6 +24,8 @@ from ._nms.api import batched_nms, nms
 from ._preprocess.api import preprocess_image, resize_image
 from ._rle.api import (
     rle_area,
+    rle_combine,
+    rle_crop,
     rle_decode,
     rle_encode,
     rle_from_polygon,
@@ -57,6 +59,8 @@ __all__ = [
     "preprocess_image",
     "resize_image",
     "rle_area",
+    "rle_combine",
+    "rle_crop",
     "rle_decode",
     "rle_encode",
     "rle_from_polygon",

@@ -93,6 +93,19 @@ def check_ragged(name: str, values: Tensor, offsets: Tensor, dtype: torch.dtype 
         raise ValueError(f"the offsets of {name} must have at least one value, the leading 0")
 
 
+def check_truth(truth: int) -> None:
+    """ValueError unless `truth` is the truth table of a set operation that leaves background background."""
+    if not (0 <= truth <= 15 and truth % 2 == 0):
+        raise ValueError(f"truth must be an even number from 0 to 14, one bit for each case; got {truth}")
+
+
+def check_windows(heights: Tensor, windows: Tensor, n: int) -> None:
+    """ValueError unless heights are (n,) and windows (n, 4), both int64."""
+    check_vector("heights", heights, length=n)
+    if windows.dim() != 2 or windows.shape != (n, 4) or windows.dtype != torch.int64:
+        raise ValueError(f"windows must be ({n}, 4) int64; got {tuple(windows.shape)} of {windows.dtype}")
+
+
 def unknown_size() -> torch.SymInt:
     """For a fake: a size that only the values can tell."""
     return torch.library.get_ctx().new_dynamic_size()

@@ -64,6 +64,48 @@ def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tenso
     return result
 
 
+def rle_combine(
+    a_counts: Tensor, a_offsets: Tensor, b_counts: Tensor, b_offsets: Tensor, truth: int
+) -> tuple[Tensor, Tensor]:
+    """A set operation on N pairs of masks.
+
+    Args:
+        a_counts: (R,) int64 run lengths of N masks.
+        a_offsets: (N + 1,) int64.
+        b_counts: (S,) int64 run lengths of N more.
+        b_offsets: (N + 1,) int64.
+        truth: bit (a + 2 * b) says whether a pixel that is a in the one and b in the other belongs to the result:
+            14 union, 8 intersection, 2 difference, 6 symmetric difference. Bit 0 is not set.
+
+    Returns:
+        counts and offsets, as `rle_encode`.
+
+    Raises:
+        ValueError: broken runs, another number of masks or of pixels on the one side than on the other.
+    """
+    counts, offsets = _ops.rle_combine.default(a_counts, a_offsets, b_counts, b_offsets, truth)
+    return counts, offsets
+
+
+def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """The run lengths of what a window shows of each mask; where it leaves the mask, it shows background.
+
+    Args:
+        counts: (R,) int64 run lengths of N masks.
+        offsets: (N + 1,) int64.
+        heights: (N,) int64, the masks' heights.
+        windows: (N, 4) int64 x, y, width, height; x and y may be negative, and the window may be larger than the mask.
+
+    Returns:
+        counts and offsets, as `rle_encode`, of masks of the windows' sizes.
+
+    Raises:
+        ValueError: broken runs, runs that don't fill columns of the height, windows of negative size.
+    """
+    cut, cut_offsets = _ops.rle_crop.default(counts, offsets, heights, windows)
+    return cut, cut_offsets
+
+
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Run lengths of filled polygons, pixel for pixel as COCO's tools draw them.
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .._inputs import check_masks, check_memory, check_ragged, check_size, check_vector
+from .._inputs import (
+    check_masks,
+    check_memory,
+    check_ragged,
+    check_size,
+    check_truth,
+    check_vector,
+    check_windows,
+)
 from .._native import cpu_module
 
 _cpu: Any = cpu_module
@@ -36,8 +45,10 @@ def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_
     _cpu.rle_check(*runs, height * width)  # before the masks are allocated
     n = offsets.shape[0] - 1
     check_memory(n * height * width)
-    masks = torch.empty((n, width, height) if column_major else (n, height, width), dtype=torch.bool)
-    _cpu.rle_decode(*runs, height, width, column_major, masks.numpy(), torch.get_num_threads())
+    # NumPy's, whose large arrays get huge pages; and zeros cost nothing where no foreground is written.
+    array = np.zeros((n, width, height) if column_major else (n, height, width), dtype=np.bool_)
+    _cpu.rle_decode(*runs, height, width, column_major, array, torch.get_num_threads())
+    masks = torch.from_numpy(array)
     return masks.transpose(1, 2) if column_major else masks
 
 
@@ -62,6 +73,23 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
 def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tensor:
     """See `fastsam_core.ops.rle_merge`."""
     return torch.from_numpy(_cpu.rle_merge(*_runs(counts, offsets), intersect))
+
+
+def rle_combine(
+    a_counts: Tensor, a_offsets: Tensor, b_counts: Tensor, b_offsets: Tensor, truth: int
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_combine`."""
+    check_truth(truth)
+    a, b = _runs(a_counts, a_offsets, "a_counts"), _runs(b_counts, b_offsets, "b_counts")
+    return _tensors(_cpu.rle_combine(*a, *b, truth, torch.get_num_threads()))
+
+
+def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_crop`."""
+    runs = _runs(counts, offsets)
+    check_windows(heights, windows, offsets.shape[0] - 1)
+    arrays = heights.contiguous().numpy(), windows.contiguous().numpy()
+    return _tensors(_cpu.rle_crop(*runs, *arrays, torch.get_num_threads()))
 
 
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -107,7 +107,7 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
     check_vector("iscrowd", iscrowd, torch.bool, n_gt)
     dt_owner, dt_index, dt_ends = run_ends(dt_counts, dt_offsets)
     gt_owner, gt_index, gt_ends = run_ends(gt_counts, gt_offsets)
-    _check_one_size(dt_offsets, dt_ends, gt_offsets, gt_ends)
+    check_one_size(dt_offsets, dt_ends, gt_offsets, gt_ends)
     dt_area = rle_area(dt_counts, dt_offsets)
     gt_area = rle_area(gt_counts, gt_offsets)
     foreground = gt_index % 2 == 1
@@ -137,7 +137,7 @@ def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tenso
     n = offsets.shape[0] - 1
     if n == 0:
         return counts.new_empty(0)
-    total = _check_one_size(offsets, ends)
+    total = check_one_size(offsets, ends)
     foreground = (index % 2 == 1) & (counts > 0)
     last, first = ends[foreground], (ends - counts)[foreground]
     # How many masks cover each stretch between two neighbouring edges.
@@ -152,7 +152,7 @@ def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tenso
     return runs[:-1] if toggles.numel() and int(runs[-1]) == 0 else runs
 
 
-def _check_one_size(*pairs: Tensor) -> int:
+def check_one_size(*pairs: Tensor) -> int:
     """The number of pixels that the masks of all (offsets, ends) pairs share; ValueError where they differ."""
     totals = torch.cat([_totals(offsets, ends) for offsets, ends in zip(pairs[::2], pairs[1::2], strict=True)])
     if totals.numel() and bool((totals != totals[0]).any()):

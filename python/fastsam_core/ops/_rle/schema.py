@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._inputs import check_masks, check_ragged, check_size, check_vector, unknown_size
+from .._inputs import (
+    check_masks,
+    check_ragged,
+    check_size,
+    check_truth,
+    check_vector,
+    check_windows,
+    unknown_size,
+)
 
 SCHEMAS = {
     "rle_encode": "(Tensor masks) -> (Tensor, Tensor)",
@@ -14,6 +22,10 @@ SCHEMAS = {
     "rle_to_bbox": "(Tensor counts, Tensor offsets, Tensor heights) -> Tensor",
     "rle_iou": "(Tensor dt_counts, Tensor dt_offsets, Tensor gt_counts, Tensor gt_offsets, Tensor iscrowd) -> Tensor",
     "rle_merge": "(Tensor counts, Tensor offsets, bool intersect=False) -> Tensor",
+    "rle_combine": (
+        "(Tensor a_counts, Tensor a_offsets, Tensor b_counts, Tensor b_offsets, int truth) -> (Tensor, Tensor)"
+    ),
+    "rle_crop": "(Tensor counts, Tensor offsets, Tensor heights, Tensor windows) -> (Tensor, Tensor)",
     "rle_from_polygon": "(Tensor points, Tensor offsets, SymInt height, SymInt width) -> (Tensor, Tensor)",
     "rle_to_string": "(Tensor counts, Tensor offsets) -> (Tensor, Tensor)",
     "rle_from_string": "(Tensor text, Tensor offsets, Tensor pixels) -> (Tensor, Tensor)",
@@ -56,6 +68,21 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
 def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tensor:
     check_ragged("counts", counts, offsets)
     return counts.new_empty(unknown_size())
+
+
+def rle_combine(
+    a_counts: Tensor, a_offsets: Tensor, b_counts: Tensor, b_offsets: Tensor, truth: int
+) -> tuple[Tensor, Tensor]:
+    check_ragged("a_counts", a_counts, a_offsets)
+    check_ragged("b_counts", b_counts, b_offsets)
+    check_truth(truth)
+    return a_offsets.new_empty(unknown_size()), torch.empty_like(a_offsets)
+
+
+def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    check_ragged("counts", counts, offsets)
+    check_windows(heights, windows, offsets.shape[0] - 1)
+    return offsets.new_empty(unknown_size()), torch.empty_like(offsets)
 
 
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

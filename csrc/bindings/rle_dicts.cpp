@@ -1,0 +1,437 @@
+// The short way from COCO's dicts to results, for what such dicts look like nearly always: a dict, or a list or tuple
+// of dicts, whose size is a list or tuple of two ints and whose counts are bytes or ASCII str. A small mask is measured
+// in less time than a tensor takes to make. Each function gives None for anything else, and for malformed runs: the
+// caller then takes the long way, which accepts more and words the errors.
+#include <pybind11/gil_safe_call_once.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "common/fork_join.h"
+#include "rle/rle.h"
+#include "rle/rle_edges.h"
+#include "rle/rle_measure.h"
+#include "rle/rle_pairs.h"
+#include "rle/rle_text.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+namespace rle = fastsam::rle;
+
+// Text below this many bytes is read faster than the interpreter's lock changes hands, or a thread starts.
+constexpr size_t kTextPerThread = size_t{1} << 16;
+// Larger results take the long way, which looks at the machine's memory first.
+constexpr int64_t kMaxResult = int64_t{1} << 31;
+constexpr size_t kZeroedBytes = size_t{1} << 18;
+
+struct Item {
+  const uint8_t* text;
+  size_t length;
+  int64_t height, width;
+
+  const uint8_t* end() const { return text + length; }
+  int64_t pixels() const { return height * width; }
+};
+
+struct Items {
+  std::vector<Item> items;
+  std::vector<py::object> owners;  // of the texts, while other Python threads may run
+  bool single = false;
+  size_t characters = 0;
+
+  int64_t size() const { return static_cast<int64_t>(items.size()); }
+  bool large() const { return characters > kTextPerThread; }
+  bool one_size() const {
+    for (const Item& item : items) {
+      if (item.height != items.front().height || item.width != items.front().width) return false;
+    }
+    return true;
+  }
+};
+
+PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
+
+bool read_side(PyObject* value, int64_t& side) {
+  if (!PyLong_CheckExact(value)) return false;
+  int overflow = 0;
+  side = PyLong_AsLongLongAndOverflow(value, &overflow);
+  return overflow == 0 && side >= 0;
+}
+
+bool read_item(PyObject* object, Item& item) {
+  static PyObject* const size_key = interned("size");
+  static PyObject* const counts_key = interned("counts");
+  if (!PyDict_CheckExact(object)) return false;
+  PyObject* size = PyDict_GetItem(object, size_key);
+  PyObject* counts = PyDict_GetItem(object, counts_key);
+  if (size == nullptr || counts == nullptr) return false;
+  if (!(PyList_CheckExact(size) || PyTuple_CheckExact(size)) || PySequence_Fast_GET_SIZE(size) != 2) return false;
+  int64_t pixels = 0;
+  if (!read_side(PySequence_Fast_GET_ITEM(size, 0), item.height) ||
+      !read_side(PySequence_Fast_GET_ITEM(size, 1), item.width) ||
+      __builtin_mul_overflow(item.height, item.width, &pixels) || pixels > rle::kMaxPixels) {
+    return false;
+  }
+  if (PyBytes_CheckExact(counts)) {
+    item.text = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(counts));
+    item.length = static_cast<size_t>(PyBytes_GET_SIZE(counts));
+    return true;
+  }
+  if (!PyUnicode_CheckExact(counts) || !PyUnicode_IS_COMPACT_ASCII(counts)) return false;
+  item.text = static_cast<const uint8_t*>(PyUnicode_DATA(counts));
+  item.length = static_cast<size_t>(PyUnicode_GET_LENGTH(counts));
+  return true;
+}
+
+bool read_items(PyObject* object, Items& found) {
+#ifdef Py_GIL_DISABLED
+  return false;  // what is borrowed here could go away at any time
+#endif
+  found.single = PyDict_CheckExact(object);
+  if (found.single) {
+    found.items.resize(1);
+    if (!read_item(object, found.items.front())) return false;
+    found.characters = found.items.front().length;
+  } else {
+    if (!PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return false;
+    const auto n = PySequence_Fast_GET_SIZE(object);
+    found.items.resize(static_cast<size_t>(n));
+    for (Py_ssize_t i = 0; i < n; ++i) {
+      Item& item = found.items[static_cast<size_t>(i)];
+      if (!read_item(PySequence_Fast_GET_ITEM(object, i), item)) return false;
+      found.characters += item.length;
+    }
+  }
+  if (!found.large()) return true;
+  const auto own = [&](PyObject* dict) {
+    found.owners.push_back(py::reinterpret_borrow<py::object>(PyDict_GetItemString(dict, "counts")));
+  };
+  if (found.single) {
+    own(object);
+  } else {
+    for (size_t i = 0; i < found.items.size(); ++i) {
+      own(PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i)));
+    }
+  }
+  return true;
+}
+
+// Calls work(begin, end) on parts of the items, with threads and without the interpreter's lock where that pays. False
+// where an item is malformed.
+template <typename Work>
+bool for_parts(const Items& found, int64_t threads, const Work& work) {
+  try {
+    if (!found.large()) {
+      work(int64_t{0}, found.size());
+    } else {
+      const int64_t mean = static_cast<int64_t>(found.characters) / found.size();
+      py::gil_scoped_release release;
+      fork_join(threads, found.size(), static_cast<int64_t>(kTextPerThread) / 2 / (mean + 1) + 1, work);
+    }
+  } catch (const std::invalid_argument&) {
+    return false;
+  }
+  return true;
+}
+
+template <typename Use>
+void read(const Item& item, const Use& use) {
+  rle::read_runs(item.text, item.end(), item.pixels(), 0, use);
+}
+
+rle::Edges edges_of(const Item& item) {
+  rle::EdgeCollector collector;
+  collector.reserve(item.length);
+  read(item, [&](int64_t run) { collector.add(run); });
+  return collector.take();
+}
+
+struct NumPy {
+  py::object zeros, uint8, uint32;
+};
+
+const NumPy& numpy() {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<NumPy> stored;
+  return stored
+      .call_once_and_store_result([] {
+        const py::module_ module = py::module_::import("numpy");
+        return NumPy{module.attr("zeros"), module.attr("uint8"), module.attr("uint32")};
+      })
+      .get_stored();
+}
+
+py::object to_text(const std::vector<uint8_t>& text, bool as_str) {
+  const char* data = reinterpret_cast<const char*>(text.data());
+  if (as_str) return py::str(data, text.size());
+  return py::bytes(data, text.size());
+}
+
+py::dict to_dict(int64_t height, int64_t width, py::object&& text) {
+  static PyObject* const size_key = interned("size");
+  static PyObject* const counts_key = interned("counts");
+  py::list size(2);
+  size[0] = py::int_(height);
+  size[1] = py::int_(width);
+  py::dict made;
+  if (PyDict_SetItem(made.ptr(), size_key, size.ptr()) != 0 ||
+      PyDict_SetItem(made.ptr(), counts_key, text.ptr()) != 0) {
+    throw py::error_already_set();
+  }
+  return made;
+}
+
+std::vector<uint8_t> text_of(const rle::Edges& edges, int64_t pixels) {
+  std::vector<int64_t> counts;
+  rle::append_runs(edges, pixels, counts);
+  std::vector<uint8_t> text;
+  text.reserve(counts.size() * 2);
+  rle::write_runs(counts.data(), static_cast<int64_t>(counts.size()), text);
+  return text;
+}
+
+py::object coco_area(const py::object& objects, int64_t threads) {
+  Items found;
+  if (!read_items(objects.ptr(), found)) return py::none();
+  std::vector<int64_t> areas(found.items.size());
+  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t area = 0, inside = 0;  // all bits are set inside
+      read(found.items[static_cast<size_t>(i)], [&](int64_t run) {
+        area += run & inside;
+        inside = ~inside;
+      });
+      areas[static_cast<size_t>(i)] = area;
+    }
+  });
+  if (!valid) return py::none();
+  for (const int64_t area : areas) {
+    if (area > UINT32_MAX) return py::none();
+  }
+  if (found.single) {
+    return numpy().uint32(py::int_(areas.front()));
+  }
+  py::array_t<uint32_t> result(static_cast<py::ssize_t>(areas.size()));
+  for (size_t i = 0; i < areas.size(); ++i) result.mutable_data()[i] = static_cast<uint32_t>(areas[i]);
+  return std::move(result);
+}
+
+py::object coco_to_bbox(const py::object& objects, int64_t threads) {
+  Items found;
+  if (!read_items(objects.ptr(), found)) return py::none();
+  py::array_t<double> boxes(found.single ? std::vector<py::ssize_t>{4}
+                                         : std::vector<py::ssize_t>{static_cast<py::ssize_t>(found.size()), 4});
+  double* out = boxes.mutable_data();
+  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Item& item = found.items[static_cast<size_t>(i)];
+      rle::BoxCollector collector(item.height);
+      read(item, [&](int64_t run) { collector.add(run); });
+      int64_t box[4];
+      collector.write(box);
+      for (int64_t k = 0; k < 4; ++k) out[4 * i + k] = static_cast<double>(box[k]);
+    }
+  });
+  return valid ? py::object(std::move(boxes)) : py::none();
+}
+
+// masks: (n, height, width), or (height, width, n) where `last` is set; single where it is (height, width).
+py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t threads) {
+  const char kind = masks.dtype().kind();
+  const bool single = last && masks.ndim() == 2;
+  if ((masks.ndim() != 3 && !single) || masks.itemsize() != 1 || (kind != 'u' && kind != 'b')) return py::none();
+  const int h = last ? 0 : 1, n = last ? 2 : 0;
+  const MaskView view{static_cast<const uint8_t*>(masks.data()),
+                      single ? 1 : masks.shape(n),
+                      masks.shape(h),
+                      masks.shape(h + 1),
+                      single ? 0 : masks.strides(n),
+                      masks.strides(h),
+                      masks.strides(h + 1)};
+  const int64_t pixels = view.height * view.width;
+  if (view.width > UINT32_MAX) return py::none();
+  std::vector<std::vector<uint8_t>> texts(static_cast<size_t>(view.n));
+  const auto work = [&] {
+    std::vector<rle::Edges> edges = rle::find_edges(view, threads);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      texts[i] = text_of(edges[i], pixels);
+      rle::Edges().swap(edges[i]);
+    }
+  };
+  if (pixels * view.n < static_cast<int64_t>(kTextPerThread)) {
+    work();
+  } else {
+    py::gil_scoped_release release;
+    work();
+  }
+  if (single) return to_dict(view.height, view.width, to_text(texts.front(), as_str));
+  py::list result(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) result[i] = to_dict(view.height, view.width, to_text(texts[i], as_str));
+  return std::move(result);
+}
+
+// An array of zeros whose memory, where it is large, is the system's and not yet touched. Its strides are the caller's
+// to choose; NumPy asks for huge pages, which torch does not.
+py::object zeros(const std::vector<py::ssize_t>& shape, bool column_major) {
+  return numpy().zeros(py::tuple(py::cast(shape)), numpy().uint8, column_major ? "F" : "C");
+}
+
+// (height, width, n) in column-major order, or (height, width) of a single one; row_major: (n, height, width).
+py::object coco_decode(const py::object& objects, bool row_major, int64_t threads) {
+  Items found;
+  if (!read_items(objects.ptr(), found) || found.items.empty() || !found.one_size()) return py::none();
+  const int64_t height = found.items.front().height, width = found.items.front().width, n = found.size();
+  int64_t bytes = 0;
+  if (__builtin_mul_overflow(height * width, n, &bytes) || bytes > kMaxResult) return py::none();
+  std::vector<std::vector<int64_t>> counts(found.items.size());
+  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::vector<int64_t>& runs = counts[static_cast<size_t>(i)];
+      runs.reserve(found.items[static_cast<size_t>(i)].length);
+      read(found.items[static_cast<size_t>(i)], [&](int64_t run) { runs.push_back(run); });
+    }
+  });
+  if (!valid) return py::none();
+  rle::Runs runs;
+  for (const std::vector<int64_t>& of_one : counts) {
+    runs.counts.insert(runs.counts.end(), of_one.begin(), of_one.end());
+    runs.offsets.push_back(static_cast<int64_t>(runs.counts.size()));
+  }
+  std::vector<py::ssize_t> shape{height, width, n};
+  if (found.single) shape.pop_back();
+  if (row_major) shape = {n, height, width};
+  const bool large = static_cast<size_t>(bytes) > kZeroedBytes;
+  py::object masks = large ? zeros(shape, !row_major) : py::object();
+  if (!large) {
+    masks = row_major ? py::object(py::array_t<uint8_t>(shape))
+                      : py::object(py::array_t<uint8_t, py::array::f_style>(shape));
+  }
+  uint8_t* out = static_cast<uint8_t*>(py::reinterpret_borrow<py::array>(masks).mutable_data());
+  if (!large) std::fill(out, out + bytes, uint8_t{0});
+  const rle::RunsView view{runs.counts.data(), static_cast<int64_t>(runs.counts.size()), runs.offsets.data(), n};
+  if (large) {
+    py::gil_scoped_release release;
+    rle::decode(view, height, width, !row_major, out, threads);
+  } else {
+    rle::decode(view, height, width, !row_major, out, 1);
+  }
+  return masks;
+}
+
+bool read_flags(const py::object& object, size_t n, std::vector<uint8_t>& flags) {
+  if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr())) {
+    const auto size = PySequence_Fast_GET_SIZE(object.ptr());
+    if (static_cast<size_t>(size) != n) return false;
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      PyObject* flag = PySequence_Fast_GET_ITEM(object.ptr(), i);
+      if (!PyLong_Check(flag)) return false;  // a bool is one too
+      flags.push_back(PyObject_IsTrue(flag) == 1);
+    }
+    return true;
+  }
+  if (!py::isinstance<py::array>(object)) return false;
+  const py::array array = py::reinterpret_borrow<py::array>(object);
+  const char kind = array.dtype().kind();
+  if (array.ndim() != 1 || static_cast<size_t>(array.size()) != n || array.itemsize() != 1 ||
+      (kind != 'u' && kind != 'b')) {
+    return false;
+  }
+  for (size_t i = 0; i < n; ++i) flags.push_back(*static_cast<const uint8_t*>(array.data(i)) != 0);
+  return true;
+}
+
+bool footprints_of(const Items& found, int64_t threads, std::vector<rle::Footprint>& masks) {
+  masks.resize(found.items.size());
+  return for_parts(found, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Item& item = found.items[static_cast<size_t>(i)];
+      masks[static_cast<size_t>(i)] = rle::footprint_of(edges_of(item), std::max<int64_t>(1, item.height));
+    }
+  });
+}
+
+py::object coco_iou(const py::object& dt, const py::object& gt, const py::object& iscrowd, int64_t threads) {
+  Items rows, columns;
+  const bool same = dt.is(gt);
+  if (!read_items(dt.ptr(), rows) || rows.single || rows.items.empty() || !rows.one_size()) return py::none();
+  if (!same) {
+    if (!read_items(gt.ptr(), columns) || columns.single || columns.items.empty() || !columns.one_size() ||
+        columns.items.front().height != rows.items.front().height ||
+        columns.items.front().width != rows.items.front().width) {
+      return py::none();
+    }
+  }
+  const Items& other = same ? rows : columns;
+  std::vector<uint8_t> flags;
+  if (!read_flags(iscrowd, other.items.size(), flags)) return py::none();
+  std::vector<rle::Footprint> row_masks, column_masks;
+  if (!footprints_of(rows, threads, row_masks) || (!same && !footprints_of(columns, threads, column_masks))) {
+    return py::none();
+  }
+  const bool* crowd = reinterpret_cast<const bool*>(flags.data());
+  const std::vector<rle::Footprint>& others = same ? row_masks : column_masks;
+  std::vector<double> result;
+  if (rows.large() || others.size() * row_masks.size() > 1024) {
+    py::gil_scoped_release release;
+    result = rle::iou(row_masks, others, crowd, threads);
+  } else {
+    result = rle::iou(row_masks, others, crowd, 1);
+  }
+  return to_array(std::move(result), rows.size(), other.size());
+}
+
+py::object coco_merge(const py::object& objects, bool intersect, int64_t threads) {
+  Items found;
+  if (!read_items(objects.ptr(), found) || found.single || found.items.empty() || !found.one_size()) return py::none();
+  const Item& first = found.items.front();
+  std::vector<rle::Edges> masks(found.items.size());
+  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) masks[static_cast<size_t>(i)] = edges_of(found.items[static_cast<size_t>(i)]);
+  });
+  if (!valid) return py::none();
+  if (found.size() == 1) {  // as it came, empty runs included
+    return to_dict(first.height, first.width, py::bytes(reinterpret_cast<const char*>(first.text), first.length));
+  }
+  std::vector<uint8_t> text = text_of(rle::combine_all(std::move(masks), intersect), first.pixels());
+  return to_dict(first.height, first.width, to_text(text, false));
+}
+
+// counts, offsets, heights, widths of all masks.
+py::object coco_runs(const py::object& objects) {
+  Items found;
+  if (!read_items(objects.ptr(), found)) return py::none();
+  rle::Runs runs;
+  runs.counts.reserve(found.characters);
+  std::vector<int64_t> heights, widths;
+  try {
+    for (const Item& item : found.items) {
+      read(item, [&](int64_t run) { runs.counts.push_back(run); });
+      runs.offsets.push_back(static_cast<int64_t>(runs.counts.size()));
+      heights.push_back(item.height);
+      widths.push_back(item.width);
+    }
+  } catch (const std::invalid_argument&) {
+    return py::none();
+  }
+  return py::make_tuple(to_array(std::move(runs.counts)), to_array(std::move(runs.offsets)),
+                        to_array(std::move(heights)), to_array(std::move(widths)));
+}
+
+}  // namespace
+
+void bind_rle_dicts(py::module_& m) {
+  const auto objects = py::arg("rles"), threads = py::arg("threads");
+  m.def("coco_area", &coco_area, objects, threads);
+  m.def("coco_to_bbox", &coco_to_bbox, objects, threads);
+  m.def("coco_encode", &coco_encode, py::arg("masks").noconvert(), py::arg("last"), py::arg("as_str"), threads);
+  m.def("coco_decode", &coco_decode, objects, py::arg("row_major"), threads);
+  m.def("coco_iou", &coco_iou, py::arg("dt"), py::arg("gt"), py::arg("iscrowd"), threads);
+  m.def("coco_merge", &coco_merge, objects, py::arg("intersect"), threads);
+  m.def("coco_runs", &coco_runs, objects);
+}
+
+}  // namespace fastsam::bindings

@@ -1,0 +1,89 @@
+// Runs to masks, and what can be read off the runs of one mask.
+#include <algorithm>
+#include <cstring>
+
+#include "common/fork_join.h"
+#include "common/isa.h"
+#include "rle/rle.h"
+#include "rle/rle_measure.h"
+
+namespace fastsam::rle {
+namespace {
+
+// Masks below this many bytes per thread are not worth a thread.
+constexpr int64_t kBytesPerThread = int64_t{1} << 20;
+
+// Background is there already, so memory is touched only where foreground lies: large results come from the system as
+// zeros, and a page of them costs nothing until it is written to.
+void decode_columns(const RunsView& runs, int64_t image, uint8_t* mask) {
+  bool inside = false;
+  for (const int64_t* run = runs.begin(image); run != runs.end(image); ++run, inside = !inside) {
+    if (inside) std::memset(mask, 1, static_cast<size_t>(*run));
+    mask += *run;
+  }
+}
+
+void decode_rows(const RunsView& runs, int64_t image, int64_t height, int64_t width, uint8_t* mask) {
+  // A mark where a column's value changes, then each row takes over the one above: one pass of plain row arithmetic.
+  BoxCollector box(height);
+  int64_t position = 0;
+  bool inside = false;
+  for (const int64_t* run = runs.begin(image); run != runs.end(image); ++run, inside = !inside) {
+    box.add(*run);
+    const int64_t begin = position, end = position += *run;
+    if (!inside || begin == end) continue;
+    const int64_t x = begin / height, last = (end - 1) / height;
+    mask[(begin - x * height) * width + x] ^= 1;
+    for (int64_t next = x + 1; next <= last; ++next) mask[next] ^= 1;
+    const int64_t below = end - last * height;
+    if (below != height) mask[below * width + last] ^= 1;
+  }
+  if (box.empty()) return;
+  const RleKernels& isa = kernels().rle;
+  const size_t n = static_cast<size_t>(box.right() - box.left() + 1);
+  // The row below the box holds the marks that end it.
+  const int64_t last = std::min(box.bottom() + 1, height - 1);
+  for (int64_t y = box.top() + 1; y <= last; ++y) {
+    uint8_t* row = mask + y * width + box.left();
+    isa.xor_rows(row - width, row, n);
+  }
+}
+
+}  // namespace
+
+void decode(const RunsView& runs, int64_t height, int64_t width, bool column_major, uint8_t* out, int64_t threads) {
+  check_runs(runs, height * width);
+  const int64_t pixels = height * width;
+  if (pixels == 0) return;
+  fork_join(threads, runs.n, kBytesPerThread / pixels + 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      uint8_t* mask = out + i * pixels;
+      column_major ? decode_columns(runs, i, mask) : decode_rows(runs, i, height, width, mask);
+    }
+  });
+}
+
+std::vector<int64_t> area(const RunsView& runs) {
+  check_runs(runs);
+  std::vector<int64_t> areas;
+  areas.reserve(static_cast<size_t>(runs.n));
+  for (int64_t i = 0; i < runs.n; ++i) {
+    int64_t pixels = 0;
+    for (int64_t k = 1; k < runs.length(i); k += 2) pixels += runs.begin(i)[k];
+    areas.push_back(pixels);
+  }
+  return areas;
+}
+
+std::vector<int64_t> to_bbox(const RunsView& runs, const int64_t* heights) {
+  check_runs(runs);
+  std::vector<int64_t> boxes(static_cast<size_t>(runs.n) * 4, 0);
+  for (int64_t i = 0; i < runs.n; ++i) {
+    BoxCollector box(heights[i]);
+    for (const int64_t* run = runs.begin(i); run != runs.end(i); ++run) box.add(*run);
+    box.write(boxes.data() + 4 * i);
+  }
+  return boxes;
+}
+
+}  // namespace fastsam::rle

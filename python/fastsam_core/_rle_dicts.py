@@ -1,0 +1,121 @@
+"""COCO's RLE dicts to and from run lengths: what is accepted, and what is said about the rest."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ops
+from .ops._inputs import MAX_PIXELS
+from .ops._native import cpu_module
+
+RLE = dict[str, Any]
+
+HINT = (
+    "Common causes: backslashes that JSON escaped twice, the text of a Python bytes literal (b'...') in place of the "
+    "text itself, a string that was cut off, and a size given as [width, height]."
+)
+
+# The compiled module reads plain dicts itself: tensors and the dispatcher would take many times as long as the mask.
+native: Any = cpu_module
+
+
+def native_result(function: str, *args: Any) -> Any:
+    """What the compiled module's short way for plain dicts gives; None where there is none, or for other input."""
+    return None if native is None else getattr(native, function)(*args)
+
+
+def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """Checked run lengths, their offsets, and the sizes of one RLE or a list of them."""
+    found = native_result("coco_runs", rles)
+    if found is not None:
+        counts, offsets, heights, widths = found
+        return (
+            torch.from_numpy(counts),
+            torch.from_numpy(offsets),
+            list(zip(heights.tolist(), widths.tolist(), strict=True)),
+        )
+    items = [rles] if isinstance(rles, Mapping) else rles
+    if not isinstance(items, (list, tuple)):
+        raise TypeError(f"expected an RLE dict or a list of them; got {type(rles).__name__}")
+    sizes = [size_of(item) for item in items]
+    texts = [text_of(item) for item in items]
+    offsets = torch.tensor([0, *np.cumsum([len(text) for text in texts], dtype=np.int64).tolist()])
+    joined = bytearray().join(texts)
+    characters = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
+    pixels = torch.tensor([height * width for height, width in sizes], dtype=torch.int64)
+    try:
+        counts, run_offsets = ops.rle_from_string(characters, offsets, pixels)
+    except ValueError as error:
+        if len(items) > 1:
+            _name_culprit(items)
+        raise ValueError(f"malformed RLE {str(items[0])[:120]}: {error}. {HINT}") from None
+    return counts, run_offsets, sizes
+
+
+def _name_culprit(items: Sequence[RLE]) -> None:
+    for number, item in enumerate(items):
+        try:
+            unpack(item)
+        except ValueError as error:
+            raise ValueError(f"item {number}: {error}") from None
+
+
+def size_of(rle: Any) -> tuple[int, int]:
+    if not isinstance(rle, Mapping):
+        raise TypeError(f"an RLE is a dict with 'size' and 'counts'; got {type(rle).__name__}")
+    for key in ("size", "counts"):
+        if key not in rle:
+            raise ValueError(f"an RLE needs the keys 'size' and 'counts'; {key!r} is missing")
+    size = rle["size"]
+    if not isinstance(size, (list, tuple, np.ndarray)) or np.ndim(size) != 1 or len(size) != 2:
+        raise ValueError(f"an RLE's size must be [height, width]; got {str(size)[:80]}")
+    height, width = integer(size[0], "height"), integer(size[1], "width")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"an RLE of {height} x {width} has more pixels than can be counted here ({MAX_PIXELS})")
+    return height, width
+
+
+def integer(value: Any, name: str) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be an integer, not {value}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, not {str(value)[:80]!r}") from None
+    if not 0 <= number <= MAX_PIXELS:
+        raise ValueError(f"{name} must be from 0 to {MAX_PIXELS}; got {str(number)[:40]}")
+    return number
+
+
+def text_of(rle: Any) -> bytes:
+    counts = rle["counts"]
+    if isinstance(counts, str):
+        try:
+            return counts.encode("ascii")
+        except UnicodeEncodeError:
+            raise ValueError(f"an RLE's counts must be ASCII text; got {counts[:80]!r}. {HINT}") from None
+    if isinstance(counts, (bytes, bytearray)):
+        return bytes(counts)
+    if isinstance(counts, (list, tuple, np.ndarray)):
+        raise ValueError("this RLE is uncompressed: its counts are a list of run lengths; give it to frPyObjects first")
+    raise ValueError(f"an RLE's counts must be str or bytes; got {type(counts).__name__}")
+
+
+def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
+    characters, text_offsets = ops.rle_to_string(counts, offsets)
+    joined = characters.cpu().numpy().tobytes()
+    bounds = text_offsets.tolist()
+    return [joined[begin:end] for begin, end in pairwise(bounds)]
+
+
+def one_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    if len(set(sizes)) > 1:
+        raise ValueError(f"the masks must all have the same size; got {sorted(set(sizes))[:4]}")
+    return sizes[0] if sizes else (0, 0)

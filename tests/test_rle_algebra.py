@@ -1,0 +1,200 @@
+"""Set operations and windows of RLE masks against the same on dense arrays, on every sibling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fastsam_core import ops, rle
+from siblings import NAMES, use_sibling
+
+
+@pytest.fixture(params=NAMES)
+def sibling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    use_sibling(monkeypatch, request.param)
+    return str(request.param)
+
+
+relaxed = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+pairs = st.tuples(st.integers(0, 9), st.integers(0, 9)).flatmap(lambda shape: arrays(np.bool_, (2, 3, *shape)))
+near = st.integers(-12, 12)
+
+SETS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "union": (rle.union, np.logical_or),
+    "intersection": (rle.intersection, np.logical_and),
+    "difference": (rle.difference, lambda a, b: a & ~b),
+    "symmetric_difference": (rle.symmetric_difference, np.logical_xor),
+}
+
+
+def window_of(mask: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+    reach = 60
+    wide = np.pad(mask, reach)
+    return wide[reach + y : reach + y + height, reach + x : reach + x + width]
+
+
+@relaxed
+@given(masks=pairs)
+def test_set_operations(sibling: str, masks: np.ndarray) -> None:
+    a, b = rle.from_masks(masks[0]), rle.from_masks(masks[1])
+    for ours, dense in SETS.values():
+        assert ours(a, b) == rle.from_masks(dense(*masks))
+        assert ours(a[0], b[0]) == rle.from_masks(dense(*masks))[0]
+    assert rle.complement(a) == rle.from_masks(~masks[0])
+    assert rle.complement(rle.complement(b[0])) == b[0]
+
+
+@relaxed
+@given(masks=pairs, window=st.tuples(near, near, st.integers(0, 20), st.integers(0, 20)), data=st.data())
+def test_windows(sibling: str, masks: np.ndarray, window: tuple[int, int, int, int], data: st.DataObject) -> None:
+    given_masks = masks[0]
+    packed = rle.from_masks(given_masks)
+    expected = [window_of(mask, *window) for mask in given_masks]
+    assert rle.crop(packed, window) == rle.from_masks(np.stack(expected))
+    assert rle.crop(packed[0], window) == rle.from_masks(np.stack(expected))[0]
+    several = np.array(data.draw(st.lists(st.tuples(near, near, st.just(4), st.just(3)), min_size=3, max_size=3)))
+    expected = [window_of(mask, *one) for mask, one in zip(given_masks, several.tolist(), strict=True)]
+    assert rle.crop(packed, several) == rle.from_masks(np.stack(expected))
+    assert rle.crop(packed, torch.from_numpy(several)) == rle.from_masks(np.stack(expected))
+    # The same moved the other way.
+    x, y, width, height = window
+    expected = [window_of(mask, -x, -y, width, height) for mask in given_masks]
+    assert rle.paste(packed, (x, y), (height, width)) == rle.from_masks(np.stack(expected))
+    expected = [window_of(mask, -x, -y, mask.shape[1], mask.shape[0]) for mask in given_masks]
+    assert rle.translate(packed, (x, y)) == rle.from_masks(np.stack(expected))
+
+
+def test_a_crop_put_back_is_the_mask(sibling: str) -> None:
+    masks = np.random.default_rng(0).random((5, 30, 40)) < 0.02
+    packed = rle.from_masks(masks)
+    boxes = rle.toBbox(packed).astype(int)
+    crops = rle.crop(packed, boxes)
+    assert [one["size"] for one in crops] == boxes[:, [3, 2]].tolist()
+    assert rle.paste(crops, boxes[:, :2], (30, 40)) == packed
+
+
+def test_text_of_the_kind_that_came_in(sibling: str) -> None:
+    text = rle.from_masks(np.eye(4, dtype=bool)[None])[0]
+    data = {**text, "counts": text["counts"].encode()}
+    assert isinstance(rle.union(text, data)["counts"], str)
+    assert isinstance(rle.union(data, text)["counts"], bytes)
+    assert isinstance(rle.crop([data], (0, 0, 2, 2))[0]["counts"], bytes)
+    assert rle.union([], []) == rle.crop([], (0, 0, 2, 2)) == rle.complement([]) == []
+    assert rle.translate([], (1, 2)) == rle.paste([], (1, 2), (3, 4)) == []
+
+
+def test_empty_runs_inside_do_not_matter(sibling: str) -> None:
+    packed = rle.frPyObjects({"size": [4, 5], "counts": [3, 0, 2, 4, 0, 2, 9, 0]}, 4, 5)
+    plain = rle.encode(rle.decode(packed))
+    assert rle.union(packed, packed) == rle.intersection(packed, packed) == rle.crop(packed, (0, 0, 5, 4)) == plain
+    assert rle.area(rle.symmetric_difference(packed, plain)) == 0
+
+
+def test_very_large_masks(sibling: str) -> None:
+    side = 2**20
+    whole = {"size": [side, side], "counts": [side * 5 + 3, 10, side**2 - side * 5 - 13]}
+    large = rle.frPyObjects(whole, 0, 0)
+    assert rle.area(rle.crop(large, (5, 0, 1, 8))) == 5
+    assert rle.crop(rle.paste(rle.crop(large, (5, 3, 1, 10)), (5, 3), (side, side)), (0, 0, side, side)) == large
+    assert rle.area(rle.difference(large, large)) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "reference"])
+def test_thread_counts_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sibling(monkeypatch, name)
+    rng = np.random.default_rng(1)
+    a, b = (rle.from_masks(rng.random((9, 300, 400)) < share) for share in (0.5, 0.1))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            results.append([rle.union(a, b), rle.crop(a, (-3, 5, 200, 280)), rle.merge(a, True), rle.area(b).tolist()])
+            results[-1] += [rle.iou(a, b, [0] * 9).tolist(), rle.iou(a, a, [0, 1, 1] * 3).tolist()]
+    finally:
+        torch.set_num_threads(before)
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("kind", ["blobs", "two parts", "noise", "mixed"])
+def test_iou_of_all_kinds_of_columns(sibling: str, kind: str) -> None:
+    rng = np.random.default_rng(5)
+    y, x = np.ogrid[:90, :130]
+    masks = np.zeros((12, 90, 130), bool)
+    for number, mask in enumerate(masks):
+        for _ in range(2 if kind == "two parts" else 1):
+            cy, cx, radius = rng.uniform(0, 90), rng.uniform(0, 130), rng.uniform(3, 60)
+            mask |= (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+        if kind == "noise" or (kind == "mixed" and number % 2):
+            mask &= rng.random((90, 130)) < 0.5
+    masks[3] = True
+    masks[4] = False
+    masks[5] = x % 2 == 0
+    packed, crowd = rle.from_masks(masks), rng.random(12) < 0.3
+    flat = masks.reshape(12, -1).astype(np.int64)
+    shared = flat @ flat.T
+    area = flat.sum(1)
+    whole = np.where(crowd[None], area[:, None], area[:, None] + area[None] - shared)
+    expected = np.divide(shared, whole, out=np.zeros(shared.shape), where=shared > 0)
+    assert (rle.iou(packed, packed, crowd) == expected).all()
+    assert (rle.iou(packed, list(packed), crowd.tolist()) == expected).all()
+    counts, offsets = ops.rle_encode(torch.from_numpy(masks))
+    flags = torch.from_numpy(crowd)
+    assert (ops.rle_iou(counts, offsets, counts, offsets, flags).numpy() == expected).all()
+    assert (ops.rle_iou(counts, offsets, counts.clone(), offsets.clone(), flags).numpy() == expected).all()
+
+
+GOOD = {"size": [4, 5], "counts": b"92203"}
+MALFORMED = [
+    lambda: rle.union([GOOD], [GOOD, GOOD]),
+    lambda: rle.union(GOOD, {"size": [5, 4], "counts": b"92203"}),
+    lambda: rle.union(GOOD, {"size": [4, 5], "counts": b"9220"}),
+    lambda: rle.complement({"size": [4, 5], "counts": b"9220"}),
+    lambda: rle.crop(GOOD, (0, 0, -1, 3)),
+    lambda: rle.crop(GOOD, (0, 0, 3)),
+    lambda: rle.crop(GOOD, (0.5, 0, 3, 3)),
+    lambda: rle.crop([GOOD, GOOD], [[0, 0, 3, 3]] * 3),
+    lambda: rle.crop(GOOD, (0, 0, 2**40, 2**40)),
+    lambda: rle.crop(GOOD, (-(2**62), 0, 3, 3)),
+    lambda: rle.paste(GOOD, (0, 0), (4,)),
+    lambda: rle.paste(GOOD, (0, 0), (-4, 4)),
+    lambda: rle.paste(GOOD, (0, 0), (2**40, 2**40)),
+    lambda: rle.translate(GOOD, (True, False)),
+    lambda: ops.rle_combine(*RUNS, *RUNS, 1),
+    lambda: ops.rle_combine(*RUNS, *RUNS, 16),
+    lambda: ops.rle_combine(*RUNS, RUNS[0], torch.tensor([0, 1, 2]), 2),
+    lambda: ops.rle_combine(*RUNS, RUNS[0] + 1, RUNS[1], 2),
+    lambda: ops.rle_crop(*RUNS, torch.tensor([3]), torch.tensor([[0, 0, 1, 1]])),
+    lambda: ops.rle_crop(*RUNS, torch.tensor([0]), torch.tensor([[0, 0, 1, 1]])),
+    lambda: ops.rle_crop(*RUNS, torch.tensor([2, 2]), torch.tensor([[0, 0, 1, 1]])),
+    lambda: ops.rle_crop(*RUNS, torch.tensor([2]), torch.tensor([0, 0, 1, 1])),
+]
+RUNS = torch.tensor([4, 6]), torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize("call", MALFORMED)
+def test_bad_input_is_a_value_error(sibling: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError):
+        call()
+
+
+def test_one_and_several_do_not_mix() -> None:
+    with pytest.raises(TypeError, match="single"):
+        rle.union(GOOD, [GOOD])
+    with pytest.raises(TypeError):
+        rle.crop("92203", (0, 0, 1, 1))
+
+
+def test_registered_operations_pass_opcheck() -> None:
+    windows = torch.tensor([[-1, 0, 3, 2]])
+    for op, arguments in (("rle_combine", (*RUNS, *RUNS, 6)), ("rle_crop", (*RUNS, torch.tensor([2]), windows))):
+        torch.library.opcheck(getattr(torch.ops.fastsam_core, op).default, arguments)

@@ -16,10 +16,10 @@ STAMPS := $(VENV)/.stamps
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel clean
+.PHONY: help setup demo test sanitize lint bench wheel clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
@@ -44,11 +44,14 @@ demo: setup  ## segment a real photo and say where the picture is
 test: setup  ## run the test suite
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+sanitize: setup  ## the native tests under the address, undefined-behaviour and thread sanitizers
+	$(BIN)/python tests/native/sanitize.py
+
 lint: setup  ## ruff, mypy and clang-format, checking only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: setup  ## run the benchmarks; numbers go to bench/results/latest.json
 	@mkdir -p bench/results

@@ -115,7 +115,7 @@ def check_memory(nbytes: int) -> None:
     """MemoryError where a result can't fit this machine, before the system's overcommitting lets it be allocated."""
     limit = _memory_limit()
     if nbytes > limit:
-        raise MemoryError(f"the masks would take {nbytes:,} bytes, more than this machine has ({limit:,})")
+        raise MemoryError(f"the result would take {nbytes:,} bytes, more than this machine has ({limit:,})")
 
 
 @cache

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._inputs import check_memory
 from .._native import cpu_module
 from .inputs import check_form, check_picture, check_sides
 
@@ -19,6 +20,7 @@ def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> T
     """See `fastsam_core.ops.resize_image`."""
     check_picture(image)
     check_sides(height, width)
+    check_memory(3 * height * width)
     out = torch.empty((height, width, 3), dtype=torch.uint8)
     _cpu.resize_image(image.numpy(), bgr, out.numpy(), torch.get_num_threads())
     return out
@@ -37,6 +39,7 @@ def preprocess_image(
     """See `fastsam_core.ops.preprocess_image`."""
     check_picture(image)
     check_form(height, width, size, mean, std)
+    check_memory(12 * size * size)
     out = torch.empty((1, size, size, 3) if channels_last else (1, 3, size, size), dtype=torch.float32)
     channel_mean, channel_std = np.array(mean, np.float32), np.array(std, np.float32)
     threads = torch.get_num_threads()

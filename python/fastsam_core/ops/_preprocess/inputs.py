@@ -31,5 +31,6 @@ def check_form(height: int, width: int, size: int, mean: Sequence[float], std: S
     check_sides(height, width)
     if size < height or size < width:
         raise ValueError(f"content of {height} x {width} does not fit into a square of {size}")
+    check_sides(size, size)
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"mean and std must have 3 values each; got {len(mean)} and {len(std)}")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._inputs import check_memory
 from .inputs import check_form, check_picture, check_sides
 
 
@@ -15,6 +16,7 @@ def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> T
     """See `fastsam_core.ops.resize_image`."""
     check_picture(image)
     check_sides(height, width)
+    check_memory(3 * height * width)
     from PIL import Image
 
     pixels = image.cpu().numpy()
@@ -39,6 +41,7 @@ def preprocess_image(
     """See `fastsam_core.ops.preprocess_image`."""
     check_picture(image)
     check_form(height, width, size, mean, std)
+    check_memory(12 * size * size)
     pixels = resize_image(image, height, width, bgr).permute(2, 0, 1)
     channel_mean = torch.tensor(mean, dtype=torch.float32, device=image.device).view(3, 1, 1)
     channel_std = torch.tensor(std, dtype=torch.float32, device=image.device).view(3, 1, 1)

@@ -1,0 +1,118 @@
+"""Builds the native module with sanitizers, beside the one in use, and runs the native tests on it: `make sanitize`.
+
+AddressSanitizer and UndefinedBehaviorSanitizer watch the module from within an ordinary Python; ThreadSanitizer, which
+can't, watches the fork-join in a program of its own. Leaks are not asked for: the interpreter and PyTorch keep memory
+until they end, and tests/test_memory_flat.py looks after growth. What this prints last is "sanitize: clean".
+
+    python tests/native/sanitize.py [pytest's options]
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+BUILD = ROOT / "build" / "sanitize"
+COMPILER = os.environ.get("CXX", "g++")
+SANITIZERS = {
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1:verify_asan_link_order=0",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+# Tests of operations that neither name a sibling nor belong to one family.
+GENERAL = ("test_determinism.py", "test_ops.py", "test_ops_robust.py")
+
+
+def run(command: list[str], **environment: str) -> None:
+    print("+", " ".join(command), flush=True)
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **SANITIZERS, **environment})
+
+
+def build_module() -> Path:
+    """A copy of the package whose compiled module is the instrumented one; the folder to import it from."""
+    cmake_folder = subprocess.run(
+        [sys.executable, "-m", "pybind11", "--cmakedir"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    options = [
+        "FASTSAM_SANITIZE=ON",
+        "FASTSAM_CUDA=OFF",
+        "CMAKE_BUILD_TYPE=Sanitize",
+        "CMAKE_CXX_FLAGS_SANITIZE=-O1 -g1",
+    ]
+    options += [f"pybind11_DIR={cmake_folder}", f"Python_EXECUTABLE={sys.executable}", f"CMAKE_CXX_COMPILER={COMPILER}"]
+    # A relative path: CMake's cache then fits wherever the tree is.
+    run([_cmake(), "-S", ".", "-B", str(BUILD), *(f"-D{option}" for option in options)])
+    run([_cmake(), "--build", str(BUILD), "--parallel", str(os.cpu_count() or 1)])
+    package = BUILD / "python" / "fastsam_core"
+    shutil.rmtree(package, ignore_errors=True)
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "python" / "fastsam_core", package, ignore=ignore)
+    (module,) = BUILD.glob("_cpu*.so")
+    shutil.copy(module, package)
+    return package.parent
+
+
+def _cmake() -> str:
+    beside_python = Path(sys.executable).with_name("cmake")
+    found = str(beside_python) if beside_python.exists() else shutil.which("cmake")
+    if not found:
+        raise SystemExit("cmake is needed: python -m pip install cmake")
+    return found
+
+
+def native_tests() -> list[str]:
+    """Every test file that runs the siblings of an operation: a new family's is among them by itself."""
+    files = [
+        path
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        if path.name in GENERAL or "from siblings import" in path.read_text(encoding="utf-8")
+    ]
+    return [str(path.relative_to(ROOT)) for path in files]
+
+
+def library(name: str) -> str:
+    path = subprocess.run(
+        [COMPILER, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    if not Path(path).is_absolute():
+        raise SystemExit(
+            f"{COMPILER} has no {name}; install its sanitizer libraries, or set CXX to a GCC that has them"
+        )
+    return path
+
+
+def run_programs() -> None:
+    """The programs of this folder, each under the sanitizers that it is for."""
+    for name, flags in (
+        ("fork_join_test", ["-fsanitize=thread"]),
+        ("simd_test", ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]),
+    ):
+        program = BUILD / name
+        source = f"tests/native/{name}.cpp"
+        run([COMPILER, "-std=c++17", "-g", "-O1", "-w", "-Icsrc", *flags, source, "-o", str(program), "-pthread"])
+        # Without address randomisation: the thread sanitizer of older compilers can't place its memory otherwise.
+        plain = [tool, "-R"] if (tool := shutil.which("setarch")) else []
+        run([*plain, str(program)])
+
+
+def main() -> None:
+    """Build and run everything; the first failure ends it with an error."""
+    folder = build_module()
+    run_programs()
+    # The compiler's C++ library too: what throws must be what the sanitizer wrapped.
+    preload = f"{library('libasan.so')} {library('libubsan.so')} {library('libstdc++.so')}"
+    search = os.pathsep.join([str(folder), str(ROOT / "tests")])
+    check = "import fastsam_core._cpu as m, sys; sys.exit(not m.__file__.startswith(sys.argv[1]))"
+    environment = {"LD_PRELOAD": preload, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "FASTSAM_NATIVE": "1"}
+    run([sys.executable, "-c", check, str(folder)], **environment)
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", *sys.argv[1:]]
+    run([sys.executable, "-m", "pytest", *options, *native_tests()], **environment)
+    print("sanitize: clean")
+
+
+if __name__ == "__main__":
+    main()

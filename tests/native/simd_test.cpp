@@ -1,0 +1,169 @@
+// The vector layer of one instruction set, the one whose flags this is built with: every function of simd.inc against
+// plain C++, and the register tile of gemm.inc against a triple loop in double.
+#include <math.h>
+#include <string.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace isa {
+#include "common/simd.inc"
+
+#include "common/gemm.inc"
+}  // namespace isa
+
+namespace {
+
+using namespace isa;
+
+void require(bool holds, const char* what, double given, double wanted) {
+  if (holds) return;
+  std::fprintf(stderr, "failed: %s: %.9g, expected %.9g\n", what, given, wanted);
+  std::exit(1);
+}
+
+void same(const char* what, float given, float wanted) {
+  require(memcmp(&given, &wanted, sizeof given) == 0, what, given, wanted);
+}
+
+void near(const char* what, double given, double wanted, double tolerance) {
+  require(std::fabs(given - wanted) <= tolerance, what, given, wanted);
+}
+
+template <typename Function>
+float lane(Function function, const float* a, int i) {
+  float out[kLanes];
+  vstore(out, function(vload(a)));
+  return out[i];
+}
+
+void arithmetic() {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<float> draw(-100.0f, 100.0f);
+  for (int round = 0; round < 1000; ++round) {
+    float a[kLanes], b[kLanes], c[kLanes];
+    double sum = 0.0;
+    float largest = -1e30f;
+    for (int i = 0; i < kLanes; ++i) {
+      a[i] = draw(random), b[i] = draw(random), c[i] = draw(random);
+      sum += a[i];
+      largest = std::fmax(largest, a[i]);
+    }
+    const vf vb = vload(b), vc = vload(c);
+    for (int i = 0; i < kLanes; ++i) {
+      same("vadd", lane([&](vf x) { return vadd(x, vb); }, a, i), a[i] + b[i]);
+      same("vsub", lane([&](vf x) { return vsub(x, vb); }, a, i), a[i] - b[i]);
+      same("vmul", lane([&](vf x) { return vmul(x, vb); }, a, i), a[i] * b[i]);
+      same("vdiv", lane([&](vf x) { return vdiv(x, vb); }, a, i), a[i] / b[i]);
+      near("vfma", lane([&](vf x) { return vfma(x, vb, vc); }, a, i), double(a[i]) * b[i] + c[i], 2e-3);
+      same("vmax", lane([&](vf x) { return vmax(x, vb); }, a, i), std::fmax(a[i], b[i]));
+      same("vmin", lane([&](vf x) { return vmin(x, vb); }, a, i), std::fmin(a[i], b[i]));
+      same("vabs", lane([](vf x) { return vabs(x); }, a, i), std::fabs(a[i]));
+      same("vcopysign", lane([&](vf x) { return vcopysign(x, vb); }, a, i), std::copysign(a[i], b[i]));
+      same("vsqrt", lane([](vf x) { return vsqrt(vabs(x)); }, a, i), std::sqrt(std::fabs(a[i])));
+      near("vround", lane([](vf x) { return vround(x); }, a, i), std::nearbyint(a[i]), 0.0);
+      const float power = std::nearbyint(b[i]);
+      same("vscale2", lane([&](vf x) { return vscale2(x, vset(power)); }, a, i), std::ldexp(a[i], int(power)));
+    }
+    near("vsum", vsum(vload(a)), sum, 1e-3);
+    same("vhmax", vhmax(vload(a)), largest);
+  }
+  for (const float tie : {0.5f, 1.5f, 2.5f, -0.5f, -1.5f}) {
+    float out[kLanes];
+    vstore(out, vround(vset(tie)));
+    near("vround of a tie", out[0], std::nearbyint(tie), 0.0);
+  }
+}
+
+template <typename Function>
+float once(Function function, float x) {
+  float out[kLanes];
+  vstore(out, function(vset(x)));
+  for (int i = 1; i < kLanes; ++i) same("equal lanes", out[i], out[0]);
+  return out[0];
+}
+
+void transcendental() {
+  const auto exp_of = [](vf x) { return vexp(x); };
+  const auto erf_of = [](vf x) { return verf(x); };
+  const auto gelu_of = [](vf x) { return vgelu(x); };
+  for (int i = -870000; i <= 880000; ++i) {
+    const float x = static_cast<float>(i) * 1e-4f;
+    const double wanted = std::exp(double(x));
+    near("vexp", once(exp_of, x), wanted, 3e-7 * wanted);
+  }
+  for (int i = -60000; i <= 60000; ++i) {
+    const float x = static_cast<float>(i) * 1e-4f;
+    near("verf", once(erf_of, x), std::erf(double(x)), 5e-7);
+    const double wanted = 0.5 * double(x) * (1.0 + std::erf(double(x) / std::sqrt(2.0)));
+    near("vgelu", once(gelu_of, x), wanted, 1e-6 * (1.0 + std::fabs(x)));
+  }
+  for (const float x : {-1000.0f, -88.0f, -INFINITY}) near("vexp far below", once(exp_of, x), 0.0, 2e-38);
+  require(std::isfinite(once(exp_of, 1000.0f)), "vexp far above is finite", once(exp_of, 1000.0f), 0.0);
+  same("verf of infinity", once(erf_of, INFINITY) > 0.9999995f ? 1.0f : 0.0f, 1.0f);
+  same("vexp of 0", once(exp_of, 0.0f), 1.0f);
+}
+
+template <int ROWS, int PANELS>
+void tile(int64_t k, bool slivers) {
+  std::mt19937 random(static_cast<unsigned>(k));
+  std::uniform_real_distribution<float> draw(-1.0f, 1.0f);
+  const int64_t columns = int64_t{kPanel} * PANELS, row_stride = slivers ? 1 : k + 3, k_stride = slivers ? ROWS : 1;
+  std::vector<float> a(static_cast<size_t>(ROWS * (k + 3))), panels(static_cast<size_t>(k * columns));
+  std::vector<float> c(static_cast<size_t>(ROWS * (columns + 5)));
+  for (std::vector<float>* values : {&a, &panels, &c}) {
+    for (float& value : *values) value = draw(random);
+  }
+  const std::vector<float> before = c;
+  for (const bool add : {false, true}) {
+    Tile<ROWS, PANELS> sums;
+    if (add) {
+      load_tile(sums, before.data(), columns + 5);
+    } else {
+      clear(sums);
+    }
+    multiply_add(sums, a.data(), row_stride, k_stride, panels.data(), k * kPanel, k);
+    store_tile(sums, c.data(), columns + 5);
+    for (int64_t r = 0; r < ROWS; ++r) {
+      for (int64_t n = 0; n < columns + 5 && r * (columns + 5) + n < static_cast<int64_t>(c.size()); ++n) {
+        const auto at = static_cast<size_t>(r * (columns + 5) + n);
+        if (n >= columns) {
+          same("gemm leaves what lies beside the tile", c[at], before[at]);
+          continue;
+        }
+        double wanted = add ? before[at] : 0.0;
+        for (int64_t i = 0; i < k; ++i) {
+          wanted += double(a[static_cast<size_t>(r * row_stride + i * k_stride)]) *
+                    panels[static_cast<size_t>((n / kPanel * k + i) * kPanel + n % kPanel)];
+        }
+        near("gemm", c[at], wanted, 1e-5 + 1e-6 * static_cast<double>(k));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  arithmetic();
+  transcendental();
+  for (const int64_t k : {0, 1, 2, 7, 64, 384}) {
+    for (const bool slivers : {false, true}) {
+      tile<kTileRows, kTilePanels>(k, slivers);
+      tile<1, 1>(k, slivers);
+      tile<2, kTilePanels>(k, slivers);
+    }
+  }
+  std::printf("simd, %d lanes: ok\n", kLanes);
+  return 0;
+}

@@ -1,0 +1,118 @@
+"""Operations in a forked child, and operations given what they can't take: errors, never a crash."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam_core import ops
+from op_examples import COVERED, EXAMPLES
+from siblings import NAMES, run_python
+
+needs_native = pytest.mark.skipif(not ops.available_isas(), reason="no native operations")
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_every_operation_works_in_a_forked_child() -> None:
+    # In a fresh process, which has used threads in ours before it forks. A hang would end in run_python's timeout.
+    done = run_python(
+        "import os, sys, torch\n"
+        "sys.path.insert(0, os.environ['TESTS'])\n"
+        "from fastsam_core import ops\n"
+        "from op_examples import COVERED, EXAMPLES, flat_bytes\n"
+        "arguments = {op: EXAMPLES[op]() for op in COVERED}\n"
+        "torch.set_num_threads(3)\n"
+        "native = f'cpu[{ops.isa()}]'\n"
+        "call = lambda op: flat_bytes(ops.siblings(op)[native](*arguments[op]))\n"
+        "expected = {op: call(op) for op in COVERED}\n"
+        "torch.rand(3000, 3000).sum()\n"  # starts PyTorch's own threads, which do not survive
+        "for op in COVERED:\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os._exit(0 if call(op) == expected[op] else 1)\n"
+        "    print(op, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n",
+        TESTS=os.path.dirname(__file__),
+    )
+    assert done.stdout.split() == [word for op in COVERED for word in (op, "0")], done.stderr
+
+
+def spoil_tensor(rng: random.Random, tensor: Tensor) -> Any:
+    """The tensor with another dtype, shape, layout, device or content; or no tensor at all."""
+    ways = [
+        lambda t: t.to(rng.choice([torch.float16, torch.float64, torch.int8, torch.int32, torch.bool])),
+        lambda t: t.to(torch.complex64),
+        lambda t: t[None],
+        lambda t: t.reshape(-1)[:0],
+        lambda t: t.reshape(-1)[: rng.randrange(1, 4)],
+        lambda t: t[:0],
+        lambda t: t[: len(t) // 2],
+        lambda t: t[::2],
+        lambda t: t.flip(0),
+        lambda t: t.reshape(-1)[0],
+        lambda t: t[..., None],
+        lambda t: t.transpose(0, -1),
+        lambda t: torch.full_like(t, 2**62) if t.dtype == torch.int64 else torch.zeros_like(t),
+        lambda t: torch.full_like(t, -1) if t.dtype == torch.int64 else torch.ones_like(t),
+        lambda t: torch.full_like(t, float("nan")) if t.is_floating_point() else ~t,
+        lambda t: torch.full_like(t, float("inf")) if t.is_floating_point() else t,
+        lambda t: t.to("meta"),
+        lambda t: t.to_sparse(),
+        lambda t: t.reshape(-1)[:3].tolist(),
+        lambda t: "tensor",
+    ]
+    return rng.choice(ways)(tensor.clone())
+
+
+def spoil(rng: random.Random, value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dim():
+        return spoil_tensor(rng, value)
+    if isinstance(value, bool):
+        return rng.choice([not value, None, "yes"])
+    if isinstance(value, int):
+        return rng.choice([-value - 1, 0, 1, value + 1, 2**31, 2**40, 2**62, -(2**63), 0.5, None, "7"])
+    if isinstance(value, float):
+        return rng.choice([-value, float("nan"), float("inf"), 1e300, None, "7"])
+    if isinstance(value, list):
+        return rng.choice([[], value[:-1], [*value, 1.0], [float("nan")] * len(value), [0.0] * len(value), None, "abc"])
+    return object()
+
+
+# PyTorch's own refusals of a type, a layout or a device, before or around the operation.
+REFUSALS = (
+    "fastsam_core::",
+    "not implemented for",
+    "parse",
+    "layout",
+    "Could not run",
+    "meta",
+    "Sparse",
+    "Unable to cast",
+)
+
+
+# The dispatcher stands in front of the native operation, as for callers. Plain PyTorch can't reach foreign memory.
+@pytest.mark.parametrize("sibling", [name for name in NAMES if name != "reference"])
+@pytest.mark.parametrize("op", COVERED)
+def test_spoilt_arguments_are_errors_or_answers(op: str, sibling: str) -> None:
+    rng, arguments, rejected = random.Random(op), EXAMPLES[op](), 0
+    with ops.use_isa(sibling[4:-1]):
+        for _ in range(40):
+            spoilt = list(arguments)
+            for at in rng.sample(range(len(spoilt)), rng.choice([1, 1, 1, min(2, len(spoilt))])):
+                with suppress(RuntimeError, TypeError, IndexError):  # PyTorch has no such form of this tensor
+                    spoilt[at] = spoil(rng, spoilt[at])
+            try:
+                getattr(ops, op)(*spoilt)
+            except (ValueError, TypeError, MemoryError):
+                rejected += 1
+            except RuntimeError as error:  # NotImplementedError among them
+                assert any(words in str(error) for words in REFUSALS), error
+                rejected += 1
+    assert rejected > 5

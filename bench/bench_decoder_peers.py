@@ -67,9 +67,7 @@ def test_decoder(rows: Rows) -> None:
         spent = medians({"all": all_masks, "passing": passing, "peer": peer}, rounds)
     peer_s = spent["peer"] * len(batches) / sampled
     note = "" if rows.full else f"{sampled} of OpenVINO's {len(batches)} batches timed"
-    rows.add(
-        "decoder/openvino", (spent["all"], peer_s), rounds, difference=difference, tolerance=TOLERANCE, note=note
-    )
+    rows.add("decoder/openvino", (spent["all"], peer_s), rounds, difference=difference, tolerance=TOLERANCE, note=note)
     rows.add(
         "decoder_filtered/openvino",
         (spent["passing"], peer_s),

@@ -33,7 +33,10 @@ def openvino(path: Path, shapes: Sequence[Sequence[int]] | None = None) -> Run:
     request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(*inputs: Tensor) -> list[Tensor]:
-        given = {index: ov.Tensor(np.ascontiguousarray(tensor.numpy()), shared_memory=True) for index, tensor in enumerate(inputs)}
+        given = {
+            index: ov.Tensor(np.ascontiguousarray(tensor.numpy()), shared_memory=True)
+            for index, tensor in enumerate(inputs)
+        }
         request.infer(given)
         # The outputs' memory is used again by the next call.
         return [torch.from_numpy(output.data) for output in request.output_tensors]

@@ -16,10 +16,10 @@ STAMPS := $(VENV)/.stamps
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize lint bench wheel clean
+.PHONY: help setup demo test sanitize lint bench bench-compare bench-table wheel clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
@@ -53,9 +53,19 @@ lint: setup  ## ruff, mypy and clang-format, checking only
 	$(BIN)/mypy
 	find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
 
-bench: setup  ## run the benchmarks; numbers go to bench/results/latest.json
-	@mkdir -p bench/results
-	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-json=bench/results/latest.json
+# The peers of the benchmarks; nothing else needs them.
+$(STAMPS)/peers: pyproject.toml $(BUILD)
+	$(BIN)/python -m pip install --quiet -c requirements/torch.txt --editable '.[dev,bench]'
+	@touch $@
+
+bench: $(STAMPS)/peers  ## run the benchmarks beside their peers; BENCH="bench_encoder --quick" runs one file
+	$(BIN)/python -m bench $(or $(BENCH),--save)
+
+bench-compare: setup  ## print what changed since the last committed results
+	$(BIN)/python -m bench.compare
+
+bench-table: setup  ## put the newest results into README.md
+	$(BIN)/python -m bench.table --write
 
 wheel: setup  ## build a wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

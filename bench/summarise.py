@@ -1,50 +1,125 @@
-"""Keep the figures that matter of a benchmark run: `python bench/summarise.py bench/results/NAME.json`.
-
-Reads `bench/results/latest.json`, which `make bench` writes, and keeps each group's medians in seconds, and their
-ratios to the fastest, beside the processor and the versions they were taken with.
-"""
+"""One results file of a run: machine, commit, versions, rows beside peers, and the medians of each operation's suite."""
 
 from __future__ import annotations
 
 import json
-import sys
+import os
+import platform
+import re
+import subprocess
 from collections import defaultdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import numpy
-import torch
 
 import fastsam_core
 from fastsam_core import ops
 from fastsam_core._files import write_text
 
-LATEST = Path(__file__).parent / "results" / "latest.json"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+LATEST, LATEST_ROWS = RESULTS / "latest.json", RESULTS / "latest-rows.json"
+PACKAGES = (
+    "torch",
+    "numpy",
+    "openvino",
+    "onnxruntime",
+    "onnx",
+    "transformers",
+    "pycocotools",
+    "faster-coco-eval",
+)
 
 
-def summary(run: dict[str, Any]) -> dict[str, Any]:
-    """The part of pytest-benchmark's report that is kept."""
-    groups: dict[str, dict[str, float]] = defaultdict(dict)
+def processor() -> str:
+    """The processor's own name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine_name() -> str:
+    """For file names: processor and cores, as in `amd-epyc-2core`."""
+    name = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", processor().lower())
+    return f"{'-'.join(re.findall(r'[a-z0-9]+', name))}-{os.cpu_count()}core"
+
+
+def commit() -> str:
+    """The commit that was measured, "+" behind it where the tree has changes; "unknown" outside a clone."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of the peers that are installed."""
+    found = {"fastsam_core": fastsam_core.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def groups(run: dict[str, Any]) -> dict[str, Any]:
+    """Of pytest-benchmark's report, each group's medians in seconds and their ratio to the fastest."""
+    medians: dict[str, dict[str, float]] = defaultdict(dict)
     for bench in run["benchmarks"]:
-        groups[bench["group"]][bench["name"]] = bench["stats"]["median"]
-    cpu = run["machine_info"]["cpu"]
+        medians[bench["group"] or bench["fullname"]][bench["name"]] = bench["stats"]["median"]
     return {
-        "date": run["datetime"][:10],
-        "processor": cpu.get("brand_raw", "unknown"),
-        "instruction_set": ops.isa(),
-        "threads": torch.get_num_threads(),
-        "versions": {"fastsam_core": fastsam_core.__version__, "torch": torch.__version__, "numpy": numpy.__version__},
-        "groups": {
-            group: {
-                name: {"median_s": float(f"{median:.4g}"), "ratio": round(median / min(medians.values()), 2)}
-                for name, median in sorted(medians.items(), key=lambda item: item[1])
-            }
-            for group, medians in sorted(groups.items())
-        },
+        group: {
+            name: {"median_s": float(f"{median:.4g}"), "ratio": round(median / min(members.values()), 2)}
+            for name, median in sorted(members.items(), key=lambda item: item[1])
+        }
+        for group, members in sorted(medians.items())
     }
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit(__doc__)
-    write_text(sys.argv[1], json.dumps(summary(json.loads(LATEST.read_text())), indent=1) + "\n")
+def summary(run: dict[str, Any], rows: dict[str, Any], threads: int) -> dict[str, Any]:
+    """The results file: `run` is pytest-benchmark's report, `rows` what the fixture of that name collected."""
+    return {
+        "date": run["datetime"][:10],
+        "time": run["datetime"],
+        "commit": commit(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "instruction_set": ops.isa(),
+        "threads": threads,
+        "versions": versions(),
+        **rows,
+        "groups": groups(run),
+    }
+
+
+def save(threads: int) -> Path:
+    """Write the last run to `bench/results/<machine>-<date>.json`."""
+    kept = summary(json.loads(LATEST.read_text()), json.loads(LATEST_ROWS.read_text()), threads)
+    path = RESULTS / f"{machine_name()}-{kept['date']}.json"
+    write_text(path, json.dumps(kept, indent=1) + "\n")
+    return path
+
+
+def newest() -> Path:
+    """The newest kept results of this tree; FileNotFoundError without any."""
+    files = [path for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
+    if not files:
+        raise FileNotFoundError(f"no results in {RESULTS}; `make bench` makes them")
+    return max(files, key=lambda path: moment(json.loads(path.read_text())))
+
+
+def moment(results: dict[str, Any]) -> str:
+    """When results were taken, for sorting."""
+    return str(results.get("time", results["date"]))

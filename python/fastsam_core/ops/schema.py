@@ -16,11 +16,7 @@ import torch
 from ._native import cpu_module
 
 NAMESPACE = "fastsam_core"
-FAMILIES = ("_attention", "_conv", "_linear", "_nms", "_preprocess", "_rle")
-FAMILIES = ("_decoder", "_nms", "_rle")
-FAMILIES = ("_nms", "_preprocess", "_rle")
-FAMILIES = ("_linear", "_nms", "_rle")
-FAMILIES = ("_masks", "_nms", "_rle")
+FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_preprocess", "_rle")
 
 SCHEMAS: dict[str, str] = {}
 # Where each operation's siblings stand.

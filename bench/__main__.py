@@ -1,0 +1,64 @@
+"""Run benchmarks: `python -m bench [NAME ...] [--quick] [--full] [--save]`, NAME being a file as in `bench_encoder`.
+
+Prints the ratio table. With --save, the run is kept as `bench/results/<machine>-<date>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import datetime, timezone
+
+import pytest
+
+from .compare import committed, report
+from .summarise import LATEST, LATEST_ROWS, RESULTS, ROOT, save, summary
+from .table import verdicts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", help="files to run, default all")
+    parser.add_argument("--quick", action="store_true", help="two rounds of each row")
+    parser.add_argument("--full", action="store_true", help="time all of a peer's batches instead of a sample")
+    parser.add_argument("--save", action="store_true", help="keep the results")
+    parser.add_argument("--threads", type=int, default=2, help="of each side")
+    options = parser.parse_args()
+    files = [f"bench/{name.removeprefix('bench/').removesuffix('.py')}.py" for name in options.names] or ["bench"]
+    RESULTS.mkdir(exist_ok=True)
+    LATEST.unlink(missing_ok=True)
+    # Libraries of the peers warn about themselves; here that is no error.
+    arguments = [
+        *files,
+        "-o",
+        "python_files=bench_*.py",
+        "-o",
+        "filterwarnings=",
+        "-q",
+        "-s",
+        f"--benchmark-json={LATEST}",
+    ]
+    arguments += [f"--bench-threads={options.threads}"]
+    arguments += [flag for flag, given in (("--quick", options.quick), ("--full", options.full)) if given]
+    code = int(pytest.main([f"--rootdir={ROOT}", *arguments]))
+    if code not in (0, 1):  # nothing ran
+        return code
+    if not LATEST.exists() or not LATEST.stat().st_size:  # rows alone, and none of pytest-benchmark's
+        now = datetime.now(timezone.utc).isoformat()
+        LATEST.write_text(json.dumps({"datetime": now, "benchmarks": []}))
+    run = json.loads(LATEST.read_text())
+    rows = json.loads(LATEST_ROWS.read_text())
+    print(verdicts({"rows": rows["rows"]}))
+    if options.save and code == 0:
+        print(f"kept as {save(options.threads).relative_to(ROOT)}")
+        earlier = committed()
+        if earlier:
+            print(report(earlier[0], summary(run, rows, options.threads)))
+    elif options.save:
+        print("not kept: a benchmark failed", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""One click on a picture that is already encoded, to a boolean mask of the picture's size, beside transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastsam_core import Predictor
+from fastsam_core.preprocess import resized_shape
+
+from .interleave import Rows, medians, need
+from .pictures import photo
+from .recipe import recipe_model
+
+WIDTH, HEIGHT = 1800, 1200
+CLICK = (900.0, 500.0)
+# Logits agree to 1e-5; pixels where they are that close to 0 may fall on either side.
+TOLERANCE = 1e-4
+
+
+def test_click(rows: Rows) -> None:
+    need("transformers")
+    from transformers import SamImageProcessorPil
+
+    from .peers.transformers_sam import transformers_model
+
+    model = recipe_model("sam_b")
+    predictor = Predictor(overrides={"model": model, "conf": -1e9, "save": False, "verbose": False})
+    predictor.set_image(photo(WIDTH, HEIGHT))
+    peer, processor = transformers_model(model), SamImageProcessorPil()
+    embedding = predictor.features
+    original, resized = (HEIGHT, WIDTH), resized_shape(HEIGHT, WIDTH, model.image_size)
+    scale = torch.tensor([resized[1] / WIDTH, resized[0] / HEIGHT])
+
+    def ours() -> Any:
+        masks = predictor(points=list(CLICK), labels=[1])[0].masks
+        assert masks is not None
+        return masks.data
+
+    @torch.inference_mode()
+    def theirs() -> Any:
+        points = (torch.tensor(CLICK) * scale)[None, None, None]
+        labels = torch.ones(1, 1, 1, dtype=torch.long)
+        out = peer(image_embeddings=embedding, input_points=points, input_labels=labels, multimask_output=False)
+        return processor.post_process_masks(out.pred_masks, [original], [resized])[0][0]
+
+    our_mask, their_mask = torch.as_tensor(ours()), torch.as_tensor(theirs())
+    assert our_mask.shape == their_mask.shape == (1, HEIGHT, WIDTH) and our_mask.dtype == torch.bool
+    disagreement = float((our_mask != their_mask).float().mean())
+    theirs()
+    rounds = rows.rounds(15)
+    spent = medians({"ours": ours, "peer": theirs}, rounds)
+    rows.add(
+        "click/transformers",
+        (spent["ours"], spent["peer"]),
+        rounds,
+        difference=disagreement,
+        tolerance=TOLERANCE,
+        difference_of="share of pixels that differ",
+    )

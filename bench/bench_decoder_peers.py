@@ -1,0 +1,78 @@
+"""1,024 one-point prompts through the decoder, beside OpenVINO in batches of 64."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from .interleave import Rows, max_difference, medians, need
+from .recipe import recipe_model
+
+POINTS, BATCH = 1024, 64
+SAMPLED = 3  # of OpenVINO's 16 batches, which all do the same work
+TOLERANCE = 2e-4  # of logits of size 4
+FAILING = 0.6
+
+
+def grid_points(side: int = 32, size: int = 1024) -> torch.Tensor:
+    """Centres of a side x side grid over the model input: (side ** 2, 1, 2)."""
+    axis = (torch.arange(side) + 0.5) * size / side
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], -1).reshape(-1, 1, 2)
+
+
+def test_decoder(rows: Rows) -> None:
+    need("openvino")
+    need("onnxscript")
+    from .peers import runtimes
+    from .peers.onnx_export import onnx_file
+
+    model = recipe_model("sam_b")
+    embedding = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
+    points, labels = grid_points(), torch.ones(BATCH, 1)
+    batches = points.split(BATCH)
+    theirs = runtimes.openvino(onnx_file("sam_b", "decoder"), [embedding.shape, (BATCH, 1, 2), (BATCH, 1)])
+    sampled = len(batches) if rows.full else SAMPLED
+    turn = itertools.cycle(batches)
+
+    def all_masks() -> None:
+        image = model.prepare(embedding)
+        for batch in batches:
+            model.decode_prompts(image, batch, labels, multimask_output=True)
+
+    def passing() -> None:
+        image = model.prepare(embedding)
+        for batch in batches:
+            iou, logits = model.decode_points(image, batch, labels)
+            point_index, mask_index = (iou > threshold).nonzero().T.tolist()
+            logits(point_index, mask_index)
+
+    def peer() -> None:
+        for _ in range(sampled):
+            theirs(embedding, next(turn), labels)
+
+    with torch.inference_mode():
+        image = model.prepare(embedding)
+        best = torch.cat([model.decode_points(image, batch, labels)[0].amax(1) for batch in batches])
+        threshold = float(best.quantile(FAILING))
+        logits, iou = model.decode_prompts(image, batches[0], labels, multimask_output=True)
+        their_logits, their_iou = theirs(embedding, batches[0], labels)
+        difference = max(max_difference(logits, their_logits), max_difference(iou, their_iou))
+        iou, some = model.decode_points(image, batches[0], labels)
+        chosen = (iou > threshold).nonzero()
+        filtered = some(chosen[:, 0].tolist(), chosen[:, 1].tolist())
+        filtered_difference = max_difference(filtered, their_logits[chosen[:, 0], chosen[:, 1]])
+        rounds = rows.rounds(3)
+        spent = medians({"all": all_masks, "passing": passing, "peer": peer}, rounds)
+    peer_s = spent["peer"] * len(batches) / sampled
+    note = "" if rows.full else f"{sampled} of OpenVINO's {len(batches)} batches timed"
+    rows.add("decoder/openvino", (spent["all"], peer_s), rounds, difference=difference, tolerance=TOLERANCE, note=note)
+    rows.add(
+        "decoder_filtered/openvino",
+        (spent["passing"], peer_s),
+        rounds,
+        difference=filtered_difference,
+        tolerance=TOLERANCE,
+        note=note,
+    )

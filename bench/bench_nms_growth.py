@@ -1,0 +1,48 @@
+"""NMS of random boxes beside the PyTorch sibling, and how its time grows up to 300,000 boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastsam_core import ops
+
+from .interleave import Rows, medians
+
+THRESHOLD = 0.7
+SIZES = (10_000, 30_000, 100_000, 300_000)
+WIDTH, HEIGHT, SIDES = 6000, 4000, (8, 160)
+
+
+def random_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes (N, 4) float32 anywhere on a 6000 x 4000 picture, and scores (N,)."""
+    random = np.random.default_rng(count)
+    corner = random.uniform((0, 0), (WIDTH, HEIGHT), (count, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(*SIDES, (count, 2))], 1).astype(np.float32)
+    return torch.from_numpy(boxes), torch.from_numpy(random.random(count, dtype=np.float32))
+
+
+def test_beside_the_pytorch_sibling(rows: Rows) -> None:
+    boxes, scores = random_boxes(10_000)
+    reference = ops.siblings("nms")["reference"]
+    ours, theirs = ops.nms(boxes, scores, THRESHOLD).tolist(), reference(boxes, scores, THRESHOLD).tolist()
+    rounds = rows.rounds(3)
+    spent = medians(
+        {"ours": lambda: ops.nms(boxes, scores, THRESHOLD), "peer": lambda: reference(boxes, scores, THRESHOLD)}, rounds
+    )
+    rows.add(
+        "nms_10k/pytorch",
+        (spent["ours"], spent["peer"]),
+        rounds,
+        difference=float(ours != theirs),
+        tolerance=0,
+        difference_of="kept indices differ",
+    )
+
+
+def test_growth(rows: Rows) -> None:
+    given = {f"{count:,}": random_boxes(count) for count in SIZES}
+    ways = {name: lambda pair=pair: ops.nms(*pair, THRESHOLD) for name, pair in given.items()}
+    spent = medians(ways, rows.rounds(5))
+    rows.growth["NMS, random boxes"] = {name: float(f"{seconds:.3g}") for name, seconds in spent.items()}
+    print("\nNMS:", ", ".join(f"{name} boxes {seconds:.4f} s" for name, seconds in spent.items()))

@@ -1,0 +1,64 @@
+"""What has changed since the last committed results: `python -m bench.compare [results.json]`.
+
+Without a file, the newest of this tree is taken. Where that is the committed one itself, the run before it is compared.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .summarise import ROOT, moment, newest
+
+# Smaller changes than this are within what two runs on one machine differ by.
+NOISE = 0.10
+
+
+def committed() -> list[dict[str, Any]]:
+    """All results files of HEAD, newest first."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    paths = git("ls-tree", "--name-only", "HEAD", "bench/results/").split()
+    found = [json.loads(git("show", f"HEAD:{path}")) for path in paths if path.endswith(".json")]
+    return sorted(found, key=moment, reverse=True)
+
+
+def figures(results: dict[str, Any]) -> dict[str, float]:
+    """Everything that is compared: ratios of the rows, seconds and megabytes of the rest."""
+    found = {f"{key} (ratio)": row["ratio"] for key, row in results.get("rows", {}).items()}
+    for part in ("stages_s", "growth_s"):
+        for work, values in results.get(part, {}).items():
+            found |= {f"{work}: {name} (s)": value for name, value in values.items() if name != "records"}
+    found |= {f"{work} (MB)": value for work, value in results.get("memory_mb", {}).items()}
+    for group, members in results.get("groups", {}).items():
+        found |= {f"{group}: {name} (s)": value["median_s"] for name, value in members.items()}
+    return found
+
+
+def report(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """One line for each figure that both have; changes beyond the noise are marked."""
+    old, new = figures(before), figures(after)
+    lines = [f"{before['date']} {before.get('commit', '')} -> {after['date']} {after.get('commit', '')}".strip()]
+    for name in new:
+        if name not in old:
+            lines.append(f"{'new':>9}    {name}: {new[name]:.4g}")
+        elif old[name] > 0:
+            change = new[name] / old[name] - 1
+            mark = "  " if abs(change) <= NOISE else "!!" if change > 0 else "++"
+            lines.append(f"{change:+8.1%} {mark} {name}: {old[name]:.4g} -> {new[name]:.4g}")
+    lines += [f"{'gone':>9}    {name}" for name in old if name not in new]
+    lines.append(f"!! slower, ++ faster by more than {NOISE:.0%}: measure again before you believe it")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    taken = json.loads((Path(sys.argv[1]) if sys.argv[1:] else newest()).read_text())
+    earlier = [results for results in committed() if results != taken]
+    if not earlier:
+        raise SystemExit("nothing to compare with: HEAD holds no other results")
+    print(report(earlier[0], taken))

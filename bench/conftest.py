@@ -1,0 +1,38 @@
+"""Options of the benchmarks, and the fixture `rows` that collects what they measure beside their peers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsam_core._files import write_text
+
+from .interleave import Rows
+
+LATEST_ROWS = Path(__file__).parent / "results" / "latest-rows.json"
+_ROWS = pytest.StashKey[Rows]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastsam_core benchmarks")
+    group.addoption("--quick", action="store_true", help="two rounds of everything")
+    group.addoption("--full", action="store_true", help="time all of a peer's batches instead of a sample")
+    group.addoption("--bench-threads", type=int, default=2, help="threads of each side (default 2)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(config.getoption("--bench-threads"))
+    config.stash[_ROWS] = Rows(config.getoption("--quick"), config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def rows(request: pytest.FixtureRequest) -> Rows:
+    return request.config.stash[_ROWS]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    LATEST_ROWS.parent.mkdir(exist_ok=True)
+    write_text(LATEST_ROWS, json.dumps(session.config.stash[_ROWS].as_dict(), indent=1) + "\n")

@@ -1,0 +1,72 @@
+"""What is measured beside which peer, and the ratio that is promised: one row each, in the order of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One comparison. limit: the ratio ours / peer (or the megabytes) that it may not exceed; None where none is set."""
+
+    key: str
+    work: str
+    peer: str
+    limit: float | None = None
+
+
+@dataclass
+class Measured:
+    """A row's numbers: medians in seconds of interleaved runs, scaled where `note` says that a part was timed.
+
+    difference: how far the outputs of the two sides were apart in the same run, in the unit of `difference_of`.
+    """
+
+    key: str
+    ours_s: float
+    peer_s: float
+    ratio: float
+    rounds: int
+    difference: float
+    tolerance: float
+    difference_of: str
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, numbers cut to what they mean."""
+        row = asdict(self)
+        for name in ("ours_s", "peer_s", "ratio", "difference"):
+            row[name] = float(f"{row[name]:.4g}")
+        return row
+
+
+ROWS = (
+    RowSpec("vit_b_encoder/openvino", "ViT-B encoder, 1024 x 1024", "OpenVINO", 1.0),
+    RowSpec("vit_b_encoder/onnxruntime", "ViT-B encoder", "ONNX Runtime"),
+    RowSpec("vit_b_encoder/transformers", "ViT-B encoder", "transformers, sdpa", 0.45),
+    RowSpec("mobile_sam_encoder/openvino", "MobileSAM encoder", "OpenVINO", 0.95),
+    RowSpec("mobile_sam_encoder/onnxruntime", "MobileSAM encoder", "ONNX Runtime"),
+    RowSpec("decoder/openvino", "decoder, 1,024 one-point prompts, all masks", "OpenVINO, batches of 64", 0.35),
+    RowSpec(
+        "decoder_filtered/openvino", "decoder, 1,024 prompts, 60 % fail the IoU filter", "OpenVINO, batches of 64", 0.22
+    ),
+    RowSpec(
+        "everything_sam_b/openvino",
+        "`sam_b` everything, 1,024 points, 1800 x 1200, photo to records",
+        "OpenVINO, encoder and 16 decoder batches alone",
+        0.30,
+    ),
+    RowSpec("click/transformers", "one click after `set_image`, to a full-size mask", "transformers", 0.2),
+    RowSpec(
+        "blob_logits/dense", "3,072 logits of blobs at 1800 x 1200 to filtered RLE", "dense PyTorch, pycocotools", 0.05
+    ),
+    RowSpec("rle_encode/pycocotools", "RLE encode, 200 masks at 1800 x 1200", "pycocotools", 0.33),
+    RowSpec("rle_encode/faster_coco_eval", "RLE encode, 200 masks", "faster-coco-eval"),
+    RowSpec("rle_decode/pycocotools", "RLE decode, 200 masks", "pycocotools", 0.33),
+    RowSpec("rle_decode/faster_coco_eval", "RLE decode, 200 masks", "faster-coco-eval"),
+    RowSpec("rle_iou/pycocotools", "RLE iou, 200 x 200 masks", "pycocotools", 0.33),
+    RowSpec("rle_iou/faster_coco_eval", "RLE iou, 200 x 200 masks", "faster-coco-eval"),
+    RowSpec("nms_10k/pytorch", "NMS, 10,000 random boxes", "PyTorch sibling", 0.1),
+)
+BY_KEY = {row.key: row for row in ROWS}

@@ -1,0 +1,47 @@
+"""Where the seconds of segment everything go: the calls between its stages, timed from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from fastsam_core import ops, picture
+from fastsam_core.models.sam_model import SamModel
+
+STAGES = ("preprocess", "encode", "decode", "post-process", "NMS")
+
+
+@contextmanager
+def timed_stages() -> Iterator[dict[str, float]]:
+    """Seconds per stage of what runs inside; "post-process" is all that no other stage took."""
+    spent = dict.fromkeys(STAGES, 0.0)
+
+    def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                spent[stage] += time.perf_counter() - start
+
+        return run
+
+    decode_points = timed("decode", SamModel.decode_points)
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        # The masks themselves are decoded when they are asked for.
+        iou, logits = decode_points(*args, **kwargs)
+        return iou, timed("decode", logits)
+
+    start = time.perf_counter()
+    with (
+        mock.patch.object(picture, "model_input", timed("preprocess", picture.model_input)),
+        mock.patch.object(SamModel, "encode_image", timed("encode", SamModel.encode_image)),
+        mock.patch.object(SamModel, "decode_points", decode),
+        mock.patch.object(ops, "nms", timed("NMS", ops.nms)),
+    ):
+        yield spent
+    spent["post-process"] = time.perf_counter() - start - sum(spent.values())

@@ -1,0 +1,74 @@
+"""The benchmark table of the README, and the comparison of two runs: made by scripts, so that nobody types numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bench import compare, summarise, table
+from bench.rows import ROWS, Measured
+
+KEY = "click/transformers"
+
+
+def results(**changed: Any) -> dict[str, Any]:
+    row = Measured(KEY, 0.02, 0.2, 0.1, 5, 0.0, 1e-4, "share of pixels that differ", "a note")
+    made = {
+        "date": "2026-01-02",
+        "commit": "abc",
+        "processor": "Some CPU",
+        "cores": 2,
+        "instruction_set": "avx2",
+        "threads": 2,
+        "versions": {"fastsam_core": "0", "torch": "2"},
+        "rows": {KEY: row.as_dict()},
+        "stages_s": {"sam_b": {"encode": 6.5, "all": 20.25, "records": 3}},
+        "memory_mb": {"sam_b": 512.3},
+        "growth_s": {"NMS": {"10": 0.001}},
+        "groups": {"g": {"test": {"median_s": 0.5, "ratio": 1.0}}},
+    }
+    return made | changed
+
+
+def test_readme_holds_the_newest_results() -> None:
+    """After `make bench`, `make bench-table` brings them in."""
+    readme = table.README.read_text(encoding="utf-8")
+    assert table.with_table(readme, json.loads(summarise.newest().read_text())) == readme
+
+
+def test_keys_of_rows_are_unique() -> None:
+    assert len({row.key for row in ROWS}) == len(ROWS)
+
+
+def test_table() -> None:
+    text = table.table(results())
+    assert (
+        "| one click after `set_image`, to a full-size mask (a note) | 20 ms | transformers: 200 ms | 0.10 x |" in text
+    )
+    assert "| sam_b | 6.50 s | 20.2 s | 3 |" in text
+    assert "sam_b: 512 MB" in text and "NMS: 10: 1 ms" in text
+
+
+def test_verdicts_name_what_was_missed() -> None:
+    slow = results()["rows"][KEY] | {"ratio": 0.21}
+    assert "MISSED" in table.verdicts(results(rows={KEY: slow}))
+    assert "MISSED" not in table.verdicts(results())
+
+
+def test_markers_are_needed() -> None:
+    with pytest.raises(ValueError, match="benchmarks: begin"):
+        table.with_table("no table here", results())
+
+
+def test_comparison_marks_what_exceeds_the_noise() -> None:
+    after = results(memory_mb={"sam_b": 600.0}, growth_s={"NMS": {"10": 0.00105}}, groups={})
+    lines = compare.report(results(), after).splitlines()
+    assert any("!!" in line and "sam_b (MB)" in line for line in lines)
+    assert any("+5.0%" in line and "!!" not in line for line in lines)
+    assert any(line.strip().startswith("gone") for line in lines)
+
+
+def test_machine_name_suits_a_file() -> None:
+    assert set(summarise.machine_name()) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -36,6 +36,7 @@ def mlp(
     weight2: NDArray[np.float32],  # (K, H)
     bias2: NDArray[np.float32],  # (K,)
     out: NDArray[np.float32],  # (M, K), rows contiguous; may be x
+) -> None: ...
 def attention(
     qkv: NDArray[np.float32],  # (B, H, W, 3 * heads * d)
     rel_pos_h: NDArray[np.float32],  # (2 * n - 1, d)
@@ -52,6 +53,7 @@ def windowed_attention(
     window: int,
     padding: NDArray[np.float32] | None,  # (heads * 3 * d,)
     out: NDArray[np.float32],  # (B, H, W, heads * d)
+) -> None: ...
 def conv3x3(
     x: NDArray[np.float32],  # (B, H, W, C)
     weight: NDArray[np.float32],  # (O, C, 3, 3)
@@ -90,6 +92,7 @@ def mbconv(
     stride: int,
     residual: bool,
     out: NDArray[np.float32],  # (B, H / stride, W / stride, O)
+) -> None: ...
 def decoder_first_look(
     q: NDArray[np.float32],  # (heads, rows, head_dim)
     keys: NDArray[np.float32],  # (panels, heads * head_dim, 16)

@@ -68,8 +68,7 @@ class PassWorker {
         columns_(isa_.columns(rows_)),
         depth_(pass.queries != nullptr ? pass.head_dim : pass.channels),
         memory_(Arena::padded(rows_ * std::max(depth_, pass.channels)) + Arena::padded(rows_ * depth_) +
-                Arena::padded(rows_) + Arena::padded(rows_ * pass.channels) +
-                Arena::padded(columns_ * pass.channels) +
+                Arena::padded(rows_) + Arena::padded(rows_ * pass.channels) + Arena::padded(columns_ * pass.channels) +
                 Arena::padded(isa_.pass_scratch(pass.channels, rows_))) {
     gathered_rows_ = memory_.take(rows_ * std::max(depth_, pass.channels));
     keys_ = memory_.take(rows_ * depth_);
@@ -85,20 +84,13 @@ class PassWorker {
     if (prompt != prompt_) pack(prompt);
     const int64_t panels = panels_of(pass_.length), first = stretch * kStretch;
     const int64_t size = panels * pass_.channels * kPanel;
-    const DecoderPass operands{pass_.length,
-                               pass_.channels,
-                               rows_,
-                               pass_.heads,
-                               pass_.head_dim,
-                               pass_.source + prompt * pass_.source_stride,
-                               pass_.position,
-                               pass_.queries,
-                               keys_,
-                               key_bias_,
-                               values_,
-                               pass_.norm,
-                               look_,
-                               pass_.out + prompt * size};
+    const DecoderPass operands{pass_.length,   pass_.channels,
+                               rows_,          pass_.heads,
+                               pass_.head_dim, pass_.source + prompt * pass_.source_stride,
+                               pass_.position, pass_.queries,
+                               keys_,          key_bias_,
+                               values_,        pass_.norm,
+                               look_,          pass_.out + prompt * size};
     isa_.pass(operands, first, std::min(first + kStretch, panels), sums, scratch_);
   }
 
@@ -228,8 +220,8 @@ void upscale(const Upscaling& up, int64_t threads) {
   float* enlarge_more = packed.take(more_size);
   isa.pack_slivers(up.enlarge, 4 * up.middle, up.channels, up.channels, 1, enlarge);
   isa.pack_slivers(up.enlarge_more, 4 * up.narrow, up.middle, up.middle, 1, enlarge_more);
-  const DecoderUpscaling operands{up.channels, up.middle, up.narrow,    enlarge,
-                                  up.enlarge_bias, up.norm, enlarge_more, up.enlarge_more_bias};
+  const DecoderUpscaling operands{up.channels,     up.middle, up.narrow,    enlarge,
+                                  up.enlarge_bias, up.norm,   enlarge_more, up.enlarge_more_bias};
 
   const int64_t panels = panels_of(up.height * up.width), stretches = stretches_of(panels);
   fork_join(threads, prompts * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {

@@ -1,13 +1,14 @@
-"""The mask decoder for inference on the CPU: the algebra of `decoder_folded`, its work on image tokens in native passes.
+"""The mask decoder for inference on the CPU: the algebra of `decoder_folded`, with native passes over image tokens.
 
-Between two looks at the image, the tokens of several prompts go through PyTorch together. Image tokens are visited twice
-per prompt, tile by tile (`ops.decoder_first_pass`, `ops.decoder_pass`), and a third time for prompts with masks that
-somebody wants (`ops.decoder_upscale`).
+Between two looks at the image, the tokens of several prompts go through PyTorch together. Image tokens are visited
+twice per prompt, tile by tile (`ops.decoder_first_pass`, `ops.decoder_pass`), and a third time for prompts with masks
+that somebody wants (`ops.decoder_upscale`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -66,54 +67,57 @@ class TiledImage:
         """(n, T, C) to final tokens (n, 5 + T, C) and image tokens (n, panels, C, 16), to be given back."""
         transformer = self.decoder.transformer
         first, second = transformer.blocks
-        tokens = self.decoder.tokens(sparse)
-        shape = tokens.shape
-
-        queries = first.attend_self(tokens, tokens)
-        look = first.cross_attn_token_to_image
-        seen = ops.decoder_first_look(
-            _by_head(look, look.q_proj(queries + tokens)).contiguous() * look.head_dim**-0.5,
-            self.first_keys,
-            self.first_values,
-            self.length,
-        )
-        first_queries = first.update_tokens(queries, look.out_proj(_by_row(seen, shape)))
-
-        queries = second.attend_self(first_queries, tokens)
+        with _one_thread():
+            tokens = self.decoder.tokens(sparse)
+            shape = tokens.shape
+            queries = first.attend_self(tokens, tokens)
+            look = first.cross_attn_token_to_image
+            q = _by_head(look, look.q_proj(queries + tokens)).contiguous() * look.head_dim**-0.5
+        seen = ops.decoder_first_look(q, self.first_keys, self.first_values, self.length)
+        with _one_thread():
+            queries = first.update_tokens(queries, look.out_proj(_by_row(seen, shape)))
+            answer, look = first.cross_attn_image_to_token, second.cross_attn_token_to_image
+            keys = _by_head(answer, answer.k_proj(queries + tokens)) * answer.head_dim**-0.5
+            values = _answer_values(answer, queries)
+            queries = second.attend_self(queries, tokens)
+            looks = _look(look, queries + tokens)
         image = self._take(len(sparse))
-        answer, look = first.cross_attn_image_to_token, second.cross_attn_token_to_image
-        keys = _by_head(answer, answer.k_proj(first_queries + tokens)) * answer.head_dim**-0.5
         gathered = ops.decoder_first_pass(
             self.source,
             self.position,
             self.first_queries,
             _by_prompt(keys, shape),
-            _by_prompt(_answer_values(answer, first_queries), shape),
+            _by_prompt(values, shape),
             *_norm(first.norm4),
-            _by_prompt(_look(look, queries + tokens), shape),
+            _by_prompt(looks, shape),
             self.length,
             image,
         )
-        queries = second.update_tokens(queries, _seen(look, gathered, shape))
-
-        answer, look = second.cross_attn_image_to_token, transformer.final_attn_token_to_image
-        keys = _by_head(answer, answer.k_proj(queries + tokens)) * answer.head_dim**-0.5
+        with _one_thread():
+            queries = second.update_tokens(queries, _seen(look, gathered, shape))
+            answer, look = second.cross_attn_image_to_token, transformer.final_attn_token_to_image
+            keys = _by_head(answer, answer.k_proj(queries + tokens)) * answer.head_dim**-0.5
+            key_bias = keys @ answer.q_proj.bias.view(answer.num_heads, answer.head_dim, 1)
+            keys = keys @ answer.q_proj.weight.view(answer.num_heads, answer.head_dim, -1)
+            values, looks = _answer_values(answer, queries), _look(look, queries + tokens)
         gathered = ops.decoder_pass(
             image,
             self.position,
-            _by_prompt(keys @ answer.q_proj.weight.view(answer.num_heads, answer.head_dim, -1), shape),
-            _by_prompt(keys @ answer.q_proj.bias.view(answer.num_heads, answer.head_dim, 1), shape)[..., 0],
-            _by_prompt(_answer_values(answer, queries), shape),
+            _by_prompt(keys, shape),
+            _by_prompt(key_bias, shape)[..., 0],
+            _by_prompt(values, shape),
             *_norm(second.norm4),
-            _by_prompt(_look(look, queries + tokens), shape),
+            _by_prompt(looks, shape),
             self.length,
         )
-        return transformer.norm_final_attn(queries + _seen(look, gathered, shape)), image
+        with _one_thread():
+            return transformer.norm_final_attn(queries + _seen(look, gathered, shape)), image
 
     def upscale(self, image: Tensor, index: Tensor, tokens: Tensor, masks: Tensor, out: Tensor) -> None:
-        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i]; image and tokens as of `decode_chunk`."""
-        asked, row = torch.unique(index, return_inverse=True)
-        weights = self.decoder.mask_weights(tokens[asked])[row, masks]  # (K, C / 8)
+        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i]; image and tokens of `decode_chunk`."""
+        with _one_thread():
+            asked, row = torch.unique(index, return_inverse=True)
+            weights = self.decoder.mask_weights(tokens[asked])[row, masks]  # (K, C / 8)
         ops.decoder_upscale(image, index, weights, *self.upscaling, *self.grid, out)
 
     def _take(self, count: int) -> Tensor:
@@ -128,9 +132,9 @@ class TiledImage:
 
     def give_back(self, image: Tensor) -> None:
         """Let the next chunk use this memory, of which nothing may be read any more."""
-        base = image if image._base is None else image._base
         if not self._spare:
-            self._spare.append(base)
+            prompts = image.untyped_storage().nbytes() // (self.source.nbytes)
+            self._spare.append(image.as_strided((prompts, *self.source.shape), image.stride(), 0))
 
 
 class TiledPrompts:
@@ -140,6 +144,7 @@ class TiledPrompts:
         height, width = image.grid
         self._image, self._sparse, self._masks = image, sparse, list(masks)
         self._tokens: list[Tensor] = []  # chunks of (n, 5 + T, C)
+        self._iou: list[Tensor] = []  # chunks of (n, 4)
         self._sources: list[Tensor] = []  # of the first chunks, where no masks are made at once
         # Masks in the order of prompts, then of `masks`. Memory of masks that nobody wants is never touched.
         self._made = torch.empty(len(sparse) * len(masks), 4 * height, 4 * width)
@@ -150,8 +155,10 @@ class TiledPrompts:
         """Decode the prompts from `start` on."""
         tokens, source = self._image.decode_chunk(sparse)
         self._tokens.append(tokens)
+        with _one_thread():
+            self._iou.append(self._image.decoder.iou_prediction_head(tokens[:, 0]))
         if self._masks:
-            iou = self._image.decoder.iou_prediction_head(tokens[:, 0])[:, self._masks]
+            iou = self._iou[-1][:, self._masks]
             wanted = torch.ones_like(iou, dtype=torch.bool) if above is None else iou > above
             row, column = wanted.nonzero(as_tuple=True)
             if len(row):
@@ -165,7 +172,7 @@ class TiledPrompts:
             self._sources.append(source)
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
-        return self._image.decoder.iou_prediction_head(torch.cat([tokens[:, 0] for tokens in self._tokens]))
+        return torch.cat([self._made.new_empty(0, NUM_MASK_TOKENS), *self._iou])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
         """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4).
@@ -196,6 +203,23 @@ class TiledPrompts:
             self._image.upscale(source, index, tokens, masks, out)
             self._image.give_back(source)
         return out
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch's own threads stay out: after each call they would spin for milliseconds, on the cores of our next pass.
+
+    The number is the calling thread's own. The few rows of a chunk gain little from a second thread.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _by_head(attn: DecoderAttention, x: Tensor) -> Tensor:  # (n, T, heads * d) -> (heads, n * T, d)

@@ -51,11 +51,14 @@ def decoder_first_pass(
     """Image tokens attend to each prompt's, from the one image; then the prompt's tokens attend to the result.
 
     Args:
-        source, position: (panels, channels, 16) image tokens and their position embedding.
+        source: (panels, channels, 16) image tokens.
+        position: (panels, channels, 16), their position embedding.
         queries: (panels, heads * head_dim, 16) of the image tokens.
         keys: (heads, prompts, tokens, head_dim), scaled: softmax over `tokens` of queries . keys.
         values: (heads, prompts, tokens, channels), through the output projection.
-        norm_weight, norm_bias, norm_eps: LayerNorm over the channels of source + attention.
+        norm_weight: (channels,), of LayerNorm over the channels of source + attention.
+        norm_bias: (channels,).
+        norm_eps: added to the variance.
         look: (heads, prompts, tokens, channels): softmax over the image of look . (image token + position).
         length: image tokens.
         out: (prompts, panels, channels, 16), contiguous: overwritten with the new image tokens.
@@ -89,7 +92,13 @@ def decoder_pass(
         tokens: (prompts, panels, channels, 16), contiguous: the prompt's image tokens, overwritten with the new ones.
         keys: (heads, prompts, tokens, channels): softmax over `tokens` of keys . (image token + position) + key_bias.
         key_bias: (heads, prompts, tokens).
-        position, values, norm_weight, norm_bias, norm_eps, look, length: as in `decoder_first_pass`.
+        position: as in `decoder_first_pass`, like all that follow.
+        values: (heads, prompts, tokens, channels).
+        norm_weight: (channels,).
+        norm_bias: (channels,).
+        norm_eps: added to the variance.
+        look: (heads, prompts, tokens, channels).
+        length: image tokens.
 
     Returns:
         (heads, prompts, tokens, channels), as in `decoder_first_pass`.
@@ -120,11 +129,16 @@ def decoder_upscale(
         tokens: (prompts, panels, channels, 16) image tokens of a grid of height x width, row by row.
         index: (count,) int64, the prompt of each mask.
         weights: (count, narrow) of each mask over the upscaled channels.
-        enlarge, enlarge_bias: (4 * middle, channels), (4 * middle,): a transposed convolution with 2 x 2 kernels at
-            stride 2 as a matrix, the rows of its four sub-cells one after the other.
-        norm_weight, norm_bias, norm_eps: LayerNorm over `middle`, followed by the exact GELU.
-        enlarge_more, enlarge_more_bias: (4 * narrow, middle), (4 * narrow,): the second step, followed by GELU.
-        height, width: of the grid.
+        enlarge: (4 * middle, channels), a transposed convolution with 2 x 2 kernels at stride 2 as a matrix, the rows
+            of its four sub-cells one after the other.
+        enlarge_bias: (4 * middle,).
+        norm_weight: (middle,), of LayerNorm over `middle`, which the exact GELU follows.
+        norm_bias: (middle,).
+        norm_eps: added to the variance.
+        enlarge_more: (4 * narrow, middle), the second step, which GELU follows.
+        enlarge_more_bias: (4 * narrow,).
+        height: of the grid.
+        width: of the grid.
         out: (count, 4 * height, 4 * width), contiguous: overwritten with the logits.
 
     Raises:

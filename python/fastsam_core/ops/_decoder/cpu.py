@@ -72,9 +72,7 @@ def _run(
     gathered = torch.empty(look.shape)
     norm = _array(norm_weight), _array(norm_bias), norm_eps
     outs = image.detach().numpy(), gathered.numpy()
-    _cpu.decoder_pass(
-        *arrays, key_bias, _array(values), *norm, _array(look), length, *outs, torch.get_num_threads()
-    )
+    _cpu.decoder_pass(*arrays, key_bias, _array(values), *norm, _array(look), length, *outs, torch.get_num_threads())
     return gathered
 
 

@@ -41,7 +41,7 @@ def check_first_pass(
     out: Tensor,
 ) -> None:
     """See `fastsam_core.ops.decoder_first_pass`."""
-    heads, prompts, tokens, channels = _look_shape(look)
+    heads, prompts, tokens, _ = _look_shape(look)
     _check_common(position, values, norm_weight, norm_bias, look, length, out, "out")
     check_shape("source", source, tuple(position.shape), "(panels, channels, 16)")
     if queries.dim() != 3 or not queries.shape[1] or queries.shape[1] % heads:

@@ -1,0 +1,254 @@
+"""The mask decoder's native passes: every sibling against the plain decoder, and what must not change a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastsam_core import ops
+from fastsam_core.models.decoder_folded import FoldedImage
+from fastsam_core.models.decoder_tiled import PROMPTS_KEPT, TiledImage
+from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.ops._decoder.panels import from_panels, to_panels
+from fastsam_core.ops._native import cpu_module
+from siblings import each_sibling, use_sibling
+
+OPS = ("decoder_first_look", "decoder_first_pass", "decoder_pass", "decoder_upscale")
+SMALL = {"heads": 4, "prompts": 3, "tokens": 7, "dim": 64, "grid": (5, 7)}
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
+    return module.eval()
+
+
+def decoder_of(dim: int, heads: int) -> MaskDecoder:
+    decoder = randomised(MaskDecoder(dim, num_heads=heads, mlp_dim=64, iou_hidden_dim=32))
+    assert isinstance(decoder, MaskDecoder)
+    return decoder
+
+
+def inputs(dim: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    return draw(1, dim, *grid), draw(1, dim, *grid), draw(1, dim, 1, 1)
+
+
+def compare(decoder: MaskDecoder, grid: tuple[int, int], prompts: int, tokens: int) -> None:
+    dim = decoder.iou_token.embedding_dim
+    embedding, position, dense = inputs(dim, grid)
+    sparse = torch.randn(prompts, tokens - 5, dim)
+    expected, expected_iou = torch.empty(0, 4, 4 * grid[0], 4 * grid[1]), torch.empty(0, 4)
+    if prompts:
+        expected, expected_iou = decoder(embedding, position, sparse, dense)
+    decoded = TiledImage(decoder, embedding, position, dense).decode(sparse, (0, 1, 2, 3))
+    torch.testing.assert_close(decoded.predicted_iou(), expected_iou, rtol=1e-4, atol=1e-5)
+    pairs = torch.cartesian_prod(torch.arange(prompts), torch.arange(4))
+    made = decoded.logits(pairs[:, 0], pairs[:, 1]).view_as(expected)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", range(6, 17))
+@each_sibling
+@torch.no_grad()
+def test_equals_the_plain_decoder_for_any_count_of_tokens(sibling: str, tokens: int, monkeypatch: Any) -> None:
+    use_sibling(monkeypatch, sibling)
+    compare(decoder_of(64, 4), (3, 5), 2, tokens)
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(256, 8), (128, 8), (64, 4), (96, 2), (16, 1)])
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (24, 24)])
+@each_sibling
+@torch.no_grad()
+def test_equals_the_plain_decoder_for_any_size(
+    sibling: str, dim: int, heads: int, grid: tuple[int, int], monkeypatch: Any
+) -> None:
+    use_sibling(monkeypatch, sibling)
+    compare(decoder_of(dim, heads), grid, 3, 7)
+
+
+@each_sibling
+@torch.no_grad()
+def test_equals_the_plain_decoder_at_full_size(sibling: str, monkeypatch: Any) -> None:
+    use_sibling(monkeypatch, sibling)
+    compare(decoder_of(256, 8), (64, 64), 1, 7)
+    compare(decoder_of(64, 4), (2, 300), 1, 21)  # several stretches, the last one short
+
+
+@pytest.mark.parametrize("prompts", [0, 1, 5, 64])
+@torch.no_grad()
+def test_any_number_of_prompts(prompts: int) -> None:
+    compare(decoder_of(64, 4), (4, 6), prompts, 8)
+
+
+# ----------------------------------------------------------------------------------------------------------- operations
+
+
+def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int]) -> tuple[Any, ...]:
+    """Random arguments of an operation; head_dim is that of SAM, half the width over the heads."""
+    generator = torch.Generator().manual_seed(5)
+    length, width = grid[0] * grid[1], dim // 2 // heads
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def panels(*shape: int) -> Tensor:
+        return to_panels(draw(*shape))
+
+    if op == "decoder_first_look":
+        values = torch.zeros(heads, -(-length // 16) * 16, -(-width // 16) * 16)
+        values[:, :length, :width] = draw(heads, length, width)
+        return draw(heads, prompts * tokens, width), panels(length, heads * width), values, length
+    if op == "decoder_upscale":
+        index = torch.tensor([prompts - 1, 0, prompts - 1, 0, 0])
+        middle, narrow, out = dim // 4, dim // 8, torch.empty(5, 4 * grid[0], 4 * grid[1])
+        steps = (
+            *(draw(4 * middle, dim) / 8, draw(4 * middle), draw(middle), draw(middle), 1e-6),
+            *(draw(4 * narrow, middle), draw(4 * narrow)),
+        )
+        return panels(prompts, length, dim), index, draw(5, narrow), *steps, *grid, out
+    first = op == "decoder_first_pass"
+    image = panels(length, dim), panels(length, dim)
+    keys = draw(heads, prompts, tokens, width if first else dim) / 4
+    norm = draw(heads, prompts, tokens, dim), draw(dim), draw(dim), 1e-5
+    look = draw(heads, prompts, tokens, dim) / 8
+    if first:
+        out = torch.empty(prompts, *image[0].shape)
+        return *image, panels(length, heads * width), keys, *norm, look, length, out
+    return panels(prompts, length, dim), image[1], keys, draw(heads, prompts, tokens), *norm, look, length
+
+
+def run(call: Callable[..., Any], op: str, given: tuple[Any, ...]) -> list[Tensor]:
+    """All results of an operation, those in place included; the arguments are copied first."""
+    given = tuple(x.clone() if isinstance(x, Tensor) else x for x in given)
+    result = call(*given)
+    image = {"decoder_first_pass": given[-1], "decoder_pass": given[0], "decoder_upscale": given[-1]}.get(op)
+    return [x for x in (result, image) if isinstance(x, Tensor)]
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    "size",
+    [
+        SMALL,
+        {**SMALL, "heads": 8, "dim": 128, "tokens": 6, "grid": (9, 65)},
+        {**SMALL, "heads": 1, "dim": 48, "tokens": 13, "grid": (1, 17)},
+        {**SMALL, "heads": 3, "dim": 24, "tokens": 1, "grid": (2, 8)},
+    ],
+    ids=str,
+)
+@each_sibling
+def test_siblings_agree(sibling: str, op: str, size: dict[str, Any]) -> None:
+    given = arguments(op, **size)
+    length = size["grid"][0] * size["grid"][1]
+    pairs = zip(run(ops.siblings(op)["reference"], op, given), run(ops.siblings(op)[sibling], op, given), strict=True)
+    for expected, result in pairs:
+        if expected.dim() == 4 and expected.shape[-1] == 16:  # what the padding of panels holds is nobody's business
+            expected, result = from_panels(expected, length), from_panels(result, length)
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_same_bits_for_any_number_of_threads_and_over_repeats(op: str) -> None:
+    if cpu_module is None:
+        pytest.skip("PyTorch's own operations promise no such thing")
+    given = arguments(op, heads=8, prompts=5, tokens=7, dim=128, grid=(32, 33))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = run(getattr(ops, op), op, given)
+        for threads in (2, 4, *[3] * 20):
+            torch.set_num_threads(threads)
+            for a, b in zip(expected, run(getattr(ops, op), op, given), strict=True):
+                assert torch.equal(a, b), threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_pass"])
+@each_sibling
+def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str) -> None:
+    given = list(arguments(op, **SMALL))
+    keys = 3 if op == "decoder_first_pass" else 2
+    look = -3 if op == "decoder_first_pass" else -2
+    large = [*given]
+    large[keys], large[look] = given[keys] * 1e4, given[look] * 1e4
+    for result in run(ops.siblings(op)[sibling], op, tuple(large)):
+        assert bool(result.isfinite().all())
+    for value in (float("nan"), float("inf"), -float("inf")):
+        spoilt = [*given]
+        spoilt[keys] = torch.full_like(given[keys], value)
+        run(ops.siblings(op)[sibling], op, tuple(spoilt))
+
+
+@pytest.mark.parametrize("op", OPS)
+@each_sibling
+def test_wrong_arguments_are_value_errors(sibling: str, op: str) -> None:
+    given = arguments(op, **SMALL)
+    for i, argument in enumerate(given):
+        bad: list[Any] = []
+        if isinstance(argument, Tensor):
+            bad = [argument[..., :-1].contiguous(), argument[None], argument.double() if i else argument.half()]
+        elif isinstance(argument, int):
+            bad = [0, -1, argument + 16]
+        for value in bad:
+            with pytest.raises(ValueError):
+                ops.siblings(op)[sibling](*given[:i], value, *given[i + 1 :])
+
+
+@each_sibling
+def test_mask_of_no_prompt_is_a_value_error(sibling: str) -> None:
+    tokens, index, *rest = arguments("decoder_upscale", **SMALL)
+    for wrong in (-1, SMALL["prompts"]):
+        with pytest.raises(ValueError, match="not among those decoded"):
+            ops.siblings("decoder_upscale")[sibling](tokens, index.clone().fill_(wrong), *rest)
+
+
+# ---------------------------------------------------------------------------------------------------------------- model
+
+
+@torch.no_grad()
+def test_masks_are_the_same_at_once_and_later() -> None:
+    decoder, count = decoder_of(64, 4), PROMPTS_KEPT + 11
+    embedding, position, dense = inputs(64, (6, 6))
+    sparse = torch.randn(count, 2, 64)
+    image = TiledImage(decoder, embedding, position, dense)
+    folded = FoldedImage(decoder, embedding, position, dense).decode(sparse)
+    later, iou = image.decode(sparse), folded.predicted_iou()
+    above = float(iou[:, 1:].median())
+    at_once = image.decode(sparse, (1, 2, 3), above)
+    torch.testing.assert_close(later.predicted_iou(), iou, rtol=1e-4, atol=1e-5)
+    wanted = torch.tensor([count - 1, 0, 7, 8, PROMPTS_KEPT, 3, 0])
+    masks = torch.tensor([1, 2, 3, 0, 1, 2, 2])
+    expected = folded.logits(wanted, masks)
+    for decoded in (later, at_once):
+        torch.testing.assert_close(decoded.logits(wanted, masks), expected, rtol=1e-4, atol=1e-5)
+        assert decoded.logits([], []).shape == (0, 24, 24)
+    pairs = (at_once.predicted_iou()[:, 1:] > above).nonzero()
+    in_order = at_once.logits(pairs[:, 0], pairs[:, 1] + 1)
+    torch.testing.assert_close(in_order, folded.logits(pairs[:, 0], pairs[:, 1] + 1), rtol=1e-4, atol=1e-5)
+    assert len(pairs) and in_order.data_ptr() == at_once.logits(pairs[:1, 0], pairs[:1, 1] + 1).data_ptr()
+
+
+@torch.no_grad()
+def test_memory_of_image_tokens_is_used_again() -> None:
+    decoder = decoder_of(64, 4)
+    image = TiledImage(decoder, *inputs(64, (6, 6)))
+    image.decode(torch.randn(20, 2, 64), (0,))
+    spare = image._spare[0]
+    assert len(spare) == 8
+    for count in (1, 8, 3):
+        image.decode(torch.randn(count, 2, 64), (0,))
+        assert len(image._spare) == 1 and image._spare[0].data_ptr() == spare.data_ptr() and len(image._spare[0]) == 8
+    image.decode(torch.randn(40, 2, 64))  # these are kept, and must not be overwritten
+    kept = image.decode(torch.randn(3, 2, 64))
+    expected = kept.logits([0, 2], [1, 1]).clone()
+    image.decode(torch.randn(9, 2, 64), (0,))
+    assert torch.equal(kept.logits([0, 2], [1, 1]), expected)

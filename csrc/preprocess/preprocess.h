@@ -13,7 +13,8 @@ struct Picture {
   bool swap;
 };
 
-// Resizes to (height, width, 3), contiguous: horizontally, rounded to bytes, then vertically. Throws std::invalid_argument for sides of 0 or above 2^23.
+// Resizes to (height, width, 3), contiguous: horizontally, rounded to bytes, then vertically. Throws
+// std::invalid_argument for sides of 0 or above 2^23.
 void resize(const Picture& picture, int64_t height, int64_t width, uint8_t* out, int64_t threads);
 
 // Resizes to (height, width), subtracts `mean` and divides by `std` per channel in float32, and puts that in the upper

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-
 from bench import compare, summarise, table
 from bench.rows import ROWS, Measured
 

@@ -34,6 +34,11 @@ LAYER = (
 )
 MLP = (torch.rand(4, 6), torch.rand(6), torch.rand(6), 1e-6, torch.rand(9, 6), torch.rand(9), torch.rand(6, 9))
 QKV = torch.linspace(-1, 1, 2 * 3 * 5 * 24).view(2, 3, 5, 24)
+_PANELS, _HEADS = (
+    torch.linspace(-1, 1, 2 * 4 * 16).view(2, 4, 16),
+    torch.linspace(-1, 1, 2 * 3 * 3 * 4).view(2, 3, 3, 4),
+)
+_NORM = torch.ones(4), torch.zeros(4), 1e-5
 EXAMPLES = {
     "linear": LAYER,
     "linear_into": (torch.zeros(4, 5), *LAYER),
@@ -47,12 +52,7 @@ EXAMPLES = {
     "mbconv": (
         *(torch.rand(2, 5, 4, 3), torch.rand(7, 3), torch.rand(7), torch.rand(7, 3, 3), torch.rand(7)),
         *(torch.rand(3, 7), torch.rand(3), 1, True),
-_PANELS, _HEADS = (
-    torch.linspace(-1, 1, 2 * 4 * 16).view(2, 4, 16),
-    torch.linspace(-1, 1, 2 * 3 * 3 * 4).view(2, 3, 3, 4),
-)
-_NORM = torch.ones(4), torch.zeros(4), 1e-5
-EXAMPLES = {
+    ),
     "decoder_first_look": (torch.ones(2, 3, 2), _PANELS, torch.linspace(0, 1, 2 * 32 * 16).view(2, 32, 16), 20),
     "decoder_first_pass": (
         *(_PANELS, _PANELS / 2, _PANELS, _HEADS[..., :2].contiguous(), _HEADS),
@@ -109,11 +109,9 @@ def test_siblings_give_what_the_dispatcher_gives(op, sibling):
     for a, b in zip(results[0] + _tensors(expected), results[1] + _tensors(given), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         # Sums of floats may be rounded in another order; everything else agrees to the bit.
-        torch.testing.assert_close(a, b, **({} if a.dtype == torch.float32 else {"rtol": 0, "atol": 0}))
-        if a.dtype == torch.float32:
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-        else:
-            assert a.tolist() == b.tolist()
+        torch.testing.assert_close(
+            a, b, **({"rtol": 1e-4, "atol": 1e-5} if a.dtype == torch.float32 else {"rtol": 0, "atol": 0})
+        )
 
 
 def _tensors(values):

@@ -46,7 +46,7 @@ def renamed(name: str) -> str:
 
 
 def transformers_model(model: SamModel) -> Any:
-    """transformers' ViT-B SAM, attention through SDPA, holding `model`'s own tensors (sam_b only).
+    """Transformers' ViT-B SAM, attention through SDPA, holding `model`'s own tensors (sam_b only).
 
     Its decoder's LayerNorms get the reference's epsilon of 1e-5; transformers' default is 1e-6.
     """

@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from . import schema
-from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._attention.api import attention, windowed_attention
 from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
 from ._decoder.api import decoder_first_look, decoder_first_pass, decoder_pass, decoder_upscale
+from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._masks.api import mask_remove_small_regions, mask_runs
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
@@ -42,19 +42,19 @@ __all__ = [
     "batched_nms",
     "conv3x3",
     "conv_stem",
-    "depthwise3x3",
     "decoder_first_look",
     "decoder_first_pass",
     "decoder_pass",
     "decoder_upscale",
+    "depthwise3x3",
     "isa",
     "linear",
     "linear_into",
-    "mlp",
-    "mlp_into",
-    "mbconv",
     "mask_remove_small_regions",
     "mask_runs",
+    "mbconv",
+    "mlp",
+    "mlp_into",
     "nms",
     "preprocess_image",
     "resize_image",

@@ -1,4 +1,6 @@
-"""The encoder and the decoder as ONNX files, from the plain PyTorch form: `python -m bench.peers.onnx_export NAME PART`.
+"""The encoder and the decoder as ONNX files, from the plain PyTorch form.
+
+One part is made by `python -m bench.peers.onnx_export NAME PART`.
 
 The export runs in a process of its own with FASTSAM_NATIVE=0, so that the graph holds what the published models hold
 and none of this package's operations.

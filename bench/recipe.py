@@ -1,4 +1,4 @@
-"""Models on the weights of the golden recipe: checkpoints can't be downloaded everywhere, and speed doesn't need them."""
+"""Models on the weights of the golden recipe: official checkpoints can't be had everywhere, nor are they needed."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RowSpec:
-    """One comparison. limit: the ratio ours / peer (or the megabytes) that it may not exceed; None where none is set."""
+    """One comparison. limit: the promised most of ours / peer; None where none is set."""
 
     key: str
     work: str

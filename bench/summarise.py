@@ -1,4 +1,4 @@
-"""One results file of a run: machine, commit, versions, rows beside peers, and the medians of each operation's suite."""
+"""One results file of a run: machine, commit, versions, rows beside peers, medians of each operation's suite."""
 
 from __future__ import annotations
 

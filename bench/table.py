@@ -32,11 +32,10 @@ def table(results: dict[str, Any]) -> str:
         f"Measured on {results['date']} at commit `{results.get('commit', 'unknown')}`: {results['processor']}, "
         f"{results.get('cores', '?')} cores, {results['instruction_set']}, {results['threads']} threads on each side, "
         f"float32, outputs compared in the same run. {versions}.",
-        "",
-        "| work | this package | peer | ratio |",
-        "| --- | --- | --- | --- |",
     ]
     measured = results.get("rows", {})
+    if measured:
+        lines += ["", "| work | this package | peer | ratio |", "| --- | --- | --- | --- |"]
     for spec in ROWS:
         row = measured.get(spec.key)
         if row is None:

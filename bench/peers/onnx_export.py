@@ -1,4 +1,6 @@
-"""The encoder and the decoder as ONNX files, from the plain PyTorch form: `python -m bench.peers.onnx_export NAME PART`.
+"""The encoder and the decoder as ONNX files, from the plain PyTorch form.
+
+One part is made by `python -m bench.peers.onnx_export NAME PART`.
 
 The export runs in a process of its own with FASTSAM_NATIVE=0, so that the graph holds what the published models hold
 and none of this package's operations.
@@ -18,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.recipe import CACHE, recipe_model
-from fastsam_core.models import image_encoder
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.ops._attention import reference as attention_in_torch
 
 PARTS = ("encoder", "decoder")
 DECODER_BATCH = 64
@@ -70,7 +72,7 @@ def export(name: str, part: str) -> Path:
     model = recipe_model(name)
     torch.nn.functional.scaled_dot_product_attention = plain_attention
     # Whole attention matrices, as published: one block of rows instead of many.
-    image_encoder._BIAS_BLOCK_ELEMENTS = 2**62
+    attention_in_torch._BIAS_BLOCK_ELEMENTS = 2**62
     size, grid = model.image_size, model.image_size // 16
     arguments: tuple[Tensor, ...]
     module: nn.Module

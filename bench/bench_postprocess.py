@@ -7,6 +7,7 @@ and give each mask's RLE, area, box and stability; the ratio is in brackets behi
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,46 @@ def test_records(benchmark: Any, size: str, radii: str, way: str) -> None:
     }
     benchmark.group = f"{MASKS} {radii} masks to {size}, {torch.get_num_threads()} threads"
     benchmark.pedantic(ways[way], rounds=3, warmup_rounds=1)
+
+
+def lobed_blobs(count: int, content_hw: tuple[int, int]) -> torch.Tensor:
+    """Logits (count, 256, 256) like a model's: lobed outlines, small, middle and large in turn, soft and sharp ones."""
+    random = torch.Generator().manual_seed(1)
+
+    def draw() -> torch.Tensor:
+        return torch.rand(count, 1, 1, generator=random)
+
+    cells = torch.arange(LONG_SIDE // 4) + 0.5
+    down, across = (cells - draw() * side / 4 for side in content_hw)
+    distance, angle = torch.hypot(down.transpose(1, 2), across), torch.atan2(down.transpose(1, 2), across)
+    radius = torch.tensor([6.0, 14.0, 33.0])[torch.arange(count) % 3][:, None, None] * (0.6 + 0.8 * draw())
+    outline = radius * (1 + 0.35 * draw() * torch.sin((2 + 4 * draw()).floor() * angle + 6.28 * draw()))
+    return ((10 + 110 * draw()) * (1 - distance / outline)).clamp(-20, 20)
+
+
+@pytest.mark.parametrize("way", ["region", "dense"])
+@pytest.mark.parametrize("kind", ["blobs", "noise"])
+def test_sixteen_masks(benchmark: Any, kind: str, way: str) -> None:
+    """16 masks at 1800 x 1200, as segment everything asks for them, to the RLE of those that are stable.
+
+    All of 3,072 blobs, and 64 of them the dense way; and noise in every cell, as untrained weights give it.
+    """
+    original_hw = SIZES["1800x1200"]
+    content_hw = resized_shape(*original_hw, LONG_SIDE)
+    distinct = lobed_blobs(192, content_hw) if kind == "blobs" else torch.randn(16, 256, 256)
+    chunks = cycle(distinct.split(16))
+    resizer = MaskResizer(content_hw, original_hw, LONG_SIDE)
+
+    def region() -> list[Any]:
+        return [record for record in resizer.records(next(chunks)) if record.stability_score >= 0.95]
+
+    ways: dict[str, tuple[Callable[[], Any], int]] = {
+        "region": (region, 192 if kind == "blobs" else 8),
+        "dense": (lambda: dense(next(chunks), content_hw, original_hw), 4 if kind == "blobs" else 1),
+    }
+    work, times = ways[way]
+    benchmark.group = f"16 masks of {kind} to 1800x1200, stable ones to RLE, {torch.get_num_threads()} threads"
+    benchmark.pedantic(work, rounds=3, iterations=times, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("size", list(SIZES))

@@ -125,7 +125,14 @@ class Masks(BaseTensor):
         if not one._areas()[0]:
             return (0, 0), np.zeros((0, 0), bool)
         x1, y1, x2, y2 = one.boxes[0].tolist()
-        return (x1, y1), np.ascontiguousarray(self.pixels(index)[y1 : y2 + 1, x1 : x2 + 1])
+        if one._rles is None:
+            return (x1, y1), np.ascontiguousarray(self.pixels(index)[y1 : y2 + 1, x1 : x2 + 1])
+        from . import rle
+        from .runs import MaskRuns
+
+        # The box's pixels alone: the picture may be many times as large.
+        runs = MaskRuns.from_counts(rle.counts(one._rles[0]), self.orig_shape[0])
+        return (x1, y1), np.ascontiguousarray(runs.paint(x1, y1, x2 + 1, y2 + 1))
 
     def pixels(self, index: int) -> np.ndarray:
         """One mask as a bool array (H, W)."""

@@ -20,7 +20,9 @@ constexpr int64_t kMaxBlock = 108;
 // Up to so many rows the weights are not packed.
 constexpr int64_t kNarrow = 32;
 // Multiply-adds below which another thread costs more than it saves.
-constexpr int64_t kWorkPerThread = int64_t{1} << 20;
+constexpr int64_t kWorkPerThread = int64_t{1} << 22;
+// Weights below which packing by one thread is over before another would have started.
+constexpr int64_t kPackPerThread = int64_t{1} << 17;
 // Rows of scratch are this much longer than a power of two would be, so that they don't compete for the same cache
 // sets.
 constexpr int64_t kPad = 16;
@@ -49,7 +51,8 @@ int64_t useful_threads(int64_t threads, int64_t rows, int64_t n, int64_t k) {
 }
 
 void pack(const Weight& weight, float* panels, int64_t threads) {
-  fork_join(threads, panels_of(weight.n), 4, [&](int64_t begin, int64_t end) {
+  const int64_t grain = divide_up(kPackPerThread, kPanel * weight.k);
+  fork_join(threads, panels_of(weight.n), grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       kernels().linear.pack(weight.data + p * kPanel * weight.stride, weight.stride,
                             std::min(kPanel, weight.n - p * kPanel), weight.k, panels + p * kPanel * weight.k);

@@ -87,7 +87,7 @@ def to_masks(rles: Sequence[RLE]) -> Tensor:
 
 def counts(rle: RLE) -> NDArray[np.int64]:
     """The run lengths of one RLE, background first: (R,) int64."""
-    runs: NDArray[np.int64] = _unpack(rle)[0].numpy()
+    runs: NDArray[np.int64] = unpack(rle)[0].numpy()
     return runs
 
 

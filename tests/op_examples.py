@@ -61,14 +61,82 @@ def _text(n: int) -> Arguments:
     return torch.from_numpy(text), torch.arange(n + 1) * 300, torch.full((n,), 1500)
 
 
+def _values(*shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(3).standard_normal(shape).astype(np.float32))
+
+
+def _layer(rows: int, k: int, n: int) -> Arguments:
+    return (
+        *(_values(rows, k), _values(n, k), _values(n), "gelu"),
+        *(_values(k), _values(k), 1e-6, _values(rows, n)),
+    )
+
+
+def _mlp(rows: int, k: int, hidden: int) -> Arguments:
+    return (
+        *(_values(rows, k), _values(k), _values(k), 1e-6),
+        *(_values(hidden, k), _values(hidden), _values(k, hidden), _values(k)),
+    )
+
+
+def _mbconv(side: int, channels: int, hidden: int) -> Arguments:
+    return (
+        *(_values(1, side, side, channels), _values(hidden, channels), _values(hidden)),
+        *(_values(hidden, 3, 3), _values(hidden), _values(channels, hidden), _values(channels)),
+    )
+
+
+def _axis(cells: int, size: int) -> Arguments:
+    """First cells (size,) and weights (size, 3) of an axis that enlarges `cells` cells."""
+    place = np.arange(size) * (cells - 3) / size
+    share = (place % 1).astype(np.float32)
+    weights = np.stack([0.5 - 0.5 * share, np.full(size, 0.5, np.float32), 0.5 * share], 1)
+    return torch.from_numpy(place.astype(np.int64)), torch.from_numpy(weights)
+
+
+def _image_pass(prompts: int) -> Arguments:
+    """What both passes over image tokens end with: values, norm, look, length (2 heads, 6 tokens, 32 channels)."""
+    return (
+        *(_values(2, prompts, 6, 32), _values(32), _values(32), 1e-5),
+        *(_values(2, prompts, 6, 32), 250),
+    )
+
+
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 EXAMPLES: dict[str, Callable[[], Arguments]] = {
+    "attention": lambda: (_values(2, 14, 11, 3 * 4 * 16), _values(13, 16), _values(13, 16), 4, 7, _values(3 * 4 * 16)),
+    "windowed_attention": lambda: (_values(2, 14, 11, 4 * 3 * 16), _values(4, 49, 49), 7, _values(4 * 3 * 16)),
+    "conv3x3": lambda: (_values(1, 40, 41, 16), _values(24, 16, 3, 3), _values(24), 1, True),
+    "conv_stem": lambda: (_values(1, 3, 96, 94), _values(8, 3, 3, 3), _values(8), _values(16, 8, 3, 3), _values(16)),
+    "depthwise3x3": lambda: (_values(1, 64, 65, 40), _values(40, 3, 3), _values(40), 1, True),
+    "mbconv": lambda: (*_mbconv(48, 16, 64), 1, True),
+    "decoder_first_look": lambda: (_values(2, 60, 16), _values(16, 32, 16), _values(2, 256, 16), 250),
+    "decoder_first_pass": lambda: (
+        *(_values(16, 32, 16), _values(16, 32, 16), _values(16, 32, 16), _values(2, 5, 6, 16)),
+        *(*_image_pass(5), torch.zeros(5, 16, 32, 16)),
+    ),
+    "decoder_pass": lambda: (
+        *(_values(5, 16, 32, 16), _values(16, 32, 16), _values(2, 5, 6, 32), _values(2, 5, 6)),
+        *_image_pass(5),
+    ),
+    "decoder_upscale": lambda: (
+        *(_values(2, 16, 32, 16), torch.tensor([0, 0, 1, 1]), _values(4, 4), _values(32, 32), _values(32)),
+        *(_values(8), _values(8), 1e-6, _values(16, 8), _values(16), 16, 16, torch.zeros(4, 64, 64)),
+    ),
+    "linear": lambda: _layer(150, 96, 120),
+    "linear_into": lambda: (torch.zeros(150, 120), *_layer(150, 96, 120)),
+    "mlp": lambda: _mlp(300, 48, 120),
+    "mlp_into": lambda: (torch.zeros(300, 48), *_mlp(300, 48, 120)),
+    "mask_runs": lambda: (_values(6, 64, 64), *_axis(64, 200), *_axis(64, 300), 0.0, 1.0, 200, 300, 0, 0),
+    "mask_remove_small_regions": lambda: (*_runs(4), 500, 480, 40.0),
     "nms": lambda: (*_boxes(3000), 0.5),
     "batched_nms": lambda: (*_boxes(6000), torch.arange(6000) % 4, 0.5),
     "preprocess_image": lambda: (_bytes(400, 700, 3), 146, 256, 256, MEAN, STD, True, False),
     "resize_image": lambda: (_bytes(400, 700, 3), 300, 400, False),
     "rle_area": lambda: _runs(40),
+    "rle_combine": lambda: (*_runs(40), *_runs(40), 6),
+    "rle_crop": lambda: (*_runs(40), torch.full((40,), 500), torch.tensor([[-5, 10, 300, 400]]).expand(40, 4)),
     "rle_decode": lambda: (*_runs(4, 1024 * 1025), 1024, 1025, False),
     "rle_encode": lambda: (_stripes(4, 1024, 1025),),
     "rle_from_polygon": lambda: (*_polygons(28), 200, 210),
@@ -81,6 +149,12 @@ EXAMPLES: dict[str, Callable[[], Arguments]] = {
 
 # Operations of this build that have an example; test_determinism fails where one has none.
 COVERED = [op for op in schema.SCHEMAS if op in EXAMPLES]
+
+
+def written(op: str) -> set[int]:
+    """Which arguments of an operation it writes to."""
+    signature = schema.SCHEMAS[op].split(") -> ")[0]
+    return {i for i, argument in enumerate(signature.split(", ")) if "!" in argument}
 
 
 def flat_bytes(result: Any) -> list[Any]:

@@ -128,11 +128,10 @@ class Masks(BaseTensor):
         if one._rles is None:
             return (x1, y1), np.ascontiguousarray(self.pixels(index)[y1 : y2 + 1, x1 : x2 + 1])
         from . import rle
-        from .runs import MaskRuns
 
         # The box's pixels alone: the picture may be many times as large.
-        runs = MaskRuns.from_counts(rle.counts(one._rles[0]), self.orig_shape[0])
-        return (x1, y1), np.ascontiguousarray(runs.paint(x1, y1, x2 + 1, y2 + 1))
+        shown = rle.decode(rle.crop(one._rles[0], [x1, y1, x2 - x1 + 1, y2 - y1 + 1]))
+        return (x1, y1), np.ascontiguousarray(shown).view(bool)
 
     def pixels(self, index: int) -> np.ndarray:
         """One mask as a bool array (H, W)."""

@@ -85,12 +85,6 @@ def to_masks(rles: Sequence[RLE]) -> Tensor:
     return ops.rle_decode(counts, offsets, height, width)
 
 
-def counts(rle: RLE) -> NDArray[np.int64]:
-    """The run lengths of one RLE, background first: (R,) int64."""
-    runs: NDArray[np.int64] = unpack(rle)[0].numpy()
-    return runs
-
-
 def encode(bimask: NDArray[Any]) -> Any:
     """The RLE of a mask (H, W), or the list of RLEs of masks (H, W, N); `counts` as bytes.
 

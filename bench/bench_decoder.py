@@ -1,7 +1,8 @@
-"""The folded mask decoder beside the plain one: three masks for each of 64 clicks on one image.
+"""The mask decoder in three forms: three masks for each of 64 clicks on one image, their IoU alone, and one click.
 
-The plain decoder is the reference's form in PyTorch: every prompt projects its own copy of the image tokens. Both run
-in one process with the same number of threads; the ratio is in brackets behind each figure.
+The plain decoder is the reference's form in PyTorch: every prompt projects its own copy of the image tokens. The folded
+one shares what it can, in PyTorch; the native one does the same in tile-fused passes. All run in one process with the
+same number of threads; the ratio is in brackets behind each figure.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from fastsam_core.models import registry
+from fastsam_core.models.decoder_folded import FoldedImage
 
 CLICKS = 64
 
@@ -34,19 +36,53 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
             outputs.append(model.mask_decoder(image.embedding, image.position, sparse, image.no_mask))
         return outputs
 
-    @torch.inference_mode()
-    def folded() -> Any:
-        return model.decode_prompts(model.prepare(embedding), points, labels, multimask_output=True)
+    def prepared(native: bool) -> Any:
+        image = model.prepare(embedding)
+        if not native:
+            image._folded = FoldedImage(model.mask_decoder, image.embedding, image.position, image.no_mask)
+        return image
 
-    @torch.inference_mode()
-    def iou_first() -> Any:
-        return model.decode_points(model.prepare(embedding), points, labels)
+    def masks(native: bool) -> Callable[[], Any]:
+        @torch.inference_mode()
+        def run() -> Any:
+            return model.decode_prompts(prepared(native), points, labels, multimask_output=True)
 
-    return {"plain": plain, "folded": folded, "IoU alone": iou_first}
+        return run
+
+    def iou(native: bool) -> Callable[[], Any]:
+        @torch.inference_mode()
+        def run() -> Any:
+            return model.decode_points(prepared(native), points, labels, above=float("inf"))
+
+        return run
+
+    clicked = {}
+    for native in (False, True):
+        with torch.inference_mode():
+            image = prepared(native)
+            assert image.folded
+
+        def one_click(image: Any = image) -> Any:
+            with torch.inference_mode():
+                return model.decode_prompts(image, points[:1], labels[:1], multimask_output=True)
+
+        clicked["one click, native" if native else "one click, folded"] = one_click
+    return {
+        "plain": plain,
+        "folded": masks(False),
+        "native": masks(True),
+        "IoU alone, folded": iou(False),
+        "IoU alone, native": iou(True),
+        **clicked,
+    }
 
 
-@pytest.mark.parametrize("way", ["plain", "folded", "IoU alone"])
+WAYS = ["plain", "folded", "native", "IoU alone, folded", "IoU alone, native", "one click, folded", "one click, native"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_decode_clicks(benchmark: Any, runs: dict[str, Callable[[], Any]], way: str, request: Any) -> None:
     model = request.node.callspec.params["runs"]
-    benchmark.group = f"{CLICKS} clicks, {model}, {torch.get_num_threads()} threads"
+    count = "one click" if way.startswith("one") else f"{CLICKS} clicks"
+    benchmark.group = f"{count}, {model}, {torch.get_num_threads()} threads"
     benchmark.pedantic(runs[way], rounds=5, warmup_rounds=1)

@@ -215,7 +215,8 @@ def test_mask_of_no_prompt_is_a_value_error(sibling: str) -> None:
 
 
 @torch.no_grad()
-def test_masks_are_the_same_at_once_and_later() -> None:
+def test_masks_are_the_same_at_once_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsam_core.models.decoder_tiled.PROMPTS_PER_CHUNK", 8)
     decoder, count = decoder_of(64, 4), PROMPTS_KEPT + 11
     embedding, position, dense = inputs(64, (6, 6))
     sparse = torch.randn(count, 2, 64)
@@ -238,7 +239,8 @@ def test_masks_are_the_same_at_once_and_later() -> None:
 
 
 @torch.no_grad()
-def test_memory_of_image_tokens_is_used_again() -> None:
+def test_memory_of_image_tokens_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsam_core.models.decoder_tiled.PROMPTS_PER_CHUNK", 8)
     decoder = decoder_of(64, 4)
     image = TiledImage(decoder, *inputs(64, (6, 6)))
     image.decode(torch.randn(20, 2, 64), (0,))

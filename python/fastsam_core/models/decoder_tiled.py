@@ -7,8 +7,7 @@ that somebody wants (`ops.decoder_upscale`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -20,9 +19,9 @@ from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from .common import LayerNorm2d
 from .mask_decoder import NUM_MASK_TOKENS, DecoderAttention, MaskDecoder
 
-# Prompts decoded together: enough rows for the tokens' matrix products, while their image tokens (4 MiB each at
-# 64 x 64 x 256) stay in the last-level cache from one pass to the next.
-PROMPTS_PER_CHUNK = 8
+# Prompts decoded together: 128 MiB of image tokens at 64 x 64 x 256. PyTorch's threads spin for milliseconds after each
+# matrix product, on the cores of our next pass, so there should be few and large steps of either kind.
+PROMPTS_PER_CHUNK = 32
 # Prompts whose image tokens are kept for masks that may be asked for later; the others are decoded a second time.
 PROMPTS_KEPT = 32
 
@@ -67,20 +66,18 @@ class TiledImage:
         """(n, T, C) to final tokens (n, 5 + T, C) and image tokens (n, panels, C, 16), to be given back."""
         transformer = self.decoder.transformer
         first, second = transformer.blocks
-        with _one_thread():
-            tokens = self.decoder.tokens(sparse)
-            shape = tokens.shape
-            queries = first.attend_self(tokens, tokens)
-            look = first.cross_attn_token_to_image
-            q = _by_head(look, look.q_proj(queries + tokens)).contiguous() * look.head_dim**-0.5
+        tokens = self.decoder.tokens(sparse)
+        shape = tokens.shape
+        queries = first.attend_self(tokens, tokens)
+        look = first.cross_attn_token_to_image
+        q = _by_head(look, look.q_proj(queries + tokens)).contiguous() * look.head_dim**-0.5
         seen = ops.decoder_first_look(q, self.first_keys, self.first_values, self.length)
-        with _one_thread():
-            queries = first.update_tokens(queries, look.out_proj(_by_row(seen, shape)))
-            answer, look = first.cross_attn_image_to_token, second.cross_attn_token_to_image
-            keys = _by_head(answer, answer.k_proj(queries + tokens)) * answer.head_dim**-0.5
-            values = _answer_values(answer, queries)
-            queries = second.attend_self(queries, tokens)
-            looks = _look(look, queries + tokens)
+        queries = first.update_tokens(queries, look.out_proj(_by_row(seen, shape)))
+        answer, look = first.cross_attn_image_to_token, second.cross_attn_token_to_image
+        keys = _by_head(answer, answer.k_proj(queries + tokens)) * answer.head_dim**-0.5
+        values = _answer_values(answer, queries)
+        queries = second.attend_self(queries, tokens)
+        looks = _look(look, queries + tokens)
         image = self._take(len(sparse))
         gathered = ops.decoder_first_pass(
             self.source,
@@ -93,13 +90,12 @@ class TiledImage:
             self.length,
             image,
         )
-        with _one_thread():
-            queries = second.update_tokens(queries, _seen(look, gathered, shape))
-            answer, look = second.cross_attn_image_to_token, transformer.final_attn_token_to_image
-            keys = _by_head(answer, answer.k_proj(queries + tokens)) * answer.head_dim**-0.5
-            key_bias = keys @ answer.q_proj.bias.view(answer.num_heads, answer.head_dim, 1)
-            keys = keys @ answer.q_proj.weight.view(answer.num_heads, answer.head_dim, -1)
-            values, looks = _answer_values(answer, queries), _look(look, queries + tokens)
+        queries = second.update_tokens(queries, _seen(look, gathered, shape))
+        answer, look = second.cross_attn_image_to_token, transformer.final_attn_token_to_image
+        keys = _by_head(answer, answer.k_proj(queries + tokens)) * answer.head_dim**-0.5
+        key_bias = keys @ answer.q_proj.bias.view(answer.num_heads, answer.head_dim, 1)
+        keys = keys @ answer.q_proj.weight.view(answer.num_heads, answer.head_dim, -1)
+        values, looks = _answer_values(answer, queries), _look(look, queries + tokens)
         gathered = ops.decoder_pass(
             image,
             self.position,
@@ -110,14 +106,12 @@ class TiledImage:
             _by_prompt(looks, shape),
             self.length,
         )
-        with _one_thread():
-            return transformer.norm_final_attn(queries + _seen(look, gathered, shape)), image
+        return transformer.norm_final_attn(queries + _seen(look, gathered, shape)), image
 
     def upscale(self, image: Tensor, index: Tensor, tokens: Tensor, masks: Tensor, out: Tensor) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i]; image and tokens of `decode_chunk`."""
-        with _one_thread():
-            asked, row = torch.unique(index, return_inverse=True)
-            weights = self.decoder.mask_weights(tokens[asked])[row, masks]  # (K, C / 8)
+        asked, row = torch.unique(index, return_inverse=True)
+        weights = self.decoder.mask_weights(tokens[asked])[row, masks]  # (K, C / 8)
         ops.decoder_upscale(image, index, weights, *self.upscaling, *self.grid, out)
 
     def _take(self, count: int) -> Tensor:
@@ -155,8 +149,7 @@ class TiledPrompts:
         """Decode the prompts from `start` on."""
         tokens, source = self._image.decode_chunk(sparse)
         self._tokens.append(tokens)
-        with _one_thread():
-            self._iou.append(self._image.decoder.iou_prediction_head(tokens[:, 0]))
+        self._iou.append(self._image.decoder.iou_prediction_head(tokens[:, 0]))
         if self._masks:
             iou = self._iou[-1][:, self._masks]
             wanted = torch.ones_like(iou, dtype=torch.bool) if above is None else iou > above
@@ -203,23 +196,6 @@ class TiledPrompts:
             self._image.upscale(source, index, tokens, masks, out)
             self._image.give_back(source)
         return out
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch's own threads stay out: after each call they would spin for milliseconds, on the cores of our next pass.
-
-    The number is the calling thread's own. The few rows of a chunk gain little from a second thread.
-    """
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _by_head(attn: DecoderAttention, x: Tensor) -> Tensor:  # (n, T, heads * d) -> (heads, n * T, d)

@@ -19,7 +19,7 @@ SCHEMAS = {
 }
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False) -> Tensor:
     return x.new_empty(checks.conv3x3(x, weight, bias, stride))
 
 
@@ -29,7 +29,7 @@ def conv_stem(
     return images.new_empty(checks.conv_stem(images, first_weight, first_bias, second_weight, second_bias))
 
 
-def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool) -> Tensor:
+def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False) -> Tensor:
     return x.new_empty(checks.depthwise3x3(x, weight, bias, stride))
 
 
@@ -41,8 +41,8 @@ def mbconv(
     depthwise_bias: Tensor,
     project_weight: Tensor,
     project_bias: Tensor,
-    stride: int,
-    residual: bool,
+    stride: int = 1,
+    residual: bool = False,
 ) -> Tensor:
     weights = (expand_weight, expand_bias, depthwise_weight, depthwise_bias, project_weight, project_bias)
     return x.new_empty(checks.mbconv(x, *weights, stride, residual))

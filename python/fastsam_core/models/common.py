@@ -57,6 +57,6 @@ def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
     """What `neck` made, applied with native operations: (B, H, W, in_channels) to (B, out_channels, H, W)."""
     widen, mix = cast(nn.Conv2d, layers[0]), cast(nn.Conv2d, layers[2])
     first_norm, last_norm = cast(LayerNorm2d, layers[1]), cast(LayerNorm2d, layers[3])
-    x = first_norm.channels_last(F.linear(x, widen.weight.flatten(1)))
+    x = first_norm.channels_last(ops.linear(x, widen.weight.flatten(1)))
     x = ops.conv3x3(x, mix.weight, mix.weight.new_zeros(mix.out_channels))
     return last_norm.channels_last(x).permute(0, 3, 1, 2).contiguous()

@@ -162,10 +162,12 @@ class TinyViTBlock(nn.Module):
         x = self.local_conv(x)
         return x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
+    def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C), which it overwrites, -> same
+        self.attn.add_to(x)
         weight, bias = self.local_conv.folded()
-        x = ops.depthwise3x3(x + self.attn(x), weight[:, 0], bias)
-        return x + self.mlp(x)
+        x = ops.depthwise3x3(x, weight[:, 0], bias)
+        self.mlp.add_to(x)
+        return x
 
 
 class Mlp(nn.Module):
@@ -177,6 +179,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
+
+    def add_to(self, x: Tensor) -> None:
+        """`x += forward(x)` with native operations; x is (B, H, W, C)."""
+        norm, fc1, fc2 = self.norm, self.fc1, self.fc2
+        ops.mlp_into(x, x, norm.weight, norm.bias, norm.eps, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
 
 class Attention(nn.Module):
@@ -199,6 +206,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
         return self.proj(self._attend(self.qkv(self.norm(x))))
+
+    def add_to(self, x: Tensor) -> None:
+        """`x += forward(x)` with native operations; x is (B, H, W, C)."""
+        norm = self.norm
+        qkv = ops.linear(x, self.qkv.weight, self.qkv.bias, "none", norm.weight, norm.bias, norm.eps)
+        ops.linear_into(x, self._attend(qkv), self.proj.weight, self.proj.bias, residual=x)
 
     def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, heads * 3 * d) -> (B, H, W, heads * d)
         # The reference pads with zeros before the norm, so a padding token enters the projection as the norm's bias.

@@ -1,0 +1,89 @@
+"""TinyViT's native form against its PyTorch form, which every device and all training use."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from fastsam_core.models import tiny_vit
+from fastsam_core.models.tiny_vit import TinyViT
+from fastsam_core.ops._native import cpu_module, cpu_reason
+
+needs_native = pytest.mark.skipif(cpu_module is None, reason=f"no native operations: {cpu_reason}")
+
+
+def network() -> TinyViT:
+    """Odd widths and windows, and statistics that batch normalisation can't have by default."""
+    torch.manual_seed(3)
+    model = TinyViT((12, 20, 36, 44), (1, 1, 2, 1), (1, 2, 3, 2), (3, 3, 5, 4), out_channels=24)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -1, 1)
+            nn.init.uniform_(module.running_mean, -1, 1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+        elif isinstance(module, tiny_vit.Attention):
+            nn.init.normal_(module.attention_biases)
+    return model.eval()
+
+
+@needs_native
+@pytest.mark.parametrize("size", [(64, 64), (97, 50), (16, 160), (5, 3)])
+def test_native_form_gives_what_pytorch_gives(size):
+    model, images = network(), torch.randn(2, 3, *size)
+    kept = images.clone()
+    expected = model(images)  # gradients are on
+    with torch.inference_mode():
+        given = model(images)
+    assert given.is_contiguous() and expected.requires_grad and not given.requires_grad
+    torch.testing.assert_close(given, expected.detach(), rtol=1e-4, atol=1e-4)
+    assert torch.equal(images, kept)
+
+
+@needs_native
+def test_changed_weights_count_at_once():
+    model, images = network(), torch.randn(1, 3, 48, 48)
+    with torch.no_grad():
+        before = model(images)
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.mul_(1.01)
+        after = model(images)
+        restored = pickle.loads(pickle.dumps(copy.deepcopy(model)))(images)
+    assert not torch.allclose(before, after) and torch.equal(after, restored)
+    torch.testing.assert_close(after, model(images).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_training_mode_without_gradients_updates_statistics():
+    model, images = network().train(), torch.randn(2, 3, 48, 48)
+    before = model.layers[0].blocks[0].conv1.bn.running_mean.clone()
+    with torch.no_grad():
+        model(images)
+    assert not torch.equal(before, model.layers[0].blocks[0].conv1.bn.running_mean)
+
+
+def test_other_dtypes_run_in_pytorch():
+    model, images = network().double(), torch.randn(1, 3, 48, 48, dtype=torch.float64)
+    with torch.inference_mode():
+        given = model(images)
+    assert given.dtype == torch.float64
+    torch.testing.assert_close(given, model(images).detach())
+
+
+@needs_native
+def test_threads_and_repeats_change_no_bit_of_the_convolutions():
+    model, images = network(), torch.randn(1, 3, 130, 130)
+    before = torch.get_num_threads()
+    try:
+        with torch.inference_mode():
+            results = []
+            for n in (1, 2, 4):
+                torch.set_num_threads(n)
+                results.append(model.layers[0].infer(model.patch_embed.infer(images)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)

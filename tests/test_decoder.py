@@ -44,7 +44,7 @@ def inputs(dim: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
 def compare(decoder: MaskDecoder, grid: tuple[int, int], prompts: int, tokens: int) -> None:
     dim = decoder.iou_token.embedding_dim
     embedding, position, dense = inputs(dim, grid)
-    sparse = torch.randn(prompts, tokens - 5, dim)
+    sparse = torch.randn(prompts, tokens - 5, dim, generator=torch.Generator().manual_seed(11))
     expected, expected_iou = torch.empty(0, 4, 4 * grid[0], 4 * grid[1]), torch.empty(0, 4)
     if prompts:
         expected, expected_iou = decoder(embedding, position, sparse, dense)
@@ -76,10 +76,23 @@ def test_equals_the_plain_decoder_for_any_size(
 
 @each_sibling
 @torch.no_grad()
-def test_equals_the_plain_decoder_at_full_size(sibling: str, monkeypatch: Any) -> None:
+def test_is_as_exact_as_the_plain_decoder_at_full_size(sibling: str, monkeypatch: Any) -> None:
+    """Some of 262,144 logits are near zero: errors against float64 count, beside those of the plain form."""
     use_sibling(monkeypatch, sibling)
-    compare(decoder_of(256, 8), (64, 64), 1, 7)
-    compare(decoder_of(64, 4), (2, 300), 1, 21)  # several stretches, the last one short
+    decoder = decoder_of(256, 8)
+    sparse = torch.randn(1, 2, 256, generator=torch.Generator().manual_seed(11))
+    given = inputs(256, (64, 64))
+    plain = decoder(*given[:2], sparse, given[2])[0][0]
+    made = TiledImage(decoder, *given).decode(sparse, (0, 1, 2, 3)).logits([0] * 4, [0, 1, 2, 3])
+    exact = decoder.double()(*(x.double() for x in (*given[:2], sparse, given[2])))[0][0]
+    assert (made - exact).abs().max() <= 2 * (plain - exact).abs().max()
+
+
+@each_sibling
+@torch.no_grad()
+def test_equals_the_plain_decoder_over_several_stretches(sibling: str, monkeypatch: Any) -> None:
+    use_sibling(monkeypatch, sibling)
+    compare(decoder_of(64, 4), (2, 300), 1, 21)  # the last stretch is short
 
 
 @pytest.mark.parametrize("prompts", [0, 1, 5, 64])

@@ -19,8 +19,8 @@ from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from .common import LayerNorm2d
 from .mask_decoder import NUM_MASK_TOKENS, DecoderAttention, MaskDecoder
 
-# Prompts decoded together: 128 MiB of image tokens at 64 x 64 x 256. PyTorch's threads spin for milliseconds after each
-# matrix product, on the cores of our next pass, so there should be few and large steps of either kind.
+# Prompts decoded together: 128 MiB of image tokens at 64 x 64 x 256. Fewer would make more and smaller steps for the
+# tokens in PyTorch; 8 and 16 were measured to be slower.
 PROMPTS_PER_CHUNK = 32
 # Prompts whose image tokens are kept for masks that may be asked for later; the others are decoded a second time.
 PROMPTS_KEPT = 32

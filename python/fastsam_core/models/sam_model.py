@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from ..ops._threads import native_threads
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
@@ -17,6 +19,11 @@ from .prompt_encoder import PromptEncoder
 _PLAIN_CHUNK = 8
 
 IndexList = Sequence[int] | Tensor
+
+
+def _threads(tensor: Tensor) -> AbstractContextManager[None]:
+    """Where the native operations do the work on `tensor`, PyTorch's threads stay out of theirs."""
+    return native_threads() if serves(tensor) else nullcontext()
 
 
 class PreparedImage:
@@ -87,7 +94,8 @@ class SamModel(nn.Module):
                 f"images have shape {tuple(images.shape)}, but {self.name} takes (B, 3, {self.image_size}, "
                 f"{self.image_size}); preprocess() makes them"
             )
-        return self.image_encoder(images)
+        with _threads(images):
+            return self.image_encoder(images)
 
     def prepare(self, embedding: Tensor) -> PreparedImage:
         """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once."""
@@ -123,7 +131,9 @@ class SamModel(nn.Module):
             return torch.zeros(*shape, side, side, device=self.device), torch.zeros(*shape, device=self.device)
         sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1)
         if masks is None and sparse.shape[1] <= MAX_FOLDED_TOKENS and not torch.is_grad_enabled():
-            return self._decode_folded(image, sparse, chosen)
+            folded = image.folded
+            with _threads(image.embedding):
+                return self._decode_folded(folded, sparse, chosen)
         outputs = []
         for start in range(0, count, _PLAIN_CHUNK):
             part = slice(start, start + _PLAIN_CHUNK)
@@ -142,25 +152,26 @@ class SamModel(nn.Module):
         IoU (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        with torch.no_grad():
+        folded = image.folded
+        with torch.no_grad(), _threads(image.embedding):
             sparse = self.prompt_encoder.sparse(points, labels, None)
-            decoded = image.folded.decode(sparse, () if above is None else (1, 2, 3), above)
+            decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 
         def logits(point_index: IndexList, mask_index: IndexList) -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), _threads(image.embedding):
                 return decoded.logits(point_index, torch.as_tensor(mask_index, dtype=torch.long) + 1).float()
 
         return iou, logits
 
     @staticmethod
-    def _decode_folded(image: PreparedImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
+    def _decode_folded(folded: FoldedImage | TiledImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
         tokens = list(range(4)[chosen])
         logits, ious = [], []
         # Natively, a chunk is the decoder's own affair and the masks of all lie in one piece.
-        size = len(sparse) if isinstance(image.folded, TiledImage) else _PLAIN_CHUNK
+        size = len(sparse) if isinstance(folded, TiledImage) else _PLAIN_CHUNK
         for part in sparse.split(size):
-            decoded = image.folded.decode(part, tokens)
+            decoded = folded.decode(part, tokens)
             pairs = torch.cartesian_prod(torch.arange(len(part)), torch.tensor(tokens))
             logits.append(decoded.logits(pairs[:, 0], pairs[:, 1]).float().unflatten(0, (len(part), -1)))
             ious.append(decoded.predicted_iou()[:, chosen].float())

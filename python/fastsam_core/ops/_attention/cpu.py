@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._native import cpu_module
+from .._threads import thread_count
 from . import reference
 from .inputs import check_attention, check_windowed_attention
 
@@ -35,7 +36,7 @@ def attention(
         window,
         None if padding is None else _array(padding),
         out.numpy(),
-        torch.get_num_threads(),
+        thread_count(),
     )
     return out
 
@@ -52,7 +53,7 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
         window,
         None if padding is None else _array(padding),
         out.numpy(),
-        torch.get_num_threads(),
+        thread_count(),
     )
     return out
 

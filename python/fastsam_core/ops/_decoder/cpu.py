@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._native import cpu_module
+from .._threads import thread_count
 from .inputs import check_first_look, check_first_pass, check_pass, check_upscale
 
 _cpu: Any = cpu_module
@@ -17,7 +18,7 @@ def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> 
     """See `fastsam_core.ops.decoder_first_look`."""
     check_first_look(q, keys, values, length)
     out = torch.empty(q.shape)
-    _cpu.decoder_first_look(_array(q), _array(keys), _array(values), length, out.numpy(), torch.get_num_threads())
+    _cpu.decoder_first_look(_array(q), _array(keys), _array(values), length, out.numpy(), thread_count())
     return out
 
 
@@ -72,7 +73,7 @@ def _run(
     gathered = torch.empty(look.shape)
     norm = _array(norm_weight), _array(norm_bias), norm_eps
     outs = image.detach().numpy(), gathered.numpy()
-    _cpu.decoder_pass(*arrays, key_bias, _array(values), *norm, _array(look), length, *outs, torch.get_num_threads())
+    _cpu.decoder_pass(*arrays, key_bias, _array(values), *norm, _array(look), length, *outs, thread_count())
     return gathered
 
 
@@ -98,7 +99,7 @@ def decoder_upscale(
     )  # fmt: skip
     before = map(_array, (tokens, index, weights, enlarge, enlarge_bias, norm_weight, norm_bias))
     after = map(_array, (enlarge_more, enlarge_more_bias))
-    _cpu.decoder_upscale(*before, norm_eps, *after, height, width, out.detach().numpy(), torch.get_num_threads())
+    _cpu.decoder_upscale(*before, norm_eps, *after, height, width, out.detach().numpy(), thread_count())
 
 
 def _array(tensor: Tensor) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._native import cpu_module
+from .._threads import thread_count
 from . import reference
 from .checks import ACTIVATIONS, check_linear, check_mlp, check_out, check_overlap, rows
 
@@ -115,7 +116,7 @@ def _linear(
         eps,
         None if residual is None else _matrix(residual),
         _matrix(out),
-        torch.get_num_threads(),
+        thread_count(),
     )
 
 
@@ -142,7 +143,7 @@ def _mlp(
         _matrix(weight2),
         _vector(bias2),
         _matrix(out),
-        torch.get_num_threads(),
+        thread_count(),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._inputs import check_boxes
 from .._native import cpu_module
+from .._threads import thread_count
 
 _cpu: Any = cpu_module
 _NARROW = (np.dtype(np.float32), np.dtype(np.float16))
@@ -37,7 +38,7 @@ def _nms(boxes: Tensor, scores: Tensor, classes: Any, iou_threshold: float) -> T
     # As compute_boxes: float32 for it and what is narrower, float64 for the rest.
     corners = np.ascontiguousarray(corners, dtype=np.float32 if corners.dtype in _NARROW else np.float64)
     ranks = np.ascontiguousarray(ranks, dtype=np.float64)
-    return torch.from_numpy(_cpu.nms(corners, ranks, classes, iou_threshold, torch.get_num_threads()))
+    return torch.from_numpy(_cpu.nms(corners, ranks, classes, iou_threshold, thread_count()))
 
 
 def _array(tensor: Tensor) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._inputs import check_memory
 from .._native import cpu_module
+from .._threads import thread_count
 from .inputs import check_form, check_picture, check_sides
 
 _cpu: Any = cpu_module
@@ -22,7 +23,7 @@ def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> T
     check_sides(height, width)
     check_memory(3 * height * width)
     out = torch.empty((height, width, 3), dtype=torch.uint8)
-    _cpu.resize_image(image.numpy(), bgr, out.numpy(), torch.get_num_threads())
+    _cpu.resize_image(image.numpy(), bgr, out.numpy(), thread_count())
     return out
 
 
@@ -42,7 +43,7 @@ def preprocess_image(
     check_memory(12 * size * size)
     out = torch.empty((1, size, size, 3) if channels_last else (1, 3, size, size), dtype=torch.float32)
     channel_mean, channel_std = np.array(mean, np.float32), np.array(std, np.float32)
-    threads = torch.get_num_threads()
+    threads = thread_count()
     _cpu.preprocess_image(
         image.numpy(), bgr, height, width, channel_mean, channel_std, channels_last, out[0].numpy(), threads
     )

@@ -18,6 +18,7 @@ from .._inputs import (
     check_windows,
 )
 from .._native import cpu_module
+from .._threads import thread_count
 
 _cpu: Any = cpu_module
 
@@ -35,7 +36,7 @@ def _tensors(arrays: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
 def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.rle_encode`."""
     check_masks(masks)
-    return _tensors(_cpu.rle_encode(masks.numpy(), torch.get_num_threads()))
+    return _tensors(_cpu.rle_encode(masks.numpy(), thread_count()))
 
 
 def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_major: bool = False) -> Tensor:
@@ -47,7 +48,7 @@ def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_
     check_memory(n * height * width)
     # NumPy's, whose large arrays get huge pages; and zeros cost nothing where no foreground is written.
     array = np.zeros((n, width, height) if column_major else (n, height, width), dtype=np.bool_)
-    _cpu.rle_decode(*runs, height, width, column_major, array, torch.get_num_threads())
+    _cpu.rle_decode(*runs, height, width, column_major, array, thread_count())
     masks = torch.from_numpy(array)
     return masks.transpose(1, 2) if column_major else masks
 
@@ -67,7 +68,7 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
     """See `fastsam_core.ops.rle_iou`."""
     check_vector("iscrowd", iscrowd, torch.bool, gt_offsets.shape[0] - 1)
     dt, gt = _runs(dt_counts, dt_offsets, "dt_counts"), _runs(gt_counts, gt_offsets, "gt_counts")
-    return torch.from_numpy(_cpu.rle_iou(*dt, *gt, iscrowd.contiguous().numpy(), torch.get_num_threads()))
+    return torch.from_numpy(_cpu.rle_iou(*dt, *gt, iscrowd.contiguous().numpy(), thread_count()))
 
 
 def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tensor:
@@ -81,7 +82,7 @@ def rle_combine(
     """See `fastsam_core.ops.rle_combine`."""
     check_truth(truth)
     a, b = _runs(a_counts, a_offsets, "a_counts"), _runs(b_counts, b_offsets, "b_counts")
-    return _tensors(_cpu.rle_combine(*a, *b, truth, torch.get_num_threads()))
+    return _tensors(_cpu.rle_combine(*a, *b, truth, thread_count()))
 
 
 def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +90,7 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
     runs = _runs(counts, offsets)
     check_windows(heights, windows, offsets.shape[0] - 1)
     arrays = heights.contiguous().numpy(), windows.contiguous().numpy()
-    return _tensors(_cpu.rle_crop(*runs, *arrays, torch.get_num_threads()))
+    return _tensors(_cpu.rle_crop(*runs, *arrays, thread_count()))
 
 
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +100,7 @@ def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -
         raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
     check_vector("offsets", offsets)
     arrays = points.detach().contiguous().numpy(), offsets.contiguous().numpy()
-    return _tensors(_cpu.rle_from_polygon(*arrays, height, width, torch.get_num_threads()))
+    return _tensors(_cpu.rle_from_polygon(*arrays, height, width, thread_count()))
 
 
 def rle_to_string(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_FLAGS ?=
+# Two processes of one thread each: the tests' own threads would only get in each other's way.
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 export FASTSAM_CUDA ?= OFF
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -42,7 +43,7 @@ demo: setup  ## segment a real photo and say where the picture is
 	@$(BIN)/python -m fastsam_core.demo
 
 test: setup  ## run the test suite
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 sanitize: setup  ## the native tests under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python tests/native/sanitize.py

@@ -152,7 +152,8 @@ class SamModel(nn.Module):
         IoU (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        folded = image.folded
+        with torch.no_grad():
+            folded = image.folded
         with torch.no_grad(), _threads(image.embedding):
             sparse = self.prompt_encoder.sparse(points, labels, None)
             decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)

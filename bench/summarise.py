@@ -112,9 +112,14 @@ def save(threads: int) -> Path:
     return path
 
 
+def kept() -> list[Path]:
+    """The results that this tree keeps."""
+    return sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("latest"))
+
+
 def newest() -> Path:
     """The newest kept results of this tree; FileNotFoundError without any."""
-    files = [path for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
+    files = kept()
     if not files:
         raise FileNotFoundError(f"no results in {RESULTS}; `make bench` makes them")
     return max(files, key=lambda path: moment(json.loads(path.read_text())))

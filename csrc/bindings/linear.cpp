@@ -55,7 +55,7 @@ Norm norm_of(const Vector& weight, const Vector& bias, int64_t k, double eps) {
 void linear(const Matrix& x, const Matrix& weight, const Vector& bias, int32_t activation, const Vector& norm_weight,
             const Vector& norm_bias, double eps, const std::optional<Matrix>& residual, Matrix out, int64_t threads) {
   const Weight w = weight_of(weight, "weight must be (n, k) with contiguous rows");
-  require(x.ndim() == 2, "x must be (m, k)");
+  require(x.ndim() == 2 && x.shape(1) >= 1, "x must be (m, k), k at least 1");
   const int64_t m = x.shape(0);
   const Rows a = rows_of(x, m, w.k, "x must be (m, k) with contiguous rows");
   const Norm norm = norm_of(norm_weight, norm_bias, w.k, eps);
@@ -75,8 +75,9 @@ void mlp(const Matrix& x, const Array<float>& norm_weight, const Array<float>& n
          int64_t threads) {
   const Weight first = weight_of(weight1, "weight1 must be (h, k) with contiguous rows");
   const Weight second = weight_of(weight2, "weight2 must be (k, h) with contiguous rows");
+  require(first.n >= 1, "the hidden layer must not be empty");
   require(second.n == first.k && second.k == first.n, "weight2 must be (k, h) for weight1 (h, k)");
-  require(x.ndim() == 2, "x must be (m, k)");
+  require(x.ndim() == 2 && x.shape(1) >= 1, "x must be (m, k), k at least 1");
   const int64_t m = x.shape(0);
   const Rows a = rows_of(x, m, first.k, "x must be (m, k) with contiguous rows");
   const Norm norm = norm_of(norm_weight, norm_bias, first.k, eps);

@@ -88,7 +88,8 @@ bool read_item(PyObject* object, Item& item) {
   return true;
 }
 
-bool read_items(PyObject* object, Items& found) {
+// Texts are held on to where they are long, because the interpreter's lock is released for them then, or as asked.
+bool read_items(PyObject* object, Items& found, bool hold = false) {
 #ifdef Py_GIL_DISABLED
   return false;  // what is borrowed here could go away at any time
 #endif
@@ -107,7 +108,7 @@ bool read_items(PyObject* object, Items& found) {
       found.characters += item.length;
     }
   }
-  if (!found.large()) return true;
+  if (!found.large() && !hold) return true;
   const auto own = [&](PyObject* dict) {
     found.owners.push_back(py::reinterpret_borrow<py::object>(PyDict_GetItemString(dict, "counts")));
   };
@@ -223,9 +224,7 @@ py::object coco_area(const py::object& objects, int64_t threads) {
 py::object coco_to_bbox(const py::object& objects, int64_t threads) {
   Items found;
   if (!read_items(objects.ptr(), found)) return py::none();
-  py::array_t<double> boxes(found.single ? std::vector<py::ssize_t>{4}
-                                         : std::vector<py::ssize_t>{static_cast<py::ssize_t>(found.size()), 4});
-  double* out = boxes.mutable_data();
+  std::vector<double> out(4 * found.items.size());
   const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Item& item = found.items[static_cast<size_t>(i)];
@@ -233,10 +232,13 @@ py::object coco_to_bbox(const py::object& objects, int64_t threads) {
       read(item, [&](int64_t run) { collector.add(run); });
       int64_t box[4];
       collector.write(box);
-      for (int64_t k = 0; k < 4; ++k) out[4 * i + k] = static_cast<double>(box[k]);
+      for (int64_t k = 0; k < 4; ++k) out[static_cast<size_t>(4 * i + k)] = static_cast<double>(box[k]);
     }
   });
-  return valid ? py::object(std::move(boxes)) : py::none();
+  if (!valid) return py::none();
+  py::array_t<double> boxes = to_array(std::move(out));
+  if (found.single) return std::move(boxes);
+  return boxes.reshape(std::vector<py::ssize_t>{static_cast<py::ssize_t>(found.items.size()), 4});
 }
 
 // masks: (n, height, width), or (height, width, n) where `last` is set; single where it is (height, width).
@@ -328,7 +330,7 @@ bool read_flags(const py::object& object, size_t n, std::vector<uint8_t>& flags)
     if (static_cast<size_t>(size) != n) return false;
     for (Py_ssize_t i = 0; i < size; ++i) {
       PyObject* flag = PySequence_Fast_GET_ITEM(object.ptr(), i);
-      if (!PyLong_Check(flag)) return false;  // a bool is one too
+      if (!PyLong_CheckExact(flag) && !PyBool_Check(flag)) return false;  // no foreign code runs for these
       flags.push_back(PyObject_IsTrue(flag) == 1);
     }
     return true;
@@ -357,9 +359,9 @@ bool footprints_of(const Items& found, int64_t threads, std::vector<rle::Footpri
 py::object coco_iou(const py::object& dt, const py::object& gt, const py::object& iscrowd, int64_t threads) {
   Items rows, columns;
   const bool same = dt.is(gt);
-  if (!read_items(dt.ptr(), rows) || rows.single || rows.items.empty() || !rows.one_size()) return py::none();
+  if (!read_items(dt.ptr(), rows, true) || rows.single || rows.items.empty() || !rows.one_size()) return py::none();
   if (!same) {
-    if (!read_items(gt.ptr(), columns) || columns.single || columns.items.empty() || !columns.one_size() ||
+    if (!read_items(gt.ptr(), columns, true) || columns.single || columns.items.empty() || !columns.one_size() ||
         columns.items.front().height != rows.items.front().height ||
         columns.items.front().width != rows.items.front().width) {
       return py::none();

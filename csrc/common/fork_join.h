@@ -38,8 +38,8 @@ void fork_join(int64_t threads, int64_t items, int64_t grain, const Work& work) 
   int64_t next = 1;
   try {
     for (; next < parts; ++next) helpers.emplace_back(run, next);
-  } catch (const std::system_error&) {
-    // The system gives no more threads: what is left runs here.
+  } catch (...) {
+    // The system gives no more threads, or no memory for one: what is left runs here.
   }
   run(0);
   for (; next < parts; ++next) run(next);

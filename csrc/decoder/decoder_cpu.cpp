@@ -61,9 +61,10 @@ DecoderSums take_sums(Arena& memory, int64_t channels, int64_t columns) {
 // One thread's work: the operands of one prompt at a time, packed for the instruction set in use.
 class PassWorker {
  public:
-  explicit PassWorker(const Pass& pass)
+  // The instruction set is chosen once per call: it sizes what several workers share.
+  PassWorker(const Pass& pass, const DecoderKernels& isa)
       : pass_(pass),
-        isa_(kernels().decoder),
+        isa_(isa),
         rows_(pass.heads * pass.tokens),
         columns_(isa_.columns(rows_)),
         depth_(pass.queries != nullptr ? pass.head_dim : pass.channels),
@@ -137,14 +138,15 @@ class PassWorker {
 void image_pass(const Pass& pass, int64_t threads) {
   if (pass.prompts == 0) return;
   const int64_t panels = panels_of(pass.length), stretches = stretches_of(panels);
-  const int64_t columns = kernels().decoder.columns(pass.heads * pass.tokens);
+  const DecoderKernels& isa = kernels().decoder;
+  const int64_t columns = isa.columns(pass.heads * pass.tokens);
   const int64_t sums_floats = sums_size(pass.channels, columns);
   threads = std::max<int64_t>(1, threads);
 
   // Whole prompts as long as all threads have one; the last few are shared out by stretches.
   const int64_t alone = threads == 1 ? pass.prompts : pass.prompts / threads * threads;
   fork_join(threads, alone, grain_of(panels), [&](int64_t begin, int64_t end) {
-    PassWorker worker(pass);
+    PassWorker worker(pass, isa);
     Arena memory(stretches * sums_floats);
     std::vector<DecoderSums> sums;
     for (int64_t i = 0; i < stretches; ++i) sums.push_back(take_sums(memory, pass.channels, columns));
@@ -161,13 +163,13 @@ void image_pass(const Pass& pass, int64_t threads) {
     for (int64_t i = 0; i < stretches; ++i) of_prompt.push_back(take_sums(memory, pass.channels, columns));
   }
   fork_join(threads, rest * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
-    PassWorker worker(pass);
+    PassWorker worker(pass, isa);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t prompt = item / stretches, i = item % stretches;
       worker.run(alone + prompt, i, sums[static_cast<size_t>(prompt)][static_cast<size_t>(i)]);
     }
   });
-  PassWorker worker(pass);
+  PassWorker worker(pass, isa);
   for (int64_t prompt = 0; prompt < rest; ++prompt) worker.finish(alone + prompt, sums[static_cast<size_t>(prompt)]);
 }
 

@@ -43,6 +43,7 @@ class WindowCollector {
       push(std::max(begin, first * height_) - shift, std::min(end, (last + 1) * height_) - shift);
       return;
     }
+    if (last - first >= kMaxRuns) throw std::invalid_argument("a run spans more columns than can be cut here");
     for (int64_t x = first; x <= last; ++x) {
       const int64_t top = std::max(low, begin - x * height_), bottom = std::min(high, end - x * height_);
       if (top >= bottom) continue;

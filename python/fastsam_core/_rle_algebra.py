@@ -49,8 +49,8 @@ def complement(rles: RLE | Sequence[RLE]) -> Any:
     """Pixels that are not of the mask."""
     counts, offsets, sizes = unpack(rles)
     n = len(sizes)
-    full = torch.tensor([[0, height * width] for height, width in sizes], dtype=torch.int64).reshape(-1)
-    found = ops.rle_combine(counts, offsets, full, torch.arange(n + 1) * 2, SYMMETRIC_DIFFERENCE)
+    full = torch.tensor([[0, height * width] for height, width in sizes], dtype=torch.int64, device="cpu").reshape(-1)
+    found = ops.rle_combine(counts, offsets, full, torch.arange(n + 1, device="cpu") * 2, SYMMETRIC_DIFFERENCE)
     return _packed(*found, sizes, rles)
 
 
@@ -72,7 +72,7 @@ def crop(rles: RLE | Sequence[RLE], windows: Any) -> Any:
 def crop_runs(rles: Sequence[RLE], windows: Any) -> list[NDArray[np.int64]]:
     """As `crop`, but the run lengths themselves, down the columns and from background on: (R,) int64 of each mask."""
     counts, offsets, sizes = unpack(rles)
-    heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64)
+    heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64, device="cpu")
     cut, ends = ops.rle_crop(counts, offsets, heights, _integers("windows", windows, len(sizes), 4))
     return np.split(cut.numpy(), ends[1:-1].tolist()) if sizes else []
 
@@ -96,7 +96,7 @@ def paste(rles: RLE | Sequence[RLE], corners: Any, size: Sequence[int]) -> Any:
     if height * width > MAX_PIXELS:
         raise ValueError(f"a mask of {height} x {width} has more pixels than can be counted here ({MAX_PIXELS})")
     at = _integers("corners", corners, len(sizes), 2)
-    sides = torch.tensor([[width, height]], dtype=torch.int64).expand(len(sizes), 2)
+    sides = torch.tensor([[width, height]], dtype=torch.int64, device="cpu").expand(len(sizes), 2)
     return _cut(counts, offsets, sizes, torch.cat([-at, sides], 1), rles)
 
 
@@ -112,7 +112,7 @@ def translate(rles: RLE | Sequence[RLE], shifts: Any) -> Any:
     """
     counts, offsets, sizes = unpack(rles)
     by = _integers("shifts", shifts, len(sizes), 2)
-    sides = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2).flip(1)
+    sides = torch.tensor(sizes, dtype=torch.int64, device="cpu").reshape(-1, 2).flip(1)
     return _cut(counts, offsets, sizes, torch.cat([-by, sides], 1), rles)
 
 
@@ -130,7 +130,7 @@ def _combine(a: Any, b: Any, truth: int) -> Any:
 
 
 def _cut(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], windows: Tensor, like: Any) -> Any:
-    heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64)
+    heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64, device="cpu")
     found = ops.rle_crop(counts, offsets, heights, windows)
     return _packed(*found, [(height, width) for width, height in windows[:, 2:].tolist()], like)
 

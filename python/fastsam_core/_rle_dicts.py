@@ -46,10 +46,12 @@ def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         raise TypeError(f"expected an RLE dict or a list of them; got {type(rles).__name__}")
     sizes = [size_of(item) for item in items]
     texts = [text_of(item) for item in items]
-    offsets = torch.tensor([0, *np.cumsum([len(text) for text in texts], dtype=np.int64).tolist()])
+    offsets = torch.tensor([0, *np.cumsum([len(text) for text in texts], dtype=np.int64).tolist()], device="cpu")
     joined = bytearray().join(texts)
-    characters = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
-    pixels = torch.tensor([height * width for height, width in sizes], dtype=torch.int64)
+    characters = (
+        torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8, device="cpu")
+    )
+    pixels = torch.tensor([height * width for height, width in sizes], dtype=torch.int64, device="cpu")
     try:
         counts, run_offsets = ops.rle_from_string(characters, offsets, pixels)
     except ValueError as error:

@@ -49,7 +49,7 @@ def preprocess(
         pixels, bgr = _tensor(image)
         return ops.preprocess_image(pixels, height, width, image_size, PIXEL_MEAN, PIXEL_STD, bgr), (height, width)
     # Bytes cross to the device, a quarter of what floats would.
-    resized = torch.tensor(resize(image, image_size), device=device)
+    resized = torch.tensor(np.ascontiguousarray(resize(image, image_size)), device=device)
     return ops.preprocess_image(resized, height, width, image_size, PIXEL_MEAN, PIXEL_STD), (height, width)
 
 

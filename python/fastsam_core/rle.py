@@ -31,6 +31,7 @@ from ._rle_algebra import (
     union,
 )
 from ._rle_dicts import HINT, RLE, integer, one_size, size_of, text_of, texts_of, unpack
+from .ops._threads import thread_count
 
 __all__ = [
     "area",
@@ -66,7 +67,7 @@ def from_masks(masks: Tensor | NDArray[Any]) -> list[RLE]:
     if isinstance(masks, Tensor) and masks.device.type == "cpu" and masks.dtype in (torch.bool, torch.uint8):
         array = masks.numpy()
     if isinstance(array, np.ndarray):
-        found: list[RLE] | None = _rle_dicts.native_result("coco_encode", array, False, True, torch.get_num_threads())
+        found: list[RLE] | None = _rle_dicts.native_result("coco_encode", array, False, True, thread_count())
         if found is not None:
             return found
     tensor = masks if isinstance(masks, Tensor) else _tensor(masks)
@@ -77,7 +78,7 @@ def from_masks(masks: Tensor | NDArray[Any]) -> list[RLE]:
 
 def to_masks(rles: Sequence[RLE]) -> Tensor:
     """Masks (N, H, W) bool of RLEs that have one size; (0, 0, 0) for none."""
-    found = _rle_dicts.native_result("coco_decode", rles, True, torch.get_num_threads())
+    found = _rle_dicts.native_result("coco_decode", rles, True, thread_count())
     if found is not None:
         return torch.from_numpy(found.view(bool))
     counts, offsets, sizes = unpack(rles)
@@ -91,7 +92,7 @@ def encode(bimask: NDArray[Any]) -> Any:
     `bimask` is uint8 or bool. Column-major (Fortran) order is fastest, but any order will do.
     """
     if type(bimask) is np.ndarray:
-        found = _rle_dicts.native_result("coco_encode", bimask, True, False, torch.get_num_threads())
+        found = _rle_dicts.native_result("coco_encode", bimask, True, False, thread_count())
         if found is not None:
             return found
     array = np.asarray(bimask)
@@ -109,7 +110,7 @@ def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
 
     Raises MemoryError for valid masks that are too large for this machine.
     """
-    found: NDArray[np.uint8] | None = _rle_dicts.native_result("coco_decode", rleObjs, False, torch.get_num_threads())
+    found: NDArray[np.uint8] | None = _rle_dicts.native_result("coco_decode", rleObjs, False, thread_count())
     if found is not None:
         return found
     counts, offsets, sizes = unpack(rleObjs)
@@ -124,7 +125,7 @@ def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
 
 def area(rleObjs: RLE | Sequence[RLE]) -> Any:
     """Foreground pixels of an RLE (a NumPy scalar) or of each in a list (N,); uint32, or uint64 if one is larger."""
-    found = _rle_dicts.native_result("coco_area", rleObjs, torch.get_num_threads())
+    found = _rle_dicts.native_result("coco_area", rleObjs, thread_count())
     if found is not None:
         return found
     counts, offsets, _ = unpack(rleObjs)
@@ -136,7 +137,7 @@ def area(rleObjs: RLE | Sequence[RLE]) -> Any:
 
 def toBbox(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.float64]:
     """The box x, y, width, height (4,) around an RLE's foreground, or the boxes (N, 4) of a list; zeros if empty."""
-    found: NDArray[np.float64] | None = _rle_dicts.native_result("coco_to_bbox", rleObjs, torch.get_num_threads())
+    found: NDArray[np.float64] | None = _rle_dicts.native_result("coco_to_bbox", rleObjs, thread_count())
     if found is not None:
         return found
     counts, offsets, sizes = unpack(rleObjs)
@@ -157,7 +158,7 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
         ValueError: malformed RLEs or boxes, RLEs of different sizes, flags that don't match `gt`.
         TypeError: RLEs on one side and boxes on the other, or neither.
     """
-    found = _rle_dicts.native_result("coco_iou", dt, gt, pyiscrowd, torch.get_num_threads())
+    found = _rle_dicts.native_result("coco_iou", dt, gt, pyiscrowd, thread_count())
     if found is not None:
         return found
     (dt_kind, dts), (gt_kind, gts) = _iou_side(dt, "dt"), _iou_side(gt, "gt")
@@ -218,7 +219,7 @@ def merge(rleObjs: Sequence[RLE], intersect: bool | int = False) -> RLE:
 
     A list of one gives that mask; an empty list gives the mask without pixels.
     """
-    found: RLE | None = _rle_dicts.native_result("coco_merge", rleObjs, bool(intersect), torch.get_num_threads())
+    found: RLE | None = _rle_dicts.native_result("coco_merge", rleObjs, bool(intersect), thread_count())
     if found is not None:
         return found
     counts, offsets, sizes = unpack(rleObjs)

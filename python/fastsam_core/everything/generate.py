@@ -23,8 +23,10 @@ from .crops import near_crop_edge
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 
-# Masks whose low-resolution logits are asked for at once: 4 MiB of them at an input of 1024.
-_LOGITS_CHUNK = 16
+# Masks whose low-resolution logits are asked for at once: 4 MiB of them at an input of 1024. Fewer where the picture is
+# so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory.
+_LOGITS_CHUNK, _FEWEST = 16, 4
+_PIXELS_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -190,12 +192,13 @@ def _crop_candidates(
     resizer = MaskResizer(input_hw, crop.size, long_side)
     # Each axis has its own factor, since the input's sides are rounded. Scaled in float64 as the reference does.
     factor = np.array([input_hw[1] / crop.size[1], input_hw[0] / crop.size[0]])
+    size = max(_FEWEST, min(_LOGITS_CHUNK, _PIXELS_AT_ONCE // (crop.size[0] * crop.size[1])))
     for start in range(0, len(crop.points), batch_size):
         points = crop.points[start : start + batch_size]
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
         pairs = (predicted_iou > filters.conf_thres).nonzero()
-        for chunk in pairs.split(_LOGITS_CHUNK) if len(pairs) else ():
+        for chunk in pairs.split(size) if len(pairs) else ():
             low_res = _checked_logits(logits(chunk[:, 0].tolist(), chunk[:, 1].tolist()), len(chunk), resizer)
             found = resizer.measure(low_res, 0.0, filters.stability_score_offset, image_size, (left, top))
             boxes = found.boxes + np.array([left, top, left, top])

@@ -122,7 +122,7 @@ class TiledImage:
                 return spare[:count]
         except IndexError:
             pass
-        return torch.empty(count, *self.source.shape)
+        return self.source.new_empty(count, *self.source.shape)
 
     def give_back(self, image: Tensor) -> None:
         """Let the next chunk use this memory, of which nothing may be read any more."""
@@ -141,9 +141,9 @@ class TiledPrompts:
         self._iou: list[Tensor] = []  # chunks of (n, 4)
         self._sources: list[Tensor] = []  # of the first chunks, where no masks are made at once
         # Masks in the order of prompts, then of `masks`. Memory of masks that nobody wants is never touched.
-        self._made = torch.empty(len(sparse) * len(masks), 4 * height, 4 * width)
+        self._made = sparse.new_empty(len(sparse) * len(masks), 4 * height, 4 * width)
         self._count = 0
-        self._place = torch.full((len(sparse), NUM_MASK_TOKENS), -1)  # of each mask among those made
+        self._place = torch.full((len(sparse), NUM_MASK_TOKENS), -1, device="cpu")  # of each mask among those made
 
     def add(self, start: int, sparse: Tensor, above: float | None) -> None:
         """Decode the prompts from `start` on."""
@@ -155,9 +155,9 @@ class TiledPrompts:
             wanted = torch.ones_like(iou, dtype=torch.bool) if above is None else iou > above
             row, column = wanted.nonzero(as_tuple=True)
             if len(row):
-                chosen, end = torch.tensor(self._masks)[column], self._count + len(row)
+                chosen, end = torch.tensor(self._masks, device="cpu")[column], self._count + len(row)
                 self._image.upscale(source, row, tokens, chosen, self._made[self._count : end])
-                self._place[start + row, chosen] = torch.arange(self._count, end)
+                self._place[start + row, chosen] = torch.arange(self._count, end, device="cpu")
                 self._count = end
         if self._masks or start + len(sparse) > PROMPTS_KEPT:
             self._image.give_back(source)
@@ -172,11 +172,11 @@ class TiledPrompts:
 
         The result may share memory with that of another call.
         """
-        prompts, masks = torch.as_tensor(prompts, dtype=torch.long), torch.as_tensor(masks, dtype=torch.long)
+        prompts, masks = (torch.as_tensor(x, dtype=torch.long, device="cpu") for x in (prompts, masks))
         place = self._place[prompts, masks]
         if len(place) and int(place[0]) >= 0 and bool((place.diff() == 1).all()):
             return self._made[int(place[0]) : int(place[0]) + len(place)]
-        out = torch.empty(len(prompts), *self._made.shape[1:])
+        out = self._made.new_empty(len(prompts), *self._made.shape[1:])
         made = (place >= 0).nonzero()[:, 0]
         out[made] = self._made[place[made]]
         missing = (place < 0).nonzero()[:, 0]
@@ -187,7 +187,7 @@ class TiledPrompts:
 
     def _late(self, chunk: int, index: Tensor, masks: Tensor) -> Tensor:
         """Logits of pairs of one chunk that have not been made."""
-        out = torch.empty(len(index), *self._made.shape[1:])
+        out = self._made.new_empty(len(index), *self._made.shape[1:])
         if chunk < len(self._sources):
             self._image.upscale(self._sources[chunk], index, self._tokens[chunk], masks, out)
         else:

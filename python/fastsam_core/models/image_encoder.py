@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
-from .common import neck
-from .native import serves
+from ..ops._threads import native_threads
+from .common import neck, neck_channels_last
+from .native import serves, unaltered
 
 
 class ImageEncoderViT(nn.Module):
@@ -44,8 +45,9 @@ class ImageEncoderViT(nn.Module):
         self.neck = neck(embed_dim, out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        if serves(images, self.pos_embed):
-            return self.neck(self._features(images).permute(0, 3, 1, 2))
+        if serves(images, self.pos_embed) and unaltered(self):
+            with native_threads():
+                return neck_channels_last(self.neck, self._features(images))
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
         for block in self.blocks:

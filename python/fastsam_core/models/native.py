@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
 
 from ..ops._native import cpu_module
+
+_OWN = ("torch.nn.modules.", "fastsam_core.models.")
 
 
 def serves(*tensors: Tensor) -> bool:
     """Whether the native operations can take these: CPU, float32, no gradients wanted, the compiled module in use.
 
-    Models keep their PyTorch form beside each call of a native operation, for training and for every other device.
+    Not under autocast, which asks for another dtype, nor while a graph is traced or compiled: exported graphs hold
+    PyTorch's own operations. Models keep their PyTorch form beside each call of a native operation for all these.
     """
     return (
         cpu_module is not None
         and not torch.is_grad_enabled()
-        and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        and all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def unaltered(module: nn.Module) -> bool:
+    """Whether a module consists of PyTorch's and our own layers without hooks, so that their weights say it all.
+
+    Wrapped layers (adapters such as LoRA, quantised or parametrized ones) and hooks do their work when they are called,
+    which the native operations, reading the weights, would pass over.
+    """
+    return not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks) and all(
+        type(part).__module__.startswith(_OWN) and not (part._forward_hooks or part._forward_pre_hooks)
+        for part in module.modules()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +44,16 @@ class PreparedImage:
         self._decoder = model.mask_decoder
         self._folded: FoldedImage | TiledImage | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go without what can be made again."""
+        return {**self.__dict__, "_folded": None}
+
     @property
     def folded(self) -> FoldedImage | TiledImage:
         """For inference, without gradients: made at the first use, by native operations where they serve."""
-        if self._folded is None:
-            native = serves(self.embedding, self.position, self.no_mask, self._decoder.iou_token.weight)
-            kind = TiledImage if native else FoldedImage
+        native = serves(self.embedding, self.position, self.no_mask, self._decoder.iou_token.weight)
+        kind = TiledImage if native else FoldedImage
+        if not isinstance(self._folded, kind):
             self._folded = kind(self._decoder, self.embedding, self.position, self.no_mask)
         return self._folded
 
@@ -94,8 +99,7 @@ class SamModel(nn.Module):
                 f"images have shape {tuple(images.shape)}, but {self.name} takes (B, 3, {self.image_size}, "
                 f"{self.image_size}); preprocess() makes them"
             )
-        with _threads(images):
-            return self.image_encoder(images)
+        return self.image_encoder(images)
 
     def prepare(self, embedding: Tensor) -> PreparedImage:
         """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once."""
@@ -149,7 +153,8 @@ class SamModel(nn.Module):
 
         points: (N, P, 2), labels: (N, P) as in `decode_prompts`. above: when given, the masks with a predicted IoU
         greater than this are those that will be chosen; they take less time then and others more. Returns predicted
-        IoU (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs.
+        IoU (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs,
+        which must not be written to: another call may return the same memory.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
+from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .native import serves
+from .native import serves, unaltered
 
 
 class TinyViT(nn.Module):
@@ -45,8 +46,9 @@ class TinyViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Batch normalisation of a network in training depends on the batch: nothing can be folded then.
-        if serves(images, *self.patch_embed.parameters()) and not self.training:
-            return self._infer(images)
+        if not self.training and serves(images, *self.patch_embed.parameters()) and unaltered(self):
+            with native_threads():
+                return self._infer(images)
         x = self.patch_embed(images)
         for layer in self.layers:
             x = layer(x)

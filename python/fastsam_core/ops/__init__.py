@@ -1,7 +1,8 @@
 """Operations with several implementations ("siblings") under one contract, registered with the PyTorch dispatcher.
 
-The siblings are `reference` (plain PyTorch, any device) and `cpu` (C++, CPU tensors). Both give the same results, and
-both raise ValueError for the same inputs; `why` says which one serves a call. `FASTSAM_NATIVE=0` switches the C++
+The siblings are `reference` (plain PyTorch, any device) and `cpu` (C++, CPU tensors). Both give the same results
+(layers and the mask decoder within float32's rounding, everything else to the bit) and raise ValueError for the same
+inputs; `why` says which one serves a call. `FASTSAM_NATIVE=0` switches the C++
 sibling off, `FASTSAM_ISA` (baseline, avx2, avx512, neon) chooses its instruction set.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import schema
@@ -95,11 +97,18 @@ def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
     _check_op(op)
     device = "cpu" if tensor is None else tensor.device.type
     reasons = {
-        "cpu": cpu_reason or ("" if device == "cpu" else f"the tensor is on '{device}'"),
+        "cpu": cpu_reason or ("" if device == "cpu" else f"the tensor is on '{device}'") or _other_dtype(op, tensor),
         "cuda": "this version has no CUDA operations yet",
     }
     reasons["reference"] = "" if reasons["cpu"] else "the cpu sibling serves this call"
     return reasons
+
+
+def _other_dtype(op: str, tensor: Tensor | None) -> str:
+    """Why the native form of a layer, all of which compute in float32, doesn't take this tensor."""
+    if tensor is None or tensor.dtype == torch.float32 or schema.FAMILY_OF[op] not in schema.FLOAT32_FAMILIES:
+        return ""
+    return f"it computes in float32, and the tensor is {tensor.dtype}"
 
 
 def available_isas() -> list[str]:

@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
+from threading import Lock, Thread
 
 import torch
 
 _native: ContextVar[int] = ContextVar("_native", default=0)
 _lock = Lock()
-# How many `native_threads` are open in all Python threads, and PyTorch's thread count from before the first of them:
-# a thread that meets PyTorch for the first time meanwhile would read 1.
-_open = 0
-_before = 1
 
 
 def thread_count() -> int:
@@ -30,21 +26,22 @@ def thread_count() -> int:
 @contextmanager
 def native_threads() -> Iterator[None]:
     """Within this context PyTorch runs on the calling thread alone, native operations on as many as it had."""
-    global _open, _before
     if _native.get():
         yield
         return
+    # PyTorch keeps a count for each thread, and one for the process that a thread takes over when it first meets
+    # PyTorch. Setting a thread's sets the process's too; another, short-lived thread puts that back.
     with _lock:
-        count = torch.get_num_threads() if _open == 0 else max(_before, torch.get_num_threads())
-        if _open == 0:
-            _before = count
-        _open += 1
+        count = torch.get_num_threads()
+        if count > 1:
+            torch.set_num_threads(1)
+            restore = Thread(target=torch.set_num_threads, args=(count,))
+            restore.start()
+            restore.join()
     reset = _native.set(count)
     try:
-        torch.set_num_threads(1)
         yield
     finally:
-        torch.set_num_threads(count)
         _native.reset(reset)
-        with _lock:
-            _open -= 1
+        if count > 1:
+            torch.set_num_threads(count)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._native import cpu_module
@@ -17,7 +16,7 @@ _cpu: Any = cpu_module
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
     """See `fastsam_core.ops.decoder_first_look`."""
     check_first_look(q, keys, values, length)
-    out = torch.empty(q.shape)
+    out = q.new_empty(q.shape)
     _cpu.decoder_first_look(_array(q), _array(keys), _array(values), length, out.numpy(), thread_count())
     return out
 
@@ -37,6 +36,9 @@ def decoder_first_pass(
 ) -> Tensor:
     """See `fastsam_core.ops.decoder_first_pass`."""
     check_first_pass(source, position, queries, keys, values, norm_weight, norm_bias, look, length, out)
+    memory = out.untyped_storage().data_ptr()
+    if any(given.untyped_storage().data_ptr() == memory for given in (source, position, queries)):
+        raise ValueError("out shares memory with an input, which all prompts still have to read; give it its own")
     arrays = map(_array, (source, position, queries, keys))
     return _run(arrays, None, values, norm_weight, norm_bias, norm_eps, look, length, out)
 
@@ -70,7 +72,7 @@ def _run(
     length: int,
     image: Tensor,
 ) -> Tensor:
-    gathered = torch.empty(look.shape)
+    gathered = look.new_empty(look.shape)
     norm = _array(norm_weight), _array(norm_bias), norm_eps
     outs = image.detach().numpy(), gathered.numpy()
     _cpu.decoder_pass(*arrays, key_bias, _array(values), *norm, _array(look), length, *outs, thread_count())

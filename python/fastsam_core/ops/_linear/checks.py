@@ -47,6 +47,8 @@ def check_mlp(
 ) -> None:
     """ValueError unless shapes, dtypes and devices fit together; see `fastsam_core.ops.mlp`."""
     check_linear(x, weight1, bias1, "gelu", norm_weight, norm_bias, None)
+    if weight1.shape[0] < 1:
+        raise ValueError(f"weight1 must have at least one row, the hidden layer; got {tuple(weight1.shape)}")
     _check("weight2", weight2, (x.shape[-1], weight1.shape[0]), x)
     _check("bias2", bias2, (x.shape[-1],), x)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._inputs import check_memory
 from .._native import cpu_module
 from .._threads import thread_count
 from .inputs import check_enlargement, check_placement, check_regions
@@ -40,6 +41,7 @@ def mask_remove_small_regions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastsam_core.ops.mask_remove_small_regions`."""
     check_regions(counts, offsets, height, width)
+    check_memory(56 * width)  # the ends of four sets of columns, and a background region for each
     runs = _array(counts), _array(offsets)
     counts, offsets, changed = _cpu.mask_remove_small_regions(*runs, height, width, min_area, thread_count())
     return torch.from_numpy(counts), torch.from_numpy(offsets), torch.from_numpy(changed.view(bool))

@@ -1,0 +1,146 @@
+"""When models use native operations, when they must not, and what that leaves of PyTorch's settings."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastsam_core import ops
+from fastsam_core.models import registry
+from fastsam_core.models.native import serves, unaltered
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.ops._native import cpu_module
+from fastsam_core.ops._threads import native_threads, thread_count
+from fastsam_core.preprocess import preprocess
+
+needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled module is not in use")
+
+
+class Adapter(nn.Module):
+    """A layer with something added, as LoRA does, whose `weight` looks like the layer's own."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Tensor:
+        return self.layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + 1
+
+
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    torch.manual_seed(0)
+    return registry.build("sam_nano").eval()
+
+
+@pytest.fixture
+def images(model: SamModel) -> Tensor:
+    return torch.randn(1, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(1))
+
+
+def first_attention(model: SamModel) -> nn.Module:
+    return next(part for part in model.image_encoder.modules() if hasattr(part, "qkv"))
+
+
+def test_an_adapter_around_a_layer_is_called(model: SamModel, images: Tensor) -> None:
+    attention = first_attention(model)
+    layer = attention.qkv
+    with torch.no_grad():
+        plain = model.encode_image(images)
+        attention.qkv = Adapter(layer)
+        try:
+            assert not unaltered(model.image_encoder)
+            adapted = model.encode_image(images)
+            with torch.enable_grad():
+                expected = model.encode_image(images).detach()
+        finally:
+            attention.qkv = layer
+    assert unaltered(model.image_encoder)
+    assert not torch.allclose(adapted, plain, atol=1e-3)
+    torch.testing.assert_close(adapted, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_hooks_are_called(model: SamModel, images: Tensor) -> None:
+    seen: list[torch.Size] = []
+    handle = first_attention(model).register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    try:
+        with torch.no_grad():
+            model.encode_image(images)
+    finally:
+        handle.remove()
+    assert len(seen) == 1
+
+
+def test_autocast_is_left_to_pytorch(model: SamModel, images: Tensor) -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert not serves(images)
+        embedding = model.encode_image(images)
+        logits, iou = model.decode_prompts(embedding.float(), torch.full((1, 1, 2), 99.0), torch.ones(1, 1))
+    assert logits.isfinite().all() and iou.isfinite().all()
+
+
+def test_a_traced_graph_holds_pytorchs_operations(model: SamModel, images: Tensor) -> None:
+    with torch.no_grad():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's, about checks of shapes
+            traced = torch.jit.trace(model.image_encoder, images, check_trace=False)
+        assert "fastsam_core::" not in str(traced.inlined_graph)
+        torch.testing.assert_close(traced(images), model.encode_image(images), atol=1e-4, rtol=1e-4)
+
+
+@needs_native
+def test_native_threads_take_pytorchs_place_and_give_it_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    counts = []
+    try:
+        with pytest.raises(KeyError), native_threads():
+            assert (torch.get_num_threads(), thread_count()) == (1, 3)
+            with native_threads():
+                assert (torch.get_num_threads(), thread_count()) == (1, 3)
+            assert (torch.get_num_threads(), thread_count()) == (1, 3)
+            # A thread that meets PyTorch for the first time now takes over the process's count, and keeps it.
+            other = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+            other.start()
+            other.join()
+            raise KeyError
+        assert (torch.get_num_threads(), thread_count()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
+    assert counts == [3]
+
+
+def test_copies_go_without_what_can_be_made_again(model: SamModel, images: Tensor) -> None:
+    with torch.no_grad():
+        prepared = model.prepare(model.encode_image(images))
+        points, labels = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
+        expected = model.decode_prompts(prepared, points, labels)[0]
+        copy = pickle.loads(pickle.dumps(prepared))
+        assert copy._folded is None
+        torch.testing.assert_close(model.decode_prompts(copy, points, labels)[0], expected)
+
+
+def test_why_knows_that_layers_are_native_in_float32_alone() -> None:
+    half = torch.ones(2, 2, dtype=torch.float16)
+    assert ops.why("linear", half)["reference"] == "" and ops.why("linear", half)["cpu"]
+    assert ops.why("nms", half)["cpu"] == ops.why("nms")["cpu"]
+
+
+def test_a_reversed_picture_of_the_models_own_size_reaches_another_device() -> None:
+    picture = np.zeros((64, 40, 3), np.uint8)[..., ::-1]
+    pixels, size = preprocess(picture, 64, "meta")
+    assert pixels.shape == (1, 3, 64, 64) and pixels.device.type == "meta" and size == (64, 40)

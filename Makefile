@@ -73,5 +73,5 @@ wheel: setup  ## build a wheel into dist/
 	@ls -t dist/*.whl | head -n 1
 
 clean:  ## remove build output; the environment stays (rm -r .venv removes it too)
-	rm -rf build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(STAMPS)/build-*
+	rm -rf build dist demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks bench/.cache $(STAMPS)/build-*
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

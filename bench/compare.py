@@ -18,12 +18,15 @@ NOISE = 0.10
 
 
 def committed() -> list[dict[str, Any]]:
-    """All results files of HEAD, newest first."""
+    """All results files of HEAD, newest first; none outside a clone."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    paths = git("ls-tree", "--name-only", "HEAD", "bench/results/").split()
+    try:
+        paths = git("ls-tree", "--name-only", "HEAD", "bench/results/").split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
     found = [json.loads(git("show", f"HEAD:{path}")) for path in paths if path.endswith(".json")]
     return sorted(found, key=moment, reverse=True)
 

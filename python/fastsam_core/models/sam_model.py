@@ -133,10 +133,10 @@ class SamModel(nn.Module):
             side = self.image_size // 4
             shape = (0, 3 if multimask_output else 1)
             return torch.zeros(*shape, side, side, device=self.device), torch.zeros(*shape, device=self.device)
-        sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1)
-        if masks is None and sparse.shape[1] <= MAX_FOLDED_TOKENS and not torch.is_grad_enabled():
-            folded = image.folded
-            with _threads(image.embedding):
+        folded = image.folded if masks is None and not torch.is_grad_enabled() else None
+        with _threads(image.embedding):
+            sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1)
+            if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
                 return self._decode_folded(folded, sparse, chosen)
         outputs = []
         for start in range(0, count, _PLAIN_CHUNK):

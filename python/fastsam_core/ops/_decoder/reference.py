@@ -73,7 +73,7 @@ def _answer(
 def _look(look: Tensor, x: Tensor, position: Tensor) -> Tensor:
     """Attention of the prompt's tokens to image tokens x (n, L, C), whose positions count in the scores alone."""
     scores = torch.einsum("hntc,nlc->hntl", look, x + position)
-    return torch.einsum("hntl,nlc->hntc", scores.softmax(dim=-1), x)
+    return torch.einsum("hntl,nlc->hntc", scores.softmax(dim=-1), x).contiguous()
 
 
 def decoder_upscale(

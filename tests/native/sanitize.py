@@ -53,6 +53,10 @@ def build_module() -> Path:
     shutil.copytree(ROOT / "python" / "fastsam_core", package, ignore=ignore)
     (module,) = BUILD.glob("_cpu*.so")
     shutil.copy(module, package)
+    # An editable installation finds the package before any path does; this runs after it has set itself up.
+    (package.parent / "sitecustomize.py").write_text(
+        "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith('_editable_')]\n"
+    )
     return package.parent
 
 

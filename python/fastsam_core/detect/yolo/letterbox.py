@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,18 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...postprocess import axis_weights
 from .network import STRIDES
 
 _STRIDE = STRIDES[-1]
 _GREY = 114
+_CELL = 4  # pixels of the input per cell of the prototypes
 
 
 @dataclass(frozen=True)
 class Letterbox:
     """Where a picture of (H, W) lies in an input.
 
-    shape: (height, width) of the input. content: (height, width) of the picture in it. left, top: of its corner. scale:
-    pixels of the input per pixel of the picture.
+    shape: (height, width) of the input. content: (height, width) of the picture in it. left, top: of its corner.
     """
 
     original: tuple[int, int]
@@ -28,7 +30,6 @@ class Letterbox:
     content: tuple[int, int]
     left: int
     top: int
-    scale: float
 
     @classmethod
     def of(cls, original: tuple[int, int], size: tuple[int, int]) -> Letterbox:
@@ -41,7 +42,7 @@ class Letterbox:
         spare_y, spare_x = (-height % _STRIDE) / 2, (-width % _STRIDE) / 2
         shape = height + -height % _STRIDE, width + -width % _STRIDE
         # Of an odd padding, the larger half goes right and below.
-        return cls(original, shape, (height, width), round(spare_x - 0.1), round(spare_y - 0.1), scale)
+        return cls(original, shape, (height, width), round(spare_x - 0.1), round(spare_y - 0.1))
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """BGR (H, W, 3) -> RGB (3, height, width) of the input."""
@@ -56,23 +57,32 @@ class Letterbox:
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """Boxes (N, 4) x1, y1, x2, y2 of the input, in pixels of the picture and cut to it."""
-        corner = torch.tensor([self.left, self.top] * 2, dtype=boxes.dtype, device=boxes.device)
-        height, width = self.original
-        most = torch.tensor([width, height] * 2, dtype=boxes.dtype, device=boxes.device)
-        return torch.minimum(((boxes - corner) / self.scale).clamp(min=0), most)
+        (height, width), (tall, wide) = self.original, self.content
+        corner, size, most = (
+            torch.tensor([x, y] * 2, dtype=boxes.dtype, device=boxes.device)
+            for x, y in ((self.left, self.top), (wide / width, tall / height), (width, height))
+        )
+        # Each axis has its own scale, since the content's sides are rounded.
+        return torch.minimum(((boxes - corner) / size).clamp(min=0), most)
 
-    def cells(self, axis: int, cell: int) -> tuple[Tensor, Tensor]:
-        """Where the picture's pixels along an axis (0: y, 1: x) lie on a grid of cells of `cell` pixels of the input.
+    def mask_axes(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """How the picture's rows and columns are interpolated from prototypes, as `ops.mask_runs` takes it.
 
-        The first cell that each is interpolated from, (size,) int64, and the weights (size, 3) float32 of it and of
-        the two after it: bilinear, as `ops.mask_runs` takes them.
+        Where the padding is not in whole cells, the prototypes are enlarged bilinearly until it is, as the reference
+        does; then the content is resized bilinearly to the picture.
         """
-        size, content, start = self.original[axis], self.content[axis], (self.top, self.left)[axis]
-        count = self.shape[axis] // cell
-        position = (start + (np.arange(size) + 0.5) * (content / size)) / cell - 0.5
-        position = np.clip(position, 0, count - 1)
-        first = position.astype(np.int64)
-        weights = np.zeros((size, 3), np.float32)
-        weights[:, 1] = position - first
-        weights[:, 0] = 1 - weights[:, 1]
-        return torch.from_numpy(first), torch.from_numpy(weights)
+        padding = [whole - content for whole, content in zip(self.shape, self.content, strict=True)]
+        factor = _CELL // math.gcd(_CELL, *padding, *(side // 2 for side in padding))
+        y, x = (
+            axis_weights(
+                whole // _CELL,
+                whole // _CELL * factor,
+                content * factor // _CELL,
+                size,
+                start * factor // _CELL,
+            )
+            for whole, content, size, start in zip(
+                self.shape, self.content, self.original, (self.top, self.left), strict=True
+            )
+        )
+        return y, x

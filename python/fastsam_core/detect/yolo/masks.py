@@ -11,7 +11,6 @@ from torch import Tensor
 from ... import ops
 from .letterbox import Letterbox
 
-_CELL = 4  # pixels of the input per cell of the prototypes
 _CHUNK = 32  # objects whose low-resolution logits exist together
 
 
@@ -27,7 +26,7 @@ def masks(
     height, width = place.original
     device = prototypes.device if prototypes.device.type in ("cpu", "cuda") else torch.device("cpu")
     (y_cells, y_weights), (x_cells, x_weights) = (
-        (cells.to(device), weights.to(device)) for cells, weights in (place.cells(0, _CELL), place.cells(1, _CELL))
+        (cells.to(device), weights.to(device)) for cells, weights in place.mask_axes()
     )
     extents = boxes.ceil().long().clamp(min=0).tolist()
     counts: list[Tensor] = []

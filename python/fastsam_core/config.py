@@ -124,6 +124,12 @@ def _class_ids(key: str, value: Any) -> tuple[int, ...]:
     return tuple(sorted({int(one) for one in values}))
 
 
+def _network_task(key: str, value: Any) -> str:
+    if value not in ("detect", "segment"):
+        raise ValueError(f"{key} must be detect or segment, not {value!r}")
+    return str(value)
+
+
 def _task(key: str, value: Any) -> str:
     if value != "segment":
         warn_once(f"task={value!r} has no meaning here; Segment Anything does 'segment'")
@@ -252,7 +258,7 @@ class DetectConfig(Config):
 
     subject: ClassVar[str] = "YOLOv8 and FastSAM"
 
-    task: str = _option("detect", _text, "what the network does, detect or segment; it knows")
+    task: Any = _option(None, _network_task, "what the network does; it knows that itself")
     imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
     conf: float = _option(0.25, _number(0, 1), "keep objects whose score is greater")
     iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker object of a class goes")

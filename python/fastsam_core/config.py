@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Reader = Callable[[str, Any], Any]
 
 # Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
-PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "multimask_output")
+PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "texts", "multimask_output")
 
 
 def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
@@ -165,6 +165,9 @@ class Config:
     quantize: int | None = _option(None, _bits, "16: encode images in half precision on a GPU")
     verbose: bool = _option(True, _switch, "say what was found in each image")
 
+    text_model: Any = _option(None, _anything, "texts: the detector, by name or folder; Grounding DINO if not given")
+    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes whose score is greater")
+
     points_stride: int = _option(32, _whole(1), "segment everything: points per side of the grid")
     points_batch_size: int = _option(64, _whole(1), "segment everything: points decoded together")
     conf_thres: float | None = _option(
@@ -268,6 +271,8 @@ class DetectConfig(Config):
     classes: Any = _option(None, _class_ids, "keep these classes only")
     agnostic_nms: bool = _option(False, _switch, "objects of different classes suppress one another too")
 
+    text_model: Any = _ignored(FIELDS["text_model"].default)
+    text_conf: float | None = _ignored(FIELDS["text_conf"].default)
     points_stride: int = _ignored(FIELDS["points_stride"].default)
     points_batch_size: int = _ignored(FIELDS["points_batch_size"].default)
     conf_thres: float | None = _ignored(FIELDS["conf_thres"].default)

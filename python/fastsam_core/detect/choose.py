@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
-from ..prompts import Prompts
+from ..prompts import Prompts, read_texts
 from ..results import Results
 
 # Masks of fewer pixels are too small to be described by words.
@@ -44,18 +44,17 @@ class Choice:
 
         ValueError for shapes and values that don't fit, TypeError for what isn't numbers or texts.
         """
+        if all(given is None for given in (bboxes, points, labels, texts)):
+            return None
         words = read_texts(texts)
-        prompts = Prompts.read(bboxes, points, labels)
-        if prompts is None:
-            return cls(texts=words) if texts is not None else None
-        boxes = None if prompts.boxes is None else prompts.boxes.numpy()
-        if prompts.points is None or prompts.labels is None:
+        boxed = None if bboxes is None else Prompts.read(bboxes)
+        boxes = None if boxed is None or boxed.boxes is None else boxed.boxes.numpy()
+        if points is None:
+            if labels is not None:
+                raise ValueError("labels say what points mean: give points too")
             return cls(boxes, texts=words)
-        own = np.arange(prompts.points.shape[1]) < np.array(prompts.counts, np.int64).reshape(-1, 1)  # not padding
-        marks = prompts.labels.numpy()[own]
-        if not np.isin(marks, (0, 1)).all():
-            raise ValueError(f"labels must be 1 (foreground) or 0 (background), not {marks.tolist()}")
-        return cls(boxes, prompts.points.numpy()[own], marks, words)
+        clicks, marks = _clicks(points, labels)
+        return cls(boxes, clicks, marks, words)
 
     def among(self, result: Results, matcher: Matcher | None = None) -> Results:
         """The objects of `result` that are meant, in its order. `matcher` is needed for texts."""
@@ -73,16 +72,26 @@ class Choice:
         return result[chosen]
 
 
-def read_texts(texts: Any) -> tuple[str, ...]:
-    """A text or several -> all of them; TypeError for something else, ValueError for an empty one."""
-    if texts is None:
-        return ()
-    words = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, list | tuple) else None
-    if words is None or not all(isinstance(word, str) for word in words):
-        raise TypeError(f"texts must be a text or a list of them, not {texts!r}")
-    if not all(word.strip() for word in words):
-        raise ValueError("texts must not be empty: say what to look for, as in texts=['a dog']")
-    return tuple(word.strip() for word in words)
+def _clicks(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Points in any form -> all of them (P, 2), with their labels (P,)."""
+    # They describe one thing together, so a list of them is one object with many points.
+    nesting = _nesting(points)
+    points = [[points]] if nesting == 1 else [points] if nesting == 2 else points
+    if labels is not None and nesting <= 2 and 1 <= _nesting(labels) < 3:
+        labels = [labels] if _nesting(labels) == 1 else [[label for row in labels for label in row]]
+    read = Prompts.read(points=points, labels=labels)
+    assert read is not None and read.points is not None and read.labels is not None
+    own = np.arange(read.points.shape[1]) < np.array(read.counts, np.int64).reshape(-1, 1)  # not padding
+    marks: NDArray[np.int64] = read.labels.numpy()[own]
+    if not np.isin(marks, (0, 1)).all():
+        raise ValueError(f"labels must be 1 (foreground) or 0 (background), not {marks.tolist()}")
+    return read.points.numpy()[own], marks
+
+
+def _nesting(values: Any) -> int:
+    if isinstance(values, list | tuple):
+        return 1 + (_nesting(values[0]) if values else 0)
+    return int(getattr(values, "ndim", 0))
 
 
 def _best_for_boxes(masks: list[dict[str, Any]], boxes: NDArray[np.float32]) -> list[int]:

@@ -32,9 +32,7 @@ def test_the_first_download_is_noted(home: Path) -> None:
         assert fetch("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == FIRST
     (home / "yolo.pt").unlink()
     with serve(FileServer(SECOND)) as address:
-        with pytest.raises(
-            ValueError, match=r"its sha256 is .*yolo\.pt\.sha256 has it from an earlier download; delete"
-        ):
+        with pytest.raises(ValueError, match=r"its sha256 is .*yolo\.pt\.sha256 has it from an earlier download"):
             fetch("yolo.pt", [f"{address}/yolo.pt"])
         assert os.listdir(home) == ["yolo.pt.sha256"]
         note.unlink()
@@ -59,9 +57,7 @@ def test_where_a_file_is_looked_for(home: Path) -> None:
     assert locate("yolo.pt", official) == home / "yolo.pt"
     Path("yolo.pt").write_bytes(b"here")
     assert locate("yolo.pt", official) == Path("yolo.pt")
-    with pytest.raises(
-        FileNotFoundError, match=r"no official model of that name \(yolo\.pt\); did you mean 'yolo\.pt'"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no official model .*\(yolo\.pt\); did you mean 'yolo\.pt'"):
         locate("yoloo.pt", official)
     with pytest.raises(TypeError, match="not a int"):
         locate(3, official)  # type: ignore[arg-type]

@@ -242,10 +242,8 @@ def tiny_bert_tokenizer(transformers: Any, folder: Path) -> Any:
 def tiny_dino(transformers: Any, folder: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
     tokenizer = tiny_bert_tokenizer(transformers, folder)
-    text = dict(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=len(tokenizer)
-    )
-    swin = dict(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4, image_size=64)
+    text = {**PART, "vocab_size": len(tokenizer)}
+    swin = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": 4, "image_size": 64}
     config = transformers.GroundingDinoConfig(
         backbone_config=transformers.SwinConfig(**swin, out_features=["stage2", "stage3", "stage4"]),
         text_config=transformers.BertConfig(**text),

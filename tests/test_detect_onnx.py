@@ -160,6 +160,7 @@ class Exported(torch.nn.Module):
         return torch.cat(parts, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_export(tmp_path: Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):

@@ -16,7 +16,7 @@ from fastsam_core.models import fastsam as familiar
 from small_model import bgr_picture
 from yolo_files import make, write
 
-QUIET: dict[str, Any] = {"verbose": False, "conf": 0.3, "imgsz": 96}
+QUIET: dict[str, Any] = {"verbose": False, "conf": 0.1, "imgsz": 96}
 
 
 @pytest.fixture(scope="module")

@@ -309,9 +309,8 @@ def test_one_storage_is_one_thing() -> None:
 
 def test_laughs_are_references() -> None:
     """Each list holds the one before ten times: 10^60 leaves for whoever would count them."""
-    data = (
-        b"\x80\x02]q\x00" + b"".join(b"](" + b"h%c" % level * 10 + b"eq%c" % (level + 1) for level in range(60)) + b"."
-    )
+    levels = b"".join(b"](" + b"h%c" % level * 10 + b"eq%c0" % (level + 1) for level in range(60))
+    data = b"\x80\x02]q\x000" + levels + b"h\x3c."
     value = Machine(data).run()
     assert len(value) == 10 and value[0] is value[9]
     with pytest.raises(ValueError, match="holds a list"):

@@ -249,7 +249,7 @@ def tiny_dino(transformers: Any, folder: Path) -> tuple[Any, Any]:
         text_config=transformers.BertConfig(**text),
         d_model=32,
         encoder_layers=1,
-        decoder_layers=1,
+        decoder_layers=2,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
         encoder_ffn_dim=16,
@@ -308,7 +308,7 @@ def tiny_clip_tokenizer(transformers: Any, folder: Path) -> Any:
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
 
 
 def small(vocabulary: int) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def test_moving(files: dict[str, tuple[Path, DetectionModel]]) -> None:
 def test_mistakes(segment: YOLO, tmp_path: Path) -> None:
     picture = bgr_picture(48, 64)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"confidence": 0.3}, TypeError, "did you mean conf"),
+        ({"max_dets": 3}, TypeError, "did you mean max_det"),
         ({"bboxes": [1, 2, 3, 4]}, TypeError, "unknown option 'bboxes'"),
         ({"conf": 2}, ValueError, "conf must be"),
         ({"imgsz": "large"}, TypeError, "imgsz must be"),

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import sys
 import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,9 @@ def content(net: DetectionModel, **more: Any) -> dict[str, Any]:
 
 def write(path: Path, net: DetectionModel, *, legacy: bool = False, **more: Any) -> Path:
     """Save a checkpoint with the published module paths."""
-    with published_paths():
+    with published_paths(), warnings.catch_warnings():
+        # The old format looks for the source of modules, and says so where there is none.
+        warnings.simplefilter("ignore", UserWarning)
         torch.save(content(net, **more), path, _use_new_zipfile_serialization=not legacy)
     return path
 

@@ -74,6 +74,8 @@ class Choice:
 
 def _clicks(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Points in any form -> all of them (P, 2), with their labels (P,)."""
+    if _empty(points) and (labels is None or _empty(labels)):
+        return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     # They describe one thing together, so a list of them is one object with many points.
     nesting = _nesting(points)
     points = [[points]] if nesting == 1 else [points] if nesting == 2 else points
@@ -86,6 +88,10 @@ def _clicks(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDArray[np.i
     if not np.isin(marks, (0, 1)).all():
         raise ValueError(f"labels must be 1 (foreground) or 0 (background), not {marks.tolist()}")
     return read.points.numpy()[own], marks
+
+
+def _empty(values: Any) -> bool:
+    return not len(values) if isinstance(values, list | tuple) else 0 in getattr(values, "shape", ())
 
 
 def _nesting(values: Any) -> int:

@@ -181,7 +181,7 @@ class Machine:
     def _call(self, function: Any, args: Any) -> None:
         if isinstance(args, tuple):
             # A call may copy its arguments, and can be repeated in three opcodes.
-            self._spend(sum(len(arg) for arg in args if isinstance(arg, list | tuple | dict | set)))
+            self._spend(sum(len(arg) for arg in args if isinstance(arg, list | tuple | dict | set | str)))
         self.push(call(function, args))
 
     def build(self) -> None:

@@ -38,7 +38,6 @@ _CLASSES = frozenset(
         "numpy.core.multiarray._reconstruct",
         "numpy._core.multiarray.scalar",
         "numpy._core.multiarray._reconstruct",
-        "_codecs.encode",
         *(f"pathlib.{flavour}{system}Path" for flavour in ("", "Pure") for system in ("", "Posix", "Windows")),
         *(f"pathlib._local.{flavour}{system}Path" for flavour in ("", "Pure") for system in ("", "Posix", "Windows")),
         *(f"torch.{kind}" for kind in ("float16", "float32", "float64", "bfloat16", "int64", "int32", "uint8", "bool")),
@@ -155,6 +154,16 @@ def _set(*args: Any) -> set[Any]:
     return {key(value) for value in _sequence(*args)}
 
 
+def _encoded(*args: Any) -> bytes:
+    """How protocol 2 writes bytes: as text, one letter per byte."""
+    match args:
+        case (str(text), "latin1"):
+            return text.encode("latin-1")
+        case ():
+            return b""
+    raise ValueError("it makes bytes in another way than pickle does")
+
+
 def _size(*args: Any) -> tuple[Any, ...]:
     return tuple(_sequence(*args))
 
@@ -187,6 +196,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "builtins.tuple": _size,
     "builtins.set": _set,
     "builtins.frozenset": _set,
+    "builtins.bytes": _encoded,
     "builtins.getattr": _member,
+    "_codecs.encode": _encoded,
     "copyreg._reconstructor": _object,
 }

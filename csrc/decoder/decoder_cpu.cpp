@@ -19,6 +19,9 @@ constexpr int64_t kPanel = 16;
 // A prompt's image is worked through in stretches of this many panels, whoever does it: sums over the image are formed
 // by stretch and then merged in order, so the number of threads can't change them.
 constexpr int64_t kStretch = 32;
+// Prompts that visit the image together, so that its projections (40 and 56 KB a panel) are read from the second-level
+// cache for all but the first of them; more would push their own operands (46 and 83 KB) out of it.
+constexpr int64_t kFirstGroup = 4, kSecondGroup = 2;
 // Rows of the first look per piece of work.
 constexpr int64_t kLookRows = 48;
 
@@ -80,34 +83,51 @@ struct Sizes {
         wide((pass.head_dim + kPanel - 1) / kPanel * kPanel) {}
 };
 
-// One thread's work: the operands of one prompt at a time, packed for the instruction set in use.
+// The operands of one prompt, packed for the instruction set in use.
 template <typename AnyPass, typename Operands>
-class PassWorker {
+class Packed {
  public:
-  PassWorker(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa)
-      : pass_(pass), sizes_(sizes), isa_(isa), memory_(packed_size() + isa.pass_scratch(sizes.rows)) {}
+  Packed(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa)
+      : pass_(pass), sizes_(sizes), isa_(isa), memory_(size(pass, sizes)) {}
 
-  void run(int64_t prompt, int64_t stretch, const DecoderSums& sums) {
-    if (prompt != prompt_) pack(prompt);
-    const int64_t first = stretch * kStretch, last = std::min(first + kStretch, panels_of(pass_.length));
+  Operands pack(int64_t prompt) {
+    prompt_ = prompt;
+    memory_.clear();
+    const int64_t rows = sizes_.rows, look_tokens = sizes_.look_rows / pass_.heads;
+    Operands operands{};
+    DecoderPass& common = operands;
+    common = {pass_.length,
+              pass_.heads,
+              pass_.tokens,
+              pass_.head_dim,
+              pass_.image,
+              pass_.values,
+              pass_.norms,
+              pass_.eps,
+              heads(pass_.keys, pass_.tokens),
+              heads(pass_.cross, pass_.tokens),
+              triangle(pass_.gram),
+              heads(pass_.look, look_tokens),
+              matrix(pass_.look_mix, sizes_.look_rows, sizes_.inputs),
+              pass_.state + prompt * panels_of(pass_.length) * (2 * rows + 2) * kPanel};
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
-      isa_.second_pass(operands_, first, last, sums, scratch_);
-    } else {
-      isa_.first_pass(operands_, first, last, sums, scratch_);
+      operands.look_tokens = look_tokens;
+      operands.constant = pass_.constant;
+      operands.keys_mix = matrix(pass_.keys_mix, rows, rows);
+      operands.keys_bias = pass_.keys_bias + prompt * rows;
+      operands.own = heads(pass_.own, pass_.tokens);
+      operands.own_gram = triangle(pass_.own_gram);
+      operands.own_bias = pass_.own_bias + prompt * rows;
+      operands.cross_mix = matrix(pass_.cross_mix, rows, rows);
+      operands.cross_bias = pass_.cross_bias + prompt * rows;
     }
-  }
-
-  void finish(int64_t prompt, const std::vector<DecoderSums>& sums) {
-    isa_.finish(sums.data(), static_cast<int64_t>(sums.size()), sizes_.look_rows, pass_.head_dim, sizes_.mixed_rows,
-                pass_.seen + prompt * sizes_.look_rows * pass_.head_dim,
-                pass_.mixed + prompt * sizes_.mixed_rows * sizes_.look_rows);
+    return operands;
   }
 
  private:
-  int64_t packed_size() const {
-    const int64_t vectors = Arena::padded(sizes_.rows * pass_.head_dim),
-                  square = Arena::padded(sizes_.rows * sizes_.rows);
-    return 4 * vectors + 4 * square + Arena::padded(sizes_.look_rows * sizes_.inputs);
+  static int64_t size(const AnyPass& pass, const Sizes& sizes) {
+    const int64_t vectors = Arena::padded(sizes.rows * pass.head_dim), square = Arena::padded(sizes.rows * sizes.rows);
+    return 4 * vectors + 4 * square + Arena::padded(sizes.look_rows * sizes.inputs);
   }
 
   // (heads * tokens, head_dim), each head a left-hand side by itself.
@@ -131,98 +151,122 @@ class PassWorker {
     return out;
   }
 
-  void pack(int64_t prompt) {
-    prompt_ = prompt;
-    memory_.clear();
-    const int64_t rows = sizes_.rows, look_tokens = sizes_.look_rows / pass_.heads;
-    DecoderPass& common = operands_;
-    common = {pass_.length,
-              pass_.heads,
-              pass_.tokens,
-              pass_.head_dim,
-              pass_.image,
-              pass_.values,
-              pass_.norms,
-              pass_.eps,
-              heads(pass_.keys, pass_.tokens),
-              heads(pass_.cross, pass_.tokens),
-              triangle(pass_.gram),
-              heads(pass_.look, look_tokens),
-              matrix(pass_.look_mix, sizes_.look_rows, sizes_.inputs),
-              pass_.state + prompt * panels_of(pass_.length) * (2 * rows + 2) * kPanel};
-    if constexpr (std::is_same_v<AnyPass, SecondPass>) {
-      operands_.look_tokens = look_tokens;
-      operands_.constant = pass_.constant;
-      operands_.keys_mix = matrix(pass_.keys_mix, rows, rows);
-      operands_.keys_bias = pass_.keys_bias + prompt * rows;
-      operands_.own = heads(pass_.own, pass_.tokens);
-      operands_.own_gram = triangle(pass_.own_gram);
-      operands_.own_bias = pass_.own_bias + prompt * rows;
-      operands_.cross_mix = matrix(pass_.cross_mix, rows, rows);
-      operands_.cross_bias = pass_.cross_bias + prompt * rows;
-    }
-    scratch_ = memory_.take(0);
-  }
-
   const AnyPass& pass_;
   const Sizes& sizes_;
   const DecoderKernels& isa_;
   Arena memory_;
-  Operands operands_{};
-  float* scratch_ = nullptr;
-  int64_t prompt_ = -1;
+  int64_t prompt_ = 0;
+};
+
+// One thread's work on prompts that visit the image together.
+template <typename AnyPass, typename Operands>
+class PassWorker {
+ public:
+  PassWorker(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa, int64_t most)
+      : pass_(pass), sizes_(sizes), isa_(isa), scratch_(isa.pass_scratch(sizes.rows)) {
+    for (int64_t i = 0; i < most; ++i) packed_.push_back(std::make_unique<Packed<AnyPass, Operands>>(pass, sizes, isa));
+  }
+
+  void take(int64_t first, int64_t count) {
+    operands_.clear();
+    for (int64_t i = 0; i < count; ++i) operands_.push_back(packed_[static_cast<size_t>(i)]->pack(first + i));
+  }
+
+  // sums: of each prompt that was taken.
+  void run(int64_t stretch, const DecoderSums* sums) {
+    const int64_t first = stretch * kStretch, last = std::min(first + kStretch, panels_of(pass_.length));
+    const auto count = static_cast<int64_t>(operands_.size());
+    if constexpr (std::is_same_v<AnyPass, SecondPass>) {
+      isa_.second_pass(operands_.data(), count, first, last, sums, scratch_.take(0));
+    } else {
+      isa_.first_pass(operands_.data(), count, first, last, sums, scratch_.take(0));
+    }
+  }
+
+ private:
+  const AnyPass& pass_;
+  const Sizes& sizes_;
+  const DecoderKernels& isa_;
+  Arena scratch_;
+  std::vector<std::unique_ptr<Packed<AnyPass, Operands>>> packed_;
+  std::vector<Operands> operands_;
+};
+
+// Sums of `prompts` prompts over each stretch of the image; those of one stretch lie together.
+class Stretches {
+ public:
+  Stretches(const Sizes& sizes, int64_t stretches, int64_t prompts)
+      : prompts_(prompts), memory_(stretches * prompts * sums_size(sizes.columns, sizes.wide, sizes.mixed_rows)) {
+    for (int64_t i = 0; i < stretches * prompts; ++i) {
+      sums_.push_back(take_sums(memory_, sizes.columns, sizes.wide, sizes.mixed_rows));
+    }
+  }
+  const DecoderSums* of(int64_t stretch, int64_t prompt) const {
+    return &sums_[static_cast<size_t>(stretch * prompts_ + prompt)];
+  }
+
+  void finish(const Pass& pass, const Sizes& sizes, const DecoderKernels& isa, int64_t i, int64_t prompt) const {
+    std::vector<DecoderSums> parts;
+    for (size_t at = static_cast<size_t>(i); at < sums_.size(); at += static_cast<size_t>(prompts_)) {
+      parts.push_back(sums_[at]);
+    }
+    isa.finish(parts.data(), static_cast<int64_t>(parts.size()), sizes.look_rows, pass.head_dim, sizes.mixed_rows,
+               pass.seen + prompt * sizes.look_rows * pass.head_dim,
+               pass.mixed + prompt * sizes.mixed_rows * sizes.look_rows);
+  }
+
+ private:
+  int64_t prompts_;
+  Arena memory_;
+  std::vector<DecoderSums> sums_;
 };
 
 template <typename AnyPass, typename Operands>
-void run_pass(const AnyPass& pass, int64_t threads) {
+void run_pass(const AnyPass& pass, int64_t group, int64_t threads) {
   if (pass.prompts == 0) return;
   // The instruction set is chosen once per call: it sizes what several workers share.
   const DecoderKernels& isa = kernels().decoder;
   const Sizes sizes(pass, isa);
   using Worker = PassWorker<AnyPass, Operands>;
   const int64_t panels = panels_of(pass.length), stretches = stretches_of(panels);
-  const int64_t sums_floats = sums_size(sizes.columns, sizes.wide, sizes.mixed_rows);
-  const auto sums_of_prompt = [&](Arena& memory) {
-    std::vector<DecoderSums> sums;
-    for (int64_t i = 0; i < stretches; ++i) {
-      sums.push_back(take_sums(memory, sizes.columns, sizes.wide, sizes.mixed_rows));
-    }
-    return sums;
-  };
   threads = std::max<int64_t>(1, threads);
 
   // Whole prompts as long as all threads have one; the last few are shared out by stretches.
   const int64_t alone = threads == 1 ? pass.prompts : pass.prompts / threads * threads;
   fork_join(threads, alone, grain_of(panels), [&](int64_t begin, int64_t end) {
-    Worker worker(pass, sizes, isa);
-    Arena memory(stretches * sums_floats);
-    const std::vector<DecoderSums> sums = sums_of_prompt(memory);
-    for (int64_t prompt = begin; prompt < end; ++prompt) {
-      for (int64_t i = 0; i < stretches; ++i) worker.run(prompt, i, sums[static_cast<size_t>(i)]);
-      worker.finish(prompt, sums);
+    const int64_t most = std::min(group, end - begin);
+    Worker worker(pass, sizes, isa, most);
+    const Stretches sums(sizes, stretches, most);
+    for (int64_t prompt = begin; prompt < end; prompt += most) {
+      const int64_t count = std::min(most, end - prompt);
+      worker.take(prompt, count);
+      for (int64_t i = 0; i < stretches; ++i) worker.run(i, sums.of(i, 0));
+      for (int64_t i = 0; i < count; ++i) sums.finish(pass, sizes, isa, i, prompt + i);
     }
   });
   const int64_t rest = pass.prompts - alone;
   if (rest == 0) return;
-  Arena memory(rest * stretches * sums_floats);
-  std::vector<std::vector<DecoderSums>> sums;
-  for (int64_t prompt = 0; prompt < rest; ++prompt) sums.push_back(sums_of_prompt(memory));
+  const Stretches sums(sizes, stretches, rest);
   fork_join(threads, rest * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
-    Worker worker(pass, sizes, isa);
+    Worker worker(pass, sizes, isa, 1);
+    int64_t taken = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t prompt = item / stretches, i = item % stretches;
-      worker.run(alone + prompt, i, sums[static_cast<size_t>(prompt)][static_cast<size_t>(i)]);
+      const int64_t i = item / stretches, stretch = item % stretches;
+      if (i != taken) worker.take(alone + i, 1);
+      taken = i;
+      worker.run(stretch, sums.of(stretch, i));
     }
   });
-  Worker worker(pass, sizes, isa);
-  for (int64_t prompt = 0; prompt < rest; ++prompt) worker.finish(alone + prompt, sums[static_cast<size_t>(prompt)]);
+  for (int64_t i = 0; i < rest; ++i) sums.finish(pass, sizes, isa, i, alone + i);
 }
 
 }  // namespace
 
-void first_pass(const Pass& pass, int64_t threads) { run_pass<Pass, DecoderPass>(pass, threads); }
+void first_pass(const Pass& pass, int64_t threads) { run_pass<Pass, DecoderPass>(pass, kFirstGroup, threads); }
 
-void second_pass(const SecondPass& pass, int64_t threads) { run_pass<SecondPass, DecoderSecondPass>(pass, threads); }
+void second_pass(const SecondPass& pass, int64_t threads) {
+  run_pass<SecondPass, DecoderSecondPass>(pass, kSecondGroup, threads);
+}
 
 void first_look(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows, int64_t head_dim,
                 int64_t length, float* out, int64_t threads) {

@@ -76,11 +76,12 @@ struct DecoderKernels {
   int64_t (*pass_scratch)(int64_t rows);
   int64_t (*upscale_scratch)(int64_t middle, int64_t narrow, int64_t masks);
   int64_t (*first_look_scratch)(int64_t rows, int64_t head_dim);
-  // Both passes over panels [first_panel, last_panel) of one prompt.
-  void (*first_pass)(const DecoderPass& pass, int64_t first_panel, int64_t last_panel, const DecoderSums& sums,
-                     float* scratch);
-  void (*second_pass)(const DecoderSecondPass& pass, int64_t first_panel, int64_t last_panel, const DecoderSums& sums,
-                      float* scratch);
+  // Both passes of `count` prompts over panels [first_panel, last_panel): what the image gives to a few panels serves
+  // all of them while it is in the cache.
+  void (*first_pass)(const DecoderPass* passes, int64_t count, int64_t first_panel, int64_t last_panel,
+                     const DecoderSums* sums, float* scratch);
+  void (*second_pass)(const DecoderSecondPass* passes, int64_t count, int64_t first_panel, int64_t last_panel,
+                      const DecoderSums* sums, float* scratch);
   // Merges `count` stretches, in order: seen (rows, head_dim), mixed (mixed_rows, rows). The first stretch's memory is
   // overwritten.
   void (*finish)(const DecoderSums* sums, int64_t count, int64_t rows, int64_t head_dim, int64_t mixed_rows,

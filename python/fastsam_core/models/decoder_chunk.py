@@ -42,7 +42,14 @@ class Chunk:
         self._final = self._final_look(queries, tokens)  # (n, 1 + masks, C)
         self.iou: Tensor = decoder.iou_prediction_head(self._final[:, 0])  # (n, 4)
 
-    def upscale(self, upscaling: tuple, index: Tensor, masks: Tensor, grid: tuple[int, int], out: Tensor) -> None:
+    def upscale(
+        self,
+        upscaling: tuple[Tensor, Tensor, float, Tensor, Tensor],
+        index: Tensor,
+        masks: Tensor,
+        grid: tuple[int, int],
+        out: Tensor,
+    ) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` to out[i], (4 * height, 4 * width)."""
         asked, row = torch.unique(index, return_inverse=True)
         heads = self._decoder.output_hypernetworks_mlps

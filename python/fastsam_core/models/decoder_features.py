@@ -12,8 +12,8 @@ that is, a part given by the image and a part in the span of the prompt's few va
     E = J (w1 * J W_o1),   f = J (b1 + b_o3),   A3 = J W_o3
 
 so that a product of X1 or X2 with anything (queries of the next look, the values that it averages, the first step of
-the upscaling) is a product with the image's part, projected here to `inner` = heads * head_dim channels, and products of
-V1 P1 and V3 P2 with `inner` x `inner` matrices, made here from the weights alone. |Z|^2 is a quadratic form in P.
+the upscaling) is a product with the image's part, projected here to `inner` = heads * head_dim channels, and products
+of V1 P1 and V3 P2 with `inner` x `inner` matrices, made here from the weights alone. |Z|^2 is a quadratic form in P.
 Per image token and prompt that is about 56 x 56 multiplications for each product instead of 56 x 256.
 """
 
@@ -31,7 +31,7 @@ from .mask_decoder import MaskDecoder
 
 @dataclass(frozen=True)
 class Features:
-    """Per image: tensors in panels, see `ops.decoder_first_pass`. Per decoder: small matrices, (inner, inner) or as said."""
+    """Of the image: panels, see `ops.decoder_first_pass`. Of the weights: (inner, inner), or as said."""
 
     length: int  # image tokens
     first_keys: Tensor  # (panels, inner, 16), of the first look

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from threading import Condition
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..ops._threads import share_out, thread_count
 from .common import LayerNorm2d
 from .decoder_chunk import Chunk
 from .decoder_features import as_matrix, features
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
-# Prompts decoded together: 60 MiB of coefficients at 64 x 64. Fewer would make more and smaller steps for the tokens
-# in PyTorch.
+# Prompts decoded together, on a thread of their own: 60 MiB of coefficients at 64 x 64. The same whatever the number
+# of threads is, so that PyTorch's steps for the tokens are the same to the bit too.
 PROMPTS_PER_CHUNK = 32
 # Prompts whose coefficients are kept for masks that may be asked for later; the others are decoded a second time.
 PROMPTS_KEPT = 32
@@ -40,6 +42,7 @@ class TiledImage:
         self._upscaling = (norm.weight, norm.bias, norm.eps, *as_matrix(enlarge_more))
         # Memory of a chunk's coefficients, kept from call to call: touching fresh pages takes longer than a pass.
         self._spare: list[Tensor] = []
+        self._spares = 1  # how many are kept
 
     def decode(self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None) -> TiledPrompts:
         """Decode prompts, and make the masks that will be wanted while their coefficients are at hand.
@@ -48,9 +51,9 @@ class TiledImage:
         predicted IoU is greater than `above`, or for all. Others can still be asked for, at the price of decoding
         their prompts again, once there are more than a few dozen of them.
         """
-        decoded = TiledPrompts(self, sparse, masks)
-        for start in range(0, len(sparse), PROMPTS_PER_CHUNK):
-            decoded.add(start, sparse[start : start + PROMPTS_PER_CHUNK], above)
+        decoded = TiledPrompts(self, sparse, masks, above)
+        self._spares = thread_count()
+        share_out(decoded.add, -(-len(sparse) // PROMPTS_PER_CHUNK))
         return decoded
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
@@ -74,7 +77,7 @@ class TiledImage:
 
     def give_back(self, chunk: Chunk) -> None:
         """Let the next chunk use this one's memory, of which nothing may be read any more."""
-        if not self._spare:
+        if len(self._spare) < self._spares:
             state = chunk.state
             self._spare.append(state.as_strided((state.untyped_storage().nbytes() // state.itemsize,), (1,), 0))
 
@@ -82,36 +85,53 @@ class TiledImage:
 class TiledPrompts:
     """N decoded prompts. Has the methods of `decoder_folded.DecodedPrompts`."""
 
-    def __init__(self, image: TiledImage, sparse: Tensor, masks: Sequence[int]) -> None:
+    def __init__(self, image: TiledImage, sparse: Tensor, masks: Sequence[int], above: float | None) -> None:
         height, width = image.grid
-        self._image, self._sparse, self._masks = image, sparse, list(masks)
-        self._iou: list[Tensor] = []  # chunks of (n, 4)
-        self._chunks: list[Chunk] = []  # the first ones, where no masks are made at once
+        self._image, self._sparse, self._masks, self._above = image, sparse, list(masks), above
+        self._iou: dict[int, Tensor] = {}  # (n, 4) of each chunk
+        self._chunks: dict[int, Chunk] = {}  # the first ones, where no masks are made at once
         # Masks in the order of prompts, then of `masks`. Memory of masks that nobody wants is never touched.
         self._made = sparse.new_empty(len(sparse) * len(masks), 4 * height, 4 * width)
-        self._count = 0
         self._place = torch.full((len(sparse), NUM_MASK_TOKENS), -1, device="cpu")  # of each mask among those made
+        self._count, self._next = 0, 0  # masks made by the chunks before the next one to say how many it makes
+        self._turn, self._failed = Condition(), False
 
-    def add(self, start: int, sparse: Tensor, above: float | None) -> None:
-        """Decode the prompts from `start` on."""
-        chunk = self._image.decode_chunk(sparse, self._masks)
-        self._iou.append(chunk.iou)
-        if self._masks:
-            iou = chunk.iou[:, self._masks]
-            wanted = torch.ones_like(iou, dtype=torch.bool) if above is None else iou > above
-            row, column = wanted.nonzero(as_tuple=True)
-            if len(row):
-                chosen, end = torch.tensor(self._masks, device="cpu")[column], self._count + len(row)
-                self._image.upscale(chunk, row, chosen, self._made[self._count : end])
-                self._place[start + row, chosen] = torch.arange(self._count, end, device="cpu")
-                self._count = end
-        if self._masks or start + len(sparse) > PROMPTS_KEPT:
+    def add(self, number: int) -> None:
+        """Decode a chunk. Several threads may do so at once, if chunks are begun in order."""
+        try:
+            self._add(number)
+        except BaseException:
+            with self._turn:  # let those that wait for this chunk end
+                self._failed = True
+                self._turn.notify_all()
+            raise
+
+    def _add(self, number: int) -> None:
+        start = number * PROMPTS_PER_CHUNK
+        chunk = self._image.decode_chunk(self._sparse[start : start + PROMPTS_PER_CHUNK], self._masks)
+        iou = chunk.iou[:, self._masks]
+        wanted = torch.ones_like(iou, dtype=torch.bool) if self._above is None else iou > self._above
+        row, column = wanted.nonzero(as_tuple=True)
+        with self._turn:
+            self._turn.wait_for(lambda: self._failed or self._next == number)
+            if self._failed:
+                return
+            begin, end = self._count, self._count + len(row)
+            self._count, self._next = end, number + 1
+            self._iou[number] = chunk.iou
+            self._turn.notify_all()
+        if begin < end:
+            chosen = torch.tensor(self._masks, device="cpu")[column]
+            self._image.upscale(chunk, row, chosen, self._made[begin:end])
+            self._place[start + row, chosen] = torch.arange(begin, end, device="cpu")
+        if self._masks or start + PROMPTS_PER_CHUNK > PROMPTS_KEPT:
             self._image.give_back(chunk)
         else:
-            self._chunks.append(chunk)
+            self._chunks[number] = chunk
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
-        return torch.cat([self._made.new_empty(0, NUM_MASK_TOKENS), *self._iou])
+        iou = [self._iou[number] for number in range(self._next)]
+        return torch.cat([self._made.new_empty(0, NUM_MASK_TOKENS), *iou])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
         """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4).
@@ -134,7 +154,7 @@ class TiledPrompts:
     def _late(self, chunk: int, index: Tensor, masks: Tensor) -> Tensor:
         """Logits of pairs of one chunk that have not been made."""
         out = self._made.new_empty(len(index), *self._made.shape[1:])
-        if chunk < len(self._chunks):
+        if chunk in self._chunks:
             self._image.upscale(self._chunks[chunk], index, masks, out)
         else:
             asked, index = torch.unique(index, return_inverse=True)

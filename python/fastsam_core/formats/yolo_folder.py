@@ -79,6 +79,23 @@ def read(
     is even.
     """
     labels, images = _folders(Path(source), None if images is None else Path(images))
+    pictures = pairs(labels, images)
+    found_names = class_names.find(labels) if names is None else class_names.as_names(names)
+
+    def images_labels() -> Iterator[ImageLabels]:
+        for name, file in pictures:
+            height, width = image_files.size_of(images / name)
+            objects = [] if file is None else read_file(file, (height, width))
+            yield ImageLabels(name, width, height, objects, found_names)
+
+    return LabelSet(images_labels, len(pictures), found_names)
+
+
+def pairs(labels: Path, images: Path) -> list[tuple[str, Path | None]]:
+    """The images below one folder, sorted, each with its label file below the other, or None where it has none.
+
+    FileNotFoundError for a label file without an image, ValueError for one that several might mean.
+    """
     stems = image_files.by_stem(images)
     files = {}
     for name in image_files.walk(labels, _ENDINGS):
@@ -90,16 +107,7 @@ def read(
         if len(stems[stem]) > 1:
             raise ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
         files[stem] = labels / name
-    pictures = sorted((name, files.get(stem)) for stem, found in stems.items() for name in found)
-    found_names = class_names.find(labels) if names is None else class_names.as_names(names)
-
-    def images_labels() -> Iterator[ImageLabels]:
-        for name, file in pictures:
-            height, width = image_files.size_of(images / name)
-            objects = [] if file is None else read_file(file, (height, width))
-            yield ImageLabels(name, width, height, objects, found_names)
-
-    return LabelSet(images_labels, len(pictures), found_names)
+    return sorted((name, files.get(stem)) for stem, found in stems.items() for name in found)
 
 
 def read_file(path: str | os.PathLike[str], size: Sequence[int]) -> list[LabelledObject]:
@@ -151,10 +159,15 @@ def _folders(source: Path, images: Path | None) -> tuple[Path, Path]:
         return source / "labels", images or source / "images"
     if images is not None:
         return source, images
-    parts = source.absolute().parts
+    return source, counterpart(source, "labels", "images") or source
+
+
+def counterpart(folder: Path, own: str, other: str) -> Path | None:
+    """The folder whose path has `other` where this one's has `own`, the last of several; None where there is none."""
+    parts = folder.absolute().parts
     for place in range(len(parts) - 1, 0, -1):
-        if parts[place] == "labels":
-            beside = Path(*parts[:place], "images", *parts[place + 1 :])
+        if parts[place] == own:
+            beside = Path(*parts[:place], other, *parts[place + 1 :])
             if beside.is_dir():
-                return source, beside
-    return source, source
+                return beside
+    return None

@@ -30,7 +30,8 @@ def average_recall(
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
     proposed: list[dict[str, Any]] = []
     for image_id, (masks, rles, confidences) in enumerate(images, 1):
-        truth["images"].append({"id": image_id})
+        height, width = next((rle["size"] for rle in (*masks, *rles)), (1, 1))
+        truth["images"].append({"id": image_id, "height": height, "width": width})
         for rle in masks:
             truth["annotations"].append(_annotation(len(truth["annotations"]) + 1, image_id, rle))
         for rle, score in zip(rles, confidences, strict=True):

@@ -36,6 +36,7 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict model=sam_b.pt source=photo.jpg points=[[900,370]] labels=[1]
   fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
   fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
+  fastsam convert data=labels/ from=yolo to=coco output=labels.json  label files in another format
   fastsam info model=sam_b.pt                                       layers and parameters
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam help | version
@@ -51,6 +52,7 @@ predict:
 {options}
 
 annotate: data (a folder or any other source), model, device, output_dir.
+convert: data, output, from (yolo, coco, sa1b), to (these, labelme, labelmap), images (their folder), names.
 
 Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
 FASTSAM_DEBUG=1 shows the traceback of an error."""
@@ -96,7 +98,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={*TEXTS, "model", "sam_model", "output_dir"},
+        texts={*TEXTS, "model", "sam_model", "output_dir", *_CONVERT_TEXTS},
     )
     values = arguments.values
     for word in ("help", "version"):
@@ -122,6 +124,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
     return (commands[0] if commands else "predict"), values
 
 
+_CONVERT_TEXTS = ("data", "output", "from", "to", "images", "source", "target")
 _SPECIAL_SWITCHES = ("multimask_output", "help", "version")
 
 
@@ -190,6 +193,12 @@ def _annotate(values: dict[str, Any]) -> None:
     print(f"Labels saved to {folder}")
 
 
+def _convert(values: dict[str, Any]) -> None:
+    from .formats import convert
+
+    convert.run(values)
+
+
 def _info(values: dict[str, Any]) -> None:
     for key in values:
         if key not in ("model", "detailed"):
@@ -234,6 +243,7 @@ def _version(values: dict[str, Any]) -> None:
 _COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "predict": _predict,
     "annotate": _annotate,
+    "convert": _convert,
     "info": _info,
     "doctor": _doctor,
     "help": _help,

@@ -104,6 +104,20 @@ class MaskResizer:
         content = square[..., : self.input_hw[0], : self.input_hw[1]]
         return F.interpolate(content, self.original_hw, mode="bilinear", align_corners=False)[0, 0]
 
+    @torch.no_grad()
+    def window(self, low_res: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
+        """Logits (bottom - top, right - left) float32 of a part of the picture, at the cost of that part.
+
+        low_res: (l, l) floating point. Both steps are taken at once, so they may differ from `logits` by rounding.
+        """
+        (part,) = self._checked(low_res[None])
+        for (cells, weights), (first, end) in zip(self._axes, ((top, bottom), (left, right)), strict=True):
+            rows, shares = cells[first:end].to(part.device), weights[first:end].to(part.device)
+            # Beyond the last cell the weights are zero.
+            taps = (part[(rows + tap).clamp(max=len(part) - 1)] * shares[:, tap, None] for tap in range(3))
+            part = sum(taps, torch.zeros((), device=part.device)).T
+        return part
+
     def record(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> MaskRecord:
         """RLE, area, box and stability of one mask (l, l): pixels whose logit exceeds `threshold`."""
         return self.records(low_res[None], threshold, offset)[0]

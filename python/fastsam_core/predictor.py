@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import saving, segment
+from . import edges, proposals, saving, segment
 from ._log import say, warn_once
 from .config import PROMPT_KEYS, Config
 from .model_and_picture import ModelAndPicture, one_picture
@@ -300,6 +300,44 @@ class Predictor(ModelAndPicture):
         if result.masks is not None:
             masks = torch.as_tensor(result.masks.data)
         return masks, boxes[:, 4], boxes[:, :4]
+
+    def edges(
+        self, im: Any = None, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
+    ) -> np.ndarray:
+        """Edges of the picture that is set, or of `im`, as SAM finds them without training: (H, W) float32 in [0, 1].
+
+        They are the outlines of the masks of a grid of `points_stride` x `points_stride` clicks; see `edges.py`. Of
+        masks whose boxes have an IoU above `nms_thresh`, the one with the higher predicted IoU counts. thin: leave one
+        pixel across an edge. options: those of a call (`imgsz`, `device`, `points_batch_size`, `half`).
+        """
+        config = self.args.updated(options)
+        with self._lock:
+            picture = self._picture_for(im)
+            return edges.edge_map(
+                self._ready(config),
+                picture,
+                points_stride=points_stride,
+                points_batch_size=config.points_batch_size,
+                nms_thresh=nms_thresh,
+                thin=thin,
+                half=config.quantize == 16,
+            )
+
+    def proposals(self, im: Any = None, n: int = 1000, *, nms_thresh: float = 0.9, **options: Any) -> Results:
+        """Up to `n` object proposals of the picture that is set, or of `im`: boxes, masks and scores, best first.
+
+        The score, `boxes.conf`, is the mean of predicted IoU and stability score. Nothing is filtered by quality; of
+        two masks whose boxes have an IoU above `nms_thresh` the one with the lower predicted IoU goes. options: those
+        of segment everything; a grid of 32 x 32 points gives up to 3,072 candidates, `points_stride=64` four times as
+        many.
+        """
+        config = self.args.updated(options)
+        with self._lock:
+            picture = self._picture_for(im)
+            watch = Stopwatch()
+            results = proposals.propose(self._ready(config), picture, n, config, watch, nms_thresh=nms_thresh)
+            results.speed = dict(watch.speed)
+            return results
 
     def postprocess(self, preds: Sequence[Tensor], img: Any, orig_imgs: Any) -> list[Results]:
         """What `prompt_inference` or `generate` gave -> a list of one `Results`, with the `conf` filter.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Literal, NoReturn, overload
 
+import numpy as np
 import torch
 
 from ._log import warn_once
@@ -91,12 +92,34 @@ class SAM:
 
             warn_once(f"no source given; using {ASSETS}")
             source = ASSETS
+        predictor = self._ready_predictor()
+        return predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)
+
+    predict = __call__
+
+    def edges(
+        self, image: Any, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
+    ) -> np.ndarray:
+        """Edges of one picture, (H, W) float32 in [0, 1], without training for it. See `Predictor.edges`.
+
+        image: path, URL, BGR array, Pillow image or RGB tensor.
+        """
+        return self._ready_predictor().edges(
+            image, points_stride=points_stride, nms_thresh=nms_thresh, thin=thin, **options
+        )
+
+    def proposals(self, image: Any, n: int = 1000, *, nms_thresh: float = 0.9, **options: Any) -> Results:
+        """Up to `n` object proposals of one picture: boxes, masks and scores, best first. See `Predictor.proposals`.
+
+        image: path, URL, BGR array, Pillow image or RGB tensor.
+        """
+        return self._ready_predictor().proposals(image, n, nms_thresh=nms_thresh, **options)
+
+    def _ready_predictor(self) -> Predictor:
         if self.predictor is None:
             self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)
         self.predictor.args = self.predictor.args.updated(_DEFAULTS).updated(self.overrides)
-        return self.predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)
-
-    predict = __call__
+        return self.predictor
 
     def add_callback(self, event: str, function: Callback) -> None:
         """Call `function(predictor)` at `event`, one of `predictor.EVENTS`."""

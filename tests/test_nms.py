@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastsam_core import ops
+from fastsam_core.ops import _native_cuda
 from siblings import each_sibling_of, names_of
 
 NAMES = names_of("nms")
@@ -193,6 +194,43 @@ def test_strides_and_gradients_of_the_input_do_not_matter(sibling):
     expected = run(boxes.detach().contiguous(), scores.detach().contiguous(), 0.3)
     assert run(boxes, scores, 0.3).tolist() == expected.tolist()
     assert ops.nms(boxes, scores, 0.3).tolist() == expected.tolist()
+
+
+@each_sibling
+def test_boxes_at_any_address(sibling):
+    numbers = torch.arange(1.0, 42.0)
+    boxes = numbers[1:].view(10, 4)
+    expected = ops.siblings("nms")[sibling](boxes.clone(), -boxes[:, 0], 0.05)
+    assert ops.siblings("nms")[sibling](boxes, -boxes[:, 0], 0.05).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("sibling", [name for name in NAMES if name.startswith("cuda")])
+def test_kernels_need_memory_in_proportion_to_the_boxes(sibling):
+    need = _native_cuda.modules[sibling].nms_scratch_bytes
+    for wide in (False, True):
+        assert need(10_000_000, wide) < 50 * 10_000_000
+    with pytest.raises(ValueError, match="negative"):
+        need(-1, False)
+
+
+@pytest.mark.parametrize("sibling", [name for name in NAMES if name.startswith("cuda")])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n": 0}, "boxes"),
+        ({"threshold": 1.5}, "from 0 to 1"),
+        ({"boxes": 8}, "multiple of 16"),
+        ({"scratch": 24}, "multiple of 16"),
+        ({"scratch_size": 1000}, "too small"),
+    ],
+)
+def test_the_kernels_module_checks_sizes(sibling, changes, said):
+    names = (
+        "boxes wide_boxes order classes n best wide_scores threshold scratch scratch_size kept status stream".split()
+    )
+    values = dict.fromkeys(names, 0) | {"n": 5, "wide_boxes": False, "wide_scores": False, "threshold": 0.5}
+    with pytest.raises(ValueError, match=said):
+        _native_cuda.modules[sibling].nms(**{**values, "scratch_size": 1 << 30, **changes})
 
 
 @each_sibling

@@ -81,6 +81,27 @@ def test_a_model_cast_as_a_whole_computes_the_same(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@torch.no_grad()
+def test_the_folded_decoder_rounds_no_worse_than_the_plain_one(dtype: torch.dtype) -> None:
+    model = small_model()
+    model.set_image_size(128)
+    embedding = model.encode_image(IMAGES)[:1]
+    points = torch.rand(24, 1, 2, generator=torch.Generator().manual_seed(5)) * 128
+
+    def plain(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        image = model.prepare(embedding, dtype)
+        tokens = model.prompt_encoder.sparse(points, torch.ones(24, 1), None).to(dtype)
+        logits, iou = image.decoder(image.embedding, image.position, tokens, image.no_mask)
+        return logits[:, 1:].float(), iou[:, 1:].float()
+
+    iou, logits = model.decode_points(model.prepare(embedding, dtype), points, torch.ones(24, 1))
+    pairs = torch.cartesian_prod(torch.arange(24), torch.arange(3))
+    folded = logits(pairs[:, 0], pairs[:, 1]).unflatten(0, (24, 3)), iou
+    for exact, usual, ours in zip(plain(torch.float32), plain(dtype), folded, strict=True):
+        assert 0 < (ours - exact).abs().max() < 2 * (usual - exact).abs().max()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_coordinates_stay_float32(dtype: torch.dtype) -> None:
     model = small_vit()
     layer = model.prompt_encoder.pe_layer

@@ -225,12 +225,10 @@ def test_kernels_need_memory_in_proportion_to_the_boxes(sibling):
     ],
 )
 def test_the_kernels_module_checks_sizes(sibling, changes, said):
-    names = (
-        "boxes wide_boxes order classes n best wide_scores threshold scratch scratch_size kept status stream".split()
-    )
-    values = dict.fromkeys(names, 0) | {"n": 5, "wide_boxes": False, "wide_scores": False, "threshold": 0.5}
+    addresses = dict.fromkeys(("boxes", "order", "classes", "best", "scratch", "kept", "status", "stream"), 0)
+    sizes = {"n": 5, "wide_boxes": False, "wide_scores": False, "threshold": 0.5, "scratch_size": 1 << 30}
     with pytest.raises(ValueError, match=said):
-        _native_cuda.modules[sibling].nms(**{**values, "scratch_size": 1 << 30, **changes})
+        _native_cuda.modules[sibling].nms(**{**addresses, **sizes, **changes})
 
 
 @each_sibling

@@ -138,7 +138,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str], line: str) 
     assert run(line) == 0
     said = capsys.readouterr().out
     options = {key for key, field in FIELDS.items() if not field.metadata.get("ignored")}
-    for key in (options - {"mode", "task", "retina_masks", "batch", "rect"}) | {*PROMPT_KEYS, "source"} - {"masks"}:
+    for key in (options - {"mode", "task", "retina_masks", "rect"}) | {*PROMPT_KEYS, "source"} - {"masks"}:
         assert f"  {key}=" in said, key
 
 

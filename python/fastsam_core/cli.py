@@ -219,7 +219,7 @@ def _doctor(values: dict[str, Any]) -> None:
 def _help(values: dict[str, Any]) -> None:
     lines = []
     for key, field in FIELDS.items():
-        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "batch", "rect"):
+        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "rect"):
             default = DEFAULT_MODEL if key == "model" else field.default
             shown = f"{default:.4g}" if isinstance(default, float) else str(default)
             lines.append(f"  {key + '=' + ('' if default is None else shown):<42}{field.metadata['help']}")

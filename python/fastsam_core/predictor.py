@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -16,7 +16,7 @@ from ._log import say, warn_once
 from .config import PROMPT_KEYS, Config
 from .model_and_picture import ModelAndPicture, one_picture
 from .models.sam_model import SamModel
-from .picture import Picture, Stopwatch
+from .picture import Picture, Stopwatch, encode_together
 from .prompts import Prompts
 from .results import Results
 from .sources import Item, Source, load_sources
@@ -94,7 +94,8 @@ class Predictor(ModelAndPicture):
         kwargs: prompts in pixels of the original picture (`bboxes`, `points`, `labels`, `masks`, see `prompts.py`;
         they hold for every picture), `multimask_output` (three masks per object instead of one), and options for this
         call. Without prompts everything is segmented.
-        stream: give an iterator that works as it is consumed, instead of a list.
+        stream: give an iterator that works as it is consumed, instead of a list. With `batch` above 1 that many
+        pictures are read and encoded before the first of their results comes; all else stays one by one.
 
         Of several pictures, one that can't be read is logged and left out. Raises TypeError and ValueError for
         arguments, and ValueError, FileNotFoundError or ConnectionError for a single picture that can't be had.
@@ -151,15 +152,17 @@ class Predictor(ModelAndPicture):
         total = dict.fromkeys(Stopwatch().speed, 0.0)
         count = 0
         try:
-            for item in items:
-                if item.image is None:  # reported by the source
-                    continue
+            for group in _groups(items, self._group_size(items, config)):
+                pictures = [picture or Picture(item.image, item.path) for item in group]
                 with self._lock:
-                    result = self._run(item, picture or Picture(item.image, item.path), request, writer)
-                count += 1
-                for phase, spent in result.speed.items():
-                    total[phase] = total.get(phase, 0.0) + (spent or 0.0)
-                yield result
+                    shared = self._encode_together(pictures, request)
+                for item in group:
+                    with self._lock:
+                        result = self._run(item, pictures.pop(0), request, writer, shared)
+                    count += 1
+                    for phase, spent in result.speed.items():
+                        total[phase] = total.get(phase, 0.0) + (spent or 0.0)
+                    yield result
         finally:
             if writer is not None:
                 writer.close()
@@ -168,8 +171,31 @@ class Predictor(ModelAndPicture):
         self._report(config, total, count, writer)
         self._fire("on_predict_end")
 
-    def _run(self, item: Item, picture: Picture, request: _Request, writer: saving.ResultWriter | None) -> Results:
-        config, watch = request.config, Stopwatch()
+    @staticmethod
+    def _group_size(items: Source | list[Item], config: Config) -> int:
+        """How many pictures to read before the first of them is worked on."""
+        if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
+            warn_once("batch has no effect on live streams, whose frames would have to wait for one another")
+            return 1
+        return config.batch
+
+    def _encode_together(self, pictures: list[Picture], request: _Request) -> dict[str, float]:
+        """Encode several pictures at once, where embeddings will be needed; each one's share of the milliseconds."""
+        watch = Stopwatch()
+        if len(pictures) > 1 and (request.prompts is None or len(request.prompts)):
+            encode_together(self._ready(request.config), pictures, request.config.dtype, watch)
+        return {phase: spent / len(pictures) for phase, spent in watch.speed.items()}
+
+    def _run(
+        self,
+        item: Item,
+        picture: Picture,
+        request: _Request,
+        writer: saving.ResultWriter | None,
+        before: Mapping[str, float],
+    ) -> Results:
+        """One picture; `before`: milliseconds per phase that have been spent on it already."""
+        config, watch = request.config, Stopwatch(before)
         model = self._ready(config)
         self.batch = [item.path], [picture.pixels], [_label(item)]
         self._fire("on_predict_batch_start")
@@ -248,7 +274,7 @@ class Predictor(ModelAndPicture):
         with self._lock:
             picture = self._picture_for(im)
             model = self._ready(self.args)
-            return segment.low_res_masks(model, picture, prompts, multimask_output, self.args.quantize == 16)
+            return segment.low_res_masks(model, picture, prompts, multimask_output, self.args.dtype)
 
     def inference_features(
         self,
@@ -277,7 +303,7 @@ class Predictor(ModelAndPicture):
             model.prepare(features)  # ValueError for a wrong shape
             picture = Picture(None, "features", (height, width))
             picture.features = features
-            low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output)
+            low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output, config.dtype)
             result = _prompted(model, picture, low_res, scores)
         assert result.boxes is not None
         return None if result.masks is None else torch.as_tensor(result.masks.data), torch.as_tensor(result.boxes.data)
@@ -372,6 +398,28 @@ class Predictor(ModelAndPicture):
     def _fire(self, event: str) -> None:
         for function in list(self.callbacks.get(event, ())):
             function(self)
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items that hold pictures, up to `size` together; an error among them comes after those that precede it."""
+    source = iter(items)
+    failure: Exception | None = None
+    while failure is None:
+        group: list[Item] = []
+        try:
+            for item in source:
+                if item.image is None:  # reported by the source
+                    continue
+                group.append(item)
+                if len(group) == size:
+                    break
+        except Exception as error:
+            failure = error
+        if group:
+            yield group
+        if failure is None and len(group) < size:
+            return
+    raise failure
 
 
 def check_event(event: str) -> None:

@@ -95,7 +95,7 @@ __device__ void prepare_tap(const Axis& axis, int64_t cells, int64_t i, Tap* tap
   const bool positive = near >= 0 && middle >= 0 && far >= 0;
   if (!positive || !(fabsf(near + middle + far - 1.0f) <= 1e-6f)) report(error, bad_weights);
   // Within the mask whatever was given.
-  const int64_t within = Least()(Most()(cell, int64_t{0}), cells - 1);
+  const int64_t within = min(max(cell, int64_t{0}), cells - 1);
   taps[i] = {near, middle, far, static_cast<int32_t>(within)};
 }
 
@@ -159,7 +159,7 @@ struct Block {
         logits(problem.logits + mask * problem.rows * problem.columns),
         first_cell(part * kCells) {
     if (threadIdx.x <= kCells) {
-      starts[threadIdx.x] = work.starts[Least()(first_cell + threadIdx.x, problem.columns)];
+      starts[threadIdx.x] = work.starts[min(first_cell + threadIdx.x, problem.columns)];
     }
   }
 };
@@ -174,11 +174,11 @@ __device__ unsigned pixel_before(const Problem& problem, const Work& work, const
   float sums[3];
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
-    const float* const column = logits + Least()(int64_t{across.cell} + i, problem.columns - 1);
+    const float* const column = logits + min(int64_t{across.cell} + i, problem.columns - 1);
     float cells[3];
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
-      cells[k] = limited(column[Least()(int64_t{down.cell} + k, problem.rows - 1) * problem.columns], kHugeLogit);
+      cells[k] = limited(column[min(int64_t{down.cell} + k, problem.rows - 1) * problem.columns], kHugeLogit);
     }
     sums[i] = tap_sum(down.near, cells[0], down.middle, cells[1], down.far, cells[2]);
   }
@@ -194,14 +194,14 @@ class Rows {
     lane_ = static_cast<int>(threadIdx.x) % 32;
     cells_ = reinterpret_cast<float*>(block.scratch) + threadIdx.x / 32 * (kCellStride * layout.kept_rows);
     const int64_t y = 32 * (tile.word + k) + lane_;
-    tap_ = work.y[Least()(y, problem.y.size - 1)];
+    tap_ = work.y[min(y, problem.y.size - 1)];
     low_ = __shfl_sync(kAllLanes, tap_.cell, 0);
     const int last = __shfl_sync(kAllLanes, tap_.cell, 31);
-    const int rows = static_cast<int>(Least()(int64_t{last} + 2, problem.rows - 1)) - low_;
+    const int rows = static_cast<int>(min(int64_t{last} + 2, problem.rows - 1)) - low_;
     last_ = rows;
     kept_ = rows < layout.kept_rows;
 #pragma unroll
-    for (int i = 0; i < 3; ++i) rows_[i] = cells_ + Least()(tap_.cell - low_ + i, last_) * kCellStride;
+    for (int i = 0; i < 3; ++i) rows_[i] = cells_ + min(tap_.cell - low_ + i, last_) * kCellStride;
     // What lies below the mask is NaN, and so not above any level.
     if (y >= problem.y.size) tap_.near = nanf("");
   }
@@ -221,8 +221,8 @@ class Rows {
   __device__ void classify() {
     const int64_t last = problem_.columns - 1;
     const float* at = block_.logits + int64_t{low_} * problem_.columns;
-    const int64_t column = Least()(block_.first_cell + lane_, last);
-    const int64_t beyond = Least()(block_.first_cell + kCells + (lane_ & 1), last);
+    const int64_t column = min(block_.first_cell + lane_, last);
+    const int64_t beyond = min(block_.first_cell + kCells + (lane_ & 1), last);
     float least = kHugeLogit, most = -kHugeLogit, least_beyond = kHugeLogit, most_beyond = -kHugeLogit;
 #pragma unroll 4
     for (int r = 0; r <= last_; ++r, at += problem_.columns) {
@@ -276,11 +276,11 @@ class Rows {
     if (kKept) {
       return tap_sum(tap_.near, rows_[0][column], tap_.middle, rows_[1][column], tap_.far, rows_[2][column]);
     }
-    const float* const at = block_.logits + Least()(block_.first_cell + column, problem_.columns - 1);
+    const float* const at = block_.logits + min(block_.first_cell + column, problem_.columns - 1);
     float cells[3];
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
-      const int64_t row = low_ + Least()(tap_.cell - low_ + i, last_);
+      const int64_t row = low_ + min(tap_.cell - low_ + i, last_);
       cells[i] = limited(at[row * problem_.columns], kHugeLogit);
     }
     return tap_sum(tap_.near, cells[0], tap_.middle, cells[1], tap_.far, cells[2]);
@@ -293,8 +293,8 @@ class Rows {
       const int first = __ffs(static_cast<int>(left)) - 1;
       const uint32_t behind = ~(left >> first);  // its lowest bit is the first that isn't mixed
       const int end = behind == 0 ? 32 : first + __ffs(static_cast<int>(behind)) - 1;
-      evaluate<kKept>(Most()(block_.starts[first] - static_cast<int>(tile_.x), 0),
-                      Least()(block_.starts[end] - static_cast<int>(tile_.x), tile_.columns));
+      evaluate<kKept>(max(block_.starts[first] - static_cast<int>(tile_.x), 0),
+                      min(block_.starts[end] - static_cast<int>(tile_.x), tile_.columns));
       left = end == 32 ? 0 : left >> end << end;
     }
   }
@@ -357,9 +357,8 @@ __device__ void go_through(const Problem& problem, const Work& work, const Layou
   unsigned carry = 0;
   for (int x = begin; x < end; x += layout.shape.columns) {
     for (int64_t word = 0; word < frame.words(); word += layout.shape.words) {
-      const Tile tile{x, word, Least()(end - x, layout.shape.columns),
-                      static_cast<int>(Least()(frame.words() - word, int64_t{layout.shape.words})),
-                      layout.shape.stride};
+      const Tile tile{x, word, min(end - x, layout.shape.columns),
+                      static_cast<int>(min(frame.words() - word, int64_t{layout.shape.words})), layout.shape.stride};
       for (int i = static_cast<int>(threadIdx.x); i < tile.columns; i += kThreads) {
         Tap tap = work.x[x + i];
         tap.cell -= static_cast<int>(block.first_cell);

@@ -45,7 +45,7 @@ void encode_write(const MaskView& masks, const Part* parts, const int64_t* offse
 
 // What can be read off the runs of each mask.
 struct Readings {
-  int64_t* error;          // (1), 0 before
+  int64_t* error;          // (1), 0 before, or what an earlier call has found
   int64_t* totals;         // (n) pixels
   int64_t* areas;          // (n) set ones
   int64_t* boxes;          // null, or (n, 4) x y width height; zeros where none is set
@@ -55,19 +55,17 @@ struct Readings {
 };
 void read_runs(const RunsView& runs, const Readings& readings, void* stream);
 
-// Writes all pixels of masks of 0 and 1, (n, width, height) if column_major, else (n, height, width); nothing where
-// `error` is set. ends: of read_runs; the runs of each mask sum to height * width, or its pixels are undefined.
+// Writes all pixels of masks of 0 and 1, (n, width, height) if column_major, else (n, height, width). read_runs has
+// found `ends`, no error, and height * width pixels in each.
 void decode(const RunsView& runs, const int64_t* ends, int64_t height, int64_t width, bool column_major, uint8_t* out,
-            const int64_t* error, void* stream);
+            void* stream);
 
-// Masks as read_runs has found them.
+// Masks as read_runs has found them, without an error.
 struct Measured {
   RunsView runs;
   const int64_t *ends, *set_before, *areas;
 };
-// Intersection over union of all pairs, (dt.n, gt.n). Where iscrowd (gt.n) is set, the union is dt's area. Nothing
-// where `error` is set.
-void iou(const Measured& dt, const Measured& gt, const uint8_t* iscrowd, double* out, const int64_t* error,
-         void* stream);
+// Intersection over union of all pairs, (dt.n, gt.n). Where iscrowd (gt.n) is set, the union is dt's area.
+void iou(const Measured& dt, const Measured& gt, const uint8_t* iscrowd, double* out, void* stream);
 
 }  // namespace fastsam::rle::cuda

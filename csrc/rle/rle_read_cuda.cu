@@ -14,7 +14,7 @@ using fastsam::cuda::blocks_for;
 constexpr uint64_t kTooMany = static_cast<uint64_t>(kMaxPixels) + 1;
 
 struct BoundedSum {
-  __device__ uint64_t operator()(uint64_t a, uint64_t b) const { return Least()(a + b, kTooMany); }
+  __device__ uint64_t operator()(uint64_t a, uint64_t b) const { return min(a + b, kTooMany); }
 };
 
 __device__ void report(int64_t* error, RunError what) {
@@ -29,16 +29,16 @@ struct Box {
     const int64_t first = begin / height, last = (end - 1) / height;
     // A run that reaches a second column touches the bottom of one and the top of the next.
     const bool one_column = first == last;
-    left = Least()(left, first);
-    right = Most()(right, last);
-    top = Least()(top, one_column ? begin - first * height : 0);
-    bottom = Most()(bottom, one_column ? end - 1 - last * height : height - 1);
+    left = min(left, first);
+    right = max(right, last);
+    top = min(top, one_column ? begin - first * height : 0);
+    bottom = max(bottom, one_column ? end - 1 - last * height : height - 1);
   }
   __device__ void add(const Box& other) {
-    left = Least()(left, other.left);
-    top = Least()(top, other.top);
-    right = Most()(right, other.right);
-    bottom = Most()(bottom, other.bottom);
+    left = min(left, other.left);
+    top = min(top, other.top);
+    right = max(right, other.right);
+    bottom = max(bottom, other.bottom);
   }
 };
 
@@ -135,7 +135,7 @@ __device__ void fill_between(const Tile& tile, unsigned before, uint32_t* bits) 
   __shared__ unsigned odd_warps[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int total = tile.columns * tile.words, each = (total + kThreads - 1) / kThreads * 32;
-  const int begin = Least()(warp * each, total), end = Least()(begin + each, total);
+  const int begin = min(warp * each, total), end = min(begin + each, total);
   int changes = 0;
   Words at(tile, begin + lane, 32);
   for (int i = begin + lane; i < end; i += 32, at.advance()) changes += __popc(bits[tile.at(at.x(), at.k())]);
@@ -180,10 +180,9 @@ __device__ void store_tile(const Frame& frame, const Tile& tile, const uint32_t*
   }
 }
 
-__global__ void __launch_bounds__(kThreads) decode_kernel(RunsView runs, const int64_t* ends, Bands bands,
-                                                          bool column_major, uint8_t* out, const int64_t* error) {
+__global__ void __launch_bounds__(kThreads)
+    decode_kernel(RunsView runs, const int64_t* ends, Bands bands, bool column_major, uint8_t* out) {
   DYNAMIC_SHARED(uint32_t, bits);
-  if (*error != 0) return;
   const Frame& frame = bands.frame;
   const int64_t image = blockIdx.x / bands.per_mask, band = blockIdx.x % bands.per_mask;
   const int64_t n = runs.length(image);
@@ -213,15 +212,14 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(RunsView runs, const i
 
 // Set pixels of a mask in front of a position.
 __device__ int64_t set_below(const int64_t* ends, const int64_t* set_before, int64_t n, int64_t position) {
-  const int64_t run = Least()(count_below(ends, n, position), n - 1);
+  const int64_t run = min(count_below(ends, n, position), n - 1);
   return set_before[run] - (run % 2 != 0 ? ends[run] - position : 0);
 }
 
 // One warp for each pair: the mask of fewer runs is looked up in the other.
-__global__ void __launch_bounds__(kThreads)
-    iou_kernel(Measured dt, Measured gt, const uint8_t* iscrowd, double* out, const int64_t* error) {
+__global__ void __launch_bounds__(kThreads) iou_kernel(Measured dt, Measured gt, const uint8_t* iscrowd, double* out) {
   const int64_t pair = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
-  if (pair >= dt.runs.n * gt.runs.n || *error != 0) return;
+  if (pair >= dt.runs.n * gt.runs.n) return;
   const int64_t d = pair / gt.runs.n, g = pair % gt.runs.n;
   const bool swap = dt.runs.length(d) < gt.runs.length(g);
   const int64_t few_n = swap ? dt.runs.length(d) : gt.runs.length(g);
@@ -249,16 +247,15 @@ void read_runs(const RunsView& runs, const Readings& readings, void* stream) {
 }
 
 void decode(const RunsView& runs, const int64_t* ends, int64_t height, int64_t width, bool column_major, uint8_t* out,
-            const int64_t* error, void* stream) {
+            void* stream) {
   if (height * width == 0) return;
   const Bands bands(height, width);
   launch(decode_kernel, blocks_for(runs.n * bands.per_mask, 1), kThreads, bands.shape.bytes(), on(stream), runs, ends,
-         bands, column_major, out, error);
+         bands, column_major, out);
 }
 
-void iou(const Measured& dt, const Measured& gt, const uint8_t* iscrowd, double* out, const int64_t* error,
-         void* stream) {
-  launch(iou_kernel, blocks_for(dt.runs.n * gt.runs.n, kWarps), kThreads, 0, on(stream), dt, gt, iscrowd, out, error);
+void iou(const Measured& dt, const Measured& gt, const uint8_t* iscrowd, double* out, void* stream) {
+  launch(iou_kernel, blocks_for(dt.runs.n * gt.runs.n, kWarps), kThreads, 0, on(stream), dt, gt, iscrowd, out);
 }
 
 }  // namespace fastsam::rle::cuda

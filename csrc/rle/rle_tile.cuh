@@ -98,8 +98,8 @@ struct Most {
 
 __device__ inline Tile Bands::tile(int64_t band, int64_t word) const {
   const int64_t x = band * shape.columns;
-  return {x, word, static_cast<int>(Least()(frame.columns - x, int64_t{shape.columns})),
-          static_cast<int>(Least()(frame.words() - word, int64_t{shape.words})), shape.stride};
+  return {x, word, static_cast<int>(min(frame.columns - x, int64_t{shape.columns})),
+          static_cast<int>(min(frame.words() - word, int64_t{shape.words})), shape.stride};
 }
 
 // The words of a tile, which follow one another down its columns, in steps from word to word.
@@ -184,14 +184,14 @@ struct Tally {
 
 __device__ inline void merge(Part& sum, const Part& part) {
   sum.changes += part.changes;
-  sum.last = Most()(sum.last, part.last);
+  sum.last = max(sum.last, part.last);
   sum.pixels += part.pixels;
   sum.inner += part.inner;
   sum.outer += part.outer;
-  sum.left = Least()(sum.left, part.left);
-  sum.top = Least()(sum.top, part.top);
-  sum.right = Most()(sum.right, part.right);
-  sum.bottom = Most()(sum.bottom, part.bottom);
+  sum.left = min(sum.left, part.left);
+  sum.top = min(sum.top, part.top);
+  sum.right = max(sum.right, part.right);
+  sum.bottom = max(sum.bottom, part.bottom);
 }
 
 // The sum of the values up to this thread's, over the block. `sums` (kWarps) is shared; a barrier has to come before
@@ -238,7 +238,7 @@ __device__ inline bool has_rest(int64_t changes, int64_t last, int64_t pixels) {
 // What is left of the picture behind a mask's last change, which the block of its last part writes.
 template <typename Count>
 __device__ void write_rest(const Part& part, int64_t pixels, Count* counts) {
-  const int64_t changes = part.rank + part.changes, last = Most()(part.before, part.last);
+  const int64_t changes = part.rank + part.changes, last = max(part.before, part.last);
   if (has_rest(changes, last, pixels)) counts[changes] = static_cast<Count>(pixels - last);
 }
 
@@ -289,14 +289,14 @@ class RunWriter {
     int64_t rank = shared_->rank, before = shared_->last;
     for (int i = 0; i < warp; ++i) {
       rank += shared_->warp_changes[i];
-      before = Most()(before, shared_->warp_last[i]);
+      before = max(before, shared_->warp_last[i]);
     }
     if (changes > 0) write(frame, tile, bits, carry, begin, end, rank, before);
     __syncthreads();
     if (threadIdx.x != 0) return;
     for (int i = 0; i < kWarps; ++i) {
       shared_->rank += shared_->warp_changes[i];
-      shared_->last = Most()(shared_->last, shared_->warp_last[i]);
+      shared_->last = max(shared_->last, shared_->warp_last[i]);
     }
   }
 

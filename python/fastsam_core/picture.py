@@ -26,6 +26,7 @@ class Stopwatch:
         self.speed: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
         self._phase: str | None = None
         self._since = 0.0
+        self._queued: list[tuple[str, str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
@@ -36,8 +37,29 @@ class Stopwatch:
             yield
             if device is not None and device.type == "cuda":
                 torch.cuda.synchronize(device)
+                self._settle()
         finally:
             self._switch(outer)
+
+    @contextmanager
+    def queued(self, name: str, device: torch.device) -> Iterator[None]:
+        """As `phase`, but a GPU is not waited for: what it takes for this is taken off the surrounding phase later."""
+        if device.type != "cuda" or self._phase is None:
+            with self.phase(name):
+                yield
+            return
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record(torch.cuda.current_stream(device))
+        yield
+        end.record(torch.cuda.current_stream(device))
+        self._queued.append((self._phase, name, begin, end))
+
+    def _settle(self) -> None:
+        for outer, name, begin, end in self._queued:
+            spent = begin.elapsed_time(end)
+            self.speed[name] += spent
+            self.speed[outer] -= spent
+        self._queued.clear()
 
     def _switch(self, name: str | None) -> None:
         now = time.perf_counter()

@@ -127,14 +127,14 @@ def generate_records(
         if current is None or current[0] != crop_box:
             x1, y1, x2, y2 = crop_box
             current = crop_box, picture.prepared_crop(model, (x1, y1, x2, y2), half, watch)
-        with watch.phase("inference", device):
+        with watch.queued("inference", device):
             labels = torch.ones(len(points), 1, dtype=torch.int64, device=device)
             predicted_iou, logits = model.decode_points(
-                current[1], points[:, None].to(device), labels, above=options["conf_thres"]
+                current[1], points[:, None].to(device, non_blocking=True), labels, above=options["conf_thres"]
             )
 
         def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:
-            with watch.phase("inference", device):
+            with watch.queued("inference", device):
                 return logits(point_index, mask_index)
 
         bar.update()

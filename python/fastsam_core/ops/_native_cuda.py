@@ -65,6 +65,12 @@ def use_module(module: Any) -> Iterator[None]:
         _chosen.reset(reset)
 
 
+def serves(tensor: Tensor) -> bool:
+    """Whether kernels are in use that can reach this tensor's memory."""
+    module = _chosen.get()
+    return module is not None and tensor.device.type == ("cpu" if module.EMULATED else "cuda")
+
+
 @contextmanager
 def on_device_of(first: Tensor, *others: Tensor) -> Iterator[tuple[Any, int]]:
     """The module, and the stream to launch on: the current one of the tensors' device, which is current in the context.

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 import cuda_emulation
+from fastsam_core.ops._native import cpu_module
 
 NATIVE = Path(__file__).parent / "native"
 EMULATOR = sorted((cuda_emulation.ROOT / "csrc" / "common" / "emulator").glob("*.cpp"))
 
 pytestmark = [
     pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not()),
+    pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off"),
     pytest.mark.slow,
 ]
 

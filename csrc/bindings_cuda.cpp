@@ -27,6 +27,7 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.attr("EMULATED") = false;
 #endif
 
+  fastsam::bindings::bind_masks(m);
   fastsam::bindings::bind_nms(m);
   fastsam::bindings::bind_preprocess(m);
   fastsam::bindings::bind_rle(m);

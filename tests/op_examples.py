@@ -130,8 +130,20 @@ EXAMPLES: dict[str, Callable[[], Arguments]] = {
     "rle_to_string": lambda: _runs(40),
 }
 
+# Smaller ones, for CUDA kernels on the emulator, which would take seconds for those above.
+EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
+    "rle_decode": lambda: (*_runs(3, 300 * 201), 300, 201, False),
+    "rle_encode": lambda: (_stripes(3, 300, 201),),
+}
+
 # Operations of this build that have an example; test_determinism fails where one has none.
 COVERED = [op for op in schema.SCHEMAS if op in EXAMPLES]
+
+
+def example(op: str, sibling: str = "") -> Arguments:
+    """Arguments for an operation, as many as this sibling can do with in a moment."""
+    smaller = EMULATED_EXAMPLES.get(op) if sibling == "cuda[emulated]" else None
+    return (smaller or EXAMPLES[op])()
 
 
 def written(op: str) -> set[int]:

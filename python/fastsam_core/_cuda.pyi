@@ -54,12 +54,122 @@ def preprocess_image(
     out: int,  # (3, size, size) or (size, size, 3) float32, written
     stream: int,
 ) -> None: ...
-def rle_area(
+
+RLE_PART_BYTES: int
+RLE_BAD_OFFSETS: int
+RLE_BAD_RUN: int
+RLE_BAD_SUM: int
+RLE_NO_ROWS: int
+
+def rle_encode_parts(height: int, width: int) -> int: ...
+def rle_encode_count(
+    masks: int,  # (n, height, width) bytes of these strides
+    n: int,
+    height: int,
+    width: int,
+    stride_n: int,
+    stride_y: int,
+    stride_x: int,
+    parts: int,  # (n * rle_encode_parts * RLE_PART_BYTES,) bytes, written
+    lengths: int,  # (n,) int64, written
+    stream: int,
+) -> None: ...
+def rle_encode_write(
+    masks: int,
+    n: int,
+    height: int,
+    width: int,
+    stride_n: int,
+    stride_y: int,
+    stride_x: int,
+    parts: int,
+    offsets: int,  # (n + 1,) int64
+    counts: int,  # (offsets[n],) int64, written
+    stream: int,
+) -> None: ...
+def rle_offsets(
+    lengths: int,  # (n,) int64
+    n: int,
+    offsets: int,  # (n + 1,) int64, written
+    stream: int,
+) -> None: ...
+def rle_read(
     counts: int,  # (size,) int64
     size: int,
     offsets: int,  # (n + 1,) int64
     n: int,
+    error: int,  # (1,) int64, bits are set
+    totals: int,  # (n,) int64, written
     areas: int,  # (n,) int64, written
-    error: int,  # (1,) int32, written
+    heights: int,  # (n,) int64, or 0 together with boxes
+    boxes: int,  # (n, 4) int64, written
+    ends: int,  # (size,) int64, written, or 0 together with set_before
+    set_before: int,  # (size,) int64, written
     stream: int,
 ) -> None: ...
+def rle_decode(
+    counts: int,
+    size: int,
+    offsets: int,
+    n: int,
+    ends: int,  # of rle_read, which has found no error
+    height: int,
+    width: int,
+    column_major: bool,
+    out: int,  # (n, height, width) bytes, written; (n, width, height) if column_major
+    stream: int,
+) -> None: ...
+def rle_iou(
+    dt: tuple[int, ...],  # counts, size, offsets, n, ends, set_before, areas
+    gt: tuple[int, ...],
+    iscrowd: int,  # (gt's n,) bool
+    out: int,  # (dt's n, gt's n) float64, written
+    stream: int,
+) -> None: ...
+
+MASK_BAD_ROWS: int
+MASK_BAD_ROW_WEIGHTS: int
+MASK_BAD_COLUMNS: int
+MASK_BAD_COLUMN_WEIGHTS: int
+
+class MaskProblem:
+    def __init__(
+        self,
+        logits: int,  # (n, rows, columns) float32
+        n: int,
+        rows: int,
+        columns: int,
+        y_cells: int,  # (y_size,) int64
+        y_weights: int,  # (y_size, 3) float32
+        y_size: int,
+        x_cells: int,
+        x_weights: int,
+        x_size: int,
+        threshold: float,
+        offset: float,
+        height: int,
+        width: int,
+        left: int,
+        top: int,
+    ) -> None: ...
+    @property
+    def work_bytes(self) -> int: ...
+    def measure(
+        self,
+        work: int,  # (work_bytes,) bytes, written
+        lengths: int,  # (n,) int64, written
+        boxes: int,  # (n, 4) int64, written
+        sizes: int,  # (n, 3) int64, written
+        error: int,  # (1,) int64, written
+        stream: int,
+    ) -> None: ...
+    def write(
+        self,
+        work: int,
+        chosen: int,  # (k,) int64, or 0 for all
+        k: int,
+        offsets: int,  # (k + 1,) int64
+        counts: int,  # (offsets[k],) int64, or int32 if narrow; written
+        narrow: bool,
+        stream: int,
+    ) -> None: ...

@@ -137,7 +137,7 @@ def generate_records(
         with watch.phase("inference", device):
             labels = torch.ones(len(points), 1, dtype=torch.int64, device=device)
             predicted_iou, logits = model.decode_points(
-                current[1], points[:, None].to(device), labels, above=options["conf_thres"]
+                current[1], points[:, None].to(device, non_blocking=True), labels, above=options["conf_thres"]
             )
 
         def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:

@@ -122,13 +122,17 @@ void open_block_barrier() {
 
 // Whether the lanes of `mask` that haven't ended all wait for what `one` waits for; then it is done for them.
 bool complete_warp(const Thread& one, unsigned warp) {
+  // Lanes come in order, so that the absence of the last one tells most often, and at once, that not all are here.
+  const int last = backward ? __builtin_ctz(one.mask) : 31 - __builtin_clz(one.mask);
+  const unsigned latest = warp * 32 + static_cast<unsigned>(last);
+  if (latest < block.threads && !threads[latest].ended && threads[latest].waits_for == nullptr) return false;
   Lanes lanes{};
   for (unsigned i = 0; i < 32; ++i) {
     const unsigned at = warp * 32 + i;
     if ((one.mask >> i & 1u) == 0 || at >= block.threads || threads[at].ended) continue;
     const Thread& other = threads[at];
     if (other.waits_for == nullptr || other.in_block_barrier || other.mask != one.mask ||
-        std::strcmp(other.waits_for, one.waits_for) != 0) {
+        (other.waits_for != one.waits_for && std::strcmp(other.waits_for, one.waits_for) != 0)) {
       return false;
     }
     lanes.present |= 1u << i;

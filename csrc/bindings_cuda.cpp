@@ -27,5 +27,6 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.attr("EMULATED") = false;
 #endif
 
+  fastsam::bindings::bind_attention(m);
   fastsam::bindings::bind_rle(m);
 }

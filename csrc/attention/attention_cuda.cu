@@ -42,11 +42,12 @@ void dispatch(DType dtype, const void* qkv, const void* padding, const void* row
 }  // namespace
 
 void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
-                                  const void* rows_table, const void* columns_table, void* out, void* stream) {
+                                  const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
+                                  void* stream) {
   if (!has_positions_kernel(grid.dim)) throw std::invalid_argument("attention: there are no kernels for this head");
   check_size(grid);
   dispatch(dtype, qkv, padding, rows_table, columns_table, nullptr, out,
-           [&](const auto& tensors) { with_relative_positions_of(grid, tensors, stream); });
+           [&](const auto& tensors) { with_relative_positions_of(grid, tensors, shared_memory, stream); });
 }
 
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,

@@ -17,10 +17,12 @@ constexpr bool has_positions_kernel(int64_t dim) { return dim == 64 || dim == 80
 constexpr bool has_bias_kernel(int64_t dim) { return dim == 32; }
 constexpr int kCudaCapability = 80;
 
-// All tensors are of one dtype and begin at multiples of 16 bytes. std::invalid_argument for a size without a kernel,
+// All tensors are of one dtype and begin at multiples of 16 bytes. shared_memory: bytes that each multiprocessor of the
+// device has, by which the kernel is chosen. std::invalid_argument for a size without a kernel,
 // std::runtime_error where a kernel can't be started.
 void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
-                                  const void* rows_table, const void* columns_table, void* out, void* stream);
+                                  const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
+                                  void* stream);
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
                     void* stream);
 

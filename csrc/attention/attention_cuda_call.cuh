@@ -12,9 +12,9 @@ struct Tensors {
   T* out;
 };
 
-// For half, bfloat16 and float.
+// For half, bfloat16 and float. `shared` is a multiprocessor's shared memory, in bytes.
 template <typename T>
-void with_relative_positions_of(const Grid& grid, const Tensors<T>& tensors, void* stream);
+void with_relative_positions_of(const Grid& grid, const Tensors<T>& tensors, int64_t shared, void* stream);
 template <typename T>
 void with_bias_of(const Grid& grid, const Tensors<T>& tensors, void* stream);
 

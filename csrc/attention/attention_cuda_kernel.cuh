@@ -5,21 +5,25 @@
 
 namespace fastsam::attention {
 
-template <typename T, int kDim, Bias kBias>
+// How a kernel is cut. Wide: each warp has 32 queries, which halves the reading of keys and values from shared memory,
+// else as long a job as multiplying them; at the price of registers and shared memory for no more than eight warps on a
+// multiprocessor. Narrow: 16 queries for each of up to 16 warps, for windows, whose blocks end soon after they begin,
+// and where shared memory has no room for two wide blocks.
+template <typename T, int kDim, Bias kBias, bool kWide>
 struct Shape {
-  static constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-  // 16 queries each. Two halve the reading of keys and values, which would else take as long as multiplying them; 
-  // float32 multiplies six times as long, and the windows of the dense bias are small.
-  static constexpr int kTiles = sizeof(T) == 2 && kBias != Bias::kDense ? 2 : 1;
+  static constexpr bool kHalf = sizeof(T) == 2, kDense = kBias == Bias::kDense;
+  static constexpr int kTiles = kWide ? 2 : 1;  // of 16 queries, for each warp
+  static constexpr int kWarps = kWide || kDense || !kHalf ? 4 : 8, kThreads = kWarps * kWarp;
+  static constexpr int kBlocks = kDense ? 4 : 2;  // on a multiprocessor, as far as registers go
   static constexpr int kQueriesOfWarp = 16 * kTiles, kQueries = kWarps * kQueriesOfWarp;
-  static constexpr int kKeys = sizeof(T) == 2 ? 64 : 32;
+  static constexpr int kKeys = kWide || (kHalf && kDense) ? 64 : 32;
   static constexpr int kStride = Tile<T, kDim>::kStride;
   // Of dynamic shared memory, in elements: the queries, two stages of keys and values, and each warp's row terms. A
-  // stage that waits for its tile serves for column terms.
+  // stage that waits for its tile serves for column terms, of four warps at a time.
   static constexpr int kQueryElements = kQueries * kStride, kStageElements = 2 * kKeys * kStride;
-  static constexpr size_t kTermBytes = kBias == Bias::kDense ? 0 : sizeof(float) * kTermRows * kQueries;
+  static constexpr size_t kTermBytes = kDense ? 0 : sizeof(float) * kTermRows * kQueries;
   static constexpr size_t kBytes = sizeof(T) * (kQueryElements + 2 * kStageElements) + kTermBytes;
-  static_assert(sizeof(T) * kStageElements >= sizeof(float) * kWarps * 16 * kKeys || kBias == Bias::kDense);
+  static_assert(kDense || sizeof(T) * kStageElements >= sizeof(float) * 4 * 16 * kKeys);
 };
 
 // 2^x; the emulator's is exact to the last bit, the GPU's to two of them.
@@ -126,28 +130,28 @@ __device__ __forceinline__ void write_out(const Job<T>& job, const Window<T>& wi
   __syncwarp();
   for (int i = lane(); i < 16 * kTiles * Shared::kVectors; i += kWarp) {
     const int from = row + i / Shared::kVectors, vector = i % Shared::kVectors;
-    if (window.first + from >= window.count) break;
+    if (window.first + from >= window.count()) break;
     const Place at = place_of(window, window.first + from);
     T* const to = window.out + (int64_t{at.y} * job.columns + at.x) * (job.token / 3) + vector * Shared::kVector;
     *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(queries + Shared::offset(from, vector));
   }
 }
 
-template <typename T, int kDim, Bias kBias>
-__global__ void __launch_bounds__(Shape<T, kDim, kBias>::kThreads, sizeof(T) == 2 ? 2 : 2)
+template <typename T, int kDim, Bias kBias, bool kWide>
+__global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<T, kDim, kBias, kWide>::kBlocks)
     attend(const Job<T> job) {
-  using Size = Shape<T, kDim, kBias>;
+  using Size = Shape<T, kDim, kBias, kWide>;
   constexpr int kTiles = Size::kTiles, kKeys = Size::kKeys, kGroups = kKeys / 8;
   constexpr bool kDense = kBias == Bias::kDense;
   DYNAMIC_SHARED(T, queries);
   T* const stages = queries + Size::kQueryElements;
   const Window<T> window = window_of_block(job, Size::kQueries);
-  if (window.first >= window.count) return;
+  if (window.first >= window.count()) return;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * Size::kQueriesOfWarp;
   float* const terms =
       reinterpret_cast<float*>(stages + 2 * Size::kStageElements) + warp * kTermRows * Size::kQueriesOfWarp;
   // Warps without queries only help with the copying.
-  const bool attends = window.first + row < window.count;
+  const bool attends = window.first + row < window.count();
   // Where tiles of keys begin, in the order in which they come: down a strip, then the next strip. Of a dense bias x
   // counts keys.
   const int rows = kDense ? 1 : job.window_rows;
@@ -188,19 +192,24 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias>::kThreads, sizeof(T) == 
     if constexpr (!kDense) {
       if (y == 0) {
         if (x > 0) __syncthreads();  // others may still read the stage that the terms go through
-        if (attends) {
+                                     // The stage has room for four warps' terms.
+#pragma unroll 1
+        for (int turn = 0; turn < Size::kWarps / 4; ++turn) {
+          if (turn > 0) __syncthreads();
+          if (!attends || warp / 4 != turn) continue;
           float* const through =
-              reinterpret_cast<float*>(stages + (stage ^ 1) * Size::kStageElements) + warp * 16 * kKeys;
+              reinterpret_cast<float*>(stages + (stage ^ 1) * Size::kStageElements) + warp % 4 * 16 * kKeys;
 #pragma unroll
           for (int i = 0; i < kTiles; ++i) {
             column_terms<T, kDim, kKeys>(job, window, queries, row + 16 * i, x, through);
 #pragma unroll
             for (int n = 0; n < kGroups; ++n) {
-              const int column =
-                  n * 8 - (kBias == Bias::kOneRow ? 0 : row_of_slot(job, n * 8) * job.pitch) + 2 * pair();
+              const int down = kBias == Bias::kOneRow ? 0 : row_of_slot(job, n * 8);
+              const int column = n * 8 - down * job.pitch + 2 * pair();
 #pragma unroll
               for (int j = 0; j < 4; ++j) {
-                columns[i][n][j] = through[term_at<kKeys>(group() + 8 * (j / 2), column + j % 2)];
+                const float term = through[term_at<kKeys>(group() + 8 * (j / 2), column + j % 2)];
+                columns[i][n][j] = down < job.tile_rows ? term : -INFINITY;  // not all slots have a row
               }
             }
             __syncwarp();
@@ -209,8 +218,8 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias>::kThreads, sizeof(T) == 
       }
       if (attends && y % kTermRows == 0) {
         row_terms<T, kDim, Size::kQueriesOfWarp>(
-            job, window, queries, row, y,
-            kBias == Bias::kOneRow ? job.position_scale * job.scale : job.position_scale, terms);
+            job, window, queries, row, y, kBias == Bias::kOneRow ? job.position_scale * job.scale : job.position_scale,
+            terms);
       }
     }
     cp_async_wait<0>();
@@ -228,36 +237,11 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias>::kThreads, sizeof(T) == 
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         shift[i][half] =
-            kBias == Bias::kOneRow
-                ? terms[y % kTermRows * Size::kQueriesOfWarp + 16 * i + 8 * half + group()]
-                : 0.0f;
+            kBias == Bias::kOneRow ? terms[y % kTermRows * Size::kQueriesOfWarp + 16 * i + 8 * half + group()] : 0.0f;
       }
     }
-    if constexpr (kBias == Bias::kOneRow) {
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-        for (int n = 0; n < kGroups; ++n) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) scores[i][n][j] = columns[i][n][j];
-        }
-      }
-    }
-    if constexpr (kBias == Bias::kManyRows) {
-#pragma unroll
-      for (int n = 0; n < kGroups; ++n) {
-        const int down = row_of_slot(job, n * 8);
-        const bool is_key = down < job.tile_rows && y + down < job.window_rows;
-        const float* const of_row = terms + (is_key ? (y + down) % kTermRows : 0) * Size::kQueriesOfWarp + group();
-#pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            scores[i][n][j] = is_key ? columns[i][n][j] + of_row[16 * i + 8 * (j / 2)] : -INFINITY;
-          }
-        }
-      }
-    }
+    const float* of_row = kDense ? nullptr : terms + y % kTermRows * Size::kQueriesOfWarp + group();
+    int slots_left = job.pitch, rows_left = job.tile_rows;
     if constexpr (kDense) {
       const int64_t count = int64_t{job.window_rows} * job.window_columns;
 #pragma unroll
@@ -265,8 +249,7 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias>::kThreads, sizeof(T) == 
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const Place at = place_of(window, window.first + row + 16 * i + 8 * half + group());
-          const T* const bias =
-              job.bias + (window.head * count + at.y * job.window_columns + at.x) * count;
+          const T* const bias = job.bias + (int64_t{window.head} * count + at.y * job.window_columns + at.x) * count;
 #pragma unroll
           for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
@@ -285,6 +268,24 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias>::kThreads, sizeof(T) == 
       for (int i = 0; i < kTiles; ++i) load_rows<kDim>(q[i], queries, row + 16 * i, step);
 #pragma unroll
       for (int n = 0; n < kGroups; n += 2) {
+        if (!kDense && step == 0) {
+#pragma unroll
+          for (int m = n; m < n + 2; ++m) {
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+              for (int j = 0; j < 4; ++j) {
+                scores[i][m][j] = columns[i][m][j];
+                if (kBias == Bias::kManyRows) scores[i][m][j] += of_row[16 * i + 8 * (j / 2)];
+              }
+            }
+            slots_left -= 8;
+            if (kBias == Bias::kManyRows && slots_left == 0) {
+              slots_left = job.pitch;
+              if (--rows_left > 0) of_row += Size::kQueriesOfWarp;
+            }
+          }
+        }
         Right<T> k;
         load_columns<kDim>(k, keys, 8 * n, step);
 #pragma unroll

@@ -9,14 +9,14 @@
 
 namespace fastsam::attention {
 
-template <typename T, int kDim, Bias kBias>
+template <typename T, int kDim, Bias kBias, bool kWide>
 void launch_kernel(const Grid& grid, Job<T> job, void* stream) {
-  using Size = Shape<T, kDim, kBias>;
+  using Size = Shape<T, kDim, kBias, kWide>;
   const int64_t queries = std::min<int64_t>(job.window_rows, job.rows) * std::min(job.window_columns, job.columns);
   job.query_blocks = static_cast<int>((queries + Size::kQueries - 1) / Size::kQueries);
   const int64_t windows = grid.batch * job.windows_down * job.windows_across;
   const unsigned blocks = cuda::blocks_for(windows * job.heads * job.query_blocks, 1);
-  launch((attend<T, kDim, kBias>), blocks, Size::kThreads, Size::kBytes, static_cast<cudaStream_t>(stream), job);
+  launch((attend<T, kDim, kBias, kWide>), blocks, Size::kThreads, Size::kBytes, static_cast<cudaStream_t>(stream), job);
 }
 
 template <typename T>
@@ -38,9 +38,9 @@ Job<T> job_of(const Grid& grid, const Tensors<T>& tensors) {
   return job;
 }
 
-// Tiles of a window with positions; whether one holds several rows of keys.
+// Cuts a window with positions into tiles of `slots` keys.
 template <typename T>
-bool cut_into_tiles(Job<T>* job, int slots) {
+void cut_into_tiles(Job<T>* job, int slots) {
   const int width = job->window_columns;
   job->pitch = (width + 7) / 8 * 8;
   if (2 * job->pitch <= slots) {
@@ -53,30 +53,47 @@ bool cut_into_tiles(Job<T>* job, int slots) {
     job->pitch = slots;
   }
   job->inverse_pitch = static_cast<unsigned>((65536 + job->pitch - 1) / job->pitch);
-  return job->tile_rows > 1;
 }
 
-template <typename T, int kDim>
-void launch_positions(const Grid& grid, const Tensors<T>& tensors, void* stream) {
-  Job<T> job = job_of(grid, tensors);
-  if (cut_into_tiles(&job, Shape<T, kDim, Bias::kOneRow>::kKeys)) {
-    launch_kernel<T, kDim, Bias::kManyRows>(grid, job, stream);
+template <typename T, int kDim, bool kWide>
+void launch_positions(const Grid& grid, Job<T> job, void* stream) {
+  cut_into_tiles(&job, Shape<T, kDim, Bias::kOneRow, kWide>::kKeys);
+  if (!kWide && job.tile_rows > 1) {
+    launch_kernel<T, kDim, Bias::kManyRows, false>(grid, job, stream);
   } else {
-    launch_kernel<T, kDim, Bias::kOneRow>(grid, job, stream);
+    launch_kernel<T, kDim, Bias::kOneRow, kWide>(grid, job, stream);
   }
 }
 
+// Whether a multiprocessor takes two of the wide blocks; each occupies a kilobyte more than it asks for.
+template <typename T, int kDim>
+bool has_room_for_wide(int64_t shared) {
+  return 2 * (Shape<T, kDim, Bias::kOneRow, true>::kBytes + 1024) <= static_cast<uint64_t>(shared);
+}
+
+template <typename T, int kDim>
+void choose_positions(const Grid& grid, const Tensors<T>& tensors, int64_t shared, void* stream) {
+  const Job<T> job = job_of(grid, tensors);
+  if constexpr (sizeof(T) == 2) {
+    // A narrower window would leave most of a wide tile empty.
+    if (job.window_columns > 32 && has_room_for_wide<T, kDim>(shared)) {
+      return launch_positions<T, kDim, true>(grid, job, stream);
+    }
+  }
+  launch_positions<T, kDim, false>(grid, job, stream);
+}
+
 template <typename T>
-void with_relative_positions_of(const Grid& grid, const Tensors<T>& tensors, void* stream) {
-  if (grid.dim == 64) return launch_positions<T, 64>(grid, tensors, stream);
-  launch_positions<T, 80>(grid, tensors, stream);
+void with_relative_positions_of(const Grid& grid, const Tensors<T>& tensors, int64_t shared, void* stream) {
+  if (grid.dim == 64) return choose_positions<T, 64>(grid, tensors, shared, stream);
+  choose_positions<T, 80>(grid, tensors, shared, stream);
 }
 
 template <typename T>
 void with_bias_of(const Grid& grid, const Tensors<T>& tensors, void* stream) {
   Job<T> job = job_of(grid, tensors);
-  job.tile_rows = 1, job.strip = job.pitch = Shape<T, 32, Bias::kDense>::kKeys;
-  launch_kernel<T, 32, Bias::kDense>(grid, job, stream);
+  job.tile_rows = 1, job.strip = job.pitch = Shape<T, 32, Bias::kDense, false>::kKeys;
+  launch_kernel<T, 32, Bias::kDense, false>(grid, job, stream);
 }
 
 }  // namespace fastsam::attention

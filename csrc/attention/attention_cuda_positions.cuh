@@ -41,7 +41,7 @@ template <typename T, int kDim, int kWidth>
 __device__ __forceinline__ void column_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row,
                                              int x0, float* terms) {
   const int width = job.window_columns, end = min(x0 + job.strip, width);
-  const int query = window.first + row;
+  const int query = anew(window.first + row);
   const Place first = place_of(window, query), last = place_of(window, query + 15);
   const int from = first.y == last.y ? first.x : 0, to = first.y == last.y ? last.x : window.columns - 1;
   const int x[2] = {place_of(window, query + group()).x, place_of(window, query + group() + 8).x};
@@ -56,15 +56,16 @@ __device__ __forceinline__ void column_terms(const Job<T>& job, const Window<T>&
   __syncwarp();
 }
 
-// terms (kTermRows, kRows): the same of the rows' table, for the key rows [y0, y0 + kTermRows) that the window has.
+// terms (kTermRows, kRows): the same of the rows' table, for the key rows [y0, y0 + kTermRows).
 template <typename T, int kDim, int kRows>
 __device__ __forceinline__ void row_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row, int y0,
                                           float factor, float* terms) {
   const int height = job.window_rows, end = min(y0 + kTermRows, height);
   __syncwarp();
+  for (int i = (end - y0) * kRows + lane(); i < kTermRows * kRows; i += kWarp) terms[i] = -INFINITY;
 #pragma unroll 1
   for (int tile = 0; tile < kRows; tile += 16) {
-    const int query = window.first + row + tile;
+    const int query = anew(window.first + row + tile);
     const int from = place_of(window, query).y, to = place_of(window, query + 15).y;
     const int y[2] = {place_of(window, query + group()).y, place_of(window, query + group() + 8).y};
     multiply_table<T, kDim>(queries, row + tile, job.rows_table, 2 * height - 1, from - end + height,

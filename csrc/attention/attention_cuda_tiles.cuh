@@ -160,19 +160,22 @@ __device__ __forceinline__ void multiply(float (&d0)[4], float (&d1)[4], const L
   mma_m16n8k16<T>(d1, a.x, b.x[2], b.x[3]);
 }
 __device__ __forceinline__ void multiply(float (&d0)[4], float (&d1)[4], const Left<float>& a, const Right<float>& b) {
-  // Small products first: they would be lost one by one in a large sum.
+  // Small products first, and sums of few: tensor cores cut off what they add, where an addition outside rounds.
+  float sum0[4] = {}, sum1[4] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    mma_m16n8k8_tf32(d0, a.low[half], b.high[0][half][0], b.high[0][half][1]);
-    mma_m16n8k8_tf32(d1, a.low[half], b.high[1][half][0], b.high[1][half][1]);
-    mma_m16n8k8_tf32(d0, a.high[half], b.low[0][half][0], b.low[0][half][1]);
-    mma_m16n8k8_tf32(d1, a.high[half], b.low[1][half][0], b.low[1][half][1]);
+    mma_m16n8k8_tf32(sum0, a.low[half], b.high[0][half][0], b.high[0][half][1]);
+    mma_m16n8k8_tf32(sum1, a.low[half], b.high[1][half][0], b.high[1][half][1]);
+    mma_m16n8k8_tf32(sum0, a.high[half], b.low[0][half][0], b.low[0][half][1]);
+    mma_m16n8k8_tf32(sum1, a.high[half], b.low[1][half][0], b.low[1][half][1]);
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    mma_m16n8k8_tf32(d0, a.high[half], b.high[0][half][0], b.high[0][half][1]);
-    mma_m16n8k8_tf32(d1, a.high[half], b.high[1][half][0], b.high[1][half][1]);
+    mma_m16n8k8_tf32(sum0, a.high[half], b.high[0][half][0], b.high[0][half][1]);
+    mma_m16n8k8_tf32(sum1, a.high[half], b.high[1][half][0], b.high[1][half][1]);
   }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) d0[j] += sum0[j], d1[j] += sum1[j];
 }
 
 }  // namespace fastsam::attention

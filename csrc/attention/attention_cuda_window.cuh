@@ -21,7 +21,7 @@ struct Job {
   const T* columns_table;
   const T* bias;
   T* out;
-  int64_t token;            // elements of qkv between tokens; a third of it in out
+  int64_t token;             // elements of qkv between tokens; a third of it in out
   int64_t head, key, value;  // see Grid
   int heads, rows, columns, window_rows, window_columns;
   int windows_down, windows_across, query_blocks;
@@ -29,8 +29,8 @@ struct Job {
   // strips of `strip` columns, one after the other.
   int pitch, tile_rows, strip;
   unsigned inverse_pitch;  // 2^16 / pitch, rounded up
-  float scale;           // of scores, log2(e) included: weights are powers of two
-  float position_scale;  // of products with a table, so that they can stand among unscaled scores
+  float scale;             // of scores, log2(e) included: weights are powers of two
+  float position_scale;    // of products with a table, so that they can stand among unscaled scores
 };
 
 // The row of a tile that a slot belongs to: slot / pitch, as one multiplication; slots are few.
@@ -45,10 +45,21 @@ struct Window {
   const T* tokens;   // the head's query of the window's first token
   const T* padding;  // that of a token beyond the grid
   T* out;
-  int64_t head;
+  int head;
   int rows, columns;  // of the window that are on the grid
-  int first, count;   // the block's first query, and those of the window
+  int first;          // the block's first query, along those rows
+
+  __device__ __forceinline__ int count() const { return rows * columns; }
 };
+
+// A number that the compiler takes for a new one, so that it doesn't compute ahead what follows from it and then keep
+// that in registers, of which there are none to spare.
+__device__ __forceinline__ int anew(int value) {
+#ifndef FASTSAM_CUDA_EMULATION
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
 
 template <typename T>
 __device__ __forceinline__ Window<T> window_of_block(const Job<T>& job, int queries_of_block) {
@@ -56,7 +67,7 @@ __device__ __forceinline__ Window<T> window_of_block(const Job<T>& job, int quer
   Window<T> window;
   window.first = static_cast<int>(at % job.query_blocks) * queries_of_block;
   at /= job.query_blocks;
-  window.head = at % job.heads;
+  window.head = static_cast<int>(at % job.heads);
   at /= job.heads;
   const int x = static_cast<int>(at % job.windows_across) * job.window_columns;
   at /= job.windows_across;
@@ -69,7 +80,6 @@ __device__ __forceinline__ Window<T> window_of_block(const Job<T>& job, int quer
   window.out = job.out + (token * job.heads + window.head) * dim;
   window.rows = min(job.window_rows, job.rows - y);
   window.columns = min(job.window_columns, job.columns - x);
-  window.count = window.rows * window.columns;
   return window;
 }
 
@@ -79,48 +89,60 @@ struct Place {
 };
 template <typename T>
 __device__ __forceinline__ Place place_of(const Window<T>& window, int query) {
-  const int at = min(query, window.count - 1);
+  const int at = min(query, window.count() - 1);
   const int y = at / window.columns;
   return {y, at - y * window.columns};
 }
 
-// Which of kRows rows a thread copies, and which part of it: kShare neighbouring threads each take every kShare-th
-// vector of one, whole sectors of global memory each time. Eight threads, whose vectors go to shared memory together,
+// How kRows rows of a tile are copied: by a set of kShare neighbouring threads for each, which take every kShare-th
+// vector of it, whole sectors of global memory each time. Eight threads, whose vectors go to shared memory together,
 // have rows that differ where `Tile::offset` needs it, so that they don't meet in a bank.
-template <typename T, int kDim, int kThreads, int kRows>
+template <typename T, int kDim, int kRows>
 struct Copy {
-  static constexpr int kShare = kThreads / kRows, kTurns = Tile<T, kDim>::kVectors / kShare;
-  static_assert(kThreads % kRows == 0 && Tile<T, kDim>::kVectors % kShare == 0);
-  static_assert(kShare == 4 || (kShare == 2 && sizeof(T) == 2));
+  static constexpr int kShare = sizeof(T) == 2 ? 2 : 4, kSet = kRows * kShare;
+  static constexpr int kTurns = Tile<T, kDim>::kVectors / kShare;
+  static_assert(Tile<T, kDim>::kVectors % kShare == 0);
 
-  static __device__ __forceinline__ int row() {
+  static __device__ __forceinline__ int row(int thread) {
     constexpr int kBits = Tile<T, kDim>::kBits;
-    constexpr int kTo[3] = {kShare == 4 ? 2 : kBits == 3 ? 1 : 0, kShare == 4 ? 0 : kBits == 1 ? 1 : 2,
-                            kShare == 4 ? 1 : kBits == 3 ? 0 : kBits == 2 ? 1 : 2};
-    const int i = static_cast<int>(threadIdx.x) / kShare;
+    constexpr int kTo[3] = {kShare == 4  ? 2
+                            : kBits == 3 ? 1
+                                         : 0,
+                            kShare == 4  ? 0
+                            : kBits == 1 ? 1
+                                         : 2,
+                            kShare == 4  ? 1
+                            : kBits == 3 ? 0
+                            : kBits == 2 ? 1
+                                         : 2};
+    const int i = thread % kSet / kShare;
     return (i & ~7) | (i & 1) << kTo[0] | (i >> 1 & 1) << kTo[1] | (i >> 2 & 1) << kTo[2];
   }
-  static __device__ __forceinline__ int part() { return static_cast<int>(threadIdx.x) % kShare; }
 
-  // The thread's share of one row of a tile.
-  static __device__ __forceinline__ void copy(T* tile, int row, const T* from, bool inside) {
+  // The thread's share of one row of a tile; or of that the part that is the `helper`-th of kHelpers sets'.
+  template <int kHelpers = 1>
+  static __device__ __forceinline__ void copy(int thread, T* tile, int row, const T* from, bool inside,
+                                              int helper = 0) {
     using Shared = Tile<T, kDim>;
-    const int first = Shared::offset(row, part());
+    const int part = thread % kShare, first = Shared::offset(row, part);
 #pragma unroll
-    for (int turn = 0; turn < kTurns; ++turn) {
-      const int vector = turn * kShare + part();
+    for (int i = 0; i < kTurns; i += kHelpers) {
+      const int turn = i + helper;
+      if (kTurns % kHelpers != 0 && turn >= kTurns) break;
       const int to = kShare == 2 ? Shared::further(first, turn) : first + turn * kShare * Shared::kVector;
-      cp_async_16(tile + to, from + vector * Shared::kVector, inside);
+      cp_async_16(tile + to, from + (turn * kShare + part) * Shared::kVector, inside);
     }
   }
 };
 
 template <typename T, int kDim, int kThreads, int kRows, int kQueries>
 __device__ __forceinline__ void copy_queries(const Job<T>& job, const Window<T>& window, T* queries) {
-  using Rows = Copy<T, kDim, kThreads, kRows>;
-  for (int row = Rows::row(); row < kQueries; row += kRows) {
+  using Rows = Copy<T, kDim, kRows>;
+  constexpr int kSets = kThreads / Rows::kSet;
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int row = thread / Rows::kSet * kRows + Rows::row(thread); row < kQueries; row += kSets * kRows) {
     const Place at = place_of(window, window.first + row);
-    Rows::copy(queries, row, window.tokens + (int64_t{at.y} * job.columns + at.x) * job.token, true);
+    Rows::copy(thread, queries, row, window.tokens + (int64_t{at.y} * job.columns + at.x) * job.token, true);
   }
 }
 
@@ -129,8 +151,8 @@ __device__ __forceinline__ void copy_queries(const Job<T>& job, const Window<T>&
 template <typename T, int kDim, int kThreads, int kKeys, Bias kBias>
 __device__ __forceinline__ void copy_keys(const Job<T>& job, const Window<T>& window, int y, int x, T* keys,
                                           T* values) {
-  using Rows = Copy<T, kDim, kThreads, kKeys>;
-  const int slot = Rows::row();
+  using Rows = Copy<T, kDim, kKeys>;
+  const int thread = anew(static_cast<int>(threadIdx.x)), slot = Rows::row(thread);
   x += slot;
   bool is_key = slot < job.strip && x < job.window_columns;
   if constexpr (kBias == Bias::kManyRows) {
@@ -141,12 +163,18 @@ __device__ __forceinline__ void copy_keys(const Job<T>& job, const Window<T>& wi
     y = x / job.window_columns, x -= y * job.window_columns;
     is_key = y < job.window_rows;
   }
-  const T* from = y < window.rows && x < window.columns
-                      ? window.tokens + (int64_t{y} * job.columns + x) * job.token
-                      : window.padding;
+  const T* from = y < window.rows && x < window.columns ? window.tokens + (int64_t{y} * job.columns + x) * job.token
+                                                        : window.padding;
   if (!is_key) from = window.tokens;  // an address that may be read, of which nothing is
-  Rows::copy(keys, slot, from + job.key, is_key);
-  Rows::copy(values, slot, from + job.value, is_key);
+  // One set of threads copies both, or some the keys and as many the values.
+  constexpr int kSets = kThreads / Rows::kSet, kHelpers = kSets == 1 ? 1 : kSets / 2;
+  const int set = thread / Rows::kSet;
+  if (kSets == 1 || set % 2 == 0) {
+    Rows::template copy<kHelpers>(thread, keys, slot, from + job.key, is_key, set / 2);
+  }
+  if (kSets == 1 || set % 2 == 1) {
+    Rows::template copy<kHelpers>(thread, values, slot, from + job.value, is_key, set / 2);
+  }
 }
 
 }  // namespace fastsam::attention

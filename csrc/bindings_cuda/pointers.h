@@ -26,6 +26,7 @@ inline void require(bool holds, const char* message) {
 }
 
 // One for each operation's folder; bindings_cuda.cpp calls them.
+void bind_attention(py::module_& m);
 void bind_rle(py::module_& m);
 
 }  // namespace fastsam::bindings

@@ -26,7 +26,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "cuda_emulated"
-COMPILER = os.environ.get("CXX") or shutil.which("g++")
+COMPILER = shutil.which("g++")
 NAME = "_cuda_emulated"
 # PyTorch's wheel brings pybind11's headers; nothing else of it is used.
 PYBIND11 = Path(torch.__file__).parent / "include"
@@ -46,9 +46,15 @@ def why_not() -> str:
     """Why there is no emulated module here, or ""."""
     if not (ROOT / "csrc").is_dir():
         return "the emulated CUDA module is built from the source tree"
-    if sys.platform != "linux" or COMPILER is None:
-        return "the emulated CUDA module needs Linux and g++"
+    if sys.platform != "linux" or COMPILER is None or _gcc_version() < 11:
+        return "the emulated CUDA module needs Linux and GCC 11 or newer"
     return ""
+
+
+@cache
+def _gcc_version() -> int:
+    done = subprocess.run([str(COMPILER), "-dumpversion"], capture_output=True, text=True, check=True)
+    return int(done.stdout.split(".")[0])
 
 
 def sources() -> list[Path]:
@@ -73,7 +79,7 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def compile_objects(files: list[Path], folder: Path = BUILD) -> list[Path]:
+def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD) -> list[Path]:
     """Object files of emulated sources, as many at a time as there are processors; those that are there are kept."""
     includes = [f"-I{ROOT / 'csrc'}", "-isystem", str(PYBIND11), f"-I{sysconfig.get_path('include')}"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +92,13 @@ def compile_objects(files: list[Path], folder: Path = BUILD) -> list[Path]:
             for old in folder.glob(f"{name}.*.o"):
                 old.unlink()
             level = PLAIN if "bindings" in name else OPTIMISED
-            _run([str(COMPILER), *FLAGS, level, *includes, "-x", "c++", "-c", str(file), "-o", f"{made}.new"])
+            _run([str(COMPILER), *FLAGS, level, *flags, *includes, "-x", "c++", "-c", str(file), "-o", f"{made}.new"])
             Path(f"{made}.new").rename(made)
         return made
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Test processes side by side ask at the same time; the first one compiles.
+    with open(folder / "lock", "w") as lock, ThreadPoolExecutor(os.cpu_count()) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         return list(pool.map(compile_one, files))
 
 
@@ -105,19 +113,16 @@ def load() -> ModuleType:
     """The module, built first where that is needed; RuntimeError with the compiler's words where it can't be."""
     if reason := why_not():
         raise RuntimeError(reason)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    # Test processes side by side ask at the same time; the first one builds.
-    with open(BUILD / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        objects = compile_objects(sources())
-        contents = hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:16]
-        made = BUILD / contents / (NAME + importlib.machinery.EXTENSION_SUFFIXES[0])
-        if not made.exists():
-            for old in BUILD.glob(f"*/{NAME}*"):
-                shutil.rmtree(old.parent)
-            made.parent.mkdir()
-            link(objects, made.with_suffix(".new"))
-            made.with_suffix(".new").rename(made)
+    objects = compile_objects(sources())
+    contents = hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:16]
+    made = BUILD / contents / (NAME + importlib.machinery.EXTENSION_SUFFIXES[0])
+    if not made.exists():
+        for old in BUILD.glob(f"*/{NAME}*"):
+            shutil.rmtree(old.parent, ignore_errors=True)
+        made.parent.mkdir(exist_ok=True)
+        unfinished = made.with_suffix(f".{os.getpid()}")
+        link(objects, unfinished)
+        unfinished.rename(made)
     spec = importlib.util.spec_from_file_location(NAME, made)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

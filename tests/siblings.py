@@ -6,8 +6,9 @@ its folder) writes instead
     NAMES = names_of("nms")
     each_sibling = each_sibling_of("nms")
 
-and its bodies then run on `cuda[emulated]` too: the family's .cu file, compiled for the CPU. That is some hundred times
-slower than a GPU, so that a body whose sizes would take it longer than a second or two asks `fewer(sibling, 5000, 300)`
+and its bodies then run on `cuda[emulated]` too: the family's .cu file, compiled for the CPU; and, where there is a GPU
+and FASTSAM_CUDA_KERNELS=1 is set, on `cuda[gpu]`, which carries tensors there and back. The emulator is some hundred
+times slower than a GPU: a body whose sizes would take it longer than a second or two asks `fewer(sibling, 5000, 300)`
 for them. `implementation(op, sibling)` gives the reference for those of the family's operations that have no CUDA form,
 as the dispatcher does for a GPU tensor.
 """
@@ -18,20 +19,32 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import cuda_emulation
 from fastsam_core import _rle_dicts, ops
 from fastsam_core.ops import _native_cuda, schema
 from fastsam_core.ops._native import cpu_module
+from fastsam_core.ops._native_cuda import cuda_module, cuda_reason
+from op_examples import written
 
-EMULATED = "cuda[emulated]"
+EMULATED, ON_GPU = "cuda[emulated]", "cuda[gpu]"
 # "reference", and "cpu[...]" for each instruction set where the native module is in use.
 NAMES = [name for name in ops.siblings("nms") if not name.startswith("cuda")]
 
 each_sibling = pytest.mark.parametrize("sibling", NAMES)
+
+
+def why_no_gpu() -> str:
+    """Why the tests of kernels on a GPU can't run here, or ""."""
+    if not torch.cuda.is_available():
+        return "no GPU, or a PyTorch without CUDA"
+    return f"CUDA kernels: {cuda_reason}" if cuda_module is None else ""
 
 
 class _Emulated:
@@ -43,14 +56,41 @@ class _Emulated:
         return getattr(cuda_emulation.load(), name)
 
 
+emulated = _Emulated()
+
+
+def _carried(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` for CPU tensors: they go to the GPU, and what it gives or writes comes back."""
+    outputs = written(function.__name__)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        there = [carry(arg, "cuda") for arg in args]
+        result = function(*there, **{name: carry(value, "cuda") for name, value in kwargs.items()})
+        for i in outputs:
+            args[i].copy_(there[i])
+        return carry(result, "cpu")
+
+    return call
+
+
+def carry(value: Any, device: str) -> Any:
+    """The value with its tensors, also those in tuples, on the device; what is on neither CPU nor GPU stays there."""
+    if isinstance(value, tuple):
+        return tuple(carry(part, device) for part in value)
+    return value.to(device) if isinstance(value, Tensor) and value.device.type in ("cpu", "cuda") else value
+
+
 if cpu_module is not None:
-    _native_cuda.modules[EMULATED] = _Emulated()
+    _native_cuda.forms[EMULATED] = lambda function: _native_cuda.bound_to(emulated, function)
+if not why_no_gpu():
+    _native_cuda.forms[ON_GPU] = _carried
 
 
 def names_of(op: str) -> list[str]:
-    """The siblings to test for `op` and its family; without native operations, none of the compiled ones."""
+    """The siblings to test for `op` and its family."""
     has_cuda = any(schema.FAMILY_OF[other] == schema.FAMILY_OF[op] for other in schema.CUDAS)
-    return [*NAMES, EMULATED] if has_cuda and cpu_module is not None else list(NAMES)
+    return [*NAMES, *(name for name in (EMULATED, ON_GPU) if has_cuda and name in _native_cuda.forms)]
 
 
 def each_sibling_of(op: str) -> pytest.MarkDecorator:
@@ -58,13 +98,13 @@ def each_sibling_of(op: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("sibling", names_of(op))
 
 
-def fewer(sibling: str, usual: Any, emulated: Any) -> Any:
-    """What to test with: `emulated` where the sibling runs on the emulator, else `usual`."""
-    return emulated if sibling == EMULATED else usual
+def fewer(sibling: str, usual: Any, few: Any) -> Any:
+    """What to test with: `few` where the sibling runs on the emulator, else `usual`."""
+    return few if sibling == EMULATED else usual
 
 
 def implementation(op: str, name: str) -> Callable[..., Any]:
-    """The sibling `name` of `op`; the reference where `op` has no CUDA form."""
+    """The sibling `name` of `op`; the reference where it is a CUDA form that `op` doesn't have."""
     found = ops.siblings(op)
     return found[name if name in found or not name.startswith("cuda") else "reference"]
 

@@ -39,7 +39,7 @@ inline void check(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error));
 }
 
-// "area_kernel<4>" of "area_kernel<4>, grid, block, ...".
+// "area_kernel<T, 4>" of "area_kernel<T, 4>, grid, block, ...", also where it stands in parentheses.
 inline std::string kernel_name(const char* arguments) {
   std::string name;
   int depth = 0;
@@ -47,7 +47,7 @@ inline std::string kernel_name(const char* arguments) {
     depth += (*at == '<' || *at == '(') - (*at == '>' || *at == ')');
     name += *at;
   }
-  return name;
+  return name.front() == '(' ? name.substr(1, name.size() - 2) : name;
 }
 
 inline std::string size_text(dim3 size) {

@@ -19,15 +19,13 @@
 #define __constant__
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-// Static shared memory. A section for each declaration, since one can't hold both templates' variables and others';
+// Static shared memory. The attribute gives it sections of its own, also in templates (GCC 11 and newer);
 // emulator/shared.ld puts them side by side, and every block begins by spoiling the whole.
-#define FASTSAM_TEXT_(x) #x
-#define FASTSAM_TEXT(x) FASTSAM_TEXT_(x)
-#define __shared__ static __attribute__((section("fastsam_shared_" FASTSAM_TEXT(__COUNTER__))))
+#define __shared__ static __attribute__((noinit))
 
 #define DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::fastsam::emulator::dynamic_shared())
 

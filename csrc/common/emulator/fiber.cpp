@@ -22,7 +22,7 @@ void Stacks::reserve(size_t count) {
   }
 }
 
-#if defined(__x86_64__)
+#ifdef FASTSAM_OWN_SWITCH
 
 // What the System V ABI asks a callee to keep, on the stack that is left; C++ sees an ordinary call.
 extern "C" void fastsam_switch_stack(void** left, void* entered);

@@ -3,7 +3,9 @@
 
 #include <cstddef>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FASTSAM_PORTABLE_FIBERS)
+#define FASTSAM_OWN_SWITCH 1
+#else
 #include <ucontext.h>
 #endif
 
@@ -18,7 +20,7 @@ class Fiber {
   void resume(Fiber& from);
 
  private:
-#if defined(__x86_64__)
+#ifdef FASTSAM_OWN_SWITCH
   void* stack_pointer_ = nullptr;
 #else
   ucontext_t context_;

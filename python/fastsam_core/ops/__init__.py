@@ -10,7 +10,7 @@ compiled siblings off, `FASTSAM_ISA` (baseline, avx2, avx512, neon) chooses the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,10 +84,9 @@ def siblings(op: str) -> dict[str, Callable[..., Any]]:
     _check_op(op)
     found: dict[str, Callable[..., Any]] = {"reference": getattr(schema.REFERENCES[op], op)}
     for name in available_isas():
-        found[f"cpu[{name}]"] = _bound(getattr(schema.NATIVES[op], op), use_isa, name)
+        found[f"cpu[{name}]"] = _bound(getattr(schema.NATIVES[op], op), name)
     if op in schema.CUDAS:
-        for name, module in _native_cuda.modules.items():
-            found[name] = _bound(getattr(schema.CUDAS[op], op), _native_cuda.use_module, module)
+        found.update({name: form(getattr(schema.CUDAS[op], op)) for name, form in _native_cuda.forms.items()})
     return found
 
 
@@ -143,11 +142,9 @@ def use_isa(name: str) -> Iterator[None]:
         cpu_module.force_isa(before)
 
 
-def _bound(
-    function: Callable[..., Any], use: Callable[[Any], AbstractContextManager[None]], chosen: Any
-) -> Callable[..., Any]:
+def _bound(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        with use(chosen):
+        with use_isa(name):
             return function(*args, **kwargs)
 
     return call

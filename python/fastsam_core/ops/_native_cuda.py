@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial, wraps
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +30,7 @@ def _load() -> tuple[ModuleType | None, str]:
         raise ValueError(f"FASTSAM_CUDA_KERNELS={wanted}: it must be 1 or 0")
     if os.environ.get("FASTSAM_NATIVE", "") == "0":
         return None, "switched off by FASTSAM_NATIVE=0"
-    if importlib.util.find_spec("fastsam_core._cuda") is None:
+    if find_spec("fastsam_core._cuda") is None:
         if wanted == "1":
             warn_once(
                 "FASTSAM_CUDA_KERNELS=1, but this installation has no CUDA kernels; PyTorch serves every call on a "
@@ -49,9 +49,6 @@ def _load() -> tuple[ModuleType | None, str]:
 
 # The compiled module, or None with the reason why it is not in use.
 cuda_module, cuda_reason = _load()
-# What the siblings in cuda.py can run on, by the name of the sibling; tests add the emulated module.
-modules: dict[str, Any] = {} if cuda_module is None else {"cuda": cuda_module}
-
 _chosen: ContextVar[Any] = ContextVar("_chosen", default=cuda_module)
 
 
@@ -63,6 +60,23 @@ def use_module(module: Any) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(reset)
+
+
+def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, of some cuda.py, calling `module`."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with use_module(module):
+            return function(*args, **kwargs)
+
+    return call
+
+
+# How a function of a cuda.py becomes a sibling, by the sibling's name. Tests add forms of their own.
+forms: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
+if cuda_module is not None:
+    forms["cuda"] = partial(bound_to, cuda_module)
 
 
 @contextmanager

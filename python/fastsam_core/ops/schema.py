@@ -38,7 +38,7 @@ CUDAS: dict[str, ModuleType] = {}  # of those that have a CUDA form
 library = torch.library.Library(NAMESPACE, "DEF")
 
 
-def _on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
+def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     """`sibling`, refusing what the dispatcher lets through: sparse tensors, and tensors of several devices."""
     parameters = list(signature(sibling).parameters)
 
@@ -97,15 +97,15 @@ def _register(family: str) -> None:
     cuda = _optional(f".{family}.cuda")
     for name, schema in signatures.SCHEMAS.items():
         library.define(name + schema)
-        plain = _on_one_device(name, _said(name, getattr(reference, name)))
+        plain = on_one_device(name, _said(name, getattr(reference, name)))
         library.impl(name, plain, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}", getattr(signatures, name), lib=library)
         if cpu_module is not None:
-            library.impl(name, _on_one_device(name, getattr(native, name)), "CPU")
+            library.impl(name, on_one_device(name, getattr(native, name)), "CPU")
         if cuda is not None and hasattr(cuda, name):
             CUDAS[name] = cuda
             if cuda_module is not None:
-                library.impl(name, _on_one_device(name, getattr(cuda, name)), "CUDA")
+                library.impl(name, on_one_device(name, getattr(cuda, name)), "CUDA")
         SCHEMAS[name], FAMILY_OF[name] = schema, family
         REFERENCES[name], NATIVES[name] = reference, native
 

@@ -7,6 +7,7 @@ serves others, float64, and GPUs before compute capability 8.0.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,18 +40,17 @@ def attention(
     """See `fastsam_core.ops.attention`."""
     check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     dim = qkv.shape[3] // (3 * num_heads)
-    out = qkv.new_empty(*qkv.shape[:3], num_heads * dim)
-    with on_device_of(qkv, rel_pos_h, rel_pos_w) as (cuda, stream):
+    with on_device_of(qkv) as (cuda, stream):
         if _left_to_pytorch("attention", qkv, cuda.attention_has_kernel(dim), dim):
             return reference.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
+        out = qkv.new_empty(*qkv.shape[:3], num_heads * dim)
         if not out.numel():
             return out
-        tables = _dense(rel_pos_h, qkv.dtype), _dense(rel_pos_w, qkv.dtype)
-        packed, beyond = _dense(qkv, qkv.dtype), None if padding is None else _dense(padding, qkv.dtype)
+        given = [_ready(tensor, qkv.dtype) for tensor in (qkv, rel_pos_h, rel_pos_w, padding)]
+        packed, table_h, table_w, beyond = (_address(tensor) for tensor in given)
         cuda.attention(
-            *(DTYPES[qkv.dtype], packed.data_ptr(), *qkv.shape[:3], num_heads, dim),
-            *(tables[0].data_ptr(), tables[1].data_ptr(), window),
-            *(0 if beyond is None else beyond.data_ptr(), out.data_ptr(), stream),
+            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, window, beyond),
+            *(out.data_ptr(), _shared_memory(cuda, qkv.device), stream),
         )
     return out
 
@@ -60,36 +60,46 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
     check_windowed_attention(qkv, bias, window, padding)
     heads = bias.shape[0]
     dim = qkv.shape[3] // (3 * heads)
-    out = qkv.new_empty(*qkv.shape[:3], heads * dim)
-    with on_device_of(qkv, bias) as (cuda, stream):
+    with on_device_of(qkv) as (cuda, stream):
         if _left_to_pytorch("windowed_attention", qkv, cuda.windowed_attention_has_kernel(dim), dim):
             return reference.windowed_attention(qkv, bias, window, padding)
+        out = qkv.new_empty(*qkv.shape[:3], heads * dim)
         if not out.numel():
             return out
-        packed, added = _dense(qkv, qkv.dtype), _dense(bias, qkv.dtype)
-        beyond = None if padding is None else _dense(padding, qkv.dtype)
+        given = [_ready(tensor, qkv.dtype) for tensor in (qkv, bias, padding)]
+        packed, added, beyond = (_address(tensor) for tensor in given)
         cuda.windowed_attention(
-            *(DTYPES[qkv.dtype], packed.data_ptr(), *qkv.shape[:3], heads, dim),
-            *(added.data_ptr(), window),
-            *(0 if beyond is None else beyond.data_ptr(), out.data_ptr(), stream),
+            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], heads, dim, added, window, beyond, out.data_ptr(), stream)
         )
     return out
 
 
 def _left_to_pytorch(op: str, qkv: Tensor, has_kernel: bool, dim: int) -> bool:
     """Whether there is no kernel for this call; says so, once for each reason."""
-    reason = why_not(op, qkv) or ("" if has_kernel else f"{op} has no kernel for a head dimension of {dim}")
+    reason = why_not(op, qkv) or ("" if has_kernel else f"{op} has no kernel for heads of {dim} channels")
     if reason:
         say_served_by_pytorch(reason)
     return bool(reason)
 
 
-def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _ready(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Contiguous, of this dtype and where a kernel can copy from: a view may begin in the middle of 16 bytes."""
+    if tensor is None:
+        return None
     tensor = tensor.detach().to(dtype).contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _shared_memory(cuda: Any, device: torch.device) -> int:
+    """Of each of the device's multiprocessors; `device` is the current one."""
+    return int(cuda.shared_memory())

@@ -11,6 +11,39 @@ EMULATED: bool
 
 def device_count() -> int: ...
 def compute_capability() -> int: ...
+def shared_memory() -> int: ...
+def attention_has_kernel(dim: int) -> bool: ...
+def windowed_attention_has_kernel(dim: int) -> bool: ...
+def attention(
+    dtype: int,  # of all tensors, as in _native_cuda.DTYPES
+    qkv: int,  # (batch, rows, columns, 3 * heads * dim)
+    batch: int,
+    rows: int,
+    columns: int,
+    heads: int,
+    dim: int,
+    rel_pos_h: int,  # (2 * n - 1, dim), n being `window`, or `rows` where that is 0
+    rel_pos_w: int,  # the same with `columns`
+    window: int,
+    padding: int,  # (3 * heads * dim,), or 0
+    out: int,  # (batch, rows, columns, heads * dim), written
+    shared_memory: int,
+    stream: int,
+) -> None: ...
+def windowed_attention(
+    dtype: int,
+    qkv: int,  # (batch, rows, columns, heads * 3 * dim)
+    batch: int,
+    rows: int,
+    columns: int,
+    heads: int,
+    dim: int,
+    bias: int,  # (heads, window**2, window**2)
+    window: int,
+    padding: int,
+    out: int,
+    stream: int,
+) -> None: ...
 def nms_scratch_bytes(n: int, wide_boxes: bool) -> int: ...
 def nms(
     boxes: int,  # (n, 4) float32, or float64 if wide_boxes, at a multiple of 16

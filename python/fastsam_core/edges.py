@@ -37,7 +37,7 @@ def edge_map(
     points_batch_size: int = 64,
     nms_thresh: float = 0.7,
     thin: bool = True,
-    half: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Array:
     """Edge strengths (H, W) float32 in [0, 1] of the picture; zeros where there is no edge at all.
 
@@ -48,7 +48,7 @@ def edge_map(
     batch_size = check_count("points_batch_size", points_batch_size)
     threshold = check_number("nms_thresh", nms_thresh, 0, 1)
     resizer = resizer_for(model, picture)
-    logits, boxes = _masks(model, picture, resizer, points_stride, batch_size, threshold, half)
+    logits, boxes = _masks(model, picture, resizer, points_stride, batch_size, threshold, dtype)
     strength, across, down = strongest(logits, boxes, resizer)
     top = float(strength.max(initial=0.0))
     if top > 0:
@@ -64,10 +64,10 @@ def _masks(
     points_stride: int,
     batch_size: int,
     nms_thresh: float,
-    half: bool,
+    dtype: torch.dtype | None,
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """Low-resolution logits (N, l, l) and boxes (N, 4) of the grid's masks that have pixels, without duplicates."""
-    prepared = picture.prepared(model, half, Stopwatch())
+    prepared = picture.prepared(model, dtype, Stopwatch())
     height, width = picture.original_hw
     (grid,) = plan_crops(picture.original_hw, points_stride, 0, 0, 1, None)
     scale = np.array([resizer.input_hw[1] / width, resizer.input_hw[0] / height])

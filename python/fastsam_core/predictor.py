@@ -346,7 +346,7 @@ class Predictor(ModelAndPicture):
                 points_batch_size=config.points_batch_size,
                 nms_thresh=nms_thresh,
                 thin=thin,
-                half=config.quantize == 16,
+                dtype=config.dtype,
             )
 
     def proposals(self, im: Any = None, n: int = 1000, *, nms_thresh: float = 0.9, **options: Any) -> Results:

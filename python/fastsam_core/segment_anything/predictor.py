@@ -44,7 +44,7 @@ class SamPredictor:
             raise ValueError(f"image_format must be 'RGB' or 'BGR', not {image_format!r}")
         if not isinstance(image, np.ndarray):
             raise TypeError(f"image must be a NumPy array (H, W, 3), not {type(image).__name__}")
-        features = encode(self.model, image if image_format == "BGR" else image[..., ::-1])
+        features = encode(self.model, [image if image_format == "BGR" else image[..., ::-1]])
         self._take(features, (image.shape[0], image.shape[1]))
 
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:

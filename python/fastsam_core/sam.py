@@ -79,8 +79,9 @@ class SAM:
         source: path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch, or a
         list of these; None means the pictures that come with the package.
         bboxes, points, labels, and `masks` among the kwargs: prompts in pixels of the original picture, for every
-        picture (forms in `prompts.py`); without them everything is segmented. kwargs: `multimask_output`, and every
-        option of `config.Config` with its aliases, for this call.
+        picture (forms in `prompts.py`); without them everything is segmented. kwargs: `texts`, a text or a list of what
+        to look for ("a dog"), which needs the extra `text`; `multimask_output`, and every option of `config.Config`
+        with its aliases, for this call.
         stream: an iterator that works as it is consumed, instead of a list.
         `batch` and `dtype` among the options: how many pictures the image encoder takes together (frames of live
         streams go one by one), and what the model computes in on a GPU (float32, float16, bfloat16).

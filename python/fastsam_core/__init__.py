@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .annotate import auto_annotate
+    from .annotate import Annotator, auto_annotate
     from .predictor import Predictor
     from .results import Boxes, Masks, Results
     from .sam import SAM
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 # A folder with a sample picture, generated like the training scenes: what is segmented when no source is given.
 ASSETS = Path(__file__).parent / "assets"
-__all__ = ["ASSETS", "SAM", "Boxes", "Masks", "Predictor", "Results", "__version__", "auto_annotate"]
+__all__ = ["ASSETS", "SAM", "Annotator", "Boxes", "Masks", "Predictor", "Results", "__version__", "auto_annotate"]
 
 _HOMES = {
     "SAM": ".sam",
     "Predictor": ".predictor",
+    "Annotator": ".annotate",
     "auto_annotate": ".annotate",
     "Results": ".results",
     "Boxes": ".results",

@@ -36,6 +36,7 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict model=sam_b.pt source=photo.jpg points=[[900,370]] labels=[1]
   fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
   fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
+  fastsam annotate data=photos/ det_model=yolov8x.pt formats=[yolo,coco]
   fastsam info model=sam_b.pt                                       layers and parameters
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam help | version
@@ -50,7 +51,8 @@ predict:
   {multimask:<42}three masks per prompt instead of one
 {options}
 
-annotate: data (a folder or any other source), model, device, output_dir.
+annotate:
+{annotate}
 
 Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
 FASTSAM_DEBUG=1 shows the traceback of an error."""
@@ -96,7 +98,8 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={*TEXTS, "model", "sam_model", "output_dir"},
+        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error"},
+        lists={"texts", "formats"},
     )
     values = arguments.values
     for word in ("help", "version"):
@@ -122,7 +125,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
     return (commands[0] if commands else "predict"), values
 
 
-_SPECIAL_SWITCHES = ("multimask_output", "help", "version")
+_SPECIAL_SWITCHES = ("multimask_output", "help", "version", "resume")
 
 
 def _unknown_word(word: str) -> str:
@@ -172,22 +175,44 @@ def _progress(results: Iterator[Results], model: SAM) -> Iterator[Results]:
 
 
 def _annotate(values: dict[str, Any]) -> None:
-    accepted = ("data", "model", "sam_model", "device", "output_dir")
-    values = {("data" if key == "source" else key): value for key, value in values.items()}
+    values = {_ANNOTATE_ALIASES.get(key, key): value for key, value in values.items()}
     for key in values:
-        if key not in accepted:
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(accepted)}"
+        if key not in _ANNOTATE:
+            close = difflib.get_close_matches(key, _ANNOTATE, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(_ANNOTATE)}"
             raise UsageError(f"unknown option {key!r} of annotate{hint}")
     if values.get("data") is None:
         raise UsageError("annotate needs data=<folder of images>")
     from .annotate import auto_annotate
 
-    model = values.get("sam_model") or values.get("model") or DEFAULT_MODEL
-    folder = auto_annotate(
-        values["data"], None, sam_model=model, device=values.get("device") or "", output_dir=values.get("output_dir")
-    )
+    # What isn't given stays the function's default; but without a detector, everything is segmented.
+    given = {key: value for key, value in values.items() if value is not None}
+    folder = auto_annotate(given.pop("data"), **{"det_model": None, "sam_model": DEFAULT_MODEL, **given})
     print(f"Labels saved to {folder}")
+
+
+_ANNOTATE = {
+    "data": "folder of images, with its sub-folders, or any other source",
+    "det_model": "yolov8n.pt to yolov8x.pt ..., or a checkpoint's path; without one everything is segmented",
+    "sam_model": "checkpoint name or path; model= is the same",
+    "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
+    "output_dir": "of the labels; <data>_auto_annotate_labels if not given",
+    "conf": "of the detector: keep boxes with a greater score",
+    "iou": "of the detector: box IoU above which the weaker box goes",
+    "imgsz": "of the detector: long side of its input in pixels",
+    "max_det": "of the detector: the most boxes per image",
+    "classes": "of the detector: keep these class ids only",
+    "texts": "what to find, with an open-vocabulary detector: [dog,red car]",
+    "formats": "label files to write: [yolo,coco,sa1b,labelme,png]",
+    "min_area": "leave out masks of fewer pixels",
+    "batch": "images encoded together",
+    "workers": "threads that load, and as many that write",
+    "resume": "go on where an earlier run stopped; False starts afresh",
+    "shard": "i/n: label the i-th of n shares, from 0; torchrun and srun are asked otherwise",
+    "on_error": "skip records an image that can't be labelled, raise stops",
+    "preview": "images on the contact sheet preview.jpg; 0 for none",
+}
+_ANNOTATE_ALIASES = {"source": "data", "model": "sam_model"}
 
 
 def _info(values: dict[str, Any]) -> None:
@@ -223,6 +248,7 @@ def _help(values: dict[str, Any]) -> None:
             labels="labels=[1,...]",
             multimask="multimask_output=False",
             options="\n".join(lines),
+            annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in _ANNOTATE.items()),
         )
     )
 

@@ -37,6 +37,7 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
   fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
   fastsam annotate data=photos/ det_model=yolov8x.pt formats=[yolo,coco]
+  fastsam convert data=labels/ from=yolo to=coco output=labels.json  label files in another format
   fastsam info model=sam_b.pt                                       layers and parameters
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam help | version
@@ -53,6 +54,8 @@ predict:
 
 annotate:
 {annotate}
+
+convert: data, output, from (yolo, coco, sa1b), to (these, labelme, labelmap), images (their folder), names.
 
 Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
 FASTSAM_DEBUG=1 shows the traceback of an error."""
@@ -98,7 +101,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error"},
+        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error", *_CONVERT_TEXTS},
         lists={"texts", "formats"},
     )
     values = arguments.values
@@ -125,6 +128,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
     return (commands[0] if commands else "predict"), values
 
 
+_CONVERT_TEXTS = ("data", "output", "from", "to", "images", "source", "target")
 _SPECIAL_SWITCHES = ("multimask_output", "help", "version", "resume")
 
 
@@ -191,28 +195,8 @@ def _annotate(values: dict[str, Any]) -> None:
     print(f"Labels saved to {folder}")
 
 
-_ANNOTATE = {
-    "data": "folder of images, with its sub-folders, or any other source",
-    "det_model": "yolov8n.pt to yolov8x.pt ..., or a checkpoint's path; without one everything is segmented",
-    "sam_model": "checkpoint name or path; model= is the same",
-    "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
-    "output_dir": "of the labels; <data>_auto_annotate_labels if not given",
-    "conf": "of the detector: keep boxes with a greater score",
-    "iou": "of the detector: box IoU above which the weaker box goes",
-    "imgsz": "of the detector: long side of its input in pixels",
-    "max_det": "of the detector: the most boxes per image",
-    "classes": "of the detector: keep these class ids only",
-    "texts": "what to find, with an open-vocabulary detector: [dog,red car]",
-    "formats": "label files to write: [yolo,coco,sa1b,labelme,png]",
-    "min_area": "leave out masks of fewer pixels",
-    "batch": "images encoded together",
-    "workers": "threads that load, and as many that write",
-    "resume": "go on where an earlier run stopped; False starts afresh",
-    "shard": "i/n: label the i-th of n shares, from 0; torchrun and srun are asked otherwise",
-    "on_error": "skip records an image that can't be labelled, raise stops",
-    "preview": "images on the contact sheet preview.jpg; 0 for none",
-}
-_ANNOTATE_ALIASES = {"source": "data", "model": "sam_model"}
+        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error", *_CONVERT_TEXTS},
+        lists={"texts", "formats"},
 
 
 def _info(values: dict[str, Any]) -> None:
@@ -260,6 +244,7 @@ def _version(values: dict[str, Any]) -> None:
 _COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "predict": _predict,
     "annotate": _annotate,
+    "convert": _convert,
     "info": _info,
     "doctor": _doctor,
     "help": _help,

@@ -14,7 +14,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
@@ -104,6 +104,26 @@ def _image_size(key: str, value: Any) -> int:
     return size
 
 
+def _input_size(key: str, value: Any) -> tuple[int, int]:
+    """(height, width) in pixels, each rounded up to what three levels of strides up to 32 need."""
+    sides = list(value) if isinstance(value, list | tuple) else [value, value]
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
+        raise _wrong_type(key, value, "a whole number of pixels, or (height, width)")
+    if min(sides) < 1:
+        raise ValueError(f"{key} must be at least 32, not {value!r}")
+    height, width = (-(-int(side) // 32) * 32 for side in sides)
+    if [height, width] != sides:
+        warn_once(f"{key}={value} is not a multiple of 32; using {height if height == width else (height, width)}")
+    return height, width
+
+
+def _class_ids(key: str, value: Any) -> tuple[int, ...]:
+    values = list(value) if isinstance(value, list | tuple | set | range) else [value]
+    if any(isinstance(one, bool) or not isinstance(one, numbers.Integral) or one < 0 for one in values):
+        raise _wrong_type(key, value, "a class id, or a list of them")
+    return tuple(sorted({int(one) for one in values}))
+
+
 def _task(key: str, value: Any) -> str:
     if value != "segment":
         warn_once(f"task={value!r} has no meaning here; Segment Anything does 'segment'")
@@ -120,9 +140,14 @@ def _ignored(default: Any, quiet: bool = False) -> Any:
     return dataclasses.field(default=default, metadata={"read": _anything, "help": help, "ignored": not quiet})
 
 
+Self = TypeVar("Self", bound="Config")
+
+
 @dataclass
 class Config:
     """Every option of a prediction. `None` for an option means its default."""
+
+    subject: ClassVar[str] = "Segment Anything"  # what options without effect have none on
 
     model: Any = _option(None, _anything, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
@@ -184,15 +209,15 @@ class Config:
 
     def __setattr__(self, key: str, value: Any) -> None:
         """Check the value, wherever it is set. TypeError for one of the wrong type, ValueError for one out of range."""
-        if key not in FIELDS:
+        field = self.__dataclass_fields__.get(key)
+        if field is None or not field.metadata:
             raise TypeError(unknown_option(key))
-        field = FIELDS[key]
         value = field.default if value is None else field.metadata["read"](key, value)
         if field.metadata.get("ignored") and value != field.default:
-            warn_once(f"{key} has no effect on Segment Anything")
+            warn_once(f"{key} has no effect on {self.subject}")
         object.__setattr__(self, key, value)
 
-    def updated(self, options: Mapping[str, Any]) -> Config:
+    def updated(self: Self, options: Mapping[str, Any]) -> Self:
         """A copy with `options`, whose keys may be aliases.
 
         TypeError for an unknown key (with the nearest known ones) and for an option given under two names.
@@ -200,7 +225,7 @@ class Config:
         changes: dict[str, Any] = {}
         for given, value in options.items():
             key, value = _canonical(given, value)
-            if key not in FIELDS:
+            if key not in self.__dataclass_fields__:
                 raise TypeError(unknown_option(given))
             if key in changes:
                 raise TypeError(f"{key} is given twice, once as {given}")
@@ -219,6 +244,36 @@ class Config:
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 SWITCHES = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _switch)
 TEXTS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _text)
+
+
+@dataclass
+class DetectConfig(Config):
+    """The options of YOLOv8 and FastSAM: those of a prediction without what only segment everything has."""
+
+    subject: ClassVar[str] = "YOLOv8 and FastSAM"
+
+    task: str = _option("detect", _text, "what the network does, detect or segment; it knows")
+    imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
+    conf: float = _option(0.25, _number(0, 1), "keep objects whose score is greater")
+    iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker object of a class goes")
+    quantize: int | None = _option(None, _bits, "16: half precision on a GPU")
+    batch: int = _option(1, _whole(1), "pictures that go through the network together")
+    max_det: int = _option(300, _whole(1), "the most objects per picture")
+    classes: Any = _option(None, _class_ids, "keep these classes only")
+    agnostic_nms: bool = _option(False, _switch, "objects of different classes suppress one another too")
+
+    points_stride: int = _ignored(FIELDS["points_stride"].default)
+    points_batch_size: int = _ignored(FIELDS["points_batch_size"].default)
+    conf_thres: float | None = _ignored(FIELDS["conf_thres"].default)
+    stability_score_thresh: float | None = _ignored(FIELDS["stability_score_thresh"].default)
+    stability_score_offset: float = _ignored(FIELDS["stability_score_offset"].default)
+    crop_n_layers: int = _ignored(FIELDS["crop_n_layers"].default)
+    crop_overlap_ratio: float = _ignored(FIELDS["crop_overlap_ratio"].default)
+    crop_downscale_factor: float = _ignored(FIELDS["crop_downscale_factor"].default)
+    crop_nms_thresh: float = _ignored(FIELDS["crop_nms_thresh"].default)
+    point_grids: Any = _ignored(FIELDS["point_grids"].default)
+    min_mask_region_area: float = _ignored(FIELDS["min_mask_region_area"].default)
+
 
 _GENERATE_KEYS = (
     "points_stride",

@@ -52,13 +52,15 @@ class Measured:
     stability: np.ndarray
 
 
-def _axis(cells: int, padded: int, content: int, size: int) -> tuple[Tensor, Tensor]:
+def axis_weights(cells: int, padded: int, content: int, size: int, start: int = 0) -> tuple[Tensor, Tensor]:
     """The two bilinear steps along one axis: each position's first cell (size,) int64, and weights (size, 3) float32.
 
-    The weights are those of that cell and of the two after it.
+    `cells` are enlarged to `padded` positions, and of these `content` from `start` on are resized to `size`. The
+    weights are those of the first cell and of the two after it.
     """
     near, far, share = _bilinear_source(size, content)
     cell_near, cell_far, cell_share = _bilinear_source(padded, cells)
+    near, far = near + start, far + start
     base = cell_near[near]
     weight = np.zeros((size, 3))
     rows = np.arange(size)
@@ -87,7 +89,7 @@ class MaskResizer:
         self.image_size = int(image_size)
         self.low_res_size = self.image_size // 4
         self._axes = tuple(
-            _axis(self.low_res_size, self.image_size, content, size)
+            axis_weights(self.low_res_size, self.image_size, content, size)
             for content, size in zip(self.input_hw, self.original_hw, strict=True)
         )
 

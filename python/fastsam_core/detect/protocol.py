@@ -67,7 +67,11 @@ class CheckedDetector:
         if max_det is not None and max_det < 1:
             raise ValueError(f"max_det must be at least 1, not {max_det}")
         self.max_det = max_det
-        self.fingerprint: str = getattr(detector, "fingerprint", None) or qualified_name(detector)
+
+    @property
+    def fingerprint(self) -> str:
+        """See the class."""
+        return str(getattr(self.detector, "fingerprint", None) or qualified_name(self.detector))
 
     def __call__(self, image: NDArray[np.uint8], path: str = "the image") -> Detections:
         """Detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""
@@ -121,15 +125,15 @@ def checked(output: Any, path: str = "the image") -> Detections:
     if not len(boxes) == len(scores) == len(class_ids):
         raise refuse(f"{len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class ids")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
-        boxes, scores = boxes.astype(np.float32), scores.astype(np.float32)
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        corners, confidence = boxes.astype(np.float32), scores.astype(np.float32)
+    if not (np.isfinite(corners).all() and np.isfinite(confidence).all()):
         raise refuse("boxes or scores that aren't finite")
-    wrong = np.flatnonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
+    wrong = np.flatnonzero((corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1]))
     if len(wrong):
-        raise refuse(f"box {boxes[wrong[0]].tolist()}, whose second corner isn't right of and below the first,")
+        raise refuse(f"box {corners[wrong[0]].tolist()}, whose second corner isn't right of and below the first,")
     if not (np.isfinite(class_ids).all() and (class_ids == np.round(class_ids)).all() and (class_ids >= 0).all()):
         raise refuse("class ids that aren't whole numbers from 0 on")
-    return Detections(boxes, scores, class_ids.astype(np.int64), _names(output[3], refuse))
+    return Detections(corners, confidence, class_ids.astype(np.int64), _names(output[3], refuse))
 
 
 def qualified_name(detector: Any) -> str:

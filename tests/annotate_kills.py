@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +78,17 @@ def recorded(folder: Path) -> Counter[tuple[str, str]]:
     return Counter((line["key"], line["status"]) for line in lines if "key" in line)
 
 
+TINY = dataclasses.replace(
+    registry.MODELS["sam_b"],
+    encoder=lambda: ImageEncoderViT(16, 1, 2, (0,), out_channels=16),
+    embed_dim=16,
+    decoder_mlp_dim=32,
+)
+
+
 def tiny_sam() -> SAM:
     """SAM's classes with next to no dimensions and the golden recipe's weights; every mask is kept."""
-    row = dataclasses.replace(
-        registry.MODELS["sam_b"],
-        encoder=lambda: ImageEncoderViT(16, 1, 2, (0,), out_channels=16),
-        embed_dim=16,
-        decoder_mlp_dim=32,
-    )
-    model = row.build()
+    model = TINY.build()
     model.load_state_dict(fill_state_dict(model.state_dict()))
     sam = SAM(model)
     sam.overrides.update(imgsz=64, conf=-1e9)
@@ -120,7 +124,7 @@ class Runs:
     def complete(self, output: Path, **options: Any) -> float:
         """A run to its end; the seconds it took."""
         started = time.perf_counter()
-        child = self.start(lambda: self.annotate(output, **options))
+        child = self.start(partial(self.annotate, output, **options))
         _, status = os.waitpid(child, 0)
         assert status == 0, f"the run into {output} ended with {status}"
         return time.perf_counter() - started
@@ -133,26 +137,25 @@ def kill_and_resume(runs: Runs, output: Path, kills: int, seconds: float, seed: 
     numbers = random.Random(seed)
     progress = []
     for _ in range(kills):
-        child = runs.start(lambda: runs.annotate(output))
+        child = runs.start(partial(runs.annotate, output))
         time.sleep(numbers.uniform(0.5 * idle, idle + 2.5 * max(0.0, seconds - idle) / kills))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        progress.append(sum(1 for _ in output.rglob("*.txt")))
+        progress.append(sum(1 for _ in output.glob("[abc]/*.txt")))
     return progress
 
 
 def crash_everywhere(runs: Runs, folder: Path, expected: dict[str, str]) -> int:
-    """Die before every single step that touches the disk, and in the middle of every write; the number of such steps."""
-    step = 0
-    while True:
+    """Die before every single step that touches the disk, and in the middle of every write; how many there are."""
+    for step in itertools.count():
         output = folder / f"crash{step}"
-        child = runs.start(lambda at=step: _dying(at, lambda: runs.annotate(output, workers=1)))  # type: ignore[misc]
+        child = runs.start(partial(_dying, step, partial(runs.annotate, output, workers=1)))
         _, status = os.waitpid(child, 0)
         runs.complete(output)
-        assert tree(output) == expected, f"step {step} of dying changed what was written"
+        assert tree(output) == expected, f"dying at step {step} changed what was written"
         if status == 0:
             return step
-        step += 1
+    raise AssertionError("there is a last step")
 
 
 def _dying(at: int, work: Callable[[], None]) -> None:
@@ -177,7 +180,7 @@ def _dying(at: int, work: Callable[[], None]) -> None:
 
 def divided(runs: Runs, output: Path, count: int) -> None:
     """Shares at the same time, one process each."""
-    children = [runs.start(lambda i=i: runs.annotate(output, shard=f"{i}/{count}")) for i in range(count)]  # type: ignore[misc]
+    children = [runs.start(partial(runs.annotate, output, shard=f"{share}/{count}")) for share in range(count)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
 

@@ -19,7 +19,9 @@ def groups_of(count: int, size: int, load: Callable[[int], int]) -> Iterator[lis
 @pytest.mark.parametrize(("workers", "batch"), [(1, 1), (2, 1), (3, 4), (8, 2)])
 def test_all_come_in_order_and_are_written(workers: int, batch: int) -> None:
     written: list[int] = []
-    with Pipeline(groups_of(50, batch, lambda number: number), written.append, workers=workers, batch=batch) as pipeline:
+    with Pipeline(
+        groups_of(50, batch, lambda number: number), written.append, workers=workers, batch=batch
+    ) as pipeline:
         seen = []
         for group in pipeline:
             seen += group

@@ -20,9 +20,7 @@ def home() -> Path:
 
 
 @contextmanager
-def atomic_path(
-    target: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None
-) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is flushed to disk and renamed to `target`.
 
     scratch: a folder of the same file system for the temporary file instead, which a process that is killed leaves

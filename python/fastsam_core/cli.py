@@ -179,24 +179,15 @@ def _progress(results: Iterator[Results], model: SAM) -> Iterator[Results]:
 
 
 def _annotate(values: dict[str, Any]) -> None:
-    values = {_ANNOTATE_ALIASES.get(key, key): value for key, value in values.items()}
-    for key in values:
-        if key not in _ANNOTATE:
-            close = difflib.get_close_matches(key, _ANNOTATE, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(_ANNOTATE)}"
-            raise UsageError(f"unknown option {key!r} of annotate{hint}")
-    if values.get("data") is None:
-        raise UsageError("annotate needs data=<folder of images>")
-    from .annotate import auto_annotate
+    from .annotate import command
 
-    # What isn't given stays the function's default; but without a detector, everything is segmented.
-    given = {key: value for key, value in values.items() if value is not None}
-    folder = auto_annotate(given.pop("data"), **{"det_model": None, "sam_model": DEFAULT_MODEL, **given})
-    print(f"Labels saved to {folder}")
+    command.run(values)
 
 
-        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error", *_CONVERT_TEXTS},
-        lists={"texts", "formats"},
+def _convert(values: dict[str, Any]) -> None:
+    from .formats import convert
+
+    convert.run(values)
 
 
 def _info(values: dict[str, Any]) -> None:
@@ -217,6 +208,8 @@ def _doctor(values: dict[str, Any]) -> None:
 
 
 def _help(values: dict[str, Any]) -> None:
+    from .annotate.command import OPTIONS
+
     lines = []
     for key, field in FIELDS.items():
         if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "batch", "rect"):
@@ -232,7 +225,7 @@ def _help(values: dict[str, Any]) -> None:
             labels="labels=[1,...]",
             multimask="multimask_output=False",
             options="\n".join(lines),
-            annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in _ANNOTATE.items()),
+            annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in OPTIONS.items()),
         )
     )
 

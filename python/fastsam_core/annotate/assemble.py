@@ -70,10 +70,10 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
 def _append(file: TextIO, images: TextIO, parts: Iterable[Path]) -> None:
     comma = "\n"
     annotation_id = 0
-    for image_id, (image, annotations) in enumerate(_read(parts), 1):
+    for image_id, (image, objects) in enumerate(_read(parts), 1):
         image["id"] = image_id
         images.write(("\n" if image_id == 1 else ",\n") + json_text(image))
-        for annotation in annotations:
+        for annotation in objects:
             annotation_id += 1
             annotation["id"], annotation["image_id"] = annotation_id, image_id
             file.write(comma + json_text(annotation))

@@ -131,7 +131,9 @@ def _keep_apart(files: FileList, folder: Path, formats: Sequence[str]) -> None:
     """What is written must not be taken for images by the next run."""
     if folder.is_dir() and os.path.samefile(folder, files.root):
         if "png" in formats:
-            raise ValueError(f"png label maps can't go into {folder}, the folder of the images; give another output_dir")
+            raise ValueError(
+                f"png label maps can't go into {folder}, the folder of the images; give another output_dir"
+            )
         if SHEET in files.keys:
             files.keys.remove(SHEET)
 

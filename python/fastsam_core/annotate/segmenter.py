@@ -20,6 +20,7 @@ from ..results import Results
 from ..sam import SAM
 from ..segment import segment_everything, segment_prompts
 
+
 class Segmenter:
     """A model and its options.
 

@@ -82,7 +82,9 @@ def read_formats(formats: Any) -> tuple[str, ...]:
     wanted = {name.strip().lower() for name in given}
     unknown = sorted(wanted - set(FORMATS))
     if unknown or not wanted:
-        raise ValueError(f"formats={formats!r}: {', '.join(map(repr, unknown)) or 'none'}; accepted: {', '.join(FORMATS)}")
+        raise ValueError(
+            f"formats={formats!r}: {', '.join(map(repr, unknown)) or 'none'}; accepted: {', '.join(FORMATS)}"
+        )
     return tuple(name for name in FORMATS if name in wanted)
 
 

@@ -6,10 +6,12 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Share `index` (from 0) of `count`. An image belongs to the share that the hash of its relative path names."""
 
     index: int
@@ -83,6 +85,6 @@ def _named(environment: Mapping[str, str], index: str, count: str) -> Shard:
         return read_shard((int(environment[index]), int(environment[count])))
     except ValueError as error:
         raise ValueError(
-            f'{index}={environment[index]} and {count}={environment[count]} in the environment name no share of the '
+            f"{index}={environment[index]} and {count}={environment[count]} in the environment name no share of the "
             f'images ({error}); shard="0/1" labels all of them'
         ) from None

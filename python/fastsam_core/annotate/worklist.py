@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,37 +74,47 @@ def label_names(keys: Sequence[str]) -> dict[str, str]:
         folders[posixpath.dirname(key).casefold()].append(key)
     renamed: dict[str, str] = {}
     for members in folders.values():
-        taken: set[str] = set()
-        second: list[str] = []
-        for key in (key for key in members if not is_video(key)):
-            stem = posixpath.splitext(key)[0].casefold()
-            # Every image that has a name of its own gets it before others are given new ones.
-            if stem in taken:
-                second.append(key)
-            taken.add(stem)
-        for key in second:
-            renamed[key] = _free(posixpath.splitext(key)[0], taken.__contains__)
-            taken.add(renamed[key].casefold())
-        videos: set[str] = set()
-        for key in (key for key in members if is_video(key)):
-            own = posixpath.splitext(key)[0]
-            name = _free(own, lambda stem: stem in videos or _has_frames(stem, taken), first=1)
-            videos.add(name.casefold())
-            if name != own:
-                renamed[key] = name
+        taken = _name_images([key for key in members if not is_video(key)], renamed)
+        _name_videos([key for key in members if is_video(key)], renamed, taken)
     return renamed
 
 
-def _free(stem: str, is_taken: Any, first: int = 2) -> str:
+def _name_images(keys: Sequence[str], renamed: dict[str, str]) -> set[str]:
+    """New names where they are needed, into `renamed`; all names, in lower case."""
+    taken: set[str] = set()
+    second: list[str] = []
+    for key in keys:
+        stem = posixpath.splitext(key)[0].casefold()
+        # Every image that has a name of its own gets it before others are given new ones.
+        if stem in taken:
+            second.append(key)
+        taken.add(stem)
+    for key in second:
+        renamed[key] = _free(posixpath.splitext(key)[0], taken.__contains__)
+        taken.add(renamed[key].casefold())
+    return taken
+
+
+def _name_videos(keys: Sequence[str], renamed: dict[str, str], images: set[str]) -> None:
+    videos: set[str] = set()
+
+    def is_taken(stem: str) -> bool:
+        frame = re.compile(re.escape(stem) + r"_\d+")
+        return stem in videos or any(frame.fullmatch(name) for name in images)
+
+    for key in keys:
+        own = posixpath.splitext(key)[0]
+        name = _free(own, is_taken, first=1)
+        videos.add(name.casefold())
+        if name != own:
+            renamed[key] = name
+
+
+def _free(stem: str, is_taken: Callable[[str], bool], first: int = 2) -> str:
     number = first
     while is_taken((name := stem if number == 1 else f"{stem}-{number}").casefold()):
         number += 1
     return name
-
-
-def _has_frames(stem: str, taken: Iterable[str]) -> bool:
-    frame = re.compile(re.escape(stem) + r"_\d+")
-    return any(frame.fullmatch(name) for name in taken)
 
 
 def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:

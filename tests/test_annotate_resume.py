@@ -23,7 +23,6 @@ from fastsam_core import SAM, auto_annotate, cli
 from fastsam_core.annotate import files
 from fastsam_core.models import checkpoint, registry
 
-
 SAME = "annotate_kills.detector"
 
 

@@ -96,7 +96,7 @@ def auto_annotate(
         _keep_apart(files, folder, config.formats)
     sheet = Preview([] if files is None else [key for key in files.keys if not is_video(key)], preview)
     annotator = Annotator(config)
-    settings = {"data": _where(files, data, folder), **annotator.settings()}
+    settings = {"data": identity(files, data, folder), **annotator.settings()}
     labels = LabelFiles(folder, config.formats, owner=Path(file_name(share)).stem)
     started = time.perf_counter()
     with Job(labels, settings, share, files=files, preview=sheet, resume=resume) as job:
@@ -138,8 +138,8 @@ def _keep_apart(files: FileList, folder: Path, formats: Sequence[str]) -> None:
             files.keys.remove(SHEET)
 
 
-def _where(files: FileList | None, data: Any, folder: Path) -> str:
+def identity(files: FileList | None, data: Any, folder: Path) -> str:
     """What tells the images of this folder from others of the same names, wherever both are moved together."""
     if files is None:
-        return str(data)[:200] if isinstance(data, (str, int)) else type(data).__name__
+        return os.fspath(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
     return os.path.relpath(files.root, folder.absolute()).replace(os.sep, "/")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Reader = Callable[[str, Any], Any]
 
 # Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
-PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "multimask_output")
+PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "texts", "multimask_output")
 
 
 def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
@@ -124,6 +124,12 @@ def _class_ids(key: str, value: Any) -> tuple[int, ...]:
     return tuple(sorted({int(one) for one in values}))
 
 
+def _network_task(key: str, value: Any) -> str:
+    if value not in ("detect", "segment"):
+        raise ValueError(f"{key} must be detect or segment, not {value!r}")
+    return str(value)
+
+
 def _task(key: str, value: Any) -> str:
     if value != "segment":
         warn_once(f"task={value!r} has no meaning here; Segment Anything does 'segment'")
@@ -158,6 +164,9 @@ class Config:
     iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
     quantize: int | None = _option(None, _bits, "16: encode images in half precision on a GPU")
     verbose: bool = _option(True, _switch, "say what was found in each image")
+
+    text_model: Any = _option(None, _anything, "texts: the detector, by name or folder; Grounding DINO if not given")
+    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes whose score is greater")
 
     points_stride: int = _option(32, _whole(1), "segment everything: points per side of the grid")
     points_batch_size: int = _option(64, _whole(1), "segment everything: points decoded together")
@@ -252,7 +261,7 @@ class DetectConfig(Config):
 
     subject: ClassVar[str] = "YOLOv8 and FastSAM"
 
-    task: str = _option("detect", _text, "what the network does, detect or segment; it knows")
+    task: Any = _option(None, _network_task, "what the network does; it knows that itself")
     imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
     conf: float = _option(0.25, _number(0, 1), "keep objects whose score is greater")
     iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker object of a class goes")
@@ -262,6 +271,8 @@ class DetectConfig(Config):
     classes: Any = _option(None, _class_ids, "keep these classes only")
     agnostic_nms: bool = _option(False, _switch, "objects of different classes suppress one another too")
 
+    text_model: Any = _ignored(FIELDS["text_model"].default)
+    text_conf: float | None = _ignored(FIELDS["text_conf"].default)
     points_stride: int = _ignored(FIELDS["points_stride"].default)
     points_batch_size: int = _ignored(FIELDS["points_batch_size"].default)
     conf_thres: float | None = _ignored(FIELDS["conf_thres"].default)

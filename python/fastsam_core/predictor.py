@@ -17,9 +17,10 @@ from .config import PROMPT_KEYS, Config
 from .model_and_picture import ModelAndPicture, one_picture
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
-from .prompts import Prompts
+from .prompts import Prompts, read_texts
 from .results import Results
 from .sources import Item, Source, load_sources
+from .text_prompts import TextDetectors, segment_texts
 
 EVENTS = (
     "on_predict_start",
@@ -33,11 +34,12 @@ Callback = Callable[["Predictor"], Any]
 
 @dataclass(frozen=True)
 class _Request:
-    """One call: its options, and its prompts, None meaning everything."""
+    """One call: its options, and its prompts or texts, neither meaning everything."""
 
     config: Config
     prompts: Prompts | None
     multimask_output: bool
+    texts: tuple[str, ...] | None = None
 
 
 class Predictor(ModelAndPicture):
@@ -68,6 +70,7 @@ class Predictor(ModelAndPicture):
         self.save_dir: Path | None = None
         self.callbacks: dict[str, list[Callback]] = _callbacks if _callbacks is not None else {}
         self._saved_as: tuple[Any, ...] = ()
+        self._text_detectors = TextDetectors()
 
     # --- calls ---
 
@@ -92,8 +95,9 @@ class Predictor(ModelAndPicture):
         """Results of every picture of `source`, in order; of the picture that is set when `source` is None.
 
         kwargs: prompts in pixels of the original picture (`bboxes`, `points`, `labels`, `masks`, see `prompts.py`;
-        they hold for every picture), `multimask_output` (three masks per object instead of one), and options for this
-        call. Without prompts everything is segmented.
+        they hold for every picture) or `texts` (what to look for, found by an open-vocabulary detector: class i is text
+        i), `multimask_output` (three masks per object instead of one), and options for this call. Without prompts
+        everything is segmented.
         stream: give an iterator that works as it is consumed, instead of a list.
 
         Of several pictures, one that can't be read is logged and left out. Raises TypeError and ValueError for
@@ -138,7 +142,11 @@ class Predictor(ModelAndPicture):
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
         config = self.args.updated(options)
         multimask_output = bool(given.pop("multimask_output", False))
-        request = _Request(config, Prompts.read(**given), multimask_output)
+        texts = given.pop("texts", None)
+        if texts is not None and given:
+            raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(given)}")
+        prompts = Prompts.read(**given)
+        request = _Request(config, prompts, multimask_output, None if texts is None else read_texts(texts))
         self.prompts = {}
         return request
 
@@ -173,7 +181,10 @@ class Predictor(ModelAndPicture):
         model = self._ready(config)
         self.batch = [item.path], [picture.pixels], [_label(item)]
         self._fire("on_predict_batch_start")
-        if request.prompts is None:
+        if request.texts is not None:
+            detector = self._text_detectors.get(config, model.device)
+            result = segment_texts(model, picture, request.texts, detector, request.multimask_output, config, watch)
+        elif request.prompts is None:
             result = segment.segment_everything(model, picture, config, watch, progress=config.verbose)
         else:
             result = segment.segment_prompts(model, picture, request.prompts, request.multimask_output, config, watch)

@@ -78,8 +78,9 @@ class SAM:
         source: path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch, or a
         list of these; None means the pictures that come with the package.
         bboxes, points, labels, and `masks` among the kwargs: prompts in pixels of the original picture, for every
-        picture (forms in `prompts.py`); without them everything is segmented. kwargs: `multimask_output`, and every
-        option of `config.Config` with its aliases, for this call.
+        picture (forms in `prompts.py`); without them everything is segmented. kwargs: `texts`, a text or a list of what
+        to look for ("a dog"), which needs the extra `text`; `multimask_output`, and every option of `config.Config`
+        with its aliases, for this call.
         stream: an iterator that works as it is consumed, instead of a list.
 
         Raises TypeError for an unknown option or a value of the wrong type, ValueError for one that doesn't fit, and

@@ -48,3 +48,28 @@ def load_detector(
             f"a detector is a name such as 'yolov8x.pt', a checkpoint's path or a callable, not {detector!r}"
         )
     return CheckedDetector(detector, conf=conf, classes=classes, max_det=max_det)
+
+
+def load_text_detector(
+    texts: Any,
+    model: Any = None,
+    *,
+    processor: Any = None,
+    conf: float | None = None,
+    iou: float | None = None,
+    max_det: int | None = None,
+    device: Any = "",
+) -> CheckedDetector:
+    """A detector that finds what texts describe; class i is text i.
+
+    texts: a text or a list of them, "a dog". model, processor, conf, iou, device: see `OpenVocabularyDetector`;
+        Grounding DINO (tiny) from transformers if not given. max_det: keep that many boxes, the best by score; all if
+        not given.
+
+    ImportError without the package transformers (extra `text`); TypeError and ValueError for arguments.
+    """
+    from .open_vocabulary import OpenVocabularyDetector, TextDetector
+
+    if not isinstance(model, OpenVocabularyDetector):
+        model = OpenVocabularyDetector(model, processor, conf=conf, iou=iou, device=device)
+    return CheckedDetector(TextDetector(model, texts), max_det=max_det)

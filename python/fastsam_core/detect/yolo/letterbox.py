@@ -32,15 +32,16 @@ class Letterbox:
     top: int
 
     @classmethod
-    def of(cls, original: tuple[int, int], size: tuple[int, int]) -> Letterbox:
+    def of(cls, original: tuple[int, int], size: tuple[int, int], shape: tuple[int, int] | None = None) -> Letterbox:
         """For a picture of (height, width) and the largest input, (height, width) in multiples of the stride.
 
-        The padding is the least that makes both sides multiples of the stride.
+        shape: the input's, where it is fixed; else the padding is the least that makes both sides multiples of the
+        stride.
         """
         scale = min(size[0] / original[0], size[1] / original[1])
         height, width = (max(1, round(side * scale)) for side in original)
-        spare_y, spare_x = (-height % _STRIDE) / 2, (-width % _STRIDE) / 2
-        shape = height + -height % _STRIDE, width + -width % _STRIDE
+        shape = shape or (height + -height % _STRIDE, width + -width % _STRIDE)
+        spare_y, spare_x = (shape[0] - height) / 2, (shape[1] - width) / 2
         # Of an odd padding, the larger half goes right and below.
         return cls(original, shape, (height, width), round(spare_x - 0.1), round(spare_y - 0.1))
 

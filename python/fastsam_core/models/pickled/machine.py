@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .names import call, resolve, storage
+from .names import call, persistent, resolve
 from .records import Record, StorageRef, key
 
 # The pickle of the largest YOLOv8 checkpoint has 100,000 opcodes in 250 kB; with an optimizer's state three times that.
@@ -199,8 +199,8 @@ class Machine:
             target.items.append(state)
 
     def persistent(self) -> None:
-        found = storage(self._pop())
-        if self.storages.setdefault(found.key, found) != found:
+        found = persistent(self._pop())
+        if isinstance(found, StorageRef) and self.storages.setdefault(found.key, found) != found:
             raise ValueError(f"it describes storage {found.key!r} in two ways")
         self.push(found)
 

@@ -85,9 +85,11 @@ def call(function: Any, args: Any) -> Any:
     return Record(function, args)
 
 
-def storage(identity: Any) -> StorageRef:
-    """What a persistent id stands for: ("storage", its class, key, device, number of elements[, view])."""
+def persistent(identity: Any) -> StorageRef | Name:
+    """What a persistent id stands for: a storage, or, in old files, a class with its source, which is not looked at."""
     match identity:
+        case ("module", Name() as cls, _, _):
+            return cls
         case ("storage", Name() as kind, str(key), str(), int(count), *view):
             dtype = STORAGES.get(str(kind))
             if dtype is not None and count >= 0 and _key(key) and (not view or view == [None]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..boxes import Boxes
-from ..detect import CheckedDetector, Detections, load_detector
+from ..detect import CheckedDetector, Detections, load_detector, load_text_detector
 from ..picture import Picture
 from ..results import Results
 from . import rows
@@ -149,6 +150,16 @@ class Annotator:
         config = self.config
         if not config.wants_detector:
             return None
+        if config.texts is not None:
+            found = load_text_detector(
+                config.texts,
+                None if _is_checkpoint(config.det_model) else config.det_model,
+                conf=config.conf,
+                iou=config.iou,
+                max_det=config.max_det,
+                device=config.device,
+            )
+            return found if config.classes is None else load_detector(found, classes=config.classes)
         return load_detector(
             config.det_model,
             conf=config.conf,
@@ -194,3 +205,8 @@ def _nothing(image: NDArray[np.uint8], path: str) -> Results:
 def _release_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _is_checkpoint(det_model: Any) -> bool:
+    """Whether it is a file of the YOLO family, such as the default, which knows no texts."""
+    return isinstance(det_model, (str, os.PathLike)) and os.fspath(det_model).endswith((".pt", ".safetensors"))

@@ -57,7 +57,8 @@ def auto_annotate(
     output_dir: default `<data's parent>/<data's stem>_auto_annotate_labels`.
     conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`. Boxes of a callable are filtered by
         conf, max_det and classes.
-    texts: names of what to find, with an open-vocabulary detector; class ids are their places in the list.
+    texts: names of what to find, with an open-vocabulary detector (`pip install 'fastsam_core[text]'`); class ids are
+        their places in the list. det_model may then name such a detector, see `detect.load_text_detector`.
     formats: any of yolo (`<name>.txt`), coco (`coco.json`), sa1b (`sa1b/<name>.json`), labelme (`labelme/<name>.json`)
         and png (`png/<name>.png`). Names mirror the images' relative paths.
     min_area: leave out masks of fewer pixels.

@@ -21,7 +21,8 @@ class AnnotateConfig:
     sam_model: a checkpoint's name or path, or a `SAM` or `Predictor`, whose options then hold.
     device: of both; "" is the GPU if there is one.
     conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`.
-    texts: names of what to find, with an open-vocabulary detector; class ids are their places in the list.
+    texts: names of what to find, with an open-vocabulary detector; class ids are their places in the list. det_model
+        is then such a detector, see `detect.load_text_detector`, or stays what it is by default.
     formats: which label files, of yolo, coco, sa1b, labelme and png.
     min_area: leave out masks of fewer pixels.
     batch: images that go through the encoder together.
@@ -56,13 +57,17 @@ class AnnotateConfig:
         self.texts = _texts(self.texts)
         self.formats = read_formats(self.formats)
         self.device = "" if self.device is None else self.device
-        if self.det_model is not None and not isinstance(self.det_model, (str, os.PathLike)):
-            if not callable(self.det_model):
-                raise TypeError(
-                    f"det_model must be a detector's name, a callable or None, not {type(self.det_model).__name__}"
-                )
-            if self.texts is not None:
-                raise ValueError("texts are for an open-vocabulary detector; with a det_model of your own, leave them")
+        if self.det_model is None or isinstance(self.det_model, (str, os.PathLike)):
+            return
+        if self.texts is not None and not hasattr(self.det_model, "find"):
+            raise ValueError(
+                "texts are for an open-vocabulary detector, such as detect.OpenVocabularyDetector; with another "
+                "det_model of your own, leave them out"
+            )
+        if self.texts is None and not callable(self.det_model):
+            raise TypeError(
+                f"det_model must be a detector's name, a callable or None, not {type(self.det_model).__name__}"
+            )
 
     @property
     def wants_detector(self) -> bool:

@@ -10,11 +10,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from annotate_kills import detector, make_images, tiny_sam, tree
 from fastsam_core import SAM, auto_annotate, rle
 from fastsam_core.annotate import AnnotateConfig
 from fastsam_core.annotate.assemble import write_coco
+from fastsam_core.detect import Detections
+from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from fastsam_core.formats import read_labels
 
 ALL = ("yolo", "coco", "sa1b", "labelme", "png")
@@ -226,6 +229,35 @@ def test_a_crowd_is_decoded_in_parts(sam: SAM, tmp_path: Path, monkeypatch: pyte
     assert sum(most) == 2000 and max(most) <= 32
     found = json.loads((target / "coco.json").read_text())["annotations"]
     assert [one["category_id"] - 1 for one in found] == [index % 7 for index in range(2000)]
+
+
+class KnowsTwoWords(OpenVocabularyDetector):
+    """Stands for a model of transformers, which is tested elsewhere: it finds every text it is asked for."""
+
+    kind, conf, iou, model = "owlv2", 0.1, 0.5, torch.nn.Linear(1, 1)
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def find(self, image: np.ndarray, texts: Any) -> Detections:
+        self.asked.append(list(texts))
+        height, width = image.shape[:2]
+        count = len(texts)
+        boxes = np.array([[0, 0, width / 2, height / 2 + index] for index in range(count)], np.float32)
+        return Detections(boxes, np.full(count, 0.9, np.float32), np.arange(count)[::-1], dict(enumerate(texts)))
+
+
+def test_texts(sam: SAM, images: Path, tmp_path: Path) -> None:
+    found = KnowsTwoWords()
+    target = auto_annotate(images, found, sam, texts=["a dog", "a red car"])
+    assert found.asked == [["a dog", "a red car"]] * 6
+    for path in target.rglob("*.txt"):
+        assert [line.split()[0] for line in path.read_text().splitlines()] == ["1", "0"]
+    assert dict(read_labels(target, "yolo", images=images).names) == {0: "a dog", 1: "a red car"}
+    with pytest.raises(ValueError, match=r'texts was \["a dog", "a red car"\] and is \["a cat"\]'):
+        auto_annotate(images, found, sam, texts=["a cat"])
+    one = auto_annotate(images, found, sam, output_dir=tmp_path / "one", texts=["a dog", "a red car"], classes=1)
+    assert {line.split()[0] for path in one.rglob("*.txt") for line in path.read_text().splitlines()} == {"1"}
 
 
 @pytest.mark.parametrize(

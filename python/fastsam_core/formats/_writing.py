@@ -81,12 +81,14 @@ class FolderWriter(LabelWriter):
                 f"{labels.file_name} and an image before it would both have their labels in {target}, since the format "
                 "knows images by name without suffix; rename one of them"
             )
+        content, written = self.render(labels, target)
         with atomic_path(target) as temporary:
-            written = self._write_file(labels, temporary)
+            temporary.write_bytes(content)
         self._written.add(key)
         return written
 
-    def _write_file(self, labels: ImageLabels, target: Path) -> int:
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
+        """What the image's file holds if it is `target`, and the number of objects in it."""
         raise NotImplementedError
 
 

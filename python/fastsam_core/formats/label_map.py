@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,13 @@ class LabelMapWriter(FolderWriter):
         self.values = values
         self.order = order
 
-    def _write_file(self, labels: ImageLabels, target: Path) -> int:
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         from PIL import Image
 
         drawn, written = label_map(labels, values=self.values, order=self.order)
-        Image.fromarray(drawn).save(target, format="PNG")
-        return written
+        content = BytesIO()
+        Image.fromarray(drawn).save(content, format="PNG")
+        return content.getvalue(), written
 
 
 def label_map(labels: ImageLabels, *, values: str = "object", order: str = "area") -> tuple[np.ndarray, int]:

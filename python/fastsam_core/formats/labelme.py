@@ -45,7 +45,7 @@ class LabelMeWriter(FolderWriter):
         self.embed_images = embed_images
         self.tolerance = tolerance
 
-    def _write_file(self, labels: ImageLabels, target: Path) -> int:
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         shapes: list[dict[str, Any]] = []
         written = 0
         for place, found in enumerate(labels.objects):
@@ -80,8 +80,7 @@ class LabelMeWriter(FolderWriter):
             "imageHeight": labels.height,
             "imageWidth": labels.width,
         }
-        target.write_text(json_text(document) + "\n", encoding="utf-8")
-        return written
+        return (json_text(document) + "\n").encode(), written
 
     def _image(self, file_name: str, folder: Path) -> tuple[str, str | None]:
         """The image's path as seen from the label file's folder, and its bytes as text if wanted."""

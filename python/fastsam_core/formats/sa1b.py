@@ -76,11 +76,10 @@ class Sa1bWriter(FolderWriter):
         super().__init__(folder)
         self._last_image = 0
 
-    def _write_file(self, labels: ImageLabels, target: Path) -> int:
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         self._last_image = self._last_image + 1 if labels.image_id is None else labels.image_id
         written = record(labels, image_id=self._last_image)
-        target.write_text(json_text(written) + "\n", encoding="utf-8")
-        return len(written["annotations"])
+        return (json_text(written) + "\n").encode(), len(written["annotations"])
 
 
 def read(source: str | os.PathLike[str]) -> LabelSet:

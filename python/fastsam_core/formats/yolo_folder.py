@@ -39,7 +39,7 @@ class YoloWriter(FolderWriter):
         self.tolerance = tolerance
         self.scores = scores
 
-    def _write_file(self, labels: ImageLabels, target: Path) -> int:
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         lines: list[str] = []
         extent = np.array([labels.width, labels.height], np.float64)
         for found in labels.objects:
@@ -53,8 +53,7 @@ class YoloWriter(FolderWriter):
                 x1, y1, x2, y2 = np.clip(found.corners(), 0, [*extent, *extent])
                 box = np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]) / [*extent, *extent]
                 lines += yolo.box_lines([box], [found.class_id], conf=conf)
-        target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return len(lines)
+        return "".join(f"{line}\n" for line in lines).encode(), len(lines)
 
     def close(self) -> None:
         if self.names:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..models.sam_model import SamModel
-from ..picture import Picture, Stopwatch, can_run_half, model_input
+from ..picture import Picture, Stopwatch, encode_together
 from ..predictor import Predictor
 from ..prompts import Prompts
 from ..results import Results
@@ -53,7 +53,7 @@ class Segmenter:
             "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
             "sam.conf": self.config.conf,
             "sam.imgsz": model.image_size,
-            "sam.quantize": self.config.quantize,
+            "sam.dtype": str(self.config.dtype or model.dtype).removeprefix("torch."),
         }
         if everything:
             options = self.config.generate_options(model)
@@ -65,15 +65,8 @@ class Segmenter:
     def pictures(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Picture]:
         """The images, BGR uint8 (H, W, 3), encoded in one pass; a single one is encoded when it is needed."""
         pictures = [Picture(image, path) for image, path in zip(images, paths, strict=True)]
-        if len(pictures) < 2:
-            return pictures
-        model = self.model
-        half = self.config.quantize == 16 and can_run_half(model.device)
-        pixels = torch.cat([model_input(model, image) for image in images])
-        with torch.no_grad(), torch.autocast("cuda", torch.float16, enabled=half):
-            features = model.encode_image(pixels).float()
-        for picture, embedding in zip(pictures, features, strict=True):
-            picture.features = embedding[None]
+        if len(pictures) > 1:
+            encode_together(self.model, pictures, self.config.dtype)
         return pictures
 
     def boxes(self, picture: Picture, boxes: NDArray[np.float32]) -> Results:

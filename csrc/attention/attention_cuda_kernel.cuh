@@ -191,8 +191,9 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<
   for (int stage = 0, y = 0, x = 0; x < columns_end; stage ^= 1, advance(y, x)) {
     if constexpr (!kDense) {
       if (y == 0) {
-        if (x > 0) __syncthreads();  // others may still read the stage that the terms go through
-                                     // The stage has room for four warps' terms.
+        if (x > 0)
+          __syncthreads();  // others may still read the stage that the terms go through
+                            // The stage has room for four warps' terms.
 #pragma unroll 1
         for (int turn = 0; turn < Size::kWarps / 4; ++turn) {
           if (turn > 0) __syncthreads();

@@ -100,8 +100,8 @@ _DECODER = {"heads": 2, "prompts": 5, "tokens": 6, "dim": 64, "grid": (10, 25)}
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 EXAMPLES: dict[str, Callable[[], Arguments]] = {
-    "attention": lambda: (_values(2, 14, 11, 3 * 4 * 16), _values(13, 16), _values(13, 16), 4, 7, _values(3 * 4 * 16)),
-    "windowed_attention": lambda: (_values(2, 14, 11, 4 * 3 * 16), _values(4, 49, 49), 7, _values(4 * 3 * 16)),
+    "attention": lambda: (_values(2, 14, 11, 3 * 2 * 64), _values(13, 64), _values(13, 64), 2, 7, _values(3 * 2 * 64)),
+    "windowed_attention": lambda: (_values(2, 14, 11, 2 * 3 * 32), _values(2, 49, 49), 7, _values(2 * 3 * 32)),
     "conv3x3": lambda: (_values(1, 40, 41, 16), _values(24, 16, 3, 3), _values(24), 1, True),
     "conv_stem": lambda: (_values(1, 3, 96, 94), _values(8, 3, 3, 3), _values(8), _values(16, 8, 3, 3), _values(16)),
     "depthwise3x3": lambda: (_values(1, 64, 65, 40), _values(40, 3, 3), _values(40), 1, True),

@@ -1,7 +1,17 @@
 // The kernel: a block attends with some queries of one head of one window to all keys of that window, tile by tile.
+//
+// Scores begin with their bias and stay in registers, as the position terms of the tile's columns do; those of its rows
+// lie in shared memory, for 16 rows of keys at a time. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled:
+//
+//   kernel                  threads  registers     shared memory, d = 64 / 80   warps on a multiprocessor
+//   16 bits, wide               128        255             56 KB /  68 KB        8
+//   16 bits, narrow             256        128             40 KB /  48 KB       16, also in the 100 KB of sm_86 and 89
+//   float32                     128  211 - 247             56 KB /  69 KB        8, or 4 in 100 KB
+//   dense, d = 32               128  113 - 128   20 KB, of float32 27 KB        16, of float32 12 in 100 KB
 #pragma once
 
 #include "attention/attention_cuda_positions.cuh"
+#include "attention/attention_cuda_softmax.cuh"
 
 namespace fastsam::attention {
 
@@ -26,123 +36,117 @@ struct Shape {
   static_assert(kDense || sizeof(T) * kStageElements >= sizeof(float) * 4 * 16 * kKeys);
 };
 
-// 2^x; the emulator's is exact to the last bit, the GPU's to two of them.
-__device__ __forceinline__ float power_of_two(float x) {
-#ifdef FASTSAM_CUDA_EMULATION
-  return exp2f(x);
-#else
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#endif
+// The fragments of the column terms of a strip that begins with column x, for the slots of a tile. They go through
+// `memory`, which holds 16 queries' at a time.
+template <typename T, int kDim, Bias kBias, int kTiles, int kGroups>
+__device__ __forceinline__ void load_column_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row,
+                                                  int x, float* memory, float (&columns)[kTiles][kGroups][4]) {
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    column_terms<T, kDim, 8 * kGroups>(job, window, queries, row + 16 * i, x, memory);
+#pragma unroll
+    for (int n = 0; n < kGroups; ++n) {
+      const int down = kBias == Bias::kOneRow ? 0 : row_of_slot(job, n * 8);
+      const int column = n * 8 - down * job.pitch + 2 * pair();
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float term = memory[term_at<8 * kGroups>(group() + 8 * (j / 2), column + j % 2)];
+        columns[i][n][j] = down < job.tile_rows ? term : -INFINITY;  // not all slots have a row
+      }
+    }
+    __syncwarp();
+  }
 }
 
-template <typename T>
-__device__ __forceinline__ void store_two(T* to, float first, float second) {
-  *reinterpret_cast<uint32_t*>(to) = pack<T>(first, second);
-}
-__device__ __forceinline__ void store_two(float* to, float first, float second) {
-  *reinterpret_cast<float2*>(to) = make_float2(first, second);
-}
-
-// A warp's largest score so far, the sum of weights and the weighted sum of values for each of its queries.
-template <int kDim, int kTiles>
-struct Sums {
-  float top[kTiles][2], total[kTiles][2];
-  float out[kTiles][kDim / 8][4];
-};
-
-// Scores to weights 2^(scale * score + shift - top). `top` follows the largest score only where it would be left
-// behind by more than 2^8: no weight comes near what half precision can hold, and most tiles rescale nothing.
-template <int kDim, int kTiles, int kGroups>
-__device__ __forceinline__ void softmax_step(float (&scores)[kTiles][kGroups][4], float scale,
-                                             const float (&shift)[kTiles][2], Sums<kDim, kTiles>& sums) {
-  constexpr float kSlack = 8.0f;
-  float high[kTiles][2];
-  bool behind = false;
+// The dense bias of the keys from `key` on, as scores to begin with.
+template <typename T, int kTiles, int kGroups>
+__device__ __forceinline__ void load_bias(const Job<T>& job, const Window<T>& window, int row, int key,
+                                          float (&scores)[kTiles][kGroups][4]) {
+  const int64_t count = int64_t{job.window_rows} * job.window_columns;
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = fmaxf(scores[i][0][2 * half], scores[i][0][2 * half + 1]);
+      const Place at = place_of(window, window.first + row + 16 * i + 8 * half + group());
+      const T* const bias = job.bias + (window.head * count + int64_t{at.y} * job.window_columns + at.x) * count;
 #pragma unroll
-      for (int n = 1; n < kGroups; ++n) top = fmaxf(top, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-      high[i][half] = fmaf(top, scale, shift[i][half]);
-      behind |= high[i][half] > sums.top[i][half] + kSlack;
-    }
-  }
-  if (__any_sync(kAllLanes, behind)) {
+      for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float top = fmaxf(sums.top[i][half], high[i][half]);
-        const float factor = power_of_two(sums.top[i][half] - top);
-        sums.top[i][half] = top;
-        sums.total[i][half] *= factor;
-#pragma unroll
-        for (int n = 0; n < kDim / 8; ++n) {
-          sums.out[i][n][2 * half] *= factor;
-          sums.out[i][n][2 * half + 1] *= factor;
+        for (int j = 0; j < 2; ++j) {
+          const int to = key + n * 8 + 2 * pair() + j;
+          scores[i][n][2 * half + j] = to < count ? to_float(bias[to]) * job.position_scale : -INFINITY;
         }
       }
     }
   }
+}
+
+// scores += queries x keys. With positions, scores begin with their columns' terms, and where a tile has several rows,
+// with those of the rows, too: `of_row` is the first one's.
+template <typename T, int kDim, Bias kBias, int kTiles, int kGroups>
+__device__ __forceinline__ void multiply_keys(const Job<T>& job, const T* queries, int row, const T* keys,
+                                              const float (&columns)[kTiles][kGroups][4], const float* of_row,
+                                              int row_stride, float (&scores)[kTiles][kGroups][4]) {
+  int slots_left = job.pitch, rows_left = job.tile_rows;
 #pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-    const float base[2] = {shift[i][0] - sums.top[i][0], shift[i][1] - sums.top[i][1]};
+  for (int step = 0; step < kDim / 16; ++step) {
+    Left<T> q[kTiles];
 #pragma unroll
-    for (int n = 0; n < kGroups; ++n) {
+    for (int i = 0; i < kTiles; ++i) load_rows<kDim>(q[i], queries, row + 16 * i, step);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float weight = power_of_two(fmaf(scores[i][n][j], scale, base[j / 2]));
-        scores[i][n][j] = weight;
-        sums.total[i][j / 2] += weight;
+    for (int n = 0; n < kGroups; n += 2) {
+      if (kBias != Bias::kDense && step == 0) {
+#pragma unroll
+        for (int m = n; m < n + 2; ++m) {
+#pragma unroll
+          for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              scores[i][m][j] = columns[i][m][j];
+              if (kBias == Bias::kManyRows) scores[i][m][j] += of_row[16 * i + 8 * (j / 2)];
+            }
+          }
+          slots_left -= 8;
+          if (kBias == Bias::kManyRows && slots_left == 0) {
+            slots_left = job.pitch;
+            if (--rows_left > 0) of_row += row_stride;
+          }
+        }
       }
+      Right<T> k;
+      load_columns<kDim>(k, keys, 8 * n, step);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) multiply(scores[i][n], scores[i][n + 1], q[i], k);
     }
   }
 }
 
-// Sums to output, by way of the warp's own queries' place in shared memory: whole rows go out.
-template <typename T, int kDim, int kTiles>
-__device__ __forceinline__ void write_out(const Job<T>& job, const Window<T>& window, int row,
-                                          const Sums<kDim, kTiles>& sums, T* queries) {
-  using Shared = Tile<T, kDim>;
-  __syncwarp();
+// out += weights x values.
+template <typename T, int kDim, int kTiles, int kGroups>
+__device__ __forceinline__ void multiply_values(const float (&weights)[kTiles][kGroups][4], const T* values,
+                                                float (&out)[kTiles][kDim / 8][4]) {
 #pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
+  for (int n = 0; n < kGroups; n += 2) {
+    Left<T> w[kTiles];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float total = sums.total[i][half];
-      total += __shfl_xor_sync(kAllLanes, total, 1);
-      total += __shfl_xor_sync(kAllLanes, total, 2);
-      const float factor = 1.0f / total;
-      const int to = row + 16 * i + 8 * half + group();
+    for (int i = 0; i < kTiles; ++i) weights_of(w[i], weights[i][n], weights[i][n + 1]);
 #pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) {
-        T* const at = queries + Shared::element(to, 8 * n + 2 * pair());
-        store_two(at, sums.out[i][n][2 * half] * factor, sums.out[i][n][2 * half + 1] * factor);
-      }
+    for (int step = 0; step < kDim / 16; ++step) {
+      Right<T> v;
+      load_depth<kDim>(v, values, 8 * n, step);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) multiply(out[i][2 * step], out[i][2 * step + 1], w[i], v);
     }
-  }
-  __syncwarp();
-  for (int i = lane(); i < 16 * kTiles * Shared::kVectors; i += kWarp) {
-    const int from = row + i / Shared::kVectors, vector = i % Shared::kVectors;
-    if (window.first + from >= window.count()) break;
-    const Place at = place_of(window, window.first + from);
-    T* const to = window.out + (int64_t{at.y} * job.columns + at.x) * (job.token / 3) + vector * Shared::kVector;
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(queries + Shared::offset(from, vector));
   }
 }
 
 template <typename T, int kDim, Bias kBias, bool kWide>
 __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<T, kDim, kBias, kWide>::kBlocks)
     attend(const Job<T> job) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // before, mma.h has nothing to offer, and no one calls this
   using Size = Shape<T, kDim, kBias, kWide>;
   constexpr int kTiles = Size::kTiles, kKeys = Size::kKeys, kGroups = kKeys / 8;
-  constexpr bool kDense = kBias == Bias::kDense;
+  constexpr bool kDense = kBias == Bias::kDense, kOneRow = kBias == Bias::kOneRow;
   DYNAMIC_SHARED(T, queries);
   T* const stages = queries + Size::kQueryElements;
   const Window<T> window = window_of_block(job, Size::kQueries);
@@ -172,55 +176,28 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<
   __syncthreads();
 
   Sums<kDim, kTiles> sums;
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      // Finite: what scores of minus infinity add is nothing then, and not a number only where there are no others.
-      sums.top[i][half] = -3e38f, sums.total[i][half] = 0.0f;
-    }
-#pragma unroll
-    for (int n = 0; n < kDim / 8; ++n) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sums.out[i][n][j] = 0.0f;
-    }
-  }
-  float columns[kTiles][kGroups][4];  // terms of the strip's columns
-
+  sums.clear();
+  float columns[kTiles][kGroups][4];
 #pragma unroll 1
   for (int stage = 0, y = 0, x = 0; x < columns_end; stage ^= 1, advance(y, x)) {
-    if constexpr (!kDense) {
+    float scores[kTiles][kGroups][4];
+    if constexpr (kDense) {
+      if (attends) load_bias(job, window, row, x, scores);
+    } else {
       if (y == 0) {
-        if (x > 0)
-          __syncthreads();  // others may still read the stage that the terms go through
-                            // The stage has room for four warps' terms.
+        if (x > 0) __syncthreads();  // others may still read the stage that the terms go through
+        float* const memory = reinterpret_cast<float*>(stages + (stage ^ 1) * Size::kStageElements);
 #pragma unroll 1
         for (int turn = 0; turn < Size::kWarps / 4; ++turn) {
           if (turn > 0) __syncthreads();
-          if (!attends || warp / 4 != turn) continue;
-          float* const through =
-              reinterpret_cast<float*>(stages + (stage ^ 1) * Size::kStageElements) + warp % 4 * 16 * kKeys;
-#pragma unroll
-          for (int i = 0; i < kTiles; ++i) {
-            column_terms<T, kDim, kKeys>(job, window, queries, row + 16 * i, x, through);
-#pragma unroll
-            for (int n = 0; n < kGroups; ++n) {
-              const int down = kBias == Bias::kOneRow ? 0 : row_of_slot(job, n * 8);
-              const int column = n * 8 - down * job.pitch + 2 * pair();
-#pragma unroll
-              for (int j = 0; j < 4; ++j) {
-                const float term = through[term_at<kKeys>(group() + 8 * (j / 2), column + j % 2)];
-                columns[i][n][j] = down < job.tile_rows ? term : -INFINITY;  // not all slots have a row
-              }
-            }
-            __syncwarp();
+          if (attends && warp / 4 == turn) {
+            load_column_terms<T, kDim, kBias>(job, window, queries, row, x, memory + warp % 4 * 16 * kKeys, columns);
           }
         }
       }
       if (attends && y % kTermRows == 0) {
-        row_terms<T, kDim, Size::kQueriesOfWarp>(
-            job, window, queries, row, y, kBias == Bias::kOneRow ? job.position_scale * job.scale : job.position_scale,
-            terms);
+        const float factor = kOneRow ? job.position_scale * job.scale : job.position_scale;
+        row_terms<T, kDim, Size::kQueriesOfWarp>(job, window, queries, row, y, factor, terms);
       }
     }
     cp_async_wait<0>();
@@ -230,89 +207,20 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<
     if (x_next < columns_end) copy(y_next, x_next, stage ^ 1);
     if (!attends) continue;
     const T* const keys = stages + stage * Size::kStageElements;
-    const T* const values = keys + Size::kStageElements / 2;
-
-    float scores[kTiles][kGroups][4], shift[kTiles][2];
+    // The terms of a tile's only row move all its scores, and with them the place of the weights' exponent.
+    const float* const of_row = kDense ? nullptr : terms + y % kTermRows * Size::kQueriesOfWarp + group();
+    float shift[kTiles][2];
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        shift[i][half] =
-            kBias == Bias::kOneRow ? terms[y % kTermRows * Size::kQueriesOfWarp + 16 * i + 8 * half + group()] : 0.0f;
-      }
+      for (int half = 0; half < 2; ++half) shift[i][half] = kOneRow ? of_row[16 * i + 8 * half] : 0.0f;
     }
-    const float* of_row = kDense ? nullptr : terms + y % kTermRows * Size::kQueriesOfWarp + group();
-    int slots_left = job.pitch, rows_left = job.tile_rows;
-    if constexpr (kDense) {
-      const int64_t count = int64_t{job.window_rows} * job.window_columns;
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const Place at = place_of(window, window.first + row + 16 * i + 8 * half + group());
-          const T* const bias = job.bias + (int64_t{window.head} * count + at.y * job.window_columns + at.x) * count;
-#pragma unroll
-          for (int n = 0; n < kGroups; ++n) {
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-              const int key = x + n * 8 + 2 * pair() + j;
-              scores[i][n][2 * half + j] = key < count ? to_float(bias[key]) * job.position_scale : -INFINITY;
-            }
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int step = 0; step < kDim / 16; ++step) {
-      Left<T> q[kTiles];
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) load_rows<kDim>(q[i], queries, row + 16 * i, step);
-#pragma unroll
-      for (int n = 0; n < kGroups; n += 2) {
-        if (!kDense && step == 0) {
-#pragma unroll
-          for (int m = n; m < n + 2; ++m) {
-#pragma unroll
-            for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-              for (int j = 0; j < 4; ++j) {
-                scores[i][m][j] = columns[i][m][j];
-                if (kBias == Bias::kManyRows) scores[i][m][j] += of_row[16 * i + 8 * (j / 2)];
-              }
-            }
-            slots_left -= 8;
-            if (kBias == Bias::kManyRows && slots_left == 0) {
-              slots_left = job.pitch;
-              if (--rows_left > 0) of_row += Size::kQueriesOfWarp;
-            }
-          }
-        }
-        Right<T> k;
-        load_columns<kDim>(k, keys, 8 * n, step);
-#pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          multiply(scores[i][n], scores[i][n + 1], q[i], k);
-        }
-      }
-    }
+    multiply_keys<T, kDim, kBias>(job, queries, row, keys, columns, of_row, Size::kQueriesOfWarp, scores);
     softmax_step(scores, job.scale, shift, sums);
-#pragma unroll
-    for (int n = 0; n < kGroups; n += 2) {
-      Left<T> weights[kTiles];
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) weights_of(weights[i], scores[i][n], scores[i][n + 1]);
-#pragma unroll
-      for (int step = 0; step < kDim / 16; ++step) {
-        Right<T> v;
-        load_depth<kDim>(v, values, 8 * n, step);
-#pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          multiply(sums.out[i][2 * step], sums.out[i][2 * step + 1], weights[i], v);
-        }
-      }
-    }
+    multiply_values<T, kDim>(scores, keys + Size::kStageElements / 2, sums.out);
   }
   if (attends) write_out<T, kDim, kTiles>(job, window, row, sums, queries);
+#endif
 }
 
 }  // namespace fastsam::attention

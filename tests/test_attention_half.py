@@ -1,7 +1,7 @@
-"""Attention in half precision: errors are at most twice those of plain PyTorch in the same dtype, and what goes with it.
+"""Attention in half precision: errors are at most twice those of plain PyTorch in the same dtype.
 
-Both are compared with float64, on the same rounded inputs. The reference serves half precision on the CPU; the CUDA form
-has kernels for it.
+Both are compared with float64, on the same rounded inputs. The reference serves half precision on the CPU; the CUDA
+form has kernels for it.
 """
 
 from __future__ import annotations

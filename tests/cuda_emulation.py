@@ -25,7 +25,12 @@ from types import ModuleType
 import torch
 
 ROOT = Path(__file__).parent.parent
-BUILD = ROOT / "build" / "cuda_emulated"
+# What a sanitizer needs; tests/native/sanitize.py sets it. Shared memory is spoilt as a whole, so that there can't be
+# fences between its variables.
+EXTRA = os.environ.get("FASTSAM_EMULATION_FLAGS", "").split()
+if EXTRA:
+    EXTRA.append("--param=asan-globals=0")
+BUILD = ROOT / "build" / ("cuda_emulated_sanitized" if EXTRA else "cuda_emulated")
 COMPILER = shutil.which("g++")
 NAME = "_cuda_emulated"
 # PyTorch's wheel brings pybind11's headers; nothing else of it is used.
@@ -35,6 +40,7 @@ FLAGS = [
     *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
     *("-DFASTSAM_CUDA_EMULATION", '-DFASTSAM_CUDA_ARCHITECTURES="emulated"'),
+    *EXTRA,
 ]
 
 
@@ -105,7 +111,7 @@ def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD) -> lis
 def link(objects: list[Path], made: Path, *flags: str) -> None:
     """A module, or with other flags a program, of emulated objects."""
     script = f"-Wl,-T,{ROOT / 'csrc' / 'common' / 'emulator' / 'shared.ld'}"
-    _run([str(COMPILER), *(flags or ("-shared",)), script, *map(str, objects), "-o", str(made), "-pthread"])
+    _run([str(COMPILER), *(flags or ("-shared",)), *EXTRA, script, *map(str, objects), "-o", str(made), "-pthread"])
 
 
 @cache

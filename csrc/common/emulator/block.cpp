@@ -161,6 +161,7 @@ void end_thread() {
 }
 
 void thread_main() {
+  Fiber::arrived();
   try {
     (*block.body)();
     end_thread();

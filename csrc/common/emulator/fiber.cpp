@@ -5,7 +5,21 @@
 #include <cstdint>
 #include <new>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace fastsam::emulator {
+
+#ifdef __SANITIZE_ADDRESS__
+namespace {
+
+// The fiber that was left last.
+Fiber* left = nullptr;
+
+}  // namespace
+#endif
 
 void Stacks::reserve(size_t count) {
   if (count <= count_) return;
@@ -20,6 +34,33 @@ void Stacks::reserve(size_t count) {
   for (size_t i = 0; i < count; ++i) {
     if (mprotect(stack(i), kBytes, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
   }
+}
+
+void Fiber::note_stack(void* stack, size_t bytes) {
+  stack_ = stack;
+  stack_bytes_ = bytes;
+#ifdef __SANITIZE_ADDRESS__
+  // A thread that an error stopped has left its frames fenced.
+  __asan_unpoison_memory_region(stack, bytes);
+#endif
+}
+
+void Fiber::arrived() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, &left->stack_, &left->stack_bytes_);
+#endif
+}
+
+void Fiber::resume(Fiber& from) {
+#ifdef __SANITIZE_ADDRESS__
+  void* frames = nullptr;
+  left = &from;
+  __sanitizer_start_switch_fiber(&frames, stack_, stack_bytes_);
+  switch_from(from);
+  __sanitizer_finish_switch_fiber(frames, &left->stack_, &left->stack_bytes_);
+#else
+  switch_from(from);
+#endif
 }
 
 #ifdef FASTSAM_OWN_SWITCH
@@ -51,6 +92,7 @@ fastsam_switch_stack:
 )");
 
 void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
+  note_stack(stack, bytes);
   // Six registers, the address that is returned to, and that function's own return address, which nobody uses and which
   // the ABI wants 8 below a multiple of 16.
   auto* top = reinterpret_cast<uintptr_t*>(static_cast<char*>(stack) + bytes) - 1;
@@ -60,11 +102,12 @@ void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
   stack_pointer_ = top - 7;
 }
 
-void Fiber::resume(Fiber& from) { fastsam_switch_stack(&from.stack_pointer_, stack_pointer_); }
+void Fiber::switch_from(Fiber& from) { fastsam_switch_stack(&from.stack_pointer_, stack_pointer_); }
 
 #else
 
 void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
+  note_stack(stack, bytes);
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack;
   context_.uc_stack.ss_size = bytes;
@@ -72,7 +115,7 @@ void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
   makecontext(&context_, entry, 0);
 }
 
-void Fiber::resume(Fiber& from) { swapcontext(&from.context_, &context_); }
+void Fiber::switch_from(Fiber& from) { swapcontext(&from.context_, &context_); }
 
 #endif
 

@@ -19,12 +19,21 @@ class Fiber {
   // Leaves `from`, goes on with this one.
   void resume(Fiber& from);
 
+  // On a fiber's own stack, as the first thing.
+  static void arrived();
+
  private:
+  void note_stack(void* stack, size_t bytes);
+  void switch_from(Fiber& from);
+
 #ifdef FASTSAM_OWN_SWITCH
   void* stack_pointer_ = nullptr;
 #else
   ucontext_t context_;
 #endif
+  // For AddressSanitizer, which wants to know which stack it is on; unknown until the first switch away.
+  const void* stack_ = nullptr;
+  size_t stack_bytes_ = 0;
 };
 
 // Stacks of equal size with a page between them that can't be touched, for the life of the process.

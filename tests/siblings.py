@@ -65,18 +65,19 @@ def _carried(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        there = [_to(arg, "cuda") for arg in args]
-        result = function(*there, **{name: _to(value, "cuda") for name, value in kwargs.items()})
+        there = [carry(arg, "cuda") for arg in args]
+        result = function(*there, **{name: carry(value, "cuda") for name, value in kwargs.items()})
         for i in outputs:
             args[i].copy_(there[i])
-        return _to(result, "cpu")
+        return carry(result, "cpu")
 
     return call
 
 
-def _to(value: Any, device: str) -> Any:
+def carry(value: Any, device: str) -> Any:
+    """The value with its tensors, also those in tuples, on the device; what is on neither CPU nor GPU stays there."""
     if isinstance(value, tuple):
-        return tuple(_to(part, device) for part in value)
+        return tuple(carry(part, device) for part in value)
     return value.to(device) if isinstance(value, Tensor) and value.device.type in ("cpu", "cuda") else value
 
 

@@ -192,9 +192,9 @@ def test_a_batch_is_encoded_together_and_gives_the_same(sam: SAM, images: Path, 
     sizes: list[int] = []
     plain = sam.model.encode_image
 
-    def encode(pixels: Any) -> Any:
+    def encode(pixels: Any, *dtype: Any) -> Any:
         sizes.append(len(pixels))
-        return plain(pixels)
+        return plain(pixels, *dtype)
 
     one = auto_annotate(images, detector, sam, formats="coco", preview=0)
     sam.model.encode_image = encode  # type: ignore[method-assign]

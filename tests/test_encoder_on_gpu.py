@@ -30,6 +30,8 @@ ENCODERS: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
     ),
 }
 each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
+# Not even tensors without values can be moved to "cuda" by a PyTorch that was built without it.
+needs_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch was built without CUDA")
 
 
 @pytest.fixture
@@ -60,6 +62,7 @@ def run_on_gpu(encoder: str, dtype: torch.dtype) -> Tensor:
     return result
 
 
+@needs_cuda_build
 @each_encoder
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_gpu_tensors_go_to_the_kernels(monkeypatch, kernels, encoder, dtype):
@@ -71,6 +74,7 @@ def test_gpu_tensors_go_to_the_kernels(monkeypatch, kernels, encoder, dtype):
     assert result.shape == (2, 8, ENCODERS[encoder][2] // 16, ENCODERS[encoder][2] // 16)
 
 
+@needs_cuda_build
 @each_encoder
 def test_what_stays_with_pytorch(monkeypatch, kernels, encoder):
     called = calls_of(monkeypatch, ENCODERS[encoder][0])

@@ -112,7 +112,7 @@ def test_generate(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None
         logits, scores = map(torch.from_numpy, golden_recipe.blob_logits(batch, golden["seed"] + next(batches)))
         return scores, lambda point_index, mask_index: logits[point_index, mask_index]
 
-    monkeypatch.setattr(model, "encode_image", lambda images: torch.zeros(1, 128, 64, 64))
+    monkeypatch.setattr(model, "encode_image", lambda images, dtype=None: torch.zeros(1, 128, 64, 64))
     monkeypatch.setattr(model, "decode_points", decode)
     generator = SamAutomaticMaskGenerator(model, **{**golden["config"], "output_mode": mode})
     records = generator.generate(np.zeros((*golden["image_size"], 3), np.uint8))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .annotate import Annotator, auto_annotate
+    from .bbox2segment import yolo_bbox2segment
     from .detect.fastsam import FastSAM
     from .detect.yolo.model import YOLO
     from .predictor import Predictor
@@ -35,6 +36,7 @@ __all__ = [
     "Results",
     "__version__",
     "auto_annotate",
+    "yolo_bbox2segment",
 ]
 
 _HOMES = {
@@ -47,6 +49,7 @@ _HOMES = {
     "Results": ".results",
     "Boxes": ".results",
     "Masks": ".results",
+    "yolo_bbox2segment": ".bbox2segment",
 }
 
 

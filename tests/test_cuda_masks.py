@@ -12,10 +12,14 @@ from torch import Tensor
 
 import cuda_emulation
 from fastsam_core import ops
+from fastsam_core.ops._native import cpu_module
 from siblings import EMULATED, emulated
 from test_mask_ops import KINDS, check, logits_of, random_axis
 
-pytestmark = pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not() or "available")
+pytestmark = [
+    pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not() or "available"),
+    pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off"),
+]
 
 # Rows of pixels that one tile holds where it has one column: see csrc/masks/masks_cuda.cu and csrc/rle/rle_tile.cuh.
 MASK_TILE, RLE_TILE = 9216 * 32, 8192 * 32

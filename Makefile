@@ -2,7 +2,7 @@
 # A bare machine needs python3 (3.10 or newer, with venv), a C++17 compiler and make; the rest comes from the package index.
 #
 #   FASTSAM_NATIVE=0 make test    the same tests on the PyTorch siblings alone
-#   FASTSAM_CUDA=ON make wheel    what the build makes of CUDA (OFF unless told otherwise)
+#   FASTSAM_CUDA=ON make setup    CUDA kernels too (OFF unless told otherwise; AUTO builds them where there is nvcc)
 #   VENV=.venv-312 PYTHON=python3.12 make test
 
 PYTHON ?= python3
@@ -14,10 +14,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
-NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
+NATIVE_SOURCES := CMakeLists.txt $(shell find cmake csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize lint bench bench-compare bench-table wheel clean
+.PHONY: help setup demo test sanitize cuda lint bench bench-compare bench-table wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,9 @@ test: setup  ## run the test suite
 
 sanitize: setup  ## the native tests under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python tests/native/sanitize.py
+
+cuda: setup  ## build the CUDA kernels beside the package in use and check the binary; needs nvcc, no GPU
+	$(BIN)/python tests/native/check_cuda.py
 
 lint: setup  ## ruff, mypy and clang-format, checking only
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ def test_report_says_what_a_reader_looks_for(monkeypatch, tmp_path):
         "instruction set",
         "rle_from_polygon",
         "CUDA",
-        "no CUDA operations yet",
+        f"CUDA kernels  {doctor.collect()['cuda']['kernels']}",
     ):
         assert word in report
     serving = "reference" if ops.isa() is None else "cpu"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fastsam_core import ops
-from op_examples import COVERED, EXAMPLES
-from siblings import NAMES, run_python
+from fastsam_core.ops import schema
+from op_examples import COVERED, example
+from siblings import EMULATED, NAMES, run_python
 
 needs_native = pytest.mark.skipif(not ops.available_isas(), reason="no native operations")
 
@@ -97,22 +100,39 @@ REFUSALS = (
 )
 
 
+def check_spoilt(op: str, sibling: str, run: Callable[..., Any]) -> None:
+    rng, arguments, rejected = random.Random(op), example(op, sibling), 0
+    for _ in range(40):
+        spoilt = list(arguments)
+        for at in rng.sample(range(len(spoilt)), rng.choice([1, 1, 1, min(2, len(spoilt))])):
+            with suppress(RuntimeError, TypeError, IndexError):  # PyTorch has no such form of this tensor
+                spoilt[at] = spoil(rng, spoilt[at])
+        try:
+            run(*spoilt)
+        except (ValueError, TypeError, MemoryError):
+            rejected += 1
+        except RuntimeError as error:  # NotImplementedError among them
+            assert any(words in str(error) for words in REFUSALS), error
+            rejected += 1
+    assert rejected > 5
+
+
 # The dispatcher stands in front of the native operation, as for callers. Plain PyTorch can't reach foreign memory.
 @pytest.mark.parametrize("sibling", [name for name in NAMES if name != "reference"])
 @pytest.mark.parametrize("op", COVERED)
 def test_spoilt_arguments_are_errors_or_answers(op: str, sibling: str) -> None:
-    rng, arguments, rejected = random.Random(op), EXAMPLES[op](), 0
     with ops.use_isa(sibling[4:-1]):
-        for _ in range(40):
-            spoilt = list(arguments)
-            for at in rng.sample(range(len(spoilt)), rng.choice([1, 1, 1, min(2, len(spoilt))])):
-                with suppress(RuntimeError, TypeError, IndexError):  # PyTorch has no such form of this tensor
-                    spoilt[at] = spoil(rng, spoilt[at])
-            try:
-                getattr(ops, op)(*spoilt)
-            except (ValueError, TypeError, MemoryError):
-                rejected += 1
-            except RuntimeError as error:  # NotImplementedError among them
-                assert any(words in str(error) for words in REFUSALS), error
-                rejected += 1
-    assert rejected > 5
+        check_spoilt(op, sibling, getattr(ops, op))
+
+
+@needs_native
+@pytest.mark.parametrize("op", [op for op in COVERED if op in schema.CUDAS])
+def test_spoilt_arguments_of_kernels_are_errors_or_answers(op: str) -> None:
+    # In a library of the test's own, which sends CPU tensors to the emulated form of the operation.
+    namespace = f"emulated_{op}"
+    library = torch.library.Library(namespace, "DEF")
+    library.define(op + schema.SCHEMAS[op])
+    library.impl(op, schema.on_one_device(op, ops.siblings(op)[EMULATED]), "CPU")
+    fakes = import_module(f"fastsam_core.ops.{schema.FAMILY_OF[op]}.schema")
+    torch.library.register_fake(f"{namespace}::{op}", getattr(fakes, op), lib=library)
+    check_spoilt(op, EMULATED, getattr(getattr(torch.ops, namespace), op).default)

@@ -36,6 +36,8 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict model=sam_b.pt source=photo.jpg points=[[900,370]] labels=[1]
   fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
   fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
+  fastsam annotate data=photos/ det_model=yolov8x.pt formats=[yolo,coco]
+  fastsam convert data=labels/ from=yolo to=coco output=labels.json  label files in another format
   fastsam predict model=FastSAM-s.pt source=photos/                 FastSAM; yolov8n.pt, yolov8n-seg.pt ...: YOLOv8
   fastsam predict model=sam_b.pt source=photo.jpg texts=["a dog"]   what a text describes
   fastsam convert yolov8n.pt yolov8n.safetensors                    a checkpoint's tensors alone
@@ -54,7 +56,10 @@ predict:
   {texts:<42}what to look for, with the extra `text`
 {options}
 
-annotate: data (a folder or any other source), model, device, output_dir.
+annotate:
+{annotate}
+
+convert: data, output, from (yolo, coco, sa1b), to (these, labelme, labelmap), images (their folder), names.
 
 Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
 FASTSAM_DEBUG=1 shows the traceback of an error."""
@@ -100,7 +105,8 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={*TEXTS, "model", "sam_model", "output_dir"},
+        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error", *_CONVERT_TEXTS},
+        lists={"texts", "formats"},
     )
     values = arguments.values
     for word in ("help", "version"):
@@ -130,8 +136,9 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
     return (commands[0] if commands else "predict"), values
 
 
+_CONVERT_TEXTS = ("data", "output", "from", "to", "images", "source", "target")
 _WEIGHTS = (".pt", ".pth", ".safetensors")
-_SPECIAL_SWITCHES = ("multimask_output", "help", "version")
+_SPECIAL_SWITCHES = ("multimask_output", "help", "version", "resume")
 
 
 def _unknown_word(word: str) -> str:
@@ -208,22 +215,9 @@ def _progress(results: Iterator[Results], model: Any) -> Iterator[Results]:
 
 
 def _annotate(values: dict[str, Any]) -> None:
-    accepted = ("data", "model", "sam_model", "device", "output_dir")
-    values = {("data" if key == "source" else key): value for key, value in values.items()}
-    for key in values:
-        if key not in accepted:
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(accepted)}"
-            raise UsageError(f"unknown option {key!r} of annotate{hint}")
-    if values.get("data") is None:
-        raise UsageError("annotate needs data=<folder of images>")
-    from .annotate import auto_annotate
+    from .annotate import command
 
-    model = values.get("sam_model") or values.get("model") or DEFAULT_MODEL
-    folder = auto_annotate(
-        values["data"], None, sam_model=model, device=values.get("device") or "", output_dir=values.get("output_dir")
-    )
-    print(f"Labels saved to {folder}")
+    command.run(values)
 
 
 def _info(values: dict[str, Any]) -> None:
@@ -236,9 +230,15 @@ def _info(values: dict[str, Any]) -> None:
 
 def _convert(values: dict[str, Any]) -> None:
     checkpoints = values.pop("checkpoints")
+    if not checkpoints:
+        from .formats import convert
+
+        convert.run(values)
+        return
     if len(checkpoints) != 2 or values:
         raise UsageError(
-            "convert takes a checkpoint and a .safetensors file to write: fastsam convert x.pt x.safetensors"
+            "convert takes a checkpoint and a .safetensors file to write (fastsam convert x.pt x.safetensors), "
+            "or label files (fastsam convert data=labels/ from=yolo to=coco output=labels.json)"
         )
     from .convert_checkpoint import convert_checkpoint
 
@@ -255,9 +255,11 @@ def _doctor(values: dict[str, Any]) -> None:
 
 
 def _help(values: dict[str, Any]) -> None:
+    from .annotate.command import OPTIONS
+
     lines = []
     for key, field in FIELDS.items():
-        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "batch", "rect"):
+        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "rect"):
             default = DEFAULT_MODEL if key == "model" else field.default
             shown = f"{default:.4g}" if isinstance(default, float) else str(default)
             lines.append(f"  {key + '=' + ('' if default is None else shown):<42}{field.metadata['help']}")
@@ -271,6 +273,7 @@ def _help(values: dict[str, Any]) -> None:
             multimask="multimask_output=False",
             texts='texts=["a dog",...]',
             options="\n".join(lines),
+            annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in OPTIONS.items()),
         )
     )
 

@@ -28,6 +28,15 @@ Reader = Callable[[str, Any], Any]
 # Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
 PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "texts", "multimask_output")
 
+_DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}
+
 
 def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
     return TypeError(f"{key} must be {accepted}, not {value!r} ({type(value).__name__})")
@@ -83,10 +92,19 @@ def _device(key: str, value: Any) -> Any:
     return value
 
 
-def _bits(key: str, value: Any) -> int:
+def _dtype(key: str, value: Any) -> torch.dtype:
+    chosen = value if isinstance(value, torch.dtype) else _DTYPES.get(str(value).lower().removeprefix("torch."))
+    if chosen is None or chosen not in _DTYPES.values():
+        raise ValueError(f"{key} must be float32, float16 or bfloat16, not {value!r}")
+    return chosen
+
+
+def _bits(key: str, value: Any) -> torch.dtype | None:
+    if value is None:
+        return None
     if isinstance(value, bool) or value not in (16, 32):
         raise ValueError(f"{key} must be 16 (half precision on a GPU) or 32 (the default), not {value!r}")
-    return int(value)
+    return torch.float16 if value == 16 else torch.float32
 
 
 def _image_size(key: str, value: Any) -> int:
@@ -162,7 +180,10 @@ class Config:
     imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; the model's own if not given")
     conf: float = _option(0.25, _number(), "keep masks whose predicted IoU is greater")
     iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
-    quantize: int | None = _option(None, _bits, "16: encode images in half precision on a GPU")
+    dtype: torch.dtype | None = _option(
+        None, _dtype, "float16 or bfloat16: run the model's layers in half precision, on a GPU; its own if not given"
+    )
+    batch: int = _option(1, _whole(1), "pictures that the image encoder takes together")
     verbose: bool = _option(True, _switch, "say what was found in each image")
 
     text_model: Any = _option(None, _anything, "texts: the detector, by name or folder; Grounding DINO if not given")
@@ -201,7 +222,6 @@ class Config:
     exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")
 
     retina_masks: bool = _ignored(True, quiet=True)  # masks always have the picture's resolution
-    batch: int = _ignored(1, quiet=True)
     rect: bool = _ignored(True, quiet=True)
     max_det: int = _ignored(300)
     classes: Any = _ignored(None)
@@ -311,7 +331,8 @@ def _opposite(key: str) -> Callable[[Any], Any]:
 
 # Other name -> the option, and what its value is in terms of the option's.
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "half": ("quantize", lambda value: 16 if value is not None and _switch("half", value) else None),
+    "half": ("dtype", lambda value: torch.float16 if value is not None and _switch("half", value) else None),
+    "quantize": ("dtype", lambda value: _bits("quantize", value)),
     "boxes": ("show_boxes", _same),
     "hide_labels": ("show_labels", _opposite("hide_labels")),
     "hide_conf": ("show_conf", _opposite("hide_conf")),

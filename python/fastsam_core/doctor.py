@@ -14,6 +14,7 @@ import torch
 from . import __version__, _files, ops
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
+from .ops._native_cuda import cuda_module, cuda_reason
 
 
 def collect() -> dict[str, Any]:
@@ -21,8 +22,9 @@ def collect() -> dict[str, Any]:
 
     Keys: `versions` (name -> version, or None where a package is missing), `platform`, `operations` (name ->
     {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
-    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`), `home`, `weights` (bundled
-    file -> bytes), `environment` (the FASTSAM_ variables that are set).
+    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, and of the kernels `module`,
+    `architectures`, `kernels`: "in use" or the reason why not), `home`, `weights` (bundled file -> bytes),
+    `environment` (the FASTSAM_ variables that are set).
     """
     return {
         "versions": _versions(),
@@ -64,7 +66,8 @@ def report() -> str:
         "CUDA",
         {
             "PyTorch": ", ".join(cuda["devices"]) if cuda["available"] else f"not available: {cuda['reason']}",
-            "native operations": "none yet; PyTorch serves CUDA tensors",
+            "CUDA kernels": cuda["kernels"],
+            **({"module": f"{cuda['module']}, for {cuda['architectures']}"} if cuda["module"] else {}),
         },
     )
     weights = {name: f"{size / 1e6:.1f} MB" for name, size in found["weights"].items()}
@@ -93,12 +96,19 @@ def _version(distribution: str) -> str | None:
 
 
 def _cuda() -> dict[str, Any]:
-    if torch.cuda.is_available():
-        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return {"available": True, "reason": "", "devices": devices}
+    available = torch.cuda.is_available()
     built = torch.version.cuda is not None
-    reason = "no GPU, or no driver for it, was found" if built else "this PyTorch was built without CUDA"
-    return {"available": False, "reason": reason, "devices": []}
+    absent = "no GPU, or no driver for it, was found" if built else "this PyTorch was built without CUDA"
+    return {
+        "available": available,
+        "reason": "" if available else absent,
+        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if available
+        else [],
+        "kernels": cuda_reason or ("in use" if available else f"switched on, but {absent}"),
+        "module": getattr(cuda_module, "__file__", None),
+        "architectures": getattr(cuda_module, "ARCHITECTURES", None),
+    }
 
 
 def _bundled_weights() -> dict[str, int]:

@@ -1,9 +1,10 @@
 """Operations with several implementations ("siblings") under one contract, registered with the PyTorch dispatcher.
 
-The siblings are `reference` (plain PyTorch, any device) and `cpu` (C++, CPU tensors). Both give the same results
-(layers and the mask decoder within float32's rounding, everything else to the bit) and raise ValueError for the same
-inputs; `why` says which one serves a call. `FASTSAM_NATIVE=0` switches the C++
-sibling off, `FASTSAM_ISA` (baseline, avx2, avx512, neon) chooses its instruction set.
+The siblings are `reference` (plain PyTorch, any device), `cpu` (C++, CPU tensors) and, for some operations, `cuda`
+(kernels for NVIDIA GPUs). All give the same results (layers and the mask decoder within rounding, everything else to
+the bit) and raise ValueError for the same inputs; `why` says which one serves a call. `FASTSAM_NATIVE=0` switches the
+compiled siblings off, `FASTSAM_ISA` (baseline, avx2, avx512, neon) chooses the C++ sibling's instruction set, and
+`FASTSAM_CUDA_KERNELS=1` turns on the CUDA sibling, which is off by default.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import schema
+from . import _native_cuda, schema
 from ._attention.api import attention, windowed_attention
 from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
-from ._decoder.api import decoder_first_look, decoder_first_pass, decoder_pass, decoder_upscale
+from ._decoder.api import decoder_first_look, decoder_first_pass, decoder_second_pass, decoder_upscale
 from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._masks.api import mask_remove_small_regions, mask_runs
 from ._native import cpu_module, cpu_reason
@@ -46,7 +47,7 @@ __all__ = [
     "conv_stem",
     "decoder_first_look",
     "decoder_first_pass",
-    "decoder_pass",
+    "decoder_second_pass",
     "decoder_upscale",
     "depthwise3x3",
     "isa",
@@ -79,11 +80,13 @@ __all__ = [
 
 
 def siblings(op: str) -> dict[str, Callable[..., Any]]:
-    """Every available implementation of `op`, by name, to be called directly: `reference`, `cpu[avx2]`, ..."""
+    """Every available implementation of `op`, by name, to be called directly: `reference`, `cpu[avx2]`, `cuda`, ..."""
     _check_op(op)
     found: dict[str, Callable[..., Any]] = {"reference": getattr(schema.REFERENCES[op], op)}
     for name in available_isas():
         found[f"cpu[{name}]"] = _bound(getattr(schema.NATIVES[op], op), name)
+    if op in schema.CUDAS:
+        found.update({name: form(getattr(schema.CUDAS[op], op)) for name, form in _native_cuda.forms.items()})
     return found
 
 
@@ -98,9 +101,14 @@ def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
     device = "cpu" if tensor is None else tensor.device.type
     reasons = {
         "cpu": cpu_reason or ("" if device == "cpu" else f"the tensor is on '{device}'") or _other_dtype(op, tensor),
-        "cuda": "this version has no CUDA operations yet",
+        "cuda": (
+            schema.why_not_cuda(op, tensor)
+            if tensor is not None and device == "cuda"
+            else _native_cuda.cuda_reason or f"the tensor is on '{device}'"
+        ),
     }
-    reasons["reference"] = "" if reasons["cpu"] else "the cpu sibling serves this call"
+    serving = next((name for name, reason in reasons.items() if not reason), "")
+    reasons["reference"] = f"the {serving} sibling serves this call" if serving else ""
     return reasons
 
 

@@ -2,8 +2,8 @@
 
 An operation family has one folder with the same files in each: `schema.py` holds the signatures and the fakes (the
 shape of the result without the values), `reference.py` the definition in plain PyTorch, which serves all devices
-("CompositeExplicitAutograd" is the dispatcher's default), `cpu.py` the way into the compiled module for CPU tensors,
-`api.py` what callers see.
+("CompositeExplicitAutograd" is the dispatcher's default), `cpu.py` and `cuda.py` the ways into the compiled modules,
+`api.py` what callers see. Not every family has a `cuda.py`, and a `cuda.py` need not have every operation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ._native import cpu_module
+from ._native_cuda import cuda_module, cuda_reason, say_served_by_pytorch
 
 NAMESPACE = "fastsam_core"
 FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_preprocess", "_rle")
@@ -30,12 +32,13 @@ FAMILY_OF: dict[str, str] = {}
 # Where each operation's siblings stand.
 REFERENCES: dict[str, ModuleType] = {}
 NATIVES: dict[str, ModuleType] = {}
+CUDAS: dict[str, ModuleType] = {}  # of those that have a CUDA form
 
 # Kept for the life of the process: the dispatcher forgets the operations when it goes.
 library = torch.library.Library(NAMESPACE, "DEF")
 
 
-def _on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
+def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     """`sibling`, refusing what the dispatcher lets through: sparse tensors, and tensors of several devices."""
     parameters = list(signature(sibling).parameters)
 
@@ -57,16 +60,52 @@ def _on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]
     return call
 
 
+def why_not_cuda(op: str, tensor: Tensor) -> str:
+    """Why no CUDA form of `op` serves this tensor, which is on a GPU; "" where one does.
+
+    A family whose CUDA form leaves some tensors to the reference says which in its cuda.py's `why_not(op, tensor)`.
+    """
+    if cuda_reason:
+        return f"CUDA kernels: {cuda_reason}"
+    if op not in CUDAS:
+        return f"{op} has no CUDA kernel"
+    family_reason = getattr(CUDAS[op], "why_not", None)
+    return family_reason(op, tensor) if family_reason else ""
+
+
+def _said(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+    """`reference`, saying once why it serves tensors on a GPU."""
+
+    @wraps(reference)
+    def call(*args: Any) -> Any:
+        on_gpu = next((value for value in args if isinstance(value, Tensor) and value.is_cuda), None)
+        if on_gpu is not None:
+            say_served_by_pytorch(why_not_cuda(name, on_gpu))
+        return reference(*args)
+
+    return call
+
+
+def _optional(module: str) -> ModuleType | None:
+    return import_module(module, __package__) if find_spec(module, __package__) else None
+
+
 def _register(family: str) -> None:
     signatures, reference, native = (
         import_module(f".{family}.{file}", __package__) for file in ("schema", "reference", "cpu")
     )
+    cuda = _optional(f".{family}.cuda")
     for name, schema in signatures.SCHEMAS.items():
         library.define(name + schema)
-        library.impl(name, _on_one_device(name, getattr(reference, name)), "CompositeExplicitAutograd")
+        plain = on_one_device(name, _said(name, getattr(reference, name)))
+        library.impl(name, plain, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}", getattr(signatures, name), lib=library)
         if cpu_module is not None:
-            library.impl(name, _on_one_device(name, getattr(native, name)), "CPU")
+            library.impl(name, on_one_device(name, getattr(native, name)), "CPU")
+        if cuda is not None and hasattr(cuda, name):
+            CUDAS[name] = cuda
+            if cuda_module is not None:
+                library.impl(name, on_one_device(name, getattr(cuda, name)), "CUDA")
         SCHEMAS[name], FAMILY_OF[name] = schema, family
         REFERENCES[name], NATIVES[name] = reference, native
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...config import DetectConfig
-from ...picture import Stopwatch, can_run_half
+from ...models.precision import usable_dtype
+from ...picture import Stopwatch
 from .decode import Found, decode
 from .letterbox import Letterbox
 from .masks import masks
@@ -71,11 +72,12 @@ def find(
 
 def _forward(network: Network, members: list[tuple[Image, Letterbox]], config: DetectConfig, watch: Stopwatch) -> Raw:
     weight = next(network.parameters())
-    half = config.quantize == 16 and can_run_half(weight.device)
+    dtype = usable_dtype(config.dtype, weight.device)
+    narrow = dtype in (torch.float16, torch.bfloat16)
     with watch.phase("preprocess", weight.device):
         pixels = torch.from_numpy(np.stack([place.pixels(image) for image, place in members]))
         inputs = pixels.to(weight.device).float() / 255
-    with watch.phase("inference", weight.device), torch.autocast("cuda", torch.float16, enabled=half):
+    with watch.phase("inference", weight.device), torch.autocast("cuda", dtype, enabled=narrow):
         raw: Raw = network(inputs)
         return raw
 

@@ -1,0 +1,85 @@
+# The module _cuda: kernels for NVIDIA GPUs, one fat binary with the CUDA run-time inside, so that it loads without a GPU.
+#   FASTSAM_CUDA=OFF    not built
+#   FASTSAM_CUDA=AUTO   built where CMake finds nvcc
+#   FASTSAM_CUDA=ON     built, or an error
+#   CMAKE_CUDA_ARCHITECTURES (or CUDAARCHS in the environment) lists what it is compiled for
+
+if(FASTSAM_CUDA STREQUAL "OFF")
+  message(STATUS "fastsam_core: FASTSAM_CUDA=OFF; the CUDA module is not built")
+  return()
+endif()
+
+# CMake 3.18 reads the list of architectures, 3.25 knows those that end in a letter.
+if(CMAKE_VERSION VERSION_LESS 3.25)
+  set(_fastsam_no_cuda "it needs CMake 3.25 or newer, this is ${CMAKE_VERSION}")
+else()
+  include(CheckLanguage)
+  # 80 as machine code and as PTX, which every later GPU can use; 90a as machine code only, since it is for one chip.
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
+    set(CMAKE_CUDA_ARCHITECTURES "80;90a-real")
+  endif()
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(_fastsam_no_cuda "no working nvcc was found; put it on PATH or set CUDACXX to it")
+  endif()
+endif()
+if(DEFINED _fastsam_no_cuda)
+  if(FASTSAM_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FASTSAM_CUDA=ON, but the CUDA module can't be built: ${_fastsam_no_cuda}. "
+                        "With FASTSAM_CUDA=OFF, PyTorch runs every operation on a GPU.")
+  endif()
+  message(STATUS "fastsam_core: FASTSAM_CUDA=AUTO; the CUDA module is not built: ${_fastsam_no_cuda}")
+  return()
+endif()
+
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
+  message(FATAL_ERROR "The CUDA module needs CUDA 12.0 or newer, ${CMAKE_CUDA_COMPILER} is "
+                      "${CMAKE_CUDA_COMPILER_VERSION}. FASTSAM_CUDA=OFF leaves it out.")
+endif()
+message(STATUS "fastsam_core: building the CUDA module for ${CMAKE_CUDA_ARCHITECTURES}")
+
+# Where results must be equal to the bit, multiply and add stay apart.
+set(_fastsam_exact_kernels
+  csrc/masks/masks_cuda.cu
+  csrc/nms/nms_cuda.cu
+  csrc/preprocess/preprocess_cuda.cu
+  csrc/rle/rle_cuda.cu
+  csrc/rle/rle_read_cuda.cu)
+set(_fastsam_kernels
+  csrc/attention/attention_cuda.cu
+  csrc/attention/attention_cuda_bfloat16.cu
+  csrc/attention/attention_cuda_float16.cu
+  csrc/attention/attention_cuda_float32.cu
+  csrc/common/cuda_device.cu)
+set_source_files_properties(${_fastsam_exact_kernels} PROPERTIES COMPILE_OPTIONS -fmad=false)
+
+pybind11_add_module(_cuda MODULE
+  csrc/bindings_cuda.cpp
+  csrc/bindings_cuda/attention.cpp
+  csrc/bindings_cuda/masks.cpp
+  csrc/bindings_cuda/nms.cpp
+  csrc/bindings_cuda/preprocess.cpp
+  csrc/bindings_cuda/rle.cpp
+  ${_fastsam_exact_kernels}
+  ${_fastsam_kernels})
+target_compile_features(_cuda PRIVATE cxx_std_17 cuda_std_17)
+set_target_properties(_cuda PROPERTIES
+  CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+  CUDA_EXTENSIONS OFF CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static CUDA_SEPARABLE_COMPILATION OFF)
+target_include_directories(_cuda PRIVATE csrc)
+list(JOIN CMAKE_CUDA_ARCHITECTURES ", " _fastsam_architectures)
+set_source_files_properties(csrc/bindings_cuda.cpp PROPERTIES
+  COMPILE_DEFINITIONS "FASTSAM_CUDA_ARCHITECTURES=\"${_fastsam_architectures}\"")
+target_compile_options(_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
+  "$<$<COMPILE_LANGUAGE:CUDA>:-lineinfo;-Xcompiler=-Wall,-Wextra,-ffp-contract=off>")
+# The run-time's own names stay inside too: PyTorch brings another copy of it.
+target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
+if(FASTSAM_WERROR)
+  target_compile_options(_cuda PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Werror>
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Werror>")
+endif()
+
+install(TARGETS _cuda LIBRARY DESTINATION fastsam_core)

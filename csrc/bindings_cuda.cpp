@@ -1,0 +1,36 @@
+// The Python module fastsam_core._cuda: addresses and sizes in, kernels started on the stream that is named. The same
+// files give fastsam_core's tests a module whose kernels run on the CPU (common/cuda_emulator.h).
+#include <string>
+
+#include "bindings_cuda/pointers.h"
+#include "common/cuda_device.h"
+
+#ifdef FASTSAM_CUDA_EMULATION
+#include "common/emulator/block.h"
+#define FASTSAM_MODULE _cuda_emulated
+#else
+#define FASTSAM_MODULE _cuda
+#endif
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
+  m.doc() = "CUDA operations of fastsam_core; fastsam_core.ops is the way to call them.";
+  m.attr("ARCHITECTURES") = FASTSAM_CUDA_ARCHITECTURES;
+  m.def("device_count", &fastsam::cuda::device_count, "GPUs that this process can use.");
+  m.def("compute_capability", &fastsam::cuda::compute_capability, "Of the current device, such as 80 or 90.");
+  m.def("shared_memory", &fastsam::cuda::shared_memory, "Bytes for each multiprocessor of the current device.");
+#ifdef FASTSAM_CUDA_EMULATION
+  m.attr("EMULATED") = true;
+  m.def("set_order", &fastsam::emulator::set_order, py::arg("backward"),
+        "Run a block's threads last to first from now on, or first to last.");
+#else
+  m.attr("EMULATED") = false;
+#endif
+
+  fastsam::bindings::bind_attention(m);
+  fastsam::bindings::bind_masks(m);
+  fastsam::bindings::bind_nms(m);
+  fastsam::bindings::bind_preprocess(m);
+  fastsam::bindings::bind_rle(m);
+}

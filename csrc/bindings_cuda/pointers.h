@@ -1,0 +1,35 @@
+// What the bindings of the CUDA module share. Tensors come as addresses and sizes: the module knows neither torch nor
+// NumPy. Python (ops/_<family>/cuda.py) has checked dtypes, shapes and devices; here sizes are checked again, since
+// they decide what a kernel reads. std::invalid_argument becomes ValueError, std::runtime_error RuntimeError.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <stdexcept>
+
+namespace fastsam::bindings {
+
+namespace py = pybind11;
+
+// A tensor's data_ptr(), or a stream's number.
+using Address = uintptr_t;
+
+template <typename T>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+inline void require(bool holds, const char* message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+// One for each operation's folder; bindings_cuda.cpp calls them.
+void bind_attention(py::module_& m);
+void bind_masks(py::module_& m);
+void bind_nms(py::module_& m);
+void bind_preprocess(py::module_& m);
+void bind_rle(py::module_& m);
+
+}  // namespace fastsam::bindings

@@ -1,0 +1,122 @@
+#include "common/emulator/fiber.h"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <new>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace fastsam::emulator {
+
+#ifdef __SANITIZE_ADDRESS__
+namespace {
+
+// The fiber that was left last.
+Fiber* left = nullptr;
+
+}  // namespace
+#endif
+
+void Stacks::reserve(size_t count) {
+  if (count <= count_) return;
+  if (base_ != nullptr) munmap(base_, count_ * kStride);
+  base_ = nullptr;
+  count_ = 0;
+  // Address space alone: pages come when they are touched.
+  void* memory = mmap(nullptr, count * kStride, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  base_ = static_cast<char*>(memory);
+  count_ = count;
+  for (size_t i = 0; i < count; ++i) {
+    if (mprotect(stack(i), kBytes, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
+  }
+}
+
+void Fiber::note_stack(void* stack, size_t bytes) {
+  stack_ = stack;
+  stack_bytes_ = bytes;
+#ifdef __SANITIZE_ADDRESS__
+  // A thread that an error stopped has left its frames fenced.
+  __asan_unpoison_memory_region(stack, bytes);
+#endif
+}
+
+void Fiber::arrived() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, &left->stack_, &left->stack_bytes_);
+#endif
+}
+
+void Fiber::resume(Fiber& from) {
+#ifdef __SANITIZE_ADDRESS__
+  void* frames = nullptr;
+  left = &from;
+  __sanitizer_start_switch_fiber(&frames, stack_, stack_bytes_);
+  switch_from(from);
+  __sanitizer_finish_switch_fiber(frames, &left->stack_, &left->stack_bytes_);
+#else
+  switch_from(from);
+#endif
+}
+
+#ifdef FASTSAM_OWN_SWITCH
+
+// What the System V ABI asks a callee to keep, on the stack that is left; C++ sees an ordinary call.
+extern "C" void fastsam_switch_stack(void** left, void* entered);
+asm(R"(
+.text
+.globl fastsam_switch_stack
+.hidden fastsam_switch_stack
+.type fastsam_switch_stack, @function
+fastsam_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size fastsam_switch_stack, .-fastsam_switch_stack
+)");
+
+void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
+  note_stack(stack, bytes);
+  // Six registers, the address that is returned to, and that function's own return address, which nobody uses and which
+  // the ABI wants 8 below a multiple of 16.
+  auto* top = reinterpret_cast<uintptr_t*>(static_cast<char*>(stack) + bytes) - 1;
+  top[0] = 0;
+  top[-1] = reinterpret_cast<uintptr_t>(entry);
+  for (int i = 2; i <= 7; ++i) top[-i] = 0;
+  stack_pointer_ = top - 7;
+}
+
+void Fiber::switch_from(Fiber& from) { fastsam_switch_stack(&from.stack_pointer_, stack_pointer_); }
+
+#else
+
+void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
+  note_stack(stack, bytes);
+  getcontext(&context_);
+  context_.uc_stack.ss_sp = stack;
+  context_.uc_stack.ss_size = bytes;
+  context_.uc_link = nullptr;
+  makecontext(&context_, entry, 0);
+}
+
+void Fiber::switch_from(Fiber& from) { swapcontext(&from.context_, &context_); }
+
+#endif
+
+}  // namespace fastsam::emulator

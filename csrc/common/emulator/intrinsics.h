@@ -1,0 +1,168 @@
+// What one thread does alone: bits, rounding, conversions, atomics. One thread runs at a time, so an atomic is a plain
+// read and write; nothing is reordered, so a fence is nothing.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "common/emulator/block.h"
+#include "common/emulator/types.h"
+
+// ---- memory ----
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcs(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcg(const T* address) {
+  return *address;
+}
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
+}
+template <typename T>
+void __stcg(T* address, T value) {
+  *address = value;
+}
+inline void __threadfence_block() {}
+inline void __threadfence() {}
+inline void __threadfence_system() {}
+inline void __nanosleep(unsigned) { fastsam::emulator::yield(); }
+[[noreturn]] inline void __trap() { fastsam::emulator::fail("stopped at __trap()"); }
+
+// ---- atomics: each gives what was there before ----
+template <typename T>
+T atomicExch(T* address, std::common_type_t<T> value) {
+  const T before = *address;
+  *address = value;
+  return before;
+}
+template <typename T>
+T atomicAdd(T* address, std::common_type_t<T> value) {
+  return atomicExch(address, static_cast<T>(*address + value));
+}
+template <typename T>
+T atomicSub(T* address, std::common_type_t<T> value) {
+  return atomicExch(address, static_cast<T>(*address - value));
+}
+template <typename T>
+T atomicMin(T* address, std::common_type_t<T> value) {
+  return atomicExch(address, value < *address ? value : *address);
+}
+template <typename T>
+T atomicMax(T* address, std::common_type_t<T> value) {
+  return atomicExch(address, value > *address ? value : *address);
+}
+template <typename T>
+T atomicAnd(T* address, std::common_type_t<T> value) {
+  return atomicExch(address, static_cast<T>(*address & value));
+}
+template <typename T>
+T atomicOr(T* address, std::common_type_t<T> value) {
+  return atomicExch(address, static_cast<T>(*address | value));
+}
+template <typename T>
+T atomicXor(T* address, std::common_type_t<T> value) {
+  return atomicExch(address, static_cast<T>(*address ^ value));
+}
+template <typename T>
+T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> value) {
+  return *address == expected ? atomicExch(address, value) : *address;
+}
+
+// ---- bits ----
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline int __clzll(long long x) { return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x)); }
+inline unsigned __brev(unsigned x) {
+  unsigned reversed = 0;
+  for (int i = 0; i < 32; ++i) reversed |= (x >> i & 1u) << (31 - i);
+  return reversed;
+}
+inline unsigned long long __brevll(unsigned long long x) {
+  return static_cast<unsigned long long>(__brev(static_cast<unsigned>(x))) << 32 |
+         __brev(static_cast<unsigned>(x >> 32));
+}
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned chosen = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned nibble = selector >> (4 * i) & 0xfu;
+    unsigned byte = static_cast<unsigned>(bytes >> (8 * (nibble & 7u))) & 0xffu;
+    if ((nibble & 8u) != 0) byte = (byte & 0x80u) != 0 ? 0xffu : 0u;
+    chosen |= byte << (8 * i);
+  }
+  return chosen;
+}
+inline unsigned __umulhi(unsigned x, unsigned y) { return static_cast<unsigned>(uint64_t{x} * y >> 32); }
+inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
+  return static_cast<unsigned long long>(static_cast<unsigned __int128>(x) * y >> 64);
+}
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>(((uint64_t{high} << 32 | low) << (shift & 31u)) >> 32);
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((uint64_t{high} << 32 | low) >> (shift & 31u));
+}
+
+// ---- the same bits in another type ----
+inline unsigned __float_as_uint(float x) { return fastsam::emulator::bit_cast<unsigned>(x); }
+inline int __float_as_int(float x) { return fastsam::emulator::bit_cast<int>(x); }
+inline float __uint_as_float(unsigned x) { return fastsam::emulator::bit_cast<float>(x); }
+inline float __int_as_float(int x) { return fastsam::emulator::bit_cast<float>(x); }
+inline long long __double_as_longlong(double x) { return fastsam::emulator::bit_cast<long long>(x); }
+inline double __longlong_as_double(long long x) { return fastsam::emulator::bit_cast<double>(x); }
+
+// ---- arithmetic that is never contracted (this file's user is compiled with -ffp-contract=off) ----
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
+inline float __fsqrt_rn(float x) { return std::sqrt(x); }
+inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
+inline double __dadd_rn(double x, double y) { return x + y; }
+inline double __dsub_rn(double x, double y) { return x - y; }
+inline double __dmul_rn(double x, double y) { return x * y; }
+inline double __ddiv_rn(double x, double y) { return x / y; }
+inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
+
+// ---- approximations, here exact ----
+inline float __expf(float x) { return std::exp(x); }
+inline float __logf(float x) { return std::log(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
+
+// ---- conversions ----
+inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
+inline int __float2int_rd(float x) { return static_cast<int>(std::floor(x)); }
+inline int __float2int_ru(float x) { return static_cast<int>(std::ceil(x)); }
+inline int __float2int_rz(float x) { return static_cast<int>(x); }
+inline float __int2float_rn(int x) { return static_cast<float>(x); }
+inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
+inline float __double2float_rn(double x) { return static_cast<float>(x); }
+
+// ---- CUDA has these for all numbers, without a namespace; of floats, the one that is not NaN ----
+template <typename A, typename B>
+std::common_type_t<A, B> min(A a, B b) {
+  using C = std::common_type_t<A, B>;
+  if constexpr (std::is_floating_point_v<C>) return std::fmin(static_cast<C>(a), static_cast<C>(b));
+  return static_cast<C>(b) < static_cast<C>(a) ? static_cast<C>(b) : static_cast<C>(a);
+}
+template <typename A, typename B>
+std::common_type_t<A, B> max(A a, B b) {
+  using C = std::common_type_t<A, B>;
+  if constexpr (std::is_floating_point_v<C>) return std::fmax(static_cast<C>(a), static_cast<C>(b));
+  return static_cast<C>(a) < static_cast<C>(b) ? static_cast<C>(b) : static_cast<C>(a);
+}

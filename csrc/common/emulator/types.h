@@ -1,0 +1,161 @@
+// CUDA's vector and half precision types and what the kernels use of its run-time library, for g++.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+#define FASTSAM_VECTORS(name, T)                                                \
+  struct alignas(2 * sizeof(T)) name##2 { T x, y; };                            \
+  struct alignas(sizeof(T) < 8 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; }; \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                    \
+  inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+FASTSAM_VECTORS(char, signed char)
+FASTSAM_VECTORS(uchar, unsigned char)
+FASTSAM_VECTORS(short, short)
+FASTSAM_VECTORS(ushort, unsigned short)
+FASTSAM_VECTORS(int, int)
+FASTSAM_VECTORS(uint, unsigned)
+FASTSAM_VECTORS(longlong, long long)
+FASTSAM_VECTORS(ulonglong, unsigned long long)
+FASTSAM_VECTORS(float, float)
+FASTSAM_VECTORS(double, double)
+#undef FASTSAM_VECTORS
+
+struct float3 {
+  float x, y, z;
+};
+inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
+struct uchar3 {
+  unsigned char x, y, z;
+};
+inline uchar3 make_uchar3(unsigned char x, unsigned char y, unsigned char z) { return {x, y, z}; }
+
+namespace fastsam::emulator {
+
+template <typename To, typename From>
+To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits in another type");
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// To nearest, ties to even.
+inline uint16_t half_bits(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(0x7fffu);
+  if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  uint32_t kept, dropped, halfway;
+  if (magnitude < 0x38800000u) {
+    // A subnormal half: the leading one becomes explicit and moves down.
+    const uint32_t shift = 126u - (magnitude >> 23);
+    if (shift > 24u) return static_cast<uint16_t>(sign);
+    const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+    kept = mantissa >> shift;
+    dropped = mantissa & ((1u << shift) - 1u);
+    halfway = 1u << (shift - 1u);
+  } else {
+    kept = (magnitude - 0x38000000u) >> 13;
+    dropped = magnitude & 0x1fffu;
+    halfway = 0x1000u;
+  }
+  kept += dropped > halfway || (dropped == halfway && (kept & 1u) != 0);
+  return static_cast<uint16_t>(sign | kept);
+}
+
+inline float half_value(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  if (magnitude >= 0x400u) return bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
+  const float value = static_cast<float>(magnitude) * 0x1p-24f;
+  return sign != 0 ? -value : value;
+}
+
+inline uint16_t bfloat16_bits(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(0x7fffu);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline float bfloat16_value(uint16_t bits) { return bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+}  // namespace fastsam::emulator
+
+struct __half {
+  uint16_t bits;
+};
+struct alignas(4) __half2 {
+  __half x, y;
+};
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+struct alignas(4) __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
+inline float __half2float(__half value) { return fastsam::emulator::half_value(value.bits); }
+inline __half __float2half_rn(float value) { return {fastsam::emulator::half_bits(value)}; }
+inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
+inline float2 __half22float2(__half2 both) { return {__half2float(both.x), __half2float(both.y)}; }
+inline float __bfloat162float(__nv_bfloat16 value) { return fastsam::emulator::bfloat16_value(value.bits); }
+inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {fastsam::emulator::bfloat16_bits(value)}; }
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
+  return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
+}
+
+using cudaStream_t = void*;
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100
+};
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor
+};
+enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "invalid argument";
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  if (bytes > 0) std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+// One device like a Hopper GPU, but for its four multiprocessors.
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
+  if (device != 0) return cudaErrorInvalidValue;
+  *value = which == cudaDevAttrMultiProcessorCount                ? 4
+           : which == cudaDevAttrComputeCapabilityMajor           ? 9
+           : which == cudaDevAttrMaxSharedMemoryPerMultiprocessor ? 228 * 1024
+                                                                  : 0;
+  return cudaSuccess;
+}

@@ -1,0 +1,122 @@
+// Matrix products of a warp on tensor cores, and what feeds them. All 32 lanes call each of these together.
+//
+// Fragments lie in registers as the PTX manual says. With g = lane / 4 and t = lane % 4, of 16-bit elements:
+//   A (16 x 16)  a[0] row g, columns 2t, 2t + 1; a[1] row g + 8; a[2] row g, columns + 8; a[3] both
+//   B (16 x 8)   b0 rows 2t, 2t + 1, column g; b1 rows + 8
+//   D (16 x 8)   d[0], d[1] row g, columns 2t, 2t + 1; d[2], d[3] row g + 8
+// and of tf32: A (16 x 8) a[0] (g, t), a[1] (g + 8, t), a[2] (g, t + 4), a[3] (g + 8, t + 4); B (8 x 8) b0 (t, g),
+// b1 (t + 4, g); D as above. sm_75 has ldmatrix alone: on it the rest stops at __trap(), and the host side asks first.
+#pragma once
+
+#include "common/cuda.h"
+
+#ifdef FASTSAM_CUDA_EMULATION
+#include "common/emulator/mma.h"
+#endif
+
+namespace fastsam::cuda {
+
+#ifndef FASTSAM_CUDA_EMULATION
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define FASTSAM_FROM_SM80(...) asm volatile(__VA_ARGS__)
+#else
+#define FASTSAM_FROM_SM80(...) __trap()
+#endif
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Loads one, two or four 8 x 8 matrices of 16-bit elements from shared memory. `row` of lanes 0-7 are the rows of the
+// first, of 8-15 of the second, and so on, each 16 bytes at a multiple of 16; other lanes' are not looked at. r[i]
+// holds row g, columns 2t and 2t + 1 of matrix i; with `trans`, rows 2t and 2t + 1 of column g.
+__device__ __forceinline__ void ldmatrix_x1(uint32_t (&r)[1], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+               : "=r"(r[0])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+               : "=r"(r[0])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// d += a b, 16 x 8 from 16 x 16 and 16 x 8 elements of T, which is half or bfloat16.
+template <typename T>
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+template <>
+__device__ __forceinline__ void mma_m16n8k16<half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  FASTSAM_FROM_SM80(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};" : "+f"(d[0]),
+      "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+__device__ __forceinline__ void mma_m16n8k16<bfloat16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                       uint32_t b1) {
+  FASTSAM_FROM_SM80(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};" : "+f"(d[0]),
+      "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The nearest tf32, ties away from zero, as the bits of a float.
+__device__ __forceinline__ uint32_t to_tf32(float value) {
+  uint32_t bits = 0;
+  FASTSAM_FROM_SM80("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+}
+// d += a b, 16 x 8 from 16 x 8 and 8 x 8 tf32 numbers. The lower 13 bits of what to_tf32 didn't round are dropped.
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  FASTSAM_FROM_SM80(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};" : "+f"(d[0]),
+      "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// 16 bytes of global memory to shared memory, both at multiples of 16, while the thread goes on; zeros, and no look at
+// global memory, unless `inside`. Each thread waits for its own copies; a barrier then shows them to the others.
+__device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool inside = true) {
+  FASTSAM_FROM_SM80("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+                    "r"(inside ? 16 : 0) : "memory");
+}
+// Closes the group of the copies since the last commit; it may be empty.
+__device__ __forceinline__ void cp_async_commit() { FASTSAM_FROM_SM80("cp.async.commit_group;" :: : "memory"); }
+// Until at most kPending groups, the newest, are outstanding.
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait() {
+  FASTSAM_FROM_SM80("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+#undef FASTSAM_FROM_SM80
+
+#endif
+
+}  // namespace fastsam::cuda

@@ -1,0 +1,109 @@
+"""Loads the compiled module `fastsam_core._cuda`, once, and remembers why where it is not in use."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial, wraps
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._log import logger, warn_once
+
+NOT_BUILT = "not built"
+SWITCHED_OFF = "built, not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 turns them on"
+# As csrc/common/dtype.h.
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The module and "", or None and the reason."""
+    wanted = os.environ.get("FASTSAM_CUDA_KERNELS", "")
+    if wanted not in ("", "0", "1"):
+        raise ValueError(f"FASTSAM_CUDA_KERNELS={wanted}: it must be 1 or 0")
+    if os.environ.get("FASTSAM_NATIVE", "") == "0":
+        return None, "switched off by FASTSAM_NATIVE=0"
+    if find_spec("fastsam_core._cuda") is None:
+        if wanted == "1":
+            warn_once(
+                "FASTSAM_CUDA_KERNELS=1, but this installation has no CUDA kernels; PyTorch serves every call on a "
+                "GPU. FASTSAM_CUDA=ON at installation builds them."
+            )
+        return None, NOT_BUILT
+    if wanted != "1":
+        return None, SWITCHED_OFF
+    try:
+        return importlib.import_module("fastsam_core._cuda"), ""
+    except ImportError as error:
+        reason = f"the module fastsam_core._cuda can't be loaded: {error}"
+        warn_once(f"{reason}; PyTorch serves every call on a GPU. Reinstalling fastsam_core builds the module.")
+        return None, reason
+
+
+# The compiled module, or None with the reason why it is not in use.
+cuda_module, cuda_reason = _load()
+_chosen: ContextVar[Any] = ContextVar("_chosen", default=cuda_module)
+
+
+@contextmanager
+def use_module(module: Any) -> Iterator[None]:
+    """Within this context the CUDA siblings call `module`."""
+    reset = _chosen.set(module)
+    try:
+        yield
+    finally:
+        _chosen.reset(reset)
+
+
+def serves(tensor: Tensor) -> bool:
+    """Whether kernels are in use that can reach this tensor's memory."""
+    module = _chosen.get()
+    return module is not None and tensor.device.type == ("cpu" if module.EMULATED else "cuda")
+
+
+def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, of some cuda.py, calling `module`."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with use_module(module):
+            return function(*args, **kwargs)
+
+    return call
+
+
+# How a function of a cuda.py becomes a sibling, by the sibling's name. Tests add forms of their own.
+forms: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
+if cuda_module is not None:
+    forms["cuda"] = partial(bound_to, cuda_module)
+
+
+@contextmanager
+def on_device_of(first: Tensor, *others: Tensor) -> Iterator[tuple[Any, int]]:
+    """The module, and the stream to launch on: the current one of the tensors' device, which is current in the context.
+
+    ValueError for tensors on several devices, or whose memory the module can't reach. Nothing here waits for the GPU.
+    """
+    module = _chosen.get()
+    wanted = "cpu" if module.EMULATED else "cuda"
+    for tensor in (first, *others):
+        if tensor.device.type != wanted or tensor.device != first.device:
+            raise ValueError(f"the tensors must all be on one '{wanted}' device; got {first.device}, {tensor.device}")
+    if module.EMULATED:
+        yield module, 0
+        return
+    with torch.cuda.device(first.device):
+        yield module, torch.cuda.current_stream().cuda_stream
+
+
+@cache
+def say_served_by_pytorch(reason: str) -> None:
+    """Log, once for each reason, that PyTorch serves a call on a GPU."""
+    logger.info("PyTorch serves operations on GPU tensors: %s", reason)

@@ -1,0 +1,136 @@
+"""Builds the CUDA module for the CPU: the same .cu and binding files, compiled by g++ against the emulator.
+
+The result lies in build/cuda_emulated, and is built when a test first asks for it; of what is there, files that are
+named after the contents they come from are used again:
+
+    module = cuda_emulation.load()
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+# What a sanitizer needs; tests/native/sanitize.py sets it. Shared memory is spoilt as a whole, so that there can't be
+# fences between its variables.
+EXTRA = os.environ.get("FASTSAM_EMULATION_FLAGS", "").split()
+if EXTRA:
+    EXTRA.append("--param=asan-globals=0")
+BUILD = ROOT / "build" / ("cuda_emulated_sanitized" if EXTRA else "cuda_emulated")
+COMPILER = shutil.which("g++")
+NAME = "_cuda_emulated"
+# PyTorch's wheel brings pybind11's headers; nothing else of it is used.
+PYBIND11 = Path(torch.__file__).parent / "include"
+# No contraction, as in the CPU module.
+FLAGS = [
+    *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+    *("-DFASTSAM_CUDA_EMULATION", '-DFASTSAM_CUDA_ARCHITECTURES="emulated"'),
+    *EXTRA,
+]
+
+
+# Kernels and the emulator run a lot; the bindings, which take a compiler longest, hardly.
+OPTIMISED, PLAIN = "-O2", "-O0"
+
+
+def why_not() -> str:
+    """Why there is no emulated module here, or ""."""
+    if not (ROOT / "csrc").is_dir():
+        return "the emulated CUDA module is built from the source tree"
+    if sys.platform != "linux" or COMPILER is None or _gcc_version() < 11:
+        return "the emulated CUDA module needs Linux and GCC 11 or newer"
+    return ""
+
+
+@cache
+def _gcc_version() -> int:
+    done = subprocess.run([str(COMPILER), "-dumpversion"], capture_output=True, text=True, check=True)
+    return int(done.stdout.split(".")[0])
+
+
+def sources() -> list[Path]:
+    """What the module is made of: every .cu file, its bindings and the emulator, without what nvcc alone can read."""
+    csrc = ROOT / "csrc"
+    found = [csrc / "bindings_cuda.cpp", *csrc.glob("bindings_cuda/*.cpp"), *csrc.glob("common/emulator/*.cpp")]
+    return sorted([*found, *csrc.glob("*/*.cu")])
+
+
+def _headers() -> bytes:
+    """What any object may depend on besides its own source: the headers, and how it is compiled."""
+    digest = hashlib.sha256(" ".join([str(COMPILER), *FLAGS, torch.__version__, sys.version]).encode())
+    for path in sorted((ROOT / "csrc").rglob("*")):
+        if path.suffix in (".cuh", ".h", ".inc", ".ld"):
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.digest()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD) -> list[Path]:
+    """Object files of emulated sources, as many at a time as there are processors; those that are there are kept."""
+    includes = [f"-I{ROOT / 'csrc'}", "-isystem", str(PYBIND11), f"-I{sysconfig.get_path('include')}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    common = _headers()
+
+    def compile_one(file: Path) -> Path:
+        name = "-".join(file.relative_to(ROOT).parts) if file.is_relative_to(ROOT) else file.name
+        made = folder / f"{name}.{hashlib.sha256(common + file.read_bytes()).hexdigest()[:16]}.o"
+        if not made.exists():
+            for old in folder.glob(f"{name}.*.o"):
+                old.unlink()
+            level = PLAIN if "bindings" in name else OPTIMISED
+            _run([str(COMPILER), *FLAGS, level, *flags, *includes, "-x", "c++", "-c", str(file), "-o", f"{made}.new"])
+            Path(f"{made}.new").rename(made)
+        return made
+
+    # Test processes side by side ask at the same time; the first one compiles.
+    with open(folder / "lock", "w") as lock, ThreadPoolExecutor(os.cpu_count()) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return list(pool.map(compile_one, files))
+
+
+def link(objects: list[Path], made: Path, *flags: str) -> None:
+    """A module, or with other flags a program, of emulated objects."""
+    script = f"-Wl,-T,{ROOT / 'csrc' / 'common' / 'emulator' / 'shared.ld'}"
+    _run([str(COMPILER), *(flags or ("-shared",)), *EXTRA, script, *map(str, objects), "-o", str(made), "-pthread"])
+
+
+@cache
+def load() -> ModuleType:
+    """The module, built first where that is needed; RuntimeError with the compiler's words where it can't be."""
+    if reason := why_not():
+        raise RuntimeError(reason)
+    objects = compile_objects(sources())
+    contents = hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:16]
+    made = BUILD / contents / (NAME + importlib.machinery.EXTENSION_SUFFIXES[0])
+    if not made.exists():
+        for old in BUILD.glob(f"*/{NAME}*"):
+            shutil.rmtree(old.parent, ignore_errors=True)
+        made.parent.mkdir(exist_ok=True)
+        unfinished = made.with_suffix(f".{os.getpid()}")
+        link(objects, unfinished)
+        unfinished.rename(made)
+    spec = importlib.util.spec_from_file_location(NAME, made)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

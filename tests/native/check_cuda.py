@@ -1,0 +1,127 @@
+"""Builds the CUDA module for two architectures, loads it, and looks whether every kernel is in it: `make cuda`.
+
+No GPU is needed. The module is built in build/cuda, beside the one in use, with warnings as errors. What this prints
+last is "cuda: ok".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import fatbin
+
+ROOT = Path(__file__).parent.parent.parent
+BUILD = ROOT / "build" / "cuda"
+# As cmake/cuda.cmake builds where no list is given.
+IMAGES = ("sm_80", "sm_90a", "compute_80")
+FOREIGN = ("libcudart", "libcuda.", "libtorch", "libc10", "libpython")
+LAUNCH_BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
+KERNEL = re.compile(rf"__global__\s+{LAUNCH_BOUNDS}void\s+{LAUNCH_BOUNDS}(\w+)\s*\(")
+
+LOAD = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("_cuda", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+count = module.device_count()
+print(f"loaded: built for {module.ARCHITECTURES}; {count} devices here")
+if count == 0:
+    try:
+        module.compute_capability()
+    except RuntimeError as error:
+        print(f"without a device it says: {error}")
+    else:
+        sys.exit("compute_capability() gave an answer without a device")
+"""
+
+
+def run(command: list[str]) -> None:
+    print("+", " ".join(command), flush=True)
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def build() -> Path:
+    """The compiled module."""
+    cmake = shutil.which("cmake")
+    if not cmake:
+        raise SystemExit("cmake is needed: python -m pip install cmake")
+    if not (os.environ.get("CUDACXX") or shutil.which("nvcc")):
+        raise SystemExit("nvcc is needed: put it on PATH, or set CUDACXX to it")
+    pybind11 = subprocess.run(
+        [sys.executable, "-m", "pybind11", "--cmakedir"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    options = ["FASTSAM_CUDA=ON", "FASTSAM_WERROR=ON", "CMAKE_BUILD_TYPE=Release", "CMAKE_CUDA_FLAGS=-no-compress"]
+    options += [f"pybind11_DIR={pybind11}", f"Python_EXECUTABLE={sys.executable}"]
+    os.environ.pop("CUDAARCHS", None)  # what is built by default is what is checked
+    # A relative path: CMake's cache then fits wherever the tree is.
+    run([cmake, "-S", ".", "-B", str(BUILD.relative_to(ROOT)), *(f"-D{option}" for option in options)])
+    run([cmake, "--build", str(BUILD), "--target", "_cuda", "--parallel", str(os.cpu_count() or 1)])
+    return BUILD / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def written_kernels() -> set[str]:
+    """The names of all kernels in csrc."""
+    names: set[str] = set()
+    for path in sorted((ROOT / "csrc").rglob("*")):
+        if path.suffix not in (".cu", ".cuh"):
+            continue
+        text = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
+        here = KERNEL.findall(text)
+        if len(here) != text.count("__global__"):
+            raise SystemExit(f"{path.relative_to(ROOT)}: not every __global__ could be read as a kernel's declaration")
+        names.update(here)
+    return names
+
+
+def missing(images: Mapping[str, set[str]], kernels: Iterable[str]) -> list[str]:
+    """What the images lack: an architecture, a kernel that is written, an instance that another image has."""
+    found = []
+    every = set().union(*images.values())
+    for image in IMAGES:
+        if image not in images:
+            found.append(f"there is no code for {image}")
+            continue
+        for kernel in sorted(kernels):
+            # In a mangled name an identifier stands after its length.
+            if not any(f"{len(kernel)}{kernel}" in name for name in images[image]):
+                found.append(f"{kernel} is not among the kernels for {image}")
+        found += [f"{name} is not among the kernels for {image}" for name in sorted(every - images[image])]
+    return found
+
+
+def check_links(module: Path) -> None:
+    """The module must load without a driver, and keep the names of its own copy of the CUDA run-time to itself."""
+    needed = subprocess.run(["readelf", "-dW", module], check=True, capture_output=True, text=True).stdout
+    foreign = [name for name in FOREIGN if name in needed]
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", module], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    names = [line.split()[-1] for line in symbols]
+    shown = [name for name in names if "cuda" in name.lower() and name != "PyInit__cuda"]
+    if foreign or shown:
+        raise SystemExit(f"the module needs {foreign or 'nothing foreign'} and shows {shown or 'nothing of CUDA'}")
+
+
+def main() -> None:
+    """Build and check; the first failure ends it with an error."""
+    kernels = written_kernels()
+    module = build()
+    run([sys.executable, "-c", LOAD, str(module)])
+    check_links(module)
+    images = fatbin.kernels(module)
+    if lacks := missing(images, kernels):
+        raise SystemExit("\n".join(lacks))
+    counts = ", ".join(f"{image} {len(names)}" for image, names in sorted(images.items()))
+    print(f"{len(kernels)} kernels are written; instances in the binary: {counts}; {module.stat().st_size:,} bytes")
+    print("cuda: ok")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Loading the module of CUDA kernels, choosing them, and what is said where PyTorch serves a GPU tensor instead."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import cuda_emulation
+import fastsam_core
+from fastsam_core import doctor, ops
+from fastsam_core.ops import _native_cuda, schema
+from fastsam_core.ops._native import cpu_module
+from op_examples import EXAMPLES
+from siblings import EMULATED, run_python
+
+HEADER = Path(__file__).parent.parent / "csrc" / "common" / "dtype.h"
+needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
+
+# Stands in for the compiled module in a fresh process: what is built can't be known here.
+STAND_IN = """
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+module = ModuleType("fastsam_core._cuda")
+module.__spec__ = ModuleSpec("fastsam_core._cuda", None)
+module.EMULATED, module.ARCHITECTURES, module.__file__ = False, "80, 90a", "/there/_cuda.so"
+sys.modules["fastsam_core._cuda"] = module
+"""
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module `fastsam_core._cuda` that can be found and imported."""
+    module = ModuleType("fastsam_core._cuda")
+    module.__spec__ = ModuleSpec("fastsam_core._cuda", None)
+    monkeypatch.setitem(sys.modules, "fastsam_core._cuda", module)
+    monkeypatch.delenv("FASTSAM_NATIVE", raising=False)
+    monkeypatch.delenv("FASTSAM_CUDA_KERNELS", raising=False)
+    return module
+
+
+def gpu_tensor() -> torch.Tensor:
+    """A tensor that says it is on a GPU, which none is needed for."""
+    with FakeTensorMode():
+        return torch.empty(3, dtype=torch.int64, device="cuda")
+
+
+# -------------------------------------------------------------------------------------------------------------- loading
+
+
+def test_built_kernels_are_off_until_they_are_asked_for(built, monkeypatch):
+    assert _native_cuda._load() == (None, _native_cuda.SWITCHED_OFF)
+    assert "not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1" in _native_cuda.SWITCHED_OFF
+    monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "0")
+    assert _native_cuda._load() == (None, _native_cuda.SWITCHED_OFF)
+    monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "1")
+    assert _native_cuda._load() == (built, "")
+    monkeypatch.setenv("FASTSAM_NATIVE", "0")
+    assert _native_cuda._load() == (None, "switched off by FASTSAM_NATIVE=0")
+
+
+def test_another_value_of_the_switch_is_an_error(built, monkeypatch):
+    monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "yes")
+    with pytest.raises(ValueError, match="FASTSAM_CUDA_KERNELS=yes: it must be 1 or 0"):
+        _native_cuda._load()
+
+
+def test_kernels_that_are_not_built_are_missed_only_where_they_are_asked_for(built, monkeypatch, caplog):
+    monkeypatch.setattr(_native_cuda, "find_spec", lambda name: None)
+    _native_cuda.warn_once.cache_clear()
+    assert _native_cuda._load() == (None, "not built")
+    assert not caplog.records
+    monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "1")
+    assert _native_cuda._load() == (None, "not built") and _native_cuda._load() == (None, "not built")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "FASTSAM_CUDA=ON" in caplog.text and "PyTorch serves every call on a GPU" in caplog.text
+
+
+def test_a_module_that_does_not_load_is_said_once(built, monkeypatch, caplog):
+    def fail(name):
+        raise ImportError("libstrange.so.3: cannot open shared object file")
+
+    monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "1")
+    monkeypatch.setattr(_native_cuda.importlib, "import_module", fail)
+    _native_cuda.warn_once.cache_clear()
+    module, reason = _native_cuda._load()
+    assert module is None and _native_cuda._load() == (None, reason)
+    assert reason == "the module fastsam_core._cuda can't be loaded: libstrange.so.3: cannot open shared object file"
+    assert caplog.text.count("libstrange") == 1
+
+
+def test_the_switch_registers_the_kernels():
+    code = STAND_IN + (
+        "import torch\n"
+        "from fastsam_core import doctor, ops\n"
+        "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
+        "print([op for op in ops.schema.SCHEMAS if has(f'fastsam_core::{op}', 'CUDA')] == list(ops.schema.CUDAS))\n"
+        "print('cuda' in ops.siblings('rle_area'), 'cuda' in ops.siblings('rle_to_string'), sep='\\n')\n"
+        "print(ops.why('rle_area')['cuda'])\n"
+        "print([line.strip() for line in doctor.report().splitlines() if 'CUDA kernels' in line or '_cuda.so' in line])"
+    )
+    on = run_python(code, FASTSAM_CUDA_KERNELS="1", FASTSAM_NATIVE="1")
+    assert on.stdout.splitlines()[:4] == ["True", "True", "False", "the tensor is on 'cpu'"], on.stderr
+    assert "/there/_cuda.so, for 80, 90a" in on.stdout
+    off = run_python(code, FASTSAM_CUDA_KERNELS="", FASTSAM_NATIVE="1")
+    assert off.stdout.splitlines()[:4] == ["False", "False", "False", _native_cuda.SWITCHED_OFF], off.stderr
+    assert f"CUDA kernels  {_native_cuda.SWITCHED_OFF}" in off.stdout
+
+
+@pytest.mark.parametrize("reason", [_native_cuda.NOT_BUILT, _native_cuda.SWITCHED_OFF, ""])
+def test_doctor_says_whether_the_kernels_serve(monkeypatch, reason):
+    monkeypatch.setattr(doctor, "cuda_reason", reason)
+    expected = reason or ("in use" if torch.cuda.is_available() else "switched on, but ")
+    assert f"CUDA kernels  {expected}" in doctor.report()
+
+
+# ------------------------------------------------------------------------------------------------------------- choosing
+
+
+def test_why_speaks_of_gpu_tensors(monkeypatch):
+    tensor = gpu_tensor()
+    monkeypatch.setattr(schema, "cuda_reason", _native_cuda.SWITCHED_OFF)
+    why = ops.why("rle_area", tensor)
+    assert why["cuda"] == f"CUDA kernels: {_native_cuda.SWITCHED_OFF}" and why["reference"] == ""
+    monkeypatch.setattr(schema, "cuda_reason", "")
+    why = ops.why("rle_area", tensor)
+    assert why["cuda"] == "" and why["reference"] == "the cuda sibling serves this call" and why["cpu"]
+    assert ops.why("conv3x3", tensor)["cuda"] == "conv3x3 has no CUDA kernel"
+    monkeypatch.setattr(schema.CUDAS["rle_area"], "why_not", lambda op, t: f"{op} of {t.dtype}?", raising=False)
+    why = ops.why("rle_area", tensor)
+    assert why["cuda"] == "rle_area of torch.int64?" and why["reference"] == ""
+
+
+def test_a_gpu_tensor_that_pytorch_serves_is_said_once(monkeypatch, caplog):
+    _native_cuda.say_served_by_pytorch.cache_clear()
+    monkeypatch.setattr(schema, "cuda_reason", _native_cuda.SWITCHED_OFF)
+    served = schema._said("rle_area", lambda counts, offsets: "the result")
+    tensor = gpu_tensor()
+    with caplog.at_level(logging.INFO, "fastsam_core"):
+        assert served(torch.ones(1), torch.ones(1)) == "the result" and not caplog.records
+        assert served(tensor, tensor) == served(tensor, tensor) == "the result"
+    (record,) = caplog.records
+    assert record.getMessage() == f"PyTorch serves operations on GPU tensors: CUDA kernels: {_native_cuda.SWITCHED_OFF}"
+
+
+# --------------------------------------------------------------------------------------------------------- the module
+
+
+@needs_native
+def test_kernels_take_tensors_that_they_can_reach():
+    run = ops.siblings("rle_area")[EMULATED]
+    with pytest.raises(ValueError, match="all be on one 'cpu' device; got cuda:0"):
+        run(gpu_tensor(), gpu_tensor())
+    real = ModuleType("_cuda")
+    real.EMULATED = False
+    counts, offsets = EXAMPLES["rle_area"]()
+    with pytest.raises(ValueError, match="all be on one 'cuda' device; got cpu"):
+        _native_cuda.bound_to(real, schema.CUDAS["rle_area"].rle_area)(counts, offsets)
+
+
+@pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not())
+def test_stub_lists_what_the_module_has():
+    stub = ast.parse((Path(fastsam_core.__file__).parent / "_cuda.pyi").read_text())
+    module = cuda_emulation.load()
+    public = {name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))}
+    listed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert set(listed) == public - {"set_order"}  # of the emulator alone
+    functions = [(module, node) for node in listed.values() if isinstance(node, ast.FunctionDef)]
+    for node in listed.values():
+        if isinstance(node, ast.ClassDef):
+            functions += [(getattr(module, node.name), method) for method in node.body]
+    for owner, node in functions:
+        documented = getattr(owner, node.name).__doc__ or ""
+        for argument in node.args.args:
+            assert f"{argument.arg}:" in documented or node.decorator_list, (node.name, argument.arg)
+
+
+@pytest.mark.skipif(not HEADER.exists(), reason="it needs the source tree")
+def test_dtypes_have_the_numbers_of_the_header():
+    header = HEADER.read_text()
+    for dtype, number in _native_cuda.DTYPES.items():
+        assert f"{str(dtype).removeprefix('torch.')} = {number}" in header

@@ -285,7 +285,6 @@ class DetectConfig(Config):
     imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
     conf: float = _option(0.25, _number(0, 1), "keep objects whose score is greater")
     iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker object of a class goes")
-    quantize: int | None = _option(None, _bits, "16: half precision on a GPU")
     batch: int = _option(1, _whole(1), "pictures that go through the network together")
     max_det: int = _option(300, _whole(1), "the most objects per picture")
     classes: Any = _option(None, _class_ids, "keep these classes only")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,25 @@ from .config import Config
 from .device import select_device
 from .models.sam_model import SamModel
 from .picture import Picture, model_input
+from .prediction_loop import Callback, PredictionLoop
 from .sources import load_sources
 
 
-class ModelAndPicture:
-    """The state of a `Predictor`. args: its options, which may be set one by one.
+class ModelAndPicture(PredictionLoop):
+    """The state of a `Predictor`. args, callbacks: see `PredictionLoop`.
 
     Reading and changing the state takes the lock, so that threads take turns.
     """
 
-    def __init__(self, args: Config) -> None:
-        self.args = args
+    def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
+        super().__init__(args, callbacks)
         self.model: SamModel | None = None
         self.picture: Picture | None = None
-        self._lock = threading.RLock()
         self._own_size = 0  # the input size that the model came with
         self._last_input: tuple[weakref.ref[Tensor], Picture] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Locks and open sources belong to this object alone; a copy gets its own.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_last_input", "dataset")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock(), _last_input=None, dataset=None)
+        return {**super().__getstate__(), "_last_input": None}
 
     # --- the model ---
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import saving
-from ._log import say
+from ._log import say, warn_once
 from .config import Config
 from .picture import Stopwatch
 from .results import Results
@@ -24,7 +24,8 @@ EVENTS = (
     "on_predict_end",
 )
 Callback = Callable[[Any], Any]
-Predict = Callable[[Sequence[Item]], Sequence[Results]]
+# Pictures that were read together, and who writes -> their results.
+Run = Callable[[list[Item], saving.ResultWriter | None], Iterable[Results]]
 
 
 class PredictionLoop:
@@ -46,6 +47,13 @@ class PredictionLoop:
         self._saved_as: tuple[Any, ...] = ()
         self._lock = threading.RLock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Locks and open sources belong to this object alone; a copy gets its own.
+        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "dataset")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock(), dataset=None)
+
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
         """Open `source` with the options' `vid_stride` and `stream_buffer`."""
         config = config or self.args
@@ -59,10 +67,8 @@ class PredictionLoop:
 
     # --- the loop ---
 
-    def _loop(
-        self, items: Source | Iterable[Item], config: Config, predict: Predict, batch: int = 1
-    ) -> Iterator[Results]:
-        """Results of `predict` for every picture, `batch` at a time, and all that the options want done with them."""
+    def _loop(self, items: Source | Iterable[Item], config: Config, run: Run) -> Iterator[Results]:
+        """Results of `run` for every picture, `batch` of them at a time, and what the options want done around it."""
         writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
         if writer is None and config.show:
             writer = saving.ResultWriter(Path(), config)
@@ -70,14 +76,12 @@ class PredictionLoop:
         total = dict.fromkeys(Stopwatch().speed, 0.0)
         count = 0
         try:
-            for together in _batches(items, batch):
-                with self._lock:
-                    results = self._run(together, predict, config, writer)
-                count += len(results)
-                for result in results:
+            for group in _groups(items, _group_size(items, config)):
+                for result in run(group, writer):
+                    count += 1
                     for phase, spent in result.speed.items():
                         total[phase] = total.get(phase, 0.0) + (spent or 0.0)
-                yield from results
+                    yield result
         finally:
             if writer is not None:
                 writer.close()
@@ -86,20 +90,24 @@ class PredictionLoop:
         self._report(config, total, count, writer)
         self._fire("on_predict_end")
 
-    def _run(
-        self, items: Sequence[Item], predict: Predict, config: Config, writer: saving.ResultWriter | None
-    ) -> list[Results]:
-        labels = [_label(item) for item in items]
-        self.batch = [item.path for item in items], [item.image for item in items if item.image is not None], labels
+    def _begin(self, items: Sequence[Item]) -> None:
+        """These pictures go through the model next, together."""
+        pictures = [item.image for item in items if item.image is not None]
+        self.batch = [item.path for item in items], pictures, [_label(item) for item in items]
         self._fire("on_predict_batch_start")
-        self.results = list(predict(items))
+
+    def _end(
+        self, items: Sequence[Item], results: list[Results], config: Config, writer: saving.ResultWriter | None
+    ) -> list[Results]:
+        """They have gone through it. What is given is what callbacks have left in `results`."""
+        self.results = results
         self._fire("on_predict_postprocess_end")
-        for item, label, result in zip(items, labels, self.results, strict=True):
+        for item, result in zip(items, self.results, strict=True):
             self.seen += 1
             if config.verbose:
                 height, width = result.orig_shape
                 spent = sum(phase or 0.0 for phase in result.speed.values())
-                say(f"{label}{item.path}: {height}x{width} {self._found(result)}, {spent:.1f}ms")
+                say(f"{_label(item)}{item.path}: {height}x{width} {self._found(result)}, {spent:.1f}ms")
             if writer is not None:
                 writer.write(item, result)
         self._fire("on_predict_batch_end")
@@ -143,26 +151,34 @@ def check_event(event: str) -> None:
         raise ValueError(f"unknown event {event!r}; the events are {', '.join(EVENTS)}")
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items that have a picture (of the others the source has said why), up to `size` together.
+def _group_size(items: Source | Iterable[Item], config: Config) -> int:
+    """How many pictures to read before the first of them is worked on."""
+    if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
+        warn_once("batch has no effect on live streams, whose frames would have to wait for one another")
+        return 1
+    return config.batch
 
-    What the source raises comes after the items before it.
-    """
-    waiting: list[Item] = []
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items that hold pictures, up to `size` together; an error among them comes after those that precede it."""
+    source = iter(items)
     failure: Exception | None = None
-    try:
-        for item in items:
-            if item.image is not None:
-                waiting.append(item)
-            if len(waiting) == size:
-                yield waiting
-                waiting = []
-    except Exception as error:
-        failure = error
-    if waiting:
-        yield waiting
-    if failure is not None:
-        raise failure
+    while failure is None:
+        group: list[Item] = []
+        try:
+            for item in source:
+                if item.image is None:  # reported by the source
+                    continue
+                group.append(item)
+                if len(group) == size:
+                    break
+        except Exception as error:
+            failure = error
+        if group:
+            yield group
+        if failure is None and len(group) < size:
+            return
+    raise failure
 
 
 def _label(item: Item) -> str:

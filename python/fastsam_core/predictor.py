@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -12,24 +11,16 @@ import torch
 from torch import Tensor
 
 from . import edges, proposals, saving, segment
-from ._log import say, warn_once
+from ._log import warn_once
 from .config import PROMPT_KEYS, Config
 from .model_and_picture import ModelAndPicture, one_picture
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch, encode_together
+from .prediction_loop import Callback
 from .prompts import Prompts, read_texts
 from .results import Results
-from .sources import Item, Source, load_sources
+from .sources import Item, Source
 from .text_prompts import TextDetectors, segment_texts
-
-EVENTS = (
-    "on_predict_start",
-    "on_predict_batch_start",
-    "on_predict_postprocess_end",
-    "on_predict_batch_end",
-    "on_predict_end",
-)
-Callback = Callable[["Predictor"], Any]
 
 
 @dataclass(frozen=True)
@@ -61,15 +52,8 @@ class Predictor(ModelAndPicture):
         _callbacks: dict[str, list[Callback]] | None = None,
     ) -> None:
         base = cfg if isinstance(cfg, Config) else Config().updated(cfg or {})
-        super().__init__(base.updated(overrides or {}))
+        super().__init__(base.updated(overrides or {}), _callbacks)
         self.prompts: dict[str, Any] = {}
-        self.dataset: Source | None = None
-        self.batch: tuple[list[str], list[np.ndarray], list[str]] | None = None
-        self.results: list[Results] = []
-        self.seen = 0
-        self.save_dir: Path | None = None
-        self.callbacks: dict[str, list[Callback]] = _callbacks if _callbacks is not None else {}
-        self._saved_as: tuple[Any, ...] = ()
         self._text_detectors = TextDetectors()
 
     # --- calls ---
@@ -117,7 +101,7 @@ class Predictor(ModelAndPicture):
                 items = self.setup_source(source, request.config)
                 if not stream and items.kind in ("video", "stream", "iterator"):
                     warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
-        results = self._stream(items, picture, request)
+        results = self._loop(items, request.config, lambda group, writer: self._run(group, writer, picture, request))
         return results if stream else list(results)
 
     def predict_cli(self, source: Any = None, model: Any = None) -> None:
@@ -132,12 +116,6 @@ class Predictor(ModelAndPicture):
             raise TypeError(f"prompts are {', '.join(PROMPT_KEYS)}, not {', '.join(sorted(unknown))}")
         self.prompts = dict(prompts)
 
-    def setup_source(self, source: Any, config: Config | None = None) -> Source:
-        """Open `source` with the options' `vid_stride` and `stream_buffer`."""
-        config = config or self.args
-        self.dataset = load_sources(source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
-        return self.dataset
-
     def _request(self, kwargs: Mapping[str, Any]) -> _Request:
         given = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
@@ -151,41 +129,23 @@ class Predictor(ModelAndPicture):
         self.prompts = {}
         return request
 
-    def _stream(self, items: Source | list[Item], picture: Picture | None, request: _Request) -> Iterator[Results]:
-        config = request.config
-        writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
-        if writer is None and config.show:
-            writer = saving.ResultWriter(Path(), config)
-        self._fire("on_predict_start")
-        total = dict.fromkeys(Stopwatch().speed, 0.0)
-        count = 0
-        try:
-            for group in _groups(items, self._group_size(items, config)):
-                pictures = [picture or Picture(item.image, item.path) for item in group]
-                with self._lock:
-                    shared = self._encode_together(pictures, request)
-                for item in group:
-                    with self._lock:
-                        result = self._run(item, pictures.pop(0), request, writer, shared)
-                    count += 1
-                    for phase, spent in result.speed.items():
-                        total[phase] = total.get(phase, 0.0) + (spent or 0.0)
-                    yield result
-        finally:
-            if writer is not None:
-                writer.close()
-            if isinstance(items, Source):
-                items.close()
-        self._report(config, total, count, writer)
-        self._fire("on_predict_end")
-
-    @staticmethod
-    def _group_size(items: Source | list[Item], config: Config) -> int:
-        """How many pictures to read before the first of them is worked on."""
-        if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
-            warn_once("batch has no effect on live streams, whose frames would have to wait for one another")
-            return 1
-        return config.batch
+    def _run(
+        self,
+        group: list[Item],
+        writer: saving.ResultWriter | None,
+        picture: Picture | None,
+        request: _Request,
+    ) -> Iterator[Results]:
+        """Pictures that were read together, or the one that is set: encoded at once, all else one by one."""
+        pictures = [picture or Picture(item.image, item.path) for item in group]
+        with self._lock:
+            shared = self._encode_together(pictures, request)
+        for item in group:
+            with self._lock:
+                self._begin([item])
+                result = self._segment(pictures.pop(0), request, shared)
+                (result,) = self._end([item], [result], request.config, writer)
+            yield result
 
     def _encode_together(self, pictures: list[Picture], request: _Request) -> dict[str, float]:
         """Encode several pictures at once, where embeddings will be needed; each one's share of the milliseconds."""
@@ -194,19 +154,10 @@ class Predictor(ModelAndPicture):
             encode_together(self._ready(request.config), pictures, request.config.dtype, watch)
         return {phase: spent / len(pictures) for phase, spent in watch.speed.items()}
 
-    def _run(
-        self,
-        item: Item,
-        picture: Picture,
-        request: _Request,
-        writer: saving.ResultWriter | None,
-        before: Mapping[str, float],
-    ) -> Results:
+    def _segment(self, picture: Picture, request: _Request, before: Mapping[str, float]) -> Results:
         """One picture; `before`: milliseconds per phase that have been spent on it already."""
         config, watch = request.config, Stopwatch(before)
         model = self._ready(config)
-        self.batch = [item.path], [picture.pixels], [_label(item)]
-        self._fire("on_predict_batch_start")
         if request.texts is not None:
             detector = self._text_detectors.get(config, model.device)
             result = segment_texts(model, picture, request.texts, detector, request.multimask_output, config, watch)
@@ -215,38 +166,13 @@ class Predictor(ModelAndPicture):
         else:
             result = segment.segment_prompts(model, picture, request.prompts, request.multimask_output, config, watch)
         result.speed = dict(watch.speed)
-        self.results = [result]
-        self._fire("on_predict_postprocess_end")
-        result = self.results[0]
-        self.seen += 1
-        if config.verbose:
-            height, width = picture.original_hw
-            spent = sum(watch.speed.values())
-            masks = f"{len(result)} mask{'s' * (len(result) != 1)}"
-            say(f"{_label(item)}{item.path}: {height}x{width} {masks}, {spent:.1f}ms")
-        if writer is not None:
-            writer.write(item, result)
-        self._fire("on_predict_batch_end")
         return result
 
-    def _report(
-        self, config: Config, total: Mapping[str, float], count: int, writer: saving.ResultWriter | None
-    ) -> None:
-        if config.verbose and count and self.model is not None:
-            means = ", ".join(f"{spent / count:.1f}ms {phase}" for phase, spent in total.items())
-            size = self.model.image_size
-            say(f"Speed: {means} per image at shape (1, 3, {size}, {size})")
-        if writer is not None and saving.wants_folder(config):
-            labels = f", {writer.labels} label files in {writer.folder / 'labels'}" if config.save_txt else ""
-            say(f"Results saved to {writer.folder}{labels}")
+    def _found(self, result: Results) -> str:
+        return f"{len(result)} mask{'s' * (len(result) != 1)}"
 
-    def _folder(self, config: Config) -> Path:
-        """This predictor's folder; another one once other names are asked for."""
-        wanted = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
-        with self._lock:
-            if self.save_dir is None or wanted != self._saved_as:
-                self.save_dir, self._saved_as = saving.run_folder(config), wanted
-            return self.save_dir
+    def _input_shape(self) -> str:
+        return "" if self.model is None else f"(1, 3, {self.model.image_size}, {self.model.image_size})"
 
     # --- the steps one by one ---
 
@@ -398,52 +324,6 @@ class Predictor(ModelAndPicture):
         Returns the new masks (K, H, W) bool and which of the N they are, (K,) int64: unchanged ones first.
         """
         return segment.without_small_regions(masks, min_area, nms_thresh)
-
-    # --- callbacks ---
-
-    def add_callback(self, event: str, function: Callback) -> None:
-        """Call `function(predictor)` at `event`, one of `EVENTS`."""
-        check_event(event)
-        self.callbacks.setdefault(event, []).append(function)
-
-    def _fire(self, event: str) -> None:
-        for function in list(self.callbacks.get(event, ())):
-            function(self)
-
-
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items that hold pictures, up to `size` together; an error among them comes after those that precede it."""
-    source = iter(items)
-    failure: Exception | None = None
-    while failure is None:
-        group: list[Item] = []
-        try:
-            for item in source:
-                if item.image is None:  # reported by the source
-                    continue
-                group.append(item)
-                if len(group) == size:
-                    break
-        except Exception as error:
-            failure = error
-        if group:
-            yield group
-        if failure is None and len(group) < size:
-            return
-    raise failure
-
-
-def check_event(event: str) -> None:
-    """ValueError for an event that never comes."""
-    if event not in EVENTS:
-        raise ValueError(f"unknown event {event!r}; the events are {', '.join(EVENTS)}")
-
-
-def _label(item: Item) -> str:
-    """As in "image 2/7 "; without the total where only the end will tell."""
-    total = "" if item.total is None else f"/{item.total}"
-    frame = "" if item.frame is None else f" (frame {item.frame + 1}{f'/{item.frames}' if item.frames else ''})"
-    return f"{item.kind} {item.index + 1}{total}{frame} "
 
 
 def _prompted(model: SamModel, picture: Picture, low_res: Tensor, scores: Tensor, conf: float | None = None) -> Results:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
 from ._log import warn_once
+from .model_facade import ModelFacade, Summary
 from .models.checkpoint import load_model
 from .models.sam_model import SamModel
-from .predictor import Callback, Predictor, check_event
+from .prediction_loop import Callback
+from .predictor import Predictor
 from .results import Results
-
-# Layers, parameters, parameters that take gradients, GFLOPs.
-Summary = tuple[int, int, int, float]
 
 # Options in which SAM differs from a Predictor used directly: nothing is written unless asked for.
 _DEFAULTS = {"conf": 0.25, "task": "segment", "mode": "predict", "save": False}
 
 
-class SAM:
+class SAM(ModelFacade):
     """A Segment Anything model, on the CPU and in evaluation mode until a call moves it.
 
     model: a checkpoint by name ("sam_b.pt", "sam_l.pt", "sam_h.pt", "mobile_sam.pt", "sam_nano.pt", Meta's own file
@@ -124,20 +123,6 @@ class SAM:
         self.predictor.args = self.predictor.args.updated(_DEFAULTS).updated(self.overrides)
         return self.predictor
 
-    def add_callback(self, event: str, function: Callback) -> None:
-        """Call `function(predictor)` at `event`, one of `predictor.EVENTS`."""
-        check_event(event)
-        self.callbacks.setdefault(event, []).append(function)
-
-    def clear_callback(self, event: str) -> None:
-        """Forget the functions of one event."""
-        check_event(event)
-        self.callbacks.pop(event, None)
-
-    def reset_callbacks(self) -> None:
-        """Forget the functions of all events."""
-        self.callbacks.clear()
-
     # --- the module ---
 
     @property
@@ -183,15 +168,6 @@ class SAM:
             self.overrides["dtype"] = dtype
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        # Only asked for what is not found otherwise. Without a model yet (in copying and unpickling) nothing is.
-        if name.startswith("__") or "model" not in self.__dict__:
-            raise AttributeError(f"SAM has no attribute {name!r}")
-        try:
-            return getattr(self.model, name)
-        except AttributeError:
-            raise AttributeError(f"neither SAM nor its model has an attribute {name!r}") from None
-
     def __repr__(self) -> str:
         return f"SAM({self.model_name!r}, {self.model.name}, {self.device})"
 
@@ -201,36 +177,4 @@ class SAM:
         Returns the numbers of layers (modules without children), parameters, and parameters that take gradients, and
         GFLOPs, which are not measured (0.0). With verbose=False prints nothing and returns None.
         """
-        if not verbose:
-            return None
-        parameters = list(self.model.named_parameters())
-        if detailed:
-            print(
-                f"{'layer':>5} {'name':>60} {'gradient':>8} {'parameters':>12} {'shape':>20} "
-                f"{'mean':>10} {'std':>10} dtype"
-            )
-            for index, (name, value) in enumerate(parameters):
-                mean, std = value.float().mean().item(), value.float().std(correction=0).item()
-                print(
-                    f"{index:>5} {name:>60} {value.requires_grad!s:>8} {value.numel():>12,} "
-                    f"{list(value.shape)!s:>20} {mean:>10.3g} {std:>10.3g} {str(value.dtype).removeprefix('torch.')}"
-                )
-        layers = sum(1 for module in self.model.modules() if not any(module.children()))
-        count = sum(value.numel() for _, value in parameters)
-        gradients = sum(value.numel() for _, value in parameters if value.requires_grad)
-        print(f"Model summary: {layers:,} layers, {count:,} parameters, {gradients:,} gradients")
-        return layers, count, gradients, 0.0
-
-    # --- what Segment Anything doesn't do here ---
-
-    def train(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError: models are trained by `python -m fastsam_core.train`, on generated scenes."""
-        raise NotImplementedError("SAM predicts only; python -m fastsam_core.train trains sam_nano on generated scenes")
-
-    def val(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError."""
-        raise NotImplementedError("SAM predicts only: there is no validation on data sets")
-
-    def export(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError."""
-        raise NotImplementedError("SAM predicts only: there is no export to other formats")
+        return self._summary(detailed, 0.0) if verbose else None

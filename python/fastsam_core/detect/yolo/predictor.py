@@ -13,6 +13,7 @@ from ...masks import Masks
 from ...picture import Stopwatch
 from ...prediction_loop import Callback, PredictionLoop
 from ...results import Results
+from ...saving import ResultWriter
 from ...sources import Item
 from .loaded import Loaded, load
 from .runner import Objects, find
@@ -76,11 +77,13 @@ class YoloPredictor(PredictionLoop):
         if not stream and items.kind in ("video", "stream", "iterator"):
             warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
 
-        def predict(group: Sequence[Item]) -> list[Results]:
-            return [finish(result) for result in self._predict(group, loaded, config)]
+        def run(group: list[Item], writer: ResultWriter | None) -> list[Results]:
+            with self._lock:
+                self._begin(group)
+                found = [finish(result) for result in self._predict(group, loaded, config)]
+                return self._end(group, found, config, writer)
 
-        # Frames of live streams don't wait for one another.
-        results = self._loop(items, config, predict, 1 if items.kind == "stream" else config.batch)
+        results = self._loop(items, config, run)
         return results if stream else list(results)
 
     def setup_model(self, model: Any = None, config: Config | None = None) -> Loaded:

@@ -299,7 +299,7 @@ def test_convert(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "nano.safetensors: sam_nano, " in capsys.readouterr().out
     assert run("predict model=yolov8n.safetensors source=img.png save=False conf=0.3") == 0
     capsys.readouterr()
-    for line in ("convert", "convert yolov8n.pt", "convert a.pt b.safetensors c.pt", "convert a.pt b.pt device=cpu"):
+    for line in ("convert yolov8n.pt", "convert a.pt b.safetensors c.pt", "convert a.pt b.pt device=cpu"):
         assert run(line) == 2
         assert "convert takes a checkpoint" in error_of(capsys)
     assert run("convert yolov8n.pt out.pt") == 1

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...device import select_device
 from ...models.download import sha256_of
 from ...models.locate import locate
@@ -56,4 +58,6 @@ def load(model: str | os.PathLike[str], device: Any = "cpu") -> Loaded:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     default = _FASTSAM_IMGSZ if path.name.lower().startswith("fastsam") else _IMGSZ
-    return Loaded(network.to(chosen), weights.names(network.sizes.classes), weights.facts.imgsz or default, path)
+    # Channels last: a tenth to a fifth less time on CPUs, and what half precision on GPUs wants.
+    network.to(chosen).to(memory_format=torch.channels_last)
+    return Loaded(network, weights.names(network.sizes.classes), weights.facts.imgsz or default, path)

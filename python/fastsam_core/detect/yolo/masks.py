@@ -32,7 +32,11 @@ def masks(
     counts: list[Tensor] = []
     areas: list[Tensor] = []
     for start in range(0, len(coefficients), _CHUNK):
-        logits = torch.einsum("nk,khw->nhw", coefficients[start : start + _CHUNK], prototypes.float()).to(device)
+        logits = (
+            torch.einsum("nk,khw->nhw", coefficients[start : start + _CHUNK], prototypes.float())
+            .to(device)
+            .contiguous()
+        )
         for logit, (x1, y1, x2, y2) in zip(logits, extents[start : start + _CHUNK], strict=True):
             found, _, _, sizes = ops.mask_runs(
                 logit[None],

@@ -76,7 +76,7 @@ def _forward(network: Network, members: list[tuple[Image, Letterbox]], config: D
     narrow = dtype in (torch.float16, torch.bfloat16)
     with watch.phase("preprocess", weight.device):
         pixels = torch.from_numpy(np.stack([place.pixels(image) for image, place in members]))
-        inputs = pixels.to(weight.device).float() / 255
+        inputs = (pixels.to(weight.device).float() / 255).contiguous(memory_format=torch.channels_last)
     with watch.phase("inference", weight.device), torch.autocast("cuda", dtype, enabled=narrow):
         raw: Raw = network(inputs)
         return raw

@@ -20,6 +20,7 @@ from fastsam_core import cli, sam
 from fastsam_core.cli import main
 from fastsam_core.config import FIELDS, PROMPT_KEYS
 from small_model import bgr_picture, small_weights
+from yolo_files import make, write
 
 # Recipe weights predict IoUs around zero; a small input and a thin grid keep tests quick.
 QUICK = "model=nano.pt imgsz=128 conf=-99 conf_thres=-99 stability_score_thresh=-1 points_stride=2"
@@ -265,3 +266,43 @@ def test_a_drawn_picture_differs_from_the_photo(place: Path) -> None:
     assert run(f"predict {QUICK} source=img.png bboxes=[4,6,60,40]") == 0
     drawn = cv2.imread(str(place / "runs" / "segment" / "predict" / "img.jpg")).astype(int)
     assert np.abs(drawn - bgr_picture(48, 80)).mean() > 3
+
+
+def test_yolo_and_fastsam(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(place / "yolov8n.pt", make("detect"))
+    write(place / "FastSAM-s.pt", make("segment", nc=1))
+    write(place / "best.pt", make("detect"))
+    assert run("predict model=yolov8n.pt source=img.png conf=0.3") == 0
+    said = capsys.readouterr().out
+    assert "objects" in said and str(place / "runs" / "detect" / "predict") in said
+    assert run("detect predict model=best.pt source=img.png conf=0.3 save=False classes=[1,2]") == 0
+    assert "objects" in capsys.readouterr().out
+    assert run("predict model=FastSAM-s.pt source=img.png conf=0.3 points=[40,20] save=False") == 0
+    assert "mask" in capsys.readouterr().out
+    assert run("info model=yolov8n.pt") == 0
+    assert "GFLOPs" in capsys.readouterr().out
+    for line, message in (
+        ("predict model=yolov8n.pt source=img.png bboxes=[1,2,3,4]", "YOLO takes no bboxes"),
+        ("predict model=FastSAM-s.pt source=img.png masks=[1]", "FastSAM takes no masks"),
+    ):
+        assert run(line) == 2
+        assert message in error_of(capsys)
+    assert run("predict model=best.pt source=img.png") == 1
+    assert "pickled Python objects" in error_of(capsys)
+
+
+def test_convert(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(place / "yolov8n.pt", make("detect"))
+    assert run("convert yolov8n.pt yolov8n.safetensors") == 0
+    assert "yolov8n.safetensors: YOLOv8, detect, 5 classes, " in capsys.readouterr().out
+    assert run("convert nano.pt nano.safetensors") == 0
+    assert "nano.safetensors: sam_nano, " in capsys.readouterr().out
+    assert run("predict model=yolov8n.safetensors source=img.png save=False conf=0.3") == 0
+    capsys.readouterr()
+    for line in ("convert", "convert yolov8n.pt", "convert a.pt b.safetensors c.pt", "convert a.pt b.pt device=cpu"):
+        assert run(line) == 2
+        assert "convert takes a checkpoint" in error_of(capsys)
+    assert run("convert yolov8n.pt out.pt") == 1
+    assert "to .safetensors" in error_of(capsys)
+    assert run("predict yolov8n.pt") == 2
+    assert "did you mean model=yolov8n.pt?" in error_of(capsys)

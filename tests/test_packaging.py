@@ -13,7 +13,7 @@ import pytest
 
 import fastsam_core
 
-HEAVY = ("cv2", "PIL", "tqdm", "safetensors", "platformdirs", "matplotlib", "skimage", "pandas")
+HEAVY = ("cv2", "PIL", "tqdm", "safetensors", "platformdirs", "matplotlib", "skimage", "pandas", "transformers")
 
 
 def python(code: str) -> list[str]:
@@ -56,6 +56,7 @@ def test_types_are_declared() -> None:
     ("path", "names"),
     [
         ("models.sam", ["SAM", "Predictor"]),
+        ("models.fastsam", ["FastSAM"]),
         ("data.annotator", ["auto_annotate"]),
         ("engine.results", ["Results", "Boxes", "Masks"]),
     ],

@@ -27,6 +27,7 @@ from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.sam_model import SamModel
 from golden_recipe import fill_state_dict
 from small_model import bgr_picture
+from yolo_files import make, write
 
 ZIDANE = Path("ultralytics/assets/zidane.jpg")
 
@@ -67,6 +68,16 @@ model = SAM("sam_b.pt")
 model.info()
 model("ultralytics/assets")
 model = SAM("mobile_sam.pt")
+model.info()
+model("ultralytics/assets")
+"""
+COMPARISON_WITH_YOLO = """
+from ultralytics import SAM, YOLO, FastSAM
+model = FastSAM("FastSAM-s.pt")
+model.info()
+model("ultralytics/assets")
+fastsam = model
+model = YOLO("yolov8n-seg.pt")
 model.info()
 model("ultralytics/assets")
 """
@@ -257,6 +268,18 @@ def test_comparison_of_models(
     assert sum(discs) == 2 * 2 * 32 * 32
     assert model.predictor.seen == 2
     check(model.predictor.results[0], (720, 1280))
+
+
+def test_comparison_with_yolo(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(place / "FastSAM-s.pt", make("segment", nc=1))
+    write(place / "yolov8n-seg.pt", make("segment"))
+    names = run(COMPARISON_WITH_YOLO)
+    said = capsys.readouterr()
+    assert said.out.count("GFLOPs") == 2 and said.err.count("image 2/2") == 2
+    for key in ("fastsam", "model"):
+        assert names[key].predictor.seen == 2
+        check(names[key].predictor.results[0], (720, 1280))
+    assert not (place / "runs").exists()
 
 
 def write_yolo(target: Path) -> None:

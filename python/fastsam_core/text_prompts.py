@@ -53,9 +53,8 @@ def segment_texts(
         raise ValueError("texts need the picture itself, but only its embedding was loaded: call set_image")
     with watch.phase("inference", model.device):
         found = detector.find(picture.image, texts)
-    result = segment_prompts(
-        model, picture, Prompts.read(bboxes=found.boxes) or Prompts(), multimask_output, config, watch
-    )
+    boxes = Prompts(boxes=torch.from_numpy(found.boxes))
+    result = segment_prompts(model, picture, boxes, multimask_output, config, watch)
     assert result.boxes is not None
     rows = torch.as_tensor(result.boxes.data).clone()
     per_object = 3 if multimask_output else 1

@@ -113,14 +113,15 @@ def read_record(content: Any) -> tuple[dict[str, TensorRef], Facts]:
 
 def flat_tensors(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
     """A state dict under the published names: what stands before "0.conv.weight" in it becomes "model."."""
-    prefix = next((name.removesuffix("0.conv.weight") for name in tensors if _is_first(name)), None)
+    prefix = next((name.removesuffix("0.conv.weight") for name in tensors if is_first(name)), None)
     if prefix is None:
         first = ", ".join(map(repr, list(tensors)[:3])) or "nothing"
         raise ValueError(f"it holds no tensors of a YOLOv8 network, but {first}")
     return {f"model.{name.removeprefix(prefix)}": value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _is_first(name: str) -> bool:
+def is_first(name: str) -> bool:
+    """Whether this is the name of the first layer's weight, with or without a prefix."""
     return name == "0.conv.weight" or name.endswith("model.0.conv.weight")
 
 

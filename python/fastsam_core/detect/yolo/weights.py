@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ...models.weights_file import file_kind
 from .coco_names import COCO_NAMES
 from .network import Architecture, Network
-from .record import Facts, flat_tensors, read_record
+from .record import Facts, flat_tensors, is_first, read_record
 
 _METADATA = "fastsam_core"
 _COUNTER = ".num_batches_tracked"
@@ -70,6 +70,11 @@ def read_weights(path: Path) -> Weights:
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def tells_yolo(names: Iterable[str]) -> bool:
+    """Whether tensors of these names look like a YOLO network's."""
+    return any(is_first(name) for name in names)
 
 
 def save_weights(weights: Weights, target: Path) -> None:

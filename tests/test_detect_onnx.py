@@ -1,0 +1,175 @@
+"""ONNX files as detectors: the layouts that YOLO exports have, and what is told of others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core.detect import from_onnx
+from small_model import bgr_picture
+from yolo_files import DetectionModel, expected, make
+
+PICTURE = bgr_picture(61, 90)
+NAMES = str({index: f"kind {index}" for index in range(5)})
+
+
+class Session:
+    """A stand-in for ONNX Runtime's, whose network gives `outputs`."""
+
+    def __init__(self, outputs: list[np.ndarray], shape: list[Any], names: str, kind: str) -> None:
+        self.outputs, self.shape, self.names, self.kind = outputs, shape, names, kind
+        self.seen: list[np.ndarray] = []
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="images", shape=self.shape, type=self.kind)]
+
+    def get_modelmeta(self) -> SimpleNamespace:
+        return SimpleNamespace(custom_metadata_map={"names": self.names})
+
+    def run(self, names: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.seen.append(inputs["images"])
+        return self.outputs
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Sets what the file at `m.onnx` gives."""
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(b"onnx")
+
+    def set_up(
+        outputs: list[np.ndarray], shape: Any = (1, 3, 96, 96), names: str = NAMES, kind: str = "tensor(float)"
+    ) -> Session:
+        session = Session(outputs, list(shape), names, kind)
+        module: Any = ModuleType("onnxruntime")
+        module.get_available_providers = lambda: ["CPUExecutionProvider"]
+        module.InferenceSession = lambda path, providers: session
+        monkeypatch.setitem(sys.modules, "onnxruntime", module)
+        return session
+
+    return set_up
+
+
+def raw_output() -> np.ndarray:
+    """(1, 9, 20): two boxes of class 1 that overlap, one of class 3, and weak ones; in pixels of an input of 96."""
+    output = np.zeros((1, 9, 20), np.float32)
+    output[0, :4, 0] = 48, 48, 32, 33
+    output[0, :4, 1] = 48, 48, 32, 30
+    output[0, :4, 2] = 40, 60, 16, 20
+    output[0, 5, :2] = 0.9, 0.8
+    output[0, 7, 2] = 0.7
+    return output
+
+
+def test_raw_outputs(runtime: Any) -> None:
+    session = runtime([raw_output()])
+    found = from_onnx("m.onnx")(PICTURE)
+    assert found.class_ids.tolist() == [1, 3] and found.names[3] == "kind 3"
+    np.testing.assert_allclose(found.scores, [0.9, 0.7])
+    # 61 x 90 becomes 65 x 96, from row 15 of the square on.
+    scale_x, scale_y, top = 96 / 90, 65 / 61, 15
+    box = [(48 - 16) / scale_x, (31.5 - top) / scale_y, (48 + 16) / scale_x, (64.5 - top) / scale_y]
+    np.testing.assert_allclose(found.boxes[0], box, rtol=1e-5)
+    (seen,) = session.seen
+    assert seen.shape == (1, 3, 96, 96) and seen.dtype == np.float32 and seen.min() >= 0 and seen.max() <= 1
+    assert (seen[0, :, :15] == np.float32(114 / 255)).all() and (seen[0, :, 80:] == np.float32(114 / 255)).all()
+
+
+def test_settings(runtime: Any) -> None:
+    runtime([raw_output()])
+    assert len(from_onnx("m.onnx", iou=0.99)(PICTURE).boxes) == 3
+    assert len(from_onnx("m.onnx", conf=0.75)(PICTURE).boxes) == 1
+    assert from_onnx("m.onnx", classes=3)(PICTURE).class_ids.tolist() == [3]
+    assert len(from_onnx("m.onnx", max_det=1)(PICTURE).boxes) == 1
+    assert from_onnx("m.onnx", names=["a", "b"])(PICTURE).names == {0: "a", 1: "b"}
+    first = from_onnx("m.onnx").fingerprint
+    assert "sha256=" in first and from_onnx("m.onnx", conf=0.5).fingerprint != first
+
+
+def test_segmentation_exports(runtime: Any) -> None:
+    """Large coefficients behind the scores are no scores."""
+    output = np.concatenate([raw_output(), np.full((1, 8, 20), 5, np.float32)], 1)
+    runtime([output, np.zeros((1, 8, 24, 24), np.float32)])
+    assert from_onnx("m.onnx")(PICTURE).class_ids.tolist() == [1, 3]
+
+
+def test_outputs_with_their_own_suppression(runtime: Any) -> None:
+    rows = np.array([[[32, 32, 64, 64, 0.5, 2], [0, 15, 96, 80, 0.9, 4], [0, 0, 1, 1, 0.1, 0]]], np.float32)
+    session = runtime([rows], ("batch", 3, "height", "width"), names="no names")
+    found = from_onnx("m.onnx", imgsz=96)(PICTURE)
+    assert found.class_ids.tolist() == [4, 2] and found.names == {}
+    assert session.seen[0].shape == (1, 3, 96, 96)
+
+
+def test_half_precision_inputs(runtime: Any) -> None:
+    session = runtime([raw_output().astype(np.float16)], kind="tensor(float16)")
+    assert len(from_onnx("m.onnx")(PICTURE).boxes) == 2 and session.seen[0].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shape", "kind", "message"),
+    [
+        ([np.zeros((1, 20, 9))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 20, 9\)"),
+        ([np.zeros((1, 4, 20))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 4, 20\)"),
+        ([np.zeros((5, 6))], (1, 3, 96, 96), "tensor(float)", r"gives \(5, 6\)"),
+        ([raw_output()], (1, 96, 96, 3), "tensor(float)", "accepted: one picture"),
+        ([raw_output()], (1, 3, 96, 96), "tensor(uint8)", "accepted: one picture"),
+    ],
+)
+def test_other_networks_are_told(runtime: Any, outputs: Any, shape: Any, kind: str, message: str) -> None:
+    runtime(outputs, shape, kind=kind)
+    with pytest.raises(ValueError, match=rf"m\.onnx .*{message}"):
+        from_onnx("m.onnx")(PICTURE)
+
+
+def test_missing_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such ONNX file: m\.onnx"):
+        from_onnx("m.onnx")
+    Path("m.onnx").write_bytes(b"onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="pip install onnxruntime"):
+        from_onnx("m.onnx")
+
+
+class Exported(torch.nn.Module):
+    """What an export computes: boxes and scores of all places in one output."""
+
+    def __init__(self, net: DetectionModel) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = []
+        for grid, stride in zip(self.net(x), (8, 16, 32), strict=True):
+            height, width = grid.shape[2:]
+            bins = grid[:, :64].reshape(1, 4, 16, height * width).softmax(2)
+            d = (bins * torch.arange(16.0).view(1, 1, 16, 1)).sum(2)
+            centre_x = (torch.arange(width) + 0.5).repeat(height)
+            centre_y = (torch.arange(height) + 0.5).repeat_interleave(width)
+            left, top, right, bottom = d.unbind(1)
+            middle = [centre_x + (right - left) / 2, centre_y + (bottom - top) / 2]
+            box = torch.stack([*middle, left + right, top + bottom], 1)
+            parts.append(torch.cat([box * stride, grid[:, 64:].flatten(2).sigmoid()], 1))
+        return torch.cat(parts, 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_export(tmp_path: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    net = make("detect")
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(Exported(net).eval(), (torch.zeros(1, 3, 64, 96),), str(path), input_names=["images"])
+    picture = bgr_picture(48, 90)  # 51 x 96 in an input of 64 x 96
+    rows, _ = expected(net, picture, 96, 0.3)
+    found = from_onnx(path, conf=0.3)(picture)
+    np.testing.assert_allclose(found.boxes, rows[:, :4], rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(found.scores, rows[:, 4], rtol=1e-3)
+    assert found.class_ids.tolist() == rows[:, 5].tolist()

@@ -1,0 +1,139 @@
+"""What a detector may return, what is refused, and how its output is filtered."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core.detect import CheckedDetector, Detections, Detector, load_detector
+from fastsam_core.detect.protocol import checked, qualified_name
+
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+BOXES = [[1.0, 2.0, 10.0, 12.0], [0.0, 0.0, 5.0, 5.0], [3.0, 3.0, 3.0, 3.0]]
+GOOD = (BOXES, [0.9, 0.4, 0.6], [2, 0, 2], {0: "cat", 2: "dog"})
+
+
+def detector(image: np.ndarray) -> tuple[Any, Any, Any, Any]:
+    return GOOD
+
+
+class Counting:
+    """A detector that can take several images."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, image: np.ndarray) -> Any:
+        self.calls.append(1)
+        return GOOD
+
+    def batch(self, images: list[np.ndarray]) -> list[Any]:
+        self.calls.append(len(images))
+        return [GOOD] * len(images)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        GOOD,
+        list(GOOD),
+        (np.array(BOXES), np.array(GOOD[1]), np.array(GOOD[2]), GOOD[3]),
+        (torch.tensor(BOXES).half(), torch.tensor(GOOD[1]).double(), torch.tensor(GOOD[2]).float(), GOOD[3]),
+        (torch.tensor(BOXES, requires_grad=True), GOOD[1], GOOD[2], GOOD[3]),
+        ([torch.tensor(box) for box in BOXES], [torch.tensor(0.9), 0.4, 0.6], GOOD[2], ["cat", "bird", "dog"]),
+    ],
+)
+def test_what_is_accepted(output: Any) -> None:
+    found = checked(output)
+    assert isinstance(found, Detections)
+    assert found.boxes.dtype == np.float32 and found.scores.dtype == np.float32 and found.class_ids.dtype == np.int64
+    np.testing.assert_array_equal(found.boxes, BOXES)
+    np.testing.assert_allclose(found.scores, GOOD[1], rtol=1e-3)
+    assert found.class_ids.tolist() == [2, 0, 2] and (found.names[0], found.names[2]) == ("cat", "dog")
+
+
+@pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), torch.zeros(0, 4), torch.zeros(0, 6)])
+def test_nothing_found(nothing: Any) -> None:
+    found = checked((nothing, [], [], None))
+    assert found.boxes.shape == (0, 4) and found.scores.shape == found.class_ids.shape == (0,) and found.names == {}
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        (None, "a NoneType"),
+        ((1, 2, 3), "a tuple of 3"),
+        ((BOXES, [1, 1], [0, 0, 0], None), "3 boxes, 2 scores and 3 class ids"),
+        ((np.zeros((3, 5)), [1] * 3, [0] * 3, None), r"boxes of shape \(3, 5\)"),
+        (([[0, 0, float("nan"), 1]], [1], [0], None), "aren't finite"),
+        (([[0, 0, 1e300, 1e300]], [1], [0], None), "aren't finite"),
+        (([[0, 0, 1, 1]], [float("inf")], [0], None), "aren't finite"),
+        (([[5, 0, 1, 1]], [1], [0], None), "second corner"),
+        ((BOXES, [1] * 3, [0, 0.5, 1], None), "whole numbers"),
+        ((BOXES, [1] * 3, [0, -1, 1], None), "whole numbers"),
+        ((BOXES, [1] * 3, [0, float("nan"), 1], None), "whole numbers"),
+        ((BOXES, [1] * 3, [0] * 3, "cat"), "names as str"),
+        ((BOXES, [1] * 3, [0] * 3, {"cat": 0}), "keys aren't class ids"),
+        (("boxes", [1], [0], None), "isn't numbers"),
+        (([[1, 2], [3]], [1], [0], None), "isn't numbers"),
+    ],
+)
+def test_what_is_refused(output: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=rf"the detector returned .*{problem}.* for photo\.jpg; a detector returns"):
+        CheckedDetector(lambda image: output)(IMAGE, "photo.jpg")
+
+
+def test_filters_keep_the_order() -> None:
+    assert load_detector(detector)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.4, 0.6])
+    assert load_detector(detector, conf=0.4)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.6])
+    assert load_detector(detector, classes=[0, 7])(IMAGE).class_ids.tolist() == [0]
+    assert load_detector(detector, classes=2)(IMAGE).class_ids.tolist() == [2, 2]
+    assert load_detector(detector, max_det=2)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.6])
+    assert load_detector(detector, max_det=1, classes=0)(IMAGE).scores.tolist() == pytest.approx([0.4])
+
+
+def test_batches() -> None:
+    counting = Counting()
+    found = load_detector(counting, conf=0.5).batch([IMAGE] * 3)
+    assert [len(one.boxes) for one in found] == [2, 2, 2] and counting.calls == [3]
+    assert len(load_detector(detector).batch([IMAGE] * 2)) == 2
+    assert load_detector(counting).batch([]) == []
+    counting.batch = lambda images: [GOOD]  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="1 results for 2 images"):
+        load_detector(counting).batch([IMAGE] * 2)
+
+
+def test_errors_in_a_batch_name_the_image() -> None:
+    with pytest.raises(ValueError, match=r"for b\.jpg"):
+        CheckedDetector(lambda image: None).batch([IMAGE], ["b.jpg"])  # type: ignore[arg-type, return-value]
+
+
+def test_a_callable_is_described_by_its_name() -> None:
+    assert load_detector(detector).fingerprint == f"{__name__}.detector"
+    assert load_detector(functools.partial(detector)).fingerprint == f"{__name__}.detector"
+    assert load_detector(Counting()).fingerprint == f"{__name__}.Counting"
+    assert "0x" not in qualified_name(lambda image: GOOD)
+    named = Counting()
+    named.fingerprint = "weights 1"  # type: ignore[attr-defined]
+    assert load_detector(named).fingerprint == "weights 1"
+
+
+def test_a_checked_detector_is_taken_as_it_is() -> None:
+    once = load_detector(detector, conf=0.5)
+    assert load_detector(once) is once
+    assert len(load_detector(once, max_det=1)(IMAGE).boxes) == 1
+
+
+def test_what_is_no_detector() -> None:
+    for wrong in (None, 3, ["yolov8n.pt"]):
+        with pytest.raises(TypeError, match="a detector is a name"):
+            load_detector(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="callable"):
+        CheckedDetector("yolov8n.pt")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_det"):
+        load_detector(detector, max_det=0)
+    assert isinstance(detector, Detector)

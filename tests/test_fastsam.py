@@ -1,0 +1,158 @@
+"""FastSAM: everything, and what boxes, points and texts choose of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import FastSAM, Results
+from fastsam_core.detect.choose import Choice
+from fastsam_core.detect.fastsam import FastSAMPredictor, _at_border
+from fastsam_core.models import fastsam as familiar
+from small_model import bgr_picture
+from yolo_files import make, write
+
+QUIET: dict[str, Any] = {"verbose": False, "conf": 0.3, "imgsz": 96}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> FastSAM:
+    return FastSAM(write(tmp_path_factory.mktemp("fastsam") / "FastSAM-tiny.pt", make("segment", nc=1)))
+
+
+@pytest.fixture
+def squares() -> Results:
+    """A picture of 40 x 60 with a square (0), a larger square around it (1), a bar (2) and a speck (3)."""
+    masks = np.zeros((4, 40, 60), bool)
+    masks[0, 10:20, 10:20] = True
+    masks[1, 5:25, 5:25] = True
+    masks[2, 30:35, 10:50] = True
+    masks[3, 2, 50] = True
+    rows = torch.tensor([[10, 10, 20, 20], [5, 5, 25, 25], [10, 30, 50, 35], [50, 2, 51, 3]]).float()
+    data = torch.cat([rows, torch.tensor([[0.9, 0.0], [0.8, 0], [0.7, 0], [0.6, 0]])], 1)
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[masks[2]] = (10, 20, 200)
+    return Results(picture, "a.png", {0: "object"}, data, torch.from_numpy(masks))
+
+
+def chosen(result: Results, **prompts: Any) -> list[float]:
+    choice = Choice.read(**prompts)
+    assert choice is not None
+    return [round(score, 1) for score in choice.among(result).boxes.conf.tolist()]  # type: ignore[union-attr]
+
+
+def test_everything(model: FastSAM) -> None:
+    (result,) = model(bgr_picture(61, 90), **QUIET)
+    assert len(result) > 3 and result.names == {0: "kind 0"} and result.masks is not None
+    assert result.masks.shape == (len(result), 61, 90) and model.task == "segment"
+
+
+def test_boxes_choose_the_mask_that_fits(squares: Results) -> None:
+    assert chosen(squares, bboxes=[9, 9, 21, 21]) == [0.9]
+    assert chosen(squares, bboxes=[4, 4, 26, 26]) == [0.8]
+    assert chosen(squares, bboxes=[[4, 4, 26, 26], [9, 28, 52, 36]]) == [0.8, 0.7]
+    assert chosen(squares, bboxes=[[4, 4, 26, 26], [5, 5, 25, 25]]) == [0.8]
+    assert chosen(squares, bboxes=[-10, -10, 1e6, 1e6]) == [0.8]  # the largest
+    assert chosen(squares, bboxes=[55, 20, 59, 25]) == []  # touches none
+    assert chosen(squares, bboxes=[]) == []
+
+
+def test_points_choose_what_they_hit(squares: Results) -> None:
+    assert chosen(squares, points=[15, 15]) == [0.9, 0.8]
+    assert chosen(squares, points=[7, 7]) == [0.8]
+    assert chosen(squares, points=[[7, 7], [30, 32]]) == [0.8, 0.7]
+    assert chosen(squares, points=[[7, 7], [15, 15]], labels=[1, 0]) == []
+    assert chosen(squares, points=[[15, 15], [30, 32]], labels=[1, 0]) == [0.9, 0.8]
+    assert chosen(squares, points=[15, 15], labels=[0]) == [0.7, 0.6]
+    assert chosen(squares, points=[[[15, 15], [30, 32]]], labels=[[0, 0]]) == [0.6]
+    assert chosen(squares, points=torch.tensor([[15.9, 15.9]])) == [0.9, 0.8]
+    assert chosen(squares, points=np.array([[7, 7], [30, 32]]), labels=np.array([[1], [1]])) == [0.8, 0.7]
+    assert chosen(squares, points=[[500, 500]]) == chosen(squares, points=[-3, -3]) == []
+    assert chosen(squares, points=[]) == []
+
+
+def test_prompts_add_up(squares: Results) -> None:
+    assert chosen(squares, points=[30, 32], bboxes=[9, 9, 21, 21]) == [0.9, 0.7]
+
+
+class RedMatcher:
+    """Fits pictures to texts by how red they are; counts its calls."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, images: list[np.ndarray], texts: list[str]) -> np.ndarray:
+        self.seen = [image.shape for image in images]
+        red = np.array([(image == (10, 20, 200)).all(2).mean() for image in images], np.float32)
+        white = np.array([(image == 255).mean() for image in images], np.float32)
+        return np.stack([red if text == "red" else white for text in texts])
+
+
+def test_texts_choose_the_best_crop(squares: Results) -> None:
+    matcher = RedMatcher()
+    choice = Choice.read(texts="red")
+    assert choice is not None
+    result = choice.among(squares, matcher)
+    assert result.boxes is not None and result.boxes.conf.tolist() == pytest.approx([0.7])
+    assert matcher.seen == [(10, 10, 3), (20, 20, 3), (5, 40, 3)]  # the speck is too small
+    tiny = squares[[3]]
+    assert len(choice.among(tiny, matcher)) == 0
+    with pytest.raises(ValueError, match="the matcher gave"):
+        choice.among(squares, lambda images, texts: np.zeros((1, 1), np.float32))
+
+
+def test_prompts_of_calls_and_afterwards(model: FastSAM) -> None:
+    picture = bgr_picture(61, 90)
+    (everything,) = model(picture, **QUIET)
+    x, y = everything.masks.xy[0].mean(0).tolist()
+    (one,) = model(picture, bboxes=everything.boxes.xyxy[0].tolist(), **QUIET)
+    assert len(one) == 1
+    (hit,) = model.predict(picture, points=[x, y], labels=[1], **QUIET)
+    assert len(hit) < len(everything)
+    predictor = FastSAMPredictor(overrides={"model": model.loaded, "save": False, **QUIET})
+    results = predictor(picture)
+    assert len(predictor.prompt(results, points=[[x, y]])[0]) == len(hit)
+    assert predictor.prompt(results[0])[0] is results[0]
+    predictor.matcher = RedMatcher()
+    assert len(predictor.prompt(results, texts=["white", "white"])[0]) == 1
+    (stream,) = model(picture, True, everything.boxes.xyxy[0].tolist(), **QUIET)
+    assert len(stream) == 1
+
+
+def test_boxes_at_the_border(squares: Results) -> None:
+    rows = torch.tensor([[19.0, 21, 25, 30, 0.9, 0], [1, 1, 58, 39, 0.8, 0], [30, 21, 41, 22, 0.7, 0]])
+    result = _at_border(Results(np.zeros((100, 60, 3), np.uint8), "a", ["object"], rows))
+    assert result.boxes is not None
+    assert result.boxes.xyxy.tolist() == [[0, 21, 25, 30], [0, 0, 60, 39], [30, 21, 60, 22]]
+    nearly = torch.tensor([[25.0, 25, 985, 985, 0.5, 0]])
+    whole = _at_border(Results(np.zeros((1000, 1000, 3), np.uint8), "a", ["object"], nearly))
+    assert whole.boxes is not None and whole.boxes.xyxy.tolist() == [[0, 0, 1000, 1000]]
+
+
+def test_mistakes(model: FastSAM, tmp_path: Path) -> None:
+    picture = bgr_picture(61, 90)
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"labels": [1]}, ValueError, "give points too"),
+        ({"points": [[1, 2], [3, 4]], "labels": [1]}, ValueError, "labels"),
+        ({"points": [1, 2], "labels": [2]}, ValueError, "foreground"),
+        ({"bboxes": [1, 2, 3]}, ValueError, "bboxes have shape"),
+        ({"texts": 3}, TypeError, "texts must be"),
+        ({"texts": ["a", " "]}, ValueError, "must not be empty"),
+    ]
+    for prompts, error, message in wrong:
+        with pytest.raises(error, match=message):
+            model(picture, **prompts, **QUIET)
+    with pytest.raises(ValueError, match="not a description"):
+        FastSAM("FastSAM-s.yaml")
+    with pytest.raises(ValueError, match="finds boxes"):
+        FastSAM(write(tmp_path / "w.pt", make("detect")))
+
+
+def test_familiar_paths() -> None:
+    assert familiar.FastSAM is FastSAM and familiar.FastSAMPredictor is FastSAMPredictor
+    with pytest.raises(AttributeError, match="no_such_name"):
+        familiar.no_such_name  # noqa: B018

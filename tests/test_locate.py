@@ -1,0 +1,65 @@
+"""Official files without a published hash: what the first download notes, and what later ones are compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from fastsam_core.models.locate import fetch, locate
+from local_server import FileServer, serve
+
+FIRST, SECOND = b"first" * 1000, b"other" * 1000
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_the_first_download_is_noted(home: Path) -> None:
+    note = home / "yolo.pt.sha256"
+    with serve(FileServer(FIRST)) as address:
+        assert fetch("yolo.pt", [f"{address}/yolo.pt"]) == home / "yolo.pt"
+    assert note.read_text() == f"{hashlib.sha256(FIRST).hexdigest()}  yolo.pt\n"
+    (home / "yolo.pt").unlink()
+    with serve(FileServer(FIRST)) as address:
+        assert fetch("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == FIRST
+    (home / "yolo.pt").unlink()
+    with serve(FileServer(SECOND)) as address:
+        with pytest.raises(ValueError, match=r"its sha256 is .*yolo\.pt\.sha256 has it from an earlier download"):
+            fetch("yolo.pt", [f"{address}/yolo.pt"])
+        assert os.listdir(home) == ["yolo.pt.sha256"]
+        note.unlink()
+        assert fetch("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == SECOND
+
+
+def test_a_damaged_note_is_none(home: Path) -> None:
+    home.mkdir()
+    note = home / "yolo.pt.sha256"
+    for text in (b"", b"abc", b"\xff\xfe" * 40):
+        note.write_bytes(text)
+        with serve(FileServer(FIRST)) as address:
+            fetch("yolo.pt", [f"{address}/yolo.pt"])
+        assert note.read_text().split() == [hashlib.sha256(FIRST).hexdigest(), "yolo.pt"]
+        (home / "yolo.pt").unlink()
+
+
+def test_where_a_file_is_looked_for(home: Path) -> None:
+    official = {"yolo.pt": ("http://127.0.0.1:9/yolo.pt",)}
+    home.mkdir()
+    (home / "yolo.pt").write_bytes(b"home")
+    assert locate("yolo.pt", official) == home / "yolo.pt"
+    Path("yolo.pt").write_bytes(b"here")
+    assert locate("yolo.pt", official) == Path("yolo.pt")
+    with pytest.raises(FileNotFoundError, match=r"no official model .*\(yolo\.pt\); did you mean 'yolo\.pt'"):
+        locate("yoloo.pt", official)
+    with pytest.raises(TypeError, match="not a int"):
+        locate(3, official)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="empty string"):
+        locate(" ", official)

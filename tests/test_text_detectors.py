@@ -1,0 +1,379 @@
+"""Texts as prompts: open-vocabulary detectors, and SAM that cuts out what they find."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastsam_core import SAM, Predictor
+from fastsam_core.detect import Detections, from_transformers, load_text_detector
+from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector, TextDetector
+from small_model import QUIET, bgr_picture, small_model
+
+PICTURE = bgr_picture(48, 64)
+TEXTS = ["a dog", "Red Car."]
+# Sizes of the smallest transformer there is.
+PART: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+class Batch(dict):  # type: ignore[type-arg]
+    """What processors of transformers return."""
+
+    def to(self, device: Any) -> Batch:
+        return self
+
+
+class Tokenizer:
+    """One token per word or full stop; remembers words."""
+
+    def __init__(self) -> None:
+        self.words = {"[CLS]": 101, "[SEP]": 102, ".": 1012}
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return self.words.setdefault(token, len(self.words) + 2000)
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        ids = [self.convert_tokens_to_ids(word) for word in text.split()]
+        return {"input_ids": [101, *ids, 102] if add_special_tokens else ids}
+
+
+class DinoProcessor:
+    def __init__(self) -> None:
+        self.tokenizer = Tokenizer()
+        self.texts: list[str] = []
+
+    def __call__(self, images: Any, text: str, return_tensors: str) -> Batch:
+        assert images.mode == "RGB" and images.size == (64, 48) and return_tensors == "pt"
+        self.texts.append(text)
+        return Batch(input_ids=torch.tensor([self.tokenizer(text)["input_ids"]]))
+
+
+class StandIn(torch.nn.Module):
+    """A Grounding DINO or OWL with given boxes; query i means word i of the sentence, or text i."""
+
+    def __init__(self, kind: str, most: int = 256) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(model_type=kind, max_text_len=most)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> SimpleNamespace:
+        boxes = torch.tensor([[[0.25, 0.5, 0.5, 1.0], [0.25, 0.5, 0.52, 1.0], [0.75, 0.5, 0.25, 0.5]]])
+        count = 2 if input_ids is None else input_ids.shape[1]
+        logits = torch.full((1, 3, count), -9.0)
+        if input_ids is None:
+            logits[0, :2, 0], logits[0, 2, 1] = torch.tensor([2.0, 1.0]), 0.5
+        else:  # [CLS] a dog . red car . [SEP]: two boxes for "dog", one for "red"
+            logits[0, :2, 2] = torch.tensor([2.0, 1.0])
+            if count > 5:
+                logits[0, 2, 4] = 0.5
+        return SimpleNamespace(logits=logits, pred_boxes=boxes)
+
+
+def owl_processor(text: list[list[str]], images: Any, return_tensors: str) -> Batch:
+    assert text == [["a dog", "Red Car."]] and images.size == (64, 48)
+    return Batch(pixel_values=torch.zeros(1, 3, 8, 8))
+
+
+def check(found: Detections, height: float = 48.0) -> None:
+    """The second box is dropped for its overlap with the first."""
+    assert found.names == {0: "a dog", 1: "Red Car."} and found.class_ids.tolist() == [0, 1]
+    np.testing.assert_allclose(found.scores, torch.tensor([2.0, 0.5]).sigmoid().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(found.boxes[0], [0, 0, 32, min(height, 48)])
+    np.testing.assert_allclose(found.boxes[1], [40, height / 4, 56, min(48, height * 0.75)])
+
+
+def test_grounding_dino() -> None:
+    processor = DinoProcessor()
+    found = from_transformers(StandIn("grounding-dino"), processor, texts=TEXTS, device="cpu")(PICTURE)
+    check(found)
+    assert processor.texts == ["a dog . red car ."]
+
+
+def test_texts_that_are_too_many_for_one_sentence() -> None:
+    processor = DinoProcessor()
+    model = StandIn("grounding-dino", most=7)
+    found = from_transformers(model, processor, texts=["a dog", "a red cat", "one bird"], device="cpu")(PICTURE)
+    assert processor.texts == ["a dog .", "a red cat .", "one bird ."]
+    assert set(found.class_ids.tolist()) <= {0, 1, 2} and found.names[2] == "one bird"
+    with pytest.raises(ValueError, match="parts of words; accepted: 1 to 4"):
+        from_transformers(model, processor, texts=["a b c d e f g"], device="cpu")(PICTURE)
+    with pytest.raises(ValueError, match="parts of words"):
+        from_transformers(model, processor, texts=["..."], device="cpu")(PICTURE)
+
+
+@pytest.mark.parametrize(("kind", "height"), [("owlv2", 64.0), ("owlvit", 48.0)])
+def test_owl(kind: str, height: float) -> None:
+    """OWLv2 sees the picture in a square, so that its boxes are shares of the longer side."""
+    check(from_transformers(StandIn(kind), owl_processor, texts=TEXTS, device="cpu")(PICTURE), height)
+
+
+def test_thresholds() -> None:
+    def count(**options: Any) -> int:
+        return len(
+            from_transformers(StandIn("owlv2"), owl_processor, texts=TEXTS, device="cpu", **options)(PICTURE).boxes
+        )
+
+    assert count() == 2 and count(conf=0.7) == 1 and count(conf=0.99) == 0
+    assert count(iou=0.99) == 3 and count(max_det=1) == 1 and count(classes=[1]) == 1
+
+
+def test_no_texts() -> None:
+    detector = OpenVocabularyDetector(StandIn("owlv2"), owl_processor, device="cpu")
+    assert detector.find(PICTURE, []).boxes.shape == (0, 4)
+    for texts, error in (([], ValueError), (None, ValueError), ([""], ValueError), (3, TypeError), ([1], TypeError)):
+        with pytest.raises(error, match="texts"):
+            TextDetector(detector, texts)
+
+
+def test_a_text_detectors_fingerprint() -> None:
+    def fingerprint(texts: Any, weight: float = 1.0, **options: Any) -> str:
+        model = StandIn("owlv2")
+        torch.nn.init.constant_(model.weight, weight)
+        return from_transformers(model, owl_processor, texts=texts, device="cpu", **options).fingerprint
+
+    assert fingerprint("a dog") == fingerprint(["a dog"])
+    assert len({fingerprint("a"), fingerprint("b"), fingerprint("a", 2.0), fingerprint("a", conf=0.5)}) == 4
+
+
+def test_other_models_are_told() -> None:
+    with pytest.raises(ValueError, match="a bert model doesn't take texts"):
+        OpenVocabularyDetector(StandIn("bert"), owl_processor)
+    with pytest.raises(ValueError, match="needs its processor"):
+        OpenVocabularyDetector(StandIn("owlv2"))
+    with pytest.raises(ValueError, match="has no post_process_object_detection"):
+        from_transformers(StandIn("owlv2"), owl_processor)
+
+
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, *args: Any) -> Any:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ImportError, match=r"finding objects by texts needs .*pip install 'fastsam_core\[text\]'"):
+        load_text_detector("a dog", device="cpu")
+
+
+# --- SAM
+
+
+class Finder(OpenVocabularyDetector):
+    """Finds two boxes for text 1 and one for text 0; counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def find(self, image: np.ndarray, texts: Any) -> Detections:
+        self.calls += 1
+        assert image.shape == (48, 64, 3)
+        boxes = np.array([[4, 6, 40, 30], [20, 10, 60, 40], [0, 0, 20, 20]], np.float32)
+        chosen = slice(0, 3 if len(texts) > 1 else 0)
+        scores, class_ids = np.array([0.9, 0.8, 0.7], np.float32), np.array([1, 0, 1])
+        return Detections(boxes[chosen], scores[chosen], class_ids[chosen], dict(enumerate(texts)))
+
+
+def test_sam_cuts_out_what_texts_describe() -> None:
+    finder, sam = Finder(), SAM(small_model())
+    options = {key: value for key, value in QUIET.items() if key != "save"}
+    (result,) = sam(PICTURE, texts=TEXTS, text_model=finder, **options)
+    assert result.names == {0: "a dog", 1: "Red Car."} and result.boxes.cls.tolist() == [1, 0, 1]
+    assert result.boxes.conf.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    boxes = [[4, 6, 40, 30], [20, 10, 60, 40], [0, 0, 20, 20]]
+    (direct,) = sam(PICTURE, bboxes=boxes, **options)
+    assert result.masks.rle == direct.masks.rle
+    torch.testing.assert_close(result.predicted_iou, direct.predicted_iou)
+    assert result.verbose() == "1 a dog, 2 Red Car.s, "
+    (three,) = sam(PICTURE, texts=TEXTS, text_model=finder, multimask_output=True, **options)
+    assert three.boxes.cls.tolist() == [1, 1, 1, 0, 0, 0, 1, 1, 1]
+    (nothing,) = sam(PICTURE, texts="a dog", text_model=finder, **options)
+    assert len(nothing) == 0 and nothing.masks is None and finder.calls == 3
+
+
+def test_masks_below_the_threshold_take_their_texts_along() -> None:
+    sam = SAM(small_model())
+    options = {key: value for key, value in QUIET.items() if key not in ("save", "conf")}
+    (everything,) = sam(PICTURE, texts=TEXTS, text_model=Finder(), conf=-1e9, **options)
+    order = everything.predicted_iou.argsort()
+    (best,) = sam(PICTURE, texts=TEXTS, text_model=Finder(), conf=float(everything.predicted_iou[order[1]]), **options)
+    kept = int(order[2])
+    assert best.boxes.cls.tolist() == [everything.boxes.cls.tolist()[kept]]
+    assert best.boxes.conf.tolist() == [everything.boxes.conf.tolist()[kept]]
+
+
+def test_a_set_picture_is_encoded_once() -> None:
+    model = small_model()
+    predictor = Predictor(overrides={"model": model, "text_model": Finder(), **QUIET})
+    predictor.set_image(PICTURE)
+    assert len(predictor(texts=TEXTS)[0]) == len(predictor(texts=TEXTS)[0]) == 3
+    assert model.counts["encoded"] == 1  # type: ignore[operator, index]
+
+
+def test_texts_stand_alone() -> None:
+    sam = SAM(small_model())
+    with pytest.raises(ValueError, match="give them alone, without bboxes"):
+        sam(PICTURE, texts=TEXTS, bboxes=[1, 2, 3, 4], text_model=Finder())
+    with pytest.raises(TypeError, match="texts must be"):
+        sam(PICTURE, texts=7, text_model=Finder())
+    with pytest.raises(ValueError, match="must not be empty"):
+        sam(PICTURE, texts=[" "], text_model=Finder())
+
+
+# --- the real classes, tiny and random
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Any:
+    return pytest.importorskip("transformers", reason="the extra `text` is not installed")
+
+
+def tiny_bert_tokenizer(transformers: Any, folder: Path) -> Any:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "a", "dog", "red", "car", "cat"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return transformers.BertTokenizer(str(folder / "vocab.txt"))
+
+
+def tiny_dino(transformers: Any, folder: Path) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    tokenizer = tiny_bert_tokenizer(transformers, folder)
+    text = {**PART, "vocab_size": len(tokenizer)}
+    swin = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": 4, "image_size": 64}
+    config = transformers.GroundingDinoConfig(
+        backbone_config=transformers.SwinConfig(**swin, out_features=["stage2", "stage3", "stage4"]),
+        text_config=transformers.BertConfig(**text),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=12,
+        max_text_len=32,
+        encoder_n_points=2,
+        decoder_n_points=2,
+    )
+    images = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    model = transformers.GroundingDinoForObjectDetection(config)
+    return model, transformers.GroundingDinoProcessor(images, tokenizer)
+
+
+def test_real_grounding_dino(transformers: Any, tmp_path: Path) -> None:
+    """Our reading of the outputs agrees with the processor's own."""
+    model, processor = tiny_dino(transformers, tmp_path)
+    detector = OpenVocabularyDetector(model, processor, conf=0.0, iou=1.0, device="cpu")
+    found = detector.find(PICTURE, ["a dog", "red car"])
+    assert len(found.boxes) == 12 and set(found.class_ids.tolist()) <= {0, 1}
+    shown = Image.fromarray(np.ascontiguousarray(PICTURE[..., ::-1]))
+    inputs = processor(images=shown, text="a dog . red car .", return_tensors="pt")
+    with torch.no_grad():
+        outputs = model.eval()(**inputs)
+    (said,) = processor.post_process_grounded_object_detection(
+        outputs, inputs["input_ids"], threshold=0.0, text_threshold=0.0, target_sizes=[(48, 64)]
+    )
+    order = np.argsort(said["boxes"][:, 0].numpy()), np.argsort(found.boxes[:, 0])
+    expected = said["boxes"].numpy()[order[0]].clip(0, [64, 48, 64, 48])
+    np.testing.assert_allclose(np.sort(found.boxes[:, 0]), np.sort(expected[:, 0]), atol=1e-3)
+    likely = outputs.logits[0].sigmoid()
+    dog, car = likely[:, 1:3].max(1).values, likely[:, 4:6].max(1).values
+    np.testing.assert_allclose(np.sort(found.scores), np.sort(torch.maximum(dog, car).numpy()), rtol=1e-5)
+
+
+def test_real_grounding_dino_through_sam(transformers: Any, tmp_path: Path) -> None:
+    model, processor = tiny_dino(transformers, tmp_path)
+    finder = OpenVocabularyDetector(model, processor, conf=0.0, device="cpu")
+    options = {key: value for key, value in QUIET.items() if key != "save"}
+    (result,) = SAM(small_model())(PICTURE, texts=["a dog"], text_model=finder, **options)
+    assert len(result) > 0 and result.names == {0: "a dog"}
+
+
+def test_a_model_by_its_folder(transformers: Any, tmp_path: Path) -> None:
+    model, processor = tiny_dino(transformers, tmp_path)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    loaded = load_text_detector(["a dog", "red car"], str(tmp_path / "model"), conf=0.0, device="cpu")
+    direct = from_transformers(model, processor, texts=["a dog", "red car"], conf=0.0, device="cpu")
+    np.testing.assert_allclose(loaded(PICTURE).boxes, direct(PICTURE).boxes, atol=1e-3)
+    assert loaded.fingerprint == direct.fingerprint
+
+
+def tiny_clip_tokenizer(transformers: Any, folder: Path) -> Any:
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+
+
+def small(vocabulary: int) -> dict[str, Any]:
+    text = {**PART, "vocab_size": vocabulary, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+    return {"text_config": text, "vision_config": {**PART, "image_size": 32, "patch_size": 8}, "projection_dim": 16}
+
+
+def test_real_owlv2(transformers: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = tiny_clip_tokenizer(transformers, tmp_path)
+    config = transformers.Owlv2Config(**small(len(tokenizer)))
+    model = transformers.Owlv2ForObjectDetection(config)
+    images = transformers.Owlv2ImageProcessor(size={"height": 32, "width": 32})
+    processor = transformers.Owlv2Processor(images, tokenizer)
+    detector = from_transformers(model, processor, texts=["a dog", "red car"], conf=0.0, iou=1.0, device="cpu")
+    found = detector(PICTURE)
+    assert 0 < len(found.boxes) <= 16 and found.boxes[:, 2].max() <= 64
+    shown = Image.fromarray(np.ascontiguousarray(PICTURE[..., ::-1]))
+    inputs = processor(text=[["a dog", "red car"]], images=shown, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model.eval()(**inputs)
+    (said,) = processor.post_process_grounded_object_detection(outputs, threshold=0.0, target_sizes=[(48, 64)])
+    expected = said["boxes"].numpy().clip(0, [64, 48, 64, 48])
+    assert len(expected) == len(found.boxes)
+    np.testing.assert_allclose(np.sort(found.boxes, 0), np.sort(expected, 0), atol=1e-3)
+    np.testing.assert_allclose(np.sort(found.scores), np.sort(said["scores"].numpy()), rtol=1e-5)
+
+
+def test_real_yolos(transformers: Any) -> None:
+    torch.manual_seed(0)
+    config = transformers.YolosConfig(
+        **PART,
+        image_size=[64, 64],
+        patch_size=16,
+        num_detection_tokens=10,
+        id2label={0: "cat", 1: "dog"},
+        label2id={"cat": 0, "dog": 1},
+    )
+    model = transformers.YolosForObjectDetection(config)
+    processor = transformers.YolosImageProcessor(size={"height": 64, "width": 64})
+    detector = from_transformers(model, processor, conf=0.01, device="cpu")
+    found = detector(PICTURE)
+    assert len(found.boxes) > 0 and found.names == {0: "cat", 1: "dog"} and set(found.class_ids.tolist()) <= {0, 1}
+    assert len(from_transformers(model, processor, conf=0.99, device="cpu")(PICTURE).boxes) == 0
+    assert "yolos weights=" in detector.fingerprint
+    with pytest.raises(ValueError, match="iou has no effect"):
+        from_transformers(model, processor, iou=0.5)
+
+
+def test_real_clip(transformers: Any, tmp_path: Path) -> None:
+    from fastsam_core.detect.clip import ClipMatcher
+
+    torch.manual_seed(0)
+    tokenizer = tiny_clip_tokenizer(transformers, tmp_path)
+    model = transformers.CLIPModel(transformers.CLIPConfig(**small(len(tokenizer))))
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = transformers.CLIPProcessor(images, tokenizer)
+    matcher = ClipMatcher(model, processor, device="cpu")
+    pictures = [bgr_picture(20 + index, 30) for index in range(3)]
+    fits = matcher(pictures, ["a dog", "b"])
+    assert fits.shape == (2, 3) and np.abs(fits).max() <= 1 + 1e-5
+    shown = [Image.fromarray(np.ascontiguousarray(picture[..., ::-1])) for picture in pictures]
+    inputs = processor(text=["a dog", "b"], images=shown, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        said = model(**inputs).logits_per_text / model.logit_scale.exp()
+    np.testing.assert_allclose(fits, said.numpy(), atol=1e-4)
+    with pytest.raises(ValueError, match="needs its processor"):
+        ClipMatcher(model)

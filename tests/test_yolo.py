@@ -1,0 +1,324 @@
+"""YOLOv8 end to end against an independent evaluation of the same file, and what users call."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import ASSETS, YOLO, Results
+from fastsam_core.config import DetectConfig
+from fastsam_core.detect import load_detector
+from fastsam_core.detect.yolo.decode import decode
+from fastsam_core.detect.yolo.letterbox import Letterbox
+from fastsam_core.detect.yolo.network import Raw
+from fastsam_core.detect.yolo.predictor import YoloPredictor
+from small_model import bgr_picture
+from yolo_files import DetectionModel, expected, make, write
+
+QUIET: dict[str, Any] = {"verbose": False, "conf": 0.3}
+# Even padding in whole cells, in halves, odd padding, none, upright, and larger than the input.
+SHAPES = [(48, 64), (61, 90), (100, 37), (96, 96), (90, 33), (200, 301), (7, 90)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, DetectionModel]]:
+    folder = tmp_path_factory.mktemp("yolo")
+    nets = {task: make(task) for task in ("detect", "segment")}
+    return {task: (write(folder / f"{task}.pt", net), net) for task, net in nets.items()}
+
+
+@pytest.fixture(scope="module")
+def segment(files: dict[str, tuple[Path, DetectionModel]]) -> YOLO:
+    return YOLO(files["segment"][0])
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def one(results: Any) -> Results:
+    (result,) = results
+    assert isinstance(result, Results)
+    return result
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_boxes_scores_and_masks(
+    files: dict[str, tuple[Path, DetectionModel]], task: str, shape: tuple[int, int]
+) -> None:
+    path, net = files[task]
+    picture = bgr_picture(*shape)
+    rows, masks = expected(net, picture, 96, 0.3)
+    result = one(YOLO(path)(picture, **QUIET))
+    assert len(rows) > 3 and result.boxes is not None
+    np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
+    assert (masks is None) == (result.masks is None)
+    if masks is not None and result.masks is not None:
+        found = np.asarray(result.masks.data)
+        assert found.shape == masks.shape and result.masks.is_rle
+        # A logit within rounding of zero may fall on either side.
+        assert (found != masks).sum() <= 2e-4 * masks.sum()
+        assert masks.any((1, 2)).all() and masks.sum() > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [({"conf": 0.6}, {"conf": 0.6}), ({"iou": 0.2}, {"iou": 0.2}), ({"max_det": 4}, {"max_det": 4})],
+)
+def test_options(
+    files: dict[str, tuple[Path, DetectionModel]], options: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    path, net = files["detect"]
+    picture = bgr_picture(61, 90)
+    plain = expected(net, picture, 96, 0.3)[0]
+    rows = expected(net, picture, 96, **{"conf": 0.3, **changed})[0]
+    assert 0 < len(rows) < len(plain)
+    result = one(YOLO(path)(picture, **{**QUIET, **options}))
+    assert result.boxes is not None
+    np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
+
+
+def test_classes_and_agnostic_suppression(segment: YOLO) -> None:
+    picture = bgr_picture(61, 90)
+    everything = one(segment(picture, **QUIET)).boxes.cls.tolist()
+    assert len(set(everything)) > 2
+    chosen = one(segment(picture, classes=[1, 3], **QUIET)).boxes.cls.tolist()
+    assert chosen and set(chosen) <= {1, 3}
+    assert one(segment(picture, classes=77, **QUIET)).boxes.data.shape == (0, 6)
+    assert len(one(segment(picture, agnostic_nms=True, **QUIET))) < len(everything)
+
+
+def test_input_sizes(files: dict[str, tuple[Path, DetectionModel]], segment: YOLO) -> None:
+    picture = bgr_picture(61, 90)
+    rows, _ = expected(files["segment"][1], picture, 160, 0.3)
+    result = one(segment(picture, imgsz=160, **QUIET))
+    np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
+    tall = one(segment(picture, imgsz=(64, 160), **QUIET))
+    assert len(tall) and not torch.equal(torch.as_tensor(tall.boxes.data[:1]), torch.as_tensor(result.boxes.data[:1]))
+
+
+def test_nothing_found(segment: YOLO) -> None:
+    result = one(segment(np.zeros((40, 50, 3), np.uint8), conf=1.0, verbose=False))
+    assert len(result) == 0 and result.masks is None and result.boxes.data.shape == (0, 6)
+    assert result.verbose() == "(no detections), "
+
+
+def test_a_batch_gives_what_single_pictures_give(segment: YOLO) -> None:
+    pictures = [bgr_picture(*shape) for shape in ((48, 64), (61, 90), (48, 64), (90, 33), (96, 128))]
+    single = [one(segment(picture, **QUIET)) for picture in pictures]
+    together = list(segment(pictures, batch=4, **QUIET))
+    assert [len(result) for result in together] == [len(result) for result in single]
+    for a, b in zip(single, together, strict=True):
+        torch.testing.assert_close(a.boxes.data, b.boxes.data, rtol=1e-4, atol=1e-3)
+        assert a.masks is not None and b.masks is not None and a.masks.shape == b.masks.shape
+
+
+def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(f"photos/{name}", bgr_picture(48, 64))
+    (place / "photos" / "c.png").write_bytes(b"broken")
+    events = []
+    model = YOLO(segment.ckpt_path)
+    model.add_callback("on_predict_batch_end", lambda predictor: events.append(len(predictor.results)))
+    stream = model("photos", stream=True, batch=2, conf=0.3)
+    assert not isinstance(stream, list)
+    results = list(stream)
+    assert [Path(result.path).name for result in results] == ["a.png", "b.png"] and events == [2]
+    assert not list(place.glob("runs*"))
+    said = capsys.readouterr().err
+    assert "image 1/3" in said and "kind 1" in said and "at shape (1, 3, 96, 96)" in said
+    assert all(value is not None and value >= 0 for value in results[0].speed.values())
+    with pytest.raises(ValueError, match="unknown event"):
+        model.add_callback("on_nothing", print)
+
+
+def test_saving(files: dict[str, tuple[Path, DetectionModel]], place: Path) -> None:
+    cv2.imwrite("a.png", bgr_picture(48, 64))
+    YOLO(files["detect"][0])("a.png", save=True, save_txt=True, **QUIET)
+    assert (place / "runs" / "detect" / "predict" / "a.jpg").is_file()
+    lines = (place / "runs" / "detect" / "predict" / "labels" / "a.txt").read_text().splitlines()
+    assert lines and all(len(line.split()) == 5 for line in lines)
+    YOLO(files["segment"][0])("a.png", save=True, **QUIET)
+    assert (place / "runs" / "segment" / "predict" / "a.jpg").is_file()
+
+
+def test_the_error_of_a_source_comes_after_its_pictures(segment: YOLO) -> None:
+    def pictures() -> Any:
+        yield bgr_picture(48, 64)
+        raise OSError("the disk has gone")
+
+    found = []
+    with pytest.raises(OSError, match="gone"):
+        found.extend(segment(pictures(), stream=True, batch=4, **QUIET))
+    assert len(found) == 1
+
+
+def test_what_a_model_says(segment: YOLO, capsys: pytest.CaptureFixture[str]) -> None:
+    layers, parameters, gradients, gflops = segment.info(imgsz=64)  # type: ignore[misc]
+    said = capsys.readouterr().out
+    assert f"{parameters:,} parameters, 0 gradients, {gflops:.1f} GFLOPs" in said
+    assert parameters == sum(value.numel() for value in segment.model.parameters()) and gradients == 0
+    assert layers > 50 and gflops == pytest.approx(4 * segment.info(imgsz=32)[3])  # type: ignore[index]
+    assert segment.info(verbose=False) is None
+    assert segment.task == "segment" and segment.names[3] == "kind 3" and segment.device == torch.device("cpu")
+    assert "5 classes" in repr(segment)
+    assert segment.sizes.classes == 5  # of the module
+    with pytest.raises(AttributeError, match="neither YOLO nor its model"):
+        segment.no_such_thing  # noqa: B018
+    for action in (segment.train, segment.val, segment.export):
+        with pytest.raises(NotImplementedError, match="YOLO predicts only"):
+            action()
+
+
+def test_moving(files: dict[str, tuple[Path, DetectionModel]]) -> None:
+    model = YOLO(files["detect"][0])
+    assert model.to("cpu").cpu().float() is model
+    assert model.half().overrides == {"half": True} and model.float().overrides == {}
+    with pytest.raises(ValueError, match="not a device"):
+        model.to("tpu7")
+    picture = bgr_picture(48, 64)
+    assert len(one(model(picture, device="cpu", **QUIET))) > 0
+    with pytest.raises(ValueError, match="not here"):
+        model(picture, device="cuda:77", **QUIET)
+
+
+def test_mistakes(segment: YOLO, tmp_path: Path) -> None:
+    picture = bgr_picture(48, 64)
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"confidence": 0.3}, TypeError, "did you mean conf"),
+        ({"bboxes": [1, 2, 3, 4]}, TypeError, "unknown option 'bboxes'"),
+        ({"conf": 2}, ValueError, "conf must be"),
+        ({"imgsz": "large"}, TypeError, "imgsz must be"),
+        ({"imgsz": 0}, ValueError, "at least 32"),
+        ({"classes": "person"}, TypeError, "class id"),
+        ({"classes": [-1]}, TypeError, "class id"),
+        ({"max_det": 0}, ValueError, "at least 1"),
+        ({"task": "pose"}, ValueError, "detect or segment"),
+    ]
+    for options, error, message in wrong:
+        with pytest.raises(error, match=message):
+            segment(picture, **options)
+    with pytest.raises(TypeError, match="checkpoint's name or path"):
+        YOLO(3)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        YOLO(tmp_path / "missing.pt")
+    with pytest.raises(FileNotFoundError):
+        segment("missing.jpg")
+    with pytest.raises(ValueError, match="no model"):
+        YoloPredictor()(picture)
+
+
+def test_options_without_effect_say_so(segment: YOLO, caplog: pytest.LogCaptureFixture) -> None:
+    picture = bgr_picture(48, 64)
+    segment(picture, points_stride=3, task="detect", imgsz=97, **QUIET)
+    said = caplog.text
+    assert "points_stride has no effect on YOLOv8 and FastSAM" in said
+    assert "task='detect' has no effect" in said and "not a multiple of 32; using 128" in said
+
+
+def test_no_source_means_the_samples(segment: YOLO) -> None:
+    assert one(segment(**QUIET)).path.startswith(str(ASSETS))
+
+
+def test_as_a_predictor(segment: YOLO) -> None:
+    picture = bgr_picture(48, 64)
+    predictor = YoloPredictor(overrides={"model": segment.ckpt_path, "save": False, **QUIET})
+    assert len(one(predictor(picture))) == len(one(segment(picture, **QUIET)))
+    with pytest.raises(TypeError, match="checkpoint's name or path"):
+        predictor.setup_model(torch.nn.Identity())
+
+
+# --- as a detector
+
+
+def test_as_a_detector(files: dict[str, tuple[Path, DetectionModel]]) -> None:
+    path, net = files["detect"]
+    picture = bgr_picture(61, 90)
+    rows, _ = expected(net, picture, 96, 0.3)
+    detector = load_detector(path, conf=0.3, device="cpu")
+    found = detector(picture)
+    np.testing.assert_allclose(found.boxes, rows[:, :4], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.scores, rows[:, 4], rtol=1e-4, atol=1e-5)
+    assert found.class_ids.tolist() == rows[:, 5].tolist() and found.names[1] == "kind 1"
+    segmenting = load_detector(files["segment"][0], conf=0.3, device="cpu")(picture)
+    assert len(segmenting.boxes) >= len(expected(files["segment"][1], picture, 96, 0.3)[0])
+    assert len(load_detector(path, conf=0.3, classes=[1], max_det=2, imgsz=64, device="cpu")(picture).boxes) <= 2
+
+
+def test_detectors_take_batches_and_threads(files: dict[str, tuple[Path, DetectionModel]]) -> None:
+    detector = load_detector(files["detect"][0], conf=0.3, device="cpu")
+    pictures = [bgr_picture(48 + 8 * index, 64) for index in range(4)]
+    alone = [detector(picture).scores for picture in pictures]
+    together = detector.batch(pictures)
+    found: dict[int, Any] = {}
+
+    def work(index: int) -> None:
+        found[index] = detector(pictures[index]).scores
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, scores in enumerate(alone):
+        np.testing.assert_allclose(together[index].scores, scores, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found[index], scores)
+
+
+def test_a_detectors_fingerprint(files: dict[str, tuple[Path, DetectionModel]], tmp_path: Path) -> None:
+    path, _ = files["detect"]
+    copy = tmp_path / "elsewhere.pt"
+    copy.write_bytes(path.read_bytes())
+    same = {load_detector(place, device="cpu").fingerprint for place in (path, copy)}
+    assert len(same) == 1 and "sha256=" in same.pop()
+    other = load_detector(files["segment"][0], device="cpu").fingerprint
+    assert other != load_detector(path, device="cpu").fingerprint
+    assert load_detector(path, conf=0.5, device="cpu").fingerprint != load_detector(path, device="cpu").fingerprint
+
+
+def test_bad_settings_are_refused_before_the_file_is_read() -> None:
+    for options in ({"conf": 2}, {"iou": -1}, {"imgsz": 0}, {"max_det": 0}):
+        with pytest.raises(ValueError):
+            load_detector("missing.pt", **options)  # type: ignore[arg-type]
+
+
+# --- pieces
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (427, 640), (33, 4000)])
+def test_letterbox_of_any_shape(shape: tuple[int, int]) -> None:
+    place = Letterbox.of(shape, (64, 64))
+    assert place.original == shape and max(place.shape) == 64 and all(side % 32 == 0 for side in place.shape)
+    assert 0 <= place.top <= place.shape[0] - place.content[0] and 0 <= place.left <= place.shape[1] - place.content[1]
+    assert place.pixels(np.full((*shape, 3), 7, np.uint8)).shape == (3, *place.shape)
+    corners = torch.tensor(
+        [[place.left, place.top, place.left + place.content[1], place.top + place.content[0]]]
+    ).float()
+    torch.testing.assert_close(place.boxes(corners), torch.tensor([[0.0, 0.0, shape[1], shape[0]]]))
+    for (cells, weights), size, whole in zip(place.mask_axes(), shape, place.shape, strict=True):
+        assert len(cells) == len(weights) == size and int(cells.min()) >= 0 and int(cells.max()) < whole // 4
+        torch.testing.assert_close(weights.sum(1), torch.ones(size))
+
+
+def test_boxes_that_are_not_finite_are_told() -> None:
+    bins = torch.full((1, 64, 3), float("nan"))
+    raw = Raw(bins, torch.full((1, 2, 3), 9.0), None, None, torch.zeros(3, 2), torch.ones(3))
+    with pytest.raises(ValueError, match="boxes that aren't finite"):
+        decode(raw, 0, conf=0.1, iou=0.5, max_det=3)
+
+
+def test_options_are_read_and_copied() -> None:
+    config = DetectConfig(imgsz=640, classes=[3, 1, 1])
+    assert config.imgsz == (640, 640) and config.classes == (1, 3)
+    assert config.updated({"imgsz": [320, 640], "half": True}).imgsz == (320, 640)
+    assert config.updated({}).imgsz == (640, 640) and type(config.updated({})) is DetectConfig

@@ -1,0 +1,343 @@
+"""YOLOv8 checkpoints: formats, facts, what is folded, and what is told of other networks."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from fastsam_core.convert_checkpoint import convert_checkpoint
+from fastsam_core.detect.yolo.coco_names import COCO_NAMES
+from fastsam_core.detect.yolo.flops import gflops
+from fastsam_core.detect.yolo.loaded import OFFICIAL, load
+from fastsam_core.detect.yolo.network import Architecture, Network
+from fastsam_core.detect.yolo.weights import Weights, fold, read_weights
+from small_model import small_weights
+from yolo_files import DetectionModel, IterableSimpleNamespace, make, published_paths, write
+
+
+@pytest.fixture(scope="module")
+def net() -> DetectionModel:
+    return make("segment")
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "home"))
+
+
+def raw(network: Network) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        out = network(torch.rand(1, 3, 64, 96))
+    return [value for value in out if value is not None]
+
+
+def test_formats_give_one_network(net: DetectionModel) -> None:
+    half = copy.deepcopy(net).half()
+    files = {
+        "zip.pt": lambda path: write(path, net),
+        "legacy.pt": lambda path: write(path, net, legacy=True),
+        "state.pt": lambda path: torch.save(half.state_dict(), path),
+        "wrapped.pt": lambda path: torch.save({"epoch": 1, "state_dict": half.state_dict()}, path),
+        "prefixed.pt": lambda path: torch.save({f"module.{k}": v for k, v in half.state_dict().items()}, path),
+        "bare.pt": lambda path: torch.save(half.model.state_dict(), path),
+        "plain.safetensors": lambda path: save_file(half.state_dict(), path),
+        "ours.safetensors": lambda path: convert_checkpoint("zip.pt", path),
+    }
+    expected: list[torch.Tensor] = []
+    for name, save in files.items():
+        save(Path(name))
+        found = raw(read_weights(Path(name)).network())
+        expected = expected or found
+        assert len(found) == len(expected) == 6
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), name
+
+
+def test_the_average_of_the_weights_wins(net: DetectionModel) -> None:
+    other = make("segment", seed=5)
+    path = write(Path("w.pt"), net, ema=copy.deepcopy(other).half())
+    assert torch.equal(raw(read_weights(path).network())[0], raw(read_weights(write(Path("o.pt"), other)).network())[0])
+
+
+def test_a_module_alone(net: DetectionModel) -> None:
+    with published_paths():
+        torch.save(net, "w.pt")
+    assert read_weights(Path("w.pt")).facts.names[2] == "kind 2"
+
+
+def test_facts(net: DetectionModel) -> None:
+    weights = read_weights(write(Path("w.pt"), net))
+    assert weights.facts.names == {i: f"kind {i}" for i in range(5)}
+    assert weights.facts.imgsz == 96 and weights.facts.epsilon == 1e-3
+    assert len(weights.tensors) == len(net.state_dict())
+    settings = IterableSimpleNamespace(imgsz=[480, 640])
+    changed = copy.deepcopy(net)
+    changed.args = settings
+    assert read_weights(write(Path("w.pt"), changed, train_args=None)).facts.imgsz == 640
+    changed.args = {"imgsz": "large"}
+    assert read_weights(write(Path("w.pt"), changed, train_args={})).facts.imgsz is None
+    changed.names = ["a", "b", "c", "d", "e"]  # type: ignore[assignment]
+    assert read_weights(write(Path("w.pt"), changed)).facts.names[4] == "e"
+    for module in changed.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-5
+    assert read_weights(write(Path("w.pt"), changed)).facts.epsilon == 1e-5
+
+
+def test_names_without_facts() -> None:
+    weights = Weights({}, read_weights(write(Path("w.pt"), make())).facts.__class__())
+    assert weights.names(80) == COCO_NAMES and COCO_NAMES[0] == "person" and COCO_NAMES[79] == "toothbrush"
+    assert weights.names(1) == {0: "object"} and weights.names(2) == {0: "0", 1: "1"}
+    assert len(COCO_NAMES) == 80 and len(set(COCO_NAMES.values())) == 80
+
+
+def test_folding_is_the_two_layers() -> None:
+    torch.manual_seed(0)
+    conv, bn = nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4, eps=1e-3)
+    for part in (bn.weight, bn.bias, bn.running_mean):
+        assert part is not None
+        nn.init.normal_(part)
+    assert bn.running_var is not None
+    nn.init.uniform_(bn.running_var, 0.01, 2)
+    state = {f"a.conv.{k}": v for k, v in conv.state_dict().items()} | {
+        f"a.bn.{k}": v for k, v in bn.state_dict().items()
+    }
+    folded = fold(state, 1e-3)
+    assert set(folded) == {"a.conv.weight", "a.conv.bias"}
+    x = torch.randn(2, 3, 8, 8)
+    together = torch.nn.functional.conv2d(x, folded["a.conv.weight"], folded["a.conv.bias"])
+    torch.testing.assert_close(together, bn.eval()(conv(x)), rtol=1e-5, atol=1e-5)
+    del state["a.bn.running_var"]
+    with pytest.raises(ValueError, match=r"a\.bn doesn't fit"):
+        fold(state, 1e-3)
+
+
+def test_converted_files_hold_tensors_and_facts(net: DetectionModel) -> None:
+    write(Path("w.pt"), net)
+    done = convert_checkpoint("w.pt", "out/w.safetensors")
+    assert done.path == Path("out/w.safetensors") and done.model == "YOLOv8, segment, 5 classes"
+    with safe_open("out/w.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["fastsam_core"])
+        assert facts == {
+            "format": "yolov8",
+            "names": {str(i): f"kind {i}" for i in range(5)},
+            "imgsz": 96,
+            "epsilon": 1e-3,
+        }
+        assert done.tensors == len(file.keys()) == len(net.state_dict())
+        assert file.get_tensor("model.0.conv.weight").dtype == torch.float16
+    again = read_weights(done.path)
+    assert again.facts.names == {i: f"kind {i}" for i in range(5)} and again.facts.imgsz == 96
+    assert [path.name for path in Path("out").iterdir()] == ["w.safetensors"]
+
+
+def test_sam_checkpoints_are_converted_too() -> None:
+    torch.save({"model": small_weights()}, "nano.pt")
+    done = convert_checkpoint("nano.pt", "nano.safetensors")
+    assert done.model == "sam_nano" and done.tensors == len(small_weights())
+    from fastsam_core.models.checkpoint import load_model
+
+    assert load_model("nano.safetensors").name == "sam_nano"
+
+
+def test_what_is_not_converted(net: DetectionModel) -> None:
+    write(Path("w.pt"), net)
+    with pytest.raises(ValueError, match=r"to \.safetensors, not to 'w\.pth'"):
+        convert_checkpoint("w.pt", "w.pth")
+    save_file(net.state_dict(), "s.safetensors")
+    with pytest.raises(ValueError, match="the source itself"):
+        convert_checkpoint("s.safetensors", "s.safetensors")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        convert_checkpoint("missing.pt", "x.safetensors")
+    torch.save({"a": torch.zeros(1)}, "other.pt")
+    with pytest.raises(ValueError, match="Expected the state dict of"):
+        convert_checkpoint("other.pt", "x.safetensors")
+    assert not Path("x.safetensors").exists()
+
+
+def change(net: DetectionModel, how: Callable[[DetectionModel], Any]) -> DetectionModel:
+    changed = copy.deepcopy(net)
+    how(changed)
+    return changed
+
+
+def _relu(net: DetectionModel) -> None:
+    net.model[0].act = nn.ReLU()
+
+
+def _stride(net: DetectionModel) -> None:
+    net.model[1].conv.stride = (1, 1)
+
+
+def _epsilons(net: DetectionModel) -> None:
+    net.model[1].bn.eps = 1e-4
+
+
+def _distances(net: DetectionModel) -> None:
+    net.model[22].dfl.conv.weight.data[0, 3] = 7
+
+
+def _layer(net: DetectionModel) -> None:
+    net.model[9] = nn.Identity()
+
+
+def _short(net: DetectionModel) -> None:
+    del net.model[22]
+
+
+def _head(net: DetectionModel) -> None:
+    net.model[22] = nn.Identity()
+
+
+def _shape(net: DetectionModel) -> None:
+    net.model[5].conv = nn.Conv2d(16, 24, 5, bias=False)
+
+
+def _missing(net: DetectionModel) -> None:
+    del net.model[5].conv
+
+
+def _extra(net: DetectionModel) -> None:
+    net.model[5].register_parameter("more", nn.Parameter(torch.zeros(3)))
+
+
+def _norm(net: DetectionModel) -> None:
+    net.model[5].bn = nn.BatchNorm2d(7, eps=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (_relu, r"model\.0\.act is a ReLU, in YOLOv8 a SiLU"),
+        (_stride, r"model\.1\.conv has stride.*modified network"),
+        (_epsilons, "different or impossible epsilons"),
+        (_distances, "is not 0, 1, 2"),
+        (_layer, "layer 9 is a Identity, in YOLOv8 a SPPF"),
+        (_short, "22 layers that ends with C2f"),
+        (_head, "ends with Identity"),
+        (_shape, r"1 of another shape: model\.5\.conv\.weight \(24, 16, 5, 5\) instead of \(24, 16, 3, 3\)"),
+        (_missing, r"model\.5\.bn doesn't fit"),
+        (_extra, r"1 unexpected: model\.5\.more"),
+        (_norm, r"model\.5\.bn doesn't fit"),
+    ],
+)
+def test_modified_networks_are_told(net: DetectionModel, how: Callable[[DetectionModel], Any], message: str) -> None:
+    write(Path("w.pt"), change(net, how))
+    with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
+        load("w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3}, "it holds no tensors of a YOLOv8 network, but nothing"),
+        ({"model": {"a": torch.zeros(1)}}, "no tensors of a YOLOv8 network, but 'a'"),
+        ([1], "holds a list"),
+        ({"0.conv.weight": torch.zeros(8, 3, 3, 3)}, r"no convolution model\.2\.cv1\.conv\.weight"),
+    ],
+)
+def test_other_contents_are_told(content: Any, message: str) -> None:
+    torch.save(content, "w.pt")
+    with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
+        load("w.pt")
+
+
+def test_another_module_is_told() -> None:
+    with published_paths():
+        torch.save({"model": nn.Linear(2, 2)}, "w.pt")
+    with pytest.raises(ValueError, match=r"holds a torch\.nn\.modules\.linear\.Linear, which is not a network"):
+        load("w.pt")
+
+
+def test_damaged_facts_are_told(net: DetectionModel) -> None:
+    for text in ("{", "[]", '{"names": 3}', '{"names": {}, "imgsz": "x", "epsilon": 1}', "[" * 100_000):
+        save_file(net.state_dict(), "w.safetensors", metadata={"fastsam_core": text})
+        with pytest.raises(ValueError, match=r"w\.safetensors: its metadata are damaged"):
+            read_weights(Path("w.safetensors"))
+
+
+# The published sizes: width and depth multiples, channels at most, and parameters (millions) as published.
+SIZES = {"n": (0.25, 1 / 3, 1024, 3.2, 3.4), "s": (0.5, 1 / 3, 1024, 11.2, 11.8), "m": (0.75, 2 / 3, 768, 25.9, 27.3)}
+SIZES |= {"l": (1.0, 1.0, 512, 43.7, 46.0), "x": (1.25, 1.0, 512, 68.2, 71.8)}
+# GFLOPs at 640 as published.
+GFLOPS = {"n": (8.7, 12.6), "s": (28.6, 42.6), "m": (78.9, 110.2), "l": (165.2, 220.5), "x": (257.8, 344.1)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("segments", [False, True])
+def test_published_sizes(size: str, segments: bool) -> None:
+    """The networks of the family as published have the published numbers of parameters and operations."""
+    width, depth, most, *parameters = SIZES[size]
+
+    def channels(count: int) -> int:
+        return int(-(-min(count, most) * width // 8) * 8)
+
+    plan = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 8, 9), (64, 128, 128, 256, 256, 512, 512, 1024, 1024, 1024), strict=True))
+    plan |= {12: 512, 15: 256, 16: 256, 18: 512, 19: 512, 21: 1024}
+    widths = {place: channels(count) for place, count in plan.items()}
+    repeats = {2: 3, 4: 6, 6: 6, 8: 3, 12: 3, 15: 3, 18: 3, 21: 3}
+    first = widths[15]
+    sizes = Architecture(
+        widths=widths,
+        hidden={place: widths[place] // 2 for place in (*repeats, 9)},
+        depths={place: max(round(count * depth), 1) for place, count in repeats.items()},
+        bins=16,
+        classes=80,
+        box=max(16, first // 4, 64),
+        score=max(first, 80),
+        mask=max(first // 4, 32) if segments else 0,
+        coefficients=32 if segments else 0,
+        prototypes=channels(256) if segments else 0,
+    )
+    with torch.device("meta"):
+        network = Network(sizes)
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert Architecture.of(shapes) == sizes and sizes.task == ("segment" if segments else "detect")
+    count = sum(value.numel() for value in network.parameters())
+    assert count / 1e6 == pytest.approx(parameters[segments], rel=0.01)
+    assert gflops(network, 640) == pytest.approx(GFLOPS[size][segments], rel=0.02)
+
+
+# --- names and files
+
+
+def test_official_names_are_looked_up(net: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetch(name: str, urls: Any) -> Path:
+        asked.append((name, *urls))
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("fastsam_core.models.locate.fetch", fetch)
+    for name in ("yolov8n.pt", "yolov8x-seg", "FastSAM.pt", "FastSAM-s.pt"):
+        with pytest.raises(ConnectionError):
+            load(name)
+    assert [name for name, _ in asked] == ["yolov8n.pt", "yolov8x-seg.pt", "FastSAM-x.pt", "FastSAM-s.pt"]
+    assert all(url == f"https://github.com/ultralytics/assets/releases/download/v8.2.0/{name}" for name, url in asked)
+    assert len(OFFICIAL) == 12
+    write(Path("yolov8n.pt"), net)
+    assert load("yolov8n.pt").path == Path("yolov8n.pt")
+    (tmp_path / "home").mkdir()
+    write(tmp_path / "home" / "mine.pt", net)
+    assert load("mine.pt").path == tmp_path / "home" / "mine.pt"
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'yolov8n\.pt'"):
+        load("yolov8nn.pt")
+    with pytest.raises(ValueError, match="is not a file but a folder"):
+        load(str(tmp_path / "home"))
+
+
+def test_the_input_size_that_is_used(net: DetectionModel) -> None:
+    assert load(write(Path("w.pt"), net)).imgsz == 96
+    torch.save(net.state_dict(), "state.pt")
+    torch.save(net.state_dict(), "FastSAM-mine.pt")
+    assert load("state.pt").imgsz == 640 and load("FastSAM-mine.pt").imgsz == 1024

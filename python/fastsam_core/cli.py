@@ -237,8 +237,8 @@ def _convert(values: dict[str, Any]) -> None:
         return
     if len(checkpoints) != 2 or values:
         raise UsageError(
-            "convert takes a checkpoint and a .safetensors file to write: fastsam convert x.pt x.safetensors; or labels: "
-            "fastsam convert data=labels/ from=yolo to=coco output=labels.json"
+            "convert takes a checkpoint and a .safetensors file to write: fastsam convert x.pt x.safetensors; "
+            "or labels: fastsam convert data=labels/ from=yolo to=coco output=labels.json"
         )
     from .convert_checkpoint import convert_checkpoint
 

@@ -130,17 +130,25 @@ class Runs:
         return time.perf_counter() - started
 
 
-def kill_and_resume(runs: Runs, output: Path, kills: int, seconds: float, seed: int) -> list[int]:
-    """Kill runs at random moments, so that all together get about as far as one; files there were after each kill."""
-    runs.complete(output.parent / "start", shard="0/1000000")
-    idle = runs.complete(output.parent / "start", shard="0/1000000")  # what a run takes that labels nothing
+def kill_and_resume(runs: Runs, output: Path, kills: int, whole: int, seed: int) -> list[int]:
+    """Kill runs at random moments, so that all together get about as far as one; files there were after each kill.
+
+    whole: the size of a complete manifest. Moments follow from progress, and not from the clock of a busy machine.
+    """
     numbers = random.Random(seed)
+    manifest = output / "manifest.jsonl"
     progress = []
     for _ in range(kills):
+        size = manifest.stat().st_size if manifest.exists() else 0
+        target = size + numbers.uniform(0, 1.3 * whole / kills)
         child = runs.start(partial(runs.annotate, output))
-        time.sleep(numbers.uniform(0.5 * idle, idle + 2.5 * max(0.0, seconds - idle) / kills))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if manifest.exists() and manifest.stat().st_size >= target:
+                time.sleep(numbers.uniform(0, 0.03))
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                break
+            time.sleep(0.001)
         progress.append(sum(1 for _ in output.glob("[abc]/*.txt")))
     return progress
 
@@ -202,9 +210,8 @@ def main() -> None:
 
     started = time.perf_counter()
     killed = options.folder / "killed"
-    report["label files after each kill"] = kill_and_resume(
-        runs, killed, options.kills, report["seconds undisturbed"], options.seed
-    )
+    size = (options.folder / "whole" / "manifest.jsonl").stat().st_size
+    report["label files after each kill"] = kill_and_resume(runs, killed, options.kills, size, options.seed)
     runs.complete(killed)
     assert tree(killed) == expected, "kills changed what was written"
     assert set(recorded(killed).values()) == {1}, "an image was recorded twice"

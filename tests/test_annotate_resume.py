@@ -61,7 +61,7 @@ def test_kills_crashes_and_shares_change_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     progress = report["label files after each kill"]
-    assert len(progress) == 30 and any(0 < count < 88 for count in progress), "no kill fell into the work"
+    assert len(progress) == 30 and sum(0 < count < 89 for count in progress) > 15, "no kill fell into the work"
     assert report["recorded by shares"] == 90 and report["crash points"] > 10
 
 

@@ -11,7 +11,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = why_no_gpu()
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if ON_GPU in parameters.values():
+        if any(isinstance(value, str) and value == ON_GPU for value in parameters.values()):
             item.add_marker(pytest.mark.gpu)
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -41,13 +41,25 @@ message(STATUS "fastsam_core: building the CUDA module for ${CMAKE_CUDA_ARCHITEC
 
 # Where results must be equal to the bit, multiply and add stay apart.
 set(_fastsam_exact_kernels
-  csrc/rle/rle_cuda.cu)
+  csrc/masks/masks_cuda.cu
+  csrc/nms/nms_cuda.cu
+  csrc/preprocess/preprocess_cuda.cu
+  csrc/rle/rle_cuda.cu
+  csrc/rle/rle_read_cuda.cu)
 set(_fastsam_kernels
+  csrc/attention/attention_cuda.cu
+  csrc/attention/attention_cuda_bfloat16.cu
+  csrc/attention/attention_cuda_float16.cu
+  csrc/attention/attention_cuda_float32.cu
   csrc/common/cuda_device.cu)
 set_source_files_properties(${_fastsam_exact_kernels} PROPERTIES COMPILE_OPTIONS -fmad=false)
 
 pybind11_add_module(_cuda MODULE
   csrc/bindings_cuda.cpp
+  csrc/bindings_cuda/attention.cpp
+  csrc/bindings_cuda/masks.cpp
+  csrc/bindings_cuda/nms.cpp
+  csrc/bindings_cuda/preprocess.cpp
   csrc/bindings_cuda/rle.cpp
   ${_fastsam_exact_kernels}
   ${_fastsam_kernels})

@@ -19,6 +19,7 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.attr("ARCHITECTURES") = FASTSAM_CUDA_ARCHITECTURES;
   m.def("device_count", &fastsam::cuda::device_count, "GPUs that this process can use.");
   m.def("compute_capability", &fastsam::cuda::compute_capability, "Of the current device, such as 80 or 90.");
+  m.def("shared_memory", &fastsam::cuda::shared_memory, "Bytes for each multiprocessor of the current device.");
 #ifdef FASTSAM_CUDA_EMULATION
   m.attr("EMULATED") = true;
   m.def("set_order", &fastsam::emulator::set_order, py::arg("backward"),
@@ -27,5 +28,9 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.attr("EMULATED") = false;
 #endif
 
+  fastsam::bindings::bind_attention(m);
+  fastsam::bindings::bind_masks(m);
+  fastsam::bindings::bind_nms(m);
+  fastsam::bindings::bind_preprocess(m);
   fastsam::bindings::bind_rle(m);
 }

@@ -7,12 +7,14 @@ yet within some ten milliseconds, because thousands of calls are made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from decoder_arguments import arguments
 from fastsam_core.ops import schema
 
 Arguments = tuple[Any, ...]
@@ -94,36 +96,17 @@ def _axis(cells: int, size: int) -> Arguments:
     return torch.from_numpy(place.astype(np.int64)), torch.from_numpy(weights)
 
 
-def _image_pass(prompts: int) -> Arguments:
-    """What both passes over image tokens end with: values, norm, look, length (2 heads, 6 tokens, 32 channels)."""
-    return (
-        *(_values(2, prompts, 6, 32), _values(32), _values(32), 1e-5),
-        *(_values(2, prompts, 6, 32), 250),
-    )
-
-
+_DECODER = {"heads": 2, "prompts": 5, "tokens": 6, "dim": 64, "grid": (10, 25)}
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 EXAMPLES: dict[str, Callable[[], Arguments]] = {
-    "attention": lambda: (_values(2, 14, 11, 3 * 4 * 16), _values(13, 16), _values(13, 16), 4, 7, _values(3 * 4 * 16)),
-    "windowed_attention": lambda: (_values(2, 14, 11, 4 * 3 * 16), _values(4, 49, 49), 7, _values(4 * 3 * 16)),
+    "attention": lambda: (_values(2, 14, 11, 3 * 2 * 64), _values(13, 64), _values(13, 64), 2, 7, _values(3 * 2 * 64)),
+    "windowed_attention": lambda: (_values(2, 14, 11, 2 * 3 * 32), _values(2, 49, 49), 7, _values(2 * 3 * 32)),
     "conv3x3": lambda: (_values(1, 40, 41, 16), _values(24, 16, 3, 3), _values(24), 1, True),
     "conv_stem": lambda: (_values(1, 3, 96, 94), _values(8, 3, 3, 3), _values(8), _values(16, 8, 3, 3), _values(16)),
     "depthwise3x3": lambda: (_values(1, 64, 65, 40), _values(40, 3, 3), _values(40), 1, True),
     "mbconv": lambda: (*_mbconv(48, 16, 64), 1, True),
-    "decoder_first_look": lambda: (_values(2, 60, 16), _values(16, 32, 16), _values(2, 256, 16), 250),
-    "decoder_first_pass": lambda: (
-        *(_values(16, 32, 16), _values(16, 32, 16), _values(16, 32, 16), _values(2, 5, 6, 16)),
-        *(*_image_pass(5), torch.zeros(5, 16, 32, 16)),
-    ),
-    "decoder_pass": lambda: (
-        *(_values(5, 16, 32, 16), _values(16, 32, 16), _values(2, 5, 6, 32), _values(2, 5, 6)),
-        *_image_pass(5),
-    ),
-    "decoder_upscale": lambda: (
-        *(_values(2, 16, 32, 16), torch.tensor([0, 0, 1, 1]), _values(4, 4), _values(32, 32), _values(32)),
-        *(_values(8), _values(8), 1e-6, _values(16, 8), _values(16), 16, 16, torch.zeros(4, 64, 64)),
-    ),
+    **{name: partial(arguments, name, **_DECODER) for name in schema.SCHEMAS if name.startswith("decoder_")},
     "linear": lambda: _layer(150, 96, 120),
     "linear_into": lambda: (torch.zeros(150, 120), *_layer(150, 96, 120)),
     "mlp": lambda: _mlp(300, 48, 120),
@@ -147,8 +130,20 @@ EXAMPLES: dict[str, Callable[[], Arguments]] = {
     "rle_to_string": lambda: _runs(40),
 }
 
+# Smaller ones, for CUDA kernels on the emulator, which would take seconds for those above.
+EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
+    "rle_decode": lambda: (*_runs(3, 300 * 201), 300, 201, False),
+    "rle_encode": lambda: (_stripes(3, 300, 201),),
+}
+
 # Operations of this build that have an example; test_determinism fails where one has none.
 COVERED = [op for op in schema.SCHEMAS if op in EXAMPLES]
+
+
+def example(op: str, sibling: str = "") -> Arguments:
+    """Arguments for an operation, as many as this sibling can do with in a moment."""
+    smaller = EMULATED_EXAMPLES.get(op) if sibling == "cuda[emulated]" else None
+    return (smaller or EXAMPLES[op])()
 
 
 def written(op: str) -> set[int]:

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastsam_core.models import registry
@@ -26,19 +27,23 @@ def small_weights() -> dict[str, Tensor]:
 
 
 def small_model() -> SamModel:
-    """sam_nano, with an encoder that counts its pictures in `counts`."""
+    """sam_nano, with an encoder that counts its pictures in `counts` and how many came together in `batches`."""
     model = registry.build("sam_nano")
     model.load_state_dict(small_weights())
     model.eval()
     counts = {"encoded": 0}
     plain = model.encode_image
 
-    def encode_image(images: Tensor) -> Tensor:
+    batches: list[int] = []
+
+    def encode_image(images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         counts["encoded"] += len(images)
-        return plain(images)
+        batches.append(len(images))
+        return plain(images, dtype)
 
     model.encode_image = encode_image  # type: ignore[method-assign]
     model.counts = counts  # type: ignore[assignment]
+    model.batches = batches  # type: ignore[assignment]
     return model
 
 

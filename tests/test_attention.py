@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fastsam_core import ops
-from siblings import each_sibling
+from siblings import each_sibling_of, fewer
+
+each_sibling = each_sibling_of("attention")
 
 
 def textbook(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ GRIDS = [
 
 @each_sibling
 @pytest.mark.parametrize(("height", "width", "window"), GRIDS)
-@pytest.mark.parametrize("dim", [1, 3, 16, 32])
+@pytest.mark.parametrize("dim", [1, 3, 32, 64])
 def test_grids_and_windows(sibling, height, width, window, dim):
     arguments = example(height, width, window, dim=dim, batch=2)
     given = ops.siblings("attention")[sibling](*arguments)
@@ -104,7 +106,7 @@ def test_grids_and_windows(sibling, height, width, window, dim):
 @pytest.mark.parametrize("dim", [1, 3, 16, 32, 64, 80, 96])
 @pytest.mark.parametrize("window", [0, 5])
 def test_head_dimensions(sibling, dim, window):
-    arguments = example(8, 10, window, dim=dim, heads=3)
+    arguments = example(8, 10, window, dim=dim, heads=3, seed=dim)
     given = ops.siblings("attention")[sibling](*arguments)
     torch.testing.assert_close(given.double(), plain_attention(*arguments), rtol=1e-5, atol=2e-5)
 
@@ -120,7 +122,8 @@ def test_dense_bias(sibling, height, width, window, dim):
 
 @each_sibling
 def test_the_grid_of_the_models(sibling):
-    arguments = example(64, 64, dim=8, heads=1)
+    # The kernels' grid is as wide, so that a tile is a row of keys here, too.
+    arguments = example(fewer(sibling, 64, 5), 64, dim=fewer(sibling, 8, 64), heads=1)
     given = ops.siblings("attention")[sibling](*arguments)
     torch.testing.assert_close(given, ops.siblings("attention")["reference"](*arguments), rtol=1e-5, atol=2e-5)
 
@@ -129,10 +132,10 @@ def test_the_grid_of_the_models(sibling):
 @pytest.mark.parametrize("window", [0, 4])
 def test_huge_scores(sibling, window):
     # e^x of any of these scores alone overflows. In float32 they are known to a thousandth, so the weights are, too.
-    qkv, rel_pos_h, rel_pos_w, heads, _, padding = example(9, 8, window, dim=16)
+    qkv, rel_pos_h, rel_pos_w, heads, _, padding = example(9, 8, window, dim=64)
     q, k, v = qkv.chunk(3, dim=-1)
     q, k = (q * 2).round() * 32, (k * 2).round() * 32
-    scores = q.flatten(1, 2)[..., :16] @ k.flatten(1, 2)[..., :16].transpose(1, 2) / 4
+    scores = q.flatten(1, 2)[..., :64] @ k.flatten(1, 2)[..., :64].transpose(1, 2) / 8
     assert scores.max() > 1e4 and scores.min() < -1e4
     qkv = torch.cat([q, k, v], dim=-1)
     arguments = (qkv, torch.zeros_like(rel_pos_h), torch.zeros_like(rel_pos_w), heads, window, padding)
@@ -143,7 +146,7 @@ def test_huge_scores(sibling, window):
 @each_sibling
 @pytest.mark.parametrize("value", [1e4, -1e4])
 def test_a_large_bias_for_all_changes_nothing(sibling, value):
-    qkv, bias, window, padding = windowed_example(9, 8, 4)
+    qkv, bias, window, padding = windowed_example(9, 8, 4, dim=32)
     run = ops.siblings("windowed_attention")[sibling]
     torch.testing.assert_close(
         run(qkv, bias + value, window, padding), run(qkv, bias, window, padding), atol=5e-3, rtol=0
@@ -153,10 +156,11 @@ def test_a_large_bias_for_all_changes_nothing(sibling, value):
 @each_sibling
 def test_growing_scores_rescale_what_was_summed(sibling):
     # Each tile of keys has a larger score than those before, and the other way round.
-    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(30, 30, dim=4, heads=1)
-    for keys in (torch.linspace(0, 60, 900), torch.linspace(60, 0, 900)):
-        qkv[..., :4] = 1.0
-        qkv[..., 4:8] = keys.view(1, 30, 30, 1)
+    side = fewer(sibling, 30, 12)
+    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(side, side, dim=64, heads=1)
+    for first, last in ((0, 15), (15, 0)):
+        qkv[..., :64] = 1.0
+        qkv[..., 64:128] = torch.linspace(first, last, side**2).view(1, side, side, 1)
         arguments = (qkv, rel_pos_h, rel_pos_w, heads, window, padding)
         given = ops.siblings("attention")[sibling](*arguments)
         torch.testing.assert_close(given.double(), plain_attention(*arguments), rtol=1e-4, atol=1e-4)
@@ -165,13 +169,13 @@ def test_growing_scores_rescale_what_was_summed(sibling):
 @each_sibling
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_values_that_are_not_numbers_stay_in_their_window_and_head(sibling, value):
-    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(8, 8, 4, dim=16)
+    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(8, 8, 4, dim=64)
     clean = ops.siblings("attention")[sibling](qkv, rel_pos_h, rel_pos_w, heads, window, padding)
     qkv[0, 1, 2, 5] = value  # a query of the first head in the first window
-    qkv[0, 1, 3, 5 + 2 * 16] = value  # a key
+    qkv[0, 1, 3, 5 + 2 * 64] = value  # a key
     given = ops.siblings("attention")[sibling](qkv, rel_pos_h, rel_pos_w, heads, window, padding)
-    assert given[0, 1, 2, :16].isnan().all()
-    given[:, :4, :4, :16] = clean[:, :4, :4, :16]
+    assert given[0, 1, 2, :64].isnan().all()
+    given[:, :4, :4, :64] = clean[:, :4, :4, :64]
     torch.testing.assert_close(given, clean)
 
 
@@ -187,11 +191,39 @@ def test_empty_grids(sibling, shape):
 
 @each_sibling
 def test_views_are_read_as_they_are(sibling):
-    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(6, 10, 4, dim=8)
+    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(6, 10, 4, dim=64)
     strided = qkv.transpose(1, 2).contiguous().transpose(1, 2)
     run = ops.siblings("attention")[sibling]
     arguments = (rel_pos_h.T.contiguous().T, rel_pos_w, heads, window, padding)
-    torch.testing.assert_close(run(strided, *arguments), run(qkv, rel_pos_h, rel_pos_w, heads, window, padding))
+    expected = run(qkv, rel_pos_h, rel_pos_w, heads, window, padding)
+    torch.testing.assert_close(run(strided, *arguments), expected)
+    shifted = torch.zeros(qkv.numel() + 1)[1:].view(qkv.shape).copy_(qkv)  # begins where no vector register would
+    torch.testing.assert_close(run(shifted, *arguments), expected)
+
+
+@each_sibling
+def test_a_bias_of_minus_infinity_gives_no_weight(sibling):
+    qkv, bias, window, padding = windowed_example(9, 8, 5, dim=32)
+    generator = torch.Generator().manual_seed(3)
+    bias[torch.rand(bias.shape, generator=generator) < 0.5] = -torch.inf
+    bias[..., 0] = 0.0  # one key is left to each query
+    bias[:, 3, 1:] = -torch.inf
+    given = ops.siblings("windowed_attention")[sibling](qkv, bias, window, padding)
+    expected = plain_windowed_attention(qkv, bias, window, padding)
+    torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@each_sibling
+def test_other_tensors_take_the_dtype_of_qkv(sibling):
+    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(6, 10, 4, dim=64)
+    run = ops.siblings("attention")[sibling]
+    narrow = [tensor.bfloat16() for tensor in (rel_pos_h, rel_pos_w, padding)]
+    wide = [tensor.float() for tensor in narrow]
+    given = run(qkv, narrow[0], narrow[1].double(), heads, window, narrow[2])
+    torch.testing.assert_close(given, run(qkv, wide[0], wide[1], heads, window, wide[2]))
+    bias = torch.randn(heads, 16, 16).bfloat16()
+    run = ops.siblings("windowed_attention")[sibling]
+    torch.testing.assert_close(run(qkv, bias, window, narrow[2]), run(qkv, bias.float(), window, wide[2]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -204,8 +236,8 @@ def test_other_dtypes_go_to_pytorch(dtype):
 
 @each_sibling
 def test_same_bits_over_threads_and_repeats(sibling):
-    if sibling == "reference":
-        pytest.skip("PyTorch makes no such promise")
+    if not sibling.startswith("cpu"):
+        pytest.skip("PyTorch makes no such promise, and a GPU knows no such threads")
     before = torch.get_num_threads()
     calls = [
         ("attention", example(20, 23, dim=16, heads=3, batch=2)),

@@ -56,8 +56,11 @@ def test_every_generate_option_is_an_argument_of_generate_masks() -> None:
 @pytest.mark.parametrize(
     ("given", "key", "value"),
     [
-        ({"half": True}, "quantize", 16),
-        ({"half": False}, "quantize", None),
+        ({"half": True}, "dtype", torch.float16),
+        ({"half": False}, "dtype", None),
+        ({"quantize": 16}, "dtype", torch.float16),
+        ({"quantize": 32}, "dtype", torch.float32),
+        ({"quantize": None}, "dtype", None),
         ({"boxes": False}, "show_boxes", False),
         ({"hide_labels": True}, "show_labels", False),
         ({"hide_conf": True}, "show_conf", False),
@@ -72,6 +75,13 @@ def test_every_generate_option_is_an_argument_of_generate_masks() -> None:
 def test_aliases(given: dict, key: str, value: object) -> None:
     assert getattr(Config().updated(given), key) == value
     assert set(given) <= set(ALIASES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_dtypes_by_their_names(dtype: torch.dtype) -> None:
+    name = str(dtype).removeprefix("torch.")
+    for given in (dtype, name, str(dtype), name.upper(), name.replace("bfloat", "bf").replace("float", "fp")):
+        assert Config().updated({"dtype": given}).dtype == dtype
 
 
 def test_none_means_the_default() -> None:
@@ -106,6 +116,13 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"points_stride": 0}, ValueError, "at least 1"),
         ({"points_stride": 2.0}, TypeError, "whole number"),
         ({"quantize": 8}, ValueError, "16"),
+        ({"quantize": True}, ValueError, "16"),
+        ({"dtype": "float64"}, ValueError, "float32, float16 or bfloat16"),
+        ({"dtype": torch.float64}, ValueError, "float32, float16 or bfloat16"),
+        ({"dtype": 16}, ValueError, "float32, float16 or bfloat16"),
+        ({"dtype": "bfloat16", "half": True}, TypeError, "twice"),
+        ({"batch": 0}, ValueError, "at least 1"),
+        ({"batch": 2.5}, TypeError, "whole number"),
         ({"imgsz": (640, 480)}, ValueError, "square"),
         ({"imgsz": 0}, ValueError, "imgsz"),
         ({"imgsz": "1024"}, TypeError, "imgsz"),

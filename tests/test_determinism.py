@@ -9,7 +9,7 @@ import torch
 
 from fastsam_core import ops
 from fastsam_core.ops import schema
-from op_examples import COVERED, EXAMPLES, flat_bytes, written
+from op_examples import COVERED, EXAMPLES, example, flat_bytes, written
 from siblings import EMULATED, emulated
 
 REPEATS = 20
@@ -35,7 +35,7 @@ def test_examples_are_the_same_on_every_call() -> None:
 
 def bits(op: str, sibling: str) -> list[object]:
     """Of the result and of what the operation wrote to; its other arguments must be as they were."""
-    arguments, outputs = EXAMPLES[op](), written(op)
+    arguments, outputs = example(op, sibling), written(op)
     kept = [value for i, value in enumerate(arguments) if i not in outputs]
     before = flat_bytes(kept)
     result = ops.siblings(op)[sibling](*arguments)

@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 
 from fastsam_core import ops
 from fastsam_core.everything import count_batches, generate_masks
+from siblings import each_sibling_of, implementation
 
 # pycocotools.decode says this about itself on NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -317,13 +318,13 @@ def test_no_gradient_is_kept():
     assert generate_masks(lambda c, p: (scores, lambda p, m: low_res[: len(p)]), (64, 64), **LOOSE)
 
 
-@pytest.mark.parametrize("sibling", list(ops.siblings("nms")))
+@each_sibling_of("nms")
 def test_all_siblings_of_the_operations_give_the_same_records(sibling, monkeypatch):
     arguments = {**LOOSE, "crop_n_layers": 1, "min_mask_region_area": 9}
     expected = generate_masks(Discs(), (90, 120), **arguments)
     assert len(expected) > 20
     for name in ("nms", "rle_to_string"):
-        monkeypatch.setattr(ops, name, ops.siblings(name)[sibling])
+        monkeypatch.setattr(ops, name, implementation(name, sibling))
     assert generate_masks(Discs(), (90, 120), **arguments) == expected
 
 

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from fastsam_core import ops
 from fastsam_core.postprocess import MaskResizer
-from siblings import NAMES, each_sibling
+from siblings import each_sibling_of, fewer, names_of
+
+NAMES = names_of("mask_runs")
+each_sibling = each_sibling_of("mask_runs")
 
 
 def dense(logits, y_cells, y_weights, x_cells, x_weights):
@@ -154,12 +157,12 @@ def test_thread_counts_and_repeats_agree(sibling):
     resizer = MaskResizer((171, 256), (300, 451), 256)
     axes = [tensor for axis in resizer._axes for tensor in axis]
     random = np.random.RandomState(3)
-    logits = torch.cat([logits_of(kind, random, 2, 64, 64) for kind in KINDS])
+    logits = torch.cat([logits_of(kind, random, fewer(sibling, 2, 1), 64, 64) for kind in KINDS])
     run = ops.siblings("mask_runs")[sibling]
     before = torch.get_num_threads()
     expected = ops.siblings("mask_runs")["reference"](logits, *axes, 0.0, 1.0, 300, 451)
     try:
-        for threads in (1, 2, 4) * 7:
+        for threads in (1, 2, 4) * fewer(sibling, 7, 1):
             torch.set_num_threads(threads)
             found = run(logits, *axes, 0.0, 1.0, 300, 451)
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

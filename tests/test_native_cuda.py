@@ -169,14 +169,18 @@ def test_kernels_take_tensors_that_they_can_reach():
 @pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not())
 def test_stub_lists_what_the_module_has():
     stub = ast.parse((Path(fastsam_core.__file__).parent / "_cuda.pyi").read_text())
-    functions = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
     module = cuda_emulation.load()
     public = {name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))}
-    assert set(functions) == public - {"set_order"}  # of the emulator alone
-    for name, node in functions.items():
-        documented = getattr(module, name).__doc__
+    listed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert set(listed) == public - {"set_order"}  # of the emulator alone
+    functions = [(module, node) for node in listed.values() if isinstance(node, ast.FunctionDef)]
+    for node in listed.values():
+        if isinstance(node, ast.ClassDef):
+            functions += [(getattr(module, node.name), method) for method in node.body]
+    for owner, node in functions:
+        documented = getattr(owner, node.name).__doc__ or ""
         for argument in node.args.args:
-            assert f"{argument.arg}:" in documented, (name, argument.arg)
+            assert f"{argument.arg}:" in documented or node.decorator_list, (node.name, argument.arg)
 
 
 @pytest.mark.skipif(not HEADER.exists(), reason="it needs the source tree")

@@ -9,7 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastsam_core import ops
-from siblings import NAMES, each_sibling
+from siblings import each_sibling_of, emulated, names_of
+
+NAMES = names_of("nms")
+each_sibling = each_sibling_of("nms")
 
 
 def plain_nms(boxes, scores, classes, threshold):
@@ -73,7 +76,7 @@ def test_random_boxes_of_all_block_sizes(sibling, dtype, n):
     assert kept.tolist() == plain_nms(boxes, scores.tolist(), [0] * n, 0.3)
 
 
-@pytest.mark.parametrize("sibling", [name for name in NAMES if name != "reference"])
+@pytest.mark.parametrize("sibling", [name for name in NAMES if name.startswith("cpu")])
 def test_thread_counts_agree(sibling):
     # Large enough that threads are really started.
     rng = np.random.default_rng(1)
@@ -102,6 +105,33 @@ def test_siblings_agree_bit_for_bit_on_many_boxes():
         assert all(result == results["reference"] for result in results.values())
 
 
+@pytest.mark.parametrize("sibling", [name for name in NAMES if name.startswith("cuda")])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [4095, 4096, 4097, 9000])  # around the kernel's chunk, and past two of them
+def test_chunks(sibling, dtype, n):
+    rng = np.random.default_rng(n)
+    boxes, scores = torch.from_numpy(random_boxes(rng, n, 500, dtype)), torch.from_numpy(rng.integers(0, n // 3, n))
+    classes = torch.from_numpy(rng.integers(0, 40, n) ** 2 // 100)  # some large, some small
+    for threshold in (0.05, 0.7):
+        kept = ops.siblings("nms")[sibling](boxes, scores, threshold)
+        assert kept.tolist() == ops.nms(boxes, scores, threshold).tolist()
+        by_class = ops.siblings("batched_nms")[sibling](boxes, scores, classes, threshold)
+        assert by_class.tolist() == ops.batched_nms(boxes, scores, classes, threshold).tolist()
+        assert 50 < len(kept) < len(by_class) < n
+
+
+@each_sibling
+def test_long_chains(sibling):
+    """Each box overlaps the next one only, so that every other one stays, however far apart the first and the last."""
+    n = 1000
+    corner = torch.arange(n) * 4.0
+    boxes = torch.stack([corner, torch.zeros(n), corner + 10, torch.ones(n)], 1)
+    kept = ops.siblings("nms")[sibling](boxes, torch.arange(n, 0, -1), 0.4)
+    assert kept.tolist() == list(range(0, n, 2))
+    kept = ops.siblings("nms")[sibling](boxes, torch.ones(n), 0.1)
+    assert kept.tolist() == list(range(0, n, 3))
+
+
 @each_sibling
 def test_classes_keep_full_precision(sibling):
     # Moving boxes apart by class number would cost these every digit that tells them apart.
@@ -111,6 +141,8 @@ def test_classes_keep_full_precision(sibling):
     assert run(boxes, torch.tensor([0.9, 0.8, 0.7]), classes, 0.5).tolist() == [0, 1, 2]
     assert run(boxes, torch.tensor([0.9, 0.8, 0.7]), classes, 0.2).tolist() == [0, 2]
     assert run(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0.5, 0.5, 0.25]), 0.2).tolist() == [0, 2]
+    assert run(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0.0, -0.0, -1.0]), 0.2).tolist() == [0, 2]
+    assert run(boxes, torch.tensor([0.7, 0.8, 0.9]), torch.tensor([-5, -5, 2**62]), 0.2).tolist() == [2, 1]
 
 
 @each_sibling
@@ -161,6 +193,39 @@ def test_strides_and_gradients_of_the_input_do_not_matter(sibling):
     expected = run(boxes.detach().contiguous(), scores.detach().contiguous(), 0.3)
     assert run(boxes, scores, 0.3).tolist() == expected.tolist()
     assert ops.nms(boxes, scores, 0.3).tolist() == expected.tolist()
+
+
+@each_sibling
+def test_boxes_at_any_address(sibling):
+    numbers = torch.arange(1.0, 42.0)
+    boxes = numbers[1:].view(10, 4)
+    expected = ops.siblings("nms")[sibling](boxes.clone(), -boxes[:, 0], 0.05)
+    assert ops.siblings("nms")[sibling](boxes, -boxes[:, 0], 0.05).tolist() == expected.tolist()
+
+
+def test_kernels_need_memory_in_proportion_to_the_boxes():
+    need = emulated.nms_scratch_bytes
+    for wide in (False, True):
+        assert need(10_000_000, wide) < 50 * 10_000_000
+    with pytest.raises(ValueError, match="negative"):
+        need(-1, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n": 0}, "boxes"),
+        ({"threshold": 1.5}, "from 0 to 1"),
+        ({"boxes": 8}, "multiple of 16"),
+        ({"scratch": 24}, "multiple of 16"),
+        ({"scratch_size": 1000}, "too small"),
+    ],
+)
+def test_the_kernels_module_checks_sizes(changes, said):
+    addresses = dict.fromkeys(("boxes", "order", "classes", "best", "scratch", "kept", "status", "stream"), 0)
+    sizes = {"n": 5, "wide_boxes": False, "wide_scores": False, "threshold": 0.5, "scratch_size": 1 << 30}
+    with pytest.raises(ValueError, match=said):
+        emulated.nms(**{**addresses, **sizes, **changes})
 
 
 @each_sibling

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import fastsam_core
+from decoder_arguments import arguments
 from fastsam_core import ops
 from fastsam_core.ops import _native, schema
 from fastsam_core.ops._native import cpu_module, cpu_reason
@@ -34,11 +35,7 @@ LAYER = (
 )
 MLP = (torch.rand(4, 6), torch.rand(6), torch.rand(6), 1e-6, torch.rand(9, 6), torch.rand(9), torch.rand(6, 9))
 QKV = torch.linspace(-1, 1, 2 * 3 * 5 * 24).view(2, 3, 5, 24)
-_PANELS, _HEADS = (
-    torch.linspace(-1, 1, 2 * 4 * 16).view(2, 4, 16),
-    torch.linspace(-1, 1, 2 * 3 * 3 * 4).view(2, 3, 3, 4),
-)
-_NORM = torch.ones(4), torch.zeros(4), 1e-5
+_DECODER = {"heads": 2, "prompts": 3, "tokens": 3, "dim": 8, "grid": (4, 8)}  # whole panels
 EXAMPLES = {
     "linear": LAYER,
     "linear_into": (torch.zeros(4, 5), *LAYER),
@@ -53,16 +50,7 @@ EXAMPLES = {
         *(torch.rand(2, 5, 4, 3), torch.rand(7, 3), torch.rand(7), torch.rand(7, 3, 3), torch.rand(7)),
         *(torch.rand(3, 7), torch.rand(3), 1, True),
     ),
-    "decoder_first_look": (torch.ones(2, 3, 2), _PANELS, torch.linspace(0, 1, 2 * 32 * 16).view(2, 32, 16), 20),
-    "decoder_first_pass": (
-        *(_PANELS, _PANELS / 2, _PANELS, _HEADS[..., :2].contiguous(), _HEADS),
-        *(*_NORM, _HEADS, 32, torch.zeros(3, 2, 4, 16)),
-    ),
-    "decoder_pass": (_PANELS.expand(3, 2, 4, 16).clone(), _PANELS, _HEADS, _HEADS[..., 0], _HEADS, *_NORM, _HEADS, 32),
-    "decoder_upscale": (
-        *(_PANELS[None], torch.tensor([0, 0]), torch.ones(2, 1), torch.ones(8, 4), torch.ones(8)),
-        *(torch.ones(2), torch.zeros(2), 1e-5, torch.ones(4, 2), torch.ones(4), 4, 5, torch.zeros(2, 16, 20)),
-    ),
+    **{name: arguments(name, **_DECODER) for name in schema.SCHEMAS if name.startswith("decoder_")},
     "nms": (torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.1, 0.9, 0.5]), 0.5),
     "batched_nms": (torch.rand(5, 4).cumsum(1), torch.rand(5), torch.tensor([0, 1, 0, 1, 2]), 0.5),
     "resize_image": (PICTURE, 5, 4, True),

@@ -57,6 +57,7 @@ def test_types_are_declared() -> None:
     [
         ("models.sam", ["SAM", "Predictor"]),
         ("data.annotator", ["auto_annotate"]),
+        ("data.converter", ["yolo_bbox2segment"]),
         ("engine.results", ["Results", "Boxes", "Masks"]),
     ],
 )

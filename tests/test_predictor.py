@@ -316,9 +316,9 @@ def test_crops_are_cut_from_the_picture_and_encoded_on_their_own(predictor: Pred
     seen = []
     plain = model.encode_image
 
-    def spy(images: torch.Tensor) -> torch.Tensor:
+    def spy(images: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         seen.append(images)
-        return plain(images)
+        return plain(images, dtype)
 
     model.encode_image = spy
     try:

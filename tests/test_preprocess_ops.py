@@ -9,7 +9,9 @@ from PIL import Image
 
 from fastsam_core import ops
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess, resize, resized_shape
-from siblings import each_sibling
+from siblings import each_sibling_of, emulated
+
+each_sibling = each_sibling_of("preprocess_image")
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -112,6 +114,18 @@ def test_any_strides(sibling: str) -> None:
 
 
 @each_sibling
+@pytest.mark.parametrize("size", [*range(1, 10), 64, 67])
+def test_both_layouts_of_every_width(sibling: str, size: int) -> None:
+    run = ops.siblings("preprocess_image")[sibling]
+    for height, width in {(size, size), (size, max(1, size - 3)), (max(1, size // 2), size)}:
+        image = picture(size, 21, 34)
+        wanted = model_input(pillow(image, height, width), size)
+        arguments = (torch.from_numpy(image), height, width, size, PIXEL_MEAN, PIXEL_STD, False)
+        assert same_bits(run(*arguments, False), wanted)
+        assert same_bits(run(*arguments, True), wanted.permute(0, 2, 3, 1).contiguous())
+
+
+@each_sibling
 def test_threads_change_nothing(sibling: str) -> None:
     image, before = torch.from_numpy(picture(4, 700, 1100)), torch.get_num_threads()
     try:
@@ -138,6 +152,34 @@ def test_numpy_views_without_a_copy(shape: tuple[int, int]) -> None:
         assert same_bits(preprocess(same, 64)[0], wanted)
         np.testing.assert_array_equal(resize(same, 64), resize(image, 64))
     assert not read_only.flags.writeable
+
+
+def test_the_kernels_module_checks_sizes() -> None:
+    need = emulated.preprocess_scratch_bytes((40, 50), (20, 30))
+    for sides in ((0, 5), (5, 2**23 + 1)):
+        with pytest.raises(ValueError, match="sides from 1"):
+            emulated.preprocess_scratch_bytes(sides, (20, 30))
+    picture = (0, (40, 50), (150, 3, 1), False, (20, 30))
+    with pytest.raises(ValueError, match="too small"):
+        emulated.resize_image(*picture, 0, need - 1, 0, 0)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        emulated.resize_image(*picture, 8, need, 0, 0)
+    with pytest.raises(ValueError, match="must fit"):
+        emulated.preprocess_image(*picture, 25, PIXEL_MEAN, PIXEL_STD, False, 0, need, 0, 0)
+
+
+def test_devices_get_whole_pictures_where_kernels_resize_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastsam_core import preprocess as module
+
+    monkeypatch.setattr(module, "cuda_module", None)
+    assert [module._takes_frames(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, False, False]
+    monkeypatch.setattr(module, "cuda_module", object())
+    assert [module._takes_frames(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]
+    image = picture(7, 90, 50)[..., ::-1]
+    wanted = preprocess(image, 64)
+    monkeypatch.setattr(module, "_takes_frames", lambda device: False)
+    given = preprocess(image, 64)
+    assert same_bits(given[0], wanted[0]) and given[1] == wanted[1]
 
 
 IMAGE = torch.zeros(4, 5, 3, dtype=torch.uint8)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fastsam_core import ops, rle
-from siblings import NAMES, use_sibling
+from siblings import NAMES, each_sibling_of, use_sibling
 
 
 @pytest.fixture(params=NAMES)
@@ -126,7 +126,9 @@ def test_thread_counts_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("kind", ["blobs", "two parts", "noise", "mixed"])
-def test_iou_of_all_kinds_of_columns(sibling: str, kind: str) -> None:
+@each_sibling_of("rle_iou")
+def test_iou_of_all_kinds_of_columns(sibling: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sibling(monkeypatch, sibling)
     rng = np.random.default_rng(5)
     y, x = np.ogrid[:90, :130]
     masks = np.zeros((12, 90, 130), bool)

@@ -165,10 +165,13 @@ def test_callbacks(sam: SAM) -> None:
 
 def test_moving(sam: SAM) -> None:
     assert sam.to("cpu") is sam and sam.cpu() is sam and sam.eval() is sam.model
-    assert sam.half() is sam and sam.overrides == {"quantize": 16}
+    sam.overrides["quantize"] = 32
+    assert sam.half() is sam and sam.overrides == {"dtype": torch.float16}
     assert {value.dtype for value in sam.parameters()} == {torch.float32}, "weights stay as they are"
     assert sam.float() is sam and sam.overrides == {}
-    assert sam.to(torch.float16).overrides == {"quantize": 16} and sam.to(dtype=torch.float32).overrides == {}
+    assert sam.to(torch.float16).overrides == {"dtype": torch.float16} and sam.to(dtype=torch.float32).overrides == {}
+    assert sam.bfloat16().overrides == sam.to("cpu", torch.bfloat16).overrides == {"dtype": torch.bfloat16}
+    assert sam.to("cpu").overrides == {"dtype": torch.bfloat16}
     with pytest.raises(ValueError, match="float16"):
         sam.to(torch.float64)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fastsam_core import Results, cli
+from fastsam_core.detect.yolo.network import Architecture, Network
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.sam_model import SamModel
@@ -258,6 +259,31 @@ def test_comparison_of_models(
     check(model.predictor.results[0], (720, 1280))
 
 
-def test_auto_annotation_says_that_named_detectors_cannot_be_served(place: Path) -> None:
-    with pytest.raises(ValueError, match=r"'yolov8x\.pt'.*Pass a callable"):
+def write_yolo(target: Path) -> None:
+    """A narrow network of YOLOv8's architecture for COCO's classes, whose seeded weights score boxes above 0.25."""
+    widths = dict.fromkeys((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 18, 19, 21), 8)
+    stages = (2, 4, 6, 8, 12, 15, 18, 21)
+    sizes = Architecture(widths, {**dict.fromkeys(stages, 4), 9: 4}, dict.fromkeys(stages, 1), 16, 80, 8, 8)
+    torch.manual_seed(0)
+    state = Network(sizes).state_dict()
+    for scale in range(3):
+        state[f"model.22.cv3.{scale}.2.bias"][:] = -6.0
+        state[f"model.22.cv3.{scale}.2.bias"][[0, 56]] = 0.5
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, target)
+
+
+def test_auto_annotation(
+    place: Path, small_sam_b: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_yolo(place / "home" / "yolov8x.pt")
+    monkeypatch.chdir(place)
+    with caplog.at_level("INFO", logger="fastsam_core"):
         run(ANNOTATE)
+    labels = place / "path" / "to" / "images_auto_annotate_labels"
+    lines = (labels / "1.txt").read_text().splitlines()
+    assert len(lines) > 0 and {line.split()[0] for line in lines} <= {"0", "56"}
+    for line in lines:
+        values = [float(word) for word in line.split()[1:]]
+        assert len(values) >= 6 and len(values) % 2 == 0 and all(0 <= value <= 1 for value in values)
+    assert "1 label file" in caplog.text and ("person" in caplog.text or "chair" in caplog.text)

@@ -1,7 +1,5 @@
 #include "decoder/decoder.h"
 
-#include <optional>
-
 #include "bindings/arrays.h"
 
 namespace fastsam::bindings {
@@ -9,6 +7,7 @@ namespace fastsam::bindings {
 namespace {
 
 using Floats = Array<float>;
+namespace dec = fastsam::decoder;
 
 constexpr int64_t kPanel = 16;
 
@@ -21,116 +20,158 @@ bool has_shape(const Floats& x, std::initializer_list<int64_t> shape) {
   return true;
 }
 
-void require_panels(const Floats& position, int64_t length) {
-  require(position.ndim() == 3 && position.shape(1) > 0 && position.shape(2) == kPanel,
-          "position must be (panels, channels, 16)");
-  require(length > 0 && position.shape(0) == (length + kPanel - 1) / kPanel,
-          "length must be positive and fill all panels, the last one at least in part");
+int64_t panels_of(int64_t length) {
+  require(length > 0, "length must be positive");
+  return (length + kPanel - 1) / kPanel;
 }
 
-void decoder_pass(const std::optional<Floats>& source, const Floats& position, const std::optional<Floats>& queries,
-                  const Floats& keys, const std::optional<Floats>& key_bias, const Floats& values,
-                  const Floats& norm_weight, const Floats& norm_bias, double norm_eps, const Floats& look,
-                  int64_t length, Floats out, Floats gathered, int64_t threads) {
-  require_panels(position, length);
-  const int64_t panels = position.shape(0), channels = position.shape(1);
-  require(look.ndim() == 4 && look.shape(3) == channels && look.shape(0) > 0 && look.shape(2) > 0,
-          "look must be (heads, prompts, tokens, channels)");
-  const int64_t heads = look.shape(0), prompts = look.shape(1), tokens = look.shape(2);
-  const int64_t head_dim = queries ? queries->shape(1) / heads : 0;
-  require(!source || has_shape(*source, {panels, channels, kPanel}), "source must be like position");
-  require(!queries || (has_shape(*queries, {panels, heads * head_dim, kPanel}) && head_dim > 0),
-          "queries must be (panels, heads * head_dim, 16)");
-  require(has_shape(keys, {heads, prompts, tokens, queries ? head_dim : channels}),
-          "keys must be (heads, prompts, tokens, channels), with queries (heads, prompts, tokens, head_dim)");
-  require(queries || (key_bias && has_shape(*key_bias, {heads, prompts, tokens})),
-          "key_bias must be (heads, prompts, tokens)");
-  require(has_shape(values, {heads, prompts, tokens, channels}), "values must be (heads, prompts, tokens, channels)");
-  require(has_shape(norm_weight, {channels}) && has_shape(norm_bias, {channels}),
-          "norm_weight and norm_bias must be (channels)");
-  require(has_shape(out, {prompts, panels, channels, kPanel}), "out must be (prompts, panels, channels, 16)");
-  require(has_shape(gathered, {heads, prompts, tokens, channels}), "gathered must be like look");
-  const int64_t size = panels * channels * kPanel;
-  fastsam::decoder::Pass pass{};
-  pass.prompts = prompts, pass.heads = heads, pass.tokens = tokens, pass.channels = channels, pass.length = length;
-  pass.out = out.mutable_data();
-  pass.gathered = gathered.mutable_data();
-  pass.source = source ? source->data() : pass.out;
-  pass.source_stride = source ? 0 : size;
-  pass.position = position.data();
-  pass.queries = queries ? queries->data() : nullptr;
-  pass.head_dim = head_dim;
-  pass.keys = keys.data();
-  pass.key_bias = key_bias ? key_bias->data() : nullptr;
-  pass.values = values.data();
-  pass.norm = {norm_weight.data(), norm_bias.data(), static_cast<float>(norm_eps)};
-  pass.look = look.data();
+// What both passes share; `projections` of the image, `inputs` of look_mix.
+struct Shapes {
+  int64_t prompts, rows, look_rows, panels;
+};
+
+Shapes fill(dec::Pass& pass, int64_t projections, bool second, const Floats& image, const Floats& values,
+            const Floats& norms, double eps, const Floats& keys, const Floats& cross, const Floats& gram,
+            const Floats& look, const Floats& look_mix, int64_t length, Floats& state, Floats& seen, Floats& mixed) {
+  const int64_t panels = panels_of(length);
+  require(keys.ndim() == 4 && keys.shape(1) > 0 && keys.shape(2) > 0 && keys.shape(3) > 0,
+          "keys must be (prompts, heads, tokens, head_dim)");
+  const int64_t prompts = keys.shape(0), heads = keys.shape(1), tokens = keys.shape(2), head_dim = keys.shape(3);
+  const int64_t rows = heads * tokens, wide = (head_dim + kPanel - 1) / kPanel * kPanel;
+  require(has_shape(image, {panels, projections * heads * head_dim, kPanel}),
+          "image must be (panels, projections * heads * head_dim, 16)");
+  require(has_shape(values, {heads, panels * kPanel, wide}),
+          "values must be (heads, panels * 16, head_dim rounded up to 16)");
+  require(second ? has_shape(norms, {panels, 2, kPanel}) : has_shape(norms, {panels, kPanel}),
+          "norms must be (panels, 16), of the second pass (panels, 2, 16)");
+  require(has_shape(cross, {prompts, heads, tokens, head_dim}), "cross must be like keys");
+  require(has_shape(gram, {prompts, rows, rows}), "gram must be (prompts, rows, rows)");
+  require(look.ndim() == 4 && look.shape(2) > 0 && look.shape(2) <= tokens, "look must have 1 to `tokens` tokens");
+  const int64_t look_tokens = look.shape(2), look_rows = heads * look_tokens, state_rows = 2 * rows + 2;
+  require(has_shape(look, {prompts, heads, look_tokens, head_dim}), "look must be (prompts, heads, tokens, head_dim)");
+  require(second || look_tokens == tokens, "look must be like keys");
+  const int64_t inputs = second ? state_rows : rows;
+  require(has_shape(look_mix, {prompts, look_rows, inputs}), "look_mix must be (prompts, rows of the look, inputs)");
+  require(has_shape(state, {prompts, panels, state_rows, kPanel}), "state must be (prompts, panels, 2 * rows + 2, 16)");
+  require(has_shape(seen, {prompts, heads, look_tokens, head_dim}), "seen must be like look");
+  require(has_shape(mixed, {prompts, inputs, look_rows}), "mixed must be (prompts, inputs, rows of the look)");
+  pass = {prompts,
+          heads,
+          tokens,
+          head_dim,
+          length,
+          image.data(),
+          values.data(),
+          norms.data(),
+          static_cast<float>(eps),
+          keys.data(),
+          cross.data(),
+          gram.data(),
+          look.data(),
+          look_mix.data(),
+          state.mutable_data(),
+          seen.mutable_data(),
+          mixed.mutable_data()};
+  return {prompts, rows, look_rows, panels};
+}
+
+void decoder_first_pass(const Floats& image, const Floats& values, const Floats& norms, double eps, const Floats& keys,
+                        const Floats& cross, const Floats& gram, const Floats& look, const Floats& look_mix,
+                        int64_t length, Floats state, Floats seen, Floats mixed, int64_t threads) {
+  dec::Pass pass{};
+  fill(pass, 4, false, image, values, norms, eps, keys, cross, gram, look, look_mix, length, state, seen, mixed);
   py::gil_scoped_release release;
-  fastsam::decoder::image_pass(pass, threads);
+  dec::first_pass(pass, threads);
+}
+
+void decoder_second_pass(const Floats& image, const Floats& values, const Floats& norms, double constant, double eps,
+                         const Floats& keys, const Floats& keys_mix, const Floats& keys_bias, const Floats& own,
+                         const Floats& own_gram, const Floats& own_bias, const Floats& cross, const Floats& cross_mix,
+                         const Floats& cross_bias, const Floats& gram, const Floats& look, const Floats& look_mix,
+                         int64_t length, Floats state, Floats seen, Floats mixed, int64_t threads) {
+  dec::SecondPass pass{};
+  const Shapes is =
+      fill(pass, 6, true, image, values, norms, eps, keys, cross, gram, look, look_mix, length, state, seen, mixed);
+  require(has_shape(own, {pass.prompts, pass.heads, pass.tokens, pass.head_dim}), "own must be like keys");
+  for (const Floats* matrix : {&keys_mix, &own_gram, &cross_mix}) {
+    require(has_shape(*matrix, {is.prompts, is.rows, is.rows}), "mixes and grams must be (prompts, rows, rows)");
+  }
+  for (const Floats* bias : {&keys_bias, &own_bias, &cross_bias}) {
+    require(has_shape(*bias, {is.prompts, is.rows}), "biases must be (prompts, rows)");
+  }
+  pass.look_tokens = is.look_rows / pass.heads;
+  pass.constant = static_cast<float>(constant);
+  pass.keys_mix = keys_mix.data(), pass.keys_bias = keys_bias.data();
+  pass.own = own.data(), pass.own_gram = own_gram.data(), pass.own_bias = own_bias.data();
+  pass.cross_mix = cross_mix.data(), pass.cross_bias = cross_bias.data();
+  py::gil_scoped_release release;
+  dec::second_pass(pass, threads);
 }
 
 void decoder_first_look(const Floats& q, const Floats& keys, const Floats& values, int64_t length, Floats out,
                         int64_t threads) {
   require(q.ndim() == 3 && q.shape(0) > 0 && q.shape(2) > 0, "q must be (heads, rows, head_dim)");
-  const int64_t heads = q.shape(0), rows = q.shape(1), head_dim = q.shape(2);
-  require_panels(keys, length);
-  require(keys.shape(1) == heads * head_dim, "keys must be (panels, heads * head_dim, 16)");
-  require(has_shape(values, {heads, keys.shape(0) * kPanel, (head_dim + kPanel - 1) / kPanel * kPanel}),
+  const int64_t heads = q.shape(0), rows = q.shape(1), head_dim = q.shape(2), panels = panels_of(length);
+  const int64_t wide = (head_dim + kPanel - 1) / kPanel * kPanel;
+  require(has_shape(keys, {panels, heads * head_dim, kPanel}), "keys must be (panels, heads * head_dim, 16)");
+  require(has_shape(values, {heads, panels * kPanel, wide}),
           "values must be (heads, panels * 16, head_dim rounded up to 16)");
   require(has_shape(out, {heads, rows, head_dim}), "out must be like q");
-  const float *q_data = q.data(), *key_data = keys.data(), *value_data = values.data();
+  const float *q_data = q.data(), *keys_data = keys.data(), *values_data = values.data();
   float* out_data = out.mutable_data();
   py::gil_scoped_release release;
-  fastsam::decoder::first_look(q_data, key_data, value_data, heads, rows, head_dim, length, out_data, threads);
+  dec::first_look(q_data, keys_data, values_data, heads, rows, head_dim, length, out_data, threads);
 }
 
-void decoder_upscale(const Floats& tokens, const Int64s& index, const Floats& weights, const Floats& enlarge,
-                     const Floats& enlarge_bias, const Floats& norm_weight, const Floats& norm_bias, double norm_eps,
-                     const Floats& enlarge_more, const Floats& enlarge_more_bias, int64_t height, int64_t width,
-                     Floats out, int64_t threads) {
-  require(height > 0 && width > 0 && height <= (int64_t{1} << 24) && width <= (int64_t{1} << 24),
-          "height and width must be positive");
-  require(tokens.ndim() == 4 && tokens.shape(1) == (height * width + kPanel - 1) / kPanel && tokens.shape(2) > 0 &&
-              tokens.shape(3) == kPanel,
-          "tokens must be (prompts, panels, channels, 16) with panels for height x width image tokens");
-  require(index.ndim() == 1, "index must be (count)");
-  require(norm_weight.ndim() == 1 && norm_weight.shape(0) > 0 && weights.ndim() == 2 && weights.shape(1) > 0,
-          "norm_weight must be (middle), weights (count, narrow)");
-  fastsam::decoder::Upscaling up{};
-  up.prompts = tokens.shape(0), up.channels = tokens.shape(2), up.height = height, up.width = width;
-  up.middle = norm_weight.shape(0), up.narrow = weights.shape(1), up.count = index.shape(0);
+void decoder_upscale(const Floats& state, const Int64s& asked, const Floats& factors, const Int64s& index,
+                     const Floats& weights, const Floats& base, const Floats& bias, const Floats& norm_weight,
+                     const Floats& norm_bias, double norm_eps, const Floats& enlarge_more,
+                     const Floats& enlarge_more_bias, int64_t height, int64_t width, Floats out, int64_t threads) {
+  require(height > 0 && width > 0, "height and width must be positive");
+  const int64_t panels = panels_of(height * width);
+  require(state.ndim() == 4 && state.shape(2) > 2, "state must be (prompts, panels, rows, 16)");
+  require(asked.ndim() == 1 && index.ndim() == 1, "asked and index must be lists");
+  require(weights.ndim() == 2 && weights.shape(1) > 0 && norm_weight.ndim() == 1 && norm_weight.size() > 0,
+          "weights must be (count, narrow) and norm_weight (middle)");
+  dec::Upscaling up{};
+  up.prompts = state.shape(0), up.rows = state.shape(2), up.asked_count = asked.size(), up.count = index.size();
+  up.narrow = weights.shape(1), up.middle = norm_weight.size(), up.height = height, up.width = width;
+  require(has_shape(state, {up.prompts, panels, up.rows, kPanel}), "state must be (prompts, panels, rows, 16)");
+  require(has_shape(factors, {up.asked_count, 4 * up.middle, up.rows}), "factors must be (asked, 4 * middle, rows)");
   require(weights.shape(0) == up.count, "weights must be (count, narrow)");
+  require(has_shape(base, {panels, 4 * up.middle, kPanel}), "base must be (panels, 4 * middle, 16)");
+  require(has_shape(bias, {4 * up.middle}), "bias must be (4 * middle)");
   require(has_shape(norm_bias, {up.middle}), "norm_bias must be like norm_weight");
-  require(has_shape(enlarge, {4 * up.middle, up.channels}) && has_shape(enlarge_bias, {4 * up.middle}),
-          "enlarge must be (4 * middle, channels) with a bias of (4 * middle)");
   require(has_shape(enlarge_more, {4 * up.narrow, up.middle}) && has_shape(enlarge_more_bias, {4 * up.narrow}),
           "enlarge_more must be (4 * narrow, middle) with a bias of (4 * narrow)");
   require(has_shape(out, {up.count, 4 * height, 4 * width}), "out must be (count, 4 * height, 4 * width)");
-  up.tokens = tokens.data();
-  up.index = index.data();
-  up.weights = weights.data();
-  up.enlarge = enlarge.data();
-  up.enlarge_bias = enlarge_bias.data();
+  up.state = state.data(), up.asked = asked.data(), up.factors = factors.data();
+  up.index = index.data(), up.weights = weights.data(), up.base = base.data(), up.bias = bias.data();
   up.norm = {norm_weight.data(), norm_bias.data(), static_cast<float>(norm_eps)};
-  up.enlarge_more = enlarge_more.data();
-  up.enlarge_more_bias = enlarge_more_bias.data();
+  up.enlarge_more = enlarge_more.data(), up.enlarge_more_bias = enlarge_more_bias.data();
   up.out = out.mutable_data();
   py::gil_scoped_release release;
-  fastsam::decoder::upscale(up, threads);
+  dec::upscale(up, threads);
 }
 
 }  // namespace
 
 void bind_decoder(py::module_& m) {
   const auto given = [](const char* name) { return py::arg(name).noconvert(); };
-  m.def("decoder_pass", &decoder_pass, given("source"), given("position"), given("queries"), given("keys"),
-        given("key_bias"), given("values"), given("norm_weight"), given("norm_bias"), py::arg("norm_eps"),
-        given("look"), py::arg("length"), given("out"), given("gathered"), py::arg("threads"));
+  m.def("decoder_first_pass", &decoder_first_pass, given("image"), given("values"), given("norms"), py::arg("eps"),
+        given("keys"), given("cross"), given("gram"), given("look"), given("look_mix"), py::arg("length"),
+        given("state"), given("seen"), given("mixed"), py::arg("threads"));
+  m.def("decoder_second_pass", &decoder_second_pass, given("image"), given("values"), given("norms"),
+        py::arg("constant"), py::arg("eps"), given("keys"), given("keys_mix"), given("keys_bias"), given("own"),
+        given("own_gram"), given("own_bias"), given("cross"), given("cross_mix"), given("cross_bias"), given("gram"),
+        given("look"), given("look_mix"), py::arg("length"), given("state"), given("seen"), given("mixed"),
+        py::arg("threads"));
   m.def("decoder_first_look", &decoder_first_look, given("q"), given("keys"), given("values"), py::arg("length"),
         given("out"), py::arg("threads"));
-  m.def("decoder_upscale", &decoder_upscale, given("tokens"), given("index"), given("weights"), given("enlarge"),
-        given("enlarge_bias"), given("norm_weight"), given("norm_bias"), py::arg("norm_eps"), given("enlarge_more"),
-        given("enlarge_more_bias"), py::arg("height"), py::arg("width"), given("out"), py::arg("threads"));
+  m.def("decoder_upscale", &decoder_upscale, given("state"), given("asked"), given("factors"), given("index"),
+        given("weights"), given("base"), given("bias"), given("norm_weight"), given("norm_bias"), py::arg("norm_eps"),
+        given("enlarge_more"), given("enlarge_more_bias"), py::arg("height"), py::arg("width"), given("out"),
+        py::arg("threads"));
 }
 
 }  // namespace fastsam::bindings

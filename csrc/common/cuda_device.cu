@@ -30,6 +30,10 @@ int compute_capability() {
          attribute(cudaDevAttrComputeCapabilityMinor, "asking for a CUDA device's compute capability");
 }
 
+int shared_memory() {
+  return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, "asking for a CUDA device's shared memory");
+}
+
 int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount, "counting a CUDA device's multiprocessors"); }
 
 }  // namespace fastsam::cuda

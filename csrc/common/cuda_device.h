@@ -9,5 +9,7 @@ int device_count();
 // Of the current device: major * 10 + minor, such as 80 or 90.
 int compute_capability();
 int multiprocessors();
+// Bytes that each of its multiprocessors has for the blocks it runs at a time.
+int shared_memory();
 
 }  // namespace fastsam::cuda

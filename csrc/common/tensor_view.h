@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "common/host_device.h"
+
 namespace fastsam {
 
 // N masks of H x W bytes at any strides (in bytes; they may be negative or zero). Non-zero is foreground.
@@ -11,7 +13,7 @@ struct MaskView {
   int64_t n, height, width;
   int64_t stride_n, stride_y, stride_x;
 
-  const uint8_t* at(int64_t image, int64_t y, int64_t x) const {
+  FASTSAM_HD const uint8_t* at(int64_t image, int64_t y, int64_t x) const {
     return data + image * stride_n + y * stride_y + x * stride_x;
   }
 };
@@ -24,9 +26,9 @@ struct RaggedView {
   const int64_t* offsets;  // (n + 1)
   int64_t n;
 
-  const T* begin(int64_t i) const { return values + offsets[i]; }
-  const T* end(int64_t i) const { return values + offsets[i + 1]; }
-  int64_t length(int64_t i) const { return offsets[i + 1] - offsets[i]; }
+  FASTSAM_HD const T* begin(int64_t i) const { return values + offsets[i]; }
+  FASTSAM_HD const T* end(int64_t i) const { return values + offsets[i + 1]; }
+  FASTSAM_HD int64_t length(int64_t i) const { return offsets[i + 1] - offsets[i]; }
 };
 
 }  // namespace fastsam

@@ -6,6 +6,7 @@
 #include <new>
 #include <numeric>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "common/fork_join.h"
@@ -18,6 +19,9 @@ constexpr int64_t kPanel = 16;
 // A prompt's image is worked through in stretches of this many panels, whoever does it: sums over the image are formed
 // by stretch and then merged in order, so the number of threads can't change them.
 constexpr int64_t kStretch = 32;
+// Prompts that visit the image together, so that its projections (40 and 56 KB a panel) are read from the second-level
+// cache for all but the first of them; more would push their own operands (46 and 83 KB) out of it.
+constexpr int64_t kFirstGroup = 4, kSecondGroup = 2;
 // Rows of the first look per piece of work.
 constexpr int64_t kLookRows = 48;
 
@@ -38,6 +42,7 @@ class Arena {
     next_ += padded(floats);
     return piece;
   }
+  void clear() { next_ = memory_.get(); }
 
  private:
   static constexpr std::align_val_t kAlign{64};
@@ -48,129 +53,219 @@ class Arena {
   float* next_;
 };
 
-int64_t sums_size(int64_t channels, int64_t columns) {
-  return 2 * Arena::padded(columns) + Arena::padded(channels * columns);
+int64_t sums_size(int64_t columns, int64_t wide, int64_t mixed_rows) {
+  return 2 * Arena::padded(columns) + Arena::padded(columns * wide) + Arena::padded(mixed_rows * columns);
 }
 
-DecoderSums take_sums(Arena& memory, int64_t channels, int64_t columns) {
+DecoderSums take_sums(Arena& memory, int64_t columns, int64_t wide, int64_t mixed_rows) {
   float* largest = memory.take(columns);
   float* total = memory.take(columns);
-  return {largest, total, memory.take(channels * columns)};
+  float* seen = memory.take(columns * wide);
+  return {largest, total, seen, memory.take(mixed_rows * columns)};
 }
 
-// One thread's work: the operands of one prompt at a time, packed for the instruction set in use.
-class PassWorker {
+// Sizes of a pass, the same for every prompt.
+struct Sizes {
+  int64_t rows, look_rows, inputs, mixed_rows, columns, wide;
+
+  Sizes(const Pass& pass, const DecoderKernels& isa)
+      : Sizes(pass, pass.tokens, pass.heads * pass.tokens, pass.heads * pass.tokens, isa) {}
+  Sizes(const SecondPass& pass, const DecoderKernels& isa)
+      : Sizes(pass, pass.look_tokens, 2 * pass.heads * pass.tokens + 2, 2 * pass.heads * pass.tokens + 2, isa) {}
+
+ private:
+  Sizes(const Pass& pass, int64_t look_tokens, int64_t inputs_of_look, int64_t mixed, const DecoderKernels& isa)
+      : rows(pass.heads * pass.tokens),
+        look_rows(pass.heads * look_tokens),
+        inputs(inputs_of_look),
+        mixed_rows(mixed),
+        columns(isa.columns(look_rows)),
+        wide((pass.head_dim + kPanel - 1) / kPanel * kPanel) {}
+};
+
+// The operands of one prompt, packed for the instruction set in use.
+template <typename AnyPass, typename Operands>
+class Packed {
  public:
-  // The instruction set is chosen once per call: it sizes what several workers share.
-  PassWorker(const Pass& pass, const DecoderKernels& isa)
-      : pass_(pass),
-        isa_(isa),
-        rows_(pass.heads * pass.tokens),
-        columns_(isa_.columns(rows_)),
-        depth_(pass.queries != nullptr ? pass.head_dim : pass.channels),
-        memory_(Arena::padded(rows_ * std::max(depth_, pass.channels)) + Arena::padded(rows_ * depth_) +
-                Arena::padded(rows_) + Arena::padded(rows_ * pass.channels) + Arena::padded(columns_ * pass.channels) +
-                Arena::padded(isa_.pass_scratch(pass.channels, rows_))) {
-    gathered_rows_ = memory_.take(rows_ * std::max(depth_, pass.channels));
-    keys_ = memory_.take(rows_ * depth_);
-    key_bias_ = memory_.take(rows_);
-    values_ = memory_.take(rows_ * pass.channels);
-    look_ = memory_.take(columns_ * pass.channels);
-    scratch_ = memory_.take(isa_.pass_scratch(pass.channels, rows_));
-  }
+  Packed(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa)
+      : pass_(pass), sizes_(sizes), isa_(isa), memory_(size(pass, sizes)) {}
 
-  int64_t columns() const { return columns_; }
-
-  void run(int64_t prompt, int64_t stretch, const DecoderSums& sums) {
-    if (prompt != prompt_) pack(prompt);
-    const int64_t panels = panels_of(pass_.length), first = stretch * kStretch;
-    const int64_t size = panels * pass_.channels * kPanel;
-    const DecoderPass operands{pass_.length,   pass_.channels,
-                               rows_,          pass_.heads,
-                               pass_.head_dim, pass_.source + prompt * pass_.source_stride,
-                               pass_.position, pass_.queries,
-                               keys_,          key_bias_,
-                               values_,        pass_.norm,
-                               look_,          pass_.out + prompt * size};
-    isa_.pass(operands, first, std::min(first + kStretch, panels), sums, scratch_);
-  }
-
-  void finish(int64_t prompt, const std::vector<DecoderSums>& sums) {
-    const int64_t per_prompt = pass_.tokens * pass_.channels;
-    isa_.finish(sums.data(), static_cast<int64_t>(sums.size()), pass_.channels, rows_, pass_.tokens,
-                pass_.prompts * per_prompt, pass_.gathered + prompt * per_prompt);
+  Operands pack(int64_t prompt) {
+    prompt_ = prompt;
+    memory_.clear();
+    const int64_t rows = sizes_.rows, look_tokens = sizes_.look_rows / pass_.heads;
+    Operands operands{};
+    DecoderPass& common = operands;
+    common = {pass_.length,
+              pass_.heads,
+              pass_.tokens,
+              pass_.head_dim,
+              pass_.image,
+              pass_.values,
+              pass_.norms,
+              pass_.eps,
+              heads(pass_.keys, pass_.tokens),
+              heads(pass_.cross, pass_.tokens),
+              triangle(pass_.gram),
+              heads(pass_.look, look_tokens),
+              matrix(pass_.look_mix, sizes_.look_rows, sizes_.inputs),
+              pass_.state + prompt * panels_of(pass_.length) * (2 * rows + 2) * kPanel};
+    if constexpr (std::is_same_v<AnyPass, SecondPass>) {
+      operands.look_tokens = look_tokens;
+      operands.constant = pass_.constant;
+      operands.keys_mix = matrix(pass_.keys_mix, rows, rows);
+      operands.keys_bias = pass_.keys_bias + prompt * rows;
+      operands.own = heads(pass_.own, pass_.tokens);
+      operands.own_gram = triangle(pass_.own_gram);
+      operands.own_bias = pass_.own_bias + prompt * rows;
+      operands.cross_mix = matrix(pass_.cross_mix, rows, rows);
+      operands.cross_bias = pass_.cross_bias + prompt * rows;
+    }
+    return operands;
   }
 
  private:
-  // The prompt's rows of all heads, one below the other: (rows, width).
-  const float* rows_of(const float* x, int64_t prompt, int64_t width, float* out) const {
-    const int64_t size = pass_.tokens * width;
+  static int64_t size(const AnyPass& pass, const Sizes& sizes) {
+    const int64_t vectors = Arena::padded(sizes.rows * pass.head_dim), square = Arena::padded(sizes.rows * sizes.rows);
+    return 4 * vectors + 4 * square + Arena::padded(sizes.look_rows * sizes.inputs);
+  }
+
+  // (heads * tokens, head_dim), each head a left-hand side by itself.
+  const float* heads(const float* x, int64_t tokens) {
+    const int64_t part = tokens * pass_.head_dim;
+    float* out = memory_.take(pass_.heads * part);
     for (int64_t h = 0; h < pass_.heads; ++h) {
-      std::memcpy(out + h * size, x + (h * pass_.prompts + prompt) * size, static_cast<size_t>(size) * sizeof(float));
+      isa_.pack_slivers(x + (prompt_ * pass_.heads + h) * part, tokens, pass_.head_dim, pass_.head_dim, 1,
+                        out + h * part);
     }
     return out;
   }
-
-  void pack(int64_t prompt) {
-    const int64_t channels = pass_.channels;
-    const float* keys = rows_of(pass_.keys, prompt, depth_, gathered_rows_);
-    // With queries of its own, each head is a product by itself.
-    const int64_t parts = pass_.queries != nullptr ? pass_.heads : 1, part = rows_ / parts;
-    for (int64_t i = 0; i < parts; ++i) {
-      isa_.pack_slivers(keys + i * part * depth_, part, depth_, depth_, 1, keys_ + i * part * depth_);
-    }
-    if (pass_.queries == nullptr) rows_of(pass_.key_bias, prompt, 1, key_bias_);
-    isa_.pack_slivers(rows_of(pass_.values, prompt, channels, gathered_rows_), channels, rows_, 1, channels, values_);
-    isa_.pack_strips(rows_of(pass_.look, prompt, channels, gathered_rows_), rows_, channels, look_);
-    prompt_ = prompt;
+  const float* matrix(const float* x, int64_t rows, int64_t depth) {
+    float* out = memory_.take(rows * depth);
+    isa_.pack_slivers(x + prompt_ * rows * depth, rows, depth, depth, 1, out);
+    return out;
+  }
+  const float* triangle(const float* x) {
+    float* out = memory_.take(sizes_.rows * sizes_.rows);
+    isa_.pack_triangle(x + prompt_ * sizes_.rows * sizes_.rows, sizes_.rows, out);
+    return out;
   }
 
-  const Pass& pass_;
+  const AnyPass& pass_;
+  const Sizes& sizes_;
   const DecoderKernels& isa_;
-  int64_t rows_, columns_, depth_;
   Arena memory_;
-  float *gathered_rows_, *keys_, *key_bias_, *values_, *look_, *scratch_;
-  int64_t prompt_ = -1;
+  int64_t prompt_ = 0;
 };
 
-}  // namespace
+// One thread's work on prompts that visit the image together.
+template <typename AnyPass, typename Operands>
+class PassWorker {
+ public:
+  PassWorker(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa, int64_t most)
+      : pass_(pass), sizes_(sizes), isa_(isa), scratch_(isa.pass_scratch(sizes.rows)) {
+    for (int64_t i = 0; i < most; ++i) packed_.push_back(std::make_unique<Packed<AnyPass, Operands>>(pass, sizes, isa));
+  }
 
-void image_pass(const Pass& pass, int64_t threads) {
+  void take(int64_t first, int64_t count) {
+    operands_.clear();
+    for (int64_t i = 0; i < count; ++i) operands_.push_back(packed_[static_cast<size_t>(i)]->pack(first + i));
+  }
+
+  // sums: of each prompt that was taken.
+  void run(int64_t stretch, const DecoderSums* sums) {
+    const int64_t first = stretch * kStretch, last = std::min(first + kStretch, panels_of(pass_.length));
+    const auto count = static_cast<int64_t>(operands_.size());
+    if constexpr (std::is_same_v<AnyPass, SecondPass>) {
+      isa_.second_pass(operands_.data(), count, first, last, sums, scratch_.take(0));
+    } else {
+      isa_.first_pass(operands_.data(), count, first, last, sums, scratch_.take(0));
+    }
+  }
+
+ private:
+  const AnyPass& pass_;
+  const Sizes& sizes_;
+  const DecoderKernels& isa_;
+  Arena scratch_;
+  std::vector<std::unique_ptr<Packed<AnyPass, Operands>>> packed_;
+  std::vector<Operands> operands_;
+};
+
+// Sums of `prompts` prompts over each stretch of the image; those of one stretch lie together.
+class Stretches {
+ public:
+  Stretches(const Sizes& sizes, int64_t stretches, int64_t prompts)
+      : prompts_(prompts), memory_(stretches * prompts * sums_size(sizes.columns, sizes.wide, sizes.mixed_rows)) {
+    for (int64_t i = 0; i < stretches * prompts; ++i) {
+      sums_.push_back(take_sums(memory_, sizes.columns, sizes.wide, sizes.mixed_rows));
+    }
+  }
+  const DecoderSums* of(int64_t stretch, int64_t prompt) const {
+    return &sums_[static_cast<size_t>(stretch * prompts_ + prompt)];
+  }
+
+  void finish(const Pass& pass, const Sizes& sizes, const DecoderKernels& isa, int64_t i, int64_t prompt) const {
+    std::vector<DecoderSums> parts;
+    for (size_t at = static_cast<size_t>(i); at < sums_.size(); at += static_cast<size_t>(prompts_)) {
+      parts.push_back(sums_[at]);
+    }
+    isa.finish(parts.data(), static_cast<int64_t>(parts.size()), sizes.look_rows, pass.head_dim, sizes.mixed_rows,
+               pass.seen + prompt * sizes.look_rows * pass.head_dim,
+               pass.mixed + prompt * sizes.mixed_rows * sizes.look_rows);
+  }
+
+ private:
+  int64_t prompts_;
+  Arena memory_;
+  std::vector<DecoderSums> sums_;
+};
+
+template <typename AnyPass, typename Operands>
+void run_pass(const AnyPass& pass, int64_t group, int64_t threads) {
   if (pass.prompts == 0) return;
-  const int64_t panels = panels_of(pass.length), stretches = stretches_of(panels);
+  // The instruction set is chosen once per call: it sizes what several workers share.
   const DecoderKernels& isa = kernels().decoder;
-  const int64_t columns = isa.columns(pass.heads * pass.tokens);
-  const int64_t sums_floats = sums_size(pass.channels, columns);
+  const Sizes sizes(pass, isa);
+  using Worker = PassWorker<AnyPass, Operands>;
+  const int64_t panels = panels_of(pass.length), stretches = stretches_of(panels);
   threads = std::max<int64_t>(1, threads);
 
   // Whole prompts as long as all threads have one; the last few are shared out by stretches.
   const int64_t alone = threads == 1 ? pass.prompts : pass.prompts / threads * threads;
   fork_join(threads, alone, grain_of(panels), [&](int64_t begin, int64_t end) {
-    PassWorker worker(pass, isa);
-    Arena memory(stretches * sums_floats);
-    std::vector<DecoderSums> sums;
-    for (int64_t i = 0; i < stretches; ++i) sums.push_back(take_sums(memory, pass.channels, columns));
-    for (int64_t prompt = begin; prompt < end; ++prompt) {
-      for (int64_t i = 0; i < stretches; ++i) worker.run(prompt, i, sums[static_cast<size_t>(i)]);
-      worker.finish(prompt, sums);
+    const int64_t most = std::min(group, end - begin);
+    Worker worker(pass, sizes, isa, most);
+    const Stretches sums(sizes, stretches, most);
+    for (int64_t prompt = begin; prompt < end; prompt += most) {
+      const int64_t count = std::min(most, end - prompt);
+      worker.take(prompt, count);
+      for (int64_t i = 0; i < stretches; ++i) worker.run(i, sums.of(i, 0));
+      for (int64_t i = 0; i < count; ++i) sums.finish(pass, sizes, isa, i, prompt + i);
     }
   });
   const int64_t rest = pass.prompts - alone;
   if (rest == 0) return;
-  Arena memory(rest * stretches * sums_floats);
-  std::vector<std::vector<DecoderSums>> sums(static_cast<size_t>(rest));
-  for (std::vector<DecoderSums>& of_prompt : sums) {
-    for (int64_t i = 0; i < stretches; ++i) of_prompt.push_back(take_sums(memory, pass.channels, columns));
-  }
+  const Stretches sums(sizes, stretches, rest);
   fork_join(threads, rest * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
-    PassWorker worker(pass, isa);
+    Worker worker(pass, sizes, isa, 1);
+    int64_t taken = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t prompt = item / stretches, i = item % stretches;
-      worker.run(alone + prompt, i, sums[static_cast<size_t>(prompt)][static_cast<size_t>(i)]);
+      const int64_t i = item / stretches, stretch = item % stretches;
+      if (i != taken) worker.take(alone + i, 1);
+      taken = i;
+      worker.run(stretch, sums.of(stretch, i));
     }
   });
-  PassWorker worker(pass, isa);
-  for (int64_t prompt = 0; prompt < rest; ++prompt) worker.finish(alone + prompt, sums[static_cast<size_t>(prompt)]);
+  for (int64_t i = 0; i < rest; ++i) sums.finish(pass, sizes, isa, i, alone + i);
+}
+
+}  // namespace
+
+void first_pass(const Pass& pass, int64_t threads) { run_pass<Pass, DecoderPass>(pass, kFirstGroup, threads); }
+
+void second_pass(const SecondPass& pass, int64_t threads) {
+  run_pass<SecondPass, DecoderSecondPass>(pass, kSecondGroup, threads);
 }
 
 void first_look(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows, int64_t head_dim,
@@ -193,8 +288,13 @@ void first_look(const float* q, const float* keys, const float* values, int64_t 
 void upscale(const Upscaling& up, int64_t threads) {
   if (up.count == 0) return;
   for (int64_t i = 0; i < up.count; ++i) {
-    if (up.index[i] < 0 || up.index[i] >= up.prompts) {
-      throw std::invalid_argument("a mask's prompt is not among those decoded");
+    if (up.index[i] < 0 || up.index[i] >= up.asked_count) {
+      throw std::invalid_argument("a mask's prompt is not among those asked for");
+    }
+  }
+  for (int64_t i = 0; i < up.asked_count; ++i) {
+    if (up.asked[i] < 0 || up.asked[i] >= up.prompts) {
+      throw std::invalid_argument("a prompt that is asked for is not among those decoded");
     }
   }
   // Masks of one prompt beside one another: its image tokens are enlarged once for all of them.
@@ -216,26 +316,30 @@ void upscale(const Upscaling& up, int64_t threads) {
   begins.push_back(order.size());
 
   const DecoderKernels& isa = kernels().decoder;
-  const int64_t enlarge_size = 4 * up.middle * up.channels, more_size = 4 * up.narrow * up.middle;
-  Arena packed(Arena::padded(enlarge_size) + Arena::padded(more_size));
-  float* enlarge = packed.take(enlarge_size);
+  const int64_t wide = 4 * up.middle, more_size = 4 * up.narrow * up.middle;
+  Arena packed(Arena::padded(more_size));
   float* enlarge_more = packed.take(more_size);
-  isa.pack_slivers(up.enlarge, 4 * up.middle, up.channels, up.channels, 1, enlarge);
   isa.pack_slivers(up.enlarge_more, 4 * up.narrow, up.middle, up.middle, 1, enlarge_more);
-  const DecoderUpscaling operands{up.channels,     up.middle, up.narrow,    enlarge,
-                                  up.enlarge_bias, up.norm,   enlarge_more, up.enlarge_more_bias};
 
   const int64_t panels = panels_of(up.height * up.width), stretches = stretches_of(panels);
   fork_join(threads, prompts * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
-    Arena memory(isa.upscale_scratch(up.channels, up.middle, up.narrow, most));
+    Arena memory(Arena::padded(wide * up.rows) + isa.upscale_scratch(up.middle, up.narrow, most));
+    float* factors = memory.take(wide * up.rows);
     float* scratch = memory.take(0);
+    const DecoderUpscaling operands{up.middle,    up.narrow,           up.rows, up.base, factors, up.bias, up.norm,
+                                    enlarge_more, up.enlarge_more_bias};
+    int64_t prepared = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const auto group = static_cast<size_t>(item / stretches);
-      const int64_t first = item % stretches * kStretch;
-      const size_t at = begins[group];
-      isa.upscale(operands, up.tokens + up.index[order[at]] * panels * up.channels * kPanel, first,
+      const int64_t group = item / stretches, first = item % stretches * kStretch;
+      const size_t at = begins[static_cast<size_t>(group)], next = begins[static_cast<size_t>(group) + 1];
+      const int64_t asked = up.index[order[at]];
+      if (group != prepared) {
+        isa.pack_slivers(up.factors + asked * wide * up.rows, wide, up.rows, up.rows, 1, factors);
+        prepared = group;
+      }
+      isa.upscale(operands, up.state + up.asked[asked] * panels * up.rows * kPanel, first,
                   std::min(first + kStretch, panels), up.height, up.width, weights.data() + at, outs.data() + at,
-                  static_cast<int64_t>(begins[group + 1] - at), scratch);
+                  static_cast<int64_t>(next - at), scratch);
     }
   });
 }

@@ -1,8 +1,8 @@
 // What one instruction set offers to decoder. Plain data only: see common/kernels.h.
 //
 // Image tokens lie in panels of 16, channel by channel: token l, channel c is at [(l / 16 * channels + c) * 16 + l %
-// 16]. One vector then holds one channel of several tokens: LayerNorm and both softmaxes need no sum within a vector.
-// A prompt's scores have `rows` of them per image token, one for each head and prompt token, heads outermost.
+// 16]. One vector then holds one channel of several tokens: the softmax over a prompt's tokens needs no sum within a
+// vector. A prompt has `rows` of scores per image token, one for each head and prompt token, heads outermost.
 #pragma once
 
 #include <cstddef>
@@ -16,36 +16,50 @@ struct DecoderNorm {
   float eps;
 };
 
-// One prompt's operands of a pass over its image tokens.
+// One prompt's operands of a pass over the image; see decoder.h for what they mean. Those with a row per prompt token
+// and `head_dim` columns are packed slivers head by head; matrices are packed slivers, `gram`s packed triangles.
 struct DecoderPass {
-  int64_t length, channels, rows, heads;
-  int64_t head_dim;       // of `queries`; unused without them
-  const float* source;    // panels to read; may be `out`
-  const float* position;  // panels
-  const float* queries;   // panels of heads * head_dim channels: scores = keys x queries; or null
-  const float* keys;      // packed slivers: per head (rows / heads, head_dim) with `queries`, else (rows, channels)
-  const float* key_bias;  // (rows), or null
-  const float* values;    // packed slivers (channels, rows)
-  DecoderNorm norm;
-  const float* look;  // packed strips (channels, rows)
-  float* out;         // panels to write
+  int64_t length, heads, tokens, head_dim;
+  const float* image;   // panels of the image's projections, one after the other in each panel
+  const float* values;  // (heads, panels * 16, head_dim rounded up to 16)
+  const float* norms;
+  float eps;
+  const float* keys;
+  const float* cross;
+  const float* gram;
+  const float* look;
+  const float* look_mix;
+  float* state;  // panels of 2 * heads * tokens + 2 rows
+};
+
+struct DecoderSecondPass : DecoderPass {
+  int64_t look_tokens;
+  float constant;
+  const float* keys_mix;
+  const float* keys_bias;
+  const float* own;
+  const float* own_gram;
+  const float* own_bias;
+  const float* cross_mix;
+  const float* cross_bias;
 };
 
 // The softmax over the image tokens of one stretch of them, not yet divided by its sum.
-// largest, total: (columns); gathered: strips (channels, columns), the sum of weight x image token.
 struct DecoderSums {
-  float* largest;
-  float* total;
-  float* gathered;
+  float* largest;  // (columns)
+  float* total;    // (columns)
+  float* seen;     // (columns, head_dim rounded up to 16)
+  float* mixed;    // (rows of the state, columns)
 };
 
-// The weights of `output_upscaling`, one matrix per step, packed slivers: rows (2, 2, width), over the step's input.
+// The weights of `output_upscaling` and what the image gives to its first step; matrices are packed slivers.
 struct DecoderUpscaling {
-  int64_t channels, middle, narrow;  // C, C / 4, C / 8 in SAM
-  const float* enlarge;
-  const float* enlarge_bias;  // (4 * middle)
+  int64_t middle, narrow, rows;  // rows of the state
+  const float* base;             // panels of 4 * middle
+  const float* factors;          // (4 * middle, rows)
+  const float* bias;             // (4 * middle)
   DecoderNorm norm;
-  const float* enlarge_more;
+  const float* enlarge_more;       // (4 * narrow, middle)
   const float* enlarge_more_bias;  // (4 * narrow)
 };
 
@@ -56,25 +70,29 @@ struct DecoderKernels {
   // floats.
   void (*pack_slivers)(const float* a, int64_t rows, int64_t depth, int64_t row_stride, int64_t depth_stride,
                        float* out);
-  // A (rows, depth) matrix as the right-hand side (depth, rows): depth * columns(rows) floats.
-  void (*pack_strips)(const float* a, int64_t rows, int64_t depth, float* out);
+  // A symmetric matrix for x . a x: its upper half, twice what is off the diagonal, in at most rows * rows floats.
+  void (*pack_triangle)(const float* a, int64_t rows, float* out);
   // Floats of scratch memory for each function.
-  int64_t (*pass_scratch)(int64_t channels, int64_t rows);
-  int64_t (*upscale_scratch)(int64_t channels, int64_t middle, int64_t narrow, int64_t masks);
+  int64_t (*pass_scratch)(int64_t rows);
+  int64_t (*upscale_scratch)(int64_t middle, int64_t narrow, int64_t masks);
   int64_t (*first_look_scratch)(int64_t rows, int64_t head_dim);
-  // Image tokens attend to the prompt's, residual, LayerNorm, and the prompt's tokens begin their look at the result.
-  void (*pass)(const DecoderPass& pass, int64_t first_panel, int64_t last_panel, const DecoderSums& sums,
-               float* scratch);
-  // Merges `count` stretches, in order, into out: row r at out + (r / per_head) * head_stride + (r % per_head) *
-  // channels. The first stretch's memory is overwritten.
-  void (*finish)(const DecoderSums* sums, int64_t count, int64_t channels, int64_t rows, int64_t per_head,
-                 int64_t head_stride, float* out);
+  // Both passes of `count` prompts over panels [first_panel, last_panel): what the image gives to a few panels serves
+  // all of them while it is in the cache.
+  void (*first_pass)(const DecoderPass* passes, int64_t count, int64_t first_panel, int64_t last_panel,
+                     const DecoderSums* sums, float* scratch);
+  void (*second_pass)(const DecoderSecondPass* passes, int64_t count, int64_t first_panel, int64_t last_panel,
+                      const DecoderSums* sums, float* scratch);
+  // Merges `count` stretches, in order: seen (rows, head_dim), mixed (mixed_rows, rows). The first stretch's memory is
+  // overwritten.
+  void (*finish)(const DecoderSums* sums, int64_t count, int64_t rows, int64_t head_dim, int64_t mixed_rows,
+                 float* seen, float* mixed);
   // Plain attention of (rows, head_dim) on keys in panels and values (panels * 16, head_dim rounded up to 16): one
   // head. key_stride: floats between panels of keys. out: (rows, head_dim).
   void (*first_look)(const float* q, int64_t rows, int64_t head_dim, const float* keys, int64_t key_stride,
                      const float* values, int64_t length, float* out, float* scratch);
-  // Logits of `masks` masks of one prompt: weights[i] (narrow) to out[i] (4 * height, 4 * width), for these panels.
-  void (*upscale)(const DecoderUpscaling& upscaling, const float* panels, int64_t first_panel, int64_t last_panel,
+  // Logits of `masks` masks of one prompt: weights[i] (narrow) to out[i] (4 * height, 4 * width), for these panels of
+  // its state.
+  void (*upscale)(const DecoderUpscaling& upscaling, const float* state, int64_t first_panel, int64_t last_panel,
                   int64_t height, int64_t width, const float* const* weights, float* const* out, int64_t masks,
                   float* scratch);
 };

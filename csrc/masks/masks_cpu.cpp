@@ -14,12 +14,11 @@
 #include "common/fork_join.h"
 #include "common/isa.h"
 #include "masks/masks_axis.h"
+#include "rle/rle_bits.h"
 
 namespace fastsam::masks {
 namespace {
 
-// Stands for infinite logits (half precision gives them), because 0 * infinity would spread as NaN.
-constexpr float kHuge = 1e30f;
 // Known stretches between evaluated ones that are shorter than this many pixels are evaluated with them.
 constexpr int64_t kBridge = 16;
 // Floats that kernels may read beyond what they use.
@@ -153,7 +152,7 @@ class Worker {
   void load(const float* logits, int64_t rows, int64_t columns) {
     const int64_t used_rows = std::min(rows, y_.reach()), used_columns = std::min(columns, x_.reach());
     float* cells = cells_.data();
-    isa_.transpose_limited(logits, columns, used_rows, used_columns, kHuge, cells, stride_);
+    isa_.transpose_limited(logits, columns, used_rows, used_columns, kHugeLogit, cells, stride_);
     for (int64_t c = 0; c < used_columns; ++c) {
       for (int64_t r = used_rows; r < y_.reach(); ++r) cells[c * stride_ + r] = cells[c * stride_ + used_rows - 1];
     }
@@ -250,7 +249,7 @@ class Worker {
       outer_ += counted[1];
       for (int64_t i = 0; i < n; i += 64) {
         const uint64_t word = bits_[static_cast<size_t>(i / 64)];
-        uint64_t changes = word ^ (word << 1 | value);
+        uint64_t changes = rle::changes_in(word, value);
         if (n - i < 64) changes &= ~(~uint64_t{0} << (n - i));
         for (; changes != 0; changes &= changes - 1) *out++ = base + segment.begin + i + __builtin_ctzll(changes);
         value = word >> (std::min<int64_t>(n - i, 64) - 1) & 1;

@@ -6,6 +6,12 @@
 
 namespace fastsam {
 
+// Stands for infinite logits (half precision gives them), because 0 * infinity would spread as NaN.
+constexpr float kHugeLogit = 1e30f;
+// Two weighted sums of three, with weights that are rounded themselves, leave the range of their cells by less than
+// this share of the cells' largest magnitude.
+constexpr float kTapRounding = 4e-6f;
+
 // An axis's output positions in blocks of 8; the last block is filled up with copies of the last position.
 struct MaskTaps {
   const int32_t* first;     // each position's first cell; ascending

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -10,6 +9,7 @@
 #include "common/isa.h"
 #include "nms/nms_grid.h"
 #include "nms/nms_order.h"
+#include "nms/threshold.h"
 
 namespace fastsam::nms {
 namespace {
@@ -30,13 +30,6 @@ void suppress(const NmsKernels& isa, const BoxColumns<float>& boxes, size_t i, s
 void suppress(const NmsKernels& isa, const BoxColumns<double>& boxes, size_t i, size_t begin, size_t end,
               double threshold, uint8_t* dead) {
   isa.suppress_f64(boxes, i, begin, end, threshold, dead);
-}
-
-// The largest T that is at most value: x > value and x > this agree for every x of type T.
-template <typename T>
-T round_down(double value) {
-  const T rounded = static_cast<T>(value);
-  return static_cast<double>(rounded) <= value ? rounded : std::nextafter(rounded, -std::numeric_limits<T>::infinity());
 }
 
 // The boxes of one class, best first, that are still in question.

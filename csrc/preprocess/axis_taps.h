@@ -4,12 +4,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "preprocess/axis_weights.h"
 #include "preprocess/preprocess_table.h"
 
 namespace fastsam::preprocess {
-
-// Sums of 8-bit values times weights stay in int32 up to this many taps.
-constexpr int64_t kMaxSide = int64_t{1} << 23;
 
 class Axis {
  public:

@@ -1,68 +1,168 @@
+// Masks to runs.
+//
+// A block takes a band of one mask's columns as bits in shared memory: bytes are read as they lie in memory, a sector
+// of 32 to a warp's request, and the order of runs, down the columns, costs a look at words of 32 pixels. The bytes are
+// read twice, for the number of runs and for the runs: of 200 masks of 1800 x 1200 pixels 0.86 GB, 0.2 ms at the
+// 4.8 TB/s of an H200's memory. Runs are 8 bytes each and few beside that.
 #include "rle/rle_cuda.h"
 
-#include <algorithm>
+#include "rle/rle_tile.cuh"
 
-#include "common/cuda.h"
-#include "rle/rle.h"
-
-namespace fastsam::rle {
+namespace fastsam::rle::cuda {
 namespace {
 
-using cuda::kAllLanes;
-using cuda::kWarp;
+using fastsam::cuda::blocks_for;
 
-constexpr int kThreads = 256;
-constexpr int64_t kMasksPerBlock = kThreads / kWarp;
+__device__ unsigned pixel_at(const MaskView& masks, int64_t image, int64_t y, int64_t x) {
+  return *masks.at(image, y, x) != 0;
+}
 
-// Sums of runs stop growing here, beyond what is allowed: two of these still fit.
-constexpr unsigned long long kTooLarge = static_cast<unsigned long long>(kMaxPixels) + 1;
+// The pixel before a band.
+__device__ unsigned pixel_before(const MaskView& masks, int64_t image, const Tile& tile) {
+  return tile.x > 0 ? pixel_at(masks, image, masks.height - 1, tile.x - 1) : 0;
+}
 
-__device__ unsigned long long add_limited(unsigned long long a, unsigned long long b) { return min(a + b, kTooLarge); }
-
-// One warp per mask: its runs are read side by side.
-__global__ void __launch_bounds__(kThreads)
-    area_kernel(const int64_t* __restrict__ counts, int64_t size, const int64_t* __restrict__ offsets, int64_t n,
-                int64_t* __restrict__ areas, int32_t* __restrict__ error) {
-  const int64_t mask = blockIdx.x * kMasksPerBlock + threadIdx.x / kWarp;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (blockIdx.x == 0 && threadIdx.x == 0 && (offsets[0] != 0 || offsets[n] != size)) {
-    atomicMin(error, static_cast<int32_t>(kBadOffsets));
-  }
-  if (mask >= n) return;
-  const int64_t begin = offsets[mask], end = offsets[mask + 1];
-  if (begin < 0 || begin > end || end > size) {
-    if (lane == 0) atomicMin(error, static_cast<int32_t>(kBadOffsets));
+// Bits from bytes. Lanes go along rows or down columns, whichever is nearer in memory.
+__device__ void load_tile(const MaskView& masks, int64_t image, const Frame& frame, const Tile& tile, bool along_rows,
+                          uint32_t* bits) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t top = 32 * tile.word;
+  if (along_rows) {
+    const int groups = (tile.columns + 31) / 32;
+    for (int item = warp; item < groups * tile.words; item += kWarps) {
+      const int x = item % groups * 32 + lane, k = item / groups;
+      if (x >= tile.columns) continue;
+      const uint8_t* at = masks.at(image, top + 32 * k, tile.x + x);
+      const int valid = tile.valid(frame, k);
+      uint32_t word = 0;
+#pragma unroll 8
+      for (int j = 0; j < valid; ++j, at += masks.stride_y) word |= static_cast<uint32_t>(*at != 0) << j;
+      bits[tile.at(x, k)] = word;
+    }
     return;
   }
-  unsigned long long total = 0, foreground = 0;
-  bool good = true;
-  for (int64_t i = begin + lane; i < end; i += kWarp) {
-    const int64_t run = counts[i];
-    good = good && 0 <= run && run <= kMaxPixels;
-    const auto length = static_cast<unsigned long long>(run);
-    total = add_limited(total, length);
-    if ((i - begin) % 2 != 0) foreground = add_limited(foreground, length);
+  for (int item = warp; item < tile.columns * tile.words; item += kWarps) {
+    const int x = item / tile.words, k = item % tile.words;
+    const bool set = lane < tile.valid(frame, k) && pixel_at(masks, image, top + 32 * k + lane, tile.x + x) != 0;
+    const uint32_t word = __ballot_sync(kAllLanes, set);
+    if (lane == 0) bits[tile.at(x, k)] = word;
   }
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    total = add_limited(total, __shfl_xor_sync(kAllLanes, total, step));
-    foreground = add_limited(foreground, __shfl_xor_sync(kAllLanes, foreground, step));
-  }
-  good = __all_sync(kAllLanes, good);
-  if (lane != 0) return;
-  if (!good) atomicMin(error, static_cast<int32_t>(kBadLength));
-  if (total == kTooLarge) atomicMin(error, static_cast<int32_t>(kBadSum));
-  areas[mask] = static_cast<int64_t>(foreground);
 }
+
+bool goes_along_rows(const MaskView& masks) {
+  const auto size = [](int64_t stride) { return stride < 0 ? -stride : stride; };
+  return masks.width > 1 && (masks.height == 1 || size(masks.stride_x) <= size(masks.stride_y));
+}
+
+__global__ void __launch_bounds__(kThreads)
+    encode_count_kernel(MaskView masks, Bands bands, bool along_rows, Part* parts) {
+  DYNAMIC_SHARED(uint32_t, bits);
+  const int64_t image = blockIdx.x / bands.per_mask, band = blockIdx.x % bands.per_mask;
+  unsigned carry = pixel_before(masks, image, bands.tile(band, 0));
+  Tally tally;
+  for (int64_t word = 0; word < bands.frame.words(); word += bands.shape.words) {
+    const Tile tile = bands.tile(band, word);
+    load_tile(masks, image, bands.frame, tile, along_rows, bits);
+    __syncthreads();
+    tally.add(bands.frame, tile, bits, carry);
+    carry = last_pixel(bands.frame, tile, bits);
+    __syncthreads();
+  }
+  store_part(tally, 0, 0, parts + blockIdx.x);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    encode_write_kernel(MaskView masks, Bands bands, bool along_rows, const Part* parts, const int64_t* offsets,
+                        int64_t* counts) {
+  DYNAMIC_SHARED(uint32_t, bits);
+  __shared__ RunWriter<int64_t>::Shared shared;
+  __shared__ uint16_t places[RunWriter<int64_t>::kPlaces * kWarps];
+  const int64_t image = blockIdx.x / bands.per_mask, band = blockIdx.x % bands.per_mask;
+  const Part& part = parts[blockIdx.x];
+  counts += offsets[image];
+  if (band == bands.per_mask - 1 && threadIdx.x == 0) {
+    write_rest(part, bands.frame.rows * bands.frame.columns, counts);
+  }
+  if (part.changes == 0) return;
+  unsigned carry = pixel_before(masks, image, bands.tile(band, 0));
+  RunWriter<int64_t> writer(&shared, places, counts, part);
+  for (int64_t word = 0; word < bands.frame.words(); word += bands.shape.words) {
+    const Tile tile = bands.tile(band, word);
+    load_tile(masks, image, bands.frame, tile, along_rows, bits);
+    __syncthreads();
+    writer.add(bands.frame, tile, bits, carry);
+    carry = last_pixel(bands.frame, tile, bits);
+    __syncthreads();
+  }
+}
+
+__global__ void finish_kernel(Part* parts, int64_t n, int64_t per_mask, int64_t pixels, Totals totals) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  Part sum{};
+  sum.left = sum.top = INT_MAX;
+  sum.right = sum.bottom = -1;
+  for (int64_t k = i * per_mask; k < (i + 1) * per_mask; ++k) {
+    Part& part = parts[k];
+    part.rank = sum.changes;
+    part.before = sum.last;
+    merge(sum, part);
+  }
+  totals.lengths[i] = sum.changes + has_rest(sum.changes, sum.last, pixels);
+  if (totals.boxes != nullptr) {
+    const bool any = sum.right >= 0;
+    totals.boxes[4 * i] = any ? sum.left : 0;
+    totals.boxes[4 * i + 1] = any ? sum.top : 0;
+    totals.boxes[4 * i + 2] = any ? sum.right : 0;
+    totals.boxes[4 * i + 3] = any ? sum.bottom : 0;
+  }
+  if (totals.sizes != nullptr) {
+    totals.sizes[3 * i] = sum.pixels;
+    totals.sizes[3 * i + 1] = sum.inner;
+    totals.sizes[3 * i + 2] = sum.outer;
+  }
+}
+
+// One block.
+__global__ void __launch_bounds__(kThreads) offsets_kernel(const int64_t* lengths, int64_t n, int64_t* offsets) {
+  __shared__ int64_t sums[kWarps], sum;
+  if (threadIdx.x == 0) offsets[0] = sum = 0;
+  __syncthreads();
+  for (int64_t start = 0; start < n; start += kThreads) {
+    const int64_t i = start + threadIdx.x, before = sum;
+    const int64_t end = before + scan_block(i < n ? lengths[i] : 0, sums, Sum());
+    if (i < n) offsets[i + 1] = end;
+    __syncthreads();
+    if (threadIdx.x == kThreads - 1) sum = end;
+    __syncthreads();
+  }
+}
+
+cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
 
 }  // namespace
 
-void area_cuda(const int64_t* counts, int64_t size, const int64_t* offsets, int64_t n, int64_t* areas, int32_t* error,
-               void* stream) {
-  const auto queue = static_cast<cudaStream_t>(stream);
-  cuda::check(cudaMemsetAsync(error, kFine & 0xff, sizeof(*error), queue), "clearing an error flag");
-  // One block also for no masks, whose offsets are looked at all the same.
-  launch(area_kernel, cuda::blocks_for(std::max<int64_t>(n, 1), kMasksPerBlock), kThreads, 0, queue, counts, size,
-         offsets, n, areas, error);
+void finish_parts(Part* parts, int64_t n, int64_t per_mask, int64_t pixels, const Totals& totals, void* stream) {
+  launch(finish_kernel, blocks_for(n, 64), 64, 0, on(stream), parts, n, per_mask, pixels, totals);
 }
 
-}  // namespace fastsam::rle
+void offsets_of(const int64_t* lengths, int64_t n, int64_t* offsets, void* stream) {
+  launch(offsets_kernel, 1, kThreads, 0, on(stream), lengths, n, offsets);
+}
+
+int64_t encode_parts(int64_t height, int64_t width) { return Bands(height, width).per_mask; }
+
+void encode_count(const MaskView& masks, Part* parts, int64_t* lengths, void* stream) {
+  const Bands bands(masks.height, masks.width);
+  launch(encode_count_kernel, blocks_for(masks.n * bands.per_mask, 1), kThreads, bands.shape.bytes(), on(stream), masks,
+         bands, goes_along_rows(masks), parts);
+  finish_parts(parts, masks.n, bands.per_mask, masks.height * masks.width, {lengths, nullptr, nullptr}, stream);
+}
+
+void encode_write(const MaskView& masks, const Part* parts, const int64_t* offsets, int64_t* counts, void* stream) {
+  const Bands bands(masks.height, masks.width);
+  launch(encode_write_kernel, blocks_for(masks.n * bands.per_mask, 1), kThreads, bands.shape.bytes(), on(stream), masks,
+         bands, goes_along_rows(masks), parts, offsets, counts);
+}
+
+}  // namespace fastsam::rle::cuda

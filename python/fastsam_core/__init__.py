@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .annotate import auto_annotate
+    from .annotate import Annotator, auto_annotate
+    from .bbox2segment import yolo_bbox2segment
+    from .detect.fastsam import FastSAM
+    from .detect.yolo.model import YOLO
     from .predictor import Predictor
     from .results import Boxes, Masks, Results
     from .sam import SAM
@@ -21,15 +24,32 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 # A folder with a sample picture, generated like the training scenes: what is segmented when no source is given.
 ASSETS = Path(__file__).parent / "assets"
-__all__ = ["ASSETS", "SAM", "Boxes", "Masks", "Predictor", "Results", "__version__", "auto_annotate"]
+__all__ = [
+    "ASSETS",
+    "SAM",
+    "YOLO",
+    "Annotator",
+    "Boxes",
+    "FastSAM",
+    "Masks",
+    "Predictor",
+    "Results",
+    "__version__",
+    "auto_annotate",
+    "yolo_bbox2segment",
+]
 
 _HOMES = {
     "SAM": ".sam",
+    "YOLO": ".detect.yolo.model",
+    "FastSAM": ".detect.fastsam",
     "Predictor": ".predictor",
+    "Annotator": ".annotate",
     "auto_annotate": ".annotate",
     "Results": ".results",
     "Boxes": ".results",
     "Masks": ".results",
+    "yolo_bbox2segment": ".bbox2segment",
 }
 
 

@@ -43,11 +43,33 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse(argv: Sequence[str], *, switches: Collection[str] = (), texts: Collection[str] = ()) -> Arguments:
+def parse_words(text: str) -> Any:
+    """A list of texts, `[a, b c]` or `a,b c`, whose quotes may be left out; `none` is None."""
+    text = text.strip()
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        value = ast.literal_eval(text)
+        if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+            return list(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    bare = text[1:-1] if text[:1] in ("[", "(") and text.endswith(_CLOSING[text[0]]) else text
+    return [word.strip().strip("'\"") for word in bare.split(",") if word.strip()]
+
+
+def parse(
+    argv: Sequence[str],
+    *,
+    switches: Collection[str] = (),
+    texts: Collection[str] = (),
+    lists: Collection[str] = (),
+) -> Arguments:
     """Read `argv`.
 
     switches: keys that are booleans, so that a bare `key` means True and `--key word` doesn't swallow the word.
     texts: keys whose value stays text even where it looks like a number (names of files and folders).
+    lists: keys whose value is a list of texts.
     """
     result = Arguments()
     tokens = _join(list(argv))
@@ -77,7 +99,12 @@ def parse(argv: Sequence[str], *, switches: Collection[str] = (), texts: Collect
             raise UsageError(f"{key} is given twice")
         # A trailing comma is what is left of a pasted Python call.
         value = value[:-1] if value.endswith(",") else value
-        result.values[key] = value.strip() if key in texts and value.lower() != "none" else parse_value(value)
+        if key in lists:
+            result.values[key] = parse_words(value)
+        elif key in texts and value.lower() != "none":
+            result.values[key] = value.strip()
+        else:
+            result.values[key] = parse_value(value)
     return result
 
 

@@ -101,28 +101,54 @@ def decoder_first_look(
     out: NDArray[np.float32],  # (heads, rows, head_dim)
     threads: int,
 ) -> None: ...
-def decoder_pass(
-    source: NDArray[np.float32] | None,  # (panels, channels, 16), or None for each prompt's own, in `out`
-    position: NDArray[np.float32],  # (panels, channels, 16)
-    queries: NDArray[np.float32] | None,  # (panels, heads * head_dim, 16)
-    keys: NDArray[np.float32],  # (heads, prompts, tokens, channels), or head_dim with queries
-    key_bias: NDArray[np.float32] | None,  # (heads, prompts, tokens)
-    values: NDArray[np.float32],  # (heads, prompts, tokens, channels)
-    norm_weight: NDArray[np.float32],  # (channels,)
-    norm_bias: NDArray[np.float32],  # (channels,)
-    norm_eps: float,
-    look: NDArray[np.float32],  # (heads, prompts, tokens, channels)
+def decoder_first_pass(
+    image: NDArray[np.float32],  # (panels, 4 * heads * head_dim, 16)
+    values: NDArray[np.float32],  # (heads, panels * 16, head_dim rounded up to 16)
+    norms: NDArray[np.float32],  # (panels, 16)
+    eps: float,
+    keys: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
+    cross: NDArray[np.float32],  # like keys
+    gram: NDArray[np.float32],  # (prompts, rows, rows)
+    look: NDArray[np.float32],  # like keys
+    look_mix: NDArray[np.float32],  # (prompts, rows, rows)
     length: int,
-    out: NDArray[np.float32],  # (prompts, panels, channels, 16)
-    gathered: NDArray[np.float32],  # (heads, prompts, tokens, channels)
+    state: NDArray[np.float32],  # (prompts, panels, 2 * rows + 2, 16)
+    seen: NDArray[np.float32],  # like look
+    mixed: NDArray[np.float32],  # (prompts, rows, rows)
+    threads: int,
+) -> None: ...
+def decoder_second_pass(
+    image: NDArray[np.float32],  # (panels, 6 * heads * head_dim, 16)
+    values: NDArray[np.float32],  # (heads, panels * 16, head_dim rounded up to 16)
+    norms: NDArray[np.float32],  # (panels, 2, 16)
+    constant: float,
+    eps: float,
+    keys: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
+    keys_mix: NDArray[np.float32],  # (prompts, rows, rows)
+    keys_bias: NDArray[np.float32],  # (prompts, rows)
+    own: NDArray[np.float32],  # like keys
+    own_gram: NDArray[np.float32],  # (prompts, rows, rows)
+    own_bias: NDArray[np.float32],  # (prompts, rows)
+    cross: NDArray[np.float32],  # like keys
+    cross_mix: NDArray[np.float32],  # (prompts, rows, rows)
+    cross_bias: NDArray[np.float32],  # (prompts, rows)
+    gram: NDArray[np.float32],  # (prompts, rows, rows)
+    look: NDArray[np.float32],  # (prompts, heads, tokens of the look, head_dim)
+    look_mix: NDArray[np.float32],  # (prompts, rows of the look, 2 * rows + 2)
+    length: int,
+    state: NDArray[np.float32],  # (prompts, panels, 2 * rows + 2, 16)
+    seen: NDArray[np.float32],  # like look
+    mixed: NDArray[np.float32],  # (prompts, 2 * rows + 2, rows of the look)
     threads: int,
 ) -> None: ...
 def decoder_upscale(
-    tokens: NDArray[np.float32],  # (prompts, panels, channels, 16)
+    state: NDArray[np.float32],  # (prompts, panels, rows, 16)
+    asked: NDArray[np.int64],  # (U,)
+    factors: NDArray[np.float32],  # (U, 4 * middle, rows)
     index: NDArray[np.int64],  # (count,)
     weights: NDArray[np.float32],  # (count, narrow)
-    enlarge: NDArray[np.float32],  # (4 * middle, channels)
-    enlarge_bias: NDArray[np.float32],  # (4 * middle,)
+    base: NDArray[np.float32],  # (panels, 4 * middle, 16)
+    bias: NDArray[np.float32],  # (4 * middle,)
     norm_weight: NDArray[np.float32],  # (middle,)
     norm_bias: NDArray[np.float32],  # (middle,)
     norm_eps: float,

@@ -4,17 +4,205 @@ Tensors come as addresses (`data_ptr()`) of contiguous memory on the current dev
 stream's number. A call returns before its work is done.
 """
 
+from collections.abc import Sequence
+
 ARCHITECTURES: str
 EMULATED: bool
 
 def device_count() -> int: ...
 def compute_capability() -> int: ...
-def rle_area(
+def shared_memory() -> int: ...
+def attention_has_kernel(dim: int) -> bool: ...
+def windowed_attention_has_kernel(dim: int) -> bool: ...
+def attention(
+    dtype: int,  # of all tensors, as in _native_cuda.DTYPES
+    qkv: int,  # (batch, rows, columns, 3 * heads * dim)
+    batch: int,
+    rows: int,
+    columns: int,
+    heads: int,
+    dim: int,
+    rel_pos_h: int,  # (2 * n - 1, dim), n being `window`, or `rows` where that is 0
+    rel_pos_w: int,  # the same with `columns`
+    window: int,
+    padding: int,  # (3 * heads * dim,), or 0
+    out: int,  # (batch, rows, columns, heads * dim), written
+    shared_memory: int,
+    stream: int,
+) -> None: ...
+def windowed_attention(
+    dtype: int,
+    qkv: int,  # (batch, rows, columns, heads * 3 * dim)
+    batch: int,
+    rows: int,
+    columns: int,
+    heads: int,
+    dim: int,
+    bias: int,  # (heads, window**2, window**2)
+    window: int,
+    padding: int,
+    out: int,
+    stream: int,
+) -> None: ...
+def nms_scratch_bytes(n: int, wide_boxes: bool) -> int: ...
+def nms(
+    boxes: int,  # (n, 4) float32, or float64 if wide_boxes, at a multiple of 16
+    wide_boxes: bool,
+    order: int,  # (n,) int64
+    classes: int,  # (n,) int64 in that order, or 0
+    n: int,
+    best: int,  # float32, or float64 if wide_scores
+    wide_scores: bool,
+    threshold: float,
+    scratch: int,  # nms_scratch_bytes(), at a multiple of 16
+    scratch_size: int,
+    kept: int,  # (n,) int64, written
+    status: int,  # (2,) int64, 0 before; number of those kept, and faults
+    stream: int,
+) -> None: ...
+def preprocess_scratch_bytes(sides: Sequence[int], to: Sequence[int]) -> int: ...
+def resize_image(
+    image: int,  # uint8 of height and width `sides`, at `strides`
+    sides: Sequence[int],
+    strides: Sequence[int],
+    bgr: bool,
+    to: Sequence[int],
+    scratch: int,  # preprocess_scratch_bytes(), at a multiple of 16
+    scratch_size: int,
+    out: int,  # (*to, 3) uint8, written
+    stream: int,
+) -> None: ...
+def preprocess_image(
+    image: int,  # as for resize_image
+    sides: Sequence[int],
+    strides: Sequence[int],
+    bgr: bool,
+    to: Sequence[int],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels_last: bool,
+    scratch: int,  # as for resize_image
+    scratch_size: int,
+    out: int,  # (3, size, size) or (size, size, 3) float32, written
+    stream: int,
+) -> None: ...
+
+RLE_PART_BYTES: int
+RLE_BAD_OFFSETS: int
+RLE_BAD_RUN: int
+RLE_BAD_SUM: int
+RLE_NO_ROWS: int
+
+def rle_encode_parts(height: int, width: int) -> int: ...
+def rle_encode_count(
+    masks: int,  # (n, height, width) bytes of these strides
+    n: int,
+    height: int,
+    width: int,
+    stride_n: int,
+    stride_y: int,
+    stride_x: int,
+    parts: int,  # (n * rle_encode_parts * RLE_PART_BYTES,) bytes, written
+    lengths: int,  # (n,) int64, written
+    stream: int,
+) -> None: ...
+def rle_encode_write(
+    masks: int,
+    n: int,
+    height: int,
+    width: int,
+    stride_n: int,
+    stride_y: int,
+    stride_x: int,
+    parts: int,
+    offsets: int,  # (n + 1,) int64
+    counts: int,  # (offsets[n],) int64, written
+    stream: int,
+) -> None: ...
+def rle_offsets(
+    lengths: int,  # (n,) int64
+    n: int,
+    offsets: int,  # (n + 1,) int64, written
+    stream: int,
+) -> None: ...
+def rle_read(
     counts: int,  # (size,) int64
     size: int,
     offsets: int,  # (n + 1,) int64
     n: int,
+    error: int,  # (1,) int64, bits are set
+    totals: int,  # (n,) int64, written
     areas: int,  # (n,) int64, written
-    error: int,  # (1,) int32, written
+    heights: int,  # (n,) int64, or 0 together with boxes
+    boxes: int,  # (n, 4) int64, written
+    ends: int,  # (size,) int64, written, or 0 together with set_before
+    set_before: int,  # (size,) int64, written
     stream: int,
 ) -> None: ...
+def rle_decode(
+    counts: int,
+    size: int,
+    offsets: int,
+    n: int,
+    ends: int,  # of rle_read, which has found no error
+    height: int,
+    width: int,
+    column_major: bool,
+    out: int,  # (n, height, width) bytes, written; (n, width, height) if column_major
+    stream: int,
+) -> None: ...
+def rle_iou(
+    dt: tuple[int, ...],  # counts, size, offsets, n, ends, set_before, areas
+    gt: tuple[int, ...],
+    iscrowd: int,  # (gt's n,) bool
+    out: int,  # (dt's n, gt's n) float64, written
+    stream: int,
+) -> None: ...
+
+MASK_BAD_ROWS: int
+MASK_BAD_ROW_WEIGHTS: int
+MASK_BAD_COLUMNS: int
+MASK_BAD_COLUMN_WEIGHTS: int
+
+class MaskProblem:
+    def __init__(
+        self,
+        logits: int,  # (n, rows, columns) float32
+        n: int,
+        rows: int,
+        columns: int,
+        y_cells: int,  # (y_size,) int64
+        y_weights: int,  # (y_size, 3) float32
+        y_size: int,
+        x_cells: int,
+        x_weights: int,
+        x_size: int,
+        threshold: float,
+        offset: float,
+        height: int,
+        width: int,
+        left: int,
+        top: int,
+    ) -> None: ...
+    @property
+    def work_bytes(self) -> int: ...
+    def measure(
+        self,
+        work: int,  # (work_bytes,) bytes, written
+        lengths: int,  # (n,) int64, written
+        boxes: int,  # (n, 4) int64, written
+        sizes: int,  # (n, 3) int64, written
+        error: int,  # (1,) int64, written
+        stream: int,
+    ) -> None: ...
+    def write(
+        self,
+        work: int,
+        chosen: int,  # (k,) int64, or 0 for all
+        k: int,
+        offsets: int,  # (k + 1,) int64
+        counts: int,  # (offsets[k],) int64, or int32 if narrow; written
+        narrow: bool,
+        stream: int,
+    ) -> None: ...

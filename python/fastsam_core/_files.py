@@ -20,15 +20,18 @@ def home() -> Path:
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is flushed to disk and renamed to `target`.
 
+    scratch: a folder of the same file system for the temporary file instead, which a process that is killed leaves
+    behind: whoever owns the folder can clear it.
     Parents are created. The temporary name keeps the suffix, because image and tensor writers go by it.
     On any error the temporary file is removed and `target` is left as it was.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem[:64]}.{secrets.token_hex(8)}{target.suffix}")
+    folder = target.parent if scratch is None else Path(scratch)
+    temporary = folder / f".{target.stem[:64]}.{secrets.token_hex(8)}{target.suffix}"
     # Made here, so that it has the permissions that users' files have, and never takes another file's place.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:

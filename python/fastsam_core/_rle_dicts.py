@@ -111,8 +111,9 @@ def text_of(rle: Any) -> bytes:
 
 
 def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
-    characters, text_offsets = ops.rle_to_string(counts, offsets)
-    joined = characters.cpu().numpy().tobytes()
+    # On the CPU, whatever device the runs are on: text has no form for a GPU.
+    characters, text_offsets = ops.rle_to_string(counts.cpu(), offsets.cpu())
+    joined = characters.numpy().tobytes()
     bounds = text_offsets.tolist()
     return [joined[begin:end] for begin, end in pairwise(bounds)]
 

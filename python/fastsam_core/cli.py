@@ -10,16 +10,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._arguments import UsageError, parse
 from ._log import logger
-from .config import ALIASES, FIELDS, PROMPT_KEYS, SWITCHES, TEXTS, Config, unknown_option
+from .config import ALIASES, FIELDS, PROMPT_KEYS, SWITCHES, TEXTS, Config, DetectConfig, unknown_option
 
 if TYPE_CHECKING:
     from .results import Results
-    from .sam import SAM
 
 DEFAULT_MODEL = "sam_nano.pt"
 # Tasks and modes of the command line that people know. There is one task here, and some modes are not offered.
@@ -36,6 +36,11 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict model=sam_b.pt source=photo.jpg points=[[900,370]] labels=[1]
   fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
   fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
+  fastsam annotate data=photos/ det_model=yolov8x.pt formats=[yolo,coco]
+  fastsam convert data=labels/ from=yolo to=coco output=labels.json  label files in another format
+  fastsam predict model=FastSAM-s.pt source=photos/                 FastSAM; yolov8n.pt, yolov8n-seg.pt ...: YOLOv8
+  fastsam predict model=sam_b.pt source=photo.jpg texts=["a dog"]   what a text describes
+  fastsam convert yolov8n.pt yolov8n.safetensors                    a checkpoint's tensors alone
   fastsam info model=sam_b.pt                                       layers and parameters
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam help | version
@@ -48,9 +53,13 @@ predict:
   {points:<42}prompt: [x,y], N points for N objects, or N lists of points
   {labels:<42}of the points: 1 foreground, 0 background
   {multimask:<42}three masks per prompt instead of one
+  {texts:<42}what to look for, with the extra `text`
 {options}
 
-annotate: data (a folder or any other source), model, device, output_dir.
+annotate:
+{annotate}
+
+convert: data, output, from (yolo, coco, sa1b), to (these, labelme, labelmap), images (their folder), names.
 
 Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
 FASTSAM_DEBUG=1 shows the traceback of an error."""
@@ -96,7 +105,8 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={*TEXTS, "model", "sam_model", "output_dir"},
+        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error", *_CONVERT_TEXTS},
+        lists={"texts", "formats"},
     )
     values = arguments.values
     for word in ("help", "version"):
@@ -109,10 +119,14 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
         if word in ("-h", "-V"):
             return {"-h": "help", "-V": "version"}[word], {}
         if word in _TASKS:
-            if word != "segment":
+            if word == "detect":
+                values.setdefault("task", word)
+            elif word != "segment":
                 logger.warning("the task is segment, not %s", word)
-        elif word not in _COMMANDS:
+        elif word not in _COMMANDS and not ("convert" in commands and word.endswith(_WEIGHTS)):
             raise UsageError(_unknown_word(word))
+    if commands == ["convert"]:
+        values["checkpoints"] = [word for word in arguments.words if word.endswith(_WEIGHTS)]
     if "help" in commands or "version" in commands:
         return ("help" if "help" in commands else "version"), {}
     if len(set(commands)) > 1:
@@ -122,13 +136,15 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
     return (commands[0] if commands else "predict"), values
 
 
-_SPECIAL_SWITCHES = ("multimask_output", "help", "version")
+_CONVERT_TEXTS = ("data", "output", "from", "to", "images", "source", "target")
+_WEIGHTS = (".pt", ".pth", ".safetensors")
+_SPECIAL_SWITCHES = ("multimask_output", "help", "version", "resume")
 
 
 def _unknown_word(word: str) -> str:
     if word in _NOT_OFFERED:
         return f"{word!r} is not offered; the commands are {', '.join(_COMMANDS)}"
-    if word.endswith((".pt", ".pth", ".safetensors")):
+    if word.endswith(_WEIGHTS):
         return f"{word!r} is neither a command nor key=value; did you mean model={word}?"
     if "." in word or "/" in word:
         return f"{word!r} is neither a command nor key=value; did you mean source={word}?"
@@ -147,56 +163,87 @@ def _predict(values: dict[str, Any]) -> None:
     source = values.pop("source", None)
     name = values.pop("model", None) or DEFAULT_MODEL
     values.setdefault("save", True)
-    Config().updated(values)  # refuses bad values before a model is loaded
-    from .sam import SAM
-
-    model = SAM(name)
+    kind = _kind(name, values.get("task"))
+    refused = [key for key in prompts if key not in _PROMPTS_OF[kind]]
+    if refused:
+        raise UsageError(f"{kind} takes no {' and no '.join(refused)}")
+    (Config if kind == "SAM" else DetectConfig)().updated(values)  # refuses bad values before a model is loaded
+    model = _load(kind, name)
     started = time.perf_counter()
-    images = masks = 0
+    images = found = 0
     results = model(source, stream=True, **prompts, **values)
     for result in _progress(results, model):
         images += 1
-        masks += len(result)
+        found += len(result)
     if not images:
         raise ValueError(f"no image of {source} could be read")
-    print(f"{_count(images, 'image')}, {_count(masks, 'mask')}, {time.perf_counter() - started:.1f} s")
+    what = "object" if getattr(model, "task", None) == "detect" else "mask"
+    print(f"{_count(images, 'image')}, {_count(found, what)}, {time.perf_counter() - started:.1f} s")
 
 
-def _progress(results: Iterator[Results], model: SAM) -> Iterator[Results]:
+_PROMPTS_OF = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "texts"), "YOLO": ()}
+
+
+def _kind(name: Any, task: Any = None) -> str:
+    """Which of the package's models a name stands for; custom YOLOv8 checkpoints are told by `detect`."""
+    stem = Path(str(name)).stem.lower()
+    if "fastsam" in stem:
+        return "FastSAM"
+    return "YOLO" if "yolo" in stem or task == "detect" else "SAM"
+
+
+def _load(kind: str, name: Any) -> Any:
+    if kind == "FastSAM":
+        from .detect.fastsam import FastSAM
+
+        return FastSAM(name)
+    if kind == "YOLO":
+        from .detect.yolo.model import YOLO
+
+        return YOLO(name)
+    from .sam import SAM
+
+    return SAM(name)
+
+
+def _progress(results: Iterator[Results], model: Any) -> Iterator[Results]:
     """A bar over images or frames, on a terminal; what the log says of each image is left whole above it."""
     from tqdm import tqdm
 
-    dataset = None if model.predictor is None else model.predictor.dataset
-    total = None if dataset is None else dataset.expected()
+    total = model.predictor.dataset.expected()
     return iter(tqdm(results, total=total, unit="image", disable=True if total == 1 else None))
 
 
 def _annotate(values: dict[str, Any]) -> None:
-    accepted = ("data", "model", "sam_model", "device", "output_dir")
-    values = {("data" if key == "source" else key): value for key, value in values.items()}
-    for key in values:
-        if key not in accepted:
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(accepted)}"
-            raise UsageError(f"unknown option {key!r} of annotate{hint}")
-    if values.get("data") is None:
-        raise UsageError("annotate needs data=<folder of images>")
-    from .annotate import auto_annotate
+    from .annotate import command
 
-    model = values.get("sam_model") or values.get("model") or DEFAULT_MODEL
-    folder = auto_annotate(
-        values["data"], None, sam_model=model, device=values.get("device") or "", output_dir=values.get("output_dir")
-    )
-    print(f"Labels saved to {folder}")
+    command.run(values)
 
 
 def _info(values: dict[str, Any]) -> None:
     for key in values:
         if key not in ("model", "detailed"):
             raise UsageError(f"unknown option {key!r} of info; accepted: model, detailed")
-    from .sam import SAM
+    name = values.get("model") or DEFAULT_MODEL
+    _load(_kind(name), name).info(detailed=bool(values.get("detailed", False)))
 
-    SAM(values.get("model") or DEFAULT_MODEL).info(detailed=bool(values.get("detailed", False)))
+
+def _convert(values: dict[str, Any]) -> None:
+    checkpoints = values.pop("checkpoints")
+    if not checkpoints:
+        from .formats import convert
+
+        convert.run(values)
+        return
+    if len(checkpoints) != 2 or values:
+        raise UsageError(
+            "convert takes a checkpoint and a .safetensors file to write (fastsam convert x.pt x.safetensors), "
+            "or label files (fastsam convert data=labels/ from=yolo to=coco output=labels.json)"
+        )
+    from .convert_checkpoint import convert_checkpoint
+
+    done = convert_checkpoint(*checkpoints)
+    print(f"{done.path}: {done.model}, {_count(done.tensors, 'tensor')}")
 
 
 def _doctor(values: dict[str, Any]) -> None:
@@ -208,9 +255,11 @@ def _doctor(values: dict[str, Any]) -> None:
 
 
 def _help(values: dict[str, Any]) -> None:
+    from .annotate.command import OPTIONS
+
     lines = []
     for key, field in FIELDS.items():
-        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "batch", "rect"):
+        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "rect"):
             default = DEFAULT_MODEL if key == "model" else field.default
             shown = f"{default:.4g}" if isinstance(default, float) else str(default)
             lines.append(f"  {key + '=' + ('' if default is None else shown):<42}{field.metadata['help']}")
@@ -222,7 +271,9 @@ def _help(values: dict[str, Any]) -> None:
             points="points=[[x,y],...]",
             labels="labels=[1,...]",
             multimask="multimask_output=False",
+            texts='texts=["a dog",...]',
             options="\n".join(lines),
+            annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in OPTIONS.items()),
         )
     )
 
@@ -234,6 +285,7 @@ def _version(values: dict[str, Any]) -> None:
 _COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "predict": _predict,
     "annotate": _annotate,
+    "convert": _convert,
     "info": _info,
     "doctor": _doctor,
     "help": _help,

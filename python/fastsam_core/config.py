@@ -14,7 +14,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 Reader = Callable[[str, Any], Any]
 
 # Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
-PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "multimask_output")
+PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "texts", "multimask_output")
+
+_DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}
 
 
 def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
@@ -83,10 +92,19 @@ def _device(key: str, value: Any) -> Any:
     return value
 
 
-def _bits(key: str, value: Any) -> int:
+def _dtype(key: str, value: Any) -> torch.dtype:
+    chosen = value if isinstance(value, torch.dtype) else _DTYPES.get(str(value).lower().removeprefix("torch."))
+    if chosen is None or chosen not in _DTYPES.values():
+        raise ValueError(f"{key} must be float32, float16 or bfloat16, not {value!r}")
+    return chosen
+
+
+def _bits(key: str, value: Any) -> torch.dtype | None:
+    if value is None:
+        return None
     if isinstance(value, bool) or value not in (16, 32):
         raise ValueError(f"{key} must be 16 (half precision on a GPU) or 32 (the default), not {value!r}")
-    return int(value)
+    return torch.float16 if value == 16 else torch.float32
 
 
 def _image_size(key: str, value: Any) -> int:
@@ -102,6 +120,32 @@ def _image_size(key: str, value: Any) -> int:
     if size != sides[0]:
         warn_once(f"{key}={sides[0]} is not a multiple of 16; using {size}")
     return size
+
+
+def _input_size(key: str, value: Any) -> tuple[int, int]:
+    """(height, width) in pixels, each rounded up to what three levels of strides up to 32 need."""
+    sides = list(value) if isinstance(value, list | tuple) else [value, value]
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
+        raise _wrong_type(key, value, "a whole number of pixels, or (height, width)")
+    if min(sides) < 1:
+        raise ValueError(f"{key} must be at least 32, not {value!r}")
+    height, width = (-(-int(side) // 32) * 32 for side in sides)
+    if [height, width] != sides:
+        warn_once(f"{key}={value} is not a multiple of 32; using {height if height == width else (height, width)}")
+    return height, width
+
+
+def _class_ids(key: str, value: Any) -> tuple[int, ...]:
+    values = list(value) if isinstance(value, list | tuple | set | range) else [value]
+    if any(isinstance(one, bool) or not isinstance(one, numbers.Integral) or one < 0 for one in values):
+        raise _wrong_type(key, value, "a class id, or a list of them")
+    return tuple(sorted({int(one) for one in values}))
+
+
+def _network_task(key: str, value: Any) -> str:
+    if value not in ("detect", "segment"):
+        raise ValueError(f"{key} must be detect or segment, not {value!r}")
+    return str(value)
 
 
 def _task(key: str, value: Any) -> str:
@@ -120,9 +164,14 @@ def _ignored(default: Any, quiet: bool = False) -> Any:
     return dataclasses.field(default=default, metadata={"read": _anything, "help": help, "ignored": not quiet})
 
 
+Self = TypeVar("Self", bound="Config")
+
+
 @dataclass
 class Config:
     """Every option of a prediction. `None` for an option means its default."""
+
+    subject: ClassVar[str] = "Segment Anything"  # what options without effect have none on
 
     model: Any = _option(None, _anything, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
@@ -131,8 +180,14 @@ class Config:
     imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; the model's own if not given")
     conf: float = _option(0.25, _number(), "keep masks whose predicted IoU is greater")
     iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
-    quantize: int | None = _option(None, _bits, "16: encode images in half precision on a GPU")
+    dtype: torch.dtype | None = _option(
+        None, _dtype, "float16 or bfloat16: run the model's layers in half precision, on a GPU; its own if not given"
+    )
+    batch: int = _option(1, _whole(1), "pictures that the image encoder takes together")
     verbose: bool = _option(True, _switch, "say what was found in each image")
+
+    text_model: Any = _option(None, _anything, "texts: the detector, by name or folder; Grounding DINO if not given")
+    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes whose score is greater")
 
     points_stride: int = _option(32, _whole(1), "segment everything: points per side of the grid")
     points_batch_size: int = _option(64, _whole(1), "segment everything: points decoded together")
@@ -167,7 +222,6 @@ class Config:
     exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")
 
     retina_masks: bool = _ignored(True, quiet=True)  # masks always have the picture's resolution
-    batch: int = _ignored(1, quiet=True)
     rect: bool = _ignored(True, quiet=True)
     max_det: int = _ignored(300)
     classes: Any = _ignored(None)
@@ -184,15 +238,15 @@ class Config:
 
     def __setattr__(self, key: str, value: Any) -> None:
         """Check the value, wherever it is set. TypeError for one of the wrong type, ValueError for one out of range."""
-        if key not in FIELDS:
+        field = self.__dataclass_fields__.get(key)
+        if field is None or not field.metadata:
             raise TypeError(unknown_option(key))
-        field = FIELDS[key]
         value = field.default if value is None else field.metadata["read"](key, value)
         if field.metadata.get("ignored") and value != field.default:
-            warn_once(f"{key} has no effect on Segment Anything")
+            warn_once(f"{key} has no effect on {self.subject}")
         object.__setattr__(self, key, value)
 
-    def updated(self, options: Mapping[str, Any]) -> Config:
+    def updated(self: Self, options: Mapping[str, Any]) -> Self:
         """A copy with `options`, whose keys may be aliases.
 
         TypeError for an unknown key (with the nearest known ones) and for an option given under two names.
@@ -200,7 +254,7 @@ class Config:
         changes: dict[str, Any] = {}
         for given, value in options.items():
             key, value = _canonical(given, value)
-            if key not in FIELDS:
+            if key not in self.__dataclass_fields__:
                 raise TypeError(unknown_option(given))
             if key in changes:
                 raise TypeError(f"{key} is given twice, once as {given}")
@@ -219,6 +273,38 @@ class Config:
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 SWITCHES = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _switch)
 TEXTS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _text)
+
+
+@dataclass
+class DetectConfig(Config):
+    """The options of YOLOv8 and FastSAM: those of a prediction without what only segment everything has."""
+
+    subject: ClassVar[str] = "YOLOv8 and FastSAM"
+
+    task: Any = _option(None, _network_task, "what the network does; it knows that itself")
+    imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
+    conf: float = _option(0.25, _number(0, 1), "keep objects whose score is greater")
+    iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker object of a class goes")
+    quantize: int | None = _option(None, _bits, "16: half precision on a GPU")
+    batch: int = _option(1, _whole(1), "pictures that go through the network together")
+    max_det: int = _option(300, _whole(1), "the most objects per picture")
+    classes: Any = _option(None, _class_ids, "keep these classes only")
+    agnostic_nms: bool = _option(False, _switch, "objects of different classes suppress one another too")
+
+    text_model: Any = _ignored(FIELDS["text_model"].default)
+    text_conf: float | None = _ignored(FIELDS["text_conf"].default)
+    points_stride: int = _ignored(FIELDS["points_stride"].default)
+    points_batch_size: int = _ignored(FIELDS["points_batch_size"].default)
+    conf_thres: float | None = _ignored(FIELDS["conf_thres"].default)
+    stability_score_thresh: float | None = _ignored(FIELDS["stability_score_thresh"].default)
+    stability_score_offset: float = _ignored(FIELDS["stability_score_offset"].default)
+    crop_n_layers: int = _ignored(FIELDS["crop_n_layers"].default)
+    crop_overlap_ratio: float = _ignored(FIELDS["crop_overlap_ratio"].default)
+    crop_downscale_factor: float = _ignored(FIELDS["crop_downscale_factor"].default)
+    crop_nms_thresh: float = _ignored(FIELDS["crop_nms_thresh"].default)
+    point_grids: Any = _ignored(FIELDS["point_grids"].default)
+    min_mask_region_area: float = _ignored(FIELDS["min_mask_region_area"].default)
+
 
 _GENERATE_KEYS = (
     "points_stride",
@@ -245,7 +331,8 @@ def _opposite(key: str) -> Callable[[Any], Any]:
 
 # Other name -> the option, and what its value is in terms of the option's.
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "half": ("quantize", lambda value: 16 if value is not None and _switch("half", value) else None),
+    "half": ("dtype", lambda value: torch.float16 if value is not None and _switch("half", value) else None),
+    "quantize": ("dtype", lambda value: _bits("quantize", value)),
     "boxes": ("show_boxes", _same),
     "hide_labels": ("show_labels", _opposite("hide_labels")),
     "hide_conf": ("show_conf", _opposite("hide_conf")),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ._files import atomic_path
+from .models.precision import edits
 from .models.sam_model import SamModel
 from .picture import Picture
 
@@ -31,7 +32,7 @@ def fingerprint(model: SamModel) -> str:
     Names, dtypes and shapes count too. The cache notices in-place changes, so a model in training is hashed anew.
     """
     tensors = sorted(model.image_encoder.state_dict(keep_vars=True).items())
-    state = tuple((id(tensor), tensor.data_ptr(), _edits(tensor)) for _, tensor in tensors)
+    state = tuple((id(tensor), tensor.data_ptr(), edits(tensor)) for _, tensor in tensors)
     known = _fingerprints.get(model)
     if known is not None and known[0] == state:
         return known[1]
@@ -42,10 +43,6 @@ def fingerprint(model: SamModel) -> str:
     digest = content.hexdigest()
     _fingerprints[model] = state, digest
     return digest
-
-
-def _edits(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> Path:

@@ -93,7 +93,7 @@ class ModelAndPicture:
         """
         picture = one_picture(image)
         with self._lock:
-            prepared = picture.prepared(self._ready(self.args), self.args.quantize == 16)
+            prepared = picture.prepared(self._ready(self.args), self.args.dtype)
             with torch.no_grad():
                 _ = prepared.folded  # here, and not when the first click waits for its mask
             self.picture = picture

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._log import warn_once
+from .models.precision import usable_dtype
 from .models.sam_model import PreparedImage, SamModel
 from .preprocess import preprocess, resized_shape
 
@@ -20,30 +21,56 @@ Box = tuple[int, int, int, int]
 
 
 class Stopwatch:
-    """Milliseconds per phase. A phase inside another stops the outer one while it runs."""
+    """Milliseconds per phase, on top of those spent `before`. A phase inside another stops the outer one meanwhile.
 
-    def __init__(self) -> None:
-        self.speed: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
+    A CUDA device works in the background. Phases on one begin and end with an event among its work, so that nothing
+    waits for it before `speed` is read.
+    """
+
+    def __init__(self, before: Mapping[str, float] | None = None) -> None:
+        self._spent: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0, **(before or {})}
+        self._ended: list[tuple[str, Any, Any]] = []  # phases with the moments of their beginning and end
         self._phase: str | None = None
-        self._since = 0.0
+        self._since: Any = None
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Milliseconds of the phases that have ended."""
+        for name, begin, end in self._ended:
+            self._spent[name] += _milliseconds(begin, end)
+        self._ended.clear()
+        return self._spent
 
     @contextmanager
-    def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
-        """Time what runs inside; `device` is waited for, as CUDA works in the background."""
+    def phase(self, name: str, device: torch.device) -> Iterator[None]:
+        """Time what runs inside, on `device`: the same for all phases of a stopwatch."""
         outer = self._phase
-        self._switch(name)
+        self._switch(name, device)
         try:
             yield
-            if device is not None and device.type == "cuda":
-                torch.cuda.synchronize(device)
         finally:
-            self._switch(outer)
+            self._switch(outer, device)
 
-    def _switch(self, name: str | None) -> None:
-        now = time.perf_counter()
+    def _switch(self, name: str | None, device: torch.device) -> None:
+        now = _moment(device)
         if self._phase is not None:
-            self.speed[self._phase] += 1000 * (now - self._since)
+            self._ended.append((self._phase, self._since, now))
         self._phase, self._since = name, now
+
+
+def _moment(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _milliseconds(begin: Any, end: Any) -> float:
+    if isinstance(begin, float):
+        return 1000 * (end - begin)
+    end.synchronize()
+    return float(begin.elapsed_time(end))
 
 
 class Picture:
@@ -70,7 +97,7 @@ class Picture:
             raise ValueError("a picture needs its pixels or its (height, width)")
         self.original_hw = original_hw
         self._features: Tensor | None = None
-        self._precision: bool | None = None  # whether computed in half precision; None: given from outside
+        self._dtype: torch.dtype | None = None  # what it was computed in; None: given from outside
         self._prepared: PreparedImage | None = None
         self._digest = digest
 
@@ -87,7 +114,7 @@ class Picture:
     @features.setter
     def features(self, features: Tensor | None) -> None:
         self._features = None if features is None else features.detach().float()
-        self._precision, self._prepared = None, None
+        self._dtype, self._prepared = None, None
 
     @property
     def digest(self) -> str:
@@ -104,47 +131,65 @@ class Picture:
         """(height, width) of the picture inside the model's input."""
         return resized_shape(*self.original_hw, model.image_size)
 
-    def prepared(self, model: SamModel, half: bool = False, watch: Stopwatch | None = None) -> PreparedImage:
-        """The embedding as the model's decoder takes it.
+    def is_encoded(self, model: SamModel, dtype: torch.dtype | None = None) -> bool:
+        """Whether there is an embedding of the model's present input size and type."""
+        return (
+            self._features is not None
+            and self._features.shape[-1] == model.image_size // 16
+            and self._dtype in (None, _dtype(model, dtype))
+        )
+
+    def prepared(
+        self, model: SamModel, dtype: torch.dtype | None = None, watch: Stopwatch | None = None
+    ) -> PreparedImage:
+        """The embedding as the model's decoder takes it. dtype: what to compute in, the weights' own if not given.
 
         ValueError when it has to be computed but the pixels are not here.
         """
-        grid, device = model.image_size // 16, model.device
-        half = half and can_run_half(device)
-        usable = self._features is not None and self._features.shape[-1] == grid and self._precision in (None, half)
-        if not usable:
+        dtype, device = _dtype(model, dtype), model.device
+        if not self.is_encoded(model, dtype):
             if self.image is None:
                 raise ValueError(
                     f"the loaded embedding does not fit the model's input size {model.image_size}, and without the "
                     "picture it cannot be computed again: call set_image"
                 )
-            self._features = encode(model, self.image, half, watch)
-            self._precision, self._prepared = half, None
+            self._features = encode(model, [self.image], dtype, watch)
+            self._dtype, self._prepared = dtype, None
         assert self._features is not None
         if self._features.device != device:
             self._features, self._prepared = self._features.to(device), None
-        if self._prepared is None:
-            self._prepared = model.prepare(self._features)
+        if self._prepared is None or self._prepared.dtype != dtype:
+            self._prepared = model.prepare(self._features, dtype)
         return self._prepared
 
     def prepared_crop(
-        self, model: SamModel, box: Box, half: bool = False, watch: Stopwatch | None = None
+        self, model: SamModel, box: Box, dtype: torch.dtype | None = None, watch: Stopwatch | None = None
     ) -> PreparedImage:
         """The same for a crop x1, y1, x2, y2 of the picture, encoded on its own. The whole picture's is reused."""
         x1, y1, x2, y2 = box
         if (y1, x1, y2, x2) == (0, 0, *self.original_hw):
-            return self.prepared(model, half, watch)
+            return self.prepared(model, dtype, watch)
         if self.image is None:
             raise ValueError("crops need the picture itself, but only its embedding was loaded: call set_image")
-        return model.prepare(encode(model, self.image[y1:y2, x1:x2], half and can_run_half(model.device), watch))
+        dtype = _dtype(model, dtype)
+        return model.prepare(encode(model, [self.image[y1:y2, x1:x2]], dtype, watch), dtype)
 
 
-def can_run_half(device: torch.device) -> bool:
-    """Whether half precision is of use on `device`; says so once where it isn't."""
-    if device.type == "cuda":
-        return True
-    warn_once(f"half precision is for CUDA devices; on {device.type} everything runs in float32")
-    return False
+def encode_together(
+    model: SamModel, pictures: Sequence[Picture], dtype: torch.dtype | None, watch: Stopwatch | None = None
+) -> None:
+    """Encode those of the pictures that need it in one pass of the encoder."""
+    waiting = [p for p in pictures if p.image is not None and not p.is_encoded(model, dtype)]
+    if not waiting:
+        return
+    features = encode(model, [picture.pixels for picture in waiting], dtype, watch)
+    for picture, one in zip(waiting, features.split(1), strict=True):
+        picture._features, picture._dtype, picture._prepared = one, _dtype(model, dtype), None
+
+
+def _dtype(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
+    """What `dtype` comes to on the model's device; None means the type of its weights."""
+    return usable_dtype(dtype, model.device) or model.dtype
 
 
 def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
@@ -152,14 +197,21 @@ def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
     return preprocess(image[..., ::-1], model.image_size, model.device)[0]
 
 
-def encode(model: SamModel, image: NDArray[np.uint8], half: bool = False, watch: Stopwatch | None = None) -> Tensor:
-    """BGR uint8 (H, W, 3) -> embedding (1, C, S / 16, S / 16) float32.
+def encode(
+    model: SamModel,
+    images: Sequence[NDArray[np.uint8]],
+    dtype: torch.dtype | None = None,
+    watch: Stopwatch | None = None,
+) -> Tensor:
+    """B pictures, BGR uint8 (H, W, 3) -> embeddings (B, C, S / 16, S / 16) float32.
 
-    half: run the image encoder in float16 under autocast. Coordinates and the decoder stay float32.
+    dtype: what the image encoder computes in, its weights' own type if not given.
     """
     watch = watch or Stopwatch()
     device = model.device
     with watch.phase("preprocess", device):
-        pixels = model_input(model, image)
-    with watch.phase("inference", device), torch.no_grad(), torch.autocast("cuda", torch.float16, enabled=half):
-        return model.encode_image(pixels).float()
+        inputs = [model_input(model, image) for image in images]
+        pixels = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+    del inputs
+    with watch.phase("inference", device), torch.no_grad():
+        return model.encode_image(pixels, _dtype(model, dtype)).float()

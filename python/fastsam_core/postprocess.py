@@ -17,8 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Masks measured at once by `records`: their runs, and the encoder's working memory, which is several times as much.
-_RECORDS_CHUNK = 16
+from . import ops
+from .measuring import MasksOnGpu, MasksOnHost, wait
+from .ops._masks.cuda import MeasuredMasks
+from .ops._native_cuda import serves
+
+# Masks measured at once by `records`: their runs, and the encoder's working memory, which is several times as much; on
+# a GPU, enough to keep it busy.
+_RECORDS_CHUNK, _GPU_RECORDS_CHUNK = 16, 256
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,15 @@ class Measured:
     stability: np.ndarray
 
 
-def _axis(cells: int, padded: int, content: int, size: int) -> tuple[Tensor, Tensor]:
+def axis_weights(cells: int, padded: int, content: int, size: int, start: int = 0) -> tuple[Tensor, Tensor]:
     """The two bilinear steps along one axis: each position's first cell (size,) int64, and weights (size, 3) float32.
 
-    The weights are those of that cell and of the two after it.
+    `cells` are enlarged to `padded` positions, and of these `content` from `start` on are resized to `size`. The
+    weights are those of the first cell and of the two after it.
     """
     near, far, share = _bilinear_source(size, content)
     cell_near, cell_far, cell_share = _bilinear_source(padded, cells)
+    near, far = near + start, far + start
     base = cell_near[near]
     weight = np.zeros((size, 3))
     rows = np.arange(size)
@@ -87,9 +95,11 @@ class MaskResizer:
         self.image_size = int(image_size)
         self.low_res_size = self.image_size // 4
         self._axes = tuple(
-            _axis(self.low_res_size, self.image_size, content, size)
+            axis_weights(self.low_res_size, self.image_size, content, size)
             for content, size in zip(self.input_hw, self.original_hw, strict=True)
         )
+        # By device, and by stream: a copy is under way on one while another already reads.
+        self._axes_there: dict[tuple[torch.device, int], tuple[Tensor, ...]] = {}
 
     @torch.no_grad()
     def logits(self, low_res: Tensor) -> Tensor:
@@ -104,6 +114,20 @@ class MaskResizer:
         content = square[..., : self.input_hw[0], : self.input_hw[1]]
         return F.interpolate(content, self.original_hw, mode="bilinear", align_corners=False)[0, 0]
 
+    @torch.no_grad()
+    def window(self, low_res: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
+        """Logits (bottom - top, right - left) float32 of a part of the picture, at the cost of that part.
+
+        low_res: (l, l) floating point. Both steps are taken at once, so they may differ from `logits` by rounding.
+        """
+        (part,) = self._checked(low_res[None])
+        for (cells, weights), (first, end) in zip(self._axes, ((top, bottom), (left, right)), strict=True):
+            rows, shares = cells[first:end].to(part.device), weights[first:end].to(part.device)
+            # Beyond the last cell the weights are zero.
+            taps = (part[(rows + tap).clamp(max=len(part) - 1)] * shares[:, tap, None] for tap in range(3))
+            part = sum(taps, torch.zeros((), device=part.device)).T
+        return part
+
     def record(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> MaskRecord:
         """RLE, area, box and stability of one mask (l, l): pixels whose logit exceeds `threshold`."""
         return self.records(low_res[None], threshold, offset)[0]
@@ -111,12 +135,11 @@ class MaskResizer:
     def records(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> list[MaskRecord]:
         """`record` of each of (N, l, l) masks, in order. Memory is bounded: no mask's pixels exist."""
         low_res = self._checked(low_res)
-        parts = low_res.split(_RECORDS_CHUNK) if len(low_res) else ()
+        size = _GPU_RECORDS_CHUNK if serves(low_res) else _RECORDS_CHUNK
+        parts = low_res.split(size) if len(low_res) else ()
         return [record for part in parts for record in self._records(part, threshold, offset)]
 
     def _records(self, low_res: Tensor, threshold: float, offset: float) -> Iterator[MaskRecord]:
-        from . import ops
-
         found = self.measure(low_res, threshold, offset)
         characters, ends = ops.rle_to_string(found.counts, found.offsets)
         text = characters.numpy().tobytes().decode("ascii")
@@ -141,32 +164,43 @@ class MaskResizer:
         Raises ValueError for another shape, a crop outside of the picture or a negative offset, TypeError for anything
         but a floating-point tensor.
         """
-        from . import ops
+        started = self.start(low_res, threshold, offset, picture_hw, corner)
+        wait(started.device)
+        numbers = started.numbers()
+        started.ask(None)
+        wait(started.device)
+        return Measured(*started.joined(), numbers.areas, numbers.boxes, numbers.stability)
 
+    def start(
+        self,
+        low_res: Tensor,
+        threshold: float = 0.0,
+        offset: float = 1.0,
+        picture_hw: tuple[int, int] | None = None,
+        corner: tuple[int, int] = (0, 0),
+    ) -> MasksOnHost | MasksOnGpu:
+        """As `measure`, in steps, and where GPU kernels serve without waiting for them."""
         if not offset >= 0:
             raise ValueError(f"the stability offset must be 0 or more, got {offset}")
         low_res = self._checked(low_res)
+        height, width = picture_hw or self.original_hw
+        if serves(low_res):
+            masks = MeasuredMasks(low_res, self._axes_on(low_res.device), threshold, offset, (height, width, *corner))
+            return MasksOnGpu(masks, height * width)
         if low_res.device.type not in ("cpu", "cuda"):
             low_res = low_res.cpu()
-        (y_cells, y_weights), (x_cells, x_weights) = (
-            (cells.to(low_res.device), weights.to(low_res.device)) for cells, weights in self._axes
-        )
-        found = ops.mask_runs(
-            low_res,
-            y_cells,
-            y_weights,
-            x_cells,
-            x_weights,
-            threshold,
-            offset,
-            *(picture_hw or self.original_hw),
-            *corner,
-        )
-        counts, offsets, boxes, sizes = (result.cpu() for result in found)
-        area, inner, outer = sizes.numpy().T
-        # The reference divides int32 by int32 in float32.
-        stability = inner.astype(np.float32) / np.maximum(outer, 1).astype(np.float32)
-        return Measured(counts, offsets, area, boxes.numpy(), stability)
+        axes = self._axes_on(low_res.device)
+        found = ops.mask_runs(low_res, *axes, threshold, offset, height, width, *corner)
+        return MasksOnHost(*(result.cpu() for result in found))
+
+    def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y_cells, y_weights, x_cells, x_weights."""
+        there = device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        if there not in self._axes_there:
+            tensors = tuple(tensor.to(device, non_blocking=True) for axis in self._axes for tensor in axis)
+            self._axes_there[there] = tensors
+        y_cells, y_weights, x_cells, x_weights = self._axes_there[there]
+        return y_cells, y_weights, x_cells, x_weights
 
     def _checked(self, low_res: Tensor) -> Tensor:
         if not isinstance(low_res, Tensor) or not low_res.is_floating_point():

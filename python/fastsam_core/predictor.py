@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import saving, segment
+from . import edges, proposals, saving, segment
 from ._log import say, warn_once
 from .config import PROMPT_KEYS, Config
 from .model_and_picture import ModelAndPicture, one_picture
 from .models.sam_model import SamModel
-from .picture import Picture, Stopwatch
-from .prompts import Prompts
+from .picture import Picture, Stopwatch, encode_together
+from .prompts import Prompts, read_texts
 from .results import Results
 from .sources import Item, Source, load_sources
+from .text_prompts import TextDetectors, segment_texts
 
 EVENTS = (
     "on_predict_start",
@@ -33,11 +34,12 @@ Callback = Callable[["Predictor"], Any]
 
 @dataclass(frozen=True)
 class _Request:
-    """One call: its options, and its prompts, None meaning everything."""
+    """One call: its options, and its prompts or texts, neither meaning everything."""
 
     config: Config
     prompts: Prompts | None
     multimask_output: bool
+    texts: tuple[str, ...] | None = None
 
 
 class Predictor(ModelAndPicture):
@@ -68,6 +70,7 @@ class Predictor(ModelAndPicture):
         self.save_dir: Path | None = None
         self.callbacks: dict[str, list[Callback]] = _callbacks if _callbacks is not None else {}
         self._saved_as: tuple[Any, ...] = ()
+        self._text_detectors = TextDetectors()
 
     # --- calls ---
 
@@ -92,9 +95,11 @@ class Predictor(ModelAndPicture):
         """Results of every picture of `source`, in order; of the picture that is set when `source` is None.
 
         kwargs: prompts in pixels of the original picture (`bboxes`, `points`, `labels`, `masks`, see `prompts.py`;
-        they hold for every picture), `multimask_output` (three masks per object instead of one), and options for this
-        call. Without prompts everything is segmented.
-        stream: give an iterator that works as it is consumed, instead of a list.
+        they hold for every picture) or `texts` (what to look for, found by an open-vocabulary detector: class i is text
+        i), `multimask_output` (three masks per object instead of one), and options for this call. Without prompts
+        everything is segmented.
+        stream: give an iterator that works as it is consumed, instead of a list. With `batch` above 1 that many
+        pictures are read and encoded before the first of their results comes; all else stays one by one.
 
         Of several pictures, one that can't be read is logged and left out. Raises TypeError and ValueError for
         arguments, and ValueError, FileNotFoundError or ConnectionError for a single picture that can't be had.
@@ -138,7 +143,11 @@ class Predictor(ModelAndPicture):
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
         config = self.args.updated(options)
         multimask_output = bool(given.pop("multimask_output", False))
-        request = _Request(config, Prompts.read(**given), multimask_output)
+        texts = given.pop("texts", None)
+        if texts is not None and given:
+            raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(given)}")
+        prompts = Prompts.read(**given)
+        request = _Request(config, prompts, multimask_output, None if texts is None else read_texts(texts))
         self.prompts = {}
         return request
 
@@ -151,15 +160,17 @@ class Predictor(ModelAndPicture):
         total = dict.fromkeys(Stopwatch().speed, 0.0)
         count = 0
         try:
-            for item in items:
-                if item.image is None:  # reported by the source
-                    continue
+            for group in _groups(items, self._group_size(items, config)):
+                pictures = [picture or Picture(item.image, item.path) for item in group]
                 with self._lock:
-                    result = self._run(item, picture or Picture(item.image, item.path), request, writer)
-                count += 1
-                for phase, spent in result.speed.items():
-                    total[phase] = total.get(phase, 0.0) + (spent or 0.0)
-                yield result
+                    shared = self._encode_together(pictures, request)
+                for item in group:
+                    with self._lock:
+                        result = self._run(item, pictures.pop(0), request, writer, shared)
+                    count += 1
+                    for phase, spent in result.speed.items():
+                        total[phase] = total.get(phase, 0.0) + (spent or 0.0)
+                    yield result
         finally:
             if writer is not None:
                 writer.close()
@@ -168,12 +179,38 @@ class Predictor(ModelAndPicture):
         self._report(config, total, count, writer)
         self._fire("on_predict_end")
 
-    def _run(self, item: Item, picture: Picture, request: _Request, writer: saving.ResultWriter | None) -> Results:
-        config, watch = request.config, Stopwatch()
+    @staticmethod
+    def _group_size(items: Source | list[Item], config: Config) -> int:
+        """How many pictures to read before the first of them is worked on."""
+        if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
+            warn_once("batch has no effect on live streams, whose frames would have to wait for one another")
+            return 1
+        return config.batch
+
+    def _encode_together(self, pictures: list[Picture], request: _Request) -> dict[str, float]:
+        """Encode several pictures at once, where embeddings will be needed; each one's share of the milliseconds."""
+        watch = Stopwatch()
+        if len(pictures) > 1 and (request.prompts is None or len(request.prompts)):
+            encode_together(self._ready(request.config), pictures, request.config.dtype, watch)
+        return {phase: spent / len(pictures) for phase, spent in watch.speed.items()}
+
+    def _run(
+        self,
+        item: Item,
+        picture: Picture,
+        request: _Request,
+        writer: saving.ResultWriter | None,
+        before: Mapping[str, float],
+    ) -> Results:
+        """One picture; `before`: milliseconds per phase that have been spent on it already."""
+        config, watch = request.config, Stopwatch(before)
         model = self._ready(config)
         self.batch = [item.path], [picture.pixels], [_label(item)]
         self._fire("on_predict_batch_start")
-        if request.prompts is None:
+        if request.texts is not None:
+            detector = self._text_detectors.get(config, model.device)
+            result = segment_texts(model, picture, request.texts, detector, request.multimask_output, config, watch)
+        elif request.prompts is None:
             result = segment.segment_everything(model, picture, config, watch, progress=config.verbose)
         else:
             result = segment.segment_prompts(model, picture, request.prompts, request.multimask_output, config, watch)
@@ -248,7 +285,7 @@ class Predictor(ModelAndPicture):
         with self._lock:
             picture = self._picture_for(im)
             model = self._ready(self.args)
-            return segment.low_res_masks(model, picture, prompts, multimask_output, self.args.quantize == 16)
+            return segment.low_res_masks(model, picture, prompts, multimask_output, self.args.dtype)
 
     def inference_features(
         self,
@@ -277,7 +314,7 @@ class Predictor(ModelAndPicture):
             model.prepare(features)  # ValueError for a wrong shape
             picture = Picture(None, "features", (height, width))
             picture.features = features
-            low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output)
+            low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output, config.dtype)
             result = _prompted(model, picture, low_res, scores)
         assert result.boxes is not None
         return None if result.masks is None else torch.as_tensor(result.masks.data), torch.as_tensor(result.boxes.data)
@@ -300,6 +337,44 @@ class Predictor(ModelAndPicture):
         if result.masks is not None:
             masks = torch.as_tensor(result.masks.data)
         return masks, boxes[:, 4], boxes[:, :4]
+
+    def edges(
+        self, im: Any = None, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
+    ) -> np.ndarray:
+        """Edges of the picture that is set, or of `im`, as SAM finds them without training: (H, W) float32 in [0, 1].
+
+        They are the outlines of the masks of a grid of `points_stride` x `points_stride` clicks; see `edges.py`. Of
+        masks whose boxes have an IoU above `nms_thresh`, the one with the higher predicted IoU counts. thin: leave one
+        pixel across an edge. options: those of a call (`imgsz`, `device`, `points_batch_size`, `half`).
+        """
+        config = self.args.updated(options)
+        with self._lock:
+            picture = self._picture_for(im)
+            return edges.edge_map(
+                self._ready(config),
+                picture,
+                points_stride=points_stride,
+                points_batch_size=config.points_batch_size,
+                nms_thresh=nms_thresh,
+                thin=thin,
+                dtype=config.dtype,
+            )
+
+    def proposals(self, im: Any = None, n: int = 1000, *, nms_thresh: float = 0.9, **options: Any) -> Results:
+        """Up to `n` object proposals of the picture that is set, or of `im`: boxes, masks and scores, best first.
+
+        The score, `boxes.conf`, is the mean of predicted IoU and stability score. Nothing is filtered by quality; of
+        two masks whose boxes have an IoU above `nms_thresh` the one with the lower predicted IoU goes. options: those
+        of segment everything; a grid of 32 x 32 points gives up to 3,072 candidates, `points_stride=64` four times as
+        many.
+        """
+        config = self.args.updated(options)
+        with self._lock:
+            picture = self._picture_for(im)
+            watch = Stopwatch()
+            results = proposals.propose(self._ready(config), picture, n, config, watch, nms_thresh=nms_thresh)
+            results.speed = dict(watch.speed)
+            return results
 
     def postprocess(self, preds: Sequence[Tensor], img: Any, orig_imgs: Any) -> list[Results]:
         """What `prompt_inference` or `generate` gave -> a list of one `Results`, with the `conf` filter.
@@ -334,6 +409,28 @@ class Predictor(ModelAndPicture):
     def _fire(self, event: str) -> None:
         for function in list(self.callbacks.get(event, ())):
             function(self)
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items that hold pictures, up to `size` together; an error among them comes after those that precede it."""
+    source = iter(items)
+    failure: Exception | None = None
+    while failure is None:
+        group: list[Item] = []
+        try:
+            for item in source:
+                if item.image is None:  # reported by the source
+                    continue
+                group.append(item)
+                if len(group) == size:
+                    break
+        except Exception as error:
+            failure = error
+        if group:
+            yield group
+        if failure is None and len(group) < size:
+            return
+    raise failure
 
 
 def check_event(event: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .ops._native_cuda import cuda_module
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -45,12 +46,19 @@ def preprocess(
     """
     _check(image)
     height, width = resized_shape(image.shape[0], image.shape[1], image_size)
-    if torch.device(device).type == "cpu":
+    device = torch.device(device)
+    if _takes_frames(device):
         pixels, bgr = _tensor(image)
-        return ops.preprocess_image(pixels, height, width, image_size, PIXEL_MEAN, PIXEL_STD, bgr), (height, width)
-    # Bytes cross to the device, a quarter of what floats would.
-    resized = torch.tensor(np.ascontiguousarray(resize(image, image_size)), device=device)
-    return ops.preprocess_image(resized, height, width, image_size, PIXEL_MEAN, PIXEL_STD), (height, width)
+        pixels = pixels.to(device)
+    else:
+        # Bytes cross to the device, a quarter of what floats would.
+        pixels, bgr = torch.tensor(np.ascontiguousarray(resize(image, image_size)), device=device), False
+    return ops.preprocess_image(pixels, height, width, image_size, PIXEL_MEAN, PIXEL_STD, bgr), (height, width)
+
+
+def _takes_frames(device: torch.device) -> bool:
+    """Whether whole pictures are resized on the device; where PyTorch serves it, Pillow would have to, on the CPU."""
+    return device.type == "cpu" or (device.type == "cuda" and cuda_module is not None)
 
 
 def _check(image: np.ndarray) -> None:

@@ -124,6 +124,18 @@ class Prompts:
             )
 
 
+def read_texts(texts: Any) -> tuple[str, ...]:
+    """A text or several -> all of them; TypeError for something else, ValueError for an empty one."""
+    if texts is None:
+        return ()
+    words = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, list | tuple) else None
+    if words is None or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"texts must be a text or a list of them, not {texts!r}")
+    if not all(word.strip() for word in words):
+        raise ValueError("texts must not be empty: say what to look for, as in texts=['a dog']")
+    return tuple(word.strip() for word in words)
+
+
 def _numbers(value: Any, name: str) -> np.ndarray:
     """A float64 array of anything made of numbers; ValueError if it is ragged."""
     if isinstance(value, Tensor):

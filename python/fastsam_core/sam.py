@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Literal, NoReturn, overload
 
+import numpy as np
 import torch
 
 from ._log import warn_once
@@ -78,9 +79,12 @@ class SAM:
         source: path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch, or a
         list of these; None means the pictures that come with the package.
         bboxes, points, labels, and `masks` among the kwargs: prompts in pixels of the original picture, for every
-        picture (forms in `prompts.py`); without them everything is segmented. kwargs: `multimask_output`, and every
-        option of `config.Config` with its aliases, for this call.
+        picture (forms in `prompts.py`); without them everything is segmented. kwargs: `texts`, a text or a list of what
+        to look for ("a dog"), which needs the extra `text`; `multimask_output`, and every option of `config.Config`
+        with its aliases, for this call.
         stream: an iterator that works as it is consumed, instead of a list.
+        `batch` and `dtype` among the options: how many pictures the image encoder takes together (frames of live
+        streams go one by one), and what the model computes in on a GPU (float32, float16, bfloat16).
 
         Raises TypeError for an unknown option or a value of the wrong type, ValueError for one that doesn't fit, and
         FileNotFoundError, ValueError or ConnectionError for a single picture that can't be had; of several, those are
@@ -91,12 +95,34 @@ class SAM:
 
             warn_once(f"no source given; using {ASSETS}")
             source = ASSETS
+        predictor = self._ready_predictor()
+        return predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)
+
+    predict = __call__
+
+    def edges(
+        self, image: Any, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
+    ) -> np.ndarray:
+        """Edges of one picture, (H, W) float32 in [0, 1], without training for it. See `Predictor.edges`.
+
+        image: path, URL, BGR array, Pillow image or RGB tensor.
+        """
+        return self._ready_predictor().edges(
+            image, points_stride=points_stride, nms_thresh=nms_thresh, thin=thin, **options
+        )
+
+    def proposals(self, image: Any, n: int = 1000, *, nms_thresh: float = 0.9, **options: Any) -> Results:
+        """Up to `n` object proposals of one picture: boxes, masks and scores, best first. See `Predictor.proposals`.
+
+        image: path, URL, BGR array, Pillow image or RGB tensor.
+        """
+        return self._ready_predictor().proposals(image, n, nms_thresh=nms_thresh, **options)
+
+    def _ready_predictor(self) -> Predictor:
         if self.predictor is None:
             self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)
         self.predictor.args = self.predictor.args.updated(_DEFAULTS).updated(self.overrides)
-        return self.predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)
-
-    predict = __call__
+        return self.predictor
 
     def add_callback(self, event: str, function: Callback) -> None:
         """Call `function(predictor)` at `event`, one of `predictor.EVENTS`."""
@@ -120,17 +146,13 @@ class SAM:
         return self.model.device
 
     def to(self, *args: Any, **kwargs: Any) -> SAM:
-        """Move the model, as `nn.Module.to` does. float16 means half precision for the image encoder only (`half`)."""
+        """Move the model, as `nn.Module.to` does. A dtype is what it computes in from now on, as with `half`."""
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {dtype}")
         if device is not None:
             self.model.to(device)
-        if dtype == torch.float16:
-            self.half()
-        elif dtype == torch.float32:
-            self.overrides.pop("quantize", None)
-        elif dtype is not None:
-            raise ValueError(f"dtype must be torch.float32 or torch.float16, not {dtype}")
-        return self
+        return self if dtype is None else self._compute_in(dtype)
 
     def cuda(self, device: int | str | torch.device | None = None) -> SAM:
         """Move the model to a CUDA device."""
@@ -143,13 +165,22 @@ class SAM:
         return self
 
     def half(self) -> SAM:
-        """Encode images in half precision where that is of use, on CUDA; weights and coordinates stay float32."""
-        self.overrides["quantize"] = 16
-        return self
+        """Compute in float16 where that is of use, on CUDA; the weights stay as they are, coordinates are float32."""
+        return self._compute_in(torch.float16)
+
+    def bfloat16(self) -> SAM:
+        """Compute in bfloat16 where that is of use, on CUDA; the weights stay as they are, coordinates are float32."""
+        return self._compute_in(torch.bfloat16)
 
     def float(self) -> SAM:
-        """Encode images in float32, as is the default."""
-        self.overrides.pop("quantize", None)
+        """Compute in float32, as is the default."""
+        return self._compute_in(torch.float32)
+
+    def _compute_in(self, dtype: torch.dtype) -> SAM:
+        for key in ("dtype", "half", "quantize"):
+            self.overrides.pop(key, None)
+        if dtype != self.model.dtype:
+            self.overrides["dtype"] = dtype
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -24,11 +24,11 @@ def wants_folder(config: Config) -> bool:
 
 
 def run_folder(config: Config) -> Path:
-    """Make and return this run's folder: runs/segment/<project>/<name>, then <name>-2 and so on unless `exist_ok`.
+    """Make and return this run's folder: runs/<task>/<project>/<name>, then <name>-2 and so on unless `exist_ok`.
 
     An absolute `project` stands alone; `name` is `predict` by default.
     """
-    base = Path("runs", "segment", config.project or "").absolute()
+    base = Path("runs", config.task, config.project or "").absolute()
     name = config.name or config.mode
     if config.exist_ok:
         (base / name).mkdir(parents=True, exist_ok=True)

@@ -28,13 +28,18 @@ Decoded = tuple[Tensor, Tensor, Tensor]
 
 
 def decode_prompts(
-    model: SamModel, picture: Picture, prompts: Prompts, multimask_output: bool, half: bool, watch: Stopwatch
+    model: SamModel,
+    picture: Picture,
+    prompts: Prompts,
+    multimask_output: bool,
+    dtype: torch.dtype | None,
+    watch: Stopwatch,
 ) -> Iterator[Decoded]:
     """In parts: indices of the objects (K,), low-resolution logits (K, M, S / 4, S / 4), predicted IoU (K, M)."""
     prompts.check_masks(picture.original_hw, model.image_size)
     if len(prompts) == 0:
         return
-    prepared = picture.prepared(model, half, watch)
+    prepared = picture.prepared(model, dtype, watch)
     device = model.device
     for index, part in prompts.batches(_BATCH):
         with watch.phase("inference", device), torch.no_grad():
@@ -45,13 +50,17 @@ def decode_prompts(
 
 
 def low_res_masks(
-    model: SamModel, picture: Picture, prompts: Prompts, multimask_output: bool, half: bool = False
+    model: SamModel,
+    picture: Picture,
+    prompts: Prompts,
+    multimask_output: bool,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (C, S / 4, S / 4) and predicted IoU (C,), float32, object by object: C = N, or 3 N with several masks."""
     per_object, side = 3 if multimask_output else 1, model.image_size // 4
     logits = torch.empty(len(prompts), per_object, side, side, device=model.device)
     scores = torch.empty(len(prompts), per_object, device=model.device)
-    for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, half, Stopwatch()):
+    for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, dtype, Stopwatch()):
         logits[index.to(logits.device)] = low_res
         scores[index.to(scores.device)] = predicted_iou
     return logits.flatten(0, 1), scores.flatten()
@@ -69,9 +78,7 @@ def segment_prompts(
     per_object = 3 if multimask_output else 1
     resizer = resizer_for(model, picture)
     kept: dict[int, tuple[float, MaskRecord]] = {}
-    for index, low_res, predicted_iou in decode_prompts(
-        model, picture, prompts, multimask_output, config.quantize == 16, watch
-    ):
+    for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, config.dtype, watch):
         with watch.phase("postprocess", model.device):
             scores = predicted_iou.flatten()
             chosen = (scores > config.conf).nonzero()[:, 0]
@@ -119,18 +126,18 @@ def generate_records(
     from tqdm import tqdm
 
     options = config.generate_options(model)
-    device, half = model.device, config.quantize == 16
+    device = model.device
     current: tuple[list[int], Any] | None = None
 
     def decode(crop_box: list[int], points: Tensor) -> tuple[Tensor, Callable[[list[int], list[int]], Tensor]]:
         nonlocal current
         if current is None or current[0] != crop_box:
             x1, y1, x2, y2 = crop_box
-            current = crop_box, picture.prepared_crop(model, (x1, y1, x2, y2), half, watch)
+            current = crop_box, picture.prepared_crop(model, (x1, y1, x2, y2), config.dtype, watch)
         with watch.phase("inference", device):
             labels = torch.ones(len(points), 1, dtype=torch.int64, device=device)
             predicted_iou, logits = model.decode_points(
-                current[1], points[:, None].to(device), labels, above=options["conf_thres"]
+                current[1], points[:, None].to(device, non_blocking=True), labels, above=options["conf_thres"]
             )
 
         def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:

@@ -130,7 +130,7 @@ bool complete_warp(const Thread& one, unsigned warp) {
     if ((one.mask >> i & 1u) == 0 || at >= block.threads || threads[at].ended) continue;
     const Thread& other = threads[at];
     if (other.waits_for == nullptr || other.in_block_barrier || other.mask != one.mask ||
-        std::strcmp(other.waits_for, one.waits_for) != 0) {
+        (other.waits_for != one.waits_for && std::strcmp(other.waits_for, one.waits_for) != 0)) {
       return false;
     }
     lanes.present |= 1u << i;

@@ -123,7 +123,8 @@ enum cudaError_t {
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrComputeCapabilityMajor,
-  cudaDevAttrComputeCapabilityMinor
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 
@@ -152,6 +153,9 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
   if (device != 0) return cudaErrorInvalidValue;
-  *value = which == cudaDevAttrMultiProcessorCount ? 4 : which == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  *value = which == cudaDevAttrMultiProcessorCount                ? 4
+           : which == cudaDevAttrComputeCapabilityMajor           ? 9
+           : which == cudaDevAttrMaxSharedMemoryPerMultiprocessor ? 228 * 1024
+                                                                  : 0;
   return cudaSuccess;
 }

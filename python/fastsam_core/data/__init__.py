@@ -1,1 +1,1 @@
-"""The import path `data.annotator`, as users of the Ultralytics package know it."""
+"""The import paths `data.annotator` and `data.converter`, as users of the Ultralytics package know them."""

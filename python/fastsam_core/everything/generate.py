@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import ops
+from ..measuring import MasksOnGpu, MasksOnHost, to_host, wait
+from ..ops._native_cuda import serves
 from ..postprocess import MaskResizer
 from ..preprocess import resized_shape
 from ..runs import encode_counts
@@ -27,6 +30,9 @@ Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 # so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory.
 _LOGITS_CHUNK, _FEWEST = 16, 4
 _PIXELS_AT_ONCE = 1 << 26
+# Where GPU kernels measure them, enough to keep it busy: 64 MiB of logits.
+_GPU_LOGITS_CHUNK = 256
+_GPU_PIXELS_AT_ONCE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,9 @@ def generate_masks(
             float32 (N, 2) x, y on the CPU, in pixels of the crop's model input, whose long side is `input_long_side`.
             It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
             that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
-            is only called for pairs that pass `conf_thres`, for at most 16 at once.
+            is only called for pairs that pass `conf_thres`, for at most 16 at once. Where CUDA kernels serve and the
+            predicted IoU is on the GPU, for at most 256; such logits are read until the next call of `logits`, with a
+            call of `decode` in between, so that the host needs to wait but once for each `decode`.
         image_size: (height, width) of the picture.
         points_stride: points per side of the grid (not a distance); ignored where `point_grids` is given.
         points_batch_size: points per call of `decode`.
@@ -151,18 +159,20 @@ def generate_masks(
     if long_side % 4:
         raise ValueError(f"input_long_side must be a multiple of 4, got {long_side}")
 
-    found = _Candidates.join([])
+    found, queue = _Candidates.join([]), _Queue()
     with torch.no_grad():
         for crop in crops:
-            passed = _Candidates.join(list(_crop_candidates(decode, crop, size, batch_size, long_side, filters)))
-            found = _Candidates.join([found, passed.take(_survivors(passed, passed.predicted_iou, box_thresh))])
+            candidates = _crop_candidates(decode, crop, size, batch_size, long_side, filters, queue)
+            passed = _Candidates.join(list(candidates))
+            kept = _survivors(passed, passed.predicted_iou, box_thresh, queue.device)
+            found = _Candidates.join([found, passed.take(kept)])
         if len(crops) > 1:
             areas = (found.crop_boxes[:, 2:] - found.crop_boxes[:, :2]).prod(1)
-            found = found.take(_survivors(found, 1 / areas.astype(np.float32), crop_thresh))
+            found = found.take(_survivors(found, 1 / areas.astype(np.float32), crop_thresh, queue.device))
         if min_area > 0:
             found, changed = _without_small_regions(found, size, min_area)
             # Masks that were whole from the start win over those that had to be changed.
-            found = found.take(_survivors(found, ~changed, max(box_thresh, crop_thresh)))
+            found = found.take(_survivors(found, ~changed, max(box_thresh, crop_thresh), queue.device))
         rles = encode_counts(found.counts, height, width)
     return _records(found, rles)
 
@@ -184,44 +194,131 @@ def count_batches(
 
 
 def _crop_candidates(
-    decode: Decode, crop: Crop, image_size: tuple[int, int], batch_size: int, long_side: int, filters: _Filters
+    decode: Decode,
+    crop: Crop,
+    image_size: tuple[int, int],
+    batch_size: int,
+    long_side: int,
+    filters: _Filters,
+    queue: _Queue,
 ) -> Iterator[_Candidates]:
     """Masks of one crop that pass the filters, in the order of points and, for one point, of its three masks."""
-    left, top = crop.box[:2]
+    corner = crop.box[0], crop.box[1]
     input_hw = resized_shape(*crop.size, long_side)
     resizer = MaskResizer(input_hw, crop.size, long_side)
     # Each axis has its own factor, since the input's sides are rounded. Scaled in float64 as the reference does.
     factor = np.array([input_hw[1] / crop.size[1], input_hw[0] / crop.size[0]])
-    size = max(_FEWEST, min(_LOGITS_CHUNK, _PIXELS_AT_ONCE // (crop.size[0] * crop.size[1])))
     for start in range(0, len(crop.points), batch_size):
         points = crop.points[start : start + batch_size]
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
-        pairs = (predicted_iou > filters.conf_thres).nonzero()
+        size = _masks_at_once(crop.size, serves(predicted_iou))
+        scores = to_host(predicted_iou)
+        # For the scores, and for what earlier batches have under way.
+        wait(predicted_iou.device)
+        yield from queue.advance()
+        pairs = (scores > filters.conf_thres).nonzero()
         for chunk in pairs.split(size) if len(pairs) else ():
+            if queue.measuring:  # the logits of the chunk before, which may not be there after another call
+                wait(queue.device)
+                yield from queue.advance()
             low_res = _checked_logits(logits(chunk[:, 0].tolist(), chunk[:, 1].tolist()), len(chunk), resizer)
-            found = resizer.measure(low_res, 0.0, filters.stability_score_offset, image_size, (left, top))
-            boxes = found.boxes + np.array([left, top, left, top])
-            passed = found.stability >= filters.stability_score_thresh
-            passed &= ~near_crop_edge(boxes, crop.box, image_size)
-            kept = np.flatnonzero(passed)
-            if not len(kept):
-                continue
-            counts, bounds = found.counts.numpy(), found.offsets.tolist()
-            point, mask = chunk[kept].numpy().T
-            yield _Candidates(
-                [_compact(counts[bounds[i] : bounds[i + 1]]) for i in kept.tolist()],
-                boxes[kept],
-                found.areas[kept],
-                predicted_iou.numpy()[point, mask],
-                found.stability[kept],
-                points[point] + np.array([left, top], np.float64),
-                np.tile(np.array(crop.box, np.int64), (len(kept), 1)),
-            )
+            started = resizer.start(low_res, 0.0, filters.stability_score_offset, image_size, corner)
+            queue.add(_Batch(started, chunk.numpy(), scores.numpy(), points, crop, image_size, filters))
+            if not started.on_gpu:
+                yield from queue.drain()
+    yield from queue.drain()
+
+
+def _masks_at_once(crop_size: tuple[int, int], on_gpu: bool) -> int:
+    most, pixels = (_GPU_LOGITS_CHUNK, _GPU_PIXELS_AT_ONCE) if on_gpu else (_LOGITS_CHUNK, _PIXELS_AT_ONCE)
+    return max(_FEWEST, min(most, pixels // (crop_size[0] * crop_size[1])))
+
+
+class _Batch:
+    """Masks on their way from logits to candidates: measured first, then filtered, then turned into runs.
+
+    pairs: (N, 2), the point and the mask number of each; scores: (points, 3), predicted IoU.
+    """
+
+    def __init__(
+        self,
+        started: MasksOnHost | MasksOnGpu,
+        pairs: np.ndarray,
+        scores: np.ndarray,
+        points: np.ndarray,
+        crop: Crop,
+        image_size: tuple[int, int],
+        filters: _Filters,
+    ) -> None:
+        self.started = started
+        self._pairs, self._scores, self._points = pairs, scores, points
+        self._crop, self._image_size, self._filters = crop, image_size, filters
+        self._kept: tuple[Any, ...] = ()
+
+    def filter(self) -> bool:
+        """Ask for the runs of the masks that pass, once the numbers are there; whether any does."""
+        found, (left, top) = self.started.numbers(), self._crop.box[:2]
+        boxes = found.boxes + np.array([left, top, left, top])
+        passed = found.stability >= self._filters.stability_score_thresh
+        passed &= ~near_crop_edge(boxes, self._crop.box, self._image_size)
+        kept = np.flatnonzero(passed)
+        if not len(kept):
+            return False
+        self.started.ask(kept)
+        point, mask = self._pairs[kept].T
+        self._kept = (
+            boxes[kept],
+            found.areas[kept],
+            self._scores[point, mask],
+            found.stability[kept],
+            self._points[point] + np.array([left, top], np.float64),
+            np.tile(np.array(self._crop.box, np.int64), (len(kept), 1)),
+        )
+        return True
+
+    def candidates(self) -> _Candidates:
+        """The masks that have passed, once their runs are there."""
+        return _Candidates([_compact(counts) for counts in self.started.runs()], *self._kept)
+
+
+class _Queue:
+    """Batches that a GPU is at work on, in order, so that the host need not wait for each of them.
+
+    device: where masks were measured last.
+    """
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self._measured: list[_Batch] = []
+        self._filtered: list[_Batch] = []
+
+    @property
+    def measuring(self) -> bool:
+        """Whether logits are still needed."""
+        return bool(self._measured)
+
+    def add(self, batch: _Batch) -> None:
+        self.device = batch.started.device
+        self._measured.append(batch)
+
+    def advance(self) -> Iterator[_Candidates]:
+        """Each batch goes on by a step; to be called after a wait. Gives those that have all they need."""
+        ready, measured = self._filtered, self._measured
+        self._measured = []
+        self._filtered = [batch for batch in measured if batch.filter()]
+        for batch in ready:
+            yield batch.candidates()
+
+    def drain(self) -> Iterator[_Candidates]:
+        """Waits for all batches, and gives them."""
+        while self._measured or self._filtered:
+            wait(self.device)
+            yield from self.advance()
 
 
 def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
-    """What `decode` has returned, the predicted IoU as float32 on the CPU."""
+    """What `decode` has returned, the predicted IoU as float32."""
     if not isinstance(decoded, (tuple, list)) or len(decoded) != 2:
         what = f"{len(decoded)} values" if isinstance(decoded, (tuple, list)) else type(decoded).__name__
         raise TypeError(f"decode must return (predicted IoU, logits callable), got {what}")
@@ -234,7 +331,7 @@ def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
         raise ValueError(f"the predicted IoU from decode must have shape ({count}, 3) for {count} points, got {shape}")
     if not callable(logits):
         raise TypeError(f"decode's second value must be callable as logits(points, masks), got {type(logits).__name__}")
-    return predicted_iou.detach().float().cpu(), logits
+    return predicted_iou.detach().float(), logits
 
 
 def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
@@ -254,20 +351,22 @@ def _compact(counts: np.ndarray) -> np.ndarray:
     return counts.astype(np.min_scalar_type(counts.max()))
 
 
-def _survivors(candidates: _Candidates, scores: np.ndarray, thresh: float) -> np.ndarray:
-    """The numbers of the survivors of box NMS, by score descending, then index."""
-    from .. import ops
+def _survivors(candidates: _Candidates, scores: np.ndarray, thresh: float, device: torch.device) -> np.ndarray:
+    """The numbers of the survivors of box NMS, by score descending, then index.
 
+    device: where masks are measured, and boxes compared if a GPU kernel serves there.
+    """
     boxes = torch.from_numpy(candidates.boxes.astype(np.float32))
-    return ops.nms(boxes, torch.from_numpy(scores.astype(np.float32)), thresh).numpy()
+    order = torch.from_numpy(scores.astype(np.float32))
+    if device.type == "cuda" and not ops.why("nms", torch.empty(0, 4, device=device))["cuda"]:
+        boxes, order = boxes.to(device, non_blocking=True), order.to(device, non_blocking=True)
+    return ops.nms(boxes, order, thresh).cpu().numpy()
 
 
 def _without_small_regions(
     candidates: _Candidates, image_size: tuple[int, int], min_area: float
 ) -> tuple[_Candidates, np.ndarray]:
     """The candidates, cleaned, and which of them had anything to clean."""
-    from .. import ops
-
     height = torch.tensor([image_size[0]], device="cpu")
     counts, boxes, areas = list(candidates.counts), candidates.boxes.copy(), candidates.areas.copy()
     changed = np.zeros(len(counts), bool)

@@ -1,1 +1,71 @@
-"""Writers of results: COCO, SA-1B, YOLO segment lines, SAM's dicts, tables, crops and supervision."""
+"""Label formats: read and written through one record per image, `ImageLabels`; and what `Results` convert to.
+
+| format   | on disk               | masks                                       | written by       | read by       |
+| -------- | --------------------- | ------------------------------------------- | ---------------- | ------------- |
+| yolo     | a text file per image | one polygon per object, or boxes            | `YoloWriter`     | `read_labels` |
+| coco     | one JSON file         | RLE, or a polygon per part                  | `CocoWriter`     | `read_labels` |
+| sa1b     | a JSON file per image | RLE                                         | `Sa1bWriter`     | `read_labels` |
+| labelme  | a JSON file per image | a polygon per part                          | `LabelMeWriter`  |               |
+| labelmap | a PNG per image       | the numbers of objects, or of their classes | `LabelMapWriter` |               |
+
+RLE is exact. Polygons run along pixel edges and fill to exactly the mask by COCO's rule, or any that asks whether a
+pixel's centre lies inside. A label map holds what lies on top.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .coco_file import CocoWriter
+    from .convert import Conversion, convert_labels, open_writer, read_labels
+    from .label_map import LabelMapWriter
+    from .labelme import LabelMeWriter
+    from .labels import ImageLabels, LabelledObject, LabelSet
+    from .sa1b import Sa1bWriter
+    from .segmentation import Segmentation
+    from .yolo_folder import YoloWriter
+
+_HOMES = {
+    "CocoWriter": "coco_file",
+    "Conversion": "convert",
+    "ImageLabels": "labels",
+    "LabelMapWriter": "label_map",
+    "LabelMeWriter": "labelme",
+    "LabelSet": "labels",
+    "LabelledObject": "labels",
+    "Sa1bWriter": "sa1b",
+    "Segmentation": "segmentation",
+    "YoloWriter": "yolo_folder",
+    "convert_labels": "convert",
+    "open_writer": "convert",
+    "read_labels": "convert",
+}
+__all__ = [
+    "CocoWriter",
+    "Conversion",
+    "ImageLabels",
+    "LabelMapWriter",
+    "LabelMeWriter",
+    "LabelSet",
+    "LabelledObject",
+    "Sa1bWriter",
+    "Segmentation",
+    "YoloWriter",
+    "convert_labels",
+    "open_writer",
+    "read_labels",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOMES))

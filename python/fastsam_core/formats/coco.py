@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import PurePath
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .yolo import MIN_POINTS
+from ._writing import plain_number
+from .labels import ImageLabels, LabelledObject
 
 if TYPE_CHECKING:
     from ..results import Results
+
+# Of polygon coordinates, as in COCO's own files.
+DECIMALS = 2
 
 
 def annotation_dicts(
@@ -25,39 +26,59 @@ def annotation_dicts(
     """One dict per object, JSON-ready: id, image_id, category_id, bbox, area, segmentation, iscrowd 0, score.
 
     `bbox` is x, y, width, height in pixels, as floats: the extent of the mask, so that a mask of one pixel is 1
-    wide; without masks it is the box. `segmentation` is RLE with `counts` as `str`, exact; with `polygons=True`
-    it is a list of flat x, y lists, one per part, which loses holes; a mask without a part of three points stays RLE.
+    wide; without masks it is the box. `segmentation` is RLE with `counts` as `str`, or with `polygons=True` a list of
+    flat x, y lists, one per part: outlines along pixel edges with holes bridged, which COCO's rasteriser fills to
+    exactly the mask; a mask without pixels stays RLE.
     `category_ids` is one for all, or one per object. By default a result without class names (every SAM
     result) gives 1, and a result with class names its class + 1, because COCO counts from 1.
     """
-    rows = results.rows()
-    count = len(rows)
-    categories = _category_ids(results, rows, category_ids)
-    masks = results.masks
-    rles = masks.rle if masks is not None else [None] * count
-    areas: Any = masks.area.tolist() if masks is not None else (rows[:, 2:4] - rows[:, :2]).prod(1).tolist()
-    corners = rows[:, :4].copy()
-    if masks is not None:
-        corners = masks.boxes.astype(np.float64)
-        corners[:, 2:] += np.asarray(areas)[:, None] > 0
-    extras = {"predicted_iou": results.predicted_iou, "stability_score": results.stability_score}
-    written = []
-    for i in range(count):
-        x1, y1, x2, y2 = (float(number) for number in corners[i])
-        annotation: dict[str, Any] = {
-            "id": first_id + i,
-            "image_id": image_id,
-            "category_id": categories[i],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": areas[i],
-            "iscrowd": 0,
-            "score": float(rows[i, 4]),
-        }
-        if masks is not None:
-            annotation["segmentation"] = (polygons and _flat_polygons(masks[i].polygons[0])) or rles[i]
-        annotation.update({key: float(values[i]) for key, values in extras.items() if values is not None})
-        written.append(annotation)
+    labels = ImageLabels.from_results(results)
+    categories = _category_ids(labels, category_ids)
+    return [
+        annotation(found, first_id + i, image_id, categories[i], polygons=polygons)
+        for i, found in enumerate(labels.objects)
+    ]
+
+
+def annotation(
+    found: LabelledObject,
+    annotation_id: int,
+    image_id: int,
+    category_id: int,
+    *,
+    polygons: bool = False,
+    tolerance: float = 0.0,
+) -> dict[str, Any]:
+    """One object's annotation, JSON-ready. A crowd is always RLE, as COCO's are."""
+    x1, y1, x2, y2 = found.corners()
+    mask = found.segmentation
+    written: dict[str, Any] = {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1) if mask is None else mask.area,
+        "iscrowd": int(found.iscrowd),
+    }
+    if found.score is not None:
+        written["score"] = found.score
+    if mask is not None:
+        shapes = [_flat(ring) for ring in mask.rings(tolerance)] if polygons and not found.iscrowd else []
+        written["segmentation"] = shapes or mask.rle
+    for name in ("predicted_iou", "stability_score"):
+        if getattr(found, name) is not None:
+            written[name] = getattr(found, name)
     return written
+
+
+def image_dict(labels: ImageLabels, image_id: int) -> dict[str, Any]:
+    """The image's entry, JSON-ready."""
+    return {"id": image_id, "file_name": labels.file_name, "width": labels.width, "height": labels.height}
+
+
+def category_dicts(names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The `categories` of these classes, JSON-ready: class k is category k + 1."""
+    return [{"id": key + 1, "name": names[key], "supercategory": ""} for key in sorted(names)]
 
 
 def dataset(
@@ -71,6 +92,7 @@ def dataset(
     """A whole COCO file, JSON-ready, for one or several results: `images`, `annotations`, `categories`.
 
     Images and annotations are numbered on from the given first ids. A picture without objects is listed too.
+    `formats.CocoWriter` writes such a file image by image.
     """
     from ..results import Results
 
@@ -79,35 +101,34 @@ def dataset(
     names: dict[int, str] = {}
     for result in [results] if isinstance(results, Results) else results:
         image_id = first_image_id + len(images)
-        height, width = result.orig_shape
-        images.append({"id": image_id, "file_name": PurePath(result.path).name, "width": width, "height": height})
-        found = annotation_dicts(
-            result,
-            image_id=image_id,
-            first_id=first_id + len(objects),
-            category_ids=category_ids,
-            polygons=polygons,
-        )
-        objects += found
-        if category_ids is None and not result.nameless:
-            names.update({int(index) + 1: name for index, name in result.names.items()})
+        labels = ImageLabels.from_results(result)
+        images.append(image_dict(labels, image_id))
+        categories = _category_ids(labels, category_ids)
+        objects += [
+            annotation(found, first_id + len(objects) + i, image_id, categories[i], polygons=polygons)
+            for i, found in enumerate(labels.objects)
+        ]
+        if category_ids is None and labels.names:
+            names.update({class_id + 1: name for class_id, name in labels.names.items()})
         else:
-            names.update({one["category_id"]: names.get(one["category_id"], "object") for one in found})
+            names.update({key: names.get(key, "object") for key in categories})
     if not names:
         names[1] = "object"
-    categories = [{"id": key, "name": names[key], "supercategory": ""} for key in sorted(names)]
-    return {"images": images, "annotations": objects, "categories": categories}
+    categories_of_all = category_dicts({key - 1: name for key, name in names.items()})
+    return {"images": images, "annotations": objects, "categories": categories_of_all}
 
 
-def _category_ids(results: Results, rows: np.ndarray, given: int | Sequence[int] | None) -> list[int]:
+def _category_ids(labels: ImageLabels, given: int | Sequence[int] | None) -> list[int]:
     if given is None:
-        return [1] * len(rows) if results.nameless else [int(row[5]) + 1 for row in rows]
+        return [found.class_id + 1 for found in labels.objects]
     if isinstance(given, int):
-        return [given] * len(rows)
-    if len(given) != len(rows):
-        raise ValueError(f"{len(given)} category_ids for {len(rows)} objects; give one per object, or one integer")
+        return [given] * len(labels.objects)
+    if len(given) != len(labels.objects):
+        raise ValueError(
+            f"{len(given)} category_ids for {len(labels.objects)} objects; give one per object, or one integer"
+        )
     return [int(category) for category in given]
 
 
-def _flat_polygons(parts: Iterable[Any]) -> list[list[float]]:
-    return [part.exterior.ravel().tolist() for part in parts if len(part.exterior) >= MIN_POINTS]
+def _flat(ring: Any) -> list[float | int]:
+    return [plain_number(value, DECIMALS) for value in ring.ravel().tolist()]

@@ -1,28 +1,156 @@
-"""The SA-1B dataset's file: one JSON object per picture. Datumaro reads it as `segment_anything`."""
+"""The SA-1B dataset's files: one JSON object per picture. Datumaro reads them as `segment_anything`."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .sam_dicts import records
+from . import image_files
+from ._reading import FieldError, Node, read_json
+from ._writing import FolderWriter, json_text
+from .labels import ImageLabels, LabelledObject, LabelSet, checked_class_id, checked_side
+from .segmentation import Segmentation
 
 if TYPE_CHECKING:
     from ..results import Results
+
+_ENDINGS = frozenset((".json",))
 
 
 def image_record(results: Results, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
     """JSON-ready: `{"image": {image_id, width, height, file_name}, "annotations": [...]}`.
 
-    Each annotation is SAM's dict with RLE segmentation plus an `id`, counted from `first_id`.
+    Each annotation is SAM's dict with RLE segmentation plus an `id`, counted from `first_id`; objects without a mask
+    have none. The width and height of `bbox` count from the first to the last pixel, as Meta's do.
     """
-    height, width = results.orig_shape
+    return record(ImageLabels.from_results(results, image_id=image_id), image_id=image_id, first_id=first_id)
+
+
+def record(labels: ImageLabels, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
+    """The same for labels of any origin. A class beyond 0 is told by `class_id`, a named one by `class_name` too."""
+    masked = [found for found in labels.objects if found.segmentation is not None]
     return {
         "image": {
             "image_id": image_id,
-            "width": width,
-            "height": height,
-            "file_name": PurePath(results.path).name,
+            "width": labels.width,
+            "height": labels.height,
+            "file_name": PurePosixPath(labels.file_name).name,
         },
-        "annotations": [{**record, "id": first_id + i} for i, record in enumerate(records(results))],
+        "annotations": [_annotation(found, labels, first_id + i) for i, found in enumerate(masked)],
     }
+
+
+def _annotation(found: LabelledObject, labels: ImageLabels, annotation_id: int) -> dict[str, Any]:
+    mask = found.segmentation
+    assert mask is not None
+    x1, y1, x2, y2 = mask.extent
+    written = {
+        "segmentation": mask.rle,
+        "area": mask.area,
+        "bbox": [x1, y1, max(x2 - x1 - 1, 0.0), max(y2 - y1 - 1, 0.0)],
+        "predicted_iou": found.score if found.predicted_iou is None else found.predicted_iou,
+        "point_coords": found.point_coords or [],
+        "stability_score": found.stability_score,
+        "crop_box": found.crop_box or [0.0, 0.0, float(labels.width), float(labels.height)],
+        "id": annotation_id,
+    }
+    if found.class_id or found.class_id in labels.names:
+        written["class_id"] = found.class_id
+    if found.class_id in labels.names:
+        written["class_name"] = labels.names[found.class_id]
+    return written
+
+
+class Sa1bWriter(FolderWriter):
+    """`<image>.json` per image. Objects without a mask are left out; scores stand in for a missing predicted IoU.
+
+    Images are numbered from 1 in the order in which they come, unless they bring an `image_id`, and annotations within
+    each image.
+    """
+
+    suffix = ".json"
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        super().__init__(folder)
+        self._last_image = 0
+
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
+        self._last_image = self._last_image + 1 if labels.image_id is None else labels.image_id
+        written = record(labels, image_id=self._last_image)
+        return (json_text(written) + "\n").encode(), len(written["annotations"])
+
+
+def read(source: str | os.PathLike[str]) -> LabelSet:
+    """The annotations in a folder of SA-1B files and those below it, or in one such file.
+
+    Boxes and areas are those of the masks, whatever the file says. Classes are 0 unless `class_id` says otherwise.
+    While iterating, ValueError that names the file and the field.
+    """
+    source = Path(source)
+    base = source.parent if source.is_file() else source
+    files = [source.name] if source.is_file() else list(image_files.walk(source, _ENDINGS))
+    names: dict[int, str] = {}
+
+    def images_labels() -> Iterator[ImageLabels]:
+        for file in files:
+            yield _read_file(base / file, PurePosixPath(file).parent, names)
+
+    return LabelSet(images_labels, len(files), names)
+
+
+def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> ImageLabels:
+    root = read_json(path)
+    image = root["image"]
+    size = _value(image["height"], checked_side), _value(image["width"], checked_side)
+    image_id = image.get("image_id")
+    objects = []
+    for annotation in root["annotations"].items():
+        objects.append(_object(annotation, size))
+        name = annotation.get("class_name")
+        if name is not None and names.setdefault(objects[-1].class_id, name.text()) != name.text():
+            raise name.error(
+                f"class {objects[-1].class_id} is {name.text()!r} here, but elsewhere {names[objects[-1].class_id]!r}"
+            )
+    return ImageLabels(
+        str(folder / image["file_name"].text()),
+        size[1],
+        size[0],
+        objects,
+        names,
+        None if image_id is None else image_id.integer(),
+    )
+
+
+def _object(annotation: Node, size: tuple[int, int]) -> LabelledObject:
+    mask = annotation["segmentation"]
+    class_id, points, crop = annotation.get("class_id"), annotation.get("point_coords"), annotation.get("crop_box")
+    iou, stability = annotation.get("predicted_iou"), annotation.get("stability_score")
+    try:
+        segmentation = Segmentation.from_rle(mask.value)
+        if segmentation.size != size:
+            raise ValueError(f"its size is {list(segmentation.size)}, that of the image {list(size)} (height, width)")
+    except (TypeError, ValueError) as error:
+        raise mask.error(error) from None
+    try:
+        return LabelledObject(
+            0 if class_id is None else _value(class_id, lambda _, value: checked_class_id(value)),
+            segmentation,
+            predicted_iou=None if iou is None else iou.number(),
+            stability_score=None if stability is None else stability.number(),
+            point_coords=None if points is None else [point.numbers(2).tolist() for point in points.items()],
+            crop_box=None if crop is None else crop.numbers(4).tolist(),
+        )
+    except FieldError:
+        raise
+    except ValueError as error:
+        raise annotation.error(error) from None
+
+
+def _value(node: Node, check: Any) -> int:
+    try:
+        found: int = check(str(node.key), node.value)
+        return found
+    except ValueError as error:
+        raise node.error(error) from None

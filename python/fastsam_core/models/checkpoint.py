@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -16,10 +15,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._files import home
-from .._log import logger
 from ..device import select_device
 from .download import download
-from .published import published
+from .locate import as_text, fetch, folder_given, not_found
 from .registry import MODELS, ModelSpec
 from .sam_model import SamModel
 from .weights_file import read_state_dict
@@ -40,7 +38,7 @@ _OTHERS = (
     (r"^(sam\.)?(vision_encoder|shared_image_embedding)\.", "a SAM checkpoint converted for Hugging Face transformers"),
     (r"image_encoder\.(backbone|stages)\.", "a SAM variant with another image encoder, which is not supported"),
     (r"^image_encoder\.", "a SAM variant or another size of it"),
-    (r"^(\d+|model\.\d+)\.(conv|cv1|m\.\d+)\.", "a YOLO checkpoint; FastSAM and YOLO are not SAM models"),
+    (r"^(\d+|model\.\d+)\.(conv|cv1|m\.\d+)\.", "a YOLO checkpoint; YOLO(...) and FastSAM(...) load those"),
     (r"^layer1\.0\.conv1\.", "a ResNet classifier"),
     (r"^(blocks|encoder\.layers?)\.", "a plain vision transformer without prompt encoder and mask decoder"),
     (r"^(patch_embed|blocks|neck)\.", "an image encoder alone"),
@@ -80,11 +78,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     package. An official model that lies in `FASTSAM_HOME` under another of its names is not downloaded again.
     FileNotFoundError for anything else, with the closest name.
     """
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model is a path or a name such as 'sam_b.pt', not a {type(model).__name__}")
-    text = os.fspath(model)
-    if not text.strip():
-        raise ValueError("model is an empty string; give a path or a name such as 'sam_b.pt'")
+    text = as_text(model)
     given = Path(text).expanduser()
     if os.path.isfile(given):
         return given
@@ -94,7 +88,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         if os.path.isfile(stored):
             return stored
         if os.path.exists(given):
-            raise ValueError(f"model {text!r} is not a file but a folder; give the checkpoint within it")
+            raise folder_given(text)
         raise _unknown(text)
     names = [text, *spec.file_names] if text != spec.name else list(spec.file_names)
     folders = [Path(), home()] if text == spec.name else [home()]
@@ -213,34 +207,10 @@ def _bundled() -> Path:
 
 
 def _download(spec: ModelSpec, name: str) -> Path:
-    """Fetch an official file into `FASTSAM_HOME` as `name`, from the first of its addresses that can be reached."""
-    target = home() / name
     # A Meta file name stands for Meta's file, not for a re-hosted one.
     urls = [url for url in spec.urls if url.endswith("/" + name)] if name != spec.file_names[0] else list(spec.urls)
-    failures = []
-    for url in urls:
-        facts = published(url)
-        try:
-            return download(url, target, sha256=facts.sha256, size=facts.size)
-        except ConnectionError as error:
-            logger.warning("%s", error)
-            failures.append(str(error))
-    raise ConnectionError(f"{name} is neither in the current folder nor in {home()}: " + " | ".join(failures))
+    return fetch(name, urls)
 
 
 def _unknown(text: str) -> FileNotFoundError:
-    names = [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)]
-    path = Path(text)
-    if path.name != text:  # the folder was spelt out: an official file from elsewhere would be a guess
-        hint = f"; {path.name!r} without the folder means the official file" if path.name in names else ""
-        if not os.path.isdir(path.parent):
-            return FileNotFoundError(f"no checkpoint {text}: the folder {path.parent} does not exist{hint}")
-        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else hint
-        return FileNotFoundError(f"no checkpoint {path.name} in {path.parent}{hint}")
-    close = difflib.get_close_matches(text, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return FileNotFoundError(
-        f"no checkpoint {text!r} in {os.getcwd()} or {home()}, and no official model of that name "
-        f"({', '.join(names)}){hint}"
-    )
+    return not_found(text, [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)])

@@ -225,6 +225,15 @@ def _total(content_range: str | None) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+def sha256_of(path: Path) -> str:
+    """In hexadecimal, of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
     """Why the file is not the expected one, or an empty string."""
     found_size = path.stat().st_size
@@ -232,11 +241,7 @@ def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
         return f"it has {found_size:,} bytes, expected {size:,}"
     if not sha256:
         return ""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    found = digest.hexdigest()
+    found = sha256_of(path)
     return "" if found.startswith(sha256.lower()) else f"its sha256 is {found}, expected {sha256.lower()}"
 
 

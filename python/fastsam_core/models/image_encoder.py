@@ -16,7 +16,7 @@ from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .native import serves, unaltered
+from .native import serves, serves_on_gpu, unaltered
 
 
 class ImageEncoderViT(nn.Module):
@@ -160,7 +160,8 @@ class Attention(nn.Module):
         rel_pos_h, rel_pos_w = position_table(self.rel_pos_h, height), position_table(self.rel_pos_w, width)
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
         padding = self.qkv.bias
-        attend = ops.attention if serves(qkv, rel_pos_h, rel_pos_w, padding) else attention_in_torch
+        tensors = qkv, rel_pos_h, rel_pos_w, padding
+        attend = ops.attention if serves(*tensors) or serves_on_gpu(*tensors) else attention_in_torch
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)
 
 

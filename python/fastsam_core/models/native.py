@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from ..ops._native import cpu_module
+from ..ops._native_cuda import DTYPES, cuda_module
 
 _OWN = ("torch.nn.modules.", "fastsam_core.models.")
 
@@ -24,6 +25,25 @@ def serves(*tensors: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()
+    )
+
+
+# Where PyTorch doesn't say whether a graph is traced to be run or to be exported, it is taken for the latter.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def serves_on_gpu(*tensors: Tensor) -> bool:
+    """Whether kernels can take these: on a GPU, of half or single precision, no gradients wanted, kernels in use.
+
+    Also under autocast, since operations convert their other tensors to the dtype of the first, and in what
+    `torch.compile` traces, but not in exported graphs.
+    """
+    return (
+        cuda_module is not None
+        and not torch.is_grad_enabled()
+        and all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
+        and not torch.jit.is_tracing()
+        and not _is_exporting()
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -70,7 +71,7 @@ class PromptEncoder(nn.Module):
         """
         if masks is None:
             return self.no_mask_embed.weight.view(1, -1, 1, 1)
-        return self.mask_downscaling(masks)
+        return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:  # (N, P, 2), (N, P) -> (N, P, C)
         embeddings = [cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings]
@@ -89,6 +90,15 @@ class PositionEmbeddingRandom(nn.Module):
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_features))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionEmbeddingRandom:
+        """As for any module, but a cast to half precision leaves the matrix, and so all coordinates, in float32."""
+        before = self.positional_encoding_gaussian_matrix
+        super()._apply(fn, recurse)
+        after = self.positional_encoding_gaussian_matrix
+        if after.dtype in (torch.float16, torch.bfloat16):
+            self.positional_encoding_gaussian_matrix = before.to(after.device, torch.float32)
+        return self
 
     def forward(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_features)
         matrix = self.positional_encoding_gaussian_matrix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .native import serves
+from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
 
 # Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
@@ -30,7 +31,7 @@ def _threads(tensor: Tensor) -> AbstractContextManager[None]:
 class PreparedImage:
     """An image embedding with what the decoder derives from it once, for many prompts (see `SamModel.prepare`)."""
 
-    def __init__(self, model: SamModel, embedding: Tensor) -> None:
+    def __init__(self, model: SamModel, embedding: Tensor, dtype: torch.dtype | None = None) -> None:
         grid = model.prompt_encoder.grid_size
         channels = model.prompt_encoder.embed_dim
         if embedding.shape != (1, channels, grid, grid):
@@ -38,10 +39,11 @@ class PreparedImage:
                 f"the embedding has shape {tuple(embedding.shape)}, but {model.name} at image size "
                 f"{model.image_size} takes (1, {channels}, {grid}, {grid})"
             )
-        self.embedding = embedding
-        self.position = model.prompt_encoder.dense_position_embedding()
-        self.no_mask = model.prompt_encoder.dense(None)
-        self._decoder = model.mask_decoder
+        self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
+        self.dtype = dtype_of(self.decoder)
+        self.embedding = embedding.to(self.dtype)
+        self.position = model.prompt_encoder.dense_position_embedding().to(self.dtype)
+        self.no_mask = model.prompt_encoder.dense(None).to(self.dtype)
         self._folded: FoldedImage | TiledImage | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,15 +53,18 @@ class PreparedImage:
     @property
     def folded(self) -> FoldedImage | TiledImage:
         """For inference, without gradients: made at the first use, by native operations where they serve."""
-        native = serves(self.embedding, self.position, self.no_mask, self._decoder.iou_token.weight)
+        native = serves(self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight)
         kind = TiledImage if native else FoldedImage
         if not isinstance(self._folded, kind):
-            self._folded = kind(self._decoder, self.embedding, self.position, self.no_mask)
+            self._folded = kind(self.decoder, self.embedding, self.position, self.no_mask)
         return self._folded
 
 
 class SamModel(nn.Module):
     """Module names, and so state-dict keys, are those of the official checkpoints.
+
+    It computes in the floating-point type of its weights, or in another where a call names one; coordinates are float32
+    throughout, and so are the low-resolution logits and predicted IoU that come out.
 
     name: the row of `models.registry`; image_size: the long side S of the model input, a multiple of 16.
     conf_thres, stability_score_thresh: what segment everything asks of this model's masks by default. The defaults here
@@ -92,18 +97,31 @@ class SamModel(nn.Module):
     def device(self) -> torch.device:
         return self.mask_decoder.iou_token.weight.device
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16)."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.mask_decoder.iou_token.weight.dtype
+
+    def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
+
+        dtype: float32, float16 or bfloat16, what to compute in and to return; the weights' own type if not given.
+        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`).
+        """
         if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, but {self.name} takes (B, 3, {self.image_size}, "
                 f"{self.image_size}); preprocess() makes them"
             )
-        return self.image_encoder(images)
+        encoder = in_dtype(self.image_encoder, dtype)
+        return encoder(images.to(dtype_of(encoder)))
 
-    def prepare(self, embedding: Tensor) -> PreparedImage:
-        """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once."""
-        return PreparedImage(self, embedding)
+    def prepare(self, embedding: Tensor, dtype: torch.dtype | None = None) -> PreparedImage:
+        """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once.
+
+        dtype: what to decode in, as for `encode_image`.
+        """
+        return PreparedImage(self, embedding, dtype)
 
     def decode_prompts(
         self,
@@ -135,14 +153,14 @@ class SamModel(nn.Module):
             return torch.zeros(*shape, side, side, device=self.device), torch.zeros(*shape, device=self.device)
         folded = image.folded if masks is None and not torch.is_grad_enabled() else None
         with _threads(image.embedding):
-            sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1)
+            sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
                 return self._decode_folded(folded, sparse, chosen)
         outputs = []
         for start in range(0, count, _PLAIN_CHUNK):
             part = slice(start, start + _PLAIN_CHUNK)
-            dense = image.no_mask if masks is None else self.prompt_encoder.dense(masks[part])
-            logits, iou = self.mask_decoder(image.embedding, image.position, sparse[part], dense)
+            dense = image.no_mask if masks is None else self.prompt_encoder.dense(masks[part]).to(image.dtype)
+            logits, iou = image.decoder(image.embedding, image.position, sparse[part], dense)
             outputs.append((logits[:, chosen].float(), iou[:, chosen].float()))
         return torch.cat([logits for logits, _ in outputs]), torch.cat([iou for _, iou in outputs])
 
@@ -160,7 +178,7 @@ class SamModel(nn.Module):
         with torch.no_grad():
             folded = image.folded
         with torch.no_grad(), _threads(image.embedding):
-            sparse = self.prompt_encoder.sparse(points, labels, None)
+            sparse = self.prompt_encoder.sparse(points, labels, None).to(image.dtype)
             decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 

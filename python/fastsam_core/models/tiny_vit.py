@@ -17,7 +17,7 @@ from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .native import serves, unaltered
+from .native import serves, serves_on_gpu, unaltered
 
 
 class TinyViT(nn.Module):
@@ -220,5 +220,6 @@ class Attention(nn.Module):
         padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
         bias = self.attention_biases[:, self.bias_index]
         # Unlike in SAM's ViT, q, k and v of one head lie side by side.
-        attend = ops.windowed_attention if serves(qkv, bias, padding) else windowed_attention_in_torch
+        tensors = qkv, bias, padding
+        attend = ops.windowed_attention if serves(*tensors) or serves_on_gpu(*tensors) else windowed_attention_in_torch
         return attend(qkv, bias, self.window_size, padding)

@@ -38,12 +38,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no such checkpoint: {path}")
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
-    kind = _kind(path)
+    kind = file_kind(path)
     content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path, mmap=kind == "zip")
     return _unwrap(content, path)
 
 
-def _kind(path: Path) -> str:
+def file_kind(path: Path) -> str:
     """One of safetensors, zip (PyTorch since 1.6) or pickle (before); ValueError saying what it is instead."""
     with open(path, "rb") as file:
         head = file.read(64)
@@ -87,7 +87,7 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
             "read only checkpoints from people you trust, or .safetensors files"
         )
     if mmap:
-        _check_archive(path)
+        check_archive(path)
     try:
         if path.suffix == ".safetensors":  # by this suffix torch.load would take another reader, whatever is inside
             with open(path, "rb") as file:
@@ -104,7 +104,8 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
         raise ValueError(f"{path} is damaged or incomplete: {_first_line(error)}") from error
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
+    """ValueError unless the zip archive is what `torch.save` writes: stored, not compressed, and no program."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

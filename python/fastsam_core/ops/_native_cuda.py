@@ -62,6 +62,12 @@ def use_module(module: Any) -> Iterator[None]:
         _chosen.reset(reset)
 
 
+def serves(tensor: Tensor) -> bool:
+    """Whether kernels are in use that can reach this tensor's memory."""
+    module = _chosen.get()
+    return module is not None and tensor.device.type == ("cpu" if module.EMULATED else "cuda")
+
+
 def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, of some cuda.py, calling `module`."""
 

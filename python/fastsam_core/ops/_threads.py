@@ -7,7 +7,7 @@ to a third of an encoder's time. Where a model alternates between the two, PyTor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock, Thread
@@ -45,3 +45,42 @@ def native_threads() -> Iterator[None]:
         _native.reset(reset)
         if count > 1:
             torch.set_num_threads(count)
+
+
+def share_out(work: Callable[[int], None], count: int) -> None:
+    """Call work(i) for i in [0, count) on as many threads as native operations may use, then one for each of theirs.
+
+    Calls start in the order of i. The modes of PyTorch (gradients, inference) are those of the caller. The first
+    exception ends it: no further call starts, and it is raised here once those under way have ended.
+    """
+    threads = min(thread_count(), count)
+    if threads <= 1:
+        for i in range(count):
+            work(i)
+        return
+    numbers, lock, errors = iter(range(count)), Lock(), list[BaseException]()
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def run() -> None:
+        with native_threads(), torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            reset = _native.set(1)
+            try:
+                while not errors:
+                    with lock:
+                        i = next(numbers, None)
+                    if i is None:
+                        return
+                    work(i)
+            except BaseException as error:  # handed to the caller below, whatever it is
+                errors.append(error)
+            finally:
+                _native.reset(reset)
+
+    helpers = [Thread(target=run, name=f"fastsam-decode-{i}") for i in range(1, threads)]
+    for helper in helpers:
+        helper.start()
+    run()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]

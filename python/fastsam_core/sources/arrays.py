@@ -81,7 +81,7 @@ def from_pil(image: Image) -> NDArray[np.uint8]:
         raise ValueError(f"Pillow can't decode the image: {error}") from error
     if image.width < 1 or image.height < 1:
         raise ValueError(f"the image has no pixels: {image.width} x {image.height}")
-    method = _UPRIGHT.get(_orientation(image))
+    method = _UPRIGHT.get(orientation(image))
     if method is not None:
         image = image.transpose(pillow.Transpose[method])
     mode = image.mode
@@ -143,7 +143,8 @@ def _picture(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
     return np.ascontiguousarray(rgb.flip(0).permute(1, 2, 0).cpu().numpy())
 
 
-def _orientation(image: Image) -> int:
+def orientation(image: Image) -> int:
+    """The EXIF orientation, 1 to 8; from 5 on, width and height change places to put the picture upright."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # unreadable EXIF is no reason to refuse readable pixels

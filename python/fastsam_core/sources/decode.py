@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import struct
 from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import from_pil
+from .arrays import from_pil, orientation
 
 # 2^28 pixels: 805 MB of BGR; every camera and most scanners stay below it.
 DEFAULT_MAX_PIXELS = 2**28
@@ -89,28 +90,48 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     ValueError for anything that is not such a picture, is damaged or truncated, or has more than `max_pixels()`
     pixels, which is checked before any pixel is decoded.
     """
-    file = BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
-    head = file.read(64)
-    file.seek(0)
-    if not head:
-        raise ValueError("the file is empty")
-    name = sniff(head)
-    if name is None:
-        start = head.lstrip().lower()
-        found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of no known picture format")
-        raise ValueError(f"not a picture: this is {found} (accepted: {', '.join(_DECODERS)})")
     limit = max_pixels()
-    try:
-        picture = _opener(name)(file, "")
-        size = picture.size
-    except Exception as error:  # decoders raise whatever they stumble over: struct.error, SyntaxError, KeyError...
-        raise ValueError(f"damaged {name} header: {_reason(error)}") from error
-    check_size(size[0], size[1], limit)
+    name, picture = _opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
+    check_size(picture.width, picture.height, limit)
     try:
         picture.load()
         return from_pil(picture)
     except Exception as error:
         raise ValueError(f"damaged or unsupported {name} file: {_reason(error)}") from error
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) of a picture file, upright after its EXIF orientation, from its header alone.
+
+    FileNotFoundError where there is no file, ValueError where it is no picture.
+    """
+    _check_file(path)
+    try:
+        with open(path, "rb") as file:
+            name, picture = _opened(file)
+            # What Pillow calls the size of a TIFF is upright already in some versions.
+            width, height = (picture.tag_v2[256], picture.tag_v2[257]) if name == "TIFF" else picture.size
+            # Pillow would decode a whole PNG to see whether an orientation follows the pixels.
+            sideways = (name != "PNG" or _png_has_exif(file, picture.info)) and 5 <= orientation(picture) <= 8
+    except OSError as error:
+        raise ValueError(f"can't be read: {error.strerror or error}") from error
+    if width < 1 or height < 1:
+        raise ValueError(f"the picture has no pixels: {width} x {height}")
+    return (width, height) if sideways else (height, width)
+
+
+def _png_has_exif(file: BinaryIO, info: dict[Any, Any]) -> bool:
+    if "exif" in info or "Raw profile type exif" in info:
+        return True
+    end = file.seek(0, os.SEEK_END)
+    position = 8
+    while position + 8 <= end:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind == b"eXIf":
+            return True
+        position += length + 12  # its own eight bytes and a checksum
+    return False
 
 
 def check_size(width: int, height: int, limit: int | None = None) -> None:
@@ -127,16 +148,39 @@ def check_size(width: int, height: int, limit: int | None = None) -> None:
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """`decode_image` for a file: FileNotFoundError where there is none, ValueError where it can't be read."""
-    if not os.path.isfile(path):
-        # A named pipe or a device would block or never end.
-        if os.path.exists(path):
-            raise ValueError("not a regular file")
-        raise FileNotFoundError(f"no such file: {os.fspath(path)}")
+    _check_file(path)
     try:
         with open(path, "rb") as file:
             return decode_image(file)
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
+
+
+def _check_file(path: str | os.PathLike[str]) -> None:
+    if not os.path.isfile(path):
+        # A named pipe or a device would block or never end.
+        if os.path.exists(path):
+            raise ValueError("not a regular file")
+        raise FileNotFoundError(f"no such file: {os.fspath(path)}")
+
+
+def _opened(file: BinaryIO) -> tuple[str, Any]:
+    """The format and Pillow's image of a binary file at its beginning, of which only the header has been read."""
+    head = file.read(64)
+    file.seek(0)
+    if not head:
+        raise ValueError("the file is empty")
+    name = sniff(head)
+    if name is None:
+        start = head.lstrip().lower()
+        found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of no known picture format")
+        raise ValueError(f"not a picture: this is {found} (accepted: {', '.join(_DECODERS)})")
+    try:
+        picture = _opener(name)(file, "")
+        picture.size  # noqa: B018 - some headers are read only now
+    except Exception as error:  # decoders raise whatever they stumble over: struct.error, SyntaxError, KeyError...
+        raise ValueError(f"damaged {name} header: {_reason(error)}") from error
+    return name, picture
 
 
 def _opener(name: str) -> Any:

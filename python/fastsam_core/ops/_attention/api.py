@@ -22,10 +22,13 @@ def attention(
 
     The weights of a query are softmax(q . k / sqrt(d) + q . rel_pos_h[dy] + q . rel_pos_w[dx]) over the keys, where dy
     and dx are the query's row and column less the key's, plus the tables' middle. No matrix of all queries and keys is
-    held in memory. The native form serves float32; it computes no gradients.
+    held in memory. The C++ form serves float32, the CUDA form float32 (as pairs of TF32 numbers, with the error of
+    float32), float16 and bfloat16 (added up in float32) with 64 or 80 channels per head, 32 in `windowed_attention`;
+    PyTorch serves the rest. The native forms compute no gradients.
 
     Args:
-        qkv: (B, H, W, 3 * heads * d) floating point: the queries of all heads, then the keys, then the values.
+        qkv: (B, H, W, 3 * heads * d) floating point: the queries of all heads, then the keys, then the values. Other
+            tensors are converted to its dtype.
         rel_pos_h: (2 * n - 1, d), a vector for each distance between rows, the most negative first; n is `window`, or
             H where that is 0.
         rel_pos_w: (2 * n - 1, d), the same for columns; n is `window` or W.
@@ -49,7 +52,8 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
     """Multi-head attention inside windows of a token grid, with a bias for each head, query and key of a window.
 
     Args:
-        qkv: (B, H, W, heads * 3 * d) floating point: query, key and value of the first head, then of the next.
+        qkv: (B, H, W, heads * 3 * d) floating point: query, key and value of the first head, then of the next. Other
+            tensors are converted to its dtype.
         bias: (heads, window**2, window**2), added to q . k / sqrt(d); positions count along the rows of a window.
         window: tokens on a window's side. Windows tile the grid from its first token and may reach over its right and
             lower edge.

@@ -26,6 +26,7 @@ def attention(
     check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     if not qkv.numel():
         return qkv.new_zeros(*qkv.shape[:3], qkv.shape[3] // 3)
+    rel_pos_h, rel_pos_w = rel_pos_h.to(qkv.dtype), rel_pos_w.to(qkv.dtype)
     if not window:
         return _attend(qkv, rel_pos_h, rel_pos_w, num_heads)
     windows = _attend(partition(qkv, window, padding), rel_pos_h, rel_pos_w, num_heads)

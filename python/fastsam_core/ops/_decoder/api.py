@@ -1,9 +1,10 @@
 """What callers see of the decoder's operations.
 
-They are the two-way transformer's work on image tokens, folded as in `models.decoder_folded`: projections of the image
-are already in the operands of the prompt's tokens, scale factors too. Image tokens lie in panels of 16, channel by
-channel (`_decoder.panels`), so `length` says how many of them there are. All tensors are float32; results are the same
-to the bit for any number of threads, and for a prompt whatever the others of its call.
+They are the two-way transformer's work on image tokens without making any: see `models.decoder_features` for the
+algebra, and for where each operand comes from. A prompt's `state` holds, for each image token, the coefficients of the
+prompt's values in it. Image tokens lie in panels of 16, channel by channel (`_decoder.panels`), so `length` says how
+many of them there are. `rows` = heads * tokens, heads outermost. All tensors are float32; results are the same to the
+bit for any number of threads, and for a prompt whatever the others of its call.
 """
 
 from __future__ import annotations
@@ -36,84 +37,128 @@ def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> 
 
 
 def decoder_first_pass(
-    source: Tensor,
-    position: Tensor,
-    queries: Tensor,
-    keys: Tensor,
+    image: Tensor,
     values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
+    norms: Tensor,
+    eps: float,
+    keys: Tensor,
+    cross: Tensor,
+    gram: Tensor,
     look: Tensor,
+    look_mix: Tensor,
     length: int,
-    out: Tensor,
-) -> Tensor:
-    """Image tokens attend to each prompt's, from the one image; then the prompt's tokens attend to the result.
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Image tokens attend to each prompt's tokens, LayerNorm; then the prompt's tokens attend to the result.
+
+    For an image token with projections i_0 ... i_3 (`.` is within a head), and p the softmax over the tokens of each
+    head of keys . i_0:
+
+        scale = 1 / sqrt(eps + norms + sum of p * (cross . i_1 + gram p)), coefficients c = p * scale
+        scores of the look = (look . i_2) * scale + look . i_3 + look_mix c
 
     Args:
-        source: (panels, channels, 16) image tokens.
-        position: (panels, channels, 16), their position embedding.
-        queries: (panels, heads * head_dim, 16) of the image tokens.
-        keys: (heads, prompts, tokens, head_dim), scaled: softmax over `tokens` of queries . keys.
-        values: (heads, prompts, tokens, channels), through the output projection.
-        norm_weight: (channels,), of LayerNorm over the channels of source + attention.
-        norm_bias: (channels,).
-        norm_eps: added to the variance.
-        look: (heads, prompts, tokens, channels): softmax over the image of look . (image token + position).
+        image: (panels, 4 * heads * head_dim, 16), the four projections one after the other.
+        values: (heads, panels * 16, head_dim rounded up to 16), zeros beyond.
+        norms: (panels, 16).
+        eps: of LayerNorm.
+        keys: (prompts, heads, tokens, head_dim).
+        cross: (prompts, heads, tokens, head_dim).
+        gram: (prompts, rows, rows), symmetric.
+        look: (prompts, heads, tokens, head_dim).
+        look_mix: (prompts, rows, rows).
         length: image tokens.
-        out: (prompts, panels, channels, 16), contiguous: overwritten with the new image tokens.
+        state: (prompts, panels, 2 * rows + 2, 16), contiguous: rows [0, rows) are overwritten with c, row 2 * rows with
+            the scale.
 
     Returns:
-        (heads, prompts, tokens, channels): the new image tokens, averaged by the weights of `look`.
+        With the softmax over the image of the look's scores as weights: the sums of weight * scale * values
+        (prompts, heads, tokens, head_dim), and of weight * c (prompts, rows of c, rows of the look).
 
     Raises:
         ValueError: shapes that don't fit, another dtype than float32.
     """
-    arguments = source, position, queries, keys, values, norm_weight, norm_bias, norm_eps, look, length, out
-    result: Tensor = _ops.decoder_first_pass.default(*arguments)
+    given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
+    result: tuple[Tensor, Tensor] = _ops.decoder_first_pass.default(*given)
     return result
 
 
-def decoder_pass(
-    tokens: Tensor,
-    position: Tensor,
-    keys: Tensor,
-    key_bias: Tensor,
+def decoder_second_pass(
+    image: Tensor,
     values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
+    norms: Tensor,
+    constant: float,
+    eps: float,
+    keys: Tensor,
+    keys_mix: Tensor,
+    keys_bias: Tensor,
+    own: Tensor,
+    own_gram: Tensor,
+    own_bias: Tensor,
+    cross: Tensor,
+    cross_mix: Tensor,
+    cross_bias: Tensor,
+    gram: Tensor,
     look: Tensor,
+    look_mix: Tensor,
     length: int,
-) -> Tensor:
-    """The same from each prompt's own image tokens, which it replaces.
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The same once more, from the state that the first pass has left.
+
+    With scale and c of the first pass, and p the softmax over the tokens of each head of
+    (keys . i_0) * scale + keys_mix c + keys . i_1 + keys_bias:
+
+        variance = scale^2 * norms_0 + scale * norms_1 + constant
+                   + sum of c * (scale * (own . i_2) + own_gram c + own_bias)
+                   + sum of p * (scale * (cross . i_3) + cross_mix c + cross_bias + gram p)
+        coefficients = (c, p, scale, 1) / sqrt(eps + variance)
+        scores of the look = (look . i_4) * coefficient 2 * rows + look . i_5 + look_mix coefficients
 
     Args:
-        tokens: (prompts, panels, channels, 16), contiguous: the prompt's image tokens, overwritten with the new ones.
-        keys: (heads, prompts, tokens, channels): softmax over `tokens` of keys . (image token + position) + key_bias.
-        key_bias: (heads, prompts, tokens).
-        position: as in `decoder_first_pass`, like all that follow.
-        values: (heads, prompts, tokens, channels).
-        norm_weight: (channels,).
-        norm_bias: (channels,).
-        norm_eps: added to the variance.
-        look: (heads, prompts, tokens, channels).
+        image: (panels, 6 * heads * head_dim, 16).
+        values: as in `decoder_first_pass`.
+        norms: (panels, 2, 16).
+        constant: of the variance.
+        eps: of LayerNorm.
+        keys: (prompts, heads, tokens, head_dim), like `own` and `cross`.
+        keys_mix: (prompts, rows, rows), like the other mixes and grams; the latter are symmetric.
+        keys_bias: (prompts, rows), like the other biases.
+        own: of the first pass's coefficients in the variance.
+        own_gram: of the same.
+        own_bias: of the same.
+        cross: of the new ones in the variance.
+        cross_mix: of both together.
+        cross_bias: of the new ones.
+        gram: of the new ones.
+        look: (prompts, heads, tokens of the look, head_dim), at most `tokens` of them.
+        look_mix: (prompts, rows of the look, 2 * rows + 2).
         length: image tokens.
+        state: as `decoder_first_pass` has left it, contiguous; overwritten with the coefficients.
 
     Returns:
-        (heads, prompts, tokens, channels), as in `decoder_first_pass`.
+        With the softmax over the image of the look's scores as weights: the sums of weight * coefficient 2 * rows *
+        values (prompts, heads, tokens of the look, head_dim), and of weight * coefficients
+        (prompts, 2 * rows + 2, rows of the look).
+
+    Raises:
+        ValueError: shapes that don't fit, another dtype than float32.
     """
-    arguments = tokens, position, keys, key_bias, values, norm_weight, norm_bias, norm_eps, look, length
-    result: Tensor = _ops.decoder_pass.default(*arguments)
+    tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
+    result: tuple[Tensor, Tensor] = _ops.decoder_second_pass.default(
+        image, values, norms, constant, eps, *tokens, length, state
+    )
     return result
 
 
 def decoder_upscale(
-    tokens: Tensor,
+    state: Tensor,
+    asked: Tensor,
+    factors: Tensor,
     index: Tensor,
     weights: Tensor,
-    enlarge: Tensor,
-    enlarge_bias: Tensor,
+    base: Tensor,
+    bias: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
     norm_eps: float,
@@ -125,24 +170,28 @@ def decoder_upscale(
 ) -> None:
     """Low-resolution logits: two steps that double the resolution, then a product with each mask's weights.
 
+    The first step is base * coefficient rows - 2 + factors * coefficients + bias, its four sub-cells one after the
+    other; LayerNorm over `middle` and exact GELU follow, then the second step and GELU.
+
     Args:
-        tokens: (prompts, panels, channels, 16) image tokens of a grid of height x width, row by row.
-        index: (count,) int64, the prompt of each mask.
+        state: (prompts, panels, rows, 16), coefficients of the tokens of a grid of height x width, row by row.
+        asked: (U,) int64, prompts with masks to make.
+        factors: (U, 4 * middle, rows).
+        index: (count,) int64 in [0, U): the prompt of each mask, among those asked for.
         weights: (count, narrow) of each mask over the upscaled channels.
-        enlarge: (4 * middle, channels), a transposed convolution with 2 x 2 kernels at stride 2 as a matrix, the rows
-            of its four sub-cells one after the other.
-        enlarge_bias: (4 * middle,).
-        norm_weight: (middle,), of LayerNorm over `middle`, which the exact GELU follows.
+        base: (panels, 4 * middle, 16).
+        bias: (4 * middle,).
+        norm_weight: (middle,), of LayerNorm.
         norm_bias: (middle,).
         norm_eps: added to the variance.
-        enlarge_more: (4 * narrow, middle), the second step, which GELU follows.
+        enlarge_more: (4 * narrow, middle), a transposed convolution with 2 x 2 kernels at stride 2 as a matrix.
         enlarge_more_bias: (4 * narrow,).
         height: of the grid.
         width: of the grid.
         out: (count, 4 * height, 4 * width), contiguous: overwritten with the logits.
 
     Raises:
-        ValueError: shapes that don't fit, another dtype than float32, an index outside [0, prompts).
+        ValueError: shapes that don't fit, another dtype than float32, an index or a prompt that there is not.
     """
-    steps = enlarge, enlarge_bias, norm_weight, norm_bias, norm_eps, enlarge_more, enlarge_more_bias
-    _ops.decoder_upscale.default(tokens, index, weights, *steps, height, width, out)
+    steps = weights, base, bias, norm_weight, norm_bias, norm_eps, enlarge_more, enlarge_more_bias
+    _ops.decoder_upscale.default(state, asked, factors, index, *steps, height, width, out)

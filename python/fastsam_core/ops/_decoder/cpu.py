@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .._native import cpu_module
 from .._threads import thread_count
-from .inputs import check_first_look, check_first_pass, check_pass, check_upscale
+from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
+from .schema import gathered
 
 _cpu: Any = cpu_module
 
@@ -22,69 +23,66 @@ def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> 
 
 
 def decoder_first_pass(
-    source: Tensor,
-    position: Tensor,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    look: Tensor,
-    length: int,
-    out: Tensor,
-) -> Tensor:
-    """See `fastsam_core.ops.decoder_first_pass`."""
-    check_first_pass(source, position, queries, keys, values, norm_weight, norm_bias, look, length, out)
-    memory = out.untyped_storage().data_ptr()
-    if any(given.untyped_storage().data_ptr() == memory for given in (source, position, queries)):
-        raise ValueError("out shares memory with an input, which all prompts still have to read; give it its own")
-    arrays = map(_array, (source, position, queries, keys))
-    return _run(arrays, None, values, norm_weight, norm_bias, norm_eps, look, length, out)
-
-
-def decoder_pass(
-    tokens: Tensor,
-    position: Tensor,
-    keys: Tensor,
-    key_bias: Tensor,
-    values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    look: Tensor,
-    length: int,
-) -> Tensor:
-    """See `fastsam_core.ops.decoder_pass`."""
-    check_pass(tokens, position, keys, key_bias, values, norm_weight, norm_bias, look, length)
-    arrays = (None, _array(position), None, _array(keys))
-    return _run(arrays, _array(key_bias), values, norm_weight, norm_bias, norm_eps, look, length, tokens)
-
-
-def _run(
-    arrays: Any,
-    key_bias: Any,
-    values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    look: Tensor,
-    length: int,
     image: Tensor,
-) -> Tensor:
-    gathered = look.new_empty(look.shape)
-    norm = _array(norm_weight), _array(norm_bias), norm_eps
-    outs = image.detach().numpy(), gathered.numpy()
-    _cpu.decoder_pass(*arrays, key_bias, _array(values), *norm, _array(look), length, *outs, thread_count())
-    return gathered
+    values: Tensor,
+    norms: Tensor,
+    eps: float,
+    keys: Tensor,
+    cross: Tensor,
+    gram: Tensor,
+    look: Tensor,
+    look_mix: Tensor,
+    length: int,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_first_pass`."""
+    check_first_pass(image, values, norms, eps, keys, cross, gram, look, look_mix, length, state)
+    seen, mixed = gathered(look, look_mix)
+    tokens = map(_array, (keys, cross, gram, look, look_mix))
+    out = map(_writable, (state, seen, mixed))
+    _cpu.decoder_first_pass(*map(_array, (image, values, norms)), eps, *tokens, length, *out, thread_count())
+    return seen, mixed
+
+
+def decoder_second_pass(
+    image: Tensor,
+    values: Tensor,
+    norms: Tensor,
+    constant: float,
+    eps: float,
+    keys: Tensor,
+    keys_mix: Tensor,
+    keys_bias: Tensor,
+    own: Tensor,
+    own_gram: Tensor,
+    own_bias: Tensor,
+    cross: Tensor,
+    cross_mix: Tensor,
+    cross_bias: Tensor,
+    gram: Tensor,
+    look: Tensor,
+    look_mix: Tensor,
+    length: int,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_second_pass`."""
+    tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
+    check_second_pass(image, values, norms, constant, eps, *tokens, length, state)
+    seen, mixed = gathered(look, look_mix)
+    arrays, out = map(_array, tokens), map(_writable, (state, seen, mixed))
+    of_image = map(_array, (image, values, norms))
+    _cpu.decoder_second_pass(*of_image, constant, eps, *arrays, length, *out, thread_count())
+    return seen, mixed
 
 
 def decoder_upscale(
-    tokens: Tensor,
+    state: Tensor,
+    asked: Tensor,
+    factors: Tensor,
     index: Tensor,
     weights: Tensor,
-    enlarge: Tensor,
-    enlarge_bias: Tensor,
+    base: Tensor,
+    bias: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
     norm_eps: float,
@@ -95,14 +93,16 @@ def decoder_upscale(
     out: Tensor,
 ) -> None:
     """See `fastsam_core.ops.decoder_upscale`."""
-    check_upscale(
-        tokens, index, weights, enlarge, enlarge_bias, norm_weight, norm_bias, enlarge_more, enlarge_more_bias,
-        height, width, out,
-    )  # fmt: skip
-    before = map(_array, (tokens, index, weights, enlarge, enlarge_bias, norm_weight, norm_bias))
-    after = map(_array, (enlarge_more, enlarge_more_bias))
-    _cpu.decoder_upscale(*before, norm_eps, *after, height, width, out.detach().numpy(), thread_count())
+    before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
+    after = enlarge_more, enlarge_more_bias
+    check_upscale(*before, norm_eps, *after, height, width, out)
+    arrays = (*map(_array, before), norm_eps, *map(_array, after))
+    _cpu.decoder_upscale(*arrays, height, width, _writable(out), thread_count())
 
 
 def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
+
+
+def _writable(tensor: Tensor) -> Any:
+    return tensor.detach().numpy()

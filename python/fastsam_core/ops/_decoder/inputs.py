@@ -21,62 +21,85 @@ def check_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> No
     if q.dim() != 3 or 0 in (q.shape[0], q.shape[2]):
         raise ValueError(f"q must have shape (heads, rows, head_dim); got {tuple(q.shape)}")
     heads, rows, head_dim = q.shape
-    panels = _panels(length)
     check_shape("q", q, (heads, rows, head_dim), "(heads, rows, head_dim)")
-    check_shape("keys", keys, (panels, heads * head_dim, PANEL), "(panels, heads * head_dim, 16)")
-    wide = count_panels(head_dim) * PANEL
-    check_shape("values", values, (heads, panels * PANEL, wide), "(heads, panels * 16, head_dim rounded up to 16)")
+    check_shape("keys", keys, (_panels(length), heads * head_dim, PANEL), "(panels, heads * head_dim, 16)")
+    _check_values(values, length, heads, head_dim)
 
 
 def check_first_pass(
-    source: Tensor,
-    position: Tensor,
-    queries: Tensor,
-    keys: Tensor,
+    image: Tensor,
     values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
+    norms: Tensor,
+    eps: float,
+    keys: Tensor,
+    cross: Tensor,
+    gram: Tensor,
     look: Tensor,
+    look_mix: Tensor,
     length: int,
-    out: Tensor,
+    state: Tensor,
 ) -> None:
     """See `fastsam_core.ops.decoder_first_pass`."""
-    heads, prompts, tokens, _ = _look_shape(look)
-    _check_common(position, values, norm_weight, norm_bias, look, length, out, "out")
-    check_shape("source", source, tuple(position.shape), "(panels, channels, 16)")
-    if queries.dim() != 3 or not queries.shape[1] or queries.shape[1] % heads:
-        raise ValueError(f"queries must have shape (panels, heads * head_dim, 16); got {tuple(queries.shape)}")
-    inner = queries.shape[1]
-    check_shape("queries", queries, (position.shape[0], inner, PANEL), "(panels, heads * head_dim, 16)")
-    check_shape("keys", keys, (heads, prompts, tokens, inner // heads), "(heads, prompts, tokens, head_dim)")
+    prompts, heads, tokens, head_dim = _check_pass(4, image, values, keys, length, state)
+    rows = heads * tokens
+    check_shape("norms", norms, (_panels(length), PANEL), "(panels, 16)")
+    for name, vectors in (("cross", cross), ("look", look)):
+        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+    for name, matrix in (("gram", gram), ("look_mix", look_mix)):
+        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)")
 
 
-def check_pass(
-    tokens: Tensor,
-    position: Tensor,
-    keys: Tensor,
-    key_bias: Tensor,
+def check_second_pass(
+    image: Tensor,
     values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
+    norms: Tensor,
+    constant: float,
+    eps: float,
+    keys: Tensor,
+    keys_mix: Tensor,
+    keys_bias: Tensor,
+    own: Tensor,
+    own_gram: Tensor,
+    own_bias: Tensor,
+    cross: Tensor,
+    cross_mix: Tensor,
+    cross_bias: Tensor,
+    gram: Tensor,
     look: Tensor,
+    look_mix: Tensor,
     length: int,
+    state: Tensor,
 ) -> None:
-    """See `fastsam_core.ops.decoder_pass`."""
-    heads, prompts, count, channels = _look_shape(look)
-    _check_common(position, values, norm_weight, norm_bias, look, length, tokens, "tokens")
-    check_shape("keys", keys, (heads, prompts, count, channels), "(heads, prompts, tokens, channels)")
-    check_shape("key_bias", key_bias, (heads, prompts, count), "(heads, prompts, tokens)")
+    """See `fastsam_core.ops.decoder_second_pass`."""
+    prompts, heads, tokens, head_dim = _check_pass(6, image, values, keys, length, state)
+    rows = heads * tokens
+    check_shape("norms", norms, (_panels(length), 2, PANEL), "(panels, 2, 16)")
+    for name, vectors in (("own", own), ("cross", cross)):
+        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+    mixes = {"keys_mix": keys_mix, "own_gram": own_gram, "cross_mix": cross_mix, "gram": gram}
+    for name, matrix in mixes.items():
+        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)")
+    for name, bias in (("keys_bias", keys_bias), ("own_bias", own_bias), ("cross_bias", cross_bias)):
+        check_shape(name, bias, (prompts, rows), "(prompts, rows)")
+    if look.dim() != 4 or not 1 <= look.shape[2] <= tokens:
+        raise ValueError(f"look must have 1 to {tokens} tokens in its third axis; its shape is {tuple(look.shape)}")
+    chosen = look.shape[2]
+    check_shape("look", look, (prompts, heads, chosen, head_dim), "(prompts, heads, tokens of the look, head_dim)")
+    shape = (prompts, heads * chosen, 2 * rows + 2)
+    check_shape("look_mix", look_mix, shape, "(prompts, rows of the look, 2 * rows + 2)")
 
 
 def check_upscale(
-    tokens: Tensor,
+    state: Tensor,
+    asked: Tensor,
+    factors: Tensor,
     index: Tensor,
     weights: Tensor,
-    enlarge: Tensor,
-    enlarge_bias: Tensor,
+    base: Tensor,
+    bias: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    norm_eps: float,
     enlarge_more: Tensor,
     enlarge_more_bias: Tensor,
     height: int,
@@ -86,18 +109,20 @@ def check_upscale(
     """See `fastsam_core.ops.decoder_upscale`."""
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be positive; got {height} x {width}")
-    if tokens.dim() != 4 or not tokens.shape[2]:
-        raise ValueError(f"tokens must have shape (prompts, panels, channels, 16); got {tuple(tokens.shape)}")
-    prompts, channels, panels = tokens.shape[0], tokens.shape[2], _panels(height * width)
-    check_shape("tokens", tokens, (prompts, panels, channels, PANEL), "(prompts, panels, channels, 16)")
-    if index.dim() != 1 or index.dtype != torch.int64:
-        raise ValueError(f"index must be a 1-D tensor of int64; got {tuple(index.shape)} of {index.dtype}")
+    if state.dim() != 4 or state.shape[2] < 3:
+        raise ValueError(f"state must have shape (prompts, panels, rows, 16); got {tuple(state.shape)}")
+    prompts, rows, panels = state.shape[0], state.shape[2], _panels(height * width)
+    check_shape("state", state, (prompts, panels, rows, PANEL), "(prompts, panels, rows, 16)")
+    for name, numbers in (("asked", asked), ("index", index)):
+        if numbers.dim() != 1 or numbers.dtype != torch.int64:
+            raise ValueError(f"{name} must be a 1-D tensor of int64; got {tuple(numbers.shape)} of {numbers.dtype}")
     if weights.dim() != 2 or not weights.shape[1] or norm_weight.dim() != 1 or not len(norm_weight):
         raise ValueError("weights must have shape (count, narrow) and norm_weight (middle)")
     count, narrow, middle = len(index), weights.shape[1], len(norm_weight)
+    check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)")
     check_shape("weights", weights, (count, narrow), "(count, narrow)")
-    check_shape("enlarge", enlarge, (4 * middle, channels), "(4 * middle, channels)")
-    check_shape("enlarge_bias", enlarge_bias, (4 * middle,), "(4 * middle,)")
+    check_shape("base", base, (panels, 4 * middle, PANEL), "(panels, 4 * middle, 16)")
+    check_shape("bias", bias, (4 * middle,), "(4 * middle,)")
     check_shape("norm_weight", norm_weight, (middle,), "(middle,)")
     check_shape("norm_bias", norm_bias, (middle,), "(middle,)")
     check_shape("enlarge_more", enlarge_more, (4 * narrow, middle), "(4 * narrow, middle)")
@@ -106,32 +131,27 @@ def check_upscale(
     _check_writable("out", out)
 
 
-def _look_shape(look: Tensor) -> tuple[int, int, int, int]:
-    if look.dim() != 4 or 0 in (look.shape[0], look.shape[2], look.shape[3]):
-        raise ValueError(f"look must have shape (heads, prompts, tokens, channels); got {tuple(look.shape)}")
-    heads, prompts, tokens, channels = look.shape
-    return heads, prompts, tokens, channels
-
-
-def _check_common(
-    position: Tensor,
-    values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    look: Tensor,
-    length: int,
-    image: Tensor,
-    name: str,
-) -> None:
-    heads, prompts, tokens, channels = _look_shape(look)
+def _check_pass(
+    projections: int, image: Tensor, values: Tensor, keys: Tensor, length: int, state: Tensor
+) -> tuple[int, int, int, int]:
+    """What both passes share; returns the sizes of `keys`."""
+    if keys.dim() != 4 or 0 in keys.shape[1:]:
+        raise ValueError(f"keys must have shape (prompts, heads, tokens, head_dim); got {tuple(keys.shape)}")
+    prompts, heads, tokens, head_dim = keys.shape
     panels = _panels(length)
-    check_shape("look", look, (heads, prompts, tokens, channels), "(heads, prompts, tokens, channels)")
-    check_shape("position", position, (panels, channels, PANEL), "(panels, channels, 16)")
-    check_shape("values", values, (heads, prompts, tokens, channels), "(heads, prompts, tokens, channels)")
-    check_shape("norm_weight", norm_weight, (channels,), "(channels,)")
-    check_shape("norm_bias", norm_bias, (channels,), "(channels,)")
-    check_shape(name, image, (prompts, panels, channels, PANEL), "(prompts, panels, channels, 16)")
-    _check_writable(name, image)
+    check_shape("keys", keys, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+    meaning = f"(panels, {projections} * heads * head_dim, 16)"
+    check_shape("image", image, (panels, projections * heads * head_dim, PANEL), meaning)
+    _check_values(values, length, heads, head_dim)
+    meaning = "(prompts, panels, 2 * heads * tokens + 2, 16)"
+    check_shape("state", state, (prompts, panels, 2 * heads * tokens + 2, PANEL), meaning)
+    _check_writable("state", state)
+    return prompts, heads, tokens, head_dim
+
+
+def _check_values(values: Tensor, length: int, heads: int, head_dim: int) -> None:
+    shape = (heads, _panels(length) * PANEL, count_panels(head_dim) * PANEL)
+    check_shape("values", values, shape, "(heads, panels * 16, head_dim rounded up to 16)")
 
 
 def _check_writable(name: str, tensor: Tensor) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inputs import check_first_look, check_first_pass, check_pass, check_upscale
+from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
 from .panels import from_panels, to_panels
 
 
@@ -20,68 +22,84 @@ def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> 
 
 
 def decoder_first_pass(
-    source: Tensor,
-    position: Tensor,
-    queries: Tensor,
-    keys: Tensor,
+    image: Tensor,
     values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
+    norms: Tensor,
+    eps: float,
+    keys: Tensor,
+    cross: Tensor,
+    gram: Tensor,
     look: Tensor,
+    look_mix: Tensor,
     length: int,
-    out: Tensor,
-) -> Tensor:
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.decoder_first_pass`."""
-    check_first_pass(source, position, queries, keys, values, norm_weight, norm_bias, look, length, out)
-    q = from_panels(queries, length).unflatten(-1, (look.shape[0], -1))  # (L, heads, head_dim)
-    scores = torch.einsum("hntd,lhd->hntl", keys, q)
-    x = _answer(from_panels(source, length), scores, values, norm_weight, norm_bias, norm_eps)
-    out.copy_(to_panels(x))
-    return _look(look, x, from_panels(position, length))
+    check_first_pass(image, values, norms, eps, keys, cross, gram, look, look_mix, length, state)
+    parts = _projections(image, 4, keys, length)
+    weights = _by_head(keys, next(parts)).softmax(dim=2).flatten(1, 2)  # (n, rows, L)
+    variance = _tokens(norms, length) + (weights * (_rows(cross, next(parts)) + gram @ weights)).sum(1)
+    scale = _inverse(variance, eps)[:, None]  # (n, 1, L)
+    mixed = weights * scale
+    scores = _rows(look, next(parts)) * scale + _rows(look, next(parts)) + look_mix @ mixed
+    rows = mixed.shape[1]
+    _keep(state, slice(rows), mixed)
+    _keep(state, slice(2 * rows, 2 * rows + 1), scale)
+    return _gather(scores, scale, values, mixed, look)
 
 
-def decoder_pass(
-    tokens: Tensor,
-    position: Tensor,
-    keys: Tensor,
-    key_bias: Tensor,
+def decoder_second_pass(
+    image: Tensor,
     values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
+    norms: Tensor,
+    constant: float,
+    eps: float,
+    keys: Tensor,
+    keys_mix: Tensor,
+    keys_bias: Tensor,
+    own: Tensor,
+    own_gram: Tensor,
+    own_bias: Tensor,
+    cross: Tensor,
+    cross_mix: Tensor,
+    cross_bias: Tensor,
+    gram: Tensor,
     look: Tensor,
+    look_mix: Tensor,
     length: int,
-) -> Tensor:
-    """See `fastsam_core.ops.decoder_pass`."""
-    check_pass(tokens, position, keys, key_bias, values, norm_weight, norm_bias, look, length)
-    source, pe = from_panels(tokens, length), from_panels(position, length)
-    scores = torch.einsum("hntc,nlc->hntl", keys, source + pe) + key_bias[..., None]
-    x = _answer(source, scores, values, norm_weight, norm_bias, norm_eps)
-    tokens.copy_(to_panels(x))
-    return _look(look, x, pe)
-
-
-def _answer(
-    source: Tensor, scores: Tensor, values: Tensor, norm_weight: Tensor, norm_bias: Tensor, norm_eps: float
-) -> Tensor:
-    """Image tokens (n, L, C) after their attention to the prompt's tokens, residual and LayerNorm."""
-    x = source + torch.einsum("hntl,hntc->nlc", scores.softmax(dim=2), values)
-    return F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, norm_eps)
-
-
-def _look(look: Tensor, x: Tensor, position: Tensor) -> Tensor:
-    """Attention of the prompt's tokens to image tokens x (n, L, C), whose positions count in the scores alone."""
-    scores = torch.einsum("hntc,nlc->hntl", look, x + position)
-    return torch.einsum("hntl,nlc->hntc", scores.softmax(dim=-1), x).contiguous()
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_second_pass`."""
+    check_second_pass(
+        image, values, norms, constant, eps, keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix,
+        cross_bias, gram, look, look_mix, length, state,
+    )  # fmt: skip
+    rows = gram.shape[1]
+    given = from_panels(state, length).mT  # (n, 2 * rows + 2, L)
+    before, scale = given[:, :rows], given[:, 2 * rows : 2 * rows + 1]
+    parts = _projections(image, 6, keys, length)
+    scores = _rows(keys, next(parts)) * scale + keys_mix @ before + _rows(keys, next(parts)) + keys_bias[..., None]
+    weights = scores.unflatten(1, keys.shape[1:3]).softmax(dim=2).flatten(1, 2)  # (n, rows, L)
+    square, linear = _tokens(norms, length)
+    variance = scale[:, 0].square() * square + scale[:, 0] * linear + constant
+    own_part = _rows(own, next(parts)) * scale + own_gram @ before + own_bias[..., None]
+    cross_part = _rows(cross, next(parts)) * scale + cross_mix @ before + cross_bias[..., None] + gram @ weights
+    variance = variance + (before * own_part).sum(1) + (weights * cross_part).sum(1)
+    mixed = torch.cat([before, weights, scale, torch.ones_like(scale)], 1) * _inverse(variance, eps)[:, None]
+    scale = mixed[:, 2 * rows : 2 * rows + 1]
+    scores = _rows(look, next(parts)) * scale + _rows(look, next(parts)) + look_mix @ mixed
+    _keep(state, slice(None), mixed)
+    return _gather(scores, scale, values, mixed, look)
 
 
 def decoder_upscale(
-    tokens: Tensor,
+    state: Tensor,
+    asked: Tensor,
+    factors: Tensor,
     index: Tensor,
     weights: Tensor,
-    enlarge: Tensor,
-    enlarge_bias: Tensor,
+    base: Tensor,
+    bias: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
     norm_eps: float,
@@ -93,17 +111,55 @@ def decoder_upscale(
 ) -> None:
     """See `fastsam_core.ops.decoder_upscale`."""
     check_upscale(
-        tokens, index, weights, enlarge, enlarge_bias, norm_weight, norm_bias, enlarge_more, enlarge_more_bias,
-        height, width, out,
+        state, asked, factors, index, weights, base, bias, norm_weight, norm_bias, norm_eps, enlarge_more,
+        enlarge_more_bias, height, width, out,
     )  # fmt: skip
-    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(tokens):
-        raise ValueError("a mask's prompt is not among those decoded")
-    for prompt in index.unique().tolist():
-        pairs = (index == prompt).nonzero()[:, 0]
-        x = from_panels(tokens[prompt], height * width)
-        x = F.linear(x, enlarge, enlarge_bias).unflatten(-1, (4, -1))  # (L, 4, middle)
-        x = F.gelu(F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, norm_eps))
+    for name, numbers, count in (("index", index, len(asked)), ("asked", asked, len(state))):
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
+            raise ValueError(f"{name} must be from 0 to {count - 1}, the prompts that there are")
+    length = height * width
+    for row in index.unique().tolist():
+        pairs = (index == row).nonzero()[:, 0]
+        mixed = from_panels(state[asked[row]], length)  # (L, rows)
+        x = from_panels(base, length) * mixed[:, -2:-1] + mixed @ factors[row].T + bias
+        x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), norm_weight.shape, norm_weight, norm_bias, norm_eps))
         x = F.gelu(F.linear(x, enlarge_more, enlarge_more_bias).unflatten(-1, (4, -1)))  # (L, 4, 4, narrow)
         # Both steps split a cell in two per axis: (y, x, a, b, a', b', K) to (K, y a a', x b b').
         planes = (x @ weights[pairs].T).view(height, width, 2, 2, 2, 2, -1).permute(6, 0, 2, 4, 1, 3, 5)
         out[pairs] = planes.reshape(len(pairs), 4 * height, 4 * width)
+
+
+def _projections(image: Tensor, count: int, keys: Tensor, length: int) -> Iterator[Tensor]:
+    """The projections of the image, each (L, heads, head_dim)."""
+    heads, head_dim = keys.shape[1], keys.shape[3]
+    return iter(from_panels(image, length).unflatten(-1, (count, heads, head_dim)).unbind(1))
+
+
+def _tokens(norms: Tensor, length: int) -> Tensor:  # (panels, 16) -> (L,); (panels, 2, 16) -> (2, L)
+    return norms.movedim(0, -2).flatten(-2)[..., :length]
+
+
+def _by_head(vectors: Tensor, projected: Tensor) -> Tensor:  # (n, heads, T, d), (L, heads, d) -> (n, heads, T, L)
+    return torch.einsum("nhtd,lhd->nhtl", vectors, projected)
+
+
+def _rows(vectors: Tensor, projected: Tensor) -> Tensor:  # (n, heads, T, d), (L, heads, d) -> (n, heads * T, L)
+    return _by_head(vectors, projected).flatten(1, 2)
+
+
+def _inverse(variance: Tensor, eps: float) -> Tensor:
+    """What LayerNorm multiplies by. Rounding must not make a variance negative."""
+    return (variance.clamp_min(0) + eps).rsqrt()
+
+
+def _keep(state: Tensor, rows: slice, values: Tensor) -> None:
+    """Rows of the state, (n, rows, L)."""
+    state[:, :, rows] = to_panels(values.mT)
+
+
+def _gather(scores: Tensor, scale: Tensor, values: Tensor, mixed: Tensor, look: Tensor) -> tuple[Tensor, Tensor]:
+    """What the look's weights gather of the image's values, (n, heads, T, d), and of the coefficients, (n, K, rows)."""
+    weights = scores.softmax(dim=-1)  # (n, rows, L)
+    by_head = (weights * scale).unflatten(1, look.shape[1:3])
+    seen = by_head @ values[:, : scores.shape[-1], : look.shape[-1]]
+    return seen.contiguous(), (mixed @ weights.mT).contiguous()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from .inputs import check_first_look, check_first_pass, check_pass, check_upscale
+from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
 
 SCHEMAS = {
     "decoder_first_look": "(Tensor q, Tensor keys, Tensor values, int length) -> Tensor",
     "decoder_first_pass": (
-        "(Tensor source, Tensor position, Tensor queries, Tensor keys, Tensor values, Tensor norm_weight, "
-        "Tensor norm_bias, float norm_eps, Tensor look, int length, Tensor(a!) out) -> Tensor"
+        "(Tensor image, Tensor values, Tensor norms, float eps, Tensor keys, Tensor cross, Tensor gram, Tensor look, "
+        "Tensor look_mix, int length, Tensor(a!) state) -> (Tensor, Tensor)"
     ),
-    "decoder_pass": (
-        "(Tensor(a!) tokens, Tensor position, Tensor keys, Tensor key_bias, Tensor values, Tensor norm_weight, "
-        "Tensor norm_bias, float norm_eps, Tensor look, int length) -> Tensor"
+    "decoder_second_pass": (
+        "(Tensor image, Tensor values, Tensor norms, float constant, float eps, Tensor keys, Tensor keys_mix, "
+        "Tensor keys_bias, Tensor own, Tensor own_gram, Tensor own_bias, Tensor cross, Tensor cross_mix, "
+        "Tensor cross_bias, Tensor gram, Tensor look, Tensor look_mix, int length, Tensor(a!) state) "
+        "-> (Tensor, Tensor)"
     ),
     "decoder_upscale": (
-        "(Tensor tokens, Tensor index, Tensor weights, Tensor enlarge, Tensor enlarge_bias, Tensor norm_weight, "
-        "Tensor norm_bias, float norm_eps, Tensor enlarge_more, Tensor enlarge_more_bias, int height, int width, "
-        "Tensor(a!) out) -> ()"
+        "(Tensor state, Tensor asked, Tensor factors, Tensor index, Tensor weights, Tensor base, Tensor bias, "
+        "Tensor norm_weight, Tensor norm_bias, float norm_eps, Tensor enlarge_more, Tensor enlarge_more_bias, "
+        "int height, int width, Tensor(a!) out) -> ()"
     ),
 }
 
@@ -29,55 +33,23 @@ def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> 
     return q.new_empty(q.shape)
 
 
-def decoder_first_pass(
-    source: Tensor,
-    position: Tensor,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    look: Tensor,
-    length: int,
-    out: Tensor,
-) -> Tensor:
-    check_first_pass(source, position, queries, keys, values, norm_weight, norm_bias, look, length, out)
-    return look.new_empty(look.shape)
+def decoder_first_pass(*given: Any) -> tuple[Tensor, Tensor]:
+    check_first_pass(*given)
+    *_, look, look_mix, _, _ = given
+    return gathered(look, look_mix)
 
 
-def decoder_pass(
-    tokens: Tensor,
-    position: Tensor,
-    keys: Tensor,
-    key_bias: Tensor,
-    values: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    look: Tensor,
-    length: int,
-) -> Tensor:
-    check_pass(tokens, position, keys, key_bias, values, norm_weight, norm_bias, look, length)
-    return look.new_empty(look.shape)
+def decoder_second_pass(*given: Any) -> tuple[Tensor, Tensor]:
+    check_second_pass(*given)
+    *_, look, look_mix, _, _ = given
+    return gathered(look, look_mix)
 
 
-def decoder_upscale(
-    tokens: Tensor,
-    index: Tensor,
-    weights: Tensor,
-    enlarge: Tensor,
-    enlarge_bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    enlarge_more: Tensor,
-    enlarge_more_bias: Tensor,
-    height: int,
-    width: int,
-    out: Tensor,
-) -> None:
-    check_upscale(
-        tokens, index, weights, enlarge, enlarge_bias, norm_weight, norm_bias, enlarge_more, enlarge_more_bias,
-        height, width, out,
-    )  # fmt: skip
+def gathered(look: Tensor, look_mix: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for what a look gathers: of the image's values, and of the coefficients."""
+    prompts, rows, coefficients = look_mix.shape
+    return look.new_empty(look.shape), look_mix.new_empty(prompts, coefficients, rows)
+
+
+def decoder_upscale(*given: Any) -> None:
+    check_upscale(*given)

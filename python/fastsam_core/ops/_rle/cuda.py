@@ -1,36 +1,144 @@
-"""The CUDA sibling: device tensors in and out of the kernels, on the current stream of the tensors' device."""
+"""The CUDA sibling: device tensors in and out of the kernels, on the current stream of the tensors' device.
+
+Each operation waits for the GPU once: for the size of its result, or to know whether the run lengths are right. What
+makes other runs of runs, or text, has no CUDA form.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._inputs import MAX_PIXELS, check_ragged
+from .._inputs import MAX_PIXELS, check_masks, check_memory, check_ragged, check_size, check_vector
 from .._native_cuda import on_device_of
 
-# As RunsError in csrc/rle/rle_cuda.h.
-_FINE = 0x7F7F7F7F
-_ERRORS = (
-    "offsets must rise from 0 to {size}, the number of values",
-    f"run lengths must be from 0 to {MAX_PIXELS}",
-    f"the runs of a mask sum to more than {MAX_PIXELS}",
-)
+
+def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.rle_encode`."""
+    check_masks(masks)
+    n, height, width = masks.shape
+    if height * width == 0:
+        return masks.new_zeros(n, dtype=torch.int64), torch.arange(n + 1, device=masks.device)
+    with on_device_of(masks) as (cuda, stream):
+        parts = masks.new_empty(n * cuda.rle_encode_parts(height, width) * cuda.RLE_PART_BYTES, dtype=torch.uint8)
+        lengths = masks.new_empty(n, dtype=torch.int64)
+        view = masks.data_ptr(), n, height, width, *masks.stride()
+        cuda.rle_encode_count(*view, parts.data_ptr(), lengths.data_ptr(), stream)
+        offsets = offsets_of(lengths, cuda, stream)
+        counts = masks.new_empty(int(offsets[-1]), dtype=torch.int64)
+        cuda.rle_encode_write(*view, parts.data_ptr(), offsets.data_ptr(), counts.data_ptr(), stream)
+    return counts, offsets
 
 
-def _raise(error: Tensor, size: int) -> None:
-    """ValueError for what a kernel found wrong with runs; waits for it."""
-    code = int(error)
-    if code != _FINE:
-        raise ValueError(_ERRORS[code].format(size=size))
+def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_major: bool = False) -> Tensor:
+    """See `fastsam_core.ops.rle_decode`."""
+    check_size(height, width)
+    runs = _Runs("counts", counts, offsets)
+    with on_device_of(counts, offsets) as (cuda, stream):
+        for number, total in enumerate(_read([runs], cuda, stream, ends=True)):
+            if total != height * width:
+                raise ValueError(f"the runs of mask {number} sum to {total}, but its size has {height * width} pixels")
+        check_memory(runs.n * height * width)
+        masks = counts.new_empty((runs.n, *((width, height) if column_major else (height, width))), dtype=torch.bool)
+        if masks.numel():
+            cuda.rle_decode(*runs.view, runs.ends.data_ptr(), height, width, column_major, masks.data_ptr(), stream)
+    return masks.transpose(1, 2) if column_major else masks
 
 
 def rle_area(counts: Tensor, offsets: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_area`."""
-    check_ragged("counts", counts, offsets)
-    counts, offsets = counts.contiguous(), offsets.contiguous()
-    size, n = counts.shape[0], offsets.shape[0] - 1
-    areas, error = offsets.new_empty(n), offsets.new_empty(1, dtype=torch.int32)
+    runs = _Runs("counts", counts, offsets)
     with on_device_of(counts, offsets) as (cuda, stream):
-        cuda.rle_area(counts.data_ptr(), size, offsets.data_ptr(), n, areas.data_ptr(), error.data_ptr(), stream)
-    _raise(error, size)
-    return areas
+        _read([runs], cuda, stream)
+    return runs.areas
+
+
+def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
+    """See `fastsam_core.ops.rle_to_bbox`."""
+    runs = _Runs("counts", counts, offsets)
+    check_vector("heights", heights, length=runs.n)
+    with on_device_of(counts, offsets, heights) as (cuda, stream):
+        _read([runs], cuda, stream, heights=heights.contiguous())
+    return runs.boxes
+
+
+def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
+    """See `fastsam_core.ops.rle_iou`."""
+    dt, gt = _Runs("dt_counts", dt_counts, dt_offsets), _Runs("gt_counts", gt_counts, gt_offsets)
+    check_vector("iscrowd", iscrowd, torch.bool, gt.n)
+    iscrowd = iscrowd.contiguous()
+    with on_device_of(dt_counts, dt_offsets, gt_counts, gt_offsets, iscrowd) as (cuda, stream):
+        sizes = set(_read([dt, gt], cuda, stream, ends=True))
+        if len(sizes) > 1:
+            raise ValueError(f"the masks must all have the same size; got pixel numbers {sorted(sizes)}")
+        out = dt_counts.new_empty((dt.n, gt.n), dtype=torch.float64)
+        cuda.rle_iou(dt.measured, gt.measured, iscrowd.data_ptr(), out.data_ptr(), stream)
+    return out
+
+
+def offsets_of(lengths: Tensor, cuda: Any, stream: int) -> Tensor:
+    """Where each of N lists of these lengths begins, and the end of the last one; (N + 1,)."""
+    offsets = lengths.new_empty(lengths.shape[0] + 1)
+    cuda.rle_offsets(lengths.data_ptr(), lengths.shape[0], offsets.data_ptr(), stream)
+    return offsets
+
+
+class _Runs:
+    """Run lengths of n masks, and what the kernel reads off them: see `_read`."""
+
+    areas: Tensor  # (n,)
+    boxes: Tensor  # (n, 4)
+    ends: Tensor  # (size,)
+    set_before: Tensor
+
+    def __init__(self, name: str, counts: Tensor, offsets: Tensor) -> None:
+        check_ragged(name, counts, offsets)
+        self.counts, self.offsets = counts.contiguous(), offsets.contiguous()
+        self.size, self.n = counts.shape[0], offsets.shape[0] - 1
+
+    @property
+    def view(self) -> tuple[int, int, int, int]:
+        return self.counts.data_ptr(), self.size, self.offsets.data_ptr(), self.n
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        return *self.view, self.ends.data_ptr(), self.set_before.data_ptr(), self.areas.data_ptr()
+
+
+def _read(lists: list[_Runs], cuda: Any, stream: int, heights: Tensor | None = None, ends: bool = False) -> list[int]:
+    """Fills in areas, boxes where there are heights, `ends` and `set_before` where wanted; gives the pixels of each.
+
+    Waits for the GPU; ValueError for broken run lengths.
+    """
+    numbers = lists[0].counts.new_zeros(1 + sum(runs.n for runs in lists))  # what is wrong, and pixels
+    at = numbers[1:]
+    for runs in lists:
+        runs.areas = numbers.new_empty(runs.n)
+        boxes_at = ends_at = set_at = 0
+        if heights is not None:
+            runs.boxes = numbers.new_empty(runs.n, 4)
+            boxes_at = runs.boxes.data_ptr()
+        if ends:
+            runs.ends, runs.set_before = torch.empty_like(runs.counts), torch.empty_like(runs.counts)
+            ends_at, set_at = runs.ends.data_ptr(), runs.set_before.data_ptr()
+        heights_at = 0 if heights is None else heights.data_ptr()
+        results = at.data_ptr(), runs.areas.data_ptr(), heights_at, boxes_at, ends_at, set_at
+        cuda.rle_read(*runs.view, numbers.data_ptr(), *results, stream)
+        at = at[runs.n :]
+    wrong, *totals = numbers.tolist()
+    if wrong & cuda.RLE_BAD_OFFSETS:
+        size = next(runs.size for runs in lists if not _rise(runs.offsets.tolist(), runs.size))
+        raise ValueError(f"offsets must rise from 0 to {size}, the number of values")
+    if wrong & cuda.RLE_BAD_RUN:
+        raise ValueError(f"run lengths must be from 0 to {MAX_PIXELS}")
+    if wrong & cuda.RLE_BAD_SUM:
+        raise ValueError(f"the runs of a mask sum to more than {MAX_PIXELS}")
+    if wrong & cuda.RLE_NO_ROWS:
+        raise ValueError("a mask without rows has foreground runs; heights must be positive for those")
+    return totals
+
+
+def _rise(offsets: list[int], size: int) -> bool:
+    return offsets[0] == 0 and offsets[-1] == size and sorted(offsets) == offsets

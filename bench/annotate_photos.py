@@ -1,0 +1,185 @@
+"""Annotation of a folder of real photos, boxes from their own ground truth: rate, mask IoU, and COCO's evaluation.
+
+python -m bench.annotate_photos FOLDER [--model sam_nano.pt] [--save FILE.json]
+
+FOLDER holds `images/*.jpg` and `labels/*.npz`: `labels`, a map (H, W), and `segments`, a JSON list of
+`{label, category_id, isthing, iscrowd}`. Things that are not crowds are the objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastsam_core import SAM, auto_annotate, rle
+from fastsam_core.sources import read_image
+
+Objects = list[tuple[int, NDArray[np.bool_]]]
+
+
+def read_objects(path: Path) -> Objects:
+    """Class id and mask (H, W) of each object of a label map, in the order of its list."""
+    with np.load(path) as content:
+        labels, segments = content["labels"], json.loads(str(content["segments"]))
+    wanted = [one for one in segments if one["isthing"] and not one["iscrowd"]]
+    found = [(int(one["category_id"]) - 1, labels == one["label"]) for one in wanted]
+    return [(class_id, mask) for class_id, mask in found if mask.any()]
+
+
+class TrueBoxes:
+    """A detector that knows the answers: images are recognised by their pixels, a box's score tells its number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.objects: dict[str, Objects] = {}
+        self._names: dict[bytes, str] = {}
+        for path in sorted((folder / "images").iterdir()):
+            self.objects[path.name] = read_objects(folder / "labels" / f"{path.stem}.npz")
+            self._names[_digest(read_image(path))] = path.name
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, Any, Any, Any]:
+        """Boxes along the pixels' edges, as annotators draw them."""
+        found = self.objects[self._names[_digest(image)]]
+        boxes = [_box(mask) for _, mask in found]
+        return boxes, [_score(number) for number in range(len(found))], [class_id for class_id, _ in found], None
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image)).digest()
+
+
+def _score(number: int) -> float:
+    return 1 - number / 1000
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def ious(made: dict[str, Any], truth: TrueBoxes) -> list[float]:
+    """IoU of each object with the mask made for its box; 0 for one that SAM left out."""
+    names = {one["id"]: one["file_name"] for one in made["images"]}
+    masks: dict[tuple[str, int], Any] = {}
+    for one in made["annotations"]:
+        masks[names[one["image_id"]], round((1 - one["score"]) * 1000)] = one["segmentation"]
+    values = []
+    for name, objects in truth.objects.items():
+        for number, (_, mask) in enumerate(objects):
+            found = masks.get((name, number))
+            wanted = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+            values.append(0.0 if found is None else float(rle.iou([found], [wanted], [False])[0, 0]))
+    return values
+
+
+def coco_scores(made: Path, truth: TrueBoxes) -> dict[str, float]:
+    """Average precision and recall of the written file, by pycocotools."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(open(os.devnull, "w")):
+        written = COCO(str(made))
+        known = COCO()
+        annotations = []
+        for image in written.dataset["images"]:
+            for class_id, mask in truth.objects[image["file_name"]]:
+                segmentation = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image["id"],
+                        "category_id": class_id + 1,
+                        "segmentation": segmentation,
+                        "area": int(mask.sum()),
+                        "bbox": rle.toBbox([segmentation])[0].tolist(),
+                        "iscrowd": 0,
+                    }
+                )
+        categories = sorted({one["category_id"] for one in annotations})
+        known.dataset = {
+            "images": written.dataset["images"],
+            "annotations": annotations,
+            "categories": [{"id": number, "name": str(number)} for number in categories],
+        }
+        known.createIndex()
+        evaluation = COCOeval(known, known.loadRes(written.dataset["annotations"]), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {"AP": float(evaluation.stats[0]), "AP50": float(evaluation.stats[1]), "AR100": float(evaluation.stats[8])}
+
+
+def measure(folder: Path, model: str, threads: int, workers: int) -> dict[str, Any]:
+    """Label all photos once, after one for warming up; the rates and scores."""
+    torch.set_num_threads(threads)
+    truth = TrueBoxes(folder)
+    sam = SAM(model)
+    boxes = sum(map(len, truth.objects.values()))
+    with tempfile.TemporaryDirectory() as scratch:
+        first = sorted((folder / "images").iterdir())[0]
+        auto_annotate(first, truth, sam, output_dir=Path(scratch) / "warm", shard="0/1", preview=0)
+        target = Path(scratch) / "labels"
+        options: dict[str, Any] = {"formats": ["yolo", "coco"], "max_det": 1000, "shard": "0/1", "preview": 0}
+        started, worked = time.perf_counter(), time.process_time()
+        auto_annotate(folder / "images", truth, sam, output_dir=target, workers=workers, **options)
+        spent, worked = time.perf_counter() - started, time.process_time() - worked
+        started = time.perf_counter()
+        auto_annotate(folder / "images", truth, sam, output_dir=target, workers=workers, **options)
+        again = time.perf_counter() - started
+        made = json.loads((target / "coco.json").read_text())
+        values = np.array(ious(made, truth))
+        sizes = {
+            "manifest": (target / "manifest.jsonl").stat().st_size,
+            "yolo": sum(path.stat().st_size for path in target.rglob("*.txt")),
+            "coco.json": (target / "coco.json").stat().st_size,
+        }
+        scores = coco_scores(target / "coco.json", truth)
+    images = len(truth.objects)
+    return {
+        "model": model,
+        "threads": threads,
+        "workers": workers,
+        "images": images,
+        "boxes": boxes,
+        "seconds": round(spent, 2),
+        "images per second": round(images / spent, 2),
+        "processor seconds per image": round(worked / images, 4),
+        "seconds of a run that finds all done": round(again, 2),
+        "mean IoU of all boxes": round(float(values.mean()), 4),
+        "left out by SAM": int((values == 0).sum()),
+        "mean IoU of boxes above 0.5 % of the image": round(float(values[_large(truth)].mean()), 4),
+        **{key: round(value, 4) for key, value in scores.items()},
+        "bytes per image": {key: round(value / images) for key, value in sizes.items()},
+    }
+
+
+def _large(truth: TrueBoxes) -> NDArray[np.bool_]:
+    return np.array([mask.mean() >= 0.005 for objects in truth.objects.values() for _, mask in objects])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="sam_nano.pt")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--save", type=Path)
+    options = parser.parse_args()
+    report = json.dumps(measure(options.folder, options.model, options.threads, options.workers), indent=2)
+    print(report)
+    if options.save is not None:
+        options.save.write_text(report + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Edges against boundaries drawn by people, as on BSDS500: `python -m bench.evaluate_edges IMAGES TRUTH --model ...`.
+
+TRUTH holds a file per image, of the same stem: BSDS's .mat (`groundTruth`), or .npy or .png with one boundary map
+(H, W) or one per annotator (A, H, W). Printed are ODS and OIS (the best F over all images for one threshold, and for a
+threshold of each image's own), AP, and R50 (recall at a precision of 0.5).
+
+As in the Berkeley benchmark: at each threshold the map is thinned and matched with each annotator's boundary, one to
+one, within 0.0075 of the image's diagonal. Recall counts matched pixels of all annotators; a pixel of the map is right
+if any annotator's boundary matched it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .edge_matching import match, neighbours
+
+TOLERANCE = 0.0075
+
+
+def counts(edges: np.ndarray, truths: list[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
+    """(T, 4) int64: matched and all boundary pixels, right and all edge pixels, at each threshold.
+
+    edges: (H, W) in [0, 1]; truths: (H, W) bool boundary maps, one per annotator.
+    """
+    from skimage.morphology import thin
+
+    radius = TOLERANCE * float(np.hypot(*edges.shape))
+    places = np.argwhere(edges > 0)
+    number = np.full(edges.shape, -1)
+    number[tuple(places.T)] = np.arange(len(places))
+    near = [neighbours(places, np.argwhere(truth), radius) for truth in truths]
+    found = np.zeros((len(thresholds), 4), np.int64)
+    for row, threshold in enumerate(thresholds):
+        kept = number[thin(edges >= max(threshold, 1e-9))]
+        right = np.zeros(len(kept), bool)
+        for pairs in near:
+            of_edge, of_truth = match(pairs[kept])
+            right |= of_edge >= 0
+            found[row, :2] += (of_truth >= 0).sum(), pairs.shape[1]
+        found[row, 2:] = right.sum(), len(kept)
+    return found
+
+
+def scores(per_image: np.ndarray) -> dict[str, float]:
+    """ODS, OIS, AP and R50 of counts (N, T, 4), thresholds ascending."""
+    recall, precision, f = _curve(per_image.sum(0))
+    _, _, f_of_image = _curve(per_image)
+    best = per_image[np.arange(len(per_image)), f_of_image.argmax(1)].sum(0)
+    # Precision over recall, interpolated linearly between the points that were measured.
+    places, first = np.unique(recall, return_index=True)
+    grid = np.linspace(0, 1, 101)
+    inside = (grid >= places[0]) & (grid <= places[-1])
+    ap = np.interp(grid[inside], places, precision[first]).sum() / 100 if len(places) > 1 else 0.0
+    enough = recall[precision >= 0.5]
+    return {
+        "ODS": float(f.max()),
+        "OIS": float(_curve(best)[2]),
+        "AP": float(ap),
+        "R50": float(enough.max()) if len(enough) else 0.0,
+    }
+
+
+def _curve(found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    matched, all_truth, right, all_edges = (found[..., i] for i in range(4))
+    recall, precision = matched / np.maximum(all_truth, 1), right / np.maximum(all_edges, 1)
+    return recall, precision, 2 * recall * precision / np.maximum(recall + precision, 1e-12)
+
+
+def read_truth(path: Path) -> list[np.ndarray]:
+    """Boundary maps (H, W) bool, one per annotator. ValueError for another kind of file or shape."""
+    maps: Any
+    if path.suffix == ".mat":
+        from scipy.io import loadmat
+
+        maps = [entry["Boundaries"][0, 0] for entry in loadmat(path)["groundTruth"].ravel()]
+    elif path.suffix == ".npy":
+        maps = np.load(path, allow_pickle=False)
+    elif path.suffix == ".png":
+        from PIL import Image
+
+        maps = np.asarray(Image.open(path).convert("L"))
+    else:
+        raise ValueError(f"{path}: boundaries are read from .mat, .npy and .png files")
+    stacked = np.asarray(maps) != 0
+    if stacked.ndim not in (2, 3):
+        raise ValueError(f"{path} holds an array {stacked.shape}; (H, W) or (annotators, H, W) is needed")
+    return list(stacked if stacked.ndim == 3 else stacked[None])
+
+
+def main() -> None:
+    from tqdm import tqdm
+
+    from fastsam_core import SAM
+    from fastsam_core.sources.decode import read_image
+
+    parser = argparse.ArgumentParser("python -m bench.evaluate_edges", description=__doc__)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("truth", type=Path)
+    parser.add_argument("--model", default="sam_nano.pt")
+    parser.add_argument("--thresholds", type=int, default=99, help="how many, evenly spaced; the benchmark has 99")
+    parser.add_argument("--limit", type=int, help="the first so many images only")
+    options = parser.parse_args()
+    truths = sorted(path for path in options.truth.iterdir() if path.suffix in (".mat", ".npy", ".png"))
+    stems = {path.stem: path for path in options.images.iterdir() if path.is_file()}
+    thresholds = np.linspace(0, 1, options.thresholds + 2)[1:-1]
+    model = SAM(options.model)
+    found = []
+    for truth in tqdm(truths[: options.limit], unit="image"):
+        if truth.stem not in stems:
+            raise FileNotFoundError(f"no image {truth.stem}.* in {options.images} for {truth}")
+        edges = model.edges(read_image(stems[truth.stem]), verbose=False)
+        found.append(counts(edges, read_truth(truth), thresholds))
+    if not found:
+        raise FileNotFoundError(f"no .mat, .npy or .png file in {options.truth}")
+    print(json.dumps({"images": len(found), "model": options.model, **scores(np.stack(found))}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Proposals against given masks: `python -m bench.evaluate_proposals LABELS --format coco --images FOLDER`.
+
+LABELS is anything that `fastsam_core.formats.read_labels` takes. Printed is AR@n: the share of masks that one of the n
+best proposals matches, one to one, averaged over the mask IoUs 0.50, 0.55, ..., 0.95, as COCO has it; classes, crowds
+and boxes without a mask don't count. `small`, `medium` and `large` are COCO's: below 32^2 and 96^2 pixels, and above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+AREAS = ("all", "small", "medium", "large")
+
+
+def average_recall(
+    images: Iterable[tuple[list[dict[str, Any]], list[dict[str, Any]], list[float]]], most: tuple[int, ...]
+) -> dict[str, float]:
+    """AR@n for each n of `most`, over (true RLEs, proposed RLEs, their scores) of each image; by COCO's own code."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
+    proposed: list[dict[str, Any]] = []
+    for image_id, (masks, rles, confidences) in enumerate(images, 1):
+        height, width = next((rle["size"] for rle in (*masks, *rles)), (1, 1))
+        truth["images"].append({"id": image_id, "height": height, "width": width})
+        for rle in masks:
+            truth["annotations"].append(_annotation(len(truth["annotations"]) + 1, image_id, rle))
+        for rle, score in zip(rles, confidences, strict=True):
+            proposed.append({**_annotation(len(proposed) + 1, image_id, rle), "score": score})
+    with contextlib.redirect_stdout(io.StringIO()):
+        sides = []
+        for annotations in (truth["annotations"], proposed):
+            side = COCO()
+            side.dataset = {**truth, "annotations": annotations}
+            side.createIndex()
+            sides.append(side)
+        evaluation = COCOeval(*sides, "segm")
+        evaluation.params.useCats = 0
+        evaluation.params.maxDets = sorted(most)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    recall = evaluation.eval["recall"]  # (IoUs, classes, areas, numbers of proposals); -1 where there is no mask
+    found = {}
+    for column, n in enumerate(sorted(most)):
+        for row, area in enumerate(AREAS):
+            values = recall[:, 0, row, column]
+            name = f"AR@{n}" if area == "all" else f"AR@{n} {area}"
+            found[name] = float(values.mean()) if (values >= 0).all() else float("nan")
+    return found
+
+
+def _annotation(number: int, image_id: int, rle: dict[str, Any]) -> dict[str, Any]:
+    from fastsam_core.rle import area, toBbox
+
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "segmentation": rle,
+        "area": int(area(rle)),
+        "bbox": toBbox(rle).tolist(),
+        "iscrowd": 0,
+    }
+
+
+def main() -> None:
+    from tqdm import tqdm
+
+    from fastsam_core import SAM
+    from fastsam_core.formats import read_labels
+    from fastsam_core.sources.decode import read_image
+
+    parser = argparse.ArgumentParser("python -m bench.evaluate_proposals", description=__doc__)
+    parser.add_argument("labels", type=Path)
+    parser.add_argument("--format", default="coco")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--model", default="sam_nano.pt")
+    parser.add_argument("--points-stride", type=int, default=32)
+    parser.add_argument("--limit", type=int, help="the first so many images only")
+    options = parser.parse_args()
+    reading = {"images": options.images} if options.format == "yolo" else {}
+    labels = list(read_labels(options.labels, options.format, **reading))[: options.limit]
+    model = SAM(options.model)
+
+    def images() -> Iterable[Any]:
+        for one in tqdm(labels, unit="image"):
+            masks = [
+                found.segmentation.rle for found in one.objects if found.segmentation is not None and not found.iscrowd
+            ]
+            found = model.proposals(
+                read_image(options.images / one.file_name), points_stride=options.points_stride, verbose=False
+            )
+            yield masks, found.masks.rle if len(found) else [], np.asarray(found.boxes.conf.cpu()).tolist()
+
+    found = average_recall(images(), (10, 100, 1000))
+    print(json.dumps({"images": len(labels), "model": options.model, **found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+#include "attention/attention_cuda.h"
+
+#include <stdexcept>
+
+#include "attention/attention_cuda_call.cuh"
+#include "common/cuda.h"
+
+namespace fastsam::attention {
+namespace {
+
+// Places in a window are counted in 32 bits.
+constexpr int64_t kMaxTokens = int64_t{1} << 28;
+
+void check_size(const Grid& grid) {
+  const bool fits = grid.rows <= kMaxTokens && grid.columns <= kMaxTokens && grid.heads <= kMaxTokens &&
+                    grid.window_rows <= kMaxTokens / grid.window_columns;
+  if (!fits) throw std::invalid_argument("attention: the token grid or its windows have more than 2^28 tokens");
+}
+
+template <typename T>
+Tensors<T> typed(const void* qkv, const void* padding, const void* rows_table, const void* columns_table,
+                 const void* bias, void* out) {
+  return {static_cast<const T*>(qkv),           static_cast<const T*>(padding), static_cast<const T*>(rows_table),
+          static_cast<const T*>(columns_table), static_cast<const T*>(bias),    static_cast<T*>(out)};
+}
+
+// Calls `run` with the tensors as those of the element type.
+template <typename Run>
+void dispatch(DType dtype, const void* qkv, const void* padding, const void* rows_table, const void* columns_table,
+              const void* bias, void* out, const Run& run) {
+  switch (dtype) {
+    case DType::float32:
+      return run(typed<float>(qkv, padding, rows_table, columns_table, bias, out));
+    case DType::float16:
+      return run(typed<cuda::half>(qkv, padding, rows_table, columns_table, bias, out));
+    case DType::bfloat16:
+      return run(typed<cuda::bfloat16>(qkv, padding, rows_table, columns_table, bias, out));
+  }
+  throw std::invalid_argument("attention: there are no kernels for this dtype");
+}
+
+}  // namespace
+
+void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
+                                  const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
+                                  void* stream) {
+  if (!has_positions_kernel(grid.dim)) throw std::invalid_argument("attention: there are no kernels for this head");
+  check_size(grid);
+  dispatch(dtype, qkv, padding, rows_table, columns_table, nullptr, out,
+           [&](const auto& tensors) { with_relative_positions_of(grid, tensors, shared_memory, stream); });
+}
+
+void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
+                    void* stream) {
+  if (!has_bias_kernel(grid.dim)) throw std::invalid_argument("attention: there are no kernels for this head");
+  check_size(grid);
+  dispatch(dtype, qkv, padding, nullptr, nullptr, bias, out,
+           [&](const auto& tensors) { with_bias_of(grid, tensors, stream); });
+}
+
+}  // namespace fastsam::attention

@@ -1,0 +1,9 @@
+// The kernels of one element type; a file for each, since they take a compiler long.
+#include "attention/attention_cuda_launch.cuh"
+
+namespace fastsam::attention {
+
+template void with_relative_positions_of<bfloat16>(const Grid&, const Tensors<bfloat16>&, int64_t, void*);
+template void with_bias_of<bfloat16>(const Grid&, const Tensors<bfloat16>&, void*);
+
+}  // namespace fastsam::attention

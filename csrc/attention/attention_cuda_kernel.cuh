@@ -1,0 +1,226 @@
+// The kernel: a block attends with some queries of one head of one window to all keys of that window, tile by tile.
+//
+// Scores begin with their bias and stay in registers, as the position terms of the tile's columns do; those of its rows
+// lie in shared memory, for 16 rows of keys at a time. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled:
+//
+//   kernel                  threads  registers     shared memory, d = 64 / 80   warps on a multiprocessor
+//   16 bits, wide               128        255             56 KB /  68 KB        8
+//   16 bits, narrow             256        128             40 KB /  48 KB       16, also in the 100 KB of sm_86 and 89
+//   float32                     128  211 - 247             56 KB /  69 KB        8, or 4 in 100 KB
+//   dense, d = 32               128  113 - 128   20 KB, of float32 27 KB        16, of float32 12 in 100 KB
+#pragma once
+
+#include "attention/attention_cuda_positions.cuh"
+#include "attention/attention_cuda_softmax.cuh"
+
+namespace fastsam::attention {
+
+// How a kernel is cut. Wide: each warp has 32 queries, which halves the reading of keys and values from shared memory,
+// else as long a job as multiplying them; at the price of registers and shared memory for no more than eight warps on a
+// multiprocessor. Narrow: 16 queries for each of up to 16 warps, for windows, whose blocks end soon after they begin,
+// and where shared memory has no room for two wide blocks.
+template <typename T, int kDim, Bias kBias, bool kWide>
+struct Shape {
+  static constexpr bool kHalf = sizeof(T) == 2, kDense = kBias == Bias::kDense;
+  static constexpr int kTiles = kWide ? 2 : 1;  // of 16 queries, for each warp
+  static constexpr int kWarps = kWide || kDense || !kHalf ? 4 : 8, kThreads = kWarps * kWarp;
+  static constexpr int kBlocks = kDense ? 4 : 2;  // on a multiprocessor, as far as registers go
+  static constexpr int kQueriesOfWarp = 16 * kTiles, kQueries = kWarps * kQueriesOfWarp;
+  static constexpr int kKeys = kWide || (kHalf && kDense) ? 64 : 32;
+  static constexpr int kStride = Tile<T, kDim>::kStride;
+  // Of dynamic shared memory, in elements: the queries, two stages of keys and values, and each warp's row terms. A
+  // stage that waits for its tile serves for column terms, of four warps at a time.
+  static constexpr int kQueryElements = kQueries * kStride, kStageElements = 2 * kKeys * kStride;
+  static constexpr size_t kTermBytes = kDense ? 0 : sizeof(float) * kTermRows * kQueries;
+  static constexpr size_t kBytes = sizeof(T) * (kQueryElements + 2 * kStageElements) + kTermBytes;
+  static_assert(kDense || sizeof(T) * kStageElements >= sizeof(float) * 4 * 16 * kKeys);
+};
+
+// The fragments of the column terms of a strip that begins with column x, for the slots of a tile. They go through
+// `memory`, which holds 16 queries' at a time.
+template <typename T, int kDim, Bias kBias, int kTiles, int kGroups>
+__device__ __forceinline__ void load_column_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row,
+                                                  int x, float* memory, float (&columns)[kTiles][kGroups][4]) {
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    column_terms<T, kDim, 8 * kGroups>(job, window, queries, row + 16 * i, x, memory);
+#pragma unroll
+    for (int n = 0; n < kGroups; ++n) {
+      const int down = kBias == Bias::kOneRow ? 0 : row_of_slot(job, n * 8);
+      const int column = n * 8 - down * job.pitch + 2 * pair();
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float term = memory[term_at<8 * kGroups>(group() + 8 * (j / 2), column + j % 2)];
+        columns[i][n][j] = down < job.tile_rows ? term : -INFINITY;  // not all slots have a row
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// The dense bias of the keys from `key` on, as scores to begin with.
+template <typename T, int kTiles, int kGroups>
+__device__ __forceinline__ void load_bias(const Job<T>& job, const Window<T>& window, int row, int key,
+                                          float (&scores)[kTiles][kGroups][4]) {
+  const int64_t count = int64_t{job.window_rows} * job.window_columns;
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Place at = place_of(window, window.first + row + 16 * i + 8 * half + group());
+      const T* const bias = job.bias + (window.head * count + int64_t{at.y} * job.window_columns + at.x) * count;
+#pragma unroll
+      for (int n = 0; n < kGroups; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int to = key + n * 8 + 2 * pair() + j;
+          scores[i][n][2 * half + j] = to < count ? to_float(bias[to]) * job.position_scale : -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+// scores += queries x keys. With positions, scores begin with their columns' terms, and where a tile has several rows,
+// with those of the rows, too: `of_row` is the first one's.
+template <typename T, int kDim, Bias kBias, int kTiles, int kGroups>
+__device__ __forceinline__ void multiply_keys(const Job<T>& job, const T* queries, int row, const T* keys,
+                                              const float (&columns)[kTiles][kGroups][4], const float* of_row,
+                                              int row_stride, float (&scores)[kTiles][kGroups][4]) {
+  int slots_left = job.pitch, rows_left = job.tile_rows;
+#pragma unroll
+  for (int step = 0; step < kDim / 16; ++step) {
+    Left<T> q[kTiles];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) load_rows<kDim>(q[i], queries, row + 16 * i, step);
+#pragma unroll
+    for (int n = 0; n < kGroups; n += 2) {
+      if (kBias != Bias::kDense && step == 0) {
+#pragma unroll
+        for (int m = n; m < n + 2; ++m) {
+#pragma unroll
+          for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              scores[i][m][j] = columns[i][m][j];
+              if (kBias == Bias::kManyRows) scores[i][m][j] += of_row[16 * i + 8 * (j / 2)];
+            }
+          }
+          slots_left -= 8;
+          if (kBias == Bias::kManyRows && slots_left == 0) {
+            slots_left = job.pitch;
+            if (--rows_left > 0) of_row += row_stride;
+          }
+        }
+      }
+      Right<T> k;
+      load_columns<kDim>(k, keys, 8 * n, step);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) multiply(scores[i][n], scores[i][n + 1], q[i], k);
+    }
+  }
+}
+
+// out += weights x values.
+template <typename T, int kDim, int kTiles, int kGroups>
+__device__ __forceinline__ void multiply_values(const float (&weights)[kTiles][kGroups][4], const T* values,
+                                                float (&out)[kTiles][kDim / 8][4]) {
+#pragma unroll
+  for (int n = 0; n < kGroups; n += 2) {
+    Left<T> w[kTiles];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) weights_of(w[i], weights[i][n], weights[i][n + 1]);
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      Right<T> v;
+      load_depth<kDim>(v, values, 8 * n, step);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) multiply(out[i][2 * step], out[i][2 * step + 1], w[i], v);
+    }
+  }
+}
+
+template <typename T, int kDim, Bias kBias, bool kWide>
+__global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<T, kDim, kBias, kWide>::kBlocks)
+    attend(const Job<T> job) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // before, mma.h has nothing to offer, and no one calls this
+  using Size = Shape<T, kDim, kBias, kWide>;
+  constexpr int kTiles = Size::kTiles, kKeys = Size::kKeys, kGroups = kKeys / 8;
+  constexpr bool kDense = kBias == Bias::kDense, kOneRow = kBias == Bias::kOneRow;
+  DYNAMIC_SHARED(T, queries);
+  T* const stages = queries + Size::kQueryElements;
+  const Window<T> window = window_of_block(job, Size::kQueries);
+  if (window.first >= window.count()) return;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * Size::kQueriesOfWarp;
+  float* const terms =
+      reinterpret_cast<float*>(stages + 2 * Size::kStageElements) + warp * kTermRows * Size::kQueriesOfWarp;
+  // Warps without queries only help with the copying.
+  const bool attends = window.first + row < window.count();
+  // Where tiles of keys begin, in the order in which they come: down a strip, then the next strip. Of a dense bias x
+  // counts keys.
+  const int rows = kDense ? 1 : job.window_rows;
+  const int columns_end = kDense ? job.window_rows * job.window_columns : job.window_columns;
+  const auto advance = [&](int& y, int& x) {
+    y += kDense ? 1 : job.tile_rows;
+    if (y >= rows) y = 0, x += kDense ? kKeys : job.strip;
+  };
+  const auto copy = [&](int y, int x, int stage) {
+    T* const keys = stages + stage * Size::kStageElements;
+    copy_keys<T, kDim, Size::kThreads, kKeys, kBias>(job, window, y, x, keys, keys + Size::kStageElements / 2);
+    cp_async_commit();
+  };
+  copy_queries<T, kDim, Size::kThreads, kKeys, Size::kQueries>(job, window, queries);
+  cp_async_commit();
+  copy(0, 0, 0);
+  cp_async_wait<1>();
+  __syncthreads();
+
+  Sums<kDim, kTiles> sums;
+  sums.clear();
+  float columns[kTiles][kGroups][4];
+#pragma unroll 1
+  for (int stage = 0, y = 0, x = 0; x < columns_end; stage ^= 1, advance(y, x)) {
+    float scores[kTiles][kGroups][4];
+    if constexpr (kDense) {
+      if (attends) load_bias(job, window, row, x, scores);
+    } else {
+      if (y == 0) {
+        if (x > 0) __syncthreads();  // others may still read the stage that the terms go through
+        float* const memory = reinterpret_cast<float*>(stages + (stage ^ 1) * Size::kStageElements);
+#pragma unroll 1
+        for (int turn = 0; turn < Size::kWarps / 4; ++turn) {
+          if (turn > 0) __syncthreads();
+          if (attends && warp / 4 == turn) {
+            load_column_terms<T, kDim, kBias>(job, window, queries, row, x, memory + warp % 4 * 16 * kKeys, columns);
+          }
+        }
+      }
+      if (attends && y % kTermRows == 0) {
+        const float factor = kOneRow ? job.position_scale * job.scale : job.position_scale;
+        row_terms<T, kDim, Size::kQueriesOfWarp>(job, window, queries, row, y, factor, terms);
+      }
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    int y_next = y, x_next = x;
+    advance(y_next, x_next);
+    if (x_next < columns_end) copy(y_next, x_next, stage ^ 1);
+    if (!attends) continue;
+    const T* const keys = stages + stage * Size::kStageElements;
+    // The terms of a tile's only row move all its scores, and with them the place of the weights' exponent.
+    const float* const of_row = kDense ? nullptr : terms + y % kTermRows * Size::kQueriesOfWarp + group();
+    float shift[kTiles][2];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) shift[i][half] = kOneRow ? of_row[16 * i + 8 * half] : 0.0f;
+    }
+    multiply_keys<T, kDim, kBias>(job, queries, row, keys, columns, of_row, Size::kQueriesOfWarp, scores);
+    softmax_step(scores, job.scale, shift, sums);
+    multiply_values<T, kDim>(scores, keys + Size::kStageElements / 2, sums.out);
+  }
+  if (attends) write_out<T, kDim, kTiles>(job, window, row, sums, queries);
+#endif
+}
+
+}  // namespace fastsam::attention

@@ -1,0 +1,81 @@
+// Relative positions: products of a warp's queries with the tables, laid out by the key's row or column.
+#pragma once
+
+#include "attention/attention_cuda_window.cuh"
+
+namespace fastsam::attention {
+
+// Key rows whose terms a warp holds at a time.
+constexpr int kTermRows = 16;
+
+// Where terms (16, kWidth) have a row's column: neighbouring lanes read neighbouring rows, and must not meet in a bank.
+template <int kWidth>
+__device__ __forceinline__ int term_at(int row, int column) {
+  return row * kWidth + (column ^ ((row & 3) << 3));
+}
+
+// q . table[t] for 16 rows of the tile of queries and t in [first, last]; emit(row, t, product).
+template <typename T, int kDim, typename Emit>
+__device__ __forceinline__ void multiply_table(const T* queries, int row, const T* table, int rows, int first, int last,
+                                               const Emit& emit) {
+  for (int t = first; t <= last; t += 16) {
+    float products[2][4] = {};
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      Left<T> q;
+      Right<T> of_table;
+      load_rows<kDim>(q, queries, row, step);
+      load_table<kDim>(of_table, table, t, rows - 1, step);
+      multiply(products[0], products[1], q, of_table);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      emit(i / 2 % 2, t + 8 * (i / 4) + 2 * pair() + i % 2, products[i / 4][i % 4]);
+    }
+  }
+}
+
+// terms (16, kWidth): a query's products with the columns' table for the key columns [x0, x0 + strip) of the window,
+// minus infinity beyond: no weight for what is no key. `row` counts in the block's queries.
+template <typename T, int kDim, int kWidth>
+__device__ __forceinline__ void column_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row,
+                                             int x0, float* terms) {
+  const int width = job.window_columns, end = min(x0 + job.strip, width);
+  const int query = anew(window.first + row);
+  const Place first = place_of(window, query), last = place_of(window, query + 15);
+  const int from = first.y == last.y ? first.x : 0, to = first.y == last.y ? last.x : window.columns - 1;
+  const int x[2] = {place_of(window, query + group()).x, place_of(window, query + group() + 8).x};
+  for (int i = lane(); i < 16 * kWidth; i += kWarp) terms[i] = -INFINITY;
+  __syncwarp();
+  multiply_table<T, kDim>(queries, row, job.columns_table, 2 * width - 1, from - end + width, to - x0 + width - 1,
+                          [&](int half, int t, float product) {
+                            const int key = x[half] + width - 1 - t;
+                            if (key < x0 || key >= end) return;
+                            terms[term_at<kWidth>(group() + 8 * half, key - x0)] = product * job.position_scale;
+                          });
+  __syncwarp();
+}
+
+// terms (kTermRows, kRows): the same of the rows' table, for the key rows [y0, y0 + kTermRows).
+template <typename T, int kDim, int kRows>
+__device__ __forceinline__ void row_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row, int y0,
+                                          float factor, float* terms) {
+  const int height = job.window_rows, end = min(y0 + kTermRows, height);
+  __syncwarp();
+  for (int i = (end - y0) * kRows + lane(); i < kTermRows * kRows; i += kWarp) terms[i] = -INFINITY;
+#pragma unroll 1
+  for (int tile = 0; tile < kRows; tile += 16) {
+    const int query = anew(window.first + row + tile);
+    const int from = place_of(window, query).y, to = place_of(window, query + 15).y;
+    const int y[2] = {place_of(window, query + group()).y, place_of(window, query + group() + 8).y};
+    multiply_table<T, kDim>(queries, row + tile, job.rows_table, 2 * height - 1, from - end + height,
+                            to - y0 + height - 1, [&](int half, int t, float product) {
+                              const int key = y[half] + height - 1 - t;
+                              if (key < y0 || key >= end) return;
+                              terms[(key - y0) * kRows + tile + group() + 8 * half] = product * factor;
+                            });
+  }
+  __syncwarp();
+}
+
+}  // namespace fastsam::attention

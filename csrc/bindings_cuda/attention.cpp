@@ -1,0 +1,54 @@
+#include "attention/attention_cuda.h"
+
+#include "bindings_cuda/pointers.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+// Empty grids are the caller's: there is nothing to start for them.
+void check_grid(int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim, int64_t window,
+                Address padding) {
+  require(batch >= 1 && rows >= 1 && columns >= 1 && heads >= 1 && dim >= 1, "sizes must be positive");
+  require(window >= 0, "window must not be negative");
+  require(padding != 0 || window == 0 || (rows % window == 0 && columns % window == 0),
+          "windows that reach over the grid need a padding vector");
+}
+
+void attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim,
+               Address rel_pos_h, Address rel_pos_w, int64_t window, Address padding, Address out,
+               int64_t shared_memory, Address stream) {
+  check_grid(batch, rows, columns, heads, dim, window, padding);
+  const auto grid = fastsam::attention::heads_together(batch, rows, columns, heads, dim, window == 0 ? rows : window,
+                                                       window == 0 ? columns : window);
+  fastsam::attention::with_relative_positions_cuda(grid, static_cast<DType>(dtype), pointer<const void>(qkv),
+                                                   pointer<const void>(padding), pointer<const void>(rel_pos_h),
+                                                   pointer<const void>(rel_pos_w), pointer<void>(out), shared_memory,
+                                                   pointer<void>(stream));
+}
+
+void windowed_attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads,
+                        int64_t dim, Address bias, int64_t window, Address padding, Address out, Address stream) {
+  require(window >= 1, "window must be positive");
+  check_grid(batch, rows, columns, heads, dim, window, padding);
+  const auto grid = fastsam::attention::heads_apart(batch, rows, columns, heads, dim, window, window);
+  fastsam::attention::with_bias_cuda(grid, static_cast<DType>(dtype), pointer<const void>(qkv),
+                                     pointer<const void>(padding), pointer<const void>(bias), pointer<void>(out),
+                                     pointer<void>(stream));
+}
+
+}  // namespace
+
+void bind_attention(py::module_& m) {
+  m.def("attention_has_kernel", &fastsam::attention::has_positions_kernel, py::arg("dim"));
+  m.def("windowed_attention_has_kernel", &fastsam::attention::has_bias_kernel, py::arg("dim"));
+  m.def("attention", &attention, py::arg("dtype"), py::arg("qkv"), py::arg("batch"), py::arg("rows"),
+        py::arg("columns"), py::arg("heads"), py::arg("dim"), py::arg("rel_pos_h"), py::arg("rel_pos_w"),
+        py::arg("window"), py::arg("padding"), py::arg("out"), py::arg("shared_memory"), py::arg("stream"),
+        py::call_guard<py::gil_scoped_release>());
+  m.def("windowed_attention", &windowed_attention, py::arg("dtype"), py::arg("qkv"), py::arg("batch"), py::arg("rows"),
+        py::arg("columns"), py::arg("heads"), py::arg("dim"), py::arg("bias"), py::arg("window"), py::arg("padding"),
+        py::arg("out"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace fastsam::bindings

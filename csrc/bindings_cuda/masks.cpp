@@ -1,0 +1,63 @@
+#include "bindings_cuda/pointers.h"
+#include "masks/masks_cuda.h"
+
+namespace fastsam::bindings {
+
+namespace {
+
+using fastsam::masks::Axis;
+using fastsam::masks::cuda::Problem;
+
+Problem problem_of(Address logits, int64_t n, int64_t rows, int64_t columns, Address y_cells, Address y_weights,
+                   int64_t y_size, Address x_cells, Address x_weights, int64_t x_size, double threshold, double offset,
+                   int64_t height, int64_t width, int64_t left, int64_t top) {
+  require(n >= 0, "sizes must not be negative");
+  const Axis y{pointer<const int64_t>(y_cells), pointer<const float>(y_weights), y_size};
+  const Axis x{pointer<const int64_t>(x_cells), pointer<const float>(x_weights), x_size};
+  const Problem problem{
+      pointer<const float>(logits),
+      n,
+      rows,
+      columns,
+      y,
+      x,
+      {static_cast<float>(threshold), static_cast<float>(threshold + offset), static_cast<float>(threshold - offset)},
+      {height, width, left, top}};
+  fastsam::masks::cuda::check(problem);
+  return problem;
+}
+
+void measure(const Problem& problem, Address work, Address lengths, Address boxes, Address sizes, Address error,
+             Address stream) {
+  fastsam::masks::cuda::measure(problem, pointer<void>(work), pointer<int64_t>(lengths), pointer<int64_t>(boxes),
+                                pointer<int64_t>(sizes), pointer<int64_t>(error), pointer<void>(stream));
+}
+
+void write(const Problem& problem, Address work, Address chosen, int64_t k, Address offsets, Address counts,
+           bool narrow, Address stream) {
+  require(k >= 0, "sizes must not be negative");
+  fastsam::masks::cuda::write(problem, pointer<const void>(work), pointer<const int64_t>(chosen), k,
+                              pointer<const int64_t>(offsets), pointer<void>(counts), narrow, pointer<void>(stream));
+}
+
+}  // namespace
+
+void bind_masks(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> released;
+  py::class_<Problem>(m, "MaskProblem")
+      .def(py::init(&problem_of), py::arg("logits"), py::arg("n"), py::arg("rows"), py::arg("columns"),
+           py::arg("y_cells"), py::arg("y_weights"), py::arg("y_size"), py::arg("x_cells"), py::arg("x_weights"),
+           py::arg("x_size"), py::arg("threshold"), py::arg("offset"), py::arg("height"), py::arg("width"),
+           py::arg("left"), py::arg("top"))
+      .def_property_readonly("work_bytes", &fastsam::masks::cuda::work_bytes)
+      .def("measure", &measure, py::arg("work"), py::arg("lengths"), py::arg("boxes"), py::arg("sizes"),
+           py::arg("error"), py::arg("stream"), released)
+      .def("write", &write, py::arg("work"), py::arg("chosen"), py::arg("k"), py::arg("offsets"), py::arg("counts"),
+           py::arg("narrow"), py::arg("stream"), released);
+  m.attr("MASK_BAD_ROWS") = static_cast<int64_t>(fastsam::masks::cuda::kBadRows);
+  m.attr("MASK_BAD_ROW_WEIGHTS") = static_cast<int64_t>(fastsam::masks::cuda::kBadRowWeights);
+  m.attr("MASK_BAD_COLUMNS") = static_cast<int64_t>(fastsam::masks::cuda::kBadColumns);
+  m.attr("MASK_BAD_COLUMN_WEIGHTS") = static_cast<int64_t>(fastsam::masks::cuda::kBadColumnWeights);
+}
+
+}  // namespace fastsam::bindings

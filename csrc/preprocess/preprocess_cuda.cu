@@ -1,0 +1,267 @@
+#include "preprocess/preprocess_cuda.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "common/cuda.h"
+#include "preprocess/axis_weights.h"
+
+namespace fastsam::preprocess {
+namespace {
+
+constexpr int kThreads = 128;
+// Input rows that a thread resizes with the weights it has read.
+constexpr int kRows = 4;
+// Pixels of a row that a thread makes: 12 bytes, three words of the picture between the passes.
+constexpr int kPixels = 4;
+constexpr int32_t kWeightHalf = int32_t{1} << (kWeightBits - 1);
+
+// How one axis is resampled, `n` outputs: weight t of output i is weights[i * per_output + t * per_tap].
+struct AxisOnDevice {
+  int64_t in, n, per_output, per_tap;
+  int32_t *first, *count, *weights;
+};
+
+// Where things lie in the scratch memory.
+struct Plan {
+  AxisOnDevice columns, rows;
+  uint8_t* between;  // (in_height, pitch): resized horizontally, RGB
+  int64_t pitch, bytes;
+};
+
+void check_side(int64_t side) {
+  if (side >= 1 && side <= kMaxSide) return;
+  throw std::invalid_argument("pictures must have sides from 1 to " + std::to_string(kMaxSide) + " pixels; got " +
+                              std::to_string(side));
+}
+
+Plan plan_for(int64_t in_height, int64_t in_width, int64_t height, int64_t width, void* scratch) {
+  for (const int64_t side : {in_height, in_width, height, width}) check_side(side);
+  int64_t used = 0;
+  const auto take = [&](int64_t bytes) {
+    const auto place = reinterpret_cast<uintptr_t>(scratch) + static_cast<uintptr_t>(used);
+    used += (bytes + 15) / 16 * 16;
+    return reinterpret_cast<uint8_t*>(place);
+  };
+  // Neighbouring threads make neighbouring outputs of a row, so that its weights lie tap by tap; all threads of a block
+  // make the same output of a column.
+  const auto axis = [&](int64_t in, int64_t n, bool tap_by_tap) {
+    const int64_t taps = max_taps(in, n), words = 4;
+    AxisOnDevice made{in, n, tap_by_tap ? 1 : taps, tap_by_tap ? n : 1, nullptr, nullptr, nullptr};
+    made.first = reinterpret_cast<int32_t*>(take(n * words));
+    made.count = reinterpret_cast<int32_t*>(take(n * words));
+    made.weights = reinterpret_cast<int32_t*>(take(n * taps * words));
+    return made;
+  };
+  Plan plan{};
+  plan.columns = axis(in_width, width, true);
+  plan.rows = axis(in_height, height, false);
+  plan.pitch = (width + kPixels - 1) / kPixels * 3 * kPixels;
+  plan.between = take(in_height * plan.pitch);
+  plan.bytes = used;
+  return plan;
+}
+
+__device__ void weigh(const AxisOnDevice& axis, int64_t i) {
+  const Triangle triangle = triangle_of(axis.in, axis.n, i);
+  const double total = triangle.total();
+  int32_t count = 1;
+  int32_t* weight = axis.weights + i * axis.per_output;
+  for (int64_t x = triangle.begin; x < triangle.end; ++x, weight += axis.per_tap) {
+    *weight = triangle.weight(x, total);
+    if (*weight != 0) count = static_cast<int32_t>(x - triangle.begin) + 1;
+  }
+  axis.first[i] = static_cast<int32_t>(triangle.begin);
+  axis.count[i] = count;
+}
+
+// One thread per output of either axis.
+__global__ void __launch_bounds__(kThreads) weigh_kernel(AxisOnDevice columns, AxisOnDevice rows) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < columns.n) {
+    weigh(columns, i);
+  } else if (i < columns.n + rows.n) {
+    weigh(rows, i - columns.n);
+  }
+}
+
+__device__ uint8_t to_byte(int32_t sum) {
+  const int32_t value = sum >> kWeightBits;
+  return static_cast<uint8_t>(value > 255 ? 255 : value);
+}
+
+// The picture's rows, each to the width of the result. A block has `tiles` neighbours that share its rows.
+__global__ void __launch_bounds__(kThreads) resize_rows_kernel(Picture picture, AxisOnDevice columns, unsigned tiles,
+                                                               uint8_t* __restrict__ out, int64_t pitch) {
+  const int64_t x = static_cast<int64_t>(blockIdx.x % tiles) * kThreads + threadIdx.x;
+  const int64_t y = static_cast<int64_t>(blockIdx.x / tiles) * kRows;
+  if (x >= columns.n) return;
+  const int32_t count = columns.count[x];
+  const int32_t* weights = columns.weights + x;
+  const uint8_t* pixel = picture.data + y * picture.stride_y + columns.first[x] * picture.stride_x;
+  const int64_t red = picture.swap ? 2 * picture.stride_c : 0, blue = 2 * picture.stride_c - red;
+  // Below the picture's end its last row is resized once more, for nothing.
+  int64_t row[kRows];
+  int32_t sum[kRows][3];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    row[r] = (y + r < picture.height ? r : picture.height - 1 - y) * picture.stride_y;
+    for (int c = 0; c < 3; ++c) sum[r][c] = kWeightHalf;
+  }
+  for (int32_t t = 0; t < count; ++t, weights += columns.per_tap, pixel += picture.stride_x) {
+    const int32_t weight = *weights;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] += weight * __ldg(pixel + row[r] + red);
+      sum[r][1] += weight * __ldg(pixel + row[r] + picture.stride_c);
+      sum[r][2] += weight * __ldg(pixel + row[r] + blue);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (y + r >= picture.height) break;
+    for (int c = 0; c < 3; ++c) out[(y + r) * pitch + 3 * x + c] = to_byte(sum[r][c]);
+  }
+}
+
+// Where the bytes of the resized picture go: called for pixels x to x + 3 of row y, with RGB of those inside `width`,
+// or null for all outside of it.
+struct Bytes {
+  uint8_t* out;
+  int64_t width;
+
+  __device__ void operator()(int64_t y, int64_t x, const uint8_t* rgb) const {
+    const int64_t pixels = width - x < kPixels ? width - x : kPixels;
+    for (int i = 0; i < 3 * kPixels; ++i) {
+      if (i < 3 * pixels) out[3 * (y * width + x) + i] = rgb[i];
+    }
+  }
+};
+
+// The model's input, a square of `size`: zero outside the picture. kWide: rows begin at multiples of 16 bytes.
+template <bool kChannelsLast, bool kWide>
+struct Normalised {
+  float* out;
+  int64_t width, size;
+  float mean[3], std[3];
+
+  __device__ void operator()(int64_t y, int64_t x, const uint8_t* rgb) const {
+    float value[kPixels][3];
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+#pragma unroll
+      for (int c = 0; c < 3; ++c) {
+        const bool inside = rgb != nullptr && x + i < width;
+        value[i][c] = inside ? __fdiv_rn(__fsub_rn(static_cast<float>(rgb[3 * i + c]), mean[c]), std[c]) : 0.0f;
+      }
+    }
+    if (kChannelsLast) {
+      float* to = out + 3 * (y * size + x);
+      write(to, value[0][0], value[0][1], value[0][2], value[1][0], 3 * (size - x));
+      write(to + 4, value[1][1], value[1][2], value[2][0], value[2][1], 3 * (size - x) - 4);
+      write(to + 8, value[2][2], value[3][0], value[3][1], value[3][2], 3 * (size - x) - 8);
+    } else {
+#pragma unroll
+      for (int c = 0; c < 3; ++c) {
+        write(out + (c * size + y) * size + x, value[0][c], value[1][c], value[2][c], value[3][c], size - x);
+      }
+    }
+  }
+
+  // Four values, of which the first `room` are inside the row.
+  __device__ static void write(float* to, float a, float b, float c, float d, int64_t room) {
+    if (kWide) {
+      *reinterpret_cast<float4*>(to) = make_float4(a, b, c, d);
+      return;
+    }
+    if (room > 0) to[0] = a;
+    if (room > 1) to[1] = b;
+    if (room > 2) to[2] = c;
+    if (room > 3) to[3] = d;
+  }
+};
+
+// The second pass, down the columns of what the first one made; `tiles` blocks make a row of `out_width`.
+template <typename Write>
+__global__ void __launch_bounds__(kThreads)
+    blend_rows_kernel(const uint8_t* __restrict__ between, int64_t pitch, AxisOnDevice rows, int64_t width,
+                      int64_t out_width, unsigned tiles, Write write) {
+  const int64_t x = (static_cast<int64_t>(blockIdx.x % tiles) * kThreads + threadIdx.x) * kPixels;
+  const int64_t y = blockIdx.x / tiles;
+  if (x >= out_width) return;
+  if (y >= rows.n || x >= width) {
+    write(y, x, nullptr);
+    return;
+  }
+  const int32_t count = rows.count[y];
+  const int32_t* weights = rows.weights + y * rows.per_output;
+  const uint8_t* from = between + rows.first[y] * pitch + 3 * x;
+  int32_t sum[3 * kPixels];
+#pragma unroll
+  for (int i = 0; i < 3 * kPixels; ++i) sum[i] = kWeightHalf;
+  for (int32_t t = 0; t < count; ++t, from += pitch) {
+    const int32_t weight = weights[t];
+#pragma unroll
+    for (int word = 0; word < 3; ++word) {
+      const uint32_t four = __ldg(reinterpret_cast<const uint32_t*>(from) + word);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[4 * word + i] += weight * static_cast<int32_t>(four >> (8 * i) & 0xffu);
+    }
+  }
+  uint8_t rgb[3 * kPixels];
+#pragma unroll
+  for (int i = 0; i < 3 * kPixels; ++i) rgb[i] = to_byte(sum[i]);
+  write(y, x, rgb);
+}
+
+template <typename Write>
+void run(const Plan& plan, const Picture& picture, int64_t out_height, int64_t out_width, const Write& write,
+         cudaStream_t stream) {
+  const int64_t width = plan.columns.n;
+  launch(weigh_kernel, cuda::blocks_for(width + plan.rows.n, kThreads), kThreads, 0, stream, plan.columns, plan.rows);
+  const unsigned across = cuda::blocks_for(width, kThreads);
+  const int64_t groups = (picture.height + kRows - 1) / kRows;
+  launch(resize_rows_kernel, cuda::blocks_for(across * groups, 1), kThreads, 0, stream, picture, plan.columns, across,
+         plan.between, plan.pitch);
+  const unsigned tiles = cuda::blocks_for(out_width, kThreads * kPixels);
+  launch(blend_rows_kernel<Write>, cuda::blocks_for(tiles * out_height, 1), kThreads, 0, stream, plan.between,
+         plan.pitch, plan.rows, width, out_width, tiles, write);
+}
+
+template <bool kChannelsLast, bool kWide>
+void run_normalised(const Plan& plan, const Picture& picture, int64_t size, const float* mean, const float* std,
+                    float* out, cudaStream_t stream) {
+  Normalised<kChannelsLast, kWide> write{
+      out, plan.columns.n, size, {mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
+  run(plan, picture, size, size, write, stream);
+}
+
+}  // namespace
+
+int64_t scratch_bytes(int64_t in_height, int64_t in_width, int64_t height, int64_t width) {
+  return plan_for(in_height, in_width, height, width, nullptr).bytes;
+}
+
+void resize_cuda(const Picture& picture, int64_t height, int64_t width, void* scratch, uint8_t* out, void* stream) {
+  const Plan plan = plan_for(picture.height, picture.width, height, width, scratch);
+  run(plan, picture, height, width, Bytes{out, width}, static_cast<cudaStream_t>(stream));
+}
+
+void normalise_cuda(const Picture& picture, int64_t height, int64_t width, int64_t size, const float* mean,
+                    const float* std, bool channels_last, void* scratch, float* out, void* stream) {
+  const Plan plan = plan_for(picture.height, picture.width, height, width, scratch);
+  if (size < height || size < width) throw std::invalid_argument("the content must fit into the square of size `size`");
+  const auto queue = static_cast<cudaStream_t>(stream);
+  const bool wide = size % 4 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
+  if (channels_last && wide) {
+    run_normalised<true, true>(plan, picture, size, mean, std, out, queue);
+  } else if (channels_last) {
+    run_normalised<true, false>(plan, picture, size, mean, std, out, queue);
+  } else if (wide) {
+    run_normalised<false, true>(plan, picture, size, mean, std, out, queue);
+  } else {
+    run_normalised<false, false>(plan, picture, size, mean, std, out, queue);
+  }
+}
+
+}  // namespace fastsam::preprocess

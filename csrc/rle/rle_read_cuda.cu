@@ -1,0 +1,261 @@
+// Runs to masks, what can be read off the runs of one mask, and how much of two masks is common.
+//
+// read_runs reads 8 bytes a run and is bound by its launch. Decoding writes each byte of the masks once, a sector of 32
+// to a warp's request: of 200 masks of 1800 x 1200 pixels 0.43 GB, 0.1 ms at the 4.8 TB/s of an H200's memory.
+#include "rle/rle_cuda.h"
+#include "rle/rle_tile.cuh"
+
+namespace fastsam::rle::cuda {
+namespace {
+
+using fastsam::cuda::blocks_for;
+
+// Sums stay at this where they would be greater, and so can't wrap around.
+constexpr uint64_t kTooMany = static_cast<uint64_t>(kMaxPixels) + 1;
+
+struct BoundedSum {
+  __device__ uint64_t operator()(uint64_t a, uint64_t b) const { return min(a + b, kTooMany); }
+};
+
+__device__ void report(int64_t* error, RunError what) {
+  atomicOr(reinterpret_cast<unsigned long long*>(error), static_cast<unsigned long long>(what));
+}
+
+// The box around set runs.
+struct Box {
+  int64_t left, top, right, bottom;
+
+  __device__ void add(int64_t begin, int64_t end, int64_t height) {
+    const int64_t first = begin / height, last = (end - 1) / height;
+    // A run that reaches a second column touches the bottom of one and the top of the next.
+    const bool one_column = first == last;
+    left = min(left, first);
+    right = max(right, last);
+    top = min(top, one_column ? begin - first * height : 0);
+    bottom = max(bottom, one_column ? end - 1 - last * height : height - 1);
+  }
+  __device__ void add(const Box& other) {
+    left = min(left, other.left);
+    top = min(top, other.top);
+    right = max(right, other.right);
+    bottom = max(bottom, other.bottom);
+  }
+};
+
+// x y width height of the boxes of all threads.
+__device__ void store_box(const Box& mine, int64_t* out) {
+  __shared__ Box boxes[kWarps];
+  const Box sum{over_warp(mine.left, Least()), over_warp(mine.top, Least()), over_warp(mine.right, Most()),
+                over_warp(mine.bottom, Most())};
+  if (threadIdx.x % 32 == 0) boxes[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  Box box = boxes[0];
+  for (int i = 1; i < kWarps; ++i) box.add(boxes[i]);
+  const bool any = box.right >= 0;
+  out[0] = any ? box.left : 0;
+  out[1] = any ? box.top : 0;
+  out[2] = any ? box.right - box.left + 1 : 0;
+  out[3] = any ? box.bottom - box.top + 1 : 0;
+}
+
+// One block for each mask, and one where there is none. Runs are read once, a stretch of them after the other.
+__global__ void __launch_bounds__(kThreads) read_runs_kernel(RunsView runs, Readings readings) {
+  __shared__ uint64_t sums[kWarps], set_sums[kWarps], sum, set;
+  const int64_t i = blockIdx.x;
+  const bool whole = i > 0 || (runs.offsets[0] == 0 && runs.offsets[runs.n] == runs.size);
+  const int64_t begin = i < runs.n ? runs.offsets[i] : 0, end = i < runs.n ? runs.offsets[i + 1] : 0;
+  if (!whole || begin < 0 || begin > end || end > runs.size) {
+    if (threadIdx.x == 0) report(readings.error, kBadOffsets);
+    return;
+  }
+  if (i == runs.n) return;
+  const int64_t height = readings.boxes != nullptr ? readings.heights[i] : 1;
+  Box box{INT64_MAX, INT64_MAX, -1, -1};
+  if (threadIdx.x == 0) sum = set = 0;
+  __syncthreads();
+  for (int64_t start = begin; start < end; start += kThreads) {
+    const int64_t at = start + threadIdx.x;
+    const bool inside = (at - begin) % 2 != 0;
+    uint64_t run = at < end ? static_cast<uint64_t>(runs.values[at]) : 0;
+    if (run >= kTooMany) {  // negative ones too
+      report(readings.error, kBadRun);
+      run = 0;
+    }
+    const uint64_t last = BoundedSum()(sum, scan_block(run, sums, BoundedSum()));
+    const uint64_t set_last = BoundedSum()(set, scan_block(inside ? run : 0, set_sums, BoundedSum()));
+    if (last == kTooMany) report(readings.error, kBadSum);
+    if (at < end && readings.ends != nullptr) {
+      readings.ends[at] = static_cast<int64_t>(last);
+      readings.set_before[at] = static_cast<int64_t>(set_last);
+    }
+    if (inside && run > 0) {
+      if (height > 0) {
+        box.add(static_cast<int64_t>(last - run), static_cast<int64_t>(last), height);
+      } else {
+        report(readings.error, kNoRows);
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x == kThreads - 1) {
+      sum = last;
+      set = set_last;
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) {
+    readings.totals[i] = static_cast<int64_t>(sum);
+    readings.areas[i] = static_cast<int64_t>(set);
+  }
+  if (readings.boxes != nullptr) store_box(box, readings.boxes + 4 * i);
+}
+
+// How many of n ascending values are below `value`.
+__device__ int64_t count_below(const int64_t* values, int64_t n, int64_t value) {
+  int64_t low = 0, high = n;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (values[middle] < value) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// Bit j becomes the parity of bits 0 to j.
+__device__ uint32_t running_parity(uint32_t bits) {
+  for (int step = 1; step < 32; step *= 2) bits ^= bits << step;
+  return bits;
+}
+
+// From a bit at each change to a bit for each set pixel. Each warp has a stretch of the tile's words.
+__device__ void fill_between(const Tile& tile, unsigned before, uint32_t* bits) {
+  __shared__ unsigned odd_warps[kWarps];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int total = tile.columns * tile.words, each = (total + kThreads - 1) / kThreads * 32;
+  const int begin = min(warp * each, total), end = min(begin + each, total);
+  int changes = 0;
+  Words at(tile, begin + lane, 32);
+  for (int i = begin + lane; i < end; i += 32, at.advance()) changes += __popc(bits[tile.at(at.x(), at.k())]);
+  changes = over_warp(changes, Sum());
+  if (lane == 0) odd_warps[warp] = static_cast<unsigned>(changes) & 1u;
+  __syncthreads();
+  for (int i = 0; i < warp; ++i) before ^= odd_warps[i];
+  Words next(tile, begin + lane, 32);
+  for (int start = begin; start < end; start += 32, next.advance()) {
+    const bool there = start + lane < end;
+    uint32_t* const word = bits + (there ? tile.at(next.x(), next.k()) : 0);
+    const uint32_t found = there ? *word : 0;
+    const unsigned odd = __ballot_sync(kAllLanes, __popc(found) & 1);
+    const unsigned set = before ^ static_cast<unsigned>(__popc(odd & low_bits(lane)));
+    if (there) *word = running_parity(found) ^ (set & 1u ? ~0u : 0u);
+    before ^= static_cast<unsigned>(__popc(odd));
+  }
+}
+
+// Bytes from bits: out is the mask's.
+__device__ void store_tile(const Frame& frame, const Tile& tile, const uint32_t* bits, bool column_major,
+                           uint8_t* out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t top = 32 * tile.word;
+  if (column_major) {
+    for (int item = warp; item < tile.columns * tile.words; item += kWarps) {
+      const int x = item / tile.words, k = item % tile.words;
+      if (lane >= tile.valid(frame, k)) continue;
+      out[(tile.x + x) * frame.rows + top + 32 * k + lane] = bits[tile.at(x, k)] >> lane & 1u;
+    }
+    return;
+  }
+  const int groups = (tile.columns + 31) / 32;
+  for (int item = warp; item < groups * tile.words; item += kWarps) {
+    const int x = item % groups * 32 + lane, k = item / groups;
+    if (x >= tile.columns) continue;
+    uint8_t* at = out + (top + 32 * k) * frame.columns + tile.x + x;
+    const uint32_t word = bits[tile.at(x, k)];
+    const int valid = tile.valid(frame, k);
+#pragma unroll 8
+    for (int j = 0; j < valid; ++j, at += frame.columns) *at = word >> j & 1u;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    decode_kernel(RunsView runs, const int64_t* ends, Bands bands, bool column_major, uint8_t* out) {
+  DYNAMIC_SHARED(uint32_t, bits);
+  const Frame& frame = bands.frame;
+  const int64_t image = blockIdx.x / bands.per_mask, band = blockIdx.x % bands.per_mask;
+  const int64_t n = runs.length(image);
+  ends += runs.offsets[image];
+  for (int64_t word = 0; word < frame.words(); word += bands.shape.words) {
+    const Tile tile = bands.tile(band, word);
+    for (int i = static_cast<int>(threadIdx.x); i < tile.words * tile.stride; i += kThreads) bits[i] = 0;
+    // The value changes where a run ends; where an empty one does, twice.
+    const int64_t begin = position_of(frame, tile, 0, 0);
+    const int64_t last = position_of(frame, tile, tile.columns - 1, tile.words - 1);
+    const int64_t end = last + tile.valid(frame, tile.words - 1);
+    const int64_t first = count_below(ends, n, begin);
+    __syncthreads();
+    for (int64_t i = first + threadIdx.x; i < n && ends[i] < end; i += kThreads) {
+      const unsigned place = static_cast<unsigned>(ends[i] - begin);
+      const unsigned x = tile.columns == 1 ? 0 : place / static_cast<unsigned>(frame.rows);
+      const unsigned y = place - x * static_cast<unsigned>(frame.rows);
+      atomicXor(bits + tile.at(static_cast<int>(x), static_cast<int>(y / 32)), 1u << y % 32);
+    }
+    __syncthreads();
+    fill_between(tile, static_cast<unsigned>(first) & 1u, bits);
+    __syncthreads();
+    store_tile(frame, tile, bits, column_major, out + image * frame.rows * frame.columns);
+    __syncthreads();
+  }
+}
+
+// Set pixels of a mask in front of a position.
+__device__ int64_t set_below(const int64_t* ends, const int64_t* set_before, int64_t n, int64_t position) {
+  const int64_t run = min(count_below(ends, n, position), n - 1);
+  return set_before[run] - (run % 2 != 0 ? ends[run] - position : 0);
+}
+
+// One warp for each pair: the mask of fewer runs is looked up in the other.
+__global__ void __launch_bounds__(kThreads) iou_kernel(Measured dt, Measured gt, const uint8_t* iscrowd, double* out) {
+  const int64_t pair = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
+  if (pair >= dt.runs.n * gt.runs.n) return;
+  const int64_t d = pair / gt.runs.n, g = pair % gt.runs.n;
+  const bool swap = dt.runs.length(d) < gt.runs.length(g);
+  const int64_t few_n = swap ? dt.runs.length(d) : gt.runs.length(g);
+  const int64_t many_n = swap ? gt.runs.length(g) : dt.runs.length(d);
+  const int64_t* const few = swap ? dt.ends + dt.runs.offsets[d] : gt.ends + gt.runs.offsets[g];
+  const int64_t from = swap ? gt.runs.offsets[g] : dt.runs.offsets[d];
+  const int64_t* const ends = (swap ? gt.ends : dt.ends) + from;
+  const int64_t* const set_before = (swap ? gt.set_before : dt.set_before) + from;
+  int64_t shared = 0;
+  for (int64_t i = 1 + 2 * (threadIdx.x % 32); i < few_n && many_n > 0; i += 64) {
+    shared += set_below(ends, set_before, many_n, few[i]) - set_below(ends, set_before, many_n, few[i - 1]);
+  }
+  shared = over_warp(shared, Sum());
+  if (threadIdx.x % 32 != 0) return;
+  const int64_t whole = iscrowd[g] != 0 ? dt.areas[d] : dt.areas[d] + (gt.areas[g] - shared);
+  out[pair] = shared == 0 ? 0.0 : static_cast<double>(shared) / static_cast<double>(whole);
+}
+
+cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+}  // namespace
+
+void read_runs(const RunsView& runs, const Readings& readings, void* stream) {
+  launch(read_runs_kernel, blocks_for(runs.n > 0 ? runs.n : 1, 1), kThreads, 0, on(stream), runs, readings);
+}
+
+void decode(const RunsView& runs, const int64_t* ends, int64_t height, int64_t width, bool column_major, uint8_t* out,
+            void* stream) {
+  if (height * width == 0) return;
+  const Bands bands(height, width);
+  launch(decode_kernel, blocks_for(runs.n * bands.per_mask, 1), kThreads, bands.shape.bytes(), on(stream), runs, ends,
+         bands, column_major, out);
+}
+
+void iou(const Measured& dt, const Measured& gt, const uint8_t* iscrowd, double* out, void* stream) {
+  launch(iou_kernel, blocks_for(dt.runs.n * gt.runs.n, kWarps), kThreads, 0, on(stream), dt, gt, iscrowd, out);
+}
+
+}  // namespace fastsam::rle::cuda

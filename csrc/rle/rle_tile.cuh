@@ -1,0 +1,344 @@
+// What kernels do that find the runs of masks: a block goes through its part of a mask's columns tile by tile, sets one
+// bit of shared memory for each pixel, and then counts the places where pixels change, or writes the runs between them.
+// Nothing of a mask's size leaves the block: where a part's runs begin is known from the counts of the parts before.
+#pragma once
+
+#include <climits>
+
+#include "common/cuda.h"
+#include "rle/rle_bits.h"
+#include "rle/rle_cuda.h"
+
+namespace fastsam::rle::cuda {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr unsigned kAllLanes = fastsam::cuda::kAllLanes;
+
+// Where the pixels of a mask lie in the picture whose runs are wanted.
+struct Frame {
+  int64_t rows, columns;  // of the mask
+  int64_t height, left, top;
+
+  // Whether a column of the mask begins where the one before has ended.
+  __host__ __device__ bool joined() const { return rows == height; }
+  __host__ __device__ int64_t words() const { return (rows + 31) / 32; }  // of a column
+};
+
+// Pixels (x + i, 32 * word + j) for i < columns, j < 32 * words. Several columns at once are whole ones. The bits of
+// the k-th words of all columns lie side by side.
+struct Tile {
+  int64_t x, word;
+  int columns, words;
+  int stride;  // from k to k; odd, so that lanes that go down a column meet 32 banks
+
+  __device__ int at(int i, int k) const { return k * stride + i; }
+
+  // Bits of its k-th words that are pixels of the mask: 32 but for the last word.
+  __device__ int valid(const Frame& frame, int k) const {
+    const int64_t rest = frame.rows - 32 * (word + k);
+    return rest < 32 ? static_cast<int>(rest) : 32;
+  }
+};
+
+__device__ inline uint32_t low_bits(int n) { return n == 32 ? ~0u : (1u << n) - 1u; }
+
+// How many columns and words of each go into `capacity` words of shared memory.
+struct TileShape {
+  int columns, words, stride;
+  TileShape(const Frame& frame, int most_columns, int capacity) {
+    const int64_t wanted = frame.words();
+    words = static_cast<int>(wanted < capacity ? wanted : capacity);
+    columns = capacity / words < most_columns ? capacity / words : most_columns;
+    if (columns % 2 == 0) --columns;  // the stride, which is odd
+    if (columns == most_columns - 1) ++columns;
+    stride = columns | 1;
+  }
+  size_t bytes() const { return size_t{4} * static_cast<size_t>(words) * static_cast<size_t>(stride); }
+};
+
+// The columns of a mask in bands of equally many: what one block encodes or decodes.
+struct Bands {
+  Frame frame;
+  TileShape shape;
+  int64_t per_mask;
+
+  // At most 64 columns, as far as 32 KiB hold them: small enough for all threads that a multiprocessor can have.
+  Bands(int64_t height, int64_t width) : frame{height, width, height, 0, 0}, shape(frame, 64, 8192) {
+    if (shape.columns > 32) shape.columns = shape.columns / 32 * 32;
+    per_mask = (width + shape.columns - 1) / shape.columns;
+  }
+  // A band's pixels, from this word of each column on: all there are, but where a column is too much.
+  __device__ Tile tile(int64_t band, int64_t word) const;
+};
+
+template <typename T, typename Operation>
+__device__ T over_warp(T value, Operation operation) {
+  for (int step = 16; step > 0; step /= 2) value = operation(value, __shfl_xor_sync(kAllLanes, value, step));
+  return value;
+}
+
+struct Sum {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Least {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a < b ? a : b;
+  }
+};
+struct Most {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+__device__ inline Tile Bands::tile(int64_t band, int64_t word) const {
+  const int64_t x = band * shape.columns;
+  return {x, word, static_cast<int>(min(frame.columns - x, int64_t{shape.columns})),
+          static_cast<int>(min(frame.words() - word, int64_t{shape.words})), shape.stride};
+}
+
+// The words of a tile, which follow one another down its columns, in steps from word to word.
+class Words {
+ public:
+  __device__ Words(const Tile& tile, int first, int step)
+      : words_(tile.words),
+        x_(first / tile.words),
+        k_(first % tile.words),
+        dx_(step / tile.words),
+        dk_(step % tile.words) {}
+  __device__ int x() const { return x_; }
+  __device__ int k() const { return k_; }
+  __device__ void advance() {
+    x_ += dx_;
+    k_ += dk_;
+    if (k_ >= words_) {
+      k_ -= words_;
+      ++x_;
+    }
+  }
+
+ private:
+  int words_, x_, k_, dx_, dk_;
+};
+
+// Bit j: pixel 32 * (tile.word + k) + j of the tile's column x begins something else than was before it. The bit after
+// the last pixel stands for the end of a set run that nothing follows. carry: the pixel before the tile.
+__device__ inline uint64_t changes_at(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry, int x,
+                                      int k) {
+  unsigned before = 0;
+  if (k > 0) {
+    before = bits[tile.at(x, k - 1)] >> 31;
+  } else if (tile.word > 0) {
+    before = carry;
+  } else if (frame.joined() && tile.x + x > 0) {
+    before = x > 0 ? bits[tile.at(x - 1, tile.words - 1)] >> ((frame.rows - 1) % 32) & 1u : carry;
+  }
+  const bool ends = tile.word + k == frame.words() - 1 && (!frame.joined() || tile.x + x == frame.columns - 1);
+  const int places = tile.valid(frame, k) + ends;
+  return changes_in(bits[tile.at(x, k)], before) & ((uint64_t{2} << (places - 1)) - 1);
+}
+
+// The last pixel of the tile, for the tile after it.
+__device__ inline unsigned last_pixel(const Frame& frame, const Tile& tile, const uint32_t* bits) {
+  const int k = tile.words - 1;
+  return bits[tile.at(tile.columns - 1, k)] >> (tile.valid(frame, k) - 1) & 1u;
+}
+
+// Position in the picture of bit 0 of a word.
+__device__ inline int64_t position_of(const Frame& frame, const Tile& tile, int x, int k) {
+  return (frame.left + tile.x + x) * frame.height + frame.top + 32 * (tile.word + k);
+}
+
+// What a thread has seen of a part.
+struct Tally {
+  int64_t changes = 0, last = 0, pixels = 0;
+  int left = INT_MAX, top = INT_MAX, right = -1, bottom = -1;
+
+  // Its share of a tile; the bits are complete.
+  __device__ void add(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry) {
+    const int total = tile.columns * tile.words;
+    Words at(tile, static_cast<int>(threadIdx.x), kThreads);
+    for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads, at.advance()) {
+      const uint64_t found = changes_at(frame, tile, bits, carry, at.x(), at.k());
+      if (found != 0) {
+        changes += __popcll(found);
+        last = position_of(frame, tile, at.x(), at.k()) + 63 - __clzll(static_cast<long long>(found));
+      }
+      const uint32_t set = bits[tile.at(at.x(), at.k())];
+      if (set == 0) continue;
+      pixels += __popc(set);
+      const int x = static_cast<int>(tile.x) + at.x(), y = static_cast<int>(32 * (tile.word + at.k()));
+      left = left < x ? left : x;
+      right = right > x ? right : x;
+      const int first = y + __ffs(static_cast<int>(set)) - 1, end = y + 31 - __clz(static_cast<int>(set));
+      top = top < first ? top : first;
+      bottom = bottom > end ? bottom : end;
+    }
+  }
+};
+
+__device__ inline void merge(Part& sum, const Part& part) {
+  sum.changes += part.changes;
+  sum.last = max(sum.last, part.last);
+  sum.pixels += part.pixels;
+  sum.inner += part.inner;
+  sum.outer += part.outer;
+  sum.left = min(sum.left, part.left);
+  sum.top = min(sum.top, part.top);
+  sum.right = max(sum.right, part.right);
+  sum.bottom = max(sum.bottom, part.bottom);
+}
+
+// The sum of the values up to this thread's, over the block. `sums` (kWarps) is shared; a barrier has to come before
+// its next use.
+template <typename T, typename Operation>
+__device__ T scan_block(T value, T* sums, Operation operation) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  for (int step = 1; step < 32; step *= 2) {
+    const T other = __shfl_up_sync(kAllLanes, value, step);
+    if (lane >= step) value = operation(other, value);
+  }
+  if (lane == 31) sums[warp] = value;
+  __syncthreads();
+  for (int i = 0; i < warp; ++i) value = operation(value, sums[i]);
+  return value;
+}
+
+// Adds up the threads of a block; the result is thread 0's. `inner` and `outer` are further counts.
+__device__ inline void store_part(const Tally& mine, int64_t inner, int64_t outer, Part* part) {
+  __shared__ Part parts[kWarps];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  Part sum{};
+  sum.changes = over_warp(mine.changes, Sum());
+  sum.last = over_warp(mine.last, Most());
+  sum.pixels = over_warp(mine.pixels, Sum());
+  sum.inner = over_warp(inner, Sum());
+  sum.outer = over_warp(outer, Sum());
+  sum.left = over_warp(mine.left, Least());
+  sum.top = over_warp(mine.top, Least());
+  sum.right = over_warp(mine.right, Most());
+  sum.bottom = over_warp(mine.bottom, Most());
+  if (threadIdx.x % 32 == 0) parts[warp] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int i = 1; i < kWarps; ++i) merge(sum, parts[i]);
+  *part = sum;
+}
+
+// A mask that is set to the picture's last pixel ends there; there is no empty background run after it.
+__device__ inline bool has_rest(int64_t changes, int64_t last, int64_t pixels) {
+  return changes == 0 || last != pixels;
+}
+
+// What is left of the picture behind a mask's last change, which the block of its last part writes.
+template <typename Count>
+__device__ void write_rest(const Part& part, int64_t pixels, Count* counts) {
+  const int64_t changes = part.rank + part.changes, last = max(part.before, part.last);
+  if (has_rest(changes, last, pixels)) counts[changes] = static_cast<Count>(pixels - last);
+}
+
+// Writes the counts of one part, tile after tile.
+template <typename Count>
+class RunWriter {
+ public:
+  // Shared memory that is asked for: the changes of 32 words for each warp.
+  static constexpr int kPlaces = 32 * 33;
+  static constexpr size_t kBytes = sizeof(uint16_t) * kPlaces * kWarps;
+
+  struct Shared {
+    int64_t rank, last;  // changes in front of the tile, and where the last of them is
+    int64_t warp_last[kWarps];
+    int warp_changes[kWarps];
+  };
+
+  // counts: of the mask. By all threads; a barrier has to follow.
+  __device__ RunWriter(Shared* shared, uint16_t* places, Count* counts, const Part& part)
+      : shared_(shared), places_(places + static_cast<int>(threadIdx.x) / 32 * kPlaces), counts_(counts) {
+    if (threadIdx.x != 0) return;
+    shared->rank = part.rank;
+    shared->last = part.before;
+  }
+
+  // By all threads; the bits are complete, and so is what `places` was used for otherwise.
+  __device__ void add(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+    const int total = tile.columns * tile.words, each = (total + kThreads - 1) / kThreads * 32;
+    const int begin = warp * each < total ? warp * each : total;
+    const int end = begin + each < total ? begin + each : total;
+    int changes = 0;
+    int64_t last = 0;
+    Words at(tile, begin + lane, 32);
+    for (int i = begin + lane; i < end; i += 32, at.advance()) {
+      const uint64_t found = changes_at(frame, tile, bits, carry, at.x(), at.k());
+      if (found == 0) continue;
+      changes += __popcll(found);
+      last = position_of(frame, tile, at.x(), at.k()) + 63 - __clzll(static_cast<long long>(found));
+    }
+    changes = over_warp(changes, Sum());
+    last = over_warp(last, Most());
+    if (lane == 0) {
+      shared_->warp_changes[warp] = changes;
+      shared_->warp_last[warp] = last;
+    }
+    __syncthreads();
+    int64_t rank = shared_->rank, before = shared_->last;
+    for (int i = 0; i < warp; ++i) {
+      rank += shared_->warp_changes[i];
+      before = max(before, shared_->warp_last[i]);
+    }
+    if (changes > 0) write(frame, tile, bits, carry, begin, end, rank, before);
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int i = 0; i < kWarps; ++i) {
+      shared_->rank += shared_->warp_changes[i];
+      shared_->last = max(shared_->last, shared_->warp_last[i]);
+    }
+  }
+
+ private:
+  // Words [begin, end) by one warp. Changes are put in order in shared memory first, so that neighbouring lanes write
+  // neighbouring counts.
+  __device__ void write(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry, int begin, int end,
+                        int64_t rank, int64_t before) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    Words at(tile, begin + lane, 32);
+    for (int start = begin; start < end; start += 32, at.advance()) {
+      const bool there = start + lane < end;
+      uint64_t found = there ? changes_at(frame, tile, bits, carry, at.x(), at.k()) : 0;
+      if (!__any_sync(kAllLanes, found != 0)) continue;
+      const int n = __popcll(found);
+      int place = n;  // in the end: of this lane's first change
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(kAllLanes, place, step);
+        place += lane >= step ? other : 0;
+      }
+      const int total = __shfl_sync(kAllLanes, place, 31);
+      place -= n;
+      for (; found != 0; found &= found - 1) {
+        places_[place++] = static_cast<uint16_t>(lane * 64 + __ffsll(static_cast<long long>(found)) - 1);
+      }
+      __syncwarp();
+      const int64_t first = there ? position_of(frame, tile, at.x(), at.k()) : 0;  // of this lane's word
+      for (int j = 0; j < total; j += 32) {
+        const int entry = places_[j + lane < total ? j + lane : total - 1];
+        const int64_t position = __shfl_sync(kAllLanes, first, entry / 64) + entry % 64;
+        const int64_t left = __shfl_up_sync(kAllLanes, position, 1);
+        if (j + lane < total) counts_[rank + j + lane] = static_cast<Count>(position - (lane > 0 ? left : before));
+        before = __shfl_sync(kAllLanes, position, 31);
+      }
+      rank += total;
+      __syncwarp();
+    }
+  }
+
+  Shared* shared_;
+  uint16_t* places_;
+  Count* counts_;
+};
+
+}  // namespace fastsam::rle::cuda

@@ -1,0 +1,89 @@
+"""What belongs to all images together, made at the end: the COCO file, class names, the contact sheet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from .._files import atomic_path
+from ..formats import class_names
+from ..formats._writing import json_text
+from ..formats.coco import category_dicts
+from .files import LabelFiles, path_of
+from .manifest import History
+from .preview import SHEET, Preview
+
+COCO_FILE = "coco.json"
+NAMES_FILE = "data.yaml"
+
+
+def assemble(labels: LabelFiles, history: History, names: Iterable[str], preview: Preview) -> None:
+    """Write the files of all images into the folder of labels.
+
+    names: of the label files of all images, in the order that numbers the images. Nothing depends on the order in which
+    they were labelled.
+    """
+    folder, classes = labels.folder, class_list(history)
+    if "coco" in labels.formats:
+        with atomic_path(folder / COCO_FILE, labels.scratch) as temporary:
+            write_coco(temporary, (folder / path_of("coco", name) for name in names), classes)
+    if "yolo" in labels.formats and classes:
+        with atomic_path(folder / NAMES_FILE, labels.scratch) as temporary:
+            class_names.write(temporary, classes)
+    sheet = preview.sheet(folder)
+    if sheet is not None:
+        labels.write([(SHEET, sheet)])
+
+
+def class_list(history: History) -> dict[int, str]:
+    """The names of all classes that were found; of several for one id, the first in the alphabet."""
+    classes: dict[int, str] = {}
+    for class_id, name in sorted(history.classes):
+        classes.setdefault(class_id, name)
+    return classes
+
+
+def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) -> None:
+    """One COCO file of the parts, numbered on in their order; only one part is in memory at a time.
+
+    Class k is category k + 1. All classes up to the largest are listed, so that readers number them alike.
+    """
+    listed = {class_id: names.get(class_id, str(class_id)) for class_id in range(max(names, default=0) + 1)}
+    with (
+        open(target, "w", encoding="ascii") as file,
+        # Images wait in a file without a name until the annotations are all there.
+        tempfile.TemporaryFile("w+", dir=target.parent, encoding="ascii") as images,
+    ):
+        file.write('{"annotations":[')
+        _append(file, images, parts)
+        file.write('\n],\n"images":[')
+        images.seek(0)
+        shutil.copyfileobj(images, file)
+        categories = ",\n".join(json_text(category) for category in category_dicts(listed))
+        file.write(f'\n],\n"categories":[\n{categories}\n]}}\n')
+
+
+def _append(file: TextIO, images: TextIO, parts: Iterable[Path]) -> None:
+    comma = "\n"
+    annotation_id = 0
+    for image_id, (image, objects) in enumerate(_read(parts), 1):
+        image["id"] = image_id
+        images.write(("\n" if image_id == 1 else ",\n") + json_text(image))
+        for annotation in objects:
+            annotation_id += 1
+            annotation["id"], annotation["image_id"] = annotation_id, image_id
+            file.write(comma + json_text(annotation))
+            comma = ",\n"
+
+
+def _read(parts: Iterable[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    for path in parts:
+        try:
+            part = json.loads(path.read_bytes())
+            yield part["image"], part["annotations"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it and run again, which makes it anew") from None

@@ -1,0 +1,148 @@
+"""One run over a set of images: what is left to do, doing it, and keeping the record."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from .._log import logger
+from ..sources import Source
+from ..sources.video import expected_frames
+from .annotator import Annotator
+from .assemble import assemble
+from .files import LabelFiles
+from .loading import Load, finished_names, groups_of_files, groups_of_source
+from .manifest import History, Manifest, is_started, read
+from .preview import Preview
+from .rendering import Renderer
+from .shards import WHOLE, Shard
+from .work import Line, Work
+from .worklist import FileList, is_video
+
+
+class Job:
+    """The images of one share, as far as they aren't done yet: labelled, written and recorded.
+
+    Opening it takes the folder's manifest; use it as a context manager. `history` is what is done, by earlier runs too;
+    `done` the keys of it whose files are still there; `now` the number of images that this run has labelled.
+    """
+
+    def __init__(
+        self,
+        labels: LabelFiles,
+        settings: Mapping[str, Any],
+        shard: Shard = WHOLE,
+        *,
+        files: FileList | None,
+        preview: Preview,
+        resume: bool = True,
+    ) -> None:
+        self.labels = labels
+        self.preview = preview
+        self._settings = settings
+        self._shard = shard
+        self._files = files
+        self._turn = threading.Lock()
+        self._videos: list[str] = []
+        self.now = 0
+        labels.folder.mkdir(parents=True, exist_ok=True)
+        if resume and not is_started(labels.folder):
+            self._refuse_labels_of_others()
+        self.history = read(labels.folder, settings, lambda key: key in shard) if resume else History()
+        self.done = self._still_there()
+        if not resume and shard == WHOLE:
+            for stale in labels.folder.glob("manifest*.jsonl"):
+                stale.unlink()
+        self._manifest = Manifest(labels.folder, settings, shard, resume)
+
+    def __enter__(self) -> Job:
+        with ExitStack() as stack:
+            stack.callback(self._manifest.close)
+            stack.enter_context(self.labels)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def run(self, annotator: Annotator, source: Source | None, stop_at_errors: bool) -> None:
+        """Label what is left, of the files or of `source`, with a bar on a terminal."""
+        from tqdm.auto import tqdm
+
+        batch = annotator.config.batch
+        groups: Iterator[list[Load]]
+        if self._files is not None:
+            groups = groups_of_files(self._files, self._shard, self.done, batch, self._videos)
+        else:
+            assert source is not None
+            groups = groups_of_source(source, self._shard, self.done, batch)
+        render = Renderer(self.labels.formats, self.labels.folder, None if self._files is None else self._files.root)
+        work = Work(annotator, self.labels, render, self.preview, stop_at_errors=stop_at_errors)
+        with tqdm(
+            total=self.total(source), initial=len(self.done - self.history.videos), desc="auto_annotate", unit="image",
+            disable=None,
+        ) as bar:  # fmt: skip
+
+            def record(line: Line) -> None:
+                self.record(line)
+                bar.update()
+
+            work.run(groups, self.done, record)
+        for video in self._videos:
+            self.record({"key": video, "status": "video"})
+
+    def record(self, line: Line) -> None:
+        """Add a line to the manifest, unless it is there already. Threads take turns."""
+        with self._turn:
+            if line["status"] == "error" and self.history.failed.get(line["key"]) == line["error"]:
+                return
+            self._manifest.append(line)
+            self.history.add(line)
+            self.now += line["status"] == "ok"
+
+    def finish(self) -> None:
+        """Once all shares are done, whichever ends last writes what belongs to all images."""
+        everything = read(self.labels.folder, self._settings)
+        ended = everything.finished | everything.videos | everything.failed.keys()
+        files = self._files
+        left = 0 if files is None else sum(key not in ended for key in files.keys)
+        if left or (files is None and self._shard != WHOLE):
+            shown = f"{left} images" if left else "other images"
+            logger.info("%s belong to other shares; what belongs to all images is written once they are done", shown)
+            return
+        assemble(self.labels, everything, finished_names(files, everything.finished), self.preview)
+
+    def total(self, source: Source | None = None) -> int | None:
+        """How many images there are in this share, as far as headers tell."""
+        if self._files is None:
+            return None if source is None or self._shard != WHOLE else source.expected()
+        keys = [key for key in self._files.keys if key in self._shard]
+        videos = [self._files.path(key) for key in keys if is_video(key)]
+        return len(keys) - len(videos) + sum(expected_frames(path, 1) or 0 for path in videos)
+
+    def _names(self) -> dict[str, str]:
+        """Names of label files by key, of the image files of this share."""
+        files = self._files
+        if files is None:
+            return {}
+        return {key: files.name(key) for key in files.keys if key in self._shard and not is_video(key)}
+
+    def _still_there(self) -> set[str]:
+        names = {key: name for key, name in self._names().items() if key in self.history.finished}
+        present = self.labels.present(names.values())
+        lost = {key for key, name in names.items() if name not in present}
+        folder = self.labels.folder
+        lost |= {key for key in self.preview.keys if key in names and not self.preview.has_tile(folder, key)}
+        return (self.history.finished | self.history.videos) - lost
+
+    def _refuse_labels_of_others(self) -> None:
+        folder = self.labels.folder
+        found = self.labels.present(self._names().values(), any)
+        if found:
+            example = next(path for path in self.labels.paths(min(found)) if (folder / path).exists())
+            raise ValueError(
+                f"{folder} holds labels of {len(found)} of the images, such as {example}, that no run recorded; they "
+                "may be somebody's work. Give another output_dir, or resume=False to replace them"
+            )

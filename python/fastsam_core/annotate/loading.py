@@ -1,0 +1,153 @@
+"""From a list of files, or any other source, to groups of images that are labelled together.
+
+Groups follow from the list alone: a run that goes on after a stop encodes the same images together as one without a
+stop would have, and rounding can't differ.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._log import logger
+from ..sources.decode import read_image
+from ..sources.item import Item, Source
+from ..sources.video import video_items
+from .shards import Shard
+from .worklist import FileList, is_video
+
+
+class Loaded(NamedTuple):
+    """One image, or the reason why there is none.
+
+    key: what the manifest calls it. name: its label files, relative and without suffix. file_name: what label files
+    call the image: its relative path; a frame is called like a picture of it. image: BGR uint8 (H, W, 3).
+    """
+
+    key: str
+    name: str
+    file_name: str
+    image: NDArray[np.uint8] | None
+    error: str = ""
+
+
+Load = Callable[[], Loaded]
+
+
+def groups_of_files(
+    files: FileList, shard: Shard, finished: Collection[str], batch: int, videos: list[str]
+) -> Iterator[list[Load]]:
+    """Groups in which something isn't finished, as functions that load their images.
+
+    A video whose last frame has been given is added to `videos`.
+    """
+    group: list[str] = []
+
+    def loads() -> Iterator[list[Load]]:
+        if any(key not in finished for key in group):
+            yield [partial(load_file, files, key) for key in group]
+        group.clear()
+
+    for key in files.keys:
+        if key not in shard:
+            continue
+        if is_video(key):
+            yield from loads()
+            if key not in finished:
+                yield from _grouped(_frames(files, key, videos), finished, batch)
+            continue
+        group.append(key)
+        if len(group) == batch:
+            yield from loads()
+    yield from loads()
+
+
+def groups_of_source(source: Source, shard: Shard, finished: Collection[str], batch: int) -> Iterator[list[Load]]:
+    """The same for pictures that can only be had one after the other."""
+    return _grouped((loaded for loaded in _named(source) if loaded.key in shard), finished, batch)
+
+
+def load_file(files: FileList, key: str) -> Loaded:
+    """One image file."""
+    name = files.name(key)
+    try:
+        return Loaded(key, name, key, read_image(files.path(key)))
+    except (ValueError, OSError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        logger.warning("skipped %s: %s", files.path(key), reason)
+        return Loaded(key, name, key, None, reason)
+
+
+def finished_names(files: FileList | None, finished: Collection[str]) -> Iterator[str]:
+    """Names of the label files of what is finished, in an order that depends on the images' names alone."""
+    if files is None:
+        yield from (posixpath.splitext(key)[0] for key in sorted(finished))
+        return
+    frames: dict[str, list[int]] = defaultdict(list)
+    for key in finished:
+        video, _, frame = key.rpartition("#")
+        if is_video(video):
+            frames[video].append(int(frame))
+    for key in files.keys:
+        if is_video(key):
+            yield from (f"{files.name(key)}_{frame}" for frame in sorted(frames[key]))
+        elif key in finished:
+            yield files.name(key)
+
+
+def _frames(files: FileList, key: str, videos: list[str]) -> Iterator[Loaded]:
+    name = files.name(key)
+    path = files.path(key)
+    try:
+        for item in video_items(path, path):
+            frame = f"{name}_{item.frame}"
+            yield Loaded(f"{key}#{item.frame}", frame, f"{frame}.jpg", item.image)
+    except (ValueError, OSError) as error:
+        logger.warning("skipped %s: %s", path, error)
+        yield Loaded(key, name, key, None, str(error))
+    else:
+        videos.append(key)
+
+
+def _named(source: Source) -> Iterator[Loaded]:
+    """A source's pictures under names of their own, by the last part of their path or address."""
+    taken: set[str] = set()
+    for item in source:
+        stem, suffix = posixpath.splitext(_base(item))
+        unique, number = stem, 1
+        while unique.casefold() in taken:
+            number += 1
+            unique = f"{stem}-{number}"
+        taken.add(unique.casefold())
+        yield Loaded(unique + suffix, unique, unique + suffix, item.image, item.error or "")
+
+
+def _base(item: Item) -> str:
+    base = os.path.basename(item.path.rstrip("/")).split("?")[0] or "image"
+    if item.frame is None:
+        return base
+    stem, suffix = posixpath.splitext(base)
+    return f"{stem}_{item.frame}{suffix}"
+
+
+def _grouped(pictures: Iterator[Loaded], finished: Collection[str], batch: int) -> Iterator[list[Load]]:
+    group: list[Loaded] = []
+    for loaded in pictures:
+        group.append(loaded)
+        if len(group) == batch:
+            if any(one.key not in finished for one in group):
+                yield [partial(_same, one) for one in group]
+            group = []
+    if any(one.key not in finished for one in group):
+        yield [partial(_same, one) for one in group]
+
+
+def _same(loaded: Loaded) -> Loaded:
+    return loaded

@@ -1,0 +1,216 @@
+"""The manifest of a folder of labels: what is done, so that a run that was cut off goes on where it stopped.
+
+One JSON object a line: first the settings, then one line per image, once its label files are in place. A line is one
+write at the file's end. The file is flushed to disk at most once a second and when a run ends: after a power failure
+about a second's lines may be missing, and those images are labelled again, to the same bytes. Killing the process loses
+nothing that was written. A last line that was cut off is ignored, and removed before the next one is written.
+
+Each share of a run has a manifest of its own, as several machines can't append to one file; all are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .._log import logger, warn_once
+from .shards import WHOLE, Shard
+
+FORMAT = "fastsam_core.annotate 1"
+_FLUSH_SECONDS = 1.0
+_DETAIL = {"ok": "classes", "error": "error", "video": "key"}  # what a line of each status says
+
+
+@dataclass
+class History:
+    """What the manifests of a folder say.
+
+    finished: keys of labelled images. videos: of videos that have been labelled to their end. failed: reasons by key.
+    classes: objects by class id and name. empty: images without objects.
+    """
+
+    finished: set[str] = field(default_factory=set)
+    videos: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    classes: Counter[tuple[int, str]] = field(default_factory=Counter)
+    empty: int = 0
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take in one line. An image that was labelled again, as its files had been removed, counts once."""
+        key = line["key"]
+        if key in self.finished:
+            return
+        if line["status"] == "video":
+            self.videos.add(key)
+            return
+        if line["status"] == "error":
+            self.failed[key] = line["error"]
+            return
+        self.failed.pop(key, None)
+        self.finished.add(key)
+        for class_id, name, count in line["classes"]:
+            self.classes[class_id, name] += count
+        self.empty += not line["classes"]
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """sha256 of the settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def file_name(shard: Shard) -> str:
+    """The manifest's name within the folder of labels."""
+    return "manifest.jsonl" if shard == WHOLE else f"manifest-{shard.index}-of-{shard.count}.jsonl"
+
+
+def is_started(folder: Path) -> bool:
+    """Whether a run has begun in `folder`."""
+    return any(path.stat().st_size for path in folder.glob("manifest*.jsonl"))
+
+
+def read(folder: Path, settings: Mapping[str, Any], wanted: Callable[[str], bool] = lambda key: True) -> History:
+    """All manifests of `folder`, of the keys that are wanted.
+
+    ValueError where one of them was made with other settings, or is something else.
+    """
+    history = History()
+    for path in sorted(folder.glob("manifest*.jsonl")):
+        with open(path, "rb") as file:
+            lines = _lines(file, path)
+            header = next(lines, None)
+            if header is None:  # a run that was stopped before it wrote anything
+                continue
+            _check(path, header, settings)
+            for line in lines:
+                if wanted(line["key"]):
+                    history.add(line)
+    return history
+
+
+def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
+    for number, text in enumerate(file, 1):
+        if not text.endswith(b"\n"):
+            return
+        try:
+            line = json.loads(text)
+            if number > 1:
+                _ = line["key"], line[_DETAIL[line["status"]]]
+        except (ValueError, KeyError, TypeError):
+            if number == 1:
+                raise ValueError(f"{path} is no manifest of labels; move it away, or give another output_dir") from None
+            logger.warning("%s: line %d can't be read; its image is labelled again", path, number)
+            continue
+        yield line
+
+
+def _check(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    if not isinstance(header, Mapping) or header.get("manifest") != FORMAT:
+        raise ValueError(f"{path} is no manifest of this version; move it away, or give another output_dir")
+    before = header["settings"]
+    if before == settings:
+        return
+    missing = object()
+    differences = [
+        f"{key} was {_shown(before.get(key, missing), missing)} and is {_shown(settings.get(key, missing), missing)}"
+        for key in sorted({*before, *settings})
+        if before.get(key, missing) != settings.get(key, missing)
+    ]
+    raise ValueError(
+        f"{path.parent} holds labels that were made in another way: {'; '.join(differences)} (fingerprint "
+        f"{fingerprint(before)[:12]} in {path.name}, now {fingerprint(settings)[:12]}). Give another output_dir, or "
+        "resume=False to label everything again"
+    )
+
+
+def _shown(value: Any, missing: object) -> str:
+    return "not given" if value is missing else json.dumps(value)
+
+
+class Manifest:
+    """The manifest that this process appends to; nobody else can meanwhile.
+
+    ValueError where another process is writing it. resume=False starts it afresh.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard = WHOLE, resume: bool = True) -> None:
+        self.path = folder / file_name(shard)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._flushed = time.monotonic()
+        try:
+            self._lock()
+            self._end = _complete(self._file) if resume else 0
+            os.ftruncate(self._file, self._end)
+            if self._end == 0:
+                self.append(
+                    {
+                        "manifest": FORMAT,
+                        "package": __version__,
+                        "fingerprint": fingerprint(settings),
+                        "settings": dict(settings),
+                    }
+                )
+                self.flush()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line, whole or not at all. Callers take turns."""
+        data = json.dumps(line).encode() + b"\n"
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+        except OSError:
+            os.ftruncate(self._file, self._end)
+            raise
+        self._end += len(data)
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until everything is on disk."""
+        os.fsync(self._file)
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flush, and let others write."""
+        try:
+            self.flush()
+        finally:
+            os.close(self._file)
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f'another process is writing {self.path}; wait for it, or divide the images with shard="i/n"'
+            ) from None
+        except (ImportError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            warn_once(f"files can't be locked here ({error}); see to it that only one process writes {self.path}")
+
+
+def _complete(file: int) -> int:
+    """Bytes up to the end of the last whole line."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

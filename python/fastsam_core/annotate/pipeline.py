@@ -1,0 +1,105 @@
+"""Loading, labelling and writing at the same time, in threads with bounded queues between them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Loaded = TypeVar("Loaded")
+Made = TypeVar("Made")
+
+
+class Pipeline(Generic[Loaded, Made]):
+    """`for group in pipeline: pipeline.write(...)`, as a context manager.
+
+    groups: gives groups of functions that load one image each; it is run in a thread, and so are the functions, in
+    `workers` threads. Iterating gives groups of what they returned, in order. write: called with what `write` is
+    given, in `workers` other threads.
+    At most about 2 x `workers` loaded images (and never less than two groups) and as many unwritten ones exist at a
+    time. An error in any thread is raised by the next step here. Leaving early drops what is not yet begun and waits
+    for what is.
+    """
+
+    def __init__(
+        self,
+        groups: Iterator[list[Callable[[], Loaded]]],
+        write: Callable[[Made], None],
+        *,
+        workers: int,
+        batch: int = 1,
+    ) -> None:
+        self._groups = groups
+        self._write = write
+        self._waiting: queue.Queue[list[Future[Loaded]] | BaseException | None] = queue.Queue(
+            max(1, -(-2 * workers // batch) - 1)
+        )
+        self._loaders = ThreadPoolExecutor(workers, thread_name_prefix="fastsam-load")
+        self._writers = ThreadPoolExecutor(workers, thread_name_prefix="fastsam-write")
+        self._free = threading.Semaphore(2 * workers)
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._feeder = threading.Thread(target=self._feed, name="fastsam-feed", daemon=True)
+
+    def __enter__(self) -> Pipeline[Loaded, Made]:
+        self._feeder.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        early = kind is not None
+        self._stop.set()
+        self._feeder.join()
+        self._loaders.shutdown(wait=True, cancel_futures=True)
+        self._writers.shutdown(wait=True, cancel_futures=early)
+        if not early:
+            self._raise_failure()
+
+    def __iter__(self) -> Iterator[list[Loaded]]:
+        while True:
+            self._raise_failure()
+            group = self._waiting.get()
+            if group is None:
+                return
+            if isinstance(group, BaseException):
+                raise group
+            yield [future.result() for future in group]
+
+    def write(self, made: Made) -> None:
+        """Have `made` written, waiting while too much is unwritten."""
+        self._free.acquire()
+        self._raise_failure()
+        self._writers.submit(self._write_one, made)
+
+    def _write_one(self, made: Made) -> None:
+        try:
+            if self._failure is None:
+                self._write(made)
+        except BaseException as error:
+            self._failure = self._failure or error
+        finally:
+            self._free.release()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _feed(self) -> None:
+        last: BaseException | None = None
+        try:
+            for group in self._groups:
+                if self._stop.is_set() or not self._put([self._loaders.submit(load) for load in group]):
+                    return
+        except BaseException as error:
+            last = error
+        self._put(last)
+
+    def _put(self, group: list[Future[Loaded]] | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._waiting.put(group, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False

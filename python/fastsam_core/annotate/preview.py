@@ -1,0 +1,104 @@
+"""The contact sheet: a few images with their masks, to see at a glance what came out."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..results import Results
+from .shards import stable_hash
+
+SHEET = "preview.jpg"
+_FOLDER = ".preview"
+_TILE = 256  # width and height of a picture's place, in pixels
+_CAPTION = 22
+_GAP = 6
+_GROUND = (32, 32, 32)
+_TEXT = (220, 220, 220)
+
+
+class Preview:
+    """Which images are on the sheet, and their small pictures, which are kept until the sheet is made.
+
+    The images are chosen by the hash of their names: evenly spread, and the same ones however the work is divided.
+    """
+
+    def __init__(self, keys: Collection[str], count: int) -> None:
+        self.keys: Sequence[str] = heapq.nsmallest(count, keys, key=lambda key: (stable_hash(key), key))
+        self._chosen = frozenset(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._chosen
+
+    def path(self, key: str) -> str:
+        """Of an image's small picture, relative to the folder of labels."""
+        return f"{_FOLDER}/{stable_hash(key):016x}.png"
+
+    def has_tile(self, folder: Path, key: str) -> bool:
+        """Whether the image's small picture is there."""
+        return (folder / self.path(key)).exists()
+
+    def tile(self, key: str, results: Results) -> tuple[str, bytes]:
+        """Relative path and content of the image's small picture."""
+        return self.path(key), _encoded(_tile(_small(results.plot(labels=False)), key), ".png")
+
+    def sheet(self, folder: Path) -> bytes | None:
+        """The small pictures together; None where there are none. Those of images that failed are missing."""
+        import cv2
+
+        tiles = [cv2.imread(str(folder / self.path(key))) for key in self.keys if self.has_tile(folder, key)]
+        shown = [np.asarray(tile, np.uint8) for tile in tiles if tile is not None]
+        return _encoded(_sheet(shown), ".jpg") if shown else None
+
+
+def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = _TILE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def _tile(picture: NDArray[np.uint8], key: str) -> NDArray[np.uint8]:
+    """The picture in the middle of its place, with its name below."""
+    from ..plotting import text
+
+    tile = np.full((_TILE + _CAPTION, _TILE, 3), _GROUND, np.uint8)
+    height, width = picture.shape[:2]
+    top, left = (_TILE - height) // 2, (_TILE - width) // 2
+    tile[top : top + height, left : left + width] = picture
+    # The end of a path says most. What can't be shown, such as undecodable bytes, is left out.
+    shown = "".join(letter for letter in os.path.splitext(key)[0] if letter.isprintable())
+    shown = shown if len(shown) <= 34 else "..." + shown[-31:]
+    caption = text.render(shown or "?", "", 12, _TEXT, _GROUND)[:_CAPTION, :_TILE]
+    tile[_TILE : _TILE + caption.shape[0], : caption.shape[1]] = caption
+    return tile
+
+
+def _sheet(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    columns = math.ceil(math.sqrt(len(tiles) * 4 / 3))
+    rows = math.ceil(len(tiles) / columns)
+    high, wide = tiles[0].shape[0] + _GAP, tiles[0].shape[1] + _GAP
+    sheet = np.full((rows * high + _GAP, columns * wide + _GAP, 3), _GROUND, np.uint8)
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, columns)
+        top, left = row * high + _GAP, column * wide + _GAP
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return sheet
+
+
+def _encoded(picture: NDArray[np.uint8], suffix: str) -> bytes:
+    import cv2
+
+    done, data = cv2.imencode(suffix, picture)
+    if not done:
+        raise ValueError(f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels can't be written as {suffix}")
+    return bytes(data.tobytes())

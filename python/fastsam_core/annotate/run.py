@@ -1,0 +1,146 @@
+"""`auto_annotate`: label files for a set of images."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._log import logger
+from ..config import _whole
+from ..sources import load_sources
+from .annotator import Annotator
+from .files import LabelFiles
+from .job import Job
+from .manifest import file_name
+from .preview import SHEET, Preview
+from .settings import ON_ERROR, AnnotateConfig
+from .shards import WHOLE, local_rank, read_shard
+from .summary import summary
+from .worklist import FileList, is_video, list_files
+
+
+def auto_annotate(
+    data: Any,
+    det_model: Any = "yolov8x.pt",
+    sam_model: Any = "sam_b.pt",
+    device: Any = "",
+    output_dir: str | os.PathLike[str] | None = None,
+    *,
+    conf: float = 0.25,
+    iou: float = 0.45,
+    imgsz: int = 640,
+    max_det: int = 300,
+    classes: Sequence[int] | None = None,
+    texts: Sequence[str] | None = None,
+    formats: Sequence[str] = ("yolo",),
+    min_area: float = 0,
+    batch: int = 1,
+    workers: int = 2,
+    resume: bool = True,
+    shard: str | tuple[int, int] | None = None,
+    on_error: str = "skip",
+    preview: int = 24,
+) -> Path:
+    """Write label files for images, boxes from a detector and masks from SAM, and return their folder.
+
+    data: a folder of images, with its sub-folders, or any other source that `SAM` takes.
+    det_model: an official name ("yolov8n.pt" to "yolov8x.pt" ...), a checkpoint of that family, or a callable
+        `detector(image) -> boxes, scores, class ids, names`, called with each image, (H, W, 3) uint8 BGR: see
+        `detect.Detector`. With det_model=None everything is segmented, as class 0.
+    sam_model: a checkpoint, or a ready `SAM` or `Predictor`, whose options (`conf` and so on) then hold.
+    device: of both models; "" is the GPU if there is one.
+    output_dir: default `<data's parent>/<data's stem>_auto_annotate_labels`.
+    conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`. Boxes of a callable are filtered by
+        conf, max_det and classes.
+    texts: names of what to find, with an open-vocabulary detector (`pip install 'fastsam_core[text]'`); class ids are
+        their places in the list. det_model may then name such a detector, see `detect.load_text_detector`.
+    formats: any of yolo (`<name>.txt`), coco (`coco.json`), sa1b (`sa1b/<name>.json`), labelme (`labelme/<name>.json`)
+        and png (`png/<name>.png`). Names mirror the images' relative paths.
+    min_area: leave out masks of fewer pixels.
+    batch: images that go through the encoder together. workers: threads that load, and as many that write.
+    resume: go on where an earlier run into this folder stopped; False starts afresh.
+    shard: "i/n" labels the i-th of n shares, from 0; None takes what torchrun or srun say, else everything.
+    on_error: "skip" records images that can't be read or labelled, and goes on; "raise" stops at the first.
+    preview: draw the masks of this many images into `preview.jpg`; 0 for none.
+
+    A class goes by the box that a mask was made for, so a mask that SAM gives a predicted IoU of at most its `conf`
+    (0.25), and that is left out, moves no other. Every image gets its file, an empty one where nothing was found;
+    images of one name and different suffix get `<name>-2` and so on, frames of a video `<name>_<frame>`.
+
+    Files are written whole or not at all. `manifest.jsonl` says what is done; what else is written depends on neither
+    times nor order, so a run that was killed and is started again gives the same bytes.
+
+    ValueError for options that don't fit, for a folder with labels of other models or settings, and where detector or
+    model fail on one image after the other; FileNotFoundError for images that aren't there; OSError where files can't
+    be written.
+    """
+    config = AnnotateConfig(
+        det_model, sam_model, device, conf, iou, imgsz, max_det, classes, texts, formats, min_area, batch, workers
+    )
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
+    preview = _whole(0)("preview", preview)
+    share = read_shard(shard)
+    if share != WHOLE:
+        logger.info("labelling share %s of the images", share)
+    if config.device == "":
+        config.device = own_gpu()
+    files = list_files(data, output_dir)
+    source = load_sources(data) if files is None else None
+    folder = Path(output_dir) if output_dir else default_folder(data)
+    if files is not None:
+        _keep_apart(files, folder, config.formats)
+    sheet = Preview([] if files is None else [key for key in files.keys if not is_video(key)], preview)
+    annotator = Annotator(config)
+    settings = {"data": identity(files, data, folder), **annotator.settings()}
+    labels = LabelFiles(folder, config.formats, owner=Path(file_name(share)).stem)
+    started = time.perf_counter()
+    with Job(labels, settings, share, files=files, preview=sheet, resume=resume) as job:
+        try:
+            job.run(annotator, source, stop_at_errors=on_error == "raise")
+        finally:
+            if source is not None:
+                source.close()
+        if annotator.fault is not None and not job.history.finished:
+            raise annotator.fault
+        spent = time.perf_counter() - started
+        job.finish()
+    logger.info("%s", summary(job.history, str(folder), job.now, spent))
+    return folder
+
+
+def default_folder(data: Any) -> Path:
+    """Where labels go unless told: beside `data`, which must be one folder or file."""
+    if not isinstance(data, (str, os.PathLike)) or not Path(data).exists():
+        raise ValueError(f"output_dir is needed, since data isn't one folder or file but {data!r}"[:300])
+    path = Path(data) if Path(data).name not in ("", "..") else Path(data).resolve()
+    return path.parent / f"{path.stem}_auto_annotate_labels"
+
+
+def own_gpu() -> str:
+    """The GPU of this process where a launcher runs several on this machine; "" leaves the choice."""
+    rank, count = local_rank(os.environ), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{rank % count}" if rank is not None and count > 1 else ""
+
+
+def _keep_apart(files: FileList, folder: Path, formats: Sequence[str]) -> None:
+    """What is written must not be taken for images by the next run."""
+    if folder.is_dir() and os.path.samefile(folder, files.root):
+        if "png" in formats:
+            raise ValueError(
+                f"png label maps can't go into {folder}, the folder of the images; give another output_dir"
+            )
+        if SHEET in files.keys:
+            files.keys.remove(SHEET)
+
+
+def identity(files: FileList | None, data: Any, folder: Path) -> str:
+    """What tells the images of this folder from others of the same names, wherever both are moved together."""
+    if files is None:
+        return os.fspath(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
+    return os.path.relpath(files.root, folder.absolute()).replace(os.sep, "/")

@@ -1,0 +1,89 @@
+"""SAM as annotation uses it: images encoded together, masks for boxes or for everything."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..models.sam_model import SamModel
+from ..picture import Picture, Stopwatch, encode_together
+from ..predictor import Predictor
+from ..prompts import Prompts
+from ..results import Results
+from ..sam import SAM
+from ..segment import segment_everything, segment_prompts
+
+
+class Segmenter:
+    """A model and its options.
+
+    sam_model: a checkpoint's name or path, a `SAM` or a `Predictor`. device: "" leaves the choice to the model.
+    """
+
+    def __init__(self, sam_model: Any, device: Any = "") -> None:
+        if isinstance(sam_model, (str, os.PathLike)):
+            sam_model = SAM(os.fspath(sam_model))
+        if isinstance(sam_model, SAM):
+            options = {"model": sam_model.model, "save": False, **sam_model.overrides}
+            self._predictor = Predictor(overrides=options)
+        elif isinstance(sam_model, Predictor):
+            self._predictor = sam_model
+        else:
+            raise TypeError(f"sam_model must be a checkpoint, a SAM or a Predictor, not {type(sam_model).__name__}")
+        self.config: Config = self._predictor.args
+        if device not in ("", None):
+            self.config = self.config.updated({"device": device})
+
+    @property
+    def model(self) -> SamModel:
+        """The model as the options want it."""
+        return self._predictor._ready(self.config)
+
+    def settings(self, everything: bool) -> dict[str, Any]:
+        """What masks depend on, JSON-ready: the model's name, a hash of its weights, and the options."""
+        model = self.model
+        settings: dict[str, Any] = {
+            "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
+            "sam.conf": self.config.conf,
+            "sam.imgsz": model.image_size,
+            "sam.dtype": str(self.config.dtype or model.dtype).removeprefix("torch."),
+        }
+        if everything:
+            options = self.config.generate_options(model)
+            grids = options.pop("point_grids")
+            settings |= {f"sam.{key}": value for key, value in options.items() if key != "points_batch_size"}
+            settings["sam.point_grids"] = None if grids is None else [np.asarray(grid).tolist() for grid in grids]
+        return settings
+
+    def pictures(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Picture]:
+        """The images, BGR uint8 (H, W, 3), encoded in one pass; a single one is encoded when it is needed."""
+        pictures = [Picture(image, path) for image, path in zip(images, paths, strict=True)]
+        if len(pictures) > 1:
+            encode_together(self.model, pictures, self.config.dtype)
+        return pictures
+
+    def boxes(self, picture: Picture, boxes: NDArray[np.float32]) -> Results:
+        """The masks of boxes (N, 4), some at a time; a mask's class is its box's number, as some may be dropped."""
+        prompts = Prompts.read(bboxes=boxes)
+        assert prompts is not None
+        return segment_prompts(self.model, picture, prompts, False, self.config, Stopwatch())
+
+    def everything(self, picture: Picture) -> Results:
+        """All masks of the picture."""
+        return segment_everything(self.model, picture, self.config, Stopwatch())
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """sha256 over names, types, shapes and values of all tensors."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()

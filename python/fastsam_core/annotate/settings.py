@@ -1,0 +1,111 @@
+"""How to label: the options of `auto_annotate` that decide what is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..config import _image_size, _number, _whole
+
+FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
+ON_ERROR = ("skip", "raise")
+
+
+@dataclass
+class AnnotateConfig:
+    """What `Annotator` needs to know; picklable where its models are.
+
+    det_model: a detector's official name or checkpoint, any callable `detect.Detector`, or None to segment everything.
+    sam_model: a checkpoint's name or path, or a `SAM` or `Predictor`, whose options then hold.
+    device: of both; "" is the GPU if there is one.
+    conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`.
+    texts: names of what to find, with an open-vocabulary detector; class ids are their places in the list. det_model
+        is then such a detector, see `detect.load_text_detector`, or stays what it is by default.
+    formats: which label files, of yolo, coco, sa1b, labelme and png.
+    min_area: leave out masks of fewer pixels.
+    batch: images that go through the encoder together.
+    workers: threads that load, and as many that write.
+
+    TypeError and ValueError for values that don't fit.
+    """
+
+    det_model: Any = "yolov8x.pt"
+    sam_model: Any = "sam_b.pt"
+    device: Any = ""
+    conf: float = 0.25
+    iou: float = 0.45
+    imgsz: int = 640
+    max_det: int = 300
+    classes: Sequence[int] | None = None
+    texts: Sequence[str] | None = None
+    formats: Sequence[str] = ("yolo",)
+    min_area: float = 0
+    batch: int = 1
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        self.conf = _number(0, 1)("conf", self.conf)
+        self.iou = _number(0, 1)("iou", self.iou)
+        self.imgsz = _image_size("imgsz", self.imgsz)
+        self.max_det = _whole(1)("max_det", self.max_det)
+        self.min_area = _number(0)("min_area", self.min_area)
+        self.batch = _whole(1)("batch", self.batch)
+        self.workers = _whole(1)("workers", self.workers)
+        self.classes = _class_ids(self.classes)
+        self.texts = _texts(self.texts)
+        self.formats = read_formats(self.formats)
+        self.device = "" if self.device is None else self.device
+        if self.det_model is None or isinstance(self.det_model, (str, os.PathLike)):
+            return
+        if self.texts is not None and not hasattr(self.det_model, "find"):
+            raise ValueError(
+                "texts are for an open-vocabulary detector, such as detect.OpenVocabularyDetector; with another "
+                "det_model of your own, leave them out"
+            )
+        if self.texts is None and not callable(self.det_model):
+            raise TypeError(
+                f"det_model must be a detector's name, a callable or None, not {type(self.det_model).__name__}"
+            )
+
+    @property
+    def wants_detector(self) -> bool:
+        """Whether boxes come from a detector; otherwise everything is segmented."""
+        return self.det_model is not None or self.texts is not None
+
+    def replaced(self, **changes: Any) -> AnnotateConfig:
+        """A copy with some fields changed."""
+        return AnnotateConfig(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
+
+
+def read_formats(formats: Any) -> tuple[str, ...]:
+    """The formats named, each once, in a fixed order. One name will do; "yolo,coco" names two."""
+    given = formats.split(",") if isinstance(formats, str) else formats
+    if not isinstance(given, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"formats must be a list of {', '.join(FORMATS)}, not {formats!r}")
+    wanted = {name.strip().lower() for name in given}
+    unknown = sorted(wanted - set(FORMATS))
+    if unknown or not wanted:
+        raise ValueError(
+            f"formats={formats!r}: {', '.join(map(repr, unknown)) or 'none'}; accepted: {', '.join(FORMATS)}"
+        )
+    return tuple(name for name in FORMATS if name in wanted)
+
+
+def _class_ids(classes: Any) -> list[int] | None:
+    if classes is None:
+        return None
+    given = list(classes) if isinstance(classes, (list, tuple, set, frozenset, range)) else [classes]
+    return sorted({_whole(0)("classes", class_id) for class_id in given})
+
+
+def _texts(texts: Any) -> list[str] | None:
+    if texts is None:
+        return None
+    given = [texts] if isinstance(texts, str) else texts
+    if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
+        raise TypeError(f"texts must be a list of texts, not {texts!r}")
+    if not given or not all(text.strip() for text in given):
+        raise ValueError(f"texts={texts!r}: at least one is needed, and none may be empty")
+    return [text.strip() for text in given]

@@ -1,0 +1,90 @@
+"""Which share of the images this process labels: `shard="i/n"`, or what torchrun and SLURM say of the job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Share `index` (from 0) of `count`. An image belongs to the share that the hash of its relative path names."""
+
+    index: int
+    count: int
+
+    def __contains__(self, key: object) -> bool:
+        return self.count == 1 or (isinstance(key, str) and stable_hash(key) % self.count == self.index)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+WHOLE = Shard(0, 1)
+
+
+def stable_hash(key: str) -> int:
+    """64 bits that depend on the text alone: the same in every process, on every machine, in every release."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+
+
+def read_shard(shard: Any, environment: Mapping[str, str] | None = None) -> Shard:
+    """The share that `shard` names: "i/n" or (i, n), i from 0 to n - 1; None asks the environment.
+
+    TypeError and ValueError for anything else.
+    """
+    if shard is None:
+        return from_environment(os.environ if environment is None else environment)
+    accepted = 'accepted: "i/n" with i from 0 to n - 1, such as "0/8" for the first of eight'
+    if isinstance(shard, str):
+        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", shard, re.ASCII)
+        if match is None:
+            raise ValueError(f"shard={shard!r}; {accepted}")
+        index, count = int(match[1]), int(match[2])
+    elif isinstance(shard, (tuple, list)) and len(shard) == 2 and all(type(part) is int for part in shard):
+        index, count = shard
+    else:
+        raise TypeError(f"shard={shard!r} ({type(shard).__name__}); {accepted}")
+    if count < 1 or not 0 <= index < count:
+        raise ValueError(f"shard={shard!r}: there is no share {index} of {count}, they are counted from 0; {accepted}")
+    return Shard(index, count)
+
+
+def from_environment(environment: Mapping[str, str]) -> Shard:
+    """The share of a torchrun worker or of a task that srun started; otherwise all.
+
+    Elements of a SLURM job array are not taken for shares, as each may have a folder of its own: pass `shard` there.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return _named(environment, "RANK", "WORLD_SIZE")
+    if "SLURM_PROCID" not in environment:
+        return WHOLE
+    if "SLURM_STEP_NUM_TASKS" in environment:
+        return _named(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    # A batch script itself runs once, however many tasks its job has.
+    is_batch_script = environment.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in environment
+    if "SLURM_NTASKS" in environment and not is_batch_script:
+        return _named(environment, "SLURM_PROCID", "SLURM_NTASKS")
+    return WHOLE
+
+
+def local_rank(environment: Mapping[str, str]) -> int | None:
+    """Which of the processes on this machine this is, where a launcher says so: each takes a GPU of its own."""
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        if environment.get(name, "").isdigit():
+            return int(environment[name])
+    return None
+
+
+def _named(environment: Mapping[str, str], index: str, count: str) -> Shard:
+    try:
+        return read_shard((int(environment[index]), int(environment[count])))
+    except ValueError as error:
+        raise ValueError(
+            f"{index}={environment[index]} and {count}={environment[count]} in the environment name no share of the "
+            f'images ({error}); shard="0/1" labels all of them'
+        ) from None

@@ -1,0 +1,126 @@
+"""Groups of images -> label files and lines for a manifest: loading, labelling and writing at the same time."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .._log import logger
+from ..results import Results
+from .annotator import Annotator
+from .files import LabelFiles, path_of
+from .loading import Load, Loaded
+from .pipeline import Pipeline
+from .preview import Preview
+from .rendering import Renderer
+
+Line = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """An image and its masks, or what went wrong."""
+
+    loaded: Loaded
+    results: Results | None
+    error: str = ""
+
+
+class Work:
+    """How images are labelled and written.
+
+    labels: where; it must be open. render: what. preview: the images whose small pictures are kept. stop_at_errors:
+    raise for the first image that can't be read or labelled, instead of recording it.
+    """
+
+    def __init__(
+        self,
+        annotator: Annotator,
+        labels: LabelFiles,
+        render: Renderer,
+        preview: Preview,
+        *,
+        stop_at_errors: bool = False,
+    ) -> None:
+        self._annotator = annotator
+        self._labels = labels
+        self._render = render
+        self._preview = preview
+        self._stop_at_errors = stop_at_errors
+
+    def run(self, groups: Iterator[list[Load]], done: Collection[str], record: Callable[[Line], None]) -> None:
+        """Label the images of `groups` whose keys aren't `done`.
+
+        record: takes a line per image, in several threads, once the image's files are in place.
+        OSError where files can't be written; see `Annotator.label` for what detector and model do wrong.
+        """
+
+        def write(outcome: Outcome) -> None:
+            try:
+                self._write(outcome)
+                record(_line(outcome))
+            except OSError as error:
+                raise self._cannot_write(error) from error
+
+        config = self._annotator.config
+        with Pipeline(groups, write, workers=config.workers, batch=config.batch) as pipeline:
+            for group in pipeline:
+                for outcome in self._label(group):
+                    if outcome.loaded.key not in done:
+                        pipeline.write(outcome)
+
+    def _label(self, group: Sequence[Loaded]) -> Iterator[Outcome]:
+        images = [(loaded.image, loaded.key) for loaded in group if loaded.image is not None]
+        labelled = iter(self._annotator.label([image for image, _ in images], [key for _, key in images]))
+        for loaded in group:
+            if loaded.image is None:
+                if self._stop_at_errors:
+                    raise ValueError(f"{loaded.key}: {loaded.error}")
+                yield Outcome(loaded, None, loaded.error)
+                continue
+            found = next(labelled)
+            if isinstance(found, Results):
+                yield Outcome(loaded, found)
+                continue
+            if self._stop_at_errors:
+                raise found
+            reason = f"{type(found).__name__}: {found}"
+            logger.warning("skipped %s: %s", loaded.key, reason)
+            yield Outcome(loaded._replace(image=None), None, reason)
+
+    def _write(self, outcome: Outcome) -> None:
+        loaded, results, _ = outcome
+        if results is None:
+            return
+        rendered = self._render(results, loaded.file_name, loaded.name)
+        contents = [(path_of(form, loaded.name), content) for form, content in rendered.items()]
+        if loaded.key in self._preview:
+            contents.append(self._preview.tile(loaded.key, results))
+        self._labels.write(contents)
+
+    def _cannot_write(self, problem: OSError) -> OSError:
+        folder = self._labels.folder
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = f"no space is left for {folder}. What is done is recorded: free some, then run the same again"
+        else:
+            hint = f"can't write to {folder}: {problem.strerror or problem}. What is done is recorded: run again"
+        return OSError(problem.errno, f"{hint}, and it goes on from there")
+
+
+def _line(outcome: Outcome) -> Line:
+    loaded, results, error = outcome
+    moment = round(time.time(), 3)
+    if results is None:
+        return {"key": loaded.key, "status": "error", "error": error, "time": moment}
+    height, width = results.orig_shape
+    classes = Counter((int(row[5]), results.name_of(row[5])) for row in results.rows())
+    return {
+        "key": loaded.key,
+        "status": "ok",
+        "width": width,
+        "height": height,
+        "classes": [[class_id, name, count] for (class_id, name), count in sorted(classes.items())],
+        "time": moment,
+    }

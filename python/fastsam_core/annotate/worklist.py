@@ -1,0 +1,196 @@
+"""The files to label: a key for each, the same on every machine, and the name of its label files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..sources.paths import (
+    IMAGE_SUFFIXES,
+    LIST_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Entry,
+    expand_user,
+    file_entry,
+    glob_entries,
+    list_entries,
+    suffix_of,
+    text_entries,
+)
+
+
+@dataclass
+class FileList:
+    """Image and video files below one folder.
+
+    root: the folder. keys: their paths relative to it, with `/`, sorted. renamed: the name of the label files, relative
+    and without suffix, of those keys that can't have their own.
+    """
+
+    root: str
+    keys: list[str]
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def name(self, key: str) -> str:
+        """The path of the label files of `key`, relative and without suffix."""
+        return self.renamed.get(key) or posixpath.splitext(key)[0]
+
+    def path(self, key: str) -> str:
+        """The file of `key`."""
+        return os.path.join(self.root, *key.split("/"))
+
+
+def list_files(data: Any, output: str | os.PathLike[str] | None = None) -> FileList | None:
+    """The files that `data` stands for, or None where it is no file, folder, pattern or list of files.
+
+    A folder is walked with its sub-folders; what is hidden is left out, and so is `output` where it lies inside.
+    FileNotFoundError where there is no image or video.
+    """
+    found = _folder(data, output) or _named(data)
+    if found is not None:
+        found.renamed = label_names(found.keys)
+    return found
+
+
+def is_video(key: str) -> bool:
+    """Whether the file gives frames instead of one image."""
+    return suffix_of(key) in VIDEO_SUFFIXES
+
+
+def label_names(keys: Sequence[str]) -> dict[str, str]:
+    """New names for keys whose own, without suffix, another one has: `a.jpg` keeps `a`, `a.png` becomes `a-2`.
+
+    Which one keeps it depends on the whole list alone. Case is ignored, since many file systems do. The label files of
+    a video are `<name>_<frame>`.
+    """
+    folders: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        folders[posixpath.dirname(key).casefold()].append(key)
+    renamed: dict[str, str] = {}
+    for members in folders.values():
+        taken = _name_images([key for key in members if not is_video(key)], renamed)
+        _name_videos([key for key in members if is_video(key)], renamed, taken)
+    return renamed
+
+
+def _name_images(keys: Sequence[str], renamed: dict[str, str]) -> set[str]:
+    """New names where they are needed, into `renamed`; all names, in lower case."""
+    taken: set[str] = set()
+    second: list[str] = []
+    for key in keys:
+        stem = posixpath.splitext(key)[0].casefold()
+        # Every image that has a name of its own gets it before others are given new ones.
+        if stem in taken:
+            second.append(key)
+        taken.add(stem)
+    for key in second:
+        renamed[key] = _free(posixpath.splitext(key)[0], taken.__contains__)
+        taken.add(renamed[key].casefold())
+    return taken
+
+
+def _name_videos(keys: Sequence[str], renamed: dict[str, str], images: set[str]) -> None:
+    videos: set[str] = set()
+
+    def is_taken(stem: str) -> bool:
+        frame = re.compile(re.escape(stem) + r"_\d+")
+        return stem in videos or any(frame.fullmatch(name) for name in images)
+
+    for key in keys:
+        own = posixpath.splitext(key)[0]
+        name = _free(own, is_taken, first=1)
+        videos.add(name.casefold())
+        if name != own:
+            renamed[key] = name
+
+
+def _free(stem: str, is_taken: Callable[[str], bool], first: int = 2) -> str:
+    number = first
+    while is_taken((name := stem if number == 1 else f"{stem}-{number}").casefold()):
+        number += 1
+    return name
+
+
+def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
+    path = expand_user(os.fsdecode(data)) if isinstance(data, (str, os.PathLike)) else ""
+    if not path or not os.path.isdir(path):
+        return None
+    root = os.path.abspath(path)
+    keys = walk(root, output)
+    if not keys:
+        raise FileNotFoundError(
+            f"no image or video in the folder {root} or below it; suffixes looked for: "
+            f"{' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}"
+        )
+    return FileList(root, keys)
+
+
+def walk(root: str, skipped: str | os.PathLike[str] | None = None) -> list[str]:
+    """Image and video files below `root` by their relative paths, sorted. Links are followed, never in circles."""
+    left_out = _identity(skipped) if skipped is not None and os.path.isdir(skipped) else None
+    keys: list[str] = []
+
+    def visit(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        identity = _identity(folder)
+        if identity in above or (prefix and identity == left_out):
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    visit(entry.path, f"{prefix}{entry.name}/", above | {identity})
+                elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
+                    keys.append(prefix + entry.name)
+
+    visit(root, "", frozenset())
+    return sorted(keys)
+
+
+_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _named(data: Any) -> FileList | None:
+    """Files that are named one by one, by a pattern, or in a list file."""
+    if isinstance(data, (list, tuple)):
+        if not data or not all(isinstance(element, (str, os.PathLike)) for element in data):
+            return None
+        texts = [os.fsdecode(element) for element in data]
+        if not all(os.path.lexists(expand_user(text)) and not os.path.isdir(expand_user(text)) for text in texts):
+            return None
+        return _of_entries([entry for text in texts for entry in text_entries(text)], None)
+    if not isinstance(data, (str, os.PathLike)):
+        return None
+    path = expand_user(os.fsdecode(data))
+    if os.path.isfile(path) and suffix_of(path) in LIST_SUFFIXES:
+        return _of_entries(list_entries(path), os.path.dirname(os.path.abspath(path)))
+    if os.path.isfile(path) and suffix_of(path) != ".streams":
+        return _of_entries([file_entry(path)], None)
+    if not os.path.lexists(path) and glob.has_magic(path) and "://" not in path:
+        # Keys must not depend on what else matches: they start where the pattern does.
+        fixed = path
+        while glob.has_magic(fixed):
+            fixed = os.path.dirname(fixed)
+        return _of_entries(glob_entries(path), os.path.abspath(fixed))
+    return None
+
+
+def _of_entries(entries: list[Entry], base: str | None) -> FileList | None:
+    if any(entry.kind.endswith("url") for entry in entries):
+        return None
+    paths = [entry.text for entry in entries]
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    if base is not None and os.path.commonpath([base, root]) == base:
+        root = base
+    return FileList(root, sorted({os.path.relpath(path, root).replace(os.sep, "/") for path in paths}))

@@ -1,0 +1,122 @@
+"""YOLO detection labels to segmentation labels: every labelled box becomes the mask that SAM finds in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._log import logger
+from .formats import ImageLabels, LabelledObject, Segmentation, YoloWriter, class_names, yolo_folder
+from .sources.decode import read_image
+
+# Every box stays an object by default: somebody has put it there.
+_ALL = -1e9
+
+
+def yolo_bbox2segment(
+    im_dir: str | os.PathLike[str],
+    save_dir: str | os.PathLike[str] | None = None,
+    sam_model: Any = "sam_b.pt",
+    device: Any = None,
+    *,
+    conf: float | None = None,
+) -> Path | None:
+    """Write a YOLO segmentation file per image from the boxes of a YOLO detection data set, and return their folder.
+
+    im_dir: the images, sub-folders included. Their labels lie in the folder whose path has `labels` instead of
+        `images`, or in `labels` next to `im_dir`.
+    save_dir: default `labels-segment` next to `im_dir`. Relative paths are mirrored.
+    sam_model: a checkpoint, or a ready `SAM` or `Predictor`. device: where to run it.
+    conf: leave out objects whose mask has a predicted IoU of at most this; by default all stay.
+
+    Each image gets a file, empty where nothing is labelled. Classes and their order stay; see `formats.YoloWriter` for
+    the polygons. A box in which SAM finds no pixel becomes its own rectangle, and is counted in the log. Class names
+    found with the labels go along as a data.yaml. An image that can't be read is reported and left out.
+
+    Returns None, with a message and without writing anything, where labels hold polygons already. Raises
+    FileNotFoundError without images or labels, ValueError for lines that can't be read.
+    """
+    from tqdm.auto import tqdm
+
+    images = Path(im_dir)
+    labels = _labels_of(images)
+    pictures = yolo_folder.pairs(labels, images)
+    if not pictures:
+        raise FileNotFoundError(f"no image in {images}")
+    for _, file in pictures:
+        # Shapes alone matter, so any size will do.
+        if file is not None and any(found.segmentation for found in yolo_folder.read_file(file, (1, 1))):
+            logger.info("%s holds polygons already; nothing to do", file)
+            return None
+    model, options = _model(sam_model, device)
+    options["conf"] = _ALL if conf is None else conf
+    names = class_names.find(labels)
+    written = skipped = bare = dropped = 0
+    folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
+    with YoloWriter(folder) as writer:
+        for name, file in tqdm(pictures, desc="boxes to masks", unit="image", disable=None):
+            try:
+                image = read_image(images / name)
+            except ValueError as error:
+                logger.warning("skipped %s: %s", images / name, error)
+                skipped += 1
+                continue
+            height, width = image.shape[:2]
+            boxes = [] if file is None else yolo_folder.read_file(file, (height, width))
+            objects, rectangles = _segmented(model, image, boxes, options)
+            dropped += len(boxes) - len(objects)
+            bare += rectangles
+            writer.write(ImageLabels(name, width, height, objects, names))
+            written += 1
+    notes = [(skipped, "images skipped"), (bare, "boxes without a mask kept as rectangles"), (dropped, "left out")]
+    logger.info(
+        "%d label files in %s%s", written, folder, "".join(f"; {count} {what}" for count, what in notes if count)
+    )
+    return folder
+
+
+def _segmented(
+    model: Any, image: np.ndarray, boxes: list[LabelledObject], options: dict[str, Any]
+) -> tuple[list[LabelledObject], int]:
+    """The boxes' objects with masks, and how many of those are mere rectangles."""
+    if not boxes:
+        return [], 0
+    corners = [found.corners() for found in boxes]
+    result = model(source=image, bboxes=np.array(corners, np.float32), **options)[0]
+    rles = result.masks.rle if result.masks is not None else []
+    objects, rectangles = [], 0
+    # Masks below `conf` are gone; boxes.cls says which box each of the others belongs to.
+    for rle, prompt in zip(rles, result.boxes.cls.tolist(), strict=True):
+        mask = Segmentation.from_rle(rle)
+        if not mask.area:
+            x1, y1, x2, y2 = corners[int(prompt)]
+            mask = Segmentation.from_polygons([[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]], mask.size)
+            rectangles += 1
+        objects.append(LabelledObject(boxes[int(prompt)].class_id, mask))
+    return objects, rectangles
+
+
+def _labels_of(images: Path) -> Path:
+    if not images.is_dir():
+        raise FileNotFoundError(f"no such folder: {images}; im_dir is the folder of the images")
+    beside = yolo_folder.counterpart(images, "images", "labels") or images.parent / "labels"
+    if not beside.is_dir():
+        raise FileNotFoundError(f"no labels for {images}: there is no folder {beside}")
+    return beside
+
+
+def _model(sam_model: Any, device: Any) -> tuple[Any, dict[str, Any]]:
+    from .predictor import Predictor
+    from .sam import SAM
+
+    if isinstance(sam_model, (str, os.PathLike)):
+        sam_model = SAM(os.fspath(sam_model))
+    if not isinstance(sam_model, (SAM, Predictor)):
+        raise TypeError(f"sam_model must be a checkpoint, a SAM or a Predictor, not {type(sam_model).__name__}")
+    options: dict[str, Any] = {"save": False, "verbose": False}
+    if device not in ("", None):
+        options["device"] = device
+    return sam_model, options

@@ -1,0 +1,60 @@
+"""Checkpoints to safetensors: once converted, a file holds nothing that could be anything but tensors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ._files import atomic_path
+from .detect.yolo.loaded import OFFICIAL
+from .detect.yolo.weights import read_weights, save_weights, tells_yolo
+from .models.checkpoint import identify, read_state_dict, resolve
+from .models.locate import locate
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written: the file, what model it holds, and the number of its tensors."""
+
+    path: Path
+    model: str
+    tensors: int
+
+
+def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Converted:
+    """Write the tensors of a SAM, YOLOv8 or FastSAM checkpoint to `target`, a `.safetensors` file.
+
+    source: a path, or an official name. Tensors keep their names and types; class names and what else a YOLOv8 network
+    needs to know go into the file's metadata. Nothing that the checkpoint names is imported or run.
+
+    ValueError for a source that is none of these models, and for another suffix; FileNotFoundError.
+    """
+    target = Path(target)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"checkpoints are converted to .safetensors, not to {target.name!r}")
+    text = os.fspath(source)
+    path = locate(text, OFFICIAL) if text in OFFICIAL else resolve(text)
+    if target.exists() and target.samefile(path):
+        raise ValueError(f"{target} is the source itself; give another name")
+    try:
+        state: dict[str, Tensor] | None = read_state_dict(path)
+    except ValueError:
+        state = None  # not a state dict: pickled modules, or something that the next reader will name
+    if state is None or tells_yolo(state):
+        weights = read_weights(path)
+        sizes = weights.network().sizes
+        save_weights(weights, target)
+        return Converted(target, f"YOLOv8, {sizes.task}, {sizes.classes} classes", len(weights.tensors))
+    name = identify(state)
+    _save(state, target)
+    return Converted(target, name, len(state))
+
+
+def _save(state: dict[str, Tensor], target: Path) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_path(target) as temporary:
+        save_file({name: value.contiguous().clone() for name, value in state.items()}, temporary)

@@ -1,0 +1,38 @@
+"""The optional package transformers, imported where it is used, and what its models are given."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+
+def require_transformers(purpose: str) -> Any:
+    """The module; ImportError that says what it is needed for and how to get it."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError(
+            f"{purpose} needs the package transformers: pip install 'fastsam_core[text]' ({error})"
+        ) from error
+
+
+def as_picture(image: NDArray[np.uint8]) -> Any:
+    """BGR (H, W, 3) as an RGB Pillow picture, whose axes no processor can take for others."""
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 over the names and values of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""Which of the objects found in a picture are meant by boxes, points or words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import rle
+from ..prompts import Prompts, read_texts
+from ..results import Results
+
+# Masks of fewer pixels are too small to be described by words.
+_MIN_AREA = 100
+
+
+class Matcher(Protocol):
+    """Says how well pictures fit texts."""
+
+    def __call__(self, images: list[NDArray[np.uint8]], texts: list[str]) -> NDArray[np.float32]:
+        """BGR pictures (h, w, 3) and texts -> (T, N), higher is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What objects of a picture are wanted, all of it together.
+
+    boxes: (N, 4) float32; each chooses the mask that fits it best. points: (P, 2) with labels (P,): masks that some
+    foreground point hits and no background point; with background points alone, all masks that none of them hits.
+    texts: each chooses the mask that fits it best.
+    """
+
+    boxes: NDArray[np.float32] | None = None
+    points: NDArray[np.float32] | None = None
+    labels: NDArray[np.int64] | None = None
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None) -> Choice | None:
+        """From the forms that `Prompts` reads, and a text or a list of them; None when nothing is prompted.
+
+        ValueError for shapes and values that don't fit, TypeError for what isn't numbers or texts.
+        """
+        if all(given is None for given in (bboxes, points, labels, texts)):
+            return None
+        words = read_texts(texts)
+        boxed = None if bboxes is None else Prompts.read(bboxes)
+        boxes = None if boxed is None or boxed.boxes is None else boxed.boxes.numpy()
+        if points is None:
+            if labels is not None:
+                raise ValueError("labels say what points mean: give points too")
+            return cls(boxes, texts=words)
+        clicks, marks = _clicks(points, labels)
+        return cls(boxes, clicks, marks, words)
+
+    def among(self, result: Results, matcher: Matcher | None = None) -> Results:
+        """The objects of `result` that are meant, in its order. `matcher` is needed for texts."""
+        if result.masks is None or not len(result):
+            return result
+        masks = result.masks.rle
+        chosen = np.zeros(len(masks), bool)
+        if self.boxes is not None and len(self.boxes):
+            chosen[_best_for_boxes(masks, self.boxes)] = True
+        if self.points is not None and self.labels is not None and len(self.points):
+            chosen |= _hit(masks, self.points, self.labels)
+        if self.texts:
+            assert matcher is not None
+            chosen[_best_for_texts(result, list(self.texts), matcher)] = True
+        return result[chosen]
+
+
+def _clicks(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Points in any form -> all of them (P, 2), with their labels (P,)."""
+    # They describe one thing together, so a list of them is one object with many points.
+    nesting = _nesting(points)
+    points = [[points]] if nesting == 1 else [points] if nesting == 2 else points
+    if labels is not None and nesting <= 2 and 1 <= _nesting(labels) < 3:
+        labels = [labels] if _nesting(labels) == 1 else [[label for row in labels for label in row]]
+    read = Prompts.read(points=points, labels=labels)
+    assert read is not None and read.points is not None and read.labels is not None
+    own = np.arange(read.points.shape[1]) < np.array(read.counts, np.int64).reshape(-1, 1)  # not padding
+    marks: NDArray[np.int64] = read.labels.numpy()[own]
+    if not np.isin(marks, (0, 1)).all():
+        raise ValueError(f"labels must be 1 (foreground) or 0 (background), not {marks.tolist()}")
+    return read.points.numpy()[own], marks
+
+
+def _nesting(values: Any) -> int:
+    if isinstance(values, list | tuple):
+        return 1 + (_nesting(values[0]) if values else 0)
+    return int(getattr(values, "ndim", 0))
+
+
+def _best_for_boxes(masks: list[dict[str, Any]], boxes: NDArray[np.float32]) -> list[int]:
+    """For each box that touches a mask, the mask of the greatest IoU with its area; it is rounded to whole pixels."""
+    height, width = masks[0]["size"]
+    areas = np.asarray(rle.area(masks), np.float64)
+    best = []
+    for box in boxes:
+        x1, y1, x2, y2 = np.round(np.clip(box, 0, [width, height, width, height])).astype(np.int64).tolist()
+        window = [x1, y1, max(0, x2 - x1), max(0, y2 - y1)]
+        shared = np.asarray(rle.area(rle.crop(masks, window)), np.float64)
+        union = areas + window[2] * window[3] - shared
+        if shared.any():
+            best.append(int((shared / union).argmax()))
+    return best
+
+
+def _hit(masks: list[dict[str, Any]], points: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which masks the points mean, see `Choice`."""
+    pixels = np.floor(points).astype(np.int64)
+    hits = np.array([np.asarray(rle.area(rle.crop(masks, [x, y, 1, 1]))) > 0 for x, y in pixels.tolist()])  # (P, N)
+    outside = hits[labels == 0].any(0)
+    return ~outside & (hits[labels == 1].any(0) if (labels == 1).any() else True)
+
+
+def _best_for_texts(result: Results, texts: list[str], matcher: Matcher) -> list[int]:
+    """For each text the object whose crop, its surroundings in white, fits it best; none if all are tiny."""
+    assert result.masks is not None
+    large = np.flatnonzero(result.masks.area.numpy() >= _MIN_AREA).tolist()
+    if not large:
+        return []
+    crops = []
+    for index in large:
+        (x, y), mask = result.masks.crop(index)
+        shown = result.orig_img[y : y + mask.shape[0], x : x + mask.shape[1]].copy()
+        shown[~mask] = 255
+        crops.append(shown)
+    fits = matcher(crops, texts)
+    if fits.shape != (len(texts), len(crops)):
+        raise ValueError(f"the matcher gave {fits.shape} for {len(texts)} texts and {len(crops)} pictures")
+    return [large[index] for index in fits.argmax(1).tolist()]

@@ -1,0 +1,53 @@
+"""CLIP from transformers: how well pictures fit texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ._transformers import require_transformers
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+_BATCH = 32
+
+
+class ClipMatcher:
+    """A `Matcher` with a CLIP model.
+
+    model: a `transformers.CLIPModel`, or the name or folder of one (default CLIP ViT-B/32, 600 MB, fetched by
+    transformers). processor: its `CLIPProcessor`; loaded with the model where not given.
+    """
+
+    def __init__(self, model: Any = DEFAULT_MODEL, processor: Any = None, device: Any = "") -> None:
+        from ..device import select_device
+
+        if isinstance(model, str):
+            transformers = require_transformers("choosing objects by texts")
+            processor = transformers.CLIPProcessor.from_pretrained(model) if processor is None else processor
+            model = transformers.CLIPModel.from_pretrained(model)
+        if processor is None:
+            raise ValueError("a model that is loaded already needs its processor too")
+        self.device = select_device(device)
+        self.model, self.processor = model.eval().to(self.device), processor
+
+    @torch.no_grad()
+    def __call__(self, images: list[NDArray[np.uint8]], texts: list[str]) -> NDArray[np.float32]:
+        """BGR pictures (h, w, 3) and texts -> cosine similarities (T, N)."""
+        words = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
+        text = _vectors(self.model.get_text_features(**words))
+        parts = []
+        for start in range(0, len(images), _BATCH):
+            shown = [np.ascontiguousarray(image[..., ::-1]) for image in images[start : start + _BATCH]]
+            pixels = self.processor(images=shown, return_tensors="pt").to(self.device)
+            parts.append(_vectors(self.model.get_image_features(**pixels)))
+        similar: NDArray[np.float32] = (text @ torch.cat(parts).T).float().cpu().numpy()
+        return similar
+
+
+def _vectors(features: Any) -> torch.Tensor:
+    """Unit vectors (N, D). Newer releases of transformers wrap the features in an output object."""
+    vectors: torch.Tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
+    return vectors / vectors.norm(dim=-1, keepdim=True)

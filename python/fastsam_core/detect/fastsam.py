@@ -1,0 +1,136 @@
+"""`FastSAM`: a YOLOv8 segmentation network that finds everything, and prompts that choose among what it found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..results import Results
+from .choose import Choice, Matcher
+from .yolo.model import YOLO
+from .yolo.predictor import YoloPredictor
+
+# Pixels from the border within which a box is taken to it, and the IoU with the picture above which it becomes that.
+_BORDER = 20
+_WHOLE = 0.9
+
+
+class FastSAMPredictor(YoloPredictor):
+    """A `YoloPredictor` whose calls take prompts.
+
+    `matcher` compares pictures with texts; CLIP is loaded for the first text if there is none.
+    """
+
+    matcher: Matcher | None = None
+
+    def __call__(
+        self,
+        source: Any = None,
+        model: Any = None,
+        stream: bool = False,
+        bboxes: Any = None,
+        points: Any = None,
+        labels: Any = None,
+        texts: Any = None,
+        **kwargs: Any,
+    ) -> list[Results] | Iterator[Results]:
+        """As `YoloPredictor.__call__`, with prompts for every picture, see `FastSAM`."""
+        config = self.args.updated(kwargs)
+        choice = Choice.read(bboxes, points, labels, texts)
+        matcher = self._matcher(choice, config.device)
+
+        def finish(result: Results) -> Results:
+            result = _at_border(result)
+            return result if choice is None else choice.among(result, matcher)
+
+        return self._results(source, model, stream, config, finish)
+
+    def prompt(
+        self, results: Any, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None
+    ) -> list[Results]:
+        """The objects that prompts mean among those of earlier results, without running the network again."""
+        choice = Choice.read(bboxes, points, labels, texts)
+        given = [results] if isinstance(results, Results) else list(results)
+        if choice is None:
+            return given
+        matcher = self._matcher(choice, self.args.device)
+        return [choice.among(result, matcher) for result in given]
+
+    def _matcher(self, choice: Choice | None, device: Any) -> Matcher | None:
+        if choice is None or not choice.texts:
+            return None
+        if self.matcher is None:
+            from .clip import ClipMatcher
+
+            self.matcher = ClipMatcher(device=device or "")
+        return self.matcher
+
+
+class FastSAM(YOLO):
+    """FastSAM: segments everything in one pass of a YOLOv8 network.
+
+    model: "FastSAM-s.pt" or "FastSAM-x.pt", which are downloaded if need be, or a checkpoint's path.
+
+    A call takes prompts in pixels of the original picture, which hold for every picture; without them everything is
+    given. Each box chooses the mask that fits it best. Points belong together: they choose the masks that some point
+    with label 1 (the default) hits and none with label 0. Each text chooses the mask that fits it best, by CLIP (extra
+    `text`; `predictor.matcher` replaces it). Several kinds of prompts add up.
+    """
+
+    _predictor = FastSAMPredictor
+
+    def __init__(self, model: str | os.PathLike[str] = "FastSAM-x.pt") -> None:
+        if isinstance(model, str | os.PathLike) and Path(model).suffix in (".yaml", ".yml"):
+            raise ValueError(f"FastSAM needs a checkpoint, as in FastSAM('FastSAM-s.pt'), not a description: {model}")
+        super().__init__(model)
+        if self.task != "segment":
+            raise ValueError(f"{self.model_name} is a network that finds boxes, and FastSAM needs one that segments")
+
+    def __call__(
+        self,
+        source: Any = None,
+        stream: bool = False,
+        bboxes: Any = None,
+        points: Any = None,
+        labels: Any = None,
+        texts: Any = None,
+        **kwargs: Any,
+    ) -> list[Results] | Iterator[Results]:
+        """Results of every picture of `source`, in order, as `YOLO` gives them. `predict` is the same.
+
+        bboxes, points, labels, texts: see the class. kwargs: options of `config.DetectConfig`, for this call.
+        """
+        return self._ready()(source, stream=stream, bboxes=bboxes, points=points, labels=labels, texts=texts, **kwargs)
+
+    def predict(
+        self,
+        source: Any = None,
+        stream: bool = False,
+        bboxes: Any = None,
+        points: Any = None,
+        labels: Any = None,
+        texts: Any = None,
+        **kwargs: Any,
+    ) -> list[Results] | Iterator[Results]:
+        """See `__call__`."""
+        return self(source, stream, bboxes, points, labels, texts, **kwargs)
+
+
+def _at_border(result: Results) -> Results:
+    """Boxes near the border taken to it, and those of nearly the whole picture made the whole. Masks stay."""
+    if result.boxes is None or not len(result.boxes):
+        return result
+    rows = torch.as_tensor(result.boxes.data).clone()
+    height, width = result.orig_shape
+    boxes = rows[:, :4]
+    boxes[:, :2] = torch.where(boxes[:, :2] < _BORDER, 0, boxes[:, :2])
+    ends = torch.tensor([width, height], dtype=rows.dtype, device=rows.device)
+    boxes[:, 2:] = torch.where(boxes[:, 2:] > ends - _BORDER, ends, boxes[:, 2:])
+    share = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) / (width * height)  # the IoU with the picture
+    boxes[share > _WHOLE] = torch.cat([torch.zeros_like(ends), ends])
+    result.update(boxes=rows)
+    return result

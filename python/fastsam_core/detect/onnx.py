@@ -1,0 +1,129 @@
+"""YOLO networks exported to ONNX, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import ops
+from ..config import DetectConfig
+from ..models.download import sha256_of
+from .protocol import Detections
+from .yolo.letterbox import Letterbox
+
+_IMGSZ = 640
+
+
+class OnnxDetector:
+    """A `Detector`; see `from_onnx`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        names: Any = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        imgsz: int | Sequence[int] | None = None,
+        max_det: int | None = None,
+        classes: Sequence[int] | int | None = None,
+        providers: Sequence[Any] | None = None,
+    ) -> None:
+        self.config = DetectConfig(conf=conf, iou=iou, imgsz=imgsz, max_det=max_det, classes=classes)  # type: ignore[arg-type]
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no such ONNX file: {self.path}")
+        try:
+            runtime = importlib.import_module("onnxruntime")
+        except ImportError as error:
+            raise ImportError(f"ONNX files need the package onnxruntime: pip install onnxruntime ({error})") from error
+        chosen = list(runtime.get_available_providers() if providers is None else providers)
+        try:
+            self.session: Any = runtime.InferenceSession(str(self.path), providers=chosen)
+        except Exception as error:  # the runtime's own exceptions have no common base
+            raise ValueError(f"{self.path} can't be run: {str(error).splitlines()[0][:300]}") from error
+        self._read_inputs()
+        said = self.session.get_modelmeta().custom_metadata_map
+        self.names = _names(names) if names is not None else _said_names(said.get("names", ""))
+
+    def _read_inputs(self) -> None:
+        inputs = self.session.get_inputs()
+        shape = list(inputs[0].shape)
+        kind = inputs[0].type
+        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or kind not in ("tensor(float)", "tensor(float16)"):
+            said = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
+            raise ValueError(f"{self.path} takes {said}; accepted: one picture (1, 3, H, W) of floats")
+        self._input, self._dtype = inputs[0].name, np.float16 if kind == "tensor(float16)" else np.float32
+        # A side that the file fixes is a number; one that may vary is a name.
+        self._fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What decides about the boxes."""
+        config = self.config
+        settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self._fixed or self._size} max_det={config.max_det}"
+        return f"onnx sha256={sha256_of(self.path)} {settings} classes={config.classes}"
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        size: tuple[int, int] = self.config.imgsz or (_IMGSZ, _IMGSZ)
+        return size
+
+    def __call__(self, image: NDArray[np.uint8], /) -> Detections:
+        """Boxes of one image, (H, W, 3) uint8 BGR, the best first."""
+        original = image.shape[0], image.shape[1]
+        place = Letterbox.of(original, self._fixed or self._size, self._fixed)
+        pixels = (place.pixels(image)[None].astype(np.float32) / 255).astype(self._dtype)
+        outputs = [np.asarray(output, np.float32) for output in self.session.run(None, {self._input: pixels})]
+        boxes, scores, class_ids = self._objects(torch.from_numpy(outputs[0]), [one.shape for one in outputs[1:]])
+        if self.config.classes is not None:
+            kept = torch.isin(class_ids, torch.tensor(self.config.classes))
+            boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
+        boxes, scores, class_ids = (part[: self.config.max_det] for part in (boxes, scores, class_ids))
+        return Detections(place.boxes(boxes).numpy(), scores.numpy(), class_ids.numpy(), self.names)
+
+    def _objects(self, output: Tensor, others: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (N, 4) in pixels of the input, scores (N,), class ids (N,), the best first."""
+        if output.ndim == 3 and len(output) == 1 and output.shape[2] == 6:
+            rows = output[0]
+            rows = rows[rows[:, 4] > self.config.conf]
+            rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
+            return rows[:, :4], rows[:, 4], rows[:, 5].long()
+        # Behind the scores stand the coefficients of the prototypes that a segmentation network also gives.
+        coefficients = next((shape[1] for shape in others if len(shape) == 4), 0)
+        count = output.shape[1] - 4 - coefficients if output.ndim == 3 else 0
+        if count < 1 or len(output) != 1 or output.shape[1] > output.shape[2]:
+            raise ValueError(
+                f"{self.path} gives {tuple(output.shape)}; accepted: (1, 4 + classes, places) or (1, N, 6), see "
+                "from_onnx"
+            )
+        scores, class_ids = output[0, 4 : 4 + count].max(0)
+        rows = (scores > self.config.conf).nonzero()[:, 0]
+        centre, extent = output[0, :2, rows].T, output[0, 2:4, rows].T
+        boxes = torch.cat([centre - extent / 2, centre + extent / 2], 1)
+        scores, class_ids = scores[rows], class_ids[rows]
+        kept = ops.batched_nms(boxes, scores, class_ids, self.config.iou)
+        return boxes[kept], scores[kept], class_ids[kept]
+
+
+def _said_names(text: str) -> dict[int, str]:
+    """The names in a file's metadata, a Python literal; none if they can't be read."""
+    try:
+        return _names(ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return {}
+
+
+def _names(names: Any) -> dict[int, str]:
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+    return {int(index): str(name) for index, name in pairs}

@@ -1,0 +1,166 @@
+"""What a detector is, and the check that every detector's output passes before anything is made of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+_CONTRACT = "a detector returns boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,), class ids (N,) and names {id: name}"
+
+
+class Detections(NamedTuple):
+    """What was found in one image; unpacks as `boxes, scores, class_ids, names`.
+
+    boxes: (N, 4) float32 x1, y1, x2, y2 in pixels, with x1 <= x2 and y1 <= y2. scores: (N,) float32. class_ids: (N,)
+    int64, from 0 on. names: class name by id; ids without one stand for themselves.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    names: dict[int, str]
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A callable that finds boxes in an image.
+
+    It is called with the image, (H, W, 3) uint8 BGR, which it must not change, and returns boxes (N, 4) x1, y1, x2, y2
+    in pixels, scores (N,), class ids (N,) whole numbers from 0 on, and names: {id: name}, a list of names, or None.
+    Arrays, lists, and tensors of any device and dtype will do; N may be 0.
+    """
+
+    def __call__(self, image: NDArray[np.uint8], /) -> tuple[Any, Any, Any, Any]:
+        """Boxes, scores, class ids and names of one image."""
+        ...
+
+
+class CheckedDetector:
+    """A detector whose output is `Detections`, or a ValueError that says what is wrong with it and for which image.
+
+    detector: any `Detector`. If it has a method `batch(images)` that returns one such tuple per image, that serves
+    `batch` here. conf: drop boxes whose score is not greater. classes: keep these class ids only. max_det: keep that
+    many boxes, the best by score. None for any of them keeps all. The order of the boxes stays the detector's.
+
+    `fingerprint` says what the detector is, for manifests: its own attribute of that name, else the qualified name of
+    the class or function; never an address.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        conf: float | None = None,
+        classes: Sequence[int] | int | None = None,
+        max_det: int | None = None,
+    ) -> None:
+        if not callable(detector):
+            raise TypeError(f"a detector is a callable detector(image), not {type(detector).__name__}")
+        self.detector = detector
+        self.conf = conf
+        self.classes = None if classes is None else np.unique(np.asarray(classes, np.int64).reshape(-1))
+        if max_det is not None and max_det < 1:
+            raise ValueError(f"max_det must be at least 1, not {max_det}")
+        self.max_det = max_det
+
+    @property
+    def fingerprint(self) -> str:
+        """See the class."""
+        return str(getattr(self.detector, "fingerprint", None) or qualified_name(self.detector))
+
+    def __call__(self, image: NDArray[np.uint8], path: str = "the image") -> Detections:
+        """Detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""
+        return self._chosen(checked(self.detector(image), path))
+
+    def batch(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str] | None = None) -> list[Detections]:
+        """Detections of each image, in order; at once where the detector can."""
+        paths = [f"image {index}" for index in range(len(images))] if paths is None else paths
+        together: Callable[[Any], Iterable[Any]] | None = getattr(self.detector, "batch", None)
+        if together is None or len(images) < 2:
+            return [self(image, path) for image, path in zip(images, paths, strict=True)]
+        outputs = list(together(list(images)))
+        if len(outputs) != len(images):
+            raise ValueError(f"the detector's batch() returned {len(outputs)} results for {len(images)} images")
+        return [self._chosen(checked(output, path)) for output, path in zip(outputs, paths, strict=True)]
+
+    def _chosen(self, found: Detections) -> Detections:
+        keep = np.ones(len(found.boxes), bool)
+        if self.conf is not None:
+            keep &= found.scores > self.conf
+        if self.classes is not None:
+            keep &= np.isin(found.class_ids, self.classes)
+        rows = np.flatnonzero(keep)
+        if self.max_det is not None and len(rows) > self.max_det:
+            best = np.argsort(-found.scores[rows], kind="stable")[: self.max_det]
+            rows = rows[np.sort(best)]
+        return Detections(found.boxes[rows], found.scores[rows], found.class_ids[rows], found.names)
+
+    def __repr__(self) -> str:
+        return f"CheckedDetector({self.fingerprint})"
+
+
+def checked(output: Any, path: str = "the image") -> Detections:
+    """What a detector returned, as `Detections`; ValueError, naming `path`, for anything that isn't that."""
+
+    def refuse(problem: str) -> ValueError:
+        return ValueError(f"the detector returned {problem} for {path}; {_CONTRACT}")
+
+    if not isinstance(output, (tuple, list)) or len(output) != 4:
+        size = f" of {len(output)}" if isinstance(output, (tuple, list)) else ""
+        raise refuse(f"a {type(output).__name__}{size}")
+    try:
+        boxes, scores, class_ids = (_array(part) for part in output[:3])
+    except (ValueError, TypeError) as error:
+        raise refuse(f"something that isn't numbers ({error})") from None
+    if boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise refuse(f"boxes of shape {boxes.shape}")
+    scores, class_ids = scores.reshape(-1), class_ids.reshape(-1)
+    if not len(boxes) == len(scores) == len(class_ids):
+        raise refuse(f"{len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class ids")
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
+        corners, confidence = boxes.astype(np.float32), scores.astype(np.float32)
+    if not (np.isfinite(corners).all() and np.isfinite(confidence).all()):
+        raise refuse("boxes or scores that aren't finite")
+    wrong = np.flatnonzero((corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1]))
+    if len(wrong):
+        raise refuse(f"box {corners[wrong[0]].tolist()}, whose second corner isn't right of and below the first,")
+    if not (np.isfinite(class_ids).all() and (class_ids == np.round(class_ids)).all() and (class_ids >= 0).all()):
+        raise refuse("class ids that aren't whole numbers from 0 on")
+    return Detections(corners, confidence, class_ids.astype(np.int64), _names(output[3], refuse))
+
+
+def qualified_name(detector: Any) -> str:
+    """`module.qualname` of a function, or of an object's class; the same in every process."""
+    while isinstance(detector, functools.partial):
+        detector = detector.func
+    named = detector if hasattr(detector, "__qualname__") else type(detector)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _names(names: Any, refuse: Callable[[str], ValueError]) -> dict[int, str]:
+    if names is None:
+        return {}
+    if isinstance(names, Mapping):
+        pairs = names.items()
+    elif isinstance(names, (list, tuple)):
+        pairs = dict(enumerate(names)).items()
+    else:
+        raise refuse(f"names as {type(names).__name__}")
+    try:
+        return {int(class_id): str(name) for class_id, name in pairs}
+    except (TypeError, ValueError):
+        raise refuse(f"names whose keys aren't class ids ({list(dict(pairs))[:3]})") from None
+
+
+def _array(values: Any) -> NDArray[np.float64]:
+    if isinstance(values, (list, tuple)):  # of numbers, or of tensors, which NumPy can't take from other devices
+        values = [_array(value) if isinstance(value, torch.Tensor) else value for value in values]
+    values = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
+    return np.asarray(values, dtype=np.float64)

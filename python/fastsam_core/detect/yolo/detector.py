@@ -1,0 +1,66 @@
+"""YOLOv8 as a detector: boxes for SAM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...config import DetectConfig
+from ...picture import Stopwatch
+from ..protocol import Detections
+from .loaded import load
+from .runner import Objects, find
+
+
+class YoloDetector:
+    """A `Detector` with a network of the family; see `load_detector` for the arguments.
+
+    Calls from several threads may run at once. `fingerprint` is made of the checkpoint's sha256 and the settings, not
+    of its place or the device.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        imgsz: int | Sequence[int] | None = None,
+        max_det: int | None = None,
+        classes: Sequence[int] | int | None = None,
+        device: Any = "",
+    ) -> None:
+        options = {"conf": conf, "iou": iou, "imgsz": imgsz, "max_det": max_det, "classes": classes}
+        self.config = DetectConfig().updated(options)  # refuses bad values before a model is loaded
+        self.loaded = load(model, device)
+        self.names = self.loaded.names
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the largest input."""
+        imgsz = self.loaded.imgsz
+        return self.config.imgsz or DetectConfig(imgsz=imgsz).imgsz
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides about the boxes."""
+        config = self.config
+        settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self.size} max_det={config.max_det}"
+        return f"yolov8 sha256={self.loaded.sha256} {settings} classes={config.classes}"
+
+    def __call__(self, image: NDArray[np.uint8], /) -> Detections:
+        """Boxes of one image, (H, W, 3) uint8 BGR, the best first."""
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Boxes of each image, in order; those of one shape go through the network together."""
+        found = find(self.loaded.network, images, self.config, self.size, Stopwatch(), with_masks=False)
+        return [self._detections(objects) for objects in found]
+
+    def _detections(self, objects: Objects) -> Detections:
+        rows = objects.rows.cpu().numpy()
+        return Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), dict(self.names))

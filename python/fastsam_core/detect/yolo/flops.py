@@ -1,0 +1,33 @@
+"""How much arithmetic a network needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .network import Network
+
+
+def gflops(network: Network, side: int) -> float:
+    """1e9 floating-point operations of the convolutions for one square input; a multiply-add counts two.
+
+    A twin of the network runs on no data (PyTorch's "meta" device), which takes no memory and hardly any time.
+    """
+    total = 0
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal total
+        # Each weight meets each position of the output, or, in the transposed form, of the input.
+        positions = output if isinstance(module, nn.Conv2d) else inputs[0]
+        total += 2 * module.weight.numel() * positions.shape[-2] * positions.shape[-1]
+
+    side = -(-side // 32) * 32
+    with torch.device("meta"), torch.no_grad():
+        twin = Network(network.sizes)
+        for module in twin.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.register_forward_hook(count)
+        twin(torch.empty(1, 3, side, side))
+    return total / 1e9

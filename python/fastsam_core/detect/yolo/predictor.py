@@ -1,0 +1,122 @@
+"""YOLOv8 on any source: the loop of all predictors around the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..._log import warn_once
+from ...config import Config, DetectConfig
+from ...device import select_device
+from ...masks import Masks
+from ...picture import Stopwatch
+from ...prediction_loop import Callback, PredictionLoop
+from ...results import Results
+from ...sources import Item
+from .loaded import Loaded, load
+from .runner import Objects, find
+
+
+def _same(result: Results) -> Results:
+    return result
+
+
+class YoloPredictor(PredictionLoop):
+    """Finds objects in pictures with a network of the YOLOv8 family.
+
+    cfg, overrides: options by name (see `config.DetectConfig`), `overrides` winning; neither is changed. `model` is an
+    official name, a checkpoint's path, or what `load` gave; it is loaded when it is first needed.
+    _callbacks: functions by event, each called with this predictor.
+
+    Calls from several threads take turns.
+    """
+
+    args: DetectConfig
+
+    def __init__(
+        self,
+        cfg: DetectConfig | Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        _callbacks: dict[str, list[Callback]] | None = None,
+    ) -> None:
+        base = cfg if isinstance(cfg, DetectConfig) else DetectConfig().updated(cfg or {})
+        super().__init__(base.updated(overrides or {}), _callbacks)
+        self.loaded: Loaded | None = None
+        self._last_input: tuple[int, int] | None = None
+
+    def __call__(
+        self, source: Any = None, model: Any = None, stream: bool = False, **kwargs: Any
+    ) -> list[Results] | Iterator[Results]:
+        """Results of every picture of `source`, in order; None means the pictures that come with the package.
+
+        kwargs: options for this call. stream: give an iterator that works as it is consumed, instead of a list.
+
+        Of several pictures, one that can't be read is logged and left out. Raises TypeError and ValueError for
+        arguments, and ValueError, FileNotFoundError or ConnectionError for a single picture that can't be had.
+        """
+        return self._results(source, model, stream, self.args.updated(kwargs))
+
+    def _results(
+        self, source: Any, model: Any, stream: bool, config: DetectConfig, finish: Callable[[Results], Results] = _same
+    ) -> list[Results] | Iterator[Results]:
+        """`finish` turns each picture's result into what is given."""
+        if source is None:
+            from ... import ASSETS
+
+            warn_once(f"no source given; using {ASSETS}")
+            source = ASSETS
+        with self._lock:
+            loaded = self.setup_model(model, config)
+            task = loaded.network.sizes.task
+            if config.task not in (None, task):
+                warn_once(f"task={config.task!r} has no effect: {loaded.path.name} is a network that does {task!r}")
+            config = config.updated({"task": task})
+            items = self.setup_source(source, config)
+        if not stream and items.kind in ("video", "stream", "iterator"):
+            warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
+
+        def predict(group: Sequence[Item]) -> list[Results]:
+            return [finish(result) for result in self._predict(group, loaded, config)]
+
+        # Frames of live streams don't wait for one another.
+        results = self._loop(items, config, predict, 1 if items.kind == "stream" else config.batch)
+        return results if stream else list(results)
+
+    def setup_model(self, model: Any = None, config: Config | None = None) -> Loaded:
+        """Load `model`, or that of the options unless there is one, and move it to the options' device."""
+        config = config or self.args
+        with self._lock:
+            if model is not None or self.loaded is None:
+                chosen = self.args.model if model is None else model
+                if chosen is None:
+                    raise ValueError('no model: name one, as in overrides=dict(model="yolov8n.pt")')
+                if not isinstance(chosen, Loaded | str | os.PathLike):
+                    raise TypeError(f"model must be a checkpoint's name or path, not {type(chosen).__name__}")
+                self.loaded = chosen if isinstance(chosen, Loaded) else load(chosen)
+            network = self.loaded.network
+            network.to(select_device(config.device, current=next(network.parameters()).device))
+            return self.loaded
+
+    def _predict(self, group: Sequence[Item], loaded: Loaded, config: DetectConfig) -> list[Results]:
+        watch = Stopwatch()
+        images = [item.image for item in group if item.image is not None]
+        size = config.imgsz or DetectConfig(imgsz=loaded.imgsz).imgsz
+        found = find(loaded.network, images, config, size, watch)
+        self._last_input = found[-1].input_hw
+        speed = {phase: spent / len(group) for phase, spent in watch.speed.items()}
+        return [
+            self._result(image, item.path, objects, loaded.names, speed)
+            for image, item, objects in zip(images, group, found, strict=True)
+        ]
+
+    def _result(
+        self, image: Any, path: str, objects: Objects, names: dict[int, str], speed: Mapping[str, float]
+    ) -> Results:
+        masks = None
+        if objects.rles:
+            masks = Masks(objects.rles, image.shape[:2], device=objects.rows.device)
+        return Results(image, path, names, objects.rows, masks, speed=speed)
+
+    def _input_shape(self) -> str:
+        return "" if self._last_input is None else f"(1, 3, {self._last_input[0]}, {self._last_input[1]})"

@@ -1,0 +1,183 @@
+"""What a pickled checkpoint of the family says: its tensors' places, and facts that its tensors don't tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ...models.pickled import Record, TensorRef
+from .network import HEAD, Network
+
+# The modules of the sequence. An unknown one tells another family, whatever the tensors' shapes may be.
+_LAYERS = (
+    *("Conv", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "SPPF"),
+    *("Upsample", "Concat", "C2f", "Upsample", "Concat", "C2f", "Conv", "Concat", "C2f", "Conv", "Concat", "C2f"),
+)
+_HEADS = ("Detect", "Segment")
+_EPSILON = 1e-3  # of the family's normalisations, where nothing says otherwise
+_MAX_MODULES = 10_000
+_MAX_DEPTH = 16
+_MAX_NAMES = 100_000
+# Numbers of a convolution that its weights don't show.
+_CONVOLUTION = ("stride", "padding", "dilation", "groups")
+
+Tensors = TypeVar("Tensors")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about a checkpoint.
+
+    names: class names by id. imgsz: the input's long side in training, None if not said. epsilon: of the batch
+    normalisations. convolutions: stride, padding, dilation and groups by module name, where the file says them.
+    """
+
+    names: dict[int, str] = field(default_factory=dict)
+    imgsz: int | None = None
+    epsilon: float = _EPSILON
+    convolutions: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Facts:
+        """From the metadata of a safetensors file; ValueError if they are not such facts."""
+        if text is None:
+            return cls()
+        try:
+            said = json.loads(text)
+            names = {int(index): str(name) for index, name in said["names"].items()}
+            imgsz = said["imgsz"]
+            return cls(names, None if imgsz is None else int(imgsz), float(said["epsilon"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"its metadata are damaged: {error}") from None
+
+    def check(self, network: Network) -> None:
+        """ValueError if a convolution of the file works in another way than the network's of that name."""
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d) and name in self.convolutions:
+                ours = tuple(getattr(module, key) for key in _CONVOLUTION)
+                if self.convolutions[name] != ours:
+                    raise ValueError(
+                        f"{name} has {', '.join(_CONVOLUTION)} {self.convolutions[name]}, in YOLOv8 {ours}: a modified "
+                        "network, which is not supported"
+                    )
+
+
+def read_record(content: Any) -> tuple[dict[str, TensorRef], Facts]:
+    """The tensors' places and the facts of what `open_pickled` gave.
+
+    The exponential moving average of the weights is taken where there is one. ValueError for anything but a YOLOv8
+    network or its state dict.
+    """
+    about: Mapping[Any, Any] = content if isinstance(content, dict) else {}
+    root: Any = content
+    for key in ("ema", "model", "state_dict"):
+        if isinstance(about.get(key), Record | dict):
+            root = about[key]
+            break
+    if isinstance(root, dict):
+        flat = {str(name): value for name, value in root.items() if isinstance(value, TensorRef)}
+        return flat_tensors(flat), Facts()
+    if not isinstance(root, Record):
+        raise ValueError(f"it holds a {type(root).__name__}, not a network")
+    layers = root.state.get("_modules", {})
+    sequence = layers.get("model") if isinstance(layers, dict) else None
+    if not isinstance(sequence, Record):
+        raise ValueError(f"it holds a {root.name}, which is not a network of the YOLOv8 family")
+    _check_layers(sequence)
+    modules = dict(_modules(sequence))
+    tensors: dict[str, TensorRef] = {}
+    convolutions = {}
+    epsilons: set[Any] = set()
+    for name, module in modules.items():
+        tensors.update(_own_tensors(name, module))
+        if module.kind in ("BatchNorm2d", "SyncBatchNorm"):
+            epsilons.add(module.state.get("eps"))
+        elif module.kind == "Conv2d" and all(key in module.state for key in _CONVOLUTION):
+            convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION)
+        elif name.endswith(".act") and module.kind not in ("SiLU", "Identity"):
+            raise ValueError(f"{name} is a {module.kind}, in YOLOv8 a SiLU: a modified network, which is not supported")
+    if len(epsilons) > 1 or not all(isinstance(value, float) and 0 < value < 1 for value in epsilons):
+        raise ValueError("its batch normalisations have different or impossible epsilons")
+    facts = Facts(
+        names=_names(root.state.get("names")),
+        imgsz=_imgsz(about.get("train_args")) or _imgsz(root.state.get("args")),
+        epsilon=float(epsilons.pop()) if epsilons else _EPSILON,
+        convolutions=convolutions,
+    )
+    return tensors, facts
+
+
+def flat_tensors(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """A state dict under the published names: what stands before "0.conv.weight" in it becomes "model."."""
+    prefix = next((name.removesuffix("0.conv.weight") for name in tensors if is_first(name)), None)
+    if prefix is None:
+        first = ", ".join(map(repr, list(tensors)[:3])) or "nothing"
+        raise ValueError(f"it holds no tensors of a YOLOv8 network, but {first}")
+    return {f"model.{name.removeprefix(prefix)}": value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def is_first(name: str) -> bool:
+    """Whether this is the name of the first layer's weight, with or without a prefix."""
+    return name == "0.conv.weight" or name.endswith("model.0.conv.weight")
+
+
+def _check_layers(sequence: Record) -> None:
+    layers = sequence.state.get("_modules")
+    found = list(layers.values()) if isinstance(layers, dict) else []
+    kinds = [layer.kind if isinstance(layer, Record) else type(layer).__name__ for layer in found]
+    for place, (kind, expected) in enumerate(zip(kinds, _LAYERS, strict=False)):
+        if kind != expected:
+            raise ValueError(
+                f"layer {place} is a {kind}, in YOLOv8 a {expected}: another network, which is not supported"
+            )
+    if len(kinds) != HEAD + 1 or kinds[-1] not in _HEADS:
+        raise ValueError(
+            f"a network of {len(kinds)} layers that ends with {kinds[-1] if kinds else 'nothing'}; supported are those "
+            f"of {HEAD + 1} layers that end with {' or '.join(_HEADS)}"
+        )
+
+
+def _modules(sequence: Record) -> Iterator[tuple[str, Record]]:
+    """Every module below the sequence with its dotted name."""
+    waiting: list[tuple[str, Record, int]] = [("model", sequence, 0)]
+    count = 0
+    while waiting:
+        name, module, depth = waiting.pop()
+        count += 1
+        if count > _MAX_MODULES or depth > _MAX_DEPTH:
+            raise ValueError(f"its modules are nested too deeply or too many: {name[:100]}")
+        yield name, module
+        children = module.state.get("_modules")
+        for key, child in (children if isinstance(children, dict) else {}).items():
+            if isinstance(child, Record):
+                waiting.append((f"{name}.{str(key)[:100]}", child, depth + 1))
+
+
+def _own_tensors(name: str, module: Record) -> Iterator[tuple[str, TensorRef]]:
+    transient = module.state.get("_non_persistent_buffers_set")
+    for group in ("_parameters", "_buffers"):
+        values = module.state.get(group)
+        for key, value in (values if isinstance(values, dict) else {}).items():
+            if isinstance(value, TensorRef) and not (isinstance(transient, set) and key in transient):
+                yield f"{name}.{str(key)[:100]}", value
+
+
+def _names(names: Any) -> dict[int, str]:
+    pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list | tuple) else ()
+    kept = {index: name for index, name in pairs if isinstance(index, int) and isinstance(name, str)}
+    if len(kept) > _MAX_NAMES:
+        raise ValueError(f"it names {len(kept):,} classes")
+    return {int(index): name for index, name in kept.items()}
+
+
+def _imgsz(args: Any) -> int | None:
+    """The training's input size, from a dictionary or a record of its settings."""
+    settings = args.state if isinstance(args, Record) else args
+    value = settings.get("imgsz") if isinstance(settings, dict) else None
+    if isinstance(value, list | tuple) and value and all(type(side) is int for side in value):
+        value = max(value)
+    return value if type(value) is int and 32 <= value <= 8192 else None

@@ -1,0 +1,145 @@
+"""Checkpoints of the family: what is in a file, whether it is one of these networks, and loading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...models.weights_file import file_kind
+from .coco_names import COCO_NAMES
+from .network import Architecture, Network
+from .record import Facts, flat_tensors, is_first, read_record
+
+_METADATA = "fastsam_core"
+_COUNTER = ".num_batches_tracked"
+# The distances that the bins stand for, 0, 1, 2 ...: stored, though they can't be otherwise.
+_DISTANCES = "model.22.dfl.conv.weight"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint: tensors by their published names ("model.0.conv.weight" ...), unfolded, and facts about it."""
+
+    tensors: dict[str, Tensor]
+    facts: Facts
+
+    def network(self) -> Network:
+        """The network, in float32 on the CPU; ValueError, saying what doesn't fit, for tensors of another one."""
+        folded = fold(self.tensors, self.facts.epsilon)
+        try:
+            sizes = Architecture.of({name: tuple(value.shape) for name, value in folded.items()})
+        except ValueError as error:
+            first = ", ".join(list(self.tensors)[:3])
+            raise ValueError(f"these are not the tensors of a YOLOv8 network ({first}...): {error}") from None
+        distances = self.tensors.get(_DISTANCES)
+        if distances is not None and not torch.equal(distances.flatten().float(), torch.arange(float(sizes.bins))):
+            raise ValueError(f"{_DISTANCES} is not 0, 1, 2 ... as in YOLOv8")
+        with torch.device("meta"):
+            network = Network(sizes)
+        problem = _differences(network.state_dict(), folded)
+        if problem:
+            raise ValueError(f"these are not the tensors of a YOLOv8 network: {problem}")
+        self.facts.check(network)
+        network.load_state_dict(folded, assign=True)
+        return network
+
+    def names(self, classes: int) -> dict[int, str]:
+        """The class names: the checkpoint's; without any, those of COCO for 80 classes, else numbers."""
+        known = self.facts.names or (COCO_NAMES if classes == len(COCO_NAMES) else {})
+        return {index: known.get(index, "object" if classes == 1 else str(index)) for index in range(classes)}
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a `.pt` file (pickled modules, or a state dict) or a `.safetensors` file of ours or of others.
+
+    Nothing that the file names is imported or called. ValueError, naming the file, if it is something else or damaged.
+    """
+    try:
+        if file_kind(path) == "safetensors":
+            return _safetensors(path)
+        from ...models.pickled import open_pickled
+
+        pickled = open_pickled(path)
+        places, facts = read_record(pickled.content)
+        return Weights(pickled.tensors(places), facts)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def tells_yolo(names: Iterable[str]) -> bool:
+    """Whether tensors of these names look like a YOLO network's."""
+    return any(is_first(name) for name in names)
+
+
+def save_weights(weights: Weights, target: Path) -> None:
+    """Write a `.safetensors` file that `read_weights` reads, with the tensors as they are and the facts beside them."""
+    from safetensors.torch import save_file
+
+    from ..._files import atomic_path
+
+    facts = {
+        "format": "yolov8",
+        "names": weights.facts.names,
+        "imgsz": weights.facts.imgsz,
+        "epsilon": weights.facts.epsilon,
+    }
+    tensors = {name: value.contiguous().clone() for name, value in weights.tensors.items()}
+    with atomic_path(target) as temporary:
+        save_file(tensors, temporary, metadata={_METADATA: json.dumps(facts)})
+
+
+def fold(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
+    """The tensors in float32 with every batch normalisation folded into its convolution's weight and bias.
+
+    ValueError for a normalisation without its convolution, or with other sizes.
+    """
+    folded: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if name == _DISTANCES or name.endswith(_COUNTER) or ".bn." in name:
+            continue
+        folded[name] = value.float()
+    for name in tensors:
+        if not name.endswith(".bn.weight"):
+            continue
+        layer = name.removesuffix(".bn.weight")
+        parts = [tensors.get(f"{layer}.bn.{part}") for part in ("weight", "bias", "running_mean", "running_var")]
+        weight = folded.get(f"{layer}.conv.weight")
+        if weight is None or any(part is None or part.shape != weight.shape[:1] for part in parts):
+            raise ValueError(f"the normalisation {layer}.bn doesn't fit its convolution")
+        gain, shift, mean, variance = (part.double() for part in parts if part is not None)
+        gain = gain / (variance + epsilon).sqrt()
+        bias = folded.get(f"{layer}.conv.bias", torch.zeros_like(mean)).double()
+        folded[f"{layer}.conv.weight"] = (weight.double() * gain[:, None, None, None]).float()
+        folded[f"{layer}.conv.bias"] = (shift + (bias - mean) * gain).float()
+    return folded
+
+
+def _safetensors(path: Path) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = (file.metadata() or {}).get(_METADATA)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"it is a damaged safetensors file: {error}") from error
+    return Weights(flat_tensors(tensors), Facts.from_json(metadata))
+
+
+def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """In words, what is missing, too much, or of another shape; empty if nothing is."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    other = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    parts = ((missing, "missing"), (unexpected, "unexpected"), (other, "of another shape"))
+    return "; ".join(f"{len(names)} {what}: {', '.join(names[:3])}" for names, what in parts if names)

@@ -1,0 +1,223 @@
+"""What a cluster reads: folders, parquet files and webdatasets as Ray datasets, and their rows as groups of images."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..annotate.loading import Load, Loaded, groups_of_files
+from ..annotate.rows import load_row
+from ..annotate.shards import WHOLE, stable_hash
+from ..annotate.worklist import FileList, is_video, label_names, list_files
+from ..formats._writing import relative_path
+from ..sources.paths import IMAGE_SUFFIXES
+
+KINDS = ("folder", "parquet", "webdataset")
+_IMAGE_EXTENSIONS = tuple(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+
+Batch = Mapping[str, Sequence[Any]]
+
+
+def kind_of(data: Any) -> str:
+    """What `data` is, by its name and, for a folder, by what is in it."""
+    first = data[0] if isinstance(data, (list, tuple)) and data else data
+    name = os.fspath(first).lower() if isinstance(first, (str, os.PathLike)) else ""
+    if name.endswith((".tar", ".parquet")):
+        return "webdataset" if name.endswith(".tar") else "parquet"
+    if name and os.path.isdir(name := os.fspath(first)):
+        for suffix, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
+            if any(entry.endswith(suffix) for entry in os.listdir(name)):
+                return kind
+    return "folder"
+
+
+@dataclass
+class FolderInput:
+    """Image files that every node can read. Rows are groups of `batch` images, which are encoded together."""
+
+    files: FileList
+    batch: int
+    images_per_task: int
+
+    @classmethod
+    def open(cls, data: Any, output: Any, batch: int, images_per_task: int) -> FolderInput:
+        """ValueError where `data` is no folder, pattern or list of files."""
+        files = list_files(data, output)
+        if files is None:
+            raise ValueError(f"data must be a folder, a pattern or a list of image files, not {data!r}"[:300])
+        return cls(files, batch, images_per_task)
+
+    def dataset(self, ray: Any, done: Collection[str]) -> Any:
+        """The groups in which something isn't done."""
+        import pyarrow
+
+        rows = [keys for keys in self._keys() if any(key not in done for key in keys)]
+        tables = []
+        step = max(1, self.images_per_task // self.batch)
+        for first in range(0, len(rows), step):  # a table is what an actor is given at a time
+            part = rows[first : first + step]
+            columns = {
+                # File names are bytes: they need not be text.
+                "keys": [[os.fsencode(key) for key in keys] for keys in part],
+                "names": [[os.fsencode(self.files.name(key)) for key in keys] for keys in part],
+                "done": [[key in done for key in keys] for keys in part],
+            }
+            tables.append(pyarrow.table(columns))
+        return ray.data.from_arrow(tables) if tables else None
+
+    def reader(self, done: Collection[str]) -> FolderRows:
+        """What makes images of the rows, in the workers."""
+        return FolderRows(self.files.root)
+
+    def _keys(self) -> Iterator[list[str]]:
+        group: list[str] = []
+        for key in self.files.keys:
+            if is_video(key):
+                yield from ([group] if group else [])
+                yield [key]
+                group = []
+                continue
+            group.append(key)
+            if len(group) == self.batch:
+                yield group
+                group = []
+        yield from ([group] if group else [])
+
+
+@dataclass
+class FolderRows:
+    """Rows of `FolderInput` -> images."""
+
+    root: str
+    done: set[str] = field(default_factory=set)
+
+    def first(self, rows: Batch) -> str:
+        """The name of the first image."""
+        return os.fsdecode(rows["keys"][0][0])
+
+    def groups(self, rows: Batch, batch: int, videos: list[str]) -> Iterator[list[Load]]:
+        """Groups of functions that load an image each; what is done already is put into `done`."""
+        for keys, names, done in zip(rows["keys"], rows["names"], rows["done"], strict=True):
+            texts = [os.fsdecode(key) for key in keys]
+            renamed = dict(zip(texts, map(os.fsdecode, names), strict=True))
+            self.done.update(key for key, is_done in zip(texts, done, strict=True) if is_done)
+            files = FileList(self.root, texts, renamed)
+            yield from groups_of_files(files, WHOLE, (), batch, videos)
+
+
+@dataclass
+class ParquetInput:
+    """Encoded images in parquet files. path: the column of their names. image: of their bytes, or of a struct."""
+
+    data: Any
+    path: str
+    image: str
+    files: FileList
+
+    @classmethod
+    def open(cls, ray: Any, data: Any, path: str, image: str) -> ParquetInput:
+        """Reads the names alone. ValueError for missing columns, and names that can't be used or come twice."""
+        read = ray.data.read_parquet(data)
+        known = read.schema().names
+        missing = [column for column in (path, image) if column not in known]
+        if missing:
+            raise ValueError(
+                f"no column {' and '.join(missing)}; there are {', '.join(known)}: set path_column=, image_column="
+            )
+        keys = sorted(
+            str(relative_path(str(name)))
+            for rows in ray.data.read_parquet(data, columns=[path]).iter_batches(batch_size=None)
+            for name in rows[path]
+        )
+        twice = next((first for first, second in pairwise(keys) if first == second), None)
+        if twice is not None:
+            raise ValueError(f"{twice} comes twice in the column {path}; each image needs a name of its own")
+        return cls(data, path, image, FileList("", keys, label_names(keys)))
+
+    def dataset(self, ray: Any, done: Collection[str]) -> Any:
+        """All rows; workers pass over what is done, before they decode it."""
+        if all(key in done for key in self.files.keys):
+            return None
+        return ray.data.read_parquet(self.data, columns=[self.path, self.image])
+
+    def reader(self, done: Collection[str]) -> EncodedRows:
+        """What makes images of the rows, in the workers."""
+        return EncodedRows("parquet", self.path, self.image, self.files.renamed, hashes(done))
+
+
+@dataclass
+class WebInput:
+    """Tar files of samples, as webdataset has them; the first image of a sample counts."""
+
+    data: Any
+    files: None = None
+
+    def dataset(self, ray: Any, done: Collection[str]) -> Any:
+        """All samples; workers pass over what is done."""
+        return ray.data.read_webdataset(self.data, decoder=None, suffixes=list(_IMAGE_EXTENSIONS))
+
+    def reader(self, done: Collection[str]) -> EncodedRows:
+        """What makes images of the rows, in the workers."""
+        return EncodedRows("webdataset", "__key__", "", {}, hashes(done))
+
+
+@dataclass
+class EncodedRows:
+    """Rows with an image's bytes -> images. passed: sorted hashes of the keys that are done."""
+
+    kind: str
+    path: str
+    image: str
+    renamed: dict[str, str]
+    passed: NDArray[np.uint64]
+    done: set[str] = field(default_factory=set)
+
+    def first(self, rows: Batch) -> str:
+        """The name of the first image."""
+        return str(rows[self.path][0])
+
+    def groups(self, rows: Batch, batch: int, videos: list[str]) -> Iterator[list[Load]]:
+        """Groups of functions that load an image each, without what is done already."""
+        group: list[Load] = []
+        for row in range(len(rows[self.path])):
+            found = self._row(rows, row)
+            if found is None or self._is_done(found[0]):
+                continue
+            group.append(partial(self._load, *found))
+            if len(group) == batch:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _row(self, rows: Batch, row: int) -> tuple[str, Any] | None:
+        if self.kind == "parquet":
+            return str(relative_path(str(rows[self.path][row]))), rows[self.image][row]
+        for extension in _IMAGE_EXTENSIONS:
+            content = rows[extension][row] if extension in rows else None
+            if isinstance(content, bytes):
+                shard = posixpath.splitext(posixpath.basename(str(rows["__url__"][row])))[0]
+                return str(relative_path(f"{shard}/{rows['__key__'][row]}.{extension}")), content
+        return None
+
+    def _is_done(self, key: str) -> bool:
+        wanted = np.uint64(stable_hash(key))
+        place = int(np.searchsorted(self.passed, wanted))
+        return place < len(self.passed) and self.passed[place] == wanted
+
+    def _load(self, key: str, content: Any) -> Loaded:
+        loaded = load_row(key, key, content)
+        return loaded._replace(name=self.renamed.get(key, loaded.name))
+
+
+def hashes(keys: Collection[str]) -> NDArray[np.uint64]:
+    """The keys as sorted 64-bit hashes: 8 bytes each instead of a hundred."""
+    return np.sort(np.fromiter((stable_hash(key) for key in keys), np.uint64, len(keys)))

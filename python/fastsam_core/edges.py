@@ -1,0 +1,147 @@
+"""Edges of a picture from Segment Anything, without training for it: where the masks of a grid of clicks end.
+
+The steps are those of Kirillov et al., "Segment Anything" (2023), appendix D.2: all three masks of each click of a
+16 x 16 grid, none filtered by quality, duplicates removed by box NMS; a Sobel filter of each mask's probabilities, kept
+along the mask's outline; the maximum over masks, scaled to 1; and thinning across the edge.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import ops
+from .everything.arguments import check_count, check_number, plan_crops
+from .models.sam_model import SamModel
+from .picture import Picture, Stopwatch
+from .postprocess import MaskResizer
+from .segment import resizer_for
+
+# Masks whose logits are asked for at once, as in segment everything.
+_LOGITS_CHUNK = 16
+# The band along an outline is two pixels wide, and its Sobel filter reads one pixel farther.
+_MARGIN = 2
+# Sobel's answer to a step from 0 to 1.
+_STEP = 4.0
+
+Array = NDArray[np.float32]
+
+
+def edge_map(
+    model: SamModel,
+    picture: Picture,
+    *,
+    points_stride: int = 16,
+    points_batch_size: int = 64,
+    nms_thresh: float = 0.7,
+    thin: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Array:
+    """Edge strengths (H, W) float32 in [0, 1] of the picture; zeros where there is no edge at all.
+
+    points_stride: points per side of the grid. nms_thresh: box IoU above which the mask with the lower predicted IoU
+    goes. thin: leave one pixel across each edge, the strongest. ValueError or TypeError for values out of range.
+    """
+    check_count("points_stride", points_stride)
+    batch_size = check_count("points_batch_size", points_batch_size)
+    threshold = check_number("nms_thresh", nms_thresh, 0, 1)
+    resizer = resizer_for(model, picture)
+    logits, boxes = _masks(model, picture, resizer, points_stride, batch_size, threshold, dtype)
+    strength, across, down = strongest(logits, boxes, resizer)
+    top = float(strength.max(initial=0.0))
+    if top > 0:
+        strength /= top
+    return thinned(strength, across, down) if thin else strength
+
+
+@torch.no_grad()
+def _masks(
+    model: SamModel,
+    picture: Picture,
+    resizer: MaskResizer,
+    points_stride: int,
+    batch_size: int,
+    nms_thresh: float,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Low-resolution logits (N, l, l) and boxes (N, 4) of the grid's masks that have pixels, without duplicates."""
+    prepared = picture.prepared(model, dtype, Stopwatch())
+    height, width = picture.original_hw
+    (grid,) = plan_crops(picture.original_hw, points_stride, 0, 0, 1, None)
+    scale = np.array([resizer.input_hw[1] / width, resizer.input_hw[0] / height])
+    points = torch.from_numpy((grid.points * scale).astype(np.float32)).to(model.device)
+    found, boxes, scores = [], [], []
+    for part in points.split(batch_size):
+        labels = torch.ones(len(part), 1, dtype=torch.int64, device=model.device)
+        predicted_iou, logits = model.decode_points(prepared, part[:, None], labels)
+        pairs = torch.cartesian_prod(torch.arange(len(part)), torch.arange(3))
+        for chunk in pairs.split(_LOGITS_CHUNK):
+            low_res = logits(chunk[:, 0], chunk[:, 1])
+            measured = resizer.measure(low_res)
+            visible = np.flatnonzero(measured.areas)
+            found.append(low_res[visible].clone())
+            boxes.append(measured.boxes[visible])
+            scores.append(predicted_iou.cpu()[chunk[:, 0], chunk[:, 1]][visible])
+    together = np.concatenate(boxes)
+    keep = ops.nms(torch.from_numpy(together).float(), torch.cat(scores).float(), nms_thresh)
+    return torch.cat(found)[keep.to(found[0].device)], together[keep.numpy()]
+
+
+def strongest(logits: Tensor, boxes: NDArray[np.int64], resizer: MaskResizer) -> tuple[Array, Array, Array]:
+    """The largest gradient of any mask's probability at each pixel (H, W), and its direction: x and y parts.
+
+    logits: (N, l, l), boxes: (N, 4) x1 y1 x2 y2 of the masks' outermost pixels. A mask counts within a pixel of its
+    outline only, on both sides; the picture's frame is no outline. A step from 0 to 1 along an axis has strength 1.
+    """
+    import cv2
+
+    height, width = resizer.original_hw
+    strength, across, down = (np.zeros((height, width), np.float32) for _ in range(3))
+    square = np.ones((3, 3), np.uint8)
+    for low_res, (x1, y1, x2, y2) in zip(logits, boxes.tolist(), strict=True):
+        left, top = max(x1 - _MARGIN, 0), max(y1 - _MARGIN, 0)
+        right, bottom = min(x2 + 1 + _MARGIN, width), min(y2 + 1 + _MARGIN, height)
+        window = resizer.window(low_res, left, top, right, bottom)
+        probability = torch.sigmoid(window).cpu().numpy()
+        inside = (window > 0).cpu().numpy().astype(np.uint8)
+        outline = cv2.dilate(inside, square) != cv2.erode(inside, square)
+        x_part = cv2.Sobel(probability, cv2.CV_32F, 1, 0, ksize=3, borderType=cv2.BORDER_REPLICATE)
+        y_part = cv2.Sobel(probability, cv2.CV_32F, 0, 1, ksize=3, borderType=cv2.BORDER_REPLICATE)
+        size = np.hypot(x_part, y_part) / _STEP
+        here = np.s_[top:bottom, left:right]
+        stronger = outline & (size > strength[here])
+        for target, values in ((strength, size), (across, x_part), (down, y_part)):
+            target[here][stronger] = values[stronger]
+    return strength, across, down
+
+
+def thinned(strength: Array, across: Array, down: Array) -> Array:
+    """Edges one pixel wide: a pixel stays if none on its way across the edge, a step to either side, is stronger.
+
+    strength: (H, W). across, down: the direction across the edge at each pixel. Values beside the way are interpolated
+    bilinearly; of two equal ones, the one farther back, against the gradient, stays.
+    """
+    y, x = np.nonzero(strength)
+    here = strength[y, x]
+    length = np.hypot(across, down)[y, x]
+    unit_x, unit_y = (
+        np.divide(part[y, x], length, where=length > 0, out=np.zeros_like(here)) for part in (across, down)
+    )
+    ahead, behind = (_sampled(strength, x + step * unit_x, y + step * unit_y) for step in (1, -1))
+    keep = (here >= ahead) & (here > behind)
+    kept = np.zeros_like(strength)
+    kept[y[keep], x[keep]] = here[keep]
+    return kept
+
+
+def _sampled(values: Array, x: Array, y: Array) -> Array:
+    """Bilinear values at K places, at most one pixel outside; there they are 0."""
+    padded = np.pad(values, 2)
+    left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    right_share, low_share = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    left, top = left + 2, top + 2
+    upper = padded[top, left] * (1 - right_share) + padded[top, left + 1] * right_share
+    lower = padded[top + 1, left] * (1 - right_share) + padded[top + 1, left + 1] * right_share
+    return np.asarray(upper * (1 - low_share) + lower * low_share, np.float32)

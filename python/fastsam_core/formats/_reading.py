@@ -1,0 +1,131 @@
+"""Strict reading of label files: every error names the file and the line or field."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A UTF-8 file, with or without a byte-order mark, whatever its line ends. ValueError for anything else."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{os.fspath(path)} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> Node:
+    """The whole of a JSON file. ValueError for what isn't JSON, and for NaN and Infinity, which aren't either."""
+    name, text = os.fspath(path), read_text(path)
+    if not text.strip():
+        raise ValueError(f"{name} is empty; a JSON file is needed")
+    try:
+        return Node(json.loads(text, parse_constant=_refuse_constant), None, name)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{name}: lists or objects are nested too deeply") from None
+    except ValueError as error:  # a constant, or an integer of thousands of digits
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number in JSON")
+
+
+class FieldError(ValueError):
+    """Something is wrong with a field, and the message says with which."""
+
+
+class Node:
+    """A value within a JSON file, which knows its place for error messages."""
+
+    __slots__ = ("key", "parent", "value")
+
+    def __init__(self, value: Any, parent: Node | None, key: str | int) -> None:
+        self.value = value
+        self.parent = parent
+        self.key = key
+
+    @property
+    def where(self) -> str:
+        """As in `labels.json: annotations[3].bbox`."""
+        if self.parent is None:
+            return str(self.key)
+        joint = ": " if self.parent.parent is None else "."
+        return self.parent.where + (f"[{self.key}]" if isinstance(self.key, int) else f"{joint}{self.key}")
+
+    def error(self, problem: object) -> FieldError:
+        """To be raised: the place and the problem."""
+        return FieldError(f"{self.where}: {problem}")
+
+    def _shown(self) -> str:
+        return str(self.value)[:80] if isinstance(self.value, (int, float, str)) else type(self.value).__name__
+
+    def get(self, key: str) -> Node | None:
+        """A field; None where it is missing or null."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"a JSON object is needed, not {self._shown()!r}")
+        value = self.value.get(key)
+        return None if value is None else Node(value, self, key)
+
+    def __getitem__(self, key: str) -> Node:
+        found = self.get(key)
+        if found is None:
+            raise self.error(f"{key!r} is missing")
+        return found
+
+    def items(self) -> Iterator[Node]:
+        """The elements of a list."""
+        if not isinstance(self.value, list):
+            raise self.error(f"a list is needed, not {self._shown()!r}")
+        return (Node(value, self, place) for place, value in enumerate(self.value))
+
+    def text(self) -> str:
+        """A string that isn't empty."""
+        if not isinstance(self.value, str) or not self.value:
+            raise self.error(f"text is needed, not {self._shown()!r}")
+        return self.value
+
+    def integer(self) -> int:
+        """A whole number, which may be written as a float."""
+        if isinstance(self.value, float) and self.value.is_integer():
+            return int(self.value)
+        if not isinstance(self.value, int) or isinstance(self.value, bool):
+            raise self.error(f"a whole number is needed, not {self._shown()!r}")
+        return self.value
+
+    def number(self) -> float:
+        """A finite number."""
+        if not isinstance(self.value, (int, float)) or isinstance(self.value, bool) or not _is_finite(self.value):
+            raise self.error(f"a finite number is needed, not {self._shown()!r}")
+        return float(self.value)
+
+    def numbers(self, count: int | None = None) -> NDArray[np.float64]:
+        """A flat list of finite numbers, `count` of them where given."""
+        wanted = f"a list of {'' if count is None else f'{count} '}finite numbers"
+        if not isinstance(self.value, list) or (count is not None and len(self.value) != count):
+            size = f" of {len(self.value)}" if isinstance(self.value, list) else ""
+            raise self.error(f"{wanted} is needed, not {self._shown()!r}{size}")
+        try:
+            found = np.array(self.value, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise self.error(f"{wanted} is needed") from None
+        # NumPy would take the text "1" and true for a number.
+        if found.ndim != 1 or not np.isfinite(found).all() or any(type(one) not in (int, float) for one in self.value):
+            raise self.error(f"{wanted} is needed")
+        return found
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False

@@ -1,0 +1,150 @@
+"""Class names beside YOLO labels: the `names` of a data.yaml, or one name a line as in classes.txt."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .._files import write_text
+from ._reading import read_text
+from .labels import checked_class_id
+
+# What the files are called, in the order in which they are looked for.
+FILES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+_TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
+
+
+def as_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) -> dict[int, str]:
+    """Names by class id from a dict, a list, or a file that `read` takes."""
+    if isinstance(names, (str, os.PathLike)):
+        return read(names)
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+    return {checked_class_id(class_id): str(name) for class_id, name in pairs}
+
+
+def find(folder: Path) -> dict[int, str]:
+    """The names that lie in a folder of labels or in the two above it; none where there are none."""
+    for place in (folder, *folder.resolve().parents[:2]):
+        for name in FILES:
+            if (place / name).is_file():
+                found = read(place / name)
+                if found:
+                    return found
+    return {}
+
+
+def read(path: str | os.PathLike[str]) -> dict[int, str]:
+    """The names in a .yaml or .yml file, or in a text file with one name a line.
+
+    Of YAML, a `names` at the top level is read: `[a, b]`, `{0: a}`, or one entry a line, `- a` or `0: a`. ValueError
+    for other ways to write it; none where there is no such key.
+    """
+    text = read_text(path)
+    if Path(path).suffix.lower() not in (".yaml", ".yml"):
+        return {place: line.strip() for place, line in enumerate(text.rstrip().split("\n")) if line.strip()}
+    try:
+        return _of_yaml(text.split("\n"))
+    except ValueError as error:
+        raise ValueError(
+            f"{os.fspath(path)}: its names can't be read ({error}); write one `0: name` a line below `names:`, or pass "
+            "names="
+        ) from None
+
+
+def write(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
+    """A data.yaml with these names alone; what trains on it also needs to be told where the images are."""
+    head = "# Class names of the labels in this folder. To train on them, add path, train and val.\nnames:\n"
+    # What JSON escapes, all quotes and control characters, YAML reads too.
+    lines = [f"  {class_id}: {json.dumps(names[class_id], ensure_ascii=False)}\n" for class_id in sorted(names)]
+    write_text(path, head + "".join(lines))
+
+
+def _of_yaml(lines: list[str]) -> dict[int, str]:
+    start = next((i for i, line in enumerate(lines) if re.match(r"""(names|"names"|'names')\s*:""", line)), None)
+    if start is None:
+        return {}
+    first = _uncommented(lines[start].split(":", 1)[1])
+    block = []
+    for line in lines[start + 1 :]:
+        line = _uncommented(line)
+        # Entries of a list may stand at the margin.
+        if line and not line[0].isspace() and not line.startswith(("-", "]", "}")):
+            break
+        if line.strip():
+            block.append(line.strip())
+    if first.strip():
+        return _of_flow(" ".join([first.strip(), *block]))
+    if all(line.startswith("-") for line in block):
+        return {place: _scalar(line[1:]) for place, line in enumerate(block)}
+    names = {}
+    for line in block:
+        key, colon, name = line.partition(":")
+        if not colon:
+            raise ValueError(f"no colon in {line[:60]!r}")
+        names[_class_id(key)] = _scalar(name)
+    return names
+
+
+def _of_flow(text: str) -> dict[int, str]:
+    """`[a, "b"]` or `{0: a, 1: 'b'}`."""
+    opening, body = text[0], text[1:-1].rstrip().removesuffix(",")
+    if opening + text[-1] not in ("[]", "{}"):
+        raise ValueError(f"{text[:60]!r} is neither a list nor a mapping")
+    entries: list[list[str]] = [[]]
+    position = 0
+    while position < len(body):
+        token = _TOKEN.match(body, position)
+        if token is None:
+            raise ValueError(f"unexpected {body[position : position + 20]!r}")
+        position = token.end()
+        if token[1] == ",":
+            entries.append([])
+        else:
+            entries[-1].append(token[1].strip())
+    names: dict[int, str] = {}
+    for entry in entries if body.strip() else []:
+        if opening == "[" and len(entry) == 1:
+            names[len(names)] = _scalar(entry[0])
+        elif opening == "{" and len(entry) == 3 and entry[1] == ":":
+            names[_class_id(entry[0])] = _scalar(entry[2])
+        else:
+            raise ValueError(f"unexpected {' '.join(entry)[:60]!r}")
+    return names
+
+
+def _class_id(text: str) -> int:
+    text = text.strip().strip("\"'")
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(f"{text[:60]!r} is no class id")
+    return checked_class_id(int(text))
+
+
+def _scalar(text: str) -> str:
+    text = text.strip()
+    if text[:1] == "'" and text[-1:] == "'" and len(text) > 1:
+        return text[1:-1].replace("''", "'")
+    if text[:1] == '"' and text[-1:] == '"' and len(text) > 1:
+        try:
+            # JSON's escapes first, which are nearly all that occur; Python's for \x and the like.
+            return str(json.loads(text))
+        except ValueError:
+            return str(ast.literal_eval(text))
+    return text
+
+
+def _uncommented(line: str) -> str:
+    """Without a comment: from a `#` at the start or after a space, outside quotes."""
+    quote = ""
+    for place, character in enumerate(line):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'" and (not line[:place].strip() or line[place - 1] in " [{,:-"):
+            quote = character
+        elif character == "#" and (place == 0 or line[place - 1].isspace()):
+            return line[:place].rstrip()
+    return line.rstrip()

@@ -1,0 +1,201 @@
+"""COCO files: written one image at a time, and read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+from .._files import atomic_path
+from . import coco
+from ._reading import FieldError, Node, read_json
+from ._writing import LabelWriter, json_text
+from .labels import ImageLabels, LabelledObject, LabelSet, checked_side
+from .segmentation import Segmentation
+
+
+class CocoWriter(LabelWriter):
+    """One JSON file with `annotations`, `images` and `categories`, written as the images come.
+
+    Memory does not grow with the masks: annotations go to the file at once, and only the ids that images bring along
+    are remembered. The file appears under its name when it is closed, whole. Class k is category k + 1, and all classes
+    up to the largest are listed, so that reading gives the same class ids; one without a name is called by its number.
+    Images keep an `image_id` that they bring, and are numbered on from the largest so far if they bring none.
+
+    polygons: outlines along pixel edges instead of RLE, which COCO's rasteriser fills to exactly the mask: a list per
+    part, holes bridged, coordinates with two decimals. tolerance: see `YoloWriter`. Objects without a mask have none
+    here either.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, polygons: bool = False, tolerance: float = 0.0, first_id: int = 1
+    ) -> None:
+        super().__init__()
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".json" or self.path.is_dir():
+            raise ValueError(f"a COCO file is one .json file, not {os.fspath(path)!r}")
+        self.polygons = polygons
+        self.tolerance = tolerance
+        self._next_id = first_id
+        self._last_image = 0
+        self._given: set[int] = set()
+        self._largest_class = -1
+        with ExitStack() as stack:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Images go to a file of their own, without a name, until the annotations are all there.
+            self._images: TextIO = stack.enter_context(
+                tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
+            )
+            temporary = stack.enter_context(atomic_path(self.path))
+            self._file: TextIO = stack.enter_context(open(temporary, "w", encoding="utf-8"))
+            self._file.write('{"annotations":[')
+            self._stack = stack.pop_all()
+        self._separators: dict[TextIO, str] = {self._file: "\n", self._images: "\n"}
+
+    def _write(self, labels: ImageLabels) -> int:
+        image_id = self._last_image + 1 if labels.image_id is None else labels.image_id
+        if image_id in self._given:
+            raise ValueError(f"two images have the id {image_id}; the second one is {labels.file_name}")
+        if labels.image_id is not None:
+            self._given.add(image_id)
+        self._last_image = max(self._last_image, image_id)
+        annotations: list[dict[str, Any]] = []
+        for found in labels.objects:
+            annotations.append(
+                coco.annotation(
+                    found,
+                    self._next_id + len(annotations),
+                    image_id,
+                    found.class_id + 1,
+                    polygons=self.polygons,
+                    tolerance=self.tolerance,
+                )
+            )
+            self._largest_class = max(self._largest_class, found.class_id)
+        for annotation in annotations:
+            self._append(self._file, annotation)
+        self._append(self._images, coco.image_dict(labels, image_id))
+        self._next_id += len(annotations)
+        return len(annotations)
+
+    def _append(self, file: TextIO, entry: dict[str, Any]) -> None:
+        file.write(self._separators[file] + json_text(entry))
+        self._separators[file] = ",\n"
+
+    def close(self) -> None:
+        last = max([self._largest_class, *self.names])
+        names = {class_id: self.names.get(class_id, str(class_id)) for class_id in range(last + 1)}
+        if not self.names and last < 1:
+            names = {0: "object"}
+        with self._stack:
+            self._file.write('\n],\n"images":[')
+            self._images.seek(0)
+            shutil.copyfileobj(self._images, self._file)
+            categories = ",\n".join(json_text(category) for category in coco.category_dicts(names))
+            self._file.write(f'\n],\n"categories":[\n{categories}\n]}}\n')
+
+    def discard(self) -> None:
+        # An exception is what makes the stack remove the temporary file.
+        reason = RuntimeError("discarded")
+        self._stack.__exit__(type(reason), reason, None)
+
+
+def read(source: str | os.PathLike[str]) -> LabelSet:
+    """The annotations in a COCO file, images in the file's order.
+
+    Class ids number the categories by ascending category id, as all converters do: COCO's own 80, whose ids have gaps,
+    become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without one
+    an object is its box. Raises ValueError that names the field.
+    """
+    root = read_json(source)
+    classes: dict[int, int] = {}
+    names: dict[int, str] = {}
+    categories = sorted(_by_id(root["categories"], "category").items())
+    for class_id, (category_id, category) in enumerate(categories):
+        classes[category_id] = class_id
+        names[class_id] = category["name"].text()
+    images = _by_id(root["images"], "image")
+    objects: dict[int, list[Node]] = {image_id: [] for image_id in images}
+    for annotation in root["annotations"].items():
+        image_id = annotation["image_id"].integer()
+        if image_id not in objects:
+            raise annotation["image_id"].error(f"no image has the id {image_id}")
+        objects[image_id].append(annotation)
+
+    def images_labels() -> Iterator[ImageLabels]:
+        for image_id, image in images.items():
+            size = _side(image["height"]), _side(image["width"])
+            found = [_object(annotation, size, classes) for annotation in objects[image_id]]
+            yield ImageLabels(image["file_name"].text(), size[1], size[0], found, names, image_id)
+
+    return LabelSet(images_labels, len(images), names)
+
+
+def _by_id(entries: Node, kind: str) -> dict[int, Node]:
+    found: dict[int, Node] = {}
+    for entry in entries.items():
+        number = entry["id"].integer()
+        if number in found:
+            raise entry["id"].error(f"another {kind} has the id {number} too")
+        found[number] = entry
+    return found
+
+
+def _side(node: Node) -> int:
+    try:
+        return checked_side(str(node.key), node.value)
+    except ValueError as error:
+        raise node.error(error) from None
+
+
+def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) -> LabelledObject:
+    category = annotation["category_id"]
+    if category.integer() not in classes:
+        raise category.error(f"no category has the id {category.integer()}")
+    box: Any = None
+    given = annotation.get("bbox")
+    if given is not None:
+        x, y, width, height = given.numbers(4).tolist()
+        box = x, y, x + width, y + height
+    crowd, score = annotation.get("iscrowd"), annotation.get("score")
+    iou, stability = annotation.get("predicted_iou"), annotation.get("stability_score")
+    try:
+        return LabelledObject(
+            classes[category.integer()],
+            _segmentation(annotation.get("segmentation"), size),
+            box,
+            None if score is None else score.number(),
+            crowd is not None and bool(crowd.value),
+            predicted_iou=None if iou is None else iou.number(),
+            stability_score=None if stability is None else stability.number(),
+        )
+    except FieldError:
+        raise
+    except ValueError as error:
+        raise annotation.error(error) from None
+
+
+def _segmentation(node: Node | None, size: tuple[int, int]) -> Segmentation | None:
+    if node is None or node.value == []:
+        return None
+    try:
+        if isinstance(node.value, dict):
+            mask = Segmentation.from_rle(node.value)
+            if mask.size != size:
+                raise ValueError(f"its size is {list(mask.size)}, that of the image {list(size)} (height, width)")
+            return mask
+        polygons = []
+        for polygon in node.items():
+            numbers = polygon.numbers()
+            if len(numbers) < 6 or len(numbers) % 2:
+                raise polygon.error(f"{len(numbers)} numbers; a polygon has an even number of them, at least 6")
+            polygons.append(numbers.reshape(-1, 2))
+        return Segmentation.from_polygons(polygons, size)
+    except FieldError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise node.error(error) from None

@@ -1,0 +1,156 @@
+"""Label files from one format to another: `convert_labels`, and `fastsam convert`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._arguments import UsageError
+from . import coco_file, sa1b, yolo_folder
+from ._writing import LabelWriter
+from .label_map import LabelMapWriter
+from .labelme import LabelMeWriter
+from .labels import LabelSet
+
+READERS: dict[str, Callable[..., LabelSet]] = {
+    "yolo": yolo_folder.read,
+    "coco": coco_file.read,
+    "sa1b": sa1b.read,
+}
+WRITERS: dict[str, Callable[..., LabelWriter]] = {
+    "yolo": yolo_folder.YoloWriter,
+    "coco": coco_file.CocoWriter,
+    "sa1b": sa1b.Sa1bWriter,
+    "labelme": LabelMeWriter,
+    "labelmap": LabelMapWriter,
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was converted: images, objects written, and objects that the new format could not take."""
+
+    images: int
+    objects: int
+    left_out: int
+
+
+def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> LabelSet:
+    """The labels at `source`, one image at a time.
+
+    format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file) or "sa1b" (a folder or a file).
+    ValueError names the file and the line or field that can't be read, some of them only while iterating.
+    """
+    return _chosen(READERS, "from_", format, options)(source, **options)
+
+
+def open_writer(target: str | os.PathLike[str], format: str, **options: Any) -> LabelWriter:
+    """A writer of labels; use it as a context manager and give it an `ImageLabels` per image.
+
+    format: "yolo", "sa1b", "labelme" or "labelmap" for a folder, or "coco" for a JSON file; see their writers for
+    options.
+    """
+    return _chosen(WRITERS, "to", format, options)(target, **options)
+
+
+def convert_labels(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    from_: str,
+    to: str,
+    images: str | os.PathLike[str] | None = None,
+    names: Any = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Conversion:
+    """Read labels in one format and write them in another, one image at a time.
+
+    source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
+    the images, which YOLO's reader and LabelMe's writer use. names: class names for a format that lacks them: by class
+    id, a list, or a file that has them. progress: show a bar; None on a terminal only.
+
+    Masks that come as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (a label map
+    excepted). Other polygons keep their points where they stay polygons, to two decimals of a pixel in JSON and six
+    significant digits of the image's side in YOLO's text. What a format can't hold is left out and counted: crowds and
+    masks without pixels where there are polygons, boxes where there must be masks.
+    Raises ValueError for malformed files, naming file and line or field; FileNotFoundError for missing images.
+    """
+    from tqdm.auto import tqdm
+
+    reading: dict[str, Any] = {}
+    writing = dict(options)
+    for name, value in (("images", images), ("names", names)):
+        if value is not None and name in _options_of(READERS.get(from_)):
+            reading[name] = value
+    if images is not None and "images" in _options_of(WRITERS.get(to)):
+        writing["images"] = images
+    found = read_labels(source, from_, **reading)
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise ValueError(f"source and target are both {os.fspath(source)}; write to another place")
+    read = written = 0
+    with open_writer(target, to, **writing) as writer:
+        if names is not None and "names" not in reading:
+            from .class_names import as_names
+
+            writer.names.update(as_names(names))
+        hidden = None if progress is None else not progress
+        for labels in tqdm(found, desc=f"{from_} to {to}", unit="image", disable=hidden):
+            read += len(labels.objects)
+            written += writer.write(labels)
+    return Conversion(len(found), written, read - written)
+
+
+def _chosen(
+    table: dict[str, Callable[..., Any]], argument: str, format: str, options: dict[str, Any]
+) -> Callable[..., Any]:
+    if format not in table:
+        raise ValueError(f"{argument}={format!r} is none of {', '.join(table)}")
+    accepted = _options_of(table[format])
+    for name in options:
+        if name not in accepted:
+            raise TypeError(f"{format} has no option {name!r}; accepted: {', '.join(accepted) or 'none'}")
+    return table[format]
+
+
+def _options_of(function: Callable[..., Any] | None) -> list[str]:
+    """Names of the keyword-only arguments."""
+    if function is None:
+        return []
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+
+
+_SPELLINGS = {"source": "data", "target": "output", "output_dir": "output"}
+
+
+def run(values: dict[str, Any]) -> None:
+    """`fastsam convert data=labels/ from=yolo to=coco output=labels.json`, from its key=value pairs."""
+    values = {_SPELLINGS.get(key, key): value for key, value in values.items()}
+    for key in ("data", "output", "from", "to"):
+        if values.get(key) is None:
+            raise UsageError(
+                f"convert needs {key}=...; for labels: data=labels/ from=yolo to=coco output=labels.json "
+                f"(from: {', '.join(READERS)}; to: {', '.join(WRITERS)})"
+            )
+    data, output, from_, to = (str(values.pop(key)) for key in ("data", "output", "from", "to"))
+    for key, name, table in (("from", from_, READERS), ("to", to, WRITERS)):
+        if name not in table:
+            raise UsageError(f"{key}={name} is none of {', '.join(table)}")
+    accepted = ["images", "names", *_options_of(WRITERS[to])]
+    for key in values:
+        if key not in accepted:
+            close = difflib.get_close_matches(key, accepted, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(dict.fromkeys(accepted))}"
+            raise UsageError(f"unknown option {key!r} of convert to={to}{hint}")
+    done = convert_labels(data, output, from_=from_, to=to, **values)
+    left = f"; {done.left_out} left out, which {to} can't hold" if done.left_out else ""
+    print(f"{done.images} images, {done.objects} objects{left}; saved to {Path(output)}")

@@ -1,0 +1,45 @@
+"""The images that label files belong to: found by name, measured by header."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ..sources.decode import read_size
+from ..sources.paths import IMAGE_SUFFIXES
+
+
+def walk(folder: str | os.PathLike[str], suffixes: frozenset[str] | set[str]) -> Iterator[str]:
+    """Relative paths with forward slashes of the files below a folder that have one of the suffixes, sorted.
+
+    Hidden files and folders are left out: they are nobody's labels or images. NotADirectoryError where there is none.
+    """
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inner = PurePosixPath(Path(place).relative_to(folder).as_posix())
+        found += [
+            str(inner / name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    return iter(sorted(found))
+
+
+def by_stem(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Relative paths of the images below a folder by their path without suffix, sorted."""
+    images: dict[str, list[str]] = {}
+    for name in walk(folder, IMAGE_SUFFIXES):
+        images.setdefault(os.path.splitext(name)[0], []).append(name)
+    return images
+
+
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) of an image file; the error for one that can't be read names it."""
+    try:
+        return read_size(path)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None

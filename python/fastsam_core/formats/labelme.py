@@ -1,0 +1,92 @@
+"""LabelMe's files: one JSON object per image, with polygons to edit by hand."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ._writing import FolderWriter, json_text, plain_number, relative_path
+from .labels import ImageLabels
+
+# The version of the format: LabelMe warns about files of another major version only.
+VERSION = "5.5.0"
+_DECIMALS = 2
+
+
+class LabelMeWriter(FolderWriter):
+    """`<image>.json` per image, next to which LabelMe looks for the image.
+
+    A shape is one part of an object: a polygon along pixel edges, whose holes are joined to its outer border by bridges
+    that are walked there and back. The parts of one object share a `group_id`, its number among the image's objects
+    from 1 on; objects of one part have none. LabelMe and its converters unite the shapes of a group, so that a shape
+    of its own for a hole would fill it. An object without a mask is a rectangle. Crowds, and masks without pixels, are
+    left out. Scores are kept as `score`.
+
+    images: the folder of the images: then `imagePath` leads there, else it is the bare name. embed_images: put the
+    image file's bytes into `imageData`; needs `images`. tolerance: see `YoloWriter`.
+    """
+
+    suffix = ".json"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        images: str | os.PathLike[str] | None = None,
+        embed_images: bool = False,
+        tolerance: float = 0.0,
+    ) -> None:
+        if embed_images and images is None:
+            raise ValueError("embed_images needs images=<their folder>")
+        super().__init__(folder)
+        self.images = None if images is None else Path(images)
+        self.embed_images = embed_images
+        self.tolerance = tolerance
+
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
+        shapes: list[dict[str, Any]] = []
+        written = 0
+        for place, found in enumerate(labels.objects):
+            if found.iscrowd or found.is_empty:
+                continue
+            if found.segmentation is None:
+                x1, y1, x2, y2 = found.corners()
+                parts, kind = [[[x1, y1], [x2, y2]]], "rectangle"
+            else:
+                parts, kind = [ring.tolist() for ring in found.segmentation.rings(self.tolerance)], "polygon"
+            for points in parts:
+                shape: dict[str, Any] = {
+                    "label": labels.name_of(found.class_id),
+                    "points": [[plain_number(x, _DECIMALS), plain_number(y, _DECIMALS)] for x, y in points],
+                    "group_id": place + 1 if len(parts) > 1 else None,
+                    "description": "",
+                    "shape_type": kind,
+                    "flags": {},
+                    "mask": None,
+                }
+                if found.score is not None:
+                    shape["score"] = found.score
+                shapes.append(shape)
+            written += 1
+        image, data = self._image(labels.file_name, target.parent)
+        document: dict[str, Any] = {
+            "version": VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": image,
+            "imageData": data,
+            "imageHeight": labels.height,
+            "imageWidth": labels.width,
+        }
+        return (json_text(document) + "\n").encode(), written
+
+    def _image(self, file_name: str, folder: Path) -> tuple[str, str | None]:
+        """The image's path as seen from the label file's folder, and its bytes as text if wanted."""
+        if self.images is None:
+            return PurePosixPath(relative_path(file_name)).name, None
+        path = self.images / relative_path(file_name)
+        seen = os.path.relpath(path.absolute(), folder.absolute()).replace(os.sep, "/")
+        data = base64.b64encode(path.read_bytes()).decode("ascii") if self.embed_images else None
+        return seen, data

@@ -1,0 +1,172 @@
+"""YOLO label folders: a text file per image, `class x1 y1 x2 y2 ...` or `class xc yc w h`, all in [0, 1]."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import class_names, image_files, yolo
+from ._reading import read_text
+from ._writing import FolderWriter
+from .labels import ImageLabels, LabelledObject, LabelSet, checked_class_id
+from .segmentation import Segmentation
+
+# Rounded numbers of other writers lie this far outside [0, 1]; what lies farther outside is something else.
+_SLACK = 0.01
+_ENDINGS = frozenset((".txt",))
+
+
+class YoloWriter(FolderWriter):
+    """`<image>.txt` per image, empty where there is nothing, and a data.yaml with the class names at the end, if any.
+
+    A mask is one polygon along pixel edges, divided by width and height, so 0 and 1 are the image's borders as they
+    are for boxes; its parts and holes are joined by bridges that are walked there and back, which any reader fills
+    right that goes by pixel centres. Six significant digits give the mask back exactly for images of up to 200,000
+    pixels a side. An object without a mask becomes a box line. COCO's crowds and masks without pixels are left out.
+
+    tolerance: let outlines lose vertices, none farther than this many pixels from the rest. scores: put the score at
+    a line's end, as prediction files have it; trainers refuse such files.
+    """
+
+    suffix = ".txt"
+
+    def __init__(self, folder: str | os.PathLike[str], *, tolerance: float = 0.0, scores: bool = False) -> None:
+        super().__init__(folder)
+        self.tolerance = tolerance
+        self.scores = scores
+
+    def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
+        lines: list[str] = []
+        extent = np.array([labels.width, labels.height], np.float64)
+        for found in labels.objects:
+            conf = [found.score] if self.scores and found.score is not None else None
+            if found.iscrowd or found.is_empty:
+                continue
+            if found.segmentation is not None:
+                ring = found.segmentation.ring(self.tolerance).clip(0, extent) / extent
+                lines += yolo.lines([ring], [found.class_id], conf=conf)
+            else:
+                x1, y1, x2, y2 = np.clip(found.corners(), 0, [*extent, *extent])
+                box = np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]) / [*extent, *extent]
+                lines += yolo.box_lines([box], [found.class_id], conf=conf)
+        return "".join(f"{line}\n" for line in lines).encode(), len(lines)
+
+    def close(self) -> None:
+        if self.names:
+            class_names.write(self.folder / "data.yaml", self.names)
+
+
+def read(
+    source: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    names: Mapping[int, str] | Sequence[str] | str | os.PathLike[str] | None = None,
+) -> LabelSet:
+    """The labels in a folder and those below it.
+
+    source: a folder of label files, or one that holds `labels` and `images`. images: the folder of the images, whose
+    sizes are needed; by default the one called `images` where the labels' path has `labels`, else the labels' own.
+    Every image counts: one without a label file has no objects. names: class names by id, a list of them, or the
+    data.yaml or text file that has them; by default those of a data.yaml or classes.txt in the folder or above it.
+
+    Raises FileNotFoundError where a label file has no image. While iterating, ValueError for lines that can't be read.
+    A line of five or six numbers is a box, with or without a score; of more, a polygon, with a score where their number
+    is even.
+    """
+    labels, images = _folders(Path(source), None if images is None else Path(images))
+    pictures = pairs(labels, images)
+    found_names = class_names.find(labels) if names is None else class_names.as_names(names)
+
+    def images_labels() -> Iterator[ImageLabels]:
+        for name, file in pictures:
+            height, width = image_files.size_of(images / name)
+            objects = [] if file is None else read_file(file, (height, width))
+            yield ImageLabels(name, width, height, objects, found_names)
+
+    return LabelSet(images_labels, len(pictures), found_names)
+
+
+def pairs(labels: Path, images: Path) -> list[tuple[str, Path | None]]:
+    """The images below one folder, sorted, each with its label file below the other, or None where it has none.
+
+    FileNotFoundError for a label file without an image, ValueError for one that several might mean.
+    """
+    stems = image_files.by_stem(images)
+    files = {}
+    for name in image_files.walk(labels, _ENDINGS):
+        stem = os.path.splitext(name)[0]
+        if os.path.basename(name) in class_names.FILES:
+            continue
+        if stem not in stems:
+            raise FileNotFoundError(f"no image {stem}.* in {images} for {labels / name}; say images=<their folder>")
+        if len(stems[stem]) > 1:
+            raise ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
+        files[stem] = labels / name
+    return sorted((name, files.get(stem)) for stem, found in stems.items() for name in found)
+
+
+def read_file(path: str | os.PathLike[str], size: Sequence[int]) -> list[LabelledObject]:
+    """The objects of one label file, whose image is of `size` = (height, width). ValueError names the line."""
+    objects = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            try:
+                objects.append(_object(line.split(), (int(size[0]), int(size[1]))))
+            except ValueError as error:
+                raise ValueError(f"{os.fspath(path)}, line {number}: {error}") from None
+    return objects
+
+
+def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
+    try:
+        class_id, *values = (float(word) for word in words)
+    except ValueError as error:
+        raise ValueError(f"{error}; a line is a class id and numbers") from None
+    checked_class_id(class_id)
+    is_box, has_score = len(values) in (4, 5), len(values) % 2 == 1
+    score = values.pop() if has_score else None
+    if len(values) < 4:
+        raise ValueError(f"{len(words)} numbers; a box has 5, a polygon 7 or more")
+    points = np.array(values, np.float64).reshape(-1, 2)
+    # The negation also catches NaN.
+    if not ((points >= -_SLACK) & (points <= 1 + _SLACK)).all():
+        wrong = next(value for value in values if not -_SLACK <= value <= 1 + _SLACK)
+        raise ValueError(f"{wrong:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
+    if score is not None and not 0 <= score <= 1:
+        raise ValueError(f"{len(words)} numbers, the last of which is no score: {score:g} lies outside [0, 1]")
+    height, width = size
+    if not is_box:
+        polygon = points.clip(0, 1) * [width, height]
+        return LabelledObject(int(class_id), Segmentation.from_polygons([polygon], size), score=score)
+    (x, y), (across, down) = points
+    if across < 0 or down < 0:
+        raise ValueError(f"the box is {across:g} wide and {down:g} high")
+    sides = np.array([x - across / 2, y - down / 2, x + across / 2, y + down / 2]).clip(0, 1)
+    box: Any = tuple((sides * [width, height, width, height]).tolist())
+    return LabelledObject(int(class_id), box=box, score=score)
+
+
+def _folders(source: Path, images: Path | None) -> tuple[Path, Path]:
+    """The folders of labels and of images."""
+    if not source.is_dir():
+        raise NotADirectoryError(f"no such folder: {source}; YOLO labels are a folder of text files")
+    if (source / "labels").is_dir() and (source / "images").is_dir():
+        return source / "labels", images or source / "images"
+    if images is not None:
+        return source, images
+    return source, counterpart(source, "labels", "images") or source
+
+
+def counterpart(folder: Path, own: str, other: str) -> Path | None:
+    """The folder whose path has `other` where this one's has `own`, the last of several; None where there is none."""
+    parts = folder.absolute().parts
+    for place in range(len(parts) - 1, 0, -1):
+        if parts[place] == own:
+            beside = Path(*parts[:place], other, *parts[place + 1 :])
+            if beside.is_dir():
+                return beside
+    return None

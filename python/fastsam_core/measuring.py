@@ -1,0 +1,110 @@
+"""Masks that are being measured: first their numbers, by which some are chosen, then the runs of those.
+
+On the CPU all of it is there at once. On a GPU it is on its way to the host's memory until `wait` has been called, once
+for everything that many masks have under way: the GPU goes on working for as long as nobody waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .ops._masks.cuda import MeasuredMasks, Numbers
+
+
+@dataclass(frozen=True)
+class MaskNumbers:
+    """Of N masks: areas (N,) int64; boxes (N, 4) int64 and stability (N,) float32, see `postprocess.MaskRecord`."""
+
+    areas: np.ndarray
+    boxes: np.ndarray
+    stability: np.ndarray
+
+    @classmethod
+    def of(cls, boxes: Tensor, sizes: Tensor) -> MaskNumbers:
+        """From what `ops.mask_runs` gives, on the CPU."""
+        area, inner, outer = sizes.numpy().T
+        # The reference divides int32 by int32 in float32.
+        stability = inner.astype(np.float32) / np.maximum(outer, 1).astype(np.float32)
+        return cls(area, boxes.numpy(), stability)
+
+
+class MasksOnHost:
+    """The results of `ops.mask_runs`, on the CPU."""
+
+    device = torch.device("cpu")
+    on_gpu = False
+
+    def __init__(self, counts: Tensor, offsets: Tensor, boxes: Tensor, sizes: Tensor) -> None:
+        self._counts, self._offsets = counts, offsets
+        self._numbers = MaskNumbers.of(boxes, sizes)
+        self._kept: np.ndarray | None = None
+
+    def numbers(self) -> MaskNumbers:
+        return self._numbers
+
+    def ask(self, kept: np.ndarray | None) -> None:
+        """Choose the masks, by their numbers (K,) int64, whose runs are wanted; None for all."""
+        self._kept = kept
+
+    def runs(self) -> list[np.ndarray]:
+        """The run lengths of each chosen mask."""
+        bounds, counts = self._offsets.tolist(), self._counts.numpy()
+        kept = range(len(bounds) - 1) if self._kept is None else self._kept.tolist()
+        return [counts[bounds[i] : bounds[i + 1]] for i in kept]
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """Counts and offsets of all masks, as `ops.mask_runs` gives them; after `ask(None)`."""
+        return self._counts, self._offsets
+
+
+class MasksOnGpu:
+    """As `MasksOnHost`. `wait` comes before `numbers`, and again between `ask` and what gives runs."""
+
+    on_gpu = True
+
+    def __init__(self, masks: MeasuredMasks, pixels: int) -> None:
+        """pixels: of the picture that the runs are in."""
+        self.device = masks.flat.device
+        self._masks: MeasuredMasks | None = masks
+        self._numbers = to_host(masks.flat)
+        self._dtype = torch.int32 if pixels < 2**31 else torch.int64  # half as much to carry
+        self._counts = self._offsets = self._numbers[:0]
+
+    def numbers(self) -> MaskNumbers:
+        assert self._masks is not None
+        found = Numbers.view(self._numbers)
+        self._masks.check(int(found.error))
+        return MaskNumbers.of(found.boxes, found.sizes)
+
+    def ask(self, kept: np.ndarray | None) -> None:
+        masks, self._masks = self._masks, None  # after this, nobody needs the logits
+        assert masks is not None
+        lengths = Numbers.view(self._numbers).lengths
+        chosen = torch.arange(len(lengths), device="cpu") if kept is None else torch.from_numpy(kept)
+        self._offsets = torch.cat([lengths[:0].new_zeros(1), lengths[chosen].cumsum(0)])
+        there = torch.cat([chosen, self._offsets]).to(self.device, non_blocking=True)
+        chosen, offsets = there.split([len(chosen), len(self._offsets)])
+        self._counts = to_host(masks.write_runs(chosen, offsets, int(self._offsets[-1]), self._dtype))
+
+    def runs(self) -> list[np.ndarray]:
+        counts = self._counts.numpy()
+        return [counts[begin:end] for begin, end in pairwise(self._offsets.tolist())]
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        return self._counts.to(torch.int64), self._offsets
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory; of a GPU's tensor, it holds nothing before `wait`."""
+    return tensor.to("cpu", non_blocking=tensor.is_cuda)
+
+
+def wait(device: torch.device) -> None:
+    """Until the current stream of this device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

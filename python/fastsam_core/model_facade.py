@@ -1,0 +1,80 @@
+"""What `SAM`, `YOLO` and `FastSAM` share: callbacks, a summary, attributes of the module, and what none does."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from torch import nn
+
+from .prediction_loop import Callback, check_event
+
+# Layers, parameters, parameters that take gradients, GFLOPs.
+Summary = tuple[int, int, int, float]
+
+
+class ModelFacade:
+    """A model to call. `model` is its module, in which attributes that are not found here are looked up."""
+
+    model: nn.Module
+    callbacks: dict[str, list[Callback]]
+
+    def add_callback(self, event: str, function: Callback) -> None:
+        """Call `function(predictor)` at `event`, one of `prediction_loop.EVENTS`."""
+        check_event(event)
+        self.callbacks.setdefault(event, []).append(function)
+
+    def clear_callback(self, event: str) -> None:
+        """Forget the functions of one event."""
+        check_event(event)
+        self.callbacks.pop(event, None)
+
+    def reset_callbacks(self) -> None:
+        """Forget the functions of all events."""
+        self.callbacks.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what is not found otherwise. Without a model yet (in copying and unpickling) nothing is.
+        own = type(self).__name__
+        if name.startswith("__") or "model" not in self.__dict__:
+            raise AttributeError(f"{own} has no attribute {name!r}")
+        try:
+            return getattr(self.model, name)
+        except AttributeError:
+            raise AttributeError(f"neither {own} nor its model has an attribute {name!r}") from None
+
+    def _summary(self, detailed: bool, gflops: float) -> Summary:
+        """Print what `info` is about."""
+        parameters = list(self.model.named_parameters())
+        if detailed:
+            print(
+                f"{'layer':>5} {'name':>60} {'gradient':>8} {'parameters':>12} {'shape':>20} "
+                f"{'mean':>10} {'std':>10} dtype"
+            )
+            for index, (name, value) in enumerate(parameters):
+                mean, std = value.float().mean().item(), value.float().std(correction=0).item()
+                print(
+                    f"{index:>5} {name:>60} {value.requires_grad!s:>8} {value.numel():>12,} "
+                    f"{list(value.shape)!s:>20} {mean:>10.3g} {std:>10.3g} {str(value.dtype).removeprefix('torch.')}"
+                )
+        layers = sum(1 for module in self.model.modules() if not any(module.children()))
+        count = sum(value.numel() for _, value in parameters)
+        gradients = sum(value.numel() for _, value in parameters if value.requires_grad)
+        measured = f", {gflops:.1f} GFLOPs" if gflops else ""
+        print(f"Model summary: {layers:,} layers, {count:,} parameters, {gradients:,} gradients{measured}")
+        return layers, count, gradients, gflops
+
+    # --- what is not done here ---
+
+    def train(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """NotImplementedError: models are trained by `python -m fastsam_core.train`, on generated scenes."""
+        raise NotImplementedError(
+            f"{type(self).__name__} predicts only; python -m fastsam_core.train trains sam_nano on generated scenes"
+        )
+
+    def val(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """NotImplementedError."""
+        raise NotImplementedError(f"{type(self).__name__} predicts only: there is no validation on data sets")
+
+    def export(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """NotImplementedError."""
+        raise NotImplementedError(f"{type(self).__name__} predicts only: there is no export to other formats")

@@ -1,0 +1,19 @@
+"""`FastSAM` and `FastSAMPredictor` under the path that users of the Ultralytics package know; loaded on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..detect.fastsam import FastSAM, FastSAMPredictor
+
+__all__ = ["FastSAM", "FastSAMPredictor"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported at the top: this package's models are imported by that module.
+    if name in __all__:
+        from ..detect import fastsam
+
+        return getattr(fastsam, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

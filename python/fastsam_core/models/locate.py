@@ -1,0 +1,103 @@
+"""Where a checkpoint is: a path, a file in `FASTSAM_HOME`, or an official name, which is downloaded."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .._files import home, write_text
+from .._log import logger
+from .download import download, sha256_of
+from .published import published
+
+
+def locate(model: str | os.PathLike[str], official: Mapping[str, Sequence[str]]) -> Path:
+    """The file that `model` stands for: a path; else a name within `FASTSAM_HOME`; else a key of `official`.
+
+    official: the addresses of each official file, in the order to try them. FileNotFoundError for anything else, with
+    the closest name; ConnectionError and ValueError as for `fetch`.
+    """
+    text = as_text(model)
+    for place in (Path(text).expanduser(), home() / text):
+        if os.path.isfile(place):
+            return place
+    if text in official:
+        return fetch(text, official[text])
+    if os.path.exists(Path(text).expanduser()):
+        raise folder_given(text)
+    raise not_found(text, official)
+
+
+def as_text(model: str | os.PathLike[str]) -> str:
+    """A name or path as text; TypeError for something else, ValueError for none."""
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model is a path or a name such as 'sam_b.pt', not a {type(model).__name__}")
+    text = os.fspath(model)
+    if not text.strip():
+        raise ValueError("model is an empty string; give a path or a name such as 'sam_b.pt'")
+    return text
+
+
+def fetch(name: str, urls: Sequence[str]) -> Path:
+    """Download an official file into `FASTSAM_HOME` as `name`, from the first of its addresses that can be reached.
+
+    Size and sha256 must be the published ones. Where none are, the sha256 of the first download is kept beside the file
+    as `<name>.sha256`, and a later download must have the same; delete that note to accept another file.
+
+    ConnectionError if no address can be reached, ValueError for other content.
+    """
+    target, failures = home() / name, []
+    note = target.with_name(f"{name}.sha256")
+    for url in urls:
+        facts = published(url)
+        expected = facts.sha256 or _noted(note)
+        try:
+            path = download(url, target, sha256=expected, size=facts.size)
+        except ConnectionError as error:
+            logger.warning("%s", error)
+            failures.append(str(error))
+            continue
+        except ValueError as error:
+            if facts.sha256 or not expected:
+                raise
+            raise ValueError(
+                f"{error} ({note} has it from an earlier download; delete it to accept the new file)"
+            ) from None
+        if not expected:
+            write_text(note, f"{sha256_of(path)}  {name}\n")
+        return path
+    raise ConnectionError(f"{name} is neither in the current folder nor in {home()}: " + " | ".join(failures))
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        words = note.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return words[0] if words and len(words[0]) == 64 else None
+
+
+def folder_given(text: str) -> ValueError:
+    """For a path that is a folder."""
+    return ValueError(f"model {text!r} is not a file but a folder; give the checkpoint within it")
+
+
+def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
+    """For a path or name of nothing, with what may have been meant."""
+    names = list(official)
+    path = Path(text)
+    if path.name != text:  # the folder was spelt out: an official file from elsewhere would be a guess
+        hint = f"; {path.name!r} without the folder means the official file" if path.name in names else ""
+        if not os.path.isdir(path.parent):
+            return FileNotFoundError(f"no checkpoint {text}: the folder {path.parent} does not exist{hint}")
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else hint
+        return FileNotFoundError(f"no checkpoint {path.name} in {path.parent}{hint}")
+    close = difflib.get_close_matches(text, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return FileNotFoundError(
+        f"no checkpoint {text!r} in {os.getcwd()} or {home()}, and no official model of that name "
+        f"({', '.join(names)}){hint}"
+    )

@@ -1,0 +1,157 @@
+"""The files of `torch.save`: a zip archive since PyTorch 1.6, one stream of pickles and numbers before."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ..weights_file import check_archive, file_kind
+from .machine import MAX_BYTES, Machine
+from .records import StorageRef, TensorRef
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+Reader = Callable[[Mapping[str, StorageRef]], dict[str, bytearray]]
+
+
+class PickledFile:
+    """What a checkpoint holds: `content`, plain data with `Record`s and `TensorRef`s in it, and the tensors themselves.
+
+    read: gives the bytes of storages by key. size: of the file, which all tensors together can't exceed.
+    """
+
+    def __init__(self, path: Path, content: Any, read: Reader) -> None:
+        self.path = path
+        self.content = content
+        self._read = read
+
+    def tensors(self, places: Mapping[str, TensorRef]) -> dict[str, Tensor]:
+        """The tensors by name, on the CPU; those that share numbers in the file share memory.
+
+        ValueError for numbers that the file doesn't hold.
+        """
+        size, claimed = self.path.stat().st_size, sum(place.size for place in places.values())
+        try:
+            if claimed > size:
+                raise ValueError(f"its tensors claim {claimed:,} bytes, and it has {size:,}")
+            wanted = {place.storage.key: place.storage for place in places.values() if place.count}
+            held = {
+                key: torch.frombuffer(data, dtype=wanted[key].dtype, count=wanted[key].count)
+                for key, data in self._read(wanted).items()
+            }
+        except _BROKEN as error:
+            raise _unreadable(self.path, error) from error
+        return {
+            name: held[place.storage.key].as_strided(place.shape, place.strides, place.offset)
+            if place.count
+            else torch.empty(place.shape, dtype=place.storage.dtype)
+            for name, place in places.items()
+        }
+
+
+# What a damaged file makes the reader of zip archives stumble over, beside what is refused here.
+_BROKEN = (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError)
+
+
+def open_pickled(path: Path) -> PickledFile:
+    """Read a file of `torch.save`. ValueError, naming it, unless it is one and describes plain data and modules."""
+    kind = file_kind(path)
+    if kind == "safetensors":
+        raise ValueError(f"{path} is a safetensors file, which holds no pickle")
+    if kind == "zip":
+        check_archive(path)
+    try:
+        return _zipped(path) if kind == "zip" else _legacy(path)
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return ValueError(f"{path} can't be read as a checkpoint: {reason}")
+
+
+def _zipped(path: Path) -> PickledFile:
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: member.file_size for member in archive.infolist()}
+        roots = [name.removesuffix("data.pkl") for name in members if f"/{name}".endswith("/data.pkl")]
+        if len(roots) != 1 or sum(members.values()) > path.stat().st_size:
+            raise ValueError("it is a zip archive, but not one of torch.save")
+        root = roots[0]
+        if members[f"{root}data.pkl"] > MAX_BYTES:
+            raise ValueError(f"its description of the model is larger than {MAX_BYTES:,} bytes")
+        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        content = Machine(archive.read(f"{root}data.pkl")).run()
+    _check_order(order.strip() == b"little")
+
+    def read(wanted: Mapping[str, StorageRef]) -> dict[str, bytearray]:
+        with zipfile.ZipFile(path) as archive:
+            found = {}
+            for key, storage in wanted.items():
+                name = f"{root}data/{key}"
+                if members.get(name, -1) != storage.size:
+                    raise ValueError(
+                        f"storage {key!r} should have {storage.size:,} bytes, not {members.get(name, 0):,}"
+                    )
+                with archive.open(name) as file:
+                    found[key] = _bytes(file, storage.size)
+            return found
+
+    return PickledFile(path, content, read)
+
+
+def _legacy(path: Path) -> PickledFile:
+    """Three short pickles, the content, the list of storage keys, then each storage: its count and its numbers."""
+    with open(path, "rb") as file:
+        machine = Machine(file.read(MAX_BYTES))
+    if machine.run() != _LEGACY_MAGIC or machine.run() != _LEGACY_PROTOCOL:
+        raise ValueError("it is a pickle, but not one of torch.save")
+    about = machine.run()
+    _check_order(isinstance(about, dict) and about.get("little_endian") is True)
+    content, keys = machine.run(), machine.run()
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in machine.storages for key in keys):
+        raise ValueError("it doesn't say which storages it has")
+    start, storages = machine.position, machine.storages
+
+    def read(wanted: Mapping[str, StorageRef]) -> dict[str, bytearray]:
+        with open(path, "rb") as file:
+            file.seek(start)
+            found = {}
+            for key in keys:
+                storage = storages[key]
+                count = int.from_bytes(_bytes(file, 8), "little")
+                if count != storage.count:
+                    raise ValueError(f"storage {key!r} should have {storage.count:,} numbers, not {count:,}")
+                if key in wanted:
+                    found[key] = _bytes(file, storage.size)
+                else:
+                    file.seek(storage.size, 1)
+            if len(found) < len(wanted):
+                raise ValueError("it lacks some of its storages")
+            return found
+
+    return PickledFile(path, content, read)
+
+
+def _check_order(little: bool) -> None:
+    if not little or sys.byteorder != "little":
+        raise ValueError(f"its numbers are in another byte order than this machine's ({sys.byteorder})")
+
+
+def _bytes(file: IO[bytes], size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while len(view):
+        part = file.read(min(len(view), 1 << 20))
+        if not part:
+            raise ValueError("it ends in the middle")
+        view[: len(part)] = part
+        view = view[len(part) :]
+    return data

@@ -1,0 +1,280 @@
+"""An interpreter of pickle opcodes that builds plain data and calls nothing.
+
+Every opcode is data here: a name becomes a `Name`, a call what `names.call` says it stands for. What the file can make
+us spend is bounded by its own size and by the limits below.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from .names import call, persistent, resolve
+from .records import Record, StorageRef, key
+
+# The pickle of the largest YOLOv8 checkpoint has 100,000 opcodes in 250 kB; with an optimizer's state three times that.
+MAX_BYTES = 32 << 20
+MAX_STEPS = 2_000_000
+_MAX_WORD = 1 << 20  # bytes of one text or one byte string
+_MAX_LINE = 256  # bytes of a name's line
+
+
+class _Mark:
+    """What MARK puts on the stack."""
+
+
+_MARK = _Mark()
+_STOP = object()
+
+
+class Machine:
+    """Runs one pickle after the other from `data`. ValueError for whatever is not a pickle of plain data.
+
+    `storages` are those that the pickles have referred to, by key.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+        self._steps = 0
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self.storages: dict[str, StorageRef] = {}
+
+    @property
+    def position(self) -> int:
+        """Where the next pickle would begin."""
+        return self._position
+
+    def run(self) -> Any:
+        """The value of the pickle at the current position."""
+        self._stack, self._memo = [], {}
+        while True:
+            code = self._take(1)[0]
+            self._spend(1)
+            action = _ACTIONS.get(code)
+            if action is None:
+                raise ValueError(f"it has the instruction {bytes([code])!r}, which PyTorch doesn't write")
+            if action(self) is _STOP:
+                result = self._pop()
+                if self._stack:
+                    raise ValueError("its instructions leave something over")
+                return result
+
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise ValueError(f"reading it takes more than {MAX_STEPS:,} steps")
+
+    # --- reading ---
+
+    def _take(self, count: int) -> bytes:
+        end = self._position + count
+        if end > len(self._data):
+            raise ValueError("it ends in the middle")
+        part = self._data[self._position : end]
+        self._position = end
+        return part
+
+    def _number(self, layout: str) -> Any:
+        return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
+
+    def _line(self) -> str:
+        end = self._data.find(b"\n", self._position, self._position + _MAX_LINE)
+        if end < 0:
+            raise ValueError("it has a name without an end")
+        line = self._take(end + 1 - self._position)[:-1]
+        return line.decode("utf-8")
+
+    def _word(self, layout: str) -> bytes:
+        size = self._number(layout)
+        if not 0 <= size <= _MAX_WORD:
+            raise ValueError(f"it has a text of {size:,} bytes")
+        return self._take(size)
+
+    # --- the stack ---
+
+    def _pop(self) -> Any:
+        if not self._stack or self._stack[-1] is _MARK:
+            raise ValueError("it takes a value where there is none")
+        return self._stack.pop()
+
+    def _top(self) -> Any:
+        if not self._stack or self._stack[-1] is _MARK:
+            raise ValueError("it takes a value where there is none")
+        return self._stack[-1]
+
+    def _to_mark(self) -> list[Any]:
+        for place in range(len(self._stack) - 1, -1, -1):
+            if self._stack[place] is _MARK:
+                values = self._stack[place + 1 :]
+                del self._stack[place:]
+                return values
+        raise ValueError("it takes values where there are none")
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    # --- containers ---
+
+    def tuple_of(self, count: int) -> None:
+        values = [self._pop() for _ in range(count)]
+        self.push(tuple(reversed(values)))
+
+    def extend(self, values: list[Any]) -> None:
+        target = self._top()
+        if isinstance(target, Record):
+            target = target.items
+        if not isinstance(target, list):
+            raise ValueError(f"it appends to a {type(target).__name__}")
+        target.extend(values)
+
+    def update(self, values: list[Any]) -> None:
+        target = self._top()
+        if len(values) % 2:
+            raise ValueError("it sets keys without values")
+        pairs = [(key(name), value) for name, value in zip(values[::2], values[1::2], strict=True)]
+        if isinstance(target, dict):
+            target.update(pairs)
+        elif isinstance(target, Record):
+            target.items.extend(pairs)
+        else:
+            raise ValueError(f"it sets keys of a {type(target).__name__}")
+
+    def add(self, values: list[Any]) -> None:
+        target = self._top()
+        if not isinstance(target, set):
+            raise ValueError(f"it adds to a {type(target).__name__}")
+        target.update(key(value) for value in values)
+
+    # --- memory, names, objects ---
+
+    def put(self, index: int) -> None:
+        self._memo[index] = self._top()
+
+    def memoize(self) -> None:
+        self.put(len(self._memo))
+
+    def get(self, index: int) -> None:
+        if index not in self._memo:
+            raise ValueError("it recalls what it never kept")
+        self.push(self._memo[index])
+
+    def name(self) -> None:
+        self.push(resolve(self._line(), self._line()))
+
+    def stack_name(self) -> None:
+        name, module = self._pop(), self._pop()
+        self.push(resolve(module, name))
+
+    def reduce(self) -> None:
+        args, function = self._pop(), self._pop()
+        self._call(function, args)
+
+    def new_object_by_names(self) -> None:
+        kwargs, args, cls = self._pop(), self._pop(), self._pop()
+        if not isinstance(kwargs, dict):
+            raise ValueError("it makes an object with something that isn't arguments")
+        self._call(cls, args)
+
+    def _call(self, function: Any, args: Any) -> None:
+        if isinstance(args, tuple):
+            # A call may copy its arguments, and can be repeated in three opcodes.
+            self._spend(sum(len(arg) for arg in args if isinstance(arg, list | tuple | dict | set)))
+        self.push(call(function, args))
+
+    def build(self) -> None:
+        state, target = self._pop(), self._top()
+        if not isinstance(target, Record):
+            if isinstance(target, dict | set) and isinstance(state, dict):
+                return  # attributes of an OrderedDict: no module's
+            raise ValueError(f"it sets attributes of a {type(target).__name__}")
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+        if all(part is None or isinstance(part, dict) for part in parts):
+            for part in parts:
+                self._spend(len(part or ()))
+                target.state.update(part or {})
+        else:  # a state of the class's own making, such as NumPy's
+            target.items.append(state)
+
+    def persistent(self) -> None:
+        found = persistent(self._pop())
+        if isinstance(found, StorageRef) and self.storages.setdefault(found.key, found) != found:
+            raise ValueError(f"it describes storage {found.key!r} in two ways")
+        self.push(found)
+
+    def protocol(self) -> None:
+        version = self._number("<B")
+        if not 2 <= version <= 5:
+            raise ValueError(f"it is of pickle protocol {version}; accepted: 2 to 5")
+
+    def big_number(self) -> None:
+        self.push(int.from_bytes(self._take(self._number("<B")), "little", signed=True))
+
+    def text(self, layout: str) -> None:
+        self.push(self._word(layout).decode("utf-8", "surrogatepass"))
+
+    def frame(self) -> None:
+        if self._number("<Q") > len(self._data) - self._position:
+            raise ValueError("it ends in the middle")
+
+
+Action = Callable[[Machine], Any]
+
+_ACTIONS: dict[int, Action] = {
+    code[0]: action
+    for code, action in {
+        b"\x80": Machine.protocol,
+        b"\x95": Machine.frame,
+        b".": lambda m: _STOP,
+        b"(": lambda m: m.push(_MARK),
+        b"0": lambda m: m._stack.pop() if m._stack and m._stack[-1] is _MARK else m._pop(),
+        b"1": lambda m: m._to_mark(),
+        b"2": lambda m: m.push(m._top()),
+        b"N": lambda m: m.push(None),
+        b"\x88": lambda m: m.push(True),
+        b"\x89": lambda m: m.push(False),
+        b"K": lambda m: m.push(m._number("<B")),
+        b"M": lambda m: m.push(m._number("<H")),
+        b"J": lambda m: m.push(m._number("<i")),
+        b"\x8a": Machine.big_number,
+        b"G": lambda m: m.push(m._number(">d")),
+        b"X": lambda m: m.text("<I"),
+        b"\x8c": lambda m: m.text("<B"),
+        b"\x8d": lambda m: m.text("<Q"),
+        b"U": lambda m: m.push(m._word("<B").decode("latin-1")),
+        b"T": lambda m: m.push(m._word("<i").decode("latin-1")),
+        b"B": lambda m: m.push(m._word("<I")),
+        b"C": lambda m: m.push(m._word("<B")),
+        b"\x8e": lambda m: m.push(m._word("<Q")),
+        b"\x96": lambda m: m.push(m._word("<Q")),
+        b"]": lambda m: m.push([]),
+        b"}": lambda m: m.push({}),
+        b")": lambda m: m.push(()),
+        b"\x8f": lambda m: m.push(set()),
+        b"t": lambda m: m.push(tuple(m._to_mark())),
+        b"\x85": lambda m: m.tuple_of(1),
+        b"\x86": lambda m: m.tuple_of(2),
+        b"\x87": lambda m: m.tuple_of(3),
+        b"l": lambda m: m.push(m._to_mark()),
+        b"\x91": lambda m: m.push({key(value) for value in m._to_mark()}),
+        b"a": lambda m: m.extend([m._pop()]),
+        b"e": lambda m: m.extend(m._to_mark()),
+        b"s": lambda m: m.update([m._pop(), m._pop()][::-1]),
+        b"u": lambda m: m.update(m._to_mark()),
+        b"\x90": lambda m: m.add(m._to_mark()),
+        b"q": lambda m: m.put(m._number("<B")),
+        b"r": lambda m: m.put(m._number("<I")),
+        b"\x94": Machine.memoize,
+        b"h": lambda m: m.get(m._number("<B")),
+        b"j": lambda m: m.get(m._number("<I")),
+        b"c": Machine.name,
+        b"\x93": Machine.stack_name,
+        b"R": Machine.reduce,
+        b"\x81": Machine.reduce,  # of a class
+        b"\x92": Machine.new_object_by_names,
+        b"b": Machine.build,
+        b"Q": Machine.persistent,
+    }.items()
+}

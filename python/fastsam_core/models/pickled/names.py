@@ -1,0 +1,192 @@
+"""The names that may stand in a checkpoint, and what a call of each stands for. Nothing is looked up anywhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .records import Name, Record, StorageRef, TensorRef, key
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,9}")
+
+# Packages whose classes become records, whatever they are called: networks, their layers and their settings.
+_PACKAGES = ("ultralytics.", "torch.nn.modules.")
+# Single classes that do, found beside them: settings, paths, dates and NumPy's scalars among the training facts.
+_CLASSES = frozenset(
+    (
+        "torch.nn.parameter.Parameter",
+        "torch.device",
+        "torch.dtype",
+        "torch.layout",
+        "torch.strided",
+        "torch.Tensor",
+        "argparse.Namespace",
+        "types.SimpleNamespace",
+        "builtins.object",
+        "datetime.datetime",
+        "datetime.date",
+        "datetime.timedelta",
+        "datetime.timezone",
+        "uuid.UUID",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "numpy.core.multiarray.scalar",
+        "numpy.core.multiarray._reconstruct",
+        "numpy._core.multiarray.scalar",
+        "numpy._core.multiarray._reconstruct",
+        "_codecs.encode",
+        *(f"pathlib.{flavour}{system}Path" for flavour in ("", "Pure") for system in ("", "Posix", "Windows")),
+        *(f"pathlib._local.{flavour}{system}Path" for flavour in ("", "Pure") for system in ("", "Posix", "Windows")),
+        *(f"torch.{kind}" for kind in ("float16", "float32", "float64", "bfloat16", "int64", "int32", "uint8", "bool")),
+    )
+)
+STORAGES: dict[str, torch.dtype] = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+
+
+def resolve(module: Any, name: Any) -> Name:
+    """The name as the machine keeps it; ValueError for every name that isn't known to be harmless and needed."""
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise ValueError("it names something by what isn't text")
+    found = Name({"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module), name)
+    full = str(found)
+    if full in _CALLS or full in _CLASSES or full in STORAGES:
+        return found
+    own = _MODULE.fullmatch(module) and all(_IDENTIFIER.fullmatch(part) for part in name.split(".", 1))
+    if own and full.startswith(_PACKAGES):
+        return found
+    shown = full if len(full) <= 100 else full[:100] + "..."
+    raise ValueError(
+        f"it names {shown!r}, which no checkpoint of a YOLOv8 or FastSAM model needs. Nothing of it was imported or run"
+    )
+
+
+def call(function: Any, args: Any) -> Any:
+    """What `function(*args)` stands for: a container, a tensor's place, or a record. ValueError if it may not stand."""
+    if not isinstance(function, Name) or not isinstance(args, tuple):
+        raise ValueError(f"it calls {_shown(function)}, which is not a name")
+    known = _CALLS.get(str(function))
+    if known is not None:
+        return known(*_plain(args, str(function)))
+    return Record(function, args)
+
+
+def persistent(identity: Any) -> StorageRef | Name:
+    """What a persistent id stands for: a storage, or, in old files, a class with its source, which is not looked at."""
+    match identity:
+        case ("module", Name() as cls, _, _):
+            return cls
+        case ("storage", Name() as kind, str(key), str(), int(count), *view):
+            dtype = STORAGES.get(str(kind))
+            if dtype is not None and count >= 0 and _key(key) and (not view or view == [None]):
+                return StorageRef(key, dtype, count)
+    raise ValueError(f"it refers to {_shown(identity)}, which is not a tensor's storage")
+
+
+def _key(key: str) -> bool:
+    return key.isascii() and key.isalnum() and len(key) <= 40
+
+
+def _plain(args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    if len(args) > 8:
+        raise ValueError(f"it calls {name} with {len(args)} arguments")
+    return args
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: its kind only, as it may be large or contain itself."""
+    return f"{value}" if isinstance(value, Name) else f"a {type(value).__name__}"
+
+
+# --- the calls that mean something ---
+
+
+def _tensor(*args: Any) -> TensorRef:
+    match args:
+        case (StorageRef() as held, int(offset), tuple(shape), tuple(strides), *_) if all(
+            type(side) is int for side in (offset, *shape, *strides)
+        ):
+            return TensorRef(held, offset, shape, strides)
+    raise ValueError("it describes a tensor in another way than by a storage, offset, shape and strides")
+
+
+def _parameter(*args: Any) -> TensorRef:
+    if not args or not isinstance(args[0], TensorRef):
+        raise ValueError("it describes a parameter that isn't a tensor")
+    return args[0]
+
+
+def _pairs(*args: Any) -> dict[Any, Any]:
+    if not args:
+        return {}
+    if len(args) != 1 or not isinstance(args[0], list | tuple | dict):
+        raise ValueError("it makes a dictionary of something that isn't pairs")
+    pairs = args[0].items() if isinstance(args[0], dict) else args[0]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise ValueError("it makes a dictionary of something that isn't pairs")
+    return {key(name): value for name, value in pairs}
+
+
+def _default_dict(*args: Any) -> dict[Any, Any]:
+    return _pairs(*args[1:])
+
+
+def _sequence(*args: Any) -> list[Any]:
+    if len(args) > 1 or not all(isinstance(arg, list | tuple | set) for arg in args):
+        raise ValueError("it makes a list of something that isn't one")
+    return [value for arg in args for value in arg]
+
+
+def _set(*args: Any) -> set[Any]:
+    return {key(value) for value in _sequence(*args)}
+
+
+def _size(*args: Any) -> tuple[Any, ...]:
+    return tuple(_sequence(*args))
+
+
+def _member(*args: Any) -> Name:
+    """`getattr(class, "forward")`: how a pickle names a method, as segmentation heads of YOLOv8 do."""
+    match args:
+        case (Name() as owner, str(name)) if str(owner).startswith(_PACKAGES) and _IDENTIFIER.fullmatch(name):
+            if "." not in owner.name and not name.startswith("_"):
+                return Name(owner.module, f"{owner.name}.{name}")
+    raise ValueError("it looks up an attribute with 'builtins.getattr'. Nothing of it was imported or run")
+
+
+def _object(*args: Any) -> Record:
+    if not args or not isinstance(args[0], Name):
+        raise ValueError("it makes an object of something that isn't a class")
+    return Record(args[0])
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.Size": _size,
+    "collections.OrderedDict": _pairs,
+    "collections.defaultdict": _default_dict,
+    "builtins.dict": _pairs,
+    "builtins.list": _sequence,
+    "builtins.tuple": _size,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
+    "builtins.getattr": _member,
+    "copyreg._reconstructor": _object,
+}

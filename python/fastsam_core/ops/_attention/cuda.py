@@ -1,0 +1,105 @@
+"""The CUDA sibling: float16, bfloat16 and float32 (as pairs of TF32 numbers) on tensor cores.
+
+There are kernels for the models' head dimensions: 64 and 80 with relative positions, 32 with a dense bias. Others,
+float64, and GPUs before compute capability 8.0 are served by the reference.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch
+from . import reference
+from .inputs import check_attention, check_windowed_attention
+
+_CAPABILITY = (8, 0)
+_ALIGNMENT = 16  # bytes, of what the kernels copy at a time
+
+
+def why_not(op: str, tensor: Tensor) -> str:
+    """Why the kernels of `op` do not take such a tensor; "" where they do, for the head dimensions that they have."""
+    if tensor.dtype not in DTYPES:
+        return f"{op} has kernels for float32, float16 and bfloat16; the tensor is {tensor.dtype}"
+    if tensor.is_cuda and (capability := _capability(tensor.device)) < _CAPABILITY:
+        return f"{op} needs compute capability 8.0; the tensor's GPU has {capability[0]}.{capability[1]}"
+    return ""
+
+
+def attention(
+    qkv: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    num_heads: int,
+    window: int = 0,
+    padding: Tensor | None = None,
+) -> Tensor:
+    """See `fastsam_core.ops.attention`."""
+    check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
+    dim = qkv.shape[3] // (3 * num_heads)
+    with on_device_of(qkv) as (cuda, stream):
+        if _left_to_pytorch("attention", qkv, cuda.attention_has_kernel(dim), dim):
+            return reference.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
+        out = qkv.new_empty(*qkv.shape[:3], num_heads * dim)
+        if not out.numel():
+            return out
+        given = [_ready(tensor, qkv.dtype) for tensor in (qkv, rel_pos_h, rel_pos_w, padding)]
+        packed, table_h, table_w, beyond = (_address(tensor) for tensor in given)
+        cuda.attention(
+            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, window, beyond),
+            *(out.data_ptr(), _shared_memory(cuda, qkv.device), stream),
+        )
+    return out
+
+
+def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
+    """See `fastsam_core.ops.windowed_attention`."""
+    check_windowed_attention(qkv, bias, window, padding)
+    heads = bias.shape[0]
+    dim = qkv.shape[3] // (3 * heads)
+    with on_device_of(qkv) as (cuda, stream):
+        if _left_to_pytorch("windowed_attention", qkv, cuda.windowed_attention_has_kernel(dim), dim):
+            return reference.windowed_attention(qkv, bias, window, padding)
+        out = qkv.new_empty(*qkv.shape[:3], heads * dim)
+        if not out.numel():
+            return out
+        given = [_ready(tensor, qkv.dtype) for tensor in (qkv, bias, padding)]
+        packed, added, beyond = (_address(tensor) for tensor in given)
+        cuda.windowed_attention(
+            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], heads, dim, added, window, beyond, out.data_ptr(), stream)
+        )
+    return out
+
+
+def _left_to_pytorch(op: str, qkv: Tensor, has_kernel: bool, dim: int) -> bool:
+    """Whether there is no kernel for this call; says so, once for each reason."""
+    reason = why_not(op, qkv) or ("" if has_kernel else f"{op} has no kernel for heads of {dim} channels")
+    if reason:
+        say_served_by_pytorch(reason)
+    return bool(reason)
+
+
+def _ready(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Contiguous, of this dtype and where a kernel can copy from: a view may begin in the middle of 16 bytes."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach().to(dtype).contiguous()
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _shared_memory(cuda: Any, device: torch.device) -> int:
+    """Of each of the device's multiprocessors; `device` is the current one."""
+    return int(cuda.shared_memory())

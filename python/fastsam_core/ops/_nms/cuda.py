@@ -1,0 +1,85 @@
+"""The CUDA sibling: boxes are put in order by PyTorch, settled by kernels, and only their number comes to the host."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._inputs import check_boxes, compute_boxes, order_scores
+from .._native_cuda import on_device_of
+
+# What the bits of the status say; the first two are Fault in csrc/nms/nms_cuda.h.
+_BAD_CLASS = 4
+_FAULTS = {
+    _BAD_CLASS: "idxs hold NaN; a class must be a number",
+    1: "boxes hold NaN or infinity; drop those rows first",
+    2: "scores hold NaN; drop those rows first",
+}
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.nms`."""
+    check_boxes(boxes, scores, None, iou_threshold)
+    return _nms(boxes, scores, None, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """See `fastsam_core.ops.batched_nms`."""
+    check_boxes(boxes, scores, idxs, iou_threshold)
+    return _nms(boxes, scores, idxs.detach(), iou_threshold)
+
+
+def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
+    n = boxes.shape[0]
+    if n == 0:
+        return boxes.new_empty(0, dtype=torch.int64)
+    boxes = _aligned(compute_boxes(boxes).contiguous())
+    values, order = torch.sort(_sort_keys(scores), descending=True, stable=True)  # NaN first
+    classes = rank = None
+    if idxs is not None:
+        # Class by class, so that boxes meet few of other classes.
+        classes, rank = torch.sort(_class_keys(idxs)[order], stable=True)
+    place = order if rank is None else order[rank]
+    wide_boxes, wide_scores = boxes.dtype == torch.float64, values.dtype == torch.float64
+    kept, status = torch.empty_like(order), order.new_zeros(2)
+    with on_device_of(boxes, values, place) as (cuda, stream):
+        scratch = boxes.new_empty(cuda.nms_scratch_bytes(n, wide_boxes), dtype=torch.uint8)
+        cuda.nms(
+            boxes.data_ptr(),
+            wide_boxes,
+            place.data_ptr(),
+            0 if classes is None else classes.data_ptr(),
+            n,
+            values.data_ptr(),
+            wide_scores,
+            iou_threshold,
+            scratch.data_ptr(),
+            scratch.numel(),
+            kept.data_ptr(),
+            status.data_ptr(),
+            stream,
+        )
+    if idxs is not None and idxs.is_floating_point():
+        status[1] += _BAD_CLASS * idxs.isnan().any()
+    count, faults = status.tolist()  # here the host waits, and nowhere before
+    for bit, message in _FAULTS.items():
+        if faults & bit:
+            raise ValueError(message)
+    kept = kept[:count]
+    return order[kept] if rank is None else order[rank[kept].sort().values]
+
+
+def _aligned(boxes: Tensor) -> Tensor:
+    """The boxes at an address from which the kernels can read a whole one at a time."""
+    return boxes if boxes.data_ptr() % 16 == 0 else boxes.clone()
+
+
+def _sort_keys(scores: Tensor) -> Tensor:
+    """Scores as float32 or float64, whichever holds them all, with the one zero."""
+    narrow = scores.is_floating_point() and scores.dtype != torch.float64
+    return order_scores(scores.to(torch.float32 if narrow else torch.float64))
+
+
+def _class_keys(idxs: Tensor) -> Tensor:
+    """Numbers that are equal exactly where the classes are: of floats, the bits, with the one zero."""
+    return (idxs.to(torch.float64) + 0.0).view(torch.int64) if idxs.is_floating_point() else idxs.to(torch.int64)

@@ -1,0 +1,172 @@
+"""What all predictors share: options, callbacks, the folder of a run, and the loop over a source's pictures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import saving
+from ._log import say
+from .config import Config
+from .picture import Stopwatch
+from .results import Results
+from .sources import Item, Source, load_sources
+
+EVENTS = (
+    "on_predict_start",
+    "on_predict_batch_start",
+    "on_predict_postprocess_end",
+    "on_predict_batch_end",
+    "on_predict_end",
+)
+Callback = Callable[[Any], Any]
+Predict = Callable[[Sequence[Item]], Sequence[Results]]
+
+
+class PredictionLoop:
+    """The state of a run over a source.
+
+    args: options, which may be set one by one. callbacks: functions by event, each called with this predictor.
+    `results` are those of the last batch, `batch` its paths, pictures and labels; `seen` counts pictures, `save_dir` is
+    the folder that was written to. Calls from several threads take turns.
+    """
+
+    def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
+        self.args = args
+        self.callbacks: dict[str, list[Callback]] = callbacks if callbacks is not None else {}
+        self.dataset: Source | None = None
+        self.batch: tuple[list[str], list[np.ndarray], list[str]] | None = None
+        self.results: list[Results] = []
+        self.seen = 0
+        self.save_dir: Path | None = None
+        self._saved_as: tuple[Any, ...] = ()
+        self._lock = threading.RLock()
+
+    def setup_source(self, source: Any, config: Config | None = None) -> Source:
+        """Open `source` with the options' `vid_stride` and `stream_buffer`."""
+        config = config or self.args
+        self.dataset = load_sources(source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
+        return self.dataset
+
+    def add_callback(self, event: str, function: Callback) -> None:
+        """Call `function(predictor)` at `event`, one of `EVENTS`."""
+        check_event(event)
+        self.callbacks.setdefault(event, []).append(function)
+
+    # --- the loop ---
+
+    def _loop(
+        self, items: Source | Iterable[Item], config: Config, predict: Predict, batch: int = 1
+    ) -> Iterator[Results]:
+        """Results of `predict` for every picture, `batch` at a time, and all that the options want done with them."""
+        writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
+        if writer is None and config.show:
+            writer = saving.ResultWriter(Path(), config)
+        self._fire("on_predict_start")
+        total = dict.fromkeys(Stopwatch().speed, 0.0)
+        count = 0
+        try:
+            for together in _batches(items, batch):
+                with self._lock:
+                    results = self._run(together, predict, config, writer)
+                count += len(results)
+                for result in results:
+                    for phase, spent in result.speed.items():
+                        total[phase] = total.get(phase, 0.0) + (spent or 0.0)
+                yield from results
+        finally:
+            if writer is not None:
+                writer.close()
+            if isinstance(items, Source):
+                items.close()
+        self._report(config, total, count, writer)
+        self._fire("on_predict_end")
+
+    def _run(
+        self, items: Sequence[Item], predict: Predict, config: Config, writer: saving.ResultWriter | None
+    ) -> list[Results]:
+        labels = [_label(item) for item in items]
+        self.batch = [item.path for item in items], [item.image for item in items if item.image is not None], labels
+        self._fire("on_predict_batch_start")
+        self.results = list(predict(items))
+        self._fire("on_predict_postprocess_end")
+        for item, label, result in zip(items, labels, self.results, strict=True):
+            self.seen += 1
+            if config.verbose:
+                height, width = result.orig_shape
+                spent = sum(phase or 0.0 for phase in result.speed.values())
+                say(f"{label}{item.path}: {height}x{width} {self._found(result)}, {spent:.1f}ms")
+            if writer is not None:
+                writer.write(item, result)
+        self._fire("on_predict_batch_end")
+        return self.results
+
+    def _found(self, result: Results) -> str:
+        """What was found, in words."""
+        return result.verbose().rstrip(", ")
+
+    def _input_shape(self) -> str:
+        """Shape of the network's last input, in words; empty before there was one."""
+        return ""
+
+    def _report(
+        self, config: Config, total: Mapping[str, float], count: int, writer: saving.ResultWriter | None
+    ) -> None:
+        if config.verbose and count:
+            means = ", ".join(f"{spent / count:.1f}ms {phase}" for phase, spent in total.items())
+            shape = self._input_shape()
+            say(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
+        if writer is not None and saving.wants_folder(config):
+            labels = f", {writer.labels} label files in {writer.folder / 'labels'}" if config.save_txt else ""
+            say(f"Results saved to {writer.folder}{labels}")
+
+    def _folder(self, config: Config) -> Path:
+        """This predictor's folder; another one once other names are asked for."""
+        wanted = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
+        with self._lock:
+            if self.save_dir is None or wanted != self._saved_as:
+                self.save_dir, self._saved_as = saving.run_folder(config), wanted
+            return self.save_dir
+
+    def _fire(self, event: str) -> None:
+        for function in list(self.callbacks.get(event, ())):
+            function(self)
+
+
+def check_event(event: str) -> None:
+    """ValueError for an event that never comes."""
+    if event not in EVENTS:
+        raise ValueError(f"unknown event {event!r}; the events are {', '.join(EVENTS)}")
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items that have a picture (of the others the source has said why), up to `size` together.
+
+    What the source raises comes after the items before it.
+    """
+    waiting: list[Item] = []
+    failure: Exception | None = None
+    try:
+        for item in items:
+            if item.image is not None:
+                waiting.append(item)
+            if len(waiting) == size:
+                yield waiting
+                waiting = []
+    except Exception as error:
+        failure = error
+    if waiting:
+        yield waiting
+    if failure is not None:
+        raise failure
+
+
+def _label(item: Item) -> str:
+    """As in "image 2/7 "; without the total where only the end will tell."""
+    total = "" if item.total is None else f"/{item.total}"
+    frame = "" if item.frame is None else f" (frame {item.frame + 1}{f'/{item.frames}' if item.frames else ''})"
+    return f"{item.kind} {item.index + 1}{total}{frame} "

@@ -1,0 +1,54 @@
+"""The interface of Meta's `segment_anything` package, for tools that were written against it.
+
+    from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+
+Signatures, argument names, return types and their order are Meta's; images are RGB as there. What runs is this
+package's: checkpoints are read without executing anything, and masks come from low-resolution logits. Tools that import
+`segment_anything` themselves get this one after `install()`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from .automatic_mask_generator import SamAutomaticMaskGenerator
+from .build_sam import (
+    build_sam,
+    build_sam_nano,
+    build_sam_vit_b,
+    build_sam_vit_h,
+    build_sam_vit_l,
+    build_sam_vit_t,
+    sam_model_registry,
+)
+from .modeling import Sam
+from .predictor import SamPredictor
+
+__all__ = [
+    "Sam",
+    "SamAutomaticMaskGenerator",
+    "SamPredictor",
+    "build_sam",
+    "build_sam_nano",
+    "build_sam_vit_b",
+    "build_sam_vit_h",
+    "build_sam_vit_l",
+    "build_sam_vit_t",
+    "install",
+    "sam_model_registry",
+]
+
+_MODULES = ("", ".automatic_mask_generator", ".build_sam", ".modeling", ".predictor", ".utils", ".utils.transforms")
+
+
+def install(name: str = "segment_anything") -> None:
+    """Let `import segment_anything` in this process mean this package. Call it before the tool is imported.
+
+    RuntimeError where another package of that name is imported already.
+    """
+    own = sys.modules[__name__]
+    if sys.modules.get(name, own) is not own:
+        raise RuntimeError(f"{name} is imported already, from {getattr(sys.modules[name], '__file__', 'elsewhere')}")
+    for part in _MODULES:
+        sys.modules[name + part] = importlib.import_module(__name__ + part)

@@ -1,0 +1,92 @@
+"""`Sam`: a model with the attributes and methods that Meta's has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..models.sam_model import SamModel
+from ..preprocess import PIXEL_MEAN, PIXEL_STD
+from ..sam import SAM
+
+
+class Sam(SamModel):
+    """A `SamModel`, whose modules it shares, under Meta's names.
+
+    Beside the encoders and the decoder: `image_encoder.img_size`, `mask_threshold`, `image_format`, `pixel_mean`,
+    `pixel_std`, `device`, `preprocess`, `postprocess_masks`, and calls with a list of dicts.
+    """
+
+    mask_threshold: float = 0.0
+    image_format: str = "RGB"
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, model: SamModel) -> None:
+        super().__init__(model.name, model.image_encoder, model.prompt_encoder, model.mask_decoder)
+        self.conf_thres, self.stability_score_thresh = model.conf_thres, model.stability_score_thresh
+        for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
+            tensor = torch.tensor(values, device=self.device).view(-1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+        self.set_image_size(self.image_size)
+        self.train(model.training)
+
+    def set_image_size(self, size: int) -> None:
+        super().set_image_size(size)
+        self.image_encoder.img_size = size  # type: ignore[assignment]
+
+    @torch.no_grad()
+    def forward(self, batched_input: list[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:
+        """Masks of several images, each with prompts of its own.
+
+        batched_input: per image a dict with `image` (3, H, W), scaled so that its long side is that of the model's
+        input, and `original_size` (H, W); prompts in pixels of the scaled image: `point_coords` (B, P, 2) with
+        `point_labels` (B, P), `boxes` (B, 4), `mask_inputs` (B, 1, S / 4, S / 4).
+
+        Returns per image a dict with `masks` (B, C, H, W) bool at the original size, `iou_predictions` (B, C) and
+        `low_res_logits` (B, C, S / 4, S / 4); C is 3 with `multimask_output`, else 1.
+        """
+        embeddings = self.encode_image(torch.stack([self.preprocess(record["image"]) for record in batched_input]))
+        outputs = []
+        for record, embedding in zip(batched_input, embeddings, strict=True):
+            boxes = record.get("boxes")
+            low_res, predicted_iou = self.decode_prompts(
+                embedding[None],
+                record.get("point_coords"),
+                record.get("point_labels"),
+                None if boxes is None else boxes.reshape(-1, 4),
+                record.get("mask_inputs"),
+                multimask_output,
+            )
+            masks = self.postprocess_masks(low_res, tuple(record["image"].shape[-2:]), record["original_size"])
+            outputs.append(
+                {"masks": masks > self.mask_threshold, "iou_predictions": predicted_iou, "low_res_logits": low_res}
+            )
+        return outputs
+
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
+        """Logits (B, C, S / 4, S / 4) to (B, C, H, W), by way of the model's input without its padding."""
+        side = self.image_size
+        square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+        content = square[..., : input_size[0], : input_size[1]]
+        return F.interpolate(content, tuple(original_size), mode="bilinear", align_corners=False)
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Normalise pixels (..., 3, h, w) and pad them to the square input, right and below."""
+        x = (x - self.pixel_mean) / self.pixel_std
+        height, width = x.shape[-2:]
+        return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
+
+
+def as_sam(model: Any) -> Sam:
+    """Any model of this package as a `Sam`. TypeError for others."""
+    if isinstance(model, Sam):
+        return model
+    if isinstance(model, SAM):
+        return Sam(model.model)
+    if isinstance(model, SamModel):
+        return Sam(model)
+    raise TypeError(f"a model made by sam_model_registry or SAM is needed, not {type(model).__name__}")

@@ -1,0 +1,171 @@
+"""`SamPredictor`: one image, many prompts, NumPy arrays out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import rle
+from ..models.sam_model import PreparedImage
+from ..picture import encode
+from ..postprocess import MaskResizer
+from .modeling import Sam, as_sam
+from .utils.transforms import ResizeLongestSide
+
+
+class SamPredictor:
+    """Segments one image by prompts.
+
+    sam_model: from `sam_model_registry`, or a `SAM` or `SamModel` of this package.
+
+    `features` (1, C, S / 16, S / 16), `original_size`, `input_size` (both height, width) and `is_image_set` are plain
+    attributes: setting all four puts an embedding back that was kept from before.
+    """
+
+    features: Tensor | None
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
+    is_image_set: bool
+
+    def __init__(self, sam_model: Any) -> None:
+        self.model: Sam = as_sam(sam_model)
+        self.transform = ResizeLongestSide(self.model.image_size)
+        self.reset_image()
+
+    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
+        """Encode an image, uint8 (H, W, 3) in the channel order that `image_format`, "RGB" or "BGR", says.
+
+        ValueError for another array or format.
+        """
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"image_format must be 'RGB' or 'BGR', not {image_format!r}")
+        if not isinstance(image, np.ndarray):
+            raise TypeError(f"image must be a NumPy array (H, W, 3), not {type(image).__name__}")
+        features = encode(self.model, [image if image_format == "BGR" else image[..., ::-1]])
+        self._take(features, (image.shape[0], image.shape[1]))
+
+    def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
+        """Encode an image (1, 3, h, w) that `transform` has scaled; `original_image_size` is (H, W) before that."""
+        side = self.model.image_size
+        shape = tuple(transformed_image.shape)
+        if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
+            raise ValueError(f"transformed_image must be (1, 3, h, w) with a long side of {side}, not {shape}")
+        with torch.no_grad():
+            features = self.model.encode_image(self.model.preprocess(transformed_image.to(self.device)))
+        self._take(features, original_image_size)
+        self.input_size = shape[2], shape[3]
+
+    def _take(self, features: Tensor, original_size: tuple[int, ...]) -> None:
+        self.reset_image()
+        self.original_size = int(original_size[0]), int(original_size[1])
+        self.input_size = self.transform.get_preprocess_shape(*self.original_size, self.model.image_size)
+        self.features = features
+        self.is_image_set = True
+
+    def predict(
+        self,
+        point_coords: np.ndarray | None = None,
+        point_labels: np.ndarray | None = None,
+        box: np.ndarray | None = None,
+        mask_input: np.ndarray | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masks of one object.
+
+        point_coords: (P, 2) x, y in pixels of the image, with point_labels (P,): 1 foreground, 0 background. box: (4,)
+        x1, y1, x2, y2. mask_input: (1, S / 4, S / 4) logits, as an earlier call returned them. multimask_output: three
+        masks for an ambiguous prompt instead of one. return_logits: float32 logits instead of bool.
+
+        Returns masks (C, H, W), their predicted IoU (C,), and low-resolution logits (C, S / 4, S / 4).
+        """
+        self._check_image()
+        coords = labels = boxes = mask = None
+        if point_coords is not None:
+            if point_labels is None:
+                raise ValueError("point_labels are needed with point_coords")
+            scaled = self.transform.apply_coords(point_coords, self.original_size)
+            coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[None]
+            labels = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
+        if box is not None:
+            scaled = self.transform.apply_boxes(box, self.original_size)
+            boxes = torch.as_tensor(scaled, dtype=torch.float, device=self.device)
+        if mask_input is not None:
+            mask = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]
+        masks, predicted_iou, low_res = self.predict_torch(
+            coords, labels, boxes, mask, multimask_output, return_logits=return_logits
+        )
+        return masks[0].cpu().numpy(), predicted_iou[0].cpu().numpy(), low_res[0].cpu().numpy()
+
+    @torch.no_grad()
+    def predict_torch(
+        self,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks of B objects, whose prompts `transform` has scaled already.
+
+        point_coords: (B, P, 2) with point_labels (B, P). boxes: (B, 4). mask_input: (B, 1, S / 4, S / 4).
+        Returns masks (B, C, H, W) bool, or float32 with `return_logits`, predicted IoU (B, C), and low-resolution
+        logits (B, C, S / 4, S / 4). ValueError without any prompt.
+        """
+        self._check_image()
+        if mask_input is not None and len(mask_input) == 1:
+            count = max((len(part) for part in (point_coords, boxes) if part is not None), default=1)
+            mask_input = mask_input.expand(count, -1, -1, -1)
+        low_res, predicted_iou = self.model.decode_prompts(
+            self._prepared(),
+            point_coords,
+            point_labels,
+            None if boxes is None else boxes.reshape(-1, 4),
+            mask_input,
+            multimask_output,
+        )
+        shape = (*low_res.shape[:2], *self.original_size)
+        resizer = MaskResizer(self.input_size, self.original_size, self.model.image_size)
+        flat = low_res.flatten(0, 1)
+        if return_logits:
+            masks = torch.empty(shape, device=low_res.device)
+            for place, logits in enumerate(flat):
+                masks.view(-1, *self.original_size)[place] = resizer.logits(logits)
+            return masks, predicted_iou, low_res
+        found = [record.rle for record in resizer.records(flat, self.model.mask_threshold)]
+        pixels = rle.to_masks(found) if found else torch.zeros((0, *self.original_size), dtype=torch.bool)
+        return pixels.view(shape).to(low_res.device), predicted_iou, low_res
+
+    def get_image_embedding(self) -> Tensor:
+        """The embedding of the image that is set, (1, C, S / 16, S / 16). RuntimeError without one."""
+        if not self.is_image_set:
+            raise RuntimeError("no image is set: call set_image(...) first to get its embedding")
+        assert self.features is not None
+        return self.features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self.is_image_set = False
+        self.features = None
+        self.original_size = self.input_size = (0, 0)
+        self._ready: tuple[Tensor, PreparedImage] | None = None
+
+    def _check_image(self) -> None:
+        if not self.is_image_set:
+            raise RuntimeError("no image is set: call set_image(...) before predicting masks")
+
+    def _prepared(self) -> PreparedImage:
+        """What the decoder needs of `features`, made once for each embedding."""
+        features = self.get_image_embedding()
+        if self._ready is None or self._ready[0] is not features:
+            self._ready = features, self.model.prepare(features.to(self.device).float())
+        return self._ready[1]

@@ -1,0 +1,1 @@
+"""What Meta's package has in `segment_anything.utils` and tools import: the transforms."""

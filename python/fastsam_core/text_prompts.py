@@ -1,0 +1,65 @@
+"""Prompts in words: an open-vocabulary detector finds boxes, SAM cuts out what is in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .config import Config
+from .models.sam_model import SamModel
+from .picture import Picture, Stopwatch
+from .prompts import Prompts
+from .results import Results
+from .segment import segment_prompts
+
+if TYPE_CHECKING:
+    from .detect.open_vocabulary import OpenVocabularyDetector
+
+
+class TextDetectors:
+    """The open-vocabulary detector of a predictor, made when it is first needed and again when the options change."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Any, OpenVocabularyDetector] | None = None
+
+    def get(self, config: Config, device: torch.device) -> OpenVocabularyDetector:
+        """For the options `text_model` and `text_conf`; a detector that is given as `text_model` stays as it is."""
+        from .detect.open_vocabulary import OpenVocabularyDetector
+
+        if isinstance(config.text_model, OpenVocabularyDetector):
+            return config.text_model
+        wanted = config.text_model, config.text_conf, device
+        if self._made is None or self._made[0] != wanted:
+            self._made = wanted, OpenVocabularyDetector(config.text_model, conf=config.text_conf, device=device)
+        return self._made[1]
+
+
+def segment_texts(
+    model: SamModel,
+    picture: Picture,
+    texts: tuple[str, ...],
+    detector: OpenVocabularyDetector,
+    multimask_output: bool,
+    config: Config,
+    watch: Stopwatch,
+) -> Results:
+    """What the texts describe. Class i is text i, with its name; a box's confidence is the detector's score.
+
+    The predicted IoU stays beside it, and masks for which it isn't above `conf` are left out.
+    """
+    if picture.image is None:
+        raise ValueError("texts need the picture itself, but only its embedding was loaded: call set_image")
+    with watch.phase("inference", model.device):
+        found = detector.find(picture.image, texts)
+    boxes = Prompts(boxes=torch.from_numpy(found.boxes))
+    result = segment_prompts(model, picture, boxes, multimask_output, config, watch)
+    assert result.boxes is not None
+    rows = torch.as_tensor(result.boxes.data).clone()
+    per_object = 3 if multimask_output else 1
+    prompts = rows[:, 5].long().cpu().numpy() // per_object
+    rows[:, 4] = torch.from_numpy(found.scores[prompts]).to(rows)
+    rows[:, 5] = torch.from_numpy(found.class_ids[prompts].astype(np.float32)).to(rows)
+    result.boxes, result.names = type(result.boxes)(rows, result.orig_shape), dict(enumerate(texts))
+    return result

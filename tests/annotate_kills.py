@@ -1,0 +1,228 @@
+"""Annotation that is killed, crashes and is divided: what comes out must be what an undisturbed run gives.
+
+python tests/annotate_kills.py FOLDER --images 2000 --kills 30 --shards 4 prints a JSON report; an error means that
+something differed. Runs are forked from one process that has loaded the model, so that a kill costs no start-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastsam_core import SAM, auto_annotate
+from fastsam_core.models import registry
+from fastsam_core.models.image_encoder import ImageEncoderViT
+from golden_recipe import fill_state_dict
+
+FORMATS = ("yolo", "coco")
+
+
+def make_images(folder: Path, count: int) -> None:
+    """Pictures of one to three discs, in three folders, of which every 50th is truncated."""
+    from PIL import Image
+
+    for index in range(count):
+        random_numbers = np.random.default_rng(index)
+        height, width = 48 + int(random_numbers.integers(32)), 64 + int(random_numbers.integers(32))
+        picture = random_numbers.integers(0, 40, (height, width, 3), dtype=np.uint8)
+        yy, xx = np.mgrid[:height, :width]
+        for _ in range(int(random_numbers.integers(1, 4))):
+            x, y, radius = random_numbers.random(3) * [width, height, 16] + [0, 0, 6]
+            picture[np.hypot(xx - x, yy - y) < radius] = random_numbers.integers(120, 256, 3)
+        path = folder / f"{'abc'[index % 3]}" / f"{index:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+        if index % 50 == 49:
+            path.write_bytes(path.read_bytes()[:200])
+
+
+def detector(image: np.ndarray) -> tuple[Any, Any, Any, Any]:
+    """The boxes of what is bright: one per colour."""
+    bright = image.max(2) >= 120
+    boxes, classes = [], []
+    for colour in np.unique(image[bright], axis=0)[:3] if bright.any() else []:
+        rows, columns = np.nonzero((image == colour).all(2))
+        boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        classes.append(int(colour[0]) % 2)
+    return boxes, [0.5 + 0.1 * place for place in range(len(boxes))], classes, ["even", "odd"]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """A hash of every file but the manifests, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith("manifest")
+    }
+
+
+def recorded(folder: Path) -> Counter[tuple[str, str]]:
+    """How often each image is recorded, by key and status."""
+    lines = [json.loads(line) for path in folder.glob("manifest*.jsonl") for line in path.read_text().splitlines()]
+    return Counter((line["key"], line["status"]) for line in lines if "key" in line)
+
+
+TINY = dataclasses.replace(
+    registry.MODELS["sam_b"],
+    encoder=lambda: ImageEncoderViT(16, 1, 2, (0,), out_channels=16),
+    embed_dim=16,
+    decoder_mlp_dim=32,
+)
+
+
+def tiny_sam() -> SAM:
+    """SAM's classes with next to no dimensions and the golden recipe's weights; every mask is kept."""
+    model = TINY.build()
+    model.load_state_dict(fill_state_dict(model.state_dict()))
+    sam = SAM(model)
+    sam.overrides.update(imgsz=64, conf=-1e9)
+    return sam
+
+
+class Runs:
+    """Forked runs over one folder of images."""
+
+    def __init__(self, images: Path) -> None:
+        self.images = images
+        self.sam = tiny_sam()
+
+    def annotate(self, output: Path, **options: Any) -> None:
+        """One run, in this process."""
+        auto_annotate(self.images, detector, self.sam, "cpu", output, formats=FORMATS, preview=4, **options)
+
+    def start(self, work: Callable[[], None]) -> int:
+        """A child that does `work`, quietly; its process id."""
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            os.dup2(nothing, 2)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+
+    def complete(self, output: Path, **options: Any) -> float:
+        """A run to its end; the seconds it took."""
+        started = time.perf_counter()
+        child = self.start(partial(self.annotate, output, **options))
+        _, status = os.waitpid(child, 0)
+        assert status == 0, f"the run into {output} ended with {status}"
+        return time.perf_counter() - started
+
+
+def kill_and_resume(runs: Runs, output: Path, kills: int, seconds: float, seed: int) -> list[int]:
+    """Kill runs at random moments, so that all together get about as far as one; files there were after each kill."""
+    runs.complete(output.parent / "start", shard="0/1000000")
+    idle = runs.complete(output.parent / "start", shard="0/1000000")  # what a run takes that labels nothing
+    numbers = random.Random(seed)
+    progress = []
+    for _ in range(kills):
+        child = runs.start(partial(runs.annotate, output))
+        time.sleep(numbers.uniform(0.5 * idle, idle + 2.5 * max(0.0, seconds - idle) / kills))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        progress.append(sum(1 for _ in output.glob("[abc]/*.txt")))
+    return progress
+
+
+def crash_everywhere(runs: Runs, folder: Path, expected: dict[str, str]) -> int:
+    """Die before every single step that touches the disk, and in the middle of every write; how many there are."""
+    for step in itertools.count():
+        output = folder / f"crash{step}"
+        child = runs.start(partial(_dying, step, partial(runs.annotate, output, workers=1)))
+        _, status = os.waitpid(child, 0)
+        runs.complete(output)
+        assert tree(output) == expected, f"dying at step {step} changed what was written"
+        if status == 0:
+            return step
+    raise AssertionError("there is a last step")
+
+
+def _dying(at: int, work: Callable[[], None]) -> None:
+    """Do `work`, but end the process at the `at`-th step."""
+    left = [at]
+
+    def fatal(plain: Callable[..., Any], half: bool) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == -1:
+                if half:
+                    plain(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                os._exit(9)
+            return plain(*arguments, **options)
+
+        return step
+
+    for name in ("replace", "write", "fsync", "ftruncate"):
+        setattr(os, name, fatal(getattr(os, name), name == "write"))
+    work()
+
+
+def divided(runs: Runs, output: Path, count: int) -> None:
+    """Shares at the same time, one process each."""
+    children = [runs.start(partial(runs.annotate, output, shard=f"{share}/{count}")) for share in range(count)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=90)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--shards", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    report: dict[str, Any] = {"images": options.images}
+    make_images(options.folder / "images", options.images)
+    runs = Runs(options.folder / "images")
+    report["seconds undisturbed"] = round(runs.complete(options.folder / "whole"), 2)
+    expected = tree(options.folder / "whole")
+    report["files"] = len(expected)
+
+    started = time.perf_counter()
+    killed = options.folder / "killed"
+    report["label files after each kill"] = kill_and_resume(
+        runs, killed, options.kills, report["seconds undisturbed"], options.seed
+    )
+    runs.complete(killed)
+    assert tree(killed) == expected, "kills changed what was written"
+    assert set(recorded(killed).values()) == {1}, "an image was recorded twice"
+    report["seconds with kills"] = round(time.perf_counter() - started, 2)
+
+    divided(runs, options.folder / "shares", options.shards)
+    assert tree(options.folder / "shares") == expected, "shares changed what was written"
+    counts = recorded(options.folder / "shares")
+    assert counts == recorded(options.folder / "whole"), "an image was lost, or labelled by two shares"
+    report["recorded by shares"] = counts.total()
+
+    few = options.folder / "few"
+    make_images(few / "images", 1)
+    runs.images = few / "images"
+    runs.complete(few / "whole")
+    report["crash points"] = crash_everywhere(runs, few, tree(few / "whole"))
+    json.dump(report, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Random arguments for the mask decoder's operations, of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsam_core.ops._decoder.panels import to_panels
+
+
+def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int]) -> tuple[Any, ...]:
+    """Random arguments of an operation; head_dim is that of SAM, half the width over the heads."""
+    generator = torch.Generator().manual_seed(5)
+    length, width = grid[0] * grid[1], dim // 2 // heads
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def panels(*shape: int) -> Tensor:
+        return to_panels(draw(*shape))
+
+    if op == "decoder_first_look":
+        values = torch.zeros(heads, -(-length // 16) * 16, -(-width // 16) * 16)
+        values[:, :length, :width] = draw(heads, length, width)
+        return draw(heads, prompts * tokens, width), panels(length, heads * width), values, length
+    rows = heads * tokens
+
+    def vectors() -> Tensor:
+        return draw(prompts, heads, tokens, width) / 4
+
+    def gram() -> Tensor:  # of more columns than rows, so that no variance is near 0
+        factor = draw(prompts, rows, rows + 8) / (rows + 8) ** 0.5
+        return factor @ factor.mT
+
+    if op == "decoder_upscale":
+        index, asked = torch.tensor([1, 0, 1, 0, 0]), torch.tensor([prompts - 1, 0])
+        middle, narrow, out = dim // 4, dim // 8, torch.zeros(5, 4 * grid[0], 4 * grid[1])
+        state = panels(prompts, length, 2 * rows + 2)
+        factors = draw(2, 4 * middle, 2 * rows + 2) / 8
+        first = panels(length, 4 * middle), draw(4 * middle)
+        steps = draw(middle), draw(middle), 1e-6, draw(4 * narrow, middle), draw(4 * narrow)
+        return state, asked, factors, index, draw(5, narrow), *first, *steps, *grid, out
+    values = torch.zeros(heads, -(-length // 16) * 16, -(-width // 16) * 16)
+    values[:, :length, :width] = draw(heads, length, width)
+    mix = [draw(prompts, rows, rows) / rows**0.5 for _ in range(3)]
+    bias = [draw(prompts, rows) / 4 for _ in range(3)]
+    if op == "decoder_first_pass":
+        state = torch.zeros(prompts, -(-length // 16), 2 * rows + 2, 16)
+        image = panels(length, 4 * heads * width), values, panels(length, 1)[:, 0].abs().contiguous() + 4, 1e-5
+        return *image, vectors(), vectors(), gram(), vectors(), mix[0], length, state
+    image = panels(length, 6 * heads * width), values, panels(length, 2).abs() + 4, 9.0, 1e-5
+    state = panels(prompts, length, 2 * rows + 2).abs() / 4
+    look = draw(prompts, heads, max(1, tokens - 2), width) / 4
+    look_mix = draw(prompts, look.shape[1] * look.shape[2], 2 * rows + 2) / rows**0.5
+    of_tokens = vectors(), mix[0], bias[0], vectors(), gram(), bias[1], vectors(), mix[1], bias[2], gram()
+    return *image, *of_tokens, look, look_mix, length, state

@@ -1,0 +1,291 @@
+"""What is in the folder: every format, the file of all images, class names, the contact sheet."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from annotate_kills import detector, make_images, tiny_sam, tree
+from fastsam_core import SAM, auto_annotate, rle
+from fastsam_core.annotate import AnnotateConfig
+from fastsam_core.annotate.assemble import write_coco
+from fastsam_core.detect import Detections
+from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
+from fastsam_core.formats import read_labels
+
+ALL = ("yolo", "coco", "sa1b", "labelme", "png")
+
+
+@pytest.fixture(scope="module")
+def sam() -> SAM:
+    return tiny_sam()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    make_images(tmp_path / "images", 6)
+    return tmp_path / "images"
+
+
+def masks_of(labels: Any) -> dict[str, list[tuple[int, str]]]:
+    """Class and RLE of every object, by image."""
+    return {
+        one.file_name: [(found.class_id, found.segmentation.rle["counts"]) for found in one.objects] for one in labels
+    }
+
+
+def test_all_formats_hold_the_same_masks(sam: SAM, images: Path) -> None:
+    target = auto_annotate(images, detector, sam, formats=ALL)
+    coco = masks_of(read_labels(target / "coco.json", "coco"))
+    assert sorted(coco) == sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    assert sum(map(len, coco.values())) > 6 and {found[0] for one in coco.values() for found in one} == {0, 1}
+    # Empty masks have no outline, so text files leave them out.
+    drawn = {name: [one for one in found if rle.area(_rle(images / name, one[1]))] for name, found in coco.items()}
+    assert masks_of(read_labels(target, "yolo", images=images)) == drawn
+    for key, found in coco.items():
+        stem = os.path.splitext(key)[0]
+        sa1b = json.loads((target / "sa1b" / f"{stem}.json").read_text())
+        assert [one["segmentation"]["counts"] for one in sa1b["annotations"]] == [counts for _, counts in found]
+        labelme = json.loads((target / "labelme" / f"{stem}.json").read_text())
+        seen = (target / "labelme" / f"{stem}.json").parent / labelme["imagePath"]
+        assert os.path.samefile(seen, images / key)
+        assert {shape["label"] for shape in labelme["shapes"]} == {["even", "odd"][one[0]] for one in drawn[key]}
+        numbers = cv2.imread(str(target / "png" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
+        assert numbers.shape == cv2.imread(str(images / key)).shape[:2] and numbers.max() <= len(found)
+        union = np.zeros(numbers.shape, bool)
+        for _, counts in found:
+            union |= rle.decode(_rle(images / key, counts)).view(bool)
+        assert ((numbers > 0) == union).all()
+
+
+def _rle(image: Path, counts: str) -> dict[str, Any]:
+    height, width = cv2.imread(str(image)).shape[:2]
+    return {"size": [height, width], "counts": counts}
+
+
+def test_the_coco_file_is_one_that_pycocotools_takes(
+    sam: SAM, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pycocotools = pytest.importorskip("pycocotools.coco", reason="pycocotools isn't installed")
+    from pycocotools.cocoeval import COCOeval
+
+    target = auto_annotate(images, detector, sam, formats="coco")
+    truth = pycocotools.COCO(str(target / "coco.json"))
+    assert truth.getImgIds() == list(range(1, 7))
+    assert [category["name"] for category in truth.loadCats(truth.getCatIds())] == ["even", "odd"]
+    assert [one["file_name"] for one in truth.loadImgs(truth.getImgIds())] == sorted(
+        path.relative_to(images).as_posix() for path in images.rglob("*.png")
+    )
+    found = truth.loadRes(json.loads((target / "coco.json").read_text())["annotations"])
+    evaluation = COCOeval(truth, found, "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+def test_categories_keep_their_numbers(tmp_path: Path) -> None:
+    part = {"image": {"file_name": "a.jpg"}, "annotations": [{"category_id": 4}, {"category_id": 2}]}
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(json.dumps(part))
+    write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {3: "cup", 1: "dish"})
+    made = json.loads((tmp_path / "coco.json").read_text())
+    assert [(one["id"], one["name"]) for one in made["categories"]] == [(1, "0"), (2, "dish"), (3, "2"), (4, "cup")]
+    assert [one["id"] for one in made["images"]] == [1, 2]
+    assert [(one["id"], one["image_id"]) for one in made["annotations"]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    write_coco(tmp_path / "none.json", [], {})
+    assert json.loads((tmp_path / "none.json").read_text())["images"] == []
+    (tmp_path / "b").write_text("{")
+    with pytest.raises(ValueError, match=r"b is damaged.*remove it and run again"):
+        write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {})
+
+
+def test_a_set_without_objects(sam: SAM, images: Path) -> None:
+    target = auto_annotate(images, lambda image: ([], [], [], None), sam, formats=ALL)
+    assert all(path.read_bytes() == b"" for path in target.rglob("*.txt"))
+    made = json.loads((target / "coco.json").read_text())
+    assert len(made["images"]) == 6 and made["annotations"] == [] and not (target / "data.yaml").exists()
+    assert all(not cv2.imread(str(path), -1).any() for path in (target / "png").rglob("*.png"))
+
+
+def test_small_masks_are_left_out(sam: SAM, images: Path) -> None:
+    whole = auto_annotate(images, detector, sam, formats="coco")
+    areas = [one["area"] for one in json.loads((whole / "coco.json").read_text())["annotations"]]
+    least = sorted(areas)[len(areas) // 2]
+    target = auto_annotate(images, detector, sam, output_dir=whole.parent / "large", formats="coco", min_area=least)
+    kept = [one["area"] for one in json.loads((target / "coco.json").read_text())["annotations"]]
+    assert kept == [area for area in areas if area >= least] and 0 < len(kept) < len(areas)
+
+
+def test_class_names_lie_beside_the_labels(sam: SAM, images: Path) -> None:
+    target = auto_annotate(images, detector, sam)
+    assert dict(read_labels(target, "yolo", images=images).names) == {0: "even", 1: "odd"}
+
+
+def test_the_contact_sheet(sam: SAM, images: Path, tmp_path: Path) -> None:
+    target = auto_annotate(images, detector, sam, preview=4)
+    sheet = cv2.imread(str(target / "preview.jpg"))
+    assert len(list((target / ".preview").iterdir())) == 4
+    assert sheet.shape[0] > 2 * 256 and sheet.shape[1] > 2 * 256 and sheet.std() > 20
+    before = (target / "preview.jpg").read_bytes()
+    # Another number of pictures: what is missing is made, the labels stay.
+    labels = {name: value for name, value in tree(target).items() if name.endswith(".txt")}
+    auto_annotate(images, detector, sam, preview=6)
+    assert (target / "preview.jpg").read_bytes() != before and len(list((target / ".preview").iterdir())) == 6
+    assert {name: value for name, value in tree(target).items() if name.endswith(".txt")} == labels
+    none = auto_annotate(images, detector, sam, output_dir=tmp_path / "none", preview=0)
+    assert not (none / "preview.jpg").exists() and not (none / ".preview").exists()
+
+
+def test_labels_beside_the_images(sam: SAM, images: Path) -> None:
+    """What is written is not taken for an image by the next run."""
+    for _ in range(2):
+        assert auto_annotate(images, detector, sam, output_dir=images) == images
+        assert sorted(path.name for path in images.rglob("*.txt")) == [f"{index:05}.txt" for index in range(6)]
+    with pytest.raises(ValueError, match="the folder of the images"):
+        auto_annotate(images, detector, sam, output_dir=images, formats="png")
+    inside = auto_annotate(images, detector, sam, output_dir=images / "labels", formats=["yolo", "png"])
+    before = tree(inside)
+    auto_annotate(images, detector, sam, output_dir=inside, formats=["yolo", "png"])
+    assert tree(inside) == before
+
+
+def test_frames_of_a_video(sam: SAM, images: Path) -> None:
+    writer = cv2.VideoWriter(str(images / "a" / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (80, 48))
+    for level in range(3):
+        writer.write(np.full((48, 80, 3), 60 * level, np.uint8))
+    writer.release()
+    (images / "b" / "clip.mp4").write_bytes(b"no video")
+    calls = 0
+
+    def counting(image: np.ndarray) -> Any:
+        nonlocal calls
+        calls += 1
+        return [[4, 4, 40, 40]], [0.9], [0], ["thing"]
+
+    for _ in range(2):
+        target = auto_annotate(images, counting, sam, formats=("yolo", "coco"), batch=2)
+        assert calls == 9
+    assert sorted(path.name for path in (target / "a").glob("clip*")) == ["clip_0.txt", "clip_1.txt", "clip_2.txt"]
+    made = json.loads((target / "coco.json").read_text())
+    assert [one["file_name"] for one in made["images"]][2:5] == ["a/clip_0.jpg", "a/clip_1.jpg", "a/clip_2.jpg"]
+    assert len(made["images"]) == 9
+
+
+def test_pictures_in_memory_and_their_order(sam: SAM, images: Path, tmp_path: Path) -> None:
+    pictures = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
+    with pytest.raises(ValueError, match="output_dir is needed"):
+        auto_annotate(pictures, detector, sam)
+    target = auto_annotate(pictures, detector, sam, output_dir=tmp_path / "out", formats=("yolo", "coco"))
+    assert sorted(path.name for path in target.glob("*.txt")) == [f"image{index}.txt" for index in range(6)]
+    assert len(json.loads((target / "coco.json").read_text())["images"]) == 6
+
+
+def test_a_batch_is_encoded_together_and_gives_the_same(sam: SAM, images: Path, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    plain = sam.model.encode_image
+
+    def encode(pixels: Any, *dtype: Any) -> Any:
+        sizes.append(len(pixels))
+        return plain(pixels, *dtype)
+
+    one = auto_annotate(images, detector, sam, formats="coco", preview=0)
+    sam.model.encode_image = encode  # type: ignore[method-assign]
+    try:
+        four = auto_annotate(images, detector, sam, output_dir=tmp_path / "four", formats="coco", batch=4, preview=0)
+    finally:
+        del sam.model.encode_image
+    assert sizes == [4, 2]
+    first, second = (json.loads((target / "coco.json").read_text())["annotations"] for target in (one, four))
+    assert [a["category_id"] for a in first] == [a["category_id"] for a in second]
+    for a, b in zip(first, second, strict=True):
+        assert rle.iou([a["segmentation"]], [b["segmentation"]], [False])[0, 0] > 0.99
+
+
+def test_a_crowd_is_decoded_in_parts(sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand boxes in one image, of which no more than 32 are decoded at a time."""
+    from fastsam_core.models.sam_model import SamModel
+
+    make_images(tmp_path / "images", 1)
+    corners = np.random.default_rng(0).integers(0, 30, (2000, 2))
+    boxes = np.concatenate([corners, corners + 10], 1)
+    most: list[int] = []
+    plain = SamModel.decode_prompts
+
+    def decode(self: SamModel, *arguments: Any, **options: Any) -> Any:
+        most.append(len(options["boxes"]))
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(SamModel, "decode_prompts", decode)
+    crowd = boxes, np.ones(2000), np.arange(2000) % 7, None
+    target = auto_annotate(tmp_path / "images", lambda image: crowd, sam, formats="coco", max_det=2000, preview=0)
+    assert sum(most) == 2000 and max(most) <= 32
+    found = json.loads((target / "coco.json").read_text())["annotations"]
+    assert [one["category_id"] - 1 for one in found] == [index % 7 for index in range(2000)]
+
+
+class KnowsTwoWords(OpenVocabularyDetector):
+    """Stands for a model of transformers, which is tested elsewhere: it finds every text it is asked for."""
+
+    kind, conf, iou, model = "owlv2", 0.1, 0.5, torch.nn.Linear(1, 1)
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def find(self, image: np.ndarray, texts: Any) -> Detections:
+        self.asked.append(list(texts))
+        height, width = image.shape[:2]
+        count = len(texts)
+        boxes = np.array([[0, 0, width / 2, height / 2 + index] for index in range(count)], np.float32)
+        return Detections(boxes, np.full(count, 0.9, np.float32), np.arange(count)[::-1], dict(enumerate(texts)))
+
+
+def test_texts(sam: SAM, images: Path, tmp_path: Path) -> None:
+    found = KnowsTwoWords()
+    target = auto_annotate(images, found, sam, texts=["a dog", "a red car"])
+    assert found.asked == [["a dog", "a red car"]] * 6
+    for path in target.rglob("*.txt"):
+        assert [line.split()[0] for line in path.read_text().splitlines()] == ["1", "0"]
+    assert dict(read_labels(target, "yolo", images=images).names) == {0: "a dog", 1: "a red car"}
+    with pytest.raises(ValueError, match=r'texts was \["a dog", "a red car"\] and is \["a cat"\]'):
+        auto_annotate(images, found, sam, texts=["a cat"])
+    one = auto_annotate(images, found, sam, output_dir=tmp_path / "one", texts=["a dog", "a red car"], classes=1)
+    assert {line.split()[0] for path in one.rglob("*.txt") for line in path.read_text().splitlines()} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"formats": ["yolo", "voc"]}, ValueError, "'voc'; accepted: yolo, coco, sa1b, labelme, png"),
+        ({"formats": []}, ValueError, "accepted: yolo"),
+        ({"formats": 3}, TypeError, "must be a list"),
+        ({"conf": 2}, ValueError, "conf must be"),
+        ({"iou": "x"}, TypeError, "iou must be"),
+        ({"max_det": 0}, ValueError, "max_det must be at least 1"),
+        ({"classes": [1, -2]}, ValueError, "classes must be at least 0"),
+        ({"classes": ["cup"]}, TypeError, "classes must be a whole number"),
+        ({"batch": 0}, ValueError, "batch must be at least 1"),
+        ({"workers": 1.5}, TypeError, "workers must be a whole number"),
+        ({"min_area": -1}, ValueError, "min_area must be"),
+        ({"texts": []}, ValueError, "at least one is needed"),
+        ({"texts": 3}, TypeError, "texts must be a list"),
+        ({"det_model": 3}, TypeError, "det_model must be"),
+        ({"det_model": detector, "texts": ["dog"]}, ValueError, "texts are for an open-vocabulary detector"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        AnnotateConfig(**options)
+
+
+def test_forms_of_options() -> None:
+    config = AnnotateConfig(formats="png, yolo", classes=3, texts="a dog", device=None)
+    assert config.formats == ("yolo", "png") and config.classes == [3] and config.texts == ["a dog"]
+    assert config.device == ""

@@ -1,0 +1,132 @@
+"""The manifest: what is read back after any kind of end, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastsam_core.annotate.manifest import Manifest, fingerprint, is_started, read
+from fastsam_core.annotate.shards import WHOLE, Shard
+
+SETTINGS = {"det_model": "yolo", "conf": 0.25}
+
+
+def ok(key: str, *classes: tuple[int, str, int]) -> dict[str, Any]:
+    return {"key": key, "status": "ok", "classes": [list(one) for one in classes]}
+
+
+def write(folder: Path, *lines: dict[str, Any], shard: Shard = WHOLE, resume: bool = True) -> Path:
+    manifest = Manifest(folder, SETTINGS, shard, resume)
+    for line in lines:
+        manifest.append(line)
+    manifest.close()
+    return manifest.path
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    assert not is_started(tmp_path)
+    write(tmp_path, ok("a", (0, "cup", 2), (1, "dish", 1)), {"key": "b", "status": "error", "error": "broken"})
+    write(tmp_path, ok("c"), {"key": "v.mp4", "status": "video"}, shard=Shard(1, 3))
+    assert is_started(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest-1-of-3.jsonl", "manifest.jsonl"]
+    history = read(tmp_path, SETTINGS)
+    assert history.finished == {"a", "c"} and history.failed == {"b": "broken"} and history.videos == {"v.mp4"}
+    assert history.classes == {(0, "cup"): 2, (1, "dish"): 1} and history.empty == 1
+    assert read(tmp_path, SETTINGS, lambda key: key == "c").finished == {"c"}
+    header = json.loads((tmp_path / "manifest.jsonl").read_text().splitlines()[0])
+    assert header["settings"] == SETTINGS and header["fingerprint"] == fingerprint(SETTINGS)
+
+
+def test_an_image_counts_once(tmp_path: Path) -> None:
+    error = {"key": "a", "status": "error", "error": "broken"}
+    write(tmp_path, error, ok("a", (0, "cup", 2)), ok("a", (0, "cup", 2)), error)
+    history = read(tmp_path, SETTINGS)
+    assert history.finished == {"a"} and not history.failed and history.classes == {(0, "cup"): 2}
+
+
+def test_every_torn_end(tmp_path: Path) -> None:
+    """Cut anywhere, the whole lines count, and the next one does not stick to what was torn."""
+    whole = write(tmp_path, ok("a"), ok("b"), ok("c")).read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        (tmp_path / "manifest.jsonl").write_bytes(whole[:cut])
+        expected = set("abc"[: max(0, sum(end <= cut for end in ends) - 1)])
+        assert read(tmp_path, SETTINGS).finished == expected
+        if cut % 23 == 0:
+            write(tmp_path, ok("d"))
+            assert read(tmp_path, SETTINGS).finished == expected | {"d"}
+
+
+def test_a_damaged_line_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path, ok("a"), ok("b"), ok("c"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\0" * 40 + b"\n" + b'{"key": "x"}\n' + lines[3])
+    assert read(tmp_path, SETTINGS).finished == {"c"}
+    assert "line 2 can't be read" in caplog.text and "line 3 can't be read" in caplog.text
+
+
+def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
+    write(tmp_path, ok("a"))
+    other = {"det_model": "yolo", "conf": 0.5, "texts": ["dog"]}
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, other)
+    text = str(caught.value)
+    assert "conf was 0.25 and is 0.5" in text and 'texts was not given and is ["dog"]' in text
+    assert fingerprint(SETTINGS)[:12] in text and fingerprint(other)[:12] in text
+    assert "det_model" not in text and "resume=False" in text and str(tmp_path) in text
+
+
+@pytest.mark.parametrize("content", ["hello\n", "[1]\n", '{"manifest": "another 7"}\n'])
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(content)
+    with pytest.raises(ValueError, match="is no manifest"):
+        read(tmp_path, SETTINGS)
+
+
+def test_only_one_process_writes(tmp_path: Path) -> None:
+    first = Manifest(tmp_path, SETTINGS)
+    with pytest.raises(ValueError, match=r"another process is writing .*shard="):
+        Manifest(tmp_path, SETTINGS)
+    Manifest(tmp_path, SETTINGS, Shard(0, 2)).close()
+    first.close()
+    Manifest(tmp_path, SETTINGS).close()
+
+
+def test_starting_afresh(tmp_path: Path) -> None:
+    write(tmp_path, ok("a"))
+    write(tmp_path, ok("b"), resume=False)
+    assert read(tmp_path, SETTINGS).finished == {"b"}
+
+
+@pytest.mark.parametrize("written", [0, 1, 17])
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    manifest = Manifest(tmp_path, SETTINGS)
+    manifest.append(ok("a"))
+    plain = os.write
+
+    calls = iter([True])
+
+    def once_full(file: int, data: bytes) -> int:
+        if written and next(calls, False):
+            return plain(file, data[:written])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", once_full)
+    with pytest.raises(OSError, match="No space left"):
+        manifest.append(ok("b"))
+    monkeypatch.undo()
+    manifest.append(ok("c"))
+    manifest.close()
+    assert read(tmp_path, SETTINGS).finished == {"a", "c"}
+    assert (tmp_path / "manifest.jsonl").read_bytes().count(b"\n") == 3
+
+
+def test_undecodable_names(tmp_path: Path) -> None:
+    key = os.fsdecode(b"caf\xe9.jpg")
+    write(tmp_path, ok(key))
+    assert read(tmp_path, SETTINGS).finished == {key}

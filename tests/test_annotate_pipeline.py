@@ -1,0 +1,139 @@
+"""Loading, labelling and writing at once: order, bounds, errors from every thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fastsam_core.annotate.pipeline import Pipeline
+
+
+def groups_of(count: int, size: int, load: Callable[[int], int]) -> Iterator[list[Callable[[], int]]]:
+    for first in range(0, count, size):
+        yield [lambda number=number: load(number) for number in range(first, min(first + size, count))]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(1, 1), (2, 1), (3, 4), (8, 2)])
+def test_all_come_in_order_and_are_written(workers: int, batch: int) -> None:
+    written: list[int] = []
+    with Pipeline(
+        groups_of(50, batch, lambda number: number), written.append, workers=workers, batch=batch
+    ) as pipeline:
+        seen = []
+        for group in pipeline:
+            seen += group
+            for number in group:
+                pipeline.write(number)
+    assert seen == list(range(50))
+    assert sorted(written) == seen
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_few_images_exist_at_a_time(batch: int) -> None:
+    """However slow labelling and writing are."""
+    turn = threading.Lock()
+    alive = most = 0
+
+    def load(number: int) -> int:
+        nonlocal alive, most
+        with turn:
+            alive += 1
+            most = max(most, alive)
+        return number
+
+    def write(number: int) -> None:
+        nonlocal alive
+        time.sleep(0.002)
+        with turn:
+            alive -= 1
+
+    workers = 2
+    with Pipeline(groups_of(60, batch, load), write, workers=workers, batch=batch) as pipeline:
+        for group in pipeline:
+            for number in group:
+                pipeline.write(number)
+    # Waiting groups, one at hand, one that the feeder holds, and what is to be written.
+    assert alive == 0 and most <= 2 * workers + 4 * batch + 2 * workers + 1
+
+
+def test_stages_overlap() -> None:
+    """While one image is labelled, the next are loaded and the last is written: each waits for the others."""
+    loading, writing = threading.Event(), threading.Event()
+
+    def load(number: int) -> int:
+        if number == 1:
+            loading.set()
+        return number
+
+    def write(number: int) -> None:
+        writing.set()
+
+    with Pipeline(groups_of(3, 1, load), write, workers=1) as pipeline:
+        for group in pipeline:
+            if group == [0]:
+                assert loading.wait(10), "nothing is loaded while an image is labelled"
+            if group == [2]:
+                assert writing.wait(10), "nothing is written while an image is labelled"
+            pipeline.write(group[0])
+
+
+def test_an_error_while_writing_stops_the_loop() -> None:
+    def write(number: int) -> None:
+        if number == 3:
+            raise OSError("full")
+
+    seen = []
+    with (
+        pytest.raises(OSError, match="full"),
+        Pipeline(groups_of(10_000, 1, lambda number: number), write, workers=2) as pipeline,
+    ):
+        for group in pipeline:
+            seen += group
+            pipeline.write(group[0])
+    assert len(seen) < 100
+
+
+def test_an_error_of_the_last_write_is_not_lost() -> None:
+    def write(number: int) -> None:
+        time.sleep(0.02)
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"), Pipeline(groups_of(1, 1, lambda n: n), write, workers=1) as pipeline:
+        for group in pipeline:
+            pipeline.write(group[0])
+
+
+def test_errors_of_loading_and_feeding() -> None:
+    def load(number: int) -> int:
+        raise RuntimeError(f"load {number}")
+
+    with pytest.raises(RuntimeError, match="load 0"), Pipeline(groups_of(5, 1, load), print, workers=2) as pipeline:
+        list(pipeline)
+
+    def groups() -> Iterator[list[Callable[[], int]]]:
+        yield [lambda: 1]
+        raise RuntimeError("no more")
+
+    seen = []
+    with pytest.raises(RuntimeError, match="no more"), Pipeline(groups(), print, workers=2) as feeding:
+        for group in feeding:
+            seen.append(group)
+    assert seen == [[1]]
+
+
+def test_leaving_early_ends_all_threads() -> None:
+    before = threading.active_count()
+    written: list[int] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Pipeline(groups_of(10_000, 1, lambda number: number), written.append, workers=2) as pipeline,
+    ):
+        for group in pipeline:
+            pipeline.write(group[0])
+            if group == [5]:
+                raise KeyboardInterrupt
+    assert threading.active_count() == before
+    assert set(written) <= set(range(6))

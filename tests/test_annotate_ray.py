@@ -1,0 +1,130 @@
+"""Annotation on a cluster: what its inputs and workers do by themselves, and a real cluster that loses a node."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastsam_core
+from annotate_kills import detector, make_images, tiny_sam, tree
+from fastsam_core import auto_annotate
+from fastsam_core.annotate import AnnotateConfig
+from fastsam_core.annotate.manifest import Manifest
+from fastsam_core.annotate.preview import Preview
+from fastsam_core.distributed import annotate_ray, worker
+from fastsam_core.distributed.inputs import EncodedRows, FolderRows, hashes, kind_of
+from fastsam_core.distributed.worker import Worker
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray isn't installed: pip install 'ray[data]'")
+def test_a_cluster_that_loses_a_node(tmp_path: Path) -> None:
+    """Two nodes, one killed midway; then a folder that was begun elsewhere, parquet files and tar files."""
+    script = Path(__file__).with_name("annotate_cluster.py")
+    roots = [Path(fastsam_core.__file__).parents[1], script.parent, *map(Path, sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["images"] // 4 < report["lines when a node was killed"] < report["images"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[ray\]'"):
+        annotate_ray(tmp_path)
+
+
+def test_kinds_of_data(tmp_path: Path) -> None:
+    assert kind_of("s3://bucket/part-0.parquet") == kind_of(["a.PARQUET", "b.parquet"]) == "parquet"
+    assert kind_of("shards/000.tar") == "webdataset"
+    for name, kind in (("x.jpg", "folder"), ("x.parquet", "parquet"), ("x.tar", "webdataset")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / name).touch()
+        assert kind_of(folder) == kind
+
+
+def worker_for(folder: Path, reader: Any, images: Path | None = None, keys: tuple[str, ...] = ()) -> Worker:
+    folder.mkdir(exist_ok=True)
+    if not (folder / "manifest.jsonl").exists():
+        Manifest(folder, {}).close()
+    config = AnnotateConfig(detector, tiny_sam(), "cpu", formats=("yolo", "coco"))
+    return Worker(config, reader, str(folder), None if images is None else str(images), Preview(keys, 4), 1)
+
+
+def test_a_worker_writes_what_one_process_does(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    make_images(images, 5)
+    keys = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    whole = auto_annotate(images, detector, tiny_sam(), "cpu", formats=("yolo", "coco"), preview=4)
+    rows = {
+        "keys": [[os.fsencode(key)] for key in keys],
+        "names": [[os.fsencode(key[:-4])] for key in keys],
+        "done": [[key == keys[1]] for key in keys],
+    }
+    lines = worker_for(tmp_path / "out", FolderRows(str(images)), images, tuple(keys)).label(rows)
+    assert sorted(line["key"] for line in lines) == [keys[0], *keys[2:]]
+    written = {name: value for name, value in tree(tmp_path / "out").items() if not name.startswith(".partial")}
+    expected = tree(whole)
+    assert written == {name: expected[name] for name in written}
+    labels = [name for name in written if name.endswith((".txt", ".part"))]
+    assert len(labels) == 2 * 4 and any(name.startswith(".preview/") for name in written)
+
+
+def test_encoded_rows(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 4)
+    paths = sorted((tmp_path / "images").rglob("*.png"))
+    contents = [path.read_bytes() for path in paths]
+    reader = EncodedRows("parquet", "name", "image", {"b.png": "b-2"}, hashes(["c.png"]))
+    rows = {
+        "name": ["/a.png", "b.png", "c.png", "d.png"],
+        "image": [contents[0], {"bytes": contents[1]}, contents[2], b"broken"],
+    }
+    out = tmp_path / "out"
+    lines = {line["key"]: line for line in worker_for(out, reader).label(rows)}
+    assert sorted(lines) == ["a.png", "b.png", "d.png"]
+    assert [lines[key]["status"] for key in sorted(lines)] == ["ok", "ok", "error"]
+    assert sorted(path.name for path in out.glob("*.txt")) == ["a.txt", "b-2.txt"]
+
+    web = EncodedRows("webdataset", "__key__", "", {}, hashes([]))
+    samples = {
+        "__key__": ["001", "002", "003"],
+        "__url__": ["/data/shard-07.tar"] * 3,
+        "jpg": [None, contents[1], None],
+        "png": [contents[0], contents[1], None],
+    }
+    assert [line["key"] for line in worker_for(out, web).label(samples)] == ["shard-07/001.png", "shard-07/002.jpg"]
+    assert sorted(path.name for path in (out / "shard-07").iterdir()) == ["001.txt", "002.txt"]
+
+
+def test_images_that_kill_their_process(tmp_path: Path) -> None:
+    """Ray would start another one for ever."""
+    make_images(tmp_path / "images", 1)
+    (path,) = (tmp_path / "images").rglob("*.png")
+    rows = {"name": ["a.png"], "image": [path.read_bytes()]}
+    reader = EncodedRows("parquet", "name", "image", {}, hashes([]))
+    for _ in range(worker._ATTEMPTS):
+        child = os.fork()
+        if child == 0:
+            made = worker_for(tmp_path / "out", reader)
+            made._work.run = lambda *_: os._exit(9)  # type: ignore[method-assign]
+            made.label(rows)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    last = worker_for(tmp_path / "out", reader)
+    with pytest.raises(RuntimeError, match=r"5 processes died .* from a\.png on"):
+        last.label(rows)
+    assert [line["status"] for line in last.label(rows)] == ["ok"], "the count starts again once it has been told"
+
+
+def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError, match="shared storage"):
+        Worker(AnnotateConfig(None), FolderRows("/"), str(tmp_path / "out"), None, Preview((), 0), 1)

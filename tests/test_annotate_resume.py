@@ -1,0 +1,310 @@
+"""Runs that stop, in every way, and go on; and folders that must not be written to."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastsam_core
+from annotate_kills import TINY, detector, make_images, recorded, tiny_sam, tree
+from fastsam_core import SAM, auto_annotate, cli
+from fastsam_core.annotate import files
+from fastsam_core.models import checkpoint, registry
+
+SAME = "annotate_kills.detector"
+
+
+@pytest.fixture(scope="module")
+def sam() -> SAM:
+    return tiny_sam()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Twelve pictures in three folders."""
+    make_images(tmp_path / "images", 12)
+    return tmp_path / "images"
+
+
+class CountingDetector:
+    """The detector of the generated pictures, which counts what it is asked for. fingerprint: what it passes for."""
+
+    def __init__(self, fingerprint: str | None = None) -> None:
+        self.calls = 0
+        self.fingerprint = fingerprint
+
+    def __call__(self, image: np.ndarray) -> Any:
+        self.calls += 1
+        return detector(image)
+
+
+@pytest.mark.slow
+def test_kills_crashes_and_shares_change_nothing(tmp_path: Path) -> None:
+    """30 runs killed at random moments, one that dies at each step that touches the disk, three at once."""
+    script = Path(__file__).with_name("annotate_kills.py")
+    roots = [Path(fastsam_core.__file__).parents[1], *map(Path, sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    progress = report["label files after each kill"]
+    assert len(progress) == 30 and any(0 < count < 88 for count in progress), "no kill fell into the work"
+    assert report["recorded by shares"] == 90 and report["crash points"] > 10
+
+
+def test_a_second_run_does_nothing_again(sam: SAM, images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counting = CountingDetector()
+    target = auto_annotate(images, counting, sam)
+    before = tree(target)
+    assert counting.calls == 12
+    with caplog.at_level(logging.INFO, logger="fastsam_core"):
+        assert auto_annotate(images, counting, sam) == target
+    assert counting.calls == 12 and tree(target) == before
+    assert "12 label files" in caplog.text and "all done before" in caplog.text
+
+
+def test_files_that_are_gone_and_images_that_are_new(sam: SAM, images: Path) -> None:
+    counting = CountingDetector()
+    target = auto_annotate(images, counting, sam)
+    before = tree(target)
+    (target / "a" / "00003.txt").unlink()
+    shutil.rmtree(target / "b")
+    auto_annotate(images, counting, sam)
+    assert tree(target) == before and counting.calls == 12 + 1 + 4
+    shutil.copy(images / "a" / "00000.png", images / "new.png")
+    auto_annotate(images, counting, sam)
+    assert counting.calls == 18 and (target / "new.txt").read_text() == (target / "a" / "00000.txt").read_text()
+    assert set(recorded(target).values()) == {1, 2}
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_an_interruption(sam: SAM, images: Path, tmp_path: Path, batch: int) -> None:
+    """Ctrl-C within the detector: what was written is recorded, and the rest follows."""
+    expected = tree(auto_annotate(images, detector, sam, output_dir=tmp_path / "whole", batch=batch))
+    calls = 0
+
+    def interrupted(image: np.ndarray) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise KeyboardInterrupt
+        return detector(image)
+
+    interrupted.fingerprint = SAME  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        auto_annotate(images, interrupted, sam, output_dir=tmp_path / "out", batch=batch)
+    done = len(list((tmp_path / "out").rglob("*.txt")))
+    assert done == recorded(tmp_path / "out").total() < 7
+    assert not (tmp_path / "out" / ".partial").exists()
+    auto_annotate(images, detector, sam, output_dir=tmp_path / "out", batch=batch)
+    assert tree(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("part", ["label", "manifest"])
+def test_a_disk_that_takes_no_more(
+    sam: SAM, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, part: str
+) -> None:
+    expected = tree(auto_annotate(images, detector, sam, output_dir=tmp_path / "whole"))
+    left = 5
+
+    def limited(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(number, os.strerror(number))
+            return plain(*arguments, **options)
+
+        return write
+
+    if part == "label":
+        monkeypatch.setattr(files, "atomic_path", limited(files.atomic_path))
+    else:
+        monkeypatch.setattr(os, "write", limited(os.write))
+    with pytest.raises(OSError, match=r"/out[.:].*What is done is recorded.* goes on") as caught:
+        auto_annotate(images, detector, sam, output_dir=tmp_path / "out")
+    assert caught.value.errno == number
+    assert ("no space is left" in str(caught.value)) == (number == errno.ENOSPC)
+    monkeypatch.undo()
+    assert 0 < recorded(tmp_path / "out").total() < 12
+    auto_annotate(images, detector, sam, output_dir=tmp_path / "out")
+    assert tree(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"conf": 0.6}, "conf was 0.25 and is 0.6"),
+        ({"formats": ["yolo", "png"]}, r'formats was \["yolo"\] and is \["yolo", "png"\]'),
+        ({"min_area": 5}, r"min_area was 0\.0 and is 5\.0"),
+        ({"det_model": CountingDetector()}, r"annotate_kills\.detector.*CountingDetector"),
+        ({"det_model": None}, r"det_model was .* and is null"),
+    ],
+)
+def test_other_settings_need_another_folder(sam: SAM, images: Path, changed: dict[str, Any], said: str) -> None:
+    options = {"det_model": detector, **changed}
+    target = auto_annotate(images, detector, sam)
+    before = tree(target)
+    with pytest.raises(ValueError, match=said):
+        auto_annotate(images, sam_model=sam, **options)
+    assert tree(target) == before
+    if "conf" in changed:
+        auto_annotate(images, sam_model=sam, **options, resume=False)
+        assert recorded(target).total() == 12
+
+
+def test_other_weights_and_other_images_need_another_folder(images: Path, sam: SAM, tmp_path: Path) -> None:
+    target = auto_annotate(images, detector, sam)
+    other = tiny_sam()
+    other.model.image_encoder.pos_embed.data += 1
+    with pytest.raises(ValueError, match=r"sam_model was .*sam_b sha256:\w+.* and is .*sam_b sha256:\w+"):
+        auto_annotate(images, detector, other)
+    shutil.copytree(images, tmp_path / "second")
+    with pytest.raises(ValueError, match=r"data was .*images.* and is .*second"):
+        auto_annotate(tmp_path / "second", detector, sam, output_dir=target)
+    # Moved together, they are the same.
+    (tmp_path / "moved").mkdir()
+    images.rename(tmp_path / "moved" / "images")
+    target.rename(tmp_path / "moved" / target.name)
+    counting = CountingDetector(SAME)
+    auto_annotate(tmp_path / "moved" / "images", counting, sam)
+    assert counting.calls == 0
+
+
+def test_labels_that_no_run_wrote_are_not_replaced(sam: SAM, images: Path, tmp_path: Path) -> None:
+    """People keep their own labels in a folder called labels."""
+    own = tmp_path / "labels" / "a" / "00003.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("0 0.1 0.1 0.2 0.2 0.3 0.1\n")
+    with pytest.raises(ValueError, match=r"labels of 1 of the images, such as a/00003\.txt.*resume=False"):
+        auto_annotate(images, detector, sam, output_dir=tmp_path / "labels")
+    assert own.read_text() == "0 0.1 0.1 0.2 0.2 0.3 0.1\n"
+    assert [path for path in (tmp_path / "labels").rglob("*") if path.is_file()] == [own]
+    auto_annotate(images, detector, sam, output_dir=tmp_path / "labels", resume=False)
+    assert own.read_text() != "0 0.1 0.1 0.2 0.2 0.3 0.1\n"
+
+
+def test_starting_afresh_forgets_all_shares(sam: SAM, images: Path) -> None:
+    for share in range(2):
+        target = auto_annotate(images, detector, sam, shard=f"{share}/2")
+    before = tree(target)
+    assert len(list(target.glob("manifest-*.jsonl"))) == 2
+    auto_annotate(images, detector, sam, resume=False)
+    assert [path.name for path in target.glob("manifest*.jsonl")] == ["manifest.jsonl"]
+    assert tree(target) == before
+
+
+def test_the_last_share_writes_what_belongs_to_all(
+    sam: SAM, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"formats": ["yolo", "coco"], "output_dir": tmp_path / "out"}
+    expected = tree(auto_annotate(images, detector, sam, formats=["yolo", "coco"], output_dir=tmp_path / "whole"))
+    with caplog.at_level(logging.INFO, logger="fastsam_core"):
+        auto_annotate(images, detector, sam, shard="2/3", **options)
+    assert "belong to other shares" in caplog.text
+    auto_annotate(images, detector, sam, shard="0/3", **options)
+    assert not (tmp_path / "out" / "coco.json").exists() and not (tmp_path / "out" / "preview.jpg").exists()
+    auto_annotate(images, detector, sam, shard="1/3", **options)
+    assert tree(tmp_path / "out") == expected
+    assert recorded(tmp_path / "out") == recorded(tmp_path / "whole")
+    # One run without shares takes all of it as done.
+    counting = CountingDetector(SAME)
+    auto_annotate(images, counting, sam, **options)
+    assert counting.calls == 0
+
+
+def test_a_job_without_its_own_arguments(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        target = auto_annotate(images, detector, sam)
+    assert recorded(target).total() == 12
+    assert sorted(path.name for path in target.glob("manifest*")) == ["manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl"]
+
+
+@pytest.fixture
+def checkpoint_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The tiny model as a file, for the command line."""
+    monkeypatch.setitem(registry.MODELS, "sam_b", TINY)
+    checkpoint._expected.cache_clear()
+    torch.save(tiny_sam().model.state_dict(), tmp_path / "tiny.pt")
+    yield tmp_path / "tiny.pt"
+    checkpoint._expected.cache_clear()
+
+
+def test_bad_images_do_not_change_the_exit_status(
+    tmp_path: Path, checkpoint_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, target = tmp_path / "images", tmp_path / "out"
+    make_images(images, 3)
+    good = (images / "a" / "00000.png").read_bytes()
+    (images / "a" / "00000.png").write_bytes(good[:100])
+    (images / "empty.jpg").write_bytes(b"")
+    line = ["annotate", f"data={images}", f"model={checkpoint_file}", f"output_dir={target}", "shard=0/1"]
+    assert cli.main(line) == 0
+    said = capsys.readouterr()
+    assert "2 label files" in said.out and "2 skipped" in said.out and "the file is empty" in said.out
+    lines = [json.loads(text) for text in (target / "manifest.jsonl").read_text().splitlines()]
+    failed = {one["key"]: one["error"] for one in lines if one.get("status") == "error"}
+    assert set(failed) == {"a/00000.png", "empty.jpg"} and "damaged" in failed["a/00000.png"]
+    # They are tried again, recorded once, and taken in when they have been mended.
+    assert cli.main(line) == 0
+    assert recorded(target).total() == 4
+    (images / "empty.jpg").write_bytes(good)
+    assert cli.main(line) == 0
+    assert "3 label files" in capsys.readouterr().out and (target / "empty.txt").exists()
+
+
+def test_stopping_at_the_first_bad_image(sam: SAM, images: Path) -> None:
+    (images / "a" / "00000.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a/00000\.png: not a picture"):
+        auto_annotate(images, detector, sam, on_error="raise")
+    with pytest.raises(ValueError, match="accepted: skip, raise"):
+        auto_annotate(images, detector, sam, on_error="ignore")
+
+
+def test_one_image_that_the_detector_fails_on(sam: SAM, images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def moody(image: np.ndarray) -> Any:
+        if image.shape == shape:
+            raise RuntimeError("not this one")
+        return detector(image)
+
+    from fastsam_core.sources import read_image
+
+    shape = read_image(images / "c" / "00005.png").shape
+    target = auto_annotate(images, moody, sam, batch=4)
+    assert not (target / "c" / "00005.txt").exists()
+    assert recorded(target)["c/00005.png", "error"] == 1 and recorded(target).total() == 12
+    assert "RuntimeError: not this one" in caplog.text
+    with pytest.raises(RuntimeError, match="not this one"):
+        auto_annotate(images, moody, sam, batch=4, on_error="raise")
+
+
+@pytest.mark.parametrize("count", [4, 30])
+def test_a_detector_that_always_fails(sam: SAM, tmp_path: Path, count: int) -> None:
+    """The first error is raised, after all of a few images, and after ten of many."""
+    make_images(tmp_path / "images", count)
+    calls = 0
+
+    def broken(image: np.ndarray) -> Any:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError(f"failure {calls}")
+
+    with pytest.raises(RuntimeError, match=r"failure 1$"):
+        auto_annotate(tmp_path / "images", broken, sam)
+    assert calls == min(count, 10)

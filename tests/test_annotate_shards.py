@@ -1,0 +1,89 @@
+"""Shares of the images: spelling, environment, and a hash that never changes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastsam_core.annotate.shards import WHOLE, Shard, from_environment, local_rank, read_shard, stable_hash
+
+
+@pytest.mark.parametrize("given_as", ["2/8", " 2 / 8 ", (2, 8), [2, 8]])
+def test_spellings(given_as: Any) -> None:
+    assert read_shard(given_as) == Shard(2, 8)
+    assert str(read_shard(given_as)) == "2/8"
+
+
+@pytest.mark.parametrize(
+    ("given_as", "error", "said"),
+    [
+        ("8/8", ValueError, "counted from 0"),
+        ("0/0", ValueError, "no share 0 of 0"),
+        ("-1/4", ValueError, '"0/8" for the first of eight'),
+        ("1", ValueError, "shard='1'"),
+        ("a/b", ValueError, "accepted"),
+        (3, TypeError, "int"),
+        ((1.0, 2), TypeError, "accepted"),
+        ((True, 2), TypeError, "accepted"),
+    ],
+)
+def test_mistakes(given_as: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=re.escape(said)):
+        read_shard(given_as)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, WHOLE),
+        ({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "9"}, Shard(3, 4)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, WHOLE),
+        ({"RANK": "3"}, WHOLE),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, Shard(1, 4)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2"}, Shard(1, 2)),
+        ({"SLURM_NTASKS": "4"}, WHOLE),
+        # A batch script that starts Python itself: one process for all tasks.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}, WHOLE),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH", "SLURM_STEP_ID": "0"}, Shard(2, 4)),
+        # Elements of a job array may have other folders.
+        ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "5"}, WHOLE),
+    ],
+)
+def test_environment(environment: dict[str, str], expected: Shard) -> None:
+    assert from_environment(environment) == expected
+    assert read_shard(None, environment) == expected
+    assert read_shard("0/1", environment) == WHOLE
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "4", "WORLD_SIZE": "4"}, {"SLURM_PROCID": "x", "SLURM_NTASKS": "4"}])
+def test_environments_that_name_no_share(environment: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r'in the environment.*shard="0/1"'):
+        from_environment(environment)
+
+
+def test_local_rank() -> None:
+    assert local_rank({"LOCAL_RANK": "2"}) == 2
+    assert local_rank({"SLURM_LOCALID": "1"}) == 1
+    assert local_rank({}) is None
+
+
+def test_the_hash_is_the_same_everywhere() -> None:
+    """Values that were computed once: another one would divide a half-done data set anew."""
+    assert stable_hash("a/b.jpg") == 0x67ED673B4D9FCCAE
+    assert stable_hash("\udcff.jpg") == stable_hash(b"\xff.jpg".decode("utf-8", "surrogateescape"))
+
+
+@given(st.lists(st.text(max_size=30), max_size=50), st.integers(1, 7))
+def test_each_key_is_in_one_share(keys: list[str], count: int) -> None:
+    shares = [Shard(index, count) for index in range(count)]
+    assert all(sum(key in share for share in shares) == 1 for key in keys)
+
+
+def test_shares_are_of_about_one_size() -> None:
+    keys = [f"folder/{index:06}.jpg" for index in range(20_000)]
+    sizes = [sum(key in Shard(index, 8) for key in keys) for index in range(8)]
+    assert min(sizes) > 2300 and max(sizes) < 2700

@@ -1,0 +1,115 @@
+"""From sources to keys: walking, naming, what is left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastsam_core.annotate.worklist import label_names, list_files, walk
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def test_a_folder_is_walked_with_its_sub_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a/x.PNG", "a/c/y.webp", "a/notes.txt", ".hidden/z.jpg", ".z.jpg", "clip.mp4")
+    files = list_files(tmp_path)
+    assert files is not None
+    assert files.keys == ["a/c/y.webp", "a/x.PNG", "b.jpg", "clip.mp4"]
+    assert files.path("a/x.PNG") == str(tmp_path / "a" / "x.PNG")
+    assert [files.name(key) for key in files.keys] == ["a/c/y", "a/x", "b", "clip"]
+
+
+def test_what_is_written_is_not_read_again(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "labels/png/b.png")
+    files = list_files(tmp_path, tmp_path / "labels")
+    assert files is not None and files.keys == ["b.jpg"]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "elsewhere/b.jpg")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "images" / "more")
+    os.symlink(tmp_path / "images", tmp_path / "images" / "round")
+    os.symlink(tmp_path / "images", tmp_path / "elsewhere" / "back")
+    assert walk(str(tmp_path / "images")) == ["a.jpg", "more/b.jpg"]
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a/notes.txt")
+    with pytest.raises(FileNotFoundError, match=r"no image or video in the folder .* or below it"):
+        list_files(tmp_path)
+
+
+def test_patterns_and_lists_have_keys_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "set/a/1.jpg", "set/b/1.jpg", "set/b/2.jpg", "other/3.jpg")
+    pattern = list_files(str(tmp_path / "set" / "**" / "*.jpg"))
+    assert pattern is not None and pattern.root == str(tmp_path / "set")
+    assert pattern.keys == ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
+    # The root is where the pattern's fixed part ends, whatever else matches.
+    fewer = list_files(str(tmp_path / "set" / "**" / "2.jpg"))
+    assert fewer is not None and fewer.keys == ["b/2.jpg"]
+    (tmp_path / "set" / "list.txt").write_text("a/1.jpg\nb/1.jpg\nb/1.jpg\n")
+    listed = list_files(tmp_path / "set" / "list.txt")
+    assert listed is not None and listed.root == str(tmp_path / "set") and listed.keys == ["a/1.jpg", "b/1.jpg"]
+    chosen = list_files([tmp_path / "other" / "3.jpg", str(tmp_path / "set" / "b" / "2.jpg")])
+    assert chosen is not None and chosen.root == str(tmp_path) and chosen.keys == ["other/3.jpg", "set/b/2.jpg"]
+    monkeypatch.chdir(tmp_path / "set")
+    assert (relative := list_files("*/1.jpg")) is not None and relative.keys == ["a/1.jpg", "b/1.jpg"]
+    one = list_files(tmp_path / "other" / "3.jpg")
+    assert one is not None and one.keys == ["3.jpg"]
+
+
+def test_other_sources_are_no_files(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    assert list_files([picture]) is None
+    assert list_files(picture) is None
+    assert list_files(["https://example.org/a.jpg", str(tmp_path / "a.jpg")]) is None
+    assert list_files("rtsp://camera/1") is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["a.jpg", "a.png", "b.jpg"], {"a.png": "a-2"}),
+        (["a-2.jpg", "a.jpg", "a.png"], {"a.png": "a-3"}),
+        (["A.jpg", "a.png"], {"a.png": "a-2"}),
+        (["x/a.jpg", "y/a.jpg"], {}),
+        (["A/x.jpg", "a/x.jpg"], {"a/x.jpg": "a/x-2"}),
+        (["clip.avi", "clip.jpg", "clip.mp4"], {"clip.mp4": "clip-2"}),
+        (["clip.mp4", "clip_0.jpg"], {"clip.mp4": "clip-2"}),
+        (["a.b.jpg", "a.jpg"], {}),
+    ],
+)
+def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None:
+    assert label_names(keys) == expected
+
+
+@given(
+    st.sets(
+        st.builds(
+            lambda folder, stem, suffix: f"{folder}{stem}{suffix}",
+            st.sampled_from(["", "a/", "A/", "a/b/"]),
+            st.sampled_from(["x", "X", "x-2", "x-3", "x_1", "y"]),
+            st.sampled_from([".jpg", ".png", ".JPG", ".mp4", ".avi"]),
+        ),
+        max_size=30,
+    )
+)
+def test_no_two_images_have_one_name(keys: set[str]) -> None:
+    """Frames of videos included, and on file systems that ignore case."""
+    renamed = label_names(sorted(keys))
+    taken: list[str] = []
+    for key in sorted(keys):
+        name = renamed.get(key, os.path.splitext(key)[0]).casefold()
+        is_clip = key.lower().endswith((".mp4", ".avi"))
+        taken += [f"{name}_{frame}" for frame in range(3)] if is_clip else [name]
+    assert len(set(taken)) == len(taken)

@@ -1,0 +1,155 @@
+"""`Annotator` on batches of rows: dicts, data frames, tables, iterators; pickled; through processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from annotate_kills import detector, make_images, tiny_sam
+from fastsam_core import Annotator, auto_annotate
+from fastsam_core.annotate import AnnotateConfig
+from fastsam_core.sources import read_image
+
+FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    make_images(tmp_path / "images", 3)
+    return sorted((tmp_path / "images").rglob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def config() -> AnnotateConfig:
+    return AnnotateConfig(detector, tiny_sam(), "cpu", formats=FORMATS)
+
+
+def test_a_batch_holds_what_the_files_hold(images: list[Path], config: AnnotateConfig) -> None:
+    target = auto_annotate(images[0].parents[1], detector, config.sam_model, "cpu", formats=FORMATS)
+    made = Annotator(config)({"path": [str(path) for path in images]})
+    assert list(made) == ["path", "width", "height", "objects", "error", *FORMATS]
+    for row, path in enumerate(images):
+        stem = path.relative_to(images[0].parents[1]).with_suffix("").as_posix()
+        assert made["path"][row] == str(path) and made["error"][row] == ""
+        assert (made["height"][row], made["width"][row]) == read_image(path).shape[:2]
+        assert made["yolo"][row] == (target / f"{stem}.txt").read_text()
+        assert made["png"][row] == (target / "png" / f"{stem}.png").read_bytes()
+        written = json.loads((target / "sa1b" / f"{stem}.json").read_text())
+        assert json.loads(made["sa1b"][row])["annotations"] == written["annotations"]
+        assert len(json.loads(made["coco"][row])["annotations"]) == made["objects"][row] == len(written["annotations"])
+
+
+def test_pixels_come_in_several_ways(images: list[Path], config: AnnotateConfig) -> None:
+    annotator = Annotator(config)
+    names = [path.name for path in images]  # no files of this folder: the pixels are taken
+    expected = annotator({"path": [str(path) for path in images]})["yolo"].tolist()
+    rgb = [read_image(path)[..., ::-1] for path in images]
+    column = np.empty(len(rgb), object)
+    column[:] = rgb
+    for pixels in (
+        {"bytes": [path.read_bytes() for path in images]},
+        {"image": [path.read_bytes() for path in images]},
+        {"image": [{"bytes": path.read_bytes(), "path": None} for path in images]},
+        {"image": column},
+    ):
+        assert annotator({"path": names, **pixels})["yolo"].tolist() == expected
+
+
+def test_bad_rows_say_why(images: list[Path], config: AnnotateConfig, tmp_path: Path) -> None:
+    made = Annotator(config)(
+        {"path": [str(images[0]), str(tmp_path / "missing.png"), "c"], "bytes": [None, None, b"x"]}
+    )
+    assert made["error"][0] == "" and "no such file" in made["error"][1] and "not a picture" in made["error"][2]
+    assert made["objects"].tolist()[1:] == [0, 0] and made["yolo"].tolist()[1:] == ["", ""]
+
+    def failing(image: np.ndarray) -> Any:
+        raise RuntimeError("not today")
+
+    broken = Annotator(config.replaced(det_model=failing))
+    assert broken({"path": [str(path) for path in images]})["error"].tolist() == ["RuntimeError: not today"] * 3
+    with pytest.raises(RuntimeError, match="not today"):
+        for _ in range(3):
+            broken({"path": [str(path) for path in images]})
+
+
+def test_data_frames_tables_and_iterators(images: list[Path], config: AnnotateConfig) -> None:
+    annotator = Annotator(config)
+    expected = annotator({"path": [str(path) for path in images]})["yolo"].tolist()
+    parts = iter([{"path": [str(path)]} for path in images])
+    made = annotator(parts)
+    assert next(made)["yolo"].tolist() == expected[:1], "one batch at a time"
+    assert [next(made)["yolo"][0] for _ in range(2)] == expected[1:]
+
+
+def test_a_data_frame(images: list[Path], config: AnnotateConfig) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas isn't installed")
+    annotator = Annotator(config)
+    frame = pandas.DataFrame({"path": [str(path) for path in images], "bytes": [path.read_bytes() for path in images]})
+    made = annotator(frame)
+    assert isinstance(made, pandas.DataFrame) and (made["error"] == "").all()
+    assert list(made.columns) == [column.split()[0] for column in annotator.schema.split(", ")]
+    assert [len(one) for one in annotator(iter([frame, frame]))] == [3, 3]
+
+
+def test_a_table(images: list[Path], config: AnnotateConfig) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow isn't installed")
+    table = pyarrow.table({"path": [str(path) for path in images], "bytes": [path.read_bytes() for path in images]})
+    made = Annotator(config)(table)
+    assert isinstance(made, pyarrow.Table) and made["error"].to_pylist() == ["", "", ""]
+
+
+def test_columns_in_sparks_words(config: AnnotateConfig) -> None:
+    assert Annotator(config).schema == (
+        "path string, width int, height int, objects int, error string, yolo string, coco string, sa1b string, "
+        "labelme string, png binary"
+    )
+
+
+@pytest.mark.parametrize("batch", [{"file": ["a"]}, {}])
+def test_missing_columns(batch: dict[str, Any], config: AnnotateConfig) -> None:
+    with pytest.raises(ValueError, match="needs the column path"):
+        Annotator(config)(batch)
+
+
+def test_other_batches(config: AnnotateConfig) -> None:
+    with pytest.raises(TypeError, match="a batch is a dict of columns"):
+        Annotator(config)(["a.jpg"])
+
+
+def test_no_rows(config: AnnotateConfig) -> None:
+    assert {len(column) for column in Annotator(config)({"path": []}).values()} == {0}
+
+
+def test_it_is_small_and_lazy_until_it_is_used(images: list[Path]) -> None:
+    annotator = Annotator({"det_model": "missing.pt", "sam_model": "missing_too.pt"})
+    assert len(pickle.dumps(annotator)) < 1000, "names travel, not weights"
+    with pytest.raises(FileNotFoundError):
+        annotator({"path": [str(images[0])]})
+
+
+def test_pickling_drops_what_was_loaded(images: list[Path], config: AnnotateConfig) -> None:
+    annotator = Annotator(config)
+    before = annotator({"path": [str(images[0])]})["yolo"][0]
+    copy = pickle.loads(pickle.dumps(annotator))
+    assert copy._models is None and annotator._models is not None
+    assert copy({"path": [str(images[0])]})["yolo"][0] == before
+    assert copy.settings() == annotator.settings()
+
+
+def _in_another_process(annotator: Annotator, path: str) -> tuple[str, dict[str, Any]]:
+    return annotator({"path": [path]})["yolo"][0], annotator.settings()
+
+
+def test_another_process(images: list[Path], config: AnnotateConfig) -> None:
+    """Spawned, so that nothing but the pickle gets there."""
+    annotator = Annotator(config)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        text, settings = pool.apply(_in_another_process, (annotator, str(images[0])))
+    assert text == annotator({"path": [str(images[0])]})["yolo"][0]
+    assert settings == annotator.settings()

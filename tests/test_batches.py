@@ -1,0 +1,162 @@
+"""`batch=`: pictures that the image encoder takes together; everything else as if they had come one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import SAM, Predictor
+from fastsam_core import rle as coco
+from fastsam_core.config import Config
+from fastsam_core.picture import Picture, encode_together
+from fastsam_core.sources import Item, Source
+from small_model import FEW, QUIET, bgr_picture, small_model
+
+BOXES = [[4.0, 6.0, 25.0, 20.0], [10.0, 8.0, 28.0, 38.0]]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    """Five pictures of different sizes, all of their own."""
+    shapes = [(40, 60), (50, 30), (41, 60), (128, 128), (200, 90)]
+    return [np.roll(bgr_picture(*shape), 7 * i, axis=1) for i, shape in enumerate(shapes)]
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(overrides={"model": small_model(), **QUIET})
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal but for float rounding, which moves a mask's border by a pixel here and there."""
+    masks = [np.stack([coco.decode(m) for m in result.masks.rle]) for result in (one, other)]
+    return (
+        one.path == other.path
+        and one.orig_shape == other.orig_shape
+        and torch.allclose(one.predicted_iou, other.predicted_iou, atol=1e-4)
+        and torch.equal(one.boxes.cls, other.boxes.cls)
+        and float((masks[0] != masks[1]).mean()) < 1e-3
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_results_are_those_of_one_by_one(predictor: Predictor, pictures: list[np.ndarray], size: int) -> None:
+    batches = predictor.args.model.batches
+    single = predictor(pictures, bboxes=BOXES)
+    assert batches == [1] * 5
+    batches.clear()
+    together = predictor(pictures, bboxes=BOXES, batch=size)
+    assert batches == [size] * (5 // size) + [5 % size] * (5 % size > 0)
+    assert all(map(same, together, single)) and len(together) == 5
+    assert all(result.speed["preprocess"] > 0 and result.speed["inference"] > 0 for result in together)
+
+
+def test_through_sam_and_with_nothing_to_go_by(pictures: list[np.ndarray]) -> None:
+    sam = SAM(small_model())
+    single = sam(pictures, **QUIET, **FEW)
+    sam.model.batches.clear()
+    together = sam(pictures, **QUIET, **FEW, batch=8)
+    assert sam.model.batches == [5] and all(map(same, together, single))
+    sam.model.batches.clear()
+    crops = sam(pictures[:2], **QUIET, **FEW, batch=2, crop_n_layers=1)
+    assert sam.model.batches == [2] + [1] * 8 and [len(result) > 0 for result in crops] == [True, True]
+
+
+def test_embeddings_are_those_of_one_by_one(pictures: list[np.ndarray]) -> None:
+    model = small_model()
+    model.set_image_size(128)
+    alone = [Picture(image, "") for image in pictures]
+    for picture in alone:
+        picture.prepared(model)
+    together = [Picture(image, "") for image in pictures]
+    together[1].features = torch.zeros(1, 128, 8, 8)  # given, and so not to be computed
+    model.batches.clear()
+    encode_together(model, together, None)
+    encode_together(model, together, None)
+    assert model.batches == [4]
+    for i, (one, other) in enumerate(zip(alone, together, strict=True)):
+        if i != 1:
+            torch.testing.assert_close(one.features, other.features, atol=1e-5, rtol=1e-5)
+    assert not together[1].features.any()
+
+
+def test_no_more_than_a_batch_is_read_ahead(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[np.ndarray]:
+        for i in range(7):
+            taken.append(i)
+            yield pictures[i % 5]
+
+    for i, result in enumerate(predictor(source(), stream=True, bboxes=BOXES, batch=3)):
+        assert result.path == f"image{i}.jpg"
+        assert len(taken) == min(7, 3 * (i // 3 + 1))
+    assert taken == list(range(7))
+    assert max(predictor.args.model.batches) == 3
+
+
+def test_broken_pictures_are_left_out_of_a_batch(
+    predictor: Predictor, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    import cv2
+
+    for i, image in enumerate(pictures):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    (tmp_path / "0a.png").write_bytes(b"broken")
+    found = predictor(tmp_path, bboxes=BOXES, batch=2)
+    assert [Path(result.path).name for result in found] == [f"{i}.png" for i in range(5)]
+    assert predictor.args.model.batches == [2, 2, 1]
+
+
+def test_an_error_comes_after_the_results_of_what_precedes_it(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+    def source() -> Iterator[Any]:
+        yield pictures[0]
+        yield pictures[1]
+        yield 3.5
+
+    results = predictor(source(), stream=True, bboxes=BOXES, batch=8)
+    assert [next(results).orig_shape, next(results).orig_shape] == [(40, 60), (50, 30)]
+    with pytest.raises(TypeError, match="float"):
+        next(results)
+
+
+def test_without_objects_nothing_is_encoded(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+    found = predictor(pictures, bboxes=[], batch=4)
+    assert [result.masks for result in found] == [None] * 5 and predictor.args.model.batches == []
+
+
+def test_events_come_for_each_picture(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+    seen: list[Any] = []
+    predictor.add_callback("on_predict_batch_start", lambda running: seen.append(running.batch[0]))
+    predictor.add_callback(
+        "on_predict_postprocess_end", lambda running: seen.append([result.path for result in running.results])
+    )
+    predictor(pictures[:3], bboxes=BOXES, batch=3)
+    assert seen == [[f"image{i}.jpg"] for i in (0, 0, 1, 1, 2, 2)]
+
+
+def test_frames_of_live_streams_don_t_wait_for_one_another(
+    predictor: Predictor, pictures: list[np.ndarray], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastsam_core import predictor as module
+    from fastsam_core._log import warn_once
+
+    warn_once.cache_clear()
+    given = 0
+
+    def frames() -> Iterator[Item]:
+        nonlocal given
+        for i in range(3):
+            given += 1
+            yield Item(pictures[0], "camera", frame=i, kind="stream")
+
+    monkeypatch.setattr(module, "load_sources", lambda *_, **__: Source("stream", frames))
+    for count, _ in enumerate(predictor(0, stream=True, bboxes=BOXES, batch=4), start=1):
+        assert given == count
+    assert "batch has no effect on live streams" in caplog.text
+    assert Config().batch == 1

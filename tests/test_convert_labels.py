@@ -1,0 +1,107 @@
+"""`convert_labels` and `fastsam convert`: what they say, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastsam_core.cli import main
+from fastsam_core.formats import convert_labels, open_writer, read_labels
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A YOLO data set of three images, the last of which has no label file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("1", "2", "sub/3"):
+        (tmp_path / "data" / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10)).save(f"data/images/{name}.png")
+    (tmp_path / "data" / "labels").mkdir()
+    Path("data/labels/1.txt").write_text("0 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6\n1 0.5 0.5 0.2 0.4\n")
+    Path("data/labels/2.txt").write_text("")
+    Path("data/data.yaml").write_text("names: [cat, dog]\n")
+    return tmp_path
+
+
+def run(line: str) -> int:
+    return main(shlex.split(line))
+
+
+def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("convert data=data from=yolo to=coco output=out/labels.json polygons=True") == 0
+    assert "3 images, 2 objects; saved to out/labels.json" in capsys.readouterr().out
+    document = json.loads(Path("out/labels.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["1.png", "2.png", "sub/3.png"]
+    assert [one["name"] for one in document["categories"]] == ["cat", "dog"]
+    assert document["annotations"][0]["segmentation"] == [[2, 1, 12, 1, 12, 6, 2, 6]]
+    assert document["annotations"][1]["bbox"] == pytest.approx([8, 3, 4, 4])
+
+    assert run("convert --data out/labels.json --from coco --to yolo --output back --images data/images") == 0
+    assert Path("back/1.txt").read_text() == Path("data/labels/1.txt").read_text()
+    assert Path("back/2.txt").read_text() == Path("back/sub/3.txt").read_text() == ""
+    assert Path("back/data.yaml").read_text().endswith('names:\n  0: "cat"\n  1: "dog"\n')
+
+    assert run("convert data=out/labels.json from=coco to=labelmap output=maps values=class") == 0
+    assert "3 images, 1 objects; 1 left out, which labelmap can't hold; saved to maps" in capsys.readouterr().out
+    drawn = np.asarray(Image.open("maps/1.png"))
+    assert drawn.sum() == 10 * 5 and drawn[1, 2] == 1
+
+
+def test_names_and_images_as_arguments(place: Path) -> None:
+    assert run("""convert data=data/labels images=data/images names="['a','b']" from=yolo to=labelme output=me""") == 0
+    document = json.loads(Path("me/1.json").read_text())
+    assert [shape["label"] for shape in document["shapes"]] == ["a", "b"]
+    assert document["imagePath"] == "../data/images/1.png"
+    done = convert_labels("data", "sa", from_="yolo", to="sa1b", names={0: "x"}, progress=True)
+    assert (done.images, done.objects, done.left_out) == (3, 1, 1)
+    # SA-1B names no classes of its own accord.
+    assert convert_labels("sa", "c.json", from_="sa1b", to="coco", names=["x", "y"]).objects == 1
+    assert read_labels("c.json", "coco").names == {0: "x", 1: "y"}
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("convert data=data from=yolo to=coco", 2, "convert needs output=...; for labels: data=labels/ from=yolo"),
+        ("convert", 2, "convert needs data=..."),
+        ("convert data=data from=voc to=coco output=x.json", 2, "from=voc is none of yolo, coco, sa1b"),
+        ("convert data=data from=yolo to=png output=x", 2, "to=png is none of yolo, coco, sa1b, labelme, labelmap"),
+        (
+            "convert data=data from=yolo to=coco output=x.json polygon=1",
+            2,
+            "of convert to=coco; did you mean polygons?",
+        ),
+        ("convert data=data from=yolo to=sa1b output=x zzz=1", 2, "accepted: images, names"),
+        ("convert data=data from=yolo to=coco output=folder", 1, "a COCO file is one .json file, not 'folder'"),
+        ("convert data=data from=yolo to=yolo output=data", 1, "source and target are both data"),
+        ("convert data=nowhere from=yolo to=sa1b output=x", 1, "no such folder: nowhere"),
+        ("convert data=nothing.json from=coco to=sa1b output=x", 1, "nothing.json"),
+    ],
+)
+def test_mistakes(place: Path, capsys: pytest.CaptureFixture[str], line: str, status: int, message: str) -> None:
+    assert run(line) == status
+    text = capsys.readouterr().err
+    assert text.startswith("fastsam: error: ") and text.count("\n") == 1 and message in text, text
+
+
+def test_a_malformed_file_leaves_no_coco_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/labels/2.txt").write_text("0 0.1 0.1 nan 0.1\n")
+    assert run("convert data=data from=yolo to=coco output=labels.json") == 1
+    assert "2.txt, line 1: nan lies outside [0, 1]" in capsys.readouterr().err
+    assert not Path("labels.json").exists() and sorted(path.name for path in place.iterdir()) == ["data"]
+
+
+def test_options_and_formats_that_do_not_exist(place: Path) -> None:
+    with pytest.raises(ValueError, match="to='voc' is none of"):
+        open_writer("x", "voc")
+    with pytest.raises(ValueError, match="from_='labelme' is none of"):
+        convert_labels("data", "x", from_="labelme", to="coco")
+    with pytest.raises(TypeError, match=r"coco has no option 'images'; accepted: none"):
+        read_labels("x.json", "coco", images="y")
+    with pytest.raises(TypeError, match=r"yolo has no option 'order'; accepted: tolerance, scores"):
+        convert_labels("data", "x", from_="yolo", to="yolo", order="area")

@@ -1,0 +1,121 @@
+"""When the encoders leave attention to the CUDA kernels, and that the kernels fit where they are put. No GPU is needed.
+
+Tensors that only say they are on a GPU show what is called; the emulator, on the CPU, what comes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fastsam_core import ops
+from fastsam_core.models import image_encoder, native, tiny_vit
+from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.tiny_vit import TinyViT
+from fastsam_core.ops._native import cpu_module
+from siblings import EMULATED
+
+ENCODERS: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
+    "vit": ("attention", lambda: ImageEncoderViT(128, 3, 2, (1,), image_size=192, window_size=5, out_channels=8), 192),
+    "tiny_vit": (
+        "windowed_attention",
+        lambda: TinyViT((32, 64, 64, 64), (1, 1, 1, 1), (1, 2, 2, 2), (7, 7, 5, 4), out_channels=8),
+        96,
+    ),
+}
+each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
+# Not even tensors without values can be moved to "cuda" by a PyTorch that was built without it.
+needs_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch was built without CUDA")
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that are in use, as far as models can tell."""
+    monkeypatch.setattr(native, "cuda_module", ModuleType("_cuda"))
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch, op: str) -> list[torch.dtype]:
+    """The dtypes of the calls of an operation from now on."""
+    called, plain = [], getattr(ops, op)
+
+    def call(qkv: Tensor, *others: Any) -> Tensor:
+        called.append(qkv.dtype)
+        result: Tensor = plain(qkv, *others)
+        return result
+
+    monkeypatch.setattr(ops, op, call)
+    return called
+
+
+def run_on_gpu(encoder: str, dtype: torch.dtype) -> Tensor:
+    """An encoder's result, but for the values."""
+    _, build, size = ENCODERS[encoder]
+    with FakeTensorMode():
+        model = build().to("cuda", dtype).eval()
+        result: Tensor = model(torch.zeros(2, 3, size, size, device="cuda", dtype=dtype))
+    return result
+
+
+@needs_cuda_build
+@each_encoder
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_gpu_tensors_go_to_the_kernels(monkeypatch, kernels, encoder, dtype):
+    called = calls_of(monkeypatch, ENCODERS[encoder][0])
+    with torch.no_grad():
+        result = run_on_gpu(encoder, dtype)
+    assert called == [dtype] * 3
+    assert result.device.type == "cuda" and result.dtype == dtype
+    assert result.shape == (2, 8, ENCODERS[encoder][2] // 16, ENCODERS[encoder][2] // 16)
+
+
+@needs_cuda_build
+@each_encoder
+def test_what_stays_with_pytorch(monkeypatch, kernels, encoder):
+    called = calls_of(monkeypatch, ENCODERS[encoder][0])
+    run_on_gpu(encoder, torch.float16)  # with gradients
+    with torch.no_grad():
+        run_on_gpu(encoder, torch.float64)
+        monkeypatch.setattr(native, "_is_exporting", lambda: True)
+        run_on_gpu(encoder, torch.float16)
+        monkeypatch.setattr(native, "_is_exporting", lambda: False)
+        monkeypatch.setattr(native, "cuda_module", None)
+        run_on_gpu(encoder, torch.float16)
+    assert called == []
+
+
+@pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
+@each_encoder
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_an_encoder_on_the_kernels_is_as_exact_as_on_pytorch(monkeypatch, encoder, dtype):
+    op, build, size = ENCODERS[encoder]
+    torch.manual_seed(0)
+    model = build().eval()
+    for name, parameter in model.named_parameters():
+        if "rel_pos" in name or "attention_biases" in name:
+            nn.init.normal_(parameter)
+    images = torch.randn(1, 3, size, size)
+    exact = model.double()(images.double())
+    model.to(dtype)
+    usual = model(images.to(dtype))
+    # Tensors on the CPU take the way of those on a GPU, and the emulator the place of the kernels.
+    emulated, called = ops.siblings(op)[EMULATED], []
+
+    def call(*arguments: Any) -> Tensor:
+        called.append(op)
+        result: Tensor = emulated(*arguments)
+        return result
+
+    monkeypatch.setattr(ops, op, call)
+    for file in (image_encoder, tiny_vit):
+        monkeypatch.setattr(file, "serves_on_gpu", lambda *tensors: True)
+    result = model(images.to(dtype))
+    assert called == [op] * 3
+    errors = [float((each.double() - exact).abs().max()) for each in (result, usual)]
+    assert errors[0] <= 2 * errors[1], errors

@@ -1,0 +1,150 @@
+"""On a real GPU: NMS and preprocessing by the CUDA kernels, and the model layer in half precision and in batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam_core import Predictor, ops
+from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
+from small_model import QUIET, bgr_picture, small_model
+from test_nms import random_boxes
+from test_preprocess_ops import picture, same_bits
+
+pytestmark = pytest.mark.gpu
+
+FORM = (683, 1024, 1024, PIXEL_MEAN, PIXEL_STD)
+
+
+def problem(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores with ties, and classes of very different sizes."""
+    rng = np.random.default_rng(n)
+    boxes, scores = random_boxes(rng, n, side, dtype), rng.integers(0, n // 3 + 1, n).astype(np.float32)
+    return torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(rng.integers(0, 40, n) ** 2 // 100)
+
+
+@contextmanager
+def waits() -> Iterator[list[Any]]:
+    """The times that the host waited for the GPU within this context, as PyTorch counts them."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield said
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 1000, 4096, 4097, 30_000])
+def test_nms_is_that_of_the_cpu(n: int, dtype: Any) -> None:
+    boxes, scores, classes = problem(n, dtype)
+    on_gpu = [x.cuda() for x in (boxes, scores, classes)]
+    for threshold in (0.0, 0.3, 0.7, 1.0):
+        assert ops.nms(*on_gpu[:2], threshold).tolist() == ops.nms(boxes, scores, threshold).tolist()
+        assert (
+            ops.batched_nms(*on_gpu, threshold).tolist() == ops.batched_nms(boxes, scores, classes, threshold).tolist()
+        )
+
+
+def test_nms_of_a_hundred_thousand_boxes_takes_little_memory() -> None:
+    boxes, scores, classes = (x.cuda() for x in problem(100_000, side=20_000))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    kept = ops.batched_nms(boxes, scores, classes, 0.5)
+    assert torch.cuda.max_memory_allocated() - before < 40 << 20  # a bit per pair would be 1.25 GB
+    assert kept.tolist() == ops.batched_nms(boxes.cpu(), scores.cpu(), classes.cpu(), 0.5).tolist()
+
+
+def test_nms_waits_once() -> None:
+    boxes, scores, classes = (x.cuda() for x in problem(9000))
+    for run in (lambda: ops.nms(boxes, scores, 0.5), lambda: ops.batched_nms(boxes, scores, classes.float(), 0.5)):
+        run()
+        with waits() as said:
+            run()
+        assert len(said) == 1, [str(one.message) for one in said]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nms_finds_bad_values(bad: float) -> None:
+    boxes, scores, classes = (x.cuda() for x in problem(5000))
+    boxes[4321, 2] = bad
+    with pytest.raises(ValueError, match="boxes hold NaN or infinity"):
+        ops.nms(boxes, scores, 0.5)
+    boxes[4321, 2] = 0
+    scores[77] = float("nan")
+    with pytest.raises(ValueError, match="scores hold NaN"):
+        ops.batched_nms(boxes, scores, classes, 0.5)
+    with pytest.raises(ValueError, match="idxs hold NaN"):
+        ops.batched_nms(boxes, scores, scores, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(1200, 1800), (480, 640), (3000, 4000), (9, 12000), (1024, 1024), (1, 1)])
+def test_preprocessing_is_that_of_the_cpu(shape: tuple[int, int]) -> None:
+    image = picture(shape[1] + 1, *shape)
+    for view in (image, np.ascontiguousarray(image[..., ::-1])[..., ::-1], image.transpose(1, 0, 2)):
+        wanted, content = preprocess(view, 1024)
+        given, its_content = preprocess(view, 1024, "cuda")
+        assert given.is_cuda and content == its_content and same_bits(given.cpu(), wanted)
+    frame, small = torch.from_numpy(image), (211, 317)
+    assert same_bits(ops.resize_image(frame.cuda(), *small).cpu(), ops.resize_image(frame, *small))
+    last = (*small, 333, PIXEL_MEAN, PIXEL_STD, True, True)
+    assert same_bits(ops.preprocess_image(frame.cuda(), *last).cpu(), ops.preprocess_image(frame, *last))
+
+
+def test_preprocessing_never_waits_and_can_be_captured() -> None:
+    frames = [torch.from_numpy(picture(seed, 1200, 1800)).cuda() for seed in (1, 2)]
+    wanted = [ops.preprocess_image(frame, *FORM) for frame in frames]
+    with waits() as said:
+        ops.preprocess_image(frames[0], *FORM)
+    assert not said
+    still, graph = frames[0].clone(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = ops.preprocess_image(still, *FORM)
+    for frame, one in zip(frames, wanted, strict=True):
+        still.copy_(frame)
+        graph.replay()
+        assert torch.equal(out, one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
+    boxes = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
+    model = small_model()
+    predictor = Predictor(overrides={"model": model, **QUIET})
+    predictor.args.device = "cpu"
+    predictor.set_image(bgr_picture(60, 90))
+    features = predictor.features.cuda()  # exactly in float32, which a GPU may not compute in
+    predictor.args.device = "cuda"
+    predictor.set_image(bgr_picture(60, 90))
+    wanted = predictor(bboxes=boxes)[0]
+    given = predictor(bboxes=boxes, dtype=dtype)[0]
+    assert predictor.features.dtype == given.predicted_iou.dtype == torch.float32
+    assert torch.equal(predictor.features, predictor.features.to(dtype).float())
+    spread = 2.0**-6 if dtype == torch.bfloat16 else 2.0**-9
+    assert 0 < (predictor.features - features).abs().max() < 4 * spread * features.abs().max()
+    assert torch.allclose(given.predicted_iou, wanted.predicted_iou, atol=0.05)
+    assert (given.masks.data == wanted.masks.data).float().mean() > 0.97
+    assert (predictor(bboxes=boxes)[0].masks.data == wanted.masks.data).float().mean() > 0.999
+
+
+def test_batches_of_pictures() -> None:
+    pictures = [np.roll(bgr_picture(40 + i, 60), 7 * i, axis=1) for i in range(5)]
+    model = small_model().cuda()
+    predictor = Predictor(overrides={"model": model, **QUIET})
+    single = predictor(pictures, bboxes=[4.0, 6.0, 25.0, 20.0])
+    model.batches.clear()
+    together = predictor(pictures, bboxes=[4.0, 6.0, 25.0, 20.0], batch=2)
+    assert model.batches == [2, 2, 1]
+    for one, other in zip(single, together, strict=True):
+        assert one.path == other.path
+        assert torch.allclose(one.predicted_iou, other.predicted_iou, atol=1e-2)  # TF32 convolutions
+        assert (one.masks.data == other.masks.data).float().mean() > 0.99

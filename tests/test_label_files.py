@@ -1,0 +1,429 @@
+"""Label files there and back: what every writer writes, and what readers and pycocotools make of it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+
+import scene
+from fastsam_core.formats import (
+    ImageLabels,
+    LabelledObject,
+    Segmentation,
+    convert_labels,
+    open_writer,
+    read_labels,
+)
+from label_examples import encoded, filled, image_labels, pixels
+
+quick = settings(max_examples=60, deadline=None)
+
+
+@contextlib.contextmanager
+def written(kind: str, labels: list[ImageLabels], **options: Any) -> Iterator[Path]:
+    """The labels as `kind` in a folder of their own, with images of the right size in `images` beside it."""
+    with tempfile.TemporaryDirectory() as place:
+        for one in labels:
+            image = Path(place, "images", one.file_name)
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (one.width, one.height)).save(image)
+        target = Path(place, "labels.json" if kind == "coco" else "labels")
+        with open_writer(target, kind, **options) as writer:
+            for one in labels:
+                writer.write(one)
+        yield target
+
+
+def there_and_back(kind: str, labels: list[ImageLabels], **options: Any) -> list[ImageLabels]:
+    with written(kind, labels, **options) as target:
+        return list(read_labels(target, kind))
+
+
+def same_masks(before: list[LabelledObject], after: list[LabelledObject]) -> None:
+    assert [found.class_id for found in before] == [found.class_id for found in after]
+    for one, other in zip(before, after, strict=True):
+        assert one.segmentation is not None and other.segmentation is not None
+        assert one.segmentation.rle == other.segmentation.rle
+
+
+# ---------------------------------------------------------------------------------------------------- exact round trips
+
+
+@quick
+@given(labels=image_labels(), polygons=st.booleans())
+def test_coco(labels: ImageLabels, polygons: bool) -> None:
+    """RLE and polygons along pixel edges are both exact."""
+    (read,) = there_and_back("coco", [labels], polygons=polygons)
+    assert (read.file_name, read.width, read.height) == (labels.file_name, labels.width, labels.height)
+    same_masks(labels.objects, read.objects)
+    assert [found.score for found in labels.objects] == [found.score for found in read.objects]
+
+
+@quick
+@given(labels=image_labels())
+def test_yolo(labels: ImageLabels) -> None:
+    """One polygon per object: exact, several parts, holes and all; masks without pixels are left out."""
+    (read,) = there_and_back("yolo", [labels], scores=True)
+    kept = [found for found in labels.objects if not found.is_empty]
+    same_masks(kept, read.objects)
+    for one, other in zip(kept, read.objects, strict=True):
+        assert (one.score is None) == (other.score is None)
+        assert one.score is None or other.score == pytest.approx(one.score, rel=1e-5)
+
+
+@quick
+@given(labels=image_labels())
+def test_sa1b(labels: ImageLabels) -> None:
+    (read,) = there_and_back("sa1b", [labels])
+    assert read.file_name == labels.file_name
+    same_masks(labels.objects, read.objects)
+    assert [found.score for found in labels.objects] == [found.predicted_iou for found in read.objects]
+
+
+@quick
+@given(labels=image_labels())
+def test_labelme(labels: ImageLabels) -> None:
+    """The shapes of a group, united, are the mask; a part's holes are in its polygon."""
+    with written("labelme", [labels]) as target:
+        document = json.loads((target / "a" / "b.json").read_text())
+    kept = [i for i, found in enumerate(labels.objects) if not found.is_empty]
+    parts: list[list[Any]] = []
+    groups: list[int | None] = []
+    for shape in document["shapes"]:
+        assert shape["shape_type"] == "polygon"
+        if shape["group_id"] is not None and shape["group_id"] == (groups or [None])[-1]:
+            parts[-1].append(shape["points"])
+        else:
+            parts.append([shape["points"]])
+            groups.append(shape["group_id"])
+    assert len(parts) == len(kept)
+    for place_, polygons, group in zip(kept, parts, groups, strict=True):
+        drawn = filled(polygons, labels.height, labels.width)
+        np.testing.assert_array_equal(drawn, pixels(labels, place_))
+        assert group == (place_ + 1 if len(polygons) > 1 else None)
+        components, _ = cv2.connectedComponents(pixels(labels, place_).astype(np.uint8), connectivity=8)
+        assert len(polygons) == components - 1
+
+
+@quick
+@given(labels=image_labels(), order=st.sampled_from(["area", "score", "index"]))
+def test_label_map(labels: ImageLabels, order: str) -> None:
+    with written("labelmap", [labels], order=order) as target:
+        drawn = cv2.imread(str(target / "a" / "b.png"), cv2.IMREAD_UNCHANGED)
+    assert drawn.shape == labels.size and drawn.dtype == np.uint8
+    expected = np.zeros(labels.size, int)
+    masks = [pixels(labels, i) for i in range(len(labels.objects))]
+    for y in range(labels.height):
+        for x in range(labels.width):
+            here = [i for i, mask in enumerate(masks) if mask[y, x]]
+            if here:
+                best = max(here, key=lambda i: (importance(labels.objects[i], i, order), -int(masks[i].sum()), i))
+                expected[y, x] = best + 1
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def importance(found: LabelledObject, place: int, order: str) -> float:
+    if order == "score":
+        return -1.0 if found.score is None else found.score
+    return float(place) if order == "index" else 0.0
+
+
+chains = st.lists(st.sampled_from(["yolo", "coco", "coco polygons", "sa1b"]), min_size=2, max_size=5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(labels=image_labels(), chain=chains)
+def test_masks_survive_any_chain_of_conversions(labels: ImageLabels, chain: list[str]) -> None:
+    labels.objects = [found for found in labels.objects if not found.is_empty]
+    with written(chain[0].split()[0], [labels]) as target:
+        place = target.parent
+        for step, (kind, following) in enumerate(pairwise(chain)):
+            to = following.split()[0]
+            options = {"polygons": True} if following.endswith("polygons") else {}
+            after = Path(place, f"{step}.json" if to == "coco" else str(step))
+            images = Path(place, "images")
+            done = convert_labels(target, after, from_=kind.split()[0], to=to, images=images, progress=False, **options)
+            assert (done.images, done.objects, done.left_out) == (1, len(labels.objects), 0)
+            target = after
+        (read,) = read_labels(target, to, **({"images": images} if to == "yolo" else {}))
+    assert read.file_name == labels.file_name
+    same_masks(labels.objects, read.objects)
+
+
+# ---------------------------------------------------------------------------------------------------- COCO's own reader
+
+
+def loaded(path: Path) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_pycocotools_reads_and_evaluates_the_file(tmp_path: Path, polygons: bool) -> None:
+    from pycocotools.cocoeval import COCOeval
+
+    labels = ImageLabels.from_results(scene.results(names={0: "person", 1: "car", 2: "dog", 3: "cat"}))
+    labels.objects = labels.objects[:3]
+    with open_writer(tmp_path / "all.json", "coco", polygons=polygons) as writer:
+        for name in ("a.jpg", "sub/b.jpg"):
+            writer.write(ImageLabels(name, labels.width, labels.height, labels.objects, labels.names))
+        writer.write(ImageLabels("empty.jpg", 10, 20))
+    read = loaded(tmp_path / "all.json")
+    assert [image["file_name"] for image in read.loadImgs(read.getImgIds())] == ["a.jpg", "sub/b.jpg", "empty.jpg"]
+    assert {one["id"]: one["name"] for one in read.loadCats(read.getCatIds())} == {
+        1: "person",
+        2: "car",
+        3: "dog",
+        4: "cat",
+    }
+    assert sorted(read.anns) == [1, 2, 3, 4, 5, 6]
+    for annotation in read.loadAnns(read.getAnnIds(imgIds=[2], iscrowd=False)):
+        np.testing.assert_array_equal(read.annToMask(annotation), scene.masks()[annotation["category_id"] - 1])
+        assert isinstance(annotation["segmentation"], list) == polygons
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = read.loadRes(
+            [
+                {**{key: one[key] for key in ("image_id", "category_id", "score")}, "segmentation": read.annToRLE(one)}
+                for one in read.anns.values()
+            ]
+        )
+        evaluation = COCOeval(read, found, "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
+
+
+def test_the_coco_file_is_that_of_the_results(tmp_path: Path) -> None:
+    """The streaming writer and `coco.dataset` agree, but for the order of the keys."""
+    from fastsam_core.formats import coco
+
+    results = [scene.results(names={0: "a", 1: "b", 2: "c", 3: "d"}, path=name) for name in ("1.jpg", "2.jpg")]
+    with open_writer(tmp_path / "all.json", "coco") as writer:
+        for result in results:
+            writer.write(ImageLabels.from_results(result))
+    assert json.loads((tmp_path / "all.json").read_text()) == coco.dataset(results)
+
+
+def test_the_coco_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    with pytest.raises(Stop), open_writer(tmp_path / "all.json", "coco") as writer:
+        writer.write(ImageLabels("a.jpg", 4, 4))
+        assert not (tmp_path / "all.json").exists()
+        raise Stop
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_without_names_keep_their_numbers(tmp_path: Path) -> None:
+    mask = Segmentation.from_rle(encoded(np.ones((4, 4), bool)))
+    labels = ImageLabels("a.jpg", 4, 4, [LabelledObject(5, mask), LabelledObject(2, mask)], {2: "cat"})
+    with open_writer(tmp_path / "all.json", "coco") as writer:
+        writer.write(labels)
+    found = read_labels(tmp_path / "all.json", "coco")
+    assert [one.class_id for one in next(iter(found)).objects] == [5, 2]
+    assert found.names == {0: "0", 1: "1", 2: "cat", 3: "3", 4: "4", 5: "5"}
+
+
+def test_image_ids(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "all.json", "coco") as writer:
+        for name, given_id in (("a", 7), ("b", None), ("c", 3), ("d", None)):
+            writer.write(ImageLabels(name, 4, 4, image_id=given_id))
+        with pytest.raises(ValueError, match=r"two images have the id 3; the second one is e"):
+            writer.write(ImageLabels("e", 4, 4, image_id=3))
+    assert [one.image_id for one in read_labels(tmp_path / "all.json", "coco")] == [7, 8, 3, 9]
+
+
+def test_crowds_and_boxes(tmp_path: Path) -> None:
+    mask = Segmentation.from_rle(encoded(np.eye(6, dtype=bool)))
+    objects = [LabelledObject(0, mask, iscrowd=True), LabelledObject(1, box=(1, 2, 4, 5.5), score=0.5)]
+    labels = ImageLabels("a.png", 6, 6, objects, {0: "people", 1: "box"})
+    counts = {}
+    for kind in ("coco", "yolo", "sa1b", "labelme", "labelmap"):
+        with open_writer(tmp_path / ("all.json" if kind == "coco" else kind), kind) as writer:
+            counts[kind] = writer.write(labels)
+    assert counts == {"coco": 2, "yolo": 1, "sa1b": 1, "labelme": 1, "labelmap": 0}
+    (read,) = read_labels(tmp_path / "all.json", "coco")
+    crowd, box = read.objects
+    assert crowd.iscrowd and crowd.segmentation is not None and crowd.segmentation.rle == mask.rle
+    assert box.segmentation is None and box.box == (1, 2, 4, 5.5)
+    assert (tmp_path / "yolo" / "a.txt").read_text() == "1 0.416667 0.625 0.5 0.583333\n"
+    Image.new("L", (6, 6)).save(tmp_path / "yolo" / "a.png")
+    (read,) = read_labels(tmp_path / "yolo", "yolo")
+    assert read.objects[0].box == pytest.approx((1, 2, 4, 5.5), abs=1e-4) and read.names == {0: "people", 1: "box"}
+    (shape,) = json.loads((tmp_path / "labelme" / "a.json").read_text())["shapes"]
+    assert shape["shape_type"] == "rectangle" and shape["points"] == [[1, 2], [4, 5.5]] and shape["score"] == 0.5
+
+
+# ------------------------------------------------------------------------------------------------ polygons of the files
+
+
+def test_a_files_polygons_keep_their_points(tmp_path: Path) -> None:
+    """Not traced again: from COCO to YOLO and back, a smooth outline keeps its few vertices."""
+    triangle, square = [10.25, 10, 60.5, 20, 30, 70.75], [80, 80, 95, 80, 95, 95, 80, 95]
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "segmentation": [triangle, square]}],
+        "categories": [{"id": 3, "name": "sign"}],
+    }
+    (tmp_path / "in.json").write_text(json.dumps(document))
+    convert_labels(tmp_path / "in.json", tmp_path / "yolo", from_="coco", to="yolo")
+    Image.new("L", (100, 100)).save(tmp_path / "yolo" / "a.png")
+    (read,) = read_labels(tmp_path / "yolo", "yolo")
+    (ring,) = read.objects[0].segmentation.rings()  # type: ignore[union-attr]
+    assert len(ring) == 3 + 4 + 2  # and the two ends of the bridge once more
+    np.testing.assert_array_equal(pixels(read, 0), filled([triangle, square], 100, 100))
+    convert_labels(tmp_path / "yolo", tmp_path / "out.json", from_="yolo", to="coco", polygons=True)
+    (annotation,) = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    points = np.array(annotation["segmentation"][0]).reshape(-1, 2).tolist()
+    assert [10.25, 10] in points and [30, 70.75] in points
+
+
+@quick
+@given(data=st.data())
+def test_polygons_that_overlap_or_leave_the_picture(data: st.DataObject) -> None:
+    """COCO unites a list of polygons, YOLO's one polygon is even-odd: the mask stays, whatever its points become."""
+    corner = st.integers(-4, 24)
+    boxes = data.draw(
+        st.lists(st.tuples(corner, corner, st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=3)
+    )
+    polygons = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in boxes]
+    mask = Segmentation.from_polygons(polygons, (20, 20))
+    labels = ImageLabels("a/b.png", 20, 20, [LabelledObject(0, mask)])
+    expected = filled(polygons, 20, 20)
+    np.testing.assert_array_equal(pixels(labels, 0), expected)
+    (read,) = there_and_back("yolo", [labels])
+    if expected.any():
+        np.testing.assert_array_equal(pixels(read, 0), expected)
+    else:
+        assert read.objects == []
+
+
+def test_large_pictures_stay_exact_in_six_digits(tmp_path: Path) -> None:
+    side = 200_000
+    corners = np.array([[1, 3], [199_997, 3], [199_997, 199_999], [77_777, 199_999], [77_777, 101], [1, 101]], float)
+    mask = Segmentation.from_polygons([corners], (side, side))
+    from fastsam_core.formats import yolo, yolo_folder
+
+    (line,) = yolo.lines([mask.ring() / side], [0])
+    (tmp_path / "a.txt").write_text(line)
+    (read,) = yolo_folder.read_file(tmp_path / "a.txt", (side, side))
+    assert read.segmentation is not None and read.segmentation.rle == mask.rle
+
+
+def test_tolerance_makes_files_smaller_and_stays_near(tmp_path: Path) -> None:
+    y, x = np.mgrid[:200, :200]
+    disc = np.hypot(x - 100, y - 90) < 70
+    labels = ImageLabels("a/b.png", 200, 200, [LabelledObject(0, Segmentation.from_rle(encoded(disc)))])
+    sizes = []
+    for tolerance in (0.0, 1.0):
+        with written("yolo", [labels], tolerance=tolerance) as target:
+            sizes.append((target / "a" / "b.txt").stat().st_size)
+            (read,) = read_labels(target, "yolo")
+    assert sizes[1] < sizes[0] / 4
+    wrong = pixels(read, 0) ^ disc
+    # Nothing changes farther from the outline than the tolerance.
+    border = cv2.dilate(disc.astype(np.uint8), np.ones((5, 5))) != cv2.erode(disc.astype(np.uint8), np.ones((5, 5)))
+    assert wrong.any() and not (wrong & ~border).any()
+
+
+# -------------------------------------------------------------------------------------------------------- other details
+
+
+def test_labelme_files_lead_to_the_image(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    Image.new("RGB", (5, 4)).save(tmp_path / "photos" / "sub" / "ä b.png")
+    labels = ImageLabels("sub/ä b.png", 5, 4, [])
+    for options, path in (({}, "ä b.png"), ({"images": tmp_path / "photos"}, "../../photos/sub/ä b.png")):
+        with open_writer(tmp_path / "out", "labelme", **options) as writer:
+            writer.write(labels)
+        document = json.loads((tmp_path / "out" / "sub" / "ä b.json").read_text(encoding="utf-8"))
+        assert document["imagePath"] == path and document["imageData"] is None
+        assert (document["imageHeight"], document["imageWidth"]) == (4, 5)
+    with open_writer(tmp_path / "out", "labelme", images=tmp_path / "photos", embed_images=True) as writer:
+        writer.write(labels)
+    document = json.loads((tmp_path / "out" / "sub" / "ä b.json").read_text(encoding="utf-8"))
+    assert base64.b64decode(document["imageData"]) == (tmp_path / "photos" / "sub" / "ä b.png").read_bytes()
+    with pytest.raises(ValueError, match="embed_images needs images"):
+        open_writer(tmp_path / "out", "labelme", embed_images=True)
+
+
+def test_label_maps_of_many_objects_have_16_bits(tmp_path: Path) -> None:
+    one = np.zeros((20, 20), bool)
+    objects = []
+    for place in range(300):
+        mask = one.copy()
+        mask.flat[place] = True
+        objects.append(LabelledObject(place % 7, Segmentation.from_rle(encoded(mask))))
+    labels = ImageLabels("a.jpg", 20, 20, objects)
+    for options, largest, dtype in (({}, 300, np.uint16), ({"values": "class"}, 7, np.uint8)):
+        with open_writer(tmp_path, "labelmap", **options) as writer:
+            writer.write(labels)
+        drawn = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+        assert drawn.dtype == dtype and drawn.max() == largest
+        np.testing.assert_array_equal(drawn.flat[:300] != 0, True)
+        assert not drawn.flat[300:].any()
+    labels.objects = [LabelledObject(70_000, objects[0].segmentation)]
+    with (
+        pytest.raises(ValueError, match="65535, but 70001"),
+        open_writer(tmp_path, "labelmap", values="class") as writer,
+    ):
+        writer.write(labels)
+    for wrong in ({"values": "pixel"}, {"order": "size"}):
+        with pytest.raises(ValueError, match="must be one of"):
+            open_writer(tmp_path, "labelmap", **wrong)
+
+
+def test_names_that_would_share_a_file(tmp_path: Path) -> None:
+    with open_writer(tmp_path, "yolo") as writer:
+        writer.write(ImageLabels("a/1.jpg", 4, 4))
+        writer.write(ImageLabels("b/1.jpg", 4, 4))
+        with pytest.raises(ValueError, match=r"a/1.PNG and an image before it would both have their labels in .*1.txt"):
+            writer.write(ImageLabels("a/1.PNG", 4, 4))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")) == ["a/1.txt", "b/1.txt"]
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/", "a\0b.jpg", "..\\a.jpg", "."])
+def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with open_writer(tmp_path / "in", "yolo") as writer, pytest.raises(ValueError, match="can't be used"):
+        writer.write(ImageLabels(name, 4, 4))
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+@pytest.mark.parametrize("name", ["/data/images/a.jpg", "C:\\data\\images\\a.jpg", "./data//images/a.jpg"])
+def test_absolute_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
+    with open_writer(tmp_path, "yolo") as writer:
+        writer.write(ImageLabels(name, 4, 4))
+    assert (tmp_path / "data" / "images" / "a.txt").read_text() == ""
+
+
+def test_the_writers_memory_does_not_grow_with_the_masks(tmp_path: Path) -> None:
+    import tracemalloc
+
+    noise = np.random.default_rng(0).random((256, 256)) < 0.5
+    mask = Segmentation.from_rle(encoded(noise))
+    held = []
+    with open_writer(tmp_path / "all.json", "coco") as writer:
+        tracemalloc.start()
+        for image in range(60):
+            writer.write(ImageLabels(f"{image}.jpg", 256, 256, [LabelledObject(0, mask)] * 4))
+            held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert (tmp_path / "all.json").stat().st_size > 5_000_000
+    assert held[-1] - held[20] < 100_000

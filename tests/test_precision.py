@@ -1,0 +1,206 @@
+"""Half precision of the model layer: what is cast, what is kept, and what stays float32."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastsam_core import Predictor, picture
+from fastsam_core import rle as coco
+from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.precision import dtype_of, in_dtype, usable_dtype
+from fastsam_core.models.prompt_encoder import PromptEncoder
+from fastsam_core.models.sam_model import SamModel
+from small_model import FEW, QUIET, bgr_picture, small_model
+from test_models import randomised
+
+HALVES = [torch.float16, torch.bfloat16]
+BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
+POINTS = torch.tensor([[[10.0, 20.0], [60.0, 50.0]], [[100.0, 90.0], [3.0, 3.0]]])
+LABELS = torch.tensor([[1, 0], [1, -1]])
+IMAGES = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(3)) * 4 - 2
+
+
+def small_vit() -> SamModel:
+    encoder = ImageEncoderViT(32, 2, 2, (1,), image_size=128, window_size=5, out_channels=64)
+    model = randomised(SamModel("vit", encoder, PromptEncoder(64, 128), MaskDecoder(64, mlp_dim=128)))
+    assert isinstance(model, SamModel)
+    return model
+
+
+def decode_all(model: SamModel, embedding: Tensor, dtype: torch.dtype | None) -> list[Tensor]:
+    """Every way through the decoder: folded, with mask prompts, with many tokens, and of chosen masks."""
+    image = model.prepare(embedding, dtype)
+    masks = torch.linspace(-5, 5, 2 * 32 * 32).view(2, 1, 32, 32)
+    iou, logits = model.decode_points(image, POINTS, LABELS)
+    return [
+        *model.decode_prompts(image, POINTS, LABELS),
+        *model.decode_prompts(image, POINTS, LABELS, masks=masks, multimask_output=True),
+        *model.decode_prompts(image, POINTS.repeat(1, 12, 1), LABELS.repeat(1, 12)),
+        iou,
+        logits([0, 1], [2, 0]),
+    ]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("make", [small_vit, small_model])
+@torch.no_grad()
+def test_a_call_in_another_dtype(make: Any, dtype: torch.dtype) -> None:
+    model = make()
+    model.set_image_size(128)
+    wanted, given = model.encode_image(IMAGES), model.encode_image(IMAGES, dtype=dtype)
+    assert wanted.dtype == torch.float32 and given.dtype == dtype and model.dtype == torch.float32
+    spread = 2.0**-6 if dtype == torch.bfloat16 else 2.0**-9
+    assert 0 < (given - wanted).abs().max() < 4 * spread * wanted.abs().max()
+    for one, other in zip(decode_all(model, wanted[:1], None), decode_all(model, wanted[:1], dtype), strict=True):
+        assert other.dtype == torch.float32 and other.shape == one.shape
+        assert 0 < (one - other).abs().max() < 4 * spread * one.abs().max()
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@torch.no_grad()
+def test_a_model_cast_as_a_whole_computes_the_same(dtype: torch.dtype) -> None:
+    model = small_vit()
+    cast = copy.deepcopy(model).to(dtype)
+    assert cast.dtype == dtype
+    given = cast.encode_image(IMAGES)
+    assert torch.equal(given, model.encode_image(IMAGES, dtype))
+    for one, other in zip(decode_all(cast, given[:1], None), decode_all(cast, given[:1], dtype), strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+    back = cast.encode_image(IMAGES, torch.float32)
+    assert back.dtype == torch.float32 and dtype_of(cast.image_encoder) == dtype
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@torch.no_grad()
+def test_the_folded_decoder_rounds_no_worse_than_the_plain_one(dtype: torch.dtype) -> None:
+    model = small_model()
+    model.set_image_size(128)
+    embedding = model.encode_image(IMAGES)[:1]
+    points = torch.rand(24, 1, 2, generator=torch.Generator().manual_seed(5)) * 128
+
+    def plain(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        image = model.prepare(embedding, dtype)
+        tokens = model.prompt_encoder.sparse(points, torch.ones(24, 1), None).to(dtype)
+        logits, iou = image.decoder(image.embedding, image.position, tokens, image.no_mask)
+        return logits[:, 1:].float(), iou[:, 1:].float()
+
+    iou, logits = model.decode_points(model.prepare(embedding, dtype), points, torch.ones(24, 1))
+    pairs = torch.cartesian_prod(torch.arange(24), torch.arange(3))
+    folded = logits(pairs[:, 0], pairs[:, 1]).unflatten(0, (24, 3)), iou
+    for exact, usual, ours in zip(plain(torch.float32), plain(dtype), folded, strict=True):
+        assert 0 < (ours - exact).abs().max() < 2 * (usual - exact).abs().max()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_coordinates_stay_float32(dtype: torch.dtype) -> None:
+    model = small_vit()
+    layer = model.prompt_encoder.pe_layer
+    matrix = layer.positional_encoding_gaussian_matrix.clone()
+    # A half of 2049 pixels is one pixel off, and the features of the two differ.
+    places = torch.tensor([[[2049.0, 3.0]]]) / 4096
+    wanted = layer(places)
+    assert not torch.equal(wanted, layer(places.to(dtype).float()))
+    model.to(dtype)
+    assert layer.positional_encoding_gaussian_matrix.dtype == torch.float32
+    assert torch.equal(layer.positional_encoding_gaussian_matrix, matrix) and torch.equal(layer(places), wanted)
+    assert model.prompt_encoder.dense_position_embedding().dtype == torch.float32
+    assert model.prompt_encoder.sparse(places, torch.ones(1, 1), None).dtype == torch.float32
+    assert model.double().prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.dtype == torch.float64
+    with torch.device("meta"):
+        assert PromptEncoder(8, 64).to(dtype).pe_layer.positional_encoding_gaussian_matrix.dtype == torch.float32
+
+
+def test_copies_are_kept_while_the_module_stays_as_it_is() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LayerNorm(5)).eval()
+    assert in_dtype(module, None) is module and in_dtype(module, torch.float32) is module
+    half = in_dtype(module, torch.float16)
+    assert isinstance(half, nn.Sequential) and in_dtype(module, torch.float16) is half
+    assert half[0].weight.dtype == half[2].weight.dtype == torch.float16
+    assert half[1].weight is module[1].weight and half[1].running_var is module[1].running_var
+    assert half(torch.randn(1, 3, 5, 5).half()).dtype == torch.float16
+    assert in_dtype(module, torch.bfloat16) is not half and in_dtype(module, torch.float16) is half
+    with torch.no_grad():
+        module[0].weight.mul_(2)
+    changed = in_dtype(module, torch.float16)
+    assert isinstance(changed, nn.Sequential) and torch.equal(changed[0].weight, module[0].weight.half())
+    calls: list[Any] = []
+    module[0].register_forward_hook(lambda *_: calls.append(1))
+    in_dtype(module, torch.float16)(torch.randn(1, 3, 5, 5).half())
+    assert calls == [1]
+    module.train()
+    assert in_dtype(module, torch.float16).training
+    gone = weakref.ref(in_dtype(module, torch.float16))
+    del module
+    gc.collect()
+    assert gone() is None
+
+
+def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> None:
+    from fastsam_core._log import warn_once
+
+    warn_once.cache_clear()
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    for dtype in HALVES:
+        assert usable_dtype(dtype, cuda) == dtype and usable_dtype(dtype, cpu) == torch.float32
+    assert [record.message for record in caplog.records] == [
+        "half precision is for CUDA devices; on cpu everything runs in float32"
+    ]
+    for dtype in (None, torch.float32):
+        assert usable_dtype(dtype, cpu) == usable_dtype(dtype, cuda) == dtype
+
+
+@pytest.fixture
+def half_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the CPU stand in for a GPU."""
+    monkeypatch.setattr(picture, "usable_dtype", lambda dtype, device: dtype)
+
+
+def dense(result: Any) -> np.ndarray:
+    return np.stack([coco.decode(one) for one in result.masks.rle]).astype(bool)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_predictor_in_half_precision(half_everywhere: None, dtype: torch.dtype) -> None:
+    model = small_model()
+    predictor = Predictor(overrides={"model": model, **QUIET})
+    image = bgr_picture(60, 90)
+    predictor.set_image(image)
+    features, wanted = predictor.features, predictor(bboxes=BOXES)[0]
+    every = predictor(**FEW)[0]
+    encoded = model.counts["encoded"]
+    for _ in range(2):
+        halved = predictor(bboxes=BOXES, dtype=dtype)[0]
+    assert model.counts["encoded"] == encoded + 1, "encoded anew, and once"
+    assert halved.boxes.data.dtype == halved.predicted_iou.dtype == torch.float32
+    assert predictor.features.dtype == torch.float32 and not torch.equal(predictor.features, features)
+    assert torch.equal(predictor.features, predictor.features.to(dtype).float()), "computed in the narrow type"
+    same = dense(halved) == dense(wanted)
+    assert same.mean() > 0.97 and torch.allclose(halved.predicted_iou, wanted.predicted_iou, atol=0.05)
+    logits, iou = predictor.prompt_inference(bboxes=BOXES)
+    assert logits.dtype == iou.dtype == torch.float32
+    assert len(predictor(**FEW, dtype=dtype)[0]) > 0
+    assert predictor(bboxes=BOXES)[0].masks.rle == wanted.masks.rle, "float32 is as before"
+    assert predictor(**FEW)[0].masks.rle == every.masks.rle
+
+
+def test_given_features_are_decoded_in_the_type_asked_for(half_everywhere: None) -> None:
+    model = small_model()
+    predictor = Predictor(overrides={"model": model, **QUIET, "dtype": "bfloat16"})
+    predictor.set_image(bgr_picture(60, 90))
+    predictor.features = torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(1))
+    encoded = model.counts["encoded"]
+    in_bfloat16, _ = predictor.prompt_inference(bboxes=BOXES)
+    predictor.args.dtype = None
+    in_float32, _ = predictor.prompt_inference(bboxes=BOXES)
+    assert model.counts["encoded"] == encoded
+    assert 0 < (in_bfloat16 - in_float32).abs().max() < 0.1 * in_float32.abs().max()

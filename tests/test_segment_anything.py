@@ -1,0 +1,340 @@
+"""The interface of Meta's package: its outputs on golden weights, its types and orders, and restored embeddings."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+
+import golden_recipe
+from fastsam_core import SAM, Predictor, segment_anything
+from fastsam_core.models import registry
+from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+from fastsam_core.segment_anything.utils.transforms import ResizeLongestSide
+from small_model import FEW, QUIET, small_model, small_weights
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = np.load(DATA / "mobile_sam.npz")
+HEIGHT, WIDTH = 48, 80
+
+
+@pytest.fixture(scope="module")
+def sam() -> segment_anything.Sam:
+    """sam_nano with the recipe's weights at an input of 128."""
+    model = segment_anything.build_sam_nano(None)
+    model.load_state_dict(small_weights())
+    model.set_image_size(128)
+    return model
+
+
+@pytest.fixture
+def predictor(sam: segment_anything.Sam) -> SamPredictor:
+    predictor = SamPredictor(sam)
+    predictor.set_image(golden_recipe.test_image(HEIGHT, WIDTH))
+    return predictor
+
+
+# ---------------------------------------------------------------------------------------------- the reference's numbers
+
+
+@pytest.fixture(scope="module")
+def mobile(tmp_path_factory: pytest.TempPathFactory) -> SamPredictor:
+    path = tmp_path_factory.mktemp("weights") / "mobile_sam.pt"
+    torch.save(golden_recipe.fill_state_dict(registry.build("mobile_sam").state_dict()), path)
+    predictor = SamPredictor(sam_model_registry["vit_t"](checkpoint=str(path)))
+    predictor.set_image(golden_recipe.test_image(720, 1280))
+    return predictor
+
+
+CLOSE = {"rtol": 2**-11, "atol": 5e-4}  # the stored logits are float16
+SIZE = np.array([1280, 720])
+BOX = np.array([0.2, 0.2, 0.7, 0.9]) * np.tile(SIZE, 2)
+PROMPTS: dict[str, dict[str, Any]] = {
+    "point": {"point_coords": np.array([[0.5, 0.55]]) * SIZE, "point_labels": np.array([1])},
+    "points3": {
+        "point_coords": np.array([[0.3, 0.4], [0.5, 0.55], [0.8, 0.2]]) * SIZE,
+        "point_labels": np.array([1, 1, 0]),
+    },
+    "box": {"box": BOX},
+    "box_point": {"box": BOX[None], "point_coords": np.array([[0.3, 0.3]]) * SIZE, "point_labels": np.array([0])},
+}
+
+
+@pytest.mark.parametrize("multimask_output", [False, True])
+@pytest.mark.parametrize("name", PROMPTS)
+def test_predict(mobile: SamPredictor, name: str, multimask_output: bool) -> None:
+    key = f"{name}.multi{int(multimask_output)}"
+    masks, scores, low_res = mobile.predict(**PROMPTS[name], multimask_output=multimask_output)
+    count = 3 if multimask_output else 1
+    assert masks.shape == (count, 720, 1280) and masks.dtype == bool
+    assert scores.shape == (count,) and scores.dtype == np.float32
+    assert low_res.shape == (count, 256, 256) and low_res.dtype == np.float32
+    np.testing.assert_allclose(low_res, GOLDEN[f"{key}.low_res"].astype(np.float32), **CLOSE)
+    np.testing.assert_allclose(scores, GOLDEN[f"{key}.iou"], atol=2e-4)
+    np.testing.assert_allclose(masks.sum((1, 2)), GOLDEN[f"{key}.area"], rtol=0.005)
+
+
+def test_mask_input_and_logits(mobile: SamPredictor) -> None:
+    logits, _, low_res = mobile.predict(**PROMPTS["point"], return_logits=True)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits[:, ::8, ::8], GOLDEN["point.mask_full_sample"].astype(np.float32), **CLOSE)
+    _, scores, refined = mobile.predict(**PROMPTS["point"], mask_input=low_res[:1], multimask_output=False)
+    np.testing.assert_allclose(refined, GOLDEN["mask_point.multi0.low_res"].astype(np.float32), **CLOSE)
+    np.testing.assert_allclose(scores, GOLDEN["mask_point.multi0.iou"], atol=2e-4)
+
+
+def test_embedding(mobile: SamPredictor) -> None:
+    embedding = mobile.get_image_embedding()
+    assert embedding.shape == (1, 256, 64, 64) and embedding is mobile.features and mobile.is_image_set
+    assert np.abs(embedding.flatten()[GOLDEN["embedding_idx"]].numpy() - GOLDEN["embedding_val"]).max() < 2e-4
+    assert mobile.model.image_encoder.img_size == 1024 and mobile.transform.target_length == 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("landscape", "binary_mask"), ("crops", "coco_rle"), ("small_regions", "uncompressed_rle")]
+)
+def test_generate(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference's records, in order, when the network is replaced by the golden file's blobs."""
+    golden = json.loads((DATA / f"everything_{name}.json").read_text())
+    model = segment_anything.build_sam_nano(None)
+    model.set_image_size(1024)
+    batches = iter(range(10**6))
+
+    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float) -> Any:
+        batch = points[:, 0].double().numpy() / 4
+        logits, scores = map(torch.from_numpy, golden_recipe.blob_logits(batch, golden["seed"] + next(batches)))
+        return scores, lambda point_index, mask_index: logits[point_index, mask_index]
+
+    monkeypatch.setattr(model, "encode_image", lambda images, dtype=None: torch.zeros(1, 128, 64, 64))
+    monkeypatch.setattr(model, "decode_points", decode)
+    generator = SamAutomaticMaskGenerator(model, **{**golden["config"], "output_mode": mode})
+    records = generator.generate(np.zeros((*golden["image_size"], 3), np.uint8))
+    assert len(records) == len(golden["masks"]) > 0
+    for record, expected in zip(records, golden["masks"], strict=True):
+        assert list(record) == list(expected)
+        assert record["predicted_iou"] == expected["predicted_iou"] and record["crop_box"] == expected["crop_box"]
+        assert type(record["area"]) is int and abs(record["area"] - expected["area"]) <= 3
+        np.testing.assert_allclose(record["bbox"], expected["bbox"], atol=1)
+        np.testing.assert_allclose(record["point_coords"], expected["point_coords"], atol=1e-3)
+        found = record["segmentation"]
+        if mode == "binary_mask":
+            assert found.dtype == bool and found.shape == tuple(golden["image_size"])
+            found = coco.encode(np.asfortranarray(found.astype(np.uint8)))
+        elif mode == "uncompressed_rle":
+            assert found["size"] == golden["image_size"] and all(type(count) is int for count in found["counts"])
+            found = coco.frPyObjects(found, *found["size"])
+        else:
+            assert type(found["counts"]) is str
+            found = {**found, "counts": found["counts"].encode()}
+        theirs = {**expected["segmentation"], "counts": expected["segmentation"]["counts"].encode()}
+        assert coco.area(found) == record["area"] and coco.iou([found], [theirs], [0])[0, 0] >= 0.9999
+
+
+# ------------------------------------------------------------------------------------------------------------ predictor
+
+
+def test_it_is_our_predictor(predictor: SamPredictor) -> None:
+    ours = Predictor(overrides={**QUIET, "model": small_model()})
+    ours.set_image(golden_recipe.test_image(HEIGHT, WIDTH)[..., ::-1].copy())
+    box, point = [4.0, 6.0, 40.0, 30.0], [20.0, 25.0]
+    (result,) = ours(bboxes=box, points=[[point]], labels=[[1]], multimask_output=True)
+    masks, scores, _ = predictor.predict(np.array([point]), np.array([1]), np.array(box))
+    np.testing.assert_array_equal(masks, result.masks.data.numpy())
+    # Coordinates are scaled in float64 here, as Meta's are, and in float32 there.
+    np.testing.assert_allclose(scores, result.predicted_iou.numpy(), atol=1e-5)
+
+
+def test_bgr_and_scaled_tensors(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+    image = golden_recipe.test_image(HEIGHT, WIDTH)
+    other = SamPredictor(sam)
+    other.set_image(image[..., ::-1], image_format="BGR")
+    assert torch.equal(other.get_image_embedding(), predictor.get_image_embedding())
+    scaled = torch.from_numpy(other.transform.apply_image(image).copy()).permute(2, 0, 1)[None]
+    other.set_torch_image(scaled, (HEIGHT, WIDTH))
+    assert other.input_size == (77, 128) and other.original_size == (HEIGHT, WIDTH)
+    torch.testing.assert_close(other.get_image_embedding(), predictor.get_image_embedding(), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="long side of 128, not"):
+        other.set_torch_image(scaled[..., :100], (HEIGHT, WIDTH))
+
+
+def test_many_prompts_at_once(predictor: SamPredictor) -> None:
+    boxes = torch.tensor([[4.0, 6, 40, 30], [20, 10, 60, 40]])
+    scaled = predictor.transform.apply_boxes_torch(boxes, (HEIGHT, WIDTH))
+    masks, scores, low_res = predictor.predict_torch(None, None, scaled, None, False)
+    assert (masks.shape, masks.dtype) == ((2, 1, HEIGHT, WIDTH), torch.bool)
+    assert scores.shape == (2, 1) and low_res.shape == (2, 1, 32, 32)
+    for place, box in enumerate(boxes.numpy()):
+        alone, score, logits = predictor.predict(box=box, multimask_output=False)
+        np.testing.assert_array_equal(alone, masks[place].numpy())
+        np.testing.assert_allclose(score, scores[place].numpy(), atol=1e-5)
+        np.testing.assert_allclose(logits, low_res[place].numpy(), atol=1e-4)
+    points = predictor.transform.apply_coords_torch(torch.tensor([[[20.0, 25], [60, 10]]] * 3), (HEIGHT, WIDTH))
+    labels = torch.tensor([[1, 0]] * 3)
+    logits, scores, _ = predictor.predict_torch(points, labels, mask_input=low_res[:1], return_logits=True)
+    assert logits.shape == (3, 3, HEIGHT, WIDTH) and logits.dtype == torch.float32 and scores.shape == (3, 3)
+    masks, _, _ = predictor.predict_torch(points, labels, mask_input=low_res[:1].expand(3, -1, -1, -1))
+    assert torch.equal(masks, logits > 0)
+    none = torch.zeros(0, 1, 2), torch.zeros(0, 1, dtype=torch.int)
+    for logits_wanted in (False, True):
+        masks, scores, low_res = predictor.predict_torch(*none, return_logits=logits_wanted)
+        assert masks.shape == (0, 3, HEIGHT, WIDTH) and scores.shape == (0, 3) and low_res.shape == (0, 3, 32, 32)
+
+
+def test_a_kept_embedding_can_be_put_back(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+    expected = predictor.predict(box=np.array([4, 6, 40, 30]))
+    kept = predictor.features, predictor.original_size, predictor.input_size
+    predictor.set_image(np.zeros((20, 30, 3), np.uint8))
+    predictor.predict(box=np.array([4, 6, 12, 15]))
+    other = SamPredictor(sam)
+    for one in (predictor, other):
+        one.features, one.original_size, one.input_size = kept
+        one.is_image_set = True
+        for array, wanted in zip(one.predict(box=np.array([4, 6, 40, 30])), expected, strict=True):
+            np.testing.assert_array_equal(array, wanted)
+
+
+def test_what_is_refused(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+    with pytest.raises(ValueError, match="image_format must be"):
+        predictor.set_image(np.zeros((4, 4, 3), np.uint8), "HSV")
+    with pytest.raises(TypeError, match="a NumPy array"):
+        predictor.set_image("photo.jpg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
+        predictor.set_image(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match="point_labels are needed"):
+        predictor.predict(np.array([[1, 2]]))
+    with pytest.raises(ValueError, match="no prompt"):
+        predictor.predict()
+    assert predictor.is_image_set  # what was set before stays
+    predictor.reset_image()
+    assert not predictor.is_image_set and predictor.features is None
+    for call in (predictor.predict, predictor.get_image_embedding, lambda: predictor.predict_torch(None, None)):
+        with pytest.raises(RuntimeError, match=r"call set_image\(...\)"):
+            call()
+    with pytest.raises(TypeError, match="made by sam_model_registry or SAM is needed, not str"):
+        SamPredictor("vit_b")
+
+
+# ------------------------------------------------------------------------------------------------------- the generator
+
+
+def test_the_generator_is_our_segment_everything(sam: segment_anything.Sam) -> None:
+    image = golden_recipe.test_image(HEIGHT, WIDTH)
+    generator = SamAutomaticMaskGenerator(sam, 2, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
+    records = generator.generate(image)
+    options = {**QUIET, **FEW, "crop_n_layers": 1, "model": small_model()}
+    (result,) = Predictor(overrides=options)(image[..., ::-1].copy())
+    assert len(records) == len(result) > 0
+    for place, record in enumerate(records):
+        assert record["segmentation"].dtype == bool
+        np.testing.assert_array_equal(record["segmentation"], result.masks.pixels(place))
+        assert record["area"] == record["segmentation"].sum()
+    own = SamAutomaticMaskGenerator(
+        sam, None, point_grids=[np.array([[0.5, 0.5]])], pred_iou_thresh=-1, stability_score_thresh=0
+    )
+    assert {tuple(record["point_coords"][0]) for record in own.generate(image)} == {(40.0, 24.0)}
+
+
+def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
+    for arguments, message in (
+        ({"points_per_side": None}, "either points_per_side or point_grids"),
+        ({"point_grids": [np.zeros((1, 2))]}, "either points_per_side or point_grids"),
+        ({"output_mode": "polygon"}, "output_mode must be one of binary_mask, uncompressed_rle, coco_rle"),
+        ({"box_nms_thresh": 2}, "iou must be a finite number from 0 to 1"),
+        ({"points_per_side": 2, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2}, "without a point"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SamAutomaticMaskGenerator(sam, **arguments)
+    for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), "photo.jpg"):
+        with pytest.raises(ValueError, match="image must be an RGB array"):
+            SamAutomaticMaskGenerator(sam).generate(image)  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------------------- models, transforms
+
+
+def test_models(tmp_path: Path, sam: segment_anything.Sam) -> None:
+    assert set(sam_model_registry) >= {"default", "vit_h", "vit_l", "vit_b", "vit_t"}
+    assert sam_model_registry["default"] is segment_anything.build_sam is segment_anything.build_sam_vit_h
+    torch.save(small_weights(), tmp_path / "any.pth")
+    model = sam_model_registry["sam_nano"](checkpoint=tmp_path / "any.pth")
+    assert not model.training and model.image_encoder.img_size == 384 and model.mask_threshold == 0.0
+    assert model.to(device="cpu") is model and model.device == torch.device("cpu") == SamPredictor(model).device
+    assert set(model.state_dict()) == set(small_weights())
+    model.set_image_size(128)
+    assert model.image_encoder.img_size == 128
+    with pytest.raises(ValueError, match=r"any\.pth holds sam_nano, but sam_b was asked for"):
+        sam_model_registry["vit_b"](checkpoint=tmp_path / "any.pth")
+    untrained = segment_anything.build_sam_vit_t()
+    assert untrained.name == "mobile_sam" and not untrained.training
+    bundled = segment_anything.build_sam_nano()
+    shared = SamPredictor(SAM(bundled))
+    assert shared.model.image_encoder is bundled.image_encoder and SamPredictor(bundled).model is bundled
+
+
+def test_a_batch_of_images(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+    """`model(batched_input)` gives what the predictor gives image by image."""
+    records, expected = [], []
+    for size, box in ((HEIGHT, WIDTH), [4.0, 6, 40, 30]), ((90, 60), [10.0, 20, 50, 80]):
+        image = golden_recipe.test_image(*size)
+        predictor.set_image(image)
+        boxes = predictor.transform.apply_boxes_torch(torch.tensor([box]), size)
+        scaled = torch.from_numpy(predictor.transform.apply_image(image).copy()).permute(2, 0, 1)
+        records.append({"image": scaled, "original_size": size, "boxes": boxes})
+        expected.append(predictor.predict_torch(None, None, boxes))
+    for output, (masks, scores, low_res) in zip(sam(records, multimask_output=True), expected, strict=True):
+        assert list(output) == ["masks", "iou_predictions", "low_res_logits"]
+        torch.testing.assert_close(output["iou_predictions"], scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(output["low_res_logits"], low_res, rtol=0, atol=1e-3)
+        assert output["masks"].shape == masks.shape
+        assert (output["masks"] != masks).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(48, 80), (2048, 201), (7, 7)])
+def test_transforms(size: tuple[int, int]) -> None:
+    transform = ResizeLongestSide(64)
+    height, width = size
+    scale = 64 / max(size)
+    new = int(height * scale + 0.5), int(width * scale + 0.5)
+    assert transform.get_preprocess_shape(*size, 64) == new
+    coords = np.array([[[1, 2], [3.5, 6]]])
+    kept = coords.copy()
+    scaled = transform.apply_coords(coords, size)
+    assert scaled.dtype == np.float64 and scaled.shape == coords.shape
+    np.testing.assert_allclose(scaled, coords * [new[1] / width, new[0] / height])
+    np.testing.assert_array_equal(coords, kept)
+    assert transform.apply_boxes(np.array([1, 2, 3, 4]), size).shape == (1, 4)
+    tensor = torch.from_numpy(coords).half()
+    moved = transform.apply_coords_torch(tensor, size)
+    assert moved.dtype == torch.float32 and torch.equal(tensor, torch.from_numpy(coords).half())
+    np.testing.assert_allclose(moved, scaled, rtol=1e-6)
+    assert transform.apply_boxes_torch(torch.ones(3, 4), size).shape == (3, 4)
+    image = golden_recipe.test_image(*size)
+    assert transform.apply_image(image).shape == (*new, 3)
+    near = transform.apply_image_torch(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+    assert near.shape == (1, 3, *new)
+    difference = near[0].permute(1, 2, 0).numpy() - transform.apply_image(image).astype(float)
+    assert np.abs(difference).max() < 1.5
+
+
+def test_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(sys.modules)
+    try:
+        segment_anything.install("meta_alias")
+        assert importlib.import_module("meta_alias").SamPredictor is SamPredictor
+        assert importlib.import_module("meta_alias.utils.transforms").ResizeLongestSide is ResizeLongestSide
+        assert importlib.import_module("meta_alias.modeling").Sam is segment_anything.Sam
+        segment_anything.install("meta_alias")
+    finally:
+        for name in set(sys.modules) - before:
+            if name.startswith("meta_alias"):
+                del sys.modules[name]
+    monkeypatch.setitem(sys.modules, "meta_alias", sys)
+    with pytest.raises(RuntimeError, match="meta_alias is imported already"):
+        segment_anything.install("meta_alias")

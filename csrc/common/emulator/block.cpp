@@ -54,6 +54,7 @@ struct Block {
   unsigned threads = 0, alive = 0, current = 0;
   uint32_t ready[kMaxThreads / 32];  // a bit for each lane that can run
   unsigned arrived = 0;              // at the block's barrier
+  unsigned first_arrived = 0;        // of those
   int counted = 0;                   // of their predicates
   int result = 0;                    // of the last barrier
   std::exception_ptr error;
@@ -122,10 +123,7 @@ void open_block_barrier() {
 
 // Whether the lanes of `mask` that haven't ended all wait for what `one` waits for; then it is done for them.
 bool complete_warp(const Thread& one, unsigned warp) {
-  // Lanes come in order, so that the absence of the last one tells most often, and at once, that not all are here.
-  const int last = backward ? __builtin_ctz(one.mask) : 31 - __builtin_clz(one.mask);
-  const unsigned latest = warp * 32 + static_cast<unsigned>(last);
-  if (latest < block.threads && !threads[latest].ended && threads[latest].waits_for == nullptr) return false;
+  if ((block.ready[warp] & one.mask) != 0) return false;  // those that can run wait for nothing
   Lanes lanes{};
   for (unsigned i = 0; i < 32; ++i) {
     const unsigned at = warp * 32 + i;
@@ -284,11 +282,11 @@ int lane() { return static_cast<int>(block.current % 32); }
 
 int meet_block(const char* barrier, bool predicate) {
   const unsigned me = block.current;
-  for (unsigned i = 0; i < block.threads && block.arrived > 0; ++i) {
-    if (threads[i].in_block_barrier && std::strcmp(threads[i].waits_for, barrier) != 0) {
-      fail(std::string("is at ") + barrier + " while thread " + std::to_string(i) + " is at " + threads[i].waits_for);
-    }
-    if (threads[i].in_block_barrier) break;
+  if (block.arrived == 0) block.first_arrived = me;
+  const Thread& first = threads[block.first_arrived];
+  if (block.arrived > 0 && std::strcmp(first.waits_for, barrier) != 0) {
+    fail(std::string("is at ") + barrier + " while thread " + std::to_string(block.first_arrived) + " is at " +
+         first.waits_for);
   }
   threads[me].waits_for = barrier;
   threads[me].in_block_barrier = true;

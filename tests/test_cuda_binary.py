@@ -77,7 +77,7 @@ def test_what_is_missing_is_named():
 
 
 def test_every_kernel_of_the_source_is_looked_for(tmp_path, monkeypatch):
-    assert "area_kernel" in check_cuda.written_kernels()
+    assert "read_runs_kernel" in check_cuda.written_kernels()
     (tmp_path / "csrc" / "x").mkdir(parents=True)
     source = tmp_path / "csrc" / "x" / "x_cuda.cu"
     monkeypatch.setattr(check_cuda, "ROOT", tmp_path)

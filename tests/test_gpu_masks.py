@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastsam_core import measuring, ops, rle
-from fastsam_core.everything import generate, generate_masks
+from fastsam_core.everything import candidates, generate, generate_masks
 from fastsam_core.picture import Stopwatch
 from fastsam_core.postprocess import MaskResizer
 from test_everything import LOOSE, Discs
@@ -159,7 +159,8 @@ def test_segment_everything_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) 
     expected = generate_masks(Discs(), (240, 320), **settings)
     counted: list[torch.device] = []
     real = measuring.wait
-    monkeypatch.setattr(generate, "wait", lambda device: counted.append(device) or real(device))
+    for module in (generate, candidates):
+        monkeypatch.setattr(module, "wait", lambda device: counted.append(device) or real(device))
     decode = There()
     assert generate_masks(decode, (240, 320), **settings) == expected
     assert len(counted) <= len(decode.batches) + 2 * 5

@@ -11,7 +11,7 @@ import torch
 
 import cuda_emulation
 from fastsam_core import everything, measuring, ops
-from fastsam_core.everything import generate, generate_masks
+from fastsam_core.everything import candidates, generate, generate_masks
 from fastsam_core.ops import _native_cuda
 from fastsam_core.postprocess import MaskResizer
 from test_everything import LOOSE, Discs
@@ -29,7 +29,8 @@ def kernels() -> Iterator[None]:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     found: list[torch.device] = []
-    monkeypatch.setattr(generate, "wait", found.append)
+    for module in (generate, candidates):
+        monkeypatch.setattr(module, "wait", found.append)
     return found
 
 

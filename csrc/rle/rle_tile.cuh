@@ -49,8 +49,7 @@ struct TileShape {
     const int64_t wanted = frame.words();
     words = static_cast<int>(wanted < capacity ? wanted : capacity);
     columns = capacity / words < most_columns ? capacity / words : most_columns;
-    if (columns % 2 == 0) --columns;  // the stride, which is odd
-    if (columns == most_columns - 1) ++columns;
+    if (columns % 2 == 0 && columns < most_columns) --columns;  // or the odd stride would take more than there is
     stride = columns | 1;
   }
   size_t bytes() const { return size_t{4} * static_cast<size_t>(words) * static_cast<size_t>(stride); }

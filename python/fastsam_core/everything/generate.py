@@ -7,7 +7,7 @@ is when things are computed: the predicted IoU decides before a mask exists, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..measuring import MasksOnGpu, MasksOnHost, to_host, wait
+from ..measuring import to_host, wait
 from ..ops._native_cuda import serves
 from ..postprocess import MaskResizer
 from ..preprocess import resized_shape
 from ..runs import encode_counts
 from .arguments import Crop, check_count, check_image_size, check_number, plan_crops
-from .crops import near_crop_edge
+from .candidates import Batch, Candidates, Filters, Queue, compact
 
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
@@ -33,57 +33,6 @@ _PIXELS_AT_ONCE = 1 << 26
 # Where GPU kernels measure them, enough to keep it busy: 64 MiB of logits.
 _GPU_LOGITS_CHUNK = 256
 _GPU_PIXELS_AT_ONCE = 1 << 30
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
-
-    counts: uncompressed RLE of the whole picture, each in the smallest dtype that holds it, because thousands of masks
-    may wait for their NMS. boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
-    """
-
-    counts: list[np.ndarray]
-    boxes: np.ndarray
-    areas: np.ndarray
-    predicted_iou: np.ndarray
-    stability: np.ndarray
-    points: np.ndarray
-    crop_boxes: np.ndarray
-
-    @classmethod
-    def join(cls, parts: list[_Candidates]) -> _Candidates:
-        """All masks of the parts, in order."""
-        return cls(
-            [counts for part in parts for counts in part.counts],
-            *(
-                np.concatenate([np.zeros(shape, dtype), *(getattr(part, name) for part in parts)])
-                for name, shape, dtype in _COLUMNS
-            ),
-        )
-
-    def take(self, index: np.ndarray) -> _Candidates:
-        """The masks of these numbers, in their order."""
-        return _Candidates(
-            [self.counts[i] for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
-        )
-
-
-_COLUMNS: tuple[tuple[str, tuple[int, ...], type], ...] = (
-    ("boxes", (0, 4), np.int64),
-    ("areas", (0,), np.int64),
-    ("predicted_iou", (0,), np.float32),
-    ("stability", (0,), np.float32),
-    ("points", (0, 2), np.float64),
-    ("crop_boxes", (0, 4), np.int64),
-)
-
-
-@dataclass(frozen=True)
-class _Filters:
-    conf_thres: float
-    stability_score_thresh: float
-    stability_score_offset: float
 
 
 def generate_masks(
@@ -147,7 +96,7 @@ def generate_masks(
         raise TypeError(f"decode must be callable as decode(crop_box, points), got {type(decode).__name__}")
     crops = plan_crops(size, points_stride, crop_n_layers, crop_overlap_ratio, crop_downscale_factor, point_grids)
     batch_size = check_count("points_batch_size", points_batch_size)
-    filters = _Filters(
+    filters = Filters(
         _as_float32(check_number("conf_thres", conf_thres)),
         _as_float32(check_number("stability_score_thresh", stability_score_thresh)),
         check_number("stability_score_offset", stability_score_offset, 0),
@@ -159,13 +108,13 @@ def generate_masks(
     if long_side % 4:
         raise ValueError(f"input_long_side must be a multiple of 4, got {long_side}")
 
-    found, queue = _Candidates.join([]), _Queue()
+    found, queue = Candidates.join([]), Queue()
     with torch.no_grad():
         for crop in crops:
             candidates = _crop_candidates(decode, crop, size, batch_size, long_side, filters, queue)
-            passed = _Candidates.join(list(candidates))
+            passed = Candidates.join(list(candidates))
             kept = _survivors(passed, passed.predicted_iou, box_thresh, queue.device)
-            found = _Candidates.join([found, passed.take(kept)])
+            found = Candidates.join([found, passed.take(kept)])
         if len(crops) > 1:
             areas = (found.crop_boxes[:, 2:] - found.crop_boxes[:, :2]).prod(1)
             found = found.take(_survivors(found, 1 / areas.astype(np.float32), crop_thresh, queue.device))
@@ -199,9 +148,9 @@ def _crop_candidates(
     image_size: tuple[int, int],
     batch_size: int,
     long_side: int,
-    filters: _Filters,
-    queue: _Queue,
-) -> Iterator[_Candidates]:
+    filters: Filters,
+    queue: Queue,
+) -> Iterator[Candidates]:
     """Masks of one crop that pass the filters, in the order of points and, for one point, of its three masks."""
     corner = crop.box[0], crop.box[1]
     input_hw = resized_shape(*crop.size, long_side)
@@ -224,7 +173,7 @@ def _crop_candidates(
                 yield from queue.advance()
             low_res = _checked_logits(logits(chunk[:, 0].tolist(), chunk[:, 1].tolist()), len(chunk), resizer)
             started = resizer.start(low_res, 0.0, filters.stability_score_offset, image_size, corner)
-            queue.add(_Batch(started, chunk.numpy(), scores.numpy(), points, crop, image_size, filters))
+            queue.add(Batch(started, chunk.numpy(), scores.numpy(), points, crop, image_size, filters))
             if not started.on_gpu:
                 yield from queue.drain()
     yield from queue.drain()
@@ -233,88 +182,6 @@ def _crop_candidates(
 def _masks_at_once(crop_size: tuple[int, int], on_gpu: bool) -> int:
     most, pixels = (_GPU_LOGITS_CHUNK, _GPU_PIXELS_AT_ONCE) if on_gpu else (_LOGITS_CHUNK, _PIXELS_AT_ONCE)
     return max(_FEWEST, min(most, pixels // (crop_size[0] * crop_size[1])))
-
-
-class _Batch:
-    """Masks on their way from logits to candidates: measured first, then filtered, then turned into runs.
-
-    pairs: (N, 2), the point and the mask number of each; scores: (points, 3), predicted IoU.
-    """
-
-    def __init__(
-        self,
-        started: MasksOnHost | MasksOnGpu,
-        pairs: np.ndarray,
-        scores: np.ndarray,
-        points: np.ndarray,
-        crop: Crop,
-        image_size: tuple[int, int],
-        filters: _Filters,
-    ) -> None:
-        self.started = started
-        self._pairs, self._scores, self._points = pairs, scores, points
-        self._crop, self._image_size, self._filters = crop, image_size, filters
-        self._kept: tuple[Any, ...] = ()
-
-    def filter(self) -> bool:
-        """Ask for the runs of the masks that pass, once the numbers are there; whether any does."""
-        found, (left, top) = self.started.numbers(), self._crop.box[:2]
-        boxes = found.boxes + np.array([left, top, left, top])
-        passed = found.stability >= self._filters.stability_score_thresh
-        passed &= ~near_crop_edge(boxes, self._crop.box, self._image_size)
-        kept = np.flatnonzero(passed)
-        if not len(kept):
-            return False
-        self.started.ask(kept)
-        point, mask = self._pairs[kept].T
-        self._kept = (
-            boxes[kept],
-            found.areas[kept],
-            self._scores[point, mask],
-            found.stability[kept],
-            self._points[point] + np.array([left, top], np.float64),
-            np.tile(np.array(self._crop.box, np.int64), (len(kept), 1)),
-        )
-        return True
-
-    def candidates(self) -> _Candidates:
-        """The masks that have passed, once their runs are there."""
-        return _Candidates([_compact(counts) for counts in self.started.runs()], *self._kept)
-
-
-class _Queue:
-    """Batches that a GPU is at work on, in order, so that the host need not wait for each of them.
-
-    device: where masks were measured last.
-    """
-
-    def __init__(self) -> None:
-        self.device = torch.device("cpu")
-        self._measured: list[_Batch] = []
-        self._filtered: list[_Batch] = []
-
-    @property
-    def measuring(self) -> bool:
-        """Whether logits are still needed."""
-        return bool(self._measured)
-
-    def add(self, batch: _Batch) -> None:
-        self.device = batch.started.device
-        self._measured.append(batch)
-
-    def advance(self) -> Iterator[_Candidates]:
-        """Each batch goes on by a step; to be called after a wait. Gives those that have all they need."""
-        ready, measured = self._filtered, self._measured
-        self._measured = []
-        self._filtered = [batch for batch in measured if batch.filter()]
-        for batch in ready:
-            yield batch.candidates()
-
-    def drain(self) -> Iterator[_Candidates]:
-        """Waits for all batches, and gives them."""
-        while self._measured or self._filtered:
-            wait(self.device)
-            yield from self.advance()
 
 
 def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
@@ -347,11 +214,7 @@ def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
     return low_res
 
 
-def _compact(counts: np.ndarray) -> np.ndarray:
-    return counts.astype(np.min_scalar_type(counts.max()))
-
-
-def _survivors(candidates: _Candidates, scores: np.ndarray, thresh: float, device: torch.device) -> np.ndarray:
+def _survivors(candidates: Candidates, scores: np.ndarray, thresh: float, device: torch.device) -> np.ndarray:
     """The numbers of the survivors of box NMS, by score descending, then index.
 
     device: where masks are measured, and boxes compared if a GPU kernel serves there.
@@ -364,8 +227,8 @@ def _survivors(candidates: _Candidates, scores: np.ndarray, thresh: float, devic
 
 
 def _without_small_regions(
-    candidates: _Candidates, image_size: tuple[int, int], min_area: float
-) -> tuple[_Candidates, np.ndarray]:
+    candidates: Candidates, image_size: tuple[int, int], min_area: float
+) -> tuple[Candidates, np.ndarray]:
     """The candidates, cleaned, and which of them had anything to clean."""
     height = torch.tensor([image_size[0]], device="cpu")
     counts, boxes, areas = list(candidates.counts), candidates.boxes.copy(), candidates.areas.copy()
@@ -377,14 +240,14 @@ def _without_small_regions(
         if not bool(changes):
             continue
         changed[i] = True
-        counts[i] = _compact(runs.numpy())
+        counts[i] = compact(runs.numpy())
         x, y, w, h = ops.rle_to_bbox(runs, offsets, height)[0].tolist()
         boxes[i] = (x, y, x + w - 1, y + h - 1) if w else 0
         areas[i] = int(ops.rle_area(runs, offsets))
     return replace(candidates, counts=counts, boxes=boxes, areas=areas), changed
 
 
-def _records(found: _Candidates, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _records(found: Candidates, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
     columns = (
         found.areas,
         _xywh(found.boxes),

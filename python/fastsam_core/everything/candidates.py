@@ -1,0 +1,151 @@
+"""Masks of segment-everything on their way from logits to candidates that have passed the filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..measuring import MasksOnGpu, MasksOnHost, wait
+from .arguments import Crop
+from .crops import near_crop_edge
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
+
+    counts: uncompressed RLE of the whole picture, each in the smallest dtype that holds it, because thousands of masks
+    may wait for their NMS. boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
+    """
+
+    counts: list[np.ndarray]
+    boxes: np.ndarray
+    areas: np.ndarray
+    predicted_iou: np.ndarray
+    stability: np.ndarray
+    points: np.ndarray
+    crop_boxes: np.ndarray
+
+    @classmethod
+    def join(cls, parts: list[Candidates]) -> Candidates:
+        """All masks of the parts, in order."""
+        return cls(
+            [counts for part in parts for counts in part.counts],
+            *(
+                np.concatenate([np.zeros(shape, dtype), *(getattr(part, name) for part in parts)])
+                for name, shape, dtype in _COLUMNS
+            ),
+        )
+
+    def take(self, index: np.ndarray) -> Candidates:
+        """The masks of these numbers, in their order."""
+        return Candidates(
+            [self.counts[i] for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
+        )
+
+
+_COLUMNS: tuple[tuple[str, tuple[int, ...], type], ...] = (
+    ("boxes", (0, 4), np.int64),
+    ("areas", (0,), np.int64),
+    ("predicted_iou", (0,), np.float32),
+    ("stability", (0,), np.float32),
+    ("points", (0, 2), np.float64),
+    ("crop_boxes", (0, 4), np.int64),
+)
+
+
+@dataclass(frozen=True)
+class Filters:
+    conf_thres: float
+    stability_score_thresh: float
+    stability_score_offset: float
+
+
+class Batch:
+    """Masks on their way from logits to candidates: measured first, then filtered, then turned into runs.
+
+    pairs: (N, 2), the point and the mask number of each; scores: (points, 3), predicted IoU.
+    """
+
+    def __init__(
+        self,
+        started: MasksOnHost | MasksOnGpu,
+        pairs: np.ndarray,
+        scores: np.ndarray,
+        points: np.ndarray,
+        crop: Crop,
+        image_size: tuple[int, int],
+        filters: Filters,
+    ) -> None:
+        self.started = started
+        self._pairs, self._scores, self._points = pairs, scores, points
+        self._crop, self._image_size, self._filters = crop, image_size, filters
+        self._kept: tuple[Any, ...] = ()
+
+    def filter(self) -> bool:
+        """Ask for the runs of the masks that pass, once the numbers are there; whether any does."""
+        found, (left, top) = self.started.numbers(), self._crop.box[:2]
+        boxes = found.boxes + np.array([left, top, left, top])
+        passed = found.stability >= self._filters.stability_score_thresh
+        passed &= ~near_crop_edge(boxes, self._crop.box, self._image_size)
+        kept = np.flatnonzero(passed)
+        if not len(kept):
+            return False
+        self.started.ask(kept)
+        point, mask = self._pairs[kept].T
+        self._kept = (
+            boxes[kept],
+            found.areas[kept],
+            self._scores[point, mask],
+            found.stability[kept],
+            self._points[point] + np.array([left, top], np.float64),
+            np.tile(np.array(self._crop.box, np.int64), (len(kept), 1)),
+        )
+        return True
+
+    def candidates(self) -> Candidates:
+        """The masks that have passed, once their runs are there."""
+        return Candidates([compact(counts) for counts in self.started.runs()], *self._kept)
+
+
+class Queue:
+    """Batches that a GPU is at work on, in order, so that the host need not wait for each of them.
+
+    device: where masks were measured last.
+    """
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self._measured: list[Batch] = []
+        self._filtered: list[Batch] = []
+
+    @property
+    def measuring(self) -> bool:
+        """Whether logits are still needed."""
+        return bool(self._measured)
+
+    def add(self, batch: Batch) -> None:
+        self.device = batch.started.device
+        self._measured.append(batch)
+
+    def advance(self) -> Iterator[Candidates]:
+        """Each batch goes on by a step; to be called after a wait. Gives those that have all they need."""
+        ready, measured = self._filtered, self._measured
+        self._measured = []
+        self._filtered = [batch for batch in measured if batch.filter()]
+        for batch in ready:
+            yield batch.candidates()
+
+    def drain(self) -> Iterator[Candidates]:
+        """Waits for all batches, and gives them."""
+        while self._measured or self._filtered:
+            wait(self.device)
+            yield from self.advance()
+
+
+def compact(counts: np.ndarray) -> np.ndarray:
+    return counts.astype(np.min_scalar_type(counts.max()))

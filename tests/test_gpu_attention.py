@@ -128,7 +128,9 @@ def test_a_compiled_layer_of_the_encoder_calls_the_kernels(dtype, window):
 def test_encoders_agree_with_float64(dtype, encoder):
     torch.manual_seed(0)
     model: nn.Module = (
-        ImageEncoderViT(128, 3, 2, (1,), image_size=512) if encoder == "vit" else registry.build("sam_nano").image_encoder
+        ImageEncoderViT(128, 3, 2, (1,), image_size=512)
+        if encoder == "vit"
+        else registry.build("sam_nano").image_encoder
     )
     model = model.cuda().eval()
     size = 512 if encoder == "vit" else 384

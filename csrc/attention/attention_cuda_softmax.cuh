@@ -35,7 +35,7 @@ struct Sums {
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        // Finite: what scores of minus infinity add is nothing then, and not a number only where there are no others.
+        // Finite, so that scores of minus infinity add nothing.
         top[i][half] = -3e38f, total[i][half] = 0.0f;
       }
 #pragma unroll
@@ -113,7 +113,7 @@ __device__ __forceinline__ void write_out(const Job<T>& job, const Window<T>& wi
       float total = sums.total[i][half];
       total += __shfl_xor_sync(kAllLanes, total, 1);
       total += __shfl_xor_sync(kAllLanes, total, 2);
-      const float factor = 1.0f / total;
+      const float factor = total == 0.0f ? 0.0f : 1.0f / total;  // zero where a bias leaves no key any weight
       const int to = row + 16 * i + 8 * half + group();
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {

@@ -221,7 +221,5 @@ class Attention(nn.Module):
         bias = self.attention_biases[:, self.bias_index]
         # Unlike in SAM's ViT, q, k and v of one head lie side by side.
         tensors = qkv, bias, padding
-        attend = (
-            ops.windowed_attention if serves(*tensors) or serves_on_gpu(*tensors) else windowed_attention_in_torch
-        )
+        attend = ops.windowed_attention if serves(*tensors) or serves_on_gpu(*tensors) else windowed_attention_in_torch
         return attend(qkv, bias, self.window_size, padding)

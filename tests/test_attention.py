@@ -156,11 +156,12 @@ def test_a_large_bias_for_all_changes_nothing(sibling, value):
 @each_sibling
 def test_growing_scores_rescale_what_was_summed(sibling):
     # Each tile of keys has a larger score than those before, and the other way round.
-    side = fewer(sibling, 30, 12)
-    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(side, side, dim=64, heads=1)
-    for first, last in ((0, 15), (15, 0)):
-        qkv[..., :64] = 1.0
-        qkv[..., 64:128] = torch.linspace(first, last, side**2).view(1, side, side, 1)
+    side, dim = fewer(sibling, (30, 4), (12, 64))
+    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(side, side, dim=dim, heads=1)
+    largest = 120 / dim**0.5
+    for first, last in ((0, largest), (largest, 0)):
+        qkv[..., :dim] = 1.0
+        qkv[..., dim : 2 * dim] = torch.linspace(first, last, side**2).view(1, side, side, 1)
         arguments = (qkv, rel_pos_h, rel_pos_w, heads, window, padding)
         given = ops.siblings("attention")[sibling](*arguments)
         torch.testing.assert_close(given.double(), plain_attention(*arguments), rtol=1e-4, atol=1e-4)

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastsam_core import ops
 from fastsam_core.models import image_encoder, native, tiny_vit
 from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.native import serves_on_gpu
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops._native import cpu_module
 from siblings import EMULATED
@@ -29,9 +30,6 @@ ENCODERS: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
         96,
     ),
 }
-each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
-# Not even tensors without values can be moved to "cuda" by a PyTorch that was built without it.
-needs_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch was built without CUDA")
 
 
 @pytest.fixture
@@ -40,57 +38,42 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "cuda_module", ModuleType("_cuda"))
 
 
-def calls_of(monkeypatch: pytest.MonkeyPatch, op: str) -> list[torch.dtype]:
-    """The dtypes of the calls of an operation from now on."""
-    called, plain = [], getattr(ops, op)
-
-    def call(qkv: Tensor, *others: Any) -> Tensor:
-        called.append(qkv.dtype)
-        result: Tensor = plain(qkv, *others)
-        return result
-
-    monkeypatch.setattr(ops, op, call)
-    return called
-
-
-def run_on_gpu(encoder: str, dtype: torch.dtype) -> Tensor:
-    """An encoder's result, but for the values."""
-    _, build, size = ENCODERS[encoder]
+def on_gpu(dtype: torch.dtype) -> Tensor:
+    """A tensor that says it is on a GPU."""
     with FakeTensorMode():
-        model = build().to("cuda", dtype).eval()
-        result: Tensor = model(torch.zeros(2, 3, size, size, device="cuda", dtype=dtype))
-    return result
+        return torch.empty(2, device="cuda", dtype=dtype)
 
 
-@needs_cuda_build
-@each_encoder
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_gpu_tensors_go_to_the_kernels(monkeypatch, kernels, encoder, dtype):
-    called = calls_of(monkeypatch, ENCODERS[encoder][0])
+def test_gpu_tensors_go_to_the_kernels(dtype):
     with torch.no_grad():
-        result = run_on_gpu(encoder, dtype)
-    assert called == [dtype] * 3
-    assert result.device.type == "cuda" and result.dtype == dtype
-    assert result.shape == (2, 8, ENCODERS[encoder][2] // 16, ENCODERS[encoder][2] // 16)
+        assert serves_on_gpu(on_gpu(dtype), on_gpu(torch.float32))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert serves_on_gpu(on_gpu(dtype))
 
 
-@needs_cuda_build
-@each_encoder
-def test_what_stays_with_pytorch(monkeypatch, kernels, encoder):
-    called = calls_of(monkeypatch, ENCODERS[encoder][0])
-    run_on_gpu(encoder, torch.float16)  # with gradients
-    with torch.no_grad():
-        run_on_gpu(encoder, torch.float64)
-        monkeypatch.setattr(native, "_is_exporting", lambda: True)
-        run_on_gpu(encoder, torch.float16)
-        monkeypatch.setattr(native, "_is_exporting", lambda: False)
-        monkeypatch.setattr(native, "cuda_module", None)
-        run_on_gpu(encoder, torch.float16)
-    assert called == []
+@pytest.mark.usefixtures("kernels")
+@torch.no_grad()
+def test_what_stays_with_pytorch(monkeypatch):
+    tensor = on_gpu(torch.float16)
+    assert serves_on_gpu(tensor)
+    assert not serves_on_gpu(tensor, on_gpu(torch.float64))
+    assert not serves_on_gpu(tensor, torch.empty(2))
+    with torch.enable_grad():
+        assert not serves_on_gpu(tensor)
+    for part, reason in ((native, "_is_exporting"), (torch.jit, "is_tracing")):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, reason, lambda: True)
+            assert not serves_on_gpu(tensor)
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "cuda_module", None)
+        assert not serves_on_gpu(tensor)
+    assert serves_on_gpu(tensor)
 
 
 @pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
-@each_encoder
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @torch.no_grad()
 def test_an_encoder_on_the_kernels_is_as_exact_as_on_pytorch(monkeypatch, encoder, dtype):

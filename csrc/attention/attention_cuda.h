@@ -15,7 +15,6 @@ namespace fastsam::attention {
 // Channels per head for which there are kernels.
 constexpr bool has_positions_kernel(int64_t dim) { return dim == 64 || dim == 80; }
 constexpr bool has_bias_kernel(int64_t dim) { return dim == 32; }
-constexpr int kCudaCapability = 80;
 
 // All tensors are of one dtype and begin at multiples of 16 bytes. shared_memory: bytes that each multiprocessor of the
 // device has, by which the kernel is chosen. std::invalid_argument for a size without a kernel,

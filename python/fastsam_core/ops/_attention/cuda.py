@@ -1,7 +1,7 @@
 """The CUDA sibling: float16, bfloat16 and float32 (as pairs of TF32 numbers) on tensor cores.
 
-There are kernels for the models' head dimensions: 64 and 80 with relative positions, 32 with a dense bias. Others,
-float64, and GPUs before compute capability 8.0 are served by the reference.
+There are kernels for the models' head dimensions: 64 and 80 with relative positions, 32 with a dense bias. The
+reference serves others, float64, and GPUs before compute capability 8.0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ALIGNMENT = 16  # bytes, of what the kernels copy at a time
 
 
 def why_not(op: str, tensor: Tensor) -> str:
-    """Why the kernels of `op` do not take such a tensor; "" where they do, for the head dimensions that they have."""
+    """Why the kernels of `op` don't take a tensor like this one; "" where they do, if they have its head dimension."""
     if tensor.dtype not in DTYPES:
         return f"{op} has kernels for float32, float16 and bfloat16; the tensor is {tensor.dtype}"
     if tensor.is_cuda and (capability := _capability(tensor.device)) < _CAPABILITY:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ...device import select_device
 from ...models.download import sha256_of
@@ -59,5 +60,5 @@ def load(model: str | os.PathLike[str], device: Any = "cpu") -> Loaded:
         raise ValueError(f"{path}: {error}") from error
     default = _FASTSAM_IMGSZ if path.name.lower().startswith("fastsam") else _IMGSZ
     # Channels last: a tenth to a fifth less time on CPUs, and what half precision on GPUs wants.
-    network.to(chosen).to(memory_format=torch.channels_last)
+    convert_conv2d_weight_memory_format(network.to(chosen), torch.channels_last)
     return Loaded(network, weights.names(network.sizes.classes), weights.facts.imgsz or default, path)

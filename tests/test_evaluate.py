@@ -275,6 +275,30 @@ def test_the_three_forms_give_the_same_numbers(
         assert f"{whole.measures['boundary_f'].value:.3f}" in said and "GrabCut" not in said
 
 
+def test_numbers_of_clicks(sam: SAM, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_click = [[0.5, 0.85, 0.9], [0.95], [0.86, 0.1, 0.89] + [0.2] * 17, [0.84, 0.8]]
+    asked: list[dict[str, Any]] = []
+
+    def corrected(self: Prompted, objects: list[Any], first: list[Any], goal: float, **options: Any) -> Any:
+        asked.append({"goal": goal, **options})
+        return by_click[: len(objects)]
+
+    monkeypatch.setattr(Prompted, "corrected", corrected)
+    # The largest four objects of a scene, whichever they are.
+    areas = sorted((int(truth.sum()) for truth in truths(scenes, 0)), reverse=True)
+    assert len(areas) >= 4
+    options: dict[str, Any] = {"measures": "noc", "imgsz": 64, "verbose": False, "mask_feedback": False}
+    with monkeypatch.context() as patch:
+        patch.setattr("fastsam_core.evaluate.run.DataSet.__len__", lambda self: 1)
+        found = sam.val(scenes / "png", min_area=areas[3] / SIDE**2, baselines=False, **options)
+    assert found.objects == 4 and asked == [{"goal": 0.9, "mask_feedback": False}]
+    assert found.noc85 is not None and found.noc85.value == (2 + 1 + 1 + 20) / 4
+    assert found.noc90 is not None and found.noc90.value == (3 + 1 + 20 + 20) / 4
+    assert found.noc85_reached is not None and found.noc85_reached.value == 3 / 4
+    assert found.noc90_reached is not None and found.noc90_reached.value == 2 / 4
+    assert "NoC@90" in str(found) and "50.0 %" in str(found)
+
+
 def test_some_measures_of_some_images(sam: SAM, scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "val.jpg").write_text("of an earlier run")
     (tmp_path / "val.jsonl").write_text("of an earlier run")

@@ -216,6 +216,15 @@ def test_average_recall_is_that_of_pycocotools(seed: int, counts: list[tuple[int
         assert our_recall(images, most) == pytest.approx(coco_recall(images, most), abs=1e-12)
 
 
+def test_of_two_objects_that_fit_equally_the_last_is_taken() -> None:
+    left, right = np.zeros((2, 24, 30), bool)
+    left[2:8, 2:8] = right[2:8, 10:16] = True
+    # The first proposal is both objects, an IoU of 0.5 with each, and the second is one of them.
+    for second, expected in ((left, (10 + 1) / 20), (right, 9 / 20 + 1 / 20)):
+        images = [(np.array([left | right, second]), np.array([left, right]))]
+        assert our_recall(images, 100) == coco_recall(images, 100) == pytest.approx(expected)
+
+
 def test_average_recall_by_hand() -> None:
     # The first proposal fits the first object by 0.74: five of ten thresholds. The third takes both for the second.
     ious = np.array([[0.74, 0.0], [0.3, 0.4], [0.6, 0.95]])

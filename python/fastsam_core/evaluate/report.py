@@ -49,8 +49,9 @@ class Evaluation:
     where 20 are not enough; noc85_reached, noc90_reached: the share of objects for which they are. ar100, ar1000:
     average recall of so many proposals. disc_iou, disc_boundary_f, grabcut_iou: of the baselines.
 
-    images: that have objects to evaluate, or lack any; objects: evaluated. small, crowds: objects left out because they
-    cover less than `min_area` of their image (or nothing), or are marked as a crowd. failures: what could not be used.
+    images: that could be used, with objects or without; objects: evaluated. small, crowds: objects left out because
+    they cover less than `min_area` of their image (or nothing), or are marked as a crowd. failures: what could not be
+    used.
     settings: what was asked for, and of what; JSON-ready. output: the folder written, if any.
     """
 

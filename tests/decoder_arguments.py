@@ -10,6 +10,21 @@ from torch import Tensor
 from fastsam_core.ops._decoder.panels import to_panels
 
 
+def cast(op: str, given: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Arguments in another dtype; what stays in float32 beside half precision does, and its numbers are rounded too."""
+    exact = {"decoder_first_pass": (2,), "decoder_second_pass": (2,), "decoder_upscale": (14,)}.get(op, ())
+    half = dtype in (torch.float16, torch.bfloat16)
+    return tuple(
+        x.to(torch.float32 if half and i in exact else dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+        for i, x in enumerate(given)
+    )
+
+
+def arguments_in(dtype: torch.dtype, op: str, **sizes: Any) -> tuple[Any, ...]:
+    """`arguments` in this dtype."""
+    return cast(op, arguments(op, **sizes), dtype)
+
+
 def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int]) -> tuple[Any, ...]:
     """Random arguments of an operation; head_dim is that of SAM, half the width over the heads."""
     generator = torch.Generator().manual_seed(5)

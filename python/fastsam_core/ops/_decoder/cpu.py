@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._native import cpu_module
 from .._threads import thread_count
+from . import reference
 from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
 from .schema import gathered
 
@@ -17,6 +19,8 @@ _cpu: Any = cpu_module
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
     """See `fastsam_core.ops.decoder_first_look`."""
     check_first_look(q, keys, values, length)
+    if q.dtype != torch.float32:
+        return reference.decoder_first_look(q, keys, values, length)
     out = q.new_empty(q.shape)
     _cpu.decoder_first_look(_array(q), _array(keys), _array(values), length, out.numpy(), thread_count())
     return out
@@ -36,7 +40,10 @@ def decoder_first_pass(
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.decoder_first_pass`."""
-    check_first_pass(image, values, norms, eps, keys, cross, gram, look, look_mix, length, state)
+    given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
+    check_first_pass(*given)
+    if state.dtype != torch.float32:
+        return reference.decoder_first_pass(*given)
     seen, mixed = gathered(look, look_mix)
     tokens = map(_array, (keys, cross, gram, look, look_mix))
     out = map(_writable, (state, seen, mixed))
@@ -68,6 +75,8 @@ def decoder_second_pass(
     """See `fastsam_core.ops.decoder_second_pass`."""
     tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
     check_second_pass(image, values, norms, constant, eps, *tokens, length, state)
+    if state.dtype != torch.float32:
+        return reference.decoder_second_pass(image, values, norms, constant, eps, *tokens, length, state)
     seen, mixed = gathered(look, look_mix)
     arrays, out = map(_array, tokens), map(_writable, (state, seen, mixed))
     of_image = map(_array, (image, values, norms))
@@ -96,6 +105,8 @@ def decoder_upscale(
     before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
     after = enlarge_more, enlarge_more_bias
     check_upscale(*before, norm_eps, *after, height, width, out)
+    if state.dtype != torch.float32:
+        return reference.decoder_upscale(*before, norm_eps, *after, height, width, out)
     arrays = (*map(_array, before), norm_eps, *map(_array, after))
     _cpu.decoder_upscale(*arrays, height, width, _writable(out), thread_count())
 

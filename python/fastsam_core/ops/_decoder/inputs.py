@@ -7,13 +7,29 @@ from torch import Tensor
 
 from .panels import PANEL, count_panels
 
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
-    """ValueError unless `tensor` is float32 and of this shape, which `meaning` puts in words."""
+
+def check_shape(
+    name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str, dtype: torch.dtype = torch.float32
+) -> None:
+    """ValueError unless `tensor` is of this dtype and shape, which `meaning` puts in words."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {meaning} = {shape}; got {tuple(tensor.shape)}")
-    if tensor.dtype != torch.float32:
-        raise ValueError(f"{name} must be float32, not {tensor.dtype}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype}, not {tensor.dtype}")
+
+
+def _dtype_of(name: str, tensor: Tensor) -> torch.dtype:
+    """The dtype of all tensors but those that half precision leaves in float32."""
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"{name} must be float32, float16, bfloat16 or float64, not {tensor.dtype}")
+    return tensor.dtype
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What stays in float32 beside half precision."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def check_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> None:
@@ -21,9 +37,10 @@ def check_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> No
     if q.dim() != 3 or 0 in (q.shape[0], q.shape[2]):
         raise ValueError(f"q must have shape (heads, rows, head_dim); got {tuple(q.shape)}")
     heads, rows, head_dim = q.shape
-    check_shape("q", q, (heads, rows, head_dim), "(heads, rows, head_dim)")
-    check_shape("keys", keys, (_panels(length), heads * head_dim, PANEL), "(panels, heads * head_dim, 16)")
-    _check_values(values, length, heads, head_dim)
+    dtype = _dtype_of("q", q)
+    check_shape("q", q, (heads, rows, head_dim), "(heads, rows, head_dim)", dtype)
+    check_shape("keys", keys, (_panels(length), heads * head_dim, PANEL), "(panels, heads * head_dim, 16)", dtype)
+    _check_values(values, length, heads, head_dim, dtype)
 
 
 def check_first_pass(
@@ -41,12 +58,12 @@ def check_first_pass(
 ) -> None:
     """See `fastsam_core.ops.decoder_first_pass`."""
     prompts, heads, tokens, head_dim = _check_pass(4, image, values, keys, length, state)
-    rows = heads * tokens
-    check_shape("norms", norms, (_panels(length), PANEL), "(panels, 16)")
+    rows, dtype = heads * tokens, image.dtype
+    check_shape("norms", norms, (_panels(length), PANEL), "(panels, 16)", _exact(dtype))
     for name, vectors in (("cross", cross), ("look", look)):
-        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     for name, matrix in (("gram", gram), ("look_mix", look_mix)):
-        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)")
+        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)", dtype)
 
 
 def check_second_pass(
@@ -72,21 +89,23 @@ def check_second_pass(
 ) -> None:
     """See `fastsam_core.ops.decoder_second_pass`."""
     prompts, heads, tokens, head_dim = _check_pass(6, image, values, keys, length, state)
-    rows = heads * tokens
-    check_shape("norms", norms, (_panels(length), 2, PANEL), "(panels, 2, 16)")
+    rows, dtype = heads * tokens, image.dtype
+    check_shape("norms", norms, (_panels(length), 2, PANEL), "(panels, 2, 16)", _exact(dtype))
     for name, vectors in (("own", own), ("cross", cross)):
-        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     mixes = {"keys_mix": keys_mix, "own_gram": own_gram, "cross_mix": cross_mix, "gram": gram}
     for name, matrix in mixes.items():
-        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)")
+        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)", dtype)
     for name, bias in (("keys_bias", keys_bias), ("own_bias", own_bias), ("cross_bias", cross_bias)):
-        check_shape(name, bias, (prompts, rows), "(prompts, rows)")
+        check_shape(name, bias, (prompts, rows), "(prompts, rows)", dtype)
     if look.dim() != 4 or not 1 <= look.shape[2] <= tokens:
         raise ValueError(f"look must have 1 to {tokens} tokens in its third axis; its shape is {tuple(look.shape)}")
     chosen = look.shape[2]
-    check_shape("look", look, (prompts, heads, chosen, head_dim), "(prompts, heads, tokens of the look, head_dim)")
+    check_shape(
+        "look", look, (prompts, heads, chosen, head_dim), "(prompts, heads, tokens of the look, head_dim)", dtype
+    )
     shape = (prompts, heads * chosen, 2 * rows + 2)
-    check_shape("look_mix", look_mix, shape, "(prompts, rows of the look, 2 * rows + 2)")
+    check_shape("look_mix", look_mix, shape, "(prompts, rows of the look, 2 * rows + 2)", dtype)
 
 
 def check_upscale(
@@ -111,23 +130,24 @@ def check_upscale(
         raise ValueError(f"height and width must be positive; got {height} x {width}")
     if state.dim() != 4 or state.shape[2] < 3:
         raise ValueError(f"state must have shape (prompts, panels, rows, 16); got {tuple(state.shape)}")
+    dtype = _dtype_of("state", state)
     prompts, rows, panels = state.shape[0], state.shape[2], _panels(height * width)
-    check_shape("state", state, (prompts, panels, rows, PANEL), "(prompts, panels, rows, 16)")
+    check_shape("state", state, (prompts, panels, rows, PANEL), "(prompts, panels, rows, 16)", dtype)
     for name, numbers in (("asked", asked), ("index", index)):
         if numbers.dim() != 1 or numbers.dtype != torch.int64:
             raise ValueError(f"{name} must be a 1-D tensor of int64; got {tuple(numbers.shape)} of {numbers.dtype}")
     if weights.dim() != 2 or not weights.shape[1] or norm_weight.dim() != 1 or not len(norm_weight):
         raise ValueError("weights must have shape (count, narrow) and norm_weight (middle)")
     count, narrow, middle = len(index), weights.shape[1], len(norm_weight)
-    check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)")
-    check_shape("weights", weights, (count, narrow), "(count, narrow)")
-    check_shape("base", base, (panels, 4 * middle, PANEL), "(panels, 4 * middle, 16)")
-    check_shape("bias", bias, (4 * middle,), "(4 * middle,)")
-    check_shape("norm_weight", norm_weight, (middle,), "(middle,)")
-    check_shape("norm_bias", norm_bias, (middle,), "(middle,)")
-    check_shape("enlarge_more", enlarge_more, (4 * narrow, middle), "(4 * narrow, middle)")
-    check_shape("enlarge_more_bias", enlarge_more_bias, (4 * narrow,), "(4 * narrow,)")
-    check_shape("out", out, (count, 4 * height, 4 * width), "(count, 4 * height, 4 * width)")
+    check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)", dtype)
+    check_shape("weights", weights, (count, narrow), "(count, narrow)", dtype)
+    check_shape("base", base, (panels, 4 * middle, PANEL), "(panels, 4 * middle, 16)", dtype)
+    check_shape("bias", bias, (4 * middle,), "(4 * middle,)", dtype)
+    check_shape("norm_weight", norm_weight, (middle,), "(middle,)", dtype)
+    check_shape("norm_bias", norm_bias, (middle,), "(middle,)", dtype)
+    check_shape("enlarge_more", enlarge_more, (4 * narrow, middle), "(4 * narrow, middle)", dtype)
+    check_shape("enlarge_more_bias", enlarge_more_bias, (4 * narrow,), "(4 * narrow,)", dtype)
+    check_shape("out", out, (count, 4 * height, 4 * width), "(count, 4 * height, 4 * width)", _exact(dtype))
     _check_writable("out", out)
 
 
@@ -138,20 +158,21 @@ def _check_pass(
     if keys.dim() != 4 or 0 in keys.shape[1:]:
         raise ValueError(f"keys must have shape (prompts, heads, tokens, head_dim); got {tuple(keys.shape)}")
     prompts, heads, tokens, head_dim = keys.shape
+    dtype = _dtype_of("image", image)
     panels = _panels(length)
-    check_shape("keys", keys, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+    check_shape("keys", keys, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     meaning = f"(panels, {projections} * heads * head_dim, 16)"
-    check_shape("image", image, (panels, projections * heads * head_dim, PANEL), meaning)
-    _check_values(values, length, heads, head_dim)
+    check_shape("image", image, (panels, projections * heads * head_dim, PANEL), meaning, dtype)
+    _check_values(values, length, heads, head_dim, dtype)
     meaning = "(prompts, panels, 2 * heads * tokens + 2, 16)"
-    check_shape("state", state, (prompts, panels, 2 * heads * tokens + 2, PANEL), meaning)
+    check_shape("state", state, (prompts, panels, 2 * heads * tokens + 2, PANEL), meaning, dtype)
     _check_writable("state", state)
     return prompts, heads, tokens, head_dim
 
 
-def _check_values(values: Tensor, length: int, heads: int, head_dim: int) -> None:
+def _check_values(values: Tensor, length: int, heads: int, head_dim: int, dtype: torch.dtype) -> None:
     shape = (heads, _panels(length) * PANEL, count_panels(head_dim) * PANEL)
-    check_shape("values", values, shape, "(heads, panels * 16, head_dim rounded up to 16)")
+    check_shape("values", values, shape, "(heads, panels * 16, head_dim rounded up to 16)", dtype)
 
 
 def _check_writable(name: str, tensor: Tensor) -> None:

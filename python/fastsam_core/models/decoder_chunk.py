@@ -50,11 +50,14 @@ class Chunk:
         grid: tuple[int, int],
         out: Tensor,
     ) -> None:
-        """Logits of mask `masks[i]` of prompt `index[i]` to out[i], (4 * height, 4 * width)."""
-        asked, row = torch.unique(index, return_inverse=True)
+        """Logits of mask `masks[i]` of prompt `index[i]` to out[i], (4 * height, 4 * width).
+
+        index, masks: on the CPU, wherever the chunk is.
+        """
+        column = torch.tensor([self.masks.index(mask) for mask in masks.tolist()], dtype=torch.long, device="cpu")
+        asked, row, column = (_beside(x, out) for x in (*torch.unique(index, return_inverse=True), column))
         heads = self._decoder.output_hypernetworks_mlps
         weights = torch.stack([heads[mask](self._final[asked, 1 + i]) for i, mask in enumerate(self.masks)], 1)
-        column = torch.tensor([self.masks.index(mask) for mask in masks.tolist()], device="cpu")
         first, second, rest = self._image.enlarge_mix
         parts = [first @ self._values1[asked].mT, second @ self._values2[asked].mT]
         rest = rest[:, None].expand(len(asked), -1, 1)
@@ -108,17 +111,24 @@ class Chunk:
         transformer, image = self._decoder.transformer, self._image
         look, norm = transformer.final_attn_token_to_image, transformer.blocks[1].norm4
         chosen = [0, *(1 + mask for mask in self.masks)]
-        queries, placed = queries[:, chosen], queries[:, chosen] + tokens[:, chosen]
+        queries, tokens = _choose(queries, chosen), _choose(tokens, chosen)
+        placed = queries + tokens
         q = _scaled_heads(look, look.q_proj(placed))
         channels, values1, values2 = tokens.shape[-1], self._values1, self._values2
         keys, own, cross = self._keys2, self._heads1, self._heads2
-        rest = _dot(q, image.look2_mix[2])[..., None]
+        rest, cross_bias, constant = (
+            _dot(q, image.look2_mix[2])[..., None],
+            _dot(cross, image.cross_bias),
+            image.constant,
+        )
+        if isinstance(constant, Tensor):  # as the weights of each head sum to 1, any one's bias can take it along
+            cross_bias, constant = cross_bias + (constant / cross.shape[1]).to(cross_bias.dtype), 0.0
         mixes = [_pairs(q, mix, v) for mix, v in zip(image.look2_mix, (values1, values2), strict=False)]
         seen, mixed = ops.decoder_second_pass(
-            *(image.image[1], image.values[1], image.norms[1], image.constant, norm.eps),
+            *(image.image[1], image.values[1], image.norms[1], constant, norm.eps),
             *(keys, _pairs(keys, image.keys_mix, values1), _dot(keys, image.keys_bias)),
             *(own * (2 / channels), _pairs(own, image.own_gram, values1), _dot(own, image.own_bias)),
-            *(cross * (2 / channels), _pairs(cross, image.cross_mix, values1), _dot(cross, image.cross_bias)),
+            *(cross * (2 / channels), _pairs(cross, image.cross_mix, values1), cross_bias),
             _pairs(cross, image.gram2, values2),
             q,
             torch.cat([*mixes, torch.zeros_like(rest), rest], 2),
@@ -132,6 +142,16 @@ class Chunk:
         seen = seen + mixed[..., -1].view(*seen.shape[:3], 1) * bias.view(seen.shape[1], 1, -1)
         final: Tensor = transformer.norm_final_attn(queries + look.out_proj(_by_row(seen) + image.seen2_bias))
         return final
+
+
+def _choose(x: Tensor, tokens: Sequence[int]) -> Tensor:
+    """x[:, tokens], which on a GPU would wait for the numbers to get there."""
+    return torch.cat([x[:, token : token + 1] for token in tokens], 1)
+
+
+def _beside(numbers: Tensor, tensor: Tensor) -> Tensor:
+    """CPU numbers on the device of `tensor`, without waiting for it."""
+    return numbers.pin_memory().to(tensor.device, non_blocking=True) if tensor.is_cuda else numbers
 
 
 def _heads(attn: DecoderAttention, x: Tensor) -> Tensor:  # (n, T, heads * d) -> (n, heads, T, d)

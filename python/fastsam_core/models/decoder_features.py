@@ -39,7 +39,7 @@ class Features:
     image: tuple[Tensor, Tensor]  # of each pass
     values: tuple[Tensor, Tensor]
     norms: tuple[Tensor, Tensor]
-    constant: float  # |f|^2 / C
+    constant: float | Tensor  # |f|^2 / C
     base: Tensor  # (panels, 4 * middle, 16)
     # First pass: P1's own quadratic form, what it adds to the look's scores and to the look's values.
     gram1: Tensor
@@ -103,7 +103,7 @@ def features(decoder: MaskDecoder, source: Tensor, position: Tensor) -> Features
         image=(to_panels(image1), to_panels(image2)),
         values=(_values(value1, heads), _values(value2, heads)),
         norms=(to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(), to_panels(norms2)),
-        constant=float(rest.square().mean()),
+        constant=rest.square().mean(),
         base=to_panels(from_spread[:, 4 * inner :]),
         gram1=out1.T @ out1 / channels,
         look1_mix=keys1 @ weighted,

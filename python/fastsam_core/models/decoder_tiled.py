@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Condition
 from typing import cast
 
@@ -36,7 +37,8 @@ class TiledImage:
         self.decoder = decoder
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
         source, pe = (embedding + dense)[0].flatten(1).T, position[0].flatten(1).T  # (L, C)
-        self.features = features(decoder, source.contiguous(), pe.contiguous())
+        made = features(decoder, source.contiguous(), pe.contiguous())
+        self.features = replace(made, constant=float(made.constant))
         _, norm, _, enlarge_more, _ = decoder.output_upscaling
         norm = cast(LayerNorm2d, norm)
         self._upscaling = (norm.weight, norm.bias, norm.eps, *as_matrix(enlarge_more))

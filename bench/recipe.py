@@ -17,14 +17,19 @@ CACHE = Path(__file__).parent / ".cache"
 
 
 @lru_cache
-def golden_recipe() -> ModuleType:
-    """tests/golden_recipe.py, which is no part of a package."""
-    path = Path(__file__).parent.parent / "tests" / "golden_recipe.py"
-    spec = importlib.util.spec_from_file_location("golden_recipe", path)
+def from_tests(name: str) -> ModuleType:
+    """tests/NAME.py, which is no part of a package."""
+    path = Path(__file__).parent.parent / "tests" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def golden_recipe() -> ModuleType:
+    """Weights for any state dict, the same everywhere."""
+    return from_tests("golden_recipe")
 
 
 def checkpoint(name: str) -> Path:

@@ -113,8 +113,9 @@ def save(threads: int) -> Path:
 
 
 def kept() -> list[Path]:
-    """The results that this tree keeps."""
-    return sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("latest"))
+    """The results of `python -m bench` that this tree keeps; those of `bench.gpu` stand beside them."""
+    paths = sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("latest"))
+    return [path for path in paths if json.loads(path.read_text()).get("kind") != "gpu"]
 
 
 def newest() -> Path:

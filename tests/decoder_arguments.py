@@ -10,6 +10,32 @@ from torch import Tensor, nn
 from fastsam_core.models.decoder_features import features
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.ops._decoder.panels import to_panels
+from fastsam_core.ops._decoder.weights import ImageParts
+
+
+def cast(op: str, given: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Arguments in another dtype; what stays in float32 beside half precision does, and its numbers are rounded too."""
+    exact = {
+        "decoder_first_pass": (2,),
+        "decoder_second_pass": (2,),
+        "decoder_upscale": (14,),
+        "decoder_prompts": (4, "norms1", "norms2"),
+    }.get(op, ())
+    half = dtype in (torch.float16, torch.bfloat16)
+
+    def convert(x: Any, place: Any) -> Any:
+        if isinstance(x, list) and x and isinstance(x[0], Tensor):
+            return [convert(part, name) for part, name in zip(x, ImageParts._fields, strict=True)]
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        return x.to(torch.float32 if half and place in exact else dtype)
+
+    return tuple(convert(x, place) for place, x in enumerate(given))
+
+
+def arguments_in(dtype: torch.dtype, op: str, **sizes: Any) -> tuple[Any, ...]:
+    """`arguments` in this dtype."""
+    return cast(op, arguments(op, **sizes), dtype)
 
 
 def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int]) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoder_arguments import arguments
+from decoder_arguments import arguments, arguments_in
 from fastsam_core.ops import schema
 
 Arguments = tuple[Any, ...]
@@ -131,7 +131,13 @@ EXAMPLES: dict[str, Callable[[], Arguments]] = {
 }
 
 # Smaller ones, for CUDA kernels on the emulator, which would take seconds for those above.
+_HALF_DECODER = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (5, 29)}  # nine full panels and one token
 EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
+    **{
+        name: partial(arguments_in, torch.bfloat16, name, **_HALF_DECODER)
+        for name in schema.SCHEMAS
+        if name.startswith("decoder_")
+    },
     "rle_decode": lambda: (*_runs(3, 300 * 201), 300, 201, False),
     "rle_encode": lambda: (_stripes(3, 300, 201),),
 }
@@ -155,7 +161,9 @@ def written(op: str) -> set[int]:
 def flat_bytes(result: Any) -> list[Any]:
     """The bits of a result, in a form that compares with ==: tensors in any nesting, with dtype and shape."""
     if isinstance(result, Tensor):
-        return [str(result.dtype), tuple(result.shape), result.detach().contiguous().numpy().tobytes()]
+        bits = result.detach().contiguous()
+        bits = bits.view(torch.int16) if bits.dtype == torch.bfloat16 else bits  # which NumPy doesn't know
+        return [str(result.dtype), tuple(result.shape), bits.numpy().tobytes()]
     if isinstance(result, (tuple, list)):
         return [flat_bytes(part) for part in result]
     return [result]

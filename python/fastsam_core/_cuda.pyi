@@ -44,6 +44,95 @@ def windowed_attention(
     out: int,
     stream: int,
 ) -> None: ...
+
+DECODER_SHARED_BYTES: int
+
+# Operands of the decoder lie as ops/_decoder/layouts.py makes them, in float16 or bfloat16 unless said otherwise.
+def decoder_parts(length: int) -> int: ...
+def decoder_first_look(
+    dtype: int,
+    q: int,  # (8, rows, 16)
+    keys: int,  # fragments (panels, 8)
+    values: int,  # fragments (8, panels)
+    rows: int,
+    length: int,  # image tokens, in panels of 16
+    out: int,  # (8, rows, 16), written
+    stream: int,
+) -> None: ...
+def decoder_first_pass(
+    dtype: int,
+    image: int,  # fragments (panels, 4, 8)
+    values: int,  # fragments (8, panels)
+    norms: int,  # (panels, 16) float32
+    eps: float,
+    keys: int,  # vectors (prompts, 8)
+    cross: int,
+    gram: int,  # matrices (prompts, 64 x 64)
+    look: int,
+    look_mix: int,
+    prompts: int,
+    tokens: int,  # 1 to 8
+    length: int,
+    state: int,  # (prompts, panels, 16 * tokens + 2, 16), written
+    tops: int,  # (prompts, decoder_parts, 64) float32, written, like the next ones
+    totals: int,
+    seen: int,  # (prompts, decoder_parts, 8, 16, 8)
+    mixed: int,  # (prompts, decoder_parts, 64, 64)
+    stream: int,
+) -> None: ...
+def decoder_second_pass(
+    dtype: int,
+    image: int,  # fragments (panels, 6, 8)
+    values: int,
+    norms: int,  # (panels, 2, 16) float32
+    constant: float,
+    eps: float,
+    keys: int,
+    keys_mix: int,
+    keys_bias: int,  # (prompts, 64) float32, like the other biases
+    own: int,
+    own_gram: int,
+    own_bias: int,
+    cross: int,
+    cross_mix: int,
+    cross_bias: int,
+    gram: int,
+    look: int,
+    look_mix: int,  # matrices (prompts, columns x 128), of 64 columns, or 32 where `narrow`
+    look_rest: int,  # (prompts, columns, 2) float32
+    narrow: bool,
+    prompts: int,
+    tokens: int,
+    length: int,
+    state: int,
+    tops: int,  # (prompts, decoder_parts, columns)
+    totals: int,
+    seen: int,
+    mixed: int,  # (prompts, decoder_parts, 130, columns)
+    stream: int,
+) -> None: ...
+def decoder_upscale(
+    dtype: int,
+    state: int,  # (prompts, panels, rows, 16)
+    asked: int,  # (asked_count,) int64
+    factors: int,  # matrices (asked_count, 256 x 128), or x 160 for more than 128 rows
+    first: int,  # (asked_count + 1,) int64, where each one's masks begin
+    places: int,  # (count,) int64, where each mask goes
+    weights: int,  # (count, 32), by `first`
+    base: int,  # fragments (panels, 16)
+    bias: int,  # (256,) float32
+    norm_weight: int,  # (64,) float32
+    norm_bias: int,  # (64,) float32
+    norm_eps: float,
+    enlarge_more: int,  # matrices (1, 128 x 64)
+    enlarge_more_bias: int,  # (128,) float32
+    asked_count: int,
+    rows: int,
+    height: int,
+    width: int,
+    out: int,  # (count, 4 * height, 4 * width) float32, written
+    stream: int,
+) -> None: ...
 def nms_scratch_bytes(n: int, wide_boxes: bool) -> int: ...
 def nms(
     boxes: int,  # (n, 4) float32, or float64 if wide_boxes, at a multiple of 16

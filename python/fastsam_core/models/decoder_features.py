@@ -37,7 +37,7 @@ class Features:
     heads: int
     eps: float  # of every LayerNorm
     image: ImageParts
-    constant: float  # |f|^2 / C
+    constant: Tensor  # |f|^2 / C, ()
     base: Tensor  # (panels, 4 * middle, 16)
     weights: Tensor  # `TokenWeights`, packed
     sizes: TokenSizes
@@ -119,7 +119,7 @@ def features(decoder: MaskDecoder, source: Tensor, position: Tensor) -> Features
         heads=heads,
         eps=first.norm4.eps,
         image=parts,
-        constant=float(rest.square().mean()),
+        constant=rest.square().mean(),
         base=to_panels(from_spread[:, 4 * inner :]),
         weights=pack(weights),
         sizes=TokenSizes.of(weights),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..ops._threads import native_threads
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
+from .decoder_gpu import GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
@@ -51,18 +52,21 @@ class PreparedImage:
         self.position = model.prompt_encoder.dense_position_embedding().to(self.dtype)
         self.no_mask = model.prompt_encoder.dense(None).to(self.dtype)
         self._unaltered = unaltered(self.decoder)
-        self._folded: FoldedImage | TiledImage | None = None
+        self._folded: FoldedImage | GpuImage | TiledImage | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without what can be made again."""
         return {**self.__dict__, "_folded": None}
 
     @property
-    def folded(self) -> FoldedImage | TiledImage:
+    def folded(self) -> FoldedImage | GpuImage | TiledImage:
         """For inference, without gradients: made at the first use, by native operations where they serve."""
         tensors = self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight
-        native = serves(*tensors) and self._unaltered
-        kind = TiledImage if native else FoldedImage
+        kind: type[FoldedImage] | type[GpuImage] | type[TiledImage] = FoldedImage
+        if self._unaltered and serves(*tensors):
+            kind = TiledImage
+        elif self._unaltered and serves_decoder(self.decoder, *tensors):
+            kind = GpuImage
         if not isinstance(self._folded, kind):
             self._folded = kind(self.decoder, self.embedding, self.position, self.no_mask)
         return self._folded
@@ -197,11 +201,13 @@ class SamModel(nn.Module):
         return iou, logits
 
     @staticmethod
-    def _decode_folded(folded: FoldedImage | TiledImage, sparse: Tensor, chosen: slice) -> tuple[Tensor, Tensor]:
+    def _decode_folded(
+        folded: FoldedImage | GpuImage | TiledImage, sparse: Tensor, chosen: slice
+    ) -> tuple[Tensor, Tensor]:
         tokens = list(range(4)[chosen])
         logits, ious = [], []
         # Natively, a chunk is the decoder's own affair and the masks of all lie in one piece.
-        size = len(sparse) if isinstance(folded, TiledImage) else _PLAIN_CHUNK
+        size = _PLAIN_CHUNK if isinstance(folded, FoldedImage) else len(sparse)
         for part in sparse.split(size):
             decoded = folded.decode(part, tokens)
             pairs = torch.cartesian_prod(torch.arange(len(part)), torch.tensor(tokens))

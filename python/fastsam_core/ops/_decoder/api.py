@@ -3,8 +3,10 @@
 They are the two-way transformer's work on image tokens without making any: see `models.decoder_features` for the
 algebra, and for where each operand comes from. A prompt's `state` holds, for each image token, the coefficients of the
 prompt's values in it. Image tokens lie in panels of 16, channel by channel (`_decoder.panels`), so `length` says how
-many of them there are. `rows` = heads * tokens, heads outermost. All tensors are float32; results are the same to the
-bit for any number of threads, and for a prompt whatever the others of its call.
+many of them there are. `rows` = heads * tokens, heads outermost. All tensors are of one dtype, float32, float16,
+bfloat16 or float64; beside half precision `norms` and the logits of `decoder_upscale` stay float32. Results are the
+same to the bit for any number of threads, and for a prompt whatever the others of its call. The CPU's native form
+computes in float32, the CUDA form in half precision; PyTorch serves the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ def decoder_prompts(
     weights: Tensor,
     sizes: list[int],
     image: list[Tensor],
-    constant: float,
+    constant: Tensor,
     eps: float,
     heads: int,
     length: int,
@@ -36,7 +38,7 @@ def decoder_prompts(
         weights: `_decoder.weights.TokenWeights`, packed.
         sizes: `_decoder.weights.TokenSizes` of them.
         image: `_decoder.weights.ImageParts`.
-        constant: see `decoder_second_pass`.
+        constant: (), see `decoder_second_pass`; like the image's norms float32 beside half precision.
         eps: of every LayerNorm.
         heads: of every attention.
         length: image tokens.
@@ -48,7 +50,7 @@ def decoder_prompts(
         blocks' tokens in the image's look at them, (prompts, heads, tokens, head_dim) each.
 
     Raises:
-        ValueError: shapes that don't fit together, another dtype than float32.
+        ValueError: shapes or dtypes that don't fit together.
     """
     given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _ops.decoder_prompts.default(*given)
@@ -89,7 +91,8 @@ def decoder_mask_factors(
         factors (U, 4 * middle, 2 * heads * tokens + 2), weights (count, narrow).
 
     Raises:
-        ValueError: shapes that don't fit together, another dtype than float32, numbers out of range.
+        ValueError: shapes or dtypes that don't fit together; numbers out of range, but on a GPU, where nobody waits to
+            know.
     """
     given = final, first_own, second_own, asked, index, column, masks, layers, sizes, first, second, rest
     result: tuple[Tensor, Tensor] = _ops.decoder_mask_factors.default(*given)
@@ -109,7 +112,7 @@ def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> 
         (heads, rows, head_dim).
 
     Raises:
-        ValueError: shapes that don't fit, another dtype than float32.
+        ValueError: shapes or dtypes that don't fit together.
     """
     result: Tensor = _ops.decoder_first_look.default(q, keys, values, length)
     return result
@@ -155,7 +158,7 @@ def decoder_first_pass(
         (prompts, heads, tokens, head_dim), and of weight * c (prompts, rows of c, rows of the look).
 
     Raises:
-        ValueError: shapes that don't fit, another dtype than float32.
+        ValueError: shapes or dtypes that don't fit together.
     """
     given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
     result: tuple[Tensor, Tensor] = _ops.decoder_first_pass.default(*given)
@@ -221,7 +224,7 @@ def decoder_second_pass(
         (prompts, 2 * rows + 2, rows of the look).
 
     Raises:
-        ValueError: shapes that don't fit, another dtype than float32.
+        ValueError: shapes or dtypes that don't fit together.
     """
     tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
     result: tuple[Tensor, Tensor] = _ops.decoder_second_pass.default(
@@ -270,7 +273,8 @@ def decoder_upscale(
         out: (count, 4 * height, 4 * width), contiguous: overwritten with the logits.
 
     Raises:
-        ValueError: shapes that don't fit, another dtype than float32, an index or a prompt that there is not.
+        ValueError: shapes or dtypes that don't fit together; an index or a prompt that there is not, but from the CUDA
+            form, which doesn't wait to know and makes the masks of such a pair NaN.
     """
     steps = weights, base, bias, norm_weight, norm_bias, norm_eps, enlarge_more, enlarge_more_bias
     _ops.decoder_upscale.default(state, asked, factors, index, *steps, height, width, out)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._native import cpu_module
 from .._threads import thread_count
+from . import reference
 from .inputs import (
     check_first_look,
     check_first_pass,
@@ -26,7 +28,7 @@ def decoder_prompts(
     weights: Tensor,
     sizes: list[int],
     image: list[Tensor],
-    constant: float,
+    constant: Tensor,
     eps: float,
     heads: int,
     length: int,
@@ -35,9 +37,11 @@ def decoder_prompts(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `fastsam_core.ops.decoder_prompts`."""
     own = check_prompts(tokens, weights, sizes, image, constant, eps, heads, length, chosen, state)
+    if tokens.dtype != torch.float32:
+        return reference.decoder_prompts(tokens, weights, sizes, image, constant, eps, heads, length, chosen, state)
     results = decoded(tokens, own, heads, len(chosen))
-    given = _array(tokens), _array(weights), sizes, [*map(_array, image)], constant, eps, heads, length, chosen
-    _cpu.decoder_prompts(*given, *map(_writable, (state, *results)), thread_count())
+    given = _array(tokens), _array(weights), sizes, [*map(_array, image)], float(constant)
+    _cpu.decoder_prompts(*given, eps, heads, length, chosen, *map(_writable, (state, *results)), thread_count())
     return results
 
 
@@ -58,6 +62,8 @@ def decoder_mask_factors(
     """See `fastsam_core.ops.decoder_mask_factors`."""
     given = final, first_own, second_own, asked, index, column
     check_mask_factors(*given, masks, layers, sizes, first, second, rest)
+    if final.dtype != torch.float32:
+        return reference.decoder_mask_factors(*given, masks, layers, sizes, first, second, rest)
     factors, weights = factors_of(final, first_own, asked, index, sizes, rest)
     of_weights = masks, _array(layers), sizes, *map(_array, (first, second, rest))
     _cpu.decoder_mask_factors(*map(_array, given), *of_weights, factors.numpy(), weights.numpy(), thread_count())
@@ -67,6 +73,8 @@ def decoder_mask_factors(
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
     """See `fastsam_core.ops.decoder_first_look`."""
     check_first_look(q, keys, values, length)
+    if q.dtype != torch.float32:
+        return reference.decoder_first_look(q, keys, values, length)
     out = q.new_empty(q.shape)
     _cpu.decoder_first_look(_array(q), _array(keys), _array(values), length, out.numpy(), thread_count())
     return out
@@ -86,7 +94,10 @@ def decoder_first_pass(
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.decoder_first_pass`."""
-    check_first_pass(image, values, norms, eps, keys, cross, gram, look, look_mix, length, state)
+    given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
+    check_first_pass(*given)
+    if state.dtype != torch.float32:
+        return reference.decoder_first_pass(*given)
     seen, mixed = gathered(look, look_mix)
     tokens = map(_array, (keys, cross, gram, look, look_mix))
     out = map(_writable, (state, seen, mixed))
@@ -118,6 +129,8 @@ def decoder_second_pass(
     """See `fastsam_core.ops.decoder_second_pass`."""
     tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
     check_second_pass(image, values, norms, constant, eps, *tokens, length, state)
+    if state.dtype != torch.float32:
+        return reference.decoder_second_pass(image, values, norms, constant, eps, *tokens, length, state)
     seen, mixed = gathered(look, look_mix)
     arrays, out = map(_array, tokens), map(_writable, (state, seen, mixed))
     of_image = map(_array, (image, values, norms))
@@ -146,6 +159,8 @@ def decoder_upscale(
     before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
     after = enlarge_more, enlarge_more_bias
     check_upscale(*before, norm_eps, *after, height, width, out)
+    if state.dtype != torch.float32:
+        return reference.decoder_upscale(*before, norm_eps, *after, height, width, out)
     arrays = (*map(_array, before), norm_eps, *map(_array, after))
     _cpu.decoder_upscale(*arrays, height, width, _writable(out), thread_count())
 

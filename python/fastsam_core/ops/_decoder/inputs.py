@@ -8,13 +8,29 @@ from torch import Tensor
 from .panels import PANEL, count_panels
 from .weights import ImageParts, TokenSizes, mask_shapes, token_shapes, unflatten
 
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
-    """ValueError unless `tensor` is float32 and of this shape, which `meaning` puts in words."""
+
+def check_shape(
+    name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str, dtype: torch.dtype = torch.float32
+) -> None:
+    """ValueError unless `tensor` is of this dtype and shape, which `meaning` puts in words."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {meaning} = {shape}; got {tuple(tensor.shape)}")
-    if tensor.dtype != torch.float32:
-        raise ValueError(f"{name} must be float32, not {tensor.dtype}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype}, not {tensor.dtype}")
+
+
+def _dtype_of(name: str, tensor: Tensor) -> torch.dtype:
+    """The dtype of all tensors but those that half precision leaves in float32."""
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"{name} must be float32, float16, bfloat16 or float64, not {tensor.dtype}")
+    return tensor.dtype
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What stays in float32 beside half precision."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def check_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> None:
@@ -22,9 +38,10 @@ def check_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> No
     if q.dim() != 3 or 0 in (q.shape[0], q.shape[2]):
         raise ValueError(f"q must have shape (heads, rows, head_dim); got {tuple(q.shape)}")
     heads, rows, head_dim = q.shape
-    check_shape("q", q, (heads, rows, head_dim), "(heads, rows, head_dim)")
-    check_shape("keys", keys, (_panels(length), heads * head_dim, PANEL), "(panels, heads * head_dim, 16)")
-    _check_values(values, length, heads, head_dim)
+    dtype = _dtype_of("q", q)
+    check_shape("q", q, (heads, rows, head_dim), "(heads, rows, head_dim)", dtype)
+    check_shape("keys", keys, (_panels(length), heads * head_dim, PANEL), "(panels, heads * head_dim, 16)", dtype)
+    _check_values(values, length, heads, head_dim, dtype)
 
 
 def check_first_pass(
@@ -42,12 +59,12 @@ def check_first_pass(
 ) -> None:
     """See `fastsam_core.ops.decoder_first_pass`."""
     prompts, heads, tokens, head_dim = _check_pass(4, image, values, keys, length, state)
-    rows = heads * tokens
-    check_shape("norms", norms, (_panels(length), PANEL), "(panels, 16)")
+    rows, dtype = heads * tokens, image.dtype
+    check_shape("norms", norms, (_panels(length), PANEL), "(panels, 16)", _exact(dtype))
     for name, vectors in (("cross", cross), ("look", look)):
-        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     for name, matrix in (("gram", gram), ("look_mix", look_mix)):
-        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)")
+        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)", dtype)
 
 
 def check_second_pass(
@@ -73,21 +90,23 @@ def check_second_pass(
 ) -> None:
     """See `fastsam_core.ops.decoder_second_pass`."""
     prompts, heads, tokens, head_dim = _check_pass(6, image, values, keys, length, state)
-    rows = heads * tokens
-    check_shape("norms", norms, (_panels(length), 2, PANEL), "(panels, 2, 16)")
+    rows, dtype = heads * tokens, image.dtype
+    check_shape("norms", norms, (_panels(length), 2, PANEL), "(panels, 2, 16)", _exact(dtype))
     for name, vectors in (("own", own), ("cross", cross)):
-        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+        check_shape(name, vectors, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     mixes = {"keys_mix": keys_mix, "own_gram": own_gram, "cross_mix": cross_mix, "gram": gram}
     for name, matrix in mixes.items():
-        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)")
+        check_shape(name, matrix, (prompts, rows, rows), "(prompts, rows, rows)", dtype)
     for name, bias in (("keys_bias", keys_bias), ("own_bias", own_bias), ("cross_bias", cross_bias)):
-        check_shape(name, bias, (prompts, rows), "(prompts, rows)")
+        check_shape(name, bias, (prompts, rows), "(prompts, rows)", dtype)
     if look.dim() != 4 or not 1 <= look.shape[2] <= tokens:
         raise ValueError(f"look must have 1 to {tokens} tokens in its third axis; its shape is {tuple(look.shape)}")
     chosen = look.shape[2]
-    check_shape("look", look, (prompts, heads, chosen, head_dim), "(prompts, heads, tokens of the look, head_dim)")
+    check_shape(
+        "look", look, (prompts, heads, chosen, head_dim), "(prompts, heads, tokens of the look, head_dim)", dtype
+    )
     shape = (prompts, heads * chosen, 2 * rows + 2)
-    check_shape("look_mix", look_mix, shape, "(prompts, rows of the look, 2 * rows + 2)")
+    check_shape("look_mix", look_mix, shape, "(prompts, rows of the look, 2 * rows + 2)", dtype)
 
 
 def check_upscale(
@@ -112,23 +131,24 @@ def check_upscale(
         raise ValueError(f"height and width must be positive; got {height} x {width}")
     if state.dim() != 4 or state.shape[2] < 3:
         raise ValueError(f"state must have shape (prompts, panels, rows, 16); got {tuple(state.shape)}")
+    dtype = _dtype_of("state", state)
     prompts, rows, panels = state.shape[0], state.shape[2], _panels(height * width)
-    check_shape("state", state, (prompts, panels, rows, PANEL), "(prompts, panels, rows, 16)")
+    check_shape("state", state, (prompts, panels, rows, PANEL), "(prompts, panels, rows, 16)", dtype)
     for name, numbers in (("asked", asked), ("index", index)):
         if numbers.dim() != 1 or numbers.dtype != torch.int64:
             raise ValueError(f"{name} must be a 1-D tensor of int64; got {tuple(numbers.shape)} of {numbers.dtype}")
     if weights.dim() != 2 or not weights.shape[1] or norm_weight.dim() != 1 or not len(norm_weight):
         raise ValueError("weights must have shape (count, narrow) and norm_weight (middle)")
     count, narrow, middle = len(index), weights.shape[1], len(norm_weight)
-    check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)")
-    check_shape("weights", weights, (count, narrow), "(count, narrow)")
-    check_shape("base", base, (panels, 4 * middle, PANEL), "(panels, 4 * middle, 16)")
-    check_shape("bias", bias, (4 * middle,), "(4 * middle,)")
-    check_shape("norm_weight", norm_weight, (middle,), "(middle,)")
-    check_shape("norm_bias", norm_bias, (middle,), "(middle,)")
-    check_shape("enlarge_more", enlarge_more, (4 * narrow, middle), "(4 * narrow, middle)")
-    check_shape("enlarge_more_bias", enlarge_more_bias, (4 * narrow,), "(4 * narrow,)")
-    check_shape("out", out, (count, 4 * height, 4 * width), "(count, 4 * height, 4 * width)")
+    check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)", dtype)
+    check_shape("weights", weights, (count, narrow), "(count, narrow)", dtype)
+    check_shape("base", base, (panels, 4 * middle, PANEL), "(panels, 4 * middle, 16)", dtype)
+    check_shape("bias", bias, (4 * middle,), "(4 * middle,)", dtype)
+    check_shape("norm_weight", norm_weight, (middle,), "(middle,)", dtype)
+    check_shape("norm_bias", norm_bias, (middle,), "(middle,)", dtype)
+    check_shape("enlarge_more", enlarge_more, (4 * narrow, middle), "(4 * narrow, middle)", dtype)
+    check_shape("enlarge_more_bias", enlarge_more_bias, (4 * narrow,), "(4 * narrow,)", dtype)
+    check_shape("out", out, (count, 4 * height, 4 * width), "(count, 4 * height, 4 * width)", _exact(dtype))
     _check_writable("out", out)
 
 
@@ -137,7 +157,7 @@ def check_prompts(
     weights: Tensor,
     sizes: list[int],
     image: list[Tensor],
-    constant: float,
+    constant: Tensor,
     eps: float,
     heads: int,
     length: int,
@@ -153,18 +173,21 @@ def check_prompts(
     prompts, number, _ = tokens.shape
     if heads < 1 or own.width % heads or own.inner % heads:
         raise ValueError(f"heads must divide the {own.width} channels and the {own.inner} of a look; got {heads}")
-    check_shape("tokens", tokens, (prompts, number, own.width), "(prompts, tokens, width)")
-    check_shape("weights", weights, (token_shapes(own)[1],), "(all weights of these sizes,)")
+    dtype = _dtype_of("tokens", tokens)
+    check_shape("tokens", tokens, (prompts, number, own.width), "(prompts, tokens, width)", dtype)
+    check_shape("weights", weights, (token_shapes(own)[1],), "(all weights of these sizes,)", dtype)
+    check_shape("constant", constant, (), "()", _exact(dtype))
     panels, inner, wide = _panels(length), own.inner, count_panels(own.inner // heads) * PANEL
     values = heads, panels * PANEL, wide
     first = (panels, inner, PANEL), values, (panels, 4 * inner, PANEL), values, (panels, PANEL)
     shapes = *first, (panels, 6 * inner, PANEL), values, (panels, 2, PANEL)
     for name, tensor, shape in zip(ImageParts._fields, unflatten(ImageParts, image), shapes, strict=True):
-        check_shape(name, tensor, shape, "its shape for these sizes")
+        kind = _exact(dtype) if name.startswith("norms") else dtype
+        check_shape(name, tensor, shape, "its shape for these sizes", kind)
     if not 1 <= len(chosen) <= number or not all(0 <= token < number for token in chosen):
         raise ValueError(f"chosen must name 1 to {number} tokens from 0 to {number - 1}; got {list(chosen)}")
     shape = (prompts, panels, 2 * heads * number + 2, PANEL)
-    check_shape("state", state, shape, "(prompts, panels, 2 * heads * tokens + 2, 16)")
+    check_shape("state", state, shape, "(prompts, panels, 2 * heads * tokens + 2, 16)", dtype)
     _check_writable("state", state)
     return own
 
@@ -192,23 +215,24 @@ def check_mask_factors(
         )
     prompts, count, width = final.shape
     _, heads, tokens, head_dim = first_own.shape
-    check_shape("final", final, (prompts, count, width), "(prompts, chosen, width)")
+    dtype = _dtype_of("final", final)
+    check_shape("final", final, (prompts, count, width), "(prompts, chosen, width)", dtype)
     for name, own in (("first_own", first_own), ("second_own", second_own)):
-        check_shape(name, own, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+        check_shape(name, own, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     for name, numbers in (("asked", asked), ("index", index), ("column", column)):
         if numbers.dim() != 1 or numbers.dtype != torch.int64:
             raise ValueError(f"{name} must be a 1-D tensor of int64; got {tuple(numbers.shape)} of {numbers.dtype}")
     if len(index) != len(column):
         raise ValueError(f"index and column must be of one length; got {len(index)} and {len(column)}")
-    check_shape("rest", rest, (len(rest),), "(4 * middle,)")
+    check_shape("rest", rest, (len(rest),), "(4 * middle,)", dtype)
     for name, mix in (("first", first), ("second", second)):
-        check_shape(name, mix, (len(rest), heads * head_dim), "(4 * middle, heads * head_dim)")
+        check_shape(name, mix, (len(rest), heads * head_dim), "(4 * middle, heads * head_dim)", dtype)
     if len(masks) != count - 1 or not all(0 <= mask < len(layers) for mask in masks):
         raise ValueError(f"masks must name {count - 1} masks from 0 to {len(layers) - 1}; got {list(masks)}")
     if len(sizes) != 3 or min(sizes) < 1:
         raise ValueError(f"sizes must be the outputs of three layers, all positive; got {list(sizes)}")
     size = mask_shapes(width, *sizes)[1]
-    check_shape("layers", layers, (len(layers), size), "(masks, all weights of a mask's layers)")
+    check_shape("layers", layers, (len(layers), size), "(masks, all weights of a mask's layers)", dtype)
 
 
 def _check_pass(
@@ -218,20 +242,21 @@ def _check_pass(
     if keys.dim() != 4 or 0 in keys.shape[1:]:
         raise ValueError(f"keys must have shape (prompts, heads, tokens, head_dim); got {tuple(keys.shape)}")
     prompts, heads, tokens, head_dim = keys.shape
+    dtype = _dtype_of("image", image)
     panels = _panels(length)
-    check_shape("keys", keys, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+    check_shape("keys", keys, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     meaning = f"(panels, {projections} * heads * head_dim, 16)"
-    check_shape("image", image, (panels, projections * heads * head_dim, PANEL), meaning)
-    _check_values(values, length, heads, head_dim)
+    check_shape("image", image, (panels, projections * heads * head_dim, PANEL), meaning, dtype)
+    _check_values(values, length, heads, head_dim, dtype)
     meaning = "(prompts, panels, 2 * heads * tokens + 2, 16)"
-    check_shape("state", state, (prompts, panels, 2 * heads * tokens + 2, PANEL), meaning)
+    check_shape("state", state, (prompts, panels, 2 * heads * tokens + 2, PANEL), meaning, dtype)
     _check_writable("state", state)
     return prompts, heads, tokens, head_dim
 
 
-def _check_values(values: Tensor, length: int, heads: int, head_dim: int) -> None:
+def _check_values(values: Tensor, length: int, heads: int, head_dim: int, dtype: torch.dtype) -> None:
     shape = (heads, _panels(length) * PANEL, count_panels(head_dim) * PANEL)
-    check_shape("values", values, shape, "(heads, panels * 16, head_dim rounded up to 16)")
+    check_shape("values", values, shape, "(heads, panels * 16, head_dim rounded up to 16)", dtype)
 
 
 def _check_writable(name: str, tensor: Tensor) -> None:

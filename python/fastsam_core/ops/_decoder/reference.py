@@ -48,7 +48,7 @@ def decoder_first_pass(
     check_first_pass(image, values, norms, eps, keys, cross, gram, look, look_mix, length, state)
     parts = _projections(image, 4, keys, length)
     weights = _by_head(keys, next(parts)).softmax(dim=2).flatten(1, 2)  # (n, rows, L)
-    variance = _tokens(norms, length) + (weights * (_rows(cross, next(parts)) + gram @ weights)).sum(1)
+    variance = _tokens(norms, length).to(image.dtype) + (weights * (_rows(cross, next(parts)) + gram @ weights)).sum(1)
     scale = _inverse(variance, eps)[:, None]  # (n, 1, L)
     mixed = weights * scale
     scores = _rows(look, next(parts)) * scale + _rows(look, next(parts)) + look_mix @ mixed
@@ -90,7 +90,7 @@ def decoder_second_pass(
     parts = _projections(image, 6, keys, length)
     scores = _rows(keys, next(parts)) * scale + keys_mix @ before + _rows(keys, next(parts)) + keys_bias[..., None]
     weights = scores.unflatten(1, keys.shape[1:3]).softmax(dim=2).flatten(1, 2)  # (n, rows, L)
-    square, linear = _tokens(norms, length)
+    square, linear = _tokens(norms, length).to(image.dtype)
     variance = scale[:, 0].square() * square + scale[:, 0] * linear + constant
     own_part = _rows(own, next(parts)) * scale + own_gram @ before + own_bias[..., None]
     cross_part = _rows(cross, next(parts)) * scale + cross_mix @ before + cross_bias[..., None] + gram @ weights
@@ -136,7 +136,7 @@ def decoder_upscale(
         x = F.gelu(F.linear(x, enlarge_more, enlarge_more_bias).unflatten(-1, (4, -1)))  # (L, 4, 4, narrow)
         # Both steps split a cell in two per axis: (y, x, a, b, a', b', K) to (K, y a a', x b b').
         planes = (x @ weights[pairs].T).view(height, width, 2, 2, 2, 2, -1).permute(6, 0, 2, 4, 1, 3, 5)
-        out[pairs] = planes.reshape(len(pairs), 4 * height, 4 * width)
+        out[pairs] = planes.reshape(len(pairs), 4 * height, 4 * width).to(out.dtype)
 
 
 def _projections(image: Tensor, count: int, keys: Tensor, length: int) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ def decoder_prompts(
     weights: Tensor,
     sizes: list[int],
     image: list[Tensor],
-    constant: float,
+    constant: Tensor,
     eps: float,
     heads: int,
     length: int,
@@ -64,15 +64,17 @@ def decoder_prompts(
     values2 = _spread(second)
 
     # The last look, of the tokens whose result is wanted.
-    queries, placed = queries[:, chosen], placed[:, chosen]
+    queries, placed = _choose(queries, chosen), _choose(placed, chosen)
     q = by_head(own.final_q, placed, scale)
     rest = _dot(q, mixes.look2_rest)[..., None]
+    # As the weights of each head sum to 1, this bias can take the constant along, whose value nobody waits for.
+    cross_bias = _dot(second, mixes.cross_bias) + (constant / heads).to(second.dtype)
     look_mix = [_pairs(q, mixes.look2_first, values1), _pairs(q, mixes.look2_second, values2)]
     seen, mixed = _ops.decoder_second_pass.default(
-        *(parts.image2, parts.values2, parts.norms2, constant, eps),
+        *(parts.image2, parts.values2, parts.norms2, 0.0, eps),
         *(keys2, _pairs(keys2, mixes.keys, values1), _dot(keys2, mixes.keys_bias)),
         *(first * share, _pairs(first, mixes.own, values1), _dot(first, mixes.own_bias)),
-        *(second * share, _pairs(second, mixes.cross, values1), _dot(second, mixes.cross_bias)),
+        *(second * share, _pairs(second, mixes.cross, values1), cross_bias),
         _pairs(second, mixes.gram2, values2),
         q,
         torch.cat([*look_mix, torch.zeros_like(rest), rest], 2),
@@ -106,21 +108,20 @@ def decoder_mask_factors(
     """See `fastsam_core.ops.decoder_mask_factors`."""
     given = final, first_own, second_own, asked, index, column
     check_mask_factors(*given, masks, layers, sizes, first, second, rest)
-    for name, numbers, end in (("asked", asked, len(final)), ("index", index, len(asked))):
+    ends = ("asked", asked, len(final)), ("index", index, len(asked)), ("column", column, final.shape[1] - 1)
+    for name, numbers, end in () if final.is_cuda else ends:  # on a GPU that would wait for it
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < end:
-            raise ValueError(f"{name} must be from 0 to {end - 1}, the prompts that there are")
-    if len(column) and not 0 <= int(column.min()) <= int(column.max()) < final.shape[1] - 1:
-        raise ValueError(f"column must be from 0 to {final.shape[1] - 2}, the masks' tokens that there are")
+            raise ValueError(f"{name} must be from 0 to {end - 1}, the prompts and masks that there are")
     parts = [first @ _spread(first_own[asked]).mT, second @ _spread(second_own[asked]).mT]
     rest = rest[:, None].expand(len(asked), -1, 1)
     factors = torch.cat([*parts, torch.zeros_like(rest), rest], 2)
-    weights = final.new_empty(len(index), sizes[-1])
     shapes, _ = mask_shapes(final.shape[2], *sizes)
-    for place, mask in enumerate(masks):
-        rows = (column == place).nonzero()[:, 0]
+    of_masks = [final.new_empty(len(asked), 0, sizes[-1])]
+    for place, mask in enumerate(masks, 1):
         weight1, bias1, weight2, bias2, weight3, bias3 = unpack(layers[mask], shapes)
-        x = F.relu(F.linear(final[asked[index[rows]], 1 + place], weight1, bias1))
-        weights[rows] = F.linear(F.relu(F.linear(x, weight2, bias2)), weight3, bias3)
+        x = F.relu(F.linear(final[asked, place], weight1, bias1))
+        of_masks.append(F.linear(F.relu(F.linear(x, weight2, bias2)), weight3, bias3)[:, None])
+    weights = torch.cat(of_masks, 1)[index, column]
     return factors, weights
 
 
@@ -141,6 +142,11 @@ def _update(block: Block, queries: Tensor, seen: Tensor, eps: float) -> Tensor:
 
 def _normalised(norm: Layer, x: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, eps)
+
+
+def _choose(x: Tensor, tokens: list[int]) -> Tensor:
+    """x[:, tokens], which on a GPU would wait for the numbers to get there."""
+    return torch.cat([x[:, token : token + 1] for token in tokens], 1)
 
 
 def _by_row(x: Tensor) -> Tensor:  # (n, heads, T, d) -> (n, T, heads * d)

@@ -18,7 +18,7 @@ from .weights import TokenSizes
 
 SCHEMAS = {
     "decoder_prompts": (
-        "(Tensor tokens, Tensor weights, int[] sizes, Tensor[] image, float constant, float eps, int heads, "
+        "(Tensor tokens, Tensor weights, int[] sizes, Tensor[] image, Tensor constant, float eps, int heads, "
         "int length, int[] chosen, Tensor(a!) state) -> (Tensor, Tensor, Tensor, Tensor)"
     ),
     "decoder_mask_factors": (

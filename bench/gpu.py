@@ -1,0 +1,176 @@
+"""Measure on a GPU: `python -m bench.gpu`, in under eight minutes. Kept as `bench/results/<gpu>-<date>.json`.
+
+Correctness comes first, then each operation and segment everything from photo to RLE, beside PyTorch's own ways, and
+beside torchvision and transformers where they are installed. Each group has a fresh process: what breaks the GPU's
+context or hangs costs that group alone. The groups "first_..." are there for the time of a process's first call. Exits
+2 without a GPU, 1 where a result is wrong.
+
+FASTSAM_CUDA_KERNELS=0 measures PyTorch in our kernels' place. `--check` runs tiny sizes on the CPU, in this process,
+to test the harness; it keeps results only where `--out` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsam_core import ops
+from fastsam_core._files import write_text
+
+from . import gpu_cases, gpu_models
+from .gpu_harness import Case, Ceilings, Check, Context, Results, Row, ceilings_of, run_case, run_check, table
+from .summarise import RESULTS, ROOT
+
+BUDGET_S = 460.0
+# Of each group's process, in the order of what would be missed most.
+LIMITS_S = {"decoder": 110, "everything": 90, "attention": 90, "small": 60, "encoder": 100}
+FIRST_CALLS = (gpu_cases.ATTENTION[0], gpu_cases.DECODER[-4], *gpu_cases.SMALL[::3])
+GROUPS: dict[str, tuple[Sequence[Check], Sequence[Case]]] = {
+    "decoder": (gpu_cases.DECODER_CHECKS, gpu_cases.DECODER),
+    "everything": ((), ()),
+    "attention": (gpu_cases.ATTENTION_CHECKS, gpu_cases.ATTENTION),
+    "small": (gpu_cases.SMALL_CHECKS, gpu_cases.SMALL),
+    **{f"first_{case.group}": ((), [replace(case, group="first call")]) for case in FIRST_CALLS},
+    "encoder": ((), gpu_models.ENCODER),
+}
+SERVED = ("attention", "decoder_second_pass", "mask_runs", "nms", "rle_encode")
+
+
+def run_group(name: str, context: Context, ceilings: Ceilings, keep: Callable[[Results], None]) -> Results:
+    """Checks, then cases. keep: is called after each, with what there is so far."""
+    results = Results()
+    checks, cases = GROUPS[name]
+    with torch.inference_mode():
+        for check in checks:
+            results.checks.append(run_check(check, context))
+            keep(results)
+        for case in cases:
+            results.rows.append(run_case(case, context, ceilings))
+            keep(results)
+    if name == "everything":
+        gpu_models.everything(context, ceilings, results)
+        keep(results)
+    return results
+
+
+def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
+    """What was measured on."""
+    on_gpu = context.device.type == "cuda"
+    tensor = torch.empty(1, dtype=context.dtype, device=context.device)
+    found = {
+        "kind": "gpu",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(context.device) if on_gpu else platform.machine(),
+        "dtype": str(context.dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
+        "kernels": {op: ops.why(op, tensor)["cuda"] or "serve" for op in SERVED},
+        "ceilings": {"tflops": round(ceilings.tflops, 4), "gb_per_s": round(ceilings.gb_per_s, 2)},
+    }
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {**found, "commit": commit.stdout.strip()} if commit.returncode == 0 else found
+
+
+def in_child(name: str, limit: float, ceilings: Ceilings) -> dict[str, Any]:
+    """A group's results by a process of its own; if it dies or is stopped, what it had kept, and a row that says so."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept, log = Path(folder) / "kept.json", Path(folder) / "log"
+        command = [sys.executable, "-m", "bench.gpu", "--group", name, "--out", str(kept)]
+        command += ["--ceilings", str(ceilings.tflops), str(ceilings.gb_per_s)]
+        problem, start = "", time.perf_counter()
+        with open(log, "wb") as output:
+            try:
+                done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=limit)
+                problem = f"the process ended with {done.returncode}" if done.returncode else ""
+            except subprocess.TimeoutExpired:
+                problem = f"stopped after {limit:.0f} s"
+        found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"checks": [], "rows": []}
+        found["seconds"] = round(time.perf_counter() - start, 1)
+        if problem:
+            last = " ".join(log.read_text(errors="replace").split())[-300:]
+            found["rows"].append({"group": name, "name": "the rest", "status": "failed", "note": f"{problem}: {last}"})
+        return found
+
+
+def gather(run: Callable[[str, float], dict[str, Any]], names: Sequence[str], budget: float) -> dict[str, Any]:
+    """The groups' results one after the other, as far as there is time. run: of a name and a limit in seconds."""
+    start = time.perf_counter()
+    together: dict[str, Any] = {"checks": [], "rows": [], "seconds": {}}
+    for name in names:
+        left = budget - (time.perf_counter() - start)
+        try:
+            if left < 10:
+                raise TimeoutError("no time was left for this group")
+            found = run(name, min(left, LIMITS_S.get(name, 60)))
+        except Exception as error:
+            row = Row(name, "all", "failed", note=f"{type(error).__name__}: {error}")
+            found = Results([row]).as_dict()
+        together["checks"] += found["checks"]
+        together["rows"] += found["rows"]
+        together["seconds"][name] = found.get("seconds")
+        print(f"{name}: {len(found['rows'])} rows, {budget - left:.0f} s", file=sys.stderr, flush=True)
+    return together
+
+
+def result_path(results: dict[str, Any]) -> Path:
+    device = re.sub(r"[^a-z0-9]+", "-", results["device"].lower()).strip("-")
+    return RESULTS / f"{device}-{results['date'][:10]}.json"
+
+
+def dump(path: Path, results: dict[str, Any]) -> None:
+    write_text(path, json.dumps(results, indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="tiny sizes on the CPU, to test the harness")
+    parser.add_argument("--out", type=Path, help="where to keep the results")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="these groups alone")
+    parser.add_argument("--group", choices=GROUPS, help=argparse.SUPPRESS)
+    parser.add_argument("--ceilings", type=float, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if not options.check and not torch.cuda.is_available():
+        print("no GPU, or a PyTorch without CUDA: nothing was measured", file=sys.stderr)
+        return 2
+    device = torch.device("cpu" if options.check else "cuda")
+    context = Context(device, torch.float32 if options.check else torch.bfloat16, options.check)
+    if options.group:
+        ceilings = Ceilings(*options.ceilings)
+        run_group(options.group, context, ceilings, lambda results: dump(options.out, results.as_dict()))
+        return 0
+    with torch.inference_mode():
+        ceilings = ceilings_of(context)
+
+    def here(name: str, _: float) -> dict[str, Any]:
+        return run_group(name, context, ceilings, lambda results: None).as_dict()
+
+    run = here if options.check else lambda name, limit: in_child(name, limit, ceilings)
+    results = {**head(context, ceilings), **gather(run, options.only, BUDGET_S)}
+    path = options.out or (None if options.check else result_path(results))
+    if path is not None:
+        dump(path, results)
+    print(table(results))
+    if path is not None:
+        print(f"kept as {path}")
+    wrong = [row for row in results["checks"] if row["status"] != "ok"]
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    if "FASTSAM_CUDA_KERNELS" not in os.environ and torch.cuda.is_available():
+        os.environ["FASTSAM_CUDA_KERNELS"] = "1"  # which is looked at when the package is imported: once more, then
+        os.execv(sys.executable, [sys.executable, "-m", "bench.gpu", *sys.argv[1:]])
+    sys.exit(main())

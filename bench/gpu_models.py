@@ -1,0 +1,130 @@
+"""What `bench.gpu` measures of whole models: the encoder, transformers' SamModel, and segment everything."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastsam_core import SAM, rle
+from fastsam_core.models.sam_model import SamModel
+
+from .gpu_cases import need
+from .gpu_harness import Case, Ceilings, Context, Results, Row, Skipped, Work, attempt, synchronize
+from .pictures import photo
+from .recipe import checkpoint, recipe_model
+
+ENCODER_MACS = 486e9  # ViT-B at 1024 x 1024
+OPTIONS: dict[str, Any] = {"conf": -1e9, "conf_thres": -0.17, "verbose": False}  # see bench_everything.py
+
+EVERY_MASK: dict[str, Any] = {"conf_thres": -1e9, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+
+
+def model_of(context: Context) -> SamModel:
+    return recipe_model("sam_nano" if context.tiny else "sam_b").to(context.device)
+
+
+def encoder_ours(context: Context) -> Work:
+    model = model_of(context)
+    inputs = [(context.draw(1, 3, model.image_size, model.image_size, seed=i),) for i in range(2)]
+    flops = 0.0 if context.tiny else 2 * ENCODER_MACS
+    return Work(lambda images: model.encode_image(images, context.dtype), inputs, flops)
+
+
+def peer_of(context: Context) -> Any:
+    """SamModel of transformers with the same weights, cast."""
+    need("transformers")
+    if context.tiny:
+        raise Skipped("transformers' ViT-B is left out of the harness's own test")
+    from .peers.transformers_sam import transformers_model
+
+    return transformers_model(recipe_model("sam_b")).to(context.device, context.dtype)
+
+
+def encoder_peer(compiled: bool) -> Any:
+    def make(context: Context) -> Work:
+        peer = peer_of(context)
+        call = torch.compile(peer.get_image_embeddings) if compiled else peer.get_image_embeddings
+        return Work(call, [(context.draw(1, 3, 1024, 1024, seed=i),) for i in range(2)], 2 * ENCODER_MACS)
+
+    return make
+
+
+def decoder_peer(context: Context) -> Work:
+    peer, batch = peer_of(context), 64
+    embeddings = context.draw(1, 256, 64, 64)
+    points = torch.rand(1, batch, 1, 2, device=context.device) * 1024
+    labels = torch.ones(1, batch, 1, dtype=torch.int64, device=context.device)
+
+    def run(points: Any) -> Any:
+        return peer(image_embeddings=embeddings, input_points=points, input_labels=labels, multimask_output=True)
+
+    return Work(run, [(points.to(context.dtype),)], share=batch / 1024, note="one of 16 batches of 64 timed")
+
+
+ENCODER = [
+    Case("encoder", "ours, ViT-B", encoder_ours),
+    Case("encoder", "transformers' SamModel, eager", encoder_peer(False)),
+    Case("encoder", "transformers' decoder, eager, 1,024 prompts", decoder_peer),
+    Case("encoder", "transformers' SamModel, compiled", encoder_peer(True)),
+]
+
+
+def everything(context: Context, ceilings: Ceilings, results: Results) -> None:
+    """Photo to RLE, twice: in the context's dtype and in float32, whose masks are those to be matched."""
+    del ceilings
+    name = "sam_nano" if context.tiny else "sam_b"
+    found: dict[str, list[Any]] = {}
+
+    def run(row: Row, dtype: torch.dtype | None, batch: int) -> None:
+        sam = SAM(str(checkpoint(name)))
+        image = photo(*((90, 60) if context.tiny else (1800, 1200)))
+        stride = context.size(32, 3)
+        given = {
+            **OPTIONS,
+            **(EVERY_MASK if context.tiny else {}),
+            "points_stride": stride,
+            "points_batch_size": batch,
+            "device": str(context.device),
+        }
+        if dtype is not None and context.device.type == "cuda":
+            given["dtype"] = dtype
+        if context.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(context.device)
+        spent = []
+        for _ in range(context.size(6, 1)):
+            start = time.perf_counter()
+            records = sam(image, **given)[0].masks
+            masks = [] if records is None else records.rle
+            synchronize(context.device)
+            spent.append(1e3 * (time.perf_counter() - start))
+        row.first_ms, row.ms = spent[0], float(np.median(spent[1:] or spent))
+        row.note = f"{len(masks)} masks, {stride**2:,} points in batches of {batch}"
+        if context.device.type == "cuda":
+            row.peak_mib = torch.cuda.max_memory_allocated(context.device) / 2**20
+        found[row.name] = masks
+
+    title = f"{name}, photo to RLE"
+    half = str(context.dtype).removeprefix("torch.")
+    for label, dtype, batch in (("float32", None, 64), (half, context.dtype, 64), (half, context.dtype, 1024)):
+        row = Row("everything", f"{title}, {label}, {batch} at once", "ok")
+
+        def one(row: Row = row, dtype: torch.dtype | None = dtype, batch: int = batch) -> None:
+            run(row, dtype, batch)
+
+        results.rows.append(attempt(row, one, context))
+    names = list(found)
+    row = Row("everything", "masks matched with those of float32", "ok")
+
+    def match() -> None:
+        if len(names) < 2:
+            raise Skipped("there are not two runs to compare")
+        wanted, ours = found[names[0]], found[names[-1]]
+        if not wanted or not ours:
+            raise Skipped(f"{len(wanted)} and {len(ours)} masks")
+        best = np.asarray(rle.iou(ours, wanted, [0] * len(wanted))).max(0)
+        row.note = f"mean IoU {best.mean():.4f}, {(best > 0.9).mean():.1%} above 0.9, of {len(wanted)} masks"
+
+    results.rows.append(attempt(row, match, context))

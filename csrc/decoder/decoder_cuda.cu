@@ -1,0 +1,54 @@
+#include "decoder/decoder_cuda.h"
+
+#include <stdexcept>
+
+#include "common/cuda.h"
+#include "decoder/decoder_cuda_call.cuh"
+
+namespace fastsam::decoder::cuda {
+namespace {
+
+using fastsam::cuda::bfloat16;
+using fastsam::cuda::half;
+
+void require(bool holds, const char* message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+// 2^24 panels are 2^28 image tokens.
+void check_image(int64_t panels, int64_t length) {
+  require(length >= 1 && panels <= int64_t{1} << 24, "decoder: there must be 1 to 2^28 image tokens");
+  require(panels == (length + 15) / 16, "decoder: the panels don't hold `length` image tokens");
+}
+
+}  // namespace
+
+void first_look(const FirstLook& look, DType dtype, void* stream) {
+  check_image(look.panels, look.length);
+  require(look.rows >= 0, "decoder: sizes must not be negative");
+  if (dtype == DType::float16) return first_look_of<half>(look, stream);
+  if (dtype == DType::bfloat16) return first_look_of<bfloat16>(look, stream);
+  throw std::invalid_argument("decoder: there are no kernels for this dtype");
+}
+
+void pass(const Pass& pass, DType dtype, void* stream) {
+  check_image(pass.panels, pass.length);
+  require(pass.prompts >= 0, "decoder: sizes must not be negative");
+  require(pass.tokens >= 1 && pass.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
+  require(pass.second || !pass.narrow, "decoder: only the second pass has a narrow look");
+  if (dtype == DType::float16) return pass_of<half>(pass, stream);
+  if (dtype == DType::bfloat16) return pass_of<bfloat16>(pass, stream);
+  throw std::invalid_argument("decoder: there are no kernels for this dtype");
+}
+
+void upscale(const Upscaling& up, DType dtype, void* stream) {
+  require(up.height >= 1 && up.width >= 1 && up.height <= int64_t{1} << 28, "decoder: the grid must have a token");
+  check_image((up.height * up.width + 15) / 16, up.height * up.width);
+  require(up.asked_count >= 0, "decoder: sizes must not be negative");
+  require(up.rows >= 3 && up.rows <= 2 * kRows + 2, "decoder: there are kernels for 3 to 130 coefficients");
+  if (dtype == DType::float16) return upscale_of<half>(up, stream);
+  if (dtype == DType::bfloat16) return upscale_of<bfloat16>(up, stream);
+  throw std::invalid_argument("decoder: there are no kernels for this dtype");
+}
+
+}  // namespace fastsam::decoder::cuda

@@ -1,0 +1,10 @@
+// The kernels of one element type; a file for each, since they take a compiler long.
+#include "decoder/decoder_cuda_launch.cuh"
+
+namespace fastsam::decoder::cuda {
+
+template void first_look_of<half>(const FirstLook&, void*);
+template void pass_of<half>(const Pass&, void*);
+template void upscale_of<half>(const Upscaling&, void*);
+
+}  // namespace fastsam::decoder::cuda

@@ -1,0 +1,55 @@
+// From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled:
+//
+//   kernel                  threads  registers  shared memory  warps on a multiprocessor of 227 KB
+//   first look                  128         72           0             28
+//   first pass                  128  149 - 152       45 KB             12
+//   second pass, narrow         128  201 - 214       85 KB              8
+//   second pass, wide           128        254       94 KB              8
+//   upscaling                   384  162 - 168  130 - 158 KB           12
+#pragma once
+
+#include "decoder/decoder_cuda_call.cuh"
+#include "decoder/decoder_cuda_look.cuh"
+#include "decoder/decoder_cuda_passes.cuh"
+#include "decoder/decoder_cuda_upscale.cuh"
+
+namespace fastsam::decoder::cuda {
+
+template <typename T>
+void first_look_of(const FirstLook& look, void* stream) {
+  const int64_t blocks = (look.rows + kLookRows - 1) / kLookRows;
+  launch((first_look_kernel<T>), blocks_for(kHeads * blocks, 1), kLookThreads, 0, static_cast<cudaStream_t>(stream),
+         look);
+}
+
+template <typename T, bool kSecond, bool kNarrow>
+void launch_pass(const Pass& pass, void* stream) {
+  const unsigned blocks = blocks_for(pass.prompts * parts_of(pass.panels, kPartPanels), 1);
+  launch((pass_kernel<T, kSecond, kNarrow>), blocks, kPassThreads, PassShape<kSecond, kNarrow>::kBytes,
+         static_cast<cudaStream_t>(stream), pass);
+}
+
+template <typename T>
+void pass_of(const Pass& pass, void* stream) {
+  if (!pass.second) return launch_pass<T, false, false>(pass, stream);
+  if (pass.narrow) return launch_pass<T, true, true>(pass, stream);
+  launch_pass<T, true, false>(pass, stream);
+}
+
+static_assert(PassShape<true, false>::kBytes <= kSharedBytes && UpscaleShape<10>::kBytes <= kSharedBytes);
+
+template <typename T, int kSteps>
+void launch_upscale(const Upscaling& up, void* stream) {
+  const int64_t panels = (up.height * up.width + 15) / 16;
+  const unsigned blocks = blocks_for(up.asked_count * parts_of(panels, kUpscalePanels), 1);
+  launch((upscale_kernel<T, kSteps>), blocks, kUpscaleThreads, UpscaleShape<kSteps>::kBytes,
+         static_cast<cudaStream_t>(stream), up);
+}
+
+template <typename T>
+void upscale_of(const Upscaling& up, void* stream) {
+  if (upscale_steps(up.rows) == 8) return launch_upscale<T, 8>(up, stream);
+  launch_upscale<T, 10>(up, stream);
+}
+
+}  // namespace fastsam::decoder::cuda

@@ -1,0 +1,210 @@
+// From coefficients to logits: a warp takes 16 image tokens of one prompt through both steps and the product with the
+// masks' weights, one of the first step's four sub-cells after the other, in registers. The prompt's factors and the
+// second step's matrix stay in shared memory; it takes half of what a multiprocessor has.
+#pragma once
+
+#include "decoder/decoder_cuda_parts.cuh"
+
+namespace fastsam::decoder::cuda {
+
+constexpr int kUpscaleThreads = 384, kUpscaleWarps = kUpscaleThreads / kWarp;
+constexpr int kMasksAtOnce = 8;
+
+// Of the coefficients, padded to 128: the most that there can be is 2 * 64 + 2, with 8 tokens, so a ninth step then.
+constexpr int upscale_steps(int64_t rows) { return rows <= 128 ? 8 : 10; }
+
+template <int kSteps>
+struct UpscaleShape {
+  static constexpr int kFactors = 4 * kMiddle / 8 * (kSteps / 2) * kWarp, kMore = 16 * 2 * kWarp;  // 16-byte vectors
+  static constexpr int kCoefficients = kUpscaleWarps * kSteps * kWarp;
+  static constexpr int kFloats = 4 * kMiddle + 2 * kMiddle + 4 * kNarrow;
+  static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kFloats / 4};
+};
+
+// x * Phi(x), Phi the normal distribution. In half precision by erfc's approximation of Abramowitz and Stegun,
+// "Handbook of Mathematical Functions" (1964), 7.1.26: to 1e-7. In bfloat16 by a tanh, whose argument is a fit of
+// atanh(erf): to 3e-5, and to what the GPU's own approximation is short of it, 2^-11 of x.
+template <typename T>
+__device__ __forceinline__ float gelu(float x);
+template <>
+__device__ __forceinline__ float gelu<half>(float x) {
+  const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
+  float series = fmaf(1.061405429f, t, -1.453152027f);
+  series = fmaf(series, t, 1.421413741f);
+  series = fmaf(series, t, -0.284496736f);
+  series = fmaf(series, t, 0.254829592f);
+  const float beyond = 0.5f * t * series * power_of_two(-kLog2E * z * z) * x;
+  return x > 0.0f ? x - beyond : beyond;
+}
+template <>
+__device__ __forceinline__ float gelu<bfloat16>(float x) {
+  const float square = fminf(x * x, 25.0f);  // where the fit is good; the tanh has reached 1 there
+  const float u = x * fmaf(square, fmaf(square, -3.5152151e-4f, 0.03700568f), 0.79750785f);
+#ifdef FASTSAM_CUDA_EMULATION
+  const float tanh = tanhf(u);
+#else
+  float tanh = 0.0f;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 750
+  asm("tanh.approx.f32 %0, %1;" : "=f"(tanh) : "f"(u));
+#endif
+#endif
+  const float part = 0.5f * x;
+  return fmaf(part, tanh, part);
+}
+
+// LayerNorm over the 64 channels of each row, then GELU, packed as a left factor.
+template <typename T>
+__device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight, const float* bias, float eps,
+                                          uint32_t (&to)[4][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) sum += x[n][2 * half] + x[n][2 * half + 1];
+    const float mean = sum_of_row(sum) * (1.0f / kMiddle);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float away = x[n][2 * half + j] - mean;
+        x[n][2 * half + j] = away;
+        squares = fmaf(away, away, squares);
+      }
+    }
+    const float factor = rsqrtf(fmaf(sum_of_row(squares), 1.0f / kMiddle, eps));
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const float2 by = *reinterpret_cast<const float2*>(weight + 8 * n + 2 * pair());
+      const float2 add = *reinterpret_cast<const float2*>(bias + 8 * n + 2 * pair());
+      to[n / 2][n % 2 * 2 + half] = pack<T>(gelu<T>(fmaf(x[n][2 * half] * factor, by.x, add.x)),
+                                            gelu<T>(fmaf(x[n][2 * half + 1] * factor, by.y, add.y)));
+    }
+  }
+}
+
+template <typename T, int kSteps>
+__global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upscaling up) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  using Shape = UpscaleShape<kSteps>;
+  DYNAMIC_SHARED(uint4, factors);
+  uint4* const more = factors + Shape::kFactors;
+  auto* const coefficients = reinterpret_cast<uint32_t*>(more + Shape::kMore) + warp() * kSteps * 4 * kWarp;
+  auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients);
+  float *const norm_weight = bias + 4 * kMiddle, *const norm_bias = norm_weight + kMiddle,
+               *const more_bias = norm_bias + kMiddle;
+  const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, kUpscalePanels);
+  const int64_t asked = blockIdx.x / parts, begin = blockIdx.x % parts * kUpscalePanels;
+  const int64_t end = min(begin + kUpscalePanels, panels);
+  const int64_t first = up.first[asked], last = up.first[asked + 1];
+  if (first >= last) return;
+  copy_vectors(factors, static_cast<const uint4*>(up.factors) + asked * Shape::kFactors, Shape::kFactors);
+  copy_vectors(more, up.enlarge_more, Shape::kMore);
+  copy_floats(bias, up.bias, 4 * kMiddle);
+  copy_floats(norm_weight, up.norm_weight, kMiddle);
+  copy_floats(norm_bias, up.norm_bias, kMiddle);
+  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow);
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();
+  const auto* const base = static_cast<const uint4*>(up.base);
+  const T* const state = static_cast<const T*>(up.state) + up.asked[asked] * panels * up.rows * 16;
+  for (int64_t mask = first; mask < last; mask += kMasksAtOnce) {
+    const int masks = static_cast<int>(min(last - mask, int64_t{kMasksAtOnce}));
+    // The masks' weights as a right factor, 32 deep, masks as its columns.
+    uint32_t weights[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const T* const from = static_cast<const T*>(up.weights) + (mask + min(group(), masks - 1)) * kNarrow;
+      weights[j] = *reinterpret_cast<const uint32_t*>(from + 8 * j + 2 * pair());
+    }
+    for (int64_t panel = begin + warp(); panel < end; panel += kUpscaleWarps) {
+      const T* const from = state + panel * up.rows * 16;
+      for (int i = lane(); i < kSteps * kWarp; i += kWarp) {
+        const int row = i / 2;
+        uint32_t* const to = coefficients + (row / 16 * 4 + row / 8 % 2 * 2 + i % 2) * kWarp + row % 8 * 4;
+        const bool inside = row < up.rows;
+        cp_async_16(to, inside ? from + row * 16 + i % 2 * 8 : from, inside);
+      }
+      cp_async_commit();
+      float of_base[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        of_base[half] = to_float(from[(up.rows - 2) * 16 + group() + 8 * half]);
+      }
+      cp_async_wait<0>();
+      __syncwarp();
+      uint32_t left[kSteps][4];
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        ldmatrix_x4_trans(left[step], coefficients + step * 4 * kWarp + 4 * lane());
+      }
+      __syncwarp();
+      const int64_t token = panel * 16 + group(), y[2] = {token / up.width, (token + 8) / up.width};
+      const int64_t x[2] = {token - y[0] * up.width, token + 8 - y[1] * up.width};
+      // Loops that stay loops: unrolled, they would take more registers than there are.
+#pragma unroll 1
+      for (int cell = 0; cell < 4; ++cell) {
+        float sums[8][4];
+#pragma unroll
+        for (int n = 0; n < 8; n += 2) {
+          uint32_t image[4];
+          load_fragment(image, base, panel * 16 + cell * 4 + n / 2);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {  // rows and rows + 8 of one group of columns, then of the other
+            const float2 two = unpack<T>(image[j]);
+            const float* const add = bias + cell * kMiddle + (n + j / 2) * 8 + 2 * pair();
+            sums[n + j / 2][j % 2 * 2] = fmaf(two.x, of_base[j % 2], add[0]);
+            sums[n + j / 2][j % 2 * 2 + 1] = fmaf(two.y, of_base[j % 2], add[1]);
+          }
+        }
+#pragma unroll
+        for (int step = 0; step < kSteps; step += 2) {
+#pragma unroll
+          for (int n = 0; n < 8; ++n) {
+            multiply<T>(sums[n], left[step], left[step + 1],
+                        factors[((cell * 8 + n) * (kSteps / 2) + step / 2) * kWarp + lane()]);
+          }
+        }
+        uint32_t cells[4][4];
+        norm_gelu<T>(sums, norm_weight, norm_bias, up.norm_eps, cells);
+#pragma unroll 1
+        for (int down = 0; down < 2; ++down) {
+          float logits[2][4] = {};  // of two sub-cells side by side
+#pragma unroll
+          for (int across = 0; across < 2; ++across) {
+            const int part = 2 * down + across;
+            uint32_t packed[2][4];
+#pragma unroll
+            for (int n = 0; n < 4; ++n) {
+              float wide[4];
+#pragma unroll
+              for (int j = 0; j < 4; ++j) wide[j] = more_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
+              multiply_rows<T>(wide, cells, more + (part * 4 + n) * 2 * kWarp);
+#pragma unroll
+              for (int half = 0; half < 2; ++half) {
+                packed[n / 2][n % 2 * 2 + half] = pack<T>(gelu<T>(wide[2 * half]), gelu<T>(wide[2 * half + 1]));
+              }
+            }
+            mma_m16n8k16<T>(logits[across], packed[0], weights[0], weights[1]);
+            mma_m16n8k16<T>(logits[across], packed[1], weights[2], weights[3]);
+          }
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            if (2 * pair() + j >= masks) continue;
+            float* const mask_out = up.out + up.places[mask + 2 * pair() + j] * 16 * tokens;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              if (token + 8 * half >= tokens) continue;
+              const int64_t row = 4 * y[half] + cell / 2 * 2 + down, column = 4 * x[half] + cell % 2 * 2;
+              *reinterpret_cast<float2*>(mask_out + row * 4 * up.width + column) =
+                  make_float2(logits[0][2 * half + j], logits[1][2 * half + j]);
+            }
+          }
+        }
+      }
+    }
+  }
+#endif
+}
+
+}  // namespace fastsam::decoder::cuda

@@ -1,0 +1,274 @@
+"""The CUDA sibling: float16 and bfloat16 on tensor cores, sums in float32.
+
+There are kernels for the decoders of the published models: 8 heads of 16 channels, up to 8 tokens per prompt, 64 and 32
+channels in the upscaling. The reference serves others, float32 and float64, GPUs before compute capability 8.0, and
+those whose blocks have less than 158 KiB of shared memory. Nothing here waits for the GPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves
+from . import reference
+from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
+from .layouts import (
+    HEAD_DIM,
+    HEADS,
+    TOKENS,
+    fragments,
+    look_rows,
+    matrices,
+    merge,
+    narrow_look,
+    pad_bias,
+    pad_pairs,
+    pad_tokens,
+    vectors,
+)
+
+HALVES = (torch.float16, torch.bfloat16)
+_CAPABILITY = (8, 0)
+_MIDDLE, _NARROW = 64, 32
+_MOST_ROWS = 2 * HEADS * TOKENS + 2
+
+
+def why_not(op: str, tensor: Tensor) -> str:
+    """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
+    if tensor.dtype not in HALVES:
+        return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
+    if not tensor.is_cuda:
+        return ""
+    if (capability := torch.cuda.get_device_capability(tensor.device)) < _CAPABILITY:
+        return f"{op} needs compute capability 8.0; the tensor's GPU has {capability[0]}.{capability[1]}"
+    if serves(tensor):
+        with on_device_of(tensor) as (cuda, _):
+            if _shared_memory(cuda, tensor.device) <= cuda.DECODER_SHARED_BYTES:
+                return f"{op} needs {cuda.DECODER_SHARED_BYTES >> 10} KiB of shared memory, the tensor's GPU has less"
+    return ""
+
+
+def has_kernels(heads: int, head_dim: int, tokens: int) -> bool:
+    """Whether there are kernels for a decoder of these sizes and prompts of so many tokens, output tokens included."""
+    return heads == HEADS and head_dim == HEAD_DIM and 1 <= tokens <= TOKENS
+
+
+def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
+    """See `fastsam_core.ops.decoder_first_look`."""
+    check_first_look(q, keys, values, length)
+    if _left_to_pytorch("decoder_first_look", q, q.shape[0], q.shape[2], 1):
+        return reference.decoder_first_look(q, keys, values, length)
+    with on_device_of(q, keys, values) as (cuda, stream):
+        out = q.new_empty(q.shape)
+        if out.numel():
+            ready = _ready(q), fragments(keys.detach()), fragments(values.detach())
+            addresses = (tensor.data_ptr() for tensor in ready)
+            cuda.decoder_first_look(DTYPES[q.dtype], *addresses, q.shape[1], length, out.data_ptr(), stream)
+    return out
+
+
+def decoder_first_pass(
+    image: Tensor,
+    values: Tensor,
+    norms: Tensor,
+    eps: float,
+    keys: Tensor,
+    cross: Tensor,
+    gram: Tensor,
+    look: Tensor,
+    look_mix: Tensor,
+    length: int,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_first_pass`."""
+    given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
+    check_first_pass(*given)
+    prompts, heads, tokens, head_dim = keys.shape
+    if _left_to_pytorch("decoder_first_pass", state, heads, head_dim, tokens):
+        return reference.decoder_first_pass(*given)
+    with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
+        sums = _sums(cuda, state, length, HEADS * TOKENS, HEADS * TOKENS)
+        ready = fragments(image), fragments(values), _ready(norms)
+        of_tokens = (
+            *(vectors(pad_tokens(keys)), vectors(pad_tokens(cross)), matrices(pad_pairs(gram))),
+            *(vectors(pad_tokens(look)), matrices(pad_pairs(look_mix))),
+        )
+        written = _written(state)
+        if prompts:
+            cuda.decoder_first_pass(
+                DTYPES[state.dtype],
+                *(tensor.data_ptr() for tensor in ready),
+                eps,
+                *(tensor.data_ptr() for tensor in of_tokens),
+                *(prompts, tokens, length, written.data_ptr()),
+                *(tensor.data_ptr() for tensor in sums),
+                stream,
+            )
+        _bring_back(written, state)
+        seen, mixed = merge(*sums)
+        mixed = mixed.view(prompts, HEADS, TOKENS, HEADS, TOKENS)[:, :, :tokens, :, :tokens]
+        seen = seen.mT[:, :, :tokens]
+        shape = prompts, heads * tokens, heads * tokens
+        return seen.to(state.dtype).contiguous(), mixed.reshape(shape).to(state.dtype)
+
+
+def decoder_second_pass(
+    image: Tensor,
+    values: Tensor,
+    norms: Tensor,
+    constant: float,
+    eps: float,
+    keys: Tensor,
+    keys_mix: Tensor,
+    keys_bias: Tensor,
+    own: Tensor,
+    own_gram: Tensor,
+    own_bias: Tensor,
+    cross: Tensor,
+    cross_mix: Tensor,
+    cross_bias: Tensor,
+    gram: Tensor,
+    look: Tensor,
+    look_mix: Tensor,
+    length: int,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_second_pass`."""
+    of_tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
+    given = image, values, norms, constant, eps, *of_tokens, length, state
+    check_second_pass(*given)
+    prompts, heads, tokens, head_dim = keys.shape
+    if _left_to_pytorch("decoder_second_pass", state, heads, head_dim, tokens):
+        return reference.decoder_second_pass(*given)
+    with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
+        rows, chosen = heads * tokens, look.shape[2]
+        narrow = chosen <= TOKENS // 2
+        each = TOKENS // 2 if narrow else TOKENS
+        sums = _sums(cuda, state, length, _MOST_ROWS, HEADS * each)
+        mix = look_rows(look_mix, each)
+        mixes = [mix[..., :rows], mix[..., rows : 2 * rows]]
+        wide = [F.pad(x.unflatten(2, (HEADS, tokens)), (0, TOKENS - tokens)).flatten(2) for x in mixes]
+        ready = fragments(image), fragments(values), _ready(norms)
+        laid_out = []
+        by_role = (keys, keys_mix, keys_bias), (own, own_gram, own_bias), (cross, cross_mix, cross_bias)
+        for vector, matrix, bias in by_role:
+            laid_out += [vectors(pad_tokens(vector)), matrices(pad_pairs(matrix)), pad_bias(bias)]
+        laid_out += [matrices(pad_pairs(gram)), narrow_look(look) if narrow else vectors(pad_tokens(look))]
+        laid_out += [matrices(torch.cat(wide, 2)), mix[..., 2 * rows :].float().contiguous()]
+        written = _written(state)
+        if prompts:
+            cuda.decoder_second_pass(
+                DTYPES[state.dtype],
+                *(tensor.data_ptr() for tensor in ready),
+                *(constant, eps),
+                *(tensor.data_ptr() for tensor in laid_out),
+                *(narrow, prompts, tokens, length, written.data_ptr()),
+                *(tensor.data_ptr() for tensor in sums),
+                stream,
+            )
+        _bring_back(written, state)
+        seen, mixed = merge(*sums)
+        seen = seen.mT  # (n, heads, columns, 16)
+        if narrow:
+            seen = torch.stack([seen[:, 0::2, :each], seen[:, 1::2, each:]], 2).flatten(1, 2)
+        mixed = mixed.unflatten(2, (HEADS, each))[..., :chosen].flatten(2)  # (n, 130, rows of the look)
+        first, second, rest = mixed.split([HEADS * TOKENS, HEADS * TOKENS, 2], 1)
+        parts = [x.unflatten(1, (HEADS, TOKENS))[:, :, :tokens].flatten(1, 2) for x in (first, second)]
+        gathered = torch.cat([*parts, rest], 1).to(state.dtype)
+        return seen[:, :, :chosen].to(state.dtype).contiguous(), gathered
+
+
+def decoder_upscale(
+    state: Tensor,
+    asked: Tensor,
+    factors: Tensor,
+    index: Tensor,
+    weights: Tensor,
+    base: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    norm_eps: float,
+    enlarge_more: Tensor,
+    enlarge_more_bias: Tensor,
+    height: int,
+    width: int,
+    out: Tensor,
+) -> None:
+    """See `fastsam_core.ops.decoder_upscale`. An index or a prompt that there is not makes its masks NaN."""
+    before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
+    given = *before, norm_eps, enlarge_more, enlarge_more_bias, height, width, out
+    check_upscale(*given)
+    rows, fits = state.shape[2], len(norm_weight) == _MIDDLE and weights.shape[1] == _NARROW
+    sizes = (HEADS, HEAD_DIM, 1) if fits and rows <= _MOST_ROWS else (0, 0, 0)
+    if _left_to_pytorch("decoder_upscale", state, *sizes) or not (len(asked) and len(state)):
+        return reference.decoder_upscale(*given)
+    with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
+        valid = ((index >= 0) & (index < len(asked))).logical_and(
+            ((asked >= 0) & (asked < len(state)))[index.clamp(0, len(asked) - 1)]
+        )
+        index, places = torch.sort(index.clamp(0, len(asked) - 1), stable=True)
+        first = torch.searchsorted(index, torch.arange(len(asked) + 1, device=index.device))
+        weights = torch.where(valid[:, None], weights, torch.nan)[places]
+        steps = 128 if rows <= 128 else 160
+        ready = (
+            *(_ready(state), asked.clamp(0, len(state) - 1), matrices(F.pad(factors, (0, steps - rows)))),
+            *(first, places, _ready(weights), fragments(base)),
+            *(tensor.float().contiguous() for tensor in (bias, norm_weight, norm_bias)),
+        )
+        more = matrices(enlarge_more[None]), enlarge_more_bias.float().contiguous()
+        written = _written(out)
+        if len(index):
+            cuda.decoder_upscale(
+                DTYPES[state.dtype],
+                *(tensor.data_ptr() for tensor in ready),
+                norm_eps,
+                *(tensor.data_ptr() for tensor in more),
+                *(len(asked), rows, height, width, written.data_ptr(), stream),
+            )
+        _bring_back(written, out)
+
+
+def _left_to_pytorch(op: str, tensor: Tensor, heads: int, head_dim: int, tokens: int) -> bool:
+    """Whether there is no kernel for this call; says so, once for each reason."""
+    reason = why_not(op, tensor)
+    if not reason and not has_kernels(heads, head_dim, tokens):
+        reason = f"{op} has no kernel for these sizes of a decoder"
+    if reason:
+        say_served_by_pytorch(reason)
+    return bool(reason)
+
+
+def _sums(cuda: Any, like: Tensor, length: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Memory for what a pass gathers over each part of the image; see `layouts.merge`."""
+    n, parts = len(like), cuda.decoder_parts(length)
+    shapes = (n, parts, columns), (n, parts, columns), (n, parts, HEADS, HEAD_DIM, 8), (n, parts, rows, columns)
+    tops, totals, seen, mixed = (like.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return tops, totals, seen, mixed
+
+
+def _ready(tensor: Tensor) -> Tensor:
+    """Contiguous, and where a kernel can copy from: a view may begin in the middle of 16 bytes."""
+    tensor = tensor.detach().contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def _written(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy to write to where it begins in the middle of 16 bytes."""
+    return tensor.detach() if tensor.data_ptr() % 16 == 0 else tensor.detach().clone()
+
+
+def _bring_back(written: Tensor, tensor: Tensor) -> None:
+    if written.data_ptr() != tensor.data_ptr():
+        tensor.copy_(written)
+
+
+@cache
+def _shared_memory(cuda: Any, device: torch.device) -> int:
+    """Of each of the device's multiprocessors; `device` is the current one."""
+    return int(cuda.shared_memory())

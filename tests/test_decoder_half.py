@@ -1,0 +1,155 @@
+"""The mask decoder in half precision: errors are at most twice those of plain PyTorch in the same dtype.
+
+Both are compared with float64, on the same rounded inputs. The reference serves half precision on the CPU; the CUDA
+form has kernels for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoder_arguments import arguments_in, cast
+from fastsam_core import ops
+from fastsam_core.ops import _native_cuda
+from fastsam_core.ops._decoder import cuda
+from siblings import EMULATED, names_of
+from test_decoder import OPS, run
+
+CUDA = [name for name in names_of("decoder_upscale") if name.startswith("cuda")]
+
+pytestmark = pytest.mark.skipif(not CUDA, reason="the compiled operations are off")
+
+each_form = pytest.mark.parametrize("sibling", CUDA)
+each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+SIZE = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (3, 11)}
+
+
+def check_errors(sibling: str, op: str, given: tuple[Any, ...]) -> None:
+    """The rule, for the largest error of each result."""
+    exact = run(ops.siblings(op)["reference"], op, cast(op, given, torch.float64))
+    plain = run(ops.siblings(op)["reference"], op, given)
+    found = run(ops.siblings(op)[sibling], op, given)
+    for i, (wanted, usual, ours) in enumerate(zip(exact, plain, found, strict=True)):
+        assert ours.dtype == usual.dtype and ours.shape == usual.shape and not ours.isnan().any(), i
+        error, allowed = (float((x.double() - wanted).abs().max()) if len(x) else 0.0 for x in (ours, usual))
+        assert error <= 2 * allowed, (i, error, allowed)
+
+
+@each_form
+@each_half
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    "size",
+    [
+        SIZE,
+        {**SIZE, "tokens": 8, "grid": (4, 4)},  # no room left, one full panel
+        {**SIZE, "tokens": 6, "grid": (1, 145)},  # a tile and one panel more
+        {**SIZE, "tokens": 1, "grid": (1, 1)},
+        {**SIZE, "prompts": 3, "tokens": 3, "grid": (2, 40)},
+    ],
+    ids=str,
+)
+def test_errors(sibling: str, op: str, dtype: torch.dtype, size: dict[str, Any]) -> None:
+    check_errors(sibling, op, arguments_in(dtype, op, **size))
+
+
+@each_form
+@pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass", "decoder_upscale"])
+def test_errors_over_several_parts_of_the_image(sibling: str, op: str) -> None:
+    size = {**SIZE, "prompts": 1, "grid": (33, 50)}  # 104 panels; a block has 64, or 96
+    check_errors(sibling, op, arguments_in(torch.bfloat16, op, **size))
+
+
+@each_form
+@each_half
+def test_second_pass_with_a_look_of_any_width(sibling: str, dtype: torch.dtype) -> None:
+    *given, look, look_mix, length, state = arguments_in(dtype, "decoder_second_pass", **SIZE)
+    rows = look_mix.unflatten(1, look.shape[1:3])
+    for width in range(1, 6):
+        narrower = look[:, :, :width].contiguous(), rows[:, :, :width].flatten(1, 2)
+        check_errors(sibling, "decoder_second_pass", (*given, *narrower, length, state))
+
+
+@each_form
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 20])
+def test_any_number_of_masks_of_a_prompt(sibling: str, count: int) -> None:
+    state, asked, factors, _, weights, *rest = arguments_in(torch.float16, "decoder_upscale", **SIZE)
+    generator = torch.Generator().manual_seed(2)
+    index = torch.randint(0, 2, (count,), generator=generator)
+    weights = torch.randn(count, 32, generator=generator).half()
+    out = torch.full((count, *rest[-1].shape[1:]), torch.nan)
+    check_errors(sibling, "decoder_upscale", (state, asked, factors, index, weights, *rest[:-1], out))
+
+
+@each_form
+def test_a_pair_that_there_is_not_is_nan_and_others_are_as_before(sibling: str) -> None:
+    upscale = ops.siblings("decoder_upscale")[sibling]
+    state, asked, factors, index, *rest, out = arguments_in(torch.bfloat16, "decoder_upscale", **SIZE)
+    upscale(state, asked, factors, index, *rest, out)
+    kept = out.clone()
+    for wrong in (-1, 2, 2**62, -(2**63)):
+        index[2] = wrong
+        upscale(state, asked, factors, index, *rest, out)
+        assert out[2].isnan().all() and torch.equal(out[[0, 1, 3, 4]], kept[[0, 1, 3, 4]])
+    for wrong in (-1, len(state), 2**62):
+        upscale(state, torch.tensor([wrong, 0]), factors, torch.tensor([1, 0, 1, 1, 0]), *rest, out)
+        assert out[[1, 4]].isnan().all() and not out[[0, 2, 3]].isnan().any()
+
+
+@each_form
+@pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass"])
+def test_results_do_not_depend_on_other_prompts(sibling: str, op: str) -> None:
+    """Nor on where tensors begin in memory."""
+    given = arguments_in(torch.bfloat16, op, **SIZE)
+    shared = 4 if op == "decoder_first_pass" else 5
+    alone = tuple(shifted(x[1:]) if isinstance(x, Tensor) and i >= shared else x for i, x in enumerate(given))
+    call = ops.siblings(op)[sibling]
+    for both, one in zip(run(call, op, given), run(call, op, alone), strict=True):
+        assert torch.equal(both[1:], one)
+
+
+def shifted(x: Tensor) -> Tensor:
+    """A copy that begins two bytes into 16."""
+    return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
+
+
+@each_half
+@pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass"])
+@each_form
+def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str, dtype: torch.dtype) -> None:
+    given = list(arguments_in(dtype, op, **SIZE))
+    keys, look = (4, 7) if op == "decoder_first_pass" else (5, 15)
+    large = [*given]
+    large[keys], large[look] = given[keys] * 300, given[look] * 300
+    for result in run(ops.siblings(op)[sibling], op, tuple(large)):
+        assert bool(result.isfinite().all())
+    for value in (float("nan"), float("inf"), -float("inf")):
+        spoilt = [*given]
+        spoilt[keys] = torch.full_like(given[keys], value)
+        run(ops.siblings(op)[sibling], op, tuple(spoilt))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_what_has_no_kernel_is_pytorchs_and_that_is_said(
+    op: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if EMULATED not in CUDA:
+        pytest.skip("the compiled operations are off")
+    monkeypatch.setattr(logging.getLogger("fastsam_core"), "propagate", True)
+    _native_cuda.say_served_by_pytorch.cache_clear()
+    exact = arguments_in(torch.float32, op, **SIZE)
+    others = arguments_in(torch.float16, op, **{**SIZE, "heads": 4, "dim": 96})
+    with caplog.at_level("INFO", logger="fastsam_core"):
+        for given in (exact, others):
+            results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
+            assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "kernels for float16 and bfloat16; the tensor is torch.float32" in said
+    if op != "decoder_first_pass":  # which has heads of 12 channels
+        assert f"{op} has no kernel for these sizes" in said
+    assert cuda.why_not(op, exact[0]) and not cuda.why_not(op, others[0])

@@ -17,7 +17,7 @@ from decoder_arguments import arguments_in, cast
 from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._decoder import cuda
-from siblings import EMULATED, names_of
+from siblings import EMULATED, emulated, names_of
 from test_decoder import OPS, run
 
 CUDA = [name for name in names_of("decoder_upscale") if name.startswith("cuda")]
@@ -63,6 +63,26 @@ def test_errors(sibling: str, op: str, dtype: torch.dtype, size: dict[str, Any])
 def test_errors_over_several_parts_of_the_image(sibling: str, op: str) -> None:
     size = {**SIZE, "prompts": 1, "grid": (33, 50)}  # 104 panels; a block has 64, or 96
     check_errors(sibling, op, arguments_in(torch.bfloat16, op, **size))
+
+
+@each_form
+@pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass"])
+def test_many_prompts_share_blocks_and_give_the_same(sibling: str, op: str) -> None:
+    """Blocks of three, or of two, of which the last isn't full; nor is the last tile."""
+    given = arguments_in(torch.bfloat16, op, **{**SIZE, "prompts": 65, "grid": (1, 35)})
+    check_errors(sibling, op, given)
+    shared = 4 if op == "decoder_first_pass" else 5
+    few = tuple(x[40:] if isinstance(x, Tensor) and i >= shared else x for i, x in enumerate(given))
+    call = ops.siblings(op)[sibling]
+    together = run(call, op, given)
+    for all_of_them, some in zip(together, run(call, op, few), strict=True):
+        assert torch.equal(all_of_them[40:], some)
+    if sibling == EMULATED:  # a missing barrier would show
+        emulated.set_order(backward=True)
+        try:
+            assert all(torch.equal(a, b) for a, b in zip(run(call, op, given), together, strict=True))
+        finally:
+            emulated.set_order(backward=False)
 
 
 @each_form

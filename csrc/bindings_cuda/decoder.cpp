@@ -36,17 +36,18 @@ kernels::Pass pass_of(Address image, Address values, Address norms, double eps, 
 
 void first_pass(int dtype, Address image, Address values, Address norms, double eps, Address keys, Address cross,
                 Address gram, Address look, Address look_mix, int64_t prompts, int64_t tokens, int64_t length,
-                Address state, Address tops, Address totals, Address seen, Address mixed, Address stream) {
+                Address state, Address tops, Address totals, Address seen, Address mixed, int64_t shared_memory,
+                Address stream) {
   const auto pass = pass_of(image, values, norms, eps, keys, cross, gram, look, look_mix, prompts, tokens, length,
                             state, tops, totals, seen, mixed);
-  kernels::pass(pass, static_cast<DType>(dtype), pointer<void>(stream));
+  kernels::pass(pass, static_cast<DType>(dtype), shared_memory, pointer<void>(stream));
 }
 
 void second_pass(int dtype, Address image, Address values, Address norms, double constant, double eps, Address keys,
                  Address keys_mix, Address keys_bias, Address own, Address own_gram, Address own_bias, Address cross,
                  Address cross_mix, Address cross_bias, Address gram, Address look, Address look_mix, Address look_rest,
                  bool narrow, int64_t prompts, int64_t tokens, int64_t length, Address state, Address tops,
-                 Address totals, Address seen, Address mixed, Address stream) {
+                 Address totals, Address seen, Address mixed, int64_t shared_memory, Address stream) {
   auto pass = pass_of(image, values, norms, eps, keys, cross, gram, look, look_mix, prompts, tokens, length, state,
                       tops, totals, seen, mixed);
   pass.second = true, pass.narrow = narrow, pass.constant = static_cast<float>(constant);
@@ -54,7 +55,7 @@ void second_pass(int dtype, Address image, Address values, Address norms, double
   pass.own = pointer<const void>(own), pass.own_gram = pointer<const void>(own_gram);
   pass.own_bias = pointer<const float>(own_bias), pass.cross_mix = pointer<const void>(cross_mix);
   pass.cross_bias = pointer<const float>(cross_bias), pass.look_rest = pointer<const float>(look_rest);
-  kernels::pass(pass, static_cast<DType>(dtype), pointer<void>(stream));
+  kernels::pass(pass, static_cast<DType>(dtype), shared_memory, pointer<void>(stream));
 }
 
 void upscale(int dtype, Address state, Address asked, Address factors, Address first, Address places, Address weights,
@@ -82,13 +83,13 @@ void bind_decoder(py::module_& m) {
   m.def("decoder_first_pass", &first_pass, py::arg("dtype"), py::arg("image"), py::arg("values"), py::arg("norms"),
         py::arg("eps"), py::arg("keys"), py::arg("cross"), py::arg("gram"), py::arg("look"), py::arg("look_mix"),
         py::arg("prompts"), py::arg("tokens"), py::arg("length"), py::arg("state"), py::arg("tops"), py::arg("totals"),
-        py::arg("seen"), py::arg("mixed"), py::arg("stream"), released);
+        py::arg("seen"), py::arg("mixed"), py::arg("shared_memory"), py::arg("stream"), released);
   m.def("decoder_second_pass", &second_pass, py::arg("dtype"), py::arg("image"), py::arg("values"), py::arg("norms"),
         py::arg("constant"), py::arg("eps"), py::arg("keys"), py::arg("keys_mix"), py::arg("keys_bias"), py::arg("own"),
         py::arg("own_gram"), py::arg("own_bias"), py::arg("cross"), py::arg("cross_mix"), py::arg("cross_bias"),
         py::arg("gram"), py::arg("look"), py::arg("look_mix"), py::arg("look_rest"), py::arg("narrow"),
         py::arg("prompts"), py::arg("tokens"), py::arg("length"), py::arg("state"), py::arg("tops"), py::arg("totals"),
-        py::arg("seen"), py::arg("mixed"), py::arg("stream"), released);
+        py::arg("seen"), py::arg("mixed"), py::arg("shared_memory"), py::arg("stream"), released);
   m.def("decoder_upscale", &upscale, py::arg("dtype"), py::arg("state"), py::arg("asked"), py::arg("factors"),
         py::arg("first"), py::arg("places"), py::arg("weights"), py::arg("base"), py::arg("bias"),
         py::arg("norm_weight"), py::arg("norm_bias"), py::arg("norm_eps"), py::arg("enlarge_more"),

@@ -31,13 +31,13 @@ void first_look(const FirstLook& look, DType dtype, void* stream) {
   throw std::invalid_argument("decoder: there are no kernels for this dtype");
 }
 
-void pass(const Pass& pass, DType dtype, void* stream) {
+void pass(const Pass& pass, DType dtype, int64_t shared_memory, void* stream) {
   check_image(pass.panels, pass.length);
   require(pass.prompts >= 0, "decoder: sizes must not be negative");
   require(pass.tokens >= 1 && pass.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
   require(pass.second || !pass.narrow, "decoder: only the second pass has a narrow look");
-  if (dtype == DType::float16) return pass_of<half>(pass, stream);
-  if (dtype == DType::bfloat16) return pass_of<bfloat16>(pass, stream);
+  if (dtype == DType::float16) return pass_of<half>(pass, shared_memory, stream);
+  if (dtype == DType::bfloat16) return pass_of<bfloat16>(pass, shared_memory, stream);
   throw std::invalid_argument("decoder: there are no kernels for this dtype");
 }
 

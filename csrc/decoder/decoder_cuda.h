@@ -11,12 +11,15 @@
 // per prompt, of which 0.05 in the first pass, 0.10 in the second, 0.24 in the upscaling; padding of 7 tokens to 8 and
 // of 114 coefficients to 128 makes it 0.47, that is 0.96 PFLOP: 1.6 ms at the 600 TFLOP/s that mma.sync reaches on an
 // H100 or H200. What limits in practice lies beside the tensor cores:
-//   memory      1.0 GB of coefficients are written twice and read twice, logits (float32) are 0.8 GB: 1.0 ms at 4 TB/s
-//   L2          the image's projections are read again for each prompt, 5 and 7 KB for 16 tokens: 3.2 GB: 0.6 ms at
-//               5 TB/s, the coefficients beside them
+//   memory      1.0 GB of coefficients are written one and a half times and read as often, logits (float32) are 0.8 GB:
+//               3.7 GB, 0.9 ms at 4 TB/s
+//   L2          for each prompt the image's projections are read again, 20 and 28 KB for 16 tokens, 12.6 GB in all: 2.5
+//   ms
+//               at 5 TB/s; 4.8 GB and 1.0 ms where blocks of three and of two prompts find them in the first-level
+//               cache
 //   shared      the prompt's matrices are read again for each 16 or 32 tokens, at 128 bytes a clock: 1.5 ms
 //   GELU        768 for each image token and prompt, 8 to 16 instructions each: 1.0 to 1.8 ms on all four schedulers
-// They overlap as far as warps of different blocks do; only masks that pass the IoU threshold need the last.
+// They overlap as far as warps do that wait for different things; only masks that pass the IoU threshold need the last.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +33,8 @@ constexpr int kHeads = 8, kDim = 16, kTokens = 8, kMiddle = 64, kNarrow = 32;
 constexpr int kRows = kHeads * kTokens;
 // Shared memory that a block needs at most, in bytes.
 constexpr int64_t kSharedBytes = 158 * 1024;
+// From so many prompts on, blocks have several of them.
+constexpr int64_t kManyPrompts = 64;
 
 // Panels of 16 image tokens that one block of a pass works through, and of the upscaling: the sums over the image are
 // formed by part and merged by the caller, so that a prompt's results don't depend on the others of its call.
@@ -88,10 +93,11 @@ struct Upscaling {
   int64_t asked_count, rows, height, width;
 };
 
-// half or bfloat16; std::invalid_argument for another dtype or a size without a kernel, std::runtime_error where a
+// half or bfloat16. shared_memory: bytes that each multiprocessor of the device has, by which the kernel is chosen.
+// std::invalid_argument for another dtype or a size without a kernel, std::runtime_error where a
 // kernel can't be started.
 void first_look(const FirstLook& look, DType dtype, void* stream);
-void pass(const Pass& pass, DType dtype, void* stream);
+void pass(const Pass& pass, DType dtype, int64_t shared_memory, void* stream);
 void upscale(const Upscaling& upscaling, DType dtype, void* stream);
 
 }  // namespace fastsam::decoder::cuda

@@ -4,7 +4,7 @@
 namespace fastsam::decoder::cuda {
 
 template void first_look_of<bfloat16>(const FirstLook&, void*);
-template void pass_of<bfloat16>(const Pass&, void*);
+template void pass_of<bfloat16>(const Pass&, int64_t, void*);
 template void upscale_of<bfloat16>(const Upscaling&, void*);
 
 }  // namespace fastsam::decoder::cuda

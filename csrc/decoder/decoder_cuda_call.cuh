@@ -8,7 +8,7 @@ namespace fastsam::decoder::cuda {
 template <typename T>
 void first_look_of(const FirstLook& look, void* stream);
 template <typename T>
-void pass_of(const Pass& pass, void* stream);
+void pass_of(const Pass& pass, int64_t shared, void* stream);
 template <typename T>
 void upscale_of(const Upscaling& upscaling, void* stream);
 

@@ -4,7 +4,7 @@
 namespace fastsam::decoder::cuda {
 
 template void first_look_of<half>(const FirstLook&, void*);
-template void pass_of<half>(const Pass&, void*);
+template void pass_of<half>(const Pass&, int64_t, void*);
 template void upscale_of<half>(const Upscaling&, void*);
 
 }  // namespace fastsam::decoder::cuda

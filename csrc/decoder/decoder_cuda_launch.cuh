@@ -1,11 +1,11 @@
 // From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled:
 //
-//   kernel                  threads  registers  shared memory  warps on a multiprocessor of 227 KB
-//   first look                  128         72           0             28
-//   first pass                  128  149 - 152       45 KB             12
-//   second pass, narrow         128  201 - 214       85 KB              8
-//   second pass, wide           128        254       94 KB              8
-//   upscaling                   384  162 - 168  130 - 158 KB           12
+//   of a prompt            threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts of a block)
+//   first look                 128         72           0                  28
+//   first pass             128      152 - 166       45 KB                  12 (3)
+//   second pass, narrow    128      221 - 222       85 KB                   8 (2)
+//   second pass, wide      128      249 - 255       94 KB                   8 (2)
+//   upscaling              384      162 - 168  130 - 158 KB                  12
 #pragma once
 
 #include "decoder/decoder_cuda_call.cuh"
@@ -22,18 +22,27 @@ void first_look_of(const FirstLook& look, void* stream) {
          look);
 }
 
+template <typename T, bool kSecond, bool kNarrow, int kTogether>
+void launch_together(const Pass& pass, void* stream) {
+  const int64_t blocks = (pass.prompts + kTogether - 1) / kTogether * parts_of(pass.panels, kPartPanels);
+  launch((pass_kernel<T, kSecond, kNarrow, kTogether>), blocks_for(blocks, 1), kPassThreads * kTogether,
+         kTogether * PassShape<kSecond, kNarrow>::kBytes, static_cast<cudaStream_t>(stream), pass);
+}
+
 template <typename T, bool kSecond, bool kNarrow>
-void launch_pass(const Pass& pass, void* stream) {
-  const unsigned blocks = blocks_for(pass.prompts * parts_of(pass.panels, kPartPanels), 1);
-  launch((pass_kernel<T, kSecond, kNarrow>), blocks, kPassThreads, PassShape<kSecond, kNarrow>::kBytes,
-         static_cast<cudaStream_t>(stream), pass);
+void launch_pass(const Pass& pass, int64_t shared, void* stream) {
+  constexpr int kTogether = kSecond ? 2 : 3;
+  // Few prompts are better off on as many multiprocessors as there are. Each block occupies a kilobyte more.
+  const bool room = kTogether * PassShape<kSecond, kNarrow>::kBytes + 1024 <= static_cast<uint64_t>(shared);
+  if (room && pass.prompts >= kManyPrompts) return launch_together<T, kSecond, kNarrow, kTogether>(pass, stream);
+  launch_together<T, kSecond, kNarrow, 1>(pass, stream);
 }
 
 template <typename T>
-void pass_of(const Pass& pass, void* stream) {
-  if (!pass.second) return launch_pass<T, false, false>(pass, stream);
-  if (pass.narrow) return launch_pass<T, true, true>(pass, stream);
-  launch_pass<T, true, false>(pass, stream);
+void pass_of(const Pass& pass, int64_t shared, void* stream) {
+  if (!pass.second) return launch_pass<T, false, false>(pass, shared, stream);
+  if (pass.narrow) return launch_pass<T, true, true>(pass, shared, stream);
+  launch_pass<T, true, false>(pass, shared, stream);
 }
 
 static_assert(PassShape<true, false>::kBytes <= kSharedBytes && UpscaleShape<10>::kBytes <= kSharedBytes);

@@ -69,14 +69,14 @@ __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const uint32_
   to[0] = r[0], to[1] = r[2], to[2] = r[1], to[3] = r[3];
 }
 
-// `count` 16-byte vectors to shared memory, by all threads of the block.
-__device__ __forceinline__ void copy_vectors(void* to, const void* from, int count) {
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+// `count` 16-byte vectors, or floats, to shared memory, by `threads` threads of which this one is number `thread`.
+__device__ __forceinline__ void copy_vectors(void* to, const void* from, int count, int thread, int threads) {
+  for (int i = thread; i < count; i += threads) {
     cp_async_16(static_cast<uint4*>(to) + i, static_cast<const uint4*>(from) + i);
   }
 }
-__device__ __forceinline__ void copy_floats(float* to, const float* from, int count) {
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) to[i] = from[i];
+__device__ __forceinline__ void copy_floats(float* to, const float* from, int count, int thread, int threads) {
+  for (int i = thread; i < count; i += threads) to[i] = from[i];
 }
 
 // The sum or the largest over the four lanes of a row, or the eight of a column.

@@ -1,16 +1,20 @@
-// Both passes over the image. A block has one prompt and one part of the image, which it goes through by tiles of 128
-// image tokens, in two phases. First each warp makes the coefficients of 32 tokens, for all heads; they go to shared
-// memory. Then each warp has two heads of the look, for all 128 tokens: it reads the coefficients twice, as the left
-// factor of its scores and, transposed, as that of the sums, which stay in its registers until the part ends.
+// Both passes over the image. Four warps have one prompt and one part of the image, which they go through by tiles of
+// 128 image tokens, in two phases. First each warp makes the coefficients of 32 tokens, for all heads; they go to
+// shared memory. Then each warp has two heads of the look, for all 128 tokens: it reads the coefficients twice, as the
+// left factor of its scores and, transposed, as that of the sums, which stay in its registers until the part ends.
 #pragma once
 
 #include "decoder/decoder_cuda_parts.cuh"
 
 namespace fastsam::decoder::cuda {
 
+// Of one prompt; a block has several prompts where shared memory has room for them: what one of them reads of the
+// image, the others then find in the first-level cache, as barriers keep them together.
 constexpr int kPassThreads = 128, kPassWarps = kPassThreads / kWarp, kTilePanels = 8;
 constexpr int kPanelsOfWarp = kTilePanels / kPassWarps;
 constexpr int kFragment = 4 * kWarp;  // 32-bit words
+
+__device__ __forceinline__ int warp_of_prompt() { return warp() % kPassWarps; }
 
 template <bool kSecond, bool kNarrow>
 struct PassShape {
@@ -64,23 +68,24 @@ struct PassMemory {
   }
 
   __device__ __forceinline__ void fill(const Pass& pass, int64_t prompt) const {
+    const int thread = static_cast<int>(threadIdx.x) % kPassThreads;
     const auto part = [prompt](const void* of, int vectors) {
       return static_cast<const uint4*>(of) + prompt * vectors;
     };
-    copy_vectors(keys, part(pass.keys, Shape::kVectors), Shape::kVectors);
-    copy_vectors(cross, part(pass.cross, Shape::kVectors), Shape::kVectors);
-    copy_vectors(look, part(pass.look, Shape::kVectors), Shape::kVectors);
-    copy_vectors(gram, part(pass.gram, Shape::kMatrix), Shape::kMatrix);
-    copy_vectors(look_mix, part(pass.look_mix, Shape::kLookMix), Shape::kLookMix);
+    copy_vectors(keys, part(pass.keys, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+    copy_vectors(cross, part(pass.cross, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+    copy_vectors(look, part(pass.look, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+    copy_vectors(gram, part(pass.gram, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+    copy_vectors(look_mix, part(pass.look_mix, Shape::kLookMix), Shape::kLookMix, thread, kPassThreads);
     if (kSecond) {
-      copy_vectors(own, part(pass.own, Shape::kVectors), Shape::kVectors);
-      copy_vectors(keys_mix, part(pass.keys_mix, Shape::kMatrix), Shape::kMatrix);
-      copy_vectors(own_gram, part(pass.own_gram, Shape::kMatrix), Shape::kMatrix);
-      copy_vectors(cross_mix, part(pass.cross_mix, Shape::kMatrix), Shape::kMatrix);
-      copy_floats(keys_bias, pass.keys_bias + prompt * kRows, kRows);
-      copy_floats(own_bias, pass.own_bias + prompt * kRows, kRows);
-      copy_floats(cross_bias, pass.cross_bias + prompt * kRows, kRows);
-      copy_floats(look_rest, pass.look_rest + prompt * 2 * Shape::kColumns, 2 * Shape::kColumns);
+      copy_vectors(own, part(pass.own, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+      copy_vectors(keys_mix, part(pass.keys_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+      copy_vectors(own_gram, part(pass.own_gram, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+      copy_vectors(cross_mix, part(pass.cross_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+      copy_floats(keys_bias, pass.keys_bias + prompt * kRows, kRows, thread, kPassThreads);
+      copy_floats(own_bias, pass.own_bias + prompt * kRows, kRows, thread, kPassThreads);
+      copy_floats(cross_bias, pass.cross_bias + prompt * kRows, kRows, thread, kPassThreads);
+      copy_floats(look_rest, pass.look_rest + prompt * 2 * Shape::kColumns, 2 * Shape::kColumns, thread, kPassThreads);
     }
     cp_async_commit();
     cp_async_wait<0>();
@@ -347,7 +352,7 @@ struct Gathered {
   }
 
   __device__ __forceinline__ void write(const Pass& pass, int64_t part) const {
-    const int first = warp() * Shape::kTilesOfWarp;
+    const int first = warp_of_prompt() * Shape::kTilesOfWarp;
 #pragma unroll
     for (int n = 0; n < Shape::kTilesOfWarp; ++n) {
       const int column = (first + n) * 8 + 2 * pair();
@@ -377,7 +382,7 @@ struct Gathered {
     }
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      float* const to = pass.seen + (part * kHeads + 2 * warp() + k) * kDim * 8 + 2 * pair();
+      float* const to = pass.seen + (part * kHeads + 2 * warp_of_prompt() + k) * kDim * 8 + 2 * pair();
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         *reinterpret_cast<float2*>(to + (8 * half + group()) * 8) =
@@ -404,7 +409,8 @@ __device__ __forceinline__ void look_at(const Pass& pass, const PassMemory<kSeco
                                         int panel, T* state, Gathered<kSecond, kNarrow>& sums) {
   using Shape = PassShape<kSecond, kNarrow>;
   const auto* const image = static_cast<const uint4*>(pass.image);
-  const int head = 2 * warp(), first = warp() * Shape::kTilesOfWarp, tokens = static_cast<int>(pass.tokens);
+  const int head = 2 * warp_of_prompt(), first = warp_of_prompt() * Shape::kTilesOfWarp,
+            tokens = static_cast<int>(pass.tokens);
   float scale[2], one[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -449,7 +455,7 @@ __device__ __forceinline__ void look_at(const Pass& pass, const PassMemory<kSeco
   }
   sums.weigh(scores);
   // The weights become right factors, 16 image tokens deep, by way of shared memory: as they are, and times the scale.
-  uint32_t* const scratch = memory.scratch + warp() * Shape::kTilesOfWarp * kFragment;
+  uint32_t* const scratch = memory.scratch + warp_of_prompt() * Shape::kTilesOfWarp * kFragment;
 #pragma unroll
   for (int n = 0; n < Shape::kTilesOfWarp; ++n) {
     uint32_t both[4];
@@ -481,7 +487,8 @@ __device__ __forceinline__ void look_at(const Pass& pass, const PassMemory<kSeco
     }
   }
 #pragma unroll 1
-  for (int step = warp(); step < Shape::kSteps; step += kPassWarps) {  // unrolled, its addresses would fill registers
+  for (int step = warp_of_prompt(); step < Shape::kSteps;
+       step += kPassWarps) {  // unrolled, its addresses would fill registers
     uint32_t left[4];
     load_transposed(left, memory.step(panel, step));
     keep(state, step, tokens, left);
@@ -495,42 +502,48 @@ __device__ __forceinline__ void look_at(const Pass& pass, const PassMemory<kSeco
   }
 }
 
-template <typename T, bool kSecond, bool kNarrow>
-__global__ void __launch_bounds__(kPassThreads, kSecond ? 2 : 3) pass_kernel(const Pass pass) {
+template <typename T, bool kSecond, bool kNarrow, int kTogether>
+__global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : (kSecond ? 2 : 3))
+    pass_kernel(const Pass pass) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   DYNAMIC_SHARED(uint4, shared);
-  const PassMemory<kSecond, kNarrow> memory(shared);
-  const int64_t parts = parts_of(pass.panels, kPartPanels), prompt = blockIdx.x / parts, part = blockIdx.x % parts;
+  const int mine = warp() / kPassWarps;
+  const PassMemory<kSecond, kNarrow> memory(shared + mine * PassShape<kSecond, kNarrow>::kAll);
+  const int64_t blocks = (pass.prompts + kTogether - 1) / kTogether, parts = parts_of(pass.panels, kPartPanels);
+  const int64_t part = blockIdx.x / blocks, prompt = blockIdx.x % blocks * kTogether + mine;
+  const bool present = prompt < pass.prompts;  // the last block may have fewer prompts; its barriers are for all
   const int64_t begin = part * kPartPanels, end = min(begin + kPartPanels, pass.panels);
   const int64_t of_panel = (2 * kHeads * pass.tokens + 2) * 16;
   T* const state = static_cast<T*>(pass.state) + prompt * pass.panels * of_panel;
-  memory.fill(pass, prompt);
+  if (present) memory.fill(pass, prompt);
   Gathered<kSecond, kNarrow> sums;
   for (int64_t tile = begin; tile < end; tile += kTilePanels) {
     __syncthreads();
     int64_t at[kPanelsOfWarp];
+    const int first = warp_of_prompt() * kPanelsOfWarp;
 #pragma unroll
-    for (int i = 0; i < kPanelsOfWarp; ++i) at[i] = min(tile + warp() * kPanelsOfWarp + i, end - 1);
-    if (tile + warp() * kPanelsOfWarp < end) {
+    for (int i = 0; i < kPanelsOfWarp; ++i) at[i] = min(tile + first + i, end - 1);
+    if (present && tile + first < end) {
       if constexpr (kSecond) {
-        second_coefficients<T, kNarrow>(pass, memory, state, at, warp() * kPanelsOfWarp);
+        second_coefficients<T, kNarrow>(pass, memory, state, at, first);
       } else {
-        first_coefficients<T>(pass, memory, at, warp() * kPanelsOfWarp);
+        first_coefficients<T>(pass, memory, at, first);
       }
     }
     __syncthreads();
+    if (!present) continue;
     const int panels = static_cast<int>(min(int64_t{kTilePanels}, end - tile));
     for (int panel = 0; panel < panels; ++panel) {
       look_at<T, kSecond, kNarrow>(pass, memory, tile + panel, panel, state + (tile + panel) * of_panel, sums);
     }
-    const int token = static_cast<int>(threadIdx.x);
+    const int token = static_cast<int>(threadIdx.x) % kPassThreads;
     if (token < 16 * panels) {
       T* const to = state + (tile + token / 16) * of_panel + 2 * kHeads * pass.tokens * 16 + token % 16;
       to[0] = from_float<T>(memory.scale[token]);
       if (kSecond) to[16] = from_float<T>(memory.one[token]);
     }
   }
-  sums.write(pass, blockIdx.x);
+  if (present) sums.write(pass, prompt * parts + part);
 #endif
 }
 

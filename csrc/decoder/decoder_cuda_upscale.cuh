@@ -97,12 +97,14 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
   const int64_t end = min(begin + kUpscalePanels, panels);
   const int64_t first = up.first[asked], last = up.first[asked + 1];
   if (first >= last) return;
-  copy_vectors(factors, static_cast<const uint4*>(up.factors) + asked * Shape::kFactors, Shape::kFactors);
-  copy_vectors(more, up.enlarge_more, Shape::kMore);
-  copy_floats(bias, up.bias, 4 * kMiddle);
-  copy_floats(norm_weight, up.norm_weight, kMiddle);
-  copy_floats(norm_bias, up.norm_bias, kMiddle);
-  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow);
+  const int thread = static_cast<int>(threadIdx.x);
+  copy_vectors(factors, static_cast<const uint4*>(up.factors) + asked * Shape::kFactors, Shape::kFactors, thread,
+               kUpscaleThreads);
+  copy_vectors(more, up.enlarge_more, Shape::kMore, thread, kUpscaleThreads);
+  copy_floats(bias, up.bias, 4 * kMiddle, thread, kUpscaleThreads);
+  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, kUpscaleThreads);
+  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, kUpscaleThreads);
+  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, kUpscaleThreads);
   cp_async_commit();
   cp_async_wait<0>();
   __syncthreads();

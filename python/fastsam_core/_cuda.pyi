@@ -78,6 +78,7 @@ def decoder_first_pass(
     totals: int,
     seen: int,  # (prompts, decoder_parts, 8, 16, 8)
     mixed: int,  # (prompts, decoder_parts, 64, 64)
+    shared_memory: int,
     stream: int,
 ) -> None: ...
 def decoder_second_pass(
@@ -109,6 +110,7 @@ def decoder_second_pass(
     totals: int,
     seen: int,
     mixed: int,  # (prompts, decoder_parts, 130, columns)
+    shared_memory: int,
     stream: int,
 ) -> None: ...
 def decoder_upscale(

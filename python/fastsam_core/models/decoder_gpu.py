@@ -41,6 +41,9 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
             why("decoder_first_pass", embedding)["cuda"] or "the decoder's tensors are of several kinds"
         )
         return False
+    if torch.is_autocast_enabled("cuda"):
+        say_served_by_pytorch("the decoder's kernels take tensors of one dtype, and autocast may ask for another")
+        return False
     reason = next((reason for op in _OPS if (reason := why(op, embedding)["cuda"])), "")
     attention = decoder.transformer.blocks[0].cross_attn_token_to_image
     fits = has_kernels(attention.num_heads, attention.head_dim, _FEWEST_TOKENS) and embedding.shape[1] == 256

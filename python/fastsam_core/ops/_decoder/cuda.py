@@ -107,7 +107,7 @@ def decoder_first_pass(
                 *(tensor.data_ptr() for tensor in of_tokens),
                 *(prompts, tokens, length, written.data_ptr()),
                 *(tensor.data_ptr() for tensor in sums),
-                stream,
+                *(_shared_memory(cuda, state.device), stream),
             )
         _bring_back(written, state)
         seen, mixed = merge(*sums)
@@ -169,7 +169,7 @@ def decoder_second_pass(
                 *(tensor.data_ptr() for tensor in laid_out),
                 *(narrow, prompts, tokens, length, written.data_ptr()),
                 *(tensor.data_ptr() for tensor in sums),
-                stream,
+                *(_shared_memory(cuda, state.device), stream),
             )
         _bring_back(written, state)
         seen, mixed = merge(*sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from typing import Any
 
 from .._arguments import UsageError
@@ -35,8 +36,6 @@ def run(values: dict[str, Any]) -> None:
     source, output = given.pop("source", None), given.pop("output", None)
     if source is None:
         raise UsageError("tiles needs source=<a picture or GeoTIFF>")
-    import os
-
     from .objects import RasterObjects
     from .run import segment
 

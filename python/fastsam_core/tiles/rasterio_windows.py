@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,17 @@ _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 @contextmanager
 def open_geotiff(path: str) -> Iterator[GeoTiffWindows]:
     """A GeoTIFF's windows. ValueError for a file that GDAL can't read, or of a kind that isn't offered."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            # No other driver: some of GDAL's formats name further files or addresses.
-            dataset = rasterio.open(path, driver="GTiff")
-        except RasterioError as error:
-            raise ValueError(f"{path}: {error}") from None
-        with dataset:
-            yield GeoTiffWindows(dataset, path)
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            # A TIFF that doesn't say where it lies is a picture like others.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            try:
+                # No other driver: some of GDAL's formats name further files or addresses.
+                dataset = stack.enter_context(rasterio.open(path, driver="GTiff"))
+            except RasterioError as error:
+                raise ValueError(f"{path}: {error}") from None
+            windows = GeoTiffWindows(dataset, path)
+        yield windows
 
 
 class GeoTiffWindows:

@@ -22,8 +22,8 @@ class Windows(Protocol):
     """A raster that gives windows, of any size and from anywhere.
 
     `read` gives the pixels of a window within the raster, (height, width, 3) uint8 BGR. Two things are optional: a
-    method `valid(y, x, height, width)`, bool (height, width), False where there is no data, and so no object; and
-    `georeference`, a `Georeference`.
+    method `valid(y, x, height, width)`, bool (height, width), False where there is no data: that is black to the model,
+    and belongs to no object; and `georeference`, a `Georeference`.
     """
 
     height: int
@@ -49,6 +49,8 @@ class Raster:
     def read(self, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """The pixels in a box, (H, W, 3) uint8 BGR, and where they are valid, (H, W); None means everywhere.
 
+        Those that aren't are black.
+
         ValueError where the windows give something else.
         """
         x1, y1, x2, y2 = box
@@ -68,7 +70,10 @@ class Raster:
                 f"valid({y1}, {x1}, {height}, {width}) must give ({height}, {width}) bool, not {valid.shape} "
                 f"{valid.dtype}"
             )
-        return np.ascontiguousarray(pixels), None if valid.all() else valid
+        if valid.all():
+            return np.ascontiguousarray(pixels), None
+        # Whatever stands there must not look like a part of what lies beside it.
+        return np.where(valid[:, :, None], pixels, np.uint8(0)), valid
 
 
 @contextmanager

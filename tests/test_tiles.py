@@ -118,10 +118,20 @@ def test_where_there_is_no_data_there_is_no_object(picture: np.ndarray) -> None:
     found = tiles.segment(Provider(picture, valid), counting, **SMALL)
     assert [one.box.tolist() for one in found] == [[100, 70, 220, 80]]
     assert counting.calls < 15, "tiles without data aren't segmented"
-    # What is mostly without data is what has none.
-    valid[:] = True
-    valid[20:50, 100:125] = False
-    assert [one.area for one in tiles.segment(Provider(picture, valid), bright, **SMALL)] == [2200]
+
+
+def test_a_mask_mostly_without_data_is_none() -> None:
+    valid = np.zeros((40, 40), bool)
+    valid[:, :18] = True
+    provider = Provider(np.zeros((40, 40, 3), np.uint8), valid)
+
+    def whole(tile: np.ndarray) -> list[dict[str, Any]]:
+        return [{"segmentation": np.ones(tile.shape[:2], bool)}]
+
+    assert len(tiles.segment(provider, whole, **SMALL)) == 0
+    valid[5:, :30] = True
+    (found,) = tiles.segment(provider, whole, **SMALL)
+    np.testing.assert_array_equal(found.dense(0, 0, 40, 40), valid)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def tilings(draw: st.DrawFn) -> tuple[int, int]:
     return tile, draw(st.integers(1, tile // 2))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(labels=label_maps(), tiling=tilings(), connectivity=st.sampled_from([4, 8]))
 @example(labels=np.eye(30, dtype=np.int32), tiling=(6, 1), connectivity=8)
 def test_exact_tiles_give_back_the_objects(labels: np.ndarray, tiling: tuple[int, int], connectivity: int) -> None:
@@ -213,7 +213,7 @@ def test_a_smaller_mask_within_the_overlap_is_no_duplicate() -> None:
     assert same(objects(pieces_of(grid, (0, house), (0, chimney), (1, house)), grid), [house, chimney])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_frayed_discs_are_found_once_each(seed: int) -> None:
     random = np.random.default_rng(seed)

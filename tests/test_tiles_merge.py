@@ -158,6 +158,34 @@ def test_a_tile_that_runs_two_objects_into_one_does_not_unite_them() -> None:
     )
 
 
+def test_what_one_tile_shows_side_by_side_is_not_united() -> None:
+    """The second tile has both in one mask, apart from each other where the first one looks."""
+    grid = row_of(2)
+    upper, lower = blank(grid), blank(grid)
+    upper[4:16, 4:50] = lower[16:28, 4:50] = True
+    both = upper | lower
+    both[15:17, 24:32] = False
+    assert len(objects(pieces_of(grid, (0, upper), (0, lower), (1, both)), grid)) == 2
+
+
+def test_a_car_on_a_road_stays() -> None:
+    """Its pieces are cut off, and the road covers them, but each has its partner."""
+    grid = row_of(2)
+    road, car = blank(grid), blank(grid)
+    road[6:26], car[12:18, 22:34] = True, True
+    assert same(objects(pieces_of(grid, (0, road), (0, car), (1, road), (1, car)), grid), [road, car])
+
+
+def test_the_best_partner_comes_first() -> None:
+    """The garden's mask shares more pixels with the neighbour's house than the house does, and agrees with it less."""
+    grid = row_of(2)
+    house, garden, neighbour = blank(grid), blank(grid), blank(grid)
+    garden[4:28, 4:32] = True
+    house[6:22, 10:32], neighbour[6:23, 10:50] = True, True
+    (found,) = objects(pieces_of(grid, (0, garden), (0, house), (1, neighbour)), grid)
+    np.testing.assert_array_equal(found, garden | neighbour)
+
+
 def test_outer_goes_with_outer_and_inner_with_inner() -> None:
     grid = row_of(2)
     house, roof = blank(grid), blank(grid)
@@ -199,6 +227,10 @@ def test_a_fragment_stays_where_nothing_else_is_shown() -> None:
     fragment, elsewhere = blank(grid), blank(grid)
     fragment[8:18, 24:28] = elsewhere[20:26, 4:20] = True
     assert same(objects(pieces_of(grid, (0, elsewhere), (1, fragment)), grid), [fragment, elsewhere])
+    # In the yard of a house, which doesn't cover it.
+    house = blank(grid)
+    house[4:28, 6:31], house[7:19, 20:30] = True, False
+    assert same(objects(pieces_of(grid, (0, house), (1, fragment)), grid), [fragment, house])
     # What is cut off, and reaches far into its tile, is more than the other tile can show.
     long = blank(grid)
     long[8:18, 24:50] = elsewhere[8:18, 4:30] = True

@@ -3,8 +3,8 @@
 1. `links.py` finds masks of two tiles that agree where the tiles overlap.
 2. Linked masks are one object, the links with most pixels first. A link is refused where it would make one object of
    two masks that one tile shows overlapping or side by side: that tile saw two.
-3. A mask that its tile cuts off, and that has no partner beyond the cut, takes a weak link, if it has one; parts of a
-   mask in its own tile are then no reason to refuse. What is still cut off goes where a tile that shows what lies
+3. A mask that its tile cuts off, and that has no partner beyond the cut, takes a weak link, or one that was refused;
+   parts of a mask in its own tile are then no reason to refuse. What is still cut off goes where a tile that shows what lies
    beyond the cut has a mask, no smaller, that covers it.
 4. An object's mask is the union of its pieces.
 
@@ -52,8 +52,7 @@ def merge(
         for link in _links_of(tile, pieces, of_tile, grid, merge_iou):
             (weak if link.weak else strong).append(link)
         step()
-    for link in sorted(strong, key=_strength):
-        groups.unite(link, nested=False)
+    weak += [link for link in sorted(strong, key=_strength) if not groups.unite(link, nested=False)]
     cuts = _Cuts(pieces, grid)
     for link in sorted(weak, key=_strength):
         ends = ((link.first, link.second), (link.second, link.first))
@@ -107,17 +106,21 @@ class _Groups:
         """The pieces of each object, in order, by the first ones."""
         yield from sorted((sorted(members) for members in self._members.values()), key=lambda members: members[0])
 
-    def unite(self, link: Link, nested: bool) -> None:
-        """Make one object of two pieces' objects, unless a tile shows two. nested: parts of a mask may join it."""
+    def unite(self, link: Link, nested: bool) -> bool:
+        """Make one object of two pieces' objects, unless a tile shows two. nested: parts of a mask may join it.
+
+        Whether they are one now.
+        """
         a, b = self.root(link.first), self.root(link.second)
         if a != b:
             small, large = sorted((a, b), key=lambda root: (len(self._members[root]), root))
             if self._tells_apart(small, large, nested):
-                return
+                return False
             self._root[small] = large
             self._members[large] += self._members.pop(small)
         self.linked[link.first].add(self._pieces[link.second].tile)
         self.linked[link.second].add(self._pieces[link.first].tile)
+        return True
 
     def _tells_apart(self, small: int, large: int, nested: bool) -> bool:
         tiles = defaultdict(list)

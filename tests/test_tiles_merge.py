@@ -180,10 +180,10 @@ def test_the_best_partner_comes_first() -> None:
     """The garden's mask shares more pixels with the neighbour's house than the house does, and agrees with it less."""
     grid = row_of(2)
     house, garden, neighbour = blank(grid), blank(grid), blank(grid)
-    garden[4:28, 4:32] = True
-    house[6:22, 10:32], neighbour[6:23, 10:50] = True, True
-    (found,) = objects(pieces_of(grid, (0, garden), (0, house), (1, neighbour)), grid)
-    np.testing.assert_array_equal(found, garden | neighbour)
+    garden[4:28, 4:31] = True  # both end before the first tile does
+    house[6:22, 10:30], neighbour[6:23, 10:30] = True, True
+    neighbour[:, :24] = False
+    assert same(objects(pieces_of(grid, (0, garden), (0, house), (1, neighbour)), grid), [garden, house | neighbour])
 
 
 def test_outer_goes_with_outer_and_inner_with_inner() -> None:

@@ -4,8 +4,8 @@
 2. Linked masks are one object, the links with most pixels first. A link is refused where it would make one object of
    two masks that one tile shows overlapping or side by side: that tile saw two.
 3. A mask that its tile cuts off, and that has no partner beyond the cut, takes a weak link, or one that was refused;
-   parts of a mask in its own tile are then no reason to refuse. What is still cut off goes where a tile that shows what lies
-   beyond the cut has a mask, no smaller, that covers it.
+   parts of a mask in its own tile are then no reason to refuse. What is still cut off goes where a tile that shows
+   what lies beyond the cut has a mask, no smaller, that covers it.
 4. An object's mask is the union of its pieces.
 
 Other tools match in the same way, by IoU or by the share of the smaller one, and unite masks or keep the best; there

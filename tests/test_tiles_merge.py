@@ -287,7 +287,12 @@ def test_runs_do_what_pixels_do(pair: tuple[np.ndarray, np.ndarray], corner: tup
     box = x, y, x + width, y + height
     runs, other = MaskRuns.from_mask(a, x, y), MaskRuns.from_mask(b, x, y)
     np.testing.assert_array_equal(shapes.union([runs, other]).paint(*box), a | b)
-    assert shapes.shared([runs], [other], box)[0, 0] == (a & b).sum()
+    assert shapes.shared(runs, other, box) == (a & b).sum()
+    i, j, pixels = shapes.shared_pairs([runs, other, other], [other, runs], box)
+    expected = [[(mask & another).sum() for another in (b, a)] for mask in (a, b, b)]
+    assert {(*pair,): n for *pair, n in zip(i.tolist(), j.tolist(), pixels.tolist(), strict=True)} == {
+        (i, j): n for i, row in enumerate(expected) for j, n in enumerate(row) if n
+    }
     near = cv2.dilate(np.pad(a, 1).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))[1:-1, 1:-1]
     assert shapes.meets(runs, other) == bool((near.astype(bool) & b).any())
     inner = x + width // 3, y + height // 3, x + width, y + height - height // 4

@@ -7,8 +7,7 @@ the other two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -41,25 +40,17 @@ def find_links(first: Mapping[int, MaskRuns], second: Mapping[int, MaskRuns], bo
     a, b = _Side(first, box), _Side(second, box)
     if not a.parts or not b.parts:
         return []
-    of_parts = shapes.shared(a.parts, b.parts, box)
-    of_masks = np.add.reduceat(np.add.reduceat(of_parts, a.firsts, axis=0), b.firsts, axis=1)
-    iou = _iou(of_masks, a.mask_areas, b.mask_areas)
-    pairs = set(_greedy(iou, of_masks, merge_iou))
-    # Parts that a mask's partner covers have found theirs.
-    of_part_and_mask = np.add.reduceat(of_parts, b.firsts, axis=1)
-    of_mask_and_part = np.add.reduceat(of_parts, a.firsts, axis=0)
-    a_free, b_free = np.ones(len(a.parts), bool), np.ones(len(b.parts), bool)
-    for i, j in pairs:
-        mine, theirs = a.slices[i], b.slices[j]
-        a_free[mine] &= of_part_and_mask[mine, j] <= merge_iou * a.part_areas[mine]
-        b_free[theirs] &= of_mask_and_part[i, theirs] <= merge_iou * b.part_areas[theirs]
-    part_iou = _iou(of_parts, a.part_areas, b.part_areas)
-    part_iou[~a_free] = part_iou[:, ~b_free] = 0
-    pairs |= {(a.owners[i], b.owners[j]) for i, j in _greedy(part_iou, of_parts, merge_iou)}
-    links = [Link(a.numbers[i], b.numbers[j], int(of_masks[i, j]), False) for i, j in sorted(pairs)]
-    weak = _weak_pairs(iou, {i for i, _ in pairs}, merge_iou)
-    weak |= {(i, j) for j, i in _weak_pairs(iou.T, {j for _, j in pairs}, merge_iou)}
-    return links + [Link(a.numbers[i], b.numbers[j], int(of_masks[i, j]), True) for i, j in sorted(weak)]
+    i, j, pixels = shapes.shared_pairs(a.parts, b.parts, box)
+    of_parts = _Table(i, j, pixels, a.part_areas, b.part_areas)
+    of_masks = _Table(*_summed(a.owners[i], b.owners[j], pixels), a.mask_areas, b.mask_areas)
+    pairs = set(of_masks.partners(merge_iou))
+    pairs |= {(int(a.owners[i]), int(b.owners[j])) for i, j in of_parts.partners(merge_iou)}
+    weak = of_masks.best(merge_iou, {i for i, _ in pairs}, {j for _, j in pairs})
+    return [
+        Link(a.numbers[i], b.numbers[j], of_masks.pixels_of[i, j], is_weak)
+        for found, is_weak in ((pairs, False), (weak, True))
+        for i, j in sorted(found)
+    ]
 
 
 class _Side:
@@ -68,39 +59,67 @@ class _Side:
     def __init__(self, masks: Mapping[int, MaskRuns], box: Box) -> None:
         self.numbers: list[int] = []
         self.parts: list[MaskRuns] = []
-        self.owners: list[int] = []  # of each part, the place of its mask in `numbers`
-        starts = []
+        owners: list[int] = []
+        starts: list[int] = []
         for number, runs in masks.items():
             found = shapes.parts(shapes.clipped(runs, box), corners=False)
             if not found:
                 continue
             starts.append(len(self.parts))
-            self.owners += [len(self.numbers)] * len(found)
+            owners += [len(self.numbers)] * len(found)
             self.numbers.append(number)
             self.parts += found
-        self.firsts = np.array(starts, np.int64)
-        self.slices = [slice(i, j) for i, j in pairwise([*starts, len(self.parts)])]
+        self.owners = np.array(owners, np.int64)  # of each part, the place of its mask in `numbers`
         self.part_areas = np.array([part.area() for part in self.parts], np.int64)
-        self.mask_areas = np.add.reduceat(self.part_areas, self.firsts) if starts else self.part_areas
+        self.mask_areas = np.add.reduceat(self.part_areas, starts) if starts else self.part_areas
 
 
-def _iou(common: NDArray[np.int64], a_areas: NDArray[np.int64], b_areas: NDArray[np.int64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = common / (a_areas[:, None] + b_areas[None] - common)
-    return found
+class _Table:
+    """Which rows and columns share pixels, how many, and their IoU, the highest first."""
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        pixels: NDArray[np.int64],
+        row_areas: NDArray[np.int64],
+        column_areas: NDArray[np.int64],
+    ) -> None:
+        iou = pixels / (row_areas[rows] + column_areas[columns] - pixels)
+        order = np.lexsort((columns, rows, -pixels, -iou))
+        self._pairs = list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))
+        self._iou = iou[order]
+        self.pixels_of = dict(zip(self._pairs, pixels[order].tolist(), strict=True))
+
+    def partners(self, above: float) -> Iterator[tuple[int, int]]:
+        """Pairs with an IoU above the threshold, of which each row and each column is in one at most."""
+        rows, columns = set(), set()
+        for row, column in self._above(above):
+            if row not in rows and column not in columns:
+                rows.add(row)
+                columns.add(column)
+                yield row, column
+
+    def best(self, above: float, rows: Collection[int], columns: Collection[int]) -> set[tuple[int, int]]:
+        """The best pair above the threshold of each row, and of each column, that is not among the given ones."""
+        of_rows: dict[int, tuple[int, int]] = {}
+        of_columns: dict[int, tuple[int, int]] = {}
+        for row, column in self._above(above):
+            if row not in rows:
+                of_rows.setdefault(row, (row, column))
+            if column not in columns:
+                of_columns.setdefault(column, (row, column))
+        return {*of_rows.values(), *of_columns.values()}
+
+    def _above(self, above: float) -> list[tuple[int, int]]:
+        return self._pairs[: int((self._iou > above).sum())]
 
 
-def _greedy(iou: NDArray[np.float64], common: NDArray[np.int64], above: float) -> list[tuple[int, int]]:
-    rows, columns = np.nonzero(iou > above)
-    order = np.lexsort((columns, rows, -common[rows, columns], -iou[rows, columns]))
-    taken_rows, taken_columns, found = set(), set(), []
-    for i, j in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if i not in taken_rows and j not in taken_columns:
-            taken_rows.add(i)
-            taken_columns.add(j)
-            found.append((i, j))
-    return found
-
-
-def _weak_pairs(iou: NDArray[np.float64], taken: set[int], above: float) -> set[tuple[int, int]]:
-    best = iou.argmax(1)
-    return {(i, int(best[i])) for i in range(len(iou)) if i not in taken and float(iou[i, best[i]]) > above}
+def _summed(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Each pair of a row and a column once, with the sum of its pixels."""
+    pairs, place = np.unique(np.stack([rows, columns], 1), axis=0, return_inverse=True)
+    sums = np.zeros(len(pairs), np.int64)
+    np.add.at(sums, place.reshape(-1), pixels)
+    return pairs[:, 0], pairs[:, 1], sums

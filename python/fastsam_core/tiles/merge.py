@@ -149,7 +149,7 @@ def _common(a_runs: MaskRuns, b_runs: MaskRuns, a: Piece, b: Piece) -> int:
     box = intersection(a.box, b.box)
     if is_empty(box):
         return 0
-    return int(shapes.shared([shapes.clipped(a_runs, box)], [shapes.clipped(b_runs, box)], box)[0, 0])
+    return shapes.shared(shapes.clipped(a_runs, box), shapes.clipped(b_runs, box), box)
 
 
 class _Cuts:

@@ -19,6 +19,8 @@ from ..runs import MaskRuns
 from .grid import Box
 
 RLE = dict[str, Any]
+# Pairs of masks whose shared pixels are counted together: 8 MiB of numbers.
+_PAIRS_AT_ONCE = 1 << 20
 
 
 def moved(runs: MaskRuns, right: int, down: int) -> MaskRuns:
@@ -97,22 +99,38 @@ def _overlap(a: MaskRuns, b: MaskRuns) -> bool:
     return bool(((b.columns[other] == a.columns[found]) & (b.tops[other] < a.bottoms[found])).any())
 
 
-def shared(a: Sequence[MaskRuns], b: Sequence[MaskRuns], box: Box) -> NDArray[np.int64]:
-    """Pixels that each mask of `a` has in common with each of `b`: (len(a), len(b)). All have to lie in `box`."""
-    if not a or not b:
-        return np.zeros((len(a), len(b)), np.int64)
+def shared_pairs(
+    a: Sequence[MaskRuns], b: Sequence[MaskRuns], box: Box
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Which masks of `a` share pixels with which of `b`, and how many: i, j and pixels, (K,) each, by i and j.
+
+    All have to lie in `box`. Memory goes by K and by the runs, however many masks there are.
+    """
+    found: list[NDArray[np.int64]] = []
+    counts, offsets = _packed(b, box)
     crowd = torch.ones(len(b), dtype=torch.bool, device="cpu")  # then the union is the area of the first mask alone
-    share = ops.rle_iou(*_packed(a, box), *_packed(b, box), crowd).numpy()
-    areas = np.array([mask.area() for mask in a], np.float64)
-    found: NDArray[np.int64] = np.rint(share * areas[:, None]).astype(np.int64)
-    return found
+    step = max(1, _PAIRS_AT_ONCE // max(len(b), 1))
+    for start in range(0, len(a), step):
+        some = a[start : start + step]
+        share = ops.rle_iou(*_packed(some, box), counts, offsets, crowd).numpy()
+        i, j = np.nonzero(share)
+        areas = np.array([mask.area() for mask in some], np.float64)
+        found.append(np.stack([i + start, j, np.rint(share[i, j] * areas[i]).astype(np.int64)]))
+    i, j, pixels = np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64)
+    return i, j, pixels
+
+
+def shared(a: MaskRuns, b: MaskRuns, box: Box) -> int:
+    """Pixels that two masks have in common. Both have to lie in `box`."""
+    _, _, pixels = shared_pairs([a], [b], box)
+    return int(pixels.sum())
 
 
 def _packed(masks: Sequence[MaskRuns], box: Box) -> tuple[torch.Tensor, torch.Tensor]:
     x1, y1, x2, y2 = box
     counts = [mask.counts(y2 - y1, x2 - x1, -x1, -y1).astype(np.int64) for mask in masks]
     offsets = np.cumsum([0, *(len(one) for one in counts)], dtype=np.int64)
-    return torch.from_numpy(np.concatenate(counts)), torch.from_numpy(offsets)
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *counts])), torch.from_numpy(offsets)
 
 
 def parts(runs: MaskRuns, corners: bool) -> list[MaskRuns]:

@@ -337,3 +337,13 @@ def test_pairs_are_the_tiles_that_share_pixels() -> None:
 def test_grids_that_cannot_be(tile: int, overlap: int) -> None:
     with pytest.raises((ValueError, TypeError), match=r"tile|overlap"):
         Grid(100, 100, tile, overlap)
+
+
+def test_specks_are_counted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    a, b = (MaskRuns.from_mask(random.random((40, 40)) < 0.3) for _ in range(2))
+    sides = shapes.parts(a, corners=False), shapes.parts(b, corners=False)
+    at_once = shapes.shared_pairs(*sides, (0, 0, 40, 40))
+    monkeypatch.setattr(shapes, "_PAIRS_AT_ONCE", 3 * len(sides[1]))
+    np.testing.assert_array_equal(shapes.shared_pairs(*sides, (0, 0, 40, 40)), at_once)
+    assert len(sides[0]) > 50 and len(at_once[0]) > 50

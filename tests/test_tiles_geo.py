@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -91,6 +92,12 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = minimal_tiff(tmp_path / "x.tif", [256, 257, 34735], False, "<")
     with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[geo\]'"):
         tiles.segment(path, bright)
+    picture = tmp_path / "plain.tif"
+    cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
+    assert len(tiles.segment(picture, bright)) == 0
+    monkeypatch.setenv("FASTSAM_MAX_PIXELS", "100")
+    with pytest.raises(ValueError, match=r"plain\.tif: .*FASTSAM_MAX_PIXELS.*pip install 'fastsam_core\[geo\]'"):
+        tiles.segment(picture, bright)
     where = tiles.Georeference("LOCAL_CS[]", (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
     found = tiles.segment(np.full((10, 10, 3), 200, np.uint8), bright)
     found.georeference = where

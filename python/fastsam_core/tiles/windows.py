@@ -117,12 +117,12 @@ def _open_file(path: str) -> Iterator[Windows]:
             raise ValueError(f"{path} is not a regular file")
         raise FileNotFoundError(f"no such file: {path}")
     georeferenced = is_geotiff(path)
-    if georeferenced or (is_tiff(path) and _is_too_large(path)):
+    if georeferenced or (is_tiff(path) and _problem(path)):
         try:
             from .rasterio_windows import open_geotiff
         except ImportError as error:
             if not georeferenced:
-                check_size(*reversed(read_size(path)))
+                raise ValueError(f"{path}: {_problem(path)}; or let rasterio read it in windows: {HINT}") from None
             raise ImportError(f"{path} is a GeoTIFF, which rasterio reads: {HINT} ({error})") from None
         with open_geotiff(path) as windows:
             yield windows
@@ -134,13 +134,14 @@ def _open_file(path: str) -> Iterator[Windows]:
     yield _ArrayWindows(picture)
 
 
-def _is_too_large(path: str) -> bool:
-    """Whether a TIFF has more pixels than are decoded at once, or is of a kind that Pillow doesn't know."""
+def _problem(path: str) -> str:
+    """Why Pillow can't decode a TIFF at once: it is too large, or of a kind that isn't known. "" if nothing is seen."""
     try:
-        check_size(*reversed(read_size(path)))
-    except ValueError:
-        return True
-    return False
+        height, width = read_size(path)
+        check_size(width, height)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _side(windows: Any, name: str) -> int:

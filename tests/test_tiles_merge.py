@@ -213,6 +213,17 @@ def test_a_part_of_a_road_does_not_take_the_place_of_the_road() -> None:
     np.testing.assert_array_equal(found, road)
 
 
+def test_two_views_of_a_road_become_one() -> None:
+    """One of the middle tile's ends early, the other is too narrow; the road goes on to both sides."""
+    grid = row_of(3)
+    road = blank(grid)
+    road[10:20] = True
+    early, narrow = road.copy(), road.copy()
+    early[:, 48:] = narrow[:13] = False
+    (found,) = objects(pieces_of(grid, (0, road), (1, early), (1, narrow), (2, road)), grid)
+    np.testing.assert_array_equal(found, road)
+
+
 def test_a_fragment_goes_where_the_whole_is_shown() -> None:
     grid = row_of(2)
     whole, fragment = blank(grid), blank(grid)

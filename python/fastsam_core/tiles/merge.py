@@ -4,8 +4,8 @@
 2. Linked masks are one object, the links with most pixels first. A link is refused where it would make one object of
    two masks that one tile shows overlapping or side by side: that tile saw two.
 3. A mask that its tile cuts off, and that has no partner beyond the cut, takes a weak link, or one that was refused;
-   parts of a mask in its own tile are then no reason to refuse. What is still cut off goes where a tile that shows
-   what lies beyond the cut has a mask, no smaller, that covers it.
+   masks of a tile that share most of the smaller one are then no reason to refuse. What is still cut off goes where a
+   tile that shows what lies beyond the cut has a mask, no smaller, that covers it.
 4. An object's mask is the union of its pieces.
 
 Other tools match in the same way, by IoU or by the share of the smaller one, and unite masks or keep the best; there
@@ -26,9 +26,11 @@ from .grid import Grid, intersection, is_empty
 from .links import Link, find_links
 from .pieces import Piece
 
-# Of a mask that is cut off, the share that another one has to cover to take its place; of the smaller of two masks of
-# a tile, the share from which it is a part of the larger.
+# Of a mask that is cut off, the share that another one has to cover to take its place.
 COVERED = 0.8
+# Of the smaller of two masks of a tile, the share they have in common from which they are views of one thing: things
+# side by side share next to nothing, and what SAM makes of one thing, from several points, much.
+ONE_THING = 0.5
 # A mask that comes this near to its tile's edge is taken for cut off: one pixel of the 256 along a side in which SAM
 # predicts masks.
 _LOW_RES = 256
@@ -52,12 +54,12 @@ def merge(
         for link in _links_of(tile, pieces, of_tile, grid, merge_iou):
             (weak if link.weak else strong).append(link)
         step()
-    weak += [link for link in sorted(strong, key=_strength) if not groups.unite(link, nested=False)]
+    weak += [link for link in sorted(strong, key=_strength) if not groups.unite(link, views=False)]
     cuts = _Cuts(pieces, grid)
     for link in sorted(weak, key=_strength):
         ends = ((link.first, link.second), (link.second, link.first))
         if any(cuts.is_open(end, groups) and cuts.shows_beyond(end, pieces[other].tile) for end, other in ends):
-            groups.unite(link, nested=True)
+            groups.unite(link, views=True)
     for members in groups.all():
         whole = _whole([pieces[number] for number in members])
         if not _shown_better(members, whole, pieces, of_tile, grid, groups, cuts):
@@ -106,15 +108,15 @@ class _Groups:
         """The pieces of each object, in order, by the first ones."""
         yield from sorted((sorted(members) for members in self._members.values()), key=lambda members: members[0])
 
-    def unite(self, link: Link, nested: bool) -> bool:
-        """Make one object of two pieces' objects, unless a tile shows two. nested: parts of a mask may join it.
+    def unite(self, link: Link, views: bool) -> bool:
+        """Make one object of two pieces' objects, unless a tile shows two; whether they are one now.
 
-        Whether they are one now.
+        views: a tile's views of one thing aren't two.
         """
         a, b = self.root(link.first), self.root(link.second)
         if a != b:
             small, large = sorted((a, b), key=lambda root: (len(self._members[root]), root))
-            if self._tells_apart(small, large, nested):
+            if self._tells_apart(small, large, views):
                 return False
             self._root[small] = large
             self._members[large] += self._members.pop(small)
@@ -122,26 +124,26 @@ class _Groups:
         self.linked[link.second].add(self._pieces[link.first].tile)
         return True
 
-    def _tells_apart(self, small: int, large: int, nested: bool) -> bool:
+    def _tells_apart(self, small: int, large: int, views: bool) -> bool:
         tiles = defaultdict(list)
         for number in self._members[small]:
             tiles[self._pieces[number].tile].append(number)
         return any(
-            _are_two(self._pieces[number], self._pieces[other], nested)
+            _are_two(self._pieces[number], self._pieces[other], views)
             for other in self._members[large]
             for number in tiles.get(self._pieces[other].tile, ())
         )
 
 
-def _are_two(a: Piece, b: Piece, nested: bool) -> bool:
-    """Whether two masks of one tile share pixels or an edge; with `nested`, not where one is a part of the other."""
+def _are_two(a: Piece, b: Piece, views: bool) -> bool:
+    """Whether two masks of one tile share pixels or an edge; with `views`, not where they are views of one thing."""
     grown = a.box[0] - 1, a.box[1] - 1, a.box[2] + 1, a.box[3] + 1
     if is_empty(intersection(grown, b.box)):
         return False
     a_runs, b_runs = a.runs(), b.runs()
     if not shapes.meets(a_runs, b_runs):
         return False
-    return not (nested and _common(a_runs, b_runs, a, b) >= COVERED * min(a.area, b.area))
+    return not (views and _common(a_runs, b_runs, a, b) >= ONE_THING * min(a.area, b.area))
 
 
 def _common(a_runs: MaskRuns, b_runs: MaskRuns, a: Piece, b: Piece) -> int:

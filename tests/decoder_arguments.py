@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastsam_core.models.decoder_features import features
+from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.ops._decoder.panels import to_panels
 
 
@@ -25,6 +27,8 @@ def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid:
         values = torch.zeros(heads, -(-length // 16) * 16, -(-width // 16) * 16)
         values[:, :length, :width] = draw(heads, length, width)
         return draw(heads, prompts * tokens, width), panels(length, heads * width), values, length
+    if op in ("decoder_prompts", "decoder_mask_factors"):
+        return _of_prompts(op, heads, prompts, tokens, dim, grid)
     rows = heads * tokens
 
     def vectors() -> Tensor:
@@ -56,3 +60,34 @@ def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid:
     look_mix = draw(prompts, look.shape[1] * look.shape[2], 2 * rows + 2) / rows**0.5
     of_tokens = vectors(), mix[0], bias[0], vectors(), gram(), bias[1], vectors(), mix[1], bias[2], gram()
     return *image, *of_tokens, look, look_mix, length, state
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """With weights of a size that keeps what goes through them of a size."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
+    return module.eval()
+
+
+@torch.no_grad()
+def _of_prompts(op: str, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int]) -> tuple[Any, ...]:
+    """A decoder's own weights and image: at random, they would not be of one transformer."""
+    generator = torch.Generator().manual_seed(5)
+    decoder = randomised(MaskDecoder(dim, num_heads=heads, mlp_dim=56, iou_hidden_dim=40))
+    assert isinstance(decoder, MaskDecoder)
+    length = grid[0] * grid[1]
+    source, position = torch.randn(2, length, dim, generator=generator)
+    of_image = features(decoder, source, position)
+    given = torch.randn(prompts, tokens, dim, generator=generator)
+    if op == "decoder_prompts":
+        chosen = [0, *range(1, tokens, 2)]
+        state = torch.zeros(prompts, -(-length // 16), 2 * heads * tokens + 2, 16)
+        weights = of_image.weights, list(of_image.sizes), list(of_image.image), of_image.constant, of_image.eps
+        return given, *weights, heads, length, chosen, state
+    own = torch.randn(2, prompts, heads, tokens, dim // 2 // heads, generator=generator)
+    final = torch.randn(prompts, 3, dim, generator=generator)
+    asked, index = torch.tensor([prompts - 1, 0]), torch.tensor([1, 0, 1, 0, 0])
+    pairs, layers = (index, torch.tensor([0, 1, 1, 0, 0])), (of_image.mask_layers, of_image.mask_sizes)
+    return final, own[0], own[1], asked, *pairs, [3, 1], *layers, *of_image.enlarge_mix

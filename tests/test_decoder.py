@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from decoder_arguments import arguments
+from decoder_arguments import arguments, randomised
 from fastsam_core import ops
+from fastsam_core.models import registry
 from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_tiled import PROMPTS_KEPT, TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
@@ -18,16 +19,9 @@ from fastsam_core.ops._decoder.panels import from_panels
 from fastsam_core.ops._native import cpu_module
 from siblings import each_sibling, use_sibling
 
-OPS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
+LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
+OPS = (*LOOKS, "decoder_prompts", "decoder_mask_factors")
 SMALL = {"heads": 4, "prompts": 3, "tokens": 7, "dim": 64, "grid": (5, 7)}
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
-    return module.eval()
 
 
 def decoder_of(dim: int, heads: int) -> MaskDecoder:
@@ -109,6 +103,10 @@ def run(call: Callable[..., Any], op: str, given: tuple[Any, ...]) -> list[Tenso
     """All results of an operation, those in place included; the arguments are copied first."""
     given = tuple(x.clone() if isinstance(x, Tensor) else x for x in given)
     result = call(*given)
+    if op == "decoder_mask_factors":
+        return list(result)
+    if op == "decoder_prompts":
+        return [*result, from_panels(given[-1], given[7])]
     if op == "decoder_first_look":
         return [result]
     if op == "decoder_upscale":
@@ -182,6 +180,8 @@ def test_wrong_arguments_are_value_errors(sibling: str, op: str) -> None:
             bad = [argument[..., :-1].contiguous(), argument[None], argument.double() if i else argument.half()]
         elif isinstance(argument, int):
             bad = [0, -1, argument + 16]
+        elif isinstance(argument, list):
+            bad = [argument[:-1] if isinstance(argument[0], Tensor) else [-1, *argument[1:]], []]
         for value in bad:
             with pytest.raises(ValueError):
                 ops.siblings(op)[sibling](*given[:i], value, *given[i + 1 :])
@@ -197,6 +197,15 @@ def test_mask_of_no_prompt_is_a_value_error(sibling: str) -> None:
     for wrong in (-1, SMALL["prompts"]):
         with pytest.raises(ValueError, match="prompt"):
             upscale(state, asked.clone().fill_(wrong), factors, index, *rest)
+
+
+@each_sibling
+def test_factors_of_no_prompt_or_mask_are_value_errors(sibling: str) -> None:
+    given = arguments("decoder_mask_factors", **SMALL)
+    for at, end in ((3, SMALL["prompts"]), (4, 2), (5, 2)):
+        for wrong in (-1, end):
+            with pytest.raises(ValueError):
+                ops.siblings("decoder_mask_factors")[sibling](*given[:at], given[at] * 0 + wrong, *given[at + 1 :])
 
 
 # ---------------------------------------------------------------------------------------------------------------- model
@@ -224,6 +233,19 @@ def test_masks_are_the_same_at_once_and_later(monkeypatch: pytest.MonkeyPatch) -
     in_order = at_once.logits(pairs[:, 0], pairs[:, 1] + 1)
     torch.testing.assert_close(in_order, folded.logits(pairs[:, 0], pairs[:, 1] + 1), rtol=1e-4, atol=1e-5)
     assert len(pairs) and in_order.data_ptr() == at_once.logits(pairs[:1, 0], pairs[:1, 1] + 1).data_ptr()
+
+
+@torch.no_grad()
+def test_a_decoder_with_hooks_is_called_and_not_read() -> None:
+    model = registry.build("sam_nano").eval()
+    embedding = torch.zeros(1, model.prompt_encoder.embed_dim, *[model.prompt_encoder.grid_size] * 2)
+    if cpu_module is not None:
+        assert isinstance(model.prepare(embedding).folded, TiledImage)
+    seen: list[Tensor] = []
+    model.mask_decoder.iou_prediction_head.register_forward_hook(lambda module, args, result: seen.append(result))
+    prepared = model.prepare(embedding)
+    _, iou = model.decode_prompts(prepared, torch.rand(2, 1, 2) * 100, torch.ones(2, 1))
+    assert isinstance(prepared.folded, FoldedImage) and torch.equal(torch.cat(seen)[:, :1], iou)
 
 
 @torch.no_grad()

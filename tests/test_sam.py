@@ -176,7 +176,7 @@ def test_moving(sam: SAM) -> None:
         sam.to(torch.float64)
 
 
-@pytest.mark.parametrize("name", ["train", "val", "export"])
+@pytest.mark.parametrize("name", ["train", "export"])
 def test_what_it_does_not_do(sam: SAM, name: str) -> None:
     with pytest.raises(NotImplementedError, match="predicts only"):
         getattr(sam, name)(data="coco.yaml")

@@ -49,6 +49,7 @@ void bind_linear(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_decoder(py::module_& m);
+void bind_decoder_tokens(py::module_& m);
 void bind_masks(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_preprocess(py::module_& m);

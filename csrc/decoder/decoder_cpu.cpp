@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <numeric>
 #include <stdexcept>
 #include <type_traits>
@@ -11,6 +10,7 @@
 
 #include "common/fork_join.h"
 #include "common/isa.h"
+#include "decoder/arena.h"
 
 namespace fastsam::decoder {
 namespace {
@@ -29,29 +29,6 @@ int64_t panels_of(int64_t length) { return (length + kPanel - 1) / kPanel; }
 int64_t stretches_of(int64_t panels) { return (panels + kStretch - 1) / kStretch; }
 // Fewer pieces of work than this are not worth a thread.
 int64_t grain_of(int64_t panels) { return std::max<int64_t>(1, kStretch / std::max<int64_t>(1, panels)); }
-
-// Uninitialised memory in whole cache lines, handed out piece by piece.
-class Arena {
- public:
-  explicit Arena(int64_t floats)
-      : memory_(static_cast<float*>(::operator new(static_cast<size_t>(floats) * sizeof(float), kAlign))),
-        next_(memory_.get()) {}
-  static int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
-  float* take(int64_t floats) {
-    float* piece = next_;
-    next_ += padded(floats);
-    return piece;
-  }
-  void clear() { next_ = memory_.get(); }
-
- private:
-  static constexpr std::align_val_t kAlign{64};
-  struct Free {
-    void operator()(float* p) const { ::operator delete(p, kAlign); }
-  };
-  std::unique_ptr<float, Free> memory_;
-  float* next_;
-};
 
 int64_t sums_size(int64_t columns, int64_t wide, int64_t mixed_rows) {
   return 2 * Arena::padded(columns) + Arena::padded(columns * wide) + Arena::padded(mixed_rows * columns);

@@ -95,6 +95,15 @@ struct DecoderKernels {
   void (*upscale)(const DecoderUpscaling& upscaling, const float* state, int64_t first_panel, int64_t last_panel,
                   int64_t height, int64_t width, const float* const* weights, float* const* out, int64_t masks,
                   float* scratch);
+  // Small products of a prompt's tokens: out (rows, columns) = a times b, on top of what is there if `add`.
+  // b is (columns, depth), its rows b_stride apart.
+  void (*token_dots)(const float* a, int64_t a_stride, int64_t rows, int64_t depth, const float* b, int64_t b_stride,
+                     int64_t columns, bool add, float* out, int64_t out_stride);
+  // b is (depth, columns); element (r, k) of a is at r * a_row + k * a_depth.
+  void (*token_products)(const float* a, int64_t a_row, int64_t a_depth, int64_t rows, int64_t depth, const float* b,
+                         int64_t b_stride, int64_t columns, bool add, float* out, int64_t out_stride);
+  // Softmax over the columns of (rows, columns), in place.
+  void (*token_softmax)(float* scores, int64_t rows, int64_t columns, int64_t stride);
 };
 
 }  // namespace fastsam

@@ -26,17 +26,22 @@ void decode_columns(const RunsView& runs, int64_t image, uint8_t* mask) {
 void decode_rows(const RunsView& runs, int64_t image, int64_t height, int64_t width, uint8_t* mask) {
   // A mark where a column's value changes, then each row takes over the one above: one pass of plain row arithmetic.
   BoxCollector box(height);
-  int64_t position = 0;
+  int64_t x = 0, y = 0;  // where the next run begins; y is below height
   bool inside = false;
   for (const int64_t* run = runs.begin(image); run != runs.end(image); ++run, inside = !inside) {
     box.add(*run);
-    const int64_t begin = position, end = position += *run;
-    if (!inside || begin == end) continue;
-    const int64_t x = begin / height, last = (end - 1) / height;
-    mask[(begin - x * height) * width + x] ^= 1;
-    for (int64_t next = x + 1; next <= last; ++next) mask[next] ^= 1;
-    const int64_t below = end - last * height;
-    if (below != height) mask[below * width + last] ^= 1;
+    const int64_t first = x, top = y;
+    y += *run;
+    if (y >= height) {
+      // Most runs end in their own column or in the next: a division costs more than all the rest.
+      const int64_t columns = y < 2 * height ? 1 : y / height;
+      x += columns, y -= columns * height;
+    }
+    if (!inside || *run == 0) continue;
+    mask[top * width + first] ^= 1;
+    const int64_t last = y == 0 ? x - 1 : x;
+    for (int64_t next = first + 1; next <= last; ++next) mask[next] ^= 1;
+    if (y != 0) mask[y * width + x] ^= 1;
   }
   if (box.empty()) return;
   const RleKernels& isa = kernels().rle;

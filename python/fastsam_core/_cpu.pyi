@@ -93,6 +93,40 @@ def mbconv(
     residual: bool,
     out: NDArray[np.float32],  # (B, H / stride, W / stride, O)
 ) -> None: ...
+def decoder_prompts(
+    tokens: NDArray[np.float32],  # (prompts, tokens, width)
+    weights: NDArray[np.float32],  # ops._decoder.weights.TokenWeights, packed
+    sizes: list[int],  # ops._decoder.weights.TokenSizes
+    image: list[NDArray[np.float32]],  # ops._decoder.weights.ImageParts
+    constant: float,
+    eps: float,
+    heads: int,
+    length: int,
+    chosen: list[int],  # K
+    state: NDArray[np.float32],  # (prompts, panels, 2 * heads * tokens + 2, 16)
+    final_tokens: NDArray[np.float32],  # (prompts, K, width)
+    iou: NDArray[np.float32],  # (prompts, masks)
+    first_own: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
+    second_own: NDArray[np.float32],  # like first_own
+    threads: int,
+) -> None: ...
+def decoder_mask_factors(
+    final_tokens: NDArray[np.float32],  # (prompts, K, width)
+    first_own: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
+    second_own: NDArray[np.float32],  # like first_own
+    asked: NDArray[np.int64],  # (U,)
+    index: NDArray[np.int64],  # (count,)
+    column: NDArray[np.int64],  # (count,)
+    masks: list[int],  # K - 1
+    layers: NDArray[np.float32],  # (masks, weights)
+    sizes: list[int],  # 3
+    first: NDArray[np.float32],  # (wide, heads * head_dim)
+    second: NDArray[np.float32],  # like first
+    rest: NDArray[np.float32],  # (wide,)
+    factors: NDArray[np.float32],  # (U, wide, 2 * heads * tokens + 2)
+    weights: NDArray[np.float32],  # (count, narrow)
+    threads: int,
+) -> None: ...
 def decoder_first_look(
     q: NDArray[np.float32],  # (heads, rows, head_dim)
     keys: NDArray[np.float32],  # (panels, heads * head_dim, 16)

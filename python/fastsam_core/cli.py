@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sam_nano.pt"
 # Tasks and modes of the command line that people know. There is one task here, and some modes are not offered.
 _TASKS = ("segment", "detect", "semantic", "depth", "classify", "pose", "obb")
-_NOT_OFFERED = ("train", "val", "export", "track", "benchmark")
+_NOT_OFFERED = ("train", "export", "track", "benchmark")
 # What people get, with its name in the words of the message, when something ordinary goes wrong.
 _EXPECTED = (ValueError, TypeError, FileNotFoundError, MemoryError, OSError)
 
@@ -42,6 +42,7 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict model=FastSAM-s.pt source=photos/                 FastSAM; yolov8n.pt, yolov8n-seg.pt ...: YOLOv8
   fastsam predict model=sam_b.pt source=photo.jpg texts=["a dog"]   what a text describes
   fastsam convert yolov8n.pt yolov8n.safetensors                    a checkpoint's tensors alone
+  fastsam val data=labels.json images=photos/                       how well a model does on true masks
   fastsam info model=sam_b.pt                                       layers and parameters
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam help | version
@@ -62,6 +63,9 @@ annotate:
 
 tiles, with the options of segment everything above:
 {tiles}
+
+val:
+{val}
 
 convert: data, output, from (yolo, coco, sa1b), to (these, labelme, labelmap), images (their folder), names.
 
@@ -120,7 +124,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "work_dir",
             *_CONVERT_TEXTS,
         },
-        lists={"texts", "formats"},
+        lists={"texts", "formats", "measures"},
     )
     values = arguments.values
     for word in ("help", "version"):
@@ -152,7 +156,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
 
 _CONVERT_TEXTS = ("data", "output", "from", "to", "images", "source", "target")
 _WEIGHTS = (".pt", ".pth", ".safetensors")
-_SPECIAL_SWITCHES = ("multimask_output", "help", "version", "resume")
+_SPECIAL_SWITCHES = ("multimask_output", "help", "version", "resume", "baselines", "mask_feedback", "rows")
 
 
 def _unknown_word(word: str) -> str:
@@ -240,6 +244,12 @@ def _tiles(values: dict[str, Any]) -> None:
     command.run(values)
 
 
+def _val(values: dict[str, Any]) -> None:
+    from .evaluate import command
+
+    command.run(values)
+
+
 def _info(values: dict[str, Any]) -> None:
     for key in values:
         if key not in ("model", "detailed"):
@@ -276,6 +286,7 @@ def _doctor(values: dict[str, Any]) -> None:
 
 def _help(values: dict[str, Any]) -> None:
     from .annotate.command import OPTIONS
+    from .evaluate.command import OPTIONS as VAL_OPTIONS
     from .tiles.command import OPTIONS as TILES
 
     lines = []
@@ -296,6 +307,7 @@ def _help(values: dict[str, Any]) -> None:
             options="\n".join(lines),
             annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in OPTIONS.items()),
             tiles="\n".join(f"  {key + '=':<42}{help}" for key, help in TILES.items()),
+            val="\n".join(f"  {key + '=':<42}{help}" for key, help in VAL_OPTIONS.items()),
         )
     )
 
@@ -309,6 +321,7 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "annotate": _annotate,
     "tiles": _tiles,
     "convert": _convert,
+    "val": _val,
     "info": _info,
     "doctor": _doctor,
     "help": _help,

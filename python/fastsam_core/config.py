@@ -8,6 +8,7 @@ Names and defaults are those of the Ultralytics interface; Meta's names for segm
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -259,7 +260,10 @@ class Config:
             if key in changes:
                 raise TypeError(f"{key} is given twice, once as {given}")
             changes[key] = value
-        return dataclasses.replace(self, **changes)
+        fresh = copy.copy(self)  # whose values have been checked
+        for key, value in changes.items():
+            setattr(fresh, key, value)
+        return fresh
 
     def generate_options(self, model: SamModel) -> dict[str, Any]:
         """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own."""

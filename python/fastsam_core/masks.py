@@ -13,6 +13,9 @@ from .base_tensor import Array, BaseTensor, Rows, picture_shape, take, to_numpy
 
 RLE = dict[str, Any]
 
+# More run lengths than these are kept as text, which takes an eighth of the memory; fewer wait until someone asks.
+_KEPT_RUNS = 1 << 18
+
 
 class Masks(BaseTensor):
     """N masks of a picture of `orig_shape` = (height, width).
@@ -33,6 +36,7 @@ class Masks(BaseTensor):
     ) -> None:
         self.orig_shape = picture_shape(orig_shape)
         self._rles: list[RLE] | None = None
+        self._runs: tuple[torch.Tensor, torch.Tensor] | None = None  # counts and offsets of what `_rles` will be
         self._dense: Array | None = None
         self._device: torch.device | None = torch.device(device or "cpu")  # None: NumPy
         self._area: np.ndarray | None = None
@@ -45,34 +49,64 @@ class Masks(BaseTensor):
         else:
             raise TypeError(f"masks are a tensor or array (N, H, W) or a list of RLE dicts, not {type(data).__name__}")
 
+    @classmethod
+    def from_runs(
+        cls,
+        counts: torch.Tensor,
+        offsets: torch.Tensor,
+        area: np.ndarray,
+        orig_shape: Sequence[int],
+        device: torch.device | str | None = None,
+    ) -> Masks:
+        """Masks held as run lengths that are known to be right: `ops.mask_runs` has made them.
+
+        counts: (R,) int64, those of all N masks; offsets: (N + 1,) int64, where each one's begin. area: (N,) pixels.
+        """
+        masks = cls([], orig_shape, device=device)
+        masks._rles, masks._runs, masks._area = None, (counts, offsets), area
+        if len(counts) > _KEPT_RUNS:
+            masks._texts()
+        return masks
+
+    @classmethod
+    def join(cls, parts: Sequence[Masks]) -> Masks:
+        """The masks of several, all held as run lengths, of one picture on one device, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        area = np.concatenate([part._areas() for part in parts])
+        return parts[0]._from_checked([one for part in parts for one in part._texts()], area, parts[0]._device)
+
     @property
     def data(self) -> Array:
         """(N, H, W), torch.bool when the masks are held as run lengths, else as given."""
         if self._dense is None:
-            from . import rle
+            from . import ops, rle
 
-            assert self._rles is not None
-            pixels = rle.to_masks(self._rles) if self._rles else torch.zeros((0, *self.orig_shape), dtype=torch.bool)
+            if (runs := self._runs) is not None:
+                pixels = ops.rle_decode(*runs, *self.orig_shape)
+            else:
+                rles = self._texts()
+                pixels = rle.to_masks(rles) if rles else torch.zeros((0, *self.orig_shape), dtype=torch.bool)
             self._dense = pixels.numpy() if self._device is None else pixels.to(self._device)
         return self._dense
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, H, W); costs no pixels."""
-        return (len(self._rles), *self.orig_shape) if self._rles is not None else tuple(self.data.shape)
+        return (len(self._areas()), *self.orig_shape) if self.is_rle else tuple(self.data.shape)
 
     @property
     def is_rle(self) -> bool:
         """Whether the masks are held as run lengths."""
-        return self._rles is not None
+        return self._runs is not None or self._rles is not None
 
     @property
     def rle(self) -> list[RLE]:
         """COCO run-length dicts, `{"size": [H, W], "counts": str}`, one per mask."""
         from . import rle
 
-        if self._rles is not None:
-            return [{"size": list(one["size"]), "counts": one["counts"]} for one in self._rles]
+        if self.is_rle:
+            return [{"size": list(one["size"]), "counts": one["counts"]} for one in self._texts()]
         return rle.from_masks(to_numpy(self.data) != 0) if len(self) else []
 
     @property
@@ -103,12 +137,13 @@ class Masks(BaseTensor):
     @property
     def boxes(self) -> np.ndarray:
         """(N, 4) int64: x1, y1, x2, y2 of the first and last pixel of each mask; zeros for an empty mask."""
-        if self._rles is None:
+        if not self.is_rle:
             boxes = [_box(to_numpy(self.data[i]) != 0) for i in range(len(self))]
         else:
             from . import rle
 
-            corners = np.asarray(rle.toBbox(self._rles) if self._rles else [], dtype=np.int64).reshape(-1, 4)
+            rles = self._texts()
+            corners = np.asarray(rle.toBbox(rles) if rles else [], dtype=np.int64).reshape(-1, 4)
             boxes = [(x, y, x + w - 1, y + h - 1) if w and h else (0, 0, 0, 0) for x, y, w, h in corners.tolist()]
         return np.array(boxes, np.int64).reshape(-1, 4)
 
@@ -125,39 +160,39 @@ class Masks(BaseTensor):
         if not one._areas()[0]:
             return (0, 0), np.zeros((0, 0), bool)
         x1, y1, x2, y2 = one.boxes[0].tolist()
-        if one._rles is None:
+        if not one.is_rle:
             return (x1, y1), np.ascontiguousarray(self.pixels(index)[y1 : y2 + 1, x1 : x2 + 1])
         from . import rle
 
         # The box's pixels alone: the picture may be many times as large.
-        shown = rle.decode(rle.crop(one._rles[0], [x1, y1, x2 - x1 + 1, y2 - y1 + 1]))
+        shown = rle.decode(rle.crop(one._texts()[0], [x1, y1, x2 - x1 + 1, y2 - y1 + 1]))
         return (x1, y1), np.ascontiguousarray(shown).view(bool)
 
     def pixels(self, index: int) -> np.ndarray:
         """One mask as a bool array (H, W)."""
-        if self._rles is not None:
+        if self.is_rle:
             from . import rle
 
-            return np.asarray(rle.decode(self._rles[index])).view(bool)
+            return np.asarray(rle.decode(self._texts()[index])).view(bool)
         return to_numpy(self.data[index]) != 0
 
     def take(self, rows: Rows) -> Masks:
         """The rows that an index was resolved to; run lengths stay run lengths."""
-        if self._rles is None:
+        if not self.is_rle:
             return Masks(take(self._dense, rows), self.orig_shape)
-        return self._from_checked(take(self._rles, rows), self._areas()[rows], self._device)
+        return self._from_checked(take(self._texts(), rows), self._areas()[rows], self._device)
 
     def cpu(self) -> Masks:
         """On the CPU; an array stays an array."""
-        return super().cpu() if self._rles is None else self._placed(self._device and torch.device("cpu"))
+        return self._placed(self._device and torch.device("cpu")) if self.is_rle else super().cpu()
 
     def numpy(self) -> Masks:
         """With `data` as a `numpy.ndarray`."""
-        return super().numpy() if self._rles is None else self._placed(None)
+        return self._placed(None) if self.is_rle else super().numpy()
 
     def to(self, *args: Any, **kwargs: Any) -> Masks:
         """As `torch.Tensor.to`. Run lengths are expanded only for another dtype than bool."""
-        if self._rles is None:
+        if not self.is_rle:
             return super().to(*args, **kwargs)
         probe = torch.empty(0, dtype=torch.bool, device=self._device or "cpu").to(*args, **kwargs)
         if probe.dtype == torch.bool:
@@ -165,8 +200,9 @@ class Masks(BaseTensor):
         return Masks(torch.as_tensor(self.data).to(*args, **kwargs), self.orig_shape)
 
     def _placed(self, device: torch.device | None) -> Masks:
-        assert self._rles is not None
-        return self._from_checked(list(self._rles), self._areas(), device)
+        masks = self._from_checked([], self._areas(), device)
+        masks._runs, masks._rles = self._runs, None if self._rles is None else list(self._rles)
+        return masks
 
     def _with(self, data: Array) -> Masks:
         return Masks(data, self.orig_shape)
@@ -175,6 +211,17 @@ class Masks(BaseTensor):
         masks = Masks([], self.orig_shape)
         masks._rles, masks._area, masks._device = rles, area, device
         return masks
+
+    def _texts(self) -> list[RLE]:
+        """The run lengths as COCO's text, once someone asks; after that, they are kept as text."""
+        if (runs := self._runs) is not None:
+            from . import _rle_dicts
+
+            texts = _rle_dicts.texts_of(*runs)
+            self._rles = [{"size": list(self.orig_shape), "counts": text.decode("ascii")} for text in texts]
+            self._runs = None  # last: another thread may be reading
+        assert self._rles is not None
+        return self._rles
 
     def _areas(self) -> np.ndarray:
         if self._area is not None:
@@ -219,7 +266,7 @@ class Masks(BaseTensor):
     def __getstate__(self) -> dict[str, Any]:
         # Pixels made from run lengths can be made again; they would only bloat pickles.
         state = dict(self.__dict__)
-        if self._rles is not None:
+        if self.is_rle:
             state["_dense"] = None
         return state
 

@@ -71,9 +71,9 @@ class ModelFacade:
             f"{type(self).__name__} predicts only; python -m fastsam_core.train trains sam_nano on generated scenes"
         )
 
-    def val(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError."""
-        raise NotImplementedError(f"{type(self).__name__} predicts only: there is no validation on data sets")
+    def val(self, *args: Any, **kwargs: Any) -> Any:
+        """NotImplementedError, but for `SAM`."""
+        raise NotImplementedError(f"{type(self).__name__} predicts only: there is validation on data sets for SAM")
 
     def export(self, *args: Any, **kwargs: Any) -> NoReturn:
         """NotImplementedError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,7 @@ from .measuring import MasksOnGpu, MasksOnHost, wait
 from .ops._masks.cuda import MeasuredMasks
 from .ops._native_cuda import serves
 
-# Masks measured at once by `records`: their runs, and the encoder's working memory, which is several times as much; on
+# Masks measured at once: their runs, and the encoder's working memory, which is several times as much; on
 # a GPU, enough to keep it busy.
 _RECORDS_CHUNK, _GPU_RECORDS_CHUNK = 16, 256
 
@@ -58,6 +59,7 @@ class Measured:
     stability: np.ndarray
 
 
+@lru_cache(maxsize=32)  # pictures of one size, and many clicks on one picture, share them
 def axis_weights(cells: int, padded: int, content: int, size: int, start: int = 0) -> tuple[Tensor, Tensor]:
     """The two bilinear steps along one axis: each position's first cell (size,) int64, and weights (size, 3) float32.
 
@@ -134,19 +136,23 @@ class MaskResizer:
 
     def records(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> list[MaskRecord]:
         """`record` of each of (N, l, l) masks, in order. Memory is bounded: no mask's pixels exist."""
-        low_res = self._checked(low_res)
-        size = _GPU_RECORDS_CHUNK if serves(low_res) else _RECORDS_CHUNK
-        parts = low_res.split(size) if len(low_res) else ()
-        return [record for part in parts for record in self._records(part, threshold, offset)]
+        parts = self.measure_parts(low_res, threshold, offset)
+        return [record for part in parts for record in self._records(part)]
 
-    def _records(self, low_res: Tensor, threshold: float, offset: float) -> Iterator[MaskRecord]:
-        found = self.measure(low_res, threshold, offset)
+    def _records(self, found: Measured) -> Iterator[MaskRecord]:
         characters, ends = ops.rle_to_string(found.counts, found.offsets)
         text = characters.numpy().tobytes().decode("ascii")
         numbers = zip(found.areas.tolist(), found.boxes.tolist(), found.stability.tolist(), strict=True)
         for (begin, end), (area, box, stability) in zip(pairwise(ends.tolist()), numbers, strict=True):
             rle = {"size": list(self.original_hw), "counts": text[begin:end]}
             yield MaskRecord(rle, area, tuple(box), stability)
+
+    def measure_parts(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> Iterator[Measured]:
+        """`measure` of a few of (N, l, l) masks at a time, in order, so that memory is bounded."""
+        low_res = self._checked(low_res)
+        size = _GPU_RECORDS_CHUNK if serves(low_res) else _RECORDS_CHUNK
+        for part in low_res.split(size) if len(low_res) else ():
+            yield self.measure(part, threshold, offset)
 
     def measure(
         self,

@@ -328,7 +328,7 @@ class Predictor(ModelAndPicture):
 
 def _prompted(model: SamModel, picture: Picture, low_res: Tensor, scores: Tensor, conf: float | None = None) -> Results:
     """Logits (C, S / 4, S / 4) with predicted IoU (C,) -> results of those above `conf`, or of all."""
-    chosen = [index for index, score in enumerate(scores.tolist()) if conf is None or score > conf]
-    records = segment.resizer_for(model, picture).records(low_res[chosen])
-    kept = {index: (float(scores[index]), record) for index, record in zip(chosen, records, strict=True)}
-    return segment.prompted_results(picture, kept, len(scores), low_res.device)
+    chosen = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
+    found = segment.FoundMasks(picture, low_res.device)
+    found.add(chosen, scores[chosen], segment.resizer_for(model, picture).measure_parts(low_res[chosen]))
+    return found.results(len(scores))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from .models.sam_model import SamModel
 from .prediction_loop import Callback
 from .predictor import Predictor
 from .results import Results
+
+if TYPE_CHECKING:
+    from .evaluate.report import Evaluation
 
 # Options in which SAM differs from a Predictor used directly: nothing is written unless asked for.
 _DEFAULTS = {"conf": 0.25, "task": "segment", "mode": "predict", "save": False}
@@ -116,6 +119,37 @@ class SAM(ModelFacade):
         image: path, URL, BGR array, Pillow image or RGB tensor.
         """
         return self._ready_predictor().proposals(image, n, nms_thresh=nms_thresh, **options)
+
+    def val(
+        self,
+        data: str | os.PathLike[str],
+        *,
+        images: str | os.PathLike[str] | None = None,
+        imgsz: int | None = None,
+        device: Any = None,
+        output: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        **settings: Any,
+    ) -> Evaluation:
+        """How well the model segments the objects of a data set: IoU of clicks and boxes, boundary F, number of clicks,
+        average recall, beside baselines without a model. `print` shows the result as a table.
+
+        data: a COCO .json file with `images` the folder of its images, or a folder with `images` and `masks` (PNG) or
+        `labels` (.npz). settings: `measures`, `min_area`, `max_images`, `seed`, `baselines`, `points_stride`, `rows`.
+        See `evaluate.run.evaluate` and `evaluate.settings.EvaluateConfig`.
+        """
+        from .evaluate.run import evaluate
+
+        return evaluate(
+            self._ready_predictor(),
+            data,
+            images=images,
+            imgsz=imgsz,
+            device=device,
+            output=output,
+            verbose=verbose,
+            **settings,
+        )
 
     def _ready_predictor(self) -> Predictor:
         if self.predictor is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from .everything import count_batches, generate_masks
 from .masks import Masks
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
-from .postprocess import MaskRecord, MaskResizer
+from .postprocess import MaskResizer, Measured
 from .prompts import Prompts
 from .results import Results
 
@@ -77,46 +78,68 @@ def segment_prompts(
     """One mask per object, or three, of which those with a predicted IoU above `conf` stay."""
     per_object = 3 if multimask_output else 1
     resizer = resizer_for(model, picture)
-    kept: dict[int, tuple[float, MaskRecord]] = {}
+    found = FoundMasks(picture, model.device)
     for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, config.dtype, watch):
         with watch.phase("postprocess", model.device):
             scores = predicted_iou.flatten()
             chosen = (scores > config.conf).nonzero()[:, 0]
-            places = (index[:, None] * per_object + torch.arange(per_object)).flatten()[chosen.cpu()]
-            records = resizer.records(low_res.flatten(0, 1)[chosen])
-            kept.update(zip(places.tolist(), zip(scores[chosen].tolist(), records, strict=True), strict=True))
-    points = None
+            places = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[chosen.cpu()]
+            found.add(places, scores[chosen], resizer.measure_parts(low_res.flatten(0, 1)[chosen]))
+    with watch.phase("postprocess", model.device):
+        results = found.results(len(prompts) * per_object)
     if prompts.points is not None:
-        objects = [index // per_object for index in sorted(kept)]
-        points = [prompts.points[index, : prompts.counts[index]] for index in objects]
-    return prompted_results(picture, kept, len(prompts) * per_object, model.device, points)
+        objects = [place // per_object for place in found.places]
+        results.point_coords = [prompts.points[index, : prompts.counts[index]] for index in objects]
+    return results
 
 
-def prompted_results(
-    picture: Picture,
-    kept: dict[int, tuple[float, MaskRecord]],
-    total: int,
-    device: torch.device,
-    points: list[Tensor] | None = None,
-) -> Results:
-    """Results of the masks that were kept, with their predicted IoU, by their index among all `total`: their class.
+class FoundMasks:
+    """Masks of a picture's prompts on their way to `Results`, each with its place among all: its class.
 
-    Without any mask to begin with `masks` is None; when none was kept, it is empty.
+    places: those of the masks, in order once `results` has been called.
     """
-    found = sorted(kept.items())
-    scores = torch.tensor([score for _, (score, _) in found], dtype=torch.float32, device=device)
-    records = [record for _, (_, record) in found]
-    rows = [[*record.box_xyxy, score, index] for index, (score, record) in found]
-    return Results(
-        picture.pixels,
-        picture.path,
-        {index: str(index) for index in range(total)},
-        torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 6),
-        Masks([record.rle for record in records], picture.original_hw, device=device) if total else None,
-        predicted_iou=scores,
-        stability_score=torch.tensor([record.stability_score for record in records], device=device),
-        point_coords=points,
-    )
+
+    def __init__(self, picture: Picture, device: torch.device) -> None:
+        self.places: list[int] = []
+        self._picture, self._device = picture, device
+        self._scores: list[Tensor] = []
+        self._boxes: list[np.ndarray] = []
+        self._stability: list[np.ndarray] = []
+        self._masks: list[Masks] = []
+
+    def add(self, places: Tensor, scores: Tensor, measured: Iterable[Measured]) -> None:
+        """More masks: places (K,) int64, predicted IoU (K,), and what their measuring gives."""
+        self.places += places.tolist()
+        self._scores.append(scores.float().cpu())
+        for part in measured:
+            self._boxes.append(part.boxes)
+            self._stability.append(part.stability)
+            self._masks.append(
+                Masks.from_runs(part.counts, part.offsets, part.areas, self._picture.original_hw, self._device)
+            )
+
+    def results(self, total: int) -> Results:
+        """Of `total` masks that were asked for. Without any `masks` is None; when none was kept, it is empty."""
+        hw, device = self._picture.original_hw, self._device
+        masks = Masks.join(self._masks) if self._masks else Masks([], hw, device=device)
+        scores = np.concatenate([np.zeros(0, np.float32), *(part.numpy() for part in self._scores)])
+        boxes = np.concatenate([np.zeros((0, 4), np.int64), *self._boxes])
+        stability = np.concatenate([np.zeros(0, np.float32), *self._stability])
+        # Objects with equally many points were decoded together.
+        order = np.argsort(self.places)
+        if (np.diff(order) != 1).any():
+            masks, scores, boxes, stability = masks.take(order), scores[order], boxes[order], stability[order]
+            self.places.sort()
+        rows = np.column_stack([boxes, scores, np.array(self.places, np.float64)]).astype(np.float32)
+        return Results(
+            self._picture.pixels,
+            self._picture.path,
+            {index: str(index) for index in range(total)},
+            torch.from_numpy(rows).to(device),
+            masks if total else None,
+            predicted_iou=torch.from_numpy(scores).to(device),
+            stability_score=torch.from_numpy(stability).to(device),
+        )
 
 
 def generate_records(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..config import Config
+from ..models.fingerprint import weights_hash
 from ..models.sam_model import SamModel
 from ..picture import Picture, Stopwatch, encode_together
 from ..predictor import Predictor
@@ -78,12 +77,3 @@ class Segmenter:
     def everything(self, picture: Picture) -> Results:
         """All masks of the picture."""
         return segment_everything(self.model, picture, self.config, Stopwatch())
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """sha256 over names, types, shapes and values of all tensors."""
-    content = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return content.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -111,28 +111,54 @@ def read(source: str | os.PathLike[str]) -> LabelSet:
     become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without one
     an object is its box. Raises ValueError that names the field.
     """
-    root = read_json(source)
-    classes: dict[int, int] = {}
-    names: dict[int, str] = {}
-    categories = sorted(_by_id(root["categories"], "category").items())
-    for class_id, (category_id, category) in enumerate(categories):
-        classes[category_id] = class_id
-        names[class_id] = category["name"].text()
-    images = _by_id(root["images"], "image")
-    objects: dict[int, list[Node]] = {image_id: [] for image_id in images}
-    for annotation in root["annotations"].items():
-        image_id = annotation["image_id"].integer()
-        if image_id not in objects:
-            raise annotation["image_id"].error(f"no image has the id {image_id}")
-        objects[image_id].append(annotation)
+    file = CocoFile(source)
+    return LabelSet(lambda: (file.labels(image_id) for image_id in file.image_ids), len(file.image_ids), file.names)
 
-    def images_labels() -> Iterator[ImageLabels]:
-        for image_id, image in images.items():
-            size = _side(image["height"]), _side(image["width"])
-            found = [_object(annotation, size, classes) for annotation in objects[image_id]]
-            yield ImageLabels(image["file_name"].text(), size[1], size[0], found, names, image_id)
 
-    return LabelSet(images_labels, len(images), names)
+class CocoFile:
+    """A COCO file at hand: the labels of an image are made when they are asked for. See `read`.
+
+    names: class names by class id. image_ids: in the file's order. ValueError for a file whose lists don't belong
+    together; what is wrong within one image or object shows when that is asked for.
+    """
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        root = read_json(source)
+        self._classes: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+        categories = sorted(_by_id(root["categories"], "category").items())
+        for class_id, (category_id, category) in enumerate(categories):
+            self._classes[category_id] = class_id
+            self.names[class_id] = category["name"].text()
+        self._images = _by_id(root["images"], "image")
+        self.image_ids = list(self._images)
+        self._annotations: dict[int, list[Node]] = {image_id: [] for image_id in self.image_ids}
+        for annotation in root["annotations"].items():
+            image_id = annotation["image_id"].integer()
+            if image_id not in self._annotations:
+                raise annotation["image_id"].error(f"no image has the id {image_id}")
+            self._annotations[image_id].append(annotation)
+
+    def name(self, image_id: int) -> str:
+        """An image's file name. ValueError where it has none."""
+        return self._images[image_id]["file_name"].text()
+
+    def labels(self, image_id: int, left_out: Callable[[str, ValueError], None] | None = None) -> ImageLabels:
+        """The objects of one image.
+
+        left_out: called with an object's place in the file and what is wrong with it, which else is raised.
+        """
+        image = self._images[image_id]
+        size = _side(image["height"]), _side(image["width"])
+        found = []
+        for annotation in self._annotations[image_id]:
+            try:
+                found.append(_object(annotation, size, self._classes))
+            except ValueError as error:
+                if left_out is None:
+                    raise
+                left_out(f"annotations[{annotation.key}]", error)
+        return ImageLabels(self.name(image_id), size[1], size[0], found, self.names, image_id)
 
 
 def _by_id(entries: Node, kind: str) -> dict[int, Node]:

@@ -26,37 +26,23 @@ import torch
 from torch import Tensor, nn
 
 from ..ops._decoder.panels import PANEL, count_panels, to_panels
-from .mask_decoder import MaskDecoder
+from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
+from .common import MLP
+from .mask_decoder import MaskDecoder, TwoWayBlock
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of the image: panels, see `ops.decoder_first_pass`. Of the weights: (inner, inner), or as said."""
-
     length: int  # image tokens
-    first_keys: Tensor  # (panels, inner, 16), of the first look
-    first_values: Tensor  # (heads, panels * 16, head_dim rounded up)
-    image: tuple[Tensor, Tensor]  # of each pass
-    values: tuple[Tensor, Tensor]
-    norms: tuple[Tensor, Tensor]
+    heads: int
+    eps: float  # of every LayerNorm
+    image: ImageParts
     constant: float  # |f|^2 / C
     base: Tensor  # (panels, 4 * middle, 16)
-    # First pass: P1's own quadratic form, what it adds to the look's scores and to the look's values.
-    gram1: Tensor
-    look1_mix: Tensor
-    seen1_mix: Tensor
-    seen1_bias: Tensor  # (inner,)
-    # Second pass: scores of P2, the quadratic form of Z2, the final look.
-    keys_mix: Tensor
-    keys_bias: Tensor  # (inner,)
-    own_gram: Tensor
-    own_bias: Tensor  # (inner,)
-    cross_mix: Tensor
-    cross_bias: Tensor  # (inner,)
-    gram2: Tensor
-    look2_mix: tuple[Tensor, Tensor, Tensor]  # of V1 P1, of V3 P2; (inner,) of the rest
-    seen2_mix: tuple[Tensor, Tensor, Tensor]
-    seen2_bias: Tensor  # (inner,)
+    weights: Tensor  # `TokenWeights`, packed
+    sizes: TokenSizes
+    mask_layers: Tensor  # (masks, the three layers of a mask's token, packed)
+    mask_sizes: list[int]  # how many outputs each has
     # The first step of the upscaling: (4 * middle, inner) twice, (4 * middle,).
     enlarge_mix: tuple[Tensor, Tensor, Tensor]
     enlarge_bias: Tensor  # (4 * middle,)
@@ -96,32 +82,85 @@ def features(decoder: MaskDecoder, source: Tensor, position: Tensor) -> Features
     image1 = torch.cat([answer1.q_proj(placed), centred @ out1, key1, position1], 1)
     image2 = torch.cat([query2, position2, own, cross, key2, position3], 1)
     norms2 = torch.stack([spread_source.square().mean(1), spread_source @ rest[:, 0] * (2 / channels)], 1)
-    return Features(
-        length=len(source),
+    parts = ImageParts(
         first_keys=to_panels(look0.k_proj(placed)),
         first_values=_values(look0.v_proj(source), heads),
-        image=(to_panels(image1), to_panels(image2)),
-        values=(_values(value1, heads), _values(value2, heads)),
-        norms=(to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(), to_panels(norms2)),
-        constant=float(rest.square().mean()),
-        base=to_panels(from_spread[:, 4 * inner :]),
+        image1=to_panels(image1),
+        values1=_values(value1, heads),
+        norms1=to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(),
+        image2=to_panels(image2),
+        values2=_values(value2, heads),
+        norms2=to_panels(norms2),
+    )
+    mixes = Mixes(
         gram1=out1.T @ out1 / channels,
-        look1_mix=keys1 @ weighted,
-        seen1_mix=values1 @ weighted,
+        look1=keys1 @ weighted,
+        seen1=values1 @ weighted,
         seen1_bias=values1 @ first.norm4.bias + look1.v_proj.bias,
-        keys_mix=queries2 @ weighted,
+        keys=queries2 @ weighted,
         keys_bias=queries2 @ first.norm4.bias + answer2.q_proj.bias,
-        own_gram=spread.T @ spread / channels,
+        own=spread.T @ spread / channels,
         own_bias=(spread.T @ rest)[:, 0] * (2 / channels),
-        cross_mix=out2.T @ spread * (2 / channels),
+        cross=out2.T @ spread * (2 / channels),
         cross_bias=(out2.T @ rest)[:, 0] * (2 / channels),
         gram2=out2.T @ out2 / channels,
-        look2_mix=(keys2 @ (w2 * spread), keys2 @ (w2 * out2), (keys2 @ (w2 * rest))[:, 0]),
-        seen2_mix=(values2 @ (w2 * spread), values2 @ (w2 * out2), (values2 @ (w2 * rest))[:, 0]),
+        look2_first=keys2 @ (w2 * spread),
+        look2_second=keys2 @ (w2 * out2),
+        look2_rest=(keys2 @ (w2 * rest))[:, 0],
+        seen2_first=values2 @ (w2 * spread),
+        seen2_second=values2 @ (w2 * out2),
+        seen2_rest=(values2 @ (w2 * rest))[:, 0],
         seen2_bias=values2 @ second.norm4.bias + look2.v_proj.bias,
+    )
+    weights = _token_weights(decoder, mixes)
+    heads_of_masks = [cast(MLP, head).layers for head in decoder.output_hypernetworks_mlps]
+    return Features(
+        length=len(source),
+        heads=heads,
+        eps=first.norm4.eps,
+        image=parts,
+        constant=float(rest.square().mean()),
+        base=to_panels(from_spread[:, 4 * inner :]),
+        weights=pack(weights),
+        sizes=TokenSizes.of(weights),
+        mask_layers=torch.stack([pack(map(_layer, layers)) for layers in heads_of_masks]),
+        mask_sizes=[len(_layer(layer).bias) for layer in heads_of_masks[0]],
         enlarge_mix=(enlarge @ (w2 * spread), enlarge @ (w2 * out2), (enlarge @ (w2 * rest))[:, 0]),
         enlarge_bias=enlarge @ second.norm4.bias + enlarge_bias,
     )
+
+
+def _token_weights(decoder: MaskDecoder, mixes: Mixes) -> TokenWeights:
+    transformer = decoder.transformer
+    first, second = transformer.blocks
+    look = transformer.final_attn_token_to_image
+    iou1, iou2, iou3 = map(_layer, decoder.iou_prediction_head.layers)
+    return TokenWeights(
+        _block(first),
+        _block(second),
+        _layer(look.q_proj),
+        _layer(look.out_proj),
+        _layer(transformer.norm_final_attn),
+        iou1,
+        iou2,
+        iou3,
+        mixes,
+    )
+
+
+def _block(block: TwoWayBlock) -> Block:
+    own, look, answer = block.self_attn, block.cross_attn_token_to_image, block.cross_attn_image_to_token
+    layers = (
+        *(own.q_proj, own.k_proj, own.v_proj, own.out_proj, block.norm1),
+        *(look.q_proj, look.out_proj, block.norm2),
+        *(block.mlp.lin1, block.mlp.lin2, block.norm3, answer.k_proj, answer.v_proj),
+    )
+    return Block(*map(_layer, layers))
+
+
+def _layer(layer: nn.Module) -> Layer:
+    layer = cast(nn.Linear, layer)  # or a LayerNorm, with the same two parameters
+    return Layer(layer.weight.detach(), layer.bias.detach())
 
 
 def as_matrix(conv: nn.Module) -> tuple[Tensor, Tensor]:

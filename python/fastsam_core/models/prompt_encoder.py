@@ -6,10 +6,15 @@ import math
 from collections.abc import Callable
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .common import LayerNorm2d
+from .native import serves
+
+# Below this many, the position embedding of points takes less than PyTorch's threads cost.
+_FEW_ANGLES = 1 << 15
 
 
 class PromptEncoder(nn.Module):
@@ -77,7 +82,7 @@ class PromptEncoder(nn.Module):
         embeddings = [cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings]
         table = torch.cat([self.not_a_point_embed.weight, *embeddings])
         # A click names a pixel; the embedding is taken at its centre.
-        positions = self.pe_layer((points + 0.5) / self.image_size)
+        positions = self.pe_layer.of_points((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
         return positions + table[labels.long() + 1]
 
@@ -101,9 +106,23 @@ class PositionEmbeddingRandom(nn.Module):
         return self
 
     def forward(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_features)
-        matrix = self.positional_encoding_gaussian_matrix
-        angles = 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
+        angles = self._angles(positions)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def of_points(self, positions: Tensor) -> Tensor:
+        """The same, for prompts: where native operations serve, few of them don't wake PyTorch's threads.
+
+        These would spin for milliseconds on cores that native operations need.
+        """
+        angles = self._angles(positions)
+        if angles.numel() >= _FEW_ANGLES or not serves(angles):
+            return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        exact = angles.numpy().astype(np.float64)
+        return torch.from_numpy(np.concatenate([np.sin(exact), np.cos(exact)], -1, dtype=np.float32))
+
+    def _angles(self, positions: Tensor) -> Tensor:
+        matrix = self.positional_encoding_gaussian_matrix
+        return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
 
     def grid(self, size: int) -> Tensor:
         """The embedding of each cell's centre on a (size, size) grid: (2 * num_features, size, size)."""

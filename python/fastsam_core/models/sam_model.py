@@ -13,19 +13,25 @@ from ..ops._threads import native_threads
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
-from .native import serves
+from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
 
 # Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK = 8
 
+# PyTorch starts threads at 2^15 values; a prompt has some 2,000.
+_FEW_PROMPTS = 8
+
 IndexList = Sequence[int] | Tensor
 
 
-def _threads(tensor: Tensor) -> AbstractContextManager[None]:
-    """Where the native operations do the work on `tensor`, PyTorch's threads stay out of theirs."""
-    return native_threads() if serves(tensor) else nullcontext()
+def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
+    """Where the native operations do the work on `tensor`, PyTorch's threads stay out of theirs.
+
+    With few prompts none of PyTorch's steps is large enough for a second thread.
+    """
+    return native_threads() if prompts > _FEW_PROMPTS and serves(tensor) else nullcontext()
 
 
 class PreparedImage:
@@ -44,6 +50,7 @@ class PreparedImage:
         self.embedding = embedding.to(self.dtype)
         self.position = model.prompt_encoder.dense_position_embedding().to(self.dtype)
         self.no_mask = model.prompt_encoder.dense(None).to(self.dtype)
+        self._unaltered = unaltered(self.decoder)
         self._folded: FoldedImage | TiledImage | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +60,8 @@ class PreparedImage:
     @property
     def folded(self) -> FoldedImage | TiledImage:
         """For inference, without gradients: made at the first use, by native operations where they serve."""
-        native = serves(self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight)
+        tensors = self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight
+        native = serves(*tensors) and self._unaltered
         kind = TiledImage if native else FoldedImage
         if not isinstance(self._folded, kind):
             self._folded = kind(self.decoder, self.embedding, self.position, self.no_mask)
@@ -152,7 +160,7 @@ class SamModel(nn.Module):
             shape = (0, 3 if multimask_output else 1)
             return torch.zeros(*shape, side, side, device=self.device), torch.zeros(*shape, device=self.device)
         folded = image.folded if masks is None and not torch.is_grad_enabled() else None
-        with _threads(image.embedding):
+        with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
                 return self._decode_folded(folded, sparse, chosen)
@@ -177,13 +185,13 @@ class SamModel(nn.Module):
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():
             folded = image.folded
-        with torch.no_grad(), _threads(image.embedding):
+        with torch.no_grad(), _threads(image.embedding, len(points)):
             sparse = self.prompt_encoder.sparse(points, labels, None).to(image.dtype)
             decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 
         def logits(point_index: IndexList, mask_index: IndexList) -> Tensor:
-            with torch.no_grad(), _threads(image.embedding):
+            with torch.no_grad(), _threads(image.embedding, len(points)):
                 return decoded.logits(point_index, torch.as_tensor(mask_index, dtype=torch.long) + 1).float()
 
         return iou, logits

@@ -19,7 +19,14 @@ from torch import Tensor
 from . import _native_cuda, schema
 from ._attention.api import attention, windowed_attention
 from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
-from ._decoder.api import decoder_first_look, decoder_first_pass, decoder_second_pass, decoder_upscale
+from ._decoder.api import (
+    decoder_first_look,
+    decoder_first_pass,
+    decoder_mask_factors,
+    decoder_prompts,
+    decoder_second_pass,
+    decoder_upscale,
+)
 from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._masks.api import mask_remove_small_regions, mask_runs
 from ._native import cpu_module, cpu_reason
@@ -47,6 +54,8 @@ __all__ = [
     "conv_stem",
     "decoder_first_look",
     "decoder_first_pass",
+    "decoder_mask_factors",
+    "decoder_prompts",
     "decoder_second_pass",
     "decoder_upscale",
     "depthwise3x3",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import rle
+from .. import ops
 from ..models.sam_model import PreparedImage
 from ..picture import encode
 from ..postprocess import MaskResizer
@@ -136,8 +136,12 @@ class SamPredictor:
             for place, logits in enumerate(flat):
                 masks.view(-1, *self.original_size)[place] = resizer.logits(logits)
             return masks, predicted_iou, low_res
-        found = [record.rle for record in resizer.records(flat, self.model.mask_threshold)]
-        pixels = rle.to_masks(found) if found else torch.zeros((0, *self.original_size), dtype=torch.bool)
+        pixels = torch.empty(flat.shape[0], *self.original_size, dtype=torch.bool, device="cpu")
+        done = 0
+        for part in resizer.measure_parts(flat, self.model.mask_threshold):
+            count = len(part.areas)
+            pixels[done : done + count] = ops.rle_decode(part.counts, part.offsets, *self.original_size)
+            done += count
         return pixels.view(shape).to(low_res.device), predicted_iou, low_res
 
     def get_image_embedding(self) -> Tensor:

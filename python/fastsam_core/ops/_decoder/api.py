@@ -17,6 +17,85 @@ from torch import Tensor
 _ops: Any = torch.ops.fastsam_core
 
 
+def decoder_prompts(
+    tokens: Tensor,
+    weights: Tensor,
+    sizes: list[int],
+    image: list[Tensor],
+    constant: float,
+    eps: float,
+    heads: int,
+    length: int,
+    chosen: list[int],
+    state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two-way transformer on prompts of one image, and their predicted IoU: all but the upscaling.
+
+    Args:
+        tokens: (prompts, tokens, width), output tokens first, that of the predicted IoU before those of the masks.
+        weights: `_decoder.weights.TokenWeights`, packed.
+        sizes: `_decoder.weights.TokenSizes` of them.
+        image: `_decoder.weights.ImageParts`.
+        constant: see `decoder_second_pass`.
+        eps: of every LayerNorm.
+        heads: of every attention.
+        length: image tokens.
+        chosen: the tokens whose results are wanted, 0 first.
+        state: (prompts, panels, 2 * heads * tokens + 2, 16), contiguous; overwritten with what `decoder_upscale` takes.
+
+    Returns:
+        The chosen tokens' results (prompts, chosen, width), predicted IoU (prompts, masks), and the values of both
+        blocks' tokens in the image's look at them, (prompts, heads, tokens, head_dim) each.
+
+    Raises:
+        ValueError: shapes that don't fit together, another dtype than float32.
+    """
+    given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _ops.decoder_prompts.default(*given)
+    return result
+
+
+def decoder_mask_factors(
+    final: Tensor,
+    first_own: Tensor,
+    second_own: Tensor,
+    asked: Tensor,
+    index: Tensor,
+    column: Tensor,
+    masks: list[int],
+    layers: Tensor,
+    sizes: list[int],
+    first: Tensor,
+    second: Tensor,
+    rest: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What `decoder_upscale` takes of each prompt and each mask.
+
+    Args:
+        final: (prompts, chosen, width), as from `decoder_prompts`; those of the masks after the first.
+        first_own: (prompts, heads, tokens, head_dim), from there.
+        second_own: likewise.
+        asked: (U,) int64, prompts with masks to make.
+        index: (count,) int64 in [0, U): the prompt of each mask, among those asked for.
+        column: (count,) int64 in [0, chosen - 1): its token, among the chosen ones after the first.
+        masks: (chosen - 1), which mask each of these tokens is of.
+        layers: (masks, weights), the three layers of each mask's token, with ReLU between them, packed.
+        sizes: how many outputs each of the three has.
+        first: (4 * middle, heads * head_dim), of the first block's values in the first step of the upscaling.
+        second: likewise, of the second block's.
+        rest: (4 * middle,), of that step's constant coefficient.
+
+    Returns:
+        factors (U, 4 * middle, 2 * heads * tokens + 2), weights (count, narrow).
+
+    Raises:
+        ValueError: shapes that don't fit together, another dtype than float32, numbers out of range.
+    """
+    given = final, first_own, second_own, asked, index, column, masks, layers, sizes, first, second, rest
+    result: tuple[Tensor, Tensor] = _ops.decoder_mask_factors.default(*given)
+    return result
+
+
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
     """Attention of all prompts' tokens to the one image, head by head: softmax(q k) v.
 

@@ -8,10 +8,60 @@ from torch import Tensor
 
 from .._native import cpu_module
 from .._threads import thread_count
-from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
-from .schema import gathered
+from .inputs import (
+    check_first_look,
+    check_first_pass,
+    check_mask_factors,
+    check_prompts,
+    check_second_pass,
+    check_upscale,
+)
+from .schema import decoded, factors_of, gathered
 
 _cpu: Any = cpu_module
+
+
+def decoder_prompts(
+    tokens: Tensor,
+    weights: Tensor,
+    sizes: list[int],
+    image: list[Tensor],
+    constant: float,
+    eps: float,
+    heads: int,
+    length: int,
+    chosen: list[int],
+    state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_prompts`."""
+    own = check_prompts(tokens, weights, sizes, image, constant, eps, heads, length, chosen, state)
+    results = decoded(tokens, own, heads, len(chosen))
+    given = _array(tokens), _array(weights), sizes, [*map(_array, image)], constant, eps, heads, length, chosen
+    _cpu.decoder_prompts(*given, *map(_writable, (state, *results)), thread_count())
+    return results
+
+
+def decoder_mask_factors(
+    final: Tensor,
+    first_own: Tensor,
+    second_own: Tensor,
+    asked: Tensor,
+    index: Tensor,
+    column: Tensor,
+    masks: list[int],
+    layers: Tensor,
+    sizes: list[int],
+    first: Tensor,
+    second: Tensor,
+    rest: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_mask_factors`."""
+    given = final, first_own, second_own, asked, index, column
+    check_mask_factors(*given, masks, layers, sizes, first, second, rest)
+    factors, weights = factors_of(final, first_own, asked, index, sizes, rest)
+    of_weights = masks, _array(layers), sizes, *map(_array, (first, second, rest))
+    _cpu.decoder_mask_factors(*map(_array, given), *of_weights, factors.numpy(), weights.numpy(), thread_count())
+    return factors, weights
 
 
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .panels import PANEL, count_panels
+from .weights import ImageParts, TokenSizes, mask_shapes, token_shapes, unflatten
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
@@ -129,6 +130,85 @@ def check_upscale(
     check_shape("enlarge_more_bias", enlarge_more_bias, (4 * narrow,), "(4 * narrow,)")
     check_shape("out", out, (count, 4 * height, 4 * width), "(count, 4 * height, 4 * width)")
     _check_writable("out", out)
+
+
+def check_prompts(
+    tokens: Tensor,
+    weights: Tensor,
+    sizes: list[int],
+    image: list[Tensor],
+    constant: float,
+    eps: float,
+    heads: int,
+    length: int,
+    chosen: list[int],
+    state: Tensor,
+) -> TokenSizes:
+    """See `fastsam_core.ops.decoder_prompts`. Returns `sizes`."""
+    if len(sizes) != len(TokenSizes._fields) or min(sizes) < 1:
+        raise ValueError(f"sizes must be {', '.join(TokenSizes._fields)}, all positive; got {list(sizes)}")
+    own = TokenSizes(*sizes)
+    if tokens.dim() != 3 or not tokens.shape[1]:
+        raise ValueError(f"tokens must have shape (prompts, tokens, width); got {tuple(tokens.shape)}")
+    prompts, number, _ = tokens.shape
+    if heads < 1 or own.width % heads or own.inner % heads:
+        raise ValueError(f"heads must divide the {own.width} channels and the {own.inner} of a look; got {heads}")
+    check_shape("tokens", tokens, (prompts, number, own.width), "(prompts, tokens, width)")
+    check_shape("weights", weights, (token_shapes(own)[1],), "(all weights of these sizes,)")
+    panels, inner, wide = _panels(length), own.inner, count_panels(own.inner // heads) * PANEL
+    values = heads, panels * PANEL, wide
+    first = (panels, inner, PANEL), values, (panels, 4 * inner, PANEL), values, (panels, PANEL)
+    shapes = *first, (panels, 6 * inner, PANEL), values, (panels, 2, PANEL)
+    for name, tensor, shape in zip(ImageParts._fields, unflatten(ImageParts, image), shapes, strict=True):
+        check_shape(name, tensor, shape, "its shape for these sizes")
+    if not 1 <= len(chosen) <= number or not all(0 <= token < number for token in chosen):
+        raise ValueError(f"chosen must name 1 to {number} tokens from 0 to {number - 1}; got {list(chosen)}")
+    shape = (prompts, panels, 2 * heads * number + 2, PANEL)
+    check_shape("state", state, shape, "(prompts, panels, 2 * heads * tokens + 2, 16)")
+    _check_writable("state", state)
+    return own
+
+
+def check_mask_factors(
+    final: Tensor,
+    first_own: Tensor,
+    second_own: Tensor,
+    asked: Tensor,
+    index: Tensor,
+    column: Tensor,
+    masks: list[int],
+    layers: Tensor,
+    sizes: list[int],
+    first: Tensor,
+    second: Tensor,
+    rest: Tensor,
+) -> None:
+    """See `fastsam_core.ops.decoder_mask_factors`."""
+    if final.dim() != 3 or not final.shape[1] or first_own.dim() != 4 or rest.dim() != 1 or layers.dim() != 2:
+        raise ValueError(
+            "final must have shape (prompts, chosen, width), first_own (prompts, heads, tokens, head_dim), rest "
+            f"(4 * middle,) and layers (masks, weights); got {tuple(final.shape)}, {tuple(first_own.shape)}, "
+            f"{tuple(rest.shape)} and {tuple(layers.shape)}"
+        )
+    prompts, count, width = final.shape
+    _, heads, tokens, head_dim = first_own.shape
+    check_shape("final", final, (prompts, count, width), "(prompts, chosen, width)")
+    for name, own in (("first_own", first_own), ("second_own", second_own)):
+        check_shape(name, own, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)")
+    for name, numbers in (("asked", asked), ("index", index), ("column", column)):
+        if numbers.dim() != 1 or numbers.dtype != torch.int64:
+            raise ValueError(f"{name} must be a 1-D tensor of int64; got {tuple(numbers.shape)} of {numbers.dtype}")
+    if len(index) != len(column):
+        raise ValueError(f"index and column must be of one length; got {len(index)} and {len(column)}")
+    check_shape("rest", rest, (len(rest),), "(4 * middle,)")
+    for name, mix in (("first", first), ("second", second)):
+        check_shape(name, mix, (len(rest), heads * head_dim), "(4 * middle, heads * head_dim)")
+    if len(masks) != count - 1 or not all(0 <= mask < len(layers) for mask in masks):
+        raise ValueError(f"masks must name {count - 1} masks from 0 to {len(layers) - 1}; got {list(masks)}")
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"sizes must be the outputs of three layers, all positive; got {list(sizes)}")
+    size = mask_shapes(width, *sizes)[1]
+    check_shape("layers", layers, (len(layers), size), "(masks, all weights of a mask's layers)")
 
 
 def _check_pass(

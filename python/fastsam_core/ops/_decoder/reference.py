@@ -10,6 +10,16 @@ from torch.nn import functional as F
 
 from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
 from .panels import from_panels, to_panels
+from .reference_tokens import decoder_mask_factors, decoder_prompts
+
+__all__ = [
+    "decoder_first_look",
+    "decoder_first_pass",
+    "decoder_mask_factors",
+    "decoder_prompts",
+    "decoder_second_pass",
+    "decoder_upscale",
+]
 
 
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:

@@ -6,9 +6,25 @@ from typing import Any
 
 from torch import Tensor
 
-from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
+from .inputs import (
+    check_first_look,
+    check_first_pass,
+    check_mask_factors,
+    check_prompts,
+    check_second_pass,
+    check_upscale,
+)
+from .weights import TokenSizes
 
 SCHEMAS = {
+    "decoder_prompts": (
+        "(Tensor tokens, Tensor weights, int[] sizes, Tensor[] image, float constant, float eps, int heads, "
+        "int length, int[] chosen, Tensor(a!) state) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "decoder_mask_factors": (
+        "(Tensor final, Tensor first_own, Tensor second_own, Tensor asked, Tensor index, Tensor column, "
+        "int[] masks, Tensor layers, int[] sizes, Tensor first, Tensor second, Tensor rest) -> (Tensor, Tensor)"
+    ),
     "decoder_first_look": "(Tensor q, Tensor keys, Tensor values, int length) -> Tensor",
     "decoder_first_pass": (
         "(Tensor image, Tensor values, Tensor norms, float eps, Tensor keys, Tensor cross, Tensor gram, Tensor look, "
@@ -26,6 +42,34 @@ SCHEMAS = {
         "int height, int width, Tensor(a!) out) -> ()"
     ),
 }
+
+
+def decoder_prompts(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    own = check_prompts(*given)
+    tokens, *_, heads, _, chosen, _ = given
+    return decoded(tokens, own, heads, len(chosen))
+
+
+def decoded(tokens: Tensor, sizes: TokenSizes, heads: int, chosen: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Memory for the results of `decoder_prompts`."""
+    prompts, number, width = tokens.shape
+    own = prompts, heads, number, sizes.inner // heads
+    final, iou = tokens.new_empty(prompts, chosen, width), tokens.new_empty(prompts, sizes.iou3)
+    return final, iou, tokens.new_empty(own), tokens.new_empty(own)
+
+
+def decoder_mask_factors(*given: Any) -> tuple[Tensor, Tensor]:
+    check_mask_factors(*given)
+    final, first_own, _, asked, index, _, _, _, sizes, _, _, rest = given
+    return factors_of(final, first_own, asked, index, sizes, rest)
+
+
+def factors_of(
+    final: Tensor, first_own: Tensor, asked: Tensor, index: Tensor, sizes: list[int], rest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Memory for the results of `decoder_mask_factors`."""
+    rows = first_own.shape[1] * first_own.shape[2]
+    return final.new_empty(len(asked), len(rest), 2 * rows + 2), final.new_empty(len(index), sizes[-1])
 
 
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:

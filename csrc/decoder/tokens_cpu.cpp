@@ -1,0 +1,390 @@
+// What happens to prompts' tokens between their looks at the image. ops/_decoder/reference_tokens.py has the same
+// steps.
+#include "decoder/tokens.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "common/fork_join.h"
+#include "common/isa.h"
+#include "decoder/arena.h"
+#include "linear/linear.h"
+
+namespace fastsam::decoder {
+namespace {
+
+// Prompts for whose small products another thread is worth starting.
+constexpr int64_t kPromptsPerThread = 8;
+
+// x (rows, k), rows `stride` floats apart, to out (rows, n).
+void apply(const TokenLayer& layer, const float* x, int64_t stride, int64_t rows, bool relu, const float* residual,
+           float* out, int64_t threads) {
+  const LinearFinish finish{nullptr, layer.bias, relu ? kLinearRelu : kLinearNone, residual, layer.n, out, layer.n};
+  linear::linear({x, stride}, rows, linear::Norm{}, {layer.weight, layer.k, layer.n, layer.k}, finish, threads);
+}
+
+void normalise(const TokenNorm& norm, const float* x, int64_t rows, int64_t width, float eps, float* out) {
+  kernels().linear.layer_norm(x, width, rows, width, norm.weight, norm.bias, eps, out, width);
+}
+
+class Decoding {
+ public:
+  Decoding(const Prompts& job, int64_t threads)
+      : job_(job),
+        isa_(kernels().decoder),
+        threads_(threads),
+        tokens_(job.prompts * job.tokens),
+        rows_(job.heads * job.tokens),
+        look_rows_(job.heads * job.chosen_count),
+        inner_(job.heads * job.head_dim),
+        scale_(1.0f / std::sqrt(static_cast<float>(job.head_dim))),
+        memory_(size()) {
+    queries_ = take(tokens_ * job.width), placed_ = take(tokens_ * job.width);
+    for (float** row : {&q_, &k_, &v_}) *row = take(tokens_ * wide());
+    hidden_ = take(tokens_ * hidden());
+    for (float** vectors : {&keys_, &look_, &seen_, &own_, &cross_}) *vectors = take(tokens_ * inner_);
+    for (float** matrix : {&gram_, &keys_mix_, &own_gram_, &cross_mix_}) *matrix = take(job.prompts * rows_ * rows_);
+    look_mix_ = take(job.prompts * look_most());
+    mixed_ = take(job.prompts * look_most());
+    for (float** bias : {&keys_bias_, &own_bias_, &cross_bias_}) *bias = take(job.prompts * rows_);
+  }
+
+  void run() {
+    std::memcpy(queries_, job_.given, bytes(tokens_ * job_.width));
+    first_block();
+    second_block();
+    final_look();
+  }
+
+ private:
+  static size_t bytes(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
+  // Coefficients and rows of the larger of both looks.
+  int64_t look_most() const { return std::max(rows_ * rows_, look_rows_ * (2 * rows_ + 2)); }
+  // The widest of what lies in q_, k_ and v_, and in hidden_.
+  int64_t wide() const { return std::max({job_.width, inner_, job_.iou1.n}); }
+  int64_t hidden() const { return std::max({job_.width, job_.first.mlp1.n, job_.second.mlp1.n, job_.iou2.n}); }
+  int64_t size() const {
+    const int64_t of_tokens = 2 * Arena::padded(tokens_ * job_.width) + 3 * Arena::padded(tokens_ * wide()) +
+                              Arena::padded(tokens_ * hidden()) + 5 * Arena::padded(tokens_ * inner_);
+    const int64_t of_prompts = 4 * Arena::padded(job_.prompts * rows_ * rows_) +
+                               2 * Arena::padded(job_.prompts * look_most()) + 3 * Arena::padded(job_.prompts * rows_);
+    return of_tokens + of_prompts;
+  }
+  float* take(int64_t floats) { return memory_.take(floats); }
+
+  // Calls work(prompt, scratch) for all prompts; scratch: (rows, inner).
+  template <typename Work>
+  void for_prompts(const Work& work) {
+    fork_join(threads_, job_.prompts, kPromptsPerThread, [&](int64_t begin, int64_t end) {
+      Arena scratch(rows_ * inner_);
+      float* y = scratch.take(0);
+      for (int64_t i = begin; i < end; ++i) work(i, y);
+    });
+  }
+
+  void first_block() {
+    const TokenBlock& block = job_.first;
+    attend_self(block, queries_, false);
+    place();
+    // All prompts' rows of one head lie together: they look at the same image.
+    apply(block.look_q, placed_, job_.width, tokens_, false, nullptr, q_, threads_);
+    const int64_t dim = job_.head_dim;
+    for (int64_t head = 0; head < job_.heads; ++head) {
+      for (int64_t row = 0; row < tokens_; ++row) {
+        for (int64_t d = 0; d < dim; ++d) {
+          look_[(head * tokens_ + row) * dim + d] = q_[row * inner_ + head * dim + d] * scale_;
+        }
+      }
+    }
+    first_look(look_, job_.first_keys, job_.first_values, job_.heads, tokens_, dim, job_.length, seen_, threads_);
+    for (int64_t head = 0; head < job_.heads; ++head) {
+      for (int64_t row = 0; row < tokens_; ++row) {
+        std::memcpy(q_ + row * inner_ + head * dim, seen_ + (head * tokens_ + row) * dim, bytes(dim));
+      }
+    }
+    update(block);
+    answer(block, job_.first_own);
+  }
+
+  void second_block() {
+    const TokenBlock& block = job_.second;
+    const TokenMixes& mixes = job_.mixes;
+    attend_self(block, placed_, true);
+    place();
+    apply(block.look_q, placed_, job_.width, tokens_, false, nullptr, q_, threads_);
+    to_heads(q_, job_.tokens, scale_, look_);
+    const int64_t vectors = job_.tokens * inner_, square = rows_ * rows_;
+    scaled(job_.first_own, cross_);
+    for_prompts([&](int64_t i, float* y) {
+      const float* own = job_.first_own + i * vectors;
+      pairs(own, job_.tokens, mixes.gram1, own, gram_ + i * square, rows_, y);
+      pairs(look_ + i * vectors, job_.tokens, mixes.look1, own, look_mix_ + i * square, rows_, y);
+    });
+    first_pass({job_.prompts, job_.heads, job_.tokens, job_.head_dim, job_.length, job_.image1, job_.values1,
+                job_.norms1, job_.eps, keys_, cross_, gram_, look_, look_mix_, job_.state, seen_, mixed_},
+               threads_);
+    for_prompts([&](int64_t i, float* y) {
+      const float* own = job_.first_own + i * vectors;
+      add_gathered(mixed_ + i * square, own, mixes.seen1, job_.tokens, seen_ + i * vectors, y);
+    });
+    to_rows(seen_, job_.tokens, mixes.seen1_bias, q_);
+    update(block);
+    answer(block, job_.second_own);
+  }
+
+  void final_look() {
+    const TokenMixes& mixes = job_.mixes;
+    const int64_t count = job_.chosen_count, chosen = job_.prompts * count, width = job_.width;
+    float *queries = v_, *placed = k_;  // those of the chosen tokens
+    for (int64_t i = 0; i < chosen; ++i) {
+      const int64_t from = (i / count * job_.tokens + job_.chosen[i % count]) * width;
+      std::memcpy(queries + i * width, queries_ + from, bytes(width));
+      std::memcpy(placed + i * width, placed_ + from, bytes(width));
+    }
+    apply(job_.final_q, placed, width, chosen, false, nullptr, q_, threads_);
+    to_heads(q_, count, scale_, look_);
+    scaled(job_.first_own, own_);
+    scaled(job_.second_own, cross_);
+    const int64_t vectors = job_.tokens * inner_, square = rows_ * rows_, of_look = count * inner_;
+    const int64_t inputs = 2 * rows_ + 2;
+    for_prompts([&](int64_t i, float* y) {
+      const float *first = job_.first_own + i * vectors, *second = job_.second_own + i * vectors;
+      const float *keys = keys_ + i * vectors, *look = look_ + i * of_look;
+      pairs(keys, job_.tokens, mixes.keys, first, keys_mix_ + i * square, rows_, y);
+      pairs(first, job_.tokens, mixes.own, first, own_gram_ + i * square, rows_, y);
+      pairs(second, job_.tokens, mixes.cross, first, cross_mix_ + i * square, rows_, y);
+      pairs(second, job_.tokens, mixes.gram2, second, gram_ + i * square, rows_, y);
+      dots(keys, job_.tokens, mixes.keys_bias, keys_bias_ + i * rows_, 1);
+      dots(first, job_.tokens, mixes.own_bias, own_bias_ + i * rows_, 1);
+      dots(second, job_.tokens, mixes.cross_bias, cross_bias_ + i * rows_, 1);
+      float* mix = look_mix_ + i * look_rows_ * inputs;
+      pairs(look, count, mixes.look2_first, first, mix, inputs, y);
+      pairs(look, count, mixes.look2_second, second, mix + rows_, inputs, y);
+      for (int64_t row = 0; row < look_rows_; ++row) mix[row * inputs + 2 * rows_] = 0.0f;
+      dots(look, count, mixes.look2_rest, mix + 2 * rows_ + 1, inputs);
+    });
+    SecondPass pass{};
+    static_cast<Pass&>(pass) = {job_.prompts, job_.heads,  job_.tokens, job_.head_dim, job_.length, job_.image2,
+                                job_.values2, job_.norms2, job_.eps,    keys_,         cross_,      gram_,
+                                look_,        look_mix_,   job_.state,  seen_,         mixed_};
+    pass.look_tokens = count, pass.constant = job_.constant;
+    pass.keys_mix = keys_mix_, pass.keys_bias = keys_bias_;
+    pass.own = own_, pass.own_gram = own_gram_, pass.own_bias = own_bias_;
+    pass.cross_mix = cross_mix_, pass.cross_bias = cross_bias_;
+    second_pass(pass, threads_);
+    for_prompts([&](int64_t i, float* y) {
+      const float *first = job_.first_own + i * vectors, *second = job_.second_own + i * vectors;
+      const float* mixed = mixed_ + i * inputs * look_rows_;
+      float* seen = seen_ + i * of_look;
+      add_gathered(mixed, first, mixes.seen2_first, count, seen, y);
+      add_gathered(mixed + rows_ * look_rows_, second, mixes.seen2_second, count, seen, y);
+      const float* rest = mixed + (2 * rows_ + 1) * look_rows_;
+      for (int64_t row = 0; row < look_rows_; ++row) {
+        const float* add = mixes.seen2_rest + row / count * job_.head_dim;
+        for (int64_t d = 0; d < job_.head_dim; ++d) seen[row * job_.head_dim + d] += rest[row] * add[d];
+      }
+    });
+    to_rows(seen_, count, mixes.seen2_bias, q_);
+    apply(job_.final_out, q_, inner_, chosen, false, queries, placed, threads_);
+    normalise(job_.final_norm, placed, chosen, width, job_.eps, job_.final_tokens);
+    apply(job_.iou1, job_.final_tokens, count * width, job_.prompts, true, nullptr, q_, threads_);
+    apply(job_.iou2, q_, job_.iou1.n, job_.prompts, true, nullptr, hidden_, threads_);
+    apply(job_.iou3, hidden_, job_.iou2.n, job_.prompts, false, nullptr, job_.iou, threads_);
+  }
+
+  // Self-attention of each prompt's tokens, then the norm.
+  void attend_self(const TokenBlock& block, const float* placed, bool residual) {
+    const int64_t width = job_.width, dim = width / job_.heads, count = job_.tokens;
+    apply(block.self_q, placed, width, tokens_, false, nullptr, q_, threads_);
+    apply(block.self_k, placed, width, tokens_, false, nullptr, k_, threads_);
+    apply(block.self_v, queries_, width, tokens_, false, nullptr, v_, threads_);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    float* attended = hidden_;
+    for_prompts([&](int64_t i, float*) {
+      Arena scratch(count * count);
+      float* scores = scratch.take(0);
+      for (int64_t at = i * count * width, head = 0; head < job_.heads; ++head, at += dim) {
+        isa_.token_dots(q_ + at, width, count, dim, k_ + at, width, count, false, scores, count);
+        for (int64_t s = 0; s < count * count; ++s) scores[s] *= scale;
+        isa_.token_softmax(scores, count, count, count);
+        isa_.token_products(scores, count, 1, count, count, v_ + at, width, dim, false, attended + at, width);
+      }
+    });
+    apply(block.self_out, attended, width, tokens_, false, residual ? queries_ : nullptr, q_, threads_);
+    normalise(block.norm1, q_, tokens_, width, job_.eps, queries_);
+  }
+
+  // What follows a look, whose result is (tokens, inner) in q_.
+  void update(const TokenBlock& block) {
+    const int64_t width = job_.width;
+    apply(block.look_out, q_, inner_, tokens_, false, queries_, k_, threads_);
+    normalise(block.norm2, k_, tokens_, width, job_.eps, queries_);
+    apply(block.mlp1, queries_, width, tokens_, true, nullptr, hidden_, threads_);
+    apply(block.mlp2, hidden_, block.mlp1.n, tokens_, false, queries_, k_, threads_);
+    normalise(block.norm3, k_, tokens_, width, job_.eps, queries_);
+    place();
+  }
+
+  // Keys and values for the image tokens' look at these tokens.
+  void answer(const TokenBlock& block, float* own) {
+    apply(block.answer_k, placed_, job_.width, tokens_, false, nullptr, q_, threads_);
+    to_heads(q_, job_.tokens, scale_, keys_);
+    apply(block.answer_v, queries_, job_.width, tokens_, false, nullptr, q_, threads_);
+    to_heads(q_, job_.tokens, 1.0f, own);
+  }
+
+  void place() {
+    for (int64_t i = 0; i < tokens_ * job_.width; ++i) placed_[i] = queries_[i] + job_.given[i];
+  }
+
+  // Twice the mean over channels, as the variance takes products of values.
+  void scaled(const float* own, float* out) const {
+    const float factor = 2.0f / static_cast<float>(job_.width);
+    for (int64_t i = 0; i < tokens_ * inner_; ++i) out[i] = own[i] * factor;
+  }
+
+  // (prompts * count, inner) to (prompts, heads, count, head_dim), and back with a bias.
+  void to_heads(const float* x, int64_t count, float factor, float* out) const {
+    each_vector(count, [&](int64_t row, int64_t vector, int64_t) {
+      for (int64_t d = 0; d < job_.head_dim; ++d) out[vector + d] = x[row + d] * factor;
+    });
+  }
+  void to_rows(const float* x, int64_t count, const float* bias, float* out) const {
+    each_vector(count, [&](int64_t row, int64_t vector, int64_t channel) {
+      for (int64_t d = 0; d < job_.head_dim; ++d) out[row + d] = x[vector + d] + bias[channel + d];
+    });
+  }
+  template <typename Work>
+  void each_vector(int64_t count, const Work& work) const {
+    for (int64_t i = 0; i < job_.prompts; ++i) {
+      for (int64_t head = 0; head < job_.heads; ++head) {
+        for (int64_t t = 0; t < count; ++t) {
+          work((i * count + t) * inner_ + head * job_.head_dim, ((i * job_.heads + head) * count + t) * job_.head_dim,
+               head * job_.head_dim);
+        }
+      }
+    }
+  }
+
+  // Products of all rows of x, `count` per head, with all rows of `own` through mix (inner, inner).
+  void pairs(const float* x, int64_t count, const float* mix, const float* own, float* out, int64_t stride,
+             float* y) const {
+    const int64_t dim = job_.head_dim, other = job_.tokens;
+    for (int64_t head = 0; head < job_.heads; ++head) {
+      isa_.token_products(x + head * count * dim, dim, 1, count, dim, mix + head * dim * inner_, inner_, inner_, false,
+                          y + head * count * inner_, inner_);
+    }
+    for (int64_t head = 0; head < job_.heads; ++head) {
+      isa_.token_dots(y + head * dim, inner_, job_.heads * count, dim, own + head * other * dim, dim, other, false,
+                      out + head * other, stride);
+    }
+  }
+
+  // Rows of x with their head's part of `vector` (inner), `stride` floats apart.
+  void dots(const float* x, int64_t count, const float* vector, float* out, int64_t stride) const {
+    for (int64_t head = 0; head < job_.heads; ++head) {
+      isa_.token_dots(x + head * count * job_.head_dim, job_.head_dim, count, job_.head_dim,
+                      vector + head * job_.head_dim, 0, 1, false, out + head * count * stride, stride);
+    }
+  }
+
+  // Adds what a look has gathered of coefficients, mixed (rows, look rows), as values through mix: seen (heads, count,
+  // head_dim).
+  void add_gathered(const float* mixed, const float* own, const float* mix, int64_t count, float* seen,
+                    float* y) const {
+    const int64_t dim = job_.head_dim, look_rows = job_.heads * count;
+    for (int64_t head = 0; head < job_.heads; ++head) {
+      isa_.token_products(mixed + head * job_.tokens * look_rows, 1, look_rows, look_rows, job_.tokens,
+                          own + head * job_.tokens * dim, dim, dim, false, y + head * dim, inner_);
+    }
+    for (int64_t head = 0; head < job_.heads; ++head) {
+      isa_.token_dots(y + head * count * inner_, inner_, count, inner_, mix + head * dim * inner_, inner_, dim, true,
+                      seen + head * count * dim, dim);
+    }
+  }
+
+  const Prompts& job_;
+  const DecoderKernels& isa_;
+  int64_t threads_, tokens_, rows_, look_rows_, inner_;
+  float scale_;
+  Arena memory_;
+  float *queries_, *placed_;                     // (tokens, width)
+  float *q_, *k_, *v_;                           // (tokens, width or inner)
+  float* hidden_;                                // (tokens, hidden layer)
+  float *keys_, *look_, *seen_, *own_, *cross_;  // (prompts, heads, tokens, head_dim)
+  float *gram_, *keys_mix_, *own_gram_, *cross_mix_;
+  float *look_mix_, *mixed_;
+  float *keys_bias_, *own_bias_, *cross_bias_;
+};
+
+}  // namespace
+
+void decode_prompts(const Prompts& job, int64_t threads) {
+  if (job.prompts == 0) return;
+  Decoding(job, std::max<int64_t>(1, threads)).run();
+}
+
+void mask_factors(const MaskFactors& job, int64_t threads) {
+  if (job.count == 0) return;
+  for (int64_t i = 0; i < job.asked_count; ++i) {
+    if (job.asked[i] < 0 || job.asked[i] >= job.prompts) {
+      throw std::invalid_argument("a prompt that is asked for is not among those decoded");
+    }
+  }
+  for (int64_t i = 0; i < job.count; ++i) {
+    if (job.index[i] < 0 || job.index[i] >= job.asked_count) {
+      throw std::invalid_argument("a mask's prompt is not among those asked for");
+    }
+    if (job.column[i] < 0 || job.column[i] + 1 >= job.chosen_count) {
+      throw std::invalid_argument("a mask's token is not among those decoded");
+    }
+  }
+  const DecoderKernels& isa = kernels().decoder;
+  const int64_t rows = job.heads * job.tokens, inner = job.heads * job.head_dim, columns = 2 * rows + 2;
+  const int64_t vectors = rows * job.head_dim;
+  fork_join(threads, job.asked_count, kPromptsPerThread, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* out = job.factors + i * job.wide * columns;
+      for (int64_t head = 0; head < job.heads; ++head) {
+        const int64_t at = job.asked[i] * vectors + head * job.tokens * job.head_dim, part = head * job.head_dim;
+        isa.token_dots(job.first + part, inner, job.wide, job.head_dim, job.first_own + at, job.head_dim, job.tokens,
+                       false, out + head * job.tokens, columns);
+        isa.token_dots(job.second + part, inner, job.wide, job.head_dim, job.second_own + at, job.head_dim, job.tokens,
+                       false, out + rows + head * job.tokens, columns);
+      }
+      for (int64_t c = 0; c < job.wide; ++c) {
+        out[c * columns + 2 * rows] = 0.0f;
+        out[c * columns + 2 * rows + 1] = job.rest[c];
+      }
+    }
+  });
+
+  // Each mask's token through its own three layers: those of one token together.
+  const int64_t narrow = job.layers[2].n;
+  const int64_t widest = std::max(job.layers[0].n, job.layers[1].n);
+  Arena memory(Arena::padded(job.count * job.width) + 2 * Arena::padded(job.count * widest) +
+               Arena::padded(job.count * narrow));
+  float *tokens = memory.take(job.count * job.width), *first = memory.take(job.count * widest);
+  float *second = memory.take(job.count * widest), *third = memory.take(job.count * narrow);
+  for (int64_t column = 0; column + 1 < job.chosen_count; ++column) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < job.count; ++i) {
+      if (job.column[i] != column) continue;
+      const int64_t token = job.asked[job.index[i]] * job.chosen_count + 1 + column;
+      std::memcpy(tokens + found++ * job.width, job.final_tokens + token * job.width,
+                  static_cast<size_t>(job.width) * sizeof(float));
+    }
+    const TokenLayer* layers = job.layers + 3 * column;
+    apply(layers[0], tokens, job.width, found, true, nullptr, first, threads);
+    apply(layers[1], first, layers[0].n, found, true, nullptr, second, threads);
+    apply(layers[2], second, layers[1].n, found, false, nullptr, third, threads);
+    for (int64_t i = 0, taken = 0; i < job.count; ++i) {
+      if (job.column[i] != column) continue;
+      std::memcpy(job.weights + i * narrow, third + taken++ * narrow, static_cast<size_t>(narrow) * sizeof(float));
+    }
+  }
+}
+
+}  // namespace fastsam::decoder

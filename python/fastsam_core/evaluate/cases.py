@@ -1,0 +1,139 @@
+"""The best, the median and the worst cases of an evaluation, in one picture."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import rle
+from ..sources.decode import read_image
+from .clicks import Mask
+from .image_scores import ImageScores
+from .truth import Example, TrueObject
+
+COLUMNS = 4
+_TILE, _CAPTION, _GAP = 256, 22, 6
+_GROUND, _TEXT = (32, 32, 32), (220, 220, 220)
+_FILL, _OUTLINE, _CLICK = (255, 144, 30), (80, 220, 80), (60, 60, 255)  # blue, green, red; BGR
+_SHARE = 0.5  # of a pixel that is its mask's colour
+_MARGIN = 0.25  # around the masks, as a share of their box
+
+Tile = NDArray[np.uint8]
+
+
+class Cases:
+    """What has been found, kept in a file until it is known which cases are to be shown; a context manager.
+
+    Of each object only its IoU and its place in the file are in memory.
+    """
+
+    def __init__(self) -> None:
+        self._ious: list[float] = []
+        self._places: list[int] = []
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Cases:
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def add(self, example: Example, objects: list[TrueObject], ious: NDArray[np.float64], scores: ImageScores) -> None:
+        """The objects of one image, with the IoU of their `scores.masks`."""
+        assert self._file is not None
+        for found, iou, click, mask in zip(objects, ious.tolist(), scores.clicks, scores.masks, strict=True):
+            self._ious.append(iou)
+            self._places.append(self._file.tell())
+            case = {
+                "path": str(example.path),
+                "title": f"{iou:.2f} {example.name}",
+                "truth": found.rle,
+                "mask": mask,
+                "click": click,
+            }
+            self._file.write(json.dumps(case) + "\n")
+
+    def picture(self) -> Tile | None:
+        """Three rows, best, median and worst, of up to four cases each; None where there is none at all."""
+        if not self._ious:
+            return None
+        order = np.argsort(-np.array(self._ious), kind="stable")
+        count = max(1, min(COLUMNS, len(order) // 3))
+        middle = (len(order) - count) // 2
+        rows = [order[:count], order[middle : middle + count], order[len(order) - count :]]
+        tiles = [
+            [self._tile(kind, int(index)) for index in row]
+            for kind, row in zip(("best", "median", "worst"), rows, strict=True)
+        ]
+        high, wide = _TILE + _CAPTION + _GAP, _TILE + _GAP
+        sheet = np.full((3 * high + _GAP, count * wide + _GAP, 3), _GROUND, np.uint8)
+        for row, line in enumerate(tiles):
+            for column, tile in enumerate(line):
+                top, left = row * high + _GAP, column * wide + _GAP
+                sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        return sheet
+
+    def _tile(self, kind: str, index: int) -> Tile:
+        assert self._file is not None
+        self._file.seek(self._places[index])
+        case = json.loads(self._file.readline())
+        tile = np.full((_TILE + _CAPTION, _TILE, 3), _GROUND, np.uint8)
+        drawn = draw_case(read_image(case["path"]), case["truth"], case["mask"], case["click"])
+        top, left = (_TILE - drawn.shape[0]) // 2, (_TILE - drawn.shape[1]) // 2
+        tile[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+        from ..plotting import text
+
+        title = "".join(letter for letter in f"{kind} {case['title']}" if letter.isprintable())
+        caption = text.render(title if len(title) <= 36 else title[:33] + "...", "", 12, _TEXT, _GROUND)
+        caption = caption[:_CAPTION, :_TILE]
+        tile[_TILE : _TILE + caption.shape[0], : caption.shape[1]] = caption
+        return tile
+
+
+def draw_case(image: NDArray[np.uint8], truth: rle.RLE, mask: rle.RLE, click: Any) -> Tile:
+    """The part of a picture around two masks, its long side 256 pixels, BGR uint8.
+
+    image: BGR uint8 (H, W, 3). The predicted mask is tinted, the true one outlined, and the click, (x, y) or None, a
+    dot.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    boxes = [box for box in rle.toBbox([truth, mask]) if box[2]]
+    corner = np.min([box[:2] for box in boxes], 0)
+    extent = np.max([box[:2] + box[2:] for box in boxes], 0) - corner
+    low = np.maximum(np.floor(corner - _MARGIN * extent), 0).astype(int)
+    high = np.minimum(np.ceil(corner + (1 + _MARGIN) * extent), [width, height]).astype(int)
+    window = [int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])]
+    part = image[low[1] : high[1], low[0] : high[0]]
+    scale = _TILE / max(part.shape[:2])
+    size = max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale))
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    drawn = np.array(cv2.resize(part, size, interpolation=shrink), np.uint8)
+    true, predicted = (_scaled(one, window, size) for one in (truth, mask))
+    tint = np.array(_FILL, np.float32)
+    drawn[predicted] = np.rint((1 - _SHARE) * drawn[predicted] + _SHARE * tint).astype(np.uint8)
+    outlines, _ = cv2.findContours(true.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, outlines, -1, _OUTLINE, 2, cv2.LINE_AA)
+    if click is not None:
+        spot = int((click[0] - low[0] + 0.5) * scale), int((click[1] - low[1] + 0.5) * scale)
+        cv2.circle(drawn, spot, 5, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(drawn, spot, 4, _CLICK, -1, cv2.LINE_AA)
+    return drawn
+
+
+def _scaled(mask: rle.RLE, window: list[int], size: tuple[int, int]) -> Mask:
+    import cv2
+
+    part = np.ascontiguousarray(rle.decode(rle.crop(mask, window)))
+    found: Mask = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST) != 0
+    return found

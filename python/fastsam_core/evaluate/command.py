@@ -1,0 +1,63 @@
+"""`fastsam val`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from pathlib import Path
+from typing import Any
+
+from .._arguments import UsageError
+from .settings import MEASURES
+
+OPTIONS = {
+    "data": "a COCO .json file, or a folder with images/ and masks/*.png, or with images/ and labels/*.npz",
+    "images": "folder of the images of a COCO file",
+    "model": "checkpoint name or path; sam_nano.pt if not given",
+    "measures": f"[{','.join(MEASURES)}]; all",
+    "imgsz": "side of the model's input in pixels; the model's own if not given",
+    "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
+    "min_area": "leave out objects that cover a smaller share of the image; 0.005",
+    "max_images": "evaluate so many images, drawn by seed; all",
+    "seed": "of that draw, GrabCut and the bootstrap; 0",
+    "baselines": "False: without the disc and GrabCut",
+    "mask_feedback": "False: for noc, give the model no mask along with its clicks",
+    "points_stride": "points per side of the grid for everything; 32",
+    "rows": "True: write the values of each object to val.jsonl",
+    "output": "folder for val.json and val.jpg; a new one below runs/segment if not given",
+}
+
+
+def run(values: dict[str, Any]) -> None:
+    """The command, from its key=value pairs."""
+    for key in values:
+        if key not in OPTIONS:
+            close = difflib.get_close_matches(key, OPTIONS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(OPTIONS)}"
+            raise UsageError(f"unknown option {key!r} of val{hint}")
+    given = {key: value for key, value in values.items() if value is not None}
+    if "data" not in given:
+        raise UsageError("val needs data=<COCO .json file, or folder of images and masks>")
+    from ..cli import DEFAULT_MODEL, _kind
+    from ..config import Config
+    from ..sam import SAM
+    from ..saving import run_folder
+    from .settings import EvaluateConfig
+    from .truth import open_data
+
+    name = given.pop("model", DEFAULT_MODEL)
+    if _kind(name) != "SAM":
+        raise UsageError(f"val measures Segment Anything models, and model={name} is {_kind(name)}")
+    # Mistakes show before a model is loaded or a folder made.
+    EvaluateConfig(**{key: value for key, value in given.items() if key in EvaluateConfig.__dataclass_fields__})
+    open_data(given["data"], given.get("images"))
+    model = SAM(name)
+    folder = Path(given.pop("output", None) or run_folder(Config(mode="val")))
+    try:
+        result = model.val(**given, output=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a folder with anything in it stays
+            folder.rmdir()
+        raise
+    print(result)
+    print(f"Results saved to {folder}")

@@ -1,0 +1,116 @@
+"""True masks as maps of numbers: PNG files, and .npz files with a list of segments."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sources.decode import _opened, check_size
+
+# What Pillow calls pictures of whole numbers: 1, 8, 16 and 32 bits, and the places in a palette.
+_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+# VOC and DAVIS mark pixels that belong to nobody so, in their pictures with palettes.
+_VOID = 255
+# Characters of the list of segments: tens of thousands of them fit.
+_MOST_TEXT = 1 << 25
+
+
+def read_png(path: Path) -> NDArray[Any]:
+    """The numbers (H, W) of a PNG; those of a palette are its places, and 255 is background (VOC's void) there.
+
+    ValueError for a picture in colour, and for what is no PNG.
+    """
+    with open(path, "rb") as file:
+        kind, picture = _opened(file)
+        if kind != "PNG":
+            raise ValueError(f"{path.name} is a {kind} file, whose pixels are not exact; a PNG is needed")
+        if picture.mode not in _MODES:
+            raise ValueError(
+                f"{path.name} is in colour ({picture.mode}); a PNG with one number per pixel is needed: greyscale of 8 "
+                "or 16 bits, or with a palette"
+            )
+        check_size(picture.width, picture.height)
+        try:
+            numbers = np.asarray(picture)
+        except Exception as error:  # decoders raise whatever they stumble over
+            raise ValueError(f"{path.name} is damaged: {error}") from error
+    if picture.mode == "1":
+        numbers = numbers.astype(np.uint8) * 255
+    if picture.mode == "P" and not np.isin(numbers, (0, _VOID)).all():
+        numbers = np.where(numbers == _VOID, 0, numbers)
+    return numbers
+
+
+def numbers_of(labels: NDArray[Any]) -> list[int]:
+    """The objects of a map: every number but 0."""
+    return [int(number) for number in np.unique(labels) if number != 0]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The numbers of the things that are no crowds, and how many crowds there are."""
+
+    things: list[int]
+    crowds: int
+
+
+def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]:
+    """The map (H, W) of an .npz file for a picture of `size` = (height, width), and what its segments are.
+
+    The file has `labels`, whole numbers (H, W), and `segments`, a JSON list of objects with `label`, and `isthing` (1
+    if not given) and `iscrowd` (0 if not given). ValueError for another file, before more is read than its headers.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shape, dtype = _header(archive, "labels.npy")
+            if dtype.kind not in "iub" or shape != tuple(size):
+                raise ValueError(
+                    f"labels is {dtype} {shape}, but whole numbers {tuple(size)} are needed, the picture's (height, "
+                    "width)"
+                )
+            shape, dtype = _header(archive, "segments.npy")
+            if dtype.kind not in "US" or shape != () or dtype.itemsize > 4 * _MOST_TEXT:
+                raise ValueError(f"segments is {dtype} {shape}, but one text, a JSON list, is needed")
+        with np.load(path, allow_pickle=False) as content:
+            labels, segments = content["labels"], content["segments"].item()
+        return labels, _segments(segments if isinstance(segments, str) else segments.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"{path.name} is no .npz file with labels and segments: {error}") from error
+
+
+def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{member} is written in NumPy's format {version}, which isn't known here")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _segments(text: str) -> Segments:
+    try:
+        entries = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"segments is not JSON: {error}") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("segments must be a list of JSON objects")
+    things, crowds = [], 0
+    for place, entry in enumerate(entries):
+        number = entry.get("label")
+        if not isinstance(number, int) or isinstance(number, bool) or number in things:
+            raise ValueError(f"segments[{place}]: label must be a whole number of its own, not {number!r}")
+        if entry.get("iscrowd", 0):
+            crowds += 1
+        elif entry.get("isthing", 1):
+            things.append(number)
+    return Segments(things, crowds)

@@ -1,0 +1,159 @@
+"""The masks of prompts, and their IoU with the true ones: one click, a box, and clicks that correct one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import rle
+from ..config import Config
+from ..models.sam_model import SamModel
+from ..picture import Picture, Stopwatch
+from ..prompts import Prompts
+from ..segment import decode_prompts, resizer_for
+from .clicks import Click, Mask, innermost, next_click
+from .truth import TrueObject
+
+LIMIT = 20
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass
+class FirstMask:
+    """What one click gave: of its three masks the one with the highest predicted IoU.
+
+    click: (x, y). rle: the mask. low_res: its logits (S / 4, S / 4). predicted, true: IoU of all three, (3,).
+    """
+
+    click: Click
+    rle: rle.RLE
+    low_res: Tensor
+    predicted: NDArray[np.float64]
+    true: NDArray[np.float64]
+
+    @property
+    def chosen(self) -> int:
+        """Which of the three that is; the first of equal ones."""
+        return int(self.predicted.argmax())
+
+
+class Prompted:
+    """A picture and its model. Masks are thresholded at full resolution, as every call of the model does it."""
+
+    def __init__(self, model: SamModel, picture: Picture, config: Config) -> None:
+        self.model, self.picture, self._dtype = model, picture, config.dtype
+        self._resizer = resizer_for(model, picture)
+
+    def one_click(self, objects: Sequence[TrueObject]) -> list[FirstMask]:
+        """The masks of a click on each object's `innermost` pixel."""
+        clicks = [click_of(found) for found in objects]
+        decoded = self._decode(Prompts.read(points=_points([[click] for click in clicks])), True)
+        masks: list[FirstMask] = []
+        for click, found, (logits, predicted) in zip(clicks, objects, decoded, strict=True):
+            chosen, rles = int(predicted.argmax()), self._rles(logits)
+            ious = _ious(rles, found.rle)
+            masks.append(FirstMask(click, rles[chosen], logits[chosen].clone(), predicted.double().numpy(), ious))
+        return masks
+
+    def box(self, objects: Sequence[TrueObject]) -> tuple[list[rle.RLE], NDArray[np.float64]]:
+        """The one mask of each object's box, and its IoU (n,)."""
+        boxes = np.array([box_of(found) for found in objects], np.float64).reshape(-1, 4)
+        masks = [self._rles(logits)[0] for logits, _ in self._decode(Prompts.read(bboxes=boxes), False)]
+        ious = [_ious([mask], found.rle)[0] for mask, found in zip(masks, objects, strict=True)]
+        return masks, np.array(ious, np.float64)
+
+    def corrected(
+        self,
+        objects: Sequence[TrueObject],
+        first: Sequence[FirstMask],
+        goal: float,
+        limit: int = LIMIT,
+        *,
+        mask_feedback: bool = True,
+    ) -> list[list[float]]:
+        """IoU after each click, until it reaches `goal`, or `limit` clicks, or until there is nothing left to click.
+
+        The first click's mask is `FirstMask`. Every later one is `clicks.next_click` for the mask before it; the model
+        is given all clicks so far and, with `mask_feedback`, that mask's low-resolution logits; its single mask is
+        taken.
+        """
+        ious = [[float(mask.true[mask.chosen])] for mask in first]
+        clicks = [[mask.click] for mask in first]
+        labels = [[1] for _ in first]
+        masks, low_res = [mask.rle for mask in first], [mask.low_res for mask in first]
+        active = list(range(len(objects)))
+        while active := [place for place in active if ious[place][-1] < goal and len(clicks[place]) < limit]:
+            going = []
+            for place in active:
+                corner, truth, mask = _together(objects[place].rle, masks[place])
+                taken = [(x - corner[0], y - corner[1]) for x, y in clicks[place]]
+                chosen = next_click(truth, mask, taken)
+                if chosen is not None:
+                    (x, y), positive = chosen
+                    clicks[place].append((x + corner[0], y + corner[1]))
+                    labels[place].append(int(positive))
+                    going.append(place)
+            active = going
+            if not active:
+                break
+            prompts = Prompts.read(
+                points=_points([clicks[place] for place in active]),
+                labels=np.array([labels[place] for place in active]),
+                masks=torch.stack([low_res[place] for place in active]) if mask_feedback else None,
+            )
+            for place, (logits, _) in zip(active, self._decode(prompts, False), strict=True):
+                masks[place], low_res[place] = self._rles(logits)[0], logits[0]
+                ious[place].append(float(_ious([masks[place]], objects[place].rle)[0]))
+        return ious
+
+    def _decode(self, prompts: Prompts | None, multimask_output: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Object by object: logits (M, S / 4, S / 4) and predicted IoU (M,), on the CPU."""
+        assert prompts is not None
+        parts = decode_prompts(self.model, self.picture, prompts, multimask_output, self._dtype, Stopwatch())
+        # All have equally many clicks, so that they come in order.
+        for _, logits, predicted in parts:
+            yield from zip(logits.cpu(), predicted.cpu(), strict=True)
+
+    def _rles(self, logits: Tensor) -> list[rle.RLE]:
+        return [record.rle for record in self._resizer.records(logits.to(self.model.device))]
+
+
+def click_of(found: TrueObject) -> Click:
+    """The innermost pixel of an object."""
+    x1, y1, x2, y2 = box_of(found)
+    inside = rle.decode(rle.crop(found.rle, [x1, y1, x2 + 1 - x1, y2 + 1 - y1])).astype(bool)
+    click, _ = innermost(inside)
+    assert click is not None, "an object without pixels"
+    return click[0] + x1, click[1] + y1
+
+
+def box_of(found: TrueObject) -> Box:
+    """x1, y1, x2, y2 of an object's outermost pixels."""
+    x, y, width, height = (int(side) for side in rle.toBbox(found.rle))
+    return x, y, x + width - 1, y + height - 1
+
+
+def _together(first: rle.RLE, second: rle.RLE) -> tuple[tuple[int, int], Mask, Mask]:
+    """Two masks within the box around both, (h, w) bool, and its corner (x, y) in the picture."""
+    boxes = [box for box in rle.toBbox([first, second]) if box[2]]
+    x1, y1 = (int(min(box[axis] for box in boxes)) for axis in (0, 1))
+    x2, y2 = (int(max(box[axis] + box[axis + 2] for box in boxes)) for axis in (0, 1))
+    window = [x1, y1, x2 - x1, y2 - y1]
+    inside = [np.ascontiguousarray(rle.decode(rle.crop(mask, window))).astype(bool) for mask in (first, second)]
+    return (x1, y1), inside[0], inside[1]
+
+
+def _points(clicks: list[list[Click]]) -> NDArray[np.float64]:
+    """(N, P, 2); of no objects (0, 1, 2)."""
+    return np.array(clicks, np.float64).reshape(len(clicks), -1 if clicks else 1, 2)
+
+
+def _ious(masks: list[rle.RLE], truth: rle.RLE) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.asarray(rle.iou(masks, [truth], [0]), np.float64)[:, 0]
+    return found

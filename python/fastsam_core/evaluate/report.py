@@ -1,0 +1,148 @@
+"""What an evaluation found: numbers, a table, and what goes into `val.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .truth import Failure
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A mean over objects (or a correlation), with its 95 % interval by the bootstrap over images.
+
+    low and high are None for fewer than two images. objects: over how many. value is NaN for a correlation of values
+    that are all equal.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    objects: int
+
+
+# Field -> how the table calls it, the field of its baseline, and what that is.
+_ROWS: dict[str, tuple[str, str | None, str]] = {
+    "click_iou": ("one click, IoU, best of 3 by predicted IoU", "disc_iou", "disc"),
+    "oracle_iou": ("one click, IoU, best of 3 by true IoU", None, ""),
+    "box_iou": ("box, IoU", "grabcut_iou", "GrabCut"),
+    "boundary_f": ("one click, boundary F", "disc_boundary_f", "disc"),
+    "iou_correlation": ("one click, rank correlation of predicted and true IoU", None, ""),
+    "noc85": ("clicks to an IoU of 0.85 (NoC@85)", None, ""),
+    "noc90": ("clicks to an IoU of 0.90 (NoC@90)", None, ""),
+    "ar100": ("everything, AR@100", None, ""),
+    "ar1000": ("everything, AR@1000", None, ""),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures that were asked for; the others are None. `print` shows them as a table.
+
+    click_iou: mean IoU of the mask of one click on the object's innermost pixel, best of three by predicted IoU;
+    oracle_iou: best of the three by true IoU. box_iou: of the single mask for the box of the object's outermost pixels.
+    boundary_f: see `boundary.boundary_f`, of the click's mask. iou_correlation: Spearman's, of the click's predicted
+    and true IoU over all objects. noc85, noc90: mean number of clicks until the IoU is 0.85 or 0.90, counted as 20
+    where 20 are not enough; noc85_reached, noc90_reached: the share of objects for which they are. ar100, ar1000:
+    average recall of so many proposals. disc_iou, disc_boundary_f, grabcut_iou: of the baselines.
+
+    images: that could be used, with objects or without; objects: evaluated. small, crowds: objects left out because
+    they cover less than `min_area` of their image (or nothing), or are marked as a crowd. failures: what could not be
+    used.
+    settings: what was asked for, and of what; JSON-ready. output: the folder written, if any.
+    """
+
+    images: int
+    objects: int
+    small: int
+    crowds: int
+    failures: tuple[Failure, ...]
+    settings: Mapping[str, Any]
+    output: Path | None = None
+    click_iou: Measure | None = None
+    oracle_iou: Measure | None = None
+    box_iou: Measure | None = None
+    boundary_f: Measure | None = None
+    iou_correlation: Measure | None = None
+    noc85: Measure | None = None
+    noc85_reached: Measure | None = None
+    noc90: Measure | None = None
+    noc90_reached: Measure | None = None
+    ar100: Measure | None = None
+    ar1000: Measure | None = None
+    disc_iou: Measure | None = None
+    disc_boundary_f: Measure | None = None
+    grabcut_iou: Measure | None = None
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """Those that there are, by field."""
+        found = {name: getattr(self, name) for name in _MEASURES}
+        return {name: measure for name, measure in found.items() if measure is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: settings, counts, measures and failures. A value that is NaN becomes None."""
+        measures = {name: asdict(measure) for name, measure in self.measures.items()}
+        for measure in measures.values():
+            if measure["value"] != measure["value"]:
+                measure["value"] = None
+        return {
+            "settings": dict(self.settings),
+            "images": self.images,
+            "objects": self.objects,
+            "left_out": {"small": self.small, "crowds": self.crowds},
+            "measures": measures,
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+    def table(self) -> str:
+        """The measures in rows, each with its interval and its baseline."""
+        rows = [("", "model", "95 % interval", "baseline")]
+        for name, (title, baseline, what) in _ROWS.items():
+            measure = self.measures.get(name)
+            if measure is None:
+                continue
+            between = "" if measure.low is None else f"{_shown(measure.low)} to {_shown(measure.high)}"
+            beside = self.measures.get(baseline or "")
+            rows.append((title, _shown(measure.value), between, f"{what} {_shown(beside.value)}" if beside else ""))
+            reached = self.measures.get(f"{name}_reached")
+            if reached is not None:
+                share = "" if reached.low is None else f"{_percent(reached.low)} to {_percent(reached.high)}"
+                rows.append(("  objects that reach it in 20 clicks", _percent(reached.value), share, ""))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([self._head(), *lines])
+
+    def _head(self) -> str:
+        least = 100 * float(self.settings["min_area"])
+        head = (
+            f"{self.settings['model']} at {self.settings['imgsz']} pixels: {_count(self.objects, 'object')} of at "
+            f"least {least:g} % of the image in {_count(self.images, 'image')}; left out: {self.small} smaller, "
+            f"{_count(self.crowds, 'crowd')}"
+        )
+        images = sum(failure.object is None for failure in self.failures)
+        if self.failures:
+            objects = len(self.failures) - images
+            head += f"; could not be used: {_count(images, 'image or file', 'images or files')}, "
+            head += _count(objects, "object")
+        return head
+
+    __str__ = table
+
+
+_MEASURES = tuple(name for name, field in Evaluation.__dataclass_fields__.items() if "Measure" in str(field.type))
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}" if abs(value) < 1.0005 else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

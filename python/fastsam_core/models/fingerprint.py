@@ -1,0 +1,16 @@
+"""Which weights a model has, as one number."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """sha256 over names, types, shapes and values of all tensors."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()

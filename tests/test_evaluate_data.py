@@ -1,0 +1,293 @@
+"""Data sets with true masks: their three forms, what is left out of them and said, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from fastsam_core.evaluate import label_maps, truth
+from fastsam_core.evaluate.truth import Example, open_data
+from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation
+from label_examples import encoded
+from small_model import bgr_picture
+
+HEIGHT, WIDTH = 20, 30
+
+
+def labels_of(*numbers: int, dtype: Any = np.uint8) -> np.ndarray:
+    """A map with a block of 4 x 5 pixels for each number."""
+    found = np.zeros((HEIGHT, WIDTH), dtype)
+    for place, number in enumerate(numbers):
+        found[8:12, 6 * place : 6 * place + 5] = number
+    return found
+
+
+def block(place: int) -> np.ndarray:
+    return labels_of(*range(1, place + 2)) == place + 1
+
+
+def folder(place: Path, kind: str, *names: str) -> Path:
+    for name in names:
+        (place / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place / "images" / name), bgr_picture(HEIGHT, WIDTH))
+    (place / kind).mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def write_npz(path: Path, labels: np.ndarray, segments: Any, **more: Any) -> None:
+    text = segments if isinstance(segments, str) else json.dumps(segments)
+    np.savez_compressed(path, labels=labels, segments=np.array(text), **more)
+
+
+def masks_of(example: Example) -> dict[str, np.ndarray]:
+    return {found.name: np.asarray(coco.decode(found.rle)).astype(bool) for found in example.objects}
+
+
+def one(place: Path, images: Path | None = None) -> Example:
+    data = open_data(place, images)
+    assert len(data) == 1
+    return data[0]
+
+
+# --- PNG files ---
+
+
+def test_png_label_maps(tmp_path: Path) -> None:
+    folder(tmp_path, "masks", "a.png", "b.jpg", "sub/c.png", "d.png", "e.png")
+    Image.fromarray(labels_of(1, 200, 255)).save(tmp_path / "masks" / "a.png")
+    Image.fromarray(labels_of(300, 65_000, dtype=np.uint16)).save(tmp_path / "masks" / "b.png")
+    (tmp_path / "masks" / "sub").mkdir()
+    Image.fromarray(labels_of(255)).save(tmp_path / "masks" / "sub" / "c.png")
+    palette = Image.fromarray(labels_of(4, 255, 2)).convert("P")
+    palette.putdata(labels_of(4, 255, 2).ravel().tolist())
+    palette.save(tmp_path / "masks" / "d.png")
+    Image.fromarray(labels_of(1) > 0).save(tmp_path / "masks" / "e.png")
+    data = open_data(tmp_path)
+    assert data.names == ["a.png", "b.jpg", "d.png", "e.png", "sub/c.png"] and not list(data.stray())
+    found = {data.names[index]: masks_of(data[index]) for index in range(len(data))}
+    # In a palette, 255 is nobody's pixel.
+    numbers = {"a.png": "1 200 255", "b.jpg": "300 65000", "d.png": "2 4", "e.png": "255", "sub/c.png": "255"}
+    assert {name: " ".join(masks) for name, masks in found.items()} == numbers
+    np.testing.assert_array_equal(found["a.png"]["200"], block(1))
+    np.testing.assert_array_equal(found["d.png"]["2"], block(2))
+    np.testing.assert_array_equal(found["sub/c.png"]["255"], block(0))
+    np.testing.assert_array_equal(data[0].pixels, bgr_picture(HEIGHT, WIDTH))
+
+
+def test_images_without_usable_masks_are_told(tmp_path: Path) -> None:
+    folder(tmp_path, "masks", "a.png", "b.png", "c.png", "d.png", "d.jpg", "e.png", "f.png", "g.png")
+    good = Image.fromarray(labels_of(1))
+    for name in "adef":
+        good.save(tmp_path / "masks" / f"{name}.png")
+    good.save(tmp_path / "masks" / "lonely.png")
+    good.convert("RGB").save(tmp_path / "masks" / "b.png")
+    Image.fromarray(labels_of(1)[:, 1:]).save(tmp_path / "masks" / "e.png")
+    (tmp_path / "images" / "f.png").write_bytes(b"broken")
+    (tmp_path / "masks" / "g.png").write_bytes((tmp_path / "masks" / "a.png").read_bytes()[:60])
+    data = open_data(tmp_path)
+    reasons = {}
+    for index in range(len(data)):
+        example = data[index]
+        assert (example.pixels is None) == bool(example.failures)
+        for failure in example.failures:
+            assert failure.object is None and not example.objects
+            reasons[failure.image] = failure.reason
+    assert reasons.keys() == {"b.png", "c.png", "d.jpg", "d.png", "e.png", "f.png", "g.png"}
+    assert "in colour (RGB)" in reasons["b.png"] and "has no c.png" in reasons["c.png"]
+    assert "any of d.jpg, d.png" in reasons["d.jpg"] and "20 x 29, but the picture is 20 x 30" in reasons["e.png"]
+    assert "not a picture" in reasons["f.png"] and "g.png is damaged" in reasons["g.png"]
+    (stray,) = data.stray()
+    assert stray.image == "lonely.png" and "no image of its name" in stray.reason
+
+
+# --- .npz files ---
+
+
+def test_npz_label_maps(tmp_path: Path) -> None:
+    folder(tmp_path, "labels", "a.jpg")
+    segments = [
+        {"label": 1, "isthing": 1, "iscrowd": 0},
+        {"label": 2, "isthing": 0, "iscrowd": 0},  # stuff
+        {"label": 3, "isthing": 1, "iscrowd": 1},
+        {"label": 4},
+        {"label": 9, "isthing": 1, "iscrowd": 0},  # without a pixel
+    ]
+    write_npz(tmp_path / "labels" / "a.npz", labels_of(1, 2, 3, 4, dtype=np.uint16), segments, more=np.zeros(3))
+    example = one(tmp_path)
+    found = masks_of(example)
+    assert list(found) == ["1", "4"] and example.crowds == 1
+    np.testing.assert_array_equal(found["4"], block(3))
+    (failure,) = example.failures
+    assert failure.object == "9" and "no pixel of a.npz" in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"labels": labels_of(1)[1:], "segments": np.array("[]")}, "whole numbers (20, 30) are needed"),
+        ({"labels": labels_of(1).astype(float), "segments": np.array("[]")}, "labels is float64"),
+        ({"labels": labels_of(1), "segments": np.array(["[]"])}, "one text"),
+        ({"labels": labels_of(1), "segments": np.array(3)}, "one text"),
+        ({"labels": labels_of(1)}, "segments.npy"),
+        ({"labels": labels_of(1), "segments": np.array("[")}, "not JSON"),
+        ({"labels": labels_of(1), "segments": np.array('{"label": 1}')}, "list of JSON objects"),
+        ({"labels": labels_of(1), "segments": np.array('[{"label": "1"}]')}, "segments[0]"),
+        ({"labels": labels_of(1), "segments": np.array('[{"label": 1}, {"label": 1}]')}, "segments[1]"),
+        ({"labels": labels_of(1), "segments": np.array({"label": 1}, dtype=object)}, "one text"),
+        (b"PK but no archive", "no .npz file"),
+        (b"", "no .npz file"),
+    ],
+)
+def test_npz_files_that_are_none(tmp_path: Path, content: Any, said: str) -> None:
+    folder(tmp_path, "labels", "a.jpg")
+    path = tmp_path / "labels" / "a.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.savez(path, **content)
+    example = one(tmp_path)
+    (failure,) = example.failures
+    assert example.pixels is None and failure.image == "a.jpg" and said in failure.reason
+
+
+def test_a_damaged_npz_file(tmp_path: Path) -> None:
+    folder(tmp_path, "labels", "a.jpg")
+    path = tmp_path / "labels" / "a.npz"
+    write_npz(path, np.random.default_rng(0).integers(0, 9, (HEIGHT, WIDTH)), [{"label": 1}])
+    whole = path.read_bytes()
+    for cut in (30, 90, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:cut])
+        assert one(tmp_path).failures
+    for place in range(40, len(whole), 17):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        example = one(tmp_path)  # told, or not noticed, but never a crash
+        assert example.failures or example.objects
+
+
+# --- COCO ---
+
+
+def test_coco(tmp_path: Path) -> None:
+    folder(tmp_path, "labels", "a.jpg", "sub/b.jpg")
+    objects = [
+        LabelledObject(0, Segmentation.from_rle(encoded(block(0)))),
+        LabelledObject(1, Segmentation.from_rle(encoded(block(1))), iscrowd=True),
+        LabelledObject(1, box=(1.0, 1.0, 5.0, 5.0)),
+    ]
+    square = [np.array([[6, 8], [11, 8], [11, 12], [6, 12]])]
+    more = [LabelledObject(0, Segmentation.from_polygons(square, (HEIGHT, WIDTH)))]
+    with CocoWriter(tmp_path / "labels.json") as writer:
+        writer.write(ImageLabels("a.jpg", WIDTH, HEIGHT, objects))
+        writer.write(ImageLabels("sub/b.jpg", WIDTH, HEIGHT, more))
+    data = open_data(str(tmp_path / "labels.json"), str(tmp_path / "images"))
+    assert data.names == ["a.jpg", "sub/b.jpg"]
+    first, second = data[0], data[1]
+    (found,) = masks_of(first).values()
+    np.testing.assert_array_equal(found, block(0))
+    assert first.crowds == 1 and [failure.reason for failure in first.failures] == ["it has a box but no mask"]
+    (found,) = masks_of(second).values()
+    np.testing.assert_array_equal(found, block(1))
+
+
+def test_objects_that_a_coco_file_has_wrong(tmp_path: Path) -> None:
+    folder(tmp_path, "labels", "a.jpg", "b.jpg")
+    path = tmp_path / "labels.json"
+    good = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encoded(block(0))}
+    wrong = [
+        {**good, "segmentation": [[1, 2, 3, 4]]},
+        {**good, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "zz"}},
+        {**good, "category_id": 7},
+        {**good, "segmentation": encoded(block(0)[1:])},
+    ]
+    images = [
+        {"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH},
+        {"id": 2, "file_name": "b.jpg", "height": HEIGHT, "width": WIDTH + 1},
+        {"id": 3, "file_name": "c.jpg", "height": HEIGHT, "width": WIDTH},
+    ]
+    whole: dict[str, Any] = {"images": images, "categories": [{"id": 1, "name": "object"}]}
+    path.write_text(json.dumps({**whole, "annotations": [wrong[0], good, *wrong[1:]]}))
+    data = open_data(path, tmp_path / "images")
+    example = data[0]
+    assert list(masks_of(example)) == ["object 0"] and example.pixels is not None
+    places = [failure.object for failure in example.failures]
+    assert places == ["annotations[0]", "annotations[2]", "annotations[3]", "annotations[4]"]
+    assert "a polygon has an even number" in example.failures[0].reason
+    for index, said in ((1, "20 x 31, but the picture is 20 x 30"), (2, "no such file")):
+        (failure,) = data[index].failures
+        assert failure.object is None and said in failure.reason
+    # What belongs to no image, or is no COCO file, is wrong as a whole.
+    for entry, said in (({**good, "image_id": 9}, "no image has the id 9"), ({"id": 3}, "'image_id' is missing")):
+        path.write_text(json.dumps({**whole, "annotations": [entry]}))
+        with pytest.raises(ValueError, match=said):
+            open_data(path, tmp_path / "images")
+
+
+# --- other things ---
+
+
+def test_what_is_no_data_set(tmp_path: Path) -> None:
+    folder(tmp_path / "both", "masks", "a.png")
+    folder(tmp_path / "both", "labels")
+    folder(tmp_path / "unmatched", "masks", "a.png")
+    folder(tmp_path / "yolo", "labels", "a.png")
+    (tmp_path / "yolo" / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    folder(tmp_path / "bare", "photos", "a.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    for name, images, said in (
+        ("both", None, "both masks/ and labels/"),
+        ("unmatched", None, "no image in"),
+        ("yolo", None, "fastsam convert"),
+        ("bare", None, "holds images, photos"),
+        ("empty", None, "holds nothing"),
+        ("notes.txt", None, "neither a .json file nor a folder"),
+        ("none.json", None, "say images="),
+        ("both", tmp_path / "both" / "images", "goes with a COCO file"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            open_data(tmp_path / name, images)
+        text = str(caught.value)
+        assert said in text and "COCO .json" in text and "masks/" in text and "labels/" in text, text
+    with pytest.raises(ValueError, match="lists no images"):
+        open_data(tmp_path / "none.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"missing.*accepted"):
+        open_data(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        open_data(tmp_path / "none.json", tmp_path / "missing")
+    with pytest.raises(TypeError, match="data must be a path, not list"):
+        open_data([1])
+    with pytest.raises(TypeError, match="images must be a path"):
+        open_data(tmp_path / "none.json", 3)
+
+
+def test_a_map_is_not_read_before_its_size_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npz"
+    write_npz(path, labels_of(1), [{"label": 1}])
+
+    def refused(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(np, "load", refused)
+    with pytest.raises(ValueError, match="are needed"):
+        label_maps.read_npz(path, (HEIGHT, WIDTH + 1))
+    with pytest.raises(AssertionError, match="read"):
+        label_maps.read_npz(path, (HEIGHT, WIDTH))
+
+
+def test_pictures_that_vanish(tmp_path: Path) -> None:
+    folder(tmp_path, "masks", "a.png")
+    Image.fromarray(labels_of(1)).save(tmp_path / "masks" / "a.png")
+    data = open_data(tmp_path)
+    shutil.rmtree(tmp_path / "images")
+    (failure,) = data[0].failures
+    assert "no such file" in failure.reason and os.sep in str(data[0].path) and truth.FORMS

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import tiles
     from .annotate import Annotator, auto_annotate
     from .bbox2segment import yolo_bbox2segment
     from .detect.fastsam import FastSAM
@@ -36,6 +37,7 @@ __all__ = [
     "Results",
     "__version__",
     "auto_annotate",
+    "tiles",
     "yolo_bbox2segment",
 ]
 
@@ -51,9 +53,12 @@ _HOMES = {
     "Masks": ".results",
     "yolo_bbox2segment": ".bbox2segment",
 }
+_MODULES = ("tiles",)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name], __name__), name)
@@ -62,4 +67,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+    return sorted(set(globals()) | set(_HOMES) | set(_MODULES))

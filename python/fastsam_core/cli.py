@@ -37,6 +37,7 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
   fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
   fastsam annotate data=photos/ det_model=yolov8x.pt formats=[yolo,coco]
+  fastsam tiles source=big.tif output=objects.gpkg                  a picture of any size, in overlapping tiles
   fastsam convert data=labels/ from=yolo to=coco output=labels.json  label files in another format
   fastsam predict model=FastSAM-s.pt source=photos/                 FastSAM; yolov8n.pt, yolov8n-seg.pt ...: YOLOv8
   fastsam predict model=sam_b.pt source=photo.jpg texts=["a dog"]   what a text describes
@@ -59,6 +60,9 @@ predict:
 
 annotate:
 {annotate}
+
+tiles, with the options of segment everything above:
+{tiles}
 
 val:
 {val}
@@ -109,7 +113,17 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={*TEXTS, "model", "sam_model", "output_dir", "det_model", "shard", "on_error", *_CONVERT_TEXTS},
+        texts={
+            *TEXTS,
+            "model",
+            "sam_model",
+            "output_dir",
+            "det_model",
+            "shard",
+            "on_error",
+            "work_dir",
+            *_CONVERT_TEXTS,
+        },
         lists={"texts", "formats", "measures"},
     )
     values = arguments.values
@@ -224,6 +238,12 @@ def _annotate(values: dict[str, Any]) -> None:
     command.run(values)
 
 
+def _tiles(values: dict[str, Any]) -> None:
+    from .tiles import command
+
+    command.run(values)
+
+
 def _val(values: dict[str, Any]) -> None:
     from .evaluate import command
 
@@ -267,6 +287,7 @@ def _doctor(values: dict[str, Any]) -> None:
 def _help(values: dict[str, Any]) -> None:
     from .annotate.command import OPTIONS
     from .evaluate.command import OPTIONS as VAL_OPTIONS
+    from .tiles.command import OPTIONS as TILES
 
     lines = []
     for key, field in FIELDS.items():
@@ -285,6 +306,7 @@ def _help(values: dict[str, Any]) -> None:
             texts='texts=["a dog",...]',
             options="\n".join(lines),
             annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in OPTIONS.items()),
+            tiles="\n".join(f"  {key + '=':<42}{help}" for key, help in TILES.items()),
             val="\n".join(f"  {key + '=':<42}{help}" for key, help in VAL_OPTIONS.items()),
         )
     )
@@ -297,6 +319,7 @@ def _version(values: dict[str, Any]) -> None:
 _COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "predict": _predict,
     "annotate": _annotate,
+    "tiles": _tiles,
     "convert": _convert,
     "val": _val,
     "info": _info,

@@ -347,6 +347,13 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "crop_n_points_downscale_factor": ("crop_downscale_factor", _same),
 }
 
+# Options and aliases that change what segment everything finds.
+EVERYTHING_OPTIONS = frozenset(
+    key
+    for key in (*FIELDS, *ALIASES)
+    if (ALIASES[key][0] if key in ALIASES else key) in {*_GENERATE_KEYS, "iou", "conf", "imgsz", "dtype"}
+)
+
 
 def _canonical(key: str, value: Any) -> tuple[str, Any]:
     if key not in ALIASES:

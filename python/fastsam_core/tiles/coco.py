@@ -1,0 +1,37 @@
+"""COCO of a raster's objects: one image, RLE of the whole raster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._files import atomic_path
+from ..formats._writing import json_text
+
+if TYPE_CHECKING:
+    from .objects import RasterObjects
+
+
+def write(objects: RasterObjects, path: Path) -> None:
+    """Write a COCO file, one annotation a line. See `RasterObjects.save`."""
+    image = {"id": 1, "file_name": objects.name, "width": objects.width, "height": objects.height}
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f'{{"images":[{json_text(image)}],\n"categories":[{{"id":1,"name":"object","supercategory":""}}],\n')
+        file.write('"annotations":[')
+        separator = "\n"
+        for number, (found, whole) in enumerate(zip(objects, objects.rles(), strict=True), 1):
+            x1, y1, x2, y2 = found.box.tolist()
+            annotation = {
+                "id": number,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": found.area,
+                "iscrowd": 0,
+                "predicted_iou": found.predicted_iou,
+                "stability_score": found.stability,
+                "segmentation": whole,
+            }
+            file.write(separator + json_text(annotation))
+            separator = ",\n"
+        file.write("\n]}\n")

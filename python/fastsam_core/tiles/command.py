@@ -1,0 +1,46 @@
+"""`fastsam tiles`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+from .._arguments import UsageError
+
+OPTIONS = {
+    "source": "a picture or GeoTIFF (extra geo) of any size",
+    "output": "of the objects: a .gpkg, .geojson or .json (COCO) file; <source>_objects.gpkg if not given",
+    "model": "checkpoint name or path; sam_nano.pt if not given",
+    "tile": "side of a tile in pixels; 1024",
+    "overlap": "pixels that neighbouring tiles share at least; 128",
+    "merge_iou": "IoU of what two tiles show in common above which two masks are one object; 0.5",
+    "batch": "tiles that are read and encoded together; 1",
+    "work_dir": "folder of finished tiles, with which a run that was stopped goes on",
+    "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
+}
+
+
+def run(values: dict[str, Any]) -> None:
+    """The command, from its key=value pairs."""
+    from ..config import EVERYTHING_OPTIONS
+
+    for key in values:
+        if key not in OPTIONS and key not in EVERYTHING_OPTIONS:
+            close = difflib.get_close_matches(key, [*OPTIONS, *EVERYTHING_OPTIONS], n=1)
+            hint = (
+                f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(OPTIONS)}, and those of everything"
+            )
+            raise UsageError(f"unknown option {key!r} of tiles{hint}")
+    given = {key: value for key, value in values.items() if value is not None}
+    source, output = given.pop("source", None), given.pop("output", None)
+    if source is None:
+        raise UsageError("tiles needs source=<a picture or GeoTIFF>")
+    from .objects import RasterObjects
+    from .run import segment
+
+    output = f"{os.path.splitext(source)[0]}_objects.gpkg" if output is None else output
+    RasterObjects.check_path(output)  # before hours of work
+    objects = segment(source, **given)
+    objects.save(output)
+    print(f"{len(objects)} object{'' if len(objects) == 1 else 's'} saved to {output}")

@@ -1,0 +1,52 @@
+"""Polygons of objects in the coordinates of a file: a list of rings for each part, the exterior first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .objects import RasterObject
+
+Rings = list[NDArray[np.float64]]
+
+
+def multipolygon(
+    found: RasterObject, place: Callable[[NDArray[Any]], NDArray[np.float64]] | None, decimals: int | None = None
+) -> list[Rings]:
+    """The object's parts, each its exterior, counterclockwise, and its holes, clockwise, with x to the right and y up.
+
+    Rings (K + 1, 2) end where they begin. place: from corners of pixels to coordinates; None leaves pixels. decimals:
+    to round to; what has no area then is left out.
+    """
+    parts = []
+    for outline in found.polygons():
+        rings = [_ring(contour, place, decimals) for contour in (outline.exterior, *outline.holes)]
+        if abs(_twice_area(rings[0])) > 0:
+            parts.append([_turned(ring, hole=i > 0) for i, ring in enumerate(rings) if abs(_twice_area(ring)) > 0])
+    return parts
+
+
+def _ring(
+    contour: NDArray[np.int64], place: Callable[[NDArray[Any]], NDArray[np.float64]] | None, decimals: int | None
+) -> NDArray[np.float64]:
+    points = contour.astype(np.float64) if place is None else place(contour)
+    if decimals is not None:
+        points = np.round(points, decimals)
+        points = points[(points != np.roll(points, 1, axis=0)).any(1)]
+    return np.concatenate([points, points[:1]])
+
+
+def _turned(ring: NDArray[np.float64], hole: bool) -> NDArray[np.float64]:
+    return ring[::-1] if (_twice_area(ring) > 0) == hole else ring
+
+
+def _twice_area(ring: NDArray[np.float64]) -> float:
+    """Twice the area inside a closed ring, positive where it runs counterclockwise with y up."""
+    if len(ring) < 4:
+        return 0.0
+    # From a corner of its own, so that large coordinates don't cost digits.
+    x, y = (ring - ring[0]).T
+    return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum())

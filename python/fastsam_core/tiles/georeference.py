@@ -1,0 +1,40 @@
+"""Where a raster lies on the Earth."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+HINT = "pip install 'fastsam_core[geo]'"
+
+
+class Georeference(NamedTuple):
+    """Coordinate reference system and affine transform of a raster.
+
+    crs: WKT of version 1, or "" where it isn't known. transform: a, b, c, d, e, f, by which a corner of a pixel at
+    column x and row y lies at a x + b y + c, d x + e y + f. authority: of the system, such as ("EPSG", 32632), or None.
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float]
+    authority: tuple[str, int] | None = None
+
+    def to_map(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """Corners of pixels (K, 2), x and y, in coordinates of the system."""
+        a, b, c, d, e, f = self.transform
+        x, y = np.asarray(points, np.float64).T
+        return np.stack([a * x + b * y + c, d * x + e * y + f], 1)
+
+    def to_longitude_latitude(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points (K, 2) of the system in degrees on WGS 84, longitude first. ImportError without rasterio."""
+        try:
+            from rasterio.crs import CRS
+            from rasterio.warp import transform
+        except ImportError:
+            raise ImportError(f"GeoJSON of a raster with a reference system needs rasterio: {HINT}") from None
+        x, y = points.T
+        # OGC:CRS84 is WGS 84 with longitude first, which is what GeoJSON is in (RFC 7946, section 4).
+        found = transform(CRS.from_wkt(self.crs), CRS.from_string("OGC:CRS84"), x.tolist(), y.tolist())
+        return np.stack([np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)], 1)

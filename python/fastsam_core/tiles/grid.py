@@ -1,0 +1,90 @@
+"""Where the tiles of a raster lie, and which of them share pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..config import _whole
+
+Box = tuple[int, int, int, int]
+
+
+class Tile(NamedTuple):
+    """One tile: its number, its place in the grid, and the pixels of the raster that it shows, x2 and y2 exclusive."""
+
+    number: int
+    row: int
+    column: int
+    box: Box  # x1, y1, x2, y2
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.box[3] - self.box[1], self.box[2] - self.box[0]
+
+
+class Grid:
+    """Tiles that cover a raster, row by row.
+
+    height, width: of the raster. tile: side of a tile in pixels. overlap: pixels that neighbours share at least, from 1
+    to half a tile. All tiles are of one size, so that the model sees all at one scale: along a side they are spread
+    evenly, which is why neighbours may share more. A side that is no longer than `tile` has one tile of its length.
+    """
+
+    def __init__(self, height: int, width: int, tile: int, overlap: int) -> None:
+        tile, overlap = _whole(2)("tile", tile), _whole(1)("overlap", overlap)
+        if 2 * overlap > tile:
+            raise ValueError(f"overlap must be at most half of tile={tile}, not {overlap}")
+        self.height, self.width, self.side = height, width, tile
+        self._rows = _spans(height, tile, overlap)
+        self._columns = _spans(width, tile, overlap)
+
+    def __len__(self) -> int:
+        return len(self._rows) * len(self._columns)
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Tile:
+        """The tile of a number, from 0 on."""
+        row, column = divmod(number, len(self._columns))
+        (y1, y2), (x1, x2) = self._rows[row], self._columns[column]
+        return Tile(number, row, column, (x1, y1, x2, y2))
+
+    def pairs(self, number: int) -> Iterator[tuple[int, Box]]:
+        """The tiles of greater numbers that share pixels with tile `number`, and the box of these pixels."""
+        tile = self[number]
+        for row in range(tile.row, len(self._rows)):
+            if self._rows[row][0] >= tile.box[3]:
+                break
+            for column, (left, right) in enumerate(self._columns):
+                other = row * len(self._columns) + column
+                if other > number and left < tile.box[2] and right > tile.box[0]:
+                    yield other, intersection(tile.box, self[other].box)
+
+    def near(self, number: int) -> list[int]:
+        """All other tiles that share pixels with tile `number`, in order."""
+        tile = self[number]
+        rows = [i for i, (top, bottom) in enumerate(self._rows) if top < tile.box[3] and bottom > tile.box[1]]
+        columns = [i for i, (left, right) in enumerate(self._columns) if left < tile.box[2] and right > tile.box[0]]
+        found = [row * len(self._columns) + column for row in rows for column in columns]
+        return [other for other in found if other != number]
+
+
+def intersection(a: Box, b: Box) -> Box:
+    """The pixels of both boxes; x2 <= x1 or y2 <= y1 where there are none."""
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+
+
+def is_empty(box: Box) -> bool:
+    """Whether a box has no pixels."""
+    return box[0] >= box[2] or box[1] >= box[3]
+
+
+def _spans(side: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    if side <= tile:
+        return [(0, side)]
+    steps = -(-(side - tile) // (tile - overlap))
+    starts = [i * (side - tile) // steps for i in range(steps + 1)]
+    return [(start, start + tile) for start in starts]

@@ -1,0 +1,162 @@
+"""`segment`: everything in a raster of any size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..config import _number, _whole
+from . import shapes
+from .grid import Grid, Tile
+from .merge import merge
+from .objects import RasterObjects
+from .pieces import Piece, piece_of
+from .segmenters import Found, TileSegmenter, load_segmenter
+from .store import TileFiles, digest
+from .windows import Raster, Windows, open_raster
+
+# A mask of which no more than this share has data is a mask of what has none.
+_LEAST_VALID = 0.5
+
+
+def segment(
+    image: NDArray[Any] | str | os.PathLike[str] | Windows,
+    model: Any = "sam_nano.pt",
+    *,
+    tile: int = 1024,
+    overlap: int = 128,
+    merge_iou: float = 0.5,
+    batch: int = 1,
+    work_dir: str | os.PathLike[str] | None = None,
+    device: Any = "",
+    **options: Any,
+) -> RasterObjects:
+    """Segment everything in a raster that fits neither into memory nor into one input of a model.
+
+    The raster is cut into overlapping tiles, each tile is segmented, and masks that agree where tiles overlap become
+    one: an object across many tiles is one object. Memory goes by the tile and by the runs of the masks.
+
+    Args:
+        image: an array (H, W, 3) uint8 BGR (or (H, W), (H, W, 4), uint16), of which windows are copied, so that a
+            `numpy.memmap` stays on disk; the path of a picture; the path of a GeoTIFF, which is read window by window
+            (extra `geo`; see `GeoTiffWindows` for bands and bit depths); or any object with `height`, `width` and
+            `read(y, x, height, width)`, see `Windows`.
+        model: a checkpoint's name or path, a `SAM` or a `Predictor`, whose options then hold; or a callable that takes
+            a tile, (H, W, 3) uint8 BGR, and returns a list of dicts with `segmentation` (an RLE of the tile's size, or
+            bool (H, W)), and `predicted_iou` and `stability_score` if it has them.
+        tile: side of a tile in pixels. The model resizes it to its own input, so smaller tiles find smaller objects.
+        overlap: pixels that neighbouring tiles share at least, up to half of `tile`. Objects smaller than this are
+            whole in one of the tiles.
+        merge_iou: two masks of overlapping tiles are one object if the IoU of what they show where the tiles overlap,
+            or of a connected part of it, is greater than this, in [0, 1). Above 0.5, of masks that don't overlap in
+            their tile only one can be (Kirillov et al., Panoptic Segmentation, 2019).
+        batch: tiles that are read, and encoded together where that is the same to the bit: by the native encoder on the
+            CPU. Results don't depend on it.
+        work_dir: keeps a file per finished tile; the same call goes on where it was stopped, and gives the same result.
+            `merge_iou` and `batch` may change.
+        device: of the model; "" is the GPU if there is one.
+        options: of segment everything for each tile: `points_stride`, `conf_thres`, `min_mask_region_area` and so on,
+            as `SAM` takes them.
+
+    Raises:
+        ValueError: options that don't fit, a file that can't be read, a `work_dir` of other settings or pixels.
+        TypeError: an image or model of another kind, an unknown option.
+        FileNotFoundError: a file that isn't there.
+        ImportError: a GeoTIFF without the extra `geo`.
+    """
+    merge_iou = _number(0, 1)("merge_iou", merge_iou)
+    if merge_iou == 1:
+        raise ValueError("merge_iou must be below 1: no IoU is greater")
+    batch = _whole(1)("batch", batch)
+    with open_raster(image) as raster:
+        grid = Grid(raster.height, raster.width, tile, overlap)
+        segmenter = load_segmenter(model, device, options)
+        settings = {"height": raster.height, "width": raster.width, "tile": tile, "overlap": overlap}
+        with TileFiles(work_dir, settings | segmenter.settings) if work_dir is not None else nullcontext() as files:
+            pieces = _segment_tiles(raster, grid, segmenter, files, batch)
+        with _bar(grid, "merge") as bar:
+            found = [whole for whole, _ in merge(pieces, grid, merge_iou, bar.update)]
+        return RasterObjects(found, raster.height, raster.width, raster.georeference, raster.name)
+
+
+def _segment_tiles(
+    raster: Raster, grid: Grid, segmenter: TileSegmenter, files: TileFiles | None, batch: int
+) -> list[Piece]:
+    """The masks of all tiles, in their order."""
+    of_tiles: dict[int, list[Piece]] = {}
+    with _bar(grid, "tiles") as bar:
+        waiting: list[_Loaded] = []
+        for tile in grid:
+            loaded = _Loaded(raster, tile)
+            content = "" if files is None else digest(loaded.pixels, loaded.valid)
+            done = None if files is None else files.read(tile, content)
+            if done is None and loaded.is_blank:
+                done = []
+                if files is not None:
+                    files.write(tile, content, done)
+            if done is not None:
+                of_tiles[tile.number] = done
+                bar.update()
+                continue
+            loaded.digest = content
+            waiting.append(loaded)
+            if len(waiting) == batch:
+                _finish(waiting, segmenter, files, of_tiles, bar.update)
+                waiting = []
+        _finish(waiting, segmenter, files, of_tiles, bar.update)
+    return [piece for number in range(len(grid)) for piece in of_tiles[number]]
+
+
+class _Loaded:
+    """A tile and its pixels."""
+
+    def __init__(self, raster: Raster, tile: Tile) -> None:
+        self.tile = tile
+        self.pixels, self.valid = raster.read(tile.box)
+        self.digest = ""
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no pixel has data."""
+        return self.valid is not None and not self.valid.any()
+
+    def pieces(self, found: list[Found]) -> Iterator[Piece]:
+        """Masks in pixels of the raster, without what has no data."""
+        x1, y1, _, _ = self.tile.box
+        height, width = self.tile.size
+        valid = None if self.valid is None else shapes.MaskRuns.from_mask(self.valid)
+        for mask in found:
+            runs = shapes.of_rle(mask.rle, 0, 0)
+            area = runs.area()
+            if valid is not None:
+                runs = shapes.common(runs, valid, height, width)
+            if runs.area() > _LEAST_VALID * area:
+                yield piece_of(self.tile.number, shapes.moved(runs, x1, y1), mask.predicted_iou, mask.stability)
+
+
+def _finish(
+    waiting: list[_Loaded],
+    segmenter: TileSegmenter,
+    files: TileFiles | None,
+    of_tiles: dict[int, list[Piece]],
+    step: Callable[[], Any],
+) -> None:
+    if not waiting:
+        return
+    for loaded, found in zip(waiting, segmenter([loaded.pixels for loaded in waiting]), strict=True):
+        pieces = list(loaded.pieces(found))
+        if files is not None:
+            files.write(loaded.tile, loaded.digest, pieces)
+        of_tiles[loaded.tile.number] = pieces
+        step()
+
+
+def _bar(grid: Grid, what: str) -> Any:
+    """A bar on a terminal."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=len(grid), desc=what, unit="tile", disable=None)

@@ -1,0 +1,138 @@
+"""What finds the masks of a tile: a SAM model that segments everything, or any callable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import rle
+from ..annotate.segmenter import Segmenter
+from ..config import EVERYTHING_OPTIONS
+from ..detect.protocol import qualified_name
+from ..models.native import serves, unaltered
+from ..models.sam_model import SamModel
+from ..picture import Stopwatch
+from ..predictor import Predictor
+from ..sam import SAM
+from ..segment import generate_records
+
+_CONTRACT = "it must return a list of dicts with segmentation (RLE of the tile, or bool (H, W)) and predicted_iou"
+
+
+class Found(NamedTuple):
+    """A mask of a tile: COCO RLE of the tile's size, and its scores."""
+
+    rle: dict[str, Any]
+    predicted_iou: float
+    stability: float
+
+
+class TileSegmenter(Protocol):
+    """Segments tiles, (H, W, 3) uint8 BGR. `settings` is what its masks depend on, JSON-ready."""
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]: ...
+
+
+def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileSegmenter:
+    """Of a checkpoint's name or path, a `SAM`, a `Predictor` or a `SamModel` with options of segment everything; or of
+    a callable, which takes none. TypeError and ValueError for others, and for options that don't fit.
+    """
+    if isinstance(model, SamModel):
+        model = SAM(model)
+    if isinstance(model, (str, os.PathLike, SAM, Predictor)):
+        for key in options:
+            if key not in EVERYTHING_OPTIONS:
+                accepted = ", ".join(sorted(EVERYTHING_OPTIONS))
+                raise TypeError(f"unknown option {key!r} of segment everything; accepted: {accepted}")
+        return ModelSegmenter(model, device, options)
+    if not callable(model):
+        raise TypeError(
+            f"model must be a checkpoint, a SAM, a Predictor, or a callable model(tile), not {type(model).__name__}"
+        )
+    if options or device not in ("", None):
+        given = [*options, *(["device"] if device not in ("", None) else [])]
+        raise TypeError(f"a model of your own takes no options, but {', '.join(given)} given")
+    return CallableSegmenter(model)
+
+
+class ModelSegmenter:
+    """A SAM model's segment everything, its points over each tile."""
+
+    def __init__(self, model: Any, device: Any, options: Mapping[str, Any]) -> None:
+        self._segmenter = Segmenter(model, device)
+        self._segmenter.config = self._segmenter.config.updated(options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the model's weights and the options."""
+        return self._segmenter.settings(everything=True)
+
+    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]:
+        """The masks of each tile.
+
+        Tiles are encoded together where that doesn't change a bit, by the native encoder; elsewhere the sums of a
+        matrix product may depend on how many there are.
+        """
+        model, config = self._segmenter.model, self._segmenter.config
+        encoder = model.image_encoder
+        together = config.dtype is None and unaltered(encoder) and _serves(model)
+        for group in [tiles] if together else [[tile] for tile in tiles]:
+            for picture in self._segmenter.pictures(group, [""] * len(group)):
+                records = generate_records(model, picture, config, Stopwatch())
+                yield [
+                    Found(record["segmentation"], record["predicted_iou"], record["stability_score"])
+                    for record in records
+                    if record["predicted_iou"] > config.conf
+                ]
+
+
+def _serves(model: SamModel) -> bool:
+    import torch
+
+    with torch.no_grad():
+        return serves(next(model.image_encoder.parameters()))
+
+
+class CallableSegmenter:
+    """A function of one's own, with a check of what it returns."""
+
+    def __init__(self, model: Callable[[NDArray[np.uint8]], Any]) -> None:
+        self._model = model
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its attribute `fingerprint`, else its qualified name."""
+        return {"model": str(getattr(self._model, "fingerprint", None) or qualified_name(self._model))}
+
+    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]:
+        """The masks of each tile. TypeError and ValueError where the function returns something else."""
+        for tile in tiles:
+            found = self._model(tile)
+            if not isinstance(found, (list, tuple)):
+                raise TypeError(f"the model returned a {type(found).__name__} for a tile; {_CONTRACT}")
+            yield [_checked(record, tile.shape[0], tile.shape[1]) for record in found]
+
+
+def _checked(record: Any, height: int, width: int) -> Found:
+    if not isinstance(record, Mapping) or "segmentation" not in record:
+        raise TypeError(f"the model returned {str(record)[:80]!r} among the masks of a tile; {_CONTRACT}")
+    mask = record["segmentation"]
+    if not isinstance(mask, Mapping):
+        pixels = np.asarray(mask)
+        if pixels.shape != (height, width) or pixels.dtype != np.bool_:
+            raise ValueError(f"the model returned a mask of {pixels.shape} {pixels.dtype} for a tile; {_CONTRACT}")
+        (mask,) = rle.from_masks(pixels[None])
+    rle.area(mask)  # reads all runs, so that broken ones are found here
+    if list(mask["size"]) != [height, width]:
+        raise ValueError(f"the model returned an RLE of {list(mask['size'])} for a tile of {[height, width]}")
+    scores = [float(record.get(name, 1.0)) for name in ("predicted_iou", "stability_score")]
+    if not np.isfinite(scores).all():
+        raise ValueError(f"the model returned scores that aren't finite: {scores}")
+    return Found(dict(mask), scores[0], scores[1])

@@ -1,0 +1,186 @@
+"""Masks as runs in the pixels of a raster of any size: parts, pieces, unions, and what two of them share.
+
+All positions are int64. Nothing here makes pixels, so the cost goes by the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import ops
+from .._rle_algebra import INTERSECTION
+from ..outlines import runs_of
+from ..runs import MaskRuns
+from .grid import Box
+
+RLE = dict[str, Any]
+# Pairs of masks whose shared pixels are counted together: 8 MiB of numbers.
+_PAIRS_AT_ONCE = 1 << 20
+
+
+def moved(runs: MaskRuns, right: int, down: int) -> MaskRuns:
+    """The mask elsewhere."""
+    return MaskRuns(runs.columns + right, runs.tops + down, runs.bottoms + down)
+
+
+def of_rle(rle: RLE, left: int, top: int) -> MaskRuns:
+    """The runs of an RLE whose upper left pixel lies at (left, top)."""
+    return moved(runs_of(rle), left, top)
+
+
+def to_rle(runs: MaskRuns, box: Box) -> RLE:
+    """COCO RLE, `counts` as str, of the part of the raster in `box`, which has to hold every run."""
+    x1, y1, x2, y2 = box
+    height, width = y2 - y1, x2 - x1
+    counts = torch.from_numpy(runs.counts(height, width, -x1, -y1).astype(np.int64))
+    characters, _ = ops.rle_to_string(counts, torch.tensor([0, len(counts)], device="cpu"))
+    return {"size": [height, width], "counts": characters.numpy().tobytes().decode("ascii")}
+
+
+def box_of(runs: MaskRuns) -> Box:
+    """x1, y1, x2, y2 of the mask's extent, x2 and y2 exclusive; zeros for an empty mask."""
+    if not len(runs.columns):
+        return 0, 0, 0, 0
+    x1, y1, x2, y2 = runs.box()
+    return x1, y1, x2 + 1, y2 + 1
+
+
+def clipped(runs: MaskRuns, box: Box) -> MaskRuns:
+    """What lies in a box."""
+    x1, y1, x2, y2 = box
+    first, last = np.searchsorted(runs.columns, [x1, x2])
+    tops, bottoms = np.maximum(runs.tops[first:last], y1), np.minimum(runs.bottoms[first:last], y2)
+    left = tops < bottoms
+    return MaskRuns(runs.columns[first:last][left], tops[left], bottoms[left])
+
+
+def union(masks: Sequence[MaskRuns]) -> MaskRuns:
+    """All pixels of the masks."""
+    if len(masks) == 1:
+        return masks[0]
+    columns = np.concatenate([mask.columns for mask in masks])
+    tops = np.concatenate([mask.tops for mask in masks])
+    bottoms = np.concatenate([mask.bottoms for mask in masks])
+    if not len(columns):
+        return MaskRuns(columns, tops, bottoms)
+    order = np.lexsort((tops, columns))
+    columns, tops, bottoms = columns[order], tops[order], bottoms[order]
+    # Within a column, how far down the runs reach so far. Columns are told apart by shifting each below the last.
+    shift = (columns - columns[0]) * (int(bottoms.max()) - int(tops.min()) + 1)
+    reach = np.maximum.accumulate(bottoms + shift) - shift
+    begins = np.ones(len(columns), bool)
+    begins[1:] = (columns[1:] != columns[:-1]) | (tops[1:] > reach[:-1])
+    ends = np.append(np.flatnonzero(begins)[1:], len(columns)) - 1
+    return MaskRuns(columns[begins], tops[begins], reach[ends])
+
+
+def meets(a: MaskRuns, b: MaskRuns) -> bool:
+    """Whether two masks share a pixel, or the edge of one."""
+    return any(
+        _overlap(other, b)
+        for other in (moved(a, -1, 0), moved(a, 1, 0), MaskRuns(a.columns, a.tops - 1, a.bottoms + 1))
+    )
+
+
+def _overlap(a: MaskRuns, b: MaskRuns) -> bool:
+    if not len(a.columns) or not len(b.columns):
+        return False
+    low = min(int(a.tops.min()), int(b.tops.min()))
+    period = max(int(a.bottoms.max()), int(b.bottoms.max())) - low + 1
+    # For each run of a, the first one of b that ends below its top; runs may touch, but are sorted by both ends.
+    place = np.searchsorted(b.columns * period + b.bottoms - low, a.columns * period + a.tops - low, side="right")
+    found = np.flatnonzero(place < len(b.columns))
+    other = place[found]
+    return bool(((b.columns[other] == a.columns[found]) & (b.tops[other] < a.bottoms[found])).any())
+
+
+def shared_pairs(
+    a: Sequence[MaskRuns], b: Sequence[MaskRuns], box: Box
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Which masks of `a` share pixels with which of `b`, and how many: i, j and pixels, (K,) each, by i and j.
+
+    All have to lie in `box`. Memory goes by K and by the runs, however many masks there are.
+    """
+    found: list[NDArray[np.int64]] = []
+    counts, offsets = _packed(b, box)
+    crowd = torch.ones(len(b), dtype=torch.bool, device="cpu")  # then the union is the area of the first mask alone
+    step = max(1, _PAIRS_AT_ONCE // max(len(b), 1))
+    for start in range(0, len(a), step):
+        some = a[start : start + step]
+        share = ops.rle_iou(*_packed(some, box), counts, offsets, crowd).numpy()
+        i, j = np.nonzero(share)
+        areas = np.array([mask.area() for mask in some], np.float64)
+        found.append(np.stack([i + start, j, np.rint(share[i, j] * areas[i]).astype(np.int64)]))
+    i, j, pixels = np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64)
+    return i, j, pixels
+
+
+def shared(a: MaskRuns, b: MaskRuns, box: Box) -> int:
+    """Pixels that two masks have in common. Both have to lie in `box`."""
+    _, _, pixels = shared_pairs([a], [b], box)
+    return int(pixels.sum())
+
+
+def _packed(masks: Sequence[MaskRuns], box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+    x1, y1, x2, y2 = box
+    counts = [mask.counts(y2 - y1, x2 - x1, -x1, -y1).astype(np.int64) for mask in masks]
+    offsets = np.cumsum([0, *(len(one) for one in counts)], dtype=np.int64)
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *counts])), torch.from_numpy(offsets)
+
+
+def parts(runs: MaskRuns, corners: bool) -> list[MaskRuns]:
+    """The connected parts of a mask, by their first runs. corners: pixels that touch at a corner are connected."""
+    labels = part_labels(runs, corners)
+    if not len(labels):
+        return []
+    order = np.argsort(labels, kind="stable")
+    bounds = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    return [
+        MaskRuns(runs.columns[index], runs.tops[index], runs.bottoms[index]) for index in np.split(order, bounds[1:])
+    ]
+
+
+def part_labels(runs: MaskRuns, corners: bool) -> NDArray[np.int64]:
+    """For each run the number of the connected part it belongs to, from 0 on, by the parts' first runs."""
+    count = len(runs.columns)
+    if not count:
+        return np.zeros(0, np.int64)
+    a, b = _neighbours(runs, int(corners))
+    labels = np.arange(count)
+    # Each run takes the least number among its neighbours, then the number of that one's, until nothing changes.
+    while True:
+        before = labels.copy()
+        least = np.minimum(labels[a], labels[b])
+        np.minimum.at(labels, labels[a], least)
+        np.minimum.at(labels, labels[b], least)
+        labels = labels[labels]
+        if np.array_equal(labels, before):
+            break
+    numbers: NDArray[np.int64] = np.unique(labels, return_inverse=True)[1].astype(np.int64).reshape(-1)
+    return numbers
+
+
+def _neighbours(runs: MaskRuns, reach: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of runs in neighbouring columns that touch; reach: 1 also at corners, 0 only along edges."""
+    low = int(runs.tops.min()) - 1
+    period = int(runs.bottoms.max()) - low + 2
+    tops, bottoms = runs.columns * period + runs.tops - low, runs.columns * period + runs.bottoms - low
+    # Those of the next column that end below this run's top, up to those that begin above its bottom.
+    first = np.searchsorted(bottoms, tops + period - reach, side="right")
+    last = np.searchsorted(tops, bottoms + period + reach, side="left")
+    number = np.maximum(last - first, 0)
+    a = np.repeat(np.arange(len(tops)), number)
+    b = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number) + np.repeat(first, number)
+    return a, b
+
+
+def common(a: MaskRuns, b: MaskRuns, height: int, width: int) -> MaskRuns:
+    """The pixels of both of two masks of one picture."""
+    box = 0, 0, width, height
+    found, _ = ops.rle_combine(*_packed([a], box), *_packed([b], box), INTERSECTION)
+    return MaskRuns.from_counts(found.numpy(), height)

@@ -1,0 +1,50 @@
+"""What a TIFF file's first directory says, without a library: whether it is a GeoTIFF."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO
+
+# ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1, 7.1).
+_GEO_TAGS = {33550, 33922, 34264, 34735}
+_MOST_TAGS = 65535
+
+
+def is_tiff(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a TIFF or BigTIFF, by its first bytes."""
+    with open(path, "rb") as file:
+        return _layout(file) is not None
+
+
+def is_geotiff(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a TIFF or BigTIFF whose first picture says where it lies. False for a damaged one."""
+    with open(path, "rb") as file:
+        layout = _layout(file)
+        if layout is None:
+            return False
+        order, big = layout
+        try:
+            return not _GEO_TAGS.isdisjoint(_tags(file, order, big))
+        except (struct.error, OSError, OverflowError):
+            return False
+
+
+def _layout(file: BinaryIO) -> tuple[str, bool] | None:
+    """The byte order, and whether it is a BigTIFF."""
+    head = file.read(4)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 4:
+        return None
+    version = struct.unpack(f"{order}H", head[2:])[0]
+    return (order, version == 43) if version in (42, 43) else None
+
+
+def _tags(file: BinaryIO, order: str, big: bool) -> list[int]:
+    file.seek(8 if big else 4)
+    (start,) = struct.unpack(f"{order}{'Q' if big else 'I'}", file.read(8 if big else 4))
+    file.seek(start)
+    (count,) = struct.unpack(f"{order}{'Q' if big else 'H'}", file.read(8 if big else 2))
+    size = 20 if big else 12
+    entries = file.read(size * min(count, _MOST_TAGS))
+    return [struct.unpack_from(f"{order}H", entries, place)[0] for place in range(0, len(entries) - size + 1, size)]

@@ -1,0 +1,151 @@
+"""Rasters that are read window by window: arrays, files, and objects of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sources.arrays import check_array, from_array
+from ..sources.decode import check_size, read_image, read_size
+from .georeference import HINT, Georeference
+from .grid import Box
+from .tiff import is_geotiff, is_tiff
+
+
+@runtime_checkable
+class Windows(Protocol):
+    """A raster that gives windows, of any size and from anywhere.
+
+    `read` gives the pixels of a window within the raster, (height, width, 3) uint8 BGR. Two things are optional: a
+    method `valid(y, x, height, width)`, bool (height, width), False where there is no data: that is black to the model,
+    and belongs to no object; and `georeference`, a `Georeference`.
+    """
+
+    height: int
+    width: int
+
+    def read(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.uint8]:
+        """The pixels of `height` rows from row `y` and `width` columns from column `x`."""
+        ...
+
+
+class Raster:
+    """Windows, with a check of what they give. Opened by `open_raster`.
+
+    name: what files call it.
+    """
+
+    def __init__(self, windows: Windows, name: str) -> None:
+        self.height, self.width = _side(windows, "height"), _side(windows, "width")
+        self.name = name
+        self.georeference: Georeference | None = getattr(windows, "georeference", None)
+        self._windows = windows
+
+    def read(self, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """The pixels in a box, (H, W, 3) uint8 BGR, and where they are valid, (H, W); None means everywhere.
+
+        Those that aren't are black.
+
+        ValueError where the windows give something else.
+        """
+        x1, y1, x2, y2 = box
+        height, width = y2 - y1, x2 - x1
+        pixels = np.asarray(self._windows.read(y1, x1, height, width))
+        if pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"read({y1}, {x1}, {height}, {width}) must give ({height}, {width}, 3) uint8 BGR, not "
+                f"{pixels.shape} {pixels.dtype}"
+            )
+        read_valid = getattr(self._windows, "valid", None)
+        if read_valid is None:
+            return np.ascontiguousarray(pixels), None
+        valid = np.asarray(read_valid(y1, x1, height, width))
+        if valid.shape != (height, width) or valid.dtype != np.bool_:
+            raise ValueError(
+                f"valid({y1}, {x1}, {height}, {width}) must give ({height}, {width}) bool, not {valid.shape} "
+                f"{valid.dtype}"
+            )
+        if valid.all():
+            return np.ascontiguousarray(pixels), None
+        # Whatever stands there must not look like a part of what lies beside it.
+        return np.where(valid[:, :, None], pixels, np.uint8(0)), valid
+
+
+@contextmanager
+def open_raster(image: Any) -> Iterator[Raster]:
+    """The raster that `image` stands for: an array, a file, or windows.
+
+    TypeError for anything else, FileNotFoundError and ValueError for files that can't be read, ImportError for a
+    GeoTIFF without rasterio.
+    """
+    if isinstance(image, np.ndarray):
+        yield Raster(_ArrayWindows(image), "array")
+    elif isinstance(image, (str, os.PathLike)):
+        path = os.path.expanduser(os.fspath(image))
+        with _open_file(path) as windows:
+            yield Raster(windows, os.path.basename(path))
+    elif isinstance(image, Windows):
+        yield Raster(image, type(image).__name__)
+    else:
+        raise TypeError(
+            "image must be an array (H, W, 3) uint8 BGR, a path, or an object with height, width and read(y, x, "
+            f"height, width), not {type(image).__name__}"
+        )
+
+
+class _ArrayWindows:
+    """An array in memory or on disk, of which only windows are copied."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        check_array(array)
+        self.height, self.width = array.shape[:2]
+        self._array = array
+
+    def read(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.uint8]:
+        return from_array(self._array[y : y + height, x : x + width])
+
+
+@contextmanager
+def _open_file(path: str) -> Iterator[Windows]:
+    if not os.path.isfile(path):
+        if os.path.exists(path):
+            raise ValueError(f"{path} is not a regular file")
+        raise FileNotFoundError(f"no such file: {path}")
+    georeferenced = is_geotiff(path)
+    if georeferenced or (is_tiff(path) and _problem(path)):
+        try:
+            from .rasterio_windows import open_geotiff
+        except ImportError as error:
+            if not georeferenced:
+                raise ValueError(f"{path}: {_problem(path)}; or let rasterio read it in windows: {HINT}") from None
+            raise ImportError(f"{path} is a GeoTIFF, which rasterio reads: {HINT} ({error})") from None
+        with open_geotiff(path) as windows:
+            yield windows
+        return
+    try:
+        picture = read_image(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    yield _ArrayWindows(picture)
+
+
+def _problem(path: str) -> str:
+    """Why Pillow can't decode a TIFF at once: it is too large, or of a kind that isn't known. "" if nothing is seen."""
+    try:
+        height, width = read_size(path)
+        check_size(width, height)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _side(windows: Any, name: str) -> int:
+    side = getattr(windows, name)
+    if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1:
+        raise ValueError(f"a raster's {name} must be a whole number of at least 1, not {side!r}")
+    return int(side)

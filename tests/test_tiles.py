@@ -1,0 +1,425 @@
+"""`tiles.segment`: windows of every kind, runs that stop and go on, batches, memory, the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import ASSETS, SAM, cli, rle, tiles
+from fastsam_core.models.native import serves
+from fastsam_core.tiles import store
+from small_model import FEW, bgr_picture, small_model
+
+
+def bright(tile: np.ndarray) -> list[dict[str, Any]]:
+    """Each connected bright region."""
+    count, of_pixel = cv2.connectedComponents((tile.max(2) > 100).astype(np.uint8))
+    return [{"segmentation": of_pixel == number, "predicted_iou": 0.5 + number / 100} for number in range(1, count)]
+
+
+class Counting:
+    """A segmenter that counts its calls and can do something at one of them."""
+
+    fingerprint = "bright"
+
+    def __init__(self, at: int = -1, then: Callable[[], Any] = lambda: None) -> None:
+        self.calls, self._at, self._then = 0, at, then
+
+    def __call__(self, tile: np.ndarray) -> list[dict[str, Any]]:
+        if self.calls == self._at:
+            self._then()
+        self.calls += 1
+        return bright(tile)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A road across, a house, and noise that is no object."""
+    image = np.random.default_rng(0).integers(0, 80, (150, 220, 3)).astype(np.uint8)
+    image[70:80] = 200
+    image[20:50, 100:130] = 180
+    return image
+
+
+def masks_of(found: tiles.RasterObjects) -> list[Any]:
+    return [(one.box.tolist(), one.area, one.mask, one.predicted_iou, one.stability) for one in found]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+SMALL: dict[str, Any] = {"tile": 64, "overlap": 16}
+
+
+# -------------------------------------------------------------------------------------------------------------- windows
+
+
+def test_two_objects_of_a_picture(picture: np.ndarray) -> None:
+    road, house = sorted(tiles.segment(picture, bright, **SMALL), key=lambda one: -one.area)
+    assert road.box.tolist() == [0, 70, 220, 80] and road.area == 2200
+    assert house.box.tolist() == [100, 20, 130, 50] and house.area == 900
+    assert 0.5 < house.predicted_iou < 0.6 and house.stability == 1
+
+
+class Provider:
+    """A raster of one's own. valid: where it has data."""
+
+    def __init__(self, image: np.ndarray, valid: np.ndarray | None = None) -> None:
+        self.height, self.width = image.shape[:2]
+        self._image, self.asked = image, []
+        if valid is not None:
+            self.valid = lambda y, x, height, width: valid[y : y + height, x : x + width]
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        self.asked.append((y, x, height, width))
+        return self._image[y : y + height, x : x + width]
+
+
+def test_every_kind_of_raster_gives_the_same(picture: np.ndarray, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), picture)
+    cv2.imwrite(str(tmp_path / "picture.tif"), picture)
+    mapped = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=picture.shape)
+    mapped[:] = picture
+    alpha = np.dstack([picture, picture[..., :1]])
+    expected = masks_of(tiles.segment(picture, bright, **SMALL))
+    others = [mapped, alpha, picture.astype(np.uint16) << 8, np.asfortranarray(picture), Provider(picture)]
+    for image in [*others, tmp_path / "picture.png", str(tmp_path / "picture.tif")]:
+        assert masks_of(tiles.segment(image, bright, **SMALL)) == expected
+    assert tiles.segment(tmp_path / "picture.png", bright, **SMALL).name == "picture.png"
+
+
+def test_windows_are_tiles(picture: np.ndarray) -> None:
+    provider = Provider(picture)
+    tiles.segment(provider, bright, **SMALL)
+    assert {(height, width) for _, _, height, width in provider.asked} == {(64, 64)}
+    assert len(set(provider.asked)) == len(provider.asked) == 3 * 5
+    small = Provider(picture[:40])
+    tiles.segment(small, bright, **SMALL)
+    assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
+
+
+def test_where_there_is_no_data_there_is_no_object(picture: np.ndarray) -> None:
+    valid = np.ones(picture.shape[:2], bool)
+    valid[:, :100] = False
+    valid[:60] = False
+    counting = Counting()
+    found = tiles.segment(Provider(picture, valid), counting, **SMALL)
+    assert [one.box.tolist() for one in found] == [[100, 70, 220, 80]]
+    assert counting.calls < 15, "tiles without data aren't segmented"
+
+
+def test_a_mask_mostly_without_data_is_none() -> None:
+    valid = np.zeros((40, 40), bool)
+    valid[:, :18] = True
+    provider = Provider(np.zeros((40, 40, 3), np.uint8), valid)
+
+    def whole(tile: np.ndarray) -> list[dict[str, Any]]:
+        return [{"segmentation": np.ones(tile.shape[:2], bool)}]
+
+    assert len(tiles.segment(provider, whole, **SMALL)) == 0
+    valid[5:, :30] = True
+    (found,) = tiles.segment(provider, whole, **SMALL)
+    np.testing.assert_array_equal(found.dense(0, 0, 40, 40), valid)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((5, 5, 2), np.uint8), "channels"),
+        (np.zeros((5, 5, 3), np.float32), "scale"),
+        (7, "height, width and read"),
+        ("missing.png", "no such file"),
+        (".", "regular file"),
+    ],
+)
+def test_images_that_cannot_be(image: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
+        tiles.segment(image, bright)
+
+
+def test_windows_that_break_their_word(picture: np.ndarray) -> None:
+    broken = Provider(picture)
+    broken.read = lambda y, x, height, width: picture[:3, :3]
+    with pytest.raises(ValueError, match=r"read\(0, 0, 64, 64\) must give \(64, 64, 3\)"):
+        tiles.segment(broken, bright, **SMALL)
+    with pytest.raises(ValueError, match=r"valid\(0, 0, 64, 64\) must give"):
+        tiles.segment(Provider(picture, np.ones((150, 220), np.uint8)), bright, **SMALL)
+    broken.height = 0
+    with pytest.raises(ValueError, match="height"):
+        tiles.segment(broken, bright, **SMALL)
+
+
+def test_the_pixel_limit_holds_for_pictures(
+    picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), picture)
+    monkeypatch.setenv("FASTSAM_MAX_PIXELS", "1000")
+    with pytest.raises(ValueError, match="FASTSAM_MAX_PIXELS"):
+        tiles.segment(tmp_path / "picture.png", bright)
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "NoneType"),
+        ([3], "among the masks"),
+        ([{"segmentation": np.ones((3, 3), bool)}], r"\(3, 3\)"),
+        ([{"segmentation": {"size": [3, 3], "counts": "09"}}], r"\[3, 3\]"),
+        ([{"segmentation": {"size": [64, 64], "counts": "0"}}], "RLE"),
+        ([{"segmentation": np.ones((64, 64), bool), "predicted_iou": float("nan")}], "finite"),
+    ],
+)
+def test_segmenters_that_break_their_word(picture: np.ndarray, returned: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        tiles.segment(picture, lambda tile: returned, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": 5}, "checkpoint"),
+        ({"model": bright, "points_stride": 4}, "takes no options"),
+        ({"model": bright, "merge_iou": 1}, "below 1"),
+        ({"model": bright, "batch": 0}, "batch"),
+        ({"model": "sam_nano.pt", "points_strid": 4}, "points_strid"),
+        ({"model": "sam_nano.pt", "save": True}, "save"),
+        ({"model": "sam_nano.pt", "points_stride": 0}, "points_stride"),
+    ],
+)
+def test_options_that_cannot_be(picture: np.ndarray, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        tiles.segment(picture, **options)
+
+
+def test_the_result_does_not_depend_on_the_batch() -> None:
+    picture = bgr_picture(150, 230)
+    found = {}
+    for batch in (1, 2, 5):
+        sam = SAM(small_model())
+        found[batch] = masks_of(
+            tiles.segment(picture, sam, tile=96, overlap=32, batch=batch, imgsz=128, conf=-9, **FEW)
+        )
+        sizes = sam.model.batches
+        assert sum(sizes) == 2 * 4 and max(sizes) == (batch if native() else 1)
+    assert found[1] and found[1] == found[2] == found[5]
+
+
+def native() -> bool:
+    """Whether the native encoder is at work, which gives the same bits for any batch."""
+    with torch.no_grad():
+        return serves(torch.zeros(1))
+
+
+def test_options_reach_the_model(picture: np.ndarray) -> None:
+    sam = SAM(small_model())
+    common: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, "conf_thres": -1e9}
+    counts = [
+        len(tiles.segment(picture, sam, points_per_side=per_side, stability_score_thresh=-1, iou=1.0, **common))
+        for per_side in (1, 3)
+    ]
+    assert 0 < counts[0] < counts[1]
+
+
+def test_sam_nano_on_the_bundled_picture(tmp_path: Path) -> None:
+    image = cv2.imread(str(ASSETS / "scene.jpg"))
+    found = tiles.segment(image, tile=384, overlap=96, points_stride=8, min_mask_region_area=100)
+    assert len(found) > 5
+    seam = [one for one in found if one.box[0] < 256 and one.box[2] > 384]
+    assert seam, "no object crosses the seam"
+    for one in found:
+        assert one.dense(0, 0, *image.shape[:2]).sum() == one.area == rle.area(one.mask)
+        assert 0 < one.predicted_iou <= 1.2 and 0 < one.stability <= 1
+    overlaps = rle.iou(list(found.rles()), list(found.rles()), [0] * len(found))
+    np.fill_diagonal(overlaps, 0)
+    assert overlaps.max() < 0.9, "an object came out twice"
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_memory_goes_by_the_tile(tmp_path: Path) -> None:
+    side, tile = 5000, 512
+    raster = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=(side, side, 3))
+    raster[2000:2010] = 200
+    raster[100:300, 100:300] = 200
+
+    tiles.segment(raster[:1024, :1024], bright, tile=tile, overlap=64)  # imports, and what is made once
+    tracemalloc.start()
+    try:
+        found = tiles.segment(raster, bright, tile=tile, overlap=64, work_dir=tmp_path / "work")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sorted(found.areas.tolist()) == [200 * 200, 10 * side]
+    # The raster is 95 tiles large. A tile, and its copies as float, label map and so on:
+    assert peak < 12 * tile * tile * 3, f"{peak / (tile * tile * 3):.1f} tiles"
+
+
+# --------------------------------------------------------------------------------------------------------------- resume
+
+
+def test_a_second_run_segments_nothing(picture: np.ndarray, tmp_path: Path) -> None:
+    counting = Counting()
+    first = tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)
+    before = content(tmp_path / "work")
+    assert counting.calls == 15
+    assert masks_of(tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)) == masks_of(first)
+    assert counting.calls == 15 and content(tmp_path / "work") == before
+    assert masks_of(first) == masks_of(tiles.segment(picture, bright, **SMALL)), "without a folder, the same"
+    # Merging is done anew, with whatever threshold.
+    tiles.segment(picture, counting, work_dir=tmp_path / "work", merge_iou=0.9, batch=4, **SMALL)
+    assert counting.calls == 15
+
+
+def test_an_error_loses_nothing(picture: np.ndarray, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tiles.segment(picture, Counting(6, fail), work_dir=tmp_path, **SMALL)
+    counting = Counting()
+    tiles.segment(picture, counting, work_dir=tmp_path, **SMALL)
+    assert counting.calls == 15 - 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_killed_at_any_moment_the_bytes_are_the_same(picture: np.ndarray, tmp_path: Path, batch: int) -> None:
+    expected = tiles.segment(picture, Counting(), work_dir=tmp_path / "whole", batch=batch, **SMALL)
+    work = tmp_path / "work"
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed(run: Callable[[], Any]) -> bool:
+        child = os.fork()
+        if child == 0:
+            try:
+                run()
+            finally:
+                os._exit(0)
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+    def dies_at_rename(number: int) -> None:
+        rename, count = os.replace, 0
+
+        def replace(*paths: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                die()
+            rename(*paths)
+
+        os.replace = replace  # type: ignore[assignment]  # in the child alone
+        tiles.segment(picture, Counting(), work_dir=work, batch=batch, **SMALL)
+
+    done = []
+    for moment in (1, 3, 2):
+        assert killed(partial(dies_at_rename, moment))
+        done.append(len(list(work.glob("tile-*"))))
+    for moment in (2, 3):
+        assert killed(partial(tiles.segment, picture, Counting(moment, die), work_dir=work, batch=batch, **SMALL))
+        done.append(len(list(work.glob("tile-*"))))
+    assert done == sorted(done) and 0 < done[-1] < 15, "no kill fell into the work"
+    found = tiles.segment(picture, Counting(), work_dir=work, batch=batch, **SMALL)
+    assert masks_of(found) == masks_of(expected)
+    assert content(work) == content(tmp_path / "whole")
+    assert not [path for path in work.rglob("*") if path.is_dir()], "what kills left is cleared"
+    for suffix in ("json", "geojson", "gpkg"):
+        a, b = (one.save(tmp_path / f"{name}.{suffix}") for name, one in (("a", expected), ("b", found)))
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_other_settings_are_refused(picture: np.ndarray, tmp_path: Path) -> None:
+    tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="tile was 64 and is 96"):
+        tiles.segment(picture, bright, work_dir=tmp_path, tile=96, overlap=16)
+    with pytest.raises(ValueError, match=r'model was "test_tiles\.bright" and is "bright"'):
+        tiles.segment(picture, Counting(), work_dir=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="height was 150 and is 149"):
+        tiles.segment(picture[1:], bright, work_dir=tmp_path, **SMALL)
+    changed = picture.copy()
+    changed[-1, -1] = 0
+    with pytest.raises(ValueError, match="other pixels"):
+        tiles.segment(changed, bright, work_dir=tmp_path, **SMALL)
+    assert content(tmp_path) == before
+
+
+def test_options_of_a_model_are_settings(picture: np.ndarray, tmp_path: Path) -> None:
+    sam = SAM(small_model())
+    options: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, **FEW}
+    tiles.segment(picture, sam, work_dir=tmp_path, **options)
+    with pytest.raises(ValueError, match=r"sam\.points_stride was 2 and is 1"):
+        tiles.segment(picture, sam, work_dir=tmp_path, **(options | {"points_stride": 1}))
+
+
+def test_files_that_are_gone_damaged_or_foreign(
+    picture: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+    before = content(tmp_path)
+    names = sorted(name for name in before if name.startswith("tile-"))
+    (tmp_path / names[0]).unlink()
+    (tmp_path / names[3]).write_bytes(before[names[3]][:-20])
+    swapped = json.loads(before[names[5]])
+    swapped["masks"][0]["area"] += 1
+    (tmp_path / names[5]).write_text(json.dumps(swapped))
+    assert masks_of(tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)) == masks_of(first)
+    assert content(tmp_path) == before
+    assert sum("is segmented again" in record.message for record in caplog.records) == 2
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match="not of this version"):
+        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match="without settings"):
+        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+
+
+def test_one_process_at_a_time(picture: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="files can't be locked here")
+    with store.TileFiles(tmp_path, {}), pytest.raises(ValueError, match="another process"):
+        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+
+
+# -------------------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command(picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(tmp_path / "big.png"), bgr_picture(120, 150))
+    options = ["tile=96", "overlap=32", "points_stride=2", "conf_thres=-100", "stability_score_thresh=-1", "imgsz=128"]
+    assert cli.main(["tiles", f"source={tmp_path}/big.png", f"output={tmp_path}/out.json", *options]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert f"{len(found['annotations'])} object" in capsys.readouterr().out and found["images"][0]["width"] == 150
+    assert cli.main(["tiles", f"source={tmp_path}/big.png", f"work_dir={tmp_path}/work", *options]) == 0
+    assert (tmp_path / "big_objects.gpkg").is_file() and (tmp_path / "work" / "settings.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ("tiles", 2, "needs source="),
+        ("tiles source=x.png tyle=5", 2, "did you mean tile?"),
+        ("tiles source=x.png save=True", 2, "unknown option 'save' of tiles"),
+        ("tiles source=x.png output=x.shp", 1, ".gpkg, .geojson, .json"),
+        ("tiles source=missing.png output=x.json", 1, "missing.png"),
+    ],
+)
+def test_commands_that_cannot_be(words: str, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == status
+    assert message in capsys.readouterr().err

@@ -1,0 +1,262 @@
+"""GeoTIFF in, GeoPackage and GeoJSON out; most of it needs rasterio (extra `geo`)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from fastsam_core import tiles
+from fastsam_core.tiles.tiff import is_geotiff, is_tiff
+from test_tiles import SMALL, bright
+
+try:
+    import rasterio
+    from rasterio.enums import ColorInterp
+    from rasterio.warp import transform
+except ImportError:
+    rasterio = None
+
+needs_rasterio = pytest.mark.skipif(rasterio is None, reason="needs rasterio: pip install 'fastsam_core[geo]'")
+HEIGHT, WIDTH = 150, 220
+NORTH, EAST, PIXEL = 5_200_000.0, 600_000.0, 0.5
+
+
+def write(path: Path, bands: np.ndarray, **options: Any) -> Path:
+    """Bands (B, H, W) as a GeoTIFF in UTM zone 32 north, half a metre a pixel."""
+    profile = {
+        "driver": "GTiff", "dtype": bands.dtype, "height": bands.shape[1], "width": bands.shape[2], "count": len(bands),
+        "crs": "EPSG:32632", "transform": rasterio.Affine(PIXEL, 0, EAST, 0, -PIXEL, NORTH), "tiled": True,
+        "blockxsize": 64, "blockysize": 64,
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile | options) as file:
+        file.write(bands)
+    return path
+
+
+def scene() -> np.ndarray:
+    """(H, W) float in [0, 1]: a road across and a house that has a yard, over noise."""
+    image = np.random.default_rng(0).random((HEIGHT, WIDTH)) * 0.3
+    image[70:80] = 0.8
+    image[20:50, 100:130] = 0.8
+    image[30:40, 110:120] = 0.1
+    return image
+
+
+def boxes(found: tiles.RasterObjects) -> list[list[int]]:
+    return sorted(found.boxes.tolist())
+
+
+EXPECTED = [[0, 70, 220, 80], [100, 20, 130, 50]]
+
+
+def minimal_tiff(path: Path, tags: list[int], big: bool, order: str) -> Path:
+    """A TIFF of one directory with these tags, without pixels."""
+    head = {"<": b"II", ">": b"MM"}[order]
+    if big:
+        content = head + struct.pack(f"{order}HHHQQ", 43, 8, 0, 16, len(tags))
+        content += b"".join(struct.pack(f"{order}HHQQ", tag, 3, 1, 1) for tag in tags)
+    else:
+        content = head + struct.pack(f"{order}HIH", 42, 8, len(tags))
+        content += b"".join(struct.pack(f"{order}HHII", tag, 3, 1, 1) for tag in tags)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_is_a_geotiff(tmp_path: Path, big: bool, order: str) -> None:
+    path = tmp_path / "x.tif"
+    assert is_geotiff(minimal_tiff(path, [256, 257, 33550], big, order)) and is_tiff(path)
+    assert not is_geotiff(minimal_tiff(path, [256, 257, 258], big, order)) and is_tiff(path)
+    whole = path.read_bytes()
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        assert not is_geotiff(path)
+    path.write_bytes(b"II*\0" + b"\xff" * 12)
+    assert not is_geotiff(path)
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "rasterio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    monkeypatch.delitem(sys.modules, "fastsam_core.tiles.rasterio_windows", raising=False)
+    path = minimal_tiff(tmp_path / "x.tif", [256, 257, 34735], False, "<")
+    with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[geo\]'"):
+        tiles.segment(path, bright)
+    picture = tmp_path / "plain.tif"
+    cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
+    assert len(tiles.segment(picture, bright)) == 0
+    monkeypatch.setenv("FASTSAM_MAX_PIXELS", "100")
+    with pytest.raises(ValueError, match=r"plain\.tif: .*FASTSAM_MAX_PIXELS.*pip install 'fastsam_core\[geo\]'"):
+        tiles.segment(picture, bright)
+    where = tiles.Georeference("LOCAL_CS[]", (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+    found = tiles.segment(np.full((10, 10, 3), 200, np.uint8), bright)
+    found.georeference = where
+    with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[geo\]'"):
+        found.save(tmp_path / "x.geojson")
+    assert not (tmp_path / "x.geojson").exists()
+    found.save(tmp_path / "x.gpkg")
+
+
+@needs_rasterio
+@pytest.mark.parametrize("bands", [1, 3, 4, 5])
+def test_bytes_are_taken_as_they_are(tmp_path: Path, bands: int) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (bands, 20, 30)).astype(np.uint8)
+    path = write(tmp_path / "x.tif", values)
+    if bands >= 3:  # without a fourth band being taken for transparency
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = [ColorInterp.undefined] * bands
+    seen: list[np.ndarray] = []
+    tiles.segment(path, lambda tile: seen.append(tile) or [], **SMALL)  # type: ignore[func-returns-value]
+    shown = values[:1].repeat(3, 0) if bands == 1 else values[2::-1]
+    np.testing.assert_array_equal(seen[0], np.moveaxis(shown, 0, -1))
+
+
+@needs_rasterio
+def test_colours_by_their_meaning(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (4, 20, 30)).astype(np.uint8)
+    path = write(tmp_path / "x.tif", values)
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp.undefined, ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+    seen: list[np.ndarray] = []
+    tiles.segment(path, lambda tile: seen.append(tile) or [], **SMALL)  # type: ignore[func-returns-value]
+    np.testing.assert_array_equal(seen[0], np.moveaxis(values[1:], 0, -1))
+
+
+@needs_rasterio
+def test_palettes(tmp_path: Path) -> None:
+    places = np.random.default_rng(1).integers(0, 3, (1, 20, 30)).astype(np.uint8)
+    path = write(tmp_path / "x.tif", places, photometric="palette")
+    colours = {0: (10, 20, 30, 255), 1: (40, 50, 60, 255), 2: (70, 80, 90, 255)}
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, colours)
+    seen: list[np.ndarray] = []
+    tiles.segment(path, lambda tile: seen.append(tile) or [], **SMALL)  # type: ignore[func-returns-value]
+    bgr = np.array([colours[place][2::-1] for place in range(3)], np.uint8)
+    np.testing.assert_array_equal(seen[0], bgr[places[0]])
+
+
+@needs_rasterio
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("uint16", 900, 1900), ("int16", -500, 700), ("float32", 0.01, 0.02), ("float64", -3, 8)]
+)
+def test_other_depths_are_stretched(tmp_path: Path, dtype: str, low: float, high: float) -> None:
+    values = (low + scene() * (high - low)).astype(dtype)[None].repeat(3, 0)
+    values[:, 0, 0] = high + 15 * (high - low)  # a hot pixel, which must not make the rest black
+    path = write(tmp_path / "x.tif", values)
+    shown: list[np.ndarray] = []
+    found = tiles.segment(path, lambda tile: shown.append(tile) or bright(tile), **SMALL)
+    assert boxes(found) == [[0, 0, 1, 1], *EXPECTED]
+    # Linear between the percentiles, of all pixels here, as the raster is smaller than the sample.
+    cuts = np.percentile(values[0].astype(np.float64), [2, 98])
+    scaled = np.rint(np.clip((values[0] - cuts[0]) / (cuts[1] - cuts[0]), 0, 1) * 255)
+    assert np.abs(shown[0][..., 0] - scaled[:64, :64]).max() <= 1
+
+
+@needs_rasterio
+def test_a_band_of_one_value(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tif", np.full((1, 20, 30), 7, np.uint16))
+    seen: list[np.ndarray] = []
+    tiles.segment(path, lambda tile: seen.append(tile) or [], **SMALL)  # type: ignore[func-returns-value]
+    assert not seen[0].any()
+
+
+@needs_rasterio
+@pytest.mark.parametrize("how", ["nodata", "alpha", "nan", "nodata of float"])
+def test_nodata_becomes_no_object(tmp_path: Path, how: str) -> None:
+    blank = np.zeros((HEIGHT, WIDTH), bool)
+    blank[:, :100] = blank[:60] = True
+    values = np.rint(scene() * 255).astype(np.uint8)[None].repeat(3, 0)
+    if how == "alpha":
+        alpha = np.where(blank, 0, 255).astype(np.uint8)[None]
+        path = write(tmp_path / "x.tif", np.concatenate([values, alpha]), photometric="rgb", alpha="yes")
+    elif how == "nodata":
+        values[:, blank] = 255
+        path = write(tmp_path / "x.tif", values, nodata=255)
+    else:
+        floats = scene().astype(np.float32)[None]
+        floats[:, blank] = np.nan if how == "nan" else -9999
+        path = write(tmp_path / "x.tif", floats, nodata=None if how == "nan" else -9999)
+    assert boxes(tiles.segment(path, bright, **SMALL)) == [[100, 70, 220, 80]]
+    values[:] = 255
+    nothing = write(tmp_path / "nothing.tif", values, nodata=255)
+    assert len(tiles.segment(nothing, bright, **SMALL)) == 0
+
+
+@needs_rasterio
+def test_files_in_the_rasters_place(tmp_path: Path) -> None:
+    values = np.rint(scene() * 255).astype(np.uint8)[None].repeat(3, 0)
+    found = tiles.segment(write(tmp_path / "x.tif", values), bright, **SMALL)
+    assert boxes(found) == EXPECTED and found.transform == (PIXEL, 0, EAST, 0, -PIXEL, NORTH)
+    assert found.crs is not None and rasterio.crs.CRS.from_wkt(found.crs).to_epsg() == 32632
+    assert found.name == "x.tif"
+    content = json.loads(found.save(tmp_path / "x.geojson").read_text())
+    for feature, one in zip(content["features"], found, strict=True):
+        assert feature["properties"] == {
+            "id": feature["id"], "area": one.area, "predicted_iou": one.predicted_iou, "stability": one.stability
+        }  # fmt: skip
+        x1, y1, x2, y2 = one.box.tolist()
+        rings = feature["geometry"]["coordinates"]
+        assert len(rings) == len(one.polygons()[0].holes) + 1
+        corners = np.array(rings[0])[:-1]
+        xs, ys = transform("OGC:CRS84", "EPSG:32632", corners[:, 0].tolist(), corners[:, 1].tolist())
+        columns, rows = (np.array(xs) - EAST) / PIXEL, (NORTH - np.array(ys)) / PIXEL
+        # 1e-9 degrees are 0.1 mm.
+        assert np.abs([columns.min() - x1, columns.max() - x2, rows.min() - y1, rows.max() - y2]).max() < 1e-3
+        assert 8 < corners[:, 0].min() < 11 and 46 < corners[:, 1].min() < 48
+        closed = np.array(rings[0])
+        assert ((closed[:-1, 0] - closed[0, 0]) * (closed[1:, 1] - closed[0, 1])).sum() > (
+            (closed[1:, 0] - closed[0, 0]) * (closed[:-1, 1] - closed[0, 1])
+        ).sum(), "RFC 7946: counterclockwise"
+    with sqlite3.connect(found.save(tmp_path / "x.gpkg")) as database:
+        row = database.execute("SELECT organization, definition FROM gpkg_spatial_ref_sys WHERE srs_id = 32632")
+        organization, definition = row.fetchone()
+        assert organization == "EPSG" and rasterio.crs.CRS.from_wkt(definition).to_epsg() == 32632
+        assert database.execute("SELECT min_x, min_y, max_x, max_y, srs_id FROM gpkg_contents").fetchone() == (
+            EAST, NORTH - 80 * PIXEL, EAST + 220 * PIXEL, NORTH - 20 * PIXEL, 32632
+        )  # fmt: skip
+    database.close()
+
+
+@needs_rasterio
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_only_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GeoTIFF with more pixels than are decoded at once, and a TIFF that says nothing of its place."""
+    values = np.rint(scene() * 255).astype(np.uint8)[None].repeat(3, 0)
+    path = write(tmp_path / "x.tif", values)
+    plain = write(tmp_path / "plain.tif", values, crs=None, transform=None)
+    monkeypatch.setenv("FASTSAM_MAX_PIXELS", "10000")
+    assert boxes(tiles.segment(path, bright, **SMALL)) == EXPECTED
+    found = tiles.segment(plain, bright, **SMALL)
+    assert boxes(found) == EXPECTED and found.georeference is None and found.crs is None
+
+
+@needs_rasterio
+def test_resuming_a_geotiff(tmp_path: Path) -> None:
+    values = (scene() * 5000).astype(np.uint16)[None]
+    path = write(tmp_path / "x.tif", values, nodata=0)
+    first = tiles.segment(path, bright, work_dir=tmp_path / "work", **SMALL)
+    again = tiles.segment(path, bright, work_dir=tmp_path / "work", **SMALL)
+    assert [one.mask for one in first] == [one.mask for one in again] and len(first) == 2
+
+
+@needs_rasterio
+def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tif", np.rint(scene() * 255).astype(np.uint8)[None], compress="deflate")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"x\.tif"):
+        tiles.segment(path, bright, **SMALL)
+    with pytest.raises(ValueError, match=r"x\.tif"):
+        tiles.segment(minimal_tiff(path, [256, 257, 34735], False, "<"), bright)
+    with pytest.raises(ValueError, match="complex"):
+        tiles.segment(write(tmp_path / "c.tif", np.ones((1, 20, 20), np.complex64)), bright)

@@ -1,0 +1,360 @@
+"""Merging over seams: exact tiles give back the objects of the raster, and noisy ones what they should."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastsam_core import rle
+from fastsam_core.runs import MaskRuns
+from fastsam_core.tiles import shapes
+from fastsam_core.tiles.grid import Grid
+from fastsam_core.tiles.merge import merge
+from fastsam_core.tiles.pieces import Piece, piece_of
+from label_examples import masks
+
+
+def exact(labels: np.ndarray, grid: Grid, connectivity: int = 8) -> list[Piece]:
+    """What a perfect segmenter finds in each tile: the connected parts of each label that the tile shows."""
+    found = []
+    for tile in grid:
+        x1, y1, x2, y2 = tile.box
+        shown = labels[y1:y2, x1:x2]
+        for label in np.unique(shown[shown > 0]):
+            count, of_pixel = cv2.connectedComponents((shown == label).astype(np.uint8), connectivity=connectivity)
+            for part in range(1, count):
+                found.append(piece_of(tile.number, MaskRuns.from_mask(of_pixel == part, x1, y1), 0.9, 0.8))
+    return found
+
+
+def dense(piece: Piece, height: int, width: int) -> np.ndarray:
+    x1, y1, x2, y2 = piece.box
+    shown = np.zeros((height, width), bool)
+    shown[y1:y2, x1:x2] = rle.decode({"size": [y2 - y1, x2 - x1], "counts": piece.counts})
+    return shown
+
+
+def objects(pieces: list[Piece], grid: Grid, merge_iou: float = 0.5) -> list[np.ndarray]:
+    return [dense(whole, grid.height, grid.width) for whole, _ in merge(pieces, grid, merge_iou)]
+
+
+def pieces_of(grid: Grid, *shown: tuple[int, np.ndarray]) -> list[Piece]:
+    """Pieces of masks of the whole raster, each as the tile of the number shows it."""
+    found = []
+    for number, mask in sorted(shown, key=lambda one: one[0]):
+        x1, y1, x2, y2 = grid[number].box
+        found.append(piece_of(number, MaskRuns.from_mask(mask[y1:y2, x1:x2], x1, y1), 0.9, 0.8))
+    return found
+
+
+def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    return sorted(mask.tobytes() for mask in found) == sorted(mask.tobytes() for mask in expected)
+
+
+@st.composite
+def label_maps(draw: st.DrawFn) -> np.ndarray:
+    """Rectangles and lines over one another, and noise."""
+    height, width = draw(st.integers(1, 30)), draw(st.integers(1, 30))
+    labels = np.zeros((height, width), np.int32)
+    for label in range(1, draw(st.integers(1, 8)) + 1):
+        y, x = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        h, w = draw(st.integers(1, height)), draw(st.integers(1, width))
+        labels[y : y + h, x : x + w] = draw(st.sampled_from([0, label, label]))
+    seed = draw(st.integers(0, 2**16))
+    noise = np.random.default_rng(seed).random((height, width)) < draw(st.sampled_from([0, 0.05, 0.4]))
+    labels[noise] = draw(st.integers(0, 3))
+    return labels
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> tuple[int, int]:
+    tile = draw(st.integers(3, 20))
+    return tile, draw(st.integers(1, tile // 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=label_maps(), tiling=tilings(), connectivity=st.sampled_from([4, 8]))
+@example(labels=np.eye(30, dtype=np.int32), tiling=(6, 1), connectivity=8)
+def test_exact_tiles_give_back_the_objects(labels: np.ndarray, tiling: tuple[int, int], connectivity: int) -> None:
+    grid = Grid(*labels.shape, *tiling)
+    expected = []
+    for label in np.unique(labels[labels > 0]):
+        count, of_pixel = cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=connectivity)
+        expected += [of_pixel == part for part in range(1, count)]
+    found = objects(exact(labels, grid, connectivity), grid)
+    assert same(found, expected)
+
+
+# ------------------------------------------------------------------------------------- segmenters that are not exact
+
+
+def row_of(count: int, tile: int = 32, overlap: int = 8) -> Grid:
+    """Tiles side by side."""
+    return Grid(tile, tile + (count - 1) * (tile - overlap), tile, overlap)
+
+
+def blank(grid: Grid) -> np.ndarray:
+    return np.zeros((grid.height, grid.width), bool)
+
+
+def frayed(mask: np.ndarray, seed: int, share: float = 0.2) -> np.ndarray:
+    """The mask without some of the pixels at its border, and with some beyond."""
+    shape = np.ones((3, 3), np.uint8)
+    inside, around = cv2.erode(mask.astype(np.uint8), shape), cv2.dilate(mask.astype(np.uint8), shape)
+    border = (inside != around) & (np.random.default_rng(seed).random(mask.shape) < share)
+    return mask ^ border
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def test_a_road_through_five_tiles_is_one_object() -> None:
+    grid = row_of(5)
+    road = blank(grid)
+    xs = np.arange(grid.width)
+    for x, y in zip(xs, (16 + 9 * np.sin(xs / 17)).astype(int), strict=True):
+        road[y - 3 : y + 3, x] = True
+    (found,) = objects(pieces_of(grid, *((i, frayed(road, i)) for i in range(5))), grid)
+    assert iou(found, road) > 0.8 and found[:, 0].any() and found[:, -1].any()
+
+
+def test_what_lies_in_the_overlap_comes_out_once() -> None:
+    grid = Grid(56, 56, 32, 8)
+    house = blank(grid)
+    house[25:31, 25:31] = True  # within all four tiles
+    (found,) = objects(pieces_of(grid, *((i, frayed(house, i, 0.1)) for i in range(4))), grid)
+    assert iou(found, house) > 0.7
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_objects_side_by_side_stay_two(seed: int) -> None:
+    """Across the seam, their common border in another place in each tile."""
+    grid = row_of(2)
+    field, meadow = blank(grid), blank(grid)
+    field[4:16, 4:50] = meadow[16:28, 4:50] = True
+    shown = []
+    for i in range(2):
+        border = frayed(field, 2 * seed + i)
+        shown += [(i, border & ~blank(grid)), (i, (field | meadow) & ~border)]
+    found = objects(pieces_of(grid, *shown), grid)
+    assert len(found) == 2
+    assert sorted(iou(mask, field) > 0.8 for mask in found) == [False, True]
+    assert sorted(iou(mask, meadow) > 0.8 for mask in found) == [False, True]
+
+
+def test_a_tile_that_runs_two_objects_into_one_does_not_unite_them() -> None:
+    grid = row_of(2)
+    large, small = blank(grid), blank(grid)
+    large[4:18, 4:50] = small[18:28, 4:50] = True
+    found = objects(pieces_of(grid, (0, large), (0, small), (1, large | small)), grid)
+    assert len(found) == 2 and not any(
+        (mask & large).sum() == large.sum() for mask in found if (mask & small)[:, :20].any()
+    )
+
+
+def test_what_one_tile_shows_side_by_side_is_not_united() -> None:
+    """The second tile has both in one mask, apart from each other where the first one looks."""
+    grid = row_of(2)
+    upper, lower = blank(grid), blank(grid)
+    upper[4:16, 4:50] = lower[16:28, 4:50] = True
+    both = upper | lower
+    both[15:17, 24:32] = False
+    assert len(objects(pieces_of(grid, (0, upper), (0, lower), (1, both)), grid)) == 2
+
+
+def test_a_car_on_a_road_stays() -> None:
+    """Its pieces are cut off, and the road covers them, but each has its partner."""
+    grid = row_of(2)
+    road, car = blank(grid), blank(grid)
+    road[6:26], car[12:18, 22:34] = True, True
+    assert same(objects(pieces_of(grid, (0, road), (0, car), (1, road), (1, car)), grid), [road, car])
+
+
+def test_the_best_partner_comes_first() -> None:
+    """The garden's mask shares more pixels with the neighbour's house than the house does, and agrees with it less."""
+    grid = row_of(2)
+    house, garden, neighbour = blank(grid), blank(grid), blank(grid)
+    garden[4:28, 4:31] = True  # both end before the first tile does
+    house[6:22, 10:30], neighbour[6:23, 10:30] = True, True
+    neighbour[:, :24] = False
+    assert same(objects(pieces_of(grid, (0, garden), (0, house), (1, neighbour)), grid), [garden, house | neighbour])
+
+
+def test_outer_goes_with_outer_and_inner_with_inner() -> None:
+    grid = row_of(2)
+    house, roof = blank(grid), blank(grid)
+    house[6:26, 10:46] = roof[9:23, 14:42] = True
+    found = objects(pieces_of(grid, (0, house), (0, roof), (1, roof), (1, house)), grid)
+    assert same(found, [house, roof])
+
+
+def test_an_arch_whose_feet_are_of_different_size() -> None:
+    grid = Grid(56, 32, 32, 8)
+    arch = blank(grid)
+    arch[10:50, 3:5] = arch[10:50, 10:30] = arch[6:12, 3:30] = True
+    thin, thick = arch.copy(), arch.copy()
+    thin[:, 8:] = thick[:, :8] = False
+    (found,) = objects(pieces_of(grid, (0, arch), (1, thin), (1, thick)), grid)
+    np.testing.assert_array_equal(found, arch)
+
+
+def test_a_part_of_a_road_does_not_take_the_place_of_the_road() -> None:
+    """The middle tile has the road, and before it, with the better score, its left half alone."""
+    grid = row_of(3)
+    road, half = blank(grid), blank(grid)
+    road[12:18], half[12:18, :40] = True, True
+    (found,) = objects(pieces_of(grid, (0, road), (1, half), (1, road), (2, road)), grid)
+    np.testing.assert_array_equal(found, road)
+
+
+def test_two_views_of_a_road_become_one() -> None:
+    """One of the middle tile's ends early, the other is too narrow; the road goes on to both sides."""
+    grid = row_of(3)
+    road = blank(grid)
+    road[10:20] = True
+    early, narrow = road.copy(), road.copy()
+    early[:, 48:] = narrow[:13] = False
+    (found,) = objects(pieces_of(grid, (0, road), (1, early), (1, narrow), (2, road)), grid)
+    np.testing.assert_array_equal(found, road)
+
+
+def test_a_fragment_goes_where_the_whole_is_shown() -> None:
+    grid = row_of(2)
+    whole, fragment = blank(grid), blank(grid)
+    whole[4:28, 6:31] = True  # ends before the first tile does; the second shows columns from 24
+    fragment[8:18, 24:28] = True  # what the second makes of it
+    found = objects(pieces_of(grid, (0, whole), (1, fragment)), grid)
+    assert same(found, [whole])
+
+
+def test_a_fragment_stays_where_nothing_else_is_shown() -> None:
+    grid = row_of(2)
+    fragment, elsewhere = blank(grid), blank(grid)
+    fragment[8:18, 24:28] = elsewhere[20:26, 4:20] = True
+    assert same(objects(pieces_of(grid, (0, elsewhere), (1, fragment)), grid), [fragment, elsewhere])
+    # In the yard of a house, which doesn't cover it.
+    house = blank(grid)
+    house[4:28, 6:31], house[7:19, 20:30] = True, False
+    assert same(objects(pieces_of(grid, (0, house), (1, fragment)), grid), [fragment, house])
+    # What is cut off, and reaches far into its tile, is more than the other tile can show.
+    long = blank(grid)
+    long[8:18, 24:50] = elsewhere[8:18, 4:30] = True
+    elsewhere[6:22, 4:30] = True
+    assert len(objects(pieces_of(grid, (0, elsewhere), (1, long)), grid, 0.9)) == 2
+
+
+def test_a_smaller_mask_within_the_overlap_is_no_duplicate() -> None:
+    grid = row_of(2)
+    house, chimney = blank(grid), blank(grid)
+    house[6:26, 25:31] = chimney[8:12, 26:29] = True
+    assert same(objects(pieces_of(grid, (0, house), (0, chimney), (1, house)), grid), [house, chimney])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_frayed_discs_are_found_once_each(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    grid = Grid(120, 150, 48, 16)
+    yy, xx = np.mgrid[: grid.height, : grid.width]
+    discs: list[np.ndarray] = []
+    for _ in range(12):
+        y, x, radius = random.integers(0, grid.height), random.integers(0, grid.width), random.integers(6, 30)
+        disc = np.hypot(yy - y, xx - x) < radius
+        if not any((disc & cv2.dilate(other.astype(np.uint8), np.ones((5, 5))).astype(bool)).any() for other in discs):
+            discs.append(disc)
+    shown = []
+    for tile in grid:
+        x1, y1, x2, y2 = tile.box
+        for number, disc in enumerate(discs):
+            # Slivers at a tile's edge aren't found.
+            if disc[y1:y2, x1:x2].sum() >= 40:
+                shown.append((tile.number, frayed(disc, 1000 * tile.number + number, 0.1)))
+    found = objects(pieces_of(grid, *shown), grid)
+    assert len(found) == len([disc for disc in discs if disc.sum() >= 40])
+    for mask in found:
+        assert max(iou(mask, disc) for disc in discs) > 0.75
+
+
+# ---------------------------------------------------------------------------------------------------- runs and grids
+
+
+two_masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+    lambda shape: st.tuples(masks(*shape), masks(*shape))
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(pair=two_masks, corner=st.tuples(st.integers(0, 2**33), st.integers(0, 2**33)))
+def test_runs_do_what_pixels_do(pair: tuple[np.ndarray, np.ndarray], corner: tuple[int, int]) -> None:
+    a, b = pair
+    height, width = a.shape
+    x, y = corner
+    box = x, y, x + width, y + height
+    runs, other = MaskRuns.from_mask(a, x, y), MaskRuns.from_mask(b, x, y)
+    np.testing.assert_array_equal(shapes.union([runs, other]).paint(*box), a | b)
+    assert shapes.shared(runs, other, box) == (a & b).sum()
+    i, j, pixels = shapes.shared_pairs([runs, other, other], [other, runs], box)
+    expected = [[(mask & another).sum() for another in (b, a)] for mask in (a, b, b)]
+    assert {(*pair,): n for *pair, n in zip(i.tolist(), j.tolist(), pixels.tolist(), strict=True)} == {
+        (i, j): n for i, row in enumerate(expected) for j, n in enumerate(row) if n
+    }
+    near = cv2.dilate(np.pad(a, 1).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))[1:-1, 1:-1]
+    assert shapes.meets(runs, other) == bool((near.astype(bool) & b).any())
+    inner = x + width // 3, y + height // 3, x + width, y + height - height // 4
+    cut = np.zeros_like(a)
+    cut[height // 3 : height - height // 4, width // 3 :] = a[height // 3 : height - height // 4, width // 3 :]
+    np.testing.assert_array_equal(shapes.clipped(runs, inner).paint(*box), cut)
+    for corners in (False, True):
+        count, of_pixel = cv2.connectedComponents(a.astype(np.uint8), connectivity=8 if corners else 4)
+        parts = [part.paint(*box) for part in shapes.parts(runs, corners)]
+        assert same(parts, [of_pixel == number for number in range(1, count)])
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides=st.tuples(st.integers(1, 400), st.integers(1, 400)), tiling=tilings())
+def test_grids_cover_the_raster(sides: tuple[int, int], tiling: tuple[int, int]) -> None:
+    (height, width), (tile, overlap) = sides, tiling
+    grid = Grid(height, width, tile, overlap)
+    for side, boxes in (
+        (width, [t.box[::2] for t in grid if t.row == 0]),
+        (height, [t.box[1::2] for t in grid if t.column == 0]),
+    ):
+        assert boxes[0][0] == 0 and boxes[-1][1] == side
+        assert all(end - start == min(side, tile) for start, end in boxes)
+        assert all(after[0] > before[0] for before, after in pairwise(boxes))
+        assert all(before[1] - after[0] >= overlap for before, after in pairwise(boxes))
+
+
+def test_pairs_are_the_tiles_that_share_pixels() -> None:
+    grid = Grid(70, 90, 32, 16)
+    boxes = [tile.box for tile in grid]
+    for number, a in enumerate(boxes):
+        meeting = {
+            other: (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+            for other, b in enumerate(boxes)
+            if other != number and max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
+        }
+        assert dict(grid.pairs(number)) == {other: box for other, box in meeting.items() if other > number}
+        assert grid.near(number) == sorted(meeting)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(1, 1), (64, 0), (64, 33), (64.0, 8), (64, True)])
+def test_grids_that_cannot_be(tile: int, overlap: int) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"tile|overlap"):
+        Grid(100, 100, tile, overlap)
+
+
+def test_specks_are_counted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    a, b = (MaskRuns.from_mask(random.random((40, 40)) < 0.3) for _ in range(2))
+    sides = shapes.parts(a, corners=False), shapes.parts(b, corners=False)
+    at_once = shapes.shared_pairs(*sides, (0, 0, 40, 40))
+    monkeypatch.setattr(shapes, "_PAIRS_AT_ONCE", 3 * len(sides[1]))
+    np.testing.assert_array_equal(shapes.shared_pairs(*sides, (0, 0, 40, 40)), at_once)
+    assert len(sides[0]) > 50 and len(at_once[0]) > 50

@@ -1,0 +1,247 @@
+"""Objects of a raster: 64-bit places, windows, polygons, and the files they are saved to."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from pycocotools import mask as coco
+
+from fastsam_core import rle
+from fastsam_core.runs import MaskRuns
+from fastsam_core.tiles import Georeference, RasterObjects
+from fastsam_core.tiles.grid import Grid
+from fastsam_core.tiles.merge import merge
+from fastsam_core.tiles.pieces import piece_of
+from label_examples import filled
+from test_outlines import CORNERS, ISLAND, any_mask
+
+RING = np.pad(np.zeros((2, 3), bool), 2, constant_values=True)
+DIAMOND = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
+# Joined along edges, but for one corner at which the ring closes.
+HOOK = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
+
+
+def objects(*placed: tuple[np.ndarray, int, int], side: int = 60_000, **options: Any) -> RasterObjects:
+    """Masks with their corners x, y, in a square raster."""
+    pieces = [piece_of(0, MaskRuns.from_mask(mask, x, y), 0.75, 0.5) for mask, x, y in placed]
+    return RasterObjects(pieces, side, side, **options)
+
+
+def ring_areas(rings: list[np.ndarray]) -> list[float]:
+    """Signed, positive where y upwards makes it counterclockwise."""
+    return [float((r[:-1, 0] * r[1:, 1] - r[1:, 0] * r[:-1, 1]).sum()) / 2 for r in rings]
+
+
+# -------------------------------------------------------------------------------------------------------------- 64 bits
+
+
+def whole_columns(grid: Grid, columns: slice) -> list[Any]:
+    """Each tile's part of a mask of whole columns of the raster."""
+    found = []
+    for tile in grid:
+        x1, y1, x2, y2 = tile.box
+        xs = np.arange(x1, x2)[columns.start <= np.arange(x1, x2)]
+        xs = xs[xs < columns.stop]
+        if len(xs):
+            runs = MaskRuns(xs, np.full(len(xs), y1), np.full(len(xs), y2))
+            found.append(piece_of(tile.number, runs, 0.9, 0.8))
+    return found
+
+
+@pytest.mark.parametrize(("side", "columns"), [(50_000, 44_000), (70_000, 65_000)])
+def test_sizes_beyond_32_bits(side: int, columns: int) -> None:
+    """A mask of more than 2^31, and of more than 2^32 pixels, across many tiles."""
+    grid = Grid(side, side, 20_000, 1000)
+    (whole,) = [whole for whole, _ in merge(whole_columns(grid, slice(1000, 1000 + columns)), grid, 0.5)]
+    area = side * columns
+    assert area > (2**31 if side == 50_000 else 2**32)
+    (found,) = RasterObjects([whole], side, side)
+    assert found.area == area and found.box.tolist() == [1000, 0, 1000 + columns, side]
+    assert found.box.dtype == np.int64 and RasterObjects([whole], side, side).areas.tolist() == [area]
+    assert rle.area(found.mask) == area and found.mask["size"] == [side, columns]
+    (part,) = found.polygons()
+    assert sorted(map(tuple, part.exterior.tolist())) == sorted(
+        [(1000, 0), (1000 + columns, 0), (1000 + columns, side), (1000, side)]
+    )
+    shown = found.dense(side - 3, 998, 5, 4)
+    np.testing.assert_array_equal(shown, [[False, False, True, True]] * 3 + [[False] * 4] * 2)
+
+
+def test_places_beyond_32_bits(tmp_path: Path) -> None:
+    """Small masks at the far end of a raster of 10^10 pixels, whose flat positions don't fit into 32 bits."""
+    side = 100_000
+    found = objects((RING, side - RING.shape[1], side - RING.shape[0]), side=side)
+    assert found[0].offset.tolist() == [side - RING.shape[1], side - RING.shape[0]]
+    (whole,) = found.rles()
+    assert whole["size"] == [side, side] and rle.area(whole) == RING.sum()
+    height, width = RING.shape
+    np.testing.assert_array_equal(
+        rle.decode(rle.crop(whole, [side - width, side - height, width, height])), RING.astype(np.uint8)
+    )
+    content = json.loads(found.save(tmp_path / "far.json").read_text())
+    assert content["annotations"][0]["segmentation"] == whole
+
+
+# ------------------------------------------------------------------------------------------------- windows and polygons
+
+
+@settings(max_examples=60, deadline=None)
+@given(mask=any_mask)
+@example(mask=RING)
+@example(mask=ISLAND)
+@example(mask=CORNERS)
+@example(mask=DIAMOND)
+@example(mask=HOOK)
+def test_windows_and_polygons(mask: np.ndarray) -> None:
+    if not mask.any():
+        return
+    (found,) = objects((mask, 40_000, 50_000))
+    height, width = mask.shape
+    np.testing.assert_array_equal(found.dense(50_000, 40_000, height, width), mask)
+    np.testing.assert_array_equal(found.dense(50_001, 39_998, height, 3), np.pad(mask, ((0, 1), (2, 0)))[1:, :3])
+    parts = found.polygons()
+    count, of_pixel = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    assert len(parts) == count - 1
+    seen = set()
+    for part in parts:
+        for contour in (part.exterior, *part.holes):
+            # Valid by OGC's rules: no ring meets itself.
+            assert len(np.unique(contour, axis=0)) == len(contour)
+        moved = [contour - np.array([40_000, 50_000]) for contour in (part.exterior, *part.holes)]
+        drawn = filled(moved[:1], height, width)
+        for hole in moved[1:]:
+            drawn &= ~filled([hole], height, width)
+        (component,) = set(of_pixel[drawn].tolist())
+        np.testing.assert_array_equal(drawn, of_pixel == component)
+        seen.add(component)
+    assert len(seen) == count - 1
+
+
+def test_a_sequence() -> None:
+    found = objects((RING, 10, 20), (DIAMOND, 500, 600), (CORNERS, 12, 22))
+    assert len(found) == 3 and found[-1].area == 3 and [one.area for one in found] == found.areas.tolist()
+    assert [one.area for one in found[1:]] == [4, 3] and found[:1].boxes.tolist() == [found[0].box.tolist()]
+    assert found.boxes.dtype == found.areas.dtype == np.int64
+    assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
+    assert len(found.within(0, 0, 21, 11)) == 1 and len(found.within(0, 0, 20, 60_000)) == 0
+    shown = found.dense(598, 500, 5, 3)
+    assert shown.shape == (3, 5, 3) and shown.sum(axis=(1, 2)).tolist() == [0, 4, 0]
+    with pytest.raises(IndexError):
+        found[3]
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def test_coco_is_read_by_others(tmp_path: Path) -> None:
+    found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80)
+    content = json.loads(found.save(tmp_path / "found.json").read_text())
+    assert content["images"] == [{"id": 1, "file_name": "raster", "width": 80, "height": 80}]
+    for entry, one in zip(content["annotations"], found, strict=True):
+        np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), one.dense(0, 0, 80, 80))
+        assert entry["area"] == one.area and entry["category_id"] == content["categories"][0]["id"]
+        assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
+
+
+def test_geojson_in_pixels(tmp_path: Path) -> None:
+    found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80)
+    content = json.loads(found.save(tmp_path / "found.geojson").read_text())
+    assert [feature["properties"]["area"] for feature in content["features"]] == found.areas.tolist()
+    assert [feature["geometry"]["type"] for feature in content["features"]] == ["Polygon", "MultiPolygon"]
+    for feature, one in zip(content["features"], found, strict=True):
+        shape = feature["geometry"]
+        parts = [shape["coordinates"]] if shape["type"] == "Polygon" else shape["coordinates"]
+        areas = [ring_areas([np.array(ring) for ring in rings]) for rings in parts]
+        assert all(rings[0] > 0 and all(hole < 0 for hole in rings[1:]) for rings in areas)
+        assert sum(map(sum, areas)) == one.area
+        assert all(ring[0] == ring[-1] for rings in parts for ring in rings)
+
+
+def geometries(blob: bytes) -> tuple[int, list[float], list[list[np.ndarray]]]:
+    """srs_id, envelope and rings of a GeoPackage geometry, read by the standard's clause 2.1.3."""
+    magic, version, flags, system = struct.unpack_from("<2sBBi", blob)
+    assert magic == b"GP" and version == 0 and flags & 1
+    assert flags >> 1 & 7 == 1, "an envelope of x and y"
+    envelope = list(struct.unpack_from("<4d", blob, 8))
+    place = 40
+    order, kind, count = struct.unpack_from("<BII", blob, place)
+    assert (order, kind) == (1, 6)
+    place += 9
+    parts = []
+    for _ in range(count):
+        order, kind, rings = struct.unpack_from("<BII", blob, place)
+        assert (order, kind) == (1, 3)
+        place += 9
+        part = []
+        for _ in range(rings):
+            (points,) = struct.unpack_from("<I", blob, place)
+            part.append(np.frombuffer(blob, "<f8", 2 * points, place + 4).reshape(-1, 2))
+            place += 4 + 16 * points
+        parts.append(part)
+    assert place == len(blob)
+    return system, envelope, parts
+
+
+# A made-up system, 2 units a pixel, x from 500,000 and y down from 4,000,000.
+WHERE = Georeference('LOCAL_CS["site"]', (2.0, 0.0, 500_000.0, 0.0, -2.0, 4_000_000.0))
+
+
+@pytest.mark.parametrize("where", [None, WHERE, WHERE._replace(crs=""), WHERE._replace(authority=("EPSG", 32633))])
+def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
+    found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80, georeference=where)
+    path = found.save(tmp_path / "found.gpkg")
+    database = sqlite3.connect(path)
+    assert database.execute("PRAGMA application_id").fetchone() == (0x47504B47,)
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+    named = where is not None and bool(where.crs)
+    system = (32633 if where is not None and where.authority else 100000) if named else -1
+    rows = database.execute("SELECT * FROM objects ORDER BY id").fetchall()
+    corner, size = (0.0, 0.0), 1.0
+    if where is not None:
+        corner, size = (500_000.0, 4_000_000.0), 2.0
+    for (number, blob, area, predicted_iou, stability), one in zip(rows, found, strict=True):
+        srs, envelope, parts = geometries(blob)
+        x1, y1, x2, y2 = one.box.tolist()
+        assert srs == system and (area, predicted_iou, stability) == (one.area, 0.75, 0.5)
+        assert envelope == [
+            corner[0] + size * x1, corner[0] + size * x2, corner[1] - size * y2, corner[1] - size * y1
+        ]  # fmt: skip
+        areas = [ring_areas(rings) for rings in parts]
+        assert all(rings[0] > 0 and all(hole < 0 for hole in rings[1:]) for rings in areas)
+        assert sum(map(sum, areas)) == one.area * size**2
+        index = database.execute("SELECT minx, maxx, miny, maxy FROM rtree_objects_geom WHERE id = ?", [number])
+        np.testing.assert_allclose(index.fetchone(), envelope, rtol=1e-6)
+    definition = database.execute("SELECT definition FROM gpkg_spatial_ref_sys WHERE srs_id = ?", [system]).fetchone()
+    assert definition == (where.crs if named and where is not None else "undefined",)
+    box = database.execute("SELECT min_x, min_y, max_x, max_y, srs_id, data_type FROM gpkg_contents").fetchone()
+    assert box[4:] == (system, "features") and box[0] == corner[0] + size * 10 and box[3] == corner[1] - size * 20
+    database.close()
+    assert sorted(tmp_path.iterdir()) == [path], "nothing else is left"
+    again = found.save(tmp_path / "again.gpkg")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_files_without_objects(tmp_path: Path) -> None:
+    none = RasterObjects([], 10, 20)
+    assert none.boxes.shape == (0, 4) and list(none) == []
+    assert json.loads(none.save(tmp_path / "none.geojson").read_text())["features"] == []
+    assert json.loads(none.save(tmp_path / "none.json").read_text())["annotations"] == []
+    with sqlite3.connect(none.save(tmp_path / "none.gpkg")) as database:
+        assert database.execute("SELECT count(*) FROM objects").fetchone() == (0,)
+    database.close()
+
+
+@pytest.mark.parametrize("name", ["found.shp", "found", "folder.json"])
+def test_files_that_cannot_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ValueError, match=r"\.gpkg, \.geojson, \.json"):
+        objects((RING, 0, 0)).save(tmp_path / name)

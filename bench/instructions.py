@@ -200,8 +200,10 @@ def main(argv: list[str]) -> int:
         per = f"{row['instructions'] / 1e6 / work:.3f}" if work else ""
         print(f"{name:<52} {row['instructions'] / 1e6:>14.2f} {row['seconds'] * 1e3:>9.2f} {per:>22}")
     if argv:
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        results = {"kind": "instructions", "date": today, "isa": ISA, "threads": 1, "operations": found}
         partial = Path(argv[0]).with_suffix(".partial")
-        partial.write_text(json.dumps({"isa": ISA, "threads": 1, "operations": found}, indent=1) + "\n")
+        partial.write_text(json.dumps(results, indent=1) + "\n")
         partial.replace(argv[0])
     return 0
 

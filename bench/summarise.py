@@ -115,7 +115,7 @@ def save(threads: int) -> Path:
 def kept() -> list[Path]:
     """The results of `python -m bench` that this tree keeps; those of `bench.gpu` stand beside them."""
     paths = sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("latest"))
-    return [path for path in paths if json.loads(path.read_text()).get("kind") != "gpu"]
+    return [path for path in paths if "kind" not in json.loads(path.read_text())]
 
 
 def newest() -> Path:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from decoder_arguments import arguments_in
 from fastsam_core.models import decoder_gpu, registry, sam_model
@@ -123,7 +124,7 @@ def test_operations_can_be_traced_and_checked(op: str, dtype: torch.dtype) -> No
     given = arguments_in(dtype, op, **sizes)
     torch.library.opcheck(call, given)
     with FakeTensorMode() as mode:
-        there = [mode.from_tensor(x) if isinstance(x, Tensor) else x for x in given]
+        there = tree_map_only(Tensor, mode.from_tensor, given)
         fake = call(*there)
     real = call(*given)
     for a, b in zip(flat(fake), flat(real), strict=True):

@@ -6,16 +6,12 @@ one product with an (inner, inner) matrix serves all heads.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .inputs import check_mask_factors, check_prompts
 from .weights import Block, ImageParts, Layer, TokenWeights, mask_shapes, token_shapes, unflatten, unpack
-
-_ops: Any = torch.ops.fastsam_core
 
 
 def decoder_prompts(
@@ -31,6 +27,8 @@ def decoder_prompts(
     state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `fastsam_core.ops.decoder_prompts`."""
+    from .. import decoder_first_look, decoder_first_pass, decoder_second_pass  # whichever serves
+
     given_sizes = check_prompts(tokens, weights, sizes, image, constant, eps, heads, length, chosen, state)
     own = unflatten(TokenWeights, unpack(weights, token_shapes(given_sizes)[0]))
     parts, mixes = unflatten(ImageParts, image), own.mixes
@@ -43,7 +41,7 @@ def decoder_prompts(
     # The first block: all prompts' tokens look at the same image.
     queries = _attend_self(own.first, tokens, tokens, heads, eps, residual=False)
     q = by_head(own.first.look_q, queries + tokens, scale).transpose(0, 1).reshape(heads, count * number, head_dim)
-    seen = _ops.decoder_first_look.default(q, parts.first_keys, parts.first_values, length)
+    seen = decoder_first_look(q, parts.first_keys, parts.first_values, length)
     seen = seen.view(heads, count, number, head_dim).permute(1, 2, 0, 3).flatten(2)
     queries = _update(own.first, queries, seen, eps)
     keys1 = by_head(own.first.answer_k, queries + tokens, scale)
@@ -55,7 +53,7 @@ def decoder_prompts(
     q = by_head(own.second.look_q, queries + tokens, scale)
     of_tokens = keys1, first * share, _pairs(first, mixes.gram1, values1), q, _pairs(q, mixes.look1, values1)
     given = parts.image1, parts.values1, parts.norms1, eps
-    seen, mixed = _ops.decoder_first_pass.default(*given, *of_tokens, length, state)
+    seen, mixed = decoder_first_pass(*given, *of_tokens, length, state)
     seen = seen + _per_head(mixed.mT @ values1, mixes.seen1, seen)
     queries = _update(own.second, queries, _by_row(seen) + mixes.seen1_bias, eps)
     placed = queries + tokens
@@ -70,7 +68,7 @@ def decoder_prompts(
     # As the weights of each head sum to 1, this bias can take the constant along, whose value nobody waits for.
     cross_bias = _dot(second, mixes.cross_bias) + (constant / heads).to(second.dtype)
     look_mix = [_pairs(q, mixes.look2_first, values1), _pairs(q, mixes.look2_second, values2)]
-    seen, mixed = _ops.decoder_second_pass.default(
+    seen, mixed = decoder_second_pass(
         *(parts.image2, parts.values2, parts.norms2, 0.0, eps),
         *(keys2, _pairs(keys2, mixes.keys, values1), _dot(keys2, mixes.keys_bias)),
         *(first * share, _pairs(first, mixes.own, values1), _dot(first, mixes.own_bias)),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import scene
-from fastsam_core import contours
+from fastsam_core import contours, ops
 from fastsam_core.results import Masks
 from fastsam_core.rle import from_masks
 
@@ -23,9 +23,16 @@ SHAPE = (scene.HEIGHT, scene.WIDTH)
 SMALL = arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 
 
-@pytest.fixture(params=["rle", "tensor", "array"])
+def of_runs() -> Masks:
+    drawn = scene.masks()
+    return Masks.from_runs(*ops.rle_encode(torch.from_numpy(drawn)), drawn.sum((1, 2)), SHAPE)
+
+
+@pytest.fixture(params=["rle", "runs", "tensor", "array"])
 def masks(request: pytest.FixtureRequest) -> Masks:
     drawn = scene.masks()
+    if request.param == "runs":
+        return of_runs()
     held = {"rle": from_masks(drawn), "tensor": torch.from_numpy(drawn), "array": drawn}
     return Masks(held[request.param], SHAPE)
 
@@ -55,6 +62,32 @@ def test_rle_masks_densify_once_to_bool() -> None:
     masks = Masks(from_masks(scene.masks()), SHAPE)
     assert isinstance(masks.data, torch.Tensor) and masks.data.dtype == torch.bool
     assert masks.data is masks.data
+
+
+@pytest.mark.parametrize("first", ["data", "rle", "area", "boxes"])
+def test_runs_answer_whatever_is_asked_first(first: str) -> None:
+    masks, expected = of_runs(), Masks(from_masks(scene.masks()), SHAPE)
+    getattr(masks, first)
+    for other in (masks, masks.to("cpu"), masks.cpu(), copy.deepcopy(masks), pickle.loads(pickle.dumps(masks))):
+        assert other.is_rle and other.shape == expected.shape and other.rle == expected.rle
+        assert torch.equal(torch.as_tensor(other.data), torch.as_tensor(expected.data))
+        assert other[1:3].rle == expected[1:3].rle and other.boxes.tolist() == expected.boxes.tolist()
+
+
+def test_many_runs_are_kept_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of_runs()._runs is not None
+    monkeypatch.setattr("fastsam_core.masks._KEPT_RUNS", 10)
+    masks = of_runs()
+    assert masks._runs is None and masks.rle == from_masks(scene.masks())
+
+
+def test_joined_masks_are_in_order() -> None:
+    rles = from_masks(scene.masks())
+    joined = Masks.join([of_runs(), Masks(rles[:1], SHAPE), of_runs()[2:]])
+    assert joined.rle == [*rles, rles[0], *rles[2:]]
+    assert joined.area.tolist() == Masks(joined.rle, SHAPE).area.tolist()
+    alone = of_runs()
+    assert Masks.join([alone]) is alone
 
 
 def test_everything_but_data_leaves_rle_masks_without_pixels(monkeypatch: pytest.MonkeyPatch) -> None:

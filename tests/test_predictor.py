@@ -83,6 +83,19 @@ def test_masks_are_those_of_the_model(predictor: Predictor, model: SamModel) -> 
     assert torch.allclose(low, low_res[0], atol=1e-5) and torch.allclose(iou, scores[0])
 
 
+def test_objects_with_other_numbers_of_points_stay_in_order(predictor: Predictor) -> None:
+    objects = [[[30, 20]], [[70, 50], [40, 30]], [[60, 40]], [[20, 50], [10, 10]]]
+    together = predictor(points=objects, multimask_output=True)[0]
+    alone = [predictor(points=[points], multimask_output=True)[0] for points in objects]
+    assert together.boxes.cls.tolist() == list(range(12))
+    for number, mask in enumerate(together):
+        single = alone[number // 3][number % 3]
+        assert (dense(mask) != dense(single)).mean() < 1e-3
+        assert torch.allclose(mask.predicted_iou, single.predicted_iou, atol=1e-5)
+        assert torch.allclose(mask.boxes.xyxy, single.boxes.xyxy, atol=1)
+        assert len(mask.point_coords[0]) == len(objects[number // 3])
+
+
 def test_every_picture_form_gives_the_same_embedding(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
     import cv2
     from PIL import Image

@@ -18,7 +18,7 @@ from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._decoder import cuda
 from siblings import EMULATED, emulated, names_of
-from test_decoder import OPS, run
+from test_decoder import LOOKS, run
 
 CUDA = [name for name in names_of("decoder_upscale") if name.startswith("cuda")]
 
@@ -42,7 +42,7 @@ def check_errors(sibling: str, op: str, given: tuple[Any, ...]) -> None:
 
 @each_form
 @each_half
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", LOOKS)
 @pytest.mark.parametrize(
     "size",
     [
@@ -154,7 +154,7 @@ def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str, 
         run(ops.siblings(op)[sibling], op, tuple(spoilt))
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", LOOKS)
 def test_what_has_no_kernel_is_pytorchs_and_that_is_said(
     op: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from decoder_arguments import arguments, randomised
 from fastsam_core import ops
+from fastsam_core._log import warn_once
 from fastsam_core.models import registry
 from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_tiled import PROMPTS_KEPT, TiledImage
@@ -238,14 +239,17 @@ def test_masks_are_the_same_at_once_and_later(monkeypatch: pytest.MonkeyPatch) -
 
 
 @torch.no_grad()
-def test_a_decoder_with_hooks_is_called_and_not_read() -> None:
+def test_a_decoder_with_hooks_is_left_to_pytorch(caplog: pytest.LogCaptureFixture) -> None:
     model = registry.build("sam_nano").eval()
     embedding = torch.zeros(1, model.prompt_encoder.embed_dim, *[model.prompt_encoder.grid_size] * 2)
     if cpu_module is not None:
         assert isinstance(model.prepare(embedding).folded, TiledImage)
     seen: list[Tensor] = []
     model.mask_decoder.iou_prediction_head.register_forward_hook(lambda module, args, result: seen.append(result))
-    prepared = model.prepare(embedding)
+    warn_once.cache_clear()
+    prepared = [model.prepare(embedding) for _ in range(2)][1]
+    (message,) = caplog.messages
+    assert message.startswith("MaskDecoder has hooks")
     _, iou = model.decode_prompts(prepared, torch.rand(2, 1, 2) * 100, torch.ones(2, 1))
     assert isinstance(prepared.folded, FoldedImage) and torch.equal(torch.cat(seen)[:, :1], iou)
 

@@ -23,8 +23,8 @@ from .measuring import MasksOnGpu, MasksOnHost, wait
 from .ops._masks.cuda import MeasuredMasks
 from .ops._native_cuda import serves
 
-# Masks measured at once: their runs, and the encoder's working memory, which is several times as much; on
-# a GPU, enough to keep it busy.
+# Masks measured at once: their runs, and the encoder's working memory, which is several times as much; on a GPU, enough
+# to keep it busy.
 _RECORDS_CHUNK, _GPU_RECORDS_CHUNK = 16, 256
 
 

@@ -3,7 +3,7 @@
 What the image gives is projected once (`decoder_features`); what a prompt adds to an image token is a combination of
 its few tokens' values, whose coefficients are made in two passes over the image (`ops.decoder_first_pass`,
 `ops.decoder_second_pass`) and enlarged to logits for the prompts with masks that somebody wants
-(`ops.decoder_upscale`). Between two looks at the image, the tokens of several prompts go through PyTorch together.
+(`ops.decoder_upscale`). What happens to the tokens between is native too (`ops.decoder_prompts`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .decoder_features import as_matrix, features
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
 # Prompts decoded together, on a thread of their own: 60 MiB of coefficients at 64 x 64. The same whatever the number
-# of threads is, so that PyTorch's steps for the tokens are the same to the bit too.
+# of threads is, so that the products of their tokens, which go together, are the same to the bit too.
 PROMPTS_PER_CHUNK = 32
 # Prompts whose coefficients are kept for masks that may be asked for later; the others are decoded a second time.
 PROMPTS_KEPT = 32

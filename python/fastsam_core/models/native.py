@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
+from .._log import warn_once
 from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module
 
@@ -51,9 +52,12 @@ def unaltered(module: nn.Module) -> bool:
     """Whether a module consists of PyTorch's and our own layers without hooks, so that their weights say it all.
 
     Wrapped layers (adapters such as LoRA, quantised or parametrized ones) and hooks do their work when they are called,
-    which the native operations, reading the weights, would pass over.
+    which the native operations, reading the weights, would pass over. That PyTorch serves then is said once.
     """
-    return not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks) and all(
+    plain = not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks) and all(
         type(part).__module__.startswith(_OWN) and not (part._forward_hooks or part._forward_pre_hooks)
         for part in module.modules()
     )
+    if not plain:
+        warn_once(f"{type(module).__name__} has hooks or layers of others: PyTorch serves, not the native operations")
+    return plain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
+from gpu_waits import waits
 from siblings import EMULATED, names_of, use_sibling, why_no_gpu
 from test_decoder import OPS, decoder_of, inputs
 
@@ -162,13 +162,8 @@ def test_on_a_gpu_nothing_waits_and_repeats_are_equal() -> None:
 
     expected = run()
     torch.cuda.synchronize()
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            repeats = [run() for _ in range(20)]
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    with waits() as said:
+        repeats = [run() for _ in range(20)]
     assert not said, [str(one.message) for one in said]
     assert all(torch.equal(expected, one) for one in repeats)
 

@@ -110,7 +110,9 @@ def test_memory_stays_flat(op: str) -> None:
         run(*arguments)
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() == allocated
-    assert free - torch.cuda.mem_get_info()[0] < 8 << 20
+    # Beside others on the same GPU, the free memory says nothing about this process.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        assert free - torch.cuda.mem_get_info()[0] < 8 << 20
 
 
 @each_op
@@ -118,5 +120,6 @@ def test_compiled_code_holds_the_kernels(op: str) -> None:
     def call(*arguments: Any) -> Any:
         return getattr(ops, op)(*arguments)
 
+    torch._dynamo.reset()  # what one process compiles of a function is limited
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     assert bits(op, compiled, on_gpu(op)) == bits(op, call, on_gpu(op))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ from fastsam_core import measuring, ops, rle
 from fastsam_core.everything import candidates, generate, generate_masks
 from fastsam_core.picture import Stopwatch
 from fastsam_core.postprocess import MaskResizer
+from gpu_waits import waits
 from test_everything import LOOSE, Discs
 
 pytestmark = pytest.mark.gpu
@@ -41,18 +39,6 @@ def blobs(n: int) -> Tensor:
 
 def arguments(logits: Tensor) -> tuple[Any, ...]:
     return logits, *resizer()._axes_on(logits.device), 0.0, 1.0, HEIGHT, WIDTH
-
-
-@contextmanager
-def waits() -> Iterator[list[Any]]:
-    """The times that PyTorch waited for the GPU within this context."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            yield said
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 def same(ours: Any, theirs: Any) -> None:
@@ -170,7 +156,7 @@ def test_what_a_gpu_was_not_waited_for_is_timed_all_the_same() -> None:
     watch, device = Stopwatch(), torch.device("cuda")
     x = torch.rand(4096, 4096, device=device)
     x @ x
-    with watch.phase("postprocess", device), watch.queued("inference", device):
+    with watch.phase("postprocess", device), watch.phase("inference", device):
         for _ in range(20):
             x = x @ x
             x /= x.amax()

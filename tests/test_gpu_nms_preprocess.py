@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from fastsam_core import Predictor, ops
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
+from gpu_waits import waits
 from small_model import QUIET, bgr_picture, small_model
 from test_nms import random_boxes
 from test_preprocess_ops import picture, same_bits
@@ -28,18 +26,6 @@ def problem(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tenso
     rng = np.random.default_rng(n)
     boxes, scores = random_boxes(rng, n, side, dtype), rng.integers(0, n // 3 + 1, n).astype(np.float32)
     return torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(rng.integers(0, 40, n) ** 2 // 100)
-
-
-@contextmanager
-def waits() -> Iterator[list[Any]]:
-    """The times that the host waited for the GPU within this context, as PyTorch counts them."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            yield said
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,29 +1,32 @@
-"""The trainer: losses, prompts, and runs that resume to the same weights."""
+"""The trainer: losses, runs that learn, and runs that resume to the same weights."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
-import numpy as np
+import cv2
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from fastsam_core.models import registry
-from fastsam_core.train.__main__ import main as train_main
+from fastsam_core.models.checkpoint import load_model
+from fastsam_core.models.tiny_vit import Attention, TinyViT
+from fastsam_core.train import __main__ as command
+from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
-from fastsam_core.train.loop import Phase, TrainConfig, Trainer
+from fastsam_core.train.loop import Trainer
 from fastsam_core.train.losses import mask_iou, mask_loss, prompt_loss
-from fastsam_core.train.samples import MAX_POINTS, SceneDataset, box_of, inner, sample_prompts
-from fastsam_core.train.scenes import Scene
+from fastsam_core.train.scene_data import SceneDataset
+from fastsam_core.train.windows import fit_windows
+
+SHORT = TrainConfig(phases=(Phase(64, 2, 8), Phase(96, 2, 2)), prompts=3, pool=8, reuse=2, seed=3)
 
 
-def square_scene(size: int = 64) -> Scene:
-    """One square object with a smaller square part."""
-    labels, parts = np.zeros((size, size), np.int32), np.zeros((size, size), np.int32)
-    labels[8:40, 16:48] = 1
-    parts[12:24, 20:32] = 1
-    return Scene(np.zeros((size, size, 3), np.uint8), labels, parts, np.array([0, 1], np.int32))
+def scenes(size: int = 96, seed: int = 3) -> SceneDataset:
+    """With few textures, which are quick to make."""
+    return SceneDataset(size, seed=seed, textures=4)
 
 
 def test_mask_loss_prefers_the_right_mask() -> None:
@@ -74,99 +77,131 @@ def test_background_clicks_teach_the_iou_alone() -> None:
     assert (iou.grad > 0).all()
 
 
-def test_prompts_ask_for_their_targets() -> None:
-    scene = square_scene()
-    sample = sample_prompts(np.random.default_rng(0), scene, 200)
-    whole = torch.from_numpy((scene.labels == 1).reshape(16, 4, 16, 4).mean((1, 3)).astype(np.float32))
-    part = torch.from_numpy((scene.parts == 1).reshape(16, 4, 16, 4).mean((1, 3)).astype(np.float32))
-    kinds = set()
-    for i in range(200):
-        clicks = [
-            (x, y, k)
-            for (x, y), k in zip(sample.points[i].long().tolist(), sample.labels[i].tolist(), strict=True)
-            if k >= 0
-        ]
-        if not sample.is_object[i]:
-            (x, y, _), kind = clicks[0], "background"
-            assert scene.labels[y, x] == 0
-            assert not sample.targets[i].any()
-        else:
-            is_part = torch.equal(sample.targets[i], part)
-            assert is_part or torch.equal(sample.targets[i], whole)
-            mask = (scene.parts if is_part else scene.labels) == 1
-            assert all(mask[y, x] == bool(k) for x, y, k in clicks)
-            kind = "box" if sample.has_box[i] else ("part" if is_part else f"{len(clicks)} clicks")
-        if sample.has_box[i]:
-            assert (sample.boxes[i] - torch.tensor(box_of(mask))).abs().max() <= 3.2
-        assert len(clicks) + bool(sample.has_box[i]) >= 1
-        kinds.add(kind)
-    assert kinds >= {"background", "box", "part", "1 clicks", f"{MAX_POINTS} clicks"}
-
-
-def test_inner_and_box() -> None:
-    mask = np.zeros((20, 30), bool)
-    mask[5:14, 3:28] = True
-    assert box_of(mask) == (3, 5, 27, 13)
-    innermost = np.argwhere(inner(mask, 1.0))
-    assert set(innermost[:, 0]) == {9}
-    full = np.ones((8, 8), bool)
-    assert inner(full)[4, 4]
-    assert not inner(full)[0, 0]
-
-
-def test_dataset_depends_on_seed_and_index_alone() -> None:
-    whole = SceneDataset(64, 3, seed=5, length=4, textures=4)
-    tail = SceneDataset(64, 3, seed=5, length=4, start=2, textures=4)
-    assert (len(whole), len(tail)) == (4, 2)
-    torch.testing.assert_close(whole[3].image, tail[1].image, rtol=0, atol=0)
-    torch.testing.assert_close(whole[3].targets, tail[1].targets, rtol=0, atol=0)
-    assert not torch.equal(whole[2].image, whole[3].image)
-    with pytest.raises(IndexError):
-        tail[2]
-
-
-def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsam_core.train.loop.SceneDataset", few_textures)
-    config = TrainConfig(phases=(Phase(64, 2, 8), Phase(96, 2, 2)), prompts=2, seed=3)
-    straight = Trainer(config, tmp_path / "straight", workers=0).run()
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = Trainer(SHORT, scenes(), tmp_path / "straight", workers=0).run()
 
     class Stopped(Exception):
         pass
 
-    broken = Trainer(config, tmp_path / "broken", workers=0)
+    broken = Trainer(SHORT, scenes(), tmp_path / "broken", workers=0)
     step = broken._train_step
 
-    def stop_at_third(samples: list) -> float:  # type: ignore[type-arg]
+    def stop_at_third(sample_every: int) -> torch.Tensor:
         if broken.step == 3:
             raise Stopped
-        return step(samples)
+        return step(sample_every)
 
     monkeypatch.setattr(broken, "_train_step", stop_at_third)
     with pytest.raises(Stopped):
         broken.run(save_every=1)
-    resumed = Trainer(config, tmp_path / "broken", workers=0)
+    resumed = Trainer(SHORT, scenes(), tmp_path / "broken", workers=0)
     assert resumed.step == 3
     weights = resumed.run().state_dict()
     for name, value in straight.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_command_writes_half_precision_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsam_core.train.loop.SceneDataset", few_textures)
-    arguments = ["--output", str(tmp_path), "--phases", "64:1:2", "--prompts", "2", "--workers", "0", "--device", "cpu"]
-    assert train_main(arguments) == 0
+def test_a_run_learns(tmp_path: Path) -> None:
+    """A few pictures, again and again: masks must come out better at the end than at the start."""
+    config = TrainConfig(
+        phases=(Phase(64, 60, 8),),
+        prompts=6,
+        pool=2,
+        reuse=1000,
+        final_learning_rate=1e-3,
+        warmup_steps=10,
+        evenness_share=50,
+        min_area=0.04,
+    )
+    Trainer(config, scenes(64, seed=0), tmp_path, workers=0).run(log_every=10, sample_every=20)
+    with open(tmp_path / "curves.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40, 50, 60]
+    assert float(rows[-1]["loss"]) < 0.9 * float(rows[0]["loss"])
+    assert float(rows[-1]["iou_last"]) > float(rows[0]["iou_last"]) + 0.1
+    sheets = sorted((tmp_path / "samples").glob("*.jpg"))
+    assert [sheet.name for sheet in sheets] == ["step-000000.jpg", "step-000020.jpg", "step-000040.jpg"]
+    assert cv2.imread(str(sheets[-1])).shape == (2 * 64, 4 * 64, 3)
+
+
+def test_the_decoder_alone_is_trained_where_that_is_asked_for(tmp_path: Path) -> None:
+    config = TrainConfig(model="sam_nano.pt", train="decoder", phases=(Phase(64, 2, 2),), prompts=3, pool=4)
+    trainer = Trainer(config, scenes(64), tmp_path, workers=0)
+    before = load_model("sam_nano.pt").state_dict()
+    after = trainer.run().state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and not any(name.startswith("image_encoder.") for name in changed)
+    assert any(name.startswith("mask_decoder.") for name in changed)
+    # What was trained further keeps the precision that it was trained in, and can be loaded.
+    assert {t.dtype for t in load_file(trainer.weights).values()} == {torch.float32, torch.int64}
+    assert load_model(trainer.weights).name == "sam_nano"
+
+
+def test_a_run_ends_with_its_time(tmp_path: Path) -> None:
+    config = TrainConfig(phases=(Phase(64, 1_000_000, 1), Phase(96, 1_000_000, 1)), prompts=3, pool=4, minutes=0.05)
+    trainer = Trainer(config, scenes(), tmp_path, workers=0)
+    trainer.run(log_every=1)
+    assert 0 < trainer.step < 1000
+    with open(tmp_path / "curves.csv") as file:
+        sizes = [int(row["size"]) for row in csv.DictReader(file)]
+    assert sizes == sorted(sizes) and set(sizes) == {64, 96}
+    assert trainer.weights.exists()
+
+
+def test_bfloat16_trains_as_float32_does(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = TrainConfig(phases=(Phase(64, 3, 8),), prompts=3, pool=8, precision=precision)
+        Trainer(config, scenes(64), tmp_path / precision, workers=0).run(log_every=3)
+        with open(tmp_path / precision / "curves.csv") as file:
+            losses[precision] = float(next(csv.DictReader(file))["loss"])
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
+def test_windows_shrink_with_the_grid_and_keep_their_biases() -> None:
+    model = registry.build("sam_nano")
+    assert isinstance(model.image_encoder, TinyViT)
+    layers = [module for module in model.image_encoder.modules() if isinstance(module, Attention)]
+    before = [(layer.window_size, layer.bias_index) for layer in layers]
+    fit_windows(model.image_encoder, 128)
+    assert {layer.window_size for layer in layers} == {8}
+    for layer, (window, index) in zip(layers, before, strict=True):
+        # The distance from one place to another has the same number as in the whole window.
+        whole = index.view(window, window, window, window)[:8, :8, :8, :8]
+        assert torch.equal(layer.bias_index.view(8, 8, 8, 8), whole)
+    fit_windows(model.image_encoder, 512)
+    for layer, (window, index) in zip(layers, before, strict=True):
+        assert layer.window_size == window and torch.equal(layer.bias_index, index)
+
+
+def test_the_command_writes_half_precision_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "SceneDataset", lambda size, *, seed: scenes(size, seed))
+    arguments = ["--output", str(tmp_path), "--phases", "64:1:2", "--prompts", "3", "--workers", "0"]
+    arguments += ["--device", "cpu", "--pool", "4"]
+    assert command.main(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "sam_nano.safetensors")
     state = load_file(tmp_path / "sam_nano.safetensors")
     assert set(state) == set(registry.build("sam_nano").state_dict())
     assert {t.dtype for t in state.values()} == {torch.float16, torch.int64}
-    with pytest.raises(ValueError, match="a run of 'sam_nano', not of 'mobile_sam'"):
-        Trainer(TrainConfig(model="mobile_sam"), tmp_path)
+    with pytest.raises(ValueError, match="a run with model 'sam_nano', not 'mobile_sam'"):
+        Trainer(TrainConfig(model="mobile_sam", pool=1, phases=(Phase(64, 1, 1),)), scenes(), tmp_path)
 
 
 @pytest.mark.parametrize("phase", ["64", "64:1", "a:1:1", "20:1:1", "64:0:1"])
 def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        train_main(["--phases", phase])
+        command.main(["--phases", phase])
     assert "SIZE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("train", "encoder"), ("precision", "float16"), ("phases", ()), ("prompts", 2), ("reuse", 0.5)]
+)
+def test_bad_settings_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name if name != "phases" else "phase"):
+        TrainConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_evaluate_scores_an_untrained_model_low() -> None:
@@ -177,8 +212,3 @@ def test_evaluate_scores_an_untrained_model_low() -> None:
     assert scores.objects > 0
     assert 0 <= scores.point <= scores.oracle < 0.5
     assert 0 <= scores.box < 0.6
-
-
-def few_textures(*args: object, **kwargs: object) -> SceneDataset:
-    """The dataset with a texture pool that is quick to make."""
-    return SceneDataset(*args, **{**kwargs, "textures": 4})  # type: ignore[arg-type]

@@ -268,7 +268,7 @@ void bits() {
     if (both == 0) leading_of_both = 64;
     const unsigned bytes[8] = {x & 255, x >> 8 & 255, x >> 16 & 255, x >> 24,
                                y & 255, y >> 8 & 255, y >> 16 & 255, y >> 24};
-    const unsigned chosen = bytes[6] | bytes[0] << 8 | (bytes[3] >= 128 ? 255u : 0u) << 16 | bytes[5] << 24;
+    const unsigned chosen = bytes[6] | bytes[0] << 8 | bytes[3] << 16 | bytes[5] << 24;
     const uint64_t high = uint64_t{x} * x + (uint64_t{x} * y >> 31) +
                           (((uint64_t{x} * y << 1 & 0xffffffffu) + (uint64_t{y} * y >> 32)) >> 32);
     const long long expected[14] = {set,

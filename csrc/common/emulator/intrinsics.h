@@ -97,9 +97,8 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const uint64_t bytes = uint64_t{y} << 32 | x;
   unsigned chosen = 0;
   for (int i = 0; i < 4; ++i) {
-    const unsigned nibble = selector >> (4 * i) & 0xfu;
-    unsigned byte = static_cast<unsigned>(bytes >> (8 * (nibble & 7u))) & 0xffu;
-    if ((nibble & 8u) != 0) byte = (byte & 0x80u) != 0 ? 0xffu : 0u;
+    // The fourth bit, which in PTX asks for copies of the sign, is not looked at.
+    const unsigned byte = static_cast<unsigned>(bytes >> (8 * (selector >> (4 * i) & 7u))) & 0xffu;
     chosen |= byte << (8 * i);
   }
   return chosen;

@@ -1,15 +1,24 @@
-"""Train a model from scratch on procedurally generated scenes: `python -m fastsam_core.train --help`."""
+"""Train a model: `python -m fastsam_core.train --help`.
+
+From scratch on generated scenes, or from a checkpoint on your own labelled images.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .loop import Phase, TrainConfig, Trainer
+from .config import Phase, TrainConfig
+from .loop import Trainer
+from .scene_data import SceneDataset
+
+_DEFAULT = TrainConfig()
 
 
 def _phase(text: str) -> Phase:
@@ -22,40 +31,50 @@ def _phase(text: str) -> Phase:
     return Phase(size, steps, batch)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    default = TrainConfig()
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fastsam_core.train", description=__doc__)
-    parser.add_argument("--model", default=default.model, help="a name from the registry (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/train"), help="folder for state and weights")
-    phases = " ".join(f"{p.size}:{p.steps}:{p.batch}" for p in default.phases)
-    parser.add_argument(
-        "--phases",
-        type=_phase,
-        nargs="+",
-        default=default.phases,
-        metavar="SIZE:STEPS:BATCH",
-        help=f"default: {phases}",
+    add = parser.add_argument
+    add(
+        "--model",
+        default=_DEFAULT.model,
+        help="a registry name, to train from scratch; or a checkpoint, to train further (default: %(default)s)",
     )
-    parser.add_argument("--prompts", type=int, default=default.prompts, help="prompts per scene (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=1, help="processes that generate scenes (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of the trainer (default: torch's choice)")
-    options = parser.parse_args(argv)
+    add("--output", type=Path, default=Path("runs/train"), help="folder for state, weights, curves and sample pictures")
+    phases = " ".join(f"{p.size}:{p.steps}:{p.batch}" for p in _DEFAULT.phases)
+    add("--phases", type=_phase, nargs="+", metavar="SIZE:STEPS:BATCH", help=f"default: {phases}")
+    add("--train", choices=("all", "decoder"), default="all", help="decoder: leave the image encoder as it is")
+    add("--prompts", type=int, default=_DEFAULT.prompts, help="prompts per picture (default: %(default)s)")
+    add("--pool", type=int, default=_DEFAULT.pool, help="pictures kept on the device (default: %(default)s)")
+    add("--reuse", type=float, default=_DEFAULT.reuse, help="how often each is drawn (default: %(default)s)")
+    add("--learning-rate", type=float, default=_DEFAULT.learning_rate, help="default: %(default)s")
+    add("--warmup-steps", type=int, default=_DEFAULT.warmup_steps, help="default: %(default)s")
+    add("--average-decay", type=float, default=_DEFAULT.average_decay, help="of the weights (default: %(default)s)")
+    add("--min-area", type=float, default=_DEFAULT.min_area, help="least share of the picture (default: %(default)s)")
+    add("--minutes", type=float, default=_DEFAULT.minutes, help="finish within this time; 0: do all steps")
+    add("--seed", type=int, default=_DEFAULT.seed)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
+    add("--workers", type=int, default=1, help="processes that make pictures (default: %(default)s)")
+    add("--threads", type=int, default=0, help="threads of the trainer (default: torch's choice)")
+    return parser
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = vars(_parser().parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    config = TrainConfig(
-        model=options.model,
-        phases=tuple(options.phases),
-        prompts=options.prompts,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
-    Trainer(config, options.output, options.device, options.workers).run()
-    print(options.output / f"{config.model}.safetensors")
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    if options["precision"] is None:
+        options["precision"] = "bfloat16" if torch.device(options["device"]).type == "cuda" else "float32"
+    if options["phases"] is not None:
+        options["phases"] = tuple(options["phases"])
+    names = {field.name for field in fields(TrainConfig)}
+    given: dict[str, Any] = {name: value for name, value in options.items() if name in names and value is not None}
+    config = replace(_DEFAULT, **given)
+    data = SceneDataset(config.size, seed=config.seed)
+    trainer = Trainer(config, data, options["output"], options["device"], options["workers"])
+    trainer.run()
+    print(trainer.weights)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,6 @@ from torch.nn import functional as F
 from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
 from ..preprocess import preprocess
-from .samples import box_of, inner
 from .scenes import TexturePool, make_scene
 
 
@@ -58,6 +58,19 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
         box.append(_ious(logits, masks)[:, 0])
     means = [torch.cat(values).mean().item() for values in (point, oracle, box)]
     return Scores(scenes, sum(map(len, point)), *means)
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of a non-empty mask; x2 and y2 are its last column and row."""
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def inner(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
+    """The pixels of a non-empty mask whose distance to its border is at least `share` of the largest one."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    return distance >= share * distance.max()
 
 
 def _innermost(mask: np.ndarray) -> tuple[int, int]:

@@ -1,202 +1,281 @@
-"""The training loop: phases of rising resolution, an average of the weights, and checkpoints that resume exactly."""
+"""The training loop: phases of rising size, an average of the weights, and checkpoints that resume exactly."""
 
 from __future__ import annotations
 
 import copy
-import math
 import time
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 
 from .._files import atomic_path
 from .._log import logger
 from ..models import registry
+from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
-from .losses import prompt_loss
-from .samples import Sample, SceneDataset, collate
+from .auxiliary import DenseHead
+from .config import Phase, TrainConfig
+from .crops import draw_views
+from .interactive import Group, Outcome, draw_groups, train_rounds
+from .pool import Feeder, LabelledImage, Pool
+from .progress import Curves, sample_sheet
+from .windows import fit_windows
 
 # Smaller batches keep the running statistics of BatchNorm: their own are too noisy.
 _SMALLEST_NORM_BATCH = 8
-
-
-@dataclass(frozen=True)
-class Phase:
-    """`steps` steps at picture size `size` (a multiple of 16) with `batch` scenes each."""
-
-    size: int
-    steps: int
-    batch: int
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the result, beside the code."""
-
-    model: str = "sam_nano"
-    phases: tuple[Phase, ...] = (Phase(192, 1700, 8), Phase(384, 750, 4))
-    prompts: int = 12
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 150
-    weight_decay: float = 0.02
-    average_decay: float = 0.998
-    final_evenness: float = 0.75
-    evenness_steps: int = 900
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        return sum(phase.steps for phase in self.phases)
-
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to `final_learning_rate`."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        span = self.learning_rate - self.final_learning_rate
-        return self.final_learning_rate + span * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-
-    def evenness_at(self, step: int) -> float:
-        """From balanced cross-entropy to nearly the plain one (see `mask_loss`), once masks have begun to form."""
-        return self.final_evenness * min(1.0, step / self.evenness_steps)
+# How often a step has one round of prompts, two, and so on.
+_ROUNDS = (0.4, 0.25, 0.2, 0.15)
 
 
 class Trainer:
-    """Trains one registry model. State lives in `folder`/state.pt and is taken up again if it is there."""
+    """Trains one model on labelled pictures. State lives in `folder`/state.pt and is taken up again if it is there.
 
-    def __init__(self, config: TrainConfig, folder: Path, device: str = "cpu", workers: int = 1) -> None:
-        self.config, self.folder, self.device, self.workers = config, folder, torch.device(device), workers
+    data: pictures by number, of `config.size` pixels at most; taken in order, from the first again after the last.
+    planes: how many planes they have at most.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Dataset[LabelledImage],
+        folder: Path,
+        device: str = "cpu",
+        workers: int = 1,
+        planes: int = 3,
+    ) -> None:
+        self.config, self.data, self.folder, self.device, self.workers = (
+            config,
+            data,
+            folder,
+            torch.device(device),
+            workers,
+        )
         torch.manual_seed(config.seed)
-        self.model = registry.build(config.model).to(self.device)
+        self.from_scratch = config.model in registry.MODELS
+        self.model = _new_model(config.model) if self.from_scratch else load_model(config.model, "cpu").train()
+        self.model.to(self.device)
+        if self.device.type == "cuda":  # convolutions are faster so, by a quarter of a step
+            self.model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = DenseHead(self.model.prompt_encoder.embed_dim).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        kept = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
-        self.step = 0
+        self.model.image_encoder.requires_grad_(config.train == "all")
+        trained = [p for p in [*self.model.parameters(), *self.head.parameters()] if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.trained = trained
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=self.device.type == "cuda")
+        self.pool = Pool(config.pool, config.size, planes, self.device)
+        self.step, self.seconds, self.fed, self.phase = 0, 0.0, 0.0, -1
         self._resume()
 
-    def run(self, *, save_every: int = 100, log_every: int = 20) -> SamModel:
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, from 0 to 1."""
+        done = self.step / self.config.steps
+        return max(done, self.seconds / (60 * self.config.minutes)) if self.config.minutes else done
+
+    def run(self, *, save_every: int = 200, log_every: int = 20, sample_every: int = 500) -> SamModel:
         """Train to the end of the last phase; returns the averaged model."""
-        first = 0
-        for index, phase in enumerate(self.config.phases):
-            last = first + phase.steps
-            if self.step < last:
-                self._run_phase(phase, index, first, last, save_every, log_every)
-            first = last
+        curves = Curves(self.folder, self.step)
+        sums, seen, mark = torch.zeros(4, device=self.device), 0, time.perf_counter()
+        oldest = max(0, int(self.fed) - self.config.pool)
+        feeder = Feeder(self.data, oldest, self.workers)
+        try:
+            # A resumed run first gets back what the pool held, each picture at its place.
+            self.pool.added = oldest
+            for image, planes in feeder.take(int(self.fed) - oldest):
+                self.pool.add(image, planes)
+            clock = time.perf_counter() - self.seconds
+            while self.progress < 1:
+                self._enter_phase(self.config.phase_at(self.progress))
+                self._feed(feeder)
+                sums += self._train_step(sample_every)
+                self.step += 1
+                seen += 1
+                if self.step % log_every == 0:
+                    loss, auxiliary, first, last = (sums / seen).tolist()
+                    spent = (time.perf_counter() - mark) / seen
+                    curves.add(
+                        step=self.step,
+                        size=self.model.image_size,
+                        learning_rate=self.optimizer.param_groups[0]["lr"],
+                        loss=loss,
+                        auxiliary=auxiliary,
+                        iou_first=first,
+                        iou_last=last,
+                        pictures=int(self.fed),
+                        seconds=time.perf_counter() - clock,
+                    )
+                    logger.info(
+                        "%3.0f %%  step %d  %d px  loss %.4f  IoU %.3f to %.3f  %.3f s/step",
+                        *(100 * self.progress, self.step, self.model.image_size, loss, first, last, spent),
+                    )
+                    sums, seen, mark = torch.zeros(4, device=self.device), 0, time.perf_counter()
+                self.seconds = time.perf_counter() - clock
+                if self.step % save_every == 0 or self.progress >= 1:
+                    self._save()
+        finally:
+            feeder.close()
         return self.average
 
-    def _run_phase(self, phase: Phase, index: int, first: int, last: int, save_every: int, log_every: int) -> None:
+    def _enter_phase(self, number: int) -> None:
+        if number == self.phase:
+            return
+        self.phase = number
+        phase = self._phase
         self.model.set_image_size(phase.size)
         self.model.train()
+        if self.config.train == "decoder":
+            self.model.image_encoder.eval()
+        fit_windows(self.model.image_encoder, phase.size)
         if phase.batch < _SMALLEST_NORM_BATCH:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
-        data = SceneDataset(
-            phase.size,
-            self.config.prompts,
-            seed=self.config.seed * 1000 + index,
-            length=phase.steps * phase.batch,
-            start=(self.step - first) * phase.batch,
-        )
-        loader: DataLoader[Sample] = DataLoader(
-            data, batch_size=phase.batch, num_workers=self.workers, collate_fn=collate, drop_last=True
-        )
-        started, total, seen = time.perf_counter(), 0.0, 0
-        for samples in loader:
-            total += self._train_step(samples)
-            seen += 1
-            self.step += 1
-            if self.step % log_every == 0:
-                seconds = (time.perf_counter() - started) / seen
-                logger.info("step %d/%d loss %.4f %.2f s", self.step, self.config.steps, total / seen, seconds)
-                started, total, seen = time.perf_counter(), 0.0, 0
-            if self.step % save_every == 0 or self.step == last:
-                self._save()
 
-    def _train_step(self, samples: list[Sample]) -> float:
+    @property
+    def _phase(self) -> Phase:
+        return self.config.phases[self.phase]
+
+    def _feed(self, feeder: Feeder) -> None:
+        """New pictures for the pool: as many as the phase's batches use up, and at the start enough for one batch."""
+        before = int(self.fed)
+        if not self.pool.added:
+            self.fed += min(self.config.pool, 2 * self._phase.batch)
+        self.fed += self._phase.batch / self.config.reuse
+        wanted = int(self.fed) - before
+        # Against the clock nobody waits, except for the very first.
+        waits = not self.config.minutes or not self.pool.added
+        got = 0
+        for image, planes in feeder.take(wanted) if waits else feeder.take_ready(wanted):
+            self.pool.add(image, planes)
+            got += 1
+        self.fed -= wanted - got
+
+    def _train_step(self, sample_every: int) -> Tensor:
+        """Returns loss, auxiliary loss and mean IoU of the first and the last round, on the device."""
+        config, progress = self.config, self.progress
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.step)
-        loss = scene_loss(self.model, samples, self.device, self.config.evenness_at(self.step))
+            group["lr"] = config.learning_rate_at(self.step, progress)
+        # All randomness comes from the step's number, so that a resumed run needs no generator's state.
+        rng = np.random.default_rng((config.seed, self.step))
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
+        views = draw_views(self.pool, self._phase.batch, self._phase.size, rng)
+        groups = draw_groups(views.planes, views.inside, config.prompts, generator, config.min_area)
+        rounds = 1 + int(rng.choice(len(_ROUNDS), p=_ROUNDS))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if not torch.isfinite(norm):
+        whole = config.train == "all"
+        with self._amp(), torch.set_grad_enabled(whole):
+            encoded = self.model.image_encoder(views.images.to(memory_format=self._layout))
+        embeddings = encoded.detach().float().requires_grad_(whole)
+        outcome = train_rounds(
+            self.model,
+            embeddings,
+            groups,
+            rounds,
+            generator,
+            evenness=config.evenness_at(progress),
+            mask_feedback=config.mask_feedback,
+            amp=self._amp,
+        )
+        auxiliary = outcome.loss.new_zeros(())
+        weight = config.auxiliary_at(progress)
+        if whole and weight:
+            with self._amp():
+                auxiliary = self.head(embeddings, views.planes, generator)
+            (auxiliary * weight).backward()
+        if whole:
+            assert embeddings.grad is not None
+            encoded.backward(embeddings.grad.to(encoded.dtype))
+        norm = nn.utils.clip_grad_norm_(self.trained, 1.0)
+        if self.step % 20 == 0 and not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {self.step}; lower the learning rate")
         self.optimizer.step()
         self._average()
-        return loss.item()
+        if sample_every and self.step % sample_every == 0:
+            self._sample(views, groups[0], outcome)
+        return torch.stack([outcome.loss, auxiliary.detach(), outcome.first_iou, outcome.last_iou])
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+
+    def _amp(self) -> AbstractContextManager[None]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return cast(AbstractContextManager[None], torch.autocast(self.device.type, torch.bfloat16))
 
     @torch.no_grad()
     def _average(self) -> None:
         """Exponential average of the weights; short at first, so that the start is forgotten."""
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
+        means, values = list(self.average.state_dict().values()), list(self.model.state_dict().values())
+        smooth = [i for i, mean in enumerate(means) if mean.is_floating_point()]
+        torch._foreach_lerp_([means[i] for i in smooth], [values[i] for i in smooth], 1 - decay)
+        for mean, value in zip(means, values, strict=True):
+            if not mean.is_floating_point():
                 mean.copy_(value)
+
+    def _sample(self, views: Any, group: Group, outcome: Outcome) -> None:
+        sample_sheet(self.folder / "samples" / f"step-{self.step:06}.jpg", views, group, outcome.logits)
 
     def _save(self) -> None:
         state = {
             "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "seconds": self.seconds,
+            "fed": self.fed,
             "config": asdict(self.config),
         }
         with atomic_path(self.folder / "state.pt") as path:
             torch.save(state, path)
-        save_weights(self.average, self.folder / f"{self.config.model}.safetensors")
+        save_weights(self.average, self.weights, torch.float16 if self.from_scratch else torch.float32)
+
+    @property
+    def weights(self) -> Path:
+        """Where the averaged model is kept."""
+        return self.folder / f"{self.model.name}.safetensors"
 
     def _resume(self) -> None:
         path = self.folder / "state.pt"
         if not path.exists():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"]["model"] != self.config.model:
-            raise ValueError(f"{path} is a run of {state['config']['model']!r}, not of {self.config.model!r}")
+        for name in ("model", "train", "seed"):
+            if state["config"][name] != getattr(self.config, name):
+                raise ValueError(
+                    f"{path} is a run with {name} {state['config'][name]!r}, not {getattr(self.config, name)!r}; "
+                    "take another folder"
+                )
         self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step, self.seconds, self.fed = state["step"], state["seconds"], state["fed"]
         logger.info("resuming %s at step %d", path, self.step)
 
 
-def scene_loss(model: SamModel, samples: list[Sample], device: torch.device, evenness: float) -> Tensor:
-    """Mean loss over a batch of scenes, their prompts decoded together; evenness: see `mask_loss`."""
-    embeddings = model.encode_image(torch.stack([s.image for s in samples]).to(device))
-    counts = torch.tensor([len(s.targets) for s in samples], device=device)
-    embeddings = embeddings.repeat_interleave(counts, dim=0)
+def _new_model(name: str) -> SamModel:
+    """Untrained, but with equal projections of tokens and image in the attention from the first to the second.
 
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(s, name) for s in samples]).to(device)
-
-    points, labels, boxes, has_box = joined("points"), joined("labels"), joined("boxes"), joined("has_box")
-    targets, is_object = joined("targets"), joined("is_object")
-    position, dense = model.prompt_encoder.dense_position_embedding(), model.prompt_encoder.dense(None)
-    total = embeddings.new_zeros(())
-    # Prompts with and without a box have different token lists, as at inference.
-    for chosen, with_box in ((has_box, True), (~has_box, False)):
-        if not chosen.any():
-            continue
-        few_labels = labels[chosen]
-        used = int((few_labels != -1).any(0).sum())
-        sparse = model.prompt_encoder.sparse(
-            points[chosen][:, :used] if used else None,
-            few_labels[:, :used] if used else None,
-            boxes[chosen] if with_box else None,
-        )
-        logits, iou = model.mask_decoder(embeddings[chosen], position, sparse, dense)
-        ambiguous = (few_labels != -1).sum(1) + 2 * with_box <= 1
-        loss = prompt_loss(logits, iou, targets[chosen], ambiguous, is_object[chosen], evenness)
-        total = total + loss * (len(few_labels) / len(labels))
-    return total
+    Then a click attends to its own place from the first step, by the position embedding that both share.
+    """
+    model = registry.build(name)
+    for block in model.mask_decoder.transformer.blocks:
+        attention = block.cross_attn_token_to_image
+        attention.k_proj.load_state_dict(attention.q_proj.state_dict())
+    return model
 
 
 def save_weights(model: SamModel, path: Path, dtype: torch.dtype = torch.float16) -> None:

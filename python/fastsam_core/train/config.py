@@ -1,0 +1,102 @@
+"""What decides the result of a training run, beside the code: sizes, steps, learning rate, prompts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`steps` steps with `batch` pictures each, `size` pixels (a multiple of 16) on their long side."""
+
+    size: int
+    steps: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a run.
+
+    Attributes:
+        model: a name of `models.registry`, trained from scratch; else a checkpoint's name or path, trained further.
+        train: "all", or "decoder": the image encoder stays as it is.
+        phases: one after the other, usually of rising size.
+        prompts: per picture; a third of them are boxes, the others clicks.
+        pool: so many pictures are kept, and drawn from again and again.
+        reuse: how often a picture is drawn before it makes room for a new one, on average.
+        learning_rate, final_learning_rate: linear warm-up to the first, half a cosine down to the second.
+        average_decay: of the exponential average of the weights, which is what is kept in the end.
+        final_evenness, evenness_share: see `losses.mask_loss`; the first is reached after that share of the run.
+        auxiliary, final_auxiliary: weight of the dense loss on the image embedding (`auxiliary.py`) at the start and
+            at the end.
+        mask_feedback: of the prompts that get a further click, the share that gets the last mask as well.
+        min_area: the smallest object asked for, as a share of the picture.
+        minutes: 0, or how long the run may take: where its steps would take longer, the schedule goes by the clock.
+    """
+
+    model: str = "sam_nano"
+    train: str = "all"
+    phases: tuple[Phase, ...] = (Phase(256, 6000, 16), Phase(512, 2000, 8))
+    prompts: int = 12
+    pool: int = 512
+    reuse: float = 4.0
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 150
+    weight_decay: float = 0.02
+    average_decay: float = 0.999
+    final_evenness: float = 0.75
+    evenness_share: float = 0.35
+    auxiliary: float = 0.5
+    final_auxiliary: float = 0.1
+    mask_feedback: float = 0.6
+    min_area: float = 0.003
+    precision: str = "float32"
+    minutes: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.train not in ("all", "decoder"):
+            raise ValueError(f"train is 'all' or 'decoder', not {self.train!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is 'float32' or 'bfloat16', not {self.precision!r}")
+        if not self.phases:
+            raise ValueError("a run has at least one phase")
+        for phase in self.phases:
+            if phase.size < 32 or phase.size % 16 or phase.steps < 1 or phase.batch < 1:
+                raise ValueError(f"{phase}: the size is a multiple of 16 from 32, steps and batch are at least 1")
+        for name, least in (("prompts", 3), ("pool", 1), ("reuse", 1), ("min_area", 0), ("minutes", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def size(self) -> int:
+        """The size that pictures are kept at: the largest that a phase asks for."""
+        return max(phase.size for phase in self.phases)
+
+    def phase_at(self, progress: float) -> int:
+        """The number of the phase that a run is in after a share `progress` of it."""
+        done = 0
+        for number, phase in enumerate(self.phases):
+            done += phase.steps
+            if progress * self.steps < done:
+                return number
+        return len(self.phases) - 1
+
+    def learning_rate_at(self, step: int, progress: float) -> float:
+        span = self.learning_rate - self.final_learning_rate
+        rate = self.final_learning_rate + span * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        return rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
+
+    def evenness_at(self, progress: float) -> float:
+        """From balanced cross-entropy to nearly the plain one, once masks have begun to form."""
+        return self.final_evenness * min(1.0, progress / max(self.evenness_share, 1e-6))
+
+    def auxiliary_at(self, progress: float) -> float:
+        return self.auxiliary + (self.final_auxiliary - self.auxiliary) * min(1.0, progress)

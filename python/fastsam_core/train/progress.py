@@ -1,0 +1,64 @@
+"""What a run leaves behind to look at: a table of its curves, and pictures of prompts with their masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._files import atomic_path
+from ..preprocess import PIXEL_MEAN, PIXEL_STD
+from .crops import Views
+from .interactive import Group
+
+COLUMNS = ("step", "size", "learning_rate", "loss", "auxiliary", "iou_first", "iou_last", "pictures", "seconds")
+
+
+class Curves:
+    """`folder`/curves.csv, one line per report. Lines of steps that a resumed run does again are dropped."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / "curves.csv"
+        lines = self.path.read_text().splitlines()[1:] if self.path.exists() else []
+        kept = [line for line in lines if line and int(line.split(",")[0]) <= step]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("\n".join([",".join(COLUMNS), *kept]) + "\n")
+
+    def add(self, **values: float) -> None:
+        with open(self.path, "a") as file:
+            file.write(",".join(format(values[name], ".6g") for name in COLUMNS) + "\n")
+
+
+def sample_sheet(path: Path, views: Views, group: Group, logits: Tensor, count: int = 8) -> None:
+    """A picture of the first prompt of up to `count` pictures: clicks, the mask asked for (green line), the one given.
+
+    logits: (N, S / 4, S / 4), of the group's prompts.
+    """
+    tiles = []
+    for picture in range(min(count, len(views.images))):
+        number = int((group.wanted.picture == picture).nonzero()[0, 0])
+        tiles.append(_tile(views.images[picture], group, number, logits[number]))
+    half = max(1, len(tiles) // 2)
+    sheet = np.concatenate([np.concatenate(tiles[i * half : (i + 1) * half], 1) for i in range(len(tiles) // half)])
+    with atomic_path(path) as temporary:
+        if not cv2.imwrite(str(temporary), sheet[:, :, ::-1]):
+            raise OSError(f"{path} could not be written")
+
+
+def _tile(image: Tensor, group: Group, number: int, logits: Tensor) -> np.ndarray:
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    pixels = (image.cpu() * deviation + mean).clamp(0, 255).byte().numpy().transpose(1, 2, 0).copy()
+    size = pixels.shape[0]
+    given = cv2.resize(logits.float().cpu().numpy(), (size, size), interpolation=cv2.INTER_LINEAR) > 0
+    pixels[given] = (0.5 * pixels[given] + 0.5 * np.array([255, 60, 30])).astype(np.uint8)
+    if group.wanted.is_object[number]:
+        wanted = group.wanted.masks[number].cpu().numpy().astype(np.uint8)
+        outlines, _ = cv2.findContours(wanted, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(pixels, outlines, -1, (0, 255, 0), 1)
+    for (x, y), label in zip(group.points[number].tolist(), group.labels[number].tolist(), strict=True):
+        cv2.circle(pixels, (int(x), int(y)), 4, (255, 255, 255), -1)
+        cv2.circle(pixels, (int(x), int(y)), 3, (0, 200, 0) if label else (220, 0, 0), -1)
+    return pixels

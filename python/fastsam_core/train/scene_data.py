@@ -1,0 +1,43 @@
+"""Generated scenes as labelled pictures: numbered, so that each can be made again by whoever needs it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset, get_worker_info
+
+from .pool import LabelledImage
+from .scenes import TexturePool, make_scene
+
+# So many scenes share one set of textures; then come new ones.
+_SHARING = 8192
+_ENDLESS = 1 << 40
+
+
+class SceneDataset(Dataset[LabelledImage]):
+    """Scenes by number, without an end. The same seed and number give the same scene, whoever asks and in what order.
+
+    size: side of the scenes in pixels; textures: how many each set has.
+    """
+
+    def __init__(self, size: int, *, seed: int, textures: int = 200) -> None:
+        self.size, self.seed, self.textures = size, seed, textures
+        self._pool: tuple[int, TexturePool] | None = None
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Its planes are objects, parts and groups."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if get_worker_info() is not None:
+            cv2.setNumThreads(1)  # one process per core is what there is
+        scene = make_scene(np.random.default_rng((self.seed, index)), self.size, self._textures(index // _SHARING))
+        planes = (scene.labels, scene.parts, getattr(scene, "groups", np.zeros_like(scene.parts)))
+        return LabelledImage(scene.image, np.stack(planes).astype(np.int16))
+
+    def _textures(self, number: int) -> TexturePool:
+        if self._pool is None or self._pool[0] != number:
+            self._pool = number, TexturePool(seed=self.seed * 65537 + number, count=self.textures)
+        return self._pool[1]

@@ -1,0 +1,31 @@
+"""Attention windows for pictures smaller than a model's input."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..models.tiny_vit import Attention, TinyViT
+
+
+def fit_windows(encoder: nn.Module, size: int) -> None:
+    """Let no window of a `TinyViT` be larger than its grid at `size` pixels; other encoders stay as they are.
+
+    A window that sticks out is filled with padding tokens, which take part in its softmax. At the input size there are
+    none of these, and so there must be few in training at a lower one. The biases learnt are those of the whole window.
+    """
+    if not isinstance(encoder, TinyViT):
+        return
+    for stage, layer in enumerate(encoder.layers):
+        grid = size // min(4 << stage, 16)
+        for module in layer.modules():
+            if isinstance(module, Attention):
+                _set_window(module, min(round(module.attention_biases.shape[1] ** 0.5), grid))
+
+
+def _set_window(attention: Attention, window: int) -> None:
+    place = torch.arange(window, device=attention.bias_index.device)
+    y, x = (axis.flatten() for axis in torch.meshgrid(place, place, indexing="ij"))
+    full = round(attention.attention_biases.shape[1] ** 0.5)
+    attention.window_size = window
+    attention.bias_index = (y[:, None] - y).abs() * full + (x[:, None] - x).abs()

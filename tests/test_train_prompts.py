@@ -1,0 +1,228 @@
+"""What the trainer draws: views of pictures, regions to ask for, clicks, boxes, and clicks that correct a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD
+from fastsam_core.train.crops import draw_views
+from fastsam_core.train.interactive import draw_groups
+from fastsam_core.train.pool import Feeder, LabelledImage, Pool, as_tensors
+from fastsam_core.train.prompts import boxes_around, clicks_in, corrections, depths, draw_targets
+from fastsam_core.train.scene_data import SceneDataset
+
+SIZE = 64
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def square_planes() -> Tensor:
+    """Two pictures: one with an object, which has a part; one with two objects. (2, 2, 64, 64)"""
+    planes = torch.zeros(2, 2, SIZE, SIZE, dtype=torch.uint8)
+    planes[0, 0, 8:40, 16:48] = 1
+    planes[0, 1, 12:24, 20:32] = 1
+    planes[1, 0, 4:20, 4:60] = 1
+    planes[1, 0, 30:60, 30:50] = 2
+    return planes
+
+
+def at(masks: Tensor, points: Tensor) -> Tensor:
+    """What each mask holds at its point."""
+    x, y = points.long().unbind(1)
+    return masks[torch.arange(len(masks)), y, x]
+
+
+def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> None:
+    planes, inside = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    drawn = draw_targets(planes, inside, 300, generator, background=True, min_area=0.01)
+    assert drawn.picture.tolist() == [0] * 300 + [1] * 300
+    seen = set()
+    for picture, mask, cells, is_object in zip(
+        drawn.picture.tolist(), drawn.masks, drawn.targets, drawn.is_object, strict=True
+    ):
+        regions = {
+            (level, int(number)): planes[picture, level] == number
+            for level in range(2)
+            for number in planes[picture, level].unique()
+            if number
+        }
+        if not is_object:
+            assert torch.equal(mask, (planes[picture] == 0).all(0)) and not cells.any()
+            seen.add((picture, "background"))
+            continue
+        (which,) = [name for name, region in regions.items() if torch.equal(mask, region)]
+        seen.add((picture, which))
+        torch.testing.assert_close(cells, mask.view(16, 4, 16, 4).float().mean((1, 3)))
+    objects = {(0, (0, 1)), (0, (1, 1)), (1, (0, 1)), (1, (0, 2))}
+    assert seen == objects | {(0, "background"), (1, "background")}
+    # Where no part is, its share goes to the objects.
+    assert 0.02 < (~drawn.is_object).float().mean() < 0.15
+
+
+def test_small_regions_are_not_asked_for(generator: torch.Generator) -> None:
+    inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    drawn = draw_targets(square_planes(), inside, 100, generator, background=False, min_area=0.1)
+    areas = drawn.masks.sum((1, 2))
+    assert drawn.is_object.all() and (areas >= 0.1 * SIZE * SIZE).all()
+    nothing = draw_targets(square_planes(), inside, 5, generator, background=False, min_area=0.9)
+    assert not nothing.is_object.any() and not nothing.targets.any()
+
+
+def test_background_clicks_stay_on_the_picture(generator: torch.Generator) -> None:
+    inside = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    inside[:, :32] = True
+    planes = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
+    drawn = draw_targets(planes, inside, 20, generator, background=True, min_area=0)
+    points = clicks_in(drawn.masks, generator)
+    assert (points[:, 1] < 32).all() and not drawn.is_object.any()
+
+
+def test_clicks_and_boxes_fit_their_masks(generator: torch.Generator) -> None:
+    masks = torch.zeros(400, SIZE, SIZE, dtype=torch.bool)
+    masks[:200, 10:43, 20:31] = True
+    masks[200:, 5:60, 17] = True  # one pixel wide
+    points = clicks_in(masks, generator)
+    assert at(masks, points).float().mean() > 0.99
+    assert len(points[:200].unique(dim=0)) > 60
+    boxes = boxes_around(masks, generator)
+    assert (boxes[:200] - torch.tensor([20.0, 10.0, 30.0, 42.0])).abs().max() <= 3.21
+    assert boxes[:, :2].min() >= 0 and boxes.max() <= SIZE - 1
+    assert (boxes[200:, 0] == 17).all() and (boxes[200:, 2] == 17).all()
+
+
+def test_clicks_prefer_the_inside(generator: torch.Generator) -> None:
+    masks = torch.zeros(500, SIZE, SIZE, dtype=torch.bool)
+    masks[:, 8:56, 8:56] = True
+    from_centre = (clicks_in(masks, generator) - 31.5).abs().max(1).values
+    uniform = (torch.rand(500, 2, generator=generator) * 48 - 24).abs().max(1).values
+    assert from_centre.mean() < 0.85 * uniform.mean()
+
+
+def test_depths_count_steps_to_the_outside() -> None:
+    cells = torch.zeros(1, 16, 16, dtype=torch.bool)
+    cells[0, 2:9, 4:9] = True
+    depth = depths(cells)[0]
+    assert depth[5, 6] == 3 and depth[2, 4] == 1 and depth[1, 4] == 0
+    assert depths(torch.ones(1, 16, 16, dtype=torch.bool)).amax() == 4  # no deeper than a quarter of the side
+
+
+def test_corrections_fall_where_the_mask_is_wrong(generator: torch.Generator) -> None:
+    masks = torch.zeros(300, SIZE, SIZE, dtype=torch.bool)
+    masks[:, 8:40, 8:40] = True
+    targets = masks.view(300, 16, 4, 16, 4).float().mean((2, 4))
+    logits = torch.full((300, 16, 16), -5.0)
+    logits[:, 2:10, 6:14] = 5.0  # its left half missing, as much to the right too many
+    points, labels = corrections(masks, targets, logits, generator)
+    assert {0, 1} == set(labels.tolist())
+    x = points[:, 0]
+    assert torch.equal(labels == 1, x < 24)
+    assert (x[labels == 0] >= 40).all() and (points[:, 1] >= 8).all() and (points[:, 1] < 40).all()
+    points, labels = corrections(masks, targets, 10 * (targets - 0.5), generator)
+    assert (labels == 1).all() and at(masks, points).all()
+
+
+def test_groups_have_clicks_or_boxes(generator: torch.Generator) -> None:
+    inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    clicked, boxed = draw_groups(square_planes(), inside, 9, generator, 0.01)
+    assert clicked.boxes is None and clicked.points.shape == (12, 1, 2) and (clicked.labels == 1).all()
+    assert boxed.boxes is not None and boxed.boxes.shape == (6, 4) and boxed.points.shape == (6, 0, 2)
+    assert boxed.wanted.is_object.all()
+
+
+# ------------------------------------------------------------------------------------------------------- pool and views
+
+
+def picture_pool() -> Pool:
+    """One picture of 48 x 64 pixels whose colours tell the place, and whose label is its brighter half."""
+    pool = Pool(2, SIZE, 2, torch.device("cpu"))
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
+    image = torch.stack([4 * columns, 4 * rows, torch.full_like(rows, 100)]).to(torch.uint8)
+    pool.add(image, (columns >= 32)[None].to(torch.uint8))
+    return pool
+
+
+def test_views_show_picture_and_labels_at_the_same_place() -> None:
+    views = draw_views(picture_pool(), 64, 96, np.random.default_rng(0))
+    assert views.images.shape == (64, 3, 96, 96) and views.planes.shape == (64, 2, 96, 96)
+    deviation, mean = (torch.tensor(x)[:, None, None] for x in (PIXEL_STD, PIXEL_MEAN))
+    plain = wide = 0
+    for image, planes, inside in zip(views.images, views.planes, views.inside, strict=True):
+        assert not image[:, ~inside].any() and not planes[:, ~inside].any()
+        rows, columns = int(inside.any(1).sum()), int(inside.any(0).sum())
+        assert max(rows, columns) == 96 and inside[:rows, :columns].all()
+        wide += columns > rows
+        red, _, blue = (image * deviation + mean)[:, :rows, :columns]
+        if (blue - 100).abs().max() < 0.01:  # its colours were left alone
+            plain += 1
+            border = (red - 128).abs() < 6  # a pixel and a half, as views are up to four times as large
+            assert torch.equal(planes[0, :rows, :columns][~border] == 1, (red >= 128)[~border])
+    assert plain > 10 and 5 < wide < 64
+
+
+def test_the_pool_forgets_the_oldest() -> None:
+    pool = Pool(3, 8, 2, torch.device("cpu"))
+    for number in range(5):
+        side = 8 - number
+        pool.add(torch.full((3, side, side), number, dtype=torch.uint8), torch.ones(1, side, side, dtype=torch.uint8))
+    assert len(pool) == 3 and pool.shapes == [(5, 5), (4, 4), (6, 6)]
+    assert pool.images[:, 0, 0, 0].tolist() == [3, 4, 2]
+    assert not pool.planes[:, 1].any()
+
+
+class Counted(Dataset[LabelledImage]):
+    """Pictures of their own number."""
+
+    def __init__(self, length: int, bad: int = -1) -> None:
+        self.length, self.bad = length, bad
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        if index == self.bad:
+            raise OSError("no such picture")
+        return LabelledImage(np.full((4, 4, 3), index, np.uint8), np.full((1, 4, 4), 300, np.int16))
+
+
+@pytest.fixture(params=[0, 2])
+def workers(request: pytest.FixtureRequest) -> Iterator[int]:
+    yield request.param
+
+
+def test_a_feeder_goes_round_in_order(workers: int) -> None:
+    feeder = Feeder(Counted(5), 3, workers)
+    taken = list(feeder.take(7))
+    feeder.close()
+    assert [int(image[0, 0, 0]) for image, _ in taken] == [3, 4, 0, 1, 2, 3, 4]
+    # Numbers that don't fit are no region.
+    assert all(planes.dtype == torch.uint8 and not planes.any() for _, planes in taken)
+
+
+def test_a_feeder_hands_on_what_went_wrong(workers: int) -> None:
+    feeder = Feeder(Counted(5, bad=2), 0, workers)
+    with pytest.raises(OSError, match="no such picture"):
+        list(feeder.take(5))
+    feeder.close()
+
+
+def test_scenes_depend_on_seed_and_number_alone() -> None:
+    one, other = (SceneDataset(64, seed=5, textures=4) for _ in range(2))
+    first = one[3]
+    other[2]
+    again = other[3]
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.planes, again.planes)
+    assert first.planes.shape == (3, 64, 64) and not np.array_equal(first.image, one[2].image)
+    image, planes = as_tensors(first)
+    assert image.shape == (3, 64, 64) and planes.dtype == torch.uint8
+    with pytest.raises(IndexError):
+        one[-1]

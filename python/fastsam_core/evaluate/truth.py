@@ -20,8 +20,9 @@ from . import label_maps
 FORMS = (
     "accepted: a COCO .json file with images=<folder of its images>; a folder with images/ and masks/ (for each image "
     "a PNG of the same name whose pixels are object numbers, or 0 and 255 for one object); a folder with images/ and "
-    "labels/ (for each image an .npz of the same name with the arrays labels and segments); a folder of YOLO's polygons, a "
-    ".txt for each image, in labels/ with images/ beside it, beside the images, or with images=<their folder>"
+    "labels/ (for each image an .npz of the same name with the arrays labels and segments); a folder of YOLO's "
+    "polygons (a .txt for each image, in labels/ with images/ beside it, beside the images, or with images=<their "
+    "folder>)"
 )
 
 

@@ -381,6 +381,8 @@ def test_mistakes(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=said):
             LabelledFolder(**arguments, **options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="data must be a path, not list"):
+        LabelledFolder([1], size=64)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         LabelledFolder(tmp_path / "missing", size=64)
     with pytest.raises(ValueError, match=r"accepted: a COCO .json"):

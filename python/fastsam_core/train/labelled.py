@@ -78,8 +78,8 @@ class LabelledFolder(Dataset[LabelledImage]):
         if self.min_area >= 1:
             raise ValueError(f"min_area is a share of the image, from 0 to below 1, not {min_area!r}")
         self.max_planes = _whole(1)("max_planes", max_planes)
-        self.data = Path(data)
         self._set: DataSet = open_data(data, images)
+        self.data = Path(data)
         self._places = self._set.labelled()
         if not self._places:
             raise ValueError(f"{self.data}: none of its {len(self._set)} images has a mask; {_NEEDED}")

@@ -1,4 +1,4 @@
-"""Data sets with true masks: their three forms, what is left out of them and said, and what is refused."""
+"""Data sets with true masks: their four forms, what is left out of them and said, and what is refused."""
 
 from __future__ import annotations
 
@@ -231,6 +231,79 @@ def test_objects_that_a_coco_file_has_wrong(tmp_path: Path) -> None:
             open_data(path, tmp_path / "images")
 
 
+# --- YOLO ---
+
+
+def yolo_line(place: int) -> str:
+    """The block's corners, along the edges of its pixels, as shares of the width and the height."""
+    x1, x2, y1, y2 = 6 * place / WIDTH, (6 * place + 5) / WIDTH, 8 / HEIGHT, 12 / HEIGHT
+    return f"0 {x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2}\n"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "texts", "data", "images"),
+    [
+        ("images", "labels", "", None),
+        ("images", "labels", "labels", None),
+        ("set", "set", "set", None),
+        ("photos", "set", "set", "photos"),
+        ("photos", "labels", "", "photos"),
+    ],
+)
+def test_yolo(tmp_path: Path, pictures: str, texts: str, data: str, images: str | None) -> None:
+    for name in ("a.jpg", "sub/b.jpg", "c.jpg", "d.jpg"):
+        for place in (pictures, texts):
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / pictures / name), bgr_picture(HEIGHT, WIDTH))
+    write = {"a": yolo_line(0) + yolo_line(2), "sub/b": yolo_line(1) + "0 0.5 0.5 0.2 0.2\n", "d": ""}
+    for name, text in {**write, "lonely": yolo_line(0), "classes": "thing\n"}.items():
+        (tmp_path / texts / f"{name}.txt").write_text(text)
+    found = open_data(tmp_path / data, None if images is None else tmp_path / images)
+    assert found.names == ["a.jpg", "c.jpg", "d.jpg", "sub/b.jpg"] and found.labelled() == [0, 3]
+    for index, blocks in ((0, (0, 2)), (1, ()), (2, ()), (3, (1,))):
+        masks = list(masks_of(found[index]).values())
+        assert len(masks) == len(blocks) and found[index].pixels is not None
+        for mask, number in zip(masks, blocks, strict=True):
+            np.testing.assert_array_equal(mask, block(number))
+    assert [(one.object, one.reason) for one in found[3].failures] == [("object 1", "it has a box but no mask")]
+    (stray,) = found.stray()
+    assert stray.image == "lonely.txt" and "no image lonely.*" in stray.reason
+
+
+def test_lines_and_names_that_a_yolo_folder_has_wrong(tmp_path: Path) -> None:
+    folder(tmp_path, "labels", "a.jpg", "b.jpg", "b.png")
+    for name in "ab":
+        (tmp_path / "labels" / f"{name}.txt").write_text(yolo_line(0) + "0 0.5 2 0.2 0.2 0.1 0.1\n")
+    data = open_data(tmp_path)
+    (failure,) = data[0].failures
+    assert failure.object is None and "a.txt, line 2: 2 lies outside" in failure.reason and data[0].pixels is None
+    (stray,) = data.stray()
+    assert "any of b.jpg, b.png" in stray.reason and data.labelled() == [0] and not data[1].objects
+
+
+def test_what_may_have_objects_is_known_without_opening_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "png", "masks", "a.jpg", "b.jpg")
+    Image.fromarray(labels_of(1)).save(tmp_path / "png" / "masks" / "b.png")
+    size = {"height": HEIGHT, "width": WIDTH}
+    crowd = {"image_id": 2, "category_id": 1, "segmentation": encoded(block(0)), "iscrowd": 1}
+    boxes = {"image_id": 3, "category_id": 1, "segmentation": [], "bbox": [1, 1, 2, 2]}
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.jpg", **size} for k in (1, 2, 3, 4)],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [crowd, boxes, {**boxes, "segmentation": None}, {**crowd, "image_id": 4, "iscrowd": 0}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+
+    def refused(*arguments: Any) -> Any:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(truth, "read_image", refused)
+    assert open_data(tmp_path / "png").labelled() == [1]
+    assert open_data(tmp_path / "labels.json", tmp_path / "png").labelled() == [3]
+
+
 # --- other things ---
 
 
@@ -239,7 +312,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     folder(tmp_path / "both", "labels")
     folder(tmp_path / "unmatched", "masks", "a.png")
     folder(tmp_path / "yolo", "labels", "a.png")
-    (tmp_path / "yolo" / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "yolo" / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     folder(tmp_path / "bare", "photos", "a.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
@@ -247,7 +320,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     for name, images, said in (
         ("both", None, "both masks/ and labels/"),
         ("unmatched", None, "no image in"),
-        ("yolo", None, "fastsam convert"),
+        ("yolo", None, "no image in"),
         ("bare", None, "holds images, photos"),
         ("empty", None, "holds nothing"),
         ("notes.txt", None, "neither a .json file nor a folder"),

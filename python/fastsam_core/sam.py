@@ -135,8 +135,8 @@ class SAM(ModelFacade):
         average recall, beside baselines without a model. `print` shows the result as a table.
 
         data: a COCO .json file with `images` the folder of its images, or a folder with `images` and `masks` (PNG) or
-        `labels` (.npz). settings: `measures`, `min_area`, `max_images`, `seed`, `baselines`, `points_stride`, `rows`.
-        See `evaluate.run.evaluate` and `evaluate.settings.EvaluateConfig`.
+        `labels` (.npz, or YOLO's .txt). settings: `measures`, `min_area`, `max_images`, `seed`, `baselines`,
+        `points_stride`, `rows`. See `evaluate.run.evaluate` and `evaluate.settings.EvaluateConfig`.
         """
         from .evaluate.run import evaluate
 

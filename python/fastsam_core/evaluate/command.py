@@ -11,8 +11,8 @@ from .._arguments import UsageError
 from .settings import MEASURES
 
 OPTIONS = {
-    "data": "a COCO .json file, or a folder with images/ and masks/*.png, or with images/ and labels/*.npz",
-    "images": "folder of the images of a COCO file",
+    "data": "a COCO .json file, or a folder with images/ and masks/*.png, labels/*.npz or labels/*.txt (YOLO)",
+    "images": "folder of the images of a COCO file or of YOLO's labels",
     "model": "checkpoint name or path; sam_nano.pt if not given",
     "measures": f"[{','.join(MEASURES)}]; all",
     "imgsz": "side of the model's input in pixels; the model's own if not given",
@@ -37,7 +37,7 @@ def run(values: dict[str, Any]) -> None:
             raise UsageError(f"unknown option {key!r} of val{hint}")
     given = {key: value for key, value in values.items() if value is not None}
     if "data" not in given:
-        raise UsageError("val needs data=<COCO .json file, or folder of images and masks>")
+        raise UsageError("val needs data=<COCO .json file, or folder of images and masks or labels>")
     from ..cli import DEFAULT_MODEL, _kind
     from ..config import Config
     from ..sam import SAM

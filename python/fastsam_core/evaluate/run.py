@@ -47,7 +47,8 @@ def evaluate(
     data: a COCO .json file, with `images` the folder of its images; or a folder with `images` and `masks`, a PNG for
         each image by the same name (object numbers, or 0 and 255 for one object); or a folder with `images` and
         `labels`, an .npz for each image by the same name with `labels` (H, W) and `segments`, a JSON list of
-        `{label, isthing, iscrowd}`, of which things that are no crowds count.
+        `{label, isthing, iscrowd}`, of which things that are no crowds count; or a folder of YOLO's text files with
+        polygons, in `labels` with `images` beside it, beside the images, or with `images` the folder of its images.
     imgsz, device: as of a call. Other options, and the type to compute in, are those of `predictor`.
     output: a folder for val.json (settings, numbers), val.jpg (best, median and worst cases) and, with `rows`,
         val.jsonl (a line per object); nothing is written where it is None.

@@ -1,4 +1,4 @@
-"""Data sets with true masks: opened in any of three forms, read one image at a time."""
+"""Data sets with true masks: opened in any of four forms, read one image at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
-from ..formats import image_files
+from ..formats import class_names, image_files, yolo_folder
 from ..formats.coco_file import CocoFile
 from ..sources.decode import read_image
 from . import label_maps
@@ -20,7 +20,9 @@ from . import label_maps
 FORMS = (
     "accepted: a COCO .json file with images=<folder of its images>; a folder with images/ and masks/ (for each image "
     "a PNG of the same name whose pixels are object numbers, or 0 and 255 for one object); a folder with images/ and "
-    "labels/ (for each image an .npz of the same name with the arrays labels and segments)"
+    "labels/ (for each image an .npz of the same name with the arrays labels and segments); a folder of YOLO's "
+    "polygons (a .txt for each image, in labels/ with images/ beside it, beside the images, or with images=<their "
+    "folder>)"
 )
 
 
@@ -80,6 +82,13 @@ class DataSet:
         """Add the objects of a picture of `size` = (height, width); ValueError if that can't be done at all."""
         raise NotImplementedError
 
+    def labelled(self) -> list[int]:
+        """Places of the images that may have objects, as far as it shows without opening an image or its label file.
+
+        The others have none for sure.
+        """
+        raise NotImplementedError
+
     def stray(self) -> Iterator[Failure]:
         """Files of the data set that belong to no image."""
         return iter(())
@@ -109,6 +118,39 @@ class CocoData(DataSet):
                 except ValueError as error:
                     fail(f"object {place}", error)
 
+    def labelled(self) -> list[int]:
+        return [place for place, image_id in enumerate(self._file.image_ids) if self._file.has_masks(image_id)]
+
+
+class YoloData(DataSet):
+    """A folder of YOLO's text files, and that of their images; an image without a text file has no objects."""
+
+    def __init__(self, labels: Path, images: Path) -> None:
+        self._labels, self._stray = labels, list[Failure]()
+
+        def strays(name: str, error: Exception) -> None:
+            self._stray.append(Failure(name, None, str(error)))
+
+        pairs = yolo_folder.pairs(labels, images, strays)
+        self._files = [file for _, file in pairs]
+        super().__init__([name for name, _ in pairs], images)
+        if not any(self._files):
+            raise ValueError(f"no image in {images} has a .txt file of its name in {labels}; {FORMS}")
+
+    def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
+        file = self._files[index]
+        for place, found in enumerate([] if file is None else yolo_folder.read_file(file, size)):
+            if found.segmentation is None:
+                example.failures.append(Failure(example.name, f"object {place}", "it has a box but no mask"))
+            else:
+                example.objects.append(TrueObject(f"object {place}", found.segmentation.rle))
+
+    def labelled(self) -> list[int]:
+        return [place for place, file in enumerate(self._files) if file is not None and file.stat().st_size > 0]
+
+    def stray(self) -> Iterator[Failure]:
+        return iter(self._stray)
+
 
 class FolderData(DataSet):
     """A folder of images, and one of label maps by the same names: PNG files in `masks`, .npz files in `labels`."""
@@ -116,7 +158,7 @@ class FolderData(DataSet):
     def __init__(self, images: Path, maps: Path, suffix: str) -> None:
         self._maps, self._suffix = maps, suffix
         by_stem = image_files.by_stem(images)
-        found = {os.path.splitext(name)[0] for name in image_files.walk(maps, {suffix})}
+        self._found = found = {os.path.splitext(name)[0] for name in image_files.walk(maps, {suffix})}
         self._ambiguous = {name: names for names in by_stem.values() if len(names) > 1 for name in names}
         self._without_image = sorted(found - set(by_stem))
         super().__init__(sorted(name for names in by_stem.values() for name in names), images)
@@ -145,6 +187,10 @@ class FolderData(DataSet):
             else:
                 example.failures.append(Failure(example.name, str(number), f"no pixel of {path.name} has its number"))
 
+    def labelled(self) -> list[int]:
+        stems = [os.path.splitext(name)[0] for name in self.names]
+        return [place for place, stem in enumerate(stems) if stem in self._found]
+
     def stray(self) -> Iterator[Failure]:
         for stem in self._without_image:
             yield Failure(stem + self._suffix, None, f"no image of its name in {self._folder}")
@@ -158,7 +204,7 @@ def _check_size(labels: Any, picture: tuple[int, int], where: str) -> None:
 
 
 def open_data(data: Any, images: Any = None) -> DataSet:
-    """The data set at `data`, in whichever form; `images` is the folder of a COCO file's images.
+    """The data set at `data`, in whichever form; `images` is the folder of the images of a COCO file or YOLO's labels.
 
     ValueError, with the forms that are accepted, for anything else; FileNotFoundError where nothing is there.
     """
@@ -170,21 +216,34 @@ def open_data(data: Any, images: Any = None) -> DataSet:
         raise FileNotFoundError(f"no such file or folder: {path}; {FORMS}")
     if path.is_file():
         return _open_coco(path, images)
-    if images is not None:
-        raise ValueError(f"images={os.fspath(images)!r} goes with a COCO file, but {path} is a folder; {FORMS}")
     kinds = [kind for kind in ("masks", "labels") if (path / kind).is_dir()]
+    texts = path / "labels" if kinds == ["labels"] else path
+    if "masks" not in kinds and _has_texts(texts):
+        return YoloData(*yolo_folder.folders(texts, None if images is None else _folder_of(images)))
+    if images is not None:
+        raise ValueError(
+            f"images={os.fspath(images)!r} goes with a COCO file or a folder of YOLO's labels, but {path} is neither; "
+            f"{FORMS}"
+        )
     if not (path / "images").is_dir() or not kinds:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise ValueError(f"{path} holds {found}; {FORMS}")
     if len(kinds) > 1:
         raise ValueError(f"{path} holds both masks/ and labels/: which are the true ones? {FORMS}")
-    labels = path / kinds[0]
-    if kinds == ["labels"] and not any(image_files.walk(labels, {".npz"})) and any(image_files.walk(labels, {".txt"})):
-        raise ValueError(
-            f"{labels} holds text files, as YOLO has them; make a COCO file of them first: fastsam convert "
-            f"data={path} from=yolo to=coco output=labels.json; {FORMS}"
-        )
-    return FolderData(path / "images", labels, ".png" if kinds == ["masks"] else ".npz")
+    return FolderData(path / "images", path / kinds[0], ".png" if kinds == ["masks"] else ".npz")
+
+
+def _has_texts(folder: Path) -> bool:
+    """Whether a folder holds YOLO's label files; one with label maps does not, whatever else is in it."""
+    names = [name for name in image_files.walk(folder, {".npz", ".txt"}) if Path(name).name not in class_names.FILES]
+    return bool(names) and all(name.endswith(".txt") for name in names)
+
+
+def _folder_of(images: Any) -> Path:
+    folder = Path(images).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"images={os.fspath(images)!r}: no such folder")
+    return folder
 
 
 def _open_coco(path: Path, images: Any) -> DataSet:
@@ -192,10 +251,7 @@ def _open_coco(path: Path, images: Any) -> DataSet:
         raise ValueError(f"{path} is neither a .json file nor a folder; {FORMS}")
     if images is None:
         raise ValueError(f"{path}: say images=<folder of its images>; {FORMS}")
-    folder = Path(images).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"images={os.fspath(images)!r}: no such folder")
-    found = CocoData(path, folder)
+    found = CocoData(path, _folder_of(images))
     if not len(found):
         raise ValueError(f"{path} lists no images")
     return found

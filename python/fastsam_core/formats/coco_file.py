@@ -143,6 +143,13 @@ class CocoFile:
         """An image's file name. ValueError where it has none."""
         return self._images[image_id]["file_name"].text()
 
+    def has_masks(self, image_id: int) -> bool:
+        """Whether an image has objects with a `segmentation`, right or wrong, that are no crowds."""
+        return any(
+            getattr(one.get("segmentation"), "value", []) != [] and not getattr(one.get("iscrowd"), "value", 0)
+            for one in self._annotations[image_id]
+        )
+
     def labels(self, image_id: int, left_out: Callable[[str, ValueError], None] | None = None) -> ImageLabels:
         """The objects of one image.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def read(
     A line of five or six numbers is a box, with or without a score; of more, a polygon, with a score where their number
     is even.
     """
-    labels, images = _folders(Path(source), None if images is None else Path(images))
+    labels, images = folders(Path(source), None if images is None else Path(images))
     pictures = pairs(labels, images)
     found_names = class_names.find(labels) if names is None else class_names.as_names(names)
 
@@ -90,10 +90,13 @@ def read(
     return LabelSet(images_labels, len(pictures), found_names)
 
 
-def pairs(labels: Path, images: Path) -> list[tuple[str, Path | None]]:
+def pairs(
+    labels: Path, images: Path, left_out: Callable[[str, Exception], None] | None = None
+) -> list[tuple[str, Path | None]]:
     """The images below one folder, sorted, each with its label file below the other, or None where it has none.
 
     FileNotFoundError for a label file without an image, ValueError for one that several might mean.
+    left_out: called with such a file's path below `labels` and the error, which else is raised.
     """
     stems = image_files.by_stem(images)
     files = {}
@@ -101,11 +104,17 @@ def pairs(labels: Path, images: Path) -> list[tuple[str, Path | None]]:
         stem = os.path.splitext(name)[0]
         if os.path.basename(name) in class_names.FILES:
             continue
+        error: Exception | None = None
         if stem not in stems:
-            raise FileNotFoundError(f"no image {stem}.* in {images} for {labels / name}; say images=<their folder>")
-        if len(stems[stem]) > 1:
-            raise ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
-        files[stem] = labels / name
+            error = FileNotFoundError(f"no image {stem}.* in {images} for {labels / name}; say images=<their folder>")
+        elif len(stems[stem]) > 1:
+            error = ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
+        if error is None:
+            files[stem] = labels / name
+        elif left_out is None:
+            raise error
+        else:
+            left_out(name, error)
     return sorted((name, files.get(stem)) for stem, found in stems.items() for name in found)
 
 
@@ -150,8 +159,8 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
     return LabelledObject(int(class_id), box=box, score=score)
 
 
-def _folders(source: Path, images: Path | None) -> tuple[Path, Path]:
-    """The folders of labels and of images."""
+def folders(source: Path, images: Path | None) -> tuple[Path, Path]:
+    """The folders of labels and of images. NotADirectoryError where `source` is none."""
     if not source.is_dir():
         raise NotADirectoryError(f"no such folder: {source}; YOLO labels are a folder of text files")
     if (source / "labels").is_dir() and (source / "images").is_dir():

@@ -1,0 +1,253 @@
+"""Labelled images to train on: those of a user, in the forms that `fastsam val` reads."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from .._log import logger
+from ..annotate.shards import stable_hash
+from ..config import _number, _whole
+from ..evaluate.truth import DataSet, Example, open_data
+from ..preprocess import resized_shape
+from .area_share import Patch, resized_mask
+
+# Of the resized image: at 384 pixels some 150 pixels, or nine cells of the masks that a model is taught with.
+MIN_AREA = 0.001
+MAX_PLANES = 3
+_LARGEST_NUMBER = int(np.iinfo(np.int16).max)
+
+# What is known of an image; a number from 0 on says how many of its masks found no plane.
+_UNREAD, _UNUSABLE = -1, -2
+_NEEDED = "objects need polygons, run lengths or label maps, and those marked as crowds don't count"
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and its masks.
+
+    image: (H, W, 3) uint8 RGB, contiguous. planes: (K, H, W) int16, K at least 1; 0 is nothing, and each number from 1
+    on is the mask of one object. Masks overlap only if they lie in different planes.
+    """
+
+    image: NDArray[np.uint8]
+    planes: NDArray[np.int16]
+
+
+class LabelledFolder(Dataset[LabelledImage]):
+    """Images with true masks by index, their longer side resized to `size` pixels.
+
+    data, images: see `fastsam_core.evaluate.truth.open_data`: a COCO .json file, `images/` with `masks/*.png` or
+        `labels/*.npz`, or YOLO's text files with polygons. Crowds and mere boxes are no masks.
+    size: pixels, at least 32.
+    min_area: masks that cover a smaller share of the resized image are left out, in [0, 1).
+    max_planes: masks are put into planes largest first, each into the first plane where it overlaps nothing; those for
+        which so many planes have no room are left out. The log says so once, `left_out` counts them.
+
+    `names` are the images' paths below their folder; those that have no mask according to the annotation are not among
+    them. Whether an image can be read, and has a mask that is large enough, shows when it is asked for. If not, the log
+    says why, once (a warning if it can't be read), the image isn't tried again, and the next one that is usable takes
+    its place: which image an index gives depends on the files alone, not on what was asked before. Processes that a
+    `DataLoader` starts share what has been found out. No file stays open.
+
+    TypeError and ValueError for arguments that don't fit and for data without any mask; FileNotFoundError where nothing
+    is. An index raises ValueError with the reasons when no image is usable.
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str],
+        *,
+        images: str | os.PathLike[str] | None = None,
+        size: int,
+        min_area: float = MIN_AREA,
+        max_planes: int = MAX_PLANES,
+    ) -> None:
+        self.size = _whole(32)("size", size)
+        self.min_area = _number(0)("min_area", min_area)
+        if self.min_area >= 1:
+            raise ValueError(f"min_area is a share of the image, from 0 to below 1, not {min_area!r}")
+        self.max_planes = _whole(1)("max_planes", max_planes)
+        self._set: DataSet = open_data(data, images)
+        self.data = Path(data)
+        self._places = self._set.labelled()
+        if not self._places:
+            raise ValueError(f"{self.data}: none of its {len(self._set)} images has a mask; {_NEEDED}")
+        stray = list(self._set.stray())
+        if stray:
+            logger.warning(
+                "%s: label files left out: %d, the first: %s: %s",
+                self.data,
+                len(stray),
+                stray[0].image,
+                stray[0].reason,
+            )
+        # In shared memory, so that what one process finds out all know, in this epoch and the next ones.
+        self._states = torch.full((len(self._set),), _UNREAD, dtype=torch.int32).share_memory_()
+        self._reasons: dict[int, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return [self._set.names[place] for place in self._places]
+
+    @property
+    def left_out(self) -> int:
+        """How many masks of the images read so far found no plane."""
+        return int(self._states.clamp(min=0)[self._places].sum())
+
+    @property
+    def skipped(self) -> list[str]:
+        """The names of the images that turned out not to be usable so far."""
+        return [self._set.names[place] for place in self._places if self._states[place] == _UNUSABLE]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        for step in range(len(self)):
+            place = self._places[(index + step) % len(self)]
+            if self._states[place] != _UNUSABLE:
+                found = self._read(place)
+                if found is not None:
+                    return found
+        raise ValueError(f"{self.data}: none of {len(self)} images is usable: {'; '.join(self._why())}")
+
+    def part(self, indices: Iterable[int]) -> LabelledFolder:
+        """The images at these indices, as a set of its own that never gives another image.
+
+        `torch.utils.data.Subset` would give one from outside where an image is not usable: from the validation images
+        among those to train on, say.
+        """
+        chosen = list(indices)
+        wrong = [index for index in chosen if not 0 <= index < len(self)]
+        if wrong:
+            raise ValueError(f"there is no image {wrong[0]}: indices go from 0 to {len(self) - 1}")
+        if not chosen:
+            raise ValueError(f"no index; a part has at least one of the {len(self)} images")
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new._places = [self._places[index] for index in chosen]
+        return new
+
+    def _read(self, place: int) -> LabelledImage | None:
+        """The image at a place of the set; None, once it is said why, where it is not usable."""
+        example = self._set[place]
+        first = int(self._states[place]) == _UNREAD
+        if example.pixels is None:
+            self._skip(place, example.failures[0].reason, logging.WARNING)
+            return None
+        wrong = [failure for failure in example.failures if failure.object is not None]
+        if wrong and first:
+            logger.warning(
+                "%s: objects left out: %d, the first: %s: %s",
+                example.name,
+                len(wrong),
+                wrong[0].object,
+                wrong[0].reason,
+            )
+        image, patches = _resized(example, self.size, self.min_area)
+        if not patches:
+            reason = f"it has no mask of at least {self.min_area:g} of the image"
+            counts = (len(example.objects), "smaller"), (len(wrong), "unusable"), (example.crowds, "crowds")
+            told = ", ".join(f"{count} {what}" for count, what in counts if count)
+            self._skip(place, f"{reason} ({told})" if told else reason, logging.INFO)
+            return None
+        planes, left_out = arrange(patches, image.shape[:2], self.max_planes)
+        if left_out and not (self._states > 0).any():
+            logger.warning(
+                "%s: %d of %d masks overlap others more often than %d planes can hold and are left out; so it may be "
+                "with other images, of which no more is said",
+                example.name,
+                left_out,
+                len(patches),
+                self.max_planes,
+            )
+        self._states[place] = left_out
+        return LabelledImage(image, planes)
+
+    def _skip(self, place: int, reason: str, level: int) -> None:
+        if self._states[place] != _UNUSABLE:
+            self._states[place] = _UNUSABLE
+            logger.log(level, "%s is skipped: %s", self._set.names[place], reason)
+        self._reasons[place] = reason
+
+    def _why(self) -> Iterator[str]:
+        """The first reasons; what another process has found out is looked at again."""
+        for place in self._places[:5]:
+            if place not in self._reasons:
+                self._read(place)
+            yield f"{self._set.names[place]}: {self._reasons.get(place, 'it can be read by now')}"
+        if len(self) > 5:
+            yield f"and {len(self) - 5} more"
+
+
+def _resized(example: Example, size: int, min_area: float) -> tuple[NDArray[np.uint8], list[Patch]]:
+    """The image (H, W, 3), RGB, and what its masks are there, those that are large enough."""
+    assert example.pixels is not None
+    pixels: NDArray[Any] = example.pixels
+    height, width = resized_shape(pixels.shape[0], pixels.shape[1], size)
+    if (height, width) != pixels.shape[:2]:
+        method = cv2.INTER_AREA if max(pixels.shape[:2]) > size else cv2.INTER_LINEAR
+        pixels = cv2.resize(pixels, (width, height), interpolation=method)
+    image: NDArray[np.uint8] = np.ascontiguousarray(pixels[:, :, ::-1])
+    least = max(1.0, min_area * height * width)
+    patches = [resized_mask(found.rle, (height, width)) for found in example.objects]
+    return image, [patch for patch in patches if patch.area >= least]
+
+
+def arrange(patches: list[Patch], size: tuple[int, int], most: int) -> tuple[NDArray[np.int16], int]:
+    """Masks, none of them empty, in planes (K, H, W), and how many found no room in `most` planes.
+
+    The largest comes first, and each goes into the first plane where it overlaps nothing, so that what lies on top of
+    something or is a part of it comes to lie in a later plane. A plane numbers its masks from 1 on.
+    """
+    planes: list[NDArray[np.int16]] = []
+    counts: list[int] = []
+    left_out = 0
+    for patch in sorted(patches, key=lambda patch: -patch.area):
+        for number, plane in enumerate(planes):
+            if counts[number] < _LARGEST_NUMBER and not patch.of(plane)[patch.mask].any():
+                break
+        else:
+            number = len(planes)
+            if number == most:
+                left_out += 1
+                continue
+            planes.append(np.zeros(size, np.int16))
+            counts.append(0)
+        counts[number] += 1
+        patch.of(planes[number])[patch.mask] = counts[number]
+    return np.stack(planes), left_out
+
+
+def split(data: LabelledFolder, validation: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Indices to train on and indices to validate on, each ascending; give them to `data.part`.
+
+    validation: about this share of the images, in [0, 1). An image belongs to the part that the hash of its name and
+    `seed` tells, so images that are added later don't move others. The exception are sets so small that one part would
+    have nothing: where there are two images or more and `validation` is above 0, each part gets at least one.
+
+    TypeError and ValueError for values that don't fit.
+    """
+    share = _number(0)("validation", validation)
+    if share >= 1:
+        raise ValueError(f"validation is a share of the images, from 0 to below 1, not {validation!r}")
+    key = _whole(0)("seed", seed)
+    places = [stable_hash(f"{key}:{name}") / 2**64 for name in data.names]
+    order = sorted(range(len(places)), key=places.__getitem__)
+    count = sum(place < share for place in places)
+    if share > 0 and len(places) > 1:
+        count = min(max(count, 1), len(places) - 1)
+    return sorted(order[count:]), sorted(order[:count])

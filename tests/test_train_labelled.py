@@ -1,0 +1,415 @@
+"""Labelled images to train on: the forms they come in, what can't be used, parts, and processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from torch.utils.data import DataLoader
+
+from fastsam_core.evaluate import truth
+from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation, YoloWriter
+from fastsam_core.train.labelled import LabelledFolder, LabelledImage, split
+from label_examples import encoded
+from small_model import bgr_picture
+from test_train_planes import blob, masks_of
+
+HEIGHT, WIDTH = 40, 64
+
+
+def same(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
+    """Whether two lists hold the same masks, in any order."""
+    return sorted(mask.tobytes() for mask in found) == sorted(mask.tobytes() for mask in wanted)
+
+
+def apart(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Masks that don't overlap."""
+    taken = np.zeros((HEIGHT, WIDTH), bool)
+    found = []
+    for number in range(count):
+        mask = blob(100 * seed + number, HEIGHT, WIDTH) & ~taken
+        taken |= mask
+        assert mask.sum() > 20
+        found.append(mask)
+    return found
+
+
+def block(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+# --- forms of data: each writes the same images and masks, and gives the arguments that open them ---
+
+
+def write_images(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        # Told apart by their first pixel.
+        picture = bgr_picture(HEIGHT, WIDTH).copy()
+        picture[0, 0] = number, 2 * number, 3 * number
+        cv2.imwrite(str(folder / name), picture)
+
+
+def number_of(found: LabelledImage) -> int:
+    """Which of `write_images`' pictures it is."""
+    return int(found.image[0, 0, 2])
+
+
+Content = dict[str, list[np.ndarray]]
+
+
+def as_label_maps(place: Path, content: Content) -> dict[str, Any]:
+    write_images(place / "images", list(content))
+    (place / "masks").mkdir()
+    for name, masks in content.items():
+        labels = sum((7 * k + 3) * mask.astype(np.uint16) for k, mask in enumerate(masks))
+        Image.fromarray(np.asarray(labels, np.uint16)).save(place / "masks" / f"{Path(name).stem}.png")
+    return {"data": place}
+
+
+def as_npz(place: Path, content: Content) -> dict[str, Any]:
+    write_images(place / "images", list(content))
+    (place / "labels").mkdir()
+    for name, masks in content.items():
+        labels = sum((k + 1) * mask.astype(np.uint8) for k, mask in enumerate(masks))
+        segments = json.dumps([{"label": k + 1} for k in range(len(masks))])
+        np.savez(place / "labels" / f"{Path(name).stem}.npz", labels=labels, segments=np.array(segments))
+    return {"data": place}
+
+
+def labels_of(content: Content) -> list[ImageLabels]:
+    return [
+        ImageLabels(name, WIDTH, HEIGHT, [LabelledObject(0, Segmentation.from_rle(encoded(mask))) for mask in masks])
+        for name, masks in content.items()
+    ]
+
+
+def as_coco(place: Path, content: Content, *, polygons: bool = False) -> dict[str, Any]:
+    write_images(place / "photos", list(content))
+    with CocoWriter(place / "labels.json", polygons=polygons) as writer:
+        for labels in labels_of(content):
+            writer.write(labels)
+    return {"data": place / "labels.json", "images": place / "photos"}
+
+
+def as_coco_polygons(place: Path, content: Content) -> dict[str, Any]:
+    return as_coco(place, content, polygons=True)
+
+
+def as_coco_runs(place: Path, content: Content) -> dict[str, Any]:
+    """Run lengths as plain numbers, with a crowd, an object without a mask, and an image without objects."""
+    arguments = as_coco(place, content)
+    written = json.loads((place / "labels.json").read_text())
+    for one in written["annotations"]:
+        flat = coco.decode(one["segmentation"]).ravel("F")
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+        one["segmentation"]["counts"] = np.diff([0, *edges, flat.size]).tolist()
+    crowd = {**written["annotations"][0], "id": 999, "iscrowd": 1}
+    written["annotations"] += [crowd, {**crowd, "id": 1000, "iscrowd": 0, "segmentation": None, "bbox": [1, 1, 5, 5]}]
+    written["images"].insert(0, {**written["images"][0], "id": 77, "file_name": "bare.png"})
+    (place / "labels.json").write_text(json.dumps(written))
+    return arguments
+
+
+def as_yolo(place: Path, content: Content) -> dict[str, Any]:
+    write_images(place / "images", [*content, "bare.png"])
+    with YoloWriter(place / "labels") as writer:
+        for labels in labels_of(content):
+            writer.write(labels)
+    return {"data": place}
+
+
+def as_yolo_beside(place: Path, content: Content) -> dict[str, Any]:
+    write_images(place, list(content))
+    with YoloWriter(place) as writer:
+        for labels in labels_of(content):
+            writer.write(labels)
+    return {"data": place}
+
+
+Form = Callable[[Path, Content], dict[str, Any]]
+OVERLAPPING: list[Form] = [as_coco, as_coco_runs, as_coco_polygons, as_yolo, as_yolo_beside]
+FORMS: list[Form] = [as_label_maps, as_npz, *OVERLAPPING]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_planes_give_back_the_masks(tmp_path: Path, form: Form) -> None:
+    content = {"a.png": apart(3, 1), "b.png": apart(5, 2), "c.png": apart(1, 3)}
+    data = LabelledFolder(**form(tmp_path, content), size=WIDTH, min_area=0)
+    assert data.names == list(content) and len(data) == 3
+    for number, masks in enumerate(content.values()):
+        found = data[number]
+        picture = cv2.imread(str(next(tmp_path.rglob(data.names[number]))))
+        np.testing.assert_array_equal(found.image, picture[:, :, ::-1])
+        assert found.image.flags.c_contiguous and found.planes.dtype == np.int16
+        # They don't overlap, so one plane holds them all.
+        assert found.planes.shape == (1, HEIGHT, WIDTH) and same(masks_of(found), masks)
+    assert not data.skipped and not data.left_out
+
+
+@pytest.mark.parametrize("form", OVERLAPPING)
+def test_overlapping_masks_in_all_forms_that_can_hold_them(tmp_path: Path, form: Form) -> None:
+    whole, part, other = block(0, 0, 30, 30), block(5, 5, 10, 10), block(10, 25, 20, 20)
+    found = LabelledFolder(**form(tmp_path, {"a.png": [part, other, whole]}), size=WIDTH)[0]
+    assert found.planes.shape == (2, HEIGHT, WIDTH) and same(masks_of(found), [part, other, whole])
+    np.testing.assert_array_equal(found.planes[0] == 1, whole)
+
+
+@pytest.mark.parametrize(("size", "height", "width"), [(32, 20, 32), (50, 31, 50), (96, 60, 96)])
+def test_forms_agree_at_other_sizes(tmp_path: Path, size: int, height: int, width: int) -> None:
+    content = {"a.png": apart(4, 5)}
+    found = []
+    for form in FORMS:
+        place = tmp_path / form.__name__
+        place.mkdir()
+        found.append(LabelledFolder(**form(place, content), size=size)[0])
+    for one in found:
+        assert one.image.shape == (height, width, 3) and one.planes.shape == (1, height, width)
+        np.testing.assert_array_equal(one.image, found[0].image)
+        np.testing.assert_array_equal(one.planes, found[0].planes)
+    method = cv2.INTER_AREA if size < WIDTH else cv2.INTER_LINEAR
+    picture = bgr_picture(HEIGHT, WIDTH).copy()
+    picture[0, 0] = 0
+    np.testing.assert_array_equal(
+        found[0].image[:, :, ::-1], cv2.resize(picture, (width, height), interpolation=method)
+    )
+    # An independent measure of the share: each pixel cut into 20 x 20, then averaged by OpenCV.
+    fine = [np.kron(mask, np.ones((20, 20))) for mask in content["a.png"]]
+    shares = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) for mask in fine]
+    clear = [abs(share - 0.5) > 0.01 for share in shares]
+    masks = masks_of(found[0])
+    for share, sure in zip(shares, clear, strict=True):
+        assert any(((share > 0.5) == mask)[sure].all() for mask in masks)
+
+
+def test_masks_without_a_plane_are_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nested = [block(0, 0, 8 * k, 10 * k) for k in range(1, 6)]
+    data = LabelledFolder(**as_coco(tmp_path, {"a.png": nested, "b.png": nested[:4], "c.png": nested[:3]}), size=WIDTH)
+    for _ in range(2):
+        for number, wanted in enumerate((nested[2:], nested[1:4], nested[:3])):
+            assert same(masks_of(data[number]), wanted)
+    assert data.left_out == 3
+    (record,) = caplog.records
+    assert "a.png: 2 of 5 masks overlap" in record.getMessage() and record.levelno == logging.WARNING
+    wide = LabelledFolder(tmp_path / "labels.json", images=tmp_path / "photos", size=WIDTH, max_planes=5)
+    assert len(wide[0].planes) == 5 and not wide.left_out
+
+
+# --- what can't be used ---
+
+
+def test_small_masks_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small, large = block(0, 0, 4, 6), block(10, 10, 20, 20)  # 24 and 400 of 2,560 pixels
+    arguments = as_coco(tmp_path, {"a.png": [small], "b.png": [small, large]})
+    assert len(masks_of(LabelledFolder(**arguments, size=WIDTH, min_area=24 / 2560)[1])) == 2
+    assert len(masks_of(LabelledFolder(**arguments, size=WIDTH, min_area=25 / 2560)[1])) == 1
+    data = LabelledFolder(**arguments, size=WIDTH, min_area=0.1)
+    with caplog.at_level(logging.INFO, "fastsam_core"):
+        assert number_of(data[0]) == 1 and number_of(data[0]) == 1
+    assert data.skipped == ["a.png"]
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO and "a.png is skipped: it has no mask of at least 0.1" in record.getMessage()
+    with pytest.raises(ValueError, match=r"none of 2 images is usable: a.png: .*\(1 smaller\); b.png: .*\(2 smaller\)"):
+        LabelledFolder(**arguments, size=WIDTH, min_area=0.9)[0]
+
+
+def broken(place: Path) -> tuple[LabelledFolder, Path]:
+    """Images 0 to 7, of which 1, 2 and 7 can't be used, each for a reason of its own, and 4 isn't there."""
+    content = {f"{k}.png": [block(0, 0, 10, 10 + k)] for k in range(8)}
+    as_label_maps(place, content)
+    images = place / "images"
+    (images / "1.png").write_bytes(b"hello")
+    (images / "2.png").write_bytes((images / "2.png").read_bytes()[:200])
+    (images / "4.png").unlink()
+    Image.fromarray(np.ones((3, 3), np.uint8)).save(place / "masks" / "7.png")
+    return LabelledFolder(place, size=WIDTH), images
+
+
+def test_the_next_usable_image_takes_the_place_of_one_that_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, _ = broken(tmp_path)
+    assert data.names == [f"{k}.png" for k in (0, 1, 2, 3, 5, 6, 7)]
+    (record,) = caplog.records
+    assert "label files left out: 1, the first: 4.png: no image of its name" in record.getMessage()
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "fastsam_core"):
+        backwards = [number_of(data[index]) for index in reversed(range(7))]
+        assert [number_of(found) for found in data] == [0, 3, 3, 3, 5, 6, 0] == backwards[::-1]
+    told = sorted(record.getMessage() for record in caplog.records)
+    assert [text.split(" is skipped: ")[0] for text in told] == data.skipped == ["1.png", "2.png", "7.png"]
+    assert "not a picture" in told[0] and "damaged" in told[1] and "3 x 3, but the picture is 40 x 64" in told[2]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_images_that_vanish_while_they_are_used(tmp_path: Path) -> None:
+    data, images = broken(tmp_path)
+    assert number_of(data[0]) == 0
+    for path in images.glob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError) as caught:
+        data[0]
+    text = str(caught.value)
+    assert "none of 7 images is usable" in text and text.count("no such file") == 5 and "and 2 more" in text
+
+
+def test_objects_that_can_not_be_used_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arguments = as_coco_runs(tmp_path, {"a.png": [block(0, 0, 9, 9)], "b.png": [block(0, 0, 9, 9)]})
+    data = LabelledFolder(**arguments, size=WIDTH)
+    for _ in range(2):
+        assert len(masks_of(data[0])) == len(masks_of(data[1])) == 1
+    (record,) = caplog.records
+    assert "a.png: objects left out: 1, the first: object 2: it has a box but no mask" in record.getMessage()
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_yolo(tmp_path, {"a.png": apart(2), "b.png": apart(2)})
+    (tmp_path / "labels" / "lonely.txt").write_text("")
+    read: list[str] = []
+    plain = truth.read_image
+    monkeypatch.setattr(truth, "read_image", lambda path: (read.append(path.name), plain(path))[1])
+    data = LabelledFolder(tmp_path, size=WIDTH)
+    assert not read and data.names == ["a.png", "b.png"]
+    assert data[1] and read == ["b.png"]
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    arguments = as_npz(tmp_path / "set", {"a.png": apart(1)})
+    for options, error, said in (
+        ({"size": 31}, ValueError, "size must be at least 32, not 31"),
+        ({"size": 64.0}, TypeError, "size must be a whole number"),
+        ({"size": 64, "min_area": 1}, ValueError, "min_area is a share"),
+        ({"size": 64, "min_area": -0.1}, ValueError, "min_area must be"),
+        ({"size": 64, "max_planes": 0}, ValueError, "max_planes must be at least 1"),
+    ):
+        with pytest.raises(error, match=said):
+            LabelledFolder(**arguments, **options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="data must be a path, not list"):
+        LabelledFolder([1], size=64)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        LabelledFolder(tmp_path / "missing", size=64)
+    with pytest.raises(ValueError, match=r"accepted: a COCO .json"):
+        LabelledFolder(tmp_path, size=64)
+    (tmp_path / "set" / "labels" / "a.npz").unlink()
+    (tmp_path / "set" / "labels" / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"none of its 1 images has a mask; objects need polygons"):
+        LabelledFolder(tmp_path / "set", size=64)
+    data = LabelledFolder(**as_coco(tmp_path, {"a.png": apart(1)}), size=64)
+    for index in (-1, 1):
+        with pytest.raises(IndexError):
+            data[index]
+        with pytest.raises(ValueError, match="there is no image"):
+            data.part([0, index])
+    with pytest.raises(ValueError, match="no index"):
+        data.part([])
+
+
+# --- parts ---
+
+
+def test_a_part_gives_no_image_of_another(tmp_path: Path) -> None:
+    data, _ = broken(tmp_path)
+    part = data.part([5, 1, 2])  # 6.png, and two that can't be read
+    assert part.names == ["6.png", "1.png", "2.png"] and [number_of(found) for found in part] == [6, 6, 6]
+    # What one has found out, the other knows.
+    assert data.skipped == part.skipped == ["1.png", "2.png"]
+    with pytest.raises(ValueError, match=r"none of 2 images is usable: 1.png: .*not a picture.*; 2.png: "):
+        data.part([1, 2])[0]
+    assert part.part([1]).names == ["1.png"]
+
+
+class Names(LabelledFolder):
+    """A set of which only the names are known."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
+
+
+def test_split_keeps_to_its_share_and_to_the_names() -> None:
+    names = [f"sub{k % 7}/{k:05}.jpg" for k in range(4000)]
+    training, validation = split(Names(names), 0.2, 0)
+    assert sorted(training + validation) == list(range(4000)) and training == sorted(training)
+    assert validation == sorted(validation) and 700 < len(validation) < 900
+    held = {names[index] for index in validation}
+    # Neither order nor other images decide.
+    for chosen in (names[::-1], names[::3], names[:10] + [f"new/{k}.jpg" for k in range(500)] + names[10:]):
+        again = {chosen[index] for index in split(Names(chosen), 0.2, 0)[1]}
+        assert again & set(names) == held & set(chosen)
+    # A larger share adds to a smaller one; another seed draws anew.
+    assert held < {names[index] for index in split(Names(names), 0.3, 0)[1]}
+    other = {names[index] for index in split(Names(names), 0.2, 1)[1]}
+    assert 100 < len(other & held) < 220
+
+
+def test_split_of_small_sets_leaves_no_part_empty() -> None:
+    for count in range(2, 12):
+        for seed in range(20):
+            for share in (0.01, 0.5, 0.99):
+                training, validation = split(Names([f"{k}.jpg" for k in range(count)]), share, seed)
+                assert training and validation and len(training) + len(validation) == count
+    assert split(Names(["a.jpg"]), 0.5, 0) in (([0], []), ([], [0]))
+    assert split(Names(["a.jpg", "b.jpg"]), 0.0, 0) == ([0, 1], [])
+
+
+@pytest.mark.parametrize(
+    ("validation", "seed", "error"),
+    [(1, 0, ValueError), (-0.1, 0, ValueError), ("a", 0, TypeError), (0.1, -1, ValueError)],
+)
+def test_split_refuses(validation: Any, seed: int, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"validation|seed"):
+        split(Names(["a.jpg"]), validation, seed)
+
+
+# --- processes ---
+
+
+@pytest.mark.parametrize(("workers", "how"), [(0, None), (2, None), pytest.param(2, "spawn", marks=pytest.mark.slow)])
+def test_loaders(tmp_path: Path, workers: int, how: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    data, _ = broken(tmp_path)
+    wanted = [pickle.dumps(found) for found in LabelledFolder(tmp_path, size=WIDTH)]
+    caplog.clear()
+    loader: DataLoader[LabelledImage] = DataLoader(
+        data, batch_size=2, num_workers=workers, collate_fn=list, multiprocessing_context=how
+    )
+    for _ in range(2):
+        found = [one for batch in loader for one in batch]
+        assert [pickle.dumps(one) for one in found] == wanted
+    # Whoever has found it out.
+    assert data.skipped == ["1.png", "2.png", "7.png"]
+    assert [number_of(one) for one in data] == [0, 3, 3, 3, 5, 6, 0]
+    with pytest.raises(ValueError, match=r"none of 2 images is usable: 1.png: .*not a picture.*; 2.png: .*damaged"):
+        data.part([1, 2])[0]
+    # Told where it was found out, and not again where the reasons are needed.
+    assert len(caplog.records) == (0 if workers else 3)
+
+
+def test_a_loader_of_which_no_image_is_usable_says_why(tmp_path: Path) -> None:
+    data, _ = broken(tmp_path)
+    loader: DataLoader[LabelledImage] = DataLoader(data.part([1, 2]), num_workers=1, collate_fn=list)
+    with pytest.raises(ValueError, match=r"none of 2 images is usable: 1.png: .*not a picture.*; 2.png: .*damaged"):
+        next(iter(loader))
+
+
+def test_pickled_sets_give_the_same(tmp_path: Path) -> None:
+    for form in (as_coco, as_yolo, as_npz):
+        place = tmp_path / form.__name__
+        place.mkdir()
+        data = LabelledFolder(**form(place, {"a.png": apart(2), "b.png": apart(3)}), size=WIDTH)
+        again = pickle.loads(pickle.dumps(data))
+        assert again.names == data.names and pickle.dumps(again[1]) == pickle.dumps(data[1])

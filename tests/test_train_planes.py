@@ -1,0 +1,95 @@
+"""Masks to train on: at another resolution, and in planes."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastsam_core import rle
+from fastsam_core.train.area_share import Patch, resized_mask
+from fastsam_core.train.labelled import LabelledImage, arrange
+from label_examples import masks as drawn_masks
+
+
+def masks_of(found: LabelledImage) -> list[np.ndarray]:
+    """Every mask, plane by plane; that planes are numbered from 1 on is checked."""
+    masks = []
+    for plane in found.planes:
+        numbers = np.unique(plane)
+        numbers = numbers[numbers != 0]
+        assert numbers.tolist() == list(range(1, len(numbers) + 1)) and len(numbers)
+        masks += [plane == number for number in numbers]
+    return masks
+
+
+def blob(seed: int, height: int, width: int) -> np.ndarray:
+    """A smooth shape, perhaps with several parts and holes."""
+    noise = np.random.default_rng(seed).random((height, width), np.float32)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 4) > 0.51)
+
+
+# --- resolution ---
+
+
+@given(st.data())
+def test_a_pixel_belongs_to_what_covers_more_than_half_of_it(data: st.DataObject) -> None:
+    old, new = (data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9))) for _ in range(2))
+    mask = data.draw(drawn_masks(*old))
+    patch = resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), new)
+    found = np.zeros(new, bool)
+    patch.of(found)[...] = patch.mask
+    # Whole numbers: both grids in their common refinement.
+    fine = [math.lcm(*pair) for pair in zip(old, new, strict=True)]
+    refined = np.kron(mask, np.ones([side // own for side, own in zip(fine, old, strict=True)], int))
+    covered = refined.reshape(new[0], fine[0] // new[0], new[1], fine[1] // new[1]).sum((1, 3))
+    wanted = 2 * covered * new[0] * new[1] > fine[0] * fine[1]
+    np.testing.assert_array_equal(found, wanted)
+    assert patch.area == wanted.sum()
+    if old == new:
+        np.testing.assert_array_equal(found, mask)
+
+
+def test_large_masks_keep_their_area() -> None:
+    mask = blob(3, 1500, 2100)
+    patch = resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (219, 307))
+    share = cv2.resize(mask.astype(np.float32), (307, 219), interpolation=cv2.INTER_AREA)
+    found = np.zeros((219, 307), bool)
+    patch.of(found)[...] = patch.mask
+    sure = abs(share - 0.5) > 1e-3
+    np.testing.assert_array_equal(found[sure], share[sure] > 0.5)
+
+
+# --- planes ---
+
+
+@given(st.lists(drawn_masks(6, 9).filter(lambda mask: mask.any()), min_size=1, max_size=8), st.integers(1, 4))
+def test_overlaps_lie_in_different_planes(masks: list[np.ndarray], most: int) -> None:
+    patches = [resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (6, 9)) for mask in masks]
+    planes, left_out = arrange(patches, (6, 9), most)
+    assert planes.dtype == np.int16 and 1 <= len(planes) <= most
+    found = masks_of(LabelledImage(np.zeros((6, 9, 3), np.uint8), planes))
+    rest = [mask.tobytes() for mask in masks]
+    for mask in found:
+        rest.remove(mask.tobytes())  # each is one of those given, and as often
+    assert len(rest) == left_out
+    assert (planes[0] == 1).sum() == max(mask.sum() for mask in masks)
+    # None lies in a later plane without need, and none is left out without.
+    for number, plane in enumerate(planes):
+        for mask in (plane == k for k in range(1, int(plane.max()) + 1)):
+            assert all((mask & (earlier != 0)).any() for earlier in planes[:number])
+    for text in rest:
+        mask = np.frombuffer(text, bool).reshape(6, 9)
+        assert len(planes) == most and all((mask & (plane != 0)).any() for plane in planes)
+
+
+def test_a_plane_holds_no_more_masks_than_it_can_number() -> None:
+    count = int(np.iinfo(np.int16).max)
+    pixel = np.ones((1, 1), np.bool_)
+    patches = [Patch(k // 200, k % 200, pixel, 1) for k in range(count + 2)]
+    planes, left_out = arrange(patches, (200, 200), 2)
+    assert [int(plane.max()) for plane in planes] == [count, 2] and not left_out
+    assert len(np.unique(planes[0])) == count + 1

@@ -43,7 +43,7 @@ def at(masks: Tensor, points: Tensor) -> Tensor:
 
 def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> None:
     planes, inside = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(planes, inside, 300, generator, background=True, min_area=0.01)
+    drawn = draw_targets(planes, inside, 300, generator, background=True, min_area=0.01, shares=(0.7, 0.3))
     assert drawn.picture.tolist() == [0] * 300 + [1] * 300
     seen = set()
     for picture, mask, cells, is_object in zip(
@@ -132,7 +132,7 @@ def test_corrections_fall_where_the_mask_is_wrong(generator: torch.Generator) ->
 
 def test_groups_have_clicks_or_boxes(generator: torch.Generator) -> None:
     inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    clicked, boxed = draw_groups(square_planes(), inside, 9, generator, 0.01)
+    clicked, boxed = draw_groups(square_planes(), inside, 9, generator, min_area=0.01)
     assert clicked.boxes is None and clicked.points.shape == (12, 1, 2) and (clicked.labels == 1).all()
     assert boxed.boxes is not None and boxed.boxes.shape == (6, 4) and boxed.points.shape == (6, 0, 2)
     assert boxed.wanted.is_object.all()

@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
+from ..models import registry
+from ..models.checkpoint import load_model
 from .config import Phase, TrainConfig
+from .labelled import LabelledFolder
 from .loop import Trainer
+from .pool import LabelledImage
 from .scene_data import SceneDataset
 
 _DEFAULT = TrainConfig()
+# From a checkpoint: less, and more gently.
+_FURTHER_STEPS, _FURTHER_BATCH, _FURTHER_RATE = 1000, 4, 1e-4
 
 
 def _phase(text: str) -> Phase:
@@ -39,14 +46,18 @@ def _parser() -> argparse.ArgumentParser:
         default=_DEFAULT.model,
         help="a registry name, to train from scratch; or a checkpoint, to train further (default: %(default)s)",
     )
+    add("--data", help="labelled images to train on, as for `fastsam val`; without it, generated scenes")
+    add("--images", help="the folder of the images of --data, where it isn't the file's own")
     add("--output", type=Path, default=Path("runs/train"), help="folder for state, weights, curves and sample pictures")
     phases = " ".join(f"{p.size}:{p.steps}:{p.batch}" for p in _DEFAULT.phases)
-    add("--phases", type=_phase, nargs="+", metavar="SIZE:STEPS:BATCH", help=f"default: {phases}")
+    further = f"from a checkpoint, {_FURTHER_STEPS} steps of {_FURTHER_BATCH} at its input size"
+    add("--phases", type=_phase, nargs="+", metavar="SIZE:STEPS:BATCH", help=f"default: {phases}; {further}")
     add("--train", choices=("all", "decoder"), default="all", help="decoder: leave the image encoder as it is")
     add("--prompts", type=int, default=_DEFAULT.prompts, help="prompts per picture (default: %(default)s)")
     add("--pool", type=int, default=_DEFAULT.pool, help="pictures kept on the device (default: %(default)s)")
     add("--reuse", type=float, default=_DEFAULT.reuse, help="how often each is drawn (default: %(default)s)")
-    add("--learning-rate", type=float, default=_DEFAULT.learning_rate, help="default: %(default)s")
+    rate = f"default: {_DEFAULT.learning_rate:g}; from a checkpoint, {_FURTHER_RATE:g}"
+    add("--learning-rate", type=float, help=rate)
     add("--warmup-steps", type=int, default=_DEFAULT.warmup_steps, help="default: %(default)s")
     add("--average-decay", type=float, default=_DEFAULT.average_decay, help="of the weights (default: %(default)s)")
     add("--min-area", type=float, default=_DEFAULT.min_area, help="least share of the picture (default: %(default)s)")
@@ -68,10 +79,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         options["precision"] = "bfloat16" if torch.device(options["device"]).type == "cuda" else "float32"
     if options["phases"] is not None:
         options["phases"] = tuple(options["phases"])
+    if options["model"] not in registry.MODELS:
+        options["learning_rate"] = options["learning_rate"] or _FURTHER_RATE
+        if options["phases"] is None:
+            size = load_model(options["model"]).image_size
+            options["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
+    if options["data"] is not None:
+        # The planes of such labels are no levels, and what has no label may still be an object.
+        options |= {"plane_shares": (), "background": False, "auxiliary": 0.0, "final_auxiliary": 0.0}
     names = {field.name for field in fields(TrainConfig)}
     given: dict[str, Any] = {name: value for name, value in options.items() if name in names and value is not None}
     config = replace(_DEFAULT, **given)
-    data = SceneDataset(config.size, seed=config.seed)
+    data: Dataset[LabelledImage] = SceneDataset(config.size, seed=config.seed)
+    if options["data"] is not None:
+        data = LabelledFolder(options["data"], images=options["images"], size=config.size, min_area=config.min_area)
     trainer = Trainer(config, data, options["output"], options["device"], options["workers"])
     trainer.run()
     print(trainer.weights)

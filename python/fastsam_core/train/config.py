@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .prompts import PLANE_SHARES
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -33,6 +35,8 @@ class TrainConfig:
             at the end.
         mask_feedback: of the prompts that get a further click, the share that gets the last mask as well.
         min_area: the smallest object asked for, as a share of the picture.
+        plane_shares: how often the objects of each plane of labels are asked for; () for all alike.
+        background: teach that a click beside every object has a low predicted IoU. For labels that leave nothing out.
         minutes: 0, or how long the run may take: where its steps would take longer, the schedule goes by the clock.
     """
 
@@ -53,6 +57,8 @@ class TrainConfig:
     final_auxiliary: float = 0.1
     mask_feedback: float = 0.6
     min_area: float = 0.003
+    plane_shares: tuple[float, ...] = PLANE_SHARES
+    background: bool = True
     precision: str = "float32"
     minutes: float = 0.0
     seed: int = 0

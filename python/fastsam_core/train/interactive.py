@@ -6,9 +6,10 @@ is wrong, with the last mask as a prompt of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,15 +43,23 @@ class Outcome:
 
 
 def draw_groups(
-    planes: Tensor, inside: Tensor, prompts: int, generator: torch.Generator, min_area: float
+    planes: Tensor,
+    inside: Tensor,
+    prompts: int,
+    generator: torch.Generator,
+    *,
+    min_area: float,
+    shares: Sequence[float] = (),
+    background: bool = True,
 ) -> list[Group]:
     """Clicks for two thirds of the `prompts` of each picture, boxes for the rest; see `draw_targets`."""
     boxed = prompts // 3
-    clicked = draw_targets(planes, inside, prompts - boxed, generator, background=True, min_area=min_area)
+    common: dict[str, Any] = {"min_area": min_area, "shares": shares}
+    clicked = draw_targets(planes, inside, prompts - boxed, generator, background=background, **common)
     points = clicks_in(clicked.masks, generator)[:, None]
     groups = [Group(clicked, None, points, torch.ones(points.shape[:2], dtype=torch.long, device=planes.device))]
     if boxed:
-        wanted = draw_targets(planes, inside, boxed, generator, background=False, min_area=min_area)
+        wanted = draw_targets(planes, inside, boxed, generator, background=False, **common)
         boxes = boxes_around(wanted.masks, generator)
         groups.append(Group(wanted, boxes, boxes.new_zeros(len(boxes), 0, 2), boxes.new_zeros(len(boxes), 0).long()))
     return groups

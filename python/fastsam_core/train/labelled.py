@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..config import _number, _whole
 from ..evaluate.truth import DataSet, Example, open_data
 from ..preprocess import resized_shape
 from .area_share import Patch, resized_mask
+from .pool import LabelledImage
 
 # Of the resized image: at 384 pixels some 150 pixels, or nine cells of the masks that a model is taught with.
 MIN_AREA = 0.001
@@ -30,18 +30,6 @@ _LARGEST_NUMBER = int(np.iinfo(np.int16).max)
 # What is known of an image; a number from 0 on says how many of its masks found no plane.
 _UNREAD, _UNUSABLE = -1, -2
 _NEEDED = "objects need polygons, run lengths or label maps, and those marked as crowds don't count"
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image and its masks.
-
-    image: (H, W, 3) uint8 RGB, contiguous. planes: (K, H, W) int16, K at least 1; 0 is nothing, and each number from 1
-    on is the mask of one object. Masks overlap only if they lie in different planes.
-    """
-
-    image: NDArray[np.uint8]
-    planes: NDArray[np.int16]
 
 
 class LabelledFolder(Dataset[LabelledImage]):

@@ -169,7 +169,15 @@ class Trainer:
         rng = np.random.default_rng((config.seed, self.step))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
         views = draw_views(self.pool, self._phase.batch, self._phase.size, rng)
-        groups = draw_groups(views.planes, views.inside, config.prompts, generator, config.min_area)
+        groups = draw_groups(
+            views.planes,
+            views.inside,
+            config.prompts,
+            generator,
+            min_area=config.min_area,
+            shares=config.plane_shares,
+            background=config.background,
+        )
         rounds = 1 + int(rng.choice(len(_ROUNDS), p=_ROUNDS))
         self.optimizer.zero_grad(set_to_none=True)
         whole = config.train == "all"

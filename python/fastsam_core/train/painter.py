@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from .shapes import Piece, Shape, bent, bounds, fill
+from .shapes import Piece, Shape, bent, fill
 from .textures import Material, TexturePool, random_colour
 
 # Smallest RGB distance (Euclidean, of the mean colours) between a part and its object, and between an object and what
@@ -132,9 +132,9 @@ class Painter:
     # Geometry ---------------------------------------------------------------------------------------------------------
 
     def _region(self, points: np.ndarray, pad: int) -> tuple[int, int, int, int] | None:
-        left, top, right, bottom = bounds(points)
-        x0, y0 = max(int(np.floor(left)) - pad, 0), max(int(np.floor(top)) - pad, 0)
-        x1, y1 = min(int(np.ceil(right)) + pad, self.size), min(int(np.ceil(bottom)) + pad, self.size)
+        left, top, wide, high = cv2.boundingRect(points)
+        x0, y0 = max(left - pad, 0), max(top - pad, 0)
+        x1, y1 = min(left + wide + pad, self.size), min(top + high + pad, self.size)
         return (x0, y0, x1, y1) if x1 - x0 > 1 and y1 - y0 > 1 else None
 
     @staticmethod
@@ -151,14 +151,14 @@ class Painter:
         highlight to add.
 
         The height rises from the outline as a circle's arc; the normals of that surface are lit by the scene's light.
-        Computed on at most 64 pixels across: shading is smooth.
+        Computed on at most 48 pixels across: shading is smooth.
         """
         height, width = cover.shape
-        ratio = min(1.0, 64.0 / max(height, width))
+        ratio = min(1.0, 48.0 / max(height, width))
         small = (max(int(width * ratio), 2), max(int(height * ratio), 2))
         mask = cv2.resize(cover, small, interpolation=cv2.INTER_AREA) if ratio < 1 else cover
         distance = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 3)
-        peak = max(float(distance.max()), 1.0)
+        peak = max(cv2.minMaxLoc(distance)[1], 1.0)
         if peak > 1e4:  # no edge in sight: the silhouette fills the region
             return np.ones((height, width), np.float32), None
         shade: np.ndarray = np.ones(mask.shape, np.float32)
@@ -166,22 +166,22 @@ class Painter:
         if finish.roundness > 0:
             radius = peak * finish.roundness
             arc = 1.0 - np.minimum(distance / radius, 1.0)
-            surface = cv2.GaussianBlur(radius * np.sqrt(np.maximum(1.0 - arc * arc, 0.0)), (0, 0), 1.0 + 0.1 * radius)
+            surface = cv2.GaussianBlur(radius * cv2.sqrt(1.0 - arc * arc), (0, 0), 1.0 + 0.1 * radius)
             gx, gy = (
                 cv2.Sobel(surface, cv2.CV_32F, 1, 0, scale=0.125),
                 cv2.Sobel(surface, cv2.CV_32F, 0, 1, scale=0.125),
             )
-            length = np.sqrt(1.0 + gx * gx + gy * gy)
+            length = cv2.sqrt(1.0 + gx * gx + gy * gy)
             facing = (self.light[2] - gx * self.light[0] - gy * self.light[1]) / length
-            shade = 1.0 + self.harsh * (np.maximum(facing, 0.0) / self.light[2] - 1.0)
-            shade = np.clip(shade, 0.3, 1.5)
+            # Between 0.3 and 1.5, which also takes care of what faces away from the light.
+            shade = cv2.min(cv2.max(facing * (self.harsh / float(self.light[2])) + (1.0 - self.harsh), 0.3), 1.5)
             if finish.gloss > 0:
                 bisector = self.light + np.array([0, 0, 1], np.float32)
                 bisector = bisector / np.linalg.norm(bisector)
-                mirror = np.maximum((bisector[2] - gx * bisector[0] - gy * bisector[1]) / length, 0.0)
-                spot = finish.gloss * mirror ** (60.0 if finish.gloss > 0.4 else 20.0)
+                mirror = cv2.max((bisector[2] - gx * bisector[0] - gy * bisector[1]) / length, 0.0)
+                spot = np.float32(finish.gloss) * cv2.pow(mirror, 60.0 if finish.gloss > 0.4 else 20.0)
         if finish.edge > 0:
-            shade = shade * (1.0 - finish.edge * np.exp(-distance / max(0.12 * peak, 0.8)))
+            shade = shade * (1.0 - finish.edge * cv2.exp(distance * (-1.0 / max(0.12 * peak, 0.8))))
         if ratio < 1:
             shade = cv2.resize(shade, (width, height), interpolation=cv2.INTER_LINEAR)
             spot = None if spot is None else cv2.resize(spot, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -286,12 +286,11 @@ class Painter:
     def _ensure_contrast(self, colour: np.ndarray, behind: np.ndarray, alpha: np.ndarray) -> None:
         """Brighten or darken `colour` in place where it would vanish against what is behind."""
         step_y, step_x = max(alpha.shape[0] // 24, 1), max(alpha.shape[1] // 24, 1)
-        weight = alpha[::step_y, ::step_x, None]
-        total = float(weight.sum())
-        if total < 1e-3:
+        inside = cv2.compare(np.ascontiguousarray(alpha[::step_y, ::step_x]), 0.5, cv2.CMP_GT)
+        if cv2.countNonZero(inside) == 0:
             return
-        ours = (colour[::step_y, ::step_x] * weight).sum(axis=(0, 1)) / total
-        theirs = (behind[::step_y, ::step_x] * weight).sum(axis=(0, 1)) / total
+        ours = np.array(cv2.mean(np.ascontiguousarray(colour[::step_y, ::step_x]), inside)[:3])
+        theirs = np.array(cv2.mean(np.ascontiguousarray(behind[::step_y, ::step_x]), inside)[:3])
         gap = ours - theirs
         if float(np.linalg.norm(gap)) < OBJECT_CONTRAST:
             up = ours.mean() < 0.15 or (ours.mean() < 0.85 and gap.mean() >= 0)

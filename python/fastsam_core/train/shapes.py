@@ -56,7 +56,7 @@ class Piece:
 
     def mapped(self, matrix: np.ndarray) -> Piece:
         """The piece under a (2, 3) affine map."""
-        points = (self.points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+        points = cv2.transform(self.points[None], matrix)[0]
         return Piece(points, self.ends, self.solid, self.slot, self.part, self.clip)
 
     @property
@@ -84,8 +84,8 @@ class Shape:
 
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
     """Bounding box (left, top, right, bottom) of (K, 2) points."""
-    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return left, top, right, bottom
+    x, y = np.ascontiguousarray(points.T)
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 def fit(pieces: Sequence[Piece], *, upright: bool = False) -> Shape:
@@ -151,14 +151,16 @@ def box(left: float, top: float, right: float, bottom: float, *, corner: float =
     corner = min(corner, abs(right - left) / 2, abs(bottom - top) / 2)
     if corner <= 0:
         return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
-    arcs = []
-    for cx, cy, start in (
-        (right - corner, bottom - corner, 0.0), (left + corner, bottom - corner, 0.5),
-        (left + corner, top + corner, 1.0), (right - corner, top + corner, 1.5),
-    ):  # fmt: skip
-        angle = np.pi * np.linspace(start, start + 0.5, 7)
-        arcs.append(np.stack([cx + corner * np.cos(angle), cy + corner * np.sin(angle)], axis=1))
-    return np.concatenate(arcs).astype(np.float32)
+    x0, y0, x1, y1 = left + corner, top + corner, right - corner, bottom - corner
+    centres = np.array([(x1, y1), (x0, y1), (x0, y0), (x1, y0)], np.float32)
+    return (np.float32(corner) * _arcs() + centres[:, None]).reshape(-1, 2)
+
+
+@cache
+def _arcs() -> np.ndarray:
+    """The four quarters of a unit circle, (4, 7, 2) float32."""
+    angle = 0.5 * np.pi * (np.arange(4)[:, None] + np.linspace(0, 1, 7))
+    return np.stack([np.cos(angle), np.sin(angle)], axis=2).astype(np.float32)
 
 
 def polygon(*points: tuple[float, float]) -> Outline:

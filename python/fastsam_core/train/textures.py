@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 # Grey levels around the middle, (256, 1), even or in one steep step.
-_LEVEL = np.linspace(-0.5, 0.5, 256)[:, None]
+_LEVEL = np.linspace(-0.5, 0.5, 256, dtype=np.float32)[:, None]
 _STEEP = 1.0 / (1.0 + np.exp(-_LEVEL * 12.0)) - 0.5
+_ABOVE = {False: np.maximum(_LEVEL, 0.0), True: np.maximum(_STEEP, 0.0)}
 
 Field = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -269,7 +270,7 @@ def random_colour(rng: np.random.Generator) -> np.ndarray:
     else:
         paint = rng.random(3)
         colour = paint.mean() + (paint - paint.mean()) * rng.uniform(0.4, 1.3)
-    return np.clip(colour, 0.02, 0.98).astype(np.float32)
+    return np.minimum(np.maximum(colour, 0.02), 0.98).astype(np.float32)
 
 
 def colour_map(rng: np.random.Generator, colour: np.ndarray, contrast: float) -> np.ndarray:
@@ -277,12 +278,12 @@ def colour_map(rng: np.random.Generator, colour: np.ndarray, contrast: float) ->
 
     Now and then the ramp runs between two unrelated colours or in two steps, for prints and painted patterns.
     """
-    tilt = contrast * (1.0 + rng.normal(0, 0.25, 3)) * (1.0 if rng.random() < 0.5 else -1.0)
-    level = _STEEP if rng.random() < 0.2 else _LEVEL
-    lut = colour + level * tilt
+    tilt = (contrast * (1.0 + rng.normal(0, 0.25, 3)) * (1.0 if rng.random() < 0.5 else -1.0)).astype(np.float32)
+    steep = bool(rng.random() < 0.2)
+    lut = (_STEEP if steep else _LEVEL) * tilt + colour
     if contrast > 0.15 and rng.random() < 0.3:
-        lut += np.maximum(level, 0.0) * (2.0 * min(1.0, contrast * 2.0)) * (random_colour(rng) - colour - 0.5 * tilt)
-    return np.clip(lut, 0.0, 1.0, out=lut).astype(np.float32)
+        lut += _ABOVE[steep] * ((random_colour(rng) - colour - 0.5 * tilt) * np.float32(2.0 * min(1.0, contrast * 2.0)))
+    return np.minimum(np.maximum(lut, 0.0, out=lut), 1.0, out=lut)
 
 
 class TexturePool:

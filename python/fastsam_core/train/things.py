@@ -458,8 +458,12 @@ _LOOSE: tuple[tuple[Maker, float], ...] = (
 
 
 def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> Maker:
-    weights = np.array([weight for _, weight in table])
-    return table[int(rng.choice(len(table), p=weights / weights.sum()))][0]
+    place = float(rng.random()) * sum(weight for _, weight in table)
+    for maker, weight in table:
+        place -= weight
+        if place < 0:
+            return maker
+    return table[-1][0]
 
 
 def upright_shape(rng: np.random.Generator) -> Shape:

@@ -23,7 +23,8 @@ def square_scene(size: int = 64) -> Scene:
     labels, parts = np.zeros((size, size), np.int32), np.zeros((size, size), np.int32)
     labels[8:40, 16:48] = 1
     parts[12:24, 20:32] = 1
-    return Scene(np.zeros((size, size, 3), np.uint8), labels, parts, np.array([0, 1], np.int32))
+    groups = np.zeros((size, size), np.int32)
+    return Scene(np.zeros((size, size, 3), np.uint8), labels, parts, np.array([0, 1], np.int32), groups)
 
 
 def test_mask_loss_prefers_the_right_mask() -> None:

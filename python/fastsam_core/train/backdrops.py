@@ -85,7 +85,8 @@ def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: flo
     )
     if rng.random() < 0.5:
         cloud = cv2.resize(rng.random((5, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-        cloud += 0.5 * cv2.resize(rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        finer = cv2.resize(rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        cloud = cv2.scaleAdd(finer, 0.5, cloud)
         cloud = np.clip((cloud - np.float32(rng.uniform(0.6, 1.0))) * np.float32(2.0), 0, 1)
         white = np.full((size, size, 3), rng.uniform(0.75, 1.0), np.float32)
         cv2.blendLinear(white, sky, cloud, 1.0 - cloud, sky)
@@ -97,30 +98,6 @@ def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: flo
         image[max(row - board, 0) : row] = random_colour(rng)
     fade = np.exp(-np.abs(np.arange(size, dtype=np.float32) - row) / (0.03 * size)) * rng.uniform(0, 0.4)
     image *= (1.0 - fade)[:, None, None].astype(np.float32)
-    return image
-
-
-def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
-    """A sky, perhaps cloudy, above textured ground."""
-    blue = np.array([0.45, 0.62, 0.85]) * rng.uniform(0.6, 1.15) + rng.normal(0, 0.08, 3)
-    pale = np.clip(blue + rng.uniform(0.0, 0.35), 0, 1)
-    share = (np.linspace(0, 1, size, dtype=np.float32) ** float(rng.uniform(0.6, 2.0)))[:, None, None]
-    image: np.ndarray = np.broadcast_to(np.clip(blue, 0, 1) * (1 - share) + pale * share, (size, size, 3)).astype(
-        np.float32
-    )
-    if rng.random() < 0.5:
-        cloud = cv2.resize(rng.random((5, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-        cloud = cloud + 0.5 * cv2.resize(
-            rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-        )
-        cloud = np.clip((cloud - rng.uniform(0.6, 1.0)) * 2.0, 0, 1)[:, :, None]
-        image = (image * (1 - cloud) + cloud * np.float32(rng.uniform(0.75, 1.0))).astype(np.float32)
-    row = int(np.clip(horizon, 1, size - 1))
-    image[row:] = _plane(rng, pool, size, horizon)
-    if rng.random() < 0.5:  # haze
-        depth = np.arange(size - row, dtype=np.float32)[:, None, None]
-        fade = np.exp(-depth / np.float32(0.15 * size)) * np.float32(rng.uniform(0, 0.5))
-        image[row:] += fade * (pale.astype(np.float32) - image[row:])
     return image
 
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from .textures import TexturePool
 
-
 # Every channel becomes the picture's brightness.
 _TO_GREY = np.tile(np.array([0.299, 0.587, 0.114]), (3, 1))
 
@@ -58,7 +57,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
         image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * _TO_GREY)
     if rng.random() < 0.5:
         gamma = float(np.exp(rng.normal(0, 0.2)))
-        image = cv2.pow(cv2.max(image, 0.0, image), gamma, image)
+        image = cv2.pow(np.maximum(image, 0.0, out=image), gamma, image)
     if rng.random() < 0.3:
         gain = float(rng.uniform(0.6, 1.3))
         image = cv2.addWeighted(image, gain, image, 0.0, 0.5 - 0.5 * gain, image)

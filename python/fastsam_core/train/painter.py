@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
-from .shapes import Piece, Shape, bent, fill
+from . import stuff
+from .shapes import Cluster, Piece, Shape, bent, fill
 from .textures import Material, TexturePool, random_colour
 
 # Smallest RGB distance (Euclidean, of the mean colours) between a part and its object, and between an object and what
@@ -92,6 +95,8 @@ class Painter:
         self.parts = np.zeros((self.size, self.size), np.int32)
         self.objects = 0
         self.owners: list[int] = [0]
+        self.group_of: list[int] = [0]
+        self._groups, self._group = 0, 0
         tilt, turn = rng.uniform(0.35, 1.1), rng.uniform(-np.pi, 0)
         # Towards the light; y points down, so lights from above have negative y.
         self.light = np.array([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], np.float32)
@@ -99,8 +104,24 @@ class Painter:
 
     def claim(self, window: tuple[slice, slice]) -> None:
         """Make a rectangle of the backdrop an object."""
+        self.labels[window] = self._next_object()
+
+    def _next_object(self) -> int:
         self.objects += 1
-        self.labels[window] = self.objects
+        self.group_of.append(self._group)
+        return self.objects
+
+    @contextmanager
+    def grouped(self) -> Iterator[None]:
+        """What is painted inside of this context is one group; within another group's context it joins that one."""
+        outer = self._group
+        if not outer:
+            self._groups += 1
+            self._group = self._groups
+        try:
+            yield
+        finally:
+            self._group = outer
 
     # Materials --------------------------------------------------------------------------------------------------------
 
@@ -109,7 +130,24 @@ class Painter:
         zoom = self.size / 384.0 * float(np.exp(self.rng.uniform(np.log(0.35), np.log(1.8))))
         return self.pool.material(self.rng, zoom=zoom, contrast=contrast, colour=colour)
 
+    def _of_stuff(self, slot: int) -> Material:
+        """A material of the stuff that `slot` names; now and then in an unlikely colour."""
+        rng, kind = self.rng, stuff.of_slot(slot)
+        if len(kind.colours) and rng.random() < 0.9:
+            chosen = kind.colours[int(rng.integers(len(kind.colours)))] * rng.uniform(0.75, 1.2) + rng.normal(
+                0, 0.03, 3
+            )
+            colour = np.clip(chosen, 0.02, 0.98).astype(np.float32)
+        else:
+            colour = random_colour(rng)
+        low, high = kind.contrast
+        zoom = self.size / 384.0 * float(np.exp(rng.uniform(np.log(0.3), np.log(1.2))))
+        contrast = float(rng.uniform(low, high))
+        return self.pool.material(rng, zoom=zoom, contrast=contrast, colour=colour, kinds=kind.textures)
+
     def _material(self, materials: dict[int, Material], slot: int) -> Material:
+        if slot not in materials and slot >= stuff.FIRST:
+            materials[slot] = self._of_stuff(slot)
         if slot not in materials:
             if 0 not in materials:
                 materials[0] = self.surface()
@@ -174,11 +212,11 @@ class Painter:
             length = cv2.sqrt(1.0 + gx * gx + gy * gy)
             facing = (self.light[2] - gx * self.light[0] - gy * self.light[1]) / length
             # Between 0.3 and 1.5, which also takes care of what faces away from the light.
-            shade = cv2.min(cv2.max(facing * (self.harsh / float(self.light[2])) + (1.0 - self.harsh), 0.3), 1.5)
+            shade = np.clip(facing * (self.harsh / float(self.light[2])) + (1.0 - self.harsh), 0.3, 1.5)
             if finish.gloss > 0:
                 bisector = self.light + np.array([0, 0, 1], np.float32)
                 bisector = bisector / np.linalg.norm(bisector)
-                mirror = cv2.max((bisector[2] - gx * bisector[0] - gy * bisector[1]) / length, 0.0)
+                mirror = np.maximum((bisector[2] - gx * bisector[0] - gy * bisector[1]) / length, 0.0)
                 spot = np.float32(finish.gloss) * cv2.pow(mirror, 60.0 if finish.gloss > 0.4 else 20.0)
         if finish.edge > 0:
             shade = shade * (1.0 - finish.edge * cv2.exp(distance * (-1.0 / max(0.12 * peak, 0.8))))
@@ -198,6 +236,15 @@ class Painter:
 
     # Painting ---------------------------------------------------------------------------------------------------------
 
+    def paint_cluster(self, cluster: Cluster, matrix: np.ndarray, finish: Finish, *, grounded: bool = False) -> None:
+        """Paint a cluster's members from back to front, as one group."""
+        with self.grouped():
+            for number, member in enumerate(cluster.members):
+                # The same light and focus; each of its own smoothness.
+                own = random_finish(self.rng, self.size) if number else finish
+                own = replace(own, soft=finish.soft, opacity=1.0, lift=0.3 * own.lift, ragged=0.0)
+                self.paint(Placed(member, matrix, own, grounded=grounded and number in cluster.standing, pliable=False))
+
     def paint(self, thing: Placed) -> None:
         """Paint one object over everything so far and label what it covers."""
         finish, rng = thing.finish, self.rng
@@ -213,13 +260,17 @@ class Painter:
             return
         x0, y0, x1, y1 = region
         height, width = y1 - y0, x1 - x0
-        colour = self.pool.paint(self._material(thing.materials, 0), rng, height, width)
+        # What is behind the pieces only shows through at their edges, so it is of the first piece's stuff.
+        ground = 0 if any(piece.slot < stuff.FIRST for piece in pieces) else pieces[0].slot
+        colour = self.pool.paint(self._material(thing.materials, ground), rng, height, width)
         cover = np.zeros((height, width), np.uint8)
         shade: np.ndarray | None = None
         spot: np.ndarray | None = None
         names = np.zeros((height, width), np.int32)
         own_parts: list[int] = []
-        for piece in pieces:
+        under: np.ndarray | None = None  # the main material before others covered it
+        later = [piece.slot for piece in pieces]
+        for number, piece in enumerate(pieces):
             area = self._region(piece.outline_points, 2)
             if area is None:
                 continue
@@ -242,9 +293,13 @@ class Painter:
                 if shine is not None or spot is not None:
                     spot = np.zeros((height, width), np.float32) if spot is None else spot
                     cv2.copyTo(np.zeros_like(lit) if shine is None else shine, opaque, spot[window])
-            if piece.slot != 0:
+            if piece.slot != ground:
+                if under is None:
+                    under = colour.copy() if ground in later[number:] else colour
                 paint = self.pool.paint(self._material(thing.materials, piece.slot), rng, v1 - v0, u1 - u0)
                 blend(colour[window], paint, layer.astype(np.float32) * np.float32(1 / 255))
+            elif under is not None and not piece.clip:
+                blend(colour[window], under[window], layer.astype(np.float32) * np.float32(1 / 255))
             if not piece.clip:
                 np.maximum(cover[window], layer, out=cover[window])
             name = 0
@@ -277,16 +332,15 @@ class Painter:
         if finish.shadow > 0:
             self._shadow(cover, region, thing)
         blend(self.image[window], colour, alpha if finish.opacity >= 1 else alpha * finish.opacity)
-        visible = cv2.compare(alpha, 0.5, cv2.CMP_GT)
-        self.objects += 1
-        _fill(self.labels[window], visible, self.objects)
+        visible = (alpha > 0.5).view(np.uint8)
+        _fill(self.labels[window], visible, self._next_object())
         cv2.copyTo(names, visible, self.parts[window])
         self.owners += [self.objects] * len(own_parts)
 
     def _ensure_contrast(self, colour: np.ndarray, behind: np.ndarray, alpha: np.ndarray) -> None:
         """Brighten or darken `colour` in place where it would vanish against what is behind."""
         step_y, step_x = max(alpha.shape[0] // 24, 1), max(alpha.shape[1] // 24, 1)
-        inside = cv2.compare(np.ascontiguousarray(alpha[::step_y, ::step_x]), 0.5, cv2.CMP_GT)
+        inside = (np.ascontiguousarray(alpha[::step_y, ::step_x]) > 0.5).view(np.uint8)
         if cv2.countNonZero(inside) == 0:
             return
         ours = np.array(cv2.mean(np.ascontiguousarray(colour[::step_y, ::step_x]), inside)[:3])
@@ -297,7 +351,7 @@ class Painter:
             colour += np.float32(OBJECT_CONTRAST if up else -OBJECT_CONTRAST)
 
     def _shadow(self, cover: np.ndarray, region: tuple[int, int, int, int], thing: Placed) -> None:
-        """Darken the picture where the object keeps off the light; worked out at a quarter of the resolution or less."""
+        """Darken the picture where the object keeps off the light; worked out at a quarter of the size or less."""
         x0, y0, x1, y1 = region
         finish = thing.finish
         extent = max(x1 - x0, y1 - y0)

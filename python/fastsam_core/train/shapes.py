@@ -82,6 +82,23 @@ class Shape:
     upright: bool = False
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Several objects that belong together, such as a rider and the horse, centred and scaled like a `Shape`.
+
+    Attributes:
+        members: the objects from back to front, in the cluster's units.
+        half, area, upright: of them all, as for a shape.
+        standing: which members throw their shadow on the ground.
+    """
+
+    members: tuple[Shape, ...]
+    half: tuple[float, float]
+    area: float
+    upright: bool = True
+    standing: tuple[int, ...] = (0,)
+
+
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
     """Bounding box (left, top, right, bottom) of (K, 2) points."""
     x, y = np.ascontiguousarray(points.T)
@@ -101,6 +118,17 @@ def fit(pieces: Sequence[Piece], *, upright: bool = False) -> Shape:
     area = cv2.countNonZero(probe) / 900.0
     half = ((right - left) * scale / 2, (bottom - top) * scale / 2)
     return Shape(tuple(piece.mapped(matrix) for piece in pieces), half, max(area, 0.01), upright)
+
+
+def cluster(things: Sequence[Sequence[Piece]], *, upright: bool = True, standing: tuple[int, ...] = (0,)) -> Cluster:
+    """Centre and scale several things, from back to front, in common units, like `fit` does for one."""
+    joint = fit([piece for pieces in things for piece in pieces])
+    members, start = [], 0
+    for pieces in things:
+        own = joint.pieces[start : start + len(pieces)]
+        start += len(pieces)
+        members.append(Shape(own, joint.half, joint.area, upright))
+    return Cluster(tuple(members), joint.half, joint.area, upright, standing)
 
 
 def fill(canvas: np.ndarray, piece: Piece, origin: tuple[float, float], scale: float) -> None:

@@ -306,10 +306,12 @@ class TexturePool:
         # The cumulative share decides the kind, so that even a small pool holds every common kind once.
         shares = np.cumsum(weights) / weights.sum()
         levels: list[tuple[np.ndarray, np.ndarray]] = []
+        self._kinds: dict[str, list[int]] = {}
         for index in range(self.count):
             rng = np.random.default_rng([self.seed, index])
             kind = int(np.searchsorted(shares, ((index + 0.5) * 0.6180339887) % 1.0))
             make, _, absolute = _KINDS[kind]
+            self._kinds.setdefault(make.__name__.strip("_"), []).append(index)
             field = np.broadcast_to(make(rng, self.size), (self.size, self.size)).astype(np.float32)
             full = (np.clip(field if absolute else _unit(field), 0.0, 1.0) * 255.0).astype(np.uint8)
             # The half-size copy keeps strongly shrunk crops free of aliasing.
@@ -330,9 +332,19 @@ class TexturePool:
         colour: np.ndarray | None = None,
         contrast: float | None = None,
         zoom: float | None = None,
+        kinds: tuple[str, ...] = (),
     ) -> Material:
-        """A random surface; `colour` ((3,) RGB), `contrast` (0 to 1) or `zoom` (see `Material`) fix what they name."""
-        index, angle = int(rng.integers(self.count)), float(rng.uniform(0, 2 * np.pi))
+        """A random surface; `colour` ((3,) RGB), `contrast` (0 to 1) or `zoom` (see `Material`) fix what they name.
+
+        `kinds` ("stripes", "fibres", ...) narrows down the textures, as far as a small pool has any of them.
+        """
+        known = [kind for kind in kinds if kind in self._kinds]
+        if known:
+            choice = self._kinds[known[int(rng.integers(len(known)))]]
+            index = choice[int(rng.integers(len(choice)))]
+        else:
+            index = int(rng.integers(self.count))
+        angle = float(rng.uniform(0, 2 * np.pi))
         chosen = random_colour(rng) if colour is None else colour
         strength = float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))) if contrast is None else contrast
         scale = float(np.exp(rng.uniform(np.log(0.4), np.log(1.6)))) if zoom is None else zoom

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from . import figures
 from .shapes import Outline, Piece, Shape, blob, box, ellipse, fit, foliage, polygon, simple_shape, smooth, stroke
 
 Maker = Callable[[np.random.Generator], list[Piece]]
@@ -428,8 +429,12 @@ def glasses(rng: np.random.Generator) -> list[Piece]:
 _UPRIGHT: tuple[tuple[Maker, float], ...] = (
     (bottle, 1.2),
     (cup, 1.2),
-    (animal, 1.8),
-    (person, 2.0),
+    (animal, 0.6),
+    (figures.coated, 1.8),
+    (figures.resting, 0.7),
+    (person, 0.5),
+    (figures.clothed, 2.2),
+    (figures.close_person, 0.9),
     (bust, 0.8),
     (vehicle, 1.4),
     (bicycle, 0.5),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .surroundings import INSIDE, OUTSIDE, furnish
 from .textures import TexturePool, random_colour
 
 
@@ -67,6 +68,8 @@ def indoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: floa
     image = _surface(rng, pool, size, contrast=None if rng.random() < 0.4 else float(rng.uniform(0.02, 0.15)))
     row = int(np.clip(horizon, 1, size - 1))
     image[row:] = _plane(rng, pool, size, horizon)
+    if rng.random() < 0.5:
+        furnish(rng, pool, image, row, INSIDE)
     if rng.random() < 0.4:
         board = max(int(size * rng.uniform(0.01, 0.04)), 1)
         image[max(row - board, 0) : row] = random_colour(rng)
@@ -91,13 +94,15 @@ def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: flo
         white = np.full((size, size, 3), rng.uniform(0.75, 1.0), np.float32)
         cv2.blendLinear(white, sky, cloud, 1.0 - cloud, sky)
     image = sky
+    furnished = rng.random() < 0.6
     row = int(np.clip(horizon, 1, size - 1))
     image[row:] = _plane(rng, pool, size, horizon)
-    if rng.random() < 0.4:
-        board = max(int(size * rng.uniform(0.01, 0.04)), 1)
-        image[max(row - board, 0) : row] = random_colour(rng)
-    fade = np.exp(-np.abs(np.arange(size, dtype=np.float32) - row) / (0.03 * size)) * rng.uniform(0, 0.4)
-    image *= (1.0 - fade)[:, None, None].astype(np.float32)
+    if furnished:
+        furnish(rng, pool, image, row, OUTSIDE)
+    if rng.random() < 0.5:  # haze
+        depth = np.arange(size - row, dtype=np.float32)[:, None, None]
+        fade = np.exp(-depth / np.float32(0.15 * size)) * np.float32(rng.uniform(0, 0.5))
+        image[row:] += fade * (pale.astype(np.float32) - image[row:])
     return image
 
 
@@ -130,4 +135,6 @@ def flat(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
         image = cv2.addWeighted(image, 0.5, gradient(rng, size), 0.5, 0.0, image)
     if rng.random() < 0.3:
         image = _soften(rng, image, size)
+    if rng.random() < 0.25:
+        furnish(rng, pool, image, size, INSIDE)
     return image

@@ -27,6 +27,35 @@ def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
     return cv2.resize(light.astype(np.float32)[:, :, None] * cast, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
+def _shadows(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Shadows of things outside of the picture, which cross its objects: a factor, (size, size, 3) float32."""
+    side = -(-size // 2)
+    factor: np.ndarray = np.ones((side, side), np.float32)
+    dark, turn = float(rng.uniform(0.4, 0.8)), float(rng.uniform(0, np.pi))
+    along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+    pick = rng.random()
+    if pick < 0.4:  # bars: a window's, a fence's
+        pitch = float(rng.uniform(0.06, 0.4)) * side
+        for place in np.arange(-side, side, pitch) + float(rng.uniform(0, pitch)):
+            middle = 0.5 * side + across * place
+            wide = across * pitch * float(rng.uniform(0.2, 0.6))
+            quad = [middle - along * 2 * side, middle + along * 2 * side]
+            quad += [quad[1] + wide, quad[0] + wide]
+            cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], dark)
+    elif pick < 0.7:  # leaves with spots of light between them
+        for _ in range(int(rng.integers(20, 70))):
+            x, y = rng.uniform(0, side, 2)
+            axes = (int(rng.uniform(0.02, 0.12) * side) + 1, int(rng.uniform(0.02, 0.08) * side) + 1)
+            cv2.ellipse(factor, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, dark, -1)
+    else:  # one straight edge
+        middle = rng.uniform(0.2, 0.8, 2) * side
+        quad = [middle - along * 2 * side, middle + along * 2 * side]
+        quad += [quad[1] + across * 2 * side, quad[0] + across * 2 * side]
+        cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], dark)
+    factor = cv2.GaussianBlur(factor, (0, 0), float(rng.uniform(0.3, 3.0)) * size / 512.0 + 0.3)
+    return cv2.resize(cv2.merge([factor, factor, factor]), (size, size), interpolation=cv2.INTER_LINEAR)
+
+
 def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
     pick = rng.random()
     if pick < 0.45:
@@ -52,6 +81,8 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     """
     size = image.shape[0]
     image = cv2.multiply(image, _lighting(rng, size), image)
+    if rng.random() < 0.18:
+        image = cv2.multiply(image, _shadows(rng, size), image)
     if rng.random() < 0.5:  # generated colours are livelier than most of the world's
         keep = float(rng.uniform(0.35, 1.0))
         image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * _TO_GREY)

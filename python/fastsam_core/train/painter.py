@@ -33,6 +33,8 @@ class Finish:
         lift: distance of the shadow from the object in units of its size.
         mottle: strength of uneven brightness over the whole object, 0 to 1.
         ragged: size in pixels of fur-like fraying of the outline; 0 is clean.
+        slope: how much brighter than the middle the side towards the light is, 0 to 1.
+        smear: length in pixels of the object's motion.
     """
 
     roundness: float = 0.5
@@ -44,6 +46,8 @@ class Finish:
     lift: float = 0.05
     mottle: float = 0.0
     ragged: float = 0.0
+    slope: float = 0.0
+    smear: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,9 @@ def random_finish(rng: np.random.Generator, size: int, *, depth: float = 0.0) ->
         shadow=float(rng.uniform(0.1, 0.65)) if rng.random() < 0.7 else 0.0,
         lift=float(rng.uniform(0.0, 0.15)),
         mottle=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.3 else 0.0,
-        ragged=float(rng.uniform(0.8, 2.5)) * size / 256.0 if rng.random() < 0.12 else 0.0,
+        ragged=float(rng.uniform(0.8, 2.5)) * size / 256.0 if rng.random() < 0.1 else 0.0,
+        slope=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.4 else 0.0,
+        smear=float(rng.uniform(3.0, 12.0)) * size / 256.0 if rng.random() < 0.03 else 0.0,
     )
 
 
@@ -225,6 +231,12 @@ class Painter:
             spot = None if spot is None else cv2.resize(spot, (width, height), interpolation=cv2.INTER_LINEAR)
         return shade, spot
 
+    def _ramp(self, slope: float, height: int, width: int) -> np.ndarray:
+        """A factor around 1 that rises towards the light, (height, width) float32."""
+        across, down = slope * float(self.light[0]), slope * float(self.light[1])
+        corners = [[1 - across - down, 1 + across - down], [1 - across + down, 1 + across + down]]
+        return cv2.resize(np.array(corners, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+
     def _fray(self, cover: np.ndarray, amount: float) -> np.ndarray:
         """The coverage with its outline moved in and out by noise of about `amount` pixels."""
         wide = cv2.GaussianBlur(cover, (0, 0), amount)
@@ -232,7 +244,9 @@ class Painter:
         noise = self.pool.mottle(self.rng, cover.shape[0], cover.shape[1], self.size / 640.0, 0.4)
         sharp = 1.5 * amount
         level = (wide + noise * np.float32(255.0)) * np.float32(sharp) + np.float32(127.5 - 382.5 * sharp)
-        return np.clip(level, 0.0, 255.0).astype(np.uint8)
+        frayed = np.clip(level, 0.0, 255.0).astype(np.uint8)
+        # Hairs stay near the outline: no faint specks beyond.
+        return cv2.min(frayed, cv2.multiply(wide, wide, scale=0.1))
 
     # Painting ---------------------------------------------------------------------------------------------------------
 
@@ -254,7 +268,7 @@ class Painter:
             else thing.shape
         )
         pieces = [piece.mapped(thing.matrix) for piece in shape.pieces]
-        pad = 2 + int(np.ceil(2.5 * finish.soft))
+        pad = 2 + int(np.ceil(2.5 * finish.soft + 0.5 * finish.smear))
         region = self._region(np.concatenate([piece.outline_points for piece in pieces if not piece.clip]), pad)
         if region is None:
             return
@@ -302,11 +316,11 @@ class Painter:
                 blend(colour[window], under[window], layer.astype(np.float32) * np.float32(1 / 255))
             if not piece.clip:
                 np.maximum(cover[window], layer, out=cover[window])
-            name = 0
             if piece.part:
                 own_parts.append(len(own_parts) + 1)
-                name = len(self.owners) - 1 + len(own_parts)
-            _fill(names[window], opaque, name)
+                _fill(names[window], opaque, len(self.owners) - 1 + len(own_parts))
+            elif not piece.clip:  # print on a part leaves the part whole
+                _fill(names[window], opaque, 0)
         if cv2.minMaxLoc(cover)[1] <= 127:
             return
         if finish.mottle > 0 and min(height, width) > self.size // 12:
@@ -319,6 +333,9 @@ class Painter:
                 # The shading of pieces meets in hard lines; a real object's creases are slightly soft.
                 shade = cv2.blur(shade, (3, 3))
             factor = shade if factor is None else cv2.multiply(factor, shade, factor)
+        if finish.slope > 0:
+            ramp = self._ramp(finish.slope, height, width)
+            factor = ramp if factor is None else cv2.multiply(factor, ramp, factor)
         if factor is not None:
             colour = cv2.multiply(colour, cv2.merge([factor, factor, factor]), colour)
         if spot is not None:
@@ -327,6 +344,8 @@ class Painter:
         if finish.soft > 0.3:
             alpha = cv2.GaussianBlur(alpha, (0, 0), finish.soft)
             colour = cv2.GaussianBlur(colour, (0, 0), finish.soft)
+        if finish.smear > 1:
+            alpha, colour = _smeared(alpha, colour, finish.smear, float(rng.uniform(0, np.pi)))
         window = np.s_[y0:y1, x0:x1]
         self._ensure_contrast(colour, self.image[window], alpha)
         if finish.shadow > 0:
@@ -394,6 +413,17 @@ def blend(under: np.ndarray, over: np.ndarray, alpha: np.ndarray) -> None:
     """Blend `over` into `under` in place; (h, w, 3) float32 both, `alpha` (h, w) float32 in [0, 1]."""
     # One pass of OpenCV takes about a fifth of the time that numpy's broadcasting does here.
     cv2.blendLinear(over, under, alpha, 1.0 - alpha, under)
+
+
+def _smeared(alpha: np.ndarray, colour: np.ndarray, length: float, turn: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and colour of a thing that moved by `length` pixels in direction `turn` while the picture was taken."""
+    side = 2 * int(length / 2) + 3
+    kernel = np.zeros((side, side), np.float32)
+    middle, dx, dy = side // 2, np.cos(turn) * length / 2, np.sin(turn) * length / 2
+    start, stop = (round(middle - dx), round(middle - dy)), (round(middle + dx), round(middle + dy))
+    cv2.line(kernel, start, stop, 1.0, 1)
+    kernel /= kernel.sum()
+    return cv2.filter2D(alpha, -1, kernel), cv2.filter2D(colour, -1, kernel)
 
 
 def _opaque(cover: np.ndarray) -> np.ndarray:

@@ -65,6 +65,8 @@ _TABLE: tuple[tuple[str, Stuff], ...] = (
     ),
     ("ink", _stuff("151515 f4f4f4 b02020 1f3f8c e8c030 208050", "flat", 0.0, 0.03)),
     ("paper", _stuff("f4f2ec ece4d0 e0e0e0 d0c8b0", "flat print noise", 0.02, 0.3)),
+    ("brick", _stuff("8c4a3a b07a5c 9c8c7c c8bca8 6a6460 d8d0c0", "bricks noise flat", 0.05, 0.4)),
+    ("tile", _stuff("8a4030 5c4038 4a4c50 6a5a4a", "bricks weave stripes", 0.1, 0.4)),
     ("leather", _stuff("4a2c1a 1a1817 7a4a2a a87a4c 5a1f1f", "noise cells flat", 0.04, 0.2)),
 )
 

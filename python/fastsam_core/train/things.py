@@ -7,11 +7,28 @@ materials. Each maker takes the generator and returns pieces in painting order, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from . import figures
-from .shapes import Outline, Piece, Shape, blob, box, ellipse, fit, foliage, polygon, simple_shape, smooth, stroke
+from .prints import printed
+from .shapes import (
+    Outline,
+    Piece,
+    Shape,
+    blob,
+    bounds,
+    box,
+    ellipse,
+    fit,
+    foliage,
+    polygon,
+    simple_shape,
+    smooth,
+    stroke,
+)
+from .stuff import slot
 
 Maker = Callable[[np.random.Generator], list[Piece]]
 
@@ -462,6 +479,48 @@ _LOOSE: tuple[tuple[Maker, float], ...] = (
 )
 
 
+# What the slots of a thing are likely made of. Those that shade their main material (negative slots) keep theirs.
+_NATURAL: dict[Maker, dict[int, tuple[str, ...]]] = {
+    bottle: {0: ("glass", "paint", "ceramic"), 1: ("paper", "paint"), 2: ("paint", "metal")},
+    cup: {0: ("ceramic", "paint", "metal", "glass"), 1: ("wood", "ceramic", "food"), 2: ("pattern", "paint")},
+    vehicle: {0: ("paint", "paint", "metal"), 1: ("glass",), 2: ("tyre",), 3: ("metal", "tyre"), 4: ("paint", "metal")},
+    bicycle: {0: ("paint", "metal"), 1: ("tyre",)},
+    tree: {0: ("leaf",), 1: ("wood",)},
+    house: {0: ("brick", "paint", "wood"), 1: ("tile", "wood"), 2: ("glass",), 3: ("wood", "paint")},
+    flower: {0: ("petal",), 1: ("leaf",), 2: ("petal", "horn")},
+    potted_plant: {0: ("leaf",), 1: ("ceramic", "paint")},
+    fruit: {0: ("fruit",), 1: ("wood",), 2: ("leaf",)},
+    tool: {0: ("wood", "metal", "paint"), 1: ("metal", "paint")},
+    screen: {0: ("tyre", "wood", "metal", "ceramic"), 1: ("glass", "paper", "paint"), 2: ("food", "paint")},
+    bird: {0: ("fur", "coat", "paint"), 1: ("fur", "metal")},
+    garment: {0: ("cloth", "pattern", "leather"), 1: ("cloth", "pattern")},
+    bust: {0: ("cloth", "pattern"), 1: ("skin",), 2: ("hair",), 3: ("ink",), 4: ("fruit",)},
+}
+_PRINTABLE = {bottle, cup, vehicle, carton, screen, garment, house, plate, sofa, tool}
+
+
+def _finished(rng: np.random.Generator, maker: Maker) -> list[Piece]:
+    """What `maker` makes, mostly of likely stuff and sometimes with print on its largest piece."""
+    pieces = maker(rng)
+    kinds = _NATURAL.get(maker)
+    if kinds and rng.random() < 0.65 and min(piece.slot for piece in pieces) >= 0:
+        chosen = {number: slot(names[int(rng.integers(len(names)))], number) for number, names in kinds.items()}
+        pieces = [replace(piece, slot=chosen.get(piece.slot, piece.slot)) for piece in pieces]
+    return with_print(rng, pieces) if maker in _PRINTABLE and rng.random() < 0.4 else pieces
+
+
+def with_print(rng: np.random.Generator, pieces: list[Piece]) -> list[Piece]:
+    """The pieces and print somewhere inside of the largest that is part of the silhouette."""
+    areas = [bounds(piece.outline_points) for piece in pieces if not piece.clip]
+    left, top, right, bottom = max(areas, key=lambda area: (area[2] - area[0]) * (area[3] - area[1]))
+    wide, high = (right - left) * _u(rng, 0.15, 0.45), (bottom - top) * _u(rng, 0.1, 0.4)
+    x, y = (
+        (left + right) / 2 + (right - left) * _u(rng, -0.1, 0.1),
+        (top + bottom) / 2 + (bottom - top) * _u(rng, -0.1, 0.15),
+    )
+    return [*pieces, *printed(rng, (x - wide, y - high, x + wide, y + high))]
+
+
 def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> Maker:
     place = float(rng.random()) * sum(weight for _, weight in table)
     for maker, weight in table:
@@ -473,14 +532,15 @@ def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> M
 
 def upright_shape(rng: np.random.Generator) -> Shape:
     """A random thing that stands on the ground."""
-    return fit(_pick(rng, _UPRIGHT)(rng), upright=True)
+    return fit(_finished(rng, _pick(rng, _UPRIGHT)), upright=True)
 
 
 def any_shape(rng: np.random.Generator) -> Shape:
     """A random object of any kind: abstract, loose or standing."""
     pick = rng.random()
-    if pick < 0.5:
-        return simple_shape(rng)
-    if pick < 0.7:
-        return fit(_pick(rng, _LOOSE)(rng))
+    if pick < 0.38:
+        shape = simple_shape(rng)
+        return fit(with_print(rng, list(shape.pieces))) if rng.random() < 0.2 else shape
+    if pick < 0.62:
+        return fit(_finished(rng, _pick(rng, _LOOSE)))
     return upright_shape(rng)

@@ -58,9 +58,9 @@ def _shadows(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
     pick = rng.random()
-    if pick < 0.45:
-        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2)) * size / 256.0)
-    if pick < 0.52:  # camera shake
+    if pick < 0.4:
+        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 0.9)) * size / 256.0)
+    if pick < 0.46:  # camera shake
         length = max(int(rng.uniform(2, 7) * size / 256.0), 2)
         kernel = np.zeros((length, length), np.float32)
         turn = rng.uniform(0, np.pi)
@@ -68,7 +68,7 @@ def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
         middle = (length - 1) / 2
         cv2.line(kernel, (round(middle - dx), round(middle - dy)), (round(middle + dx), round(middle + dy)), 1.0, 1)
         return cv2.filter2D(image, -1, kernel / max(float(kernel.sum()), 1.0))
-    if pick < 0.6:  # sharpening, with the halos that cameras leave
+    if pick < 0.58:  # sharpening, with the halos that cameras leave
         amount = float(rng.uniform(0.3, 1.0))
         return cv2.addWeighted(image, 1.0 + amount, cv2.GaussianBlur(image, (0, 0), 1.0 * size / 256.0), -amount, 0.0)
     return image
@@ -83,7 +83,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     image = cv2.multiply(image, _lighting(rng, size), image)
     if rng.random() < 0.18:
         image = cv2.multiply(image, _shadows(rng, size), image)
-    if rng.random() < 0.5:  # generated colours are livelier than most of the world's
+    if rng.random() < 0.65:  # generated colours are livelier than most of the world's
         keep = float(rng.uniform(0.35, 1.0))
         image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * _TO_GREY)
     if rng.random() < 0.5:

@@ -139,7 +139,7 @@ class Painter:
     def _of_stuff(self, slot: int) -> Material:
         """A material of the stuff that `slot` names; now and then in an unlikely colour."""
         rng, kind = self.rng, stuff.of_slot(slot)
-        if len(kind.colours) and rng.random() < 0.9:
+        if len(kind.colours) and rng.random() < 0.94:
             chosen = kind.colours[int(rng.integers(len(kind.colours)))] * rng.uniform(0.75, 1.2) + rng.normal(
                 0, 0.03, 3
             )
@@ -198,6 +198,8 @@ class Painter:
         Computed on at most 48 pixels across: shading is smooth.
         """
         height, width = cover.shape
+        if max(height, width) < 10:  # too small for anybody to see its shading
+            return np.ones((height, width), np.float32), None
         ratio = min(1.0, 48.0 / max(height, width))
         small = (max(int(width * ratio), 2), max(int(height * ratio), 2))
         mask = cv2.resize(cover, small, interpolation=cv2.INTER_AREA) if ratio < 1 else cover

@@ -248,7 +248,8 @@ def stroke(
     It comes as one convex polygon per link and a disc per joint: a single outline would cross itself in tight bends.
     """
     path = np.asarray(points, np.float32)
-    radius = np.linspace(start, start if stop is None else stop, len(path), dtype=np.float32)
+    rise = 0.0 if stop is None else (stop - start) / max(len(path) - 1, 1)
+    radius = np.arange(len(path), dtype=np.float32) * np.float32(rise) + np.float32(start)
     cos, sin = _circle(14)
     discs = np.empty((len(path), 14, 2), np.float32)
     discs[:, :, 0] = path[:, :1] + radius[:, None] * cos

@@ -18,6 +18,8 @@ _LEVEL = np.linspace(-0.5, 0.5, 256, dtype=np.float32)[:, None]
 _STEEP = 1.0 / (1.0 + np.exp(-_LEVEL * 12.0)) - 0.5
 _ABOVE = {False: np.maximum(_LEVEL, 0.0), True: np.maximum(_STEEP, 0.0)}
 
+_QUARTER = math.pi / 2
+
 Field = Callable[[np.random.Generator, int], np.ndarray]
 
 # Mean RGB of common things: skin, wood, brick, foliage, grass, sky, water, sand, stone, asphalt, paper, steel, cloth,
@@ -247,6 +249,11 @@ class Material:
         """Middle RGB colour, (3,) float32."""
         return self.lut[128]
 
+    @property
+    def plain(self) -> bool:
+        """True where the texture can hardly be seen."""
+        return float(np.abs(self.lut[255] - self.lut[0]).max()) < 0.025
+
     def coloured(self, grey: np.ndarray) -> np.ndarray:
         """The colours of (h, w) uint8 grey levels of the texture, (h, w, 3) float32 RGB."""
         return cv2.LUT(cv2.merge([grey, grey, grey]), self.lut[None])
@@ -256,6 +263,11 @@ class Material:
         return Material(
             self.index, self.angle, self.zoom, np.clip(self.lut + (colour - self.colour), 0.0, 1.0).astype(np.float32)
         )
+
+
+def _angle(rng: np.random.Generator) -> float:
+    """Mostly a quarter turn, which is cut out four times as fast: nearly all textures have a direction of their own."""
+    return _QUARTER * int(rng.integers(4)) if rng.random() < 0.75 else float(rng.uniform(0, 2 * np.pi))
 
 
 def random_colour(rng: np.random.Generator) -> np.ndarray:
@@ -344,7 +356,7 @@ class TexturePool:
             index = choice[int(rng.integers(len(choice)))]
         else:
             index = int(rng.integers(self.count))
-        angle = float(rng.uniform(0, 2 * np.pi))
+        angle = _angle(rng)
         chosen = random_colour(rng) if colour is None else colour
         strength = float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))) if contrast is None else contrast
         scale = float(np.exp(rng.uniform(np.log(0.4), np.log(1.6)))) if zoom is None else zoom
@@ -352,6 +364,8 @@ class TexturePool:
 
     def paint(self, material: Material, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         """A random crop of `material`, (height, width, 3) float32 RGB in [0, 1]."""
+        if material.plain:
+            return cv2.merge([np.full((height, width), value, np.float32) for value in material.colour.tolist()])
         return material.coloured(self.crop(material, rng, height, width))
 
     def crop(self, material: Material, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -364,6 +378,19 @@ class TexturePool:
         half = zoom < 0.75
         source = self._levels[index][int(half)]
         step = 1.0 / (2.0 * zoom if half else zoom)
+        turns = angle / _QUARTER
+        if turns == round(turns):
+            sideways = round(turns) % 2 == 1
+            w, h = (height, width) if sideways else (width, height)
+            across, down = int(w * step) + 1, int(h * step) + 1
+            if across <= source.shape[1] and down <= source.shape[0]:
+                left = int(rng.integers(source.shape[1] - across + 1))
+                top = int(rng.integers(source.shape[0] - down + 1))
+                grey = cv2.resize(
+                    source[top : top + down, left : left + across], (w, h), interpolation=cv2.INTER_LINEAR
+                )
+                grey = cv2.transpose(grey) if sideways else grey
+                return np.asarray(cv2.flip(grey, -1) if round(turns) % 4 > 1 else grey)
         cos, sin = np.cos(angle) * step, np.sin(angle) * step
         x, y = rng.uniform(0, source.shape[1]), rng.uniform(0, source.shape[0])
         matrix = np.array([[cos, -sin, x], [sin, cos, y]], dtype=np.float64)
@@ -374,7 +401,7 @@ class TexturePool:
         """A brightness factor around 1 from a random texture, (height, width) float32: dirt, wrinkles, blotches."""
         ramp = np.linspace(1.0 - strength, 1.0 + strength, 256, dtype=np.float32)
         return cv2.LUT(
-            self._crop(int(rng.integers(self.count)), float(rng.uniform(0, 2 * np.pi)), zoom, rng, height, width),
+            self._crop(int(rng.integers(self.count)), _angle(rng), zoom, rng, height, width),
             ramp[None],
         )
 

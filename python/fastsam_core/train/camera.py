@@ -43,7 +43,7 @@ def _shadows(rng: np.random.Generator, size: int) -> np.ndarray:
             quad += [quad[1] + wide, quad[0] + wide]
             cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], dark)
     elif pick < 0.7:  # leaves with spots of light between them
-        for _ in range(int(rng.integers(20, 70))):
+        for _ in range(int(rng.integers(20, 90))):
             x, y = rng.uniform(0, side, 2)
             axes = (int(rng.uniform(0.02, 0.12) * side) + 1, int(rng.uniform(0.02, 0.08) * side) + 1)
             cv2.ellipse(factor, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, dark, -1)
@@ -81,7 +81,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     """
     size = image.shape[0]
     image = cv2.multiply(image, _lighting(rng, size), image)
-    if rng.random() < 0.18:
+    if rng.random() < 0.12:
         image = cv2.multiply(image, _shadows(rng, size), image)
     if rng.random() < 0.65:  # generated colours are livelier than most of the world's
         keep = float(rng.uniform(0.35, 1.0))

@@ -306,7 +306,7 @@ def stack(rng: np.random.Generator) -> Things:
     base = 0.0
     alike = rng.random() < 0.4
     wide, thick = _u(rng, 0.5, 1.0), _u(rng, 0.08, 0.3)
-    for k in range(int(rng.integers(2, 9))):
+    for k in range(int(rng.integers(2, 7))):
         w, t = (wide, thick) if alike else (_u(rng, 0.5, 1.0), _u(rng, 0.08, 0.35))
         x, number = _u(rng, -0.1, 0.1), slot(str(rng.choice(["paint", "paper", "cloth", "leather", "wood"])), k)
         item = [Piece.of((box(x - w, base - t, x + w, base, corner=_u(rng, 0.0, 0.4) * t),), (), number)]
@@ -324,7 +324,7 @@ def shelf(rng: np.random.Generator) -> Things:
     inside = Piece.of((box(-wide, -tall - 0.06, wide, tall),), (), slot("wood", 1), True, True)
     result: Things = [[frame, inside]]
     x = -wide
-    while x < wide - 0.05 and len(result) < 16:
+    while x < wide - 0.05 and len(result) < 12:
         w, t = min(_u(rng, 0.06, 0.2), wide - x), 2 * tall * _u(rng, 0.6, 0.98)
         book = [
             Piece.of(

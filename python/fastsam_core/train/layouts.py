@@ -79,7 +79,8 @@ def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) 
     shallow = rng.random() < 0.25
     common: dict[int, Material] = {}
     for place, area in enumerate(order):
-        shape = any_shape(rng) if rng.random() < 0.88 else any_cluster(rng)
+        # A composite is several objects, so that a crowded scene gets few of them.
+        shape = any_cluster(rng) if rng.random() < min(0.15, 1.5 / count) else any_shape(rng)
         x, y = rng.uniform(-0.05, 1.05, 2) * size
         depth = max(0.0, 0.7 - place / max(count, 1)) * float(rng.random()) if shallow else 0.0
         # Neighbours of the same stuff: only shading and shadows tell them apart.
@@ -117,12 +118,19 @@ def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) ->
     nearest = _log_uniform(rng, 0.08, 0.5) * (1.0 if count < 10 else 0.6)
     shallow = rng.random() < 0.3
     focus = float(rng.random())
+    composite = min(0.3, 2.5 / count)
     for depth in np.sort(rng.random(count) ** 0.7):
         base = horizon + (size * 1.08 - horizon) * float(depth)
         area = max(nearest * float(0.15 + 0.85 * depth) ** 2 * _log_uniform(rng, 0.3, 1.6), 0.004)
         pick = rng.random()
         thing: Shape | Cluster
-        thing = any_cluster(rng, upright=True) if pick < 0.25 else upright_shape(rng) if pick < 0.87 else any_shape(rng)
+        thing = (
+            any_cluster(rng, upright=True)
+            if pick < composite
+            else upright_shape(rng)
+            if pick < 0.88
+            else any_shape(rng)
+        )
         if isinstance(thing, Cluster):
             area = min(area * 1.5, 0.5)
         matrix = _matrix(
@@ -223,7 +231,7 @@ def landscape(rng: np.random.Generator, pool: TexturePool, size: int, count: int
         finish = replace(random_finish(rng, size), roundness=0.0, edge=float(rng.uniform(0, 0.3)), opacity=1.0)
         painter.paint(Placed(ridge, matrix, finish, pliable=False))
         for _ in range(int(rng.integers(0, max(count // layers, 1) + 1))):
-            shape = upright_shape(rng) if rng.random() < 0.8 else any_cluster(rng, upright=True)
+            shape = upright_shape(rng) if rng.random() < 0.85 else any_cluster(rng, upright=True)
             area = 0.004 + 0.15 * ((level + 1) / layers) ** 2 * float(rng.random())
             x = float(rng.uniform(0, size))
             base = float(np.interp(x / size, step, crest)) * size + float(rng.uniform(0.02, 0.12)) * size

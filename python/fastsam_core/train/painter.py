@@ -198,7 +198,7 @@ class Painter:
         Computed on at most 48 pixels across: shading is smooth.
         """
         height, width = cover.shape
-        if max(height, width) < 10:  # too small for anybody to see its shading
+        if max(height, width) < 14:  # too small for anybody to see its shading
             return np.ones((height, width), np.float32), None
         ratio = min(1.0, 48.0 / max(height, width))
         small = (max(int(width * ratio), 2), max(int(height * ratio), 2))
@@ -258,7 +258,10 @@ class Painter:
             for number, member in enumerate(cluster.members):
                 # The same light and focus; each of its own smoothness.
                 own = random_finish(self.rng, self.size) if number else finish
-                own = replace(own, soft=finish.soft, opacity=1.0, lift=0.3 * own.lift, ragged=0.0)
+                shadow = own.shadow if number in cluster.standing or self.rng.random() < 0.5 else 0.0
+                own = replace(
+                    own, soft=finish.soft, opacity=1.0, shadow=shadow, lift=0.3 * own.lift, ragged=0.0, smear=0.0
+                )
                 self.paint(Placed(member, matrix, own, grounded=grounded and number in cluster.standing, pliable=False))
 
     def paint(self, thing: Placed) -> None:

@@ -101,7 +101,8 @@ def make_scene(
         rng: source of all randomness.
         size: side of the square picture in pixels, at least 32.
         pool: textures for every surface.
-        objects: least and most objects to place; some may end up hidden, and a few layouts add one or two.
+        objects: least and most things to place. Some may end up hidden, a few layouts add one or two, and a thing may
+            be made of several objects (a group).
         layout: one of `fastsam_core.train.layouts.LAYOUTS`; None draws one by its weight.
 
     Raises:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from fastsam_core.train.catalogue import any_shape, upright_shape
 from fastsam_core.train.composites import MAKERS, Maker
 from fastsam_core.train.figures import POSES, person
+from fastsam_core.train.finish import Finish, Placed
 from fastsam_core.train.layouts import LAYOUTS
-from fastsam_core.train.painter import Finish, Painter, Placed
+from fastsam_core.train.painter import Painter
 from fastsam_core.train.prints import printed
 from fastsam_core.train.scenes import Scene, make_scene
 from fastsam_core.train.shapes import Piece, bent, box, cluster, ellipse, fit, simple_shape, stroke
 from fastsam_core.train.stuff import NAMES, of_slot, slot
+from fastsam_core.train.surroundings import INSIDE, OUTSIDE, Detail
 from fastsam_core.train.textures import TexturePool, colour_map
-from fastsam_core.train.things import any_shape, upright_shape
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +215,56 @@ def test_a_later_piece_of_the_main_material_covers_others(pool: TexturePool) -> 
     painter.paint(Placed(fit(pieces), matrix, flat, {0: main, 1: other}, pliable=False))
     np.testing.assert_allclose(painter.image[32, 20], [1, 0, 0], atol=0.01)
     np.testing.assert_allclose(painter.image[32, 44], [0, 0, 1], atol=0.01)
+
+
+def test_print_on_a_part_leaves_the_part_whole(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    pieces = [
+        Piece.of([box(-1, -1, 1, 1)], part=True),
+        Piece.of([box(-0.5, -0.5, 0.5, 0.5)], slot=1, clip=True),
+        Piece.of([box(0.5, -1, 1, 1)], slot=2),
+    ]
+    matrix = np.array([[20, 0, 32], [0, 20, 32]], np.float32)
+    painter.paint(Placed(fit(pieces), matrix, Finish(), pliable=False))
+    assert painter.parts[32, 32] == 1 and painter.parts[32, 16] == 1
+    assert painter.parts[32, 48] == 0 and painter.labels[32, 48] == 1  # a later piece of its own is not of the part
+
+
+def test_nothing_is_painted_far_from_a_frayed_outline(pool: TexturePool) -> None:
+    for seed in range(6):
+        painter = Painter(np.full((96, 96, 3), 0.5, np.float32), pool, np.random.default_rng(seed))
+        before = painter.image.copy()
+        bar = fit([Piece.of([box(-1, -0.4, 1, 0.4)]), Piece.of([box(0.9, -1, 1, 1)])])
+        finish = Finish(shadow=0.0, ragged=0.8)
+        painter.paint(Placed(bar, np.array([[40, 0, 48], [0, 40, 48]], np.float32), finish, pliable=False))
+        np.testing.assert_allclose(painter.image[10:20, 8:60], before[10:20, 8:60], atol=1e-4)
+        assert np.any(painter.image[48, 48] != before[48, 48])
+
+
+def test_a_moving_thing_is_smeared_along_its_way(pool: TexturePool) -> None:
+    blurred = []
+    for smear in (0.0, 12.0):
+        painter = _painter(pool)
+        square = _square(16, 16, 32)
+        painter.paint(replace(square, finish=Finish(shadow=0.0, edge=0.0, roundness=0.0, smear=smear)))
+        blurred.append(np.count_nonzero(np.abs(painter.image - 0.5).max(axis=2) > 0.01))
+        assert painter.labels[32, 32] == 1
+    assert blurred[1] > 1.15 * blurred[0]
+
+
+@pytest.mark.parametrize("detail", dict.fromkeys((*INSIDE, *OUTSIDE)))
+def test_details_of_a_backdrop_are_drawn_in_place(pool: TexturePool, detail: Detail) -> None:
+    changed = 0
+    for seed in range(6):
+        pictures = []
+        for _ in range(2):
+            picture = np.full((80, 80, 3), 0.5, np.float32)
+            detail(np.random.default_rng(seed), pool, picture, 50.0)
+            pictures.append(picture)
+        np.testing.assert_array_equal(pictures[0], pictures[1])
+        assert np.isfinite(pictures[0]).all() and pictures[0].min() >= 0.0 and pictures[0].max() <= 1.0
+        changed += int(np.any(pictures[0] != 0.5))
+    assert changed >= 5
 
 
 def test_slots_name_stuff() -> None:

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from . import backdrops
+from .catalogue import any_shape, upright_shape
 from .composites import any_cluster
-from .painter import Finish, Painter, Placed, random_finish
+from .finish import Finish, Placed, random_finish
+from .painter import Painter
 from .shapes import Cluster, Piece, Shape, box
 from .textures import Material, TexturePool
-from .things import any_shape, upright_shape
 
 Layout = Callable[[np.random.Generator, TexturePool, int, int], Painter]
 

@@ -4,85 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from . import stuff
-from .shapes import Cluster, Piece, Shape, bent, fill
+from .finish import Finish, Placed, random_finish
+from .shapes import Cluster, Piece, bent, fill
 from .textures import Material, TexturePool, random_colour
 
 # Smallest RGB distance (Euclidean, of the mean colours) between a part and its object, and between an object and what
 # is behind it: below this nobody could draw the outline, and a mask would be a guess.
 PART_CONTRAST = 0.15
 OBJECT_CONTRAST = 0.07
-
-
-@dataclass(frozen=True)
-class Finish:
-    """How an object takes light.
-
-    Attributes:
-        roundness: share of the radius over which the surface curves away from the viewer; 0 is flat.
-        edge: darkening right at the outline, 0 to 1.
-        gloss: strength of the highlight.
-        opacity: 1 is solid.
-        soft: blur sigma in pixels for things out of focus.
-        shadow: darkness of the shadow it casts, 0 to 1.
-        lift: distance of the shadow from the object in units of its size.
-        mottle: strength of uneven brightness over the whole object, 0 to 1.
-        ragged: size in pixels of fur-like fraying of the outline; 0 is clean.
-        slope: how much brighter than the middle the side towards the light is, 0 to 1.
-        smear: length in pixels of the object's motion.
-    """
-
-    roundness: float = 0.5
-    edge: float = 0.2
-    gloss: float = 0.0
-    opacity: float = 1.0
-    soft: float = 0.0
-    shadow: float = 0.3
-    lift: float = 0.05
-    mottle: float = 0.0
-    ragged: float = 0.0
-    slope: float = 0.0
-    smear: float = 0.0
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A shape with its place in the picture: `matrix` (2, 3) maps the shape's units to pixels.
-
-    `materials` is shared between repeated instances; slots that it lacks are drawn at random and added. `grounded`
-    objects throw their shadow on the floor instead of on a wall right behind; `pliable` ones are slightly deformed,
-    each in its own way.
-    """
-
-    shape: Shape
-    matrix: np.ndarray
-    finish: Finish
-    materials: dict[int, Material] = field(default_factory=dict)
-    grounded: bool = False
-    pliable: bool = True
-
-
-def random_finish(rng: np.random.Generator, size: int, *, depth: float = 0.0) -> Finish:
-    """A random finish; `depth` (0 in focus to 1 far out of focus) sets the blur."""
-    roundness = 0.0 if rng.random() < 0.25 else float(rng.uniform(0.1, 1.0))
-    return Finish(
-        roundness=roundness,
-        edge=float(rng.uniform(0.05, 0.45)) if rng.random() < 0.6 else 0.0,
-        gloss=float(rng.uniform(0.1, 0.8)) if rng.random() < 0.35 else 0.0,
-        opacity=float(rng.uniform(0.6, 0.9)) if rng.random() < 0.03 else 1.0,
-        soft=depth * size / 256.0 * 3.0,
-        shadow=float(rng.uniform(0.1, 0.65)) if rng.random() < 0.7 else 0.0,
-        lift=float(rng.uniform(0.0, 0.15)),
-        mottle=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.3 else 0.0,
-        ragged=float(rng.uniform(0.8, 2.5)) * size / 256.0 if rng.random() < 0.1 else 0.0,
-        slope=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.4 else 0.0,
-        smear=float(rng.uniform(3.0, 12.0)) * size / 256.0 if rng.random() < 0.03 else 0.0,
-    )
 
 
 class Painter:
@@ -172,6 +107,12 @@ class Painter:
                     colour = random_colour(self.rng)
                 materials[slot] = self.surface(colour=colour)
         return materials[slot]
+
+    def _camouflage(self, materials: dict[int, Material], slot: int, behind: np.ndarray) -> None:
+        """Give `slot` about the colour of the (h, w, 3) picture behind: many outlines in photographs are faint."""
+        around = np.array(cv2.mean(np.ascontiguousarray(behind[::4, ::4]))[:3]) + self.rng.normal(0, 0.07, 3)
+        own = self._material(materials, slot)
+        materials[slot] = own.recoloured(np.clip(around, 0.0, 1.0).astype(np.float32))
 
     # Geometry ---------------------------------------------------------------------------------------------------------
 
@@ -281,6 +222,8 @@ class Painter:
         height, width = y1 - y0, x1 - x0
         # What is behind the pieces only shows through at their edges, so it is of the first piece's stuff.
         ground = 0 if any(piece.slot < stuff.FIRST for piece in pieces) else pieces[0].slot
+        if ground not in thing.materials and rng.random() < 0.12:
+            self._camouflage(thing.materials, ground, self.image[y0:y1, x0:x1])
         colour = self.pool.paint(self._material(thing.materials, ground), rng, height, width)
         cover = np.zeros((height, width), np.uint8)
         shade: np.ndarray | None = None

@@ -15,7 +15,7 @@ from fastsam_core.train.layouts import LAYOUTS
 from fastsam_core.train.painter import Painter
 from fastsam_core.train.prints import printed
 from fastsam_core.train.scenes import Scene, make_scene
-from fastsam_core.train.shapes import Piece, bent, box, cluster, ellipse, fit, simple_shape, stroke
+from fastsam_core.train.shapes import Piece, bent, box, cluster, ellipse, fit, polygon, simple_shape, stroke
 from fastsam_core.train.stuff import NAMES, of_slot, slot
 from fastsam_core.train.surroundings import INSIDE, OUTSIDE, Detail
 from fastsam_core.train.textures import TexturePool, colour_map
@@ -234,11 +234,11 @@ def test_nothing_is_painted_far_from_a_frayed_outline(pool: TexturePool) -> None
     for seed in range(6):
         painter = Painter(np.full((96, 96, 3), 0.5, np.float32), pool, np.random.default_rng(seed))
         before = painter.image.copy()
-        bar = fit([Piece.of([box(-1, -0.4, 1, 0.4)]), Piece.of([box(0.9, -1, 1, 1)])])
+        half = fit([Piece.of([polygon((-1, 1), (1, 1), (1, -1))])])
         finish = Finish(shadow=0.0, ragged=0.8)
-        painter.paint(Placed(bar, np.array([[40, 0, 48], [0, 40, 48]], np.float32), finish, pliable=False))
-        np.testing.assert_allclose(painter.image[10:20, 8:60], before[10:20, 8:60], atol=1e-4)
-        assert np.any(painter.image[48, 48] != before[48, 48])
+        painter.paint(Placed(half, np.array([[40, 0, 48], [0, 40, 48]], np.float32), finish, pliable=False))
+        np.testing.assert_allclose(painter.image[10:30, 10:30], before[10:30, 10:30], atol=1e-4)
+        assert np.any(painter.image[75, 75] != before[75, 75])
 
 
 def test_a_moving_thing_is_smeared_along_its_way(pool: TexturePool) -> None:

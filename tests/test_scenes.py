@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fastsam_core.train.layouts import LAYOUTS
 from fastsam_core.train.painter import Painter
 from fastsam_core.train.prints import printed
 from fastsam_core.train.scenes import Scene, make_scene
-from fastsam_core.train.shapes import Piece, bent, box, cluster, ellipse, fit, polygon, simple_shape, stroke
+from fastsam_core.train.shapes import Piece, bent, box, cluster, ellipse, fill, fit, polygon, simple_shape, stroke
 from fastsam_core.train.stuff import NAMES, of_slot, slot
 from fastsam_core.train.surroundings import INSIDE, OUTSIDE, Detail
 from fastsam_core.train.textures import TexturePool, colour_map
@@ -336,6 +337,19 @@ def test_the_area_of_a_disc_and_of_a_stroke() -> None:
     bar = fit([Piece.of(stroke([(0, 0), (9, 0)], 0.5))])  # 10 long and 1 wide, so 2 by 0.2 when fitted
     assert bar.half == pytest.approx((1.0, 0.1), abs=0.01)
     assert bar.area == pytest.approx(0.4, rel=0.3)
+
+
+def test_a_stroke_covers_all_within_its_width() -> None:
+    path = np.array([(2.0, 3.0), (9.0, 4.0), (10.0, 11.0), (3.0, 9.0)], np.float32)
+    canvas = np.zeros((140, 140), np.uint8)
+    fill(canvas, Piece.of(stroke(path, 1.0)), (0.0, 0.0), 10.0)
+    y, x = np.mgrid[:140, :140]
+    pixels = np.stack([(x + 0.5) / 10, (y + 0.5) / 10], axis=-1)
+    nearest = np.full((140, 140), np.inf)
+    for start, stop in pairwise(path):
+        share = np.clip(((pixels - start) @ (stop - start)) / ((stop - start) @ (stop - start)), 0, 1)
+        nearest = np.minimum(nearest, np.linalg.norm(pixels - start - share[..., None] * (stop - start), axis=-1))
+    assert np.all(canvas[nearest < 0.9] == 255) and np.all(canvas[nearest > 1.1] == 0)
 
 
 # Textures -------------------------------------------------------------------------------------------------------------

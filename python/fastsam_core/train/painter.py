@@ -139,7 +139,7 @@ class Painter:
         Computed on at most 48 pixels across: shading is smooth.
         """
         height, width = cover.shape
-        if max(height, width) < 14:  # too small for anybody to see its shading
+        if max(height, width) < max(self.size // 22, 8):  # too small for anybody to see its shading
             return np.ones((height, width), np.float32), None
         ratio = min(1.0, 48.0 / max(height, width))
         small = (max(int(width * ratio), 2), max(int(height * ratio), 2))

@@ -245,22 +245,36 @@ def stroke(
 ) -> tuple[Outline, ...]:
     """A round-ended band along a path, its half-width going from `start` to `stop`.
 
-    It comes as one convex polygon per link and a disc per joint: a single outline would cross itself in tight bends.
+    It comes as one convex polygon per link with a half-disc at either end: a single outline would cross itself in tight
+    bends. Where the width changes much over a link, whole discs are added.
     """
     path = np.asarray(points, np.float32)
     rise = 0.0 if stop is None else (stop - start) / max(len(path) - 1, 1)
     radius = np.arange(len(path), dtype=np.float32) * np.float32(rise) + np.float32(start)
+    along = path[1:] - path[:-1]
+    length = np.sqrt(along[:, :1] * along[:, :1] + along[:, 1:] * along[:, 1:])
+    along /= np.maximum(length, 1e-6)
+    x, y = along[:, :1], along[:, 1:]
+    cos, sin = _half_circle()
+    links = np.empty((len(along), 16, 2), np.float32)
+    first, second = radius[:-1, None], radius[1:, None]
+    links[:, :8, 0] = path[:-1, :1] - first * (x * cos - y * sin)
+    links[:, :8, 1] = path[:-1, 1:] - first * (y * cos + x * sin)
+    links[:, 8:, 0] = path[1:, :1] + second * (x * cos - y * sin)
+    links[:, 8:, 1] = path[1:, 1:] + second * (y * cos + x * sin)
+    if abs(rise) <= 0.4 * float(length.min()):
+        return tuple(links)
     cos, sin = _circle(14)
     discs = np.empty((len(path), 14, 2), np.float32)
     discs[:, :, 0] = path[:, :1] + radius[:, None] * cos
     discs[:, :, 1] = path[:, 1:] + radius[:, None] * sin
-    along = path[1:] - path[:-1]
-    normal = (
-        along[:, ::-1] * np.array([-1, 1], np.float32) / np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)[:, None]
-    )
-    first, second = normal * radius[:-1, None], normal * radius[1:, None]
-    links = np.stack([path[:-1] + first, path[1:] + second, path[1:] - second, path[:-1] - first], axis=1)
     return (*discs, *links)
+
+
+@cache
+def _half_circle() -> tuple[np.ndarray, np.ndarray]:
+    angle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 8)
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
 def curve(rng: np.random.Generator, *, bend: float = 1.0, n: int = 14) -> np.ndarray:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from fastsam_core.train.catalogue import any_shape, upright_shape
+from fastsam_core.train.composites import MAKERS, Maker
+from fastsam_core.train.figures import POSES, person
+from fastsam_core.train.finish import Finish, Placed
 from fastsam_core.train.layouts import LAYOUTS
-from fastsam_core.train.painter import Finish, Painter, Placed
+from fastsam_core.train.painter import Painter
+from fastsam_core.train.prints import printed
 from fastsam_core.train.scenes import Scene, make_scene
-from fastsam_core.train.shapes import Piece, bent, box, ellipse, fit, simple_shape, stroke
+from fastsam_core.train.shapes import Piece, bent, box, cluster, ellipse, fill, fit, polygon, simple_shape, stroke
+from fastsam_core.train.stuff import NAMES, of_slot, slot
+from fastsam_core.train.surroundings import INSIDE, OUTSIDE, Detail
 from fastsam_core.train.textures import TexturePool, colour_map
-from fastsam_core.train.things import any_shape, upright_shape
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,7 @@ def test_a_scene_has_the_promised_arrays(pool: TexturePool, size: int) -> None:
     scene = make_scene(np.random.default_rng(0), size, pool)
     assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
     assert scene.image.flags.c_contiguous and scene.image.flags.writeable
-    for names in (scene.labels, scene.parts):
+    for names in (scene.labels, scene.parts, scene.groups):
         assert names.shape == (size, size) and names.dtype == np.int32
     assert scene.part_owner.dtype == np.int32 and scene.part_owner[0] == 0
 
@@ -36,7 +45,7 @@ def test_a_scene_has_the_promised_arrays(pool: TexturePool, size: int) -> None:
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_the_same_generator_gives_the_same_scene(pool: TexturePool, layout: str) -> None:
     first, second = (make_scene(np.random.default_rng(5), 96, pool, layout=layout) for _ in range(2))
-    for name in ("image", "labels", "parts", "part_owner"):
+    for name in ("image", "labels", "parts", "part_owner", "groups"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     other = make_scene(np.random.default_rng(6), 96, pool, layout=layout)
     assert not np.array_equal(first.image, other.image)
@@ -52,7 +61,7 @@ def test_a_scene_leaves_numpys_global_generator_alone(pool: TexturePool) -> None
 
 def test_objects_and_parts_are_numbered_without_gaps(scenes: list[Scene]) -> None:
     for scene in scenes:
-        for names in (scene.labels, scene.parts):
+        for names in (scene.labels, scene.parts, scene.groups):
             present = np.unique(names[names > 0])
             np.testing.assert_array_equal(present, np.arange(1, len(present) + 1))
         assert len(scene.part_owner) == scene.parts.max() + 1
@@ -74,17 +83,31 @@ def test_no_part_repeats_its_object(scenes: list[Scene]) -> None:
             assert np.count_nonzero(scene.parts == part) < 0.92 * np.count_nonzero(scene.labels == owner)
 
 
-def test_masks_list_objects_then_parts_above_the_area(scenes: list[Scene]) -> None:
+def test_a_group_is_what_shows_of_two_objects_or_more(scenes: list[Scene]) -> None:
+    checked = 0
+    for scene in scenes:
+        groups_of = [np.unique(scene.groups[scene.labels == k]) for k in range(scene.labels.max() + 1)]
+        # No pixel of the background is in a group, and every object is in one group or in none, with all of it.
+        assert groups_of[0].tolist() in ([], [0]) and all(len(groups) == 1 for groups in groups_of[1:])
+        for group in range(1, scene.groups.max() + 1):
+            shares = np.bincount(scene.labels[scene.groups == group])
+            assert np.count_nonzero(shares) >= 2 and shares.max() < 0.95 * shares.sum()
+            checked += 1
+    assert checked > 20
+
+
+def test_masks_list_objects_then_parts_then_groups_above_the_area(scenes: list[Scene]) -> None:
     for scene in scenes[:20]:
         masks = scene.masks(0.01)
         objects = [scene.labels == k for k in range(1, scene.labels.max() + 1)]
         parts = [scene.parts == k for k in range(1, scene.parts.max() + 1)]
-        expected = [mask for mask in objects + parts if mask.mean() >= 0.01]
+        groups = [scene.groups == k for k in range(1, scene.groups.max() + 1)]
+        expected = [mask for mask in objects + parts + groups if mask.mean() >= 0.01]
         assert len(masks) == len(expected)
         assert all(
             mask.dtype == bool and np.array_equal(mask, want) for mask, want in zip(masks, expected, strict=True)
         )
-        assert len(scene.masks(0.0)) == len(objects) + len(parts)
+        assert len(scene.masks(0.0)) == len(objects) + len(parts) + len(groups)
         assert scene.masks(1.1) == []
 
 
@@ -148,6 +171,125 @@ def test_later_objects_cover_earlier_ones_and_shadows_are_not_labelled(pool: Tex
     assert np.count_nonzero(darkened) > 20
 
 
+def test_groups_are_what_is_painted_inside_of_their_context(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    painter.paint(_square(2, 2, 12))
+    with painter.grouped():
+        painter.paint(_square(20, 20, 12))
+        with painter.grouped():
+            painter.paint(_square(30, 20, 12))
+    with painter.grouped():
+        painter.claim(np.s_[50:, :])
+    painter.paint(_square(2, 30, 12))
+    assert painter.group_of == [0, 0, 1, 1, 2, 0]
+
+
+def test_the_members_of_a_cluster_are_objects_of_one_group(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    left, right = ([Piece.of([box(x, -1, x + 2, 1)])] for x in (-2.0, 0.0))
+    pair = cluster([left, right])
+    assert pair.half == pytest.approx((1.0, 0.5), abs=1e-4) and len(pair.members) == 2
+    painter.paint_cluster(pair, np.array([[20, 0, 32], [0, 20, 32]], np.float32), Finish())
+    assert painter.group_of == [0, 1, 1]
+    assert painter.labels[32, 20] == 1 and painter.labels[32, 44] == 2 and painter.labels[10, 32] == 0
+
+
+@pytest.mark.parametrize("maker", [maker for maker, _, _ in MAKERS])
+def test_every_composite_shows_at_least_two_objects(pool: TexturePool, maker: Maker) -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        whole = cluster(maker(rng))
+        assert 0 < whole.area <= 4.6 and max(whole.half) == pytest.approx(1.0, abs=1e-3)
+        painter = Painter(np.full((96, 96, 3), 0.5, np.float32), pool, rng)
+        painter.paint_cluster(whole, np.array([[44, 0, 48], [0, 44, 48]], np.float32), Finish())
+        shown = np.unique(painter.labels[painter.labels > 0])
+        assert len(shown) >= 2 and {painter.group_of[k] for k in shown} == {1}
+
+
+def test_a_later_piece_of_the_main_material_covers_others(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    main = pool.material(painter.rng, colour=np.array([1.0, 0.0, 0.0], np.float32), contrast=0.0)
+    other = pool.material(painter.rng, colour=np.array([0.0, 0.0, 1.0], np.float32), contrast=0.0)
+    pieces = [Piece.of([box(-1, -1, 1, 1)]), Piece.of([box(-1, -1, 1, 1)], slot=1), Piece.of([box(-1, -1, 0, 1)])]
+    flat = Finish(roundness=0.0, edge=0.0, shadow=0.0)
+    matrix = np.array([[20, 0, 32], [0, 20, 32]], np.float32)
+    painter.paint(Placed(fit(pieces), matrix, flat, {0: main, 1: other}, pliable=False))
+    np.testing.assert_allclose(painter.image[32, 20], [1, 0, 0], atol=0.01)
+    np.testing.assert_allclose(painter.image[32, 44], [0, 0, 1], atol=0.01)
+
+
+def test_print_on_a_part_leaves_the_part_whole(pool: TexturePool) -> None:
+    painter = _painter(pool)
+    pieces = [
+        Piece.of([box(-1, -1, 1, 1)], part=True),
+        Piece.of([box(-0.5, -0.5, 0.5, 0.5)], slot=1, clip=True),
+        Piece.of([box(0.5, -1, 1, 1)], slot=2),
+    ]
+    matrix = np.array([[20, 0, 32], [0, 20, 32]], np.float32)
+    painter.paint(Placed(fit(pieces), matrix, Finish(), pliable=False))
+    assert painter.parts[32, 32] == 1 and painter.parts[32, 16] == 1
+    assert painter.parts[32, 48] == 0 and painter.labels[32, 48] == 1  # a later piece of its own is not of the part
+
+
+def test_nothing_is_painted_far_from_a_frayed_outline(pool: TexturePool) -> None:
+    for seed in range(6):
+        painter = Painter(np.full((96, 96, 3), 0.5, np.float32), pool, np.random.default_rng(seed))
+        before = painter.image.copy()
+        half = fit([Piece.of([polygon((-1, 1), (1, 1), (1, -1))])])
+        finish = Finish(shadow=0.0, ragged=0.8)
+        painter.paint(Placed(half, np.array([[40, 0, 48], [0, 40, 48]], np.float32), finish, pliable=False))
+        np.testing.assert_allclose(painter.image[10:30, 10:30], before[10:30, 10:30], atol=1e-4)
+        assert np.any(painter.image[75, 75] != before[75, 75])
+
+
+def test_a_moving_thing_is_smeared_along_its_way(pool: TexturePool) -> None:
+    blurred = []
+    for smear in (0.0, 12.0):
+        painter = _painter(pool)
+        square = _square(16, 16, 32)
+        painter.paint(replace(square, finish=Finish(shadow=0.0, edge=0.0, roundness=0.0, smear=smear)))
+        blurred.append(np.count_nonzero(np.abs(painter.image - 0.5).max(axis=2) > 0.01))
+        assert painter.labels[32, 32] == 1
+    assert blurred[1] > 1.15 * blurred[0]
+
+
+@pytest.mark.parametrize("detail", dict.fromkeys((*INSIDE, *OUTSIDE)))
+def test_details_of_a_backdrop_are_drawn_in_place(pool: TexturePool, detail: Detail) -> None:
+    changed = 0
+    for seed in range(6):
+        pictures = []
+        for _ in range(2):
+            picture = np.full((80, 80, 3), 0.5, np.float32)
+            detail(np.random.default_rng(seed), pool, picture, 50.0)
+            pictures.append(picture)
+        np.testing.assert_array_equal(pictures[0], pictures[1])
+        assert np.isfinite(pictures[0]).all() and pictures[0].min() >= 0.0 and pictures[0].max() <= 1.0
+        changed += int(np.any(pictures[0] != 0.5))
+    assert changed >= 5
+
+
+def test_slots_name_stuff() -> None:
+    assert [of_slot(slot(name)) for name in NAMES] == [of_slot(slot(name, 3)) for name in NAMES]
+    assert len({slot(name, number) for name in NAMES for number in range(5)}) == 5 * len(NAMES)
+    assert of_slot(slot("tyre")).colours.max() < 0.3
+    with pytest.raises(ValueError, match="unobtainium"):
+        slot("unobtainium")
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_a_person_wears_several_materials_and_has_two_hands(pose: str) -> None:
+    for seed in range(8):
+        figure = person(np.random.default_rng(seed), pose)
+        assert len({piece.slot for piece in figure.pieces if piece.part}) >= 4 and len(figure.hands) == 2
+        assert all(np.isfinite(piece.points).all() for piece in figure.pieces)
+
+
+def test_print_stays_on_what_it_is_printed_on() -> None:
+    for seed in range(40):
+        pieces = printed(np.random.default_rng(seed), (-0.5, -0.4, 0.5, 0.4))
+        assert pieces and all(piece.clip and not piece.part for piece in pieces)
+
+
 def test_an_object_outside_of_the_picture_is_no_object(pool: TexturePool) -> None:
     painter = _painter(pool)
     painter.paint(_square(200, -300, 24))
@@ -195,6 +337,19 @@ def test_the_area_of_a_disc_and_of_a_stroke() -> None:
     bar = fit([Piece.of(stroke([(0, 0), (9, 0)], 0.5))])  # 10 long and 1 wide, so 2 by 0.2 when fitted
     assert bar.half == pytest.approx((1.0, 0.1), abs=0.01)
     assert bar.area == pytest.approx(0.4, rel=0.3)
+
+
+def test_a_stroke_covers_all_within_its_width() -> None:
+    path = np.array([(2.0, 3.0), (9.0, 4.0), (10.0, 11.0), (3.0, 9.0)], np.float32)
+    canvas = np.zeros((140, 140), np.uint8)
+    fill(canvas, Piece.of(stroke(path, 1.0)), (0.0, 0.0), 10.0)
+    y, x = np.mgrid[:140, :140]
+    pixels = np.stack([(x + 0.5) / 10, (y + 0.5) / 10], axis=-1)
+    nearest = np.full((140, 140), np.inf)
+    for start, stop in pairwise(path):
+        share = np.clip(((pixels - start) @ (stop - start)) / ((stop - start) @ (stop - start)), 0, 1)
+        nearest = np.minimum(nearest, np.linalg.norm(pixels - start - share[..., None] * (stop - start), axis=-1))
+    assert np.all(canvas[nearest < 0.9] == 255) and np.all(canvas[nearest > 1.1] == 0)
 
 
 # Textures -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .surroundings import INSIDE, OUTSIDE, furnish
 from .textures import TexturePool, random_colour
 
 
@@ -31,13 +32,16 @@ def gradient(rng: np.random.Generator, size: int, *, vertical: bool = False) -> 
     turn = 0.5 * np.pi if vertical else rng.uniform(0, 2 * np.pi)
     x, y = ramp[None, :] * np.float32(np.cos(turn)), ramp[:, None] * np.float32(np.sin(turn))
     share = x + y
-    share = (share - share.min()) / max(float(np.ptp(share)), 1e-6)
-    return (first + share[:, :, None] * (second - first)).astype(np.float32)
+    low, high, _, _ = cv2.minMaxLoc(share)
+    steps = ((second - first) / max(high - low, 1e-6)).tolist()
+    return cv2.merge([share * step + (start - low * step) for start, step in zip(first.tolist(), steps, strict=True)])
 
 
 def _plane(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
-    """A textured ground seen in perspective below `horizon` (rows), as a full (size, size, 3) picture."""
-    texture = _surface(rng, pool, size)
+    """A textured ground seen in perspective: the (size - row, size, 3) part of a picture below `horizon` (rows)."""
+    zoom = size / 384.0 * float(np.exp(rng.uniform(np.log(0.35), np.log(2.2))))
+    material = pool.material(rng, zoom=zoom)
+    texture = pool.crop(material, rng, size, size)
     below = max(size - horizon, 4.0)
     spread = float(rng.uniform(0.1, 0.6)) * size
     source = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
@@ -50,15 +54,22 @@ def _plane(rng: np.random.Generator, pool: TexturePool, size: int, horizon: floa
         ],
         np.float32,
     )
-    matrix = cv2.getPerspectiveTransform(source, target)
-    return cv2.warpPerspective(texture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    row = int(np.clip(horizon, 1, size - 1))
+    matrix = cv2.getPerspectiveTransform(source, target - np.array([0, row], np.float32))
+    # Seen in perspective while still grey: colour has three channels of four bytes.
+    flags = cv2.INTER_LINEAR
+    return material.coloured(
+        cv2.warpPerspective(texture, matrix, (size, size - row), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    )
 
 
 def indoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
     """A wall above a floor or table top, with a skirting board or shadow where they meet."""
     image = _surface(rng, pool, size, contrast=None if rng.random() < 0.4 else float(rng.uniform(0.02, 0.15)))
     row = int(np.clip(horizon, 1, size - 1))
-    image[row:] = _plane(rng, pool, size, horizon)[row:]
+    image[row:] = _plane(rng, pool, size, horizon)
+    if rng.random() < 0.5:
+        furnish(rng, pool, image, row, INSIDE)
     if rng.random() < 0.4:
         board = max(int(size * rng.uniform(0.01, 0.04)), 1)
         image[max(row - board, 0) : row] = random_colour(rng)
@@ -72,24 +83,27 @@ def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: flo
     blue = np.array([0.45, 0.62, 0.85]) * rng.uniform(0.6, 1.15) + rng.normal(0, 0.08, 3)
     pale = np.clip(blue + rng.uniform(0.0, 0.35), 0, 1)
     share = (np.linspace(0, 1, size, dtype=np.float32) ** float(rng.uniform(0.6, 2.0)))[:, None, None]
-    image: np.ndarray = np.broadcast_to(np.clip(blue, 0, 1) * (1 - share) + pale * share, (size, size, 3)).astype(
-        np.float32
+    sky = np.ascontiguousarray(
+        np.broadcast_to(np.clip(blue, 0, 1) * (1 - share) + pale * share, (size, size, 3)), np.float32
     )
     if rng.random() < 0.5:
         cloud = cv2.resize(rng.random((5, 7), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-        cloud = cloud + 0.5 * cv2.resize(
-            rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-        )
-        cloud = np.clip((cloud - rng.uniform(0.6, 1.0)) * 2.0, 0, 1)[:, :, None]
-        image = (image * (1 - cloud) + cloud * np.float32(rng.uniform(0.75, 1.0))).astype(np.float32)
+        finer = cv2.resize(rng.random((13, 17), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        cloud = cv2.scaleAdd(finer, 0.5, cloud)
+        cloud = np.clip((cloud - np.float32(rng.uniform(0.6, 1.0))) * np.float32(2.0), 0, 1)
+        white = np.full((size, size, 3), rng.uniform(0.75, 1.0), np.float32)
+        cv2.blendLinear(white, sky, cloud, 1.0 - cloud, sky)
+    image = sky
+    furnished = rng.random() < 0.6
     row = int(np.clip(horizon, 1, size - 1))
-    ground = _plane(rng, pool, size, horizon)
-    image[row:] = ground[row:]
+    image[row:] = _plane(rng, pool, size, horizon)
+    if furnished:
+        furnish(rng, pool, image, row, OUTSIDE)
     if rng.random() < 0.5:  # haze
-        fade = np.exp(-np.maximum(np.arange(size, dtype=np.float32) - row, 0) / (0.15 * size)) * rng.uniform(0, 0.5)
-        fade[:row] = 0
-        image = image * (1 - fade[:, None, None]) + fade[:, None, None] * pale.astype(np.float32)
-    return image.astype(np.float32)
+        depth = np.arange(size - row, dtype=np.float32)[:, None, None]
+        fade = np.exp(-depth / np.float32(0.15 * size)) * np.float32(rng.uniform(0, 0.5))
+        image[row:] += fade * (pale.astype(np.float32) - image[row:])
+    return image
 
 
 def clutter(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
@@ -107,9 +121,8 @@ def clutter(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarra
             cv2.rectangle(
                 image, (centre[0] - axes[0], centre[1] - axes[1]), (centre[0] + axes[0], centre[1] + axes[1]), tone, -1
             )
-    return _soften(rng, image, size, least=2.5, most=10.0) + (
-        _surface(rng, pool, size, contrast=0.1) - 0.5
-    ) * np.float32(0.3)
+    image = _soften(rng, image, size, least=2.5, most=10.0)
+    return cv2.addWeighted(image, 1.0, _surface(rng, pool, size, contrast=0.1), 0.3, -0.15, image)
 
 
 def flat(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
@@ -119,7 +132,9 @@ def flat(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
         return gradient(rng, size)
     image = _surface(rng, pool, size)
     if pick < 0.45:
-        image = 0.5 * image + 0.5 * gradient(rng, size)
+        image = cv2.addWeighted(image, 0.5, gradient(rng, size), 0.5, 0.0, image)
     if rng.random() < 0.3:
         image = _soften(rng, image, size)
+    if rng.random() < 0.25:
+        furnish(rng, pool, image, size, INSIDE)
     return image

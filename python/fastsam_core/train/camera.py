@@ -7,6 +7,9 @@ import numpy as np
 
 from .textures import TexturePool
 
+# Every channel becomes the picture's brightness.
+_TO_GREY = np.tile(np.array([0.299, 0.587, 0.114]), (3, 1))
+
 
 def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
     """A smooth brightness factor with vignetting and a colour cast, (size, size, 3) float32."""
@@ -24,11 +27,40 @@ def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
     return cv2.resize(light.astype(np.float32)[:, :, None] * cast, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
+def _shadows(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Shadows of things outside of the picture, which cross its objects: a factor, (size, size, 3) float32."""
+    side = -(-size // 2)
+    factor: np.ndarray = np.ones((side, side), np.float32)
+    dark, turn = float(rng.uniform(0.4, 0.8)), float(rng.uniform(0, np.pi))
+    along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+    pick = rng.random()
+    if pick < 0.4:  # bars: a window's, a fence's
+        pitch = float(rng.uniform(0.06, 0.4)) * side
+        for place in np.arange(-side, side, pitch) + float(rng.uniform(0, pitch)):
+            middle = 0.5 * side + across * place
+            wide = across * pitch * float(rng.uniform(0.2, 0.6))
+            quad = [middle - along * 2 * side, middle + along * 2 * side]
+            quad += [quad[1] + wide, quad[0] + wide]
+            cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], dark)
+    elif pick < 0.7:  # leaves with spots of light between them
+        for _ in range(int(rng.integers(20, 90))):
+            x, y = rng.uniform(0, side, 2)
+            axes = (int(rng.uniform(0.02, 0.12) * side) + 1, int(rng.uniform(0.02, 0.08) * side) + 1)
+            cv2.ellipse(factor, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, dark, -1)
+    else:  # one straight edge
+        middle = rng.uniform(0.2, 0.8, 2) * side
+        quad = [middle - along * 2 * side, middle + along * 2 * side]
+        quad += [quad[1] + across * 2 * side, quad[0] + across * 2 * side]
+        cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], dark)
+    factor = cv2.GaussianBlur(factor, (0, 0), float(rng.uniform(0.3, 3.0)) * size / 512.0 + 0.3)
+    return cv2.resize(cv2.merge([factor, factor, factor]), (size, size), interpolation=cv2.INTER_LINEAR)
+
+
 def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
     pick = rng.random()
-    if pick < 0.45:
-        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2)) * size / 256.0)
-    if pick < 0.52:  # camera shake
+    if pick < 0.4:
+        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 0.9)) * size / 256.0)
+    if pick < 0.46:  # camera shake
         length = max(int(rng.uniform(2, 7) * size / 256.0), 2)
         kernel = np.zeros((length, length), np.float32)
         turn = rng.uniform(0, np.pi)
@@ -36,35 +68,42 @@ def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
         middle = (length - 1) / 2
         cv2.line(kernel, (round(middle - dx), round(middle - dy)), (round(middle + dx), round(middle + dy)), 1.0, 1)
         return cv2.filter2D(image, -1, kernel / max(float(kernel.sum()), 1.0))
-    if pick < 0.6:  # sharpening, with the halos that cameras leave
-        return image + float(rng.uniform(0.3, 1.0)) * (image - cv2.GaussianBlur(image, (0, 0), 1.0 * size / 256.0))
+    if pick < 0.58:  # sharpening, with the halos that cameras leave
+        amount = float(rng.uniform(0.3, 1.0))
+        return cv2.addWeighted(image, 1.0 + amount, cv2.GaussianBlur(image, (0, 0), 1.0 * size / 256.0), -amount, 0.0)
     return image
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -> np.ndarray:
-    """Turn a linear rendering, (S, S, 3) float32 RGB, into a uint8 picture of the same size with a camera's faults."""
+    """Turn a linear rendering into a uint8 picture of the same size with a camera's faults.
+
+    `image`, (S, S, 3) float32 RGB, is used up: its values are spoilt.
+    """
     size = image.shape[0]
-    image = cv2.multiply(image, _lighting(rng, size))
-    if rng.random() < 0.5:  # generated colours are livelier than most of the world's
+    image = cv2.multiply(image, _lighting(rng, size), image)
+    if rng.random() < 0.12:
+        image = cv2.multiply(image, _shadows(rng, size), image)
+    if rng.random() < 0.65:  # generated colours are livelier than most of the world's
         keep = float(rng.uniform(0.35, 1.0))
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        image = cv2.addWeighted(image, keep, cv2.merge([grey, grey, grey]), 1 - keep, 0.0)
+        image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * _TO_GREY)
     if rng.random() < 0.5:
         gamma = float(np.exp(rng.normal(0, 0.2)))
-        image = cv2.pow(np.maximum(image, 0.0), gamma)
+        image = cv2.pow(np.maximum(image, 0.0, out=image), gamma, image)
     if rng.random() < 0.3:
-        image = (image - np.float32(0.5)) * np.float32(rng.uniform(0.6, 1.3)) + np.float32(0.5)
+        gain = float(rng.uniform(0.6, 1.3))
+        image = cv2.addWeighted(image, gain, image, 0.0, 0.5 - 0.5 * gain, image)
     image = _blur(rng, image, size)
     if rng.random() < 0.05:
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        image = cv2.merge([grey, grey, grey])
+        image = cv2.transform(image, _TO_GREY)
+    strength = 0.0
     if rng.random() < 0.7:
         strength = float(np.exp(rng.uniform(np.log(0.004), np.log(0.05))))
-        image = cv2.scaleAdd(np.ascontiguousarray(pool.grain(rng, size)), strength, image)
-    picture = cv2.convertScaleAbs(np.maximum(image, 0.0), alpha=255.0)
+    # Noise and rounding in one pass over the picture; what lies outside of 0 to 255 is cut off.
+    picture = cv2.addWeighted(image, 255.0, pool.grain(rng, size), 255.0 * strength, 0.0, dtype=cv2.CV_8U)
     if rng.random() < 0.6:
         quality = int(rng.integers(35, 96))
-        done, packed = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        swapped = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        done, packed = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])
         if done:
-            picture = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))[:, :, ::-1]
+            picture = cv2.cvtColor(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
     return np.ascontiguousarray(picture)

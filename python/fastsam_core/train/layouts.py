@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 
 from . import backdrops
-from .painter import Finish, Painter, Placed, random_finish
-from .shapes import Piece, Shape, box
+from .catalogue import any_shape, upright_shape
+from .composites import any_cluster
+from .finish import Finish, Placed, random_finish
+from .painter import Painter
+from .shapes import Cluster, Piece, Shape, box
 from .textures import Material, TexturePool
-from .things import any_shape, upright_shape
 
 Layout = Callable[[np.random.Generator, TexturePool, int, int], Painter]
 
@@ -22,7 +25,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 def _matrix(
     rng: np.random.Generator,
-    shape: Shape,
+    shape: Shape | Cluster,
     size: int,
     area: float,
     x: float,
@@ -30,9 +33,13 @@ def _matrix(
     *,
     turn: float = 0.0,
     stretch: float = 1.0,
+    limit: float = 0.8,
 ) -> np.ndarray:
-    """The map that puts `shape` at (x, y) pixels with `area` as its share of the picture, mirrored half of the time."""
-    scale = min(np.sqrt(area * size * size / shape.area), 0.8 * size)
+    """The map that puts `shape` at (x, y) pixels with `area` as its share of the picture, mirrored half of the time.
+
+    Its longer half-extent is at most `limit` of the picture's side.
+    """
+    scale = min(np.sqrt(area * size * size / shape.area), limit * size)
     across, down = scale * stretch**0.5, scale / stretch**0.5
     flip = -1.0 if rng.random() < 0.5 else 1.0
     cos, sin = np.cos(turn), np.sin(turn)
@@ -44,10 +51,19 @@ def _share(rng: np.random.Generator, count: int) -> float:
     return _log_uniform(rng, 0.008, min(0.5, max(0.06, 3.0 / count)))
 
 
-def _turn(rng: np.random.Generator, shape: Shape) -> float:
+def _turn(rng: np.random.Generator, shape: Shape | Cluster) -> float:
     if shape.upright:
         return float(rng.normal(0, 0.12))
     return float(rng.uniform(0, 2 * np.pi))
+
+
+def _paint(
+    painter: Painter, thing: Shape | Cluster, matrix: np.ndarray, finish: Finish, *, grounded: bool = False
+) -> None:
+    if isinstance(thing, Cluster):
+        painter.paint_cluster(thing, matrix, finish, grounded=grounded)
+    else:
+        painter.paint(Placed(thing, matrix, finish, grounded=grounded))
 
 
 def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
@@ -64,13 +80,17 @@ def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) 
     shallow = rng.random() < 0.25
     common: dict[int, Material] = {}
     for place, area in enumerate(order):
-        shape = any_shape(rng)
+        # A composite is several objects, so that a crowded scene gets few of them.
+        shape = any_cluster(rng) if rng.random() < min(0.15, 1.5 / count) else any_shape(rng)
         x, y = rng.uniform(-0.05, 1.05, 2) * size
         depth = max(0.0, 0.7 - place / max(count, 1)) * float(rng.random()) if shallow else 0.0
         # Neighbours of the same stuff: only shading and shadows tell them apart.
         materials = dict(common) if common and rng.random() < 0.15 else {}
         matrix = _matrix(rng, shape, size, area, x, y, turn=_turn(rng, shape), stretch=_log_uniform(rng, 0.75, 1.35))
         finish = random_finish(rng, size, depth=depth)
+        if isinstance(shape, Cluster):
+            painter.paint_cluster(shape, matrix, finish)
+            continue
         painter.paint(
             Placed(shape, matrix, replace(finish, edge=max(finish.edge, 0.25)) if materials else finish, materials)
         )
@@ -99,22 +119,33 @@ def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) ->
     nearest = _log_uniform(rng, 0.08, 0.5) * (1.0 if count < 10 else 0.6)
     shallow = rng.random() < 0.3
     focus = float(rng.random())
+    composite = min(0.3, 2.5 / count)
     for depth in np.sort(rng.random(count) ** 0.7):
         base = horizon + (size * 1.08 - horizon) * float(depth)
         area = max(nearest * float(0.15 + 0.85 * depth) ** 2 * _log_uniform(rng, 0.3, 1.6), 0.004)
-        shape = upright_shape(rng) if rng.random() < 0.8 else any_shape(rng)
+        pick = rng.random()
+        thing: Shape | Cluster
+        thing = (
+            any_cluster(rng, upright=True)
+            if pick < composite
+            else upright_shape(rng)
+            if pick < 0.88
+            else any_shape(rng)
+        )
+        if isinstance(thing, Cluster):
+            area = min(area * 1.5, 0.5)
         matrix = _matrix(
             rng,
-            shape,
+            thing,
             size,
             area,
             float(rng.uniform(0, size)),
             0.0,
-            turn=float(rng.normal(0, 0.03)) if shape.upright else 0.0,
+            turn=float(rng.normal(0, 0.03)) if thing.upright else 0.0,
         )
-        matrix[1, 2] = base - abs(float(matrix[1, 1])) * shape.half[1]
+        matrix[1, 2] = base - abs(float(matrix[1, 1])) * thing.half[1]
         finish = random_finish(rng, size, depth=abs(float(depth) - focus) * 0.8 if shallow else 0.0)
-        painter.paint(Placed(shape, matrix, finish, grounded=True))
+        _paint(painter, thing, matrix, finish, grounded=True)
     return painter
 
 
@@ -131,24 +162,27 @@ def rows(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
     shelf = rng.random() < 0.5
     for line in range(lines):
         base = size * (line + 0.9 + rng.normal(0, 0.05)) / lines
-        pitch = size / per_line * float(rng.uniform(0.8, 1.15))
+        pitch = size / per_line * float(rng.uniform(0.7, 1.15))
         if shelf:
             thick = size * float(rng.uniform(0.01, 0.03))
             plank = Shape((Piece.of((box(-0.1, 0, 1.1, thick / size),)),), (0.6, thick / size / 2), thick / size)
             matrix = np.array([[size, 0, 0], [size * tilt * 0.3, size, base]], np.float32)
             painter.paint(Placed(plank, matrix, Finish(roundness=0, edge=0.2), pliable=False))
-        for place in range(per_line):
-            which = int(rng.integers(len(kinds)))
-            shape = kinds[which]
-            tall = size / lines * 0.8 * (1 + vary * float(rng.normal()))
-            scale = min(tall / 2 / shape.half[1], pitch * 0.75 / shape.half[0])
-            x = pitch * (place + 0.5 + vary * float(rng.normal()))
-            flip = -1.0 if rng.random() < 0.3 else 1.0
-            y = base - scale * shape.half[1] + (x - size / 2) * tilt * 0.3
-            matrix = np.array([[flip * scale, 0, x], [0, scale, y]], np.float32)
-            painter.paint(Placed(shape, matrix, finish, looks[which], grounded=shelf))
-            if rng.random() < 0.15:  # a new brand from here on
-                looks[which] = {}
+        # A close row of equal things on a shelf is also one thing: a row of books, a fence, a pack of bottles.
+        whole = shelf and len(kinds) == 1 and per_line <= 12
+        with painter.grouped() if whole else nullcontext():
+            for place in range(per_line):
+                which = int(rng.integers(len(kinds)))
+                shape = kinds[which]
+                tall = size / lines * 0.8 * (1 + vary * float(rng.normal()))
+                scale = min(tall / 2 / shape.half[1], pitch * 0.75 / shape.half[0])
+                x = pitch * (place + 0.5 + vary * float(rng.normal()))
+                flip = -1.0 if rng.random() < 0.3 else 1.0
+                y = base - scale * shape.half[1] + (x - size / 2) * tilt * 0.3
+                matrix = np.array([[flip * scale, 0, x], [0, scale, y]], np.float32)
+                painter.paint(Placed(shape, matrix, finish, looks[which], grounded=shelf))
+                if rng.random() < 0.15:  # a new brand from here on
+                    looks[which] = {}
     return painter
 
 
@@ -159,27 +193,23 @@ def pile(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
     kinds = [any_shape(rng) for _ in range(int(rng.integers(1, 5)))]
     mixed = rng.random() < 0.6
     looks: list[dict[int, Material]] = [{} for _ in range(int(rng.integers(1, 5)))]
-    centre, spread = rng.uniform(0.35, 0.65, 2), rng.uniform(0.15, 0.4)
+    centre, spread = rng.uniform(0.35, 0.65, 2), rng.uniform(0.12, 0.4)
+    # Close together, they are a heap that one may also want as a whole.
+    together = painter.grouped() if spread < 0.24 else nullcontext()
     base = random_finish(rng, size)
     base = replace(base, edge=max(base.edge, 0.2), shadow=max(base.shadow, 0.25))
-    for _ in range(count):
-        shape = any_shape(rng) if mixed and rng.random() < 0.5 else kinds[int(rng.integers(len(kinds)))]
-        x, y = (centre + rng.normal(0, spread, 2)) * size
-        matrix = _matrix(
-            rng,
-            shape,
-            size,
-            area * _log_uniform(rng, 0.5, 2.0),
-            float(x),
-            float(y),
-            turn=float(rng.uniform(0, 2 * np.pi)),
-        )
-        look = looks[int(rng.integers(len(looks)))] if rng.random() < 0.6 else {}
-        # Slots mean different things in different shapes, so only the main material is shared between kinds.
-        materials = {0: look[0]} if 0 in look else {}
-        painter.paint(Placed(shape, matrix, base, materials))
-        if materials:
-            look.setdefault(0, materials[0])
+    with together:
+        for _ in range(count):
+            shape = any_shape(rng) if mixed and rng.random() < 0.5 else kinds[int(rng.integers(len(kinds)))]
+            x, y = (centre + np.clip(rng.normal(0, spread, 2), -2.2 * spread, 2.2 * spread)) * size
+            share, turn = area * _log_uniform(rng, 0.5, 2.0), float(rng.uniform(0, 2 * np.pi))
+            matrix = _matrix(rng, shape, size, share, float(x), float(y), turn=turn)
+            look = looks[int(rng.integers(len(looks)))] if rng.random() < 0.6 else {}
+            # Slots mean different things in different shapes, so only the main material is shared between kinds.
+            materials = {0: look[0]} if 0 in look else {}
+            painter.paint(Placed(shape, matrix, base, materials))
+            if 0 in materials:
+                look.setdefault(0, materials[0])
     return painter
 
 
@@ -202,13 +232,13 @@ def landscape(rng: np.random.Generator, pool: TexturePool, size: int, count: int
         finish = replace(random_finish(rng, size), roundness=0.0, edge=float(rng.uniform(0, 0.3)), opacity=1.0)
         painter.paint(Placed(ridge, matrix, finish, pliable=False))
         for _ in range(int(rng.integers(0, max(count // layers, 1) + 1))):
-            shape = upright_shape(rng)
+            shape = upright_shape(rng) if rng.random() < 0.85 else any_cluster(rng, upright=True)
             area = 0.004 + 0.15 * ((level + 1) / layers) ** 2 * float(rng.random())
             x = float(rng.uniform(0, size))
             base = float(np.interp(x / size, step, crest)) * size + float(rng.uniform(0.02, 0.12)) * size
             thing = _matrix(rng, shape, size, area, x, 0.0)
             thing[1, 2] = base - abs(float(thing[1, 1])) * shape.half[1]
-            painter.paint(Placed(shape, thing, random_finish(rng, size), grounded=True))
+            _paint(painter, shape, thing, random_finish(rng, size), grounded=True)
     return painter
 
 
@@ -223,17 +253,48 @@ def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int)
         matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.08), float(x), float(y), turn=_turn(rng, shape))
         painter.paint(Placed(shape, matrix, random_finish(rng, size, depth=float(rng.uniform(0, 1)))))
     for _ in range(1 if rng.random() < 0.6 else 2):
-        shape = upright_shape(rng) if rng.random() < 0.7 else any_shape(rng)
+        pick = rng.random()
+        subject: Shape | Cluster
+        subject = any_cluster(rng) if pick < 0.4 else upright_shape(rng) if pick < 0.85 else any_shape(rng)
         x, y = rng.uniform(0.3, 0.7, 2) * size
         matrix = _matrix(
-            rng, shape, size, _log_uniform(rng, 0.15, 0.6), float(x), float(y), turn=_turn(rng, shape) * 0.5
+            rng, subject, size, _log_uniform(rng, 0.15, 0.6), float(x), float(y), turn=_turn(rng, subject) * 0.5
         )
-        painter.paint(Placed(shape, matrix, random_finish(rng, size)))
+        _paint(painter, subject, matrix, random_finish(rng, size))
     for _ in range(int(rng.integers(1, max(count // 2, 1) + 1))):
         shape = any_shape(rng)
         x, y = rng.uniform(0, size, 2)
         matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.06), float(x), float(y), turn=_turn(rng, shape))
         painter.paint(Placed(shape, matrix, random_finish(rng, size)))
+    return painter
+
+
+def closeup(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
+    """One thing or composite so near that the picture cuts it off, before a few others."""
+    pick = rng.random()
+    if pick < 0.35:
+        image = backdrops.clutter(rng, pool, size)
+    elif pick < 0.7:
+        image = backdrops.flat(rng, pool, size)
+    else:
+        image = backdrops.indoor(rng, pool, size, size * float(rng.uniform(0.3, 0.8)))
+    painter = Painter(image, pool, rng)
+    for _ in range(count // 4):
+        pick = rng.random()
+        back: Shape | Cluster = any_shape(rng) if pick < 0.7 else any_cluster(rng)
+        x, y = rng.uniform(0, size, 2)
+        matrix = _matrix(rng, back, size, _log_uniform(rng, 0.01, 0.15), float(x), float(y), turn=_turn(rng, back))
+        _paint(painter, back, matrix, random_finish(rng, size, depth=float(rng.uniform(0, 1))))
+    shape = any_cluster(rng) if rng.random() < 0.55 else upright_shape(rng)
+    x, y = rng.uniform(0.2, 0.8, 2) * size
+    area = _log_uniform(rng, 0.4, 1.5)
+    matrix = _matrix(rng, shape, size, area, float(x), float(y), turn=_turn(rng, shape) * 0.5, limit=1.6)
+    _paint(painter, shape, matrix, random_finish(rng, size))
+    for _ in range(int(rng.integers(0, 3))):
+        front = any_shape(rng)
+        x, y = rng.uniform(0, size, 2)
+        matrix = _matrix(rng, front, size, _log_uniform(rng, 0.01, 0.12), float(x), float(y), turn=_turn(rng, front))
+        painter.paint(Placed(front, matrix, random_finish(rng, size)))
     return painter
 
 
@@ -276,11 +337,12 @@ def mosaic(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -
 
 # Name -> (layout, how often it is drawn).
 LAYOUTS: dict[str, tuple[Layout, float]] = {
-    "scatter": (scatter, 0.3),
-    "floor": (floor, 0.26),
-    "rows": (rows, 0.12),
-    "pile": (pile, 0.1),
-    "landscape": (landscape, 0.07),
-    "portrait": (portrait, 0.12),
-    "mosaic": (mosaic, 0.04),
+    "scatter": (scatter, 0.22),
+    "floor": (floor, 0.28),
+    "rows": (rows, 0.09),
+    "pile": (pile, 0.07),
+    "landscape": (landscape, 0.06),
+    "portrait": (portrait, 0.14),
+    "closeup": (closeup, 0.11),
+    "mosaic": (mosaic, 0.03),
 }

@@ -56,7 +56,7 @@ class Piece:
 
     def mapped(self, matrix: np.ndarray) -> Piece:
         """The piece under a (2, 3) affine map."""
-        points = (self.points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+        points = cv2.transform(self.points[None], matrix)[0]
         return Piece(points, self.ends, self.solid, self.slot, self.part, self.clip)
 
     @property
@@ -82,10 +82,27 @@ class Shape:
     upright: bool = False
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Several objects that belong together, such as a rider and the horse, centred and scaled like a `Shape`.
+
+    Attributes:
+        members: the objects from back to front, in the cluster's units.
+        half, area, upright: of them all, as for a shape.
+        standing: which members throw their shadow on the ground.
+    """
+
+    members: tuple[Shape, ...]
+    half: tuple[float, float]
+    area: float
+    upright: bool = True
+    standing: tuple[int, ...] = (0,)
+
+
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
     """Bounding box (left, top, right, bottom) of (K, 2) points."""
-    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return left, top, right, bottom
+    x, y = np.ascontiguousarray(points.T)
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 def fit(pieces: Sequence[Piece], *, upright: bool = False) -> Shape:
@@ -101,6 +118,17 @@ def fit(pieces: Sequence[Piece], *, upright: bool = False) -> Shape:
     area = cv2.countNonZero(probe) / 900.0
     half = ((right - left) * scale / 2, (bottom - top) * scale / 2)
     return Shape(tuple(piece.mapped(matrix) for piece in pieces), half, max(area, 0.01), upright)
+
+
+def cluster(things: Sequence[Sequence[Piece]], *, upright: bool = True, standing: tuple[int, ...] = (0,)) -> Cluster:
+    """Centre and scale several things, from back to front, in common units, like `fit` does for one."""
+    joint = fit([piece for pieces in things for piece in pieces])
+    members, start = [], 0
+    for pieces in things:
+        own = joint.pieces[start : start + len(pieces)]
+        start += len(pieces)
+        members.append(Shape(own, joint.half, joint.area, upright))
+    return Cluster(tuple(members), joint.half, joint.area, upright, standing)
 
 
 def fill(canvas: np.ndarray, piece: Piece, origin: tuple[float, float], scale: float) -> None:
@@ -151,14 +179,16 @@ def box(left: float, top: float, right: float, bottom: float, *, corner: float =
     corner = min(corner, abs(right - left) / 2, abs(bottom - top) / 2)
     if corner <= 0:
         return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
-    arcs = []
-    for cx, cy, start in (
-        (right - corner, bottom - corner, 0.0), (left + corner, bottom - corner, 0.5),
-        (left + corner, top + corner, 1.0), (right - corner, top + corner, 1.5),
-    ):  # fmt: skip
-        angle = np.pi * np.linspace(start, start + 0.5, 7)
-        arcs.append(np.stack([cx + corner * np.cos(angle), cy + corner * np.sin(angle)], axis=1))
-    return np.concatenate(arcs).astype(np.float32)
+    x0, y0, x1, y1 = left + corner, top + corner, right - corner, bottom - corner
+    centres = np.array([(x1, y1), (x0, y1), (x0, y0), (x1, y0)], np.float32)
+    return (np.float32(corner) * _arcs() + centres[:, None]).reshape(-1, 2)
+
+
+@cache
+def _arcs() -> np.ndarray:
+    """The four quarters of a unit circle, (4, 7, 2) float32."""
+    angle = 0.5 * np.pi * (np.arange(4)[:, None] + np.linspace(0, 1, 7))
+    return np.stack([np.cos(angle), np.sin(angle)], axis=2).astype(np.float32)
 
 
 def polygon(*points: tuple[float, float]) -> Outline:
@@ -215,21 +245,36 @@ def stroke(
 ) -> tuple[Outline, ...]:
     """A round-ended band along a path, its half-width going from `start` to `stop`.
 
-    It comes as one convex polygon per link and a disc per joint: a single outline would cross itself in tight bends.
+    It comes as one convex polygon per link with a half-disc at either end: a single outline would cross itself in tight
+    bends. Where the width changes much over a link, whole discs are added.
     """
     path = np.asarray(points, np.float32)
-    radius = np.linspace(start, start if stop is None else stop, len(path), dtype=np.float32)
+    rise = 0.0 if stop is None else (stop - start) / max(len(path) - 1, 1)
+    radius = np.arange(len(path), dtype=np.float32) * np.float32(rise) + np.float32(start)
+    along = path[1:] - path[:-1]
+    length = np.sqrt(along[:, :1] * along[:, :1] + along[:, 1:] * along[:, 1:])
+    along /= np.maximum(length, 1e-6)
+    x, y = along[:, :1], along[:, 1:]
+    cos, sin = _half_circle()
+    links = np.empty((len(along), 16, 2), np.float32)
+    first, second = radius[:-1, None], radius[1:, None]
+    links[:, :8, 0] = path[:-1, :1] - first * (x * cos - y * sin)
+    links[:, :8, 1] = path[:-1, 1:] - first * (y * cos + x * sin)
+    links[:, 8:, 0] = path[1:, :1] + second * (x * cos - y * sin)
+    links[:, 8:, 1] = path[1:, 1:] + second * (y * cos + x * sin)
+    if abs(rise) <= 0.4 * float(length.min()):
+        return tuple(links)
     cos, sin = _circle(14)
     discs = np.empty((len(path), 14, 2), np.float32)
     discs[:, :, 0] = path[:, :1] + radius[:, None] * cos
     discs[:, :, 1] = path[:, 1:] + radius[:, None] * sin
-    along = path[1:] - path[:-1]
-    normal = (
-        along[:, ::-1] * np.array([-1, 1], np.float32) / np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)[:, None]
-    )
-    first, second = normal * radius[:-1, None], normal * radius[1:, None]
-    links = np.stack([path[:-1] + first, path[1:] + second, path[1:] - second, path[:-1] - first], axis=1)
     return (*discs, *links)
+
+
+@cache
+def _half_circle() -> tuple[np.ndarray, np.ndarray]:
+    angle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 8)
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
 def curve(rng: np.random.Generator, *, bend: float = 1.0, n: int = 14) -> np.ndarray:

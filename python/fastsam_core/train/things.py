@@ -10,7 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .shapes import Outline, Piece, Shape, blob, box, ellipse, fit, foliage, polygon, simple_shape, smooth, stroke
+from .shapes import (
+    Outline,
+    Piece,
+    blob,
+    box,
+    ellipse,
+    foliage,
+    polygon,
+    smooth,
+    stroke,
+)
 
 Maker = Callable[[np.random.Generator], list[Piece]]
 
@@ -423,55 +433,3 @@ def glasses(rng: np.random.Generator) -> list[Piece]:
         for x in (-0.5, 0.5)
     ]
     return [*pieces, _piece(*stroke([(-0.2, -0.08), (0.2, -0.08)], thin * 0.5))]
-
-
-_UPRIGHT: tuple[tuple[Maker, float], ...] = (
-    (bottle, 1.2),
-    (cup, 1.2),
-    (animal, 1.8),
-    (person, 2.0),
-    (bust, 0.8),
-    (vehicle, 1.4),
-    (bicycle, 0.5),
-    (tree, 1.1),
-    (house, 1.1),
-    (carton, 1.2),
-    (furniture, 1.1),
-    (sofa, 0.6),
-    (flower, 0.6),
-    (potted_plant, 0.8),
-    (fruit, 0.8),
-    (screen, 0.9),
-    (tool, 0.6),
-)
-_LOOSE: tuple[tuple[Maker, float], ...] = (
-    (plate, 1.0),
-    (bird, 1.0),
-    (garment, 0.8),
-    (glasses, 0.4),
-    (flower, 0.5),
-    (fruit, 0.8),
-    (tool, 0.8),
-    (screen, 0.8),
-    (bottle, 0.4),
-)
-
-
-def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> Maker:
-    weights = np.array([weight for _, weight in table])
-    return table[int(rng.choice(len(table), p=weights / weights.sum()))][0]
-
-
-def upright_shape(rng: np.random.Generator) -> Shape:
-    """A random thing that stands on the ground."""
-    return fit(_pick(rng, _UPRIGHT)(rng), upright=True)
-
-
-def any_shape(rng: np.random.Generator) -> Shape:
-    """A random object of any kind: abstract, loose or standing."""
-    pick = rng.random()
-    if pick < 0.5:
-        return simple_shape(rng)
-    if pick < 0.7:
-        return fit(_pick(rng, _LOOSE)(rng))
-    return upright_shape(rng)

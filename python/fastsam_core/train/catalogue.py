@@ -1,0 +1,143 @@
+"""Which things there are, how often each is drawn, what they are likely made of, and what carries print."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from . import figures
+from .prints import printed
+from .shapes import Piece, Shape, bounds, fit, simple_shape
+from .stuff import slot
+from .things import (
+    Maker,
+    animal,
+    bicycle,
+    bird,
+    bottle,
+    bust,
+    carton,
+    cup,
+    flower,
+    fruit,
+    furniture,
+    garment,
+    glasses,
+    house,
+    person,
+    plate,
+    potted_plant,
+    screen,
+    sofa,
+    tool,
+    tree,
+    vehicle,
+)
+
+
+def _u(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(rng.uniform(low, high))
+
+
+_UPRIGHT: tuple[tuple[Maker, float], ...] = (
+    (bottle, 1.2),
+    (cup, 1.2),
+    (animal, 0.6),
+    (figures.coated, 1.8),
+    (figures.resting, 0.7),
+    (person, 0.5),
+    (figures.clothed, 2.2),
+    (figures.close_person, 0.9),
+    (bust, 0.8),
+    (vehicle, 1.4),
+    (bicycle, 0.5),
+    (tree, 1.1),
+    (house, 1.1),
+    (carton, 1.2),
+    (furniture, 1.1),
+    (sofa, 0.6),
+    (flower, 0.6),
+    (potted_plant, 0.8),
+    (fruit, 0.8),
+    (screen, 0.9),
+    (tool, 0.6),
+)
+_LOOSE: tuple[tuple[Maker, float], ...] = (
+    (plate, 1.0),
+    (bird, 1.0),
+    (garment, 0.8),
+    (glasses, 0.4),
+    (flower, 0.5),
+    (fruit, 0.8),
+    (tool, 0.8),
+    (screen, 0.8),
+    (bottle, 0.4),
+)
+
+
+# What the slots of a thing are likely made of. Those that shade their main material (negative slots) keep theirs.
+_NATURAL: dict[Maker, dict[int, tuple[str, ...]]] = {
+    bottle: {0: ("glass", "paint", "ceramic"), 1: ("paper", "paint"), 2: ("paint", "metal")},
+    cup: {0: ("ceramic", "paint", "metal", "glass"), 1: ("wood", "ceramic", "food"), 2: ("pattern", "paint")},
+    vehicle: {0: ("paint", "paint", "metal"), 1: ("glass",), 2: ("tyre",), 3: ("metal", "tyre"), 4: ("paint", "metal")},
+    bicycle: {0: ("paint", "metal"), 1: ("tyre",)},
+    tree: {0: ("leaf",), 1: ("wood",)},
+    house: {0: ("brick", "paint", "wood"), 1: ("tile", "wood"), 2: ("glass",), 3: ("wood", "paint")},
+    flower: {0: ("petal",), 1: ("leaf",), 2: ("petal", "horn")},
+    potted_plant: {0: ("leaf",), 1: ("ceramic", "paint")},
+    fruit: {0: ("fruit",), 1: ("wood",), 2: ("leaf",)},
+    tool: {0: ("wood", "metal", "paint"), 1: ("metal", "paint")},
+    screen: {0: ("tyre", "wood", "metal", "ceramic"), 1: ("glass", "paper", "paint"), 2: ("food", "paint")},
+    bird: {0: ("fur", "coat", "paint"), 1: ("fur", "metal")},
+    garment: {0: ("cloth", "pattern", "leather"), 1: ("cloth", "pattern")},
+    bust: {0: ("cloth", "pattern"), 1: ("skin",), 2: ("hair",), 3: ("ink",), 4: ("fruit",)},
+}
+_PRINTABLE = {bottle, cup, vehicle, carton, screen, garment, house, plate, sofa, tool}
+
+
+def _finished(rng: np.random.Generator, maker: Maker) -> list[Piece]:
+    """What `maker` makes, mostly of likely stuff and sometimes with print on its largest piece."""
+    pieces = maker(rng)
+    kinds = _NATURAL.get(maker)
+    if kinds and rng.random() < 0.65 and min(piece.slot for piece in pieces) >= 0:
+        chosen = {number: slot(names[int(rng.integers(len(names)))], number) for number, names in kinds.items()}
+        pieces = [replace(piece, slot=chosen.get(piece.slot, piece.slot)) for piece in pieces]
+    return with_print(rng, pieces) if maker in _PRINTABLE and rng.random() < 0.4 else pieces
+
+
+def with_print(rng: np.random.Generator, pieces: list[Piece]) -> list[Piece]:
+    """The pieces and print somewhere inside of the largest that is part of the silhouette."""
+    areas = [bounds(piece.outline_points) for piece in pieces if not piece.clip]
+    left, top, right, bottom = max(areas, key=lambda area: (area[2] - area[0]) * (area[3] - area[1]))
+    wide, high = (right - left) * _u(rng, 0.15, 0.45), (bottom - top) * _u(rng, 0.1, 0.4)
+    x, y = (
+        (left + right) / 2 + (right - left) * _u(rng, -0.1, 0.1),
+        (top + bottom) / 2 + (bottom - top) * _u(rng, -0.1, 0.15),
+    )
+    return [*pieces, *printed(rng, (x - wide, y - high, x + wide, y + high))]
+
+
+def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> Maker:
+    place = float(rng.random()) * sum(weight for _, weight in table)
+    for maker, weight in table:
+        place -= weight
+        if place < 0:
+            return maker
+    return table[-1][0]
+
+
+def upright_shape(rng: np.random.Generator) -> Shape:
+    """A random thing that stands on the ground."""
+    return fit(_finished(rng, _pick(rng, _UPRIGHT)), upright=True)
+
+
+def any_shape(rng: np.random.Generator) -> Shape:
+    """A random object of any kind: abstract, loose or standing."""
+    pick = rng.random()
+    if pick < 0.38:
+        shape = simple_shape(rng)
+        return fit(with_print(rng, list(shape.pieces))) if rng.random() < 0.2 else shape
+    if pick < 0.62:
+        return fit(_finished(rng, _pick(rng, _LOOSE)))
+    return upright_shape(rng)

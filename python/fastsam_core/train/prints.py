@@ -1,0 +1,170 @@
+"""What is printed on things and counts as no part of its own: lettering, logos, bands, tables, pictures.
+
+Makers return pieces that only show on what is below them. Real objects are full of such strong inner edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .shapes import Outline, Piece, blob, box, ellipse, star
+from .stuff import slot
+
+Area = tuple[float, float, float, float]  # left, top, right, bottom in the shape's units
+
+
+def _bar(ax: float, ay: float, bx: float, by: float, half: float) -> Outline:
+    """A straight pen stroke with square ends."""
+    dx, dy = bx - ax, by - ay
+    length = max((dx * dx + dy * dy) ** 0.5, 1e-6)
+    nx, ny = -dy / length * half, dx / length * half
+    tx, ty = dx / length * half, dy / length * half
+    return np.array(
+        [
+            (ax + nx - tx, ay + ny - ty),
+            (bx + nx + tx, by + ny + ty),
+            (bx - nx + tx, by - ny + ty),
+            (ax - nx - tx, ay - ny - ty),
+        ],
+        np.float32,
+    )
+
+
+# Ends of letters' strokes on a grid of 3 x 3 points, numbered row by row from the top left.
+_STROKES = ((0, 2), (0, 6), (2, 8), (6, 8), (3, 5), (0, 8), (2, 6), (1, 7), (0, 4), (4, 8), (2, 4), (0, 3), (5, 8))
+
+
+def lettering(rng: np.random.Generator, area: Area, *, lines: int | None = None) -> list[Outline]:
+    """Lines of letter-like marks that fill `area`, at most some 40 letters."""
+    left, top, right, bottom = area
+    count = int(rng.integers(1, 5)) if lines is None else lines
+    high = (bottom - top) / count
+    marks: list[Outline] = []
+    for line in range(count):
+        tall = high * (float(rng.uniform(0.45, 0.8)) if count > 1 else 0.9)
+        wide = tall * float(rng.uniform(0.45, 0.8))
+        letters = int(np.clip((right - left) / (wide * 1.35), 1, 40 // count))
+        pen = wide * float(rng.uniform(0.07, 0.16))
+        start = (left + right) / 2 - letters * wide * 1.35 / 2 if rng.random() < 0.6 else left
+        y = top + line * high
+        picks = rng.integers(0, len(_STROKES), (letters, 3))
+        gaps = rng.random(letters) < (0.15 if letters > 4 else 0.0)
+        for k in range(letters):
+            if gaps[k]:
+                continue
+            x = start + k * wide * 1.35
+            for a, b in (_STROKES[pick] for pick in picks[k].tolist()):
+                marks.append(
+                    _bar(x + a % 3 * wide / 2, y + a // 3 * tall / 2, x + b % 3 * wide / 2, y + b // 3 * tall / 2, pen)
+                )
+    return marks
+
+
+def _clip(lines: Sequence[Outline], slot_number: int, holes: Sequence[Outline] = ()) -> Piece:
+    return Piece.of(list(lines), list(holes), slot_number, False, True)
+
+
+def _ink(rng: np.random.Generator, number: int = 0) -> int:
+    return slot("ink", number) if rng.random() < 0.7 else slot("paint", number)
+
+
+def logo(rng: np.random.Generator, area: Area) -> list[Piece]:
+    """A badge with something in it, sometimes with a word below."""
+    left, top, right, bottom = area
+    x, y = (left + right) / 2, (top + bottom) / 2
+    radius = 0.5 * min(right - left, bottom - top)
+    pieces = []
+    word = rng.random() < 0.5
+    if word:
+        y -= 0.25 * radius
+        radius *= 0.72
+    kind = int(rng.integers(4))
+    if kind == 0:
+        disc = ellipse(x, y, radius, radius * float(rng.uniform(0.6, 1.0)))
+    elif kind == 1:
+        disc = (star(rng) * radius + [x, y]).astype(np.float32)
+    elif kind == 2:
+        disc = box(x - radius, y - radius * 0.7, x + radius, y + radius * 0.7, corner=0.2 * radius)
+    else:
+        disc = (blob(rng) * 0.7 * radius + [x, y]).astype(np.float32)
+    pieces.append(_clip([disc], _ink(rng)))
+    if rng.random() < 0.7:
+        inner = 0.55 * radius
+        if rng.random() < 0.5:
+            marks = lettering(rng, (x - inner, y - inner * 0.6, x + inner, y + inner * 0.6), lines=1)
+        else:
+            marks = [(blob(rng) * inner * 0.8 + [x, y]).astype(np.float32)]
+        pieces.append(_clip(marks, _ink(rng, 1)))
+    if word:
+        pieces.append(_clip(lettering(rng, (left, y + radius * 1.1, right, y + radius * 1.6), lines=1), pieces[0].slot))
+    return pieces
+
+
+def picture(rng: np.random.Generator, area: Area) -> list[Piece]:
+    """Something like a photograph on a page or a screen: a ground, a horizon and a few shapes."""
+    left, top, right, bottom = area
+    wide, high = right - left, bottom - top
+    level = top + high * float(rng.uniform(0.3, 0.8))
+    pieces = [_clip([box(left, top, right, bottom)], slot("paint", 3))]
+    if rng.random() < 0.7:
+        pieces.append(_clip([box(left, level, right, bottom)], slot("leaf", 3)))
+    for number in range(int(rng.integers(1, 5))):
+        size = float(rng.uniform(0.08, 0.3)) * min(wide, high)
+        x, y = rng.uniform(left + size, right - size), rng.uniform(top + size, bottom - size)
+        pieces.append(_clip([(blob(rng) * size * 0.7 + [x, y]).astype(np.float32)], slot("food", 4 + number)))
+    return pieces
+
+
+def table(rng: np.random.Generator, area: Area) -> list[Piece]:
+    """A grid of small fields: keys, windows, buttons, a calendar."""
+    left, top, right, bottom = area
+    columns, rows = int(rng.integers(2, 9)), int(rng.integers(1, 6))
+    dx, dy = (right - left) / columns, (bottom - top) / rows
+    fill = float(rng.uniform(0.25, 0.46))
+    fields = [
+        box(
+            left + dx * (c + 0.5 - fill),
+            top + dy * (r + 0.5 - fill),
+            left + dx * (c + 0.5 + fill),
+            top + dy * (r + 0.5 + fill),
+        )
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    return [_clip(fields, slot("glass", 5) if rng.random() < 0.5 else _ink(rng))]
+
+
+def bands(rng: np.random.Generator, area: Area) -> list[Piece]:
+    """A few stripes right across, level or upright."""
+    left, top, right, bottom = area
+    level = rng.random() < 0.7
+    pieces = []
+    for number in range(int(rng.integers(1, 3))):
+        place, thick = float(rng.uniform(0.1, 0.8)), float(rng.uniform(0.03, 0.15))
+        if level:
+            line = box(-9, top + (bottom - top) * place, 9, top + (bottom - top) * (place + thick))
+        else:
+            line = box(left + (right - left) * place, -9, left + (right - left) * (place + thick), 9)
+        pieces.append(_clip([line], _ink(rng, number)))
+    return pieces
+
+
+def printed(rng: np.random.Generator, area: Area) -> list[Piece]:
+    """Any print on `area`."""
+    pick = rng.random()
+    left, top, right, bottom = area
+    if pick < 0.3:
+        return logo(rng, area)
+    if pick < 0.6:
+        middle, half = (top + bottom) / 2, (bottom - top) / 2 * float(rng.uniform(0.4, 1.0))
+        return [_clip(lettering(rng, (left, middle - half, right, middle + half)), _ink(rng))]
+    if pick < 0.72:
+        return bands(rng, area)
+    if pick < 0.84:
+        return table(rng, area)
+    if pick < 0.93:
+        return picture(rng, area)
+    small = lettering(rng, (left, (top + bottom) / 2, right, bottom), lines=int(rng.integers(2, 6)))
+    return [*logo(rng, (left, top, right, (top + bottom) / 2)), _clip(small, slot("ink", 2))]

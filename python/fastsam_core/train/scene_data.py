@@ -34,7 +34,7 @@ class SceneDataset(Dataset[LabelledImage]):
         if get_worker_info() is not None:
             cv2.setNumThreads(1)  # one process per core is what there is
         scene = make_scene(np.random.default_rng((self.seed, index)), self.size, self._textures(index // _SHARING))
-        planes = (scene.labels, scene.parts, getattr(scene, "groups", np.zeros_like(scene.parts)))
+        planes = (scene.labels, scene.parts, scene.groups)
         return LabelledImage(scene.image, np.stack(planes).astype(np.int16))
 
     def _textures(self, number: int) -> TexturePool:

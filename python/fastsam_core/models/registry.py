@@ -83,8 +83,9 @@ _ROWS = (
     ),
     ModelSpec(
         "sam_nano",
-        image_size=384,
-        encoder=lambda: TinyViT((32, 64, 128, 192), (1, 2, 4, 2), (2, 2, 4, 6), (8, 8, 12, 12), out_channels=128),
+        image_size=512,
+        # The last windows span the whole grid, so that an embedding knows of all of its object.
+        encoder=lambda: TinyViT((48, 96, 160, 256), (1, 2, 5, 2), (2, 3, 5, 8), (8, 8, 16, 32), out_channels=128),
         file_names=("sam_nano.pt", "sam_nano.safetensors"),
         embed_dim=128,
         decoder_mlp_dim=512,

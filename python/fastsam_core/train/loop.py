@@ -61,6 +61,7 @@ class Trainer:
         self.model = _new_model(config.model) if self.from_scratch else load_model(config.model, "cpu").train()
         self.model.to(self.device)
         if self.device.type == "cuda":  # convolutions are faster so, by a quarter of a step
+            torch.backends.cudnn.benchmark = True
             self.model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = DenseHead(self.model.prompt_encoder.embed_dim).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)

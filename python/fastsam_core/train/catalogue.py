@@ -82,6 +82,7 @@ _NATURAL: dict[Maker, dict[int, tuple[str, ...]]] = {
     cup: {0: ("ceramic", "paint", "metal", "glass"), 1: ("wood", "ceramic", "food"), 2: ("pattern", "paint")},
     vehicle: {0: ("paint", "paint", "metal"), 1: ("glass",), 2: ("tyre",), 3: ("metal", "tyre"), 4: ("paint", "metal")},
     bicycle: {0: ("paint", "metal"), 1: ("tyre",)},
+    furniture: {0: ("wood", "wood", "metal", "paint"), 1: ("metal", "wood")},
     tree: {0: ("leaf",), 1: ("wood",)},
     house: {0: ("brick", "paint", "wood"), 1: ("tile", "wood"), 2: ("glass",), 3: ("wood", "paint")},
     flower: {0: ("petal",), 1: ("leaf",), 2: ("petal", "horn")},
@@ -96,7 +97,7 @@ _NATURAL: dict[Maker, dict[int, tuple[str, ...]]] = {
 _PRINTABLE = {bottle, cup, vehicle, carton, screen, garment, house, plate, sofa, tool}
 
 
-def _finished(rng: np.random.Generator, maker: Maker) -> list[Piece]:
+def finished(rng: np.random.Generator, maker: Maker) -> list[Piece]:
     """What `maker` makes, mostly of likely stuff and sometimes with print on its largest piece."""
     pieces = maker(rng)
     kinds = _NATURAL.get(maker)
@@ -129,7 +130,7 @@ def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> M
 
 def upright_shape(rng: np.random.Generator) -> Shape:
     """A random thing that stands on the ground."""
-    return fit(_finished(rng, _pick(rng, _UPRIGHT)), upright=True)
+    return fit(finished(rng, _pick(rng, _UPRIGHT)), upright=True)
 
 
 def any_shape(rng: np.random.Generator) -> Shape:
@@ -139,5 +140,5 @@ def any_shape(rng: np.random.Generator) -> Shape:
         shape = simple_shape(rng)
         return fit(with_print(rng, list(shape.pieces))) if rng.random() < 0.2 else shape
     if pick < 0.62:
-        return fit(_finished(rng, _pick(rng, _LOOSE)))
+        return fit(finished(rng, _pick(rng, _LOOSE)))
     return upright_shape(rng)

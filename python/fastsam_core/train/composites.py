@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from . import figures, things
+from .catalogue import finished
 from .prints import printed
 from .shapes import Cluster, Outline, Piece, blob, bounds, box, cluster, ellipse, foliage, polygon, smooth, stroke
 from .stuff import slot
@@ -53,7 +54,7 @@ def rider(rng: np.random.Generator) -> Things:
 
 def cyclist(rng: np.random.Generator) -> Things:
     """Somebody on two wheels: a bicycle, motorbike or scooter."""
-    machine = things.bicycle(rng) if rng.random() < 0.45 else motorbike(rng)
+    machine = finished(rng, things.bicycle) if rng.random() < 0.45 else motorbike(rng)
     figure = figures.person(rng, "ride")
     return [machine, _put(figure.pieces, -0.3, -0.38, _u(rng, 0.8, 1.05))]
 
@@ -91,7 +92,7 @@ def carrier(rng: np.random.Generator) -> Things:
     elif pick == 1:
         goods = umbrella(rng, x, y)
     elif pick == 2:
-        goods = _put(things.carton(rng), x, y, _u(rng, 0.15, 0.35))
+        goods = _put(finished(rng, things.carton), x, y, _u(rng, 0.15, 0.35))
     elif pick == 3:  # surfboard, skis, plank
         goods = [
             Piece.of((ellipse(x, y, 0.16, _u(rng, 0.7, 1.1), turn=_u(rng, -0.6, 0.6), power=2.6),), (), slot("paint"))
@@ -114,7 +115,7 @@ def carrier(rng: np.random.Generator) -> Things:
         lead = Piece.of(stroke([(x, y), (x + 0.2, 0.5), (x + 0.5, 0.6)], 0.012), (), slot("leather"))
         return [body, [lead, *goods]]
     else:
-        goods = _put(things.screen(rng), x, y, _u(rng, 0.08, 0.2))
+        goods = _put(finished(rng, things.screen), x, y, _u(rng, 0.08, 0.2))
     return [body, goods]
 
 
@@ -222,7 +223,7 @@ def dish(rng: np.random.Generator) -> Things:
             result.append([piece.mapped(squeeze) for piece in bit])
     if rng.random() < 0.3:
         x, turn = _u(rng, -0.4, 0.9), _u(rng, -0.5, 0.5)
-        result.append(_put(things.tool(rng), x, 0, _u(rng, 0.4, 0.7), turn=turn))
+        result.append(_put(finished(rng, things.tool), x, 0, _u(rng, 0.4, 0.7), turn=turn))
     return result
 
 
@@ -241,7 +242,7 @@ def full_bowl(rng: np.random.Generator) -> Things:
     if rng.random() < 0.4:
         vessel += printed(rng, (-0.5, lip + 0.05, 0.5, max(deep * 0.9, lip + 0.15)))
     alike = rng.random() < 0.6
-    make = (lambda: things.fruit(rng)) if rng.random() < 0.5 else (lambda: morsel(rng))
+    make = (lambda: finished(rng, things.fruit)) if rng.random() < 0.5 else (lambda: morsel(rng))
     sample = make()
     result: Things = [vessel]
     for _ in range(int(rng.integers(2, 9))):
@@ -342,7 +343,7 @@ def shelf(rng: np.random.Generator) -> Things:
 
 def laid_table(rng: np.random.Generator) -> Things:
     """A table, bench, stove or desk with things on it."""
-    result: Things = [_stand(things.furniture(rng), 0.0, 1.0, 2.0, 1.2)]
+    result: Things = [_stand(finished(rng, things.furniture), 0.0, 1.0, 2.0, 1.2)]
     top = _extent(result[0][1:2])[1] + 0.05
     for _ in range(int(rng.integers(2, 7))):
         make = (
@@ -354,7 +355,7 @@ def laid_table(rng: np.random.Generator) -> Things:
             things.carton,
             things.plate,
         )
-        thing = make[int(rng.integers(len(make)))](rng)
+        thing = finished(rng, make[int(rng.integers(len(make)))])
         size = _u(rng, 0.2, 0.6)
         result.append(_stand(thing, _u(rng, -0.75, 0.75), top + _u(rng, 0.0, 0.1), size, size))
     return result
@@ -362,7 +363,9 @@ def laid_table(rng: np.random.Generator) -> Things:
 
 def sitter(rng: np.random.Generator) -> Things:
     """Somebody, or a pet, on a chair, bench or sofa."""
-    seat = _stand(things.sofa(rng) if rng.random() < 0.5 else things.furniture(rng), 0.0, 0.5, 1.6, 1.2)
+    seat = _stand(
+        finished(rng, things.sofa) if rng.random() < 0.5 else finished(rng, things.furniture), 0.0, 0.5, 1.6, 1.2
+    )
     left, top, right, bottom = _extent(seat)
     level = top + (bottom - top) * _u(rng, 0.45, 0.6)
     if rng.random() < 0.3:
@@ -376,7 +379,12 @@ def sitter(rng: np.random.Generator) -> Things:
 
 def heap(rng: np.random.Generator) -> Things:
     """A heap or bunch of equal things: fruit, balls, bread, pebbles, balloons."""
-    make = (things.fruit, morsel, things.flower, lambda r: [Piece.of(((blob(r) * 0.8).astype(np.float32),), (), 0)])
+    make = (
+        lambda r: finished(r, things.fruit),
+        morsel,
+        lambda r: finished(r, things.flower),
+        lambda r: [Piece.of(((blob(r) * 0.8).astype(np.float32),), (), 0)],
+    )
     kind = make[int(rng.integers(len(make)))]
     sample, alike = kind(rng), rng.random() < 0.6
     rows = int(rng.integers(2, 5))
@@ -406,12 +414,14 @@ def party(rng: np.random.Generator) -> Things:
 
 def driven(rng: np.random.Generator) -> Things:
     """A vehicle with its load or with somebody before it."""
-    car = things.vehicle(rng)
+    car = finished(rng, things.vehicle)
     if rng.random() < 0.5:
         figure = _stand(figures.clothed(rng), _u(rng, -0.8, 0.8), 0.55, 1.0, _u(rng, 0.9, 1.3))
         return [car, figure]
     left, top, right, _ = _extent(car)
-    load = _stand(things.carton(rng) if rng.random() < 0.5 else bag(rng), (left + right) / 2, top + 0.04, 0.6, 0.4)
+    load = _stand(
+        finished(rng, things.carton) if rng.random() < 0.5 else bag(rng), (left + right) / 2, top + 0.04, 0.6, 0.4
+    )
     return [load, car]
 
 

@@ -163,7 +163,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / kind).mkdir(parents=True)
     with CocoWriter(place / "coco.json") as writer:
         for index in range(2):
-            scene = make_scene(np.random.default_rng([5, index]), SIDE, pool, objects=(3, 6))
+            scene = make_scene(np.random.default_rng([31, index]), SIDE, pool, objects=(5, 8))
             for form in ("png", "npz"):
                 cv2.imwrite(str(place / form / "images" / f"{index}.png"), scene.image[..., ::-1])
             Image.fromarray(scene.labels.astype(np.uint8)).save(place / "png" / "masks" / f"{index}.png")

@@ -1,6 +1,6 @@
-"""The table of ratios, from a results file: `python -m bench.table` prints it, `--write` puts it into README.md.
+"""The tables of results, from results files: `python -m bench.table` prints them, `--write` puts them into README.md.
 
-It is never typed: a test compares the README with what stands here.
+They are never typed: a test compares the README with what stands here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from fastsam_core._files import write_text
 
+from . import gpu_table
 from .rows import ROWS
 from .summarise import ROOT, newest
 
@@ -84,20 +85,22 @@ def verdicts(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str, results: dict[str, Any]) -> str:
+def with_table(readme: str, results: dict[str, Any], on_gpu: dict[str, Any]) -> str:
     """`readme` with the text between the markers replaced. ValueError without the markers."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+    for first, last, text in ((BEGIN, END, table(results)), (gpu_table.BEGIN, gpu_table.END, gpu_table.table(on_gpu))):
+        before, begin, rest = readme.partition(first)
+        _, end, after = rest.partition(last)
+        if not begin or not end:
+            raise ValueError(f"README.md has no {first} ... {last}")
+        readme = f"{before}{begin}\n{text}\n{end}{after}"
+    return readme
 
 
 if __name__ == "__main__":
-    newest_results = json.loads(newest().read_text())
+    newest_results, newest_on_gpu = json.loads(newest().read_text()), gpu_table.newest()
     if sys.argv[1:] == ["--write"]:
-        write_text(README, with_table(README.read_text(), newest_results))
+        write_text(README, with_table(README.read_text(), newest_results, newest_on_gpu))
     elif sys.argv[1:]:
         raise SystemExit(__doc__)
     else:
-        print(table(newest_results))
+        print(table(newest_results), gpu_table.table(newest_on_gpu), sep="\n\n")

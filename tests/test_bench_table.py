@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from bench import compare, summarise, table
+from bench import compare, gpu_table, summarise, table
 from bench.rows import ROWS, Measured
 
 KEY = "click/transformers"
@@ -31,11 +31,30 @@ def results(**changed: Any) -> dict[str, Any]:
     return made | changed
 
 
+def on_gpu() -> dict[str, Any]:
+    row = {"group": "nms", "name": "ours", "status": "ok", "ms": 0.5, "first_ms": 1500.0, "note": "ten boxes"}
+    return {
+        "date": "2026-01-02T03:04:05+00:00",
+        "device": "Some GPU",
+        "dtype": "bfloat16",
+        "versions": {"torch": "2"},
+        "ceilings": {"tflops": 800.0, "gb_per_s": 4000.0},
+        "checks": [{"status": "ok"}, {"status": "wrong"}],
+        "rows": [row, row | {"name": "broken", "status": "failed"}, row | {"name": "ours, first_pass"}],
+    }
+
+
+def test_gpu_table() -> None:
+    text = gpu_table.table(on_gpu())
+    assert "Some GPU, bfloat16" in text and "1 of 2 checks passed" in text
+    assert text.splitlines()[-1] == "| nms: ours (ten boxes) | 0.5 ms |  |  | 1,500 ms |  |"
+
+
 def test_readme_holds_results_that_are_kept() -> None:
     """`make bench-table` brings in the newest; who only ran `make bench` on another machine need not commit that."""
     readme = table.README.read_text(encoding="utf-8")
     kept = [json.loads(path.read_text()) for path in summarise.kept()]
-    assert any(table.with_table(readme, results) == readme for results in kept)
+    assert any(table.with_table(readme, results, gpu_table.newest()) == readme for results in kept)
 
 
 def test_keys_of_rows_are_unique() -> None:
@@ -59,7 +78,9 @@ def test_verdicts_name_what_was_missed() -> None:
 
 def test_markers_are_needed() -> None:
     with pytest.raises(ValueError, match="benchmarks: begin"):
-        table.with_table("no table here", results())
+        table.with_table("no table here", results(), on_gpu())
+    with pytest.raises(ValueError, match="gpu: begin"):
+        table.with_table(f"{table.BEGIN}{table.END}", results(), on_gpu())
 
 
 def test_comparison_marks_what_exceeds_the_noise() -> None:

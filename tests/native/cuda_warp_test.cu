@@ -2,6 +2,7 @@
 // emulator and from a GPU. Built by tests/test_cuda_emulator.py and tests/test_gpu.py.
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "cuda_program.h"
 
@@ -345,7 +346,10 @@ void conversions(int exponent) {
       if (std::isnan(in[4 * i + k])) {
         require((given & 0x7fff) > infinity && std::isnan(back[4 * i + k]), at("NaN", i));
       } else {
-        require(given == (finite ? expected[k] : i), at("rounding", 4 * i + k));
+        // Halves of steps between float32's own subnormal numbers: there a GPU (an H200) need not round to the nearest.
+        const bool tiny = k != 0 && std::abs(in[4 * i + k]) < std::numeric_limits<float>::min();
+        require(given == (finite ? expected[k] : i) || (tiny && (given == i || given == i + 1)),
+                at("rounding", 4 * i + k));
         const float exact = (given & 0x7fff) == infinity ? std::copysign(INFINITY, in[4 * i + k])
                                                          : static_cast<float>(value_of(given, exponent));
         require(back[4 * i + k] == exact, at("value", 4 * i + k));

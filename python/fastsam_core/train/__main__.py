@@ -61,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--warmup-steps", type=int, default=_DEFAULT.warmup_steps, help="default: %(default)s")
     add("--average-decay", type=float, default=_DEFAULT.average_decay, help="of the weights (default: %(default)s)")
     add("--min-area", type=float, default=_DEFAULT.min_area, help="least share of the picture (default: %(default)s)")
+    add(
+        "--plane-shares",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="how often objects, parts and groups of generated scenes are asked for (default: {} {} {})".format(
+            *_DEFAULT.plane_shares
+        ),
+    )
     add("--minutes", type=float, default=_DEFAULT.minutes, help="finish within this time; 0: do all steps")
     add("--seed", type=int, default=_DEFAULT.seed)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -77,10 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options["threads"])
     if options["precision"] is None:
         options["precision"] = "bfloat16" if torch.device(options["device"]).type == "cuda" else "float32"
-    if options["phases"] is not None:
-        options["phases"] = tuple(options["phases"])
+    for name in ("phases", "plane_shares"):
+        if options[name] is not None:
+            options[name] = tuple(options[name])
     if options["model"] not in registry.MODELS:
         options["learning_rate"] = options["learning_rate"] or _FURTHER_RATE
+        options["evenness_share"] = 0.0  # its masks have formed
         if options["phases"] is None:
             size = load_model(options["model"]).image_size
             options["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)

@@ -73,6 +73,8 @@ class TrainConfig:
         for phase in self.phases:
             if phase.size < 32 or phase.size % 16 or phase.steps < 1 or phase.batch < 1:
                 raise ValueError(f"{phase}: the size is a multiple of 16 from 32, steps and batch are at least 1")
+        if any(not share >= 0 for share in self.plane_shares) or (self.plane_shares and not sum(self.plane_shares)):
+            raise ValueError(f"plane_shares are not negative, and one is above 0; given: {self.plane_shares!r}")
         for name, least in (("prompts", 3), ("pool", 1), ("reuse", 1), ("min_area", 0), ("minutes", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")

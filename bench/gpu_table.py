@@ -1,0 +1,55 @@
+"""The README's GPU table, from the newest results of `python -m bench.gpu` that this tree keeps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .summarise import RESULTS
+
+BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
+# Parts of the decoder, which only who works on it wants to know of.
+_PARTS = ("first_look", "first_pass", "second_pass", "upscale")
+
+
+def newest() -> dict[str, Any]:
+    """FileNotFoundError without any."""
+    found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
+    found = [results for results in found if results.get("kind") == "gpu"]
+    if not found:
+        raise FileNotFoundError(f"no results of a GPU in {RESULTS}; `python -m bench.gpu` makes them")
+    return max(found, key=lambda results: str(results["date"]))
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: what was measured on what, and each row that could be, without the parts of the decoder."""
+    ceilings = results["ceilings"]
+    checks = results["checks"]
+    passed = sum(row["status"] == "ok" for row in checks)
+    lines = [
+        f"Measured on {results['date'][:10]} at commit `{results.get('commit', 'unknown')}`: {results['device']}, "
+        f"{results['dtype']}, torch {results['versions']['torch']}; {passed} of {len(checks)} checks passed first. A "
+        f"large product reached {ceilings['tflops']:.0f} TFLOP/s there, a large copy {ceilings['gb_per_s']:,.0f} GB/s; "
+        "the floor is what the work would take at these.",
+        "",
+        "| work | median | floor | TFLOP/s | first call | peak memory |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results["rows"]:
+        if row["status"] != "ok" or "ms" not in row or row["name"].endswith(_PARTS):
+            continue
+        note = f" ({row['note']})" if row.get("note") else ""
+        cells = [
+            f"{row['group']}: {row['name']}{note}",
+            _milliseconds(row["ms"]),
+            _milliseconds(row.get("floor_ms")),
+            f"{row['tflops']:.3g}" if "tflops" in row else "",
+            _milliseconds(row.get("first_ms")),
+            f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"

@@ -47,6 +47,11 @@ class Chunk:
             self.state,
         )
 
+    @property
+    def iou_tokens(self) -> Tensor:
+        """What the predicted IoU is read from: (n, C)."""
+        return self._final[:, 0]
+
     def upscale(
         self,
         upscaling: tuple[Tensor, Tensor, float, Tensor, Tensor],

@@ -7,7 +7,7 @@ classifier tensors of its checkpoint (`norm_head`, `head`) have no use here.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,6 +205,7 @@ class Attention(nn.Module):
         y, x = y.flatten(), x.flatten()
         distance = (y[:, None] - y).abs() * window_size + (x[:, None] - x).abs()
         self.register_buffer("bias_index", distance, persistent=False)  # (window**2, window**2)
+        self._kept: tuple[tuple[Any, ...], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
         return self.proj(self._attend(self.qkv(self.norm(x))))
@@ -215,10 +216,27 @@ class Attention(nn.Module):
         qkv = ops.linear(x, self.qkv.weight, self.qkv.bias, "none", norm.weight, norm.bias, norm.eps)
         ops.linear_into(x, self._attend(qkv), self.proj.weight, self.proj.bias, residual=x)
 
+    def _bias(self) -> Tensor:
+        """The bias of each pair of places, (heads, window**2, window**2); without gradients, kept for the next call.
+
+        Of a window of 32 that is eight million numbers for eight heads, which take longer to gather than the attention.
+        """
+        table, index = self.attention_biases, self.bias_index
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+            return table[:, index]
+        made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)
+        if self._kept is None or self._kept[0] != made_from:
+            self._kept = made_from, table.detach()[:, index]
+        return self._kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go without what can be made again."""
+        return {**self.__dict__, "_kept": None}
+
     def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, heads * 3 * d) -> (B, H, W, heads * d)
         # The reference pads with zeros before the norm, so a padding token enters the projection as the norm's bias.
         padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
-        bias = self.attention_biases[:, self.bias_index]
+        bias = self._bias()
         # Unlike in SAM's ViT, q, k and v of one head lie side by side.
         tensors = qkv, bias, padding
         attend = ops.windowed_attention if serves(*tensors) or serves_on_gpu(*tensors) else windowed_attention_in_torch

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -187,6 +188,23 @@ def test_the_command_writes_half_precision_weights(
     assert {t.dtype for t in state.values()} == {torch.float16, torch.int64}
     with pytest.raises(ValueError, match="a run with model 'sam_nano', not 'mobile_sam'"):
         Trainer(TrainConfig(model="mobile_sam", pool=1, phases=(Phase(64, 1, 1),)), scenes(), tmp_path)
+
+
+def test_the_command_trains_on_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for number in range(3):
+        example = scenes(64)[number]
+        cv2.imwrite(str(tmp_path / "set" / "images" / f"{number}.png"), example.image[:48, :, ::-1])
+        cv2.imwrite(str(tmp_path / "set" / "masks" / f"{number}.png"), example.planes[0, :48].astype(np.uint8))
+    arguments = ["--model", "sam_nano.pt", "--data", str(tmp_path / "set"), "--train", "decoder"]
+    arguments += ["--phases", "64:2:2", "--prompts", "3", "--workers", "0", "--device", "cpu"]
+    assert command.main([*arguments, "--output", str(tmp_path / "run")]) == 0
+    weights = tmp_path / "run" / "sam_nano.safetensors"
+    assert capsys.readouterr().out.strip() == str(weights)
+    before, after = load_model("sam_nano.pt").state_dict(), load_model(weights).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("image_encoder."))
+    assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("phase", ["64", "64:1", "a:1:1", "20:1:1", "64:0:1"])

@@ -43,7 +43,7 @@ def at(masks: Tensor, points: Tensor) -> Tensor:
 
 def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> None:
     planes, inside = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(planes, inside, 300, generator, background=True, min_area=0.01, shares=(0.7, 0.3))
+    drawn = draw_targets(planes, inside, 300, generator, background=0.06, min_area=0.01, shares=(0.7, 0.3))
     assert drawn.picture.tolist() == [0] * 300 + [1] * 300
     seen = set()
     for picture, mask, cells, is_object in zip(
@@ -70,10 +70,10 @@ def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> Non
 
 def test_small_regions_are_not_asked_for(generator: torch.Generator) -> None:
     inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(square_planes(), inside, 100, generator, background=False, min_area=0.1)
+    drawn = draw_targets(square_planes(), inside, 100, generator, background=0.0, min_area=0.1)
     areas = drawn.masks.sum((1, 2))
     assert drawn.is_object.all() and (areas >= 0.1 * SIZE * SIZE).all()
-    nothing = draw_targets(square_planes(), inside, 5, generator, background=False, min_area=0.9)
+    nothing = draw_targets(square_planes(), inside, 5, generator, background=0.0, min_area=0.9)
     assert not nothing.is_object.any() and not nothing.targets.any()
 
 
@@ -81,7 +81,7 @@ def test_background_clicks_stay_on_the_picture(generator: torch.Generator) -> No
     inside = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
     inside[:, :32] = True
     planes = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
-    drawn = draw_targets(planes, inside, 20, generator, background=True, min_area=0)
+    drawn = draw_targets(planes, inside, 20, generator, background=0.06, min_area=0)
     points = clicks_in(drawn.masks, generator)
     assert (points[:, 1] < 32).all() and not drawn.is_object.any()
 
@@ -132,7 +132,7 @@ def test_corrections_fall_where_the_mask_is_wrong(generator: torch.Generator) ->
 
 def test_groups_have_clicks_or_boxes(generator: torch.Generator) -> None:
     inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    clicked, boxed = draw_groups(square_planes(), inside, 9, generator, min_area=0.01)
+    clicked, boxed = draw_groups(square_planes(), inside, 9, generator, min_area=0.01, background=0.06)
     assert clicked.boxes is None and clicked.points.shape == (12, 1, 2) and (clicked.labels == 1).all()
     assert boxed.boxes is not None and boxed.boxes.shape == (6, 4) and boxed.points.shape == (6, 0, 2)
     assert boxed.wanted.is_object.all()

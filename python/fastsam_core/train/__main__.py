@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from ..models import registry
 from ..models.checkpoint import load_model
 from .config import Phase, TrainConfig
-from .labelled import LabelledFolder
+from .labelled import MIN_AREA, LabelledFolder
 from .loop import Trainer
 from .pool import LabelledImage
 from .scene_data import SceneDataset
@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--learning-rate", type=float, help=rate)
     add("--warmup-steps", type=int, default=_DEFAULT.warmup_steps, help="default: %(default)s")
     add("--average-decay", type=float, default=_DEFAULT.average_decay, help="of the weights (default: %(default)s)")
-    add("--min-area", type=float, default=_DEFAULT.min_area, help="least share of the picture (default: %(default)s)")
+    areas = f"default: {_DEFAULT.min_area:g}; with --data, {MIN_AREA:g}"
+    add("--min-area", type=float, help=f"the smallest object, as a share of the picture ({areas})")
     add(
         "--plane-shares",
         type=float,
@@ -97,13 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             options["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
     if options["data"] is not None:
         # The planes of such labels are no levels, and what has no label may still be an object.
-        options |= {"plane_shares": (), "background": False, "auxiliary": 0.0, "final_auxiliary": 0.0}
+        options |= {"plane_shares": (), "background": 0.0, "auxiliary": 0.0, "final_auxiliary": 0.0}
+        if options["min_area"] is None:
+            options["min_area"] = MIN_AREA
     names = {field.name for field in fields(TrainConfig)}
     given: dict[str, Any] = {name: value for name, value in options.items() if name in names and value is not None}
     config = replace(_DEFAULT, **given)
     data: Dataset[LabelledImage] = SceneDataset(config.size, seed=config.seed)
     if options["data"] is not None:
-        data = LabelledFolder(options["data"], images=options["images"], size=config.size, min_area=config.min_area)
+        data = own = LabelledFolder(
+            options["data"], images=options["images"], size=config.size, min_area=config.min_area
+        )
+        config = replace(config, pool=min(config.pool, len(own)))
     trainer = Trainer(config, data, options["output"], options["device"], options["workers"])
     trainer.run()
     print(trainer.weights)

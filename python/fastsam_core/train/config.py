@@ -36,7 +36,8 @@ class TrainConfig:
         mask_feedback: of the prompts that get a further click, the share that gets the last mask as well.
         min_area: the smallest object asked for, as a share of the picture.
         plane_shares: how often the objects of each plane of labels are asked for; () for all alike.
-        background: teach that a click beside every object has a low predicted IoU. For labels that leave nothing out.
+        background: how many clicks beside every object there are for each on one. They teach the predicted IoU to be
+            low there; 0 for labels that leave objects out.
         minutes: 0, or how long the run may take: where its steps would take longer, the schedule goes by the clock.
     """
 
@@ -58,7 +59,7 @@ class TrainConfig:
     mask_feedback: float = 0.6
     min_area: float = 0.003
     plane_shares: tuple[float, ...] = PLANE_SHARES
-    background: bool = True
+    background: float = 0.06
     precision: str = "float32"
     minutes: float = 0.0
     seed: int = 0
@@ -75,7 +76,8 @@ class TrainConfig:
                 raise ValueError(f"{phase}: the size is a multiple of 16 from 32, steps and batch are at least 1")
         if any(not share >= 0 for share in self.plane_shares) or (self.plane_shares and not sum(self.plane_shares)):
             raise ValueError(f"plane_shares are not negative, and one is above 0; given: {self.plane_shares!r}")
-        for name, least in (("prompts", 3), ("pool", 1), ("reuse", 1), ("min_area", 0), ("minutes", 0)):
+        least_of = {"prompts": 3, "pool": 1, "reuse": 1, "min_area": 0, "minutes": 0, "background": 0}
+        for name, least in least_of.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")
 

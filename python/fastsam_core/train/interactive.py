@@ -50,7 +50,7 @@ def draw_groups(
     *,
     min_area: float,
     shares: Sequence[float] = (),
-    background: bool = True,
+    background: float,
 ) -> list[Group]:
     """Clicks for two thirds of the `prompts` of each picture, boxes for the rest; see `draw_targets`."""
     boxed = prompts // 3
@@ -59,7 +59,7 @@ def draw_groups(
     points = clicks_in(clicked.masks, generator)[:, None]
     groups = [Group(clicked, None, points, torch.ones(points.shape[:2], dtype=torch.long, device=planes.device))]
     if boxed:
-        wanted = draw_targets(planes, inside, boxed, generator, background=False, **common)
+        wanted = draw_targets(planes, inside, boxed, generator, background=0.0, **common)
         boxes = boxes_around(wanted.masks, generator)
         groups.append(Group(wanted, boxes, boxes.new_zeros(len(boxes), 0, 2), boxes.new_zeros(len(boxes), 0).long()))
     return groups

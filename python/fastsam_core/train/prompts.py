@@ -17,7 +17,6 @@ from .pool import MAX_REGIONS
 # How often regions of each plane of a generated scene are asked for: objects, parts, groups. The rest of the prompts of
 # a picture without parts or groups go to its objects.
 PLANE_SHARES = (0.66, 0.22, 0.12)
-BACKGROUND_SHARE = 0.06  # of the clicks hit nothing that is labelled
 _INSIDE_SHARE = 0.5  # of the clicks go to a region's inside, as people click
 
 
@@ -42,15 +41,15 @@ def draw_targets(
     count: int,
     generator: torch.Generator,
     *,
-    background: bool,
+    background: float,
     min_area: float,
     shares: Sequence[float] = (),
 ) -> Targets:
     """`count` regions of each picture, drawn with replacement.
 
-    planes: (B, K, S, S) uint8; inside: (B, S, S) bool, where there is a picture. background: let some be clicks beside
-    every region. A picture that has no region large enough (`min_area`, a share of it) gives such clicks alone. shares:
-    how often each plane is asked for; without them all regions are alike.
+    planes: (B, K, S, S) uint8; inside: (B, S, S) bool, where there is a picture. background: how many clicks beside every region there
+    are for each on one. A picture that has no region large enough (`min_area`, a share of it) gives such clicks alone.
+    shares: how often each plane is asked for; without them all regions are alike.
     """
     pictures, levels = planes.shape[:2]
     offsets = torch.arange(pictures * levels, device=planes.device).view(pictures, levels, 1, 1) * MAX_REGIONS
@@ -65,7 +64,7 @@ def draw_targets(
         weights = share * weights / found.sum(2, keepdim=True).clamp(min=1)
     weights = weights.flatten(1)  # (B, K * MAX_REGIONS)
     total = weights.sum(1, keepdim=True)
-    empty = (total * BACKGROUND_SHARE if background else total * 0).clamp(min=1e-9)
+    empty = (total * background).clamp(min=1e-9)
     drawn = torch.multinomial(torch.cat([weights, empty], 1), count, replacement=True, generator=generator).flatten()
     picture = torch.arange(pictures, device=planes.device).repeat_interleave(count)
     is_object = drawn < levels * MAX_REGIONS

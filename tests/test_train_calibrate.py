@@ -1,0 +1,74 @@
+"""Calibration: the head that predicts IoU learns, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastsam_core.models import registry, sam_model
+from fastsam_core.models.checkpoint import load_model
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.train import calibrate
+from fastsam_core.train.scene_data import SceneDataset
+
+HEAD = "mask_decoder.iou_prediction_head."
+
+
+def small() -> SamModel:
+    torch.manual_seed(0)
+    model = registry.build("sam_nano").eval()
+    model.set_image_size(64)
+    return model
+
+
+def scenes() -> SceneDataset:
+    return SceneDataset(64, seed=9, textures=4)
+
+
+def test_the_head_alone_learns() -> None:
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    judged = calibrate.judged_prompts(model, scenes(), 21, 6, seed=1, workers=0)
+    assert judged.tokens.shape[1:] == (128,) and judged.ious.shape == (len(judged.tokens), 4)
+    assert len(judged.tokens) >= 21 * 6 and judged.ious.min() >= 0 and judged.ious.max() <= 1
+    first, last = calibrate.fit_head(model, judged, seed=1)
+    assert last < 0.8 * first
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith(HEAD) for name in changed)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_tokens_are_what_the_predicted_iou_is_read_from(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    embedding, points, labels = torch.randn(1, 128, 4, 4), 64 * torch.rand(5, 1, 2), torch.ones(5, 1)
+    with torch.no_grad():
+        expected_logits, expected_iou = model.decode_prompts(embedding, points, labels, multimask_output=True)
+        if not native:
+            monkeypatch.setattr(sam_model, "serves", lambda *tensors: False)
+        tokens, logits = calibrate._decode(model.prepare(embedding), model.prompt_encoder.sparse(points, labels, None))
+        iou = model.mask_decoder.iou_prediction_head(tokens)[:, 1:]
+    torch.testing.assert_close(iou, expected_iou, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(logits[:, 1:], expected_logits, rtol=1e-3, atol=1e-4)
+
+
+def test_too_few_pictures_are_refused() -> None:
+    model = small()
+    judged = calibrate.judged_prompts(model, scenes(), 1, 3, seed=1, workers=0)
+    with pytest.raises(ValueError, match="too few to hold some out"):
+        calibrate.fit_head(model, judged, seed=1)
+
+
+def test_the_command_writes_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibrate, "SceneDataset", lambda size, *, seed: SceneDataset(size, seed=seed, textures=2))
+    target = tmp_path / "sam_nano.safetensors"
+    arguments = ["--output", str(target), "--pictures", "8", "--prompts", "3", "--workers", "0", "--device", "cpu"]
+    assert calibrate.main(arguments) == 0
+    assert "mean squared error" in capsys.readouterr().out
+    before, after = load_model("sam_nano.pt").state_dict(), load_model(target).state_dict()
+    assert {t.dtype for t in load_file(target).values()} == {torch.float16, torch.int64}
+    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith(HEAD))

@@ -92,7 +92,9 @@ def _bindings() -> Path:
 
 def _headers() -> bytes:
     """What any object may depend on besides its own source: the headers, and how it is compiled."""
-    digest = hashlib.sha256(" ".join([str(COMPILER), *FLAGS, OPTIMISED, PLAIN, torch.__version__, sys.version]).encode())
+    digest = hashlib.sha256(
+        " ".join([str(COMPILER), *FLAGS, OPTIMISED, PLAIN, torch.__version__, sys.version]).encode()
+    )
     for path in sorted((ROOT / "csrc").rglob("*")):
         if path.suffix in (".cuh", ".h", ".inc", ".ld"):
             digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")

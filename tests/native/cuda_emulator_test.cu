@@ -1,6 +1,9 @@
 // What the emulator says where a GPU would hang, read something undefined or refuse; and what a launch says. Emulator
 // only.
+#include <sys/mman.h>
+
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <vector>
@@ -211,8 +214,25 @@ void launches() {
 
 }  // namespace
 
+// ---- stacks ----
+
+__global__ void nothing_kernel() {}
+
+// For AddressSanitizer: a larger block gets new stacks, and nothing of the old ones sticks to what is mapped there
+// next.
+void old_stacks() {
+  launch(nothing_kernel, 1, 1024, 0, nullptr);
+  constexpr size_t kBytes = size_t{1} << 20;
+  for (int i = 0; i < 64; ++i) {
+    void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(memory != MAP_FAILED, "memory");
+    std::memset(memory, i, kBytes);  // and stays, so that the next one lies elsewhere
+  }
+}
+
 int main() {
   stuck_threads();
+  old_stacks();
   shared_memory();
   order();
   launches();

@@ -2,8 +2,8 @@
 
 AddressSanitizer and UndefinedBehaviorSanitizer watch the module from within an ordinary Python; ThreadSanitizer, which
 can't, watches the fork-join in a program of its own. Leaks are not asked for: the interpreter and PyTorch keep memory
-until they end, and tests/test_memory_flat.py looks after growth. What this prints last is "sanitize: clean"; where a
-sanitizer found something, its report, which pytest would have kept to itself.
+until they end, and tests/test_memory_flat.py looks after growth. What this prints last is "sanitize: clean"; a
+sanitizer's report ends the process, and stands before pytest's own words about that.
 
     python tests/native/sanitize.py [pytest's options]
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build" / "sanitize"
-REPORTS = BUILD / "reports"
 COMPILER = os.environ.get("CXX", "g++")
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1:verify_asan_link_order=0",
@@ -120,6 +119,12 @@ def run_programs() -> None:
         run([*plain, str(program)])
 
 
+def run_emulator_programs() -> None:
+    """The emulator's own programs: each brings its sanitizers, the Python that builds it is an ordinary one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda_emulator.py"]
+    run(command, FASTSAM_EMULATION_FLAGS=EMULATION_FLAGS)
+
+
 def run_tests(folder: Path, options: list[str]) -> None:
     """The native tests, with the package in `folder`; options are pytest's."""
     # The compiler's C++ library too: what throws must be what the sanitizer wrapped.
@@ -128,17 +133,10 @@ def run_tests(folder: Path, options: list[str]) -> None:
     environment = {"LD_PRELOAD": preload, "OMP_NUM_THREADS": "1", "FASTSAM_NATIVE": "1"}
     environment["PYTHONPATH"] = search_path(folder, ROOT / "tests")
     environment["FASTSAM_EMULATION_FLAGS"] = EMULATION_FLAGS
-    # Into files: what a process writes before it is ended, pytest has captured, and loses.
-    environment |= {name: f"{SANITIZERS[name]}:log_path={REPORTS}/report" for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS")}
-    shutil.rmtree(REPORTS, ignore_errors=True)
-    REPORTS.mkdir(parents=True)
     run([sys.executable, "-c", check, str(folder)], **environment)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *options]
-    try:
-        run([*command, *native_tests()], **environment)
-    finally:
-        for report in sorted(REPORTS.iterdir()):
-            print(report.read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
+    # What a process writes at its end pytest would capture, and lose; nor may it take what a sanitizer waits for.
+    command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-p", "no:faulthandler", "-p", "no:cacheprovider"]
+    run([*command, "-m", "not slow", *options, *native_tests()], **environment)
 
 
 def main() -> None:
@@ -146,6 +144,7 @@ def main() -> None:
     folder = build_module()
     build_emulated()
     run_programs()
+    run_emulator_programs()
     run_tests(folder, sys.argv[1:])
     print("sanitize: clean")
 

@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Two processes of one thread each: the tests' own threads would only get in each other's way.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
+# Here single tests are long, so that whole files would leave a process waiting at the end.
+SANITIZE_FLAGS ?= -n 2 --dist worksteal
 export FASTSAM_CUDA ?= OFF
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -46,7 +48,7 @@ test: setup  ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 sanitize: setup  ## the native tests under the address, undefined-behaviour and thread sanitizers
-	$(BIN)/python tests/native/sanitize.py
+	$(BIN)/python tests/native/sanitize.py $(SANITIZE_FLAGS)
 
 cuda: setup  ## build the CUDA kernels beside the package in use and check the binary; needs nvcc, no GPU
 	$(BIN)/python tests/native/check_cuda.py

@@ -44,8 +44,9 @@ FLAGS = [
 ]
 
 
-# Kernels and the emulator run a lot; the bindings, which take a compiler longest, hardly.
-OPTIMISED, PLAIN = "-O2", "-O0"
+# Kernels and the emulator run a lot; the bindings, which take a compiler longest, hardly. Sanitizers' checks make
+# optimising slow, and leave less to gain by it.
+OPTIMISED, PLAIN = "-O1" if EXTRA else "-O2", "-O0"
 
 
 def why_not() -> str:
@@ -64,15 +65,36 @@ def _gcc_version() -> int:
 
 
 def sources() -> list[Path]:
-    """What the module is made of: every .cu file, its bindings and the emulator, without what nvcc alone can read."""
+    """What the module is made of: its bindings, every .cu file and the emulator, without what nvcc alone can read.
+
+    The largest files are first, so that the processors end together.
+    """
     csrc = ROOT / "csrc"
-    found = [csrc / "bindings_cuda.cpp", *csrc.glob("bindings_cuda/*.cpp"), *csrc.glob("common/emulator/*.cpp")]
-    return sorted([*found, *csrc.glob("*/*.cu")])
+    found = [*csrc.glob("common/emulator/*.cpp"), *csrc.glob("*/*.cu")]
+    return [_bindings(), *sorted(found, key=lambda path: ("_cuda_" not in path.name, path))]
+
+
+def _bindings() -> Path:
+    """All files of bindings as one, since most of each one's time goes into the same pybind11."""
+    csrc = ROOT / "csrc"
+    lines = ""
+    for path in [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("bindings_cuda/*.cpp"))]:
+        # The digest makes this a new file, to be compiled again, where that one has changed.
+        lines += f'#include "{path}"  // {hashlib.sha256(path.read_bytes()).hexdigest()}\n'
+    made = BUILD / "bindings_cuda_all.cpp"
+    if not made.exists() or made.read_text() != lines:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = made.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(lines)
+        unfinished.rename(made)
+    return made
 
 
 def _headers() -> bytes:
     """What any object may depend on besides its own source: the headers, and how it is compiled."""
-    digest = hashlib.sha256(" ".join([str(COMPILER), *FLAGS, torch.__version__, sys.version]).encode())
+    digest = hashlib.sha256(
+        " ".join([str(COMPILER), *FLAGS, OPTIMISED, PLAIN, torch.__version__, sys.version]).encode()
+    )
     for path in sorted((ROOT / "csrc").rglob("*")):
         if path.suffix in (".cuh", ".h", ".inc", ".ld"):
             digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -80,7 +102,9 @@ def _headers() -> bytes:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    # What a sanitizer preloads into Python would watch the compiler too, and make it slow.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
@@ -114,9 +138,8 @@ def link(objects: list[Path], made: Path, *flags: str) -> None:
     _run([str(COMPILER), *(flags or ("-shared",)), *EXTRA, script, *map(str, objects), "-o", str(made), "-pthread"])
 
 
-@cache
-def load() -> ModuleType:
-    """The module, built first where that is needed; RuntimeError with the compiler's words where it can't be."""
+def build() -> Path:
+    """The module's file, made where that is needed; RuntimeError with the compiler's words where it can't be."""
     if reason := why_not():
         raise RuntimeError(reason)
     objects = compile_objects(sources())
@@ -129,7 +152,13 @@ def load() -> ModuleType:
         unfinished = made.with_suffix(f".{os.getpid()}")
         link(objects, unfinished)
         unfinished.rename(made)
-    spec = importlib.util.spec_from_file_location(NAME, made)
+    return made
+
+
+@cache
+def load() -> ModuleType:
+    """The module, built first where that is needed; errors as of `build`."""
+    spec = importlib.util.spec_from_file_location(NAME, build())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -130,7 +130,13 @@ EXAMPLES: dict[str, Callable[[], Arguments]] = {
     "rle_to_string": lambda: _runs(40),
 }
 
-# Smaller ones, for CUDA kernels on the emulator, which would take seconds for those above.
+# Smaller ones, of which one thread does all.
+UNSPLIT_EXAMPLES: dict[str, Callable[[], Arguments]] = {
+    "rle_decode": lambda: (*_runs(3, 300 * 201), 300, 201, False),
+    "rle_encode": lambda: (_stripes(3, 300, 201),),
+}
+
+# For CUDA kernels on the emulator, which would take seconds for those above.
 _HALF_DECODER = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (5, 29)}  # nine full panels and one token
 EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
     **{
@@ -138,18 +144,20 @@ EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
         for name in schema.SCHEMAS
         if name.startswith("decoder_")
     },
-    "rle_decode": lambda: (*_runs(3, 300 * 201), 300, 201, False),
-    "rle_encode": lambda: (_stripes(3, 300, 201),),
+    **UNSPLIT_EXAMPLES,
 }
 
 # Operations of this build that have an example; test_determinism fails where one has none.
 COVERED = [op for op in schema.SCHEMAS if op in EXAMPLES]
 
 
-def example(op: str, sibling: str = "") -> Arguments:
-    """Arguments for an operation, as many as this sibling can do with in a moment."""
-    smaller = EMULATED_EXAMPLES.get(op) if sibling == "cuda[emulated]" else None
-    return (smaller or EXAMPLES[op])()
+def example(op: str, sibling: str = "", *, split: bool = True) -> Arguments:
+    """Arguments for an operation, as many as this sibling can do with in a moment.
+
+    split: whether they are to be enough for several threads, where the operation splits.
+    """
+    smaller = EMULATED_EXAMPLES if sibling == "cuda[emulated]" else {} if split else UNSPLIT_EXAMPLES
+    return smaller.get(op, EXAMPLES[op])()
 
 
 def written(op: str) -> set[int]:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import cuda_emulation
 from fastsam_core import ops
+from fastsam_core.ops import _native_cuda
+from fastsam_core.ops._masks.cuda import MeasuredMasks
 from fastsam_core.ops._native import cpu_module
 from siblings import EMULATED, emulated
 from test_mask_ops import KINDS, check, logits_of, random_axis
@@ -87,6 +89,23 @@ def test_bad_axes_are_found_before_runs_are_written() -> None:
             run(torch.ones(3, 40, 40), cells, weights, broken, weights, 0.0, 1.0, 60, 60)
         with pytest.raises(ValueError, match=r"y_cells must ascend, within 0..39"):
             run(torch.ones(0, 40, 40), broken, weights, cells, weights, 0.0, 1.0, 60, 60)
+
+
+def test_bad_axes_measure_empty_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, weights = even_axis(40, 60)
+    broken = cells.flip(0)
+    # The work memory then holds ones, of which no count can come.
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with _native_cuda.use_module(cuda_emulation.load()):
+            place = (60, 60, 0, 0)
+            found = MeasuredMasks(torch.ones(3, 40, 40), (cells, weights, broken, weights), 0.0, 1.0, place)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found.numbers.error.item() != 0
+    assert found.numbers.lengths.tolist() == [1] * 3
+    assert not found.numbers.boxes.any() and not found.numbers.sizes.any()
 
 
 # ------------------------------------------------------------------------------------------------------- run lengths

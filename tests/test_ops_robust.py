@@ -101,7 +101,7 @@ REFUSALS = (
 
 
 def check_spoilt(op: str, sibling: str, run: Callable[..., Any]) -> None:
-    rng, arguments, rejected = random.Random(op), example(op, sibling), 0
+    rng, arguments, rejected = random.Random(op), example(op, sibling, split=False), 0
     for _ in range(40):
         spoilt = list(arguments)
         for at in rng.sample(range(len(spoilt)), rng.choice([1, 1, 1, min(2, len(spoilt))])):

@@ -13,7 +13,8 @@ using Floats = Array<float>;
 // What both operations ask of qkv, out and padding; with the sizes of a window (0, 0 for the whole grid).
 void check_grid(const Floats& qkv, int64_t heads, int64_t window, const std::optional<Floats>& padding,
                 const Floats& out) {
-  require(qkv.ndim() == 4 && heads >= 1 && qkv.shape(3) >= 1 && qkv.shape(3) % (3 * heads) == 0,
+  // Divided one after the other: three times a caller's number could overflow.
+  require(qkv.ndim() == 4 && heads >= 1 && qkv.shape(3) >= 1 && qkv.shape(3) % 3 == 0 && qkv.shape(3) / 3 % heads == 0,
           "qkv must be (batch, height, width, 3 * heads * d)");
   require(out.ndim() == 4 && out.shape(0) == qkv.shape(0) && out.shape(1) == qkv.shape(1) &&
               out.shape(2) == qkv.shape(2) && out.shape(3) == qkv.shape(3) / 3,

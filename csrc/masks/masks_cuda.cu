@@ -108,12 +108,14 @@ __global__ void __launch_bounds__(kThreads, 3)
                    const __grid_constant__ Layout layout, const __grid_constant__ Frame frame, int64_t per_mask,
                    const int64_t* error) {
   DYNAMIC_SHARED(char, memory);
-  if (*error != 0) return;
-  const Block block(memory, problem, work, layout, blockIdx.x / per_mask, blockIdx.x % per_mask);
   Counts counts;
   rle::cuda::Tally tally;
-  go_through(problem, work, layout, frame, block, counts,
-             [&](const Tile& tile, unsigned carry) { tally.add(frame, tile, block.bits, carry); });
+  // After an error the part is an empty one, not what its memory held before: the parts are summed in any case.
+  if (*error == 0) {
+    const Block block(memory, problem, work, layout, blockIdx.x / per_mask, blockIdx.x % per_mask);
+    go_through(problem, work, layout, frame, block, counts,
+               [&](const Tile& tile, unsigned carry) { tally.add(frame, tile, block.bits, carry); });
+  }
   rle::cuda::store_part(tally, counts.inner, counts.outer, work.parts + blockIdx.x);
 }
 

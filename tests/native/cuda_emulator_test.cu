@@ -1,6 +1,9 @@
 // What the emulator says where a GPU would hang, read something undefined or refuse; and what a launch says. Emulator
 // only.
+#include <sys/mman.h>
+
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <vector>
@@ -211,7 +214,27 @@ void launches() {
 
 }  // namespace
 
+// ---- stacks ----
+
+__global__ void nothing_kernel() {}
+
+void* map(size_t bytes, int protection) {
+  void* memory = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  require(memory != MAP_FAILED, "memory");
+  return memory;
+}
+
+// For AddressSanitizer: a larger block gets new stacks, and nothing of the old ones sticks to what lies there next.
+void old_stacks() {
+  launch(nothing_kernel, 1, 64, 0, nullptr);
+  map(size_t{1} << 30, PROT_NONE);  // below the old stacks, or the new ones would be there and further down
+  launch(nothing_kernel, 1, 1024, 0, nullptr);
+  constexpr size_t kBytes = size_t{1} << 20;
+  for (int i = 0; i < 64; ++i) std::memset(map(kBytes, PROT_READ | PROT_WRITE), i, kBytes);
+}
+
 int main() {
+  old_stacks();  // first, while the stacks are few
   stuck_threads();
   shared_memory();
   order();

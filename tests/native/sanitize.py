@@ -2,7 +2,8 @@
 
 AddressSanitizer and UndefinedBehaviorSanitizer watch the module from within an ordinary Python; ThreadSanitizer, which
 can't, watches the fork-join in a program of its own. Leaks are not asked for: the interpreter and PyTorch keep memory
-until they end, and tests/test_memory_flat.py looks after growth. What this prints last is "sanitize: clean".
+until they end, and tests/test_memory_flat.py looks after growth. What this prints last is "sanitize: clean"; a
+sanitizer's report ends the process, and stands before pytest's own words about that.
 
     python tests/native/sanitize.py [pytest's options]
 """
@@ -42,8 +43,9 @@ def build_module() -> Path:
     options = [
         "FASTSAM_SANITIZE=ON",
         "FASTSAM_CUDA=OFF",
-        "CMAKE_BUILD_TYPE=Sanitize",
-        "CMAKE_CXX_FLAGS_SANITIZE=-O1 -g1",
+        # Of any other name pybind11 would strip the module, and reports would have no lines.
+        "CMAKE_BUILD_TYPE=Debug",
+        "CMAKE_CXX_FLAGS_DEBUG=-O0",
     ]
     options += [f"pybind11_DIR={cmake_folder}", f"Python_EXECUTABLE={sys.executable}", f"CMAKE_CXX_COMPILER={COMPILER}"]
     # A relative path: CMake's cache then fits wherever the tree is.
@@ -60,6 +62,18 @@ def build_module() -> Path:
         "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith('_editable_')]\n"
     )
     return package.parent
+
+
+def build_emulated() -> None:
+    """The emulated CUDA module, where it can be had; before the tests, which need it all at once."""
+    build = "import cuda_emulation as e; e.why_not() or e.build()"
+    run([sys.executable, "-c", build], PYTHONPATH=search_path(ROOT / "tests"), FASTSAM_EMULATION_FLAGS=EMULATION_FLAGS)
+
+
+def search_path(*folders: Path) -> str:
+    """For PYTHONPATH: these folders, then what is there."""
+    before = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([*map(str, folders), *([before] if before else [])])
 
 
 def _cmake() -> str:
@@ -105,19 +119,33 @@ def run_programs() -> None:
         run([*plain, str(program)])
 
 
+def run_emulator_programs() -> None:
+    """The emulator's own programs: each brings its sanitizers, the Python that builds it is an ordinary one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda_emulator.py"]
+    run(command, FASTSAM_EMULATION_FLAGS=EMULATION_FLAGS)
+
+
+def run_tests(folder: Path, options: list[str]) -> None:
+    """The native tests, with the package in `folder`; options are pytest's."""
+    # The compiler's C++ library too: what throws must be what the sanitizer wrapped.
+    preload = f"{library('libasan.so')} {library('libubsan.so')} {library('libstdc++.so')}"
+    check = "import fastsam_core._cpu as m, sys; sys.exit(not m.__file__.startswith(sys.argv[1]))"
+    environment = {"LD_PRELOAD": preload, "OMP_NUM_THREADS": "1", "FASTSAM_NATIVE": "1"}
+    environment["PYTHONPATH"] = search_path(folder, ROOT / "tests")
+    environment["FASTSAM_EMULATION_FLAGS"] = EMULATION_FLAGS
+    run([sys.executable, "-c", check, str(folder)], **environment)
+    # What a process writes at its end pytest would capture, and lose; nor may it take what a sanitizer waits for.
+    command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-p", "no:faulthandler", "-p", "no:cacheprovider"]
+    run([*command, "-m", "not slow", *options, *native_tests()], **environment)
+
+
 def main() -> None:
     """Build and run everything; the first failure ends it with an error."""
     folder = build_module()
+    build_emulated()
     run_programs()
-    # The compiler's C++ library too: what throws must be what the sanitizer wrapped.
-    preload = f"{library('libasan.so')} {library('libubsan.so')} {library('libstdc++.so')}"
-    search = os.pathsep.join([str(folder), str(ROOT / "tests")])
-    check = "import fastsam_core._cpu as m, sys; sys.exit(not m.__file__.startswith(sys.argv[1]))"
-    environment = {"LD_PRELOAD": preload, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "FASTSAM_NATIVE": "1"}
-    environment["FASTSAM_EMULATION_FLAGS"] = EMULATION_FLAGS
-    run([sys.executable, "-c", check, str(folder)], **environment)
-    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", *sys.argv[1:]]
-    run([sys.executable, "-m", "pytest", *options, *native_tests()], **environment)
+    run_emulator_programs()
+    run_tests(folder, sys.argv[1:])
     print("sanitize: clean")
 
 

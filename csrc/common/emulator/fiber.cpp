@@ -23,7 +23,13 @@ Fiber* left = nullptr;
 
 void Stacks::reserve(size_t count) {
   if (count <= count_) return;
-  if (base_ != nullptr) munmap(base_, count_ * kStride);
+  if (base_ != nullptr) {
+#ifdef __SANITIZE_ADDRESS__
+    // Frames that were never left are fenced, which whatever is mapped here next would inherit.
+    __asan_unpoison_memory_region(base_, count_ * kStride);
+#endif
+    munmap(base_, count_ * kStride);
+  }
   base_ = nullptr;
   count_ = 0;
   // Address space alone: pages come when they are touched.

@@ -1,6 +1,7 @@
 #include "decoder/decoder.h"
 
 #include "bindings/arrays.h"
+#include "bindings/panels.h"
 
 namespace fastsam::bindings {
 
@@ -8,8 +9,6 @@ namespace {
 
 using Floats = Array<float>;
 namespace dec = fastsam::decoder;
-
-constexpr int64_t kPanel = 16;
 
 bool has_shape(const Floats& x, std::initializer_list<int64_t> shape) {
   if (x.ndim() != static_cast<py::ssize_t>(shape.size())) return false;

@@ -1,4 +1,5 @@
 #include "bindings/arrays.h"
+#include "bindings/panels.h"
 #include "decoder/tokens.h"
 
 namespace fastsam::bindings {
@@ -8,8 +9,6 @@ namespace {
 using Floats = Array<float>;
 using FloatsList = std::vector<Floats>;
 namespace dec = fastsam::decoder;
-
-constexpr int64_t kPanel = 16;
 
 void check(const Floats& x, std::initializer_list<int64_t> shape, const char* message) {
   bool fits = x.ndim() == static_cast<py::ssize_t>(shape.size());

@@ -47,9 +47,9 @@ def draw_targets(
 ) -> Targets:
     """`count` regions of each picture, drawn with replacement.
 
-    planes: (B, K, S, S) uint8; inside: (B, S, S) bool, where there is a picture. background: how many clicks beside every region there
-    are for each on one. A picture that has no region large enough (`min_area`, a share of it) gives such clicks alone.
-    shares: how often each plane is asked for; without them all regions are alike.
+    planes: (B, K, S, S) uint8; inside: (B, S, S) bool, where there is a picture. background: how many clicks beside
+    every region there are for each on one. A picture that has no region large enough (`min_area`, a share of it) gives
+    such clicks alone. shares: how often each plane is asked for; without them all regions are alike.
     """
     pictures, levels = planes.shape[:2]
     offsets = torch.arange(pictures * levels, device=planes.device).view(pictures, levels, 1, 1) * MAX_REGIONS

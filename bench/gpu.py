@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import subprocess
@@ -170,7 +169,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if "FASTSAM_CUDA_KERNELS" not in os.environ and torch.cuda.is_available():
-        os.environ["FASTSAM_CUDA_KERNELS"] = "1"  # which is looked at when the package is imported: once more, then
-        os.execv(sys.executable, [sys.executable, "-m", "bench.gpu", *sys.argv[1:]])
     sys.exit(main())

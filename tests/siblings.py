@@ -7,7 +7,7 @@ its folder) writes instead
     each_sibling = each_sibling_of("nms")
 
 and its bodies then run on `cuda[emulated]` too: the family's .cu file, compiled for the CPU; and, where there is a GPU
-and FASTSAM_CUDA_KERNELS=1 is set, on `cuda[gpu]`, which carries tensors there and back. The emulator is some hundred
+on `cuda[gpu]`, which carries tensors there and back. The emulator is some hundred
 times slower than a GPU: a body whose sizes would take it longer than a second or two asks `fewer(sibling, 5000, 300)`
 for them. `implementation(op, sibling)` gives the reference for those of the family's operations that have no CUDA form,
 as the dispatcher does for a GPU tensor.

@@ -1,4 +1,4 @@
-"""CUDA kernels on a GPU: `FASTSAM_CUDA_KERNELS=1 pytest -m gpu`, which also runs the tests of `siblings.ON_GPU`.
+"""CUDA kernels on a GPU: `pytest -m gpu`, which also runs the tests of `siblings.ON_GPU`.
 
 What the emulator can't show is asked here: the same bits from 20 calls, PyTorch's current stream and device, several
 streams at once, memory, and what the emulator takes a GPU to be.

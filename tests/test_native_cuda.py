@@ -56,9 +56,8 @@ def gpu_tensor() -> torch.Tensor:
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
-def test_built_kernels_are_off_until_they_are_asked_for(built, monkeypatch):
-    assert _native_cuda._load() == (None, _native_cuda.SWITCHED_OFF)
-    assert "not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1" in _native_cuda.SWITCHED_OFF
+def test_built_kernels_serve_unless_they_are_switched_off(built, monkeypatch):
+    assert _native_cuda._load() == (built, "")
     monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "0")
     assert _native_cuda._load() == (None, _native_cuda.SWITCHED_OFF)
     monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "1")
@@ -107,10 +106,10 @@ def test_the_switch_registers_the_kernels():
         "print(ops.why('rle_area')['cuda'])\n"
         "print([line.strip() for line in doctor.report().splitlines() if 'CUDA kernels' in line or '_cuda.so' in line])"
     )
-    on = run_python(code, FASTSAM_CUDA_KERNELS="1", FASTSAM_NATIVE="1")
+    on = run_python(code, FASTSAM_CUDA_KERNELS="", FASTSAM_NATIVE="1")
     assert on.stdout.splitlines()[:4] == ["True", "True", "False", "the tensor is on 'cpu'"], on.stderr
     assert "/there/_cuda.so, for 80, 90a" in on.stdout
-    off = run_python(code, FASTSAM_CUDA_KERNELS="", FASTSAM_NATIVE="1")
+    off = run_python(code, FASTSAM_CUDA_KERNELS="0", FASTSAM_NATIVE="1")
     assert off.stdout.splitlines()[:4] == ["False", "False", "False", _native_cuda.SWITCHED_OFF], off.stderr
     assert f"CUDA kernels  {_native_cuda.SWITCHED_OFF}" in off.stdout
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from .._log import logger, warn_once
 
 NOT_BUILT = "not built"
-SWITCHED_OFF = "built, not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 turns them on"
+SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
 # As csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -37,7 +37,7 @@ def _load() -> tuple[ModuleType | None, str]:
                 "GPU. FASTSAM_CUDA=ON at installation builds them."
             )
         return None, NOT_BUILT
-    if wanted != "1":
+    if wanted == "0":
         return None, SWITCHED_OFF
     try:
         return importlib.import_module("fastsam_core._cuda"), ""

@@ -264,7 +264,7 @@ def test_models(tmp_path: Path, sam: segment_anything.Sam) -> None:
     assert sam_model_registry["default"] is segment_anything.build_sam is segment_anything.build_sam_vit_h
     torch.save(small_weights(), tmp_path / "any.pth")
     model = sam_model_registry["sam_nano"](checkpoint=tmp_path / "any.pth")
-    assert not model.training and model.image_encoder.img_size == 384 and model.mask_threshold == 0.0
+    assert not model.training and model.image_encoder.img_size == 512 and model.mask_threshold == 0.0
     assert model.to(device="cpu") is model and model.device == torch.device("cpu") == SamPredictor(model).device
     assert set(model.state_dict()) == set(small_weights())
     model.set_image_size(128)

@@ -26,6 +26,7 @@ from ..models.checkpoint import load_model
 from ..models.decoder_folded import FoldedImage
 from ..models.mask_decoder import NUM_MASK_TOKENS
 from ..models.sam_model import PreparedImage, SamModel
+from .config import TrainConfig
 from .crops import draw_views
 from .interactive import draw_groups
 from .loop import save_weights
@@ -67,7 +68,13 @@ def judged_prompts(
             pool.add(image, planes)
             views = draw_views(pool, 1, size, rng)
             groups = draw_groups(
-                views.planes, views.inside, prompts, generator, min_area=0.003, shares=SHARES, background=BACKGROUND
+                views.planes,
+                views.inside,
+                prompts,
+                generator,
+                min_area=TrainConfig.min_area,
+                shares=SHARES,
+                background=BACKGROUND,
             )
             prepared = model.prepare(model.encode_image(views.images))
             for group in groups:
@@ -146,7 +153,7 @@ def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fastsam_core.train.calibrate", description=__doc__)
     parser.add_argument("--model", default="sam_nano.pt", help="a checkpoint (default: the bundled model)")
-    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write, in half precision")
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--prompts", type=int, default=36, help="on each picture (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

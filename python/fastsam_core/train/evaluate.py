@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..evaluate.clicks import innermost
 from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
 from ..preprocess import preprocess
@@ -47,7 +47,7 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
             continue
         images, _ = preprocess(scene.image, size, model.device)
         prepared = model.prepare(model.encode_image(images))
-        clicks = torch.tensor([_innermost(mask) for mask in masks], dtype=torch.float32, device=model.device)
+        clicks = torch.tensor([innermost(mask)[0] for mask in masks], dtype=torch.float32, device=model.device)
         labels = torch.ones(len(masks), 1, device=model.device)
         logits, predicted = model.decode_prompts(prepared, clicks[:, None], labels, multimask_output=True)
         ious = _ious(logits, masks)
@@ -64,18 +64,6 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     """x1, y1, x2, y2 of a non-empty mask; x2 and y2 are its last column and row."""
     rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-
-
-def inner(mask: np.ndarray, share: float = 0.5) -> np.ndarray:
-    """The pixels of a non-empty mask whose distance to its border is at least `share` of the largest one."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    return distance >= share * distance.max()
-
-
-def _innermost(mask: np.ndarray) -> tuple[int, int]:
-    y, x = np.argwhere(inner(mask, 1.0))[0]
-    return int(x), int(y)
 
 
 def _ious(logits: torch.Tensor, masks: list[np.ndarray]) -> torch.Tensor:

@@ -20,12 +20,12 @@ from ..config import _number, _whole
 from ..evaluate.truth import DataSet, Example, open_data
 from ..preprocess import resized_shape
 from .area_share import Patch, resized_mask
-from .pool import LabelledImage
+from .pool import MAX_REGIONS, LabelledImage
 
 # Of the resized image: at 512 pixels some 260 pixels, or 16 cells of the masks that a model is taught with.
 MIN_AREA = 0.001
 MAX_PLANES = 3
-_LARGEST_NUMBER = int(np.iinfo(np.int16).max)
+_LARGEST_NUMBER = MAX_REGIONS - 1
 
 # What is known of an image; a number from 0 on says how many of its masks found no plane.
 _UNREAD, _UNUSABLE = -1, -2
@@ -155,8 +155,8 @@ class LabelledFolder(Dataset[LabelledImage]):
         planes, left_out = arrange(patches, image.shape[:2], self.max_planes)
         if left_out and not (self._states > 0).any():
             logger.warning(
-                "%s: %d of %d masks overlap others more often than %d planes can hold and are left out; so it may be "
-                "with other images, of which no more is said",
+                "%s: %d of %d masks are left out: %d planes hold no more, by overlap or number; so it may be with "
+                "other images, of which no more is said",
                 example.name,
                 left_out,
                 len(patches),

@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
 from .auxiliary import DenseHead
 from .config import Phase, TrainConfig
-from .crops import draw_views
+from .crops import Views, draw_views
 from .interactive import Group, Outcome, draw_groups, train_rounds
 from .pool import Feeder, LabelledImage, Pool
 from .progress import Curves, sample_sheet
@@ -233,7 +233,7 @@ class Trainer:
             if not mean.is_floating_point():
                 mean.copy_(value)
 
-    def _sample(self, views: Any, group: Group, outcome: Outcome) -> None:
+    def _sample(self, views: Views, group: Group, outcome: Outcome) -> None:
         sample_sheet(self.folder / "samples" / f"step-{self.step:06}.jpg", views, group, outcome.logits)
 
     def _save(self) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# Regions in a plane that can be told apart; those with higher numbers are left out.
+# Regions in a plane that can be told apart, with 0 for none. A generated scene that has more goes without the others;
+# labelled images are arranged so that none has.
 MAX_REGIONS = 256
 
 

@@ -95,7 +95,7 @@ def clicks_in(masks: Tensor, generator: torch.Generator) -> Tensor:
     cells = F.avg_pool2d(masks.float()[:, None], 4)[:, 0]
     inner = depths(cells > 0.5) ** 3 + 1e-3 * cells
     chosen = torch.rand(len(masks), generator=generator, device=masks.device) < _INSIDE_SHARE
-    return _pixels(torch.where(chosen[:, None, None], inner, cells), masks, generator)
+    return _within(_cells(torch.where(chosen[:, None, None], inner, cells), generator), masks, generator)
 
 
 def corrections(masks: Tensor, targets: Tensor, logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -132,10 +132,6 @@ def boxes_around(masks: Tensor, generator: torch.Generator) -> Tensor:
     extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     noise = torch.randn(boxes.shape, generator=generator, device=masks.device).clamp(-2, 2)
     return (boxes + 0.05 * extent * noise).clamp(0, size - 1)
-
-
-def _pixels(weights: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
-    return _within(_cells(weights, generator), masks, generator)
 
 
 def _cells(weights: Tensor, generator: torch.Generator) -> Tensor:

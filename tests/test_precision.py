@@ -60,9 +60,12 @@ def test_a_call_in_another_dtype(make: Any, dtype: torch.dtype) -> None:
     assert wanted.dtype == torch.float32 and given.dtype == dtype and model.dtype == torch.float32
     spread = 2.0**-6 if dtype == torch.bfloat16 else 2.0**-9
     assert 0 < (given - wanted).abs().max() < 4 * spread * wanted.abs().max()
-    for one, other in zip(decode_all(model, wanted[:1], None), decode_all(model, wanted[:1], dtype), strict=True):
+    exact, halved = decode_all(model, wanted[:1], None), decode_all(model, wanted[:1], dtype)
+    # Predicted IoU of a single mask may happen to be near 0: what they are large beside is what all of them are.
+    largest = {ndim: max(one.abs().max() for one in exact if one.ndim == ndim) for ndim in {one.ndim for one in exact}}
+    for one, other in zip(exact, halved, strict=True):
         assert other.dtype == torch.float32 and other.shape == one.shape
-        assert 0 < (one - other).abs().max() < 4 * spread * one.abs().max()
+        assert 0 < (one - other).abs().max() < 4 * spread * largest[one.ndim]
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 

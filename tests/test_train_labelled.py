@@ -201,7 +201,7 @@ def test_masks_without_a_plane_are_counted_and_told_once(tmp_path: Path, caplog:
             assert same(masks_of(data[number]), wanted)
     assert data.left_out == 3
     (record,) = caplog.records
-    assert "a.png: 2 of 5 masks overlap" in record.getMessage() and record.levelno == logging.WARNING
+    assert "a.png: 2 of 5 masks are left out" in record.getMessage() and record.levelno == logging.WARNING
     wide = LabelledFolder(tmp_path / "labels.json", images=tmp_path / "photos", size=WIDTH, max_planes=5)
     assert len(wide[0].planes) == 5 and not wide.left_out
 

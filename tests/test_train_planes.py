@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fastsam_core import rle
 from fastsam_core.train.area_share import Patch, resized_mask
 from fastsam_core.train.labelled import LabelledImage, arrange
+from fastsam_core.train.pool import MAX_REGIONS
 from label_examples import masks as drawn_masks
 
 
@@ -87,9 +88,9 @@ def test_overlaps_lie_in_different_planes(masks: list[np.ndarray], most: int) ->
 
 
 def test_a_plane_holds_no_more_masks_than_it_can_number() -> None:
-    count = int(np.iinfo(np.int16).max)
+    count = MAX_REGIONS - 1
     pixel = np.ones((1, 1), np.bool_)
-    patches = [Patch(k // 200, k % 200, pixel, 1) for k in range(count + 2)]
-    planes, left_out = arrange(patches, (200, 200), 2)
+    patches = [Patch(k // 20, k % 20, pixel, 1) for k in range(count + 2)]
+    planes, left_out = arrange(patches, (20, 20), 2)
     assert [int(plane.max()) for plane in planes] == [count, 2] and not left_out
     assert len(np.unique(planes[0])) == count + 1

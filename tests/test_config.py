@@ -43,6 +43,16 @@ def test_thresholds_are_the_models_own_unless_given() -> None:
     assert (given["conf_thres"], given["stability_score_thresh"]) == (0.3, 0.2)
 
 
+def test_points_decoded_together_are_the_models_affair_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = registry.build("sam_nano")
+    assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == 64
+    asked: list[torch.dtype | None] = []
+    monkeypatch.setattr(model, "points_at_once", lambda dtype: asked.append(dtype) or 1024)
+    assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == 1024
+    assert Config().updated({"points_batch_size": 64}).generate_options(model)["points_batch_size"] == 64
+    assert asked == [torch.float16]
+
+
 def test_every_generate_option_is_an_argument_of_generate_masks() -> None:
     import inspect
 

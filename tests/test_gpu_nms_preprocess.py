@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from fastsam_core import Predictor, ops
+from fastsam_core.config import Config
+from fastsam_core.models import registry
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
 from gpu_waits import waits
 from small_model import QUIET, bgr_picture, small_model
@@ -134,3 +136,12 @@ def test_batches_of_pictures() -> None:
         assert one.path == other.path
         assert torch.allclose(one.predicted_iou, other.predicted_iou, atol=1e-2)  # TF32 convolutions
         assert (one.masks.data == other.masks.data).float().mean() > 0.99
+
+
+def test_all_points_of_a_grid_are_decoded_together_where_kernels_do_it() -> None:
+    model = registry.build("mobile_sam").cuda().eval()
+    ample = torch.cuda.get_device_properties(0).total_memory >= 8 << 30
+    expected = 1024 if ample and not ops.why("decoder_first_pass", torch.empty(1, device="cuda").half())["cuda"] else 64
+    assert [model.points_at_once(dtype) for dtype in (torch.float16, torch.bfloat16)] == [expected, expected]
+    assert model.points_at_once() == model.points_at_once(torch.float32) == 64
+    assert Config().updated({"points_batch_size": 7, "half": True}).generate_options(model)["points_batch_size"] == 7

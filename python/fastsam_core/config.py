@@ -191,7 +191,9 @@ class Config:
     text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes whose score is greater")
 
     points_stride: int = _option(32, _whole(1), "segment everything: points per side of the grid")
-    points_batch_size: int = _option(64, _whole(1), "segment everything: points decoded together")
+    points_batch_size: int | None = _option(
+        None, _whole(1), "segment everything: points decoded together; 64, in half precision on a GPU more"
+    )
     conf_thres: float | None = _option(
         None, _number(), "segment everything: keep masks whose predicted IoU is greater; 0.88, for sam_nano less"
     )
@@ -266,8 +268,13 @@ class Config:
         return fresh
 
     def generate_options(self, model: SamModel) -> dict[str, Any]:
-        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own."""
+        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own.
+
+        So is `points_batch_size`: which points are decoded together changes time and memory, not masks.
+        """
         options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
+        if self.points_batch_size is None:
+            options["points_batch_size"] = model.points_at_once(self.dtype)
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
                 options[key] = getattr(model, key)
@@ -297,7 +304,7 @@ class DetectConfig(Config):
     text_model: Any = _ignored(FIELDS["text_model"].default)
     text_conf: float | None = _ignored(FIELDS["text_conf"].default)
     points_stride: int = _ignored(FIELDS["points_stride"].default)
-    points_batch_size: int = _ignored(FIELDS["points_batch_size"].default)
+    points_batch_size: int | None = _ignored(FIELDS["points_batch_size"].default)
     conf_thres: float | None = _ignored(FIELDS["conf_thres"].default)
     stability_score_thresh: float | None = _ignored(FIELDS["stability_score_thresh"].default)
     stability_score_offset: float = _ignored(FIELDS["stability_score_offset"].default)

@@ -280,7 +280,7 @@ class Predictor(ModelAndPicture):
                 self._ready(config),
                 picture,
                 points_stride=points_stride,
-                points_batch_size=config.points_batch_size,
+                points_batch_size=config.points_batch_size or 64,
                 nms_thresh=nms_thresh,
                 thin=thin,
                 dtype=config.dtype,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ops._threads import native_threads
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
-from .decoder_gpu import GpuImage, serves_decoder
+from .decoder_gpu import PROMPTS_PER_CHUNK, GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
@@ -20,6 +20,11 @@ from .prompt_encoder import PromptEncoder
 
 # Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK = 8
+
+# Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
+# them, a launch costs the same for all, and they take 1.1 GiB more: not on a GPU that has little memory.
+_POINTS_AT_ONCE = 64
+_AMPLE_MEMORY = 8 << 30
 
 # PyTorch starts threads at 2^15 values; a prompt has some 2,000.
 _FEW_PROMPTS = 8
@@ -113,6 +118,19 @@ class SamModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """The floating-point type of the weights."""
         return self.mask_decoder.iou_token.weight.dtype
+
+    @torch.no_grad()
+    def points_at_once(self, dtype: torch.dtype | None = None) -> int:
+        """How many points of a grid to decode together in `dtype` (the weights' own if not given).
+
+        64, or 1,024 where GPU kernels decode them and the GPU has 8 GiB or more.
+        """
+        decoder = self.mask_decoder
+        probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
+        if not (probe.is_cuda and unaltered(decoder) and serves_decoder(decoder, probe)):
+            return _POINTS_AT_ONCE
+        ample = torch.cuda.get_device_properties(probe.device).total_memory >= _AMPLE_MEMORY
+        return PROMPTS_PER_CHUNK if ample else _POINTS_AT_ONCE
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .reflections import tint_by_neighbours
 from .textures import TexturePool
 
 # Every channel becomes the picture's brightness.
@@ -80,6 +81,8 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     `image`, (S, S, 3) float32 RGB, is used up: its values are spoilt.
     """
     size = image.shape[0]
+    if rng.random() < 0.35:
+        image = tint_by_neighbours(image, float(rng.uniform(0.02, 0.12)), float(rng.uniform(0.1, 0.5)))
     image = cv2.multiply(image, _lighting(rng, size), image)
     if rng.random() < 0.12:
         image = cv2.multiply(image, _shadows(rng, size), image)

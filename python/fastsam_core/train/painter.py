@@ -11,6 +11,7 @@ import numpy as np
 
 from . import stuff
 from .finish import Finish, Placed, random_finish
+from .reflections import mirror_in_ground, surroundings_in
 from .shapes import Cluster, Piece, bent, fill
 from .textures import Material, TexturePool, random_colour
 
@@ -42,6 +43,8 @@ class Painter:
         # Towards the light; y points down, so lights from above have negative y.
         self.light = np.array([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], np.float32)
         self.harsh = float(rng.uniform(0.3, 1.0))
+        # How well the ground mirrors what stands on it.
+        self.mirror = float(rng.uniform(0.08, 0.5)) if rng.random() < 0.2 else 0.0
 
     def claim(self, window: tuple[slice, slice]) -> None:
         """Make a rectangle of the backdrop an object."""
@@ -167,6 +170,9 @@ class Painter:
                 bisector = bisector / np.linalg.norm(bisector)
                 mirror = np.maximum((bisector[2] - gx * bisector[0] - gy * bisector[1]) / length, 0.0)
                 spot = np.float32(finish.gloss) * cv2.pow(mirror, 60.0 if finish.gloss > 0.4 else 20.0)
+            if finish.gloss > 0.5:
+                darker, sky = surroundings_in(gy / length, finish.gloss)
+                shade, spot = shade * darker, spot + sky
         if finish.edge > 0:
             shade = shade * (1.0 - finish.edge * cv2.exp(distance * (-1.0 / max(0.12 * peak, 0.8))))
         if ratio < 1:
@@ -298,6 +304,8 @@ class Painter:
         self._ensure_contrast(colour, self.image[window], alpha)
         if finish.shadow > 0:
             self._shadow(cover, region, thing)
+        if thing.grounded and self.mirror > 0:
+            mirror_in_ground(self.image, self.labels, colour, alpha, (x0, y0), self.mirror)
         blend(self.image[window], colour, alpha if finish.opacity >= 1 else alpha * finish.opacity)
         visible = (alpha > 0.5).view(np.uint8)
         _fill(self.labels[window], visible, self._next_object())

@@ -30,8 +30,8 @@ Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 # so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory.
 _LOGITS_CHUNK, _FEWEST = 16, 4
 _PIXELS_AT_ONCE = 1 << 26
-# Where GPU kernels measure them, enough to keep it busy: 64 MiB of logits.
-_GPU_LOGITS_CHUNK = 256
+# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits.
+_GPU_LOGITS_CHUNK = 512
 _GPU_PIXELS_AT_ONCE = 1 << 30
 
 
@@ -62,7 +62,7 @@ def generate_masks(
             It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
             that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
             is only called for pairs that pass `conf_thres`, for at most 16 at once. Where CUDA kernels serve and the
-            predicted IoU is on the GPU, for at most 256; such logits are read until the next call of `logits`, with a
+            predicted IoU is on the GPU, for at most 512; such logits are read until the next call of `logits`, with a
             call of `decode` in between, so that the host needs to wait but once for each `decode`.
         image_size: (height, width) of the picture.
         points_stride: points per side of the grid (not a distance); ignored where `point_grids` is given.

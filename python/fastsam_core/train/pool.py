@@ -29,18 +29,33 @@ class LabelledImage:
     planes: np.ndarray
 
 
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, for which the host doesn't wait; the memory it comes from is kept until it is done."""
+    if device.type != "cuda":
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
+
+
 class Pool:
     """The latest `capacity` labelled pictures, in the upper left of squares of `size` pixels."""
 
     def __init__(self, capacity: int, size: int, planes: int, device: torch.device) -> None:
         self.capacity, self.size = capacity, size
-        self.images = torch.zeros(capacity, 3, size, size, dtype=torch.uint8, device=device)
-        self.planes = torch.zeros(capacity, planes, size, size, dtype=torch.uint8, device=device)
+        # Three colours, then the planes: one tensor, so that a picture is one copy.
+        self.data = torch.zeros(capacity, 3 + planes, size, size, dtype=torch.uint8, device=device)
         self.shapes = [(0, 0)] * capacity
         self.added = 0
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
+
+    @property
+    def images(self) -> Tensor:  # (capacity, 3, size, size) uint8
+        return self.data[:, :3]
+
+    @property
+    def planes(self) -> Tensor:  # (capacity, planes, size, size) uint8
+        return self.data[:, 3:]
 
     def add(self, image: Tensor, planes: Tensor) -> None:
         """image: (3, h, w) uint8; planes: (K, h, w) uint8, at most as many as the pool has; h, w <= size."""

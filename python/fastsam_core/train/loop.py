@@ -88,12 +88,12 @@ class Trainer:
         curves = Curves(self.folder, self.step)
         sums, seen, mark = torch.zeros(4, device=self.device), 0, time.perf_counter()
         oldest = max(0, int(self.fed) - self.config.pool)
-        feeder = Feeder(self.data, oldest, self.workers)
+        feeder = Feeder(self.data, oldest, self.workers, device=self.device)
         try:
             # A resumed run first gets back what the pool held, each picture at its place.
             self.pool.added = oldest
-            for image, planes in feeder.take(int(self.fed) - oldest):
-                self.pool.add(image, planes)
+            for pictures in feeder.take(int(self.fed) - oldest):
+                self.pool.add(pictures)
             clock = time.perf_counter() - self.seconds
             while self.progress < 1:
                 self._enter_phase(self.config.phase_at(self.progress))
@@ -156,9 +156,9 @@ class Trainer:
         # Against the clock nobody waits, except for the very first.
         waits = not self.config.minutes or not self.pool.added
         got = 0
-        for image, planes in feeder.take(wanted) if waits else feeder.take_ready(wanted):
-            self.pool.add(image, planes)
-            got += 1
+        for pictures in feeder.take(wanted) if waits else feeder.take_ready(wanted):
+            self.pool.add(pictures)
+            got += len(pictures)
         self.fed -= wanted - got
 
     def _train_step(self, sample_every: int) -> Tensor:

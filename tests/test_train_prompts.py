@@ -14,7 +14,7 @@ from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD
 from fastsam_core.train.crops import draw_views
 from fastsam_core.train.interactive import draw_groups
 from fastsam_core.train.pool import Feeder, LabelledImage, Pictures, Pool, together_of
-from fastsam_core.train.prompts import boxes_around, clicks_in, corrections, depths, draw_targets
+from fastsam_core.train.prompts import Regions, boxes_around, clicks_in, corrections, depths, draw_targets
 from fastsam_core.train.scene_data import SceneDataset
 
 SIZE = 64
@@ -43,7 +43,7 @@ def at(masks: Tensor, points: Tensor) -> Tensor:
 
 def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> None:
     planes, inside = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(planes, inside, 300, generator, background=0.06, min_area=0.01, shares=(0.7, 0.3))
+    drawn = draw_targets(Regions(planes, inside, min_area=0.01, shares=(0.7, 0.3)), 300, generator, background=0.06)
     assert drawn.picture.tolist() == [0] * 300 + [1] * 300
     seen = set()
     for picture, mask, cells, is_object in zip(
@@ -70,10 +70,10 @@ def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> Non
 
 def test_small_regions_are_not_asked_for(generator: torch.Generator) -> None:
     inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(square_planes(), inside, 100, generator, background=0.0, min_area=0.1)
+    drawn = draw_targets(Regions(square_planes(), inside, min_area=0.1), 100, generator, background=0.0)
     areas = drawn.masks.sum((1, 2))
     assert drawn.is_object.all() and (areas >= 0.1 * SIZE * SIZE).all()
-    nothing = draw_targets(square_planes(), inside, 5, generator, background=0.0, min_area=0.9)
+    nothing = draw_targets(Regions(square_planes(), inside, min_area=0.9), 5, generator, background=0.0)
     assert not nothing.is_object.any() and not nothing.targets.any()
 
 
@@ -81,7 +81,7 @@ def test_background_clicks_stay_on_the_picture(generator: torch.Generator) -> No
     inside = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
     inside[:, :32] = True
     planes = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
-    drawn = draw_targets(planes, inside, 20, generator, background=0.06, min_area=0)
+    drawn = draw_targets(Regions(planes, inside, min_area=0), 20, generator, background=0.06)
     points = clicks_in(drawn.masks, generator)
     assert (points[:, 1] < 32).all() and not drawn.is_object.any()
 

@@ -1,6 +1,6 @@
 """Random views of labelled pictures: cut out, resized, mirrored, tinted, and padded as at inference.
 
-What is random is drawn on the host, view by view; the pixels are then made for all views at once, in some seventy
+What is random is drawn on the host, view by view; the pixels are then made for all views at once, in some 150
 operations on the device, so that a GPU doesn't wait for the host.
 """
 

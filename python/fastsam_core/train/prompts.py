@@ -50,7 +50,7 @@ class Regions:
         ones = torch.ones_like(strips[:1, :1, :1, :1]).expand(strips.shape)
         areas = strips.new_zeros(*strips.shape[:3], MAX_REGIONS).scatter_add_(3, strips, ones).sum(2)
         found = areas >= (min_area * inside.sum((1, 2))[:, None, None]).clamp(min=1)
-        found[..., 0] = False
+        found[..., 0].zero_()
         weights = found.float()
         if shares:
             # Filled in one by one: a list would be copied to the device, which the host would wait for.

@@ -18,7 +18,7 @@ from fastsam_core.train import __main__ as command
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
 from fastsam_core.train.loop import Trainer
-from fastsam_core.train.losses import mask_iou, mask_loss, prompt_loss
+from fastsam_core.train.losses import Truth, mask_iou, mask_loss, prompt_loss
 from fastsam_core.train.scene_data import SceneDataset
 from fastsam_core.train.windows import fit_windows
 
@@ -59,7 +59,7 @@ def test_ambiguous_prompts_teach_the_best_mask_most() -> None:
     logits = torch.randn(1, 4, 8, 8)
     logits[0, 2] = (target[0] - 0.5) * 4
     logits.requires_grad_()
-    prompt_loss(logits, torch.zeros(1, 4), target, torch.tensor([True]), torch.tensor([True])).backward()
+    prompt_loss(logits, torch.zeros(1, 4), Truth(target), torch.tensor([True]), torch.ones(1))[0].backward()
     assert logits.grad is not None
     strength = logits.grad.abs().sum((2, 3))[0]
     best_alone = torch.autograd.grad(mask_loss(logits, target)[0, 2], logits)[0].abs().sum()
@@ -71,7 +71,7 @@ def test_ambiguous_prompts_teach_the_best_mask_most() -> None:
 def test_background_clicks_teach_the_iou_alone() -> None:
     logits = torch.randn(1, 4, 8, 8, requires_grad=True)
     iou = torch.full((1, 4), 0.7, requires_grad=True)
-    prompt_loss(logits, iou, torch.zeros(1, 8, 8), torch.tensor([True]), torch.tensor([False])).backward()
+    prompt_loss(logits, iou, Truth(torch.zeros(1, 8, 8)), torch.tensor([True]), torch.zeros(1))[0].backward()
     assert logits.grad is not None
     assert iou.grad is not None
     assert not logits.grad.any()

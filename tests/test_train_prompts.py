@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD
 from fastsam_core.train.crops import draw_views
 from fastsam_core.train.interactive import draw_groups
-from fastsam_core.train.pool import Feeder, LabelledImage, Pool, as_tensors
-from fastsam_core.train.prompts import boxes_around, clicks_in, corrections, depths, draw_targets
+from fastsam_core.train.pool import Feeder, LabelledImage, Pictures, Pool, together_of
+from fastsam_core.train.prompts import Regions, boxes_around, clicks_in, corrections, depths, draw_targets
 from fastsam_core.train.scene_data import SceneDataset
 
 SIZE = 64
@@ -43,7 +43,7 @@ def at(masks: Tensor, points: Tensor) -> Tensor:
 
 def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> None:
     planes, inside = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(planes, inside, 300, generator, background=0.06, min_area=0.01, shares=(0.7, 0.3))
+    drawn = draw_targets(Regions(planes, inside, min_area=0.01, shares=(0.7, 0.3)), 300, generator, background=0.06)
     assert drawn.picture.tolist() == [0] * 300 + [1] * 300
     seen = set()
     for picture, mask, cells, is_object in zip(
@@ -70,10 +70,10 @@ def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> Non
 
 def test_small_regions_are_not_asked_for(generator: torch.Generator) -> None:
     inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(square_planes(), inside, 100, generator, background=0.0, min_area=0.1)
+    drawn = draw_targets(Regions(square_planes(), inside, min_area=0.1), 100, generator, background=0.0)
     areas = drawn.masks.sum((1, 2))
     assert drawn.is_object.all() and (areas >= 0.1 * SIZE * SIZE).all()
-    nothing = draw_targets(square_planes(), inside, 5, generator, background=0.0, min_area=0.9)
+    nothing = draw_targets(Regions(square_planes(), inside, min_area=0.9), 5, generator, background=0.0)
     assert not nothing.is_object.any() and not nothing.targets.any()
 
 
@@ -81,7 +81,7 @@ def test_background_clicks_stay_on_the_picture(generator: torch.Generator) -> No
     inside = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
     inside[:, :32] = True
     planes = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
-    drawn = draw_targets(planes, inside, 20, generator, background=0.06, min_area=0)
+    drawn = draw_targets(Regions(planes, inside, min_area=0), 20, generator, background=0.06)
     points = clicks_in(drawn.masks, generator)
     assert (points[:, 1] < 32).all() and not drawn.is_object.any()
 
@@ -145,8 +145,8 @@ def picture_pool() -> Pool:
     """One picture of 48 x 64 pixels whose colours tell the place, and whose label is its brighter half."""
     pool = Pool(2, SIZE, 2, torch.device("cpu"))
     rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
-    image = torch.stack([4 * columns, 4 * rows, torch.full_like(rows, 100)]).to(torch.uint8)
-    pool.add(image, (columns >= 32)[None].to(torch.uint8))
+    image = torch.stack([4 * columns, 4 * rows, torch.full_like(rows, 100)], 2).to(torch.uint8)
+    pool.add(together_of([LabelledImage(image.numpy(), (columns >= 32)[None].to(torch.int16).numpy())]))
     return pool
 
 
@@ -168,14 +168,33 @@ def test_views_show_picture_and_labels_at_the_same_place() -> None:
     assert plain > 10 and 5 < wide < 64
 
 
-def test_the_pool_forgets_the_oldest() -> None:
+def plain(number: int, side: int, levels: int) -> LabelledImage:
+    """A square of the colour `number`, all of it one region in each plane."""
+    return LabelledImage(np.full((side, side, 3), number, np.uint8), np.ones((levels, side, side), np.int16))
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 5])
+def test_the_pool_forgets_the_oldest(together: int) -> None:
     pool = Pool(3, 8, 2, torch.device("cpu"))
-    for number in range(5):
+    examples = [plain(number, 8 - number, 2 if number < 2 else 1) for number in range(5)]
+    for first in range(0, 5, together):
+        pool.add(together_of(examples[first : first + together]))
+    assert len(pool) == 3 and pool.added == 5 and pool.shapes == [(5, 5), (4, 4), (6, 6)]
+    for place, number in enumerate([3, 4, 2]):
         side = 8 - number
-        pool.add(torch.full((3, side, side), number, dtype=torch.uint8), torch.ones(1, side, side, dtype=torch.uint8))
-    assert len(pool) == 3 and pool.shapes == [(5, 5), (4, 4), (6, 6)]
-    assert pool.images[:, 0, 0, 0].tolist() == [3, 4, 2]
+        assert (pool.images[place, :, :side, :side] == number).all()
+        assert (pool.planes[place, 0, :side, :side] == 1).all()
     assert not pool.planes[:, 1].any()
+
+
+def test_pictures_that_come_together_may_differ() -> None:
+    wide = LabelledImage(np.full((2, 6, 3), 9, np.uint8), np.full((3, 2, 6), 255, np.int16))
+    tall = LabelledImage(np.full((5, 1, 3), 7, np.uint8), np.full((1, 5, 1), 256, np.int16))  # too large a number
+    both = together_of([wide, tall])
+    assert both.data.shape == (2, 6, 5, 6) and both.data.dtype == torch.uint8 and both.shapes == [(2, 6), (5, 1)]
+    assert (both.data[0, :3, :2] == 9).all() and (both.data[0, 3:, :2] == 255).all() and not both.data[0, :, 2:].any()
+    assert (both.data[1, :3, :, :1] == 7).all() and not both.data[1, 3:].any() and not both.data[1, :, :, 1:].any()
+    assert len(both) == 2 and both.part(1, 2).shapes == [(5, 1)] and torch.equal(both.part(1, 2).data[0], both.data[1])
 
 
 class Counted(Dataset[LabelledImage]):
@@ -198,13 +217,33 @@ def workers(request: pytest.FixtureRequest) -> Iterator[int]:
     yield request.param
 
 
+def numbers_of(pictures: Iterable[Pictures]) -> list[int]:
+    found = []
+    for some in pictures:
+        assert len(some) == len(some.data) and some.shapes == [(4, 4)] * len(some)
+        assert not some.data[:, 3:].any()  # numbers that don't fit are no region
+        found += some.data[:, 0, 0, 0].tolist()
+    return found
+
+
 def test_a_feeder_goes_round_in_order(workers: int) -> None:
     feeder = Feeder(Counted(5), 3, workers)
-    taken = list(feeder.take(7))
+    taken = [numbers_of(feeder.take(count)) for count in (7, 0, 1, 2, 9)]
     feeder.close()
-    assert [int(image[0, 0, 0]) for image, _ in taken] == [3, 4, 0, 1, 2, 3, 4]
-    # Numbers that don't fit are no region.
-    assert all(planes.dtype == torch.uint8 and not planes.any() for _, planes in taken)
+    assert [len(some) for some in taken] == [7, 0, 1, 2, 9]
+    assert [number for some in taken for number in some] == [(3 + k) % 5 for k in range(19)]
+
+
+def test_a_feeder_gives_what_is_ready(workers: int) -> None:
+    feeder = Feeder(Counted(5), 0, workers)
+    found = numbers_of(feeder.take(3))
+    while len(found) < 30:
+        some = numbers_of(feeder.take_ready(3))
+        assert len(some) <= 3
+        found += some
+    feeder.close()
+    assert not any(feeder.take_ready(0))
+    assert found == [k % 5 for k in range(len(found))]
 
 
 def test_a_feeder_hands_on_what_went_wrong(workers: int) -> None:
@@ -222,7 +261,5 @@ def test_scenes_depend_on_seed_and_number_alone() -> None:
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.planes, again.planes)
     assert first.planes.shape == (3, 64, 64) and not np.array_equal(first.image, one[2].image)
-    image, planes = as_tensors(first)
-    assert image.shape == (3, 64, 64) and planes.dtype == torch.uint8
     with pytest.raises(IndexError):
         one[-1]

@@ -57,14 +57,14 @@ class PromptEncoder(nn.Module):
         if points is not None:
             if labels is None:
                 raise ValueError("points need labels of shape (N, P)")
-            parts.append(self._embed_points(points, labels))
+            parts.append(self.embed_points(points, labels))
             if boxes is None:
                 # The reference closes a prompt of points alone with one empty point.
                 parts.append(self.not_a_point_embed.weight[None].expand(points.shape[0], 1, -1))
         if boxes is not None:
             corners = boxes.reshape(-1, 2, 2)
-            corner_labels = torch.tensor([[2, 3]], device=boxes.device).expand(len(corners), 2)
-            parts.append(self._embed_points(corners, corner_labels))
+            corner_labels = torch.arange(2, 4, device=boxes.device).expand(len(corners), 2)
+            parts.append(self.embed_points(corners, corner_labels))
         if not parts:
             return self.no_mask_embed.weight.new_zeros(1, 0, self.embed_dim)
         return torch.cat(parts, dim=1)
@@ -78,13 +78,15 @@ class PromptEncoder(nn.Module):
             return self.no_mask_embed.weight.view(1, -1, 1, 1)
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
 
-    def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:  # (N, P, 2), (N, P) -> (N, P, C)
+    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Tokens (N, P, C) of points (N, P, 2) with labels (N, P), as for `sparse`; none is added."""
         embeddings = [cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings]
         table = torch.cat([self.not_a_point_embed.weight, *embeddings])
         # A click names a pixel; the embedding is taken at its centre.
         positions = self.pe_layer.of_points((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
-        return positions + table[labels.long() + 1]
+        # Not `table[...]`, whose gradient sorts the labels first.
+        return positions + table.index_select(0, labels.long().flatten() + 1).view(*labels.shape, -1)
 
 
 class PositionEmbeddingRandom(nn.Module):

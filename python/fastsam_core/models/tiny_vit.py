@@ -223,7 +223,8 @@ class Attention(nn.Module):
         """
         table, index = self.attention_biases, self.bias_index
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
-            return table[:, index]
+            # Not `table[:, index]`, whose gradient sorts the index first.
+            return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
         made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)
         if self._kept is None or self._kept[0] != made_from:
             self._kept = made_from, table.detach()[:, index]

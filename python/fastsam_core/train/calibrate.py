@@ -61,11 +61,12 @@ def judged_prompts(
     rng = np.random.default_rng(seed)
     generator = torch.Generator(model.device).manual_seed(seed)
     pool = Pool(1, size, 3, model.device)
-    feeder = Feeder(data, 0, workers, ahead=16)
+    feeder = Feeder(data, 0, workers, ahead=16, device=model.device)
+    one_by_one = (several.part(k, k + 1) for several in feeder.take(pictures) for k in range(len(several)))
     tokens, ious, picture = [], [], []
     try:
-        for number, (image, planes) in enumerate(tqdm(feeder.take(pictures), total=pictures, unit="picture")):
-            pool.add(image, planes)
+        for number, one in enumerate(tqdm(one_by_one, total=pictures, unit="picture")):
+            pool.add(one)
             views = draw_views(pool, 1, size, rng)
             groups = draw_groups(
                 views.planes,

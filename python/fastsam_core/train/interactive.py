@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..models.prompt_encoder import PromptEncoder
 from ..models.sam_model import SamModel
-from .losses import mask_iou, prompt_loss
-from .prompts import Targets, boxes_around, clicks_in, corrections, draw_targets
+from .losses import Truth, prompt_loss
+from .prompts import Regions, Targets, boxes_around, clicks_in, corrections, draw_targets
 
 
 @dataclass
@@ -54,12 +54,12 @@ def draw_groups(
 ) -> list[Group]:
     """Clicks for two thirds of the `prompts` of each picture, boxes for the rest; see `draw_targets`."""
     boxed = prompts // 3
-    common: dict[str, Any] = {"min_area": min_area, "shares": shares}
-    clicked = draw_targets(planes, inside, prompts - boxed, generator, background=background, **common)
+    regions = Regions(planes, inside, min_area=min_area, shares=shares)
+    clicked = draw_targets(regions, prompts - boxed, generator, background=background)
     points = clicks_in(clicked.masks, generator)[:, None]
     groups = [Group(clicked, None, points, torch.ones(points.shape[:2], dtype=torch.long, device=planes.device))]
     if boxed:
-        wanted = draw_targets(planes, inside, boxed, generator, background=0.0, **common)
+        wanted = draw_targets(regions, boxed, generator, background=0.0)
         boxes = boxes_around(wanted.masks, generator)
         groups.append(Group(wanted, boxes, boxes.new_zeros(len(boxes), 0, 2), boxes.new_zeros(len(boxes), 0).long()))
     return groups
@@ -76,63 +76,81 @@ def train_rounds(
     mask_feedback: float,
     amp: Callable[[], AbstractContextManager[None]],
 ) -> Outcome:
-    """Losses of `rounds` rounds, and their gradients: added to the parameters' and to `embeddings.grad`.
+    """Losses of `rounds` rounds, and their gradients: added to the parameters' and to `embeddings.grad`. The groups get
+    the clicks of all rounds but the first.
 
     embeddings: (B, C, g, g), a leaf if it needs a gradient. Each round goes backward by itself, so that memory does not
     grow with their number: what is fed back from one to the next carries no gradient.
     """
+    wanted = [group.wanted for group in groups]
+    picture, masks, targets = (
+        torch.cat([getattr(one, name) for one in wanted]) for name in ("picture", "masks", "targets")
+    )
+    counts = [len(group.labels) for group in groups]
+    # The mean over a group's objects, by the group's share of the prompts.
+    weights = torch.cat(
+        [
+            one.is_object * (count / len(picture)) / one.is_object.sum().clamp(min=1)
+            for one, count in zip(wanted, counts, strict=True)
+        ]
+    )
+    truth = Truth(targets, evenness)
+    points, labels = (torch.cat(tensors) for tensors in zip(*map(_tokens, groups), strict=True))
+    of_points = torch.cat([torch.full_like(group.wanted.is_object, group.boxes is None) for group in groups])
+    with amp():
+        position = model.prompt_encoder.dense_position_embedding()
     total = embeddings.new_zeros(())
-    all_prompts = sum(len(group.labels) for group in groups)
-    first = last = embeddings.new_zeros(())
-    shown = embeddings.new_zeros(0)
-    for group in groups:
-        share = len(group.labels) / all_prompts
-        fed: Tensor | None = None
-        for turn in range(rounds):
-            with amp():
-                logits, iou = _decode(model, embeddings, group, fed, generator, mask_feedback)
-            logits, iou = logits.float(), iou.float()
-            ambiguous = group.boxes is None and turn == 0
-            loss = prompt_loss(
-                logits,
-                iou,
-                group.wanted.targets,
-                torch.full_like(group.wanted.is_object, ambiguous),
-                group.wanted.is_object,
-                evenness,
+    first = last = total
+    fed: Tensor | None = None
+    clicks: list[tuple[Tensor, Tensor]] = []
+    for turn in range(rounds):
+        with amp():
+            sparse = model.prompt_encoder.embed_points(points, labels)
+            dense = _dense(model.prompt_encoder, fed, generator, mask_feedback)
+            logits, iou = model.mask_decoder(embeddings.index_select(0, picture), position, sparse, dense)
+        logits, iou = logits.float(), iou.float()
+        ambiguous = of_points if turn == 0 else torch.zeros_like(of_points)
+        loss, ious = prompt_loss(logits, iou, truth, ambiguous, weights)
+        (loss / rounds).backward()
+        total = total + loss.detach() / rounds
+        logits, iou = logits.detach(), iou.detach()
+        if turn in (0, rounds - 1):
+            last = (ious[:, 0] * weights).sum()
+            first = last if turn == 0 else first
+        if turn == rounds - 1:
+            break
+        # As the reference, the mask that is believed to be best; of an unambiguous prompt, the single one.
+        chosen = (iou[:, 1:].argmax(1) + 1) * ambiguous
+        fed = logits.gather(1, chosen[:, None, None, None].expand(-1, -1, *logits.shape[2:]))[:, 0]
+        click, label = corrections(masks, targets, fed, generator)
+        clicks.append((click, label))
+        points, labels = torch.cat([points, click[:, None]], 1), torch.cat([labels, label[:, None]], 1)
+    if clicks:
+        more = [torch.stack([click for click, _ in clicks], 1), torch.stack([label for _, label in clicks], 1)]
+        for group, new_points, new_labels in zip(groups, *(one.split(counts) for one in more), strict=True):
+            group.points, group.labels = (
+                torch.cat([group.points, new_points], 1),
+                torch.cat([group.labels, new_labels], 1),
             )
-            (loss * (share / rounds)).backward()
-            total = total + loss.detach() * (share / rounds)
-            logits, iou = logits.detach(), iou.detach()
-            if turn in (0, rounds - 1):
-                real = group.wanted.is_object
-                mean = (mask_iou(logits[:, :1], group.wanted.targets)[:, 0] * real).sum() / real.sum().clamp(min=1)
-                first = first + share * mean * (turn == 0)
-                last = last + share * mean * (turn == rounds - 1)
-            if turn == rounds - 1:
-                shown = logits[:, 0] if not shown.numel() else shown
-                break
-            # As the reference, the mask that is believed to be best; of an unambiguous prompt, the single one.
-            chosen = iou[:, 1:].argmax(1) + 1 if ambiguous else torch.zeros_like(iou[:, 0], dtype=torch.long)
-            fed = logits[torch.arange(len(logits), device=logits.device), chosen]
-            click, label = corrections(group.wanted.masks, group.wanted.targets, fed, generator)
-            group.points = torch.cat([group.points, click[:, None]], 1)
-            group.labels = torch.cat([group.labels, label[:, None]], 1)
-    return Outcome(total, first, last, shown)
+    return Outcome(total, first, last, logits[: counts[0], 0])
 
 
-def _decode(
-    model: SamModel, embeddings: Tensor, group: Group, fed: Tensor | None, generator: torch.Generator, share: float
-) -> tuple[Tensor, Tensor]:
-    """All four masks of each prompt, (N, 4, S / 4, S / 4), and predicted IoU (N, 4).
-
-    fed: the last masks' logits (N, S / 4, S / 4), which a `share` of the prompts is given.
+def _tokens(group: Group) -> tuple[Tensor, Tensor]:
+    """A group's points and labels with those that its kind is told by: a box's two corners, or the empty point that
+    closes a prompt of points alone. So all prompts have as many, and are decoded together.
     """
-    encoder = model.prompt_encoder
-    points = group.points if group.points.shape[1] else None
-    sparse = encoder.sparse(points, group.labels if points is not None else None, group.boxes)
+    if group.boxes is None:
+        points, labels = torch.zeros_like(group.points[:, :1]), torch.full_like(group.labels[:, :1], -1)
+    else:
+        points = group.boxes.view(-1, 2, 2)
+        labels = torch.arange(2, 4, device=points.device).expand(len(points), 2)
+    return torch.cat([group.points, points], 1), torch.cat([group.labels, labels], 1)
+
+
+def _dense(encoder: PromptEncoder, fed: Tensor | None, generator: torch.Generator, share: float) -> Tensor:
+    """The dense embedding of prompts, a `share` of which is given the last masks' logits `fed` (N, S / 4, S / 4)."""
     dense = encoder.dense(None)
-    if fed is not None:
-        given = torch.rand(len(fed), generator=generator, device=fed.device) < share
-        dense = torch.where(given[:, None, None, None], encoder.dense(fed[:, None]), dense)
-    return model.mask_decoder(embeddings[group.wanted.picture], encoder.dense_position_embedding(), sparse, dense)
+    if fed is None:
+        return dense
+    given = torch.rand(len(fed), generator=generator, device=fed.device) < share
+    return torch.where(given[:, None, None, None], encoder.dense(fed[:, None]), dense)

@@ -65,6 +65,11 @@ class Trainer:
             self.model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = DenseHead(self.model.prompt_encoder.embed_dim).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        # Looked up once: to collect all tensors takes longer than to average them.
+        means, values = list(self.average.state_dict().values()), list(self.model.state_dict().values())
+        pairs = list(zip(means, values, strict=True))
+        self._smooth = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.model.image_encoder.requires_grad_(config.train == "all")
         trained = [p for p in [*self.model.parameters(), *self.head.parameters()] if p.requires_grad]
         groups = [
@@ -88,12 +93,12 @@ class Trainer:
         curves = Curves(self.folder, self.step)
         sums, seen, mark = torch.zeros(4, device=self.device), 0, time.perf_counter()
         oldest = max(0, int(self.fed) - self.config.pool)
-        feeder = Feeder(self.data, oldest, self.workers)
+        feeder = Feeder(self.data, oldest, self.workers, device=self.device)
         try:
             # A resumed run first gets back what the pool held, each picture at its place.
             self.pool.added = oldest
-            for image, planes in feeder.take(int(self.fed) - oldest):
-                self.pool.add(image, planes)
+            for pictures in feeder.take(int(self.fed) - oldest):
+                self.pool.add(pictures)
             clock = time.perf_counter() - self.seconds
             while self.progress < 1:
                 self._enter_phase(self.config.phase_at(self.progress))
@@ -156,9 +161,9 @@ class Trainer:
         # Against the clock nobody waits, except for the very first.
         waits = not self.config.minutes or not self.pool.added
         got = 0
-        for image, planes in feeder.take(wanted) if waits else feeder.take_ready(wanted):
-            self.pool.add(image, planes)
-            got += 1
+        for pictures in feeder.take(wanted) if waits else feeder.take_ready(wanted):
+            self.pool.add(pictures)
+            got += len(pictures)
         self.fed -= wanted - got
 
     def _train_step(self, sample_every: int) -> Tensor:
@@ -185,16 +190,18 @@ class Trainer:
         with self._amp(), torch.set_grad_enabled(whole):
             encoded = self.model.image_encoder(views.images.to(memory_format=self._layout))
         embeddings = encoded.detach().float().requires_grad_(whole)
-        outcome = train_rounds(
-            self.model,
-            embeddings,
-            groups,
-            rounds,
-            generator,
-            evenness=config.evenness_at(progress),
-            mask_feedback=config.mask_feedback,
-            amp=self._amp,
-        )
+        # Around all rounds, so that what is cast to half precision in the first serves the others too.
+        with torch.autocast(self.device.type, enabled=False):
+            outcome = train_rounds(
+                self.model,
+                embeddings,
+                groups,
+                rounds,
+                generator,
+                evenness=config.evenness_at(progress),
+                mask_feedback=config.mask_feedback,
+                amp=self._amp,
+            )
         auxiliary = outcome.loss.new_zeros(())
         weight = config.auxiliary_at(progress)
         if whole and weight:
@@ -226,12 +233,9 @@ class Trainer:
     def _average(self) -> None:
         """Exponential average of the weights; short at first, so that the start is forgotten."""
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
-        means, values = list(self.average.state_dict().values()), list(self.model.state_dict().values())
-        smooth = [i for i, mean in enumerate(means) if mean.is_floating_point()]
-        torch._foreach_lerp_([means[i] for i in smooth], [values[i] for i in smooth], 1 - decay)
-        for mean, value in zip(means, values, strict=True):
-            if not mean.is_floating_point():
-                mean.copy_(value)
+        torch._foreach_lerp_([mean for mean, _ in self._smooth], [value for _, value in self._smooth], 1 - decay)
+        if self._counts:
+            torch._foreach_copy_([mean for mean, _ in self._counts], [value for _, value in self._counts])
 
     def _sample(self, views: Views, group: Group, outcome: Outcome) -> None:
         sample_sheet(self.folder / "samples" / f"step-{self.step:06}.jpg", views, group, outcome.logits)

@@ -35,58 +35,65 @@ class Targets:
     is_object: Tensor
 
 
-def draw_targets(
-    planes: Tensor,
-    inside: Tensor,
-    count: int,
-    generator: torch.Generator,
-    *,
-    background: float,
-    min_area: float,
-    shares: Sequence[float] = (),
-) -> Targets:
+class Regions:
+    """What there is to ask for in B pictures, and how often each region is to be drawn.
+
+    planes: (B, K, S, S) uint8; inside: (B, S, S) bool, where there is a picture. Regions below `min_area`, a share of
+    the picture, are not asked for. shares: how often each plane is; without them all regions are alike.
+    """
+
+    def __init__(self, planes: Tensor, inside: Tensor, *, min_area: float, shares: Sequence[float] = ()) -> None:
+        self.planes = planes
+        pictures, levels = planes.shape[:2]
+        # Counted in strips of 16 rows, so that a GPU's threads seldom add to the same number.
+        strips = planes.reshape(pictures, levels, planes.shape[2] // 16, -1).long()
+        ones = torch.ones_like(strips[:1, :1, :1, :1]).expand(strips.shape)
+        areas = strips.new_zeros(*strips.shape[:3], MAX_REGIONS).scatter_add_(3, strips, ones).sum(2)
+        found = areas >= (min_area * inside.sum((1, 2))[:, None, None]).clamp(min=1)
+        found[..., 0].zero_()
+        weights = found.float()
+        if shares:
+            # Filled in one by one: a list would be copied to the device, which the host would wait for.
+            share = weights.new_zeros(levels, 1)
+            for level, value in enumerate(shares[:levels]):
+                share[level].fill_(value)
+            weights = share * weights / found.sum(2, keepdim=True).clamp(min=1)
+        self.weights = weights.flatten(1)  # (B, K * MAX_REGIONS)
+        self.nothing = (planes == 0).all(1) & inside  # (B, S, S)
+
+
+def draw_targets(regions: Regions, count: int, generator: torch.Generator, *, background: float) -> Targets:
     """`count` regions of each picture, drawn with replacement.
 
-    planes: (B, K, S, S) uint8; inside: (B, S, S) bool, where there is a picture. background: how many clicks beside
-    every region there are for each on one. A picture that has no region large enough (`min_area`, a share of it) gives
-    such clicks alone. shares: how often each plane is asked for; without them all regions are alike.
+    background: how many clicks beside every region there are for each on one. A picture that has no region large enough
+    gives such clicks alone.
     """
+    planes, weights = regions.planes, regions.weights
     pictures, levels = planes.shape[:2]
-    offsets = torch.arange(pictures * levels, device=planes.device).view(pictures, levels, 1, 1) * MAX_REGIONS
-    areas = torch.bincount((planes + offsets).flatten(), minlength=pictures * levels * MAX_REGIONS)
-    areas = areas.view(pictures, levels, MAX_REGIONS)
-    least = min_area * inside.sum((1, 2))[:, None, None]
-    found = areas >= least.clamp(min=1)
-    found[..., 0] = False
-    weights = found.float()
-    if shares:
-        share = torch.tensor([*shares, *[0.0] * levels][:levels], device=planes.device)[:, None]
-        weights = share * weights / found.sum(2, keepdim=True).clamp(min=1)
-    weights = weights.flatten(1)  # (B, K * MAX_REGIONS)
-    total = weights.sum(1, keepdim=True)
-    empty = (total * background).clamp(min=1e-9)
+    empty = (weights.sum(1, keepdim=True) * background).clamp(min=1e-9)
     drawn = torch.multinomial(torch.cat([weights, empty], 1), count, replacement=True, generator=generator).flatten()
     picture = torch.arange(pictures, device=planes.device).repeat_interleave(count)
     is_object = drawn < levels * MAX_REGIONS
     level = (drawn // MAX_REGIONS).clamp(max=levels - 1)
     masks = planes[picture, level] == (drawn % MAX_REGIONS)[:, None, None]
-    if not bool(is_object.all()):
-        nothing = (planes == 0).all(1) & inside
-        masks[~is_object] = nothing[picture[~is_object]]
+    masks = torch.where(is_object[:, None, None], masks, regions.nothing.index_select(0, picture))
     cells = F.avg_pool2d(masks.float()[:, None], 4)[:, 0] * is_object[:, None, None]
     return Targets(picture, masks, cells, is_object)
 
 
 def depths(cells: Tensor) -> Tensor:
     """How many steps each True cell is from the nearest False one, or from the border: (N, h, w) bool -> float32."""
-    inside = cells
+    # In a frame of outside, which stays; written in place, since this is what a step has most operations of.
+    framed = F.pad(cells, (1, 1, 1, 1))
+    inside = framed[..., 1:-1, 1:-1]
     depth = torch.zeros(cells.shape, dtype=torch.uint8, device=cells.device)
     for _ in range(min(max(cells.shape[-2:]) // 4, 255)):
         depth += inside
         # What has only such neighbours; by rows, then by columns.
-        beside = F.pad(inside, (1, 1, 1, 1))
-        beside = beside[..., :-2] & beside[..., 1:-1] & beside[..., 2:]
-        inside = beside[..., :-2, :] & beside[..., 1:-1, :] & beside[..., 2:, :]
+        beside = framed[..., :-2] & framed[..., 1:-1]
+        beside &= framed[..., 2:]
+        above = beside[..., :-2, :] & beside[..., 1:-1, :]
+        torch.bitwise_and(above, beside[..., 2:, :], out=inside)
     return depth.float()
 
 
@@ -107,7 +114,8 @@ def corrections(masks: Tensor, targets: Tensor, logits: Tensor, generator: torch
     wanted, given = targets > 0.5, logits > 0
     wrong = wanted != given
     missing = wrong & wanted
-    inner = depths(missing) + depths(wrong & given)
+    # The two lie apart, but may touch: each has depths of its own.
+    inner = depths(torch.cat([missing, wrong & given])).view(2, *wrong.shape).sum(0)
     chosen = torch.rand(len(masks), generator=generator, device=masks.device) < _INSIDE_SHARE
     weights = torch.where(chosen[:, None, None], inner**3, wrong.float())
     right = ~wrong.flatten(1).any(1)
@@ -139,7 +147,14 @@ def _cells(weights: Tensor, generator: torch.Generator) -> Tensor:
     flat = weights.flatten(1)
     # Of a map without any weight, every cell is as good.
     flat = flat + (flat.sum(1, keepdim=True) <= 0)
-    return torch.multinomial(flat, 1, generator=generator)[:, 0]
+    return _drawn(flat, generator)
+
+
+def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """A column of each row by weight, (N, K) -> (N,), as `torch.multinomial` does it, but without its checks, for which
+    the host would wait.
+    """
+    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(1)
 
 
 def _within(cells: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
@@ -148,5 +163,5 @@ def _within(cells: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
     row, column = cells // side, cells % side
     blocks = masks.view(len(masks), side, 4, side, 4)
     block = blocks[torch.arange(len(masks), device=masks.device), row, :, column, :].flatten(1)  # (N, 16)
-    pixel = torch.multinomial(block.float() + 1e-5, 1, generator=generator)[:, 0]
+    pixel = _drawn(block.float() + 1e-5, generator)
     return torch.stack([column * 4 + pixel % 4, row * 4 + pixel // 4], 1).float()

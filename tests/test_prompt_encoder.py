@@ -33,3 +33,15 @@ def test_few_points_embed_as_many_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_encoder, "_FEW_ANGLES", 0)
     torch.testing.assert_close(made.pe_layer.of_points(points), few, rtol=0, atol=2**-23)
     assert torch.equal(made.pe_layer.of_points(points), made.pe_layer(points))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_are_exact_under_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    encoder = PromptEncoder(32, 1024)
+    points, labels = 1024 * torch.rand(5, 3, 2), torch.ones(5, 3, dtype=torch.int64)
+    exact = encoder.sparse(points, labels, None), encoder.dense_position_embedding()
+    with torch.autocast("cpu", dtype):
+        under = encoder.sparse(points, labels, None), encoder.dense_position_embedding()
+    for one, other in zip(exact, under, strict=True):
+        assert torch.equal(one, other)

@@ -196,6 +196,13 @@ def test_sam_cuts_out_what_texts_describe() -> None:
     assert len(nothing) == 0 and nothing.masks is None and finder.calls == 3
 
 
+def test_sam_finds_nothing_by_no_texts_and_loads_nothing_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVocabularyDetector, "__init__", lambda *args, **kwargs: pytest.fail("loaded"))
+    options = {key: value for key, value in QUIET.items() if key != "save"}
+    (result,) = SAM(small_model())(PICTURE, texts=[], **options)
+    assert len(result) == 0 and result.masks is None
+
+
 def test_masks_below_the_threshold_take_their_texts_along() -> None:
     sam = SAM(small_model())
     options = {key: value for key, value in QUIET.items() if key not in ("save", "conf")}
@@ -301,6 +308,11 @@ def test_a_model_by_its_folder(transformers: Any, tmp_path: Path) -> None:
     direct = from_transformers(model, processor, texts=["a dog", "red car"], conf=0.0, device="cpu")
     np.testing.assert_allclose(loaded(PICTURE).boxes, direct(PICTURE).boxes, atol=1e-3)
     assert loaded.fingerprint == direct.fingerprint
+
+
+def test_a_model_that_is_not_there_is_told(transformers: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"can't load the model '.*nothing': .* give the folder"):
+        load_text_detector("a dog", str(tmp_path / "nothing"), device="cpu")
 
 
 def tiny_clip_tokenizer(transformers: Any, folder: Path) -> Any:

@@ -158,7 +158,10 @@ class Predictor(ModelAndPicture):
         """One picture; `before`: milliseconds per phase that have been spent on it already."""
         config, watch = request.config, Stopwatch(before)
         model = self._ready(config)
-        if request.texts is not None:
+        if request.texts == ():  # as with empty boxes; nothing has to be loaded to find nothing
+            nothing = Prompts(boxes=torch.zeros(0, 4))
+            result = segment.segment_prompts(model, picture, nothing, request.multimask_output, config, watch)
+        elif request.texts is not None:
             detector = self._text_detectors.get(config, model.device)
             result = segment_texts(model, picture, request.texts, detector, request.multimask_output, config, watch)
         elif request.prompts is None:

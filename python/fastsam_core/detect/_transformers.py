@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,19 @@ def require_transformers(purpose: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"{purpose} needs the package transformers: pip install 'fastsam_core[text]' ({error})"
+        ) from error
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """What can't be loaded within this context (no such name, files missing, no connection): a FileNotFoundError."""
+    try:
+        yield
+    except OSError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileNotFoundError(
+            f"transformers can't load the model {model!r}: {reason} If you can get its files another way, give the "
+            "folder that they are in instead of the name"
         ) from error
 
 

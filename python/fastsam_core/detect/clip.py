@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._transformers import require_transformers
+from ._transformers import loading, require_transformers
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _BATCH = 32
@@ -26,8 +26,9 @@ class ClipMatcher:
 
         if isinstance(model, str):
             transformers = require_transformers("choosing objects by texts")
-            processor = transformers.CLIPProcessor.from_pretrained(model) if processor is None else processor
-            model = transformers.CLIPModel.from_pretrained(model)
+            with loading(model):
+                processor = transformers.CLIPProcessor.from_pretrained(model) if processor is None else processor
+                model = transformers.CLIPModel.from_pretrained(model)
         if processor is None:
             raise ValueError("a model that is loaded already needs its processor too")
         self.device = select_device(device)

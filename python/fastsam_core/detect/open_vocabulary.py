@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ..prompts import read_texts
-from ._transformers import as_picture, require_transformers, weights_digest
+from ._transformers import as_picture, loading, require_transformers, weights_digest
 from .protocol import Detections
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
@@ -29,7 +29,8 @@ class OpenVocabularyDetector:
     conf: keep boxes with a greater score; by the model's kind if not given. iou: of two boxes for one text that overlap
         by more, the weaker goes. device: "" is the GPU if there is one.
 
-    ImportError without the package transformers; ValueError for a model of another kind.
+    ImportError without the package transformers; ValueError for a model of another kind; FileNotFoundError for one that
+    is not there and can't be downloaded.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class OpenVocabularyDetector:
         model = DEFAULT_MODEL if model is None else model
         if isinstance(model, str):
             transformers = require_transformers("finding objects by texts")
-            processor = transformers.AutoProcessor.from_pretrained(model) if processor is None else processor
-            model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(model)
+            with loading(model):
+                processor = transformers.AutoProcessor.from_pretrained(model) if processor is None else processor
+                model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(model)
         self.kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         if self.kind not in _CONF:
             raise ValueError(

@@ -124,7 +124,11 @@ class PositionEmbeddingRandom(nn.Module):
 
     def _angles(self, positions: Tensor) -> Tensor:
         matrix = self.positional_encoding_gaussian_matrix
-        return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
+        if not torch.is_autocast_enabled(matrix.device.type):
+            return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
+        # Half of an angle's digits are lost in half precision, and with them the place.
+        with torch.autocast(matrix.device.type, enabled=False):
+            return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
 
     def grid(self, size: int) -> Tensor:
         """The embedding of each cell's centre on a (size, size) grid: (2 * num_features, size, size)."""

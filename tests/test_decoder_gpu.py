@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_map_only
 from decoder_arguments import arguments_in
 from fastsam_core.models import decoder_gpu, registry, sam_model
 from fastsam_core.models.decoder_folded import FoldedImage
-from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
+from fastsam_core.models.decoder_gpu import FoldedPrompts, GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.ops import _native_cuda
 from gpu_waits import waits
 from siblings import EMULATED, names_of, use_sibling, why_no_gpu
 from test_decoder import OPS, decoder_of, inputs
@@ -91,8 +92,28 @@ def test_prompts_of_many_tokens_are_pytorchs() -> None:
     sparse = torch.randn(2, 4, 256).half()
     decoded = GpuImage(decoder, *given).decode(sparse)
     folded = FoldedImage(decoder, *given).decode(sparse)
-    assert not isinstance(decoded, GpuPrompts)
+    assert isinstance(decoded, FoldedPrompts)
     assert torch.equal(decoded.predicted_iou(), folded.predicted_iou())
+
+
+@pytest.mark.parametrize("count", range(6))
+@torch.no_grad()
+def test_few_prompts_are_pytorchs_until_the_tokens_have_kernels(count: int) -> None:
+    decoder, given, sparse = half(torch.bfloat16)
+    image = GpuImage(decoder, *given)
+    decoded = image.decode(sparse[:count], (1, 2, 3))
+    few = 1 <= count <= 4
+    assert isinstance(decoded, FoldedPrompts if few else GpuPrompts)
+    assert (image._features is None) == (count < 5)  # not made before they are needed
+    pairs = torch.cartesian_prod(torch.arange(count), torch.arange(1, 4))
+    logits = decoded.logits(pairs[:, 0], pairs[:, 1])
+    assert logits.dtype == torch.float32 and logits.shape == (3 * count, 12, 28)
+    assert decoded.predicted_iou().dtype == torch.bfloat16 and decoded.predicted_iou().shape == (count, 4)
+    if few:
+        folded = FoldedImage(decoder, *given).decode(sparse[:count])
+        assert torch.equal(logits, folded.logits(pairs[:, 0], pairs[:, 1]).float())
+    with _native_cuda.use_unvalidated():
+        assert isinstance(image.decode(sparse[:count]), GpuPrompts)
 
 
 @torch.no_grad()
@@ -149,15 +170,16 @@ def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype) -> Non
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("count", [PROMPTS, 3])
 @torch.no_grad()
-def test_on_a_gpu_nothing_waits_and_repeats_are_equal() -> None:
+def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int) -> None:
     if reason := why_no_gpu():
         pytest.skip(reason)
     decoder, given, sparse = half(torch.bfloat16, "cuda")
     assert serves_decoder(decoder, *given)
 
     def run() -> Tensor:
-        decoded = GpuImage(decoder, *given).decode(sparse, (1, 2, 3))
+        decoded = GpuImage(decoder, *given).decode(sparse[:count], (1, 2, 3))
         return decoded.logits([0, 1, 1, 2], [1, 2, 3, 1])
 
     expected = run()

@@ -49,6 +49,32 @@ DECODER_SHARED_BYTES: int
 
 # Operands of the decoder lie as ops/_decoder/layouts.py makes them, in float16 or bfloat16 unless said otherwise.
 def decoder_parts(length: int) -> int: ...
+def decoder_prompts_scratch(
+    count: int, sizes: Sequence[int], prompts: int, tokens: int, length: int, chosen: Sequence[int]
+) -> int: ...
+def decoder_prompts(
+    dtype: int,
+    given: int,  # (prompts, tokens, 256)
+    weights: int,  # as ops/_decoder/weights.py packs a TokenWeights
+    count: int,  # of all weights
+    sizes: Sequence[int],  # TokenSizes
+    image: Sequence[int],  # ImageParts, in panels
+    constant: int,  # () float32
+    eps: float,
+    prompts: int,
+    tokens: int,  # 1 to 8
+    length: int,
+    chosen: Sequence[int],
+    state: int,  # (prompts, panels, 16 * tokens + 2, 16), written, like the next ones
+    final_tokens: int,  # (prompts, len(chosen), 256)
+    iou: int,  # (prompts, sizes[6])
+    first_own: int,  # (prompts, 8, tokens, 16)
+    second_own: int,
+    scratch: int,  # `decoder_prompts_scratch` bytes
+    scratch_bytes: int,
+    shared_memory: int,
+    stream: int,
+) -> None: ...
 def decoder_first_look(
     dtype: int,
     q: int,  # (8, rows, 16)

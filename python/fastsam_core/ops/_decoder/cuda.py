@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves, why_unvalidated
 from . import reference
-from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
+from .inputs import check_first_look, check_first_pass, check_prompts, check_second_pass, check_upscale
 from .layouts import (
     HEAD_DIM,
     HEADS,
@@ -31,10 +31,11 @@ from .layouts import (
     pad_tokens,
     vectors,
 )
+from .schema import decoded
 
 HALVES = (torch.float16, torch.bfloat16)
 _CAPABILITY = (8, 0)
-_MIDDLE, _NARROW = 64, 32
+_WIDTH, _MIDDLE, _NARROW = 256, 64, 32
 _MOST_ROWS = 2 * HEADS * TOKENS + 2
 
 
@@ -58,6 +59,43 @@ def why_not(op: str, tensor: Tensor) -> str:
 def has_kernels(heads: int, head_dim: int, tokens: int) -> bool:
     """Whether there are kernels for a decoder of these sizes and prompts of so many tokens, output tokens included."""
     return heads == HEADS and head_dim == HEAD_DIM and 1 <= tokens <= TOKENS
+
+
+def decoder_prompts(
+    tokens: Tensor,
+    weights: Tensor,
+    sizes: list[int],
+    image: list[Tensor],
+    constant: Tensor,
+    eps: float,
+    heads: int,
+    length: int,
+    chosen: list[int],
+    state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_prompts`. One chain of launches, for layers of these widths."""
+    given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
+    own = check_prompts(*given)
+    prompts, number, _ = tokens.shape
+    fits = own.width == _WIDTH and not any(size % 8 for size in own[:-1]) and own.iou3 % 2 == 0
+    if _left_to_pytorch("decoder_prompts", tokens, heads if fits else 0, own.inner // heads, number):
+        return reference.decoder_prompts(*given)
+    with on_device_of(tokens, weights, constant, state, *image) as (cuda, stream), torch.no_grad():
+        results = decoded(tokens, own, heads, len(chosen))
+        written = _written(state)
+        if prompts:
+            shape = prompts, number, length, chosen
+            scratch = tokens.new_empty(cuda.decoder_prompts_scratch(len(weights), sizes, *shape), dtype=torch.uint8)
+            ready = [_ready(tensor) for tensor in (tokens, weights, constant, *image)]
+            addresses = [tensor.data_ptr() for tensor in ready]
+            cuda.decoder_prompts(
+                *(DTYPES[tokens.dtype], addresses[0], addresses[1], len(weights), sizes, addresses[3:]),
+                *(addresses[2], eps, *shape, written.data_ptr()),
+                *(tensor.data_ptr() for tensor in results),
+                *(scratch.data_ptr(), len(scratch), _shared_memory(cuda, state.device), stream),
+            )
+        _bring_back(written, state)
+    return results
 
 
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:

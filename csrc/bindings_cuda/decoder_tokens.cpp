@@ -111,6 +111,50 @@ void decoder_prompts(int dtype, Address given, Address weights, int64_t count, c
   kernels::decode_prompts(job, static_cast<DType>(dtype), shared_memory, pointer<void>(stream));
 }
 
+// The sizes of a call, and the layers of the masks that its tokens are of.
+kernels::MaskFactors factors_of(Address layers, int64_t each, const std::vector<int64_t>& sizes,
+                                const std::vector<int64_t>& masks, int64_t prompts, int64_t tokens, int64_t wide,
+                                int64_t asked_count, int64_t count) {
+  require(sizes.size() == 3, "there are three layers");
+  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be positive");
+  require(masks.size() < kernels::kTokens, "there are at most seven masks");
+  require(wide > 0 && wide <= (int64_t{1} << 20), "sizes must be positive");
+  kernels::MaskFactors job{};
+  job.prompts = prompts, job.tokens = tokens, job.asked_count = asked_count, job.count = count;
+  job.wide = static_cast<int>(wide), job.chosen_count = static_cast<int>(masks.size()) + 1;
+  for (size_t i = 0; i < masks.size(); ++i) {
+    require(masks[i] >= 0, "masks must be numbers from 0");
+    Pieces pieces(layers + static_cast<Address>(2 * masks[i] * each), each);
+    auto& of_mask = job.layers[i];
+    of_mask[0] = pieces.layer(kernels::kWidth, sizes[0]), of_mask[1] = pieces.layer(sizes[0], sizes[1]);
+    of_mask[2] = pieces.layer(sizes[1], sizes[2]);
+    pieces.end();
+  }
+  return job;
+}
+
+int64_t mask_factors_scratch(int64_t each, const std::vector<int64_t>& sizes, const std::vector<int64_t>& masks,
+                             int64_t prompts, int64_t tokens, int64_t wide, int64_t asked_count, int64_t count) {
+  return kernels::mask_factors_scratch(factors_of(0, each, sizes, masks, prompts, tokens, wide, asked_count, count));
+}
+
+void decoder_mask_factors(int dtype, Address final_tokens, Address first_own, Address second_own, Address asked,
+                          Address index, Address column, Address layers, int64_t each,
+                          const std::vector<int64_t>& sizes, const std::vector<int64_t>& masks, int64_t prompts,
+                          int64_t tokens, int64_t wide, int64_t asked_count, int64_t count, Address first,
+                          Address second, Address rest, Address factors, Address weights, Address scratch,
+                          int64_t scratch_bytes, Address stream) {
+  auto job = factors_of(layers, each, sizes, masks, prompts, tokens, wide, asked_count, count);
+  job.final_tokens = pointer<const void>(final_tokens), job.first_own = pointer<const void>(first_own);
+  job.second_own = pointer<const void>(second_own), job.asked = pointer<const int64_t>(asked);
+  job.index = pointer<const int64_t>(index), job.column = pointer<const int64_t>(column);
+  job.first = pointer<const void>(first), job.second = pointer<const void>(second);
+  job.rest = pointer<const void>(rest), job.factors = pointer<void>(factors), job.weights = pointer<void>(weights);
+  require(kernels::mask_factors_scratch(job) <= scratch_bytes, "there is less scratch memory than the call takes");
+  job.scratch = pointer<void>(scratch);
+  kernels::mask_factors(job, static_cast<DType>(dtype), pointer<void>(stream));
+}
+
 }  // namespace
 
 void bind_decoder_tokens(py::module_& m) {
@@ -122,6 +166,14 @@ void bind_decoder_tokens(py::module_& m) {
         py::arg("length"), py::arg("chosen"), py::arg("state"), py::arg("final_tokens"), py::arg("iou"),
         py::arg("first_own"), py::arg("second_own"), py::arg("scratch"), py::arg("scratch_bytes"),
         py::arg("shared_memory"), py::arg("stream"), released);
+  m.def("decoder_mask_factors_scratch", &mask_factors_scratch, py::arg("each"), py::arg("sizes"), py::arg("masks"),
+        py::arg("prompts"), py::arg("tokens"), py::arg("wide"), py::arg("asked_count"), py::arg("count"));
+  m.def("decoder_mask_factors", &decoder_mask_factors, py::arg("dtype"), py::arg("final_tokens"), py::arg("first_own"),
+        py::arg("second_own"), py::arg("asked"), py::arg("index"), py::arg("column"), py::arg("layers"),
+        py::arg("each"), py::arg("sizes"), py::arg("masks"), py::arg("prompts"), py::arg("tokens"), py::arg("wide"),
+        py::arg("asked_count"), py::arg("count"), py::arg("first"), py::arg("second"), py::arg("rest"),
+        py::arg("factors"), py::arg("weights"), py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
+        released);
 }
 
 }  // namespace fastsam::bindings

@@ -39,7 +39,8 @@ struct Memory {
     mlp = halves(rows * hidden);
     for (void** of_heads : {&look, &seen_rows, &keys}) *of_heads = halves(rows * kInner);
     iou1 = halves(job.prompts * job.iou1.n), iou2 = halves(job.prompts * job.iou2.n);
-    for (void** vectors : {&keys_laid, &own_laid, &cross_laid, &look_laid}) *vectors = halves(job.prompts * kRows * kDim);
+    for (void** vectors : {&keys_laid, &own_laid, &cross_laid, &look_laid})
+      *vectors = halves(job.prompts * kRows * kDim);
     for (void** matrix : {&keys_mix, &own_gram, &cross_mix, &gram}) *matrix = halves(job.prompts * kRows * kRows);
     look_mix = halves(job.prompts * kRows * 2 * kRows);
     for (float** bias : {&keys_bias, &own_bias, &cross_bias}) *bias = floats(job.prompts * kRows);
@@ -54,9 +55,9 @@ struct Memory {
   int64_t rows, chosen, panels, parts;
   bool narrow;
   int64_t blocks[Fragments::kParts];
-  void* image[Fragments::kParts];                // fragments
-  void *queries, *placed, *sum, *q, *k, *v;      // (rows, kWidth) at most
-  void *mlp, *look, *seen_rows, *keys;           // (rows, hidden or kWidth), and (rows, kInner) in some order
+  void* image[Fragments::kParts];            // fragments
+  void *queries, *placed, *sum, *q, *k, *v;  // (rows, kWidth) at most
+  void *mlp, *look, *seen_rows, *keys;       // (rows, hidden or kWidth), and (rows, kInner) in some order
   void *iou1, *iou2;
   void *keys_laid, *own_laid, *cross_laid, *look_laid, *keys_mix, *own_gram, *cross_mix, *gram, *look_mix;
   float *keys_bias, *own_bias, *cross_bias, *look_rest, *tops, *totals, *seen, *mixed;
@@ -71,6 +72,40 @@ struct Memory {
   uintptr_t base_;
   int64_t used_ = 0;
 };
+
+unsigned step_blocks(int64_t warps) { return blocks_for(warps, kStepWarps); }
+
+// Rows one after the other, `stride` elements apart.
+Place rows_of(const void* data, int64_t stride) {
+  return {const_cast<void*>(data), stride, 0, 16, 1, false, nullptr, 0};
+}
+
+Product product(const TokenLayer& layer, Place x, Place out, int64_t rows, float factor = 1.0f) {
+  return {x, out, rows_of(nullptr, 0), layer.weight, layer.bias, rows, layer.n, layer.k, factor, false, 0};
+}
+
+int64_t count_blocks(Products& all, int64_t rows, int64_t columns) {
+  int64_t blocks = 0;
+  for (int i = 0; i < all.count; ++i) {
+    Product& one = all.of[i];
+    one.first_block = static_cast<unsigned>(blocks);
+    blocks += (one.rows + rows - 1) / rows * ((one.n + columns - 1) / columns);
+  }
+  return blocks;
+}
+
+// Independent products in one launch.
+template <typename T>
+void start_products(Products& all, void* stream) {
+  const int64_t tiles = count_blocks(all, kTile, kTile);
+  if (tiles >= kBlocksToFill) {
+    launch((many_rows_kernel<T>), blocks_for(tiles, 1), kProductThreads, kTileBytes, static_cast<cudaStream_t>(stream),
+           all);
+  } else {
+    const unsigned blocks = blocks_for(count_blocks(all, kFewRows, kFewColumns), 1);
+    launch((few_rows_kernel<T>), blocks, kProductThreads, 0, static_cast<cudaStream_t>(stream), all);
+  }
+}
 
 template <typename T>
 class Decoding {
@@ -88,16 +123,16 @@ class Decoding {
     answer(job_.first, job_.first_own, nullptr);
     // The second.
     attend_self(job_.second, at_.placed, at_.queries, true);
-    multiply({product(job_.second.look_q, rows_of(at_.placed, kWidth), by_prompt(at_.look, job_.tokens), at_.rows,
-                      kScale)});
+    multiply(
+        {product(job_.second.look_q, rows_of(at_.placed, kWidth), by_prompt(at_.look, job_.tokens), at_.rows, kScale)});
     pair_first();
     Pass look = pass_of(at_.image[2], at_.image[3], job_.norms1);
     pass(look, dtype_, shared_, stream_);
     gather<false>();
     update(job_.second, rows_of(at_.seen_rows, kInner));
     // The last look is of the chosen tokens alone.
-    const Product last = product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count),
-                                 at_.chosen, kScale);
+    const Product last =
+        product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count), at_.chosen, kScale);
     answer(job_.second, job_.second_own, &last);
     pair_second();
     look = pass_of(at_.image[4], at_.image[5], job_.norms2);
@@ -115,50 +150,26 @@ class Decoding {
   }
 
  private:
-  static constexpr float kScale = 0.25f;                // 1 / sqrt(kDim)
-  static constexpr float kShare = 2.0f / kWidth;        // twice the mean over channels, as the variance takes it
+  static constexpr float kScale = 0.25f;          // 1 / sqrt(kDim)
+  static constexpr float kShare = 2.0f / kWidth;  // twice the mean over channels, as the variance takes it
 
   cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
-  unsigned step_blocks(int64_t warps) const { return blocks_for(warps, kStepWarps); }
 
-  // Rows one after the other, or of a prompt, `stride` elements apart.
-  static Place rows_of(const void* data, int64_t stride) { return {const_cast<void*>(data), stride, 0, 16, 1, false}; }
   // (heads, rows, kDim)
-  Place by_head(void* data) const { return {data, kDim, 0, at_.rows * kDim, 1, false}; }
+  Place by_head(void* data) const { return {data, kDim, 0, at_.rows * kDim, 1, false, nullptr, 0}; }
   // (prompts, heads, count, kDim)
   static Place by_prompt(void* data, int64_t count) {
-    return {data, count * kInner, kDim, count * kDim, static_cast<int>(count), false};
+    return {data, count * kInner, kDim, count * kDim, static_cast<int>(count), false, nullptr, 0};
   }
   Place chosen_of(void* data) const {
-    return {data, job_.tokens * kWidth, kWidth, 16, job_.chosen_count, true};
+    return {data, job_.tokens * kWidth, kWidth, 16, job_.chosen_count, true, nullptr, 0};
   }
 
-  static Product product(const TokenLayer& layer, Place x, Place out, int64_t rows, float factor = 1.0f) {
-    return {x, out, Place{nullptr, 0, 0, 0, 1, false}, layer.weight, layer.bias, rows, layer.n, layer.k, factor, false,
-            0};
-  }
-
-  // Independent products in one launch.
   void multiply(std::initializer_list<Product> products) {
     Products all{};
     std::copy(std::begin(job_.chosen), std::end(job_.chosen), all.chosen);
     for (const Product& one : products) all.of[all.count++] = one;
-    const int64_t tiles = count_blocks(all, kTile, kTile);
-    if (tiles >= kBlocksToFill) {
-      launch((many_rows_kernel<T>), blocks_for(tiles, 1), kProductThreads, kTileBytes, stream(), all);
-    } else {
-      const unsigned blocks = blocks_for(count_blocks(all, kFewRows, kFewColumns), 1);
-      launch((few_rows_kernel<T>), blocks, kProductThreads, 0, stream(), all);
-    }
-  }
-  static int64_t count_blocks(Products& all, int64_t rows, int64_t columns) {
-    int64_t blocks = 0;
-    for (int i = 0; i < all.count; ++i) {
-      Product& one = all.of[i];
-      one.first_block = static_cast<unsigned>(blocks);
-      blocks += (one.rows + rows - 1) / rows * ((one.n + columns - 1) / columns);
-    }
-    return blocks;
+    start_products<T>(all, stream_);
   }
 
   void lay_out_image() {
@@ -169,7 +180,7 @@ class Decoding {
       parts.from[i] = from[i], parts.to[i] = at_.image[i];
       parts.first[i + 1] = parts.first[i] + at_.blocks[i];
     }
-    launch((fragments_kernel<T>), step_blocks(parts.first[Fragments::kParts]), kStepThreads, 0, stream(), parts);
+    launch(fragments_kernel, step_blocks(parts.first[Fragments::kParts]), kStepThreads, 0, stream(), parts);
   }
 
   void normalise(const TokenNorm& norm, const void* x, int64_t rows, void* out, void* placed) {
@@ -209,8 +220,8 @@ class Decoding {
 
   // Keys and values for the image tokens' look at these tokens; and another product, if there is one.
   void answer(const TokenBlock& block, void* own, const Product* other) {
-    const Product keys = product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens),
-                                 at_.rows, kScale);
+    const Product keys =
+        product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens), at_.rows, kScale);
     const Product values = product(block.answer_v, rows_of(at_.queries, kWidth), by_prompt(own, job_.tokens), at_.rows);
     if (other == nullptr) return multiply({keys, values});
     multiply({keys, values, *other});
@@ -226,8 +237,7 @@ class Decoding {
   void pair_first() {
     Pairings all{};
     all.of[all.count++] = pairing(at_.keys, nullptr, nullptr, nullptr, at_.keys_laid, 1.0f);
-    all.of[all.count++] =
-        pairing(job_.first_own, job_.mixes.gram1, job_.first_own, at_.gram, at_.cross_laid, kShare);
+    all.of[all.count++] = pairing(job_.first_own, job_.mixes.gram1, job_.first_own, at_.gram, at_.cross_laid, kShare);
     all.of[all.count++] = pairing(at_.look, job_.mixes.look1, job_.first_own, at_.look_mix, at_.look_laid, 1.0f);
     start(all);
   }
@@ -333,7 +343,82 @@ void check(const Prompts& job) {
   check_layer(job.iou1, kWidth), check_layer(job.iou2, job.iou1.n), check_layer(job.iou3, job.iou2.n);
 }
 
+// Scratch memory of `mask_factors`, for so many prompts' tokens: what each layer makes of each mask's.
+struct MaskMemory {
+  explicit MaskMemory(const MaskFactors& job) : masks(job.chosen_count - 1) {
+    auto at = reinterpret_cast<uintptr_t>(job.scratch);
+    for (int i = 0; i < 3; ++i) {
+      each[i] = job.asked_count * job.layers[0][i].n;
+      made[i] = reinterpret_cast<void*>(at + static_cast<uintptr_t>(bytes));
+      bytes += (masks * each[i] * 2 + 255) / 256 * 256;
+    }
+  }
+  void* of(int layer, int mask) const {
+    return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(made[layer]) +
+                                   static_cast<uintptr_t>(2 * mask * each[layer]));
+  }
+
+  int masks;
+  void* made[3];
+  int64_t each[3], bytes = 0;
+};
+
+template <typename T>
+void factors_of(const MaskFactors& job, void* stream) {
+  const MaskMemory at(job);
+  const auto on = static_cast<cudaStream_t>(stream);
+  launch((factors_kernel<T>), step_blocks(job.asked_count * (job.wide / 16)), kStepThreads, 0, on, job);
+  if (job.count == 0) return;
+  for (int begin = 0; begin < at.masks; begin += kMostProducts) {
+    for (int i = 0; i < 3; ++i) {
+      Products all{};
+      for (int mask = begin; mask < std::min(begin + kMostProducts, at.masks); ++mask) {
+        const TokenLayer& layer = job.layers[mask][i];
+        // The mask's token of each prompt that is asked for.
+        Place x = rows_of(static_cast<const T*>(job.final_tokens) + (1 + mask) * kWidth, job.chosen_count * kWidth);
+        x.index = job.asked, x.groups = job.prompts;
+        if (i > 0) x = rows_of(at.of(i - 1, mask), layer.k);
+        Product& one = all.of[all.count++] = product(layer, x, rows_of(at.of(i, mask), layer.n), job.asked_count);
+        one.relu = i < 2;
+      }
+      start_products<T>(all, stream);
+    }
+  }
+  const int narrow = job.layers[0][2].n;
+  launch(choose_kernel, blocks_for(job.count * narrow, kStepThreads), kStepThreads, 0, on, job,
+         static_cast<const uint16_t*>(at.made[2]), narrow);
+}
+
+void check(const MaskFactors& job) {
+  require(job.prompts >= 1 && job.tokens >= 1 && job.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
+  require(job.asked_count >= 1 && job.asked_count <= int64_t{1} << 24 && job.count >= 0,
+          "decoder: there must be 1 to 2^24 prompts");
+  require(job.wide >= 16 && job.wide % 16 == 0, "decoder: 4 * middle must be a multiple of 16");
+  require(job.chosen_count >= 1 && job.chosen_count <= kTokens && (job.chosen_count > 1 || job.count == 0),
+          "decoder: there must be a token for each mask");
+  for (int mask = 0; mask + 1 < job.chosen_count; ++mask) {
+    const TokenLayer(&layers)[3] = job.layers[mask];
+    check_layer(layers[0], kWidth), check_layer(layers[1], layers[0].n), check_layer(layers[2], layers[1].n);
+    for (int i = 0; i < 3; ++i)
+      require(layers[i].n == job.layers[0][i].n, "decoder: masks' layers must be of one size");
+  }
+}
+
 }  // namespace
+
+int64_t mask_factors_scratch(const MaskFactors& job) {
+  check(job);
+  MaskFactors sized = job;
+  sized.scratch = nullptr;
+  return MaskMemory(sized).bytes;
+}
+
+void mask_factors(const MaskFactors& job, DType dtype, void* stream) {
+  check(job);
+  if (dtype == DType::float16) return factors_of<half>(job, stream);
+  if (dtype == DType::bfloat16) return factors_of<bfloat16>(job, stream);
+  throw std::invalid_argument("decoder: there are no kernels for this dtype");
+}
 
 int64_t prompts_scratch(const Prompts& job) {
   check(job);

@@ -60,8 +60,8 @@ struct Prompts {
   const float* constant;  // of the variance; one number
   const void* given;      // (prompts, tokens, kWidth)
   int chosen[kTokens];
-  int chosen_count;  // tokens whose result is wanted, the first of them the IoU's
-  void* state;       // (prompts, panels, 2 * heads * tokens + 2, 16)
+  int chosen_count;    // tokens whose result is wanted, the first of them the IoU's
+  void* state;         // (prompts, panels, 2 * heads * tokens + 2, 16)
   void* final_tokens;  // (prompts, chosen_count, kWidth)
   void* iou;           // (prompts, iou3.n)
   void* first_own;     // (prompts, heads, tokens, kDim)
@@ -74,5 +74,25 @@ int64_t prompts_scratch(const Prompts& job);
 
 // Errors as of `pass`.
 void decode_prompts(const Prompts& job, DType dtype, int64_t shared_memory, void* stream);
+
+// What `upscale` takes of each prompt and mask, in five launches for up to four masks. Numbers that are out of range
+// mean the nearest that there are.
+struct MaskFactors {
+  int64_t prompts, tokens, asked_count, count;
+  int wide;                                           // 4 * middle, a multiple of 16
+  int chosen_count;                                   // tokens of a prompt, of which the masks' come after the first
+  const void *final_tokens, *first_own, *second_own;  // as `decode_prompts` gives them
+  const int64_t* asked;                               // (asked_count): prompts
+  const int64_t *index, *column;                      // (count): place in asked, and of the mask's token
+  TokenLayer layers[kTokens][3];                      // of each mask's token, all of the same sizes
+  const void *first, *second;                         // (wide, kInner)
+  const void* rest;                                   // (wide)
+  void* factors;                                      // (asked_count, wide, 2 * heads * tokens + 2)
+  void* weights;                                      // (count, narrow)
+  void* scratch;                                      // `mask_factors_scratch` bytes, at a multiple of 256
+};
+
+int64_t mask_factors_scratch(const MaskFactors& job);
+void mask_factors(const MaskFactors& job, DType dtype, void* stream);
 
 }  // namespace fastsam::decoder::cuda

@@ -1,7 +1,7 @@
 // Fully connected layers of tokens, several that are independent of each other in one launch. There is a kernel for a
-// few rows, where reading the weights is all the time there is, and one for many. Both add up in the same order, so that
-// a prompt's results don't depend on how many others there are: 16 of depth at a time within each of four quarters, and
-// then these.
+// few rows, where reading the weights is all the time there is, and one for many. Both add up in the same order, so
+// that a prompt's results don't depend on how many others there are: 16 of depth at a time within each of four
+// quarters, and then these.
 #pragma once
 
 #include "decoder/decoder_cuda_parts.cuh"
@@ -9,12 +9,15 @@
 
 namespace fastsam::decoder::cuda {
 
-// Where rows lie, in groups of which all, or the chosen ones, are taken; a row's channels are 16 together, `head` apart.
+// Where rows lie, in groups of which all, or the chosen ones, are taken; a row's channels are 16 together, `head`
+// apart.
 struct Place {
   void* data;
   int64_t outer, row, head;  // elements between groups, between rows of a group, between heads
   int group;
   bool chosen;
+  const int64_t* index;  // which group is meant by each, or null
+  int64_t groups;        // how many there are, then
 };
 
 struct Product {
@@ -27,7 +30,7 @@ struct Product {
   unsigned first_block;
 };
 
-constexpr int kMostProducts = 3;
+constexpr int kMostProducts = 4;
 
 struct Products {
   Product of[kMostProducts];
@@ -41,12 +44,17 @@ constexpr int kFewRows = 16, kFewColumns = 16, kTile = 64;
 constexpr int kStages = 3, kStageChunks = kTile / 8, kStageVectors = 2 * kTile * kStageChunks;
 constexpr size_t kTileBytes = size_t{kStages} * kStageVectors * 16;
 
-__device__ __forceinline__ int quarter_of(int k) { return (k + kQuarters * kDepth - 1) / (kQuarters * kDepth) * kDepth; }
+__device__ __forceinline__ int quarter_of(int k) {
+  return (k + kQuarters * kDepth - 1) / (kQuarters * kDepth) * kDepth;
+}
 
 __device__ __forceinline__ int64_t row_offset(const Products& all, const Place& place, int64_t row) {
   const auto number = static_cast<unsigned>(row), group = static_cast<unsigned>(place.group);
   const unsigned inside = number % group;
-  return number / group * place.outer + (place.chosen ? all.chosen[inside] : static_cast<int>(inside)) * place.row;
+  int64_t outer = number / group;
+  // Nobody waits to know of a number that is out of range; it must not be followed.
+  if (place.index != nullptr) outer = max(int64_t{0}, min(__ldg(place.index + outer), place.groups - 1));
+  return outer * place.outer + (place.chosen ? all.chosen[inside] : static_cast<int>(inside)) * place.row;
 }
 __device__ __forceinline__ int64_t column_offset(const Place& place, int column) {
   return column / 16 * place.head + column % 16;

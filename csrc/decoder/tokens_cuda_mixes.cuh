@@ -9,11 +9,11 @@ namespace fastsam::decoder::cuda {
 
 // Products of all rows of x with all rows of `own` through a matrix, laid out as a pass takes them, and x itself.
 struct Pairing {
-  const void* x;    // (prompts, heads, count, kDim)
-  const void* mix;  // (kInner, kInner), or null: x alone
-  const void* own;  // (prompts, heads, tokens, kDim)
-  void* matrix;     // matrices; `depth` 32s deep, of which this is written from `first_depth` on
-  void* vectors;    // vectors of x times `factor`, or null
+  const void* x;          // (prompts, heads, count, kDim)
+  const void* mix;        // (kInner, kInner), or null: x alone
+  const void* own;        // (prompts, heads, tokens, kDim)
+  void* matrix;           // matrices; `depth` 32s deep, of which this is written from `first_depth` on
+  void* vectors;          // vectors of x times `factor`, or null
   const void* along;      // (kInner), or null: products of x with its head's part go to `bias`
   const float* constant;  // added to them by its share for each head, or null
   float* bias;            // (prompts, kRows), or as the second of two: (prompts, heads * each, 2), the first being zero
@@ -43,8 +43,8 @@ __device__ __forceinline__ uint2 load_vector(const void* rows, int64_t row, bool
 // Two elements that stand below each other.
 __device__ __forceinline__ uint32_t load_column(const void* of, int64_t at, int64_t pitch, bool first, bool second) {
   const auto* const from = static_cast<const uint16_t*>(of) + at;
-  return (first ? static_cast<uint32_t>(__ldg(from)) : 0) |
-         (second ? static_cast<uint32_t>(__ldg(from + pitch)) : 0) << 16;
+  return (first ? static_cast<uint32_t>(__ldg(from)) : 0) | (second ? static_cast<uint32_t>(__ldg(from + pitch)) : 0)
+                                                                << 16;
 }
 
 template <typename T>
@@ -94,16 +94,15 @@ __global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_consta
     }
     const uint32_t between[4] = {pack<T>(y[0][0], y[0][1]), 0, pack<T>(y[1][0], y[1][1]), 0};
     const bool there = group() < all.tokens;
-    const uint2 own =
-        load_vector<T>(one.own, (prompt * kHeads + other) * all.tokens + (there ? group() : 0), there);
+    const uint2 own = load_vector<T>(one.own, (prompt * kHeads + other) * all.tokens + (there ? group() : 0), there);
     float d[4] = {};
     mma_m16n8k16<T>(d, between, own.x, own.y);
     out[other] = pack<T>(d[0], d[1]);
   }
   if (!column) return;
   const int columns = narrow ? head / 2 : head, blocks = one.look && all.narrow ? kHeads / 2 : kHeads;
-  auto* const to = static_cast<uint4*>(one.matrix) +
-                   ((prompt * blocks + columns) * one.depth + one.first_depth) * kWarp + lane();
+  auto* const to =
+      static_cast<uint4*>(one.matrix) + ((prompt * blocks + columns) * one.depth + one.first_depth) * kWarp + lane();
   to[0] = make_uint4(out[0], out[1], out[2], out[3]);
   to[kWarp] = make_uint4(out[4], out[5], out[6], out[7]);
 #endif
@@ -179,8 +178,8 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
       }
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const T* const from =
-            static_cast<const T*>(job.mix[block]) + (head * kDim + 8 * n + group()) * kInner + other * kDim + 2 * pair();
+        const T* const from = static_cast<const T*>(job.mix[block]) + (head * kDim + 8 * n + group()) * kInner +
+                              other * kDim + 2 * pair();
         const auto* const two = reinterpret_cast<const uint32_t*>(from);
         mma_m16n8k16<T>(out[n], between, __ldg(two), __ldg(two + 4));
       }
@@ -200,6 +199,56 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
     *reinterpret_cast<uint32_t*>(to + 8 * n) = pack<T>(result[0], result[1]);
   }
 #endif
+}
+
+// A row of weights over a prompt's values: a warp has 16 rows of one prompt that masks are asked of.
+template <typename T>
+__global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_constant__ MaskFactors job) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  const int tiles = job.wide / 16, tokens = static_cast<int>(job.tokens), rows = kHeads * tokens;
+  const int64_t number = warp_of_grid();
+  if (number >= job.asked_count * tiles) return;
+  const int64_t asked = number / tiles, columns = 2 * rows + 2;
+  const int64_t prompt = max(int64_t{0}, min(__ldg(job.asked + asked), job.prompts - 1));
+  const int row = static_cast<int>(number % tiles) * 16 + group();
+  T* const to = static_cast<T*>(job.factors) + (asked * job.wide + row) * columns;
+#pragma unroll
+  for (int block = 0; block < 2; ++block) {
+    const T* const mix = static_cast<const T*>(block == 0 ? job.first : job.second) + int64_t{row} * kInner;
+    const void* const own = block == 0 ? job.first_own : job.second_own;
+#pragma unroll
+    for (int head = 0; head < kHeads; ++head) {
+      const auto* const upper = reinterpret_cast<const uint32_t*>(mix + head * kDim) + pair();
+      const auto* const lower = upper + 8 * kInner / 2;
+      const uint32_t left[4] = {__ldg(upper), __ldg(lower), __ldg(upper + 4), __ldg(lower + 4)};
+      const bool there = group() < tokens;
+      const uint2 right = load_vector<T>(own, (prompt * kHeads + head) * tokens + (there ? group() : 0), there);
+      float d[4] = {};
+      mma_m16n8k16<T>(d, left, right.x, right.y);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int token = 2 * pair() + j % 2;
+        if (token < tokens) to[j / 2 * 8 * columns + block * rows + head * tokens + token] = from_float<T>(d[j]);
+      }
+    }
+  }
+  if (pair() < 2) {
+    const int at = row + 8 * pair();
+    T* const last = to + 8 * pair() * columns + 2 * rows;
+    last[0] = from_float<T>(0.0f), last[1] = static_cast<const T*>(job.rest)[at];
+  }
+#endif
+}
+
+// Of each mask the weights that its token has made: `from` is (masks, asked_count, narrow).
+__global__ void __launch_bounds__(kStepThreads)
+    choose_kernel(const __grid_constant__ MaskFactors job, const uint16_t* from, int narrow) {
+  const int64_t number = int64_t{blockIdx.x} * kStepThreads + threadIdx.x;
+  if (number >= job.count * narrow) return;
+  const int64_t mask = number / narrow;
+  const int64_t column = max(int64_t{0}, min(job.column[mask], int64_t{job.chosen_count} - 2));
+  const int64_t asked = max(int64_t{0}, min(job.index[mask], job.asked_count - 1));
+  static_cast<uint16_t*>(job.weights)[number] = from[(column * job.asked_count + asked) * narrow + number % narrow];
 }
 
 }  // namespace fastsam::decoder::cuda

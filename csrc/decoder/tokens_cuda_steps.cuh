@@ -18,7 +18,6 @@ struct Fragments {
   int64_t first[kParts + 1];  // number of each part's first block, and of all
 };
 
-template <typename T>
 __global__ void __launch_bounds__(kStepThreads) fragments_kernel(const __grid_constant__ Fragments parts) {
   const int64_t number = warp_of_grid();
   if (number >= parts.first[Fragments::kParts]) return;
@@ -87,7 +86,7 @@ __global__ void __launch_bounds__(kStepThreads) self_attention_kernel(const Self
 struct Normalising {
   const void* x;  // (rows, kWidth)
   const void *weight, *bias;
-  const void* given;  // (rows, kWidth), or null
+  const void* given;   // (rows, kWidth), or null
   void *out, *placed;  // placed: out + given
   int64_t rows;
   float eps;

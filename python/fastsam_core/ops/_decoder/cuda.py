@@ -16,7 +16,15 @@ from torch.nn import functional as F
 
 from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves, why_unvalidated
 from . import reference
-from .inputs import check_first_look, check_first_pass, check_prompts, check_second_pass, check_upscale
+from .inputs import (
+    check_first_look,
+    check_first_pass,
+    check_mask_factors,
+    check_numbers,
+    check_prompts,
+    check_second_pass,
+    check_upscale,
+)
 from .layouts import (
     HEAD_DIM,
     HEADS,
@@ -31,7 +39,7 @@ from .layouts import (
     pad_tokens,
     vectors,
 )
-from .schema import decoded
+from .schema import decoded, factors_of
 
 HALVES = (torch.float16, torch.bfloat16)
 _CAPABILITY = (8, 0)
@@ -95,6 +103,46 @@ def decoder_prompts(
                 *(scratch.data_ptr(), len(scratch), _shared_memory(cuda, state.device), stream),
             )
         _bring_back(written, state)
+    return results
+
+
+def decoder_mask_factors(
+    final: Tensor,
+    first_own: Tensor,
+    second_own: Tensor,
+    asked: Tensor,
+    index: Tensor,
+    column: Tensor,
+    masks: list[int],
+    layers: Tensor,
+    sizes: list[int],
+    first: Tensor,
+    second: Tensor,
+    rest: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_mask_factors`. Numbers out of range mean the nearest that there are."""
+    of_prompts, of_weights = (final, first_own, second_own, asked, index, column), (first, second, rest)
+    check_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
+    if not final.is_cuda:
+        check_numbers(asked, index, column, len(final), final.shape[1])
+    (prompts, _, width), (_, heads, number, head_dim) = final.shape, first_own.shape
+    fits = width == _WIDTH and not (sizes[0] % 8 or sizes[1] % 8 or sizes[2] % 2 or len(rest) % 16)
+    fits = fits and len(masks) < TOKENS
+    if _left_to_pytorch("decoder_mask_factors", final, heads if fits else 0, head_dim, number):
+        return reference.decoder_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
+    with on_device_of(*of_prompts, layers, *of_weights) as (cuda, stream), torch.no_grad():
+        results = factors_of(final, first_own, asked, index, sizes, rest)
+        if prompts and len(asked):
+            shape = prompts, number, len(rest), len(asked), len(index)
+            size = cuda.decoder_mask_factors_scratch(layers.shape[1], sizes, masks, *shape)
+            scratch = final.new_empty(size, dtype=torch.uint8)
+            given, weights = ([_ready(x) for x in tensors] for tensors in ((*of_prompts, layers), of_weights))
+            cuda.decoder_mask_factors(
+                *(DTYPES[final.dtype], *(tensor.data_ptr() for tensor in given)),
+                *(layers.shape[1], sizes, masks, *shape),
+                *(tensor.data_ptr() for tensor in (*weights, *results, scratch)),
+                *(size, stream),
+            )
     return results
 
 

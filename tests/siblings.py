@@ -75,7 +75,7 @@ def _carried(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def carry(value: Any, device: str) -> Any:
-    """The value with its tensors, also in tuples and lists, on the device; what is on neither CPU nor GPU stays there."""
+    """The value with its tensors, also in tuples and lists, on the device; what is on no CPU or GPU stays there."""
     if isinstance(value, (tuple, list)):
         return type(value)(carry(part, device) for part in value)
     return value.to(device) if isinstance(value, Tensor) and value.device.type in ("cpu", "cuda") else value

@@ -18,6 +18,7 @@ from decoder_arguments import arguments_in
 from fastsam_core import doctor, ops
 from fastsam_core.ops import _native_cuda, schema
 from fastsam_core.ops._decoder import cuda
+from fastsam_core.ops._decoder.weights import mask_shapes
 from siblings import EMULATED, Calls, carry, emulated
 from test_decoder import run
 from test_decoder_half import CUDA, check_errors, each_form, each_half, shifted
@@ -85,6 +86,35 @@ def test_many_prompts_give_the_same_as_few(sibling: str) -> None:
     few = run(call, "decoder_prompts", (tokens[98:], *given, state[98:]))
     for whole, part in zip(together, few, strict=True):
         assert torch.equal(whole[98:], part)
+
+
+@needs_module
+@each_form
+@pytest.mark.parametrize("hidden", [(1032, 520), (40, 1032)], ids=str)
+def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, hidden: tuple[int, int]) -> None:
+    """Quarters of a depth that take several stages and end within one, and a depth that doesn't fill one."""
+    _, *owns, _, _, _, _, _, _, first, second, rest = arguments_in(
+        torch.bfloat16, "decoder_mask_factors", **{**SIZE, "prompts": 3}
+    )
+    generator = torch.Generator().manual_seed(9)
+    final = torch.randn(3, 5, 256, generator=generator).bfloat16()
+    sizes = [*hidden, 32]
+    size = mask_shapes(256, *sizes)[1]
+    layers = (torch.randn(4, size, generator=generator) / 16).bfloat16()
+    asked, index, column = torch.arange(200) % 3, torch.arange(199, -1, -1), torch.arange(200) % 4
+    weights = [2, 0, 3, 1], layers, sizes, first, second, rest
+    given = final, *owns, asked, index, column, *weights
+    check_errors(sibling, "decoder_mask_factors", given)
+    call = ops.siblings("decoder_mask_factors")[sibling]
+    factors, found = call(*given)
+    few_factors, few = call(final, *owns, asked[190:], torch.arange(9, -1, -1), column[:10], *weights)
+    assert torch.equal(factors[190:], few_factors) and torch.equal(found[:10], few)
+    if sibling == EMULATED:
+        emulated.set_order(backward=True)
+        try:
+            assert all(torch.equal(a, b) for a, b in zip(call(*given), (factors, found), strict=True))
+        finally:
+            emulated.set_order(backward=False)
 
 
 @needs_module

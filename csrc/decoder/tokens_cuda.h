@@ -3,7 +3,7 @@
 // that a call can be captured in a graph, and returns before the work is done.
 //
 // A prompt has about seven tokens, whose layers are 20 MMAC and read 7 MB of weights: for one prompt that is the time
-// to start kernels and to wait for memory, for 1,024 (41 TFLOP) some 0.2 ms on tensor cores. What a kernel rounds, and
+// to start kernels and to wait for memory, for 1,024 (41 GFLOP) some 0.2 ms of tensor cores. What a kernel rounds, and
 // where, is what PyTorch does in the same dtype, or less.
 #pragma once
 

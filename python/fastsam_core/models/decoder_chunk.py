@@ -66,7 +66,8 @@ class Chunk:
         index, masks: on the CPU, wherever the chunk is.
         """
         column = torch.tensor([self.masks.index(mask) for mask in masks.tolist()], dtype=torch.int64, device="cpu")
-        asked, row, column = (beside(x, out) for x in (*torch.unique(index, return_inverse=True), column))
+        numbers = (*torch.unique(index, return_inverse=True), column)
+        asked, row, column = beside(torch.cat(numbers), out).split([len(x) for x in numbers])  # in one copy
         image, decoded = self._image, (self._final, self._first_own, self._second_own)
         factors, weights = ops.decoder_mask_factors(
             *decoded, asked, row, column, self.masks, image.mask_layers, image.mask_sizes, *image.enlarge_mix

@@ -136,11 +136,13 @@ def decoder_mask_factors(
             shape = prompts, number, len(rest), len(asked), len(index)
             size = cuda.decoder_mask_factors_scratch(layers.shape[1], sizes, masks, *shape)
             scratch = final.new_empty(size, dtype=torch.uint8)
-            given, weights = ([_ready(x) for x in tensors] for tensors in ((*of_prompts, layers), of_weights))
+            given = [_ready(x) for x in (final, first_own, second_own)]
+            given += [x.contiguous() for x in (asked, index, column)]  # read one by one
+            given += [_ready(x) for x in (layers, *of_weights)]
             cuda.decoder_mask_factors(
-                *(DTYPES[final.dtype], *(tensor.data_ptr() for tensor in given)),
+                *(DTYPES[final.dtype], *(tensor.data_ptr() for tensor in given[:7])),
                 *(layers.shape[1], sizes, masks, *shape),
-                *(tensor.data_ptr() for tensor in (*weights, *results, scratch)),
+                *(tensor.data_ptr() for tensor in (*given[7:], *results, scratch)),
                 *(size, stream),
             )
     return results

@@ -299,15 +299,14 @@ def decoder_upscale(
     if _left_to_pytorch("decoder_upscale", state, *sizes) or not (len(asked) and len(state)):
         return reference.decoder_upscale(*given)
     with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
-        valid = ((index >= 0) & (index < len(asked))).logical_and(
-            ((asked >= 0) & (asked < len(state)))[index.clamp(0, len(asked) - 1)]
-        )
-        index, places = torch.sort(index.clamp(0, len(asked) - 1), stable=True)
+        present, within = asked.clamp(0, len(state) - 1), index.clamp(0, len(asked) - 1)
+        valid = (index == within) & (asked == present)[within]
+        index, places = torch.sort(within, stable=True)
         first = torch.searchsorted(index, torch.arange(len(asked) + 1, device=index.device))
         weights = torch.where(valid[:, None], weights, torch.nan)[places]
         steps = 128 if rows <= 128 else 160
         ready = (
-            *(_ready(state), asked.clamp(0, len(state) - 1), matrices(F.pad(factors, (0, steps - rows)))),
+            *(_ready(state), present, matrices(F.pad(factors, (0, steps - rows)))),
             *(first, places, _ready(weights), fragments(base)),
             *(tensor.float().contiguous() for tensor in (bias, norm_weight, norm_bias)),
         )

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from fastsam_core import ops
 from fastsam_core.models.decoder_folded import FoldedImage
-from fastsam_core.models.decoder_gpu import GpuImage, serves_decoder
+from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.ops._native_cuda import use_unvalidated
 from fastsam_core.postprocess import MaskResizer
 
 from .gpu_harness import Case, Check, Context, Skipped, Work, bytes_of, rotated
@@ -199,6 +200,72 @@ def decode_case(name: str, kind: Any, prompts: int, chosen: float) -> Case:
     return Case("decoder", name, lambda context: decode_work(context, kind, prompts, chosen))
 
 
+# Of what happens to prompts' tokens between their looks at the image; kernels that wait to be validated are asked for.
+CHAINS = ("decoder_prompts", "decoder_mask_factors")
+
+
+def need_chain(context: Context, tensor: Tensor) -> None:
+    """Skipped unless the tokens' kernels serve where they are asked for; on the CPU PyTorch stands in."""
+    for op in CHAINS if not context.tiny else ():
+        if reason := ops.why(op, tensor)["cuda"]:
+            raise Skipped(reason)
+
+
+def tokens_case(prompts: int, by_kernels: bool) -> Case:
+    """Prompts with all their masks by the passes' kernels, and their tokens by kernels or by PyTorch."""
+
+    def make(context: Context) -> Work:
+        work = decode_work(context, GpuImage, prompts, 1.0)
+        count = context.size(prompts, 4)
+        decoder, image, sparse = decoder_inputs(context, count)
+        rows, masks = [i for i in range(count) for _ in range(3)], [1, 2, 3] * count
+        prepared = GpuImage(decoder, *image)
+        with use_unvalidated(by_kernels):
+            if by_kernels:
+                need_chain(context, sparse)
+
+        def run(sparse: Tensor) -> Any:
+            with use_unvalidated(by_kernels):
+                decoded = GpuPrompts(prepared, sparse, (1, 2, 3))  # however few
+                return decoded.predicted_iou(), decoded.logits(rows, masks)
+
+        return Work(run, work.inputs, work.flops, work.bytes)
+
+    count = "one prompt" if prompts == 1 else f"{prompts:,} prompts"
+    return Case("decoder", f"ours, {count}, tokens by {'kernels' if by_kernels else 'PyTorch'}", make)
+
+
+def chain_check(op: str) -> Check:
+    """The largest of all results' errors as a share of what `error_of` allows each."""
+
+    def make(context: Context) -> tuple[float, float]:
+        drawn = from_tests("decoder_arguments")
+        side = context.size(64, 4)
+        given = drawn.arguments_in(context.dtype, op, heads=8, prompts=5, tokens=7, dim=256, grid=(side, side))
+        reference = ops.siblings(op)["reference"]
+        exact = reference(*there(drawn.cast(op, given, torch.float64), context))
+        usual = reference(*there(given, context))
+        with use_unvalidated():
+            given = there(given, context)
+            need_chain(context, given[0])
+            ours = getattr(ops, op)(*given)
+        shares = []
+        for found, plain, wanted in zip(ours, usual, exact, strict=True):
+            errors = [float((x.double() - wanted).abs().max()) for x in (found, plain)]
+            roundings = 4 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
+            shares.append(errors[0] / (2 * errors[1] + roundings))
+        return float(torch.tensor(shares).max()), 1.0  # NaN is the largest
+
+    return Check("decoder", f"{op}, its kernels", make)
+
+
+def there(given: Any, context: Context) -> Any:
+    """Arguments on the device, lists of tensors included."""
+    if isinstance(given, (tuple, list)):
+        return type(given)(there(x, context) for x in given)
+    return given.to(context.device) if isinstance(given, Tensor) else given
+
+
 def plain_decoder(context: Context) -> Work:
     prompts = context.size(1024, 4)
     decoder, image, sparse = decoder_inputs(context, context.size(64, 2))
@@ -220,6 +287,12 @@ def decoder_check(context: Context) -> tuple[float, float]:
     exact = decoder.double()(wide[0], wide[1], sparse.double(), wide[2])[0]
     wanted, usual = exact[:, 1:].flatten(0, 1), plain[:, 1:].flatten(0, 1)
     return float((ours - wanted).abs().max()), 2 * float((usual - wanted).abs().max())
+
+
+def tokens_check(context: Context) -> tuple[float, float]:
+    with use_unvalidated():
+        need_chain(context, context.draw(1, seed=0))
+        return decoder_check(context)
 
 
 # For each operation: MAC per image token and prompt, bytes of its coefficients read and written.
@@ -266,6 +339,7 @@ DECODER = [
     decode_case("ours, 1,024 prompts, IoU alone", GpuImage, 1024, 0.0),
     decode_case("ours, 1,024 prompts, masks of 40 %", GpuImage, 1024, 0.4),
     decode_case("ours, 1,024 prompts, all masks", GpuImage, 1024, 1.0),
+    *(tokens_case(prompts, by_kernels) for prompts in (1, 64, 1024) for by_kernels in (False, True)),
     decode_case("ours, 64 prompts, all masks", GpuImage, 64, 1.0),
     decode_case("ours, one prompt", GpuImage, 1, 1.0),
     decode_case("PyTorch, folded, 64 prompts, all masks", FoldedImage, 64, 1.0),
@@ -275,6 +349,8 @@ DECODER = [
 DECODER_CHECKS = [
     *(Check("decoder", op, lambda c, op=op: error_of(op, operation_arguments(c, op, 2), c)) for op in OPERATIONS),
     Check("decoder", "logits of 8 prompts", decoder_check),
+    *(chain_check(op) for op in CHAINS),
+    Check("decoder", "logits of 8 prompts, tokens by kernels", tokens_check),
 ]
 
 # ------------------------------------------------------------------------------------------------------- NMS, and masks

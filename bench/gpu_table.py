@@ -9,7 +9,7 @@ from .summarise import RESULTS
 
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 # Parts of the decoder, which only who works on it wants to know of.
-_PARTS = ("first_look", "first_pass", "second_pass", "upscale")
+_PARTS = ("first_look", "first_pass", "second_pass", "upscale", "tokens by kernels", "tokens by PyTorch")
 
 
 def newest() -> dict[str, Any]:

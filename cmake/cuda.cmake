@@ -54,13 +54,15 @@ set(_fastsam_kernels
   csrc/common/cuda_device.cu
   csrc/decoder/decoder_cuda.cu
   csrc/decoder/decoder_cuda_bfloat16.cu
-  csrc/decoder/decoder_cuda_float16.cu)
+  csrc/decoder/decoder_cuda_float16.cu
+  csrc/decoder/tokens_cuda.cu)
 set_source_files_properties(${_fastsam_exact_kernels} PROPERTIES COMPILE_OPTIONS -fmad=false)
 
 pybind11_add_module(_cuda MODULE
   csrc/bindings_cuda.cpp
   csrc/bindings_cuda/attention.cpp
   csrc/bindings_cuda/decoder.cpp
+  csrc/bindings_cuda/decoder_tokens.cpp
   csrc/bindings_cuda/masks.cpp
   csrc/bindings_cuda/nms.cpp
   csrc/bindings_cuda/preprocess.cpp

@@ -30,6 +30,7 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
 
   fastsam::bindings::bind_attention(m);
   fastsam::bindings::bind_decoder(m);
+  fastsam::bindings::bind_decoder_tokens(m);
   fastsam::bindings::bind_masks(m);
   fastsam::bindings::bind_nms(m);
   fastsam::bindings::bind_preprocess(m);

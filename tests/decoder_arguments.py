@@ -38,8 +38,20 @@ def arguments_in(dtype: torch.dtype, op: str, **sizes: Any) -> tuple[Any, ...]:
     return cast(op, arguments(op, **sizes), dtype)
 
 
-def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int]) -> tuple[Any, ...]:
-    """Random arguments of an operation; head_dim is that of SAM, half the width over the heads."""
+def arguments(
+    op: str,
+    *,
+    heads: int,
+    prompts: int,
+    tokens: int,
+    dim: int,
+    grid: tuple[int, int],
+    hidden: tuple[int, int] = (56, 40),
+) -> tuple[Any, ...]:
+    """Random arguments of an operation; head_dim is that of SAM, half the width over the heads.
+
+    hidden: outputs of the first layer of a token's MLP, and of those that predict IoU.
+    """
     generator = torch.Generator().manual_seed(5)
     length, width = grid[0] * grid[1], dim // 2 // heads
 
@@ -54,7 +66,7 @@ def arguments(op: str, *, heads: int, prompts: int, tokens: int, dim: int, grid:
         values[:, :length, :width] = draw(heads, length, width)
         return draw(heads, prompts * tokens, width), panels(length, heads * width), values, length
     if op in ("decoder_prompts", "decoder_mask_factors"):
-        return _of_prompts(op, heads, prompts, tokens, dim, grid)
+        return _of_prompts(op, heads, prompts, tokens, dim, grid, hidden)
     rows = heads * tokens
 
     def vectors() -> Tensor:
@@ -98,10 +110,12 @@ def randomised(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _of_prompts(op: str, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int]) -> tuple[Any, ...]:
+def _of_prompts(
+    op: str, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int], hidden: tuple[int, int]
+) -> tuple[Any, ...]:
     """A decoder's own weights and image: at random, they would not be of one transformer."""
     generator = torch.Generator().manual_seed(5)
-    decoder = randomised(MaskDecoder(dim, num_heads=heads, mlp_dim=56, iou_hidden_dim=40))
+    decoder = randomised(MaskDecoder(dim, num_heads=heads, mlp_dim=hidden[0], iou_hidden_dim=hidden[1]))
     assert isinstance(decoder, MaskDecoder)
     length = grid[0] * grid[1]
     source, position = torch.randn(2, length, dim, generator=generator)

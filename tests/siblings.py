@@ -75,10 +75,21 @@ def _carried(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def carry(value: Any, device: str) -> Any:
-    """The value with its tensors, also those in tuples, on the device; what is on neither CPU nor GPU stays there."""
-    if isinstance(value, tuple):
-        return tuple(carry(part, device) for part in value)
+    """The value with its tensors, also in tuples and lists, on the device; what is on no CPU or GPU stays there."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(carry(part, device) for part in value)
     return value.to(device) if isinstance(value, Tensor) and value.device.type in ("cpu", "cuda") else value
+
+
+class Calls:
+    """A module that keeps the names of what is called in it."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.names = module, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self.module, name)
 
 
 if cpu_module is not None:

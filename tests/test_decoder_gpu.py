@@ -13,14 +13,17 @@ from torch.utils._pytree import tree_map_only
 from decoder_arguments import arguments_in
 from fastsam_core.models import decoder_gpu, registry, sam_model
 from fastsam_core.models.decoder_folded import FoldedImage
-from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
+from fastsam_core.models.decoder_gpu import FoldedPrompts, GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.ops import _native_cuda
 from gpu_waits import waits
-from siblings import EMULATED, names_of, use_sibling, why_no_gpu
+from siblings import EMULATED, Calls, names_of, use_sibling, why_no_gpu
 from test_decoder import OPS, decoder_of, inputs
 
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+# The tokens by PyTorch, and by the kernels that have to be asked for.
+each_chain = pytest.mark.parametrize("chain", [False, True], ids=["tokens-by-pytorch", "tokens-by-kernels"])
 GRID, PROMPTS = (3, 7), 8
 PAIRS = torch.cartesian_prod(torch.arange(PROMPTS), torch.arange(4))
 
@@ -39,14 +42,15 @@ def exact_of(decoder: MaskDecoder, given: list[Tensor], sparse: Tensor) -> tuple
     return twin(embedding, position, sparse.double(), dense)
 
 
-def check_as_exact(dtype: torch.dtype, masks: tuple[int, ...], device: str = "cpu") -> None:
+def check_as_exact(dtype: torch.dtype, masks: tuple[int, ...], device: str = "cpu", prompts: int = PROMPTS) -> None:
     """Errors at most twice those of the plain decoder in the same dtype."""
     decoder, given, sparse = half(dtype, device)
+    sparse = sparse[:prompts]
     exact, exact_iou = exact_of(decoder, given, sparse)
     plain, plain_iou = decoder(given[0], given[1], sparse, given[2])
     decoded = GpuImage(decoder, *given).decode(sparse, masks)
     assert isinstance(decoded, GpuPrompts)
-    pairs = PAIRS[torch.isin(PAIRS[:, 1], torch.tensor(masks or range(4)))]
+    pairs = PAIRS[torch.isin(PAIRS[:, 1], torch.tensor(masks or range(4))) & (PAIRS[:, 0] < prompts)]
     logits = decoded.logits(pairs[:, 0], pairs[:, 1])
     at = tuple(pairs.T.to(device))
     for found, usual, wanted in (
@@ -60,13 +64,17 @@ def check_as_exact(dtype: torch.dtype, masks: tuple[int, ...], device: str = "cp
 
 @pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
 @each_half
+@each_chain
 @pytest.mark.parametrize("masks", [(), (0,), (1, 2, 3)])
 @torch.no_grad()
 def test_is_as_exact_as_the_plain_decoder(
-    dtype: torch.dtype, masks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, chain: bool, masks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_sibling(monkeypatch, EMULATED)
-    check_as_exact(dtype, masks)
+    with _native_cuda.use_unvalidated(chain):
+        check_as_exact(dtype, masks)
+        if chain:
+            check_as_exact(dtype, masks, prompts=1)
 
 
 @torch.no_grad()
@@ -91,8 +99,28 @@ def test_prompts_of_many_tokens_are_pytorchs() -> None:
     sparse = torch.randn(2, 4, 256).half()
     decoded = GpuImage(decoder, *given).decode(sparse)
     folded = FoldedImage(decoder, *given).decode(sparse)
-    assert not isinstance(decoded, GpuPrompts)
+    assert isinstance(decoded, FoldedPrompts)
     assert torch.equal(decoded.predicted_iou(), folded.predicted_iou())
+
+
+@pytest.mark.parametrize("count", range(6))
+@torch.no_grad()
+def test_few_prompts_are_pytorchs_until_the_tokens_have_kernels(count: int) -> None:
+    decoder, given, sparse = half(torch.bfloat16)
+    image = GpuImage(decoder, *given)
+    decoded = image.decode(sparse[:count], (1, 2, 3))
+    few = 1 <= count <= 4
+    assert isinstance(decoded, FoldedPrompts if few else GpuPrompts)
+    assert (image._features is None) == (count < 5)  # not made before they are needed
+    pairs = torch.cartesian_prod(torch.arange(count), torch.arange(1, 4))
+    logits = decoded.logits(pairs[:, 0], pairs[:, 1])
+    assert logits.dtype == torch.float32 and logits.shape == (3 * count, 12, 28)
+    assert decoded.predicted_iou().dtype == torch.bfloat16 and decoded.predicted_iou().shape == (count, 4)
+    if few:
+        folded = FoldedImage(decoder, *given).decode(sparse[:count])
+        assert torch.equal(logits, folded.logits(pairs[:, 0], pairs[:, 1]).float())
+    with _native_cuda.use_unvalidated():
+        assert isinstance(image.decode(sparse[:count]), GpuPrompts)
 
 
 @torch.no_grad()
@@ -140,45 +168,70 @@ def flat(result: Any) -> tuple[Tensor, ...]:
 
 @pytest.mark.gpu
 @each_half
+@each_chain
 @torch.no_grad()
-def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype) -> None:
+def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype, chain: bool) -> None:
     if reason := why_no_gpu():
         pytest.skip(reason)
-    for masks in ((), (1, 2, 3)):
-        check_as_exact(dtype, masks, "cuda")
+    with _native_cuda.use_unvalidated(chain):
+        for masks in ((), (1, 2, 3)):
+            for prompts in (PROMPTS, 1)[: 2 if chain else 1]:
+                check_as_exact(dtype, masks, "cuda", prompts)
 
 
 @pytest.mark.gpu
+@each_chain
+@pytest.mark.parametrize("count", [PROMPTS, 3])
 @torch.no_grad()
-def test_on_a_gpu_nothing_waits_and_repeats_are_equal() -> None:
+def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int, chain: bool) -> None:
     if reason := why_no_gpu():
         pytest.skip(reason)
     decoder, given, sparse = half(torch.bfloat16, "cuda")
     assert serves_decoder(decoder, *given)
 
     def run() -> Tensor:
-        decoded = GpuImage(decoder, *given).decode(sparse, (1, 2, 3))
+        decoded = GpuImage(decoder, *given).decode(sparse[:count], (1, 2, 3))
         return decoded.logits([0, 1, 1, 2], [1, 2, 3, 1])
 
-    expected = run()
-    torch.cuda.synchronize()
-    with waits() as said:
-        repeats = [run() for _ in range(20)]
+    with _native_cuda.use_unvalidated(chain):
+        expected = run()
+        torch.cuda.synchronize()
+        with waits() as said:
+            repeats = [run() for _ in range(20)]
     assert not said, [str(one.message) for one in said]
     assert all(torch.equal(expected, one) for one in repeats)
 
 
 @pytest.mark.gpu
+@each_chain
+@pytest.mark.parametrize("count", [PROMPTS, 1])
 @torch.no_grad()
-def test_on_a_gpu_decoding_can_be_captured_in_a_graph() -> None:
+def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int, chain: bool) -> None:
     if reason := why_no_gpu():
         pytest.skip(reason)
     decoder, given, sparse = half(torch.bfloat16, "cuda")
-    image = GpuImage(decoder, *given)
-    expected = image.decode(sparse, (1, 2, 3)).predicted_iou()
-    still, graph = torch.zeros_like(sparse), torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        iou = image.decode(still, (1, 2, 3)).predicted_iou()
+    image, sparse = GpuImage(decoder, *given), sparse[:count]
+    with _native_cuda.use_unvalidated(chain):
+        expected = image.decode(sparse, (1, 2, 3)).predicted_iou()
+        still, graph = torch.zeros_like(sparse), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            iou = image.decode(still, (1, 2, 3)).predicted_iou()
     still.copy_(sparse)
     graph.replay()
     assert torch.equal(iou, expected)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_on_a_gpu_what_serves_is_what_was_asked_for() -> None:
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    decoder, given, sparse = half(torch.float16, "cuda")
+    image = GpuImage(decoder, *given)
+    for chain in (False, True):
+        calls = Calls(_native_cuda.cuda_module)
+        with _native_cuda.use_unvalidated(chain), _native_cuda.use_module(calls):
+            image.decode(sparse).logits([0], [1])
+            assert isinstance(image.decode(sparse[:1]), GpuPrompts if chain else FoldedPrompts)
+        assert ("decoder_prompts" in calls.names) == ("decoder_mask_factors" in calls.names) == chain
+        assert ("decoder_first_pass" in calls.names) != chain

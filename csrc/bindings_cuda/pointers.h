@@ -28,6 +28,7 @@ inline void require(bool holds, const char* message) {
 // One for each operation's folder; bindings_cuda.cpp calls them.
 void bind_attention(py::module_& m);
 void bind_decoder(py::module_& m);
+void bind_decoder_tokens(py::module_& m);
 void bind_masks(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_preprocess(py::module_& m);

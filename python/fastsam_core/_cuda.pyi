@@ -49,6 +49,68 @@ DECODER_SHARED_BYTES: int
 
 # Operands of the decoder lie as ops/_decoder/layouts.py makes them, in float16 or bfloat16 unless said otherwise.
 def decoder_parts(length: int) -> int: ...
+def decoder_prompts_scratch(
+    count: int, sizes: Sequence[int], prompts: int, tokens: int, length: int, chosen: Sequence[int]
+) -> int: ...
+def decoder_prompts(
+    dtype: int,
+    given: int,  # (prompts, tokens, 256)
+    weights: int,  # as ops/_decoder/weights.py packs a TokenWeights
+    count: int,  # of all weights
+    sizes: Sequence[int],  # TokenSizes
+    image: Sequence[int],  # ImageParts, in panels
+    constant: int,  # () float32
+    eps: float,
+    prompts: int,
+    tokens: int,  # 1 to 8
+    length: int,
+    chosen: Sequence[int],
+    state: int,  # (prompts, panels, 16 * tokens + 2, 16), written, like the next ones
+    final_tokens: int,  # (prompts, len(chosen), 256)
+    iou: int,  # (prompts, sizes[6])
+    first_own: int,  # (prompts, 8, tokens, 16)
+    second_own: int,
+    scratch: int,  # `decoder_prompts_scratch` bytes
+    scratch_bytes: int,
+    shared_memory: int,
+    stream: int,
+) -> None: ...
+def decoder_mask_factors_scratch(
+    each: int,
+    sizes: Sequence[int],
+    masks: Sequence[int],
+    prompts: int,
+    tokens: int,
+    wide: int,
+    asked_count: int,
+    count: int,
+) -> int: ...
+def decoder_mask_factors(
+    dtype: int,
+    final_tokens: int,  # (prompts, len(masks) + 1, 256)
+    first_own: int,  # (prompts, 8, tokens, 16)
+    second_own: int,
+    asked: int,  # (asked_count,) int64
+    index: int,  # (count,) int64
+    column: int,  # (count,) int64
+    layers: int,  # (masks, each), packed
+    each: int,
+    sizes: Sequence[int],  # outputs of the three layers
+    masks: Sequence[int],
+    prompts: int,
+    tokens: int,  # 1 to 8
+    wide: int,
+    asked_count: int,
+    count: int,
+    first: int,  # (wide, 128)
+    second: int,  # (wide, 128)
+    rest: int,  # (wide,)
+    factors: int,  # (asked_count, wide, 16 * tokens + 2), written, like the next ones
+    weights: int,  # (count, sizes[2])
+    scratch: int,  # `decoder_mask_factors_scratch` bytes
+    scratch_bytes: int,
+    stream: int,
+) -> None: ...
 def decoder_first_look(
     dtype: int,
     q: int,  # (8, rows, 16)

@@ -14,7 +14,7 @@ import torch
 from . import __version__, _files, ops
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
-from .ops._native_cuda import cuda_module, cuda_reason
+from .ops._native_cuda import UNVALIDATED, cuda_module, cuda_reason, why_unvalidated
 
 
 def collect() -> dict[str, Any]:
@@ -23,8 +23,9 @@ def collect() -> dict[str, Any]:
     Keys: `versions` (name -> version, or None where a package is missing), `platform`, `operations` (name ->
     {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
     (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, and of the kernels `module`,
-    `architectures`, `kernels`: "in use" or the reason why not), `home`, `weights` (bundled file -> bytes),
-    `environment` (the FASTSAM_ variables that are set).
+    `architectures`, `kernels`: "in use" or the reason why not, `unvalidated`: operations whose kernels no GPU has run
+    yet -> whether they are used), `home`, `weights` (bundled file -> bytes), `environment` (the FASTSAM_ variables that
+    are set).
     """
     return {
         "versions": _versions(),
@@ -68,6 +69,7 @@ def report() -> str:
             "PyTorch": ", ".join(cuda["devices"]) if cuda["available"] else f"not available: {cuda['reason']}",
             "CUDA kernels": cuda["kernels"],
             **({"module": f"{cuda['module']}, for {cuda['architectures']}"} if cuda["module"] else {}),
+            **_waiting(cuda["unvalidated"]),
         },
     )
     weights = {name: f"{size / 1e6:.1f} MB" for name, size in found["weights"].items()}
@@ -108,7 +110,18 @@ def _cuda() -> dict[str, Any]:
         "kernels": cuda_reason or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
+        "unvalidated": {} if cuda_reason else {op: not why_unvalidated(op) for op in UNVALIDATED},
     }
+
+
+def _waiting(unvalidated: dict[str, bool]) -> dict[str, str]:
+    """Kernels that are not for everybody yet, as a row of the report."""
+    found = []
+    for used, state in ((True, "in use"), (False, "built")):
+        if names := ", ".join(op for op, switched in unvalidated.items() if switched is used):
+            advice = "" if used else "; FASTSAM_CUDA_KERNELS=1 uses them"
+            found.append(f"{names}: {state}, not yet validated on a GPU{advice}")
+    return {"unvalidated": "; ".join(found)} if found else {}
 
 
 def _bundled_weights() -> dict[str, int]:

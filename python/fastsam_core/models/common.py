@@ -60,3 +60,8 @@ def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
     x = first_norm.channels_last(ops.linear(x, widen.weight.flatten(1)))
     x = ops.conv3x3(x, mix.weight, mix.weight.new_zeros(mix.out_channels))
     return last_norm.channels_last(x).permute(0, 3, 1, 2).contiguous()
+
+
+def beside(numbers: Tensor, tensor: Tensor) -> Tensor:
+    """CPU numbers on the device of `tensor`, without waiting for it."""
+    return (numbers.pin_memory() if tensor.is_cuda else numbers).to(tensor.device, non_blocking=tensor.is_cuda)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops._decoder.panels import PANEL
+from .common import beside
 from .decoder_features import Features
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
@@ -65,15 +66,11 @@ class Chunk:
         index, masks: on the CPU, wherever the chunk is.
         """
         column = torch.tensor([self.masks.index(mask) for mask in masks.tolist()], dtype=torch.int64, device="cpu")
-        asked, row, column = (_beside(x, out) for x in (*torch.unique(index, return_inverse=True), column))
+        numbers = (*torch.unique(index, return_inverse=True), column)
+        asked, row, column = beside(torch.cat(numbers), out).split([len(x) for x in numbers])  # in one copy
         image, decoded = self._image, (self._final, self._first_own, self._second_own)
         factors, weights = ops.decoder_mask_factors(
             *decoded, asked, row, column, self.masks, image.mask_layers, image.mask_sizes, *image.enlarge_mix
         )
         given = self.state, asked, factors, row, weights, image.base, image.enlarge_bias
         ops.decoder_upscale(*given, *upscaling, *grid, out)
-
-
-def _beside(numbers: Tensor, tensor: Tensor) -> Tensor:
-    """CPU numbers on the device of `tensor`, without waiting for it."""
-    return numbers.pin_memory().to(tensor.device, non_blocking=True) if tensor.is_cuda else numbers

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .common import LayerNorm2d
+from .common import LayerNorm2d, beside
 from .mask_decoder import DecoderAttention, MaskDecoder
 
 # With more tokens than this per prompt the plain path does less arithmetic.
@@ -134,22 +134,21 @@ class DecodedPrompts:
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
         """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4)."""
         height, width = self.grid
-        device = self.tokens.device
         prompts = torch.as_tensor(prompts, dtype=torch.long, device="cpu")
         masks = torch.as_tensor(masks, dtype=torch.long, device="cpu")
-        out = torch.empty(len(prompts), 4 * height, 4 * width, dtype=self.tokens.dtype, device=device)
+        out = torch.empty(len(prompts), 4 * height, 4 * width, dtype=self.tokens.dtype, device=self.tokens.device)
         asked, pair_prompt = torch.unique(prompts, return_inverse=True)
         if not len(asked):
             return out
-        weights = self.decoder.mask_weights(self.tokens[asked.to(device)])  # (U, 4, C / 8)
+        weights = self.decoder.mask_weights(self.tokens[beside(asked, out)])  # (U, 4, C / 8)
         for row, prompt in enumerate(asked.tolist()):
             pairs = (pair_prompt == row).nonzero()[:, 0]
             source = self.sources[prompt // PROMPTS_PER_CHUNK][prompt % PROMPTS_PER_CHUNK]
             upscaled = _upscale(self.decoder, source)  # (L, 2, 2, 2, 2, C / 8)
-            chosen = upscaled @ weights[row, masks[pairs].to(device)].T  # (L, 2, 2, 2, 2, K')
+            chosen = upscaled @ weights[row, beside(masks[pairs], out)].T  # (L, 2, 2, 2, 2, K')
             # Both upscaling steps split a cell in two per axis: (h, w, a, b, a', b', K') to (K', h a a', w b b').
             planes = chosen.unflatten(0, self.grid).permute(6, 0, 2, 4, 1, 3, 5)
-            out[pairs.to(device)] = planes.reshape(len(pairs), 4 * height, 4 * width)
+            out[beside(pairs, out)] = planes.reshape(len(pairs), 4 * height, 4 * width)
         return out
 
 

@@ -14,9 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves, why_unvalidated
 from . import reference
-from .inputs import check_first_look, check_first_pass, check_second_pass, check_upscale
+from .inputs import (
+    check_first_look,
+    check_first_pass,
+    check_mask_factors,
+    check_numbers,
+    check_prompts,
+    check_second_pass,
+    check_upscale,
+)
 from .layouts import (
     HEAD_DIM,
     HEADS,
@@ -31,15 +39,18 @@ from .layouts import (
     pad_tokens,
     vectors,
 )
+from .schema import decoded, factors_of
 
 HALVES = (torch.float16, torch.bfloat16)
 _CAPABILITY = (8, 0)
-_MIDDLE, _NARROW = 64, 32
+_WIDTH, _MIDDLE, _NARROW = 256, 64, 32
 _MOST_ROWS = 2 * HEADS * TOKENS + 2
 
 
 def why_not(op: str, tensor: Tensor) -> str:
     """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
+    if reason := why_unvalidated(op):
+        return reason
     if tensor.dtype not in HALVES:
         return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
     if not tensor.is_cuda:
@@ -56,6 +67,85 @@ def why_not(op: str, tensor: Tensor) -> str:
 def has_kernels(heads: int, head_dim: int, tokens: int) -> bool:
     """Whether there are kernels for a decoder of these sizes and prompts of so many tokens, output tokens included."""
     return heads == HEADS and head_dim == HEAD_DIM and 1 <= tokens <= TOKENS
+
+
+def decoder_prompts(
+    tokens: Tensor,
+    weights: Tensor,
+    sizes: list[int],
+    image: list[Tensor],
+    constant: Tensor,
+    eps: float,
+    heads: int,
+    length: int,
+    chosen: list[int],
+    state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_prompts`. One chain of launches, for layers of these widths."""
+    given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
+    own = check_prompts(*given)
+    prompts, number, _ = tokens.shape
+    fits = own.width == _WIDTH and not any(size % 8 for size in own[:-1]) and own.iou3 % 2 == 0
+    if _left_to_pytorch("decoder_prompts", tokens, heads if fits else 0, own.inner // heads, number):
+        return reference.decoder_prompts(*given)
+    with on_device_of(tokens, weights, constant, state, *image) as (cuda, stream), torch.no_grad():
+        results = decoded(tokens, own, heads, len(chosen))
+        written = _written(state)
+        if prompts:
+            shape = prompts, number, length, chosen
+            scratch = tokens.new_empty(cuda.decoder_prompts_scratch(len(weights), sizes, *shape), dtype=torch.uint8)
+            ready = [_ready(tensor) for tensor in (tokens, weights, constant, *image)]
+            addresses = [tensor.data_ptr() for tensor in ready]
+            cuda.decoder_prompts(
+                *(DTYPES[tokens.dtype], addresses[0], addresses[1], len(weights), sizes, addresses[3:]),
+                *(addresses[2], eps, *shape, written.data_ptr()),
+                *(tensor.data_ptr() for tensor in results),
+                *(scratch.data_ptr(), len(scratch), _shared_memory(cuda, state.device), stream),
+            )
+        _bring_back(written, state)
+    return results
+
+
+def decoder_mask_factors(
+    final: Tensor,
+    first_own: Tensor,
+    second_own: Tensor,
+    asked: Tensor,
+    index: Tensor,
+    column: Tensor,
+    masks: list[int],
+    layers: Tensor,
+    sizes: list[int],
+    first: Tensor,
+    second: Tensor,
+    rest: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `fastsam_core.ops.decoder_mask_factors`. Numbers out of range mean the nearest that there are."""
+    of_prompts, of_weights = (final, first_own, second_own, asked, index, column), (first, second, rest)
+    check_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
+    if not final.is_cuda:
+        check_numbers(asked, index, column, len(final), final.shape[1])
+    (prompts, _, width), (_, heads, number, head_dim) = final.shape, first_own.shape
+    fits = width == _WIDTH and not (sizes[0] % 8 or sizes[1] % 8 or sizes[2] % 2 or len(rest) % 16)
+    fits = fits and len(masks) < TOKENS
+    if _left_to_pytorch("decoder_mask_factors", final, heads if fits else 0, head_dim, number):
+        return reference.decoder_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
+    with on_device_of(*of_prompts, layers, *of_weights) as (cuda, stream), torch.no_grad():
+        results = factors_of(final, first_own, asked, index, sizes, rest)
+        if prompts and len(asked):
+            shape = prompts, number, len(rest), len(asked), len(index)
+            size = cuda.decoder_mask_factors_scratch(layers.shape[1], sizes, masks, *shape)
+            scratch = final.new_empty(size, dtype=torch.uint8)
+            given = [_ready(x) for x in (final, first_own, second_own)]
+            given += [x.contiguous() for x in (asked, index, column)]  # read one by one
+            given += [_ready(x) for x in (layers, *of_weights)]
+            cuda.decoder_mask_factors(
+                *(DTYPES[final.dtype], *(tensor.data_ptr() for tensor in given[:7])),
+                *(layers.shape[1], sizes, masks, *shape),
+                *(tensor.data_ptr() for tensor in (*given[7:], *results, scratch)),
+                *(size, stream),
+            )
+    return results
 
 
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
@@ -209,15 +299,14 @@ def decoder_upscale(
     if _left_to_pytorch("decoder_upscale", state, *sizes) or not (len(asked) and len(state)):
         return reference.decoder_upscale(*given)
     with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
-        valid = ((index >= 0) & (index < len(asked))).logical_and(
-            ((asked >= 0) & (asked < len(state)))[index.clamp(0, len(asked) - 1)]
-        )
-        index, places = torch.sort(index.clamp(0, len(asked) - 1), stable=True)
+        present, within = asked.clamp(0, len(state) - 1), index.clamp(0, len(asked) - 1)
+        valid = (index == within) & (asked == present)[within]
+        index, places = torch.sort(within, stable=True)
         first = torch.searchsorted(index, torch.arange(len(asked) + 1, device=index.device))
         weights = torch.where(valid[:, None], weights, torch.nan)[places]
         steps = 128 if rows <= 128 else 160
         ready = (
-            *(_ready(state), asked.clamp(0, len(state) - 1), matrices(F.pad(factors, (0, steps - rows)))),
+            *(_ready(state), present, matrices(F.pad(factors, (0, steps - rows)))),
             *(first, places, _ready(weights), fragments(base)),
             *(tensor.float().contiguous() for tensor in (bias, norm_weight, norm_bias)),
         )

@@ -235,6 +235,14 @@ def check_mask_factors(
     check_shape("layers", layers, (len(layers), size), "(masks, all weights of a mask's layers)", dtype)
 
 
+def check_numbers(asked: Tensor, index: Tensor, column: Tensor, prompts: int, chosen: int) -> None:
+    """ValueError unless `decoder_mask_factors` has what these numbers ask for; it waits for them."""
+    ends = ("asked", asked, prompts), ("index", index, len(asked)), ("column", column, chosen - 1)
+    for name, numbers, end in ends:
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < end:
+            raise ValueError(f"{name} must be from 0 to {end - 1}, the prompts and masks that there are")
+
+
 def _check_pass(
     projections: int, image: Tensor, values: Tensor, keys: Tensor, length: int, state: Tensor
 ) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inputs import check_mask_factors, check_prompts
+from .inputs import check_mask_factors, check_numbers, check_prompts
 from .weights import Block, ImageParts, Layer, TokenWeights, mask_shapes, token_shapes, unflatten, unpack
 
 
@@ -106,10 +106,8 @@ def decoder_mask_factors(
     """See `fastsam_core.ops.decoder_mask_factors`."""
     given = final, first_own, second_own, asked, index, column
     check_mask_factors(*given, masks, layers, sizes, first, second, rest)
-    ends = ("asked", asked, len(final)), ("index", index, len(asked)), ("column", column, final.shape[1] - 1)
-    for name, numbers, end in () if final.is_cuda else ends:  # on a GPU that would wait for it
-        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < end:
-            raise ValueError(f"{name} must be from 0 to {end - 1}, the prompts and masks that there are")
+    if not final.is_cuda:  # on a GPU that would wait for it
+        check_numbers(asked, index, column, len(final), final.shape[1])
     parts = [first @ _spread(first_own[asked]).mT, second @ _spread(second_own[asked]).mT]
     rest = rest[:, None].expand(len(asked), -1, 1)
     factors = torch.cat([*parts, torch.zeros_like(rest), rest], 2)

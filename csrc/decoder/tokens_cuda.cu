@@ -1,0 +1,438 @@
+#include "decoder/tokens_cuda.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <iterator>
+#include <stdexcept>
+
+#include "common/cuda.h"
+#include "decoder/tokens_cuda_linear.cuh"
+#include "decoder/tokens_cuda_mixes.cuh"
+#include "decoder/tokens_cuda_steps.cuh"
+
+namespace fastsam::decoder::cuda {
+namespace {
+
+// Of a launch, at fewer blocks than this, small blocks are more.
+constexpr int64_t kBlocksToFill = 128;
+
+void require(bool holds, const char* message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+// Where everything lies in the scratch memory. Pointers are offsets where that begins at null.
+struct Memory {
+  explicit Memory(const Prompts& job)
+      : rows(job.prompts * job.tokens),
+        chosen(job.prompts * job.chosen_count),
+        panels((job.length + 15) / 16),
+        parts(parts_of(panels, kPartPanels)),
+        narrow(job.chosen_count <= kTokens / 2),
+        base_(reinterpret_cast<uintptr_t>(job.scratch)) {
+    constexpr int64_t kElement = 2, kFloat = 4;
+    const auto halves = [&](int64_t count) { return take(count * kElement); };
+    const auto floats = [&](int64_t count) { return static_cast<float*>(take(count * kFloat)); };
+    const int64_t of_image[] = {kHeads, kHeads, 4 * kHeads, kHeads, 6 * kHeads, kHeads};
+    for (int i = 0; i < Fragments::kParts; ++i) blocks[i] = panels * of_image[i], image[i] = halves(blocks[i] * 256);
+    const int hidden = std::max({kWidth, job.first.mlp1.n, job.second.mlp1.n});
+    for (void** of_tokens : {&queries, &placed, &sum, &q, &k, &v}) *of_tokens = halves(rows * kWidth);
+    mlp = halves(rows * hidden);
+    for (void** of_heads : {&look, &seen_rows, &keys}) *of_heads = halves(rows * kInner);
+    iou1 = halves(job.prompts * job.iou1.n), iou2 = halves(job.prompts * job.iou2.n);
+    for (void** vectors : {&keys_laid, &own_laid, &cross_laid, &look_laid})
+      *vectors = halves(job.prompts * kRows * kDim);
+    for (void** matrix : {&keys_mix, &own_gram, &cross_mix, &gram}) *matrix = halves(job.prompts * kRows * kRows);
+    look_mix = halves(job.prompts * kRows * 2 * kRows);
+    for (float** bias : {&keys_bias, &own_bias, &cross_bias}) *bias = floats(job.prompts * kRows);
+    look_rest = floats(job.prompts * kRows * 2);
+    const int64_t each = job.prompts * parts, columns = narrow ? kRows / 2 : kRows;
+    tops = floats(each * kRows), totals = floats(each * kRows), seen = floats(each * kHeads * kDim * 8);
+    mixed = floats(each * std::max<int64_t>(kRows * kRows, (2 * kRows + 2) * columns));
+  }
+
+  int64_t bytes() const { return used_; }
+
+  int64_t rows, chosen, panels, parts;
+  bool narrow;
+  int64_t blocks[Fragments::kParts];
+  void* image[Fragments::kParts];            // fragments
+  void *queries, *placed, *sum, *q, *k, *v;  // (rows, kWidth) at most
+  void *mlp, *look, *seen_rows, *keys;       // (rows, hidden or kWidth), and (rows, kInner) in some order
+  void *iou1, *iou2;
+  void *keys_laid, *own_laid, *cross_laid, *look_laid, *keys_mix, *own_gram, *cross_mix, *gram, *look_mix;
+  float *keys_bias, *own_bias, *cross_bias, *look_rest, *tops, *totals, *seen, *mixed;
+
+ private:
+  void* take(int64_t bytes) {
+    void* const piece = reinterpret_cast<void*>(base_ + static_cast<uintptr_t>(used_));
+    used_ += (bytes + 255) / 256 * 256;
+    return piece;
+  }
+
+  uintptr_t base_;
+  int64_t used_ = 0;
+};
+
+unsigned step_blocks(int64_t warps) { return blocks_for(warps, kStepWarps); }
+
+// Rows one after the other, `stride` elements apart.
+Place rows_of(const void* data, int64_t stride) {
+  return {const_cast<void*>(data), stride, 0, 16, 1, false, nullptr, 0};
+}
+
+Product product(const TokenLayer& layer, Place x, Place out, int64_t rows, float factor = 1.0f) {
+  return {x, out, rows_of(nullptr, 0), layer.weight, layer.bias, rows, layer.n, layer.k, factor, false, 0};
+}
+
+int64_t count_blocks(Products& all, int64_t rows, int64_t columns) {
+  int64_t blocks = 0;
+  for (int i = 0; i < all.count; ++i) {
+    Product& one = all.of[i];
+    one.first_block = static_cast<unsigned>(blocks);
+    blocks += (one.rows + rows - 1) / rows * ((one.n + columns - 1) / columns);
+  }
+  return blocks;
+}
+
+// Independent products in one launch.
+template <typename T>
+void start_products(Products& all, void* stream) {
+  const int64_t tiles = count_blocks(all, kTile, kTile);
+  if (tiles >= kBlocksToFill) {
+    launch((many_rows_kernel<T>), blocks_for(tiles, 1), kProductThreads, kTileBytes, static_cast<cudaStream_t>(stream),
+           all);
+  } else {
+    const unsigned blocks = blocks_for(count_blocks(all, kFewRows, kFewColumns), 1);
+    launch((few_rows_kernel<T>), blocks, kProductThreads, 0, static_cast<cudaStream_t>(stream), all);
+  }
+}
+
+template <typename T>
+class Decoding {
+ public:
+  Decoding(const Prompts& job, DType dtype, int64_t shared, void* stream)
+      : job_(job), at_(job), dtype_(dtype), shared_(shared), stream_(stream) {}
+
+  void run() {
+    lay_out_image();
+    // The first block: its tokens are still their own positions.
+    attend_self(job_.first, job_.given, job_.given, false);
+    multiply({product(job_.first.look_q, rows_of(at_.placed, kWidth), by_head(at_.look), at_.rows, kScale)});
+    first_look({at_.look, at_.image[0], at_.image[1], at_.keys, at_.rows, at_.panels, job_.length}, dtype_, stream_);
+    update(job_.first, by_head(at_.keys));
+    answer(job_.first, job_.first_own, nullptr);
+    // The second.
+    attend_self(job_.second, at_.placed, at_.queries, true);
+    multiply(
+        {product(job_.second.look_q, rows_of(at_.placed, kWidth), by_prompt(at_.look, job_.tokens), at_.rows, kScale)});
+    pair_first();
+    Pass look = pass_of(at_.image[2], at_.image[3], job_.norms1);
+    pass(look, dtype_, shared_, stream_);
+    gather<false>();
+    update(job_.second, rows_of(at_.seen_rows, kInner));
+    // The last look is of the chosen tokens alone.
+    const Product last =
+        product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count), at_.chosen, kScale);
+    answer(job_.second, job_.second_own, &last);
+    pair_second();
+    look = pass_of(at_.image[4], at_.image[5], job_.norms2);
+    look.second = true, look.narrow = at_.narrow;
+    look.keys_mix = at_.keys_mix, look.keys_bias = at_.keys_bias;
+    look.own = at_.own_laid, look.own_gram = at_.own_gram, look.own_bias = at_.own_bias;
+    look.cross_mix = at_.cross_mix, look.cross_bias = at_.cross_bias, look.look_rest = at_.look_rest;
+    pass(look, dtype_, shared_, stream_);
+    gather<true>();
+    Product out = product(job_.final_out, rows_of(at_.seen_rows, kInner), rows_of(at_.sum, kWidth), at_.chosen);
+    out.residual = chosen_of(at_.queries);
+    multiply({out});
+    normalise(job_.final_norm, at_.sum, at_.chosen, job_.final_tokens, nullptr);
+    predict_iou();
+  }
+
+ private:
+  static constexpr float kScale = 0.25f;          // 1 / sqrt(kDim)
+  static constexpr float kShare = 2.0f / kWidth;  // twice the mean over channels, as the variance takes it
+
+  cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
+
+  // (heads, rows, kDim)
+  Place by_head(void* data) const { return {data, kDim, 0, at_.rows * kDim, 1, false, nullptr, 0}; }
+  // (prompts, heads, count, kDim)
+  static Place by_prompt(void* data, int64_t count) {
+    return {data, count * kInner, kDim, count * kDim, static_cast<int>(count), false, nullptr, 0};
+  }
+  Place chosen_of(void* data) const {
+    return {data, job_.tokens * kWidth, kWidth, 16, job_.chosen_count, true, nullptr, 0};
+  }
+
+  void multiply(std::initializer_list<Product> products) {
+    Products all{};
+    std::copy(std::begin(job_.chosen), std::end(job_.chosen), all.chosen);
+    for (const Product& one : products) all.of[all.count++] = one;
+    start_products<T>(all, stream_);
+  }
+
+  void lay_out_image() {
+    Fragments parts{};
+    const void* const from[] = {job_.first_keys, job_.first_values, job_.image1,
+                                job_.values1,    job_.image2,       job_.values2};
+    for (int i = 0; i < Fragments::kParts; ++i) {
+      parts.from[i] = from[i], parts.to[i] = at_.image[i];
+      parts.first[i + 1] = parts.first[i] + at_.blocks[i];
+    }
+    launch(fragments_kernel, step_blocks(parts.first[Fragments::kParts]), kStepThreads, 0, stream(), parts);
+  }
+
+  void normalise(const TokenNorm& norm, const void* x, int64_t rows, void* out, void* placed) {
+    const void* const given = placed == nullptr ? nullptr : job_.given;
+    launch((normalise_kernel<T>), step_blocks(rows), kStepThreads, 0, stream(),
+           (Normalising{x, norm.weight, norm.bias, given, out, placed, rows, job_.eps}));
+  }
+
+  // Self-attention, then the norm: to `queries`, and with the tokens added to `placed`.
+  void attend_self(const TokenBlock& block, const void* placed, const void* queries, bool residual) {
+    const Place of_placed = rows_of(placed, kWidth), of_queries = rows_of(queries, kWidth);
+    multiply({product(block.self_q, of_placed, rows_of(at_.q, kWidth), at_.rows),
+              product(block.self_k, of_placed, rows_of(at_.k, kWidth), at_.rows),
+              product(block.self_v, of_queries, rows_of(at_.v, kWidth), at_.rows)});
+    launch((self_attention_kernel<T>), step_blocks(job_.prompts * kHeads), kStepThreads, 0, stream(),
+           (SelfAttention{at_.q, at_.k, at_.v, at_.mlp, job_.prompts, static_cast<int>(job_.tokens)}));
+    Product out = product(block.self_out, rows_of(at_.mlp, kWidth), rows_of(at_.sum, kWidth), at_.rows);
+    if (residual) out.residual = of_queries;
+    multiply({out});
+    normalise(block.norm1, at_.sum, at_.rows, at_.queries, at_.placed);
+  }
+
+  // What follows a look, which has seen this.
+  void update(const TokenBlock& block, Place seen) {
+    Product out = product(block.look_out, seen, rows_of(at_.sum, kWidth), at_.rows);
+    out.residual = rows_of(at_.queries, kWidth);
+    multiply({out});
+    normalise(block.norm2, at_.sum, at_.rows, at_.q, nullptr);
+    Product hidden = product(block.mlp1, rows_of(at_.q, kWidth), rows_of(at_.mlp, block.mlp1.n), at_.rows);
+    hidden.relu = true;
+    multiply({hidden});
+    out = product(block.mlp2, rows_of(at_.mlp, block.mlp1.n), rows_of(at_.sum, kWidth), at_.rows);
+    out.residual = rows_of(at_.q, kWidth);
+    multiply({out});
+    normalise(block.norm3, at_.sum, at_.rows, at_.queries, at_.placed);
+  }
+
+  // Keys and values for the image tokens' look at these tokens; and another product, if there is one.
+  void answer(const TokenBlock& block, void* own, const Product* other) {
+    const Product keys =
+        product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens), at_.rows, kScale);
+    const Product values = product(block.answer_v, rows_of(at_.queries, kWidth), by_prompt(own, job_.tokens), at_.rows);
+    if (other == nullptr) return multiply({keys, values});
+    multiply({keys, values, *other});
+  }
+
+  Pairing pairing(const void* x, const void* mix, const void* own, void* matrix, void* vectors, float factor) const {
+    Pairing one{};
+    one.x = x, one.mix = mix, one.own = own, one.matrix = matrix, one.vectors = vectors, one.factor = factor;
+    one.count = static_cast<int>(job_.tokens), one.depth = 2;
+    return one;
+  }
+
+  void pair_first() {
+    Pairings all{};
+    all.of[all.count++] = pairing(at_.keys, nullptr, nullptr, nullptr, at_.keys_laid, 1.0f);
+    all.of[all.count++] = pairing(job_.first_own, job_.mixes.gram1, job_.first_own, at_.gram, at_.cross_laid, kShare);
+    all.of[all.count++] = pairing(at_.look, job_.mixes.look1, job_.first_own, at_.look_mix, at_.look_laid, 1.0f);
+    start(all);
+  }
+
+  void pair_second() {
+    const TokenMixes& mixes = job_.mixes;
+    const void *first = job_.first_own, *second = job_.second_own;
+    Pairings all{};
+    Pairing* one = &(all.of[all.count++] = pairing(at_.keys, mixes.keys, first, at_.keys_mix, at_.keys_laid, 1.0f));
+    one->along = mixes.keys_bias, one->bias = at_.keys_bias;
+    one = &(all.of[all.count++] = pairing(first, mixes.own, first, at_.own_gram, at_.own_laid, kShare));
+    one->along = mixes.own_bias, one->bias = at_.own_bias;
+    one = &(all.of[all.count++] = pairing(second, mixes.cross, first, at_.cross_mix, at_.cross_laid, kShare));
+    // As the weights of each head sum to 1, this bias can take the constant along.
+    one->along = mixes.cross_bias, one->bias = at_.cross_bias, one->constant = job_.constant;
+    all.of[all.count++] = pairing(second, mixes.gram2, second, at_.gram, nullptr, 1.0f);
+    one = &(all.of[all.count++] = pairing(at_.look, mixes.look2_first, first, at_.look_mix, at_.look_laid, 1.0f));
+    one->along = mixes.look2_rest, one->bias = at_.look_rest;
+    one->look = true, one->count = job_.chosen_count, one->depth = 4;
+    one = &(all.of[all.count++] = pairing(at_.look, mixes.look2_second, second, at_.look_mix, nullptr, 1.0f));
+    one->look = true, one->count = job_.chosen_count, one->depth = 4, one->first_depth = 2;
+    all.narrow = at_.narrow;
+    start(all);
+  }
+
+  void start(Pairings& all) {
+    all.prompts = job_.prompts, all.tokens = static_cast<int>(job_.tokens);
+    launch((pairs_kernel<T>), step_blocks(job_.prompts * all.count * kHeads), kStepThreads, 0, stream(), all);
+  }
+
+  Pass pass_of(const void* image, const void* values, const float* norms) const {
+    Pass pass{};
+    pass.image = image, pass.values = values, pass.norms = norms;
+    pass.keys = at_.keys_laid, pass.cross = at_.cross_laid, pass.gram = at_.gram;
+    pass.look = at_.look_laid, pass.look_mix = at_.look_mix, pass.state = job_.state;
+    pass.tops = at_.tops, pass.totals = at_.totals, pass.seen = at_.seen, pass.mixed = at_.mixed;
+    pass.eps = job_.eps;
+    pass.prompts = job_.prompts, pass.tokens = job_.tokens, pass.panels = at_.panels, pass.length = job_.length;
+    return pass;
+  }
+
+  template <bool kSecond>
+  void gather() {
+    const TokenMixes& mixes = job_.mixes;
+    Gathering job{};
+    job.tops = at_.tops, job.totals = at_.totals, job.seen = at_.seen, job.mixed = at_.mixed;
+    job.own[0] = job_.first_own, job.own[1] = job_.second_own;
+    job.mix[0] = kSecond ? mixes.seen2_first : mixes.seen1, job.mix[1] = mixes.seen2_second;
+    job.rest = mixes.seen2_rest, job.bias = kSecond ? mixes.seen2_bias : mixes.seen1_bias;
+    job.out = at_.seen_rows, job.prompts = job_.prompts, job.parts = at_.parts;
+    job.tokens = static_cast<int>(job_.tokens);
+    job.count = kSecond ? job_.chosen_count : job.tokens, job.narrow = kSecond && at_.narrow;
+    launch((gather_kernel<T, kSecond>), step_blocks(job_.prompts * kHeads), kStepThreads, 0, stream(), job);
+  }
+
+  void predict_iou() {
+    const Place tokens = rows_of(job_.final_tokens, int64_t{job_.chosen_count} * kWidth);
+    Product one = product(job_.iou1, tokens, rows_of(at_.iou1, job_.iou1.n), job_.prompts);
+    one.relu = true;
+    multiply({one});
+    one = product(job_.iou2, rows_of(at_.iou1, job_.iou1.n), rows_of(at_.iou2, job_.iou2.n), job_.prompts);
+    one.relu = true;
+    multiply({one});
+    multiply({product(job_.iou3, rows_of(at_.iou2, job_.iou2.n), rows_of(job_.iou, job_.iou3.n), job_.prompts)});
+  }
+
+  const Prompts& job_;
+  const Memory at_;
+  DType dtype_;
+  int64_t shared_;
+  void* stream_;
+};
+
+void check_layer(const TokenLayer& layer, int k) {
+  require(layer.k == k && layer.k >= 8 && layer.k % 8 == 0 && layer.n >= 2 && layer.n % 2 == 0,
+          "decoder: there are no kernels for a layer of this size");
+}
+
+void check_block(const TokenBlock& block) {
+  for (const TokenLayer* layer : {&block.self_q, &block.self_k, &block.self_v, &block.self_out}) {
+    check_layer(*layer, kWidth);
+    require(layer->n == kWidth, "decoder: there are kernels for 256 channels");
+  }
+  for (const TokenLayer* layer : {&block.look_q, &block.answer_k, &block.answer_v}) {
+    check_layer(*layer, kWidth);
+    require(layer->n == kInner, "decoder: there are kernels for looks of 128 channels");
+  }
+  check_layer(block.look_out, kInner), check_layer(block.mlp1, kWidth), check_layer(block.mlp2, block.mlp1.n);
+  require(block.look_out.n == kWidth && block.mlp2.n == kWidth, "decoder: there are kernels for 256 channels");
+}
+
+void check(const Prompts& job) {
+  require(job.prompts >= 0 && job.tokens >= 1 && job.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
+  require(job.prompts <= int64_t{1} << 24, "decoder: there must be at most 2^24 prompts");
+  require(job.length >= 1 && job.length <= int64_t{1} << 28, "decoder: there must be 1 to 2^28 image tokens");
+  require(job.chosen_count >= 1 && job.chosen_count <= job.tokens, "decoder: chosen must be tokens that there are");
+  for (int i = 0; i < job.chosen_count; ++i) {
+    require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "decoder: chosen must be tokens that there are");
+  }
+  check_block(job.first), check_block(job.second);
+  check_layer(job.final_q, kWidth), check_layer(job.final_out, kInner);
+  require(job.final_q.n == kInner && job.final_out.n == kWidth, "decoder: the last look must be as wide as the others");
+  check_layer(job.iou1, kWidth), check_layer(job.iou2, job.iou1.n), check_layer(job.iou3, job.iou2.n);
+}
+
+// Scratch memory of `mask_factors`, for so many prompts' tokens: what each layer makes of each mask's.
+struct MaskMemory {
+  explicit MaskMemory(const MaskFactors& job) : masks(job.chosen_count - 1) {
+    auto at = reinterpret_cast<uintptr_t>(job.scratch);
+    for (int i = 0; i < 3; ++i) {
+      each[i] = job.asked_count * job.layers[0][i].n;
+      made[i] = reinterpret_cast<void*>(at + static_cast<uintptr_t>(bytes));
+      bytes += (masks * each[i] * 2 + 255) / 256 * 256;
+    }
+  }
+  void* of(int layer, int mask) const {
+    return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(made[layer]) +
+                                   static_cast<uintptr_t>(2 * mask * each[layer]));
+  }
+
+  int masks;
+  void* made[3];
+  int64_t each[3], bytes = 0;
+};
+
+template <typename T>
+void factors_of(const MaskFactors& job, void* stream) {
+  const MaskMemory at(job);
+  const auto on = static_cast<cudaStream_t>(stream);
+  launch((factors_kernel<T>), step_blocks(job.asked_count * (job.wide / 16)), kStepThreads, 0, on, job);
+  if (job.count == 0) return;
+  for (int begin = 0; begin < at.masks; begin += kMostProducts) {
+    for (int i = 0; i < 3; ++i) {
+      Products all{};
+      for (int mask = begin; mask < std::min(begin + kMostProducts, at.masks); ++mask) {
+        const TokenLayer& layer = job.layers[mask][i];
+        // The mask's token of each prompt that is asked for.
+        Place x = rows_of(static_cast<const T*>(job.final_tokens) + (1 + mask) * kWidth, job.chosen_count * kWidth);
+        x.index = job.asked, x.groups = job.prompts;
+        if (i > 0) x = rows_of(at.of(i - 1, mask), layer.k);
+        Product& one = all.of[all.count++] = product(layer, x, rows_of(at.of(i, mask), layer.n), job.asked_count);
+        one.relu = i < 2;
+      }
+      start_products<T>(all, stream);
+    }
+  }
+  const int narrow = job.layers[0][2].n;
+  launch(choose_kernel, blocks_for(job.count * narrow, kStepThreads), kStepThreads, 0, on, job,
+         static_cast<const uint16_t*>(at.made[2]), narrow);
+}
+
+void check(const MaskFactors& job) {
+  require(job.prompts >= 1 && job.tokens >= 1 && job.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
+  require(job.asked_count >= 1 && job.asked_count <= int64_t{1} << 24 && job.count >= 0,
+          "decoder: there must be 1 to 2^24 prompts");
+  require(job.wide >= 16 && job.wide % 16 == 0, "decoder: 4 * middle must be a multiple of 16");
+  require(job.chosen_count >= 1 && job.chosen_count <= kTokens && (job.chosen_count > 1 || job.count == 0),
+          "decoder: there must be a token for each mask");
+  for (int mask = 0; mask + 1 < job.chosen_count; ++mask) {
+    const TokenLayer(&layers)[3] = job.layers[mask];
+    check_layer(layers[0], kWidth), check_layer(layers[1], layers[0].n), check_layer(layers[2], layers[1].n);
+    for (int i = 0; i < 3; ++i)
+      require(layers[i].n == job.layers[0][i].n, "decoder: masks' layers must be of one size");
+  }
+}
+
+}  // namespace
+
+int64_t mask_factors_scratch(const MaskFactors& job) {
+  check(job);
+  MaskFactors sized = job;
+  sized.scratch = nullptr;
+  return MaskMemory(sized).bytes;
+}
+
+void mask_factors(const MaskFactors& job, DType dtype, void* stream) {
+  check(job);
+  if (dtype == DType::float16) return factors_of<half>(job, stream);
+  if (dtype == DType::bfloat16) return factors_of<bfloat16>(job, stream);
+  throw std::invalid_argument("decoder: there are no kernels for this dtype");
+}
+
+int64_t prompts_scratch(const Prompts& job) {
+  check(job);
+  Prompts sized = job;
+  sized.scratch = nullptr;
+  return Memory(sized).bytes();
+}
+
+void decode_prompts(const Prompts& job, DType dtype, int64_t shared_memory, void* stream) {
+  check(job);
+  if (job.prompts == 0) return;
+  if (dtype == DType::float16) return Decoding<half>(job, dtype, shared_memory, stream).run();
+  if (dtype == DType::bfloat16) return Decoding<bfloat16>(job, dtype, shared_memory, stream).run();
+  throw std::invalid_argument("decoder: there are no kernels for this dtype");
+}
+
+}  // namespace fastsam::decoder::cuda

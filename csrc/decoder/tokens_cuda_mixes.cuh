@@ -1,0 +1,254 @@
+// What the looks at the image take of a prompt's tokens, and what they give back. A warp has one head of one prompt:
+// its tokens are the rows of a left factor, of whose 16 rows they fill 8, and its result is the left factor of the next
+// product without leaving its registers.
+#pragma once
+
+#include "decoder/tokens_cuda_steps.cuh"
+
+namespace fastsam::decoder::cuda {
+
+// Products of all rows of x with all rows of `own` through a matrix, laid out as a pass takes them, and x itself.
+struct Pairing {
+  const void* x;          // (prompts, heads, count, kDim)
+  const void* mix;        // (kInner, kInner), or null: x alone
+  const void* own;        // (prompts, heads, tokens, kDim)
+  void* matrix;           // matrices; `depth` 32s deep, of which this is written from `first_depth` on
+  void* vectors;          // vectors of x times `factor`, or null
+  const void* along;      // (kInner), or null: products of x with its head's part go to `bias`
+  const float* constant;  // added to them by its share for each head, or null
+  float* bias;            // (prompts, kRows), or as the second of two: (prompts, heads * each, 2), the first being zero
+  float factor;
+  int count, depth, first_depth;
+  bool look;  // x has `count` tokens of a look, which may be a narrow one
+};
+
+constexpr int kMostPairings = 6;
+
+struct Pairings {
+  Pairing of[kMostPairings];
+  int count;
+  int64_t prompts;
+  int tokens;
+  bool narrow;
+};
+
+// x of the lane's row and 2 of 16 channels, twice.
+template <typename T>
+__device__ __forceinline__ uint2 load_vector(const void* rows, int64_t row, bool inside) {
+  if (!inside) return make_uint2(0, 0);
+  const auto* const at = reinterpret_cast<const uint32_t*>(static_cast<const T*>(rows) + row * kDim) + pair();
+  return make_uint2(__ldg(at), __ldg(at + 4));
+}
+
+// Two elements that stand below each other.
+__device__ __forceinline__ uint32_t load_column(const void* of, int64_t at, int64_t pitch, bool first, bool second) {
+  const auto* const from = static_cast<const uint16_t*>(of) + at;
+  return (first ? static_cast<uint32_t>(__ldg(from)) : 0) | (second ? static_cast<uint32_t>(__ldg(from + pitch)) : 0)
+                                                                << 16;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_constant__ Pairings all) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  const int64_t number = warp_of_grid();
+  if (number >= all.prompts * all.count * kHeads) return;
+  const int head = static_cast<int>(number % kHeads);
+  const Pairing& one = all.of[number / kHeads % all.count];
+  const int64_t prompt = number / kHeads / all.count;
+  const bool narrow = one.look && all.narrow;
+  // Two heads of a narrow look share 8 columns.
+  const int each = narrow ? kTokens / 2 : kTokens, shift = narrow ? head % 2 * each : 0, token = group() - shift;
+  const bool column = token >= 0 && token < each, inside = column && token < one.count;
+  const uint2 x = load_vector<T>(one.x, (prompt * kHeads + head) * one.count + (inside ? token : 0), inside);
+  const float2 low = unpack<T>(x.x), high = unpack<T>(x.y);
+  if (one.vectors != nullptr) {
+    static_cast<uint2*>(one.vectors)[(prompt * kHeads + head) * kWarp + lane()] =
+        make_uint2(pack<T>(low.x * one.factor, low.y * one.factor), pack<T>(high.x * one.factor, high.y * one.factor));
+  }
+  if (one.along != nullptr) {
+    const auto* const along = static_cast<const T*>(one.along) + head * kDim + 2 * pair();
+    const float products = low.x * to_float(along[0]) + low.y * to_float(along[1]) + high.x * to_float(along[8]) +
+                           high.y * to_float(along[9]);
+    const float sum = sum_of_row(products);
+    if (pair() == 0 && column) {
+      if (one.look) {
+        float* const to = one.bias + ((prompt * kHeads + head) * each + token) * 2;
+        to[0] = 0.0f, to[1] = sum;
+      } else {
+        const float more = one.constant != nullptr && inside ? *one.constant * (1.0f / kHeads) : 0.0f;
+        one.bias[(prompt * kHeads + head) * kTokens + token] = sum + more;
+      }
+    }
+  }
+  if (one.mix == nullptr) return;
+  const uint32_t left[4] = {x.x, 0, x.y, 0};
+  uint32_t out[kHeads];
+#pragma unroll
+  for (int other = 0; other < kHeads; ++other) {
+    float y[2][4] = {};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int64_t at = int64_t{head * kDim + 2 * pair()} * kInner + other * kDim + 8 * n + group();
+      mma_m16n8k16<T>(y[n], left, load_column(one.mix, at, kInner, true, true),
+                      load_column(one.mix, at + 8 * kInner, kInner, true, true));
+    }
+    const uint32_t between[4] = {pack<T>(y[0][0], y[0][1]), 0, pack<T>(y[1][0], y[1][1]), 0};
+    const bool there = group() < all.tokens;
+    const uint2 own = load_vector<T>(one.own, (prompt * kHeads + other) * all.tokens + (there ? group() : 0), there);
+    float d[4] = {};
+    mma_m16n8k16<T>(d, between, own.x, own.y);
+    out[other] = pack<T>(d[0], d[1]);
+  }
+  if (!column) return;
+  const int columns = narrow ? head / 2 : head, blocks = one.look && all.narrow ? kHeads / 2 : kHeads;
+  auto* const to =
+      static_cast<uint4*>(one.matrix) + ((prompt * blocks + columns) * one.depth + one.first_depth) * kWarp + lane();
+  to[0] = make_uint4(out[0], out[1], out[2], out[3]);
+  to[kWarp] = make_uint4(out[4], out[5], out[6], out[7]);
+#endif
+}
+
+// A look's sums over parts of the image, merged, and what they mean as values.
+struct Gathering {
+  const float *tops, *totals, *seen, *mixed;  // as in Pass
+  const void* own[2];                         // (prompts, heads, tokens, kDim): of the coefficients of one block each
+  const void* mix[2];                         // (kInner, kInner)
+  const void* rest;                           // (kInner), of the constant coefficient; or null
+  const void* bias;                           // (kInner)
+  void* out;                                  // (prompts, count, kInner)
+  int64_t prompts, parts;
+  int tokens, count;
+  bool narrow;
+};
+
+template <typename T, bool kSecond>
+__global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_constant__ Gathering job) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  constexpr int kBlocks = kSecond ? 2 : 1, kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
+  const int64_t number = warp_of_grid();
+  if (number >= job.prompts * kHeads) return;
+  const int head = static_cast<int>(number % kHeads);
+  const int64_t prompt = number / kHeads;
+  const int each = job.narrow ? kTokens / 2 : kTokens, columns = kHeads * each;
+  const bool inside = group() < job.count;
+  const int token = inside ? group() : 0, column = head * each + token;
+  const int seen_column = token + (job.narrow ? head % 2 * each : 0);
+  float top = -INFINITY, total = 0.0f;
+  for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
+    top = fmaxf(top, job.tops[part * columns + column]);
+  }
+  for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
+    total += power_of_two(job.tops[part * columns + column] - top) * job.totals[part * columns + column];
+  }
+  float mixed[kBlocks][kHeads][2] = {}, d[2][2] = {}, rest = 0.0f;
+  for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
+    const float factor = power_of_two(job.tops[part * columns + column] - top) / total;
+    const float* const from = job.mixed + part * kMixedRows * columns + column;
+    const float* const seen = job.seen + (part * kHeads + head) * kDim * 8 + seen_column;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int other = 0; other < kHeads; ++other) {
+          const int row = block * kRows + other * kTokens + 2 * pair() + j;
+          mixed[block][other][j] = fmaf(from[row * columns], factor, mixed[block][other][j]);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < 2; ++n) d[n][j] = fmaf(seen[(8 * n + 2 * pair() + j) * 8], factor, d[n][j]);
+    }
+    if (kSecond) rest = fmaf(from[(2 * kRows + 1) * columns], factor, rest);
+  }
+  float out[2][4] = {};
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+    for (int other = 0; other < kHeads; ++other) {
+      // Rows of a head's 8 tokens, so that the lower half of the depth is all there is.
+      const uint32_t left[4] = {inside ? pack<T>(mixed[block][other][0], mixed[block][other][1]) : 0, 0, 0, 0};
+      const bool first = 2 * pair() < job.tokens, second = 2 * pair() + 1 < job.tokens;
+      uint32_t between[4] = {};
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int64_t at = ((prompt * kHeads + other) * job.tokens + 2 * pair()) * kDim + 8 * n + group();
+        float values[4] = {};
+        mma_m16n8k16<T>(values, left, load_column(job.own[block], at, kDim, first, second), 0);
+        between[2 * n] = pack<T>(values[0], values[1]);
+      }
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const T* const from = static_cast<const T*>(job.mix[block]) + (head * kDim + 8 * n + group()) * kInner +
+                              other * kDim + 2 * pair();
+        const auto* const two = reinterpret_cast<const uint32_t*>(from);
+        mma_m16n8k16<T>(out[n], between, __ldg(two), __ldg(two + 4));
+      }
+    }
+  }
+  if (!inside) return;
+  T* const to = static_cast<T*>(job.out) + (prompt * job.count + group()) * kInner + head * kDim + 2 * pair();
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    float result[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int channel = head * kDim + 8 * n + 2 * pair() + j;
+      result[j] = d[n][j] + out[n][j] + to_float(static_cast<const T*>(job.bias)[channel]);
+      if (kSecond) result[j] = fmaf(rest, to_float(static_cast<const T*>(job.rest)[channel]), result[j]);
+    }
+    *reinterpret_cast<uint32_t*>(to + 8 * n) = pack<T>(result[0], result[1]);
+  }
+#endif
+}
+
+// A row of weights over a prompt's values: a warp has 16 rows of one prompt that masks are asked of.
+template <typename T>
+__global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_constant__ MaskFactors job) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  const int tiles = job.wide / 16, tokens = static_cast<int>(job.tokens), rows = kHeads * tokens;
+  const int64_t number = warp_of_grid();
+  if (number >= job.asked_count * tiles) return;
+  const int64_t asked = number / tiles, columns = 2 * rows + 2;
+  const int64_t prompt = max(int64_t{0}, min(__ldg(job.asked + asked), job.prompts - 1));
+  const int row = static_cast<int>(number % tiles) * 16 + group();
+  T* const to = static_cast<T*>(job.factors) + (asked * job.wide + row) * columns;
+#pragma unroll
+  for (int block = 0; block < 2; ++block) {
+    const T* const mix = static_cast<const T*>(block == 0 ? job.first : job.second) + int64_t{row} * kInner;
+    const void* const own = block == 0 ? job.first_own : job.second_own;
+#pragma unroll
+    for (int head = 0; head < kHeads; ++head) {
+      const auto* const upper = reinterpret_cast<const uint32_t*>(mix + head * kDim) + pair();
+      const auto* const lower = upper + 8 * kInner / 2;
+      const uint32_t left[4] = {__ldg(upper), __ldg(lower), __ldg(upper + 4), __ldg(lower + 4)};
+      const bool there = group() < tokens;
+      const uint2 right = load_vector<T>(own, (prompt * kHeads + head) * tokens + (there ? group() : 0), there);
+      float d[4] = {};
+      mma_m16n8k16<T>(d, left, right.x, right.y);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int token = 2 * pair() + j % 2;
+        if (token < tokens) to[j / 2 * 8 * columns + block * rows + head * tokens + token] = from_float<T>(d[j]);
+      }
+    }
+  }
+  if (pair() < 2) {
+    const int at = row + 8 * pair();
+    T* const last = to + 8 * pair() * columns + 2 * rows;
+    last[0] = from_float<T>(0.0f), last[1] = static_cast<const T*>(job.rest)[at];
+  }
+#endif
+}
+
+// Of each mask the weights that its token has made: `from` is (masks, asked_count, narrow).
+__global__ void __launch_bounds__(kStepThreads)
+    choose_kernel(const __grid_constant__ MaskFactors job, const uint16_t* from, int narrow) {
+  const int64_t number = int64_t{blockIdx.x} * kStepThreads + threadIdx.x;
+  if (number >= job.count * narrow) return;
+  const int64_t mask = number / narrow;
+  const int64_t column = max(int64_t{0}, min(job.column[mask], int64_t{job.chosen_count} - 2));
+  const int64_t asked = max(int64_t{0}, min(job.index[mask], job.asked_count - 1));
+  static_cast<uint16_t*>(job.weights)[number] = from[(column * job.asked_count + asked) * narrow + number % narrow];
+}
+
+}  // namespace fastsam::decoder::cuda

@@ -1,0 +1,146 @@
+// What happens to tokens beside their layers: self-attention, LayerNorm; and the image's parts as the looks take them.
+#pragma once
+
+#include "decoder/decoder_cuda_parts.cuh"
+#include "decoder/tokens_cuda.h"
+
+namespace fastsam::decoder::cuda {
+
+constexpr int kStepThreads = 128, kStepWarps = kStepThreads / kWarp;
+
+__device__ __forceinline__ int64_t warp_of_grid() { return int64_t{blockIdx.x} * kStepWarps + warp(); }
+
+// Blocks of 16 x 16 elements to fragments: see layouts.fragments.
+struct Fragments {
+  static constexpr int kParts = 6;
+  const void* from[kParts];
+  void* to[kParts];
+  int64_t first[kParts + 1];  // number of each part's first block, and of all
+};
+
+__global__ void __launch_bounds__(kStepThreads) fragments_kernel(const __grid_constant__ Fragments parts) {
+  const int64_t number = warp_of_grid();
+  if (number >= parts.first[Fragments::kParts]) return;
+  int part = 0;
+  while (number >= parts.first[part + 1]) ++part;
+  const int64_t block = number - parts.first[part];
+  const auto* const from = static_cast<const uint16_t*>(parts.from[part]) + block * 256;
+  uint32_t four[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint16_t* const at = from + (i / 2 * 8 + 2 * pair()) * 16 + i % 2 * 8 + group();
+    four[i] = __ldg(at) | static_cast<uint32_t>(__ldg(at + 16)) << 16;
+  }
+  static_cast<uint4*>(parts.to[part])[block * kWarp + lane()] = make_uint4(four[0], four[1], four[2], four[3]);
+}
+
+struct SelfAttention {
+  const void *q, *k, *v;  // (prompts, tokens, kWidth)
+  void* out;
+  int64_t prompts;
+  int tokens;
+};
+
+// A warp has one head of one prompt.
+template <typename T>
+__global__ void __launch_bounds__(kStepThreads) self_attention_kernel(const SelfAttention job) {
+  constexpr int kHeadDim = kWidth / kHeads, kPitch = kHeadDim + 1;
+  static_assert(kHeadDim == kWarp && kTokens == 8);
+  __shared__ float vectors[kStepWarps][3][kTokens][kPitch];
+  __shared__ float weights[kStepWarps][kTokens][kTokens];
+  const int64_t number = warp_of_grid();
+  if (number >= job.prompts * kHeads) return;
+  auto& mine = vectors[warp()];
+  auto& shares = weights[warp()];
+  const int64_t first = number / kHeads * job.tokens * kWidth + number % kHeads * kHeadDim;
+  for (int token = 0; token < kTokens; ++token) {
+    const int64_t at = first + int64_t{token} * kWidth + lane();
+    const bool inside = token < job.tokens;
+    mine[0][token][lane()] = inside ? to_float(static_cast<const T*>(job.q)[at]) : 0.0f;
+    mine[1][token][lane()] = inside ? to_float(static_cast<const T*>(job.k)[at]) : 0.0f;
+    mine[2][token][lane()] = inside ? to_float(static_cast<const T*>(job.v)[at]) : 0.0f;
+  }
+  __syncwarp();
+  float scores[2] = {};
+  for (int d = 0; d < kHeadDim; ++d) {
+    const float q = mine[0][group()][d];
+    scores[0] = fmaf(q, mine[1][2 * pair()][d], scores[0]);
+    scores[1] = fmaf(q, mine[1][2 * pair() + 1][d], scores[1]);
+  }
+  constexpr float kScale = 0.17677669529663687f * kLog2E;  // 1 / sqrt(32)
+#pragma unroll
+  for (int j = 0; j < 2; ++j) scores[j] = 2 * pair() + j < job.tokens ? scores[j] * kScale : -INFINITY;
+  const float top = top_of_row(fmaxf(scores[0], scores[1]));
+  scores[0] = power_of_two(scores[0] - top), scores[1] = power_of_two(scores[1] - top);
+  const float share = 1.0f / sum_of_row(scores[0] + scores[1]);
+  shares[group()][2 * pair()] = scores[0] * share, shares[group()][2 * pair() + 1] = scores[1] * share;
+  __syncwarp();
+  for (int token = 0; token < job.tokens; ++token) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int other = 0; other < kTokens; ++other) sum = fmaf(shares[token][other], mine[2][other][lane()], sum);
+    static_cast<T*>(job.out)[first + int64_t{token} * kWidth + lane()] = from_float<T>(sum);
+  }
+}
+
+struct Normalising {
+  const void* x;  // (rows, kWidth)
+  const void *weight, *bias;
+  const void* given;   // (rows, kWidth), or null
+  void *out, *placed;  // placed: out + given
+  int64_t rows;
+  float eps;
+};
+
+__device__ __forceinline__ float sum_of_warp(float x) {
+#pragma unroll
+  for (int other = 16; other > 0; other /= 2) x += __shfl_xor_sync(kAllLanes, x, other);
+  return x;
+}
+
+template <typename T>
+__device__ __forceinline__ void unpack_eight(float (&to)[8], const void* from, int64_t vector) {
+  const uint4 four = __ldg(static_cast<const uint4*>(from) + vector);
+  const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 two = unpack<T>(words[i]);
+    to[2 * i] = two.x, to[2 * i + 1] = two.y;
+  }
+}
+template <typename T>
+__device__ __forceinline__ void pack_eight(void* to, int64_t vector, float (&x)[8]) {
+  static_cast<uint4*>(to)[vector] =
+      make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]), pack<T>(x[6], x[7]));
+}
+
+// A warp has one row.
+template <typename T>
+__global__ void __launch_bounds__(kStepThreads) normalise_kernel(const Normalising job) {
+  static_assert(kWidth == 8 * kWarp);
+  const int64_t row = warp_of_grid();
+  if (row >= job.rows) return;
+  const int64_t at = row * kWarp + lane();
+  float x[8], weight[8], bias[8];
+  unpack_eight<T>(x, job.x, at);
+  unpack_eight<T>(weight, job.weight, lane());
+  unpack_eight<T>(bias, job.bias, lane());
+  float sum = 0.0f, square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum += x[i];
+  const float mean = sum_of_warp(sum) * (1.0f / kWidth);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] -= mean, square = fmaf(x[i], x[i], square);
+  const float scale = rsqrtf(sum_of_warp(square) * (1.0f / kWidth) + job.eps);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] = to_float(from_float<T>(fmaf(x[i] * scale, weight[i], bias[i])));
+  pack_eight<T>(job.out, at, x);
+  if (job.given == nullptr) return;
+  float given[8];
+  unpack_eight<T>(given, job.given, at);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] += given[i];
+  pack_eight<T>(job.placed, at, x);
+}
+
+}  // namespace fastsam::decoder::cuda

@@ -1,0 +1,302 @@
+"""A prompt's tokens in one chain of kernels: `decoder_prompts`, `decoder_mask_factors` on a GPU, and on the emulator.
+
+On a GPU they don't serve unless they are asked for; these tests ask.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from decoder_arguments import arguments_in
+from fastsam_core import doctor, ops
+from fastsam_core.ops import _native_cuda, schema
+from fastsam_core.ops._decoder import cuda
+from fastsam_core.ops._decoder.weights import mask_shapes
+from siblings import EMULATED, Calls, carry, emulated
+from test_decoder import run
+from test_decoder_half import CUDA, check_errors, each_form, each_half, shifted
+
+needs_module = pytest.mark.skipif(not CUDA, reason="the compiled operations are off")
+CHAINS = ("decoder_prompts", "decoder_mask_factors")
+SIZE = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (3, 11)}
+
+
+@pytest.fixture(autouse=True)
+def asked_for() -> Iterator[None]:
+    with _native_cuda.use_unvalidated():
+        yield
+
+
+@needs_module
+@each_form
+@each_half
+@pytest.mark.parametrize("op", CHAINS)
+@pytest.mark.parametrize(
+    "size",
+    [
+        SIZE,
+        {**SIZE, "tokens": 8, "grid": (4, 4)},
+        {**SIZE, "tokens": 1, "grid": (1, 1)},
+        {**SIZE, "prompts": 1, "tokens": 6, "grid": (33, 40)},  # two parts of the image
+        {**SIZE, "prompts": 19, "tokens": 3, "grid": (2, 9)},
+        {**SIZE, "prompts": 1, "hidden": (2048, 256), "grid": (1, 20)},
+    ],
+    ids=str,
+)
+def test_errors(sibling: str, op: str, dtype: torch.dtype, size: dict[str, Any]) -> None:
+    check_errors(sibling, op, arguments_in(dtype, op, **size))
+
+
+@needs_module
+@each_form
+@pytest.mark.parametrize("op", CHAINS)
+def test_kernels_serve_and_nothing_else(sibling: str, op: str) -> None:
+    given = arguments_in(torch.bfloat16, op, **SIZE)
+    calls = Calls(emulated if sibling == EMULATED else _native_cuda.cuda_module)
+    with _native_cuda.use_module(calls):
+        getattr(cuda, op)(*(given if sibling == EMULATED else carry(given, "cuda")))
+    assert op in calls.names and "decoder_first_pass" not in calls.names
+
+
+@needs_module
+@each_form
+@each_half
+@pytest.mark.parametrize("chosen", [[0], [0, 3], [6, 0, 2], [0, 1, 2, 3], [0, 2, 4, 6, 1], [*range(7)]], ids=str)
+def test_any_tokens_can_be_chosen(sibling: str, dtype: torch.dtype, chosen: list[int]) -> None:
+    *given, _, state = arguments_in(dtype, "decoder_prompts", **SIZE)
+    check_errors(sibling, "decoder_prompts", (*given, chosen, state))
+
+
+@needs_module
+@each_form
+def test_many_prompts_give_the_same_as_few(sibling: str) -> None:
+    """Other kernels multiply many rows, and blocks of several prompts pass over the image."""
+    size = {**SIZE, "prompts": 100, "grid": (1, 3), "hidden": (256, 64)}
+    tokens, *given, state = arguments_in(torch.bfloat16, "decoder_prompts", **size)
+    check_errors(sibling, "decoder_prompts", (tokens, *given, state))
+    call = ops.siblings("decoder_prompts")[sibling]
+    together = run(call, "decoder_prompts", (tokens, *given, state))
+    few = run(call, "decoder_prompts", (tokens[98:], *given, state[98:]))
+    for whole, part in zip(together, few, strict=True):
+        assert torch.equal(whole[98:], part)
+
+
+@needs_module
+@each_form
+@pytest.mark.parametrize("hidden", [(1032, 520), (40, 1032)], ids=str)
+def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, hidden: tuple[int, int]) -> None:
+    """Quarters of a depth that take several stages and end within one, and a depth that doesn't fill one."""
+    _, *owns, _, _, _, _, _, _, first, second, rest = arguments_in(
+        torch.bfloat16, "decoder_mask_factors", **{**SIZE, "prompts": 3}
+    )
+    generator = torch.Generator().manual_seed(9)
+    final = torch.randn(3, 5, 256, generator=generator).bfloat16()
+    sizes = [*hidden, 32]
+    size = mask_shapes(256, *sizes)[1]
+    layers = (torch.randn(4, size, generator=generator) / 16).bfloat16()
+    asked, index, column = torch.arange(200) % 3, torch.arange(199, -1, -1), torch.arange(200) % 4
+    weights = [2, 0, 3, 1], layers, sizes, first, second, rest
+    given = final, *owns, asked, index, column, *weights
+    check_errors(sibling, "decoder_mask_factors", given)
+    call = ops.siblings("decoder_mask_factors")[sibling]
+    factors, found = call(*given)
+    few_factors, few = call(final, *owns, asked[190:], torch.arange(9, -1, -1), column[:10], *weights)
+    assert torch.equal(factors[190:], few_factors) and torch.equal(found[:10], few)
+    if sibling == EMULATED:
+        emulated.set_order(backward=True)
+        try:
+            assert all(torch.equal(a, b) for a, b in zip(call(*given), (factors, found), strict=True))
+        finally:
+            emulated.set_order(backward=False)
+
+
+@needs_module
+@each_form
+@pytest.mark.parametrize("op", CHAINS)
+def test_results_do_not_depend_on_where_tensors_begin(sibling: str, op: str) -> None:
+    given = arguments_in(torch.bfloat16, op, **SIZE)
+
+    def moved(x: Any) -> Any:
+        if isinstance(x, list) and isinstance(x[0], Tensor):
+            return [moved(part) for part in x]
+        return shifted(x) if isinstance(x, Tensor) and x.dim() else x
+
+    call = ops.siblings(op)[sibling]
+    for a, b in zip(run(call, op, given), run(call, op, tuple(map(moved, given))), strict=True):
+        assert torch.equal(a, b)
+    # Nor on the order of a block's threads, where a missing barrier would show.
+    if sibling == EMULATED:
+        emulated.set_order(backward=True)
+        try:
+            again = run(call, op, given)
+        finally:
+            emulated.set_order(backward=False)
+        assert all(torch.equal(a, b) for a, b in zip(run(call, op, given), again, strict=True))
+
+
+@needs_module
+@each_form
+def test_state_that_begins_anywhere_is_written(sibling: str) -> None:
+    *given, state = arguments_in(torch.float16, "decoder_prompts", **SIZE)
+    call = ops.siblings("decoder_prompts")[sibling]
+    elsewhere = shifted(state)
+    call(*given, state)
+    call(*given, elsewhere)
+    assert torch.equal(state, elsewhere) and state.any()
+
+
+@needs_module
+@pytest.mark.parametrize("op", CHAINS)
+@pytest.mark.parametrize("chosen", [[0, 2], [*range(7)]], ids=str)
+def test_nothing_is_read_before_it_is_written(op: str, chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of which all bits are set holds NaN in every type."""
+    given = list(arguments_in(torch.float16, op, **{**SIZE, "tokens": 7}))
+    if op == "decoder_prompts":
+        given[-2] = chosen
+    call, usual = ops.siblings(op)[EMULATED], Tensor.new_empty
+    expected = run(call, op, tuple(given))
+
+    def spoilt(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        made = usual(self, *args, **kwargs)
+        made.view(-1).view(torch.uint8).fill_(255)
+        return made
+
+    monkeypatch.setattr(Tensor, "new_empty", spoilt)
+    if op == "decoder_prompts":
+        given[-1] = torch.full_like(given[-1], torch.nan)
+    for a, b in zip(expected, run(call, op, tuple(given)), strict=True):
+        assert torch.equal(a, b)
+
+
+@needs_module
+@each_form
+def test_nothing_to_do(sibling: str) -> None:
+    tokens, *given, state = arguments_in(torch.float16, "decoder_prompts", **SIZE)
+    results = ops.siblings("decoder_prompts")[sibling](tokens[:0], *given, state[:0])
+    assert [x.shape for x in results] == [(0, 4, 256), (0, 4), (0, 8, 7, 16), (0, 8, 7, 16)]
+    call = ops.siblings("decoder_mask_factors")[sibling]
+    *own, asked, index, column, masks, layers, sizes, first, second, rest = arguments_in(
+        torch.float16, "decoder_mask_factors", **SIZE
+    )
+    weights = masks, layers, sizes, first, second, rest
+    factors, found = call(*own, asked[:0], index[:0], column[:0], *weights)
+    assert factors.shape == (0, 256, 114) and found.shape == (0, 32)
+    factors, found = call(*own, asked, index[:0], column[:0], *weights)
+    assert torch.equal(factors, call(*own, asked, index, column, *weights)[0]) and found.shape == (0, 32)
+    final, *others = own
+    factors, found = call(final[:, :1], *others, asked, index[:0], column[:0], [], *weights[1:])
+    assert factors.shape == (2, 256, 114) and found.shape == (0, 32)
+
+
+@needs_module
+@each_half
+@each_form
+def test_nan_and_large_numbers_do_not_crash(sibling: str, dtype: torch.dtype) -> None:
+    # One panel of image tokens: over several, prompts that share a warp of the first look change each other in the last
+    # bits, where one makes it scale its sums down.
+    tokens, *given, state = arguments_in(dtype, "decoder_prompts", **{**SIZE, "grid": (1, 15)})
+    call = ops.siblings("decoder_prompts")[sibling]
+    expected = run(call, "decoder_prompts", (tokens, *given, state))
+    for value in (float("nan"), float("inf"), 3e4):
+        spoilt = tokens.clone()
+        spoilt[0] = value
+        found = run(call, "decoder_prompts", (spoilt, *given, state))
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(expected, found, strict=True))  # the other prompt's
+
+
+@needs_module
+@pytest.mark.parametrize("wrong", [-1, 2, 2**62, -(2**63)])
+def test_numbers_out_of_range_are_never_followed(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU nobody waits to know of them; here they are an error."""
+    *own, asked, index, column, masks, layers, sizes, first, second, rest = arguments_in(
+        torch.float16, "decoder_mask_factors", **SIZE
+    )
+    call = ops.siblings("decoder_mask_factors")[EMULATED]
+    weights = masks, layers, sizes, first, second, rest
+    expected = call(*own, asked, index, column, *weights)
+    for which in range(3):
+        numbers = [asked.clone(), index.clone(), column.clone()]
+        numbers[which][1] = wrong
+        with pytest.raises(ValueError, match="must be from 0"):
+            call(*own, *numbers, *weights)
+    with monkeypatch.context() as without:
+        without.setattr(cuda, "check_numbers", lambda *given: None)
+        for which in range(3):
+            numbers = [asked.clone(), index.clone(), column.clone()]
+            numbers[which][1] = wrong
+            factors, found = call(*own, *numbers, *weights)
+            assert torch.equal(factors[0], expected[0][0])
+            assert torch.equal(found[3:], expected[1][3:])  # of the prompt that is asked for first
+
+
+@needs_module
+@pytest.mark.parametrize("op", CHAINS)
+def test_what_has_no_kernel_is_pytorchs(
+    op: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if EMULATED not in CUDA:
+        pytest.skip("the compiled operations are off")
+    monkeypatch.setattr(logging.getLogger("fastsam_core"), "propagate", True)
+    _native_cuda.say_served_by_pytorch.cache_clear()
+    others = (
+        arguments_in(torch.float32, op, **SIZE),
+        arguments_in(torch.float16, op, **{**SIZE, "tokens": 9}),
+        arguments_in(torch.float16, op, **{**SIZE, "heads": 4, "dim": 64}),
+        arguments_in(torch.float16, op, **{**SIZE, "hidden": (54, 40)}),  # rows that a kernel couldn't copy
+    )[: 4 if op == "decoder_prompts" else 3]
+    with caplog.at_level("INFO", logger="fastsam_core"):
+        for given in others:
+            results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
+            assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert f"{op} has no kernel for these sizes of a decoder" in caplog.text
+
+
+@needs_module
+def test_kernels_wait_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a GPU has run them; what runs on one since the first release doesn't wait."""
+    monkeypatch.setattr(schema, "cuda_reason", "")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with FakeTensorMode():
+        tensor = torch.empty(3, dtype=torch.float16, device="cuda")
+    module = type("Module", (), {"EMULATED": False, "DECODER_SHARED_BYTES": 0})
+
+    def why(op: str) -> str:
+        monkeypatch.setattr(cuda, "serves", lambda tensor: False)
+        with _native_cuda.use_module(module):
+            return ops.why(op, tensor)["cuda"]
+
+    given = arguments_in(torch.float16, "decoder_prompts", **SIZE)
+    for op in CHAINS:
+        assert why(op) == ""  # asked for, by this file's fixture
+    with _native_cuda.use_unvalidated(False):
+        assert why("decoder_first_pass") == ""
+        assert all(why(op) == f"{op}: {_native_cuda.NOT_VALIDATED}" for op in CHAINS)
+        off = run(ops.siblings("decoder_prompts")[EMULATED], "decoder_prompts", given)
+    on = run(ops.siblings("decoder_prompts")[EMULATED], "decoder_prompts", given)
+    assert not all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
+    reset = _native_cuda._unvalidated.set(None)  # as where nobody but the environment says anything
+    try:
+        for value, served in (("1", True), ("", False)):
+            monkeypatch.setenv("FASTSAM_CUDA_KERNELS", value)
+            assert all((why(op) == "") == served for op in CHAINS)
+    finally:
+        _native_cuda._unvalidated.reset(reset)
+
+
+def test_doctor_says_what_waits_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cuda_reason", "")
+    with _native_cuda.use_unvalidated(False):
+        assert "decoder_prompts, decoder_mask_factors: built, not yet validated on a GPU" in doctor.report()
+        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(CHAINS, False)
+    with _native_cuda.use_unvalidated():
+        assert "decoder_prompts, decoder_mask_factors: in use, not yet validated on a GPU" in doctor.report()
+        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(CHAINS, True)
+    monkeypatch.setattr(doctor, "cuda_reason", _native_cuda.NOT_BUILT)
+    assert "validated" not in doctor.report()

@@ -34,3 +34,13 @@ def test_everything_in_the_sample_picture() -> None:
     assert result.masks is not None
     shares = [area / (640 * 640) for area in result.masks.area]
     assert any(0.005 < share < 0.3 for share in shares), shares
+
+
+def test_every_click_has_a_mask() -> None:
+    points = [[x, y] for x in range(20, 640, 60) for y in range(20, 640, 60)]
+    result = SAM("sam_nano.pt")(ASSETS, points=points, labels=[1] * len(points), verbose=False)[0]
+    assert len(result) == len(points)
+    assert result.predicted_iou.min() < 0.25
+    assert len(SAM("sam_nano.pt")(ASSETS, points=points, labels=[1] * len(points), conf=0.25, verbose=False)[0]) < len(
+        result
+    )

@@ -18,7 +18,8 @@ def nothing_said_yet() -> None:
 
 def test_defaults_are_those_of_the_interface() -> None:
     config = Config()
-    assert (config.conf, config.iou, config.imgsz, config.device, config.save) == (0.25, 0.7, None, None, True)
+    assert (config.iou, config.imgsz, config.device, config.save) == (0.7, None, None, True)
+    assert config.conf_of(registry.build("mobile_sam")) == 0.25
     assert config.generate_options(registry.build("mobile_sam")) == {
         "points_stride": 32,
         "points_batch_size": 64,
@@ -39,6 +40,8 @@ def test_thresholds_are_the_models_own_unless_given() -> None:
     nano = registry.build("sam_nano")
     nano.conf_thres, nano.stability_score_thresh = 0.1, 0.2
     assert Config().generate_options(nano)["conf_thres"] == 0.1
+    nano.conf = 0.05
+    assert Config().conf_of(nano) == 0.05 and Config().updated({"conf": 0.0}).conf_of(nano) == 0.0
     given = Config().updated({"conf_thres": 0.3}).generate_options(nano)
     assert (given["conf_thres"], given["stability_score_thresh"]) == (0.3, 0.2)
 
@@ -95,14 +98,14 @@ def test_dtypes_by_their_names(dtype: torch.dtype) -> None:
 
 
 def test_none_means_the_default() -> None:
-    assert Config(conf=0.9).updated({"conf": None}).conf == 0.25
+    assert Config(points_stride=9).updated({"points_stride": None}).points_stride == 32
     assert Config().updated(dict.fromkeys(FIELDS)) == Config()
 
 
 def test_updating_leaves_the_original_alone() -> None:
     config, options = Config(), {"conf": 0.5}
     assert config.updated(options).conf == 0.5
-    assert config.conf == 0.25
+    assert config.conf is None
     assert options == {"conf": 0.5}
 
 

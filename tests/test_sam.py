@@ -111,7 +111,7 @@ def test_nothing_is_written_by_default(sam: SAM, tmp_path: Path, monkeypatch: py
 def test_options_of_a_call_are_its_own(sam: SAM) -> None:
     picture = bgr_picture(48, 64)
     assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
-    assert sam.predictor is not None and sam.predictor.args.conf == 0.25
+    assert sam.predictor is not None and sam.predictor.args.conf is None
     assert len(sam(picture, bboxes=BOXES, **{**CALL, "conf": 1e9})[0]) == 0
     assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
     sam.overrides["conf"] = 1e9

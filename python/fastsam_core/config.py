@@ -179,7 +179,9 @@ class Config:
     mode: str = _option("predict", _text, "always predict")
     device: Any = _option(None, _device, "cpu, cuda, 0, ...; empty: the GPU if there is one")
     imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; the model's own if not given")
-    conf: float = _option(0.25, _number(), "keep masks whose predicted IoU is greater")
+    conf: float | None = _option(
+        None, _number(), "keep masks whose predicted IoU is greater; 0.25, with sam_nano all are kept"
+    )
     iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
     dtype: torch.dtype | None = _option(
         None, _dtype, "float16 or bfloat16: run the model's layers in half precision, on a GPU; its own if not given"
@@ -266,6 +268,10 @@ class Config:
         for key, value in changes.items():
             setattr(fresh, key, value)
         return fresh
+
+    def conf_of(self, model: SamModel) -> float:
+        """The predicted IoU above which masks are kept: `conf`, or the model's own where that is not given."""
+        return model.conf if self.conf is None else self.conf
 
     def generate_options(self, model: SamModel) -> dict[str, Any]:
         """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own.

@@ -311,14 +311,17 @@ class Predictor(ModelAndPicture):
         orig_imgs: the picture, or a list of one. `img` (the model's input) is not needed.
         """
         picture = one_picture(orig_imgs)
+        with self._lock:
+            model = self._ready(self.args)
+        conf = self.args.conf_of(model)
         if len(preds) == 2:
             with self._lock:
-                return [_prompted(self._ready(self.args), picture, preds[0], preds[1], self.args.conf)]
+                return [_prompted(model, picture, preds[0], preds[1], conf)]
         masks, scores, boxes = preds
         rows = torch.cat([boxes, scores[:, None], torch.arange(len(scores), device=scores.device)[:, None]], 1)
         names = {index: str(index) for index in range(len(scores))}
         result = Results(picture.pixels, picture.path, names, rows, masks if len(masks) else None, predicted_iou=scores)
-        return [result[scores > self.args.conf] if len(masks) else result]
+        return [result[scores > conf] if len(masks) else result]
 
     @staticmethod
     def remove_small_regions(masks: Tensor, min_area: float = 0, nms_thresh: float = 0.7) -> tuple[Tensor, Tensor]:

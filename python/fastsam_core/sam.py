@@ -20,8 +20,9 @@ from .results import Results
 if TYPE_CHECKING:
     from .evaluate.report import Evaluation
 
-# Options in which SAM differs from a Predictor used directly: nothing is written unless asked for.
-_DEFAULTS = {"conf": 0.25, "task": "segment", "mode": "predict", "save": False}
+# What a call starts from, whatever the predictor was set to. SAM differs from a Predictor used directly in that nothing
+# is written unless asked for.
+_DEFAULTS = {"conf": None, "task": "segment", "mode": "predict", "save": False}
 
 
 class SAM(ModelFacade):

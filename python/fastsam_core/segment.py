@@ -82,7 +82,7 @@ def segment_prompts(
     for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, config.dtype, watch):
         with watch.phase("postprocess", model.device):
             scores = predicted_iou.flatten()
-            chosen = (scores > config.conf).nonzero()[:, 0]
+            chosen = (scores > config.conf_of(model)).nonzero()[:, 0]
             places = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[chosen.cpu()]
             found.add(places, scores[chosen], resizer.measure_parts(low_res.flatten(0, 1)[chosen]))
     with watch.phase("postprocess", model.device):
@@ -192,7 +192,8 @@ def segment_everything(
     """All masks of the picture, of which those with a predicted IoU above `conf` stay."""
     records = generate_records(model, picture, config, watch, progress)
     results = Results.from_dicts(picture.pixels, picture.path, records, device=model.device)
-    return results[[record["predicted_iou"] > config.conf for record in records]] if records else results
+    least = config.conf_of(model)
+    return results[[record["predicted_iou"] > least for record in records]] if records else results
 
 
 def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class Segmenter:
         model = self.model
         settings: dict[str, Any] = {
             "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
-            "sam.conf": self.config.conf,
+            "sam.conf": self.config.conf_of(model),
             "sam.imgsz": model.image_size,
             "sam.dtype": str(self.config.dtype or model.dtype).removeprefix("torch."),
         }

@@ -24,7 +24,7 @@ class ModelSpec:
 
     image_size is the long side of its input in pixels. file_names are those under which people know its weights, the
     first being ours; urls are where they are published, in the order to try them (`published.py` has their hashes).
-    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model. conf_thres and
+    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model. conf, conf_thres and
     stability_score_thresh: see `SamModel`.
     """
 
@@ -36,6 +36,7 @@ class ModelSpec:
     embed_dim: int = 256
     decoder_mlp_dim: int = 2048
     ignored_keys: tuple[str, ...] = ()
+    conf: float = SamModel.conf
     conf_thres: float = SamModel.conf_thres
     stability_score_thresh: float = SamModel.stability_score_thresh
 
@@ -47,6 +48,7 @@ class ModelSpec:
             PromptEncoder(self.embed_dim, self.image_size),
             MaskDecoder(self.embed_dim, mlp_dim=self.decoder_mlp_dim),
         )
+        model.conf = self.conf
         model.conf_thres, model.stability_score_thresh = self.conf_thres, self.stability_score_thresh
         return model
 
@@ -89,7 +91,8 @@ _ROWS = (
         file_names=("sam_nano.pt", "sam_nano.safetensors"),
         embed_dim=128,
         decoder_mlp_dim=512,
-        # Its scores are honest but low: at the usual thresholds little would be left.
+        # Its scores are honest but low: at the usual thresholds little would be left, and many a click without a mask.
+        conf=-1.0,
         conf_thres=0.35,
         stability_score_thresh=0.5,
     ),

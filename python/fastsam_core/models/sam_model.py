@@ -84,10 +84,12 @@ class SamModel(nn.Module):
     throughout, and so are the low-resolution logits and predicted IoU that come out.
 
     name: the row of `models.registry`; image_size: the long side S of the model input, a multiple of 16.
+    conf: masks of a prompt are kept by default if their predicted IoU is greater; here as with Ultralytics.
     conf_thres, stability_score_thresh: what segment everything asks of this model's masks by default. The defaults here
     are those of Meta's generator.
     """
 
+    conf = 0.25
     conf_thres = 0.88
     stability_score_thresh = 0.95
 

@@ -89,7 +89,7 @@ class ModelSegmenter:
                 yield [
                     Found(record["segmentation"], record["predicted_iou"], record["stability_score"])
                     for record in records
-                    if record["predicted_iou"] > config.conf
+                    if record["predicted_iou"] > config.conf_of(model)
                 ]
 
 

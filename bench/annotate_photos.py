@@ -156,7 +156,7 @@ def measure(folder: Path, model: str, threads: int, workers: int) -> dict[str, A
         "processor seconds per image": round(worked / images, 4),
         "seconds of a run that finds all done": round(again, 2),
         "mean IoU of all boxes": round(float(values.mean()), 4),
-        "left out by SAM": int((values == 0).sum()),
+        "no mask, or none of the object": int((values == 0).sum()),
         "mean IoU of boxes above 0.5 % of the image": round(float(values[_large(truth)].mean()), 4),
         **{key: round(value, 4) for key, value in scores.items()},
         "bytes per image": {key: round(value / images) for key, value in sizes.items()},

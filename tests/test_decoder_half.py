@@ -173,3 +173,14 @@ def test_what_has_no_kernel_is_pytorchs_and_that_is_said(
     if op != "decoder_first_pass":  # which has heads of 12 channels
         assert f"{op} has no kernel for these sizes" in said
     assert cuda.why_not(op, exact[0]) and not cuda.why_not(op, others[0])
+
+
+@each_form
+@each_half
+def test_what_a_prompt_sees_first_does_not_depend_on_the_others(sibling: str, dtype: torch.dtype) -> None:
+    q, keys, values, length = arguments_in(dtype, "decoder_first_look", **{**SIZE, "grid": (5, 40)})
+    look = ops.siblings("decoder_first_look")[sibling]
+    alone = look(q[:, 7:].contiguous(), keys, values, length)
+    q[:, :7] *= 8  # whose largest scores are far above the others', and come late
+    together = look(q, keys, values, length)
+    assert torch.equal(together[:, 7:], alone)

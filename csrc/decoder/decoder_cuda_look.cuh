@@ -58,8 +58,10 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
 #pragma unroll
           for (int j = 0; j < 4; ++j) high = fmaxf(high, scores[i][j / 2][2 * half + j % 2]);
           high = top_of_row(high);
-          const float factor = power_of_two(top[i][half] - high);
-          top[i][half] = high, total[i][half] *= factor;
+          // Rows that need it, and no others: what one prompt gets must not depend on its neighbours in the warp.
+          const bool rises = high > top[i][half] + kSlack;
+          const float factor = rises ? power_of_two(top[i][half] - high) : 1.0f;
+          top[i][half] = rises ? high : top[i][half], total[i][half] *= factor;
 #pragma unroll
           for (int j = 0; j < 4; ++j) out[i][j / 2][2 * half + j % 2] *= factor;
         }

@@ -32,7 +32,7 @@ void launch_of(const Grid& grid, const void* qkv, const void* rows_table, const 
 }  // namespace
 
 bool has_wgmma_kernel(const Grid& grid, DType dtype) {
-  if (dtype == DType::float32 || !has_positions_kernel(grid.dim)) return false;
+  if ((dtype != DType::float16 && dtype != DType::bfloat16) || !has_positions_kernel(grid.dim)) return false;
   if (grid.window_rows != grid.rows || grid.window_columns != grid.columns) return false;
   // A narrower grid would leave most of a tile empty, a wider one doesn't fit it.
   if (grid.columns <= 32 || grid.columns > 64 || grid.rows > 1024) return false;

@@ -84,14 +84,15 @@ def test_other_calls_go_to_the_other_kernels(arguments):
 
 
 def test_grids_whose_terms_have_no_room_go_to_the_other_kernels():
-    rows = {dim: [n for n in range(1, 200) if emulated.attention_wgmma_has_kernel(1, n, 64, dim, 0)] for dim in (64, 80)}
+    has = emulated.attention_wgmma_has_kernel
+    rows = {dim: [n for n in range(1, 200) if has(1, n, 64, dim, 0)] for dim in (64, 80)}
     assert all(found == list(range(1, found[-1] + 1)) and found[-1] % 16 == 0 for found in rows.values())
     assert rows[64][-1] >= 96 and rows[80][-1] >= 64
-    assert not emulated.attention_wgmma_has_kernel(1, 2**30, 64, 64, 0)
+    assert not has(1, 2**30, 64, 64, 0)
     # A window of the grid's size is the grid.
-    assert emulated.attention_wgmma_has_kernel(2, 64, 64, 64, 64)
-    assert not emulated.attention_wgmma_has_kernel(0, 64, 64, 64, 0)
-    assert not emulated.attention_wgmma_has_kernel(1, 64, 64, 32, 0)
+    assert has(2, 64, 64, 64, 64)
+    assert not has(0, 64, 64, 64, 0)
+    assert not has(1, 64, 64, 32, 0)
 
 
 def test_a_window_of_the_grids_size_is_global():
@@ -167,7 +168,12 @@ def test_kernels_wait_to_be_asked_for(monkeypatch):
 
 @pytest.mark.parametrize(
     ("capability", "architectures", "taken"),
-    [((9, 0), "80, 90a-real", True), ((9, 0), "80, 90", False), ((10, 0), "80, 90a-real", False), ((8, 0), "80", False)],
+    [
+        ((9, 0), "80, 90a-real", True),
+        ((9, 0), "80, 90", False),
+        ((10, 0), "80, 90a-real", False),
+        ((8, 0), "80, 90a-real", False),
+    ],
 )
 def test_only_hopper_takes_them_and_only_where_they_were_compiled(monkeypatch, capability, architectures, taken):
     module = type(

@@ -25,8 +25,8 @@ void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
                     void* stream);
 
-// Relative positions by Hopper's own matrix products: global attention in half precision over grids of 33 to 64 columns,
-// as many rows as shared memory has room for (at least 64). For code compiled for sm_90a, on such a GPU.
+// Relative positions by Hopper's own matrix products: global attention in half precision over grids of 33 to 64
+// columns, as many rows as shared memory has room for (at least 64). For code compiled for sm_90a, on such a GPU.
 bool has_wgmma_kernel(const Grid& grid, DType dtype);
 // std::invalid_argument where has_wgmma_kernel says no.
 void with_relative_positions_wgmma(const Grid& grid, DType dtype, const void* qkv, const void* rows_table,

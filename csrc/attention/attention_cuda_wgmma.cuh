@@ -1,9 +1,14 @@
 // Global attention by Hopper's own matrix products, over grids that are up to 64 tokens wide: a tile of keys is a row.
 //
-// A block has 192 queries of one head. Three warpgroups attend with 64 each; a fourth brings keys and values into a ring
-// of stages and meets the others at barriers in memory alone, so that one group's softmax goes on beside the products of
-// the others. Queries, scores, weights, the columns' position terms and the output stay in registers; the rows' terms
-// lie in shared memory from the start. Tiles, position terms and softmax are those of the other kernels.
+// A block has 192 queries of one head. Three warpgroups attend with 64 each; a fourth brings keys and values into a
+// ring of stages and meets the others at barriers in memory alone, so that one group's softmax goes on beside the
+// products of the others. Queries, scores, weights, the columns' position terms and the output stay in registers; the
+// rows' terms lie in shared memory from the start. Tiles, position terms and softmax are those of the other kernels.
+//
+// As compiled by CUDA 13.0 for sm_90a: 145 of the 160 registers with d = 64, 157 with d = 80, nothing spilled, products
+// not serialised; 153 KB and 179 KB of shared memory with 64 rows, one block on a multiprocessor. A tile costs a warp
+// some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64): each of
+// the three could be the limit, and three warps of a scheduler share them.
 #pragma once
 
 #include "attention/attention_cuda_positions.cuh"

@@ -175,7 +175,8 @@ void begin_block_of_products() {
 
 std::string end_block_of_products() {
   for (size_t i = 0; i < warps.size(); ++i) {
-    if (!warps[i].open.empty() || !warps[i].committed.empty()) return "ended with wgmma products that nobody waited for";
+    if (!warps[i].open.empty() || !warps[i].committed.empty())
+      return "ended with wgmma products that nobody waited for";
     if (i / 4 * 4 + 3 >= warps.size() && warps[i].issued != 0) return "called wgmma with less than a warpgroup";
     if (warps[i].issued != warps[i / 4 * 4].issued) return "called wgmma differently in the warps of a warpgroup";
   }
@@ -186,7 +187,8 @@ void note_copy(const void* to, size_t bytes) {
   const auto* const memory = static_cast<const char*>(dynamic_shared());
   const auto* const at = static_cast<const char*>(to);
   if (at < memory || !is_shared(to, bytes)) return;
-  const size_t first = static_cast<size_t>(at - memory) / 16, end = (static_cast<size_t>(at - memory) + bytes + 15) / 16;
+  const size_t first = static_cast<size_t>(at - memory) / 16,
+               end = (static_cast<size_t>(at - memory) + bytes + 15) / 16;
   if (unfenced.size() < end) unfenced.resize(end);
   const unsigned thread = linear_thread();
   for (size_t i = first; i < end; ++i) {

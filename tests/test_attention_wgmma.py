@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastsam_core import ops
+from fastsam_core import doctor, ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._attention import cuda, reference
 from siblings import EMULATED, Calls, emulated, names_of
@@ -187,3 +187,17 @@ def test_only_hopper_takes_them_and_only_where_they_were_compiled(monkeypatch, c
     assert cuda.takes_wgmma(module, qkv, 64, 0) is taken
     with _native_cuda.use_unvalidated(False):
         assert not cuda.takes_wgmma(module, qkv, 64, 0)
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (8, 9)])
+def test_doctor_names_them_on_hopper_alone(monkeypatch, capability):
+    module = type("Module", (), {"EMULATED": False, "ARCHITECTURES": "80, 90a-real", "__file__": "module.so"})()
+    for name, value in {"is_available": True, "device_count": 1, "get_device_name": "a GPU"}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *index, value=value: value)
+    monkeypatch.setattr(cuda, "_capability", lambda device: capability)
+    monkeypatch.setattr(doctor, "cuda_module", module)
+    monkeypatch.setattr(doctor, "cuda_reason", "")
+    found = doctor.collect()["cuda"]["unvalidated"]
+    assert (WAITING in found) == (capability == (9, 0))
+    assert f"{WAITING}, decoder_prompts" in doctor.report() or WAITING not in found
+    assert found["decoder_prompts"]

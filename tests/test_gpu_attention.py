@@ -51,7 +51,7 @@ def test_dense_bias(dtype, height, width, window):
 
 
 def need_wgmma() -> None:
-    if not cuda._has_wgmma(_native_cuda.cuda_module, torch.device("cuda")):
+    if not cuda.has_wgmma(_native_cuda.cuda_module, torch.device("cuda")):
         pytest.skip("wgmma is Hopper's alone, and compiled for sm_90a alone")
 
 

@@ -5,10 +5,10 @@
 // products of the others. Queries, scores, weights, the columns' position terms and the output stay in registers; the
 // rows' terms lie in shared memory from the start. Tiles, position terms and softmax are those of the other kernels.
 //
-// As compiled by CUDA 13.0 for sm_90a: 145 of the 160 registers with d = 64, 157 with d = 80, nothing spilled, products
-// not serialised; 153 KB and 179 KB of shared memory with 64 rows, one block on a multiprocessor. A tile costs a warp
-// some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64): each of
-// the three could be the limit, and three warps of a scheduler share them.
+// As compiled by CUDA 13.0 for sm_90a: 147 of the 160 registers with d = 64, 157 with d = 80, nothing spilled, products
+// not serialised; 169 KB and 199 KB of shared memory with 64 rows, one block on a multiprocessor. A tile costs a warp
+// some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64): each
+// of the three could be the limit, and three warps of a scheduler share them.
 #pragma once
 
 #include "attention/attention_cuda_positions.cuh"
@@ -52,9 +52,8 @@ struct WgmmaShape {
   // Of each thread; a multiprocessor has 65536.
   static constexpr int kRegisters = 160, kRegistersOfCopying = 32;
   static_assert(kAttending * kRegisters + 128 * kRegistersOfCopying <= 65536);
-  // Tiles in shared memory, and those of them whose copying isn't waited for yet.
-  static constexpr int kStages = 5, kAhead = 2;
-  static_assert(kAhead < kStages);
+  static constexpr int kCopying = 4;  // warps
+  static constexpr int kStages = 6;   // tiles in shared memory
   static constexpr int kAlignment = 1024;
   static constexpr int kTileBytes = Panels<kDim>::kBytes, kStageBytes = 2 * kTileBytes;
   static constexpr int kQueryBytes = 2 * kQueries * kDim;
@@ -88,52 +87,46 @@ template <int kStages>
 struct Turn {
   int stage = 0;
   uint32_t parity = 0;
-  __device__ __forceinline__ void next() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
+  __device__ __forceinline__ void next(int tiles = 1) {
+    stage += tiles;
+    if (stage >= kStages) stage -= kStages, parity ^= 1;
   }
 };
 
-// The fourth warpgroup: all tiles, as stages come free.
+// The fourth warpgroup. Each of its warps brings every fourth tile, as stages come free, and waits for it, so that four
+// are on their way at a time.
 template <typename T, int kDim>
 __device__ __forceinline__ void bring_tiles(const Job<T>& job, const Window<T>& window, unsigned char* stages,
                                             const Ring<WgmmaShape<kDim>::kStages>& ring) {
   using Size = WgmmaShape<kDim>;
   using Tiles = Panels<kDim>;
-  constexpr int kRows = 128 / Tiles::kVectors, kTurns = Size::kKeys / kRows;  // that the group copies at a time
-  const int thread = static_cast<int>(threadIdx.x) - Size::kAttending;
-  const int slot = thread / Tiles::kVectors, vector = thread % Tiles::kVectors;
-  const int to = Tiles::offset(slot, vector);  // kRows is a multiple of 8: further rows keep the pattern
-  static_assert(kRows % 8 == 0);
-  const T* from = window.tokens + slot * job.token + vector * 8;
-  const int64_t row = job.columns * job.token;
-  Turn<Size::kStages> in, out;
+  constexpr int kRows = kWarp / Tiles::kVectors;  // that the warp copies at a time
+  const int warp = (static_cast<int>(threadIdx.x) - Size::kAttending) / kWarp;
+  const int first = lane() / Tiles::kVectors, vector = lane() % Tiles::kVectors;
+  Turn<Size::kStages> turn{warp, 0};
+  static_assert(Size::kCopying <= Size::kStages);
 #pragma unroll 1
-  for (int y = 0; y < job.rows + Size::kAhead; ++y) {
-    if (y < job.rows) {
-      barrier_wait(ring.done(in.stage), in.parity ^ 1);
-      unsigned char* const keys = stages + in.stage * Size::kStageBytes + to;
+  for (int y = warp; y < job.rows; y += Size::kCopying, turn.next(Size::kCopying)) {
+    barrier_wait(ring.done(turn.stage), turn.parity ^ 1);
+    unsigned char* const keys = stages + turn.stage * Size::kStageBytes;
+    const T* from = window.tokens + (int64_t{y} * job.columns + first) * job.token + vector * 8;
+#pragma unroll 2
+    for (int slot = first; slot < Size::kKeys; slot += kRows) {
+      const bool is_key = slot < job.columns;
+      const T* const token = is_key ? from : window.tokens;
+      const int to = Tiles::offset(slot, vector);
 #pragma unroll
-      for (int turn = 0; turn < kTurns; ++turn) {
-        const bool is_key = slot + turn * kRows < job.columns;
-        const T* const token = is_key ? from + turn * kRows * job.token : window.tokens;
-#pragma unroll
-        for (int panel = 0; panel < Tiles::kCount; ++panel) {
-          unsigned char* const at = keys + panel * Tiles::kPanelBytes + turn * kRows * Tiles::kRowBytes;
-          const T* const channels = token + panel * Tiles::kChannels;
-          cp_async_16(at, channels + job.key, is_key);
-          cp_async_16(at + Size::kTileBytes, channels + job.value, is_key);
-        }
+      for (int panel = 0; panel < Tiles::kCount; ++panel) {
+        unsigned char* const at = keys + to + panel * Tiles::kPanelBytes;
+        cp_async_16(at, token + panel * Tiles::kChannels + job.key, is_key);
+        cp_async_16(at + Size::kTileBytes, token + panel * Tiles::kChannels + job.value, is_key);
       }
-      from += row;
-      in.next();
+      from += kRows * job.token;
     }
     cp_async_commit();
-    cp_async_wait<Size::kAhead>();
-    if (y >= Size::kAhead) {
-      fence_for_wgmma();
-      barrier_arrive(ring.here(out.stage));
-      out.next();
-    }
+    cp_async_wait<0>();
+    fence_for_wgmma();
+    barrier_arrive(ring.here(turn.stage));
   }
 }
 
@@ -270,7 +263,7 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(co
   const int attending = min(Size::kGroups, (window.count() - window.first + 63) / 64);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Size::kStages; ++stage) {
-      barrier_init(ring.here(stage), 128);
+      barrier_init(ring.here(stage), kWarp);
       barrier_init(ring.done(stage), 4 * attending);  // a lane of each warp
     }
     for (int i = 0; i < Size::kGroups; ++i) barrier_init(ring.queries(i), 128);

@@ -82,12 +82,12 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
 
 def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
     """Whether the call of `attention` is for Hopper's own matrix products, which no GPU has validated yet."""
-    if why_unvalidated("attention[wgmma]") or not _has_wgmma(cuda, qkv.device):
+    if why_unvalidated("attention[wgmma]") or not has_wgmma(cuda, qkv.device):
         return False
     return bool(cuda.attention_wgmma_has_kernel(DTYPES[qkv.dtype], *qkv.shape[1:3], dim, window))
 
 
-def _has_wgmma(cuda: Any, device: torch.device) -> bool:
+def has_wgmma(cuda: Any, device: torch.device) -> bool:
     """Whether the device has them and the module holds code for it."""
     return bool(cuda.EMULATED) or ("90a" in cuda.ARCHITECTURES and _capability(device) == (9, 0))
 

@@ -14,7 +14,7 @@ from fastsam_core import ops
 from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.mask_decoder import MaskDecoder
-from fastsam_core.ops._attention.cuda import takes_wgmma
+from fastsam_core.ops._attention.cuda import takes_wgmma, wgmma_in_turn
 from fastsam_core.ops._native_cuda import cuda_module, use_unvalidated
 from fastsam_core.postprocess import MaskResizer
 
@@ -135,13 +135,22 @@ def flex_case() -> Case:
 
 
 def attention_case(
-    name: str, window: int, sibling: str = "", heads: int = 12, dim: int = 64, wgmma: bool = False
+    name: str,
+    window: int,
+    sibling: str = "",
+    heads: int = 12,
+    dim: int = 64,
+    wgmma: bool = False,
+    in_turn: bool = True,
 ) -> Case:
-    """wgmma: by the kernels for Hopper that wait to be validated; without, never by them."""
+    """wgmma: by the kernels for Hopper that wait to be validated, in turn or not; without, never by them."""
 
     def call(*arguments: Any) -> Any:
+        reset = wgmma_in_turn.set(in_turn)
         with use_unvalidated(wgmma):
-            return (ops.siblings("attention")[sibling] if sibling else ops.attention)(*arguments)
+            result = (ops.siblings("attention")[sibling] if sibling else ops.attention)(*arguments)
+        wgmma_in_turn.reset(reset)
+        return result
 
     def make(context: Context) -> Work:
         work = attention_work(context, window, call, heads=heads, dim=dim)
@@ -172,6 +181,7 @@ def wgmma_check(heads: int, dim: int) -> Check:
 ATTENTION = [
     attention_case("ours, ViT-B, 64 x 64", 0),
     attention_case("ours by wgmma, ViT-B, 64 x 64", 0, wgmma=True),
+    attention_case("ours by wgmma, not in turn, ViT-B, 64 x 64", 0, wgmma=True, in_turn=False),
     attention_case("PyTorch sibling, ViT-B, 64 x 64", 0, "reference"),
     *(sdpa_case(name) for name in BACKENDS),
     flex_case(),

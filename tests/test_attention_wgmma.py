@@ -57,6 +57,19 @@ def test_positions(dtype, dim, height, width):
     check_error("attention", EMULATED, arguments, plain_attention)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 64), (2, 64), (6, 60)])  # one, two, three groups that attend
+def test_same_bits_whether_groups_take_turns(height, width):
+    arguments = cast(example(height, width, dim=64), torch.float16)
+    run, results = ops.siblings("attention")[EMULATED], []
+    for in_turn in (False, True):
+        reset = cuda.wgmma_in_turn.set(in_turn)
+        try:
+            results.append(run(*arguments))
+        finally:
+            cuda.wgmma_in_turn.reset(reset)
+    assert torch.equal(*results)
+
+
 @each_dim
 def test_more_rows_than_a_tile_has_columns(dim):
     arguments = cast(example(66, 35, dim=dim, heads=1), torch.bfloat16)
@@ -146,11 +159,11 @@ def test_same_bits_over_repeats_and_in_either_order_of_threads(dtype, dim):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.attention_wgmma(0, 16, 1, 4, 64, 2, 64, 16, 16, 16, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(7, 16, 1, 4, 64, 2, 64, 16, 16, 16, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(1, 16, 1, 4, 32, 2, 64, 16, 16, 16, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(1, 16, 1, 4, 64, 2, 48, 16, 16, 16, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(1, 16, 0, 4, 64, 2, 64, 16, 16, 16, 0), "sizes must be positive"),
+        (lambda m: m.attention_wgmma(0, 16, 1, 4, 64, 2, 64, 16, 16, 16, True, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(7, 16, 1, 4, 64, 2, 64, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 1, 4, 32, 2, 64, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 1, 4, 64, 2, 48, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 0, 4, 64, 2, 64, 16, 16, 16, False, 0), "sizes must be positive"),
     ],
 )
 def test_the_module_checks_sizes_again(call, message):

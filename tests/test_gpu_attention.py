@@ -61,9 +61,17 @@ def need_wgmma() -> None:
 def test_positions_by_wgmma(dtype, dim, height, width):
     need_wgmma()
     arguments = example(height, width, dim=dim, heads=4, batch=2)
+    given = carry(cast(arguments, dtype), "cuda")
+    run = ops.siblings("attention")["cuda"]
     with _native_cuda.use_unvalidated():
-        assert cuda.takes_wgmma(_native_cuda.cuda_module, carry(cast(arguments, dtype), "cuda")[0], dim, 0)
+        assert cuda.takes_wgmma(_native_cuda.cuda_module, given[0], dim, 0)
         check_error("attention", arguments, dtype)
+        expected = run(*given)
+        reset = cuda.wgmma_in_turn.set(not cuda.wgmma_in_turn.get())
+        try:
+            assert torch.equal(run(*given), expected)
+        finally:
+            cuda.wgmma_in_turn.reset(reset)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -5,7 +5,7 @@
 // products of the others. Queries, scores, weights, the columns' position terms and the output stay in registers; the
 // rows' terms lie in shared memory from the start. Tiles, position terms and softmax are those of the other kernels.
 //
-// As compiled by CUDA 13.0 for sm_90a: 147 of the 160 registers with d = 64, 157 with d = 80, nothing spilled, products
+// As compiled by CUDA 13.0 for sm_90a: 149 of the 160 registers with d = 64, 157 with d = 80, nothing spilled, products
 // not serialised; 169 KB and 199 KB of shared memory with 64 rows, one block on a multiprocessor. A tile costs a warp
 // some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64): each
 // of the three could be the limit, and three warps of a scheduler share them.
@@ -58,8 +58,9 @@ struct WgmmaShape {
   static constexpr int kTileBytes = Panels<kDim>::kBytes, kStageBytes = 2 * kTileBytes;
   static constexpr int kQueryBytes = 2 * kQueries * kDim;
   static_assert(kTileBytes % kAlignment == 0 && kQueryBytes % kAlignment == 0);
-  // A tile has a barrier for "it is here" and one for "it is done with"; a warpgroup one for its queries.
-  static constexpr int kBarriers = 2 * kStages + kGroups, kBarrierBytes = 128;
+  // A tile has a barrier for "it is here" and one for "it is done with"; a warpgroup one for its queries and
+  // one for its turn.
+  static constexpr int kBarriers = 2 * kStages + 2 * kGroups, kBarrierBytes = 256;
   static_assert(kBarrierBytes >= 8 * kBarriers);
 
   // Rows of terms that a warp has room for: the columns' go through the same memory.
@@ -79,7 +80,8 @@ struct Ring {
   uint64_t* barriers;
   __device__ __forceinline__ uint64_t* here(int stage) const { return barriers + stage; }
   __device__ __forceinline__ uint64_t* done(int stage) const { return barriers + kStages + stage; }
-  __device__ __forceinline__ uint64_t* queries(int group) const { return barriers + 2 * kStages + group; }
+  __device__ __forceinline__ uint64_t* queries(int group) const { return barriers + 2 * kStages + 2 * group; }
+  __device__ __forceinline__ uint64_t* turn(int group) const { return barriers + 2 * kStages + 2 * group + 1; }
 };
 
 // Where in the ring a tile is, and the parity of its stage's phase.
@@ -150,8 +152,10 @@ __device__ __forceinline__ void begin_values(float (&out)[kDim / 8][4], const ui
   wgmma_commit();
 }
 
-template <typename T, int kDim>
-__device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Window<T>& window, T* queries,
+// kInTurn: the groups issue their products one after the other, so that they don't all weigh at the same time and leave
+// the tensor cores idle; else as it comes.
+template <typename T, int kDim, bool kInTurn>
+__device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Window<T>& window, int attending, T* queries,
                                                   float* all_terms, uint32_t stages,
                                                   const Ring<WgmmaShape<kDim>::kStages>& ring) {
   using Size = WgmmaShape<kDim>;
@@ -224,6 +228,8 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
     wgmma_hold(weights);
     wgmma_hold(sums.out[0]);
     wgmma_hold(scores[0]);
+    // The first group's first turn needs no one's leave.
+    if (kInTurn) barrier_wait(ring.turn(group_of_warps), (y & 1) ^ (group_of_warps == 0));
     wgmma_fence();
     const int stage = turn.stage;
     begin_values<T, kDim>(sums.out[0], weights, stages + stage * Size::kStageBytes + Size::kTileBytes);
@@ -231,6 +237,7 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
     barrier_wait(ring.here(turn.stage), turn.parity);
     wgmma_fence();  // the compiler's wish, for registers that a loop has come between; it waits for nothing
     begin_scores<T, kDim>(scores[0], held, stages + turn.stage * Size::kStageBytes);
+    if (kInTurn && lane() == 0) barrier_arrive(ring.turn(group_of_warps + 1 == attending ? 0 : group_of_warps + 1));
     wgmma_wait<0>();
     wgmma_hold(sums.out[0]);
     wgmma_hold(scores[0]);
@@ -247,7 +254,7 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
   write_out<T, kDim, 1>(job, window_of_block(job, anew(Size::kQueries)), row, sums, queries);
 }
 
-template <typename T, int kDim>
+template <typename T, int kDim, bool kInTurn>
 __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(const Job<T> job) {
 #ifdef FASTSAM_HAS_WGMMA
   using Size = WgmmaShape<kDim>;
@@ -266,7 +273,10 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(co
       barrier_init(ring.here(stage), kWarp);
       barrier_init(ring.done(stage), 4 * attending);  // a lane of each warp
     }
-    for (int i = 0; i < Size::kGroups; ++i) barrier_init(ring.queries(i), 128);
+    for (int i = 0; i < Size::kGroups; ++i) {
+      barrier_init(ring.queries(i), 128);
+      barrier_init(ring.turn(i), 4);
+    }
   }
   __syncthreads();
   if (group_of_warps == Size::kGroups) {
@@ -275,7 +285,7 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(co
   } else {
     more_registers<Size::kRegisters>();
     if (group_of_warps < attending) {
-      attend_with_tiles<T, kDim>(job, window, queries, terms, shared_address(stages), ring);
+      attend_with_tiles<T, kDim, kInTurn>(job, window, attending, queries, terms, shared_address(stages), ring);
     }
   }
 #else

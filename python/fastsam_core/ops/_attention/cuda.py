@@ -7,6 +7,7 @@ precision over whole grids of 33 to 64 columns.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,9 @@ from . import reference
 from .inputs import check_attention, check_windowed_attention
 
 _CAPABILITY = (8, 0)
+# Whether, with 64 channels, a block's warpgroups issue their products one after the other. Which is faster only a GPU
+# can say; bench.gpu times both.
+wgmma_in_turn: ContextVar[bool] = ContextVar("wgmma_in_turn", default=True)
 _ALIGNMENT = 16  # bytes, of what the kernels copy at a time
 
 
@@ -51,7 +55,8 @@ def attention(
         packed, table_h, table_w, beyond = (_address(tensor) for tensor in given)
         if takes_wgmma(cuda, qkv, dim, window):
             cuda.attention_wgmma(
-                *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, out.data_ptr(), stream)
+                *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, out.data_ptr()),
+                *(wgmma_in_turn.get(), stream),
             )
             return out
         cuda.attention(

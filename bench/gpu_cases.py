@@ -14,7 +14,8 @@ from fastsam_core import ops
 from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.mask_decoder import MaskDecoder
-from fastsam_core.ops._native_cuda import use_unvalidated
+from fastsam_core.ops._attention.cuda import takes_wgmma, wgmma_in_turn
+from fastsam_core.ops._native_cuda import cuda_module, use_unvalidated
 from fastsam_core.postprocess import MaskResizer
 
 from .gpu_harness import Case, Check, Context, Skipped, Work, bytes_of, rotated
@@ -133,26 +134,69 @@ def flex_case() -> Case:
     return Case("attention", "FlexAttention, compiled", make)
 
 
-def attention_case(name: str, window: int, sibling: str = "", heads: int = 12, dim: int = 64) -> Case:
+def attention_case(
+    name: str,
+    window: int,
+    sibling: str = "",
+    heads: int = 12,
+    dim: int = 64,
+    wgmma: bool = False,
+    in_turn: bool = True,
+) -> Case:
+    """wgmma: by the kernels for Hopper that wait to be validated, in turn or not; without, never by them."""
+
+    def call(*arguments: Any) -> Any:
+        reset = wgmma_in_turn.set(in_turn)
+        with use_unvalidated(wgmma):
+            result = (ops.siblings("attention")[sibling] if sibling else ops.attention)(*arguments)
+        wgmma_in_turn.reset(reset)
+        return result
+
     def make(context: Context) -> Work:
-        call = ops.siblings("attention")[sibling] if sibling else ops.attention
-        return attention_work(context, window, call, heads=heads, dim=dim)
+        work = attention_work(context, window, call, heads=heads, dim=dim)
+        if wgmma:
+            need_wgmma(context, work.inputs[0][0], dim)
+        return work
 
     return Case("attention", name, make)
 
 
+def need_wgmma(context: Context, qkv: Tensor, dim: int) -> None:
+    """Skipped unless Hopper's own kernels serve where they are asked for; on the CPU PyTorch stands in."""
+    with use_unvalidated():
+        if not context.tiny and not (cuda_module and takes_wgmma(cuda_module, qkv, dim, 0)):
+            raise Skipped("there are no kernels by wgmma for this dtype and GPU, or none were compiled (for sm_90a)")
+
+
+def wgmma_check(heads: int, dim: int) -> Check:
+    def make(context: Context) -> tuple[float, float]:
+        arguments = attention_arguments(context, 0, 0, heads, dim)
+        need_wgmma(context, arguments[0], dim)
+        with use_unvalidated():
+            return error_of("attention", arguments, context)
+
+    return Check("attention", f"64 x 64, heads of {dim}, wgmma", make)
+
+
 ATTENTION = [
     attention_case("ours, ViT-B, 64 x 64", 0),
+    attention_case("ours by wgmma, ViT-B, 64 x 64", 0, wgmma=True),
+    attention_case("ours by wgmma, not in turn, ViT-B, 64 x 64", 0, wgmma=True, in_turn=False),
     attention_case("PyTorch sibling, ViT-B, 64 x 64", 0, "reference"),
     *(sdpa_case(name) for name in BACKENDS),
     flex_case(),
     attention_case("ours, ViT-B, windows of 14", 14),
     attention_case("PyTorch sibling, ViT-B, windows of 14", 14, "reference"),
     attention_case("ours, ViT-H, 64 x 64", 0, heads=16, dim=80),
+    attention_case("ours by wgmma, ViT-H, 64 x 64", 0, heads=16, dim=80, wgmma=True),
 ]
 ATTENTION_CHECKS = [
-    Check("attention", name, lambda c, w=window: error_of("attention", attention_arguments(c, w, 0, heads=2), c))
-    for name, window in (("64 x 64", 0), ("windows of 14", 14))
+    *(
+        Check("attention", name, lambda c, w=window: error_of("attention", attention_arguments(c, w, 0, heads=2), c))
+        for name, window in (("64 x 64", 0), ("windows of 14", 14))
+    ),
+    wgmma_check(2, 64),
+    wgmma_check(2, 80),
 ]
 
 # -------------------------------------------------------------------------------------------------------------- decoder

@@ -51,6 +51,7 @@ set(_fastsam_kernels
   csrc/attention/attention_cuda_bfloat16.cu
   csrc/attention/attention_cuda_float16.cu
   csrc/attention/attention_cuda_float32.cu
+  csrc/attention/attention_cuda_wgmma.cu
   csrc/common/cuda_device.cu
   csrc/decoder/decoder_cuda.cu
   csrc/decoder/decoder_cuda_bfloat16.cu

@@ -7,7 +7,7 @@ form has kernels for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +26,13 @@ pytestmark = pytest.mark.skipif(not CUDA, reason="the compiled operations are of
 
 each_form = pytest.mark.parametrize("sibling", CUDA)
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+
+
+@pytest.fixture(autouse=True)
+def kernels_for_all() -> Iterator[None]:
+    """Without those for Hopper alone, which test_attention_wgmma.py is about."""
+    with _native_cuda.use_unvalidated(False):
+        yield
 
 
 def cast(arguments: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:

@@ -23,8 +23,9 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("cuda_warp_test", "cuda warps: ok\n"),  # this one and the next run on a GPU too, in test_gpu.py
+        ("cuda_warp_test", "cuda warps: ok\n"),  # this one and the next two run on a GPU too, in test_gpu.py
         ("cuda_mma_test", "cuda mma: ok\n"),
+        ("cuda_wgmma_test", "cuda wgmma: ok\n"),
         ("cuda_emulator_test", "cuda emulator: ok\n"),
     ],
 )

@@ -294,9 +294,9 @@ def test_doctor_says_what_waits_to_be_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor, "cuda_reason", "")
     with _native_cuda.use_unvalidated(False):
         assert "decoder_prompts, decoder_mask_factors: built, not yet validated on a GPU" in doctor.report()
-        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(CHAINS, False)
+        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(_native_cuda.UNVALIDATED, False)
     with _native_cuda.use_unvalidated():
         assert "decoder_prompts, decoder_mask_factors: in use, not yet validated on a GPU" in doctor.report()
-        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(CHAINS, True)
+        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(_native_cuda.UNVALIDATED, True)
     monkeypatch.setattr(doctor, "cuda_reason", _native_cuda.NOT_BUILT)
     assert "validated" not in doctor.report()

@@ -41,9 +41,14 @@ def bits(op: str, run: Callable[..., Any], arguments: tuple[Any, ...]) -> list[A
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
-@pytest.mark.parametrize("program", ["cuda_warp_test", "cuda_mma_test"])
+@pytest.mark.parametrize("program", ["cuda_warp_test", "cuda_mma_test", "cuda_wgmma_test"])
 def test_a_gpu_does_what_the_emulator_does(tmp_path: Path, program: str) -> None:
-    flags = ["-std=c++17", "-arch=native", f"-I{cuda_emulation.ROOT / 'csrc'}", f"-I{NATIVE}"]
+    target = "-arch=native"
+    if program == "cuda_wgmma_test":
+        if torch.cuda.get_device_capability() != (9, 0):
+            pytest.skip("wgmma is Hopper's alone")
+        target = "-gencode=arch=compute_90a,code=sm_90a"
+    flags = ["-std=c++17", target, f"-I{cuda_emulation.ROOT / 'csrc'}", f"-I{NATIVE}"]
     subprocess.run([str(NVCC), *flags, str(NATIVE / f"{program}.cu"), "-o", str(tmp_path / program)], check=True)
     done = subprocess.run([tmp_path / program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr

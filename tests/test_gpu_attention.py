@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from fastsam_core import ops
 from fastsam_core.models import registry
 from fastsam_core.models.image_encoder import Attention, ImageEncoderViT
+from fastsam_core.ops import _native_cuda
+from fastsam_core.ops._attention import cuda
 from siblings import carry
 from test_attention import example, windowed_example
 from test_attention_half import cast
@@ -46,6 +48,38 @@ def test_positions(dtype, height, width, window, dim):
 @pytest.mark.parametrize(("height", "width", "window"), DENSE)
 def test_dense_bias(dtype, height, width, window):
     check_error("windowed_attention", windowed_example(height, width, window, dim=32, heads=5, batch=2), dtype)
+
+
+def need_wgmma() -> None:
+    if not cuda.has_wgmma(_native_cuda.cuda_module, torch.device("cuda")):
+        pytest.skip("wgmma is Hopper's alone, and compiled for sm_90a alone")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", [64, 80])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (1, 64), (3, 64), (50, 50), (66, 35), (96, 33)])
+def test_positions_by_wgmma(dtype, dim, height, width):
+    need_wgmma()
+    arguments = example(height, width, dim=dim, heads=4, batch=2)
+    given = carry(cast(arguments, dtype), "cuda")
+    run = ops.siblings("attention")["cuda"]
+    with _native_cuda.use_unvalidated():
+        assert cuda.takes_wgmma(_native_cuda.cuda_module, given[0], dim, 0)
+        check_error("attention", arguments, dtype)
+        expected = run(*given)
+        reset = cuda.wgmma_in_turn.set(not cuda.wgmma_in_turn.get())
+        try:
+            assert torch.equal(run(*given), expected)
+        finally:
+            cuda.wgmma_in_turn.reset(reset)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("dim", "heads"), [(64, 12), (80, 16)])
+def test_equal_bits_by_wgmma_over_repeats_and_streams(dtype, dim, heads):
+    need_wgmma()
+    with _native_cuda.use_unvalidated():
+        test_equal_bits_over_repeats_and_streams(dtype, "attention", example(64, 64, dim=dim, heads=heads, batch=2))
 
 
 CALLS = [

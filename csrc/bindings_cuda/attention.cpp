@@ -27,6 +27,21 @@ void attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t colu
                                                    pointer<void>(stream));
 }
 
+bool attention_wgmma_has_kernel(int dtype, int64_t rows, int64_t columns, int64_t dim, int64_t window) {
+  const int64_t height = window == 0 ? rows : window, width = window == 0 ? columns : window;
+  return fastsam::attention::has_wgmma_kernel(
+      fastsam::attention::heads_together(1, rows, columns, 1, dim, height, width), static_cast<DType>(dtype));
+}
+
+void attention_wgmma(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim,
+                     Address rel_pos_h, Address rel_pos_w, Address out, bool in_turn, Address stream) {
+  check_grid(batch, rows, columns, heads, dim, 0, 0);
+  const auto grid = fastsam::attention::heads_together(batch, rows, columns, heads, dim, rows, columns);
+  fastsam::attention::with_relative_positions_wgmma(grid, static_cast<DType>(dtype), pointer<const void>(qkv),
+                                                    pointer<const void>(rel_pos_h), pointer<const void>(rel_pos_w),
+                                                    pointer<void>(out), in_turn, pointer<void>(stream));
+}
+
 void windowed_attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads,
                         int64_t dim, Address bias, int64_t window, Address padding, Address out, Address stream) {
   require(window >= 1, "window must be positive");
@@ -46,6 +61,11 @@ void bind_attention(py::module_& m) {
         py::arg("columns"), py::arg("heads"), py::arg("dim"), py::arg("rel_pos_h"), py::arg("rel_pos_w"),
         py::arg("window"), py::arg("padding"), py::arg("out"), py::arg("shared_memory"), py::arg("stream"),
         py::call_guard<py::gil_scoped_release>());
+  m.def("attention_wgmma_has_kernel", &attention_wgmma_has_kernel, py::arg("dtype"), py::arg("rows"),
+        py::arg("columns"), py::arg("dim"), py::arg("window"));
+  m.def("attention_wgmma", &attention_wgmma, py::arg("dtype"), py::arg("qkv"), py::arg("batch"), py::arg("rows"),
+        py::arg("columns"), py::arg("heads"), py::arg("dim"), py::arg("rel_pos_h"), py::arg("rel_pos_w"),
+        py::arg("out"), py::arg("in_turn"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
   m.def("windowed_attention", &windowed_attention, py::arg("dtype"), py::arg("qkv"), py::arg("batch"), py::arg("rows"),
         py::arg("columns"), py::arg("heads"), py::arg("dim"), py::arg("bias"), py::arg("window"), py::arg("padding"),
         py::arg("out"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());

@@ -30,6 +30,21 @@ def attention(
     shared_memory: int,
     stream: int,
 ) -> None: ...
+def attention_wgmma_has_kernel(dtype: int, rows: int, columns: int, dim: int, window: int) -> bool: ...
+def attention_wgmma(
+    dtype: int,  # float16 or bfloat16
+    qkv: int,  # (batch, rows, columns, 3 * heads * dim)
+    batch: int,
+    rows: int,
+    columns: int,
+    heads: int,
+    dim: int,
+    rel_pos_h: int,  # (2 * rows - 1, dim)
+    rel_pos_w: int,  # (2 * columns - 1, dim)
+    out: int,  # (batch, rows, columns, heads * dim), written
+    in_turn: bool,
+    stream: int,
+) -> None: ...
 def windowed_attention(
     dtype: int,
     qkv: int,  # (batch, rows, columns, heads * 3 * dim)

@@ -13,6 +13,7 @@ import torch
 
 from . import __version__, _files, ops
 from .ops import schema
+from .ops._attention.cuda import has_wgmma
 from .ops._native import cpu_module, cpu_reason
 from .ops._native_cuda import UNVALIDATED, cuda_module, cuda_reason, why_unvalidated
 
@@ -110,8 +111,16 @@ def _cuda() -> dict[str, Any]:
         "kernels": cuda_reason or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
-        "unvalidated": {} if cuda_reason else {op: not why_unvalidated(op) for op in UNVALIDATED},
+        "unvalidated": {} if cuda_reason else {op: not why_unvalidated(op) for op in UNVALIDATED if _is_here(op)},
     }
+
+
+def _is_here(op: str) -> bool:
+    """Whether kernels that wait to be validated could serve here: Hopper's own are for no other GPU."""
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if op != "attention[wgmma]" or not torch.cuda.is_available():
+        return True
+    return any(has_wgmma(cuda_module, device) for device in devices)
 
 
 def _waiting(unvalidated: dict[str, bool]) -> dict[str, str]:

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/mma.h"
+#include "common/wgmma.h"
 #include "cuda_program.h"
 
 namespace {
@@ -149,6 +150,73 @@ void shared_memory() {
   require(out[0].w == 4 && std::isnan(out[1].x), "copies of the groups that were waited for have arrived");
 }
 
+// ---- products of a warpgroup ----
+
+enum class Slip { kNone, kNoFence, kNoFenceOfCopies, kReadEarly, kNotWaited, kOneWarpLess, kOddDescriptor, kOutside };
+
+__global__ void warpgroup_kernel(const float4* in, float* out, Slip slip) {
+  DYNAMIC_SHARED(char, raw);
+  char* const memory = raw + (-shared_address(raw) & 1023u);
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < 16 * 128 / 16; i += static_cast<int>(blockDim.x)) cp_async_16(memory + 16 * i, in);
+  cp_async_commit();
+  cp_async_wait<0>();
+  if (slip != Slip::kNoFenceOfCopies) fence_for_wgmma();
+  __syncthreads();
+  const uint32_t a[4] = {}, beyond = slip == Slip::kOutside ? 16 * 1024 : 0;
+  float d[8][4] = {};
+  if (slip != Slip::kNoFence) wgmma_fence();
+  if (slip != Slip::kOneWarpLess || thread < 96) {
+    uint64_t b = wgmma_descriptor(shared_address(memory) + beyond, 16, 1024, Swizzle::k128Bytes);
+    if (slip == Slip::kOddDescriptor && thread == 5) b += 2;
+    wgmma<half, true>(d, a, b);
+  }
+  wgmma_commit();
+  if (slip == Slip::kReadEarly) out[thread] = d[0][0];
+  if (slip == Slip::kNotWaited) return;
+  wgmma_wait<0>();
+  if (slip != Slip::kReadEarly) out[thread] = d[0][0];
+}
+
+__global__ void barrier_kernel(int arrivals) {
+  __shared__ uint64_t barrier;
+  if (threadIdx.x == 0) barrier_init(&barrier, 3);
+  __syncthreads();
+  barrier_wait(&barrier, 1);  // the phase before the first
+  __syncthreads();            // that of parity 1 that comes next would look the same
+  if (static_cast<int>(threadIdx.x) < arrivals) barrier_arrive(&barrier);
+  barrier_wait(&barrier, 0);
+}
+
+__global__ void unmade_barrier_kernel() {
+  __shared__ uint64_t barrier;
+  barrier = 0;
+  barrier_arrive(&barrier);
+}
+
+void warpgroups() {
+  Both<float4> in(1);
+  Both<float> out(128);
+  const auto run = [&](Slip slip, unsigned threads = 128) {
+    launch(warpgroup_kernel, 1, threads, 4 * 1024, nullptr, in.data(), out.data(), slip);
+  };
+  run(Slip::kNone);
+  require(out[77] == 0, "a product of zeros");
+  fails([&] { run(Slip::kNoFence); }, {"without wgmma_fence()"});
+  fails([&] { run(Slip::kNoFenceOfCopies); }, {"shared memory that thread", "copied there without a fence"});
+  run(Slip::kReadEarly);
+  require(std::isnan(out[77]), "a product that nobody waited for isn't there");
+  fails([&] { run(Slip::kNotWaited); }, {"block (0, 0, 0)", "nobody waited for"});
+  fails([&] { run(Slip::kOneWarpLess); }, {"differently in the warps of a warpgroup"});
+  fails([&] { run(Slip::kOddDescriptor); }, {"not the other lanes'"});
+  fails([&] { run(Slip::kOutside); }, {"not its shared memory"});
+  fails([&] { run(Slip::kNone, 96); }, {"less than a warpgroup"});
+
+  launch(barrier_kernel, 2, 64, 0, nullptr, 3);
+  fails([] { launch(barrier_kernel, 1, 64, 0, nullptr, 2); }, {"a barrier whose phase nobody completes"});
+  fails([] { launch(unmade_barrier_kernel, 1, 1, 0, nullptr); }, {"a barrier that nobody has made"});
+}
+
 // ---- order ----
 
 __global__ void race_kernel(int* out) {
@@ -237,6 +305,7 @@ int main() {
   old_stacks();  // first, while the stacks are few
   stuck_threads();
   shared_memory();
+  warpgroups();
   order();
   launches();
   stuck_threads();  // again: an error leaves nothing behind

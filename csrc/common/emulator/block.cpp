@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/emulator/fiber.h"
+#include "common/emulator/products.h"
 
 // Of static shared memory, by shared.ld; absent from a program whose kernels have none.
 extern "C" {
@@ -212,12 +213,16 @@ void run_block() {
     thread.fiber.prepare(stacks.stack(i), Stacks::kBytes, &thread_main);
     set_ready(i);
   }
+  begin_block_of_products();
   block.current = backward ? block.threads - 1 : 0;
   current().fiber.resume(block.outside);
   if (block.error) std::rethrow_exception(block.error);
   if (block.alive > 0) {
     throw std::runtime_error("block " + text(block.index) + " of the CUDA kernel " + block.kernel +
                              " can't go on: " + whereabouts());
+  }
+  if (const std::string wrong = end_block_of_products(); !wrong.empty()) {
+    throw std::runtime_error("block " + text(block.index) + " of the CUDA kernel " + block.kernel + " " + wrong);
   }
   const char* fence = block.shared + block.shared_bytes;
   if (std::any_of(fence, fence + kFence, [](char c) { return c != static_cast<char>(kFenceByte); })) {
@@ -231,6 +236,7 @@ void copy(const std::vector<Copy>& copies) {
   for (const Copy& one : copies) {
     std::memcpy(one.to, one.from, one.bytes);
     std::memset(static_cast<char*>(one.to) + one.bytes, 0, one.zeros);
+    note_copy(one.to, one.bytes + one.zeros);
   }
 }
 

@@ -22,7 +22,8 @@ SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
 # As csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 # Built, and tested on the CPU's emulator, but not yet validated on a GPU: they serve where somebody asks for them.
-UNVALIDATED = ("decoder_prompts", "decoder_mask_factors")
+# attention[wgmma] is one of the kernels of `attention`, for Hopper GPUs; where it waits, the others serve.
+UNVALIDATED = ("attention[wgmma]", "decoder_prompts", "decoder_mask_factors")
 NOT_VALIDATED = "built, not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 uses it"
 
 

@@ -1,22 +1,27 @@
 """The CUDA sibling: float16, bfloat16 and float32 (as pairs of TF32 numbers) on tensor cores.
 
 There are kernels for the models' head dimensions: 64 and 80 with relative positions, 32 with a dense bias. The
-reference serves others, float64, and GPUs before compute capability 8.0.
+reference serves others, float64, and GPUs before compute capability 8.0. Hopper GPUs have kernels of their own for half
+precision over whole grids of 33 to 64 columns.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, why_unvalidated
 from . import reference
 from .inputs import check_attention, check_windowed_attention
 
 _CAPABILITY = (8, 0)
+# Whether, with 64 channels, a block's warpgroups issue their products one after the other. Which is faster only a GPU
+# can say; bench.gpu times both.
+wgmma_in_turn: ContextVar[bool] = ContextVar("wgmma_in_turn", default=True)
 _ALIGNMENT = 16  # bytes, of what the kernels copy at a time
 
 
@@ -48,6 +53,12 @@ def attention(
             return out
         given = [_ready(tensor, qkv.dtype) for tensor in (qkv, rel_pos_h, rel_pos_w, padding)]
         packed, table_h, table_w, beyond = (_address(tensor) for tensor in given)
+        if takes_wgmma(cuda, qkv, dim, window):
+            cuda.attention_wgmma(
+                *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, out.data_ptr()),
+                *(wgmma_in_turn.get(), stream),
+            )
+            return out
         cuda.attention(
             *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, window, beyond),
             *(out.data_ptr(), _shared_memory(cuda, qkv.device), stream),
@@ -72,6 +83,18 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
             *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], heads, dim, added, window, beyond, out.data_ptr(), stream)
         )
     return out
+
+
+def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
+    """Whether the call of `attention` is for Hopper's own matrix products, which no GPU has validated yet."""
+    if why_unvalidated("attention[wgmma]") or not has_wgmma(cuda, qkv.device):
+        return False
+    return bool(cuda.attention_wgmma_has_kernel(DTYPES[qkv.dtype], *qkv.shape[1:3], dim, window))
+
+
+def has_wgmma(cuda: Any, device: torch.device) -> bool:
+    """Whether the device has them and the module holds code for it."""
+    return bool(cuda.EMULATED) or ("90a" in cuda.ARCHITECTURES and _capability(device) == (9, 0))
 
 
 def _left_to_pytorch(op: str, qkv: Tensor, has_kernel: bool, dim: int) -> bool:

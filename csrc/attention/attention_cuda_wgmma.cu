@@ -1,0 +1,54 @@
+// Launches of attention_cuda_wgmma.cuh's kernels.
+#include "attention/attention_cuda_wgmma.cuh"
+
+#include "attention/attention_cuda_launch.cuh"
+
+namespace fastsam::attention {
+namespace {
+
+constexpr size_t kSharedOfBlock = 227 * 1024;
+
+template <typename T, int kDim>
+void launch_wgmma(const Grid& grid, const Tensors<T>& tensors, bool in_turn, void* stream) {
+  using Size = WgmmaShape<kDim>;
+  Job<T> job = job_of(grid, tensors);
+  cut_into_tiles(&job, Size::kKeys);
+  const int64_t queries = grid.rows * grid.columns;
+  job.query_blocks = static_cast<int>((queries + Size::kQueries - 1) / Size::kQueries);
+  const unsigned blocks = cuda::blocks_for(grid.batch * grid.heads * job.query_blocks, 1);
+  const size_t bytes = Size::bytes(job.rows);
+  const auto on = static_cast<cudaStream_t>(stream);
+  if constexpr (kDim == 64) {  // with 80 channels a few registers are missing
+    if (in_turn) return launch((attend_wgmma<T, kDim, true>), blocks, Size::kThreads, bytes, on, job);
+  }
+  launch((attend_wgmma<T, kDim, false>), blocks, Size::kThreads, bytes, on, job);
+}
+
+template <typename T>
+void launch_of(const Grid& grid, const void* qkv, const void* rows_table, const void* columns_table, void* out,
+               bool in_turn, void* stream) {
+  const Tensors<T> tensors{static_cast<const T*>(qkv),           nullptr, static_cast<const T*>(rows_table),
+                           static_cast<const T*>(columns_table), nullptr, static_cast<T*>(out)};
+  if (grid.dim == 64) return launch_wgmma<T, 64>(grid, tensors, in_turn, stream);
+  launch_wgmma<T, 80>(grid, tensors, in_turn, stream);
+}
+
+}  // namespace
+
+bool has_wgmma_kernel(const Grid& grid, DType dtype) {
+  if ((dtype != DType::float16 && dtype != DType::bfloat16) || !has_positions_kernel(grid.dim)) return false;
+  if (grid.window_rows != grid.rows || grid.window_columns != grid.columns) return false;
+  // A narrower grid would leave most of a tile empty, a wider one doesn't fit it.
+  if (grid.columns <= 32 || grid.columns > 64 || grid.rows > 1024) return false;
+  const int rows = static_cast<int>(grid.rows);
+  return (grid.dim == 64 ? WgmmaShape<64>::bytes(rows) : WgmmaShape<80>::bytes(rows)) <= kSharedOfBlock;
+}
+
+void with_relative_positions_wgmma(const Grid& grid, DType dtype, const void* qkv, const void* rows_table,
+                                   const void* columns_table, void* out, bool in_turn, void* stream) {
+  if (!has_wgmma_kernel(grid, dtype)) throw std::invalid_argument("attention: there is no wgmma kernel for this call");
+  if (dtype == DType::float16) return launch_of<half>(grid, qkv, rows_table, columns_table, out, in_turn, stream);
+  launch_of<bfloat16>(grid, qkv, rows_table, columns_table, out, in_turn, stream);
+}
+
+}  // namespace fastsam::attention

@@ -1,0 +1,296 @@
+// Global attention by Hopper's own matrix products, over grids that are up to 64 tokens wide: a tile of keys is a row.
+//
+// A block has 192 queries of one head. Three warpgroups attend with 64 each; a fourth brings keys and values into a
+// ring of stages and meets the others at barriers in memory alone, so that one group's softmax goes on beside the
+// products of the others. Queries, scores, weights, the columns' position terms and the output stay in registers; the
+// rows' terms lie in shared memory from the start. Tiles, position terms and softmax are those of the other kernels.
+//
+// As compiled by CUDA 13.0 for sm_90a: 149 of the 160 registers with d = 64, 157 with d = 80, nothing spilled, products
+// not serialised; 169 KB and 199 KB of shared memory with 64 rows, one block on a multiprocessor. A tile costs a warp
+// some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64): each
+// of the three could be the limit, and three warps of a scheduler share them.
+#pragma once
+
+#include "attention/attention_cuda_positions.cuh"
+#include "attention/attention_cuda_softmax.cuh"
+#include "common/wgmma.h"
+
+namespace fastsam::attention {
+
+// A tile of keys or values as wgmma reads it: panels of 64 channels, whose rows of 128 bytes are swizzled as a whole,
+// or, where 64 doesn't divide the head, of 16 channels in rows of 32 bytes. One panel lies behind the other.
+template <int kDim>
+struct Panels {
+  static constexpr int kKeys = 64;
+  static constexpr int kChannels = kDim % 64 == 0 ? 64 : 16, kCount = kDim / kChannels;
+  static constexpr int kRowBytes = 2 * kChannels, kVectors = kRowBytes / 16;
+  static constexpr int kPanelBytes = kKeys * kRowBytes, kBytes = kCount * kPanelBytes;
+  static constexpr Swizzle kSwizzle = kRowBytes == 128 ? Swizzle::k128Bytes : Swizzle::k32Bytes;
+  static_assert(kDim % kChannels == 0);
+
+  // Where a row's 16-byte vector stands in its panel. A panel begins at a multiple of 1024 bytes.
+  static __device__ __forceinline__ int offset(int row, int vector) {
+    const int at = row * kRowBytes + vector * 16;
+    return at ^ (at >> 3 & (kRowBytes - 16));
+  }
+  // Keys are columns; 16 of their channels, from 16 * step on, the depth.
+  static __device__ __forceinline__ uint64_t keys(uint32_t tile, int step) {
+    const int channel = 16 * step;
+    return wgmma_descriptor(tile + channel / kChannels * kPanelBytes + channel % kChannels * 2, 16, 8 * kRowBytes,
+                            kSwizzle);
+  }
+  // Values' channels are columns; 16 keys, from 16 * step on, the depth.
+  static __device__ __forceinline__ uint64_t values(uint32_t tile, int step) {
+    return wgmma_descriptor(tile + 16 * step * kRowBytes, kPanelBytes, 8 * kRowBytes, kSwizzle);
+  }
+};
+
+template <int kDim>
+struct WgmmaShape {
+  static constexpr int kGroups = 3, kAttending = 128 * kGroups, kThreads = kAttending + 128;
+  static constexpr int kWarps = kAttending / kWarp, kQueries = 64 * kGroups, kKeys = 64;
+  // Of each thread; a multiprocessor has 65536.
+  static constexpr int kRegisters = 160, kRegistersOfCopying = 32;
+  static_assert(kAttending * kRegisters + 128 * kRegistersOfCopying <= 65536);
+  static constexpr int kCopying = 4;  // warps
+  static constexpr int kStages = 6;   // tiles in shared memory
+  static constexpr int kAlignment = 1024;
+  static constexpr int kTileBytes = Panels<kDim>::kBytes, kStageBytes = 2 * kTileBytes;
+  static constexpr int kQueryBytes = 2 * kQueries * kDim;
+  static_assert(kTileBytes % kAlignment == 0 && kQueryBytes % kAlignment == 0);
+  // A tile has a barrier for "it is here" and one for "it is done with"; a warpgroup one for its queries and
+  // one for its turn.
+  static constexpr int kBarriers = 2 * kStages + 2 * kGroups, kBarrierBytes = 256;
+  static_assert(kBarrierBytes >= 8 * kBarriers);
+
+  // Rows of terms that a warp has room for: the columns' go through the same memory.
+  static __host__ __device__ constexpr int term_rows(int rows) {
+    return rows <= kKeys ? kKeys : (rows + kTermRows - 1) / kTermRows * kTermRows;
+  }
+  static constexpr size_t bytes(int rows) {
+    // Memory begins at a multiple of 128 bytes, the stages at the next of 1024 behind the barriers.
+    return kBarrierBytes + kAlignment - 128 + kStages * kStageBytes + kQueryBytes +
+           sizeof(float) * kWarps * 16 * term_rows(rows);
+  }
+};
+
+// A block's barriers.
+template <int kStages>
+struct Ring {
+  uint64_t* barriers;
+  __device__ __forceinline__ uint64_t* here(int stage) const { return barriers + stage; }
+  __device__ __forceinline__ uint64_t* done(int stage) const { return barriers + kStages + stage; }
+  __device__ __forceinline__ uint64_t* queries(int group) const { return barriers + 2 * kStages + 2 * group; }
+  __device__ __forceinline__ uint64_t* turn(int group) const { return barriers + 2 * kStages + 2 * group + 1; }
+};
+
+// Where in the ring a tile is, and the parity of its stage's phase.
+template <int kStages>
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void next(int tiles = 1) {
+    stage += tiles;
+    if (stage >= kStages) stage -= kStages, parity ^= 1;
+  }
+};
+
+// The fourth warpgroup. Each of its warps brings every fourth tile, as stages come free, and waits for it, so that four
+// are on their way at a time.
+template <typename T, int kDim>
+__device__ __forceinline__ void bring_tiles(const Job<T>& job, const Window<T>& window, unsigned char* stages,
+                                            const Ring<WgmmaShape<kDim>::kStages>& ring) {
+  using Size = WgmmaShape<kDim>;
+  using Tiles = Panels<kDim>;
+  constexpr int kRows = kWarp / Tiles::kVectors;  // that the warp copies at a time
+  const int warp = (static_cast<int>(threadIdx.x) - Size::kAttending) / kWarp;
+  const int first = lane() / Tiles::kVectors, vector = lane() % Tiles::kVectors;
+  Turn<Size::kStages> turn{warp, 0};
+  static_assert(Size::kCopying <= Size::kStages);
+#pragma unroll 1
+  for (int y = warp; y < job.rows; y += Size::kCopying, turn.next(Size::kCopying)) {
+    barrier_wait(ring.done(turn.stage), turn.parity ^ 1);
+    unsigned char* const keys = stages + turn.stage * Size::kStageBytes;
+    const T* from = window.tokens + (int64_t{y} * job.columns + first) * job.token + vector * 8;
+#pragma unroll 2
+    for (int slot = first; slot < Size::kKeys; slot += kRows) {
+      const bool is_key = slot < job.columns;
+      const T* const token = is_key ? from : window.tokens;
+      const int to = Tiles::offset(slot, vector);
+#pragma unroll
+      for (int panel = 0; panel < Tiles::kCount; ++panel) {
+        unsigned char* const at = keys + to + panel * Tiles::kPanelBytes;
+        cp_async_16(at, token + panel * Tiles::kChannels + job.key, is_key);
+        cp_async_16(at + Size::kTileBytes, token + panel * Tiles::kChannels + job.value, is_key);
+      }
+      from += kRows * job.token;
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    fence_for_wgmma();
+    barrier_arrive(ring.here(turn.stage));
+  }
+}
+
+// scores := columns + queries x keys, to be waited for.
+template <typename T, int kDim>
+__device__ __forceinline__ void begin_scores(float (&scores)[8][4], const uint32_t (&queries)[kDim / 16][4],
+                                             uint32_t keys) {
+#pragma unroll
+  for (int step = 0; step < kDim / 16; ++step) {
+    wgmma<T, false>(scores, queries[step], Panels<kDim>::keys(keys, step));
+  }
+  wgmma_commit();
+}
+
+// out += weights x values, to be waited for.
+template <typename T, int kDim>
+__device__ __forceinline__ void begin_values(float (&out)[kDim / 8][4], const uint32_t (&weights)[4][4],
+                                             uint32_t values) {
+#pragma unroll
+  for (int step = 0; step < 4; ++step) wgmma<T, true>(out, weights[step], Panels<kDim>::values(values, step));
+  wgmma_commit();
+}
+
+// kInTurn: the groups issue their products one after the other, so that they don't all weigh at the same time and leave
+// the tensor cores idle; else as it comes.
+template <typename T, int kDim, bool kInTurn>
+__device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Window<T>& window, int attending, T* queries,
+                                                  float* all_terms, uint32_t stages,
+                                                  const Ring<WgmmaShape<kDim>::kStages>& ring) {
+  using Size = WgmmaShape<kDim>;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * 16, group_of_warps = warp / 4;
+  // A group copies its own queries.
+  copy_queries<T, kDim, Size::kAttending, 64, Size::kQueries>(job, window, queries);
+  cp_async_commit();
+  cp_async_wait<0>();
+  barrier_arrive(ring.queries(group_of_warps));
+  barrier_wait(ring.queries(group_of_warps), 0);
+
+  float* const terms = all_terms + warp * 16 * Size::term_rows(job.rows);
+  float columns[8][4], scores[1][8][4];
+  column_terms<T, kDim, 64>(job, window, queries, row, 0, terms);
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      columns[n][j] = terms[term_at<64>(group() + 8 * (j / 2), n * 8 + 2 * pair() + j % 2)];
+    }
+  }
+  const float factor = job.position_scale * job.scale;
+  for (int y = 0; y < job.rows; y += kTermRows) {
+    row_terms<T, kDim, 16>(job, window, queries, row, y, factor, terms + 16 * y);
+  }
+  uint32_t held[kDim / 16][4], weights[4][4];
+#pragma unroll
+  for (int step = 0; step < kDim / 16; ++step) {
+    Left<T> part;
+    load_rows<kDim>(part, queries, row, step);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) held[step][i] = part.x[i];
+  }
+  const auto begin_with_columns = [&] {
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) scores[0][n][j] = columns[n][j];
+    }
+  };
+  Sums<kDim, 1> sums;
+  sums.clear();
+  // Scores to weights, of the tile that is the row `y` of keys.
+  const auto weigh = [&](int y) {
+    const float* const of_row = terms + 16 * y + group();
+    const float shift[1][2] = {{of_row[0], of_row[8]}};
+    softmax_step(scores, job.scale, shift, sums);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      Left<T> part;
+      weights_of(part, scores[0][2 * step], scores[0][2 * step + 1]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) weights[step][i] = part.x[i];
+    }
+  };
+
+  Turn<Size::kStages> turn;
+  begin_with_columns();
+  wgmma_hold(scores[0]);
+  wgmma_hold(held);
+  barrier_wait(ring.here(0), 0);
+  wgmma_fence();
+  begin_scores<T, kDim>(scores[0], held, stages);
+  wgmma_wait<0>();
+  wgmma_hold(scores[0]);
+#pragma unroll 1
+  for (int y = 0; y < job.rows - 1; ++y) {
+    weigh(y);
+    begin_with_columns();
+    wgmma_hold(weights);
+    wgmma_hold(sums.out[0]);
+    wgmma_hold(scores[0]);
+    // The first group's first turn needs no one's leave.
+    if (kInTurn) barrier_wait(ring.turn(group_of_warps), (y & 1) ^ (group_of_warps == 0));
+    wgmma_fence();
+    const int stage = turn.stage;
+    begin_values<T, kDim>(sums.out[0], weights, stages + stage * Size::kStageBytes + Size::kTileBytes);
+    turn.next();
+    barrier_wait(ring.here(turn.stage), turn.parity);
+    wgmma_fence();  // the compiler's wish, for registers that a loop has come between; it waits for nothing
+    begin_scores<T, kDim>(scores[0], held, stages + turn.stage * Size::kStageBytes);
+    if (kInTurn && lane() == 0) barrier_arrive(ring.turn(group_of_warps + 1 == attending ? 0 : group_of_warps + 1));
+    wgmma_wait<0>();
+    wgmma_hold(sums.out[0]);
+    wgmma_hold(scores[0]);
+    if (lane() == 0) barrier_arrive(ring.done(stage));
+  }
+  weigh(job.rows - 1);
+  wgmma_hold(weights);
+  wgmma_hold(sums.out[0]);
+  wgmma_fence();
+  begin_values<T, kDim>(sums.out[0], weights, stages + turn.stage * Size::kStageBytes + Size::kTileBytes);
+  wgmma_wait<0>();
+  wgmma_hold(sums.out[0]);
+  // Where the output goes is found out again rather than kept in registers, of which all are in use meanwhile.
+  write_out<T, kDim, 1>(job, window_of_block(job, anew(Size::kQueries)), row, sums, queries);
+}
+
+template <typename T, int kDim, bool kInTurn>
+__global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(const Job<T> job) {
+#ifdef FASTSAM_HAS_WGMMA
+  using Size = WgmmaShape<kDim>;
+  DYNAMIC_SHARED(unsigned char, shared);
+  const Ring<Size::kStages> ring{reinterpret_cast<uint64_t*>(shared)};
+  unsigned char* const behind = shared + Size::kBarrierBytes;
+  unsigned char* const stages = behind + (-shared_address(behind) & (Size::kAlignment - 1));
+  T* const queries = reinterpret_cast<T*>(stages + Size::kStages * Size::kStageBytes);
+  float* const terms = reinterpret_cast<float*>(queries + Size::kQueries * kDim);
+  const Window<T> window = window_of_block(job, Size::kQueries);
+  const int group_of_warps = static_cast<int>(threadIdx.x) / 128;
+  // Warpgroups that have no query at all leave at once.
+  const int attending = min(Size::kGroups, (window.count() - window.first + 63) / 64);
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < Size::kStages; ++stage) {
+      barrier_init(ring.here(stage), kWarp);
+      barrier_init(ring.done(stage), 4 * attending);  // a lane of each warp
+    }
+    for (int i = 0; i < Size::kGroups; ++i) {
+      barrier_init(ring.queries(i), 128);
+      barrier_init(ring.turn(i), 4);
+    }
+  }
+  __syncthreads();
+  if (group_of_warps == Size::kGroups) {
+    fewer_registers<Size::kRegistersOfCopying>();
+    bring_tiles<T, kDim>(job, window, stages, ring);
+  } else {
+    more_registers<Size::kRegisters>();
+    if (group_of_warps < attending) {
+      attend_with_tiles<T, kDim, kInTurn>(job, window, attending, queries, terms, shared_address(stages), ring);
+    }
+  }
+#else
+  __trap();  // compiled for another chip, where the host side doesn't start it
+#endif
+}
+
+}  // namespace fastsam::attention

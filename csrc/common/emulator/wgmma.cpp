@@ -1,0 +1,281 @@
+#include "common/emulator/wgmma.h"
+
+#include <array>
+#include <deque>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/emulator/products.h"
+#include "common/emulator/warp.h"
+
+namespace fastsam::emulator {
+namespace {
+
+// The first 1024 bytes of the window are the system's on sm_90; from there on nothing is promised but 128 bytes.
+constexpr uint32_t kWindowBegin = 1024 + 384;
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
+// A register array of all lanes that products add to.
+struct Accumulator {
+  std::array<float*, 32> registers;
+  std::vector<std::array<float, 32>> values;  // what will be there; the registers hold NaN
+  int products = 0;                           // outstanding
+};
+
+struct Product {
+  std::array<std::array<uint32_t, 4>, 32> a;
+  float* d;  // of lane 0
+  int columns;
+  uint64_t b;
+  bool down_rows;
+  float (*value)(uint16_t);
+};
+
+struct Warp {
+  bool fenced = false;
+  std::vector<Product> open;
+  std::deque<std::vector<Product>> committed;
+  std::map<float*, Accumulator> accumulators;  // by lane 0's register
+  uint64_t issued = 0;                         // a digest of all products
+};
+
+std::vector<Warp> warps;
+// Of each 16 bytes of dynamic shared memory the thread that copied them there and hasn't fenced since, plus one.
+std::vector<unsigned> unfenced;
+std::vector<std::vector<size_t>> copied;  // by thread
+
+unsigned linear_thread() {
+  const uint3& at = thread_index();
+  const dim3& size = block_size();
+  return at.x + size.x * (at.y + size.y * at.z);
+}
+Warp& this_warp() { return warps[linear_thread() / 32]; }
+
+size_t bits(uint64_t value, int first, int count) { return value >> first & ((uint64_t{1} << count) - 1); }
+
+// B, (depth 16, columns), as a descriptor has it in shared memory. From the manual's table "Canonical Layouts", in
+// elements of 16 bits, so that T, the elements of 128 bits, is 8:
+//
+//   K-major   none     ((8,m),(T,2k)):((1T,SBO),(1,LBO))      MN-major  none     ((T,1,m),(8,k)):((1,T,SBO),(1T,LBO))
+//             32 B     ((8,m),(T,2k)):((2T,SBO),(1,T))                  32 B     ((T,2,m),(8,k)):((1,T,LBO),(2T,SBO))
+//             64 B     ((8,m),(T,2k)):((4T,SBO),(1,T))                  64 B     ((T,4,m),(8,k)):((1,T,LBO),(4T,SBO))
+//             128 B    ((8,m),(T,2k)):((8T,SBO),(1,T))                  128 B    ((T,8,m),(8,k)):((1,T,LBO),(8T,SBO))
+//
+// and on the address Swizzle<0, 4, 3>, <1, 4, 3>, <2, 4, 3> or <3, 4, 3>: that many bits from bit 4 on change by those
+// three places above.
+void read_right(const Product& product, std::vector<float>& out) {
+  const size_t start = bits(product.b, 0, 14) << 4, leading = bits(product.b, 16, 14) << 4;
+  const size_t stride = bits(product.b, 32, 14) << 4, mode = bits(product.b, 62, 2);
+  if (bits(product.b, 49, 3) != 0) fail("calls wgmma with a base offset, which the emulator doesn't know");
+  if (bits(product.b, 14, 2) != 0 || bits(product.b, 30, 2) != 0 || bits(product.b, 46, 3) != 0 ||
+      bits(product.b, 52, 10) != 0) {
+    fail("calls wgmma with a descriptor that has bits set where none belong");
+  }
+  const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // of 16 bytes, that are swizzled together
+  const size_t mask = (vectors - 1) << 4;
+  const auto* const memory = static_cast<const char*>(dynamic_shared());
+  out.resize(16 * static_cast<size_t>(product.columns));
+  for (size_t k = 0; k < 16; ++k) {
+    for (size_t n = 0; n < static_cast<size_t>(product.columns); ++n) {
+      size_t offset = 0;
+      if (product.down_rows) {
+        const size_t vector = n / 8;
+        offset = n % 8 * 2 + k % 8 * vectors * 16;
+        offset += mode == 0 ? vector * stride + k / 8 * leading
+                            : vector % vectors * 16 + vector / vectors * leading + k / 8 * stride;
+      } else {
+        offset = k % 8 * 2 + n % 8 * vectors * 16 + n / 8 * stride;
+        offset += mode == 0 ? k / 8 * leading : k / 8 * 16;
+      }
+      const size_t plain = start + offset, address = plain ^ (plain >> 3 & mask);
+      const size_t at = address - kWindowBegin;
+      if (address < kWindowBegin || !is_shared(memory + at, 2)) fail("calls wgmma on what is not its shared memory");
+      if (at / 16 < unfenced.size() && unfenced[at / 16] != 0) {
+        fail("calls wgmma on shared memory that thread " + std::to_string(unfenced[at / 16] - 1) +
+             " copied there without a fence since");
+      }
+      uint16_t element = 0;
+      std::memcpy(&element, memory + at, sizeof(element));
+      out[k * static_cast<size_t>(product.columns) + n] = product.value(element);
+    }
+  }
+}
+
+// One warp's 16 rows. Of its 4 A registers each lane has, as in figure 148, row lane / 4 (plus 8 in the second and the
+// fourth), columns lane % 4 * 2 and the next (plus 8 in the third and the fourth); of D, as in figure 149, in values
+// 4 i to 4 i + 3 columns 8 i + lane % 4 * 2 and the next, of row lane / 4, then of the one 8 further down.
+void multiply(Warp& warp, const Product& product) {
+  std::vector<float> b;
+  read_right(product, b);
+  float a[16][16];
+  for (size_t lane = 0; lane < 32; ++lane) {
+    for (size_t i = 0; i < 8; ++i) {
+      const auto half = static_cast<uint16_t>(product.a[lane][i / 2] >> (i % 2 * 16));
+      a[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = product.value(half);
+    }
+  }
+  Accumulator& to = warp.accumulators.at(product.d);
+  const auto columns = static_cast<size_t>(product.columns);
+  std::vector<float> sums(columns);
+  for (size_t row = 0; row < 16; ++row) {
+    const auto value = [&](size_t column) -> float& {
+      return to.values[column / 8 * 4 + row / 8 * 2 + column % 2][row % 8 * 4 + column % 8 / 2];
+    };
+    for (size_t n = 0; n < columns; ++n) sums[n] = value(n);
+    for (size_t k = 0; k < 16; ++k) {
+      for (size_t n = 0; n < columns; ++n) sums[n] += a[row][k] * b[k * columns + n];
+    }
+    for (size_t n = 0; n < columns; ++n) value(n) = sums[n];
+  }
+  if (--to.products > 0) return;
+  for (size_t i = 0; i < to.values.size(); ++i) {
+    for (size_t lane = 0; lane < 32; ++lane) to.registers[lane][i] = to.values[i][lane];
+  }
+  warp.accumulators.erase(product.d);
+}
+
+void require_warp(const Lanes& lanes) {
+  if (lanes.present != kAllLanes) fail("calls wgmma without all 32 lanes of its warp");
+}
+
+void issue(const Lanes& lanes) {
+  require_warp(lanes);
+  Warp& warp = this_warp();
+  if (!warp.fenced) fail("calls wgmma without wgmma_fence() since registers were last waited for");
+  const auto& first = *static_cast<WarpgroupProduct*>(lanes.operands[0]);
+  Product product{{}, first.d, first.columns, first.b, first.down_rows, first.value};
+  Accumulator& to = warp.accumulators[first.d];
+  const bool added = to.products++ > 0;
+  to.values.resize(static_cast<size_t>(first.columns) / 2);
+  each_lane<WarpgroupProduct>(lanes, [&](int at, WarpgroupProduct& one) {
+    const auto lane = static_cast<size_t>(at);
+    if (one.b != first.b) fail("calls wgmma with a descriptor that is not the other lanes'");
+    for (size_t i = 0; i < 4; ++i) product.a[lane][i] = one.a[i];
+    if (added) return;
+    to.registers[lane] = one.d;
+    for (size_t i = 0; i < to.values.size(); ++i) {
+      to.values[i][lane] = one.d[i];
+      one.d[i] = std::numeric_limits<float>::quiet_NaN();
+    }
+  });
+  warp.issued = (warp.issued ^ first.b ^ static_cast<uint64_t>(first.columns) << 20) * 0x9e3779b97f4a7c15u + 1;
+  warp.open.push_back(product);
+}
+
+}  // namespace
+
+void begin_block_of_products() {
+  const size_t threads = size_t{block_size().x} * block_size().y * block_size().z;
+  warps.assign((threads + 31) / 32, Warp());
+  unfenced.clear();
+  copied.assign(threads, {});
+}
+
+std::string end_block_of_products() {
+  for (size_t i = 0; i < warps.size(); ++i) {
+    if (!warps[i].open.empty() || !warps[i].committed.empty())
+      return "ended with wgmma products that nobody waited for";
+    if (i / 4 * 4 + 3 >= warps.size() && warps[i].issued != 0) return "called wgmma with less than a warpgroup";
+    if (warps[i].issued != warps[i / 4 * 4].issued) return "called wgmma differently in the warps of a warpgroup";
+  }
+  return "";
+}
+
+void note_copy(const void* to, size_t bytes) {
+  const auto* const memory = static_cast<const char*>(dynamic_shared());
+  const auto* const at = static_cast<const char*>(to);
+  if (at < memory || !is_shared(to, bytes)) return;
+  const size_t first = static_cast<size_t>(at - memory) / 16,
+               end = (static_cast<size_t>(at - memory) + bytes + 15) / 16;
+  if (unfenced.size() < end) unfenced.resize(end);
+  const unsigned thread = linear_thread();
+  for (size_t i = first; i < end; ++i) {
+    unfenced[i] = thread + 1;
+    copied[thread].push_back(i);
+  }
+}
+
+void fence_written() {
+  const unsigned thread = linear_thread();
+  for (const size_t i : copied[thread]) {
+    if (unfenced[i] == thread + 1) unfenced[i] = 0;
+  }
+  copied[thread].clear();
+}
+
+void issue_product(WarpgroupProduct& mine) { meet_warp("wgmma.mma_async", kAllLanes, &mine, &issue); }
+
+void fence_products() {
+  int unused = 0;
+  meet_warp("wgmma.fence", kAllLanes, &unused, [](const Lanes& lanes) {
+    require_warp(lanes);
+    this_warp().fenced = true;
+  });
+}
+
+void commit_products() {
+  int unused = 0;
+  meet_warp("wgmma.commit_group", kAllLanes, &unused, [](const Lanes& lanes) {
+    require_warp(lanes);
+    Warp& warp = this_warp();
+    warp.committed.push_back(std::move(warp.open));
+    warp.open.clear();
+  });
+}
+
+void wait_products(int pending) {
+  meet_warp("wgmma.wait_group", kAllLanes, &pending, [](const Lanes& lanes) {
+    require_warp(lanes);
+    Warp& warp = this_warp();
+    const auto keep = static_cast<size_t>(*static_cast<int*>(lanes.operands[0]));
+    for (; warp.committed.size() > keep; warp.committed.pop_front()) {
+      for (const Product& product : warp.committed.front()) multiply(warp, product);
+    }
+    warp.fenced = false;
+  });
+}
+
+uint32_t shared_window_address(const void* pointer) {
+  if (!is_shared(pointer, 1)) fail("asks for the shared address of what is not in its shared memory");
+  return kWindowBegin + static_cast<uint32_t>(static_cast<const char*>(pointer) - static_cast<char*>(dynamic_shared()));
+}
+
+// A barrier in memory: the number of the phase above 40 bits of which 20 each say how many arrivals complete one, and
+// how many are missing.
+namespace {
+
+constexpr uint64_t kCount = (uint64_t{1} << 20) - 1;
+
+void require_barrier(const uint64_t* barrier) {
+  if (!is_shared(barrier, sizeof(*barrier)) || reinterpret_cast<uintptr_t>(barrier) % 8 != 0) {
+    fail("uses a barrier that is not in its shared memory, at a multiple of 8 bytes");
+  }
+}
+
+}  // namespace
+
+void memory_barrier_init(uint64_t* barrier, uint32_t count) {
+  require_barrier(barrier);
+  if (count == 0 || count > kCount) fail("makes a barrier for " + std::to_string(count) + " arrivals");
+  *barrier = uint64_t{count} << 20 | count;
+}
+
+void memory_barrier_arrive(uint64_t* barrier) {
+  require_barrier(barrier);
+  const uint64_t missing = *barrier & kCount, count = *barrier >> 20 & kCount;
+  if (count == 0 || missing == 0 || missing > count) fail("arrives at a barrier that nobody has made");
+  *barrier = missing > 1 ? *barrier - 1 : ((*barrier >> 40) + 1) << 40 | count << 20 | count;
+}
+
+void memory_barrier_wait(uint64_t* barrier, uint32_t parity) {
+  require_barrier(barrier);
+  // A thread gets that many turns of all the others before the block counts as stuck.
+  for (int turns = 100000; (*barrier >> 40 & 1) == parity; --turns) {
+    if (turns == 0) fail("waits at a barrier whose phase nobody completes");
+    yield();
+  }
+}
+
+}  // namespace fastsam::emulator

@@ -1,0 +1,196 @@
+// Products of a warpgroup against plain loops, with the right factor in each layout that kernels use, written here by
+// the PTX manual's tables alone; and barriers in memory. The same answers from the emulator and from a Hopper GPU, for
+// which this is compiled for sm_90a. Numbers are small integers: sums are exact.
+#include "common/wgmma.h"
+
+#include "cuda_program.h"
+
+namespace {
+
+using namespace fastsam::cuda;
+
+std::string at(const char* what, size_t i) { return std::string(what) + " at " + std::to_string(i); }
+
+__host__ __device__ float number(int i) { return static_cast<float>((i * 37 + i / 11 * 5) % 15 - 7); }
+
+// The canonical layouts, of the depth `k` < 16 and the column `n` of B, in bytes from the start of the matrix; 16-bit
+// elements. The swizzle is for a matrix that begins where its pattern does.
+enum class Layout { kDepthAlong128, kDepthAlong32, kDepthAlong, kDepthDown128, kDepthDown32, kDepthDown };
+
+__host__ __device__ constexpr bool down(Layout layout) { return layout >= Layout::kDepthDown128; }
+constexpr int kGroupOfDepth = 4096, kGroupOfColumns = 2048;  // distances of one's own choice
+
+template <Layout kLayout>
+__device__ int place(int k, int n) {
+  int plain = 0;
+  switch (kLayout) {
+    case Layout::kDepthAlong128:  // rows of 128 bytes, of which 16 of depth take the third quarter
+      plain = n % 8 * 128 + n / 8 * kGroupOfColumns + 64 + k * 2;
+      return plain ^ (n % 8) << 4;
+    case Layout::kDepthAlong32:
+      plain = n % 8 * 32 + n / 8 * kGroupOfColumns + k * 2;
+      return plain ^ (n % 8 / 4) << 4;
+    case Layout::kDepthAlong:
+      return n % 8 * 16 + n / 8 * kGroupOfColumns + k % 8 * 2 + k / 8 * kGroupOfDepth * 8;
+    case Layout::kDepthDown128:  // 64 columns side by side, then the next 64
+      plain = k % 8 * 128 + k / 8 * kGroupOfDepth + n % 64 * 2 + n / 64 * kGroupOfColumns;
+      return plain ^ (k % 8) << 4;
+    case Layout::kDepthDown32:
+      plain = k % 8 * 32 + k / 8 * kGroupOfDepth * 4 + n % 16 * 2 + n / 16 * kGroupOfColumns;
+      return plain ^ (k % 8 / 4) << 4;
+    case Layout::kDepthDown:
+      return k % 8 * 16 + k / 8 * kGroupOfDepth * 8 + n % 8 * 2 + n / 8 * kGroupOfColumns;
+  }
+  return 0;
+}
+
+template <Layout kLayout>
+__device__ uint64_t descriptor(uint32_t address) {
+  switch (kLayout) {
+    case Layout::kDepthAlong128:
+      return wgmma_descriptor(address + 64, 16, kGroupOfColumns, Swizzle::k128Bytes);
+    case Layout::kDepthAlong32:
+      return wgmma_descriptor(address, 16, kGroupOfColumns, Swizzle::k32Bytes);
+    case Layout::kDepthAlong:
+      return wgmma_descriptor(address, kGroupOfDepth * 8, kGroupOfColumns, Swizzle::kNone);
+    case Layout::kDepthDown128:
+      return wgmma_descriptor(address, kGroupOfColumns, kGroupOfDepth, Swizzle::k128Bytes);
+    case Layout::kDepthDown32:
+      return wgmma_descriptor(address, kGroupOfColumns, kGroupOfDepth * 4, Swizzle::k32Bytes);
+    case Layout::kDepthDown:  // without a swizzle the two change their parts
+      return wgmma_descriptor(address, kGroupOfDepth * 8, kGroupOfColumns, Swizzle::kNone);
+  }
+  return 0;
+}
+
+constexpr int kBytes = 64 * 1024;
+
+// out (64, 8 kGroups) = 0.5 + a (64, 16) b (16, 8 kGroups), twice over.
+template <typename T, Layout kLayout, int kGroups>
+__global__ void __launch_bounds__(128, 1) product_kernel(float* out) {
+#ifdef FASTSAM_HAS_WGMMA
+  DYNAMIC_SHARED(char, raw);
+  char* const memory = raw + (-shared_address(raw) & 1023u);
+  const int thread = static_cast<int>(threadIdx.x), row = thread / 32 * 16 + thread % 32 / 4;
+  constexpr int kColumns = 8 * kGroups;
+  for (int i = thread; i < kBytes / 2; i += 128) reinterpret_cast<uint16_t*>(memory)[i] = 0xffff;  // NaN
+  __syncthreads();
+  for (int i = thread; i < 16 * kColumns; i += 128) {
+    const int k = i / kColumns, n = i % kColumns;
+    *reinterpret_cast<T*>(memory + place<kLayout>(k, n)) = from_float<T>(number(3 * i + 1));
+  }
+  fence_for_wgmma();
+  __syncthreads();
+  uint32_t a[1][4];
+  for (int i = 0; i < 4; ++i) {
+    const int first = (row + i % 2 * 8) * 16 + thread % 4 * 2 + i / 2 * 8;
+    a[0][i] = pack<T>(number(first), number(first + 1));
+  }
+  float d[kGroups][4];
+  for (int n = 0; n < kGroups; ++n) {
+    for (int j = 0; j < 4; ++j) d[n][j] = 0.5f;
+  }
+  wgmma_hold(a);
+  wgmma_hold(d);
+  wgmma_fence();
+  wgmma<T, down(kLayout)>(d, a[0], descriptor<kLayout>(shared_address(memory)));
+  wgmma<T, down(kLayout)>(d, a[0], descriptor<kLayout>(shared_address(memory)));
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_hold(d);
+  for (int n = 0; n < kGroups; ++n) {
+    for (int j = 0; j < 4; ++j) out[(row + j / 2 * 8) * kColumns + 8 * n + thread % 4 * 2 + j % 2] = d[n][j];
+  }
+#else
+  (void)out;
+  __trap();
+#endif
+}
+
+template <typename T, Layout kLayout, int kGroups>
+void product(const char* name) {
+  constexpr int kColumns = 8 * kGroups;
+  Both<float> out(64 * kColumns);
+  launch((product_kernel<T, kLayout, kGroups>), 1, 128, kBytes + 1024, nullptr, out.data());
+  finish();
+  for (int i = 0; i < 64 * kColumns; ++i) {
+    float sum = 0;
+    for (int k = 0; k < 16; ++k) {
+      sum += number(i / kColumns * 16 + k) * number(3 * (k * kColumns + i % kColumns) + 1);
+    }
+    require(out[i] == 2 * sum + 0.5f, at(name, i));
+  }
+}
+
+template <typename T>
+void products() {
+  product<T, Layout::kDepthAlong128, 8>("a product with the depth along rows of 128 bytes");
+  product<T, Layout::kDepthAlong32, 8>("a product with the depth along rows of 32 bytes");
+  product<T, Layout::kDepthAlong, 8>("a product with the depth along rows of 16 bytes");
+  product<T, Layout::kDepthDown128, 8>("a product with the depth down rows of 128 bytes");
+  product<T, Layout::kDepthDown32, 8>("a product with the depth down rows of 32 bytes");
+  product<T, Layout::kDepthDown32, 10>("a product with the depth down rows of 32 bytes, 80 columns");
+  product<T, Layout::kDepthDown, 10>("a product with the depth down rows of 16 bytes, 80 columns");
+}
+
+// ---- barriers ----
+
+// One warpgroup copies numbers through two stages, the other adds them up: each waits for the other.
+__global__ void __launch_bounds__(256, 1) stages_kernel(const float4* in, float* out, int tiles) {
+  __shared__ float4 stages[2][128];
+  __shared__ uint64_t here[2], done[2];
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 2; ++i) {
+      barrier_init(&here[i], 128);
+      barrier_init(&done[i], 4);
+    }
+  }
+  __syncthreads();
+  const int thread = static_cast<int>(threadIdx.x % 128);
+  if (threadIdx.x >= 128) {
+    for (int tile = 0; tile < tiles; ++tile) {
+      barrier_wait(&done[tile % 2], (tile / 2 & 1) ^ 1);
+      cp_async_16(&stages[tile % 2][thread], in + tile * 128 + thread);
+      cp_async_commit();
+      cp_async_wait<0>();
+      barrier_arrive(&here[tile % 2]);
+    }
+  } else {
+    float sum = 0;
+    for (int tile = 0; tile < tiles; ++tile) {
+      barrier_wait(&here[tile % 2], tile / 2 & 1);
+      const float4 other = stages[tile % 2][127 - thread];
+      sum = 2 * sum + other.x + other.y + other.z + other.w;
+      __syncwarp();
+      if (thread % 32 == 0) barrier_arrive(&done[tile % 2]);
+    }
+    out[thread] = sum;
+  }
+}
+
+void stages() {
+  constexpr int kTiles = 7;
+  Both<float4> in(128 * kTiles);
+  Both<float> out(128);
+  for (int i = 0; i < 128 * kTiles; ++i) in[i] = make_float4(number(i), number(i + 1), number(i + 2), number(i + 3));
+  launch(stages_kernel, 1, 256, 0, nullptr, in.data(), out.data(), kTiles);
+  finish();
+  for (int i = 0; i < 128; ++i) {
+    float sum = 0;
+    for (int tile = 0; tile < kTiles; ++tile) {
+      sum *= 2;
+      for (int j = 0; j < 4; ++j) sum += number(tile * 128 + 127 - i + j);
+    }
+    require(out[i] == sum, at("numbers through stages", i));
+  }
+}
+
+}  // namespace
+
+int main() {
+  products<half>();
+  products<bfloat16>();
+  stages();
+  std::printf("cuda wgmma: ok\n");
+  return 0;
+}

@@ -1,0 +1,216 @@
+"""Attention by Hopper's own matrix products, on the emulator: errors are at most twice those of plain PyTorch.
+
+test_gpu_attention.py has the same on a GPU. Other calls, and all where nobody asks for these kernels, go to those that
+test_attention_half.py is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastsam_core import doctor, ops
+from fastsam_core.ops import _native_cuda
+from fastsam_core.ops._attention import cuda, reference
+from siblings import EMULATED, Calls, emulated, names_of
+from test_attention import example
+from test_attention_half import cast, check_error, plain_attention
+
+pytestmark = pytest.mark.skipif(EMULATED not in names_of("attention"), reason="the compiled operations are off")
+
+each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+each_dim = pytest.mark.parametrize("dim", [64, 80])
+WAITING = "attention[wgmma]"
+
+
+@pytest.fixture(autouse=True)
+def asked_for() -> Iterator[None]:
+    with _native_cuda.use_unvalidated():
+        yield
+
+
+def called(arguments: tuple) -> set[str]:
+    """The functions of the module that start a kernel for this call."""
+    calls = Calls(emulated)
+    _native_cuda.bound_to(calls, cuda.attention)(*arguments)
+    return calls.names & {"attention", "attention_wgmma"}
+
+
+@each_half
+@each_dim
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (1, 64),  # two of three warpgroups have nothing to do
+        (3, 64),  # a block of queries
+        (4, 50),  # slots without a key; a second block of few queries
+        (7, 33),
+        (17, 40),  # more rows than position terms are computed for at a time
+    ],
+)
+def test_positions(dtype, dim, height, width):
+    batch = 2 if height * width < 300 else 1
+    arguments = cast(example(height, width, dim=dim, batch=batch, heads=1 + batch), dtype)
+    assert called(arguments) == {"attention_wgmma"}
+    check_error("attention", EMULATED, arguments, plain_attention)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 64), (2, 64), (6, 60)])  # one, two, three groups that attend
+def test_same_bits_whether_groups_take_turns(height, width):
+    arguments = cast(example(height, width, dim=64), torch.float16)
+    run, results = ops.siblings("attention")[EMULATED], []
+    for in_turn in (False, True):
+        reset = cuda.wgmma_in_turn.set(in_turn)
+        try:
+            results.append(run(*arguments))
+        finally:
+            cuda.wgmma_in_turn.reset(reset)
+    assert torch.equal(*results)
+
+
+@each_dim
+def test_more_rows_than_a_tile_has_columns(dim):
+    arguments = cast(example(66, 35, dim=dim, heads=1), torch.bfloat16)
+    assert called(arguments) == {"attention_wgmma"}
+    check_error("attention", EMULATED, arguments, reference.attention)
+
+
+@pytest.mark.slow
+def test_the_models_grid():
+    check_error("attention", EMULATED, cast(example(64, 64, dim=64, heads=1), torch.bfloat16), reference.attention)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        cast(example(2, 32, dim=64), torch.float16),
+        cast(example(2, 65, dim=64), torch.float16),
+        cast(example(2, 100, dim=80), torch.bfloat16),
+        cast(example(3, 40, 14, dim=64), torch.float16),
+        example(2, 64, dim=64),
+    ],
+)
+def test_other_calls_go_to_the_other_kernels(arguments):
+    assert called(arguments) == {"attention"}
+
+
+def test_grids_whose_terms_have_no_room_go_to_the_other_kernels():
+    has = emulated.attention_wgmma_has_kernel
+    rows = {dim: [n for n in range(1, 200) if has(1, n, 64, dim, 0)] for dim in (64, 80)}
+    assert all(found == list(range(1, found[-1] + 1)) and found[-1] % 16 == 0 for found in rows.values())
+    assert rows[64][-1] >= 96 and rows[80][-1] >= 64
+    assert not has(1, 2**30, 64, 64, 0)
+    # A window of the grid's size is the grid.
+    assert has(2, 64, 64, 64, 64)
+    assert not has(0, 64, 64, 64, 0)
+    assert not has(1, 64, 64, 32, 0)
+
+
+def test_a_window_of_the_grids_size_is_global():
+    arguments = cast(example(40, 40, 40, dim=64, heads=1), torch.float16)
+    assert called(arguments) == {"attention_wgmma"}
+    whole = (*arguments[:4], 0, None)
+    run = ops.siblings("attention")[EMULATED]
+    assert torch.equal(run(*arguments), run(*whole))
+
+
+@each_half
+def test_scores_that_half_precision_could_not_hold(dtype):
+    qkv, *tables, heads, window, padding = example(4, 36, dim=64, heads=1)
+    qkv[..., :64] = 4.0
+    for first, last in ((0, 90), (90, 0)):
+        qkv[..., 64:128] = torch.linspace(first, last, 144).view(1, 4, 36, 1)
+        arguments = cast((qkv, *tables, heads, window, padding), dtype)
+        given = ops.siblings("attention")[EMULATED](*arguments)
+        expected = plain_attention(*cast(arguments, torch.float64))
+        torch.testing.assert_close(given.double(), expected, rtol=2e-2, atol=2e-2)
+
+
+@each_half
+@each_dim
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_numbers_stay_in_their_image_and_head(dtype, dim, value):
+    qkv, *others = cast(example(3, 40, dim=dim, batch=2), dtype)
+    run = ops.siblings("attention")[EMULATED]
+    clean = run(qkv, *others)
+    qkv[0, 1, 2, 5] = value  # a query of the first head
+    qkv[0, 1, 3, 5 + 2 * dim] = value  # a key
+    given = run(qkv, *others)
+    assert given[0, 1, 2, :dim].isnan().all()
+    given[0, ..., :dim] = clean[0, ..., :dim]
+    assert torch.equal(given, clean)
+
+
+@each_half
+@each_dim
+def test_same_bits_over_repeats_and_in_either_order_of_threads(dtype, dim):
+    run, arguments = ops.siblings("attention")[EMULATED], cast(example(9, 50, dim=dim, heads=2), dtype)
+    expected = run(*arguments)
+    assert torch.equal(run(*arguments), expected)
+    emulated.set_order(backward=True)
+    try:
+        assert torch.equal(run(*arguments), expected)
+    finally:
+        emulated.set_order(backward=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.attention_wgmma(0, 16, 1, 4, 64, 2, 64, 16, 16, 16, True, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(7, 16, 1, 4, 64, 2, 64, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 1, 4, 32, 2, 64, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 1, 4, 64, 2, 48, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 0, 4, 64, 2, 64, 16, 16, 16, False, 0), "sizes must be positive"),
+    ],
+)
+def test_the_module_checks_sizes_again(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(emulated)
+
+
+def test_kernels_wait_to_be_asked_for(monkeypatch):
+    arguments = cast(example(1, 64, dim=64), torch.float16)
+    assert WAITING in _native_cuda.UNVALIDATED
+    with _native_cuda.use_unvalidated(False):
+        assert called(arguments) == {"attention"}
+        assert ops.siblings("attention")[EMULATED](*arguments).shape == (1, 1, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "taken"),
+    [
+        ((9, 0), "80, 90a-real", True),
+        ((9, 0), "80, 90", False),
+        ((10, 0), "80, 90a-real", False),
+        ((8, 0), "80, 90a-real", False),
+    ],
+)
+def test_only_hopper_takes_them_and_only_where_they_were_compiled(monkeypatch, capability, architectures, taken):
+    module = type(
+        "Module",
+        (),
+        {"EMULATED": False, "ARCHITECTURES": architectures, "attention_wgmma_has_kernel": lambda self, *sizes: True},
+    )()
+    monkeypatch.setattr(cuda, "_capability", lambda device: capability)
+    with torch._subclasses.fake_tensor.FakeTensorMode():
+        qkv = torch.empty(1, 64, 64, 192, device="cuda", dtype=torch.float16)
+    assert cuda.takes_wgmma(module, qkv, 64, 0) is taken
+    with _native_cuda.use_unvalidated(False):
+        assert not cuda.takes_wgmma(module, qkv, 64, 0)
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (8, 9)])
+def test_doctor_names_them_on_hopper_alone(monkeypatch, capability):
+    module = type("Module", (), {"EMULATED": False, "ARCHITECTURES": "80, 90a-real", "__file__": "module.so"})()
+    for name, value in {"is_available": True, "device_count": 1, "get_device_name": "a GPU"}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *index, value=value: value)
+    monkeypatch.setattr(cuda, "_capability", lambda device: capability)
+    monkeypatch.setattr(doctor, "cuda_module", module)
+    monkeypatch.setattr(doctor, "cuda_reason", "")
+    found = doctor.collect()["cuda"]["unvalidated"]
+    assert (WAITING in found) == (capability == (9, 0))
+    assert f"{WAITING}, decoder_prompts" in doctor.report() or WAITING not in found
+    assert found["decoder_prompts"]

@@ -18,7 +18,7 @@ from fastsam_core.train import __main__ as command
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
 from fastsam_core.train.loop import Trainer
-from fastsam_core.train.losses import Truth, mask_iou, mask_loss, prompt_loss
+from fastsam_core.train.losses import Truth, mask_iou, prompt_loss
 from fastsam_core.train.scene_data import SceneDataset
 from fastsam_core.train.windows import fit_windows
 
@@ -35,7 +35,7 @@ def test_mask_loss_prefers_the_right_mask() -> None:
     target[0, 4:8, 4:8] = 1
     right = (target - 0.5) * 20
     candidates = torch.stack([right[0], -right[0], torch.full((16, 16), -10.0), torch.full((16, 16), 10.0)])[None]
-    losses = mask_loss(candidates, target)[0]
+    losses = Truth(target).losses(candidates)[0]
     assert losses.argmin() == 0
     assert losses[0] < 0.01
     # A small object weighs as much as its background: neither all nor nothing is a way out.
@@ -62,9 +62,9 @@ def test_ambiguous_prompts_teach_the_best_mask_most() -> None:
     prompt_loss(logits, torch.zeros(1, 4), Truth(target), torch.tensor([True]), torch.ones(1))[0].backward()
     assert logits.grad is not None
     strength = logits.grad.abs().sum((2, 3))[0]
-    best_alone = torch.autograd.grad(mask_loss(logits, target)[0, 2], logits)[0].abs().sum()
+    best_alone = torch.autograd.grad(Truth(target).losses(logits)[0, 2], logits)[0].abs().sum()
     assert strength[2] > best_alone * 0.99
-    others_alone = torch.autograd.grad(mask_loss(logits, target)[0, [1, 3]].sum(), logits)[0].abs().sum()
+    others_alone = torch.autograd.grad(Truth(target).losses(logits)[0, [1, 3]].sum(), logits)[0].abs().sum()
     assert strength[[1, 3]].sum() < 0.1 * others_alone
 
 

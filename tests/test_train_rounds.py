@@ -22,7 +22,7 @@ from fastsam_core.train import interactive, loop
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.interactive import Group, draw_groups, train_rounds
 from fastsam_core.train.loop import Trainer
-from fastsam_core.train.losses import mask_iou, mask_loss
+from fastsam_core.train.losses import Truth, mask_iou
 from fastsam_core.train.pool import LabelledImage, together_of
 from fastsam_core.train.prompts import _drawn
 from gpu_waits import waits
@@ -48,7 +48,7 @@ def test_mask_loss_is_what_it_says(evenness: float) -> None:
     logits = 4 * torch.randn(5, 4, 8, 8, generator=generator)
     targets = torch.rand(5, 8, 8, generator=generator).round(decimals=1)
     targets[0], targets[1], targets[2, 2:] = 0, 1, 0
-    torch.testing.assert_close(mask_loss(logits, targets, evenness), plain_mask_loss(logits, targets, evenness))
+    torch.testing.assert_close(Truth(targets, evenness).losses(logits), plain_mask_loss(logits, targets, evenness))
 
 
 def nearest_to_certain(masks: Tensor, targets: Tensor, logits: Tensor, generator: object) -> tuple[Tensor, Tensor]:

@@ -273,14 +273,17 @@ class Config:
         """The predicted IoU above which masks are kept: `conf`, or the model's own where that is not given."""
         return model.conf if self.conf is None else self.conf
 
-    def generate_options(self, model: SamModel) -> dict[str, Any]:
-        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own.
+    def points_together(self, model: SamModel) -> int:
+        """How many points of a grid are decoded together: `points_batch_size`, or what suits the model and its device.
 
-        So is `points_batch_size`: which points are decoded together changes time and memory, not masks.
+        That is a matter of time and memory; masks change by rounding at most.
         """
+        return model.points_at_once(self.dtype) if self.points_batch_size is None else self.points_batch_size
+
+    def generate_options(self, model: SamModel) -> dict[str, Any]:
+        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own."""
         options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
-        if self.points_batch_size is None:
-            options["points_batch_size"] = model.points_at_once(self.dtype)
+        options["points_batch_size"] = self.points_together(model)
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
                 options[key] = getattr(model, key)

@@ -279,11 +279,12 @@ class Predictor(ModelAndPicture):
         config = self.args.updated(options)
         with self._lock:
             picture = self._picture_for(im)
+            model = self._ready(config)
             return edges.edge_map(
-                self._ready(config),
+                model,
                 picture,
                 points_stride=points_stride,
-                points_batch_size=config.points_batch_size or 64,
+                points_batch_size=config.points_together(model),
                 nms_thresh=nms_thresh,
                 thin=thin,
                 dtype=config.dtype,
@@ -313,9 +314,8 @@ class Predictor(ModelAndPicture):
         picture = one_picture(orig_imgs)
         with self._lock:
             model = self._ready(self.args)
-        conf = self.args.conf_of(model)
-        if len(preds) == 2:
-            with self._lock:
+            conf = self.args.conf_of(model)
+            if len(preds) == 2:
                 return [_prompted(model, picture, preds[0], preds[1], conf)]
         masks, scores, boxes = preds
         rows = torch.cat([boxes, scores[:, None], torch.arange(len(scores), device=scores.device)[:, None]], 1)

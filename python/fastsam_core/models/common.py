@@ -62,6 +62,9 @@ def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
     return last_norm.channels_last(x).permute(0, 3, 1, 2).contiguous()
 
 
-def beside(numbers: Tensor, tensor: Tensor) -> Tensor:
-    """CPU numbers on the device of `tensor`, without waiting for it."""
-    return (numbers.pin_memory() if tensor.is_cuda else numbers).to(tensor.device, non_blocking=tensor.is_cuda)
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device. The host does not wait; the memory that it comes from is kept until it is done."""
+    if device.type != "cuda":
+        return host.to(device)
+    pinned = host if host.is_pinned() else host.pin_memory()
+    return pinned.to(device, non_blocking=True)

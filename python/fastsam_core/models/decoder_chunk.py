@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops._decoder.panels import PANEL
-from .common import beside
+from .common import to_device
 from .decoder_features import Features
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
@@ -67,7 +67,7 @@ class Chunk:
         """
         column = torch.tensor([self.masks.index(mask) for mask in masks.tolist()], dtype=torch.int64, device="cpu")
         numbers = (*torch.unique(index, return_inverse=True), column)
-        asked, row, column = beside(torch.cat(numbers), out).split([len(x) for x in numbers])  # in one copy
+        asked, row, column = to_device(torch.cat(numbers), out.device).split([len(x) for x in numbers])  # in one copy
         image, decoded = self._image, (self._final, self._first_own, self._second_own)
         factors, weights = ops.decoder_mask_factors(
             *decoded, asked, row, column, self.masks, image.mask_layers, image.mask_sizes, *image.enlarge_mix

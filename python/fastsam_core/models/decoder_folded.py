@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .common import LayerNorm2d, beside
+from .common import LayerNorm2d, to_device
 from .mask_decoder import DecoderAttention, MaskDecoder
 
 # With more tokens than this per prompt the plain path does less arithmetic.
@@ -140,15 +140,15 @@ class DecodedPrompts:
         asked, pair_prompt = torch.unique(prompts, return_inverse=True)
         if not len(asked):
             return out
-        weights = self.decoder.mask_weights(self.tokens[beside(asked, out)])  # (U, 4, C / 8)
+        weights = self.decoder.mask_weights(self.tokens[to_device(asked, out.device)])  # (U, 4, C / 8)
         for row, prompt in enumerate(asked.tolist()):
             pairs = (pair_prompt == row).nonzero()[:, 0]
             source = self.sources[prompt // PROMPTS_PER_CHUNK][prompt % PROMPTS_PER_CHUNK]
             upscaled = _upscale(self.decoder, source)  # (L, 2, 2, 2, 2, C / 8)
-            chosen = upscaled @ weights[row, beside(masks[pairs], out)].T  # (L, 2, 2, 2, 2, K')
+            chosen = upscaled @ weights[row, to_device(masks[pairs], out.device)].T  # (L, 2, 2, 2, 2, K')
             # Both upscaling steps split a cell in two per axis: (h, w, a, b, a', b', K') to (K', h a a', w b b').
             planes = chosen.unflatten(0, self.grid).permute(6, 0, 2, 4, 1, 3, 5)
-            out[beside(pairs, out)] = planes.reshape(len(pairs), 4 * height, 4 * width)
+            out[to_device(pairs, out.device)] = planes.reshape(len(pairs), 4 * height, 4 * width)
         return out
 
 

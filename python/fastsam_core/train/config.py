@@ -30,7 +30,7 @@ class TrainConfig:
         reuse: how often a picture is drawn before it makes room for a new one, on average.
         learning_rate, final_learning_rate: linear warm-up to the first, half a cosine down to the second.
         average_decay: of the exponential average of the weights, which is what is kept in the end.
-        final_evenness, evenness_share: see `losses.mask_loss`; the first is reached after that share of the run.
+        final_evenness, evenness_share: see `losses.Truth`; the first is reached after that share of the run.
         auxiliary, final_auxiliary: weight of the dense loss on the image embedding (`auxiliary.py`) at the start and
             at the end.
         mask_feedback: of the prompts that get a further click, the share that gets the last mask as well.

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..models.common import to_device
 from ..preprocess import PIXEL_MEAN, PIXEL_STD
-from .pool import Pool, to_device
+from .pool import Pool
 
 _WHOLE_SHARE = 0.35  # of the views show all of their picture
 _LEAST_SIDE = 0.4  # of the picture's

@@ -41,11 +41,6 @@ class Truth:
         return _ious(logits, self.solid)
 
 
-def mask_loss(logits: Tensor, targets: Tensor, evenness: float = 0.0) -> Tensor:
-    """`Truth.losses` of targets (N, h, w) that are looked at once."""
-    return Truth(targets, evenness).losses(logits)
-
-
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
     """`Truth.ious` of targets (N, h, w) that are looked at once."""
     return _ious(logits, (targets > 0.5)[:, None])

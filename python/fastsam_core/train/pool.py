@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..models.common import to_device
+
 # Regions in a plane that can be told apart, with 0 for none. A generated scene that has more goes without the others;
 # labelled images are arranged so that none has.
 MAX_REGIONS = 256
@@ -47,14 +49,6 @@ class Pictures:
 
     def part(self, first: int, end: int) -> Pictures:
         return Pictures(self.data[first:end], self.shapes[first:end])
-
-
-def to_device(host: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, for which the host doesn't wait; the memory it comes from is kept until it is done."""
-    if device.type != "cuda":
-        return host.to(device)
-    pinned = host if host.is_pinned() else host.pin_memory()
-    return pinned.to(device, non_blocking=True)
 
 
 class Pool:

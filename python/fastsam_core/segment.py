@@ -148,7 +148,7 @@ def generate_records(
     """Segment everything: the records of `everything.generate_masks`."""
     from tqdm import tqdm
 
-    options = config.generate_options(model)
+    options = config.generate_options(model, picture.original_hw)
     device = model.device
     current: tuple[list[int], Any] | None = None
 

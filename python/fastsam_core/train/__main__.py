@@ -86,9 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         f"(default: {_DEFAULT.background:g}; with --data, 0)",
     )
     add(
-        "--judgement",
+        "--iou-weight",
         type=float,
-        default=_DEFAULT.judgement,
+        default=_DEFAULT.iou_weight,
         help="weight of the predicted IoU's error beside the masks' losses (default: %(default)s)",
     )
     add("--minutes", type=float, default=_DEFAULT.minutes, help="finish within this time; 0: do all steps")

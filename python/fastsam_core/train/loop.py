@@ -199,7 +199,7 @@ class Trainer:
                 generator,
                 evenness=config.evenness_at(progress),
                 mask_feedback=config.mask_feedback,
-                judgement=config.judgement,
+                iou_weight=config.iou_weight,
                 amp=self._amp,
             )
         auxiliary = outcome.loss.new_zeros(())

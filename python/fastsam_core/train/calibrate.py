@@ -24,7 +24,6 @@ from tqdm import tqdm
 from .._log import logger
 from ..models.checkpoint import load_model
 from ..models.decoder_folded import FoldedImage
-from ..models.judgement import stability
 from ..models.mask_decoder import NUM_MASK_TOKENS
 from ..models.sam_model import PreparedImage, SamModel
 from .config import TrainConfig
@@ -46,13 +45,10 @@ _EPOCHS, _BATCH, _RATE = 20, 512, 3e-4
 
 @dataclass(frozen=True)
 class Judged:
-    """N prompts: the decoder's IoU tokens (N, C); of the four masks the true IoU and the stability (N, 4); the picture
-    of each (N,).
-    """
+    """N prompts: the decoder's IoU tokens (N, C), the true IoU of the four masks (N, 4), the picture of each (N,)."""
 
     tokens: Tensor
     ious: Tensor
-    stability: Tensor
     picture: Tensor
 
 
@@ -67,7 +63,7 @@ def judged_prompts(
     pool = Pool(1, size, 3, model.device)
     feeder = Feeder(data, 0, workers, ahead=16, device=model.device)
     one_by_one = (several.part(k, k + 1) for several in feeder.take(pictures) for k in range(len(several)))
-    tokens, ious, firm, picture = [], [], [], []
+    tokens, ious, picture = [], [], []
     try:
         for number, one in enumerate(tqdm(one_by_one, total=pictures, unit="picture")):
             pool.add(one)
@@ -92,7 +88,6 @@ def judged_prompts(
                     token, logits = _decode(prepared, sparse)
                     tokens.append(token.float())
                     ious.append(mask_iou(logits, group.wanted.targets) * group.wanted.is_object[:, None])
-                    firm.append(stability(logits))
                     picture.append(torch.full((len(token),), number))
                     if turn or not rng.random() < 0.3:
                         break
@@ -101,7 +96,7 @@ def judged_prompts(
                     labels = torch.cat([labels, label[:, None]], 1)
     finally:
         feeder.close()
-    return Judged(torch.cat(tokens).cpu(), torch.cat(ious).cpu(), torch.cat(firm).cpu(), torch.cat(picture))
+    return Judged(torch.cat(tokens).cpu(), torch.cat(ious).cpu(), torch.cat(picture))
 
 
 def _decode(prepared: PreparedImage, sparse: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,23 +116,20 @@ def _decode(prepared: PreparedImage, sparse: Tensor) -> tuple[Tensor, Tensor]:
 
 def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
     """Train `model.mask_decoder.iou_prediction_head` in place; its mean squared error on held-out pictures before and
-    after. The head of the best epoch is kept, which is the old one where none is better. Where a part of the predicted
-    IoU is the mask's stability, the head learns what is left.
+    after. The head of the best epoch is kept, which is the old one where none is better.
     """
     head = model.mask_decoder.iou_prediction_head
     device = model.device
     held = judged.picture % round(1 / _HELD_OUT) == 0
-    (tokens, ious, firm), (held_tokens, held_ious, held_firm) = (
-        tuple(column[chosen].to(device) for column in (judged.tokens, judged.ious, judged.stability))
-        for chosen in (~held, held)
+    (tokens, ious), (held_tokens, held_ious) = (
+        (judged.tokens[chosen].to(device), judged.ious[chosen].to(device)) for chosen in (~held, held)
     )
-    share = model.judgement.stability_share
     if not len(tokens) or not len(held_tokens):
         raise ValueError(f"{len(judged.picture.unique())} pictures are too few to hold some out; take 20 or more")
 
     def error() -> float:
         with torch.no_grad():
-            return F.mse_loss(torch.lerp(head(held_tokens), held_firm, share), held_ious).item()
+            return F.mse_loss(head(held_tokens), held_ious).item()
 
     before = least = error()
     best = copy.deepcopy(head.state_dict())
@@ -149,7 +141,7 @@ def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
         for rows in torch.randperm(len(tokens), generator=generator).split(_BATCH):
             rows = rows.to(device)
             optimizer.zero_grad()
-            F.mse_loss(torch.lerp(head(tokens[rows]), firm[rows], share), ious[rows]).backward()
+            F.mse_loss(head(tokens[rows]), ious[rows]).backward()
             optimizer.step()
             schedule.step()
         if (now := error()) < least:

@@ -91,11 +91,11 @@ _ROWS = (
         # Its scores are honest but low: at the usual thresholds little would be left, and many a click without a mask.
         judgement=Judgement(
             conf=-1.0,
-            conf_thres=0.35,
+            conf_thres=0.45,
             stability_score_thresh=0.5,
             stability_share=0.5,
-            consensus=0.1,
-            least_region=0.0015,
+            consensus=0.12,
+            least_region=0.004,
         ),
     ),
 )

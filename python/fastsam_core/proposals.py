@@ -35,7 +35,7 @@ def propose(
     As Kirillov et al., "Segment Anything" (2023), propose objects: nothing is filtered by quality, and of two masks
     only near-duplicates go, whose boxes have an IoU above `nms_thresh`. First come masks whose boxes have an IoU of at
     most 0.7 with each other, the best first, then the others in the same order, so that a few proposals show as much
-    as they can. The grid and crops are those of `config`.
+    as they can. The grid and crops are those of `config`; masks of different crops are compared like those of one.
     """
     count, thresh = check_count("n", n), check_number("iou", nms_thresh, 0, 1)
     options = {"conf_thres": _ALL, "stability_score_thresh": _ALL, "iou": 1.0, "crop_nms_thresh": 1.0}

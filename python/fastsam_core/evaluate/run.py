@@ -116,7 +116,8 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
         options = config.generate_options(model)
         grids = options.pop("point_grids")
         # Proposals have their own thresholds.
-        for key in ("points_batch_size", "conf_thres", "stability_score_thresh", "stability_share", "box_nms_thresh"):
+        thresholds = "conf_thres", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"
+        for key in ("points_batch_size", "stability_share", *thresholds):
             del options[key]
         facts["everything"] = options | {
             "point_grids": None if grids is None else [np.asarray(grid).tolist() for grid in grids]

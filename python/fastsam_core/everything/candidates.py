@@ -63,7 +63,7 @@ class Filters:
     conf_thres: float
     stability_score_thresh: float
     stability_score_offset: float
-    stability_share: float = 0.0
+    stability_share: float
 
     @property
     def least_decoded(self) -> float:

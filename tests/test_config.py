@@ -28,6 +28,7 @@ def test_defaults_are_those_of_the_interface() -> None:
         "stability_score_thresh": 0.95,
         "stability_score_offset": 1.0,
         "stability_share": 0.0,
+        "highest_stability": 1.0,
         "box_nms_thresh": 0.7,
         "crop_n_layers": 0,
         "crop_nms_thresh": 0.7,

@@ -57,9 +57,9 @@ def _blobs(points: Tensor) -> tuple[Tensor, Any]:
 LOOSE: dict[str, Any] = {"points_stride": 4, "stability_score_thresh": -1.0, "input_long_side": 64, "box_nms_thresh": 1}
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5])
+@pytest.mark.parametrize(("share", "highest"), [(0.3, 1.0), (0.5, 1.0), (0.5, 0.85)])
 @pytest.mark.parametrize("conf_thres", [-1.0, 0.5, 0.76])
-def test_everything_judges_as_the_model_does(share: float, conf_thres: float) -> None:
+def test_everything_judges_as_the_model_does(share: float, highest: float, conf_thres: float) -> None:
     """As if all masks were made, judged by hand and filtered."""
     seen: list[int] = []
 
@@ -72,26 +72,31 @@ def test_everything_judges_as_the_model_does(share: float, conf_thres: float) ->
 
         return scores, counted
 
-    found = generate_masks(decode, (64, 64), conf_thres=conf_thres, stability_share=share, **LOOSE)
+    found = generate_masks(
+        decode, (64, 64), conf_thres=conf_thres, stability_share=share, highest_stability=highest, **LOOSE
+    )
     made = sum(seen)
     plain = generate_masks(decode, (64, 64), conf_thres=-1.0, **LOOSE)
     expected = {}
     for record in plain:
         value = (1 - share) * record["predicted_iou"] + share * record["stability_score"]
-        if value > conf_thres:
+        if value > conf_thres and (1 - share) * record["predicted_iou"] + share * highest > conf_thres:
             expected[record["segmentation"]["counts"]] = value
     assert {record["segmentation"]["counts"]: record["predicted_iou"] for record in found} == pytest.approx(expected)
     values = [record["predicted_iou"] for record in found]
     assert values == sorted(values, reverse=True) and len(values) > 2
-    # What no stability could save isn't made.
-    hopeless = sum((1 - share) * record["predicted_iou"] + share <= conf_thres for record in plain)
-    assert made == len(plain) - hopeless and (hopeless > 0) == (conf_thres > share)
+    # What no such stability could save isn't made.
+    hopeless = sum((1 - share) * record["predicted_iou"] + share * highest <= conf_thres for record in plain)
+    assert made == len(plain) - hopeless and (hopeless > 0) == (conf_thres > share * highest)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
-def test_shares_that_are_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="stability_share"):
-        generate_masks(lambda box, points: _blobs(points), (64, 64), stability_share=share, **LOOSE)
+@pytest.mark.parametrize("name", ["stability_share", "highest_stability"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_shares_that_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        generate_masks(lambda box, points: _blobs(points), (64, 64), **{name: value}, **LOOSE)
+    with pytest.raises(ValueError, match="must be below 1"):
+        generate_masks(lambda box, points: _blobs(points), (64, 64), stability_share=1, **LOOSE)
 
 
 def test_a_point_of_the_grid_is_judged_like_a_click() -> None:

@@ -292,7 +292,8 @@ class Config:
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
                 options[key] = getattr(model.judgement, key)
-        options["stability_share"] = model.judgement.stability_share
+        for key in ("stability_share", "highest_stability"):
+            options[key] = getattr(model.judgement, key)
         if options["min_mask_region_area"] is None and image_hw is not None:
             options["min_mask_region_area"] = model.judgement.least_region * image_hw[0] * image_hw[1]
         return options

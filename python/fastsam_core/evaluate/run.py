@@ -117,7 +117,7 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
         grids = options.pop("point_grids")
         # Proposals have their own thresholds.
         thresholds = "conf_thres", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"
-        for key in ("points_batch_size", "stability_share", *thresholds):
+        for key in ("points_batch_size", "stability_share", "highest_stability", *thresholds):
             del options[key]
         facts["everything"] = options | {
             "point_grids": None if grids is None else [np.asarray(grid).tolist() for grid in grids]

@@ -64,13 +64,14 @@ class Filters:
     stability_score_thresh: float
     stability_score_offset: float
     stability_share: float
+    highest_stability: float
 
     @property
     def least_decoded(self) -> float:
-        """What the decoder's prediction must exceed for a mask of perfect stability to pass."""
+        """What the decoder's prediction must exceed for a mask of the highest stability to pass."""
         share = self.stability_share
         # Rounding must not lose one on the border, which is looked at again.
-        return (self.conf_thres - share) / (1 - share) - 1e-6 if share else self.conf_thres
+        return (self.conf_thres - share * self.highest_stability) / (1 - share) - 1e-6 if share else self.conf_thres
 
 
 class Batch:

@@ -45,6 +45,7 @@ def generate_masks(
     stability_score_thresh: float = 0.95,
     stability_score_offset: float = 1.0,
     stability_share: float = 0.0,
+    highest_stability: float = 1.0,
     box_nms_thresh: float = 0.7,
     crop_n_layers: int = 0,
     crop_nms_thresh: float = 0.7,
@@ -75,6 +76,8 @@ def generate_masks(
             of those above its negative (0.0 where both are 0); 0 or more.
         stability_share: how much of the predicted IoU, as it is compared and returned, is the stability; the rest is
             what `decode` returned. At least 0 and below 1.
+        highest_stability: with such a share, masks that would need a stability above this, at most 1, to pass are not
+            asked for.
         box_nms_thresh: box IoU in [0, 1] above which, within a crop, the mask with the lower predicted IoU goes.
         crop_n_layers: layers of crops beside the whole picture; the i-th has 2 ** i x 2 ** i of them. At most 8.
         crop_nms_thresh: box IoU in [0, 1] above which, between crops, the mask from the larger crop goes.
@@ -104,6 +107,7 @@ def generate_masks(
         _as_float32(check_number("stability_score_thresh", stability_score_thresh)),
         check_number("stability_score_offset", stability_score_offset, 0),
         check_number("stability_share", stability_share, 0, 1),
+        check_number("highest_stability", highest_stability, 0, 1),
     )
     if filters.stability_share == 1:
         raise ValueError("stability_share must be below 1, got 1")

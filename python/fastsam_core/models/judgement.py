@@ -21,6 +21,7 @@ class Judgement:
         stability_share: how much of the predicted IoU is the mask's stability, the share of it that stays when the
             threshold on its logits rises from -1 to 1; the rest is what the decoder predicts. Of a model whose decoder
             is a poor judge, a mask with a firm border is the better one.
+        highest_stability: segment everything doesn't make masks that would need a higher one to pass, to save time.
         consensus: what proposals gain in rank for each e-fold of the number of points that give about the same mask.
         least_region: holes and islands that cover less than this share of the picture are cleaned by segment
             everything.
@@ -30,6 +31,7 @@ class Judgement:
     conf_thres: float = 0.88
     stability_score_thresh: float = 0.95
     stability_share: float = 0.0
+    highest_stability: float = 1.0
     consensus: float = 0.0
     least_region: float = 0.0
 

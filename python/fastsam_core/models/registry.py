@@ -94,6 +94,7 @@ _ROWS = (
             conf_thres=0.45,
             stability_score_thresh=0.5,
             stability_share=0.5,
+            highest_stability=0.75,
             consensus=0.12,
             least_region=0.004,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,23 @@ def test_shares_that_are_refused(name: str, value: float) -> None:
         generate_masks(lambda box, points: _blobs(points), (64, 64), **{name: value}, **LOOSE)
     with pytest.raises(ValueError, match="must be below 1"):
         generate_masks(lambda box, points: _blobs(points), (64, 64), stability_share=1, **LOOSE)
+
+
+def test_the_decoder_makes_only_masks_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = small_model(), []
+    plain = model.decode_points
+
+    def decode(*arguments: Any, above: float) -> Any:
+        asked.append(above)
+        return plain(*arguments, above=above)
+
+    monkeypatch.setattr(model, "decode_points", decode)
+    judgement = model.judgement
+    predictor = Predictor(overrides={**QUIET, "model": model, "points_stride": 2})
+    for conf_thres, share in ((0.6, 0.5), (0.6, 0.0)):
+        model.judgement = replace(judgement, stability_share=share, highest_stability=0.8)
+        predictor(bgr_picture(40, 60), conf_thres=conf_thres)
+    assert asked == pytest.approx([0.4, 0.6], abs=1e-5)
 
 
 def test_a_point_of_the_grid_is_judged_like_a_click() -> None:

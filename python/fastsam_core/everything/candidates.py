@@ -68,10 +68,15 @@ class Filters:
 
     @property
     def least_decoded(self) -> float:
-        """What the decoder's prediction must exceed for a mask of the highest stability to pass."""
-        share = self.stability_share
-        # Rounding must not lose one on the border, which is looked at again.
-        return (self.conf_thres - share * self.highest_stability) / (1 - share) - 1e-6 if share else self.conf_thres
+        return least_decoded(self.conf_thres, self.stability_share, self.highest_stability)
+
+
+def least_decoded(conf_thres: float, stability_share: float, highest_stability: float) -> float:
+    """What the decoder must predict, and more, for a mask of the highest stability to pass; see `generate_masks`."""
+    if not stability_share:
+        return conf_thres
+    # Rounding must not lose one on the border, which is looked at again.
+    return (conf_thres - stability_share * highest_stability) / (1 - stability_share) - 1e-6
 
 
 class Batch:

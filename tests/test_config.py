@@ -9,6 +9,7 @@ import torch
 from fastsam_core._log import warn_once
 from fastsam_core.config import ALIASES, FIELDS, Config, unknown_option
 from fastsam_core.models import registry
+from fastsam_core.models.judgement import Judgement
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +21,14 @@ def test_defaults_are_those_of_the_interface() -> None:
     config = Config()
     assert (config.iou, config.imgsz, config.device, config.save) == (0.7, None, None, True)
     assert config.conf_of(registry.build("mobile_sam")) == 0.25
-    assert config.generate_options(registry.build("mobile_sam")) == {
+    assert config.generate_options(registry.build("mobile_sam"), (480, 640)) == {
         "points_stride": 32,
         "points_batch_size": 64,
         "conf_thres": 0.88,
         "stability_score_thresh": 0.95,
         "stability_score_offset": 1.0,
+        "stability_share": 0.0,
+        "highest_stability": 1.0,
         "box_nms_thresh": 0.7,
         "crop_n_layers": 0,
         "crop_nms_thresh": 0.7,
@@ -38,9 +41,15 @@ def test_defaults_are_those_of_the_interface() -> None:
 
 def test_thresholds_are_the_models_own_unless_given() -> None:
     nano = registry.build("sam_nano")
-    nano.conf_thres, nano.stability_score_thresh = 0.1, 0.2
-    assert Config().generate_options(nano)["conf_thres"] == 0.1
-    nano.conf = 0.05
+    nano.judgement = Judgement(
+        conf=0.05, conf_thres=0.1, stability_score_thresh=0.2, stability_share=0.25, least_region=0.01
+    )
+    own = Config().generate_options(nano, (20, 30))
+    assert (own["conf_thres"], own["stability_score_thresh"], own["stability_share"]) == (0.1, 0.2, 0.25)
+    assert own["min_mask_region_area"] == pytest.approx(6)
+    assert Config().generate_options(nano)["min_mask_region_area"] is None
+    for area in (0, 9):
+        assert Config().updated({"min_mask_region_area": area}).generate_options(nano)["min_mask_region_area"] == area
     assert Config().conf_of(nano) == 0.05 and Config().updated({"conf": 0.0}).conf_of(nano) == 0.0
     given = Config().updated({"conf_thres": 0.3}).generate_options(nano)
     assert (given["conf_thres"], given["stability_score_thresh"]) == (0.3, 0.2)
@@ -62,7 +71,7 @@ def test_every_generate_option_is_an_argument_of_generate_masks() -> None:
     from fastsam_core.everything import generate_masks
 
     accepted = inspect.signature(generate_masks).parameters
-    for key, value in Config().generate_options(registry.build("mobile_sam")).items():
+    for key, value in Config().generate_options(registry.build("mobile_sam"), (480, 640)).items():
         assert accepted[key].default == value
 
 

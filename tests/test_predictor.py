@@ -305,7 +305,13 @@ def test_everything_is_generate_masks(predictor: Predictor, model: SamModel) -> 
         return model.decode_points(predictor.features, points[:, None], torch.ones(len(points), 1, dtype=torch.int64))
 
     options = {**FEW, "points_stride": 4}
-    records = generate_masks(decode, (HEIGHT, WIDTH), **options, input_long_side=128)
+    own = {
+        "stability_share": 0.5,
+        "highest_stability": 0.75,
+        "min_mask_region_area": model.judgement.least_region * HEIGHT * WIDTH,
+    }
+    assert own["stability_share"] == model.judgement.stability_share and own["min_mask_region_area"] > 1
+    records = generate_masks(decode, (HEIGHT, WIDTH), **options, **own, input_long_side=128)
     result = predictor(**options)[0]
     assert len(records) == len(result) > 0
     for record, got in zip(records, result.to_dicts(), strict=True):

@@ -2,34 +2,95 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fastsam_core import SAM, Predictor
 from small_model import QUIET, bgr_picture, small_model
 
 
-@pytest.fixture(scope="module")
+def _ious(boxes: Any) -> np.ndarray:
+    x1, y1, x2, y2 = np.asarray(boxes, float).T
+    shared = (np.minimum(x2[:, None], x2) - np.maximum(x1[:, None], x1)).clip(0)
+    shared = shared * (np.minimum(y2[:, None], y2) - np.maximum(y1[:, None], y1)).clip(0)
+    areas = (x2 - x1) * (y2 - y1)
+    return shared / (areas[:, None] + areas - shared)
+
+
+@pytest.fixture
 def model() -> Any:
     return small_model()
 
 
 def test_ranked_by_the_mean_of_both_scores(model: Any) -> None:
+    model.judgement = replace(model.judgement, consensus=0.0)
     picture = bgr_picture(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
     found = predictor.proposals(picture, points_stride=4, nms_thresh=1)
-    scores = (found.predicted_iou + found.stability_score) / 2
-    assert len(found) > 5 and found.masks.is_rle
+    scores = (found.predicted_iou + found.stability_score).numpy() / 2
+    assert len(found) > 5 and found.masks.is_rle and (found.masks.area > 0).all()
     np.testing.assert_allclose(found.boxes.conf, scores, rtol=1e-6)
-    assert (np.diff(scores) <= 0).all() and (found.masks.area > 0).all()
+    assert _varied(found.masks.boxes, scores) == list(range(len(found)))
     np.testing.assert_array_equal(found.boxes.xyxy, found.masks.boxes)
     # Everything without filters finds the same masks.
     options = {"points_stride": 4, "conf_thres": -1e9, "stability_score_thresh": -1, "iou": 1}
     (everything,) = predictor(picture, **options)
     visible = everything[np.flatnonzero(everything.masks.area.numpy())]
     assert sorted(rle["counts"] for rle in found.masks.rle) == sorted(rle["counts"] for rle in visible.masks.rle)
+
+
+def _rectangles(model: Any, monkeypatch: pytest.MonkeyPatch, boxes: Any, iou: torch.Tensor) -> None:
+    """A model that finds for each point, by number, a rectangle: boxes (N, 4) x1 y1 x2 y2 in low-resolution cells."""
+
+    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float | None = None) -> Any:
+        def logits(point_index: Any, mask_index: Any) -> torch.Tensor:
+            found = torch.full((len(point_index), 32, 32), -9.0)
+            for place, point in enumerate(point_index):
+                x1, y1, x2, y2 = boxes[int(point)]
+                found[place, y1:y2, x1:x2] = 9.0
+            return found
+
+        return iou, logits
+
+    monkeypatch.setattr(model, "decode_points", decode)
+
+
+def _varied(boxes: Any, scores: np.ndarray) -> list[int]:
+    """The order by hand: those that differ, the best first, then the others, the best first."""
+    ious, first = _ious(boxes), []
+    for place in np.argsort(-scores, kind="stable").tolist():
+        if not first or ious[place, first].max() <= 0.7:
+            first.append(place)
+    return first + sorted(set(range(len(scores))) - set(first), key=lambda place: -scores[place])
+
+
+def test_the_first_proposals_differ(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    corners = rng.integers(0, 3, (64, 2)) * 8
+    boxes = np.concatenate([corners, corners + rng.integers(4, 8, (64, 2))], 1)
+    _rectangles(model, monkeypatch, boxes, torch.from_numpy(rng.random((64, 3))).float())
+    model.judgement = replace(model.judgement, consensus=0.0)
+    found = SAM(model).proposals(bgr_picture(128, 128), points_stride=8, imgsz=128, nms_thresh=1)
+    scores = found.boxes.conf.numpy()
+    assert len(found) == 3 * 64 and (np.diff(scores) > 0).any()
+    assert _varied(found.masks.boxes, scores) == list(range(len(found)))
+
+
+def test_points_that_agree_count_where_the_model_says_so(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three squares: the lowest in both scores is the one that two points of four agree on, within a pixel."""
+    squares = [[2, 2, 10, 10], [20, 20, 26, 26], [2, 2, 10, 10], [12, 12, 18, 18]]
+    _rectangles(model, monkeypatch, squares, torch.tensor([0.5, 0.7, 0.5, 0.6])[:, None].expand(4, 3))
+    firsts = []
+    for consensus in (0.0, 0.5):
+        model.judgement = replace(model.judgement, consensus=consensus)
+        found = SAM(model).proposals(bgr_picture(128, 128), points_stride=2, imgsz=128)
+        assert len(found) == 3  # of those alike, one each
+        firsts.append(found.boxes.xyxy[0].tolist())
+    assert firsts[0][0] == pytest.approx(80, abs=2) and firsts[1][0] == pytest.approx(8, abs=2)
 
 
 def test_at_most_n(model: Any) -> None:

@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 import golden_recipe
 from fastsam_core import SAM, Predictor, segment_anything
 from fastsam_core.models import registry
+from fastsam_core.models.judgement import OFFICIAL
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 from fastsam_core.segment_anything.utils.transforms import ResizeLongestSide
 from small_model import FEW, QUIET, small_model, small_weights
@@ -105,6 +106,7 @@ def test_generate(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None
     golden = json.loads((DATA / f"everything_{name}.json").read_text())
     model = segment_anything.build_sam_nano(None)
     model.set_image_size(1024)
+    model.judgement = OFFICIAL
     batches = iter(range(10**6))
 
     def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float) -> Any:
@@ -228,7 +230,7 @@ def test_the_generator_is_our_segment_everything(sam: segment_anything.Sam) -> N
     image = golden_recipe.test_image(HEIGHT, WIDTH)
     generator = SamAutomaticMaskGenerator(sam, 2, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
     records = generator.generate(image)
-    options = {**QUIET, **FEW, "crop_n_layers": 1, "model": small_model()}
+    options = {**QUIET, **FEW, "crop_n_layers": 1, "min_mask_region_area": 0, "model": small_model()}
     (result,) = Predictor(overrides=options)(image[..., ::-1].copy())
     assert len(records) == len(result) > 0
     for place, record in enumerate(records):

@@ -71,11 +71,14 @@ def test_ambiguous_prompts_teach_the_best_mask_most() -> None:
 def test_background_clicks_teach_the_iou_alone() -> None:
     logits = torch.randn(1, 4, 8, 8, requires_grad=True)
     iou = torch.full((1, 4), 0.7, requires_grad=True)
-    prompt_loss(logits, iou, Truth(torch.zeros(1, 8, 8)), torch.tensor([True]), torch.zeros(1))[0].backward()
+    arguments = Truth(torch.zeros(1, 8, 8)), torch.tensor([True]), torch.zeros(1)
+    prompt_loss(logits, iou, *arguments)[0].backward()
     assert logits.grad is not None
     assert iou.grad is not None
     assert not logits.grad.any()
     assert (iou.grad > 0).all()
+    stronger = torch.autograd.grad(prompt_loss(logits, iou, *arguments, iou_weight=3)[0], iou)[0]
+    torch.testing.assert_close(stronger, 3 * iou.grad)
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +210,34 @@ def test_the_command_trains_on_labelled_images(tmp_path: Path, capsys: pytest.Ca
     assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_how_to_train_can_be_said(own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[TrainConfig] = []
+
+    class Stop(Exception):
+        pass
+
+    def trainer(config: TrainConfig, *rest: object) -> None:
+        seen.append(config)
+        raise Stop
+
+    monkeypatch.setattr(command, "Trainer", trainer)
+    arguments = ["--output", str(tmp_path)]
+    if own:
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir()
+            cv2.imwrite(str(tmp_path / folder / "a.png"), np.full((40, 40), 1, np.uint8))
+        arguments += ["--data", str(tmp_path)]
+    chosen = ["--rounds", "1", "3", "--background", "0.5", "--iou-weight", "4"]
+    for more in ([], chosen):
+        with pytest.raises(Stop):
+            command.main([*arguments, *more])
+    plain, said = seen
+    assert (plain.rounds, plain.iou_weight) == (TrainConfig().rounds, 1)
+    assert plain.background == (0 if own else TrainConfig().background)
+    assert (said.rounds, said.background, said.iou_weight) == ((1, 3), 0.5, 4)
+
+
 @pytest.mark.parametrize("phase", ["64", "64:1", "a:1:1", "20:1:1", "64:0:1"])
 def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -215,7 +246,19 @@ def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("train", "encoder"), ("precision", "float16"), ("phases", ()), ("prompts", 2), ("reuse", 0.5)]
+    ("name", "value"),
+    [
+        ("train", "encoder"),
+        ("precision", "float16"),
+        ("phases", ()),
+        ("prompts", 2),
+        ("reuse", 0.5),
+        ("rounds", ()),
+        ("rounds", (0.0, 0.0)),
+        ("rounds", (1.0, -0.5)),
+        ("iou_weight", -1.0),
+        ("background", float("nan")),
+    ],
 )
 def test_bad_settings_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name if name != "phases" else "phase"):

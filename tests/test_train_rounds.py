@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from fastsam_core.models import registry
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.train import interactive, loop
+from fastsam_core.train import interactive
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.interactive import Group, draw_groups, train_rounds
 from fastsam_core.train.loop import Trainer
@@ -205,9 +206,9 @@ def test_waits_are_seen(wait: Callable[[Tensor], object], name: str) -> None:
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_a_step_asks_nothing_of_the_device(tmp_path: Path, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_ROUNDS", tuple(float(k == rounds - 1) for k in range(4)))
+def test_a_step_asks_nothing_of_the_device(tmp_path: Path, rounds: int) -> None:
     trainer = trainer_in_a_run(tmp_path)
+    trainer.config = replace(trainer.config, rounds=tuple(float(k == rounds - 1) for k in range(4)))
     # On a CPU it is one operation for each parameter, and asks; on a GPU it is fused.
     trainer.optimizer = torch.optim.AdamW(trainer.trained, fused=True)
     with Asked() as asked:

@@ -197,10 +197,10 @@ class Config:
         None, _whole(1), "segment everything: points decoded together; 64, in half precision on a GPU more"
     )
     conf_thres: float | None = _option(
-        None, _number(), "segment everything: keep masks whose predicted IoU is greater; 0.88, for sam_nano less"
+        None, _number(), "segment everything: keep masks whose predicted IoU is greater; 0.88, for sam_nano 0.45"
     )
     stability_score_thresh: float | None = _option(
-        None, _number(), "segment everything: least stability score; 0.95, for sam_nano less"
+        None, _number(), "segment everything: least stability score; 0.95, for sam_nano 0.5"
     )
     stability_score_offset: float = _option(1.0, _number(0), "segment everything: shift of the logits for that score")
     crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of ever smaller crops")
@@ -208,7 +208,9 @@ class Config:
     crop_downscale_factor: float = _option(1, _number(1), "segment everything: thins the grid of each further layer")
     crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: as iou, between crops")
     point_grids: Any = _option(None, _anything, "segment everything: one (n, 2) array of points in [0, 1] per layer")
-    min_mask_region_area: float = _option(0, _number(0), "segment everything: fill holes, drop islands below this area")
+    min_mask_region_area: float | None = _option(
+        None, _number(0), "segment everything: fill holes, drop islands below this area; 0, for sam_nano 0.4 % of all"
+    )
 
     vid_stride: int = _option(1, _whole(1), "take every n-th frame of a video")
     stream_buffer: bool = _option(False, _switch, "keep every frame of a live stream, late or not")
@@ -271,7 +273,7 @@ class Config:
 
     def conf_of(self, model: SamModel) -> float:
         """The predicted IoU above which masks are kept: `conf`, or the model's own where that is not given."""
-        return model.conf if self.conf is None else self.conf
+        return model.judgement.conf if self.conf is None else self.conf
 
     def points_together(self, model: SamModel) -> int:
         """How many points of a grid are decoded together: `points_batch_size`, or what suits the model and its device.
@@ -280,13 +282,20 @@ class Config:
         """
         return model.points_at_once(self.dtype) if self.points_batch_size is None else self.points_batch_size
 
-    def generate_options(self, model: SamModel) -> dict[str, Any]:
-        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own."""
+    def generate_options(self, model: SamModel, image_hw: tuple[int, int] | None = None) -> dict[str, Any]:
+        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own.
+
+        image_hw: the picture's (height, width); without them `min_mask_region_area` may be None, for the model's own.
+        """
         options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
         options["points_batch_size"] = self.points_together(model)
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
-                options[key] = getattr(model, key)
+                options[key] = getattr(model.judgement, key)
+        for key in ("stability_share", "highest_stability"):
+            options[key] = getattr(model.judgement, key)
+        if options["min_mask_region_area"] is None and image_hw is not None:
+            options["min_mask_region_area"] = model.judgement.least_region * image_hw[0] * image_hw[1]
         return options
 
 
@@ -322,7 +331,7 @@ class DetectConfig(Config):
     crop_downscale_factor: float = _ignored(FIELDS["crop_downscale_factor"].default)
     crop_nms_thresh: float = _ignored(FIELDS["crop_nms_thresh"].default)
     point_grids: Any = _ignored(FIELDS["point_grids"].default)
-    min_mask_region_area: float = _ignored(FIELDS["min_mask_region_area"].default)
+    min_mask_region_area: float | None = _ignored(FIELDS["min_mask_region_area"].default)
 
 
 _GENERATE_KEYS = (

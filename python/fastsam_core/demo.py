@@ -14,7 +14,6 @@ import numpy as np
 # 600 x 400, CC0 by Rachel Michetti; 512 x 512, public domain by NASA; 451 x 300, CC0 by Stefan van der Walt.
 PHOTOS = ("coffee.png", "astronaut.png", "chelsea.png")
 _HEIGHT = 400  # of the photos in the picture
-_LEAST_REGION = 400  # pixels: smaller holes are filled, smaller islands removed, as one wants it for looking at
 
 
 def photo(name: str = PHOTOS[0]) -> np.ndarray:
@@ -50,7 +49,7 @@ def run(folder: Path) -> tuple[Path, list[int], float]:
     tiles, masks, seconds = [], [], 0.0
     for image in photos:
         started = time.perf_counter()
-        result = model(image, min_mask_region_area=_LEAST_REGION, verbose=False)[0]
+        result = model(image, verbose=False)[0]
         seconds += time.perf_counter() - started
         masks.append(len(result))
         drawn = result.plot(labels=False, boxes=False)

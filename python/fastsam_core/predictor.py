@@ -294,9 +294,10 @@ class Predictor(ModelAndPicture):
         """Up to `n` object proposals of the picture that is set, or of `im`: boxes, masks and scores, best first.
 
         The score, `boxes.conf`, is the mean of predicted IoU and stability score. Nothing is filtered by quality; of
-        two masks whose boxes have an IoU above `nms_thresh` the one with the lower predicted IoU goes. options: those
-        of segment everything; a grid of 32 x 32 points gives up to 3,072 candidates, `points_stride=64` four times as
-        many.
+        two masks whose boxes have an IoU above `nms_thresh` the lower in rank goes. Masks whose boxes have an IoU of at
+        most 0.7 with each other come first, by score, then the others, by score; with `sam_nano` it also counts how
+        many points agree on a mask. options: those of segment everything; a grid of 32 x 32 points gives up to 3,072
+        candidates, `points_stride=64` four times as many.
         """
         config = self.args.updated(options)
         with self._lock:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from . import ops
 from .config import Config
-from .everything.arguments import check_count
+from .everything.arguments import check_count, check_number
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
 from .results import Results
@@ -15,29 +18,66 @@ from .segment import generate_records
 
 # Below every score: proposals are ranked, not filtered.
 _ALL = -1e30
+# Masks whose boxes have a higher IoU are about the same for `Judgement.consensus`.
+_SAME = 0.8
+# The first proposals differ more than the later ones: what has a higher IoU with a better one comes after all others.
+_DIFFERENT = 0.7
+# Rows of the matrix of boxes' IoU that exist at once: 3 MB each time for a grid of 32 x 32 points.
+_ROWS = 256
 
 
 def propose(
     model: SamModel, picture: Picture, n: int, config: Config, watch: Stopwatch, *, nms_thresh: float = 0.9
 ) -> Results:
-    """At most `n` masks by the mean of predicted IoU and stability score, the highest first; that is their `conf`.
+    """At most `n` masks by the mean of predicted IoU and stability score, which is their `conf`, and by the number of
+    points that agree on them, for models whose `Judgement.consensus` says how much that counts.
 
     As Kirillov et al., "Segment Anything" (2023), propose objects: nothing is filtered by quality, and of two masks
-    only near-duplicates go, whose boxes have an IoU above `nms_thresh`. The grid and crops are those of `config`.
+    only near-duplicates go, whose boxes have an IoU above `nms_thresh`. First come masks whose boxes have an IoU of at
+    most 0.7 with each other, the best first, then the others in the same order, so that a few proposals show as much
+    as they can. The grid and crops are those of `config`; masks of different crops are compared like those of one.
     """
-    count = check_count("n", n)
-    everything = config.updated({"conf_thres": _ALL, "stability_score_thresh": _ALL, "iou": nms_thresh})
+    count, thresh = check_count("n", n), check_number("iou", nms_thresh, 0, 1)
+    options = {"conf_thres": _ALL, "stability_score_thresh": _ALL, "iou": 1.0, "crop_nms_thresh": 1.0}
+    everything = config.updated(options)
     records = [
         record for record in generate_records(model, picture, everything, watch, config.verbose) if record["area"]
     ]
-    ranked = sorted(records, key=_score, reverse=True)[:count]
-    results = Results.from_dicts(picture.pixels, picture.path, ranked, device=model.device)
-    if results.boxes is not None and ranked:
+    corners = np.array([record["bbox"] for record in records], np.float32).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    boxes = torch.from_numpy(corners)
+    scores = np.array([_score(record) for record in records], np.float32)
+    rank = scores + np.float32(model.judgement.consensus) * np.log(_agreeing(corners))
+    order = _varied(boxes, torch.from_numpy(rank), thresh)[:count]
+    results = Results.from_dicts(picture.pixels, picture.path, [records[k] for k in order], device=model.device)
+    if results.boxes is not None and order:
         rows = torch.as_tensor(results.boxes.data).clone()
-        rows[:, 4] = torch.tensor([_score(record) for record in ranked], device=rows.device)
+        rows[:, 4] = torch.from_numpy(scores[order]).to(rows.device)
         results.boxes = type(results.boxes)(rows, results.orig_shape)
     return results
 
 
 def _score(record: dict[str, Any]) -> float:
     return float(record["predicted_iou"] + record["stability_score"]) / 2
+
+
+def _varied(boxes: torch.Tensor, rank: torch.Tensor, thresh: float) -> list[int]:
+    """The numbers of the survivors of NMS at `thresh`: those of a stricter one first, then the others, by rank."""
+    first = ops.nms(boxes, rank, min(thresh, _DIFFERENT)).tolist()
+    seen = set(first)
+    return first + [k for k in ops.nms(boxes, rank, thresh).tolist() if k not in seen]
+
+
+def _agreeing(corners: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How many of the boxes (N, 4) x1 y1 x2 y2 are about the same as each, itself included: (N,)."""
+    left, top, right, bottom = corners.T
+    areas = (right - left) * (bottom - top)
+    counts = np.ones(len(corners), np.float32)
+    for start in range(0, len(corners), _ROWS):
+        rows = np.s_[start : start + _ROWS, None]
+        shared = (np.minimum(right[rows], right) - np.maximum(left[rows], left)).clip(0)
+        shared *= (np.minimum(bottom[rows], bottom) - np.maximum(top[rows], top)).clip(0)
+        same = shared > _SAME * (areas[rows] + areas - shared)
+        counts[start : start + _ROWS] = same.sum(1)
+    # A box without an area isn't even the same as itself.
+    return counts.clip(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .config import Config
 from .everything import count_batches, generate_masks
+from .everything.candidates import least_decoded
 from .masks import Masks
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
@@ -148,7 +149,8 @@ def generate_records(
     """Segment everything: the records of `everything.generate_masks`."""
     from tqdm import tqdm
 
-    options = config.generate_options(model)
+    options = config.generate_options(model, picture.original_hw)
+    above = least_decoded(*(options[key] for key in ("conf_thres", "stability_share", "highest_stability")))
     device = model.device
     current: tuple[list[int], Any] | None = None
 
@@ -160,7 +162,7 @@ def generate_records(
         with watch.phase("inference", device):
             labels = torch.ones(len(points), 1, dtype=torch.int64, device=device)
             predicted_iou, logits = model.decode_points(
-                current[1], points[:, None].to(device, non_blocking=True), labels, above=options["conf_thres"]
+                current[1], points[:, None].to(device, non_blocking=True), labels, above=above
             )
 
         def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class Segmenter:
             "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
             "sam.conf": self.config.conf_of(model),
             "sam.imgsz": model.image_size,
+            "sam.judgement": asdict(model.judgement),
             "sam.dtype": str(self.config.dtype or model.dtype).removeprefix("torch."),
         }
         if everything:

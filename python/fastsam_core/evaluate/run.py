@@ -104,6 +104,7 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
         "weights": f"sha256:{weights_hash(model)}",
         "imgsz": model.image_size,
         "device": str(model.device),
+        "judgement": asdict(model.judgement),
         "dtype": str(config.dtype or model.dtype).removeprefix("torch."),
         **asdict(chosen),
         "measures": list(chosen.measures),
@@ -115,7 +116,8 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
         options = config.generate_options(model)
         grids = options.pop("point_grids")
         # Proposals have their own thresholds.
-        for key in ("points_batch_size", "conf_thres", "stability_score_thresh", "box_nms_thresh"):
+        thresholds = "conf_thres", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"
+        for key in ("points_batch_size", "stability_share", "highest_stability", *thresholds):
             del options[key]
         facts["everything"] = options | {
             "point_grids": None if grids is None else [np.asarray(grid).tolist() for grid in grids]

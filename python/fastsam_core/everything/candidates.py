@@ -63,12 +63,26 @@ class Filters:
     conf_thres: float
     stability_score_thresh: float
     stability_score_offset: float
+    stability_share: float
+    highest_stability: float
+
+    @property
+    def least_decoded(self) -> float:
+        return least_decoded(self.conf_thres, self.stability_share, self.highest_stability)
+
+
+def least_decoded(conf_thres: float, stability_share: float, highest_stability: float) -> float:
+    """What the decoder must predict, and more, for a mask of the highest stability to pass; see `generate_masks`."""
+    if not stability_share:
+        return conf_thres
+    # Rounding must not lose one on the border, which is looked at again.
+    return (conf_thres - stability_share * highest_stability) / (1 - stability_share) - 1e-6
 
 
 class Batch:
     """Masks on their way from logits to candidates: measured first, then filtered, then turned into runs.
 
-    pairs: (N, 2), the point and the mask number of each; scores: (points, 3), predicted IoU.
+    pairs: (N, 2), the point and the mask number of each; scores: (points, 3), the IoU that the decoder predicts.
     """
 
     def __init__(
@@ -92,15 +106,19 @@ class Batch:
         boxes = found.boxes + np.array([left, top, left, top])
         passed = found.stability >= self._filters.stability_score_thresh
         passed &= ~near_crop_edge(boxes, self._crop.box, self._image_size)
+        share, scores = self._filters.stability_share, self._scores[self._pairs[:, 0], self._pairs[:, 1]]
+        if share:
+            scores = (1 - share) * scores + share * found.stability.astype(np.float32)
+            passed &= scores > self._filters.conf_thres
         kept = np.flatnonzero(passed)
         if not len(kept):
             return False
         self.started.ask(kept)
-        point, mask = self._pairs[kept].T
+        point = self._pairs[kept, 0]
         self._kept = (
             boxes[kept],
             found.areas[kept],
-            self._scores[point, mask],
+            scores[kept],
             found.stability[kept],
             self._points[point] + np.array([left, top], np.float64),
             np.tile(np.array(self._crop.box, np.int64), (len(kept), 1)),

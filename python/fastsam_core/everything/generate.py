@@ -44,6 +44,8 @@ def generate_masks(
     conf_thres: float = 0.88,
     stability_score_thresh: float = 0.95,
     stability_score_offset: float = 1.0,
+    stability_share: float = 0.0,
+    highest_stability: float = 1.0,
     box_nms_thresh: float = 0.7,
     crop_n_layers: int = 0,
     crop_nms_thresh: float = 0.7,
@@ -61,9 +63,9 @@ def generate_masks(
             float32 (N, 2) x, y on the CPU, in pixels of the crop's model input, whose long side is `input_long_side`.
             It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
             that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
-            is only called for pairs that pass `conf_thres`, for at most 16 at once. Where CUDA kernels serve and the
-            predicted IoU is on the GPU, for at most 512; such logits are read until the next call of `logits`, with a
-            call of `decode` in between, so that the host needs to wait but once for each `decode`.
+            is only called for pairs that may pass `conf_thres`, for at most 16 at once. Where CUDA kernels serve and
+            the predicted IoU is on the GPU, for at most 512; such logits are read until the next call of `logits`, with
+            a call of `decode` in between, so that the host needs to wait but once for each `decode`.
         image_size: (height, width) of the picture.
         points_stride: points per side of the grid (not a distance); ignored where `point_grids` is given.
         points_batch_size: points per call of `decode`.
@@ -72,6 +74,10 @@ def generate_masks(
         stability_score_thresh: a mask stays if its stability is not smaller. Any finite number.
         stability_score_offset: the stability is the number of pixels whose logit is above this, divided by the number
             of those above its negative (0.0 where both are 0); 0 or more.
+        stability_share: how much of the predicted IoU, as it is compared and returned, is the stability; the rest is
+            what `decode` returned. At least 0 and below 1.
+        highest_stability: with such a share, masks that would need a stability above this, at most 1, to pass are not
+            asked for.
         box_nms_thresh: box IoU in [0, 1] above which, within a crop, the mask with the lower predicted IoU goes.
         crop_n_layers: layers of crops beside the whole picture; the i-th has 2 ** i x 2 ** i of them. At most 8.
         crop_nms_thresh: box IoU in [0, 1] above which, between crops, the mask from the larger crop goes.
@@ -100,7 +106,11 @@ def generate_masks(
         _as_float32(check_number("conf_thres", conf_thres)),
         _as_float32(check_number("stability_score_thresh", stability_score_thresh)),
         check_number("stability_score_offset", stability_score_offset, 0),
+        check_number("stability_share", stability_share, 0, 1),
+        check_number("highest_stability", highest_stability, 0, 1),
     )
+    if filters.stability_share == 1:
+        raise ValueError("stability_share must be below 1, got 1")
     box_thresh = check_number("box_nms_thresh", box_nms_thresh, 0, 1)
     crop_thresh = check_number("crop_nms_thresh", crop_nms_thresh, 0, 1)
     min_area = check_number("min_mask_region_area", min_mask_region_area, 0)
@@ -166,7 +176,7 @@ def _crop_candidates(
         # For the scores, and for what earlier batches have under way.
         wait(predicted_iou.device)
         yield from queue.advance()
-        pairs = (scores > filters.conf_thres).nonzero()
+        pairs = (scores > filters.least_decoded).nonzero()
         for chunk in pairs.split(size) if len(pairs) else ():
             if queue.measuring:  # the logits of the chunk before, which may not be there after another call
                 wait(queue.device)

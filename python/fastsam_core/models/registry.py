@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .image_encoder import ImageEncoderViT
+from .judgement import OFFICIAL, Judgement
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder
 from .sam_model import SamModel
@@ -24,8 +25,7 @@ class ModelSpec:
 
     image_size is the long side of its input in pixels. file_names are those under which people know its weights, the
     first being ours; urls are where they are published, in the order to try them (`published.py` has their hashes).
-    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model. conf, conf_thres and
-    stability_score_thresh: see `SamModel`.
+    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model.
     """
 
     name: str
@@ -36,9 +36,7 @@ class ModelSpec:
     embed_dim: int = 256
     decoder_mlp_dim: int = 2048
     ignored_keys: tuple[str, ...] = ()
-    conf: float = SamModel.conf
-    conf_thres: float = SamModel.conf_thres
-    stability_score_thresh: float = SamModel.stability_score_thresh
+    judgement: Judgement = OFFICIAL
 
     def build(self) -> SamModel:
         """The untrained module."""
@@ -48,8 +46,7 @@ class ModelSpec:
             PromptEncoder(self.embed_dim, self.image_size),
             MaskDecoder(self.embed_dim, mlp_dim=self.decoder_mlp_dim),
         )
-        model.conf = self.conf
-        model.conf_thres, model.stability_score_thresh = self.conf_thres, self.stability_score_thresh
+        model.judgement = self.judgement
         return model
 
 
@@ -92,9 +89,15 @@ _ROWS = (
         embed_dim=128,
         decoder_mlp_dim=512,
         # Its scores are honest but low: at the usual thresholds little would be left, and many a click without a mask.
-        conf=-1.0,
-        conf_thres=0.35,
-        stability_score_thresh=0.5,
+        judgement=Judgement(
+            conf=-1.0,
+            conf_thres=0.45,
+            stability_score_thresh=0.5,
+            stability_share=0.5,
+            highest_stability=0.75,
+            consensus=0.12,
+            least_region=0.004,
+        ),
     ),
 )
 MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}

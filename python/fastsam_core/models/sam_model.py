@@ -13,6 +13,7 @@ from ..ops._threads import native_threads
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_gpu import PROMPTS_PER_CHUNK, GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
+from .judgement import OFFICIAL
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
@@ -84,14 +85,10 @@ class SamModel(nn.Module):
     throughout, and so are the low-resolution logits and predicted IoU that come out.
 
     name: the row of `models.registry`; image_size: the long side S of the model input, a multiple of 16.
-    conf: masks of a prompt are kept by default if their predicted IoU is greater; here as with Ultralytics.
-    conf_thres, stability_score_thresh: what segment everything asks of this model's masks by default. The defaults here
-    are those of Meta's generator.
+    judgement: how its masks are judged; a new one has that of the official models.
     """
 
-    conf = 0.25
-    conf_thres = 0.88
-    stability_score_thresh = 0.95
+    judgement = OFFICIAL
 
     def __init__(
         self, name: str, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
@@ -169,7 +166,7 @@ class SamModel(nn.Module):
         points: (N, P, 2) float32 x, y in pixels of the model input, with labels (N, P): 1 foreground, 0 background,
         -1 none. boxes: (N, 4) x1, y1, x2, y2. masks: logits (N, 1, S / 4, S / 4). At least one of them.
         Returns low-resolution logits (N, M, S / 4, S / 4) float32 and predicted IoU (N, M), where M is 3 with
-        `multimask_output` (for an ambiguous prompt), else 1.
+        `multimask_output` (for an ambiguous prompt), else 1; the latter is `judgement.predicted_iou`.
         """
         given = [x for x in (points, boxes, masks) if x is not None]
         if not given:
@@ -178,10 +175,23 @@ class SamModel(nn.Module):
             raise ValueError(f"prompts are for different numbers of objects: {[len(x) for x in given]}")
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         chosen = slice(1, None) if multimask_output else slice(0, 1)
-        count = len(given[0])
+        low_res, decoded = self._decode(image, points, labels, boxes, masks, len(given[0]), chosen)
+        return low_res, self.judgement.predicted_iou(decoded, low_res)
+
+    def _decode(
+        self,
+        image: PreparedImage,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+        count: int,
+        chosen: slice,
+    ) -> tuple[Tensor, Tensor]:
+        """Of the decoder's four masks those of `chosen`: logits (count, M, S / 4, S / 4), predicted IoU (count, M)."""
         if count == 0:
             side = self.image_size // 4
-            shape = (0, 3 if multimask_output else 1)
+            shape = (0, len(range(4)[chosen]))
             return torch.zeros(*shape, side, side, device=self.device), torch.zeros(*shape, device=self.device)
         folded = image.folded if masks is None and not torch.is_grad_enabled() else None
         with _threads(image.embedding, count):
@@ -202,9 +212,9 @@ class SamModel(nn.Module):
         """Three masks per prompt, of which only the chosen ones are computed.
 
         points: (N, P, 2), labels: (N, P) as in `decode_prompts`. above: when given, the masks with a predicted IoU
-        greater than this are those that will be chosen; they take less time then and others more. Returns predicted
-        IoU (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32 for K chosen pairs,
-        which must not be written to: another call may return the same memory.
+        greater than this are those that will be chosen; they take less time then and others more. Returns the IoU
+        that the decoder predicts (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32
+        for K chosen pairs, which must not be written to: another call may return the same memory.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():

@@ -27,8 +27,7 @@ class Sam(SamModel):
 
     def __init__(self, model: SamModel) -> None:
         super().__init__(model.name, model.image_encoder, model.prompt_encoder, model.mask_decoder)
-        self.conf = model.conf
-        self.conf_thres, self.stability_score_thresh = model.conf_thres, model.stability_score_thresh
+        self.judgement = model.judgement
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             tensor = torch.tensor(values, device=self.device).view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)

@@ -71,6 +71,26 @@ def _parser() -> argparse.ArgumentParser:
             *_DEFAULT.plane_shares
         ),
     )
+    add(
+        "--rounds",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="how often a step has one round of prompts, two, and so on; each after the first adds a corrective click "
+        "(default: {} {} {} {})".format(*_DEFAULT.rounds),
+    )
+    add(
+        "--background",
+        type=float,
+        help="clicks beside all objects for each on one; they teach a low predicted IoU "
+        f"(default: {_DEFAULT.background:g}; with --data, 0)",
+    )
+    add(
+        "--iou-weight",
+        type=float,
+        default=_DEFAULT.iou_weight,
+        help="weight of the predicted IoU's error beside the masks' losses (default: %(default)s)",
+    )
     add("--minutes", type=float, default=_DEFAULT.minutes, help="finish within this time; 0: do all steps")
     add("--seed", type=int, default=_DEFAULT.seed)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -87,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options["threads"])
     if options["precision"] is None:
         options["precision"] = "bfloat16" if torch.device(options["device"]).type == "cuda" else "float32"
-    for name in ("phases", "plane_shares"):
+    for name in ("phases", "plane_shares", "rounds"):
         if options[name] is not None:
             options[name] = tuple(options[name])
     if options["model"] not in registry.MODELS:
@@ -98,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             options["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
     if options["data"] is not None:
         # The planes of such labels are no levels, and what has no label may still be an object.
-        options |= {"plane_shares": (), "background": 0.0, "auxiliary": 0.0, "final_auxiliary": 0.0}
+        options |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}
+        if options["background"] is None:
+            options["background"] = 0.0
         if options["min_area"] is None:
             options["min_area"] = MIN_AREA
     names = {field.name for field in fields(TrainConfig)}

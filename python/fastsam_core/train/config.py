@@ -38,6 +38,8 @@ class TrainConfig:
         plane_shares: how often the objects of each plane of labels are asked for; () for all alike.
         background: how many clicks beside every object there are for each on one. They teach the predicted IoU to be
             low there; 0 for labels that leave objects out.
+        rounds: how often a step has one round of prompts, two, and so on.
+        iou_weight: weight of the predicted IoU's error beside the masks' losses.
         minutes: 0, or how long the run may take: where its steps would take longer, the schedule goes by the clock.
     """
 
@@ -60,6 +62,8 @@ class TrainConfig:
     min_area: float = 0.003
     plane_shares: tuple[float, ...] = PLANE_SHARES
     background: float = 0.06
+    rounds: tuple[float, ...] = (0.4, 0.25, 0.2, 0.15)
+    iou_weight: float = 1.0
     precision: str = "float32"
     minutes: float = 0.0
     seed: int = 0
@@ -76,7 +80,9 @@ class TrainConfig:
                 raise ValueError(f"{phase}: the size is a multiple of 16 from 32, steps and batch are at least 1")
         if any(not share >= 0 for share in self.plane_shares) or (self.plane_shares and not sum(self.plane_shares)):
             raise ValueError(f"plane_shares are not negative, and one is above 0; given: {self.plane_shares!r}")
-        least_of = {"prompts": 3, "pool": 1, "reuse": 1, "min_area": 0, "minutes": 0, "background": 0}
+        if not self.rounds or any(not share >= 0 for share in self.rounds) or not sum(self.rounds):
+            raise ValueError(f"rounds are not negative, and one is above 0; given: {self.rounds!r}")
+        least_of = {"prompts": 3, "pool": 1, "reuse": 1, "min_area": 0, "minutes": 0, "background": 0, "iou_weight": 0}
         for name, least in least_of.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")

@@ -74,6 +74,7 @@ def train_rounds(
     *,
     evenness: float,
     mask_feedback: float,
+    iou_weight: float = 1.0,
     amp: Callable[[], AbstractContextManager[None]],
 ) -> Outcome:
     """Losses of `rounds` rounds, and their gradients: added to the parameters' and to `embeddings.grad`. The groups get
@@ -110,7 +111,7 @@ def train_rounds(
             logits, iou = model.mask_decoder(embeddings.index_select(0, picture), position, sparse, dense)
         logits, iou = logits.float(), iou.float()
         ambiguous = of_points if turn == 0 else torch.zeros_like(of_points)
-        loss, ious = prompt_loss(logits, iou, truth, ambiguous, weights)
+        loss, ious = prompt_loss(logits, iou, truth, ambiguous, weights, iou_weight)
         (loss / rounds).backward()
         total = total + loss.detach() / rounds
         logits, iou = logits.detach(), iou.detach()

@@ -29,8 +29,6 @@ from .windows import fit_windows
 
 # Smaller batches keep the running statistics of BatchNorm: their own are too noisy.
 _SMALLEST_NORM_BATCH = 8
-# How often a step has one round of prompts, two, and so on.
-_ROUNDS = (0.4, 0.25, 0.2, 0.15)
 
 
 class Trainer:
@@ -184,7 +182,8 @@ class Trainer:
             shares=config.plane_shares,
             background=config.background,
         )
-        rounds = 1 + int(rng.choice(len(_ROUNDS), p=_ROUNDS))
+        shares = np.array(config.rounds)
+        rounds = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
         self.optimizer.zero_grad(set_to_none=True)
         whole = config.train == "all"
         with self._amp(), torch.set_grad_enabled(whole):
@@ -200,6 +199,7 @@ class Trainer:
                 generator,
                 evenness=config.evenness_at(progress),
                 mask_feedback=config.mask_feedback,
+                iou_weight=config.iou_weight,
                 amp=self._amp,
             )
         auxiliary = outcome.loss.new_zeros(())

@@ -54,14 +54,15 @@ def _ious(logits: Tensor, solid: Tensor) -> Tensor:
 
 
 def prompt_loss(
-    logits: Tensor, predicted_iou: Tensor, truth: Truth, ambiguous: Tensor, weights: Tensor
+    logits: Tensor, predicted_iou: Tensor, truth: Truth, ambiguous: Tensor, weights: Tensor, iou_weight: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The loss of N prompts, whose mask tokens are one for the single mask and three for an ambiguous prompt; and the
     IoU (N, 4) of their masks.
 
     logits: (N, 4, h, w); predicted_iou: (N, 4); ambiguous: (N,) bool. weights: (N,), what each mask counts for; 0 for a
     background click, which has no mask to learn and an IoU of 0. The single mask always learns. Of the three, the best
-    one learns, so that they specialise (Kirillov et al., 2023, section 3).
+    one learns, so that they specialise (Kirillov et al., 2023, section 3). iou_weight: what the squared error of the
+    predicted IoU counts for beside the masks.
     """
     losses = truth.losses(logits)
     best = losses[:, 1:].min(1).values
@@ -70,4 +71,4 @@ def prompt_loss(
     masks = losses[:, 0] + torch.where(ambiguous, best + 0.05 * others, others)
     ious = truth.ious(logits.detach())
     judged = ((predicted_iou - ious * (weights > 0)[:, None]) ** 2).sum(1)
-    return (masks * weights).sum() + judged.mean(), ious
+    return (masks * weights).sum() + iou_weight * judged.mean(), ious

@@ -1,0 +1,134 @@
+"""How masks are judged: predicted IoU from what the decoder says and from the mask's stability."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam_core import Predictor
+from fastsam_core.everything import generate_masks
+from fastsam_core.models import registry
+from fastsam_core.models.judgement import OFFICIAL, Judgement, stability
+from small_model import FEW, QUIET, bgr_picture, small_model
+
+
+def test_stability_is_the_share_of_firm_pixels() -> None:
+    logits = torch.full((3, 2, 8, 8), -2.0)
+    logits[0, 0, :2] = 0.5  # within the offset of the threshold
+    logits[0, 0, 2:4] = 1.5
+    logits[1, 1, 0, 0] = 3.0
+    found = stability(logits)
+    assert found.shape == (3, 2) and found.dtype == torch.float32
+    assert found.tolist() == [[0.5, 0.0], [0.0, 1.0], [0.0, 0.0]]  # no mask at all: 0, not NaN
+
+
+def test_predicted_iou_is_the_decoders_and_the_stabilitys_share() -> None:
+    logits, decoded = 3 * torch.randn(5, 3, 16, 16), torch.rand(5, 3)
+    assert OFFICIAL.predicted_iou(decoded, logits) is decoded
+    found = Judgement(stability_share=0.25).predicted_iou(decoded, logits)
+    torch.testing.assert_close(found, 0.75 * decoded + 0.25 * stability(logits))
+
+
+def test_official_models_are_judged_by_their_decoder() -> None:
+    assert Judgement(0.25, 0.88, 0.95, stability_share=0, consensus=0, least_region=0) == OFFICIAL
+    for name in set(registry.MODELS) - {"sam_nano"}:
+        assert registry.MODELS[name].judgement is OFFICIAL
+
+
+def _blobs(points: Tensor) -> tuple[Tensor, Any]:
+    """Discs whose borders are the softer, the further right they lie; scores that fall from top to bottom."""
+    scores = (1 - points[:, 1:] / 64).expand(-1, 3) * torch.tensor([1.0, 0.9, 0.8])
+
+    def logits(point_index: Any, mask_index: Any) -> Tensor:
+        centre = points[torch.as_tensor(point_index)] / 4
+        cells = torch.arange(16) + 0.5
+        radius = 2.0 + torch.as_tensor(mask_index)[:, None, None]
+        far = torch.hypot(
+            cells[None, None, :] - centre[:, 0, None, None], cells[None, :, None] - centre[:, 1, None, None]
+        )
+        return (radius - far) * (8 - 0.45 * centre[:, 0, None, None])
+
+    return scores, logits
+
+
+LOOSE: dict[str, Any] = {"points_stride": 4, "stability_score_thresh": -1.0, "input_long_side": 64, "box_nms_thresh": 1}
+
+
+@pytest.mark.parametrize(("share", "highest"), [(0.3, 1.0), (0.5, 1.0), (0.5, 0.85)])
+@pytest.mark.parametrize("conf_thres", [-1.0, 0.5, 0.76])
+def test_everything_judges_as_the_model_does(share: float, highest: float, conf_thres: float) -> None:
+    """As if all masks were made, judged by hand and filtered."""
+    seen: list[int] = []
+
+    def decode(crop_box: Any, points: Tensor) -> Any:
+        scores, logits = _blobs(points)
+
+        def counted(point_index: Any, mask_index: Any) -> Tensor:
+            seen.append(len(point_index))
+            return logits(point_index, mask_index)
+
+        return scores, counted
+
+    found = generate_masks(
+        decode, (64, 64), conf_thres=conf_thres, stability_share=share, highest_stability=highest, **LOOSE
+    )
+    made = sum(seen)
+    plain = generate_masks(decode, (64, 64), conf_thres=-1.0, **LOOSE)
+    expected = {}
+    for record in plain:
+        value = (1 - share) * record["predicted_iou"] + share * record["stability_score"]
+        if value > conf_thres and (1 - share) * record["predicted_iou"] + share * highest > conf_thres:
+            expected[record["segmentation"]["counts"]] = value
+    assert {record["segmentation"]["counts"]: record["predicted_iou"] for record in found} == pytest.approx(expected)
+    values = [record["predicted_iou"] for record in found]
+    assert values == sorted(values, reverse=True) and len(values) > 2
+    # What no such stability could save isn't made.
+    hopeless = sum((1 - share) * record["predicted_iou"] + share * highest <= conf_thres for record in plain)
+    assert made == len(plain) - hopeless and (hopeless > 0) == (conf_thres > share * highest)
+
+
+@pytest.mark.parametrize("name", ["stability_share", "highest_stability"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_shares_that_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        generate_masks(lambda box, points: _blobs(points), (64, 64), **{name: value}, **LOOSE)
+    with pytest.raises(ValueError, match="must be below 1"):
+        generate_masks(lambda box, points: _blobs(points), (64, 64), stability_share=1, **LOOSE)
+
+
+def test_the_decoder_makes_only_masks_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = small_model(), []
+    plain = model.decode_points
+
+    def decode(*arguments: Any, above: float) -> Any:
+        asked.append(above)
+        return plain(*arguments, above=above)
+
+    monkeypatch.setattr(model, "decode_points", decode)
+    judgement = model.judgement
+    predictor = Predictor(overrides={**QUIET, "model": model, "points_stride": 2})
+    for conf_thres, share in ((0.6, 0.5), (0.6, 0.0)):
+        model.judgement = replace(judgement, stability_share=share, highest_stability=0.8)
+        predictor(bgr_picture(40, 60), conf_thres=conf_thres)
+    assert asked == pytest.approx([0.4, 0.6], abs=1e-5)
+
+
+def test_a_point_of_the_grid_is_judged_like_a_click() -> None:
+    """Both by half of what the decoder says and half of the stability, at the resolution at which each has the mask."""
+    model = small_model()
+    predictor = Predictor(overrides={**QUIET, "model": model})
+    picture = bgr_picture(128, 128)
+    options = {**FEW, "iou": 1.0, "points_stride": 1, "min_mask_region_area": 0}
+    (everything,) = predictor(picture, **options)
+    (clicked,) = predictor(picture, points=[[64, 64]], labels=[1], multimask_output=True)
+    predictor.set_image(picture)
+    point = torch.tensor([[[64.0, 64.0]]])
+    decoded, logits = model.decode_points(predictor.features, point, torch.ones(1, 1))
+    of_click = (decoded[0] + stability(logits([0, 0, 0], [0, 1, 2]))) / 2
+    torch.testing.assert_close(clicked.boxes.conf, of_click, rtol=1e-4, atol=1e-5)
+    of_grid = 2 * everything.boxes.conf - everything.stability_score
+    torch.testing.assert_close(of_grid.sort().values, decoded[0].sort().values, rtol=1e-4, atol=1e-5)

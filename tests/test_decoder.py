@@ -250,8 +250,9 @@ def test_a_decoder_with_hooks_is_left_to_pytorch(caplog: pytest.LogCaptureFixtur
     prepared = [model.prepare(embedding) for _ in range(2)][1]
     (message,) = caplog.messages
     assert message.startswith("MaskDecoder has hooks")
-    _, iou = model.decode_prompts(prepared, torch.rand(2, 1, 2) * 100, torch.ones(2, 1))
-    assert isinstance(prepared.folded, FoldedImage) and torch.equal(torch.cat(seen)[:, :1], iou)
+    low_res, iou = model.decode_prompts(prepared, torch.rand(2, 1, 2) * 100, torch.ones(2, 1))
+    expected = model.judgement.predicted_iou(torch.cat(seen)[:, :1], low_res)
+    assert isinstance(prepared.folded, FoldedImage) and torch.equal(expected, iou)
 
 
 @torch.no_grad()

@@ -237,7 +237,7 @@ def test_options_reach_the_model(picture: np.ndarray) -> None:
 
 def test_sam_nano_on_the_bundled_picture(tmp_path: Path) -> None:
     image = cv2.imread(str(ASSETS / "scene.jpg"))
-    found = tiles.segment(image, tile=384, overlap=96, points_stride=16, min_mask_region_area=100)
+    found = tiles.segment(image, tile=384, overlap=96, points_stride=16)
     assert len(found) > 5
     crossing = [one for one in found for axis in (0, 1) if one.box[axis] < 256 and one.box[axis + 2] > 384]
     assert crossing, "no object crosses a seam"

@@ -104,7 +104,7 @@ def test_at_most_n(model: Any) -> None:
     assert 0 < len(fewer) < len(every)
     with pytest.raises(ValueError, match="n must be at least 1"):
         sam.proposals(picture, 0)
-    with pytest.raises(ValueError, match="iou must be"):
+    with pytest.raises(ValueError, match="nms_thresh must be"):
         sam.proposals(picture, nms_thresh=7)
     with pytest.raises(ValueError, match="no picture is set"):
         sam.proposals(None)

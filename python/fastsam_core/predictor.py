@@ -297,7 +297,8 @@ class Predictor(ModelAndPicture):
         two masks whose boxes have an IoU above `nms_thresh` the lower in rank goes. Masks whose boxes have an IoU of at
         most 0.7 with each other come first, by score, then the others, by score; with `sam_nano` it also counts how
         many points agree on a mask. options: those of segment everything; a grid of 32 x 32 points gives up to 3,072
-        candidates, `points_stride=64` four times as many.
+        candidates, `points_stride=64` four times as many. The thresholds `conf_thres`, `stability_score_thresh`, `iou`
+        and `crop_nms_thresh` have no say.
         """
         config = self.args.updated(options)
         with self._lock:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import ops
+from . import ops, rle
 from .config import Config
 from .everything.arguments import check_count, check_number
 from .models.sam_model import SamModel
@@ -22,7 +22,7 @@ _ALL = -1e30
 _SAME = 0.8
 # The first proposals differ more than the later ones: what has a higher IoU with a better one comes after all others.
 _DIFFERENT = 0.7
-# Rows of the matrix of boxes' IoU that exist at once: 3 MB each time for a grid of 32 x 32 points.
+# Rows of the matrix of boxes' IoU that exist at once: 6 MiB for a grid of 32 x 32 points.
 _ROWS = 256
 
 
@@ -35,20 +35,20 @@ def propose(
     As Kirillov et al., "Segment Anything" (2023), propose objects: nothing is filtered by quality, and of two masks
     only near-duplicates go, whose boxes have an IoU above `nms_thresh`. First come masks whose boxes have an IoU of at
     most 0.7 with each other, the best first, then the others in the same order, so that a few proposals show as much
-    as they can. The grid and crops are those of `config`; masks of different crops are compared like those of one.
+    as they can. The grid and crops are those of `config`, but not its thresholds: masks of different crops are compared
+    like those of one.
     """
-    count, thresh = check_count("n", n), check_number("iou", nms_thresh, 0, 1)
+    count, thresh = check_count("n", n), check_number("nms_thresh", nms_thresh, 0, 1)
     options = {"conf_thres": _ALL, "stability_score_thresh": _ALL, "iou": 1.0, "crop_nms_thresh": 1.0}
     everything = config.updated(options)
     records = [
         record for record in generate_records(model, picture, everything, watch, config.verbose) if record["area"]
     ]
-    corners = np.array([record["bbox"] for record in records], np.float32).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    boxes = torch.from_numpy(corners)
+    boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+    corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)).float()
     scores = np.array([_score(record) for record in records], np.float32)
-    rank = scores + np.float32(model.judgement.consensus) * np.log(_agreeing(corners))
-    order = _varied(boxes, torch.from_numpy(rank), thresh)[:count]
+    rank = scores + np.float32(model.judgement.consensus) * np.log(_agreeing(boxes))
+    order = _varied(corners, torch.from_numpy(rank), thresh)[:count]
     results = Results.from_dicts(picture.pixels, picture.path, [records[k] for k in order], device=model.device)
     if results.boxes is not None and order:
         rows = torch.as_tensor(results.boxes.data).clone()
@@ -68,16 +68,11 @@ def _varied(boxes: torch.Tensor, rank: torch.Tensor, thresh: float) -> list[int]
     return first + [k for k in ops.nms(boxes, rank, thresh).tolist() if k not in seen]
 
 
-def _agreeing(corners: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How many of the boxes (N, 4) x1 y1 x2 y2 are about the same as each, itself included: (N,)."""
-    left, top, right, bottom = corners.T
-    areas = (right - left) * (bottom - top)
-    counts = np.ones(len(corners), np.float32)
-    for start in range(0, len(corners), _ROWS):
-        rows = np.s_[start : start + _ROWS, None]
-        shared = (np.minimum(right[rows], right) - np.maximum(left[rows], left)).clip(0)
-        shared *= (np.minimum(bottom[rows], bottom) - np.maximum(top[rows], top)).clip(0)
-        same = shared > _SAME * (areas[rows] + areas - shared)
-        counts[start : start + _ROWS] = same.sum(1)
+def _agreeing(boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+    """How many of the boxes (N, 4) x, y, width, height are about the same as each, itself included: (N,)."""
+    counts = np.ones(len(boxes), np.float32)
+    for start in range(0, len(boxes), _ROWS):
+        rows = slice(start, start + _ROWS)
+        counts[rows] = (rle.iou(boxes[rows], boxes, np.zeros(len(boxes), bool)) > _SAME).sum(1)
     # A box without an area isn't even the same as itself.
     return counts.clip(1)

@@ -200,11 +200,14 @@ def _iou_side(side: Any, name: str) -> tuple[str, Any]:
 
 
 def _box_iou(dt: NDArray[np.float64], gt: NDArray[np.float64], iscrowd: NDArray[np.bool_]) -> NDArray[np.float64]:
-    low = np.maximum(dt[:, None, :2], gt[None, :, :2])
-    high = np.minimum(dt[:, None, :2] + dt[:, None, 2:], gt[None, :, :2] + gt[None, :, 2:])
-    extent = high - low  # (D, G, 2)
-    shared = extent[..., 0] * extent[..., 1]
-    touching = (extent > 0).all(-1)
+    # Axis by axis: arrays whose last axis is a pair take more than twice as long.
+    width, height = (
+        np.minimum(dt[:, None, axis] + dt[:, None, axis + 2], gt[:, axis] + gt[:, axis + 2])
+        - np.maximum(dt[:, None, axis], gt[:, axis])
+        for axis in (0, 1)
+    )
+    shared = width * height
+    touching = (width > 0) & (height > 0)
     dt_area, gt_area = dt[:, None, 2] * dt[:, None, 3], gt[None, :, 2] * gt[None, :, 3]
     union = np.where(iscrowd[None, :], dt_area, dt_area + gt_area - shared)
     result: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=touching)

@@ -31,6 +31,26 @@ __device__ __forceinline__ float power_of_two(float x) {
 #endif
 }
 
+// Has the line of global memory at this address brought to the second-level cache.
+__device__ __forceinline__ void fetch_ahead(const void* address) {
+#ifdef FASTSAM_CUDA_EMULATION
+  (void)address;
+#else
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#endif
+}
+
+// 1 / x to the last bit but one, without the steps that a division takes to be exact.
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef FASTSAM_CUDA_EMULATION
+  return 1.0f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // The fragment of a lane in global memory.
 __device__ __forceinline__ void load_fragment(uint32_t (&to)[4], const uint4* fragments, int64_t number) {
   const uint4 four = __ldg(fragments + number * kWarp + lane());
@@ -107,7 +127,7 @@ __device__ __forceinline__ void softmax_of_tokens(float (&d)[4], int tokens) {
     float second = 2 * pair() + 1 < tokens ? d[2 * half + 1] : -INFINITY;
     const float top = top_of_row(fmaxf(first, second));
     first = power_of_two((first - top) * kLog2E), second = power_of_two((second - top) * kLog2E);
-    const float share = 1.0f / sum_of_row(first + second);
+    const float share = reciprocal(sum_of_row(first + second));
     d[2 * half] = first * share, d[2 * half + 1] = second * share;
   }
 }

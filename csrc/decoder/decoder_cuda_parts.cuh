@@ -95,8 +95,9 @@ __device__ __forceinline__ void copy_vectors(void* to, const void* from, int cou
     cp_async_16(static_cast<uint4*>(to) + i, static_cast<const uint4*>(from) + i);
   }
 }
-__device__ __forceinline__ void copy_floats(float* to, const float* from, int count, int thread, int threads) {
-  for (int i = thread; i < count; i += threads) to[i] = from[i];
+__device__ __forceinline__ void copy_floats(float* to, const float* from, int count, int thread, int threads,
+                                            float times = 1.0f) {
+  for (int i = thread; i < count; i += threads) to[i] = from[i] * times;
 }
 
 // The sum or the largest over the four lanes of a row, or the eight of a column.

@@ -1,8 +1,10 @@
 // From coefficients to logits: a warp takes 16 image tokens of one prompt through both steps and the product with the
 // masks' weights, one of the first step's four sub-cells after the other, in registers. The prompt's factors and the
-// second step's matrix stay in shared memory; it takes half of what a multiprocessor has.
+// second step's matrix stay in shared memory; it takes half of what a multiprocessor has. From the first GELU on,
+// factors are halves, also of bfloat16: they come from a LayerNorm, so that none is near the largest half.
 #pragma once
 
+#include "common/half_pairs.h"
 #include "decoder/decoder_cuda_parts.cuh"
 
 namespace fastsam::decoder::cuda {
@@ -21,38 +23,50 @@ struct UpscaleShape {
   static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kFloats / 4};
 };
 
-// x * Phi(x), Phi the normal distribution. In half precision by erfc's approximation of Abramowitz and Stegun,
-// "Handbook of Mathematical Functions" (1964), 7.1.26: to 1e-7. In bfloat16 by a tanh, whose argument is a fit of
-// atanh(erf): to 3e-5, and to what the GPU's own approximation is short of it, 2^-11 of x.
+// x * Phi(x), Phi the normal distribution, of two elements, and what it takes and gives them times: powers of two. Its
+// results are left factors of type half, which is three bits finer than bfloat16.
+//
+// In half precision by erfc's approximation of Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964),
+// 7.1.26: to 1e-7.
 template <typename T>
-__device__ __forceinline__ float gelu(float x);
+struct Gelu {
+  static constexpr float kTaken = 1.0f, kGiven = 1.0f;
+
+  static __device__ __forceinline__ float of_one(float x) {
+    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
+    float series = fmaf(1.061405429f, t, -1.453152027f);
+    series = fmaf(series, t, 1.421413741f);
+    series = fmaf(series, t, -0.284496736f);
+    series = fmaf(series, t, 0.254829592f);
+    const float beyond = 0.5f * t * series * power_of_two(-kLog2E * z * z) * x;
+    return x > 0.0f ? x - beyond : beyond;
+  }
+  static __device__ __forceinline__ uint32_t of(float x, float y) { return pack<half>(of_one(x), of_one(y)); }
+};
+// In bfloat16 by a tanh, whose argument is a fit of atanh(erf) up to x = 4, from where on the tanh is 1 to 6e-5. That is
+// exact to 3e-5, and to what halves and the GPU's tanh are short of it, 2^-11 of x. Of x / 4 the square is cut off at 1
+// by the product that makes it; half of the result saves a doubling.
 template <>
-__device__ __forceinline__ float gelu<half>(float x) {
-  const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
-  float series = fmaf(1.061405429f, t, -1.453152027f);
-  series = fmaf(series, t, 1.421413741f);
-  series = fmaf(series, t, -0.284496736f);
-  series = fmaf(series, t, 0.254829592f);
-  const float beyond = 0.5f * t * series * power_of_two(-kLog2E * z * z) * x;
-  return x > 0.0f ? x - beyond : beyond;
-}
-template <>
-__device__ __forceinline__ float gelu<bfloat16>(float x) {
-  const float square = fminf(x * x, 25.0f);  // where the fit is good; the tanh has reached 1 there
-  const float u = x * fmaf(square, fmaf(square, -3.5152151e-4f, 0.03700568f), 0.79750785f);
-#ifdef FASTSAM_CUDA_EMULATION
-  const float tanh = tanhf(u);
-#else
-  float tanh = 0.0f;
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 750
-  asm("tanh.approx.f32 %0, %1;" : "=f"(tanh) : "f"(u));
-#endif
-#endif
-  const float part = 0.5f * x;
-  return fmaf(part, tanh, part);
+struct Gelu<bfloat16> {
+  static constexpr float kTaken = 0.25f, kGiven = 0.5f;
+
+  static __device__ __forceinline__ uint32_t of(float x, float y) {
+    const uint32_t both = pack<half>(x, y), square = pair_product_within_01(both, both);
+    const uint32_t slope =
+        pair_fma(square, pair_fma(square, pack<half>(-0.35996f, -0.35996f), pack<half>(2.36836f, 2.36836f)),
+                 pack<half>(3.19003f, 3.19003f));
+    return pair_fma(both, pair_tanh(pair_product(both, slope)), both);
+  }
+};
+
+// Two elements of T as halves, times a power of two.
+template <typename T>
+__device__ __forceinline__ uint32_t as_halves(uint32_t both, float times) {
+  const float2 two = unpack<T>(both);
+  return pack<half>(two.x * times, two.y * times);
 }
 
-// LayerNorm over the 64 channels of each row, then GELU, packed as a left factor.
+// LayerNorm over the 64 channels of each row, then GELU, packed as a left factor. weight, bias: times what GELU takes.
 template <typename T>
 __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight, const float* bias, float eps,
                                           uint32_t (&to)[4][4]) {
@@ -76,8 +90,8 @@ __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight,
     for (int n = 0; n < 8; ++n) {
       const float2 by = *reinterpret_cast<const float2*>(weight + 8 * n + 2 * pair());
       const float2 add = *reinterpret_cast<const float2*>(bias + 8 * n + 2 * pair());
-      to[n / 2][n % 2 * 2 + half] = pack<T>(gelu<T>(fmaf(x[n][2 * half] * factor, by.x, add.x)),
-                                            gelu<T>(fmaf(x[n][2 * half + 1] * factor, by.y, add.y)));
+      to[n / 2][n % 2 * 2 + half] =
+          Gelu<T>::of(fmaf(x[n][2 * half] * factor, by.x, add.x), fmaf(x[n][2 * half + 1] * factor, by.y, add.y));
     }
   }
 }
@@ -102,11 +116,18 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
                kUpscaleThreads);
   copy_vectors(more, up.enlarge_more, Shape::kMore, thread, kUpscaleThreads);
   copy_floats(bias, up.bias, 4 * kMiddle, thread, kUpscaleThreads);
-  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, kUpscaleThreads);
-  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, kUpscaleThreads);
-  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, kUpscaleThreads);
+  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, kUpscaleThreads, Gelu<T>::kTaken);
+  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, kUpscaleThreads, Gelu<T>::kTaken);
+  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, kUpscaleThreads, Gelu<T>::kTaken);
   cp_async_commit();
   cp_async_wait<0>();
+  // What this thread has copied, from the one GELU to the next.
+  for (int i = thread; i < Shape::kMore; i += kUpscaleThreads) {
+    constexpr float kTimes = Gelu<T>::kTaken / Gelu<T>::kGiven;
+    const uint4 four = more[i];
+    more[i] = make_uint4(as_halves<T>(four.x, kTimes), as_halves<T>(four.y, kTimes), as_halves<T>(four.z, kTimes),
+                         as_halves<T>(four.w, kTimes));
+  }
   __syncthreads();
   const auto* const base = static_cast<const uint4*>(up.base);
   const T* const state = static_cast<const T*>(up.state) + up.asked[asked] * panels * up.rows * 16;
@@ -117,7 +138,7 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const T* const from = static_cast<const T*>(up.weights) + (mask + min(group(), masks - 1)) * kNarrow;
-      weights[j] = *reinterpret_cast<const uint32_t*>(from + 8 * j + 2 * pair());
+      weights[j] = as_halves<T>(*reinterpret_cast<const uint32_t*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kGiven);
     }
     for (int64_t panel = begin + warp(); panel < end; panel += kUpscaleWarps) {
       const T* const from = state + panel * up.rows * 16;
@@ -181,14 +202,14 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
               float wide[4];
 #pragma unroll
               for (int j = 0; j < 4; ++j) wide[j] = more_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
-              multiply_rows<T>(wide, cells, more + (part * 4 + n) * 2 * kWarp);
+              multiply_rows<half>(wide, cells, more + (part * 4 + n) * 2 * kWarp);
 #pragma unroll
               for (int half = 0; half < 2; ++half) {
-                packed[n / 2][n % 2 * 2 + half] = pack<T>(gelu<T>(wide[2 * half]), gelu<T>(wide[2 * half + 1]));
+                packed[n / 2][n % 2 * 2 + half] = Gelu<T>::of(wide[2 * half], wide[2 * half + 1]);
               }
             }
-            mma_m16n8k16<T>(logits[across], packed[0], weights[0], weights[1]);
-            mma_m16n8k16<T>(logits[across], packed[1], weights[2], weights[3]);
+            mma_m16n8k16<half>(logits[across], packed[0], weights[0], weights[1]);
+            mma_m16n8k16<half>(logits[across], packed[1], weights[2], weights[3]);
           }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {

@@ -83,7 +83,9 @@ struct PassMemory {
       copy_vectors(keys_mix, part(pass.keys_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
       copy_vectors(own_gram, part(pass.own_gram, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
       copy_vectors(cross_mix, part(pass.cross_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
-      copy_floats(keys_bias, pass.keys_bias + prompt * kRows, kRows, thread, kPassThreads);
+      for (int i = thread; i < kRows; i += kPassThreads) {  // a softmax gives no weight to tokens that aren't there
+        keys_bias[i] = i % kTokens < pass.tokens ? pass.keys_bias[prompt * kRows + i] : -INFINITY;
+      }
       copy_floats(own_bias, pass.own_bias + prompt * kRows, kRows, thread, kPassThreads);
       copy_floats(cross_bias, pass.cross_bias + prompt * kRows, kRows, thread, kPassThreads);
       copy_floats(look_rest, pass.look_rest + prompt * 2 * Shape::kColumns, 2 * Shape::kColumns, thread, kPassThreads);
@@ -177,14 +179,16 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   float norms[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) norms[half] = pass.norms[at * 16 + group() + 8 * half];
+  // Added to the scores of tokens that aren't there.
+  const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY, 2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
   Ahead<1> keys(image), cross(image + kHeads * kWarp);
 #pragma unroll 2
   for (int head = 0; head < kHeads; ++head) {
     uint32_t left[1][4];
     keys.take(left, head);
-    float scores[4] = {};
+    float scores[4] = {nothing[0], nothing[1], nothing[0], nothing[1]};
     multiply<T>(scores, left[0], memory.keys[head * kWarp + lane()]);
-    softmax_of_tokens(scores, static_cast<int>(pass.tokens));
+    softmax_of_tokens(scores);
     pack_head<T>(memory.of_head(panel, 0, head), scores);
   }
   uint32_t weights[4][4];
@@ -256,7 +260,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
     multiply<T>(scores, left[1], keys);
     multiply_rows<T>(scores, before, memory.keys_mix + head * 2 * kWarp);
     add_columns(scores, memory.keys_bias + head * kTokens);
-    softmax_of_tokens(scores, tokens);
+    softmax_of_tokens(scores);
     pack_head<T>(memory.of_head(panel, 4, head), scores);
   }
   Ahead<2> both(image + 2 * kHeads * kWarp);

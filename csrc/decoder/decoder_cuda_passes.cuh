@@ -136,116 +136,135 @@ struct Gathered {
   }
 };
 
-// Coefficients of step `step`, transposed as the sums take them, to the panel's state.
-template <typename T>
-__device__ __forceinline__ void keep(T* state, int step, int tokens, const uint32_t (&transposed)[4]) {
-  if (group() >= tokens) return;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {  // rows of the first head, of the second; then their later tokens
-    const int row = (2 * step + i % 2) * tokens + group();
-    *reinterpret_cast<uint32_t*>(state + row * 16 + 2 * pair() + 8 * (i / 2)) = transposed[i];
+// A warp's look at the panels that are its own of a tile, one after the other.
+template <typename T, bool kSecond, bool kNarrow>
+struct Look {
+  using Shape = PassShape<kSecond, kNarrow>;
+  static constexpr int kHeadsOfTile = Shape::kHeadsOfTile;
+  const PassMemory<kSecond, kNarrow>& memory;
+  const Share<Shape>& share;
+  const uint4 *image, *values;  // of the next panel that is asked for, and of this one
+  int64_t of_head;              // from one head's values to the next's
+  T* state;                     // of this panel: the lane's part of the rows that the warp keeps
+  int64_t of_panel;
+  int tokens;
+  uint32_t scaled[kHeadsOfTile][4], plain[kHeadsOfTile][4];
+
+  __device__ __forceinline__ Look(const Pass& pass, const PassMemory<kSecond, kNarrow>& memory_, T* of_prompt,
+                                  const Share<Shape>& share_, int64_t at)
+      : memory(memory_), share(share_), tokens(static_cast<int>(pass.tokens)) {
+    constexpr int kFirst = (Shape::kProjections - 2) * kHeads;
+    image = static_cast<const uint4*>(pass.image) + (at * Shape::kProjections * kHeads + kFirst + share.head) * kWarp;
+    of_head = pass.panels * kWarp;
+    values = static_cast<const uint4*>(pass.values) + share.head * of_head + at * kWarp;
+    of_panel = (2 * kHeads * pass.tokens + 2) * 16;
+    state = of_prompt + at * of_panel + (2 * share.tile * tokens + group()) * 16 + 2 * pair();
+    ask();
   }
-}
 
-// What a look takes from the image, asked for a panel ahead.
-template <typename Shape>
-struct Sight {
-  uint32_t scaled[Shape::kHeadsOfTile][4], plain[Shape::kHeadsOfTile][4], values[Shape::kHeadsOfTile][4];
-
-  __device__ __forceinline__ void ask(const Pass& pass, int64_t at, int head) {
-    const auto* const image = static_cast<const uint4*>(pass.image);
-    const int64_t first = (at * Shape::kProjections + Shape::kProjections - 2) * kHeads + head;
+  // What a look takes from the image comes a panel later.
+  __device__ __forceinline__ void ask() {
 #pragma unroll
-    for (int k = 0; k < Shape::kHeadsOfTile; ++k) {
-      load_fragment(scaled[k], image, first + k);
-      load_fragment(plain[k], image, first + kHeads + k);
-      load_fragment(values[k], static_cast<const uint4*>(pass.values), (head + k) * pass.panels + at);
+    for (int k = 0; k < kHeadsOfTile; ++k) {
+      load_fragment(scaled[k], image, k);
+      load_fragment(plain[k], image, kHeads + k);
     }
+  }
+
+  // At a panel, which is number `panel` of the tile and has `length` image tokens or more.
+  __device__ __forceinline__ void at(int panel, int length, bool another, Gathered<kSecond, kNarrow>& sums) {
+    const uint32_t* const coefficients = memory.step(panel, 0);
+    float scale[2], one[2] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      scale[half] = memory.scale[panel * 16 + group() + 8 * half];
+      if (kSecond) one[half] = memory.one[panel * 16 + group() + 8 * half];
+    }
+    float scores[4] = {};
+    uint2 look[kHeadsOfTile];
+#pragma unroll
+    for (int k = 0; k < kHeadsOfTile; ++k) {
+      look[k] = memory.look[(share.head + k) * kWarp + lane()];
+      multiply<T>(scores, scaled[k], look[k]);
+    }
+    scale_rows(scores, scale);
+#pragma unroll
+    for (int k = 0; k < kHeadsOfTile; ++k) multiply<T>(scores, plain[k], look[k]);
+    if (another) image += Shape::kProjections * kHeads * kWarp;
+    ask();
+    uint32_t seen[kHeadsOfTile][4];
+#pragma unroll
+    for (int k = 0; k < kHeadsOfTile; ++k) load_fragment(seen[k], values + k * of_head, 0);
+    values += kWarp;
+#pragma unroll
+    for (int step = 0; step < Shape::kSteps; step += 2) {
+      uint32_t left[2][4];
+      load_stored(left[0], coefficients + step * kFragment);
+      load_stored(left[1], coefficients + (step + 1) * kFragment);
+      multiply<T>(scores, left[0], left[1],
+                  memory.look_mix[(share.tile * (Shape::kSteps / 2) + step / 2) * kWarp + lane()]);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float& score = scores[2 * half + j];
+        if (kSecond) {
+          const float* const by = memory.look_rest + (share.tile * 8 + 2 * pair() + j) * 2;
+          score = fmaf(scale[half], by[0], fmaf(one[half], by[1], score));
+        }
+        score = group() + 8 * half < length ? score * kLog2E : -INFINITY;
+      }
+    }
+    sums.weigh(scores);
+    // The weights become right factors, 16 image tokens deep, by way of shared memory: as they are, and times the scale.
+    uint32_t both[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float x = scores[2 * half], y = scores[2 * half + 1];
+      both[half] = pack<T>(x, y), both[2 + half] = pack<T>(x * scale[half], y * scale[half]);
+      if (kSecond) {
+        sums.rest[0][0] = fmaf(x, scale[half], sums.rest[0][0]), sums.rest[0][1] = fmaf(y, scale[half], sums.rest[0][1]);
+        sums.rest[1][0] = fmaf(x, one[half], sums.rest[1][0]), sums.rest[1][1] = fmaf(y, one[half], sums.rest[1][1]);
+      }
+    }
+    uint32_t* const scratch = memory.scratch + warp_of_prompt() * kFragment;
+    store_fragment(scratch, both);
+    __syncwarp();
+    uint32_t weights[4];
+    ldmatrix_x4_trans(weights, scratch + 4 * lane());
+    __syncwarp();
+#pragma unroll
+    for (int step = 0; step < Shape::kSteps; ++step) {
+      uint32_t left[4];
+      load_transposed(left, coefficients + step * kFragment);
+      mma_m16n8k16<T>(sums.mixed[step], left, weights[0], weights[1]);
+    }
+#pragma unroll
+    for (int k = 0; k < kHeadsOfTile; ++k) mma_m16n8k16<T>(sums.seen[k], seen[k], weights[2], weights[3]);
+    keep(coefficients);
+  }
+
+  // The panel's coefficients to its state, shared out among the warps that look at it.
+  __device__ __forceinline__ void keep(const uint32_t* coefficients) {
+    T* to = state;
+#pragma unroll
+    for (int first = 0; first < Shape::kSteps; first += Shape::kTiles) {
+      const int step = first + share.tile;
+      if (Shape::kSteps % Shape::kTiles != 0 && step >= Shape::kSteps) break;
+      uint32_t transposed[4];
+      load_transposed(transposed, coefficients + step * kFragment);
+      if (group() < tokens) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {  // the first head's row, the second's; then those of their later tokens
+          *reinterpret_cast<uint32_t*>(to + (i % 2 * tokens * 16 + i / 2 * 8)) = transposed[i];
+        }
+      }
+      to += 2 * Shape::kTiles * tokens * 16;
+    }
+    state += of_panel;
   }
 };
-
-// A panel's look: `at` in the image, `panel` in the tile. `sight` is of this panel, and then of `next`.
-template <typename T, bool kSecond, bool kNarrow>
-__device__ __forceinline__ void look_at(const Pass& pass, const PassMemory<kSecond, kNarrow>& memory,
-                                        const Share<PassShape<kSecond, kNarrow>>& share, int64_t at, int64_t next,
-                                        int panel, T* state, Sight<PassShape<kSecond, kNarrow>>& sight,
-                                        Gathered<kSecond, kNarrow>& sums) {
-  using Shape = PassShape<kSecond, kNarrow>;
-  float scale[2], one[2] = {};
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    scale[half] = memory.scale[panel * 16 + group() + 8 * half];
-    if (kSecond) one[half] = memory.one[panel * 16 + group() + 8 * half];
-  }
-  float scores[4] = {};
-  uint2 look[Shape::kHeadsOfTile];
-#pragma unroll
-  for (int k = 0; k < Shape::kHeadsOfTile; ++k) {
-    look[k] = memory.look[(share.head + k) * kWarp + lane()];
-    multiply<T>(scores, sight.scaled[k], look[k]);
-  }
-  scale_rows(scores, scale);
-#pragma unroll
-  for (int k = 0; k < Shape::kHeadsOfTile; ++k) multiply<T>(scores, sight.plain[k], look[k]);
-  const Sight<Shape> here = sight;
-  sight.ask(pass, next, share.head);
-#pragma unroll
-  for (int step = 0; step < Shape::kSteps; step += 2) {
-    uint32_t left[2][4];
-    load_stored(left[0], memory.step(panel, step));
-    load_stored(left[1], memory.step(panel, step + 1));
-    multiply<T>(scores, left[0], left[1],
-                memory.look_mix[(share.tile * (Shape::kSteps / 2) + step / 2) * kWarp + lane()]);
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const bool inside = at * 16 + group() + 8 * half < pass.length;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float& score = scores[2 * half + j];
-      if (kSecond) {
-        const float* const by = memory.look_rest + (share.tile * 8 + 2 * pair() + j) * 2;
-        score = fmaf(scale[half], by[0], fmaf(one[half], by[1], score));
-      }
-      score = inside ? score * kLog2E : -INFINITY;
-    }
-  }
-  sums.weigh(scores);
-  // The weights become right factors, 16 image tokens deep, by way of shared memory: as they are, and times the scale.
-  uint32_t both[4];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float x = scores[2 * half], y = scores[2 * half + 1];
-    both[half] = pack<T>(x, y), both[2 + half] = pack<T>(x * scale[half], y * scale[half]);
-    if (kSecond) {
-      sums.rest[0][0] = fmaf(x, scale[half], sums.rest[0][0]), sums.rest[0][1] = fmaf(y, scale[half], sums.rest[0][1]);
-      sums.rest[1][0] = fmaf(x, one[half], sums.rest[1][0]), sums.rest[1][1] = fmaf(y, one[half], sums.rest[1][1]);
-    }
-  }
-  uint32_t* const scratch = memory.scratch + warp_of_prompt() * kFragment;
-  store_fragment(scratch, both);
-  __syncwarp();
-  uint32_t weights[4];
-  ldmatrix_x4_trans(weights, scratch + 4 * lane());
-  __syncwarp();
-#pragma unroll
-  for (int step = 0; step < Shape::kSteps; ++step) {
-    uint32_t left[4];
-    load_transposed(left, memory.step(panel, step));
-    mma_m16n8k16<T>(sums.mixed[step], left, weights[0], weights[1]);
-  }
-  // Those that look at this panel share the writing.
-#pragma unroll 1
-  for (int step = share.tile; step < Shape::kSteps; step += Shape::kTiles) {
-    uint32_t left[4];
-    load_transposed(left, memory.step(panel, step));
-    keep(state, step, static_cast<int>(pass.tokens), left);
-  }
-#pragma unroll
-  for (int k = 0; k < Shape::kHeadsOfTile; ++k) {
-    mma_m16n8k16<T>(sums.seen[k], here.values[k], weights[2], weights[3]);
-  }
-}
 
 template <typename T, bool kSecond, bool kNarrow, int kTogether>
 __global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : 2) pass_kernel(const Pass pass) {
@@ -263,7 +282,6 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : 2
   if (present) memory.fill(pass, prompt);
   const Share<Shape> share;
   Gathered<kSecond, kNarrow> sums;
-  Sight<Shape> sight;
   for (int64_t tile = begin; tile < end; tile += kTilePanels) {
     __syncthreads();
     const int64_t mine_of_tile = tile + warp_of_prompt();
@@ -277,7 +295,7 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : 2
     const int panels = static_cast<int>(min(int64_t{kTilePanels}, end - tile));
     constexpr int kEach = kTilePanels / Shape::kSharers;
     const int first = share.number * kEach, last = min(first + kEach, panels);
-    if (present && first < last) sight.ask(pass, tile + first, share.head);
+    Look<T, kSecond, kNarrow> look(pass, memory, state, share, min(tile + first, end - 1));
     __syncthreads();
     if (!present) continue;
     const int token = static_cast<int>(threadIdx.x) % kPassThreads;
@@ -287,10 +305,8 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : 2
           reinterpret_cast<const char*>(state + (tile + kTilePanels + token / 16) * of_panel);
       if (token % 16 * 128 < kHeads * pass.tokens * 32) fetch_ahead(left_behind + token % 16 * 128);
     }
-    for (int panel = first; panel < last; ++panel) {
-      look_at<T, kSecond, kNarrow>(pass, memory, share, tile + panel, tile + min(panel + 1, last - 1), panel,
-                                   state + (tile + panel) * of_panel, sight, sums);
-    }
+    const int length = static_cast<int>(min(pass.length - tile * 16, int64_t{16 * kTilePanels}));
+    for (int panel = first; panel < last; ++panel) look.at(panel, length - 16 * panel, panel + 1 < last, sums);
     if (token < 16 * panels) {
       T* const to = state + (tile + token / 16) * of_panel + 2 * kHeads * pass.tokens * 16 + token % 16;
       to[0] = from_float<T>(memory.scale[token]);

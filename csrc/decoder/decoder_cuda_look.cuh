@@ -5,6 +5,8 @@
 
 namespace fastsam::decoder::cuda {
 
+// What comes from the second-level cache is asked for so many panels ahead.
+constexpr int kAhead = 4;
 constexpr int kLookThreads = 128, kLookTiles = 2, kLookRows = kLookThreads / kWarp * kLookTiles * 16;
 
 template <typename T>
@@ -27,20 +29,25 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
   }
   const auto* const keys = static_cast<const uint4*>(look.keys);
   const auto* const values = static_cast<const uint4*>(look.values);
-  uint32_t key[4], value[4];
-  load_fragment(key, keys, head);
-  load_fragment(value, values, head * look.panels);
-  for (int64_t panel = 0; panel < look.panels; ++panel) {
-    uint32_t next_key[4], next_value[4];
-    const int64_t next = min(panel + 1, look.panels - 1);
-    load_fragment(next_key, keys, next * kHeads + head);
-    load_fragment(next_value, values, head * look.panels + next);
+  uint32_t key[kAhead][4], value[kAhead][4];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    const int64_t panel = min(int64_t{i}, look.panels - 1);
+    load_fragment(key[i], keys, panel * kHeads + head);
+    load_fragment(value[i], values, head * look.panels + panel);
+  }
+  const auto attend = [&](int64_t panel, uint32_t(&key)[4], uint32_t(&value)[4]) {
+    const int64_t next = min(panel + kAhead, look.panels - 1);
     float scores[kLookTiles][2][4] = {};
     bool behind = false;
 #pragma unroll
     for (int i = 0; i < kLookTiles; ++i) {
       mma_m16n8k16<T>(scores[i][0], left[i], key[0], key[2]);
       mma_m16n8k16<T>(scores[i][1], left[i], key[1], key[3]);
+    }
+    load_fragment(key, keys, next * kHeads + head);
+#pragma unroll
+    for (int i = 0; i < kLookTiles; ++i) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         float& score = scores[i][j / 4][j % 4];
@@ -81,8 +88,13 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
       mma_m16n8k16<T>(out[i][0], weights, value[0], value[2]);
       mma_m16n8k16<T>(out[i][1], weights, value[1], value[3]);
     }
+    load_fragment(value, values, head * look.panels + next);
+  };
+  for (int64_t panel = 0; panel < look.panels; panel += kAhead) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) key[j] = next_key[j], value[j] = next_value[j];
+    for (int i = 0; i < kAhead; ++i) {
+      if (panel + i < look.panels) attend(panel + i, key[i], value[i]);
+    }
   }
   T* const to = static_cast<T*>(look.out) + head * look.rows * kDim;
 #pragma unroll

@@ -1,22 +1,17 @@
-"""A prompt's tokens in one chain of kernels: `decoder_prompts`, `decoder_mask_factors` on a GPU, and on the emulator.
-
-On a GPU they don't serve unless they are asked for; these tests ask.
-"""
+"""Prompts' tokens in one chain of kernels, `decoder_prompts` and `decoder_mask_factors`, on a GPU and the emulator."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from decoder_arguments import arguments_in
-from fastsam_core import doctor, ops
-from fastsam_core.ops import _native_cuda, schema
+from fastsam_core import ops
+from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._decoder import cuda
 from fastsam_core.ops._decoder.weights import mask_shapes
 from siblings import EMULATED, Calls, carry, emulated
@@ -26,12 +21,6 @@ from test_decoder_half import CUDA, check_mean_errors, each_form, each_half, shi
 needs_module = pytest.mark.skipif(not CUDA, reason="the compiled operations are off")
 CHAINS = ("decoder_prompts", "decoder_mask_factors")
 SIZE = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (3, 11)}
-
-
-@pytest.fixture(autouse=True)
-def asked_for() -> Iterator[None]:
-    with _native_cuda.use_unvalidated():
-        yield
 
 
 @needs_module
@@ -254,47 +243,3 @@ def test_what_has_no_kernel_is_pytorchs(
             results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
             assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert f"{op} has no kernel for these sizes of a decoder" in caplog.text
-
-
-@needs_module
-def test_kernels_wait_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until a GPU has run them; what runs on one since the first release doesn't wait."""
-    monkeypatch.setattr(schema, "cuda_reason", "")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    with FakeTensorMode():
-        tensor = torch.empty(3, dtype=torch.float16, device="cuda")
-    module = type("Module", (), {"EMULATED": False, "DECODER_SHARED_BYTES": 0})
-
-    def why(op: str) -> str:
-        monkeypatch.setattr(cuda, "serves", lambda tensor: False)
-        with _native_cuda.use_module(module):
-            return ops.why(op, tensor)["cuda"]
-
-    given = arguments_in(torch.float16, "decoder_prompts", **SIZE)
-    for op in CHAINS:
-        assert why(op) == ""  # asked for, by this file's fixture
-    with _native_cuda.use_unvalidated(False):
-        assert why("decoder_first_pass") == ""
-        assert all(why(op) == f"{op}: {_native_cuda.NOT_VALIDATED}" for op in CHAINS)
-        off = run(ops.siblings("decoder_prompts")[EMULATED], "decoder_prompts", given)
-    on = run(ops.siblings("decoder_prompts")[EMULATED], "decoder_prompts", given)
-    assert not all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
-    reset = _native_cuda._unvalidated.set(None)  # as where nobody but the environment says anything
-    try:
-        for value, served in (("1", True), ("", False)):
-            monkeypatch.setenv("FASTSAM_CUDA_KERNELS", value)
-            assert all((why(op) == "") == served for op in CHAINS)
-    finally:
-        _native_cuda._unvalidated.reset(reset)
-
-
-def test_doctor_says_what_waits_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "cuda_reason", "")
-    with _native_cuda.use_unvalidated(False):
-        assert "decoder_prompts, decoder_mask_factors: built, not yet validated on a GPU" in doctor.report()
-        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(_native_cuda.UNVALIDATED, False)
-    with _native_cuda.use_unvalidated():
-        assert "decoder_prompts, decoder_mask_factors: in use, not yet validated on a GPU" in doctor.report()
-        assert doctor.collect()["cuda"]["unvalidated"] == dict.fromkeys(_native_cuda.UNVALIDATED, True)
-    monkeypatch.setattr(doctor, "cuda_reason", _native_cuda.NOT_BUILT)
-    assert "validated" not in doctor.report()

@@ -32,8 +32,8 @@ def serves(*tensors: Tensor) -> bool:
 def _is_exporting() -> bool:
     """Whether a graph is traced to be exported. Where PyTorch doesn't know it from one to be run, that counts too.
 
-    `torch.compiler.is_exporting` is what reads the flag, but up to PyTorch 2.12 `torch.compile` takes it for a constant,
-    true.
+    `torch.compiler.is_exporting` is there to read the flag, but what `torch.compile` traces before PyTorch 2.13 takes
+    its answer for a constant, true.
     """
     exporting = getattr(torch.compiler, "_is_exporting_flag", None)
     return torch.compiler.is_compiling() if exporting is None else bool(exporting)

@@ -1,10 +1,9 @@
 """The mask decoder for inference on a GPU, in half precision: `decoder_features`, for all prompts at once.
 
 As in `decoder_tiled` no prompt has image tokens of its own; here the passes are a few launches for all prompts of a
-call, on the current stream, and the masks are made when they are asked for. Nothing waits for the GPU.
-
-Between the passes PyTorch has hundreds of small steps to start, unless the kernels of `decoder_prompts` serve. Until
-they do, a few prompts are sooner decoded by `FoldedImage`: one takes it half as long on an H200.
+call, on the current stream, and the masks are made when they are asked for. Nothing waits for the GPU. The
+tokens' own way between the passes is a chain of launches as well, so that even one prompt takes half of what it takes
+`FoldedImage`.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ import torch
 from torch import Tensor
 
 from ..ops import why
-from ..ops._decoder.cuda import has_kernels, why_not
+from ..ops._decoder.cuda import has_kernels
 from ..ops._decoder.layouts import TOKENS
 from ..ops._decoder.weights import ImageParts
 from ..ops._native_cuda import say_served_by_pytorch
 from .common import LayerNorm2d
 from .decoder_chunk import Chunk
 from .decoder_features import Features, as_matrix, features
-from .decoder_folded import PROMPTS_PER_CHUNK as FEW_PROMPTS
 from .decoder_folded import DecodedPrompts, FoldedImage
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 from .native import serves_on_gpu
@@ -88,14 +86,12 @@ class GpuImage:
         """sparse: prompt tokens (N, T, C). masks: mask tokens of [0, 4) that will be asked for, all if there are none.
 
         above: as in `TiledImage.decode`; nothing is gained from knowing it here. PyTorch decodes prompts of more tokens
-        than the kernels take, and up to `FEW_PROMPTS` prompts where it is the faster.
+        than the kernels take.
         """
-        many_tokens = sparse.shape[1] + 1 + NUM_MASK_TOKENS > TOKENS
-        if many_tokens:
+        if sparse.shape[1] + 1 + NUM_MASK_TOKENS > TOKENS:
             say_served_by_pytorch(
                 f"the decoder's kernels take prompts of at most {TOKENS - 1 - NUM_MASK_TOKENS} tokens"
             )
-        if many_tokens or (0 < len(sparse) <= FEW_PROMPTS and why_not("decoder_prompts", sparse)):
             if self._folded is None:
                 self._folded = FoldedImage(self.decoder, *self._given)
             return FoldedPrompts(self._folded.decode(sparse, masks, above))

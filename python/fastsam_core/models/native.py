@@ -29,8 +29,14 @@ def serves(*tensors: Tensor) -> bool:
     )
 
 
-# Where PyTorch doesn't say whether a graph is traced to be run or to be exported, it is taken for the latter.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+def _is_exporting() -> bool:
+    """Whether a graph is traced to be exported. Where PyTorch doesn't know it from one to be run, that counts too.
+
+    `torch.compiler.is_exporting` is there to read the flag, but what `torch.compile` traces before PyTorch 2.13 takes
+    its answer for a constant, true.
+    """
+    exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_compiling() if exporting is None else bool(exporting)
 
 
 def serves_on_gpu(*tensors: Tensor) -> bool:

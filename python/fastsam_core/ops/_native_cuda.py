@@ -21,10 +21,6 @@ NOT_BUILT = "not built"
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
 # As csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-# Built, and tested on the CPU's emulator, but not yet validated on a GPU: they serve where somebody asks for them.
-# attention[wgmma] is one of the kernels of `attention`, for Hopper GPUs; where it waits, the others serve.
-UNVALIDATED = ("attention[wgmma]", "decoder_prompts", "decoder_mask_factors")
-NOT_VALIDATED = "built, not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 uses it"
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -54,8 +50,6 @@ def _load() -> tuple[ModuleType | None, str]:
 # The compiled module, or None with the reason why it is not in use.
 cuda_module, cuda_reason = _load()
 _chosen: ContextVar[Any] = ContextVar("_chosen", default=cuda_module)
-# Whether operations of UNVALIDATED serve; None where only the environment has said something.
-_unvalidated: ContextVar[bool | None] = ContextVar("_unvalidated", default=None)
 
 
 @contextmanager
@@ -66,27 +60,6 @@ def use_module(module: Any) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(reset)
-
-
-@contextmanager
-def use_unvalidated(wanted: bool = True) -> Iterator[None]:
-    """Within this context operations of UNVALIDATED serve, or don't, whatever FASTSAM_CUDA_KERNELS says."""
-    reset = _unvalidated.set(wanted)
-    try:
-        yield
-    finally:
-        _unvalidated.reset(reset)
-
-
-def why_unvalidated(op: str) -> str:
-    """Why `op` is left to the reference though it has kernels; "" where it is not. On the emulator all serve."""
-    if op not in UNVALIDATED:
-        return ""
-    wanted = _unvalidated.get()
-    if wanted is None:
-        emulated = getattr(_chosen.get(), "EMULATED", False)
-        wanted = emulated or os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
-    return "" if wanted else f"{op}: {NOT_VALIDATED}"
 
 
 def serves(tensor: Tensor) -> bool:

@@ -7,21 +7,17 @@ precision over whole grids of 33 to 64 columns.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, why_unvalidated
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch
 from . import reference
 from .inputs import check_attention, check_windowed_attention
 
 _CAPABILITY = (8, 0)
-# Whether, with 64 channels, a block's warpgroups issue their products one after the other. Which is faster only a GPU
-# can say; bench.gpu times both.
-wgmma_in_turn: ContextVar[bool] = ContextVar("wgmma_in_turn", default=True)
 _ALIGNMENT = 16  # bytes, of what the kernels copy at a time
 
 
@@ -56,7 +52,7 @@ def attention(
         if takes_wgmma(cuda, qkv, dim, window):
             cuda.attention_wgmma(
                 *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, out.data_ptr()),
-                *(wgmma_in_turn.get(), stream),
+                stream,
             )
             return out
         cuda.attention(
@@ -86,8 +82,8 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
 
 
 def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
-    """Whether the call of `attention` is for Hopper's own matrix products, which no GPU has validated yet."""
-    if why_unvalidated("attention[wgmma]") or not has_wgmma(cuda, qkv.device):
+    """Whether the call of `attention` is for Hopper's own matrix products."""
+    if not has_wgmma(cuda, qkv.device):
         return False
     return bool(cuda.attention_wgmma_has_kernel(DTYPES[qkv.dtype], *qkv.shape[1:3], dim, window))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves, why_unvalidated
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves
 from . import reference
 from .inputs import (
     check_first_look,
@@ -49,8 +49,6 @@ _MOST_ROWS = 2 * HEADS * TOKENS + 2
 
 def why_not(op: str, tensor: Tensor) -> str:
     """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
-    if reason := why_unvalidated(op):
-        return reason
     if tensor.dtype not in HALVES:
         return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
     if not tensor.is_cuda:

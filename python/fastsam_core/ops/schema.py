@@ -43,7 +43,9 @@ def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     parameters = list(signature(sibling).parameters)
 
     def refuse(args: tuple[Any, ...]) -> None:
-        tensors = {parameter: value for parameter, value in zip(parameters, args, strict=False) if isinstance(value, Tensor)}
+        tensors = {
+            parameter: value for parameter, value in zip(parameters, args, strict=False) if isinstance(value, Tensor)
+        }
         device = next(iter(tensors.values())).device
         for parameter, value in tensors.items():
             if value.layout is not torch.strided:

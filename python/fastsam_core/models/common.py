@@ -67,7 +67,7 @@ def own(module: nn.Module, *names: str) -> list[Any]:
     parameters, parts = module._parameters, module._modules
     found: list[Any] = []
     for name in names:
-        value = parameters.get(name)
+        value: Any = parameters.get(name)
         if value is None:
             value = parts.get(name)
         found.append(getattr(module, name) if value is None else value)

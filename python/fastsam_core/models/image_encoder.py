@@ -53,7 +53,7 @@ class ImageEncoderViT(nn.Module):
                 return neck_channels_last(self.neck, self._features(images))
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
-        if infers() and is_plain(self.blocks):
+        if infers() and is_plain(self.blocks, _LAYERS):
             for block in self.blocks:
                 cast(Block, block).infer(x)
         else:
@@ -87,16 +87,19 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C), contiguous
-        if images.is_cuda and self._tiles() and not is_exporting():
-            # A product of matrices; cuDNN's convolution in half precision takes some twenty times as long.
-            return F.linear(self.patches(images), self.proj.weight.flatten(1), self.proj.bias)
+        if images.is_cuda and not is_exporting() and self._tiles():
+            return self.by_product(images)
         # What follows keeps the order in memory, and every LayerNorm would make a copy in this one.
         return self.proj(images).permute(0, 2, 3, 1).contiguous()
 
+    def by_product(self, images: Tensor) -> Tensor:
+        """`forward` by a product of matrices, where `_tiles`: of cuDNN's time in half precision a twentieth."""
+        return F.linear(self.patches(images), self.proj.weight.flatten(1), self.proj.bias)
+
     def _tiles(self) -> bool:
-        """Whether nothing has been done to the convolution, so that each pixel goes into one token."""
+        """Whether the convolution is still the one that was made, which takes each pixel into one token."""
         proj = self.proj
-        plain = type(proj) is nn.Conv2d and proj.stride == proj.kernel_size and is_plain(proj)
+        plain = is_plain(proj, (nn.Conv2d,)) and proj.stride == proj.kernel_size
         return plain and proj.padding == (0, 0) and proj.dilation == (1, 1) and proj.groups == 1
 
     def patches(self, images: Tensor) -> Tensor:
@@ -158,7 +161,8 @@ class Block(nn.Module):
 
 
 def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return torch.layer_norm(x, norm.normalized_shape, *own(norm, "weight", "bias"), norm.eps)
+    weight, bias = own(norm, "weight", "bias")
+    return torch.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
@@ -211,3 +215,7 @@ def position_table(table: Tensor, size: int) -> Tensor:
     if table.shape[0] == length:
         return table
     return F.interpolate(table.T[None], size=length, mode="linear")[0].T
+
+
+# What the blocks are made of, unless somebody has put other layers in.
+_LAYERS = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -69,12 +71,17 @@ def unaltered(module: nn.Module) -> bool:
     return plain
 
 
-def is_plain(module: nn.Module) -> bool:
-    """`unaltered`, without a word."""
-    return not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks) and all(
-        type(part).__module__.startswith(_OWN) and not (part._forward_hooks or part._forward_pre_hooks)
-        for part in parts_of(module)
-    )
+def is_plain(module: nn.Module, kinds: Container[type] | None = None) -> bool:
+    """`unaltered`, without a word; where `kinds` are given, whether the module consists of no others, either."""
+    if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+        return False
+    for part in parts_of(module):
+        kind = type(part)
+        if not (kind.__module__.startswith(_OWN) if kinds is None else kind in kinds):
+            return False
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+            return False
+    return True
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:

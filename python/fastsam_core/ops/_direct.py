@@ -29,9 +29,7 @@ def goes_directly(*tensors: Tensor | None) -> bool:
     if cuda_module is None or not unseen():
         return False
     for tensor in tensors:
-        if tensor is not None and not (
-            type(tensor) in _PLAIN and tensor.is_cuda and tensor.layout is torch.strided  # type: ignore[comparison-overlap]
-        ):
+        if tensor is not None and not (type(tensor) in _PLAIN and tensor.is_cuda and tensor.layout is torch.strided):
             return False
     return True
 

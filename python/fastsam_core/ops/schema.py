@@ -43,9 +43,8 @@ def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     parameters = list(signature(sibling).parameters)
 
     def refuse(args: tuple[Any, ...]) -> None:
-        tensors = {
-            parameter: value for parameter, value in zip(parameters, args, strict=False) if isinstance(value, Tensor)
-        }
+        given = dict(zip(parameters, args, strict=False))
+        tensors = {parameter: value for parameter, value in given.items() if isinstance(value, Tensor)}
         device = next(iter(tensors.values())).device
         for parameter, value in tensors.items():
             if value.layout is not torch.strided:
@@ -59,9 +58,11 @@ def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         device = None
         for value in args:
-            if isinstance(value, Tensor):
-                if value.layout is not torch.strided or value.device != (device := device or value.device):
-                    refuse(args)
+            if not isinstance(value, Tensor):
+                continue
+            device = device or value.device
+            if value.layout is not torch.strided or value.device != device:
+                refuse(args)
         return sibling(*args)
 
     return call

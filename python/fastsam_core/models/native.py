@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -39,6 +41,16 @@ def _is_exporting() -> bool:
     return torch.compiler.is_compiling() if exporting is None else bool(exporting)
 
 
+def infers() -> bool:
+    """Whether nobody wants gradients and no graph is traced or compiled: results may go where their inputs were."""
+    return not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+
+def is_exporting() -> bool:
+    """Whether a graph is traced to be exported, which holds the layers as they were written."""
+    return torch.jit.is_tracing() or _is_exporting()
+
+
 def serves_on_gpu(*tensors: Tensor) -> bool:
     """Whether kernels can take these: on a GPU, of half or single precision, no gradients wanted, kernels in use.
 
@@ -49,8 +61,7 @@ def serves_on_gpu(*tensors: Tensor) -> bool:
         cuda_module is not None
         and not torch.is_grad_enabled()
         and all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
-        and not torch.jit.is_tracing()
-        and not _is_exporting()
+        and not is_exporting()
     )
 
 
@@ -60,10 +71,31 @@ def unaltered(module: nn.Module) -> bool:
     Wrapped layers (adapters such as LoRA, quantised or parametrized ones) and hooks do their work when they are called,
     which the native operations, reading the weights, would pass over. That PyTorch serves then is said once.
     """
-    plain = not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks) and all(
-        type(part).__module__.startswith(_OWN) and not (part._forward_hooks or part._forward_pre_hooks)
-        for part in module.modules()
-    )
+    plain = is_plain(module)
     if not plain:
         warn_once(f"{type(module).__name__} has hooks or layers of others: PyTorch serves, not the native operations")
     return plain
+
+
+def is_plain(module: nn.Module, kinds: Container[type] | None = None) -> bool:
+    """`unaltered`, without a word; where `kinds` are given, whether the module consists of no others, either."""
+    if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+        return False
+    for part in parts_of(module):
+        kind = type(part)
+        if not (kind.__module__.startswith(_OWN) if kinds is None else kind in kinds):
+            return False
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+            return False
+    return True
+
+
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """As `module.modules()`, each one once, in another order: encoders are walked at each call, and this is faster."""
+    parts, known = [module], {module}
+    for part in parts:  # which grows meanwhile
+        for child in part._modules.values():
+            if child is not None and child not in known:
+                known.add(child)
+                parts.append(child)
+    return parts

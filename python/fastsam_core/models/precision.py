@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import weakref
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._log import warn_once
+from .native import parts_of
 
 # By module: what its weights were when they were cast, and the copies by their type.
 _casts: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[torch.dtype, nn.Module]]] = weakref.WeakKeyDictionary()
@@ -63,11 +65,35 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _state(module: nn.Module) -> Any:
     """What a copy of the module depends on, to be compared."""
-    tensors = [*module.parameters(), *module.buffers()]
+    parts = parts_of(module)
+    tensors = [
+        value
+        for part in parts
+        for kept in (part._parameters, part._buffers)
+        if kept
+        for value in kept.values()
+        if value is not None
+    ]
+    # Asked for at each call: that is why there is a list of each rather than one of tuples.
     return (
-        [(id(tensor), tensor.data_ptr(), edits(tensor)) for tensor in tensors],
-        [(id(part), part.training, *part._forward_pre_hooks, *part._forward_hooks) for part in module.modules()],
+        [*map(id, tensors)],
+        [*map(Tensor.data_ptr, tensors)],
+        _edits(tensors),
+        [*map(id, parts)],
+        [part.training for part in parts],
+        [
+            (id(part), *part._forward_pre_hooks, *part._forward_hooks)
+            for part in parts
+            if part._forward_pre_hooks or part._forward_hooks
+        ],
     )
+
+
+def _edits(tensors: list[Tensor]) -> list[int]:
+    try:
+        return [*map(attrgetter("_version"), tensors)]
+    except RuntimeError:  # inference tensors have none
+        return [*map(edits, tensors)]
 
 
 def edits(tensor: Tensor) -> int:

@@ -85,22 +85,40 @@ if cuda_module is not None:
     forms["cuda"] = partial(bound_to, cuda_module)
 
 
-@contextmanager
-def on_device_of(first: Tensor, *others: Tensor) -> Iterator[tuple[Any, int]]:
-    """The module, and the stream to launch on: the current one of the tensors' device, which is current in the context.
+class on_device_of:
+    """A context with the module, and the stream to launch on: the current one of the tensors' device, current inside.
 
     ValueError for tensors on several devices, or whose memory the module can't reach. Nothing here waits for the GPU.
+    A class of its own, since each operation enters it and a generator's context takes several times as long.
     """
-    module = _chosen.get()
-    wanted = "cpu" if module.EMULATED else "cuda"
-    for tensor in (first, *others):
-        if tensor.device.type != wanted or tensor.device != first.device:
-            raise ValueError(f"the tensors must all be on one '{wanted}' device; got {first.device}, {tensor.device}")
-    if module.EMULATED:
-        yield module, 0
-        return
-    with torch.cuda.device(first.device):
-        yield module, torch.cuda.current_stream().cuda_stream
+
+    def __init__(self, first: Tensor, *others: Tensor) -> None:
+        self._module = module = _chosen.get()
+        self._device = device = first.device
+        self._switch: torch.cuda.device | None = None
+        wanted = "cpu" if module.EMULATED else "cuda"
+        if device.type != wanted or any(tensor.device != device for tensor in others):
+            found = ", ".join(str(tensor.device) for tensor in (first, *others))
+            raise ValueError(f"the tensors must all be on one '{wanted}' device; got {found}")
+
+    def __enter__(self) -> tuple[Any, int]:
+        if self._module.EMULATED:
+            return self._module, 0
+        index = self._device.index
+        if index != torch.cuda.current_device():
+            self._switch = torch.cuda.device(index)
+            self._switch.__enter__()
+        return self._module, _stream_of(index)
+
+    def __exit__(self, *error: object) -> None:
+        if self._switch is not None:
+            self._switch.__exit__(*error)
+
+
+def _stream_of(index: int) -> int:
+    """The address of PyTorch's current stream of a GPU; by the short way, where PyTorch has it."""
+    address = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return int(address(index)) if address is not None else torch.cuda.current_stream(index).cuda_stream
 
 
 @cache

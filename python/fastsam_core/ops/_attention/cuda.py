@@ -39,24 +39,22 @@ def attention(
     padding: Tensor | None = None,
 ) -> Tensor:
     """See `fastsam_core.ops.attention`."""
-    check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
-    dim = qkv.shape[3] // (3 * num_heads)
+    dim = check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
+    batch, height, width, _ = qkv.shape
     with on_device_of(qkv) as (cuda, stream):
         if _left_to_pytorch("attention", qkv, cuda.attention_has_kernel(dim), dim):
             return reference.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
-        out = qkv.new_empty(*qkv.shape[:3], num_heads * dim)
+        out = qkv.new_empty(batch, height, width, num_heads * dim)
         if not out.numel():
             return out
         given = [_ready(tensor, qkv.dtype) for tensor in (qkv, rel_pos_h, rel_pos_w, padding)]
-        packed, table_h, table_w, beyond = (_address(tensor) for tensor in given)
+        packed, table_h, table_w, beyond = map(_address, given)
+        sizes = batch, height, width, num_heads, dim
         if takes_wgmma(cuda, qkv, dim, window):
-            cuda.attention_wgmma(
-                *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, out.data_ptr()),
-                stream,
-            )
+            cuda.attention_wgmma(DTYPES[qkv.dtype], packed, *sizes, table_h, table_w, out.data_ptr(), stream)
             return out
         cuda.attention(
-            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, window, beyond),
+            *(DTYPES[qkv.dtype], packed, *sizes, table_h, table_w, window, beyond),
             *(out.data_ptr(), _shared_memory(cuda, qkv.device), stream),
         )
     return out
@@ -64,19 +62,19 @@ def attention(
 
 def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
     """See `fastsam_core.ops.windowed_attention`."""
-    check_windowed_attention(qkv, bias, window, padding)
-    heads = bias.shape[0]
-    dim = qkv.shape[3] // (3 * heads)
+    dim = check_windowed_attention(qkv, bias, window, padding)
+    (batch, height, width, _), heads = qkv.shape, bias.shape[0]
     with on_device_of(qkv) as (cuda, stream):
         if _left_to_pytorch("windowed_attention", qkv, cuda.windowed_attention_has_kernel(dim), dim):
             return reference.windowed_attention(qkv, bias, window, padding)
-        out = qkv.new_empty(*qkv.shape[:3], heads * dim)
+        out = qkv.new_empty(batch, height, width, heads * dim)
         if not out.numel():
             return out
         given = [_ready(tensor, qkv.dtype) for tensor in (qkv, bias, padding)]
-        packed, added, beyond = (_address(tensor) for tensor in given)
+        packed, added, beyond = map(_address, given)
+        sizes = batch, height, width, heads, dim
         cuda.windowed_attention(
-            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], heads, dim, added, window, beyond, out.data_ptr(), stream)
+            *(DTYPES[qkv.dtype], packed, *sizes, added, window, beyond, out.data_ptr(), stream),
         )
     return out
 
@@ -105,6 +103,8 @@ def _ready(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Contiguous, of this dtype and where a kernel can copy from: a view may begin in the middle of 16 bytes."""
     if tensor is None:
         return None
+    if tensor.dtype == dtype and tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0:
+        return tensor  # as almost always: what follows takes longer
     tensor = tensor.detach().to(dtype).contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 

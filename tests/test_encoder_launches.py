@@ -237,7 +237,7 @@ def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.Mon
     torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=0)
     (code,) = graphs
     assert code.count("torch.ops.fastsam_core.attention") == (2 if gpu_way else 0)
-    assert "gelu_" not in code  # the compiler has its own ways to save memory
+    assert "aten.gelu_" not in code  # the compiler has its own ways to save memory
 
 
 def test_parts_are_those_of_modules(encoder: ImageEncoderViT) -> None:

@@ -85,8 +85,10 @@ def test_a_block_is_ten_launches(encoder: ImageEncoderViT, images: Tensor) -> No
     assert watch.launches() == Counter({**expected, "convolution": 3, "clone": 1, "add": 1})
 
 
+@pytest.mark.parametrize("size", [96, 64, 112])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_tokens_lie_in_order_in_memory(encoder: ImageEncoderViT, images: Tensor, gradients: bool) -> None:
+def test_tokens_lie_in_order_in_memory(encoder: ImageEncoderViT, images: Tensor, gradients: bool, size: int) -> None:
+    images = images.repeat(1, 1, 2, 2)[..., :size, :size]
     lie: list[bool] = []
     handles = [
         part.register_forward_hook(lambda module, inputs, output: lie.append(output.is_contiguous()))
@@ -102,7 +104,7 @@ def test_tokens_lie_in_order_in_memory(encoder: ImageEncoderViT, images: Tensor,
         result = encoder(images)
     # What the neck makes of them may be in the order of its convolutions.
     assert watch.strided[:-1] == [] and watch.strided in ([], ["native_layer_norm"])
-    assert result.shape == (2, 8, 6, 6)
+    assert result.shape == (2, 8, size // 16, size // 16)
 
 
 def test_calls_of_modules_give_the_same_bits(encoder: ImageEncoderViT, images: Tensor) -> None:
@@ -237,7 +239,7 @@ def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.Mon
     torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=0)
     (code,) = graphs
     assert code.count("torch.ops.fastsam_core.attention") == (2 if gpu_way else 0)
-    assert "gelu_" not in code  # the compiler has its own ways to save memory
+    assert "aten.gelu_" not in code  # the compiler has its own ways to save memory
 
 
 def test_parts_are_those_of_modules(encoder: ImageEncoderViT) -> None:

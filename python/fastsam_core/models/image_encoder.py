@@ -200,7 +200,7 @@ class Attention(nn.Module):
         rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
         rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
-        padding = layer.bias
+        (padding,) = own(layer, "bias")
         tensors = qkv, rel_pos_h, rel_pos_w, padding
         attend = ops.attention if serves(*tensors) or serves_on_gpu(*tensors) else attention_in_torch
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)

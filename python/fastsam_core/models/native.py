@@ -68,8 +68,9 @@ def serves_on_gpu(*tensors: Tensor) -> bool:
 def unaltered(module: nn.Module) -> bool:
     """Whether a module consists of PyTorch's and our own layers without hooks, so that their weights say it all.
 
-    Wrapped layers (adapters such as LoRA, quantised or parametrized ones) and hooks do their work when they are called,
-    which the native operations, reading the weights, would pass over. That PyTorch serves then is said once.
+    Wrapped layers (adapters such as LoRA, quantised or parametrized ones), hooks, and a `forward` of one layer's own do
+    their work when they are called, which the native operations, reading the weights, would pass over. That PyTorch
+    serves then is said once.
     """
     plain = is_plain(module)
     if not plain:

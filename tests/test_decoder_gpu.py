@@ -111,7 +111,7 @@ def test_few_prompts_are_pytorchs_until_the_tokens_have_kernels(count: int) -> N
     decoded = image.decode(sparse[:count], (1, 2, 3))
     few = 1 <= count <= 4
     assert isinstance(decoded, FoldedPrompts if few else GpuPrompts)
-    assert (image._features is None) == (count < 5)  # not made before they are needed
+    assert ("_ready" not in vars(image)) == (count < 5)  # not made before they are needed
     pairs = torch.cartesian_prod(torch.arange(count), torch.arange(1, 4))
     logits = decoded.logits(pairs[:, 0], pairs[:, 1])
     assert logits.dtype == torch.float32 and logits.shape == (3 * count, 12, 28)

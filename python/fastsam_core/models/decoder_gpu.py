@@ -10,8 +10,7 @@ they do, a few prompts are sooner decoded by `FoldedImage`: one takes it half as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import cast
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,16 +18,13 @@ from torch import Tensor
 from ..ops import why
 from ..ops._decoder.cuda import has_kernels, why_not
 from ..ops._decoder.layouts import TOKENS
-from ..ops._decoder.weights import ImageParts
 from ..ops._native_cuda import say_served_by_pytorch
-from .common import LayerNorm2d
 from .decoder_chunk import Chunk
-from .decoder_features import Features, as_matrix, features
+from .decoder_features import Features, Upscaling, features, prepared
 from .decoder_folded import PROMPTS_PER_CHUNK as FEW_PROMPTS
 from .decoder_folded import DecodedPrompts, FoldedImage
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 from .native import serves_on_gpu
-from .precision import in_dtype
 
 # Prompts whose coefficients are made together: 0.9 MiB each at 64 x 64.
 PROMPTS_PER_CHUNK = 1024
@@ -66,21 +62,19 @@ class GpuImage:
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
         self._given = embedding, position, dense
         self._folded: FoldedImage | None = None
-        self._features: Features | None = None
-        _, norm, _, enlarge_more, _ = decoder.output_upscaling
-        norm = cast(LayerNorm2d, norm)
-        self._upscaling = (norm.weight, norm.bias, norm.eps, *as_matrix(enlarge_more))
 
     @property
     def features(self) -> Features:
         """Made at the first use."""
-        if self._features is None:
-            # In float32, on weights as the decoder has them: what is rounded is the result, once.
-            exact = cast(MaskDecoder, in_dtype(self.decoder, torch.float32))
-            embedding, position, dense = (tensor.float() for tensor in self._given)
-            source, pe = (embedding + dense)[0].flatten(1).T, position[0].flatten(1).T  # (L, C)
-            self._features = _rounded(features(exact, source.contiguous(), pe.contiguous()), self._given[0].dtype)
-        return self._features
+        return self._ready[0]
+
+    @cached_property
+    def _ready(self) -> tuple[Features, Upscaling]:
+        embedding, position, dense = self._given
+        own = prepared(self.decoder, half=embedding.dtype != torch.float32)
+        source = (embedding.float() + dense.float())[0].flatten(1).T.contiguous()  # (L, C)
+        of_image = features(own.prepared.weights, source, own.place(position), embedding.dtype)
+        return of_image, own.prepared.upscaling
 
     def decode(
         self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None
@@ -107,7 +101,7 @@ class GpuImage:
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32."""
-        chunk.upscale(self._upscaling, index, masks, self.grid, out)
+        chunk.upscale(self._ready[1], index, masks, self.grid, out)
 
 
 class FoldedPrompts:
@@ -159,18 +153,3 @@ class GpuPrompts:
                 for at, logits in zip(pairs.tolist(), part, strict=True):
                     out[at] = logits
         return out
-
-
-def _rounded(exact: Features, dtype: torch.dtype) -> Features:
-    """In half precision, but for what LayerNorm adds up."""
-    parts = zip(ImageParts._fields, exact.image, strict=True)
-    first, second, rest = (mix.to(dtype) for mix in exact.enlarge_mix)
-    return replace(
-        exact,
-        image=ImageParts(*(part if name.startswith("norms") else part.to(dtype) for name, part in parts)),
-        base=exact.base.to(dtype),
-        weights=exact.weights.to(dtype),
-        mask_layers=exact.mask_layers.to(dtype),
-        enlarge_mix=(first, second, rest),
-        enlarge_bias=exact.enlarge_bias.to(dtype),
-    )

@@ -9,6 +9,7 @@ from torch.nn.modules import module as nn_module
 from .._log import warn_once
 from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module
+from .kept import parts_of
 
 _OWN = ("torch.nn.modules.", "fastsam_core.models.")
 
@@ -56,7 +57,7 @@ def unaltered(module: nn.Module) -> bool:
     """
     plain = not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks) and all(
         type(part).__module__.startswith(_OWN) and not (part._forward_hooks or part._forward_pre_hooks)
-        for part in module.modules()
+        for part in parts_of(module)
     )
     if not plain:
         warn_once(f"{type(module).__name__} has hooks or layers of others: PyTorch serves, not the native operations")

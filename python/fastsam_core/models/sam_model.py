@@ -14,6 +14,7 @@ from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_gpu import PROMPTS_PER_CHUNK, GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
+from .kept import kept
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
@@ -41,6 +42,22 @@ def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
     return native_threads() if prompts > _FEW_PROMPTS and serves(tensor) else nullcontext()
 
 
+def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What all images have in common: the position embedding of their tokens, and the embedding of "no mask prompt"."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        return encoder.dense_position_embedding().to(dtype), encoder.dense(None).to(dtype)
+
+    if encoder.training or torch.is_grad_enabled():
+        return make()
+
+    def made() -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.no_grad():
+            return make()
+
+    return kept(encoder, ("shared", encoder.grid_size, dtype), made, if_counted=True)
+
+
 class PreparedImage:
     """An image embedding with what the decoder derives from it once, for many prompts (see `SamModel.prepare`)."""
 
@@ -55,8 +72,7 @@ class PreparedImage:
         self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
         self.dtype = dtype_of(self.decoder)
         self.embedding = embedding.to(self.dtype)
-        self.position = model.prompt_encoder.dense_position_embedding().to(self.dtype)
-        self.no_mask = model.prompt_encoder.dense(None).to(self.dtype)
+        self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
         self._unaltered = unaltered(self.decoder)
         self._folded: FoldedImage | GpuImage | TiledImage | None = None
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..ops import why
-from ..ops._decoder.cuda import has_kernels, why_not
+from ..ops._decoder.cuda import Upscaler, can_upscale, has_kernels, why_not
 from ..ops._decoder.layouts import TOKENS
 from ..ops._native_cuda import say_served_by_pytorch
 from .decoder_chunk import Chunk
@@ -99,9 +100,16 @@ class GpuImage:
         """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
         return Chunk(self.decoder, self.features, sparse, masks, sparse.new_empty)
 
-    def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
-        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32."""
-        chunk.upscale(self._ready[1], index, masks, self.grid, out)
+    def upscale(self, chunk: Chunk, index: np.ndarray, masks: np.ndarray, out: Tensor) -> None:
+        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32. Both are (K,) int64."""
+        upscaling = self._ready[1]
+        fits = can_upscale(chunk.state, len(upscaling.norm_weight), self.features.mask_sizes[-1])
+        chunk.upscale(upscaling, index, masks, self.grid, out, self._upscaler if fits else None)
+
+    @cached_property
+    def _upscaler(self) -> Upscaler:
+        of_image, upscaling = self._ready
+        return Upscaler(of_image.base, of_image.enlarge_bias, *upscaling, *self.grid)
 
 
 class FoldedPrompts:
@@ -133,16 +141,16 @@ class GpuPrompts:
 
         What says which pairs is read on the host: lists, or CPU tensors.
         """
-        prompts, masks = (torch.as_tensor(x, dtype=torch.long, device="cpu") for x in (prompts, masks))
+        prompt, mask = (torch.as_tensor(x, dtype=torch.long, device="cpu").numpy() for x in (prompts, masks))
         height, width = self._image.grid
-        out = self._sparse[0].new_empty(len(prompts), 4 * height, 4 * width, dtype=torch.float32)
-        of_chunk = prompts // PROMPTS_PER_CHUNK
-        for number in torch.unique(of_chunk).tolist():
-            pairs = (of_chunk == number).nonzero()[:, 0]
-            wanted = masks[pairs]
+        out = self._sparse[0].new_empty(len(prompt), 4 * height, 4 * width, dtype=torch.float32)
+        of_chunk = prompt // PROMPTS_PER_CHUNK
+        for number in np.unique(of_chunk).tolist():
+            pairs = np.flatnonzero(of_chunk == number)
+            wanted = mask[pairs]
             if not set(wanted.tolist()) <= set(self._chunks[number].masks):
                 self._chunks[number] = self._image.decode_chunk(self._sparse[number], ())
-            index = prompts[pairs] % PROMPTS_PER_CHUNK
+            index = prompt[pairs] % PROMPTS_PER_CHUNK
             # Pairs mostly come by prompt, and so those of a chunk in one piece.
             first, last = int(pairs[0]), int(pairs[-1]) + 1
             if last - first == len(pairs):

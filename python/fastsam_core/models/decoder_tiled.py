@@ -59,7 +59,7 @@ class TiledImage:
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i]."""
-        chunk.upscale(self._upscaling, index, masks, self.grid, out)
+        chunk.upscale(self._upscaling, index.numpy(), masks.numpy(), self.grid, out)
 
     def _take(self, shape: tuple[int, ...]) -> Tensor:
         """Memory for a chunk's coefficients. Two threads may ask at once; pop is one step."""

@@ -160,10 +160,8 @@ def generate_records(
             x1, y1, x2, y2 = crop_box
             current = crop_box, picture.prepared_crop(model, (x1, y1, x2, y2), config.dtype, watch)
         with watch.phase("inference", device):
-            labels = torch.ones(len(points), 1, dtype=torch.int64, device=device)
-            predicted_iou, logits = model.decode_points(
-                current[1], points[:, None].to(device, non_blocking=True), labels, above=above
-            )
+            labels = torch.ones(len(points), 1, dtype=torch.int64, device="cpu")
+            predicted_iou, logits = model.decode_points(current[1], points[:, None], labels, above=above)
 
         def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:
             with watch.phase("inference", device):

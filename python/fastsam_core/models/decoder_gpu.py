@@ -94,7 +94,10 @@ class GpuImage:
             if self._folded is None:
                 self._folded = FoldedImage(self.decoder, *self._given)
             return FoldedPrompts(self._folded.decode(sparse, masks, above))
-        return GpuPrompts(self, sparse, masks)
+        decoded = GpuPrompts(self, sparse, masks)
+        for chunk in decoded.chunks[:1] if masks else ():
+            self._upscaler_for(chunk)  # laid out while the GPU has other work
+        return decoded
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
         """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
@@ -102,9 +105,12 @@ class GpuImage:
 
     def upscale(self, chunk: Chunk, index: np.ndarray, masks: np.ndarray, out: Tensor) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32. Both are (K,) int64."""
-        upscaling = self._ready[1]
-        fits = can_upscale(chunk.state, len(upscaling.norm_weight), self.features.mask_sizes[-1])
-        chunk.upscale(upscaling, index, masks, self.grid, out, self._upscaler if fits else None)
+        chunk.upscale(self._ready[1], index, masks, self.grid, out, self._upscaler_for(chunk))
+
+    def _upscaler_for(self, chunk: Chunk) -> Upscaler | None:
+        of_image, upscaling = self._ready
+        fits = can_upscale(chunk.state, len(upscaling.norm_weight), of_image.mask_sizes[-1])
+        return self._upscaler if fits else None
 
     @cached_property
     def _upscaler(self) -> Upscaler:
@@ -131,10 +137,10 @@ class GpuPrompts:
 
     def __init__(self, image: GpuImage, sparse: Tensor, masks: Sequence[int]) -> None:
         self._image, self._sparse = image, sparse.split(PROMPTS_PER_CHUNK)
-        self._chunks = [image.decode_chunk(part, masks) for part in self._sparse if len(part)]
+        self.chunks = [image.decode_chunk(part, masks) for part in self._sparse if len(part)]
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
-        return torch.cat([self._sparse[0].new_empty(0, NUM_MASK_TOKENS), *(chunk.iou for chunk in self._chunks)])
+        return torch.cat([self._sparse[0].new_empty(0, NUM_MASK_TOKENS), *(chunk.iou for chunk in self.chunks)])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
         """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4). Always new memory.
@@ -148,16 +154,16 @@ class GpuPrompts:
         for number in np.unique(of_chunk).tolist():
             pairs = np.flatnonzero(of_chunk == number)
             wanted = mask[pairs]
-            if not set(wanted.tolist()) <= set(self._chunks[number].masks):
-                self._chunks[number] = self._image.decode_chunk(self._sparse[number], ())
+            if not set(wanted.tolist()) <= set(self.chunks[number].masks):
+                self.chunks[number] = self._image.decode_chunk(self._sparse[number], ())
             index = prompt[pairs] % PROMPTS_PER_CHUNK
             # Pairs mostly come by prompt, and so those of a chunk in one piece.
             first, last = int(pairs[0]), int(pairs[-1]) + 1
             if last - first == len(pairs):
-                self._image.upscale(self._chunks[number], index, wanted, out[first:last])
+                self._image.upscale(self.chunks[number], index, wanted, out[first:last])
             else:
                 part = out.new_empty(len(pairs), *out.shape[1:])
-                self._image.upscale(self._chunks[number], index, wanted, part)
+                self._image.upscale(self.chunks[number], index, wanted, part)
                 for at, logits in zip(pairs.tolist(), part, strict=True):
                     out[at] = logits
         return out

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
@@ -35,9 +36,13 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
     if known is None or known[0].numbers != numbers or any(one() is None for one in known[0].objects):
         known = _known[module] = _State(numbers, [weakref.ref(one) for one in objects]), {}
     values = known[1]
-    if key not in values:
-        values[key] = make()
-    value: Value = values[key]
+    if key in values:
+        value: Value = values[key]
+        return value
+    value = make()
+    # What is captured in a graph holds nothing before the graph has been replayed.
+    if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+        values[key] = value
     return value
 
 

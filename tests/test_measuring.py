@@ -76,7 +76,7 @@ def test_many_calls_for_one_batch(kernels: None, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What happens, in order: masks that begin to be measured, are waited for and filtered, and have their runs read."""
+    """What happens, in order: masks are given to be measured, waited for and filtered, and their runs read."""
     found: list[str] = []
     for kind, name in ((MaskResizer, "start"), (measuring.MasksOnGpu, "numbers"), (measuring.MasksOnGpu, "runs")):
         monkeypatch.setattr(kind, name, _noting(found, name, getattr(kind, name)))

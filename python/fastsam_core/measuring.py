@@ -1,7 +1,7 @@
 """Masks that are being measured: first their numbers, by which some are chosen, then the runs of those.
 
-On the CPU all of it is there at once. On a GPU it is on its way to the host's memory; what asks for it waits until it has
-arrived, and no longer: the GPU goes on with what it was given since.
+On the CPU all of it is there at once. On a GPU it is on its way to the host's memory; who asks for it waits until it
+has arrived, and no longer: the GPU goes on with what it was given since.
 """
 
 from __future__ import annotations

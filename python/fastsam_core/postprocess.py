@@ -198,7 +198,8 @@ class MaskResizer:
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y_cells, y_weights, x_cells, x_weights."""
-        axes = (self.low_res_size, self.image_size, *zip(self.input_hw, self.original_hw, strict=True))
+        y, x = zip(self.input_hw, self.original_hw, strict=True)
+        axes = self.low_res_size, self.image_size, y, x
         if device.type != "cuda":
             return _axes_at(device, *axes)
         stream = torch.cuda.current_stream(device).cuda_stream

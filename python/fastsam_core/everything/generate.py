@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import ops
 from ..measuring import Fetched
+from ..models.common import to_device
 from ..ops._native_cuda import serves
 from ..postprocess import MaskResizer
 from ..preprocess import resized_shape
@@ -223,10 +224,12 @@ def _survivors(candidates: Candidates, scores: np.ndarray, thresh: float, device
 
     device: where masks are measured, and boxes compared if a GPU kernel serves there.
     """
+    if len(candidates.counts) < 2:
+        return np.arange(len(candidates.counts))
     boxes = torch.from_numpy(candidates.boxes.astype(np.float32))
     order = torch.from_numpy(scores.astype(np.float32))
     if device.type == "cuda" and not ops.why("nms", torch.empty(0, 4, device=device))["cuda"]:
-        boxes, order = boxes.to(device, non_blocking=True), order.to(device, non_blocking=True)
+        boxes, order = to_device(boxes, device), to_device(order, device)
     return ops.nms(boxes, order, thresh).cpu().numpy()
 
 

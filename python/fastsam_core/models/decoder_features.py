@@ -215,15 +215,13 @@ def place(decoder: DecoderWeights, position: Tensor) -> Position:
     return Position(position, position @ decoder.of_position)
 
 
-def features(
-    decoder: DecoderWeights, source: Tensor, position: Position, dtype: torch.dtype | None = None
-) -> Features:
+def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype: torch.dtype | None = None) -> Features:
     """What is made of one image.
 
     source: (L, C), image tokens with the dense prompt. dtype: what the results are rounded to, but for what LayerNorm
     adds up; that of the decoder's weights, which have been rounded to it. The type of `source` if not given.
     """
-    dtype, channels, inner, heads = dtype or source.dtype, source.shape[1], decoder.inner, decoder.heads
+    dtype, inner, heads = dtype or source.dtype, decoder.inner, decoder.heads
     # X centred, then D; each projection is a product with one wide matrix.
     centred = source + decoder.first_bias
     centred = centred - centred.mean(dim=1, keepdim=True)

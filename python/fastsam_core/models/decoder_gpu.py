@@ -103,9 +103,10 @@ class GpuImage:
         """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
         return Chunk(self.decoder, self.features, sparse, masks, sparse.new_empty)
 
-    def upscale(self, chunk: Chunk, index: np.ndarray, masks: np.ndarray, out: Tensor) -> None:
-        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32. Both are (K,) int64."""
-        chunk.upscale(self._ready[1], index, masks, self.grid, out, self._upscaler_for(chunk))
+    def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
+        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32. Both are on the CPU."""
+        numbers = index.numpy(), masks.numpy()
+        chunk.upscale(self._ready[1], *numbers, self.grid, out, self._upscaler_for(chunk))
 
     def _upscaler_for(self, chunk: Chunk) -> Upscaler | None:
         of_image, upscaling = self._ready
@@ -153,17 +154,17 @@ class GpuPrompts:
         of_chunk = prompt // PROMPTS_PER_CHUNK
         for number in np.unique(of_chunk).tolist():
             pairs = np.flatnonzero(of_chunk == number)
-            wanted = mask[pairs]
-            if not set(wanted.tolist()) <= set(self.chunks[number].masks):
+            if not set(mask[pairs].tolist()) <= set(self.chunks[number].masks):
                 self.chunks[number] = self._image.decode_chunk(self._sparse[number], ())
-            index = prompt[pairs] % PROMPTS_PER_CHUNK
+            chunk = self.chunks[number]
+            given = torch.from_numpy(prompt[pairs] % PROMPTS_PER_CHUNK), torch.from_numpy(mask[pairs])
             # Pairs mostly come by prompt, and so those of a chunk in one piece.
             first, last = int(pairs[0]), int(pairs[-1]) + 1
             if last - first == len(pairs):
-                self._image.upscale(self.chunks[number], index, wanted, out[first:last])
+                self._image.upscale(chunk, *given, out[first:last])
             else:
                 part = out.new_empty(len(pairs), *out.shape[1:])
-                self._image.upscale(self.chunks[number], index, wanted, part)
+                self._image.upscale(chunk, *given, part)
                 for at, logits in zip(pairs.tolist(), part, strict=True):
                     out[at] = logits
         return out

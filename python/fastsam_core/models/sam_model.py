@@ -231,10 +231,10 @@ class SamModel(nn.Module):
     ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
         """Three masks per prompt, of which only the chosen ones are computed.
 
-        points: (N, P, 2), labels: (N, P) as in `decode_prompts`, but on any device. above: when given, the masks with a predicted IoU
-        greater than this are those that will be chosen; they take less time then and others more. Returns the IoU
-        that the decoder predicts (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32
-        for K chosen pairs, which must not be written to: another call may return the same memory.
+        points: (N, P, 2), labels: (N, P) as in `decode_prompts`, but on any device. above: when given, the masks with a
+        predicted IoU greater than this are those that will be chosen; they take less time then and others more. Returns
+        the IoU that the decoder predicts (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4)
+        float32 for K chosen pairs, which must not be written to: on the CPU another call may return the same memory.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():
@@ -257,8 +257,8 @@ class SamModel(nn.Module):
         encoder, device = self.prompt_encoder, image.embedding.device
 
         def make() -> Tensor:
-            there = (to_device(x, device) if x.is_cpu else x.to(device) for x in (points, labels))
-            return encoder.sparse(*there, None).to(image.dtype)
+            there, of_which = (to_device(x, device) if x.is_cpu else x.to(device) for x in (points, labels))
+            return encoder.sparse(there, of_which, None).to(image.dtype)
 
         usual = points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not serves(image.embedding)
         if not usual or encoder.training or torch.is_autocast_enabled(device.type):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsam_core.models.decoder_features import features
+from fastsam_core.models.decoder_features import decoder_weights, features, place
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.ops._decoder.panels import to_panels
 from fastsam_core.ops._decoder.weights import ImageParts
@@ -120,7 +120,8 @@ def _of_prompts(
     assert isinstance(decoder, MaskDecoder)
     length = grid[0] * grid[1]
     source, position = torch.randn(2, length, dim, generator=generator)
-    of_image = features(decoder, source, position)
+    weights = decoder_weights(decoder)
+    of_image = features(weights, source, place(weights, position))
     given = torch.randn(prompts, tokens, dim, generator=generator)
     if op == "decoder_prompts":
         chosen = [0, *range(1, tokens, 2)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
+import cuda_emulation
 from decoder_arguments import arguments_in
 from fastsam_core.models import decoder_gpu, registry, sam_model
 from fastsam_core.models.decoder_folded import FoldedImage
@@ -90,6 +91,29 @@ def test_logits_of_any_pairs_are_new_memory(monkeypatch: pytest.MonkeyPatch) -> 
     few = GpuImage(decoder, *given).decode(sparse, (1, 2, 3))
     torch.testing.assert_close(few.logits(prompts, masks), kept[prompts, masks], atol=0.2, rtol=0.05)
     assert GpuImage(decoder, *given).decode(sparse[:0]).predicted_iou().shape == (0, 4)
+
+
+@pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
+@each_half
+@pytest.mark.parametrize("chosen", [(), (1, 2, 3)])
+@torch.no_grad()
+def test_masks_put_in_order_on_the_host_are_those_of_the_operation(
+    dtype: torch.dtype, chosen: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_sibling(monkeypatch, EMULATED)
+    decoder, given, sparse = half(dtype)
+    image = GpuImage(decoder, *given)
+    decoded = image.decode(sparse, chosen)
+    assert isinstance(decoded, GpuPrompts) and "_upscaler" not in vars(image)
+    of_pairs = [PAIRS[PAIRS[:, 1] > 0], torch.tensor([[7, 1], [2, 3], [7, 2], [0, 1], [2, 3]]), PAIRS[1:2], PAIRS[:0]]
+    expected = [decoded.logits(pairs[:, 0], pairs[:, 1]) for pairs in of_pairs]
+    with _native_cuda.use_module(cuda_emulation.load()):
+        again = image.decode(sparse, chosen)
+        calls: list[Any] = []
+        monkeypatch.setattr("fastsam_core.ops.decoder_upscale", lambda *given: calls.append(given))
+        for pairs, wanted in zip(of_pairs, expected, strict=True):
+            assert torch.equal(again.logits(pairs[:, 0].tolist(), pairs[:, 1].tolist()), wanted)
+    assert not calls and "_upscaler" in vars(image)
 
 
 @torch.no_grad()

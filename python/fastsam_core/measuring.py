@@ -1,7 +1,7 @@
 """Masks that are being measured: first their numbers, by which some are chosen, then the runs of those.
 
-On the CPU all of it is there at once. On a GPU it is on its way to the host's memory until `wait` has been called, once
-for everything that many masks have under way: the GPU goes on working for as long as nobody waits.
+On the CPU all of it is there at once. On a GPU it is on its way to the host's memory; who asks for it waits until it
+has arrived, and no longer: the GPU goes on with what it was given since.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .models.common import to_device
 from .ops._masks.cuda import MeasuredMasks, Numbers
 
 
@@ -63,7 +64,7 @@ class MasksOnHost:
 
 
 class MasksOnGpu:
-    """As `MasksOnHost`. `wait` comes before `numbers`, and again between `ask` and what gives runs."""
+    """As `MasksOnHost`. `numbers`, and after `ask` what gives runs, wait until they have arrived."""
 
     on_gpu = True
 
@@ -71,40 +72,48 @@ class MasksOnGpu:
         """pixels: of the picture that the runs are in."""
         self.device = masks.flat.device
         self._masks: MeasuredMasks | None = masks
-        self._numbers = to_host(masks.flat)
+        self._numbers = Fetched(masks.flat)
         self._dtype = torch.int32 if pixels < 2**31 else torch.int64  # half as much to carry
-        self._counts = self._offsets = self._numbers[:0]
+        self._counts = Fetched(masks.flat[:0])
+        self._offsets = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def numbers(self) -> MaskNumbers:
         assert self._masks is not None
-        found = Numbers.view(self._numbers)
+        found = Numbers.view(self._numbers.wait())
         self._masks.check(int(found.error))
         return MaskNumbers.of(found.boxes, found.sizes)
 
     def ask(self, kept: np.ndarray | None) -> None:
         masks, self._masks = self._masks, None  # after this, nobody needs the logits
         assert masks is not None
-        lengths = Numbers.view(self._numbers).lengths
+        lengths = Numbers.view(self._numbers.wait()).lengths
         chosen = torch.arange(len(lengths), device="cpu") if kept is None else torch.from_numpy(kept)
         self._offsets = torch.cat([lengths[:0].new_zeros(1), lengths[chosen].cumsum(0)])
-        there = torch.cat([chosen, self._offsets]).to(self.device, non_blocking=True)
+        there = to_device(torch.cat([chosen, self._offsets]), self.device)
         chosen, offsets = there.split([len(chosen), len(self._offsets)])
-        self._counts = to_host(masks.write_runs(chosen, offsets, int(self._offsets[-1]), self._dtype))
+        self._counts = Fetched(masks.write_runs(chosen, offsets, int(self._offsets[-1]), self._dtype))
 
     def runs(self) -> list[np.ndarray]:
-        counts = self._counts.numpy()
+        counts = self._counts.wait().numpy()
         return [counts[begin:end] for begin, end in pairwise(self._offsets.tolist())]
 
     def joined(self) -> tuple[Tensor, Tensor]:
-        return self._counts.to(torch.int64), self._offsets
+        return self._counts.wait().to(torch.int64), self._offsets
 
 
-def to_host(tensor: Tensor) -> Tensor:
-    """A copy in the host's memory; of a GPU's tensor, it holds nothing before `wait`."""
-    return tensor.to("cpu", non_blocking=tensor.is_cuda)
+class Fetched:
+    """A copy of a tensor in the host's memory, of a GPU's tensor under way on the current stream."""
 
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
+        self._arrived: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
 
-def wait(device: torch.device) -> None:
-    """Until the current stream of this device has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
+    def wait(self) -> Tensor:
+        """The copy, once it is there, whatever else the GPU has to do."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+            self._arrived = None
+        return self._copy

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .models.common import to_device
 from .ops._native_cuda import cuda_module
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
@@ -49,7 +50,9 @@ def preprocess(
     device = torch.device(device)
     if _takes_frames(device):
         pixels, bgr = _tensor(image)
-        pixels = pixels.to(device)
+        # From memory that the GPU reads itself: several threads copy there, where the driver would take one, and the
+        # host goes on while the picture crosses.
+        pixels = to_device(pixels.contiguous(), device)
     else:
         # Bytes cross to the device, a quarter of what floats would.
         pixels, bgr = torch.tensor(np.ascontiguousarray(resize(image, image_size)), device=device), False

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..measuring import MasksOnGpu, MasksOnHost, wait
+from ..measuring import MasksOnGpu, MasksOnHost
 from .arguments import Crop
 from .crops import near_crop_edge
 
@@ -131,8 +131,9 @@ class Batch:
 
 
 class Queue:
-    """Batches that a GPU is at work on, in order, so that the host need not wait for each of them.
+    """Batches that a GPU is at work on, in order, so that it has more to do whenever the host waits for one of them.
 
+    The logits of two are alive at once: those of the newest, and of the one before until it has been filtered.
     device: where masks were measured last.
     """
 
@@ -141,28 +142,24 @@ class Queue:
         self._measured: list[Batch] = []
         self._filtered: list[Batch] = []
 
-    @property
-    def measuring(self) -> bool:
-        """Whether logits are still needed."""
-        return bool(self._measured)
-
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> Iterator[Candidates]:
+        """The batches before this one go on by a step. Gives those that have all they need."""
         self.device = batch.started.device
+        yield from self._advance()
         self._measured.append(batch)
-
-    def advance(self) -> Iterator[Candidates]:
-        """Each batch goes on by a step; to be called after a wait. Gives those that have all they need."""
-        ready, measured = self._filtered, self._measured
-        self._measured = []
-        self._filtered = [batch for batch in measured if batch.filter()]
-        for batch in ready:
-            yield batch.candidates()
 
     def drain(self) -> Iterator[Candidates]:
         """Waits for all batches, and gives them."""
         while self._measured or self._filtered:
-            wait(self.device)
-            yield from self.advance()
+            yield from self._advance()
+
+    def _advance(self) -> Iterator[Candidates]:
+        ready, measured = self._filtered, self._measured
+        self._measured = []
+        # What the GPU can go on with comes first.
+        self._filtered = [batch for batch in measured if batch.filter()]
+        for batch in ready:
+            yield batch.candidates()
 
 
 def compact(counts: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch.nn.modules import module as nn_module
 from .._log import warn_once
 from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module
+from .kept import parts_of
 
 _OWN = ("torch.nn.modules.", "fastsam_core.models.")
 
@@ -89,14 +90,3 @@ def is_plain(module: nn.Module, kinds: Container[type] | None = None) -> bool:
         if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
             return False
     return True
-
-
-def parts_of(module: nn.Module) -> list[nn.Module]:
-    """As `module.modules()`, each one once, in another order: encoders are walked at each call, and this is faster."""
-    parts, known = [module], {module}
-    for part in parts:  # which grows meanwhile
-        for child in part._modules.values():
-            if child is not None and child not in known:
-                known.add(child)
-                parts.append(child)
-    return parts

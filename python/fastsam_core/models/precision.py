@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import copy
-import weakref
-from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._log import warn_once
-from .native import parts_of
-
-# By module: what its weights were when they were cast, and the copies by their type.
-_casts: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[torch.dtype, nn.Module]]] = weakref.WeakKeyDictionary()
+from .kept import kept
 
 
 def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
@@ -39,16 +34,14 @@ def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """
     if dtype is None or dtype_of(module) == dtype:
         return module
-    state = _state(module)
-    known = _casts.get(module)
-    if known is None or known[0] != state:
-        known = _casts[module] = state, {}
-    if dtype not in known[1]:
-        known[1][dtype] = _cast(module, dtype)
-    return known[1][dtype]
+    return kept(module, dtype, lambda: cast_copy(module, dtype))
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+# Not in inference mode, whose tensors don't count what is done to them.
+@torch.inference_mode(False)
+@torch.no_grad()
+def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A new copy of `module` in `dtype`, as `in_dtype` keeps them."""
     # Tensors that the copying finds here already are taken as they are.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     for part in module.modules():
@@ -61,41 +54,3 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
             if buffer is not None and buffer.is_floating_point():
                 memo[id(buffer)] = buffer.detach().to(dtype)
     return copy.deepcopy(module, memo)
-
-
-def _state(module: nn.Module) -> Any:
-    """What a copy of the module depends on, to be compared."""
-    parts = parts_of(module)
-    tensors = [
-        value
-        for part in parts
-        for kept in (part._parameters, part._buffers)
-        if kept
-        for value in kept.values()
-        if value is not None
-    ]
-    # Asked for at each call: that is why there is a list of each rather than one of tuples.
-    return (
-        [*map(id, tensors)],
-        [*map(Tensor.data_ptr, tensors)],
-        _edits(tensors),
-        [*map(id, parts)],
-        [part.training for part in parts],
-        [
-            (id(part), *part._forward_pre_hooks, *part._forward_hooks)
-            for part in parts
-            if part._forward_pre_hooks or part._forward_hooks
-        ],
-    )
-
-
-def _edits(tensors: list[Tensor]) -> list[int]:
-    try:
-        return [*map(attrgetter("_version"), tensors)]
-    except RuntimeError:  # inference tensors have none
-        return [*map(edits, tensors)]
-
-
-def edits(tensor: Tensor) -> int:
-    """How often a tensor was changed in place, as far as PyTorch counts that."""
-    return -1 if tensor.is_inference() else tensor._version

@@ -13,7 +13,6 @@ from fastsam_core import ops
 from fastsam_core.everything.arguments import Crop
 from fastsam_core.everything.candidates import Batch, Candidates, Filters, Queue
 from fastsam_core.everything.generate import _GPU_LOGITS_CHUNK as CHUNK
-from fastsam_core.measuring import wait
 from fastsam_core.postprocess import MaskResizer
 
 from .gpu_cases import Arguments, need
@@ -102,11 +101,8 @@ def filtered_case(count: int) -> Case:
             for part, of_part in zip(
                 logits.split(CHUNK), np.split(pairs, range(CHUNK, len(pairs), CHUNK)), strict=True
             ):
-                if queue.measuring:
-                    wait(queue.device)
-                    found += queue.advance()
                 started = resizer.start(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
-                queue.add(Batch(started, of_part, scores, points, crop, (height, width), filters))
+                found += queue.add(Batch(started, of_part, scores, points, crop, (height, width), filters))
             return found + list(queue.drain())
 
         kept = sum(len(part.counts) for part in run(logits))

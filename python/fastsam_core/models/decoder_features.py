@@ -115,8 +115,9 @@ class Kept:
         """position: (1, C, h, w), a position embedding; mostly the same tensor for all images."""
         known = self._placed
         if known is None or known[0] is not position or known[1] != edits(position):
-            tokens = position.to(self.prepared.weights.constant.dtype)[0].flatten(1).T.contiguous()
-            known = position, edits(position), place(self.prepared.weights, tokens)
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = position.to(self.prepared.weights.constant.dtype)[0].flatten(1).T.contiguous()
+                known = position, edits(position), place(self.prepared.weights, tokens)
             if not position.is_inference():
                 self._placed = known
         return known[2]

@@ -49,10 +49,14 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
         value: Value = values[key]
         return value
     value = make()
-    # What is captured in a graph holds nothing before the graph has been replayed.
-    if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+    if not capturing():
         values[key] = value
     return value
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured. What is made then holds nothing before the graph has been replayed."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def settle(module: Module) -> Module:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from fastsam_core.models.decoder_gpu import GpuImage
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.kept import kept
 from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._native import cpu_module
 from small_model import small_model
@@ -180,6 +182,34 @@ def test_another_parameter_with_the_same_numbers_is_another() -> None:
     assert kept(module, "a", object) is first and known.numbers == numbers
     known.objects[0] = weakref.ref(nn.Linear(1, 1))  # one that is no longer alive
     assert kept(module, "a", object) is not first
+
+
+def test_another_storage_at_the_same_place_is_another() -> None:
+    module, memory = nn.Linear(2, 2), np.ones((2, 2), np.float32)
+    module.weight.data = torch.from_numpy(memory)
+    first = kept(module, "a", object)
+    place, version = module.weight.data_ptr(), module.weight._version
+    assert kept(module, "a", object) is first
+    memory[:] = 2  # as a cast to half precision and back may leave it
+    module.weight.data = torch.from_numpy(memory)
+    assert (module.weight.data_ptr(), module.weight._version) == (place, version)
+    assert kept(module, "a", object) is not first
+
+
+@torch.no_grad()
+def test_a_copy_in_another_dtype_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    half = in_dtype(model.mask_decoder, torch.bfloat16)
+    assert isinstance(half, MaskDecoder)
+    first = prepared(half, half=True)
+    looked: list[nn.Module] = []
+    numbers = kept_module._numbers
+    monkeypatch.setattr(kept_module, "_numbers", lambda module: looked.append(module) or numbers(module))
+    assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, half=True) is first
+    assert looked == [model.mask_decoder]
+    in_place(model)
+    changed = in_dtype(model.mask_decoder, torch.bfloat16)
+    assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, half=True) is not first
 
 
 def test_parts_are_those_of_pytorch() -> None:

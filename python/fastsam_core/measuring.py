@@ -74,7 +74,7 @@ class MasksOnGpu:
         self._masks: MeasuredMasks | None = masks
         self._numbers = Fetched(masks.flat)
         self._dtype = torch.int32 if pixels < 2**31 else torch.int64  # half as much to carry
-        self._counts = Fetched(masks.flat[:0])
+        self._counts: Fetched | None = None
         self._offsets = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def numbers(self) -> MaskNumbers:
@@ -94,11 +94,15 @@ class MasksOnGpu:
         self._counts = Fetched(masks.write_runs(chosen, offsets, int(self._offsets[-1]), self._dtype))
 
     def runs(self) -> list[np.ndarray]:
-        counts = self._counts.wait().numpy()
+        counts = self._run_lengths().numpy()
         return [counts[begin:end] for begin, end in pairwise(self._offsets.tolist())]
 
     def joined(self) -> tuple[Tensor, Tensor]:
-        return self._counts.wait().to(torch.int64), self._offsets
+        return self._run_lengths().to(torch.int64), self._offsets
+
+    def _run_lengths(self) -> Tensor:
+        assert self._counts is not None
+        return self._counts.wait()
 
 
 class Fetched:

@@ -19,6 +19,8 @@ from .ops._native_cuda import cuda_module
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+# Bytes of a picture: PyTorch keeps such memory, which the system can't use for anything else.
+_MOST_PINNED = 64 << 20
 
 
 def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
@@ -52,7 +54,8 @@ def preprocess(
         pixels, bgr = _tensor(image)
         # From memory that the GPU reads itself: several threads copy there, where the driver would take one, and the
         # host goes on while the picture crosses.
-        pixels = to_device(pixels.contiguous(), device)
+        pinned = pixels.numel() <= _MOST_PINNED
+        pixels = to_device(pixels.contiguous(), device) if pinned else pixels.to(device)
     else:
         # Bytes cross to the device, a quarter of what floats would.
         pixels, bgr = torch.tensor(np.ascontiguousarray(resize(image, image_size)), device=device), False

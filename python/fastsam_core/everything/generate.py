@@ -31,7 +31,7 @@ Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 # so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory.
 _LOGITS_CHUNK, _FEWEST = 16, 4
 _PIXELS_AT_ONCE = 1 << 26
-# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits.
+# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits, twice.
 _GPU_LOGITS_CHUNK = 512
 _GPU_PIXELS_AT_ONCE = 1 << 30
 

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
 from .common import MLP, LayerNorm2d
-from .kept import edits, kept
+from .kept import capturing, edits, kept
 from .mask_decoder import MaskDecoder, TwoWayBlock
 from .precision import cast_copy, dtype_of
 
@@ -96,48 +96,41 @@ class Upscaling(NamedTuple):
     enlarge_more_bias: Tensor
 
 
-@dataclass(frozen=True)
 class Prepared:
-    """A decoder, ready for images."""
+    """A decoder, ready for images: what its weights alone give, and what they make of the last position embedding."""
 
-    weights: DecoderWeights
-    upscaling: Upscaling
-
-
-class Kept:
-    """A `Prepared` for as long as its weights stay as they are, and what its weights make of the last position."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
+    def __init__(self, weights: DecoderWeights, upscaling: Upscaling) -> None:
+        self.weights, self.upscaling = weights, upscaling
         self._placed: tuple[Tensor, int, Position] | None = None
 
     def place(self, position: Tensor) -> Position:
         """position: (1, C, h, w), a position embedding; mostly the same tensor for all images."""
         known = self._placed
         if known is None or known[0] is not position or known[1] != edits(position):
-            tokens = position.to(self.prepared.weights.constant.dtype)[0].flatten(1).T.contiguous()
-            known = position, edits(position), place(self.prepared.weights, tokens)
-            if not position.is_inference():
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = position.to(self.weights.constant.dtype)[0].flatten(1).T.contiguous()
+                known = position, edits(position), place(self.weights, tokens)
+            if not (position.is_inference() or capturing()):
                 self._placed = known
         return known[2]
 
 
-def prepared(decoder: MaskDecoder, half: bool = False) -> Kept:
-    """What is kept of a decoder, made anew when it has changed in any way that PyTorch counts, for inference alone.
+def prepared(decoder: MaskDecoder, half: bool = False) -> Prepared:
+    """The decoder, ready for images: for inference, and anew when it has changed in any way that PyTorch counts.
 
     half: for kernels that take half precision, of a decoder in half precision. All products are made in float32 then,
     on weights as the decoder has them: what is rounded is the result, once.
     """
 
-    def make() -> Kept:
+    def make() -> Prepared:
         with torch.inference_mode(False), torch.no_grad():
             _, norm, _, enlarge_more, _ = decoder.output_upscaling
             norm = cast(LayerNorm2d, norm)
             upscaling = Upscaling(norm.weight.detach(), norm.bias.detach(), norm.eps, *as_matrix(enlarge_more))
             if not half:
-                return Kept(Prepared(decoder_weights(decoder), upscaling))
+                return Prepared(decoder_weights(decoder), upscaling)
             exact = decoder_weights(cast(MaskDecoder, cast_copy(decoder, torch.float32)))
-            return Kept(Prepared(rounded(exact, dtype_of(decoder)), upscaling))
+            return Prepared(rounded(exact, dtype_of(decoder)), upscaling)
 
     if decoder.training or torch.is_grad_enabled():
         return make()

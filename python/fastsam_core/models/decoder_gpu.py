@@ -72,8 +72,8 @@ class GpuImage:
         embedding, position, dense = self._given
         own = prepared(self.decoder, half=embedding.dtype != torch.float32)
         source = (embedding.float() + dense.float())[0].flatten(1).T.contiguous()  # (L, C)
-        of_image = features(own.prepared.weights, source, own.place(position), embedding.dtype)
-        return of_image, own.prepared.upscaling
+        of_image = features(own.weights, source, own.place(position), embedding.dtype)
+        return of_image, own.upscaling
 
     def decode(
         self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None

@@ -35,8 +35,8 @@ class TiledImage:
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
         source = (embedding + dense)[0].flatten(1).T  # (L, C)
         own = prepared(decoder)
-        self.features = features(own.prepared.weights, source.contiguous(), own.place(position))
-        self._upscaling = own.prepared.upscaling
+        self.features = features(own.weights, source.contiguous(), own.place(position))
+        self._upscaling = own.upscaling
         # Memory of a chunk's coefficients, kept from call to call: touching fresh pages takes longer than a pass.
         self._spare: list[Tensor] = []
         self._spares = 1  # how many are kept

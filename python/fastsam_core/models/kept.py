@@ -8,18 +8,25 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 Value = TypeVar("Value")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class _State(NamedTuple):
-    """What values depend on, to be compared, and the objects whose ids it holds: another may have one's id later."""
+    """What values depend on, to be compared, and the objects and storages whose ids are among the numbers.
+
+    Another object may have the id of one that is gone; a storage's is not given away while it is known here.
+    """
 
     numbers: list[Any]
     objects: list[weakref.ref[Any]]
+    storages: list[StorageWeakRef]
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[_State, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
+_settled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_counted: bool = False) -> Value:
@@ -29,25 +36,37 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
     tensors made in inference mode, with which nothing is kept under `if_counted`. key: says what it is. `make` must
     read nothing else that can change, and the result must not hold `module` itself.
     """
-    numbers, objects, counted = _numbers(module)
-    if if_counted and not counted:
-        return make()
     known = _known.get(module)
-    if known is None or known[0].numbers != numbers or any(one() is None for one in known[0].objects):
-        known = _known[module] = _State(numbers, [weakref.ref(one) for one in objects]), {}
+    if known is None or module not in _settled:
+        numbers, objects, counted = _numbers(module)
+        if if_counted and not counted:
+            return make()
+        if known is None or known[0].numbers != numbers or [0 for one in known[0].objects if one() is None]:
+            storages = [StorageWeakRef(one.untyped_storage()) for one in objects if isinstance(one, Tensor)]
+            known = _known[module] = _State(numbers, [weakref.ref(one) for one in objects], storages), {}
     values = known[1]
     if key in values:
         value: Value = values[key]
         return value
     value = make()
-    # What is captured in a graph holds nothing before the graph has been replayed.
-    if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+    if not capturing():
         values[key] = value
     return value
 
 
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured. What is made then holds nothing before the graph has been replayed."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def settle(module: Module) -> Module:
+    """The module, of which `kept` needn't ask any more whether it has changed: a copy that nobody else has."""
+    _settled.add(module)
+    return module
+
+
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """The module and all below it, each once. As `modules()`, in a fifth of its time."""
+    """The module and all below it, each once: as `modules()`, which takes longer to name them."""
     found: dict[int, nn.Module] = {}
     waiting: list[nn.Module | None] = [module]
     while waiting:
@@ -73,6 +92,8 @@ def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
     numbers: list[Any] = [id(one) for one in tensors]
     numbers += [id(part) for part in parts]
     numbers += [tensor.data_ptr() for tensor in tensors]
+    # Casts swap a tensor's storage, uncounted; the new one may lie where the old one was.
+    numbers += [tensor.untyped_storage()._cdata for tensor in tensors]
     counted = True
     try:
         numbers += [tensor._version for tensor in tensors]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .._log import warn_once
-from .kept import kept
+from .kept import kept, settle
 
 
 def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
@@ -28,13 +28,13 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """`module` to compute in `dtype`: itself where that is what its weights are in (or None), else a copy.
 
-    The copy is for inference. It is kept for as long as `module` lives and stays as it is (weights, layers, hooks), and
-    shares with it whatever needs no cast. Batch normalisation keeps its weights, whose variances narrow types can't all
-    hold.
+    The copy is for inference, and not to be changed. It is kept for as long as `module` lives and stays as it is
+    (weights, layers, hooks), and shares with it whatever needs no cast. Batch normalisation keeps its weights, whose
+    variances narrow types can't all hold.
     """
     if dtype is None or dtype_of(module) == dtype:
         return module
-    return kept(module, dtype, lambda: cast_copy(module, dtype))
+    return kept(module, dtype, lambda: settle(cast_copy(module, dtype)))
 
 
 # Not in inference mode, whose tensors don't count what is done to them.

@@ -15,7 +15,7 @@ from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_gpu import PROMPTS_PER_CHUNK, GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
-from .kept import kept
+from .kept import capturing, kept
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
@@ -273,7 +273,8 @@ class SamModel(nn.Module):
                 tokens = make()
             while len(known) >= _GRIDS_KEPT:
                 known.pop(next(iter(known)), None)
-            known[grid] = tokens
+            if not capturing():
+                known[grid] = tokens
         return tokens
 
     @staticmethod

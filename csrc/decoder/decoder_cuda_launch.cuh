@@ -31,7 +31,7 @@ void launch_together(const Pass& pass, void* stream) {
 
 template <typename T, bool kSecond, bool kNarrow>
 void launch_pass(const Pass& pass, int64_t shared, void* stream) {
-  constexpr int kTogether = kSecond ? 2 : 3;
+  constexpr int kTogether = 2;
   // Few prompts are better off on as many multiprocessors as there are. Each block occupies a kilobyte more.
   const bool room = kTogether * PassShape<kSecond, kNarrow>::kBytes + 1024 <= static_cast<uint64_t>(shared);
   if (room && pass.prompts >= kManyPrompts) return launch_together<T, kSecond, kNarrow, kTogether>(pass, stream);
@@ -45,6 +45,7 @@ void pass_of(const Pass& pass, int64_t shared, void* stream) {
   launch_pass<T, true, false>(pass, shared, stream);
 }
 
+static_assert(2 * PassShape<true, false>::kBytes <= 227 * 1024 && 2 * PassShape<true, true>::kBytes <= 227 * 1024);
 static_assert(PassShape<true, false>::kBytes <= kSharedBytes && UpscaleShape<10>::kBytes <= kSharedBytes);
 
 template <typename T, int kSteps>

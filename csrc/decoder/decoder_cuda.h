@@ -32,7 +32,7 @@ namespace fastsam::decoder::cuda {
 constexpr int kHeads = 8, kDim = 16, kTokens = 8, kMiddle = 64, kNarrow = 32;
 constexpr int kRows = kHeads * kTokens;
 // Shared memory that a block needs at most, in bytes.
-constexpr int64_t kSharedBytes = 158 * 1024;
+constexpr int64_t kSharedBytes = 160 * 1024;
 // From so many prompts on, blocks have several of them.
 constexpr int64_t kManyPrompts = 64;
 

@@ -30,10 +30,11 @@ struct PassShape {
   // Of shared memory, in 16-byte vectors, in this order.
   static constexpr int kVectors = kHeads * kWarp / 2, kMatrix = 16 * kWarp;
   static constexpr int kLookMix = kTiles * kSteps / 2 * kWarp;
-  static constexpr int kCoefficients = kTilePanels * kSteps * kWarp, kScratch = kPassWarps * kWarp, kRings = kPassWarps * kPlaces * kWarp;
+  static constexpr int kCoefficients = kTilePanels * kSteps * kWarp, kScratch = kPassWarps * kWarp,
+                       kRings = kPassWarps * kPlaces * kWarp;
   static constexpr int kFloats = 2 * 16 * kTilePanels + (kSecond ? 3 * kRows + 2 * kColumns : 0);
-  static constexpr int kAll =
-      (kSecond ? 4 : 3) * kVectors + (kSecond ? 4 : 1) * kMatrix + kLookMix + kCoefficients + kScratch + kRings + kFloats / 4;
+  static constexpr int kAll = (kSecond ? 4 : 3) * kVectors + (kSecond ? 4 : 1) * kMatrix + kLookMix + kCoefficients +
+                              kScratch + kRings + kFloats / 4;
   static constexpr size_t kBytes = 16 * size_t{kAll};
 };
 
@@ -215,7 +216,8 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
 #pragma unroll
   for (int half = 0; half < 2; ++half) norms[half] = pass.norms[at * 16 + group() + 8 * half];
   // Added to the scores of tokens that aren't there.
-  const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY, 2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
+  const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY,
+                            2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
   Heads<1> heads(memory, image);
 #pragma unroll 4
   for (int head = 0; head < kHeads; ++head) {
@@ -253,8 +255,8 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   }
 }
 
-// The rows that the first pass has left of a panel, to where the coefficients will be: a coefficient's 16 tokens are two
-// rows of 16 bytes of what ldmatrix turns round.
+// The rows that the first pass has left of a panel, to where the coefficients will be: a coefficient's 16 tokens are
+// two rows of 16 bytes of what ldmatrix turns round.
 template <typename T, typename Memory>
 __device__ __forceinline__ void copy_state(const Memory& memory, const T* from, int panel, int tokens) {
 #pragma unroll

@@ -5,7 +5,7 @@
 //   first pass             128      152 - 166       45 KB                  12 (3)
 //   second pass, narrow    128      221 - 222       85 KB                   8 (2)
 //   second pass, wide      128      249 - 255       94 KB                   8 (2)
-//   upscaling              384      162 - 168  130 - 158 KB                  12
+//   upscaling              384      162 - 168  133 - 159 KB                  12
 #pragma once
 
 #include "decoder/decoder_cuda_call.cuh"

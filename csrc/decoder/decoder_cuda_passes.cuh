@@ -1,8 +1,8 @@
 // Both passes over the image. Eight warps have one prompt and one part of the image, which they go through by tiles of
-// 128 image tokens, in two phases. First each warp makes the coefficients of 16 tokens, for all heads; they go to shared
-// memory. Then each warp has one or two heads of the look, for all 128 tokens or for half of them: it reads the
-// coefficients twice, as the left factor of its scores and, transposed, as that of the sums, which stay in its registers
-// until the part ends.
+// 128 image tokens, in two phases. First each warp makes the coefficients of 16 tokens, for all heads; they go to
+// shared memory. Then each warp has one or two heads of the look, for all 128 tokens or for half of them: it reads the
+// coefficients twice, as the left factor of its scores and, transposed, as that of the sums, which stay in its
+// registers until the part ends.
 #pragma once
 
 #include "decoder/decoder_cuda_coefficients.cuh"
@@ -12,7 +12,8 @@ namespace fastsam::decoder::cuda {
 // The warp's tile of columns, its first head, and which of those that share a tile it is.
 template <typename Shape>
 struct Share {
-  int tile = warp_of_prompt() % Shape::kTiles, head = tile * Shape::kHeadsOfTile, number = warp_of_prompt() / Shape::kTiles;
+  int tile = warp_of_prompt() % Shape::kTiles, head = tile * Shape::kHeadsOfTile,
+      number = warp_of_prompt() / Shape::kTiles;
 };
 
 // What a warp gathers of the image, for a tile of 8 columns.
@@ -155,7 +156,8 @@ struct Look {
                                   const Share<Shape>& share_, int64_t at)
       : memory(memory_), share(share_), tokens(static_cast<int>(pass.tokens)), ring(memory_) {
     constexpr int kFirst = (Shape::kProjections - 2) * kHeads;
-    image = static_cast<const uint4*>(pass.image) + (at * Shape::kProjections * kHeads + kFirst + share.head) * kWarp + lane();
+    image = static_cast<const uint4*>(pass.image) + (at * Shape::kProjections * kHeads + kFirst + share.head) * kWarp +
+            lane();
     of_head = pass.panels * kWarp;
     values = static_cast<const uint4*>(pass.values) + share.head * of_head + at * kWarp + lane();
     of_panel = (2 * kHeads * pass.tokens + 2) * 16;
@@ -229,14 +231,16 @@ struct Look {
       }
     }
     sums.weigh(scores);
-    // The weights become right factors, 16 image tokens deep, by way of shared memory: as they are, and times the scale.
+    // The weights become right factors, 16 image tokens deep, by way of shared memory: as they are, and times the
+    // scale.
     uint32_t both[4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float x = scores[2 * half], y = scores[2 * half + 1];
       both[half] = pack<T>(x, y), both[2 + half] = pack<T>(x * scale[half], y * scale[half]);
       if (kSecond) {
-        sums.rest[0][0] = fmaf(x, scale[half], sums.rest[0][0]), sums.rest[0][1] = fmaf(y, scale[half], sums.rest[0][1]);
+        sums.rest[0][0] = fmaf(x, scale[half], sums.rest[0][0]),
+        sums.rest[0][1] = fmaf(y, scale[half], sums.rest[0][1]);
         sums.rest[1][0] = fmaf(x, one[half], sums.rest[1][0]), sums.rest[1][1] = fmaf(y, one[half], sums.rest[1][1]);
       }
     }

@@ -20,7 +20,8 @@ struct UpscaleShape {
   static constexpr int kFactors = 4 * kMiddle / 8 * (kSteps / 2) * kWarp, kMore = 16 * 2 * kWarp;  // 16-byte vectors
   static constexpr int kCoefficients = kUpscaleWarps * kSteps * kWarp;
   static constexpr int kFloats = 4 * kMiddle + 2 * kMiddle + 4 * kNarrow;
-  static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kFloats / 4};
+  static constexpr int kOuts = kUpscaleWarps * kMasksAtOnce / 2;
+  static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kOuts + kFloats / 4};
 };
 
 // x * Phi(x), Phi the normal distribution, of two elements, and what it takes and gives them times: powers of two. Its
@@ -43,9 +44,9 @@ struct Gelu {
   }
   static __device__ __forceinline__ uint32_t of(float x, float y) { return pack<half>(of_one(x), of_one(y)); }
 };
-// In bfloat16 by a tanh, whose argument is a fit of atanh(erf) up to x = 4, from where on the tanh is 1 to 6e-5. That is
-// exact to 3e-5, and to what halves and the GPU's tanh are short of it, 2^-11 of x. Of x / 4 the square is cut off at 1
-// by the product that makes it; half of the result saves a doubling.
+// In bfloat16 by a tanh, whose argument is a fit of atanh(erf) up to x = 4, from where on the tanh is 1 to 6e-5. That
+// is exact to 3e-5, and to what halves and the GPU's tanh are short of it, 2^-11 of x. Of x / 4 the square is cut off
+// at 1 by the product that makes it; half of the result saves a doubling.
 template <>
 struct Gelu<bfloat16> {
   static constexpr float kTaken = 0.25f, kGiven = 0.5f;
@@ -103,7 +104,9 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
   DYNAMIC_SHARED(uint4, factors);
   uint4* const more = factors + Shape::kFactors;
   auto* const coefficients = reinterpret_cast<uint32_t*>(more + Shape::kMore) + warp() * kSteps * 4 * kWarp;
-  auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients);
+  // Where the warp's masks go.
+  auto* const outs = reinterpret_cast<float**>(more + Shape::kMore + Shape::kCoefficients) + warp() * kMasksAtOnce;
+  auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients + Shape::kOuts);
   float *const norm_weight = bias + 4 * kMiddle, *const norm_bias = norm_weight + kMiddle,
                *const more_bias = norm_bias + kMiddle;
   const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, kUpscalePanels);
@@ -140,8 +143,16 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
       const T* const from = static_cast<const T*>(up.weights) + (mask + min(group(), masks - 1)) * kNarrow;
       weights[j] = as_halves<T>(*reinterpret_cast<const uint32_t*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kGiven);
     }
+    __syncwarp();
+    if (lane() < masks) outs[lane()] = up.out + up.places[mask + lane()] * 16 * tokens;
+    __syncwarp();
+    const int width = static_cast<int>(up.width);
     for (int64_t panel = begin + warp(); panel < end; panel += kUpscaleWarps) {
       const T* const from = state + panel * up.rows * 16;
+      if (panel + kUpscaleWarps < end) {  // the next panel's coefficients: at most 33 times 128 bytes
+        const auto* const next = reinterpret_cast<const char*>(from + kUpscaleWarps * up.rows * 16);
+        for (int i = lane() * 128; i < up.rows * 32; i += kWarp * 128) fetch_ahead(next + i);
+      }
       for (int i = lane(); i < kSteps * kWarp; i += kWarp) {
         const int row = i / 2;
         uint32_t* const to = coefficients + (row / 16 * 4 + row / 8 % 2 * 2 + i % 2) * kWarp + row % 8 * 4;
@@ -162,8 +173,13 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
         ldmatrix_x4_trans(left[step], coefficients + step * 4 * kWarp + 4 * lane());
       }
       __syncwarp();
-      const int64_t token = panel * 16 + group(), y[2] = {token / up.width, (token + 8) / up.width};
-      const int64_t x[2] = {token - y[0] * up.width, token + 8 - y[1] * up.width};
+      const int token = static_cast<int>(panel) * 16 + group();  // of 2^28 at most
+      int64_t places[2];                                         // of the token's first pixel
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int y = (token + 8 * half) / width, x = token + 8 * half - y * width;
+        places[half] = int64_t{16} * y * width + 4 * x;
+      }
       // Loops that stay loops: unrolled, they would take more registers than there are.
 #pragma unroll 1
       for (int cell = 0; cell < 4; ++cell) {
@@ -214,12 +230,11 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
             if (2 * pair() + j >= masks) continue;
-            float* const mask_out = up.out + up.places[mask + 2 * pair() + j] * 16 * tokens;
+            float* const mask_out = outs[2 * pair() + j] + (cell / 2 * 2 + down) * 4 * up.width + cell % 2 * 2;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               if (token + 8 * half >= tokens) continue;
-              const int64_t row = 4 * y[half] + cell / 2 * 2 + down, column = 4 * x[half] + cell % 2 * 2;
-              *reinterpret_cast<float2*>(mask_out + row * 4 * up.width + column) =
+              *reinterpret_cast<float2*>(mask_out + places[half]) =
                   make_float2(logits[0][2 * half + j], logits[1][2 * half + j]);
             }
           }

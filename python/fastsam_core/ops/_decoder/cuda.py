@@ -2,7 +2,7 @@
 
 There are kernels for the decoders of the published models: 8 heads of 16 channels, up to 8 tokens per prompt, 64 and 32
 channels in the upscaling. The reference serves others, float32 and float64, GPUs before compute capability 8.0, and
-those whose blocks have less than 158 KiB of shared memory. Nothing here waits for the GPU.
+those whose blocks have less than 160 KiB of shared memory. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 // From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled:
 //
 //   of a prompt            threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts of a block)
-//   first look                 128         72           0                  28
-//   first pass             128      152 - 166       45 KB                  12 (3)
-//   second pass, narrow    128      221 - 222       85 KB                   8 (2)
-//   second pass, wide      128      249 - 255       94 KB                   8 (2)
-//   upscaling              384      162 - 168  133 - 159 KB                  12
+//   first look             128             80       16 KB                  24
+//   first pass             256            128       59 KB                  16 (2)
+//   second pass, narrow    256            128      110 KB                  16 (2)
+//   second pass, wide      256            128      110 KB                  16 (2)
+//   upscaling              384      156 - 168  131 - 159 KB                  12
 #pragma once
 
 #include "decoder/decoder_cuda_call.cuh"

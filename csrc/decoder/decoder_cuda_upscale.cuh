@@ -9,7 +9,6 @@
 
 namespace fastsam::decoder::cuda {
 
-constexpr int kUpscaleThreads = 384, kUpscaleWarps = kUpscaleThreads / kWarp;
 constexpr int kMasksAtOnce = 8;
 
 // Of the coefficients, padded to 128: the most that there can be is 2 * 64 + 2, with 8 tokens, so a ninth step then.
@@ -17,10 +16,12 @@ constexpr int upscale_steps(int64_t rows) { return rows <= 128 ? 8 : 10; }
 
 template <int kSteps>
 struct UpscaleShape {
+  // As many warps as shared memory has room for the coefficients of.
+  static constexpr int kThreads = kSteps == 8 ? 512 : 384, kWarps = kThreads / kWarp;
   static constexpr int kFactors = 4 * kMiddle / 8 * (kSteps / 2) * kWarp, kMore = 16 * 2 * kWarp;  // 16-byte vectors
-  static constexpr int kCoefficients = kUpscaleWarps * kSteps * kWarp;
+  static constexpr int kCoefficients = kWarps * kSteps * kWarp;
   static constexpr int kFloats = 4 * kMiddle + 2 * kMiddle + 4 * kNarrow;
-  static constexpr int kOuts = kUpscaleWarps * kMasksAtOnce / 2;
+  static constexpr int kOuts = kWarps * kMasksAtOnce / 2;
   static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kOuts + kFloats / 4};
 };
 
@@ -98,7 +99,7 @@ __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight,
 }
 
 template <typename T, int kSteps>
-__global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upscaling up) {
+__global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1) upscale_kernel(const Upscaling up) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Shape = UpscaleShape<kSteps>;
   DYNAMIC_SHARED(uint4, factors);
@@ -116,16 +117,16 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
   if (first >= last) return;
   const int thread = static_cast<int>(threadIdx.x);
   copy_vectors(factors, static_cast<const uint4*>(up.factors) + asked * Shape::kFactors, Shape::kFactors, thread,
-               kUpscaleThreads);
-  copy_vectors(more, up.enlarge_more, Shape::kMore, thread, kUpscaleThreads);
-  copy_floats(bias, up.bias, 4 * kMiddle, thread, kUpscaleThreads);
-  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, kUpscaleThreads, Gelu<T>::kTaken);
-  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, kUpscaleThreads, Gelu<T>::kTaken);
-  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, kUpscaleThreads, Gelu<T>::kTaken);
+               Shape::kThreads);
+  copy_vectors(more, up.enlarge_more, Shape::kMore, thread, Shape::kThreads);
+  copy_floats(bias, up.bias, 4 * kMiddle, thread, Shape::kThreads);
+  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, Shape::kThreads, Gelu<T>::kTaken);
+  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, Shape::kThreads, Gelu<T>::kTaken);
+  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, Shape::kThreads, Gelu<T>::kTaken);
   cp_async_commit();
   cp_async_wait<0>();
   // What this thread has copied, from the one GELU to the next.
-  for (int i = thread; i < Shape::kMore; i += kUpscaleThreads) {
+  for (int i = thread; i < Shape::kMore; i += Shape::kThreads) {
     constexpr float kTimes = Gelu<T>::kTaken / Gelu<T>::kGiven;
     const uint4 four = more[i];
     more[i] = make_uint4(as_halves<T>(four.x, kTimes), as_halves<T>(four.y, kTimes), as_halves<T>(four.z, kTimes),
@@ -147,10 +148,10 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
     if (lane() < masks) outs[lane()] = up.out + up.places[mask + lane()] * 16 * tokens;
     __syncwarp();
     const int width = static_cast<int>(up.width);
-    for (int64_t panel = begin + warp(); panel < end; panel += kUpscaleWarps) {
+    for (int64_t panel = begin + warp(); panel < end; panel += Shape::kWarps) {
       const T* const from = state + panel * up.rows * 16;
-      if (panel + kUpscaleWarps < end) {  // the next panel's coefficients: at most 33 times 128 bytes
-        const auto* const next = reinterpret_cast<const char*>(from + kUpscaleWarps * up.rows * 16);
+      if (panel + Shape::kWarps < end) {  // the next panel's coefficients: at most 33 times 128 bytes
+        const auto* const next = reinterpret_cast<const char*>(from + Shape::kWarps * up.rows * 16);
         for (int i = lane() * 128; i < up.rows * 32; i += kWarp * 128) fetch_ahead(next + i);
       }
       for (int i = lane(); i < kSteps * kWarp; i += kWarp) {

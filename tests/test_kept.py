@@ -33,6 +33,11 @@ LABELS = torch.ones(6, 1, dtype=torch.int64)
 native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
 
 
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_module, "KEPT_ON", ["cuda", "cpu"])
+
+
 def model_of(dtype: torch.dtype = torch.float32) -> SamModel:
     model = small_model().eval()
     model.set_image_size(SIZE)
@@ -302,3 +307,16 @@ def test_tokens_of_a_grid_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     values = kept_module._known[model.prompt_encoder][1]
     grids = [value for key, value in values.items() if isinstance(key, tuple) and key[0] == "points"]
     assert [len(grid) for grid in grids] == [sam_model._GRIDS_KEPT]
+
+
+@torch.no_grad()
+def test_on_a_cpu_changes_that_nobody_counts_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert kept_module.KEPT_ON == ["cuda"]
+    model = model_of()
+    before = decoded(model)
+    for weight in (model.mask_decoder.transformer.blocks[0].norm4.weight, model.prompt_encoder.no_mask_embed.weight):
+        weight.data.mul_(1.5)
+        after = decoded(model)
+        assert not any(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+        before = after

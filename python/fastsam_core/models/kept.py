@@ -25,6 +25,10 @@ class _State(NamedTuple):
     storages: list[StorageWeakRef]
 
 
+# Where `if_counted` keeps anything. On the CPU making it anew costs little, and weights that somebody has changed
+# through `.data`, as many do who average models, are never missed.
+KEPT_ON = ["cuda"]
+
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[_State, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
 _settled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -33,13 +37,16 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
     """What `make` gives, made once for as long as `module` lives and stays as it is: weights, layers, hooks.
 
     Changes in place are noticed as far as PyTorch counts them: not those through `.data` or NumPy, nor any of
-    tensors made in inference mode, with which nothing is kept under `if_counted`. key: says what it is. `make` must
-    read nothing else that can change, and the result must not hold `module` itself.
+    tensors made in inference mode. if_counted: nothing is kept of a module with such tensors, nor of one that is not
+    on a device of `KEPT_ON`. key: says what it is. `make` must read nothing else that can change, and the result must
+    not hold `module` itself.
     """
     known = _known.get(module)
     if known is None or module not in _settled:
         numbers, objects, counted = _numbers(module)
-        if if_counted and not counted:
+        if if_counted and not (
+            counted and all(one.device.type in KEPT_ON for one in objects if isinstance(one, Tensor))
+        ):
             return make()
         if known is None or known[0].numbers != numbers or [0 for one in known[0].objects if one() is None]:
             storages = [StorageWeakRef(one.untyped_storage()) for one in objects if isinstance(one, Tensor)]

@@ -46,7 +46,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
             assert capture_error_mode == "thread_local" and not gc.isenabled()
-            assert (pool == (0, 7)) == (self.name == "graph")
+            assert pool == {"graph": (0, 7), "spare": (0, 8)}[self.name]
             self.step("begin")
 
         def capture_end(self) -> None:
@@ -76,7 +76,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "CUDAGraph": Graph,
         "Stream": side,
         "stream": stream,
-        "graph_pool_handle": lambda: (0, 7),
+        "graph_pool_handle": lambda: (0, 7 + len(cuda_graph._pools)),
+        "memory_snapshot": lambda: [{"segment_pool_id": pool} for pool in ((0, 0), *cuda_graph._pools)],
         "current_device": lambda: 0,
         "current_stream": lambda: Stream(calls, "current"),
     }
@@ -91,6 +92,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(torch._C, name, value, raising=False)
     monkeypatch.setattr(torch, "zeros", lambda *size, device: calls.append("zeros"))
     monkeypatch.setattr(cuda_graph, "_broken", [])
+    monkeypatch.setattr(cuda_graph, "_pools", set())
     return calls
 
 
@@ -146,6 +148,13 @@ def test_what_is_captured_fails_and_spoils_the_capture(log: list[str]) -> None:
     assert gc.isenabled() and broken() == ["graph"]
 
 
+def test_where_others_have_graphs_there_are_none_of_ours(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: [{"segment_pool_id": (3, 0)}])
+    with pytest.raises(RuntimeError, match="graphs or memory pools of its own"):
+        record(lambda: torch.ones(1))
+    assert not log
+
+
 @pytest.mark.parametrize("step", ["begin", "end"])
 def test_the_capture_fails(log: list[str], step: str) -> None:
     fail(step)
@@ -161,4 +170,5 @@ def test_a_pool_that_is_closed_already_is_not_given_back_twice(log: list[str]) -
     with pytest.raises(RuntimeError, match="end failed"):
         record(lambda: torch.ones(1))
     assert [line for line in log if "pool" in line] == ["end pool 7 on 0"]
-    assert log[-len(AFTER) - 3 :] == [*MENDED[2:], *AFTER]
+    assert log[-len(AFTER) - 4 :] == ["reset graph", *MENDED[2:], *AFTER]
+    assert not broken()

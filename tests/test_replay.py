@@ -410,6 +410,7 @@ def test_graphs_go_with_their_encoder_and_are_no_part_of_it(stand: Stand, dtype:
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "cuda_module", object())
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
     for value, reason in (("", ""), ("1", ""), ("0", replay.SWITCHED_OFF)):
         monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", value)
         assert replay._read_switch() == reason
@@ -420,6 +421,8 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="FASTSAM_CUDA_GRAPHS=yes: it must be 1 or 0"):
         replay._read_switch()
     monkeypatch.delenv("FASTSAM_CUDA_GRAPHS")
+    monkeypatch.setattr(torch, "__version__", "2.10.1")
+    assert replay._read_switch() == "not before PyTorch 2.11"
     monkeypatch.setattr(replay, "cuda_module", None)
     assert replay._read_switch() == "not without the CUDA kernels"
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 # PyTorch prepares its random generators for one capture at a time.
 _recording = threading.Lock()
+# The memory pools of all graphs that were recorded here.
+_pools: set[Any] = set()
 # Graphs whose capture didn't end: PyTorch's allocator of pinned memory goes on asking them whether they are capturing.
 _broken: list[Any] = []
 
@@ -21,19 +23,23 @@ def record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
     """What `run` launches on the current device, as a graph with a `replay()`, and the tensor that each replay fills.
 
     Nothing is computed meanwhile. `run` must have run before in this thread, so that all it needs is loaded; what it
-    reads must stay where it is, and so must the graph's own memory: nobody else gets that, while the graph lives. Other
-    threads may use the GPU, but, before PyTorch 2.12, not its random numbers: they get an error meanwhile.
+    reads must stay where it is. The graph's own memory is nobody else's while it lives. Other threads may use the GPU
+    and allocate, but get an error for `torch.cuda.empty_cache` and, before PyTorch 2.13, for random numbers meanwhile.
 
-    Whatever goes wrong is raised when the capture has ended and PyTorch is as it was.
+    Whatever goes wrong is raised when the capture has ended and PyTorch is as it was. RuntimeError where others have
+    CUDA graphs.
     """
     device = torch.cuda.current_device()
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    if _others_have_pools():
+        raise RuntimeError("this program has CUDA graphs or memory pools of its own")
+    graph, pool = torch.cuda.CUDAGraph(), _new_pool()
     current = torch.cuda.current_stream()
     # The default stream can't be captured. A graph keeps the priority of where it was.
     side = torch.cuda.Stream(priority=current.priority)
     with _recording, _no_garbage_collection():
         # cuBLAS has a workspace for each stream. The graph's must be its own: PyTorch hands the same few streams to
-        # everybody, and what they run there may run while the graph does. So none is found now and none is left.
+        # everybody, and what they run there may run while the graph does. So none is found now and none is left. Only
+        # graphs, which hold no others, could miss what they were recorded with.
         torch._C._cuda_clearCublasWorkspaces()
         side.wait_stream(current)
         try:
@@ -72,18 +78,33 @@ def _captured(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> 
 
 def _mend(graph: Any, pool: Any, device: int) -> None:
     """What PyTorch leaves undone where a capture is not ended by the book."""
-    _broken.append(graph)
-    with suppress(RuntimeError, AttributeError):  # done already, or a PyTorch without these names
+    try:
         torch._C._cuda_endAllocateToPool(device, pool)
+    except RuntimeError:  # it had ended, or hadn't begun
+        graph.reset()
+    else:
         torch._C._cuda_releasePool(device, pool)
+        _broken.append(graph)
     # Random numbers are still prepared for a capture, and refused to everybody, until some capture ends well.
     with suppress(RuntimeError):
         other = torch.cuda.CUDAGraph()
-        other.capture_begin(capture_error_mode="thread_local")
+        other.capture_begin(_new_pool(), capture_error_mode="thread_local")
         try:
             torch.zeros(1, device=torch.device("cuda", device))
         finally:
             other.capture_end()
+
+
+def _new_pool() -> Any:
+    pool = torch.cuda.graph_pool_handle()
+    _pools.add(pool)
+    return pool
+
+
+def _others_have_pools() -> bool:
+    """Whether memory is set apart, on any GPU, for graphs that weren't recorded here."""
+    found = {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
+    return not found <= _pools | {(0, 0)}
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from .native import is_plain
 from .precision import dtype_of
 
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_GRAPHS=0"
+OLDEST_PYTORCH = 2, 11
 # A call with the same images' shape and all is the third before it is recorded: one or two pictures pay nothing.
 USES = 3
 # An encoder's graphs: the least recently used goes. Each has memory of its own for all that lies between images and
@@ -46,8 +47,14 @@ def _read_switch() -> str:
         raise ValueError(f"FASTSAM_CUDA_GRAPHS={wanted}: it must be 1 or 0")
     if wanted == "0":
         return SWITCHED_OFF
-    # Without them, attention makes matrices of a gigabyte, which a graph would hold.
-    return "" if cuda_module is not None else "not without the CUDA kernels"
+    if cuda_module is None:  # attention makes matrices of a gigabyte then, which a graph would hold
+        return "not without the CUDA kernels"
+    # Before, threads that use cuBLAS while another one clears its workspaces could crash.
+    return "" if _version() >= OLDEST_PYTORCH else "not before PyTorch 2.11"
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 off = _read_switch()

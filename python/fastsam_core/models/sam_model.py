@@ -157,7 +157,7 @@ class SamModel(nn.Module):
 
         dtype: float32, float16 or bfloat16, what to compute in and to return; the weights' own type if not given.
         Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`). On a GPU,
-        from the third call on, one or two images at a time are encoded by a CUDA graph (see `replay`).
+        after the third call, one or two images at a time are encoded by a CUDA graph (see `replay`).
         """
         if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(

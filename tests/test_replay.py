@@ -431,3 +431,16 @@ def test_switched_off_nothing_is_recorded(stand: Stand, monkeypatch: pytest.Monk
     monkeypatch.setattr(replay, "off", replay.SWITCHED_OFF)
     encode_all(vit(), range(5))
     assert not stand.made
+
+
+def test_on_another_gpu_than_the_current_one(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[Any] = []
+
+    def device(which: Any) -> Any:
+        entered.append(which)
+        return nullcontext()
+
+    monkeypatch.setattr(replay, "_elsewhere", lambda images: True)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    encode_all(vit(), range(4))
+    assert entered == [torch.device("cpu")] * 4 and stand.replays == [1]

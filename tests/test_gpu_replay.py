@@ -272,7 +272,7 @@ def test_a_graph_without_memory_is_done_without(caplog: pytest.LogCaptureFixture
     encoder = in_dtype(encoder_of("vit"), HALF)
     check(encoder, "vit", 2)
     images = picture("vit", 2)
-    expected = usual(encoder, images)
+    expected = [usual(encoder, images) for _ in range(4)].pop()  # room for what is computed below, but not for a graph
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
     try:

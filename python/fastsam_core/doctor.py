@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import __version__, _files, ops
+from .models import replay
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
 from .ops._native_cuda import cuda_module, cuda_reason
@@ -22,8 +23,9 @@ def collect() -> dict[str, Any]:
 
     Keys: `versions` (name -> version, or None where a package is missing), `platform`, `operations` (name ->
     {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
-    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, and of the kernels `module`,
-    `architectures`, `kernels`: "in use" or the reason why not), `home`, `weights` (bundled file -> bytes),
+    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, of the kernels `module`,
+    `architectures`, `kernels`: "in use" or the reason why not, and `graphs`: the same of the encoders' CUDA graphs),
+    `home`, `weights` (bundled file -> bytes),
     `environment` (the FASTSAM_ variables that are set).
     """
     return {
@@ -67,6 +69,7 @@ def report() -> str:
         {
             "PyTorch": ", ".join(cuda["devices"]) if cuda["available"] else f"not available: {cuda['reason']}",
             "CUDA kernels": cuda["kernels"],
+            "CUDA graphs": cuda["graphs"],
             **({"module": f"{cuda['module']}, for {cuda['architectures']}"} if cuda["module"] else {}),
         },
     )
@@ -106,6 +109,7 @@ def _cuda() -> dict[str, Any]:
         if available
         else [],
         "kernels": cuda_reason or ("in use" if available else f"switched on, but {absent}"),
+        "graphs": replay.off or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
     }

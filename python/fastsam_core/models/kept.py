@@ -110,4 +110,6 @@ def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
     numbers += [part.training for part in parts]
     hooked = [part for part in parts if part._forward_hooks or part._forward_pre_hooks]
     numbers += [(id(part), *part._forward_pre_hooks, *part._forward_hooks) for part in hooked]
+    # A `forward` of one layer's own, which wrappers put there.
+    numbers += [(id(part), id(part.__dict__["forward"])) for part in parts if "forward" in part.__dict__]
     return numbers, tensors + parts, counted

@@ -20,6 +20,7 @@ from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
+from .replay import encode
 
 # Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK = 8
@@ -155,15 +156,15 @@ class SamModel(nn.Module):
         """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
 
         dtype: float32, float16 or bfloat16, what to compute in and to return; the weights' own type if not given.
-        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`).
+        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`). On a GPU,
+        after the third call, one or two images at a time are encoded by a CUDA graph (see `replay`).
         """
         if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, but {self.name} takes (B, 3, {self.image_size}, "
                 f"{self.image_size}); preprocess() makes them"
             )
-        encoder = in_dtype(self.image_encoder, dtype)
-        return encoder(images.to(dtype_of(encoder)))
+        return encode(in_dtype(self.image_encoder, dtype), images)
 
     def prepare(self, embedding: Tensor, dtype: torch.dtype | None = None) -> PreparedImage:
         """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once.

@@ -108,14 +108,14 @@ class on_device_of:
         if index != torch.cuda.current_device():
             self._switch = torch.cuda.device(index)
             self._switch.__enter__()
-        return self._module, _stream_of(index)
+        return self._module, stream_of(index)
 
     def __exit__(self, *error: object) -> None:
         if self._switch is not None:
             self._switch.__exit__(*error)
 
 
-def _stream_of(index: int) -> int:
+def stream_of(index: int) -> int:
     """The address of PyTorch's current stream of a GPU; by the short way, where PyTorch has it."""
     address = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     return int(address(index)) if address is not None else torch.cuda.current_stream(index).cuda_stream

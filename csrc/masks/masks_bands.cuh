@@ -9,9 +9,9 @@
 
 namespace fastsam::masks::cuda {
 
-// Rows of cells that are read at once, and the logits that the quick look takes for certain: of larger ones, rounding
-// may matter.
+// Rows of cells that are read at once, and the magnitude of logits up to which the quick look knows what rounding can do.
 constexpr int kGroup = 8;
+constexpr int kUsualColumns = 256;  // of cells
 constexpr float kCertainLogit = 1024;
 
 // Sorts the bands of a tile by a quick look at all cells under them: kClear and kSet are certain, kMixed is the rest.
@@ -24,44 +24,26 @@ class Sorter {
         rows_(static_cast<int>(problem.rows)),
         columns_(static_cast<int>(problem.columns)),
         height_(problem.y.size),
+        quick_(problem.rows >= kGroup && problem.rows * problem.columns <= INT32_MAX),
         lane_(static_cast<int>(threadIdx.x) % 32) {
     const int64_t last = problem.columns - 1;
     column_ = block.logits + min(block.first_cell + lane_, last);
-    beyond_ = block.logits + min(block.first_cell + kCells + lane_ % 2, last) + int64_t{lane_ / 2 % kGroup} * columns_;
     // Cells that no pixel takes from don't matter.
-    used_ = block.starts[max(lane_ - 2, 0)] < block.starts[lane_ + 1];
-    used_beyond_ = block.starts[kCells - 2 + lane_ % 2] < block.starts[kCells];
-    constexpr float kSlack = kTapRounding * kCertainLogit;
-    low_ = problem.levels.low - kSlack;
-    high_ = problem.levels.high + kSlack;
+    const bool used = block.starts[max(lane_ - 2, 0)] < block.starts[lane_ + 1];
+    const bool used_beyond = block.starts[kCells - 2 + lane_ % 2] < block.starts[kCells];
+    beyond_ = used_beyond ? block.logits + min(block.first_cell + kCells + lane_ % 2, last) : column_;
+    beyond_ += lane_ / 2 % kGroup * problem.columns;
+    constexpr float kSlack = kTapRounding * kCertainLogit, kAny = 2 * kHugeLogit;
+    const bool matters = used || used_beyond;
+    clear_most_ = matters ? problem.levels.low - kSlack : kAny;
+    clear_least_ = matters ? -kCertainLogit : -kAny;
+    set_least_ = matters ? problem.levels.high + kSlack : -kAny;
+    set_most_ = matters ? kCertainLogit : kAny;
   }
 
   // A warp's share.
   __device__ void sort(const Tile& tile) const {
-    for (int start = static_cast<int>(threadIdx.x) / 32; start < tile.words; start += 32 * kWarps) {
-      // Lane i has what the i-th band takes from.
-      const int mine = start + kWarps * lane_;
-      int first = 0, count = 0;
-      if (mine < tile.words) {
-        const int64_t y = 32 * (tile.word + mine);
-        first = work_.y[y].cell;
-        count = min(work_.y[min(y + 31, height_ - 1)].cell + 3, rows_) - first;
-      }
-      const int bands = min((tile.words - start + kWarps - 1) / kWarps, 32);
-      Group group = load(__shfl_sync(kAllLanes, first, 0), __shfl_sync(kAllLanes, count, 0), 0);
-      for (int i = 0; i < bands; ++i) {
-        const int next = min(i + 1, bands - 1);
-        // On its way while this one is looked at.
-        const Group ahead = load(__shfl_sync(kAllLanes, first, next), __shfl_sync(kAllLanes, count, next), 0);
-        const int rows = __shfl_sync(kAllLanes, count, i);
-        bool clear = rows_ >= kGroup, set = clear;
-        look(group, clear, set);
-        for (int r = kGroup; r < rows; r += kGroup) look(load(__shfl_sync(kAllLanes, first, i), rows, r), clear, set);
-        const bool all_clear = __all_sync(kAllLanes, clear), all_set = __all_sync(kAllLanes, set);
-        if (lane_ == 0) block_.bands[start + kWarps * i] = all_clear ? kClear : all_set ? kSet : kMixed;
-        group = ahead;
-      }
-    }
+    columns_ == kUsualColumns ? sort<kUsualColumns>(tile) : sort<0>(tile);
   }
 
  private:
@@ -69,42 +51,81 @@ class Sorter {
     float cells[kGroup], beyond;
   };
 
+  // kColumns: of cells, or 0 where it isn't known.
+  template <int kColumns>
+  __device__ void sort(const Tile& tile) const {
+    for (int start = static_cast<int>(threadIdx.x) / 32; start < tile.words; start += 32 * kWarps) {
+      // Lane i has what the i-th band takes from, and in the end what it is.
+      const int mine = start + kWarps * lane_;
+      const bool there = mine < tile.words;
+      Band kind = kMixed;
+      int first = 0, count = 0;
+      if (there) {
+        const int64_t y = 32 * (tile.word + mine);
+        first = work_.y[y].cell;
+        count = min(work_.y[min(y + 31, height_ - 1)].cell + 3, rows_) - first;
+      }
+      const int bands = quick_ ? __popc(__ballot_sync(kAllLanes, there)) : 0;
+      int rows = __shfl_sync(kAllLanes, count, 0);
+      Group group{};
+      if (bands > 0) group = load<kColumns>(__shfl_sync(kAllLanes, first, 0), rows, 0);
+      bool clear = true, set = true;
+      for (int i = 0, r = 0; i < bands;) {
+        const bool done = r + kGroup >= rows;
+        const int next = min(i + done, bands - 1), next_row = done ? 0 : r + kGroup;
+        const int next_rows = __shfl_sync(kAllLanes, count, next);
+        // On its way while this one is looked at.
+        const Group ahead = load<kColumns>(__shfl_sync(kAllLanes, first, next), next_rows, next_row);
+        look(group, clear, set);
+        if (done) {
+          const bool all_clear = __all_sync(kAllLanes, clear), all_set = __all_sync(kAllLanes, set);
+          if (lane_ == i) kind = all_clear ? kClear : all_set ? kSet : kMixed;
+          clear = set = true;
+          ++i;
+        }
+        group = ahead;
+        r = next_row;
+        rows = next_rows;
+      }
+      if (there) block_.bands[mine] = kind;
+    }
+  }
+
   // From row `skip` of the `count` ones at `first`: always as many, so that all are under way together. Further rows
   // than needed only make a band mixed that needn't be.
+  template <int kColumns>
   __device__ Group load(int first, int count, int skip) const {
-    Group group{};
-    if (rows_ < kGroup) return group;
-    const int row = max(first + min(skip, count - kGroup), 0);
-    const int64_t offset = int64_t{row} * columns_;
+    const int columns = kColumns != 0 ? kColumns : columns_;
+    const int offset = max(first + min(skip, count - kGroup), 0) * columns;
+    Group group;
     const float* const at = column_ + offset;
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) group.cells[i] = at[int64_t{columns_} * i];
+    for (int i = 0; i < kGroup; ++i) group.cells[i] = at[int64_t{columns} * i];
     group.beyond = beyond_[offset];
     return group;
   }
 
   __device__ void look(const Group& group, bool& clear, bool& set) const {
-    float least = kHugeLogit, most = -kHugeLogit;
+    float least = group.beyond, most = group.beyond, sum = group.beyond;
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
-      least = fminf(least, fmaxf(group.cells[i], -kHugeLogit));  // NaN is very small
+      least = fminf(least, group.cells[i]);
       most = fmaxf(most, group.cells[i]);
+      sum += group.cells[i];  // NaN in any cell; the others don't show it
     }
-    const float beyond = group.beyond;
-    clear = clear && (!used_ || (most < low_ && least > -kCertainLogit)) &&
-            (!used_beyond_ || (beyond < low_ && beyond > -kCertainLogit));
-    set = set && (!used_ || (least > high_ && most < kCertainLogit)) &&
-          (!used_beyond_ || (beyond > high_ && beyond < kCertainLogit));
+    const bool numbers = sum == sum;
+    clear = clear & numbers & (most < clear_most_) & (least > clear_least_);
+    set = set & numbers & (least > set_least_) & (most < set_most_);
   }
 
   const Work& work_;
   const Block& block_;
   const int rows_, columns_;
   const int64_t height_;
+  const bool quick_;
   const int lane_;
   const float *column_, *beyond_;
-  bool used_, used_beyond_;
-  float low_, high_;
+  float clear_least_, clear_most_, set_least_, set_most_;  // between which all cells must lie
 };
 
 // A tile whose bands are known.

@@ -138,11 +138,12 @@ class Pixels {
         words_(block.bits),
         bands_(block.bands),
         last_(tile.valid(frame, tile.words - 1)),
+        last_bits_(rle::cuda::low_bits(last_)),
         carry_(carry) {}
 
   __device__ const Tile& tile() const { return tile_; }
 
-  __device__ uint32_t valid(int k) const { return k == tile_.words - 1 ? rle::cuda::low_bits(last_) : ~0u; }
+  __device__ uint32_t valid(int k) const { return k == tile_.words - 1 ? last_bits_ : ~0u; }
 
   __device__ uint32_t word(int x, int k) const {
     const uint8_t band = bands_[k];
@@ -165,30 +166,37 @@ class Pixels {
   }
 
   // Gives `visit` the bands of [first, end) in which column x can change, or begin or end: k, its word, and the pixel
-  // before it. Bands without anything set may be left out; `set_between` those between that are set as a whole. By all
+  // before it. Bands that are like the one before them are left out; `set_between` grows by those that are set. By all
   // lanes, with the same first and end; x may lie beyond the tile, and what is given is meaningless then.
   template <typename Visit>
   __device__ void walk(int x, int first, int end, int& set_between, Visit visit) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     x = min(x, tile_.columns - 1);
+    // What is left out is clear or set as a whole, and so doesn't change this.
+    unsigned before = first > 0 ? word(x, first - 1) >> 31 : before_column(x);
     for (int start = first; start < end; start += 32) {
       const int mine = start + lane;
-      bool active = false, set = false;
+      bool active = false, set = false, mixed = false;
       if (mine < end) {
-        const uint8_t band = bands_[mine], before = mine > 0 ? bands_[mine - 1] : before_first();
-        active = band == kMixed || band != before || (band == kSet && (mine == first || mine == end - 1));
-        set = band == kSet && !active;
+        const uint8_t band = bands_[mine], above = mine > 0 ? bands_[mine - 1] : before_first();
+        mixed = band == kMixed;
+        set = band == kSet;
+        active = mixed || band != above || (set && (mine == first || mine == end - 1));
       }
-      set_between += __popc(__ballot_sync(kAllLanes, set));
-      for (uint32_t left = __ballot_sync(kAllLanes, active); left != 0; left &= left - 1) {
-        const int k = start + __ffs(static_cast<int>(left)) - 1;
-        unsigned before = carry_;
-        if (k > 0) {
-          before = word(x, k - 1) >> 31;
-        } else if (tile_.word == 0 && x > 0) {
-          before = frame_.joined() ? last(x - 1) : 0;
+      const uint32_t all_active = __ballot_sync(kAllLanes, active), all_mixed = __ballot_sync(kAllLanes, mixed),
+                     all_set = __ballot_sync(kAllLanes, set);
+      set_between += __popc(all_set & ~all_active);
+      for (uint32_t left = all_active; left != 0; left &= left - 1) {
+        const uint32_t lowest = left & (0u - left);
+        const int k = start + 31 - __clz(static_cast<int>(lowest));
+        uint32_t word = 0;
+        if ((all_mixed & lowest) != 0) {
+          word = words_[tile_.at(x, k)];
+        } else if ((all_set & lowest) != 0) {
+          word = valid(k);
         }
-        visit(k, word(x, k), before);
+        visit(k, word, before);
+        before = word >> 31;
       }
     }
   }
@@ -207,6 +215,12 @@ class Pixels {
   }
 
  private:
+  // The pixel before a column's first one.
+  __device__ unsigned before_column(int x) const {
+    if (tile_.word > 0 || x == 0) return carry_;
+    return frame_.joined() ? last(x - 1) : 0;
+  }
+
   // What lies before the first band, over all columns.
   __device__ uint8_t before_first() const {
     if (carry_ != 0) return kMixed;
@@ -218,6 +232,7 @@ class Pixels {
   const uint32_t* const words_;
   const uint8_t* const bands_;
   const int last_;  // rows of the last band
+  const uint32_t last_bits_;
   const unsigned carry_;
 };
 

@@ -19,7 +19,8 @@ class Candidates:
     """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
 
     counts: uncompressed RLE of the whole picture, each in the smallest dtype that holds it, because thousands of masks
-    may wait for their NMS. boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
+    may wait for their NMS; those that were found together share memory until some are taken. boxes, crop_boxes: (N, 4)
+    int64 XYXY in the picture. points: (N, 2) float64.
     """
 
     counts: list[np.ndarray]
@@ -42,9 +43,9 @@ class Candidates:
         )
 
     def take(self, index: np.ndarray) -> Candidates:
-        """The masks of these numbers, in their order."""
+        """The masks of these numbers, in their order, without the memory of the others."""
         return Candidates(
-            [self.counts[i] for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
+            [self.counts[i].copy() for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
         )
 
 
@@ -127,7 +128,7 @@ class Batch:
 
     def candidates(self) -> Candidates:
         """The masks that have passed, once their runs are there."""
-        return Candidates([compact(counts) for counts in self.started.runs()], *self._kept)
+        return Candidates(compact_all(*self.started.runs()), *self._kept)
 
 
 class Queue:
@@ -160,6 +161,29 @@ class Queue:
         self._filtered = [batch for batch in measured if batch.filter()]
         for batch in ready:
             yield batch.candidates()
+
+
+_UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
+
+
+def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    """Each mask's counts in the smallest dtype that holds them.
+
+    counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
+    """
+    lengths = np.diff(offsets)
+    # One call for all masks: a call for each takes longer than a GPU does for the masks.
+    largest = np.maximum.reduceat(counts, offsets[:-1]) if len(lengths) else counts[:0]
+    kinds = np.searchsorted([1 << 8, 1 << 16, 1 << 32], largest.astype(np.int64), side="right")
+    made: list[np.ndarray] = [counts] * len(lengths)
+    for kind in np.unique(kinds).tolist():
+        of_it = np.flatnonzero(kinds == kind)
+        joined = counts if len(of_it) == len(lengths) else counts[np.repeat(kinds == kind, lengths)]
+        joined = joined.astype(_UNSIGNED[kind])
+        ends = np.cumsum(lengths[of_it]).tolist()
+        for i, begin, end in zip(of_it.tolist(), [0, *ends], ends, strict=False):
+            made[i] = joined[begin:end]
+    return made
 
 
 def compact(counts: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .models.common import to_device
-from .ops._masks.cuda import MeasuredMasks, Numbers
+from .ops._masks.cuda import MeasuredMasks, split_numbers
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class MaskNumbers:
     stability: np.ndarray
 
     @classmethod
-    def of(cls, boxes: Tensor, sizes: Tensor) -> MaskNumbers:
-        """From what `ops.mask_runs` gives, on the CPU."""
-        area, inner, outer = sizes.numpy().T
+    def of(cls, boxes: np.ndarray, sizes: np.ndarray) -> MaskNumbers:
+        """From what `ops.mask_runs` gives."""
+        area, inner, outer = sizes.T
         # The reference divides int32 by int32 in float32.
         stability = inner.astype(np.float32) / np.maximum(outer, 1).astype(np.float32)
-        return cls(area, boxes.numpy(), stability)
+        return cls(area, boxes, stability)
 
 
 class MasksOnHost:
@@ -41,7 +41,7 @@ class MasksOnHost:
 
     def __init__(self, counts: Tensor, offsets: Tensor, boxes: Tensor, sizes: Tensor) -> None:
         self._counts, self._offsets = counts, offsets
-        self._numbers = MaskNumbers.of(boxes, sizes)
+        self._numbers = MaskNumbers.of(boxes.numpy(), sizes.numpy())
         self._kept: np.ndarray | None = None
 
     def numbers(self) -> MaskNumbers:
@@ -81,14 +81,14 @@ class MasksOnGpu:
 
     def numbers(self) -> MaskNumbers:
         assert self._masks is not None
-        found = Numbers.view(self._numbers.wait())
-        self._masks.check(int(found.error))
-        return MaskNumbers.of(found.boxes, found.sizes)
+        error, _, boxes, sizes = self._fetched()
+        self._masks.check(int(error[0]))
+        return MaskNumbers.of(boxes, sizes)
 
     def ask(self, kept: np.ndarray | None) -> None:
         masks, self._masks = self._masks, None  # after this, nobody needs the logits
         assert masks is not None
-        lengths = Numbers.view(self._numbers.wait()).lengths.numpy()
+        _, lengths, _, _ = self._fetched()
         if kept is None:
             kept = np.arange(len(lengths))
         k = len(kept)
@@ -98,6 +98,10 @@ class MasksOnGpu:
         self._offsets = torch.from_numpy(both[k:])
         there = to_device(torch.from_numpy(both), self.device)
         self._counts = Fetched(masks.write_runs(there[:k], there[k:], int(both[-1]), self._dtype))
+
+    def _fetched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The arrays of `Numbers`."""
+        return split_numbers(self._numbers.wait().numpy())
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
         return self._run_lengths().numpy(), self._offsets.numpy()

@@ -164,6 +164,7 @@ class Queue:
 
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
+_TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # for each of them but the last
 
 
 def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
@@ -171,18 +172,19 @@ def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
 
     counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
     """
-    lengths = np.diff(offsets)
-    # One call for all masks: a call for each takes longer than a GPU does for the masks.
-    largest = np.maximum.reduceat(counts, offsets[:-1]) if len(lengths) else counts[:0]
-    kinds = np.searchsorted([1 << 8, 1 << 16, 1 << 32], largest.astype(np.int64), side="right")
-    made: list[np.ndarray] = [counts] * len(lengths)
-    for kind in np.unique(kinds).tolist():
-        of_it = np.flatnonzero(kinds == kind)
-        joined = counts if len(of_it) == len(lengths) else counts[np.repeat(kinds == kind, lengths)]
-        joined = joined.astype(_UNSIGNED[kind])
-        ends = np.cumsum(lengths[of_it]).tolist()
-        for i, begin, end in zip(of_it.tolist(), [0, *ends], ends, strict=False):
+    # A few calls for all masks: some for each of them take longer than a GPU does to measure them.
+    bounds = offsets.tolist()
+    largest = np.maximum.reduceat(counts, offsets[:-1]) if len(bounds) > 1 else counts[:0]
+    kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right").tolist()
+    made = [counts] * len(kinds)
+    for kind in set(kinds):
+        of_it = [i for i, one in enumerate(kinds) if one == kind]
+        parts = [counts[bounds[i] : bounds[i + 1]] for i in of_it] if len(of_it) < len(kinds) else [counts]
+        joined, begin = np.concatenate(parts, dtype=_UNSIGNED[kind], casting="unsafe"), 0
+        for i in of_it:
+            end = begin + bounds[i + 1] - bounds[i]
             made[i] = joined[begin:end]
+            begin = end
     return made
 
 

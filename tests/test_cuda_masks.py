@@ -23,8 +23,8 @@ pytestmark = [
     pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off"),
 ]
 
-# Rows of pixels that one tile holds where it has one column: see csrc/masks/masks_cuda.cu and csrc/rle/rle_tile.cuh.
-MASK_TILE, RLE_TILE = 9216 * 32, 8192 * 32
+# Rows of pixels that one tile holds where it has one column: see csrc/masks/masks_layout.cuh and csrc/rle/rle_tile.cuh.
+MASK_TILE, RLE_TILE = 9216 // 4 * 3 * 32, 8192 * 32
 
 
 @pytest.fixture(params=["forward", "backward"])

@@ -72,7 +72,7 @@ struct Layout {
   int kept_rows;   // of cells, for each warp
   size_t scratch;  // bytes, of cells at first and then of what the tile's bits are read off with
 
-  Layout(const Frame& frame, int64_t rows, size_t other) : shape(frame, kTileColumns, kTileWords) {
+  Layout(const Frame& frame, int64_t rows, size_t other) : shape(frame, kTileColumns, capacity(frame)) {
     // What 32 pixels take from in an axis that enlarges evenly, and a little more. Where they take from more than is
     // kept, as in masks that are shrunk a lot, cells are read where they are.
     constexpr size_t kRow = size_t{4} * kWarps * kCellStride;
@@ -84,7 +84,13 @@ struct Layout {
     scratch = kRow * static_cast<size_t>(kept_rows);
     if (scratch < other) scratch = other;
   }
+  // Words of bits beside the bands, which matter where columns are tall.
+  static int capacity(const Frame& frame) {
+    const int64_t most = frame.words() < kTileWords ? frame.words() : kTileWords;
+    return kTileWords - static_cast<int>(most + 3) / 4;
+  }
   size_t bytes() const { return sizeof(Tap) * kTileColumns + 4 * (kCells + 4) + shape.bytes() + bands() + scratch; }
+  // Of bands, a byte for each.
   __host__ __device__ size_t bands() const { return (static_cast<size_t>(shape.words) + 15) / 16 * 16; }
 };
 

@@ -110,47 +110,56 @@ class Rows {
     return tap_sum(tap_.near, cells[0], tap_.middle, cells[1], tap_.far, cells[2]);
   }
 
-  // Mixed columns come in stretches, and within one a column's cells are enlarged once.
+  // Pixels of the mixed columns. Of neighbouring ones each takes a column of enlarged cells more than the one before.
   template <bool kKept>
   __device__ void evaluate_all() {
-    for (uint32_t left = mixed_; left != 0;) {
-      const int first = __ffs(static_cast<int>(left)) - 1;
-      const uint32_t behind = ~(left >> first);  // its lowest bit is the first that isn't mixed
-      const int end = behind == 0 ? 32 : first + __ffs(static_cast<int>(behind)) - 1;
-      evaluate<kKept>(max(block_.starts[first] - static_cast<int>(tile_.x), 0),
-                      min(block_.starts[end] - static_cast<int>(tile_.x), tile_.columns));
-      left = end == 32 ? 0 : left >> end << end;
+    float first = 0, second = 0, third = 0;
+    int before = -2;
+    for (uint32_t left = mixed_; left != 0; left &= left - 1) {
+      const int cell = __ffs(static_cast<int>(left)) - 1, offset = static_cast<int>(tile_.x);
+      const int begin = max(block_.starts[cell] - offset, 0);
+      const int end = min(block_.starts[cell + 1] - offset, tile_.columns);
+      if (begin >= end) continue;
+      if (cell == before + 1) {
+        first = second;
+        second = third;
+      } else {
+        first = stretch<kKept>(cell);
+        second = stretch<kKept>(cell + 1);
+      }
+      third = stretch<kKept>(cell + 2);
+      before = cell;
+      evaluate(begin, end, first, second, third);
     }
   }
 
-  // Pixels of the tile's columns [begin, end).
-  template <bool kKept>
-  __device__ void evaluate(int begin, int end) {
+  // Pixels of the tile's columns [begin, end), which take from the same columns of cells. Two at a time: neither waits
+  // for the other, and more at a time leave more over of the few that a cell has.
+  __device__ void evaluate(int begin, int end, float first, float second, float third) {
     uint32_t* bits = block_.bits + tile_.at(begin, k_);
     const Tap* taps = block_.taps + begin;
-    const Levels levels = problem_.levels;
-    float first = 0, second = 0, third = 0, inner = 0, outer = 0;
-    for (int left = end - begin, column = -2; left > 0; --left, ++taps, ++bits) {
-      const Tap tap = *taps;
-      if (tap.cell != column) {
-        if (tap.cell == column + 1) {
-          first = second;
-          second = third;
-        } else {
-          first = stretch<kKept>(tap.cell);
-          second = stretch<kKept>(tap.cell + 1);
-        }
-        third = stretch<kKept>(tap.cell + 2);
-        column = tap.cell;
-      }
-      const float pixel = tap_sum(tap.near, first, tap.middle, second, tap.far, third);
-      const uint32_t set = __ballot_sync(kAllLanes, pixel > levels.threshold);
-      inner += pixel > levels.high ? 1.0f : 0.0f;
-      outer += pixel > levels.low ? 1.0f : 0.0f;
-      if (lane_ == 0) *bits = set;
+    const auto value = [&](const Tap& tap) { return tap_sum(tap.near, first, tap.middle, second, tap.far, third); };
+    int left = end - begin;
+#pragma unroll 1
+    for (; left > 1; left -= 2, taps += 2, bits += 2) {
+      const Tap near = taps[0], far = taps[1];
+      const float one = value(near), other = value(far);
+      const uint32_t of_one = vote(one), of_other = vote(other);
+      if (lane_ != 0) continue;
+      bits[0] = of_one;
+      bits[1] = of_other;
     }
-    inner_ += inner;
-    outer_ += outer;
+    if (left == 0) return;
+    const uint32_t set = vote(value(*taps));
+    if (lane_ == 0) *bits = set;
+  }
+
+  // The word of a column whose pixels the lanes have; counts them.
+  __device__ uint32_t vote(float pixel) {
+    const Levels levels = problem_.levels;
+    inner_ += pixel > levels.high ? 1.0f : 0.0f;
+    outer_ += pixel > levels.low ? 1.0f : 0.0f;
+    return __ballot_sync(kAllLanes, pixel > levels.threshold);
   }
 
   const Problem& problem_;

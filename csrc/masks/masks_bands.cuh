@@ -9,7 +9,8 @@
 
 namespace fastsam::masks::cuda {
 
-// Rows of cells that are read at once, and the magnitude of logits up to which the quick look knows what rounding can do.
+// Rows of cells that are read at once, and the magnitude of logits up to which the quick look knows what rounding can
+// do.
 constexpr int kGroup = 8;
 constexpr int kUsualColumns = 256;  // of cells
 constexpr float kCertainLogit = 1024;
@@ -33,6 +34,9 @@ class Sorter {
     const bool used_beyond = block.starts[kCells - 2 + lane_ % 2] < block.starts[kCells];
     beyond_ = used_beyond ? block.logits + min(block.first_cell + kCells + lane_ % 2, last) : column_;
     beyond_ += lane_ / 2 % kGroup * problem.columns;
+#ifdef __CUDA_ARCH__
+    asm("" : "+l"(column_), "+l"(beyond_));  // or they are made anew for each group
+#endif
     constexpr float kSlack = kTapRounding * kCertainLogit, kAny = 2 * kHugeLogit;
     const bool matters = used || used_beyond;
     clear_most_ = matters ? problem.levels.low - kSlack : kAny;
@@ -100,8 +104,8 @@ class Sorter {
     Group group;
     const float* const at = column_ + offset;
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) group.cells[i] = at[int64_t{columns} * i];
-    group.beyond = beyond_[offset];
+    for (int i = 0; i < kGroup; ++i) group.cells[i] = __ldg(at + int64_t{columns} * i);
+    group.beyond = __ldg(beyond_ + offset);
     return group;
   }
 
@@ -160,8 +164,8 @@ class Pixels {
   // Where a set run ends that reaches the last pixel of a column, counted from its first one, or 0 where the run may go
   // on in another tile or column, and its end is found there.
   __device__ int end(int x) const {
-    const bool ends = tile_.word + tile_.words == frame_.words() &&
-                      (!frame_.joined() || tile_.x + x == frame_.columns - 1);
+    const bool ends =
+        tile_.word + tile_.words == frame_.words() && (!frame_.joined() || tile_.x + x == frame_.columns - 1);
     return ends && last(x) != 0 ? 32 * (tile_.words - 1) + last_ : 0;
   }
 

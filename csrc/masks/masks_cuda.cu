@@ -1,20 +1,23 @@
 // Runs, boxes and sizes of masks from their low-resolution logits.
 //
-// A block has 32 columns of cells of one mask. A warp takes 32 rows of pixels: it reads the few rows of cells that
-// these take from, as they lie in memory, and keeps them. Columns of cells that are wholly above the upper level or
-// below the lower one, with all that surrounds them in these rows, are known without a look at their pixels; in the
-// others a lane enlarges its row's cells once, then goes along the pixels between them, and the warp's votes are the
-// words of bits from which runs are read off (rle/rle_tile.cuh).
+// A block has 32 columns of cells of one mask, and goes down the pixels in bands of 32 rows (masks_bands.cuh). First
+// warps sort bands by all cells under them: those that are clear or set as a whole are known without a look at their
+// pixels, and where all are clear the block is done. Then warps take the mixed bands (masks_rows.cuh): of these,
+// columns of cells that are known by themselves are filled in; in the others a lane enlarges its row's cells once, then
+// goes along the pixels between them, and the warp's votes are the words of bits. In the end a thread goes down each
+// column of pixels, from one band that can change anything to the next.
 //
 // What it should cost on an H200 (132 multiprocessors, 4.8 TB/s) for 3,072 masks of 256 x 256 cells at 1800 x 1200, by
-// bytes and by instructions of the compiled code; no GPU has measured it yet:
+// bytes and by instructions of the compiled code, of which a multiprocessor begins 2.4 in a cycle:
 //
-// * The logits, 0.8 GB, are read from memory once to measure, 0.2 ms, and again to write the runs of masks that pass
-//   the filters. Rows and columns that two warps need come from the cache.
-// * Sorting columns into known and mixed: some 60 instructions for 32 columns and 32 rows, 0.06 ms. Reading off words:
-//   some 15 for 32 words, 0.1 ms.
-// * Pixels that are looked at: some 21 instructions for 32 of them. Of masks whose boundary is a few hundred cells long
-//   that is one in 50, 0.1 ms. Noise in every cell of every mask is the worst case: 6.6 G pixels, 4 to 5 ms.
+// * The logits under the picture, 0.5 GB, are read from memory once to measure, 0.1 ms, and again to write the runs of
+//   masks that pass the filters. Rows and columns that two warps need come from the cache.
+// * Sorting: some 90 instructions for 32 columns of cells and 32 rows of pixels, and some 250 for a warp to begin:
+//   43,000 for a mask, 0.2 ms.
+// * Pixels that are looked at: some 25 instructions for 32 of them, what enlarges cells included. Of masks whose
+//   boundary is a few hundred cells long that is one in 60: 28,000 for a mask, 0.14 ms. Noise in every cell of every
+//   mask is the worst case: 6.6 G pixels, 8 ms.
+// * What else mixed bands and the columns through them take: 20,000 for a mask, 0.1 ms.
 // * Runs are written once, 4 or 8 bytes each.
 #include "masks/masks_cuda.h"
 
@@ -150,7 +153,8 @@ __device__ bool go_through(const Problem& problem, const Work& work, const Layou
   return any;
 }
 
-__global__ void __launch_bounds__(kThreads, 3)
+// Four blocks at once: what doesn't fit into the registers is set aside once for a tile.
+__global__ void __launch_bounds__(kThreads, 4)
     measure_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Work work,
                    const __grid_constant__ Layout layout, const __grid_constant__ Frame frame, int64_t per_mask,
                    const int64_t* error) {

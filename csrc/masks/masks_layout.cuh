@@ -25,7 +25,7 @@ using rle::cuda::TileShape;
 constexpr int kCells = 32, kReach = kCells + 2;
 // From row to row of a warp's cells: odd, so that lanes on different rows of one column meet 32 banks.
 constexpr int kCellStride = kReach + 1;
-// A tile's bits, 36 KiB: all pixels of 32 columns of cells at 1800 x 1200.
+// A tile's bits, and a byte for each of its bands, 36 KiB: all pixels of 32 columns of cells at 1800 x 1200.
 constexpr int kTileColumns = 256, kTileWords = 9216;
 // Of shared memory; the smallest of the GPUs that are compiled for has 64 KiB for a block.
 constexpr size_t kMostShared = 62 * 1024;
@@ -84,14 +84,16 @@ struct Layout {
     scratch = kRow * static_cast<size_t>(kept_rows);
     if (scratch < other) scratch = other;
   }
-  // Words of bits beside the bands, which matter where columns are tall.
+  size_t bytes() const { return sizeof(Tap) * kTileColumns + 4 * (kCells + 4) + shape.bytes() + bands() + scratch; }
+  // Of bands, a byte for each.
+  __host__ __device__ size_t bands() const { return (static_cast<size_t>(shape.words) + 15) / 16 * 16; }
+
+ private:
+  // Words of bits. Where columns are tall and a tile has few of them, bands would take much on top.
   static int capacity(const Frame& frame) {
     const int64_t most = frame.words() < kTileWords ? frame.words() : kTileWords;
     return kTileWords - static_cast<int>(most + 3) / 4;
   }
-  size_t bytes() const { return sizeof(Tap) * kTileColumns + 4 * (kCells + 4) + shape.bytes() + bands() + scratch; }
-  // Of bands, a byte for each.
-  __host__ __device__ size_t bands() const { return (static_cast<size_t>(shape.words) + 15) / 16 * 16; }
 };
 
 // The mask of one block, and its memory.

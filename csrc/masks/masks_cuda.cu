@@ -33,6 +33,13 @@ namespace {
 using fastsam::cuda::blocks_for;
 
 constexpr int64_t kMostPixels = INT32_MAX - 64;
+// Blocks that a multiprocessor has at once, by its shared memory. For four, what doesn't fit into the registers is set
+// aside once for a tile.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kBlocksAtOnce = 3;
+#else
+constexpr int kBlocksAtOnce = 4;
+#endif
 // Changes of a column up to which one thread may write them; more are written by neighbouring lanes side by side.
 constexpr int kFew = 32;
 
@@ -153,8 +160,7 @@ __device__ bool go_through(const Problem& problem, const Work& work, const Layou
   return any;
 }
 
-// Four blocks at once: what doesn't fit into the registers is set aside once for a tile.
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     measure_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Work work,
                    const __grid_constant__ Layout layout, const __grid_constant__ Frame frame, int64_t per_mask,
                    const int64_t* error) {

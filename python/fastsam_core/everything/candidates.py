@@ -19,7 +19,8 @@ class Candidates:
     """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
 
     counts: uncompressed RLE of the whole picture, each in the smallest dtype that holds it, because thousands of masks
-    may wait for their NMS. boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
+    may wait for their NMS; those that were found together share memory until some are taken. boxes, crop_boxes: (N, 4)
+    int64 XYXY in the picture. points: (N, 2) float64.
     """
 
     counts: list[np.ndarray]
@@ -42,9 +43,9 @@ class Candidates:
         )
 
     def take(self, index: np.ndarray) -> Candidates:
-        """The masks of these numbers, in their order."""
+        """The masks of these numbers, in their order, without the memory of the others."""
         return Candidates(
-            [self.counts[i] for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
+            [self.counts[i].copy() for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
         )
 
 
@@ -127,7 +128,7 @@ class Batch:
 
     def candidates(self) -> Candidates:
         """The masks that have passed, once their runs are there."""
-        return Candidates([compact(counts) for counts in self.started.runs()], *self._kept)
+        return Candidates(compact_all(*self.started.runs()), *self._kept)
 
 
 class Queue:
@@ -160,6 +161,31 @@ class Queue:
         self._filtered = [batch for batch in measured if batch.filter()]
         for batch in ready:
             yield batch.candidates()
+
+
+_UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
+_TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # for each of them but the last
+
+
+def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    """Each mask's counts in the smallest dtype that holds them.
+
+    counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
+    """
+    # A few calls for all masks: some for each of them take longer than a GPU does to measure them.
+    bounds = offsets.tolist()
+    largest = np.maximum.reduceat(counts, offsets[:-1]) if len(bounds) > 1 else counts[:0]
+    kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right").tolist()
+    made = [counts] * len(kinds)
+    for kind in set(kinds):
+        of_it = [i for i, one in enumerate(kinds) if one == kind]
+        parts = [counts[bounds[i] : bounds[i + 1]] for i in of_it] if len(of_it) < len(kinds) else [counts]
+        joined, begin = np.concatenate(parts, dtype=_UNSIGNED[kind], casting="unsafe"), 0
+        for i in of_it:
+            end = begin + bounds[i + 1] - bounds[i]
+            made[i] = joined[begin:end]
+            begin = end
+    return made
 
 
 def compact(counts: np.ndarray) -> np.ndarray:

@@ -107,10 +107,6 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bo
   FASTSAM_FROM_SM80("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                     "r"(inside ? 16 : 0) : "memory");
 }
-// The same by way of the first-level cache, for what others near by will read as well.
-__device__ __forceinline__ void cp_async_16_cached(void* shared, const void* global) {
-  FASTSAM_FROM_SM80("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
-}
 // Closes the group of the copies since the last commit; it may be empty.
 __device__ __forceinline__ void cp_async_commit() { FASTSAM_FROM_SM80("cp.async.commit_group;" :: : "memory"); }
 // Until at most kPending groups, the newest, are outstanding.

@@ -8,7 +8,8 @@ namespace fastsam::decoder::cuda {
 
 // Of one prompt; a block has several prompts where shared memory has room for them: what one of them reads of the
 // image, the others then find in the first-level cache, as barriers keep them together. A tile is as many panels of 16
-// image tokens as there are warps.
+// image tokens as there are warps. What a warp needs of the image comes from the second-level cache, some 300 clocks
+// away, so it is asked for one step ahead.
 constexpr int kPassThreads = 256, kPassWarps = kPassThreads / kWarp, kTilePanels = kPassWarps;
 constexpr int kFragment = 4 * kWarp;  // 32-bit words
 
@@ -22,19 +23,14 @@ struct PassShape {
   // fewer than warps, two warps share a tile's panels.
   static constexpr int kTiles = kNarrow ? 4 : 8, kHeadsOfTile = kHeads / kTiles, kSharers = kPassWarps / kTiles;
   static constexpr int kColumns = 8 * kTiles;
-  // What a warp needs of the image comes from the second-level cache, some 300 clocks away. It is asked for ahead of
-  // time, to so many places in shared memory, a fragment's each: if it came to registers, the compiler would ask late.
-  static constexpr int kPlaces = kNarrow ? 6 : 4;
-  static_assert(kPlaces >= 3 * kHeadsOfTile && kPlaces >= 4);
   static constexpr int kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
   // Of shared memory, in 16-byte vectors, in this order.
   static constexpr int kVectors = kHeads * kWarp / 2, kMatrix = 16 * kWarp;
   static constexpr int kLookMix = kTiles * kSteps / 2 * kWarp;
-  static constexpr int kCoefficients = kTilePanels * kSteps * kWarp, kScratch = kPassWarps * kWarp,
-                       kRings = kPassWarps * kPlaces * kWarp;
+  static constexpr int kCoefficients = kTilePanels * kSteps * kWarp, kScratch = kPassWarps * kWarp;
   static constexpr int kFloats = 2 * 16 * kTilePanels + (kSecond ? 3 * kRows + 2 * kColumns : 0);
-  static constexpr int kAll = (kSecond ? 4 : 3) * kVectors + (kSecond ? 4 : 1) * kMatrix + kLookMix + kCoefficients +
-                              kScratch + kRings + kFloats / 4;
+  static constexpr int kAll =
+      (kSecond ? 4 : 3) * kVectors + (kSecond ? 4 : 1) * kMatrix + kLookMix + kCoefficients + kScratch + kFloats / 4;
   static constexpr size_t kBytes = 16 * size_t{kAll};
 };
 
@@ -43,7 +39,7 @@ template <bool kSecond, bool kNarrow>
 struct PassMemory {
   using Shape = PassShape<kSecond, kNarrow>;
   uint2 *keys, *cross, *look, *own;
-  uint4 *gram, *look_mix, *keys_mix, *own_gram, *cross_mix, *rings;
+  uint4 *gram, *look_mix, *keys_mix, *own_gram, *cross_mix;
   uint32_t *coefficients, *scratch;
   float *scale, *one, *keys_bias, *own_bias, *cross_bias, *look_rest;
 
@@ -64,7 +60,6 @@ struct PassMemory {
     cross_mix = take(kSecond ? Shape::kMatrix : 0);
     coefficients = reinterpret_cast<uint32_t*>(take(Shape::kCoefficients));
     scratch = reinterpret_cast<uint32_t*>(take(Shape::kScratch));
-    rings = take(Shape::kRings);
     scale = reinterpret_cast<float*>(at);
     one = scale + 16 * kTilePanels;
     keys_bias = one + 16 * kTilePanels;
@@ -143,56 +138,25 @@ __device__ __forceinline__ void scale_fragment(uint32_t (&x)[4], const float (&b
   }
 }
 
-// A warp's places for fragments. A lane reads what it has asked for itself, and so waits for nobody.
-struct Ring {
-  uint4* places;
+// Fragments of one head of `kCount` projections of the image, asked for a head ahead.
+template <int kCount>
+struct Ahead {
+  const uint4* image;  // the first head's of the first projection
+  uint32_t next[kCount][4];
 
-  template <typename Memory>
-  __device__ __forceinline__ explicit Ring(const Memory& memory)
-      : places(memory.rings + warp_of_prompt() * Memory::Shape::kPlaces * kWarp + lane()) {}
-  // of_lane: the lane's part of a fragment.
-  __device__ __forceinline__ void ask(int place, const uint4* of_lane) const {
-    cp_async_16_cached(places + place * kWarp, of_lane);
-  }
-  __device__ __forceinline__ void take(uint32_t (&to)[4], int place) const {
-    const uint4 four = places[place * kWarp];
-    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-  }
-};
-
-// What each head needs of the image, `kEach` projections of it, in two rounds over the heads. It is asked for `kAhead`
-// heads ahead: a place is free again when what was in it has been multiplied.
-template <int kEach>
-struct Heads {
-  static constexpr int kAhead = 4 / kEach;
-  const Ring ring;
-  const uint4* next;  // the lane's part of the next head's that is asked for
-
-  template <typename Memory>
-  __device__ __forceinline__ Heads(const Memory& memory, const uint4* panel) : ring(memory), next(panel + lane()) {
-#pragma unroll
-    for (int head = 0; head < kAhead; ++head) {
-      ask(head);
-      cp_async_commit();
-    }
-  }
-  // For what comes after `head`, in a loop whose head that is; of the last round nothing follows.
-  __device__ __forceinline__ void ask_after(int head, bool last_round) {
-    if (head + kAhead == kHeads) next += (kEach - 1) * kHeads * kWarp;
-    if (!last_round || head + kAhead < kHeads) ask(head);
-    cp_async_commit();
-  }
-  __device__ __forceinline__ void take(uint32_t (&to)[kEach][4], int head) const {
-    cp_async_wait<kAhead - 1>();
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) ring.take(to[i], head % kAhead * kEach + i);
-  }
-
- private:
+  __device__ __forceinline__ explicit Ahead(const uint4* from) : image(from) { ask(0); }
   __device__ __forceinline__ void ask(int head) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) ring.ask(head % kAhead * kEach + i, next + i * kHeads * kWarp);
-    next += kWarp;
+    for (int i = 0; i < kCount; ++i) load_fragment(next[i], image, i * kHeads + head);
+  }
+  // Those of `head`, while the next head's are on their way.
+  __device__ __forceinline__ void take(uint32_t (&now)[kCount][4], int head) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) now[i][j] = next[i][j];
+    }
+    ask(min(head + 1, kHeads - 1));
   }
 };
 
@@ -218,27 +182,25 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   // Added to the scores of tokens that aren't there.
   const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY,
                             2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
-  Heads<1> heads(memory, image);
-#pragma unroll 4
+  Ahead<1> keys(image), cross(image + kHeads * kWarp);
+#pragma unroll 2
   for (int head = 0; head < kHeads; ++head) {
     uint32_t left[1][4];
-    heads.take(left, head);
+    keys.take(left, head);
     float scores[4] = {nothing[0], nothing[1], nothing[0], nothing[1]};
     multiply<T>(scores, left[0], memory.keys[head * kWarp + lane()]);
-    heads.ask_after(head, false);
     softmax_of_tokens(scores);
     pack_head<T>(memory.of_head(panel, 0, head), scores);
   }
   uint32_t weights[4][4];
   load_own(memory, panel, 0, weights);
   float variance[2] = {};
-#pragma unroll 4
+#pragma unroll 2
   for (int head = 0; head < kHeads; ++head) {
     uint32_t left[1][4];
-    heads.take(left, head);
+    cross.take(left, head);
     float products[4] = {};
     multiply<T>(products, left[0], memory.cross[head * kWarp + lane()]);
-    heads.ask_after(head, true);
     multiply_rows<T>(products, weights, memory.gram + head * 2 * kWarp);
     add_products<T>(variance, memory.of_head(panel, 0, head), products);
   }
@@ -276,11 +238,11 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
   const int tokens = static_cast<int>(pass.tokens), rows = kHeads * tokens;
   const T* const left_behind = state + at * (int64_t{2 * rows + 2} * 16);
   copy_state(memory, left_behind, panel, tokens);
-  Heads<2> heads(memory, image);
+  Ahead<2> queries(image);
   float scale[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) scale[half] = to_float(left_behind[2 * rows * 16 + group() + 8 * half]);
-  cp_async_wait<Heads<2>::kAhead>();
+  cp_async_wait<0>();
   __syncwarp();
   uint32_t before[4][4], weights[4][4];
 #pragma unroll
@@ -291,18 +253,18 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
 #pragma unroll 2
   for (int head = 0; head < kHeads; ++head) {
     uint32_t left[2][4];
-    heads.take(left, head);
+    queries.take(left, head);
     const uint2 keys = memory.keys[head * kWarp + lane()];
     float scores[4] = {};
     multiply<T>(scores, left[0], keys);
     scale_rows(scores, scale);
     multiply<T>(scores, left[1], keys);
-    heads.ask_after(head, false);
     multiply_rows<T>(scores, before, memory.keys_mix + head * 2 * kWarp);
     add_columns(scores, memory.keys_bias + head * kTokens);
     softmax_of_tokens(scores);
     pack_head<T>(memory.of_head(panel, 4, head), scores);
   }
+  Ahead<2> both(image + 2 * kHeads * kWarp);
   float norms[2][2], variance[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -313,7 +275,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
 #pragma unroll 2
   for (int head = 0; head < kHeads; ++head) {
     uint32_t left[2][4];
-    heads.take(left, head);
+    both.take(left, head);
     float products[4] = {};
     multiply<T>(products, left[0], memory.own[head * kWarp + lane()]);
     scale_rows(products, scale);
@@ -323,7 +285,6 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
 #pragma unroll
     for (int j = 0; j < 4; ++j) products[j] = 0.0f;
     multiply<T>(products, left[1], memory.cross[head * kWarp + lane()]);
-    heads.ask_after(head, true);
     scale_rows(products, scale);
     multiply_rows<T>(products, before, memory.cross_mix + head * 2 * kWarp);
     multiply_rows<T>(products, weights, memory.gram + head * 2 * kWarp);

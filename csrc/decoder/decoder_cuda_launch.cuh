@@ -1,12 +1,12 @@
-// From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled but
-// 48 bytes of the upscaling's, outside its inner loops:
+// From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled but 8 to
+// 64 bytes, outside of inner loops:
 //
 //   of a prompt            threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts of a block)
-//   first look             128             80       16 KB                  24
-//   first pass             256            128       59 KB                  16 (2)
-//   second pass, narrow    256            128      110 KB                  16 (2)
-//   second pass, wide      256            128      110 KB                  16 (2)
-//   upscaling        512 / 384      128 - 168  147 / 159 KB               16 / 12
+//   first look                 128         72           0                  28
+//   first pass                 256         80       43 KB                  24 (3)
+//   second pass, narrow        256        128       86 KB                  16 (2)
+//   second pass, wide          256        128       94 KB                  16 (2)
+//   upscaling            512 / 384  128 - 168  147 / 159 KB           16 / 12
 #pragma once
 
 #include "decoder/decoder_cuda_call.cuh"
@@ -32,7 +32,7 @@ void launch_together(const Pass& pass, void* stream) {
 
 template <typename T, bool kSecond, bool kNarrow>
 void launch_pass(const Pass& pass, int64_t shared, void* stream) {
-  constexpr int kTogether = 2;
+  constexpr int kTogether = kSecond ? 2 : 3;
   // Few prompts are better off on as many multiprocessors as there are. Each block occupies a kilobyte more.
   const bool room = kTogether * PassShape<kSecond, kNarrow>::kBytes + 1024 <= static_cast<uint64_t>(shared);
   if (room && pass.prompts >= kManyPrompts) return launch_together<T, kSecond, kNarrow, kTogether>(pass, stream);

@@ -5,9 +5,6 @@
 
 namespace fastsam::decoder::cuda {
 
-// What comes from the second-level cache is asked for so many panels ahead, to shared memory: if it came to registers,
-// the compiler would ask when it is needed.
-constexpr int kAhead = 4;
 constexpr int kLookThreads = 128, kLookTiles = 2, kLookRows = kLookThreads / kWarp * kLookTiles * 16;
 
 template <typename T>
@@ -30,25 +27,20 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
   }
   const auto* const keys = static_cast<const uint4*>(look.keys);
   const auto* const values = static_cast<const uint4*>(look.values);
-  __shared__ uint4 places[kLookThreads / kWarp][kAhead][2][kWarp];  // a lane reads what it has asked for itself
-  const auto ask = [&](int64_t panel) {
-    if (panel < look.panels) {
-      uint4(&to)[2][kWarp] = places[warp()][panel % kAhead];
-      cp_async_16_cached(&to[0][lane()], keys + (panel * kHeads + head) * kWarp + lane());
-      cp_async_16_cached(&to[1][lane()], values + (head * look.panels + panel) * kWarp + lane());
-    }
-    cp_async_commit();  // also of nothing, so that there are always as many
-  };
-  for (int panel = 0; panel < kAhead; ++panel) ask(panel);
+  uint32_t key[4], value[4];
+  load_fragment(key, keys, head);
+  load_fragment(value, values, head * look.panels);
   for (int64_t panel = 0; panel < look.panels; ++panel) {
-    cp_async_wait<kAhead - 1>();
-    const uint4 key = places[warp()][panel % kAhead][0][lane()], value = places[warp()][panel % kAhead][1][lane()];
+    uint32_t next_key[4], next_value[4];
+    const int64_t next = min(panel + 1, look.panels - 1);
+    load_fragment(next_key, keys, next * kHeads + head);
+    load_fragment(next_value, values, head * look.panels + next);
     float scores[kLookTiles][2][4] = {};
     bool behind = false;
 #pragma unroll
     for (int i = 0; i < kLookTiles; ++i) {
-      mma_m16n8k16<T>(scores[i][0], left[i], key.x, key.z);
-      mma_m16n8k16<T>(scores[i][1], left[i], key.y, key.w);
+      mma_m16n8k16<T>(scores[i][0], left[i], key[0], key[2]);
+      mma_m16n8k16<T>(scores[i][1], left[i], key[1], key[3]);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         float& score = scores[i][j / 4][j % 4];
@@ -86,10 +78,11 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
       uint32_t weights[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) weights[j] = pack<T>(scores[i][j / 2][j % 2 * 2], scores[i][j / 2][j % 2 * 2 + 1]);
-      mma_m16n8k16<T>(out[i][0], weights, value.x, value.z);
-      mma_m16n8k16<T>(out[i][1], weights, value.y, value.w);
+      mma_m16n8k16<T>(out[i][0], weights, value[0], value[2]);
+      mma_m16n8k16<T>(out[i][1], weights, value[1], value[3]);
     }
-    ask(panel + kAhead);  // what was in its place has been multiplied
+#pragma unroll
+    for (int j = 0; j < 4; ++j) key[j] = next_key[j], value[j] = next_value[j];
   }
   T* const to = static_cast<T*>(look.out) + head * look.rows * kDim;
 #pragma unroll

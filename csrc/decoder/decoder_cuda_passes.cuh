@@ -142,42 +142,34 @@ template <typename T, bool kSecond, bool kNarrow>
 struct Look {
   using Shape = PassShape<kSecond, kNarrow>;
   static constexpr int kHeadsOfTile = Shape::kHeadsOfTile;
-  static constexpr int kBatch = 4;  // steps whose fragments are on their way at once
   const PassMemory<kSecond, kNarrow>& memory;
   const Share<Shape>& share;
-  const uint4 *image, *values;  // the lane's parts of what is asked for next
+  const uint4 *image, *values;  // of the next panel that is asked for, and of this one
   int64_t of_head;              // from one head's values to the next's
   T* state;                     // of this panel: the lane's part of the rows that the warp keeps
   int64_t of_panel;
   int tokens;
-  const Ring ring;
+  uint32_t scaled[kHeadsOfTile][4], plain[kHeadsOfTile][4];
 
   __device__ __forceinline__ Look(const Pass& pass, const PassMemory<kSecond, kNarrow>& memory_, T* of_prompt,
                                   const Share<Shape>& share_, int64_t at)
-      : memory(memory_), share(share_), tokens(static_cast<int>(pass.tokens)), ring(memory_) {
+      : memory(memory_), share(share_), tokens(static_cast<int>(pass.tokens)) {
     constexpr int kFirst = (Shape::kProjections - 2) * kHeads;
-    image = static_cast<const uint4*>(pass.image) + (at * Shape::kProjections * kHeads + kFirst + share.head) * kWarp +
-            lane();
+    image = static_cast<const uint4*>(pass.image) + (at * Shape::kProjections * kHeads + kFirst + share.head) * kWarp;
     of_head = pass.panels * kWarp;
-    values = static_cast<const uint4*>(pass.values) + share.head * of_head + at * kWarp + lane();
+    values = static_cast<const uint4*>(pass.values) + share.head * of_head + at * kWarp;
     of_panel = (2 * kHeads * pass.tokens + 2) * 16;
     state = of_prompt + at * of_panel + (2 * share.tile * tokens + group()) * 16 + 2 * pair();
-    ask_image();
-    ask_values();
+    ask();
   }
 
-  // What a look takes from the image, a panel ahead: two projections at first, and values at its end.
-  __device__ __forceinline__ void ask_image() const {
+  // What a look takes from the image comes a panel later.
+  __device__ __forceinline__ void ask() {
 #pragma unroll
-    for (int i = 0; i < 2 * kHeadsOfTile; ++i) {
-      ring.ask(i, image + (i / kHeadsOfTile * kHeads + i % kHeadsOfTile) * kWarp);
+    for (int k = 0; k < kHeadsOfTile; ++k) {
+      load_fragment(scaled[k], image, k);
+      load_fragment(plain[k], image, kHeads + k);
     }
-    cp_async_commit();
-  }
-  __device__ __forceinline__ void ask_values() const {
-#pragma unroll
-    for (int k = 0; k < kHeadsOfTile; ++k) ring.ask(2 * kHeadsOfTile + k, values + k * of_head);
-    cp_async_commit();
   }
 
   // At a panel, which is number `panel` of the tile and has `length` image tokens or more.
@@ -191,32 +183,27 @@ struct Look {
     }
     float scores[4] = {};
     uint2 look[kHeadsOfTile];
-    uint32_t projected[2 * kHeadsOfTile][4];
-    cp_async_wait<1>();
-#pragma unroll
-    for (int i = 0; i < 2 * kHeadsOfTile; ++i) ring.take(projected[i], i);
 #pragma unroll
     for (int k = 0; k < kHeadsOfTile; ++k) {
       look[k] = memory.look[(share.head + k) * kWarp + lane()];
-      multiply<T>(scores, projected[k], look[k]);
+      multiply<T>(scores, scaled[k], look[k]);
     }
     scale_rows(scores, scale);
 #pragma unroll
-    for (int k = 0; k < kHeadsOfTile; ++k) multiply<T>(scores, projected[kHeadsOfTile + k], look[k]);
+    for (int k = 0; k < kHeadsOfTile; ++k) multiply<T>(scores, plain[k], look[k]);
     if (another) image += Shape::kProjections * kHeads * kWarp;
-    ask_image();
+    ask();
+    uint32_t seen[kHeadsOfTile][4];
 #pragma unroll
-    for (int step = 0; step < Shape::kSteps; step += kBatch) {
-      uint32_t left[kBatch][4];
-      uint4 mix[kBatch / 2];
+    for (int k = 0; k < kHeadsOfTile; ++k) load_fragment(seen[k], values + k * of_head, 0);
+    values += kWarp;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) load_stored(left[i], coefficients + (step + i) * kFragment);
-#pragma unroll
-      for (int i = 0; i < kBatch / 2; ++i) {
-        mix[i] = memory.look_mix[(share.tile * (Shape::kSteps / 2) + step / 2 + i) * kWarp + lane()];
-      }
-#pragma unroll
-      for (int i = 0; i < kBatch; i += 2) multiply<T>(scores, left[i], left[i + 1], mix[i / 2]);
+    for (int step = 0; step < Shape::kSteps; step += 2) {
+      uint32_t left[2][4];
+      load_stored(left[0], coefficients + step * kFragment);
+      load_stored(left[1], coefficients + (step + 1) * kFragment);
+      multiply<T>(scores, left[0], left[1],
+                  memory.look_mix[(share.tile * (Shape::kSteps / 2) + step / 2) * kWarp + lane()]);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -251,22 +238,13 @@ struct Look {
     ldmatrix_x4_trans(weights, scratch + 4 * lane());
     __syncwarp();
 #pragma unroll
-    for (int step = 0; step < Shape::kSteps; step += kBatch) {
-      uint32_t left[kBatch][4];
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) load_transposed(left[i], coefficients + (step + i) * kFragment);
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) mma_m16n8k16<T>(sums.mixed[step + i], left[i], weights[0], weights[1]);
+    for (int step = 0; step < Shape::kSteps; ++step) {
+      uint32_t left[4];
+      load_transposed(left, coefficients + step * kFragment);
+      mma_m16n8k16<T>(sums.mixed[step], left, weights[0], weights[1]);
     }
-    cp_async_wait<1>();
 #pragma unroll
-    for (int k = 0; k < kHeadsOfTile; ++k) {
-      uint32_t seen[4];
-      ring.take(seen, 2 * kHeadsOfTile + k);
-      mma_m16n8k16<T>(sums.seen[k], seen, weights[2], weights[3]);
-    }
-    if (another) values += kWarp;
-    ask_values();
+    for (int k = 0; k < kHeadsOfTile; ++k) mma_m16n8k16<T>(sums.seen[k], seen[k], weights[2], weights[3]);
     keep(coefficients);
   }
 

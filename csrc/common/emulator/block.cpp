@@ -236,9 +236,7 @@ void copy(const std::vector<Copy>& copies) {
   for (const Copy& one : copies) {
     std::memcpy(one.to, one.from, one.bytes);
     std::memset(static_cast<char*>(one.to) + one.bytes, 0, one.zeros);
-    // wgmma reads dynamic shared memory alone.
-    const auto at = reinterpret_cast<uintptr_t>(one.to), begin = reinterpret_cast<uintptr_t>(dynamic_shared());
-    if (at >= begin && at < begin + block.shared_bytes) note_copy(one.to, one.bytes + one.zeros);
+    note_copy(one.to, one.bytes + one.zeros);
   }
 }
 

@@ -132,7 +132,6 @@ inline void cp_async_16(void* shared, const void* global, bool inside = true) {
   if (inside) emulator::require_aligned(global, "cp.async", false);
   emulator::defer_copy(shared, global, inside ? 16 : 0, inside ? 0 : 16);
 }
-inline void cp_async_16_cached(void* shared, const void* global) { cp_async_16(shared, global); }
 inline void cp_async_commit() { emulator::commit_copies(); }
 template <int kPending>
 void cp_async_wait() {

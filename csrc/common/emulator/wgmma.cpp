@@ -186,6 +186,7 @@ std::string end_block_of_products() {
 void note_copy(const void* to, size_t bytes) {
   const auto* const memory = static_cast<const char*>(dynamic_shared());
   const auto* const at = static_cast<const char*>(to);
+  if (at < memory || !is_shared(to, bytes)) return;
   const size_t first = static_cast<size_t>(at - memory) / 16,
                end = (static_cast<size_t>(at - memory) + bytes + 15) / 16;
   if (unfenced.size() < end) unfenced.resize(end);

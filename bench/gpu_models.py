@@ -31,7 +31,8 @@ def model_of(context: Context) -> SamModel:
 def encoder_ours(name: str) -> Any:
     """ViT-B on the recipe's weights; ViT-H, which nothing is compared with, on weights as they are drawn.
 
-    Call by call it is replayed from the package's own CUDA graph; the harness's graph holds the encoder's launches.
+    Under FASTSAM_CUDA_GRAPHS=1 it is replayed call by call from the package's own CUDA graph, if there's none of the
+    harness yet; the harness's graph holds the encoder's launches.
     """
 
     def make(context: Context) -> Work:

@@ -33,7 +33,8 @@ def table(results: dict[str, Any]) -> str:
         f"{results['dtype']}, torch {results['versions']['torch']}; {passed} of {len(checks)} checks passed first. A "
         f"large product reached {ceilings['tflops']:.0f} TFLOP/s there, a large copy {ceilings['gb_per_s']:,.0f} GB/s; "
         "the floor is what the work would take at these."
-        + (" *One call* has the host's part in it, which other work may hide." if calls else ""),
+        + (" *One call* has the host's part in it, which other work may hide." if calls else "")
+        + (f" {results['remark']}" if "remark" in results else ""),
         "",
         f"| work | median | {'one call | ' * calls}floor | TFLOP/s | first call | peak memory |",
         f"| --- | --- | {'--- | ' * calls}--- | --- | --- | --- |",

@@ -28,9 +28,11 @@ each_encoder = pytest.mark.parametrize("name", SIZES)
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    if replay.off:
-        pytest.skip(replay.off)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "1")
+    if reason := replay._read_switch():
+        pytest.skip(reason)
+    monkeypatch.setattr(replay, "off", "")
     replay.warn_once.cache_clear()
     give_back()
     yield

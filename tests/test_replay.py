@@ -411,7 +411,7 @@ def test_graphs_go_with_their_encoder_and_are_no_part_of_it(stand: Stand, dtype:
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "cuda_module", object())
     monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
-    for value, reason in (("", ""), ("1", ""), ("0", replay.SWITCHED_OFF)):
+    for value, reason in (("", replay.SWITCHED_OFF), ("0", replay.SWITCHED_OFF), ("1", "")):
         monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", value)
         assert replay._read_switch() == reason
         monkeypatch.setattr(replay, "off", reason)
@@ -420,7 +420,7 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "yes")
     with pytest.raises(ValueError, match="FASTSAM_CUDA_GRAPHS=yes: it must be 1 or 0"):
         replay._read_switch()
-    monkeypatch.delenv("FASTSAM_CUDA_GRAPHS")
+    monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "1")
     monkeypatch.setattr(torch, "__version__", "2.10.1")
     assert replay._read_switch() == "not before PyTorch 2.11"
     monkeypatch.setattr(replay, "cuda_module", None)

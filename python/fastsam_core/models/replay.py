@@ -25,7 +25,8 @@ from .kept import capturing, kept, parts_of
 from .native import is_plain
 from .precision import dtype_of
 
-SWITCHED_OFF = "switched off by FASTSAM_CUDA_GRAPHS=0"
+# They are for who asks for them: what they gain hasn't been measured yet, and other threads have to mind the recording.
+SWITCHED_OFF = "off; FASTSAM_CUDA_GRAPHS=1 uses them"
 OLDEST_PYTORCH = 2, 11
 # A call with the same images' shape and all is the third before it is recorded: one or two pictures pay nothing.
 USES = 3
@@ -45,7 +46,7 @@ def _read_switch() -> str:
     wanted = os.environ.get("FASTSAM_CUDA_GRAPHS", "")
     if wanted not in ("", "0", "1"):
         raise ValueError(f"FASTSAM_CUDA_GRAPHS={wanted}: it must be 1 or 0")
-    if wanted == "0":
+    if wanted != "1":
         return SWITCHED_OFF
     if cuda_module is None:  # attention makes matrices of a gigabyte then, which a graph would hold
         return "not without the CUDA kernels"

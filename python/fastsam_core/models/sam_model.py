@@ -156,8 +156,9 @@ class SamModel(nn.Module):
         """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
 
         dtype: float32, float16 or bfloat16, what to compute in and to return; the weights' own type if not given.
-        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`). On a GPU,
-        after the third call, one or two images at a time are encoded by a CUDA graph (see `replay`).
+        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`). Under
+        FASTSAM_CUDA_GRAPHS=1, on a GPU and after the third call, one or two images at a time are encoded by a CUDA
+        graph (see `replay`).
         """
         if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(

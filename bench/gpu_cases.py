@@ -1,9 +1,10 @@
-"""What `bench.gpu` checks and measures: single operations beside their peers. `gpu_models` has whole models."""
+"""What `bench.gpu` checks and measures of attention and the decoder, beside their peers."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +13,9 @@ from torch.nn import functional as F
 
 from fastsam_core import ops
 from fastsam_core.models.decoder_folded import FoldedImage
-from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
+from fastsam_core.models.decoder_gpu import GpuImage, serves_decoder
 from fastsam_core.models.mask_decoder import MaskDecoder
-from fastsam_core.ops._attention.cuda import takes_wgmma, wgmma_in_turn
-from fastsam_core.ops._native_cuda import cuda_module, use_unvalidated
-from fastsam_core.postprocess import MaskResizer
+from fastsam_core.ops._attention.windows import partition, unpartition
 
 from .gpu_harness import Case, Check, Context, Skipped, Work, bytes_of, rotated
 from .recipe import from_tests
@@ -87,14 +86,21 @@ def position_terms(q: Tensor, table_h: Tensor, table_w: Tensor, side: int) -> tu
     return rows.flatten(2, 3), columns.flatten(2, 3)
 
 
-def with_bias(qkv: Tensor, table_h: Tensor, table_w: Tensor, heads: int, *_: Any) -> Tensor:
+def with_bias(qkv: Tensor, table_h: Tensor, table_w: Tensor, heads: int, window: int, padding: Tensor) -> Tensor:
+    """Attention by `scaled_dot_product_attention`, the bias of all queries and keys stored."""
+    height, width = qkv.shape[1:3]
+    if window:
+        qkv = partition(qkv, window, padding)  # (windows, window, window, 3 * C)
     q, k, v = packed_heads(qkv, heads)
     rows, columns = position_terms(q, table_h, table_w, qkv.shape[1])
     bias = (rows[..., :, None] + columns[..., None, :]).flatten(3)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if not window:
+        return out
+    return unpartition(out.transpose(1, 2).flatten(2).unflatten(1, (window, window)), height, width)
 
 
-def sdpa_case(name: str) -> Case:
+def sdpa_case(name: str, window: int = 0) -> Case:
     def make(context: Context) -> Work:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -106,9 +112,9 @@ def sdpa_case(name: str) -> Case:
             with sdpa_kernel([backend]):
                 return with_bias(*arguments)
 
-        return attention_work(context, 0, call, "its bias is made and stored in the call")
+        return attention_work(context, window, call, "its bias is made and stored in the call")
 
-    return Case("attention", f"SDPA, bias stored, {name.lower()}", make)
+    return Case("attention", f"SDPA, {f'windows of {window}' if window else 'bias stored'}, {name.lower()}", make)
 
 
 def flex_case() -> Case:
@@ -129,74 +135,35 @@ def flex_case() -> Case:
 
             return compiled(q, k, v, score_mod=add)
 
-        return attention_work(context, 0, call)
+        return replace(attention_work(context, 0, call), capture=False)
 
     return Case("attention", "FlexAttention, compiled", make)
 
 
-def attention_case(
-    name: str,
-    window: int,
-    sibling: str = "",
-    heads: int = 12,
-    dim: int = 64,
-    wgmma: bool = False,
-    in_turn: bool = True,
-) -> Case:
-    """wgmma: by the kernels for Hopper that wait to be validated, in turn or not; without, never by them."""
-
-    def call(*arguments: Any) -> Any:
-        reset = wgmma_in_turn.set(in_turn)
-        with use_unvalidated(wgmma):
-            result = (ops.siblings("attention")[sibling] if sibling else ops.attention)(*arguments)
-        wgmma_in_turn.reset(reset)
-        return result
-
-    def make(context: Context) -> Work:
-        work = attention_work(context, window, call, heads=heads, dim=dim)
-        if wgmma:
-            need_wgmma(context, work.inputs[0][0], dim)
-        return work
-
-    return Case("attention", name, make)
+def attention_case(name: str, window: int, sibling: str = "", heads: int = 12, dim: int = 64) -> Case:
+    call = ops.siblings("attention")[sibling] if sibling else ops.attention
+    return Case("attention", name, lambda context: attention_work(context, window, call, heads=heads, dim=dim))
 
 
-def need_wgmma(context: Context, qkv: Tensor, dim: int) -> None:
-    """Skipped unless Hopper's own kernels serve where they are asked for; on the CPU PyTorch stands in."""
-    with use_unvalidated():
-        if not context.tiny and not (cuda_module and takes_wgmma(cuda_module, qkv, dim, 0)):
-            raise Skipped("there are no kernels by wgmma for this dtype and GPU, or none were compiled (for sm_90a)")
-
-
-def wgmma_check(heads: int, dim: int) -> Check:
-    def make(context: Context) -> tuple[float, float]:
-        arguments = attention_arguments(context, 0, 0, heads, dim)
-        need_wgmma(context, arguments[0], dim)
-        with use_unvalidated():
-            return error_of("attention", arguments, context)
-
-    return Check("attention", f"64 x 64, heads of {dim}, wgmma", make)
+def attention_check(name: str, window: int, dim: int) -> Check:
+    return Check("attention", name, lambda c: error_of("attention", attention_arguments(c, window, 0, 2, dim), c))
 
 
 ATTENTION = [
     attention_case("ours, ViT-B, 64 x 64", 0),
-    attention_case("ours by wgmma, ViT-B, 64 x 64", 0, wgmma=True),
-    attention_case("ours by wgmma, not in turn, ViT-B, 64 x 64", 0, wgmma=True, in_turn=False),
     attention_case("PyTorch sibling, ViT-B, 64 x 64", 0, "reference"),
     *(sdpa_case(name) for name in BACKENDS),
-    flex_case(),
     attention_case("ours, ViT-B, windows of 14", 14),
     attention_case("PyTorch sibling, ViT-B, windows of 14", 14, "reference"),
+    *(sdpa_case(name, 14) for name in BACKENDS[:2]),
     attention_case("ours, ViT-H, 64 x 64", 0, heads=16, dim=80),
-    attention_case("ours by wgmma, ViT-H, 64 x 64", 0, heads=16, dim=80, wgmma=True),
+    attention_case("ours, ViT-H, windows of 14", 14, heads=16, dim=80),
+    flex_case(),
 ]
 ATTENTION_CHECKS = [
-    *(
-        Check("attention", name, lambda c, w=window: error_of("attention", attention_arguments(c, w, 0, heads=2), c))
-        for name, window in (("64 x 64", 0), ("windows of 14", 14))
-    ),
-    wgmma_check(2, 64),
-    wgmma_check(2, 80),
+    attention_check(f"{grid}, heads of {dim}", window, dim)
+    for grid, window in (("64 x 64", 0), ("windows of 14", 14))
+    for dim in (64, 80)
 ]
 
 # -------------------------------------------------------------------------------------------------------------- decoder
@@ -237,46 +204,16 @@ def decode_work(context: Context, kind: Any, prompts: int, chosen: float) -> Wor
 
     flops = 2 * tokens * (prompts * PASS_MACS + len(wanted) * UPSCALE_MACS)
     state = 2 * 114 * tokens * (3 * prompts + len(wanted))
-    return Work(run, [(sparse,), (sparse.clone(),)], flops, state + 64.0 * tokens * len(rows))
+    inputs = [(sparse,), (sparse.clone(),)]
+    return Work(run, inputs, flops, state + 64.0 * tokens * len(rows), capture=False)  # which masks, the host says
 
 
 def decode_case(name: str, kind: Any, prompts: int, chosen: float) -> Case:
     return Case("decoder", name, lambda context: decode_work(context, kind, prompts, chosen))
 
 
-# Of what happens to prompts' tokens between their looks at the image; kernels that wait to be validated are asked for.
+# Of what happens to prompts' tokens between their looks at the image.
 CHAINS = ("decoder_prompts", "decoder_mask_factors")
-
-
-def need_chain(context: Context, tensor: Tensor) -> None:
-    """Skipped unless the tokens' kernels serve where they are asked for; on the CPU PyTorch stands in."""
-    for op in CHAINS if not context.tiny else ():
-        if reason := ops.why(op, tensor)["cuda"]:
-            raise Skipped(reason)
-
-
-def tokens_case(prompts: int, by_kernels: bool) -> Case:
-    """Prompts with all their masks by the passes' kernels, and their tokens by kernels or by PyTorch."""
-
-    def make(context: Context) -> Work:
-        work = decode_work(context, GpuImage, prompts, 1.0)
-        count = context.size(prompts, 4)
-        decoder, image, sparse = decoder_inputs(context, count)
-        rows, masks = [i for i in range(count) for _ in range(3)], [1, 2, 3] * count
-        prepared = GpuImage(decoder, *image)
-        with use_unvalidated(by_kernels):
-            if by_kernels:
-                need_chain(context, sparse)
-
-        def run(sparse: Tensor) -> Any:
-            with use_unvalidated(by_kernels):
-                decoded = GpuPrompts(prepared, sparse, (1, 2, 3))  # however few
-                return decoded.predicted_iou(), decoded.logits(rows, masks)
-
-        return Work(run, work.inputs, work.flops, work.bytes)
-
-    count = "one prompt" if prompts == 1 else f"{prompts:,} prompts"
-    return Case("decoder", f"ours, {count}, tokens by {'kernels' if by_kernels else 'PyTorch'}", make)
 
 
 def chain_check(op: str) -> Check:
@@ -289,10 +226,7 @@ def chain_check(op: str) -> Check:
         reference = ops.siblings(op)["reference"]
         exact = reference(*there(drawn.cast(op, given, torch.float64), context))
         usual = reference(*there(given, context))
-        with use_unvalidated():
-            given = there(given, context)
-            need_chain(context, given[0])
-            ours = getattr(ops, op)(*given)
+        ours = getattr(ops, op)(*there(given, context))
         shares = []
         for found, plain, wanted in zip(ours, usual, exact, strict=True):
             errors = [float((x.double() - wanted).abs().max()) for x in (found, plain)]
@@ -300,7 +234,7 @@ def chain_check(op: str) -> Check:
             shares.append(errors[0] / (2 * errors[1] + roundings))
         return float(torch.tensor(shares).max()), 1.0  # NaN is the largest
 
-    return Check("decoder", f"{op}, its kernels", make)
+    return Check("decoder", op, make)
 
 
 def there(given: Any, context: Context) -> Any:
@@ -331,12 +265,6 @@ def decoder_check(context: Context) -> tuple[float, float]:
     exact = decoder.double()(wide[0], wide[1], sparse.double(), wide[2])[0]
     wanted, usual = exact[:, 1:].flatten(0, 1), plain[:, 1:].flatten(0, 1)
     return float((ours - wanted).abs().max()), 2 * float((usual - wanted).abs().max())
-
-
-def tokens_check(context: Context) -> tuple[float, float]:
-    with use_unvalidated():
-        need_chain(context, context.draw(1, seed=0))
-        return decoder_check(context)
 
 
 # For each operation: MAC per image token and prompt, bytes of its coefficients read and written.
@@ -373,7 +301,9 @@ def operation_case(op: str, sibling: str) -> Case:
         call = ops.siblings(op)[sibling] if sibling else getattr(ops, op)
         inputs = [operation_arguments(context, op, prompts)]
         note = f"{prompts} prompts timed"
-        return Work(call, inputs, 2 * tokens * whole * macs, tokens * whole * moved, prompts / whole, note)
+        # PyTorch's upscaling asks which masks are of which prompt.
+        capture = not (sibling and op == "decoder_upscale")
+        return Work(call, inputs, 2 * tokens * whole * macs, tokens * whole * moved, prompts / whole, note, capture)
 
     return Case("decoder", f"{'PyTorch sibling' if sibling else 'ours'}, {op.removeprefix('decoder_')}", make)
 
@@ -383,7 +313,6 @@ DECODER = [
     decode_case("ours, 1,024 prompts, IoU alone", GpuImage, 1024, 0.0),
     decode_case("ours, 1,024 prompts, masks of 40 %", GpuImage, 1024, 0.4),
     decode_case("ours, 1,024 prompts, all masks", GpuImage, 1024, 1.0),
-    *(tokens_case(prompts, by_kernels) for prompts in (1, 64, 1024) for by_kernels in (False, True)),
     decode_case("ours, 64 prompts, all masks", GpuImage, 64, 1.0),
     decode_case("ours, one prompt", GpuImage, 1, 1.0),
     decode_case("PyTorch, folded, 64 prompts, all masks", FoldedImage, 64, 1.0),
@@ -394,84 +323,4 @@ DECODER_CHECKS = [
     *(Check("decoder", op, lambda c, op=op: error_of(op, operation_arguments(c, op, 2), c)) for op in OPERATIONS),
     Check("decoder", "logits of 8 prompts", decoder_check),
     *(chain_check(op) for op in CHAINS),
-    Check("decoder", "logits of 8 prompts, tokens by kernels", tokens_check),
-]
-
-# ------------------------------------------------------------------------------------------------------- NMS, and masks
-
-
-def boxes_of(context: Context, seed: int) -> Arguments:
-    count = context.size(10_000, 200)
-    generator = torch.Generator().manual_seed(seed)
-    corner, size = (
-        1000 * torch.rand(count, 2, generator=generator),
-        20 + 180 * torch.rand(count, 2, generator=generator),
-    )
-    boxes, scores = torch.cat([corner, corner + size], 1), torch.rand(count, generator=generator)
-    return boxes.to(context.device), scores.to(context.device), 0.7
-
-
-def nms_case(name: str, sibling: str) -> Case:
-    def make(context: Context) -> Work:
-        if sibling == "torchvision":
-            need("torchvision")
-            from torchvision.ops import nms
-
-            call: Callable[..., Any] = nms
-        else:
-            call = ops.siblings("nms")[sibling] if sibling else ops.nms
-        return Work(call, [boxes_of(context, seed) for seed in range(4)])
-
-    return Case("nms", name, make)
-
-
-def nms_check(context: Context) -> tuple[float, float]:
-    boxes, scores, threshold = boxes_of(context, 0)
-    expected = ops.nms(boxes.cpu(), scores.cpu(), threshold).tolist()
-    return float(ops.nms(boxes, scores, threshold).tolist() != expected), 0.0
-
-
-def mask_arguments(context: Context, count: int) -> Arguments:
-    """Logits of discs, as a decoder gives them."""
-    side = context.size(256, 32)
-    generator = torch.Generator().manual_seed(count)
-    centre, radius = (
-        side * torch.rand(count, 2, 1, 1, generator=generator),
-        side / 60 + side / 4 * torch.rand(count, 1, 1, generator=generator),
-    )
-    cells = torch.arange(side) + 0.5
-    logits = (60 * (1 - torch.hypot(cells[:, None] - centre[:, 0], cells - centre[:, 1]) / radius)).clamp(-20, 20)
-    height, width = context.size(1200, 60), context.size(1800, 90)
-    content = round(4 * side * height / width), 4 * side
-    resizer = MaskResizer(content, (height, width), 4 * side)
-    axes = resizer._axes_on(context.device)
-    return logits.float().to(context.device), *axes, 0.0, 1.0, height, width
-
-
-def masks_case(name: str, count: int, sibling: str) -> Case:
-    def make(context: Context) -> Work:
-        some = context.size(count, 3)
-        given = mask_arguments(context, some)
-        call = ops.siblings("mask_runs")[sibling] if sibling else ops.mask_runs
-        return Work(call, [given], bytes=bytes_of(given[:1]))
-
-    return Case("masks", name, make)
-
-
-def masks_check(context: Context) -> tuple[float, float]:
-    given = mask_arguments(context, context.size(64, 3))
-    there = ops.mask_runs(*(x.cpu() if isinstance(x, Tensor) else x for x in given))
-    return float(any(not torch.equal(a.cpu(), b) for a, b in zip(ops.mask_runs(*given), there, strict=True))), 0.0
-
-
-SMALL = [
-    nms_case("ours, 10,000 boxes", ""),
-    nms_case("torchvision, 10,000 boxes", "torchvision"),
-    nms_case("PyTorch sibling, 10,000 boxes", "reference"),
-    masks_case("ours, 1,024 masks to runs at 1800 x 1200", 1024, ""),
-    masks_case("PyTorch sibling, 16 masks to runs at 1800 x 1200", 16, "reference"),
-]
-SMALL_CHECKS = [
-    Check("nms", "the boxes that the CPU keeps (1 if not)", nms_check),
-    Check("masks", "the runs that the CPU finds (1 if not)", masks_check),
 ]

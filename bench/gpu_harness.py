@@ -8,6 +8,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor
 # Inputs are taken in turns from so many copies that this much lies between two uses of one: more than any GPU's cache.
 COLD_BYTES = 160 << 20
 MOST_COPIES = 16
+# Calls that take no longer are also replayed in a CUDA graph of at least so many, if they fit into GRAPH_S; of longer
+# ones the host's part is lost in the rest.
+SMALL_S, GRAPH_CALLS, GRAPH_S = 10e-3, 8, 5e-3
 
 
 class Skipped(Exception):
@@ -43,7 +48,8 @@ class Context:
 class Work:
     """A case made ready. inputs: arguments of `call`, one tuple for each copy.
 
-    flops, bytes: the fewest that the work takes, for the floor. share: of the whole work that one call does.
+    flops, bytes: the fewest that the work takes, for the floor. share: of the whole work that one call does. capture:
+    whether a CUDA graph can hold a call, which nothing that is read on the host is part of.
     """
 
     call: Callable[..., Any]
@@ -52,6 +58,7 @@ class Work:
     bytes: float = 0.0
     share: float = 1.0
     note: str = ""
+    capture: bool = True
 
 
 @dataclass
@@ -77,8 +84,9 @@ class Row:
     group: str
     name: str
     status: str  # "ok", "failed", "skipped", of checks also "wrong"
-    ms: float | None = None
+    ms: float | None = None  # the device's time, from a CUDA graph where there is one, else that of `call_ms`
     spread_ms: float | None = None  # between the quartiles
+    call_ms: float | None = None  # one call by itself, the host's part included
     first_ms: float | None = None  # the first call, with everything that it loads and compiles
     tflops: float | None = None
     gb_per_s: float | None = None
@@ -158,7 +166,7 @@ def seconds_of(device: torch.device, run: Callable[[], Any]) -> float:
 
 
 def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
-    """Fill in a row: the first call, then the median of as many as go into half a second, 5 at least."""
+    """Fill in a row: the first call, then medians of as many as go into some tenths of a second, 5 at least."""
     device = context.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -172,18 +180,50 @@ def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
     for arguments in work.inputs[:3]:
         work.call(*arguments)
     synchronize(device)
-    turn, spent = 0, []
-    while turn < 2 if context.tiny else turn < 5 or (sum(spent) < 0.5 and turn < 200):
-        arguments = work.inputs[(turn + 3) % len(work.inputs)]
-        spent.append(seconds_of(device, lambda arguments=arguments: work.call(*arguments)))
-        turn += 1
+    turns = islice(cycle(work.inputs), 3, None)  # not those of the last three calls
+    calls = repeated(context, lambda: seconds_of(device, partial(work.call, *next(turns))))
+    call = statistics.median(calls)
+    row.call_ms, row.note = 1e3 * call / work.share, work.note
+    spent = calls
+    if device.type == "cuda" and call < SMALL_S:
+        spent, reason = replayed(work, call, context) if work.capture else ([], "not in a CUDA graph")
+        if not spent:
+            spent, row.note = calls, "; ".join(filter(None, (row.note, f"with the host's part: {reason}")))
     seconds = statistics.median(spent) / work.share
     ordered = sorted(spent)
-    row.ms, row.note = 1e3 * seconds, work.note
+    row.ms = 1e3 * seconds
     row.spread_ms = 1e3 * (ordered[3 * len(ordered) // 4] - ordered[len(ordered) // 4]) / work.share
     row.floor_ms = ceilings.floor_ms(work)
     row.tflops = work.flops / seconds / 1e12 if work.flops else None
     row.gb_per_s = work.bytes / seconds / 1e9 if work.bytes else None
+
+
+def repeated(context: Context, once: Callable[[], float]) -> list[float]:
+    """Seconds of as many as go into four tenths of one, 5 at least."""
+    spent: list[float] = []
+    while len(spent) < 2 if context.tiny else len(spent) < 5 or (sum(spent) < 0.4 and len(spent) < 200):
+        spent.append(once())
+    return spent
+
+
+def replayed(work: Work, call: float, context: Context) -> tuple[list[float], str]:
+    """Seconds of a call in a CUDA graph of several, which the host has no part in; none, with the reason, if it fails.
+
+    call: about how many seconds one takes. The inputs take turns in the graph, so that each is out of the caches.
+    """
+    rounds = min(-(-GRAPH_CALLS // len(work.inputs)), int(GRAPH_S / call / len(work.inputs)))
+    turns = list(work.inputs) * max(1, rounds)
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for arguments in turns:
+                work.call(*arguments)
+        graph.replay()
+        synchronize(context.device)
+    except Exception as error:
+        return [], f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+    each = repeated(context, lambda: seconds_of(context.device, graph.replay))
+    return [seconds / len(turns) for seconds in each], ""
 
 
 def attempt(row: Row, run: Callable[[], None], context: Context) -> Row:
@@ -243,15 +283,15 @@ def table(results: dict[str, Any]) -> str:
         mark = "ok" if row["status"] == "ok" else row["status"].upper()
         of = f"error {row['error']:.3g}, allowed {row['allowed']:.3g}" if "error" in row else row.get("note", "")
         lines.append(f"{mark:8} {row['group']}: {row['name']}: {of}")
-    heads = ("ms", "floor", "TFLOP/s", "GB/s", "first ms", "peak MiB")
+    heads = ("ms", "call ms", "floor", "TFLOP/s", "GB/s", "first ms", "peak MiB")
     lines += ["", f"{'':56}" + "".join(f"{head:>10}" for head in heads)]
     for row in results["rows"]:
         name = f"{row['group']}: {row['name']}"[:55]
         if row["status"] != "ok":
             lines.append(f"{name:56}  {row['status']}: {row.get('note', '')}")
             continue
-        keys = (("ms", ".4g"), ("floor_ms", ".3g"), ("tflops", ".3g"), ("gb_per_s", ".4g"), ("first_ms", ".4g"))
-        values = [number(row.get(key), digits) for key, digits in (*keys, ("peak_mib", ".5g"))]
+        keys = (("ms", ".4g"), ("call_ms", ".4g"), ("floor_ms", ".3g"), ("tflops", ".3g"), ("gb_per_s", ".4g"))
+        values = [number(row.get(key), digits) for key, digits in (*keys, ("first_ms", ".4g"), ("peak_mib", ".5g"))]
         note = f"  {row['note']}" if row.get("note") else ""
         lines.append(f"{name:56}" + "".join(f"{value:>10}" for value in values) + note)
     return "\n".join(lines)

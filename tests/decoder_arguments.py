@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsam_core.models.decoder_features import features
+from fastsam_core.models.decoder_features import decoder_weights, features, place
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.ops._decoder.panels import to_panels
 from fastsam_core.ops._decoder.weights import ImageParts
@@ -47,12 +47,13 @@ def arguments(
     dim: int,
     grid: tuple[int, int],
     hidden: tuple[int, int] = (56, 40),
+    seed: int = 5,
 ) -> tuple[Any, ...]:
     """Random arguments of an operation; head_dim is that of SAM, half the width over the heads.
 
     hidden: outputs of the first layer of a token's MLP, and of those that predict IoU.
     """
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     length, width = grid[0] * grid[1], dim // 2 // heads
 
     def draw(*shape: int) -> Tensor:
@@ -66,7 +67,7 @@ def arguments(
         values[:, :length, :width] = draw(heads, length, width)
         return draw(heads, prompts * tokens, width), panels(length, heads * width), values, length
     if op in ("decoder_prompts", "decoder_mask_factors"):
-        return _of_prompts(op, heads, prompts, tokens, dim, grid, hidden)
+        return _of_prompts(op, heads, prompts, tokens, dim, grid, hidden, seed)
     rows = heads * tokens
 
     def vectors() -> Tensor:
@@ -111,15 +112,16 @@ def randomised(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _of_prompts(
-    op: str, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int], hidden: tuple[int, int]
+    op: str, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int], hidden: tuple[int, int], seed: int
 ) -> tuple[Any, ...]:
     """A decoder's own weights and image: at random, they would not be of one transformer."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     decoder = randomised(MaskDecoder(dim, num_heads=heads, mlp_dim=hidden[0], iou_hidden_dim=hidden[1]))
     assert isinstance(decoder, MaskDecoder)
     length = grid[0] * grid[1]
     source, position = torch.randn(2, length, dim, generator=generator)
-    of_image = features(decoder, source, position)
+    weights = decoder_weights(decoder)
+    of_image = features(weights, source, place(weights, position))
     given = torch.randn(prompts, tokens, dim, generator=generator)
     if op == "decoder_prompts":
         chosen = [0, *range(1, tokens, 2)]

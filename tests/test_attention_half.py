@@ -7,7 +7,7 @@ form has kernels for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,10 +29,9 @@ each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 
 
 @pytest.fixture(autouse=True)
-def kernels_for_all() -> Iterator[None]:
+def kernels_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without those for Hopper alone, which test_attention_wgmma.py is about."""
-    with _native_cuda.use_unvalidated(False):
-        yield
+    monkeypatch.setattr(cuda, "has_wgmma", lambda *given: False)
 
 
 def cast(arguments: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:

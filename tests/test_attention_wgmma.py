@@ -1,17 +1,14 @@
 """Attention by Hopper's own matrix products, on the emulator: errors are at most twice those of plain PyTorch.
 
-test_gpu_attention.py has the same on a GPU. Other calls, and all where nobody asks for these kernels, go to those that
-test_attention_half.py is about.
+test_gpu_attention.py has the same on a GPU. Other calls go to the kernels that test_attention_half.py is about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
-from fastsam_core import doctor, ops
+from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._attention import cuda, reference
 from siblings import EMULATED, Calls, emulated, names_of
@@ -22,13 +19,6 @@ pytestmark = pytest.mark.skipif(EMULATED not in names_of("attention"), reason="t
 
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 each_dim = pytest.mark.parametrize("dim", [64, 80])
-WAITING = "attention[wgmma]"
-
-
-@pytest.fixture(autouse=True)
-def asked_for() -> Iterator[None]:
-    with _native_cuda.use_unvalidated():
-        yield
 
 
 def called(arguments: tuple) -> set[str]:
@@ -47,6 +37,7 @@ def called(arguments: tuple) -> set[str]:
         (3, 64),  # a block of queries
         (4, 50),  # slots without a key; a second block of few queries
         (7, 33),
+        (2, 64),  # two warpgroups
         (17, 40),  # more rows than position terms are computed for at a time
     ],
 )
@@ -55,19 +46,6 @@ def test_positions(dtype, dim, height, width):
     arguments = cast(example(height, width, dim=dim, batch=batch, heads=1 + batch), dtype)
     assert called(arguments) == {"attention_wgmma"}
     check_error("attention", EMULATED, arguments, plain_attention)
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 64), (2, 64), (6, 60)])  # one, two, three groups that attend
-def test_same_bits_whether_groups_take_turns(height, width):
-    arguments = cast(example(height, width, dim=64), torch.float16)
-    run, results = ops.siblings("attention")[EMULATED], []
-    for in_turn in (False, True):
-        reset = cuda.wgmma_in_turn.set(in_turn)
-        try:
-            results.append(run(*arguments))
-        finally:
-            cuda.wgmma_in_turn.reset(reset)
-    assert torch.equal(*results)
 
 
 @each_dim
@@ -159,24 +137,16 @@ def test_same_bits_over_repeats_and_in_either_order_of_threads(dtype, dim):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.attention_wgmma(0, 16, 1, 4, 64, 2, 64, 16, 16, 16, True, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(7, 16, 1, 4, 64, 2, 64, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(1, 16, 1, 4, 32, 2, 64, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(1, 16, 1, 4, 64, 2, 48, 16, 16, 16, False, 0), "no wgmma kernel for this call"),
-        (lambda m: m.attention_wgmma(1, 16, 0, 4, 64, 2, 64, 16, 16, 16, False, 0), "sizes must be positive"),
+        (lambda m: m.attention_wgmma(0, 16, 1, 4, 64, 2, 64, 16, 16, 16, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(7, 16, 1, 4, 64, 2, 64, 16, 16, 16, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 1, 4, 32, 2, 64, 16, 16, 16, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 1, 4, 64, 2, 48, 16, 16, 16, 0), "no wgmma kernel for this call"),
+        (lambda m: m.attention_wgmma(1, 16, 0, 4, 64, 2, 64, 16, 16, 16, 0), "sizes must be positive"),
     ],
 )
 def test_the_module_checks_sizes_again(call, message):
     with pytest.raises(ValueError, match=message):
         call(emulated)
-
-
-def test_kernels_wait_to_be_asked_for(monkeypatch):
-    arguments = cast(example(1, 64, dim=64), torch.float16)
-    assert WAITING in _native_cuda.UNVALIDATED
-    with _native_cuda.use_unvalidated(False):
-        assert called(arguments) == {"attention"}
-        assert ops.siblings("attention")[EMULATED](*arguments).shape == (1, 1, 64, 128)
 
 
 @pytest.mark.parametrize(
@@ -198,19 +168,3 @@ def test_only_hopper_takes_them_and_only_where_they_were_compiled(monkeypatch, c
     with torch._subclasses.fake_tensor.FakeTensorMode():
         qkv = torch.empty(1, 64, 64, 192, device="cuda", dtype=torch.float16)
     assert cuda.takes_wgmma(module, qkv, 64, 0) is taken
-    with _native_cuda.use_unvalidated(False):
-        assert not cuda.takes_wgmma(module, qkv, 64, 0)
-
-
-@pytest.mark.parametrize("capability", [(9, 0), (8, 9)])
-def test_doctor_names_them_on_hopper_alone(monkeypatch, capability):
-    module = type("Module", (), {"EMULATED": False, "ARCHITECTURES": "80, 90a-real", "__file__": "module.so"})()
-    for name, value in {"is_available": True, "device_count": 1, "get_device_name": "a GPU"}.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *index, value=value: value)
-    monkeypatch.setattr(cuda, "_capability", lambda device: capability)
-    monkeypatch.setattr(doctor, "cuda_module", module)
-    monkeypatch.setattr(doctor, "cuda_reason", "")
-    found = doctor.collect()["cuda"]["unvalidated"]
-    assert (WAITING in found) == (capability == (9, 0))
-    assert f"{WAITING}, decoder_prompts" in doctor.report() or WAITING not in found
-    assert found["decoder_prompts"]

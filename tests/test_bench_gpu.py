@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -91,6 +92,52 @@ def test_numbers_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.floor_ms == pytest.approx(1e3 * 1e6 / 1e11)  # more than 8000 bytes take
     assert CEILINGS.floor_ms(work(flops=0, bytes=0)) is None
     assert run_check(Check("g", "c", lambda c: (1.0, 2.0)), CONTEXT).status == "ok"
+
+
+def test_a_graph_of_calls_takes_turns_with_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[float] = []
+    replays: list[int] = []
+
+    class Graph:
+        def replay(self) -> None:
+            replays.append(len(called))
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
+    monkeypatch.setattr(gpu_harness, "seconds_of", lambda device, run: run() or 8e-4)
+    made = work(call=lambda x: called.append(float(x[0])))
+    assert gpu_harness.replayed(made, 1e-4, CONTEXT) == ([pytest.approx(1e-4)] * 2, "")
+    assert called == [1.0, 2.0] * 4 and replays == [8] * 3
+    called.clear()
+    gpu_harness.replayed(made, 8e-3, CONTEXT)  # of which no more fit than there must be
+    assert called == [1.0, 2.0]
+    broken = work(call=lambda x: 1 // 0)
+    assert gpu_harness.replayed(broken, 1e-4, CONTEXT)[0] == []
+    assert gpu_harness.replayed(broken, 1e-4, CONTEXT)[1].startswith("ZeroDivisionError")
+
+
+@pytest.mark.parametrize(
+    ("capture", "call", "ms", "note"),
+    [
+        (True, 1e-3, 0.5, ""),
+        (True, 2e-2, 20.0, ""),  # long enough
+        (False, 1e-3, 1.0, "with the host's part: not in a CUDA graph"),
+    ],
+)
+def test_a_row_has_the_time_of_the_gpu_and_of_a_call(
+    capture: bool, call: float, ms: float, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(torch.device("cuda"), torch.float32, tiny=True)
+    for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    for name in ("memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(gpu_harness, "seconds_of", lambda device, run: run() is None or call)
+    monkeypatch.setattr(gpu_harness, "replayed", lambda work, call, context: ([5e-4] * 3, ""))
+    row = run_case(Case("g", "n", lambda c: work(capture=capture)), context, CEILINGS)
+    assert (row.status, row.note) == ("ok", note)
+    assert (row.ms, row.call_ms) == (pytest.approx(ms), pytest.approx(1e3 * call))
+    assert row.tflops == pytest.approx(1e6 / (1e-3 * ms) / 1e12)
 
 
 def test_inputs_take_turns_and_stay_out_of_caches() -> None:

@@ -48,6 +48,11 @@ def test_gpu_table() -> None:
     text = gpu_table.table(on_gpu())
     assert "Some GPU, bfloat16" in text and "1 of 2 checks passed" in text
     assert text.splitlines()[-1] == "| nms: ours (ten boxes) | 0.5 ms |  |  | 1,500 ms |  |"
+    of_calls = on_gpu()
+    of_calls["rows"] = [{**row, "call_ms": 0.7} for row in of_calls["rows"]]
+    assert (
+        gpu_table.table(of_calls).splitlines()[-1] == "| nms: ours (ten boxes) | 0.5 ms | 0.7 ms |  |  | 1,500 ms |  |"
+    )
 
 
 def test_readme_holds_results_that_are_kept() -> None:

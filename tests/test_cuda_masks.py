@@ -23,8 +23,8 @@ pytestmark = [
     pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off"),
 ]
 
-# Rows of pixels that one tile holds where it has one column: see csrc/masks/masks_cuda.cu and csrc/rle/rle_tile.cuh.
-MASK_TILE, RLE_TILE = 9216 * 32, 8192 * 32
+# Rows of pixels that one tile holds where it has one column: see csrc/masks/masks_layout.cuh and csrc/rle/rle_tile.cuh.
+MASK_TILE, RLE_TILE = 9216 // 4 * 3 * 32, 8192 * 32
 
 
 @pytest.fixture(params=["forward", "backward"])
@@ -54,6 +54,8 @@ def even_axis(cells: int, size: int) -> tuple[Tensor, Tensor]:
         ((3, 2), (40, 700)),  # one part of several tiles
         ((200, 40), (33, 41)),  # more rows of cells under a warp than it keeps
         ((5, 33), (31, 33)),  # a part of one column
+        ((20, 256), (40, 300)),  # as many columns of cells as a decoder gives
+        ((30, 40), (1100, 50)),  # more bands than a warp has lanes
     ],
 )
 def test_parts_and_tiles(kind: str, cells: tuple[int, int], size: tuple[int, int], order: str) -> None:
@@ -71,6 +73,26 @@ def test_columns_taller_than_a_tile() -> None:
     logits = torch.from_numpy(random.choice([-3.0, 0.2, 3.0], (2, 9, 1)).astype(np.float32))
     logits[1] = 5.0  # one run from the first pixel to the last
     check(EMULATED, logits, (*even_axis(9, MASK_TILE + 1), *even_axis(1, 2)))
+
+
+def test_bands_that_are_not_looked_at_beside_others(order: str) -> None:
+    """Clear, set and mixed bands in all orders; columns with more changes than one thread writes, and with fewer."""
+    axes = *even_axis(200, 400), *even_axis(34, 140)
+    rows = np.arange(200)[:, None] + np.zeros((1, 34))
+    stripes = np.where(rows % 2, 3.0, -3.0)
+    masks = [
+        np.where(rows < 110, stripes, 5.0),
+        np.where(rows < 110, stripes, -5.0),
+        np.where((rows < 40) | (rows > 150), 5.0, stripes),
+        np.where(rows < 100, 5.0, -5.0),
+        np.where((rows > 20) & (rows < 120), -5.0, 5.0),
+        np.where(rows < 100, 5000.0, -5000.0),  # of which rounding is not known beforehand
+        np.where(np.arange(34) < 33, -5.0, 5.0) + 0 * rows,
+        np.where(np.arange(34) < 33, 5.0, -5.0) + 0 * rows,
+    ]
+    logits = torch.from_numpy(np.stack(masks).astype(np.float32))
+    check(EMULATED, logits, axes)
+    check(EMULATED, logits, axes, picture=(401, 143), corner=(2, 1))
 
 
 def test_sums_over_many_blocks_and_masks() -> None:

@@ -72,6 +72,22 @@ def test_what_stays_with_pytorch(monkeypatch):
     assert serves_on_gpu(tensor)
 
 
+class WhereFor(nn.Module):
+    """x + 1 where kernels may stand in what is traced, x where it is to be exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone() if native._is_exporting() else x + 1
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this PyTorch doesn't say what it traces for")
+def test_what_is_compiled_is_not_taken_for_what_is_exported():
+    """`torch.compiler.is_exporting`, in what PyTorch compiles before 2.13, would take it for that."""
+    x, module = torch.zeros(1), WhereFor()
+    torch._dynamo.reset()
+    assert module(x) == torch.compile(module, backend="eager", fullgraph=True)(x) == 1
+    assert torch.export.export(module, (x,), strict=False).module()(x) == 0
+
+
 @pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

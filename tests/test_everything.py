@@ -11,7 +11,7 @@ import torch
 from pycocotools import mask as coco
 
 from fastsam_core import ops
-from fastsam_core.everything import count_batches, generate_masks
+from fastsam_core.everything import candidates, count_batches, generate_masks
 from siblings import each_sibling_of, implementation
 
 # pycocotools.decode says this about itself on NumPy 2.
@@ -408,3 +408,24 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_is_decoded(change
     with pytest.raises(error, match=message):
         generate_masks(arguments.pop("decode"), arguments.pop("image_size"), **arguments)
     assert not decode.batches
+
+
+@pytest.mark.parametrize(
+    "largest", [[255, 256, 65535, 65536, 2**32 - 1, 2**32, 0, 7], [70000, 65536], [9], []], ids=str
+)
+def test_counts_are_kept_in_the_smallest_dtype(largest: list[int]) -> None:
+    masks = [np.arange(n % 3 + 1)[::-1] % 5 for n in range(len(largest))]
+    for mask, most in zip(masks, largest, strict=True):
+        mask[-1] = most
+    offsets = np.cumsum([0, *map(len, masks)])
+    made = candidates.compact_all(np.concatenate([np.zeros(0, np.int64), *masks]), offsets)
+    assert [(mask.dtype, mask.tolist()) for mask in made] == [
+        (np.min_scalar_type(int(mask.max())), mask.tolist()) for mask in masks
+    ]
+
+
+def test_taken_candidates_keep_no_others_alive() -> None:
+    counts = candidates.compact_all(np.arange(1000), np.array([0, 1, 1000]))
+    columns = (np.zeros((2, *shape), dtype) for _, (_, *shape), dtype in candidates._COLUMNS)
+    (taken,) = candidates.Candidates(counts, *columns).take(np.array([0])).counts
+    assert taken.tolist() == [0] and taken.base is None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsam_core import measuring, ops, rle
-from fastsam_core.everything import candidates, generate, generate_masks
+from fastsam_core.everything import generate, generate_masks
 from fastsam_core.picture import Stopwatch
 from fastsam_core.postprocess import MaskResizer
 from gpu_waits import waits
@@ -82,12 +82,10 @@ def test_measuring_does_not_wait() -> None:
     with waits() as found:
         started = one.start(logits)
     assert not found and isinstance(started, measuring.MasksOnGpu)
-    measuring.wait(logits.device)
     kept = np.flatnonzero(started.numbers().stability > 0.9)
     with waits() as found:
         started.ask(kept)
     assert not found
-    measuring.wait(logits.device)
     host = one.start(logits.cpu())
     host.ask(kept)
     assert [runs.tolist() for runs in started.runs()] == [runs.tolist() for runs in host.runs()]
@@ -143,13 +141,9 @@ def test_segment_everything_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) 
 
     settings = {**LOOSE, "points_stride": 8, "points_batch_size": 16, "crop_n_layers": 1}
     expected = generate_masks(Discs(), (240, 320), **settings)
-    counted: list[torch.device] = []
-    real = measuring.wait
-    for module in (generate, candidates):
-        monkeypatch.setattr(module, "wait", lambda device: counted.append(device) or real(device))
-    decode = There()
-    assert generate_masks(decode, (240, 320), **settings) == expected
-    assert len(counted) <= len(decode.batches) + 2 * 5
+    for masks_at_once in (512, 7):
+        monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", masks_at_once)
+        assert generate_masks(There(), (240, 320), **settings) == expected
 
 
 def test_what_a_gpu_was_not_waited_for_is_timed_all_the_same() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 import cuda_emulation
 from fastsam_core import everything, measuring, ops
-from fastsam_core.everything import candidates, generate, generate_masks
+from fastsam_core.everything import generate, generate_masks
 from fastsam_core.ops import _native_cuda
 from fastsam_core.postprocess import MaskResizer
 from test_everything import LOOSE, Discs
@@ -26,26 +27,21 @@ def kernels() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
-    found: list[torch.device] = []
-    for module in (generate, candidates):
-        monkeypatch.setattr(module, "wait", found.append)
-    return found
-
-
 class ReusedDiscs(Discs):
-    """`Discs` whose logits lie in the same memory at each call."""
+    """`Discs` whose logits lie in the same memory at every other call, or at each."""
 
-    memory: torch.Tensor | None = None
+    alternating = True
+    memory: tuple[torch.Tensor, ...] | None = None
 
     def __call__(self, crop_box: list[int], points: torch.Tensor) -> Any:
         predicted_iou, logits = super().__call__(crop_box, points)
 
         def in_place(point_index: list[int], mask_index: list[int]) -> torch.Tensor:
             if self.memory is None:
-                self.memory = torch.empty(64, self.side, self.side)
-            return self.memory[: len(point_index)].copy_(logits(point_index, mask_index))
+                self.memory = torch.empty(64, self.side, self.side), torch.empty(64, self.side, self.side)
+            if self.alternating:
+                self.memory = self.memory[::-1]
+            return self.memory[0][: len(point_index)].copy_(logits(point_index, mask_index))
 
         return predicted_iou, in_place
 
@@ -78,23 +74,31 @@ def test_many_calls_for_one_batch(kernels: None, monkeypatch: pytest.MonkeyPatch
     assert len(decode.batches) == 1 and len(decode.asked) == 48
 
 
-def test_one_wait_for_each_batch_and_two_for_the_last(kernels: None, waits: list[torch.device]) -> None:
-    decode = Discs()
-    records = generate_masks(decode, (90, 120), **{**LOOSE, "points_batch_size": 2, "box_nms_thresh": 1.0})
-    assert len(decode.batches) == 8 and len(records) == 48
-    assert len(waits) == 8 + 2
-    waits.clear()
-    generate_masks(Discs(), (90, 120), **{**LOOSE, "points_batch_size": 2, "stability_score_thresh": 2.0})
-    assert len(waits) == 8 + 1  # nothing to fetch
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens, in order: masks are given to be measured, waited for and filtered, and their runs read."""
+    found: list[str] = []
+    for kind, name in ((MaskResizer, "start"), (measuring.MasksOnGpu, "numbers"), (measuring.MasksOnGpu, "runs")):
+        monkeypatch.setattr(kind, name, _noting(found, name, getattr(kind, name)))
+    return found
 
 
-def test_the_next_batch_is_decoded_before_the_last_one_is_filtered(
-    kernels: None, monkeypatch: pytest.MonkeyPatch
+def _noting(found: list[str], name: str, function: Any) -> Any:
+    return lambda *args: found.append(name) or function(*args)
+
+
+def test_masks_are_waited_for_when_others_are_under_way(
+    kernels: None, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[str] = []
-    numbers = measuring.MasksOnGpu.numbers
-    monkeypatch.setattr(measuring.MasksOnGpu, "numbers", lambda self: steps.append("filter") or numbers(self))
+    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 16)
+    assert len(generate_masks(Discs(), (90, 120), **{**LOOSE, "box_nms_thresh": 1.0})) == 48
+    assert steps == ["start", "start", "numbers", "start", "numbers", "runs", "numbers", "runs", "runs"]
+    steps.clear()
+    generate_masks(Discs(), (90, 120), **{**LOOSE, "stability_score_thresh": 2.0})
+    assert steps == ["start", "start", "numbers", "start", "numbers", "numbers"]  # nothing to fetch
 
+
+def test_the_next_batch_is_decoded_before_the_last_one_is_filtered(kernels: None, steps: list[str]) -> None:
     class Noted(Discs):
         def __call__(self, crop_box: list[int], points: torch.Tensor) -> Any:
             steps.append("decode")
@@ -102,14 +106,37 @@ def test_the_next_batch_is_decoded_before_the_last_one_is_filtered(
             return predicted_iou, lambda p, m: steps.append("logits") or logits(p, m)
 
     generate_masks(Noted(), (64, 64), **{**LOOSE, "points_batch_size": 8})
-    assert steps == ["decode", "logits", "decode", "filter", "logits", "filter"]
+    expected = ["decode", "logits", "start", "decode", "logits", "start", "numbers", "numbers", "runs", "runs"]
+    assert steps == expected
 
 
-def test_without_kernels_each_call_is_done_with_at_once(waits: list[torch.device]) -> None:
+def test_logits_of_two_calls_are_alive_at_most(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 5)
+    given: list[weakref.ref[torch.Tensor]] = []
+
+    class Watched(Discs):
+        def __call__(self, crop_box: list[int], points: torch.Tensor) -> Any:
+            predicted_iou, logits = super().__call__(crop_box, points)
+
+            def fresh(point_index: list[int], mask_index: list[int]) -> torch.Tensor:
+                assert sum(one() is not None for one in given) <= 1  # and the one that is to be made
+                low_res = logits(point_index, mask_index).clone()
+                given.append(weakref.ref(low_res))
+                return low_res
+
+            return predicted_iou, fresh
+
+    assert len(generate_masks(Watched(), (90, 120), **{**LOOSE, "box_nms_thresh": 1.0})) == 48
+    assert len(given) == 10
+
+
+def test_without_kernels_each_call_is_done_with_at_once() -> None:
     steps: list[int] = []
     run = ops.mask_runs
 
     class Noted(ReusedDiscs):
+        alternating = False
+
         def __call__(self, crop_box: list[int], points: torch.Tensor) -> Any:
             steps.append(len(self.asked))
             return super().__call__(crop_box, points)
@@ -154,7 +181,7 @@ def test_runs_of_chosen_masks_in_any_order(kernels: None) -> None:
     assert [runs.tolist() for runs in started.runs()] == [runs.tolist() for runs in host.runs()]
     empty = resizer.start(masks)
     empty.ask(np.arange(0))
-    assert empty.runs() == []
+    assert [runs.tolist() for runs in empty.runs()] == [[], [0]]
 
 
 def test_a_picture_of_more_pixels_than_32_bits_count(kernels: None) -> None:

@@ -87,3 +87,14 @@ def test_threads_and_repeats_change_no_bit_of_the_convolutions():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@torch.no_grad()
+def test_nothing_is_kept_of_what_a_graph_captures(monkeypatch):
+    layer = network().layers[1].blocks[0].attn
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_vit, "capturing", lambda: True)
+        captured = layer._bias()
+        assert layer._bias() is not captured  # which holds nothing before the graph has been replayed
+    kept = layer._bias()
+    assert torch.equal(kept, captured) and layer._bias() is kept

@@ -28,9 +28,8 @@ void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* 
 // Relative positions by Hopper's own matrix products: global attention in half precision over grids of 33 to 64
 // columns, as many rows as shared memory has room for (at least 64). For code compiled for sm_90a, on such a GPU.
 bool has_wgmma_kernel(const Grid& grid, DType dtype);
-// in_turn: with 64 channels, the warpgroups of a block issue their products one after the other; results are the same.
 // std::invalid_argument where has_wgmma_kernel says no.
 void with_relative_positions_wgmma(const Grid& grid, DType dtype, const void* qkv, const void* rows_table,
-                                   const void* columns_table, void* out, bool in_turn, void* stream);
+                                   const void* columns_table, void* out, void* stream);
 
 }  // namespace fastsam::attention

@@ -9,7 +9,7 @@ namespace {
 constexpr size_t kSharedOfBlock = 227 * 1024;
 
 template <typename T, int kDim>
-void launch_wgmma(const Grid& grid, const Tensors<T>& tensors, bool in_turn, void* stream) {
+void launch_wgmma(const Grid& grid, const Tensors<T>& tensors, void* stream) {
   using Size = WgmmaShape<kDim>;
   Job<T> job = job_of(grid, tensors);
   cut_into_tiles(&job, Size::kKeys);
@@ -17,20 +17,16 @@ void launch_wgmma(const Grid& grid, const Tensors<T>& tensors, bool in_turn, voi
   job.query_blocks = static_cast<int>((queries + Size::kQueries - 1) / Size::kQueries);
   const unsigned blocks = cuda::blocks_for(grid.batch * grid.heads * job.query_blocks, 1);
   const size_t bytes = Size::bytes(job.rows);
-  const auto on = static_cast<cudaStream_t>(stream);
-  if constexpr (kDim == 64) {  // with 80 channels a few registers are missing
-    if (in_turn) return launch((attend_wgmma<T, kDim, true>), blocks, Size::kThreads, bytes, on, job);
-  }
-  launch((attend_wgmma<T, kDim, false>), blocks, Size::kThreads, bytes, on, job);
+  launch((attend_wgmma<T, kDim>), blocks, Size::kThreads, bytes, static_cast<cudaStream_t>(stream), job);
 }
 
 template <typename T>
 void launch_of(const Grid& grid, const void* qkv, const void* rows_table, const void* columns_table, void* out,
-               bool in_turn, void* stream) {
+               void* stream) {
   const Tensors<T> tensors{static_cast<const T*>(qkv),           nullptr, static_cast<const T*>(rows_table),
                            static_cast<const T*>(columns_table), nullptr, static_cast<T*>(out)};
-  if (grid.dim == 64) return launch_wgmma<T, 64>(grid, tensors, in_turn, stream);
-  launch_wgmma<T, 80>(grid, tensors, in_turn, stream);
+  if (grid.dim == 64) return launch_wgmma<T, 64>(grid, tensors, stream);
+  launch_wgmma<T, 80>(grid, tensors, stream);
 }
 
 }  // namespace
@@ -45,10 +41,10 @@ bool has_wgmma_kernel(const Grid& grid, DType dtype) {
 }
 
 void with_relative_positions_wgmma(const Grid& grid, DType dtype, const void* qkv, const void* rows_table,
-                                   const void* columns_table, void* out, bool in_turn, void* stream) {
+                                   const void* columns_table, void* out, void* stream) {
   if (!has_wgmma_kernel(grid, dtype)) throw std::invalid_argument("attention: there is no wgmma kernel for this call");
-  if (dtype == DType::float16) return launch_of<half>(grid, qkv, rows_table, columns_table, out, in_turn, stream);
-  launch_of<bfloat16>(grid, qkv, rows_table, columns_table, out, in_turn, stream);
+  if (dtype == DType::float16) return launch_of<half>(grid, qkv, rows_table, columns_table, out, stream);
+  launch_of<bfloat16>(grid, qkv, rows_table, columns_table, out, stream);
 }
 
 }  // namespace fastsam::attention

@@ -152,13 +152,14 @@ __device__ __forceinline__ void begin_values(float (&out)[kDim / 8][4], const ui
   wgmma_commit();
 }
 
-// kInTurn: the groups issue their products one after the other, so that they don't all weigh at the same time and leave
-// the tensor cores idle; else as it comes.
-template <typename T, int kDim, bool kInTurn>
+template <typename T, int kDim>
 __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Window<T>& window, int attending, T* queries,
                                                   float* all_terms, uint32_t stages,
                                                   const Ring<WgmmaShape<kDim>::kStages>& ring) {
   using Size = WgmmaShape<kDim>;
+  // The groups issue their products one after the other, so that they don't all weigh at the same time and leave the
+  // tensor cores idle. With 80 channels a few registers are missing for it.
+  constexpr bool kInTurn = kDim == 64;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * 16, group_of_warps = warp / 4;
   // A group copies its own queries.
   copy_queries<T, kDim, Size::kAttending, 64, Size::kQueries>(job, window, queries);
@@ -254,7 +255,7 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
   write_out<T, kDim, 1>(job, window_of_block(job, anew(Size::kQueries)), row, sums, queries);
 }
 
-template <typename T, int kDim, bool kInTurn>
+template <typename T, int kDim>
 __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(const Job<T> job) {
 #ifdef FASTSAM_HAS_WGMMA
   using Size = WgmmaShape<kDim>;
@@ -285,7 +286,7 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(co
   } else {
     more_registers<Size::kRegisters>();
     if (group_of_warps < attending) {
-      attend_with_tiles<T, kDim, kInTurn>(job, window, attending, queries, terms, shared_address(stages), ring);
+      attend_with_tiles<T, kDim>(job, window, attending, queries, terms, shared_address(stages), ring);
     }
   }
 #else

@@ -34,12 +34,12 @@ bool attention_wgmma_has_kernel(int dtype, int64_t rows, int64_t columns, int64_
 }
 
 void attention_wgmma(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim,
-                     Address rel_pos_h, Address rel_pos_w, Address out, bool in_turn, Address stream) {
+                     Address rel_pos_h, Address rel_pos_w, Address out, Address stream) {
   check_grid(batch, rows, columns, heads, dim, 0, 0);
   const auto grid = fastsam::attention::heads_together(batch, rows, columns, heads, dim, rows, columns);
   fastsam::attention::with_relative_positions_wgmma(grid, static_cast<DType>(dtype), pointer<const void>(qkv),
                                                     pointer<const void>(rel_pos_h), pointer<const void>(rel_pos_w),
-                                                    pointer<void>(out), in_turn, pointer<void>(stream));
+                                                    pointer<void>(out), pointer<void>(stream));
 }
 
 void windowed_attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads,
@@ -65,7 +65,7 @@ void bind_attention(py::module_& m) {
         py::arg("columns"), py::arg("dim"), py::arg("window"));
   m.def("attention_wgmma", &attention_wgmma, py::arg("dtype"), py::arg("qkv"), py::arg("batch"), py::arg("rows"),
         py::arg("columns"), py::arg("heads"), py::arg("dim"), py::arg("rel_pos_h"), py::arg("rel_pos_w"),
-        py::arg("out"), py::arg("in_turn"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+        py::arg("out"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
   m.def("windowed_attention", &windowed_attention, py::arg("dtype"), py::arg("qkv"), py::arg("batch"), py::arg("rows"),
         py::arg("columns"), py::arg("heads"), py::arg("dim"), py::arg("bias"), py::arg("window"), py::arg("padding"),
         py::arg("out"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());

@@ -14,9 +14,8 @@
 //   memory      1.0 GB of coefficients are written one and a half times and read as often, logits (float32) are 0.8 GB:
 //               3.7 GB, 0.9 ms at 4 TB/s
 //   L2          for each prompt the image's projections are read again, 20 and 28 KB for 16 tokens, 12.6 GB in all: 2.5
-//   ms
-//               at 5 TB/s; 4.8 GB and 1.0 ms where blocks of three and of two prompts find them in the first-level
-//               cache
+//               ms at 5 TB/s; 1.0 where the
+//               blocks' three or two prompts find them in the first-level cache
 //   shared      the prompt's matrices are read again for each 16 or 32 tokens, at 128 bytes a clock: 1.5 ms
 //   GELU        768 for each image token and prompt, 8 to 16 instructions each: 1.0 to 1.8 ms on all four schedulers
 // They overlap as far as warps do that wait for different things; only masks that pass the IoU threshold need the last.
@@ -32,7 +31,7 @@ namespace fastsam::decoder::cuda {
 constexpr int kHeads = 8, kDim = 16, kTokens = 8, kMiddle = 64, kNarrow = 32;
 constexpr int kRows = kHeads * kTokens;
 // Shared memory that a block needs at most, in bytes.
-constexpr int64_t kSharedBytes = 158 * 1024;
+constexpr int64_t kSharedBytes = 160 * 1024;
 // From so many prompts on, blocks have several of them.
 constexpr int64_t kManyPrompts = 64;
 

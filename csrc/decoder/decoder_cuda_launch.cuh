@@ -1,11 +1,12 @@
-// From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled:
+// From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled but 8 to
+// 64 bytes, outside of inner loops:
 //
 //   of a prompt            threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts of a block)
 //   first look                 128         72           0                  28
-//   first pass             128      152 - 166       45 KB                  12 (3)
-//   second pass, narrow    128      221 - 222       85 KB                   8 (2)
-//   second pass, wide      128      249 - 255       94 KB                   8 (2)
-//   upscaling              384      162 - 168  130 - 158 KB                  12
+//   first pass                 256         80       43 KB                  24 (3)
+//   second pass, narrow        256        128       86 KB                  16 (2)
+//   second pass, wide          256        128       94 KB                  16 (2)
+//   upscaling            512 / 384  128 - 168  147 / 159 KB           16 / 12
 #pragma once
 
 #include "decoder/decoder_cuda_call.cuh"
@@ -45,13 +46,14 @@ void pass_of(const Pass& pass, int64_t shared, void* stream) {
   launch_pass<T, true, false>(pass, shared, stream);
 }
 
+static_assert(2 * PassShape<true, false>::kBytes <= 227 * 1024 && 2 * PassShape<true, true>::kBytes <= 227 * 1024);
 static_assert(PassShape<true, false>::kBytes <= kSharedBytes && UpscaleShape<10>::kBytes <= kSharedBytes);
 
 template <typename T, int kSteps>
 void launch_upscale(const Upscaling& up, void* stream) {
   const int64_t panels = (up.height * up.width + 15) / 16;
   const unsigned blocks = blocks_for(up.asked_count * parts_of(panels, kUpscalePanels), 1);
-  launch((upscale_kernel<T, kSteps>), blocks, kUpscaleThreads, UpscaleShape<kSteps>::kBytes,
+  launch((upscale_kernel<T, kSteps>), blocks, UpscaleShape<kSteps>::kThreads, UpscaleShape<kSteps>::kBytes,
          static_cast<cudaStream_t>(stream), up);
 }
 

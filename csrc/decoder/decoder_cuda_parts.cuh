@@ -31,6 +31,26 @@ __device__ __forceinline__ float power_of_two(float x) {
 #endif
 }
 
+// Has the line of global memory at this address brought to the second-level cache.
+__device__ __forceinline__ void fetch_ahead(const void* address) {
+#ifdef FASTSAM_CUDA_EMULATION
+  (void)address;
+#else
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#endif
+}
+
+// 1 / x to the last bit but one, without the steps that a division takes to be exact.
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef FASTSAM_CUDA_EMULATION
+  return 1.0f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // The fragment of a lane in global memory.
 __device__ __forceinline__ void load_fragment(uint32_t (&to)[4], const uint4* fragments, int64_t number) {
   const uint4 four = __ldg(fragments + number * kWarp + lane());
@@ -63,10 +83,10 @@ __device__ __forceinline__ void store_fragment(uint32_t* to, const uint32_t (&fr
 __device__ __forceinline__ void load_stored(uint32_t (&to)[4], const uint32_t* from) {
   ldmatrix_x4(to, from + 4 * lane());
 }
+// Transposed, its two matrices beside the diagonal change places: the lanes that point to their rows do.
 __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const uint32_t* from) {
-  uint32_t r[4];
-  ldmatrix_x4_trans(r, from + 4 * lane());
-  to[0] = r[0], to[1] = r[2], to[2] = r[1], to[3] = r[3];
+  const int row = lane() % 8 + lane() / 8 % 2 * 16 + lane() / 16 * 8;
+  ldmatrix_x4_trans(to, from + 4 * row);
 }
 
 // `count` 16-byte vectors, or floats, to shared memory, by `threads` threads of which this one is number `thread`.
@@ -75,8 +95,9 @@ __device__ __forceinline__ void copy_vectors(void* to, const void* from, int cou
     cp_async_16(static_cast<uint4*>(to) + i, static_cast<const uint4*>(from) + i);
   }
 }
-__device__ __forceinline__ void copy_floats(float* to, const float* from, int count, int thread, int threads) {
-  for (int i = thread; i < count; i += threads) to[i] = from[i];
+__device__ __forceinline__ void copy_floats(float* to, const float* from, int count, int thread, int threads,
+                                            float times = 1.0f) {
+  for (int i = thread; i < count; i += threads) to[i] = from[i] * times;
 }
 
 // The sum or the largest over the four lanes of a row, or the eight of a column.
@@ -99,16 +120,15 @@ __device__ __forceinline__ float top_of_column(float x) {
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 16));
 }
 
-// The softmax over a head's tokens, of which there are at most 8, in place: d holds 16 image tokens x 8 of them.
-__device__ __forceinline__ void softmax_of_tokens(float (&d)[4], int tokens) {
+// The softmax over a head's tokens in place: d holds 16 image tokens x 8 of them, minus infinity where there is none.
+__device__ __forceinline__ void softmax_of_tokens(float (&d)[4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float first = 2 * pair() < tokens ? d[2 * half] : -INFINITY;
-    float second = 2 * pair() + 1 < tokens ? d[2 * half + 1] : -INFINITY;
-    const float top = top_of_row(fmaxf(first, second));
-    first = power_of_two((first - top) * kLog2E), second = power_of_two((second - top) * kLog2E);
-    const float share = 1.0f / sum_of_row(first + second);
-    d[2 * half] = first * share, d[2 * half + 1] = second * share;
+    const float top = kLog2E * top_of_row(fmaxf(d[2 * half], d[2 * half + 1]));
+#pragma unroll
+    for (int j = 0; j < 2; ++j) d[2 * half + j] = power_of_two(fmaf(d[2 * half + j], kLog2E, -top));
+    const float share = reciprocal(sum_of_row(d[2 * half] + d[2 * half + 1]));
+    d[2 * half] *= share, d[2 * half + 1] *= share;
   }
 }
 

@@ -1,13 +1,14 @@
 // From coefficients to logits: a warp takes 16 image tokens of one prompt through both steps and the product with the
 // masks' weights, one of the first step's four sub-cells after the other, in registers. The prompt's factors and the
-// second step's matrix stay in shared memory; it takes half of what a multiprocessor has.
+// second step's matrix stay in shared memory; it takes half of what a multiprocessor has. From the first GELU on,
+// factors are halves, also of bfloat16: they come from a LayerNorm, so that none is near the largest half.
 #pragma once
 
+#include "common/half_pairs.h"
 #include "decoder/decoder_cuda_parts.cuh"
 
 namespace fastsam::decoder::cuda {
 
-constexpr int kUpscaleThreads = 384, kUpscaleWarps = kUpscaleThreads / kWarp;
 constexpr int kMasksAtOnce = 8;
 
 // Of the coefficients, padded to 128: the most that there can be is 2 * 64 + 2, with 8 tokens, so a ninth step then.
@@ -15,44 +16,59 @@ constexpr int upscale_steps(int64_t rows) { return rows <= 128 ? 8 : 10; }
 
 template <int kSteps>
 struct UpscaleShape {
+  // As many warps as shared memory has room for the coefficients of.
+  static constexpr int kThreads = kSteps == 8 ? 512 : 384, kWarps = kThreads / kWarp;
   static constexpr int kFactors = 4 * kMiddle / 8 * (kSteps / 2) * kWarp, kMore = 16 * 2 * kWarp;  // 16-byte vectors
-  static constexpr int kCoefficients = kUpscaleWarps * kSteps * kWarp;
+  static constexpr int kCoefficients = kWarps * kSteps * kWarp;
   static constexpr int kFloats = 4 * kMiddle + 2 * kMiddle + 4 * kNarrow;
-  static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kFloats / 4};
+  static constexpr int kOuts = kWarps * kMasksAtOnce / 2;
+  static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kOuts + kFloats / 4};
 };
 
-// x * Phi(x), Phi the normal distribution. In half precision by erfc's approximation of Abramowitz and Stegun,
-// "Handbook of Mathematical Functions" (1964), 7.1.26: to 1e-7. In bfloat16 by a tanh, whose argument is a fit of
-// atanh(erf): to 3e-5, and to what the GPU's own approximation is short of it, 2^-11 of x.
+// x * Phi(x), Phi the normal distribution, of two elements, and what it takes and gives them times: powers of two. Its
+// results are left factors of type half, which is three bits finer than bfloat16.
+//
+// In half precision by erfc's approximation of Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964),
+// 7.1.26: to 1e-7.
 template <typename T>
-__device__ __forceinline__ float gelu(float x);
+struct Gelu {
+  static constexpr float kTaken = 1.0f, kGiven = 1.0f;
+
+  static __device__ __forceinline__ float of_one(float x) {
+    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
+    float series = fmaf(1.061405429f, t, -1.453152027f);
+    series = fmaf(series, t, 1.421413741f);
+    series = fmaf(series, t, -0.284496736f);
+    series = fmaf(series, t, 0.254829592f);
+    const float beyond = 0.5f * t * series * power_of_two(-kLog2E * z * z) * x;
+    return x > 0.0f ? x - beyond : beyond;
+  }
+  static __device__ __forceinline__ uint32_t of(float x, float y) { return pack<half>(of_one(x), of_one(y)); }
+};
+// In bfloat16 by a tanh, whose argument is a fit of atanh(erf) up to x = 4, from where on the tanh is 1 to 6e-5. That
+// is exact to 3e-5, and to what halves and the GPU's tanh are short of it, 2^-11 of x. Of x / 4 the square is cut off
+// at 1 by the product that makes it; half of the result saves a doubling.
 template <>
-__device__ __forceinline__ float gelu<half>(float x) {
-  const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
-  float series = fmaf(1.061405429f, t, -1.453152027f);
-  series = fmaf(series, t, 1.421413741f);
-  series = fmaf(series, t, -0.284496736f);
-  series = fmaf(series, t, 0.254829592f);
-  const float beyond = 0.5f * t * series * power_of_two(-kLog2E * z * z) * x;
-  return x > 0.0f ? x - beyond : beyond;
-}
-template <>
-__device__ __forceinline__ float gelu<bfloat16>(float x) {
-  const float square = fminf(x * x, 25.0f);  // where the fit is good; the tanh has reached 1 there
-  const float u = x * fmaf(square, fmaf(square, -3.5152151e-4f, 0.03700568f), 0.79750785f);
-#ifdef FASTSAM_CUDA_EMULATION
-  const float tanh = tanhf(u);
-#else
-  float tanh = 0.0f;
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 750
-  asm("tanh.approx.f32 %0, %1;" : "=f"(tanh) : "f"(u));
-#endif
-#endif
-  const float part = 0.5f * x;
-  return fmaf(part, tanh, part);
+struct Gelu<bfloat16> {
+  static constexpr float kTaken = 0.25f, kGiven = 0.5f;
+
+  static __device__ __forceinline__ uint32_t of(float x, float y) {
+    const uint32_t both = pack<half>(x, y), square = pair_product_within_01(both, both);
+    const uint32_t slope =
+        pair_fma(square, pair_fma(square, pack<half>(-0.35996f, -0.35996f), pack<half>(2.36836f, 2.36836f)),
+                 pack<half>(3.19003f, 3.19003f));
+    return pair_fma(both, pair_tanh(pair_product(both, slope)), both);
+  }
+};
+
+// Two elements of T as halves, times a power of two.
+template <typename T>
+__device__ __forceinline__ uint32_t as_halves(uint32_t both, float times) {
+  const float2 two = unpack<T>(both);
+  return pack<half>(two.x * times, two.y * times);
 }
 
-// LayerNorm over the 64 channels of each row, then GELU, packed as a left factor.
+// LayerNorm over the 64 channels of each row, then GELU, packed as a left factor. weight, bias: times what GELU takes.
 template <typename T>
 __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight, const float* bias, float eps,
                                           uint32_t (&to)[4][4]) {
@@ -76,20 +92,22 @@ __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight,
     for (int n = 0; n < 8; ++n) {
       const float2 by = *reinterpret_cast<const float2*>(weight + 8 * n + 2 * pair());
       const float2 add = *reinterpret_cast<const float2*>(bias + 8 * n + 2 * pair());
-      to[n / 2][n % 2 * 2 + half] = pack<T>(gelu<T>(fmaf(x[n][2 * half] * factor, by.x, add.x)),
-                                            gelu<T>(fmaf(x[n][2 * half + 1] * factor, by.y, add.y)));
+      to[n / 2][n % 2 * 2 + half] =
+          Gelu<T>::of(fmaf(x[n][2 * half] * factor, by.x, add.x), fmaf(x[n][2 * half + 1] * factor, by.y, add.y));
     }
   }
 }
 
 template <typename T, int kSteps>
-__global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upscaling up) {
+__global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1) upscale_kernel(const Upscaling up) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Shape = UpscaleShape<kSteps>;
   DYNAMIC_SHARED(uint4, factors);
   uint4* const more = factors + Shape::kFactors;
   auto* const coefficients = reinterpret_cast<uint32_t*>(more + Shape::kMore) + warp() * kSteps * 4 * kWarp;
-  auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients);
+  // Where the warp's masks go.
+  auto* const outs = reinterpret_cast<float**>(more + Shape::kMore + Shape::kCoefficients) + warp() * kMasksAtOnce;
+  auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients + Shape::kOuts);
   float *const norm_weight = bias + 4 * kMiddle, *const norm_bias = norm_weight + kMiddle,
                *const more_bias = norm_bias + kMiddle;
   const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, kUpscalePanels);
@@ -99,14 +117,21 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
   if (first >= last) return;
   const int thread = static_cast<int>(threadIdx.x);
   copy_vectors(factors, static_cast<const uint4*>(up.factors) + asked * Shape::kFactors, Shape::kFactors, thread,
-               kUpscaleThreads);
-  copy_vectors(more, up.enlarge_more, Shape::kMore, thread, kUpscaleThreads);
-  copy_floats(bias, up.bias, 4 * kMiddle, thread, kUpscaleThreads);
-  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, kUpscaleThreads);
-  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, kUpscaleThreads);
-  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, kUpscaleThreads);
+               Shape::kThreads);
+  copy_vectors(more, up.enlarge_more, Shape::kMore, thread, Shape::kThreads);
+  copy_floats(bias, up.bias, 4 * kMiddle, thread, Shape::kThreads);
+  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, Shape::kThreads, Gelu<T>::kTaken);
+  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, Shape::kThreads, Gelu<T>::kTaken);
+  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, Shape::kThreads, Gelu<T>::kTaken);
   cp_async_commit();
   cp_async_wait<0>();
+  // What this thread has copied, from the one GELU to the next.
+  for (int i = thread; i < Shape::kMore; i += Shape::kThreads) {
+    constexpr float kTimes = Gelu<T>::kTaken / Gelu<T>::kGiven;
+    const uint4 four = more[i];
+    more[i] = make_uint4(as_halves<T>(four.x, kTimes), as_halves<T>(four.y, kTimes), as_halves<T>(four.z, kTimes),
+                         as_halves<T>(four.w, kTimes));
+  }
   __syncthreads();
   const auto* const base = static_cast<const uint4*>(up.base);
   const T* const state = static_cast<const T*>(up.state) + up.asked[asked] * panels * up.rows * 16;
@@ -117,10 +142,18 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const T* const from = static_cast<const T*>(up.weights) + (mask + min(group(), masks - 1)) * kNarrow;
-      weights[j] = *reinterpret_cast<const uint32_t*>(from + 8 * j + 2 * pair());
+      weights[j] = as_halves<T>(*reinterpret_cast<const uint32_t*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kGiven);
     }
-    for (int64_t panel = begin + warp(); panel < end; panel += kUpscaleWarps) {
+    __syncwarp();
+    if (lane() < masks) outs[lane()] = up.out + up.places[mask + lane()] * 16 * tokens;
+    __syncwarp();
+    const int width = static_cast<int>(up.width);
+    for (int64_t panel = begin + warp(); panel < end; panel += Shape::kWarps) {
       const T* const from = state + panel * up.rows * 16;
+      if (panel + Shape::kWarps < end) {  // the next panel's coefficients: at most 33 times 128 bytes
+        const auto* const next = reinterpret_cast<const char*>(from + Shape::kWarps * up.rows * 16);
+        for (int i = lane() * 128; i < up.rows * 32; i += kWarp * 128) fetch_ahead(next + i);
+      }
       for (int i = lane(); i < kSteps * kWarp; i += kWarp) {
         const int row = i / 2;
         uint32_t* const to = coefficients + (row / 16 * 4 + row / 8 % 2 * 2 + i % 2) * kWarp + row % 8 * 4;
@@ -141,8 +174,13 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
         ldmatrix_x4_trans(left[step], coefficients + step * 4 * kWarp + 4 * lane());
       }
       __syncwarp();
-      const int64_t token = panel * 16 + group(), y[2] = {token / up.width, (token + 8) / up.width};
-      const int64_t x[2] = {token - y[0] * up.width, token + 8 - y[1] * up.width};
+      const int token = static_cast<int>(panel) * 16 + group();  // of 2^28 at most
+      int64_t places[2];                                         // of the token's first pixel
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int y = (token + 8 * half) / width, x = token + 8 * half - y * width;
+        places[half] = int64_t{16} * y * width + 4 * x;
+      }
       // Loops that stay loops: unrolled, they would take more registers than there are.
 #pragma unroll 1
       for (int cell = 0; cell < 4; ++cell) {
@@ -181,24 +219,23 @@ __global__ void __launch_bounds__(kUpscaleThreads, 1) upscale_kernel(const Upsca
               float wide[4];
 #pragma unroll
               for (int j = 0; j < 4; ++j) wide[j] = more_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
-              multiply_rows<T>(wide, cells, more + (part * 4 + n) * 2 * kWarp);
+              multiply_rows<half>(wide, cells, more + (part * 4 + n) * 2 * kWarp);
 #pragma unroll
               for (int half = 0; half < 2; ++half) {
-                packed[n / 2][n % 2 * 2 + half] = pack<T>(gelu<T>(wide[2 * half]), gelu<T>(wide[2 * half + 1]));
+                packed[n / 2][n % 2 * 2 + half] = Gelu<T>::of(wide[2 * half], wide[2 * half + 1]);
               }
             }
-            mma_m16n8k16<T>(logits[across], packed[0], weights[0], weights[1]);
-            mma_m16n8k16<T>(logits[across], packed[1], weights[2], weights[3]);
+            mma_m16n8k16<half>(logits[across], packed[0], weights[0], weights[1]);
+            mma_m16n8k16<half>(logits[across], packed[1], weights[2], weights[3]);
           }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
             if (2 * pair() + j >= masks) continue;
-            float* const mask_out = up.out + up.places[mask + 2 * pair() + j] * 16 * tokens;
+            float* const mask_out = outs[2 * pair() + j] + (cell / 2 * 2 + down) * 4 * up.width + cell % 2 * 2;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               if (token + 8 * half >= tokens) continue;
-              const int64_t row = 4 * y[half] + cell / 2 * 2 + down, column = 4 * x[half] + cell % 2 * 2;
-              *reinterpret_cast<float2*>(mask_out + row * 4 * up.width + column) =
+              *reinterpret_cast<float2*>(mask_out + places[half]) =
                   make_float2(logits[0][2 * half + j], logits[1][2 * half + j]);
             }
           }

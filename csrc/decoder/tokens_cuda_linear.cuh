@@ -76,20 +76,27 @@ __device__ __forceinline__ float2 two_of(const void* data, int64_t at) {
   return unpack<T>(__ldg(reinterpret_cast<const uint32_t*>(static_cast<const T*>(data) + at)));
 }
 
+// Where one row of a product's results begins, and of what is added to it.
+struct RowEnds {
+  int64_t out, residual;
+
+  __device__ __forceinline__ RowEnds(const Products& all, const Product& one, int64_t row)
+      : out(row_offset(all, one.out, row)),
+        residual(one.residual.data != nullptr ? row_offset(all, one.residual, row) : 0) {}
+};
+
 // Two sums of a row, of columns `column` and the next.
 template <typename T>
-__device__ __forceinline__ void finish(const Products& all, const Product& one, int64_t row, int column, float first,
-                                       float second) {
+__device__ __forceinline__ void finish(const Product& one, const RowEnds& row, int column, float first, float second) {
   const float2 bias = two_of<T>(one.bias, column);
   first = rounded<T>(first + bias.x), second = rounded<T>(second + bias.y);
   if (one.relu) first = first < 0.0f ? 0.0f : first, second = second < 0.0f ? 0.0f : second;  // NaN stays
   first = rounded<T>(first * one.factor), second = rounded<T>(second * one.factor);
   if (one.residual.data != nullptr) {
-    const int64_t at = row_offset(all, one.residual, row) + column_offset(one.residual, column);
-    const float2 add = two_of<T>(one.residual.data, at);
+    const float2 add = two_of<T>(one.residual.data, row.residual + column_offset(one.residual, column));
     first += add.x, second += add.y;
   }
-  const int64_t at = row_offset(all, one.out, row) + column_offset(one.out, column);
+  const int64_t at = row.out + column_offset(one.out, column);
   *reinterpret_cast<uint32_t*>(static_cast<T*>(one.out.data) + at) = pack<T>(first, second);
 }
 
@@ -150,7 +157,7 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
 #pragma unroll
   for (int i = 0; i < kQuarters; ++i) total[0] += sums[i][row][column], total[1] += sums[i][row][column + 1];
   if (first_row + row < one.rows && first_column + column < one.n) {
-    finish<T>(all, one, first_row + row, first_column + column, total[0], total[1]);
+    finish<T>(one, RowEnds(all, one, first_row + row), first_column + column, total[0], total[1]);
   }
 #endif
 }
@@ -159,7 +166,7 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
 __device__ __forceinline__ int slot_of(int row, int chunk) { return row * kStageChunks + (chunk ^ (row % 2 * 4)); }
 
 template <typename T>
-__global__ void __launch_bounds__(kProductThreads) many_rows_kernel(const __grid_constant__ Products all) {
+__global__ void __launch_bounds__(kProductThreads, 4) many_rows_kernel(const __grid_constant__ Products all) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   DYNAMIC_SHARED(uint4, shared);
   constexpr int kCopies = kTile * kStageChunks / kProductThreads, kRowsOfCopy = kTile / kCopies;
@@ -237,14 +244,14 @@ __global__ void __launch_bounds__(kProductThreads) many_rows_kernel(const __grid
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = first_row + row0 + 16 * m + 8 * half + group();
+      if (row >= one.rows) continue;
+      const RowEnds ends(all, one, row);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t row = first_row + row0 + 16 * m + 8 * half + group();
+      for (int n = 0; n < 4; ++n) {
         const int column = first_column + column0 + 8 * n + 2 * pair();
-        if (row < one.rows && column < one.n) {
-          finish<T>(all, one, row, column, total[m][n][2 * half], total[m][n][2 * half + 1]);
-        }
+        if (column < one.n) finish<T>(one, ends, column, total[m][n][2 * half], total[m][n][2 * half + 1]);
       }
     }
   }

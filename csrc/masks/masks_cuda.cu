@@ -1,26 +1,30 @@
 // Runs, boxes and sizes of masks from their low-resolution logits.
 //
-// A block has 32 columns of cells of one mask. A warp takes 32 rows of pixels: it reads the few rows of cells that
-// these take from, as they lie in memory, and keeps them. Columns of cells that are wholly above the upper level or
-// below the lower one, with all that surrounds them in these rows, are known without a look at their pixels; in the
-// others a lane enlarges its row's cells once, then goes along the pixels between them, and the warp's votes are the
-// words of bits from which runs are read off (rle/rle_tile.cuh).
+// A block has 32 columns of cells of one mask, and goes down the pixels in bands of 32 rows (masks_bands.cuh). First
+// warps sort bands by all cells under them: those that are clear or set as a whole are known without a look at their
+// pixels, and where all are clear the block is done. Then warps take the mixed bands (masks_rows.cuh): of these,
+// columns of cells that are known by themselves are filled in; in the others a lane enlarges its row's cells once, then
+// goes along the pixels between them, and the warp's votes are the words of bits. In the end a thread goes down each
+// column of pixels, from one band that can change anything to the next.
 //
 // What it should cost on an H200 (132 multiprocessors, 4.8 TB/s) for 3,072 masks of 256 x 256 cells at 1800 x 1200, by
-// bytes and by instructions of the compiled code; no GPU has measured it yet:
+// bytes and by instructions of the compiled code, of which a multiprocessor begins 2.4 in a cycle:
 //
-// * The logits, 0.8 GB, are read from memory once to measure, 0.2 ms, and again to write the runs of masks that pass
-//   the filters. Rows and columns that two warps need come from the cache.
-// * Sorting columns into known and mixed: some 60 instructions for 32 columns and 32 rows, 0.06 ms. Reading off words:
-//   some 15 for 32 words, 0.1 ms.
-// * Pixels that are looked at: some 21 instructions for 32 of them. Of masks whose boundary is a few hundred cells long
-//   that is one in 50, 0.1 ms. Noise in every cell of every mask is the worst case: 6.6 G pixels, 4 to 5 ms.
+// * The logits under the picture, 0.5 GB, are read from memory once to measure, 0.1 ms, and again to write the runs of
+//   masks that pass the filters. Rows and columns that two warps need come from the cache.
+// * Sorting: some 90 instructions for 32 columns of cells and 32 rows of pixels, and some 250 for a warp to begin:
+//   43,000 for a mask, 0.2 ms.
+// * Pixels that are looked at: some 25 instructions for 32 of them, what enlarges cells included. Of masks whose
+//   boundary is a few hundred cells long that is one in 60: 28,000 for a mask, 0.14 ms. Noise in every cell of every
+//   mask is the worst case: 6.6 G pixels, 8 ms.
+// * What else mixed bands and the columns through them take: 20,000 for a mask, 0.1 ms.
 // * Runs are written once, 4 or 8 bytes each.
 #include "masks/masks_cuda.h"
 
 #include <stdexcept>
 #include <string>
 
+#include "masks/masks_bands.cuh"
 #include "masks/masks_rows.cuh"
 
 namespace fastsam::masks::cuda {
@@ -29,6 +33,15 @@ namespace {
 using fastsam::cuda::blocks_for;
 
 constexpr int64_t kMostPixels = INT32_MAX - 64;
+// Blocks that a multiprocessor has at once, by its shared memory. For four, what doesn't fit into the registers is set
+// aside once for a tile.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kBlocksAtOnce = 3;
+#else
+constexpr int kBlocksAtOnce = 4;
+#endif
+// Changes of a column up to which one thread may write them; more are written by neighbouring lanes side by side.
+constexpr int kFew = 32;
 
 __device__ void report(int64_t* error, int64_t what) {
   atomicOr(reinterpret_cast<unsigned long long*>(error), static_cast<unsigned long long>(what));
@@ -71,9 +84,49 @@ __global__ void prepare_kernel(Problem problem, Work work, int64_t* error) {
   work.starts[i] = static_cast<int32_t>(low);
 }
 
-// Gives `visit` the tiles of a block one after the other, with their bits and the pixel before them.
+// Which bands of a tile, of up to 32 from `start` on, are `kind`.
+__device__ uint32_t bands_of(const Tile& tile, const Block& block, int start, Band kind) {
+  const int k = start + static_cast<int>(threadIdx.x) % 32;
+  return __ballot_sync(rle::cuda::kAllLanes, k < tile.words && block.bands[k] == kind);
+}
+
+// Sets the bits of a tile's mixed bands, whichever warp has found them, and counts pixels; ends with a barrier where
+// there are any. Whether anything of the tile may be set.
+__device__ bool fill(const Problem& problem, const Work& work, const Layout& layout, const Frame& frame,
+                     const Block& block, const Tile& tile, Counts& counts) {
+  int set = 0, mixed = 0;
+  for (int start = 0; start < tile.words; start += 32) {
+    set += __popc(bands_of(tile, block, start, kSet));
+    mixed += __popc(bands_of(tile, block, start, kMixed));
+  }
+  if (set > 0 && threadIdx.x == 0) {
+    const int last = tile.words - 1;
+    const int rows = 32 * set - (block.bands[last] == kSet ? 32 - tile.valid(frame, last) : 0);
+    counts.inner += rows * tile.columns;
+    counts.outer += rows * tile.columns;
+  }
+  if (mixed == 0) return set > 0;
+  for (int i = static_cast<int>(threadIdx.x); i < tile.columns; i += kThreads) {
+    Tap tap = work.x[tile.x + i];
+    tap.cell -= static_cast<int>(block.first_cell);
+    block.taps[i] = tap;
+  }
+  __syncthreads();
+  int number = static_cast<int>(threadIdx.x) / 32;
+  for (int start = 0; start < tile.words; start += 32) {
+    for (uint32_t left = bands_of(tile, block, start, kMixed); left != 0; left &= left - 1, --number) {
+      if (number % kWarps != 0) continue;
+      Rows(problem, work, layout, block, tile, frame, start + __ffs(static_cast<int>(left)) - 1).fill(counts);
+    }
+  }
+  __syncthreads();
+  return true;
+}
+
+// Gives `visit` the tiles of a block that aren't clear, or have a set pixel before them, one after the other. Whether
+// there are any: by all threads the same.
 template <typename Visit>
-__device__ void go_through(const Problem& problem, const Work& work, const Layout& layout, const Frame& frame,
+__device__ bool go_through(const Problem& problem, const Work& work, const Layout& layout, const Frame& frame,
                            const Block& block, Counts& counts, Visit visit) {
   __shared__ unsigned before_first;
   __syncthreads();  // the block's memory is set up
@@ -81,42 +134,51 @@ __device__ void go_through(const Problem& problem, const Work& work, const Layou
   if (threadIdx.x == 0) {
     before_first = frame.joined() && 0 < begin && begin < end ? pixel_before(problem, work, block.logits, begin) : 0;
   }
+  const Sorter sorter(problem, work, block);
   unsigned carry = 0;
+  bool any = false;
   for (int x = begin; x < end; x += layout.shape.columns) {
     for (int64_t word = 0; word < frame.words(); word += layout.shape.words) {
       const Tile tile{x, word, min(end - x, layout.shape.columns),
                       static_cast<int>(min(frame.words() - word, int64_t{layout.shape.words})), layout.shape.stride};
-      for (int i = static_cast<int>(threadIdx.x); i < tile.columns; i += kThreads) {
-        Tap tap = work.x[x + i];
-        tap.cell -= static_cast<int>(block.first_cell);
-        block.taps[i] = tap;
-      }
+      sorter.sort(tile);
       __syncthreads();
-      for (int k = static_cast<int>(threadIdx.x) / 32; k < tile.words; k += kWarps) {
-        Rows(problem, work, layout, block, tile, frame, k).fill(counts);
+      if (x == begin && word == 0) carry = before_first;
+      if (word == 0 && !frame.joined()) carry = 0;
+      const bool something = fill(problem, work, layout, frame, block, tile, counts);
+      if (!something && carry == 0) {
+        if (x + tile.columns < end || word + tile.words < frame.words()) __syncthreads();
+        continue;
       }
-      __syncthreads();
-      visit(tile, x == begin && word == 0 ? before_first : carry);
-      carry = rle::cuda::last_pixel(frame, tile, block.bits);
+      any = true;
+      const Pixels pixels(frame, tile, block, carry);
+      visit(pixels, carry);
+      carry = pixels.last(tile.columns - 1);
       __syncthreads();
     }
   }
+  return any;
 }
 
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     measure_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Work work,
                    const __grid_constant__ Layout layout, const __grid_constant__ Frame frame, int64_t per_mask,
                    const int64_t* error) {
   DYNAMIC_SHARED(char, memory);
   Counts counts;
   rle::cuda::Tally tally;
+  bool any = false;
   // After an error the part is an empty one, not what its memory held before: the parts are summed in any case.
   if (*error == 0) {
     const Block block(memory, problem, work, layout, blockIdx.x / per_mask, blockIdx.x % per_mask);
-    go_through(problem, work, layout, frame, block, counts,
-               [&](const Tile& tile, unsigned carry) { tally.add(frame, tile, block.bits, carry); });
+    any = go_through(problem, work, layout, frame, block, counts,
+                     [&](const Pixels& pixels, unsigned) { add(pixels, tally); });
   }
-  rle::cuda::store_part(tally, counts.inner, counts.outer, work.parts + blockIdx.x);
+  if (any) {
+    rle::cuda::store_part(tally, counts.inner, counts.outer, work.parts + blockIdx.x);
+  } else if (threadIdx.x == 0) {
+    work.parts[blockIdx.x] = rle::cuda::empty_part();
+  }
 }
 
 template <typename Count>
@@ -124,9 +186,9 @@ __global__ void __launch_bounds__(kThreads)
     write_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Work work,
                  const __grid_constant__ Layout layout, const __grid_constant__ Frame frame, int64_t per_mask,
                  const int64_t* chosen, const int64_t* offsets, Count* counts) {
-  using Writer = rle::cuda::RunWriter<Count>;
   DYNAMIC_SHARED(char, memory);
-  __shared__ typename Writer::Shared shared;
+  __shared__ typename rle::cuda::RunWriter<Count>::Shared many_shared;
+  __shared__ typename ColumnWriter<Count>::Shared few_shared;
   const int64_t i = blockIdx.x / per_mask, number = blockIdx.x % per_mask;
   const int64_t mask = chosen != nullptr ? chosen[i] : i;
   const Part& part = work.parts[mask * per_mask + number];
@@ -137,9 +199,18 @@ __global__ void __launch_bounds__(kThreads)
   if (part.changes == 0) return;
   const Block block(memory, problem, work, layout, mask, number);
   Counts unused;
-  Writer writer(&shared, reinterpret_cast<uint16_t*>(block.scratch), counts, part);
-  go_through(problem, work, layout, frame, block, unused,
-             [&](const Tile& tile, unsigned carry) { writer.add(frame, tile, block.bits, carry); });
+  ColumnWriter<Count> few(&few_shared, counts, part);
+  rle::cuda::RunWriter<Count> many(&many_shared, reinterpret_cast<uint16_t*>(block.scratch), counts, part);
+  const bool sparse = part.changes <= int64_t{kFew} * kTileColumns;
+  go_through(problem, work, layout, frame, block, unused, [&](const Pixels& pixels, unsigned carry) {
+    if (sparse) {
+      few.add(pixels);
+      return;
+    }
+    pixels.complete(block.bits);
+    __syncthreads();
+    many.add(frame, pixels.tile(), block.bits, carry);
+  });
 }
 
 Frame frame_of(const Problem& problem) {

@@ -1,132 +1,12 @@
-// What a block of masks_cuda.cu holds in shared memory, and how a warp sets the bits of 32 rows of pixels.
+// How a warp of masks_cuda.cu sets the bits of 32 rows of pixels that may differ.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "common/cuda.h"
-#include "masks/masks_cuda.h"
-#include "masks/masks_table.h"
-#include "rle/rle_tile.cuh"
+#include "masks/masks_layout.cuh"
 
 namespace fastsam::masks::cuda {
-
-#include "masks/masks_math.inc"
-
-using rle::cuda::Frame;
-using rle::cuda::kAllLanes;
-using rle::cuda::kThreads;
-using rle::cuda::kWarps;
-using rle::cuda::Part;
-using rle::cuda::Tile;
-using rle::cuda::TileShape;
-
-// Columns of cells that a block has, and the two after them that their pixels take from.
-constexpr int kCells = 32, kReach = kCells + 2;
-// From row to row of a warp's cells: odd, so that lanes on different rows of one column meet 32 banks.
-constexpr int kCellStride = kReach + 1;
-// A tile's bits, 36 KiB: all pixels of 32 columns of cells at 1800 x 1200.
-constexpr int kTileColumns = 256, kTileWords = 9216;
-// Of shared memory; the smallest of the GPUs that are compiled for has 64 KiB for a block.
-constexpr size_t kMostShared = 62 * 1024;
-
-// A position of an axis: its cell, and the weights of that and the next two.
-struct alignas(16) Tap {
-  float near, middle, far;
-  int32_t cell;
-};
-
-// Blocks for each mask.
-inline int64_t parts_of(int64_t columns) { return (columns + kCells - 1) / kCells; }
-
-// What `measure` leaves to `write`, in the caller's memory.
-struct Work {
-  Part* parts;      // (n, parts_of(columns))
-  Tap *y, *x;       // (height), (width) of the enlarged masks
-  int32_t* starts;  // (columns + 1): the number of pixel columns whose first cell is before each column
-  size_t bytes = 0;
-
-  // memory: null to learn the number of bytes.
-  Work(const Problem& problem, void* memory) {
-    parts = take<Part>(memory, problem.n * parts_of(problem.columns));
-    y = take<Tap>(memory, problem.y.size);
-    x = take<Tap>(memory, problem.x.size);
-    starts = take<int32_t>(memory, problem.columns + 1);
-  }
-
- private:
-  template <typename T>
-  T* take(void* memory, int64_t count) {
-    const size_t at = (bytes + 15) / 16 * 16;
-    bytes = at + sizeof(T) * static_cast<size_t>(count);
-    return memory == nullptr ? nullptr : reinterpret_cast<T*>(static_cast<char*>(memory) + at);
-  }
-};
-
-// How a block is laid out in shared memory.
-struct Layout {
-  TileShape shape;
-  int kept_rows;   // of cells, for each warp
-  size_t scratch;  // bytes, of cells at first and then of what the tile's bits are read off with
-
-  Layout(const Frame& frame, int64_t rows, size_t other) : shape(frame, kTileColumns, kTileWords) {
-    // What 32 pixels take from in an axis that enlarges evenly, and a little more. Where they take from more than is
-    // kept, as in masks that are shrunk a lot, cells are read where they are.
-    constexpr size_t kRow = size_t{4} * kWarps * kCellStride;
-    const int64_t even = 32 * rows / frame.rows + 4;
-    scratch = 0;
-    const int64_t most = static_cast<int64_t>((kMostShared - bytes()) / kRow);
-    kept_rows = static_cast<int>(even < most ? even : most);
-    if (kept_rows > rows) kept_rows = static_cast<int>(rows);
-    scratch = kRow * static_cast<size_t>(kept_rows);
-    if (scratch < other) scratch = other;
-  }
-  size_t bytes() const { return sizeof(Tap) * kTileColumns + 4 * (kCells + 4) + shape.bytes() + scratch; }
-};
-
-// The mask of one block, and its memory.
-struct Block {
-  Tap* taps;        // of the tile's columns; their cells count from the block's first
-  int32_t* starts;  // of the block's columns of cells, and the end of the last
-  uint32_t* bits;   // of the tile
-  char* scratch;
-  const float* logits;
-  int64_t first_cell;
-
-  __device__ Block(char* memory, const Problem& problem, const Work& work, const Layout& layout, int64_t mask,
-                   int64_t part)
-      : taps(reinterpret_cast<Tap*>(memory)),
-        starts(reinterpret_cast<int32_t*>(taps + kTileColumns)),
-        bits(reinterpret_cast<uint32_t*>(starts + kCells + 4)),
-        scratch(reinterpret_cast<char*>(bits + layout.shape.words * layout.shape.stride)),
-        logits(problem.logits + mask * problem.rows * problem.columns),
-        first_cell(part * kCells) {
-    if (threadIdx.x <= kCells) {
-      starts[threadIdx.x] = work.starts[min(first_cell + threadIdx.x, problem.columns)];
-    }
-  }
-};
-
-struct Counts {
-  int64_t inner = 0, outer = 0;
-};
-
-// The pixel before the block's first column, where the mask's columns follow one another in the picture.
-__device__ inline unsigned pixel_before(const Problem& problem, const Work& work, const float* logits, int64_t x) {
-  const Tap across = work.x[x - 1], down = work.y[problem.y.size - 1];
-  float sums[3];
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    const float* const column = logits + min(int64_t{across.cell} + i, problem.columns - 1);
-    float cells[3];
-#pragma unroll
-    for (int k = 0; k < 3; ++k) {
-      cells[k] = limited(column[min(int64_t{down.cell} + k, problem.rows - 1) * problem.columns], kHugeLogit);
-    }
-    sums[i] = tap_sum(down.near, cells[0], down.middle, cells[1], down.far, cells[2]);
-  }
-  return tap_sum(across.near, sums[0], across.middle, sums[1], across.far, sums[2]) > problem.levels.threshold;
-}
 
 // What one warp does with 32 rows of a tile.
 class Rows {
@@ -230,47 +110,56 @@ class Rows {
     return tap_sum(tap_.near, cells[0], tap_.middle, cells[1], tap_.far, cells[2]);
   }
 
-  // Mixed columns come in stretches, and within one a column's cells are enlarged once.
+  // Pixels of the mixed columns. Of neighbouring ones each takes a column of enlarged cells more than the one before.
   template <bool kKept>
   __device__ void evaluate_all() {
-    for (uint32_t left = mixed_; left != 0;) {
-      const int first = __ffs(static_cast<int>(left)) - 1;
-      const uint32_t behind = ~(left >> first);  // its lowest bit is the first that isn't mixed
-      const int end = behind == 0 ? 32 : first + __ffs(static_cast<int>(behind)) - 1;
-      evaluate<kKept>(max(block_.starts[first] - static_cast<int>(tile_.x), 0),
-                      min(block_.starts[end] - static_cast<int>(tile_.x), tile_.columns));
-      left = end == 32 ? 0 : left >> end << end;
+    float first = 0, second = 0, third = 0;
+    int before = -2;
+    for (uint32_t left = mixed_; left != 0; left &= left - 1) {
+      const int cell = __ffs(static_cast<int>(left)) - 1, offset = static_cast<int>(tile_.x);
+      const int begin = max(block_.starts[cell] - offset, 0);
+      const int end = min(block_.starts[cell + 1] - offset, tile_.columns);
+      if (begin >= end) continue;
+      if (cell == before + 1) {
+        first = second;
+        second = third;
+      } else {
+        first = stretch<kKept>(cell);
+        second = stretch<kKept>(cell + 1);
+      }
+      third = stretch<kKept>(cell + 2);
+      before = cell;
+      evaluate(begin, end, first, second, third);
     }
   }
 
-  // Pixels of the tile's columns [begin, end).
-  template <bool kKept>
-  __device__ void evaluate(int begin, int end) {
+  // Pixels of the tile's columns [begin, end), which take from the same columns of cells. Two at a time: neither waits
+  // for the other, and more at a time leave more over of the few that a cell has.
+  __device__ void evaluate(int begin, int end, float first, float second, float third) {
     uint32_t* bits = block_.bits + tile_.at(begin, k_);
     const Tap* taps = block_.taps + begin;
-    const Levels levels = problem_.levels;
-    float first = 0, second = 0, third = 0, inner = 0, outer = 0;
-    for (int left = end - begin, column = -2; left > 0; --left, ++taps, ++bits) {
-      const Tap tap = *taps;
-      if (tap.cell != column) {
-        if (tap.cell == column + 1) {
-          first = second;
-          second = third;
-        } else {
-          first = stretch<kKept>(tap.cell);
-          second = stretch<kKept>(tap.cell + 1);
-        }
-        third = stretch<kKept>(tap.cell + 2);
-        column = tap.cell;
-      }
-      const float pixel = tap_sum(tap.near, first, tap.middle, second, tap.far, third);
-      const uint32_t set = __ballot_sync(kAllLanes, pixel > levels.threshold);
-      inner += pixel > levels.high ? 1.0f : 0.0f;
-      outer += pixel > levels.low ? 1.0f : 0.0f;
-      if (lane_ == 0) *bits = set;
+    const auto value = [&](const Tap& tap) { return tap_sum(tap.near, first, tap.middle, second, tap.far, third); };
+    int left = end - begin;
+#pragma unroll 1
+    for (; left > 1; left -= 2, taps += 2, bits += 2) {
+      const Tap near = taps[0], far = taps[1];
+      const float one = value(near), other = value(far);
+      const uint32_t of_one = vote(one), of_other = vote(other);
+      if (lane_ != 0) continue;
+      bits[0] = of_one;
+      bits[1] = of_other;
     }
-    inner_ += inner;
-    outer_ += outer;
+    if (left == 0) return;
+    const uint32_t set = vote(value(*taps));
+    if (lane_ == 0) *bits = set;
+  }
+
+  // The word of a column whose pixels the lanes have; counts them.
+  __device__ uint32_t vote(float pixel) {
+    const Levels levels = problem_.levels;
+    inner_ += pixel > levels.high ? 1.0f : 0.0f;
+    outer_ += pixel > levels.low ? 1.0f : 0.0f;
+    return __ballot_sync(kAllLanes, pixel > levels.threshold);
   }
 
   const Problem& problem_;

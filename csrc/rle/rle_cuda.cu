@@ -99,9 +99,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void finish_kernel(Part* parts, int64_t n, int64_t per_mask, int64_t pixels, Totals totals) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= n) return;
-  Part sum{};
-  sum.left = sum.top = INT_MAX;
-  sum.right = sum.bottom = -1;
+  Part sum = empty_part();
   for (int64_t k = i * per_mask; k < (i + 1) * per_mask; ++k) {
     Part& part = parts[k];
     part.rank = sum.changes;

@@ -181,6 +181,14 @@ struct Tally {
   }
 };
 
+// Of a part in which nothing is set, and nothing before it either.
+__host__ __device__ inline Part empty_part() {
+  Part part{};
+  part.left = part.top = INT_MAX;
+  part.right = part.bottom = -1;
+  return part;
+}
+
 __device__ inline void merge(Part& sum, const Part& part) {
   sum.changes += part.changes;
   sum.last = max(sum.last, part.last);

@@ -42,7 +42,6 @@ def attention_wgmma(
     rel_pos_h: int,  # (2 * rows - 1, dim)
     rel_pos_w: int,  # (2 * columns - 1, dim)
     out: int,  # (batch, rows, columns, heads * dim), written
-    in_turn: bool,
     stream: int,
 ) -> None: ...
 def windowed_attention(

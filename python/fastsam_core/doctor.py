@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from . import __version__, _files, ops
+from .models import replay
 from .ops import schema
-from .ops._attention.cuda import has_wgmma
 from .ops._native import cpu_module, cpu_reason
-from .ops._native_cuda import UNVALIDATED, cuda_module, cuda_reason, why_unvalidated
+from .ops._native_cuda import cuda_module, cuda_reason
 
 
 def collect() -> dict[str, Any]:
@@ -23,10 +23,10 @@ def collect() -> dict[str, Any]:
 
     Keys: `versions` (name -> version, or None where a package is missing), `platform`, `operations` (name ->
     {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
-    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, and of the kernels `module`,
-    `architectures`, `kernels`: "in use" or the reason why not, `unvalidated`: operations whose kernels no GPU has run
-    yet -> whether they are used), `home`, `weights` (bundled file -> bytes), `environment` (the FASTSAM_ variables that
-    are set).
+    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, of the kernels `module`,
+    `architectures`, `kernels`: "in use" or the reason why not, and `graphs`: the same of the encoders' CUDA graphs),
+    `home`, `weights` (bundled file -> bytes),
+    `environment` (the FASTSAM_ variables that are set).
     """
     return {
         "versions": _versions(),
@@ -69,8 +69,8 @@ def report() -> str:
         {
             "PyTorch": ", ".join(cuda["devices"]) if cuda["available"] else f"not available: {cuda['reason']}",
             "CUDA kernels": cuda["kernels"],
+            "CUDA graphs": cuda["graphs"],
             **({"module": f"{cuda['module']}, for {cuda['architectures']}"} if cuda["module"] else {}),
-            **_waiting(cuda["unvalidated"]),
         },
     )
     weights = {name: f"{size / 1e6:.1f} MB" for name, size in found["weights"].items()}
@@ -109,28 +109,10 @@ def _cuda() -> dict[str, Any]:
         if available
         else [],
         "kernels": cuda_reason or ("in use" if available else f"switched on, but {absent}"),
+        "graphs": replay.off or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
-        "unvalidated": {} if cuda_reason else {op: not why_unvalidated(op) for op in UNVALIDATED if _is_here(op)},
     }
-
-
-def _is_here(op: str) -> bool:
-    """Whether kernels that wait to be validated could serve here: Hopper's own are for no other GPU."""
-    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    if op != "attention[wgmma]" or not torch.cuda.is_available():
-        return True
-    return any(has_wgmma(cuda_module, device) for device in devices)
-
-
-def _waiting(unvalidated: dict[str, bool]) -> dict[str, str]:
-    """Kernels that are not for everybody yet, as a row of the report."""
-    found = []
-    for used, state in ((True, "in use"), (False, "built")):
-        if names := ", ".join(op for op, switched in unvalidated.items() if switched is used):
-            advice = "" if used else "; FASTSAM_CUDA_KERNELS=1 uses them"
-            found.append(f"{names}: {state}, not yet validated on a GPU{advice}")
-    return {"unvalidated": "; ".join(found)} if found else {}
 
 
 def _bundled_weights() -> dict[str, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._files import atomic_path
-from .models.precision import edits
+from .models.kept import edits
 from .models.sam_model import SamModel
 from .picture import Picture
 

@@ -139,6 +139,7 @@ class Picture:
             and self._dtype in (None, _dtype(model, dtype))
         )
 
+    @torch.no_grad()
     def prepared(
         self, model: SamModel, dtype: torch.dtype | None = None, watch: Stopwatch | None = None
     ) -> PreparedImage:
@@ -162,6 +163,7 @@ class Picture:
             self._prepared = model.prepare(self._features, dtype)
         return self._prepared
 
+    @torch.no_grad()
     def prepared_crop(
         self, model: SamModel, box: Box, dtype: torch.dtype | None = None, watch: Stopwatch | None = None
     ) -> PreparedImage:

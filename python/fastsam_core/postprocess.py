@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .measuring import MasksOnGpu, MasksOnHost, wait
+from .measuring import MasksOnGpu, MasksOnHost
+from .models.common import to_device
 from .ops._masks.cuda import MeasuredMasks
 from .ops._native_cuda import serves
 
@@ -100,8 +101,6 @@ class MaskResizer:
             axis_weights(self.low_res_size, self.image_size, content, size)
             for content, size in zip(self.input_hw, self.original_hw, strict=True)
         )
-        # By device, and by stream: a copy is under way on one while another already reads.
-        self._axes_there: dict[tuple[torch.device, int], tuple[Tensor, ...]] = {}
 
     @torch.no_grad()
     def logits(self, low_res: Tensor) -> Tensor:
@@ -171,10 +170,8 @@ class MaskResizer:
         but a floating-point tensor.
         """
         started = self.start(low_res, threshold, offset, picture_hw, corner)
-        wait(started.device)
         numbers = started.numbers()
         started.ask(None)
-        wait(started.device)
         return Measured(*started.joined(), numbers.areas, numbers.boxes, numbers.stability)
 
     def start(
@@ -201,12 +198,14 @@ class MaskResizer:
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y_cells, y_weights, x_cells, x_weights."""
-        there = device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        if there not in self._axes_there:
-            tensors = tuple(tensor.to(device, non_blocking=True) for axis in self._axes for tensor in axis)
-            self._axes_there[there] = tensors
-        y_cells, y_weights, x_cells, x_weights = self._axes_there[there]
-        return y_cells, y_weights, x_cells, x_weights
+        y, x = zip(self.input_hw, self.original_hw, strict=True)
+        axes = self.low_res_size, self.image_size, y, x
+        if device.type != "cuda":
+            return _axes_at(device, *axes)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        if torch.cuda.is_current_stream_capturing():  # what a graph makes is the graph's
+            return _axes_at(device, *axes)
+        return _axes_kept(device, stream, *axes)
 
     def _checked(self, low_res: Tensor) -> Tensor:
         if not isinstance(low_res, Tensor) or not low_res.is_floating_point():
@@ -216,6 +215,22 @@ class MaskResizer:
         if low_res.dim() != 3 or tuple(low_res.shape[1:]) != (side, side):
             raise ValueError(f"mask logits must have shape (N, {side}, {side}), got {tuple(low_res.shape)}")
         return low_res.detach().to(torch.float32)
+
+
+def _axes_at(
+    device: torch.device, cells: int, padded: int, y: tuple[int, int], x: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y_cells, y_weights, x_cells, x_weights on a device. y, x: content and size, see `axis_weights`."""
+    axes = axis_weights(cells, padded, *y), axis_weights(cells, padded, *x)
+    (y_cells, y_weights), (x_cells, x_weights) = (tuple(to_device(part, device) for part in axis) for axis in axes)
+    return y_cells, y_weights, x_cells, x_weights
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _axes_kept(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same by stream, too: a copy is under way on one while another already reads."""
+    return _axes_at(device, *axes)
 
 
 def _bilinear_source(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .models.common import to_device
 from .ops._native_cuda import cuda_module
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+# Bytes of a picture: PyTorch keeps such memory, which the system can't use for anything else.
+_MOST_PINNED = 64 << 20
 
 
 def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
@@ -49,7 +52,10 @@ def preprocess(
     device = torch.device(device)
     if _takes_frames(device):
         pixels, bgr = _tensor(image)
-        pixels = pixels.to(device)
+        # From memory that the GPU reads itself: several threads copy there, where the driver would take one, and the
+        # host goes on while the picture crosses.
+        pinned = pixels.numel() <= _MOST_PINNED
+        pixels = to_device(pixels.contiguous(), device) if pinned else pixels.to(device)
     else:
         # Bytes cross to the device, a quarter of what floats would.
         pixels, bgr = torch.tensor(np.ascontiguousarray(resize(image, image_size)), device=device), False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -147,8 +148,6 @@ def generate_records(
     model: SamModel, picture: Picture, config: Config, watch: Stopwatch, progress: bool = False
 ) -> list[dict[str, Any]]:
     """Segment everything: the records of `everything.generate_masks`."""
-    from tqdm import tqdm
-
     options = config.generate_options(model, picture.original_hw)
     above = least_decoded(*(options[key] for key in ("conf_thres", "stability_share", "highest_stability")))
     device = model.device
@@ -160,32 +159,34 @@ def generate_records(
             x1, y1, x2, y2 = crop_box
             current = crop_box, picture.prepared_crop(model, (x1, y1, x2, y2), config.dtype, watch)
         with watch.phase("inference", device):
-            labels = torch.ones(len(points), 1, dtype=torch.int64, device=device)
-            predicted_iou, logits = model.decode_points(
-                current[1], points[:, None].to(device, non_blocking=True), labels, above=above
-            )
+            labels = torch.ones(len(points), 1, dtype=torch.int64, device="cpu")
+            predicted_iou, logits = model.decode_points(current[1], points[:, None], labels, above=above)
 
         def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:
             with watch.phase("inference", device):
                 return logits(point_index, mask_index)
 
-        bar.update()
+        if bar is not None:
+            bar.update()
         return predicted_iou, timed_logits
 
-    grid = ("points_stride", "points_batch_size", "crop_n_layers", "crop_overlap_ratio", "crop_downscale_factor")
-    batches = count_batches(picture.original_hw, **{key: options[key] for key in (*grid, "point_grids")})
-    with (
-        tqdm(
-            total=batches,
-            desc="segment everything",
-            unit="batch",
-            leave=False,
-            delay=_PATIENCE,
-            disable=None if progress else True,  # None: shown on a terminal only
-        ) as bar,
-        watch.phase("postprocess", device),
-    ):
+    with _bar(picture.original_hw, options) if progress else nullcontext() as bar, watch.phase("postprocess", device):
         return generate_masks(decode, picture.original_hw, **options, input_long_side=model.image_size)
+
+
+def _bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
+    """A progress bar over the batches of points."""
+    from tqdm import tqdm
+
+    grid = ("points_stride", "points_batch_size", "crop_n_layers", "crop_overlap_ratio", "crop_downscale_factor")
+    return tqdm(
+        total=count_batches(image_size, **{key: options[key] for key in (*grid, "point_grids")}),
+        desc="segment everything",
+        unit="batch",
+        leave=False,
+        delay=_PATIENCE,
+        disable=None,  # shown on a terminal only
+    )
 
 
 def segment_everything(
@@ -195,7 +196,8 @@ def segment_everything(
     records = generate_records(model, picture, config, watch, progress)
     results = Results.from_dicts(picture.pixels, picture.path, records, device=model.device)
     least = config.conf_of(model)
-    return results[[record["predicted_iou"] > least for record in records]] if records else results
+    passed = [record["predicted_iou"] > least for record in records]
+    return results if all(passed) else results[passed]
 
 
 def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..measuring import MasksOnGpu, MasksOnHost, wait
+from ..measuring import MasksOnGpu, MasksOnHost
 from .arguments import Crop
 from .crops import near_crop_edge
 
@@ -19,7 +19,8 @@ class Candidates:
     """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
 
     counts: uncompressed RLE of the whole picture, each in the smallest dtype that holds it, because thousands of masks
-    may wait for their NMS. boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
+    may wait for their NMS; those that were found together share memory until some are taken. boxes, crop_boxes: (N, 4)
+    int64 XYXY in the picture. points: (N, 2) float64.
     """
 
     counts: list[np.ndarray]
@@ -42,9 +43,9 @@ class Candidates:
         )
 
     def take(self, index: np.ndarray) -> Candidates:
-        """The masks of these numbers, in their order."""
+        """The masks of these numbers, in their order, without the memory of the others."""
         return Candidates(
-            [self.counts[i] for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
+            [self.counts[i].copy() for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
         )
 
 
@@ -127,12 +128,13 @@ class Batch:
 
     def candidates(self) -> Candidates:
         """The masks that have passed, once their runs are there."""
-        return Candidates([compact(counts) for counts in self.started.runs()], *self._kept)
+        return Candidates(compact_all(*self.started.runs()), *self._kept)
 
 
 class Queue:
-    """Batches that a GPU is at work on, in order, so that the host need not wait for each of them.
+    """Batches that a GPU is at work on, in order, so that it has more to do whenever the host waits for one of them.
 
+    The logits of two are alive at once: those of the newest, and of the one before until it has been filtered.
     device: where masks were measured last.
     """
 
@@ -141,28 +143,49 @@ class Queue:
         self._measured: list[Batch] = []
         self._filtered: list[Batch] = []
 
-    @property
-    def measuring(self) -> bool:
-        """Whether logits are still needed."""
-        return bool(self._measured)
-
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> Iterator[Candidates]:
+        """The batches before this one go on by a step. Gives those that have all they need."""
         self.device = batch.started.device
+        yield from self._advance()
         self._measured.append(batch)
-
-    def advance(self) -> Iterator[Candidates]:
-        """Each batch goes on by a step; to be called after a wait. Gives those that have all they need."""
-        ready, measured = self._filtered, self._measured
-        self._measured = []
-        self._filtered = [batch for batch in measured if batch.filter()]
-        for batch in ready:
-            yield batch.candidates()
 
     def drain(self) -> Iterator[Candidates]:
         """Waits for all batches, and gives them."""
         while self._measured or self._filtered:
-            wait(self.device)
-            yield from self.advance()
+            yield from self._advance()
+
+    def _advance(self) -> Iterator[Candidates]:
+        ready, measured = self._filtered, self._measured
+        self._measured = []
+        # What the GPU can go on with comes first.
+        self._filtered = [batch for batch in measured if batch.filter()]
+        for batch in ready:
+            yield batch.candidates()
+
+
+_UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
+_TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # for each of them but the last
+
+
+def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    """Each mask's counts in the smallest dtype that holds them.
+
+    counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
+    """
+    # A few calls for all masks: some for each of them take longer than a GPU does to measure them.
+    bounds = offsets.tolist()
+    largest = np.maximum.reduceat(counts, offsets[:-1]) if len(bounds) > 1 else counts[:0]
+    kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right").tolist()
+    made = [counts] * len(kinds)
+    for kind in set(kinds):
+        of_it = [i for i, one in enumerate(kinds) if one == kind]
+        parts = [counts[bounds[i] : bounds[i + 1]] for i in of_it] if len(of_it) < len(kinds) else [counts]
+        joined, begin = np.concatenate(parts, dtype=_UNSIGNED[kind], casting="unsafe"), 0
+        for i in of_it:
+            end = begin + bounds[i + 1] - bounds[i]
+            made[i] = joined[begin:end]
+            begin = end
+    return made
 
 
 def compact(counts: np.ndarray) -> np.ndarray:

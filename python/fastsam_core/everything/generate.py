@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..measuring import to_host, wait
+from ..measuring import Fetched
+from ..models.common import to_device
 from ..ops._native_cuda import serves
 from ..postprocess import MaskResizer
 from ..preprocess import resized_shape
@@ -30,7 +31,7 @@ Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 # so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory.
 _LOGITS_CHUNK, _FEWEST = 16, 4
 _PIXELS_AT_ONCE = 1 << 26
-# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits.
+# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits, twice.
 _GPU_LOGITS_CHUNK = 512
 _GPU_PIXELS_AT_ONCE = 1 << 30
 
@@ -64,8 +65,8 @@ def generate_masks(
             It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
             that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
             is only called for pairs that may pass `conf_thres`, for at most 16 at once. Where CUDA kernels serve and
-            the predicted IoU is on the GPU, for at most 512; such logits are read until the next call of `logits`, with
-            a call of `decode` in between, so that the host needs to wait but once for each `decode`.
+            the predicted IoU is on the GPU, for at most 512; such logits are read until the next call of `logits` but
+            one, with calls of `decode` in between, so that the GPU has work while the host waits for what it measured.
         image_size: (height, width) of the picture.
         points_stride: points per side of the grid (not a distance); ignored where `point_grids` is given.
         points_batch_size: points per call of `decode`.
@@ -172,18 +173,12 @@ def _crop_candidates(
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
         size = _masks_at_once(crop.size, serves(predicted_iou))
-        scores = to_host(predicted_iou)
-        # For the scores, and for what earlier batches have under way.
-        wait(predicted_iou.device)
-        yield from queue.advance()
+        scores = Fetched(predicted_iou).wait()
         pairs = (scores > filters.least_decoded).nonzero()
         for chunk in pairs.split(size) if len(pairs) else ():
-            if queue.measuring:  # the logits of the chunk before, which may not be there after another call
-                wait(queue.device)
-                yield from queue.advance()
             low_res = _checked_logits(logits(chunk[:, 0].tolist(), chunk[:, 1].tolist()), len(chunk), resizer)
             started = resizer.start(low_res, 0.0, filters.stability_score_offset, image_size, corner)
-            queue.add(Batch(started, chunk.numpy(), scores.numpy(), points, crop, image_size, filters))
+            yield from queue.add(Batch(started, chunk.numpy(), scores.numpy(), points, crop, image_size, filters))
             if not started.on_gpu:
                 yield from queue.drain()
     yield from queue.drain()
@@ -229,10 +224,12 @@ def _survivors(candidates: Candidates, scores: np.ndarray, thresh: float, device
 
     device: where masks are measured, and boxes compared if a GPU kernel serves there.
     """
+    if len(candidates.counts) < 2:
+        return np.arange(len(candidates.counts))
     boxes = torch.from_numpy(candidates.boxes.astype(np.float32))
     order = torch.from_numpy(scores.astype(np.float32))
     if device.type == "cuda" and not ops.why("nms", torch.empty(0, 4, device=device))["cuda"]:
-        boxes, order = boxes.to(device, non_blocking=True), order.to(device, non_blocking=True)
+        boxes, order = to_device(boxes, device), to_device(order, device)
     return ops.nms(boxes, order, thresh).cpu().numpy()
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 
+@lru_cache(maxsize=16)  # all pictures have the same ones
 def point_grid(per_side: int) -> np.ndarray:
-    """Centres of a per_side x per_side division of the unit square: float64 (per_side ** 2, 2) x, y; x runs fastest."""
+    """Centres of a per_side x per_side division of the unit square: float64 (per_side ** 2, 2) x, y; x runs fastest.
+
+    Not to be written to.
+    """
     margin = 1 / (2 * per_side)
     centres = np.linspace(margin, 1 - margin, per_side)
     y, x = np.meshgrid(centres, centres, indexing="ij")
-    return np.stack([x, y], -1).reshape(-1, 2)
+    points = np.stack([x, y], -1).reshape(-1, 2)
+    points.setflags(write=False)
+    return points
 
 
 def layer_grids(points_stride: int, layers: int, downscale_factor: float) -> list[np.ndarray]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops._decoder.cuda import Upscaler
 from ..ops._decoder.panels import PANEL
 from .common import to_device
-from .decoder_features import Features
+from .decoder_features import Features, Upscaling
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
 
@@ -55,22 +57,41 @@ class Chunk:
 
     def upscale(
         self,
-        upscaling: tuple[Tensor, Tensor, float, Tensor, Tensor],
-        index: Tensor,
-        masks: Tensor,
+        upscaling: Upscaling,
+        index: np.ndarray,
+        masks: np.ndarray,
         grid: tuple[int, int],
         out: Tensor,
+        upscaler: Upscaler | None = None,
     ) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` to out[i], (4 * height, 4 * width).
 
-        index, masks: on the CPU, wherever the chunk is.
+        index, masks: (K,) int64. upscaler: the image's own, where it can take this chunk.
         """
-        column = torch.tensor([self.masks.index(mask) for mask in masks.tolist()], dtype=torch.int64, device="cpu")
-        numbers = (*torch.unique(index, return_inverse=True), column)
-        asked, row, column = to_device(torch.cat(numbers), out.device).split([len(x) for x in numbers])  # in one copy
+        asked, row = np.unique(index, return_inverse=True)
+        column = np.zeros(NUM_MASK_TOKENS, np.int64)
+        column[self.masks] = range(len(self.masks))
+        if upscaler is None:
+            there, of_row, of_column = _there(out.device, asked, row, column[masks])
+            factors, weights = self._factors(there, of_row, of_column)
+            given = self.state, there, factors, of_row, weights, self._image.base, self._image.enlarge_bias
+            ops.decoder_upscale(*given, *upscaling, *grid, out)
+            return
+        order = np.argsort(row, kind="stable")  # by prompt
+        row, column = row[order], column[masks[order]]
+        begin = np.searchsorted(row, np.arange(len(asked) + 1))
+        there, of_row, of_column, first, places = _there(out.device, asked, row, column, begin, order)
+        factors, weights = self._factors(there, of_row, of_column)
+        upscaler(self.state, there, factors, first, places, weights, out)
+
+    def _factors(self, asked: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         image, decoded = self._image, (self._final, self._first_own, self._second_own)
-        factors, weights = ops.decoder_mask_factors(
+        return ops.decoder_mask_factors(
             *decoded, asked, row, column, self.masks, image.mask_layers, image.mask_sizes, *image.enlarge_mix
         )
-        given = self.state, asked, factors, row, weights, image.base, image.enlarge_bias
-        ops.decoder_upscale(*given, *upscaling, *grid, out)
+
+
+def _there(device: torch.device, *numbers: np.ndarray) -> Sequence[Tensor]:
+    """Arrays of int64 on the device, in one copy."""
+    together = torch.from_numpy(np.concatenate(numbers))
+    return to_device(together, device).split([len(part) for part in numbers])

@@ -19,16 +19,19 @@ Per image token and prompt that is about 56 x 56 multiplications for each produc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
-from .common import MLP
+from .common import MLP, LayerNorm2d
+from .kept import capturing, edits, kept
 from .mask_decoder import MaskDecoder, TwoWayBlock
+from .precision import cast_copy, dtype_of
 
 
 @dataclass(frozen=True)
@@ -48,50 +51,112 @@ class Features:
     enlarge_bias: Tensor  # (4 * middle,)
 
 
-def features(decoder: MaskDecoder, source: Tensor, position: Tensor) -> Features:
-    """source, position: (L, C), image tokens with the dense prompt, and their position embedding."""
+@dataclass(frozen=True)
+class DecoderWeights:
+    """What `features` takes from a decoder's weights alone. Columns are over C, so that centring is over rows."""
+
+    heads: int
+    eps: float
+    inner: int  # heads * head_dim
+    first_keys: Layer
+    first_values: Layer
+    first_queries: Layer  # of the image tokens, at what a prompt has in the first block
+    first_bias: Tensor  # b_o1
+    first_out: Tensor  # J W_o1, (C, inner)
+    norm_weight: Tensor  # w1
+    of_position: Tensor  # (C, 3 * inner)
+    of_weighted: Tensor  # (C, 3 * inner)
+    of_spread: Tensor  # (C, 4 * inner + 4 * middle)
+    rest: Tensor  # f, times 2 / C, (C,)
+    # As in `Features`.
+    constant: Tensor
+    weights: Tensor
+    sizes: TokenSizes
+    mask_layers: Tensor
+    mask_sizes: list[int]
+    enlarge_mix: tuple[Tensor, Tensor, Tensor]
+    enlarge_bias: Tensor
+
+
+@dataclass(frozen=True)
+class Position:
+    """The position embedding of an image's tokens, (L, C), and its products with the weights, (L, 3 * inner)."""
+
+    given: Tensor
+    products: Tensor
+
+
+class Upscaling(NamedTuple):
+    """What follows the first step of the upscaling, as `ops.decoder_upscale` takes it."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    norm_eps: float
+    enlarge_more: Tensor
+    enlarge_more_bias: Tensor
+
+
+class Prepared:
+    """A decoder, ready for images: what its weights alone give, and what they make of the last position embedding."""
+
+    def __init__(self, weights: DecoderWeights, upscaling: Upscaling) -> None:
+        self.weights, self.upscaling = weights, upscaling
+        self._placed: tuple[Tensor, int, Position] | None = None
+
+    def place(self, position: Tensor) -> Position:
+        """position: (1, C, h, w), a position embedding; mostly the same tensor for all images."""
+        known = self._placed
+        if known is None or known[0] is not position or known[1] != edits(position):
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = position.to(self.weights.constant.dtype)[0].flatten(1).T.contiguous()
+                known = position, edits(position), place(self.weights, tokens)
+            if not (position.is_inference() or capturing()):
+                self._placed = known
+        return known[2]
+
+
+def prepared(decoder: MaskDecoder, half: bool = False) -> Prepared:
+    """The decoder, ready for images: for inference, and anew when it has changed in any way that PyTorch counts.
+
+    half: for kernels that take half precision, of a decoder in half precision. All products are made in float32 then,
+    on weights as the decoder has them: what is rounded is the result, once.
+    """
+
+    def make() -> Prepared:
+        with torch.inference_mode(False), torch.no_grad():
+            _, norm, _, enlarge_more, _ = decoder.output_upscaling
+            norm = cast(LayerNorm2d, norm)
+            upscaling = Upscaling(norm.weight.detach(), norm.bias.detach(), norm.eps, *as_matrix(enlarge_more))
+            if not half:
+                return Prepared(decoder_weights(decoder), upscaling)
+            exact = decoder_weights(cast(MaskDecoder, cast_copy(decoder, torch.float32)))
+            return Prepared(rounded(exact, dtype_of(decoder)), upscaling)
+
+    if decoder.training or torch.is_grad_enabled():
+        return make()
+    first = decoder.transformer.blocks[0]
+    # Numbers among the layers, which anybody may set.
+    norms = first.norm4, decoder.output_upscaling[1]
+    key = "prepared", half, first.cross_attn_token_to_image.num_heads, *(cast(LayerNorm2d, norm).eps for norm in norms)
+    return kept(decoder, key, make, if_counted=True)
+
+
+def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
+    """Some hundred small steps, whose results hold for as long as the weights do."""
     first, second = decoder.transformer.blocks
     look0, answer1 = first.cross_attn_token_to_image, first.cross_attn_image_to_token
     look1, answer2 = second.cross_attn_token_to_image, second.cross_attn_image_to_token
     look2 = decoder.transformer.final_attn_token_to_image
     w1, w2 = first.norm4.weight[:, None], second.norm4.weight[:, None]
-    channels, heads = source.shape[1], look0.num_heads
+    channels, heads = len(w1), look0.num_heads
     enlarge, enlarge_bias = as_matrix(decoder.output_upscaling[0])
 
-    # Weights alone: columns over C, so that centring is over rows.
     out1, out2 = _centre(answer1.out_proj.weight), _centre(answer2.out_proj.weight)  # (C, inner)
     weighted = w1 * out1
     spread = _centre(weighted)  # E
     rest = _centre((first.norm4.bias + answer2.out_proj.bias)[:, None])  # f, (C, 1)
     keys1, values1, keys2, values2 = (m.weight for m in (look1.k_proj, look1.v_proj, look2.k_proj, look2.v_proj))
     queries2 = answer2.q_proj.weight
-
-    # What the image gives: X centred, then D; each projection is a product with one wide matrix.
-    centred = source + answer1.out_proj.bias
-    centred = centred - centred.mean(dim=1, keepdim=True)
-    weighted_source = centred * w1[:, 0]
-    spread_source = weighted_source - weighted_source.mean(dim=1, keepdim=True)  # D
-    placed = source + position
-    from_position = position @ torch.cat([keys1, queries2, keys2]).T
-    position1, position2, position3 = from_position.chunk(3, dim=1)
-    from_weighted = weighted_source @ torch.cat([keys1, values1, queries2]).T
-    key1, value1, query2 = from_weighted.chunk(3, dim=1)
-    inner = key1.shape[1]
-    from_spread = spread_source @ torch.cat([spread, out2, (w2 * keys2.T), (w2 * values2.T), w2 * enlarge.T], 1)
-    own, cross, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
-    image1 = torch.cat([answer1.q_proj(placed), centred @ out1, key1, position1], 1)
-    image2 = torch.cat([query2, position2, own, cross, key2, position3], 1)
-    norms2 = torch.stack([spread_source.square().mean(1), spread_source @ rest[:, 0] * (2 / channels)], 1)
-    parts = ImageParts(
-        first_keys=to_panels(look0.k_proj(placed)),
-        first_values=_values(look0.v_proj(source), heads),
-        image1=to_panels(image1),
-        values1=_values(value1, heads),
-        norms1=to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(),
-        image2=to_panels(image2),
-        values2=_values(value2, heads),
-        norms2=to_panels(norms2),
-    )
     mixes = Mixes(
         gram1=out1.T @ out1 / channels,
         look1=keys1 @ weighted,
@@ -114,19 +179,91 @@ def features(decoder: MaskDecoder, source: Tensor, position: Tensor) -> Features
     )
     weights = _token_weights(decoder, mixes)
     heads_of_masks = [cast(MLP, head).layers for head in decoder.output_hypernetworks_mlps]
-    return Features(
-        length=len(source),
+    return DecoderWeights(
         heads=heads,
         eps=first.norm4.eps,
-        image=parts,
+        inner=len(keys1),
+        first_keys=_layer(look0.k_proj),
+        first_values=_layer(look0.v_proj),
+        first_queries=_layer(answer1.q_proj),
+        first_bias=answer1.out_proj.bias.detach(),
+        first_out=out1,
+        norm_weight=w1[:, 0].detach(),
+        of_position=torch.cat([keys1, queries2, keys2]).T,
+        of_weighted=torch.cat([keys1, values1, queries2]).T,
+        of_spread=torch.cat([spread, out2, (w2 * keys2.T), (w2 * values2.T), w2 * enlarge.T], 1),
+        rest=rest[:, 0] * (2 / channels),
         constant=rest.square().mean(),
-        base=to_panels(from_spread[:, 4 * inner :]),
         weights=pack(weights),
         sizes=TokenSizes.of(weights),
         mask_layers=torch.stack([pack(map(_layer, layers)) for layers in heads_of_masks]),
         mask_sizes=[len(_layer(layer).bias) for layer in heads_of_masks[0]],
         enlarge_mix=(enlarge @ (w2 * spread), enlarge @ (w2 * out2), (enlarge @ (w2 * rest))[:, 0]),
         enlarge_bias=enlarge @ second.norm4.bias + enlarge_bias,
+    )
+
+
+def place(decoder: DecoderWeights, position: Tensor) -> Position:
+    """position: (L, C), the position embedding of image tokens."""
+    return Position(position, position @ decoder.of_position)
+
+
+def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype: torch.dtype | None = None) -> Features:
+    """What is made of one image.
+
+    source: (L, C), image tokens with the dense prompt. dtype: what the results are rounded to, but for what LayerNorm
+    adds up; that of the decoder's weights, which have been rounded to it. The type of `source` if not given.
+    """
+    dtype, inner, heads = dtype or source.dtype, decoder.inner, decoder.heads
+    # X centred, then D; each projection is a product with one wide matrix.
+    centred = source + decoder.first_bias
+    centred = centred - centred.mean(dim=1, keepdim=True)
+    weighted_source = centred * decoder.norm_weight
+    spread_source = weighted_source - weighted_source.mean(dim=1, keepdim=True)  # D
+    placed = source + position.given
+    position1, position2, position3 = position.products.chunk(3, dim=1)
+    key1, value1, query2 = (weighted_source @ decoder.of_weighted).chunk(3, dim=1)
+    from_spread = spread_source @ decoder.of_spread
+    own, cross, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
+    query1 = F.linear(placed, *decoder.first_queries)
+    image1 = torch.cat([query1, centred @ decoder.first_out, key1, position1], 1)
+    image2 = torch.cat([query2, position2, own, cross, key2, position3], 1)
+    norms2 = torch.stack([spread_source.square().mean(1), spread_source @ decoder.rest], 1)
+    parts = ImageParts(
+        first_keys=to_panels(F.linear(placed, *decoder.first_keys), dtype),
+        first_values=_values(F.linear(source, *decoder.first_values), heads, dtype),
+        image1=to_panels(image1, dtype),
+        values1=_values(value1, heads, dtype),
+        norms1=to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(),
+        image2=to_panels(image2, dtype),
+        values2=_values(value2, heads, dtype),
+        norms2=to_panels(norms2),
+    )
+    return Features(
+        length=len(source),
+        heads=heads,
+        eps=decoder.eps,
+        image=parts,
+        constant=decoder.constant,
+        base=to_panels(from_spread[:, 4 * inner :], dtype),
+        weights=decoder.weights,
+        sizes=decoder.sizes,
+        mask_layers=decoder.mask_layers,
+        mask_sizes=decoder.mask_sizes,
+        enlarge_mix=decoder.enlarge_mix,
+        enlarge_bias=decoder.enlarge_bias,
+    )
+
+
+def rounded(exact: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:
+    """As operations take them in half precision: what `features` multiplies an image with stays as it is."""
+    first, second, rest = exact.enlarge_mix
+    return replace(
+        exact,
+        weights=exact.weights.to(dtype),
+        mask_layers=exact.mask_layers.to(dtype),
+        enlarge_mix=(first.to(dtype), second.to(dtype), rest.to(dtype)),
+        enlarge_bias=exact.enlarge_bias.to(dtype),
     )
 
 
@@ -175,9 +312,13 @@ def _centre(columns: Tensor) -> Tensor:
     return columns - columns.mean(dim=0, keepdim=True)
 
 
-def _values(x: Tensor, heads: int) -> Tensor:
+def _values(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     """(L, heads * d) to (heads, panels * 16, d rounded up to 16), zeros beyond."""
     length, head_dim = len(x), x.shape[1] // heads
-    out = x.new_zeros(heads, count_panels(length) * PANEL, count_panels(head_dim) * PANEL)
-    out[:, :length, :head_dim] = x.unflatten(1, (heads, head_dim)).transpose(0, 1)
+    shape = heads, count_panels(length) * PANEL, count_panels(head_dim) * PANEL
+    split = x.unflatten(1, (heads, head_dim)).transpose(0, 1)
+    if split.shape == shape:
+        return x.new_empty(shape, dtype=dtype).copy_(split)
+    out = x.new_zeros(shape, dtype=dtype)
+    out[:, :length, :head_dim] = split
     return out

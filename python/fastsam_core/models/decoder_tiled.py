@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from threading import Condition
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..ops._threads import share_out, thread_count
-from .common import LayerNorm2d
 from .decoder_chunk import Chunk
-from .decoder_features import as_matrix, features
+from .decoder_features import features, prepared
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
 # Prompts decoded together, on a thread of their own: 60 MiB of coefficients at 64 x 64. The same whatever the number
@@ -35,11 +33,10 @@ class TiledImage:
     def __init__(self, decoder: MaskDecoder, embedding: Tensor, position: Tensor, dense: Tensor) -> None:
         self.decoder = decoder
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
-        source, pe = (embedding + dense)[0].flatten(1).T, position[0].flatten(1).T  # (L, C)
-        self.features = features(decoder, source.contiguous(), pe.contiguous())
-        _, norm, _, enlarge_more, _ = decoder.output_upscaling
-        norm = cast(LayerNorm2d, norm)
-        self._upscaling = (norm.weight, norm.bias, norm.eps, *as_matrix(enlarge_more))
+        source = (embedding + dense)[0].flatten(1).T  # (L, C)
+        own = prepared(decoder)
+        self.features = features(own.weights, source.contiguous(), own.place(position))
+        self._upscaling = own.upscaling
         # Memory of a chunk's coefficients, kept from call to call: touching fresh pages takes longer than a pass.
         self._spare: list[Tensor] = []
         self._spares = 1  # how many are kept
@@ -62,7 +59,7 @@ class TiledImage:
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i]."""
-        chunk.upscale(self._upscaling, index, masks, self.grid, out)
+        chunk.upscale(self._upscaling, index.numpy(), masks.numpy(), self.grid, out)
 
     def _take(self, shape: tuple[int, ...]) -> Tensor:
         """Memory for a chunk's coefficients. Two threads may ask at once; pop is one step."""

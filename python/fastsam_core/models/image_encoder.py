@@ -15,8 +15,11 @@ from torch.nn import functional as F
 from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._threads import native_threads
-from .common import neck, neck_channels_last
-from .native import serves, serves_on_gpu, unaltered
+from .common import neck, neck_channels_last, own
+from .native import infers, is_exporting, is_plain, serves, serves_on_gpu, unaltered
+
+# In place, what it is applied to stays in a GPU's cache.
+gelu_ = torch.ops.aten.gelu_.default
 
 
 class ImageEncoderViT(nn.Module):
@@ -50,8 +53,12 @@ class ImageEncoderViT(nn.Module):
                 return neck_channels_last(self.neck, self._features(images))
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
-        for block in self.blocks:
-            x = block(x)
+        if infers() and is_plain(self.blocks, _LAYERS):
+            for block in self.blocks:
+                cast(Block, block).infer(x)
+        else:
+            for block in self.blocks:
+                x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))
 
     def _features(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
@@ -79,8 +86,21 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
 
-    def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
-        return self.proj(images).permute(0, 2, 3, 1)
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C), contiguous
+        if images.is_cuda and not is_exporting() and self._tiles():
+            return self.by_product(images)
+        # What follows keeps the order in memory, and every LayerNorm would make a copy in this one.
+        return self.proj(images).permute(0, 2, 3, 1).contiguous()
+
+    def by_product(self, images: Tensor) -> Tensor:
+        """`forward` by a product of matrices, where `_tiles`: of cuDNN's time in half precision a twentieth."""
+        return F.linear(self.patches(images), self.proj.weight.flatten(1), self.proj.bias)
+
+    def _tiles(self) -> bool:
+        """Whether the convolution is still the one that was made, which takes each pixel into one token."""
+        proj = self.proj
+        plain = is_plain(proj, (nn.Conv2d,)) and proj.stride == proj.kernel_size
+        return plain and proj.padding == (0, 0) and proj.dilation == (1, 1) and proj.groups == 1
 
     def patches(self, images: Tensor) -> Tensor:
         """What the convolution sees at each place: (B, 3, S, S) -> (B, S / patch, S / patch, 3 * patch * patch)."""
@@ -102,6 +122,17 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C)
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
+
+    def infer(self, x: Tensor) -> None:
+        """Put `forward`'s result into `x` (B, H, W, C), contiguous, by PyTorch: of a GPU's time little is left over for
+        the host, and calls of modules would take a good part of it.
+        """
+        norm1, attn, norm2, mlp = own(self, "norm1", "attn", "norm2", "mlp")
+        qkv, proj = own(attn, "qkv", "proj")
+        lin1, lin2 = own(mlp, "lin1", "lin2")
+        x += _linear(attn.attend(_linear(_normalised(x, norm1), qkv)), proj)
+        hidden = _linear(_normalised(x, norm2), lin1)
+        x += _linear(gelu_(hidden), lin2)
 
     def update(self, x: Tensor, qkv: Tensor) -> None:
         """Put `forward`'s result into `x` (B, H, W, C) by native operations; `qkv` (B, H, W, 3 * C) is overwritten."""
@@ -127,6 +158,15 @@ class Block(nn.Module):
             mlp.lin2.weight,
             mlp.lin2.bias,
         )
+
+
+def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    weight, bias = own(norm, "weight", "bias")
+    return torch.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return F.linear(x, *own(layer, "weight", "bias"))
 
 
 class MLPBlock(nn.Module):
@@ -157,9 +197,10 @@ class Attention(nn.Module):
     def attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
         """What stands between the two linear layers."""
         height, width = (self.window_size or side for side in qkv.shape[1:3])
-        rel_pos_h, rel_pos_w = position_table(self.rel_pos_h, height), position_table(self.rel_pos_w, width)
+        rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
+        rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
-        padding = self.qkv.bias
+        (padding,) = own(layer, "bias")
         tensors = qkv, rel_pos_h, rel_pos_w, padding
         attend = ops.attention if serves(*tensors) or serves_on_gpu(*tensors) else attention_in_torch
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)
@@ -174,3 +215,7 @@ def position_table(table: Tensor, size: int) -> Tensor:
     if table.shape[0] == length:
         return table
     return F.interpolate(table.T[None], size=length, mode="linear")[0].T
+
+
+# What the blocks are made of, unless somebody has put other layers in.
+_LAYERS = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm})

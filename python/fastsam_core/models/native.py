@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -9,6 +11,7 @@ from torch.nn.modules import module as nn_module
 from .._log import warn_once
 from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module
+from .kept import parts_of
 
 _OWN = ("torch.nn.modules.", "fastsam_core.models.")
 
@@ -29,8 +32,24 @@ def serves(*tensors: Tensor) -> bool:
     )
 
 
-# Where PyTorch doesn't say whether a graph is traced to be run or to be exported, it is taken for the latter.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+def _is_exporting() -> bool:
+    """Whether a graph is traced to be exported. Where PyTorch doesn't know it from one to be run, that counts too.
+
+    `torch.compiler.is_exporting` is there to read the flag, but what `torch.compile` traces before PyTorch 2.13 takes
+    its answer for a constant, true.
+    """
+    exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_compiling() if exporting is None else bool(exporting)
+
+
+def infers() -> bool:
+    """Whether nobody wants gradients and no graph is traced or compiled: results may go where their inputs were."""
+    return not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+
+def is_exporting() -> bool:
+    """Whether a graph is traced to be exported, which holds the layers as they were written."""
+    return torch.jit.is_tracing() or _is_exporting()
 
 
 def serves_on_gpu(*tensors: Tensor) -> bool:
@@ -43,21 +62,31 @@ def serves_on_gpu(*tensors: Tensor) -> bool:
         cuda_module is not None
         and not torch.is_grad_enabled()
         and all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
-        and not torch.jit.is_tracing()
-        and not _is_exporting()
+        and not is_exporting()
     )
 
 
 def unaltered(module: nn.Module) -> bool:
     """Whether a module consists of PyTorch's and our own layers without hooks, so that their weights say it all.
 
-    Wrapped layers (adapters such as LoRA, quantised or parametrized ones) and hooks do their work when they are called,
-    which the native operations, reading the weights, would pass over. That PyTorch serves then is said once.
+    Wrapped layers (adapters such as LoRA, quantised or parametrized ones), hooks, and a `forward` of one layer's own do
+    their work when they are called, which the native operations, reading the weights, would pass over. That PyTorch
+    serves then is said once.
     """
-    plain = not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks) and all(
-        type(part).__module__.startswith(_OWN) and not (part._forward_hooks or part._forward_pre_hooks)
-        for part in module.modules()
-    )
+    plain = is_plain(module)
     if not plain:
         warn_once(f"{type(module).__name__} has hooks or layers of others: PyTorch serves, not the native operations")
     return plain
+
+
+def is_plain(module: nn.Module, kinds: Container[type] | None = None) -> bool:
+    """`unaltered`, without a word; where `kinds` are given, whether the module consists of no others, either."""
+    if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+        return False
+    for part in parts_of(module):
+        kind = type(part)
+        if not (kind.__module__.startswith(_OWN) if kinds is None else kind in kinds):
+            return False
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+            return False
+    return True

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._log import warn_once
-
-# By module: what its weights were when they were cast, and the copies by their type.
-_casts: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[torch.dtype, nn.Module]]] = weakref.WeakKeyDictionary()
+from .kept import kept, settle
 
 
 def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
@@ -31,22 +28,20 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """`module` to compute in `dtype`: itself where that is what its weights are in (or None), else a copy.
 
-    The copy is for inference. It is kept for as long as `module` lives and stays as it is (weights, layers, hooks), and
-    shares with it whatever needs no cast. Batch normalisation keeps its weights, whose variances narrow types can't all
-    hold.
+    The copy is for inference, and not to be changed. It is kept for as long as `module` lives and stays as it is
+    (weights, layers, hooks), and shares with it whatever needs no cast. Batch normalisation keeps its weights, whose
+    variances narrow types can't all hold.
     """
     if dtype is None or dtype_of(module) == dtype:
         return module
-    state = _state(module)
-    known = _casts.get(module)
-    if known is None or known[0] != state:
-        known = _casts[module] = state, {}
-    if dtype not in known[1]:
-        known[1][dtype] = _cast(module, dtype)
-    return known[1][dtype]
+    return kept(module, dtype, lambda: settle(cast_copy(module, dtype)))
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+# Not in inference mode, whose tensors don't count what is done to them.
+@torch.inference_mode(False)
+@torch.no_grad()
+def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A new copy of `module` in `dtype`, as `in_dtype` keeps them."""
     # Tensors that the copying finds here already are taken as they are.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     for part in module.modules():
@@ -59,17 +54,3 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
             if buffer is not None and buffer.is_floating_point():
                 memo[id(buffer)] = buffer.detach().to(dtype)
     return copy.deepcopy(module, memo)
-
-
-def _state(module: nn.Module) -> Any:
-    """What a copy of the module depends on, to be compared."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return (
-        [(id(tensor), tensor.data_ptr(), edits(tensor)) for tensor in tensors],
-        [(id(part), part.training, *part._forward_pre_hooks, *part._forward_hooks) for part in module.modules()],
-    )
-
-
-def edits(tensor: Tensor) -> int:
-    """How often a tensor was changed in place, as far as PyTorch counts that."""
-    return -1 if tensor.is_inference() else tensor._version

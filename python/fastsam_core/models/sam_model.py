@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ..ops._threads import native_threads
+from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_gpu import PROMPTS_PER_CHUNK, GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
+from .kept import capturing, kept
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
+from .replay import encode
 
 # Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK = 8
@@ -30,6 +33,9 @@ _AMPLE_MEMORY = 8 << 30
 # PyTorch starts threads at 2^15 values; a prompt has some 2,000.
 _FEW_PROMPTS = 8
 
+# Grids of points whose tokens are kept: 1 MiB for 32 x 32 of them in half precision.
+_GRIDS_KEPT = 8
+
 IndexList = Sequence[int] | Tensor
 
 
@@ -39,6 +45,22 @@ def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
     With few prompts none of PyTorch's steps is large enough for a second thread.
     """
     return native_threads() if prompts > _FEW_PROMPTS and serves(tensor) else nullcontext()
+
+
+def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What all images have in common: the position embedding of their tokens, and the embedding of "no mask prompt"."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        return encoder.dense_position_embedding().to(dtype), encoder.dense(None).to(dtype)
+
+    if encoder.training or torch.is_grad_enabled():
+        return make()
+
+    def made() -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.no_grad():
+            return make()
+
+    return kept(encoder, ("shared", encoder.grid_size, dtype), made, if_counted=True)
 
 
 class PreparedImage:
@@ -55,8 +77,7 @@ class PreparedImage:
         self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
         self.dtype = dtype_of(self.decoder)
         self.embedding = embedding.to(self.dtype)
-        self.position = model.prompt_encoder.dense_position_embedding().to(self.dtype)
-        self.no_mask = model.prompt_encoder.dense(None).to(self.dtype)
+        self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
         self._unaltered = unaltered(self.decoder)
         self._folded: FoldedImage | GpuImage | TiledImage | None = None
 
@@ -135,15 +156,16 @@ class SamModel(nn.Module):
         """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
 
         dtype: float32, float16 or bfloat16, what to compute in and to return; the weights' own type if not given.
-        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`).
+        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`). Under
+        FASTSAM_CUDA_GRAPHS=1, on a GPU and after the third call, one or two images at a time are encoded by a CUDA
+        graph (see `replay`).
         """
         if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, but {self.name} takes (B, 3, {self.image_size}, "
                 f"{self.image_size}); preprocess() makes them"
             )
-        encoder = in_dtype(self.image_encoder, dtype)
-        return encoder(images.to(dtype_of(encoder)))
+        return encode(in_dtype(self.image_encoder, dtype), images)
 
     def prepare(self, embedding: Tensor, dtype: torch.dtype | None = None) -> PreparedImage:
         """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once.
@@ -211,16 +233,16 @@ class SamModel(nn.Module):
     ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
         """Three masks per prompt, of which only the chosen ones are computed.
 
-        points: (N, P, 2), labels: (N, P) as in `decode_prompts`. above: when given, the masks with a predicted IoU
-        greater than this are those that will be chosen; they take less time then and others more. Returns the IoU
-        that the decoder predicts (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4) float32
-        for K chosen pairs, which must not be written to: another call may return the same memory.
+        points: (N, P, 2), labels: (N, P) as in `decode_prompts`, but on any device. above: when given, the masks with a
+        predicted IoU greater than this are those that will be chosen; they take less time then and others more. Returns
+        the IoU that the decoder predicts (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4)
+        float32 for K chosen pairs, which must not be written to: on the CPU another call may return the same memory.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():
             folded = image.folded
         with torch.no_grad(), _threads(image.embedding, len(points)):
-            sparse = self.prompt_encoder.sparse(points, labels, None).to(image.dtype)
+            sparse = self._point_tokens(image, points, labels)
             decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 
@@ -229,6 +251,33 @@ class SamModel(nn.Module):
                 return decoded.logits(point_index, torch.as_tensor(mask_index, dtype=torch.long) + 1).float()
 
         return iou, logits
+
+    def _point_tokens(self, image: PreparedImage, points: Tensor, labels: Tensor) -> Tensor:
+        """Tokens (N, T, C) of prompts of points. Those of a grid, which is the same for all pictures of a size, are
+        kept where PyTorch makes them and the points come from the CPU: a GPU would have dozens of small steps to do.
+        """
+        encoder, device = self.prompt_encoder, image.embedding.device
+
+        def make() -> Tensor:
+            there, of_which = (to_device(x, device) if x.is_cpu else x.to(device) for x in (points, labels))
+            return encoder.sparse(there, of_which, None).to(image.dtype)
+
+        usual = points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not serves(image.embedding)
+        if not usual or encoder.training or torch.is_autocast_enabled(device.type):
+            return make()
+        known: dict[Any, Tensor] = kept(
+            encoder, ("points", encoder.image_size, device, image.dtype), dict, if_counted=True
+        )
+        grid = points.shape, points.numpy().tobytes(), labels.dtype, labels.numpy().tobytes()
+        tokens = known.get(grid)
+        if tokens is None:
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = make()
+            while len(known) >= _GRIDS_KEPT:
+                known.pop(next(iter(known)), None)
+            if not capturing():
+                known[grid] = tokens
+        return tokens
 
     @staticmethod
     def _decode_folded(

@@ -17,6 +17,7 @@ from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
+from .kept import capturing
 from .native import serves, serves_on_gpu, unaltered
 
 
@@ -227,7 +228,10 @@ class Attention(nn.Module):
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
         made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)
         if self._kept is None or self._kept[0] != made_from:
-            self._kept = made_from, table.detach()[:, index]
+            made = made_from, table.detach()[:, index]
+            if capturing():
+                return made[1]
+            self._kept = made
         return self._kept[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The siblings are `reference` (plain PyTorch, any device), `cpu` (C++, CPU tensor
 (kernels for NVIDIA GPUs). All give the same results (layers and the mask decoder within rounding, everything else to
 the bit) and raise ValueError for the same inputs; `why` says which one serves a call. `FASTSAM_NATIVE=0` switches the
 compiled siblings off, `FASTSAM_ISA` (baseline, avx2, avx512, neon) chooses the C++ sibling's instruction set, and
-`FASTSAM_CUDA_KERNELS=0` switches the CUDA sibling off; with 1 what no GPU has run yet of it serves too.
+`FASTSAM_CUDA_KERNELS=0` switches the CUDA sibling off.
 """
 
 from __future__ import annotations

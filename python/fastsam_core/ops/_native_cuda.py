@@ -21,10 +21,6 @@ NOT_BUILT = "not built"
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
 # As csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-# Built, and tested on the CPU's emulator, but not yet validated on a GPU: they serve where somebody asks for them.
-# attention[wgmma] is one of the kernels of `attention`, for Hopper GPUs; where it waits, the others serve.
-UNVALIDATED = ("attention[wgmma]", "decoder_prompts", "decoder_mask_factors")
-NOT_VALIDATED = "built, not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 uses it"
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -54,8 +50,6 @@ def _load() -> tuple[ModuleType | None, str]:
 # The compiled module, or None with the reason why it is not in use.
 cuda_module, cuda_reason = _load()
 _chosen: ContextVar[Any] = ContextVar("_chosen", default=cuda_module)
-# Whether operations of UNVALIDATED serve; None where only the environment has said something.
-_unvalidated: ContextVar[bool | None] = ContextVar("_unvalidated", default=None)
 
 
 @contextmanager
@@ -66,27 +60,6 @@ def use_module(module: Any) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(reset)
-
-
-@contextmanager
-def use_unvalidated(wanted: bool = True) -> Iterator[None]:
-    """Within this context operations of UNVALIDATED serve, or don't, whatever FASTSAM_CUDA_KERNELS says."""
-    reset = _unvalidated.set(wanted)
-    try:
-        yield
-    finally:
-        _unvalidated.reset(reset)
-
-
-def why_unvalidated(op: str) -> str:
-    """Why `op` is left to the reference though it has kernels; "" where it is not. On the emulator all serve."""
-    if op not in UNVALIDATED:
-        return ""
-    wanted = _unvalidated.get()
-    if wanted is None:
-        emulated = getattr(_chosen.get(), "EMULATED", False)
-        wanted = emulated or os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
-    return "" if wanted else f"{op}: {NOT_VALIDATED}"
 
 
 def serves(tensor: Tensor) -> bool:
@@ -112,22 +85,40 @@ if cuda_module is not None:
     forms["cuda"] = partial(bound_to, cuda_module)
 
 
-@contextmanager
-def on_device_of(first: Tensor, *others: Tensor) -> Iterator[tuple[Any, int]]:
-    """The module, and the stream to launch on: the current one of the tensors' device, which is current in the context.
+class on_device_of:
+    """A context with the module, and the stream to launch on: the current one of the tensors' device, current inside.
 
     ValueError for tensors on several devices, or whose memory the module can't reach. Nothing here waits for the GPU.
+    A class of its own, since each operation enters it and a generator's context takes several times as long.
     """
-    module = _chosen.get()
-    wanted = "cpu" if module.EMULATED else "cuda"
-    for tensor in (first, *others):
-        if tensor.device.type != wanted or tensor.device != first.device:
-            raise ValueError(f"the tensors must all be on one '{wanted}' device; got {first.device}, {tensor.device}")
-    if module.EMULATED:
-        yield module, 0
-        return
-    with torch.cuda.device(first.device):
-        yield module, torch.cuda.current_stream().cuda_stream
+
+    def __init__(self, first: Tensor, *others: Tensor) -> None:
+        self._module = module = _chosen.get()
+        self._device = device = first.device
+        self._switch: torch.cuda.device | None = None
+        wanted = "cpu" if module.EMULATED else "cuda"
+        if device.type != wanted or any(tensor.device != device for tensor in others):
+            found = ", ".join(str(tensor.device) for tensor in (first, *others))
+            raise ValueError(f"the tensors must all be on one '{wanted}' device; got {found}")
+
+    def __enter__(self) -> tuple[Any, int]:
+        if self._module.EMULATED:
+            return self._module, 0
+        index = self._device.index
+        if index != torch.cuda.current_device():
+            self._switch = torch.cuda.device(index)
+            self._switch.__enter__()
+        return self._module, stream_of(index)
+
+    def __exit__(self, *error: object) -> None:
+        if self._switch is not None:
+            self._switch.__exit__(*error)
+
+
+def stream_of(index: int) -> int:
+    """The address of PyTorch's current stream of a GPU; by the short way, where PyTorch has it."""
+    address = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return int(address(index)) if address is not None else torch.cuda.current_stream(index).cuda_stream
 
 
 @cache

@@ -42,19 +42,27 @@ def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     """`sibling`, refusing what the dispatcher lets through: sparse tensors, and tensors of several devices."""
     parameters = list(signature(sibling).parameters)
 
-    @wraps(sibling)
-    def call(*args: Any) -> Any:
-        device = None
-        for parameter, value in zip(parameters, args, strict=False):
-            if not isinstance(value, Tensor):
-                continue
+    def refuse(args: tuple[Any, ...]) -> None:
+        given = dict(zip(parameters, args, strict=False))
+        tensors = {parameter: value for parameter, value in given.items() if isinstance(value, Tensor)}
+        device = next(iter(tensors.values())).device
+        for parameter, value in tensors.items():
             if value.layout is not torch.strided:
                 raise ValueError(f"{name} takes dense tensors; {parameter} is {value.layout}")
-            if device is not None and value.device != device:
+            if value.device != device:
                 raise ValueError(
                     f"{name} got {parameter} on '{value.device}' and others on '{device}'; move one of them"
                 )
-            device = value.device
+
+    @wraps(sibling)
+    def call(*args: Any) -> Any:
+        device = None
+        for value in args:
+            if not isinstance(value, Tensor):
+                continue
+            device = device or value.device
+            if value.layout is not torch.strided or value.device != device:
+                refuse(args)
         return sibling(*args)
 
     return call

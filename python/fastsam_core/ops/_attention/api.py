@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._direct import goes_directly
+from . import cuda
+
 _ops: Any = torch.ops.fastsam_core
 
 
@@ -44,6 +47,8 @@ def attention(
     Raises:
         ValueError: shapes, dtypes or devices that don't fit, or no `padding` where it is needed.
     """
+    if goes_directly(qkv, rel_pos_h, rel_pos_w, padding):
+        return cuda.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     result: Tensor = _ops.attention.default(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     return result
 
@@ -65,5 +70,7 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
     Raises:
         ValueError: shapes, dtypes or devices that don't fit, or no `padding` where it is needed.
     """
+    if goes_directly(qkv, bias, padding):
+        return cuda.windowed_attention(qkv, bias, window, padding)
     result: Tensor = _ops.windowed_attention.default(qkv, bias, window, padding)
     return result

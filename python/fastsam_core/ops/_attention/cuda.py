@@ -7,21 +7,17 @@ precision over whole grids of 33 to 64 columns.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, why_unvalidated
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch
 from . import reference
 from .inputs import check_attention, check_windowed_attention
 
 _CAPABILITY = (8, 0)
-# Whether, with 64 channels, a block's warpgroups issue their products one after the other. Which is faster only a GPU
-# can say; bench.gpu times both.
-wgmma_in_turn: ContextVar[bool] = ContextVar("wgmma_in_turn", default=True)
 _ALIGNMENT = 16  # bytes, of what the kernels copy at a time
 
 
@@ -43,24 +39,22 @@ def attention(
     padding: Tensor | None = None,
 ) -> Tensor:
     """See `fastsam_core.ops.attention`."""
-    check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
-    dim = qkv.shape[3] // (3 * num_heads)
+    dim = check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
+    batch, height, width, _ = qkv.shape
     with on_device_of(qkv) as (cuda, stream):
         if _left_to_pytorch("attention", qkv, cuda.attention_has_kernel(dim), dim):
             return reference.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
-        out = qkv.new_empty(*qkv.shape[:3], num_heads * dim)
+        out = qkv.new_empty(batch, height, width, num_heads * dim)
         if not out.numel():
             return out
         given = [_ready(tensor, qkv.dtype) for tensor in (qkv, rel_pos_h, rel_pos_w, padding)]
-        packed, table_h, table_w, beyond = (_address(tensor) for tensor in given)
+        packed, table_h, table_w, beyond = map(_address, given)
+        sizes = batch, height, width, num_heads, dim
         if takes_wgmma(cuda, qkv, dim, window):
-            cuda.attention_wgmma(
-                *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, out.data_ptr()),
-                *(wgmma_in_turn.get(), stream),
-            )
+            cuda.attention_wgmma(DTYPES[qkv.dtype], packed, *sizes, table_h, table_w, out.data_ptr(), stream)
             return out
         cuda.attention(
-            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], num_heads, dim, table_h, table_w, window, beyond),
+            *(DTYPES[qkv.dtype], packed, *sizes, table_h, table_w, window, beyond),
             *(out.data_ptr(), _shared_memory(cuda, qkv.device), stream),
         )
     return out
@@ -68,26 +62,26 @@ def attention(
 
 def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
     """See `fastsam_core.ops.windowed_attention`."""
-    check_windowed_attention(qkv, bias, window, padding)
-    heads = bias.shape[0]
-    dim = qkv.shape[3] // (3 * heads)
+    dim = check_windowed_attention(qkv, bias, window, padding)
+    (batch, height, width, _), heads = qkv.shape, bias.shape[0]
     with on_device_of(qkv) as (cuda, stream):
         if _left_to_pytorch("windowed_attention", qkv, cuda.windowed_attention_has_kernel(dim), dim):
             return reference.windowed_attention(qkv, bias, window, padding)
-        out = qkv.new_empty(*qkv.shape[:3], heads * dim)
+        out = qkv.new_empty(batch, height, width, heads * dim)
         if not out.numel():
             return out
         given = [_ready(tensor, qkv.dtype) for tensor in (qkv, bias, padding)]
-        packed, added, beyond = (_address(tensor) for tensor in given)
+        packed, added, beyond = map(_address, given)
+        sizes = batch, height, width, heads, dim
         cuda.windowed_attention(
-            *(DTYPES[qkv.dtype], packed, *qkv.shape[:3], heads, dim, added, window, beyond, out.data_ptr(), stream)
+            *(DTYPES[qkv.dtype], packed, *sizes, added, window, beyond, out.data_ptr(), stream),
         )
     return out
 
 
 def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
-    """Whether the call of `attention` is for Hopper's own matrix products, which no GPU has validated yet."""
-    if why_unvalidated("attention[wgmma]") or not has_wgmma(cuda, qkv.device):
+    """Whether the call of `attention` is for Hopper's own matrix products."""
+    if not has_wgmma(cuda, qkv.device):
         return False
     return bool(cuda.attention_wgmma_has_kernel(DTYPES[qkv.dtype], *qkv.shape[1:3], dim, window))
 
@@ -109,6 +103,8 @@ def _ready(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Contiguous, of this dtype and where a kernel can copy from: a view may begin in the middle of 16 bytes."""
     if tensor is None:
         return None
+    if tensor.dtype == dtype and tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0:
+        return tensor  # as almost always: what follows takes longer
     tensor = tensor.detach().to(dtype).contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 

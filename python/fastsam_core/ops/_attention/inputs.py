@@ -7,31 +7,38 @@ from torch import Tensor
 
 def check_attention(
     qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int, window: int, padding: Tensor | None
-) -> None:
-    """ValueError unless the tables have a vector for each distance in a window, or in the grid where `window` is 0."""
+) -> int:
+    """The channels of a head; ValueError unless the tables have a vector for each distance in a window, or, where
+    `window` is 0, in the grid.
+    """
     dim = _check_qkv(qkv, num_heads, padding)
     if window < 0:
         raise ValueError(f"window must be 0, for the whole grid, or the tokens on a window's side; got {window}")
-    sides = {"rel_pos_h": window or qkv.shape[1], "rel_pos_w": window or qkv.shape[2]}
-    for (name, side), table in zip(sides.items(), (rel_pos_h, rel_pos_w), strict=True):
-        _check_real(name, table, qkv)
-        if table.shape != (max(2 * side - 1, 0), dim):
-            raise ValueError(
-                f"{name} must have shape ({2 * side - 1}, {dim}), a vector for each distance between {side} positions; "
-                f"got {tuple(table.shape)}"
-            )
+    _check_table("rel_pos_h", rel_pos_h, window or qkv.shape[1], dim, qkv)
+    _check_table("rel_pos_w", rel_pos_w, window or qkv.shape[2], dim, qkv)
     _check_padding(qkv, window, padding)
+    return dim
 
 
-def check_windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor | None) -> None:
-    """ValueError unless `bias` (heads, window**2, window**2) goes with `qkv`."""
+def check_windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor | None) -> int:
+    """The channels of a head; ValueError unless `bias` (heads, window**2, window**2) goes with `qkv`."""
     _check_real("bias", bias, qkv)
     if window < 1:
         raise ValueError(f"window must be the number of tokens on a window's side; got {window}")
     if bias.dim() != 3 or bias.shape[0] < 1 or bias.shape[1:] != (window**2, window**2):
         raise ValueError(f"bias must have shape (heads, {window**2}, {window**2}); got {tuple(bias.shape)}")
-    _check_qkv(qkv, bias.shape[0], padding)
+    dim = _check_qkv(qkv, bias.shape[0], padding)
     _check_padding(qkv, window, padding)
+    return dim
+
+
+def _check_table(name: str, table: Tensor, side: int, dim: int, qkv: Tensor) -> None:
+    _check_real(name, table, qkv)
+    if table.shape != (max(2 * side - 1, 0), dim):
+        raise ValueError(
+            f"{name} must have shape ({2 * side - 1}, {dim}), a vector for each distance between {side} positions; "
+            f"got {tuple(table.shape)}"
+        )
 
 
 def _check_qkv(qkv: Tensor, num_heads: int, padding: Tensor | None) -> int:

@@ -2,7 +2,7 @@
 
 There are kernels for the decoders of the published models: 8 heads of 16 channels, up to 8 tokens per prompt, 64 and 32
 channels in the upscaling. The reference serves others, float32 and float64, GPUs before compute capability 8.0, and
-those whose blocks have less than 158 KiB of shared memory. Nothing here waits for the GPU.
+those whose blocks have less than 160 KiB of shared memory. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves, why_unvalidated
+from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves
 from . import reference
 from .inputs import (
     check_first_look,
@@ -45,12 +45,11 @@ HALVES = (torch.float16, torch.bfloat16)
 _CAPABILITY = (8, 0)
 _WIDTH, _MIDDLE, _NARROW = 256, 64, 32
 _MOST_ROWS = 2 * HEADS * TOKENS + 2
+_SIZES = {True: (HEADS, HEAD_DIM, 1), False: (0, 0, 0)}  # for `has_kernels`
 
 
 def why_not(op: str, tensor: Tensor) -> str:
     """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
-    if reason := why_unvalidated(op):
-        return reason
     if tensor.dtype not in HALVES:
         return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
     if not tensor.is_cuda:
@@ -294,33 +293,73 @@ def decoder_upscale(
     before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
     given = *before, norm_eps, enlarge_more, enlarge_more_bias, height, width, out
     check_upscale(*given)
-    rows, fits = state.shape[2], len(norm_weight) == _MIDDLE and weights.shape[1] == _NARROW
-    sizes = (HEADS, HEAD_DIM, 1) if fits and rows <= _MOST_ROWS else (0, 0, 0)
-    if _left_to_pytorch("decoder_upscale", state, *sizes) or not (len(asked) and len(state)):
+    fits = _has_upscaling(state, len(norm_weight), weights.shape[1])
+    if _left_to_pytorch("decoder_upscale", state, *_SIZES[fits]) or not (len(asked) and len(state)):
         return reference.decoder_upscale(*given)
-    with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
+    with on_device_of(*(x for x in given if isinstance(x, Tensor))), torch.no_grad():
         present, within = asked.clamp(0, len(state) - 1), index.clamp(0, len(asked) - 1)
         valid = (index == within) & (asked == present)[within]
-        index, places = torch.sort(within, stable=True)
-        first = torch.searchsorted(index, torch.arange(len(asked) + 1, device=index.device))
+        ordered, places = torch.sort(within, stable=True)
+        first = torch.searchsorted(ordered, torch.arange(len(asked) + 1, device=index.device))
         weights = torch.where(valid[:, None], weights, torch.nan)[places]
-        steps = 128 if rows <= 128 else 160
-        ready = (
-            *(_ready(state), present, matrices(F.pad(factors, (0, steps - rows)))),
-            *(first, places, _ready(weights), fragments(base)),
-            *(tensor.float().contiguous() for tensor in (bias, norm_weight, norm_bias)),
-        )
-        more = matrices(enlarge_more[None]), enlarge_more_bias.float().contiguous()
-        written = _written(out)
-        if len(index):
-            cuda.decoder_upscale(
-                DTYPES[state.dtype],
-                *(tensor.data_ptr() for tensor in ready),
-                norm_eps,
-                *(tensor.data_ptr() for tensor in more),
-                *(len(asked), rows, height, width, written.data_ptr(), stream),
-            )
-        _bring_back(written, out)
+        of_image = base, bias, norm_weight, norm_bias, norm_eps, enlarge_more, enlarge_more_bias, height, width
+        Upscaler(*of_image)(state, present, factors, first, places, weights, out)
+
+
+class Upscaler:
+    """`decoder_upscale` on one image, the operands that all its masks share laid out once. Takes the op's arguments.
+
+    Its caller has looked for errors, and whether there is a kernel: `can_upscale`.
+    """
+
+    def __init__(
+        self,
+        base: Tensor,
+        bias: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        norm_eps: float,
+        enlarge_more: Tensor,
+        enlarge_more_bias: Tensor,
+        height: int,
+        width: int,
+    ) -> None:
+        tensors = bias, norm_weight, norm_bias
+        self._before = fragments(base), *(tensor.float().contiguous() for tensor in tensors)
+        self._after = matrices(enlarge_more[None]), enlarge_more_bias.float().contiguous()
+        self._norm_eps, self._size = norm_eps, (height, width)
+
+    def __call__(
+        self, state: Tensor, asked: Tensor, factors: Tensor, first: Tensor, places: Tensor, weights: Tensor, out: Tensor
+    ) -> None:
+        """As the op, on prompts `asked` that there are, by whom their masks come: those of asked[i] are the numbers
+        first[i] to first[i + 1] - 1 of `weights`, and `places` says which of `out` each is.
+
+        first: (asked + 1,) int64; places: (count,) int64, each of [0, count) once.
+        """
+        with on_device_of(state, asked, factors, first, places, weights, out, *self._before) as (cuda, stream):
+            rows = state.shape[2]
+            factors = matrices(F.pad(factors, (0, (128 if rows <= 128 else 160) - rows)))
+            ready = _ready(state), asked, factors, first, places, _ready(weights), *self._before
+            written = _written(out)
+            if len(places):
+                cuda.decoder_upscale(
+                    DTYPES[state.dtype],
+                    *(tensor.data_ptr() for tensor in ready),
+                    self._norm_eps,
+                    *(tensor.data_ptr() for tensor in self._after),
+                    *(len(asked), rows, *self._size, written.data_ptr(), stream),
+                )
+            _bring_back(written, out)
+
+
+def can_upscale(state: Tensor, middle: int, narrow: int) -> bool:
+    """Whether an `Upscaler` takes this state, with so many channels in the upscaling and in a mask's weights."""
+    return serves(state) and _has_upscaling(state, middle, narrow) and not why_not("decoder_upscale", state)
+
+
+def _has_upscaling(state: Tensor, middle: int, narrow: int) -> bool:
+    return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= _MOST_ROWS
 
 
 def _left_to_pytorch(op: str, tensor: Tensor, heads: int, head_dim: int, tokens: int) -> bool:

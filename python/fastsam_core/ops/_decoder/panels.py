@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,10 +14,15 @@ def count_panels(length: int) -> int:
     return -(-length // PANEL)
 
 
-def to_panels(x: Tensor) -> Tensor:
-    """(..., L, C) to (..., panels, C, 16), contiguous."""
-    padded = F.pad(x, (0, 0, 0, count_panels(x.shape[-2]) * PANEL - x.shape[-2]))
-    return padded.unflatten(-2, (-1, PANEL)).transpose(-1, -2).contiguous()
+def to_panels(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(..., L, C) to (..., panels, C, 16), contiguous; in another dtype where one is given."""
+    *lead, length, channels = x.shape
+    panels = count_panels(length)
+    if panels * PANEL != length:
+        x = F.pad(x, (0, 0, 0, panels * PANEL - length))
+    # Rounded as it is moved, in one step.
+    out = x.new_empty((*lead, panels, channels, PANEL), dtype=dtype or x.dtype)
+    return out.copy_(x.unflatten(-2, (panels, PANEL)).transpose(-1, -2))
 
 
 def from_panels(panels: Tensor, length: int) -> Tensor:

@@ -5,7 +5,7 @@ Small regions are found by following runs from one to the next, which has no CUD
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,12 +52,11 @@ class Numbers(NamedTuple):
     boxes: Tensor
     sizes: Tensor
 
-    @classmethod
-    def view(cls, flat: Tensor) -> Numbers:
-        """Of a (1 + 8 N,) tensor."""
-        n = flat.shape[0] // 8
-        error, lengths, boxes, sizes = flat.split([1, n, 4 * n, 3 * n])
-        return cls(error, lengths, boxes.view(n, 4), sizes.view(n, 3))
+
+def split_numbers(flat: Any) -> tuple[Any, Any, Any, Any]:
+    """What `Numbers` has, of a (1 + 8 N,) tensor or array, as views of it."""
+    n = len(flat) // 8
+    return flat[:1], flat[1 : 1 + n], flat[1 + n : 1 + 5 * n].reshape(n, 4), flat[1 + 5 * n :].reshape(n, 3)
 
 
 class MeasuredMasks:
@@ -91,19 +90,33 @@ class MeasuredMasks:
             )
             self._work = logits.new_empty(self._problem.work_bytes, dtype=torch.uint8)
             self.flat = y_cells.new_empty(1 + 8 * logits.shape[0])
-            self.numbers = Numbers.view(self.flat)
-            error, lengths, boxes, sizes = (tensor.data_ptr() for tensor in self.numbers)
+            error, item, n = self.flat.data_ptr(), self.flat.element_size(), logits.shape[0]
+            lengths, boxes, sizes = (error + item * place for place in (1, 1 + n, 1 + 5 * n))  # as in `split_numbers`
             self._problem.measure(self._work.data_ptr(), lengths, boxes, sizes, error, stream)
-            self._problems = {
-                cuda.MASK_BAD_ROWS: f"y_cells must ascend, within 0..{logits.shape[1] - 1}",
-                cuda.MASK_BAD_ROW_WEIGHTS: "y_weights must not be negative, and sum to 1 in each row",
-                cuda.MASK_BAD_COLUMNS: f"x_cells must ascend, within 0..{logits.shape[2] - 1}",
-                cuda.MASK_BAD_COLUMN_WEIGHTS: "x_weights must not be negative, and sum to 1 in each row",
-            }
+            self._bits = (
+                cuda.MASK_BAD_ROWS,
+                cuda.MASK_BAD_ROW_WEIGHTS,
+                cuda.MASK_BAD_COLUMNS,
+                cuda.MASK_BAD_COLUMN_WEIGHTS,
+            )
+
+    @property
+    def numbers(self) -> Numbers:
+        """Still on the GPU."""
+        return Numbers(*split_numbers(self.flat))
 
     def check(self, error: int) -> None:
         """ValueError for what the values of the axes tell; `error` has been fetched from the numbers."""
-        for bit, problem in self._problems.items():
+        if error == 0:
+            return
+        _, rows, columns = self._shape
+        problems = (
+            f"y_cells must ascend, within 0..{rows - 1}",
+            "y_weights must not be negative, and sum to 1 in each row",
+            f"x_cells must ascend, within 0..{columns - 1}",
+            "x_weights must not be negative, and sum to 1 in each row",
+        )
+        for bit, problem in zip(self._bits, problems, strict=True):
             if error & bit:
                 raise ValueError(problem)
 

@@ -1,0 +1,132 @@
+"""What `bench.gpu` checks and measures of NMS and of masks on their way to run lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsam_core import ops
+from fastsam_core.everything.arguments import Crop
+from fastsam_core.everything.candidates import Batch, Candidates, Filters, Queue
+from fastsam_core.everything.generate import _GPU_LOGITS_CHUNK as CHUNK
+from fastsam_core.postprocess import MaskResizer
+
+from .gpu_cases import Arguments, need
+from .gpu_harness import Case, Check, Context, Work, bytes_of
+
+
+def boxes_of(context: Context, seed: int) -> Arguments:
+    count = context.size(10_000, 200)
+    generator = torch.Generator().manual_seed(seed)
+    corner, size = (
+        1000 * torch.rand(count, 2, generator=generator),
+        20 + 180 * torch.rand(count, 2, generator=generator),
+    )
+    boxes, scores = torch.cat([corner, corner + size], 1), torch.rand(count, generator=generator)
+    return boxes.to(context.device), scores.to(context.device), 0.7
+
+
+def nms_case(name: str, sibling: str) -> Case:
+    def make(context: Context) -> Work:
+        if sibling == "torchvision":
+            need("torchvision")
+            from torchvision.ops import nms
+
+            call: Callable[..., Any] = nms
+        else:
+            call = ops.siblings("nms")[sibling] if sibling else ops.nms
+        return Work(call, [boxes_of(context, seed) for seed in range(4)], capture=False)  # how many are kept
+
+    return Case("nms", name, make)
+
+
+def nms_check(context: Context) -> tuple[float, float]:
+    boxes, scores, threshold = boxes_of(context, 0)
+    expected = ops.nms(boxes.cpu(), scores.cpu(), threshold).tolist()
+    return float(ops.nms(boxes, scores, threshold).tolist() != expected), 0.0
+
+
+def discs(context: Context, count: int) -> Tensor:
+    """Logits of discs, as a decoder gives them: about half of them with an edge so steep that the mask is stable."""
+    side, device = context.size(256, 32), context.device
+    generator = torch.Generator().manual_seed(count)
+    centre = side * torch.rand(count, 2, 1, 1, generator=generator)
+    radius = side / 60 + side / 4 * torch.rand(count, 1, 1, generator=generator)
+    steepness = 20 + 120 * torch.rand(count, 1, 1, generator=generator)
+    centre, radius, steepness = centre.to(device), radius.to(device), steepness.to(device)
+    cells = torch.arange(side, device=device) + 0.5
+    far = torch.hypot(cells[:, None] - centre[:, 0], cells - centre[:, 1]) / radius
+    return (steepness * (1 - far)).clamp(-20, 20).float()
+
+
+def shapes_of(context: Context) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Of a picture of 1800 x 1200 pixels: its content in the model's input, itself, and that input."""
+    side, height, width = context.size(256, 32), context.size(1200, 60), context.size(1800, 90)
+    return (round(4 * side * height / width), 4 * side), (height, width), 4 * side
+
+
+def mask_arguments(context: Context, count: int) -> Arguments:
+    content, original, side = shapes_of(context)
+    axes = MaskResizer(content, original, side)._axes_on(context.device)
+    return discs(context, count), *axes, 0.0, 1.0, *original
+
+
+def masks_case(name: str, count: int, sibling: str) -> Case:
+    def make(context: Context) -> Work:
+        some = context.size(count, 3)
+        given = mask_arguments(context, some)
+        call = ops.siblings("mask_runs")[sibling] if sibling else ops.mask_runs
+        return Work(call, [given], bytes=bytes_of(given[:1]), capture=False)  # how many runs there are
+
+    return Case("masks", name, make)
+
+
+def filtered_case(count: int) -> Case:
+    """What segment everything makes of a decoder's masks: measured, filtered, and the runs of those that pass."""
+
+    def make(context: Context) -> Work:
+        height, width = context.size(1200, 60), context.size(1800, 90)
+        resizer = MaskResizer(*shapes_of(context))
+        logits = discs(context, context.size(count, 6))
+        pairs = np.stack([np.arange(len(logits)), np.zeros(len(logits), np.int64)], 1)
+        scores, points = np.ones((len(logits), 1), np.float32), np.zeros((len(logits), 2))
+        crop, filters = Crop((0, 0, width, height), points), Filters(-1e9, 0.95, 1.0, 0.0, 1.0)
+
+        def run(logits: Tensor) -> list[Candidates]:
+            queue, found = Queue(), []
+            for part, of_part in zip(
+                logits.split(CHUNK), np.split(pairs, range(CHUNK, len(pairs), CHUNK)), strict=True
+            ):
+                started = resizer.start(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
+                found += queue.add(Batch(started, of_part, scores, points, crop, (height, width), filters))
+            return found + list(queue.drain())
+
+        kept = sum(len(part.counts) for part in run(logits))
+        note = f"{kept} of {len(logits)} are stable enough"
+        return Work(run, [(logits,)], bytes=bytes_of([logits]), note=note, capture=False)
+
+    return Case("masks", f"ours, {count:,} masks, the stable ones to runs at 1800 x 1200", make)
+
+
+def masks_check(context: Context) -> tuple[float, float]:
+    given = mask_arguments(context, context.size(64, 3))
+    there = ops.mask_runs(*(x.cpu() if isinstance(x, Tensor) else x for x in given))
+    return float(any(not torch.equal(a.cpu(), b) for a, b in zip(ops.mask_runs(*given), there, strict=True))), 0.0
+
+
+SMALL = [
+    nms_case("ours, 10,000 boxes", ""),
+    nms_case("torchvision, 10,000 boxes", "torchvision"),
+    nms_case("PyTorch sibling, 10,000 boxes", "reference"),
+    masks_case("ours, 1,024 masks to runs at 1800 x 1200", 1024, ""),
+    filtered_case(3072),
+    masks_case("PyTorch sibling, 16 masks to runs at 1800 x 1200", 16, "reference"),
+]
+SMALL_CHECKS = [
+    Check("nms", "the boxes that the CPU keeps (1 if not)", nms_check),
+    Check("masks", "the runs that the CPU finds (1 if not)", masks_check),
+]

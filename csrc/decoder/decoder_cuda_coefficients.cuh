@@ -1,0 +1,313 @@
+// What a pass makes of image tokens: the coefficients of a prompt's few values, by warps that have 16 tokens each. They
+// go to shared memory, where the looks at them (decoder_cuda_passes.cuh) find them.
+#pragma once
+
+#include "decoder/decoder_cuda_parts.cuh"
+
+namespace fastsam::decoder::cuda {
+
+// Of one prompt; a block has several prompts where shared memory has room for them: what one of them reads of the
+// image, the others then find in the first-level cache, as barriers keep them together. A tile is as many panels of 16
+// image tokens as there are warps. What a warp needs of the image comes from the second-level cache, some 300 clocks
+// away, so it is asked for one step ahead.
+constexpr int kPassThreads = 256, kPassWarps = kPassThreads / kWarp, kTilePanels = kPassWarps;
+constexpr int kFragment = 4 * kWarp;  // 32-bit words
+
+__device__ __forceinline__ int warp_of_prompt() { return warp() % kPassWarps; }
+
+template <bool kSecond, bool kNarrow>
+struct PassShape {
+  static constexpr int kSteps = kSecond ? 8 : 4;  // 16 coefficients each
+  static constexpr int kProjections = kSecond ? 6 : 4;
+  // A tile of 8 columns of the look is one head's, or two heads' of a narrow one. Each warp has one; where there are
+  // fewer than warps, two warps share a tile's panels.
+  static constexpr int kTiles = kNarrow ? 4 : 8, kHeadsOfTile = kHeads / kTiles, kSharers = kPassWarps / kTiles;
+  static constexpr int kColumns = 8 * kTiles;
+  static constexpr int kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
+  // Of shared memory, in 16-byte vectors, in this order.
+  static constexpr int kVectors = kHeads * kWarp / 2, kMatrix = 16 * kWarp;
+  static constexpr int kLookMix = kTiles * kSteps / 2 * kWarp;
+  static constexpr int kCoefficients = kTilePanels * kSteps * kWarp, kScratch = kPassWarps * kWarp;
+  static constexpr int kFloats = 2 * 16 * kTilePanels + (kSecond ? 3 * kRows + 2 * kColumns : 0);
+  static constexpr int kAll =
+      (kSecond ? 4 : 3) * kVectors + (kSecond ? 4 : 1) * kMatrix + kLookMix + kCoefficients + kScratch + kFloats / 4;
+  static constexpr size_t kBytes = 16 * size_t{kAll};
+};
+
+// A block's shared memory.
+template <bool kSecond, bool kNarrow>
+struct PassMemory {
+  using Shape = PassShape<kSecond, kNarrow>;
+  uint2 *keys, *cross, *look, *own;
+  uint4 *gram, *look_mix, *keys_mix, *own_gram, *cross_mix;
+  uint32_t *coefficients, *scratch;
+  float *scale, *one, *keys_bias, *own_bias, *cross_bias, *look_rest;
+
+  __device__ __forceinline__ explicit PassMemory(uint4* at) {
+    const auto take = [&at](int vectors) {
+      uint4* const piece = at;
+      at += vectors;
+      return piece;
+    };
+    keys = reinterpret_cast<uint2*>(take(Shape::kVectors));
+    cross = reinterpret_cast<uint2*>(take(Shape::kVectors));
+    look = reinterpret_cast<uint2*>(take(Shape::kVectors));
+    own = reinterpret_cast<uint2*>(take(kSecond ? Shape::kVectors : 0));
+    gram = take(Shape::kMatrix);
+    look_mix = take(Shape::kLookMix);
+    keys_mix = take(kSecond ? Shape::kMatrix : 0);
+    own_gram = take(kSecond ? Shape::kMatrix : 0);
+    cross_mix = take(kSecond ? Shape::kMatrix : 0);
+    coefficients = reinterpret_cast<uint32_t*>(take(Shape::kCoefficients));
+    scratch = reinterpret_cast<uint32_t*>(take(Shape::kScratch));
+    scale = reinterpret_cast<float*>(at);
+    one = scale + 16 * kTilePanels;
+    keys_bias = one + 16 * kTilePanels;
+    own_bias = keys_bias + kRows;
+    cross_bias = own_bias + kRows;
+    look_rest = cross_bias + kRows;
+  }
+
+  __device__ __forceinline__ void fill(const Pass& pass, int64_t prompt) const {
+    const int thread = static_cast<int>(threadIdx.x) % kPassThreads;
+    const auto part = [prompt](const void* of, int vectors) {
+      return static_cast<const uint4*>(of) + prompt * vectors;
+    };
+    copy_vectors(keys, part(pass.keys, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+    copy_vectors(cross, part(pass.cross, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+    copy_vectors(look, part(pass.look, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+    copy_vectors(gram, part(pass.gram, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+    copy_vectors(look_mix, part(pass.look_mix, Shape::kLookMix), Shape::kLookMix, thread, kPassThreads);
+    if (kSecond) {
+      copy_vectors(own, part(pass.own, Shape::kVectors), Shape::kVectors, thread, kPassThreads);
+      copy_vectors(keys_mix, part(pass.keys_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+      copy_vectors(own_gram, part(pass.own_gram, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+      copy_vectors(cross_mix, part(pass.cross_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
+      for (int i = thread; i < kRows; i += kPassThreads) {  // a softmax gives no weight to tokens that aren't there
+        keys_bias[i] = i % kTokens < pass.tokens ? pass.keys_bias[prompt * kRows + i] : -INFINITY;
+      }
+      copy_floats(own_bias, pass.own_bias + prompt * kRows, kRows, thread, kPassThreads);
+      copy_floats(cross_bias, pass.cross_bias + prompt * kRows, kRows, thread, kPassThreads);
+      copy_floats(look_rest, pass.look_rest + prompt * 2 * Shape::kColumns, 2 * Shape::kColumns, thread, kPassThreads);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+  }
+
+  __device__ __forceinline__ uint32_t* step(int panel, int number) const {
+    return coefficients + (panel * Shape::kSteps + number) * kFragment;
+  }
+  // The lane's own words of one head, `kWarp` apart, of the coefficients from step `first` on. Heads are a loop, as
+  // unrolled they would take more registers than there are: what is one head's is found here.
+  __device__ __forceinline__ uint32_t* of_head(int panel, int first, int head) const {
+    return step(panel, first + head / 2) + head % 2 * 2 * kWarp + lane();
+  }
+};
+
+// The sum over 8 columns of a head's coefficients times d.
+template <typename T>
+__device__ __forceinline__ void add_products(float (&to)[2], const uint32_t* of_head, const float (&d)[4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float2 two = unpack<T>(of_head[half * kWarp]);
+    to[half] = fmaf(two.x, d[2 * half], fmaf(two.y, d[2 * half + 1], to[half]));
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void pack_head(uint32_t* of_head, const float (&d)[4]) {
+  of_head[0] = pack<T>(d[0], d[1]), of_head[kWarp] = pack<T>(d[2], d[3]);
+}
+
+// The warp's coefficients of 4 steps, as its lanes have written them.
+template <typename Memory>
+__device__ __forceinline__ void load_own(const Memory& memory, int panel, int first, uint32_t (&to)[4][4]) {
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) to[step][j] = memory.step(panel, first + step)[j * kWarp + lane()];
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void scale_fragment(uint32_t (&x)[4], const float (&by)[2]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 two = unpack<T>(x[i]);
+    x[i] = pack<T>(two.x * by[i % 2], two.y * by[i % 2]);
+  }
+}
+
+// Fragments of one head of `kCount` projections of the image, asked for a head ahead.
+template <int kCount>
+struct Ahead {
+  const uint4* image;  // the first head's of the first projection
+  uint32_t next[kCount][4];
+
+  __device__ __forceinline__ explicit Ahead(const uint4* from) : image(from) { ask(0); }
+  __device__ __forceinline__ void ask(int head) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) load_fragment(next[i], image, i * kHeads + head);
+  }
+  // Those of `head`, while the next head's are on their way.
+  __device__ __forceinline__ void take(uint32_t (&now)[kCount][4], int head) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) now[i][j] = next[i][j];
+    }
+    ask(min(head + 1, kHeads - 1));
+  }
+};
+
+__device__ __forceinline__ void scale_rows(float (&d)[4], const float (&by)[2]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) d[j] *= by[j / 2];
+}
+__device__ __forceinline__ void add_columns(float (&d)[4], const float* bias) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) d[j] += bias[2 * pair() + j % 2];
+}
+
+__device__ __forceinline__ float inverse(float variance, float eps) { return rsqrtf(fmaxf(variance, 0.0f) + eps); }
+
+// The coefficients of a warp's panel, which is `at` in the image and `panel` in the tile.
+template <typename T>
+__device__ __forceinline__ void first_coefficients(const Pass& pass, const PassMemory<false, false>& memory, int64_t at,
+                                                   int panel) {
+  const auto* const image = static_cast<const uint4*>(pass.image) + at * 4 * kHeads * kWarp;
+  float norms[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) norms[half] = pass.norms[at * 16 + group() + 8 * half];
+  // Added to the scores of tokens that aren't there.
+  const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY,
+                            2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
+  Ahead<1> keys(image), cross(image + kHeads * kWarp);
+#pragma unroll 2
+  for (int head = 0; head < kHeads; ++head) {
+    uint32_t left[1][4];
+    keys.take(left, head);
+    float scores[4] = {nothing[0], nothing[1], nothing[0], nothing[1]};
+    multiply<T>(scores, left[0], memory.keys[head * kWarp + lane()]);
+    softmax_of_tokens(scores);
+    pack_head<T>(memory.of_head(panel, 0, head), scores);
+  }
+  uint32_t weights[4][4];
+  load_own(memory, panel, 0, weights);
+  float variance[2] = {};
+#pragma unroll 2
+  for (int head = 0; head < kHeads; ++head) {
+    uint32_t left[1][4];
+    cross.take(left, head);
+    float products[4] = {};
+    multiply<T>(products, left[0], memory.cross[head * kWarp + lane()]);
+    multiply_rows<T>(products, weights, memory.gram + head * 2 * kWarp);
+    add_products<T>(variance, memory.of_head(panel, 0, head), products);
+  }
+  float scale[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    scale[half] = inverse(sum_of_row(variance[half]) + norms[half], pass.eps);
+    if (pair() == 0) memory.scale[panel * 16 + group() + 8 * half] = scale[half];
+  }
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    scale_fragment<T>(weights[step], scale);
+    store_fragment(memory.step(panel, step), weights[step]);
+  }
+}
+
+// The rows that the first pass has left of a panel, to where the coefficients will be: a coefficient's 16 tokens are
+// two rows of 16 bytes of what ldmatrix turns round.
+template <typename T, typename Memory>
+__device__ __forceinline__ void copy_state(const Memory& memory, const T* from, int panel, int tokens) {
+#pragma unroll
+  for (int j = 0; j < 2 * kRows / kWarp; ++j) {
+    const int number = j * kWarp + lane(), row = number / 2, head = row / kTokens, token = row % kTokens;
+    uint32_t* const to = memory.step(panel, head / 2) + (head % 2 * 2 + number % 2) * kWarp + token * 4;
+    const bool inside = token < tokens;
+    cp_async_16(to, inside ? from + (head * tokens + token) * 16 + number % 2 * 8 : from, inside);
+  }
+  cp_async_commit();
+}
+
+template <typename T, bool kNarrow>
+__device__ __forceinline__ void second_coefficients(const Pass& pass, const PassMemory<true, kNarrow>& memory,
+                                                    const T* state, int64_t at, int panel) {
+  const auto* const image = static_cast<const uint4*>(pass.image) + at * 6 * kHeads * kWarp;
+  const int tokens = static_cast<int>(pass.tokens), rows = kHeads * tokens;
+  const T* const left_behind = state + at * (int64_t{2 * rows + 2} * 16);
+  copy_state(memory, left_behind, panel, tokens);
+  Ahead<2> queries(image);
+  float scale[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) scale[half] = to_float(left_behind[2 * rows * 16 + group() + 8 * half]);
+  cp_async_wait<0>();
+  __syncwarp();
+  uint32_t before[4][4], weights[4][4];
+#pragma unroll
+  for (int step = 0; step < 4; ++step) ldmatrix_x4_trans(before[step], memory.step(panel, step) + 4 * lane());
+  __syncwarp();
+#pragma unroll
+  for (int step = 0; step < 4; ++step) store_fragment(memory.step(panel, step), before[step]);
+#pragma unroll 2
+  for (int head = 0; head < kHeads; ++head) {
+    uint32_t left[2][4];
+    queries.take(left, head);
+    const uint2 keys = memory.keys[head * kWarp + lane()];
+    float scores[4] = {};
+    multiply<T>(scores, left[0], keys);
+    scale_rows(scores, scale);
+    multiply<T>(scores, left[1], keys);
+    multiply_rows<T>(scores, before, memory.keys_mix + head * 2 * kWarp);
+    add_columns(scores, memory.keys_bias + head * kTokens);
+    softmax_of_tokens(scores);
+    pack_head<T>(memory.of_head(panel, 4, head), scores);
+  }
+  Ahead<2> both(image + 2 * kHeads * kWarp);
+  float norms[2][2], variance[2] = {};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) norms[half][j] = pass.norms[at * 32 + 16 * j + group() + 8 * half];
+  }
+  load_own(memory, panel, 4, weights);
+#pragma unroll 2
+  for (int head = 0; head < kHeads; ++head) {
+    uint32_t left[2][4];
+    both.take(left, head);
+    float products[4] = {};
+    multiply<T>(products, left[0], memory.own[head * kWarp + lane()]);
+    scale_rows(products, scale);
+    multiply_rows<T>(products, before, memory.own_gram + head * 2 * kWarp);
+    add_columns(products, memory.own_bias + head * kTokens);
+    add_products<T>(variance, memory.of_head(panel, 0, head), products);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) products[j] = 0.0f;
+    multiply<T>(products, left[1], memory.cross[head * kWarp + lane()]);
+    scale_rows(products, scale);
+    multiply_rows<T>(products, before, memory.cross_mix + head * 2 * kWarp);
+    multiply_rows<T>(products, weights, memory.gram + head * 2 * kWarp);
+    add_columns(products, memory.cross_bias + head * kTokens);
+    add_products<T>(variance, memory.of_head(panel, 4, head), products);
+  }
+  float one[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float own = fmaf(fmaf(scale[half], norms[half][0], norms[half][1]), scale[half], pass.constant);
+    one[half] = inverse(sum_of_row(variance[half]) + own, pass.eps);
+    if (pair() == 0) {
+      const int row = panel * 16 + group() + 8 * half;
+      memory.one[row] = one[half], memory.scale[row] = scale[half] * one[half];
+    }
+  }
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    scale_fragment<T>(before[step], one);
+    store_fragment(memory.step(panel, step), before[step]);
+    scale_fragment<T>(weights[step], one);
+    store_fragment(memory.step(panel, 4 + step), weights[step]);
+  }
+}
+
+}  // namespace fastsam::decoder::cuda

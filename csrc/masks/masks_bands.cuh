@@ -1,0 +1,345 @@
+// Tiles of masks_cuda.cu in bands of 32 rows. Where all pixels of a band are the same nothing has to be looked at but
+// its borders, and in most blocks of most masks that is everywhere: bands are sorted by this first, and only the mixed
+// ones have their bits in shared memory.
+#pragma once
+
+#include <cstdint>
+
+#include "masks/masks_layout.cuh"
+
+namespace fastsam::masks::cuda {
+
+// Rows of cells that are read at once, and the magnitude of logits up to which the quick look knows what rounding can
+// do.
+constexpr int kGroup = 8;
+constexpr int kUsualColumns = 256;  // of cells
+constexpr float kCertainLogit = 1024;
+
+// Sorts the bands of a tile by a quick look at all cells under them: kClear and kSet are certain, kMixed is the rest.
+class Sorter {
+ public:
+  // After a barrier behind the block's set-up.
+  __device__ Sorter(const Problem& problem, const Work& work, const Block& block)
+      : work_(work),
+        block_(block),
+        rows_(static_cast<int>(problem.rows)),
+        columns_(static_cast<int>(problem.columns)),
+        height_(problem.y.size),
+        quick_(problem.rows >= kGroup && problem.rows * problem.columns <= INT32_MAX),
+        lane_(static_cast<int>(threadIdx.x) % 32) {
+    const int64_t last = problem.columns - 1;
+    column_ = block.logits + min(block.first_cell + lane_, last);
+    // Cells that no pixel takes from don't matter.
+    const bool used = block.starts[max(lane_ - 2, 0)] < block.starts[lane_ + 1];
+    const bool used_beyond = block.starts[kCells - 2 + lane_ % 2] < block.starts[kCells];
+    beyond_ = used_beyond ? block.logits + min(block.first_cell + kCells + lane_ % 2, last) : column_;
+    beyond_ += lane_ / 2 % kGroup * problem.columns;
+#ifdef __CUDA_ARCH__
+    asm("" : "+l"(column_), "+l"(beyond_));  // or they are made anew for each group
+#endif
+    constexpr float kSlack = kTapRounding * kCertainLogit, kAny = 2 * kHugeLogit;
+    const bool matters = used || used_beyond;
+    clear_most_ = matters ? problem.levels.low - kSlack : kAny;
+    clear_least_ = matters ? -kCertainLogit : -kAny;
+    set_least_ = matters ? problem.levels.high + kSlack : -kAny;
+    set_most_ = matters ? kCertainLogit : kAny;
+  }
+
+  // A warp's share.
+  __device__ void sort(const Tile& tile) const {
+    columns_ == kUsualColumns ? sort<kUsualColumns>(tile) : sort<0>(tile);
+  }
+
+ private:
+  struct Group {
+    float cells[kGroup], beyond;
+  };
+
+  // kColumns: of cells, or 0 where it isn't known.
+  template <int kColumns>
+  __device__ void sort(const Tile& tile) const {
+    for (int start = static_cast<int>(threadIdx.x) / 32; start < tile.words; start += 32 * kWarps) {
+      // Lane i has what the i-th band takes from, and in the end what it is.
+      const int mine = start + kWarps * lane_;
+      const bool there = mine < tile.words;
+      Band kind = kMixed;
+      int first = 0, count = 0;
+      if (there) {
+        const int64_t y = 32 * (tile.word + mine);
+        first = work_.y[y].cell;
+        count = min(work_.y[min(y + 31, height_ - 1)].cell + 3, rows_) - first;
+      }
+      const int bands = quick_ ? __popc(__ballot_sync(kAllLanes, there)) : 0;
+      int rows = __shfl_sync(kAllLanes, count, 0);
+      Group group{};
+      if (bands > 0) group = load<kColumns>(__shfl_sync(kAllLanes, first, 0), rows, 0);
+      bool clear = true, set = true;
+      for (int i = 0, r = 0; i < bands;) {
+        const bool done = r + kGroup >= rows;
+        const int next = min(i + done, bands - 1), next_row = done ? 0 : r + kGroup;
+        const int next_rows = __shfl_sync(kAllLanes, count, next);
+        // On its way while this one is looked at.
+        const Group ahead = load<kColumns>(__shfl_sync(kAllLanes, first, next), next_rows, next_row);
+        look(group, clear, set);
+        if (done) {
+          const bool all_clear = __all_sync(kAllLanes, clear), all_set = __all_sync(kAllLanes, set);
+          if (lane_ == i) kind = all_clear ? kClear : all_set ? kSet : kMixed;
+          clear = set = true;
+          ++i;
+        }
+        group = ahead;
+        r = next_row;
+        rows = next_rows;
+      }
+      if (there) block_.bands[mine] = kind;
+    }
+  }
+
+  // From row `skip` of the `count` ones at `first`: always as many, so that all are under way together. Further rows
+  // than needed only make a band mixed that needn't be.
+  template <int kColumns>
+  __device__ Group load(int first, int count, int skip) const {
+    const int columns = kColumns != 0 ? kColumns : columns_;
+    const int offset = max(first + min(skip, count - kGroup), 0) * columns;
+    Group group;
+    const float* const at = column_ + offset;
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) group.cells[i] = __ldg(at + int64_t{columns} * i);
+    group.beyond = __ldg(beyond_ + offset);
+    return group;
+  }
+
+  __device__ void look(const Group& group, bool& clear, bool& set) const {
+    float least = group.beyond, most = group.beyond, sum = group.beyond;
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      least = fminf(least, group.cells[i]);
+      most = fmaxf(most, group.cells[i]);
+      sum += group.cells[i];  // NaN in any cell; the others don't show it
+    }
+    const bool numbers = sum == sum;
+    clear = clear & numbers & (most < clear_most_) & (least > clear_least_);
+    set = set & numbers & (least > set_least_) & (most < set_most_);
+  }
+
+  const Work& work_;
+  const Block& block_;
+  const int rows_, columns_;
+  const int64_t height_;
+  const bool quick_;
+  const int lane_;
+  const float *column_, *beyond_;
+  float clear_least_, clear_most_, set_least_, set_most_;  // between which all cells must lie
+};
+
+// A tile whose bands are known.
+class Pixels {
+ public:
+  // carry: the pixel before the tile where a run may go on from it, or else 0.
+  __device__ Pixels(const Frame& frame, const Tile& tile, const Block& block, unsigned carry)
+      : frame_(frame),
+        tile_(tile),
+        words_(block.bits),
+        bands_(block.bands),
+        last_(tile.valid(frame, tile.words - 1)),
+        last_bits_(rle::cuda::low_bits(last_)),
+        carry_(carry) {}
+
+  __device__ const Tile& tile() const { return tile_; }
+
+  __device__ uint32_t valid(int k) const { return k == tile_.words - 1 ? last_bits_ : ~0u; }
+
+  __device__ uint32_t word(int x, int k) const {
+    const uint8_t band = bands_[k];
+    if (band == kMixed) return words_[tile_.at(x, k)];
+    return band == kSet ? valid(k) : 0;
+  }
+
+  // The last pixel of a column.
+  __device__ unsigned last(int x) const { return word(x, tile_.words - 1) >> (last_ - 1) & 1u; }
+
+  // Position of a column's first pixel in the picture.
+  __device__ int64_t position(int x) const { return rle::cuda::position_of(frame_, tile_, x, 0); }
+
+  // Where a set run ends that reaches the last pixel of a column, counted from its first one, or 0 where the run may go
+  // on in another tile or column, and its end is found there.
+  __device__ int end(int x) const {
+    const bool ends =
+        tile_.word + tile_.words == frame_.words() && (!frame_.joined() || tile_.x + x == frame_.columns - 1);
+    return ends && last(x) != 0 ? 32 * (tile_.words - 1) + last_ : 0;
+  }
+
+  // Gives `visit` the bands of [first, end) in which column x can change, or begin or end: k, its word, and the pixel
+  // before it. Bands that are like the one before them are left out; `set_between` grows by those that are set. By all
+  // lanes, with the same first and end; x may lie beyond the tile, and what is given is meaningless then.
+  template <typename Visit>
+  __device__ void walk(int x, int first, int end, int& set_between, Visit visit) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    x = min(x, tile_.columns - 1);
+    // What is left out is clear or set as a whole, and so doesn't change this.
+    unsigned before = first > 0 ? word(x, first - 1) >> 31 : before_column(x);
+    for (int start = first; start < end; start += 32) {
+      const int mine = start + lane;
+      bool active = false, set = false, mixed = false;
+      if (mine < end) {
+        const uint8_t band = bands_[mine], above = mine > 0 ? bands_[mine - 1] : before_first();
+        mixed = band == kMixed;
+        set = band == kSet;
+        active = mixed || band != above || (set && (mine == first || mine == end - 1));
+      }
+      const uint32_t all_active = __ballot_sync(kAllLanes, active), all_mixed = __ballot_sync(kAllLanes, mixed),
+                     all_set = __ballot_sync(kAllLanes, set);
+      set_between += __popc(all_set & ~all_active);
+      for (uint32_t left = all_active; left != 0; left &= left - 1) {
+        const uint32_t lowest = left & (0u - left);
+        const int k = start + 31 - __clz(static_cast<int>(lowest));
+        uint32_t word = 0;
+        if ((all_mixed & lowest) != 0) {
+          word = words_[tile_.at(x, k)];
+        } else if ((all_set & lowest) != 0) {
+          word = valid(k);
+        }
+        visit(k, word, before);
+        before = word >> 31;
+      }
+    }
+  }
+
+  // Bits of a word that begin something else than was before.
+  __device__ uint32_t changes(int k, uint32_t word, unsigned before) const {
+    return (word ^ (word << 1 | before)) & valid(k);
+  }
+
+  // Bits of the bands that have none; a barrier has to follow.
+  __device__ void complete(uint32_t* words) const {
+    for (int k = static_cast<int>(threadIdx.x) / 32; k < tile_.words; k += kWarps) {
+      if (bands_[k] == kMixed) continue;
+      for (int x = static_cast<int>(threadIdx.x) % 32; x < tile_.columns; x += 32) words[tile_.at(x, k)] = word(x, k);
+    }
+  }
+
+ private:
+  // The pixel before a column's first one.
+  __device__ unsigned before_column(int x) const {
+    if (tile_.word > 0 || x == 0) return carry_;
+    return frame_.joined() ? last(x - 1) : 0;
+  }
+
+  // What lies before the first band, over all columns.
+  __device__ uint8_t before_first() const {
+    if (carry_ != 0) return kMixed;
+    return tile_.word == 0 && frame_.joined() ? bands_[tile_.words - 1] : static_cast<uint8_t>(kClear);
+  }
+
+  const Frame& frame_;
+  const Tile& tile_;
+  const uint32_t* const words_;
+  const uint8_t* const bands_;
+  const int last_;  // rows of the last band
+  const uint32_t last_bits_;
+  const unsigned carry_;
+};
+
+// Counts a tile: a thread has a column, or a part of it where there are threads to spare.
+__device__ inline void add(const Pixels& pixels, rle::cuda::Tally& tally) {
+  const Tile& tile = pixels.tile();
+  const int wide = (tile.columns + 31) / 32 * 32, parts = kThreads / wide;
+  const int part = static_cast<int>(threadIdx.x) / wide, x = static_cast<int>(threadIdx.x) % wide;
+  if (part >= parts) return;
+  int changes = 0, last = 0, set = 0, full = 0, top = -1, bottom = -1;
+  const int end = tile.words * (part + 1) / parts;
+  pixels.walk(x, tile.words * part / parts, end, full, [&](int k, uint32_t word, unsigned before) {
+    const uint32_t found = pixels.changes(k, word, before);
+    changes += __popc(found);
+    if (found != 0) last = 32 * k + 31 - __clz(static_cast<int>(found));
+    set += __popc(word);
+    if (word != 0) {
+      if (top < 0) top = 32 * k + __ffs(static_cast<int>(word)) - 1;
+      bottom = 32 * k + 31 - __clz(static_cast<int>(word));
+    } else if (before != 0 && k > 0) {
+      bottom = 32 * k - 1;  // of bands that were left out
+    }
+  });
+  if (x >= tile.columns) return;
+  if (end == tile.words) {
+    const int stop = pixels.end(x);
+    changes += stop != 0;
+    last = stop != 0 ? stop : last;
+  }
+  set += 32 * full;
+  tally.changes += changes;
+  if (changes != 0) tally.last = max(tally.last, pixels.position(x) + last);
+  if (set == 0) return;
+  tally.pixels += set;
+  const int column = static_cast<int>(tile.x) + x, row = static_cast<int>(32 * tile.word);
+  tally.left = min(tally.left, column);
+  tally.right = max(tally.right, column);
+  tally.top = min(tally.top, row + top);
+  tally.bottom = max(tally.bottom, row + bottom);
+}
+
+// Writes the counts of one part whose columns have a few changes each: a thread writes a column's. Where there are many
+// rle::cuda::RunWriter is better, which writes neighbouring ones at once.
+template <typename Count>
+class ColumnWriter {
+ public:
+  struct Shared {
+    int64_t rank, last;  // changes in front of the tile, and where the last of them is
+    int64_t lasts[kWarps];
+    int changes[kWarps];
+  };
+
+  // As of RunWriter.
+  __device__ ColumnWriter(Shared* shared, Count* counts, const Part& part) : shared_(shared), counts_(counts) {
+    if (threadIdx.x != 0) return;
+    shared->rank = part.rank;
+    shared->last = part.before;
+  }
+
+  __device__ void add(const Pixels& pixels) {
+    const int words = pixels.tile().words, x = static_cast<int>(threadIdx.x);
+    const bool there = x < pixels.tile().columns;
+    int changes = 0, place = 0, unused = 0;
+    pixels.walk(x, 0, words, unused, [&](int k, uint32_t word, unsigned before) {
+      const uint32_t found = pixels.changes(k, word, before);
+      changes += __popc(found);
+      if (found != 0) place = 32 * k + 31 - __clz(static_cast<int>(found));
+    });
+    const int stop = there ? pixels.end(x) : 0;
+    changes = there ? changes + (stop != 0) : 0;
+    const int64_t origin = there ? pixels.position(x) : 0;
+    const int64_t last = changes > 0 ? origin + (stop != 0 ? stop : place) : 0;
+    const int up_to = rle::cuda::scan_block(changes, shared_->changes, rle::cuda::Sum());
+    const int64_t last_up_to = rle::cuda::scan_block(last, shared_->lasts, rle::cuda::Most());
+    const int64_t rank = shared_->rank;
+    // Of the threads before this one.
+    int64_t before = __shfl_up_sync(kAllLanes, last_up_to, 1);
+    if (threadIdx.x % 32 == 0) before = 0;
+    for (int i = 0; i < static_cast<int>(threadIdx.x) / 32; ++i) before = max(before, shared_->lasts[i]);
+    before = max(before, shared_->last);
+    Count* at = counts_ + rank + up_to - changes;
+    const auto put = [&](int64_t position) {
+      *at++ = static_cast<Count>(position - before);
+      before = position;
+    };
+    if (__any_sync(kAllLanes, changes > 0)) {
+      pixels.walk(x, 0, words, unused, [&](int k, uint32_t word, unsigned ahead) {
+        if (!there) return;
+        for (uint32_t found = pixels.changes(k, word, ahead); found != 0; found &= found - 1) {
+          put(origin + 32 * k + __ffs(static_cast<int>(found)) - 1);
+        }
+      });
+      if (stop != 0) put(origin + stop);
+    }
+    __syncthreads();
+    if (threadIdx.x != kThreads - 1) return;
+    shared_->rank = rank + up_to;
+    shared_->last = max(shared_->last, last_up_to);
+  }
+
+ private:
+  Shared* shared_;
+  Count* counts_;
+};
+
+}  // namespace fastsam::masks::cuda

@@ -1,0 +1,115 @@
+"""What is made of a module's weights alone, beside the module for as long as these stay as they are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+Value = TypeVar("Value")
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _State(NamedTuple):
+    """What values depend on, to be compared, and the objects and storages whose ids are among the numbers.
+
+    Another object may have the id of one that is gone; a storage's is not given away while it is known here.
+    """
+
+    numbers: list[Any]
+    objects: list[weakref.ref[Any]]
+    storages: list[StorageWeakRef]
+
+
+# Where `if_counted` keeps anything. On the CPU making it anew costs little, and weights that somebody has changed
+# through `.data`, as many do who average models, are never missed.
+KEPT_ON = ["cuda"]
+
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[_State, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
+_settled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_counted: bool = False) -> Value:
+    """What `make` gives, made once for as long as `module` lives and stays as it is: weights, layers, hooks.
+
+    Changes in place are noticed as far as PyTorch counts them: not those through `.data` or NumPy, nor any of
+    tensors made in inference mode. if_counted: nothing is kept of a module with such tensors, nor of one that is not
+    on a device of `KEPT_ON`. key: says what it is. `make` must read nothing else that can change, and the result must
+    not hold `module` itself.
+    """
+    known = _known.get(module)
+    if known is None or module not in _settled:
+        numbers, objects, counted = _numbers(module)
+        if if_counted and not (
+            counted and all(one.device.type in KEPT_ON for one in objects if isinstance(one, Tensor))
+        ):
+            return make()
+        if known is None or known[0].numbers != numbers or [0 for one in known[0].objects if one() is None]:
+            storages = [StorageWeakRef(one.untyped_storage()) for one in objects if isinstance(one, Tensor)]
+            known = _known[module] = _State(numbers, [weakref.ref(one) for one in objects], storages), {}
+    values = known[1]
+    if key in values:
+        value: Value = values[key]
+        return value
+    value = make()
+    if not capturing():
+        values[key] = value
+    return value
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured. What is made then holds nothing before the graph has been replayed."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def settle(module: Module) -> Module:
+    """The module, of which `kept` needn't ask any more whether it has changed: a copy that nobody else has."""
+    _settled.add(module)
+    return module
+
+
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """The module and all below it, each once: as `modules()`, which takes longer to name them."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[nn.Module | None] = [module]
+    while waiting:
+        part = waiting.pop()
+        if part is not None and id(part) not in found:
+            found[id(part)] = part
+            if part._modules:
+                waiting += part._modules.values()
+    return list(found.values())
+
+
+def edits(tensor: Tensor) -> int:
+    """How often a tensor was changed in place, as far as PyTorch counts that."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
+    """What to compare, the objects whose ids are in it, and whether all changes in place are counted in it."""
+    parts = parts_of(module)
+    groups = [group for part in parts for group in (part._parameters, part._buffers) if group]
+    tensors = [tensor for group in groups for tensor in group.values() if tensor is not None]
+    # Flat lists of numbers: this runs for every picture, over hundreds of tensors.
+    numbers: list[Any] = [id(one) for one in tensors]
+    numbers += [id(part) for part in parts]
+    numbers += [tensor.data_ptr() for tensor in tensors]
+    # Casts swap a tensor's storage, uncounted; the new one may lie where the old one was.
+    numbers += [tensor.untyped_storage()._cdata for tensor in tensors]
+    counted = True
+    try:
+        numbers += [tensor._version for tensor in tensors]
+    except RuntimeError:  # tensors made in inference mode
+        counted = False
+        numbers += [edits(tensor) for tensor in tensors]
+    numbers += [part.training for part in parts]
+    hooked = [part for part in parts if part._forward_hooks or part._forward_pre_hooks]
+    numbers += [(id(part), *part._forward_pre_hooks, *part._forward_hooks) for part in hooked]
+    # A `forward` of one layer's own, which wrappers put there.
+    numbers += [(id(part), id(part.__dict__["forward"])) for part in parts if "forward" in part.__dict__]
+    return numbers, tensors + parts, counted

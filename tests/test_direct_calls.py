@@ -1,0 +1,209 @@
+"""Operations that go past PyTorch's dispatcher to their CUDA sibling: when, and that it makes no difference.
+
+No GPU is needed: the emulator takes the kernels' place, and tensors may only say that they are on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastsam_core import ops
+from fastsam_core.ops import _direct, _native_cuda
+from fastsam_core.ops._attention import api
+from fastsam_core.ops._direct import goes_directly, unseen
+from fastsam_core.ops._native_cuda import on_device_of
+from siblings import EMULATED, emulated, names_of
+from test_attention import example, windowed_example
+from test_attention_half import cast
+
+CALLS = [
+    ("attention", example(5, 6, 4, dim=64)),
+    ("attention", example(4, 36, dim=64)),
+    ("windowed_attention", windowed_example(6, 5, 4, dim=32)),
+]
+
+
+class Seen(TorchDispatchMode):
+    """Keeps the names of this package's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "fastsam_core":
+            self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(EMULATED not in names_of("attention"), reason="the compiled operations are off")
+@pytest.mark.parametrize(("op", "arguments"), CALLS)
+@torch.no_grad()
+def test_a_direct_call_gives_what_the_sibling_gives(
+    monkeypatch: pytest.MonkeyPatch, op: str, arguments: tuple[Any, ...]
+) -> None:
+    given = cast(arguments, torch.float16)
+    expected = ops.siblings(op)[EMULATED](*given)
+    asked: list[tuple[Tensor | None, ...]] = []
+
+    def goes(*tensors: Tensor | None) -> bool:
+        asked.append(tensors)
+        return True
+
+    with Seen() as seen, _native_cuda.use_module(emulated):
+        monkeypatch.setattr(api, "goes_directly", goes)
+        assert torch.equal(getattr(ops, op)(*given), expected)
+        assert seen.names == []
+        monkeypatch.setattr(api, "goes_directly", lambda *tensors: False)
+        getattr(ops, op)(*given)
+        assert seen.names == [op]
+    # All tensors were looked at, so that none of another kind gets there.
+    wanted = [value for value in given if isinstance(value, Tensor)]
+    assert [id(tensor) for tensor in asked[0] if tensor is not None] == [id(tensor) for tensor in wanted]
+
+
+def test_what_sees_operations() -> None:
+    assert torch.is_grad_enabled() and not unseen()
+    with torch.inference_mode():
+        assert unseen()
+    with torch.no_grad():
+        assert unseen()
+        with torch.enable_grad():
+            assert not unseen()
+        with Seen():
+            assert not unseen()
+        with TorchFunctionMode():
+            assert not unseen()
+        with FakeTensorMode():
+            assert not unseen()
+        with torch.device("cpu"):
+            assert not unseen()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+            assert not unseen()
+        assert unseen()
+
+
+@torch.no_grad()
+def test_transforms_tracers_and_compilers_see_operations() -> None:
+    said: list[bool] = []
+
+    def ask(x: Tensor) -> Tensor:
+        said.append(unseen())
+        return x + 1
+
+    torch.func.vmap(ask)(torch.zeros(2))
+    torch.func.functionalize(ask)(torch.zeros(2))
+    torch.jit.trace(ask, torch.zeros(2), check_trace=False)
+    torch.fx.experimental.proxy_tensor.make_fx(ask)(torch.zeros(2))
+    torch.fx.experimental.proxy_tensor.make_fx(ask, pre_dispatch=True)(torch.zeros(2))
+    assert said and not any(said)
+
+    def branch(x: Tensor) -> Tensor:
+        return x + 1 if unseen() else x + 2
+
+    torch._dynamo.reset()
+    assert torch.compile(branch, fullgraph=True, backend="eager")(torch.zeros(1)).item() == 2
+    assert branch(torch.zeros(1)).item() == 1
+
+
+class Marked(Tensor):
+    """A subclass, as those that stand for several tensors or for quantised ones."""
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that are in use, as far as operations can tell."""
+    monkeypatch.setattr(_direct, "cuda_module", ModuleType("_cuda"))
+
+
+@pytest.mark.usefixtures("kernels")
+@torch.no_grad()
+def test_which_tensors_go_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        fake = torch.empty(2, device="cuda", dtype=torch.float16)
+    assert fake.is_cuda and not goes_directly(fake)
+    # A type that is known to be plain takes the place of PyTorch's own, of which there is none on a GPU here.
+    monkeypatch.setattr(_direct, "_PLAIN", (type(fake),))
+    assert goes_directly(fake) and goes_directly(fake, None, fake)
+    assert not goes_directly(fake, torch.empty(2)) and not goes_directly(fake, nn.Parameter(torch.empty(2)))
+    assert not goes_directly(fake, torch.empty(2).as_subclass(Marked))
+    with torch.enable_grad():
+        assert not goes_directly(fake)
+    monkeypatch.setattr(_direct, "cuda_module", None)
+    assert not goes_directly(fake)
+
+
+@pytest.mark.usefixtures("kernels")
+@torch.no_grad()
+def test_tensors_on_the_cpu_and_sparse_ones_never_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not goes_directly(torch.empty(2)) and not goes_directly(nn.Parameter(torch.empty(2)))
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    assert goes_directly(torch.empty(2), nn.Parameter(torch.empty(2)))
+    assert not goes_directly(torch.empty(2), torch.eye(2).to_sparse())
+    assert not goes_directly(torch.empty(2).as_subclass(Marked))
+
+
+class Device:
+    """What PyTorch knows of its current device, for two GPUs that aren't there."""
+
+    def __init__(self) -> None:
+        self.current, self.switched = 0, list[int]()
+
+    def device(self, index: int) -> Any:
+        before = self.current
+
+        class Switch:
+            def __enter__(_) -> None:
+                self.current = index
+                self.switched.append(index)
+
+            def __exit__(_, *error: object) -> None:
+                self.current = before
+
+        return Switch()
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    found = Device()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: found.current)
+    monkeypatch.setattr(torch.cuda, "device", found.device)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)
+    module = ModuleType("_cuda")
+    module.EMULATED = False
+    with _native_cuda.use_module(module):
+        yield found
+
+
+def test_a_kernel_starts_on_its_tensors_device(two_gpus: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        first, second = (torch.empty(2, device=f"cuda:{index}") for index in range(2))
+    with on_device_of(first, first) as (module, stream):
+        assert (module.EMULATED, stream, two_gpus.current, two_gpus.switched) == (False, 1000, 0, [])
+    with pytest.raises(KeyError), on_device_of(second) as (_, stream):
+        assert (stream, two_gpus.current) == (1001, 1)
+        with on_device_of(first) as (_, stream):
+            assert (stream, two_gpus.current) == (1000, 0)
+        assert two_gpus.current == 1
+        raise KeyError
+    assert (two_gpus.current, two_gpus.switched) == (0, [1, 0])
+    with pytest.raises(ValueError, match="on one 'cuda' device; got cuda:0, cuda:1"):
+        on_device_of(first, second)
+    with pytest.raises(ValueError, match="on one 'cuda' device; got cpu"):
+        on_device_of(torch.empty(2))
+    # A PyTorch that lacks the short way to a stream has the long one.
+    monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream")
+    stream_of = type("Stream", (), {})
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream_of)
+    stream_of.cuda_stream = 7
+    with on_device_of(first) as (_, stream):
+        assert stream == 7

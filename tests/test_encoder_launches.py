@@ -1,0 +1,251 @@
+"""The ViT encoder's inference in PyTorch, which is how it runs on a GPU: what is launched, in what order in memory.
+
+Tensors on the CPU, in half precision so that the native operations leave them alone, take the way of those on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastsam_core import ops
+from fastsam_core.models import image_encoder
+from fastsam_core.models.image_encoder import Block, ImageEncoderViT, PatchEmbed
+from fastsam_core.models.native import is_plain, parts_of
+from test_models import randomised
+
+DTYPE = torch.bfloat16
+DEPTH = 12
+# No kernel runs for these: they say where in memory a result lies.
+VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "unfold", "slice", "expand", "detach", "alias"}
+# Strided, these are slow, or make a copy first.
+IN_ORDER = {"native_layer_norm", "addmm", "add", "add_", "gelu", "gelu_", "attention"}
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations by name, and keeps the names of those of IN_ORDER that got a tensor in pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts, self.strided = Counter[str](), list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.counts[name] += 1
+        activations = [arg for arg in args if isinstance(arg, Tensor) and not isinstance(arg, nn.Parameter)]
+        # The weight of a linear layer comes transposed, which costs nothing.
+        given = activations[:1] if name == "addmm" else activations
+        if name in IN_ORDER and not all(tensor.is_contiguous() for tensor in given):
+            self.strided.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def launches(self) -> Counter[str]:
+        return Counter({name: count for name, count in self.counts.items() if name not in VIEWS})
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderViT:
+    """As deep as ViT-B, with attention in a single step, as where kernels serve it."""
+    torch.manual_seed(0)
+    made = randomised(ImageEncoderViT(32, DEPTH, 2, (2, 5, 8, 11), image_size=96, window_size=4, out_channels=8))
+
+    def attention(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, heads: int, *window: Any) -> Tensor:
+        assert qkv.is_contiguous() and rel_pos_h.dtype == rel_pos_w.dtype == qkv.dtype
+        return torch.tanh(qkv.view(*qkv.shape[:3], 3, -1).sum(3))
+
+    monkeypatch.setattr(ops, "attention", attention)
+    monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+    assert isinstance(made, ImageEncoderViT)
+    return made.eval().to(DTYPE)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1)).to(DTYPE)
+
+
+@torch.no_grad()
+def test_a_block_is_ten_launches(encoder: ImageEncoderViT, images: Tensor) -> None:
+    with Watch() as watch:
+        encoder(images)
+    attention = {"sum": DEPTH, "tanh": DEPTH}
+    # A block has two LayerNorms, four linear layers, a GELU and two sums. The neck has two LayerNorms more and, like
+    # the patch embedding, convolutions; of that one's result a copy is made, to which the positions are added.
+    ours = {"native_layer_norm": 2, "addmm": 4, "gelu_": 1, "add_": 2}
+    expected = {name: DEPTH * count for name, count in ours.items()} | attention
+    expected["native_layer_norm"] += 2
+    assert watch.launches() == Counter({**expected, "convolution": 3, "clone": 1, "add": 1})
+
+
+@pytest.mark.parametrize("size", [96, 64, 112])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_tokens_lie_in_order_in_memory(encoder: ImageEncoderViT, images: Tensor, gradients: bool, size: int) -> None:
+    images = images.repeat(1, 1, 2, 2)[..., :size, :size]
+    lie: list[bool] = []
+    handles = [
+        part.register_forward_hook(lambda module, inputs, output: lie.append(output.is_contiguous()))
+        for part in encoder.modules()
+        if isinstance(part, (PatchEmbed, Block, nn.LayerNorm, nn.Linear))
+    ]
+    with torch.set_grad_enabled(gradients), Watch() as watch:
+        encoder(images)
+    assert lie and all(lie)
+    for handle in handles:
+        handle.remove()
+    with torch.set_grad_enabled(gradients), Watch() as watch:
+        result = encoder(images)
+    # What the neck makes of them may be in the order of its convolutions.
+    assert watch.strided[:-1] == [] and watch.strided in ([], ["native_layer_norm"])
+    assert result.shape == (2, 8, size // 16, size // 16)
+
+
+def test_calls_of_modules_give_the_same_bits(encoder: ImageEncoderViT, images: Tensor) -> None:
+    with torch.no_grad():
+        short = encoder(images)
+        kept = images.clone()
+        # A hook on one layer sends all of them the long way.
+        handle = encoder.blocks[3].mlp.lin1.register_forward_hook(lambda *_: None)
+        assert torch.equal(encoder(images), short)
+        handle.remove()
+    assert torch.equal(encoder(images), short)
+    assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("how", ["hook", "pre-hook", "global hook", "identity", "subclass", "forward"])
+@torch.no_grad()
+def test_altered_layers_are_called(encoder: ImageEncoderViT, images: Tensor, how: str) -> None:
+    block, called = encoder.blocks[7], []
+    norm = block.norm2
+
+    class Norm(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            called.append("subclass")
+            return super().forward(x)
+
+    class Nothing(nn.Identity):
+        def forward(self, x: Tensor) -> Tensor:
+            called.append("identity")
+            return x
+
+    handles = []
+    if how == "hook":
+        handles.append(norm.register_forward_hook(lambda *_: called.append(how)))
+    elif how == "pre-hook":
+        handles.append(norm.register_forward_pre_hook(lambda *_: called.append(how)))
+    elif how == "global hook":
+        hook: Callable[..., None] = lambda module, *_: called.append(how) if module is norm else None  # noqa: E731
+        handles.append(nn.modules.module.register_module_forward_hook(hook))
+    elif how == "identity":
+        block.norm2 = Nothing()
+    elif how == "subclass":
+        block.norm2 = Norm(32).to(DTYPE)
+    else:
+        usual = norm.forward
+        norm.forward = lambda x: called.append(how) or usual(x)
+    try:
+        encoder(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert called == [how]
+    assert is_plain(encoder) is bool(handles)
+
+
+@torch.no_grad()
+def test_a_layer_of_pytorch_in_anothers_place_is_called(encoder: ImageEncoderViT, images: Tensor) -> None:
+    usual = encoder(images)
+    encoder.blocks[1] = nn.Identity()
+    assert not torch.equal(encoder(images), usual)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 112), (100, 39)])
+def test_patches_by_a_product_are_the_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = PatchEmbed(24, 16).double()
+    images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    wanted, given = layer(images), layer.by_product(images)
+    assert given.shape == (2, size[0] // 16, size[1] // 16, 24) and given.is_contiguous() and wanted.is_contiguous()
+    torch.testing.assert_close(given, wanted, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(given)
+    gradients = [torch.autograd.grad((each * weights).sum(), [images, *layer.parameters()]) for each in (wanted, given)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
+
+
+def on_gpu(layer: PatchEmbed) -> PatchEmbed:
+    """The layer with weights that say they are on a GPU; within a FakeTensorMode."""
+    for name, value in layer.proj.named_parameters():
+        fake = torch.empty(value.shape, device="cuda", dtype=DTYPE)
+        setattr(layer.proj, name, nn.Parameter(fake, requires_grad=False))
+    return layer
+
+
+@pytest.mark.parametrize("altered", ["no", "hook", "stride", "padding", "adapter", "exported"])
+def test_on_a_gpu_patches_go_by_a_product_unless_the_convolution_is_altered(
+    altered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = PatchEmbed(24, 16)
+    if altered == "stride":
+        layer.proj = nn.Conv2d(3, 24, 16, stride=8)
+    if altered == "padding":
+        layer.proj = nn.Conv2d(3, 24, 16, stride=16, padding=8)
+    if altered == "adapter":
+        layer.proj = type("Adapter", (nn.Conv2d,), {})(3, 24, 16, stride=16)
+    if altered == "exported":
+        monkeypatch.setattr(image_encoder, "is_exporting", lambda: True)
+    if altered == "hook":
+        layer.proj.register_forward_hook(lambda *_: None)
+    convolved: list[Any] = []
+
+    def conv2d(x: Tensor, *others: Any) -> Tensor:
+        convolved.append(others)
+        return x.new_empty(1, 4, 4, 24).permute(0, 3, 1, 2)
+
+    monkeypatch.setattr(F, "conv2d", conv2d)  # a PyTorch without CUDA can't copy such tensors
+    with FakeTensorMode(), torch.no_grad():
+        on_gpu(layer)
+        images = torch.empty(1, 3, 64, 64, device="cuda", dtype=DTYPE)
+        with Watch() as watch:
+            tokens = layer(images)
+    assert tokens.shape == (1, 4, 4, 24) and tokens.is_contiguous() and tokens.device.type == "cuda"
+    assert len(convolved) == (altered != "no")
+    assert watch.counts["addmm"] == (altered == "no")
+
+
+@pytest.mark.parametrize("gpu_way", [False, True])
+@torch.no_grad()
+def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.MonkeyPatch, gpu_way: bool) -> None:
+    torch.manual_seed(0)
+    model = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=96, window_size=4, out_channels=8)).eval().to(DTYPE)
+    if gpu_way:
+        monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+        monkeypatch.setattr(PatchEmbed, "forward", lambda self, x: self._tiles() and self.by_product(x))
+    graphs: list[str] = []
+
+    def backend(graph: Any, given: Any) -> Any:
+        graphs.append(graph.code)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=0)
+    (code,) = graphs
+    assert code.count("torch.ops.fastsam_core.attention") == (2 if gpu_way else 0)
+    assert "aten.gelu_" not in code  # the compiler has its own ways to save memory
+
+
+def test_parts_are_those_of_modules(encoder: ImageEncoderViT) -> None:
+    shared = nn.Linear(2, 2)
+    nested = nn.Sequential(shared, nn.Sequential(shared, nn.ReLU()), nn.ReLU())
+    nested.register_module("absent", None)
+    for module in (encoder, nested, nn.Sequential()):
+        assert set(parts_of(module)) == set(module.modules())
+        assert len(parts_of(module)) == len(list(module.modules()))

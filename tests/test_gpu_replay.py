@@ -1,0 +1,333 @@
+"""Image encoders replayed from CUDA graphs, on a GPU: `pytest -m gpu`. The logic around them is in test_replay.py."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastsam_core.models import registry, replay
+from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.kept import kept
+from fastsam_core.models.precision import in_dtype
+from fastsam_core.models.replay import Graphs, Replay, encode
+from fastsam_core.models.sam_model import SamModel
+from test_models import randomised
+
+pytestmark = pytest.mark.gpu
+
+HALF = torch.bfloat16
+SIZES = {"vit": 1024, "nano": 512}
+each_encoder = pytest.mark.parametrize("name", SIZES)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "1")
+    if reason := replay._read_switch():
+        pytest.skip(reason)
+    monkeypatch.setattr(replay, "off", "")
+    replay.warn_once.cache_clear()
+    give_back()
+    yield
+    give_back()
+
+
+def give_back() -> None:
+    """All memory that nobody uses, that of other tests' graphs above all: beside such there are none of ours."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+
+
+def pools() -> set[Any]:
+    return {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
+
+
+def encoder_of(name: str) -> nn.Module:
+    """A ViT of two blocks, one of each kind, with the kernels' head dimension; the bundled model's TinyViT."""
+    torch.manual_seed(0)
+    if name == "vit":
+        made: nn.Module = randomised(ImageEncoderViT(128, 2, 2, (1,), image_size=SIZES[name]))
+    else:
+        model = registry.build("sam_nano")
+        assert isinstance(model, SamModel)
+        made = model.image_encoder
+    return made.cuda().eval()
+
+
+def picture(name: str, seed: int, batch: int = 1) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(batch, 3, SIZES[name], SIZES[name], generator=generator, device="cuda")
+
+
+def usual(encoder: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = encoder(images.to(next(encoder.parameters()).dtype))
+    return result
+
+
+def graphs_of(encoder: nn.Module) -> list[Replay]:
+    graphs = kept(encoder, "graphs", Graphs)
+    assert not graphs._refused
+    return [one for one in graphs._known.values() if isinstance(one, Replay)]
+
+
+def check(encoder: nn.Module, name: str, calls: int = 4, batch: int = 1, first: int = 0) -> None:
+    """So many calls, each with the bits of the encoder by itself; later ones are made before earlier ones are read."""
+    images = [picture(name, seed, batch) for seed in range(first, first + calls)]
+    expected = [usual(encoder, one) for one in images]
+    with torch.no_grad():
+        results = [encode(encoder, one) for one in images]
+    for call, (result, wanted) in enumerate(zip(results, expected, strict=True)):
+        assert not wanted.isnan().any()
+        assert torch.equal(result, wanted) and result.stride() == wanted.stride(), call
+
+
+@each_encoder
+@pytest.mark.parametrize("dtype", [None, torch.float16, HALF])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_equal_bits(name: str, dtype: Any, batch: int, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = in_dtype(encoder_of(name), dtype)
+    check(encoder, name, 8, batch)
+    assert len(graphs_of(encoder)) == 1 and not caplog.records
+    check(encoder, name, 4, 3 - batch)
+    assert len(graphs_of(encoder)) == 2
+    check(encoder, name, 4, batch, first=8)
+
+
+@each_encoder
+def test_through_the_model(name: str) -> None:
+    model = registry.build("sam_nano").cuda().eval()
+    assert isinstance(model, SamModel)
+    model.image_encoder = encoder_of(name)
+    model.set_image_size(SIZES[name])
+    half = in_dtype(model.image_encoder, HALF)
+    for seed in range(6):
+        images = picture(name, seed)
+        with torch.inference_mode() if seed % 2 else torch.no_grad():
+            assert torch.equal(model.encode_image(images, HALF), usual(half, images))
+    assert len(graphs_of(half)) == 1
+
+
+@each_encoder
+@pytest.mark.parametrize("dtype", [None, HALF])
+def test_changed_weights(name: str, dtype: Any) -> None:
+    encoder = encoder_of(name)
+    before = None
+    for _ in range(3):
+        check(in_dtype(encoder, dtype), name, 5)
+        (graph,) = graphs_of(in_dtype(encoder, dtype))
+        assert graph is not before
+        before = graph
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.mul_(1.01)
+
+
+@each_encoder
+@pytest.mark.parametrize("made_in", [torch.inference_mode, torch.no_grad])
+def test_inference_mode_and_no_gradients_alike(name: str, made_in: type[AbstractContextManager[None]]) -> None:
+    with made_in():
+        encoder = encoder_of(name)
+    for each in (encoder, in_dtype(encoder, HALF)):
+        for seed in range(8):
+            images = picture(name, seed)
+            expected = usual(each, images)
+            with torch.inference_mode() if seed % 2 == 0 else torch.no_grad():
+                result = encode(each, images)
+            assert torch.equal(result, expected), seed
+        assert len(graphs_of(each)) == 1
+
+
+@each_encoder
+def test_streams(name: str) -> None:
+    encoder = in_dtype(encoder_of(name), HALF)
+    check(encoder, name)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        check(encoder, name)
+    torch.cuda.synchronize()
+    assert len(graphs_of(encoder)) == 2
+    # At once, and each in the order of its stream: late pictures, early reuse.
+    late = [picture(name, seed) for seed in (11, 12)]
+    expected = [usual(encoder, one) for one in late]
+    given = [torch.zeros_like(one) for one in late]
+    torch.cuda.synchronize()
+    results = []
+    for on, to, images in zip((torch.cuda.current_stream(), stream), given, late, strict=True):
+        with torch.cuda.stream(on), torch.no_grad():
+            torch.cuda._sleep(20_000_000)
+            to.copy_(images)
+            results.append(encode(encoder, to))
+            to.zero_()
+    torch.cuda.synchronize()
+    assert all(torch.equal(result, wanted) for result, wanted in zip(results, expected, strict=True))
+
+
+@each_encoder
+def test_inside_somebody_elses_capture(name: str) -> None:
+    encoder = in_dtype(encoder_of(name), HALF)
+    check(encoder, name)
+    images, others = picture(name, 1), picture(name, 2)
+    expected = usual(encoder, others)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        result = encode(encoder, images)
+    images.copy_(others)
+    graph.replay()
+    assert torch.equal(result, expected)
+    check(encoder, name)
+    assert len(graphs_of(encoder)) == 1
+
+
+@each_encoder
+def test_beside_a_thread_that_allocates_and_computes(name: str) -> None:
+    encoder, stop, errors = encoder_of(name), threading.Event(), list[BaseException]()
+
+    def work() -> None:
+        try:
+            stream, step = torch.cuda.Stream(), 0
+            with torch.cuda.stream(stream), torch.no_grad():
+                a = torch.ones(256, 256, device="cuda")
+                while not stop.is_set():
+                    step += 1
+                    piece = torch.full((step % 50 * 100_003 + 1,), 1.0, device="cuda")
+                    assert float((a @ a)[0, 0]) == 256 and float(piece.sum()) > 0
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(8):  # a capture each time
+            check(in_dtype(encoder, HALF), name, 6)
+            assert len(graphs_of(in_dtype(encoder, HALF))) == 1
+            with torch.no_grad():
+                next(encoder.parameters()).mul_(1.5)
+    finally:
+        stop.set()
+        thread.join()
+    assert not errors, errors
+
+
+@each_encoder
+def test_threads_on_streams_of_their_own(name: str) -> None:
+    encoder = in_dtype(encoder_of(name), HALF)
+    pictures = [picture(name, seed) for seed in range(3)]
+    expected = [usual(encoder, one) for one in pictures]
+    torch.cuda.synchronize()
+    wrong, errors = list[int](), list[BaseException]()
+
+    def work(seed: int) -> None:
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()), torch.no_grad():
+                for _ in range(30):
+                    if not torch.equal(encode(encoder, pictures[seed]), expected[seed]):
+                        wrong.append(seed)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and not errors, (wrong, errors)
+    assert graphs_of(encoder)
+
+
+@each_encoder
+def test_memory_stays_flat_and_goes_with_the_encoder(name: str) -> None:
+    images = picture(name, 0)
+    give_back()
+    before, pools_before = torch.cuda.memory_allocated(), pools()
+    encoder = encoder_of(name)
+    half = in_dtype(encoder, HALF)
+    with torch.no_grad():
+        for _ in range(8):
+            encode(half, images)
+        torch.cuda.synchronize()
+        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+        for _ in range(200):
+            encode(half, images)
+        torch.cuda.synchronize()
+    assert len(graphs_of(half)) == 1
+    assert torch.cuda.memory_allocated() == allocated and torch.cuda.memory_reserved() == reserved
+    assert len(pools() - pools_before) == 1
+    del encoder, half
+    give_back()
+    assert pools() <= pools_before | {(0, 0)}
+    # Less than the images that a graph would have held.
+    assert torch.cuda.memory_allocated() - before < images.numel()
+
+
+def test_a_graph_without_memory_is_done_without(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = in_dtype(encoder_of("vit"), HALF)
+    check(encoder, "vit", 2)
+    images = picture("vit", 2)
+    expected = [usual(encoder, images) for _ in range(4)].pop()  # room for what is computed below, but not for a graph
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
+    try:
+        with torch.no_grad():
+            results = [encode(encoder, images) for _ in range(3)]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert all(torch.equal(result, expected) for result in results)
+    assert len(caplog.messages) == 1 and "(OutOfMemoryError)" in caplog.text
+    check(in_dtype(encoder_of("vit"), HALF), "vit")
+
+
+# What may spoil a capture for what comes after it in the process stands last.
+@pytest.mark.parametrize("spoilt", ["begin", "end", "inside"])
+def test_after_a_capture_that_failed_all_is_as_before(
+    spoilt: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = in_dtype(encoder_of("vit"), HALF)
+    forward, capture_end = ImageEncoderViT.forward, torch.cuda.CUDAGraph.capture_end
+    images = picture("vit", 0)
+    expected = usual(encoder, images)
+
+    def waiting(self: Any, x: Tensor) -> Tensor:
+        result = forward(self, x)
+        torch.cuda.current_stream().synchronize()  # which a capture doesn't survive
+        return result
+
+    def ending(self: Any) -> None:
+        capture_end(self)
+        raise RuntimeError("on purpose")
+
+    def beginning(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        if spoilt == "inside":
+            patch.setattr(ImageEncoderViT, "forward", waiting)
+        elif spoilt == "begin":
+            patch.setattr(torch.cuda.CUDAGraph, "capture_begin", beginning)
+        else:
+            patch.setattr(torch.cuda.CUDAGraph, "capture_end", ending)
+        for _ in range(5):
+            assert torch.equal(encode(encoder, images), expected)
+    assert [record.levelname for record in caplog.records] == ["WARNING"], caplog.text
+    torch.cuda.synchronize()
+    # Random numbers, memory that two streams share, and other graphs.
+    assert not torch.equal(torch.randn(9, device="cuda"), torch.randn(9, device="cuda"))
+    stream, shared = torch.cuda.Stream(), torch.ones(1 << 20, device="cuda")
+    with torch.cuda.stream(stream):
+        shared.add_(1)
+    shared.record_stream(stream)
+    del shared
+    torch.cuda.synchronize()
+    again = in_dtype(encoder_of("vit"), HALF)
+    check(again, "vit", 6)
+    assert len(graphs_of(again)) == 1

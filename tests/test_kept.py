@@ -1,0 +1,322 @@
+"""What is kept of a model's weights between images: never stale, never in the way, and few steps for the next image."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastsam_core.models import decoder_features, sam_model
+from fastsam_core.models import kept as kept_module
+from fastsam_core.models.decoder_features import prepared
+from fastsam_core.models.decoder_gpu import GpuImage
+from fastsam_core.models.decoder_tiled import TiledImage
+from fastsam_core.models.kept import kept
+from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.precision import in_dtype
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.ops._native import cpu_module
+from small_model import small_model
+
+SIZE = 128
+POINTS = torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(1)) * SIZE
+LABELS = torch.ones(6, 1, dtype=torch.int64)
+native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_module, "KEPT_ON", ["cuda", "cpu"])
+
+
+def model_of(dtype: torch.dtype = torch.float32) -> SamModel:
+    model = small_model().eval()
+    model.set_image_size(SIZE)
+    return model.to(dtype)
+
+
+def embedding_of(model: SamModel, seed: int = 0) -> Tensor:
+    grid = SIZE // 16
+    shape = 1, model.prompt_encoder.embed_dim, grid, grid
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def decoded(model: SamModel, on_gpu: bool = False) -> list[Tensor]:
+    """Of an image, by what the CPU has or, computed by PyTorch, as on a GPU."""
+    image = model.prepare(embedding_of(model))
+    if on_gpu:
+        image._folded = GpuImage(image.decoder, image.embedding, image.position, image.no_mask)
+    folded = image._folded or image.folded
+    tokens = model.prompt_encoder.sparse(POINTS, LABELS, None).to(image.dtype)
+    found = folded.decode(tokens)
+    return [found.predicted_iou(), found.logits(range(6), [1, 2, 3, 0, 1, 2])]
+
+
+def untouched(model: SamModel) -> SamModel:
+    """A copy, of which nothing is kept yet."""
+    return copy.deepcopy(model)
+
+
+def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def in_place(model: SamModel) -> None:
+    with torch.no_grad():
+        model.mask_decoder.transformer.blocks[1].cross_attn_image_to_token.out_proj.weight.mul_(1.5)
+
+
+def upscaling(model: SamModel) -> None:
+    with torch.no_grad():
+        model.mask_decoder.output_upscaling[3].weight.mul_(1.5)
+
+
+def loaded(model: SamModel) -> None:
+    model.load_state_dict({name: value * 1.25 for name, value in model.state_dict().items()})
+
+
+def position(model: SamModel) -> None:
+    model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(1.5)
+
+
+def replaced(model: SamModel) -> None:
+    layer = model.mask_decoder.transformer.blocks[0].cross_attn_token_to_image
+    layer.k_proj = nn.Linear(layer.k_proj.in_features, layer.k_proj.out_features).to(model.dtype).eval()
+
+
+def number(model: SamModel) -> None:
+    for norm in (model.mask_decoder.transformer.blocks[0].norm4, model.mask_decoder.output_upscaling[1]):
+        norm.eps = 0.5
+
+
+@pytest.mark.parametrize("change", [in_place, upscaling, loaded, position, replaced, number])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_change_of_the_model_is_noticed(change: Callable[[SamModel], None], on_gpu: bool) -> None:
+    if not on_gpu and cpu_module is None:
+        pytest.skip("the compiled operations are off")
+    model = model_of(torch.bfloat16 if on_gpu else torch.float32)
+    before = decoded(model, on_gpu)
+    assert same(decoded(model, on_gpu), before)
+    change(model)
+    after = decoded(model, on_gpu)
+    assert not same(after, before) and same(after, decoded(untouched(model), on_gpu))
+
+
+@torch.no_grad()
+def test_a_cast_is_noticed() -> None:
+    model = model_of()
+    decoded(model)
+    model.to(torch.float16)
+    assert same(decoded(model, on_gpu=True), decoded(untouched(model), on_gpu=True))
+    model.to(torch.bfloat16)
+    assert same(decoded(model, on_gpu=True), decoded(untouched(model), on_gpu=True))
+    model.to(torch.float32)  # whose numbers are no longer those from before
+    assert same(decoded(model), decoded(untouched(model)))
+
+
+def test_copies_and_pickles_go_on_alone() -> None:
+    model = model_of()
+    del model.encode_image  # a test double, which has no pickle
+    before, keys = decoded(model), list(model.state_dict())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert list(twin.state_dict()) == keys and same(decoded(twin), before)
+        in_place(twin)
+        assert not same(decoded(twin), before) and same(decoded(model), before)
+
+
+@native
+def test_weights_are_read_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    make = decoder_features.decoder_weights
+    monkeypatch.setattr(decoder_features, "decoder_weights", lambda decoder: made.append(0) or make(decoder))
+    model = model_of()
+    for _ in range(3):
+        decoded(model)
+    assert len(made) == 1
+    with torch.no_grad():
+        model.train()
+        for _ in range(2):
+            prepared(model.mask_decoder)
+        model.eval()
+    assert len(made) == 3  # in training nothing is kept
+    for _ in range(2):  # nor where gradients are wanted
+        prepared(model.mask_decoder)
+    assert len(made) == 5
+
+
+@native
+@torch.no_grad()
+def test_tensors_whose_changes_are_not_counted_are_read_anew() -> None:
+    with torch.inference_mode():
+        model = model_of()
+        before = decoded(model)
+        in_place(model)
+        after = decoded(model)
+        assert not same(after, before) and same(after, decoded(untouched(model)))
+
+
+def test_what_is_kept_goes_with_its_module() -> None:
+    gc.collect()  # those of other tests
+    module = nn.Linear(2, 2)
+    gone = weakref.ref(kept(module, "a", lambda: nn.Linear(1, 1)))
+    assert kept(module, "a", lambda: None) is gone() and kept(module, "b", lambda: None) is None
+    entries = len(kept_module._known)
+    with torch.no_grad():
+        module.weight.add_(1)
+    assert kept(module, "a", lambda: None) is None
+    del module
+    gc.collect()
+    assert gone() is None and len(kept_module._known) == entries - 1
+
+
+def test_another_parameter_with_the_same_numbers_is_another() -> None:
+    module = nn.Linear(2, 2)
+    first = kept(module, "a", object)
+    numbers = kept_module._numbers(module)[0]
+    known = kept_module._known[module][0]
+    assert kept(module, "a", object) is first and known.numbers == numbers
+    known.objects[0] = weakref.ref(nn.Linear(1, 1))  # one that is no longer alive
+    assert kept(module, "a", object) is not first
+
+
+def test_another_storage_at_the_same_place_is_another() -> None:
+    module, memory = nn.Linear(2, 2), np.ones((2, 2), np.float32)
+    module.weight.data = torch.from_numpy(memory)
+    first = kept(module, "a", object)
+    place, version = module.weight.data_ptr(), module.weight._version
+    assert kept(module, "a", object) is first
+    memory[:] = 2  # as a cast to half precision and back may leave it
+    module.weight.data = torch.from_numpy(memory)
+    assert (module.weight.data_ptr(), module.weight._version) == (place, version)
+    assert kept(module, "a", object) is not first
+
+
+@torch.no_grad()
+def test_a_copy_in_another_dtype_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    half = in_dtype(model.mask_decoder, torch.bfloat16)
+    assert isinstance(half, MaskDecoder)
+    first = prepared(half, half=True)
+    looked: list[nn.Module] = []
+    numbers = kept_module._numbers
+    monkeypatch.setattr(kept_module, "_numbers", lambda module: looked.append(module) or numbers(module))
+    assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, half=True) is first
+    assert looked == [model.mask_decoder]
+    in_place(model)
+    changed = in_dtype(model.mask_decoder, torch.bfloat16)
+    assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, half=True) is not first
+
+
+def test_parts_are_those_of_pytorch() -> None:
+    model = model_of()
+    model.mask_decoder.again = model.mask_decoder.transformer
+    model.mask_decoder.none = None
+    model.mask_decoder.register_module("nothing", None)
+    assert {id(part) for part in kept_module.parts_of(model)} == {id(part) for part in model.modules()}
+    assert len(kept_module.parts_of(model)) == len(list(model.modules()))
+
+
+class Counted(TorchDispatchMode):
+    """How many operations are called that do more than look at a tensor in another way."""
+
+    VIEWS = ("view", "slice", "select", "transpose", "permute", "split", "unsqueeze", "detach", "expand", "t", "alias")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        self.count += name not in self.VIEWS and not name.startswith(("_unsafe_view", "as_strided", "new_empty"))
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_the_second_image_takes_few_steps() -> None:
+    """On a GPU each is a launch, while the GPU waits for what comes after."""
+    model = model_of(torch.bfloat16)
+
+    def prepare(seed: int) -> int:
+        with Counted() as counted:
+            image = model.prepare(embedding_of(model, seed))
+            _ = GpuImage(image.decoder, image.embedding, image.position, image.no_mask).features
+        return counted.count
+
+    first, second = prepare(0), prepare(1)
+    assert first > 200 and second <= 50, (first, second)
+
+
+@native
+@torch.no_grad()
+def test_few_steps_on_the_cpu_too() -> None:
+    decoder = model_of().mask_decoder
+    assert isinstance(decoder, MaskDecoder)
+    grid, channels = SIZE // 16, decoder.iou_token.embedding_dim
+    place, dense = torch.randn(1, channels, grid, grid), torch.randn(1, channels, 1, 1)
+
+    def prepare() -> int:
+        with Counted() as counted:
+            TiledImage(decoder, torch.randn(1, channels, grid, grid), place, dense)
+        return counted.count
+
+    assert prepare() > 150 and prepare() <= 50
+
+
+@torch.no_grad()
+def test_a_position_embedding_that_changes_is_read_anew() -> None:
+    decoder = model_of().mask_decoder
+    assert isinstance(decoder, MaskDecoder)
+    place = torch.randn(1, decoder.iou_token.embedding_dim, 8, 8)
+    own = prepared(decoder)
+    before = own.place(place)
+    assert prepared(decoder).place(place) is before
+    place.mul_(2)
+    assert torch.equal(own.place(place).given, 2 * before.given)
+    assert torch.equal(own.place(place.clone()).products, own.place(place).products)
+
+
+@torch.no_grad()
+def test_tokens_of_a_grid_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(torch.bfloat16)
+    made: list[int] = []
+    sparse = model.prompt_encoder.sparse
+    monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: made.append(0) or sparse(*given))
+    image = model.prepare(embedding_of(model))
+    wanted = sparse(POINTS, LABELS, None).to(image.dtype)
+    for _ in range(2):
+        assert torch.equal(model._point_tokens(image, POINTS, LABELS), wanted)
+    assert len(made) == 1
+    # Other points, labels, and weights.
+    assert not torch.equal(model._point_tokens(image, POINTS + 1, LABELS), wanted)
+    assert not torch.equal(model._point_tokens(image, POINTS, 0 * LABELS), wanted)
+    model.prompt_encoder.not_a_point_embed.weight.mul_(2)
+    assert not torch.equal(model._point_tokens(image, POINTS, LABELS), wanted)
+    assert len(made) == 4
+    for step in range(2 * sam_model._GRIDS_KEPT):
+        model._point_tokens(image, POINTS + step, LABELS)
+    values = kept_module._known[model.prompt_encoder][1]
+    grids = [value for key, value in values.items() if isinstance(key, tuple) and key[0] == "points"]
+    assert [len(grid) for grid in grids] == [sam_model._GRIDS_KEPT]
+
+
+@torch.no_grad()
+def test_on_a_cpu_changes_that_nobody_counts_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert kept_module.KEPT_ON == ["cuda"]
+    model = model_of()
+    before = decoded(model)
+    for weight in (model.mask_decoder.transformer.blocks[0].norm4.weight, model.prompt_encoder.no_mask_embed.weight):
+        weight.data.mul_(1.5)
+        after = decoded(model)
+        assert not any(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+        before = after

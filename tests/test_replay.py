@@ -1,0 +1,446 @@
+"""Image encoders replayed from CUDA graphs: when that is, and that nothing else is to be seen of it.
+
+Without a GPU: in a graph's place stands what runs the same function again and puts its result where the graph would.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastsam_core import doctor
+from fastsam_core.models import replay
+from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.kept import kept
+from fastsam_core.models.precision import in_dtype
+from fastsam_core.models.replay import MOST_GRAPHS, USES, Graphs, encode
+from fastsam_core.models.tiny_vit import TinyViT
+from small_model import small_model
+from test_models import randomised
+from test_native_cuda import gpu_tensor
+
+SIZE = 64
+
+
+class Again:
+    """A graph that runs what it has recorded anew, with what its tensors hold by then."""
+
+    def __init__(self, run: Callable[[], Tensor]) -> None:
+        self.run, self.replays = run, 0
+        self.result = run()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def replay(self) -> None:
+        self.replays += 1
+        self.result.copy_(self.run())
+
+
+class Stand:
+    """For the GPU: the graphs `made`, the current `place`, what recording `fails` with, memory to `spare`."""
+
+    def __init__(self) -> None:
+        self.made: list[Again] = []
+        self.place, self.spare = "stream 0", 1 << 40
+        self.fails: Exception | None = None
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Again, Tensor]:
+        assert not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        if self.fails is not None:
+            raise self.fails
+        graph = Again(run)
+        self.made.append(graph)
+        return graph, graph.result
+
+    @property
+    def replays(self) -> list[int]:
+        return [graph.replays for graph in self.made]
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
+    made = Stand()
+    monkeypatch.setattr(replay, "off", "")
+    monkeypatch.setattr(replay, "record", made.record)
+    monkeypatch.setattr(replay, "_on_gpu", lambda images: True)
+    monkeypatch.setattr(replay, "_elsewhere", lambda images: False)
+    monkeypatch.setattr(replay, "_place", lambda images: made.place)
+    monkeypatch.setattr(replay, "_spare_bytes", lambda: made.spare)
+    replay.warn_once.cache_clear()
+    return made
+
+
+def vit() -> ImageEncoderViT:
+    torch.manual_seed(0)
+    made = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=SIZE, window_size=3, out_channels=8)).eval()
+    assert isinstance(made, ImageEncoderViT)
+    return made
+
+
+def picture(seed: int = 0, batch: int = 1, size: int = SIZE) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def usual(encoder: nn.Module, images: Tensor) -> Tensor:
+    """By calling it, as a copy, of which nothing is kept."""
+    with torch.no_grad():
+        twin = copy.deepcopy(encoder)
+        return twin(images.to(next(twin.parameters()).dtype))
+
+
+def encode_all(encoder: nn.Module, seeds: range = range(USES), **given: Any) -> None:
+    """Calls, each with its result as usual."""
+    with torch.no_grad():
+        for seed in seeds:
+            images = picture(seed, **given)
+            assert torch.equal(encode(encoder, images), usual(encoder, images)), seed
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_third_call_records_and_later_ones_replay(stand: Stand, dtype: Any, mode: Any) -> None:
+    model = small_model()
+    del model.encode_image
+    model.set_image_size(SIZE)
+    assert isinstance(model.image_encoder, TinyViT)
+    plain = in_dtype(copy.deepcopy(model.image_encoder), dtype)
+    for call in range(6):
+        images = picture(call)
+        with mode():
+            expected = plain(images.to(dtype))
+            result = model.encode_image(images, dtype)
+        assert torch.equal(result, expected) and result.dtype == (dtype or torch.float32), call
+        assert result.stride() == expected.stride() and result.is_inference() == expected.is_inference()
+        assert stand.replays == ([] if call < 2 else [call - 2])
+
+
+def test_recorded_in_one_mode_and_replayed_in_another(stand: Stand) -> None:
+    with torch.inference_mode():
+        encoder = vit()  # with tensors that aren't to be changed outside, and count no changes
+    for seed in range(8):
+        images = picture(seed)
+        with torch.inference_mode() if seed % 2 == 0 else torch.no_grad():
+            assert torch.equal(encode(encoder, images), usual(encoder, images))
+    assert stand.replays == [5]
+    with torch.inference_mode():
+        encoder.neck[0].weight.mul_(2)
+    encode_all(encoder, range(8, 10))
+    assert stand.replays == [7]  # which read the weights where they are
+
+
+def test_shapes_streams_and_settings_have_graphs_of_their_own(stand: Stand) -> None:
+    encoder = vit()
+    encode_all(encoder, range(4))
+    encode_all(encoder, range(4), batch=2)
+    stand.place = "stream 1"
+    encode_all(encoder, range(4))
+    assert stand.replays == [1, 1, 1]
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = not deterministic
+    try:
+        encode_all(encoder, range(4))
+    finally:
+        torch.backends.cudnn.deterministic = deterministic
+    stand.place = "stream 0"
+    encode_all(encoder, range(1))
+    encode_all(encoder, range(1), batch=2)
+    assert stand.replays == [2, 2, 1, 1]
+    encode_all(in_dtype(encoder, torch.bfloat16), range(4))
+    assert stand.replays == [2, 2, 1, 1, 1]
+
+
+def test_results_belong_to_the_caller(stand: Stand) -> None:
+    encoder = vit()
+    encode_all(encoder)
+    with torch.no_grad():
+        images = picture(1)
+        first = encode(encoder, images)
+        kept_images, kept_first = images.clone(), first.clone()
+        second = encode(encoder, picture(2))
+        assert torch.equal(images, kept_images) and torch.equal(first, kept_first) and not torch.equal(first, second)
+        first.zero_()
+        assert torch.equal(encode(encoder, images), kept_first)
+
+
+def in_place(encoder: ImageEncoderViT) -> None:
+    with torch.no_grad():
+        encoder.blocks[1].attn.rel_pos_h.mul_(3)
+
+
+def loaded(encoder: ImageEncoderViT) -> None:
+    encoder.load_state_dict({name: value * 1.25 for name, value in encoder.state_dict().items()})
+
+
+def replaced(encoder: ImageEncoderViT) -> None:
+    encoder.blocks[0].mlp.lin1 = nn.Linear(32, 128).eval()
+
+
+def data(encoder: ImageEncoderViT) -> None:
+    encoder.pos_embed.data = encoder.pos_embed.data + 1
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("change", [in_place, loaded, replaced, data])
+def test_changed_weights_are_recorded_anew(stand: Stand, change: Callable[[Any], None], dtype: Any) -> None:
+    encoder = vit()
+    encode_all(in_dtype(encoder, dtype), range(4))
+    before = usual(in_dtype(encoder, dtype), picture())
+    change(encoder)
+    assert not torch.equal(usual(in_dtype(encoder, dtype), picture()), before)
+    encode_all(in_dtype(encoder, dtype), range(4))
+    assert stand.replays == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("how", ["hook", "pre-hook", "forward", "training", "part in training"])
+def test_altered_encoders_are_called(stand: Stand, how: str, dtype: Any) -> None:
+    encoder, called = vit(), []
+    encode_all(in_dtype(encoder, dtype), range(4))
+    part = encoder.blocks[1].norm1
+    if how == "hook":
+        part.register_forward_hook(lambda *_: called.append(0))
+    elif how == "pre-hook":
+        part.register_forward_pre_hook(lambda *_: called.append(0))
+    elif how == "forward":
+        forward = part.forward
+        part.forward = lambda x: called.append(0) or forward(x)
+    else:
+        (part if how == "part in training" else encoder).train()
+    with torch.no_grad():
+        for seed in range(5):
+            encode(in_dtype(encoder, dtype), picture(seed))
+    assert len(called) == (0 if "training" in how else 5)
+    assert stand.replays == [1]
+
+
+def test_layers_of_others_are_called(stand: Stand) -> None:
+    encoder = vit()
+    encoder.blocks[0].norm1 = type("Adapter", (nn.LayerNorm,), {})(32)
+    encode_all(encoder, range(5))
+    assert not stand.made
+
+
+@pytest.mark.parametrize(
+    "when",
+    ["gradients", "autocast", "mode", "global hook", "tracing", "profiler", "capturing", "channels last", "many"],
+)
+def test_calls_that_something_else_looks_at_are_as_usual(stand: Stand, when: str) -> None:
+    encoder = vit()
+    encode_all(encoder, range(4))
+    called: list[int] = []
+    forward = ImageEncoderViT.forward
+    images, context = picture(), nullcontext
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageEncoderViT, "forward", lambda self, x: called.append(0) or forward(self, x))
+        if when == "autocast":
+            patch.setattr(torch, "is_autocast_enabled", lambda kind="cuda": kind == "cuda")
+        elif when == "mode":
+            context = partial(torch.device, "cpu")  # a mode for functions
+        elif when == "global hook":
+            patch.setitem(nn.modules.module._global_forward_pre_hooks, 0, lambda *_: None)
+        elif when == "tracing":
+            patch.setattr(torch.jit, "is_tracing", lambda: True)
+        elif when == "profiler":
+            context = torch.autograd.profiler.profile
+        elif when == "capturing":
+            patch.setattr(replay, "capturing", lambda: True)
+        elif when == "channels last":
+            images = images.contiguous(memory_format=torch.channels_last)
+        elif when == "many":
+            images = picture(batch=2)
+            patch.setattr(replay, "MOST_PIXELS", SIZE * SIZE)
+        for _ in range(5):
+            with torch.set_grad_enabled(when == "gradients"), context():
+                result = encode(encoder, images)
+            assert result.requires_grad == (when == "gradients")
+        assert len(called) == 5 and stand.replays == [1]
+    encode_all(encoder, range(1))
+    assert stand.replays == [2]
+
+
+def test_tensors_on_the_cpu_are_not_for_graphs() -> None:
+    assert not replay._on_gpu(picture()) and replay._on_gpu(gpu_tensor())
+
+
+def test_a_failure_is_said_once_and_nothing_else_is_seen(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    stand.fails = RuntimeError("CUDA error: operation not permitted when stream is capturing\nand much advice")
+    for _ in range(2):
+        encode_all(vit(), range(8))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages == [
+        "ImageEncoderViT runs without a CUDA graph, by single launches "
+        "(RuntimeError: CUDA error: operation not permitted when stream is capturing)"
+    ]
+    encoder = vit()
+    encode_all(encoder, range(4))
+    stand.fails = None
+    encode_all(encoder, range(4))
+    assert not stand.made  # this one isn't tried again
+    encode_all(vit(), range(4))
+    assert stand.replays == [1]
+
+
+def test_no_memory_is_a_failure_like_others(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    for amount in ("1.00 GiB", "2.00 GiB"):
+        stand.fails = torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {amount}.")
+        encode_all(vit(), range(4))
+    stand.fails, stand.spare = None, replay.SPARE_BYTES - 1
+    encode_all(vit(), range(4))
+    assert len(caplog.messages) == 2 and not stand.made
+    assert "(OutOfMemoryError)" in caplog.messages[0] and "1,024 MiB" in caplog.messages[1]
+
+
+def test_a_replay_that_fails_is_the_last(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = vit()
+    encode_all(encoder, range(4))
+
+    def fail() -> None:
+        raise RuntimeError("no such graph")
+
+    stand.made[0].replay = fail  # type: ignore[method-assign]
+    encode_all(encoder, range(5))
+    assert len(stand.made) == 1 and len(caplog.messages) == 1 and "no such graph" in caplog.text
+
+
+def test_errors_of_the_encoder_are_its_own(stand: Stand) -> None:
+    encoder = vit()
+    wrong = torch.randn(1, 4, SIZE, SIZE)
+    with torch.no_grad():
+        for _ in range(4):
+            with pytest.raises((RuntimeError, ValueError)):  # natively or by PyTorch
+                encode(encoder, wrong)
+    encode_all(encoder, range(4))
+    assert stand.replays == [1]
+
+
+def test_the_least_recently_used_graph_goes(stand: Stand) -> None:
+    encoder = vit()
+    for number in range(MOST_GRAPHS):
+        stand.place = f"stream {number}"
+        encode_all(encoder, range(3))
+    gone = [weakref.ref(graph) for graph in stand.made]
+    stand.made.clear()
+    stand.place = "stream 0"
+    encode_all(encoder, range(1))
+    stand.place = "one more"
+    encode_all(encoder, range(1))
+    gc.collect()
+    assert [graph() is None for graph in gone] == [False, True, False, False]
+    # Taking turns, more of them than are kept are never recorded.
+    for turn in range(12):
+        stand.place = f"turn {turn % (MOST_GRAPHS + 1)}"
+        encode_all(encoder, range(1))
+    assert not stand.made
+
+
+def test_threads_share_graphs(stand: Stand) -> None:
+    encoder = vit()
+    expected = [usual(encoder, picture(seed)) for seed in range(4)]
+    encode_all(encoder)
+    wrong: list[int] = []
+
+    @torch.no_grad()
+    def work(seed: int) -> None:
+        for _ in range(25):
+            if not torch.equal(encode(encoder, picture(seed)), expected[seed]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and len(stand.made) == 1 and stand.replays[0] > 0
+
+
+def test_while_one_thread_records_others_go_on_as_usual(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, inside, leave = vit(), threading.Event(), threading.Event()
+    record = replay.record
+
+    def slowly(run: Callable[[], Tensor]) -> Any:
+        inside.set()
+        assert leave.wait(60)
+        return record(run)
+
+    monkeypatch.setattr(replay, "record", slowly)
+    thread = threading.Thread(target=encode_all, args=(encoder,))
+    thread.start()
+    assert inside.wait(60)
+    encode_all(encoder, range(4))
+    assert not stand.made
+    leave.set()
+    thread.join()
+    encode_all(encoder, range(1))
+    assert stand.replays == [1]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_graphs_go_with_their_encoder_and_are_no_part_of_it(stand: Stand, dtype: Any) -> None:
+    encoder = vit()
+    names = list(encoder.state_dict())
+    encode_all(in_dtype(encoder, dtype), range(4))
+    graphs = weakref.ref(kept(in_dtype(encoder, dtype), "graphs", Graphs))
+    for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert list(twin.state_dict()) == names
+        encode_all(in_dtype(twin, dtype), range(2))
+    assert stand.replays == [1]
+    gone = weakref.ref(encoder)
+    stand.made.clear()
+    # A graph knows addresses; the stand-in holds what it has recorded.
+    owner = graphs()
+    assert owner is not None
+    (made,) = owner._known.values()
+    assert isinstance(made, replay.Replay)
+    made._graph.run = None
+    del encoder, owner, made, twin
+    gc.collect()
+    assert gone() is None and graphs() is None
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "cuda_module", object())
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+    for value, reason in (("", replay.SWITCHED_OFF), ("0", replay.SWITCHED_OFF), ("1", "")):
+        monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", value)
+        assert replay._read_switch() == reason
+        monkeypatch.setattr(replay, "off", reason)
+        expected = reason or ("in use" if torch.cuda.is_available() else "switched on, but ")
+        assert f"CUDA graphs   {expected}" in doctor.report()
+    monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "yes")
+    with pytest.raises(ValueError, match="FASTSAM_CUDA_GRAPHS=yes: it must be 1 or 0"):
+        replay._read_switch()
+    monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "1")
+    monkeypatch.setattr(torch, "__version__", "2.10.1")
+    assert replay._read_switch() == "not before PyTorch 2.11"
+    monkeypatch.setattr(replay, "cuda_module", None)
+    assert replay._read_switch() == "not without the CUDA kernels"
+
+
+def test_switched_off_nothing_is_recorded(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "off", replay.SWITCHED_OFF)
+    encode_all(vit(), range(5))
+    assert not stand.made
+
+
+def test_on_another_gpu_than_the_current_one(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[Any] = []
+
+    def device(which: Any) -> Any:
+        entered.append(which)
+        return nullcontext()
+
+    monkeypatch.setattr(replay, "_elsewhere", lambda images: True)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    encode_all(vit(), range(4))
+    assert entered == [torch.device("cpu")] * 4 and stand.replays == [1]

@@ -2,8 +2,8 @@
 
 As in `decoder_tiled` no prompt has image tokens of its own; here the passes are a few launches for all prompts of a
 call, on the current stream, and the masks are made when they are asked for. Nothing waits for the GPU. The
-tokens' own way between the passes is a chain of launches as well, so that even one prompt takes half of what it takes
-`FoldedImage`.
+tokens' own way between the passes is a chain of launches as well, so that `FoldedImage` takes more than twice as long
+even for one prompt.
 """
 
 from __future__ import annotations

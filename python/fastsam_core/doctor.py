@@ -25,8 +25,7 @@ def collect() -> dict[str, Any]:
     {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
     (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, of the kernels `module`,
     `architectures`, `kernels`: "in use" or the reason why not, and `graphs`: the same of the encoders' CUDA graphs),
-    `home`, `weights` (bundled file -> bytes),
-    `environment` (the FASTSAM_ variables that are set).
+    `home`, `weights` (bundled file -> bytes), `environment` (the FASTSAM_ variables that are set).
     """
     return {
         "versions": _versions(),

@@ -41,12 +41,13 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
     on a device of `KEPT_ON`. key: says what it is. `make` must read nothing else that can change, and the result must
     not hold `module` itself.
     """
+    first = next(module.parameters(), None)
+    if if_counted and first is not None and first.device.type not in KEPT_ON:
+        return make()
     known = _known.get(module)
     if known is None or module not in _settled:
         numbers, objects, counted = _numbers(module)
-        if if_counted and not (
-            counted and all(one.device.type in KEPT_ON for one in objects if isinstance(one, Tensor))
-        ):
+        if if_counted and not counted:
             return make()
         if known is None or known[0].numbers != numbers or [0 for one in known[0].objects if one() is None]:
             storages = [StorageWeakRef(one.untyped_storage()) for one in objects if isinstance(one, Tensor)]

@@ -48,10 +48,14 @@ def _read_switch() -> str:
         raise ValueError(f"FASTSAM_CUDA_GRAPHS={wanted}: it must be 1 or 0")
     if wanted != "1":
         return SWITCHED_OFF
+    reason = ""
     if cuda_module is None:  # attention makes matrices of a gigabyte then, which a graph would hold
-        return "not without the CUDA kernels"
-    # Before, threads that use cuBLAS while another one clears its workspaces could crash.
-    return "" if _version() >= OLDEST_PYTORCH else "not before PyTorch 2.11"
+        reason = "not without the CUDA kernels"
+    elif _version() < OLDEST_PYTORCH:  # threads that use cuBLAS while another one clears its workspaces could crash
+        reason = "not before PyTorch 2.11"
+    if reason:
+        warn_once(f"FASTSAM_CUDA_GRAPHS=1, but there are no CUDA graphs of encoders: {reason}")
+    return reason
 
 
 def _version() -> tuple[int, ...]:
@@ -196,10 +200,11 @@ class Graphs:
 
     def _record(self, key: Hashable, encoder: nn.Module, images: Tensor) -> None:
         suits = images.new_empty(0, dtype=dtype_of(encoder))
-        if not is_plain(encoder) or any(part.training for part in parts_of(encoder)) or why_not("attention", suits):
-            self._refused = True
-            return
         try:
+            if not is_plain(encoder) or any(part.training for part in parts_of(encoder)):
+                raise ValueError("it has hooks, layers of others or such as are in training")
+            if reason := why_not("attention", suits):
+                raise ValueError(reason)
             if _spare_bytes() < SPARE_BYTES:
                 raise MemoryError(f"less than {SPARE_BYTES >> 20:,} MiB of the GPU's memory are free")
             self._known[key] = Replay(encoder, images)

@@ -44,6 +44,8 @@ FLAGS = [
 ]
 
 
+# What kernels read and write is told to csrc/common/emulator/races.cpp, which stands in for the sanitizer's own library.
+WATCHED = [] if EXTRA else ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
 # Kernels and the emulator run a lot; the bindings, which take a compiler longest, hardly. Sanitizers' checks make
 # optimising slow, and leave less to gain by it.
 OPTIMISED, PLAIN = "-O1" if EXTRA else "-O2", "-O0"
@@ -93,7 +95,7 @@ def _bindings() -> Path:
 def _headers() -> bytes:
     """What any object may depend on besides its own source: the headers, and how it is compiled."""
     digest = hashlib.sha256(
-        " ".join([str(COMPILER), *FLAGS, OPTIMISED, PLAIN, torch.__version__, sys.version]).encode()
+        " ".join([str(COMPILER), *FLAGS, *WATCHED, OPTIMISED, PLAIN, torch.__version__, sys.version]).encode()
     )
     for path in sorted((ROOT / "csrc").rglob("*")):
         if path.suffix in (".cuh", ".h", ".inc", ".ld"):
@@ -109,8 +111,11 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD) -> list[Path]:
-    """Object files of emulated sources, as many at a time as there are processors; those that are there are kept."""
+def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD, watched: bool = True) -> list[Path]:
+    """Object files of emulated sources, as many at a time as there are processors; those that are there are kept.
+
+    watched: whether accesses of kernels are looked at for races.
+    """
     includes = [f"-I{ROOT / 'csrc'}", "-isystem", str(PYBIND11), f"-I{sysconfig.get_path('include')}"]
     folder.mkdir(parents=True, exist_ok=True)
     common = _headers()
@@ -121,8 +126,10 @@ def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD) -> lis
         if not made.exists():
             for old in folder.glob(f"{name}.*.o"):
                 old.unlink()
-            level = PLAIN if "bindings" in name else OPTIMISED
-            _run([str(COMPILER), *FLAGS, level, *flags, *includes, "-x", "c++", "-c", str(file), "-o", f"{made}.new"])
+            level = [PLAIN] if "bindings" in name else [OPTIMISED]
+            if watched and file.suffix == ".cu":
+                level += WATCHED
+            _run([str(COMPILER), *FLAGS, *level, *flags, *includes, "-x", "c++", "-c", str(file), "-o", f"{made}.new"])
             Path(f"{made}.new").rename(made)
         return made
 

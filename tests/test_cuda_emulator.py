@@ -27,6 +27,10 @@ pytestmark = [
         ("cuda_mma_test", "cuda mma: ok\n"),
         ("cuda_wgmma_test", "cuda wgmma: ok\n"),
         ("cuda_emulator_test", "cuda emulator: ok\n"),
+        pytest.param(
+            *("cuda_races_test", "cuda races: ok\n"),
+            marks=pytest.mark.skipif(not cuda_emulation.WATCHED, reason="another sanitizer is in use"),
+        ),
     ],
 )
 def test_programs(tmp_path: Path, program: str, said: str) -> None:
@@ -41,7 +45,9 @@ def build_and_run(folder: Path, program: str, *flags: str) -> str:
     source = NATIVE / f"{program}.cu"
     # Without flags the emulator is what the module has of it, and stands there from one run to the next.
     emulator = cuda_emulation.compile_objects(EMULATOR, *flags, folder=folder if flags else cuda_emulation.BUILD)
-    objects = cuda_emulation.compile_objects([source], f"-I{NATIVE}", "-O1", folder=folder)
+    # That one has races on purpose.
+    watched = program != "cuda_emulator_test"
+    objects = cuda_emulation.compile_objects([source], f"-I{NATIVE}", "-O1", folder=folder, watched=watched)
     cuda_emulation.link([*objects, *emulator], folder / program, "-g1")
     done = subprocess.run([folder / program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -62,6 +62,17 @@ inline std::string size_text(dim3 size) {
                            " bytes of dynamic shared memory)");
 }
 
+// A store at a place where other blocks may store something else at the same time, one of which will be there: of input
+// that is wrong, whose results nobody will look at.
+template <typename T>
+__device__ inline void store_contended(T* address, T value) {
+#ifdef FASTSAM_CUDA_EMULATION
+  atomicExch(address, value);  // so that it isn't taken for a mistake
+#else
+  *address = value;
+#endif
+}
+
 // How many blocks of `each` cover `count`, for a grid's x, where 2^31 - 1 is the limit.
 inline unsigned blocks_for(int64_t count, int64_t each) {
   const int64_t blocks = (count + each - 1) / each;

@@ -86,8 +86,9 @@ __global__ void __launch_bounds__(kThreads) read_runs_kernel(RunsView runs, Read
     const uint64_t set_last = BoundedSum()(set, scan_block(inside ? run : 0, set_sums, BoundedSum()));
     if (last == kTooMany) report(readings.error, kBadSum);
     if (at < end && readings.ends != nullptr) {
-      readings.ends[at] = static_cast<int64_t>(last);
-      readings.set_before[at] = static_cast<int64_t>(set_last);
+      // Masks whose offsets are wrong may share runs.
+      fastsam::cuda::store_contended(readings.ends + at, static_cast<int64_t>(last));
+      fastsam::cuda::store_contended(readings.set_before + at, static_cast<int64_t>(set_last));
     }
     if (inside && run > 0) {
       if (height > 0) {

@@ -12,6 +12,7 @@
 
 #include "common/emulator/fiber.h"
 #include "common/emulator/products.h"
+#include "common/emulator/races.h"
 
 // Of static shared memory, by shared.ld; absent from a program whose kernels have none.
 extern "C" {
@@ -75,6 +76,10 @@ std::string text(const uint3& index) {
   return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
 }
 
+std::string sentence(unsigned thread, const std::string& what) {
+  return thread_text(thread) + " of block " + text(block.index) + " of the CUDA kernel " + block.kernel + " " + what;
+}
+
 int first_lane(uint32_t lanes) { return backward ? 31 - __builtin_clz(lanes) : __builtin_ctz(lanes); }
 
 // The next thread in order that can run, around the block; -1 where none can.
@@ -112,6 +117,7 @@ void release(unsigned thread) {
 }
 
 void open_block_barrier() {
+  races::order_block();
   block.result = block.counted;
   block.arrived = 0;
   block.counted = 0;
@@ -137,7 +143,9 @@ bool complete_warp(const Thread& one, unsigned warp) {
     lanes.present |= 1u << i;
     lanes.operands[i] = other.operand;
   }
+  races::pause();
   one.act(lanes);
+  races::go_on();
   for (unsigned i = 0; i < 32; ++i) {
     if ((lanes.present >> i & 1u) != 0) release(warp * 32 + i);
   }
@@ -214,6 +222,9 @@ void run_block() {
     set_ready(i);
   }
   begin_block_of_products();
+  races::begin_block(block.threads, {block.shared, block.shared_bytes},
+                     {fastsam_shared_begin, static_cast<size_t>(fastsam_shared_end - fastsam_shared_begin)},
+                     {static_cast<const char*>(stacks.stack(0)), stacks.bytes()});
   block.current = backward ? block.threads - 1 : 0;
   current().fiber.resume(block.outside);
   if (block.error) std::rethrow_exception(block.error);
@@ -236,6 +247,7 @@ void copy(const std::vector<Copy>& copies) {
   for (const Copy& one : copies) {
     std::memcpy(one.to, one.from, one.bytes);
     std::memset(static_cast<char*>(one.to) + one.bytes, 0, one.zeros);
+    races::end_copy(one.to, one.bytes + one.zeros, block.current);
     note_copy(one.to, one.bytes + one.zeros);
   }
 }
@@ -264,6 +276,10 @@ void run(const std::string& kernel, dim3 grid, dim3 size, size_t shared, const s
   block.grid = grid;
   block.size = size;
   block.error = nullptr;
+  races::begin_launch();
+  const struct Watched {
+    ~Watched() { races::end_launch(block.error != nullptr || block.alive > 0); }
+  } until_the_end;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -285,6 +301,7 @@ const dim3& block_size() { return block.size; }
 const dim3& grid_size() { return block.grid; }
 void* dynamic_shared() { return block.shared; }
 int lane() { return static_cast<int>(block.current % 32); }
+unsigned linear_thread() { return block.current; }
 
 int meet_block(const char* barrier, bool predicate) {
   const unsigned me = block.current;
@@ -322,10 +339,17 @@ void yield() {
   if (next_ready() >= 0) leave();
 }
 
-void fail(const std::string& what) {
-  throw std::runtime_error("thread " + text(current().index) + " of block " + text(block.index) +
-                           " of the CUDA kernel " + block.kernel + " " + what);
+std::string thread_text(unsigned thread) { return "thread " + text(threads[thread].index); }
+
+void fail(const std::string& what) { throw std::runtime_error(sentence(block.current, what)); }
+
+void stop(unsigned thread, const std::string& what) {
+  block.error = std::make_exception_ptr(std::runtime_error(sentence(thread, what)));
+  leave();
+  std::terminate();  // nobody comes back to a block that has failed
 }
+
+void order_lanes(const Lanes& lanes) { races::order_lanes(block.current / 32, lanes.present); }
 
 bool is_shared(const void* address, size_t bytes) {
   const auto within = [&](const char* begin, const char* end) {
@@ -336,6 +360,7 @@ bool is_shared(const void* address, size_t bytes) {
 }
 
 void defer_copy(void* to, const void* from, size_t bytes, size_t zeros) {
+  races::begin_copy(to, from, bytes, zeros, block.current);
   current().copies.push_back({to, from, bytes, zeros});
 }
 

@@ -25,6 +25,7 @@ const dim3& block_size();
 const dim3& grid_size();
 void* dynamic_shared();
 int lane();
+unsigned linear_thread();
 
 // Until all threads of the block that haven't ended are here. How many of them gave a true `predicate`.
 int meet_block(const char* barrier, bool predicate = false);
@@ -43,6 +44,14 @@ void yield();
 
 // Ends the kernel with an error that says which thread of which kernel it was.
 [[noreturn]] void fail(const std::string& what);
+
+// The same for what is found in a place that no exception may leave; `thread` is its linear number.
+[[noreturn]] void stop(unsigned thread, const std::string& what);
+// "thread (1, 0, 0)".
+std::string thread_text(unsigned thread);
+
+// Lanes of a warp have met at __syncwarp().
+void order_lanes(const Lanes& lanes);
 
 // Whether `bytes` at `address` are shared memory of this block.
 bool is_shared(const void* address, size_t bytes);

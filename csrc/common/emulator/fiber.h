@@ -43,6 +43,8 @@ class Stacks {
   // At least `count` of them are there after this.
   void reserve(size_t count);
   void* stack(size_t i) const { return base_ + i * kStride + kGuard; }
+  // From the first one's beginning to the last one's end.
+  size_t bytes() const { return count_ * kStride - kGuard; }
 
  private:
   static constexpr size_t kGuard = 64 * 1024;  // a page on every machine

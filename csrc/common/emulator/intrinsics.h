@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "common/emulator/block.h"
+#include "common/emulator/races.h"
 #include "common/emulator/types.h"
 
 // ---- memory ----
@@ -39,42 +40,45 @@ inline void __nanosleep(unsigned) { fastsam::emulator::yield(); }
 
 // ---- atomics: each gives what was there before ----
 template <typename T>
-T atomicExch(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicExch(T* address, std::common_type_t<T> value) {
+  fastsam::emulator::races::update(address, sizeof(T), fastsam::emulator::linear_thread());
   const T before = *address;
   *address = value;
   return before;
 }
 template <typename T>
-T atomicAdd(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicAdd(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address + value));
 }
 template <typename T>
-T atomicSub(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicSub(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address - value));
 }
 template <typename T>
-T atomicMin(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicMin(T* address, std::common_type_t<T> value) {
   return atomicExch(address, value < *address ? value : *address);
 }
 template <typename T>
-T atomicMax(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicMax(T* address, std::common_type_t<T> value) {
   return atomicExch(address, value > *address ? value : *address);
 }
 template <typename T>
-T atomicAnd(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicAnd(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address & value));
 }
 template <typename T>
-T atomicOr(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicOr(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address | value));
 }
 template <typename T>
-T atomicXor(T* address, std::common_type_t<T> value) {
+FASTSAM_UNWATCHED T atomicXor(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address ^ value));
 }
 template <typename T>
-T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> value) {
-  return *address == expected ? atomicExch(address, value) : *address;
+FASTSAM_UNWATCHED T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> value) {
+  const T before = *address;
+  atomicExch(address, before == expected ? value : before);
+  return before;
 }
 
 // ---- bits ----

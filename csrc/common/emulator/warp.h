@@ -99,14 +99,11 @@ struct Max {
   }
 };
 
-// The bits of the lanes of `mask` that haven't ended.
-inline unsigned participants(const char* operation, unsigned mask) {
-  return reduce(operation, mask, 1u << lane(), Or());
-}
-
 }  // namespace fastsam::emulator
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) { fastsam::emulator::participants("__syncwarp()", mask); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  fastsam::emulator::meet_warp("__syncwarp()", mask, &mask, &fastsam::emulator::order_lanes);
+}
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/emulator/products.h"
+#include "common/emulator/races.h"
 #include "common/emulator/warp.h"
 
 namespace fastsam::emulator {
@@ -16,6 +17,7 @@ namespace {
 // The first 1024 bytes of the window are the system's on sm_90; from there on nothing is promised but 128 bytes.
 constexpr uint32_t kWindowBegin = 1024 + 384;
 constexpr uint32_t kAllLanes = 0xffffffffu;
+constexpr size_t kVector = 16;  // bytes that stand together however a tile is swizzled
 
 // A register array of all lanes that products add to.
 struct Accumulator {
@@ -46,11 +48,6 @@ std::vector<Warp> warps;
 std::vector<unsigned> unfenced;
 std::vector<std::vector<size_t>> copied;  // by thread
 
-unsigned linear_thread() {
-  const uint3& at = thread_index();
-  const dim3& size = block_size();
-  return at.x + size.x * (at.y + size.y * at.z);
-}
 Warp& this_warp() { return warps[linear_thread() / 32]; }
 
 size_t bits(uint64_t value, int first, int count) { return value >> first & ((uint64_t{1} << count) - 1); }
@@ -65,7 +62,11 @@ size_t bits(uint64_t value, int first, int count) { return value >> first & ((ui
 //
 // and on the address Swizzle<0, 4, 3>, <1, 4, 3>, <2, 4, 3> or <3, 4, 3>: that many bits from bit 4 on change by those
 // three places above.
-void read_right(const Product& product, std::vector<float>& out) {
+//
+// Calls `visit` with the address of each vector of 8 elements, and k and n of the first: the others follow down the
+// columns, or with `down_rows` along the row.
+template <typename Visit>
+void each_vector(const Product& product, Visit visit) {
   const size_t start = bits(product.b, 0, 14) << 4, leading = bits(product.b, 16, 14) << 4;
   const size_t stride = bits(product.b, 32, 14) << 4, mode = bits(product.b, 62, 2);
   if (bits(product.b, 49, 3) != 0) fail("calls wgmma with a base offset, which the emulator doesn't know");
@@ -76,38 +77,50 @@ void read_right(const Product& product, std::vector<float>& out) {
   const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // of 16 bytes, that are swizzled together
   const size_t mask = (vectors - 1) << 4;
   const auto* const memory = static_cast<const char*>(dynamic_shared());
-  out.resize(16 * static_cast<size_t>(product.columns));
-  for (size_t k = 0; k < 16; ++k) {
-    for (size_t n = 0; n < static_cast<size_t>(product.columns); ++n) {
+  for (size_t k = 0; k < 16; k += product.down_rows ? 1 : 8) {
+    for (size_t n = 0; n < static_cast<size_t>(product.columns); n += product.down_rows ? 8 : 1) {
       size_t offset = 0;
       if (product.down_rows) {
         const size_t vector = n / 8;
-        offset = n % 8 * 2 + k % 8 * vectors * 16;
+        offset = k % 8 * vectors * 16;
         offset += mode == 0 ? vector * stride + k / 8 * leading
                             : vector % vectors * 16 + vector / vectors * leading + k / 8 * stride;
       } else {
-        offset = k % 8 * 2 + n % 8 * vectors * 16 + n / 8 * stride;
+        offset = n % 8 * vectors * 16 + n / 8 * stride;
         offset += mode == 0 ? k / 8 * leading : k / 8 * 16;
       }
       const size_t plain = start + offset, address = plain ^ (plain >> 3 & mask);
       const size_t at = address - kWindowBegin;
-      if (address < kWindowBegin || !is_shared(memory + at, 2)) fail("calls wgmma on what is not its shared memory");
-      if (at / 16 < unfenced.size() && unfenced[at / 16] != 0) {
-        fail("calls wgmma on shared memory that thread " + std::to_string(unfenced[at / 16] - 1) +
+      if (address < kWindowBegin || !is_shared(memory + at, kVector)) {
+        fail("calls wgmma on what is not its shared memory");
+      }
+      if (at / kVector < unfenced.size() && unfenced[at / kVector] != 0) {
+        fail("calls wgmma on shared memory that thread " + std::to_string(unfenced[at / kVector] - 1) +
              " copied there without a fence since");
       }
-      uint16_t element = 0;
-      std::memcpy(&element, memory + at, sizeof(element));
-      out[k * static_cast<size_t>(product.columns) + n] = product.value(element);
+      visit(memory + at, k, n);
     }
   }
+}
+
+void read_right(const Product& product, std::vector<float>& out) {
+  const auto columns = static_cast<size_t>(product.columns);
+  const size_t step = product.down_rows ? 1 : columns;
+  out.resize(16 * columns);
+  each_vector(product, [&](const char* at, size_t k, size_t n) {
+    uint16_t elements[8];
+    static_assert(sizeof(elements) == kVector);
+    std::memcpy(elements, at, kVector);
+    for (size_t i = 0; i < 8; ++i) out[k * columns + n + i * step] = product.value(elements[i]);
+    races::end_product_read(at, kVector, linear_thread());
+  });
 }
 
 // One warp's 16 rows. Of its 4 A registers each lane has, as in figure 148, row lane / 4 (plus 8 in the second and the
 // fourth), columns lane % 4 * 2 and the next (plus 8 in the third and the fourth); of D, as in figure 149, in values
 // 4 i to 4 i + 3 columns 8 i + lane % 4 * 2 and the next, of row lane / 4, then of the one 8 further down.
 void multiply(Warp& warp, const Product& product) {
-  std::vector<float> b;
+  std::vector<float> b;  // (16, columns)
   read_right(product, b);
   float a[16][16];
   for (size_t lane = 0; lane < 32; ++lane) {
@@ -161,6 +174,7 @@ void issue(const Lanes& lanes) {
     }
   });
   warp.issued = (warp.issued ^ first.b ^ static_cast<uint64_t>(first.columns) << 20) * 0x9e3779b97f4a7c15u + 1;
+  each_vector(product, [](const char* at, size_t, size_t) { races::begin_product_read(at, kVector, linear_thread()); });
   warp.open.push_back(product);
 }
 
@@ -233,6 +247,7 @@ void wait_products(int pending) {
     for (; warp.committed.size() > keep; warp.committed.pop_front()) {
       for (const Product& product : warp.committed.front()) multiply(warp, product);
     }
+    races::end_products(linear_thread() / 32);
     warp.fenced = false;
   });
 }
@@ -266,6 +281,7 @@ void memory_barrier_arrive(uint64_t* barrier) {
   require_barrier(barrier);
   const uint64_t missing = *barrier & kCount, count = *barrier >> 20 & kCount;
   if (count == 0 || missing == 0 || missing > count) fail("arrives at a barrier that nobody has made");
+  races::arrive(barrier, (*barrier >> 40 & 1) != 0, linear_thread());
   *barrier = missing > 1 ? *barrier - 1 : ((*barrier >> 40) + 1) << 40 | count << 20 | count;
 }
 
@@ -276,6 +292,7 @@ void memory_barrier_wait(uint64_t* barrier, uint32_t parity) {
     if (turns == 0) fail("waits at a barrier whose phase nobody completes");
     yield();
   }
+  races::wait(barrier, parity != 0, linear_thread());
 }
 
 }  // namespace fastsam::emulator

@@ -1,0 +1,110 @@
+// Fragments are gathered from the lanes' registers into plain matrices, multiplied, and handed back, by the layouts of
+// the PTX manual.
+#include "common/mma.h"
+
+#include <cstring>
+#include <string>
+
+#include "common/emulator/races.h"
+#include "common/emulator/warp.h"
+
+namespace fastsam::emulator {
+namespace {
+
+void require_all(const Lanes& lanes, const char* operation) {
+  if (lanes.present != 0xffffffffu) fail(std::string("calls ") + operation + " without all 32 lanes of its warp");
+}
+
+struct MatrixLoad {
+  uint32_t* registers;
+  const void* row;
+  int matrices;
+  bool transposed;
+};
+
+void load(const Lanes& lanes) {
+  require_all(lanes, "ldmatrix");
+  const auto& any = *static_cast<const MatrixLoad*>(lanes.operands[0]);
+  for (int matrix = 0; matrix < any.matrices; ++matrix) {
+    uint16_t elements[8][8];
+    for (int i = 0; i < 8; ++i) {
+      const void* from = static_cast<MatrixLoad*>(lanes.operands[8 * matrix + i])->row;
+      require_aligned(from, "ldmatrix", true);
+      // Every lane gets a part of it: the one that brings the address is looked at, and its neighbour for all others.
+      const unsigned reader = linear_thread() / 32 * 32 + static_cast<unsigned>(8 * matrix + i);
+      races::read(from, sizeof(elements[i]), reader);
+      races::read(from, sizeof(elements[i]), reader ^ 1u);
+      std::memcpy(elements[i], from, sizeof(elements[i]));
+    }
+    each_lane<MatrixLoad>(lanes, [&](int lane, MatrixLoad& one) {
+      const int g = lane / 4, t = lane % 4;
+      const uint32_t low = any.transposed ? elements[2 * t][g] : elements[g][2 * t];
+      const uint32_t high = any.transposed ? elements[2 * t + 1][g] : elements[g][2 * t + 1];
+      one.registers[matrix] = low | high << 16;
+    });
+  }
+}
+
+// a (16, K) and b (K, 8) hold the values of all lanes' fragments.
+template <int K>
+void multiply(const Lanes& lanes, const float (&a)[16][K], const float (&b)[K][8]) {
+  each_lane<Product>(lanes, [&](int lane, Product& one) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+      float sum = one.d[i];
+      for (int k = 0; k < K; ++k) sum += a[row][k] * b[k][column];
+      one.d[i] = sum;
+    }
+  });
+}
+
+template <float (*kValue)(uint16_t)>
+void multiply_16_bit(const Lanes& lanes) {
+  require_all(lanes, "mma.m16n8k16");
+  float a[16][16], b[16][8];
+  each_lane<Product>(lanes, [&](int lane, Product& one) {
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 2; ++i) {
+      const auto part = [i](uint32_t both) { return kValue(static_cast<uint16_t>(both >> 16 * i)); };
+      for (int j = 0; j < 4; ++j) a[g + j % 2 * 8][2 * t + i + j / 2 * 8] = part(one.a[j]);
+      for (int j = 0; j < 2; ++j) b[2 * t + i + 8 * j][g] = part(one.b[j]);
+    }
+  });
+  multiply(lanes, a, b);
+}
+
+void multiply_as_tf32(const Lanes& lanes) {
+  require_all(lanes, "mma.m16n8k8");
+  const auto value = [](uint32_t bits) { return bit_cast<float>(bits & 0xffffe000u); };
+  float a[16][8], b[8][8];
+  each_lane<Product>(lanes, [&](int lane, Product& one) {
+    const int g = lane / 4, t = lane % 4;
+    for (int j = 0; j < 4; ++j) a[g + j % 2 * 8][t + j / 2 * 4] = value(one.a[j]);
+    for (int j = 0; j < 2; ++j) b[t + 4 * j][g] = value(one.b[j]);
+  });
+  multiply(lanes, a, b);
+}
+
+}  // namespace
+
+void require_aligned(const void* address, const char* operation, bool shared) {
+  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
+    fail(std::string("calls ") + operation + " with an address that is not a multiple of 16");
+  }
+  if (shared && !is_shared(address, 16)) {
+    fail(std::string("calls ") + operation + " with an address outside its shared memory");
+  }
+}
+
+void load_matrices(uint32_t* registers, const void* row, int matrices, bool transposed) {
+  MatrixLoad mine{registers, row, matrices, transposed};
+  meet_warp(transposed ? "ldmatrix.trans" : "ldmatrix", 0xffffffffu, &mine, &load);
+}
+
+void multiply_half(Product& mine) { meet_warp("mma.m16n8k16.f16", 0xffffffffu, &mine, &multiply_16_bit<half_value>); }
+void multiply_bfloat16(Product& mine) {
+  meet_warp("mma.m16n8k16.bf16", 0xffffffffu, &mine, &multiply_16_bit<bfloat16_value>);
+}
+void multiply_tf32(Product& mine) { meet_warp("mma.m16n8k8.tf32", 0xffffffffu, &mine, &multiply_as_tf32); }
+
+}  // namespace fastsam::emulator

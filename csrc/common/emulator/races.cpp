@@ -1,0 +1,464 @@
+#include "common/emulator/races.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "common/emulator/block.h"
+
+namespace fastsam::emulator::races {
+namespace {
+
+constexpr unsigned kMaxThreads = 1024, kMaxWarps = kMaxThreads / 32;
+// Behind the threads, what does the products of each warp beside it.
+constexpr unsigned kActors = kMaxThreads + kMaxWarps;
+constexpr size_t kPage = 4096, kWord = 4;
+
+// When somebody did something: how many of all blocks' barriers were before (32 bits), the epoch of the actor's own,
+// which begins anew whenever others learn of it (21 bits), and the actor (11). Nobody's is 0.
+using Stamp = uint64_t;
+constexpr int kActorBits = 11, kEpochBits = 21;
+static_assert(kActors <= 1 << kActorBits);
+uint32_t barrier_of(Stamp stamp) { return static_cast<uint32_t>(stamp >> (kActorBits + kEpochBits)); }
+uint32_t epoch_of(Stamp stamp) { return stamp >> kActorBits & ((1u << kEpochBits) - 1); }
+unsigned actor_of(Stamp stamp) { return stamp & ((1u << kActorBits) - 1); }
+
+// Of shared memory.
+struct Cell {
+  Stamp written = 0;
+  Stamp read[2] = {};     // of several since the last barrier, two, and of two warps if there are
+  Stamp copy = 0;         // by whom it is being written, until that has been waited for
+  uint16_t products = 0;  // that read it and haven't been waited for
+  bool by_atomic = false;
+};
+
+// Four bytes of it: one cell until one of them is touched without the others.
+struct Word {
+  Cell whole;
+  std::unique_ptr<Cell[]> bytes;
+};
+
+// A byte of other memory that a kernel of this launch has written.
+struct Written {
+  Stamp written = 0;
+  bool by_atomic = false;
+};
+
+struct State {
+  uint32_t barrier = 0;  // counts on over blocks and launches
+  uint32_t launch_began = 0, block_began = 0;
+  bool running = false;
+  uint32_t epochs[kActors] = {};
+  // known[i * kActors + j]: up to which of its epochs thread i is in order after actor j.
+  std::vector<uint32_t> known = std::vector<uint32_t>(size_t{kMaxThreads} * kActors);
+  bool beyond_warps = false;  // whether threads may know of others than their warp's without a __syncthreads()
+  std::map<std::pair<const void*, bool>, std::vector<uint32_t>> barriers;  // what a waiting thread learns, by phase
+  Region dynamic_shared{}, static_shared{};
+  std::vector<Word> dynamic_words, static_words;
+  std::unordered_map<uintptr_t, std::unique_ptr<Written[]>> pages;
+  // The pages that were asked for last, those that nobody has written among them.
+  struct Asked {
+    uintptr_t number = 0;
+    Written* page = nullptr;
+  } asked[64];
+};
+
+State* const the_state = new State;  // never destroyed: kernels may run until the process ends
+State& state() { return *the_state; }
+
+// Whether any code has been compiled to be watched.
+bool watched_code = false;
+// Whether this thread of the process is running a kernel; another may be at the code around one.
+__thread bool watching __attribute__((tls_model("initial-exec"))) = false;
+Region own_memory{};  // the stacks of a block's threads
+
+uint32_t* known(State& s, unsigned thread) { return s.known.data() + size_t{thread} * kActors; }
+Stamp now(const State& s, unsigned actor) {
+  return Stamp{s.barrier} << (kActorBits + kEpochBits) | Stamp{s.epochs[actor]} << kActorBits | actor;
+}
+
+// Whether `before`, of this block, is in order before what `thread` does now.
+bool in_order(State& s, Stamp before, unsigned thread) {
+  const unsigned actor = actor_of(before);
+  return barrier_of(before) < s.barrier || actor == thread || known(s, thread)[actor] >= epoch_of(before);
+}
+
+bool within(const Region& region, const void* address) {
+  return static_cast<size_t>(static_cast<const char*>(address) - region.begin) < region.bytes;
+}
+
+// For addr2line; "" where the place isn't known.
+std::string place(const void* code) {
+  Dl_info info{};
+  if (code == nullptr || dladdr(code, &info) == 0 || info.dli_fname == nullptr) return "";
+  char offset[32];
+  const auto* const begin = static_cast<const char*>(info.dli_fbase);
+  // The call that was made, not the instruction after it.
+  std::snprintf(offset, sizeof(offset), "0x%zx", static_cast<size_t>(static_cast<const char*>(code) - begin - 1));
+  return std::string("; addr2line -ie ") + info.dli_fname + " " + offset;
+}
+
+struct Access {
+  const char* verb;  // "reads"
+  const char* address;
+  size_t bytes;
+  unsigned thread;
+  const void* code;
+};
+
+[[noreturn]] void race(const State& s, const Access& access, const char* other_verb, Stamp other) {
+  const bool fixed = within(s.static_shared, access.address),
+             shared = fixed || within(s.dynamic_shared, access.address);
+  std::string what = std::string(access.verb) + " " + std::to_string(access.bytes) + " bytes";
+  if (shared) {
+    const char* const begin = fixed ? s.static_shared.begin : s.dynamic_shared.begin;
+    what += " at " + std::to_string(access.address - begin) + " of the " + (fixed ? "static" : "dynamic") +
+            " shared memory";
+  } else {
+    what += " of global memory";
+  }
+  const unsigned actor = actor_of(other);
+  const std::string who = barrier_of(other) < s.block_began ? "another block"
+                          : actor < kMaxThreads             ? thread_text(actor)
+                                                            : "warp " + std::to_string(actor - kMaxThreads);
+  what += ", which " + who + " " + other_verb;
+  watching = false;
+  stop(access.thread, what + place(access.code));
+}
+
+constexpr const char* kHasWritten = "has written with nothing in between that puts one after the other";
+constexpr const char* kHasRead = "has read with nothing in between that puts one after the other";
+
+void check_written(State& s, const Access& access, Stamp written) {
+  if (barrier_of(written) >= s.block_began && !in_order(s, written, access.thread))
+    race(s, access, kHasWritten, written);
+}
+
+void check_copy(const State& s, const Cell& cell, const Access& access) {
+  if (barrier_of(cell.copy) >= s.block_began) race(s, access, "copies something to and hasn't waited for", cell.copy);
+}
+
+void note_read(const State& s, Cell& cell, unsigned actor) {
+  Stamp& first = cell.read[0];
+  Stamp& second = cell.read[1];
+  if (actor_of(first) == actor || barrier_of(first) < s.barrier) {
+    first = now(s, actor);
+  } else if (actor_of(second) == actor || barrier_of(second) < s.barrier ||
+             actor_of(second) / 32 == actor_of(first) / 32) {
+    second = now(s, actor);
+  }
+}
+
+void check_read(State& s, Cell& cell, const Access& access) {
+  check_copy(s, cell, access);
+  check_written(s, access, cell.written);
+}
+
+void check_write(State& s, Cell& cell, const Access& access, bool by_atomic) {
+  check_copy(s, cell, access);
+  if (cell.products > 0) race(s, access, "multiplies with and hasn't waited for", cell.read[0]);
+  if (!(by_atomic && cell.by_atomic)) check_written(s, access, cell.written);
+  for (const Stamp read : cell.read) {
+    if (barrier_of(read) >= s.block_began && !in_order(s, read, access.thread)) race(s, access, kHasRead, read);
+  }
+}
+
+void note_write(const State& s, Cell& cell, unsigned actor, bool by_atomic) {
+  cell.written = now(s, actor);
+  cell.by_atomic = by_atomic;
+  cell.read[0] = cell.read[1] = 0;
+}
+
+// Calls `act` with the cells of what an access touches in shared memory; whether it is there at all.
+template <typename Act>
+bool each_shared_cell(State& s, const char* address, size_t bytes, Act act) {
+  const bool is_static = within(s.static_shared, address);
+  if (!is_static && !within(s.dynamic_shared, address)) return false;
+  Word* const words = (is_static ? s.static_words : s.dynamic_words).data();
+  size_t at = static_cast<size_t>(address - (is_static ? s.static_shared : s.dynamic_shared).begin);
+  for (const size_t end = at + bytes; at < end;) {
+    Word& word = words[at / kWord];
+    if (word.bytes == nullptr && at % kWord == 0 && end - at >= kWord) {
+      act(word.whole);
+      at += kWord;
+      continue;
+    }
+    if (word.bytes == nullptr) {
+      word.bytes = std::make_unique<Cell[]>(kWord);
+      std::fill_n(word.bytes.get(), kWord, word.whole);
+    }
+    act(word.bytes[at % kWord]);
+    ++at;
+  }
+  return true;
+}
+
+// Bytes of a page outside shared memory; null where nobody has written any and `make` is false.
+Written* page_of(State& s, const char* address, bool make) {
+  const uintptr_t number = reinterpret_cast<uintptr_t>(address) / kPage;
+  State::Asked& asked = s.asked[number % std::size(s.asked)];
+  if (asked.number == number && (asked.page != nullptr || !make)) return asked.page;
+  if (make) {
+    std::unique_ptr<Written[]>& page = s.pages[number];
+    if (page == nullptr) page = std::make_unique<Written[]>(kPage);
+    asked = {number, page.get()};
+  } else {
+    const auto found = s.pages.find(number);
+    asked = {number, found == s.pages.end() ? nullptr : found->second.get()};
+  }
+  return asked.page;
+}
+
+// Calls `act` with each byte of an access outside shared memory whose page has been written, or is now.
+template <typename Act>
+void each_global_byte(State& s, const char* address, size_t bytes, bool make, Act act) {
+  while (bytes > 0) {
+    const size_t offset = reinterpret_cast<uintptr_t>(address) % kPage, count = std::min(bytes, kPage - offset);
+    if (Written* const page = page_of(s, address, make); page != nullptr) {
+      for (size_t i = 0; i < count; ++i) act(page[offset + i]);
+    }
+    address += count;
+    bytes -= count;
+  }
+}
+
+void check_global(State& s, const Access& access, const Written& byte) {
+  const Stamp written = byte.written;
+  if (barrier_of(written) < s.launch_began) return;
+  if (barrier_of(written) >= s.block_began && in_order(s, written, access.thread)) return;
+  race(s, access, kHasWritten, written);
+}
+
+void on_read(const Access& access) {
+  State& s = state();
+  const Stamp mine = now(s, access.thread);
+  const bool shared = each_shared_cell(s, access.address, access.bytes, [&](Cell& cell) {
+    // Whoever writes clears what is known of reads. Most memory is read by many threads, and written before a barrier.
+    if (cell.read[0] == mine || cell.read[1] == mine) return;
+    if (barrier_of(cell.read[1]) == s.barrier && barrier_of(cell.written) < s.barrier && cell.copy == 0 &&
+        actor_of(cell.read[0]) / 32 != actor_of(cell.read[1]) / 32 && barrier_of(cell.read[0]) == s.barrier) {
+      return;
+    }
+    check_read(s, cell, access);
+    note_read(s, cell, access.thread);
+  });
+  if (shared) return;
+  each_global_byte(s, access.address, access.bytes, false, [&](Written& byte) { check_global(s, access, byte); });
+}
+
+void on_write(const Access& access, bool by_atomic) {
+  State& s = state();
+  const bool shared = each_shared_cell(s, access.address, access.bytes, [&](Cell& cell) {
+    check_write(s, cell, access, by_atomic);
+    note_write(s, cell, access.thread, by_atomic);
+  });
+  if (shared) return;
+  each_global_byte(s, access.address, access.bytes, true, [&](Written& byte) {
+    if (!(by_atomic && byte.by_atomic)) check_global(s, access, byte);
+    byte = {now(s, access.thread), by_atomic};
+  });
+}
+
+void on_plain_write(const Access& access) { on_write(access, false); }
+
+Access access_of(const char* verb, const void* address, size_t bytes, unsigned thread) {
+  return {verb, static_cast<const char*>(address), bytes, thread, nullptr};
+}
+
+}  // namespace
+
+void begin_launch() {
+  if (!watched_code) return;
+  State& s = state();
+  if (s.running) {  // the last one ended by an error, with products outstanding
+    s.dynamic_words.clear();
+    s.static_words.clear();
+  }
+  s.running = true;
+  s.launch_began = ++s.barrier;
+  s.pages.clear();
+  std::fill(std::begin(s.asked), std::end(s.asked), State::Asked{});
+}
+
+void begin_block(unsigned threads, Region dynamic_shared, Region static_shared, Region stacks) {
+  if (!watched_code) return;
+  State& s = state();
+  s.block_began = ++s.barrier;
+  s.dynamic_shared = dynamic_shared;
+  s.static_shared = static_shared;
+  own_memory = stacks;
+  const auto reserve = [](std::vector<Word>& words, const Region& region) {
+    if (words.size() * kWord < region.bytes) words.resize((region.bytes + kWord - 1) / kWord);
+  };
+  reserve(s.dynamic_words, dynamic_shared);
+  reserve(s.static_words, static_shared);
+  for (unsigned i = 0; i < kMaxThreads; ++i) {
+    uint32_t* const row = known(s, i);
+    if (s.beyond_warps) {
+      std::fill(row, row + kActors, 0u);
+    } else if (i < threads) {
+      std::fill(row + i / 32 * 32, row + i / 32 * 32 + 32, 0u);
+      row[kMaxThreads + i / 32] = 0;
+    }
+  }
+  std::fill(std::begin(s.epochs), std::end(s.epochs), 1u);
+  s.beyond_warps = false;
+  s.barriers.clear();
+  watching = true;
+}
+
+void end_launch(bool failed) {
+  watching = false;
+  state().running = failed;
+}
+
+void pause() { watching = false; }
+void go_on() { watching = watched_code; }
+
+void order_block() {
+  if (watched_code) ++state().barrier;
+}
+
+void order_lanes(unsigned warp, uint32_t lanes) {
+  if (!watched_code) return;
+  State& s = state();
+  const unsigned first = 32 * warp, begin = s.beyond_warps ? 0 : first, end = s.beyond_warps ? kActors : first + 32;
+  uint32_t learnt[kActors];
+  std::fill(learnt + begin, learnt + end, 0u);
+  const auto each = [&](auto act) {
+    for (unsigned thread = first; thread < first + 32; ++thread) {
+      if ((lanes >> (thread - first) & 1u) != 0) act(thread, known(s, thread));
+    }
+  };
+  each([&](unsigned, const uint32_t* row) {
+    for (unsigned j = begin; j < end; ++j) learnt[j] = std::max(learnt[j], row[j]);
+  });
+  each([&](unsigned thread, const uint32_t*) { learnt[thread] = s.epochs[thread]++; });
+  each([&](unsigned, uint32_t* row) { std::copy(learnt + begin, learnt + end, row + begin); });
+}
+
+void arrive(const void* barrier, bool phase, unsigned thread) {
+  if (!watched_code) return;
+  State& s = state();
+  s.beyond_warps = true;
+  std::vector<uint32_t>& learnt = s.barriers[{barrier, phase}];
+  learnt.resize(kActors);
+  const uint32_t* const row = known(s, thread);
+  for (unsigned j = 0; j < kActors; ++j) learnt[j] = std::max(learnt[j], row[j]);
+  learnt[thread] = s.epochs[thread]++;
+}
+
+void wait(const void* barrier, bool phase, unsigned thread) {
+  if (!watched_code) return;
+  State& s = state();
+  const auto found = s.barriers.find({barrier, phase});
+  if (found == s.barriers.end()) return;
+  uint32_t* const row = known(s, thread);
+  for (unsigned j = 0; j < kActors; ++j) row[j] = std::max(row[j], found->second[j]);
+}
+
+void read(const void* address, size_t bytes, unsigned thread) {
+  if (watched_code) on_read(access_of("reads", address, bytes, thread));
+}
+
+void update(const void* address, size_t bytes, unsigned thread) {
+  if (watched_code) on_write(access_of("updates", address, bytes, thread), true);
+}
+
+void begin_product_read(const void* address, size_t bytes, unsigned thread) {
+  if (!watched_code) return;
+  State& s = state();
+  const Access access = access_of("multiplies with", address, bytes, thread);
+  each_shared_cell(s, access.address, bytes, [&](Cell& cell) {
+    check_read(s, cell, access);
+    ++cell.products;
+    note_read(s, cell, kMaxThreads + thread / 32);
+  });
+}
+
+void end_product_read(const void* address, size_t bytes, unsigned thread) {
+  if (!watched_code) return;
+  State& s = state();
+  each_shared_cell(s, static_cast<const char*>(address), bytes, [&](Cell& cell) {
+    --cell.products;
+    note_read(s, cell, kMaxThreads + thread / 32);
+  });
+}
+
+void end_products(unsigned warp) {
+  if (!watched_code) return;
+  State& s = state();
+  const unsigned actor = kMaxThreads + warp;
+  for (unsigned thread = 32 * warp; thread < 32 * warp + 32; ++thread) known(s, thread)[actor] = s.epochs[actor];
+  ++s.epochs[actor];
+}
+
+void begin_copy(const void* to, const void* from, size_t bytes, size_t zeros, unsigned thread) {
+  if (!watched_code) return;
+  State& s = state();
+  on_read(access_of("begins to copy from", from, bytes, thread));
+  const Access access = access_of("begins to copy to", to, bytes + zeros, thread);
+  each_shared_cell(s, access.address, access.bytes, [&](Cell& cell) {
+    check_write(s, cell, access, false);
+    cell.copy = now(s, thread);
+  });
+}
+
+void end_copy(const void* to, size_t bytes, unsigned thread) {
+  if (!watched_code) return;
+  State& s = state();
+  each_shared_cell(s, static_cast<const char*>(to), bytes, [&](Cell& cell) {
+    cell.copy = 0;
+    note_write(s, cell, thread, false);
+  });
+}
+
+}  // namespace fastsam::emulator::races
+
+// What the compiler calls.
+namespace {
+
+using namespace fastsam::emulator::races;
+
+// Most accesses are of a thread's own stack, which is looked at first.
+inline bool is_own(const char* address) {
+  return !watching || static_cast<size_t>(address - own_memory.begin) < own_memory.bytes;
+}
+
+}  // namespace
+
+extern "C" {
+#define FASTSAM_CALLED __attribute__((visibility("hidden"), used))
+#define FASTSAM_ON(what, verb, address, size) \
+  if (!is_own(address)) what({verb, address, size, fastsam::emulator::linear_thread(), __builtin_return_address(0)})
+#define FASTSAM_ACCESSES(size)                                                                                         \
+  FASTSAM_CALLED void __tsan_read##size(const char* address) { FASTSAM_ON(on_read, "reads", address, size); }          \
+  FASTSAM_CALLED void __tsan_write##size(const char* address) { FASTSAM_ON(on_plain_write, "writes", address, size); } \
+  FASTSAM_CALLED void __tsan_unaligned_read##size(const char* address) {                                               \
+    FASTSAM_ON(on_read, "reads", address, size);                                                                       \
+  }                                                                                                                    \
+  FASTSAM_CALLED void __tsan_unaligned_write##size(const char* address) {                                              \
+    FASTSAM_ON(on_plain_write, "writes", address, size);                                                               \
+  }
+FASTSAM_ACCESSES(1)
+FASTSAM_ACCESSES(2)
+FASTSAM_ACCESSES(4)
+FASTSAM_ACCESSES(8)
+FASTSAM_ACCESSES(16)
+FASTSAM_CALLED void __tsan_read_range(const char* address, size_t size) { FASTSAM_ON(on_read, "reads", address, size); }
+FASTSAM_CALLED void __tsan_write_range(const char* address, size_t size) {
+  FASTSAM_ON(on_plain_write, "writes", address, size);
+}
+FASTSAM_CALLED void __tsan_init() { watched_code = true; }
+FASTSAM_CALLED void __tsan_vptr_update(void**, void*) {}
+FASTSAM_CALLED void __tsan_vptr_read(void**) {}
+FASTSAM_CALLED void __tsan_func_entry(void*) {}
+FASTSAM_CALLED void __tsan_func_exit() {}
+}

@@ -424,6 +424,15 @@ def test_counts_are_kept_in_the_smallest_dtype(largest: list[int]) -> None:
     ]
 
 
+@pytest.mark.parametrize("most", [4096, 4097])
+def test_few_counts_of_a_gpu_are_kept_as_they_are(most: int) -> None:
+    counts = np.full(2 * most, 200, np.int32)
+    made = candidates.compact_all(counts, np.array([0, 5, 2 * most]))
+    assert [mask.dtype for mask in made] == [np.uint32 if most == 4096 else np.uint8] * 2
+    assert [mask.tolist() for mask in made] == [[200] * 5, [200] * (2 * most - 5)]
+    assert not any(np.shares_memory(mask, counts) for mask in made)
+
+
 def test_taken_candidates_keep_no_others_alive() -> None:
     counts = candidates.compact_all(np.arange(1000), np.array([0, 1, 1000]))
     columns = (np.zeros((2, *shape), dtype) for _, (_, *shape), dtype in candidates._COLUMNS)

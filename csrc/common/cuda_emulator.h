@@ -2,8 +2,9 @@
 //
 // One block runs at a time, each of its threads on a stack of its own (emulator/block.h). Memory is the host's. Shared
 // memory holds NaN (all bits set) when a block begins. A barrier that some threads never reach, a lane that is read and
-// doesn't take part, a misaligned matrix row: each is an error with a text, not a hang. Nothing is timed, and what a
-// GPU does at the same time happens here in one order or, with set_order, in the reverse.
+// doesn't take part, a misaligned matrix row: each is an error with a text, not a hang. What a GPU
+// does at the same time happens here in one order or, with set_order, in the reverse; what may go wrong in others is
+// found all the same (emulator/races.h). Nothing is timed.
 #pragma once
 
 #include <cmath>

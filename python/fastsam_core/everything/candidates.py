@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from .crops import near_crop_edge
 class Candidates:
     """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
 
-    counts: uncompressed RLE of the whole picture, each in the smallest dtype that holds it, because thousands of masks
-    may wait for their NMS; those that were found together share memory until some are taken. boxes, crop_boxes: (N, 4)
+    counts: uncompressed RLE of the whole picture, each in a dtype that is small where there is much of it, because
+    thousands of masks may wait for their NMS; those that were found together share memory until some are taken. boxes, crop_boxes: (N, 4)
     int64 XYXY in the picture. points: (N, 2) float64.
     """
 
@@ -103,26 +104,27 @@ class Batch:
 
     def filter(self) -> bool:
         """Ask for the runs of the masks that pass, once the numbers are there; whether any does."""
-        found, (left, top) = self.started.numbers(), self._crop.box[:2]
-        boxes = found.boxes + np.array([left, top, left, top])
-        passed = found.stability >= self._filters.stability_score_thresh
-        passed &= ~near_crop_edge(boxes, self._crop.box, self._image_size)
-        share, scores = self._filters.stability_share, self._scores[self._pairs[:, 0], self._pairs[:, 1]]
-        if share:
-            scores = (1 - share) * scores + share * found.stability.astype(np.float32)
-            passed &= scores > self._filters.conf_thres
+        # Nothing here is for all masks that could be for those that are kept: a GPU has measured them in less.
+        found, filters, (left, top) = self.started.numbers(), self._filters, self._crop.box[:2]
+        corner = np.array([left, top, left, top])
+        passed = found.stability >= filters.stability_score_thresh
+        passed &= ~near_crop_edge(found.boxes + corner, self._crop.box, self._image_size)
         kept = np.flatnonzero(passed)
+        scores, share = self._scores[self._pairs[kept, 0], self._pairs[kept, 1]], filters.stability_share
+        if share:
+            scores = (1 - share) * scores + share * found.stability[kept].astype(np.float32)
+            high = scores > filters.conf_thres
+            kept, scores = kept[high], scores[high]
         if not len(kept):
             return False
         self.started.ask(kept)
-        point = self._pairs[kept, 0]
         self._kept = (
-            boxes[kept],
+            found.boxes[kept] + corner,
             found.areas[kept],
-            scores[kept],
+            scores,
             found.stability[kept],
-            self._points[point] + np.array([left, top], np.float64),
-            np.tile(np.array(self._crop.box, np.int64), (len(kept), 1)),
+            self._points[self._pairs[kept, 0]] + np.array([left, top], np.float64),
+            np.repeat(np.array([self._crop.box], np.int64), len(kept), axis=0),
         )
         return True
 
@@ -165,15 +167,23 @@ class Queue:
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
 _TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # for each of them but the last
+# Counts per mask, on average, that take so little memory (16 KiB) that looking for a smaller dtype takes more than it
+# gives: the time in which a GPU measures a fifth of the masks.
+_FEW = 4096
 
 
 def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
-    """Each mask's counts in the smallest dtype that holds them.
+    """Copies of each mask's counts.
+
+    In the smallest dtype that holds them; few counts that come as int32, which a GPU gives, in uint32.
 
     counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
     """
     # A few calls for all masks: some for each of them take longer than a GPU does to measure them.
     bounds = offsets.tolist()
+    if counts.dtype == np.int32 and len(counts) <= _FEW * (len(bounds) - 1):
+        copied = counts.astype(np.uint32)
+        return [copied[begin:end] for begin, end in pairwise(bounds)]
     largest = np.maximum.reduceat(counts, offsets[:-1]) if len(bounds) > 1 else counts[:0]
     kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right").tolist()
     made = [counts] * len(kinds)

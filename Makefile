@@ -19,7 +19,7 @@ STAMPS := $(VENV)/.stamps
 NATIVE_SOURCES := CMakeLists.txt $(shell find cmake csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize cuda lint bench bench-compare bench-table wheel clean
+.PHONY: help setup demo test sanitize sanitize-cuda cuda lint bench bench-compare bench-table wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ test: setup  ## run the test suite
 
 sanitize: setup  ## the native tests under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python tests/native/sanitize.py $(SANITIZE_FLAGS)
+
+sanitize-cuda: setup  ## every kernel on a GPU under CUDA's compute-sanitizer, of a build with FASTSAM_CUDA=ON
+	$(BIN)/python tests/native/sanitize_cuda.py
 
 cuda: setup  ## build the CUDA kernels beside the package in use and check the binary; needs nvcc, no GPU
 	$(BIN)/python tests/native/check_cuda.py

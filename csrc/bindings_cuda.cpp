@@ -24,6 +24,8 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.attr("EMULATED") = true;
   m.def("set_order", &fastsam::emulator::set_order, py::arg("backward"),
         "Run a block's threads last to first from now on, or first to last.");
+  m.def("launched", &fastsam::emulator::launched,
+        "The names of all kernels that have run since the last call of this.");
 #else
   m.attr("EMULATED") = false;
 #endif

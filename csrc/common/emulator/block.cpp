@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <vector>
 
@@ -71,6 +72,7 @@ Block block;
 std::vector<Thread> threads;
 Stacks stacks;
 bool backward = false;
+std::set<std::string> names;  // of kernels that have run
 
 std::string text(const uint3& index) {
   return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
@@ -276,6 +278,7 @@ void run(const std::string& kernel, dim3 grid, dim3 size, size_t shared, const s
   block.grid = grid;
   block.size = size;
   block.error = nullptr;
+  names.insert(kernel);
   races::begin_launch();
   const struct Watched {
     ~Watched() { races::end_launch(block.error != nullptr || block.alive > 0); }
@@ -288,6 +291,13 @@ void run(const std::string& kernel, dim3 grid, dim3 size, size_t shared, const s
       }
     }
   }
+}
+
+std::vector<std::string> launched() {
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  std::vector<std::string> all(names.begin(), names.end());
+  names.clear();
+  return all;
 }
 
 void set_order(bool to_backward) {

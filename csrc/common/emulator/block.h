@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "common/emulator/types.h"
 
@@ -17,6 +18,9 @@ void run(const std::string& kernel, dim3 grid, dim3 block, size_t shared, const 
 
 // Lets threads go first to last within a block, or last to first: what has no barrier where it needs one then differs.
 void set_order(bool backward);
+
+// The names of the kernels that have run since this was called last, each once.
+std::vector<std::string> launched();
 
 // ---- from within a kernel ----
 const uint3& thread_index();

@@ -73,7 +73,7 @@ struct State {
 State* const the_state = new State;  // never destroyed: kernels may run until the process ends
 State& state() { return *the_state; }
 
-// Whether any code has been compiled to be watched.
+// Whether any kernel has been compiled to be watched.
 bool watched_code = false;
 // Whether this thread of the process is running a kernel; another may be at the code around one.
 __thread bool watching __attribute__((tls_model("initial-exec"))) = false;
@@ -241,11 +241,11 @@ void on_read(const Access& access) {
   const Stamp mine = now(s, access.thread);
   const bool shared = each_shared_cell(s, access.address, access.bytes, [&](Cell& cell) {
     // Whoever writes clears what is known of reads. Most memory is read by many threads, and written before a barrier.
-    if (cell.read[0] == mine || cell.read[1] == mine) return;
-    if (barrier_of(cell.read[1]) == s.barrier && barrier_of(cell.written) < s.barrier && cell.copy == 0 &&
-        actor_of(cell.read[0]) / 32 != actor_of(cell.read[1]) / 32 && barrier_of(cell.read[0]) == s.barrier) {
-      return;
-    }
+    const bool again = cell.read[0] == mine || cell.read[1] == mine;
+    const bool by_enough = barrier_of(cell.written) < s.barrier && barrier_of(cell.read[0]) == s.barrier &&
+                           barrier_of(cell.read[1]) == s.barrier &&
+                           actor_of(cell.read[0]) / 32 != actor_of(cell.read[1]) / 32;
+    if (cell.copy == 0 && (again || by_enough)) return;
     check_read(s, cell, access);
     note_read(s, cell, access.thread);
   });

@@ -1,0 +1,111 @@
+"""Runs every kernel on a GPU under CUDA's compute-sanitizer: `make sanitize-cuda`.
+
+Four tools look on, one after the other: memcheck (accesses outside allocations, leaks of the run-time), racecheck
+(shared memory), synccheck (barriers) and initcheck (global memory that nobody has written). What this prints last is
+"sanitize-cuda: clean"; a finding ends it, with the tool's report.
+
+    python tests/native/sanitize_cuda.py [the tools to run]
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from decoder_arguments import arguments_in  # noqa: E402
+from fastsam_core import ops  # noqa: E402
+from fastsam_core.ops import schema  # noqa: E402
+from op_examples import COVERED, example  # noqa: E402
+from siblings import EMULATED, carry, why_no_gpu  # noqa: E402
+
+TOOLS = {
+    "memcheck": [],
+    "racecheck": ["--racecheck-report=all"],
+    "synccheck": [],
+    "initcheck": [],
+}
+FOUND = 9  # the exit status of a run in which a tool has found something
+HALVES = (torch.float16, torch.bfloat16)
+# Of a few prompts, and of so many that blocks take several, and that the products of their tokens fill a GPU. The grid
+# ends within a panel of 16.
+FEW = {"heads": 8, "prompts": 2, "tokens": 8, "dim": 256, "grid": (5, 29)}
+MANY = {**FEW, "prompts": 65, "tokens": 7}
+WIDTHS = (2048, 256)  # of the hidden layers, as in SAM
+# Height, width, window, channels: kernels of tensor cores for all chips; those of Hopper, which take global attention of
+# 33 to 64 columns.
+ATTENTION = [(14, 14, 0, 64), (9, 40, 0, 64), (20, 30, 14, 80), (20, 30, 7, 32), (9, 70, 0, 64), (9, 64, 0, 80)]
+
+
+def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Operations and arguments, on the CPU, with which this sibling starts each of its kernels in each of its forms.
+
+    quick: in some of its forms, and without what takes many prompts.
+    """
+    for op in COVERED:
+        if op in schema.CUDAS:
+            yield op, example(op, sibling)
+    if quick:
+        yield "attention", _attention(*ATTENTION[1], torch.bfloat16)
+        return
+    for dtype in HALVES:
+        for op in COVERED:
+            for sizes in (FEW, MANY) if op.startswith("decoder_") else ():
+                yield op, arguments_in(dtype, op, **sizes, hidden=WIDTHS)
+    for dtype in (torch.float32, *HALVES):
+        for shape in ATTENTION:
+            yield "attention", _attention(*shape, dtype)
+    boxes, scores = example("nms")[:2]
+    yield "nms", (boxes.double().repeat(2, 1), scores.repeat(2), 0.5)  # more than a chunk
+    # Noise in every cell: columns with so many changes that their runs are written side by side.
+    logits, *axes = example("mask_runs")
+    yield "mask_runs", (logits.sign() * 9, *axes)
+
+
+def _attention(height: int, width: int, window: int, dim: int, dtype: torch.dtype) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = (1, height, width, 6 * dim), *((2 * (window or side) - 1, dim) for side in (height, width)), (6 * dim,)
+    qkv, rows, columns, padding = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return qkv, rows, columns, 2, window, padding if window else None
+
+
+def make_calls(device: str, sibling: str, quick: bool = False) -> int:
+    """Make them; how many there were."""
+    count = 0
+    for op, given in calls(sibling, quick):
+        ops.siblings(op)[sibling](*(carry(argument, device) for argument in given))
+        count += 1
+    return count
+
+
+def main(tools: list[str]) -> None:
+    """Run the tools; the first that finds something ends it with an error."""
+    if unknown := [tool for tool in tools if tool not in TOOLS]:
+        raise SystemExit(f"there is no tool {unknown[0]}; there are {', '.join(TOOLS)}")
+    if reason := why_no_gpu():
+        raise SystemExit(f"compute-sanitizer needs a GPU and the CUDA kernels: {reason}")
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    if sanitizer is None:
+        raise SystemExit("compute-sanitizer is needed, which CUDA's toolkit brings: put it on PATH")
+    for tool in tools or TOOLS:
+        command = [sanitizer, "--tool", tool, f"--error-exitcode={FOUND}", *TOOLS[tool]]
+        command += [sys.executable, __file__, "--calls"]
+        print("+", " ".join(command), flush=True)
+        if status := subprocess.run(command).returncode:
+            raise SystemExit(f"{tool} " + ("has found something" if status == FOUND else f"ended with {status}"))
+    print("sanitize-cuda: clean")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--calls"]:
+        print(f"{make_calls('cuda', 'cuda')} calls made")
+        torch.cuda.synchronize()
+    else:
+        main(sys.argv[1:])

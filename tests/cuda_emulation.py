@@ -44,7 +44,7 @@ FLAGS = [
 ]
 
 
-# What kernels read and write is told to csrc/common/emulator/races.cpp, which stands in for the sanitizer's own library.
+# What kernels read and write is told to csrc/common/emulator/races.cpp, which stands in for the compiler's library.
 WATCHED = [] if EXTRA else ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
 # Kernels and the emulator run a lot; the bindings, which take a compiler longest, hardly. Sanitizers' checks make
 # optimising slow, and leave less to gain by it.

@@ -20,11 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from decoder_arguments import arguments_in  # noqa: E402
-from fastsam_core import ops  # noqa: E402
-from fastsam_core.ops import schema  # noqa: E402
-from op_examples import COVERED, example  # noqa: E402
-from siblings import EMULATED, carry, why_no_gpu  # noqa: E402
+from decoder_arguments import arguments_in
+from fastsam_core import ops
+from fastsam_core.ops import schema
+from op_examples import COVERED, example
+from siblings import carry, why_no_gpu
 
 TOOLS = {
     "memcheck": [],
@@ -39,8 +39,7 @@ HALVES = (torch.float16, torch.bfloat16)
 FEW = {"heads": 8, "prompts": 2, "tokens": 8, "dim": 256, "grid": (5, 29)}
 MANY = {**FEW, "prompts": 65, "tokens": 7}
 WIDTHS = (2048, 256)  # of the hidden layers, as in SAM
-# Height, width, window, channels: kernels of tensor cores for all chips; those of Hopper, which take global attention of
-# 33 to 64 columns.
+# Height, width, window, channels. Hopper's own kernels take global attention of 33 to 64 columns.
 ATTENTION = [(14, 14, 0, 64), (9, 40, 0, 64), (20, 30, 14, 80), (20, 30, 7, 32), (9, 70, 0, 64), (9, 64, 0, 80)]
 
 

@@ -20,8 +20,8 @@ class Candidates:
     """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
 
     counts: uncompressed RLE of the whole picture, each in a dtype that is small where there is much of it, because
-    thousands of masks may wait for their NMS; those that were found together share memory until some are taken. boxes, crop_boxes: (N, 4)
-    int64 XYXY in the picture. points: (N, 2) float64.
+    thousands of masks may wait for their NMS; those that were found together share memory until some are taken.
+    boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
     """
 
     counts: list[np.ndarray]

@@ -76,8 +76,8 @@ set_target_properties(_cuda PROPERTIES
   CUDA_EXTENSIONS OFF CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static CUDA_SEPARABLE_COMPILATION OFF)
 target_include_directories(_cuda PRIVATE csrc)
 list(JOIN CMAKE_CUDA_ARCHITECTURES ", " _fastsam_architectures)
-set_source_files_properties(csrc/bindings_cuda.cpp PROPERTIES
-  COMPILE_DEFINITIONS "FASTSAM_CUDA_ARCHITECTURES=\"${_fastsam_architectures}\"")
+target_compile_definitions(_cuda PRIVATE
+  "$<$<COMPILE_LANGUAGE:CXX>:FASTSAM_CUDA_ARCHITECTURES=\"${_fastsam_architectures}\">")
 target_compile_options(_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
   "$<$<COMPILE_LANGUAGE:CUDA>:-lineinfo;-Xcompiler=-Wall,-Wextra,-ffp-contract=off>")
@@ -89,4 +89,5 @@ if(FASTSAM_WERROR)
     "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Werror>")
 endif()
 
+fastsam_join_bindings(_cuda)
 install(TARGETS _cuda LIBRARY DESTINATION fastsam_core)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -169,6 +170,9 @@ class Feeder:
                 if self._stop.is_set():
                     return
         except BaseException as error:  # the trainer's thread raises it
+            # Its frames hold the loader's processes: let go only when the garbage is collected, these end no more by
+            # themselves, and are waited for, seconds each.
+            traceback.clear_frames(error.__traceback__)
             self._queue.put(error)
 
 

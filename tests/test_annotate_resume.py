@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import logging
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from annotate_kills import TINY, detector, make_images, recorded, tiny_sam, tree
 from fastsam_core import SAM, auto_annotate, cli
 from fastsam_core.annotate import files
 from fastsam_core.models import checkpoint, registry
+from fastsam_core.models.image_encoder import ImageEncoderViT
+from golden_recipe import fill_state_dict
 
 SAME = "annotate_kills.detector"
 
@@ -238,10 +242,12 @@ def test_a_job_without_its_own_arguments(sam: SAM, images: Path, monkeypatch: py
 
 @pytest.fixture
 def checkpoint_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The tiny model as a file, for the command line."""
-    monkeypatch.setitem(registry.MODELS, "sam_b", TINY)
+    """The tiny model as a file, for the command line, which has no say in the size of its input: that is small too."""
+    encoder = partial(ImageEncoderViT, 16, 1, 2, (0,), image_size=128, out_channels=16)
+    row = dataclasses.replace(TINY, encoder=encoder, image_size=128)
+    monkeypatch.setitem(registry.MODELS, "sam_b", row)
     checkpoint._expected.cache_clear()
-    torch.save(tiny_sam().model.state_dict(), tmp_path / "tiny.pt")
+    torch.save(fill_state_dict(row.build().state_dict()), tmp_path / "tiny.pt")
     yield tmp_path / "tiny.pt"
     checkpoint._expected.cache_clear()
 

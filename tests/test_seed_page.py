@@ -192,15 +192,10 @@ def check(result: Results, shape: tuple[int, int], masks: int | None = None) -> 
     assert bool(data.flatten(1).any(1).all())
 
 
-@pytest.mark.slow
-def test_prompts_with_sam_b(
-    place: Path, sam_b: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The real network: two runs of its encoder."""
-    monkeypatch.setenv("FASTSAM_HOME", str(sam_b.parent))
+def test_prompts(place: Path, small_sam_b: None, capsys: pytest.CaptureFixture[str]) -> None:
     model = run(PROMPTS)["model"]
     said = capsys.readouterr()
-    assert "93,735,472 parameters" in said.out
+    assert "171,422 parameters" in said.out
     assert said.err.count(f"{ZIDANE.resolve()}: 720x1280 1 mask,") == 2
     assert not (place / "runs").exists()
     check(model.predictor.results[0], (720, 1280), masks=1)

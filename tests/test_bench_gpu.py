@@ -22,6 +22,7 @@ def work(**changed: Any) -> Work:
     return Work(**{"call": torch.neg, "inputs": [(x,), (x + 1,)], "flops": 1e6, "bytes": 8000.0, **changed})
 
 
+@pytest.mark.once("what the cases call has tests of its own")
 def test_every_case_runs_and_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_embedding(case: Case) -> None:
     check_embedding(case)
 
 
+@pytest.mark.once("the layers are sam_b's, more and wider")
 @pytest.mark.parametrize("name", ["sam_l", "sam_h"])
 def test_embedding_of_large_models(name: str) -> None:
     check_embedding(Case(name))

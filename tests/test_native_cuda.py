@@ -96,6 +96,7 @@ def test_a_module_that_does_not_load_is_said_once(built, monkeypatch, caplog):
     assert caplog.text.count("libstrange") == 1
 
 
+@pytest.mark.once("its processes are told what to use")
 def test_the_switch_registers_the_kernels():
     code = STAND_IN + (
         "import torch\n"

@@ -24,6 +24,8 @@ from fastsam_core.models.pickled import Name, Record, TensorRef, machine, open_p
 from fastsam_core.models.pickled.machine import Machine
 from yolo_files import IterableSimpleNamespace, make, published_paths, write
 
+pytestmark = pytest.mark.once("reading a file calls no operation")
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

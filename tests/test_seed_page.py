@@ -202,6 +202,7 @@ def test_prompts(place: Path, small_sam_b: None, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
+@pytest.mark.once("the small networks of this file take the same steps")
 def test_segment_everything_with_sam_b(
     place: Path, sam_b: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

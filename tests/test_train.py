@@ -23,6 +23,8 @@ from fastsam_core.train.scene_data import SceneDataset
 from fastsam_core.train.windows import fit_windows
 
 SHORT = TrainConfig(phases=(Phase(64, 2, 8), Phase(96, 2, 2)), prompts=3, pool=8, reuse=2, seed=3)
+# Shorter runs of this file remain.
+ONCE = pytest.mark.once("gradients are PyTorch's")
 
 
 def scenes(size: int = 96, seed: int = 3) -> SceneDataset:
@@ -81,6 +83,7 @@ def test_background_clicks_teach_the_iou_alone() -> None:
     torch.testing.assert_close(stronger, 3 * iou.grad)
 
 
+@ONCE
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = Trainer(SHORT, scenes(), tmp_path / "straight", workers=0).run()
 
@@ -105,6 +108,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypa
         torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
+@ONCE
 def test_a_run_learns(tmp_path: Path) -> None:
     """A few pictures, again and again: masks must come out better at the end than at the start."""
     config = TrainConfig(
@@ -152,6 +156,7 @@ def test_a_run_ends_with_its_time(tmp_path: Path) -> None:
     assert trainer.weights.exists()
 
 
+@ONCE
 def test_bfloat16_trains_as_float32_does(tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):

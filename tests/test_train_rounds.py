@@ -205,6 +205,7 @@ def test_waits_are_seen(wait: Callable[[Tensor], object], name: str) -> None:
     assert name in asked.found
 
 
+@pytest.mark.once("gradients are PyTorch's")
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_a_step_asks_nothing_of_the_device(tmp_path: Path, rounds: int) -> None:
     trainer = trainer_in_a_run(tmp_path)

@@ -23,6 +23,8 @@ from fastsam_core.detect.yolo.weights import Weights, fold, read_weights
 from small_model import small_weights
 from yolo_files import DetectionModel, IterableSimpleNamespace, make, published_paths, write
 
+pytestmark = pytest.mark.once("neither reading a file nor YOLO's layers call an operation")
+
 
 @pytest.fixture(scope="module")
 def net() -> DetectionModel:

@@ -1,8 +1,9 @@
 """Runs every kernel on a GPU under CUDA's compute-sanitizer: `make sanitize-cuda`.
 
-Four tools look on, one after the other: memcheck (accesses outside allocations, leaks of the run-time), racecheck
-(shared memory), synccheck (barriers) and initcheck (global memory that nobody has written). What this prints last is
-"sanitize-cuda: clean"; a finding ends it, with the tool's report.
+Three tools look on, one after the other: memcheck (accesses outside allocations), racecheck (shared memory) and
+synccheck (barriers). A fourth, initcheck (global memory that nobody has written), runs if it is named: it has to watch
+PyTorch's kernels too, and reports theirs as well. What this prints last is "sanitize-cuda: clean"; a finding ends it,
+with the tool's report.
 
     python tests/native/sanitize_cuda.py [the tools to run]
 """
@@ -27,12 +28,9 @@ from fastsam_core.ops import schema
 from op_examples import COVERED, example
 from siblings import carry, why_no_gpu
 
-TOOLS = {
-    "memcheck": [],
-    "racecheck": ["--racecheck-report=all"],
-    "synccheck": [],
-    "initcheck": [],
-}
+OURS = ["--kernel-name", "kernel_substring=fastsam"]  # by mangled names, in which the namespace stands
+TOOLS = {"memcheck": OURS, "racecheck": ["--racecheck-report=all", *OURS], "synccheck": OURS, "initcheck": []}
+USUAL = ("memcheck", "racecheck", "synccheck")
 FOUND = 9  # the exit status of a run in which a tool has found something
 HALVES = (torch.float16, torch.bfloat16)
 # Of a few prompts, and of so many that blocks take several, and that the products of their tokens fill a GPU. The grid
@@ -93,8 +91,10 @@ def main(tools: list[str]) -> None:
         raise SystemExit(f"compute-sanitizer needs a GPU and the CUDA kernels: {reason}")
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if sanitizer is None:
-        raise SystemExit("compute-sanitizer is needed, which CUDA's toolkit brings: put it on PATH")
-    for tool in tools or TOOLS:
+        raise SystemExit(
+            "compute-sanitizer is needed, of CUDA's toolkit or PyPI's nvidia-cuda-sanitizer-api: put it on PATH"
+        )
+    for tool in tools or USUAL:
         command = [sanitizer, "--tool", tool, f"--error-exitcode={FOUND}", *TOOLS[tool]]
         command += [sys.executable, __file__, "--calls"]
         print("+", " ".join(command), flush=True)

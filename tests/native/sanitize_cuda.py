@@ -107,7 +107,8 @@ def main(tools: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--calls"]:
-        print(f"{make_calls('cuda', 'cuda')} calls made")
+        made = make_calls("cuda", "cuda")
         torch.cuda.synchronize()
+        print(f"{made} calls made")
     else:
         main(sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,16 @@ def test_a_bad_image_is_reported_and_the_rest_go_on(sam: SAM, folder: Path, capl
     assert "cup 4, plate 2" in caplog.records[-1].getMessage()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_a_name_that_a_format_cannot_hold_is_skipped(sam: SAM, folder: Path) -> None:
+    (folder / "a\nb.png").write_bytes((folder / "b.png").read_bytes())
+    options = {"formats": ("yolo", "labelme"), "preview": 0}
+    target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options)
+    assert sorted(path.name for path in (target / "labelme").iterdir()) == ["a.json", "b.json"]
+    with pytest.raises(ValueError, match="control characters"):
+        auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options, on_error="raise", resume=False)
+
+
 def test_images_of_one_stem_do_not_collide(sam: SAM, folder: Path) -> None:
     for name in ("a.bmp", "a-2.png", "A.jpg"):
         (folder / name).write_bytes((folder / "b.png").read_bytes())
@@ -175,6 +186,10 @@ def test_a_detector_that_is_not_there(sam: SAM, folder: Path) -> None:
 
 
 def test_other_mistakes(sam: SAM, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"det_model='yolov8n\.pt' is of the YOLO family"):
+        auto_annotate(folder, "yolov8n.pt", sam, texts=["a dog"])
+    with pytest.raises(TypeError, match="resume must be True or False, not 'maybe'"):
+        auto_annotate(folder, None, sam, resume="maybe")
     with pytest.raises(TypeError, match="sam_model"):
         auto_annotate(folder, None, 3)
     with pytest.raises(FileNotFoundError):

@@ -102,3 +102,19 @@ def test_a_key_given_twice() -> None:
 def test_a_bracket_never_closed() -> None:
     with pytest.raises(UsageError, match="never closed"):
         values("points=[[1, 2] labels=[1]")
+
+
+@pytest.mark.parametrize("line", ["--source", "--source --verbose", "--source conf=1"])
+def test_a_value_that_is_missing(line: str) -> None:
+    with pytest.raises(UsageError, match="--source needs a value"):
+        values(line)
+
+
+def test_names_are_a_list_or_a_file() -> None:
+    for given, read in (
+        ("[a,b c]", ["a", "b c"]),
+        ("['a','b']", ["a", "b"]),
+        ("data.yaml", "data.yaml"),
+        ("{0: 'a'}", {0: "a"}),
+    ):
+        assert parse([f"names={given}"], names={"names"}).values == {"names": read}

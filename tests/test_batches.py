@@ -160,3 +160,19 @@ def test_frames_of_live_streams_don_t_wait_for_one_another(
         assert given == count
     assert "batch has no effect on live streams" in caplog.text
     assert Config().batch == 1
+
+
+def test_a_generator_may_fill_the_same_array_again(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+    first = pictures[0]
+    buffer = np.empty_like(first)
+
+    def camera() -> Any:
+        for shade in (1, 2, 3):
+            np.floor_divide(first, shade, out=buffer)
+            yield buffer
+
+    singly = predictor([first // shade for shade in (1, 2, 3)], bboxes=[4, 6, 40, 30])
+    together = predictor(camera(), batch=3, bboxes=[4, 6, 40, 30])
+    for one, other, shade in zip(singly, together, (1, 2, 3), strict=True):
+        np.testing.assert_array_equal(other.orig_img, first // shade)
+        assert same(one, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import logging
 import os
 import shlex
@@ -306,3 +307,42 @@ def test_convert(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "to .safetensors" in error_of(capsys)
     assert run("predict yolov8n.pt") == 2
     assert "did you mean model=yolov8n.pt?" in error_of(capsys)
+
+
+def test_modes_that_are_not_offered_and_switches_that_need_no_value(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(f"mode=train {QUICK} source=img.png") == 2
+    assert "'train' is not offered" in error_of(capsys)
+    assert run(f"mode=nothing {QUICK} source=img.png") == 2
+    assert "nothing" in error_of(capsys)
+    assert not (place / "runs").exists()
+    assert run(f"predict {QUICK} source=img.png multimask_output=maybe") == 1
+    assert "multimask_output must be True or False, not 'maybe'" in error_of(capsys)
+    assert run("info model=nano.pt detailed") == 0
+    assert "image_encoder" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@pytest.mark.parametrize(("name", "encoding"), [("b\udcffd.png", "utf-8"), ("\u65e5\u672c.png", "ascii")])
+def test_names_that_the_terminal_cannot_show(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
+) -> None:
+    try:
+        os.rename("img.png", name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, write_through=True))
+    assert run(f"predict {QUICK} source={name} points=[40,20] name=found") == 0
+    assert b"1 image, 1 mask" in written.getvalue()
+    assert len(list((place / "runs" / "segment" / "found").iterdir())) == 1
+
+
+def test_what_the_environment_says_wrong_is_one_line() -> None:
+    # So nothing that reads it may be imported before there is a command to fail.
+    code = "import sys; from fastsam_core.cli import main; sys.exit(main(['doctor']))"
+    environment = {**os.environ, "FASTSAM_ISA": "nothing"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("fastsam: error: FASTSAM_ISA=nothing: ") and done.stderr.count("\n") == 1

@@ -152,7 +152,12 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"project": 3}, TypeError, "project"),
         ({"pointstride": 4}, TypeError, "points_stride"),
         ({"bbox": [1, 2, 3, 4]}, TypeError, "bboxes"),
-        ({"points_stride": 4, "points_per_side": 4}, TypeError, "twice"),
+        ({"points_stride": 4, "points_per_side": 4}, TypeError, "twice, as points_stride and as points_per_side"),
+        ({"half": True, "dtype": "float32"}, TypeError, "twice, as half and as dtype"),
+        ({"points_stride": 2049}, ValueError, "points_stride must be at most 2048"),
+        ({"imgsz": 10**9}, ValueError, "imgsz must be at most 16384"),
+        ({"line_width": 10**6}, ValueError, "line_width must be at most 32767"),
+        ({"stream": True}, TypeError, r"unknown option 'stream'; did you mean stream_buffer"),
     ],
 )
 def test_refusals_name_the_option(options: dict, kind: type[Exception], said: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,3 +106,11 @@ def test_options_and_formats_that_do_not_exist(place: Path) -> None:
         read_labels("x.json", "coco", images="y")
     with pytest.raises(TypeError, match=r"yolo has no option 'order'; accepted: tolerance, scores"):
         convert_labels("data", "x", from_="yolo", to="yolo", order="area")
+
+
+@pytest.mark.parametrize("format", ["yolo", "coco", "labelme"])
+@pytest.mark.parametrize(("tolerance", "error"), [(float("nan"), ValueError), (-1, ValueError), ("1", TypeError)])
+def test_a_tolerance_that_is_none(tmp_path: Path, format: str, tolerance: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="tolerance must be a"):
+        open_writer(tmp_path / "new.json", format, tolerance=tolerance)
+    assert not list(tmp_path.iterdir())

@@ -418,3 +418,11 @@ def test_a_case_drawn() -> None:
     assert at(40, 90) == [100, 100, 100] and at(350, 150) == [178, 122, 65] and at(170, 170) == [100, 100, 100]
     assert at(150, 150)[2] > 200 > at(150, 150)[0] and at(150, 100)[1] > 180
     assert draw_case(image, encoded(truth), encoded(truth & False), None).shape[1] == 256
+
+
+def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, min_area"):
+        sam.val(scenes / "png", measure=["click"])
+    with pytest.raises(ValueError, match=r"output=.*file' is no folder"):
+        sam.val(scenes / "png", output=tmp_path / "file")

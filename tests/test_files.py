@@ -34,6 +34,9 @@ def test_long_names(tmp_path: Path) -> None:
     target = tmp_path / ("n" * 250 + ".txt")
     write_text(target, "x")
     assert target.read_text() == "x"
+    emoji = tmp_path / ("\U0001f600" * 60 + ".jpg")  # 244 bytes of the 255 that file systems take
+    write_text(emoji, "y")
+    assert emoji.read_text() == "y"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are a POSIX thing")

@@ -162,3 +162,26 @@ def test_the_real_supervision_gives_the_masks_back() -> None:
 def test_paths_of_other_systems_keep_their_names(tmp_path: Path) -> None:
     result = scene.results(path=str(tmp_path / "folder" / "ä b.jpg"))
     assert result.to_sa1b()["image"]["file_name"] == "ä b.jpg"
+
+
+def test_coco_ids_are_plain_whole_numbers() -> None:
+    result = scene.results()
+    given = {"image_id": np.int64(5), "first_id": torch.tensor(11), "category_ids": np.array([3, 1, 2, 4])}
+    assert json.dumps(result.to_coco(**given)) == json.dumps(
+        result.to_coco(image_id=5, first_id=11, category_ids=[3, 1, 2, 4])
+    )
+    assert {one["category_id"] for one in result.to_coco(category_ids=np.int64(7))} == {7}
+    assert result.to_coco(image_id="cat")[0]["image_id"] == "cat"
+    for wrong in ({"image_id": 1.5}, {"first_id": 1.5}, {"category_ids": [1, 2, 2.5, 3]}, {"category_ids": 1.5}):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be a whole number"):
+            result.to_coco(**wrong)
+
+
+def test_records_that_lack_something() -> None:
+    records = scene.results().to_dicts()
+    for key in ("segmentation", "bbox", "predicted_iou"):
+        lacking = [records[0], {name: value for name, value in records[1].items() if name != key}]
+        with pytest.raises(ValueError, match=f"record 1 has no {key}"):
+            Results.from_dicts(scene.picture(), "a.png", lacking)
+    with pytest.raises(TypeError, match="record 0 must be one of SAM's dicts, not str"):
+        Results.from_dicts(scene.picture(), "a.png", "abc")

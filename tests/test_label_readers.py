@@ -373,6 +373,9 @@ def test_sa1b_folders(tmp_path: Path) -> None:
     assert (one.class_id, one.predicted_iou, one.point_coords, one.crop_box) == (0, None, None, None)
     assert (other.class_id, other.predicted_iou, other.stability_score) == (2, 0.9, 0.95)
     assert other.point_coords == [[1.5, 2]] and other.crop_box == [0, 0, 6, 6]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no \.json file in the folder .*empty"):
+        read_labels(tmp_path / "empty", "sa1b")
     (alone,) = read_labels(tmp_path / "sub" / "b.json", "sa1b")
     assert alone.file_name == "sa_3.jpg" and alone.objects[0].class_id == 2
 

@@ -93,11 +93,26 @@ def test_pil_img_and_parts() -> None:
         {"img": np.zeros((3, 3, 3), np.uint8)},
         {"img": np.zeros((SIDE, SIDE, 3))},
         {"img": np.zeros((SIDE, SIDE), np.uint8)},
+        {"line_width": float("nan")},
+        {"line_width": "2"},
+        {"font_size": -1},
+        {"font_size": [12]},
+        {"font": None},
+        {"txt_color": "red"},
+        {"txt_color": (255, 255)},
+        {"txt_color": (0.5, 0.5, 0.5)},
+        {"txt_color": (0, 0, 256)},
     ],
 )
 def test_arguments_that_do_not_fit(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"color_mode|img"):
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(change))} must be"):
         squares((5, 5, 5)).plot(**change)
+
+
+def test_sizes_beyond_the_picture() -> None:
+    picture = squares((5, 5, 5))
+    assert picture.plot(line_width=1e9, font_size=1e9).shape == (SIDE, SIDE, 3)
+    assert (picture.plot(txt_color=np.array([0, 0, 255])) == picture.plot(txt_color=(0, 0, 255))).all()
 
 
 def test_boxes_and_labels_are_drawn_for_few_and_left_out_in_a_crowd() -> None:

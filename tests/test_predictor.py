@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -539,6 +541,30 @@ def test_threads_take_turns(predictor: Predictor) -> None:
     assert [found[i] for i in range(3)] == expected
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_amid_a_prediction_can_predict(predictor: Predictor) -> None:
+    # The lock is held by a thread that the child doesn't have. A hang would end in the alarm.
+    inside, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with predictor._lock:
+            inside.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            os._exit(0 if predictor._lock.acquire(timeout=20) else 3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_models(model: SamModel, picture: np.ndarray) -> None:
     with pytest.raises(ValueError, match="no model"):
         Predictor(overrides=QUIET).set_image(picture)
@@ -564,7 +590,27 @@ def test_half_precision_on_the_cpu_is_float32_and_said(predictor: Predictor, cap
     assert "float32" in caplog.text
 
 
+def test_predictions_are_made_in_evaluation_mode(model: SamModel, picture: np.ndarray) -> None:
+    expected = Predictor(overrides={"model": model, **QUIET})(picture, bboxes=BOXES)[0].masks.rle
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    predictor = Predictor(overrides={"model": model, **QUIET})
+    predictor.setup_model()
+    model.image_encoder.train()
+    assert predictor(picture, bboxes=BOXES)[0].masks.rle == expected
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert not any(part.training for part in model.modules())
+
+
 def test_options_are_checked(predictor: Predictor) -> None:
+    with pytest.raises(TypeError, match="overrides must be options by name"):
+        Predictor(overrides=["sam_b.pt"])
+    with pytest.raises(TypeError, match=r"cfg must be options by name, .*, not 'sam_b.pt'"):
+        Predictor("sam_b.pt")
+    for shape in ((0, 90), "ab", 5):
+        with pytest.raises(ValueError, match="src_shape must be"):
+            predictor.inference_features(predictor.features, shape, bboxes=BOXES)
+    masks, kept = Predictor.remove_small_regions(np.ones((2, 5, 5), bool))
+    assert masks.shape == (1, 5, 5) and kept.tolist() == [0]
     with pytest.raises(TypeError, match="did you mean bboxes"):
         predictor(bbox=[1, 2, 3, 4])
     with pytest.raises(TypeError, match="points_stride"):

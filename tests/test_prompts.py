@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fastsam_core import Boxes, Masks
 from fastsam_core.prompts import BINARY_LOGIT, Prompts
 
 
@@ -181,6 +182,36 @@ def test_refusals(kwargs: dict, said: str) -> None:
 def test_what_is_not_numbers_is_a_type_error(kwargs: dict) -> None:
     with pytest.raises(TypeError, match="must be"):
         Prompts.read(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(4, device="meta"), torch.zeros(4).to_sparse()],
+)
+def test_tensors_without_numbers_in_order(tensor: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match="bboxes must be a plain tensor"):
+        Prompts.read(bboxes=tensor)
+    with pytest.raises(TypeError, match="masks must be a plain tensor"):
+        Prompts.read(masks=tensor)
+
+
+def test_numbers_of_a_table_and_beyond_64_bits() -> None:
+    assert read(bboxes=np.array([1, 2.5, 3, np.int64(4)], object)).boxes.tolist() == [[1, 2.5, 3, 4]]
+    with pytest.raises(TypeError, match="bboxes must be numbers"):
+        Prompts.read(bboxes=np.array([1, "2", 3, 4], object))
+    for far in (10**30, 1e38, -2e9):  # what is finite here is NaN within the network
+        with pytest.raises(ValueError, match="finite pixel coordinates"):
+            Prompts.read(bboxes=[0, 0, 5, far])
+    with pytest.raises(TypeError, match="no coordinate"):
+        Prompts.read(points=[0, 10**400])
+
+
+def test_boxes_and_masks_of_a_result_are_prompts() -> None:
+    boxes = Boxes(torch.tensor([[1.0, 2, 30, 40, 0.5, 0]]), (48, 64))
+    masks = Masks(torch.ones(1, 48, 64, dtype=torch.bool), (48, 64))
+    prompts = read(bboxes=boxes, masks=masks)
+    assert prompts.boxes.tolist() == [[1, 2, 30, 40]] and prompts.masks.shape == (1, 48, 64)
+    assert read(masks=np.zeros((48, 64), np.longdouble)).masks.dtype == torch.float64
 
 
 def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -174,6 +174,9 @@ def test_moving(sam: SAM) -> None:
     assert sam.to("cpu").overrides == {"dtype": torch.bfloat16}
     with pytest.raises(ValueError, match="float16"):
         sam.to(torch.float64)
+    for move in (lambda: sam.to("nowhere"), lambda: sam.to("cuda:99"), lambda: sam.cuda(99), lambda: sam.to("meta")):
+        with pytest.raises(ValueError, match=r"nowhere|99|meta"):
+            move()
 
 
 @pytest.mark.parametrize("name", ["train", "export"])

@@ -154,3 +154,13 @@ def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path
 def test_set_image_refuses_a_video(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="video"):
         predictor.set_image(make_video(tmp_path / "film.avi"))
+
+
+def test_a_call_that_fails_leaves_no_empty_folder(predictor: Predictor, tmp_path: Path) -> None:
+    picture = bgr_picture(48, 64)
+    for wrong in ({"device": "cuda:99"}, {"masks": np.zeros((3, 3))}):
+        with pytest.raises(ValueError, match=r"cuda:99|masks"):
+            predictor(picture, **wrong)
+        assert list((tmp_path / "runs" / "segment").iterdir()) == []
+    predictor(picture, bboxes=BOXES)
+    assert files(tmp_path) == ["runs/segment/predict/image0.jpg"]

@@ -340,3 +340,29 @@ def test_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "meta_alias", sys)
     with pytest.raises(RuntimeError, match="meta_alias is imported already"):
         segment_anything.install("meta_alias")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ({"point_coords": np.zeros((1, 1, 2)), "point_labels": np.ones((1, 1))}, r"points must be \(N, P, 2\)"),
+        ({"point_coords": [[1, 2]], "point_labels": [1, 1]}, "one for each of the points"),
+        ({"point_coords": [[1, 2]], "point_labels": [5]}, "point_labels must be 1"),
+        ({"point_coords": [[1, np.nan]], "point_labels": [1]}, "point_coords must be finite"),
+        ({"box": [1, 2, 3, np.inf]}, "box must be finite"),
+        ({"mask_input": np.zeros((5, 5))}, r"masks must be logits \(N, 1, \d+, \d+\), not"),
+        ({"mask_input": np.zeros((1, 5, 5))}, r"masks must be logits \(N, 1, \d+, \d+\), not"),
+    ],
+)
+def test_prompts_that_do_not_fit(prompt: dict[str, Any], said: str) -> None:
+    predictor = SamPredictor(small_model())
+    predictor.set_image(np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(ValueError, match=said):
+        predictor.predict(**prompt)
+
+
+def test_grids_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="at most 2048"):
+        SamAutomaticMaskGenerator(small_model(), points_per_side=10**6)
+    with pytest.raises(TypeError, match="points_per_side must be an integer"):
+        SamAutomaticMaskGenerator(small_model(), points_per_side="32")

@@ -498,6 +498,23 @@ def test_iterator_is_taken_one_at_a_time(tmp_path: Path) -> None:
         list(load_sources(iter([5])))
 
 
+def test_frames_of_an_iterator_are_their_own() -> None:
+    buffer = np.zeros_like(BGR)
+
+    def camera() -> Any:
+        for value in (1, 2, 3):
+            buffer[:] = value
+            yield buffer
+
+    assert [item.image.max() for item in list(load_sources(camera()))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("tensor", [torch.empty(3, 4, 5, device="meta"), torch.zeros(3, 4, 5).to_sparse()])
+def test_tensors_without_pixels_in_order(tensor: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match=r"an image tensor must be a plain tensor, not a (meta|sparse)"):
+        list(load_sources(tensor))
+
+
 def test_closing_stops_the_iteration(folder: Path) -> None:
     source = load_sources(folder)
     seen = []
@@ -571,6 +588,29 @@ def test_url_limits() -> None:
         pytest.raises(ValueError, match=r"holds 1,000,000,000,000 bytes"),
     ):
         web.fetch(f"{address}/a.png")
+
+
+def test_a_server_that_trickles_has_a_deadline() -> None:
+    import time
+
+    sent = []
+
+    def trickle(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "300")
+        handler.end_headers()
+        try:
+            while len(sent) < 300:
+                handler.wfile.write(b"x")
+                sent.append(1)
+                time.sleep(0.02)
+        except OSError:
+            pass
+
+    with serve(trickle) as address:
+        with pytest.raises(ConnectionError, match=r"within 0\.2 seconds"):
+            web.fetch(f"{address}/a.png", deadline=0.2)
+        assert len(sent) < 200, "it waited for the whole answer"
 
 
 def test_silent_server_times_out() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,12 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    found = RasterObjects([], 3, 4, name="b\udcffd.tif")
+    with closing(sqlite3.connect(found.save(tmp_path / "found.gpkg"))) as database:
+        assert database.execute("SELECT description FROM gpkg_contents").fetchone() == ("objects of b?d.tif",)
+
+
 def test_files_without_objects(tmp_path: Path) -> None:
     none = RasterObjects([], 10, 20)
     assert none.boxes.shape == (0, 4) and list(none) == []
@@ -245,3 +252,11 @@ def test_files_that_cannot_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(ValueError, match=r"\.gpkg, \.geojson, \.json"):
         objects((RING, 0, 0)).save(tmp_path / name)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("")
+    # Before hours of work, too.
+    with pytest.raises(ValueError, match=r"a\.png is no folder"):
+        RasterObjects.check_path(tmp_path / "a.png" / "deep" / "found.gpkg")
+    assert RasterObjects.check_path(tmp_path / "new" / "found.gpkg").name == "found.gpkg"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import cv2
@@ -278,3 +279,24 @@ def test_evaluate_scores_an_untrained_model_low() -> None:
     assert scores.objects > 0
     assert 0 <= scores.point <= scores.oracle < 0.5
     assert 0 <= scores.box < 0.6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--model nowhere.pt", r"no checkpoint 'nowhere\.pt'"),
+        ("--model sam_nano.pt --data nowhere", "no such file or folder: nowhere"),
+        ("--device nowhere", "device='nowhere' is not a device"),
+        ("--device cuda:99", "cuda:99"),
+        ("--learning-rate nan", "learning_rate is 0 or more, not nan"),
+        ("--warmup-steps -1", "warmup_steps is 0 or more"),
+        ("--average-decay 1", "average_decay is from 0 to below 1"),
+        ("--threads -1", "--threads is 0 or more"),
+        ("--workers -1", "--workers is 0 or more"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*arguments.split(), "--output", str(tmp_path / "run")])
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()

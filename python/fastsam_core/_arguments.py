@@ -64,12 +64,14 @@ def parse(
     switches: Collection[str] = (),
     texts: Collection[str] = (),
     lists: Collection[str] = (),
+    names: Collection[str] = (),
 ) -> Arguments:
     """Read `argv`.
 
     switches: keys that are booleans, so that a bare `key` means True and `--key word` doesn't swallow the word.
     texts: keys whose value stays text even where it looks like a number (names of files and folders).
-    lists: keys whose value is a list of texts.
+    lists: keys whose value is a list of texts. names: keys whose value is such a list where it stands in brackets.
+    UsageError for a key that is given twice or without the value that it needs, and for brackets that can't be read.
     """
     result = Arguments()
     tokens = _join(list(argv))
@@ -84,8 +86,10 @@ def parse(
             key = token[2:]
             following = tokens[position] if position < len(tokens) else "--"
             is_switch = key.replace("-", "_") in switches and following.lower() not in ("true", "false", "none")
-            if is_switch or _starts_pair(following):
+            if is_switch:
                 value = "true"
+            elif _starts_pair(following):
+                raise UsageError(f"--{key} needs a value")
             else:
                 value = following
                 position += 1
@@ -99,7 +103,7 @@ def parse(
             raise UsageError(f"{key} is given twice")
         # A trailing comma is what is left of a pasted Python call.
         value = value[:-1] if value.endswith(",") else value
-        if key in lists:
+        if key in lists or (key in names and value.strip()[:1] in ("[", "(")):
             result.values[key] = parse_words(value)
         elif key in texts and value.lower() != "none":
             result.values[key] = value.strip()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def home() -> Path:
@@ -31,16 +38,63 @@ def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] 
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.parent if scratch is None else Path(scratch)
-    temporary = folder / f".{target.stem[:64]}.{secrets.token_hex(8)}{target.suffix}"
-    # Made here, so that it has the permissions that users' files have, and never takes another file's place.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    # File systems count bytes, and a letter may have four.
+    stem = os.fsencode(target.stem)[:64].decode(errors="ignore")
+    temporary = folder / f".{stem}.{secrets.token_hex(8)}{target.suffix}"
     try:
+        # Made here, so that it has the permissions that users' files have, and never takes another file's place.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        # Of a full disk the system names no file, and else it names one that nobody knows.
+        if error.filename in (temporary, os.fspath(temporary)) or (error.filename is None and error.errno in _FULL):
+            raise OSError(error.errno, error.strerror, os.fspath(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append_text(target: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8 at the end of a file, or nothing of it where not all can be written."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not target.exists()
+    with open(target, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        left = memoryview(text.encode("utf-8"))
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            file.truncate(before)
+            if is_new:
+                target.unlink()
+            error.filename = error.filename or os.fspath(target)
+            raise
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], target: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, atomically. OSError where that can't be done.
+
+    tensors: on any device and in any layout; those that share memory are written apart.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(target) as temporary:
+        try:
+            save_file(
+                {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+                temporary,
+                None if metadata is None else dict(metadata),
+            )
+        except SafetensorError as error:
+            raise OSError(f"{os.fspath(target)} can't be written: {error}") from error
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

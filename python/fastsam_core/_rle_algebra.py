@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import ops
 from ._rle_dicts import RLE, integer, texts_of, unpack
+from ._tensors import tensor_of
 from .ops._inputs import MAX_PIXELS
 
 UNION, INTERSECTION, DIFFERENCE, SYMMETRIC_DIFFERENCE = 14, 8, 2, 6
@@ -147,7 +148,7 @@ def _packed(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], like:
 
 def _integers(name: str, values: Any, n: int, columns: int) -> Tensor:
     """int64 (n, columns), of (columns,) or (n, columns) integers."""
-    tensor = torch.as_tensor(values)
+    tensor = tensor_of(values)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, not {tensor.dtype}")
     if tensor.shape not in ((columns,), (n, columns)):

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from ._tensors import tensor_of
+
 Array = torch.Tensor | np.ndarray
 Rows = slice | np.ndarray
 Self = TypeVar("Self", bound="BaseTensor")
@@ -64,7 +66,7 @@ class BaseTensor:
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """As `torch.Tensor.to`; an array becomes a tensor first."""
-        return self._with(torch.as_tensor(self.data).to(*args, **kwargs))
+        return self._with(tensor_of(self.data).to(*args, **kwargs))
 
     def _with(self: Self, data: Array) -> Self:
         return type(self)(data, self.orig_shape)
@@ -74,14 +76,14 @@ class BaseTensor:
         return f"{type(self).__name__}({size}, picture {self.orig_shape[0]} x {self.orig_shape[1]})"
 
 
-def picture_shape(shape: Sequence[int]) -> tuple[int, int]:
+def picture_shape(shape: Sequence[int], name: str = "orig_shape") -> tuple[int, int]:
     """(height, width) as plain integers; more entries, as in an array's (H, W, 3), are ignored."""
     try:
         height, width = (int(side) for side in tuple(shape)[:2])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"orig_shape must be (height, width), not {shape!r}") from error
+        raise ValueError(f"{name} must be (height, width), not {shape!r}") from error
     if height < 1 or width < 1:
-        raise ValueError(f"orig_shape must be a positive (height, width), not {shape!r}")
+        raise ValueError(f"{name} must be a positive (height, width), not {shape!r}")
     return height, width
 
 
@@ -134,7 +136,7 @@ def take(values: Any, rows: Rows) -> Any:
 
 def as_tensor(values: Any) -> Any:
     """A tensor or an array as it is, anything else as a float32 tensor."""
-    return values if isinstance(values, (torch.Tensor, np.ndarray)) else torch.as_tensor(values, dtype=torch.float32)
+    return values if isinstance(values, (torch.Tensor, np.ndarray)) else tensor_of(values).float()
 
 
 def each(values: Any, change: Callable[[Any], Any]) -> Any:

@@ -125,13 +125,16 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             *_CONVERT_TEXTS,
         },
         lists={"texts", "formats", "measures"},
+        names={"names"},
     )
     values = arguments.values
     for word in ("help", "version"):
         if word in values:
             return word, {}
     commands = [word for word in arguments.words if word in _COMMANDS]
-    if "mode" in values and values["mode"] in _COMMANDS and not commands:
+    if not commands and values.get("mode") is not None:
+        if values["mode"] not in _COMMANDS:
+            raise UsageError(_unknown_word(str(values["mode"])))
         commands = [values["mode"]]
     for word in arguments.words:
         if word in ("-h", "-V"):
@@ -156,7 +159,16 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
 
 _CONVERT_TEXTS = ("data", "output", "from", "to", "images", "source", "target")
 _WEIGHTS = (".pt", ".pth", ".safetensors")
-_SPECIAL_SWITCHES = ("multimask_output", "help", "version", "resume", "baselines", "mask_feedback", "rows")
+_SPECIAL_SWITCHES = (
+    "multimask_output",
+    "help",
+    "version",
+    "detailed",
+    "resume",
+    "baselines",
+    "mask_feedback",
+    "rows",
+)
 
 
 def _unknown_word(word: str) -> str:
@@ -350,6 +362,10 @@ class _Terminal(logging.Handler):
 
 @contextlib.contextmanager
 def _log_to_terminal() -> Iterator[None]:
+    for stream in (sys.stdout, sys.stderr):
+        # The name of a file may have letters that a terminal can't show, and the run must not end with them.
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     handler, level, propagate = _Terminal(), logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
+from ._limits import MOST_PIXELS, MOST_POINTS
 from ._log import warn_once
 
 if TYPE_CHECKING:
@@ -66,13 +67,15 @@ def _number(low: float | None = None, high: float | None = None) -> Reader:
     return read
 
 
-def _whole(low: int) -> Reader:
+def _whole(low: int, high: int | None = None) -> Reader:
     def read(key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise _wrong_type(key, value, "a whole number")
-        if value < low:
-            raise ValueError(f"{key} must be at least {low}, not {value!r}")
-        return int(value)
+        number = int(value)
+        if number < low or (high is not None and number > high):
+            bound = f"at least {low}" if number < low else f"at most {high}"
+            raise ValueError(f"{key} must be {bound}, not {value!r}")
+        return number
 
     return read
 
@@ -108,6 +111,13 @@ def _bits(key: str, value: Any) -> torch.dtype | None:
     return torch.float16 if value == 16 else torch.float32
 
 
+def _check_side(key: str, value: Any, sides: list[Any], unit: int) -> None:
+    """Less than `unit` is rounded up to it."""
+    if min(sides) < 1 or max(sides) > MOST_PIXELS:
+        bound = f"at least {unit}" if min(sides) < 1 else f"at most {MOST_PIXELS}"
+        raise ValueError(f"{key} must be {bound}, not {value!r}")
+
+
 def _image_size(key: str, value: Any) -> int:
     """One side in pixels, rounded up to what the patch grid of 16 needs."""
     sides = list(value) if isinstance(value, list | tuple) else [value]
@@ -115,8 +125,7 @@ def _image_size(key: str, value: Any) -> int:
         raise _wrong_type(key, value, "a whole number of pixels")
     if not 1 <= len(sides) <= 2 or len(set(sides)) != 1:
         raise ValueError(f"{key} must be one number or two equal ones (the model's input is square), not {value!r}")
-    if sides[0] < 1:
-        raise ValueError(f"{key} must be at least 16, not {value!r}")
+    _check_side(key, value, sides, 16)
     size = -(-int(sides[0]) // 16) * 16
     if size != sides[0]:
         warn_once(f"{key}={sides[0]} is not a multiple of 16; using {size}")
@@ -128,8 +137,7 @@ def _input_size(key: str, value: Any) -> tuple[int, int]:
     sides = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
         raise _wrong_type(key, value, "a whole number of pixels, or (height, width)")
-    if min(sides) < 1:
-        raise ValueError(f"{key} must be at least 32, not {value!r}")
+    _check_side(key, value, sides, 32)
     height, width = (-(-int(side) // 32) * 32 for side in sides)
     if [height, width] != sides:
         warn_once(f"{key}={value} is not a multiple of 32; using {height if height == width else (height, width)}")
@@ -192,7 +200,7 @@ class Config:
     text_model: Any = _option(None, _anything, "texts: the detector, by name or folder; Grounding DINO if not given")
     text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes whose score is greater")
 
-    points_stride: int = _option(32, _whole(1), "segment everything: points per side of the grid")
+    points_stride: int = _option(32, _whole(1, MOST_POINTS), "segment everything: points per side of the grid")
     points_batch_size: int | None = _option(
         None, _whole(1), "segment everything: points decoded together; 64, in half precision on a GPU more"
     )
@@ -223,7 +231,7 @@ class Config:
     show_labels: bool = _option(True, _switch, "draw labels")
     show_conf: bool = _option(True, _switch, "draw the predicted IoU in the labels")
     show_boxes: bool = _option(True, _switch, "draw boxes")
-    line_width: int | None = _option(None, _whole(1), "of the drawing, in pixels")
+    line_width: int | None = _option(None, _whole(1, 32767), "of the drawing, in pixels")
     project: str | None = _option(None, _text, "folder of this run's folder; relative to runs/segment")
     name: str | None = _option(None, _text, "of this run's folder; predict if not given")
     exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")
@@ -259,13 +267,14 @@ class Config:
         TypeError for an unknown key (with the nearest known ones) and for an option given under two names.
         """
         changes: dict[str, Any] = {}
+        names: dict[str, str] = {}
         for given, value in options.items():
             key, value = _canonical(given, value)
             if key not in self.__dataclass_fields__:
                 raise TypeError(unknown_option(given))
             if key in changes:
-                raise TypeError(f"{key} is given twice, once as {given}")
-            changes[key] = value
+                raise TypeError(f"{key} is given twice, as {names[key]} and as {given}")
+            changes[key], names[key] = value, given
         fresh = copy.copy(self)  # whose values have been checked
         for key, value in changes.items():
             setattr(fresh, key, value)
@@ -389,6 +398,6 @@ def _canonical(key: str, value: Any) -> tuple[str, Any]:
 
 def unknown_option(key: str) -> str:
     """What to tell someone who gave `key`: the known names nearest to it."""
-    known = [*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream"]
+    known = [name for name in (*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream") if name != key]
     close = difflib.get_close_matches(str(key), known, n=3)
     return f"unknown option {key!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")

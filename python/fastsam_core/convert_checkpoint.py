@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ._files import atomic_path
+from ._files import save_tensors
 from .detect.yolo.loaded import OFFICIAL
 from .detect.yolo.weights import read_weights, save_weights, tells_yolo
 from .models.checkpoint import identify, read_state_dict, resolve
@@ -49,12 +49,5 @@ def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike
         save_weights(weights, target)
         return Converted(target, f"YOLOv8, {sizes.task}, {sizes.classes} classes", len(weights.tensors))
     name = identify(state)
-    _save(state, target)
+    save_tensors(state, target)
     return Converted(target, name, len(state))
-
-
-def _save(state: dict[str, Tensor], target: Path) -> None:
-    from safetensors.torch import save_file
-
-    with atomic_path(target) as temporary:
-        save_file({name: value.contiguous().clone() for name, value in state.items()}, temporary)

@@ -76,7 +76,7 @@ def _masks(
     for part in points.split(batch_size):
         labels = torch.ones(len(part), 1, dtype=torch.int64, device=model.device)
         predicted_iou, logits = model.decode_points(prepared, part[:, None], labels)
-        pairs = torch.cartesian_prod(torch.arange(len(part)), torch.arange(3))
+        pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.arange(3, device="cpu"))
         for chunk in pairs.split(_LOGITS_CHUNK):
             low_res = logits(chunk[:, 0], chunk[:, 1])
             measured = resizer.measure(low_res)

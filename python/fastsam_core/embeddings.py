@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._files import atomic_path
+from ._files import save_tensors
 from .models.kept import edits
 from .models.sam_model import SamModel
 from .picture import Picture
@@ -47,8 +47,6 @@ def fingerprint(model: SamModel) -> str:
 
 def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> Path:
     """Write the picture's embedding and what it belongs to. ValueError when there is none yet."""
-    from safetensors.torch import save_file
-
     if picture.features is None:
         raise ValueError("there is no embedding to save yet: call set_image first")
     height, width = picture.original_hw
@@ -63,10 +61,8 @@ def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> P
         "height": str(height),
         "width": str(width),
     }
-    target = Path(target)
-    with atomic_path(target) as temporary:
-        save_file({"features": picture.features.detach().cpu().contiguous()}, temporary, metadata)
-    return target
+    save_tensors({"features": picture.features}, target, metadata)
+    return Path(target)
 
 
 def load(source: str | os.PathLike[str], model: SamModel, picture: Picture | None = None) -> Picture:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from . import contours
+from ._tensors import tensor_of
 from .base_tensor import Array, BaseTensor, Rows, picture_shape, take, to_numpy
 
 RLE = dict[str, Any]
@@ -86,7 +87,9 @@ class Masks(BaseTensor):
                 pixels = ops.rle_decode(*runs, *self.orig_shape)
             else:
                 rles = self._texts()
-                pixels = rle.to_masks(rles) if rles else torch.zeros((0, *self.orig_shape), dtype=torch.bool)
+                pixels = (
+                    rle.to_masks(rles) if rles else torch.zeros((0, *self.orig_shape), dtype=torch.bool, device="cpu")
+                )
             self._dense = pixels.numpy() if self._device is None else pixels.to(self._device)
         return self._dense
 
@@ -197,7 +200,7 @@ class Masks(BaseTensor):
         probe = torch.empty(0, dtype=torch.bool, device=self._device or "cpu").to(*args, **kwargs)
         if probe.dtype == torch.bool:
             return self._placed(probe.device)
-        return Masks(torch.as_tensor(self.data).to(*args, **kwargs), self.orig_shape)
+        return Masks(tensor_of(self.data).to(*args, **kwargs), self.orig_shape)
 
     def _placed(self, device: torch.device | None) -> Masks:
         masks = self._from_checked([], self._areas(), device)
@@ -230,7 +233,7 @@ class Masks(BaseTensor):
             from . import rle
 
             return np.asarray(rle.area(self._rles) if self._rles else [], dtype=np.int64).reshape(-1)
-        pixels = torch.as_tensor(self.data)
+        pixels = tensor_of(self.data)
         return to_numpy((pixels if pixels.dtype == torch.bool else pixels != 0).flatten(1).sum(1))
 
     @property

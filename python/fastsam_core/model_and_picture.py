@@ -66,7 +66,7 @@ class ModelAndPicture(PredictionLoop):
         return None if self.model is None else self._ready(self.args).image_size
 
     def _ready(self, config: Config) -> SamModel:
-        """The model as the options want it: loaded, on its device, at its input size."""
+        """The model as the options want it: loaded, in evaluation mode, on its device, at its input size."""
         with self._lock:
             if self.model is None:
                 self.setup_model()
@@ -74,6 +74,8 @@ class ModelAndPicture(PredictionLoop):
             device = select_device(config.device, current=self.model.device)
             if self.model.device != device:
                 self.model.to(device)
+            if any(part.training for part in self.model.modules()):
+                self.model.eval()  # in training mode each prediction would move the statistics of batch normalisation
             size = config.imgsz or self._own_size
             if self.model.image_size != size:
                 self.model.set_image_size(size)

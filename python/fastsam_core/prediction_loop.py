@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ class PredictionLoop:
         self.save_dir: Path | None = None
         self._saved_as: tuple[Any, ...] = ()
         self._lock = threading.RLock()
+        _LOOPS.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Locks and open sources belong to this object alone; a copy gets its own.
@@ -53,6 +57,7 @@ class PredictionLoop:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock(), dataset=None)
+        _LOOPS.add(self)
 
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
         """Open `source` with the options' `vid_stride` and `stream_buffer`."""
@@ -82,6 +87,11 @@ class PredictionLoop:
                     for phase, spent in result.speed.items():
                         total[phase] = total.get(phase, 0.0) + (spent or 0.0)
                     yield result
+        except BaseException:
+            if writer is not None and saving.wants_folder(config) and not config.exist_ok:
+                with suppress(OSError):  # a folder with anything in it stays
+                    writer.folder.rmdir()
+            raise
         finally:
             if writer is not None:
                 writer.close()
@@ -143,6 +153,19 @@ class PredictionLoop:
     def _fire(self, event: str) -> None:
         for function in list(self.callbacks.get(event, ())):
             function(self)
+
+
+_LOOPS: weakref.WeakSet[PredictionLoop] = weakref.WeakSet()
+
+
+def _release_locks() -> None:
+    """In a forked child: whichever thread held a lock isn't there, and would never give it back."""
+    for loop in _LOOPS:
+        loop._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_locks)
 
 
 def check_event(event: str) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from . import edges, proposals, saving, segment
 from ._log import warn_once
-from .config import PROMPT_KEYS, Config
+from ._tensors import tensor_of
+from .base_tensor import picture_shape
+from .config import PROMPT_KEYS, Config, _switch
 from .model_and_picture import ModelAndPicture, one_picture
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch, encode_together
@@ -51,6 +53,9 @@ class Predictor(ModelAndPicture):
         overrides: Mapping[str, Any] | None = None,
         _callbacks: dict[str, list[Callback]] | None = None,
     ) -> None:
+        for name, options in (("cfg", None if isinstance(cfg, Config) else cfg), ("overrides", overrides)):
+            if options is not None and not isinstance(options, Mapping):
+                raise TypeError(f"{name} must be options by name, as in dict(model='sam_b.pt'), not {options!r}")
         base = cfg if isinstance(cfg, Config) else Config().updated(cfg or {})
         super().__init__(base.updated(overrides or {}), _callbacks)
         self.prompts: dict[str, Any] = {}
@@ -120,7 +125,7 @@ class Predictor(ModelAndPicture):
         given = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
         config = self.args.updated(options)
-        multimask_output = bool(given.pop("multimask_output", False))
+        multimask_output = _switch("multimask_output", given.pop("multimask_output", False))
         texts = given.pop("texts", None)
         if texts is not None and given:
             raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(given)}")
@@ -159,7 +164,7 @@ class Predictor(ModelAndPicture):
         config, watch = request.config, Stopwatch(before)
         model = self._ready(config)
         if request.texts == ():  # as with empty boxes; nothing has to be loaded to find nothing
-            nothing = Prompts(boxes=torch.zeros(0, 4))
+            nothing = Prompts(boxes=torch.zeros(0, 4, device="cpu"))
             result = segment.segment_prompts(model, picture, nothing, request.multimask_output, config, watch)
         elif request.texts is not None:
             detector = self._text_detectors.get(config, model.device)
@@ -236,7 +241,7 @@ class Predictor(ModelAndPicture):
         prompts = Prompts.read(bboxes, points, labels, masks)
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks")
-        height, width = (int(side) for side in src_shape[:2])
+        height, width = picture_shape(src_shape, "src_shape")
         with self._lock:
             config = self.args.updated({"imgsz": dst_shape})
             model = self._ready(config)
@@ -246,7 +251,7 @@ class Predictor(ModelAndPicture):
             low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output, config.dtype)
             result = _prompted(model, picture, low_res, scores)
         assert result.boxes is not None
-        return None if result.masks is None else torch.as_tensor(result.masks.data), torch.as_tensor(result.boxes.data)
+        return None if result.masks is None else tensor_of(result.masks.data), tensor_of(result.boxes.data)
 
     def generate(self, im: Any = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Segment everything: masks (N, H, W) bool, predicted IoU (N,), boxes (N, 4) x1, y1, x2, y2.
@@ -261,10 +266,10 @@ class Predictor(ModelAndPicture):
             result = Results.from_dicts(picture.pixels, picture.path, records, device=self._ready(config).device)
         assert result.boxes is not None
         height, width = picture.original_hw
-        boxes = torch.as_tensor(result.boxes.data)
+        boxes = tensor_of(result.boxes.data)
         masks = boxes.new_zeros((0, height, width), dtype=torch.bool)
         if result.masks is not None:
-            masks = torch.as_tensor(result.masks.data)
+            masks = tensor_of(result.masks.data)
         return masks, boxes[:, 4], boxes[:, :4]
 
     def edges(

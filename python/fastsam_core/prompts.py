@@ -10,14 +10,16 @@ labels (1 foreground, 0 background, -1 none, 2 and 3 the corners of a box):
     None: all 1. One number: for all clicks. N numbers for N x 2 points. N x P, or as ragged as the points. P numbers
     for N x P x 2 points: the same for every object.
 bboxes:
-    [x1, y1, x2, y2] or N x 4. With points, box i and points i describe object i.
+    [x1, y1, x2, y2] or N x 4, or the `Boxes` of a result. With points, box i and points i describe object i.
 masks:
     (H, W) or (N, H, W), of the picture's shape or of the low-resolution logits (S / 4, S / 4). Floating point means
-    logits; bool and integers with the values 0 and 1 (or 0 and 255) mean outside and inside.
+    logits; bool and integers with the values 0 and 1 (or 0 and 255) mean outside and inside. Or the `Masks` of a
+    result.
 """
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +30,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._log import warn_once
+from ._tensors import check_plain
+from .boxes import Boxes
+from .masks import Masks
 from .preprocess import scale_points
 
 # The logit given to a pixel of a binary mask prompt. SAM's own logits of clear masks are about this large, and SAM 2
 # maps binary mask prompts to the same values.
 BINARY_LOGIT = 10.0
+
+# Coordinates beyond this are taken for infinite: what a network makes of them is NaN before float32 itself ends.
+_FARTHEST = 1e9
 
 _POINT_FORMS = (
     "accepted: [x, y] (one object), N x 2 (N objects of one point each), N x P x 2, or a list of lists of points with "
@@ -76,9 +84,9 @@ class Prompts:
             padded, padded_labels, counts = _read_points(points, labels)
             prompts = cls(boxes, padded, padded_labels, prompts.masks, counts)
         given = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
-        numbers = {name: len(part) for name, part in given.items() if part is not None}
-        if len(set(numbers.values())) > 1:
-            said = ", ".join(f"{name} for {number}" for name, number in numbers.items())
+        lengths = {name: len(part) for name, part in given.items() if part is not None}
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{name} for {length}" for name, length in lengths.items())
             raise ValueError(f"prompts are combined object by object, but there are {said}: give as many of each")
         if boxes is None and masks is None and 0 in prompts.counts:
             raise ValueError(f"object {prompts.counts.index(0)} has no points, and no box or mask either")
@@ -90,7 +98,7 @@ class Prompts:
         for index in range(len(self)):
             groups.setdefault(self.counts[index] if self.counts else 0, []).append(index)
         for count, members in groups.items():
-            for part in torch.tensor(members).split(limit):
+            for part in torch.tensor(members, device="cpu").split(limit):
                 yield (
                     part,
                     Prompts(
@@ -139,6 +147,7 @@ def read_texts(texts: Any) -> tuple[str, ...]:
 def _numbers(value: Any, name: str) -> np.ndarray:
     """A float64 array of anything made of numbers; ValueError if it is ragged."""
     if isinstance(value, Tensor):
+        check_plain(value, name)
         value = value.detach().cpu()
         array = (value.float() if value.is_floating_point() else value).numpy()
     elif isinstance(value, list | tuple):
@@ -146,8 +155,14 @@ def _numbers(value: Any, name: str) -> np.ndarray:
         array = np.asarray(parts)  # ValueError if ragged
     else:
         array = np.asarray(value)
+    if array.dtype == object and all(isinstance(number, numbers.Real) for number in array.flat):
+        # A table's columns of different types, and whole numbers of more than 64 bits.
+        try:
+            return array.astype(np.float64)
+        except OverflowError:
+            raise TypeError(f"{name} hold a number that no coordinate has: {value!r}"[:200]) from None
     if array.dtype.kind not in "biuf" and array.size:
-        raise TypeError(f"{name} must be numbers, not {value!r}")
+        raise TypeError(f"{name} must be numbers, not {value!r}"[:200])
     return array.astype(np.float64)
 
 
@@ -159,19 +174,20 @@ def _needs_care(value: list[Any] | tuple[Any, ...]) -> bool:
 def _finite_float32(array: np.ndarray, name: str) -> Tensor:
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    finite = np.isfinite(values)
-    if not finite.all():
-        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~finite][0]}")
+    near = np.abs(values) <= _FARTHEST  # False for NaN
+    if not near.all():
+        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~near][0]}")
     return torch.from_numpy(values)
 
 
 def _read_boxes(bboxes: Any) -> Tensor:
+    bboxes = bboxes.xyxy if isinstance(bboxes, Boxes) else bboxes
     try:
         array = _numbers(bboxes, "bboxes")
     except ValueError:
         raise ValueError("bboxes are not all of one length; accepted: [x1, y1, x2, y2] or N x 4") from None
     if array.size == 0:
-        return torch.zeros(0, 4)
+        return torch.zeros(0, 4, device="cpu")
     if array.ndim not in (1, 2) or array.shape[-1] != 4:
         raise ValueError(f"bboxes have shape {array.shape}; accepted: [x1, y1, x2, y2] or N x 4")
     return _finite_float32(array.reshape(-1, 4), "bboxes")
@@ -257,9 +273,10 @@ def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.
 
 def _read_masks(masks: Any) -> Tensor:
     """(N, h, w), as given: bool, integer 0 and 1, or floating-point logits."""
+    masks = masks.data if isinstance(masks, Masks) else masks
     if isinstance(masks, list | tuple):
         if not masks:
-            return torch.zeros(0, 1, 1)
+            return torch.zeros(0, 1, 1, device="cpu")
         if all(isinstance(part, np.ndarray | Tensor) for part in masks):
             masks = [_mask_tensor(part) for part in masks]
             if len({part.shape for part in masks}) > 1:
@@ -271,7 +288,7 @@ def _read_masks(masks: Any) -> Tensor:
     if tensor.ndim == 2 and tensor.numel():
         tensor = tensor[None]
     if tensor.numel() == 0 and tensor.ndim in (1, 2, 3) and len(tensor) == 0:
-        return torch.zeros(0, 1, 1)
+        return torch.zeros(0, 1, 1, device="cpu")
     if tensor.ndim != 3 or tensor.numel() == 0:
         raise ValueError(f"masks have shape {tuple(tensor.shape)}; accepted: (H, W) or (N, H, W)")
     if tensor.is_floating_point():
@@ -284,6 +301,7 @@ def _read_masks(masks: Any) -> Tensor:
 
 def _mask_tensor(mask: Any) -> Tensor:
     if isinstance(mask, Tensor):
+        check_plain(mask, "masks")
         tensor = mask.detach().cpu()
     else:
         try:
@@ -295,6 +313,8 @@ def _mask_tensor(mask: Any) -> Tensor:
         # PyTorch takes neither read-only memory, negative strides nor the wider unsigned integers.
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
+        if array.dtype == np.longdouble:
+            array = array.astype(np.float64)
         plain = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
         tensor = torch.from_numpy(array if plain else array.astype(array.dtype.newbyteorder("=")).copy())
     if tensor.is_complex():

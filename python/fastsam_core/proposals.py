@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import ops, rle
+from ._tensors import tensor_of
 from .config import Config
 from .everything.arguments import check_count, check_number
 from .models.sam_model import SamModel
@@ -51,7 +52,7 @@ def propose(
     order = _varied(corners, torch.from_numpy(rank), thresh)[:count]
     results = Results.from_dicts(picture.pixels, picture.path, [records[k] for k in order], device=model.device)
     if results.boxes is not None and order:
-        rows = torch.as_tensor(results.boxes.data).clone()
+        rows = tensor_of(results.boxes.data).clone()
         rows[:, 4] = torch.from_numpy(scores[order]).to(rows.device)
         results.boxes = type(results.boxes)(rows, results.orig_shape)
     return results

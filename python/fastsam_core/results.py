@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ._files import append_text
+from ._tensors import tensor_of
 from .base_tensor import Array, BaseTensor, as_tensor, each, select, take, to_numpy
 from .boxes import Boxes
 from .contours import Polygon
@@ -120,7 +122,7 @@ class Results:
 
     def cpu(self) -> Results:
         """On the CPU."""
-        return self._map(lambda part: part.cpu(), lambda values: each(values, lambda one: torch.as_tensor(one).cpu()))
+        return self._map(lambda part: part.cpu(), lambda values: each(values, lambda one: tensor_of(one).cpu()))
 
     def numpy(self) -> Results:
         """With NumPy arrays instead of tensors."""
@@ -134,7 +136,7 @@ class Results:
         """As `torch.Tensor.to`, for every part."""
         return self._map(
             lambda part: part.to(*args, **kwargs),
-            lambda values: each(values, lambda one: torch.as_tensor(one).to(*args, **kwargs)),
+            lambda values: each(values, lambda one: tensor_of(one).to(*args, **kwargs)),
         )
 
     def new(self) -> Results:
@@ -234,7 +236,7 @@ class Results:
 
     def to_coco(
         self,
-        image_id: int = 1,
+        image_id: int | str = 1,
         first_id: int = 1,
         category_ids: int | Sequence[int] | None = None,
         polygons: bool = False,
@@ -276,9 +278,7 @@ class Results:
             boxes: Any = [] if self.boxes is None else to_numpy(self.boxes.xywhn)
             lines = yolo.box_lines(boxes, rows[:, 5], conf=conf, ids=ids)
         if lines:
-            Path(txt_file).parent.mkdir(parents=True, exist_ok=True)
-            with open(txt_file, "a", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+            append_text(txt_file, "".join(f"{line}\n" for line in lines))
         return str(txt_file)
 
     def save_crop(self, save_dir: str | Path, file_name: str | Path = "im.jpg") -> None:

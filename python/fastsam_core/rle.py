@@ -141,7 +141,7 @@ def toBbox(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.float64]:
     if found is not None:
         return found
     counts, offsets, sizes = unpack(rleObjs)
-    heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64)
+    heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64, device="cpu")
     boxes: NDArray[np.float64] = ops.rle_to_bbox(counts, offsets, heights).numpy().astype(np.float64)
     return boxes[0] if isinstance(rleObjs, Mapping) else boxes
 
@@ -228,7 +228,7 @@ def merge(rleObjs: Sequence[RLE], intersect: bool | int = False) -> RLE:
     counts, offsets, sizes = unpack(rleObjs)
     height, width = one_size(sizes)
     runs = counts if len(sizes) == 1 else ops.rle_merge(counts, offsets, bool(intersect))
-    (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]]))
+    (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
     return {"size": [height, width], "counts": text}
 
 
@@ -280,7 +280,7 @@ def _compress(rles: Iterable[Any]) -> list[RLE]:
         counts = rle.get("counts")
         if isinstance(counts, (list, tuple, np.ndarray)):
             runs = _run_lengths(counts, height * width)
-            (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]]))
+            (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
         else:
             unpack(rle)
             text = text_of(rle)
@@ -293,7 +293,7 @@ def _run_lengths(counts: Any, pixels: int) -> Tensor:
     runs = [integer(value, "a run length") for value in values]
     if sum(runs) != pixels:
         raise ValueError(f"the runs sum to {sum(runs)}, but the size has {pixels} pixels. {HINT}")
-    return torch.tensor(runs, dtype=torch.int64)
+    return torch.tensor(runs, dtype=torch.int64, device="cpu")
 
 
 def _numbers(item: Any) -> NDArray[np.float64]:
@@ -321,7 +321,7 @@ def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _rasterise(polygons: list[NDArray[np.float64]], h: int, w: int) -> list[RLE]:
     height, width = integer(h, "h"), integer(w, "w")
-    offsets = torch.tensor([0, *np.cumsum([len(polygon) for polygon in polygons]).tolist()])
+    offsets = torch.tensor([0, *np.cumsum([len(polygon) for polygon in polygons]).tolist()], device="cpu")
     points = torch.from_numpy(np.concatenate(polygons))
     texts = texts_of(*ops.rle_from_polygon(points, offsets, height, width))
     return [{"size": [height, width], "counts": text} for text in texts]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ._log import warn_once
+from .device import select_device
 from .model_facade import ModelFacade, Summary
 from .models.checkpoint import load_model
 from .models.sam_model import SamModel
@@ -26,7 +27,7 @@ _DEFAULTS = {"conf": None, "task": "segment", "mode": "predict", "save": False}
 
 
 class SAM(ModelFacade):
-    """A Segment Anything model, on the CPU and in evaluation mode until a call moves it.
+    """A Segment Anything model, on the CPU until a call moves it. Calls put it into evaluation mode.
 
     model: a checkpoint by name ("sam_b.pt", "sam_l.pt", "sam_h.pt", "mobile_sam.pt", "sam_nano.pt", Meta's own file
     names) or path (any name, .pt, .pth or .safetensors), or a `SamModel`. Names that are not files here are looked up
@@ -137,7 +138,7 @@ class SAM(ModelFacade):
 
         data: a COCO .json file with `images` the folder of its images, or a folder with `images` and `masks` (PNG) or
         `labels` (.npz, or YOLO's .txt). settings: `measures`, `min_area`, `max_images`, `seed`, `baselines`,
-        `points_stride`, `rows`. See `evaluate.run.evaluate` and `evaluate.settings.EvaluateConfig`.
+        `mask_feedback`, `points_stride`, `rows`. See `evaluate.run.evaluate` and `evaluate.settings.EvaluateConfig`.
         """
         from .evaluate.run import evaluate
 
@@ -166,17 +167,23 @@ class SAM(ModelFacade):
         return self.model.device
 
     def to(self, *args: Any, **kwargs: Any) -> SAM:
-        """Move the model, as `nn.Module.to` does. A dtype is what it computes in from now on, as with `half`."""
-        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        """Move the model, as `nn.Module.to` does. A dtype is what it computes in from now on, as with `half`.
+
+        ValueError for a device that isn't here and for another dtype than float32, float16 and bfloat16.
+        """
+        try:
+            device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        except RuntimeError as error:  # a device of no known name
+            raise ValueError(str(error)) from None
         if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {dtype}")
         if device is not None:
-            self.model.to(device)
+            self.model.to(select_device(device))
         return self if dtype is None else self._compute_in(dtype)
 
     def cuda(self, device: int | str | torch.device | None = None) -> SAM:
-        """Move the model to a CUDA device."""
-        self.model.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+        """Move the model to a CUDA device. ValueError where there is none."""
+        self.model.to(select_device("cuda" if device is None else device))
         return self
 
     def cpu(self) -> SAM:

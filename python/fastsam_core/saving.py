@@ -81,10 +81,11 @@ class ResultWriter:
 
     def close(self) -> None:
         """Finish the videos. One that was left early holds the frames so far."""
-        for video in self._videos.values():
-            if video is not None:
-                video.close()
-        self._videos.clear()
+        with ExitStack() as stack:  # all of them, also when one can't be finished
+            for video in self._videos.values():
+                if video is not None:
+                    stack.callback(video.close)
+            self._videos.clear()
 
     def _stem(self, item: Item) -> str:
         """A file stem of the item's own; all frames of one video share it."""
@@ -143,8 +144,9 @@ class _Video:
         import cv2
 
         self._height, self._width = size
+        self._target = target
         with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(target))
+            temporary = self._temporary = stack.enter_context(atomic_path(target))
             fourcc: Any = cv2.VideoWriter.fourcc(*"MJPG")
             self._writer = cv2.VideoWriter(str(temporary), fourcc, fps, (self._width, self._height))
             if not self._writer.isOpened():
@@ -159,5 +161,21 @@ class _Video:
         self._writer.write(frame)
 
     def close(self) -> None:
-        self._writer.release()
-        self._stack.close()
+        """OSError, and no file, where not all of it was written: OpenCV says nothing of a disk that is full."""
+        with self._stack:
+            self._writer.release()
+            if not _is_whole_avi(self._temporary):
+                raise OSError(f"the video {self._target} can't be written whole; is the disk full?")
+
+
+def _is_whole_avi(path: Path) -> bool:
+    """Whether the file is as long as its parts say, of which a large one has several."""
+    length, end = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        while end < length:
+            file.seek(end)
+            kind, size = file.read(4), file.read(4)
+            if kind != b"RIFF" or len(size) < 4:
+                return False
+            end += 8 + int.from_bytes(size, "little")
+    return end == length > 0

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._tensors import tensor_of
 from .config import Config
 from .everything import count_batches, generate_masks
 from .everything.candidates import least_decoded
@@ -204,6 +205,7 @@ def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> 
     """See `Predictor.remove_small_regions`."""
     from . import ops
 
+    masks = tensor_of(masks)
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {tuple(masks.shape)}; accepted: (N, H, W)")
     if len(masks) == 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ._tensors import tensor_of
 from .config import Config
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
@@ -56,7 +57,7 @@ def segment_texts(
     boxes = Prompts(boxes=torch.from_numpy(found.boxes))
     result = segment_prompts(model, picture, boxes, multimask_output, config, watch)
     assert result.boxes is not None
-    rows = torch.as_tensor(result.boxes.data).clone()
+    rows = tensor_of(result.boxes.data).clone()
     per_object = 3 if multimask_output else 1
     prompts = rows[:, 5].long().cpu().numpy() // per_object
     rows[:, 4] = torch.from_numpy(found.scores[prompts]).to(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._tensors import tensor_of
 from ..boxes import Boxes
 from ..detect import CheckedDetector, Detections, load_detector, load_text_detector
 from ..picture import Picture
 from ..results import Results
 from . import rows
 from .segmenter import Segmenter
-from .settings import AnnotateConfig
+from .settings import AnnotateConfig, is_checkpoint
 
 EVERYTHING = {0: "object"}  # the class of masks that no detector asked for
 # Failures of detector or model one after the other, after which it is taken that they aren't the images' fault.
@@ -153,7 +153,7 @@ class Annotator:
         if config.texts is not None:
             found = load_text_detector(
                 config.texts,
-                None if _is_checkpoint(config.det_model) else config.det_model,
+                None if is_checkpoint(config.det_model) else config.det_model,
                 conf=config.conf,
                 iou=config.iou,
                 max_det=config.max_det,
@@ -176,7 +176,7 @@ def _prompted(segmenter: Segmenter, picture: Picture, found: Detections) -> Resu
     results = segmenter.boxes(picture, found.boxes).cpu()
     assert results.boxes is not None
     # SAM may have dropped masks; the class of each of the others is the number of its box.
-    prompts = torch.as_tensor(results.boxes.cls).long().numpy()
+    prompts = tensor_of(results.boxes.cls).long().numpy()
     names = {int(class_id): found.names.get(int(class_id), str(class_id)) for class_id in found.class_ids[prompts]}
     return _classified(results, found.class_ids[prompts], found.scores[prompts], names)
 
@@ -199,14 +199,9 @@ def _classified(
 
 
 def _nothing(image: NDArray[np.uint8], path: str) -> Results:
-    return Results(image, path, {}, torch.zeros(0, 6, dtype=torch.float64))
+    return Results(image, path, {}, torch.zeros(0, 6, dtype=torch.float64, device="cpu"))
 
 
 def _release_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _is_checkpoint(det_model: Any) -> bool:
-    """Whether it is a file of the YOLO family, such as the default, which knows no texts."""
-    return isinstance(det_model, (str, os.PathLike)) and os.fspath(det_model).endswith((".pt", ".safetensors"))

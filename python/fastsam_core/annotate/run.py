@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .._log import logger
-from ..config import _whole
+from ..config import _switch, _whole
 from ..sources import load_sources
 from .annotator import Annotator
 from .files import LabelFiles
@@ -84,7 +84,7 @@ def auto_annotate(
     )
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
-    preview = _whole(0)("preview", preview)
+    preview, resume = _whole(0)("preview", preview), _switch("resume", resume)
     share = read_shard(shard)
     if share != WHOLE:
         logger.info("labelling share %s of the images", share)

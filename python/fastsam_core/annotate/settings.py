@@ -11,6 +11,7 @@ from ..config import _image_size, _number, _whole
 
 FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
 ON_ERROR = ("skip", "raise")
+_DETECTOR = "yolov8x.pt"  # where none is given
 
 
 @dataclass
@@ -31,7 +32,7 @@ class AnnotateConfig:
     TypeError and ValueError for values that don't fit.
     """
 
-    det_model: Any = "yolov8x.pt"
+    det_model: Any = _DETECTOR
     sam_model: Any = "sam_b.pt"
     device: Any = ""
     conf: float = 0.25
@@ -58,6 +59,12 @@ class AnnotateConfig:
         self.formats = read_formats(self.formats)
         self.device = "" if self.device is None else self.device
         if self.det_model is None or isinstance(self.det_model, (str, os.PathLike)):
+            named = None if self.det_model is None else os.fspath(self.det_model)
+            if self.texts is not None and named is not None and named != _DETECTOR and is_checkpoint(named):
+                raise ValueError(
+                    f"texts are for an open-vocabulary detector, and det_model={named!r} is of the YOLO family, which "
+                    "knows none: give one of the two"
+                )
             return
         if self.texts is not None and not hasattr(self.det_model, "find"):
             raise ValueError(
@@ -77,6 +84,11 @@ class AnnotateConfig:
     def replaced(self, **changes: Any) -> AnnotateConfig:
         """A copy with some fields changed."""
         return AnnotateConfig(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
+
+
+def is_checkpoint(det_model: Any) -> bool:
+    """Whether it is a file of the YOLO family, such as the default, which knows no texts."""
+    return isinstance(det_model, (str, os.PathLike)) and os.fspath(det_model).endswith((".pt", ".safetensors"))
 
 
 def read_formats(formats: Any) -> tuple[str, ...]:

@@ -63,6 +63,10 @@ class Work:
                 record(_line(outcome))
             except OSError as error:
                 raise self._cannot_write(error) from error
+            except ValueError as error:  # what no file of a format can say, such as a name with a line break
+                if self._stop_at_errors:
+                    raise
+                record(_line(_skipped(outcome.loaded, error)))
 
         config = self._annotator.config
         with Pipeline(groups, write, workers=config.workers, batch=config.batch) as pipeline:
@@ -86,9 +90,7 @@ class Work:
                 continue
             if self._stop_at_errors:
                 raise found
-            reason = f"{type(found).__name__}: {found}"
-            logger.warning("skipped %s: %s", loaded.key, reason)
-            yield Outcome(loaded._replace(image=None), None, reason)
+            yield _skipped(loaded, found)
 
     def _write(self, outcome: Outcome) -> None:
         loaded, results, _ = outcome
@@ -107,6 +109,12 @@ class Work:
         else:
             hint = f"can't write to {folder}: {problem.strerror or problem}. What is done is recorded: run again"
         return OSError(problem.errno, f"{hint}, and it goes on from there")
+
+
+def _skipped(loaded: Loaded, error: Exception) -> Outcome:
+    reason = f"{type(error).__name__}: {error}"
+    logger.warning("skipped %s: %s", loaded.key, reason)
+    return Outcome(loaded._replace(image=None), None, reason)
 
 
 def _line(outcome: Outcome) -> Line:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .._tensors import tensor_of
 from ..results import Results
 from .choose import Choice, Matcher
 from .yolo.model import YOLO
@@ -124,7 +125,7 @@ def _at_border(result: Results) -> Results:
     """Boxes near the border taken to it, and those of nearly the whole picture made the whole. Masks stay."""
     if result.boxes is None or not len(result.boxes):
         return result
-    rows = torch.as_tensor(result.boxes.data).clone()
+    rows = tensor_of(result.boxes.data).clone()
     height, width = result.orig_shape
     boxes = rows[:, :4]
     boxes[:, :2] = torch.where(boxes[:, :2] < _BORDER, 0, boxes[:, :2])

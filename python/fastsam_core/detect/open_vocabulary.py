@@ -74,12 +74,12 @@ class OpenVocabularyDetector:
         if not texts:
             return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
         height, width = image.shape[:2]
-        boxes, scores = [torch.zeros(0, 4)], [torch.zeros(0, len(texts))]
+        boxes, scores = [torch.zeros(0, 4, device="cpu")], [torch.zeros(0, len(texts), device="cpu")]
         for corners, part in self._owl(image, texts) if self.kind.startswith("owl") else self._dino(image, texts):
             boxes.append(corners.float().cpu())
             scores.append(part.float().cpu())
         best, class_ids = torch.cat(scores).max(1)
-        ends = torch.tensor([width, height, width, height], dtype=torch.float32)
+        ends = torch.tensor([width, height, width, height], dtype=torch.float32, device="cpu")
         found = torch.cat(boxes).clamp(min=0).minimum(ends)
         rows = (best > self.conf).nonzero()[:, 0]
         rows = rows[ops.batched_nms(found[rows], best[rows], class_ids[rows], self.iou)]

@@ -59,8 +59,14 @@ def evaluate(
     another form (with those that are accepted), without any object to evaluate, or values that don't fit; TypeError
     for values of the wrong type; FileNotFoundError where nothing is.
     """
+    accepted = EvaluateConfig.__dataclass_fields__
+    for name in settings:
+        if name not in accepted:
+            raise TypeError(f"unknown option {name!r} of val; accepted: {', '.join(accepted)}")
     chosen = EvaluateConfig(**settings)
     found = open_data(data, images)
+    if output is not None and os.path.lexists(output) and not os.path.isdir(output):
+        raise ValueError(f"output={os.fspath(output)!r} is no folder")
     options = {"imgsz": imgsz, "device": device, "points_stride": chosen.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
     with predictor._lock, ExitStack() as stack:

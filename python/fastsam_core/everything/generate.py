@@ -285,4 +285,4 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
 
 def _as_float32(value: float) -> float:
     # The reference compares float32 tensors with its thresholds, which rounds those: 0.95 means the float32 next to it.
-    return float(torch.tensor(value, dtype=torch.float32))
+    return float(torch.tensor(value, dtype=torch.float32, device="cpu"))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .._limits import MOST_POINTS
+
 
 @lru_cache(maxsize=16)  # all pictures have the same ones
 def point_grid(per_side: int) -> np.ndarray:
@@ -26,8 +28,10 @@ def point_grid(per_side: int) -> np.ndarray:
 def layer_grids(points_stride: int, layers: int, downscale_factor: float) -> list[np.ndarray]:
     """Grids of layers 0..layers: int(points_stride / downscale_factor ** layer) points per side, as in the reference.
 
-    Raises ValueError where a layer would be left without a point.
+    Raises ValueError for too many, and where a layer would be left without a point.
     """
+    if points_stride > MOST_POINTS:
+        raise ValueError(f"the points per side must be at most {MOST_POINTS}, not {points_stride}")
     grids = []
     for layer in range(layers + 1):
         per_side = int(points_stride / downscale_factor**layer)

@@ -101,7 +101,10 @@ def relative_path(file_name: str) -> PurePosixPath:
     without_drive = re.sub(r"^[A-Za-z]:(?=[\\/])", "", file_name)
     parts = [part for part in re.split(r"[\\/]+", without_drive) if part not in ("", ".")]
     if not parts or ".." in parts or re.search(r"[\x00-\x1f]", file_name):
-        raise ValueError(f"the image name {file_name[:200]!r} can't be used: a relative path without '..' is needed")
+        raise ValueError(
+            f"the image name {file_name[:200]!r} can't be used: a relative path without '..' and control characters is "
+            "needed"
+        )
     return PurePosixPath(*parts)
 
 

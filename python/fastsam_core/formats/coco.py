@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
 
 from ._writing import plain_number
 from .labels import ImageLabels, LabelledObject
@@ -18,7 +22,7 @@ DECIMALS = 2
 def annotation_dicts(
     results: Results,
     *,
-    image_id: int = 1,
+    image_id: int | str = 1,
     first_id: int = 1,
     category_ids: int | Sequence[int] | None = None,
     polygons: bool = False,
@@ -32,6 +36,9 @@ def annotation_dicts(
     `category_ids` is one for all, or one per object. By default a result without class names (every SAM
     result) gives 1, and a result with class names its class + 1, because COCO counts from 1.
     """
+    if not isinstance(image_id, str):  # which COCO doesn't know, but its readers take
+        image_id = _whole("image_id", image_id)
+    first_id = _whole("first_id", first_id)
     labels = ImageLabels.from_results(results)
     categories = _category_ids(labels, category_ids)
     return [
@@ -43,7 +50,7 @@ def annotation_dicts(
 def annotation(
     found: LabelledObject,
     annotation_id: int,
-    image_id: int,
+    image_id: int | str,
     category_id: int,
     *,
     polygons: bool = False,
@@ -96,6 +103,7 @@ def dataset(
     """
     from ..results import Results
 
+    first_image_id, first_id = _whole("first_image_id", first_image_id), _whole("first_id", first_id)
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     names: dict[int, str] = {}
@@ -121,13 +129,21 @@ def dataset(
 def _category_ids(labels: ImageLabels, given: int | Sequence[int] | None) -> list[int]:
     if given is None:
         return [found.class_id + 1 for found in labels.objects]
-    if isinstance(given, int):
-        return [given] * len(labels.objects)
+    if not isinstance(given, Sequence | np.ndarray | Tensor) or getattr(given, "ndim", 1) == 0:
+        return [_whole("category_ids", given)] * len(labels.objects)
     if len(given) != len(labels.objects):
         raise ValueError(
             f"{len(given)} category_ids for {len(labels.objects)} objects; give one per object, or one integer"
         )
-    return [int(category) for category in given]
+    return [_whole("category_ids", category) for category in given]
+
+
+def _whole(name: str, value: Any) -> int:
+    """As a plain int, which JSON can hold; of NumPy's and PyTorch's whole numbers too."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
 
 
 def _flat(ring: Any) -> list[float | int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .._files import atomic_path
+from ..config import _number
 from . import coco
 from ._reading import FieldError, Node, read_json
 from ._writing import LabelWriter, json_text
@@ -39,7 +40,7 @@ class CocoWriter(LabelWriter):
         if self.path.suffix.lower() != ".json" or self.path.is_dir():
             raise ValueError(f"a COCO file is one .json file, not {os.fspath(path)!r}")
         self.polygons = polygons
-        self.tolerance = tolerance
+        self.tolerance = _number(0)("tolerance", tolerance)
         self._next_id = first_id
         self._last_image = 0
         self._given: set[int] = set()

@@ -7,6 +7,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..config import _number
 from ._writing import FolderWriter, json_text, plain_number, relative_path
 from .labels import ImageLabels
 
@@ -40,10 +41,10 @@ class LabelMeWriter(FolderWriter):
     ) -> None:
         if embed_images and images is None:
             raise ValueError("embed_images needs images=<their folder>")
+        self.tolerance = _number(0)("tolerance", tolerance)
         super().__init__(folder)
         self.images = None if images is None else Path(images)
         self.embed_images = embed_images
-        self.tolerance = tolerance
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         shapes: list[dict[str, Any]] = []

@@ -86,11 +86,13 @@ def read(source: str | os.PathLike[str]) -> LabelSet:
     """The annotations in a folder of SA-1B files and those below it, or in one such file.
 
     Boxes and areas are those of the masks, whatever the file says. Classes are 0 unless `class_id` says otherwise.
-    While iterating, ValueError that names the file and the field.
+    FileNotFoundError where there is no such file. While iterating, ValueError that names the file and the field.
     """
     source = Path(source)
     base = source.parent if source.is_file() else source
     files = [source.name] if source.is_file() else list(image_files.walk(source, _ENDINGS))
+    if not files:
+        raise FileNotFoundError(f"no {' or '.join(sorted(_ENDINGS))} file in the folder {source} or below it")
     names: dict[int, str] = {}
 
     def images_labels() -> Iterator[ImageLabels]:

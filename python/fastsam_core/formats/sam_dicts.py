@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .._tensors import tensor_of
 from ..masks import Masks
 
 if TYPE_CHECKING:
@@ -60,10 +61,14 @@ def records(results: Results, segmentation: str = "rle") -> list[dict[str, Any]]
 def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: torch.device | str) -> dict[str, Any]:
     """The arguments of `Results` that the dicts give; the class of a mask is its place in the list.
 
-    `picture` is (height, width). A score or point that some dict lacks is left out for all.
+    `picture` is (height, width). A score or point that some dict lacks is left out for all. ValueError for a dict
+    without mask, box or predicted IoU, TypeError for what is no dict.
     """
     rows = []
     for i, record in enumerate(records):
+        missing = [key for key in ("segmentation", "bbox", "predicted_iou") if key not in _keys(record, i)]
+        if missing:
+            raise ValueError(f"record {i} has no {' and no '.join(missing)}; SAM's dicts have all three")
         x, y, width, height = record["bbox"]
         rows.append([x, y, x + width, y + height, record["predicted_iou"], i])
     boxes = torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 6)
@@ -81,6 +86,12 @@ def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: t
     return {"boxes": boxes, "masks": Masks(shapes, picture, device=device), **known}
 
 
+def _keys(record: Any, place: int) -> Mapping[str, Any]:
+    if not isinstance(record, Mapping):
+        raise TypeError(f"record {place} must be one of SAM's dicts, not {type(record).__name__}")
+    return record
+
+
 def _number(values: Any, row: int, otherwise: float | None) -> float | None:
     return otherwise if values is None else float(values[row])
 
@@ -88,4 +99,4 @@ def _number(values: Any, row: int, otherwise: float | None) -> float | None:
 def _plain(values: Any, row: int, otherwise: list[Any]) -> list[Any]:
     if values is None:
         return otherwise
-    return torch.as_tensor(values[row], dtype=torch.float64).tolist()
+    return tensor_of(values[row]).double().tolist()

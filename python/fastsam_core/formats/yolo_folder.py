@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import _number, _switch
 from . import class_names, image_files, yolo
 from ._reading import read_text
 from ._writing import FolderWriter
@@ -35,9 +36,9 @@ class YoloWriter(FolderWriter):
     suffix = ".txt"
 
     def __init__(self, folder: str | os.PathLike[str], *, tolerance: float = 0.0, scores: bool = False) -> None:
+        self.tolerance = _number(0)("tolerance", tolerance)
+        self.scores = _switch("scores", scores)
         super().__init__(folder)
-        self.tolerance = tolerance
-        self.scores = scores
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         lines: list[str] = []

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .._tensors import tensor_of
 from ..ops._threads import native_threads
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
@@ -26,7 +27,7 @@ from .replay import encode
 _PLAIN_CHUNK = 8
 
 # Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
-# them, a launch costs the same for all, and they take 1.1 GiB more: not on a GPU that has little memory.
+# them, a launch costs the same for all, and they take 1.0 GiB more: not on a GPU that has little memory.
 _POINTS_AT_ONCE = 64
 _AMPLE_MEMORY = 8 << 30
 
@@ -188,17 +189,33 @@ class SamModel(nn.Module):
         points: (N, P, 2) float32 x, y in pixels of the model input, with labels (N, P): 1 foreground, 0 background,
         -1 none. boxes: (N, 4) x1, y1, x2, y2. masks: logits (N, 1, S / 4, S / 4). At least one of them.
         Returns low-resolution logits (N, M, S / 4, S / 4) float32 and predicted IoU (N, M), where M is 3 with
-        `multimask_output` (for an ambiguous prompt), else 1; the latter is `judgement.predicted_iou`.
+        `multimask_output` (for an ambiguous prompt), else 1; the latter is `judgement.predicted_iou`. ValueError for
+        other shapes; labels are not looked at.
         """
         given = [x for x in (points, boxes, masks) if x is not None]
         if not given:
             raise ValueError("no prompt: give points, boxes or masks")
+        self._check_shapes(points, labels, boxes, masks)
         if len({len(x) for x in given}) > 1:
             raise ValueError(f"prompts are for different numbers of objects: {[len(x) for x in given]}")
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         low_res, decoded = self._decode(image, points, labels, boxes, masks, len(given[0]), chosen)
         return low_res, self.judgement.predicted_iou(decoded, low_res)
+
+    def _check_shapes(
+        self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> None:
+        side = self.image_size // 4
+        if points is not None and (points.ndim != 3 or points.shape[2] != 2):
+            raise ValueError(f"points must be (N, P, 2) x, y, not {tuple(points.shape)}")
+        if points is not None and (labels is None or labels.shape != points.shape[:2]):
+            given = None if labels is None else tuple(labels.shape)
+            raise ValueError(f"labels must be one for each of the points, {tuple(points.shape[:2])}, not {given}")
+        if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
+            raise ValueError(f"boxes must be (N, 4) x1, y1, x2, y2, not {tuple(boxes.shape)}")
+        if masks is not None and (masks.ndim != 4 or tuple(masks.shape[1:]) != (1, side, side)):
+            raise ValueError(f"masks must be logits (N, 1, {side}, {side}), not {tuple(masks.shape)}")
 
     def _decode(
         self,
@@ -248,7 +265,7 @@ class SamModel(nn.Module):
 
         def logits(point_index: IndexList, mask_index: IndexList) -> Tensor:
             with torch.no_grad(), _threads(image.embedding, len(points)):
-                return decoded.logits(point_index, torch.as_tensor(mask_index, dtype=torch.long) + 1).float()
+                return decoded.logits(point_index, tensor_of(mask_index).long() + 1).float()
 
         return iou, logits
 
@@ -289,7 +306,7 @@ class SamModel(nn.Module):
         size = _PLAIN_CHUNK if isinstance(folded, FoldedImage) else len(sparse)
         for part in sparse.split(size):
             decoded = folded.decode(part, tokens)
-            pairs = torch.cartesian_prod(torch.arange(len(part)), torch.tensor(tokens))
+            pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.tensor(tokens, device="cpu"))
             logits.append(decoded.logits(pairs[:, 0], pairs[:, 1]).float().unflatten(0, (len(part), -1)))
             ious.append(decoded.predicted_iou()[:, chosen].float())
         return (logits[0], ious[0]) if len(ious) == 1 else (torch.cat(logits), torch.cat(ious))

@@ -7,6 +7,7 @@ to a third of an encoder's time. Where a model alternates between the two, PyTor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,9 @@ import torch
 
 _native: ContextVar[int] = ContextVar("_native", default=0)
 _lock = Lock()
+if hasattr(os, "register_at_fork"):
+    # A child begins without the thread that may hold it; it is held for no more than a moment.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def thread_count() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config import _number
 from . import colors, text
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ FILL = 0.45  # how much of a pixel is its mask's colour: the photo stays legible
 CROWD = 20  # with more masks than this, boxes and labels would hide what they name
 # Line widths as shares of the picture's mean side. That of boxes is Ultralytics' default.
 BOX, OUTLINE, CROWDED_OUTLINE = 0.003, 0.002, 0.0015
+_WIDEST = 32767  # of OpenCV's lines, in pixels
 _SUBPIXEL = 4  # bits of sub-pixel precision in OpenCV's line drawing
 
 
@@ -35,12 +38,23 @@ class Style:
     color_mode: str = "class"
     text_color: tuple[int, int, int] = (255, 255, 255)
 
+    def __post_init__(self) -> None:
+        if self.color_mode not in COLOR_MODES:
+            raise ValueError(f"color_mode must be one of {', '.join(COLOR_MODES)}, not {self.color_mode!r}")
+        for name in ("line_width", "font_size"):
+            if getattr(self, name) is not None:
+                _number(0)(name, getattr(self, name))
+        if not isinstance(self.font, (str, os.PathLike)):
+            raise TypeError(f"font must be the name or path of a font, not {self.font!r}")
+        values = tuple(self.text_color) if isinstance(self.text_color, (tuple, list, np.ndarray)) else ()
+        if len(values) != 3 or not all(isinstance(value, (int, np.integer)) and 0 <= value <= 255 for value in values):
+            raise ValueError(f"txt_color must be three whole numbers from 0 to 255, BGR, not {self.text_color!r}")
+        object.__setattr__(self, "text_color", tuple(int(value) for value in values))
+
 
 def draw(results: Results, style: Style | None = None, image: np.ndarray | None = None) -> np.ndarray:
     """A new uint8 BGR picture (H, W, 3) with the results drawn on `image`, or on their own picture."""
     style = style or Style()
-    if style.color_mode not in COLOR_MODES:
-        raise ValueError(f"color_mode must be one of {', '.join(COLOR_MODES)}, not {style.color_mode!r}")
     ground = results.orig_img if image is None else np.asarray(image)
     if ground.shape != (*results.orig_shape, 3) or ground.dtype != np.uint8:
         raise ValueError(f"img must be BGR, uint8 {(*results.orig_shape, 3)}, not {ground.dtype} {ground.shape}")
@@ -119,7 +133,8 @@ def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: 
 
     height, width = results.orig_shape
     thickness = _width(style, results.orig_shape, BOX)
-    size = max(8, round(style.font_size or max(12, (height + width) / 2 * 0.02)))
+    # A label larger than the picture has no place in it.
+    size = min(max(8, round(style.font_size or max(12, (height + width) / 2 * 0.02))), height + width)
     light_text = sum(style.text_color) > 3 * 127
     taken: list[text.Box] = []  # where labels may not go
     finite = np.nan_to_num(rows, posinf=2 * width, neginf=-width)
@@ -147,5 +162,5 @@ def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: 
 
 def _width(style: Style, picture: tuple[int, int], share: float) -> int:
     if style.line_width is not None:
-        return max(1, round(style.line_width))
+        return min(max(1, round(style.line_width)), _WIDEST)
     return max(1 if share == CROWDED_OUTLINE else 2, round(sum(picture) / 2 * share))

@@ -9,6 +9,7 @@ import numpy as np
 from .. import rle
 from .._rle_dicts import unpack
 from ..config import Config
+from ..everything.arguments import check_count
 from ..everything.grid import checked_grids, layer_grids
 from ..picture import Picture, Stopwatch
 from ..segment import generate_records
@@ -56,7 +57,8 @@ class SamAutomaticMaskGenerator:
         if output_mode not in _MODES:
             raise ValueError(f"output_mode must be one of {', '.join(_MODES)}, not {output_mode!r}")
         if points_per_side is not None:
-            self.point_grids = layer_grids(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
+            per_side = check_count("points_per_side", points_per_side)
+            self.point_grids = layer_grids(per_side, crop_n_layers, crop_n_points_downscale_factor)
         else:
             assert point_grids is not None
             self.point_grids = checked_grids(point_grids, crop_n_layers)

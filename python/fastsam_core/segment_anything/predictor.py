@@ -81,17 +81,24 @@ class SamPredictor:
         masks for an ambiguous prompt instead of one. return_logits: float32 logits instead of bool.
 
         Returns masks (C, H, W), their predicted IoU (C,), and low-resolution logits (C, S / 4, S / 4).
+        ValueError for prompts of other shapes, coordinates that aren't finite and other labels than -1 to 3;
+        RuntimeError without an image, as in Meta's package.
         """
         self._check_image()
         coords = labels = boxes = mask = None
         if point_coords is not None:
             if point_labels is None:
                 raise ValueError("point_labels are needed with point_coords")
-            scaled = self.transform.apply_coords(point_coords, self.original_size)
+            scaled = self.transform.apply_coords(_finite("point_coords", point_coords), self.original_size)
             coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[None]
+            if not np.isin(point_labels, (-1, 0, 1, 2, 3)).all():
+                raise ValueError(
+                    "point_labels must be 1 (foreground), 0 (background), -1 (none), or 2 and 3 (corners of a box), "
+                    f"not {np.asarray(point_labels).tolist()}"
+                )
             labels = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
         if box is not None:
-            scaled = self.transform.apply_boxes(box, self.original_size)
+            scaled = self.transform.apply_boxes(_finite("box", box), self.original_size)
             boxes = torch.as_tensor(scaled, dtype=torch.float, device=self.device)
         if mask_input is not None:
             mask = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]
@@ -173,3 +180,10 @@ class SamPredictor:
         if self._ready is None or self._ready[0] is not features:
             self._ready = features, self.model.prepare(features.to(self.device).float())
         return self._ready[1]
+
+
+def _finite(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite pixel coordinates, not {array.tolist()}")
+    return array

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .._log import warn_once
+from .._tensors import check_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -113,7 +114,8 @@ def from_tensor(tensor: torch.Tensor) -> list[NDArray[np.uint8]]:
 
 
 def check_tensor(tensor: torch.Tensor) -> None:
-    """ValueError unless `from_tensor` takes it: shape and dtype only."""
+    """ValueError or TypeError unless `from_tensor` takes it: shape, dtype and layout only."""
+    check_plain(tensor, "an image tensor")
     shape, dtype = tuple(tensor.shape), tensor.dtype
     if tensor.ndim not in (2, 3, 4):
         raise ValueError(f"an image tensor is (B, 3, H, W), (3, H, W) or (H, W), RGB, not {shape}")

@@ -100,9 +100,8 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
         if text.lower().split()[0] == "screen":
             raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
         if "://" in text or text.lower().startswith(("http:/", "https:/", "rtsp:/")):
-            raise ValueError(
-                f"{text!r} is no address that is known (http, https, rtsp, rtmp, tcp, udp); pass it as str"
-            )
+            hint = "" if "://" in text else "; pass it as str"  # a Path makes one slash of two
+            raise ValueError(f"{text!r} is no address that is known (http, https, rtsp, rtmp, tcp, udp){hint}")
         raise missing(path)
     suffix = suffix_of(path)
     if suffix in LIST_SUFFIXES:
@@ -279,6 +278,8 @@ def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endle
 def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
     first = 0
     for element in elements:
+        # A camera's loop fills one array again and again, while pictures wait for their batch or are kept in results.
+        element = element.copy() if isinstance(element, np.ndarray) else element
         found = _element(element)
         units = _memory_units(element, first) if found is None else [_entry_unit(e, vid_stride) for e in found]
         yield from _reported(units, first=first, endless=True)

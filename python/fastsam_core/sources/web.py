@@ -34,7 +34,7 @@ def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT
         if announced.isdigit() and int(announced) > limit:
             raise ValueError(f"{url} holds {int(announced):,} bytes, more than the limit of {limit:,}")
         received = 0
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read1(_CHUNK):  # what has come: `read` would wait for all of it, and never see the time
             received += len(chunk)
             if received > limit:
                 raise ValueError(f"{url} holds more than the limit of {limit:,} bytes")

@@ -78,7 +78,17 @@ CREATE TRIGGER {_INDEX}_delete AFTER DELETE ON {_TABLE} WHEN OLD.{_GEOMETRY} NOT
 
 
 def write(objects: RasterObjects, path: Path) -> None:
-    """Write the table `objects`, with a spatial index where SQLite can make one. See `RasterObjects.save`."""
+    """Write the table `objects`, with a spatial index where SQLite can make one. See `RasterObjects.save`.
+
+    OSError where the disk is full or fails.
+    """
+    try:
+        _write(objects, path)
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{path} can't be written: {error}") from error
+
+
+def _write(objects: RasterObjects, path: Path) -> None:
     with (
         atomic_path(path) as temporary,
         closing(sqlite3.connect(temporary, isolation_level=None)) as database,
@@ -107,7 +117,7 @@ def write(objects: RasterObjects, path: Path) -> None:
         left, right, bottom, top = bounds or (None,) * 4
         database.execute(
             "INSERT INTO gpkg_contents VALUES (?, 'features', ?, ?, ?, ?, ?, ?, ?, ?)",
-            (_TABLE, _TABLE, f"objects of {objects.name}", _CHANGED, left, bottom, right, top, system),
+            (_TABLE, _TABLE, f"objects of {_readable(objects.name)}", _CHANGED, left, bottom, right, top, system),
         )
         database.execute(
             "INSERT INTO gpkg_geometry_columns VALUES (?, ?, 'MULTIPOLYGON', ?, 0, 0)", (_TABLE, _GEOMETRY, system)
@@ -115,6 +125,11 @@ def write(objects: RasterObjects, path: Path) -> None:
         database.execute("COMMIT")
         if with_index:
             database.executescript(_TRIGGERS)
+
+
+def _readable(name: str) -> str:
+    """A file's name, whose bytes may be no text, as the text that SQLite takes."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _parts_of(objects: RasterObjects) -> Iterator[tuple[int, list[Rings]]]:

@@ -161,8 +161,11 @@ class RasterObjects(Sequence[RasterObject]):
 
     @staticmethod
     def check_path(path: str | os.PathLike[str]) -> Path:
-        """The path as `save` takes it. ValueError for one with another suffix, or of a folder."""
+        """The path as `save` takes it. ValueError for one with another suffix, of a folder, or below a file."""
         target = Path(path)
+        above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
+        if above is not None and not above.is_dir():
+            raise ValueError(f"{os.fspath(path)!r} can't be made: {above} is no folder")
         if target.suffix.lower() not in SUFFIXES or target.is_dir():
             raise ValueError(f"objects are saved as a {', '.join(SUFFIXES)} file, not {os.fspath(path)!r}")
         return target

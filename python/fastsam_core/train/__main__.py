@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ..device import select_device
 from ..models import registry
 from ..models.checkpoint import load_model
 from .config import Phase, TrainConfig
@@ -101,10 +102,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = vars(_parser().parse_args(argv))
+    parser = _parser()
+    options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        trainer = _trainer(options)
+    except (ValueError, TypeError, OSError) as error:
+        parser.error(" ".join(str(error).split()))
+    trainer.run()
+    print(trainer.weights)
+    return 0
+
+
+def _trainer(options: dict[str, Any]) -> Trainer:
+    for name in ("threads", "workers"):
+        if options[name] < 0:
+            raise ValueError(f"--{name} is 0 or more, not {options[name]}")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
+    options["device"] = str(select_device(options["device"]))
     if options["precision"] is None:
         options["precision"] = "bfloat16" if torch.device(options["device"]).type == "cuda" else "float32"
     for name in ("phases", "plane_shares", "rounds"):
@@ -132,10 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options["data"], images=options["images"], size=config.size, min_area=config.min_area
         )
         config = replace(config, pool=min(config.pool, len(own)))
-    trainer = Trainer(config, data, options["output"], options["device"], options["workers"])
-    trainer.run()
-    print(trainer.weights)
-    return 0
+    return Trainer(config, data, options["output"], options["device"], options["workers"])
 
 
 if __name__ == "__main__":

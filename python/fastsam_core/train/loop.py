@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .._files import atomic_path
+from .._files import atomic_path, save_tensors
 from .._log import logger
 from ..models import registry
 from ..models.checkpoint import load_model
@@ -293,11 +293,7 @@ def _new_model(name: str) -> SamModel:
 
 def save_weights(model: SamModel, path: Path, dtype: torch.dtype = torch.float16) -> None:
     """The state dict as safetensors in `dtype`; whole-number tensors keep theirs."""
-    from safetensors.torch import save_file
-
     state = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
-        for name, tensor in model.state_dict().items()
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"model": model.name})
+    save_tensors(state, path, {"model": model.name})

@@ -54,8 +54,8 @@ def masks(
             counts.append(found.cpu())
             areas.append(sizes[0, 0].cpu())
     if not counts:
-        return [], torch.zeros(0, dtype=torch.int64)
-    ends = torch.tensor([0, *(len(one) for one in counts)]).cumsum(0)
+        return [], torch.zeros(0, dtype=torch.int64, device="cpu")
+    ends = torch.tensor([0, *(len(one) for one in counts)], device="cpu").cumsum(0)
     characters, offsets = ops.rle_to_string(torch.cat(counts), ends)
     text = characters.numpy().tobytes().decode("ascii")
     rles = [{"size": [height, width], "counts": text[begin:end]} for begin, end in pairwise(offsets.tolist())]

@@ -37,7 +37,7 @@ class Weights:
             first = ", ".join(list(self.tensors)[:3])
             raise ValueError(f"these are not the tensors of a YOLOv8 network ({first}...): {error}") from None
         distances = self.tensors.get(_DISTANCES)
-        if distances is not None and not torch.equal(distances.flatten().float(), torch.arange(float(sizes.bins))):
+        if distances is not None and distances.flatten().tolist() != list(range(sizes.bins)):
             raise ValueError(f"{_DISTANCES} is not 0, 1, 2 ... as in YOLOv8")
         with torch.device("meta"):
             network = Network(sizes)
@@ -79,9 +79,7 @@ def tells_yolo(names: Iterable[str]) -> bool:
 
 def save_weights(weights: Weights, target: Path) -> None:
     """Write a `.safetensors` file that `read_weights` reads, with the tensors as they are and the facts beside them."""
-    from safetensors.torch import save_file
-
-    from ..._files import atomic_path
+    from ..._files import save_tensors
 
     facts = {
         "format": "yolov8",
@@ -89,9 +87,7 @@ def save_weights(weights: Weights, target: Path) -> None:
         "imgsz": weights.facts.imgsz,
         "epsilon": weights.facts.epsilon,
     }
-    tensors = {name: value.contiguous().clone() for name, value in weights.tensors.items()}
-    with atomic_path(target) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA: json.dumps(facts)})
+    save_tensors(weights.tensors, target, {_METADATA: json.dumps(facts)})
 
 
 def fold(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ class PickledFile:
         return {
             name: held[place.storage.key].as_strided(place.shape, place.strides, place.offset)
             if place.count
-            else torch.empty(place.shape, dtype=place.storage.dtype)
+            else torch.empty(place.shape, dtype=place.storage.dtype, device="cpu")
             for name, place in places.items()
         }
 

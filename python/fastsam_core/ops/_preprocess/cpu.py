@@ -22,7 +22,7 @@ def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> T
     check_picture(image)
     check_sides(height, width)
     check_memory(3 * height * width)
-    out = torch.empty((height, width, 3), dtype=torch.uint8)
+    out = torch.empty((height, width, 3), dtype=torch.uint8, device="cpu")
     _cpu.resize_image(image.numpy(), bgr, out.numpy(), thread_count())
     return out
 
@@ -41,7 +41,7 @@ def preprocess_image(
     check_picture(image)
     check_form(height, width, size, mean, std)
     check_memory(12 * size * size)
-    out = torch.empty((1, size, size, 3) if channels_last else (1, 3, size, size), dtype=torch.float32)
+    out = torch.empty((1, size, size, 3) if channels_last else (1, 3, size, size), dtype=torch.float32, device="cpu")
     channel_mean, channel_std = np.array(mean, np.float32), np.array(std, np.float32)
     threads = thread_count()
     _cpu.preprocess_image(

@@ -1,0 +1,94 @@
+"""A program's default device is for its own tensors: what lies on the CPU here stays there.
+
+PyTorch's device "meta" stands for a GPU: its tensors have no data, so that any use of one is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import Predictor, Results, auto_annotate, rle, tiles
+from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from small_model import FEW, QUIET, bgr_picture, small_model
+
+PICTURE = bgr_picture(48, 64)
+BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    made = Predictor(overrides={"model": small_model(), **QUIET})
+    made.set_image(PICTURE)
+    return made
+
+
+def told(result: Results) -> Any:
+    assert result.boxes is not None and result.masks is not None
+    return result.boxes.data.tolist(), result.masks.rle
+
+
+def prompts(predictor: Predictor, folder: Path) -> Any:
+    points = {"points": [[[1, 1], [5, 5]], [[3, 3]]], "labels": [[1, 0], [1]]}
+    masks = {"masks": np.ones((48, 64), bool)}
+    given = ({"bboxes": BOXES}, points, masks, {"multimask_output": True, **points})
+    return [told(predictor(**one)[0]) for one in given] + [len(predictor(bboxes=[])[0])]
+
+
+def everything(predictor: Predictor, folder: Path) -> Any:
+    return [told(one) for one in predictor([PICTURE, PICTURE], batch=2, crop_n_layers=1, **FEW)]
+
+
+def results(predictor: Predictor, folder: Path) -> Any:
+    found = predictor(bboxes=BOXES)[0]
+    assert found.masks is not None
+    found.cpu().save_txt(folder / "labels.txt")
+    text = (folder / "labels.txt").read_text()
+    (folder / "labels.txt").unlink()
+    return (
+        found.masks.data.tolist(),
+        found.plot().tolist(),
+        found.to_dicts(),
+        found.to_coco(polygons=True),
+        found.summary(normalize=True),
+        told(found[[0]]),
+        text,
+    )
+
+
+def run_lengths(predictor: Predictor, folder: Path) -> Any:
+    one, other = rle.encode(np.asfortranarray(np.indices((6, 7, 2)).sum(0) % 3 == 0))
+    return (
+        rle.decode([one, other]).tolist(),
+        [rle.area([one]).tolist(), rle.toBbox([one]).tolist(), rle.iou([one], [other], [0]).tolist()],
+        [rle.merge([one, other]), rle.union(one, other), rle.complement(one), rle.crop(one, [0, 0, 3, 3])],
+        [rle.frPyObjects([[1, 1, 5, 1, 5, 5]], 6, 7), rle.frPyObjects({"size": [2, 2], "counts": [4]}, 2, 2)],
+    )
+
+
+def other_ways(predictor: Predictor, folder: Path) -> Any:
+    options = {"points_per_side": 2, "pred_iou_thresh": -1e9, "stability_score_thresh": -1.0}
+    model = predictor.args.model
+    plain = SamPredictor(model)
+    plain.set_image(PICTURE)
+    auto_annotate([PICTURE], lambda image: (BOXES, [0.9, 0.8], [0, 1], None), predictor, "cpu", folder, resume=False)
+    return (
+        plain.predict(box=np.array(BOXES[0]))[0].tolist(),
+        [one["area"] for one in SamAutomaticMaskGenerator(model, **options).generate(PICTURE)],
+        predictor.edges(PICTURE, points_stride=2).tolist(),
+        told(predictor.proposals(PICTURE, 3, points_stride=2)),
+        tiles.segment(PICTURE, predictor, tile=48, overlap=8, **FEW).areas.tolist(),
+        sorted(path.read_text() for path in folder.glob("*.txt")),
+    )
+
+
+@pytest.mark.parametrize("work", [prompts, everything, results, run_lengths, other_ways])
+def test_results_are_the_same(predictor: Predictor, tmp_path: Path, work: Callable[[Predictor, Path], Any]) -> None:
+    expected = work(predictor, tmp_path)
+    with torch.device("meta"):
+        assert work(predictor, tmp_path) == expected

@@ -342,7 +342,7 @@ def test_names_that_the_terminal_cannot_show(
 def test_what_the_environment_says_wrong_is_one_line() -> None:
     # So nothing that reads it may be imported before there is a command to fail.
     code = "import sys; from fastsam_core.cli import main; sys.exit(main(['doctor']))"
-    environment = {**os.environ, "FASTSAM_ISA": "nothing"}
+    environment = {**os.environ, "FASTSAM_CUDA_KERNELS": "maybe"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("fastsam: error: FASTSAM_ISA=nothing: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("fastsam: error: FASTSAM_CUDA_KERNELS=maybe: ") and done.stderr.count("\n") == 1

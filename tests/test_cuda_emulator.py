@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import cuda_emulation
 from fastsam_core.ops._native import cpu_module
-from siblings import EMULATED
 
 NATIVE = Path(__file__).parent / "native"
-if NATIVE.is_dir():
-    sys.path.insert(0, str(NATIVE))
-    import check_cuda
-    import sanitize_cuda
 EMULATOR = sorted((cuda_emulation.ROOT / "csrc" / "common" / "emulator").glob("*.cpp"))
 
 pytestmark = [
@@ -41,15 +35,6 @@ pytestmark = [
 )
 def test_programs(tmp_path: Path, program: str, said: str) -> None:
     assert build_and_run(tmp_path, program) == said
-
-
-def test_the_sanitizer_of_a_gpu_is_shown_every_kernel() -> None:
-    module = cuda_emulation.load()
-    module.launched()
-    sanitize_cuda.make_calls("cpu", EMULATED, quick=True)
-    # That one is for more rows than the emulator gets through in a moment.
-    shown = {name.split("<")[0] for name in module.launched()} | {"many_rows_kernel"}
-    assert shown == check_cuda.written_kernels()
 
 
 def test_programs_with_the_portable_switch_of_stacks(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What `make sanitize-cuda` shows compute-sanitizer on a GPU, made here on the emulator."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import cuda_emulation
+from siblings import EMULATED, NAMES
+
+NATIVE = Path(__file__).parent / "native"
+if not NATIVE.is_dir():
+    pytest.skip("the script belongs to the source tree", allow_module_level=True)
+sys.path.insert(0, str(NATIVE))
+
+import check_cuda  # noqa: E402
+import sanitize_cuda  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not()),
+    pytest.mark.skipif(NAMES == ["reference"], reason="the compiled operations are off"),
+]
+
+
+def test_every_kernel_is_among_the_calls() -> None:
+    module = cuda_emulation.load()
+    module.launched()
+    sanitize_cuda.make_calls("cpu", EMULATED, quick=True)
+    # That one is for more rows than the emulator gets through in a moment.
+    shown = {name.split("<")[0] for name in module.launched()} | {"many_rows_kernel"}
+    assert shown == check_cuda.written_kernels()
+
+
+def test_tools_that_are_not_there_are_refused() -> None:
+    with pytest.raises(SystemExit, match="there is no tool helgrind; there are memcheck, racecheck"):
+        sanitize_cuda.main(["memcheck", "helgrind"])

@@ -7,8 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from fastsam_core._files import atomic_path, home, write_text
+from fastsam_core._files import atomic_path, home, save_tensors, write_text
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -52,3 +54,11 @@ def test_home_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.Mon
     assert home() == tmp_path
     monkeypatch.delenv("FASTSAM_HOME")
     assert home().name == "fastsam_core"
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
+    rows = torch.arange(12.0).reshape(3, 4)
+    tensors = {"rows": rows, "again": rows, "part": rows[1:], "turned": rows.T, "none": torch.zeros(0)}
+    save_tensors(tensors, tmp_path / "all.safetensors")
+    found = load_file(tmp_path / "all.safetensors")
+    assert set(found) == set(tensors) and all(torch.equal(found[name], tensors[name]) for name in tensors)

@@ -86,13 +86,16 @@ def save_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    apart: dict[str, Tensor] = {}
+    memory: set[int] = set()  # a checkpoint is large: only what shares is copied
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        begin = plain.untyped_storage().data_ptr()
+        apart[name] = plain.clone() if begin in memory else plain
+        memory.add(begin)
     with atomic_path(target) as temporary:
         try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-                temporary,
-                None if metadata is None else dict(metadata),
-            )
+            save_file(apart, temporary, None if metadata is None else dict(metadata))
         except SafetensorError as error:
             raise OSError(f"{os.fspath(target)} can't be written: {error}") from error
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from ._limits import MOST_PIXELS, MOST_POINTS
+from ._limits import MOST_PIXELS, MOST_POINTS, WIDEST_LINE
 from ._log import warn_once
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Config:
     show_labels: bool = _option(True, _switch, "draw labels")
     show_conf: bool = _option(True, _switch, "draw the predicted IoU in the labels")
     show_boxes: bool = _option(True, _switch, "draw boxes")
-    line_width: int | None = _option(None, _whole(1, 32767), "of the drawing, in pixels")
+    line_width: int | None = _option(None, _whole(1, WIDEST_LINE), "of the drawing, in pixels")
     project: str | None = _option(None, _text, "folder of this run's folder; relative to runs/segment")
     name: str | None = _option(None, _text, "of this run's folder; predict if not given")
     exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")

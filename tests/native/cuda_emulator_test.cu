@@ -16,19 +16,6 @@ namespace {
 
 using namespace fastsam::cuda;
 
-// `call` must throw a std::runtime_error whose text holds all of these.
-void fails(const std::function<void()>& call, const std::vector<std::string>& words) {
-  try {
-    call();
-  } catch (const std::runtime_error& error) {
-    for (const std::string& word : words) {
-      require(std::string(error.what()).find(word) != std::string::npos, "\"" + word + "\" in: " + error.what());
-    }
-    return;
-  }
-  require(false, "no error; expected one with: " + words[0]);
-}
-
 // ---- threads that can't go on ----
 
 __global__ void some_at_barrier_kernel() {

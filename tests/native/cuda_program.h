@@ -4,7 +4,10 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "common/cuda.h"
 
@@ -12,6 +15,19 @@ inline void require(bool holds, const std::string& what) {
   if (holds) return;
   std::fprintf(stderr, "failed: %s\n", what.c_str());
   std::exit(1);
+}
+
+// `call` must throw a std::runtime_error whose text holds all of these.
+inline void fails(const std::function<void()>& call, const std::vector<std::string>& words) {
+  try {
+    call();
+  } catch (const std::runtime_error& error) {
+    for (const std::string& word : words) {
+      require(std::string(error.what()).find(word) != std::string::npos, "\"" + word + "\" in: " + error.what());
+    }
+    return;
+  }
+  require(false, "no error; expected one with: " + words[0]);
 }
 
 // Memory that both sides see.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._limits import WIDEST_LINE
 from ..config import _number
 from . import colors, text
 
@@ -20,7 +21,6 @@ FILL = 0.45  # how much of a pixel is its mask's colour: the photo stays legible
 CROWD = 20  # with more masks than this, boxes and labels would hide what they name
 # Line widths as shares of the picture's mean side. That of boxes is Ultralytics' default.
 BOX, OUTLINE, CROWDED_OUTLINE = 0.003, 0.002, 0.0015
-_WIDEST = 32767  # of OpenCV's lines, in pixels
 _SUBPIXEL = 4  # bits of sub-pixel precision in OpenCV's line drawing
 
 
@@ -162,5 +162,5 @@ def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: 
 
 def _width(style: Style, picture: tuple[int, int], share: float) -> int:
     if style.line_width is not None:
-        return min(max(1, round(style.line_width)), _WIDEST)
+        return min(max(1, round(style.line_width)), WIDEST_LINE)
     return max(1 if share == CROWDED_OUTLINE else 2, round(sum(picture) / 2 * share))

@@ -63,6 +63,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderViT:
 
     monkeypatch.setattr(ops, "attention", attention)
     monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+    monkeypatch.setattr(ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)  # that is a CPU's own way
     assert isinstance(made, ImageEncoderViT)
     return made.eval().to(DTYPE)
 
@@ -224,10 +225,11 @@ def test_on_a_gpu_patches_go_by_a_product_unless_the_convolution_is_altered(
 @torch.no_grad()
 def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.MonkeyPatch, gpu_way: bool) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)
     model = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=96, window_size=4, out_channels=8)).eval().to(DTYPE)
     if gpu_way:
         monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
-        monkeypatch.setattr(PatchEmbed, "forward", lambda self, x: self._tiles() and self.by_product(x))
+        monkeypatch.setattr(PatchEmbed, "forward", lambda self, x: self.tiles() and self.by_product(x))
     graphs: list[str] = []
 
     def backend(graph: Any, given: Any) -> Any:

@@ -165,7 +165,7 @@ def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.fixture
 def half_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU stand in for a GPU."""
-    monkeypatch.setattr(picture, "usable_dtype", lambda dtype, device: dtype)
+    monkeypatch.setattr(picture, "usable_dtypes", lambda dtype, device, encoder: (dtype, dtype))
 
 
 def dense(result: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 
 from . import __version__, _files, ops
 from .models import replay
+from .models.precision import why_not_bfloat16
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
 from .ops._native_cuda import cuda_module, cuda_reason
@@ -25,6 +26,7 @@ def collect() -> dict[str, Any]:
     {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
     (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, of the kernels `module`,
     `architectures`, `kernels`: "in use" or the reason why not, and `graphs`: the same of the encoders' CUDA graphs),
+    `bfloat16` ("" where this CPU multiplies it faster than float32, else the reason why not),
     `home`, `weights` (bundled file -> bytes), `environment` (the FASTSAM_ variables that are set).
     """
     return {
@@ -38,6 +40,7 @@ def collect() -> dict[str, Any]:
             "forced": os.environ.get("FASTSAM_ISA") or None,
         },
         "threads": torch.get_num_threads(),
+        "bfloat16": why_not_bfloat16(),
         "cuda": _cuda(),
         "home": str(_files.home()),
         "weights": _bundled_weights(),
@@ -50,7 +53,9 @@ def report() -> str:
     found = collect()
     lines = [f"fastsam_core {__version__}", ""]
     lines += _section("Versions", {name: version or "not installed" for name, version in found["versions"].items()})
-    lines += _section("Machine", {"platform": found["platform"], "threads": found["threads"]})
+    faster = "multiplied faster than float32: dtype=bfloat16 uses that in the image encoders of sam_b, sam_l and sam_h"
+    narrow = f"not faster than float32: {found['bfloat16']}" if found["bfloat16"] else faster
+    lines += _section("Machine", {"platform": found["platform"], "threads": found["threads"], "bfloat16": narrow})
     isa = found["isa"]
     lines += _section(
         "Native CPU operations",

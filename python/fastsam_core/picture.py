@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .models.precision import usable_dtype
+from .models.precision import usable_dtypes
 from .models.sam_model import PreparedImage, SamModel
 from .preprocess import preprocess, resized_shape
 
@@ -136,7 +136,7 @@ class Picture:
         return (
             self._features is not None
             and self._features.shape[-1] == model.image_size // 16
-            and self._dtype in (None, _dtype(model, dtype))
+            and self._dtype in (None, _dtypes(model, dtype)[0])
         )
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class Picture:
 
         ValueError when it has to be computed but the pixels are not here.
         """
-        dtype, device = _dtype(model, dtype), model.device
+        (encoded_in, decoded_in), device = _dtypes(model, dtype), model.device
         if not self.is_encoded(model, dtype):
             if self.image is None:
                 raise ValueError(
@@ -155,12 +155,12 @@ class Picture:
                     "picture it cannot be computed again: call set_image"
                 )
             self._features = encode(model, [self.image], dtype, watch)
-            self._dtype, self._prepared = dtype, None
+            self._dtype, self._prepared = encoded_in, None
         assert self._features is not None
         if self._features.device != device:
             self._features, self._prepared = self._features.to(device), None
-        if self._prepared is None or self._prepared.dtype != dtype:
-            self._prepared = model.prepare(self._features, dtype)
+        if self._prepared is None or self._prepared.dtype != decoded_in:
+            self._prepared = model.prepare(self._features, decoded_in)
         return self._prepared
 
     @torch.no_grad()
@@ -173,8 +173,8 @@ class Picture:
             return self.prepared(model, dtype, watch)
         if self.image is None:
             raise ValueError("crops need the picture itself, but only its embedding was loaded: call set_image")
-        dtype = _dtype(model, dtype)
-        return model.prepare(encode(model, [self.image[y1:y2, x1:x2]], dtype, watch), dtype)
+        features = encode(model, [self.image[y1:y2, x1:x2]], dtype, watch)
+        return model.prepare(features, _dtypes(model, dtype)[1])
 
 
 def encode_together(
@@ -186,12 +186,13 @@ def encode_together(
         return
     features = encode(model, [picture.pixels for picture in waiting], dtype, watch)
     for picture, one in zip(waiting, features.split(1), strict=True):
-        picture._features, picture._dtype, picture._prepared = one, _dtype(model, dtype), None
+        picture._features, picture._dtype, picture._prepared = one, _dtypes(model, dtype)[0], None
 
 
-def _dtype(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
-    """What `dtype` comes to on the model's device; None means the type of its weights."""
-    return usable_dtype(dtype, model.device) or model.dtype
+def _dtypes(model: SamModel, dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
+    """What `dtype` comes to on the model's device, for its encoder and decoder; None means the type of its weights."""
+    encoder, decoder = usable_dtypes(dtype, model.device, model.image_encoder)
+    return encoder or model.dtype, decoder or model.dtype
 
 
 def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
@@ -216,4 +217,4 @@ def encode(
         pixels = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
     del inputs
     with watch.phase("inference", device), torch.no_grad():
-        return model.encode_image(pixels, _dtype(model, dtype)).float()
+        return model.encode_image(pixels, _dtypes(model, dtype)[0]).float()

@@ -25,6 +25,9 @@ gelu_ = torch.ops.aten.gelu_.default
 class ImageEncoderViT(nn.Module):
     """(B, 3, S, S) normalised images to embeddings (B, out_channels, S / 16, S / 16)."""
 
+    # Whether weights in bfloat16 are of use on a CPU that multiplies it faster than float32.
+    bfloat16_on_cpu = True
+
     def __init__(
         self,
         embed_dim: int,
@@ -51,6 +54,8 @@ class ImageEncoderViT(nn.Module):
         if serves(images, self.pos_embed) and unaltered(self):
             with native_threads():
                 return neck_channels_last(self.neck, self._features(images))
+        if self._multiplies_bfloat16(images):
+            return self.neck(self._features_bfloat16(images).permute(0, 3, 1, 2))
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
         if infers() and is_plain(self.blocks, _LAYERS):
@@ -73,6 +78,28 @@ class ImageEncoderViT(nn.Module):
             cast(Block, block).update(x, qkv)
         return x
 
+    def _multiplies_bfloat16(self, images: Tensor) -> bool:
+        """Whether to compute by `_features_bfloat16`: on a CPU, for inference, with nobody else's layers or hooks."""
+        return (
+            images.is_cpu
+            and images.dtype == self.pos_embed.dtype == torch.bfloat16
+            and infers()
+            and not torch.is_autocast_enabled("cpu")
+            and self.patch_embed.tiles()
+            and is_plain(self.blocks, _LAYERS)
+        )
+
+    def _features_bfloat16(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
+        """What goes into the neck, in bfloat16. Products of matrices take and give bfloat16, which PyTorch multiplies
+        with the processor's own instructions (AVX512-BF16, AMX); what lies between blocks, the normalisations, and
+        attention, which the native operation does, are float32.
+        """
+        x = self.patch_embed.by_product(images).float()  # (B, H, W, C)
+        x += self._position_embedding(*x.shape[1:3])
+        for block in self.blocks:
+            cast(Block, block).update_bfloat16(x)
+        return x.bfloat16()
+
     def _position_embedding(self, height: int, width: int) -> Tensor:
         """The learnt grid; for another input size its nearest neighbours, which is what Ultralytics' `imgsz` does."""
         if self.pos_embed.shape[1:3] == (height, width):
@@ -87,16 +114,16 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C), contiguous
-        if images.is_cuda and not is_exporting() and self._tiles():
+        if images.is_cuda and not is_exporting() and self.tiles():
             return self.by_product(images)
         # What follows keeps the order in memory, and every LayerNorm would make a copy in this one.
         return self.proj(images).permute(0, 2, 3, 1).contiguous()
 
     def by_product(self, images: Tensor) -> Tensor:
-        """`forward` by a product of matrices, where `_tiles`: of cuDNN's time in half precision a twentieth."""
+        """`forward` by a product of matrices, where `tiles`: of cuDNN's time in half precision a twentieth."""
         return F.linear(self.patches(images), self.proj.weight.flatten(1), self.proj.bias)
 
-    def _tiles(self) -> bool:
+    def tiles(self) -> bool:
         """Whether the convolution is still the one that was made, which takes each pixel into one token."""
         proj = self.proj
         plain = is_plain(proj, (nn.Conv2d,)) and proj.stride == proj.kernel_size
@@ -134,6 +161,14 @@ class Block(nn.Module):
         hidden = _linear(_normalised(x, norm2), lin1)
         x += _linear(gelu_(hidden), lin2)
 
+    def update_bfloat16(self, x: Tensor) -> None:
+        """Put `forward`'s result into `x` (B, H, W, C), which is float32 where the weights are bfloat16."""
+        attn, mlp = self.attn, self.mlp
+        qkv = _linear(_normalised(x, self.norm1).bfloat16(), attn.qkv)
+        x += _linear(attn.attend(qkv.float()).bfloat16(), attn.proj)
+        hidden = _linear(_normalised(x, self.norm2).bfloat16(), mlp.lin1)
+        x += _linear(gelu_(hidden), mlp.lin2)
+
     def update(self, x: Tensor, qkv: Tensor) -> None:
         """Put `forward`'s result into `x` (B, H, W, C) by native operations; `qkv` (B, H, W, 3 * C) is overwritten."""
         attn, norm1, norm2, mlp = self.attn, self.norm1, self.norm2, self.mlp
@@ -162,6 +197,8 @@ class Block(nn.Module):
 
 def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     weight, bias = own(norm, "weight", "bias")
+    if weight.dtype != x.dtype:
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     return torch.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
@@ -198,9 +235,11 @@ class Attention(nn.Module):
         """What stands between the two linear layers."""
         height, width = (self.window_size or side for side in qkv.shape[1:3])
         rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
-        rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
         (padding,) = own(layer, "bias")
+        if qkv.dtype == torch.float32 != padding.dtype:
+            rel_pos_h, rel_pos_w, padding = rel_pos_h.float(), rel_pos_w.float(), padding.float()
+        rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         tensors = qkv, rel_pos_h, rel_pos_w, padding
         attend = ops.attention if serves(*tensors) or serves_on_gpu(*tensors) else attention_in_torch
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,43 @@ def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype
         return dtype
     warn_once(f"half precision is for CUDA devices; on {device.type} everything runs in float32")
     return torch.float32
+
+
+def usable_dtypes(
+    dtype: torch.dtype | None, device: torch.device, encoder: nn.Module
+) -> tuple[torch.dtype | None, torch.dtype | None]:
+    """The same for a model: of its image encoder, and of its decoder.
+
+    On a CPU that multiplies bfloat16 faster, encoders that make use of it compute in it; decoders do not, whose native
+    operations are in float32.
+    """
+    if dtype in (None, torch.float32) or device.type != "cpu" or not getattr(encoder, "bfloat16_on_cpu", False):
+        return (usable_dtype(dtype, device),) * 2
+    reason = why_not_bfloat16()
+    if dtype == torch.bfloat16 and not reason:
+        return torch.bfloat16, torch.float32
+    hint = f"bfloat16 would be slower ({reason})" if reason else "this one multiplies bfloat16 faster: dtype=bfloat16"
+    warn_once(f"on CPUs {str(dtype).removeprefix('torch.')} is float32; {hint}")
+    return torch.float32, torch.float32
+
+
+@cache
+def why_not_bfloat16() -> str:
+    """Why this machine's CPU does not multiply matrices of bfloat16 faster than of float32, or ""."""
+    if not torch.backends.mkldnn.is_available():
+        return "this PyTorch comes without oneDNN"
+    if "avx512_bf16" not in _processor_flags():  # processors with AMX have it too
+        return "this processor has no AVX512-BF16 instructions, or doesn't say so in /proc/cpuinfo"
+    return ""
+
+
+def _processor_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return set(line.partition(":")[2].split())
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

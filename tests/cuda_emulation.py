@@ -17,7 +17,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -133,10 +135,16 @@ def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD, watche
             Path(f"{made}.new").rename(made)
         return made
 
-    # Test processes side by side ask at the same time; the first one compiles.
-    with open(folder / "lock", "w") as lock, ThreadPoolExecutor(os.cpu_count()) as pool:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _one_at_a_time(folder), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_one, files))
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Test processes side by side ask at the same time; the first one compiles and links."""
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def link(objects: list[Path], made: Path, *flags: str) -> None:
@@ -152,13 +160,14 @@ def build() -> Path:
     objects = compile_objects(sources())
     contents = hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:16]
     made = BUILD / contents / (NAME + importlib.machinery.EXTENSION_SUFFIXES[0])
-    if not made.exists():
-        for old in BUILD.glob(f"*/{NAME}*"):
-            shutil.rmtree(old.parent, ignore_errors=True)
-        made.parent.mkdir(exist_ok=True)
-        unfinished = made.with_suffix(f".{os.getpid()}")
-        link(objects, unfinished)
-        unfinished.rename(made)
+    with _one_at_a_time(BUILD):
+        if not made.exists():
+            for old in BUILD.glob(f"*/{NAME}*"):
+                shutil.rmtree(old.parent, ignore_errors=True)
+            made.parent.mkdir(exist_ok=True)
+            unfinished = made.with_suffix(f".{os.getpid()}")
+            link(objects, unfinished)
+            unfinished.rename(made)
     return made
 
 

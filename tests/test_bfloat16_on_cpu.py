@@ -105,7 +105,7 @@ def test_the_encoder_rounds_less_than_bfloat16_throughout(monkeypatch: pytest.Mo
 
 
 @torch.no_grad()
-def test_attention_and_what_lies_between_blocks_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_between_blocks_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = small_vit(), list[tuple[torch.dtype, ...]]()
     attend, update = image_encoder.Attention.attend, image_encoder.Block.update_bfloat16
 
@@ -121,7 +121,7 @@ def test_attention_and_what_lies_between_blocks_are_float32(monkeypatch: pytest.
     monkeypatch.setattr(image_encoder.Attention, "attend", watched)
     monkeypatch.setattr(image_encoder.Block, "update_bfloat16", block)
     assert model.encode_image(IMAGES, BF16).dtype == BF16
-    assert seen == [(BF16, F32, F32), (F32,)] * 2
+    assert seen == [(BF16, BF16, BF16), (F32,)] * 2
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The ViT encoder's inference in PyTorch, which is how it runs on a GPU: what is launched, in what order in memory.
 
-Tensors on the CPU, in half precision so that the native operations leave them alone, take the way of those on a GPU.
+Tensors on the CPU, in float16 so that what is for CPUs leaves them alone, take the way of those on a GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastsam_core.models.image_encoder import Block, ImageEncoderViT, PatchEmbed
 from fastsam_core.models.native import is_plain, parts_of
 from test_models import randomised
 
-DTYPE = torch.bfloat16
+DTYPE = torch.float16
 DEPTH = 12
 # No kernel runs for these: they say where in memory a result lies.
 VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "unfold", "slice", "expand", "detach", "alias"}
@@ -63,7 +63,6 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderViT:
 
     monkeypatch.setattr(ops, "attention", attention)
     monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
-    monkeypatch.setattr(ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)  # that is a CPU's own way
     assert isinstance(made, ImageEncoderViT)
     return made.eval().to(DTYPE)
 
@@ -225,7 +224,6 @@ def test_on_a_gpu_patches_go_by_a_product_unless_the_convolution_is_altered(
 @torch.no_grad()
 def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.MonkeyPatch, gpu_way: bool) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)
     model = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=96, window_size=4, out_channels=8)).eval().to(DTYPE)
     if gpu_way:
         monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)

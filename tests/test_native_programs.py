@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 
 from fastsam_core import ops
+from fastsam_core.models.precision import why_not_bfloat16
 
 ROOT = Path(__file__).parent.parent
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd"]
 # What CMakeLists.txt gives each set; "plain" is the form for machines that have none of them.
 FLAGS = {
     "baseline": [],
     "neon": [],
     "avx2": AVX2,
-    "avx512": [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd"],
+    "avx512": AVX512,
+    "avx512, bfloat16": [*AVX512, "-mavx512bf16"],
     "plain": ["-U__SSE2__", "-U__aarch64__"],
 }
 
@@ -51,6 +54,12 @@ def test_vectors(tmp_path: Path, isa: str) -> None:
 def test_vectors_of_neon_in_an_emulator(tmp_path: Path) -> None:
     given = build_and_run(tmp_path, "simd_test", str(CROSS), "-static", under=(str(EMULATOR),))
     assert given == "simd, 4 lanes: ok\n"
+
+
+@needs_compiler
+@pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
+def test_vectors_with_products_of_bfloat16(tmp_path: Path) -> None:
+    assert build_and_run(tmp_path, "simd_test", str(COMPILER), *FLAGS["avx512, bfloat16"]) == "simd, 16 lanes: ok\n"
 
 
 @needs_compiler

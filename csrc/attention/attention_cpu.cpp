@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 #include "common/fork_join.h"
@@ -38,7 +39,7 @@ class Floats {
 };
 
 // A table (2 * size - 1, dim) of the differences query - key, last to first, so that the row that belongs to a query
-// and the key positions 0, 1, ... are neighbours; in panels, and divided by the scale that the queries will carry.
+// and the key positions 0, 1, ... are neighbours; in panels, and multiplied by `factor`.
 void pack_positions(const float* table, int64_t size, int64_t dim, float factor, float* panels) {
   const int64_t columns = 2 * size - 1;
   std::fill(panels, panels + panels_of(columns) * kPanel * dim, 0.0f);
@@ -48,12 +49,16 @@ void pack_positions(const float* table, int64_t size, int64_t dim, float factor,
   }
 }
 
+int64_t bytes_of(DType dtype) {
+  if (dtype == DType::float16) throw std::invalid_argument("attention on the CPU takes float32 and bfloat16");
+  return dtype == DType::float32 ? 4 : 2;
+}
+
 // The windows of all images, each with every head.
 class Windows {
  public:
-  Windows(const Grid& grid, const float* qkv, const float* padding, const float* positions, const float* bias,
-          float* out)
-      : grid_(grid), qkv_(qkv), padding_(padding), positions_(positions), bias_(bias), out_(out) {
+  Windows(const Grid& grid, const Tokens& tokens, const float* positions, const float* bias)
+      : grid_(grid), tokens_(tokens), bytes_(bytes_of(tokens.dtype)), positions_(positions), bias_(bias) {
     const int64_t down = (grid.rows + grid.window_rows - 1) / grid.window_rows;
     const int64_t across = (grid.columns + grid.window_columns - 1) / grid.window_columns;
     for (int64_t image = 0; image < grid.batch; ++image) {
@@ -74,7 +79,7 @@ class Windows {
   // Groups [begin, end). A window's keys and values are packed by every thread that attends to some of it; the split
   // between threads can't change what is computed for a query.
   void attend(int64_t begin, int64_t end) const {
-    const AttentionKernels& isa = kernels().attention;
+    const AttentionKernels& isa = tokens_.dtype == DType::float32 ? kernels().attention : kernels().attention_bfloat16;
     const int64_t keys_of_window = grid_.window_rows * grid_.window_columns;
     const Floats keys(panels_of(keys_of_window) * kPanel * grid_.dim);
     const Floats values(panels_of(grid_.dim) * kPanel * keys_of_window);
@@ -104,9 +109,10 @@ class Windows {
     const int64_t first = (corner.image * grid_.rows + corner.y) * grid_.columns + corner.x;
     const int64_t keys = grid_.window_rows * grid_.window_columns;
     AttentionWindow w{};
-    w.qkv = qkv_ + first * token + head * grid_.head;
-    w.padding = padding_ == nullptr ? nullptr : padding_ + head * grid_.head;
-    w.out = out_ + first * out_token + head * grid_.dim;
+    w.qkv = static_cast<const char*>(tokens_.qkv) + bytes_ * (first * token + head * grid_.head);
+    const auto* padding = static_cast<const char*>(tokens_.padding);
+    w.padding = padding == nullptr ? nullptr : padding + bytes_ * head * grid_.head;
+    w.out = static_cast<char*>(tokens_.out) + bytes_ * (first * out_token + head * grid_.dim);
     w.token = token, w.line = grid_.columns * token;
     w.out_token = out_token, w.out_line = grid_.columns * out_token;
     w.key = grid_.key, w.value = grid_.value, w.dim = grid_.dim;
@@ -120,8 +126,9 @@ class Windows {
   }
 
   const Grid& grid_;
-  const float *qkv_, *padding_, *positions_, *bias_;
-  float* out_;
+  const Tokens& tokens_;
+  const int64_t bytes_;  // of a number
+  const float *positions_, *bias_;
   std::vector<Corner> corners_;
   std::vector<int64_t> starts_{0};  // the first group of each window, and the end
 };
@@ -134,9 +141,9 @@ void run(const Grid& grid, const Windows& windows, int64_t threads) {
 
 }  // namespace
 
-void with_relative_positions(const Grid& grid, const float* qkv, const float* padding, const float* rows_table,
-                             const float* columns_table, float* out, int64_t threads) {
-  // The scaled query times the table times sqrt(dim) is the unscaled query times the table.
+void with_relative_positions(const Grid& grid, const Tokens& tokens, const float* rows_table,
+                             const float* columns_table, int64_t threads) {
+  // Products of queries and keys count by 1 / sqrt(dim), those with the tables don't.
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(grid.dim)));
   const int64_t row_panels = panels_of(2 * grid.window_rows - 1),
                 column_panels = panels_of(2 * grid.window_columns - 1);
@@ -144,12 +151,11 @@ void with_relative_positions(const Grid& grid, const float* qkv, const float* pa
   pack_positions(rows_table, grid.window_rows, grid.dim, factor, positions.data());
   pack_positions(columns_table, grid.window_columns, grid.dim, factor,
                  positions.data() + row_panels * kPanel * grid.dim);
-  run(grid, Windows(grid, qkv, padding, positions.data(), nullptr, out), threads);
+  run(grid, Windows(grid, tokens, positions.data(), nullptr), threads);
 }
 
-void with_bias(const Grid& grid, const float* qkv, const float* padding, const float* bias, float* out,
-               int64_t threads) {
-  run(grid, Windows(grid, qkv, padding, nullptr, bias, out), threads);
+void with_bias(const Grid& grid, const Tokens& tokens, const float* bias, int64_t threads) {
+  run(grid, Windows(grid, tokens, nullptr, bias), threads);
 }
 
 }  // namespace fastsam::attention

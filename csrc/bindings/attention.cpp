@@ -10,9 +10,16 @@ namespace {
 
 using Floats = Array<float>;
 
+// Numbers of qkv, padding and out: floats, or as int16 the bits of bfloat16.
+template <typename Number>
+constexpr DType kDType = DType::bfloat16;
+template <>
+constexpr DType kDType<float> = DType::float32;
+
 // What both operations ask of qkv, out and padding; with the sizes of a window (0, 0 for the whole grid).
-void check_grid(const Floats& qkv, int64_t heads, int64_t window, const std::optional<Floats>& padding,
-                const Floats& out) {
+template <typename Number>
+void check_grid(const Array<Number>& qkv, int64_t heads, int64_t window, const std::optional<Array<Number>>& padding,
+                const Array<Number>& out) {
   // Divided one after the other: three times a caller's number could overflow.
   require(qkv.ndim() == 4 && heads >= 1 && qkv.shape(3) >= 1 && qkv.shape(3) % 3 == 0 && qkv.shape(3) / 3 % heads == 0,
           "qkv must be (batch, height, width, 3 * heads * d)");
@@ -25,8 +32,15 @@ void check_grid(const Floats& qkv, int64_t heads, int64_t window, const std::opt
           "windows that reach over the grid need a padding vector");
 }
 
-void attention(const Floats& qkv, const Floats& rel_pos_h, const Floats& rel_pos_w, int64_t num_heads, int64_t window,
-               const std::optional<Floats>& padding, Floats out, int64_t threads) {
+template <typename Number>
+fastsam::attention::Tokens tokens_of(const Array<Number>& qkv, const std::optional<Array<Number>>& padding,
+                                     Array<Number>& out) {
+  return {kDType<Number>, qkv.data(), padding ? padding->data() : nullptr, out.mutable_data()};
+}
+
+template <typename Number>
+void attention(const Array<Number>& qkv, const Floats& rel_pos_h, const Floats& rel_pos_w, int64_t num_heads,
+               int64_t window, const std::optional<Array<Number>>& padding, Array<Number> out, int64_t threads) {
   check_grid(qkv, num_heads, window, padding, out);
   const int64_t dim = qkv.shape(3) / (3 * num_heads);
   const int64_t rows = window == 0 ? qkv.shape(1) : window, columns = window == 0 ? qkv.shape(2) : window;
@@ -38,15 +52,15 @@ void attention(const Floats& qkv, const Floats& rel_pos_h, const Floats& rel_pos
   require(fits(rel_pos_h, rows) && fits(rel_pos_w, columns), "rel_pos_h and rel_pos_w must be (2 * n - 1, d)");
   const auto grid =
       fastsam::attention::heads_together(qkv.shape(0), qkv.shape(1), qkv.shape(2), num_heads, dim, rows, columns);
-  const float *from = qkv.data(), *beyond = padding ? padding->data() : nullptr;
+  const auto tokens = tokens_of(qkv, padding, out);
   const float *table_h = rel_pos_h.data(), *table_w = rel_pos_w.data();
-  float* to = out.mutable_data();
   py::gil_scoped_release release;
-  fastsam::attention::with_relative_positions(grid, from, beyond, table_h, table_w, to, threads);
+  fastsam::attention::with_relative_positions(grid, tokens, table_h, table_w, threads);
 }
 
-void windowed_attention(const Floats& qkv, const Floats& bias, int64_t window, const std::optional<Floats>& padding,
-                        Floats out, int64_t threads) {
+template <typename Number>
+void windowed_attention(const Array<Number>& qkv, const Floats& bias, int64_t window,
+                        const std::optional<Array<Number>>& padding, Array<Number> out, int64_t threads) {
   require(window >= 1, "window must be positive");
   require(bias.ndim() == 3 && bias.shape(0) >= 1 && bias.shape(1) == bias.shape(2) &&
               bias.shape(1) / window == window && bias.shape(1) % window == 0,
@@ -56,21 +70,27 @@ void windowed_attention(const Floats& qkv, const Floats& bias, int64_t window, c
   const int64_t heads = bias.shape(0), dim = qkv.shape(3) / (3 * heads);
   const auto grid =
       fastsam::attention::heads_apart(qkv.shape(0), qkv.shape(1), qkv.shape(2), heads, dim, window, window);
-  const float *from = qkv.data(), *beyond = padding ? padding->data() : nullptr, *added = bias.data();
-  float* to = out.mutable_data();
+  const auto tokens = tokens_of(qkv, padding, out);
+  const float* added = bias.data();
   py::gil_scoped_release release;
-  fastsam::attention::with_bias(grid, from, beyond, added, to, threads);
+  fastsam::attention::with_bias(grid, tokens, added, threads);
+}
+
+template <typename Number>
+void bind_for(py::module_& m) {
+  const auto qkv = py::arg("qkv").noconvert(), padding = py::arg("padding").noconvert();
+  const auto out = py::arg("out").noconvert();
+  m.def("attention", &attention<Number>, qkv, py::arg("rel_pos_h").noconvert(), py::arg("rel_pos_w").noconvert(),
+        py::arg("num_heads"), py::arg("window"), padding, out, py::arg("threads"));
+  m.def("windowed_attention", &windowed_attention<Number>, qkv, py::arg("bias").noconvert(), py::arg("window"), padding,
+        out, py::arg("threads"));
 }
 
 }  // namespace
 
 void bind_attention(py::module_& m) {
-  const auto qkv = py::arg("qkv").noconvert(), padding = py::arg("padding").noconvert();
-  const auto out = py::arg("out").noconvert();
-  m.def("attention", &attention, qkv, py::arg("rel_pos_h").noconvert(), py::arg("rel_pos_w").noconvert(),
-        py::arg("num_heads"), py::arg("window"), padding, out, py::arg("threads"));
-  m.def("windowed_attention", &windowed_attention, qkv, py::arg("bias").noconvert(), py::arg("window"), padding, out,
-        py::arg("threads"));
+  bind_for<float>(m);
+  bind_for<int16_t>(m);
 }
 
 }  // namespace fastsam::bindings

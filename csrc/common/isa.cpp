@@ -10,9 +10,27 @@ extern const Kernels kernels_baseline;
 #ifdef FASTSAM_X86_64
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+#ifdef FASTSAM_AVX512_BF16
+extern const AttentionKernels attention_avx512_bf16;
+#endif
 #endif
 
 namespace {
+
+#ifdef FASTSAM_X86_64
+// With the products of bfloat16 where the machine has them.
+const Kernels& avx512_kernels() {
+#ifdef FASTSAM_AVX512_BF16
+  static const Kernels narrow = [] {
+    Kernels table = kernels_avx512;
+    table.attention_bfloat16 = attention_avx512_bf16;
+    return table;
+  }();
+  if (__builtin_cpu_supports("avx512bf16")) return narrow;
+#endif
+  return kernels_avx512;
+}
+#endif
 
 std::vector<const Kernels*> detect() {
   std::vector<const Kernels*> found;
@@ -24,7 +42,7 @@ std::vector<const Kernels*> detect() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512cd");
-  if (avx512) found.push_back(&kernels_avx512);
+  if (avx512) found.push_back(&avx512_kernels());
   if (avx2) found.push_back(&kernels_avx2);
 #endif
   found.push_back(&kernels_baseline);

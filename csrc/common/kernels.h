@@ -15,7 +15,7 @@ namespace fastsam {
 
 struct Kernels {
   const char* name;
-  AttentionKernels attention;
+  AttentionKernels attention, attention_bfloat16;
   ConvKernels conv;
   DecoderKernels decoder;
   LinearKernels linear;

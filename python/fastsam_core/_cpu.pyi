@@ -1,13 +1,15 @@
 """The compiled module; `fastsam_core.ops` is the way to call it.
 
-Arrays must be C-contiguous and of exactly the dtype that is named, but for the masks of `rle_encode` and the pictures.
-Arrays must be C-contiguous and of exactly the dtype that is named, but where a comment names strides or rows.
+Arrays must be C-contiguous and of exactly the dtype that is named, but for the masks of `rle_encode`, the pictures, and
+where a comment names strides or rows.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Number = TypeVar("_Number", np.float32, np.int16)
 
 PYBIND11_VERSION: str
 
@@ -37,22 +39,25 @@ def mlp(
     bias2: NDArray[np.float32],  # (K,)
     out: NDArray[np.float32],  # (M, K), rows contiguous; may be x
 ) -> None: ...
+
+# Of attention: floats, or as int16 the bits of bfloat16.
 def attention(
-    qkv: NDArray[np.float32],  # (B, H, W, 3 * heads * d)
+    qkv: NDArray[_Number],  # (B, H, W, 3 * heads * d)
     rel_pos_h: NDArray[np.float32],  # (2 * n - 1, d)
     rel_pos_w: NDArray[np.float32],  # (2 * n - 1, d)
     num_heads: int,
     window: int,
-    padding: NDArray[np.float32] | None,  # (3 * heads * d,)
-    out: NDArray[np.float32],  # (B, H, W, heads * d)
+    padding: NDArray[_Number] | None,  # (3 * heads * d,)
+    out: NDArray[_Number],  # (B, H, W, heads * d)
     threads: int,
 ) -> None: ...
 def windowed_attention(
-    qkv: NDArray[np.float32],  # (B, H, W, heads * 3 * d)
+    qkv: NDArray[_Number],  # (B, H, W, heads * 3 * d)
     bias: NDArray[np.float32],  # (heads, window**2, window**2)
     window: int,
-    padding: NDArray[np.float32] | None,  # (heads * 3 * d,)
-    out: NDArray[np.float32],  # (B, H, W, heads * d)
+    padding: NDArray[_Number] | None,  # (heads * 3 * d,)
+    out: NDArray[_Number],  # (B, H, W, heads * d)
+    threads: int,
 ) -> None: ...
 def conv3x3(
     x: NDArray[np.float32],  # (B, H, W, C)

@@ -93,6 +93,40 @@ float once(Function function, float x) {
   return out[0];
 }
 
+// The bits of two bfloat16 numbers, each a float cut off.
+float pair(float first, float second) {
+  uint32_t a, b;
+  memcpy(&a, &first, sizeof a), memcpy(&b, &second, sizeof b);
+  const uint32_t bits = (b & 0xffff0000u) | a >> 16;
+  float both;
+  memcpy(&both, &bits, sizeof both);
+  return both;
+}
+
+float cut_off(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= 0xffff0000u;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+void pairs() {
+  std::mt19937 random(2);
+  std::uniform_real_distribution<float> draw(-100.0f, 100.0f);
+  for (int round = 0; round < 1000; ++round) {
+    float a[kLanes], b[kLanes], c[kLanes], out[kLanes];
+    double wanted[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const float a0 = draw(random), a1 = draw(random), b0 = draw(random), b1 = draw(random);
+      a[i] = pair(a0, a1), b[i] = pair(b0, b1), c[i] = draw(random);
+      wanted[i] = double(cut_off(a0)) * cut_off(b0) + double(cut_off(a1)) * cut_off(b1) + c[i];
+    }
+    vstore(out, vdot(vload(a), vload(b), vload(c)));
+    for (int i = 0; i < kLanes; ++i) near("vdot", out[i], wanted[i], 4e-3);
+  }
+}
+
 void transcendental() {
   const auto exp_of = [](vf x) { return vexp(x); };
   const auto erf_of = [](vf x) { return verf(x); };
@@ -156,6 +190,7 @@ void tile(int64_t k, bool slivers) {
 
 int main() {
   arithmetic();
+  pairs();
   transcendental();
   for (const int64_t k : {0, 1, 2, 7, 64, 384}) {
     for (const bool slivers : {false, true}) {

@@ -90,9 +90,9 @@ class ImageEncoderViT(nn.Module):
         )
 
     def _features_bfloat16(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
-        """What goes into the neck, in bfloat16. Products of matrices take and give bfloat16, which PyTorch multiplies
-        with the processor's own instructions (AVX512-BF16, AMX); what lies between blocks, the normalisations, and
-        attention, which the native operation does, are float32.
+        """What goes into the neck, in bfloat16. Products of matrices take and give bfloat16, which PyTorch and the
+        native attention multiply with the processor's own instructions; what lies between blocks, and the
+        normalisations, are float32.
         """
         x = self.patch_embed.by_product(images).float()  # (B, H, W, C)
         x += self._position_embedding(*x.shape[1:3])
@@ -165,7 +165,7 @@ class Block(nn.Module):
         """Put `forward`'s result into `x` (B, H, W, C), which is float32 where the weights are bfloat16."""
         attn, mlp = self.attn, self.mlp
         qkv = _linear(_normalised(x, self.norm1).bfloat16(), attn.qkv)
-        x += _linear(attn.attend(qkv.float()).bfloat16(), attn.proj)
+        x += _linear(attn.attend(qkv), attn.proj)
         hidden = _linear(_normalised(x, self.norm2).bfloat16(), mlp.lin1)
         x += _linear(gelu_(hidden), mlp.lin2)
 
@@ -237,11 +237,10 @@ class Attention(nn.Module):
         rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
         (padding,) = own(layer, "bias")
-        if qkv.dtype == torch.float32 != padding.dtype:
-            rel_pos_h, rel_pos_w, padding = rel_pos_h.float(), rel_pos_w.float(), padding.float()
         rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         tensors = qkv, rel_pos_h, rel_pos_w, padding
-        attend = ops.attention if serves(*tensors) or serves_on_gpu(*tensors) else attention_in_torch
+        fused = serves_on_gpu(*tensors) or serves(*tensors) or serves(*tensors, dtype=torch.bfloat16)
+        attend = ops.attention if fused else attention_in_torch
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)
 
 

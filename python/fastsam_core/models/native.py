@@ -16,8 +16,8 @@ from .kept import parts_of
 _OWN = ("torch.nn.modules.", "fastsam_core.models.")
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Whether the native operations can take these: CPU, float32, no gradients wanted, the compiled module in use.
+def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether the native operations can take these: CPU, `dtype`, no gradients wanted, the compiled module in use.
 
     Not under autocast, which asks for another dtype, nor while a graph is traced or compiled: exported graphs hold
     PyTorch's own operations. Models keep their PyTorch form beside each call of a native operation for all these.
@@ -25,7 +25,7 @@ def serves(*tensors: Tensor) -> bool:
     return (
         cpu_module is not None
         and not torch.is_grad_enabled()
-        and all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in tensors)
+        and all(tensor.is_cpu and tensor.dtype == dtype for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()

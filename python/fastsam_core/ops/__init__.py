@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import _native_cuda, schema
@@ -122,10 +121,12 @@ def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
 
 
 def _other_dtype(op: str, tensor: Tensor | None) -> str:
-    """Why the native form of a layer, all of which compute in float32, doesn't take this tensor."""
-    if tensor is None or tensor.dtype == torch.float32 or schema.FAMILY_OF[op] not in schema.FLOAT32_FAMILIES:
+    """Why the native form of a layer, which is there for some dtypes alone, doesn't take this tensor."""
+    served = schema.NATIVE_DTYPES.get(schema.FAMILY_OF[op])
+    if tensor is None or served is None or tensor.dtype in served:
         return ""
-    return f"it computes in float32, and the tensor is {tensor.dtype}"
+    names = " and ".join(str(dtype).removeprefix("torch.") for dtype in served)
+    return f"it computes in {names}, and the tensor is {tensor.dtype}"
 
 
 def available_isas() -> list[str]:

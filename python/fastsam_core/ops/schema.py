@@ -24,8 +24,14 @@ from ._native_cuda import cuda_module, cuda_reason, say_served_by_pytorch
 
 NAMESPACE = "fastsam_core"
 FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_preprocess", "_rle")
-# Those whose native form takes float32 alone; other dtypes go to the reference.
-FLOAT32_FAMILIES = ("_attention", "_conv", "_decoder", "_linear")
+# Those whose native form takes some dtypes alone; others go to the reference.
+_FLOAT32 = (torch.float32,)
+NATIVE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
+    "_attention": (torch.float32, torch.bfloat16),
+    "_conv": _FLOAT32,
+    "_decoder": _FLOAT32,
+    "_linear": _FLOAT32,
+}
 
 SCHEMAS: dict[str, str] = {}
 FAMILY_OF: dict[str, str] = {}

@@ -25,9 +25,9 @@ def attention(
 
     The weights of a query are softmax(q . k / sqrt(d) + q . rel_pos_h[dy] + q . rel_pos_w[dx]) over the keys, where dy
     and dx are the query's row and column less the key's, plus the tables' middle. No matrix of all queries and keys is
-    held in memory. The C++ form serves float32, the CUDA form float32 (as pairs of TF32 numbers, with the error of
-    float32), float16 and bfloat16 (added up in float32) with 64 or 80 channels per head, 32 in `windowed_attention`;
-    PyTorch serves the rest. The native forms compute no gradients.
+    held in memory. The C++ form serves float32 and bfloat16, the CUDA form float32 (as pairs of TF32 numbers, with the
+    error of float32), float16 and bfloat16 with 64 or 80 channels per head, 32 in `windowed_attention`; all add up in
+    float32. PyTorch serves the rest. The native forms compute no gradients.
 
     Args:
         qkv: (B, H, W, 3 * heads * d) floating point: the queries of all heads, then the keys, then the values. Other

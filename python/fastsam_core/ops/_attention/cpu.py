@@ -1,4 +1,4 @@
-"""The native sibling: tensors in and out of the compiled module, which computes in float32."""
+"""The native sibling: tensors in and out of the compiled module, float32 or bfloat16, which adds up in float32."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from . import reference
 from .inputs import check_attention, check_windowed_attention
 
 _cpu: Any = cpu_module
+DTYPES = torch.float32, torch.bfloat16
 
 
 def attention(
@@ -24,18 +25,18 @@ def attention(
     padding: Tensor | None = None,
 ) -> Tensor:
     """See `fastsam_core.ops.attention`."""
-    if qkv.dtype != torch.float32:
+    if qkv.dtype not in DTYPES:
         return reference.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     _cpu.attention(
-        _array(qkv),
-        _array(rel_pos_h),
-        _array(rel_pos_w),
+        _numbers(qkv),
+        _floats(rel_pos_h),
+        _floats(rel_pos_w),
         num_heads,
         window,
-        None if padding is None else _array(padding),
-        out.numpy(),
+        None if padding is None else _numbers(padding.to(qkv.dtype)),
+        _numbers(out),
         thread_count(),
     )
     return out
@@ -43,20 +44,26 @@ def attention(
 
 def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
     """See `fastsam_core.ops.windowed_attention`."""
-    if qkv.dtype != torch.float32:
+    if qkv.dtype not in DTYPES:
         return reference.windowed_attention(qkv, bias, window, padding)
     check_windowed_attention(qkv, bias, window, padding)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     _cpu.windowed_attention(
-        _array(qkv),
-        _array(bias),
+        _numbers(qkv),
+        _floats(bias),
         window,
-        None if padding is None else _array(padding),
-        out.numpy(),
+        None if padding is None else _numbers(padding.to(qkv.dtype)),
+        _numbers(out),
         thread_count(),
     )
     return out
 
 
-def _array(tensor: Tensor) -> Any:
+def _numbers(tensor: Tensor) -> Any:
+    """NumPy has no bfloat16: its bits go as int16."""
+    tensor = tensor.detach().contiguous()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _floats(tensor: Tensor) -> Any:
     return tensor.detach().to(torch.float32).contiguous().numpy()

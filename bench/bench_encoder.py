@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from fastsam_core.models.precision import why_not_bfloat16
+
 from .interleave import Rows, max_difference, medians, need
 from .recipe import recipe_model
 
@@ -51,4 +53,43 @@ def test_encoder(rows: Rows, name: str, peer: str, wanted: int) -> None:
         spent = medians({"ours": lambda: model.encode_image(images), "peer": lambda: theirs(images)}, rounds)
     rows.add(
         f"{name}_encoder/{peer}", (spent["ours"], spent["peer"]), rounds, difference=difference, tolerance=TOLERANCE
+    )
+
+
+@pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
+@pytest.mark.parametrize("peer", ["openvino", "transformers"])
+def test_encoder_in_bfloat16(rows: Rows, peer: str) -> None:
+    """Both in bfloat16, OpenVINO by its own choice of layers; ours may be no further from float32 than the peer."""
+    need(peer)
+    model = recipe_model("sam_b")
+    images = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    theirs: Callable[[], torch.Tensor]
+    if peer == "transformers":
+        from .peers.transformers_sam import transformers_model
+
+        vision: Any = transformers_model(model).to(torch.bfloat16).vision_encoder
+        theirs = lambda: vision(images.bfloat16())[0]  # noqa: E731
+    else:
+        need("onnxscript")
+        from .peers import runtimes
+        from .peers.onnx_export import onnx_file
+
+        run = runtimes.openvino(onnx_file("sam_b", "encoder"), bfloat16=True)
+        theirs = lambda: run(images)[0]  # noqa: E731
+
+    def ours() -> torch.Tensor:
+        return model.encode_image(images, torch.bfloat16)
+
+    with torch.inference_mode():
+        exact = model.encode_image(images)
+        error, usual = (float((way().float() - exact).norm() / exact.norm()) for way in (ours, theirs))
+        rounds = rows.rounds(3)
+        spent = medians({"ours": ours, "peer": theirs}, rounds)
+    rows.add(
+        f"vit_b_encoder_bfloat16/{peer}",
+        (spent["ours"], spent["peer"]),
+        rounds,
+        difference=error,
+        tolerance=usual,
+        difference_of="relative error beside float32, at most the peer's",
     )

@@ -32,7 +32,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         f"Measured on {results['date']} at commit `{results.get('commit', 'unknown')}`: {results['processor']}, "
         f"{results.get('cores', '?')} cores, {results['instruction_set']}, {results['threads']} threads on each side, "
-        f"float32, outputs compared in the same run. {versions}.",
+        f"float32 where no other type is named, outputs compared in the same run. {versions}.",
     ]
     measured = results.get("rows", {})
     if measured:

@@ -196,7 +196,11 @@ class SAM(ModelFacade):
         return self._compute_in(torch.float16)
 
     def bfloat16(self) -> SAM:
-        """Compute in bfloat16 where that is of use, on CUDA; the weights stay as they are, coordinates are float32."""
+        """Compute in bfloat16 where that is of use; the weights stay as they are, coordinates are float32.
+
+        That is on CUDA, and in the image encoders of sam_b, sam_l and sam_h on CPUs that multiply it faster
+        (`fastsam doctor` says whether this one does).
+        """
         return self._compute_in(torch.bfloat16)
 
     def float(self) -> SAM:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsam_core.sources import load_sources
+from fastsam_core._log import warn_once
+from fastsam_core.sources import decode_image, load_sources
 from fastsam_core.sources import stream as stream_module
 from fastsam_core.sources.stream import stream_items
 from local_server import reply, serve
@@ -92,6 +94,24 @@ def test_unreadable_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video at all")
     with pytest.raises(ValueError, match=r"a\.mp4: not a video"):
         list(load_sources(tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WebP", "PNG", "GIF"])
+def test_of_a_picture_file_with_several_frames_the_first_is_taken_and_that_is_said(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    frames = [Image.new("RGB", (48, 32), color) for color in ("red", "blue")]
+    several, single = BytesIO(), BytesIO()
+    options = {"lossless": True} if kind == "WebP" else {}
+    frames[0].save(several, kind, save_all=True, append_images=frames[1:], **options)
+    frames[0].save(single, kind, **options)
+    expected = decode_image(single.getvalue())
+    assert not caplog.records
+    for _ in range(2):
+        assert np.array_equal(decode_image(several.getvalue()), expected)
+    (record,) = caplog.records
+    assert kind in record.getMessage() and "the first is taken" in record.getMessage()
 
 
 def test_truncated_video_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from .._log import warn_once
 from .arrays import from_pil, orientation
 
 # 2^28 pixels: 805 MB of BGR; every camera and most scanners stay below it.
@@ -84,8 +85,8 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     """Decode a picture, upright after its EXIF orientation.
 
     data: the encoded bytes (JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000; HEIF where pillow_heif has registered
-    itself with Pillow), or a binary file at its beginning. Of several frames the first is taken, alpha is dropped,
-    16-bit samples keep their high byte. Returns BGR uint8 (H, W, 3).
+    itself with Pillow), or a binary file at its beginning. Of several frames or pages the first is taken, which is
+    said once; alpha is dropped, 16-bit samples keep their high byte. Returns BGR uint8 (H, W, 3).
 
     ValueError for anything that is not such a picture, is damaged or truncated, or has more than `max_pixels()`
     pixels, which is checked before any pixel is decoded.
@@ -94,6 +95,8 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     name, picture = _opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
     check_size(picture.width, picture.height, limit)
     try:
+        if getattr(picture, "is_animated", False):
+            warn_once(f"of a {name} file with several frames or pages the first is taken")
         picture.load()
         return from_pil(picture)
     except Exception as error:

@@ -148,6 +148,12 @@ def test_instruction_sets_can_be_chosen():
     assert ["reference", *(f"cpu[{name}]" for name in ops.available_isas())] == NAMES
 
 
+@needs_native
+def test_the_baseline_can_be_asked_for_on_any_machine():
+    with ops.use_isa("baseline"):
+        assert ops.isa() == ops.available_isas()[-1]
+
+
 def test_instruction_set_without_native_module():
     if cpu_module is None:
         assert ops.isa() is None and ops.available_isas() == [] and NAMES == ["reference"]

@@ -18,7 +18,8 @@ const std::vector<const Kernels*>& available_kernels();
 // The set in use.
 const Kernels& kernels();
 
-// Puts the set `name` in use. Throws std::invalid_argument, listing what is available, for any other name.
+// Puts the set `name` in use, the last one also as "baseline". Throws std::invalid_argument, listing what is available,
+// for any other name.
 void force_isa(const std::string& name);
 
 }  // namespace fastsam

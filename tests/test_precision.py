@@ -207,3 +207,10 @@ def test_given_features_are_decoded_in_the_type_asked_for(half_everywhere: None)
     in_float32, _ = predictor.prompt_inference(bboxes=BOXES)
     assert model.counts["encoded"] == encoded
     assert 0 < (in_bfloat16 - in_float32).abs().max() < 0.1 * in_float32.abs().max()
+
+
+def test_pytorch_multiplies_batches_of_float32_in_float32() -> None:
+    """The decoder's layers rest on it. PyTorch 2.4 does it in bfloat16 on ARM processors that have it."""
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, 5, 64, 64, generator=generator)
+    assert (a @ b - a.double() @ b.double()).abs().max() < 1e-4

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.machinery
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -21,10 +20,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-
-import torch
 
 ROOT = Path(__file__).parent.parent
 # What a sanitizer needs; tests/native/sanitize.py sets it. Shared memory is spoilt as a whole, so that there can't be
@@ -35,8 +34,8 @@ if EXTRA:
 BUILD = ROOT / "build" / ("cuda_emulated_sanitized" if EXTRA else "cuda_emulated")
 COMPILER = shutil.which("g++")
 NAME = "_cuda_emulated"
-# PyTorch's wheel brings pybind11's headers; nothing else of it is used.
-PYBIND11 = Path(torch.__file__).parent / "include"
+# Not the headers that PyTorch brings: those of older ones are of a pybind11 before 3.0.
+PYBIND11 = import_module("pybind11") if find_spec("pybind11") else None
 # No contraction, as in the CPU module.
 FLAGS = [
     *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
@@ -59,6 +58,8 @@ def why_not() -> str:
         return "the emulated CUDA module is built from the source tree"
     if sys.platform != "linux" or COMPILER is None or _gcc_version() < 11:
         return "the emulated CUDA module needs Linux and GCC 11 or newer"
+    if PYBIND11 is None:
+        return "the emulated CUDA module needs pybind11's headers"
     return ""
 
 
@@ -96,8 +97,9 @@ def _bindings() -> Path:
 
 def _headers() -> bytes:
     """What any object may depend on besides its own source: the headers, and how it is compiled."""
+    assert PYBIND11 is not None
     digest = hashlib.sha256(
-        " ".join([str(COMPILER), *FLAGS, *WATCHED, OPTIMISED, PLAIN, torch.__version__, sys.version]).encode()
+        " ".join([str(COMPILER), *FLAGS, *WATCHED, OPTIMISED, PLAIN, PYBIND11.__version__, sys.version]).encode()
     )
     for path in sorted((ROOT / "csrc").rglob("*")):
         if path.suffix in (".cuh", ".h", ".inc", ".ld"):
@@ -118,7 +120,8 @@ def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD, watche
 
     watched: whether accesses of kernels are looked at for races.
     """
-    includes = [f"-I{ROOT / 'csrc'}", "-isystem", str(PYBIND11), f"-I{sysconfig.get_path('include')}"]
+    assert PYBIND11 is not None
+    includes = [f"-I{ROOT / 'csrc'}", "-isystem", PYBIND11.get_include(), f"-I{sysconfig.get_path('include')}"]
     folder.mkdir(parents=True, exist_ok=True)
     common = _headers()
 
@@ -174,8 +177,8 @@ def build() -> Path:
 @cache
 def load() -> ModuleType:
     """The module, built first where that is needed; errors as of `build`."""
-    spec = importlib.util.spec_from_file_location(NAME, build())
+    spec = spec_from_file_location(NAME, build())
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import sys
 import types
 import warnings
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -177,18 +179,20 @@ _PATHS = {
 def published_paths() -> Iterator[None]:
     """Within it, the stand-ins stand where their originals do."""
     before = dict(sys.modules)
-    own = {cls: cls.__module__ for classes in _PATHS.values() for cls in classes}
+    moved = {cls: [cls, *filter(inspect.isfunction, vars(cls).values())] for cls in chain(*_PATHS.values())}
+    own = [(each, each.__module__) for together in moved.values() for each in together]
     try:
         for path, classes in _PATHS.items():
             for end in [i for i, c in enumerate(path + ".") if c == "."]:
                 sys.modules[path[:end]] = sys.modules.get(path[:end]) or types.ModuleType(path[:end])
             for cls in classes:
-                cls.__module__ = path
+                for each in moved[cls]:  # pickle names a method by the method's own module, from Python 3.14 on
+                    each.__module__ = path
                 setattr(sys.modules[path], cls.__name__, cls)
         yield
     finally:
-        for cls, module in own.items():
-            cls.__module__ = module
+        for each, module in own:
+            each.__module__ = module
         for name in set(sys.modules) - set(before):
             if name.split(".")[0] == "ultralytics":
                 del sys.modules[name]

@@ -218,7 +218,7 @@ py::object coco_area(const py::object& objects, int64_t threads) {
   }
   py::array_t<uint32_t> result(static_cast<py::ssize_t>(areas.size()));
   for (size_t i = 0; i < areas.size(); ++i) result.mutable_data()[i] = static_cast<uint32_t>(areas[i]);
-  return std::move(result);
+  return py::object(std::move(result));
 }
 
 py::object coco_to_bbox(const py::object& objects, int64_t threads) {
@@ -237,7 +237,7 @@ py::object coco_to_bbox(const py::object& objects, int64_t threads) {
   });
   if (!valid) return py::none();
   py::array_t<double> boxes = to_array(std::move(out));
-  if (found.single) return std::move(boxes);
+  if (found.single) return py::object(std::move(boxes));
   return boxes.reshape(std::vector<py::ssize_t>{static_cast<py::ssize_t>(found.items.size()), 4});
 }
 
@@ -273,7 +273,7 @@ py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t t
   if (single) return to_dict(view.height, view.width, to_text(texts.front(), as_str));
   py::list result(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) result[i] = to_dict(view.height, view.width, to_text(texts[i], as_str));
-  return std::move(result);
+  return py::object(std::move(result));
 }
 
 // An array of zeros whose memory, where it is large, is the system's and not yet touched. Its strides are the caller's

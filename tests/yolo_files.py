@@ -186,7 +186,7 @@ def published_paths() -> Iterator[None]:
             for end in [i for i, c in enumerate(path + ".") if c == "."]:
                 sys.modules[path[:end]] = sys.modules.get(path[:end]) or types.ModuleType(path[:end])
             for cls in classes:
-                for each in moved[cls]:  # pickle names a method by the method's own module, from Python 3.14 on
+                for each in moved[cls]:  # newer pickles name a method by its own module
                     each.__module__ = path
                 setattr(sys.modules[path], cls.__name__, cls)
         yield

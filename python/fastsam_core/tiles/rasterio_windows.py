@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window
 
 from .georeference import Georeference
@@ -20,6 +20,7 @@ from .georeference import Georeference
 PERCENTILES = (2.0, 98.0)
 # The side of the decimated read that the percentiles are taken from.
 _SAMPLE = 1024
+_ERRORS = (RasterioError, RasterioIOError)  # before rasterio 1.4 the second isn't one of the first
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
@@ -33,7 +34,7 @@ def open_geotiff(path: str) -> Iterator[GeoTiffWindows]:
             try:
                 # No other driver: some of GDAL's formats name further files or addresses.
                 dataset = stack.enter_context(rasterio.open(path, driver="GTiff"))
-            except RasterioError as error:
+            except _ERRORS as error:
                 raise ValueError(f"{path}: {error}") from None
             windows = GeoTiffWindows(dataset, path)
         yield windows
@@ -80,14 +81,14 @@ class GeoTiffWindows:
     def _read(self, **options: Any) -> NDArray[Any]:
         try:
             bands: NDArray[Any] = self._dataset.read(**options)
-        except RasterioError as error:
+        except _ERRORS as error:
             raise ValueError(f"{self._path} can't be read, it is damaged: {error.__cause__ or error}") from None
         return bands
 
     def _masks(self, **options: Any) -> NDArray[np.uint8]:
         try:
             masks: NDArray[np.uint8] = self._dataset.dataset_mask(**options)
-        except RasterioError as error:
+        except _ERRORS as error:
             raise ValueError(f"{self._path} can't be read, it is damaged: {error.__cause__ or error}") from None
         return masks
 

@@ -1,7 +1,6 @@
 // Attention in bfloat16 by the processor's own products of pairs, for AVX-512 sets that have them. Built with the flags
 // of these (CMakeLists.txt), under the rules of common/kernels.inc.
 #include "attention/attention_table.h"
-
 #include "common/intrinsics.inc"
 
 namespace fastsam {

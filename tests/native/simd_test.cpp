@@ -1,8 +1,5 @@
 // The vector layer of one instruction set, the one whose flags this is built with: every function of simd.inc against
 // plain C++, and the register tile of gemm.inc against a triple loop in double.
-#include <math.h>
-#include <string.h>
-
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -10,11 +7,7 @@
 #include <random>
 #include <vector>
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+#include "common/intrinsics.inc"
 
 namespace isa {
 #include "common/simd.inc"

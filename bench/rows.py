@@ -46,7 +46,7 @@ ROWS = (
     RowSpec("vit_b_encoder/onnxruntime", "ViT-B encoder", "ONNX Runtime"),
     RowSpec("vit_b_encoder/transformers", "ViT-B encoder", "transformers, sdpa", 0.45),
     RowSpec("vit_b_encoder_bfloat16/openvino", "ViT-B encoder in bfloat16 (AVX512-BF16)", "OpenVINO in bfloat16", 1.0),
-    RowSpec("vit_b_encoder_bfloat16/transformers", "ViT-B encoder in bfloat16", "transformers in bfloat16, sdpa", 0.5),
+    RowSpec("vit_b_encoder_bfloat16/transformers", "ViT-B encoder in bfloat16", "transformers in bfloat16, sdpa"),
     RowSpec("mobile_sam_encoder/openvino", "MobileSAM encoder", "OpenVINO", 0.95),
     RowSpec("mobile_sam_encoder/onnxruntime", "MobileSAM encoder", "ONNX Runtime"),
     RowSpec("decoder/openvino", "decoder, 1,024 one-point prompts, all masks", "OpenVINO, batches of 64", 0.35),

@@ -88,7 +88,8 @@ class SAM(ModelFacade):
         with its aliases, for this call.
         stream: an iterator that works as it is consumed, instead of a list.
         `batch` and `dtype` among the options: how many pictures the image encoder takes together (frames of live
-        streams go one by one), and what the model computes in on a GPU (float32, float16, bfloat16).
+        streams go one by one), and what the model computes in: float32, on a GPU float16 or bfloat16, and on CPUs that
+        multiply it faster bfloat16 (the image encoders of sam_b, sam_l and sam_h).
 
         Raises TypeError for an unknown option or a value of the wrong type, ValueError for one that doesn't fit, and
         FileNotFoundError, ValueError or ConnectionError for a single picture that can't be had; of several, those are

@@ -17,19 +17,24 @@ from .recipe import recipe_model
 TOLERANCE = 1e-4
 
 
-def peer_encoder(name: str, peer: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The image encoder of the recipe model `name` in another implementation; skips where that isn't installed."""
+def peer_encoder(name: str, peer: str, bfloat16: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The image encoder of the recipe model `name` in another implementation; skips where that isn't installed.
+
+    bfloat16: let transformers or OpenVINO compute in it, the latter in layers of its own choice.
+    """
     need({"openvino": "openvino", "onnxruntime": "onnxruntime", "transformers": "transformers"}[peer])
     if peer == "transformers":
         from .peers.transformers_sam import transformers_model
 
-        vision: Any = transformers_model(recipe_model(name)).vision_encoder
-        return lambda images: vision(images)[0]
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        vision: Any = transformers_model(recipe_model(name)).to(dtype).vision_encoder
+        return lambda images: vision(images.to(dtype))[0]
     need("onnxscript")
     from .peers import runtimes
     from .peers.onnx_export import onnx_file
 
-    run = (runtimes.openvino if peer == "openvino" else runtimes.onnx_runtime)(onnx_file(name, "encoder"))
+    file = onnx_file(name, "encoder")
+    run = runtimes.openvino(file, bfloat16=bfloat16) if peer == "openvino" else runtimes.onnx_runtime(file)
     return lambda images: run(images)[0]
 
 
@@ -59,26 +64,15 @@ def test_encoder(rows: Rows, name: str, peer: str, wanted: int) -> None:
 @pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
 @pytest.mark.parametrize("peer", ["openvino", "transformers"])
 def test_encoder_in_bfloat16(rows: Rows, peer: str) -> None:
-    """Both in bfloat16, OpenVINO by its own choice of layers; ours may be no further from float32 than the peer."""
-    need(peer)
-    model = recipe_model("sam_b")
+    """Both in bfloat16; ours may be no further from float32 than the peer."""
+    model, peers = recipe_model("sam_b"), peer_encoder("sam_b", peer, bfloat16=True)
     images = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
-    theirs: Callable[[], torch.Tensor]
-    if peer == "transformers":
-        from .peers.transformers_sam import transformers_model
-
-        vision: Any = transformers_model(model).to(torch.bfloat16).vision_encoder
-        theirs = lambda: vision(images.bfloat16())[0]  # noqa: E731
-    else:
-        need("onnxscript")
-        from .peers import runtimes
-        from .peers.onnx_export import onnx_file
-
-        run = runtimes.openvino(onnx_file("sam_b", "encoder"), bfloat16=True)
-        theirs = lambda: run(images)[0]  # noqa: E731
 
     def ours() -> torch.Tensor:
         return model.encode_image(images, torch.bfloat16)
+
+    def theirs() -> torch.Tensor:
+        return peers(images)
 
     with torch.inference_mode():
         exact = model.encode_image(images)

@@ -114,6 +114,16 @@ def test_of_a_picture_file_with_several_frames_the_first_is_taken_and_that_is_sa
     assert kind in record.getMessage() and "the first is taken" in record.getMessage()
 
 
+def test_damage_beyond_the_first_frame_is_none_of_the_pictures() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3), dtype=np.uint8)
+    frames, file, alone = [Image.fromarray(one) for one in noise], BytesIO(), BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(alone, "GIF")
+    data, expected = file.getvalue(), decode_image(alone.getvalue())
+    for end in range(len(alone.getvalue()) + 40, len(data)):
+        assert np.array_equal(decode_image(data[:end]), expected), end
+
+
 def test_truncated_video_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (96, 64))

@@ -85,6 +85,7 @@ class ImageEncoderViT(nn.Module):
             and images.dtype == self.pos_embed.dtype == torch.bfloat16
             and infers()
             and not torch.is_autocast_enabled("cpu")
+            and unaltered(self)
             and self.patch_embed.tiles()
             and is_plain(self.blocks, _LAYERS)
         )
@@ -235,9 +236,9 @@ class Attention(nn.Module):
         """What stands between the two linear layers."""
         height, width = (self.window_size or side for side in qkv.shape[1:3])
         rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
+        rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
         (padding,) = own(layer, "bias")
-        rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         tensors = qkv, rel_pos_h, rel_pos_w, padding
         fused = serves_on_gpu(*tensors) or serves(*tensors) or serves(*tensors, dtype=torch.bfloat16)
         attend = ops.attention if fused else attention_in_torch

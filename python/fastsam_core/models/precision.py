@@ -35,7 +35,7 @@ def usable_dtypes(
     reason = why_not_bfloat16()
     if dtype == torch.bfloat16 and not reason:
         return torch.bfloat16, torch.float32
-    hint = f"bfloat16 would be slower ({reason})" if reason else "this one multiplies bfloat16 faster: dtype=bfloat16"
+    hint = f"bfloat16 is not faster ({reason})" if reason else "this one multiplies bfloat16 faster: dtype=bfloat16"
     warn_once(f"on CPUs {str(dtype).removeprefix('torch.')} is float32; {hint}")
     return torch.float32, torch.float32
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import struct
+from contextlib import suppress
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -95,12 +96,15 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     name, picture = _opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
     check_size(picture.width, picture.height, limit)
     try:
-        if getattr(picture, "is_animated", False):
-            warn_once(f"of a {name} file with several frames or pages the first is taken")
         picture.load()
-        return from_pil(picture)
+        pixels = from_pil(picture)
     except Exception as error:
         raise ValueError(f"damaged or unsupported {name} file: {_reason(error)}") from error
+    # Damage beyond the first frame, which this may come upon, is none of the picture's.
+    with suppress(Exception):
+        if getattr(picture, "is_animated", False):
+            warn_once(f"of a {name} file with several frames or pages the first is taken")
+    return pixels
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from .._native import cpu_module
 from .._threads import thread_count
+from ..schema import NATIVE_DTYPES
 from . import reference
 from .inputs import check_attention, check_windowed_attention
 
 _cpu: Any = cpu_module
-DTYPES = torch.float32, torch.bfloat16
+DTYPES = NATIVE_DTYPES["_attention"]
 
 
 def attention(

@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU: when it is of use, what is computed in it, and what stays float32."""
+"""bfloat16 on a CPU: when it is of use, what the encoder computes in it, and what stays float32."""
 
 from __future__ import annotations
 
@@ -40,16 +40,19 @@ def fast(monkeypatch: pytest.MonkeyPatch, asked: None) -> None:
 
 def test_where_it_is_of_use(fast: None, caplog: pytest.LogCaptureFixture) -> None:
     vit, tiny = small_vit().image_encoder, small_model().image_encoder
-    assert usable_dtypes(BF16, CPU, vit) == (BF16, F32)
+    assert usable_dtypes(BF16, CPU, vit) == (BF16, F32, BF16)
+    assert usable_dtypes(BF16, CPU, tiny) == (F32, F32, BF16)
     for dtype in (None, F32):
-        assert usable_dtypes(dtype, CPU, vit) == (dtype, dtype)
-    assert usable_dtypes(BF16, CUDA, vit) == (BF16, BF16)
+        assert usable_dtypes(dtype, CPU, vit) == (dtype, dtype, None)
+    assert usable_dtypes(BF16, CUDA, vit) == (BF16, BF16, None)
     assert not caplog.records
-    assert usable_dtypes(F16, CPU, vit) == usable_dtypes(BF16, CPU, tiny) == (F32, F32)
+    for encoder in (vit, tiny):
+        assert usable_dtypes(F16, CPU, encoder) == (F32, F32, None)
     assert [record.message for record in caplog.records] == [
-        "on CPUs float16 is float32; this one multiplies bfloat16 faster: dtype=bfloat16",
-        "half precision is for CUDA devices; on cpu everything runs in float32",
+        "on CPUs float16 is float32; this one multiplies bfloat16 faster: dtype=bfloat16"
     ]
+    assert usable_dtypes(BF16, torch.device("meta"), vit) == (F32, F32, None)
+    assert "half precision is for CUDA devices; on meta" in caplog.records[-1].message
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_where_it_is_not(
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     encoder = small_vit().image_encoder
     for dtype in (BF16, F16, BF16):
-        assert usable_dtypes(dtype, CPU, encoder) == (F32, F32)
+        assert usable_dtypes(dtype, CPU, encoder) == (F32, F32, None)
     assert len(caplog.records) == 2 and all(reason in record.message for record in caplog.records)
     assert doctor.collect()["bfloat16"] == why_not_bfloat16() and reason in doctor.report()
 
@@ -164,7 +167,7 @@ def test_predictions(fast: None) -> None:
     assert predictor.features.dtype == F32 and not torch.equal(predictor.features, features)
     assert torch.equal(predictor.features, predictor.features.bfloat16().float()), "the encoder's, in bfloat16"
     prepared = predictor.picture.prepared(predictor.model, BF16)
-    assert prepared.dtype == F32, "the decoder's operations are in float32"
+    assert (prepared.dtype, prepared.matrices) == (F32, BF16), "the decoder's operations are in float32"
     assert (dense(ours) == dense(wanted)).mean() > 0.97
     assert len(predictor(**FEW, dtype="bfloat16")[0]) > 0
     assert predictor(bboxes=BOXES)[0].masks.rle == wanted.masks.rle, "float32 is as before"

@@ -16,7 +16,7 @@ from fastsam_core import Predictor, picture
 from fastsam_core import rle as coco
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.mask_decoder import MaskDecoder
-from fastsam_core.models.precision import dtype_of, in_dtype, usable_dtype
+from fastsam_core.models.precision import Dtypes, dtype_of, in_dtype, usable_dtype
 from fastsam_core.models.prompt_encoder import PromptEncoder
 from fastsam_core.models.sam_model import SamModel
 from small_model import FEW, QUIET, bgr_picture, small_model
@@ -165,7 +165,7 @@ def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.fixture
 def half_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU stand in for a GPU."""
-    monkeypatch.setattr(picture, "usable_dtypes", lambda dtype, device, encoder: (dtype, dtype))
+    monkeypatch.setattr(picture, "usable_dtypes", lambda dtype, device, encoder: Dtypes(dtype, dtype, None))
 
 
 def dense(result: Any) -> np.ndarray:

@@ -1,5 +1,7 @@
 #include "decoder/decoder.h"
 
+#include <type_traits>
+
 #include "bindings/arrays.h"
 #include "bindings/panels.h"
 
@@ -10,7 +12,8 @@ namespace {
 using Floats = Array<float>;
 namespace dec = fastsam::decoder;
 
-bool has_shape(const Floats& x, std::initializer_list<int64_t> shape) {
+template <typename Number>
+bool has_shape(const Array<Number>& x, std::initializer_list<int64_t> shape) {
   if (x.ndim() != static_cast<py::ssize_t>(shape.size())) return false;
   py::ssize_t axis = 0;
   for (const int64_t size : shape) {
@@ -122,9 +125,11 @@ void decoder_first_look(const Floats& q, const Floats& keys, const Floats& value
   dec::first_look(q_data, keys_data, values_data, heads, rows, head_dim, length, out_data, threads);
 }
 
-void decoder_upscale(const Floats& state, const Int64s& asked, const Floats& factors, const Int64s& index,
+// Number: of both matrices; float, or as int16 the bits of bfloat16.
+template <typename Number>
+void decoder_upscale(const Floats& state, const Int64s& asked, const Array<Number>& factors, const Int64s& index,
                      const Floats& weights, const Floats& base, const Floats& bias, const Floats& norm_weight,
-                     const Floats& norm_bias, double norm_eps, const Floats& enlarge_more,
+                     const Floats& norm_bias, double norm_eps, const Array<Number>& enlarge_more,
                      const Floats& enlarge_more_bias, int64_t height, int64_t width, Floats out, int64_t threads) {
   require(height > 0 && width > 0, "height and width must be positive");
   const int64_t panels = panels_of(height * width);
@@ -133,6 +138,7 @@ void decoder_upscale(const Floats& state, const Int64s& asked, const Floats& fac
   require(weights.ndim() == 2 && weights.shape(1) > 0 && norm_weight.ndim() == 1 && norm_weight.size() > 0,
           "weights must be (count, narrow) and norm_weight (middle)");
   dec::Upscaling up{};
+  up.dtype = std::is_same_v<Number, float> ? DType::float32 : DType::bfloat16;
   up.prompts = state.shape(0), up.rows = state.shape(2), up.asked_count = asked.size(), up.count = index.size();
   up.narrow = weights.shape(1), up.middle = norm_weight.size(), up.height = height, up.width = width;
   require(has_shape(state, {up.prompts, panels, up.rows, kPanel}), "state must be (prompts, panels, rows, 16)");
@@ -153,6 +159,15 @@ void decoder_upscale(const Floats& state, const Int64s& asked, const Floats& fac
   dec::upscale(up, threads);
 }
 
+template <typename Number>
+void bind_upscale(py::module_& m) {
+  const auto given = [](const char* name) { return py::arg(name).noconvert(); };
+  m.def("decoder_upscale", &decoder_upscale<Number>, given("state"), given("asked"), given("factors"), given("index"),
+        given("weights"), given("base"), given("bias"), given("norm_weight"), given("norm_bias"), py::arg("norm_eps"),
+        given("enlarge_more"), given("enlarge_more_bias"), py::arg("height"), py::arg("width"), given("out"),
+        py::arg("threads"));
+}
+
 }  // namespace
 
 void bind_decoder(py::module_& m) {
@@ -167,10 +182,8 @@ void bind_decoder(py::module_& m) {
         py::arg("threads"));
   m.def("decoder_first_look", &decoder_first_look, given("q"), given("keys"), given("values"), py::arg("length"),
         given("out"), py::arg("threads"));
-  m.def("decoder_upscale", &decoder_upscale, given("state"), given("asked"), given("factors"), given("index"),
-        given("weights"), given("base"), given("bias"), given("norm_weight"), given("norm_bias"), py::arg("norm_eps"),
-        given("enlarge_more"), given("enlarge_more_bias"), py::arg("height"), py::arg("width"), given("out"),
-        py::arg("threads"));
+  bind_upscale<float>(m);
+  bind_upscale<int16_t>(m);
 }
 
 }  // namespace fastsam::bindings

@@ -5,13 +5,14 @@
 
 namespace fastsam {
 
-// Defined by kernels_baseline.cpp, kernels_avx2.cpp and kernels_avx512.cpp.
+// Defined by kernels_baseline.cpp, kernels_avx2.cpp, kernels_avx512.cpp and kernels_avx512_bf16.cpp.
 extern const Kernels kernels_baseline;
 #ifdef FASTSAM_X86_64
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #ifdef FASTSAM_AVX512_BF16
 extern const AttentionKernels attention_avx512_bf16;
+extern const UpscaleKernels upscale_avx512_bf16;
 #endif
 #endif
 
@@ -24,6 +25,7 @@ const Kernels& avx512_kernels() {
   static const Kernels narrow = [] {
     Kernels table = kernels_avx512;
     table.attention_bfloat16 = attention_avx512_bf16;
+    table.upscale_bfloat16 = upscale_avx512_bf16;
     return table;
   }();
   if (__builtin_cpu_supports("avx512bf16")) return narrow;

@@ -18,6 +18,7 @@ struct Kernels {
   AttentionKernels attention, attention_bfloat16;
   ConvKernels conv;
   DecoderKernels decoder;
+  UpscaleKernels upscale, upscale_bfloat16;
   LinearKernels linear;
   MasksKernels masks;
   NmsKernels nms;

@@ -1,4 +1,4 @@
-// The two-way mask decoder's work on image tokens, many prompts on one image. float32 throughout.
+// The two-way mask decoder's work on image tokens, many prompts on one image. float32 but where it is said.
 //
 // A prompt's own image tokens are never made. Attention to its few tokens adds to each image token a combination of few
 // values, and LayerNorm only centres and scales, so that a token stays what the image gives (the same for all prompts),
@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
 #include "decoder/decoder_table.h"
 
 namespace fastsam::decoder {
@@ -71,19 +72,21 @@ void first_look(const float* q, const float* keys, const float* values, int64_t 
 
 // Low-resolution logits of `count` masks, those of prompt asked[index[i]] weighed by weights[i] (narrow), to out[i]
 // (4 * height, 4 * width). The first step is base * coefficient rows - 2 + factors * coefficients + bias, in rows (2,
-// 2, middle); then LayerNorm, GELU, the step that enlarges more, rows (2, 2, narrow), and GELU. Throws
-// std::invalid_argument for an index or a prompt that there is not.
+// 2, middle); then LayerNorm, GELU, the step that enlarges more, rows (2, 2, narrow), and GELU. Where
+// the matrices of both steps are bits of bfloat16, what they are multiplied with is rounded to that; sums and all else
+// are float32. Throws std::invalid_argument for an index or a prompt that there is not.
 struct Upscaling {
+  DType dtype;  // of the matrices: float32 or bfloat16
   int64_t prompts, asked_count, rows, middle, narrow, height, width, count;
   const float* state;    // (prompts, panels, rows, 16)
   const int64_t* asked;  // (asked_count)
-  const float* factors;  // (asked_count, 4 * middle, rows)
+  const void* factors;   // (asked_count, 4 * middle, rows)
   const int64_t* index;  // (count)
   const float* weights;  // (count, narrow)
   const float* base;     // (panels, 4 * middle, 16)
   const float* bias;     // (4 * middle)
   DecoderNorm norm;
-  const float* enlarge_more;  // (4 * narrow, middle)
+  const void* enlarge_more;  // (4 * narrow, middle)
   const float* enlarge_more_bias;
   float* out;
 };

@@ -263,6 +263,7 @@ void first_look(const float* q, const float* keys, const float* values, int64_t 
 }
 
 void upscale(const Upscaling& up, int64_t threads) {
+  if (up.dtype == DType::float16) throw std::invalid_argument("upscaling on the CPU takes float32 and bfloat16");
   if (up.count == 0) return;
   for (int64_t i = 0; i < up.count; ++i) {
     if (up.index[i] < 0 || up.index[i] >= up.asked_count) {
@@ -292,15 +293,16 @@ void upscale(const Upscaling& up, int64_t threads) {
   const auto prompts = static_cast<int64_t>(begins.size());
   begins.push_back(order.size());
 
-  const DecoderKernels& isa = kernels().decoder;
+  const bool narrow_numbers = up.dtype == DType::bfloat16;
+  const UpscaleKernels& isa = narrow_numbers ? kernels().upscale_bfloat16 : kernels().upscale;
   const int64_t wide = 4 * up.middle, more_size = 4 * up.narrow * up.middle;
   Arena packed(Arena::padded(more_size));
   float* enlarge_more = packed.take(more_size);
-  isa.pack_slivers(up.enlarge_more, 4 * up.narrow, up.middle, up.middle, 1, enlarge_more);
+  isa.pack(up.enlarge_more, 4 * up.narrow, up.middle, enlarge_more);
 
   const int64_t panels = panels_of(up.height * up.width), stretches = stretches_of(panels);
   fork_join(threads, prompts * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
-    Arena memory(Arena::padded(wide * up.rows) + isa.upscale_scratch(up.middle, up.narrow, most));
+    Arena memory(Arena::padded(wide * up.rows) + isa.scratch(up.rows, up.middle, up.narrow, most));
     float* factors = memory.take(wide * up.rows);
     float* scratch = memory.take(0);
     const DecoderUpscaling operands{up.middle,    up.narrow,           up.rows, up.base, factors, up.bias, up.norm,
@@ -311,12 +313,13 @@ void upscale(const Upscaling& up, int64_t threads) {
       const size_t at = begins[static_cast<size_t>(group)], next = begins[static_cast<size_t>(group) + 1];
       const int64_t asked = up.index[order[at]];
       if (group != prepared) {
-        isa.pack_slivers(up.factors + asked * wide * up.rows, wide, up.rows, up.rows, 1, factors);
+        const int64_t bytes = asked * wide * up.rows * (narrow_numbers ? 2 : 4);
+        isa.pack(static_cast<const char*>(up.factors) + bytes, wide, up.rows, factors);
         prepared = group;
       }
-      isa.upscale(operands, up.state + up.asked[asked] * panels * up.rows * kPanel, first,
-                  std::min(first + kStretch, panels), up.height, up.width, weights.data() + at, outs.data() + at,
-                  static_cast<int64_t>(next - at), scratch);
+      isa.run(operands, up.state + up.asked[asked] * panels * up.rows * kPanel, first,
+              std::min(first + kStretch, panels), up.height, up.width, weights.data() + at, outs.data() + at,
+              static_cast<int64_t>(next - at), scratch);
     }
   });
 }

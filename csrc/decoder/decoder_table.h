@@ -52,7 +52,7 @@ struct DecoderSums {
   float* mixed;    // (rows of the state, columns)
 };
 
-// The weights of `output_upscaling` and what the image gives to its first step; matrices are packed slivers.
+// The weights of `output_upscaling` and what the image gives to its first step; matrices are packed by `pack`.
 struct DecoderUpscaling {
   int64_t middle, narrow, rows;  // rows of the state
   const float* base;             // panels of 4 * middle
@@ -74,7 +74,6 @@ struct DecoderKernels {
   void (*pack_triangle)(const float* a, int64_t rows, float* out);
   // Floats of scratch memory for each function.
   int64_t (*pass_scratch)(int64_t rows);
-  int64_t (*upscale_scratch)(int64_t middle, int64_t narrow, int64_t masks);
   int64_t (*first_look_scratch)(int64_t rows, int64_t head_dim);
   // Both passes of `count` prompts over panels [first_panel, last_panel): what the image gives to a few panels serves
   // all of them while it is in the cache.
@@ -90,11 +89,6 @@ struct DecoderKernels {
   // head. key_stride: floats between panels of keys. out: (rows, head_dim).
   void (*first_look)(const float* q, int64_t rows, int64_t head_dim, const float* keys, int64_t key_stride,
                      const float* values, int64_t length, float* out, float* scratch);
-  // Logits of `masks` masks of one prompt: weights[i] (narrow) to out[i] (4 * height, 4 * width), for these panels of
-  // its state.
-  void (*upscale)(const DecoderUpscaling& upscaling, const float* state, int64_t first_panel, int64_t last_panel,
-                  int64_t height, int64_t width, const float* const* weights, float* const* out, int64_t masks,
-                  float* scratch);
   // Small products of a prompt's tokens: out (rows, columns) = a times b, on top of what is there if `add`.
   // b is (columns, depth), its rows b_stride apart.
   void (*token_dots)(const float* a, int64_t a_stride, int64_t rows, int64_t depth, const float* b, int64_t b_stride,
@@ -104,6 +98,20 @@ struct DecoderKernels {
                          int64_t b_stride, int64_t columns, bool add, float* out, int64_t out_stride);
   // Softmax over the columns of (rows, columns), in place.
   void (*token_softmax)(float* scores, int64_t rows, int64_t columns, int64_t stride);
+};
+
+// Upscaling whose matrices are float32, or the bits of bfloat16: what they are multiplied with is rounded to that then,
+// and sums are float32.
+struct UpscaleKernels {
+  // A matrix (rows, depth) into slivers: at most rows * depth floats.
+  void (*pack)(const void* a, int64_t rows, int64_t depth, float* out);
+  // Floats of scratch memory; `rows` of the state.
+  int64_t (*scratch)(int64_t rows, int64_t middle, int64_t narrow, int64_t masks);
+  // Logits of `masks` masks of one prompt: weights[i] (narrow) to out[i] (4 * height, 4 * width), for these panels of
+  // its state.
+  void (*run)(const DecoderUpscaling& upscaling, const float* state, int64_t first_panel, int64_t last_panel,
+              int64_t height, int64_t width, const float* const* weights, float* const* out, int64_t masks,
+              float* scratch);
 };
 
 }  // namespace fastsam

@@ -40,7 +40,7 @@ def mlp(
     out: NDArray[np.float32],  # (M, K), rows contiguous; may be x
 ) -> None: ...
 
-# Of attention: floats, or as int16 the bits of bfloat16.
+# Of attention and decoder_upscale: floats, or as int16 the bits of bfloat16.
 def attention(
     qkv: NDArray[_Number],  # (B, H, W, 3 * heads * d)
     rel_pos_h: NDArray[np.float32],  # (2 * n - 1, d)
@@ -183,7 +183,7 @@ def decoder_second_pass(
 def decoder_upscale(
     state: NDArray[np.float32],  # (prompts, panels, rows, 16)
     asked: NDArray[np.int64],  # (U,)
-    factors: NDArray[np.float32],  # (U, 4 * middle, rows)
+    factors: NDArray[_Number],  # (U, 4 * middle, rows)
     index: NDArray[np.int64],  # (count,)
     weights: NDArray[np.float32],  # (count, narrow)
     base: NDArray[np.float32],  # (panels, 4 * middle, 16)
@@ -191,7 +191,7 @@ def decoder_upscale(
     norm_weight: NDArray[np.float32],  # (middle,)
     norm_bias: NDArray[np.float32],  # (middle,)
     norm_eps: float,
-    enlarge_more: NDArray[np.float32],  # (4 * narrow, middle)
+    enlarge_more: NDArray[_Number],  # (4 * narrow, middle)
     enlarge_more_bias: NDArray[np.float32],  # (4 * narrow,)
     height: int,
     width: int,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .models.precision import usable_dtypes
+from .models.precision import Dtypes, usable_dtypes
 from .models.sam_model import PreparedImage, SamModel
 from .preprocess import preprocess, resized_shape
 
@@ -136,7 +136,7 @@ class Picture:
         return (
             self._features is not None
             and self._features.shape[-1] == model.image_size // 16
-            and self._dtype in (None, _dtypes(model, dtype)[0])
+            and self._dtype in (None, _encoded_in(model, dtype))
         )
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class Picture:
 
         ValueError when it has to be computed but the pixels are not here.
         """
-        (encoded_in, decoded_in), device = _dtypes(model, dtype), model.device
+        device = model.device
         if not self.is_encoded(model, dtype):
             if self.image is None:
                 raise ValueError(
@@ -155,12 +155,14 @@ class Picture:
                     "picture it cannot be computed again: call set_image"
                 )
             self._features = encode(model, [self.image], dtype, watch)
-            self._dtype, self._prepared = encoded_in, None
+            self._dtype, self._prepared = _encoded_in(model, dtype), None
         assert self._features is not None
         if self._features.device != device:
             self._features, self._prepared = self._features.to(device), None
-        if self._prepared is None or self._prepared.dtype != decoded_in:
-            self._prepared = model.prepare(self._features, decoded_in)
+        _, decoder, matrices = _dtypes(model, dtype)
+        wanted = decoder or model.dtype, matrices or torch.float32
+        if self._prepared is None or (self._prepared.dtype, self._prepared.matrices) != wanted:
+            self._prepared = model.prepare(self._features, *wanted)
         return self._prepared
 
     @torch.no_grad()
@@ -174,7 +176,8 @@ class Picture:
         if self.image is None:
             raise ValueError("crops need the picture itself, but only its embedding was loaded: call set_image")
         features = encode(model, [self.image[y1:y2, x1:x2]], dtype, watch)
-        return model.prepare(features, _dtypes(model, dtype)[1])
+        _, decoder, matrices = _dtypes(model, dtype)
+        return model.prepare(features, decoder, matrices)
 
 
 def encode_together(
@@ -186,13 +189,16 @@ def encode_together(
         return
     features = encode(model, [picture.pixels for picture in waiting], dtype, watch)
     for picture, one in zip(waiting, features.split(1), strict=True):
-        picture._features, picture._dtype, picture._prepared = one, _dtypes(model, dtype)[0], None
+        picture._features, picture._dtype, picture._prepared = one, _encoded_in(model, dtype), None
 
 
-def _dtypes(model: SamModel, dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
-    """What `dtype` comes to on the model's device, for its encoder and decoder; None means the type of its weights."""
-    encoder, decoder = usable_dtypes(dtype, model.device, model.image_encoder)
-    return encoder or model.dtype, decoder or model.dtype
+def _dtypes(model: SamModel, dtype: torch.dtype | None) -> Dtypes:
+    """What `dtype` comes to on the model's device."""
+    return usable_dtypes(dtype, model.device, model.image_encoder)
+
+
+def _encoded_in(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
+    return _dtypes(model, dtype).encoder or model.dtype
 
 
 def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
@@ -217,4 +223,4 @@ def encode(
         pixels = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
     del inputs
     with watch.phase("inference", device), torch.no_grad():
-        return model.encode_image(pixels, _dtypes(model, dtype)[0]).float()
+        return model.encode_image(pixels, _dtypes(model, dtype).encoder).float()

@@ -12,6 +12,8 @@
 namespace isa {
 #include "common/simd.inc"
 
+#include "common/bfloat16.inc"
+
 #include "common/gemm.inc"
 }  // namespace isa
 
@@ -108,22 +110,53 @@ void pairs() {
   std::mt19937 random(2);
   std::uniform_real_distribution<float> draw(-100.0f, 100.0f);
   for (int round = 0; round < 1000; ++round) {
-    float a[kLanes], b[kLanes], c[kLanes], out[kLanes];
+    const float a0 = draw(random), a1 = draw(random), a = pair(a0, a1);
+    float b[kLanes], c[kLanes], out[kLanes];
     double wanted[kLanes];
     for (int i = 0; i < kLanes; ++i) {
-      const float a0 = draw(random), a1 = draw(random), b0 = draw(random), b1 = draw(random);
-      a[i] = pair(a0, a1), b[i] = pair(b0, b1), c[i] = draw(random);
+      const float b0 = draw(random), b1 = draw(random);
+      b[i] = pair(b0, b1), c[i] = draw(random);
       wanted[i] = double(cut_off(a0)) * cut_off(b0) + double(cut_off(a1)) * cut_off(b1) + c[i];
     }
-    vstore(out, vdot(vload(a), vload(b), vload(c)));
+    vstore(out, vdot(&a, vload(b), vload(c)));
     for (int i = 0; i < kLanes; ++i) near("vdot", out[i], wanted[i], 4e-3);
   }
+}
+
+// Of both numbers of a pair: `x` rounded to bfloat16, by double's arithmetic.
+void rounding() {
+  std::mt19937 random(3);
+  std::uniform_real_distribution<float> draw(-4.0f, 4.0f);
+  for (int round = 0; round < 4000; ++round) {
+    float a[kLanes], b[kLanes], out[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      a[i] = draw(random), b[i] = draw(random);
+      // Halves between two neighbours, too, which go to the even one.
+      if (round % 4 == 0) a[i] = 1.0f + static_cast<float>(random() % 512) / 256.0f;
+    }
+    vstore(out, vpair(vload(a), vload(b)));
+    for (int i = 0; i < kLanes; ++i) {
+      const auto rounded = [](float x) {
+        int exponent;
+        const double share = std::frexp(double(x), &exponent);
+        return static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(share, 8)), exponent - 8));
+      };
+      same("vpair", out[i], pair(rounded(a[i]), rounded(b[i])));
+    }
+  }
+  vf nothing = vset(NAN);
+  float out[kLanes];
+  vstore(out, vpair(nothing, vset(INFINITY)));
+  uint32_t bits;
+  memcpy(&bits, out, sizeof bits);
+  require((bits & 0x7fffu) > 0x7f80u && bits >> 16 == 0x7f80u, "vpair keeps NaN and infinity", bits, 0.0);
 }
 
 void transcendental() {
   const auto exp_of = [](vf x) { return vexp(x); };
   const auto erf_of = [](vf x) { return verf(x); };
   const auto gelu_of = [](vf x) { return vgelu(x); };
+  const auto rough_gelu = [](vf x) { return vgelu_bfloat16(x); };
   for (int i = -870000; i <= 880000; ++i) {
     const float x = static_cast<float>(i) * 1e-4f;
     const double wanted = std::exp(double(x));
@@ -134,7 +167,12 @@ void transcendental() {
     near("verf", once(erf_of, x), std::erf(double(x)), 5e-7);
     const double wanted = 0.5 * double(x) * (1.0 + std::erf(double(x) / std::sqrt(2.0)));
     near("vgelu", once(gelu_of, x), wanted, 1e-6 * (1.0 + std::fabs(x)));
+    near("vgelu_bfloat16", once(rough_gelu, x), wanted, 1.3e-4);
   }
+  same("vgelu_bfloat16 of 0", once(rough_gelu, 0.0f), 0.0f);
+  same("vgelu_bfloat16 far above", once(rough_gelu, 3e38f), 3e38f);
+  same("vgelu_bfloat16 far below", once(rough_gelu, -INFINITY), 0.0f);
+  require(std::isnan(once(rough_gelu, NAN)), "vgelu_bfloat16 keeps NaN", once(rough_gelu, NAN), NAN);
   for (const float x : {-1000.0f, -88.0f, -INFINITY}) near("vexp far below", once(exp_of, x), 0.0, 2e-38);
   require(std::isfinite(once(exp_of, 1000.0f)), "vexp far above is finite", once(exp_of, 1000.0f), 0.0);
   same("verf of infinity", once(erf_of, INFINITY) > 0.9999995f ? 1.0f : 0.0f, 1.0f);
@@ -184,6 +222,7 @@ void tile(int64_t k, bool slivers) {
 int main() {
   arithmetic();
   pairs();
+  rounding();
   transcendental();
   for (const int64_t k : {0, 1, 2, 7, 64, 384}) {
     for (const bool slivers : {false, true}) {

@@ -74,6 +74,7 @@ class Chunk:
         if upscaler is None:
             there, of_row, of_column = _there(out.device, asked, row, column[masks])
             factors, weights = self._factors(there, of_row, of_column)
+            factors = factors.to(upscaling.enlarge_more.dtype)
             given = self.state, there, factors, of_row, weights, self._image.base, self._image.enlarge_bias
             ops.decoder_upscale(*given, *upscaling, *grid, out)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,22 +22,30 @@ def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype
     return torch.float32
 
 
-def usable_dtypes(
-    dtype: torch.dtype | None, device: torch.device, encoder: nn.Module
-) -> tuple[torch.dtype | None, torch.dtype | None]:
-    """The same for a model: of its image encoder, and of its decoder.
+class Dtypes(NamedTuple):
+    """What a model computes in; None stands for the type of its weights."""
 
-    On a CPU that multiplies bfloat16 faster, encoders that make use of it compute in it; decoders do not, whose native
-    operations are in float32.
+    encoder: torch.dtype | None
+    decoder: torch.dtype | None
+    matrices: torch.dtype | None  # of the decoder, as for `SamModel.prepare`
+
+
+def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.Module) -> Dtypes:
+    """The same for a model with this image encoder.
+
+    On a CPU that multiplies bfloat16 faster, encoders that make use of it compute in it, and decoders, whose native
+    operations are in float32, have matrices of it.
     """
-    if dtype in (None, torch.float32) or device.type != "cpu" or not getattr(encoder, "bfloat16_on_cpu", False):
-        return (usable_dtype(dtype, device),) * 2
+    if dtype in (None, torch.float32) or device.type != "cpu":
+        usable = usable_dtype(dtype, device)
+        return Dtypes(usable, usable, None)
     reason = why_not_bfloat16()
     if dtype == torch.bfloat16 and not reason:
-        return torch.bfloat16, torch.float32
+        whole = getattr(encoder, "bfloat16_on_cpu", False)
+        return Dtypes(dtype if whole else torch.float32, torch.float32, dtype)
     hint = f"bfloat16 is not faster ({reason})" if reason else "this one multiplies bfloat16 faster: dtype=bfloat16"
     warn_once(f"on CPUs {str(dtype).removeprefix('torch.')} is float32; {hint}")
-    return torch.float32, torch.float32
+    return Dtypes(torch.float32, torch.float32, None)
 
 
 @cache

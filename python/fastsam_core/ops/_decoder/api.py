@@ -253,7 +253,9 @@ def decoder_upscale(
     """Low-resolution logits: two steps that double the resolution, then a product with each mask's weights.
 
     The first step is base * coefficient rows - 2 + factors * coefficients + bias, its four sub-cells one after the
-    other; LayerNorm over `middle` and exact GELU follow, then the second step and GELU.
+    other; LayerNorm over `middle` and exact GELU follow, then the second step and GELU. Where the rest is float32, both
+    matrices, `factors` and `enlarge_more`, may be bfloat16: what they are multiplied with is rounded to it then, and
+    sums and all else stay float32. Processors with AVX512-BF16 need half as many products for that.
 
     Args:
         state: (prompts, panels, rows, 16), coefficients of the tokens of a grid of height x width, row by row.

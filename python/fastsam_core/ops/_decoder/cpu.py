@@ -161,12 +161,18 @@ def decoder_upscale(
     check_upscale(*before, norm_eps, *after, height, width, out)
     if state.dtype != torch.float32:
         return reference.decoder_upscale(*before, norm_eps, *after, height, width, out)
-    arrays = (*map(_array, before), norm_eps, *map(_array, after))
+    arrays = (*map(_numbers, before), norm_eps, *map(_numbers, after))
     _cpu.decoder_upscale(*arrays, height, width, _writable(out), thread_count())
 
 
 def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
+
+
+def _numbers(tensor: Tensor) -> Any:
+    """NumPy has no bfloat16: its bits go as int16."""
+    tensor = tensor.detach().contiguous()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _writable(tensor: Tensor) -> Any:

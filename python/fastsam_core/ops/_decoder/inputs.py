@@ -140,13 +140,15 @@ def check_upscale(
     if weights.dim() != 2 or not weights.shape[1] or norm_weight.dim() != 1 or not len(norm_weight):
         raise ValueError("weights must have shape (count, narrow) and norm_weight (middle)")
     count, narrow, middle = len(index), weights.shape[1], len(norm_weight)
-    check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)", dtype)
+    # Of both matrices, which may be narrower than all else.
+    matrix = torch.bfloat16 if dtype == torch.float32 and factors.dtype == torch.bfloat16 else dtype
+    check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)", matrix)
     check_shape("weights", weights, (count, narrow), "(count, narrow)", dtype)
     check_shape("base", base, (panels, 4 * middle, PANEL), "(panels, 4 * middle, 16)", dtype)
     check_shape("bias", bias, (4 * middle,), "(4 * middle,)", dtype)
     check_shape("norm_weight", norm_weight, (middle,), "(middle,)", dtype)
     check_shape("norm_bias", norm_bias, (middle,), "(middle,)", dtype)
-    check_shape("enlarge_more", enlarge_more, (4 * narrow, middle), "(4 * narrow, middle)", dtype)
+    check_shape("enlarge_more", enlarge_more, (4 * narrow, middle), "(4 * narrow, middle)", matrix)
     check_shape("enlarge_more_bias", enlarge_more_bias, (4 * narrow,), "(4 * narrow,)", dtype)
     check_shape("out", out, (count, 4 * height, 4 * width), "(count, 4 * height, 4 * width)", _exact(dtype))
     _check_writable("out", out)

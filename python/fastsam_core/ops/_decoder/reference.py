@@ -128,12 +128,18 @@ def decoder_upscale(
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
             raise ValueError(f"{name} must be from 0 to {count - 1}, the prompts that there are")
     length = height * width
+
+    def rounded(x: Tensor) -> Tensor:
+        """What a matrix is multiplied with, rounded as the matrix is."""
+        return x.to(factors.dtype).to(x.dtype)
+
+    matrices, enlarge_more = factors.to(state.dtype), enlarge_more.to(state.dtype)
     for row in index.unique().tolist():
         pairs = (index == row).nonzero()[:, 0]
         mixed = from_panels(state[asked[row]], length)  # (L, rows)
-        x = from_panels(base, length) * mixed[:, -2:-1] + mixed @ factors[row].T + bias
+        x = from_panels(base, length) * mixed[:, -2:-1] + rounded(mixed) @ matrices[row].T + bias
         x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), norm_weight.shape, norm_weight, norm_bias, norm_eps))
-        x = F.gelu(F.linear(x, enlarge_more, enlarge_more_bias).unflatten(-1, (4, -1)))  # (L, 4, 4, narrow)
+        x = F.gelu(F.linear(rounded(x), enlarge_more, enlarge_more_bias).unflatten(-1, (4, -1)))  # (L, 4, 4, narrow)
         # Both steps split a cell in two per axis: (y, x, a, b, a', b', K) to (K, y a a', x b b').
         planes = (x @ weights[pairs].T).view(height, width, 2, 2, 2, 2, -1).permute(6, 0, 2, 4, 1, 3, 5)
         out[pairs] = planes.reshape(len(pairs), 4 * height, 4 * width).to(out.dtype)

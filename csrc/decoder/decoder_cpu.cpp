@@ -1,5 +1,7 @@
 #include "decoder/decoder.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -19,9 +21,8 @@ constexpr int64_t kPanel = 16;
 // A prompt's image is worked through in stretches of this many panels, whoever does it: sums over the image are formed
 // by stretch and then merged in order, so the number of threads can't change them.
 constexpr int64_t kStretch = 32;
-// Prompts that visit the image together, so that its projections (40 and 56 KB a panel) are read from the second-level
-// cache for all but the first of them; more would push their own operands (46 and 83 KB) out of it.
-constexpr int64_t kFirstGroup = 4, kSecondGroup = 2;
+// Panels that the passes look at before the next prompt's turn (kVisit in look.inc).
+constexpr int64_t kVisit = 4;
 // Rows of the first look per piece of work.
 constexpr int64_t kLookRows = 48;
 
@@ -29,6 +30,23 @@ int64_t panels_of(int64_t length) { return (length + kPanel - 1) / kPanel; }
 int64_t stretches_of(int64_t panels) { return (panels + kStretch - 1) / kStretch; }
 // Fewer pieces of work than this are not worth a thread.
 int64_t grain_of(int64_t panels) { return std::max<int64_t>(1, kStretch / std::max<int64_t>(1, panels)); }
+
+// Bytes of a core's second-level cache: what the system says, else what many processors have.
+int64_t second_level_cache() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const auto size = static_cast<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE));
+  if (size > 0) return size;
+#endif
+  return int64_t{512} << 10;
+}
+
+// Prompts that visit the image together, so that its part in a visit (160 and 224 KB for SAM's decoder) is read from
+// the second-level cache for all but the first of them; more would push their own operands (36 and 81 KB) out of it.
+int64_t together(int64_t operands, int64_t image) {
+  constexpr int64_t kLeast = 2, kMost = 8;  // beyond, little is left to save
+  const int64_t room = second_level_cache() / 5 * 4 - image;
+  return std::min(kMost, std::max(kLeast, room / std::max<int64_t>(1, operands)));
+}
 
 int64_t sums_size(int64_t columns, int64_t wide, int64_t mixed_rows) {
   return 2 * Arena::padded(columns) + Arena::padded(columns * wide) + Arena::padded(mixed_rows * columns);
@@ -67,6 +85,12 @@ class Packed {
   Packed(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa)
       : pass_(pass), sizes_(sizes), isa_(isa), memory_(size(pass, sizes)) {}
 
+  static int64_t size(const AnyPass& pass, const Sizes& sizes) {
+    constexpr bool kSecond = std::is_same_v<AnyPass, SecondPass>;
+    const int64_t vectors = Arena::padded(sizes.rows * pass.head_dim), square = Arena::padded(sizes.rows * sizes.rows);
+    return (kSecond ? 4 : 3) * vectors + (kSecond ? 4 : 1) * square + Arena::padded(sizes.look_rows * sizes.inputs);
+  }
+
   Operands pack(int64_t prompt) {
     prompt_ = prompt;
     memory_.clear();
@@ -102,11 +126,6 @@ class Packed {
   }
 
  private:
-  static int64_t size(const AnyPass& pass, const Sizes& sizes) {
-    const int64_t vectors = Arena::padded(sizes.rows * pass.head_dim), square = Arena::padded(sizes.rows * sizes.rows);
-    return 4 * vectors + 4 * square + Arena::padded(sizes.look_rows * sizes.inputs);
-  }
-
   // (heads * tokens, head_dim), each head a left-hand side by itself.
   const float* heads(const float* x, int64_t tokens) {
     const int64_t part = tokens * pass_.head_dim;
@@ -198,13 +217,16 @@ class Stretches {
   std::vector<DecoderSums> sums_;
 };
 
+// projections: of the image, in each panel.
 template <typename AnyPass, typename Operands>
-void run_pass(const AnyPass& pass, int64_t group, int64_t threads) {
+void run_pass(const AnyPass& pass, int64_t projections, int64_t threads) {
   if (pass.prompts == 0) return;
   // The instruction set is chosen once per call: it sizes what several workers share.
   const DecoderKernels& isa = kernels().decoder;
   const Sizes sizes(pass, isa);
   using Worker = PassWorker<AnyPass, Operands>;
+  const int64_t visit = kVisit * kPanel * projections * pass.heads * pass.head_dim, bytes = sizeof(float);
+  const int64_t group = together(Packed<AnyPass, Operands>::size(pass, sizes) * bytes, visit * bytes);
   const int64_t panels = panels_of(pass.length), stretches = stretches_of(panels);
   threads = std::max<int64_t>(1, threads);
 
@@ -239,11 +261,9 @@ void run_pass(const AnyPass& pass, int64_t group, int64_t threads) {
 
 }  // namespace
 
-void first_pass(const Pass& pass, int64_t threads) { run_pass<Pass, DecoderPass>(pass, kFirstGroup, threads); }
+void first_pass(const Pass& pass, int64_t threads) { run_pass<Pass, DecoderPass>(pass, 4, threads); }
 
-void second_pass(const SecondPass& pass, int64_t threads) {
-  run_pass<SecondPass, DecoderSecondPass>(pass, kSecondGroup, threads);
-}
+void second_pass(const SecondPass& pass, int64_t threads) { run_pass<SecondPass, DecoderSecondPass>(pass, 6, threads); }
 
 void first_look(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows, int64_t head_dim,
                 int64_t length, float* out, int64_t threads) {

@@ -7,8 +7,9 @@ import pytest
 
 from fastsam_core.train.finish import Finish, Placed
 from fastsam_core.train.painter import Painter
+from fastsam_core.train.primitives import box
 from fastsam_core.train.reflections import mirror_in_ground, surroundings_in, tint_by_neighbours
-from fastsam_core.train.shapes import Piece, box, fit
+from fastsam_core.train.shapes import Piece, fit
 from fastsam_core.train.textures import TexturePool
 
 

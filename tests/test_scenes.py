@@ -14,9 +14,11 @@ from fastsam_core.train.figures import POSES, person
 from fastsam_core.train.finish import Finish, Placed
 from fastsam_core.train.layouts import LAYOUTS
 from fastsam_core.train.painter import Painter
+from fastsam_core.train.primitives import box, ellipse, polygon, stroke
 from fastsam_core.train.prints import printed
 from fastsam_core.train.scenes import Scene, make_scene
-from fastsam_core.train.shapes import Piece, bent, box, cluster, ellipse, fill, fit, polygon, simple_shape, stroke
+from fastsam_core.train.shapes import Piece, bent, cluster, fill, fit
+from fastsam_core.train.simple_shapes import simple_shape
 from fastsam_core.train.stuff import NAMES, of_slot, slot
 from fastsam_core.train.surroundings import INSIDE, OUTSIDE, Detail
 from fastsam_core.train.textures import TexturePool, colour_map

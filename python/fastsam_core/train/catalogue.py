@@ -8,7 +8,8 @@ import numpy as np
 
 from . import figures
 from .prints import printed
-from .shapes import Piece, Shape, bounds, fit, simple_shape
+from .shapes import Piece, Shape, bounds, fit
+from .simple_shapes import simple_shape
 from .stuff import slot
 from .things import (
     Maker,

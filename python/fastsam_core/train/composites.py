@@ -11,8 +11,9 @@ import numpy as np
 
 from . import figures, things
 from .catalogue import finished
+from .primitives import Outline, blob, box, ellipse, foliage, polygon, smooth, stroke
 from .prints import printed
-from .shapes import Cluster, Outline, Piece, blob, bounds, box, cluster, ellipse, foliage, polygon, smooth, stroke
+from .shapes import Cluster, Piece, bounds, cluster
 from .stuff import slot
 
 Things = list[list[Piece]]

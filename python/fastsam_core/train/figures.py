@@ -11,8 +11,9 @@ from math import cos, sin
 
 import numpy as np
 
+from .primitives import Outline, blob, box, ellipse, polygon, smooth, stroke
 from .prints import printed
-from .shapes import Outline, Piece, blob, box, ellipse, polygon, smooth, stroke
+from .shapes import Piece
 from .stuff import slot
 
 Point = tuple[float, float]

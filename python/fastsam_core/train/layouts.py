@@ -13,7 +13,8 @@ from .catalogue import any_shape, upright_shape
 from .composites import any_cluster
 from .finish import Finish, Placed, random_finish
 from .painter import Painter
-from .shapes import Cluster, Piece, Shape, box
+from .primitives import box
+from .shapes import Cluster, Piece, Shape
 from .textures import Material, TexturePool
 
 Layout = Callable[[np.random.Generator, TexturePool, int, int], Painter]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .shapes import Outline, Piece, blob, box, ellipse, star
+from .primitives import Outline, blob, box, ellipse, star
+from .shapes import Piece
 from .stuff import slot
 
 Area = tuple[float, float, float, float]  # left, top, right, bottom in the shape's units

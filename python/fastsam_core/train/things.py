@@ -10,17 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .shapes import (
-    Outline,
-    Piece,
-    blob,
-    box,
-    ellipse,
-    foliage,
-    polygon,
-    smooth,
-    stroke,
-)
+from .primitives import Outline, blob, box, ellipse, foliage, polygon, smooth, stroke
+from .shapes import Piece
 
 Maker = Callable[[np.random.Generator], list[Piece]]
 

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from . import figures
+from .living import animal, bird, bust, flower, fruit, person, potted_plant, tree
+from .primitives import uniform as _u
 from .prints import printed
 from .shapes import Piece, Shape, bounds, fit
 from .simple_shapes import simple_shape
 from .stuff import slot
-from .things import (
-    Maker,
-    animal,
-    bicycle,
-    bird,
-    bottle,
-    bust,
-    carton,
-    cup,
-    flower,
-    fruit,
-    furniture,
-    garment,
-    glasses,
-    house,
-    person,
-    plate,
-    potted_plant,
-    screen,
-    sofa,
-    tool,
-    tree,
-    vehicle,
-)
+from .things import bicycle, bottle, carton, cup, furniture, garment, glasses, house, plate, screen, sofa, tool, vehicle
 
-
-def _u(rng: np.random.Generator, low: float, high: float) -> float:
-    return float(rng.uniform(low, high))
-
+Maker = Callable[[np.random.Generator], list[Piece]]
 
 _UPRIGHT: tuple[tuple[Maker, float], ...] = (
     (bottle, 1.2),

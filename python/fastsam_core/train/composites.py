@@ -9,18 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import figures, things
+from . import figures, living, things
 from .catalogue import finished
 from .primitives import Outline, blob, box, ellipse, foliage, polygon, smooth, stroke
+from .primitives import uniform as _u
 from .prints import printed
 from .shapes import Cluster, Piece, bounds, cluster
 from .stuff import slot
 
 Things = list[list[Piece]]
-
-
-def _u(rng: np.random.Generator, low: float, high: float) -> float:
-    return float(rng.uniform(low, high))
 
 
 def _put(
@@ -243,7 +240,7 @@ def full_bowl(rng: np.random.Generator) -> Things:
     if rng.random() < 0.4:
         vessel += printed(rng, (-0.5, lip + 0.05, 0.5, max(deep * 0.9, lip + 0.15)))
     alike = rng.random() < 0.6
-    make = (lambda: finished(rng, things.fruit)) if rng.random() < 0.5 else (lambda: morsel(rng))
+    make = (lambda: finished(rng, living.fruit)) if rng.random() < 0.5 else (lambda: morsel(rng))
     sample = make()
     result: Things = [vessel]
     for _ in range(int(rng.integers(2, 9))):
@@ -350,9 +347,9 @@ def laid_table(rng: np.random.Generator) -> Things:
         make = (
             things.bottle,
             things.cup,
-            things.fruit,
+            living.fruit,
             things.screen,
-            things.potted_plant,
+            living.potted_plant,
             things.carton,
             things.plate,
         )
@@ -381,9 +378,9 @@ def sitter(rng: np.random.Generator) -> Things:
 def heap(rng: np.random.Generator) -> Things:
     """A heap or bunch of equal things: fruit, balls, bread, pebbles, balloons."""
     make = (
-        lambda r: finished(r, things.fruit),
+        lambda r: finished(r, living.fruit),
         morsel,
-        lambda r: finished(r, things.flower),
+        lambda r: finished(r, living.flower),
         lambda r: [Piece.of(((blob(r) * 0.8).astype(np.float32),), (), 0)],
     )
     kind = make[int(rng.integers(len(make)))]

@@ -12,15 +12,12 @@ from math import cos, sin
 import numpy as np
 
 from .primitives import Outline, blob, box, ellipse, polygon, smooth, stroke
+from .primitives import uniform as _u
 from .prints import printed
 from .shapes import Piece
 from .stuff import slot
 
 Point = tuple[float, float]
-
-
-def _u(rng: np.random.Generator, low: float, high: float) -> float:
-    return float(rng.uniform(low, high))
 
 
 def _from(start: Point, angle: float, length: float) -> Point:

@@ -13,6 +13,11 @@ import numpy as np
 Outline = np.ndarray  # (K, 2) float32 x, y
 
 
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number from `low` to `high`."""
+    return float(rng.uniform(low, high))
+
+
 @cache
 def _circle(n: int) -> tuple[np.ndarray, np.ndarray]:
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)

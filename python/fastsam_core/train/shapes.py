@@ -64,6 +64,13 @@ class Piece:
         return self.points[: self.ends[self.solid - 1]]
 
 
+def piece_of(
+    *outlines: Outline, slot: int = 0, part: bool = False, clip: bool = False, holes: tuple[Outline, ...] = ()
+) -> Piece:
+    """`Piece.of` with the outlines one by one."""
+    return Piece.of(outlines, holes, slot, part, clip)
+
+
 @dataclass(frozen=True)
 class Shape:
     """An object's pieces in painting order, centred on the origin with the longer half-extent 1.

@@ -1,0 +1,117 @@
+"""Pictures from addresses: what servers may answer, and how much and how long they may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastsam_core.sources import load_sources, web
+from local_server import reply, serve
+from picture_files import BGR, RGB, encode, only, picture_folder, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return picture_folder(tmp_path / "pics")
+
+
+def test_urls(folder: Path) -> None:
+    data = encode(RGB, "PNG")
+
+    def answer(handler: Any) -> None:
+        if handler.path.startswith("/missing"):
+            reply(handler, b"no", 404)
+        elif handler.path.startswith("/page"):
+            reply(handler, b"<html>", headers={"Content-Type": "text/html"})
+        elif handler.path.startswith("/moved"):
+            reply(handler, b"", 302, headers={"Location": "/a.png"})
+        elif handler.path.startswith("/short"):
+            reply(handler, data[:50], announce=len(data))
+        else:
+            reply(handler, data, headers={"Content-Type": "image/png"})
+
+    with serve(answer) as address:
+        for url in (f"{address}/a.png", f"{address}/a.png?size=3#x", f"{address}/moved.png", f"{address}/photo"):
+            item = only(url)
+            assert item.path == url and np.array_equal(item.image, BGR)
+        with pytest.raises(ConnectionError, match="answers 404"):
+            list(load_sources(f"{address}/missing.png"))
+        with pytest.raises(ValueError, match="web page"):
+            list(load_sources(f"{address}/page.png"))
+        with pytest.raises(ValueError, match="web page"):
+            load_sources(f"{address}/page")
+        with pytest.raises(ConnectionError, match="broke off after 50"):
+            list(load_sources(f"{address}/short.png"))
+        items = list(load_sources([f"{address}/missing.png", f"{address}/a.png"]))
+        assert [i.error is None for i in items] == [False, True]
+        (folder / "list.txt").write_text(f"{address}/a.png\nimg2.png\n")
+        assert all(i.error is None for i in load_sources(folder / "list.txt"))
+    with pytest.raises(ConnectionError, match="can't be reached"):
+        list(load_sources(f"{address}/a.png"))
+
+
+def test_url_limits() -> None:
+    def endless(handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            while True:
+                handler.wfile.write(b"x" * 65536)
+        except OSError:
+            pass
+
+    with serve(endless) as address:
+        with pytest.raises(ValueError, match="more than the limit of 1,000,000"):
+            web.fetch(f"{address}/a.png", 1_000_000)
+        with pytest.raises(ConnectionError, match="within 0 seconds"):
+            web.fetch(f"{address}/a.png", deadline=0)
+    with (
+        serve(lambda handler: reply(handler, b"xx", announce=10**12)) as address,
+        pytest.raises(ValueError, match=r"holds 1,000,000,000,000 bytes"),
+    ):
+        web.fetch(f"{address}/a.png")
+
+
+def test_a_server_that_trickles_has_a_deadline() -> None:
+    import time
+
+    sent = []
+
+    def trickle(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "300")
+        handler.end_headers()
+        try:
+            while len(sent) < 300:
+                handler.wfile.write(b"x")
+                sent.append(1)
+                time.sleep(0.02)
+        except OSError:
+            pass
+
+    with serve(trickle) as address:
+        with pytest.raises(ConnectionError, match=r"within 0\.2 seconds"):
+            web.fetch(f"{address}/a.png", deadline=0.2)
+        assert len(sent) < 200, "it waited for the whole answer"
+
+
+def test_silent_server_times_out() -> None:
+    import threading
+
+    done = threading.Event()
+    with serve(lambda handler: done.wait(10) and None) as address:
+        with pytest.raises(ConnectionError, match="timed out"):
+            web.fetch(f"{address}/a.png", timeout=0.1)
+        done.set()
+
+
+def test_redirects_cannot_reach_local_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "secret.png")
+    with (
+        serve(lambda handler: reply(handler, b"", 302, headers={"Location": path.as_uri()})) as address,
+        pytest.raises(ConnectionError, match="302"),
+    ):
+        list(load_sources(f"{address}/a.png"))

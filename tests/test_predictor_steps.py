@@ -1,0 +1,113 @@
+"""A predictor's steps one by one, and what is called back between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import Predictor
+from fastsam_core.models.sam_model import SamModel
+from set_picture import BOXES, HEIGHT, WIDTH, predictor_on_picture, read_only_picture
+from small_model import FEW, bgr_picture, small_model
+
+
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return read_only_picture()
+
+
+@pytest.fixture
+def predictor(model: SamModel) -> Predictor:
+    return predictor_on_picture(model)
+
+
+def test_preprocess_then_inference_then_postprocess(predictor: Predictor, model: Any, picture: np.ndarray) -> None:
+    expected = predictor(bboxes=BOXES)[0]
+    predictor.reset_image()
+    pixels = predictor.preprocess([picture])
+    assert pixels.shape == (1, 3, 128, 128) and pixels.dtype == torch.float32
+    preds = predictor.inference(pixels, bboxes=BOXES)
+    result = predictor.postprocess(preds, pixels, [picture])[0]
+    assert result.masks.rle == expected.masks.rle
+    assert torch.allclose(result.boxes.data, expected.boxes.data, atol=1e-5)
+    everything = predictor.postprocess(predictor.inference(pixels, **FEW), pixels, picture)[0]
+    assert everything.masks.rle == predictor(picture, **FEW)[0].masks.rle
+    assert predictor.features is None
+
+
+def test_prompt_inference_on_a_picture_of_its_own(predictor: Predictor, model: Any) -> None:
+    other = bgr_picture(30, 50)
+    before, kept = model.counts["encoded"], predictor.features
+    low_res, _ = predictor.prompt_inference(other, bboxes=[1, 2, 20, 20])
+    assert model.counts["encoded"] == before + 1 and predictor.features is kept
+    predictor.set_image(other)
+    assert torch.allclose(low_res, predictor.prompt_inference(bboxes=[1, 2, 20, 20])[0], atol=1e-4)
+    with pytest.raises(ValueError, match="no prompt"):
+        predictor.prompt_inference()
+
+
+def test_inference_features(predictor: Predictor) -> None:
+    expected = predictor(bboxes=BOXES, multimask_output=True)[0]
+    masks, boxes = predictor.inference_features(
+        predictor.features, (HEIGHT, WIDTH), bboxes=BOXES, multimask_output=True
+    )
+    assert masks is not None and masks.dtype == torch.bool
+    assert torch.equal(masks, expected.masks.data) and torch.allclose(boxes, expected.boxes.data, atol=1e-5)
+    masks, boxes = predictor.inference_features(predictor.features, (HEIGHT, WIDTH), (128, 128), bboxes=[])
+    assert masks is None and boxes.shape == (0, 6)
+    with pytest.raises(ValueError, match="shape"):
+        predictor.inference_features(predictor.features[..., :4], (HEIGHT, WIDTH), bboxes=BOXES)
+
+
+def test_remove_small_regions() -> None:
+    masks = torch.zeros(2, 40, 50, dtype=torch.uint8)
+    masks[0, 5:25, 5:25] = 1
+    masks[0, 10, 10] = 0  # a hole
+    masks[1, 20:35, 30:45] = 1
+    masks[1, 1, 1] = 1  # an island
+    new, keep = Predictor.remove_small_regions(masks, min_area=4)
+    assert keep.tolist() == [0, 1] and new.dtype == torch.bool
+    assert new[0].sum() == 400 and new[1].sum() == 225 and not new[1, 1, 1]
+    same, keep = Predictor.remove_small_regions(torch.stack([masks[0], masks[0]]), min_area=0)
+    assert keep.tolist() == [0] and torch.equal(same[0], masks[0].bool())
+    empty, keep = Predictor.remove_small_regions(torch.zeros(0, 4, 4))
+    assert len(empty) == len(keep) == 0
+
+
+def test_predict_cli_keeps_nothing(predictor: Predictor, picture: np.ndarray) -> None:
+    seen = predictor.seen
+    predictor.set_prompts({"bboxes": BOXES})
+    assert predictor.predict_cli(picture) is None
+    assert predictor.seen == seen + 1
+
+
+def test_callbacks(predictor: Predictor, picture: np.ndarray) -> None:
+    events: list[str] = []
+    for event in (
+        "on_predict_start",
+        "on_predict_batch_start",
+        "on_predict_postprocess_end",
+        "on_predict_batch_end",
+        "on_predict_end",
+    ):
+        predictor.add_callback(event, lambda _, event=event: events.append(event))
+
+    def first_only(running: Predictor) -> None:
+        assert running.batch is not None and running.batch[0] == [running.results[0].path]
+        running.results = [running.results[0][:1]]
+
+    predictor.add_callback("on_predict_postprocess_end", first_only)
+    results = predictor([picture, picture], bboxes=BOXES)
+    assert [len(result) for result in results] == [1, 1]
+    one = ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"]
+    assert events == ["on_predict_start", *one, *one, "on_predict_end"]
+    with pytest.raises(ValueError, match="on_predict_start"):
+        predictor.add_callback("on_train_start", print)

@@ -1,0 +1,152 @@
+"""One picture encoded once and prompted often: what can be set, what stays set, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam_core import Predictor
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.preprocess import preprocess
+from set_picture import BOXES, HEIGHT, WIDTH, dense, predictor_on_picture, read_only_picture
+from small_model import FEW, QUIET, bgr_picture, small_model
+
+
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return read_only_picture()
+
+
+@pytest.fixture
+def predictor(model: SamModel) -> Predictor:
+    return predictor_on_picture(model)
+
+
+def test_the_picture_is_encoded_once(predictor: Predictor, model: Any) -> None:
+    before = model.counts["encoded"]
+    for _ in range(3):
+        predictor(bboxes=[10, 10, 50, 50])
+        predictor(points=[30, 20], labels=[1])
+        predictor.prompt_inference(points=[30, 20])
+        predictor(**FEW)
+    assert model.counts["encoded"] == before
+
+
+def test_features(predictor: Predictor, model: SamModel) -> None:
+    features = predictor.features
+    assert features is not None and features.shape == (1, 128, 8, 8) and features.dtype == torch.float32
+    assert not features.is_inference() and not features.requires_grad
+    expected = model.encode_image(preprocess(bgr_picture(HEIGHT, WIDTH)[..., ::-1].copy(), 128)[0])
+    assert torch.allclose(features, expected.detach(), atol=1e-5)
+
+
+def test_every_picture_form_gives_the_same_embedding(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
+    import cv2
+    from PIL import Image
+
+    file = tmp_path / "picture.png"
+    cv2.imwrite(str(file), picture)
+    rgb = np.ascontiguousarray(picture[..., ::-1])
+    forms: list[Any] = [
+        str(file),
+        file,
+        [file],
+        Image.fromarray(rgb),
+        torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255,
+        torch.from_numpy(rgb).permute(2, 0, 1),
+        file.read_bytes(),
+    ]
+    expected = predictor.features
+    for form in forms:
+        predictor.set_image(form)
+        assert torch.equal(predictor.features, expected), type(form)
+    assert predictor(bboxes=BOXES[0])[0].path == "image0.jpg"
+
+
+def test_the_frame_is_the_predictors_own(predictor: Predictor) -> None:
+    mine = bgr_picture(HEIGHT, WIDTH)
+    predictor.set_image(mine)
+    mine[:] = 0
+    assert predictor(bboxes=BOXES[0])[0].orig_img.any()
+
+
+@pytest.mark.parametrize("several", ["list", "batch", "folder", "none"])
+def test_set_image_takes_exactly_one_picture(predictor: Predictor, tmp_path: Path, several: str) -> None:
+    import cv2
+
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), bgr_picture(20, 30))
+    given: Any = {
+        "list": [bgr_picture(20, 30)] * 2,
+        "batch": torch.rand(2, 3, 32, 32),
+        "folder": tmp_path,
+        "none": [],
+    }[several]
+    before = predictor.features
+    with pytest.raises(ValueError, match=r"exactly one picture|empty list"):
+        predictor.set_image(given)
+    assert predictor.features is before, "what was set before stays"
+
+
+def test_set_image_refuses_what_is_no_picture(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        predictor.set_image(tmp_path / "missing.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"bad\.jpg"):
+        predictor.set_image(tmp_path / "bad.jpg")
+    with pytest.raises(TypeError, match="imread"):
+        predictor.set_image(None)
+
+
+def test_prompting_before_set_image_and_after_reset(model: SamModel) -> None:
+    predictor = Predictor(overrides={"model": model, **QUIET})
+    for call in (predictor, predictor.prompt_inference):
+        with pytest.raises(ValueError, match="call set_image first"):
+            call(bboxes=[1, 2, 3, 4])
+    predictor.set_image(bgr_picture(20, 30))
+    assert len(predictor(bboxes=[1, 2, 10, 10])[0]) == 1
+    predictor.reset_image()
+    assert predictor.features is None and predictor.im is None
+    with pytest.raises(ValueError, match="call set_image first"):
+        predictor(points=[1, 2])
+
+
+def test_another_input_size_encodes_again_and_the_models_own_is_the_default(model: Any, picture: np.ndarray) -> None:
+    model.set_image_size(512)
+    predictor = Predictor(overrides={"model": model, **QUIET, "imgsz": None})
+    predictor.set_image(picture)
+    assert predictor.imgsz == 512 and predictor.features.shape == (1, 128, 32, 32)
+    before = model.counts["encoded"]
+    predictor(bboxes=BOXES[0], imgsz=(256, 256))
+    assert predictor.features.shape == (1, 128, 16, 16)
+    assert predictor.prompt_inference(bboxes=BOXES[0])[0].shape == (1, 128, 128)
+    assert model.counts["encoded"] == before + 2
+
+
+def test_assigned_features_are_used(predictor: Predictor, model: Any) -> None:
+    expected = dense(predictor(bboxes=BOXES)[0])
+    features, before = predictor.features.clone(), model.counts["encoded"]
+    predictor.set_image(bgr_picture(HEIGHT, WIDTH)[::-1])
+    assert (dense(predictor(bboxes=BOXES)[0]) != expected).any()
+    predictor.features = features
+    assert (dense(predictor(bboxes=BOXES)[0]) == expected).all()
+    assert model.counts["encoded"] == before + 1
+    with pytest.raises(ValueError, match="shape"):
+        predictor.features = features[:, :, :4]
+
+
+def test_returned_tensors_are_ordinary(predictor: Predictor) -> None:
+    low_res, scores = predictor.prompt_inference(bboxes=BOXES)
+    result = predictor(bboxes=BOXES)[0]
+    for tensor in (low_res, scores, result.boxes.data, result.predicted_iou):
+        assert not tensor.is_inference() and not tensor.requires_grad
+        (tensor * torch.ones(1, requires_grad=True)).sum().backward()

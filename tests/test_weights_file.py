@@ -1,0 +1,214 @@
+"""Files of weights: which formats and wrappings are read, and that nothing of others is run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import tarfile
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fastsam_core.models.checkpoint import load_model, read_state_dict
+from weights_examples import NANO, State, empty_folders, nano_state, same
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    return empty_folders(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def nano() -> State:
+    return nano_state()
+
+
+WRITERS: dict[str, Callable[[Any, Path], None]] = {
+    "weights.pt": lambda state, path: torch.save(state, path),
+    "weights.pth": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    "weights.safetensors": lambda state, path: save_file(state, path),
+    # The content decides, so a wrong suffix does no harm.
+    "misnamed.pt": lambda state, path: save_file(state, path),
+    "misnamed.safetensors": lambda state, path: torch.save(state, path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_formats(tmp_path: Path, nano: State, name: str) -> None:
+    WRITERS[name](nano, tmp_path / name)
+    state = read_state_dict(tmp_path / name)
+    assert state.keys() == nano.keys() and all(torch.equal(state[key], nano[key]) for key in nano)
+    model = load_model(tmp_path / name)
+    assert model.name == NANO and not model.training and model.device.type == "cpu"
+    assert same(model, nano)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_become_float32(nano: State, dtype: torch.dtype) -> None:
+    cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in nano.items()}
+    save_file(cast, "w.safetensors")
+    model = load_model("w.safetensors")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert same(model, {key: value.to(nano[key].dtype) for key, value in cast.items()})
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state},
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"model": {f"module._orig_mod.{key}": value for key, value in state.items()}},
+        lambda state: {**state, "epoch": 3, "pixel_mean": torch.zeros(3, 1, 1)},
+        lambda state: {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")},
+    ],
+)
+def test_wrapped_state_dicts(nano: State, wrap: Callable[[State], Any]) -> None:
+    torch.save(wrap(nano), "w.pt")
+    model = load_model("w.pt")
+    assert same(model, {**model.state_dict(), **nano})
+
+
+def test_loading_neither_follows_the_file_nor_uses_random_numbers(nano: State) -> None:
+    save_file(nano, "w.safetensors")
+    torch.save(nano, "w.pt")
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    models = [load_model("w.safetensors"), load_model("w.pt")]
+    assert torch.equal(torch.rand(3), expected)
+    for name in ("w.safetensors", "w.pt"):
+        with open(name, "r+b") as file:
+            file.write(b"\0" * os.path.getsize(name))
+    assert all(same(model, nano) for model in models)
+
+
+class Evil:
+    """Unpickling it would make a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+class Module(torch.nn.Linear):
+    """Stands for the whole modules that some checkpoints pickle."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("content", [Evil(), {"model": Evil()}, {"a": torch.zeros(1), "b": Evil()}])
+def test_code_in_a_checkpoint_is_not_executed(content: Any, zipped: bool) -> None:
+    torch.save(content, "evil.pt", _use_new_zipfile_serialization=zipped)
+    for action in (read_state_dict, load_model):
+        with pytest.raises(ValueError, match=r"pickled Python objects.*never\s+executed.*state_dict"):
+            action("evil.pt")
+    Path("plain.pt").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=r"plain\.pt"):
+        load_model("plain.pt")
+    assert not os.path.exists("executed")
+
+
+def test_pickled_module_is_named() -> None:
+    torch.save({"model": Module(2, 2)}, "yolo.pt")
+    with pytest.raises(ValueError, match=rf"pickled Python objects \({__name__}\.Module\)"):
+        load_model("yolo.pt")
+
+
+def test_tar_that_looks_like_a_pickle_is_refused() -> None:
+    # torch.load gives such files to a reader of old tar checkpoints first.
+    buffer, content = BytesIO(), pickle.dumps(Evil())
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("..tensors")
+        info.size = len(content)
+        archive.addfile(info, BytesIO(content))
+    data = bytearray(buffer.getvalue())
+    data[:2] = b"\x80\x02"  # the start of a name for tar, of a pickle for torch
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    Path("w.pt").write_bytes(data)
+    assert tarfile.is_tarfile("w.pt")
+    with pytest.raises(ValueError, match="unknown format"):
+        read_state_dict("w.pt")
+    assert not os.path.exists("executed")
+
+
+def test_torchscript_is_refused() -> None:
+    with zipfile.ZipFile("script.pt", "w") as archive:
+        archive.writestr("script/constants.pkl", b"")
+        archive.writestr("script/data.pkl", b"")
+    with pytest.raises(ValueError, match="TorchScript"):
+        read_state_dict("script.pt")
+
+
+def test_compressed_archive_is_refused(nano: State) -> None:
+    torch.save({"a": torch.zeros(10_000)}, "w.pt")
+    with zipfile.ZipFile("w.pt") as source, zipfile.ZipFile("c.pt", "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(ValueError, match="compressed archive"):
+        read_state_dict("c.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"\x08\x07\x12\x07pytorch", "ONNX"),
+        (b"\x89PNG\r\n\x1a\n", "unknown format"),
+        (b"PK\x03\x04 and nothing else", "damaged or incomplete"),
+        (b"\x80\x02 and nothing else", "damaged or holds"),
+        (b"\x10\0\0\0\0\0\0\0{not json at all", "damaged safetensors"),
+    ],
+)
+def test_files_that_are_no_checkpoints(content: bytes, message: str) -> None:
+    Path("w.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
+        load_model("w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list"),
+        (torch.zeros(3), "holds a Tensor"),
+        ({}, "no tensors by name, but nothing"),
+        ({"epoch": 3, "lr": 0.1}, "no tensors by name, but 'epoch', 'lr'"),
+        ({"model": {"a": 1}}, "no tensors by name, but 'a'"),
+    ],
+)
+def test_files_without_a_state_dict(content: Any, message: str) -> None:
+    torch.save(content, "w.pt")
+    with pytest.raises(ValueError, match=message):
+        load_model("w.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_checkpoints_give_tensors_or_value_errors() -> None:
+    state = {f"layer{i}.weight": torch.randn(3, i + 1) for i in range(6)}
+    for name, write in WRITERS.items():
+        write(state, Path(name))
+    files = [Path(name).read_bytes() for name in ("weights.pt", "weights.pth", "weights.safetensors")]
+    rng, refused, read = random.Random(5), 0, 0
+    for number in range(300):
+        data = bytearray(files[number % 3])
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] = rng.choice((0, 255, rng.randrange(256)))
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        Path("damaged.pt").write_bytes(data)
+        try:
+            for tensor in read_state_dict("damaged.pt").values():
+                tensor.sum()
+            read += 1
+        except ValueError:
+            refused += 1
+    assert read + refused == 300 and read > 20 and refused > 100

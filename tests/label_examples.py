@@ -1,15 +1,18 @@
-"""Random labels for hypothesis, and masks drawn independently of the package."""
+"""Random labels for hypothesis, masks drawn independently of the package, and what readers refuse."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from fastsam_core.formats import ImageLabels, LabelledObject, Segmentation
+from fastsam_core.formats import ImageLabels, LabelledObject, Segmentation, read_labels
 
 
 def encoded(mask: np.ndarray) -> dict[str, Any]:
@@ -29,6 +32,13 @@ def filled(polygons: list[Any], height: int, width: int) -> np.ndarray:
     """The union of polygons, each a flat list or (K, 2), filled by pycocotools."""
     flat = [np.asarray(polygon, np.float64).ravel().tolist() for polygon in polygons]
     return np.asarray(coco.decode(coco.frPyObjects(flat, height, width))).any(2)
+
+
+def refused(kind: str, source: Path, message: str, error: type[Exception] = ValueError) -> None:
+    """Reading `source` ends in an error whose text matches `message`."""
+    with pytest.raises(error) as caught:
+        list(read_labels(source, kind))
+    assert re.search(message, str(caught.value)), str(caught.value)
 
 
 # Pixels are mostly set or mostly unset along runs, or noise: blobs, holes, corners that touch.

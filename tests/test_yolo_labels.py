@@ -1,0 +1,221 @@
+"""YOLO label files and class names of other people: what is forgiven, and what is refused by file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fastsam_core.formats import class_names, read_labels, yolo_folder
+from fastsam_core.formats.labels import ImageLabels
+from label_examples import filled, pixels, refused
+
+SIZE = (40, 50)
+
+
+# ---------------------------------------------------------------------------------------------------------- label files
+
+
+def yolo_text(folder: Path, text: str | bytes, **options: Any) -> ImageLabels:
+    Image.new("L", SIZE[::-1]).save(folder / "a.png")
+    (folder / "a.txt").write_bytes(text.encode() if isinstance(text, str) else text)
+    (labels,) = read_labels(folder, "yolo", **options)
+    return labels
+
+
+SQUARE = "0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"3 {SQUARE}\n",
+        f"3 {SQUARE}",
+        f"3 {SQUARE}\r\n",
+        f"\r\n  3\t{SQUARE.replace(' ', '   ')} \r\n\r\n",
+        f"3 {SQUARE}\r",
+        f"\ufeff3 {SQUARE}\n",
+        f"3.0 {SQUARE}\n",
+        f"3 {SQUARE} 0.75\n",
+    ],
+)
+def test_yolo_spellings(tmp_path: Path, text: str) -> None:
+    labels = yolo_text(tmp_path, text)
+    (found,) = labels.objects
+    assert (labels.file_name, labels.size, found.class_id) == ("a.png", SIZE, 3)
+    assert found.score == (0.75 if "0.75" in text else None)
+    np.testing.assert_array_equal(pixels(labels, 0), filled([[5, 4, 25, 4, 25, 20, 5, 20]], *SIZE))
+
+
+def test_yolo_boxes(tmp_path: Path) -> None:
+    labels = yolo_text(tmp_path, "1 0.5 0.5 0.2 0.1\n2 0.1 0.5 0.4 0.2 0.25\n")
+    assert [found.class_id for found in labels.objects] == [1, 2]
+    assert labels.objects[0].box == pytest.approx((20, 18, 30, 22)) and labels.objects[0].score is None
+    # What lies outside the picture is cut off.
+    assert labels.objects[1].box == pytest.approx((0, 16, 15, 24)) and labels.objects[1].score == 0.25
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("cat 0.1 0.1 0.2 0.2", r"a\.txt, line 2: could not convert string to float: 'cat'; a line is a class id"),
+        ("0 0.1 0.2 0.3", r"a\.txt, line 2: 4 numbers; a box has 5, a polygon 7 or more"),
+        ("0", r"line 2: 1 numbers"),
+        ("0 nan 0.1 0.2 0.2", r"line 2: nan lies outside \[0, 1\]"),
+        ("0 inf 0.1 0.2 0.2", r"line 2: inf lies outside"),
+        ("0 1e999 0.1 0.2 0.2", r"line 2: inf lies outside"),
+        ("0 120 80 40 30", r"line 2: 120 lies outside \[0, 1\]; coordinates are fractions"),
+        ("0 0.5 0.5 -0.005 0.1", r"line 2: the box is -0.005 wide"),
+        (f"-1 {SQUARE}", r"line 2: a class id is a whole number from 0 to 999999, not -1"),
+        (f"1.5 {SQUARE}", r"line 2: a class id is a whole number, not '1.5'"),
+        (f"1e30 {SQUARE}", r"line 2: a class id is a whole number from 0"),
+        (f"nan {SQUARE}", r"line 2: a class id is a whole number, not 'nan'"),
+        (f"0 {SQUARE} 7", r"line 2: 10 numbers, the last of which is no score: 7 lies outside"),
+    ],
+)
+def test_yolo_lines_that_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.new("L", SIZE[::-1]).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text(f"0 {SQUARE}\n{line}\n")
+    refused("yolo", tmp_path, message)
+
+
+def test_yolo_files_that_are_no_text(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"0 0.1 \xff\xfe")
+    refused("yolo", tmp_path, r"a\.txt is not UTF-8 text: invalid start byte at byte 6")
+
+
+@pytest.mark.parametrize("layout", ["beside", "labels and images", "the root", "other names"])
+def test_yolo_folders(tmp_path: Path, layout: str) -> None:
+    labels, images = {
+        "beside": (tmp_path, tmp_path),
+        "labels and images": (tmp_path / "labels" / "train", tmp_path / "images" / "train"),
+        "the root": (tmp_path / "labels", tmp_path / "images"),
+        "other names": (tmp_path / "a", tmp_path / "b"),
+    }[layout]
+    for name in ("2.png", "sub/1.png", "sub/3.png"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (labels / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (30, 20)).save(images / name)
+    (labels / "2.txt").write_text("")
+    (labels / "sub" / "1.txt").write_text(f"1 {SQUARE}\n")
+    (labels / ".1.txt").write_text("left by a crash")
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\n")
+    source = tmp_path if layout == "the root" else labels
+    found = read_labels(source, "yolo", **({"images": images} if layout == "other names" else {}))
+    assert len(found) == 3 and found.names == {0: "cat", 1: "dog"}
+    assert [(one.file_name, one.size, len(one.objects)) for one in found] == [
+        ("2.png", (20, 30), 0),
+        ("sub/1.png", (20, 30), 1),
+        ("sub/3.png", (20, 30), 0),  # without a label file
+    ]
+    assert len(list(found)) == 3  # once more
+
+
+def test_yolo_labels_without_an_image(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "b.txt").write_text("")
+    refused("yolo", tmp_path, r"no image b\.\* in .* for .*b\.txt; say images=", FileNotFoundError)
+    (tmp_path / "b.txt").rename(tmp_path / "a.txt")
+    Image.new("L", (4, 4)).save(tmp_path / "a.bmp")
+    refused("yolo", tmp_path, r"a\.txt may belong to any of a\.bmp, a\.png")
+    (tmp_path / "a.bmp").write_bytes(b"BM nothing")
+    (tmp_path / "a.png").unlink()
+    refused("yolo", tmp_path, r"a\.bmp: damaged BMP header")
+    refused("yolo", tmp_path / "nowhere", "no such folder", NotADirectoryError)
+
+
+def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", "b.png", "c.webp", "d.tif"):
+        Image.new("RGB", (30, 20)).save(tmp_path / name, exif=exif)
+    # Pillow puts a PNG's orientation before the pixels; it may as well come after them.
+    data = (tmp_path / "b.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    length = int.from_bytes(data[start : start + 4], "big") + 12
+    end = data.index(b"IEND") - 4
+    chunk, rest = data[start : start + length], data[start + length : end]
+    (tmp_path / "e.png").write_bytes(data[:start] + rest + chunk + data[end:])
+    Image.new("RGB", (30, 20)).save(tmp_path / "f.png")
+    sizes = [one.size for one in read_labels(tmp_path, "yolo")]
+    assert sizes == [(30, 20)] * 5 + [(20, 30)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(line=st.text(st.sampled_from("0123456789 .-+eE\tnaif_#x\u0661"), max_size=40))
+def test_any_yolo_line_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, line: str) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.txt"
+    path.write_text(line, encoding="utf-8")
+    try:
+        objects = yolo_folder.read_file(path, SIZE)
+    except ValueError as error:
+        assert "a.txt, line 1: " in str(error)
+    else:
+        assert len(objects) == (1 if line.strip() else 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- class names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: [a cat, 'it''s', \"d\\\"g\\u00e9\"]\n",
+        "path: x\nnames:\n  - a cat\n  - 'it''s'   # a comment\n  - \"d\\\"g\\u00e9\"\nnc: 3\n",
+        "names:\n- a cat\n- 'it''s'\n- \"d\\\"g\\u00e9\"\nnc: 3\n",
+        "nc: 3\n\nnames:\n  0: a cat\n\n  1: it's\n  2: d\"g\u00e9\n",
+        "names: {0: a cat, 1: 'it''s', 2: \"d\\\"g\\u00e9\"}",
+        "names: [a cat,\n  'it''s',\n  \"d\\\"g\\u00e9\",\n]\nnc: 3\n",
+        "\ufeff# all\r\n\"names\":\r\n  0: a cat\r\n  1: 'it''s'\r\n  2: 'd\"g\u00e9'\r\n",
+    ],
+)
+def test_names_in_yaml(tmp_path: Path, text: str) -> None:
+    import yaml
+
+    (tmp_path / "data.yaml").write_text(text, encoding="utf-8")
+    assert class_names.read(tmp_path / "data.yaml") == {0: "a cat", 1: "it's", 2: 'd"gé'}
+    theirs = yaml.safe_load(text)["names"]
+    assert (list(theirs.values()) if isinstance(theirs, dict) else theirs) == ["a cat", "it's", 'd"gé']
+
+
+@pytest.mark.parametrize(
+    "text", ["names: {a: cat}", "names: {0}", "names: [a: b]", "names: cats.txt", "names: [a", "names:\n  cat"]
+)
+def test_names_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"data.yaml: its names can't be read .*write one `0: name` a line"):
+        class_names.read(tmp_path / "data.yaml")
+
+
+name = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(names=st.dictionaries(st.integers(0, 99), name, max_size=5))
+@example(names={0: "  ", 1: "#", 2: "a: b", 3: "\x85\u2028", 4: "'\"\\", 5: "no", 6: "😀"})
+def test_names_there_and_back(names: dict[int, str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    import yaml
+
+    path = tmp_path_factory.mktemp("names") / "data.yaml"
+    class_names.write(path, names)
+    assert class_names.read(path) == names
+    printable = {key: text for key, text in names.items() if text.isprintable()}
+    if printable == names:
+        assert (yaml.safe_load(path.read_text(encoding="utf-8"))["names"] or {}) == names
+
+
+def test_names_from_text_and_arguments(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\r\nbig dog\r\n\r\n")
+    labels = yolo_text(tmp_path, "")
+    assert labels.names == {0: "cat", 1: "big dog"}
+    for given_ in (["x", "y"], {0: "x", 1: "y"}):
+        assert yolo_text(tmp_path, "", names=given_).names == {0: "x", 1: "y"}
+    assert yolo_text(tmp_path, "", names=tmp_path / "classes.txt").names == {0: "cat", 1: "big dog"}

@@ -1,6 +1,6 @@
 """Image encoders replayed from CUDA graphs: when that is, and that nothing else is to be seen of it.
 
-Without a GPU: in a graph's place stands what runs the same function again and puts its result where the graph would.
+Without a GPU: graph_stand_in.py is in a graph's place.
 """
 
 from __future__ import annotations
@@ -24,87 +24,16 @@ from fastsam_core.models import replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.kept import kept
 from fastsam_core.models.precision import in_dtype
-from fastsam_core.models.replay import MOST_GRAPHS, USES, Graphs, encode
+from fastsam_core.models.replay import MOST_GRAPHS, Graphs, encode
 from fastsam_core.models.tiny_vit import TinyViT
+from graph_stand_in import SIZE, Stand, encode_all, picture, stand_in, usual, vit
 from small_model import small_model
-from test_models import randomised
 from test_native_cuda import gpu_tensor
-
-SIZE = 64
-
-
-class Again:
-    """A graph that runs what it has recorded anew, with what its tensors hold by then."""
-
-    def __init__(self, run: Callable[[], Tensor]) -> None:
-        self.run, self.replays = run, 0
-        self.result = run()
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def replay(self) -> None:
-        self.replays += 1
-        self.result.copy_(self.run())
-
-
-class Stand:
-    """For the GPU: the graphs `made`, the current `place`, what recording `fails` with, memory to `spare`."""
-
-    def __init__(self) -> None:
-        self.made: list[Again] = []
-        self.place, self.spare = "stream 0", 1 << 40
-        self.fails: Exception | None = None
-
-    def record(self, run: Callable[[], Tensor]) -> tuple[Again, Tensor]:
-        assert not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        if self.fails is not None:
-            raise self.fails
-        graph = Again(run)
-        self.made.append(graph)
-        return graph, graph.result
-
-    @property
-    def replays(self) -> list[int]:
-        return [graph.replays for graph in self.made]
 
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
-    made = Stand()
-    monkeypatch.setattr(replay, "off", "")
-    monkeypatch.setattr(replay, "record", made.record)
-    monkeypatch.setattr(replay, "_on_gpu", lambda images: True)
-    monkeypatch.setattr(replay, "_elsewhere", lambda images: False)
-    monkeypatch.setattr(replay, "_place", lambda images: made.place)
-    monkeypatch.setattr(replay, "_spare_bytes", lambda: made.spare)
-    replay.warn_once.cache_clear()
-    return made
-
-
-def vit() -> ImageEncoderViT:
-    torch.manual_seed(0)
-    made = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=SIZE, window_size=3, out_channels=8)).eval()
-    assert isinstance(made, ImageEncoderViT)
-    return made
-
-
-def picture(seed: int = 0, batch: int = 1, size: int = SIZE) -> Tensor:
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def usual(encoder: nn.Module, images: Tensor) -> Tensor:
-    """By calling it, as a copy, of which nothing is kept."""
-    with torch.no_grad():
-        twin = copy.deepcopy(encoder)
-        return twin(images.to(next(twin.parameters()).dtype))
-
-
-def encode_all(encoder: nn.Module, seeds: range = range(USES), **given: Any) -> None:
-    """Calls, each with its result as usual."""
-    with torch.no_grad():
-        for seed in seeds:
-            images = picture(seed, **given)
-            assert torch.equal(encode(encoder, images), usual(encoder, images)), seed
+    return stand_in(monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -10,44 +10,13 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+from disc_model import LOOSE, Discs
 from fastsam_core import ops
-from fastsam_core.everything import candidates, count_batches, generate_masks
+from fastsam_core.everything import count_batches, generate_masks
 from siblings import each_sibling_of, implementation
 
 # pycocotools.decode says this about itself on NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-class Discs:
-    """A model of 64-pixel input that finds a disc around each point, and writes down what it is asked.
-
-    predicted_iou(points) gives (N, 3); the k-th mask of a point has radius `radii[k]` in low-resolution cells.
-    """
-
-    def __init__(self, long_side=64, radii=(2.0, 3.0, 4.0), predicted_iou=lambda points: torch.ones(len(points), 3)):
-        self.side = long_side // 4
-        self.radii = torch.tensor(radii)
-        self.predicted_iou = predicted_iou
-        self.batches: list[tuple] = []
-        self.asked: list[tuple[int, int, int]] = []
-
-    def __call__(self, crop_box, points):
-        batch = len(self.batches)
-        self.batches.append((crop_box, points.clone()))
-        cells = torch.arange(self.side) + 0.5
-        centres, radii = points / 4, self.radii
-
-        def logits(point_index, mask_index):
-            self.asked += [(batch, int(p), int(m)) for p, m in zip(point_index, mask_index, strict=True)]
-            centre, radius = centres[point_index], radii[mask_index]
-            dx = cells[None, None, :] - centre[:, 0, None, None]
-            dy = cells[None, :, None] - centre[:, 1, None, None]
-            return 20 * (radius[:, None, None] - torch.sqrt(dx**2 + dy**2))
-
-        return self.predicted_iou(points), logits
-
-
-LOOSE = {"points_stride": 4, "conf_thres": -1.0, "stability_score_thresh": -1.0, "input_long_side": 64}
 
 
 def decoded(record):
@@ -408,33 +377,3 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_is_decoded(change
     with pytest.raises(error, match=message):
         generate_masks(arguments.pop("decode"), arguments.pop("image_size"), **arguments)
     assert not decode.batches
-
-
-@pytest.mark.parametrize(
-    "largest", [[255, 256, 65535, 65536, 2**32 - 1, 2**32, 0, 7], [70000, 65536], [9], []], ids=str
-)
-def test_counts_are_kept_in_the_smallest_dtype(largest: list[int]) -> None:
-    masks = [np.arange(n % 3 + 1)[::-1] % 5 for n in range(len(largest))]
-    for mask, most in zip(masks, largest, strict=True):
-        mask[-1] = most
-    offsets = np.cumsum([0, *map(len, masks)])
-    made = candidates.compact_all(np.concatenate([np.zeros(0, np.int64), *masks]), offsets)
-    assert [(mask.dtype, mask.tolist()) for mask in made] == [
-        (np.min_scalar_type(int(mask.max())), mask.tolist()) for mask in masks
-    ]
-
-
-@pytest.mark.parametrize("most", [4096, 4097])
-def test_few_counts_of_a_gpu_are_kept_as_they_are(most: int) -> None:
-    counts = np.full(2 * most, 200, np.int32)
-    made = candidates.compact_all(counts, np.array([0, 5, 2 * most]))
-    assert [mask.dtype for mask in made] == [np.uint32 if most == 4096 else np.uint8] * 2
-    assert [mask.tolist() for mask in made] == [[200] * 5, [200] * (2 * most - 5)]
-    assert not any(np.shares_memory(mask, counts) for mask in made)
-
-
-def test_taken_candidates_keep_no_others_alive() -> None:
-    counts = candidates.compact_all(np.arange(1000), np.array([0, 1, 1000]))
-    columns = (np.zeros((2, *shape), dtype) for _, (_, *shape), dtype in candidates._COLUMNS)
-    (taken,) = candidates.Candidates(counts, *columns).take(np.array([0])).counts
-    assert taken.tolist() == [0] and taken.base is None

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from disc_model import LOOSE, Discs
 from fastsam_core import measuring, ops, rle
 from fastsam_core.everything import generate, generate_masks
 from fastsam_core.picture import Stopwatch
 from fastsam_core.postprocess import MaskResizer
 from gpu_waits import waits
-from test_everything import LOOSE, Discs
 
 pytestmark = pytest.mark.gpu
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import cuda_emulation
+from disc_model import LOOSE, Discs
 from fastsam_core import everything, measuring, ops
 from fastsam_core.everything import generate, generate_masks
 from fastsam_core.ops import _native_cuda
 from fastsam_core.postprocess import MaskResizer
-from test_everything import LOOSE, Discs
 
 pytestmark = pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not() or "available")
 

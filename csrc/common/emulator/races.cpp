@@ -6,50 +6,15 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
-#include <memory>
-#include <unordered_map>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "common/emulator/block.h"
+#include "common/emulator/shadow.h"
 
 namespace fastsam::emulator::races {
 namespace {
-
-constexpr unsigned kMaxThreads = 1024, kMaxWarps = kMaxThreads / 32;
-// Behind the threads, what does the products of each warp beside it.
-constexpr unsigned kActors = kMaxThreads + kMaxWarps;
-constexpr size_t kPage = 4096, kWord = 4;
-
-// When somebody did something: how many of all blocks' barriers were before (32 bits), the epoch of the actor's own,
-// which begins anew whenever others learn of it (21 bits), and the actor (11). Nobody's is 0.
-using Stamp = uint64_t;
-constexpr int kActorBits = 11, kEpochBits = 21;
-static_assert(kActors <= 1 << kActorBits);
-uint32_t barrier_of(Stamp stamp) { return static_cast<uint32_t>(stamp >> (kActorBits + kEpochBits)); }
-uint32_t epoch_of(Stamp stamp) { return stamp >> kActorBits & ((1u << kEpochBits) - 1); }
-unsigned actor_of(Stamp stamp) { return stamp & ((1u << kActorBits) - 1); }
-
-// Of shared memory.
-struct Cell {
-  Stamp written = 0;
-  Stamp read[2] = {};     // of several since the last barrier, two, and of two warps if there are
-  Stamp copy = 0;         // by whom it is being written, until that has been waited for
-  uint16_t products = 0;  // that read it and haven't been waited for
-  bool by_atomic = false;
-};
-
-// Four bytes of it: one cell until one of them is touched without the others.
-struct Word {
-  Cell whole;
-  std::unique_ptr<Cell[]> bytes;
-};
-
-// A byte of other memory that a kernel of this launch has written.
-struct Written {
-  Stamp written = 0;
-  bool by_atomic = false;
-};
 
 struct State {
   uint32_t barrier = 0;  // counts on over blocks and launches
@@ -60,14 +25,7 @@ struct State {
   std::vector<uint32_t> known = std::vector<uint32_t>(size_t{kMaxThreads} * kActors);
   bool beyond_warps = false;  // whether threads may know of others than their warp's without a __syncthreads()
   std::map<std::pair<const void*, bool>, std::vector<uint32_t>> barriers;  // what a waiting thread learns, by phase
-  Region dynamic_shared{}, static_shared{};
-  std::vector<Word> dynamic_words, static_words;
-  std::unordered_map<uintptr_t, std::unique_ptr<Written[]>> pages;
-  // The pages that were asked for last, those that nobody has written among them.
-  struct Asked {
-    uintptr_t number = 0;
-    Written* page = nullptr;
-  } asked[64];
+  Shadow memory;
 };
 
 State* const the_state = new State;  // never destroyed: kernels may run until the process ends
@@ -80,18 +38,12 @@ __thread bool watching __attribute__((tls_model("initial-exec"))) = false;
 Region own_memory{};  // the stacks of a block's threads
 
 uint32_t* known(State& s, unsigned thread) { return s.known.data() + size_t{thread} * kActors; }
-Stamp now(const State& s, unsigned actor) {
-  return Stamp{s.barrier} << (kActorBits + kEpochBits) | Stamp{s.epochs[actor]} << kActorBits | actor;
-}
+Stamp now(const State& s, unsigned actor) { return make_stamp(s.barrier, s.epochs[actor], actor); }
 
 // Whether `before`, of this block, is in order before what `thread` does now.
 bool in_order(State& s, Stamp before, unsigned thread) {
   const unsigned actor = actor_of(before);
   return barrier_of(before) < s.barrier || actor == thread || known(s, thread)[actor] >= epoch_of(before);
-}
-
-bool within(const Region& region, const void* address) {
-  return static_cast<size_t>(static_cast<const char*>(address) - region.begin) < region.bytes;
 }
 
 // For addr2line; "" where the place isn't known.
@@ -114,16 +66,8 @@ struct Access {
 };
 
 [[noreturn]] void race(const State& s, const Access& access, const char* other_verb, Stamp other) {
-  const bool fixed = within(s.static_shared, access.address),
-             shared = fixed || within(s.dynamic_shared, access.address);
-  std::string what = std::string(access.verb) + " " + std::to_string(access.bytes) + " bytes";
-  if (shared) {
-    const char* const begin = fixed ? s.static_shared.begin : s.dynamic_shared.begin;
-    what += " at " + std::to_string(access.address - begin) + " of the " + (fixed ? "static" : "dynamic") +
-            " shared memory";
-  } else {
-    what += " of global memory";
-  }
+  std::string what =
+      std::string(access.verb) + " " + std::to_string(access.bytes) + " bytes " + s.memory.place_of(access.address);
   const unsigned actor = actor_of(other);
   const std::string who = barrier_of(other) < s.block_began ? "another block"
                           : actor < kMaxThreads             ? thread_text(actor)
@@ -176,59 +120,6 @@ void note_write(const State& s, Cell& cell, unsigned actor, bool by_atomic) {
   cell.read[0] = cell.read[1] = 0;
 }
 
-// Calls `act` with the cells of what an access touches in shared memory; whether it is there at all.
-template <typename Act>
-bool each_shared_cell(State& s, const char* address, size_t bytes, Act act) {
-  const bool is_static = within(s.static_shared, address);
-  if (!is_static && !within(s.dynamic_shared, address)) return false;
-  Word* const words = (is_static ? s.static_words : s.dynamic_words).data();
-  size_t at = static_cast<size_t>(address - (is_static ? s.static_shared : s.dynamic_shared).begin);
-  for (const size_t end = at + bytes; at < end;) {
-    Word& word = words[at / kWord];
-    if (word.bytes == nullptr && at % kWord == 0 && end - at >= kWord) {
-      act(word.whole);
-      at += kWord;
-      continue;
-    }
-    if (word.bytes == nullptr) {
-      word.bytes = std::make_unique<Cell[]>(kWord);
-      std::fill_n(word.bytes.get(), kWord, word.whole);
-    }
-    act(word.bytes[at % kWord]);
-    ++at;
-  }
-  return true;
-}
-
-// Bytes of a page outside shared memory; null where nobody has written any and `make` is false.
-Written* page_of(State& s, const char* address, bool make) {
-  const uintptr_t number = reinterpret_cast<uintptr_t>(address) / kPage;
-  State::Asked& asked = s.asked[number % std::size(s.asked)];
-  if (asked.number == number && (asked.page != nullptr || !make)) return asked.page;
-  if (make) {
-    std::unique_ptr<Written[]>& page = s.pages[number];
-    if (page == nullptr) page = std::make_unique<Written[]>(kPage);
-    asked = {number, page.get()};
-  } else {
-    const auto found = s.pages.find(number);
-    asked = {number, found == s.pages.end() ? nullptr : found->second.get()};
-  }
-  return asked.page;
-}
-
-// Calls `act` with each byte of an access outside shared memory whose page has been written, or is now.
-template <typename Act>
-void each_global_byte(State& s, const char* address, size_t bytes, bool make, Act act) {
-  while (bytes > 0) {
-    const size_t offset = reinterpret_cast<uintptr_t>(address) % kPage, count = std::min(bytes, kPage - offset);
-    if (Written* const page = page_of(s, address, make); page != nullptr) {
-      for (size_t i = 0; i < count; ++i) act(page[offset + i]);
-    }
-    address += count;
-    bytes -= count;
-  }
-}
-
 void check_global(State& s, const Access& access, const Written& byte) {
   const Stamp written = byte.written;
   if (barrier_of(written) < s.launch_began) return;
@@ -239,7 +130,7 @@ void check_global(State& s, const Access& access, const Written& byte) {
 void on_read(const Access& access) {
   State& s = state();
   const Stamp mine = now(s, access.thread);
-  const bool shared = each_shared_cell(s, access.address, access.bytes, [&](Cell& cell) {
+  const bool shared = s.memory.each_shared_cell(access.address, access.bytes, [&](Cell& cell) {
     // Whoever writes clears what is known of reads. Most memory is read by many threads, and written before a barrier.
     const bool again = cell.read[0] == mine || cell.read[1] == mine;
     const bool by_enough = barrier_of(cell.written) < s.barrier && barrier_of(cell.read[0]) == s.barrier &&
@@ -250,17 +141,17 @@ void on_read(const Access& access) {
     note_read(s, cell, access.thread);
   });
   if (shared) return;
-  each_global_byte(s, access.address, access.bytes, false, [&](Written& byte) { check_global(s, access, byte); });
+  s.memory.each_global_byte(access.address, access.bytes, false, [&](Written& byte) { check_global(s, access, byte); });
 }
 
 void on_write(const Access& access, bool by_atomic) {
   State& s = state();
-  const bool shared = each_shared_cell(s, access.address, access.bytes, [&](Cell& cell) {
+  const bool shared = s.memory.each_shared_cell(access.address, access.bytes, [&](Cell& cell) {
     check_write(s, cell, access, by_atomic);
     note_write(s, cell, access.thread, by_atomic);
   });
   if (shared) return;
-  each_global_byte(s, access.address, access.bytes, true, [&](Written& byte) {
+  s.memory.each_global_byte(access.address, access.bytes, true, [&](Written& byte) {
     if (!(by_atomic && byte.by_atomic)) check_global(s, access, byte);
     byte = {now(s, access.thread), by_atomic};
   });
@@ -277,28 +168,18 @@ Access access_of(const char* verb, const void* address, size_t bytes, unsigned t
 void begin_launch() {
   if (!watched_code) return;
   State& s = state();
-  if (s.running) {  // the last one ended by an error, with products outstanding
-    s.dynamic_words.clear();
-    s.static_words.clear();
-  }
+  if (s.running) s.memory.forget_shared();  // the last one ended by an error, with products outstanding
   s.running = true;
   s.launch_began = ++s.barrier;
-  s.pages.clear();
-  std::fill(std::begin(s.asked), std::end(s.asked), State::Asked{});
+  s.memory.forget_global();
 }
 
 void begin_block(unsigned threads, Region dynamic_shared, Region static_shared, Region stacks) {
   if (!watched_code) return;
   State& s = state();
   s.block_began = ++s.barrier;
-  s.dynamic_shared = dynamic_shared;
-  s.static_shared = static_shared;
+  s.memory.begin_block(dynamic_shared, static_shared);
   own_memory = stacks;
-  const auto reserve = [](std::vector<Word>& words, const Region& region) {
-    if (words.size() * kWord < region.bytes) words.resize((region.bytes + kWord - 1) / kWord);
-  };
-  reserve(s.dynamic_words, dynamic_shared);
-  reserve(s.static_words, static_shared);
   for (unsigned i = 0; i < kMaxThreads; ++i) {
     uint32_t* const row = known(s, i);
     if (s.beyond_warps) {
@@ -376,7 +257,7 @@ void begin_product_read(const void* address, size_t bytes, unsigned thread) {
   if (!watched_code) return;
   State& s = state();
   const Access access = access_of("multiplies with", address, bytes, thread);
-  each_shared_cell(s, access.address, bytes, [&](Cell& cell) {
+  s.memory.each_shared_cell(access.address, bytes, [&](Cell& cell) {
     check_read(s, cell, access);
     ++cell.products;
     note_read(s, cell, kMaxThreads + thread / 32);
@@ -386,7 +267,7 @@ void begin_product_read(const void* address, size_t bytes, unsigned thread) {
 void end_product_read(const void* address, size_t bytes, unsigned thread) {
   if (!watched_code) return;
   State& s = state();
-  each_shared_cell(s, static_cast<const char*>(address), bytes, [&](Cell& cell) {
+  s.memory.each_shared_cell(static_cast<const char*>(address), bytes, [&](Cell& cell) {
     --cell.products;
     note_read(s, cell, kMaxThreads + thread / 32);
   });
@@ -405,7 +286,7 @@ void begin_copy(const void* to, const void* from, size_t bytes, size_t zeros, un
   State& s = state();
   on_read(access_of("begins to copy from", from, bytes, thread));
   const Access access = access_of("begins to copy to", to, bytes + zeros, thread);
-  each_shared_cell(s, access.address, access.bytes, [&](Cell& cell) {
+  s.memory.each_shared_cell(access.address, access.bytes, [&](Cell& cell) {
     check_write(s, cell, access, false);
     cell.copy = now(s, thread);
   });
@@ -414,7 +295,7 @@ void begin_copy(const void* to, const void* from, size_t bytes, size_t zeros, un
 void end_copy(const void* to, size_t bytes, unsigned thread) {
   if (!watched_code) return;
   State& s = state();
-  each_shared_cell(s, static_cast<const char*>(to), bytes, [&](Cell& cell) {
+  s.memory.each_shared_cell(static_cast<const char*>(to), bytes, [&](Cell& cell) {
     cell.copy = 0;
     note_write(s, cell, thread, false);
   });

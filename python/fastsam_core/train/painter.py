@@ -294,7 +294,7 @@ class Painter:
             colour = cv2.multiply(colour, cv2.merge([factor, factor, factor]), colour)
         if spot is not None:
             colour = cv2.add(colour, cv2.merge([spot, spot, spot]), colour)
-        alpha = cover.astype(np.float32) * np.float32(1 / 255)
+        alpha: np.ndarray = cover.astype(np.float32) * np.float32(1 / 255)
         if finish.soft > 0.3:
             alpha = cv2.GaussianBlur(alpha, (0, 0), finish.soft)
             colour = cv2.GaussianBlur(colour, (0, 0), finish.soft)
@@ -358,7 +358,7 @@ class Painter:
         bx, bw = max(bx - pad, 0), min(bx + bw + pad, side) - max(bx - pad, 0)
         by, bh = max(by - pad, 0), min(by + bh + pad, side) - max(by - pad, 0)
         mask = cv2.GaussianBlur(mask[by : by + bh, bx : bx + bw], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-        dark = np.float32(1.0) - mask * np.float32(finish.shadow / 255.0)
+        dark: np.ndarray = np.float32(1.0) - mask * np.float32(finish.shadow / 255.0)
         wide, high = min(bw * step, self.size - bx * step), min(bh * step, self.size - by * step)
         dark = cv2.resize(dark, (bw * step, bh * step), interpolation=cv2.INTER_LINEAR)[:high, :wide]
         under = self.image[by * step : by * step + high, bx * step : bx * step + wide]

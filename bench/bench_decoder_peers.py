@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
+import pytest
 import torch
+from torch import Tensor
+
+from fastsam_core.models.precision import why_not_bfloat16
 
 from .interleave import Rows, max_difference, medians, need
 from .recipe import recipe_model
@@ -22,17 +27,26 @@ def grid_points(side: int = 32, size: int = 1024) -> torch.Tensor:
     return torch.stack([x, y], -1).reshape(-1, 1, 2)
 
 
-def test_decoder(rows: Rows) -> None:
+def openvino_decoder(bfloat16: bool = False) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
+    """sam_b's in OpenVINO: embedding, points and labels of a batch to logits and predicted IoU. Skips without it."""
     need("openvino")
     need("onnxscript")
     from .peers import runtimes
     from .peers.onnx_export import onnx_file
 
-    model = recipe_model("sam_b")
-    embedding = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
+    shapes = [(1, 256, 64, 64), (BATCH, 1, 2), (BATCH, 1)]
+    return runtimes.openvino(onnx_file("sam_b", "decoder"), shapes, bfloat16)
+
+
+def random_embedding() -> Tensor:
+    return torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_decoder(rows: Rows) -> None:
+    theirs = openvino_decoder()
+    model, embedding = recipe_model("sam_b"), random_embedding()
     points, labels = grid_points(), torch.ones(BATCH, 1)
     batches = points.split(BATCH)
-    theirs = runtimes.openvino(onnx_file("sam_b", "decoder"), [embedding.shape, (BATCH, 1, 2), (BATCH, 1)])
     sampled = len(batches) if rows.full else SAMPLED
     turn = itertools.cycle(batches)
 
@@ -75,4 +89,43 @@ def test_decoder(rows: Rows) -> None:
         difference=filtered_difference,
         tolerance=TOLERANCE,
         note=note,
+    )
+
+
+@pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
+def test_decoder_in_bfloat16(rows: Rows) -> None:
+    """Ours may be no further from float32 than the peer, of whose batches one is timed after the other."""
+    theirs = openvino_decoder(bfloat16=True)
+    model, embedding = recipe_model("sam_b"), random_embedding()
+    labels, batches = torch.ones(BATCH, 1), grid_points().split(BATCH)
+    sampled = len(batches) if rows.full else SAMPLED
+    turn = itertools.cycle(batches)
+
+    def ours() -> None:
+        image = model.prepare(embedding, matrices=torch.bfloat16)
+        for batch in batches:
+            model.decode_prompts(image, batch, labels, multimask_output=True)
+
+    def peer() -> None:
+        for _ in range(sampled):
+            theirs(embedding, next(turn), labels)
+
+    with torch.inference_mode():
+        exact, given = (
+            model.decode_prompts(model.prepare(embedding, None, kind), batches[0], labels, multimask_output=True)[0]
+            for kind in (None, torch.bfloat16)
+        )
+        error, usual = (
+            float((x - exact).norm() / exact.norm()) for x in (given, theirs(embedding, batches[0], labels)[0])
+        )
+        rounds = rows.rounds(3)
+        spent = medians({"ours": ours, "peer": peer}, rounds)
+    rows.add(
+        "decoder_bfloat16/openvino",
+        (spent["ours"], spent["peer"] * len(batches) / sampled),
+        rounds,
+        difference=error,
+        tolerance=usual,
+        difference_of="relative error of logits beside float32, at most the peer's",
+        note="" if rows.full else f"{sampled} of OpenVINO's {len(batches)} batches timed",
     )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fastsam_core import SAM
+from fastsam_core.models.precision import why_not_bfloat16
+from fastsam_core.models.sam_model import SamModel
 from fastsam_core.picture import model_input
 
-from .bench_decoder_peers import BATCH, POINTS, SAMPLED, grid_points
-from .interleave import Rows, max_difference, need
+from .bench_decoder_peers import BATCH, POINTS, SAMPLED, grid_points, openvino_decoder
+from .bench_encoder import peer_encoder
+from .interleave import Rows, max_difference
 from .pictures import photo
 from .recipe import checkpoint, recipe_model
 from .stages import timed_stages
@@ -22,13 +27,16 @@ WIDTH, HEIGHT = 1800, 1200
 OPTIONS: dict[str, Any] = {"points_stride": 32, "conf": -1e9, "verbose": False}
 CONF_THRES = {"sam_b": -0.17, "mobile_sam": -0.17}
 TOLERANCE = 2e-4
+IN_BFLOAT16 = pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
+
+Run = Callable[..., Any]
 
 
-def run(sam: SAM, image: Any, conf_thres: float) -> tuple[float, dict[str, float], int]:
+def run(sam: SAM, image: Any, conf_thres: float, **options: Any) -> tuple[float, dict[str, float], int]:
     """Seconds in all, per stage, and the number of records of one picture."""
     start = time.perf_counter()
     with timed_stages() as stages:
-        result = sam(image, conf_thres=conf_thres, **OPTIONS)[0]
+        result = sam(image, conf_thres=conf_thres, **OPTIONS, **options)[0]
     return time.perf_counter() - start, stages, len(result)
 
 
@@ -41,49 +49,35 @@ def keep_stages(rows: Rows, name: str, stages: dict[str, float], seconds: float,
     print(f"\n{name}:", ", ".join(f"{stage} {spent:.2f} s" for stage, spent in stages.items()), f"{records} records")
 
 
-@pytest.mark.parametrize("name", ["mobile_sam", "sam_b"])
-def test_stages(rows: Rows, name: str) -> None:
-    """SAM("NAME.pt"), segment everything; for sam_b also the row beside OpenVINO, if that is installed."""
-    sam, image = SAM(str(checkpoint(name))), photo(WIDTH, HEIGHT)
-    if name == "sam_b":
-        beside_openvino(rows, sam, image)
-        return
+def test_stages(rows: Rows) -> None:
+    """SAM("mobile_sam.pt"), segment everything."""
+    sam, image = SAM(str(checkpoint("mobile_sam"))), photo(WIDTH, HEIGHT)
     sam(image, points=[1, 1], labels=[1], verbose=False)  # loads and warms up
-    seconds, stages, records = run(sam, image, CONF_THRES[name])
-    keep_stages(rows, name, stages, seconds, records)
+    seconds, stages, records = run(sam, image, CONF_THRES["mobile_sam"])
+    keep_stages(rows, "mobile_sam", stages, seconds, records)
 
 
-def beside_openvino(rows: Rows, sam: SAM, image: Any) -> None:
-    """Ours has all to do, from pixels to records; OpenVINO only the two networks."""
-    sam(image, points=[1, 1], labels=[1], verbose=False)
-    first = run(sam, image, CONF_THRES["sam_b"])
-    keep_stages(rows, "sam_b", first[1], first[0], first[2])
-    need("openvino")
-    need("onnxscript")
-    from .peers import runtimes
-    from .peers.onnx_export import onnx_file
-
+@pytest.mark.parametrize("bfloat16", [False, pytest.param(True, marks=IN_BFLOAT16)])
+def test_beside_openvino(rows: Rows, bfloat16: bool) -> None:
+    """SAM("sam_b.pt") has all to do, from pixels to records; OpenVINO, where it is installed, only the two networks."""
+    sam, image = SAM(str(checkpoint("sam_b"))), photo(WIDTH, HEIGHT)
+    name, dtype = ("sam_b in bfloat16", "bfloat16") if bfloat16 else ("sam_b", "float32")
+    sam(image, points=[1, 1], labels=[1], verbose=False, dtype=dtype)
+    first = run(sam, image, CONF_THRES["sam_b"], dtype=dtype)
+    keep_stages(rows, name, first[1], first[0], first[2])
+    encoder, decoder = peer_encoder("sam_b", "openvino", bfloat16), openvino_decoder(bfloat16)
     model = recipe_model("sam_b")
-    encoder = runtimes.openvino(onnx_file("sam_b", "encoder"))
-    decoder = runtimes.openvino(onnx_file("sam_b", "decoder"), [(1, 256, 64, 64), (BATCH, 1, 2), (BATCH, 1)])
     points, labels = grid_points().split(BATCH)[0], torch.ones(BATCH, 1)
     with torch.inference_mode():
         images = model_input(model, image)
         embedding = model.encode_image(images)
-        difference = max_difference(embedding, encoder(images)[0])
-        iou, logits = model.decode_points(embedding, points, labels)
-        their_logits, their_iou = decoder(embedding, points, labels)
-        some = list(range(0, BATCH, 8))
-        difference = max(
-            difference,
-            max_difference(iou, their_iou),
-            max_difference(logits(some, [1] * len(some)), their_logits[some, 1]),
-        )
+        compare = errors if bfloat16 else differences
+        difference, tolerance, measure = compare(model, images, embedding, encoder, decoder)
         rounds, sampled = rows.rounds(2), POINTS // BATCH if rows.full else SAMPLED
         ours, theirs = [first[0]], []
         for turn in range(rounds):
             if turn:
-                ours.append(run(sam, image, CONF_THRES["sam_b"])[0])
+                ours.append(run(sam, image, CONF_THRES["sam_b"], dtype=dtype)[0])
             start = time.perf_counter()
             encoder(images)
             encoded = time.perf_counter()
@@ -92,12 +86,39 @@ def beside_openvino(rows: Rows, sam: SAM, image: Any) -> None:
             decoded = time.perf_counter()
             theirs.append(encoded - start + (decoded - encoded) * (POINTS // BATCH) / sampled)
     rows.add(
-        "everything_sam_b/openvino",
+        f"everything_sam_b{'_bfloat16' if bfloat16 else ''}/openvino",
         (sum(ours) / rounds, sum(theirs) / rounds),  # of two, the mean is the median
         rounds,
         difference=difference,
-        tolerance=TOLERANCE,
-        difference_of="max abs difference of embedding, IoU and logits",
+        tolerance=tolerance,
+        difference_of=measure,
         note=f"conf_thres {CONF_THRES['sam_b']}, {first[2]} records"
         + ("" if rows.full else f"; {sampled} of OpenVINO's {POINTS // BATCH} decoder batches timed"),
     )
+
+
+def differences(
+    model: SamModel, images: Tensor, embedding: Tensor, encoder: Run, decoder: Run
+) -> tuple[float, float, str]:
+    """The largest of embedding, IoU and some logits, what it may be, and what it is."""
+    points, labels = grid_points().split(BATCH)[0], torch.ones(BATCH, 1)
+    iou, logits = model.decode_points(embedding, points, labels)
+    their_logits, their_iou = decoder(embedding, points, labels)
+    some = list(range(0, BATCH, 8))
+    difference = max(
+        max_difference(embedding, encoder(images)),
+        max_difference(iou, their_iou),
+        max_difference(logits(some, [1] * len(some)), their_logits[some, 1]),
+    )
+    return difference, TOLERANCE, "max abs difference of embedding, IoU and logits"
+
+
+def errors(model: SamModel, images: Tensor, exact: Tensor, encoder: Run, decoder: Run) -> tuple[float, float, str]:
+    """Of logits that start from each side's own embedding, beside float32: ours, the peer's, and what they are."""
+    points, labels = grid_points().split(BATCH)[0], torch.ones(BATCH, 1)
+    wanted = model.decode_prompts(exact, points, labels, multimask_output=True)[0]
+    prepared = model.prepare(model.encode_image(images, torch.bfloat16).float(), matrices=torch.bfloat16)
+    given = model.decode_prompts(prepared, points, labels, multimask_output=True)[0]
+    theirs = decoder(encoder(images).clone(), points, labels)[0]
+    ours, usual = (float((x - wanted).norm() / wanted.norm()) for x in (given, theirs))
+    return ours, usual, "relative error of logits beside float32, at most the peer's"

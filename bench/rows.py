@@ -54,10 +54,20 @@ ROWS = (
         "decoder_filtered/openvino", "decoder, 1,024 prompts, 60 % fail the IoU filter", "OpenVINO, batches of 64", 0.22
     ),
     RowSpec(
+        "decoder_bfloat16/openvino",
+        "decoder, 1,024 one-point prompts, all masks, upscaled in bfloat16 (AVX512-BF16)",
+        "OpenVINO in bfloat16, batches of 64",
+    ),
+    RowSpec(
         "everything_sam_b/openvino",
         "`sam_b` everything, 1,024 points, 1800 x 1200, photo to records",
         "OpenVINO, encoder and 16 decoder batches alone",
         0.30,
+    ),
+    RowSpec(
+        "everything_sam_b_bfloat16/openvino",
+        "`sam_b` everything in bfloat16, likewise",
+        "OpenVINO in bfloat16, likewise",
     ),
     RowSpec("click/transformers", "one click after `set_image`, to a full-size mask", "transformers", 0.2),
     RowSpec(

@@ -13,6 +13,9 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.attr("PYBIND11_VERSION") = std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR);
   m.def("isa", [] { return std::string(fastsam::kernels().name); }, "The instruction set in use.");
   m.def(
+      "multiplies_bfloat16", [] { return fastsam::kernels().multiplies_bfloat16; },
+      "Whether the instruction set in use has products of its own for it.");
+  m.def(
       "available_isas",
       [] {
         std::vector<std::string> names;

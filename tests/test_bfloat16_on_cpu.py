@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastsam_core import Predictor, doctor
+from fastsam_core import Predictor, doctor, ops
 from fastsam_core._log import warn_once
 from fastsam_core.models import image_encoder, precision
 from fastsam_core.models.precision import usable_dtypes, why_not_bfloat16
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.ops._native import cpu_module
 from small_model import FEW, QUIET, bgr_picture, small_model
 from test_precision import BOXES, IMAGES, dense, small_vit
 
@@ -36,6 +38,7 @@ def asked() -> Iterator[None]:
 def fast(monkeypatch: pytest.MonkeyPatch, asked: None) -> None:
     monkeypatch.setattr(precision, "_processor_flags", lambda: {"avx512f", "avx512_bf16"})
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(multiplies_bfloat16=lambda: True))
 
 
 def test_where_it_is_of_use(fast: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,6 +56,20 @@ def test_where_it_is_of_use(fast: None, caplog: pytest.LogCaptureFixture) -> Non
     ]
     assert usable_dtypes(BF16, torch.device("meta"), vit) == (F32, F32, None)
     assert "half precision is for CUDA devices; on meta" in caplog.records[-1].message
+
+
+def test_decoders_go_by_the_native_operations(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be of a compiler, or held to an instruction set, without such products; or not be there at all."""
+    for module in (None, SimpleNamespace(multiplies_bfloat16=lambda: False)):
+        monkeypatch.setattr(precision, "cpu_module", module)
+        assert usable_dtypes(BF16, CPU, small_vit().image_encoder) == (BF16, F32, None)
+
+
+@pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
+def test_instruction_sets_say_so() -> None:
+    for name in ops.available_isas():
+        with ops.use_isa(name):
+            assert not cpu_module.multiplies_bfloat16() or name == "avx512"
 
 
 @pytest.mark.parametrize(

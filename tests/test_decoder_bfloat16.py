@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,6 +176,7 @@ def test_other_matrices_are_refused() -> None:
 @native_alone
 def test_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "why_not_bfloat16", lambda: "")
+    monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(multiplies_bfloat16=lambda: True))
     predictor = Predictor(overrides={"model": small_model(), **QUIET})
     predictor.set_image(bgr_picture(60, 90))
     features, wanted = predictor.features, predictor(bboxes=BOXES)[0]

@@ -24,6 +24,7 @@ const Kernels& avx512_kernels() {
 #ifdef FASTSAM_AVX512_BF16
   static const Kernels narrow = [] {
     Kernels table = kernels_avx512;
+    table.multiplies_bfloat16 = true;
     table.attention_bfloat16 = attention_avx512_bf16;
     table.upscale_bfloat16 = upscale_avx512_bf16;
     return table;

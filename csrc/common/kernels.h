@@ -15,6 +15,7 @@ namespace fastsam {
 
 struct Kernels {
   const char* name;
+  bool multiplies_bfloat16;  // by products of its own, twice as fast as those of floats
   AttentionKernels attention, attention_bfloat16;
   ConvKernels conv;
   DecoderKernels decoder;

@@ -53,7 +53,7 @@ def report() -> str:
     found = collect()
     lines = [f"fastsam_core {__version__}", ""]
     lines += _section("Versions", {name: version or "not installed" for name, version in found["versions"].items()})
-    faster = "multiplied faster than float32: dtype=bfloat16 uses that in the image encoders of sam_b, sam_l and sam_h"
+    faster = "multiplied faster than float32: dtype=bfloat16 uses that in decoders and in ViT encoders"
     narrow = f"not faster than float32: {found['bfloat16']}" if found["bfloat16"] else faster
     lines += _section("Machine", {"platform": found["platform"], "threads": found["threads"], "bfloat16": narrow})
     isa = found["isa"]

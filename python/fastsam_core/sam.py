@@ -89,7 +89,7 @@ class SAM(ModelFacade):
         stream: an iterator that works as it is consumed, instead of a list.
         `batch` and `dtype` among the options: how many pictures the image encoder takes together (frames of live
         streams go one by one), and what the model computes in: float32, on a GPU float16 or bfloat16, and on CPUs that
-        multiply it faster bfloat16 (the image encoders of sam_b, sam_l and sam_h).
+        multiply it faster bfloat16 (the image encoders of sam_b, sam_l and sam_h, and all decoders' upscaling).
 
         Raises TypeError for an unknown option or a value of the wrong type, ValueError for one that doesn't fit, and
         FileNotFoundError, ValueError or ConnectionError for a single picture that can't be had; of several, those are
@@ -199,8 +199,8 @@ class SAM(ModelFacade):
     def bfloat16(self) -> SAM:
         """Compute in bfloat16 where that is of use; the weights stay as they are, coordinates are float32.
 
-        That is on CUDA, and in the image encoders of sam_b, sam_l and sam_h on CPUs that multiply it faster
-        (`fastsam doctor` says whether this one does).
+        That is on CUDA, and on CPUs that multiply it faster (`fastsam doctor` says whether this one does) in the image
+        encoders of sam_b, sam_l and sam_h and where decoders upscale masks.
         """
         return self._compute_in(torch.bfloat16)
 

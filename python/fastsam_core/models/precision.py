@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .._log import warn_once
+from ..ops._native import cpu_module
 from .kept import kept, settle
 
 
@@ -34,7 +35,7 @@ def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.M
     """The same for a model with this image encoder.
 
     On a CPU that multiplies bfloat16 faster, encoders that make use of it compute in it, and decoders, whose native
-    operations are in float32, have matrices of it.
+    operations are in float32, have matrices of it if these operations do so too.
     """
     if dtype in (None, torch.float32) or device.type != "cpu":
         usable = usable_dtype(dtype, device)
@@ -42,7 +43,8 @@ def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.M
     reason = why_not_bfloat16()
     if dtype == torch.bfloat16 and not reason:
         whole = getattr(encoder, "bfloat16_on_cpu", False)
-        return Dtypes(dtype if whole else torch.float32, torch.float32, dtype)
+        native = cpu_module is not None and cpu_module.multiplies_bfloat16()
+        return Dtypes(dtype if whole else torch.float32, torch.float32, dtype if native else None)
     hint = f"bfloat16 is not faster ({reason})" if reason else "this one multiplies bfloat16 faster: dtype=bfloat16"
     warn_once(f"on CPUs {str(dtype).removeprefix('torch.')} is float32; {hint}")
     return Dtypes(torch.float32, torch.float32, None)

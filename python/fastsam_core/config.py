@@ -194,8 +194,8 @@ class Config:
     dtype: torch.dtype | None = _option(
         None,
         _dtype,
-        "float16 or bfloat16: run the model's layers in half precision, on a GPU; bfloat16 also saves time on CPUs that "
-        "multiply it faster (encoders of sam_b, sam_l, sam_h; all decoders); the weights' own type if not given",
+        "float16 or bfloat16: run the model's layers in half precision, on a GPU; bfloat16 also saves time on CPUs "
+        "that multiply it faster (encoders of sam_b, sam_l, sam_h; all decoders); the weights' own type if not given",
     )
     batch: int = _option(1, _whole(1), "pictures that the image encoder takes together")
     verbose: bool = _option(True, _switch, "say what was found in each image")

@@ -75,7 +75,7 @@ bench: $(STAMPS)/peers  ## run the benchmarks beside their peers; BENCH="bench_e
 bench-compare: setup  ## print what changed since the last committed results
 	$(BIN)/python -m bench.compare
 
-bench-table: setup  ## put the newest results into README.md
+bench-table: setup  ## put the newest results into README.md and docs/benchmarks.md
 	$(BIN)/python -m bench.table --write
 
 wheel: setup  ## build a wheel into dist/

@@ -1,4 +1,4 @@
-"""The README's GPU table, from the newest results of `python -m bench.gpu` that this tree keeps."""
+"""The tables of a GPU, from the newest results of `python -m bench.gpu` that this tree keeps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from .summarise import RESULTS
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 # Parts of the decoder, which only who works on it wants to know of.
 _PARTS = ("first_look", "first_pass", "second_pass", "upscale")
+# What the README has, with its peers.
+_HEADLINES = (
+    ("everything", "sam_b, photo to RLE, bfloat16, 1024 at once"),
+    ("everything", "sam_b, photo to RLE, bfloat16, 64 at once"),
+    ("encoder", "ours, ViT-B"),
+    ("encoder", "ours, ViT-H"),
+    ("decoder", "ours, 1,024 prompts, all masks"),
+    ("decoder", "PyTorch, plain, 1,024 prompts, all masks"),
+    ("attention", "ours, ViT-B, 64 x 64"),
+    ("attention", "SDPA, bias stored, cudnn_attention"),
+    ("attention", "FlexAttention, compiled"),
+    ("masks", "ours, 1,024 masks to runs at 1800 x 1200"),
+)
 
 
 def newest() -> dict[str, Any]:
@@ -50,10 +63,31 @@ def table(results: dict[str, Any]) -> str:
             _milliseconds(row.get("floor_ms")),
             f"{row['tflops']:.3g}" if "tflops" in row else "",
             _milliseconds(row.get("first_ms")),
-            f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else "",
+            _mebibytes(row),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def headlines(results: dict[str, Any]) -> str:
+    """Markdown: the rows that matter most."""
+    rows = {(row["group"], row["name"]): row for row in results["rows"] if row["status"] == "ok" and "ms" in row}
+    return "\n".join(
+        [
+            f"{results['device']}, {results['dtype']}, torch {results['versions']['torch']}:",
+            "",
+            "| work | median | peak memory |",
+            "| --- | --- | --- |",
+            *(
+                f"| {group}: {name} | {_milliseconds(row['ms'])} | {_mebibytes(row)} |"
+                for (group, name), row in ((key, rows[key]) for key in _HEADLINES if key in rows)
+            ),
+        ]
+    )
+
+
+def _mebibytes(row: dict[str, Any]) -> str:
+    return f"{row['peak_mib']:,.0f} MiB" if "peak_mib" in row else ""
 
 
 def _milliseconds(value: float | None) -> str:

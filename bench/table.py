@@ -1,12 +1,14 @@
-"""The tables of results, from results files: `python -m bench.table` prints them, `--write` puts them into README.md.
+"""The tables of results, from results files: `python -m bench.table` prints them, `--write` puts them into README.md
+(what matters most) and docs/benchmarks.md (all).
 
-They are never typed: a test compares the README with what stands here.
+They are never typed: a test compares both files with what stands here.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from fastsam_core._files import write_text
@@ -15,7 +17,7 @@ from . import gpu_table
 from .rows import ROWS
 from .summarise import ROOT, newest
 
-README = ROOT / "README.md"
+README, BENCHMARKS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
@@ -30,22 +32,10 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: what was measured where, ratios to peers, seconds per stage, peak memory."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if name != "fastsam_core")
     lines = [
-        f"Measured on {results['date']} at commit `{results.get('commit', 'unknown')}`: {results['processor']}, "
-        f"{results.get('cores', '?')} cores, {results['instruction_set']}, {results['threads']} threads on each side, "
-        f"float32 where no other type is named, outputs compared in the same run. {versions}.",
+        f"Measured on {results['date']} at commit `{results.get('commit', 'unknown')}`: {_machine(results)} on each "
+        f"side, float32 where no other type is named, outputs compared in the same run. {versions}.",
     ]
-    measured = results.get("rows", {})
-    if measured:
-        lines += ["", "| work | this package | peer | ratio |", "| --- | --- | --- | --- |"]
-    for spec in ROWS:
-        row = measured.get(spec.key)
-        if row is None:
-            continue
-        note = f" ({row['note']})" if row["note"] else ""
-        lines.append(
-            f"| {spec.work}{note} | {seconds(row['ours_s'])} | {spec.peer}: {seconds(row['peer_s'])} "
-            f"| {row['ratio']:.2f} x |"
-        )
+    lines += _ratios(results)
     lines += _stages(results.get("stages_s", {}))
     for work, megabytes in results.get("memory_mb", {}).items():
         lines += ["", f"Peak memory above the loaded model, {work}: {megabytes:.0f} MB."]
@@ -53,6 +43,33 @@ def table(results: dict[str, Any]) -> str:
         steps = ", ".join(f"{size}: {seconds(spent)}" for size, spent in growth.items())
         lines += ["", f"{work}: {steps}."]
     return "\n".join(lines)
+
+
+def headlines(results: dict[str, Any]) -> str:
+    """Markdown: the rows that matter most."""
+    return "\n".join(
+        [f"{_machine(results)} on each side, float32 where no other type is named:", *_ratios(results, True)]
+    )
+
+
+def _machine(results: dict[str, Any]) -> str:
+    cores = results.get("cores", "?")
+    return f"{results['processor']}, {cores} cores, {results['instruction_set']}, {results['threads']} threads"
+
+
+def _ratios(results: dict[str, Any], headline: bool = False) -> list[str]:
+    measured = results.get("rows", {})
+    rows = [
+        f"| {spec.work}{_note(measured[spec.key], headline)} | {seconds(measured[spec.key]['ours_s'])} "
+        f"| {spec.peer}: {seconds(measured[spec.key]['peer_s'])} | {measured[spec.key]['ratio']:.2f} x |"
+        for spec in ROWS
+        if spec.key in measured and (spec.headline or not headline)
+    ]
+    return ["", "| work | this package | peer | ratio |", "| --- | --- | --- | --- |", *rows] if rows else []
+
+
+def _note(row: dict[str, Any], headline: bool) -> str:
+    return f" ({row['note']})" if row["note"] and not headline else ""
 
 
 def _stages(stages: dict[str, dict[str, float]]) -> list[str]:
@@ -85,21 +102,31 @@ def verdicts(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str, results: dict[str, Any], on_gpu: dict[str, Any]) -> str:
-    """`readme` with the text between the markers replaced. ValueError without the markers."""
-    for first, last, text in ((BEGIN, END, table(results)), (gpu_table.BEGIN, gpu_table.END, gpu_table.table(on_gpu))):
-        before, begin, rest = readme.partition(first)
+def with_tables(page: str, on_cpu: str, on_gpu: str) -> str:
+    """`page` with the text between the markers replaced. ValueError without the markers."""
+    for first, last, text in ((BEGIN, END, on_cpu), (gpu_table.BEGIN, gpu_table.END, on_gpu)):
+        before, begin, rest = page.partition(first)
         _, end, after = rest.partition(last)
         if not begin or not end:
-            raise ValueError(f"README.md has no {first} ... {last}")
-        readme = f"{before}{begin}\n{text}\n{end}{after}"
-    return readme
+            raise ValueError(f"there is no {first} ... {last} in it")
+        page = f"{before}{begin}\n{text}\n{end}{after}"
+    return page
+
+
+def pages(results: dict[str, Any], on_gpu: dict[str, Any]) -> dict[Path, str]:
+    """Both files, with their tables from these results."""
+    tables = {
+        README: (headlines(results), gpu_table.headlines(on_gpu)),
+        BENCHMARKS: (table(results), gpu_table.table(on_gpu)),
+    }
+    return {path: with_tables(path.read_text(encoding="utf-8"), *texts) for path, texts in tables.items()}
 
 
 if __name__ == "__main__":
     newest_results, newest_on_gpu = json.loads(newest().read_text()), gpu_table.newest()
     if sys.argv[1:] == ["--write"]:
-        write_text(README, with_table(README.read_text(), newest_results, newest_on_gpu))
+        for path, text in pages(newest_results, newest_on_gpu).items():
+            write_text(path, text)
     elif sys.argv[1:]:
         raise SystemExit(__doc__)
     else:

@@ -1,4 +1,4 @@
-"""The benchmark table of the README, and the comparison of two runs: made by scripts, so that nobody types numbers."""
+"""The tables of benchmarks, and the comparison of two runs: made by scripts, so that nobody types numbers."""
 
 from __future__ import annotations
 
@@ -55,11 +55,18 @@ def test_gpu_table() -> None:
     )
 
 
-def test_readme_holds_results_that_are_kept() -> None:
+def test_gpu_headlines() -> None:
+    row = {"group": "encoder", "name": "ours, ViT-B", "status": "ok", "ms": 2.5, "peak_mib": 1234.5}
+    text = gpu_table.headlines({**on_gpu(), "rows": [*on_gpu()["rows"], row]})
+    assert text.splitlines()[0] == "Some GPU, bfloat16, torch 2:"
+    assert text.splitlines()[-1] == "| encoder: ours, ViT-B | 2.5 ms | 1,234 MiB |" and "nms" not in text
+
+
+def test_pages_hold_results_that_are_kept() -> None:
     """`make bench-table` brings in the newest; who only ran `make bench` on another machine need not commit that."""
-    readme = table.README.read_text(encoding="utf-8")
     kept = [json.loads(path.read_text()) for path in summarise.kept()]
-    assert any(table.with_table(readme, results, gpu_table.newest()) == readme for results in kept)
+    made = [table.pages(results, gpu_table.newest()) for results in kept]
+    assert any(all(path.read_text(encoding="utf-8") == text for path, text in pages.items()) for pages in made)
 
 
 def test_keys_of_rows_are_unique() -> None:
@@ -75,6 +82,16 @@ def test_table() -> None:
     assert "sam_b: 512 MB" in text and "NMS: 10: 1 ms" in text
 
 
+def test_headlines() -> None:
+    text = table.headlines(results())
+    assert text.splitlines()[0].startswith("Some CPU, 2 cores, avx2, 2 threads on each side")
+    line = "| one click after `set_image`, to a full-size mask | 20 ms | transformers: 200 ms | 0.10 x |"
+    assert text.splitlines()[-1] == line
+    other = Measured("rle_decode/pycocotools", 0.02, 0.2, 0.1, 5, 0.0, 0.0, "masks").as_dict()
+    rows = {"rle_decode/pycocotools": other}
+    assert "RLE" in table.table(results(rows=rows)) and "RLE" not in table.headlines(results(rows=rows))
+
+
 def test_verdicts_name_what_was_missed() -> None:
     slow = results()["rows"][KEY] | {"ratio": 0.21}
     assert "MISSED" in table.verdicts(results(rows={KEY: slow}))
@@ -83,9 +100,9 @@ def test_verdicts_name_what_was_missed() -> None:
 
 def test_markers_are_needed() -> None:
     with pytest.raises(ValueError, match="benchmarks: begin"):
-        table.with_table("no table here", results(), on_gpu())
+        table.with_tables("no table here", "", "")
     with pytest.raises(ValueError, match="gpu: begin"):
-        table.with_table(f"{table.BEGIN}{table.END}", results(), on_gpu())
+        table.with_tables(f"{table.BEGIN}{table.END}", "", "")
 
 
 def test_comparison_marks_what_exceeds_the_noise() -> None:

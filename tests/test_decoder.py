@@ -19,6 +19,7 @@ from fastsam_core.models.decoder_tiled import PROMPTS_KEPT, TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.ops._decoder.panels import from_panels
 from fastsam_core.ops._native import cpu_module
+from fastsam_core.ops._threads import thread_count
 from siblings import each_sibling, use_sibling
 
 LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
@@ -274,3 +275,23 @@ def test_memory_of_image_tokens_is_used_again(monkeypatch: pytest.MonkeyPatch) -
     expected = kept.logits([0, 2], [1, 1]).clone()
     image.decode(torch.randn(9, 2, 64), (0,))
     assert torch.equal(kept.logits([0, 2], [1, 1]), expected)
+
+
+@pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
+def test_an_image_is_prepared_without_pytorchs_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would go on spinning beside those of the prompts' native operations."""
+    seen, linear = list[tuple[int, int]](), ops.linear
+
+    def watched(*given: Any) -> Tensor:
+        seen.append((torch.get_num_threads(), thread_count()))
+        return linear(*given)
+
+    monkeypatch.setattr(ops, "linear", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            TiledImage(decoder_of(64, 4), *inputs(64, (6, 6)))
+        assert torch.get_num_threads() == 2 and seen and set(seen) == {(1, 2)}
+    finally:
+        torch.set_num_threads(before)

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import ops
 from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
 from .common import MLP, LayerNorm2d
 from .kept import capturing, edits, kept
 from .mask_decoder import MaskDecoder, TwoWayBlock
+from .native import serves
 from .precision import cast_copy, dtype_of
 
 
@@ -53,20 +55,19 @@ class Features:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """What `features` takes from a decoder's weights alone. Columns are over C, so that centring is over rows."""
+    """What `features` takes from a decoder's weights alone. The `of_` matrices are as in `torch.nn.Linear`."""
 
     heads: int
     eps: float
     inner: int  # heads * head_dim
-    first_keys: Layer
+    # Of the image tokens with their position: keys of the first look, then queries at what a prompt has.
+    of_placed: Layer  # (2 * inner, C)
     first_values: Layer
-    first_queries: Layer  # of the image tokens, at what a prompt has in the first block
     first_bias: Tensor  # b_o1
-    first_out: Tensor  # J W_o1, (C, inner)
+    of_centred: Tensor  # J W_o1, then what w1 stands before, (4 * inner, C)
     norm_weight: Tensor  # w1
-    of_position: Tensor  # (C, 3 * inner)
-    of_weighted: Tensor  # (C, 3 * inner)
-    of_spread: Tensor  # (C, 4 * inner + 4 * middle)
+    of_position: Tensor  # (3 * inner, C)
+    of_spread: Tensor  # (4 * inner + 4 * middle, C)
     rest: Tensor  # f, times 2 / C, (C,)
     # As in `Features`.
     constant: Tensor
@@ -151,6 +152,7 @@ def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
     channels, heads = len(w1), look0.num_heads
     enlarge, enlarge_bias = as_matrix(decoder.output_upscaling[0])
 
+    # Columns are over C, so that centring is over rows.
     out1, out2 = _centre(answer1.out_proj.weight), _centre(answer2.out_proj.weight)  # (C, inner)
     weighted = w1 * out1
     spread = _centre(weighted)  # E
@@ -183,15 +185,13 @@ def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
         heads=heads,
         eps=first.norm4.eps,
         inner=len(keys1),
-        first_keys=_layer(look0.k_proj),
+        of_placed=Layer(*map(torch.cat, zip(_layer(look0.k_proj), _layer(answer1.q_proj), strict=True))),
         first_values=_layer(look0.v_proj),
-        first_queries=_layer(answer1.q_proj),
         first_bias=answer1.out_proj.bias.detach(),
-        first_out=out1,
+        of_centred=torch.cat([out1.T, torch.cat([keys1, values1, queries2]) * w1.T]),
         norm_weight=w1[:, 0].detach(),
-        of_position=torch.cat([keys1, queries2, keys2]).T,
-        of_weighted=torch.cat([keys1, values1, queries2]).T,
-        of_spread=torch.cat([spread, out2, (w2 * keys2.T), (w2 * values2.T), w2 * enlarge.T], 1),
+        of_position=torch.cat([keys1, queries2, keys2]),
+        of_spread=torch.cat([spread, out2, (w2 * keys2.T), (w2 * values2.T), w2 * enlarge.T], 1).T.contiguous(),
         rest=rest[:, 0] * (2 / channels),
         constant=rest.square().mean(),
         weights=pack(weights),
@@ -205,7 +205,7 @@ def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
 
 def place(decoder: DecoderWeights, position: Tensor) -> Position:
     """position: (L, C), the position embedding of image tokens."""
-    return Position(position, position @ decoder.of_position)
+    return Position(position, _linear(position, decoder.of_position))
 
 
 def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype: torch.dtype | None = None) -> Features:
@@ -220,18 +220,17 @@ def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype:
     centred = centred - centred.mean(dim=1, keepdim=True)
     weighted_source = centred * decoder.norm_weight
     spread_source = weighted_source - weighted_source.mean(dim=1, keepdim=True)  # D
-    placed = source + position.given
     position1, position2, position3 = position.products.chunk(3, dim=1)
-    key1, value1, query2 = (weighted_source @ decoder.of_weighted).chunk(3, dim=1)
-    from_spread = spread_source @ decoder.of_spread
-    own, cross, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
-    query1 = F.linear(placed, *decoder.first_queries)
-    image1 = torch.cat([query1, centred @ decoder.first_out, key1, position1], 1)
-    image2 = torch.cat([query2, position2, own, cross, key2, position3], 1)
+    cross1, key1, value1, query2 = _linear(centred, decoder.of_centred).chunk(4, dim=1)
+    from_spread = _linear(spread_source, decoder.of_spread)
+    own, cross2, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
+    first_keys, query1 = _linear(source + position.given, *decoder.of_placed).chunk(2, dim=1)
+    image1 = torch.cat([query1, cross1, key1, position1], 1)
+    image2 = torch.cat([query2, position2, own, cross2, key2, position3], 1)
     norms2 = torch.stack([spread_source.square().mean(1), spread_source @ decoder.rest], 1)
     parts = ImageParts(
-        first_keys=to_panels(F.linear(placed, *decoder.first_keys), dtype),
-        first_values=_values(F.linear(source, *decoder.first_values), heads, dtype),
+        first_keys=to_panels(first_keys, dtype),
+        first_values=_values(_linear(source, *decoder.first_values), heads, dtype),
         image1=to_panels(image1, dtype),
         values1=_values(value1, heads, dtype),
         norms1=to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(),
@@ -253,6 +252,11 @@ def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype:
         enlarge_mix=decoder.enlarge_mix,
         enlarge_bias=decoder.enlarge_bias,
     )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """By the native operation on a CPU, whose threads don't wait for one another by spinning (`ops._threads`)."""
+    return ops.linear(x, weight, bias) if serves(x) else F.linear(x, weight, bias)
 
 
 def rounded(exact: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:

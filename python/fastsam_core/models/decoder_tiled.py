@@ -15,7 +15,7 @@ from threading import Condition
 import torch
 from torch import Tensor
 
-from ..ops._threads import share_out, thread_count
+from ..ops._threads import native_threads, share_out, thread_count
 from .decoder_chunk import Chunk
 from .decoder_features import features, prepared
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
@@ -43,9 +43,10 @@ class TiledImage:
     ) -> None:
         self.decoder = decoder
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
-        source = (embedding + dense)[0].flatten(1).T  # (L, C)
-        own = prepared(decoder)
-        self.features = features(own.weights, source.contiguous(), own.place(position))
+        with native_threads():
+            own = prepared(decoder)
+            source = (embedding + dense)[0].flatten(1).T  # (L, C)
+            self.features = features(own.weights, source.contiguous(), own.place(position))
         self._upscaling = own.upscaling._replace(enlarge_more=own.upscaling.enlarge_more.to(matrices))
         # Memory of a chunk's coefficients, kept from call to call: touching fresh pages takes longer than a pass.
         self._spare: list[Tensor] = []

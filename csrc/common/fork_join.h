@@ -1,52 +1,117 @@
-// Fork-join over std::thread: threads live for one call and are joined before it returns. No pool stays behind, so a
+// Fork-join over std::thread: threads are started for one call, and none works on after it. No pool stays behind, so a
 // fork() of the process at any time leaves the child able to call again, and no second threading runtime enters it.
 #pragma once
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <memory>
+#include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace fastsam {
 
-// Calls work(begin, end) on contiguous parts of [0, items), one part per thread, at most `threads` of them and none
-// smaller than `grain` items (the point below which starting a thread costs more than it saves). The first exception
-// that any part throws is thrown again here, after all parts have ended.
+// Helpers that were started and have not had a processor yet. Each belongs to a call that may be over.
+inline std::atomic<int64_t> late_helpers{0};
+// A child has none of its parent's threads.
+inline const int forget_helpers_in_child = pthread_atfork(nullptr, nullptr, [] { late_helpers = 0; });
+
+// The parts of one call, which the caller and its helpers claim one after the other. On a busy machine a helper may
+// wait milliseconds for a processor: the caller does its part then, and the helper, who finds nothing left, touches
+// nothing of the caller's.
+class Parts {
+ public:
+  // run(work, part) does a part. `work` must live until `wait` returns.
+  Parts(int64_t count, void (*run)(const void* work, int64_t part), const void* work)
+      : count_(count), run_(run), work_(work), errors_(static_cast<size_t>(count)) {}
+
+  void claim_all() noexcept {
+    for (;;) {
+      const int64_t part = next_.fetch_add(1);
+      if (part >= count_) return;
+      try {
+        run_(work_, part);
+      } catch (...) {
+        errors_[static_cast<size_t>(part)] = std::current_exception();
+      }
+      if (done_.fetch_add(1) + 1 == count_) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        all_done_.notify_all();
+      }
+    }
+  }
+
+  // Returns when every part has been done. The first part's exception is thrown again.
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    all_done_.wait(lock, [this] { return done_ == count_; });
+    // The caller's own now: a late helper may be the last to let go of this.
+    const std::vector<std::exception_ptr> errors = std::move(errors_);
+    lock.unlock();
+    for (const std::exception_ptr& error : errors) {
+      if (error) std::rethrow_exception(error);
+    }
+  }
+
+ private:
+  const int64_t count_;
+  void (*const run_)(const void* work, int64_t part);
+  const void* const work_;
+  std::atomic<int64_t> next_{0}, done_{0};
+  std::vector<std::exception_ptr> errors_;
+  std::mutex mutex_;
+  std::condition_variable all_done_;
+};
+
+// Starts `wanted` helpers, or fewer: where so many are late already, another would be late too.
+inline void start_helpers(const std::shared_ptr<Parts>& parts, int64_t wanted) {
+  try {
+    for (int64_t i = 0; i < wanted && late_helpers < 2 * wanted; ++i) {
+      ++late_helpers;
+      try {
+        std::thread([parts] {
+          --late_helpers;
+          parts->claim_all();
+        }).detach();
+      } catch (...) {
+        --late_helpers;
+        throw;
+      }
+    }
+  } catch (const std::exception&) {
+    // The system gives no more threads, or no memory for one: the caller does what is left.
+  }
+}
+
+// Calls work(begin, end) on contiguous parts of [0, items), at most `threads` of them and none smaller than `grain`
+// items (the point below which starting a thread costs more than it saves), on as many threads as there are parts. The
+// first exception that any part throws is thrown again here, after all parts have ended.
 template <typename Work>
 void fork_join(int64_t threads, int64_t items, int64_t grain, const Work& work) {
   if (items <= 0) return;
-  const int64_t parts = std::max<int64_t>(1, std::min(threads, items / std::max<int64_t>(1, grain)));
-  if (parts == 1) {
+  const int64_t count = std::max<int64_t>(1, std::min(threads, items / std::max<int64_t>(1, grain)));
+  if (count == 1) {
     work(int64_t{0}, items);
     return;
   }
-  std::vector<std::exception_ptr> errors(static_cast<size_t>(parts));
-  const auto run = [&](int64_t part) noexcept {
-    try {
-      // Split as evenly as possible: the first `items % parts` parts get one more.
-      const int64_t size = items / parts, extra = items % parts;
-      const int64_t begin = part * size + std::min(part, extra);
-      work(begin, begin + size + (part < extra ? 1 : 0));
-    } catch (...) {
-      errors[static_cast<size_t>(part)] = std::current_exception();
-    }
+  const auto part = [&](int64_t index) {
+    // Split as evenly as possible: the first `items % count` parts get one more.
+    const int64_t size = items / count, extra = items % count, begin = index * size + std::min(index, extra);
+    work(begin, begin + size + (index < extra ? 1 : 0));
   };
-  std::vector<std::thread> helpers;
-  helpers.reserve(static_cast<size_t>(parts - 1));
-  int64_t next = 1;
-  try {
-    for (; next < parts; ++next) helpers.emplace_back(run, next);
-  } catch (...) {
-    // The system gives no more threads, or no memory for one: what is left runs here.
-  }
-  run(0);
-  for (; next < parts; ++next) run(next);
-  for (std::thread& helper : helpers) helper.join();
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
+  using Part = decltype(part);
+  const auto run = [](const void* of_call, int64_t index) { (*static_cast<const Part*>(of_call))(index); };
+  const auto parts = std::make_shared<Parts>(count, run, &part);
+  start_helpers(parts, count - 1);
+  parts->claim_all();
+  parts->wait();
 }
 
 }  // namespace fastsam

@@ -1,27 +1,49 @@
-// The fork-join by itself: every item once, exceptions, calls within calls, and a system without threads to give.
+// The fork-join by itself: every item once, exceptions, calls within calls, and a system without threads to give, or
+// without processors to run them.
 // Built with -fsanitize=thread by `make sanitize`, and without by tests/test_native_programs.py.
 #include "common/fork_join.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #if !defined(__SANITIZE_THREAD__)
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 // Stands before the system's function of this name, so that the tests can have it refuse.
 static std::atomic<int> threads_left{1 << 30};
+// While it holds, threads that were started wait.
+static std::atomic<bool> held_back{false};
+static std::atomic<int> started{0};
+
+struct Start {
+  void* (*run)(void*);
+  void* data;
+};
+
+static void* run_when_let(void* given) {
+  const Start start = *static_cast<Start*>(given);
+  delete static_cast<Start*>(given);
+  while (held_back) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return start.run(start.data);
+}
 
 extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* data) {
   using Create = int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
   static const Create create = reinterpret_cast<Create>(dlsym(RTLD_NEXT, "pthread_create"));
-  return threads_left.fetch_sub(1) > 0 ? create(thread, attributes, start, data) : EAGAIN;
+  if (threads_left.fetch_sub(1) <= 0) return EAGAIN;
+  ++started;
+  return create(thread, attributes, run_when_let, new Start{start, data});
 }
 #endif
 
@@ -128,6 +150,41 @@ void no_threads_to_give() {
   }
   threads_left = 1 << 30;
 }
+
+void each_item_once() {
+  std::vector<int> touched(50, 0);
+  fastsam::fork_join(5, 50, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) ++touched[static_cast<size_t>(i)];
+  });
+  for (const int count : touched) require(count == 1, "each item once, with late helpers");
+}
+
+void wait_for_helpers() {
+  while (fastsam::late_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+// The caller does what its helpers don't come to, who then find nothing of it; and it starts no more of them than a few
+// while none comes.
+void no_processors_for_helpers() {
+  wait_for_helpers();
+  held_back = true, started = 0;
+  for (int round = 0; round < 200; ++round) each_item_once();
+  require(started >= 4 && started <= 8, "helpers that are late are not started again and again");
+  require(fastsam::late_helpers == started, "all of them are late");
+  const pid_t child = fork();
+  if (child == 0) {
+    held_back = false, started = 0;
+    each_item_once();
+    _exit(started == 4 ? 0 : 1);  // its parent's helpers are none of its own
+  }
+  int status = 1;
+  require(waitpid(child, &status, 0) == child && status == 0, "a child starts helpers of its own");
+  held_back = false;
+  wait_for_helpers();
+  started = 0;
+  each_item_once();
+  require(started == 4, "helpers again");
+}
 #endif
 
 }  // namespace
@@ -140,6 +197,7 @@ int main() {
   calls_side_by_side();
 #if !defined(__SANITIZE_THREAD__)
   no_threads_to_give();
+  no_processors_for_helpers();
 #endif
   std::puts("fork_join: ok");
   return 0;

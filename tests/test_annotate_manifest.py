@@ -49,6 +49,17 @@ def test_an_image_counts_once(tmp_path: Path) -> None:
     assert history.finished == {"a"} and not history.failed and history.classes == {(0, "cup"): 2}
 
 
+def test_the_last_name_of_label_files_counts(tmp_path: Path) -> None:
+    write(tmp_path, {**ok("a.png"), "name": "a-2"}, {**ok("b.png"), "name": "b-2"}, ok("v.mp4#7"), ok("b.png"))
+    history = read(tmp_path, SETTINGS)
+    assert [history.name(key) for key in ("a.png", "b.png", "v.mp4#7", "c.d.png")] == ["a-2", "b", "v_7", "c.d"]
+    path = write(tmp_path, ok("a.png"), shard=Shard(0, 2))
+    os.utime(path, ns=(1, 1))  # an older run
+    assert read(tmp_path, SETTINGS).name("a.png") == "a-2"
+    os.utime(tmp_path / "manifest.jsonl", ns=(0, 0))
+    assert read(tmp_path, SETTINGS).name("a.png") == "a"
+
+
 def test_every_torn_end(tmp_path: Path) -> None:
     """Cut anywhere, the whole lines count, and the next one does not stick to what was torn."""
     whole = write(tmp_path, ok("a"), ok("b"), ok("c")).read_bytes()

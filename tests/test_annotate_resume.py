@@ -15,14 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fastsam_core
 from annotate_kills import TINY, detector, make_images, recorded, tiny_sam, tree
 from fastsam_core import SAM, auto_annotate, cli
 from fastsam_core.annotate import files
+from fastsam_core.annotate.manifest import Manifest
+from fastsam_core.annotate.shards import Shard
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from golden_recipe import fill_state_dict
@@ -92,6 +96,50 @@ def test_files_that_are_gone_and_images_that_are_new(sam: SAM, images: Path) -> 
     auto_annotate(images, counting, sam)
     assert counting.calls == 18 and (target / "new.txt").read_text() == (target / "a" / "00000.txt").read_text()
     assert set(recorded(target).values()) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["a.png", "a.webp"], ["a.bmp", "a.png", "a.webp"]),
+        (["a.bmp", "a.png"], ["a.png"]),
+        (["a.bmp", "a.png", "a.webp"], ["a.bmp", "a.webp"]),
+        (["a.png"], ["A.png", "a.png"]),
+    ],
+)
+def test_a_name_that_goes_to_another_image(
+    sam: SAM, images: Path, tmp_path: Path, before: list[str], after: list[str]
+) -> None:
+    """Which of several images has the name `a` depends on which ones there are: labels follow the images."""
+    pictures = {
+        name: Image.open(images / "abc"[i % 3] / f"{i:05}.png") for i, name in enumerate(sorted({*before, *after}))
+    }
+    folder, options = tmp_path / "changing", {"formats": ["yolo", "coco"], "preview": 0}
+    folder.mkdir()
+    for names in (before, after):
+        for path in folder.iterdir():
+            path.unlink()
+        for name in names:
+            pictures[name].save(folder / name)
+        target = auto_annotate(folder, detector, sam, **options)
+    fresh = tree(auto_annotate(folder, detector, sam, output_dir=tmp_path / "fresh", **options))
+    assert fresh.items() <= tree(target).items()
+    counting = CountingDetector(SAME)
+    auto_annotate(folder, counting, sam, **options)
+    assert counting.calls == 0
+
+
+def test_a_name_that_goes_to_another_video(sam: SAM, images: Path, tmp_path: Path) -> None:
+    folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
+    folder.mkdir()
+    for count, name in ((2, "v.mkv"), (3, "v.avi")):
+        video = cv2.VideoWriter(str(folder / name), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+        for i in range(count):
+            video.write(cv2.resize(cv2.imread(str(images / "abc"[(i + count) % 3] / f"{i + count:05}.png")), (64, 48)))
+        video.release()
+        target = auto_annotate(folder, detector, sam, **options)
+    fresh = tree(auto_annotate(folder, detector, sam, output_dir=tmp_path / "fresh", **options))
+    assert tree(target) == fresh
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -210,6 +258,40 @@ def test_starting_afresh_forgets_all_shares(sam: SAM, images: Path) -> None:
     auto_annotate(images, detector, sam, resume=False)
     assert [path.name for path in target.glob("manifest*.jsonl")] == ["manifest.jsonl"]
     assert tree(target) == before
+
+
+def test_shares_that_start_afresh_forget_other_runs(sam: SAM, images: Path) -> None:
+    target = auto_annotate(images, detector, sam)
+    auto_annotate(images, detector, sam, shard="1/3", resume=False)
+    expected = tree(auto_annotate(images, detector, sam, conf=0.55, output_dir=images.parent / "whole"))
+    for share in range(2):
+        auto_annotate(images, detector, sam, conf=0.55, shard=f"{share}/2", resume=False)
+    assert sorted(path.name for path in target.glob("manifest*")) == ["manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl"]
+    assert tree(target) == expected
+
+
+def test_starting_afresh_beside_another_process(sam: SAM, images: Path) -> None:
+    """It must not take away what that process writes."""
+    target = auto_annotate(images, detector, sam)
+    before = (target / "manifest.jsonl").read_bytes()
+    settings = json.loads(before.splitlines()[0])["settings"]
+    other = Manifest(target, settings)
+    unfinished = target / ".partial" / "manifest"
+    unfinished.mkdir(parents=True)
+    try:
+        with pytest.raises(ValueError, match="another process is writing"):
+            auto_annotate(images, detector, sam, resume=False)
+        assert (target / "manifest.jsonl").read_bytes() == before and unfinished.is_dir()
+    finally:
+        other.close()
+    other = Manifest(target, settings, Shard(0, 2))
+    try:
+        for share in ("0/1", "1/2"):  # the other run, whose labels are made in another way, can't be forgotten now
+            with pytest.raises(ValueError, match="another process is writing"):
+                auto_annotate(images, detector, sam, conf=0.3, shard=share, resume=False)
+        assert other.path.exists()
+    finally:
+        other.close()
 
 
 def test_the_last_share_writes_what_belongs_to_all(

@@ -14,12 +14,12 @@ from .annotator import Annotator
 from .assemble import assemble
 from .files import LabelFiles
 from .loading import Load, finished_names, groups_of_files, groups_of_source
-from .manifest import History, Manifest, is_started, read
+from .manifest import History, Manifest, forget_others, is_started, read
 from .preview import Preview
 from .rendering import Renderer
 from .shards import WHOLE, Shard
 from .work import Line, Work
-from .worklist import FileList, is_video
+from .worklist import FileList, file_of, is_video
 
 
 class Job:
@@ -50,12 +50,15 @@ class Job:
         labels.folder.mkdir(parents=True, exist_ok=True)
         if resume and not is_started(labels.folder):
             self._refuse_labels_of_others()
-        self.history = read(labels.folder, settings, lambda key: key in shard) if resume else History()
+        self.history = read(labels.folder, settings, lambda key: file_of(key) in shard) if resume else History()
         self.done = self._still_there()
-        if not resume and shard == WHOLE:
-            for stale in labels.folder.glob("manifest*.jsonl"):
-                stale.unlink()
         self._manifest = Manifest(labels.folder, settings, shard, resume)
+        if not resume:
+            try:
+                forget_others(self._manifest.path, settings, shard)
+            except BaseException:
+                self._manifest.close()
+                raise
 
     def __enter__(self) -> Job:
         with ExitStack() as stack:
@@ -105,8 +108,8 @@ class Job:
     def finish(self) -> None:
         """Once all shares are done, whichever ends last writes what belongs to all images."""
         everything = read(self.labels.folder, self._settings)
-        ended = everything.finished | everything.videos | everything.failed.keys()
         files = self._files
+        ended = (everything.finished | everything.videos | everything.failed.keys()) - _moved(everything, files)
         left = 0 if files is None else sum(key not in ended for key in files.keys)
         if left or (files is None and self._shard != WHOLE):
             shown = f"{left} images" if left else "other images"
@@ -132,7 +135,9 @@ class Job:
     def _still_there(self) -> set[str]:
         names = {key: name for key, name in self._names().items() if key in self.history.finished}
         present = self.labels.present(names.values())
-        lost = {key for key, name in names.items() if name not in present}
+        # Images that came or went may have moved a name to another image, whose labels then lie there.
+        moved = _moved(self.history, self._files)
+        lost = moved | {key for key, name in names.items() if name not in present}
         folder = self.labels.folder
         lost |= {key for key in self.preview.keys if key in names and not self.preview.has_tile(folder, key)}
         return (self.history.finished | self.history.videos) - lost
@@ -146,3 +151,16 @@ class Job:
                 f"{folder} holds labels of {len(found)} of the images, such as {example}, that no run recorded; they "
                 "may be somebody's work. Give another output_dir, or resume=False to replace them"
             )
+
+
+def _moved(history: History, files: FileList | None) -> set[str]:
+    """Finished images, frames and videos whose label files would have another name by now."""
+    if files is None:
+        return set()
+    found: set[str] = set()
+    for key in history.finished:
+        file = file_of(key)
+        name = files.name(file) + key[len(file) :].replace("#", "_")
+        if history.name(key) != name:
+            found |= {key, file}
+    return found

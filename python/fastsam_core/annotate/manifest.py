@@ -24,9 +24,11 @@ from typing import Any
 from .. import __version__
 from .._log import logger, warn_once
 from .shards import WHOLE, Shard
+from .worklist import own_name
 
 FORMAT = "fastsam_core.annotate 1"
 _FLUSH_SECONDS = 1.0
+_PATIENCE = 1.0  # seconds: shares that begin afresh have each other's old manifests for a moment
 _DETAIL = {"ok": "classes", "error": "error", "video": "key"}  # what a line of each status says
 
 
@@ -35,7 +37,8 @@ class History:
     """What the manifests of a folder say.
 
     finished: keys of labelled images. videos: of videos that have been labelled to their end. failed: reasons by key.
-    classes: objects by class id and name. empty: images without objects.
+    classes: objects by class id and name. empty: images without objects. renamed: names of label files by key, where
+    another image had the image's own name when it was labelled.
     """
 
     finished: set[str] = field(default_factory=set)
@@ -43,10 +46,19 @@ class History:
     failed: dict[str, str] = field(default_factory=dict)
     classes: Counter[tuple[int, str]] = field(default_factory=Counter)
     empty: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def name(self, key: str) -> str:
+        """What the label files of a finished image were called when they were written, relative and without suffix."""
+        return self.renamed.get(key) or own_name(key)
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Take in one line. An image that was labelled again, as its files had been removed, counts once."""
         key = line["key"]
+        if line["status"] == "ok":
+            self.renamed.pop(key, None)
+            if "name" in line:
+                self.renamed[key] = line["name"]
         if key in self.finished:
             return
         if line["status"] == "video":
@@ -83,7 +95,8 @@ def read(folder: Path, settings: Mapping[str, Any], wanted: Callable[[str], bool
     ValueError where one of them was made with other settings, or is something else.
     """
     history = History()
-    for path in sorted(folder.glob("manifest*.jsonl")):
+    # Of images that were labelled again, as another share, the last line counts.
+    for path in sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         with open(path, "rb") as file:
             lines = _lines(file, path)
             header = next(lines, None)
@@ -143,10 +156,9 @@ class Manifest:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard = WHOLE, resume: bool = True) -> None:
         self.path = folder / file_name(shard)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._file = _opened(self.path, os.O_CREAT)
         self._flushed = time.monotonic()
         try:
-            self._lock()
             self._end = _complete(self._file) if resume else 0
             os.ftruncate(self._file, self._end)
             if self._end == 0:
@@ -189,19 +201,82 @@ class Manifest:
         finally:
             os.close(self._file)
 
-    def _lock(self) -> None:
+
+def forget_others(own: Path, settings: Mapping[str, Any], shard: Shard) -> None:
+    """Remove the other manifests beside `own`, of a run that begins afresh.
+
+    A share leaves those of its own settings, which the other shares of the run write; the whole leaves none.
+    ValueError where another process is writing one that has to go.
+    """
+
+    def stays(path: Path) -> bool:
+        return path == own or (shard != WHOLE and _is_of(path, settings))
+
+    for path in sorted(own.parent.glob("manifest*.jsonl")):
+        if stays(path):
+            continue
+        try:
+            file = _opened(path)
+        except FileNotFoundError:  # another share was faster
+            continue
+        except ValueError:
+            # Meanwhile that process may have begun afresh too.
+            if stays(path):
+                continue
+            raise
+        try:
+            if not stays(path):
+                path.unlink()
+        finally:
+            os.close(file)
+
+
+def _is_of(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a manifest begins with these settings."""
+    try:
+        with open(path, "rb") as file:
+            header = next(_lines(file, path), None)
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(header, Mapping) and header.get("settings") == settings
+
+
+def _opened(path: Path, flags: int = 0) -> int:
+    """A manifest, open for this process alone. ValueError where another one has it, and keeps it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | flags, 0o666)
+        try:
+            _lock(file, path)
+            # Whoever had it before may have removed it.
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _lock(file: int, path: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
         try:
             import fcntl
 
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
             raise ValueError(
-                f'another process is writing {self.path}; wait for it, or divide the images with shard="i/n"'
+                f'another process is writing {path}; wait for it, or divide the images with shard="i/n"'
             ) from None
         except (ImportError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
-            warn_once(f"files can't be locked here ({error}); see to it that only one process writes {self.path}")
+            warn_once(f"files can't be locked here ({error}); see to it that only one process writes {path}")
+        return
 
 
 def _complete(file: int) -> int:

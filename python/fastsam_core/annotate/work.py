@@ -16,6 +16,7 @@ from .loading import Load, Loaded
 from .pipeline import Pipeline
 from .preview import Preview
 from .rendering import Renderer
+from .worklist import own_name
 
 Line = dict[str, Any]
 
@@ -124,8 +125,10 @@ def _line(outcome: Outcome) -> Line:
         return {"key": loaded.key, "status": "error", "error": error, "time": moment}
     height, width = results.orig_shape
     classes = Counter((int(row[5]), results.name_of(row[5])) for row in results.rows())
+    renamed = {} if loaded.name == own_name(loaded.key) else {"name": loaded.name}
     return {
         "key": loaded.key,
+        **renamed,
         "status": "ok",
         "width": width,
         "height": height,

@@ -63,6 +63,19 @@ def is_video(key: str) -> bool:
     return suffix_of(key) in VIDEO_SUFFIXES
 
 
+def file_of(key: str) -> str:
+    """The file that a key of a manifest belongs to: of a frame, `<video>#<number>`, the video."""
+    video, _, frame = key.rpartition("#")
+    return video if frame.isdecimal() and is_video(video) else key
+
+
+def own_name(key: str) -> str:
+    """What the label files of an image or a frame are called, unless another one has that name."""
+    file = file_of(key)
+    stem = posixpath.splitext(file)[0]
+    return stem if file == key else f"{stem}_{key[len(file) + 1 :]}"
+
+
 def label_names(keys: Sequence[str]) -> dict[str, str]:
     """New names for keys whose own, without suffix, another one has: `a.jpg` keeps `a`, `a.png` becomes `a-2`.
 

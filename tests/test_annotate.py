@@ -127,12 +127,13 @@ def test_a_bad_image_is_reported_and_the_rest_go_on(sam: SAM, folder: Path, capl
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
-def test_a_name_that_a_format_cannot_hold_is_skipped(sam: SAM, folder: Path) -> None:
-    (folder / "a\nb.png").write_bytes((folder / "b.png").read_bytes())
+@pytest.mark.parametrize(("name", "said"), [("a\nb.png", "control characters"), ("x" * 251 + ".png", "too long")])
+def test_a_name_that_a_format_cannot_hold_is_skipped(sam: SAM, folder: Path, name: str, said: str) -> None:
+    (folder / name).write_bytes((folder / "b.png").read_bytes())
     options = {"formats": ("yolo", "labelme"), "preview": 0}
     target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options)
     assert sorted(path.name for path in (target / "labelme").iterdir()) == ["a.json", "b.json"]
-    with pytest.raises(ValueError, match="control characters"):
+    with pytest.raises((ValueError, OSError), match=said):
         auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options, on_error="raise", resume=False)
 
 

@@ -90,6 +90,33 @@ def test_mistakes(place: Path, capsys: pytest.CaptureFixture[str], line: str, st
     assert text.startswith("fastsam: error: ") and text.count("\n") == 1 and message in text, text
 
 
+def test_nothing_that_is_read_is_written_over(place: Path) -> None:
+    convert_labels("data", "set/1.json", from_="yolo", to="coco")
+    convert_labels("set/1.json", "sa1b", from_="coco", to="sa1b")
+    (place / "set" / "link").symlink_to(place / "data" / "images")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    mistakes: list[tuple[str, str, str, str]] = [
+        ("data", "data/labels", "yolo", "yolo"),
+        ("data/labels", "data/labels", "yolo", "yolo"),
+        ("data", "data/images", "yolo", "labelmap"),
+        ("data", "set/link", "yolo", "labelmap"),
+        ("set/1.json", "data/images", "coco", "labelmap"),
+        ("set/1.json", "set", "coco", "sa1b"),
+        ("set/1.json", "set", "coco", "labelme"),
+        ("set/1.json", "set/1.json", "coco", "coco"),
+        ("sa1b", "sa1b/2.json", "sa1b", "coco"),
+        ("sa1b/2.json", "sa1b", "sa1b", "sa1b"),
+    ]
+    for source, target, from_, to in mistakes:
+        with pytest.raises(ValueError, match=r"write to another place|the images|maybe the image itself"):
+            convert_labels(source, target, from_=from_, to=to)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    for _ in range(2):  # what an earlier conversion wrote is written anew
+        convert_labels("data", "data/masks", from_="yolo", to="labelmap")
+        convert_labels("set/1.json", "data/images/masks", from_="coco", to="labelmap", images="data/images")
+        convert_labels("sa1b", "set/2.json", from_="sa1b", to="coco")
+
+
 def test_a_malformed_file_leaves_no_coco_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/labels/2.txt").write_text("0 0.1 0.1 nan 0.1\n")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 1

@@ -247,7 +247,12 @@ def test_image_ids(tmp_path: Path) -> None:
             writer.write(ImageLabels(name, 4, 4, image_id=given_id))
         with pytest.raises(ValueError, match=r"two images have the id 3; the second one is e"):
             writer.write(ImageLabels("e", 4, 4, image_id=3))
-    assert [one.image_id for one in read_labels(tmp_path / "all.json", "coco")] == [7, 8, 3, 9]
+        for taken in (8, 9, 7):
+            with pytest.raises(ValueError, match=f"two images have the id {taken}; the second one is f"):
+                writer.write(ImageLabels("f", 4, 4, image_id=taken))
+        writer.write(ImageLabels("g", 4, 4, image_id=10))
+        writer.write(ImageLabels("h", 4, 4))
+    assert [one.image_id for one in read_labels(tmp_path / "all.json", "coco")] == [7, 8, 3, 9, 10, 11]
 
 
 def test_crowds_and_boxes(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def test_yolo_boxes(tmp_path: Path) -> None:
         (f"1.5 {SQUARE}", r"line 2: a class id is a whole number, not '1.5'"),
         (f"1e30 {SQUARE}", r"line 2: a class id is a whole number from 0"),
         (f"nan {SQUARE}", r"line 2: a class id is a whole number, not 'nan'"),
+        ("0 0.5 0.5 0_0.1 0.1", r"line 2: '0_0.1' is no number"),
+        ("0 0.5 0.5 \u0660.\u0665 0.1", r"line 2: '.*' is no number"),
         (f"0 {SQUARE} 7", r"line 2: 10 numbers, the last of which is no score: 7 lies outside"),
     ],
 )
@@ -117,6 +119,36 @@ def test_yolo_folders(tmp_path: Path, layout: str) -> None:
         ("sub/3.png", (20, 30), 0),  # without a label file
     ]
     assert len(list(found)) == 3  # once more
+
+
+def test_yolo_folders_that_are_links(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / "store" / kind).mkdir(parents=True)
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        (tmp_path / "set" / kind / "train").symlink_to(tmp_path / "store" / kind)
+        (tmp_path / "store" / kind / "round").symlink_to(tmp_path / "set" / kind)
+    Image.new("L", (30, 20)).save(tmp_path / "store" / "images" / "a.png")
+    (tmp_path / "store" / "labels" / "a.txt").write_text(f"1 {SQUARE}\n")
+    assert [(one.file_name, len(one.objects)) for one in read_labels(tmp_path / "set", "yolo")] == [("train/a.png", 1)]
+
+
+def test_yolo_folders_without_images(tmp_path: Path) -> None:
+    refused("yolo", tmp_path, "no image in .* or below it", FileNotFoundError)
+
+
+def test_an_image_that_is_called_like_a_list_of_names(tmp_path: Path) -> None:
+    for name in ("classes", "sub/classes"):
+        (tmp_path / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (30, 20)).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text(f"1 {SQUARE}\n")
+    found = read_labels(tmp_path, "yolo")
+    assert [len(one.objects) for one in found] == [1, 1] and found.names == {}
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert read_labels(tmp_path, "yolo").names == {0: "cat", 1: "dog"}
+    (tmp_path / "images" / "classes.png").rename(tmp_path / "images" / "b.png")
+    (tmp_path / "labels" / "classes.txt").write_text("cow\n")
+    assert read_labels(tmp_path, "yolo").names == {0: "cow"}
 
 
 def test_yolo_labels_without_an_image(tmp_path: Path) -> None:

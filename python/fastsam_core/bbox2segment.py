@@ -53,7 +53,7 @@ def yolo_bbox2segment(
             return None
     model, options = _model(sam_model, device)
     options["conf"] = _ALL if conf is None else conf
-    names = class_names.find(labels)
+    names = class_names.find(labels, [file for _, file in pictures if file is not None])
     written = skipped = bare = dropped = 0
     folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
     with YoloWriter(folder) as writer:

@@ -62,9 +62,10 @@ class Work:
             try:
                 self._write(outcome)
                 record(_line(outcome))
-            except OSError as error:
-                raise self._cannot_write(error) from error
-            except ValueError as error:  # what no file of a format can say, such as a name with a line break
+            except (OSError, ValueError) as error:
+                # What no file can say or be called, such as a name with a line break, is the image's fault.
+                if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                    raise self._cannot_write(error) from error
                 if self._stop_at_errors:
                     raise
                 record(_line(_skipped(outcome.loaded, error)))

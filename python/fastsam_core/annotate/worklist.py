@@ -18,6 +18,7 @@ from ..sources.paths import (
     Entry,
     expand_user,
     file_entry,
+    files_below,
     glob_entries,
     list_entries,
     suffix_of,
@@ -146,32 +147,7 @@ def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None
 
 def walk(root: str, skipped: str | os.PathLike[str] | None = None) -> list[str]:
     """Image and video files below `root` by their relative paths, sorted. Links are followed, never in circles."""
-    left_out = _identity(skipped) if skipped is not None and os.path.isdir(skipped) else None
-    keys: list[str] = []
-
-    def visit(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        identity = _identity(folder)
-        if identity in above or (prefix and identity == left_out):
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    visit(entry.path, f"{prefix}{entry.name}/", above | {identity})
-                elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
-                    keys.append(prefix + entry.name)
-
-    visit(root, "", frozenset())
-    return sorted(keys)
-
-
-_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-
-
-def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
+    return files_below(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, skipped)
 
 
 def _named(data: Any) -> FileList | None:

@@ -102,6 +102,12 @@ class Node:
             raise self.error(f"a whole number is needed, not {self._shown()!r}")
         return self.value
 
+    def flag(self) -> bool:
+        """0 or 1, or what JSON has for them."""
+        if not isinstance(self.value, (bool, int, float)) or self.value not in (0, 1):
+            raise self.error(f"0 or 1 is needed, not {self._shown()!r}")
+        return bool(self.value)
+
     def number(self) -> float:
         """A finite number."""
         if not isinstance(self.value, (int, float)) or isinstance(self.value, bool) or not _is_finite(self.value):

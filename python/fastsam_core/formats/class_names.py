@@ -6,7 +6,7 @@ import ast
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ def as_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) 
     return {checked_class_id(class_id): str(name) for class_id, name in pairs}
 
 
-def find(folder: Path) -> dict[int, str]:
-    """The names that lie in a folder of labels or in the two above it; none where there are none."""
+def find(folder: Path, but: Collection[Path] = ()) -> dict[int, str]:
+    """The names that lie in a folder of labels or in the two above it; none where there are none.
+
+    but: files that aren't asked: an image may be called like one of them, and its labels too.
+    """
     for place in (folder, *folder.resolve().parents[:2]):
         for name in FILES:
-            if (place / name).is_file():
+            if (place / name).is_file() and place / name not in but:
                 found = read(place / name)
                 if found:
                     return found

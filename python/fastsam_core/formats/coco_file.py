@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import shutil
 import tempfile
@@ -44,6 +45,7 @@ class CocoWriter(LabelWriter):
         self._next_id = first_id
         self._last_image = 0
         self._given: set[int] = set()
+        self._numbered: list[list[int]] = []  # first and last ids of images that brought none, ascending
         self._largest_class = -1
         with ExitStack() as stack:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +61,8 @@ class CocoWriter(LabelWriter):
 
     def _write(self, labels: ImageLabels) -> int:
         image_id = self._last_image + 1 if labels.image_id is None else labels.image_id
-        if image_id in self._given:
+        if image_id in self._given or self._is_numbered(image_id):
             raise ValueError(f"two images have the id {image_id}; the second one is {labels.file_name}")
-        if labels.image_id is not None:
-            self._given.add(image_id)
-        self._last_image = max(self._last_image, image_id)
         annotations: list[dict[str, Any]] = []
         for found in labels.objects:
             annotations.append(
@@ -81,7 +80,18 @@ class CocoWriter(LabelWriter):
             self._append(self._file, annotation)
         self._append(self._images, coco.image_dict(labels, image_id))
         self._next_id += len(annotations)
+        if labels.image_id is not None:
+            self._given.add(image_id)
+        elif self._numbered and self._numbered[-1][1] == image_id - 1:
+            self._numbered[-1][1] = image_id
+        else:
+            self._numbered.append([image_id, image_id])
+        self._last_image = max(self._last_image, image_id)
         return len(annotations)
+
+    def _is_numbered(self, image_id: int) -> bool:
+        place = bisect.bisect(self._numbered, image_id, key=lambda span: span[0]) - 1
+        return place >= 0 and image_id <= self._numbered[place][1]
 
     def _append(self, file: TextIO, entry: dict[str, Any]) -> None:
         file.write(self._separators[file] + json_text(entry))
@@ -147,7 +157,7 @@ class CocoFile:
     def has_masks(self, image_id: int) -> bool:
         """Whether an image has objects with a `segmentation`, right or wrong, that are no crowds."""
         return any(
-            getattr(one.get("segmentation"), "value", []) != [] and not getattr(one.get("iscrowd"), "value", 0)
+            getattr(one.get("segmentation"), "value", []) != [] and getattr(one.get("iscrowd"), "value", 0) != 1
             for one in self._annotations[image_id]
         )
 
@@ -203,7 +213,7 @@ def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) ->
             _segmentation(annotation.get("segmentation"), size),
             box,
             None if score is None else score.number(),
-            crowd is not None and bool(crowd.value),
+            crowd is not None and crowd.flag(),
             predicted_iou=None if iou is None else iou.number(),
             stability_score=None if stability is None else stability.number(),
         )

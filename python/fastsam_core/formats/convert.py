@@ -12,7 +12,7 @@ from typing import Any
 
 from .._arguments import UsageError
 from . import coco_file, sa1b, yolo_folder
-from ._writing import LabelWriter
+from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
 from .labelme import LabelMeWriter
 from .labels import LabelSet
@@ -79,7 +79,8 @@ def convert_labels(
     excepted). Other polygons keep their points where they stay polygons, to two decimals of a pixel in JSON and six
     significant digits of the image's side in YOLO's text. What a format can't hold is left out and counted: crowds and
     masks without pixels where there are polygons, boxes where there must be masks.
-    Raises ValueError for malformed files, naming file and line or field; FileNotFoundError for missing images.
+    Raises ValueError for malformed files, naming file and line or field, and where labels or images that are read would
+    be written over; FileNotFoundError for missing images.
     """
     from tqdm.auto import tqdm
 
@@ -91,8 +92,8 @@ def convert_labels(
     if images is not None and "images" in _options_of(WRITERS.get(to)):
         writing["images"] = images
     found = read_labels(source, from_, **reading)
-    if os.path.realpath(source) == os.path.realpath(target):
-        raise ValueError(f"source and target are both {os.fspath(source)}; write to another place")
+    inputs = _Inputs(source, from_, images)
+    inputs.spare(target, to)
     read = written = 0
     with open_writer(target, to, **writing) as writer:
         if names is not None and "names" not in reading:
@@ -102,8 +103,35 @@ def convert_labels(
         hidden = None if progress is None else not progress
         for labels in tqdm(found, desc=f"{from_} to {to}", unit="image", disable=hidden):
             read += len(labels.objects)
+            if isinstance(writer, FolderWriter):
+                inputs.spare(writer.path_for(labels.file_name), to)
             written += writer.write(labels)
     return Conversion(len(found), written, read - written)
+
+
+class _Inputs:
+    """What a conversion reads, and must not write over: labels, and images, as label maps are called like some."""
+
+    def __init__(self, source: str | os.PathLike[str], from_: str, images: str | os.PathLike[str] | None) -> None:
+        folder, pictures = Path(source), None if images is None else Path(images)
+        self._suffix = "" if folder.is_file() else ".json"
+        if from_ == "yolo":
+            folder, pictures = yolo_folder.folders(folder, pictures)
+            self._suffix = ".txt"
+        self._source = os.path.realpath(source)
+        self._labels = {self._source, os.path.realpath(folder)}
+        self._images = None if pictures is None else os.path.realpath(pictures)
+
+    def spare(self, target: str | os.PathLike[str], to: str) -> None:
+        """ValueError for a place of the new labels, a folder or a file, where what is read would be written over."""
+        path = os.path.realpath(target)
+        if path == self._source:
+            raise ValueError(f"source and target are both {os.fspath(target)}; write to another place")
+        below = any(os.path.commonpath([path, labels]) == labels for labels in self._labels)
+        if path in self._labels or (below and os.path.isfile(path) and path.lower().endswith(self._suffix or "/")):
+            raise ValueError(f"{os.fspath(target)} is read; write to another place")
+        if to == "labelmap" and path == self._images:
+            raise ValueError(f"label maps can't go into {os.fspath(target)}, the folder of the images")
 
 
 def _chosen(

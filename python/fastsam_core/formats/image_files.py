@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
 
 from ..sources.decode import read_size
-from ..sources.paths import IMAGE_SUFFIXES
+from ..sources.paths import IMAGE_SUFFIXES, files_below
 
 
 def walk(folder: str | os.PathLike[str], suffixes: frozenset[str] | set[str]) -> Iterator[str]:
     """Relative paths with forward slashes of the files below a folder that have one of the suffixes, sorted.
 
-    Hidden files and folders are left out: they are nobody's labels or images. NotADirectoryError where there is none.
+    Hidden files and folders are left out: they are nobody's labels or images. Links are followed, never in circles.
+    NotADirectoryError where there is no such folder.
     """
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inner = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        found += [
-            str(inner / name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return iter(sorted(found))
+    return iter(files_below(folder, suffixes))
 
 
 def by_stem(folder: str | os.PathLike[str]) -> dict[str, list[str]]:

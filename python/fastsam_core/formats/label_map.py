@@ -41,6 +41,12 @@ class LabelMapWriter(FolderWriter):
         self.values = values
         self.order = order
 
+    def _write(self, labels: ImageLabels) -> int:
+        target = self.path_for(labels.file_name)
+        if _is_in_colour(target):
+            raise ValueError(f"{target} is a picture in colour, maybe the image itself; write to another folder")
+        return super()._write(labels)
+
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         from PIL import Image
 
@@ -48,6 +54,16 @@ class LabelMapWriter(FolderWriter):
         content = BytesIO()
         Image.fromarray(drawn).save(content, format="PNG")
         return content.getvalue(), written
+
+
+def _is_in_colour(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # nothing there, or no picture
+        return False
 
 
 def label_map(labels: ImageLabels, *, values: str = "object", order: str = "area") -> tuple[np.ndarray, int]:

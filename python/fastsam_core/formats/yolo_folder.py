@@ -74,13 +74,16 @@ def read(
     Every image counts: one without a label file has no objects. names: class names by id, a list of them, or the
     data.yaml or text file that has them; by default those of a data.yaml or classes.txt in the folder or above it.
 
-    Raises FileNotFoundError where a label file has no image. While iterating, ValueError for lines that can't be read.
-    A line of five or six numbers is a box, with or without a score; of more, a polygon, with a score where their number
-    is even.
+    Raises FileNotFoundError without images, and where a label file has none. While iterating, ValueError for lines that
+    can't be read. A line of five or six numbers is a box, with or without a score; of more, a polygon, with a score
+    where their number is even.
     """
     labels, images = folders(Path(source), None if images is None else Path(images))
     pictures = pairs(labels, images)
-    found_names = class_names.find(labels) if names is None else class_names.as_names(names)
+    if not pictures:
+        raise FileNotFoundError(f"no image in {images} or below it")
+    files = [file for _, file in pictures if file is not None]
+    found_names = class_names.find(labels, files) if names is None else class_names.as_names(names)
 
     def images_labels() -> Iterator[ImageLabels]:
         for name, file in pictures:
@@ -103,7 +106,7 @@ def pairs(
     files = {}
     for name in image_files.walk(labels, _ENDINGS):
         stem = os.path.splitext(name)[0]
-        if os.path.basename(name) in class_names.FILES:
+        if os.path.basename(name) in class_names.FILES and stem not in stems:
             continue
         error: Exception | None = None
         if stem not in stems:
@@ -136,6 +139,10 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
         class_id, *values = (float(word) for word in words)
     except ValueError as error:
         raise ValueError(f"{error}; a line is a class id and numbers") from None
+    # Python also reads 1_000, and the digits of all scripts.
+    odd = next((word for word in words if "_" in word or not word.isascii()), None)
+    if odd is not None:
+        raise ValueError(f"{odd[:40]!r} is no number; a line is a class id and numbers")
     checked_class_id(class_id)
     is_box, has_score = len(values) in (4, 5), len(values) % 2 == 1
     score = values.pop() if has_score else None

@@ -7,7 +7,7 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,6 +72,38 @@ def folder_entries(folder: str) -> list[Entry]:
             f"{os.path.join(folder, '**', '*')!r}"
         )
     return entries
+
+
+def files_below(
+    root: str | os.PathLike[str], suffixes: Collection[str], skipped: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """Files with one of the suffixes in a folder and its sub-folders, by their relative paths with `/`, sorted.
+
+    What is hidden is left out, and so is the folder `skipped`. Links are followed, never in circles.
+    """
+    left_out = _identity(skipped) if skipped is not None and os.path.isdir(skipped) else None
+    found: list[str] = []
+
+    def visit(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        identity = _identity(folder)
+        if identity in above or (prefix and identity == left_out):
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    visit(entry.path, f"{prefix}{entry.name}/", above | {identity})
+                elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                    found.append(prefix + entry.name)
+
+    visit(os.fspath(root), "", frozenset())
+    return sorted(found)
+
+
+def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def glob_entries(pattern: str) -> list[Entry]:

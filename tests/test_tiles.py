@@ -182,6 +182,7 @@ def test_the_pixel_limit_holds_for_pictures(
         ([{"segmentation": {"size": [3, 3], "counts": "09"}}], r"\[3, 3\]"),
         ([{"segmentation": {"size": [64, 64], "counts": "0"}}], "RLE"),
         ([{"segmentation": np.ones((64, 64), bool), "predicted_iou": float("nan")}], "finite"),
+        ([{"segmentation": np.ones((64, 64), bool), "predicted_iou": None}], "aren't numbers: .None"),
     ],
 )
 def test_segmenters_that_break_their_word(picture: np.ndarray, returned: Any, message: str) -> None:

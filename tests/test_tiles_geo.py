@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fastsam_core import tiles
+from fastsam_core import cli, tiles
 from fastsam_core.tiles.tiff import is_geotiff, is_tiff
 from test_tiles import SMALL, bright
 
@@ -260,3 +260,47 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
         tiles.segment(minimal_tiff(path, [256, 257, 34735], False, "<"), bright)
     with pytest.raises(ValueError, match="complex"):
         tiles.segment(write(tmp_path / "c.tif", np.ones((1, 20, 20), np.complex64)), bright)
+
+
+@needs_rasterio
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ('LOCAL_CS["site",UNIT["metre",1]]', None),
+        ("EPSG:32632", (1e9, 0, 5e12, 0, -1e9, 5e12)),  # nowhere near the zone
+    ],
+)
+def test_rasters_without_a_place_on_wgs_84(
+    tmp_path: Path, crs: str, transform: tuple[float, ...] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = {} if transform is None else {"transform": rasterio.Affine(*transform)}
+    picture = (scene() * 255).astype(np.uint8)[None]
+    path = write(tmp_path / "a.tif", picture, crs=rasterio.CRS.from_user_input(crs), **where)
+    found = tiles.segment(path, bright, **SMALL)
+    with pytest.raises(ValueError, match=r"WGS 84 .*write a \.gpkg"):
+        found.save(tmp_path / "x.geojson")
+    assert not (tmp_path / "x.geojson").exists() and len(found) == 2
+    found.save(tmp_path / "x.gpkg")
+    # The command says so before it segments: there is no such model.
+    assert cli.main(["tiles", f"source={path}", f"output={tmp_path / 'x.geojson'}", "model=nothing.pt"]) == 1
+    assert "WGS 84" in capsys.readouterr().err
+
+
+@needs_rasterio
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_ground_control_points_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corners = [(0, 0, 10, 50), (0, WIDTH, 11, 50), (HEIGHT, 0, 10, 49)]
+    points = [rasterio.control.GroundControlPoint(*corner) for corner in corners]
+    path = write(tmp_path / "a.tif", (scene() * 255).astype(np.uint8)[None], crs=None, transform=None)
+    with rasterio.open(path, "r+") as file:
+        file.gcps = points, rasterio.CRS.from_epsg(4326)
+    found = tiles.segment(path, bright, **SMALL)
+    assert found.georeference is None and "ground control points" in caplog.text
+
+
+@needs_rasterio
+@pytest.mark.parametrize("dtype", ["complex64", "complex_int16"])
+def test_complex_bands_are_refused(tmp_path: Path, dtype: str) -> None:
+    path = write(tmp_path / "a.tif", scene().astype(np.complex64)[None], dtype=dtype)
+    with pytest.raises(ValueError, match=f"bands of {dtype} can't be shown"):
+        tiles.segment(path, bright, **SMALL)

@@ -132,6 +132,7 @@ def test_a_sequence() -> None:
     assert [one.area for one in found[1:]] == [4, 3] and found[:1].boxes.tolist() == [found[0].box.tolist()]
     assert found.boxes.dtype == found.areas.dtype == np.int64
     assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
+    assert len(found.within(21, 11, 0, 90)) == len(found.within(21, 11, 90, -1)) == 0
     assert len(found.within(0, 0, 21, 11)) == 1 and len(found.within(0, 0, 20, 60_000)) == 0
     shown = found.dense(598, 500, 5, 3)
     assert shown.shape == (3, 5, 3) and shown.sum(axis=(1, 2)).tolist() == [0, 4, 0]

@@ -40,7 +40,27 @@ def run(values: dict[str, Any]) -> None:
     from .run import segment
 
     output = f"{os.path.splitext(source)[0]}_objects.gpkg" if output is None else output
-    RasterObjects.check_path(output)  # before hours of work
+    # Before hours of work.
+    if RasterObjects.check_path(output).suffix.lower() == ".geojson":
+        _check_place(source)
     objects = segment(source, **given)
     objects.save(output)
     print(f"{len(objects)} object{'' if len(objects) == 1 else 's'} saved to {output}")
+
+
+def _check_place(source: str) -> None:
+    """ValueError where a GeoTIFF can't be placed on WGS 84, which GeoJSON is in."""
+    import numpy as np
+
+    from .tiff import is_geotiff
+    from .windows import open_raster
+
+    path = os.path.expanduser(source)
+    if not os.path.isfile(path) or not is_geotiff(path):
+        return
+    with open_raster(path) as raster:
+        where = raster.georeference
+        if where is not None and where.crs:
+            corners = [(x, y) for x in (0, raster.width) for y in (0, raster.height)]
+            if not np.isfinite(where.to_longitude_latitude(where.to_map(np.array(corners)))).all():
+                raise ValueError(f"a corner of {path} has no place on WGS 84, which .geojson is in; write a .gpkg")

@@ -28,7 +28,10 @@ class Georeference(NamedTuple):
         return np.stack([a * x + b * y + c, d * x + e * y + f], 1)
 
     def to_longitude_latitude(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points (K, 2) of the system in degrees on WGS 84, longitude first. ImportError without rasterio."""
+        """Points (K, 2) of the system in degrees on WGS 84, longitude first.
+
+        ImportError without rasterio, ValueError for points and systems that have no place there.
+        """
         try:
             from rasterio.crs import CRS
             from rasterio.warp import transform
@@ -36,5 +39,11 @@ class Georeference(NamedTuple):
             raise ImportError(f"GeoJSON of a raster with a reference system needs rasterio: {HINT}") from None
         x, y = points.T
         # OGC:CRS84 is WGS 84 with longitude first, which is what GeoJSON is in (RFC 7946, section 4).
-        found = transform(CRS.from_wkt(self.crs), CRS.from_string("OGC:CRS84"), x.tolist(), y.tolist())
+        try:
+            found = transform(CRS.from_wkt(self.crs), CRS.from_string("OGC:CRS84"), x.tolist(), y.tolist())
+        except Exception as error:  # rasterio lets GDAL's own through, which share no public class
+            reason = str(error)[:200]
+            raise ValueError(
+                f"the raster can't be placed on WGS 84 ({reason}); write a .gpkg, which keeps its reference system"
+            ) from error
         return np.stack([np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)], 1)

@@ -131,7 +131,7 @@ class RasterObjects(Sequence[RasterObject]):
     def within(self, y: int, x: int, height: int, width: int) -> RasterObjects:
         """The objects whose boxes share pixels with a window."""
         x1, y1, x2, y2 = self.boxes.T
-        meets = (x1 < x + width) & (x2 > x) & (y1 < y + height) & (y2 > y)
+        meets = (np.maximum(x1, x) < np.minimum(x2, x + width)) & (np.maximum(y1, y) < np.minimum(y2, y + height))
         return self._chosen(np.flatnonzero(meets).tolist())
 
     def dense(self, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
@@ -150,7 +150,8 @@ class RasterObjects(Sequence[RasterObject]):
         or in pixels with y upwards from 0 to minus the height. Polygons have `id` (from 1), `area` in pixels,
         `predicted_iou` and `stability`; they follow the edges of pixels, with holes.
 
-        ValueError for another suffix; ImportError for GeoJSON of a raster with a reference system without rasterio.
+        ValueError for another suffix, and for GeoJSON of a raster that has no place on WGS 84; ImportError for GeoJSON
+        of a raster with a reference system without rasterio.
         """
         from . import coco, geojson, geopackage
 

@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window
 
+from .._log import logger
 from .georeference import Georeference
 
 # Bands that aren't 8-bit are stretched between these percentiles: the default of QGIS's "cumulative count cut".
@@ -53,12 +54,19 @@ class GeoTiffWindows:
         self.height, self.width = int(dataset.height), int(dataset.width)
         self._dataset, self._path = dataset, path
         self._bands = _colour_bands(dataset)
-        kinds = {np.dtype(dataset.dtypes[band - 1]) for band in self._bands}
-        if any(kind.kind not in "uif" for kind in kinds):
-            raise ValueError(f"{path}: bands of {', '.join(sorted(map(str, kinds)))} can't be shown as a picture")
+        names = {str(dataset.dtypes[band - 1]) for band in self._bands}
+        if any("complex" in name for name in names):  # complex_int16 is known to rasterio alone
+            raise ValueError(f"{path}: bands of {', '.join(sorted(names))} can't be shown as a picture")
+        kinds = {np.dtype(name) for name in names}
         self._palette = _palette(dataset, self._bands)
         self._limits = None if kinds == {np.dtype(np.uint8)} or self._palette is not None else self._percentiles()
         self.georeference = _georeference(dataset)
+        if self.georeference is None and dataset.gcps[0]:
+            logger.warning(
+                "%s says by ground control points where it lies, which isn't read: objects lie in pixels. Rectify it "
+                "first, with gdalwarp for example",
+                path,
+            )
 
     def read(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.uint8]:
         """BGR pixels of a window."""

@@ -132,7 +132,13 @@ def _checked(record: Any, height: int, width: int) -> Found:
     rle.area(mask)  # reads all runs, so that broken ones are found here
     if list(mask["size"]) != [height, width]:
         raise ValueError(f"the model returned an RLE of {list(mask['size'])} for a tile of {[height, width]}")
-    scores = [float(record.get(name, 1.0)) for name in ("predicted_iou", "stability_score")]
+    given = [record.get(name, 1.0) for name in ("predicted_iou", "stability_score")]
+    try:
+        scores = [float(score) for score in given]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"the model returned scores that aren't numbers: {given}; leave out what it doesn't have"
+        ) from None
     if not np.isfinite(scores).all():
         raise ValueError(f"the model returned scores that aren't finite: {scores}")
     return Found(dict(mask), scores[0], scores[1])

@@ -122,6 +122,21 @@ def test_other_batches(config: AnnotateConfig) -> None:
         Annotator(config)(["a.jpg"])
 
 
+@pytest.mark.parametrize(
+    ("batch", "error", "said"),
+    [
+        ({"path": ["a", "b"], "bytes": [b""]}, ValueError, "one length: path 2, bytes 1"),
+        ({"path": "a.jpg"}, TypeError, "the column path must be a list or an array, not str"),
+        ({"path": ["a"], "image": None}, TypeError, "the column image must be a list or an array"),
+    ],
+)
+def test_columns_that_are_none(
+    batch: dict[str, Any], error: type[Exception], said: str, config: AnnotateConfig
+) -> None:
+    with pytest.raises(error, match=said):
+        Annotator(config)(batch)
+
+
 def test_no_rows(config: AnnotateConfig) -> None:
     assert {len(column) for column in Annotator(config)({"path": []}).values()} == {0}
 

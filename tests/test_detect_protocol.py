@@ -78,6 +78,8 @@ def test_nothing_found(nothing: Any) -> None:
         ((BOXES, [1] * 3, [0, float("nan"), 1], None), "whole numbers"),
         ((BOXES, [1] * 3, [0] * 3, "cat"), "names as str"),
         ((BOXES, [1] * 3, [0] * 3, {"cat": 0}), "keys aren't class ids"),
+        ((BOXES, [1] * 3, [0, 1, 1_000_000], None), "class ids that aren't whole numbers from 0 to 999999"),
+        ((BOXES, [1] * 3, [0, 1, 1e300], None), "class ids that aren't whole numbers from 0 to 999999"),
         (("boxes", [1], [0], None), "isn't numbers"),
         (([[1, 2], [3]], [1], [0], None), "isn't numbers"),
     ],

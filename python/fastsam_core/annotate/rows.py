@@ -40,7 +40,17 @@ def open_batch(batch: Any) -> tuple[Columns, Callable[[dict[str, list[Any]]], An
         )
     if "path" not in columns:
         raise ValueError(f"a batch needs the column path, and has {', '.join(map(str, columns)) or 'none'}")
+    lengths = {name: _length(name, columns[name]) for name in ("path", *_PIXELS) if name in columns}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"the columns of a batch must be of one length: {shown}")
     return columns, rebuild
+
+
+def _length(name: str, column: Any) -> int:
+    if isinstance(column, (str, bytes)) or not hasattr(column, "__len__"):
+        raise TypeError(f"the column {name} must be a list or an array, not {type(column).__name__}")
+    return len(column)
 
 
 def label(annotator: Annotator, columns: Columns) -> dict[str, list[Any]]:

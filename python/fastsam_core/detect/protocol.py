@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..formats.labels import MAX_CLASS_ID
+
 _CONTRACT = "a detector returns boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,), class ids (N,) and names {id: name}"
 
 
@@ -131,8 +133,9 @@ def checked(output: Any, path: str = "the image") -> Detections:
     wrong = np.flatnonzero((corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1]))
     if len(wrong):
         raise refuse(f"box {corners[wrong[0]].tolist()}, whose second corner isn't right of and below the first,")
-    if not (np.isfinite(class_ids).all() and (class_ids == np.round(class_ids)).all() and (class_ids >= 0).all()):
-        raise refuse("class ids that aren't whole numbers from 0 on")
+    # The negation also catches NaN.
+    if not ((class_ids >= 0) & (class_ids <= MAX_CLASS_ID) & (class_ids == np.round(class_ids))).all():
+        raise refuse(f"class ids that aren't whole numbers from 0 to {MAX_CLASS_ID}")
     return Detections(corners, confidence, class_ids.astype(np.int64), _names(output[3], refuse))
 
 

@@ -18,8 +18,14 @@ from fastsam_core import auto_annotate
 from fastsam_core.annotate import AnnotateConfig
 from fastsam_core.annotate.manifest import Manifest
 from fastsam_core.annotate.preview import Preview
-from fastsam_core.distributed import annotate_ray, worker
-from fastsam_core.distributed.inputs import EncodedRows, FolderRows, hashes, kind_of
+from fastsam_core.distributed import annotate_ray, ray_run, worker
+from fastsam_core.distributed.inputs import (
+    EncodedRows,
+    FolderRows,
+    WebInput,
+    hashes,
+    kind_of,
+)
 from fastsam_core.distributed.worker import Worker
 
 
@@ -50,6 +56,22 @@ def test_kinds_of_data(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / name).touch()
         assert kind_of(folder) == kind
+
+
+def test_tar_files_of_one_name(tmp_path: Path) -> None:
+    for name in ("train/000.tar", "val/000.TAR"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    for data in (tmp_path, [tmp_path / "train", tmp_path / "val"], ["s3://a/000.tar", "s3://b/000.tar"]):
+        with pytest.raises(ValueError, match=r"000\.(tar|TAR) would give their images the same names"):
+            WebInput.open(data)
+    assert WebInput.open(["s3://a/000.tar", "s3://b/001.tar"]).files is None
+
+
+@pytest.mark.parametrize(("cpus", "told"), [(1, True), (2, False), (0, True)])
+def test_actors_that_leave_no_cpu_to_read_with(cpus: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    ray_run._warn_of_waiting(cpus, 1)
+    assert ("this waits until there are more" in caplog.text) == told
 
 
 def worker_for(folder: Path, reader: Any, images: Path | None = None, keys: tuple[str, ...] = ()) -> Worker:

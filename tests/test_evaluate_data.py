@@ -142,6 +142,8 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         ({"labels": labels_of(1), "segments": np.array('{"label": 1}')}, "list of JSON objects"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": "1"}]')}, "segments[0]"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1}, {"label": 1}]')}, "segments[1]"),
+        ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "iscrowd": "0"}]')}, "iscrowd must be 0 or 1"),
+        ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "isthing": 2}]')}, "isthing must be 0 or 1"),
         ({"labels": labels_of(1), "segments": np.array({"label": 1}, dtype=object)}, "one text"),
         (b"PK but no archive", "no .npz file"),
         (b"", "no .npz file"),

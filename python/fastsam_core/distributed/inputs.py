@@ -18,7 +18,7 @@ from ..annotate.rows import load_row
 from ..annotate.shards import WHOLE, stable_hash
 from ..annotate.worklist import FileList, is_video, label_names, list_files
 from ..formats._writing import relative_path
-from ..sources.paths import IMAGE_SUFFIXES
+from ..sources.paths import IMAGE_SUFFIXES, files_below
 
 KINDS = ("folder", "parquet", "webdataset")
 _IMAGE_EXTENSIONS = tuple(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
@@ -160,6 +160,23 @@ class WebInput:
     data: Any
     files: None = None
 
+    @classmethod
+    def open(cls, data: Any) -> WebInput:
+        """ValueError for tar files of one name in different folders, whose images would have one name too."""
+        given = data if isinstance(data, (list, tuple)) else [data]
+        tars = [
+            path
+            for one in map(str, given)
+            for path in ([f"{one}/{name}" for name in files_below(one, {".tar"})] if os.path.isdir(one) else [one])
+        ]
+        first: dict[str, str] = {}
+        for path in tars:
+            name = _tar_name(path).casefold()
+            if name in first:
+                raise ValueError(f"{first[name]} and {path} would give their images the same names; rename one of them")
+            first[name] = path
+        return cls(data)
+
     def dataset(self, ray: Any, done: Collection[str]) -> Any:
         """All samples; workers pass over what is done."""
         return ray.data.read_webdataset(self.data, decoder=None, suffixes=list(_IMAGE_EXTENSIONS))
@@ -204,7 +221,7 @@ class EncodedRows:
         for extension in _IMAGE_EXTENSIONS:
             content = rows[extension][row] if extension in rows else None
             if isinstance(content, bytes):
-                shard = posixpath.splitext(posixpath.basename(str(rows["__url__"][row])))[0]
+                shard = _tar_name(str(rows["__url__"][row]))
                 return str(relative_path(f"{shard}/{rows['__key__'][row]}.{extension}")), content
         return None
 
@@ -216,6 +233,11 @@ class EncodedRows:
     def _load(self, key: str, content: Any) -> Loaded:
         loaded = load_row(key, key, content)
         return loaded._replace(name=self.renamed.get(key, loaded.name))
+
+
+def _tar_name(address: str) -> str:
+    """What the images of a tar file are called by: its own name."""
+    return posixpath.splitext(posixpath.basename(address))[0]
 
 
 def hashes(keys: Collection[str]) -> NDArray[np.uint64]:

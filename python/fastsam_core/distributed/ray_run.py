@@ -82,7 +82,7 @@ def annotate_ray(
     elif kind == "parquet":
         given = ParquetInput.open(ray, data, path_column, image_column)
     else:
-        given = WebInput(data)
+        given = WebInput.open(data)
     folder = Path(output_dir or default_folder(data)).absolute()
     keys = [] if given.files is None else [key for key in given.files.keys if not is_video(key)]
     images = given.files.root if given.files is not None and kind == "folder" else None
@@ -98,6 +98,8 @@ def annotate_ray(
         _clear(folder)
         dataset = given.dataset(ray, job.done)
         if dataset is not None:
+            if kind != "folder":
+                _warn_of_waiting(ray.cluster_resources().get("CPU", 0), cpus_per_actor)
             gpus = ray.cluster_resources().get("GPU", 0) if gpus_per_actor is None else gpus_per_actor
             per_actor = min(1, gpus) if gpus_per_actor is None else gpus
             made = dataset.map_batches(
@@ -139,6 +141,16 @@ def _most_actors(ray: Any, cpus: int, gpus: float) -> int:
     if gpus:
         return max(1, math.floor(resources.get("GPU", 0) / gpus))
     return max(1, math.floor(resources.get("CPU", 1) / cpus))
+
+
+def _warn_of_waiting(cpus: float, cpus_per_actor: int) -> None:
+    """Ray reads parquet and tar files in tasks of their own, for which an actor must leave a CPU."""
+    if cpus < cpus_per_actor + 1:
+        logger.warning(
+            "the cluster has %g CPUs, an actor takes %d and reading another one: this waits until there are more",
+            cpus,
+            cpus_per_actor,
+        )
 
 
 def _clear(folder: Path) -> None:

@@ -109,8 +109,12 @@ def _segments(text: str) -> Segments:
         number = entry.get("label")
         if not isinstance(number, int) or isinstance(number, bool) or number in things:
             raise ValueError(f"segments[{place}]: label must be a whole number of its own, not {number!r}")
-        if entry.get("iscrowd", 0):
+        crowd, thing = entry.get("iscrowd", 0), entry.get("isthing", 1)
+        for name, flag in (("iscrowd", crowd), ("isthing", thing)):
+            if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):
+                raise ValueError(f"segments[{place}]: {name} must be 0 or 1, not {flag!r}")
+        if crowd:
             crowds += 1
-        elif entry.get("isthing", 1):
+        elif thing:
             things.append(number)
     return Segments(things, crowds)

@@ -84,11 +84,14 @@ def test_a_box_without_pixels_stays_a_rectangle(
 
     monkeypatch.setattr(model, "decode_prompts", nothing)
     predictor = Predictor(overrides={"model": model, "imgsz": 128})
+    # A box too small for a pixel has no polygon.
+    (images.parent / "labels" / "sub" / "2.txt").write_text("1 0.501 0.501 0.001 0.001\n")
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         folder = yolo_bbox2segment(str(images), sam_model=predictor, device="cpu")
     assert folder is not None
     assert (folder / "1.txt").read_text().splitlines()[0] == "7 0.05 0.125 0.5 0.125 0.5 0.625 0.05 0.625"
-    assert "3 label files" in caplog.text and "3 boxes without a mask kept as rectangles" in caplog.text
+    assert "3 label files" in caplog.text and "3 boxes without a mask kept as rectangles; 1 left out" in caplog.text
+    assert (folder / "sub" / "2.txt").read_text() == ""
 
 
 def test_polygons_are_left_alone(images: Path, sam: SAM, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,6 +116,10 @@ def test_what_is_refused(images: Path, sam: SAM, tmp_path: Path) -> None:
         yolo_bbox2segment(images, sam_model=3)
     with pytest.raises(FileNotFoundError, match="im_dir is the folder of the images"):
         yolo_bbox2segment(tmp_path / "nowhere", sam_model=sam)
+    (tmp_path / "link").symlink_to(images.parent / "labels")
+    with pytest.raises(ValueError, match="where the boxes are read"):
+        yolo_bbox2segment(images, tmp_path / "link", sam)
+    assert (images.parent / "labels" / "1.txt").read_text() == BOXES
     (images.parent / "labels" / "1.txt").write_text("0 2 2 1 1\n")
     with pytest.raises(ValueError, match=r"1\.txt, line 1: 2 lies outside"):
         yolo_bbox2segment(images, sam_model=sam)

@@ -33,16 +33,21 @@ def yolo_bbox2segment(
     conf: leave out objects whose mask has a predicted IoU of at most this; by default all stay.
 
     Each image gets a file, empty where nothing is labelled. Classes and their order stay; see `formats.YoloWriter` for
-    the polygons. A box in which SAM finds no pixel becomes its own rectangle, and is counted in the log. Class names
-    found with the labels go along as a data.yaml. An image that can't be read is reported and left out.
+    the polygons. A box in which SAM finds no pixel becomes its own rectangle, or is left out if that has none either;
+    both are counted in the log. Class names found with the labels go along as a data.yaml. An image that can't be read
+    is reported and left out.
 
     Returns None, with a message and without writing anything, where labels hold polygons already. Raises
-    FileNotFoundError without images or labels, ValueError for lines that can't be read.
+    FileNotFoundError without images or labels, ValueError for lines that can't be read, and where `save_dir` is the
+    folder of the boxes.
     """
     from tqdm.auto import tqdm
 
     images = Path(im_dir)
     labels = _labels_of(images)
+    folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
+    if os.path.realpath(folder) == os.path.realpath(labels):
+        raise ValueError(f"save_dir is {labels}, where the boxes are read; they would be lost: give another folder")
     pictures = yolo_folder.pairs(labels, images)
     if not pictures:
         raise FileNotFoundError(f"no image in {images}")
@@ -55,7 +60,6 @@ def yolo_bbox2segment(
     options["conf"] = _ALL if conf is None else conf
     names = class_names.find(labels, [file for _, file in pictures if file is not None])
     written = skipped = bare = dropped = 0
-    folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
     with YoloWriter(folder) as writer:
         for name, file in tqdm(pictures, desc="boxes to masks", unit="image", disable=None):
             try:
@@ -67,9 +71,10 @@ def yolo_bbox2segment(
             height, width = image.shape[:2]
             boxes = [] if file is None else yolo_folder.read_file(file, (height, width))
             objects, rectangles = _segmented(model, image, boxes, options)
-            dropped += len(boxes) - len(objects)
-            bare += rectangles
-            writer.write(ImageLabels(name, width, height, objects, names))
+            # A rectangle may be too small for a pixel, and is no polygon then.
+            lines = writer.write(ImageLabels(name, width, height, objects, names))
+            dropped += len(boxes) - lines
+            bare += rectangles - (len(objects) - lines)
             written += 1
     notes = [(skipped, "images skipped"), (bare, "boxes without a mask kept as rectangles"), (dropped, "left out")]
     logger.info(

@@ -40,6 +40,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     os.symlink(tmp_path / "images", tmp_path / "images" / "round")
     os.symlink(tmp_path / "images", tmp_path / "elsewhere" / "back")
     assert walk(str(tmp_path / "images")) == ["a.jpg", "more/b.jpg"]
+    os.symlink("itself.jpg", tmp_path / "images" / "itself.jpg")  # an image that can't be read
+    os.symlink("itself", tmp_path / "images" / "itself")
+    assert walk(str(tmp_path / "images")) == ["a.jpg", "itself.jpg", "more/b.jpg"]
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

@@ -92,13 +92,20 @@ def files_below(
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if _leads_to_folder(entry):
                     visit(entry.path, f"{prefix}{entry.name}/", above | {identity})
                 elif os.path.splitext(entry.name)[1].lower() in suffixes:
                     found.append(prefix + entry.name)
 
     visit(os.fspath(root), "", frozenset())
     return sorted(found)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, among others
+        return False
 
 
 def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:

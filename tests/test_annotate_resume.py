@@ -129,14 +129,44 @@ def test_a_name_that_goes_to_another_image(
     assert counting.calls == 0
 
 
+def write_video(path: Path, images: Path, first: int, last: int) -> None:
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for i in range(first, last):
+        video.write(cv2.resize(cv2.imread(str(images / "abc"[i % 3] / f"{i:05}.png")), (64, 48)))
+    video.release()
+
+
+def test_a_video_that_is_cut_off_in_a_share(sam: SAM, images: Path, tmp_path: Path) -> None:
+    """Its frames belong to the video's share, whatever their own keys would say."""
+    folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0, "workers": 1}
+    folder.mkdir()
+    write_video(folder / "v.avi", images, 0, 10)
+    seen = 0
+
+    def interrupted(image: np.ndarray) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == 8:
+            raise KeyboardInterrupt
+        return detector(image)
+
+    interrupted.fingerprint = SAME  # type: ignore[attr-defined]
+    share = next(f"{i}/2" for i in range(2) if "v.avi" in Shard(i, 2))
+    with pytest.raises(KeyboardInterrupt):
+        auto_annotate(folder, interrupted, sam, shard=share, output_dir=tmp_path / "out", **options)
+    done = recorded(tmp_path / "out")
+    assert 2 <= len(done) < 8
+    auto_annotate(folder, detector, sam, shard=share, output_dir=tmp_path / "out", **options)
+    assert set(recorded(tmp_path / "out").values()) == {1}
+    fresh = tree(auto_annotate(folder, detector, sam, output_dir=tmp_path / "fresh", **options))
+    assert tree(tmp_path / "out") == fresh
+
+
 def test_a_name_that_goes_to_another_video(sam: SAM, images: Path, tmp_path: Path) -> None:
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
     folder.mkdir()
     for count, name in ((2, "v.mkv"), (3, "v.avi")):
-        video = cv2.VideoWriter(str(folder / name), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-        for i in range(count):
-            video.write(cv2.resize(cv2.imread(str(images / "abc"[(i + count) % 3] / f"{i + count:05}.png")), (64, 48)))
-        video.release()
+        write_video(folder / name, images, count, 2 * count)
         target = auto_annotate(folder, detector, sam, **options)
     fresh = tree(auto_annotate(folder, detector, sam, output_dir=tmp_path / "fresh", **options))
     assert tree(target) == fresh

@@ -155,7 +155,7 @@ class Job:
 
 def _moved(history: History, files: FileList | None) -> set[str]:
     """Finished images, frames and videos whose label files would have another name by now."""
-    if files is None:
+    if files is None or not (history.renamed or files.renamed):
         return set()
     found: set[str] = set()
     for key in history.finished:

@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from fastsam_core.cli import main
-from fastsam_core.formats import convert_labels, open_writer, read_labels
+from fastsam_core.formats import (
+    ImageLabels,
+    LabelledObject,
+    Segmentation,
+    convert_labels,
+    open_writer,
+    read_labels,
+)
 
 
 @pytest.fixture
@@ -88,6 +95,25 @@ def test_mistakes(place: Path, capsys: pytest.CaptureFixture[str], line: str, st
     assert run(line) == status
     text = capsys.readouterr().err
     assert text.startswith("fastsam: error: ") and text.count("\n") == 1 and message in text, text
+
+
+@pytest.mark.parametrize("to", ["coco", "sa1b", "labelme", "yolo"])
+def test_names_that_are_given(place: Path, to: str) -> None:
+    mask = Segmentation.from_polygons([[(1, 1), (5, 1), (5, 5)]], (10, 20))
+    with open_writer("unnamed", "sa1b") as writer:
+        for name, names in (("1.png", {}), ("2.png", {0: "cow"})):
+            writer.write(ImageLabels(name, 20, 10, [LabelledObject(0, mask), LabelledObject(1, mask)], names))
+    target = "named.json" if to == "coco" else "named"
+    convert_labels("unnamed", target, from_="sa1b", to=to, names=["horse", "dog"])
+    if to == "labelme":
+        found = [json.loads(Path(f"named/{number}.json").read_text())["shapes"] for number in (1, 2)]
+        assert [[shape["label"] for shape in shapes] for shapes in found] == [["horse", "dog"], ["horse", "dog"]]
+    elif to == "sa1b":
+        found = [json.loads(Path(f"named/{number}.json").read_text())["annotations"] for number in (1, 2)]
+        assert [[one["class_name"] for one in objects] for objects in found] == [["horse", "dog"], ["horse", "dog"]]
+    else:
+        options = {} if to == "coco" else {"images": "data/images"}
+        assert read_labels(target, to, **options).names == {0: "horse", 1: "dog"}
 
 
 def test_nothing_that_is_read_is_written_over(place: Path) -> None:

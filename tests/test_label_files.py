@@ -255,6 +255,14 @@ def test_image_ids(tmp_path: Path) -> None:
     assert [one.image_id for one in read_labels(tmp_path / "all.json", "coco")] == [7, 8, 3, 9, 10, 11]
 
 
+def test_boxes_that_leave_the_picture(tmp_path: Path) -> None:
+    boxes = [(-5, -5, 3, 3), (-5, -5, 0, 3), (6, 0, 9, 9), (2, 2, 2, 4), (3, 7, 5, 8)]
+    labels = ImageLabels("a.png", 6, 6, [LabelledObject(0, box=box) for box in boxes])
+    with open_writer(tmp_path, "yolo") as writer:
+        assert writer.write(labels) == 2
+    assert (tmp_path / "a.txt").read_text() == "0 0.25 0.25 0.5 0.5\n0 0.333333 0.5 0 0.333333\n"
+
+
 def test_crowds_and_boxes(tmp_path: Path) -> None:
     mask = Segmentation.from_rle(encoded(np.eye(6, dtype=bool)))
     objects = [LabelledObject(0, mask, iscrowd=True), LabelledObject(1, box=(1, 2, 4, 5.5), score=0.5)]

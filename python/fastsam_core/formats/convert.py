@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._arguments import UsageError
-from . import coco_file, sa1b, yolo_folder
+from . import class_names, coco_file, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
 from .labelme import LabelMeWriter
@@ -72,13 +72,14 @@ def convert_labels(
     """Read labels in one format and write them in another, one image at a time.
 
     source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
-    the images, which YOLO's reader and LabelMe's writer use. names: class names for a format that lacks them: by class
-    id, a list, or a file that has them. progress: show a bar; None on a terminal only.
+    the images, which YOLO's reader and LabelMe's writer use. names: class names in place of those that come with the
+    labels: by class id, a list, or a file that has them. progress: show a bar; None on a terminal only.
 
     Masks that come as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (a label map
     excepted). Other polygons keep their points where they stay polygons, to two decimals of a pixel in JSON and six
     significant digits of the image's side in YOLO's text. What a format can't hold is left out and counted: crowds and
-    masks without pixels where there are polygons, boxes where there must be masks.
+    masks without pixels where there are polygons, boxes where there must be masks, in YOLO's text boxes outside of the
+    image.
     Raises ValueError for malformed files, naming file and line or field, and where labels or images that are read would
     be written over; FileNotFoundError for missing images.
     """
@@ -95,14 +96,14 @@ def convert_labels(
     inputs = _Inputs(source, from_, images)
     inputs.spare(target, to)
     read = written = 0
+    given = {} if names is None or "names" in reading else class_names.as_names(names)
     with open_writer(target, to, **writing) as writer:
-        if names is not None and "names" not in reading:
-            from .class_names import as_names
-
-            writer.names.update(as_names(names))
+        writer.names.update(given)
         hidden = None if progress is None else not progress
         for labels in tqdm(found, desc=f"{from_} to {to}", unit="image", disable=hidden):
             read += len(labels.objects)
+            if given:
+                labels.names = dict(labels.names) | given
             if isinstance(writer, FolderWriter):
                 inputs.spare(writer.path_for(labels.file_name), to)
             written += writer.write(labels)

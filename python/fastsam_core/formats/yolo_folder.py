@@ -27,7 +27,8 @@ class YoloWriter(FolderWriter):
     A mask is one polygon along pixel edges, divided by width and height, so 0 and 1 are the image's borders as they
     are for boxes; its parts and holes are joined by bridges that are walked there and back, which any reader fills
     right that goes by pixel centres. Six significant digits give the mask back exactly for images of up to 200,000
-    pixels a side. An object without a mask becomes a box line. COCO's crowds and masks without pixels are left out.
+    pixels a side. An object without a mask becomes a box line. COCO's crowds, masks without pixels, and boxes outside
+    of the image are left out.
 
     tolerance: let outlines lose vertices, none farther than this many pixels from the rest. scores: put the score at
     a line's end, as prediction files have it; trainers refuse such files.
@@ -51,7 +52,10 @@ class YoloWriter(FolderWriter):
                 ring = found.segmentation.ring(self.tolerance).clip(0, extent) / extent
                 lines += yolo.lines([ring], [found.class_id], conf=conf)
             else:
+                left, top, right, bottom = found.corners()
                 x1, y1, x2, y2 = np.clip(found.corners(), 0, [*extent, *extent])
+                if (x2 - x1 <= 0 < right - left) or (y2 - y1 <= 0 < bottom - top):
+                    continue
                 box = np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]) / [*extent, *extent]
                 lines += yolo.box_lines([box], [found.class_id], conf=conf)
         return "".join(f"{line}\n" for line in lines).encode(), len(lines)

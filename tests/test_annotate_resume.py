@@ -136,6 +136,18 @@ def write_video(path: Path, images: Path, first: int, last: int) -> None:
     video.release()
 
 
+def test_arrays_are_told_apart_by_their_pixels(sam: SAM, images: Path, tmp_path: Path) -> None:
+    """Those of another call have the same names."""
+    pictures = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
+    options: dict[str, Any] = {"formats": ["yolo", "coco"]}
+    counting = CountingDetector(SAME)
+    for chosen in (pictures[:3], pictures[2:6], [pictures[7] * 0, *pictures[3:6]], pictures[2:4]):
+        target = auto_annotate(chosen, counting, sam, output_dir=tmp_path / "out", **options)
+        fresh = tree(auto_annotate(chosen, detector, sam, output_dir=tmp_path / f"fresh{counting.calls}", **options))
+        assert fresh.items() <= tree(target).items()
+    assert counting.calls == 3 + 4 + 1 + 1  # of the last two calls, all but one were known
+
+
 def test_a_video_that_is_cut_off_in_a_share(sam: SAM, images: Path, tmp_path: Path) -> None:
     """Its frames belong to the video's share, whatever their own keys would say."""
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0, "workers": 1}

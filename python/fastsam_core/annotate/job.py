@@ -46,6 +46,7 @@ class Job:
         self._files = files
         self._turn = threading.Lock()
         self._videos: list[str] = []
+        self._seen: set[str] = set()
         self.now = 0
         labels.folder.mkdir(parents=True, exist_ok=True)
         if resume and not is_started(labels.folder):
@@ -80,7 +81,7 @@ class Job:
             groups = groups_of_files(self._files, self._shard, self.done, batch, self._videos)
         else:
             assert source is not None
-            groups = groups_of_source(source, self._shard, self.done, batch)
+            groups = groups_of_source(source, self._shard, self.done, batch, self.history.digests, self._seen)
         render = Renderer(self.labels.formats, self.labels.folder, None if self._files is None else self._files.root)
         work = Work(annotator, self.labels, render, self.preview, stop_at_errors=stop_at_errors)
         with tqdm(
@@ -115,7 +116,9 @@ class Job:
             shown = f"{left} images" if left else "other images"
             logger.info("%s belong to other shares; what belongs to all images is written once they are done", shown)
             return
-        assemble(self.labels, everything, finished_names(files, everything.finished), self.preview)
+        # What another call labelled under other names is none of this one's.
+        finished = everything.finished & self._seen if self._seen else everything.finished
+        assemble(self.labels, everything, finished_names(files, finished), self.preview)
 
     def total(self, source: Source | None = None) -> int | None:
         """How many images there are in this share, as far as headers tell."""

@@ -6,10 +6,11 @@ stop would have, and rounding can't differ.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ class Loaded(NamedTuple):
     """One image, or the reason why there is none.
 
     key: what the manifest calls it. name: its label files, relative and without suffix. file_name: what label files
-    call the image: its relative path; a frame is called like a picture of it. image: BGR uint8 (H, W, 3).
+    call the image: its relative path; a frame is called like a picture of it. image: BGR uint8 (H, W, 3). digest: of
+    the pixels, where no file tells them from others of that name.
     """
 
     key: str
@@ -36,6 +38,7 @@ class Loaded(NamedTuple):
     file_name: str
     image: NDArray[np.uint8] | None
     error: str = ""
+    digest: str = ""
 
 
 Load = Callable[[], Loaded]
@@ -69,9 +72,23 @@ def groups_of_files(
     yield from loads()
 
 
-def groups_of_source(source: Source, shard: Shard, finished: Collection[str], batch: int) -> Iterator[list[Load]]:
-    """The same for pictures that can only be had one after the other."""
-    return _grouped((loaded for loaded in _named(source) if loaded.key in shard), finished, batch)
+def groups_of_source(
+    source: Source, shard: Shard, finished: set[str], batch: int, digests: Mapping[str, str], seen: set[str]
+) -> Iterator[list[Load]]:
+    """The same for pictures that can only be had one after the other, whose keys are added to `seen`.
+
+    digests: of the pictures that were labelled. Another one under the name of one of them is taken out of `finished`.
+    """
+
+    def pictures() -> Iterator[Loaded]:
+        for loaded in _named(source):
+            if loaded.key in shard:
+                seen.add(loaded.key)
+                if loaded.image is not None and digests.get(loaded.key) != loaded.digest:
+                    finished.discard(loaded.key)
+                yield loaded
+
+    return _grouped(pictures(), finished, batch)
 
 
 def load_file(files: FileList, key: str) -> Loaded:
@@ -126,7 +143,14 @@ def _named(source: Source) -> Iterator[Loaded]:
             number += 1
             unique = f"{stem}-{number}"
         taken.add(unique.casefold())
-        yield Loaded(unique + suffix, unique, unique + suffix, item.image, item.error or "")
+        digest = "" if item.image is None else _digest(item.image)
+        yield Loaded(unique + suffix, unique, unique + suffix, item.image, item.error or "", digest)
+
+
+def _digest(image: NDArray[np.uint8]) -> str:
+    content = hashlib.blake2b("{}x{}:".format(*image.shape[:2]).encode(), digest_size=16)
+    content.update(np.ascontiguousarray(image).data)
+    return content.hexdigest()
 
 
 def _base(item: Item) -> str:

@@ -38,7 +38,7 @@ class History:
 
     finished: keys of labelled images. videos: of videos that have been labelled to their end. failed: reasons by key.
     classes: objects by class id and name. empty: images without objects. renamed: names of label files by key, where
-    another image had the image's own name when it was labelled.
+    another image had the image's own name when it was labelled. digests: of the pixels of images that have no file.
     """
 
     finished: set[str] = field(default_factory=set)
@@ -47,6 +47,8 @@ class History:
     classes: Counter[tuple[int, str]] = field(default_factory=Counter)
     empty: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    _classes_of: dict[str, list[Any]] = field(default_factory=dict)  # those that have a digest
 
     def name(self, key: str) -> str:
         """What the label files of a finished image were called when they were written, relative and without suffix."""
@@ -59,6 +61,8 @@ class History:
             self.renamed.pop(key, None)
             if "name" in line:
                 self.renamed[key] = line["name"]
+            if "digest" in line:
+                self._note(key, line["digest"], line["classes"])
         if key in self.finished:
             return
         if line["status"] == "video":
@@ -72,6 +76,16 @@ class History:
         for class_id, name, count in line["classes"]:
             self.classes[class_id, name] += count
         self.empty += not line["classes"]
+
+    def _note(self, key: str, digest: str, classes: list[Any]) -> None:
+        """Of an image without a file; what is known of another one under its name is forgotten."""
+        if self.digests.get(key, digest) != digest:
+            self.finished.discard(key)
+            for class_id, name, count in self._classes_of[key]:
+                self.classes[class_id, name] -= count
+            self.classes = +self.classes
+            self.empty -= not self._classes_of[key]
+        self.digests[key], self._classes_of[key] = digest, classes
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -126,10 +126,12 @@ def _line(outcome: Outcome) -> Line:
         return {"key": loaded.key, "status": "error", "error": error, "time": moment}
     height, width = results.orig_shape
     classes = Counter((int(row[5]), results.name_of(row[5])) for row in results.rows())
-    renamed = {} if loaded.name == own_name(loaded.key) else {"name": loaded.name}
+    more = {"name": loaded.name} if loaded.name != own_name(loaded.key) else {}
+    if loaded.digest:
+        more["digest"] = loaded.digest
     return {
         "key": loaded.key,
-        **renamed,
+        **more,
         "status": "ok",
         "width": width,
         "height": height,

@@ -157,6 +157,16 @@ def test_labels_beside_the_images(sam: SAM, images: Path) -> None:
     assert tree(inside) == before
 
 
+def test_an_image_that_is_called_like_the_contact_sheet(sam: SAM, images: Path) -> None:
+    taken = images / "preview.jpg"
+    taken.write_bytes(next(images.rglob("*.png")).read_bytes())
+    before = taken.read_bytes()
+    with pytest.raises(ValueError, match=r"preview\.jpg is an image, whose place the contact sheet would take"):
+        auto_annotate(images, detector, sam, output_dir=images)
+    auto_annotate(images, detector, sam, output_dir=images, preview=0)
+    assert taken.read_bytes() == before and (images / "preview.txt").exists()
+
+
 def test_frames_of_a_video(sam: SAM, images: Path) -> None:
     writer = cv2.VideoWriter(str(images / "a" / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (80, 48))
     for level in range(3):

@@ -16,12 +16,12 @@ from ..sources import load_sources
 from .annotator import Annotator
 from .files import LabelFiles
 from .job import Job
-from .manifest import file_name
+from .manifest import file_name, is_started
 from .preview import SHEET, Preview
 from .settings import ON_ERROR, AnnotateConfig
 from .shards import WHOLE, local_rank, read_shard
 from .summary import summary
-from .worklist import FileList, is_video, list_files
+from .worklist import FileList, is_video, label_names, list_files
 
 
 def auto_annotate(
@@ -96,7 +96,7 @@ def auto_annotate(
     source = load_sources(data) if files is None else None
     folder = Path(output_dir) if output_dir else default_folder(data)
     if files is not None:
-        _keep_apart(files, folder, config.formats)
+        keep_apart(files, folder, config.formats, preview > 0)
     sheet = Preview([] if files is None else [key for key in files.keys if not is_video(key)], preview)
     annotator = Annotator(config)
     settings = {"data": identity(files, data, folder), **annotator.settings()}
@@ -130,15 +130,21 @@ def own_gpu() -> str:
     return f"cuda:{rank % count}" if rank is not None and count > 1 else ""
 
 
-def _keep_apart(files: FileList, folder: Path, formats: Sequence[str]) -> None:
-    """What is written must not be taken for images by the next run."""
+def keep_apart(files: FileList, folder: Path, formats: Sequence[str], with_preview: bool) -> None:
+    """What is written must not be taken for images by the next run, nor take an image's place."""
     if folder.is_dir() and os.path.samefile(folder, files.root):
         if "png" in formats:
             raise ValueError(
                 f"png label maps can't go into {folder}, the folder of the images; give another output_dir"
             )
-        if SHEET in files.keys:
+        if SHEET in files.keys and is_started(folder):
             files.keys.remove(SHEET)
+            files.renamed = label_names(files.keys)
+        elif SHEET in files.keys and with_preview:
+            raise ValueError(
+                f"{folder / SHEET} is an image, whose place the contact sheet would take; give another output_dir, or "
+                "preview=0"
+            )
 
 
 def identity(files: FileList | None, data: Any, folder: Path) -> str:

@@ -15,7 +15,7 @@ from ..annotate.annotator import Annotator
 from ..annotate.files import LabelFiles
 from ..annotate.job import Job
 from ..annotate.preview import Preview
-from ..annotate.run import default_folder, identity
+from ..annotate.run import default_folder, identity, keep_apart
 from ..annotate.settings import AnnotateConfig
 from ..annotate.summary import summary
 from ..annotate.worklist import is_video
@@ -84,6 +84,8 @@ def annotate_ray(
     else:
         given = WebInput.open(data)
     folder = Path(output_dir or default_folder(data)).absolute()
+    if isinstance(given, FolderInput):
+        keep_apart(given.files, folder, config.formats, preview > 0)
     keys = [] if given.files is None else [key for key in given.files.keys if not is_video(key)]
     images = given.files.root if given.files is not None and kind == "folder" else None
     sheet = Preview(keys, preview)

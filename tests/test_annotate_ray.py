@@ -118,13 +118,17 @@ def test_encoded_rows(tmp_path: Path) -> None:
 
     web = EncodedRows("webdataset", "__key__", "", {}, hashes([]))
     samples = {
-        "__key__": ["001", "002", "003"],
-        "__url__": ["/data/shard-07.tar"] * 3,
-        "jpg": [None, contents[1], None],
-        "png": [contents[0], contents[1], None],
+        "__key__": ["001", "002", "003", "004", "005"],
+        "__url__": ["/data/shard-07.tar"] * 5,
+        "jpg": [None, contents[1], None, None, None],
+        "png": [contents[0], contents[1], None, None, None],
+        "txt": [b"one", b"two", b"three", b"four", b"five"],
+        "v2.PNG": [contents[2], None, None, contents[2], None],
+        "JPG": [None, None, None, None, contents[3]],
     }
-    assert [line["key"] for line in worker_for(out, web).label(samples)] == ["shard-07/001.png", "shard-07/002.jpg"]
-    assert sorted(path.name for path in (out / "shard-07").iterdir()) == ["001.txt", "002.txt"]
+    names = ["001.png", "002.jpg", "004.v2.PNG", "005.JPG"]
+    assert [line["key"] for line in worker_for(out, web).label(samples)] == [f"shard-07/{name}" for name in names]
+    assert sorted(path.name for path in (out / "shard-07").iterdir()) == ["001.txt", "002.txt", "004.v2.txt", "005.txt"]
 
 
 def test_images_that_kill_their_process(tmp_path: Path) -> None:

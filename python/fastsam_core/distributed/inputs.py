@@ -179,7 +179,7 @@ class WebInput:
 
     def dataset(self, ray: Any, done: Collection[str]) -> Any:
         """All samples; workers pass over what is done."""
-        return ray.data.read_webdataset(self.data, decoder=None, suffixes=list(_IMAGE_EXTENSIONS))
+        return ray.data.read_webdataset(self.data, decoder=None, suffixes=is_image)
 
     def reader(self, done: Collection[str]) -> EncodedRows:
         """What makes images of the rows, in the workers."""
@@ -218,11 +218,11 @@ class EncodedRows:
     def _row(self, rows: Batch, row: int) -> tuple[str, Any] | None:
         if self.kind == "parquet":
             return str(relative_path(str(rows[self.path][row]))), rows[self.image][row]
-        for extension in _IMAGE_EXTENSIONS:
-            content = rows[extension][row] if extension in rows else None
+        for column in sorted(filter(is_image, rows), key=lambda name: (name.count("."), name)):
+            content = rows[column][row]
             if isinstance(content, bytes):
                 shard = _tar_name(str(rows["__url__"][row]))
-                return str(relative_path(f"{shard}/{rows['__key__'][row]}.{extension}")), content
+                return str(relative_path(f"{shard}/{rows['__key__'][row]}.{column}")), content
         return None
 
     def _is_done(self, key: str) -> bool:
@@ -233,6 +233,11 @@ class EncodedRows:
     def _load(self, key: str, content: Any) -> Loaded:
         loaded = load_row(key, key, content)
         return loaded._replace(name=self.renamed.get(key, loaded.name))
+
+
+def is_image(suffix: str) -> bool:
+    """Whether files of a webdataset with this suffix, all that follows a name's first dot, are images."""
+    return suffix.rpartition(".")[2].lower() in _IMAGE_EXTENSIONS
 
 
 def _tar_name(address: str) -> str:

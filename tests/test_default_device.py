@@ -1,11 +1,11 @@
-"""A program's default device is for its own tensors: what lies on the CPU here stays there.
+"""A program's default device and dtype are for its own tensors: what lies on the CPU here stays there, as float32.
 
 PyTorch's device "meta" stands for a GPU: its tensors have no data, so that any use of one is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fastsam_core import Predictor, Results, auto_annotate, rle, tiles
+from fastsam_core.models.checkpoint import load_model
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from small_model import FEW, QUIET, bgr_picture, small_model
 
@@ -92,3 +93,51 @@ def test_results_are_the_same(predictor: Predictor, tmp_path: Path, work: Callab
     expected = work(predictor, tmp_path)
     with torch.device("meta"):
         assert work(predictor, tmp_path) == expected
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[Callable[[torch.dtype], None]]:
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("work", [prompts, everything, results, run_lengths, other_ways])
+def test_results_are_the_same_in_another_default_dtype(
+    tmp_path: Path,
+    default_dtype: Callable[[torch.dtype], None],
+    work: Callable[[Predictor, Path], Any],
+) -> None:
+    model = small_model()
+
+    def worked() -> Any:
+        made = Predictor(overrides={"model": model, **QUIET})  # which has kept nothing yet
+        made.set_image(PICTURE)
+        return work(made, tmp_path)
+
+    expected = worked()
+    default_dtype(torch.bfloat16)
+    assert worked() == expected
+
+
+def test_scores_are_float32_whatever_the_default_dtype(
+    predictor: Predictor, default_dtype: Callable[[torch.dtype], None]
+) -> None:
+    default_dtype(torch.float64)
+    (found,) = predictor(PICTURE, **FEW)
+    logits, scores = predictor.prompt_inference(PICTURE, bboxes=BOXES)
+    assert {one.dtype for one in (found.predicted_iou, found.stability_score, logits, scores)} == {torch.float32}
+    given = Results(PICTURE, "a", {}, [[*BOXES[0], 0.3, 0]], predicted_iou=[0.1], point_coords=[[[1.1, 2.1]]])
+    assert {one.dtype for one in (given.boxes.data, given.predicted_iou, given.point_coords)} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_loaded_weights_are_those_of_the_file(
+    tmp_path: Path, default_dtype: Callable[[torch.dtype], None], dtype: torch.dtype
+) -> None:
+    weights = small_model().state_dict()
+    torch.save(weights, tmp_path / "model.pt")
+    default_dtype(dtype)
+    with torch.device("meta"):
+        loaded = load_model(tmp_path / "model.pt").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())

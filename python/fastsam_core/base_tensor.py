@@ -136,7 +136,9 @@ def take(values: Any, rows: Rows) -> Any:
 
 def as_tensor(values: Any) -> Any:
     """A tensor or an array as it is, anything else as a float32 tensor."""
-    return values if isinstance(values, (torch.Tensor, np.ndarray)) else tensor_of(values).float()
+    if isinstance(values, (torch.Tensor, np.ndarray)):
+        return values
+    return torch.as_tensor(values, dtype=torch.float32, device="cpu")
 
 
 def each(values: Any, change: Callable[[Any], Any]) -> Any:

@@ -126,7 +126,7 @@ class MaskResizer:
             rows, shares = cells[first:end].to(part.device), weights[first:end].to(part.device)
             # Beyond the last cell the weights are zero.
             taps = (part[(rows + tap).clamp(max=len(part) - 1)] * shares[:, tap, None] for tap in range(3))
-            part = sum(taps, torch.zeros((), device=part.device)).T
+            part = sum(taps, torch.zeros((), dtype=part.dtype, device=part.device)).T
         return part
 
     def record(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> MaskRecord:

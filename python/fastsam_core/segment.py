@@ -62,8 +62,8 @@ def low_res_masks(
 ) -> tuple[Tensor, Tensor]:
     """Logits (C, S / 4, S / 4) and predicted IoU (C,), float32, object by object: C = N, or 3 N with several masks."""
     per_object, side = 3 if multimask_output else 1, model.image_size // 4
-    logits = torch.empty(len(prompts), per_object, side, side, device=model.device)
-    scores = torch.empty(len(prompts), per_object, device=model.device)
+    logits = torch.empty(len(prompts), per_object, side, side, dtype=torch.float32, device=model.device)
+    scores = torch.empty(len(prompts), per_object, dtype=torch.float32, device=model.device)
     for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, dtype, Stopwatch()):
         logits[index.to(logits.device)] = low_res
         scores[index.to(scores.device)] = predicted_iou

@@ -87,7 +87,7 @@ class OnnxDetector:
         outputs = [np.asarray(output, np.float32) for output in self.session.run(None, {self._input: pixels})]
         boxes, scores, class_ids = self._objects(torch.from_numpy(outputs[0]), [one.shape for one in outputs[1:]])
         if self.config.classes is not None:
-            kept = torch.isin(class_ids, torch.tensor(self.config.classes))
+            kept = torch.isin(class_ids, torch.tensor(self.config.classes, device=class_ids.device))
             boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
         boxes, scores, class_ids = (part[: self.config.max_det] for part in (boxes, scores, class_ids))
         return Detections(place.boxes(boxes).numpy(), scores.numpy(), class_ids.numpy(), self.names)

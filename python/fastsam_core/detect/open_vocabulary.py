@@ -74,7 +74,8 @@ class OpenVocabularyDetector:
         if not texts:
             return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
         height, width = image.shape[:2]
-        boxes, scores = [torch.zeros(0, 4, device="cpu")], [torch.zeros(0, len(texts), device="cpu")]
+        none = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
+        boxes, scores = [none], [none.new_zeros(0, len(texts))]
         for corners, part in self._owl(image, texts) if self.kind.startswith("owl") else self._dino(image, texts):
             boxes.append(corners.float().cpu())
             scores.append(part.float().cpu())

@@ -81,8 +81,9 @@ def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: t
     for field, key in _FIELDS.items():
         values = [record.get(key) for record in records]
         if all(value is not None for value in values):
-            # Points stay a list, because masks may have different numbers of them.
-            known[field] = values if key == "point_coords" else torch.tensor(values, device=device)
+            # Points stay a list, because masks may have different numbers of them. Crop boxes are whole numbers.
+            dtype = torch.float32 if field.endswith(("iou", "score")) else None
+            known[field] = values if key == "point_coords" else torch.tensor(values, dtype=dtype, device=device)
     return {"boxes": boxes, "masks": Masks(shapes, picture, device=device), **known}
 
 

@@ -63,11 +63,12 @@ def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any
                 f"the file name stands for {expected.name}, but the {len(state)} tensors in it are those of {name}; "
                 "rename it if that is what you want"
             )
-        built = _build(MODELS[name])
+        # Made in PyTorch's default type, which may hold less than the file.
+        built = _build(MODELS[name]).float()
         load_state_dict(built, state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return built.float().eval().to(chosen)
+    return built.eval().to(chosen)
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
@@ -185,7 +186,7 @@ class _WithoutInit(TorchFunctionMode):
 
 
 def _build(spec: ModelSpec) -> SamModel:
-    with _WithoutInit():
+    with torch.device("cpu"), _WithoutInit():
         return spec.build()
 
 

@@ -132,6 +132,7 @@ class PositionEmbeddingRandom(nn.Module):
 
     def grid(self, size: int) -> Tensor:
         """The embedding of each cell's centre on a (size, size) grid: (2 * num_features, size, size)."""
-        axis = (torch.arange(size, device=self.positional_encoding_gaussian_matrix.device) + 0.5) / size
+        device = self.positional_encoding_gaussian_matrix.device
+        axis = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)

@@ -244,7 +244,8 @@ class SamModel(nn.Module):
         if count == 0:
             side = self.image_size // 4
             shape = (0, len(range(4)[chosen]))
-            return torch.zeros(*shape, side, side, device=self.device), torch.zeros(*shape, device=self.device)
+            scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
+            return scores.new_zeros(*shape, side, side), scores
         folded = image.folded if masks is None and not torch.is_grad_enabled() else None
         with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)

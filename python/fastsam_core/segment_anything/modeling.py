@@ -29,7 +29,7 @@ class Sam(SamModel):
         super().__init__(model.name, model.image_encoder, model.prompt_encoder, model.mask_decoder)
         self.judgement = model.judgement
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
-            tensor = torch.tensor(values, device=self.device).view(-1, 1, 1)
+            tensor = torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
         self.set_image_size(self.image_size)
         self.train(model.training)

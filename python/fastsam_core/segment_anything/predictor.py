@@ -139,7 +139,7 @@ class SamPredictor:
         resizer = MaskResizer(self.input_size, self.original_size, self.model.image_size)
         flat = low_res.flatten(0, 1)
         if return_logits:
-            masks = torch.empty(shape, device=low_res.device)
+            masks = low_res.new_empty(shape)
             for place, logits in enumerate(flat):
                 masks.view(-1, *self.original_size)[place] = resizer.logits(logits)
             return masks, predicted_iou, low_res

@@ -262,8 +262,8 @@ def _places(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor
     """Centres (A, 2) x, y and strides (A,) of all cells, level by level, row by row, float32."""
     centres, strides = [], []
     for (height, width), stride in zip(shapes, STRIDES, strict=True):
-        y = (torch.arange(height, device=device) + 0.5) * stride
-        x = (torch.arange(width, device=device) + 0.5) * stride
+        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
+        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
         centres.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], 1))
-        strides.append(torch.full((height * width,), float(stride), device=device))
+        strides.append(torch.full((height * width,), float(stride), dtype=torch.float32, device=device))
     return torch.cat(centres), torch.cat(strides)

@@ -45,6 +45,6 @@ def preprocess_image(
     pixels = resize_image(image, height, width, bgr).permute(2, 0, 1)
     channel_mean = torch.tensor(mean, dtype=torch.float32, device=image.device).view(3, 1, 1)
     channel_std = torch.tensor(std, dtype=torch.float32, device=image.device).view(3, 1, 1)
-    out = torch.zeros(1, 3, size, size, device=image.device)
+    out = torch.zeros(1, 3, size, size, dtype=torch.float32, device=image.device)
     out[0, :, :height, :width] = (pixels - channel_mean) / channel_std
     return out.permute(0, 2, 3, 1).contiguous() if channels_last else out

@@ -7,7 +7,9 @@ to a third of an encoder's time. Where a model alternates between the two, PyTor
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,9 +19,24 @@ import torch
 
 _native: ContextVar[int] = ContextVar("_native", default=0)
 _lock = Lock()
+
+
+def _end_openmp_threads() -> None:
+    """End those that PyTorch has started from this thread; they start again when they are next needed.
+
+    GNU's runtime would still count on them in a forked child, which doesn't have them, and wait there without end.
+    """
+    if _pause_openmp is not None:
+        _pause_openmp(_HARD_PAUSE)
+
+
+_HARD_PAUSE = 2  # omp_pause_hard of OpenMP 5.0
+_pause_openmp = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None) if sys.platform == "linux" else None
+
 if hasattr(os, "register_at_fork"):
     # A child begins without the thread that may hold it; it is held for no more than a moment.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    os.register_at_fork(before=_end_openmp_threads)
 
 
 def thread_count() -> int:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from .prediction_loop import Callback, check_event
+from .prediction_loop import Callback, check_callback, check_event
 
 # Layers, parameters, parameters that take gradients, GFLOPs.
 Summary = tuple[int, int, int, float]
@@ -20,7 +20,7 @@ class ModelFacade:
 
     def add_callback(self, event: str, function: Callback) -> None:
         """Call `function(predictor)` at `event`, one of `prediction_loop.EVENTS`."""
-        check_event(event)
+        check_callback(event, function)
         self.callbacks.setdefault(event, []).append(function)
 
     def clear_callback(self, event: str) -> None:

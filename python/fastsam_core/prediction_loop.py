@@ -48,6 +48,7 @@ class PredictionLoop:
         self.seen = 0
         self.save_dir: Path | None = None
         self._saved_as: tuple[Any, ...] = ()
+        self._calling_back: int | None = None  # the thread whose callbacks run amid its pictures
         self._lock = threading.RLock()
         _LOOPS.add(self)
 
@@ -67,7 +68,7 @@ class PredictionLoop:
 
     def add_callback(self, event: str, function: Callback) -> None:
         """Call `function(predictor)` at `event`, one of `EVENTS`."""
-        check_event(event)
+        check_callback(event, function)
         self.callbacks.setdefault(event, []).append(function)
 
     # --- the loop ---
@@ -80,6 +81,8 @@ class PredictionLoop:
         self._fire("on_predict_start")
         total = dict.fromkeys(Stopwatch().speed, 0.0)
         count = 0
+        # A callback may predict too; the pictures that it was called for are then at hand as before.
+        around = (self.batch, self.results) if self._calling_back == threading.get_ident() else None
         try:
             for group in _groups(items, _group_size(items, config)):
                 for result in run(group, writer):
@@ -97,6 +100,8 @@ class PredictionLoop:
                 writer.close()
             if isinstance(items, Source):
                 items.close()
+            if around is not None:
+                self.batch, self.results = around
         self._report(config, total, count, writer)
         self._fire("on_predict_end")
 
@@ -104,14 +109,16 @@ class PredictionLoop:
         """These pictures go through the model next, together."""
         pictures = [item.image for item in items if item.image is not None]
         self.batch = [item.path for item in items], pictures, [_label(item) for item in items]
-        self._fire("on_predict_batch_start")
+        self._fire_amid("on_predict_batch_start")
 
     def _end(
         self, items: Sequence[Item], results: list[Results], config: Config, writer: saving.ResultWriter | None
     ) -> list[Results]:
         """They have gone through it. What is given is what callbacks have left in `results`."""
         self.results = results
-        self._fire("on_predict_postprocess_end")
+        self._fire_amid("on_predict_postprocess_end")
+        if len(self.results) != len(items):
+            raise ValueError(f"a callback has left {len(self.results)} results for {len(items)}: one each is needed")
         for item, result in zip(items, self.results, strict=True):
             self.seen += 1
             if config.verbose:
@@ -120,7 +127,7 @@ class PredictionLoop:
                 say(f"{_label(item)}{item.path}: {height}x{width} {self._found(result)}, {spent:.1f}ms")
             if writer is not None:
                 writer.write(item, result)
-        self._fire("on_predict_batch_end")
+        self._fire_amid("on_predict_batch_end")
         return self.results
 
     def _found(self, result: Results) -> str:
@@ -150,6 +157,14 @@ class PredictionLoop:
                 self.save_dir, self._saved_as = saving.run_folder(config), wanted
             return self.save_dir
 
+    def _fire_amid(self, event: str) -> None:
+        """With the lock, between a picture's beginning and its end."""
+        before, self._calling_back = self._calling_back, threading.get_ident()
+        try:
+            self._fire(event)
+        finally:
+            self._calling_back = before
+
     def _fire(self, event: str) -> None:
         for function in list(self.callbacks.get(event, ())):
             function(self)
@@ -172,6 +187,13 @@ def check_event(event: str) -> None:
     """ValueError for an event that never comes."""
     if event not in EVENTS:
         raise ValueError(f"unknown event {event!r}; the events are {', '.join(EVENTS)}")
+
+
+def check_callback(event: str, function: Any) -> None:
+    """As `check_event`, and TypeError for what can't be called."""
+    check_event(event)
+    if not callable(function):
+        raise TypeError(f"a callback is a function that takes the predictor, not {function!r}")
 
 
 def _group_size(items: Source | Iterable[Item], config: Config) -> int:

@@ -69,6 +69,18 @@ def test_a_call_in_another_dtype(make: Any, dtype: torch.dtype) -> None:
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("weights", [*HALVES, torch.float64])
+@torch.no_grad()
+def test_a_model_of_other_weights_computes_in_float32_where_that_is_asked_for(weights: torch.dtype) -> None:
+    model = small_model()
+    model.set_image_size(128)
+    model.to(weights)
+    given = model.encode_image(IMAGES, dtype=torch.float32)
+    assert torch.equal(given, copy.deepcopy(model.image_encoder).float()(IMAGES)) and model.dtype == weights
+    other = model.encode_image(IMAGES, dtype=torch.bfloat16)
+    assert (other - given).abs().max() < 2.0**-4 * given.abs().max()
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @torch.no_grad()
 def test_a_model_cast_as_a_whole_computes_the_same(dtype: torch.dtype) -> None:

@@ -78,8 +78,8 @@ def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """`module` to compute in `dtype`: itself where that is what its weights are in (or None), else a copy.
 
     The copy is for inference, and not to be changed. It is kept for as long as `module` lives and stays as it is
-    (weights, layers, hooks), and shares with it whatever needs no cast. Batch normalisation keeps its weights, whose
-    variances narrow types can't all hold.
+    (weights, layers, hooks), and shares with it whatever needs no cast. Batch normalisation is in float32, as narrower
+    types can't hold all variances.
     """
     if dtype is None or dtype_of(module) == dtype:
         return module
@@ -94,12 +94,9 @@ def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     # Tensors that the copying finds here already are taken as they are.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            continue
-        for value in part._parameters.values():
-            if value is not None and value.is_floating_point():
-                memo[id(value)] = nn.Parameter(value.detach().to(dtype), requires_grad=False)
-        for buffer in part._buffers.values():
-            if buffer is not None and buffer.is_floating_point():
-                memo[id(buffer)] = buffer.detach().to(dtype)
+        own = torch.promote_types(dtype, torch.float32) if isinstance(part, nn.modules.batchnorm._BatchNorm) else dtype
+        for value in (*part._parameters.values(), *part._buffers.values()):
+            if value is not None and value.is_floating_point() and value.dtype != own:
+                cast = value.detach().to(own)
+                memo[id(value)] = nn.Parameter(cast, requires_grad=False) if isinstance(value, nn.Parameter) else cast
     return copy.deepcopy(module, memo)

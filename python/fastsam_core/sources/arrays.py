@@ -26,6 +26,9 @@ _UPRIGHT = {
     8: "ROTATE_90",
 }
 
+# What no value of 16 bits reaches where they hold fewer: 14 bits at most.
+_DARK = 1 << 14
+
 
 def check_array(array: NDArray[Any]) -> None:
     """ValueError / TypeError unless `from_array` takes it: shape and dtype only, no pixel is looked at."""
@@ -52,14 +55,19 @@ def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     """An ndarray picture as BGR uint8 (H, W, 3), C-contiguous.
 
     array: (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, whose alpha is dropped; uint8, uint16 (its high byte is
-    kept), or bool (True is white). A contiguous uint8 (H, W, 3) array is passed through, not copied. Floating-point
-    and other integer arrays are refused with a ValueError: their scale is a guess.
+    kept, with a warning where that is dark), or bool (True is white). A contiguous uint8 (H, W, 3) array is passed
+    through, not copied. Floating-point and other integer arrays are refused with a ValueError: their scale is a guess.
     """
     array = np.asarray(array)
     check_array(array)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
+        if 0 < int(array.max()) < _DARK:
+            warn_once(
+                "a 16-bit picture uses part of its range only, and its high bytes, which are kept, are dark: scale it "
+                "to 0..65535 first, for 12 bits as image << 4"
+            )
         array = (array >> 8).astype(np.uint8)
     if array.ndim == 2:
         array = array[:, :, None]

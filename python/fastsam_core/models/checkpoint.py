@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .._files import home
 from ..device import select_device
 from .download import download
-from .locate import as_text, fetch, folder_given, not_found
+from .locate import as_text, fetch, no_file, not_found
 from .registry import MODELS, ModelSpec
 from .sam_model import SamModel
 from .weights_file import read_state_dict
@@ -89,7 +89,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         if os.path.isfile(stored):
             return stored
         if os.path.exists(given):
-            raise folder_given(text)
+            raise no_file(text)
         raise _unknown(text)
     names = [text, *spec.file_names] if text != spec.name else list(spec.file_names)
     folders = [Path(), home()] if text == spec.name else [home()]
@@ -123,12 +123,26 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
 
 
 def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
-    """Copy the tensors into the model, whatever their floating-point type; ValueError unless all fit and none lacks."""
+    """Copy the tensors into the model, whatever their floating-point type.
+
+    ValueError unless all fit and none lacks, and for NaN and infinite weights, with which nothing would be found.
+    """
     spec = MODELS[model.name]
     if any(_differences(_expected(model.name), state, spec)):
         raise ValueError(f"these are not the weights of {model.name}: {describe(model.name, state)}")
     wanted = _expected(model.name)
     model.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
+    broken = [key for key, value in model.state_dict().items() if not _finite(value)]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} tensors hold NaN or infinite numbers, such as {broken[0]}: the file is damaged, or the "
+            "training that made it went wrong"
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    # A sum is quicker than a look at each number, but large numbers alone may make it infinite.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def describe(name: str, state: Mapping[str, Tensor]) -> str:

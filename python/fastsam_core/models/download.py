@@ -51,7 +51,11 @@ def download(
     target = Path(target)
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror} for the folder of a download, which FASTSAM_HOME may name"
+        raise OSError(error.errno, reason, str(target.parent)) from None
     with _lock(target.with_name(f".{target.name}.lock")):
         if target.exists():  # another process was faster
             return target

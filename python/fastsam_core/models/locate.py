@@ -26,7 +26,7 @@ def locate(model: str | os.PathLike[str], official: Mapping[str, Sequence[str]])
     if text in official:
         return fetch(text, official[text])
     if os.path.exists(Path(text).expanduser()):
-        raise folder_given(text)
+        raise no_file(text)
     raise not_found(text, official)
 
 
@@ -79,9 +79,11 @@ def _noted(note: Path) -> str | None:
     return words[0] if words and len(words[0]) == 64 else None
 
 
-def folder_given(text: str) -> ValueError:
-    """For a path that is a folder."""
-    return ValueError(f"model {text!r} is not a file but a folder; give the checkpoint within it")
+def no_file(text: str) -> ValueError:
+    """For a path that is a folder, a pipe or a device."""
+    if os.path.isdir(Path(text).expanduser()):
+        return ValueError(f"model {text!r} is not a file but a folder; give the checkpoint within it")
+    return ValueError(f"model {text!r} is not a regular file; save the checkpoint as one first")
 
 
 def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:

@@ -211,6 +211,9 @@ def test_what_is_refused(sam: segment_anything.Sam, predictor: SamPredictor) -> 
         predictor.set_image(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="point_labels are needed"):
         predictor.predict(np.array([[1, 2]]))
+    with pytest.raises(ValueError, match=r"one object's \(4,\), not \(2, 4\); predict_torch"):
+        predictor.predict(box=np.array([[4, 6, 40, 30]] * 2))
+    assert predictor.predict(box=np.array([[4, 6, 40, 30]]))[0].shape[0] == 3
     with pytest.raises(ValueError, match="no prompt"):
         predictor.predict()
     assert predictor.is_image_set  # what was set before stays

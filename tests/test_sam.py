@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +148,25 @@ def test_without_a_source_the_bundled_pictures_are_used(
     results = sam(bboxes=[1, 2, 20, 20], **CALL)
     assert [Path(result.path).name for result in results] == ["sample.png"]
     assert "no source given" in caplog.text
+
+
+def test_first_calls_of_several_threads_share_a_predictor(sam: SAM, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, together, made = bgr_picture(20, 30), threading.Barrier(2), []
+
+    def make(*args: Any, **kwargs: Any) -> Predictor:
+        with suppress(threading.BrokenBarrierError):  # as long as nobody else makes one too
+            together.wait(0.5)
+        made.append(Predictor(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr("fastsam_core.sam.Predictor", make)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(sam, picture, bboxes=BOXES, **{**CALL, "imgsz": size}) for size in (64, 128)]
+    found = [call.result()[0] for call in calls]
+    assert len(made) == 1
+    for size, result in zip((64, 128), found, strict=True):
+        (alone,) = sam(picture, bboxes=BOXES, **{**CALL, "imgsz": size})
+        assert torch.equal(result.boxes.data, alone.boxes.data)
 
 
 def test_callbacks(sam: SAM) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any, NoReturn
 
 from torch import nn
@@ -10,6 +12,12 @@ from .prediction_loop import Callback, check_callback, check_event
 
 # Layers, parameters, parameters that take gradients, GFLOPs.
 Summary = tuple[int, int, int, float]
+
+# For making a model's predictor: threads whose first calls come together share it, or they would not take turns.
+MAKING = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # A child begins without the thread that may hold it; it is held for no more than a moment.
+    os.register_at_fork(before=MAKING.acquire, after_in_parent=MAKING.release, after_in_child=MAKING.release)
 
 
 class ModelFacade:

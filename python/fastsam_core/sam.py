@@ -11,7 +11,7 @@ import torch
 
 from ._log import warn_once
 from .device import select_device
-from .model_facade import ModelFacade, Summary
+from .model_facade import MAKING, ModelFacade, Summary
 from .models.checkpoint import load_model
 from .models.sam_model import SamModel
 from .prediction_loop import Callback
@@ -155,10 +155,12 @@ class SAM(ModelFacade):
         )
 
     def _ready_predictor(self) -> Predictor:
-        if self.predictor is None:
-            self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)
-        self.predictor.args = self.predictor.args.updated(_DEFAULTS).updated(self.overrides)
-        return self.predictor
+        with MAKING:
+            if self.predictor is None:
+                self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)
+            predictor = self.predictor
+        predictor.args = predictor.args.updated(_DEFAULTS).updated(self.overrides)
+        return predictor
 
     # --- the module ---
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...model_facade import ModelFacade, Summary
+from ...model_facade import MAKING, ModelFacade, Summary
 from ...prediction_loop import Callback
 from ...results import Results
 from .flops import gflops
@@ -71,11 +71,13 @@ class YOLO(ModelFacade):
         return self(source, stream, **kwargs)
 
     def _ready(self) -> YoloPredictor:
-        if self.predictor is None:
-            options = {**self._defaults, "model": self.loaded}
-            self.predictor = self._predictor(overrides=options, _callbacks=self.callbacks)
-        self.predictor.args = self.predictor.args.updated(self._defaults).updated(self.overrides)
-        return self.predictor
+        with MAKING:
+            if self.predictor is None:
+                options = {**self._defaults, "model": self.loaded}
+                self.predictor = self._predictor(overrides=options, _callbacks=self.callbacks)
+            predictor = self.predictor
+        predictor.args = predictor.args.updated(self._defaults).updated(self.overrides)
+        return predictor
 
     def info(self, detailed: bool = False, verbose: bool = True, imgsz: int = 640) -> Summary | None:
         """Print a summary; with `detailed`, also one row per parameter.

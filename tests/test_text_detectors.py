@@ -16,6 +16,7 @@ from PIL import Image
 
 from fastsam_core import SAM, Predictor
 from fastsam_core.detect import Detections, from_transformers, load_text_detector
+from fastsam_core.detect.clip import ClipMatcher
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector, TextDetector
 from small_model import QUIET, bgr_picture, small_model
 
@@ -313,6 +314,24 @@ def test_a_model_by_its_folder(transformers: Any, tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_told(transformers: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"can't load the model '.*nothing': .* give the folder"):
         load_text_detector("a dog", str(tmp_path / "nothing"), device="cpu")
+
+
+def test_without_a_connection_one_file_is_asked_for(transformers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def unreachable(kind: str) -> Any:
+        def load(name: str) -> None:
+            asked.append(kind)
+            raise OSError("no connection")
+
+        return load
+
+    for kind in ("AutoConfig", "AutoProcessor", "CLIPProcessor"):
+        monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", unreachable(kind))
+    for make in (OpenVocabularyDetector, ClipMatcher):
+        with pytest.raises(FileNotFoundError, match="no connection"):
+            make("somebody/something", device="cpu")
+    assert asked == ["AutoConfig", "AutoConfig"]
 
 
 def tiny_clip_tokenizer(transformers: Any, folder: Path) -> Any:

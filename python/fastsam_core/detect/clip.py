@@ -27,6 +27,8 @@ class ClipMatcher:
         if isinstance(model, str):
             transformers = require_transformers("choosing objects by texts")
             with loading(model):
+                # First, because without a connection each file costs half a minute of attempts.
+                transformers.AutoConfig.from_pretrained(model)
                 processor = transformers.CLIPProcessor.from_pretrained(model) if processor is None else processor
                 model = transformers.CLIPModel.from_pretrained(model)
         if processor is None:

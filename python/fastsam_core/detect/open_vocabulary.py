@@ -49,6 +49,8 @@ class OpenVocabularyDetector:
         if isinstance(model, str):
             transformers = require_transformers("finding objects by texts")
             with loading(model):
+                # First, because without a connection each file costs half a minute of attempts.
+                transformers.AutoConfig.from_pretrained(model)
                 processor = transformers.AutoProcessor.from_pretrained(model) if processor is None else processor
                 model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(model)
         self.kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))

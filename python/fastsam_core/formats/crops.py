@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Ultralytics' margins, which users of the crops know: 2 % of the box, and 10 pixels in all.
 GAIN, PAD = 1.02, 10
+# Bytes of a folder's name; file systems take 255.
+_LONGEST = 200
 
 
 def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg") -> list[Path]:
@@ -41,8 +43,9 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
 
 
 def _folder(name: str) -> str:
-    # Class names come from checkpoints and users; none may point out of the folder.
-    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(". ") or "_"
+    # Class names come from checkpoints and users, as texts too; none may point out of the folder, and each must fit.
+    plain = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name)
+    return plain.encode("utf-8", "ignore")[:_LONGEST].decode("utf-8", "ignore").strip(". ") or "_"
 
 
 def _free(folder: Path, stem: str) -> Path:

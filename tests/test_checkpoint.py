@@ -89,6 +89,19 @@ def test_integer_weights_are_refused(nano: State) -> None:
         identify({**nano, key: nano[key].to(torch.int8)})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(nano: State, value: float) -> None:
+    key = next(key for key in nano if nano[key].ndim == 2)
+    spoilt = {**nano, key: nano[key].clone()}
+    spoilt[key][0, 1] = value
+    torch.save(spoilt, "w.pt")
+    with pytest.raises(ValueError, match=f"w.pt: 1 tensors hold NaN or infinite numbers, such as {key}"):
+        load_model("w.pt")
+    spoilt[key][0, :2] = torch.finfo(torch.float32).max
+    torch.save(spoilt, "w.pt")
+    assert torch.equal(load_model("w.pt").state_dict()[key], spoilt[key])
+
+
 def test_official_name_must_hold_its_model(nano: State, folders: tuple[Path, Path]) -> None:
     torch.save(nano, "sam_l.pt")
     with pytest.raises(ValueError, match=r"sam_l\.pt: the file name stands for sam_l, but .* are those of sam_nano"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastsam_core._log import warn_once
 from fastsam_core.sources import decode_image, load_sources
 from picture_files import BGR, RGB, encode, only
 
@@ -62,6 +63,17 @@ def test_sixteen_bit_colour_keeps_the_high_byte() -> None:
     assert np.array_equal(decode_image(cv2.imencode(".png", deep)[1].tobytes()), BGR)
     assert np.array_equal(only(deep).image, BGR)
     assert np.array_equal(only(deep.astype(">u2")).image, BGR)
+
+
+@pytest.mark.parametrize(("largest", "warned"), [(0, False), (255, True), (4095, True), (16384, False)])
+def test_sixteen_bits_that_come_out_dark_are_said(largest: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    deep = np.zeros((4, 5), np.uint16)
+    deep[1, 2] = largest
+    for picture in (deep, Image.fromarray(deep)):
+        warn_once.cache_clear()
+        caplog.clear()
+        assert only(picture).image.max() == largest >> 8
+        assert any("image << 4" in record.getMessage() for record in caplog.records) == warned
 
 
 @pytest.mark.parametrize(

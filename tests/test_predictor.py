@@ -15,6 +15,7 @@ import torch
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
 from set_picture import BOXES, HEIGHT, WIDTH, predictor_on_picture, read_only_picture
+from siblings import run_python
 from small_model import QUIET, bgr_picture, small_model
 
 
@@ -142,6 +143,30 @@ def test_a_child_forked_amid_a_prediction_can_predict(predictor: Predictor) -> N
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_of_a_process_that_has_predicted_can_predict() -> None:
+    # PyTorch's own threads have run before the fork, and the child doesn't have them. A hang would end in the alarm.
+    done = run_python(
+        "import os, signal, numpy, torch\n"
+        "torch.set_num_threads(2)\n"
+        "from fastsam_core import SAM\n"
+        "model = SAM('sam_nano.pt')\n"
+        "picture = numpy.zeros((48, 64, 3), numpy.uint8)\n"
+        "predict = lambda: model(picture, points=[9, 9], imgsz=256, verbose=False)[0].boxes.data\n"
+        "expected, numbers = predict(), torch.rand(1 << 17)\n"
+        "total = numbers + numbers\n"
+        "for _ in range(2):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        signal.alarm(30)\n"
+        "        same = torch.equal(predict(), expected) and torch.equal(numbers + numbers, total)\n"
+        "        os._exit(0 if same and torch.get_num_threads() == 2 else 3)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "    assert torch.equal(predict(), expected)\n"
+    )
+    assert done.stdout.split() == ["0", "0"], done.stderr
 
 
 def test_models(model: SamModel, picture: np.ndarray) -> None:

@@ -111,3 +111,24 @@ def test_callbacks(predictor: Predictor, picture: np.ndarray) -> None:
     assert events == ["on_predict_start", *one, *one, "on_predict_end"]
     with pytest.raises(ValueError, match="on_predict_start"):
         predictor.add_callback("on_train_start", print)
+    with pytest.raises(TypeError, match="takes the predictor, not 3"):
+        predictor.add_callback("on_predict_start", 3)  # type: ignore[arg-type]
+    predictor.add_callback("on_predict_postprocess_end", lambda running: running.results.clear())
+    with pytest.raises(ValueError, match="left 0 results for 1"):
+        predictor([picture, picture], bboxes=BOXES)
+
+
+@pytest.mark.parametrize("event", ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"])
+def test_a_callback_may_predict_too(predictor: Predictor, picture: np.ndarray, event: str) -> None:
+    expected = [result.boxes.data.tolist() for result in predictor([picture, picture], bboxes=BOXES)]
+    inner: list[int] = []
+
+    def look_closer(running: Predictor) -> None:
+        if running.batch[1][0].shape == picture.shape:  # and not the part of it
+            inner.append(len(running(picture[:20, :30], points=[9, 9])))
+            assert running.batch[1][0].shape == picture.shape
+
+    predictor.add_callback(event, look_closer)
+    results = predictor([picture, picture], bboxes=BOXES)
+    assert inner == [1, 1] and [result.boxes.data.tolist() for result in results] == expected
+    assert predictor.results[0] is results[1]

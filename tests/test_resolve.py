@@ -86,6 +86,7 @@ def test_bundled_model(
         ("/tmp/../none.pt", FileNotFoundError, r"no checkpoint none\.pt in"),
         ("", ValueError, "empty string"),
         ("  ", ValueError, "empty string"),
+        (os.devnull, ValueError, "is not a regular file"),
         (3, TypeError, "not a int"),
         (["sam_b.pt"], TypeError, "not a list"),
     ],
@@ -135,6 +136,13 @@ def test_download_into_the_home_folder(
         assert resolve("mobile_sam.pt") == home / "mobile_sam.pt"
     assert [request is None for request in server.requests] == [True, False]
     assert os.listdir(home) == ["mobile_sam.pt"] and os.listdir(here) == []
+
+
+def test_home_that_is_no_folder_is_named(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").touch()
+    monkeypatch.setenv("FASTSAM_HOME", os.path.abspath("file"))
+    with pytest.raises(OSError, match="which FASTSAM_HOME may name"):
+        load_model("sam_b.pt")
 
 
 def test_download_of_another_file_is_refused(

@@ -353,6 +353,12 @@ def test_save_crop_sorts_by_class_and_never_overwrites(tmp_path: Path, caplog: p
     assert (tmp_path / "person" / "frame-4.jpg").exists()
 
 
+def test_a_mask_in_the_first_column_has_a_crop(tmp_path: Path) -> None:
+    """Its box ends where it begins, at 0, with that column inside."""
+    Results(scene.picture(), "a", {0: "edge"}, torch.tensor([[0.0, 20, 0, 29, 1, 0]])).save_crop(tmp_path)
+    assert [path.name for path in (tmp_path / "edge").iterdir()] == ["im.jpg"]
+
+
 @pytest.mark.parametrize("name", ["..", "../../x", "/etc", "a\\b", "", "con:1", "ü" * 200, "a " * 150])
 def test_class_names_do_not_lead_out_of_the_crops_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "crops"

@@ -32,7 +32,7 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
         left, right = max(0, int(x - across)), min(width, int(x + across))
         top, bottom = max(0, int(y - down)), min(height, int(y + down))
-        outside = x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0
+        outside = x1 >= width or y1 >= height or x2 < 0 or y2 < 0  # a mask's box has its last column and row inside
         if outside or right <= left or bottom <= top:
             logger.warning("%s: box %d lies outside the picture and gives no crop", results.path, i)
             continue

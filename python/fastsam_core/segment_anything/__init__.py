@@ -39,7 +39,10 @@ __all__ = [
     "sam_model_registry",
 ]
 
-_MODULES = ("", ".automatic_mask_generator", ".build_sam", ".modeling", ".predictor", ".utils", ".utils.transforms")
+_MODULES = (
+    *("", ".automatic_mask_generator", ".build_sam", ".modeling", ".predictor"),
+    *(".utils", ".utils.amg", ".utils.transforms"),
+)
 
 
 def install(name: str = "segment_anything") -> None:

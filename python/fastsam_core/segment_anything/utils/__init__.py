@@ -1,1 +1,1 @@
-"""What Meta's package has in `segment_anything.utils` and tools import: the transforms."""
+"""What Meta's package has in `segment_anything.utils` and tools import: transforms; masks and boxes."""

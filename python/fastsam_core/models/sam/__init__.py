@@ -1,12 +1,15 @@
-"""`SAM` and `Predictor` under the path that users of the Ultralytics package know; loaded on first use."""
+"""`SAM` and `Predictor` under the path that users of the Ultralytics package know; loaded on first use.
+
+`build` and `amg` beside this file have the functions that those users know of such modules.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..predictor import Predictor
-    from ..sam import SAM
+    from ...predictor import Predictor
+    from ...sam import SAM
 
 __all__ = ["SAM", "Predictor"]
 

@@ -1,0 +1,154 @@
+"""Steps of segment everything on masks and boxes as tensors, by the names that users of other packages know.
+
+Segment everything itself works on low-resolution logits and run lengths (`fastsam_core.everything`); these are for code
+that was written around `ultralytics.models.sam.amg` or Meta's `segment_anything.utils.amg`. Boxes are x0, y0, x1, y1 in
+pixels, a mask's own with both corners inside of it; crop boxes end before x1 and y1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ... import ops
+from ... import rle as coco
+from ...everything import crops, grid
+
+
+def build_point_grid(n_per_side: int) -> NDArray[np.float64]:
+    """Centres of an n x n division of the unit square: (n ** 2, 2) x, y; x runs fastest."""
+    return grid.point_grid(n_per_side).copy()
+
+
+def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer: int) -> list[NDArray[np.float64]]:
+    """Grids of layers 0..n_layers, int(n_per_side / scale_per_layer ** layer) points per side.
+
+    Raises ValueError where a layer would be left without a point.
+    """
+    return [points.copy() for points in grid.layer_grids(n_per_side, n_layers, scale_per_layer)]
+
+
+def generate_crop_boxes(
+    im_size: tuple[int, ...], n_layers: int, overlap_ratio: float
+) -> tuple[list[list[int]], list[int]]:
+    """Crops of an image of im_size = (height, width, ...), and the layer of each; the whole image is layer 0."""
+    found = crops.crop_boxes((im_size[0], im_size[1]), n_layers, overlap_ratio)
+    return [list(box) for box, _ in found], [layer for _, layer in found]
+
+
+def batch_iterator(batch_size: int, *args: Any) -> Iterator[list[Any]]:
+    """The arguments in step, `batch_size` of each at a time. ValueError unless they are of one length."""
+    lengths = {len(arg) for arg in args}
+    if len(lengths) != 1 or batch_size < 1:
+        raise ValueError(
+            f"batch_iterator needs arguments of one length and a positive size; got {lengths}, {batch_size}"
+        )
+    for start in range(0, lengths.pop(), batch_size):
+        yield [arg[start : start + batch_size] for arg in args]
+
+
+def calculate_stability_score(masks: Tensor, mask_threshold: float, threshold_offset: float) -> Tensor:
+    """IoU of each mask at a higher threshold with itself at a lower one: (..., H, W) logits to (...) float32.
+
+    NaN for a mask that is empty at both.
+    """
+    smaller, larger = (
+        (masks > mask_threshold + offset).sum((-2, -1), dtype=torch.int32)
+        for offset in (threshold_offset, -threshold_offset)
+    )
+    return smaller / larger
+
+
+def batched_mask_to_box(masks: Tensor) -> Tensor:
+    """The box around each mask: (..., H, W) bool to (..., 4) int64, zeros for an empty one."""
+    if masks.numel() == 0:
+        return torch.zeros(*masks.shape[:-2], 4, dtype=torch.int64, device=masks.device)
+    sides = []
+    for of_axis in (masks.any(-2), masks.any(-1)):  # columns, rows
+        there = of_axis.to(torch.uint8)
+        sides.append((there.argmax(-1), of_axis.shape[-1] - 1 - there.flip(-1).argmax(-1)))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], -1) * masks.any(-1).any(-1)[..., None]
+
+
+def is_box_near_crop_edge(
+    boxes: Tensor, crop_box: Sequence[int], orig_box: Sequence[int], atol: float = 20.0
+) -> Tensor:
+    """Whether a side of each box, (N, 4) in its crop, lies on an edge of the crop, and none of the image."""
+    placed = uncrop_boxes_xyxy(boxes, crop_box).float()
+    at_crop, at_image = ((placed - placed.new_tensor(box)).abs() <= atol for box in (crop_box, orig_box))
+    return (at_crop & ~at_image).any(dim=1)
+
+
+def uncrop_boxes_xyxy(boxes: Tensor, crop_box: Sequence[int]) -> Tensor:
+    """Boxes (..., 4) in a crop to boxes in the image."""
+    return boxes + torch.tensor([*crop_box[:2], *crop_box[:2]], device=boxes.device)
+
+
+def uncrop_points(points: Tensor, crop_box: Sequence[int]) -> Tensor:
+    """Points (..., 2) x, y in a crop to points in the image."""
+    return points + torch.tensor([*crop_box[:2]], device=points.device)
+
+
+def uncrop_masks(masks: Tensor, crop_box: Sequence[int], orig_h: int, orig_w: int) -> Tensor:
+    """Masks (..., h, w) of a crop, placed in an empty image: (..., orig_h, orig_w)."""
+    x0, y0, x1, y1 = crop_box
+    if (x0, y0, x1, y1) == (0, 0, orig_w, orig_h):
+        return masks
+    return F.pad(masks, (x0, orig_w - x1, y0, orig_h - y1), value=0)
+
+
+def remove_small_regions(mask: NDArray[Any], area_thresh: float, mode: str) -> tuple[NDArray[np.bool_], bool]:
+    """A mask (H, W) without its holes or islands below `area_thresh` pixels, and whether there were any.
+
+    mode: "holes" or "islands", else ValueError. Regions meet at corners, too; of islands that are all too small the
+    largest stays.
+    """
+    if mode not in ("holes", "islands"):
+        raise ValueError(f"mode must be 'holes' or 'islands', not {mode!r}")
+    mask = np.asarray(mask, bool)
+    searched = ~mask if mode == "holes" else mask
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(searched.astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    small = areas < area_thresh
+    if not small.any():
+        return mask, False
+    if mode == "islands" and small.all():
+        small[areas.argmax()] = False
+    return np.where(np.concatenate([[False], small])[regions], mode == "holes", mask), True
+
+
+def mask_to_rle_pytorch(tensor: Tensor) -> list[dict[str, Any]]:
+    """Masks (N, H, W) to run lengths as plain numbers: {"size": [H, W], "counts": [...]}, down the columns."""
+    counts, offsets = ops.rle_encode(tensor.bool())
+    size = list(tensor.shape[1:])
+    return [{"size": size.copy(), "counts": counts[i:j].tolist()} for i, j in pairwise(offsets.tolist())]
+
+
+def rle_to_mask(rle: dict[str, Any]) -> NDArray[np.bool_]:
+    """One of `mask_to_rle_pytorch` to a mask (H, W). ValueError for broken run lengths."""
+    return coco.decode(coco.frPyObjects(rle, *rle["size"])).astype(bool)
+
+
+def area_from_rle(rle: dict[str, Any]) -> int:
+    """Pixels of one of `mask_to_rle_pytorch`."""
+    return sum(rle["counts"][1::2])
+
+
+def coco_encode_rle(uncompressed_rle: dict[str, Any]) -> dict[str, Any]:
+    """One of `mask_to_rle_pytorch` with its counts as COCO's text, for JSON."""
+    packed = coco.frPyObjects(uncompressed_rle, *uncompressed_rle["size"])
+    return {"size": uncompressed_rle["size"], "counts": packed["counts"].decode("ascii")}
+
+
+def box_xyxy_to_xywh(box_xyxy: Tensor) -> Tensor:
+    """x0, y0, x1, y1 to x0, y0, x1 - x0, y1 - y0: (..., 4)."""
+    return torch.cat([box_xyxy[..., :2], box_xyxy[..., 2:] - box_xyxy[..., :2]], -1)

@@ -1,0 +1,152 @@
+"""Functions on masks and boxes by the names that users of other packages know, against plain loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fastsam_core.segment_anything.utils.amg as metas_path
+from fastsam_core import rle
+from fastsam_core.everything.crops import crop_boxes, near_crop_edge
+from fastsam_core.everything.grid import point_grid
+from fastsam_core.models.sam import amg, build
+from fastsam_core.models.sam_model import SamModel
+from small_model import small_weights
+
+
+def random_masks(seed: int) -> Tensor:
+    generator = np.random.default_rng(seed)
+    count, height, width = generator.integers(1, [4, 20, 20])
+    return torch.from_numpy(generator.random((count, height, width)) < generator.random())
+
+
+each_seed = pytest.mark.parametrize("seed", range(20))
+
+
+@each_seed
+def test_boxes_of_masks(seed: int) -> None:
+    masks = random_masks(seed)
+    masks[0] &= seed % 3 > 0
+    for mask, box in zip(masks, amg.batched_mask_to_box(masks).tolist(), strict=True):
+        y, x = (axis.tolist() for axis in mask.nonzero(as_tuple=True))
+        assert box == ([min(x), min(y), max(x), max(y)] if x else [0] * 4)
+        assert amg.batched_mask_to_box(mask).tolist() == box
+    assert torch.equal(amg.batched_mask_to_box(masks[None])[0], amg.batched_mask_to_box(masks))
+    assert amg.batched_mask_to_box(masks[:0]).shape == (0, 4)
+
+
+def test_stability() -> None:
+    logits = torch.tensor([[[-3.0, -0.5, 0.5, 3.0]], [[9.0, 9.0, 9.0, 9.0]], [[-9.0, -9.0, -9.0, -9.0]]])
+    score = amg.calculate_stability_score(logits, 0.0, 1.0)
+    assert score.dtype == torch.float32 and score[:2].tolist() == [pytest.approx(1 / 3), 1.0] and score[2].isnan()
+    assert amg.calculate_stability_score(logits, 2.5, 0.1)[0] == 1.0
+
+
+def flooded(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+    """Regions that meet at sides or corners."""
+    left = set(zip(*np.nonzero(mask), strict=True))
+    found = []
+    while left:
+        region, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            region.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        found.append(region)
+    return found
+
+
+@each_seed
+@pytest.mark.parametrize("mode", ["holes", "islands"])
+def test_small_regions(seed: int, mode: str) -> None:
+    mask = random_masks(seed)[0].numpy()
+    given = mask.copy()
+    cleaned, changed = amg.remove_small_regions(mask, 4.0, mode)
+    assert np.array_equal(mask, given) and cleaned.dtype == bool
+    regions = flooded(~mask if mode == "holes" else mask)
+    small = [region for region in regions if len(region) < 4]
+    assert changed == bool(small)
+    differ = set(zip(*np.nonzero(cleaned != mask), strict=True))
+    if mode == "islands" and regions and len(small) == len(regions):
+        stays = set().union(*regions) - differ
+        assert stays in regions and len(stays) == max(map(len, regions))
+    else:
+        assert differ == set().union(*small)
+
+
+def test_modes_are_named() -> None:
+    with pytest.raises(ValueError, match="'holes' or 'islands', not 'both'"):
+        amg.remove_small_regions(np.zeros((2, 2), bool), 1, "both")
+
+
+@each_seed
+def test_run_lengths_there_and_back(seed: int) -> None:
+    masks = random_masks(seed)
+    for mask, found in zip(masks.numpy(), amg.mask_to_rle_pytorch(masks), strict=True):
+        assert found["size"] == list(mask.shape) and sum(found["counts"]) == mask.size
+        assert np.array_equal(amg.rle_to_mask(found), mask)
+        assert amg.area_from_rle(found) == mask.sum()
+        packed = amg.coco_encode_rle(found)
+        assert isinstance(packed["counts"], str) and np.array_equal(rle.decode(packed), mask)
+
+
+def test_crops() -> None:
+    size = 300, 451
+    boxes, layers = amg.generate_crop_boxes((*size, 3), 2, 0.3)
+    assert [(tuple(box), layer) for box, layer in zip(boxes, layers, strict=True)] == crop_boxes(size, 2, 0.3)
+    crop, picture = boxes[3], [0, 0, size[1], size[0]]
+    x0, y0, x1, y1 = crop
+    of_crop = torch.randint(0, 150, (40, 4), generator=torch.Generator().manual_seed(0)).float()
+    placed = amg.uncrop_boxes_xyxy(of_crop, crop)
+    assert torch.equal(placed, of_crop + torch.tensor([x0, y0, x0, y0]))
+    near = amg.is_box_near_crop_edge(of_crop, crop, picture)
+    assert near.any() and not near.all()
+    assert near.tolist() == near_crop_edge(placed.numpy(), (x0, y0, x1, y1), size).tolist()
+    assert torch.equal(amg.uncrop_points(of_crop[:, :2], crop), placed[:, :2])
+    masks = torch.rand(2, y1 - y0, x1 - x0) < 0.5
+    whole = amg.uncrop_masks(masks, crop, *size)
+    assert whole.shape == (2, *size) and torch.equal(whole[:, y0:y1, x0:x1], masks) and whole.sum() == masks.sum()
+    assert amg.uncrop_masks(whole, picture, *size) is whole
+
+
+def test_grids_and_batches() -> None:
+    grid = amg.build_point_grid(5)
+    assert np.array_equal(grid, point_grid(5))
+    grid[0] = 7.0  # the caller's own
+    assert point_grid(5)[0, 0] == 0.1
+    assert [len(points) for points in amg.build_all_layer_point_grids(8, 2, 2)] == [64, 16, 4]
+    assert list(amg.batch_iterator(2, [1, 2, 3], "abc")) == [[[1, 2], "ab"], [[3], "c"]]
+    for wrong in ((2, [1], [1, 2]), (0, [1]), (2,)):
+        with pytest.raises(ValueError, match="batch_iterator needs"):
+            list(amg.batch_iterator(*wrong))  # type: ignore[arg-type]
+    assert amg.box_xyxy_to_xywh(torch.tensor([[1, 2, 5, 9]])).tolist() == [[1, 2, 4, 7]]
+
+
+def test_the_same_by_metas_path() -> None:
+    assert all(getattr(metas_path, name) is getattr(amg, name) for name in metas_path.__all__)
+    own = {name for name, value in vars(amg).items() if getattr(value, "__module__", "") == amg.__name__}
+    assert own == set(metas_path.__all__)
+
+
+# --- models ---
+
+
+def test_models_by_name(tmp_path: Any) -> None:
+    model = build.sam_model_map["sam_nano.pt"]()
+    assert isinstance(model, SamModel) and model.name == "sam_nano" and not model.training
+    untrained = build.build_sam_nano(None)
+    assert not torch.equal(untrained.mask_decoder.iou_token.weight, model.mask_decoder.iou_token.weight)
+    file = tmp_path / "any name.pt"
+    torch.save(small_weights(), file)
+    loaded = build.build_sam(file)
+    assert torch.equal(loaded.mask_decoder.iou_token.weight, small_weights()["mask_decoder.iou_token.weight"])
+    with pytest.raises(ValueError, match="holds sam_nano, but mobile_sam was asked for"):
+        build.build_mobile_sam(file)
+    assert build.build_mobile_sam().name == "mobile_sam"
+    assert set(build.sam_model_map) == {f"{name}.pt" for name in ("sam_h", "sam_l", "sam_b", "mobile_sam", "sam_nano")}

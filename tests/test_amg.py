@@ -16,6 +16,7 @@ from fastsam_core.everything.grid import point_grid
 from fastsam_core.models.sam import amg, build
 from fastsam_core.models.sam_model import SamModel
 from small_model import small_weights
+from test_small_regions import regions
 
 
 def random_masks(seed: int) -> Tensor:
@@ -46,22 +47,6 @@ def test_stability() -> None:
     assert amg.calculate_stability_score(logits, 2.5, 0.1)[0] == 1.0
 
 
-def flooded(mask: np.ndarray) -> list[set[tuple[int, int]]]:
-    """Regions that meet at sides or corners."""
-    left = set(zip(*np.nonzero(mask), strict=True))
-    found = []
-    while left:
-        region, edge = set(), [left.pop()]
-        while edge:
-            y, x = edge.pop()
-            region.add((y, x))
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
-            left -= near
-            edge += near
-        found.append(region)
-    return found
-
-
 @each_seed
 @pytest.mark.parametrize("mode", ["holes", "islands"])
 def test_small_regions(seed: int, mode: str) -> None:
@@ -69,13 +54,13 @@ def test_small_regions(seed: int, mode: str) -> None:
     given = mask.copy()
     cleaned, changed = amg.remove_small_regions(mask, 4.0, mode)
     assert np.array_equal(mask, given) and cleaned.dtype == bool
-    regions = flooded(~mask if mode == "holes" else mask)
-    small = [region for region in regions if len(region) < 4]
+    found = [set(region) for region in regions(~mask if mode == "holes" else mask)]
+    small = [region for region in found if len(region) < 4]
     assert changed == bool(small)
     differ = set(zip(*np.nonzero(cleaned != mask), strict=True))
-    if mode == "islands" and regions and len(small) == len(regions):
-        stays = set().union(*regions) - differ
-        assert stays in regions and len(stays) == max(map(len, regions))
+    if mode == "islands" and found and len(small) == len(found):
+        stays = set().union(*found) - differ
+        assert stays in found and len(stays) == max(map(len, found))
     else:
         assert differ == set().union(*small)
 

@@ -72,9 +72,9 @@ void first_look(const float* q, const float* keys, const float* values, int64_t 
 
 // Low-resolution logits of `count` masks, those of prompt asked[index[i]] weighed by weights[i] (narrow), to out[i]
 // (4 * height, 4 * width). The first step is base * coefficient rows - 2 + factors * coefficients + bias, in rows (2,
-// 2, middle); then LayerNorm, GELU, the step that enlarges more, rows (2, 2, narrow), and GELU. Where
-// the matrices of both steps are bits of bfloat16, what they are multiplied with is rounded to that; sums and all else
-// are float32. Throws std::invalid_argument for an index or a prompt that there is not.
+// 2, middle); then LayerNorm, GELU, the step that enlarges more, rows (2, 2, narrow), and GELU. Where the matrices of
+// both steps are bits of bfloat16, what they are multiplied with is rounded to that; sums and all else are float32.
+// Throws std::invalid_argument for an index or a prompt that there is not.
 struct Upscaling {
   DType dtype;  // of the matrices: float32 or bfloat16
   int64_t prompts, asked_count, rows, middle, narrow, height, width, count;

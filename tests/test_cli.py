@@ -263,6 +263,15 @@ def test_as_a_module_from_a_shell(place: Path) -> None:
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and not bad.stdout
 
 
+def test_what_needs_no_model_does_not_wait_for_torch() -> None:
+    lines = ["help", "version", "predict sourc=x", "annotate bogus=1", "tiles bogus=1", "val bogus=1"]
+    code = (
+        f"import sys; from fastsam_core.cli import main; [main(line.split()) for line in {lines}]; print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "fastsam_core.cli" in loaded and "torch" not in loaded and "numpy" not in loaded
+
+
 def test_a_drawn_picture_differs_from_the_photo(place: Path) -> None:
     assert run(f"predict {QUICK} source=img.png bboxes=[4,6,60,40]") == 0
     drawn = cv2.imread(str(place / "runs" / "segment" / "predict" / "img.jpg")).astype(int)

@@ -3,7 +3,7 @@
     from fastsam_core import SAM
     results = SAM("sam_nano.pt")("photo.jpg")
 
-The public names are loaded on first use, so that importing the package costs little more than importing torch.
+The public names are loaded on first use, so that importing the package itself takes no time.
 """
 
 from __future__ import annotations

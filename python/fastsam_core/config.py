@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import torch
-
 from ._limits import MOST_PIXELS, MOST_POINTS, WIDEST_LINE
 from ._log import warn_once
 
 if TYPE_CHECKING:
+    import torch
+
     from .models.sam_model import SamModel
 
 Reader = Callable[[str, Any], Any]
@@ -30,14 +30,8 @@ Reader = Callable[[str, Any], Any]
 # Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
 PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "texts", "multimask_output")
 
-_DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-}
+_DTYPES = ("float32", "float16", "bfloat16")
+_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
@@ -91,15 +85,21 @@ def _anything(key: str, value: Any) -> Any:
 
 
 def _device(key: str, value: Any) -> Any:
+    import torch
+
     if isinstance(value, bool) or not isinstance(value, str | int | torch.device):
         raise _wrong_type(key, value, 'a device such as "cpu", "cuda", "cuda:1" or 0')
     return value
 
 
 def _dtype(key: str, value: Any) -> torch.dtype:
-    chosen = value if isinstance(value, torch.dtype) else _DTYPES.get(str(value).lower().removeprefix("torch."))
-    if chosen is None or chosen not in _DTYPES.values():
+    import torch  # only here: the command line reads this module, and its help needs no torch
+
+    name = str(value).lower().removeprefix("torch.")
+    name = _SHORT_DTYPES.get(name, name)
+    if name not in _DTYPES:
         raise ValueError(f"{key} must be float32, float16 or bfloat16, not {value!r}")
+    chosen: torch.dtype = getattr(torch, name)
     return chosen
 
 
@@ -108,7 +108,7 @@ def _bits(key: str, value: Any) -> torch.dtype | None:
         return None
     if isinstance(value, bool) or value not in (16, 32):
         raise ValueError(f"{key} must be 16 (half precision on a GPU) or 32 (the default), not {value!r}")
-    return torch.float16 if value == 16 else torch.float32
+    return _dtype(key, "float16" if value == 16 else "float32")
 
 
 def _check_side(key: str, value: Any, sides: list[Any], unit: int) -> None:
@@ -371,7 +371,10 @@ def _opposite(key: str) -> Callable[[Any], Any]:
 
 # Other name -> the option, and what its value is in terms of the option's.
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "half": ("dtype", lambda value: torch.float16 if value is not None and _switch("half", value) else None),
+    "half": (
+        "dtype",
+        lambda value: _dtype("half", "float16") if value is not None and _switch("half", value) else None,
+    ),
     "quantize": ("dtype", lambda value: _bits("quantize", value)),
     "boxes": ("show_boxes", _same),
     "hide_labels": ("show_labels", _opposite("hide_labels")),

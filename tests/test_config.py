@@ -57,7 +57,8 @@ def test_thresholds_are_the_models_own_unless_given() -> None:
 
 def test_points_decoded_together_are_the_models_affair_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano")
-    assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == 64
+    own = model.points_at_once(torch.float16)
+    assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == own
     asked: list[torch.dtype | None] = []
     monkeypatch.setattr(model, "points_at_once", lambda dtype: asked.append(dtype) or 1024)
     assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == 1024

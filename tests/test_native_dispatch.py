@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fastsam_core.models import registry
 from fastsam_core.models.native import serves, unaltered
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._native import cpu_module
-from fastsam_core.ops._threads import native_threads, thread_count
+from fastsam_core.ops._threads import native_threads, share_out, thread_count
 from fastsam_core.preprocess import preprocess
 
 needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled module is not in use")
@@ -100,6 +101,33 @@ def test_a_traced_graph_holds_pytorchs_operations(model: SamModel, images: Tenso
             traced = torch.jit.trace(model.image_encoder, images, check_trace=False)
         assert "fastsam_core::" not in str(traced.inlined_graph)
         torch.testing.assert_close(traced(images), model.encode_image(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("threads", "calls", "each"), [(8, 2, 4), (8, 3, 3), (2, 5, 1), (8, 1, 8), (1, 3, 1)])
+def test_few_calls_share_all_threads(threads: int, calls: int, each: int, set_threads: Callable[[int], None]) -> None:
+    set_threads(threads)
+    seen = list[tuple[int, int]]()
+    share_out(lambda i: seen.append((i, thread_count())), calls)
+    assert sorted(seen) == [(i, each) for i in range(calls)]
+
+
+@needs_native
+def test_more_threads_decode_more_points_at_once(model: SamModel, set_threads: Callable[[int], None]) -> None:
+    at_once = []
+    for threads in (1, 2, 3, 8, 64):
+        set_threads(threads)
+        at_once.append((model.points_at_once(), model.points_at_once(torch.bfloat16)))
+    assert at_once == [(n, n) for n in (64, 64, 96, 256, 256)]
+    set_threads(8)
+    with torch.device("meta"):
+        assert registry.build("mobile_sam").points_at_once() == 64
 
 
 @needs_native

@@ -48,6 +48,8 @@ class Parts {
     }
   }
 
+  bool any_left() const { return next_ < count_; }
+
   // Returns when every part has been done. The first part's exception is thrown again.
   void wait() {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -70,33 +72,40 @@ class Parts {
   std::condition_variable all_done_;
 };
 
-// Starts `wanted` helpers, or fewer: where so many are late already, another would be late too.
-inline void start_helpers(const std::shared_ptr<Parts>& parts, int64_t wanted) {
+// Starts `wanted` helpers, or fewer: none where no part is left, or where `most_late` are late already, as another
+// would be late too. Each starts half of those that are still to come, so that many don't wait for one another to be
+// started.
+inline void start_helpers(const std::shared_ptr<Parts>& parts, int64_t wanted, int64_t most_late) {
   try {
-    for (int64_t i = 0; i < wanted && late_helpers < 2 * wanted; ++i) {
+    while (wanted > 0 && parts->any_left() && late_helpers < most_late) {
+      const int64_t others = (wanted - 1) / 2;
       ++late_helpers;
       try {
-        std::thread([parts] {
+        std::thread([parts, others, most_late] {
           --late_helpers;
+          start_helpers(parts, others, most_late);
           parts->claim_all();
         }).detach();
       } catch (...) {
         --late_helpers;
         throw;
       }
+      wanted -= 1 + others;
     }
   } catch (const std::exception&) {
-    // The system gives no more threads, or no memory for one: the caller does what is left.
+    // The system gives no more threads, or no memory for one: those that are there do what is left.
   }
 }
 
-// Calls work(begin, end) on contiguous parts of [0, items), at most `threads` of them and none smaller than `grain`
-// items (the point below which starting a thread costs more than it saves), on as many threads as there are parts. The
-// first exception that any part throws is thrown again here, after all parts have ended.
+// Calls work(begin, end) on contiguous parts of [0, items), none smaller than `grain` items (the point below which
+// starting a thread costs more than it saves), on at most `threads` threads. Each has a part, or `parts_per_thread`
+// where some items take much longer than others. The first exception that any part throws is thrown again here, after
+// all parts have ended.
 template <typename Work>
-void fork_join(int64_t threads, int64_t items, int64_t grain, const Work& work) {
+void fork_join(int64_t threads, int64_t items, int64_t grain, const Work& work, int64_t parts_per_thread = 1) {
   if (items <= 0) return;
-  const int64_t count = std::max<int64_t>(1, std::min(threads, items / std::max<int64_t>(1, grain)));
+  const int64_t most = threads <= 1 ? 1 : threads * parts_per_thread;
+  const int64_t count = std::max<int64_t>(1, std::min(most, items / std::max<int64_t>(1, grain)));
   if (count == 1) {
     work(int64_t{0}, items);
     return;
@@ -109,7 +118,8 @@ void fork_join(int64_t threads, int64_t items, int64_t grain, const Work& work) 
   using Part = decltype(part);
   const auto run = [](const void* of_call, int64_t index) { (*static_cast<const Part*>(of_call))(index); };
   const auto parts = std::make_shared<Parts>(count, run, &part);
-  start_helpers(parts, count - 1);
+  const int64_t helpers = std::min(threads, count) - 1;
+  start_helpers(parts, helpers, 2 * helpers);
   parts->claim_all();
   parts->wait();
 }

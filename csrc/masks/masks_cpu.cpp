@@ -25,6 +25,8 @@ constexpr int64_t kBridge = 16;
 constexpr int64_t kSlack = 80;
 // Fewer masks per thread are not worth a thread.
 constexpr int64_t kMasksPerThread = 2;
+// One mask may take many times as long as another.
+constexpr int64_t kPartsPerThread = 4;
 
 enum class Kind : uint8_t { kBelow, kAbove, kMixed };
 
@@ -329,14 +331,15 @@ Measured measure(const float* logits, int64_t n, int64_t rows, int64_t columns, 
   result.boxes.resize(static_cast<size_t>(4 * n));
   result.sizes.resize(static_cast<size_t>(3 * n));
   std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(n));  // by their first mask
-  fork_join(threads, n, kMasksPerThread, [&](int64_t begin, int64_t end) {
+  const auto part = [&](int64_t begin, int64_t end) {
     auto worker = std::make_unique<Worker>(prepared_y, prepared_x, x, levels, place);
     for (int64_t i = begin; i < end; ++i) {
       worker->measure(logits + i * rows * columns, rows, columns, result.boxes.data() + 4 * i,
                       result.sizes.data() + 3 * i);
     }
     workers[static_cast<size_t>(begin)] = std::move(worker);
-  });
+  };
+  fork_join(threads, n, kMasksPerThread, part, kPartsPerThread);
   int64_t total = 0;
   for (const std::unique_ptr<Worker>& worker : workers) total += worker ? worker->used() : 0;
   result.runs.counts.reserve(static_cast<size_t>(total));

@@ -205,7 +205,7 @@ class Config:
 
     points_stride: int = _option(32, _whole(1, MOST_POINTS), "segment everything: points per side of the grid")
     points_batch_size: int | None = _option(
-        None, _whole(1), "segment everything: points decoded together; 64, in half precision on a GPU more"
+        None, _whole(1), "segment everything: points decoded together; 64 or more, as suits the device"
     )
     conf_thres: float | None = _option(
         None, _number(), "segment everything: keep masks whose predicted IoU is greater; 0.88, for sam_nano 0.45"

@@ -75,6 +75,40 @@ void every_item_once() {
   }
 }
 
+// Uneven items may go in more parts than there are threads.
+void more_parts_than_threads() {
+  for (const int64_t threads : {1, 2, 7}) {
+    std::vector<int> touched(100, 0);
+    std::atomic<int64_t> parts{0};
+    const auto work = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) ++touched[static_cast<size_t>(i)];
+      ++parts;
+    };
+    fastsam::fork_join(threads, 100, 6, work, 4);
+    for (const int count : touched) require(count == 1, "each item is worked on once");
+    require(parts == (threads == 1 ? 1 : std::min<int64_t>(4 * threads, 100 / 6)), "parts for each thread");
+  }
+}
+
+void wait_for_helpers() {
+  while (fastsam::late_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+// Each part waits for all others to have begun, which takes as many threads.
+void all_threads_come() {
+  for (const int64_t threads : {2, 3, 8, 32}) {
+    wait_for_helpers();
+    std::atomic<int64_t> begun{0};
+    fastsam::fork_join(threads, threads, 1, [&](int64_t, int64_t) {
+      ++begun;
+      for (int waited = 0; begun < threads; ++waited) {
+        require(waited < 60'000, "all threads work at the same time");
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+  }
+}
+
 // What the parts wrote is visible after the call, without further synchronisation.
 void results_are_visible() {
   std::vector<int64_t> sums(8, 0);
@@ -159,31 +193,25 @@ void each_item_once() {
   for (const int count : touched) require(count == 1, "each item once, with late helpers");
 }
 
-void wait_for_helpers() {
-  while (fastsam::late_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-}
-
 // The caller does what its helpers don't come to, who then find nothing of it; and it starts no more of them than a few
 // while none comes.
 void no_processors_for_helpers() {
   wait_for_helpers();
   held_back = true, started = 0;
   for (int round = 0; round < 200; ++round) each_item_once();
-  require(started >= 4 && started <= 8, "helpers that are late are not started again and again");
+  require(started >= 1 && started <= 8, "helpers that are late are not started again and again");
   require(fastsam::late_helpers == started, "all of them are late");
   const pid_t child = fork();
   if (child == 0) {
-    held_back = false, started = 0;
-    each_item_once();
-    _exit(started == 4 ? 0 : 1);  // its parent's helpers are none of its own
+    held_back = false;
+    all_threads_come();  // its parent's late helpers don't count
+    _exit(0);
   }
   int status = 1;
   require(waitpid(child, &status, 0) == child && status == 0, "a child starts helpers of its own");
   held_back = false;
   wait_for_helpers();
-  started = 0;
-  each_item_once();
-  require(started == 4, "helpers again");
+  all_threads_come();
 }
 #endif
 
@@ -191,6 +219,8 @@ void no_processors_for_helpers() {
 
 int main() {
   every_item_once();
+  more_parts_than_threads();
+  all_threads_come();
   results_are_visible();
   exceptions_arrive();
   calls_within_calls();

@@ -17,7 +17,9 @@ from torch import Tensor
 from .. import ops
 from ..measuring import Fetched
 from ..models.common import to_device
+from ..ops._native import cpu_module
 from ..ops._native_cuda import serves
+from ..ops._threads import thread_count
 from ..postprocess import MaskResizer
 from ..preprocess import resized_shape
 from ..runs import encode_counts
@@ -27,10 +29,11 @@ from .candidates import Batch, Candidates, Filters, Queue, compact
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 
-# Masks whose low-resolution logits are asked for at once: 4 MiB of them at an input of 1024. Fewer where the picture is
-# so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory.
-_LOGITS_CHUNK, _FEWEST = 16, 4
-_PIXELS_AT_ONCE = 1 << 26
+# Masks whose low-resolution logits are asked for at once, for each of 2 to 8 threads: 2 MiB at an input of 1024. Fewer
+# where the picture is so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory: pixels
+# for each of 2 to 4 threads.
+_LOGITS_CHUNK, _FEWEST = 8, 4
+_PIXELS_AT_ONCE = 1 << 25
 # Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits, twice.
 _GPU_LOGITS_CHUNK = 512
 _GPU_PIXELS_AT_ONCE = 1 << 30
@@ -185,7 +188,10 @@ def _crop_candidates(
 
 
 def _masks_at_once(crop_size: tuple[int, int], on_gpu: bool) -> int:
-    most, pixels = (_GPU_LOGITS_CHUNK, _GPU_PIXELS_AT_ONCE) if on_gpu else (_LOGITS_CHUNK, _PIXELS_AT_ONCE)
+    most, pixels = _GPU_LOGITS_CHUNK, _GPU_PIXELS_AT_ONCE
+    if not on_gpu:
+        threads = max(2, thread_count()) if cpu_module else 2  # PyTorch's masks are dense
+        most, pixels = _LOGITS_CHUNK * min(threads, 8), _PIXELS_AT_ONCE * min(threads, 4)
     return max(_FEWEST, min(most, pixels // (crop_size[0] * crop_size[1])))
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .._tensors import tensor_of
-from ..ops._threads import native_threads
+from ..ops._threads import native_threads, thread_count
+from . import decoder_gpu, decoder_tiled
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
-from .decoder_gpu import PROMPTS_PER_CHUNK, GpuImage, serves_decoder
+from .decoder_gpu import GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
 from .kept import capturing, kept
@@ -27,8 +28,10 @@ from .replay import encode
 _PLAIN_CHUNK = 8
 
 # Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
-# them, a launch costs the same for all, and they take 1.0 GiB more: not on a GPU that has little memory.
+# them, a launch costs the same for all, and they take 1.0 GiB more: not on a GPU that has little memory. On a CPU, a
+# chunk for each of some threads; with SAM's decoder it takes 60 MiB, and up to 24 for its logits.
 _POINTS_AT_ONCE = 64
+_MOST_POINTS_ON_CPU = 256
 _AMPLE_MEMORY = 8 << 30
 
 # PyTorch starts threads at 2^15 values; a prompt has some 2,000.
@@ -153,14 +156,20 @@ class SamModel(nn.Module):
     def points_at_once(self, dtype: torch.dtype | None = None) -> int:
         """How many points of a grid to decode together in `dtype` (the weights' own if not given).
 
-        64, or 1,024 where GPU kernels decode them and the GPU has 8 GiB or more.
+        64; where native operations decode them on more than two threads, 32 for each of these, up to 256; 1,024 where
+        GPU kernels decode them and the GPU has 8 GiB or more.
         """
         decoder = self.mask_decoder
         probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
-        if not (probe.is_cuda and unaltered(decoder) and serves_decoder(decoder, probe)):
+        if not unaltered(decoder):
+            return _POINTS_AT_ONCE
+        if serves(decoder.iou_token.weight):  # there the decoder's state is float32, whatever `dtype` says
+            chunks = decoder_tiled.PROMPTS_PER_CHUNK * thread_count()
+            return min(_MOST_POINTS_ON_CPU, max(_POINTS_AT_ONCE, chunks))
+        if not (probe.is_cuda and serves_decoder(decoder, probe)):
             return _POINTS_AT_ONCE
         ample = torch.cuda.get_device_properties(probe.device).total_memory >= _AMPLE_MEMORY
-        return PROMPTS_PER_CHUNK if ample else _POINTS_AT_ONCE
+        return decoder_gpu.PROMPTS_PER_CHUNK if ample else _POINTS_AT_ONCE
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).

@@ -69,22 +69,25 @@ def native_threads() -> Iterator[None]:
 
 
 def share_out(work: Callable[[int], None], count: int) -> None:
-    """Call work(i) for i in [0, count) on as many threads as native operations may use, then one for each of theirs.
+    """Call work(i) for i in [0, count) on as many threads as native operations may use, or one for each of theirs.
 
-    Calls start in the order of i. The modes of PyTorch (gradients, inference) are those of the caller. The first
-    exception ends it: no further call starts, and it is raised here once those under way have ended.
+    Where there are fewer calls than threads, the operations in them share the others. Calls start in the order of i.
+    The modes of PyTorch (gradients, inference) are those of the caller. The first exception ends it: no further call
+    starts, and it is raised here once those under way have ended.
     """
-    threads = min(thread_count(), count)
+    available = thread_count()
+    threads = min(available, count)
     if threads <= 1:
         for i in range(count):
             work(i)
         return
+    each = -(-available // threads)
     numbers, lock, errors = iter(range(count)), Lock(), list[BaseException]()
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
     def run() -> None:
         with native_threads(), torch.inference_mode(inference), torch.set_grad_enabled(gradients):
-            reset = _native.set(1)
+            reset = _native.set(each)
             try:
                 while not errors:
                     with lock:

@@ -18,6 +18,7 @@ from fastsam_core.models.native import serves, unaltered
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import native_threads, share_out, thread_count
+from fastsam_core.postprocess import measured_together
 from fastsam_core.preprocess import preprocess
 
 needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled module is not in use")
@@ -119,12 +120,12 @@ def test_few_calls_share_all_threads(threads: int, calls: int, each: int, set_th
 
 
 @needs_native
-def test_more_threads_decode_more_points_at_once(model: SamModel, set_threads: Callable[[int], None]) -> None:
+def test_more_threads_take_more_at_once(model: SamModel, set_threads: Callable[[int], None]) -> None:
     at_once = []
     for threads in (1, 2, 3, 8, 64):
         set_threads(threads)
-        at_once.append((model.points_at_once(), model.points_at_once(torch.bfloat16)))
-    assert at_once == [(n, n) for n in (64, 64, 96, 256, 256)]
+        at_once.append((model.points_at_once(), model.points_at_once(torch.bfloat16), measured_together()))
+    assert at_once == [(64, 64, 16), (64, 64, 16), (96, 96, 24), (128, 128, 64), (128, 128, 64)]
     set_threads(8)
     with torch.device("meta"):
         assert registry.build("mobile_sam").points_at_once() == 64

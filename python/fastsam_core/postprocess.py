@@ -22,11 +22,19 @@ from . import ops
 from .measuring import MasksOnGpu, MasksOnHost
 from .models.common import to_device
 from .ops._masks.cuda import MeasuredMasks
+from .ops._native import cpu_module
 from .ops._native_cuda import serves
+from .ops._threads import thread_count
 
-# Masks measured at once: their runs, and the encoder's working memory, which is several times as much; on a GPU, enough
-# to keep it busy.
-_RECORDS_CHUNK, _GPU_RECORDS_CHUNK = 16, 256
+# Masks measured at once take their runs, and the encoder's working memory, which is several times as much: so few, but
+# some for each thread; on a GPU, enough to keep it busy.
+_PER_THREAD, _FEWEST_TOGETHER, _MOST_TOGETHER = 8, 16, 64
+_GPU_RECORDS_CHUNK = 256
+
+
+def measured_together() -> int:
+    """How many masks are measured at once on the CPU: few by PyTorch alone, which makes all their pixels."""
+    return min(_MOST_TOGETHER, max(_FEWEST_TOGETHER, _PER_THREAD * thread_count() if cpu_module else 0))
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ class MaskResizer:
     def measure_parts(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> Iterator[Measured]:
         """`measure` of a few of (N, l, l) masks at a time, in order, so that memory is bounded."""
         low_res = self._checked(low_res)
-        size = _GPU_RECORDS_CHUNK if serves(low_res) else _RECORDS_CHUNK
+        size = _GPU_RECORDS_CHUNK if serves(low_res) else measured_together()
         for part in low_res.split(size) if len(low_res) else ():
             yield self.measure(part, threshold, offset)
 

@@ -17,10 +17,8 @@ from torch import Tensor
 from .. import ops
 from ..measuring import Fetched
 from ..models.common import to_device
-from ..ops._native import cpu_module
 from ..ops._native_cuda import serves
-from ..ops._threads import thread_count
-from ..postprocess import MaskResizer
+from ..postprocess import MaskResizer, measured_together
 from ..preprocess import resized_shape
 from ..runs import encode_counts
 from .arguments import Crop, check_count, check_image_size, check_number, plan_crops
@@ -29,11 +27,11 @@ from .candidates import Batch, Candidates, Filters, Queue, compact
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 
-# Masks whose low-resolution logits are asked for at once, for each of 2 to 8 threads: 2 MiB at an input of 1024. Fewer
-# where the picture is so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the memory: pixels
-# for each of 2 to 4 threads.
-_LOGITS_CHUNK, _FEWEST = 8, 4
-_PIXELS_AT_ONCE = 1 << 25
+# Low-resolution logits are asked for of as many masks as are measured together: 4 MiB on two threads at an input of
+# 1024. Fewer where the picture is so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the
+# memory; on four threads or more they may take twice as much.
+_FEWEST = 4
+_PIXELS_AT_ONCE = 1 << 26
 # Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits, twice.
 _GPU_LOGITS_CHUNK = 512
 _GPU_PIXELS_AT_ONCE = 1 << 30
@@ -190,8 +188,8 @@ def _crop_candidates(
 def _masks_at_once(crop_size: tuple[int, int], on_gpu: bool) -> int:
     most, pixels = _GPU_LOGITS_CHUNK, _GPU_PIXELS_AT_ONCE
     if not on_gpu:
-        threads = max(2, thread_count()) if cpu_module else 2  # PyTorch's masks are dense
-        most, pixels = _LOGITS_CHUNK * min(threads, 8), _PIXELS_AT_ONCE * min(threads, 4)
+        most = measured_together()
+        pixels = _PIXELS_AT_ONCE * min(2, most // 16)
     return max(_FEWEST, min(most, pixels // (crop_size[0] * crop_size[1])))
 
 

@@ -31,7 +31,7 @@ _PLAIN_CHUNK = 8
 # them, a launch costs the same for all, and they take 1.0 GiB more: not on a GPU that has little memory. On a CPU, a
 # chunk for each of some threads; with SAM's decoder it takes 60 MiB, and up to 24 for its logits.
 _POINTS_AT_ONCE = 64
-_MOST_POINTS_ON_CPU = 256
+_MOST_POINTS_ON_CPU = 128
 _AMPLE_MEMORY = 8 << 30
 
 # PyTorch starts threads at 2^15 values; a prompt has some 2,000.
@@ -156,7 +156,7 @@ class SamModel(nn.Module):
     def points_at_once(self, dtype: torch.dtype | None = None) -> int:
         """How many points of a grid to decode together in `dtype` (the weights' own if not given).
 
-        64; where native operations decode them on more than two threads, 32 for each of these, up to 256; 1,024 where
+        64; where native operations decode them on more than two threads, 32 for each of these, up to 128; 1,024 where
         GPU kernels decode them and the GPU has 8 GiB or more.
         """
         decoder = self.mask_decoder

@@ -195,8 +195,9 @@ def test_empty_grids(sibling, shape):
 
 
 @each_sibling
-def test_views_are_read_as_they_are(sibling):
-    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(6, 10, 4, dim=64)
+@pytest.mark.parametrize("window", [0, 4])
+def test_views_are_read_as_they_are(sibling, window):
+    qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(6, 10, window, dim=64)
     strided = qkv.transpose(1, 2).contiguous().transpose(1, 2)
     run = ops.siblings("attention")[sibling]
     arguments = (rel_pos_h.T.contiguous().T, rel_pos_w, heads, window, padding)

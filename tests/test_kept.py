@@ -7,6 +7,7 @@ import gc
 import pickle
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,16 @@ def test_what_is_kept_goes_with_its_module() -> None:
     assert gone() is None and len(kept_module._known) == entries - 1
 
 
+def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, steps = nn.Linear(2, 2), list[str]()
+    stream = SimpleNamespace(synchronize=lambda: steps.append(f"waited, {len(kept_module._known[module][1])} kept"))
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    for _ in range(2):
+        kept(module, "key", lambda: steps.append("made"))
+    assert steps == ["made", "waited, 0 kept"]
+
+
 def test_another_parameter_with_the_same_numbers_is_another() -> None:
     module = nn.Linear(2, 2)
     first = kept(module, "a", object)
@@ -302,6 +313,10 @@ def test_tokens_of_a_grid_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model.prompt_encoder.not_a_point_embed.weight.mul_(2)
     assert not torch.equal(model._point_tokens(image, POINTS, LABELS), wanted)
     assert len(made) == 4
+    # On another stream they may not be there yet.
+    monkeypatch.setattr(sam_model, "place_of", lambda device: (device, "another stream"))
+    model._point_tokens(image, POINTS, LABELS)
+    assert len(made) == 5
     for step in range(2 * sam_model._GRIDS_KEPT):
         model._point_tokens(image, POINTS + step, LABELS)
     values = kept_module._known[model.prompt_encoder][1]

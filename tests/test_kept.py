@@ -25,6 +25,7 @@ from fastsam_core.models.kept import kept
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.models.tiny_vit import Attention
 from fastsam_core.ops._native import cpu_module
 from small_model import small_model
 
@@ -181,13 +182,18 @@ def test_what_is_kept_goes_with_its_module() -> None:
 
 
 def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, steps = nn.Linear(2, 2), list[str]()
-    stream = SimpleNamespace(synchronize=lambda: steps.append(f"waited, {len(kept_module._known[module][1])} kept"))
+    module, layer, steps = nn.Linear(2, 2), Attention(8, 2, 3), list[Any]()
+
+    def synchronize() -> None:
+        steps.append((len(kept_module._known[module][1]), layer._kept))
+
     monkeypatch.setattr(Tensor, "is_cuda", True)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    for _ in range(2):
-        kept(module, "key", lambda: steps.append("made"))
-    assert steps == ["made", "waited, 0 kept"]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(synchronize=synchronize))
+    with torch.no_grad():
+        for _ in range(2):
+            kept(module, "key", lambda: steps.append("made"))
+            layer._bias()
+    assert steps == ["made", (0, None), (1, None)]
 
 
 def test_another_parameter_with_the_same_numbers_is_another() -> None:

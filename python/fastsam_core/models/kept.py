@@ -60,11 +60,16 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
         return value
     value = make()
     if not capturing():
-        if first is not None and first.is_cuda:
-            # Who finds it may be on another stream, which doesn't wait for what this one is still making.
-            torch.cuda.current_stream(first.device).synchronize()
+        if first is not None:
+            finish(first)
         values[key] = value
     return value
+
+
+def finish(tensor: Tensor) -> None:
+    """Waits for what is being made where the tensor is: who finds it may be on another stream, which wouldn't wait."""
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
 
 
 def capturing() -> bool:

@@ -203,6 +203,15 @@ def test_a_gpu_that_the_module_holds_no_code_for_is_served_by_pytorch(no_code, m
     assert "CUDA kernels  in use" in doctor.report()
 
 
+def test_doctor_reports_a_gpu_that_cannot_be_used(no_code, built):
+    def fail() -> str:
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nmore of it")
+
+    built.why_not = fail
+    busy = "CUDA-capable device(s) is/are busy or unavailable"
+    assert f"CUDA kernels  cuda:0: {busy}; cuda:1: {busy}\n" in doctor.report()
+
+
 def test_operations_ask_whether_the_gpu_runs_the_kernels():
     code = STAND_IN + (
         "import torch\n"

@@ -107,7 +107,7 @@ def _cuda() -> dict[str, Any]:
     built = torch.version.cuda is not None
     absent = "no GPU, or no driver for it, was found" if built else "this PyTorch was built without CUDA"
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if available else []
-    elsewhere = "; ".join(dict.fromkeys(filter(None, map(why_not_on, gpus))))
+    elsewhere = "; ".join(dict.fromkeys(filter(None, map(_why_not_on, gpus))))
     return {
         "available": available,
         "reason": "" if available else absent,
@@ -117,6 +117,14 @@ def _cuda() -> dict[str, Any]:
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
     }
+
+
+def _why_not_on(gpu: torch.device) -> str:
+    """Why the kernels don't run there; one that can't be used at all is something to report, too."""
+    try:
+        return why_not_on(gpu)
+    except RuntimeError as error:
+        return f"{gpu}: {str(error).partition(chr(10))[0]}"
 
 
 def _bundled_weights() -> dict[str, int]:

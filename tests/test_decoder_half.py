@@ -36,7 +36,7 @@ def check_errors(sibling: str, op: str, given: tuple[Any, ...]) -> None:
     found = run(ops.siblings(op)[sibling], op, given)
     for i, (wanted, usual, ours) in enumerate(zip(exact, plain, found, strict=True)):
         assert ours.dtype == usual.dtype and ours.shape == usual.shape and not ours.isnan().any(), i
-        error, allowed = (float((x.double() - wanted).abs().max()) if len(x) else 0.0 for x in (ours, usual))
+        error, allowed = (float((x.double() - wanted).abs().max()) if x.numel() else 0.0 for x in (ours, usual))
         assert error <= 2 * allowed, (i, error, allowed)
 
 
@@ -172,6 +172,12 @@ def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str, 
         spoilt = [*given]
         spoilt[keys] = torch.full_like(given[keys], value)
         run(ops.siblings(op)[sibling], op, tuple(spoilt))
+
+
+@each_form
+@pytest.mark.parametrize("op", ["decoder_first_look", "decoder_first_pass", "decoder_second_pass"])
+def test_no_prompts(sibling: str, op: str) -> None:
+    check_errors(sibling, op, arguments_in(torch.float16, op, **{**SIZE, "prompts": 0}))
 
 
 @pytest.mark.parametrize("op", LOOKS)

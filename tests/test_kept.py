@@ -7,6 +7,7 @@ import gc
 import pickle
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from fastsam_core.models.kept import kept
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.models.tiny_vit import Attention
 from fastsam_core.ops._native import cpu_module
 from small_model import small_model
 
@@ -179,6 +181,21 @@ def test_what_is_kept_goes_with_its_module() -> None:
     assert gone() is None and len(kept_module._known) == entries - 1
 
 
+def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, layer, steps = nn.Linear(2, 2), Attention(8, 2, 3), list[Any]()
+
+    def synchronize() -> None:
+        steps.append((len(kept_module._known[module][1]), layer._kept))
+
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(synchronize=synchronize))
+    with torch.no_grad():
+        for _ in range(2):
+            kept(module, "key", lambda: steps.append("made"))
+            layer._bias()
+    assert steps == ["made", (0, None), (1, None)]
+
+
 def test_another_parameter_with_the_same_numbers_is_another() -> None:
     module = nn.Linear(2, 2)
     first = kept(module, "a", object)
@@ -302,6 +319,10 @@ def test_tokens_of_a_grid_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model.prompt_encoder.not_a_point_embed.weight.mul_(2)
     assert not torch.equal(model._point_tokens(image, POINTS, LABELS), wanted)
     assert len(made) == 4
+    # On another stream they may not be there yet.
+    monkeypatch.setattr(sam_model, "place_of", lambda device: (device, "another stream"))
+    model._point_tokens(image, POINTS, LABELS)
+    assert len(made) == 5
     for step in range(2 * sam_model._GRIDS_KEPT):
         model._point_tokens(image, POINTS + step, LABELS)
     values = kept_module._known[model.prompt_encoder][1]

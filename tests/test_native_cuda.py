@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cuda_emulation
 import fastsam_core
-from fastsam_core import doctor, ops
-from fastsam_core.ops import _native_cuda, schema
+from fastsam_core import doctor, ops, preprocess
+from fastsam_core.models import native
+from fastsam_core.ops import _direct, _native_cuda, schema
+from fastsam_core.ops._direct import goes_directly
 from fastsam_core.ops._native import cpu_module
 from op_examples import EXAMPLES
 from siblings import EMULATED, run_python
@@ -149,6 +153,77 @@ def test_a_gpu_tensor_that_pytorch_serves_is_said_once(monkeypatch, caplog):
         assert served(tensor, tensor) == served(tensor, tensor) == "the result"
     (record,) = caplog.records
     assert record.getMessage() == f"PyTorch serves operations on GPU tensors: CUDA kernels: {_native_cuda.SWITCHED_OFF}"
+
+
+# ------------------------------------------------------------------------------------ GPUs that don't run the kernels
+
+NO_CODE = "no kernel image is available for execution on the device"
+
+
+@pytest.fixture
+def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Kernels are in use, but hold no code for the first GPU; gives what is said of that. The second one runs them."""
+    current = [0]
+
+    @contextmanager
+    def device(index: int) -> Iterator[None]:
+        before, current[0] = current[0], index
+        yield
+        current[0] = before
+
+    built.EMULATED, built.ARCHITECTURES, built.why_not = False, "80, 90a", lambda: "" if current[0] else NO_CODE
+    for part in (_native_cuda, _direct, native, preprocess):
+        monkeypatch.setattr(part, "cuda_module", built)
+    for part in (schema, doctor):
+        monkeypatch.setattr(part, "cuda_reason", "")
+    for name, value in (("device", device), ("current_device", lambda: 0), ("get_device_name", lambda gpu: "Tesla T4")):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    _native_cuda._why_not_on.cache_clear()
+    with _native_cuda.use_module(built):
+        yield f"those for 80, 90a don't run on the Tesla T4: {NO_CODE}"
+    _native_cuda._why_not_on.cache_clear()
+
+
+@torch.no_grad()
+def test_a_gpu_that_the_module_holds_no_code_for_is_served_by_pytorch(no_code, monkeypatch):
+    with FakeTensorMode():
+        tensors = [torch.empty(3, device=f"cuda:{i}") for i in range(2)]
+    monkeypatch.setattr(_direct, "_PLAIN", (type(tensors[0]),))
+    assert [ops.why("nms", tensor)["cuda"] for tensor in tensors] == [f"CUDA kernels: {no_code}", ""]
+    run = schema._where_it_runs(lambda *args: "kernels", lambda *args: "PyTorch")
+    assert [run(1, tensor) for tensor in tensors] == ["PyTorch", "kernels"]
+    for takes in (_native_cuda.serves, goes_directly, native.serves_on_gpu):
+        assert [takes(tensor) for tensor in tensors] == [False, True], takes
+    devices = [torch.device(name) for name in ("cuda", "cuda:0", "cuda:1", "cpu")]
+    assert [preprocess._takes_frames(device) for device in devices] == [False, False, True, True]
+    assert f"CUDA kernels  {no_code}" in doctor.report()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "CUDA kernels  in use" in doctor.report()
+
+
+def test_doctor_reports_a_gpu_that_cannot_be_used(no_code, built):
+    def fail() -> str:
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nmore of it")
+
+    built.why_not = fail
+    busy = "CUDA-capable device(s) is/are busy or unavailable"
+    assert f"CUDA kernels  cuda:0: {busy}; cuda:1: {busy}\n" in doctor.report()
+
+
+def test_operations_ask_whether_the_gpu_runs_the_kernels():
+    code = STAND_IN + (
+        "import torch\n"
+        "from fastsam_core.ops import schema\n"
+        "asked = []\n"
+        "schema.why_not_on = lambda device: asked.append(device) or 'there is no code for it'\n"
+        "there = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)\n"
+        "runs = torch.tensor([0, 5, 1, 2]), torch.tensor([0, 4])\n"
+        "print(torch.ops.fastsam_core.rle_area.default.redispatch(there, *runs).tolist(), len(asked))"
+    )
+    done = run_python(code, FASTSAM_CUDA_KERNELS="", FASTSAM_NATIVE="1")
+    assert done.stdout.splitlines() == ["[7] 1"], done.stderr
 
 
 # --------------------------------------------------------------------------------------------------------- the module

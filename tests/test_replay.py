@@ -362,6 +362,12 @@ def test_switched_off_nothing_is_recorded(stand: Stand, monkeypatch: pytest.Monk
     assert not stand.made
 
 
+def test_a_gpu_that_runs_no_kernels_has_no_graphs(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "why_not_on", lambda device: "there is no code for it")
+    encode_all(vit(), range(5))
+    assert not stand.made
+
+
 def test_on_another_gpu_than_the_current_one(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[Any] = []
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastsam_core import ASSETS, YOLO, Results
+from fastsam_core import ASSETS, YOLO, Results, rle
 from fastsam_core.config import DetectConfig
 from fastsam_core.detect import load_detector
 from fastsam_core.detect.yolo.decode import decode
 from fastsam_core.detect.yolo.letterbox import Letterbox
+from fastsam_core.detect.yolo.masks import masks
 from fastsam_core.detect.yolo.network import Raw
 from fastsam_core.detect.yolo.predictor import YoloPredictor
 from small_model import bgr_picture
@@ -68,6 +69,14 @@ def test_boxes_scores_and_masks(
         # A logit within rounding of zero may fall on either side.
         assert (found != masks).sum() <= 2e-4 * masks.sum()
         assert masks.any((1, 2)).all() and masks.sum() > 1000
+
+
+def test_a_box_in_the_padding_has_an_empty_mask() -> None:
+    place = Letterbox.of((300, 640), (640, 640))  # ten rows of padding above
+    boxes = place.boxes(torch.tensor([[10.0, 0, 50, 9], [10.0, 20, 50, 80], [10.0, 20, 10, 80]]))
+    prototypes, coefficients = torch.ones(2, 80, 160), torch.ones(3, 2)
+    rles, areas = masks(coefficients, prototypes, boxes, place)
+    assert areas.tolist() == [0, 40 * 60, 0] and rle.area(rles).tolist() == areas.tolist()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@
 namespace fastsam::cuda {
 namespace {
 
+// Compiled for what all the others are compiled for.
+__global__ void probe_kernel() {}
+
 int attribute(cudaDeviceAttr which, const char* what) {
   int device = 0, value = 0;
   check(cudaGetDevice(&device), "looking for the current CUDA device");
@@ -23,6 +26,28 @@ int device_count() {
   }
   check(error, "counting the CUDA devices");
   return count;
+}
+
+std::string why_not() {
+#ifdef FASTSAM_CUDA_EMULATION
+  (void)probe_kernel;
+  return "";
+#else
+  cudaFuncAttributes found;
+  const cudaError_t error = cudaFuncGetAttributes(&found, probe_kernel);
+  switch (error) {
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:  // the same, where that is found out later
+    case cudaErrorInsufficientDriver:
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilerNotFound:
+      (void)cudaGetLastError();
+      return cudaGetErrorString(error);
+    default:
+      check(error, "looking for a kernel's code");
+      return "";
+  }
+#endif
 }
 
 int compute_capability() {

@@ -16,7 +16,7 @@ from .models import replay
 from .models.precision import why_not_bfloat16
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
-from .ops._native_cuda import cuda_module, cuda_reason
+from .ops._native_cuda import cuda_module, cuda_reason, why_not_on
 
 
 def collect() -> dict[str, Any]:
@@ -106,17 +106,25 @@ def _cuda() -> dict[str, Any]:
     available = torch.cuda.is_available()
     built = torch.version.cuda is not None
     absent = "no GPU, or no driver for it, was found" if built else "this PyTorch was built without CUDA"
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if available else []
+    elsewhere = "; ".join(dict.fromkeys(filter(None, map(_why_not_on, gpus))))
     return {
         "available": available,
         "reason": "" if available else absent,
-        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        if available
-        else [],
-        "kernels": cuda_reason or ("in use" if available else f"switched on, but {absent}"),
+        "devices": [torch.cuda.get_device_name(gpu) for gpu in gpus],
+        "kernels": cuda_reason or (elsewhere or "in use" if available else f"switched on, but {absent}"),
         "graphs": replay.off or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
     }
+
+
+def _why_not_on(gpu: torch.device) -> str:
+    """Why the kernels don't run there; one that can't be used at all is something to report, too."""
+    try:
+        return why_not_on(gpu)
+    except RuntimeError as error:
+        return f"{gpu}: {str(error).partition(chr(10))[0]}"
 
 
 def _bundled_weights() -> dict[str, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import ops
 from .models.common import to_device
-from .ops._native_cuda import cuda_module
+from .ops._native_cuda import cuda_module, why_not_on
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -64,7 +64,7 @@ def preprocess(
 
 def _takes_frames(device: torch.device) -> bool:
     """Whether whole pictures are resized on the device; where PyTorch serves it, Pillow would have to, on the CPU."""
-    return device.type == "cpu" or (device.type == "cuda" and cuda_module is not None)
+    return device.type == "cpu" or (device.type == "cuda" and cuda_module is not None and not why_not_on(device))
 
 
 def _check(image: np.ndarray) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..ops._native_cuda import stream_of
+
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -58,13 +60,26 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
         return value
     value = make()
     if not capturing():
+        if first is not None:
+            finish(first)
         values[key] = value
     return value
+
+
+def finish(tensor: Tensor) -> None:
+    """Waits for what is being made where the tensor is: who finds it may be on another stream, which wouldn't wait."""
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
 
 
 def capturing() -> bool:
     """Whether a CUDA graph is being captured. What is made then holds nothing before the graph has been replayed."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def place_of(device: torch.device) -> Hashable:
+    """The device, and its current stream: in the key of what is made too often to wait for it."""
+    return device, stream_of(device.index) if device.type == "cuda" else None
 
 
 def settle(module: Module) -> Module:

@@ -10,7 +10,7 @@ from torch.nn.modules import module as nn_module
 
 from .._log import warn_once
 from ..ops._native import cpu_module
-from ..ops._native_cuda import DTYPES, cuda_module
+from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
 from .kept import parts_of
 
 _OWN = ("torch.nn.modules.", "fastsam_core.models.")
@@ -53,7 +53,7 @@ def is_exporting() -> bool:
 
 
 def serves_on_gpu(*tensors: Tensor) -> bool:
-    """Whether kernels can take these: on a GPU, of half or single precision, no gradients wanted, kernels in use.
+    """Whether kernels can take these: on a GPU that runs them, of half or single precision, no gradients wanted.
 
     Also under autocast, since operations convert their other tensors to the dtype of the first, and in what
     `torch.compile` traces, but not in exported graphs.
@@ -63,6 +63,8 @@ def serves_on_gpu(*tensors: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
         and not is_exporting()
+        # The operations themselves see to that, too; compilers can't look it up.
+        and (torch.compiler.is_compiling() or not why_not_on(tensors[0].device))
     )
 
 

@@ -19,7 +19,7 @@ from torch.nn.modules import module as nn_module
 from .._log import warn_once
 from ..ops._attention.cuda import why_not
 from ..ops._direct import unseen
-from ..ops._native_cuda import cuda_module, stream_of
+from ..ops._native_cuda import cuda_module, stream_of, why_not_on
 from .cuda_graph import record
 from .kept import capturing, kept, parts_of
 from .native import is_plain
@@ -203,7 +203,7 @@ class Graphs:
         try:
             if not is_plain(encoder) or any(part.training for part in parts_of(encoder)):
                 raise ValueError("it has hooks, layers of others or such as are in training")
-            if reason := why_not("attention", suits):
+            if reason := why_not_on(suits.device) or why_not("attention", suits):
                 raise ValueError(reason)
             if _spare_bytes() < SPARE_BYTES:
                 raise MemoryError(f"less than {SPARE_BYTES >> 20:,} MiB of the GPU's memory are free")

@@ -17,7 +17,7 @@ from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_gpu import GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
-from .kept import capturing, kept
+from .kept import capturing, kept, place_of
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
@@ -305,10 +305,8 @@ class SamModel(nn.Module):
         usual = points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not serves(image.embedding)
         if not usual or encoder.training or torch.is_autocast_enabled(device.type):
             return make()
-        known: dict[Any, Tensor] = kept(
-            encoder, ("points", encoder.image_size, device, image.dtype), dict, if_counted=True
-        )
-        grid = points.shape, points.numpy().tobytes(), labels.dtype, labels.numpy().tobytes()
+        known: dict[Any, Tensor] = kept(encoder, ("points", encoder.image_size, image.dtype), dict, if_counted=True)
+        grid = place_of(device), points.shape, points.numpy().tobytes(), labels.dtype, labels.numpy().tobytes()
         tokens = known.get(grid)
         if tokens is None:
             with torch.inference_mode(False), torch.no_grad():

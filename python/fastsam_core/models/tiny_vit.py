@@ -17,7 +17,7 @@ from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .kept import capturing
+from .kept import capturing, finish
 from .native import serves, serves_on_gpu, unaltered
 
 
@@ -231,6 +231,7 @@ class Attention(nn.Module):
             made = made_from, table.detach()[:, index]
             if capturing():
                 return made[1]
+            finish(table)
             self._kept = made
         return self._kept[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ._native_cuda import cuda_module
+from ._native_cuda import cuda_module, why_not_on
 
 # PyTorch's own names, which a version may be without: every call goes through the dispatcher then.
 try:
@@ -20,18 +20,18 @@ else:
 _PLAIN = (Tensor, nn.Parameter)
 
 
-def goes_directly(*tensors: Tensor | None) -> bool:
+def goes_directly(first: Tensor, *others: Tensor | None) -> bool:
     """Whether the dispatcher would do nothing but call the CUDA sibling, for which it takes as long as that itself.
 
-    That is where kernels are in use, all tensors are plain dense ones on a GPU, and nothing wants to see the operation.
-    The sibling's own checks are left, also that the tensors are all on one GPU.
+    That is where kernels are in use, all tensors are plain dense ones on a GPU that runs them, and nothing wants to see
+    the operation. The sibling's own checks are left, also that the tensors are all on one GPU.
     """
     if cuda_module is None or not unseen():
         return False
-    for tensor in tensors:
+    for tensor in (first, *others):
         if tensor is not None and not (type(tensor) in _PLAIN and tensor.is_cuda and tensor.layout is torch.strided):
             return False
-    return True
+    return not why_not_on(first.device)
 
 
 def unseen() -> bool:

@@ -62,10 +62,31 @@ def use_module(module: Any) -> Iterator[None]:
         _chosen.reset(reset)
 
 
+def why_not_on(device: torch.device) -> str:
+    """Why the module's kernels don't run on this GPU, such as that it holds no code for it; "" where they do.
+
+    Also "" where there is no module, and for what is no GPU.
+    """
+    if cuda_module is None or device.type != "cuda":
+        return ""
+    return _why_not_on(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _why_not_on(index: int) -> str:
+    assert cuda_module is not None
+    with torch.cuda.device(index):
+        error = str(cuda_module.why_not())
+    name = torch.cuda.get_device_name(index)
+    return error and f"those for {cuda_module.ARCHITECTURES} don't run on the {name}: {error}"
+
+
 def serves(tensor: Tensor) -> bool:
-    """Whether kernels are in use that can reach this tensor's memory."""
+    """Whether kernels are in use that can reach this tensor's memory, and run there."""
     module = _chosen.get()
-    return module is not None and tensor.device.type == ("cpu" if module.EMULATED else "cuda")
+    if module is None or tensor.device.type != ("cpu" if module.EMULATED else "cuda"):
+        return False
+    return not why_not_on(tensor.device)
 
 
 def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ._native import cpu_module
-from ._native_cuda import cuda_module, cuda_reason, say_served_by_pytorch
+from ._native_cuda import cuda_module, cuda_reason, say_served_by_pytorch, why_not_on
 
 NAMESPACE = "fastsam_core"
 FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_preprocess", "_rle")
@@ -83,6 +83,8 @@ def why_not_cuda(op: str, tensor: Tensor) -> str:
         return f"CUDA kernels: {cuda_reason}"
     if op not in CUDAS:
         return f"{op} has no CUDA kernel"
+    if reason := why_not_on(tensor.device):
+        return f"CUDA kernels: {reason}"
     family_reason = getattr(CUDAS[op], "why_not", None)
     return family_reason(op, tensor) if family_reason else ""
 
@@ -96,6 +98,17 @@ def _said(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
         if on_gpu is not None:
             say_served_by_pytorch(why_not_cuda(name, on_gpu))
         return reference(*args)
+
+    return call
+
+
+def _where_it_runs(cuda: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`cuda`, or `plain` for tensors on a GPU that doesn't run the kernels."""
+
+    @wraps(cuda)
+    def call(*args: Any) -> Any:
+        first = next(value for value in args if isinstance(value, Tensor))
+        return plain(*args) if why_not_on(first.device) else cuda(*args)
 
     return call
 
@@ -119,7 +132,7 @@ def _register(family: str) -> None:
         if cuda is not None and hasattr(cuda, name):
             CUDAS[name] = cuda
             if cuda_module is not None:
-                library.impl(name, on_one_device(name, getattr(cuda, name)), "CUDA")
+                library.impl(name, _where_it_runs(on_one_device(name, getattr(cuda, name)), plain), "CUDA")
         SCHEMAS[name], FAMILY_OF[name] = schema, family
         REFERENCES[name], NATIVES[name] = reference, native
 

@@ -38,6 +38,10 @@ def masks(
             .contiguous()
         )
         for logit, (x1, y1, x2, y2) in zip(logits, extents[start : start + _CHUNK], strict=True):
+            if x1 >= x2 or y1 >= y2:  # of a box in the padding, nothing is left of which in the picture
+                counts.append(torch.tensor([height * width], device="cpu"))
+                areas.append(torch.tensor(0, device="cpu"))
+                continue
             found, _, _, sizes = ops.mask_runs(
                 logit[None],
                 y_cells[y1:y2],

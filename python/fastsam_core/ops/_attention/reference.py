@@ -47,7 +47,7 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
 
 def _attend(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int) -> Tensor:
     batch, height, width, _ = qkv.shape
-    q, k, v = qkv.view(batch, height * width, 3, num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
+    q, k, v = qkv.reshape(batch, height * width, 3, num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
     q_grid = q.view(batch, num_heads, height, width, -1)
     # Position terms take the unscaled query: (B, heads, H, W, key rows) and (B, heads, H, W, key columns).
     rel_h = torch.einsum("bnhwc,hkc->bnhwk", q_grid, _by_position(rel_pos_h, height))

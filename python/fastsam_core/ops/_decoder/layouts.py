@@ -35,12 +35,12 @@ def pad_pairs(x: Tensor) -> Tensor:
     """(n, heads * T, heads * T') to 8 tokens of each head on both sides: (n, 64, 64)."""
     n, rows, columns = x.shape
     split = x.reshape(n, HEADS, rows // HEADS, HEADS, columns // HEADS)
-    return F.pad(split, (0, TOKENS - columns // HEADS, 0, 0, 0, TOKENS - rows // HEADS)).reshape(n, HEADS * TOKENS, -1)
+    return F.pad(split, (0, TOKENS - columns // HEADS, 0, 0, 0, TOKENS - rows // HEADS)).flatten(3).flatten(1, 2)
 
 
 def pad_bias(x: Tensor) -> Tensor:
     """(n, heads * T) to (n, 64) float32."""
-    return F.pad(x.reshape(len(x), HEADS, -1), (0, TOKENS - x.shape[1] // HEADS)).reshape(len(x), -1).float()
+    return F.pad(x.unflatten(1, (HEADS, -1)), (0, TOKENS - x.shape[1] // HEADS)).flatten(1).float()
 
 
 def narrow_look(look: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def narrow_look(look: Tensor) -> Tensor:
 def look_rows(x: Tensor, each: int) -> Tensor:
     """(n, heads * T, columns) to `each` tokens per head."""
     n, rows, columns = x.shape
-    return F.pad(x.reshape(n, HEADS, -1, columns), (0, 0, 0, each - rows // HEADS)).reshape(n, HEADS * each, columns)
+    return F.pad(x.unflatten(1, (HEADS, -1)), (0, 0, 0, each - rows // HEADS)).reshape(n, HEADS * each, columns)
 
 
 def merge(tops: Tensor, totals: Tensor, seen: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,8 +70,7 @@ def merge(tops: Tensor, totals: Tensor, seen: Tensor, mixed: Tensor) -> tuple[Te
     """
     factor = torch.exp2(tops - tops.amax(1, keepdim=True))
     factor = factor / (factor * totals).sum(1, keepdim=True)
-    n, parts, columns = tops.shape
-    of_head = factor.view(n, parts, -1, 1, 8)
-    if columns == HEADS * TOKENS // 2:
+    of_head = factor.unflatten(2, (-1, 1, 8))
+    if tops.shape[2] == HEADS * TOKENS // 2:
         of_head = of_head.repeat_interleave(2, 2)
     return (seen * of_head).sum(1), (mixed * factor[:, :, None]).sum(1)

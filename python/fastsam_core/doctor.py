@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
 import sys
 from importlib import metadata
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +27,9 @@ def collect() -> dict[str, Any]:
 
     Keys: `versions` (name -> version, or None where a package is missing), `platform`, `operations` (name ->
     {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
-    (`chosen`, `available`, `forced`), `threads`, `cuda` (`available`, `reason`, `devices`, of the kernels `module`,
-    `architectures`, `kernels`: "in use" or the reason why not, and `graphs`: the same of the encoders' CUDA graphs),
+    (`chosen`, `available`, `forced`), `threads`, `processor_limit` (a container's, or None), `cuda` (`available`,
+    `reason`, `devices`, of the kernels `module`, `architectures`, `kernels`: "in use" or the reason why not, and
+    `graphs`: the same of the encoders' CUDA graphs),
     `bfloat16` ("" where this CPU multiplies it faster than float32, else the reason why not),
     `home`, `weights` (bundled file -> bytes), `environment` (the FASTSAM_ variables that are set).
     """
@@ -40,6 +44,7 @@ def collect() -> dict[str, Any]:
             "forced": os.environ.get("FASTSAM_ISA") or None,
         },
         "threads": torch.get_num_threads(),
+        "processor_limit": _processor_limit(),
         "bfloat16": why_not_bfloat16(),
         "cuda": _cuda(),
         "home": str(_files.home()),
@@ -55,7 +60,8 @@ def report() -> str:
     lines += _section("Versions", {name: version or "not installed" for name, version in found["versions"].items()})
     faster = "multiplied faster than float32: dtype=bfloat16 uses that in decoders and in ViT encoders"
     narrow = f"not faster than float32: {found['bfloat16']}" if found["bfloat16"] else faster
-    lines += _section("Machine", {"platform": found["platform"], "threads": found["threads"], "bfloat16": narrow})
+    threads = _threads(found["threads"], found["processor_limit"])
+    lines += _section("Machine", {"platform": found["platform"], "threads": threads, "bfloat16": narrow})
     isa = found["isa"]
     lines += _section(
         "Native CPU operations",
@@ -82,6 +88,24 @@ def report() -> str:
     lines += _section("Files", {"downloads": home, **(weights or {"bundled weights": "none found"})})
     lines += _section("Environment", found["environment"] or {"FASTSAM_...": "nothing set"})
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _processor_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """How many processors' time Linux lets a container use, if it says so; PyTorch counts those of the machine."""
+    with contextlib.suppress(OSError, ValueError):  # cgroup v2: "400000 100000", or "max 100000"
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    return None
+
+
+def _threads(count: int, limit: float | None) -> str:
+    if limit is None or count <= math.ceil(limit):
+        return str(count)
+    enough = math.ceil(limit)
+    return f"{count}, but this container may use {limit:g} processors: OMP_NUM_THREADS={enough} is faster"
 
 
 def _versions() -> dict[str, str | None]:

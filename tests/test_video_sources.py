@@ -159,7 +159,7 @@ def test_a_damaged_frame_is_left_out_and_the_others_stay(tmp_path: Path, caplog:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes there alone")
-def test_videos_whose_names_are_not_utf8(tmp_path: Path) -> None:
+def test_opencv_is_given_names_that_are_not_utf8(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4"))
     try:
         folder.mkdir()
@@ -170,11 +170,17 @@ def test_videos_whose_names_are_not_utf8(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from fastsam_core.sources import load_sources\n"
         "from fastsam_core.sources.stream import open_capture\n"
         "from fastsam_core.saving import _Video\n"
+        "from fastsam_core import Results\n"
+        "from fastsam_core.annotate.preview import Preview\n"
         "source = load_sources(sys.argv[1])\n"
         "assert source.expected() == 12 and len(list(source)) == 12\n"
         "assert open_capture(str(next(Path(sys.argv[1]).glob('*.avi')))).isOpened()\n"
         "video = _Video(Path(sys.argv[1]) / 'b.avi', 10.0, (32, 48))\n"
-        "video.write(next(iter(source)).image); video.close()\n"
+        "image = next(iter(source)).image; video.write(image); video.close()\n"
+        "sheet = Preview(['a'], 1)\n"
+        "path, data = sheet.tile('a', Results(image, 'a', {}))\n"
+        "(Path(sys.argv[1]) / path).parent.mkdir(); (Path(sys.argv[1]) / path).write_bytes(data)\n"
+        "assert sheet.sheet(Path(sys.argv[1]))\n"
     )
     # In a process of its own, since OpenCV ends it where it can't read a name.
     subprocess.run([sys.executable, "-c", program, folder], check=True)

@@ -279,7 +279,7 @@ def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
     first = 0
     for element in elements:
         if element is None:  # one bad file among many, as in a generator of cv2.imread(path)
-            yield from _reported([(f"image{first}.jpg", _no_picture)], first=first, endless=True)
+            yield from _reported([(f"image{first}.jpg", _lazy(_no_picture))], first=first, endless=True)
             first += 1
             continue
         # A camera's loop fills one array again and again, while pictures wait for their batch or are kept in results.
@@ -290,9 +290,8 @@ def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
         first += len(units)
 
 
-def _no_picture() -> Iterator[Item]:
+def _no_picture() -> NDArray[np.uint8]:
     raise ValueError("no picture but None, which cv2.imread gives for a file that it can't read")
-    yield
 
 
 def _stream_source(addresses: list[int | str], path: str, vid_stride: int, stream_buffer: bool) -> Source:

@@ -150,6 +150,16 @@ def test_iterator_is_taken_one_at_a_time(tmp_path: Path) -> None:
         list(load_sources(iter([5])))
 
 
+def test_none_in_an_iterator_is_a_picture_that_cannot_be_read() -> None:
+    items = list(load_sources(iter([BGR, None, BGR])))
+    assert [(i.index, i.path, i.image is None) for i in items] == [
+        (0, "image0.jpg", False),
+        (1, "image1.jpg", True),
+        (2, "image2.jpg", False),
+    ]
+    assert "cv2.imread" in str(items[1].error)
+
+
 def test_frames_of_an_iterator_are_their_own() -> None:
     buffer = np.zeros_like(BGR)
 

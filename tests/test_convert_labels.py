@@ -150,6 +150,19 @@ def test_a_malformed_file_leaves_no_coco_file(place: Path, capsys: pytest.Captur
     assert not Path("labels.json").exists() and sorted(path.name for path in place.iterdir()) == ["data"]
 
 
+def test_an_image_that_cannot_be_read_is_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/images/1.png").write_bytes(b"no picture")
+    assert run("convert data=data from=yolo to=coco output=labels.json") == 0
+    said = capsys.readouterr()
+    assert "2 images, 0 objects" in said.out and "1.png: not a picture" in said.err
+    document = json.loads(Path("labels.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["2.png", "sub/3.png"]
+    for name in ("2", "sub/3"):
+        Path(f"data/images/{name}.png").write_bytes(b"no picture")
+    assert run("convert data=data from=yolo to=coco output=none.json") == 1
+    assert not Path("none.json").exists()
+
+
 def test_options_and_formats_that_do_not_exist(place: Path) -> None:
     with pytest.raises(ValueError, match="to='voc' is none of"):
         open_writer("x", "voc")

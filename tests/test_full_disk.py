@@ -12,6 +12,8 @@ import pytest
 
 from fastsam_core import SAM, Results, rle, tiles
 from fastsam_core._files import append_text, save_tensors, write_text
+from fastsam_core.models.download import download
+from local_server import reply, serve
 from small_model import small_model
 
 resource = pytest.importorskip("resource")
@@ -79,6 +81,15 @@ def test_a_video_that_was_cut_off_is_no_video(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "in.avi"]
     assert len(model(tmp_path / "in.avi", **options)) == 4
     assert [path.name for path in (tmp_path / "out").rglob("*.avi")] == ["in.avi"]
+
+
+def test_a_download_names_its_file(tmp_path: Path) -> None:
+    body = noise(300, 300).tobytes()
+    with serve(lambda handler: reply(handler, body)) as address:
+        with full_disk(), pytest.raises(OSError, match=r"target\.pt"):
+            download(f"{address}/x.pt", tmp_path / "target.pt", progress=False)
+        assert not (tmp_path / "target.pt").exists()
+        assert download(f"{address}/x.pt", tmp_path / "target.pt", progress=False).read_bytes() == body
 
 
 def test_appending_adds_all_or_nothing(tmp_path: Path) -> None:

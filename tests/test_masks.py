@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import scene
-from fastsam_core import contours, ops
+from fastsam_core import Predictor, contours, ops
 from fastsam_core.results import Masks
 from fastsam_core.rle import from_masks
 
@@ -72,6 +72,17 @@ def test_runs_answer_whatever_is_asked_first(first: str) -> None:
         assert other.is_rle and other.shape == expected.shape and other.rle == expected.rle
         assert torch.equal(torch.as_tensor(other.data), torch.as_tensor(expected.data))
         assert other[1:3].rle == expected[1:3].rle and other.boxes.tolist() == expected.boxes.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
+def test_of_logits_what_is_above_zero_is_inside(dtype: torch.dtype) -> None:
+    expected = Masks(scene.masks(), SHAPE)
+    logits = torch.as_tensor(scene.masks()).to(dtype) * 14 - 7
+    masks = Masks(logits, SHAPE)
+    assert masks.rle == expected.rle and masks.boxes.tolist() == expected.boxes.tolist()
+    assert masks.area.tolist() == expected.area.tolist() and np.array_equal(masks.pixels(0), expected.pixels(0))
+    cleaned, keep = Predictor.remove_small_regions(logits, 0)
+    assert torch.equal(cleaned, torch.as_tensor(scene.masks())[keep])
 
 
 def test_many_runs_are_kept_as_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,17 @@ def test_the_models_own_input_size_is_the_default(checkpoint: Path) -> None:
     assert sam.model.image_size == MODELS["sam_nano"].image_size
 
 
+def test_a_calls_input_size_is_not_the_models_own_for_other_predictors(checkpoint: Path) -> None:
+    sam = SAM(checkpoint)
+    sam(bgr_picture(30, 40), bboxes=[], imgsz=128, verbose=False)
+    other = SAM(sam.model)
+    other(bgr_picture(30, 40), bboxes=[], verbose=False)
+    assert other.model.image_size == MODELS["sam_nano"].image_size
+    sam.model.set_image_size(64)
+    other(bgr_picture(30, 40), bboxes=[], verbose=False)
+    assert other.model.image_size == 64
+
+
 def test_unknown_options_are_refused(sam: SAM) -> None:
     with pytest.raises(TypeError, match="did you mean bboxes"):
         sam(bgr_picture(30, 40), bbox=[1, 2, 3, 4])

@@ -110,6 +110,44 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypa
 
 
 @ONCE
+def test_weights_that_are_not_finite_do_not_take_the_place_of_saved_ones(tmp_path: Path) -> None:
+    trainer = Trainer(SHORT, scenes(), tmp_path, workers=0)
+    trainer.step = 1
+    trainer._save()
+    before = trainer.weights.read_bytes(), (tmp_path / "state.pt").read_bytes()
+    next(iter(trainer.model.parameters())).data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite at step 4; lower the learning rate"):
+        trainer.run()
+    assert before == (trainer.weights.read_bytes(), (tmp_path / "state.pt").read_bytes())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
+def test_a_damaged_state_is_named(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
+    assert re.search(r"state\.pt is no run's state, or damaged; remove it", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("error", "status"), [(FloatingPointError("lower it"), 1), (KeyboardInterrupt(), 130)])
+def test_the_command_ends_without_a_traceback(
+    error: BaseException,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(self: Trainer) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "run", run)
+    with pytest.raises((SystemExit, type(error))) as raised:
+        command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
+    assert isinstance(raised.value, SystemExit) and raised.value.code == status
+    assert re.search("error: lower it|goes on", capsys.readouterr().err)
+
+
+@ONCE
 def test_a_run_learns(tmp_path: Path) -> None:
     """A few pictures, again and again: masks must come out better at the end than at the start."""
     config = TrainConfig(

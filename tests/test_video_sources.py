@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -138,6 +142,49 @@ def test_truncated_video_gives_its_frames_and_a_warning(tmp_path: Path, caplog: 
     assert [i.frame for i in items] == list(range(len(items)))
     [record] = caplog.records
     assert f"{path} ended after {len(items)} of the {FRAMES} frames" in record.getMessage()
+
+
+def test_a_damaged_frame_is_left_out_and_the_others_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray(make_video(tmp_path / "a.avi").read_bytes())
+    start = -1
+    for _ in range(6):
+        start = data.index(b"\xff\xc0", start + 1)  # where a JPEG says its size
+    data[start + 2 : start + 4] = b"\xff\xff"
+    (tmp_path / "a.avi").write_bytes(data)
+    with caplog.at_level(logging.WARNING, "fastsam_core"):
+        items = list(load_sources(tmp_path / "a.avi"))
+    assert [i.frame for i in items] == [k for k in range(FRAMES) if k != 5] == [grey(i) for i in items]
+    [record] = caplog.records
+    assert "1 of its frames are damaged" in record.getMessage()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes there alone")
+def test_opencv_is_given_names_that_are_not_utf8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    make_video(tmp_path / "a.avi").rename(folder / os.fsdecode(b"\xfc.avi"))
+    program = (
+        "import sys; from pathlib import Path; from fastsam_core.sources import load_sources\n"
+        "from fastsam_core.sources.stream import open_capture\n"
+        "from fastsam_core.saving import _Video\n"
+        "from fastsam_core import Results\n"
+        "from fastsam_core.annotate.preview import Preview\n"
+        "source = load_sources(sys.argv[1])\n"
+        "assert source.expected() == 12 and len(list(source)) == 12\n"
+        "assert open_capture(str(next(Path(sys.argv[1]).glob('*.avi')))).isOpened()\n"
+        "video = _Video(Path(sys.argv[1]) / 'b.avi', 10.0, (32, 48))\n"
+        "image = next(iter(source)).image; video.write(image); video.close()\n"
+        "sheet = Preview(['a'], 1)\n"
+        "path, data = sheet.tile('a', Results(image, 'a', {}))\n"
+        "(Path(sys.argv[1]) / path).parent.mkdir(); (Path(sys.argv[1]) / path).write_bytes(data)\n"
+        "assert sheet.sheet(Path(sys.argv[1]))\n"
+    )
+    # In a process of its own, since OpenCV ends it where it can't read a name.
+    subprocess.run([sys.executable, "-c", program, folder], check=True)
+    assert (folder / "b.avi").stat().st_size
 
 
 def test_pixel_limit_holds_for_videos(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +370,16 @@ def test_silent_stream_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert items == [0, 1]
     assert [r.getMessage() for r in caplog.records] == ["stream 0: no frame for 0.2 seconds"]
     assert threading.active_count() <= started + 1
+
+
+def test_frames_that_the_stride_leaves_out_are_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(stream_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(stream_module, "open_capture", lambda where: FakeCapture(5))
+    reader = stream_module.StreamReader(0, threading.Condition(), buffered=False, vid_stride=100)
+    made = reader.last_frame
+    reader.run()
+    assert reader.ended and reader.last_frame >= made + 40
 
 
 def test_closing_a_stream_stops_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:

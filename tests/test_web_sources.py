@@ -53,6 +53,20 @@ def test_urls(folder: Path) -> None:
         list(load_sources(f"{address}/a.png"))
 
 
+def test_addresses_may_have_letters_and_spaces_that_need_escapes() -> None:
+    asked: list[str] = []
+
+    def answer(handler: Any) -> None:
+        asked.append(handler.path)
+        reply(handler, encode(RGB, "PNG"))
+
+    with serve(answer) as address:
+        url = f"{address}/größe 1.png?of=a b&c=%C3%BC"
+        item = only(url)
+    assert item.path == url and np.array_equal(item.image, BGR)
+    assert asked == ["/gr%C3%B6%C3%9Fe%201.png?of=a%20b&c=%C3%BC"]
+
+
 def test_url_limits() -> None:
     def endless(handler: Any) -> None:
         handler.send_response(200)

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,11 @@ def home() -> Path:
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("fastsam_core", appauthor=False))
+
+
+def for_opencv(path: str | os.PathLike[str]) -> Any:
+    """A path as OpenCV takes it: the process dies of text with bytes in it that are not UTF-8."""
+    return os.fsencode(path)
 
 
 @contextmanager

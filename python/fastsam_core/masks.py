@@ -21,9 +21,10 @@ _KEPT_RUNS = 1 << 18
 class Masks(BaseTensor):
     """N masks of a picture of `orig_shape` = (height, width).
 
-    `data` is a tensor or array (N, H, W), or a list of COCO run-length dicts `{"size": [H, W], "counts": str}`.
-    A list stays a list through indexing and moving between devices; `.data` makes the pixels on first use and
-    keeps them. `.data` of a list is a copy: edits in place do not reach `.rle`, `.area` or `.xy`.
+    `data` is a tensor or array (N, H, W), inside where above 0, as logits are; or a list of COCO run-length
+    dicts `{"size": [H, W], "counts": str}`. A list stays a list through indexing and moving between devices; `.data`
+    makes the pixels on first use and keeps them. `.data` of a list is a copy: edits in place do not reach `.rle`,
+    `.area` or `.xy`.
 
     Raises ValueError for masks of another size than the picture and for broken run lengths.
     """
@@ -110,7 +111,7 @@ class Masks(BaseTensor):
 
         if self.is_rle:
             return [{"size": list(one["size"]), "counts": one["counts"]} for one in self._texts()]
-        return rle.from_masks(to_numpy(self.data) != 0) if len(self) else []
+        return rle.from_masks(to_numpy(self.data > 0)) if len(self) else []
 
     @property
     def area(self) -> torch.Tensor:
@@ -141,7 +142,7 @@ class Masks(BaseTensor):
     def boxes(self) -> np.ndarray:
         """(N, 4) int64: x1, y1, x2, y2 of the first and last pixel of each mask; zeros for an empty mask."""
         if not self.is_rle:
-            boxes = [_box(to_numpy(self.data[i]) != 0) for i in range(len(self))]
+            boxes = [_box(to_numpy(self.data[i] > 0)) for i in range(len(self))]
         else:
             from . import rle
 
@@ -177,7 +178,7 @@ class Masks(BaseTensor):
             from . import rle
 
             return np.asarray(rle.decode(self._texts()[index])).view(bool)
-        return to_numpy(self.data[index]) != 0
+        return to_numpy(self.data[index] > 0)
 
     def take(self, rows: Rows) -> Masks:
         """The rows that an index was resolved to; run lengths stay run lengths."""
@@ -234,7 +235,7 @@ class Masks(BaseTensor):
 
             return np.asarray(rle.area(self._rles) if self._rles else [], dtype=np.int64).reshape(-1)
         pixels = tensor_of(self.data)
-        return to_numpy((pixels if pixels.dtype == torch.bool else pixels != 0).flatten(1).sum(1))
+        return to_numpy((pixels if pixels.dtype == torch.bool else pixels > 0).flatten(1).sum(1))
 
     @property
     def _extent(self) -> np.ndarray:

@@ -29,7 +29,6 @@ class ModelAndPicture(PredictionLoop):
         super().__init__(args, callbacks)
         self.model: SamModel | None = None
         self.picture: Picture | None = None
-        self._own_size = 0  # the input size that the model came with
         self._last_input: tuple[weakref.ref[Tensor], Picture] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +52,7 @@ class ModelAndPicture(PredictionLoop):
                 raise TypeError(f"model must be a checkpoint's name or path or a SamModel, not {type(chosen).__name__}")
             if self.model is not None and self.model is not module:
                 self.reset_image()
-            self.model, self._own_size = module, module.image_size
+            self.model = module
 
     @property
     def device(self) -> torch.device | None:
@@ -78,9 +77,10 @@ class ModelAndPicture(PredictionLoop):
             # looked at: that takes half of a GPU's time for a click.
             if any(part.training for part in (self.model, *self.model.children())):
                 self.model.eval()
-            size = config.imgsz or self._own_size
-            if self.model.image_size != size:
-                self.model.set_image_size(size)
+            own = self.model.own_image_size
+            if self.model.image_size != (config.imgsz or own):
+                self.model.set_image_size(config.imgsz or own)
+                self.model.own_image_size = own
             return self.model
 
     # --- the picture ---

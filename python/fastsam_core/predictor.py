@@ -42,7 +42,8 @@ class Predictor(ModelAndPicture):
     checkpoint's name or path, or a `SamModel`; it is loaded when it is first needed.
     _callbacks: functions by event, each called with this predictor.
 
-    Calls from several threads take turns. Masks, boxes and scores are plain tensors on the model's device.
+    Calls from several threads take turns. Predictors that share a `SamModel` can work side by side where they have the
+    same `imgsz`. Masks, boxes and scores are plain tensors on the model's device.
     """
 
     stride = 16

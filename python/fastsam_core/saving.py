@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._files import atomic_path
+from ._files import atomic_path, for_opencv
 from ._log import logger
 from .config import Config
 from .results import Results
@@ -148,7 +148,7 @@ class _Video:
         with ExitStack() as stack:
             temporary = self._temporary = stack.enter_context(atomic_path(target))
             fourcc: Any = cv2.VideoWriter.fourcc(*"MJPG")
-            self._writer = cv2.VideoWriter(str(temporary), fourcc, fps, (self._width, self._height))
+            self._writer = cv2.VideoWriter(for_opencv(temporary), fourcc, fps, (self._width, self._height))
             if not self._writer.isOpened():
                 raise OSError(f"OpenCV can't write a video of {self._width} x {self._height} pixels to {target}")
             self._stack = stack.pop_all()

@@ -224,7 +224,7 @@ def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> 
     if len(masks) == 0:
         return masks, torch.arange(0, device=masks.device)
     height, width = masks.shape[1:]
-    counts, offsets = ops.rle_encode((masks != 0).cpu())
+    counts, offsets = ops.rle_encode((masks > 0).cpu())
     counts, offsets, changed = ops.mask_remove_small_regions(counts, offsets, height, width, min_area)
     boxes = ops.rle_to_bbox(counts, offsets, torch.full((len(masks),), height, device="cpu"))  # x y w h
     corners = torch.cat([boxes[:, :2], (boxes[:, :2] + boxes[:, 2:] - 1).clamp(min=0)], 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import for_opencv
 from ..results import Results
 from .shards import stable_hash
 
@@ -52,7 +53,7 @@ class Preview:
         """The small pictures together; None where there are none. Those of images that failed are missing."""
         import cv2
 
-        tiles = [cv2.imread(str(folder / self.path(key))) for key in self.keys if self.has_tile(folder, key)]
+        tiles = [cv2.imread(for_opencv(folder / self.path(key))) for key in self.keys if self.has_tile(folder, key)]
         shown = [np.asarray(tile, np.uint8) for tile in tiles if tile is not None]
         return _encoded(_sheet(shown), ".jpg") if shown else None
 

@@ -72,7 +72,8 @@ def auto_annotate(
     (0.25), and that is left out, moves no other. Every image gets its file, an empty one where nothing was found;
     images of one name and different suffix get `<name>-2` and so on, frames of a video `<name>_<frame>`.
 
-    Images that are no files (arrays, pictures from the web) are told apart by their pixels when a run goes on.
+    Images that are no files (arrays, pictures from the web) are told apart by their pixels when a run goes on, files by
+    their names: remove the label file of one that was replaced, and it is labelled again.
 
     Files are written whole or not at all. `manifest.jsonl` says what is done; what else is written depends on neither
     times nor order, so a run that was killed and is started again gives the same bytes.

@@ -79,7 +79,7 @@ def convert_labels(
     excepted). Other polygons keep their points where they stay polygons, to two decimals of a pixel in JSON and six
     significant digits of the image's side in YOLO's text. What a format can't hold is left out and counted: crowds and
     masks without pixels where there are polygons, boxes where there must be masks, in YOLO's text boxes outside of the
-    image.
+    image. An image of YOLO's labels that can't be read is logged and left out.
     Raises ValueError for malformed files, naming file and line or field, and where labels or images that are read would
     be written over; FileNotFoundError for missing images.
     """
@@ -95,19 +95,19 @@ def convert_labels(
     found = read_labels(source, from_, **reading)
     inputs = _Inputs(source, from_, images)
     inputs.spare(target, to)
-    read = written = 0
+    count = read = written = 0
     given = {} if names is None or "names" in reading else class_names.as_names(names)
     with open_writer(target, to, **writing) as writer:
         writer.names.update(given)
         hidden = None if progress is None else not progress
         for labels in tqdm(found, desc=f"{from_} to {to}", unit="image", disable=hidden):
-            read += len(labels.objects)
+            count, read = count + 1, read + len(labels.objects)
             if given:
                 labels.names = dict(labels.names) | given
             if isinstance(writer, FolderWriter):
                 inputs.spare(writer.path_for(labels.file_name), to)
             written += writer.write(labels)
-    return Conversion(len(found), written, read - written)
+    return Conversion(count, written, read - written)
 
 
 class _Inputs:

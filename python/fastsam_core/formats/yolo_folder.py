@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .._log import logger
 from ..config import _number, _switch
 from . import class_names, image_files, yolo
 from ._reading import read_text
@@ -78,9 +79,9 @@ def read(
     Every image counts: one without a label file has no objects. names: class names by id, a list of them, or the
     data.yaml or text file that has them; by default those of a data.yaml or classes.txt in the folder or above it.
 
-    Raises FileNotFoundError without images, and where a label file has none. While iterating, ValueError for lines that
-    can't be read. A line of five or six numbers is a box, with or without a score; of more, a polygon, with a score
-    where their number is even.
+    Raises FileNotFoundError without images, and where a label file has none. While iterating, an image that can't be
+    read is logged and left out; ValueError where none can be, and for lines that can't. A line of five or six numbers
+    is a box, with or without a score; of more, a polygon, with a score where their number is even.
     """
     labels, images = folders(Path(source), None if images is None else Path(images))
     pictures = pairs(labels, images)
@@ -90,10 +91,18 @@ def read(
     found_names = class_names.find(labels, files) if names is None else class_names.as_names(names)
 
     def images_labels() -> Iterator[ImageLabels]:
+        failures: list[ValueError] = []
         for name, file in pictures:
-            height, width = image_files.size_of(images / name)
+            try:
+                height, width = image_files.size_of(images / name)
+            except ValueError as error:
+                failures.append(error)
+                logger.warning("%s; it is left out", error)
+                continue
             objects = [] if file is None else read_file(file, (height, width))
             yield ImageLabels(name, width, height, objects, found_names)
+        if len(failures) == len(pictures):
+            raise failures[0]
 
     return LabelSet(images_labels, len(pictures), found_names)
 

@@ -209,7 +209,12 @@ def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None
         ) as bar,
     ):
         while chunk := response.read(_CHUNK):
-            file.write(chunk)
+            try:
+                file.write(chunk)
+                file.flush()
+            except OSError as error:  # of a full disk the system names no file
+                error.filename = error.filename or os.fspath(part.path)
+                raise
             bar.update(len(chunk))
             if size is not None and file.tell() > size:
                 break  # the size check that follows names both numbers

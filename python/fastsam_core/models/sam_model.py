@@ -132,6 +132,7 @@ class SamModel(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
+        self.own_image_size = prompt_encoder.image_size  # to go back to after calls with another
 
     @property
     def image_size(self) -> int:
@@ -141,7 +142,7 @@ class SamModel(nn.Module):
         """Take inputs of another size. Learnt position tables stay as they are and are resampled as they are used."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, not {size!r}")
-        self.prompt_encoder.image_size = size
+        self.prompt_encoder.image_size = self.own_image_size = size
 
     @property
     def device(self) -> torch.device:

@@ -56,8 +56,8 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     current folder) or *.streams file; an http(s) URL; an rtsp/rtmp/tcp/udp address or a camera number (int or digits)
     read by a thread, which keeps the latest frame only unless `stream_buffer`; ndarray (H, W[, C]) BGR; Pillow image;
     torch tensor (B, 3, H, W) or (3, H, W) RGB; encoded picture as bytes or a binary file object; a list or tuple of
-    those (streams and cameras excepted); an iterator over those, taken one at a time. Files and Pillow images are
-    turned upright after their EXIF orientation.
+    those (streams and cameras excepted); an iterator over those, taken one at a time, in which None is a picture that
+    can't be read. Files and Pillow images are turned upright after their EXIF orientation.
 
     Raises here: TypeError for another type, ValueError for a value that can't be a source (an empty string or list,
     a float array), FileNotFoundError where nothing is found. Raises while iterating, when the source is one picture,
@@ -278,12 +278,20 @@ def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endle
 def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
     first = 0
     for element in elements:
+        if element is None:  # one bad file among many, as in a generator of cv2.imread(path)
+            yield from _reported([(f"image{first}.jpg", _lazy(_no_picture))], first=first, endless=True)
+            first += 1
+            continue
         # A camera's loop fills one array again and again, while pictures wait for their batch or are kept in results.
         element = element.copy() if isinstance(element, np.ndarray) else element
         found = _element(element)
         units = _memory_units(element, first) if found is None else [_entry_unit(e, vid_stride) for e in found]
         yield from _reported(units, first=first, endless=True)
         first += len(units)
+
+
+def _no_picture() -> NDArray[np.uint8]:
+    raise ValueError("no picture but None, which cv2.imread gives for a file that it can't read")
 
 
 def _stream_source(addresses: list[int | str], path: str, vid_stride: int, stream_buffer: bool) -> Source:

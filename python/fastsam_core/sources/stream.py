@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import for_opencv
 from .._log import logger
 from .arrays import from_array
 from .item import Item
@@ -93,6 +94,7 @@ class StreamReader(threading.Thread):
 
     def _read_frames(self, capture: Any, number: int) -> int:
         while not self._stop_asked.is_set() and capture.grab():
+            self.last_frame = time.monotonic()  # of all, however few are kept
             if number % self._stride == 0:
                 good, image = capture.retrieve()
                 if not good:
@@ -106,7 +108,6 @@ class StreamReader(threading.Thread):
             while self._buffered and len(self._frames) == BUFFER and not self._stop_asked.is_set():
                 self._changed.wait(1.0)
             self._frames.append((number, image))
-            self.last_frame = time.monotonic()
             self._changed.notify_all()
 
 
@@ -117,7 +118,7 @@ def open_capture(address: int | str) -> Any:
     if isinstance(address, str) and "://" in address:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS]
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
-    return cv2.VideoCapture(address)
+    return cv2.VideoCapture(for_opencv(address) if isinstance(address, str) else address)
 
 
 def stream_items(

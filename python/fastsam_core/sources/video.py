@@ -7,17 +7,20 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from .._files import for_opencv
 from .._log import logger
 from .arrays import from_array
 from .decode import check_size
 from .item import Item
 
+_MOST_DAMAGED = 100  # frames, one after the other, beyond which the rest isn't looked for
+
 
 def video_items(file: str, path: str, *, vid_stride: int = 1, index: int = 0, total: int | None = 1) -> Iterator[Item]:
     """Frames 0, vid_stride, 2 * vid_stride... of a video file as `Item`s named `path`.
 
-    The frame is turned as the video's rotation tag asks. ValueError where no frame can be decoded. A video that breaks
-    off before the length in its header gives the frames it has, and a warning.
+    The frame is turned as the video's rotation tag asks. Damaged frames within the length that the header announces are
+    left out, and a warning says so, as for a video that breaks off before. ValueError where no frame can be decoded.
     """
     import cv2
 
@@ -25,27 +28,32 @@ def video_items(file: str, path: str, *, vid_stride: int = 1, index: int = 0, to
         if os.path.exists(file):
             raise ValueError("not a regular file")
         raise FileNotFoundError(f"no such file: {file}")
-    capture = cv2.VideoCapture(file)
+    capture = cv2.VideoCapture(for_opencv(file))
     try:
         if not capture.isOpened():
             raise ValueError("not a video that OpenCV can read: damaged, empty, or of an unknown codec")
         frames, fps = announced(capture)
         check_size(int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
-        number = 0
-        while capture.grab():
-            if number % vid_stride == 0:
+        number = end = decoded = 0  # end: that of the frames that can be decoded
+        while number == end or (number < (frames or 0) and number - end < _MOST_DAMAGED):
+            good, image = capture.grab(), None
+            if good and number % vid_stride == 0:
                 good, image = capture.retrieve()
-                if not good:
-                    break
-                yield Item(from_array(image), path, None, number, index, total, kind="video", fps=fps, frames=frames)
             number += 1
+            if good:
+                end, decoded = number, decoded + 1
+            if good and image is not None:
+                place = number - 1
+                yield Item(from_array(image), path, None, place, index, total, kind="video", fps=fps, frames=frames)
     finally:
         capture.release()
-    if number == 0:
+    if not decoded:
         raise ValueError("no frame of the video can be decoded")
+    if decoded < end:
+        logger.warning("%s: %d of its frames are damaged and left out", path, end - decoded)
     # Headers are often off by a frame or two; only a real gap is worth a word.
-    if frames is not None and number < 0.9 * frames - 2:
-        logger.warning("%s ended after %d of the %d frames that its header announces", path, number, frames)
+    if frames is not None and end < 0.9 * frames - 2:
+        logger.warning("%s ended after %d of the %d frames that its header announces", path, end, frames)
 
 
 def announced(capture: Any) -> tuple[int | None, float | None]:
@@ -65,7 +73,7 @@ def expected_frames(file: str, vid_stride: int) -> int | None:
 
     if not os.path.isfile(file):
         return None
-    capture = cv2.VideoCapture(file)
+    capture = cv2.VideoCapture(for_opencv(file))
     try:
         frames = announced(capture)[0] if capture.isOpened() else None
     finally:

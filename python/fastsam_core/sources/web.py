@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import string
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
+from urllib.parse import quote, urlsplit, urlunsplit
 
 MAX_IMAGE_BYTES = 2**28  # 268 MB: far above any encoded picture within the pixel limit that people share by URL
 MAX_VIDEO_BYTES = 2**32
@@ -54,7 +56,9 @@ def content_type(url: str, *, timeout: float = TIMEOUT) -> str:
 @contextmanager
 def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
     # urllib follows redirects to http, https and ftp only, so that no server can point at a local file.
-    request = urllib.request.Request(url, headers={"User-Agent": "fastsam_core", "Accept-Encoding": "identity"})
+    request = urllib.request.Request(
+        _encoded(url), headers={"User-Agent": "fastsam_core", "Accept-Encoding": "identity"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             yield response
@@ -64,3 +68,10 @@ def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
         raise ConnectionError(f"{url} can't be reached: {error.reason}") from error
     except (TimeoutError, http.client.HTTPException) as error:
         raise ConnectionError(f"{url}: {type(error).__name__} {error}") from error
+
+
+def _encoded(url: str) -> str:
+    """The address as it goes over the wire: browsers show and take letters and spaces that have to be escaped there."""
+    parts = urlsplit(url)
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return urlunsplit(parts._replace(path=path, query=query))

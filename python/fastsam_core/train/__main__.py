@@ -109,7 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer = _trainer(options)
     except (ValueError, TypeError, OSError) as error:
         parser.error(" ".join(str(error).split()))
-    trainer.run()
+    try:
+        trainer.run()
+    except (FloatingPointError, ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on from what was saved last\n")
     print(trainer.weights)
     return 0
 

@@ -241,6 +241,9 @@ class Trainer:
         sample_sheet(self.folder / "samples" / f"step-{self.step:06}.jpg", views, group, outcome.logits)
 
     def _save(self) -> None:
+        if not all(bool(torch.isfinite(mean).all()) for mean, _ in self._smooth):
+            # What was saved before is of use, and this would take its place.
+            raise FloatingPointError(f"the weights are not finite at step {self.step}; lower the learning rate")
         state = {
             "model": self.model.state_dict(),
             "head": self.head.state_dict(),
@@ -264,11 +267,16 @@ class Trainer:
         path = self.folder / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            config = state["config"]
+        except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{path} is no run's state, or damaged; remove it to begin anew ({reason})") from error
         for name in ("model", "train", "seed"):
-            if state["config"][name] != getattr(self.config, name):
+            if config[name] != getattr(self.config, name):
                 raise ValueError(
-                    f"{path} is a run with {name} {state['config'][name]!r}, not {getattr(self.config, name)!r}; "
+                    f"{path} is a run with {name} {config[name]!r}, not {getattr(self.config, name)!r}; "
                     "take another folder"
                 )
         self.model.load_state_dict(state["model"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._files import atomic_path
+from .._files import atomic_path, for_opencv
 from ..preprocess import PIXEL_MEAN, PIXEL_STD
 from .crops import Views
 from .interactive import Group
@@ -44,7 +44,7 @@ def sample_sheet(path: Path, views: Views, group: Group, logits: Tensor, count: 
     half = max(1, len(tiles) // 2)
     sheet = np.concatenate([np.concatenate(tiles[i * half : (i + 1) * half], 1) for i in range(len(tiles) // half)])
     with atomic_path(path) as temporary:
-        if not cv2.imwrite(str(temporary), sheet[:, :, ::-1]):
+        if not cv2.imwrite(for_opencv(temporary), sheet[:, :, ::-1]):
             raise OSError(f"{path} could not be written")
 
 

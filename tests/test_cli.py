@@ -92,6 +92,11 @@ def test_a_folder_goes_on_after_a_broken_picture(place: Path, capsys: pytest.Cap
     assert sorted(path.name for path in folder.iterdir()) == ["1.jpg", "2.jpg", "labels"]
 
 
+def test_one_label_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"predict {QUICK} source=img.png save_txt") == 0
+    assert ", 1 label file in" in capsys.readouterr().out
+
+
 def test_a_video(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (80, 48))
     for _ in range(3):
@@ -210,6 +215,7 @@ def test_a_folder_of_broken_pictures_only(place: Path, capsys: pytest.CaptureFix
         (MemoryError("no room"), 1, "no room"),
         (ConnectionError("no way\nthere"), 1, "no way there"),
         (MemoryError(), 1, "MemoryError"),
+        (ImportError("pip install it"), 1, "fastsam: error: pip install it"),
         (RuntimeError("odd"), 1, "RuntimeError: odd (FASTSAM_DEBUG=1 shows where)"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,17 @@ def test_a_tolerance_that_is_none(tmp_path: Path, format: str, tolerance: Any, e
     with pytest.raises(error, match="tolerance must be a"):
         open_writer(tmp_path / "new.json", format, tolerance=tolerance)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_can_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = os.open
+
+    def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_WRONLY or flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return plain(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(PermissionError) as caught:
+        open_writer(tmp_path / "labels.json", "coco")
+    assert caught.value.filename == str(tmp_path / "labels.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -420,9 +421,13 @@ def test_a_case_drawn() -> None:
     assert draw_case(image, encoded(truth), encoded(truth & False), None).shape[1] == 256
 
 
-def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path) -> None:
+def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, min_area"):
         sam.val(scenes / "png", measure=["click"])
     with pytest.raises(ValueError, match=r"output=.*file' is no folder"):
         sam.val(scenes / "png", output=tmp_path / "file")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(Predictor, "_ready", None)
+    with pytest.raises(PermissionError):
+        sam.val(scenes / "png", output=tmp_path / "new")

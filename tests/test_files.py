@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastsam_core._files import atomic_path, home, save_tensors, write_text
+from fastsam_core._files import atomic_path, check_folder, home, save_tensors, write_text
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -62,3 +62,15 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     save_tensors(tensors, tmp_path / "all.safetensors")
     found = load_file(tmp_path / "all.safetensors")
     assert set(found) == set(tensors) and all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_a_folder_is_asked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_folder("")
+    check_folder("new/deeper")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # the superuser may write anywhere
+    for folder in ("", "new/deeper"):
+        with pytest.raises(PermissionError) as caught:
+            check_folder(folder)
+        assert caught.value.filename == str(tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import struct
 from contextlib import closing
@@ -255,9 +256,12 @@ def test_files_that_cannot_be(tmp_path: Path, name: str) -> None:
         objects((RING, 0, 0)).save(tmp_path / name)
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_files_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_text("")
     # Before hours of work, too.
     with pytest.raises(ValueError, match=r"a\.png is no folder"):
         RasterObjects.check_path(tmp_path / "a.png" / "deep" / "found.gpkg")
     assert RasterObjects.check_path(tmp_path / "new" / "found.gpkg").name == "found.gpkg"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError):
+        RasterObjects.check_path(tmp_path / "found.gpkg")

@@ -338,3 +338,13 @@ def test_mistakes_are_one_line(arguments: str, said: str, tmp_path: Path, capsys
         command.main([*arguments.split(), "--output", str(tmp_path / "run")])
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
+
+
+def test_images_of_which_none_is_usable_are_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(b"broken")
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--model", "sam_nano.pt", "--data", str(tmp_path), "--output", str(tmp_path / "run")])
+    assert re.search("error: .*none of 1 images is usable: a.png", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()

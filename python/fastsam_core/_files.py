@@ -31,6 +31,14 @@ def for_opencv(path: str | os.PathLike[str]) -> Any:
     return os.fsencode(path)
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """PermissionError where files can't be written in `folder`, or it can't be made: for before the work, not after."""
+    path = Path(folder).absolute()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(there))
+
+
 @contextmanager
 def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is flushed to disk and renamed to `target`.

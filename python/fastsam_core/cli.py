@@ -26,7 +26,7 @@ DEFAULT_MODEL = "sam_nano.pt"
 _TASKS = ("segment", "detect", "semantic", "depth", "classify", "pose", "obb")
 _NOT_OFFERED = ("train", "export", "track", "benchmark")
 # What people get, with its name in the words of the message, when something ordinary goes wrong.
-_EXPECTED = (ValueError, TypeError, FileNotFoundError, MemoryError, OSError)
+_EXPECTED = (ValueError, TypeError, ImportError, MemoryError, OSError)
 
 _USAGE = """\
 fastsam {version}: Segment Anything from the command line

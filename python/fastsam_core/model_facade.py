@@ -74,9 +74,9 @@ class ModelFacade:
     # --- what is not done here ---
 
     def train(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError: models are trained by `python -m fastsam_core.train`, on generated scenes."""
+        """NotImplementedError: Segment Anything models are trained by `python -m fastsam_core.train`."""
         raise NotImplementedError(
-            f"{type(self).__name__} predicts only; python -m fastsam_core.train trains sam_nano on generated scenes"
+            f"{type(self).__name__} predicts only; python -m fastsam_core.train trains Segment Anything models"
         )
 
     def val(self, *args: Any, **kwargs: Any) -> Any:

@@ -146,7 +146,8 @@ class PredictionLoop:
             shape = self._input_shape()
             say(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
         if writer is not None and saving.wants_folder(config):
-            labels = f", {writer.labels} label files in {writer.folder / 'labels'}" if config.save_txt else ""
+            files = "label file" if writer.labels == 1 else "label files"
+            labels = f", {writer.labels} {files} in {writer.folder / 'labels'}" if config.save_txt else ""
             say(f"Results saved to {writer.folder}{labels}")
 
     def _folder(self, config: Config) -> Path:

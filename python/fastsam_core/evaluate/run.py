@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from .. import __version__, rle
-from .._files import atomic_path, write_text
+from .._files import atomic_path, check_folder, write_text
 from .._log import logger
 from ..config import Config
 from ..models.fingerprint import weights_hash
@@ -57,7 +57,7 @@ def evaluate(
 
     An image or object that can't be used is logged and is among the result's `failures`. ValueError for data in
     another form (with those that are accepted), without any object to evaluate, or values that don't fit; TypeError
-    for values of the wrong type; FileNotFoundError where nothing is.
+    for values of the wrong type; FileNotFoundError where nothing is; PermissionError for a read-only `output`.
     """
     accepted = EvaluateConfig.__dataclass_fields__
     for name in settings:
@@ -67,6 +67,8 @@ def evaluate(
     found = open_data(data, images)
     if output is not None and os.path.lexists(output) and not os.path.isdir(output):
         raise ValueError(f"output={os.fspath(output)!r} is no folder")
+    if output is not None:
+        check_folder(output)
     options = {"imgsz": imgsz, "device": device, "points_stride": chosen.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
     with predictor._lock, ExitStack() as stack:

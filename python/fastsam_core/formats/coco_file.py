@@ -48,12 +48,12 @@ class CocoWriter(LabelWriter):
         self._numbered: list[list[int]] = []  # first and last ids of images that brought none, ascending
         self._largest_class = -1
         with ExitStack() as stack:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # First, since its errors name the file that was asked for.
+            temporary = stack.enter_context(atomic_path(self.path))
             # Images go to a file of their own, without a name, until the annotations are all there.
             self._images: TextIO = stack.enter_context(
                 tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
             )
-            temporary = stack.enter_context(atomic_path(self.path))
             self._file: TextIO = stack.enter_context(open(temporary, "w", encoding="utf-8"))
             self._file.write('{"annotations":[')
             self._stack = stack.pop_all()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
+from .._files import check_folder
 from ..outlines import Outline, trace
 from ..runs import MaskRuns
 from . import shapes
@@ -162,13 +163,17 @@ class RasterObjects(Sequence[RasterObject]):
 
     @staticmethod
     def check_path(path: str | os.PathLike[str]) -> Path:
-        """The path as `save` takes it. ValueError for one with another suffix, of a folder, or below a file."""
+        """The path as `save` takes it.
+
+        ValueError for one with another suffix, of a folder, or below a file; PermissionError in a read-only folder.
+        """
         target = Path(path)
         above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
         if above is not None and not above.is_dir():
             raise ValueError(f"{os.fspath(path)!r} can't be made: {above} is no folder")
         if target.suffix.lower() not in SUFFIXES or target.is_dir():
             raise ValueError(f"objects are saved as a {', '.join(SUFFIXES)} file, not {os.fspath(path)!r}")
+        check_folder(target.parent)
         return target
 
     def __repr__(self) -> str:

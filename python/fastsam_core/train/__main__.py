@@ -152,6 +152,7 @@ def _trainer(options: dict[str, Any]) -> Trainer:
         data = own = LabelledFolder(
             options["data"], images=options["images"], size=config.size, min_area=config.min_area
         )
+        own[0]  # a mistake shows here, not in a process of the loader's: ValueError where no image is usable
         config = replace(config, pool=min(config.pool, len(own)))
     return Trainer(config, data, options["output"], options["device"], options["workers"])
 

@@ -90,6 +90,9 @@ class YOLO(ModelFacade):
 
     # --- the module ---
 
+    def fuse(self) -> None:
+        """Nothing is left to do: batch normalisations are folded into convolutions when a checkpoint is read."""
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""

@@ -14,6 +14,11 @@ from fastsam_core import doctor, ops
 from fastsam_core.ops import schema
 
 
+def test_checks_prints_the_report(capsys):
+    fastsam_core.checks()
+    assert capsys.readouterr().out == doctor.report() + "\n"
+
+
 def test_collect_is_plain_and_complete(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "models"))
     found = doctor.collect()

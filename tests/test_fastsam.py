@@ -156,3 +156,5 @@ def test_familiar_paths() -> None:
     assert familiar.FastSAM is FastSAM and familiar.FastSAMPredictor is FastSAMPredictor
     with pytest.raises(AttributeError, match="no_such_name"):
         familiar.no_such_name  # noqa: B018
+    with pytest.raises(ImportError, match="give bboxes, points or texts to the call of FastSAM"):
+        from fastsam_core.models.fastsam import FastSAMPrompt  # noqa: F401

@@ -171,6 +171,29 @@ def test_moves() -> None:
     assert Masks(from_masks(scene.masks()), SHAPE).to("meta")[0].data.device.type == "meta"
 
 
+def test_pixels_of_another_type() -> None:
+    masks = Masks(from_masks(scene.masks()), SHAPE, dtype=torch.uint8)
+    for other in (masks, masks[1:], masks.cpu(), masks.to("cpu"), Masks.join([masks, masks]), copy.deepcopy(masks)):
+        assert other.is_rle and other.data.dtype == torch.uint8
+        np.testing.assert_array_equal(np.asarray(other.data)[-1], scene.masks()[-1])
+    assert masks.numpy().data.dtype == np.uint8
+    assert masks.to(torch.bool).data.dtype == torch.bool and masks.area.tolist() == masks.to(torch.bool).area.tolist()
+
+
+def test_other_masks_may_be_assigned(masks: Masks) -> None:
+    drawn = scene.masks()
+    assert len(masks.xy) == len(masks.rle) == 4  # so that there is something to forget
+    masks.data = masks.data[1:3]
+    np.testing.assert_array_equal(np.asarray(masks.data), drawn[1:3])
+    assert masks.rle == from_masks(drawn[1:3]) and masks.area.tolist() == drawn[1:3].sum((1, 2)).tolist()
+    np.testing.assert_array_equal(masks.xy[0], Masks(drawn, SHAPE).xy[1])
+    assert masks.shape == (2, *SHAPE) and len(masks.xy) == len(masks.boxes) == len(masks[:]) == 2
+    with pytest.raises(ValueError, match="resize them to the picture first"):
+        masks.data = torch.zeros(1, 4, 5)
+    masks.data = []
+    assert len(masks) == 0
+
+
 def test_no_masks() -> None:
     for masks in (Masks([], SHAPE), Masks(torch.zeros(0, *SHAPE), SHAPE)):
         assert masks.shape == (0, *SHAPE) and tuple(masks.data.shape) == (0, *SHAPE)

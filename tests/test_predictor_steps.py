@@ -67,6 +67,17 @@ def test_inference_features(predictor: Predictor) -> None:
         predictor.inference_features(predictor.features[..., :4], (HEIGHT, WIDTH), bboxes=BOXES)
 
 
+def test_steps_at_the_input_size_of_the_options(predictor: Predictor, picture: np.ndarray) -> None:
+    predictor.args.imgsz = 64
+    predictor.set_image(picture)
+    expected = predictor(bboxes=BOXES)[0]
+    masks, _ = predictor.inference_features(predictor.features, (HEIGHT, WIDTH), bboxes=BOXES)
+    assert masks is not None and torch.equal(masks, expected.masks.data)
+    pixels = predictor.im
+    low_res, scores = predictor.prompt_inference(pixels, bboxes=BOXES)
+    assert low_res.shape == (3, 16, 16) and torch.allclose(scores, expected.boxes.conf, atol=1e-5)
+
+
 def test_remove_small_regions() -> None:
     masks = torch.zeros(2, 40, 50, dtype=torch.uint8)
     masks[0, 5:25, 5:25] = 1
@@ -116,6 +127,19 @@ def test_callbacks(predictor: Predictor, picture: np.ndarray) -> None:
     predictor.add_callback("on_predict_postprocess_end", lambda running: running.results.clear())
     with pytest.raises(ValueError, match="left 0 results for 1"):
         predictor([picture, picture], bboxes=BOXES)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_callback_may_put_the_pictures_beside_the_results(
+    predictor: Predictor, picture: np.ndarray, stream: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def with_pictures(running: Predictor) -> None:
+        running.results = zip(running.results, running.batch[1], strict=True)
+
+    predictor.add_callback("on_predict_batch_end", with_pictures)
+    for result, frame in predictor([picture, picture], bboxes=BOXES, stream=stream, verbose=True):
+        assert len(result) == 3 and np.array_equal(frame, picture)
+    assert "Speed" not in capsys.readouterr().err  # that of no result is known
 
 
 @pytest.mark.parametrize("event", ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"])

@@ -80,6 +80,7 @@ def test_bundled_model(
     ("model", "error", "message"),
     [
         ("sam_bb.pt", FileNotFoundError, r"no checkpoint 'sam_bb\.pt'.*did you mean 'sam_b\.pt'\?"),
+        ("sam2.1_b.pt", FileNotFoundError, r"SAM 2 and SAM 3 are not supported, .*no checkpoint 'sam2\.1_b\.pt'"),
         ("mobilesam", FileNotFoundError, r"did you mean 'mobile_sam'\?"),
         ("yolov8n.pt", FileNotFoundError, r"no official model of that name \(sam_b, sam_l"),
         ("nowhere/sam_b.pt", FileNotFoundError, r"nowhere does not exist; 'sam_b\.pt' without the folder means"),

@@ -171,6 +171,21 @@ def test_new_and_update(result: Results) -> None:
     assert len(result.summary()) == 1
 
 
+def test_boxes_and_masks_may_be_assigned(result: Results) -> None:
+    assert result.boxes is not None and result.masks is not None
+    second = result[1]
+    result.masks.data = result.masks.data[1:2]
+    result.boxes.data = result.boxes.data[1:2]
+    assert result.predicted_iou is result.point_coords is None  # which are of four objects
+    np.testing.assert_array_equal(result.plot(), second.plot())
+    assert result.summary() == second.summary() and len(result[0]) == 1
+    assert "predicted_iou" not in repr(result) and result.to_dicts()[0]["bbox"] == second.to_dicts()[0]["bbox"]
+    result.predicted_iou = torch.tensor([0.5])
+    assert result[0].predicted_iou.tolist() == [0.5]
+    with pytest.raises(ValueError, match=r"boxes are \(N, 6\)"):
+        result.boxes.data = torch.zeros(1, 4)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -249,6 +264,7 @@ def test_csv_and_json(result: Results) -> None:
     assert [row["name"] for row in read] == ["0", "1", "2", "3"]
     assert json.loads(read[1]["box"]) == result.summary()[1]["box"]
     assert json.loads(result.to_json()) == result.summary()
+    assert result.tojson(normalize=True) == result.to_json(normalize=True)
 
 
 def test_data_frames_come_from_what_is_installed(result: Results, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,6 +180,20 @@ def test_first_calls_of_several_threads_share_a_predictor(sam: SAM, monkeypatch:
         assert torch.equal(result.boxes.data, alone.boxes.data)
 
 
+def test_familiar_paths(sam: SAM) -> None:
+    import fastsam_core.models.sam.model
+    import fastsam_core.models.sam.predict
+
+    assert fastsam_core.models.SAM is fastsam_core.models.sam.SAM is fastsam_core.models.sam.model.SAM is SAM
+    assert fastsam_core.models.sam.Predictor is fastsam_core.models.sam.predict.Predictor
+    assert fastsam_core.models.YOLO is fastsam_core.YOLO and fastsam_core.models.FastSAM is fastsam_core.FastSAM
+    with pytest.raises(ImportError, match="SAM2Predictor"):
+        from fastsam_core.models.sam import SAM2Predictor  # noqa: F401
+    predictor = sam.task_map["segment"]["predictor"](overrides=CALL)
+    predictor.setup_model(model=sam.model, verbose=False)
+    assert len(predictor(bgr_picture(30, 40), bboxes=[1, 2, 20, 20])[0]) == 1
+
+
 def test_callbacks(sam: SAM) -> None:
     seen: list[Any] = []
     sam.add_callback("on_predict_end", seen.append)

@@ -182,13 +182,13 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def check(result: Results, shape: tuple[int, int], masks: int | None = None) -> None:
+def check(result: Results, shape: tuple[int, int], masks: int | None = None, dtype: torch.dtype = torch.bool) -> None:
     assert result.orig_shape == shape
     assert result.masks is not None and result.boxes is not None
     assert len(result) == len(result.masks) == len(result.boxes) > 0
     assert masks is None or len(result) == masks
     data = result.masks.data
-    assert tuple(data.shape) == (len(result), *shape) and data.dtype == torch.bool
+    assert tuple(data.shape) == (len(result), *shape) and data.dtype == dtype
     assert bool(data.flatten(1).any(1).all())
 
 
@@ -274,7 +274,7 @@ def test_comparison_with_yolo(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert said.out.count("GFLOPs") == 2 and said.err.count("image 2/2") == 2
     for key in ("fastsam", "model"):
         assert names[key].predictor.seen == 2
-        check(names[key].predictor.results[0], (720, 1280))
+        check(names[key].predictor.results[0], (720, 1280), dtype=torch.uint8)
     assert not (place / "runs").exists()
 
 

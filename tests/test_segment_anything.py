@@ -189,6 +189,38 @@ def test_many_prompts_at_once(predictor: SamPredictor) -> None:
         assert masks.shape == (0, 3, HEIGHT, WIDTH) and scores.shape == (0, 3) and low_res.shape == (0, 3, 32, 32)
 
 
+@pytest.mark.parametrize("prompt", ["nothing", "boxes", "points", "points and boxes", "masks", "points and masks"])
+@pytest.mark.parametrize("multimask_output", [False, True])
+def test_modules_called_one_by_one(
+    sam: segment_anything.Sam, predictor: SamPredictor, prompt: str, multimask_output: bool
+) -> None:
+    boxes = torch.tensor([[4.0, 6, 90, 60], [20, 10, 60, 70]]) if "boxes" in prompt else None
+    points = torch.tensor([[[30.0, 30], [70, 50]], [[40, 20], [9, 9]]]) if "points" in prompt else None
+    labels = None if points is None else torch.tensor([[1, 0], [1, 1]])
+    masks = torch.linspace(-9, 9, 2 * 32 * 32).view(2, 1, 32, 32) if "masks" in prompt else None
+    embedding = predictor.get_image_embedding()
+    sparse, dense = sam.prompt_encoder(
+        points=None if points is None or labels is None else (points, labels),
+        boxes=None if boxes is None else boxes[:, None],
+        masks=masks,
+    )
+    count = 1 if prompt == "nothing" else 2
+    assert len(sparse) == count and dense.shape == (count, sam.prompt_encoder.embed_dim, 8, 8)
+    low_res, predicted_iou = sam.mask_decoder(
+        image_embeddings=embedding,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask_output,
+    )
+    assert low_res.shape == (count, 3 if multimask_output else 1, 32, 32) and low_res.requires_grad
+    if prompt != "nothing":
+        expected, scores = sam.decode_prompts(embedding, points, labels, boxes, masks, multimask_output)
+        torch.testing.assert_close(low_res, expected, rtol=1e-4, atol=1e-4)
+        judged = sam.judgement.predicted_iou(predicted_iou, low_res)
+        torch.testing.assert_close(judged, scores, rtol=1e-4, atol=1e-4)
+
+
 def test_a_kept_embedding_can_be_put_back(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
     expected = predictor.predict(box=np.array([4, 6, 40, 30]))
     kept = predictor.features, predictor.original_size, predictor.input_size

@@ -151,6 +151,16 @@ def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytes
         model.add_callback("on_nothing", print)
 
 
+def test_code_written_for_ultralytics(segment: YOLO) -> None:
+    assert segment.fuse() is None and segment.model.names is segment.names
+    masks = one(segment(bgr_picture(48, 64), **QUIET)).masks
+    assert masks is not None and masks.is_rle and masks.data.dtype == torch.uint8
+    mask = masks.data[0].cpu().numpy()
+    assert cv2.resize(mask, (32, 24)).shape == (24, 32)
+    assert len(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0])
+    assert (1 - masks.data[0]).sum() == mask.size - masks.area[0]
+
+
 def test_saving(files: dict[str, tuple[Path, DetectionModel]], place: Path) -> None:
     cv2.imwrite("a.png", bgr_picture(48, 64))
     YOLO(files["detect"][0])("a.png", save=True, save_txt=True, **QUIET)

@@ -37,6 +37,7 @@ __all__ = [
     "Results",
     "__version__",
     "auto_annotate",
+    "checks",
     "tiles",
     "yolo_bbox2segment",
 ]
@@ -54,6 +55,13 @@ _HOMES = {
     "yolo_bbox2segment": ".bbox2segment",
 }
 _MODULES = ("tiles",)
+
+
+def checks() -> None:
+    """Print what `fastsam doctor` prints: versions, compiled parts, threads."""
+    from .doctor import report
+
+    print(report())
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,8 @@ Self = TypeVar("Self", bound="BaseTensor")
 class BaseTensor:
     """Rows of predictions, (N, ...), of one picture of `orig_shape` = (height, width).
 
-    Every method gives a new object. A single integer index keeps its row dimension, so `boxes[0]` is again a
-    `Boxes` with one row.
+    Every method gives a new object; only `data` may be replaced. A single integer index keeps its row dimension, so
+    `boxes[0]` is again a `Boxes` with one row.
     """
 
     def __init__(self, data: Array, orig_shape: Sequence[int]) -> None:
@@ -30,8 +30,12 @@ class BaseTensor:
 
     @property
     def data(self) -> Array:
-        """The rows as a tensor (an array after `numpy()`)."""
+        """The rows as a tensor (an array after `numpy()`). Others may be assigned, for the same picture."""
         return self._data
+
+    @data.setter
+    def data(self, data: Array) -> None:
+        self._replace(data)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,6 +74,9 @@ class BaseTensor:
 
     def _with(self: Self, data: Array) -> Self:
         return type(self)(data, self.orig_shape)
+
+    def _replace(self, data: Any) -> None:
+        vars(self).update(vars(type(self)(data, self.orig_shape)))
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))

@@ -21,10 +21,10 @@ _KEPT_RUNS = 1 << 18
 class Masks(BaseTensor):
     """N masks of a picture of `orig_shape` = (height, width).
 
-    `data` is a tensor or array (N, H, W), inside where above 0, as logits are; or a list of COCO run-length
-    dicts `{"size": [H, W], "counts": str}`. A list stays a list through indexing and moving between devices; `.data`
-    makes the pixels on first use and keeps them. `.data` of a list is a copy: edits in place do not reach `.rle`,
-    `.area` or `.xy`.
+    `data` is a tensor or array (N, H, W), inside where above 0, as logits are; or a list of COCO run-length dicts
+    `{"size": [H, W], "counts": str}`. A list stays a list through indexing and moving between devices; `.data` makes
+    the pixels on first use, in `dtype` (bool or uint8), and keeps them. `.data` of a list is a copy: edits in place do
+    not reach `.rle`, `.area` or `.xy`, but other masks may be assigned to it.
 
     Raises ValueError for masks of another size than the picture and for broken run lengths.
     """
@@ -35,12 +35,14 @@ class Masks(BaseTensor):
         orig_shape: Sequence[int],
         *,
         device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.bool,
     ) -> None:
         self.orig_shape = picture_shape(orig_shape)
         self._rles: list[RLE] | None = None
         self._runs: tuple[torch.Tensor, torch.Tensor] | None = None  # counts and offsets of what `_rles` will be
         self._dense: Array | None = None
         self._device: torch.device | None = torch.device(device or "cpu")  # None: NumPy
+        self._dtype = dtype  # of the pixels that are made of run lengths
         self._area: np.ndarray | None = None
         self._rings: list[np.ndarray] | None = None
         if isinstance(data, (torch.Tensor, np.ndarray)):
@@ -80,7 +82,7 @@ class Masks(BaseTensor):
 
     @property
     def data(self) -> Array:
-        """(N, H, W), torch.bool when the masks are held as run lengths, else as given."""
+        """(N, H, W), of `dtype` when the masks are held as run lengths, else as given."""
         if self._dense is None:
             from . import ops, rle
 
@@ -91,8 +93,13 @@ class Masks(BaseTensor):
                 pixels = (
                     rle.to_masks(rles) if rles else torch.zeros((0, *self.orig_shape), dtype=torch.bool, device="cpu")
                 )
+            pixels = pixels.to(self._dtype)
             self._dense = pixels.numpy() if self._device is None else pixels.to(self._device)
         return self._dense
+
+    @data.setter
+    def data(self, data: Array | Sequence[RLE]) -> None:
+        self._replace(data)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -195,11 +202,11 @@ class Masks(BaseTensor):
         return self._placed(None) if self.is_rle else super().numpy()
 
     def to(self, *args: Any, **kwargs: Any) -> Masks:
-        """As `torch.Tensor.to`. Run lengths are expanded only for another dtype than bool."""
+        """As `torch.Tensor.to`. Run lengths are expanded only for another dtype."""
         if not self.is_rle:
             return super().to(*args, **kwargs)
-        probe = torch.empty(0, dtype=torch.bool, device=self._device or "cpu").to(*args, **kwargs)
-        if probe.dtype == torch.bool:
+        probe = torch.empty(0, dtype=self._dtype, device=self._device or "cpu").to(*args, **kwargs)
+        if probe.dtype == self._dtype:
             return self._placed(probe.device)
         return Masks(tensor_of(self.data).to(*args, **kwargs), self.orig_shape)
 
@@ -212,7 +219,7 @@ class Masks(BaseTensor):
         return Masks(data, self.orig_shape)
 
     def _from_checked(self, rles: list[RLE], area: np.ndarray, device: torch.device | None) -> Masks:
-        masks = Masks([], self.orig_shape)
+        masks = Masks([], self.orig_shape, dtype=self._dtype)
         masks._rles, masks._area, masks._device = rles, area, device
         return masks
 

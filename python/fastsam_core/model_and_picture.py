@@ -104,10 +104,8 @@ class ModelAndPicture(PredictionLoop):
 
     @property
     def im(self) -> Tensor | None:
-        """The model's input of the picture that is set, (1, 3, S, S) float32; None without one."""
-        if self.picture is None or self.picture.image is None:
-            return None
-        return model_input(self._ready(self.args), self.picture.image)
+        """The model's input of the picture that is set, (1, 3, S, S) float32, as of `preprocess`; None without."""
+        return None if self.picture is None or self.picture.image is None else self._input_of(self.picture)
 
     @property
     def features(self) -> Tensor | None:
@@ -153,7 +151,9 @@ class ModelAndPicture(PredictionLoop):
 
         The result can be passed to `prompt_inference`, `inference` and `generate`, which remember its picture.
         """
-        picture = one_picture(im)
+        return self._input_of(one_picture(im))
+
+    def _input_of(self, picture: Picture) -> Tensor:
         assert picture.image is not None
         pixels = model_input(self._ready(self.args), picture.image)
         self._last_input = weakref.ref(pixels), picture

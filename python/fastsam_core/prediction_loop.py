@@ -86,9 +86,10 @@ class PredictionLoop:
         try:
             for group in _groups(items, _group_size(items, config)):
                 for result in run(group, writer):
-                    count += 1
-                    for phase, spent in result.speed.items():
-                        total[phase] = total.get(phase, 0.0) + (spent or 0.0)
+                    if isinstance(result, Results):  # and not what a callback has made of it
+                        count += 1
+                        for phase, spent in result.speed.items():
+                            total[phase] = total.get(phase, 0.0) + (spent or 0.0)
                     yield result
         except BaseException:
             if writer is not None and saving.wants_folder(config) and not config.exist_ok:

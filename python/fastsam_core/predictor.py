@@ -244,7 +244,7 @@ class Predictor(ModelAndPicture):
             raise ValueError("no prompt: give bboxes, points or masks")
         height, width = picture_shape(src_shape, "src_shape")
         with self._lock:
-            config = self.args.updated({"imgsz": dst_shape})
+            config = self.args if dst_shape is None else self.args.updated({"imgsz": dst_shape})
             model = self._ready(config)
             model.prepare(features)  # ValueError for a wrong shape
             picture = Picture(None, "features", (height, width))

@@ -24,6 +24,19 @@ __all__ = ["BaseTensor", "Boxes", "Masks", "Polygon", "Results"]
 _EXTRAS = ("predicted_iou", "stability_score", "point_coords", "crop_boxes")
 
 
+def _per_object(name: str) -> Any:
+    """An attribute that is None while boxes or masks that somebody has put there are of another number."""
+
+    def get(result: Results) -> Any:
+        values = vars(result).get(name)
+        return values if values is None or len(values) == len(result) else None
+
+    def put(result: Results, values: Any) -> None:
+        vars(result)[name] = values
+
+    return property(get, put)
+
+
 class Results:
     """The objects found in one picture.
 
@@ -38,6 +51,11 @@ class Results:
 
     `probs`, `keypoints` and `obb` are there for callers that pass or read them, and are always None.
     """
+
+    predicted_iou: Any = _per_object("predicted_iou")
+    stability_score: Any = _per_object("stability_score")
+    point_coords: Any = _per_object("point_coords")
+    crop_boxes: Any = _per_object("crop_boxes")
 
     def __init__(
         self,
@@ -74,12 +92,12 @@ class Results:
         self.masks: Masks | None = None if masks is None else self._as_masks(masks)
         if self.boxes is not None and self.masks is not None and len(self.boxes) != len(self.masks):
             raise ValueError(f"{len(self.boxes)} boxes for {len(self.masks)} masks")
-        self.predicted_iou: Any = self._as_scores(predicted_iou)
-        self.stability_score: Any = self._as_scores(stability_score)
-        self.point_coords: Any = _as_points(point_coords)
-        self.crop_boxes: Any = None if crop_boxes is None else as_tensor(crop_boxes).reshape(-1, 4)
+        self.predicted_iou = self._as_scores(predicted_iou)
+        self.stability_score = self._as_scores(stability_score)
+        self.point_coords = _as_points(point_coords)
+        self.crop_boxes = None if crop_boxes is None else as_tensor(crop_boxes).reshape(-1, 4)
         for name in _EXTRAS:
-            values = getattr(self, name)
+            values = vars(self)[name]
             if values is not None and len(values) != len(self):
                 raise ValueError(f"{len(values)} {name} for {len(self)} objects")
 
@@ -164,9 +182,7 @@ class Results:
         if masks is not None:
             self.masks = self._as_masks(masks)
         for name in _EXTRAS:
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self):
-                setattr(self, name, None)
+            setattr(self, name, getattr(self, name))
 
     # --- reading ---
 
@@ -227,6 +243,8 @@ class Results:
         from .formats import table
 
         return table.json_text(self.summary(normalize, decimals))
+
+    tojson = to_json  # its name in Ultralytics until 2025
 
     def to_dicts(self, segmentation: Literal["rle", "mask"] = "rle") -> list[dict[str, Any]]:
         """SAM's list of dicts; `segmentation` is an RLE dict, or a bool array (H, W) with "mask"."""

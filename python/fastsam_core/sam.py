@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class SAM(ModelFacade):
     """
 
     task: Literal["segment"] = "segment"
+    # For programs that make predictors of their own for a model, as with Ultralytics.
+    task_map: ClassVar[dict[str, dict[str, type[Predictor]]]] = {"segment": {"predictor": Predictor}}
 
     def __init__(self, model: str | os.PathLike[str] | SamModel = "sam_b.pt") -> None:
         if isinstance(model, SamModel):

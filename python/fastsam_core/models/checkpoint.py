@@ -228,4 +228,6 @@ def _download(spec: ModelSpec, name: str) -> Path:
 
 
 def _unknown(text: str) -> FileNotFoundError:
-    return not_found(text, [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)])
+    error = not_found(text, [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)])
+    others = re.search("sam[-_]?[23]", text.lower())
+    return FileNotFoundError(f"SAM 2 and SAM 3 are not supported, and there is {error}") if others else error

@@ -35,20 +35,33 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(NUM_MASK_TOKENS))
         self.iou_prediction_head = MLP(dim, iou_hidden_dim, NUM_MASK_TOKENS, 3)
 
-    def forward(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """All four masks of each prompt.
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """All four masks of each prompt; as with Meta's, the three of `multimask_output` or else the first.
 
-        embedding: (1 or N, C, h, w); position: (1, C, h, w); sparse: (N, T, C); dense: (1 or N, C, 1 or h, 1 or w).
-        Returns low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4).
+        image_embeddings: (1 or N, C, h, w); image_pe: (1, C, h, w); sparse_prompt_embeddings: (N, T, C);
+        dense_prompt_embeddings: (1 or N, C, 1 or h, 1 or w).
+        Returns low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4), or 3 or 1 of these 4.
         """
+        sparse, dense = sparse_prompt_embeddings, dense_prompt_embeddings
         count = max(sparse.shape[0], dense.shape[0])
-        height, width = embedding.shape[-2:]
-        source = (embedding + dense).expand(count, -1, -1, -1).flatten(2).transpose(1, 2)  # (N, h * w, C)
-        pe = position.flatten(2).transpose(1, 2)  # (1, h * w, C)
+        height, width = image_embeddings.shape[-2:]
+        source = (image_embeddings + dense).expand(count, -1, -1, -1).flatten(2).transpose(1, 2)  # (N, h * w, C)
+        pe = image_pe.flatten(2).transpose(1, 2)  # (1, h * w, C)
         tokens, source = self.transformer(source, pe, self.tokens(sparse.expand(count, -1, -1)))
         upscaled = self.output_upscaling(source.transpose(1, 2).unflatten(2, (height, width)))
         masks = torch.einsum("nmc,nchw->nmhw", self.mask_weights(tokens), upscaled)
-        return masks, self.iou_prediction_head(tokens[:, 0])
+        predicted_iou = self.iou_prediction_head(tokens[:, 0])
+        if multimask_output is None:
+            return masks, predicted_iou
+        chosen = slice(1, None) if multimask_output else slice(1)
+        return masks[:, chosen], predicted_iou[:, chosen]
 
     def tokens(self, sparse: Tensor) -> Tensor:  # (N, T, C) -> (N, 5 + T, C)
         """The output tokens (IoU, then masks) before the prompt's own."""

@@ -47,6 +47,20 @@ class PromptEncoder(nn.Module):
         """The position embedding of the image tokens: (1, C, grid, grid)."""
         return self.pe_layer.grid(self.grid_size)[None]
 
+    get_dense_pe = dense_position_embedding  # its name in Meta's package
+
+    def forward(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`sparse` and `dense` of N prompts, for code that calls the modules as Meta's: (N, T, C), (N, C, grid, grid).
+
+        points: with their labels.
+        """
+        coordinates, labels = (None, None) if points is None else points
+        sparse, dense = self.sparse(coordinates, labels, boxes), self.dense(masks)
+        count = max(len(sparse), len(dense))
+        return sparse.expand(count, -1, -1), dense.expand(count, -1, self.grid_size, self.grid_size)
+
     def sparse(self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> Tensor:
         """Tokens of points and boxes, (N, T, C); T is 0 when there are neither.
 

@@ -123,6 +123,7 @@ class SamModel(nn.Module):
     """
 
     judgement = OFFICIAL
+    mask_threshold: float = 0.0  # of logits; for code that calls the modules one by one
 
     def __init__(
         self, name: str, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
@@ -143,6 +144,12 @@ class SamModel(nn.Module):
         if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, not {size!r}")
         self.prompt_encoder.image_size = self.own_image_size = size
+
+    def set_imgsz(self, imgsz: Sequence[int]) -> None:
+        """`set_image_size` as Ultralytics has it: (S, S)."""
+        if len(imgsz) != 2 or imgsz[0] != imgsz[1]:
+            raise ValueError(f"imgsz must be (S, S), as the model's input is square, not {imgsz!r}")
+        self.set_image_size(imgsz[0])
 
     @property
     def device(self) -> torch.device:

@@ -20,7 +20,6 @@ class Sam(SamModel):
     `pixel_std`, `device`, `preprocess`, `postprocess_masks`, and calls with a list of dicts.
     """
 
-    mask_threshold: float = 0.0
     image_format: str = "RGB"
     pixel_mean: Tensor
     pixel_std: Tensor

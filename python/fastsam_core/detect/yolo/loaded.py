@@ -61,4 +61,5 @@ def load(model: str | os.PathLike[str], device: Any = "cpu") -> Loaded:
     default = _FASTSAM_IMGSZ if path.name.lower().startswith("fastsam") else _IMGSZ
     # Channels last: a tenth to a fifth less time on CPUs, and what half precision on GPUs wants.
     convert_conv2d_weight_memory_format(network.to(chosen), torch.channels_last)
-    return Loaded(network, weights.names(network.sizes.classes), weights.facts.imgsz or default, path)
+    network.names = weights.names(network.sizes.classes)
+    return Loaded(network, network.names, weights.facts.imgsz or default, path)

@@ -58,7 +58,7 @@ class YOLO(ModelFacade):
         consumed, instead of a list. kwargs: options of `config.DetectConfig` with their aliases, for this call.
 
         A result's boxes are x1, y1, x2, y2, score, class, the best first. Masks of a segmentation network have the
-        picture's resolution, are held as run lengths, and are None where nothing was found.
+        picture's resolution, are held as run lengths whose pixels are uint8, and are None where nothing was found.
 
         Raises TypeError for an unknown option or a value of the wrong type, ValueError for one that doesn't fit, and
         FileNotFoundError, ValueError or ConnectionError for a single picture that can't be had; of several, those are
@@ -89,6 +89,9 @@ class YOLO(ModelFacade):
         return self._summary(detailed, gflops(self.model, imgsz)) if verbose else None
 
     # --- the module ---
+
+    def fuse(self) -> None:
+        """Nothing is left to do: batch normalisations are folded into convolutions when a checkpoint is read."""
 
     @property
     def device(self) -> torch.device:

@@ -215,6 +215,7 @@ class Network(nn.Module):
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
         self.sizes = sizes
+        self.names: dict[int, str] = {}  # of all classes, once they are known
         width, hidden, depth = sizes.widths, sizes.hidden, sizes.depths
         # What each layer reads, where that isn't the layer before it: the pyramid joins levels of the backbone.
         inputs = {

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ..._log import warn_once
 from ...config import Config, DetectConfig
 from ...device import select_device
@@ -118,7 +120,8 @@ class YoloPredictor(PredictionLoop):
     ) -> Results:
         masks = None
         if objects.rles:
-            masks = Masks(objects.rles, image.shape[:2], device=objects.rows.device)
+            # uint8, which OpenCV takes and of which 1 can be subtracted, as people's code for these networks expects.
+            masks = Masks(objects.rles, image.shape[:2], device=objects.rows.device, dtype=torch.uint8)
         return Results(image, path, names, objects.rows, masks, speed=speed)
 
     def _input_shape(self) -> str:

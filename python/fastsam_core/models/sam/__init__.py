@@ -1,6 +1,6 @@
 """`SAM` and `Predictor` under the path that users of the Ultralytics package know; loaded on first use.
 
-`build` and `amg` beside this file have the functions that those users know of such modules.
+The modules beside this file have what those users know of such modules.
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ __all__ = [
 ]
 
 _MODULES = (
-    *("", ".automatic_mask_generator", ".build_sam", ".modeling", ".predictor"),
+    *("", ".automatic_mask_generator", ".build_sam", ".predictor"),
+    *(".modeling", ".modeling.common", ".modeling.image_encoder", ".modeling.mask_decoder"),
+    *(".modeling.prompt_encoder", ".modeling.sam", ".modeling.transformer"),
     *(".utils", ".utils.amg", ".utils.transforms"),
 )
 

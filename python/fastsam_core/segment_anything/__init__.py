@@ -43,7 +43,7 @@ _MODULES = (
     *("", ".automatic_mask_generator", ".build_sam", ".predictor"),
     *(".modeling", ".modeling.common", ".modeling.image_encoder", ".modeling.mask_decoder"),
     *(".modeling.prompt_encoder", ".modeling.sam", ".modeling.transformer"),
-    *(".utils", ".utils.amg", ".utils.transforms"),
+    *(".utils", ".utils.amg", ".utils.onnx", ".utils.transforms"),
 )
 
 

@@ -346,6 +346,7 @@ def test_transforms(size: tuple[int, int]) -> None:
     assert transform.apply_boxes_torch(torch.ones(3, 4), size).shape == (3, 4)
     image = golden_recipe.test_image(*size)
     assert transform.apply_image(image).shape == (*new, 3)
+    np.testing.assert_array_equal(transform.apply_image(image[..., 1]), transform.apply_image(image)[..., 1])
     near = transform.apply_image_torch(torch.from_numpy(image).permute(2, 0, 1)[None].float())
     assert near.shape == (1, 3, *new)
     difference = near[0].permute(1, 2, 0).numpy() - transform.apply_image(image).astype(float)

@@ -110,6 +110,21 @@ def test_parts_of_ones_own() -> None:
     assert decoder.num_mask_tokens == 6 and not decoder.is_usual()
 
 
+@torch.no_grad()
+def test_an_exported_decoder_takes_any_number_of_prompts() -> None:
+    decoder = MaskDecoder(transformer_dim=32, transformer=TwoWayTransformer(2, 32, 4, 64)).eval()
+    image = torch.randn(1, 32, 4, 4), torch.randn(1, 32, 4, 4)
+    dense, count = torch.randn(1, 32, 1, 1), torch.export.Dim("count", min=2)
+    program = torch.export.export(
+        decoder,
+        (*image, torch.randn(3, 2, 32), dense, True),
+        dynamic_shapes=({}, {}, {0: count}, {}, None),
+    )
+    given = *image, torch.randn(7, 2, 32), dense, True
+    for found, expected in zip(program.module()(*given), decoder(*given), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 # ---------------------------------------------------------------------------------------- decoders of other people's
 
 

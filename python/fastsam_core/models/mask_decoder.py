@@ -82,7 +82,7 @@ class MaskDecoder(nn.Module):
         Returns low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4).
         """
         source = image_embeddings + dense_prompt_embeddings
-        count = max(len(source), len(sparse_prompt_embeddings))
+        count = max(source.shape[0], sparse_prompt_embeddings.shape[0])
         tokens = self.tokens(sparse_prompt_embeddings).expand(count, -1, -1)
         height, width = source.shape[-2:]
         tokens, source = self.transformer(source.expand(count, -1, -1, -1), image_pe, tokens)

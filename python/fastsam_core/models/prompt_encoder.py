@@ -79,7 +79,7 @@ class PromptEncoder(nn.Module):
         Returns tokens (N, T, C), and (N, C, grid, grid) for `MaskDecoder.forward`.
         """
         coords, labels = (None, None) if points is None else points
-        count = next((len(given) for given in (coords, boxes, masks) if given is not None), 1)
+        count = next((given.shape[0] for given in (coords, boxes, masks) if given is not None), 1)
         dense = self.dense(masks).expand(count, -1, *self.image_embedding_size)
         return self.sparse(coords, labels, boxes).expand(count, -1, -1), dense
 

@@ -1,4 +1,4 @@
-"""`SamOnnxModel`: prompt encoder, mask decoder and upscaling as one module, for `torch.onnx.export`."""
+"""`SamOnnxModel`: prompt encoder, decoder and upscaling as one module, for `torch.onnx.export(..., dynamo=False)`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
         outputs = []
         for part in range(0, CLICKS, 8):
             sparse = model.prompt_encoder.sparse(points[part : part + 8], labels[part : part + 8], None)
-            outputs.append(model.mask_decoder(image.embedding, image.position, sparse, image.no_mask))
+            outputs.append(model.mask_decoder.predict_masks(image.embedding, image.position, sparse, image.no_mask))
         return outputs
 
     def prepared(native: bool) -> Any:

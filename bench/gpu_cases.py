@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fastsam_core import ops
 from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_gpu import GpuImage, serves_decoder
-from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._attention.windows import partition, unpartition
 
 from .gpu_harness import Case, Check, Context, Skipped, Work, bytes_of, rotated
@@ -171,7 +171,7 @@ ATTENTION_CHECKS = [
 
 def decoder_of(context: Context) -> MaskDecoder:
     generator = torch.Generator().manual_seed(7)
-    decoder = MaskDecoder(256)
+    decoder = MaskDecoder(transformer_dim=256, transformer=TwoWayTransformer(2, 256, 8, 2048))
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
@@ -249,7 +249,7 @@ def plain_decoder(context: Context) -> Work:
     decoder, image, sparse = decoder_inputs(context, context.size(64, 2))
 
     def run(sparse: Tensor) -> Any:
-        return decoder(image[0], image[1], sparse, image[2])
+        return decoder.predict_masks(image[0], image[1], sparse, image[2])
 
     note = f"one of {prompts // len(sparse)} batches of {len(sparse)} timed"
     return Work(run, [(sparse,)], share=len(sparse) / prompts, note=note)
@@ -260,9 +260,9 @@ def decoder_check(context: Context) -> tuple[float, float]:
     kind = GpuImage if serves_decoder(decoder, *image) or context.tiny else FoldedImage
     rows, masks = [i for i in range(8) for _ in range(3)], [1, 2, 3] * 8
     ours = kind(decoder, *image).decode(sparse, (1, 2, 3)).logits(rows, masks)
-    plain = decoder(image[0], image[1], sparse, image[2])[0]
+    plain = decoder.predict_masks(image[0], image[1], sparse, image[2])[0]
     wide = [x.double() for x in image]
-    exact = decoder.double()(wide[0], wide[1], sparse.double(), wide[2])[0]
+    exact = decoder.double().predict_masks(wide[0], wide[1], sparse.double(), wide[2])[0]
     wanted, usual = exact[:, 1:].flatten(0, 1), plain[:, 1:].flatten(0, 1)
     return float((ours - wanted).abs().max()), 2 * float((usual - wanted).abs().max())
 

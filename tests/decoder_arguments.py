@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsam_core.models.decoder_features import decoder_weights, features, place
-from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._decoder.panels import to_panels
 from fastsam_core.ops._decoder.weights import ImageParts
 
@@ -116,7 +116,8 @@ def _of_prompts(
 ) -> tuple[Any, ...]:
     """A decoder's own weights and image: at random, they would not be of one transformer."""
     generator = torch.Generator().manual_seed(seed)
-    decoder = randomised(MaskDecoder(dim, num_heads=heads, mlp_dim=hidden[0], iou_hidden_dim=hidden[1]))
+    transformer = TwoWayTransformer(2, dim, heads, hidden[0])
+    decoder = randomised(MaskDecoder(transformer_dim=dim, transformer=transformer, iou_head_hidden_dim=hidden[1]))
     assert isinstance(decoder, MaskDecoder)
     length = grid[0] * grid[1]
     source, position = torch.randn(2, length, dim, generator=generator)

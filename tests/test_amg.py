@@ -110,7 +110,28 @@ def test_grids_and_batches() -> None:
     for wrong in ((2, [1], [1, 2]), (0, [1]), (2,)):
         with pytest.raises(ValueError, match="batch_iterator needs"):
             list(amg.batch_iterator(*wrong))  # type: ignore[arg-type]
-    assert amg.box_xyxy_to_xywh(torch.tensor([[1, 2, 5, 9]])).tolist() == [[1, 2, 4, 7]]
+    for box in (torch.tensor([1, 2, 5, 9]), np.array([1, 2, 5, 9]), torch.tensor([[1, 2, 5, 9]])):
+        assert amg.box_xyxy_to_xywh(box).reshape(-1).tolist() == [1, 2, 4, 7] and box.reshape(-1)[2] == 5
+    assert amg.box_xyxy_to_xywh([1, 2, 5, 9]) == [1, 2, 4, 7]
+
+
+def test_columns_of_masks() -> None:
+    data = amg.MaskData(names=["a", "b", "c"])
+    data["scores"], data["boxes"] = torch.tensor([0.1, 0.2, 0.3]), np.arange(12).reshape(3, 4)
+    data.filter(torch.tensor([True, False, True]))
+    assert data["names"] == ["a", "c"] and data["boxes"][:, 0].tolist() == [0, 8]
+    data.filter(torch.tensor([1, 0]))
+    assert data["names"] == ["c", "a"] and data["scores"].tolist() == pytest.approx([0.3, 0.1])
+    both = amg.MaskData()
+    both.cat(data)
+    both.cat(data)
+    data["names"].append("d")
+    assert both["names"] == ["c", "a"] * 2 and both["scores"].shape == (4,) and both["boxes"].shape == (4, 4)
+    both.to_numpy()
+    del both["names"]
+    assert {name: type(column) for name, column in both.items()} == {"scores": np.ndarray, "boxes": np.ndarray}
+    with pytest.raises(TypeError, match="size must be a tensor, an array or a list, not int"):
+        both["size"] = 3
 
 
 def test_the_same_by_metas_path() -> None:

@@ -16,7 +16,7 @@ from fastsam_core._log import warn_once
 from fastsam_core.models import registry
 from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_tiled import PROMPTS_KEPT, TiledImage
-from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._decoder.panels import from_panels
 from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import thread_count
@@ -28,7 +28,8 @@ SMALL = {"heads": 4, "prompts": 3, "tokens": 7, "dim": 64, "grid": (5, 7)}
 
 
 def decoder_of(dim: int, heads: int) -> MaskDecoder:
-    decoder = randomised(MaskDecoder(dim, num_heads=heads, mlp_dim=64, iou_hidden_dim=32))
+    transformer = TwoWayTransformer(2, dim, heads, 64)
+    decoder = randomised(MaskDecoder(transformer_dim=dim, transformer=transformer, iou_head_hidden_dim=32))
     assert isinstance(decoder, MaskDecoder)
     return decoder
 
@@ -47,7 +48,7 @@ def compare(decoder: MaskDecoder, grid: tuple[int, int], prompts: int, tokens: i
     expected, expected_iou = torch.empty(0, 4, 4 * grid[0], 4 * grid[1]), torch.empty(0, 4)
     if prompts:
         wide = [x.double() for x in (embedding, position, sparse, dense)]
-        expected, expected_iou = (x.float() for x in copy.deepcopy(decoder).double()(*wide))
+        expected, expected_iou = (x.float() for x in copy.deepcopy(decoder).double().predict_masks(*wide))
     decoded = TiledImage(decoder, embedding, position, dense).decode(sparse, (0, 1, 2, 3))
     torch.testing.assert_close(decoded.predicted_iou(), expected_iou, rtol=1e-4, atol=1e-5)
     pairs = torch.cartesian_prod(torch.arange(prompts), torch.arange(4))
@@ -82,9 +83,9 @@ def test_is_as_exact_as_the_plain_decoder_at_full_size(sibling: str, monkeypatch
     decoder = decoder_of(256, 8)
     sparse = torch.randn(1, 2, 256, generator=torch.Generator().manual_seed(11))
     given = inputs(256, (64, 64))
-    plain = decoder(*given[:2], sparse, given[2])[0][0]
+    plain = decoder.predict_masks(*given[:2], sparse, given[2])[0][0]
     made = TiledImage(decoder, *given).decode(sparse, (0, 1, 2, 3)).logits([0] * 4, [0, 1, 2, 3])
-    exact = decoder.double()(*(x.double() for x in (*given[:2], sparse, given[2])))[0][0]
+    exact = decoder.double().predict_masks(*(x.double() for x in (*given[:2], sparse, given[2])))[0][0]
     assert (made - exact).abs().max() <= 2 * (plain - exact).abs().max()
 
 
@@ -256,7 +257,7 @@ def test_a_decoder_with_hooks_is_left_to_pytorch(caplog: pytest.LogCaptureFixtur
     assert message.startswith("MaskDecoder has hooks")
     low_res, iou = model.decode_prompts(prepared, torch.rand(2, 1, 2) * 100, torch.ones(2, 1))
     expected = model.judgement.predicted_iou(torch.cat(seen)[:, :1], low_res)
-    assert isinstance(prepared.folded, FoldedImage) and torch.equal(expected, iou)
+    assert prepared.folded is None and torch.equal(expected, iou)
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def exact_of(decoder: MaskDecoder, given: list[Tensor], sparse: Tensor) -> tuple
     """Logits and IoU in float64, on the same rounded numbers."""
     embedding, position, dense = (x.double() for x in given)
     twin = decoder_of(256, 8).to(decoder.iou_token.weight.device, decoder.iou_token.weight.dtype).double()
-    return twin(embedding, position, sparse.double(), dense)
+    return twin.predict_masks(embedding, position, sparse.double(), dense)
 
 
 def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...]) -> None:
@@ -51,7 +51,7 @@ def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...]) -> 
     for draw, (masks, prompts) in enumerate(product(((), (0,), (1, 2, 3)), counts)):
         decoder, given, sparse = half(dtype, device, 11 + draw)
         exact, exact_iou = exact_of(decoder, given, sparse)
-        plain, plain_iou = decoder(given[0], given[1], sparse, given[2])
+        plain, plain_iou = decoder.predict_masks(given[0], given[1], sparse, given[2])
         image = GpuImage(decoder, *given)
         for begin in range(0, PROMPTS, prompts):
             these = slice(begin, begin + prompts)

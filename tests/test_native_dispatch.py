@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
 import warnings
@@ -12,10 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from decoder_arguments import randomised
 from fastsam_core import ops
 from fastsam_core.models import registry
+from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.native import serves, unaltered
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import native_threads, share_out, thread_count
 from fastsam_core.postprocess import measured_together
@@ -25,19 +29,11 @@ needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled modul
 
 
 class Adapter(nn.Module):
-    """A layer with something added, as LoRA does, whose `weight` looks like the layer's own."""
+    """A layer with something added, as LoRA does, without a weight or a bias by the layer's names."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.layer = layer
-
-    @property
-    def weight(self) -> Tensor:
-        return self.layer.weight
-
-    @property
-    def bias(self) -> Tensor:
-        return self.layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x) + 1
@@ -74,6 +70,30 @@ def test_an_adapter_around_a_layer_is_called(model: SamModel, images: Tensor) ->
     assert unaltered(model.image_encoder)
     assert not torch.allclose(adapted, plain, atol=1e-3)
     torch.testing.assert_close(adapted, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        ImageEncoderViT(16, 2, 2, (1,), image_size=128, window_size=3, out_channels=8),
+        TinyViT((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), (7, 7, 3, 5), out_channels=8),
+    ],
+    ids=["vit", "tiny_vit"],
+)
+def test_padding_of_windows_goes_through_an_adapter(encoder: nn.Module) -> None:
+    """Adding one to what a layer gives is adding one to its bias, also for tokens beyond the edge."""
+    torch.manual_seed(2)
+    adapted = randomised(encoder).eval()
+    plain = copy.deepcopy(adapted)
+    for part, twin in zip(list(adapted.modules()), list(plain.modules()), strict=True):
+        if hasattr(part, "qkv"):
+            part.qkv = Adapter(part.qkv)
+            with torch.no_grad():
+                twin.qkv.bias += 1
+    images = torch.randn(1, 3, 128, 128)
+    torch.testing.assert_close(adapted(images), plain(images), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(images), plain(images), rtol=1e-4, atol=1e-5)
 
 
 def test_hooks_are_called(model: SamModel, images: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastsam_core import Predictor, picture
 from fastsam_core import rle as coco
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.models.precision import Dtypes, dtype_of, in_dtype, usable_dtype
 from fastsam_core.models.prompt_encoder import PromptEncoder
 from fastsam_core.models.sam_model import SamModel
@@ -31,7 +31,8 @@ IMAGES = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(3)) 
 
 def small_vit() -> SamModel:
     encoder = ImageEncoderViT(32, 2, 2, (1,), image_size=128, window_size=5, out_channels=64)
-    model = randomised(SamModel("vit", encoder, PromptEncoder(64, 128), MaskDecoder(64, mlp_dim=128)))
+    decoder = MaskDecoder(transformer_dim=64, transformer=TwoWayTransformer(2, 64, 8, 128))
+    model = randomised(SamModel("vit", encoder, PromptEncoder(64, (8, 8), (128, 128)), decoder))
     assert isinstance(model, SamModel)
     return model
 
@@ -106,7 +107,7 @@ def test_the_folded_decoder_rounds_no_worse_than_the_plain_one(dtype: torch.dtyp
     def plain(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         image = model.prepare(embedding, dtype)
         tokens = model.prompt_encoder.sparse(points, torch.ones(24, 1), None).to(dtype)
-        logits, iou = image.decoder(image.embedding, image.position, tokens, image.no_mask)
+        logits, iou = image.decoder.predict_masks(image.embedding, image.position, tokens, image.no_mask)
         return logits[:, 1:].float(), iou[:, 1:].float()
 
     iou, logits = model.decode_points(model.prepare(embedding, dtype), points, torch.ones(24, 1))
@@ -123,16 +124,18 @@ def test_coordinates_stay_float32(dtype: torch.dtype) -> None:
     matrix = layer.positional_encoding_gaussian_matrix.clone()
     # A half of 2049 pixels is one pixel off, and the features of the two differ.
     places = torch.tensor([[[2049.0, 3.0]]]) / 4096
-    wanted = layer(places)
-    assert not torch.equal(wanted, layer(places.to(dtype).float()))
+    wanted = layer._pe_encoding(places)
+    assert not torch.equal(wanted, layer._pe_encoding(places.to(dtype).float()))
     model.to(dtype)
     assert layer.positional_encoding_gaussian_matrix.dtype == torch.float32
-    assert torch.equal(layer.positional_encoding_gaussian_matrix, matrix) and torch.equal(layer(places), wanted)
-    assert model.prompt_encoder.dense_position_embedding().dtype == torch.float32
+    assert torch.equal(layer.positional_encoding_gaussian_matrix, matrix)
+    assert torch.equal(layer._pe_encoding(places), wanted)
+    assert model.prompt_encoder.get_dense_pe().dtype == torch.float32
     assert model.prompt_encoder.sparse(places, torch.ones(1, 1), None).dtype == torch.float32
     assert model.double().prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.dtype == torch.float64
     with torch.device("meta"):
-        assert PromptEncoder(8, 64).to(dtype).pe_layer.positional_encoding_gaussian_matrix.dtype == torch.float32
+        layer = PromptEncoder(8, (4, 4), (64, 64)).to(dtype).pe_layer
+        assert layer.positional_encoding_gaussian_matrix.dtype == torch.float32
 
 
 def test_copies_are_kept_while_the_module_stays_as_it_is() -> None:

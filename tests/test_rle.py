@@ -121,6 +121,7 @@ def test_polygons(sibling, polygons, height, width):
 def test_boxes_as_masks(sibling, boxes, height, width):
     theirs = coco.frPyObjects(boxes, height, width)
     assert rle.frPyObjects(boxes, height, width) == theirs
+    assert rle.frPyObjects(boxes, float(height), np.float64(width)) == theirs
     assert rle.frPyObjects(boxes.tolist(), height, width) == theirs
     assert rle.frPyObjects(boxes[0].tolist(), height, width) == theirs[0]
 

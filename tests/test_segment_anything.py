@@ -82,6 +82,30 @@ def test_predict(mobile: SamPredictor, name: str, multimask_output: bool) -> Non
     np.testing.assert_allclose(masks.sum((1, 2)), GOLDEN[f"{key}.area"], rtol=0.005)
 
 
+@pytest.mark.parametrize("multimask_output", [False, True])
+@pytest.mark.parametrize("name", PROMPTS)
+def test_parts_called_as_training_code_does(mobile: SamPredictor, name: str, multimask_output: bool) -> None:
+    sam, prompt = mobile.model, PROMPTS[name]
+    points = boxes = None
+    if "point_coords" in prompt:
+        coords = mobile.transform.apply_coords(prompt["point_coords"], mobile.original_size)
+        points = torch.as_tensor(coords, dtype=torch.float)[None], torch.as_tensor(prompt["point_labels"])[None]
+    if "box" in prompt:
+        boxes = torch.as_tensor(mobile.transform.apply_boxes(prompt["box"], mobile.original_size))[:, None]
+    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=None)
+    low_res, scores = sam.mask_decoder(
+        image_embeddings=mobile.features,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask_output,
+    )
+    assert dense.shape == (1, 256, 64, 64) and low_res.requires_grad
+    key = f"{name}.multi{int(multimask_output)}"
+    np.testing.assert_allclose(low_res[0].detach(), GOLDEN[f"{key}.low_res"].astype(np.float32), **CLOSE)
+    np.testing.assert_allclose(scores[0].detach(), GOLDEN[f"{key}.iou"], atol=2e-4)
+
+
 def test_mask_input_and_logits(mobile: SamPredictor) -> None:
     logits, _, low_res = mobile.predict(**PROMPTS["point"], return_logits=True)
     assert logits.dtype == np.float32
@@ -354,6 +378,7 @@ def test_transforms(size: tuple[int, int]) -> None:
     assert transform.apply_boxes_torch(torch.ones(3, 4), size).shape == (3, 4)
     image = golden_recipe.test_image(*size)
     assert transform.apply_image(image).shape == (*new, 3)
+    np.testing.assert_array_equal(transform.apply_image(image[..., 1]), transform.apply_image(image)[..., 1])
     near = transform.apply_image_torch(torch.from_numpy(image).permute(2, 0, 1)[None].float())
     assert near.shape == (1, 3, *new)
     difference = near[0].permute(1, 2, 0).numpy() - transform.apply_image(image).astype(float)

@@ -73,8 +73,8 @@ def group_by_group(
             points = group.points if group.points.shape[1] else None
             sparse = encoder.sparse(points, None if points is None else group.labels, group.boxes)
             dense = encoder.dense(None if fed is None else fed[:, None])
-            position = encoder.dense_position_embedding()
-            logits, iou = model.mask_decoder(embeddings[wanted.picture], position, sparse, dense)
+            position = encoder.get_dense_pe()
+            logits, iou = model.mask_decoder.predict_masks(embeddings[wanted.picture], position, sparse, dense)
             losses = plain_mask_loss(logits, wanted.targets, evenness)
             ambiguous = group.boxes is None and turn == 0
             rest = losses[:, 1:].mean(1)

@@ -36,13 +36,13 @@ class Decoder(nn.Module):
     def __init__(self, model: SamModel) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("position", model.prompt_encoder.dense_position_embedding().detach())
+        self.register_buffer("position", model.prompt_encoder.get_dense_pe().detach())
 
     def forward(self, embedding: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         prompts = self.model.prompt_encoder
         sparse = prompts.sparse(points, labels, None)
-        logits, iou = self.model.mask_decoder(embedding, cast(Tensor, self.position), sparse, prompts.dense(None))
-        return logits[:, 1:], iou[:, 1:]
+        dense = prompts.dense(None)
+        return self.model.mask_decoder(embedding, cast(Tensor, self.position), sparse, dense, multimask_output=True)
 
 
 def onnx_file(name: str, part: str) -> Path:

@@ -320,7 +320,11 @@ def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rasterise(polygons: list[NDArray[np.float64]], h: int, w: int) -> list[RLE]:
-    height, width = integer(h, "h"), integer(w, "w")
+    # Sizes from tables and JSON are often floats. Not elsewhere: an RLE's own size is an integer.
+    given: tuple[tuple[str, Any], ...] = ("h", h), ("w", w)
+    height, width = (
+        integer(int(side) if isinstance(side, float) and side.is_integer() else side, name) for name, side in given
+    )
     offsets = torch.tensor([0, *np.cumsum([len(polygon) for polygon in polygons]).tolist()], device="cpu")
     points = torch.from_numpy(np.concatenate(polygons))
     texts = texts_of(*ops.rle_from_polygon(points, offsets, height, width))

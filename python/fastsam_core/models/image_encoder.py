@@ -142,6 +142,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
         super().__init__()
+        self.window_size = window_size
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, window_size=window_size, grid=window_size or grid)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
@@ -238,7 +239,10 @@ class Attention(nn.Module):
         rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
         rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
         # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
-        (padding,) = own(layer, "bias")
+        if type(layer) is nn.Linear:
+            (padding,) = own(layer, "bias")
+        else:  # an adapter's, say, may have no bias of its own
+            padding = layer(qkv.new_zeros(1, 1, 1, qkv.shape[3] // 3)).flatten()
         tensors = qkv, rel_pos_h, rel_pos_w, padding
         fused = serves_on_gpu(*tensors) or serves(*tensors) or serves(*tensors, dtype=torch.bfloat16)
         attend = ops.attention if fused else attention_in_torch

@@ -18,22 +18,37 @@ NUM_MASK_TOKENS = 4  # one for the single mask, three for an ambiguous prompt
 
 
 class MaskDecoder(nn.Module):
-    """Image embedding and prompt embeddings to mask logits and predicted IoU."""
+    """Image embedding and prompt embeddings to mask logits and predicted IoU.
 
-    def __init__(self, dim: int, *, num_heads: int = 8, mlp_dim: int = 2048, iou_hidden_dim: int = 256) -> None:
+    Arguments and methods are those of Meta's, for code that trains models: C is `transformer_dim`.
+    """
+
+    def __init__(
+        self,
+        *,
+        transformer_dim: int,
+        transformer: TwoWayTransformer,
+        num_multimask_outputs: int = NUM_MASK_TOKENS - 1,
+        activation: type[nn.Module] = nn.GELU,
+        iou_head_depth: int = 3,
+        iou_head_hidden_dim: int = 256,
+    ) -> None:
         super().__init__()
-        self.transformer = TwoWayTransformer(2, dim, num_heads, mlp_dim)
+        self.transformer_dim = dim = transformer_dim
+        self.transformer = transformer
+        self.num_multimask_outputs = num_multimask_outputs
+        self.num_mask_tokens = num_multimask_outputs + 1
         self.iou_token = nn.Embedding(1, dim)
-        self.mask_tokens = nn.Embedding(NUM_MASK_TOKENS, dim)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
             LayerNorm2d(dim // 4),
-            nn.GELU(),
+            activation(),
             nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
-            nn.GELU(),
+            activation(),
         )
-        self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(NUM_MASK_TOKENS))
-        self.iou_prediction_head = MLP(dim, iou_hidden_dim, NUM_MASK_TOKENS, 3)
+        self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(self.num_mask_tokens))
+        self.iou_prediction_head = MLP(dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth)
 
     def forward(
         self,
@@ -41,27 +56,39 @@ class MaskDecoder(nn.Module):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
-        multimask_output: bool | None = None,
+        multimask_output: bool,
     ) -> tuple[Tensor, Tensor]:
-        """All four masks of each prompt; as with Meta's, the three of `multimask_output` or else the first.
+        """Of `predict_masks` the three for an ambiguous prompt, or the single one: (N, M, 4h, 4w) and (N, M)."""
+        masks, predicted_iou = self.predict_masks(
+            image_embeddings=image_embeddings,
+            image_pe=image_pe,
+            sparse_prompt_embeddings=sparse_prompt_embeddings,
+            dense_prompt_embeddings=dense_prompt_embeddings,
+        )
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return masks[:, chosen], predicted_iou[:, chosen]
 
-        image_embeddings: (1 or N, C, h, w); image_pe: (1, C, h, w); sparse_prompt_embeddings: (N, T, C);
-        dense_prompt_embeddings: (1 or N, C, 1 or h, 1 or w).
-        Returns low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4), or 3 or 1 of these 4.
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """All four masks of each prompt.
+
+        image_embeddings: (1 or N, C, h, w); image_pe: (1 or N, C, h, w); sparse_prompt_embeddings: (1 or N, T, C);
+        dense_prompt_embeddings: (1 or N, C, 1 or h, 1 or w): of one image many prompts, or of each image one.
+        Returns low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4).
         """
-        sparse, dense = sparse_prompt_embeddings, dense_prompt_embeddings
-        count = max(sparse.shape[0], dense.shape[0])
-        height, width = image_embeddings.shape[-2:]
-        source = (image_embeddings + dense).expand(count, -1, -1, -1).flatten(2).transpose(1, 2)  # (N, h * w, C)
-        pe = image_pe.flatten(2).transpose(1, 2)  # (1, h * w, C)
-        tokens, source = self.transformer(source, pe, self.tokens(sparse.expand(count, -1, -1)))
+        source = image_embeddings + dense_prompt_embeddings
+        count = max(source.shape[0], sparse_prompt_embeddings.shape[0])
+        tokens = self.tokens(sparse_prompt_embeddings).expand(count, -1, -1)
+        height, width = source.shape[-2:]
+        tokens, source = self.transformer(source.expand(count, -1, -1, -1), image_pe, tokens)
         upscaled = self.output_upscaling(source.transpose(1, 2).unflatten(2, (height, width)))
         masks = torch.einsum("nmc,nchw->nmhw", self.mask_weights(tokens), upscaled)
-        predicted_iou = self.iou_prediction_head(tokens[:, 0])
-        if multimask_output is None:
-            return masks, predicted_iou
-        chosen = slice(1, None) if multimask_output else slice(1)
-        return masks[:, chosen], predicted_iou[:, chosen]
+        return masks, self.iou_prediction_head(tokens[:, 0])
 
     def tokens(self, sparse: Tensor) -> Tensor:  # (N, T, C) -> (N, 5 + T, C)
         """The output tokens (IoU, then masks) before the prompt's own."""
@@ -72,10 +99,21 @@ class MaskDecoder(nn.Module):
         """Each mask token's weights over the upscaled embedding."""
         return torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
 
+    def is_usual(self) -> bool:
+        """Whether it has the layers of the official models, in any width, which is what the faster forms compute."""
+        return (
+            self.num_mask_tokens == NUM_MASK_TOKENS
+            and len(self.transformer.layers) == 2
+            and len(self.iou_prediction_head.layers) == 3
+            and all(type(self.output_upscaling[place]) is nn.GELU for place in (2, 4))
+            and "predict_masks" not in self.__dict__
+        )
+
 
 class TwoWayTransformer(nn.Module):
-    def __init__(self, depth: int, dim: int, num_heads: int, mlp_dim: int) -> None:
+    def __init__(self, depth: int, embedding_dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
+        dim = embedding_dim
         self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_dim, first=i == 0) for i in range(depth))
         self.final_attn_token_to_image = DecoderAttention(dim, num_heads, downsample=2)
         self.norm_final_attn = nn.LayerNorm(dim)
@@ -85,9 +123,12 @@ class TwoWayTransformer(nn.Module):
         """`layers`, as what they are."""
         return [cast(TwoWayBlock, layer) for layer in self.layers]
 
-    def forward(self, source: Tensor, source_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """source: (N, h * w, C) with its position embedding; tokens: (N, T, C), which are their own positions."""
-        queries = tokens
+    def forward(self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens (N, C, h, w) with their positions (1 or N, C, h, w), and tokens (N, T, C), which are their own
+        positions, to tokens (N, T, C) and image tokens (N, h * w, C).
+        """
+        source, source_pe = (x.flatten(2).transpose(1, 2) for x in (image_embedding, image_pe))
+        queries = tokens = point_embedding
         for block in self.blocks:
             queries, source = block(queries, source, tokens, source_pe)
         attended = self.final_attn_token_to_image(queries + tokens, source + source_pe, source)

@@ -18,48 +18,74 @@ _FEW_ANGLES = 1 << 15
 
 
 class PromptEncoder(nn.Module):
-    """Embeds prompts given in pixels of the model input, whose long side is `image_size`."""
+    """Embeds prompts given in pixels of the model input, whose long side is `image_size`.
 
-    def __init__(self, embed_dim: int, image_size: int, mask_in_channels: int = 16) -> None:
+    The arguments are those of Meta's, both sizes (height, width); ValueError unless they are square.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        image_embedding_size: tuple[int, int],
+        input_image_size: tuple[int, int],
+        mask_in_chans: int = 16,
+    ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
-        self.image_size = image_size
+        self.image_embedding_size = image_embedding_size
+        self.input_image_size = input_image_size
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
         # Background click, foreground click, first and second box corner.
+        self.num_point_embeddings = 4
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, mask_in_channels // 4, 2, stride=2),
-            LayerNorm2d(mask_in_channels // 4),
+            nn.Conv2d(1, mask_in_chans // 4, 2, stride=2),
+            LayerNorm2d(mask_in_chans // 4),
             nn.GELU(),
-            nn.Conv2d(mask_in_channels // 4, mask_in_channels, 2, stride=2),
-            LayerNorm2d(mask_in_channels),
+            nn.Conv2d(mask_in_chans // 4, mask_in_chans, 2, stride=2),
+            LayerNorm2d(mask_in_chans),
             nn.GELU(),
-            nn.Conv2d(mask_in_channels, embed_dim, 1),
+            nn.Conv2d(mask_in_chans, embed_dim, 1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
 
     @property
-    def grid_size(self) -> int:
-        return self.image_size // 16
+    def image_embedding_size(self) -> tuple[int, int]:
+        return self.grid_size, self.grid_size
 
-    def dense_position_embedding(self) -> Tensor:
-        """The position embedding of the image tokens: (1, C, grid, grid)."""
-        return self.pe_layer.grid(self.grid_size)[None]
+    @image_embedding_size.setter
+    def image_embedding_size(self, size: tuple[int, int]) -> None:
+        self.grid_size = _side("image_embedding_size", size)
 
-    get_dense_pe = dense_position_embedding  # its name in Meta's package
+    @property
+    def input_image_size(self) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    @input_image_size.setter
+    def input_image_size(self, size: tuple[int, int]) -> None:
+        self.image_size = _side("input_image_size", size)
+
+    @property
+    def mask_input_size(self) -> tuple[int, int]:
+        return 4 * self.grid_size, 4 * self.grid_size
 
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`sparse` and `dense` of N prompts, for code that calls the modules as Meta's: (N, T, C), (N, C, grid, grid).
+        """What `sparse` and `dense` make of N prompts, or of none at all (N is 1), in full size.
 
-        points: with their labels.
+        points: (N, P, 2) and their labels (N, P). boxes: (N, 4), (N, 1, 4) or (N, 2, 2). masks: (N, 1, S / 4, S / 4).
+        Returns tokens (N, T, C), and (N, C, grid, grid) for `MaskDecoder.forward`.
         """
-        coordinates, labels = (None, None) if points is None else points
-        sparse, dense = self.sparse(coordinates, labels, boxes), self.dense(masks)
-        count = max(len(sparse), len(dense))
-        return sparse.expand(count, -1, -1), dense.expand(count, -1, self.grid_size, self.grid_size)
+        coords, labels = (None, None) if points is None else points
+        count = next((given.shape[0] for given in (coords, boxes, masks) if given is not None), 1)
+        dense = self.dense(masks).expand(count, -1, *self.image_embedding_size)
+        return self.sparse(coords, labels, boxes).expand(count, -1, -1), dense
+
+    def get_dense_pe(self) -> Tensor:
+        """The position embedding of the image tokens: (1, C, grid, grid)."""
+        return self.pe_layer(self.image_embedding_size)[None]
 
     def sparse(self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> Tensor:
         """Tokens of points and boxes, (N, T, C); T is 0 when there are neither.
@@ -121,9 +147,20 @@ class PositionEmbeddingRandom(nn.Module):
             self.positional_encoding_gaussian_matrix = before.to(after.device, torch.float32)
         return self
 
-    def forward(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_features)
+    def forward(self, size: tuple[int, int]) -> Tensor:
+        """The embedding of each cell's centre on a grid of (height, width): (2 * num_features, height, width)."""
+        device = self.positional_encoding_gaussian_matrix.device
+        axes = [(torch.arange(side, dtype=torch.float32, device=device) + 0.5) / side for side in size]
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        return self._pe_encoding(torch.stack([x, y], dim=-1)).permute(2, 0, 1)
+
+    def _pe_encoding(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_features)
         angles = self._angles(positions)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def forward_with_coords(self, coords_input: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """The embedding of points (..., 2) x, y in pixels of an image of (height, width): (..., 2 * num_features)."""
+        return self._pe_encoding(coords_input / coords_input.new_tensor([image_size[1], image_size[0]]))
 
     def of_points(self, positions: Tensor) -> Tensor:
         """The same, for prompts: where native operations serve, few of them don't wake PyTorch's threads.
@@ -144,9 +181,9 @@ class PositionEmbeddingRandom(nn.Module):
         with torch.autocast(matrix.device.type, enabled=False):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
 
-    def grid(self, size: int) -> Tensor:
-        """The embedding of each cell's centre on a (size, size) grid: (2 * num_features, size, size)."""
-        device = self.positional_encoding_gaussian_matrix.device
-        axis = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        return self(torch.stack([x, y], dim=-1)).permute(2, 0, 1)
+
+def _side(name: str, size: tuple[int, int]) -> int:
+    height, width = size
+    if height != width:
+        raise ValueError(f"{name} must be square, not {height} x {width}")
+    return int(height)

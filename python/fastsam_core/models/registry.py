@@ -10,7 +10,7 @@ from torch import nn
 
 from .image_encoder import ImageEncoderViT
 from .judgement import OFFICIAL, Judgement
-from .mask_decoder import MaskDecoder
+from .mask_decoder import MaskDecoder, TwoWayTransformer
 from .prompt_encoder import PromptEncoder
 from .sam_model import SamModel
 from .tiny_vit import TinyViT
@@ -43,8 +43,11 @@ class ModelSpec:
         model = SamModel(
             self.name,
             self.encoder(),
-            PromptEncoder(self.embed_dim, self.image_size),
-            MaskDecoder(self.embed_dim, mlp_dim=self.decoder_mlp_dim),
+            PromptEncoder(self.embed_dim, (self.image_size // 16,) * 2, (self.image_size,) * 2),
+            MaskDecoder(
+                transformer_dim=self.embed_dim,
+                transformer=TwoWayTransformer(2, self.embed_dim, 8, self.decoder_mlp_dim),
+            ),
         )
         model.judgement = self.judgement
         return model

@@ -55,7 +55,7 @@ def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]
     """What all images have in common: the position embedding of their tokens, and the embedding of "no mask prompt"."""
 
     def make() -> tuple[Tensor, Tensor]:
-        return encoder.dense_position_embedding().to(dtype), encoder.dense(None).to(dtype)
+        return encoder.get_dense_pe().to(dtype), encoder.dense(None).to(dtype)
 
     if encoder.training or torch.is_grad_enabled():
         return make()
@@ -90,7 +90,7 @@ class PreparedImage:
         self.dtype, self.matrices = dtype_of(self.decoder), matrices or torch.float32
         self.embedding = embedding.to(self.dtype)
         self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
-        self._unaltered = unaltered(self.decoder)
+        self._usual = unaltered(self.decoder) and self.decoder.is_usual()
         self._folded: FoldedImage | GpuImage | TiledImage | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,14 +98,18 @@ class PreparedImage:
         return {**self.__dict__, "_folded": None}
 
     @property
-    def folded(self) -> FoldedImage | GpuImage | TiledImage:
-        """For inference, without gradients: made at the first use, by native operations where they serve."""
+    def folded(self) -> FoldedImage | GpuImage | TiledImage | None:
+        """For inference, without gradients: made at the first use, by native operations where they serve. None for a
+        decoder with hooks, layers or methods of others, which only a call of the decoder itself does justice.
+        """
+        if not self._usual:
+            return None
         given = self.decoder, self.embedding, self.position, self.no_mask
         tensors = *given[1:], self.decoder.iou_token.weight
         kind: type[FoldedImage] | type[GpuImage] | type[TiledImage] = FoldedImage
-        if self._unaltered and serves(*tensors):
+        if serves(*tensors):
             kind = TiledImage
-        elif self._unaltered and serves_decoder(self.decoder, *tensors):
+        elif serves_decoder(self.decoder, *tensors):
             kind = GpuImage
         if not isinstance(self._folded, kind):
             self._folded = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
@@ -143,7 +147,8 @@ class SamModel(nn.Module):
         """Take inputs of another size. Learnt position tables stay as they are and are resampled as they are used."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, not {size!r}")
-        self.prompt_encoder.image_size = self.own_image_size = size
+        self.prompt_encoder.image_size, self.prompt_encoder.grid_size = size, size // 16
+        self.own_image_size = size
 
     def set_imgsz(self, imgsz: Sequence[int]) -> None:
         """`set_image_size` as Ultralytics has it: (S, S)."""
@@ -169,7 +174,7 @@ class SamModel(nn.Module):
         """
         decoder = self.mask_decoder
         probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
-        if not unaltered(decoder):
+        if not (unaltered(decoder) and decoder.is_usual()):
             return _POINTS_AT_ONCE
         if serves(decoder.iou_token.weight):  # there the decoder's state is float32, whatever `dtype` says
             chunks = decoder_tiled.PROMPTS_PER_CHUNK * thread_count()
@@ -229,8 +234,7 @@ class SamModel(nn.Module):
         if len({len(x) for x in given}) > 1:
             raise ValueError(f"prompts are for different numbers of objects: {[len(x) for x in given]}")
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        chosen = slice(1, None) if multimask_output else slice(0, 1)
-        low_res, decoded = self._decode(image, points, labels, boxes, masks, len(given[0]), chosen)
+        low_res, decoded = self._decode(image, points, labels, boxes, masks, len(given[0]), multimask_output)
         return low_res, self.judgement.predicted_iou(decoded, low_res)
 
     def _check_shapes(
@@ -255,25 +259,37 @@ class SamModel(nn.Module):
         boxes: Tensor | None,
         masks: Tensor | None,
         count: int,
-        chosen: slice,
+        multimask_output: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Of the decoder's four masks those of `chosen`: logits (count, M, S / 4, S / 4), predicted IoU (count, M)."""
+        """The decoder's three masks or one: logits (count, M, S / 4, S / 4), its predicted IoU (count, M)."""
         if count == 0:
             side = self.image_size // 4
-            shape = (0, len(range(4)[chosen]))
+            shape = (0, 3 if multimask_output else 1)
             scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
             return scores.new_zeros(*shape, side, side), scores
         folded = image.folded if masks is None and not torch.is_grad_enabled() else None
         with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
-                return self._decode_folded(folded, sparse, chosen)
+                return self._decode_folded(folded, sparse, multimask_output)
+        return self._decode_plain(image, sparse, masks, multimask_output)
+
+    def _decode_plain(
+        self, image: PreparedImage, sparse: Tensor, masks: Tensor | None, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
         outputs = []
-        for start in range(0, count, _PLAIN_CHUNK):
+        for start in range(0, len(sparse), _PLAIN_CHUNK):
             part = slice(start, start + _PLAIN_CHUNK)
-            dense = image.no_mask if masks is None else self.prompt_encoder.dense(masks[part]).to(image.dtype)
-            logits, iou = image.decoder(image.embedding, image.position, sparse[part], dense)
-            outputs.append((logits[:, chosen].float(), iou[:, chosen].float()))
+            logits, iou = image.decoder(
+                image_embeddings=image.embedding,
+                image_pe=image.position,
+                sparse_prompt_embeddings=sparse[part],
+                dense_prompt_embeddings=(
+                    image.no_mask if masks is None else self.prompt_encoder.dense(masks[part]).to(image.dtype)
+                ),
+                multimask_output=multimask_output,
+            )
+            outputs.append((logits.float(), iou.float()))
         return torch.cat([logits for logits, _ in outputs]), torch.cat([iou for _, iou in outputs])
 
     def decode_points(
@@ -291,6 +307,9 @@ class SamModel(nn.Module):
             folded = image.folded
         with torch.no_grad(), _threads(image.embedding, len(points)):
             sparse = self._point_tokens(image, points, labels)
+            if folded is None:
+                masks, iou = self._decode_plain(image, sparse, None, multimask_output=True)
+                return iou, lambda point_index, mask_index: masks[tensor_of(point_index), tensor_of(mask_index)]
             decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 
@@ -327,9 +346,9 @@ class SamModel(nn.Module):
 
     @staticmethod
     def _decode_folded(
-        folded: FoldedImage | GpuImage | TiledImage, sparse: Tensor, chosen: slice
+        folded: FoldedImage | GpuImage | TiledImage, sparse: Tensor, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        tokens = list(range(4)[chosen])
+        tokens = [1, 2, 3] if multimask_output else [0]
         logits, ious = [], []
         # Natively, a chunk is the decoder's own affair and the masks of all lie in one piece.
         size = _PLAIN_CHUNK if isinstance(folded, FoldedImage) else len(sparse)
@@ -337,5 +356,5 @@ class SamModel(nn.Module):
             decoded = folded.decode(part, tokens)
             pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.tensor(tokens, device="cpu"))
             logits.append(decoded.logits(pairs[:, 0], pairs[:, 1]).float().unflatten(0, (len(part), -1)))
-            ious.append(decoded.predicted_iou()[:, chosen].float())
+            ious.append(decoded.predicted_iou()[:, tokens[0] : tokens[-1] + 1].float())
         return (logits[0], ious[0]) if len(ious) == 1 else (torch.cat(logits), torch.cat(ious))

@@ -241,7 +241,10 @@ class Attention(nn.Module):
 
     def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, heads * 3 * d) -> (B, H, W, heads * d)
         # The reference pads with zeros before the norm, so a padding token enters the projection as the norm's bias.
-        padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
+        if type(self.qkv) is nn.Linear:
+            padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
+        else:  # an adapter, say, which need not have weights by these names
+            padding = self.qkv(self.norm.bias.view(1, 1, 1, -1)).flatten()
         bias = self._bias()
         # Unlike in SAM's ViT, q, k and v of one head lie side by side.
         tensors = qkv, bias, padding

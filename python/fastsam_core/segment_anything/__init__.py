@@ -40,8 +40,10 @@ __all__ = [
 ]
 
 _MODULES = (
-    *("", ".automatic_mask_generator", ".build_sam", ".modeling", ".predictor"),
-    *(".utils", ".utils.amg", ".utils.transforms"),
+    *("", ".automatic_mask_generator", ".build_sam", ".predictor"),
+    *(".modeling", ".modeling.common", ".modeling.image_encoder", ".modeling.mask_decoder"),
+    *(".modeling.prompt_encoder", ".modeling.sam", ".modeling.transformer"),
+    *(".utils", ".utils.amg", ".utils.onnx", ".utils.transforms"),
 )
 
 

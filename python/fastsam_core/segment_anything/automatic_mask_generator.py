@@ -10,7 +10,8 @@ from .. import rle
 from .._rle_dicts import unpack
 from ..config import Config
 from ..everything.arguments import check_count
-from ..everything.grid import checked_grids, layer_grids
+from ..everything.grid import checked_grids
+from ..models.sam.amg import build_all_layer_point_grids
 from ..picture import Picture, Stopwatch
 from ..segment import generate_records
 from .predictor import SamPredictor
@@ -58,7 +59,7 @@ class SamAutomaticMaskGenerator:
             raise ValueError(f"output_mode must be one of {', '.join(_MODES)}, not {output_mode!r}")
         if points_per_side is not None:
             per_side = check_count("points_per_side", points_per_side)
-            self.point_grids = layer_grids(per_side, crop_n_layers, crop_n_points_downscale_factor)
+            self.point_grids = build_all_layer_point_grids(per_side, crop_n_layers, crop_n_points_downscale_factor)
         else:
             assert point_grids is not None
             self.point_grids = checked_grids(point_grids, crop_n_layers)

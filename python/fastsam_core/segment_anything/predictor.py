@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..models.kept import edits, kept
 from ..models.sam_model import PreparedImage
 from ..picture import encode
 from ..postprocess import MaskResizer
@@ -170,18 +171,25 @@ class SamPredictor:
         self.is_image_set = False
         self.features = None
         self.original_size = self.input_size = (0, 0)
-        self._ready: tuple[Tensor, PreparedImage] | None = None
+        self._ready: tuple[list[Any], int, PreparedImage] | None = None
 
     def _check_image(self) -> None:
         if not self.is_image_set:
             raise RuntimeError("no image is set: call set_image(...) before predicting masks")
 
     def _prepared(self) -> PreparedImage:
-        """What the decoder needs of `features`, made once for each embedding."""
+        """What the decoder needs of `features`, made once for as long as these, and the weights, stay as they are."""
         features = self.get_image_embedding()
-        if self._ready is None or self._ready[0] is not features:
-            self._ready = features, self.model.prepare(features.to(self.device).float())
-        return self._ready[1]
+        weights = [kept(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
+        made_from, changes = [features, *weights], edits(features)
+        ready = self._ready
+        if (
+            ready is None
+            or ready[1] != changes
+            or any(one is not other for one, other in zip(ready[0], made_from, strict=True))
+        ):
+            self._ready = ready = made_from, changes, self.model.prepare(features.to(self.device).float())
+        return ready[2]
 
 
 def _finite(name: str, values: Any) -> np.ndarray:

@@ -99,7 +99,7 @@ def train_rounds(
     points, labels = (torch.cat(tensors) for tensors in zip(*map(_tokens, groups), strict=True))
     of_points = torch.cat([torch.full_like(group.wanted.is_object, group.boxes is None) for group in groups])
     with amp():
-        position = model.prompt_encoder.dense_position_embedding()
+        position = model.prompt_encoder.get_dense_pe()
     total = embeddings.new_zeros(())
     first = last = total
     fed: Tensor | None = None
@@ -108,7 +108,7 @@ def train_rounds(
         with amp():
             sparse = model.prompt_encoder.embed_points(points, labels)
             dense = _dense(model.prompt_encoder, fed, generator, mask_feedback)
-            logits, iou = model.mask_decoder(embeddings.index_select(0, picture), position, sparse, dense)
+            logits, iou = model.mask_decoder.predict_masks(embeddings.index_select(0, picture), position, sparse, dense)
         logits, iou = logits.float(), iou.float()
         ambiguous = of_points if turn == 0 else torch.zeros_like(of_points)
         loss, ious = prompt_loss(logits, iou, truth, ambiguous, weights, iou_weight)

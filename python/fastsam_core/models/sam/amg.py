@@ -7,7 +7,8 @@ pixels, a mask's own with both corners inside of it; crop boxes end before x1 an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import ItemsView, Iterator, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -149,6 +150,64 @@ def coco_encode_rle(uncompressed_rle: dict[str, Any]) -> dict[str, Any]:
     return {"size": uncompressed_rle["size"], "counts": packed["counts"].decode("ascii")}
 
 
-def box_xyxy_to_xywh(box_xyxy: Tensor) -> Tensor:
-    """x0, y0, x1, y1 to x0, y0, x1 - x0, y1 - y0: (..., 4)."""
-    return torch.cat([box_xyxy[..., :2], box_xyxy[..., 2:] - box_xyxy[..., :2]], -1)
+def box_xyxy_to_xywh(box_xyxy: Any) -> Any:
+    """x0, y0, x1, y1 to x0, y0, x1 - x0, y1 - y0: a new tensor or array (..., 4), or a list of four numbers."""
+    if isinstance(box_xyxy, list):
+        x0, y0, x1, y1 = box_xyxy
+        return [x0, y0, x1 - x0, y1 - y0]
+    box = box_xyxy.clone() if isinstance(box_xyxy, Tensor) else box_xyxy.copy()
+    box[..., 2:] -= box_xyxy[..., :2]
+    return box
+
+
+class MaskData:
+    """Columns of what is known of some masks, by name: tensors, arrays or lists of one length, which are filtered and
+    appended to together. TypeError for a column of another kind.
+    """
+
+    def __init__(self, **columns: Any) -> None:
+        self._stats: dict[str, Any] = {}
+        for name, column in columns.items():
+            self[name] = column
+
+    def __setitem__(self, name: str, column: Any) -> None:
+        if not isinstance(column, Tensor | np.ndarray | list):
+            raise TypeError(f"{name} must be a tensor, an array or a list, not {type(column).__name__}")
+        self._stats[name] = column
+
+    def __getitem__(self, name: str) -> Any:
+        return self._stats[name]
+
+    def __delitem__(self, name: str) -> None:
+        del self._stats[name]
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._stats.items()
+
+    def filter(self, keep: Tensor) -> None:
+        """Keep the masks of `keep`, a bool for each (N,) or indices (K,), in that order."""
+        indices = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        for name, column in self._stats.items():
+            if isinstance(column, list):
+                self._stats[name] = [column[index] for index in indices.tolist()]
+            else:
+                self._stats[name] = column[indices.to(column.device) if isinstance(column, Tensor) else indices.cpu()]
+
+    def cat(self, new_stats: MaskData) -> None:
+        """Append the masks of another one. Columns that are new here are copied."""
+        for name, column in new_stats.items():
+            own = self._stats.get(name)
+            if own is None:
+                self._stats[name] = deepcopy(column)
+            elif isinstance(column, Tensor):
+                self._stats[name] = torch.cat([own, column])
+            elif isinstance(column, np.ndarray):
+                self._stats[name] = np.concatenate([own, column])
+            else:
+                self._stats[name] = own + deepcopy(column)
+
+    def to_numpy(self) -> None:
+        """Tensors become arrays."""
+        for name, column in self._stats.items():
+            if isinstance(column, Tensor):
+                self._stats[name] = column.detach().cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...models.sam.amg import (
+    MaskData,
     area_from_rle,
     batch_iterator,
     batched_mask_to_box,
@@ -22,6 +23,7 @@ from ...models.sam.amg import (
 )
 
 __all__ = [
+    "MaskData",
     "area_from_rle",
     "batch_iterator",
     "batched_mask_to_box",

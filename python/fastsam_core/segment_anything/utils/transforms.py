@@ -19,7 +19,9 @@ class ResizeLongestSide:
         self.target_length = target_length
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """uint8 (H, W, 3) to uint8 (h, w, 3), antialiased, bit-equal to Pillow's resize."""
+        """uint8 (H, W, 3) to uint8 (h, w, 3), antialiased, bit-equal to Pillow's resize; a mask (H, W) likewise."""
+        if image.ndim == 2:
+            return self.apply_image(np.stack([image] * 3, -1))[..., 0]
         return resize(image, self.target_length)
 
     def apply_coords(self, coords: np.ndarray, original_size: tuple[int, ...]) -> np.ndarray:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.sam_model import SamModel
-from ..preprocess import PIXEL_MEAN, PIXEL_STD
-from ..sam import SAM
+from ...models.sam_model import IndexList, PreparedImage, SamModel
+from ...preprocess import PIXEL_MEAN, PIXEL_STD
+from ...sam import SAM
 
 
 class Sam(SamModel):
@@ -27,15 +28,34 @@ class Sam(SamModel):
     def __init__(self, model: SamModel) -> None:
         super().__init__(model.name, model.image_encoder, model.prompt_encoder, model.mask_decoder)
         self.judgement = model.judgement
+        self.set_image_size(model.image_size)
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
-            tensor = torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+            tensor = torch.tensor(values, dtype=torch.float32, device=model.device).view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
-        self.set_image_size(self.image_size)
         self.train(model.training)
+
+    # Not from the prompt encoder and the decoder, which code that wants the image encoder alone deletes.
+
+    @property
+    def image_size(self) -> int:
+        return self.image_encoder.img_size  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
 
     def set_image_size(self, size: int) -> None:
         super().set_image_size(size)
         self.image_encoder.img_size = size  # type: ignore[assignment]
+
+    def decode_points(
+        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, above: float | None = None
+    ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
+        """As of any model, with logits less `mask_threshold`: segment everything looks where they are above 0."""
+        iou, logits = super().decode_points(embedding, points, labels, above)
+        if self.mask_threshold == 0:
+            return iou, logits
+        return iou, lambda point_index, mask_index: logits(point_index, mask_index) - self.mask_threshold
 
     @torch.no_grad()
     def forward(self, batched_input: list[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:

@@ -1,0 +1,6 @@
+"""Layers under Meta's path."""
+
+from ...models.common import LayerNorm2d
+from ...models.image_encoder import MLPBlock
+
+__all__ = ["LayerNorm2d", "MLPBlock"]

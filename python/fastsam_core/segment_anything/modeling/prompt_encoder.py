@@ -1,0 +1,5 @@
+"""The prompt encoder under Meta's path."""
+
+from ...models.prompt_encoder import PositionEmbeddingRandom, PromptEncoder
+
+__all__ = ["PositionEmbeddingRandom", "PromptEncoder"]

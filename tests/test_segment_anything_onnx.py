@@ -1,0 +1,92 @@
+"""Meta's module for export to ONNX: what the predictor gives, also as a graph."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam_core import segment_anything
+from fastsam_core.models.judgement import OFFICIAL
+from fastsam_core.segment_anything import SamPredictor
+from fastsam_core.segment_anything.utils.amg import calculate_stability_score
+from fastsam_core.segment_anything.utils.onnx import SamOnnxModel
+from small_model import small_weights
+
+HEIGHT, WIDTH = 48, 80
+
+
+@pytest.fixture
+def sam() -> segment_anything.Sam:
+    model = segment_anything.build_sam_nano(None)
+    model.load_state_dict(small_weights())
+    model.judgement = OFFICIAL
+    model.set_image_size(128)
+    return model
+
+
+def prompt_of(model: segment_anything.Sam, count: int, has_mask: float) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    return {
+        "image_embeddings": torch.randn(1, 128, 8, 8, generator=generator),
+        "point_coords": 100 * torch.rand(1, count, 2, generator=generator),
+        "point_labels": torch.tensor([[*[1.0, 0, 1, 0][: count - 1], -1.0]]),
+        "mask_input": torch.randn(1, 1, 32, 32, generator=generator),
+        "has_mask_input": torch.tensor([has_mask]),
+        "orig_im_size": torch.tensor([float(HEIGHT), float(WIDTH)]),
+    }
+
+
+@pytest.mark.parametrize("has_mask", [0.0, 1.0])
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_model_for_onnx_gives_what_the_predictor_gives(
+    sam: segment_anything.Sam, count: int, has_mask: float
+) -> None:
+    given = prompt_of(sam, count, has_mask)
+    predictor = SamPredictor(sam)
+    predictor.set_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    predictor.features = given["image_embeddings"]
+    prompt = given["point_coords"][:, :-1], given["point_labels"][:, :-1], None
+    mask = given["mask_input"] if has_mask else None
+    found = [predictor.predict_torch(*prompt, mask, several, return_logits=True) for several in (False, True)]
+    single, several = ([one[0] for one in results] for results in found)
+    expected = [torch.cat(pair) for pair in zip(single, several, strict=True)]
+    upscaled, scores, low_res = SamOnnxModel(sam, return_single_mask=False)(**given)
+    torch.testing.assert_close(low_res[0], expected[2], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scores[0], expected[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(upscaled[0], expected[0], rtol=1e-3, atol=1e-3)
+    best = int(several[1].argmax()) + 1 if count < 3 else 0
+    model = SamOnnxModel(sam, return_single_mask=True, return_extra_metrics=True)
+    upscaled, scores, stability, areas, low_res = model(**given)
+    torch.testing.assert_close(low_res[0, 0], expected[2][best], rtol=1e-3, atol=1e-3)
+    assert scores.shape == stability.shape == areas.shape == (1, 1) and areas == (upscaled > 0).sum()
+    _, stability, _ = SamOnnxModel(sam, return_single_mask=True, use_stability_score=True)(**given)
+    of_all = calculate_stability_score(expected[2], 0.0, 1.0)
+    assert stability.item() == pytest.approx(float(of_all[1:].max() if count < 3 else of_all[0]), abs=0.01)
+
+
+def test_an_exported_decoder_takes_any_number_of_points(sam: segment_anything.Sam) -> None:
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    model, example, file = SamOnnxModel(sam, return_single_mask=True), prompt_of(sam, 5, 1.0), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, about checks of shapes
+        torch.onnx.export(
+            model,
+            tuple(example.values()),
+            file,
+            input_names=list(example),
+            dynamic_axes={"point_coords": {1: "points"}, "point_labels": {1: "points"}},
+            dynamo=False,
+        )
+    session = runtime.InferenceSession(file.getvalue())
+    for count in (2, 3, 5):
+        given = {**prompt_of(sam, count, float(count % 2)), "orig_im_size": torch.tensor([70.0, 30.0])}
+        found = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
+        assert found[0].shape == (1, 1, 70, 30)
+        for array, expected in zip(found, model(**given), strict=True):
+            np.testing.assert_allclose(array, expected.numpy(), atol=1e-3)

@@ -119,7 +119,7 @@ def test_updating_leaves_the_original_alone() -> None:
     assert options == {"conf": 0.5}
 
 
-@pytest.mark.parametrize("key", ["conf", "conf_thres", "stability_score_thresh"])
+@pytest.mark.parametrize("key", ["conf_thres", "stability_score_thresh"])
 @pytest.mark.parametrize("value", [-1e30, -3, 0, 2.5, np.float32(-0.25), np.int64(7)])
 def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
     assert getattr(Config().updated({key: value}), key) == float(value)
@@ -128,6 +128,7 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [
+        ({"conf": 25}, ValueError, "conf must be a finite number of at most 1, not 25"),
         ({"conf": float("nan")}, ValueError, "conf must be a finite number"),
         ({"conf_thres": float("inf")}, ValueError, "conf_thres"),
         ({"conf": "0.5"}, TypeError, "conf must be a number"),

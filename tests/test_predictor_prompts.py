@@ -120,7 +120,7 @@ def test_conf_drops_masks_and_keeps_their_numbers(predictor: Predictor) -> None:
     best = int(scores.argmax())
     assert result.boxes.cls.tolist() == [best], "strictly greater"
     assert result.names == {0: "0", 1: "1", 2: "2"}
-    nothing = predictor(bboxes=BOXES, conf=1e9)[0]
+    nothing = predictor(bboxes=BOXES, conf=1.0)[0]
     assert len(nothing) == 0 and nothing.masks.shape == (0, HEIGHT, WIDTH) and nothing.boxes.shape == (0, 6)
 
 
@@ -222,6 +222,6 @@ def test_conf_holds_for_everything_too(predictor: Predictor) -> None:
     kept = everything.predicted_iou > level
     assert 0 < len(some) < len(everything)
     assert some.boxes.cls.tolist() == everything.boxes.cls[kept].tolist()
-    none = predictor(**FEW, conf=1e9)[0]
+    none = predictor(**FEW, conf=1.0)[0]
     assert none.masks.shape == (0, HEIGHT, WIDTH)
     assert predictor(**{**FEW, "conf_thres": 1e9})[0].masks is None

@@ -115,9 +115,9 @@ def test_options_of_a_call_are_its_own(sam: SAM) -> None:
     picture = bgr_picture(48, 64)
     assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
     assert sam.predictor is not None and sam.predictor.args.conf is None
-    assert len(sam(picture, bboxes=BOXES, **{**CALL, "conf": 1e9})[0]) == 0
+    assert len(sam(picture, bboxes=BOXES, **{**CALL, "conf": 1.0})[0]) == 0
     assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
-    sam.overrides["conf"] = 1e9
+    sam.overrides["conf"] = 1.0
     assert len(sam(picture, bboxes=BOXES, verbose=False, imgsz=128)[0]) == 0
 
 

@@ -54,7 +54,10 @@ def _number(low: float | None = None, high: float | None = None) -> Reader:
             raise _wrong_type(key, value, "a number")
         number = float(value)
         if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
-            bounds = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+            if low is None:
+                bounds = "" if high is None else f" of at most {high:g}"
+            else:
+                bounds = f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
             raise ValueError(f"{key} must be a finite number{bounds}, not {value!r}")
         return number
 
@@ -188,7 +191,7 @@ class Config:
     device: Any = _option(None, _device, "cpu, cuda, 0, ...; empty: the GPU if there is one")
     imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; the model's own if not given")
     conf: float | None = _option(
-        None, _number(), "keep masks whose predicted IoU is greater; 0.25, with sam_nano all are kept"
+        None, _number(high=1), "keep masks whose predicted IoU is greater; 0.25, with sam_nano all are kept"
     )
     iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
     dtype: torch.dtype | None = _option(

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsam_core import segment_anything
 from fastsam_core.models import registry
+from fastsam_core.models.judgement import OFFICIAL
 from fastsam_core.models.sam_model import SamModel
 from golden_recipe import fill_state_dict
 from golden_recipe import test_image as rgb_picture
@@ -44,6 +46,15 @@ def small_model() -> SamModel:
     model.encode_image = encode_image  # type: ignore[method-assign]
     model.counts = counts  # type: ignore[assignment]
     model.batches = batches  # type: ignore[assignment]
+    return model
+
+
+def small_sam() -> segment_anything.Sam:
+    """sam_nano as Meta's model at an input of 128, judged as the official models are."""
+    model = segment_anything.build_sam_nano(None)
+    model.load_state_dict(small_weights())
+    model.judgement = OFFICIAL
+    model.set_image_size(128)
     return model
 
 

@@ -11,22 +11,17 @@ import torch
 from torch import Tensor
 
 from fastsam_core import segment_anything
-from fastsam_core.models.judgement import OFFICIAL
 from fastsam_core.segment_anything import SamPredictor
 from fastsam_core.segment_anything.utils.amg import calculate_stability_score
 from fastsam_core.segment_anything.utils.onnx import SamOnnxModel
-from small_model import small_weights
+from small_model import small_sam
 
 HEIGHT, WIDTH = 48, 80
 
 
 @pytest.fixture
 def sam() -> segment_anything.Sam:
-    model = segment_anything.build_sam_nano(None)
-    model.load_state_dict(small_weights())
-    model.judgement = OFFICIAL
-    model.set_image_size(128)
-    return model
+    return small_sam()
 
 
 def prompt_of(model: segment_anything.Sam, count: int, has_mask: float) -> dict[str, Tensor]:

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 import golden_recipe
 from fastsam_core import segment_anything
-from fastsam_core.models.judgement import OFFICIAL
 from fastsam_core.models.mask_decoder import MaskDecoder as OwnDecoder
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from fastsam_core.segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from golden_recipe import fill_state_dict
-from small_model import small_weights
+from small_model import small_sam
 
 HEIGHT, WIDTH = 48, 80
 BOX = np.array([4, 6, 40, 30])
@@ -29,12 +28,7 @@ BOX = np.array([4, 6, 40, 30])
 
 @pytest.fixture
 def sam() -> segment_anything.Sam:
-    """sam_nano with the recipe's weights at an input of 128, judged as the official models are."""
-    model = segment_anything.build_sam_nano(None)
-    model.load_state_dict(small_weights())
-    model.judgement = OFFICIAL
-    model.set_image_size(128)
-    return model
+    return small_sam()
 
 
 def predictor_of(model: segment_anything.Sam) -> SamPredictor:

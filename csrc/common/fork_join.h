@@ -20,6 +20,8 @@ namespace fastsam {
 
 // Helpers that were started and have not had a processor yet. Each belongs to a call that may be over.
 inline std::atomic<int64_t> late_helpers{0};
+// For a moment so many may be late on an idle machine, of calls that begin together.
+inline const auto processors = static_cast<int64_t>(std::thread::hardware_concurrency());
 // A child has none of its parent's threads.
 inline const int forget_helpers_in_child = pthread_atfork(nullptr, nullptr, [] { late_helpers = 0; });
 
@@ -119,7 +121,7 @@ void fork_join(int64_t threads, int64_t items, int64_t grain, const Work& work, 
   const auto run = [](const void* of_call, int64_t index) { (*static_cast<const Part*>(of_call))(index); };
   const auto parts = std::make_shared<Parts>(count, run, &part);
   const int64_t helpers = std::min(threads, count) - 1;
-  start_helpers(parts, helpers, 2 * helpers);
+  start_helpers(parts, helpers, std::max(2 * helpers, processors));
   parts->claim_all();
   parts->wait();
 }

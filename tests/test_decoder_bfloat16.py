@@ -12,7 +12,6 @@ from torch import Tensor
 from decoder_arguments import arguments
 from fastsam_core import Predictor, ops
 from fastsam_core.models import precision
-from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.sam_model import SamModel
 from siblings import names_of, use_sibling
@@ -141,8 +140,8 @@ def test_logits_are_rounded_and_predicted_iou_is_not(sibling: str, monkeypatch: 
     model = nano()
     plain, rounded = model.prepare(EMBEDDING), model.prepare(EMBEDDING, matrices=BF16)
     assert isinstance(rounded.folded, TiledImage) and rounded.dtype == F32
-    exact, iou = model._decode(plain, *PROMPTS, None, None, 5, slice(1, None))
-    logits, same_iou = model._decode(rounded, *PROMPTS, None, None, 5, slice(1, None))
+    exact, iou = model._decode(plain, *PROMPTS, None, None, 5, True)
+    logits, same_iou = model._decode(rounded, *PROMPTS, None, None, 5, True)
     assert torch.equal(iou, same_iou) and logits.dtype == F32
     assert 0 < (logits - exact).norm() < 0.01 * exact.norm()
     points_iou, some = model.decode_points(rounded, *PROMPTS, above=float(iou.median()))
@@ -162,7 +161,7 @@ def test_what_else_decodes_makes_nothing_of_it() -> None:
     same += [cast.decode_prompts(cast.prepare(EMBEDDING, None, kind), *PROMPTS) for kind in (BF16, F32)]
     model.mask_decoder.transformer.blocks[0].mlp.register_forward_hook(lambda *_: None)
     image = model.prepare(EMBEDDING, matrices=BF16)
-    assert isinstance(image.folded, FoldedImage)
+    assert image.folded is None, "the decoder itself is called"
     same += [model.decode_prompts(given, *PROMPTS) for given in (image, EMBEDDING)]
     for given, expected in zip(same[::2], same[1::2], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))

@@ -189,7 +189,7 @@ def test_familiar_paths(sam: SAM) -> None:
     assert fastsam_core.models.YOLO is fastsam_core.YOLO and fastsam_core.models.FastSAM is fastsam_core.FastSAM
     with pytest.raises(ImportError, match="SAM2Predictor"):
         from fastsam_core.models.sam import SAM2Predictor  # noqa: F401
-    predictor = sam.task_map["segment"]["predictor"](overrides=CALL)
+    predictor = sam.task_map["segment"]["predictor"](overrides=QUIET)
     predictor.setup_model(model=sam.model, verbose=False)
     assert len(predictor(bgr_picture(30, 40), bboxes=[1, 2, 20, 20])[0]) == 1
 

@@ -1,9 +1,12 @@
-"""One click on a picture that is already encoded, to a boolean mask of the picture's size, beside transformers."""
+"""Clicks on a picture that is already encoded, to a boolean mask of the picture's size, beside transformers: the first
+one, and a second one that corrects the mask of the first.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from fastsam_core import Predictor
@@ -14,12 +17,13 @@ from .pictures import photo
 from .recipe import recipe_model
 
 WIDTH, HEIGHT = 1800, 1200
-CLICK = (900.0, 500.0)
+CLICKS = ((900.0, 500.0), (1000.0, 700.0))
 # Logits agree to 1e-5; pixels where they are that close to 0 may fall on either side.
 TOLERANCE = 1e-4
 
 
-def test_click(rows: Rows) -> None:
+@pytest.mark.parametrize("clicks", [1, 2])
+def test_click(clicks: int, rows: Rows) -> None:
     need("transformers")
     from transformers import SamImageProcessorPil
 
@@ -33,16 +37,21 @@ def test_click(rows: Rows) -> None:
     original, resized = (HEIGHT, WIDTH), resized_shape(HEIGHT, WIDTH, model.image_size)
     scale = torch.tensor([resized[1] / WIDTH, resized[0] / HEIGHT])
 
+    before = low_res = None
+    if clicks > 1:
+        before, _ = predictor.prompt_inference(points=list(CLICKS[0]), labels=[1])
+        low_res = before[:, None]
+
     def ours() -> Any:
-        masks = predictor(points=list(CLICK), labels=[1])[0].masks
+        masks = predictor(points=[CLICKS[:clicks]], labels=[[1] * clicks], masks=before)[0].masks
         assert masks is not None
         return masks.data
 
     @torch.inference_mode()
     def theirs() -> Any:
-        points = (torch.tensor(CLICK) * scale)[None, None, None]
-        labels = torch.ones(1, 1, 1, dtype=torch.long)
-        out = peer(image_embeddings=embedding, input_points=points, input_labels=labels, multimask_output=False)
+        points = (torch.tensor(CLICKS[:clicks]) * scale)[None, None]
+        given = {"input_points": points, "input_labels": torch.ones(points.shape[:3], dtype=torch.long)}
+        out = peer(image_embeddings=embedding, **given, input_masks=low_res, multimask_output=False)
         return processor.post_process_masks(out.pred_masks, [original], [resized])[0][0]
 
     our_mask, their_mask = torch.as_tensor(ours()), torch.as_tensor(theirs())
@@ -52,7 +61,7 @@ def test_click(rows: Rows) -> None:
     rounds = rows.rounds(15)
     spent = medians({"ours": ours, "peer": theirs}, rounds)
     rows.add(
-        "click/transformers",
+        "click/transformers" if clicks == 1 else "click_with_mask/transformers",
         (spent["ours"], spent["peer"]),
         rounds,
         difference=disagreement,

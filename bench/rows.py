@@ -81,6 +81,7 @@ ROWS = (
     RowSpec(
         "click/transformers", "one click after `set_image`, to a full-size mask", "transformers", 0.2, headline=True
     ),
+    RowSpec("click_with_mask/transformers", "a second click, with the mask of the first as a prompt", "transformers"),
     RowSpec(
         "blob_logits/dense",
         "3,072 logits of blobs at 1800 x 1200 to filtered RLE",

@@ -214,28 +214,18 @@ def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype:
     source: (L, C), image tokens with the dense prompt. dtype: what the results are rounded to, but for what LayerNorm
     adds up; that of the decoder's weights, which have been rounded to it. The type of `source` if not given.
     """
-    dtype, inner, heads = dtype or source.dtype, decoder.inner, decoder.heads
-    # X centred, then D; each projection is a product with one wide matrix.
-    centred = source + decoder.first_bias
-    centred = centred - centred.mean(dim=1, keepdim=True)
-    weighted_source = centred * decoder.norm_weight
-    spread_source = weighted_source - weighted_source.mean(dim=1, keepdim=True)  # D
-    position1, position2, position3 = position.products.chunk(3, dim=1)
-    cross1, key1, value1, query2 = _linear(centred, decoder.of_centred).chunk(4, dim=1)
-    from_spread = _linear(spread_source, decoder.of_spread)
-    own, cross2, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
-    first_keys, query1 = _linear(source + position.given, *decoder.of_placed).chunk(2, dim=1)
-    image1 = torch.cat([query1, cross1, key1, position1], 1)
-    image2 = torch.cat([query2, position2, own, cross2, key2, position3], 1)
-    norms2 = torch.stack([spread_source.square().mean(1), spread_source @ decoder.rest], 1)
+    dtype, heads = dtype or source.dtype, decoder.heads
+    centred, spread = centred_and_spread(decoder, source + decoder.first_bias)
+    columns = project(decoder, source, centred, spread, position)
+    norms2 = torch.stack([spread.square().mean(1), spread @ decoder.rest], 1)
     parts = ImageParts(
-        first_keys=to_panels(first_keys, dtype),
-        first_values=_values(_linear(source, *decoder.first_values), heads, dtype),
-        image1=to_panels(image1, dtype),
-        values1=_values(value1, heads, dtype),
+        first_keys=to_panels(columns.first_keys, dtype),
+        first_values=_values(columns.first_values, heads, dtype),
+        image1=to_panels(columns.image1, dtype),
+        values1=_values(columns.values1, heads, dtype),
         norms1=to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(),
-        image2=to_panels(image2, dtype),
-        values2=_values(value2, heads, dtype),
+        image2=to_panels(columns.image2, dtype),
+        values2=_values(columns.values2, heads, dtype),
         norms2=to_panels(norms2),
     )
     return Features(
@@ -244,13 +234,63 @@ def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype:
         eps=decoder.eps,
         image=parts,
         constant=decoder.constant,
-        base=to_panels(from_spread[:, 4 * inner :], dtype),
+        base=to_panels(columns.base, dtype),
         weights=decoder.weights,
         sizes=decoder.sizes,
         mask_layers=decoder.mask_layers,
         mask_sizes=decoder.mask_sizes,
         enlarge_mix=decoder.enlarge_mix,
         enlarge_bias=decoder.enlarge_bias,
+    )
+
+
+def centred_and_spread(decoder: DecoderWeights, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """J x and J (w1 * J x) of rows x, (L, C) each."""
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    weighted = centred * decoder.norm_weight
+    return centred, weighted - weighted.mean(dim=1, keepdim=True)
+
+
+class Columns(NamedTuple):
+    """What is linear in image tokens, (L, ...) each; see `ImageParts`."""
+
+    first_keys: Tensor
+    first_values: Tensor
+    image1: Tensor
+    values1: Tensor
+    image2: Tensor
+    values2: Tensor
+    base: Tensor
+
+
+def project(
+    decoder: DecoderWeights, source: Tensor, centred: Tensor, spread: Tensor, position: Position | None
+) -> Columns:
+    """The products of image tokens (L, C) with the weights. Without `position`: of what is added to image tokens, which
+    brings neither a position nor a bias.
+    """
+    inner = decoder.inner
+    placed, values = decoder.of_placed, decoder.first_values
+    # Each projection is a product with one wide matrix.
+    cross1, key1, value1, query2 = _linear(centred, decoder.of_centred).chunk(4, dim=1)
+    from_spread = _linear(spread, decoder.of_spread)
+    own, cross2, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
+    if position is None:
+        position1 = position2 = position3 = torch.zeros_like(key1)
+        first_keys, query1 = _linear(source, placed.weight).chunk(2, dim=1)
+        first_values = _linear(source, values.weight)
+    else:
+        position1, position2, position3 = position.products.chunk(3, dim=1)
+        first_keys, query1 = _linear(source + position.given, *placed).chunk(2, dim=1)
+        first_values = _linear(source, *values)
+    return Columns(
+        first_keys=first_keys,
+        first_values=first_values,
+        image1=torch.cat([query1, cross1, key1, position1], 1),
+        values1=value1,
+        image2=torch.cat([query2, position2, own, cross2, key2, position3], 1),
+        values2=value2,
+        base=from_spread[:, 4 * inner :],
     )
 
 

@@ -8,8 +8,9 @@ its few tokens' values, whose coefficients are made in two passes over the image
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Condition
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..ops._threads import native_threads, share_out, thread_count
 from .decoder_chunk import Chunk
 from .decoder_features import features, prepared
+from .decoder_masked import MaskedFeatures
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
 # Prompts decoded together, on a thread of their own: 60 MiB of coefficients at 64 x 64. The same whatever the number
@@ -43,14 +45,34 @@ class TiledImage:
     ) -> None:
         self.decoder = decoder
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
+        self._tokens = embedding, dense
+        self._masked: MaskedFeatures | None = None
         with native_threads():
             own = prepared(decoder)
-            source = (embedding + dense)[0].flatten(1).T  # (L, C)
-            self.features = features(own.weights, source.contiguous(), own.place(position))
+            self.features = features(own.weights, self._source(), own.place(position))
         self._upscaling = own.upscaling._replace(enlarge_more=own.upscaling.enlarge_more.to(matrices))
         # Memory of a chunk's coefficients, kept from call to call: touching fresh pages takes longer than a pass.
         self._spare: list[Tensor] = []
         self._spares = 1  # how many are kept
+
+    def _source(self) -> Tensor:  # (L, C)
+        embedding, dense = self._tokens
+        return (embedding + dense)[0].flatten(1).T.contiguous()
+
+    def with_masks(self, mix: Tensor) -> Callable[[Tensor], TiledImage]:
+        """What gives the image of a mask prompt from its channels (K, h, w), mixed by (K, C); see
+        `PromptEncoder.mask_mix`.
+        """
+        if self._masked is None or not torch.equal(self._masked.mix, mix):
+            self._masked = MaskedFeatures(prepared(self.decoder).weights, self.features, self._source(), mix)
+        masked = self._masked
+
+        def image(channels: Tensor) -> TiledImage:
+            other = copy.copy(self)  # shares the memory that is kept
+            other.features, other._masked = masked.with_mask(channels.flatten(1)), None
+            return other
+
+        return image
 
     def decode(self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None) -> TiledPrompts:
         """Decode prompts, and make the masks that will be wanted while their coefficients are at hand.

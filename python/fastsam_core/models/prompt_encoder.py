@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .common import LayerNorm2d
-from .native import serves
+from .native import serves, unaltered
 
 # Below this many, the position embedding of points takes less than PyTorch's threads cost.
 _FEW_ANGLES = 1 << 15
@@ -117,6 +117,30 @@ class PromptEncoder(nn.Module):
         if masks is None:
             return self.no_mask_embed.weight.view(1, -1, 1, 1)
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
+
+    def masks_are_usual(self) -> bool:
+        """Whether `dense` of masks is what `mask_channels` and `mask_mix` say: a few channels, mixed place by place."""
+        last = self.mask_downscaling[-1]
+        return (
+            unaltered(self)
+            and type(last) is nn.Conv2d
+            and (*last.kernel_size, *last.stride, *last.dilation, last.groups) == (1,) * 7
+            and last.padding in ((0, 0), "valid")
+            and "dense" not in self.__dict__
+        )
+
+    def mask_channels(self, masks: Tensor) -> Tensor:
+        """Mask logits (N, 1, S / 4, S / 4) to the channels that their embedding is a mix of, the last of them
+        constant: (N, K, grid, grid).
+        """
+        channels = self.mask_downscaling[:-1](masks.to(self.no_mask_embed.weight.dtype))
+        return torch.cat([channels, torch.ones_like(channels[:, :1])], 1)
+
+    def mask_mix(self) -> Tensor:
+        """What each of the channels adds to an image token that has the embedding of "no mask": (K, C)."""
+        last = cast(nn.Conv2d, self.mask_downscaling[-1])
+        constant = -self.no_mask_embed.weight
+        return torch.cat([last.weight[:, :, 0, 0].T, constant if last.bias is None else constant + last.bias])
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Tokens (N, P, C) of points (N, P, 2) with labels (N, P), as for `sparse`; none is added."""

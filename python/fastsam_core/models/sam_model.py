@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._tensors import tensor_of
-from ..ops._threads import native_threads, thread_count
+from ..ops._threads import native_threads, share_out, thread_count
 from . import decoder_gpu, decoder_tiled
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
@@ -267,11 +267,14 @@ class SamModel(nn.Module):
             shape = (0, 3 if multimask_output else 1)
             scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
             return scores.new_zeros(*shape, side, side), scores
-        folded = image.folded if masks is None and not torch.is_grad_enabled() else None
+        folded = None if torch.is_grad_enabled() else image.folded
         with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
-                return self._decode_folded(folded, sparse, multimask_output)
+                if masks is None:
+                    return self._decode_folded(folded, sparse, multimask_output)
+                if isinstance(folded, TiledImage) and self.prompt_encoder.masks_are_usual():
+                    return self._decode_masked(folded, sparse, masks, multimask_output)
         return self._decode_plain(image, sparse, masks, multimask_output)
 
     def _decode_plain(
@@ -343,6 +346,22 @@ class SamModel(nn.Module):
             if not capturing():
                 known[grid] = tokens
         return tokens
+
+    def _decode_masked(
+        self, image: TiledImage, sparse: Tensor, masks: Tensor, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As `_decode_folded`, for prompts with a mask each, whose images differ by them."""
+        decoded: dict[int, tuple[Tensor, Tensor]] = {}
+        with native_threads():
+            with_mask = image.with_masks(self.prompt_encoder.mask_mix())
+
+            def decode(i: int) -> None:
+                channels = self.prompt_encoder.mask_channels(masks[i : i + 1])
+                decoded[i] = self._decode_folded(with_mask(channels[0]), sparse[i : i + 1], multimask_output)
+
+            share_out(decode, len(sparse))
+        logits, iou = zip(*(decoded[i] for i in range(len(sparse))), strict=True)
+        return torch.cat(logits), torch.cat(iou)
 
     @staticmethod
     def _decode_folded(

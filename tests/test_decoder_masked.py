@@ -205,6 +205,15 @@ def test_gradients_reach_the_embedding_of_masks() -> None:
     assert isinstance(first, nn.Conv2d) and first.weight.grad is not None and bool(first.weight.grad.any())
 
 
+@torch.no_grad()
+def test_pytorch_prepares_no_image_for_prompts_with_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsam_core.models.native.cpu_module", None)
+    model = model_of()
+    image = model.prepare(embedding_of(model))
+    model.decode_prompts(image, **prompts_of(model, 1))
+    assert image._folded is None
+
+
 @native
 @torch.no_grad()
 def test_the_image_is_prepared_for_masks_once(monkeypatch: pytest.MonkeyPatch) -> None:

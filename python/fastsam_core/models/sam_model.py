@@ -267,7 +267,9 @@ class SamModel(nn.Module):
             shape = (0, 3 if multimask_output else 1)
             scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
             return scores.new_zeros(*shape, side, side), scores
-        folded = None if torch.is_grad_enabled() else image.folded
+        # Only the native form takes prompts with masks; the others aren't made for them.
+        faster = not torch.is_grad_enabled() and (masks is None or serves(image.embedding))
+        folded = image.folded if faster else None
         with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:

@@ -200,7 +200,10 @@ class DecoderAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (N, Lq, C), (N, Lk, C), (N, Lk, C) -> (N, Lq, C)
-        out = F.scaled_dot_product_attention(
-            self.split_heads(self.q_proj(q)), self.split_heads(self.k_proj(k)), self.split_heads(self.v_proj(v))
-        )
+        q, k, v = (self.split_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
+        if q.is_cpu and q.dtype == torch.bfloat16:
+            # PyTorch's kernel takes two to four times as long, with heads as narrow as these.
+            out = ((q * self.head_dim**-0.5) @ k.transpose(-1, -2)).softmax(dim=-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(2))

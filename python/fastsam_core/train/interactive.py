@@ -100,6 +100,8 @@ def train_rounds(
     of_points = torch.cat([torch.full_like(group.wanted.is_object, group.boxes is None) for group in groups])
     with amp():
         position = model.prompt_encoder.get_dense_pe()
+    # Channels last, as the decoder takes them: one copy for all prompts and rounds.
+    cells = embeddings.permute(0, 2, 3, 1).contiguous()
     total = embeddings.new_zeros(())
     first = last = total
     fed: Tensor | None = None
@@ -108,7 +110,8 @@ def train_rounds(
         with amp():
             sparse = model.prompt_encoder.embed_points(points, labels)
             dense = _dense(model.prompt_encoder, fed, generator, mask_feedback)
-            logits, iou = model.mask_decoder.predict_masks(embeddings.index_select(0, picture), position, sparse, dense)
+            of_prompts = cells.index_select(0, picture).permute(0, 3, 1, 2)
+            logits, iou = model.mask_decoder.predict_masks(of_prompts, position, sparse, dense)
         logits, iou = logits.float(), iou.float()
         ambiguous = of_points if turn == 0 else torch.zeros_like(of_points)
         loss, ious = prompt_loss(logits, iou, truth, ambiguous, weights, iou_weight)

@@ -124,6 +124,29 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 @native
+@pytest.mark.parametrize("modes", [(torch.no_grad, torch.inference_mode), (torch.inference_mode, torch.no_grad)])
+def test_calls_may_be_in_any_mode_without_gradients(modes: tuple[Callable[[], Any], ...]) -> None:
+    model, image = model_of(), None
+    prompts = prompts_of(model, 2)
+    for mode in modes:
+        with mode():
+            image = image or model.prepare(embedding_of(model))
+            logits, _ = model.decode_prompts(image, **prompts)
+            torch.testing.assert_close(logits, exact(model, prompts, False)[0], rtol=1e-4, atol=1e-5)
+
+
+@native
+@torch.no_grad()
+def test_memory_of_a_masks_image_is_used_again_and_results_stay() -> None:
+    model = model_of()
+    prompts, image = prompts_of(model, 1), model.prepare(embedding_of(model))
+    first, _ = model.decode_prompts(image, **prompts)
+    kept, expected = image.folded._masked._spare[0]["base"].data_ptr(), first.clone()  # type: ignore[union-attr]
+    model.decode_prompts(image, **prompts | {"masks": -prompts["masks"]})
+    assert image.folded._masked._spare[0]["base"].data_ptr() == kept and torch.equal(first, expected)  # type: ignore[union-attr]
+
+
+@native
 @torch.no_grad()
 def test_masks_leave_the_image_as_it_is() -> None:
     model = model_of()

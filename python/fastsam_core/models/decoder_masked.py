@@ -13,6 +13,8 @@ so that a mask costs 17 multiplications for each number instead of C.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -36,10 +38,12 @@ class MaskedFeatures:
         centred_mix, spread_mix = centred_and_spread(decoder, mix)
         centred, spread = centred_and_spread(decoder, source + decoder.first_bias)
         columns = project(decoder, mix, centred_mix, spread_mix, None)
-        self._matrices = {name: columns._asdict()[name].T.contiguous() for name in ("first_keys", "image1", "image2")}
-        self._base = columns.base.T.contiguous()
-        values = "first_values", "values1", "values2"
-        self._values = {name: self._by_head(columns._asdict()[name]) for name in values}
+        added = columns._asdict()
+        self._matrices = {name: added[name].T.contiguous() for name in ("first_keys", "image1", "image2", "base")}
+        self._values = {name: self._by_head(added[name]) for name in ("first_values", "values1", "values2")}
+        given = {**image.image._asdict(), "base": image.base}
+        self._given = {name: given[name] for name in added}
+        self._spare: list[dict[str, Tensor]] = []
         share = 1 / source.shape[1]
         self._grams = [rows @ rows.T * share for rows in (centred_mix, spread_mix)]  # (K, K)
         twice = centred @ centred_mix.T, spread @ spread_mix.T
@@ -50,24 +54,27 @@ class MaskedFeatures:
         split = columns.unflatten(1, (self._image.heads, -1)).transpose(0, 1)
         return F.pad(split, (0, -split.shape[2] % PANEL)).contiguous()
 
-    def with_mask(self, channels: Tensor) -> Features:
-        """The features with a mask prompt, of channels (K, L)."""
+    @contextmanager
+    def with_mask(self, channels: Tensor) -> Iterator[Features]:
+        """The features with a mask prompt, of channels (K, L). Afterwards the next mask may get their memory."""
         image = self._image
         panels = to_panels(channels.T)  # (panels, K, 16)
         rows = panels.transpose(1, 2).reshape(1, -1, len(channels))  # (1, panels * 16, K)
-        parts = image.image._asdict()
+        try:  # to touch fresh pages takes longer than to fill them
+            memory = self._spare.pop()
+        except IndexError:
+            with torch.inference_mode(False):  # so that calls in that mode and others may write to it
+                memory = {name: torch.empty_like(given) for name, given in self._given.items()}
         for name, matrix in self._matrices.items():
-            parts[name] = _added(parts[name], matrix, panels)
+            torch.baddbmm(self._given[name], matrix.expand(len(panels), -1, -1), panels, out=memory[name])
         for name, matrix in self._values.items():
-            parts[name] = torch.baddbmm(parts[name], rows.expand(len(matrix), -1, -1), matrix)
+            torch.baddbmm(self._given[name], rows.expand(len(matrix), -1, -1), matrix, out=memory[name])
         first, second = (
             ((cross + gram @ panels) * panels).sum(1) for cross, gram in zip(self._crosses, self._grams, strict=True)
         )
-        parts["norms1"] = parts["norms1"] + first
-        parts["norms2"] = parts["norms2"] + torch.stack([second, (self._rest @ panels)[:, 0]], 1)
-        return replace(image, image=ImageParts(**parts), base=_added(image.base, self._base, panels))
-
-
-def _added(given: Tensor, matrix: Tensor, panels: Tensor) -> Tensor:
-    """`given + matrix @ panels`: (panels, N, 16), (N, K), (panels, K, 16)."""
-    return torch.baddbmm(given, matrix.expand(len(panels), -1, -1), panels)
+        norms1 = image.image.norms1 + first
+        norms2 = image.image.norms2 + torch.stack([second, (self._rest @ panels)[:, 0]], 1)
+        parts = {name: memory[name] for name in memory if name != "base"}
+        yield replace(image, image=ImageParts(**parts, norms1=norms1, norms2=norms2), base=memory["base"])
+        if not self._spare:
+            self._spare.append(memory)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from threading import Condition
 
 import torch
@@ -59,18 +60,20 @@ class TiledImage:
         embedding, dense = self._tokens
         return (embedding + dense)[0].flatten(1).T.contiguous()
 
-    def with_masks(self, mix: Tensor) -> Callable[[Tensor], TiledImage]:
-        """What gives the image of a mask prompt from its channels (K, h, w), mixed by (K, C); see
-        `PromptEncoder.mask_mix`.
+    def with_masks(self, mix: Tensor) -> Callable[[Tensor], AbstractContextManager[TiledImage]]:
+        """What gives the image of a mask prompt, for as long as it lasts, from its channels (K, h, w), mixed by (K, C);
+        see `PromptEncoder.mask_mix`.
         """
         if self._masked is None or not torch.equal(self._masked.mix, mix):
             self._masked = MaskedFeatures(prepared(self.decoder).weights, self.features, self._source(), mix)
         masked = self._masked
 
-        def image(channels: Tensor) -> TiledImage:
+        @contextmanager
+        def image(channels: Tensor) -> Iterator[TiledImage]:
             other = copy.copy(self)  # shares the memory that is kept
-            other.features, other._masked = masked.with_mask(channels.flatten(1)), None
-            return other
+            other._masked = None
+            with masked.with_mask(channels.flatten(1)) as other.features:
+                yield other
 
         return image
 

@@ -359,7 +359,8 @@ class SamModel(nn.Module):
 
             def decode(i: int) -> None:
                 channels = self.prompt_encoder.mask_channels(masks[i : i + 1])
-                decoded[i] = self._decode_folded(with_mask(channels[0]), sparse[i : i + 1], multimask_output)
+                with with_mask(channels[0]) as masked:
+                    decoded[i] = self._decode_folded(masked, sparse[i : i + 1], multimask_output)
 
             share_out(decode, len(sparse))
         logits, iou = zip(*(decoded[i] for i in range(len(sparse))), strict=True)

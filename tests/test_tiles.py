@@ -110,6 +110,22 @@ def test_windows_are_tiles(picture: np.ndarray) -> None:
     assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
 
 
+def test_a_model_may_write_into_its_tile(picture: np.ndarray) -> None:
+    """Tiles as wide as the picture, whose rows lie in memory as they do in the picture."""
+
+    def darkening(tile: np.ndarray) -> list[dict[str, Any]]:
+        found = bright(tile)
+        tile[:] = 0
+        return found
+
+    narrow = np.ascontiguousarray(picture[:, 100:164])
+    before = narrow.copy()
+    expected = masks_of(tiles.segment(narrow, bright, **SMALL))
+    for image in (narrow, Provider(narrow)):
+        assert masks_of(tiles.segment(image, darkening, **SMALL)) == expected
+    np.testing.assert_array_equal(narrow, before)
+
+
 def test_where_there_is_no_data_there_is_no_object(picture: np.ndarray) -> None:
     valid = np.ones(picture.shape[:2], bool)
     valid[:, :100] = False
@@ -409,6 +425,22 @@ def test_the_command(picture: np.ndarray, tmp_path: Path, capsys: pytest.Capture
     assert f"{len(found['annotations'])} object" in capsys.readouterr().out and found["images"][0]["width"] == 150
     assert cli.main(["tiles", f"source={tmp_path}/big.png", f"work_dir={tmp_path}/work", *options]) == 0
     assert (tmp_path / "big_objects.gpkg").is_file() and (tmp_path / "work" / "settings.json").is_file()
+
+
+def test_a_home_folder_in_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave a ~ alone that doesn't begin a word."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    cv2.imwrite(str(tmp_path / "home" / "big.png"), bgr_picture(60, 80))
+    assert cli.main(["tiles", "source=~/big.png", "work_dir=~/work", "points_stride=1"]) == 0
+    assert cli.main(["tiles", "source=~/big.png", "output=~/out.json", "points_stride=1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [
+        "big.png", "big_objects.gpkg", "out.json", "work"
+    ]  # fmt: skip
+    assert not list((tmp_path / "here").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -175,6 +176,24 @@ def test_windows_that_break_their_word(picture: np.ndarray) -> None:
     broken.height = 0
     with pytest.raises(ValueError, match="height"):
         tiles.segment(broken, bright, **SMALL)
+
+
+def test_a_georeference_as_rasterio_has_it(picture: np.ndarray, tmp_path: Path) -> None:
+    """An Affine is nine numbers, and a code text. What can't be is said before the work."""
+    placed: Any = Provider(picture)
+    placed.georeference = tiles.Georeference("LOCAL_CS[]", (2, 0, 500, 0, -2, 900, 0, 0, 1), ("EPSG", "32632"))  # type: ignore[arg-type]
+    found = tiles.segment(placed, bright, **SMALL)
+    assert found.transform == (2, 0, 500, 0, -2, 900) and found.crs == "LOCAL_CS[]"
+    with sqlite3.connect(found.save(tmp_path / "found.gpkg")) as database:
+        contents = database.execute("SELECT min_x, min_y, max_x, max_y, srs_id FROM gpkg_contents").fetchone()
+    database.close()
+    assert contents == (500, 740, 940, 860, 32632)
+    counting = Counting()
+    for wrong in (7, ("LOCAL_CS[]", (1, 0, 0, 0, 1)), tiles.Georeference(32632, (1, 0, 0, 0, 1, 0))):  # type: ignore[arg-type]
+        placed.georeference = wrong
+        with pytest.raises(ValueError, match="georeference must be"):
+            tiles.segment(placed, counting, **SMALL)
+    assert counting.calls == 0
 
 
 def test_the_pixel_limit_holds_for_pictures(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..sources.arrays import check_array, from_array
 from ..sources.decode import check_size, read_image, read_size
-from .georeference import HINT, Georeference
+from .georeference import HINT, checked
 from .grid import Box
 from .tiff import is_placed_tiff, is_tiff
 
@@ -43,7 +43,8 @@ class Raster:
     def __init__(self, windows: Windows, name: str) -> None:
         self.height, self.width = _side(windows, "height"), _side(windows, "width")
         self.name = name
-        self.georeference: Georeference | None = getattr(windows, "georeference", None)
+        given = getattr(windows, "georeference", None)
+        self.georeference = None if given is None else checked(given)
         self._windows = windows
 
     def read(self, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:

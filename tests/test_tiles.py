@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -110,6 +111,22 @@ def test_windows_are_tiles(picture: np.ndarray) -> None:
     assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
 
 
+def test_a_model_may_write_into_its_tile(picture: np.ndarray) -> None:
+    """Tiles as wide as the picture, whose rows lie in memory as they do in the picture."""
+
+    def darkening(tile: np.ndarray) -> list[dict[str, Any]]:
+        found = bright(tile)
+        tile[:] = 0
+        return found
+
+    narrow = np.ascontiguousarray(picture[:, 100:164])
+    before = narrow.copy()
+    expected = masks_of(tiles.segment(narrow, bright, **SMALL))
+    for image in (narrow, Provider(narrow)):
+        assert masks_of(tiles.segment(image, darkening, **SMALL)) == expected
+    np.testing.assert_array_equal(narrow, before)
+
+
 def test_where_there_is_no_data_there_is_no_object(picture: np.ndarray) -> None:
     valid = np.ones(picture.shape[:2], bool)
     valid[:, :100] = False
@@ -159,6 +176,24 @@ def test_windows_that_break_their_word(picture: np.ndarray) -> None:
     broken.height = 0
     with pytest.raises(ValueError, match="height"):
         tiles.segment(broken, bright, **SMALL)
+
+
+def test_a_georeference_as_rasterio_has_it(picture: np.ndarray, tmp_path: Path) -> None:
+    """An Affine is nine numbers, and a code text. What can't be is said before the work."""
+    placed: Any = Provider(picture)
+    placed.georeference = tiles.Georeference("LOCAL_CS[]", (2, 0, 500, 0, -2, 900, 0, 0, 1), ("EPSG", "32632"))  # type: ignore[arg-type]
+    found = tiles.segment(placed, bright, **SMALL)
+    assert found.transform == (2, 0, 500, 0, -2, 900) and found.crs == "LOCAL_CS[]"
+    with sqlite3.connect(found.save(tmp_path / "found.gpkg")) as database:
+        contents = database.execute("SELECT min_x, min_y, max_x, max_y, srs_id FROM gpkg_contents").fetchone()
+    database.close()
+    assert contents == (500, 740, 940, 860, 32632)
+    counting = Counting()
+    for wrong in (7, ("LOCAL_CS[]", (1, 0, 0, 0, 1)), tiles.Georeference(32632, (1, 0, 0, 0, 1, 0))):  # type: ignore[arg-type]
+        placed.georeference = wrong
+        with pytest.raises(ValueError, match="georeference must be"):
+            tiles.segment(placed, counting, **SMALL)
+    assert counting.calls == 0
 
 
 def test_the_pixel_limit_holds_for_pictures(
@@ -409,6 +444,22 @@ def test_the_command(picture: np.ndarray, tmp_path: Path, capsys: pytest.Capture
     assert f"{len(found['annotations'])} object" in capsys.readouterr().out and found["images"][0]["width"] == 150
     assert cli.main(["tiles", f"source={tmp_path}/big.png", f"work_dir={tmp_path}/work", *options]) == 0
     assert (tmp_path / "big_objects.gpkg").is_file() and (tmp_path / "work" / "settings.json").is_file()
+
+
+def test_a_home_folder_in_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave a ~ alone that doesn't begin a word."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    cv2.imwrite(str(tmp_path / "home" / "big.png"), bgr_picture(60, 80))
+    assert cli.main(["tiles", "source=~/big.png", "work_dir=~/work", "points_stride=1"]) == 0
+    assert cli.main(["tiles", "source=~/big.png", "output=~/out.json", "points_stride=1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [
+        "big.png", "big_objects.gpkg", "out.json", "work"
+    ]  # fmt: skip
+    assert not list((tmp_path / "here").iterdir())
 
 
 @pytest.mark.parametrize(

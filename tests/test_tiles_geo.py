@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 from fastsam_core import cli, tiles
+from fastsam_core.runs import MaskRuns
+from fastsam_core.tiles import shapes
+from fastsam_core.tiles.pieces import piece_of
 from fastsam_core.tiles.tiff import is_geotiff, is_tiff
 from test_tiles import SMALL, bright
 
@@ -95,6 +98,10 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     picture = tmp_path / "plain.tif"
     cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
     assert len(tiles.segment(picture, bright)) == 0
+    (tmp_path / "plain.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
+    with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[geo\]'"):
+        tiles.segment(picture, bright)
+    (tmp_path / "plain.tfw").unlink()
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", "100")
     with pytest.raises(ValueError, match=r"plain\.tif: .*FASTSAM_MAX_PIXELS.*pip install 'fastsam_core\[geo\]'"):
         tiles.segment(picture, bright)
@@ -225,6 +232,56 @@ def test_files_in_the_rasters_place(tmp_path: Path) -> None:
             EAST, NORTH - 80 * PIXEL, EAST + 220 * PIXEL, NORTH - 20 * PIXEL, 32632
         )  # fmt: skip
     database.close()
+
+
+@needs_rasterio
+def test_long_edges_bend_on_wgs_84(tmp_path: Path) -> None:
+    """A sea over a whole satellite picture, with an island three pixels from its upper edge."""
+    side = 10_980
+    columns = np.arange(side)
+    shore = (columns >= 5000) & (columns < 5200)
+    above = MaskRuns(columns[shore], np.zeros(shore.sum(), np.int64), np.full(shore.sum(), 3))
+    below = MaskRuns(columns, np.where(shore, 10, 0), np.full(side, side))
+    piece = piece_of(0, shapes.union([above, below]), 0.75, 0.5)
+    where = tiles.Georeference(rasterio.CRS.from_epsg(32632).to_wkt(), (10, 0, EAST, 0, -10, NORTH), ("EPSG", 32632))
+    content = json.loads(tiles.RasterObjects([piece], side, side, where).save(tmp_path / "x.geojson").read_text())
+    exterior, island = content["features"][0]["geometry"]["coordinates"]
+    assert len(island) < 10 and len(exterior) < 100
+    # The raster's border, a point for each pixel: how far, in pixels, from where the file's edges run.
+    x = np.arange(side + 1)
+    start, end = np.zeros_like(x), np.full_like(x, side)
+    border = np.concatenate([np.stack(pair, 1) for pair in ((x, start), (x, end), (start, x), (end, x))])
+    there = where.to_longitude_latitude(where.to_map(border))
+    ring = np.array(exterior)
+    begins, edges = ring[:-1, None], np.diff(ring, axis=0)[:, None]
+    along = ((there - begins) * edges).sum(2) / (edges**2).sum(2)
+    nearest = np.hypot(*np.moveaxis(begins + np.clip(along, 0, 1)[..., None] * edges - there, 2, 0)).min(0)
+    assert nearest.max() * 111_000 / 10 < 0.2
+
+
+@needs_rasterio
+def test_a_datum_of_its_own_is_not_taken_for_a_numbered_one(tmp_path: Path) -> None:
+    shifted = rasterio.CRS.from_string("+proj=utm +zone=32 +ellps=GRS80 +towgs84=10,20,30 +units=m")
+    path = write(tmp_path / "x.tif", np.rint(scene() * 255).astype(np.uint8)[None], crs=shifted)
+    found = tiles.segment(path, bright, **SMALL)
+    with sqlite3.connect(found.save(tmp_path / "x.gpkg")) as database:
+        (system,) = database.execute("SELECT srs_id FROM gpkg_contents").fetchone()
+        row = database.execute("SELECT organization, definition FROM gpkg_spatial_ref_sys WHERE srs_id = ?", [system])
+        organization, definition = row.fetchone()
+    database.close()
+    assert organization == "NONE" and "TOWGS84[10,20,30" in definition
+
+
+@needs_rasterio
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("name", ["x.tfw", "x.TIFW", "x.wld"])
+def test_a_world_file_says_where_a_tiff_lies(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "x.tif", np.rint(scene() * 255).astype(np.uint8)[None], crs=None, transform=None)
+    # Of the middle of the first pixel.
+    sides = (PIXEL, 0, 0, -PIXEL, EAST + PIXEL / 2, NORTH - PIXEL / 2)
+    (tmp_path / name).write_text("\n".join(map(str, sides)))
+    found = tiles.segment(path, bright, **SMALL)
+    assert boxes(found) == EXPECTED and found.transform == (PIXEL, 0, EAST, 0, -PIXEL, NORTH) and found.crs is None
 
 
 @needs_rasterio

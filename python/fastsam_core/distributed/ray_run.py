@@ -61,7 +61,7 @@ def annotate_ray(
 
     Images stream through the actors; only this process, which must live, writes the manifest, a line per image once its
     files are in place. Nodes may come and go: what a lost node had not handed over is done again by others, to the same
-    bytes. Images whose process is lost six times in a row end the run, and are named.
+    bytes. Images whose process is lost five times in a row end the run, and are named.
 
     ImportError where Ray is missing; otherwise as `auto_annotate`.
     """

@@ -32,7 +32,12 @@ def run(values: dict[str, Any]) -> None:
                 f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(OPTIONS)}, and those of everything"
             )
             raise UsageError(f"unknown option {key!r} of tiles{hint}")
-    given = {key: value for key, value in values.items() if value is not None}
+    # Many shells leave a ~ behind the = as it is.
+    given = {
+        key: os.path.expanduser(value) if key in ("source", "output", "work_dir") else value
+        for key, value in values.items()
+        if value is not None
+    }
     source, output = given.pop("source", None), given.pop("output", None)
     if source is None:
         raise UsageError("tiles needs source=<a picture or GeoTIFF>")
@@ -52,15 +57,14 @@ def _check_place(source: str) -> None:
     """ValueError where a GeoTIFF can't be placed on WGS 84, which GeoJSON is in."""
     import numpy as np
 
-    from .tiff import is_geotiff
+    from .tiff import is_placed_tiff
     from .windows import open_raster
 
-    path = os.path.expanduser(source)
-    if not os.path.isfile(path) or not is_geotiff(path):
+    if not os.path.isfile(source) or not is_placed_tiff(source):
         return
-    with open_raster(path) as raster:
+    with open_raster(source) as raster:
         where = raster.georeference
         if where is not None and where.crs:
             corners = [(x, y) for x in (0, raster.width) for y in (0, raster.height)]
             if not np.isfinite(where.to_longitude_latitude(where.to_map(np.array(corners)))).all():
-                raise ValueError(f"a corner of {path} has no place on WGS 84, which .geojson is in; write a .gpkg")
+                raise ValueError(f"a corner of {source} has no place on WGS 84, which .geojson is in; write a .gpkg")

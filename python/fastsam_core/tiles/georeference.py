@@ -47,3 +47,22 @@ class Georeference(NamedTuple):
                 f"the raster can't be placed on WGS 84 ({reason}); write a .gpkg, which keeps its reference system"
             ) from error
         return np.stack([np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)], 1)
+
+
+def checked(given: Any) -> Georeference:
+    """A `Georeference` whose transform and authority may be as rasterio has them: an Affine, and a code that is text.
+
+    ValueError for anything else.
+    """
+    try:
+        crs, transform, authority = given
+        a, b, c, d, e, f = (float(number) for number in tuple(transform)[:6])
+        known = (str(authority[0]), int(authority[1])) if authority and str(authority[1]).isdigit() else None
+        if isinstance(crs, str) and np.isfinite([a, b, c, d, e, f]).all():
+            return Georeference(crs, (a, b, c, d, e, f), known)
+    except (TypeError, ValueError, IndexError):
+        pass
+    raise ValueError(
+        "a raster's georeference must be a Georeference of WKT, six numbers, and None or a name with a code, not "
+        f"{given!r}"[:400]
+    )

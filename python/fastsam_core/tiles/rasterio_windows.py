@@ -145,6 +145,7 @@ def _georeference(dataset: Any) -> Georeference | None:
     a, b, c, d, e, f = transform
     if dataset.crs is None:
         return Georeference("", (a, b, c, d, e, f))
-    named = dataset.crs.to_authority()
+    # With less confidence the axes and the ellipsoid are the same, but the datum may be another one.
+    named = dataset.crs.to_authority(confidence_threshold=90)
     authority = (str(named[0]), int(named[1])) if named is not None and str(named[1]).isdigit() else None
     return Georeference(dataset.crs.to_wkt(), (a, b, c, d, e, f), authority)

@@ -42,9 +42,9 @@ def segment(
 
     Args:
         image: an array (H, W, 3) uint8 BGR (or (H, W), (H, W, 4), uint16), of which windows are copied, so that a
-            `numpy.memmap` stays on disk; the path of a picture; the path of a GeoTIFF, which is read window by window
-            (extra `geo`; see `GeoTiffWindows` for bands and bit depths); or any object with `height`, `width` and
-            `read(y, x, height, width)`, see `Windows`.
+            `numpy.memmap` stays on disk; the path of a picture; the path of a GeoTIFF, or of a TIFF with a world file,
+            which is read window by window (extra `geo`; see `GeoTiffWindows` for bands and bit depths); or any object
+            with `height`, `width` and `read(y, x, height, width)`, see `Windows`.
         model: a checkpoint's name or path, a `SAM` or a `Predictor`, whose options then hold; or a callable that takes
             a tile, (H, W, 3) uint8 BGR, and returns a list of dicts with `segmentation` (an RLE of the tile's size, or
             bool (H, W)), and `predicted_iou` and `stability_score` if it has them.
@@ -57,7 +57,7 @@ def segment(
         batch: tiles that are read, and encoded together where that is the same to the bit: by the native encoder on the
             CPU. Results don't depend on it.
         work_dir: keeps a file per finished tile; the same call goes on where it was stopped, and gives the same result.
-            `merge_iou` and `batch` may change.
+            `merge_iou` and `batch` may change. A callable is known by its attribute `fingerprint`, else by its name.
         device: of the model; "" is the GPU if there is one.
         options: of segment everything for each tile: `points_stride`, `conf_thres`, `min_mask_region_area` and so on,
             as `SAM` takes them.

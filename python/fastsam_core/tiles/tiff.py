@@ -1,4 +1,4 @@
-"""What a TIFF file's first directory says, without a library: whether it is a GeoTIFF."""
+"""Whether a TIFF says where it lies, without a library: what is in its first directory, and beside it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def is_geotiff(path: str | os.PathLike[str]) -> bool:
             return not _GEO_TAGS.isdisjoint(_tags(file, order, big))
         except (struct.error, OSError, OverflowError):
             return False
+
+
+def is_placed_tiff(path: str | os.PathLike[str]) -> bool:
+    """Whether a GeoTIFF, or a TIFF with a world file beside it, which GDAL looks for by these names."""
+    if is_geotiff(path):
+        return True
+    stem, suffix = os.path.splitext(path)
+    names = [end for one in (".tfw", f"{suffix}w", ".wld") for end in (one.lower(), one.upper())]
+    return is_tiff(path) and any(os.path.isfile(stem + name) for name in names)
 
 
 def _layout(file: BinaryIO) -> tuple[str, bool] | None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..sources.arrays import check_array, from_array
 from ..sources.decode import check_size, read_image, read_size
-from .georeference import HINT, Georeference
+from .georeference import HINT, checked
 from .grid import Box
-from .tiff import is_geotiff, is_tiff
+from .tiff import is_placed_tiff, is_tiff
 
 
 @runtime_checkable
@@ -43,13 +43,15 @@ class Raster:
     def __init__(self, windows: Windows, name: str) -> None:
         self.height, self.width = _side(windows, "height"), _side(windows, "width")
         self.name = name
-        self.georeference: Georeference | None = getattr(windows, "georeference", None)
+        given = getattr(windows, "georeference", None)
+        self.georeference = None if given is None else checked(given)
         self._windows = windows
 
     def read(self, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """The pixels in a box, (H, W, 3) uint8 BGR, and where they are valid, (H, W); None means everywhere.
 
-        Those that aren't are black.
+        Those that aren't are black. The pixels are a copy: a model of one's own may write into its tile, of which the
+        next one shows a part.
 
         ValueError where the windows give something else.
         """
@@ -63,7 +65,7 @@ class Raster:
             )
         read_valid = getattr(self._windows, "valid", None)
         if read_valid is None:
-            return np.ascontiguousarray(pixels), None
+            return np.array(pixels, order="C"), None
         valid = np.asarray(read_valid(y1, x1, height, width))
         if valid.shape != (height, width) or valid.dtype != np.bool_:
             raise ValueError(
@@ -71,7 +73,7 @@ class Raster:
                 f"{valid.dtype}"
             )
         if valid.all():
-            return np.ascontiguousarray(pixels), None
+            return np.array(pixels, order="C"), None
         # Whatever stands there must not look like a part of what lies beside it.
         return np.where(valid[:, :, None], pixels, np.uint8(0)), valid
 
@@ -116,12 +118,12 @@ def _open_file(path: str) -> Iterator[Windows]:
         if os.path.exists(path):
             raise ValueError(f"{path} is not a regular file")
         raise FileNotFoundError(f"no such file: {path}")
-    georeferenced = is_geotiff(path)
-    if georeferenced or (is_tiff(path) and _problem(path)):
+    placed = is_placed_tiff(path)
+    if placed or (is_tiff(path) and _problem(path)):
         try:
             from .rasterio_windows import open_geotiff
         except ImportError as error:
-            if not georeferenced:
+            if not placed:
                 raise ValueError(f"{path}: {_problem(path)}; or let rasterio read it in windows: {HINT}") from None
             raise ImportError(f"{path} is a GeoTIFF, which rasterio reads: {HINT} ({error})") from None
         with open_geotiff(path) as windows:

@@ -219,7 +219,16 @@ def test_names_in_yaml(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["names: {a: cat}", "names: {0}", "names: [a: b]", "names: cats.txt", "names: [a", "names:\n  cat"]
+    "text",
+    [
+        "names: {a: cat}",
+        "names: {0}",
+        "names: [a: b]",
+        "names: cats.txt",
+        "names: [a",
+        "names:\n  cat",
+        'names:\n  0: "\\x"',
+    ],
 )
 def test_names_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
@@ -232,7 +241,7 @@ name = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8
 
 @settings(max_examples=100, deadline=None)
 @given(names=st.dictionaries(st.integers(0, 99), name, max_size=5))
-@example(names={0: "  ", 1: "#", 2: "a: b", 3: "\x85\u2028", 4: "'\"\\", 5: "no", 6: "😀"})
+@example(names={0: "  ", 1: "#", 2: "a: b", 3: "\x85\u2028", 4: "'\"\\", 5: "no", 6: "😀", 7: '1/4" #8'})
 def test_names_there_and_back(names: dict[int, str], tmp_path_factory: pytest.TempPathFactory) -> None:
     import yaml
 

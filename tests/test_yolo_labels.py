@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fastsam_core.formats import class_names, read_labels, yolo_folder
 from fastsam_core.formats.labels import ImageLabels
+from fastsam_core.sources.decode import read_image
 from label_examples import filled, pixels, refused
 
 SIZE = (40, 50)
@@ -176,9 +177,13 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     end = data.index(b"IEND") - 4
     chunk, rest = data[start : start + length], data[start + length : end]
     (tmp_path / "e.png").write_bytes(data[:start] + rest + chunk + data[end:])
-    Image.new("RGB", (30, 20)).save(tmp_path / "f.png")
+    xmp = PngImagePlugin.PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>')
+    Image.new("RGB", (30, 20)).save(tmp_path / "f.png", pnginfo=xmp)
+    Image.new("RGB", (30, 20)).save(tmp_path / "g.png")
     sizes = [one.size for one in read_labels(tmp_path, "yolo")]
-    assert sizes == [(30, 20)] * 5 + [(20, 30)]
+    assert sizes == [(30, 20)] * 6 + [(20, 30)]
+    assert [read_image(path).shape[:2] for path in sorted(tmp_path.iterdir())] == sizes
 
 
 @settings(max_examples=150, deadline=None)

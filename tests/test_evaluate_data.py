@@ -189,7 +189,7 @@ def test_coco(tmp_path: Path) -> None:
     more = [LabelledObject(0, Segmentation.from_polygons(square, (HEIGHT, WIDTH)))]
     with CocoWriter(tmp_path / "labels.json") as writer:
         writer.write(ImageLabels("a.jpg", WIDTH, HEIGHT, objects))
-        writer.write(ImageLabels("sub/b.jpg", WIDTH, HEIGHT, more))
+        writer.write(ImageLabels("sub\\b.jpg", WIDTH, HEIGHT, more))  # as on Windows
     data = open_data(str(tmp_path / "labels.json"), str(tmp_path / "images"))
     assert data.names == ["a.jpg", "sub/b.jpg"]
     first, second = data[0], data[1]
@@ -294,7 +294,12 @@ def test_what_may_have_objects_is_known_without_opening_anything(
     content = {
         "images": [{"id": k, "file_name": f"{k}.jpg", **size} for k in (1, 2, 3, 4)],
         "categories": [{"id": 1, "name": "object"}],
-        "annotations": [crowd, boxes, {**boxes, "segmentation": None}, {**crowd, "image_id": 4, "iscrowd": 0}],
+        "annotations": [
+            crowd,
+            boxes,
+            *({**boxes, "segmentation": none} for none in (None, [[]])),
+            {**crowd, "image_id": 4, "iscrowd": 0},
+        ],
     }
     (tmp_path / "labels.json").write_text(json.dumps(content))
 

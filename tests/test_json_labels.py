@@ -49,9 +49,11 @@ def test_coco_kinds_of_segmentation(tmp_path: Path) -> None:
         (found,) = labels.objects
         assert (found.class_id, found.box, found.score, found.iscrowd) == (0, (1, 2, 4, 6), None, False)
     assert (labels.image_id, labels.names, labels.size) == (9, {0: "cat"}, SIZE)
-    for segmentation in ([], None, "gone"):
+    for segmentation in ([], [[]], None, "gone"):
         (labels,) = read_labels(coco_file(tmp_path, segmentation=segmentation), "coco")
         assert labels.objects[0].segmentation is None and labels.objects[0].corners() == (1, 2, 4, 6)
+    (labels,) = read_labels(coco_file(tmp_path, segmentation=code, bbox=[]), "coco")
+    assert labels.objects[0].box is None and labels.objects[0].corners() == (5, 3, 30, 9)
 
 
 def test_coco_classes_count_categories(tmp_path: Path) -> None:

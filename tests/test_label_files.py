@@ -377,6 +377,23 @@ def test_labelme_files_lead_to_the_image(tmp_path: Path) -> None:
         open_writer(tmp_path / "out", "labelme", embed_images=True)
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("png", "PNG"), ("webp", "PNG"), ("tif", "PNG")])
+def test_labelme_files_embed_pictures_upright(tmp_path: Path, suffix: str, kind: str) -> None:
+    """LabelMe shows the pixels of `imageData` as they are stored, and polygons are those of the upright picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    left_is_white = np.zeros((16, 32, 3), np.uint8)
+    left_is_white[:, :16] = 255
+    Image.fromarray(left_is_white).save(tmp_path / f"a.{suffix}", exif=exif)
+    with open_writer(tmp_path / "out", "labelme", images=tmp_path, embed_images=True) as writer:
+        writer.write(ImageLabels(f"a.{suffix}", 16, 32))
+    embedded = base64.b64decode(json.loads((tmp_path / "out" / "a.json").read_text())["imageData"])
+    with Image.open(io.BytesIO(embedded)) as picture:
+        assert picture.format == kind and 0x0112 not in picture.getexif()
+        stored = np.asarray(picture)
+    assert stored.shape == (32, 16, 3) and stored[:14].min() > 200 and stored[18:].max() < 50
+
+
 def test_label_maps_of_many_objects_have_16_bits(tmp_path: Path) -> None:
     one = np.zeros((20, 20), bool)
     objects = []
@@ -424,6 +441,15 @@ def test_absolute_names_stay_below_the_folder(tmp_path: Path, name: str) -> None
     with open_writer(tmp_path, "yolo") as writer:
         writer.write(ImageLabels(name, 4, 4))
     assert (tmp_path / "data" / "images" / "a.txt").read_text() == ""
+
+
+def test_names_from_windows_are_paths_in_every_format(tmp_path: Path) -> None:
+    mask = Segmentation.from_rle(encoded(np.ones((4, 4), bool)))
+    with open_writer(tmp_path / "labels.json", "coco") as writer:
+        writer.write(ImageLabels("b\\a.jpg", 4, 4, [LabelledObject(0, mask)]))
+    convert_labels(tmp_path / "labels.json", tmp_path / "sa", from_="coco", to="sa1b")
+    (labels,) = read_labels(tmp_path / "sa", "sa1b")
+    assert labels.file_name == "b/a.jpg"
 
 
 def test_the_writers_memory_does_not_grow_with_the_masks(tmp_path: Path) -> None:

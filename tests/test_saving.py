@@ -151,6 +151,26 @@ def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path
     assert files(predictor.save_dir) == ["a.avi", "b.avi"]
 
 
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        (["film_1.png", "film.avi"], ["film-2_0", "film-2_1", "film_1"]),
+        (["film.avi", "film_1.png"], ["film_0", "film_1-2", "film_1"]),
+    ],
+)
+def test_labels_of_a_picture_and_of_a_frame(
+    predictor: Predictor, tmp_path: Path, order: list[str], names: list[str]
+) -> None:
+    """Frames that a program has taken out of a video are often called as its label files are."""
+    import cv2
+
+    make_video(tmp_path / "film.avi", 2)
+    cv2.imwrite(str(tmp_path / "film_1.png"), bgr_picture(24, 32))
+    list(predictor([str(tmp_path / name) for name in order], bboxes=BOXES[0], save=False, save_txt=True, stream=True))
+    assert predictor.save_dir is not None
+    assert files(predictor.save_dir) == [f"labels/{name}.txt" for name in names]
+
+
 def test_set_image_refuses_a_video(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="video"):
         predictor.set_image(make_video(tmp_path / "film.avi"))

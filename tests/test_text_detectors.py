@@ -63,7 +63,8 @@ class StandIn(torch.nn.Module):
 
     def __init__(self, kind: str, most: int = 256) -> None:
         super().__init__()
-        self.config = SimpleNamespace(model_type=kind, max_text_len=most)
+        reader = SimpleNamespace(max_position_embeddings=16)
+        self.config = SimpleNamespace(model_type=kind, max_text_len=most, text_config=reader)
         self.weight = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> SimpleNamespace:
@@ -79,9 +80,15 @@ class StandIn(torch.nn.Module):
         return SimpleNamespace(logits=logits, pred_boxes=boxes)
 
 
-def owl_processor(text: list[list[str]], images: Any, return_tensors: str) -> Batch:
-    assert text == [["a dog", "Red Car."]] and images.size == (64, 48)
-    return Batch(pixel_values=torch.zeros(1, 3, 8, 8))
+class OwlProcessor:
+    tokenizer = Tokenizer()
+
+    def __call__(self, text: list[list[str]], images: Any, return_tensors: str) -> Batch:
+        assert text == [["a dog", "Red Car."]] and images.size == (64, 48)
+        return Batch(pixel_values=torch.zeros(1, 3, 8, 8))
+
+
+owl_processor = OwlProcessor()
 
 
 def check(found: Detections, height: float = 48.0) -> None:
@@ -367,6 +374,10 @@ def test_real_owlv2(transformers: Any, tmp_path: Path) -> None:
     assert len(expected) == len(found.boxes)
     np.testing.assert_allclose(np.sort(found.boxes, 0), np.sort(expected, 0), atol=1e-3)
     np.testing.assert_allclose(np.sort(found.scores), np.sort(said["scores"].numpy()), rtol=1e-5)
+    letters = "abcdefghijklmn"  # a token each here, of which 16 with the beginning and the end can be read
+    assert len(from_transformers(model, processor, texts=[letters], conf=0.0, device="cpu")(PICTURE).boxes)
+    with pytest.raises(ValueError, match=r"the text 'abcdefghijklmno' has 15 words and parts of words; .* up to 14"):
+        from_transformers(model, processor, texts=["a dog", f"{letters}o"], conf=0.0, device="cpu")(PICTURE)
 
 
 def test_real_yolos(transformers: Any) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fastsam_core.formats import class_names, read_labels, yolo_folder
 from fastsam_core.formats.labels import ImageLabels
+from fastsam_core.sources.decode import read_image
 from label_examples import filled, pixels, refused
 
 SIZE = (40, 50)
@@ -176,9 +177,13 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     end = data.index(b"IEND") - 4
     chunk, rest = data[start : start + length], data[start + length : end]
     (tmp_path / "e.png").write_bytes(data[:start] + rest + chunk + data[end:])
-    Image.new("RGB", (30, 20)).save(tmp_path / "f.png")
+    xmp = PngImagePlugin.PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>')
+    Image.new("RGB", (30, 20)).save(tmp_path / "f.png", pnginfo=xmp)
+    Image.new("RGB", (30, 20)).save(tmp_path / "g.png")
     sizes = [one.size for one in read_labels(tmp_path, "yolo")]
-    assert sizes == [(30, 20)] * 5 + [(20, 30)]
+    assert sizes == [(30, 20)] * 6 + [(20, 30)]
+    assert [read_image(path).shape[:2] for path in sorted(tmp_path.iterdir())] == sizes
 
 
 @settings(max_examples=150, deadline=None)
@@ -219,7 +224,16 @@ def test_names_in_yaml(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["names: {a: cat}", "names: {0}", "names: [a: b]", "names: cats.txt", "names: [a", "names:\n  cat"]
+    "text",
+    [
+        "names: {a: cat}",
+        "names: {0}",
+        "names: [a: b]",
+        "names: cats.txt",
+        "names: [a",
+        "names:\n  cat",
+        'names:\n  0: "\\x"',
+    ],
 )
 def test_names_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
@@ -232,7 +246,7 @@ name = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8
 
 @settings(max_examples=100, deadline=None)
 @given(names=st.dictionaries(st.integers(0, 99), name, max_size=5))
-@example(names={0: "  ", 1: "#", 2: "a: b", 3: "\x85\u2028", 4: "'\"\\", 5: "no", 6: "😀"})
+@example(names={0: "  ", 1: "#", 2: "a: b", 3: "\x85\u2028", 4: "'\"\\", 5: "no", 6: "😀", 7: '1/4" #8'})
 def test_names_there_and_back(names: dict[int, str], tmp_path_factory: pytest.TempPathFactory) -> None:
     import yaml
 

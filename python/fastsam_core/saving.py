@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class ResultWriter:
         self.labels = 0
         self._config = config
         self._used: set[str] = set()
+        self._used_by_frames: set[str] = set()
         self._videos: dict[int, _Video | None] = {}
         self._stems: dict[int, str] = {}
 
@@ -92,12 +94,22 @@ class ResultWriter:
         if item.index not in self._stems or item.frame is None:
             wanted = Path(item.path).stem or "image"
             stem, number = wanted, 1
-            while stem.casefold() in self._used:
+            while self._is_taken(stem.casefold(), item):
                 number += 1
                 stem = f"{wanted}-{number}"
             self._used.add(stem.casefold())
+            if item.frame is not None:
+                self._used_by_frames.add(stem.casefold())
             self._stems[item.index] = stem
         return self._stems[item.index]
+
+    def _is_taken(self, stem: str, item: Item) -> bool:
+        """Frames of `clip` have their labels in `clip_1.txt` and so on, and so have pictures of that name."""
+        if item.frame is not None:
+            frame = re.compile(re.escape(stem) + r"_\d+")
+            return stem in self._used or any(frame.fullmatch(used) for used in self._used)
+        before, _, number = stem.rpartition("_")
+        return stem in self._used or (before in self._used_by_frames and number.isdecimal())
 
     def _write_drawn(self, item: Item, drawn: np.ndarray, stem: str, frame_stem: str) -> None:
         from .plotting import show_image, write_image

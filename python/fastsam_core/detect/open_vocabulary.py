@@ -90,6 +90,13 @@ class OpenVocabularyDetector:
 
     def _owl(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
         """Boxes (Q, 4) in pixels and scores (Q, T)."""
+        most = int(self.model.config.text_config.max_position_embeddings)
+        for text in texts:
+            length = len(self.processor.tokenizer(text)["input_ids"])  # with those of beginning and end
+            if length > most:
+                raise ValueError(
+                    f"the text {text[:80]!r} has {length - 2} words and parts of words; accepted: up to {most - 2}"
+                )
         inputs = self.processor(text=[list(texts)], images=as_picture(image), return_tensors="pt").to(self.device)
         outputs = self.model(**inputs)
         height, width = image.shape[:2]

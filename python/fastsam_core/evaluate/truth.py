@@ -99,7 +99,9 @@ class CocoData(DataSet):
 
     def __init__(self, file: Path, folder: Path) -> None:
         self._file = CocoFile(file)
-        super().__init__([self._file.name(image_id) for image_id in self._file.image_ids], folder)
+        # Tools on Windows write backslashes.
+        names = [self._file.name(image_id).replace("\\", "/") for image_id in self._file.image_ids]
+        super().__init__(names, folder)
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         def fail(place: str, error: object) -> None:

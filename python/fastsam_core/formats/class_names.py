@@ -136,15 +136,21 @@ def _scalar(text: str) -> str:
             # JSON's escapes first, which are nearly all that occur; Python's for \x and the like.
             return str(json.loads(text))
         except ValueError:
-            return str(ast.literal_eval(text))
+            try:
+                return str(ast.literal_eval(text))
+            except SyntaxError as error:
+                raise ValueError(f"{text[:60]} is no text in quotes: {error.msg}") from None
     return text
 
 
 def _uncommented(line: str) -> str:
     """Without a comment: from a `#` at the start or after a space, outside quotes."""
-    quote = ""
+    quote, escaped = "", False
     for place, character in enumerate(line):
-        if quote:
+        if escaped:
+            escaped = False
+        elif quote:
+            escaped = character == "\\" and quote == '"'
             quote = "" if character == quote else quote
         elif character in "\"'" and (not line[:place].strip() or line[place - 1] in " [{,:-"):
             quote = character

@@ -19,6 +19,9 @@ from ._writing import LabelWriter, json_text
 from .labels import ImageLabels, LabelledObject, LabelSet, checked_side
 from .segmentation import Segmentation
 
+# What converters of mere boxes write for a mask.
+_NO_MASK: tuple[Any, ...] = ([], [[]])
+
 
 class CocoWriter(LabelWriter):
     """One JSON file with `annotations`, `images` and `categories`, written as the images come.
@@ -157,7 +160,8 @@ class CocoFile:
     def has_masks(self, image_id: int) -> bool:
         """Whether an image has objects with a `segmentation`, right or wrong, that are no crowds."""
         return any(
-            getattr(one.get("segmentation"), "value", []) != [] and getattr(one.get("iscrowd"), "value", 0) != 1
+            getattr(one.get("segmentation"), "value", []) not in _NO_MASK
+            and getattr(one.get("iscrowd"), "value", 0) != 1
             for one in self._annotations[image_id]
         )
 
@@ -202,7 +206,7 @@ def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) ->
         raise category.error(f"no category has the id {category.integer()}")
     box: Any = None
     given = annotation.get("bbox")
-    if given is not None:
+    if given is not None and given.value != []:
         x, y, width, height = given.numbers(4).tolist()
         box = x, y, x + width, y + height
     crowd, score = annotation.get("iscrowd"), annotation.get("score")
@@ -224,7 +228,7 @@ def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) ->
 
 
 def _segmentation(node: Node | None, size: tuple[int, int]) -> Segmentation | None:
-    if node is None or node.value == []:
+    if node is None or node.value in _NO_MASK:
         return None
     try:
         if isinstance(node.value, dict):

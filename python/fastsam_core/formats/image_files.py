@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from ..sources.decode import read_size
+from ..sources.arrays import orientation
+from ..sources.decode import _opened, read_image, read_size
 from ..sources.paths import IMAGE_SUFFIXES, files_below
 
 
@@ -32,5 +33,23 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) of an image file; the error for one that can't be read names it."""
     try:
         return read_size(path)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def upright_bytes(path: str | os.PathLike[str]) -> bytes:
+    """An image file as it is; one that is stored turned is encoded anew, upright, as JPEG if it is one, else as PNG.
+
+    For readers that go by the pixels as they are stored. The error for one that can't be read names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            name, picture = _opened(file)
+            if not 2 <= orientation(picture) <= 8:
+                file.seek(0)
+                return file.read()
+        import cv2
+
+        return cv2.imencode(".jpg" if name == "JPEG" else ".png", read_image(path))[1].tobytes()
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None

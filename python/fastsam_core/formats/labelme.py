@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..config import _number
+from . import image_files
 from ._writing import FolderWriter, json_text, plain_number, relative_path
 from .labels import ImageLabels
 
@@ -26,7 +27,8 @@ class LabelMeWriter(FolderWriter):
     left out. Scores are kept as `score`.
 
     images: the folder of the images: then `imagePath` leads there, else it is the bare name. embed_images: put the
-    image file's bytes into `imageData`; needs `images`. tolerance: see `YoloWriter`.
+    image file's bytes into `imageData`, turned upright where EXIF says so, which LabelMe doesn't do with them; needs
+    `images`. tolerance: see `YoloWriter`.
     """
 
     suffix = ".json"
@@ -89,5 +91,5 @@ class LabelMeWriter(FolderWriter):
             return PurePosixPath(relative_path(file_name)).name, None
         path = self.images / relative_path(file_name)
         seen = os.path.relpath(path.absolute(), folder.absolute()).replace(os.sep, "/")
-        data = base64.b64encode(path.read_bytes()).decode("ascii") if self.embed_images else None
+        data = base64.b64encode(image_files.upright_bytes(path)).decode("ascii") if self.embed_images else None
         return seen, data

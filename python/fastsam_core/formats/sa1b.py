@@ -36,7 +36,7 @@ def record(labels: ImageLabels, *, image_id: int = 1, first_id: int = 1) -> dict
             "image_id": image_id,
             "width": labels.width,
             "height": labels.height,
-            "file_name": PurePosixPath(labels.file_name).name,
+            "file_name": PurePosixPath(labels.file_name.replace("\\", "/")).name,
         },
         "annotations": [_annotation(found, labels, first_id + i) for i, found in enumerate(masked)],
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import struct
 from contextlib import suppress
 from io import BytesIO
@@ -119,7 +120,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             # What Pillow calls the size of a TIFF is upright already in some versions.
             width, height = (picture.tag_v2[256], picture.tag_v2[257]) if name == "TIFF" else picture.size
             # Pillow would decode a whole PNG to see whether an orientation follows the pixels.
-            sideways = (name != "PNG" or _png_has_exif(file, picture.info)) and 5 <= orientation(picture) <= 8
+            sideways = (name != "PNG" or _png_may_be_turned(file, picture.info)) and 5 <= orientation(picture) <= 8
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
     if width < 1 or height < 1:
@@ -127,8 +128,10 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def _png_has_exif(file: BinaryIO, info: dict[Any, Any]) -> bool:
+def _png_may_be_turned(file: BinaryIO, info: dict[Any, Any]) -> bool:
     if "exif" in info or "Raw profile type exif" in info:
+        return True
+    if re.search('tiff:Orientation(="|>)[2-8]', str(info.get("XML:com.adobe.xmp", ""))):
         return True
     end = file.seek(0, os.SEEK_END)
     position = 8

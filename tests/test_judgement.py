@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastsam_core import Predictor
 from fastsam_core.everything import generate_masks
@@ -37,6 +38,64 @@ def test_official_models_are_judged_by_their_decoder() -> None:
     assert Judgement(0.25, 0.88, 0.95, stability_share=0, consensus=0, least_region=0) == OFFICIAL
     for name in set(registry.MODELS) - {"sam_nano"}:
         assert registry.MODELS[name].judgement is OFFICIAL
+
+
+WITHIN = Judgement(within_box=True)
+EVERYWHERE = torch.full((1, 1, 32, 32), 9.0)  # of an input of 128 pixels
+
+
+def mask_in(box: list[float], points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    logits = WITHIN.bounded(EVERYWHERE, torch.tensor([box]), points, labels)
+    return (F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False) > 0)[0, 0]
+
+
+@pytest.mark.parametrize("box", [[20.0, 36.0, 90.0, 71.0], [3.0, 5.0, 22.0, 121.0], [0.0, 0.0, 127.0, 127.0]])
+def test_a_mask_ends_where_its_box_does(box: list[float]) -> None:
+    found = mask_in(box)
+    rows, columns = found.any(1).nonzero()[:, 0], found.any(0).nonzero()[:, 0]
+    for ends, (first, last) in ((columns, box[0::2]), (rows, box[1::2])):
+        assert abs(int(ends[0]) - first) <= 1 and abs(int(ends[-1]) - last) <= 1
+    # Corners are rounded by less than a cell.
+    assert found.sum() >= 0.97 * (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
+
+
+def test_a_mask_inside_its_box_stays_as_it_is() -> None:
+    logits = torch.full((2, 3, 32, 32), -5.0)
+    logits[..., 10:14, 12:20] = 2.0
+    boxes = torch.tensor([[20.0, 20.0, 100.0, 90.0], [30.0, 30.0, 99.0, 99.0]])
+    assert torch.equal(WITHIN.bounded(logits, boxes, None, None) > 0, logits > 0)
+    assert OFFICIAL.bounded(logits, boxes, None, None) is logits
+    assert WITHIN.bounded(logits, None, torch.zeros(2, 1, 2), torch.ones(2, 1)) is logits
+
+
+@pytest.mark.parametrize("x", [50.0, 51.0, 53.0, 127.0])
+def test_a_box_between_cells_still_has_a_mask(x: float) -> None:
+    assert mask_in([x, 60.0, x, 61.0]).any()
+
+
+@pytest.mark.parametrize(
+    ("point", "label", "whole"), [(100, 1, True), (100, 0, False), (40, 1, False), (100, -1, False)]
+)
+def test_a_foreground_click_beside_the_box_asks_for_more(point: float, label: int, whole: bool) -> None:
+    points = torch.tensor([[[40.0, 40.0], [point, 40.0]]])
+    found = mask_in([20.0, 20.0, 60.0, 60.0], points, torch.tensor([[1, label]]))
+    assert bool(found.all()) is whole and found.any()
+
+
+@torch.no_grad()
+def test_boxes_of_sam_nano_hold_their_masks() -> None:
+    model = registry.build("sam_nano").eval()
+    model.set_image_size(128)
+    model.mask_decoder.output_hypernetworks_mlps[0].layers[-1].bias.data.fill_(5)  # masks everywhere
+    boxes = torch.tensor([[20.0, 20.0, 60.0, 60.0], [70.0, 8.0, 120.0, 40.0]])
+    embedding = torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(1))
+    logits, iou = model.decode_prompts(embedding, boxes=boxes)
+    model.judgement = replace(model.judgement, within_box=False)
+    freely, same = model.decode_prompts(embedding, boxes=boxes)
+    inside = WITHIN.bounded(torch.full_like(logits, 9.0), boxes, None, None) > 0
+    assert torch.equal(iou, same)
+    assert bool((freely > 0)[~inside].any()) and not (logits > 0)[~inside].any()
+    assert torch.equal((logits > 0)[inside], (freely > 0)[inside])
 
 
 def _blobs(points: Tensor) -> tuple[Tensor, Any]:

@@ -94,9 +94,7 @@ def test_clicks_and_boxes_fit_their_masks(generator: torch.Generator) -> None:
     assert at(masks, points).float().mean() > 0.99
     assert len(points[:200].unique(dim=0)) > 60
     boxes = boxes_around(masks, generator)
-    moved = (boxes[:200] - torch.tensor([20.0, 10.0, 30.0, 42.0])).abs().amax(1)
-    assert moved.max() <= 3.21
-    assert (moved < 0.5).float().mean() > 0.15 and (moved > 1.5).float().mean() > 0.15  # some fit, some don't
+    assert (boxes[:200] - torch.tensor([20.0, 10.0, 30.0, 42.0])).abs().max() <= 3.21
     assert boxes[:, :2].min() >= 0 and boxes.max() <= SIZE - 1
     assert (boxes[200:, 0] == 17).all() and (boxes[200:, 2] == 17).all()
 

@@ -25,6 +25,7 @@ class Judgement:
         consensus: what proposals gain in rank for each e-fold of the number of points that give about the same mask.
         least_region: holes and islands that cover less than this share of the picture are cleaned by segment
             everything.
+        within_box: masks of a box stay in it, unless a foreground click beside it asks for more.
     """
 
     conf: float = 0.25
@@ -34,14 +35,41 @@ class Judgement:
     highest_stability: float = 1.0
     consensus: float = 0.0
     least_region: float = 0.0
+    within_box: bool = False
 
     def predicted_iou(self, decoded: Tensor, logits: Tensor) -> Tensor:
         """Of masks (..., h, w) with logits, of which the decoder predicts the IoU `decoded` (...)."""
         share = self.stability_share
         return torch.lerp(decoded, stability(logits), share) if share else decoded
 
+    def bounded(self, logits: Tensor, boxes: Tensor | None, points: Tensor | None, labels: Tensor | None) -> Tensor:
+        """Logits (N, M, h, w) of prompts of `SamModel.decode_prompts`, within their boxes if that is `within_box`."""
+        if boxes is None or not self.within_box:
+            return logits
+        boxes = boxes.to(logits.device, torch.float32)
+        down, across = (_depth(boxes[:, axis::2], logits.shape[-1 - axis]) for axis in (1, 0))
+        limit = torch.minimum(down[:, :, None], across[:, None])  # (N, h, w)
+        if points is not None and labels is not None:
+            points = points.to(limit)
+            outside = ((points < boxes[:, None, :2]) | (points > boxes[:, None, 2:])).any(-1)
+            beside = (outside & (labels.to(limit.device) == 1)).any(1)
+            limit = torch.where(beside[:, None, None], torch.inf, limit)
+        return torch.minimum(logits, limit[:, None])
+
 
 OFFICIAL = Judgement()
+
+
+def _depth(sides: Tensor, count: int) -> Tensor:
+    """How far each of `count` cells of 4 pixels lies within two sides (N, 2), in pixels, negative beyond: (N, count).
+
+    As a limit on logits it crosses 0 where the box ends, to a fraction of a cell once these are interpolated. A box
+    that is narrower than two cells is taken for as wide, or none might lie in it.
+    """
+    first, last = sides.unbind(1)
+    half = ((last - first) / 2).clamp(min=4)
+    centre = 4 * torch.arange(count, device=sides.device) + 1.5
+    return half[:, None] + 0.5 - (centre - ((first + last) / 2)[:, None]).abs()
 
 
 def stability(logits: Tensor) -> Tensor:

@@ -100,6 +100,7 @@ _ROWS = (
             highest_stability=0.75,
             consensus=0.12,
             least_region=0.004,
+            within_box=True,
         ),
     ),
 )

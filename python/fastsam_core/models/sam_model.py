@@ -235,7 +235,8 @@ class SamModel(nn.Module):
             raise ValueError(f"prompts are for different numbers of objects: {[len(x) for x in given]}")
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         low_res, decoded = self._decode(image, points, labels, boxes, masks, len(given[0]), multimask_output)
-        return low_res, self.judgement.predicted_iou(decoded, low_res)
+        bounded = self.judgement.bounded(low_res, boxes, points, labels)
+        return bounded, self.judgement.predicted_iou(decoded, low_res)
 
     def _check_shapes(
         self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None

@@ -126,8 +126,7 @@ def corrections(masks: Tensor, targets: Tensor, logits: Tensor, generator: torch
 
 
 def boxes_around(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """Each mask's box, (N, 4) float32, with sides moved by up to about a twentieth of its size: some boxes are drawn by
-    hand, others fit.
+    """Each mask's box, (N, 4) float32, with sides moved by about a twentieth of its size, as drawn by hand.
 
     Corners are the first and the last row and column. Of an empty mask: the whole picture.
     """
@@ -140,8 +139,7 @@ def boxes_around(masks: Tensor, generator: torch.Generator) -> Tensor:
     boxes = torch.stack([left, top, right, bottom], 1).float()
     extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     noise = torch.randn(boxes.shape, generator=generator, device=masks.device).clamp(-2, 2)
-    care = torch.rand(len(boxes), 1, generator=generator, device=masks.device)
-    return (boxes + 0.05 * extent * care * noise).clamp(0, size - 1)
+    return (boxes + 0.05 * extent * noise).clamp(0, size - 1)
 
 
 def _cells(weights: Tensor, generator: torch.Generator) -> Tensor:

@@ -68,7 +68,7 @@ def _depth(sides: Tensor, count: int) -> Tensor:
     """
     first, last = sides.unbind(1)
     half = ((last - first) / 2).clamp(min=4)
-    centre = 4 * torch.arange(count, device=sides.device) + 1.5
+    centre = 4 * torch.arange(count, dtype=torch.float32, device=sides.device) + 1.5
     return half[:, None] + 0.5 - (centre - ((first + last) / 2)[:, None]).abs()
 
 

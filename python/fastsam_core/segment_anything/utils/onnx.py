@@ -17,7 +17,8 @@ class SamOnnxModel(nn.Module):
 
     return_single_mask: of the four masks the best of three where there are fewer than three points (a box is two, and
     a padding point counts), else the one for unambiguous prompts. use_stability_score: what is best goes by the
-    stability, and not by the predicted IoU. return_extra_metrics: see `forward`.
+    stability, and not by the predicted IoU. return_extra_metrics: see `forward`. Masks of boxes aren't kept in them, as
+    those of `sam_nano` otherwise are (`Judgement.within_box`).
     """
 
     def __init__(

@@ -153,18 +153,26 @@ def test_logits_are_rounded_and_predicted_iou_is_not(sibling: str, monkeypatch: 
 
 @torch.no_grad()
 def test_what_else_decodes_makes_nothing_of_it() -> None:
-    """Layers of others' own, mask prompts, weights in half precision."""
+    """Layers of others' own, weights in half precision."""
     model = nano()
-    masks = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    same = [model.decode_prompts(model.prepare(EMBEDDING, None, kind), masks=masks) for kind in (BF16, None)]
     cast = nano().bfloat16()
-    same += [cast.decode_prompts(cast.prepare(EMBEDDING, None, kind), *PROMPTS) for kind in (BF16, F32)]
+    same = [cast.decode_prompts(cast.prepare(EMBEDDING, None, kind), *PROMPTS) for kind in (BF16, F32)]
     model.mask_decoder.transformer.blocks[0].mlp.register_forward_hook(lambda *_: None)
     image = model.prepare(EMBEDDING, matrices=BF16)
     assert image.folded is None, "the decoder itself is called"
     same += [model.decode_prompts(given, *PROMPTS) for given in (image, EMBEDDING)]
     for given, expected in zip(same[::2], same[1::2], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
+
+
+@torch.no_grad()
+@native_alone
+def test_prompts_with_masks_are_upscaled_so_too() -> None:
+    model = nano()
+    masks = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    made, exact = (model.decode_prompts(model.prepare(EMBEDDING, None, kind), masks=masks) for kind in (BF16, None))
+    error = (made[0] - exact[0]).norm() / exact[0].norm()
+    assert 0 < error < 0.01
 
 
 def test_other_matrices_are_refused() -> None:

@@ -397,6 +397,13 @@ def test_other_settings_are_refused(picture: np.ndarray, tmp_path: Path) -> None
     assert content(tmp_path) == before
 
 
+def test_a_file_is_no_work_dir(picture: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="work_dir must be a folder"):
+            tiles.segment(picture, bright, work_dir=folder, **SMALL)
+
+
 def test_options_of_a_model_are_settings(picture: np.ndarray, tmp_path: Path) -> None:
     sam = SAM(small_model())
     options: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, **FEW}

@@ -18,10 +18,12 @@ from fastsam_core.runs import MaskRuns
 from fastsam_core.tiles import shapes
 from fastsam_core.tiles.pieces import piece_of
 from fastsam_core.tiles.tiff import is_geotiff, is_tiff
+from fastsam_core.tiles.windows import open_raster
 from test_tiles import SMALL, bright
 
 try:
     import rasterio
+    import rasterio.rpc
     from rasterio.enums import ColorInterp
     from rasterio.warp import transform
 except ImportError:
@@ -353,6 +355,28 @@ def test_ground_control_points_are_told(tmp_path: Path, caplog: pytest.LogCaptur
         file.gcps = points, rasterio.CRS.from_epsg(4326)
     found = tiles.segment(path, bright, **SMALL)
     assert found.georeference is None and "ground control points" in caplog.text
+
+
+@needs_rasterio
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_rational_polynomials_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "a.tif", (scene() * 255).astype(np.uint8)[None], crs=None, transform=None)
+    numbers = {f"{axis}_{kind}": 1.0 for axis in ("lat", "long", "height", "line", "samp") for kind in ("off", "scale")}
+    factors = {f"{axis}_{part}_coeff": [1.0] * 20 for axis in ("line", "samp") for part in ("num", "den")}
+    with rasterio.open(path, "r+") as file:
+        file.rpcs = rasterio.rpc.RPC(**numbers, **factors)
+    found = tiles.segment(path, bright, **SMALL)
+    assert found.georeference is None and "rational polynomials" in caplog.text
+
+
+@needs_rasterio
+@pytest.mark.parametrize("bits", [1, 2, 4, 7])
+def test_fewer_bits_are_brought_to_the_range_of_eight(tmp_path: Path, bits: int) -> None:
+    most = 2**bits - 1
+    levels = np.rint(scene() * most).astype(np.uint8)
+    with open_raster(write(tmp_path / "a.tif", levels[None], nbits=bits)) as raster:
+        pixels, _ = raster.read((0, 0, WIDTH, HEIGHT))
+    assert (pixels == np.rint(levels * (255 / most))[:, :, None]).all()
 
 
 @needs_rasterio

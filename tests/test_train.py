@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ from fastsam_core.models import registry
 from fastsam_core.models.checkpoint import load_model
 from fastsam_core.models.tiny_vit import Attention, TinyViT
 from fastsam_core.train import __main__ as command
+from fastsam_core.train import loop
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
 from fastsam_core.train.loop import Trainer
@@ -184,7 +187,9 @@ def test_the_decoder_alone_is_trained_where_that_is_asked_for(tmp_path: Path) ->
     assert load_model(trainer.weights).name == "sam_nano"
 
 
-def test_a_run_ends_with_its_time(tmp_path: Path) -> None:
+def test_a_run_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 0.1)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     config = TrainConfig(phases=(Phase(64, 1_000_000, 1), Phase(96, 1_000_000, 1)), prompts=3, pool=4, minutes=0.05)
     trainer = Trainer(config, scenes(), tmp_path, workers=0)
     trainer.run(log_every=1)

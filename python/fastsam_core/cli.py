@@ -28,50 +28,6 @@ _NOT_OFFERED = ("train", "export", "track", "benchmark")
 # What people get, with its name in the words of the message, when something ordinary goes wrong.
 _EXPECTED = (ValueError, TypeError, ImportError, MemoryError, OSError)
 
-_USAGE = """\
-fastsam {version}: Segment Anything from the command line
-
-  fastsam predict source=photo.jpg                                  segment everything, with the bundled sam_nano
-  fastsam predict model=sam_b.pt source=photo.jpg bboxes=[439,437,524,709]
-  fastsam predict model=sam_b.pt source=photo.jpg points=[[900,370]] labels=[1]
-  fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
-  fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
-  fastsam annotate data=photos/ det_model=yolov8x.pt formats=[yolo,coco]
-  fastsam tiles source=big.tif output=objects.gpkg                  a picture of any size, in overlapping tiles
-  fastsam convert data=labels/ from=yolo to=coco output=labels.json  label files in another format
-  fastsam predict model=FastSAM-s.pt source=photos/                 FastSAM; yolov8n.pt, yolov8n-seg.pt ...: YOLOv8
-  fastsam predict model=sam_b.pt source=photo.jpg texts=["a dog"]   what a text describes
-  fastsam convert yolov8n.pt yolov8n.safetensors                    a checkpoint's tensors alone
-  fastsam val data=labels.json images=photos/                       how well a model does on true masks
-  fastsam info model=sam_b.pt                                       layers and parameters
-  fastsam doctor                                                    versions, compiled operations, threads
-  fastsam help | version
-
-Write key=value, --key value or --key=value; a switch alone means True.
-
-predict:
-  {source:<42}a file, folder, glob, list file, address, camera number; a sample if not given
-  {bboxes:<42}prompt: one box, or one per object, in pixels
-  {points:<42}prompt: [x,y], N points for N objects, or N lists of points
-  {labels:<42}of the points: 1 foreground, 0 background
-  {multimask:<42}three masks per prompt instead of one
-  {texts:<42}what to look for, with the extra `text`
-{options}
-
-annotate:
-{annotate}
-
-tiles, with the options of segment everything above:
-{tiles}
-
-val:
-{val}
-
-convert: data, output, from (yolo, coco, sa1b), to (these, labelme, labelmap), images (their folder), names.
-
-Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
-FASTSAM_DEBUG=1 shows the traceback of an error."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of the process) and return its exit status."""
@@ -128,17 +84,17 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
         names={"names"},
     )
     values = arguments.values
-    for word in ("help", "version"):
-        if word in values:
-            return word, {}
     commands = [word for word in arguments.words if word in _COMMANDS]
+    asked = {"-h": "help", "-V": "version"}
+    for word in (*values, *arguments.words):
+        word = asked.get(word, word)
+        if word in asked.values():
+            return word, {"command": next((command for command in commands if command != word), None)}
     if not commands and values.get("mode") is not None:
         if values["mode"] not in _COMMANDS:
             raise UsageError(_unknown_word(str(values["mode"])))
         commands = [values["mode"]]
     for word in arguments.words:
-        if word in ("-h", "-V"):
-            return {"-h": "help", "-V": "version"}[word], {}
         if word in _TASKS:
             if word == "detect":
                 values.setdefault("task", word)
@@ -148,8 +104,6 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             raise UsageError(_unknown_word(word))
     if commands == ["convert"]:
         values["checkpoints"] = [word for word in arguments.words if word.endswith(_WEIGHTS)]
-    if "help" in commands or "version" in commands:
-        return ("help" if "help" in commands else "version"), {}
     if len(set(commands)) > 1:
         raise UsageError(f"one command at a time, not {' and '.join(dict.fromkeys(commands))}")
     if not commands and not values:
@@ -297,31 +251,9 @@ def _doctor(values: dict[str, Any]) -> None:
 
 
 def _help(values: dict[str, Any]) -> None:
-    from .annotate.command import OPTIONS
-    from .evaluate.command import OPTIONS as VAL_OPTIONS
-    from .tiles.command import OPTIONS as TILES
+    from ._help import text
 
-    lines = []
-    for key, field in FIELDS.items():
-        if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "rect"):
-            default = DEFAULT_MODEL if key == "model" else field.default
-            shown = f"{default:.4g}" if isinstance(default, float) else str(default)
-            lines.append(f"  {key + '=' + ('' if default is None else shown):<42}{field.metadata['help']}")
-    print(
-        _USAGE.format(
-            version=__version__,
-            source="source=",
-            bboxes="bboxes=[x1,y1,x2,y2]",
-            points="points=[[x,y],...]",
-            labels="labels=[1,...]",
-            multimask="multimask_output=False",
-            texts='texts=["a dog",...]',
-            options="\n".join(lines),
-            annotate="\n".join(f"  {key + '=':<42}{help}" for key, help in OPTIONS.items()),
-            tiles="\n".join(f"  {key + '=':<42}{help}" for key, help in TILES.items()),
-            val="\n".join(f"  {key + '=':<42}{help}" for key, help in VAL_OPTIONS.items()),
-        )
-    )
+    print(text(values.get("command"), DEFAULT_MODEL))
 
 
 def _version(values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sources.decode import _opened, check_size
+from ..sources.decode import check_size, opened
 
 # What Pillow calls pictures of whole numbers: 1, 8, 16 and 32 bits, and the places in a palette.
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
@@ -28,7 +28,7 @@ def read_png(path: Path) -> NDArray[Any]:
     ValueError for a picture in colour, and for what is no PNG.
     """
     with open(path, "rb") as file:
-        kind, picture = _opened(file)
+        kind, picture = opened(file)
         if kind != "PNG":
             raise ValueError(f"{path.name} is a {kind} file, whose pixels are not exact; a PNG is needed")
         if picture.mode not in _MODES:

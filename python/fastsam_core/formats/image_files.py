@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from ..sources.arrays import orientation
-from ..sources.decode import _opened, read_image, read_size
+from ..sources.decode import opened, read_image, read_size
 from ..sources.paths import IMAGE_SUFFIXES, files_below
 
 
@@ -44,7 +44,7 @@ def upright_bytes(path: str | os.PathLike[str]) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            name, picture = _opened(file)
+            name, picture = opened(file)
             if not 2 <= orientation(picture) <= 8:
                 file.seek(0)
                 return file.read()

@@ -94,7 +94,7 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     pixels, which is checked before any pixel is decoded.
     """
     limit = max_pixels()
-    name, picture = _opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
+    name, picture = opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
     check_size(picture.width, picture.height, limit)
     try:
         picture.load()
@@ -116,7 +116,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     _check_file(path)
     try:
         with open(path, "rb") as file:
-            name, picture = _opened(file)
+            name, picture = opened(file)
             # What Pillow calls the size of a TIFF is upright already in some versions.
             width, height = (picture.tag_v2[256], picture.tag_v2[257]) if name == "TIFF" else picture.size
             # Pillow would decode a whole PNG to see whether an orientation follows the pixels.
@@ -174,7 +174,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")
 
 
-def _opened(file: BinaryIO) -> tuple[str, Any]:
+def opened(file: BinaryIO) -> tuple[str, Any]:
     """The format and Pillow's image of a binary file at its beginning, of which only the header has been read."""
     head = file.read(64)
     file.seek(0)

@@ -45,9 +45,10 @@ class GeoTiffWindows:
     """The windows of a GeoTIFF, see `Windows`.
 
     One or two bands are grey, three or more are red, green and blue, by their colour interpretation if the file gives
-    one, else the first three; a palette is applied. 8-bit bands are taken as they are; 16 and more bits, and
-    floating-point bands, are stretched linearly, each between its 2nd and 98th percentile over the valid pixels of a
-    read decimated to 1,024 pixels a side. Nodata, transparent and masked pixels and NaN aren't valid.
+    one, else the first three; a palette is applied. 8-bit bands are taken as they are, and those of fewer bits brought
+    to the range of 8; 16 and more bits, and floating-point bands, are stretched linearly, each between its 2nd and 98th
+    percentile over the valid pixels of a read decimated to 1,024 pixels a side. Nodata, transparent and masked pixels
+    and NaN aren't valid.
     """
 
     def __init__(self, dataset: Any, path: str) -> None:
@@ -59,13 +60,15 @@ class GeoTiffWindows:
             raise ValueError(f"{path}: bands of {', '.join(sorted(names))} can't be shown as a picture")
         kinds = {np.dtype(name) for name in names}
         self._palette = _palette(dataset, self._bands)
-        self._limits = None if kinds == {np.dtype(np.uint8)} or self._palette is not None else self._percentiles()
+        self._limits = None if self._palette is not None else self._stretch(kinds)
         self.georeference = _georeference(dataset)
-        if self.georeference is None and dataset.gcps[0]:
+        unread = "ground control points" if dataset.gcps[0] else "rational polynomials (RPC)" if dataset.rpcs else ""
+        if self.georeference is None and unread:
             logger.warning(
-                "%s says by ground control points where it lies, which isn't read: objects lie in pixels. Rectify it "
-                "first, with gdalwarp for example",
+                "%s says by %s where it lies, which isn't read: objects lie in pixels. Rectify it first, with gdalwarp "
+                "for example",
                 path,
+                unread,
             )
 
     def read(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.uint8]:
@@ -99,6 +102,13 @@ class GeoTiffWindows:
         except _ERRORS as error:
             raise ValueError(f"{self._path} can't be read, it is damaged: {error.__cause__ or error}") from None
         return masks
+
+    def _stretch(self, kinds: set[np.dtype[Any]]) -> NDArray[np.float64] | None:
+        """(bands, 2): what becomes 0 and 255; None where the values are that already."""
+        if kinds != {np.dtype(np.uint8)}:
+            return self._percentiles()
+        bits = [int(self._dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8)) for band in self._bands]
+        return None if min(bits) == 8 else np.array([[0, 2**count - 1] for count in bits], np.float64)
 
     def _percentiles(self) -> NDArray[np.float64]:
         """(bands, 2): what becomes 0 and 255."""

@@ -40,8 +40,8 @@ class TileFiles:
     settings: what the tiles' masks depend on. `settings.json` has them, and `tile-<row>-<column>.json` the masks of a
     tile with the digest of its pixels. Files are written whole or not at all, and hold neither times nor paths.
 
-    ValueError for a folder with tiles of other settings, for one that holds something else, and where another process
-    is at work.
+    ValueError for a folder with tiles of other settings, for one that holds something else, for a file, and where
+    another process is at work.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
@@ -51,7 +51,10 @@ class TileFiles:
         self._lock = -1
 
     def __enter__(self) -> TileFiles:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"work_dir must be a folder, and {self.folder} or what it lies in is a file") from None
         self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._take_lock()

@@ -6,8 +6,8 @@ import os
 import struct
 from typing import BinaryIO
 
-# ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1, 7.1).
-_GEO_TAGS = {33550, 33922, 34264, 34735}
+# ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1, 7.1); RPCCoefficientTag (GDAL).
+_GEO_TAGS = {33550, 33922, 34264, 34735, 50844}
 _MOST_TAGS = 65535
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastsam_core._files import atomic_path, check_folder, home, save_tensors, write_text
+from fastsam_core._files import atomic_path, check_folder, for_opencv, home, save_tensors, write_text
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -47,6 +47,13 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "written", "x")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "written")}
     assert len(modes) == 1
+
+
+def test_opencv_gets_bytes_only_where_text_would_end_the_process() -> None:
+    # OpenCV 4.8 takes no bytes.
+    assert for_opencv(Path("photos/ä 1.png")) == str(Path("photos/ä 1.png"))
+    if os.name == "posix":
+        assert for_opencv(os.fsdecode(b"photos/\xe4.png")) == b"photos/\xe4.png"
 
 
 def test_home_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

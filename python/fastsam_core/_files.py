@@ -27,8 +27,13 @@ def home() -> Path:
 
 
 def for_opencv(path: str | os.PathLike[str]) -> Any:
-    """A path as OpenCV takes it: the process dies of text with bytes in it that are not UTF-8."""
-    return os.fsencode(path)
+    """A path as OpenCV takes it: its older versions text alone, and the process dies of text that is not UTF-8."""
+    text = os.fsdecode(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text)
+    return text
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:

@@ -90,7 +90,7 @@ def ring():
 
 
 @each_sibling
-@pytest.mark.parametrize(("min_area", "area", "changed"), [(4, 102, False), (5, 106, True), (7, 100, True)])
+@pytest.mark.parametrize(("min_area", "area", "changed"), [(4, 102, False), (5, 106, True), (7, 100, True), (np.nan, 102, False)])
 def test_a_ring_and_a_speck(sibling, min_area, area, changed):
     result, has_changed = apply(sibling, ring(), min_area)
     assert result.sum() == area

@@ -88,6 +88,17 @@ def check_vector(name: str, tensor: Tensor, dtype: torch.dtype = torch.int64, le
 def check_ragged(name: str, values: Tensor, offsets: Tensor, dtype: torch.dtype = torch.int64) -> None:
     """ValueError unless `values` (R,) and `offsets` (N + 1,) can be N concatenated lists."""
     check_vector(name, values, dtype)
+    _check_offsets(name, offsets)
+
+
+def check_polygons(points: Tensor, offsets: Tensor) -> None:
+    """ValueError unless `points` (P, 2) and `offsets` (N + 1,) can be the vertices of N polygons."""
+    if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
+        raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
+    _check_offsets("points", offsets)
+
+
+def _check_offsets(name: str, offsets: Tensor) -> None:
     check_vector(f"the offsets of {name}", offsets)
     if offsets.shape[0] < 1:
         raise ValueError(f"the offsets of {name} must have at least one value, the leading 0")

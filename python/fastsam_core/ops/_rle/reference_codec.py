@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .._inputs import MAX_PIXELS, check_ragged, check_size, check_vector
+from .._inputs import MAX_PIXELS, check_polygons, check_ragged, check_size, check_vector
 from .reference_masks import check_offsets, check_totals, offsets_of, run_ends
 
 # A count takes at most this many characters of 5 bits each: 64 bits and a sign.
@@ -99,9 +99,7 @@ def _undo_differences(values: Tensor, offsets: Tensor) -> Tensor:
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.rle_from_polygon`."""
     check_size(height, width)
-    if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
-        raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
-    check_vector("offsets", offsets)
+    check_polygons(points, offsets)
     check_offsets(offsets, points.shape[0])
     if not bool((points.abs() <= MAX_COORDINATE).all()):
         raise ValueError(f"polygon coordinates must be finite and at most {MAX_COORDINATE} in size")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import suppress
 from functools import cache
@@ -31,7 +30,7 @@ def check_boxes(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshol
             raise ValueError(f"{name} must be real numbers, not {column.dtype}")
         if column.device != boxes.device:
             raise ValueError(f"{name} is on {column.device}, but boxes are on {boxes.device}; move one of them")
-    if not (math.isfinite(iou_threshold) and 0.0 <= iou_threshold <= 1.0):
+    if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"iou_threshold must be a number from 0 to 1; got {iou_threshold}")
 
 
@@ -113,7 +112,7 @@ def check_truth(truth: int) -> None:
 def check_windows(heights: Tensor, windows: Tensor, n: int) -> None:
     """ValueError unless heights are (n,) and windows (n, 4), both int64."""
     check_vector("heights", heights, length=n)
-    if windows.dim() != 2 or windows.shape != (n, 4) or windows.dtype != torch.int64:
+    if windows.shape != (n, 4) or windows.dtype != torch.int64:
         raise ValueError(f"windows must be ({n}, 4) int64; got {tuple(windows.shape)} of {windows.dtype}")
 
 

@@ -41,7 +41,8 @@ def mask_remove_small_regions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastsam_core.ops.mask_remove_small_regions`."""
     check_regions(counts, offsets, height, width)
-    check_memory(56 * width)  # the ends of four sets of columns, and a background region for each
     runs = array_of(counts), array_of(offsets)
+    _cpu.rle_check(*runs, height * width)
+    check_memory(56 * width)  # the ends of four sets of columns, and a background region for each
     counts, offsets, changed = _cpu.mask_remove_small_regions(*runs, height, width, min_area, thread_count())
     return torch.from_numpy(counts), torch.from_numpy(offsets), torch.from_numpy(changed.view(bool))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,12 +42,8 @@ class _Axis:
 
     def apply(self, source: Tensor, start: int, stop: int) -> Tensor:
         """Weighted sums of rows: (cells, n) -> (stop - start, n). Eager PyTorch rounds after each operation."""
-        total: Tensor | None = None
-        for k in range(3):
-            part = source.index_select(0, self._taps[start:stop, k]).mul_(self._weights[start:stop, k])
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        taps = zip(self._taps[start:stop].unbind(1), self._weights[start:stop].unbind(1), strict=True)
+        return reduce(Tensor.add_, (source.index_select(0, cells).mul_(weights) for cells, weights in taps))
 
 
 def mask_runs(

@@ -54,43 +54,22 @@ def linear_into(
     _linear(out, *given)
 
 
-def mlp(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-) -> Tensor:
+def mlp(x: Tensor, *weights: Any) -> Tensor:
     """See `fastsam_core.ops.mlp`."""
-    given = x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2
     if x.dtype != torch.float32:
-        return reference.mlp(*given)
-    out = schema.mlp(*given)
-    _mlp(out, *given)
+        return reference.mlp(x, *weights)
+    out = schema.mlp(x, *weights)
+    _mlp(out, x, *weights)
     return out
 
 
-def mlp_into(
-    out: Tensor,
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-) -> None:
+def mlp_into(out: Tensor, x: Tensor, *weights: Any) -> None:
     """See `fastsam_core.ops.mlp_into`."""
-    given = x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2
     if x.dtype != torch.float32 or out.dtype != torch.float32:
-        return reference.mlp_into(out, *given)
-    schema.mlp_into(out, *given)
-    check_overlap(out, norm_weight, norm_bias, weight1, bias1, weight2, bias2, same=x)
-    _mlp(out, *given)
+        return reference.mlp_into(out, x, *weights)
+    schema.mlp_into(out, x, *weights)
+    check_overlap(out, *(weight for weight in weights if isinstance(weight, Tensor)), same=x)
+    _mlp(out, x, *weights)
 
 
 def _linear(out: Tensor, *given: Any) -> None:
@@ -111,10 +90,19 @@ def _linear(out: Tensor, *given: Any) -> None:
     )
 
 
-def _mlp(out: Tensor, *given: Any) -> None:
+def _mlp(
+    out: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+) -> None:
     if out.numel() == 0:
         return
-    x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2 = given
     _cpu.mlp(
         _matrix(x),
         array_of(norm_weight),

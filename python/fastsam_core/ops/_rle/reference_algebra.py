@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._inputs import MAX_PIXELS, check_truth, check_windows
-from .reference_masks import check_one_size, offsets_of, run_ends, runs_between
+from .reference_masks import check_one_size, joined, run_ends, runs_between
 
 
 def rle_combine(
@@ -31,7 +31,7 @@ def rle_combine(
         sets = [(torch.searchsorted(ends, edges, right=True) % 2) * (edges < total) for ends in (a, b)]
         inside = table[sets[0] + 2 * sets[1]]
         found.append(runs_between(edges, inside, total))
-    return _joined(found, a_offsets)
+    return joined(found, a_offsets)
 
 
 def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,9 +68,4 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
         # Of two edges at one place the second counts: the stretch goes on.
         kept = edges != torch.cat([edges[1:], edges.new_full((1,), -1)])[: edges.shape[0]]
         found.append(runs_between(edges[kept], inside[kept], wide * high))
-    return _joined(found, offsets)
-
-
-def _joined(found: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(runs) for runs in found], dtype=torch.int64, device=like.device)
-    return torch.cat([like.new_empty(0), *found]), offsets_of(lengths)
+    return joined(found, offsets)

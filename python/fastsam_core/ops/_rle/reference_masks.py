@@ -205,6 +205,12 @@ def _totals(offsets: Tensor, ends: Tensor) -> Tensor:
     return torch.cat([ends.new_zeros(1), ends])[offsets[1:]].masked_fill(torch.diff(offsets) == 0, 0)
 
 
+def joined(found: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs of several masks one after the other, and where each one's begin; int64 where `like` is."""
+    lengths = torch.tensor([len(runs) for runs in found], dtype=torch.int64, device=like.device)
+    return torch.cat([like.new_empty(0), *found]), offsets_of(lengths)
+
+
 def offsets_of(lengths: Tensor) -> Tensor:
     """Where each of N lists of these lengths begins, and the end of the last one; (N + 1,)."""
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

@@ -84,7 +84,7 @@ def test_more_rows_of_keys_than_a_warp_holds_terms_of(sibling, dtype, dim):
 @pytest.mark.parametrize("dim", [64, 80])
 @pytest.mark.parametrize(("height", "width"), [(2, 64), (2, 100)])
 def test_positions_where_shared_memory_is_scarce(monkeypatch, dtype, dim, height, width):
-    monkeypatch.setattr(cuda, "_shared_memory", lambda module, device: 100 * 1024)
+    monkeypatch.setattr(cuda, "shared_memory", lambda module, device: 100 * 1024)
     arguments = cast(example(height, width, dim=dim, batch=2, heads=2), dtype)
     check_error("attention", EMULATED, arguments, plain_attention)
 
@@ -176,7 +176,7 @@ def test_same_bits_over_repeats(sibling, dtype, op, arguments):
 @pytest.mark.parametrize(("op", "arguments"), CALLS)
 @pytest.mark.parametrize("shared_memory", [100 * 1024, 228 * 1024])
 def test_same_bits_in_either_order_of_threads(monkeypatch, dtype, op, arguments, shared_memory):
-    monkeypatch.setattr(cuda, "_shared_memory", lambda module, device: shared_memory)
+    monkeypatch.setattr(cuda, "shared_memory", lambda module, device: shared_memory)
     run, arguments = ops.siblings(op)[EMULATED], cast(arguments, dtype)
     expected = run(*arguments)
     emulated.set_order(backward=True)
@@ -207,7 +207,7 @@ def test_what_has_no_kernel_goes_to_pytorch_and_is_said_once(sibling, caplog):
 def test_why_not(monkeypatch):
     assert cuda.why_not("attention", torch.empty(0, dtype=torch.bfloat16)) == ""
     assert "the tensor is torch.float64" in cuda.why_not("attention", torch.empty(0, dtype=torch.float64))
-    monkeypatch.setattr(cuda, "_capability", lambda device: (7, 5))
+    monkeypatch.setattr(_native_cuda, "capability", lambda device: (7, 5))
     with torch._subclasses.fake_tensor.FakeTensorMode():
         tensor = torch.empty(1, device="cuda")
     assert cuda.why_not("attention", tensor) == "attention needs compute capability 8.0; the tensor's GPU has 7.5"

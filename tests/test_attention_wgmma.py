@@ -164,7 +164,7 @@ def test_only_hopper_takes_them_and_only_where_they_were_compiled(monkeypatch, c
         (),
         {"EMULATED": False, "ARCHITECTURES": architectures, "attention_wgmma_has_kernel": lambda self, *sizes: True},
     )()
-    monkeypatch.setattr(cuda, "_capability", lambda device: capability)
+    monkeypatch.setattr(cuda, "capability", lambda device: capability)
     with torch._subclasses.fake_tensor.FakeTensorMode():
         qkv = torch.empty(1, 64, 64, 192, device="cuda", dtype=torch.float16)
     assert cuda.takes_wgmma(module, qkv, 64, 0) is taken

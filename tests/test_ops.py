@@ -6,6 +6,7 @@ import ast
 import copy
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -120,6 +121,8 @@ def test_meta_tensors_reach_the_fake():
     assert ops.rle_decode(counts, offsets, 3, 4, True).stride() == (12, 1, 3)
     with pytest.raises(ValueError, match="bool or uint8"):
         ops.rle_encode(torch.zeros(1, 2, 2, device="meta"))
+    with pytest.raises(ValueError, match="got offsets on 'cpu' and others on 'meta'"):
+        ops.rle_area(counts, OFFSETS)
 
 
 # ------------------------------------------------------------------------------------------------------------- choosing
@@ -251,8 +254,7 @@ def test_stub_lists_what_the_module_has():
     assert set(functions) == public
     for name, node in functions.items():
         documented = getattr(cpu_module, name).__doc__
-        for argument in node.args.args:
-            assert f"{argument.arg}:" in documented, (name, argument.arg)
+        assert {argument.arg for argument in node.args.args} == set(re.findall(r"(\w+): ", documented)), name
 
 
 def floats(*shapes):
@@ -319,10 +321,13 @@ def test_the_module_takes_no_other_dtype():
         ("rle_encode", (torch.zeros(1, 2, 2),)),
         ("rle_to_bbox", (COUNTS, OFFSETS, torch.tensor([3]))),
         ("rle_to_bbox", (COUNTS, OFFSETS, torch.tensor([0, 0]))),
+        ("rle_to_bbox", (COUNTS, OFFSETS[0], torch.tensor([3]))),
+        ("rle_iou", (COUNTS, OFFSETS, COUNTS, OFFSETS[0], torch.tensor([False]))),
         ("rle_iou", (COUNTS, OFFSETS, COUNTS[:3], OFFSETS[:2], torch.tensor([0]))),
         ("rle_iou", (COUNTS, OFFSETS, COUNTS[:2], torch.tensor([0, 2]), torch.tensor([False]))),
         ("rle_merge", (COUNTS[:4], torch.tensor([0, 3, 4]))),
         ("rle_from_polygon", (torch.ones(3, 2), torch.tensor([0, 3]), 4, 4)),
+        ("rle_from_polygon", (torch.ones(3, 2).double(), OFFSETS[:0], 4, 4)),
         ("rle_from_polygon", (torch.ones(3, 2).double() * torch.nan, torch.tensor([0, 3]), 4, 4)),
         ("rle_from_polygon", (torch.ones(3, 2).double() * 1e10, torch.tensor([0, 3]), 4, 4)),
         ("rle_from_string", (torch.tensor([48], dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([-1]))),

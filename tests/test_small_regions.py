@@ -90,7 +90,9 @@ def ring():
 
 
 @each_sibling
-@pytest.mark.parametrize(("min_area", "area", "changed"), [(4, 102, False), (5, 106, True), (7, 100, True)])
+@pytest.mark.parametrize(
+    ("min_area", "area", "changed"), [(4, 102, False), (5, 106, True), (7, 100, True), (np.nan, 102, False)]
+)
 def test_a_ring_and_a_speck(sibling, min_area, area, changed):
     result, has_changed = apply(sibling, ring(), min_area)
     assert result.sum() == area
@@ -153,6 +155,7 @@ def test_many_masks_at_once_and_none(sibling):
         ([6], [0, 2], (2, 3)),
         ([6], [1, 1], (2, 3)),
         ([6], [0, 1], (-2, -3)),
+        ([6], [0, 1], (2, 2**40)),
     ],
 )
 def test_bad_runs(sibling, counts, offsets, size):

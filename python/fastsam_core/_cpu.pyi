@@ -39,6 +39,7 @@ def mlp(
     weight2: NDArray[np.float32],  # (K, H)
     bias2: NDArray[np.float32],  # (K,)
     out: NDArray[np.float32],  # (M, K), rows contiguous; may be x
+    threads: int,
 ) -> None: ...
 
 # Of attention and decoder_upscale: floats, or as int16 the bits of bfloat16.
@@ -98,6 +99,7 @@ def mbconv(
     stride: int,
     residual: bool,
     out: NDArray[np.float32],  # (B, H / stride, W / stride, O)
+    threads: int,
 ) -> None: ...
 def decoder_prompts(
     tokens: NDArray[np.float32],  # (prompts, tokens, width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import suppress
 from functools import cache
@@ -31,7 +30,7 @@ def check_boxes(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshol
             raise ValueError(f"{name} must be real numbers, not {column.dtype}")
         if column.device != boxes.device:
             raise ValueError(f"{name} is on {column.device}, but boxes are on {boxes.device}; move one of them")
-    if not (math.isfinite(iou_threshold) and 0.0 <= iou_threshold <= 1.0):
+    if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"iou_threshold must be a number from 0 to 1; got {iou_threshold}")
 
 
@@ -88,6 +87,17 @@ def check_vector(name: str, tensor: Tensor, dtype: torch.dtype = torch.int64, le
 def check_ragged(name: str, values: Tensor, offsets: Tensor, dtype: torch.dtype = torch.int64) -> None:
     """ValueError unless `values` (R,) and `offsets` (N + 1,) can be N concatenated lists."""
     check_vector(name, values, dtype)
+    _check_offsets(name, offsets)
+
+
+def check_polygons(points: Tensor, offsets: Tensor) -> None:
+    """ValueError unless `points` (P, 2) and `offsets` (N + 1,) can be the vertices of N polygons."""
+    if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
+        raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
+    _check_offsets("points", offsets)
+
+
+def _check_offsets(name: str, offsets: Tensor) -> None:
     check_vector(f"the offsets of {name}", offsets)
     if offsets.shape[0] < 1:
         raise ValueError(f"the offsets of {name} must have at least one value, the leading 0")
@@ -102,7 +112,7 @@ def check_truth(truth: int) -> None:
 def check_windows(heights: Tensor, windows: Tensor, n: int) -> None:
     """ValueError unless heights are (n,) and windows (n, 4), both int64."""
     check_vector("heights", heights, length=n)
-    if windows.dim() != 2 or windows.shape != (n, 4) or windows.dtype != torch.int64:
+    if windows.shape != (n, 4) or windows.dtype != torch.int64:
         raise ValueError(f"windows must be ({n}, 4) int64; got {tuple(windows.shape)} of {windows.dtype}")
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from .._log import logger, warn_once
 
@@ -32,3 +36,9 @@ def _load() -> tuple[ModuleType | None, str]:
 
 # The compiled module, or None with the reason why it is not in use.
 cpu_module, cpu_reason = _load()
+
+
+def array_of(tensor: Tensor) -> Any:
+    """A tensor's values in NumPy, contiguous. NumPy has no bfloat16: its bits go as int16."""
+    tensor = tensor.detach().contiguous()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

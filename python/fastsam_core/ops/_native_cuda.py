@@ -143,6 +143,41 @@ def stream_of(index: int) -> int:
 
 
 @cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a GPU."""
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def shared_memory(module: Any, device: torch.device) -> int:
+    """Bytes that each multiprocessor has of a GPU, which is the current one."""
+    return int(module.shared_memory())
+
+
+def why_too_old(op: str, tensor: Tensor) -> str:
+    """Why kernels that need tensor cores don't run on the tensor's GPU; "" where they do, and for what is on none."""
+    if not tensor.is_cuda or (found := capability(tensor.device)) >= (8, 0):
+        return ""
+    return f"{op} needs compute capability 8.0; the tensor's GPU has {found[0]}.{found[1]}"
+
+
+def aligned(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Contiguous, of this dtype, and where kernels can read 16 bytes at a time: a view may begin in the middle."""
+    dtype = dtype or tensor.dtype
+    if tensor.dtype == dtype and tensor.is_contiguous() and tensor.data_ptr() % 16 == 0:
+        return tensor  # as almost always: what follows takes longer
+    tensor = tensor.detach().to(dtype).contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def left_to_pytorch(reason: str) -> bool:
+    """Whether there is a reason why no kernel serves a call; says so, once for each."""
+    if reason:
+        say_served_by_pytorch(reason)
+    return bool(reason)
+
+
+@cache
 def say_served_by_pytorch(reason: str) -> None:
     """Log, once for each reason, that PyTorch serves a call on a GPU."""
     logger.info("PyTorch serves operations on GPU tensors: %s", reason)

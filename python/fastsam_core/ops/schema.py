@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
-from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -46,9 +45,9 @@ library = torch.library.Library(NAMESPACE, "DEF")
 
 def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     """`sibling`, refusing what the dispatcher lets through: sparse tensors, and tensors of several devices."""
-    parameters = list(signature(sibling).parameters)
 
     def refuse(args: tuple[Any, ...]) -> None:
+        parameters = (argument.name for argument in getattr(torch.ops.fastsam_core, name).default._schema.arguments)
         given = dict(zip(parameters, args, strict=False))
         tensors = {parameter: value for parameter, value in given.items() if isinstance(value, Tensor)}
         device = next(iter(tensors.values())).device
@@ -113,20 +112,18 @@ def _where_it_runs(cuda: Callable[..., Any], plain: Callable[..., Any]) -> Calla
     return call
 
 
-def _optional(module: str) -> ModuleType | None:
-    return import_module(module, __package__) if find_spec(module, __package__) else None
-
-
 def _register(family: str) -> None:
     signatures, reference, native = (
         import_module(f".{family}.{file}", __package__) for file in ("schema", "reference", "cpu")
     )
-    cuda = _optional(f".{family}.cuda")
+    of_cuda = f".{family}.cuda"
+    cuda = import_module(of_cuda, __package__) if find_spec(of_cuda, __package__) else None
     for name, schema in signatures.SCHEMAS.items():
         library.define(name + schema)
         plain = on_one_device(name, _said(name, getattr(reference, name)))
         library.impl(name, plain, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{NAMESPACE}::{name}", getattr(signatures, name), lib=library)
+        fake = on_one_device(name, getattr(signatures, name))
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
         if cpu_module is not None:
             library.impl(name, on_one_device(name, getattr(native, name)), "CPU")
         if cuda is not None and hasattr(cuda, name):

@@ -7,27 +7,21 @@ precision over whole grids of 33 to 64 columns.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch
+from .._native_cuda import DTYPES, aligned, capability, left_to_pytorch, on_device_of, shared_memory, why_too_old
 from . import reference
 from .inputs import check_attention, check_windowed_attention
-
-_CAPABILITY = (8, 0)
-_ALIGNMENT = 16  # bytes, of what the kernels copy at a time
 
 
 def why_not(op: str, tensor: Tensor) -> str:
     """Why the kernels of `op` don't take a tensor like this one; "" where they do, if they have its head dimension."""
     if tensor.dtype not in DTYPES:
         return f"{op} has kernels for float32, float16 and bfloat16; the tensor is {tensor.dtype}"
-    if tensor.is_cuda and (capability := _capability(tensor.device)) < _CAPABILITY:
-        return f"{op} needs compute capability 8.0; the tensor's GPU has {capability[0]}.{capability[1]}"
-    return ""
+    return why_too_old(op, tensor)
 
 
 def attention(
@@ -47,7 +41,7 @@ def attention(
         out = qkv.new_empty(batch, height, width, num_heads * dim)
         if not out.numel():
             return out
-        given = [_ready(tensor, qkv.dtype) for tensor in (qkv, rel_pos_h, rel_pos_w, padding)]
+        given = [x if x is None else aligned(x, qkv.dtype) for x in (qkv, rel_pos_h, rel_pos_w, padding)]
         packed, table_h, table_w, beyond = map(_address, given)
         sizes = batch, height, width, num_heads, dim
         if takes_wgmma(cuda, qkv, dim, window):
@@ -55,7 +49,7 @@ def attention(
             return out
         cuda.attention(
             *(DTYPES[qkv.dtype], packed, *sizes, table_h, table_w, window, beyond),
-            *(out.data_ptr(), _shared_memory(cuda, qkv.device), stream),
+            *(out.data_ptr(), shared_memory(cuda, qkv.device), stream),
         )
     return out
 
@@ -70,7 +64,7 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
         out = qkv.new_empty(batch, height, width, heads * dim)
         if not out.numel():
             return out
-        given = [_ready(tensor, qkv.dtype) for tensor in (qkv, bias, padding)]
+        given = [x if x is None else aligned(x, qkv.dtype) for x in (qkv, bias, padding)]
         packed, added, beyond = map(_address, given)
         sizes = batch, height, width, heads, dim
         cuda.windowed_attention(
@@ -88,37 +82,14 @@ def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
 
 def has_wgmma(cuda: Any, device: torch.device) -> bool:
     """Whether the device has them and the module holds code for it."""
-    return bool(cuda.EMULATED) or ("90a" in cuda.ARCHITECTURES and _capability(device) == (9, 0))
+    return bool(cuda.EMULATED) or ("90a" in cuda.ARCHITECTURES and capability(device) == (9, 0))
 
 
 def _left_to_pytorch(op: str, qkv: Tensor, has_kernel: bool, dim: int) -> bool:
-    """Whether there is no kernel for this call; says so, once for each reason."""
-    reason = why_not(op, qkv) or ("" if has_kernel else f"{op} has no kernel for heads of {dim} channels")
-    if reason:
-        say_served_by_pytorch(reason)
-    return bool(reason)
-
-
-def _ready(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Contiguous, of this dtype and where a kernel can copy from: a view may begin in the middle of 16 bytes."""
-    if tensor is None:
-        return None
-    if tensor.dtype == dtype and tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0:
-        return tensor  # as almost always: what follows takes longer
-    tensor = tensor.detach().to(dtype).contiguous()
-    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+    """Whether there is no kernel for this call."""
+    missing = "" if has_kernel else f"{op} has no kernel for heads of {dim} channels"
+    return left_to_pytorch(why_not(op, qkv) or missing)
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-@cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
-
-
-@cache
-def _shared_memory(cuda: Any, device: torch.device) -> int:
-    """Of each of the device's multiprocessors; `device` is the current one."""
-    return int(cuda.shared_memory())

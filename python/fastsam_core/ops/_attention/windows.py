@@ -15,8 +15,7 @@ def partition(x: Tensor, window: int, padding: Tensor | None) -> Tensor:
     batch, height, width, channels = x.shape
     rows, columns = -(-height // window), -(-width // window)
     if (rows * window, columns * window) != (height, width):
-        if padding is None:
-            raise ValueError(f"windows of {window} reach over the {height} x {width} grid; that needs a padding vector")
+        assert padding is not None
         padded = padding.to(x.dtype).expand(batch, rows * window, columns * window, channels).contiguous()
         padded[:, :height, :width] = x
         x = padded

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._native import cpu_module
+from .._native import array_of, cpu_module
 from .._threads import thread_count
 from . import reference, schema
 
@@ -19,7 +19,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool
     if x.dtype != torch.float32:
         return reference.conv3x3(x, weight, bias, stride, gelu)
     out = schema.conv3x3(x, weight, bias, stride, gelu)
-    _cpu.conv3x3(*_arrays(x, weight, bias), stride, gelu, out.numpy(), thread_count())
+    _cpu.conv3x3(*map(array_of, (x, weight, bias)), stride, gelu, out.numpy(), thread_count())
     return out
 
 
@@ -31,7 +31,7 @@ def conv_stem(
     if images.dtype != torch.float32:
         return reference.conv_stem(images, *weights)
     out = schema.conv_stem(images, *weights)
-    _cpu.conv_stem(*_arrays(images, *weights), out.numpy(), thread_count())
+    _cpu.conv_stem(*map(array_of, (images, *weights)), out.numpy(), thread_count())
     return out
 
 
@@ -40,7 +40,7 @@ def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu:
     if x.dtype != torch.float32:
         return reference.depthwise3x3(x, weight, bias, stride, gelu)
     out = schema.depthwise3x3(x, weight, bias, stride, gelu)
-    _cpu.depthwise3x3(*_arrays(x, weight, bias), stride, gelu, out.numpy(), thread_count())
+    _cpu.depthwise3x3(*map(array_of, (x, weight, bias)), stride, gelu, out.numpy(), thread_count())
     return out
 
 
@@ -60,9 +60,5 @@ def mbconv(
     if x.dtype != torch.float32:
         return reference.mbconv(x, *weights, stride, residual)
     out = schema.mbconv(x, *weights, stride, residual)
-    _cpu.mbconv(*_arrays(x, *weights), stride, residual, out.numpy(), thread_count())
+    _cpu.mbconv(*map(array_of, (x, *weights)), stride, residual, out.numpy(), thread_count())
     return out
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]

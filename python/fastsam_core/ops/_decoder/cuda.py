@@ -7,14 +7,13 @@ those whose blocks have less than 160 KiB of shared memory. Nothing here waits f
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._native_cuda import DTYPES, on_device_of, say_served_by_pytorch, serves
+from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, serves, shared_memory, why_too_old
 from . import reference
 from .inputs import (
     check_first_look,
@@ -42,23 +41,19 @@ from .layouts import (
 from .schema import decoded, factors_of
 
 HALVES = (torch.float16, torch.bfloat16)
-_CAPABILITY = (8, 0)
 _WIDTH, _MIDDLE, _NARROW = 256, 64, 32
 _MOST_ROWS = 2 * HEADS * TOKENS + 2
-_SIZES = {True: (HEADS, HEAD_DIM, 1), False: (0, 0, 0)}  # for `has_kernels`
 
 
 def why_not(op: str, tensor: Tensor) -> str:
     """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
     if tensor.dtype not in HALVES:
         return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
-    if not tensor.is_cuda:
-        return ""
-    if (capability := torch.cuda.get_device_capability(tensor.device)) < _CAPABILITY:
-        return f"{op} needs compute capability 8.0; the tensor's GPU has {capability[0]}.{capability[1]}"
-    if serves(tensor):
+    if reason := why_too_old(op, tensor):
+        return reason
+    if tensor.is_cuda and serves(tensor):
         with on_device_of(tensor) as (cuda, _):
-            if _shared_memory(cuda, tensor.device) <= cuda.DECODER_SHARED_BYTES:
+            if shared_memory(cuda, tensor.device) <= cuda.DECODER_SHARED_BYTES:
                 return f"{op} needs {cuda.DECODER_SHARED_BYTES >> 10} KiB of shared memory, the tensor's GPU has less"
     return ""
 
@@ -85,7 +80,7 @@ def decoder_prompts(
     own = check_prompts(*given)
     prompts, number, _ = tokens.shape
     fits = own.width == _WIDTH and not any(size % 8 for size in own[:-1]) and own.iou3 % 2 == 0
-    if _left_to_pytorch("decoder_prompts", tokens, heads if fits else 0, own.inner // heads, number):
+    if _left_to_pytorch("decoder_prompts", tokens, fits and has_kernels(heads, own.inner // heads, number)):
         return reference.decoder_prompts(*given)
     with on_device_of(tokens, weights, constant, state, *image) as (cuda, stream), torch.no_grad():
         results = decoded(tokens, own, heads, len(chosen))
@@ -93,13 +88,13 @@ def decoder_prompts(
         if prompts:
             shape = prompts, number, length, chosen
             scratch = tokens.new_empty(cuda.decoder_prompts_scratch(len(weights), sizes, *shape), dtype=torch.uint8)
-            ready = [_ready(tensor) for tensor in (tokens, weights, constant, *image)]
+            ready = [aligned(tensor) for tensor in (tokens, weights, constant, *image)]
             addresses = [tensor.data_ptr() for tensor in ready]
             cuda.decoder_prompts(
                 *(DTYPES[tokens.dtype], addresses[0], addresses[1], len(weights), sizes, addresses[3:]),
                 *(addresses[2], eps, *shape, written.data_ptr()),
                 *(tensor.data_ptr() for tensor in results),
-                *(scratch.data_ptr(), len(scratch), _shared_memory(cuda, state.device), stream),
+                *(scratch.data_ptr(), len(scratch), shared_memory(cuda, state.device), stream),
             )
         _bring_back(written, state)
     return results
@@ -126,8 +121,8 @@ def decoder_mask_factors(
         check_numbers(asked, index, column, len(final), final.shape[1])
     (prompts, _, width), (_, heads, number, head_dim) = final.shape, first_own.shape
     fits = width == _WIDTH and not (sizes[0] % 8 or sizes[1] % 8 or sizes[2] % 2 or len(rest) % 16)
-    fits = fits and len(masks) < TOKENS
-    if _left_to_pytorch("decoder_mask_factors", final, heads if fits else 0, head_dim, number):
+    fits = fits and len(masks) < TOKENS and has_kernels(heads, head_dim, number)
+    if _left_to_pytorch("decoder_mask_factors", final, fits):
         return reference.decoder_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
     with on_device_of(*of_prompts, layers, *of_weights) as (cuda, stream), torch.no_grad():
         results = factors_of(final, first_own, asked, index, sizes, rest)
@@ -135,9 +130,9 @@ def decoder_mask_factors(
             shape = prompts, number, len(rest), len(asked), len(index)
             size = cuda.decoder_mask_factors_scratch(layers.shape[1], sizes, masks, *shape)
             scratch = final.new_empty(size, dtype=torch.uint8)
-            given = [_ready(x) for x in (final, first_own, second_own)]
+            given = [aligned(x) for x in (final, first_own, second_own)]
             given += [x.contiguous() for x in (asked, index, column)]  # read one by one
-            given += [_ready(x) for x in (layers, *of_weights)]
+            given += [aligned(x) for x in (layers, *of_weights)]
             cuda.decoder_mask_factors(
                 *(DTYPES[final.dtype], *(tensor.data_ptr() for tensor in given[:7])),
                 *(layers.shape[1], sizes, masks, *shape),
@@ -150,12 +145,12 @@ def decoder_mask_factors(
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
     """See `fastsam_core.ops.decoder_first_look`."""
     check_first_look(q, keys, values, length)
-    if _left_to_pytorch("decoder_first_look", q, q.shape[0], q.shape[2], 1):
+    if _left_to_pytorch("decoder_first_look", q, has_kernels(q.shape[0], q.shape[2], 1)):
         return reference.decoder_first_look(q, keys, values, length)
     with on_device_of(q, keys, values) as (cuda, stream):
         out = q.new_empty(q.shape)
         if out.numel():
-            ready = _ready(q), fragments(keys.detach()), fragments(values.detach())
+            ready = aligned(q), fragments(keys.detach()), fragments(values.detach())
             addresses = (tensor.data_ptr() for tensor in ready)
             cuda.decoder_first_look(DTYPES[q.dtype], *addresses, q.shape[1], length, out.data_ptr(), stream)
     return out
@@ -178,11 +173,11 @@ def decoder_first_pass(
     given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
     check_first_pass(*given)
     prompts, heads, tokens, head_dim = keys.shape
-    if _left_to_pytorch("decoder_first_pass", state, heads, head_dim, tokens):
+    if _left_to_pytorch("decoder_first_pass", state, has_kernels(heads, head_dim, tokens)):
         return reference.decoder_first_pass(*given)
     with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
         sums = _sums(cuda, state, length, HEADS * TOKENS, HEADS * TOKENS)
-        ready = fragments(image), fragments(values), _ready(norms)
+        ready = fragments(image), fragments(values), aligned(norms)
         of_tokens = (
             *(vectors(pad_tokens(keys)), vectors(pad_tokens(cross)), matrices(pad_pairs(gram))),
             *(vectors(pad_tokens(look)), matrices(pad_pairs(look_mix))),
@@ -196,7 +191,7 @@ def decoder_first_pass(
                 *(tensor.data_ptr() for tensor in of_tokens),
                 *(prompts, tokens, length, written.data_ptr()),
                 *(tensor.data_ptr() for tensor in sums),
-                *(_shared_memory(cuda, state.device), stream),
+                *(shared_memory(cuda, state.device), stream),
             )
         _bring_back(written, state)
         seen, mixed = merge(*sums)
@@ -232,7 +227,7 @@ def decoder_second_pass(
     given = image, values, norms, constant, eps, *of_tokens, length, state
     check_second_pass(*given)
     prompts, heads, tokens, head_dim = keys.shape
-    if _left_to_pytorch("decoder_second_pass", state, heads, head_dim, tokens):
+    if _left_to_pytorch("decoder_second_pass", state, has_kernels(heads, head_dim, tokens)):
         return reference.decoder_second_pass(*given)
     with on_device_of(*(x for x in given if isinstance(x, Tensor))) as (cuda, stream), torch.no_grad():
         rows, chosen = heads * tokens, look.shape[2]
@@ -242,7 +237,7 @@ def decoder_second_pass(
         mix = look_rows(look_mix, each)
         mixes = [mix[..., :rows], mix[..., rows : 2 * rows]]
         wide = [F.pad(x.unflatten(2, (HEADS, tokens)), (0, TOKENS - tokens)).flatten(2) for x in mixes]
-        ready = fragments(image), fragments(values), _ready(norms)
+        ready = fragments(image), fragments(values), aligned(norms)
         laid_out = []
         by_role = (keys, keys_mix, keys_bias), (own, own_gram, own_bias), (cross, cross_mix, cross_bias)
         for vector, matrix, bias in by_role:
@@ -258,7 +253,7 @@ def decoder_second_pass(
                 *(tensor.data_ptr() for tensor in laid_out),
                 *(narrow, prompts, tokens, length, written.data_ptr()),
                 *(tensor.data_ptr() for tensor in sums),
-                *(_shared_memory(cuda, state.device), stream),
+                *(shared_memory(cuda, state.device), stream),
             )
         _bring_back(written, state)
         seen, mixed = merge(*sums)
@@ -294,7 +289,7 @@ def decoder_upscale(
     given = *before, norm_eps, enlarge_more, enlarge_more_bias, height, width, out
     check_upscale(*given)
     fits = _has_upscaling(state, len(norm_weight), weights.shape[1])
-    if _left_to_pytorch("decoder_upscale", state, *_SIZES[fits]) or not (len(asked) and len(state)):
+    if _left_to_pytorch("decoder_upscale", state, fits) or not (len(asked) and len(state)):
         return reference.decoder_upscale(*given)
     with on_device_of(*(x for x in given if isinstance(x, Tensor))), torch.no_grad():
         present, within = asked.clamp(0, len(state) - 1), index.clamp(0, len(asked) - 1)
@@ -340,7 +335,7 @@ class Upscaler:
         with on_device_of(state, asked, factors, first, places, weights, out, *self._before) as (cuda, stream):
             rows = state.shape[2]
             factors = matrices(F.pad(factors, (0, (128 if rows <= 128 else 160) - rows)))
-            ready = _ready(state), asked, factors, first, places, _ready(weights), *self._before
+            ready = aligned(state), asked, factors, first, places, aligned(weights), *self._before
             written = _written(out)
             if len(places):
                 cuda.decoder_upscale(
@@ -362,14 +357,9 @@ def _has_upscaling(state: Tensor, middle: int, narrow: int) -> bool:
     return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= _MOST_ROWS
 
 
-def _left_to_pytorch(op: str, tensor: Tensor, heads: int, head_dim: int, tokens: int) -> bool:
-    """Whether there is no kernel for this call; says so, once for each reason."""
-    reason = why_not(op, tensor)
-    if not reason and not has_kernels(heads, head_dim, tokens):
-        reason = f"{op} has no kernel for these sizes of a decoder"
-    if reason:
-        say_served_by_pytorch(reason)
-    return bool(reason)
+def _left_to_pytorch(op: str, tensor: Tensor, fits: bool) -> bool:
+    """Whether there is no kernel for this call."""
+    return left_to_pytorch(why_not(op, tensor) or ("" if fits else f"{op} has no kernel for these sizes of a decoder"))
 
 
 def _sums(cuda: Any, like: Tensor, length: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -380,12 +370,6 @@ def _sums(cuda: Any, like: Tensor, length: int, rows: int, columns: int) -> tupl
     return tops, totals, seen, mixed
 
 
-def _ready(tensor: Tensor) -> Tensor:
-    """Contiguous, and where a kernel can copy from: a view may begin in the middle of 16 bytes."""
-    tensor = tensor.detach().contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
-
-
 def _written(tensor: Tensor) -> Tensor:
     """The tensor, or a copy to write to where it begins in the middle of 16 bytes."""
     return tensor.detach() if tensor.data_ptr() % 16 == 0 else tensor.detach().clone()
@@ -394,9 +378,3 @@ def _written(tensor: Tensor) -> Tensor:
 def _bring_back(written: Tensor, tensor: Tensor) -> None:
     if written.data_ptr() != tensor.data_ptr():
         tensor.copy_(written)
-
-
-@cache
-def _shared_memory(cuda: Any, device: torch.device) -> int:
-    """Of each of the device's multiprocessors; `device` is the current one."""
-    return int(cuda.shared_memory())

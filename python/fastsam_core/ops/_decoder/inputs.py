@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._inputs import check_vector
 from .panels import PANEL, count_panels
 from .weights import ImageParts, TokenSizes, mask_shapes, token_shapes, unflatten
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def check_shape(
-    name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str, dtype: torch.dtype = torch.float32
-) -> None:
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str, dtype: torch.dtype) -> None:
     """ValueError unless `tensor` is of this dtype and shape, which `meaning` puts in words."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {meaning} = {shape}; got {tuple(tensor.shape)}")
@@ -37,9 +36,8 @@ def check_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> No
     """See `fastsam_core.ops.decoder_first_look`."""
     if q.dim() != 3 or 0 in (q.shape[0], q.shape[2]):
         raise ValueError(f"q must have shape (heads, rows, head_dim); got {tuple(q.shape)}")
-    heads, rows, head_dim = q.shape
+    heads, _, head_dim = q.shape
     dtype = _dtype_of("q", q)
-    check_shape("q", q, (heads, rows, head_dim), "(heads, rows, head_dim)", dtype)
     check_shape("keys", keys, (_panels(length), heads * head_dim, PANEL), "(panels, heads * head_dim, 16)", dtype)
     _check_values(values, length, heads, head_dim, dtype)
 
@@ -134,9 +132,8 @@ def check_upscale(
     dtype = _dtype_of("state", state)
     prompts, rows, panels = state.shape[0], state.shape[2], _panels(height * width)
     check_shape("state", state, (prompts, panels, rows, PANEL), "(prompts, panels, rows, 16)", dtype)
-    for name, numbers in (("asked", asked), ("index", index)):
-        if numbers.dim() != 1 or numbers.dtype != torch.int64:
-            raise ValueError(f"{name} must be a 1-D tensor of int64; got {tuple(numbers.shape)} of {numbers.dtype}")
+    check_vector("asked", asked)
+    check_vector("index", index)
     if weights.dim() != 2 or not weights.shape[1] or norm_weight.dim() != 1 or not len(norm_weight):
         raise ValueError("weights must have shape (count, narrow) and norm_weight (middle)")
     count, narrow, middle = len(index), weights.shape[1], len(norm_weight)
@@ -218,12 +215,10 @@ def check_mask_factors(
     prompts, count, width = final.shape
     _, heads, tokens, head_dim = first_own.shape
     dtype = _dtype_of("final", final)
-    check_shape("final", final, (prompts, count, width), "(prompts, chosen, width)", dtype)
     for name, own in (("first_own", first_own), ("second_own", second_own)):
         check_shape(name, own, (prompts, heads, tokens, head_dim), "(prompts, heads, tokens, head_dim)", dtype)
     for name, numbers in (("asked", asked), ("index", index), ("column", column)):
-        if numbers.dim() != 1 or numbers.dtype != torch.int64:
-            raise ValueError(f"{name} must be a 1-D tensor of int64; got {tuple(numbers.shape)} of {numbers.dtype}")
+        check_vector(name, numbers)
     if len(index) != len(column):
         raise ValueError(f"index and column must be of one length; got {len(index)} and {len(column)}")
     check_shape("rest", rest, (len(rest),), "(4 * middle,)", dtype)

@@ -40,6 +40,7 @@ def check_mlp(
     x: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    eps: float,
     weight1: Tensor,
     bias1: Tensor,
     weight2: Tensor,

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._native import cpu_module
+from .._native import array_of, cpu_module
 from .._threads import thread_count
-from . import reference
-from .checks import ACTIVATIONS, check_linear, check_mlp, check_out, check_overlap, rows
+from . import reference, schema
+from .checks import ACTIVATIONS, check_overlap, rows
 
 _cpu: Any = cpu_module
 
@@ -26,11 +26,11 @@ def linear(
     residual: Tensor | None = None,
 ) -> Tensor:
     """See `fastsam_core.ops.linear`."""
-    check_linear(x, weight, bias, activation, norm_weight, norm_bias, residual)
+    given = x, weight, bias, activation, norm_weight, norm_bias, eps, residual
     if x.dtype != torch.float32:
-        return reference.linear(x, weight, bias, activation, norm_weight, norm_bias, eps, residual)
-    out = x.new_empty(*x.shape[:-1], weight.shape[0])
-    _linear(out, x, weight, bias, activation, norm_weight, norm_bias, eps, residual)
+        return reference.linear(*given)
+    out = schema.linear(*given)
+    _linear(out, *given)
     return out
 
 
@@ -46,66 +46,36 @@ def linear_into(
     residual: Tensor | None = None,
 ) -> None:
     """See `fastsam_core.ops.linear_into`."""
+    given = x, weight, bias, activation, norm_weight, norm_bias, eps, residual
     if x.dtype != torch.float32 or out.dtype != torch.float32:
-        return reference.linear_into(out, x, weight, bias, activation, norm_weight, norm_bias, eps, residual)
-    check_linear(x, weight, bias, activation, norm_weight, norm_bias, residual)
-    check_out(out, torch.Size([*x.shape[:-1], weight.shape[0]]))
+        return reference.linear_into(out, *given)
+    schema.linear_into(out, *given)
     check_overlap(out, x, weight, bias, norm_weight, norm_bias, same=residual)
-    _linear(out, x, weight, bias, activation, norm_weight, norm_bias, eps, residual)
+    _linear(out, *given)
 
 
-def mlp(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-) -> Tensor:
+def mlp(x: Tensor, *weights: Any) -> Tensor:
     """See `fastsam_core.ops.mlp`."""
-    check_mlp(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
     if x.dtype != torch.float32:
-        return reference.mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _mlp(out, x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2)
+        return reference.mlp(x, *weights)
+    out = schema.mlp(x, *weights)
+    _mlp(out, x, *weights)
     return out
 
 
-def mlp_into(
-    out: Tensor,
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-) -> None:
+def mlp_into(out: Tensor, x: Tensor, *weights: Any) -> None:
     """See `fastsam_core.ops.mlp_into`."""
     if x.dtype != torch.float32 or out.dtype != torch.float32:
-        return reference.mlp_into(out, x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2)
-    check_mlp(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
-    check_out(out, x.shape)
-    check_overlap(out, norm_weight, norm_bias, weight1, bias1, weight2, bias2, same=x)
-    _mlp(out, x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2)
+        return reference.mlp_into(out, x, *weights)
+    schema.mlp_into(out, x, *weights)
+    check_overlap(out, *(weight for weight in weights if isinstance(weight, Tensor)), same=x)
+    _mlp(out, x, *weights)
 
 
-def _linear(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-) -> None:
+def _linear(out: Tensor, *given: Any) -> None:
     if out.numel() == 0:
         return
+    x, weight, bias, activation, norm_weight, norm_bias, eps, residual = given
     _cpu.linear(
         _matrix(x),
         _matrix(weight),
@@ -135,13 +105,13 @@ def _mlp(
         return
     _cpu.mlp(
         _matrix(x),
-        _vector(norm_weight),
-        _vector(norm_bias),
+        array_of(norm_weight),
+        array_of(norm_bias),
         eps,
         _matrix(weight1),
-        _vector(bias1),
+        array_of(bias1),
         _matrix(weight2),
-        _vector(bias2),
+        array_of(bias2),
         _matrix(out),
         thread_count(),
     )
@@ -155,4 +125,4 @@ def _matrix(tensor: Tensor) -> Any:
 
 
 def _vector(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.detach().contiguous().numpy()
+    return None if tensor is None else array_of(tensor)

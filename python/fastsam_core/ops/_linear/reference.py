@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,24 +62,14 @@ def mlp(
     bias2: Tensor,
 ) -> Tensor:
     """See `fastsam_core.ops.mlp`."""
-    check_mlp(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+    check_mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2)
     hidden = F.gelu(F.linear(F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, eps), weight1, bias1))
     return torch.add(x, F.linear(hidden, weight2, bias2))
 
 
-def mlp_into(
-    out: Tensor,
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-) -> None:
+def mlp_into(out: Tensor, x: Tensor, *weights: Any) -> None:
     """See `fastsam_core.ops.mlp_into`."""
-    y = mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2)
+    y = mlp(x, *weights)
     check_out(out, y.shape)
-    check_overlap(out, norm_weight, norm_bias, weight1, bias1, weight2, bias2, same=x)
+    check_overlap(out, *(weight for weight in weights if isinstance(weight, Tensor)), same=x)
     out.copy_(y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,30 +54,11 @@ def linear_into(
     check_out(out, torch.Size([*x.shape[:-1], weight.shape[0]]))
 
 
-def mlp(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-) -> Tensor:
-    check_mlp(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+def mlp(x: Tensor, *weights: Any) -> Tensor:
+    check_mlp(x, *weights)
     return x.new_empty(x.shape)
 
 
-def mlp_into(
-    out: Tensor,
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-) -> None:
-    check_mlp(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+def mlp_into(out: Tensor, x: Tensor, *weights: Any) -> None:
+    check_mlp(x, *weights)
     check_out(out, x.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._inputs import check_memory
-from .._native import cpu_module
+from .._native import array_of, cpu_module
 from .._threads import thread_count
 from .inputs import check_enlargement, check_placement, check_regions
 
@@ -31,7 +31,7 @@ def mask_runs(
     """See `fastsam_core.ops.mask_runs`."""
     check_enlargement(logits, y_cells, y_weights, x_cells, x_weights, offset)
     check_placement((y_cells.shape[0], x_cells.shape[0]), height, width, left, top)
-    arrays = (_array(tensor) for tensor in (logits, y_cells, y_weights, x_cells, x_weights))
+    arrays = map(array_of, (logits, y_cells, y_weights, x_cells, x_weights))
     counts, offsets, boxes, sizes = _cpu.mask_runs(*arrays, threshold, offset, height, width, left, top, thread_count())
     return torch.from_numpy(counts), torch.from_numpy(offsets), torch.from_numpy(boxes), torch.from_numpy(sizes)
 
@@ -41,11 +41,8 @@ def mask_remove_small_regions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastsam_core.ops.mask_remove_small_regions`."""
     check_regions(counts, offsets, height, width)
+    runs = array_of(counts), array_of(offsets)
+    _cpu.rle_check(*runs, height * width)
     check_memory(56 * width)  # the ends of four sets of columns, and a background region for each
-    runs = _array(counts), _array(offsets)
     counts, offsets, changed = _cpu.mask_remove_small_regions(*runs, height, width, min_area, thread_count())
     return torch.from_numpy(counts), torch.from_numpy(offsets), torch.from_numpy(changed.view(bool))
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...runs import MaskRuns, find_changes
+from .._rle.reference_masks import check_totals, joined, run_ends
 from .inputs import check_enlargement, check_placement, check_regions
 from .reference_regions import remove_small_regions
 
@@ -40,12 +44,8 @@ class _Axis:
 
     def apply(self, source: Tensor, start: int, stop: int) -> Tensor:
         """Weighted sums of rows: (cells, n) -> (stop - start, n). Eager PyTorch rounds after each operation."""
-        total: Tensor | None = None
-        for k in range(3):
-            part = source.index_select(0, self._taps[start:stop, k]).mul_(self._weights[start:stop, k])
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        taps = zip(self._taps[start:stop].unbind(1), self._weights[start:stop].unbind(1), strict=True)
+        return reduce(Tensor.add_, (source.index_select(0, cells).mul_(weights) for cells, weights in taps))
 
 
 def mask_runs(
@@ -73,10 +73,8 @@ def mask_runs(
         counts.append(torch.from_numpy(runs.counts(height, width, left, top).astype(np.int64)))
         boxes.append(runs.box())
         sizes.append((runs.area(), inner, outer))
-    lengths = torch.tensor([0, *map(len, counts)], device="cpu")
     results = (
-        torch.cat(counts) if counts else lengths[:0],
-        lengths.cumsum(0),
+        *joined(counts, y_cells.cpu()),
         torch.tensor(boxes, dtype=torch.int64, device="cpu").reshape(-1, 4),
         torch.tensor(sizes, dtype=torch.int64, device="cpu").reshape(-1, 3),
     )
@@ -89,25 +87,20 @@ def mask_remove_small_regions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastsam_core.ops.mask_remove_small_regions`."""
     check_regions(counts, offsets, height, width)
-    bounds = offsets.tolist()
-    if bounds[0] != 0 or bounds[-1] != len(counts) or sorted(bounds) != bounds:
-        raise ValueError(f"offsets must rise from 0 to {len(counts)}, the number of values")
+    _, _, ends = run_ends(counts, offsets)
+    check_totals(offsets, ends, torch.full_like(offsets[1:], height * width))
     runs = counts.cpu().numpy()
     cleaned, changes = [], []
-    for i in range(len(bounds) - 1):
-        given = runs[bounds[i] : bounds[i + 1]]
-        if (given < 0).any() or sum(given.tolist()) != height * width:
-            raise ValueError(f"the runs of mask {i} must not be negative, and sum to {height} x {width}")
-        mask, changed = given, False
+    for begin, end in pairwise(offsets.tolist()):
+        mask, changed = runs[begin:end], False
         if height * width:
-            result, changed = remove_small_regions(MaskRuns.from_counts(given, height), (height, width), min_area)
-            mask = result.counts(height, width).astype(np.int64) if changed else given
+            result, changed = remove_small_regions(MaskRuns.from_counts(mask, height), (height, width), min_area)
+            mask = result.counts(height, width).astype(np.int64) if changed else mask
         cleaned.append(torch.from_numpy(mask.copy()))
         changes.append(changed)
-    lengths = torch.tensor([0, *map(len, cleaned)], device="cpu")
-    joined = torch.cat(cleaned) if cleaned else lengths[:0]
+    joint, bounds = joined(cleaned, offsets.cpu())
     changed_ones = torch.tensor(changes, dtype=torch.bool, device=counts.device)
-    return joined.to(counts.device), lengths.cumsum(0).to(counts.device), changed_ones
+    return joint.to(counts.device), bounds.to(counts.device), changed_ones
 
 
 def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float) -> tuple[MaskRuns, int, int]:

@@ -72,9 +72,9 @@ def _fill_holes(mask: np.ndarray, window: Window, image_size: tuple[int, int], m
 def _drop_islands(mask: np.ndarray, min_area: float) -> np.ndarray:
     """`mask` without its small regions, the largest excepted if all are small; `mask` itself if there are none."""
     labels, sizes = _label(mask)
-    large = sizes >= min_area
-    if large.all():
+    small = sizes < min_area
+    if not small.any():
         return mask
-    if not large.any():
-        large[sizes.argmax()] = True
-    return np.concatenate(([False], large))[labels]
+    if small.all():
+        small[sizes.argmax()] = False
+    return np.concatenate(([False], ~small))[labels]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._inputs import check_boxes, compute_boxes, order_scores
-from .._native_cuda import on_device_of
+from .._native_cuda import aligned, on_device_of
 
 # What the bits of the status say; the first two are Fault in csrc/nms/nms_cuda.h.
 _BAD_CLASS = 4
@@ -33,7 +33,7 @@ def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: floa
     n = boxes.shape[0]
     if n == 0:
         return boxes.new_empty(0, dtype=torch.int64)
-    boxes = _aligned(compute_boxes(boxes).contiguous())
+    boxes = aligned(compute_boxes(boxes))
     values, order = torch.sort(_sort_keys(scores), descending=True, stable=True)  # NaN first
     classes = rank = None
     if idxs is not None:
@@ -67,11 +67,6 @@ def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: floa
             raise ValueError(message)
     kept = kept[:count]
     return order[kept] if rank is None else order[rank[kept].sort().values]
-
-
-def _aligned(boxes: Tensor) -> Tensor:
-    """The boxes at an address from which the kernels can read a whole one at a time."""
-    return boxes if boxes.data_ptr() % 16 == 0 else boxes.clone()
 
 
 def _sort_keys(scores: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ from torch import Tensor
 from .._inputs import (
     check_masks,
     check_memory,
+    check_polygons,
     check_ragged,
     check_size,
     check_truth,
     check_vector,
     check_windows,
 )
-from .._native import cpu_module
+from .._native import array_of, cpu_module
 from .._threads import thread_count
 
 _cpu: Any = cpu_module
@@ -25,7 +26,7 @@ _cpu: Any = cpu_module
 
 def _runs(counts: Tensor, offsets: Tensor, name: str = "counts") -> tuple[Any, Any]:
     check_ragged(name, counts, offsets)
-    return counts.contiguous().numpy(), offsets.contiguous().numpy()
+    return array_of(counts), array_of(offsets)
 
 
 def _tensors(arrays: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
@@ -60,15 +61,16 @@ def rle_area(counts: Tensor, offsets: Tensor) -> Tensor:
 
 def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_to_bbox`."""
+    runs = _runs(counts, offsets)
     check_vector("heights", heights, length=offsets.shape[0] - 1)
-    return torch.from_numpy(_cpu.rle_to_bbox(*_runs(counts, offsets), heights.contiguous().numpy()))
+    return torch.from_numpy(_cpu.rle_to_bbox(*runs, array_of(heights)))
 
 
 def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_iou`."""
-    check_vector("iscrowd", iscrowd, torch.bool, gt_offsets.shape[0] - 1)
     dt, gt = _runs(dt_counts, dt_offsets, "dt_counts"), _runs(gt_counts, gt_offsets, "gt_counts")
-    return torch.from_numpy(_cpu.rle_iou(*dt, *gt, iscrowd.contiguous().numpy(), thread_count()))
+    check_vector("iscrowd", iscrowd, torch.bool, gt_offsets.shape[0] - 1)
+    return torch.from_numpy(_cpu.rle_iou(*dt, *gt, array_of(iscrowd), thread_count()))
 
 
 def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tensor:
@@ -89,18 +91,14 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
     """See `fastsam_core.ops.rle_crop`."""
     runs = _runs(counts, offsets)
     check_windows(heights, windows, offsets.shape[0] - 1)
-    arrays = heights.contiguous().numpy(), windows.contiguous().numpy()
-    return _tensors(_cpu.rle_crop(*runs, *arrays, thread_count()))
+    return _tensors(_cpu.rle_crop(*runs, array_of(heights), array_of(windows), thread_count()))
 
 
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.rle_from_polygon`."""
     check_size(height, width)
-    if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
-        raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
-    check_vector("offsets", offsets)
-    arrays = points.detach().contiguous().numpy(), offsets.contiguous().numpy()
-    return _tensors(_cpu.rle_from_polygon(*arrays, height, width, thread_count()))
+    check_polygons(points, offsets)
+    return _tensors(_cpu.rle_from_polygon(array_of(points), array_of(offsets), height, width, thread_count()))
 
 
 def rle_to_string(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,5 +110,4 @@ def rle_from_string(text: Tensor, offsets: Tensor, pixels: Tensor) -> tuple[Tens
     """See `fastsam_core.ops.rle_from_string`."""
     check_ragged("text", text, offsets, torch.uint8)
     check_vector("pixels", pixels, length=offsets.shape[0] - 1)
-    arrays = text.contiguous().numpy(), offsets.contiguous().numpy(), pixels.contiguous().numpy()
-    return _tensors(_cpu.rle_from_string(*arrays))
+    return _tensors(_cpu.rle_from_string(*map(array_of, (text, offsets, pixels))))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._inputs import MAX_PIXELS, check_truth, check_windows
-from .reference_masks import check_one_size, offsets_of, run_ends
+from .reference_masks import check_one_size, joined, run_ends, runs_between
 
 
 def rle_combine(
@@ -30,8 +30,8 @@ def rle_combine(
         # How often a mask has changed up to an edge says whether it is set behind it.
         sets = [(torch.searchsorted(ends, edges, right=True) % 2) * (edges < total) for ends in (a, b)]
         inside = table[sets[0] + 2 * sets[1]]
-        found.append(_runs(edges, inside, total))
-    return _joined(found, a_offsets)
+        found.append(runs_between(edges, inside, total))
+    return joined(found, a_offsets)
 
 
 def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,18 +67,5 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
         inside = torch.arange(edges.shape[0], device=counts.device) % 2 == 0
         # Of two edges at one place the second counts: the stretch goes on.
         kept = edges != torch.cat([edges[1:], edges.new_full((1,), -1)])[: edges.shape[0]]
-        found.append(_runs(edges[kept], inside[kept], wide * high))
-    return _joined(found, offsets)
-
-
-def _runs(edges: Tensor, inside: Tensor, total: int) -> Tensor:
-    """Run lengths of the mask that is `inside` from an edge to the next; edges ascend, the last is not inside."""
-    toggles = edges[inside != torch.cat([inside.new_zeros(1), inside])[:-1]]
-    starts = torch.cat([toggles.new_zeros(1), toggles])
-    runs = torch.cat([toggles, toggles.new_full((1,), total)]) - starts
-    return runs[:-1] if toggles.numel() and int(runs[-1]) == 0 else runs
-
-
-def _joined(found: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(runs) for runs in found], dtype=torch.int64, device=like.device)
-    return torch.cat([like.new_empty(0), *found]), offsets_of(lengths)
+        found.append(runs_between(edges[kept], inside[kept], wide * high))
+    return joined(found, offsets)

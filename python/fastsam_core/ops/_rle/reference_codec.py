@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .._inputs import MAX_PIXELS, check_ragged, check_size, check_vector
-from .reference_masks import check_offsets, check_totals, offsets_of, run_ends
+from .._inputs import MAX_PIXELS, check_polygons, check_ragged, check_size, check_vector
+from .reference_masks import check_offsets, check_totals, joined, offsets_of, run_ends
 
 # A count takes at most this many characters of 5 bits each: 64 bits and a sign.
 _MAX_DIGITS = 13
@@ -99,16 +99,11 @@ def _undo_differences(values: Tensor, offsets: Tensor) -> Tensor:
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.rle_from_polygon`."""
     check_size(height, width)
-    if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
-        raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
-    check_vector("offsets", offsets)
+    check_polygons(points, offsets)
     check_offsets(offsets, points.shape[0])
     if not bool((points.abs() <= MAX_COORDINATE).all()):
         raise ValueError(f"polygon coordinates must be finite and at most {MAX_COORDINATE} in size")
-    bounds = offsets.tolist()
-    runs = [_polygon(points[a:b], height, width) for a, b in pairwise(bounds)]
-    lengths = torch.tensor([len(r) for r in runs], dtype=torch.int64, device=points.device)
-    return torch.cat([offsets.new_empty(0), *runs]), offsets_of(lengths)
+    return joined([_polygon(points[a:b], height, width) for a, b in pairwise(offsets.tolist())], offsets)
 
 
 def _polygon(points: Tensor, height: int, width: int) -> Tensor:

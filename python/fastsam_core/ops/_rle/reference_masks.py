@@ -80,9 +80,8 @@ def rle_area(counts: Tensor, offsets: Tensor) -> Tensor:
 
 def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_to_bbox`."""
-    n = offsets.shape[0] - 1
-    check_vector("heights", heights, length=n)
     owner, index, ends = run_ends(counts, offsets)
+    check_vector("heights", heights, length=offsets.shape[0] - 1)
     chosen = (index % 2 == 1) & (counts > 0)
     owner, last, first = owner[chosen], ends[chosen] - 1, (ends - counts)[chosen]
     height = heights[owner]
@@ -103,10 +102,10 @@ def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
 
 def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_iou`."""
-    n_dt, n_gt = dt_offsets.shape[0] - 1, gt_offsets.shape[0] - 1
-    check_vector("iscrowd", iscrowd, torch.bool, n_gt)
     dt_owner, dt_index, dt_ends = run_ends(dt_counts, dt_offsets)
     gt_owner, gt_index, gt_ends = run_ends(gt_counts, gt_offsets)
+    n_dt, n_gt = dt_offsets.shape[0] - 1, gt_offsets.shape[0] - 1
+    check_vector("iscrowd", iscrowd, torch.bool, n_gt)
     check_one_size(dt_offsets, dt_ends, gt_offsets, gt_ends)
     dt_area = rle_area(dt_counts, dt_offsets)
     gt_area = rle_area(gt_counts, gt_offsets)
@@ -145,6 +144,11 @@ def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tenso
     steps = torch.cat([torch.ones_like(first), -torch.ones_like(last)])
     cover = torch.zeros_like(edges).index_add_(0, edge, steps).cumsum(0)
     inside = cover == n if intersect else cover > 0
+    return runs_between(edges, inside, total)
+
+
+def runs_between(edges: Tensor, inside: Tensor, total: int) -> Tensor:
+    """Run lengths of the mask that is `inside` from an edge to the next; edges ascend, the last is not inside."""
     toggles = edges[inside != torch.cat([inside.new_zeros(1), inside])[:-1]]
     starts = torch.cat([toggles.new_zeros(1), toggles])
     runs = torch.cat([toggles, toggles.new_full((1,), total)]) - starts
@@ -199,6 +203,12 @@ def check_totals(offsets: Tensor, ends: Tensor, pixels: Tensor) -> None:
 def _totals(offsets: Tensor, ends: Tensor) -> Tensor:
     """The end of each mask's last run, 0 for a mask without runs; (N,)."""
     return torch.cat([ends.new_zeros(1), ends])[offsets[1:]].masked_fill(torch.diff(offsets) == 0, 0)
+
+
+def joined(found: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs of several masks one after the other, and where each one's begin; int64 where `like` is."""
+    lengths = torch.tensor([len(runs) for runs in found], dtype=torch.int64, device=like.device)
+    return torch.cat([like.new_empty(0), *found]), offsets_of(lengths)
 
 
 def offsets_of(lengths: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._inputs import (
     check_masks,
+    check_polygons,
     check_ragged,
     check_size,
     check_truth,
@@ -87,6 +88,7 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
 
 def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     check_size(height, width)
+    check_polygons(points, offsets)
     return offsets.new_empty(unknown_size()), torch.empty_like(offsets)
 
 

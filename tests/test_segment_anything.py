@@ -187,6 +187,8 @@ def test_a_sam_with_the_same_modules_may_predict_at_another_size() -> None:
         expected = ask()
         ours(image, bboxes=[10, 5, 50, 40], **{**QUIET, "imgsz": 64})
         np.testing.assert_equal(ask(), expected)
+    ours(image, bboxes=[], **{**QUIET, "imgsz": 64})
+    assert SamPredictor(ours).transform.target_length == 128
 
 
 def test_bgr_and_scaled_tensors(sam: segment_anything.Sam, predictor: SamPredictor) -> None:

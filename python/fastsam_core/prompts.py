@@ -117,7 +117,7 @@ class Prompts:
             "points": None if self.points is None else scale_points(self.points, original_hw, resized_hw),
             "labels": self.labels,
             "boxes": boxes,
-            "masks": None if self.masks is None else _mask_logits(self.masks, original_hw, resized_hw, image_size),
+            "masks": None if self.masks is None else _mask_logits(self.masks, resized_hw, image_size),
         }
 
     def check_masks(self, original_hw: tuple[int, int], image_size: int) -> None:
@@ -320,7 +320,7 @@ def _mask_tensor(mask: Any) -> Tensor:
     return tensor
 
 
-def _mask_logits(masks: Tensor, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int) -> Tensor:
+def _mask_logits(masks: Tensor, resized_hw: tuple[int, int], image_size: int) -> Tensor:
     """Mask prompts as the decoder takes them: logits (N, 1, S / 4, S / 4) float32.
 
     A picture-shaped mask goes the way of its picture: resized (nearest), padded right and below with zeros, "not

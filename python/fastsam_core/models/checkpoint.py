@@ -118,7 +118,7 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     first = ", ".join(list(state)[:3])
     guess = next((text for pattern, text in _OTHERS if any(re.search(pattern, key) for key in state)), "")
     looks = f"; it looks like {guess}" if guess else ""
-    expected = likely if likely else f"one of: {', '.join(MODELS)}"
+    expected = likely or f"one of: {', '.join(MODELS)}"
     raise ValueError(f"found {len(state)} tensors ({first}...){looks}. Expected the state dict of {expected}")
 
 

@@ -127,10 +127,10 @@ def _of_prompts(
     if op == "decoder_prompts":
         chosen = [0, *range(1, tokens, 2)]
         state = torch.zeros(prompts, -(-length // 16), 2 * heads * tokens + 2, 16)
-        weights = of_image.weights, list(of_image.sizes), list(of_image.image), of_image.constant, of_image.eps
-        return given, *weights, heads, length, chosen, state
+        own = weights.weights, list(weights.sizes), list(of_image.image), weights.constant, weights.eps
+        return given, *own, heads, length, chosen, state
     own = torch.randn(2, prompts, heads, tokens, dim // 2 // heads, generator=generator)
     final = torch.randn(prompts, 3, dim, generator=generator)
     asked, index = torch.tensor([prompts - 1, 0]), torch.tensor([1, 0, 1, 0, 0])
-    pairs, layers = (index, torch.tensor([0, 1, 1, 0, 0])), (of_image.mask_layers, of_image.mask_sizes)
-    return final, own[0], own[1], asked, *pairs, [3, 1], *layers, *of_image.enlarge_mix
+    pairs, layers = (index, torch.tensor([0, 1, 1, 0, 0])), (weights.mask_layers, weights.mask_sizes)
+    return final, own[0], own[1], asked, *pairs, [3, 1], *layers, *weights.enlarge_mix

@@ -127,7 +127,7 @@ def test_the_encoder_rounds_less_than_bfloat16_throughout(monkeypatch: pytest.Mo
 @torch.no_grad()
 def test_what_lies_between_blocks_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = small_vit(), list[tuple[torch.dtype, ...]]()
-    attend, update = image_encoder.Attention.attend, image_encoder.Block.update_bfloat16
+    attend, update = image_encoder.Attention.attend, image_encoder.Block.infer
 
     def watched(self: Any, qkv: Tensor) -> Tensor:
         result = attend(self, qkv)
@@ -139,7 +139,7 @@ def test_what_lies_between_blocks_is_float32(monkeypatch: pytest.MonkeyPatch) ->
         seen.append((x.dtype,))
 
     monkeypatch.setattr(image_encoder.Attention, "attend", watched)
-    monkeypatch.setattr(image_encoder.Block, "update_bfloat16", block)
+    monkeypatch.setattr(image_encoder.Block, "infer", block)
     assert model.encode_image(IMAGES, BF16).dtype == BF16
     assert seen == [(BF16, BF16, BF16), (F32,)] * 2
 
@@ -158,10 +158,10 @@ def test_other_sizes_and_batches() -> None:
 
 
 def test_for_inference_alone_and_with_layers_as_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(self: Any, x: Tensor) -> None:
+    def never(self: Any, images: Tensor) -> None:
         raise AssertionError("not in this case")
 
-    monkeypatch.setattr(image_encoder.Block, "update_bfloat16", never)
+    monkeypatch.setattr(image_encoder.ImageEncoderViT, "_features_bfloat16", never)
     model = small_vit().bfloat16()
     images = IMAGES.bfloat16()
     model.image_encoder(images).float().sum().backward()  # with gradients

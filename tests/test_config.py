@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastsam_core._log import warn_once
-from fastsam_core.config import ALIASES, FIELDS, Config, unknown_option
+from fastsam_core.config import ALIASES, FIELDS, Config, DetectConfig, unknown_option
 from fastsam_core.models import registry
 from fastsam_core.models.judgement import Judgement
 
@@ -152,6 +152,7 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"imgsz": "1024"}, TypeError, "imgsz"),
         ({"device": 1.5}, TypeError, "device"),
         ({"project": 3}, TypeError, "project"),
+        ({"project": b"runs"}, TypeError, "project must be text"),
         ({"pointstride": 4}, TypeError, "points_stride"),
         ({"bbox": [1, 2, 3, 4]}, TypeError, "bboxes"),
         ({"points_stride": 4, "points_per_side": 4}, TypeError, "twice, as points_stride and as points_per_side"),
@@ -187,8 +188,13 @@ def test_imgsz_is_rounded_up_and_said(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_options_without_effect_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     Config().updated({"agnostic_nms": True, "retina_masks": True, "rect": False})
-    Config().updated({"agnostic_nms": True})
-    assert [record.message for record in caplog.records] == ["agnostic_nms has no effect on Segment Anything"]
+    Config().updated({"agnostic_nms": True, "classes": np.array([0, 1])})
+    DetectConfig().updated({"points_stride": "few", "conf_thres": None, "classes": [0, 1]})
+    assert [record.message for record in caplog.records] == [
+        "agnostic_nms has no effect on Segment Anything",
+        "classes has no effect on Segment Anything",
+        "points_stride has no effect on YOLOv8 and FastSAM",
+    ]
 
 
 def test_unknown_option_without_neighbours() -> None:

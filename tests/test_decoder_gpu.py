@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_map_only
 import cuda_emulation
 from decoder_arguments import arguments_in
 from fastsam_core.models import decoder_gpu, registry, sam_model
-from fastsam_core.models.decoder_folded import FoldedImage
-from fastsam_core.models.decoder_gpu import FoldedPrompts, GpuImage, GpuPrompts, serves_decoder
+from fastsam_core.models.decoder_folded import DecodedPrompts, FoldedImage
+from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.ops import _native_cuda
@@ -122,7 +122,7 @@ def test_prompts_of_many_tokens_are_pytorchs() -> None:
     sparse = torch.randn(2, 4, 256).half()
     decoded = GpuImage(decoder, *given).decode(sparse)
     folded = FoldedImage(decoder, *given).decode(sparse)
-    assert isinstance(decoded, FoldedPrompts)
+    assert isinstance(decoded, DecodedPrompts)
     assert torch.equal(decoded.predicted_iou(), folded.predicted_iou())
 
 

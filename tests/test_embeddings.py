@@ -74,6 +74,14 @@ def test_what_needs_pixels_says_so(saved: Path, model: SamModel) -> None:
         assert torch.equal(first.get_tensor("features"), second.get_tensor("features"))
 
 
+def test_a_call_at_another_size_in_between(predictor: Predictor, saved: Path, model: SamModel) -> None:
+    features = predictor.features
+    predictor(bboxes=BOXES, imgsz=64)
+    other = fresh(model)
+    other.load_features(predictor.save_features(saved))
+    assert torch.equal(other.features, features)
+
+
 def test_with_the_picture_set(predictor: Predictor, saved: Path, model: Any) -> None:
     expected, other = predictor(bboxes=BOXES)[0], fresh(model)
     other.set_image(bgr_picture(60, 90))

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 from disc_model import LOOSE, Discs
 from fastsam_core import ops
 from fastsam_core.everything import count_batches, generate_masks
+from fastsam_core.postprocess import measured_together
 from siblings import each_sibling_of, implementation
 
 # pycocotools.decode says this about itself on NumPy 2.
@@ -81,7 +82,7 @@ def test_logits_are_asked_only_for_what_passes_the_iou_filter_in_small_chunks():
         for mask in ((0, 1, 2) if point == 1 else (2,))
     ]
     assert decode.asked == expected
-    assert max(sizes) <= 16
+    assert max(sizes) <= measured_together()
 
 
 def test_records_are_plain_and_agree_with_their_masks():

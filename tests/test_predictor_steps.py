@@ -61,6 +61,10 @@ def test_inference_features(predictor: Predictor) -> None:
     )
     assert masks is not None and masks.dtype == torch.bool
     assert torch.equal(masks, expected.masks.data) and torch.allclose(boxes, expected.boxes.data, atol=1e-5)
+    predictor.features = kept = predictor.features.numpy()  # as people keep them
+    again, _ = predictor.inference_features(kept, (HEIGHT, WIDTH), bboxes=BOXES, multimask_output=True)
+    found = predictor(bboxes=BOXES, multimask_output=True)[0]
+    assert torch.equal(again, masks) and torch.equal(found.masks.data, masks)
     masks, boxes = predictor.inference_features(predictor.features, (HEIGHT, WIDTH), (128, 128), bboxes=[])
     assert masks is None and boxes.shape == (0, 6)
     with pytest.raises(ValueError, match="shape"):

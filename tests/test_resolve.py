@@ -97,10 +97,12 @@ def test_what_cannot_be_found(model: Any, error: type[Exception], message: str) 
         load_model(model)
 
 
-def test_typo_in_a_folder_suggests_its_files(tmp_path: Path) -> None:
+def test_typo_in_a_folder_suggests_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "finetuned.pt")
-    with pytest.raises(FileNotFoundError, match=r"did you mean .*finetuned\.pt"):
-        resolve(tmp_path / "fine_tuned.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (str(tmp_path), "~"):
+        with pytest.raises(FileNotFoundError, match=r"did you mean .*finetuned\.pt"):
+            resolve(f"{folder}/fine_tuned.pt")
 
 
 def test_none_means_sam_b(folders: tuple[Path, Path]) -> None:

@@ -219,6 +219,9 @@ def test_moving(sam: SAM) -> None:
     assert sam.to(torch.float16).overrides == {"dtype": torch.float16} and sam.to(dtype=torch.float32).overrides == {}
     assert sam.bfloat16().overrides == sam.to("cpu", torch.bfloat16).overrides == {"dtype": torch.bfloat16}
     assert sam.to("cpu").overrides == {"dtype": torch.bfloat16}
+    for chosen, dtype in ((sam.bfloat16, torch.bfloat16), (sam.float, None)):
+        chosen()(bgr_picture(30, 40), bboxes=[], **CALL)
+        assert sam.predictor is not None and sam.predictor.args.dtype == dtype
     with pytest.raises(ValueError, match="float16"):
         sam.to(torch.float64)
     for move in (lambda: sam.to("nowhere"), lambda: sam.to("cuda:99"), lambda: sam.cuda(99), lambda: sam.to("meta")):

@@ -177,6 +177,20 @@ def test_it_is_our_predictor(predictor: SamPredictor) -> None:
     np.testing.assert_allclose(scores, result.predicted_iou.numpy(), atol=1e-5)
 
 
+def test_a_sam_with_the_same_modules_may_predict_at_another_size() -> None:
+    image, ours = golden_recipe.test_image(HEIGHT, WIDTH), SAM(small_model())
+    ours.model.set_image_size(128)
+    predictor = SamPredictor(ours)
+    generator = SamAutomaticMaskGenerator(ours, 2, pred_iou_thresh=0, stability_score_thresh=0)
+    predictor.set_image(image)
+    for ask in (lambda: predictor.predict(box=np.array([10, 5, 50, 40])), lambda: generator.generate(image)):
+        expected = ask()
+        ours(image, bboxes=[10, 5, 50, 40], **{**QUIET, "imgsz": 64})
+        np.testing.assert_equal(ask(), expected)
+    ours(image, bboxes=[], **{**QUIET, "imgsz": 64})
+    assert SamPredictor(ours).transform.target_length == 128
+
+
 def test_bgr_and_scaled_tensors(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
     image = golden_recipe.test_image(HEIGHT, WIDTH)
     other = SamPredictor(sam)

@@ -207,6 +207,9 @@ def test_moving(files: dict[str, tuple[Path, DetectionModel]]) -> None:
         model.to("tpu7")
     picture = bgr_picture(48, 64)
     assert len(one(model(picture, device="cpu", **QUIET))) > 0
+    for asked, dtype in ((model.half, torch.float16), (model.float, None)):
+        asked()(picture, **QUIET)
+        assert model.predictor is not None and model.predictor.args.dtype == dtype
     with pytest.raises(ValueError, match="not here"):
         model(picture, device="cuda:77", **QUIET)
 

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -78,7 +79,7 @@ def _whole(low: int, high: int | None = None) -> Reader:
 
 
 def _text(key: str, value: Any) -> str:
-    if isinstance(value, bool | numbers.Number) or not hasattr(value, "__str__"):
+    if not isinstance(value, str | os.PathLike):
         raise _wrong_type(key, value, "text")
     return str(value)
 
@@ -176,6 +177,20 @@ def _ignored(default: Any, quiet: bool = False) -> Any:
     return dataclasses.field(default=default, metadata={"read": _anything, "help": help, "ignored": not quiet})
 
 
+_GENERATE_KEYS = (
+    "points_stride",
+    "points_batch_size",
+    "conf_thres",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "crop_n_layers",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+    "crop_downscale_factor",
+    "point_grids",
+    "min_mask_region_area",
+)
+
 Self = TypeVar("Self", bound="Config")
 
 
@@ -184,6 +199,7 @@ class Config:
     """Every option of a prediction. `None` for an option means its default."""
 
     subject: ClassVar[str] = "Segment Anything"  # what options without effect have none on
+    idle: ClassVar[frozenset[str]] = frozenset()  # such options beside those of `_ignored`
 
     model: Any = _option(None, _anything, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
@@ -262,8 +278,10 @@ class Config:
         field = self.__dataclass_fields__.get(key)
         if field is None or not field.metadata:
             raise TypeError(unknown_option(key))
-        value = field.default if value is None else field.metadata["read"](key, value)
-        if field.metadata.get("ignored") and value != field.default:
+        idle = key in self.idle
+        value = field.default if value is None else value if idle else field.metadata["read"](key, value)
+        # Of an array, == gives another one.
+        if (idle or field.metadata.get("ignored")) and (value == field.default) is not True:
             warn_once(f"{key} has no effect on {self.subject}")
         object.__setattr__(self, key, value)
 
@@ -275,12 +293,12 @@ class Config:
         changes: dict[str, Any] = {}
         names: dict[str, str] = {}
         for given, value in options.items():
-            key, value = _canonical(given, value)
+            key, convert = ALIASES.get(given, (given, _same))
             if key not in self.__dataclass_fields__:
                 raise TypeError(unknown_option(given))
             if key in changes:
                 raise TypeError(f"{key} is given twice, as {names[key]} and as {given}")
-            changes[key], names[key] = value, given
+            changes[key], names[key] = convert(value), given
         fresh = copy.copy(self)  # whose values have been checked
         for key, value in changes.items():
             setattr(fresh, key, value)
@@ -324,6 +342,7 @@ class DetectConfig(Config):
     """The options of YOLOv8 and FastSAM: those of a prediction without what only segment everything has."""
 
     subject: ClassVar[str] = "YOLOv8 and FastSAM"
+    idle: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
 
     task: Any = _option(None, _network_task, "what the network does; it knows that itself")
     imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
@@ -333,35 +352,6 @@ class DetectConfig(Config):
     max_det: int = _option(300, _whole(1), "the most objects per picture")
     classes: Any = _option(None, _class_ids, "keep these classes only")
     agnostic_nms: bool = _option(False, _switch, "objects of different classes suppress one another too")
-
-    text_model: Any = _ignored(FIELDS["text_model"].default)
-    text_conf: float | None = _ignored(FIELDS["text_conf"].default)
-    points_stride: int = _ignored(FIELDS["points_stride"].default)
-    points_batch_size: int | None = _ignored(FIELDS["points_batch_size"].default)
-    conf_thres: float | None = _ignored(FIELDS["conf_thres"].default)
-    stability_score_thresh: float | None = _ignored(FIELDS["stability_score_thresh"].default)
-    stability_score_offset: float = _ignored(FIELDS["stability_score_offset"].default)
-    crop_n_layers: int = _ignored(FIELDS["crop_n_layers"].default)
-    crop_overlap_ratio: float = _ignored(FIELDS["crop_overlap_ratio"].default)
-    crop_downscale_factor: float = _ignored(FIELDS["crop_downscale_factor"].default)
-    crop_nms_thresh: float = _ignored(FIELDS["crop_nms_thresh"].default)
-    point_grids: Any = _ignored(FIELDS["point_grids"].default)
-    min_mask_region_area: float | None = _ignored(FIELDS["min_mask_region_area"].default)
-
-
-_GENERATE_KEYS = (
-    "points_stride",
-    "points_batch_size",
-    "conf_thres",
-    "stability_score_thresh",
-    "stability_score_offset",
-    "crop_n_layers",
-    "crop_nms_thresh",
-    "crop_overlap_ratio",
-    "crop_downscale_factor",
-    "point_grids",
-    "min_mask_region_area",
-)
 
 
 def _same(value: Any) -> Any:
@@ -396,13 +386,6 @@ EVERYTHING_OPTIONS = frozenset(
     for key in (*FIELDS, *ALIASES)
     if (ALIASES[key][0] if key in ALIASES else key) in {*_GENERATE_KEYS, "iou", "conf", "imgsz", "dtype"}
 )
-
-
-def _canonical(key: str, value: Any) -> tuple[str, Any]:
-    if key not in ALIASES:
-        return key, value
-    name, convert = ALIASES[key]
-    return name, convert(value)
 
 
 def unknown_option(key: str) -> str:

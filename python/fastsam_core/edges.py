@@ -16,11 +16,9 @@ from . import ops
 from .everything.arguments import check_count, check_number, plan_crops
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
-from .postprocess import MaskResizer
+from .postprocess import MaskResizer, measured_together
 from .segment import resizer_for
 
-# Masks whose logits are asked for at once, as in segment everything.
-_LOGITS_CHUNK = 16
 # The band along an outline is two pixels wide, and its Sobel filter reads one pixel farther.
 _MARGIN = 2
 # Sobel's answer to a step from 0 to 1.
@@ -77,11 +75,11 @@ def _masks(
         labels = torch.ones(len(part), 1, dtype=torch.int64, device=model.device)
         predicted_iou, logits = model.decode_points(prepared, part[:, None], labels)
         pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.arange(3, device="cpu"))
-        for chunk in pairs.split(_LOGITS_CHUNK):
+        for chunk in pairs.split(measured_together()):
             low_res = logits(chunk[:, 0], chunk[:, 1])
             measured = resizer.measure(low_res)
             visible = np.flatnonzero(measured.areas)
-            found.append(low_res[visible].clone())
+            found.append(low_res[visible])
             boxes.append(measured.boxes[visible])
             scores.append(predicted_iou.cpu()[chunk[:, 0], chunk[:, 1]][visible])
     together = np.concatenate(boxes)

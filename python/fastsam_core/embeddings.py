@@ -6,7 +6,6 @@ hash of its image encoder's weights, the model's input size, and the hash and si
 
 from __future__ import annotations
 
-import hashlib
 import os
 import weakref
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ._files import save_tensors
+from .models.fingerprint import weights_hash
 from .models.kept import edits
 from .models.sam_model import SamModel
 from .picture import Picture
@@ -36,11 +36,7 @@ def fingerprint(model: SamModel) -> str:
     known = _fingerprints.get(model)
     if known is not None and known[0] == state:
         return known[1]
-    content = hashlib.sha256()
-    for name, tensor in tensors:
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    digest = content.hexdigest()
+    digest = weights_hash(model.image_encoder)
     _fingerprints[model] = state, digest
     return digest
 

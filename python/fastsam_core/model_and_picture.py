@@ -122,7 +122,9 @@ class ModelAndPicture(PredictionLoop):
     def save_features(self, path: str | os.PathLike[str]) -> Path:
         """Write the embedding of the picture that is set to a safetensors file, with what it belongs to."""
         with self._lock:
-            return embeddings.save(path, self._picture_at_hand(), self._ready(self.args))
+            picture, model = self._picture_at_hand(), self._ready(self.args)
+            picture.prepared(model, self.args.dtype)  # a call may have had another imgsz
+            return embeddings.save(path, picture, model)
 
     def load_features(self, path: str | os.PathLike[str]) -> None:
         """Use a saved embedding instead of encoding. ValueError for one of another model, input size or picture.

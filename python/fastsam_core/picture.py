@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._tensors import tensor_of
 from .models.precision import Dtypes, usable_dtypes
 from .models.sam_model import PreparedImage, SamModel
 from .preprocess import preprocess, resized_shape
@@ -113,7 +114,7 @@ class Picture:
 
     @features.setter
     def features(self, features: Tensor | None) -> None:
-        self._features = None if features is None else features.detach().float()
+        self._features = None if features is None else tensor_of(features).detach().float()
         self._dtype, self._prepared = None, None
 
     @property

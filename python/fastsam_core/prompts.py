@@ -79,10 +79,8 @@ class Prompts:
         if points is None and labels is not None:
             warn_once("labels are ignored: they say what points mean, and none are given")
         boxes = None if bboxes is None else _read_boxes(bboxes)
-        prompts = cls(boxes=boxes, masks=None if masks is None else _read_masks(masks))
-        if points is not None:
-            padded, padded_labels, counts = _read_points(points, labels)
-            prompts = cls(boxes, padded, padded_labels, prompts.masks, counts)
+        padded, padded_labels, counts = (None, None, ()) if points is None else _read_points(points, labels)
+        prompts = cls(boxes, padded, padded_labels, None if masks is None else _read_masks(masks), counts)
         given = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
         lengths = {name: len(part) for name, part in given.items() if part is not None}
         if len(set(lengths.values())) > 1:
@@ -119,7 +117,7 @@ class Prompts:
             "points": None if self.points is None else scale_points(self.points, original_hw, resized_hw),
             "labels": self.labels,
             "boxes": boxes,
-            "masks": None if self.masks is None else _mask_logits(self.masks, original_hw, resized_hw, image_size),
+            "masks": None if self.masks is None else _mask_logits(self.masks, resized_hw, image_size),
         }
 
     def check_masks(self, original_hw: tuple[int, int], image_size: int) -> None:
@@ -322,16 +320,16 @@ def _mask_tensor(mask: Any) -> Tensor:
     return tensor
 
 
-def _mask_logits(masks: Tensor, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int) -> Tensor:
+def _mask_logits(masks: Tensor, resized_hw: tuple[int, int], image_size: int) -> Tensor:
     """Mask prompts as the decoder takes them: logits (N, 1, S / 4, S / 4) float32.
 
     A picture-shaped mask goes the way of its picture: resized (nearest), padded right and below with zeros, "not
     known", and then bilinearly to S / 4. Low-resolution logits stay as they are.
     """
     low = image_size // 4
-    logits = masks.float()[:, None] if masks.is_floating_point() else ((masks != 0).float()[:, None] * 2 - 1)
     if not masks.is_floating_point():
-        logits = logits * BINARY_LOGIT
+        masks = torch.where(masks != 0, BINARY_LOGIT, -BINARY_LOGIT)
+    logits = masks.float()[:, None]
     if tuple(masks.shape[1:]) == (low, low):
         return logits
     height, width = resized_hw

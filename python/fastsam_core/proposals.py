@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,7 +45,7 @@ def propose(
     ]
     boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
     corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)).float()
-    scores = np.array([_score(record) for record in records], np.float32)
+    scores = np.array([(one["predicted_iou"] + one["stability_score"]) / 2 for one in records], np.float32)
     rank = scores + np.float32(model.judgement.consensus) * np.log(_agreeing(boxes))
     order = _varied(corners, torch.from_numpy(rank), thresh)[:count]
     results = Results.from_dicts(picture.pixels, picture.path, [records[k] for k in order], device=model.device)
@@ -56,10 +54,6 @@ def propose(
         rows[:, 4] = torch.from_numpy(scores[order]).to(rows.device)
         results.boxes = type(results.boxes)(rows, results.orig_shape)
     return results
-
-
-def _score(record: dict[str, Any]) -> float:
-    return float(record["predicted_iou"] + record["stability_score"]) / 2
 
 
 def _varied(boxes: torch.Tensor, rank: torch.Tensor, thresh: float) -> list[int]:

@@ -388,7 +388,7 @@ class Results:
     def _as_boxes(self, boxes: Any) -> Boxes:
         if isinstance(boxes, Boxes):
             return boxes
-        return Boxes(boxes if isinstance(boxes, (torch.Tensor, np.ndarray)) else as_tensor(boxes), self.orig_shape)
+        return Boxes(as_tensor(boxes), self.orig_shape)
 
     def _as_masks(self, masks: Any) -> Masks:
         if isinstance(masks, Masks):

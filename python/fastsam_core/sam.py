@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # What a call starts from, whatever the predictor was set to. SAM differs from a Predictor used directly in that nothing
 # is written unless asked for.
-_DEFAULTS = {"conf": None, "task": "segment", "mode": "predict", "save": False}
+_DEFAULTS = {"conf": None, "dtype": None, "task": "segment", "mode": "predict", "save": False}
 
 
 class SAM(ModelFacade):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import ops
 from ._tensors import tensor_of
 from .config import Config
 from .everything import count_batches, generate_masks
@@ -216,8 +217,6 @@ def segment_everything(
 
 def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:
     """See `Predictor.remove_small_regions`."""
-    from . import ops
-
     masks = tensor_of(masks)
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {tuple(masks.shape)}; accepted: (N, H, W)")

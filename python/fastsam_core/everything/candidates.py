@@ -196,7 +196,3 @@ def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
             made[i] = joined[begin:end]
             begin = end
     return made
-
-
-def compact(counts: np.ndarray) -> np.ndarray:
-    return counts.astype(np.min_scalar_type(counts.max()))

@@ -22,7 +22,7 @@ from ..postprocess import MaskResizer, measured_together
 from ..preprocess import resized_shape
 from ..runs import encode_counts
 from .arguments import Crop, check_count, check_image_size, check_number, plan_crops
-from .candidates import Batch, Candidates, Filters, Queue, compact
+from .candidates import Batch, Candidates, Filters, Queue, compact_all
 
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
@@ -65,7 +65,7 @@ def generate_masks(
             float32 (N, 2) x, y on the CPU, in pixels of the crop's model input, whose long side is `input_long_side`.
             It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
             that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
-            is only called for pairs that may pass `conf_thres`, for at most 16 at once. Where CUDA kernels serve and
+            is only called for pairs that may pass `conf_thres`, for at most 64 at once. Where CUDA kernels serve and
             the predicted IoU is on the GPU, for at most 512; such logits are read until the next call of `logits` but
             one, with calls of `decode` in between, so that the GPU has work while the host waits for what it measured.
         image_size: (height, width) of the picture.
@@ -251,7 +251,7 @@ def _without_small_regions(
         if not bool(changes):
             continue
         changed[i] = True
-        counts[i] = compact(runs.numpy())
+        (counts[i],) = compact_all(runs.numpy(), offsets.numpy())
         x, y, w, h = ops.rle_to_bbox(runs, offsets, height)[0].tolist()
         boxes[i] = (x, y, x + w - 1, y + h - 1) if w else 0
         areas[i] = int(ops.rle_area(runs, offsets))

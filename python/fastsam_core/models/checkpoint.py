@@ -106,7 +106,7 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     likely: the name to try first, which saves looking at the other models; an error names it as what was expected.
     """
     for name in sorted(MODELS, key=lambda name: name != likely):
-        if not any(_differences(_expected(name), state, MODELS[name])):
+        if not any(_differences(name, state)):
             return name
     if not state:
         raise ValueError("a state dict without tensors; expected the weights of " + ", ".join(MODELS))
@@ -118,7 +118,7 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     first = ", ".join(list(state)[:3])
     guess = next((text for pattern, text in _OTHERS if any(re.search(pattern, key) for key in state)), "")
     looks = f"; it looks like {guess}" if guess else ""
-    expected = likely if likely else f"one of: {', '.join(MODELS)}"
+    expected = likely or f"one of: {', '.join(MODELS)}"
     raise ValueError(f"found {len(state)} tensors ({first}...){looks}. Expected the state dict of {expected}")
 
 
@@ -127,10 +127,9 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
 
     ValueError unless all fit and none lacks, and for NaN and infinite weights, with which nothing would be found.
     """
-    spec = MODELS[model.name]
-    if any(_differences(_expected(model.name), state, spec)):
-        raise ValueError(f"these are not the weights of {model.name}: {describe(model.name, state)}")
     wanted = _expected(model.name)
+    if any(_differences(model.name, state)):
+        raise ValueError(f"these are not the weights of {model.name}: {describe(model.name, state)}")
     model.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
     broken = [key for key, value in model.state_dict().items() if not _finite(value)]
     if broken:
@@ -147,9 +146,8 @@ def _finite(tensor: Tensor) -> bool:
 
 def describe(name: str, state: Mapping[str, Tensor]) -> str:
     """In words, what `state` lacks, has too much of, and has in other shapes for the model of that name."""
-    expected = _expected(name)
-    missing, unexpected, other = _differences(expected, state, MODELS[name])
-    shapes = [f"{key} {tuple(state[key].shape)} instead of {expected[key]}" for key in other]
+    missing, unexpected, other = _differences(name, state)
+    shapes = [f"{key} {tuple(state[key].shape)} instead of {_expected(name)[key]}" for key in other]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
     return "; ".join(
         f"{len(keys)} tensors {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
@@ -158,18 +156,13 @@ def describe(name: str, state: Mapping[str, Tensor]) -> str:
     )
 
 
-def _differences(
-    expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], spec: ModelSpec
-) -> tuple[list[str], list[str], list[str]]:
-    """(missing, unexpected, misfitting) names."""
-    unexpected = [
-        key for key in state if key not in expected and key not in _CONSTANTS and not key.startswith(spec.ignored_keys)
-    ]
-    present = [key for key in expected if key in state]
+def _differences(name: str, state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """(missing, unexpected, misfitting) names of tensors for the model of that name."""
+    expected, ignored = _expected(name), MODELS[name].ignored_keys
     return (
         [key for key in expected if key not in state and not key.endswith(_COUNTER)],
-        unexpected,
-        [key for key in present if not _fits(state, key, expected[key])],
+        [key for key in state if key not in expected and key not in _CONSTANTS and not key.startswith(ignored)],
+        [key for key in expected if key in state and not _fits(state, key, expected[key])],
     )
 
 

@@ -33,18 +33,19 @@ class Chunk:
     ) -> None:
         self._image = image
         self.masks = list(masks) or list(range(NUM_MASK_TOKENS))
+        own = image.decoder
         tokens = decoder.tokens(sparse)  # (n, T, C), T with the output tokens
-        rows = tokens.shape[1] * image.heads
+        rows = tokens.shape[1] * own.heads
         self.state = memory((len(sparse), image.base.shape[0], 2 * rows + 2, PANEL))
         chosen = [0, *(1 + mask for mask in self.masks)]
         self._final, self.iou, self._first_own, self._second_own = ops.decoder_prompts(
             tokens,
-            image.weights,
-            list(image.sizes),
+            own.weights,
+            list(own.sizes),
             list(image.image),
-            image.constant,
-            image.eps,
-            image.heads,
+            own.constant,
+            own.eps,
+            own.heads,
             image.length,
             chosen,
             self.state,
@@ -75,7 +76,8 @@ class Chunk:
             there, of_row, of_column = _there(out.device, asked, row, column[masks])
             factors, weights = self._factors(there, of_row, of_column)
             factors = factors.to(upscaling.enlarge_more.dtype)
-            given = self.state, there, factors, of_row, weights, self._image.base, self._image.enlarge_bias
+            image = self._image
+            given = self.state, there, factors, of_row, weights, image.base, image.decoder.enlarge_bias
             ops.decoder_upscale(*given, *upscaling, *grid, out)
             return
         order = np.argsort(row, kind="stable")  # by prompt
@@ -86,9 +88,9 @@ class Chunk:
         upscaler(self.state, there, factors, first, places, weights, out)
 
     def _factors(self, asked: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        image, decoded = self._image, (self._final, self._first_own, self._second_own)
+        own, decoded = self._image.decoder, (self._final, self._first_own, self._second_own)
         return ops.decoder_mask_factors(
-            *decoded, asked, row, column, self.masks, image.mask_layers, image.mask_sizes, *image.enlarge_mix
+            *decoded, asked, row, column, self.masks, own.mask_layers, own.mask_sizes, *own.enlarge_mix
         )
 
 

@@ -37,28 +37,11 @@ from .precision import cast_copy, dtype_of
 
 
 @dataclass(frozen=True)
-class Features:
-    length: int  # image tokens
+class DecoderWeights:
+    """What is made of a decoder's weights alone. The `of_` matrices are as in `torch.nn.Linear`."""
+
     heads: int
     eps: float  # of every LayerNorm
-    image: ImageParts
-    constant: Tensor  # |f|^2 / C, ()
-    base: Tensor  # (panels, 4 * middle, 16)
-    weights: Tensor  # `TokenWeights`, packed
-    sizes: TokenSizes
-    mask_layers: Tensor  # (masks, the three layers of a mask's token, packed)
-    mask_sizes: list[int]  # how many outputs each has
-    # The first step of the upscaling: (4 * middle, inner) twice, (4 * middle,).
-    enlarge_mix: tuple[Tensor, Tensor, Tensor]
-    enlarge_bias: Tensor  # (4 * middle,)
-
-
-@dataclass(frozen=True)
-class DecoderWeights:
-    """What `features` takes from a decoder's weights alone. The `of_` matrices are as in `torch.nn.Linear`."""
-
-    heads: int
-    eps: float
     inner: int  # heads * head_dim
     # Of the image tokens with their position: keys of the first look, then queries at what a prompt has.
     of_placed: Layer  # (2 * inner, C)
@@ -69,14 +52,22 @@ class DecoderWeights:
     of_position: Tensor  # (3 * inner, C)
     of_spread: Tensor  # (4 * inner + 4 * middle, C)
     rest: Tensor  # f, times 2 / C, (C,)
-    # As in `Features`.
-    constant: Tensor
-    weights: Tensor
+    constant: Tensor  # |f|^2 / C, ()
+    weights: Tensor  # `TokenWeights`, packed
     sizes: TokenSizes
-    mask_layers: Tensor
-    mask_sizes: list[int]
+    mask_layers: Tensor  # (masks, the three layers of a mask's token, packed)
+    mask_sizes: list[int]  # how many outputs each has
+    # The first step of the upscaling: (4 * middle, inner) twice, (4 * middle,).
     enlarge_mix: tuple[Tensor, Tensor, Tensor]
-    enlarge_bias: Tensor
+    enlarge_bias: Tensor  # (4 * middle,)
+
+
+@dataclass(frozen=True)
+class Features:
+    decoder: DecoderWeights
+    length: int  # image tokens
+    image: ImageParts
+    base: Tensor  # (panels, 4 * middle, 16)
 
 
 @dataclass(frozen=True)
@@ -228,20 +219,7 @@ def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype:
         values2=_values(columns.values2, heads, dtype),
         norms2=to_panels(norms2),
     )
-    return Features(
-        length=len(source),
-        heads=heads,
-        eps=decoder.eps,
-        image=parts,
-        constant=decoder.constant,
-        base=to_panels(columns.base, dtype),
-        weights=decoder.weights,
-        sizes=decoder.sizes,
-        mask_layers=decoder.mask_layers,
-        mask_sizes=decoder.mask_sizes,
-        enlarge_mix=decoder.enlarge_mix,
-        enlarge_bias=decoder.enlarge_bias,
-    )
+    return Features(decoder, len(source), parts, to_panels(columns.base, dtype))
 
 
 def centred_and_spread(decoder: DecoderWeights, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ class GpuImage:
 
     def decode(
         self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None
-    ) -> GpuPrompts | FoldedPrompts:
+    ) -> GpuPrompts | DecodedPrompts:
         """sparse: prompt tokens (N, T, C). masks: mask tokens of [0, 4) that will be asked for, all if there are none.
 
         above: as in `TiledImage.decode`; nothing is gained from knowing it here. PyTorch decodes prompts of more tokens
@@ -89,7 +89,7 @@ class GpuImage:
             )
             if self._folded is None:
                 self._folded = FoldedImage(self.decoder, *self._given)
-            return FoldedPrompts(self._folded.decode(sparse, masks, above))
+            return self._folded.decode(sparse, masks, above)
         decoded = GpuPrompts(self, sparse, masks)
         for chunk in decoded.chunks[:1] if masks else ():
             self._upscaler_for(chunk)  # laid out while the GPU has other work
@@ -106,27 +106,13 @@ class GpuImage:
 
     def _upscaler_for(self, chunk: Chunk) -> Upscaler | None:
         of_image, upscaling = self._ready
-        fits = can_upscale(chunk.state, len(upscaling.norm_weight), of_image.mask_sizes[-1])
+        fits = can_upscale(chunk.state, len(upscaling.norm_weight), of_image.decoder.mask_sizes[-1])
         return self._upscaler if fits else None
 
     @cached_property
     def _upscaler(self) -> Upscaler:
         of_image, upscaling = self._ready
-        return Upscaler(of_image.base, of_image.enlarge_bias, *upscaling, *self.grid)
-
-
-class FoldedPrompts:
-    """N prompts that PyTorch has decoded. As of `GpuPrompts`, their logits are float32."""
-
-    def __init__(self, decoded: DecodedPrompts) -> None:
-        self._decoded = decoded
-
-    def predicted_iou(self) -> Tensor:  # (N, 4)
-        return self._decoded.predicted_iou()
-
-    def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
-        """See `GpuPrompts.logits`."""
-        return self._decoded.logits(prompts, masks).float()
+        return Upscaler(of_image.base, of_image.decoder.enlarge_bias, *upscaling, *self.grid)
 
 
 class GpuPrompts:

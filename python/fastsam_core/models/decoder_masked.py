@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..ops._decoder.panels import PANEL, to_panels
 from ..ops._decoder.weights import ImageParts
-from .decoder_features import DecoderWeights, Features, centred_and_spread, project
+from .decoder_features import Features, centred_and_spread, project
 
 
 class MaskedFeatures:
@@ -33,8 +33,8 @@ class MaskedFeatures:
     channels adds to all channels of an image token.
     """
 
-    def __init__(self, decoder: DecoderWeights, image: Features, source: Tensor, mix: Tensor) -> None:
-        self._image, self.mix = image, mix
+    def __init__(self, image: Features, source: Tensor, mix: Tensor) -> None:
+        self._image, self.mix, decoder = image, mix, image.decoder
         centred_mix, spread_mix = centred_and_spread(decoder, mix)
         centred, spread = centred_and_spread(decoder, source + decoder.first_bias)
         columns = project(decoder, mix, centred_mix, spread_mix, None)
@@ -51,7 +51,7 @@ class MaskedFeatures:
         self._rest = (spread_mix @ decoder.rest)[None]  # (1, K)
 
     def _by_head(self, columns: Tensor) -> Tensor:  # (K, heads * d) -> (heads, K, d rounded up)
-        split = columns.unflatten(1, (self._image.heads, -1)).transpose(0, 1)
+        split = columns.unflatten(1, (self._image.decoder.heads, -1)).transpose(0, 1)
         return F.pad(split, (0, -split.shape[2] % PANEL)).contiguous()
 
     @contextmanager

@@ -65,7 +65,7 @@ class TiledImage:
         see `PromptEncoder.mask_mix`.
         """
         if self._masked is None or not torch.equal(self._masked.mix, mix):
-            self._masked = MaskedFeatures(prepared(self.decoder).weights, self.features, self._source(), mix)
+            self._masked = MaskedFeatures(self.features, self._source(), mix)
         masked = self._masked
 
         @contextmanager

@@ -98,7 +98,7 @@ class ImageEncoderViT(nn.Module):
         x = self.patch_embed.by_product(images).float()  # (B, H, W, C)
         x += self._position_embedding(*x.shape[1:3])
         for block in self.blocks:
-            cast(Block, block).update_bfloat16(x)
+            cast(Block, block).infer(x)
         return x.bfloat16()
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
@@ -154,7 +154,7 @@ class Block(nn.Module):
 
     def infer(self, x: Tensor) -> None:
         """Put `forward`'s result into `x` (B, H, W, C), contiguous, by PyTorch: of a GPU's time little is left over for
-        the host, and calls of modules would take a good part of it.
+        the host, and calls of modules would take a good part of it. `x` may be float32 where the weights are narrower.
         """
         norm1, attn, norm2, mlp = own(self, "norm1", "attn", "norm2", "mlp")
         qkv, proj = own(attn, "qkv", "proj")
@@ -162,14 +162,6 @@ class Block(nn.Module):
         x += _linear(attn.attend(_linear(_normalised(x, norm1), qkv)), proj)
         hidden = _linear(_normalised(x, norm2), lin1)
         x += _linear(gelu_(hidden), lin2)
-
-    def update_bfloat16(self, x: Tensor) -> None:
-        """Put `forward`'s result into `x` (B, H, W, C), which is float32 where the weights are bfloat16."""
-        attn, mlp = self.attn, self.mlp
-        qkv = _linear(_normalised(x, self.norm1).bfloat16(), attn.qkv)
-        x += _linear(attn.attend(qkv), attn.proj)
-        hidden = _linear(_normalised(x, self.norm2).bfloat16(), mlp.lin1)
-        x += _linear(gelu_(hidden), mlp.lin2)
 
     def update(self, x: Tensor, qkv: Tensor) -> None:
         """Put `forward`'s result into `x` (B, H, W, C) by native operations; `qkv` (B, H, W, 3 * C) is overwritten."""
@@ -198,10 +190,11 @@ class Block(nn.Module):
 
 
 def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """In the dtype of the norm's weights, computed in that of `x`."""
     weight, bias = own(norm, "weight", "bias")
-    if weight.dtype != x.dtype:
-        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    return torch.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    if weight.dtype == x.dtype:
+        return torch.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    return torch.layer_norm(x, norm.normalized_shape, weight.to(x.dtype), bias.to(x.dtype), norm.eps).to(weight.dtype)
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:

@@ -89,7 +89,7 @@ def no_file(text: str) -> ValueError:
 def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
     """For a path or name of nothing, with what may have been meant."""
     names = list(official)
-    path = Path(text)
+    path = Path(text).expanduser()
     if path.name != text:  # the folder was spelt out: an official file from elsewhere would be a guess
         hint = f"; {path.name!r} without the folder means the official file" if path.name in names else ""
         if not os.path.isdir(path.parent):

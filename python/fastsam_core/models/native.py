@@ -24,11 +24,9 @@ def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     """
     return (
         cpu_module is not None
-        and not torch.is_grad_enabled()
+        and infers()
         and all(tensor.is_cpu and tensor.dtype == dtype for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -88,7 +88,7 @@ class PreparedImage:
             )
         self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
         self.dtype, self.matrices = dtype_of(self.decoder), matrices or torch.float32
-        self.embedding = embedding.to(self.dtype)
+        self.embedding = tensor_of(embedding).to(self.dtype)
         self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
         self._usual = unaltered(self.decoder) and self.decoder.is_usual()
         self._folded: FoldedImage | GpuImage | TiledImage | None = None

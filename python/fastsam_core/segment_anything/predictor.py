@@ -127,16 +127,12 @@ class SamPredictor:
         logits (B, C, S / 4, S / 4). ValueError without any prompt.
         """
         self._check_image()
+        boxes = None if boxes is None else boxes.reshape(-1, 4)
         if mask_input is not None and len(mask_input) == 1:
             count = max((len(part) for part in (point_coords, boxes) if part is not None), default=1)
             mask_input = mask_input.expand(count, -1, -1, -1)
         low_res, predicted_iou = self.model.decode_prompts(
-            self._prepared(),
-            point_coords,
-            point_labels,
-            None if boxes is None else boxes.reshape(-1, 4),
-            mask_input,
-            multimask_output,
+            self._prepared(), point_coords, point_labels, boxes, mask_input, multimask_output
         )
         shape = (*low_res.shape[:2], *self.original_size)
         resizer = MaskResizer(self.input_size, self.original_size, self.model.image_size)
@@ -180,6 +176,7 @@ class SamPredictor:
     def _prepared(self) -> PreparedImage:
         """What the decoder needs of `features`, made once for as long as these, and the weights, stay as they are."""
         features = self.get_image_embedding()
+        self.model.set_image_size(self.model.image_size)  # a SAM with the same modules may have called for another
         weights = [kept(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
         made_from, changes = [features, *weights], edits(features)
         ready = self._ready

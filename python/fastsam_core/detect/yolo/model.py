@@ -29,7 +29,7 @@ class YOLO(ModelFacade):
     """
 
     # Options in which a call differs from a predictor used directly: nothing is written unless asked for.
-    _defaults: dict[str, Any] = {"mode": "predict", "save": False}  # noqa: RUF012 - never changed
+    _defaults: dict[str, Any] = {"dtype": None, "mode": "predict", "save": False}  # noqa: RUF012 - never changed
     _predictor: type[YoloPredictor] = YoloPredictor
 
     def __init__(

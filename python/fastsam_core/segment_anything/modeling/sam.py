@@ -28,7 +28,7 @@ class Sam(SamModel):
     def __init__(self, model: SamModel) -> None:
         super().__init__(model.name, model.image_encoder, model.prompt_encoder, model.mask_decoder)
         self.judgement = model.judgement
-        self.set_image_size(model.image_size)
+        self.set_image_size(model.own_image_size)
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             tensor = torch.tensor(values, dtype=torch.float32, device=model.device).view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)

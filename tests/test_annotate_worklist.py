@@ -70,6 +70,17 @@ def test_patterns_and_lists_have_keys_too(tmp_path: Path, monkeypatch: pytest.Mo
     assert one is not None and one.keys == ["3.jpg"]
 
 
+def test_a_pattern_passes_over_what_is_written(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.jpg", "set/labels/preview.jpg", "set/labels/png/a.png")
+    for pattern in ("**/*", "**/*.*g"):
+        found = list_files(str(tmp_path / "set" / pattern), tmp_path / "set" / "labels")
+        assert found is not None and found.keys == ["a.jpg"]
+    # The images' own folder, or one above it, holds the images too.
+    for output in (tmp_path, tmp_path / "set"):
+        found = list_files(str(tmp_path / "set" / "*.jpg"), output)
+        assert found is not None and found.keys == ["a.jpg"]
+
+
 def test_other_sources_are_no_files(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     picture = np.zeros((8, 8, 3), np.uint8)

@@ -338,7 +338,9 @@ def test_without_a_connection_one_file_is_asked_for(transformers: Any, monkeypat
     for make in (OpenVocabularyDetector, ClipMatcher):
         with pytest.raises(FileNotFoundError, match="no connection"):
             make("somebody/something", device="cpu")
-    assert asked == ["AutoConfig", "AutoConfig"]
+        with pytest.raises(FileNotFoundError, match="no connection"):
+            make(Path("folder"), device="cpu")
+    assert asked == ["AutoConfig"] * 4
 
 
 def tiny_clip_tokenizer(transformers: Any, folder: Path) -> Any:

@@ -22,7 +22,7 @@ from ..sources.decode import read_image
 from ..sources.item import Item, Source
 from ..sources.video import video_items
 from .shards import Shard
-from .worklist import FileList, is_video
+from .worklist import FileList, file_of, is_video
 
 
 class Loaded(NamedTuple):
@@ -109,9 +109,9 @@ def finished_names(files: FileList | None, finished: Collection[str]) -> Iterato
         return
     frames: dict[str, list[int]] = defaultdict(list)
     for key in finished:
-        video, _, frame = key.rpartition("#")
-        if is_video(video):
-            frames[video].append(int(frame))
+        video = file_of(key)
+        if video != key:
+            frames[video].append(int(key[len(video) + 1 :]))
     for key in files.keys:
         if is_video(key):
             yield from (f"{files.name(key)}_{frame}" for frame in sorted(frames[key]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ class ClipMatcher:
     def __init__(self, model: Any = DEFAULT_MODEL, processor: Any = None, device: Any = "") -> None:
         from ..device import select_device
 
-        if isinstance(model, str):
+        if isinstance(model, (str, os.PathLike)):
+            model = os.fspath(model)
             transformers = require_transformers("choosing objects by texts")
             with loading(model):
                 # First, because without a connection each file costs half a minute of attempts.

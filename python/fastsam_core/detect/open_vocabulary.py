@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ class OpenVocabularyDetector:
 
         chosen = select_device(device)
         model = DEFAULT_MODEL if model is None else model
-        if isinstance(model, str):
+        if isinstance(model, (str, os.PathLike)):
+            model = os.fspath(model)
             transformers = require_transformers("finding objects by texts")
             with loading(model):
                 # First, because without a connection each file costs half a minute of attempts.

@@ -76,6 +76,7 @@ def annotate_ray(
         raise ValueError(f"kind={kind!r}; accepted: {', '.join(KINDS)}")
     if not ray.is_initialized():
         ray.init()
+    output_dir = os.path.expanduser(output_dir) if output_dir else None
     given: FolderInput | ParquetInput | WebInput
     if kind == "folder":
         given = FolderInput.open(data, output_dir, config.batch, images_per_task)

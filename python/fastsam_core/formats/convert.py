@@ -163,7 +163,11 @@ _SPELLINGS = {"source": "data", "target": "output", "output_dir": "output"}
 
 def run(values: dict[str, Any]) -> None:
     """`fastsam convert data=labels/ from=yolo to=coco output=labels.json`, from its key=value pairs."""
-    values = {_SPELLINGS.get(key, key): value for key, value in values.items()}
+    # Many shells leave a ~ behind the = as it is.
+    values = {
+        _SPELLINGS.get(key, key): os.path.expanduser(value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
     for key in ("data", "output", "from", "to"):
         if values.get(key) is None:
             raise UsageError(

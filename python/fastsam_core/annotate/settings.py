@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import _image_size, _number, _whole
@@ -83,7 +83,7 @@ class AnnotateConfig:
 
     def replaced(self, **changes: Any) -> AnnotateConfig:
         """A copy with some fields changed."""
-        return AnnotateConfig(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
+        return replace(self, **changes)
 
 
 def is_checkpoint(det_model: Any) -> bool:

@@ -137,18 +137,13 @@ def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None
     if not path or not os.path.isdir(path):
         return None
     root = os.path.abspath(path)
-    keys = walk(root, output)
+    keys = files_below(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, output)
     if not keys:
         raise FileNotFoundError(
             f"no image or video in the folder {root} or below it; suffixes looked for: "
             f"{' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}"
         )
     return FileList(root, keys)
-
-
-def walk(root: str, skipped: str | os.PathLike[str] | None = None) -> list[str]:
-    """Image and video files below `root` by their relative paths, sorted. Links are followed, never in circles."""
-    return files_below(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, skipped)
 
 
 def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:

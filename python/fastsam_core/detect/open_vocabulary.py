@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..prompts import read_texts
-from ._transformers import as_picture, loading, require_transformers, weights_digest
+from ._transformers import as_picture, load, weights_digest
 from .protocol import Detections
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
@@ -48,13 +48,8 @@ class OpenVocabularyDetector:
         chosen = select_device(device)
         model = DEFAULT_MODEL if model is None else model
         if isinstance(model, (str, os.PathLike)):
-            model = os.fspath(model)
-            transformers = require_transformers("finding objects by texts")
-            with loading(model):
-                # First, because without a connection each file costs half a minute of attempts.
-                transformers.AutoConfig.from_pretrained(model)
-                processor = transformers.AutoProcessor.from_pretrained(model) if processor is None else processor
-                model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(model)
+            purpose, kind = "finding objects by texts", "AutoModelForZeroShotObjectDetection"
+            model, processor = load(os.fspath(model), processor, purpose, kind, "AutoProcessor")
         self.kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         if self.kind not in _CONF:
             raise ValueError(

@@ -79,7 +79,7 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     if isinstance(source, Iterator) and not isinstance(source, IOBase):
         return Source("iterator", lambda: _iterate(source, vid_stride))
     units = _memory_units(source, 0)
-    return _units_source("arrays", units, strict=len(units) == 1)
+    return Source("arrays", lambda: _reported(units, strict=len(units) == 1), total=len(units))
 
 
 def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
@@ -126,7 +126,7 @@ def _entry_source(entry: Entry, vid_stride: int) -> Source:
     is_video = entry.kind.startswith("video")
     return Source(
         "video" if is_video else "image",
-        lambda: _reported([(entry.text, lambda: _entry_items(entry, vid_stride))], strict=True),
+        lambda: _reported([_entry_unit(entry, vid_stride)], strict=True),
         path=entry.text,
         total=None if is_video else 1,
         expected=lambda: expected_frames(entry.text, vid_stride),
@@ -141,10 +141,6 @@ def _entries_source(kind: Any, entries: list[Entry], path: str | None, vid_strid
     videos = any(entry.kind.startswith("video") for entry in entries)
     units = [_entry_unit(entry, vid_stride) for entry in entries]
     return Source(kind, lambda: _reported(units), path=path, total=None if videos else len(units), expected=expected)
-
-
-def _units_source(kind: Any, units: list[_Unit], *, strict: bool = False) -> Source:
-    return Source(kind, lambda: _reported(units, strict=strict), total=len(units))
 
 
 def _list_source(elements: Sequence[Any], vid_stride: int) -> Source:
@@ -278,14 +274,14 @@ def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endle
 def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
     first = 0
     for element in elements:
-        if element is None:  # one bad file among many, as in a generator of cv2.imread(path)
-            yield from _reported([(f"image{first}.jpg", _lazy(_no_picture))], first=first, endless=True)
-            first += 1
-            continue
         # A camera's loop fills one array again and again, while pictures wait for their batch or are kept in results.
         element = element.copy() if isinstance(element, np.ndarray) else element
-        found = _element(element)
-        units = _memory_units(element, first) if found is None else [_entry_unit(e, vid_stride) for e in found]
+        if element is None:  # one bad file among many, as in a generator of cv2.imread(path)
+            units = [(f"image{first}.jpg", _lazy(_no_picture))]
+        elif (found := _element(element)) is None:
+            units = _memory_units(element, first)
+        else:
+            units = [_entry_unit(entry, vid_stride) for entry in found]
         yield from _reported(units, first=first, endless=True)
         first += len(units)
 

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from io import BytesIO, IOBase
 from pathlib import Path
 from typing import Any
@@ -187,18 +186,18 @@ def _memory_units(value: Any, first: int) -> list[_Unit]:
     if isinstance(value, torch.Tensor):
         check_tensor(value)
         images = list(value) if value.ndim == 4 else [value]
-        return [(f"image{first + i}.jpg", _lazy(partial(_first_picture, v))) for i, v in enumerate(images)]
+        return [(f"image{first + i}.jpg", _lazy(_first_picture, v)) for i, v in enumerate(images)]
     name = f"image{first}.jpg"
     if isinstance(value, np.ndarray):
         check_array(value)
-        return [(name, _lazy(lambda: from_array(value)))]
+        return [(name, _lazy(from_array, value))]
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return [(name, _lazy(lambda: decode_image(value)))]
+        return [(name, _lazy(decode_image, value))]
     if isinstance(value, IOBase):
         return [(name, _lazy(lambda: decode_image(_all_bytes(value))))]
     if _is_pil(value):
         file = getattr(value, "filename", "")
-        return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy(lambda: from_pil(value)))]
+        return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy(from_pil, value))]
     raise TypeError(f"a {type(value).__name__} can't be a source; accepted: {ACCEPTED}")
 
 
@@ -223,9 +222,9 @@ def _first_picture(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return from_tensor(tensor)[0]
 
 
-def _lazy(make: Callable[[], NDArray[np.uint8]]) -> Callable[[], Iterator[Item]]:
+def _lazy(make: Callable[..., NDArray[np.uint8]], *given: Any) -> Callable[[], Iterator[Item]]:
     def items() -> Iterator[Item]:
-        yield Item(make(), "")
+        yield Item(make(*given), "")
 
     return items
 

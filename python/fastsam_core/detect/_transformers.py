@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 
-def load(name: str, processor: Any, purpose: str, model_class: str, processor_class: str) -> tuple[Any, Any]:
+def load(
+    model: str | os.PathLike[str], processor: Any, purpose: str, model_class: str, processor_class: str
+) -> tuple[Any, Any]:
     """A model by its name or folder, and its processor unless there is one.
 
     ImportError without the package, which says what it is needed for; FileNotFoundError for what can't be loaded: no
     such name, files missing, no connection.
     """
+    name = os.path.expanduser(model)
     try:
         transformers = importlib.import_module("transformers")
     except ImportError as error:

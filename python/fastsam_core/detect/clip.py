@@ -27,7 +27,7 @@ class ClipMatcher:
 
         if isinstance(model, (str, os.PathLike)):
             purpose = "choosing objects by texts"
-            model, processor = load(os.fspath(model), processor, purpose, "CLIPModel", "CLIPProcessor")
+            model, processor = load(model, processor, purpose, "CLIPModel", "CLIPProcessor")
         if processor is None:
             raise ValueError("a model that is loaded already needs its processor too")
         self.device = select_device(device)

@@ -49,7 +49,7 @@ class OpenVocabularyDetector:
         model = DEFAULT_MODEL if model is None else model
         if isinstance(model, (str, os.PathLike)):
             purpose, kind = "finding objects by texts", "AutoModelForZeroShotObjectDetection"
-            model, processor = load(os.fspath(model), processor, purpose, kind, "AutoProcessor")
+            model, processor = load(model, processor, purpose, kind, "AutoProcessor")
         self.kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         if self.kind not in _CONF:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -135,6 +136,21 @@ def test_a_name_that_a_format_cannot_hold_is_skipped(sam: SAM, folder: Path, nam
     assert sorted(path.name for path in (target / "labelme").iterdir()) == ["a.json", "b.json"]
     with pytest.raises((ValueError, OSError), match=said):
         auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options, on_error="raise", resume=False)
+
+
+def test_a_picture_called_like_a_frame(sam: SAM, folder: Path) -> None:
+    (folder / "a.png").rename(folder / "clip.mp4#1.png")
+    target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, formats="coco", preview=0)
+    listed = json.loads((target / "coco.json").read_text())["images"]
+    assert [image["file_name"] for image in listed] == ["b.png", "clip.mp4#1.png"]
+
+
+def test_paths_from_the_home_folder(sam: SAM, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    target = auto_annotate("~/images", detector_of(BOXES, [1, 2, 3]), sam)
+    assert target == tmp_path / "images_auto_annotate_labels"
+    assert auto_annotate("~/images", detector_of(BOXES, [1, 2, 3]), sam, output_dir="~/out") == tmp_path / "out"
+    assert files(tmp_path / "out") == ["a.txt", "b.txt"]
 
 
 def test_images_of_one_stem_do_not_collide(sam: SAM, folder: Path) -> None:

@@ -355,6 +355,22 @@ def test_the_last_share_writes_what_belongs_to_all(
     assert counting.calls == 0
 
 
+def test_shares_of_images_that_are_no_files(
+    sam: SAM, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
+    options: dict[str, Any] = {"formats": ["yolo", "coco"], "output_dir": tmp_path / "out"}
+    with caplog.at_level(logging.INFO, logger="fastsam_core"):
+        for share in ("0/2", "1/2"):
+            auto_annotate(arrays, detector, sam, shard=share, **options)
+    assert caplog.text.count('a run with shard="0/1" writes what belongs to all images') == 2
+    assert not (tmp_path / "out" / "coco.json").exists()
+    counting = CountingDetector(SAME)
+    auto_annotate(arrays, counting, sam, shard="0/1", **options)
+    assert counting.calls == 0
+    assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == len(arrays)
+
+
 def test_a_job_without_its_own_arguments(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))

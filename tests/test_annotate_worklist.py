@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsam_core.annotate.worklist import label_names, list_files, walk
+from fastsam_core.annotate.worklist import label_names, list_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -39,10 +39,12 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     os.symlink(tmp_path / "elsewhere", tmp_path / "images" / "more")
     os.symlink(tmp_path / "images", tmp_path / "images" / "round")
     os.symlink(tmp_path / "images", tmp_path / "elsewhere" / "back")
-    assert walk(str(tmp_path / "images")) == ["a.jpg", "more/b.jpg"]
+    files = list_files(tmp_path / "images")
+    assert files is not None and files.keys == ["a.jpg", "more/b.jpg"]
     os.symlink("itself.jpg", tmp_path / "images" / "itself.jpg")  # an image that can't be read
     os.symlink("itself", tmp_path / "images" / "itself")
-    assert walk(str(tmp_path / "images")) == ["a.jpg", "itself.jpg", "more/b.jpg"]
+    files = list_files(tmp_path / "images")
+    assert files is not None and files.keys == ["a.jpg", "itself.jpg", "more/b.jpg"]
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
@@ -68,6 +70,17 @@ def test_patterns_and_lists_have_keys_too(tmp_path: Path, monkeypatch: pytest.Mo
     assert (relative := list_files("*/1.jpg")) is not None and relative.keys == ["a/1.jpg", "b/1.jpg"]
     one = list_files(tmp_path / "other" / "3.jpg")
     assert one is not None and one.keys == ["3.jpg"]
+
+
+def test_a_pattern_passes_over_what_is_written(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.jpg", "set/labels/preview.jpg", "set/labels/png/a.png")
+    for pattern in ("**/*", "**/*.*g"):
+        found = list_files(str(tmp_path / "set" / pattern), tmp_path / "set" / "labels")
+        assert found is not None and found.keys == ["a.jpg"]
+    # The images' own folder, or one above it, holds the images too.
+    for output in (tmp_path, tmp_path / "set"):
+        found = list_files(str(tmp_path / "set" / "*.jpg"), output)
+        assert found is not None and found.keys == ["a.jpg"]
 
 
 def test_other_sources_are_no_files(tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def test_bad_rows_say_why(images: list[Path], config: AnnotateConfig, tmp_path: 
             broken({"path": [str(path) for path in images]})
 
 
+def test_names_that_lead_out_of_a_folder_or_are_none(
+    images: list[Path], config: AnnotateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images[0].parent)
+    named = ["../" + path.relative_to(images[0].parents[1]).as_posix() for path in images[:1]]
+    made = Annotator(config)({"path": [*named, ""], "bytes": [None, images[0].read_bytes()]})
+    assert made["error"][0] == "" and json.loads(made["labelme"][0])["imagePath"] == images[0].name
+    assert "file_name must be" in made["error"][1] and made["objects"][1] == 0 and made["yolo"][1] == ""
+
+
 def test_data_frames_tables_and_iterators(images: list[Path], config: AnnotateConfig) -> None:
     annotator = Annotator(config)
     expected = annotator({"path": [str(path) for path in images]})["yolo"].tolist()

@@ -62,6 +62,15 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drawn.sum() == 10 * 5 and drawn[1, 2] == 1
 
 
+def test_paths_from_the_home_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    assert (
+        run("convert data=~/data/labels images=~/data/images names=~/data/data.yaml from=yolo to=coco output=~/a.json")
+        == 0
+    )
+    assert read_labels("a.json", "coco").names == {0: "cat", 1: "dog"}
+
+
 def test_names_and_images_as_arguments(place: Path) -> None:
     assert run("""convert data=data/labels images=data/images names="['a','b']" from=yolo to=labelme output=me""") == 0
     document = json.loads(Path("me/1.json").read_text())
@@ -89,6 +98,13 @@ def test_names_and_images_as_arguments(place: Path) -> None:
         ("convert data=data from=yolo to=sa1b output=x zzz=1", 2, "accepted: images, names"),
         ("convert data=data from=yolo to=coco output=folder", 1, "a COCO file is one .json file, not 'folder'"),
         ("convert data=data from=yolo to=yolo output=data", 1, "source and target are both data"),
+        (
+            "convert data=data from=yolo to=coco output=x.json polygons=no",
+            1,
+            "polygons must be True or False, not 'no'",
+        ),
+        ("convert data=data from=yolo to=coco output=x.json first_id=a", 1, "first_id must be a whole number, not 'a'"),
+        ("convert data=data from=yolo to=labelme output=x embed_images=no", 1, "embed_images must be True or False"),
         ("convert data=nowhere from=yolo to=sa1b output=x", 1, "no such folder: nowhere"),
         ("convert data=nothing.json from=coco to=sa1b output=x", 1, "nothing.json"),
     ],

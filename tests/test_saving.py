@@ -47,13 +47,15 @@ def make_video(path: Path, count: int = 4) -> Path:
     return path
 
 
-def test_run_folders_are_numbered(tmp_path: Path) -> None:
+def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "runs" / "segment"
     assert [run_folder(Config()).relative_to(base).name for _ in range(3)] == ["predict", "predict-2", "predict-3"]
     assert run_folder(Config(exist_ok=True)) == base / "predict"
     assert run_folder(Config(project="trees", name="oak")) == base / "trees" / "oak"
     assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x"
     assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x-2"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
 
 
 def test_a_predictor_has_one_folder(predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

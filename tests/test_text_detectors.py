@@ -324,6 +324,7 @@ def test_a_model_that_is_not_there_is_told(transformers: Any, tmp_path: Path) ->
 
 
 def test_without_a_connection_one_file_is_asked_for(transformers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     asked: list[str] = []
 
     def unreachable(kind: str) -> Any:
@@ -338,7 +339,9 @@ def test_without_a_connection_one_file_is_asked_for(transformers: Any, monkeypat
     for make in (OpenVocabularyDetector, ClipMatcher):
         with pytest.raises(FileNotFoundError, match="no connection"):
             make("somebody/something", device="cpu")
-    assert asked == ["AutoConfig", "AutoConfig"]
+        with pytest.raises(FileNotFoundError, match="the model '/home/me/folder': no connection"):
+            make(Path("~/folder"), device="cpu")
+    assert asked == ["AutoConfig"] * 4
 
 
 def tiny_clip_tokenizer(transformers: Any, folder: Path) -> Any:

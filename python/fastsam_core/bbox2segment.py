@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ._log import logger
+from .annotate.segmenter import Segmenter
 from .formats import ImageLabels, LabelledObject, Segmentation, YoloWriter, class_names, yolo_folder
+from .picture import Picture
 from .sources.decode import read_image
 
 # Every box stays an object by default: somebody has put it there.
@@ -56,8 +58,8 @@ def yolo_bbox2segment(
         if file is not None and any(found.segmentation for found in yolo_folder.read_file(file, (1, 1))):
             logger.info("%s holds polygons already; nothing to do", file)
             return None
-    model, options = _model(sam_model, device)
-    options["conf"] = _ALL if conf is None else conf
+    segmenter = Segmenter(sam_model, device)
+    segmenter.config = segmenter.config.updated({"conf": _ALL if conf is None else conf})
     names = class_names.find(labels, [file for _, file in pictures if file is not None])
     written = skipped = bare = dropped = 0
     with YoloWriter(folder) as writer:
@@ -70,7 +72,7 @@ def yolo_bbox2segment(
                 continue
             height, width = image.shape[:2]
             boxes = [] if file is None else yolo_folder.read_file(file, (height, width))
-            objects, rectangles = _segmented(model, image, boxes, options)
+            objects, rectangles = _segmented(segmenter, Picture(image, name), boxes)
             # A rectangle may be too small for a pixel, and is no polygon then.
             lines = writer.write(ImageLabels(name, width, height, objects, names))
             dropped += len(boxes) - lines
@@ -83,24 +85,22 @@ def yolo_bbox2segment(
     return folder
 
 
-def _segmented(
-    model: Any, image: np.ndarray, boxes: list[LabelledObject], options: dict[str, Any]
-) -> tuple[list[LabelledObject], int]:
+def _segmented(segmenter: Segmenter, picture: Picture, boxes: list[LabelledObject]) -> tuple[list[LabelledObject], int]:
     """The boxes' objects with masks, and how many of those are mere rectangles."""
     if not boxes:
         return [], 0
     corners = [found.corners() for found in boxes]
-    result = model(source=image, bboxes=np.array(corners, np.float32), **options)[0]
+    result = segmenter.boxes(picture, np.array(corners, np.float32))
     rles = result.masks.rle if result.masks is not None else []
     objects, rectangles = [], 0
-    # Masks below `conf` are gone; boxes.cls says which box each of the others belongs to.
-    for rle, prompt in zip(rles, result.boxes.cls.tolist(), strict=True):
-        mask = Segmentation.from_rle(rle)
+    # Masks below `conf` are gone; the class says which box each of the others belongs to.
+    for rle, row in zip(rles, result.rows(), strict=True):
+        mask, prompt = Segmentation.from_rle(rle), int(row[5])
         if not mask.area:
-            x1, y1, x2, y2 = corners[int(prompt)]
+            x1, y1, x2, y2 = corners[prompt]
             mask = Segmentation.from_polygons([[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]], mask.size)
             rectangles += 1
-        objects.append(LabelledObject(boxes[int(prompt)].class_id, mask))
+        objects.append(LabelledObject(boxes[prompt].class_id, mask))
     return objects, rectangles
 
 
@@ -111,17 +111,3 @@ def _labels_of(images: Path) -> Path:
     if not beside.is_dir():
         raise FileNotFoundError(f"no labels for {images}: there is no folder {beside}")
     return beside
-
-
-def _model(sam_model: Any, device: Any) -> tuple[Any, dict[str, Any]]:
-    from .predictor import Predictor
-    from .sam import SAM
-
-    if isinstance(sam_model, (str, os.PathLike)):
-        sam_model = SAM(os.fspath(sam_model))
-    if not isinstance(sam_model, (SAM, Predictor)):
-        raise TypeError(f"sam_model must be a checkpoint, a SAM or a Predictor, not {type(sam_model).__name__}")
-    options: dict[str, Any] = {"save": False, "verbose": False}
-    if device not in ("", None):
-        options["device"] = device
-    return sam_model, options

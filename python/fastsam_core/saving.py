@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,7 +30,7 @@ def run_folder(config: Config) -> Path:
 
     An absolute `project` stands alone; `name` is `predict` by default.
     """
-    base = Path("runs", config.task, config.project or "").absolute()
+    base = Path("runs", config.task, os.path.expanduser(config.project or "")).absolute()
     name = config.name or config.mode
     if config.exist_ok:
         (base / name).mkdir(parents=True, exist_ok=True)

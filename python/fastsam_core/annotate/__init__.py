@@ -7,8 +7,9 @@ assemble.py and preview.py: what belongs to all images. rows.py: batches of othe
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .annotator import Annotator
@@ -17,16 +18,4 @@ if TYPE_CHECKING:
 
 __all__ = ["AnnotateConfig", "Annotator", "auto_annotate"]
 
-_HOMES = {"AnnotateConfig": "settings", "Annotator": "annotator", "auto_annotate": "run"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+__getattr__, __dir__ = lazy(__name__, {"AnnotateConfig": "settings", "Annotator": "annotator", "auto_annotate": "run"})

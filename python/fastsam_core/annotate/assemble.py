@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, TextIO
 from .._files import atomic_path
 from ..formats import class_names
 from ..formats._writing import json_text
-from ..formats.coco import category_dicts
+from ..formats.coco_file import write_end
 from .files import LabelFiles, path_of
 from .manifest import History
 from .preview import SHEET, Preview
@@ -52,7 +51,6 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
 
     Class k is category k + 1. All classes up to the largest are listed, so that readers number them alike.
     """
-    listed = {class_id: names.get(class_id, str(class_id)) for class_id in range(max(names, default=0) + 1)}
     with (
         open(target, "w", encoding="ascii") as file,
         # Images wait in a file without a name until the annotations are all there.
@@ -60,11 +58,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
     ):
         file.write('{"annotations":[')
         _append(file, images, parts)
-        file.write('\n],\n"images":[')
-        images.seek(0)
-        shutil.copyfileobj(images, file)
-        categories = ",\n".join(json_text(category) for category in category_dicts(listed))
-        file.write(f'\n],\n"categories":[\n{categories}\n]}}\n')
+        write_end(file, images, names, max(names, default=0))
 
 
 def _append(file: TextIO, images: TextIO, parts: Iterable[Path]) -> None:

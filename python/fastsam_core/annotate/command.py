@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
-from .._arguments import UsageError
+from .._arguments import UsageError, check_keys
 
 OPTIONS = {
     "data": "folder of images, with its sub-folders, or any other source",
@@ -34,11 +33,7 @@ _SPELLINGS = {"source": "data", "model": "sam_model"}
 def run(values: dict[str, Any]) -> None:
     """The command, from its key=value pairs."""
     values = {_SPELLINGS.get(key, key): value for key, value in values.items()}
-    for key in values:
-        if key not in OPTIONS:
-            close = difflib.get_close_matches(key, OPTIONS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(OPTIONS)}"
-            raise UsageError(f"unknown option {key!r} of annotate{hint}")
+    check_keys(values, list(OPTIONS), "annotate")
     if values.get("data") is None:
         raise UsageError("annotate needs data=<folder of images>")
     from ..cli import DEFAULT_MODEL

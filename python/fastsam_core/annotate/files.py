@@ -28,8 +28,6 @@ PLACES = {
     "labelme": Place("labelme", ".json"),
     "png": Place("png", ".png"),
 }
-
-
 _SCRATCH = ".partial"
 
 

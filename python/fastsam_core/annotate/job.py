@@ -108,13 +108,17 @@ class Job:
 
     def finish(self) -> None:
         """Once all shares are done, whichever ends last writes what belongs to all images."""
-        everything = read(self.labels.folder, self._settings)
         files = self._files
+        if files is None and self._shard != WHOLE:  # a share can't tell how many images there are
+            logger.info('once all shares are done, a run with shard="0/1" writes what belongs to all images')
+            return
+        everything = read(self.labels.folder, self._settings)
         ended = (everything.finished | everything.videos | everything.failed.keys()) - _moved(everything, files)
         left = 0 if files is None else sum(key not in ended for key in files.keys)
-        if left or (files is None and self._shard != WHOLE):
-            shown = f"{left} images" if left else "other images"
-            logger.info("%s belong to other shares; what belongs to all images is written once they are done", shown)
+        if left:
+            logger.info(
+                "%d images belong to other shares; what belongs to all images is written once they are done", left
+            )
             return
         # What another call labelled under other names is none of this one's.
         finished = everything.finished & self._seen if self._seen else everything.finished

@@ -10,8 +10,9 @@ import hashlib
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..sources.decode import read_image
 from ..sources.item import Item, Source
 from ..sources.video import video_items
 from .shards import Shard
-from .worklist import FileList, is_video
+from .worklist import FileList, file_of, is_video
 
 
 class Loaded(NamedTuple):
@@ -51,25 +52,25 @@ def groups_of_files(
 
     A video whose last frame has been given is added to `videos`.
     """
+    for keys in key_groups((key for key in files.keys if key in shard), batch):
+        if all(key in finished for key in keys):
+            continue
+        if is_video(keys[0]):
+            yield from _grouped(_frames(files, keys[0], videos), finished, batch)
+        else:
+            yield [partial(load_file, files, key) for key in keys]
+
+
+def key_groups(keys: Iterable[str], batch: int) -> Iterator[list[str]]:
+    """Keys of images, up to `batch` together and none past a video, and each video by itself."""
     group: list[str] = []
-
-    def loads() -> Iterator[list[Load]]:
-        if any(key not in finished for key in group):
-            yield [partial(load_file, files, key) for key in group]
-        group.clear()
-
-    for key in files.keys:
-        if key not in shard:
-            continue
-        if is_video(key):
-            yield from loads()
-            if key not in finished:
-                yield from _grouped(_frames(files, key, videos), finished, batch)
-            continue
+    for key in keys:
+        if group and (len(group) == batch or is_video(key) or is_video(group[-1])):
+            yield group
+            group = []
         group.append(key)
-        if len(group) == batch:
-            yield from loads()
-    yield from loads()
+    if group:
+        yield group
 
 
 def groups_of_source(
@@ -109,9 +110,9 @@ def finished_names(files: FileList | None, finished: Collection[str]) -> Iterato
         return
     frames: dict[str, list[int]] = defaultdict(list)
     for key in finished:
-        video, _, frame = key.rpartition("#")
-        if is_video(video):
-            frames[video].append(int(frame))
+        video = file_of(key)
+        if video != key:
+            frames[video].append(int(key[len(video) + 1 :]))
     for key in files.keys:
         if is_video(key):
             yield from (f"{files.name(key)}_{frame}" for frame in sorted(frames[key]))
@@ -162,15 +163,10 @@ def _base(item: Item) -> str:
 
 
 def _grouped(pictures: Iterator[Loaded], finished: Collection[str], batch: int) -> Iterator[list[Load]]:
-    group: list[Loaded] = []
-    for loaded in pictures:
-        group.append(loaded)
-        if len(group) == batch:
-            if any(one.key not in finished for one in group):
-                yield [partial(_same, one) for one in group]
-            group = []
-    if any(one.key not in finished for one in group):
-        yield [partial(_same, one) for one in group]
+    while group := list(islice(pictures, batch)):
+        if any(one.key not in finished for one in group):
+            yield [partial(_same, one) for one in group]
+        group.clear()  # before the next ones are decoded
 
 
 def _same(loaded: Loaded) -> Loaded:

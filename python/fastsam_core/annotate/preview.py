@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import for_opencv
+from ..plotting import text
+from ..plotting.output import encoded
 from ..results import Results
 from .shards import stable_hash
 
@@ -47,7 +49,7 @@ class Preview:
 
     def tile(self, key: str, results: Results) -> tuple[str, bytes]:
         """Relative path and content of the image's small picture."""
-        return self.path(key), _encoded(_tile(_small(results.plot(labels=False)), key), ".png")
+        return self.path(key), encoded(_tile(_small(results.plot(labels=False)), key), ".png")
 
     def sheet(self, folder: Path) -> bytes | None:
         """The small pictures together; None where there are none. Those of images that failed are missing."""
@@ -55,7 +57,7 @@ class Preview:
 
         tiles = [cv2.imread(for_opencv(folder / self.path(key))) for key in self.keys if self.has_tile(folder, key)]
         shown = [np.asarray(tile, np.uint8) for tile in tiles if tile is not None]
-        return _encoded(_sheet(shown), ".jpg") if shown else None
+        return encoded(_sheet(shown), ".jpg") if shown else None
 
 
 def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -70,8 +72,6 @@ def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _tile(picture: NDArray[np.uint8], key: str) -> NDArray[np.uint8]:
     """The picture in the middle of its place, with its name below."""
-    from ..plotting import text
-
     tile = np.full((_TILE + _CAPTION, _TILE, 3), _GROUND, np.uint8)
     height, width = picture.shape[:2]
     top, left = (_TILE - height) // 2, (_TILE - width) // 2
@@ -94,12 +94,3 @@ def _sheet(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         top, left = row * high + _GAP, column * wide + _GAP
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return sheet
-
-
-def _encoded(picture: NDArray[np.uint8], suffix: str) -> bytes:
-    import cv2
-
-    done, data = cv2.imencode(suffix, picture)
-    if not done:
-        raise ValueError(f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels can't be written as {suffix}")
-    return bytes(data.tobytes())

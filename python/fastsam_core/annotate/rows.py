@@ -76,12 +76,17 @@ def label(annotator: Annotator, columns: Columns) -> dict[str, list[Any]]:
     def write(outcome: tuple[Loaded, Results | str]) -> None:
         loaded, found = outcome
         row = int(loaded.key)
+        if not isinstance(found, str):
+            try:
+                rendered = render(found, loaded.file_name, loaded.name)
+            except ValueError as error:  # what no file can say, such as an image without a name
+                found = f"ValueError: {error}"
         if isinstance(found, str):
             made["error"][row] = found
             return
         made["height"][row], made["width"][row] = found.orig_shape
         made["objects"][row] = len(found)
-        for form, content in render(found, loaded.file_name, loaded.name).items():
+        for form, content in rendered.items():
             made[form][row] = content if form == "png" else content.decode()
 
     with Pipeline(groups(), write, workers=config.workers, batch=config.batch) as pipeline:

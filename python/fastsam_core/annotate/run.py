@@ -13,6 +13,7 @@ import torch
 from .._log import logger
 from ..config import _switch, _whole
 from ..sources import load_sources
+from ..sources.paths import expand_user
 from .annotator import Annotator
 from .files import LabelFiles
 from .job import Job
@@ -93,6 +94,7 @@ def auto_annotate(
         logger.info("labelling share %s of the images", share)
     if config.device == "":
         config.device = own_gpu()
+    output_dir = os.path.expanduser(output_dir) if output_dir else None
     files = list_files(data, output_dir)
     source = load_sources(data) if files is None else None
     folder = Path(output_dir) if output_dir else default_folder(data)
@@ -119,9 +121,10 @@ def auto_annotate(
 
 def default_folder(data: Any) -> Path:
     """Where labels go unless told: beside `data`, which must be one folder or file."""
-    if not isinstance(data, (str, os.PathLike)) or not Path(data).exists():
+    path = Path(expand_user(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
+    if path is None or not path.exists():
         raise ValueError(f"output_dir is needed, since data isn't one folder or file but {data!r}"[:300])
-    path = Path(data) if Path(data).name not in ("", "..") else Path(data).resolve()
+    path = path if path.name not in ("", "..") else path.resolve()
     return path.parent / f"{path.stem}_auto_annotate_labels"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import _image_size, _number, _whole
+from ..prompts import read_texts
 
 FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
 ON_ERROR = ("skip", "raise")
@@ -83,7 +84,7 @@ class AnnotateConfig:
 
     def replaced(self, **changes: Any) -> AnnotateConfig:
         """A copy with some fields changed."""
-        return AnnotateConfig(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
+        return replace(self, **changes)
 
 
 def is_checkpoint(det_model: Any) -> bool:
@@ -115,9 +116,7 @@ def _class_ids(classes: Any) -> list[int] | None:
 def _texts(texts: Any) -> list[str] | None:
     if texts is None:
         return None
-    given = [texts] if isinstance(texts, str) else texts
-    if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
-        raise TypeError(f"texts must be a list of texts, not {texts!r}")
-    if not given or not all(text.strip() for text in given):
-        raise ValueError(f"texts={texts!r}: at least one is needed, and none may be empty")
-    return [text.strip() for text in given]
+    given = read_texts(texts)
+    if not given:
+        raise ValueError(f"texts={texts!r}: at least one is needed")
+    return list(given)

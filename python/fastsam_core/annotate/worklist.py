@@ -50,10 +50,11 @@ class FileList:
 def list_files(data: Any, output: str | os.PathLike[str] | None = None) -> FileList | None:
     """The files that `data` stands for, or None where it is no file, folder, pattern or list of files.
 
-    A folder is walked with its sub-folders; what is hidden is left out, and so is `output` where it lies inside.
+    A folder is walked with its sub-folders; what is hidden is left out, and so is `output` where it lies inside, also
+    of what a pattern matches.
     FileNotFoundError where there is no image or video.
     """
-    found = _folder(data, output) or _named(data)
+    found = _folder(data, output) or _named(data, output)
     if found is not None:
         found.renamed = label_names(found.keys)
     return found
@@ -136,7 +137,7 @@ def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None
     if not path or not os.path.isdir(path):
         return None
     root = os.path.abspath(path)
-    keys = walk(root, output)
+    keys = files_below(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, output)
     if not keys:
         raise FileNotFoundError(
             f"no image or video in the folder {root} or below it; suffixes looked for: "
@@ -145,12 +146,7 @@ def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None
     return FileList(root, keys)
 
 
-def walk(root: str, skipped: str | os.PathLike[str] | None = None) -> list[str]:
-    """Image and video files below `root` by their relative paths, sorted. Links are followed, never in circles."""
-    return files_below(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, skipped)
-
-
-def _named(data: Any) -> FileList | None:
+def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
     """Files that are named one by one, by a pattern, or in a list file."""
     if isinstance(data, (list, tuple)):
         if not data or not all(isinstance(element, (str, os.PathLike)) for element in data):
@@ -171,7 +167,11 @@ def _named(data: Any) -> FileList | None:
         fixed = path
         while glob.has_magic(fixed):
             fixed = os.path.dirname(fixed)
-        return _of_entries(glob_entries(path), os.path.abspath(fixed))
+        entries = glob_entries(path)
+        if output is not None:
+            written = os.path.join(os.path.abspath(output), "")
+            entries = [entry for entry in entries if not entry.text.startswith(written)] or entries
+        return _of_entries(entries, os.path.abspath(fixed))
     return None
 
 

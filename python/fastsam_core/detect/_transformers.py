@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from typing import Any
 
 import numpy as np
@@ -14,25 +13,31 @@ from numpy.typing import NDArray
 from torch import nn
 
 
-def require_transformers(purpose: str) -> Any:
-    """The module; ImportError that says what it is needed for and how to get it."""
+def load(
+    model: str | os.PathLike[str], processor: Any, purpose: str, model_class: str, processor_class: str
+) -> tuple[Any, Any]:
+    """A model by its name or folder, and its processor unless there is one.
+
+    ImportError without the package, which says what it is needed for; FileNotFoundError for what can't be loaded: no
+    such name, files missing, no connection.
+    """
+    name = os.path.expanduser(model)
     try:
-        return importlib.import_module("transformers")
+        transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise ImportError(
             f"{purpose} needs the package transformers: pip install 'fastsam_core[text]' ({error})"
         ) from error
-
-
-@contextmanager
-def loading(model: str) -> Iterator[None]:
-    """What can't be loaded within this context (no such name, files missing, no connection): a FileNotFoundError."""
     try:
-        yield
+        # First, because without a connection each file costs half a minute of attempts.
+        transformers.AutoConfig.from_pretrained(name)
+        if processor is None:
+            processor = getattr(transformers, processor_class).from_pretrained(name)
+        return getattr(transformers, model_class).from_pretrained(name), processor
     except OSError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(
-            f"transformers can't load the model {model!r}: {reason} If you can get its files another way, give the "
+            f"transformers can't load the model {name!r}: {reason} If you can get its files another way, give the "
             "folder that they are in instead of the name"
         ) from error
 

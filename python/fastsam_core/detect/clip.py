@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._transformers import loading, require_transformers
+from ._transformers import load
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _BATCH = 32
@@ -24,13 +25,9 @@ class ClipMatcher:
     def __init__(self, model: Any = DEFAULT_MODEL, processor: Any = None, device: Any = "") -> None:
         from ..device import select_device
 
-        if isinstance(model, str):
-            transformers = require_transformers("choosing objects by texts")
-            with loading(model):
-                # First, because without a connection each file costs half a minute of attempts.
-                transformers.AutoConfig.from_pretrained(model)
-                processor = transformers.CLIPProcessor.from_pretrained(model) if processor is None else processor
-                model = transformers.CLIPModel.from_pretrained(model)
+        if isinstance(model, (str, os.PathLike)):
+            purpose = "choosing objects by texts"
+            model, processor = load(model, processor, purpose, "CLIPModel", "CLIPProcessor")
         if processor is None:
             raise ValueError("a model that is loaded already needs its processor too")
         self.device = select_device(device)

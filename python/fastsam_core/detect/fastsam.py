@@ -107,18 +107,7 @@ class FastSAM(YOLO):
         """
         return self._ready()(source, stream=stream, bboxes=bboxes, points=points, labels=labels, texts=texts, **kwargs)
 
-    def predict(
-        self,
-        source: Any = None,
-        stream: bool = False,
-        bboxes: Any = None,
-        points: Any = None,
-        labels: Any = None,
-        texts: Any = None,
-        **kwargs: Any,
-    ) -> list[Results] | Iterator[Results]:
-        """See `__call__`."""
-        return self(source, stream, bboxes, points, labels, texts, **kwargs)
+    predict = __call__
 
 
 def _at_border(result: Results) -> Results:

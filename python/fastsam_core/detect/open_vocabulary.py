@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..prompts import read_texts
-from ._transformers import as_picture, loading, require_transformers, weights_digest
+from ._transformers import as_picture, load, weights_digest
 from .protocol import Detections
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
@@ -46,13 +47,9 @@ class OpenVocabularyDetector:
 
         chosen = select_device(device)
         model = DEFAULT_MODEL if model is None else model
-        if isinstance(model, str):
-            transformers = require_transformers("finding objects by texts")
-            with loading(model):
-                # First, because without a connection each file costs half a minute of attempts.
-                transformers.AutoConfig.from_pretrained(model)
-                processor = transformers.AutoProcessor.from_pretrained(model) if processor is None else processor
-                model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(model)
+        if isinstance(model, (str, os.PathLike)):
+            purpose, kind = "finding objects by texts", "AutoModelForZeroShotObjectDetection"
+            model, processor = load(model, processor, purpose, kind, "AutoProcessor")
         self.kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         if self.kind not in _CONF:
             raise ValueError(

@@ -5,18 +5,13 @@ torchrun and SLURM need nothing from here: `auto_annotate(..., shard=...)` divid
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .ray_run import annotate_ray
 
 __all__ = ["annotate_ray"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "annotate_ray":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .ray_run import annotate_ray
-
-    globals()[name] = annotate_ray
-    return annotate_ray
+__getattr__, __dir__ = lazy(__name__, {"annotate_ray": "ray_run"})

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..annotate.loading import Load, Loaded, groups_of_files
+from ..annotate.loading import Load, Loaded, groups_of_files, key_groups
 from ..annotate.rows import load_row
 from ..annotate.shards import WHOLE, stable_hash
-from ..annotate.worklist import FileList, is_video, label_names, list_files
+from ..annotate.worklist import FileList, label_names, list_files
 from ..formats._writing import relative_path
 from ..sources.paths import IMAGE_SUFFIXES, files_below
 
@@ -59,7 +59,7 @@ class FolderInput:
         """The groups in which something isn't done."""
         import pyarrow
 
-        rows = [keys for keys in self._keys() if any(key not in done for key in keys)]
+        rows = [keys for keys in key_groups(self.files.keys, self.batch) if any(key not in done for key in keys)]
         tables = []
         step = max(1, self.images_per_task // self.batch)
         for first in range(0, len(rows), step):  # a table is what an actor is given at a time
@@ -76,20 +76,6 @@ class FolderInput:
     def reader(self, done: Collection[str]) -> FolderRows:
         """What makes images of the rows, in the workers."""
         return FolderRows(self.files.root)
-
-    def _keys(self) -> Iterator[list[str]]:
-        group: list[str] = []
-        for key in self.files.keys:
-            if is_video(key):
-                yield from ([group] if group else [])
-                yield [key]
-                group = []
-                continue
-            group.append(key)
-            if len(group) == self.batch:
-                yield group
-                group = []
-        yield from ([group] if group else [])
 
 
 @dataclass

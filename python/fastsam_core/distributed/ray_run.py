@@ -76,6 +76,7 @@ def annotate_ray(
         raise ValueError(f"kind={kind!r}; accepted: {', '.join(KINDS)}")
     if not ray.is_initialized():
         ray.init()
+    output_dir = os.path.expanduser(output_dir) if output_dir else None
     given: FolderInput | ParquetInput | WebInput
     if kind == "folder":
         given = FolderInput.open(data, output_dir, config.batch, images_per_task)
@@ -84,10 +85,11 @@ def annotate_ray(
     else:
         given = WebInput.open(data)
     folder = Path(output_dir or default_folder(data)).absolute()
+    images = None
     if isinstance(given, FolderInput):
         keep_apart(given.files, folder, config.formats, preview > 0)
+        images = given.files.root
     keys = [] if given.files is None else [key for key in given.files.keys if not is_video(key)]
-    images = given.files.root if given.files is not None and kind == "folder" else None
     sheet = Preview(keys, preview)
     # What is written must not depend on where this process runs.
     settings = {
@@ -97,7 +99,7 @@ def annotate_ray(
     labels = LabelFiles(folder, config.formats, "manifest")
     started = time.perf_counter()
     with Job(labels, settings, files=given.files, preview=sheet, resume=resume) as job:
-        _clear(folder)
+        _clear(labels)
         dataset = given.dataset(ray, job.done)
         if dataset is not None:
             if kind != "folder":
@@ -116,7 +118,7 @@ def annotate_ray(
                 num_gpus=per_actor or None,
             )
             _record(made, job)
-        _clear(folder)
+        _clear(labels)
         spent = time.perf_counter() - started
         lost = [key for key in keys if key not in job.history.finished and key not in job.history.failed]
         if lost:
@@ -155,7 +157,7 @@ def _warn_of_waiting(cpus: float, cpus_per_actor: int) -> None:
         )
 
 
-def _clear(folder: Path) -> None:
+def _clear(labels: LabelFiles) -> None:
     """Unfinished files of actors, which a lost node leaves behind."""
-    for stale in (folder / ".partial").glob(f"{OWNER}*"):
+    for stale in labels.scratch.parent.glob(f"{OWNER}*"):
         shutil.rmtree(stale, ignore_errors=True)

@@ -39,9 +39,9 @@ class Worker:
         if not (target / file_name(WHOLE)).exists():
             raise FileNotFoundError(f"{target} isn't the same folder on every node; output_dir must be shared storage")
         self._reader = reader
-        self._marks = target / ".partial" / f"{OWNER}attempts"
         self._annotator = Annotator(config)
         labels = LabelFiles(target, config.formats, OWNER + secrets.token_hex(8))
+        self._marks = labels.scratch.parent / f"{OWNER}attempts"
         labels.__enter__()  # the run clears what actors leave behind: their end can't be relied upon
         self._work = Work(self._annotator, labels, Renderer(config.formats, target, images), preview)
 

@@ -8,8 +8,9 @@ picture of the best and the worst.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .report import Evaluation, Measure
@@ -19,22 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluateConfig", "Evaluation", "Failure", "Measure", "evaluate"]
 
-_HOMES = {
-    "EvaluateConfig": "settings",
-    "Evaluation": "report",
-    "Failure": "truth",
-    "Measure": "report",
-    "evaluate": "run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "EvaluateConfig": "settings",
+        "Evaluation": "report",
+        "Failure": "truth",
+        "Measure": "report",
+        "evaluate": "run",
+    },
+)

@@ -14,8 +14,9 @@ pixel's centre lies inside. A label map holds what lies on top.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .coco_file import CocoWriter
@@ -27,21 +28,6 @@ if TYPE_CHECKING:
     from .segmentation import Segmentation
     from .yolo_folder import YoloWriter
 
-_HOMES = {
-    "CocoWriter": "coco_file",
-    "Conversion": "convert",
-    "ImageLabels": "labels",
-    "LabelMapWriter": "label_map",
-    "LabelMeWriter": "labelme",
-    "LabelSet": "labels",
-    "LabelledObject": "labels",
-    "Sa1bWriter": "sa1b",
-    "Segmentation": "segmentation",
-    "YoloWriter": "yolo_folder",
-    "convert_labels": "convert",
-    "open_writer": "convert",
-    "read_labels": "convert",
-}
 __all__ = [
     "CocoWriter",
     "Conversion",
@@ -58,14 +44,21 @@ __all__ = [
     "read_labels",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "CocoWriter": "coco_file",
+        "Conversion": "convert",
+        "ImageLabels": "labels",
+        "LabelMapWriter": "label_map",
+        "LabelMeWriter": "labelme",
+        "LabelSet": "labels",
+        "LabelledObject": "labels",
+        "Sa1bWriter": "sa1b",
+        "Segmentation": "segmentation",
+        "YoloWriter": "yolo_folder",
+        "convert_labels": "convert",
+        "open_writer": "convert",
+        "read_labels": "convert",
+    },
+)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .labels import checked_side
+from .segmentation import Segmentation
+
+Read = TypeVar("Read")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -113,6 +118,29 @@ class Node:
         if not isinstance(self.value, (int, float)) or isinstance(self.value, bool) or not _is_finite(self.value):
             raise self.error(f"a finite number is needed, not {self._shown()!r}")
         return float(self.value)
+
+    def number_of(self, key: str) -> float | None:
+        """A field's number; None where it is missing or null."""
+        found = self.get(key)
+        return None if found is None else found.number()
+
+    def checked(self, read: Callable[[Any], Read]) -> Read:
+        """What `read` makes of the value; what it refuses is an error of this place."""
+        try:
+            return read(self.value)
+        except (TypeError, ValueError) as error:
+            raise self.error(error) from None
+
+    def side(self) -> int:
+        """A number of pixels."""
+        return self.checked(lambda value: checked_side(str(self.key), value))
+
+    def mask(self, size: tuple[int, int]) -> Segmentation:
+        """Run lengths, compressed or not, for an image of `size` = (height, width)."""
+        mask = self.checked(Segmentation.from_rle)
+        if mask.size != size:
+            raise self.error(f"its size is {list(mask.size)}, that of the image {list(size)} (height, width)")
+        return mask
 
     def numbers(self, count: int | None = None) -> NDArray[np.float64]:
         """A flat list of finite numbers, `count` of them where given."""

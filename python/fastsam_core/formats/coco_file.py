@@ -6,17 +6,17 @@ import bisect
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
 from .._files import atomic_path
-from ..config import _number
+from ..config import _number, _switch, _whole
 from . import coco
 from ._reading import FieldError, Node, read_json
 from ._writing import LabelWriter, json_text
-from .labels import ImageLabels, LabelledObject, LabelSet, checked_side
+from .labels import ImageLabels, LabelledObject, LabelSet
 from .segmentation import Segmentation
 
 # What converters of mere boxes write for a mask.
@@ -43,9 +43,9 @@ class CocoWriter(LabelWriter):
         self.path = Path(path)
         if self.path.suffix.lower() != ".json" or self.path.is_dir():
             raise ValueError(f"a COCO file is one .json file, not {os.fspath(path)!r}")
-        self.polygons = polygons
+        self.polygons = _switch("polygons", polygons)
         self.tolerance = _number(0)("tolerance", tolerance)
-        self._next_id = first_id
+        self._next_id = _whole(0)("first_id", first_id)
         self._last_image = 0
         self._given: set[int] = set()
         self._numbered: list[list[int]] = []  # first and last ids of images that brought none, ascending
@@ -101,21 +101,24 @@ class CocoWriter(LabelWriter):
         self._separators[file] = ",\n"
 
     def close(self) -> None:
-        last = max([self._largest_class, *self.names])
-        names = {class_id: self.names.get(class_id, str(class_id)) for class_id in range(last + 1)}
-        if not self.names and last < 1:
-            names = {0: "object"}
+        last = max([0, self._largest_class, *self.names])
         with self._stack:
-            self._file.write('\n],\n"images":[')
-            self._images.seek(0)
-            shutil.copyfileobj(self._images, self._file)
-            categories = ",\n".join(json_text(category) for category in coco.category_dicts(names))
-            self._file.write(f'\n],\n"categories":[\n{categories}\n]}}\n')
+            write_end(self._file, self._images, self.names if self.names or last else {0: "object"}, last)
 
     def discard(self) -> None:
         # An exception is what makes the stack remove the temporary file.
         reason = RuntimeError("discarded")
         self._stack.__exit__(type(reason), reason, None)
+
+
+def write_end(file: TextIO, images: TextIO, names: Mapping[int, str], last: int) -> None:
+    """What follows the annotations: the images, which waited in a file of their own, and the classes 0 to `last`."""
+    file.write('\n],\n"images":[')
+    images.seek(0)
+    shutil.copyfileobj(images, file)
+    listed = coco.category_dicts({class_id: names.get(class_id, str(class_id)) for class_id in range(last + 1)})
+    categories = ",\n".join(map(json_text, listed))
+    file.write(f'\n],\n"categories":[\n{categories}\n]}}\n')
 
 
 def read(source: str | os.PathLike[str]) -> LabelSet:
@@ -171,7 +174,7 @@ class CocoFile:
         left_out: called with an object's place in the file and what is wrong with it, which else is raised.
         """
         image = self._images[image_id]
-        size = _side(image["height"]), _side(image["width"])
+        size = image["height"].side(), image["width"].side()
         found = []
         for annotation in self._annotations[image_id]:
             try:
@@ -193,13 +196,6 @@ def _by_id(entries: Node, kind: str) -> dict[int, Node]:
     return found
 
 
-def _side(node: Node) -> int:
-    try:
-        return checked_side(str(node.key), node.value)
-    except ValueError as error:
-        raise node.error(error) from None
-
-
 def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) -> LabelledObject:
     category = annotation["category_id"]
     if category.integer() not in classes:
@@ -209,17 +205,16 @@ def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) ->
     if given is not None and given.value != []:
         x, y, width, height = given.numbers(4).tolist()
         box = x, y, x + width, y + height
-    crowd, score = annotation.get("iscrowd"), annotation.get("score")
-    iou, stability = annotation.get("predicted_iou"), annotation.get("stability_score")
+    crowd = annotation.get("iscrowd")
     try:
         return LabelledObject(
             classes[category.integer()],
             _segmentation(annotation.get("segmentation"), size),
             box,
-            None if score is None else score.number(),
+            annotation.number_of("score"),
             crowd is not None and crowd.flag(),
-            predicted_iou=None if iou is None else iou.number(),
-            stability_score=None if stability is None else stability.number(),
+            predicted_iou=annotation.number_of("predicted_iou"),
+            stability_score=annotation.number_of("stability_score"),
         )
     except FieldError:
         raise
@@ -230,20 +225,12 @@ def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) ->
 def _segmentation(node: Node | None, size: tuple[int, int]) -> Segmentation | None:
     if node is None or node.value in _NO_MASK:
         return None
-    try:
-        if isinstance(node.value, dict):
-            mask = Segmentation.from_rle(node.value)
-            if mask.size != size:
-                raise ValueError(f"its size is {list(mask.size)}, that of the image {list(size)} (height, width)")
-            return mask
-        polygons = []
-        for polygon in node.items():
-            numbers = polygon.numbers()
-            if len(numbers) < 6 or len(numbers) % 2:
-                raise polygon.error(f"{len(numbers)} numbers; a polygon has an even number of them, at least 6")
-            polygons.append(numbers.reshape(-1, 2))
-        return Segmentation.from_polygons(polygons, size)
-    except FieldError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise node.error(error) from None
+    if isinstance(node.value, dict):
+        return node.mask(size)
+    polygons = []
+    for polygon in node.items():
+        numbers = polygon.numbers()
+        if len(numbers) < 6 or len(numbers) % 2:
+            raise polygon.error(f"{len(numbers)} numbers; a polygon has an even number of them, at least 6")
+        polygons.append(numbers.reshape(-1, 2))
+    return node.checked(lambda _: Segmentation.from_polygons(polygons, size))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._arguments import UsageError
+from .._arguments import UsageError, check_keys
 from . import class_names, coco_file, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
@@ -163,7 +162,11 @@ _SPELLINGS = {"source": "data", "target": "output", "output_dir": "output"}
 
 def run(values: dict[str, Any]) -> None:
     """`fastsam convert data=labels/ from=yolo to=coco output=labels.json`, from its key=value pairs."""
-    values = {_SPELLINGS.get(key, key): value for key, value in values.items()}
+    # Many shells leave a ~ behind the = as it is.
+    values = {
+        _SPELLINGS.get(key, key): os.path.expanduser(value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
     for key in ("data", "output", "from", "to"):
         if values.get(key) is None:
             raise UsageError(
@@ -174,12 +177,7 @@ def run(values: dict[str, Any]) -> None:
     for key, name, table in (("from", from_, READERS), ("to", to, WRITERS)):
         if name not in table:
             raise UsageError(f"{key}={name} is none of {', '.join(table)}")
-    accepted = ["images", "names", *_options_of(WRITERS[to])]
-    for key in values:
-        if key not in accepted:
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(dict.fromkeys(accepted))}"
-            raise UsageError(f"unknown option {key!r} of convert to={to}{hint}")
+    check_keys(values, list(dict.fromkeys(["images", "names", *_options_of(WRITERS[to])])), f"convert to={to}")
     done = convert_labels(data, output, from_=from_, to=to, **values)
     left = f"; {done.left_out} left out, which {to} can't hold" if done.left_out else ""
     print(f"{done.images} images, {done.objects} objects{left}; saved to {Path(output)}")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..config import _number
+from ..config import _number, _switch
 from . import image_files
 from ._writing import FolderWriter, json_text, plain_number, relative_path
 from .labels import ImageLabels
@@ -41,12 +41,12 @@ class LabelMeWriter(FolderWriter):
         embed_images: bool = False,
         tolerance: float = 0.0,
     ) -> None:
-        if embed_images and images is None:
+        self.embed_images = _switch("embed_images", embed_images)
+        if self.embed_images and images is None:
             raise ValueError("embed_images needs images=<their folder>")
         self.tolerance = _number(0)("tolerance", tolerance)
         super().__init__(folder)
         self.images = None if images is None else Path(images)
-        self.embed_images = embed_images
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         shapes: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ class LabelMeWriter(FolderWriter):
     def _image(self, file_name: str, folder: Path) -> tuple[str, str | None]:
         """The image's path as seen from the label file's folder, and its bytes as text if wanted."""
         if self.images is None:
-            return PurePosixPath(relative_path(file_name)).name, None
+            return PurePosixPath(file_name.replace("\\", "/")).name, None
         path = self.images / relative_path(file_name)
         seen = os.path.relpath(path.absolute(), folder.absolute()).replace(os.sep, "/")
         data = base64.b64encode(image_files.upright_bytes(path)).decode("ascii") if self.embed_images else None

@@ -182,26 +182,28 @@ class LabelSet:
 
 def checked_class_id(value: Any) -> int:
     """A whole number from 0 to 999,999 as a plain int, or ValueError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        if not (isinstance(value, float) and value.is_integer()):
-            raise ValueError(f"a class id is a whole number, not {str(value)[:40]!r}") from None
-        number = int(value)
-    if isinstance(value, bool) or not 0 <= number <= MAX_CLASS_ID:
+    number = _whole(value)
+    if not 0 <= number <= MAX_CLASS_ID:
         raise ValueError(f"a class id is a whole number from 0 to {MAX_CLASS_ID}, not {str(value)[:40]}")
     return number
 
 
 def checked_side(name: str, value: Any) -> int:
     """A whole number of pixels from 1 to 1,000,000 as a plain int, or ValueError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = int(value) if isinstance(value, float) and value.is_integer() else 0
-    if isinstance(value, bool) or not 1 <= number <= MAX_SIDE:
+    number = _whole(value)
+    if not 1 <= number <= MAX_SIDE:
         raise ValueError(f"{name} must be a whole number of pixels from 1 to {MAX_SIDE}, not {str(value)[:40]!r}")
     return number
+
+
+def _whole(value: Any) -> int:
+    """A whole number, which may be written as a float; -1 for anything else."""
+    if isinstance(value, bool):
+        return -1
+    try:
+        return operator.index(value)
+    except TypeError:
+        return int(value) if isinstance(value, float) and value.is_integer() else -1
 
 
 def _finite(name: str, values: Any, count: int) -> Any:

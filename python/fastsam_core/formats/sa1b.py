@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 from . import image_files
 from ._reading import FieldError, Node, read_json
 from ._writing import FolderWriter, json_text
-from .labels import ImageLabels, LabelledObject, LabelSet, checked_class_id, checked_side
-from .segmentation import Segmentation
+from .labels import ImageLabels, LabelledObject, LabelSet, checked_class_id
 
 if TYPE_CHECKING:
     from ..results import Results
-
-_ENDINGS = frozenset((".json",))
 
 
 def image_record(results: Results, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
@@ -90,9 +87,9 @@ def read(source: str | os.PathLike[str]) -> LabelSet:
     """
     source = Path(source)
     base = source.parent if source.is_file() else source
-    files = [source.name] if source.is_file() else list(image_files.walk(source, _ENDINGS))
+    files = [source.name] if source.is_file() else list(image_files.walk(source, {".json"}))
     if not files:
-        raise FileNotFoundError(f"no {' or '.join(sorted(_ENDINGS))} file in the folder {source} or below it")
+        raise FileNotFoundError(f"no .json file in the folder {source} or below it")
     names: dict[int, str] = {}
 
     def images_labels() -> Iterator[ImageLabels]:
@@ -105,7 +102,7 @@ def read(source: str | os.PathLike[str]) -> LabelSet:
 def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> ImageLabels:
     root = read_json(path)
     image = root["image"]
-    size = _value(image["height"], checked_side), _value(image["width"], checked_side)
+    size = image["height"].side(), image["width"].side()
     image_id = image.get("image_id")
     objects = []
     for annotation in root["annotations"].items():
@@ -126,21 +123,13 @@ def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> Imag
 
 
 def _object(annotation: Node, size: tuple[int, int]) -> LabelledObject:
-    mask = annotation["segmentation"]
     class_id, points, crop = annotation.get("class_id"), annotation.get("point_coords"), annotation.get("crop_box")
-    iou, stability = annotation.get("predicted_iou"), annotation.get("stability_score")
-    try:
-        segmentation = Segmentation.from_rle(mask.value)
-        if segmentation.size != size:
-            raise ValueError(f"its size is {list(segmentation.size)}, that of the image {list(size)} (height, width)")
-    except (TypeError, ValueError) as error:
-        raise mask.error(error) from None
     try:
         return LabelledObject(
-            0 if class_id is None else _value(class_id, lambda _, value: checked_class_id(value)),
-            segmentation,
-            predicted_iou=None if iou is None else iou.number(),
-            stability_score=None if stability is None else stability.number(),
+            0 if class_id is None else class_id.checked(checked_class_id),
+            annotation["segmentation"].mask(size),
+            predicted_iou=annotation.number_of("predicted_iou"),
+            stability_score=annotation.number_of("stability_score"),
             point_coords=None if points is None else [point.numbers(2).tolist() for point in points.items()],
             crop_box=None if crop is None else crop.numbers(4).tolist(),
         )
@@ -148,11 +137,3 @@ def _object(annotation: Node, size: tuple[int, int]) -> LabelledObject:
         raise
     except ValueError as error:
         raise annotation.error(error) from None
-
-
-def _value(node: Node, check: Any) -> int:
-    try:
-        found: int = check(str(node.key), node.value)
-        return found
-    except ValueError as error:
-        raise node.error(error) from None

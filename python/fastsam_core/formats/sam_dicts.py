@@ -66,7 +66,9 @@ def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: t
     """
     rows = []
     for i, record in enumerate(records):
-        missing = [key for key in ("segmentation", "bbox", "predicted_iou") if key not in _keys(record, i)]
+        if not isinstance(record, Mapping):
+            raise TypeError(f"record {i} must be one of SAM's dicts, not {type(record).__name__}")
+        missing = [key for key in ("segmentation", "bbox", "predicted_iou") if key not in record]
         if missing:
             raise ValueError(f"record {i} has no {' and no '.join(missing)}; SAM's dicts have all three")
         x, y, width, height = record["bbox"]
@@ -85,12 +87,6 @@ def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: t
             dtype = torch.float32 if field.endswith(("iou", "score")) else None
             known[field] = values if key == "point_coords" else torch.tensor(values, dtype=dtype, device=device)
     return {"boxes": boxes, "masks": Masks(shapes, picture, device=device), **known}
-
-
-def _keys(record: Any, place: int) -> Mapping[str, Any]:
-    if not isinstance(record, Mapping):
-        raise TypeError(f"record {place} must be one of SAM's dicts, not {type(record).__name__}")
-    return record
 
 
 def _number(values: Any, row: int, otherwise: float | None) -> float | None:

@@ -19,7 +19,6 @@ from .segmentation import Segmentation
 
 # Rounded numbers of other writers lie this far outside [0, 1]; what lies farther outside is something else.
 _SLACK = 0.01
-_ENDINGS = frozenset((".txt",))
 
 
 class YoloWriter(FolderWriter):
@@ -117,7 +116,7 @@ def pairs(
     """
     stems = image_files.by_stem(images)
     files = {}
-    for name in image_files.walk(labels, _ENDINGS):
+    for name in image_files.walk(labels, {".txt"}):
         stem = os.path.splitext(name)[0]
         if os.path.basename(name) in class_names.FILES and stem not in stems:
             continue

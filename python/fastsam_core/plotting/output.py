@@ -31,16 +31,22 @@ def to_bgr(picture: Any) -> np.ndarray:
 
 def write_image(target: str | os.PathLike[str], bgr: np.ndarray) -> None:
     """Write a BGR picture; the suffix chooses the format. The file is whole or not there at all."""
-    import cv2
-
     suffix = Path(target).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"can't write {str(target)!r}: the suffix must be one of {', '.join(SUFFIXES)}")
-    done, encoded = cv2.imencode(suffix, bgr)
+    content = encoded(bgr, suffix)
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def encoded(bgr: np.ndarray, suffix: str) -> bytes:
+    """What a file of this suffix holds; ValueError for a picture that it can't."""
+    import cv2
+
+    done, data = cv2.imencode(suffix, bgr)
     if not done:
         raise ValueError(f"a picture of {bgr.shape[1]} x {bgr.shape[0]} pixels can't be written as {suffix}")
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+    return data.tobytes()
 
 
 def png(bgr: np.ndarray, long_side: int = NOTEBOOK_SIDE) -> bytes:
@@ -51,7 +57,7 @@ def png(bgr: np.ndarray, long_side: int = NOTEBOOK_SIDE) -> bytes:
     if scale < 1:
         size = max(1, round(bgr.shape[1] * scale)), max(1, round(bgr.shape[0] * scale))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".png", bgr)[1].tobytes()
+    return encoded(bgr, ".png")
 
 
 def show_image(bgr: np.ndarray, title: str = "") -> None:

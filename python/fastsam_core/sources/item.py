@@ -59,14 +59,12 @@ class Source:
         path: str | None = None,
         total: int | None = None,
         expected: Callable[[], int | None] | None = None,
-        close: Callable[[], None] | None = None,
     ) -> None:
         self.kind = kind
         self.path = path
         self.total = total
         self._items = items
         self._expected = expected
-        self._close = close
         self._running: list[Iterator[Item]] = []
 
     def __iter__(self) -> Iterator[Item]:
@@ -99,8 +97,6 @@ class Source:
             if close is not None:
                 close()
         self._running.clear()
-        if self._close is not None:
-            self._close()
 
     def __enter__(self) -> Source:
         return self

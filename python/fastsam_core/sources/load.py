@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from io import BytesIO, IOBase
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     if isinstance(source, Iterator) and not isinstance(source, IOBase):
         return Source("iterator", lambda: _iterate(source, vid_stride))
     units = _memory_units(source, 0)
-    return _units_source("arrays", units, strict=len(units) == 1)
+    return Source("arrays", lambda: _reported(units, strict=len(units) == 1), total=len(units))
 
 
 def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
@@ -126,7 +125,7 @@ def _entry_source(entry: Entry, vid_stride: int) -> Source:
     is_video = entry.kind.startswith("video")
     return Source(
         "video" if is_video else "image",
-        lambda: _reported([(entry.text, lambda: _entry_items(entry, vid_stride))], strict=True),
+        lambda: _reported([_entry_unit(entry, vid_stride)], strict=True),
         path=entry.text,
         total=None if is_video else 1,
         expected=lambda: expected_frames(entry.text, vid_stride),
@@ -141,10 +140,6 @@ def _entries_source(kind: Any, entries: list[Entry], path: str | None, vid_strid
     videos = any(entry.kind.startswith("video") for entry in entries)
     units = [_entry_unit(entry, vid_stride) for entry in entries]
     return Source(kind, lambda: _reported(units), path=path, total=None if videos else len(units), expected=expected)
-
-
-def _units_source(kind: Any, units: list[_Unit], *, strict: bool = False) -> Source:
-    return Source(kind, lambda: _reported(units, strict=strict), total=len(units))
 
 
 def _list_source(elements: Sequence[Any], vid_stride: int) -> Source:
@@ -191,18 +186,18 @@ def _memory_units(value: Any, first: int) -> list[_Unit]:
     if isinstance(value, torch.Tensor):
         check_tensor(value)
         images = list(value) if value.ndim == 4 else [value]
-        return [(f"image{first + i}.jpg", _lazy(partial(_first_picture, v))) for i, v in enumerate(images)]
+        return [(f"image{first + i}.jpg", _lazy(_first_picture, v)) for i, v in enumerate(images)]
     name = f"image{first}.jpg"
     if isinstance(value, np.ndarray):
         check_array(value)
-        return [(name, _lazy(lambda: from_array(value)))]
+        return [(name, _lazy(from_array, value))]
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return [(name, _lazy(lambda: decode_image(value)))]
+        return [(name, _lazy(decode_image, value))]
     if isinstance(value, IOBase):
         return [(name, _lazy(lambda: decode_image(_all_bytes(value))))]
     if _is_pil(value):
         file = getattr(value, "filename", "")
-        return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy(lambda: from_pil(value)))]
+        return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy(from_pil, value))]
     raise TypeError(f"a {type(value).__name__} can't be a source; accepted: {ACCEPTED}")
 
 
@@ -227,9 +222,9 @@ def _first_picture(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return from_tensor(tensor)[0]
 
 
-def _lazy(make: Callable[[], NDArray[np.uint8]]) -> Callable[[], Iterator[Item]]:
+def _lazy(make: Callable[..., NDArray[np.uint8]], *given: Any) -> Callable[[], Iterator[Item]]:
     def items() -> Iterator[Item]:
-        yield Item(make(), "")
+        yield Item(make(*given), "")
 
     return items
 
@@ -278,14 +273,14 @@ def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endle
 def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
     first = 0
     for element in elements:
-        if element is None:  # one bad file among many, as in a generator of cv2.imread(path)
-            yield from _reported([(f"image{first}.jpg", _lazy(_no_picture))], first=first, endless=True)
-            first += 1
-            continue
         # A camera's loop fills one array again and again, while pictures wait for their batch or are kept in results.
         element = element.copy() if isinstance(element, np.ndarray) else element
-        found = _element(element)
-        units = _memory_units(element, first) if found is None else [_entry_unit(e, vid_stride) for e in found]
+        if element is None:  # one bad file among many, as in a generator of cv2.imread(path)
+            units = [(f"image{first}.jpg", _lazy(_no_picture))]
+        elif (found := _element(element)) is None:
+            units = _memory_units(element, first)
+        else:
+            units = [_entry_unit(entry, vid_stride) for entry in found]
         yield from _reported(units, first=first, endless=True)
         first += len(units)
 

@@ -78,11 +78,10 @@ class StreamReader(threading.Thread):
                     before = number
                     number = self._read_frames(capture, number)
                     failures = 0 if number > before else failures
-                    self.error = None if not self._is_url else "the stream stopped"
                     if not self._is_url:
-                        if number == before:
-                            self.error = "no frame can be decoded"
+                        self.error = "no frame can be decoded" if number == before else None
                         return
+                    self.error = "the stream stopped"
                 else:
                     self.error = "can't be opened"
             finally:

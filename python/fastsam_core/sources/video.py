@@ -16,7 +16,7 @@ from .item import Item
 _MOST_DAMAGED = 100  # frames, one after the other, beyond which the rest isn't looked for
 
 
-def video_items(file: str, path: str, *, vid_stride: int = 1, index: int = 0, total: int | None = 1) -> Iterator[Item]:
+def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
     """Frames 0, vid_stride, 2 * vid_stride... of a video file as `Item`s named `path`.
 
     The frame is turned as the video's rotation tag asks. Damaged frames within the length that the header announces are
@@ -43,8 +43,7 @@ def video_items(file: str, path: str, *, vid_stride: int = 1, index: int = 0, to
             if good:
                 end, decoded = number, decoded + 1
             if good and image is not None:
-                place = number - 1
-                yield Item(from_array(image), path, None, place, index, total, kind="video", fps=fps, frames=frames)
+                yield Item(from_array(image), path, frame=number - 1, kind="video", fps=fps, frames=frames)
     finally:
         capture.release()
     if not decoded:

@@ -7,8 +7,9 @@ geopackage.py and coco.py write it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .georeference import Georeference
@@ -18,22 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Georeference", "RasterObject", "RasterObjects", "Windows", "segment"]
 
-_HOMES = {
-    "Georeference": "georeference",
-    "RasterObject": "objects",
-    "RasterObjects": "objects",
-    "Windows": "windows",
-    "segment": "run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Georeference": "georeference",
+        "RasterObject": "objects",
+        "RasterObjects": "objects",
+        "Windows": "windows",
+        "segment": "run",
+    },
+)

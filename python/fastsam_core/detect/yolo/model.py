@@ -66,9 +66,7 @@ class YOLO(ModelFacade):
         """
         return self._ready()(source, stream=stream, **kwargs)
 
-    def predict(self, source: Any = None, stream: bool = False, **kwargs: Any) -> list[Results] | Iterator[Results]:
-        """See `__call__`."""
-        return self(source, stream, **kwargs)
+    predict = __call__
 
     def _ready(self) -> YoloPredictor:
         with MAKING:

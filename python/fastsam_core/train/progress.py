@@ -28,8 +28,10 @@ class Curves:
             temporary.write_text("\n".join([",".join(COLUMNS), *kept]) + "\n")
 
     def add(self, **values: float) -> None:
+        # Whole numbers in full: a resumed run reads the steps.
+        cells = (format(values[name], "" if isinstance(values[name], int) else ".6g") for name in COLUMNS)
         with open(self.path, "a") as file:
-            file.write(",".join(format(values[name], ".6g") for name in COLUMNS) + "\n")
+            file.write(",".join(cells) + "\n")
 
 
 def sample_sheet(path: Path, views: Views, group: Group, logits: Tensor, count: int = 8) -> None:

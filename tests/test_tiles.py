@@ -317,8 +317,9 @@ def test_a_second_run_segments_nothing(picture: np.ndarray, tmp_path: Path) -> N
     assert masks_of(tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)) == masks_of(first)
     assert counting.calls == 15 and content(tmp_path / "work") == before
     assert masks_of(first) == masks_of(tiles.segment(picture, bright, **SMALL)), "without a folder, the same"
-    # Merging is done anew, with whatever threshold.
-    tiles.segment(picture, counting, work_dir=tmp_path / "work", merge_iou=0.9, batch=4, **SMALL)
+    # Merging is done anew, with whatever threshold; numbers may be NumPy's.
+    same: dict[str, Any] = {name: np.int64(side) for name, side in SMALL.items()}
+    tiles.segment(picture, counting, work_dir=tmp_path / "work", merge_iou=0.9, batch=4, **same)
     assert counting.calls == 15
 
 

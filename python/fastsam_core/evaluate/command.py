@@ -52,7 +52,8 @@ def run(values: dict[str, Any]) -> None:
     EvaluateConfig(**{key: value for key, value in given.items() if key in EvaluateConfig.__dataclass_fields__})
     open_data(given["data"], given.get("images"))
     model = SAM(name)
-    folder = Path(given.pop("output", None) or run_folder(Config(mode="val")))
+    # Many shells leave a ~ behind the = as it is.
+    folder = Path(given.pop("output", None) or run_folder(Config(mode="val"))).expanduser()
     try:
         result = model.val(**given, output=folder)
     except BaseException:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import tempfile
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -75,8 +75,9 @@ def evaluate(
         model = predictor._ready(config)
         rows = None
         if output is not None and chosen.rows:
-            rows = stack.enter_context(_written(Path(output) / ROWS))
-        cases = stack.enter_context(Cases())
+            temporary = stack.enter_context(atomic_path(Path(output) / ROWS))
+            rows = stack.enter_context(open(temporary, "w", encoding="utf-8"))
+        cases = Cases(stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")))
         run = _Run(model, config, chosen, rows, cases)
         run.all(found, verbose)
         facts = {**_settings(model, config, chosen), "data": os.fspath(data)}
@@ -96,12 +97,6 @@ def evaluate(
             (result.output / ROWS).unlink(missing_ok=True)
         write_text(result.output / RESULTS, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
     return result
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        yield file
 
 
 def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Accepted for one pair: `key=value`, `key= value`, `key =value`, `key = value`, `
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,15 @@ def parse(
         else:
             result.values[key] = parse_value(value)
     return result
+
+
+def check_keys(values: Collection[str], accepted: Sequence[str], command: str) -> None:
+    """UsageError for a key that `command` doesn't take: the nearest one that it does, else all of them."""
+    for key in values:
+        if key not in accepted:
+            close = difflib.get_close_matches(key, accepted, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(accepted)}"
+            raise UsageError(f"unknown option {key!r} of {command}; {hint}")
 
 
 def _starts_pair(token: str) -> bool:

@@ -29,19 +29,10 @@ def main() -> int:
     RESULTS.mkdir(exist_ok=True)
     LATEST.unlink(missing_ok=True)
     # Libraries of the peers warn about themselves; here that is no error.
-    arguments = [
-        *files,
-        "-o",
-        "python_files=bench_*.py",
-        "-o",
-        "filterwarnings=",
-        "-q",
-        "-s",
-        f"--benchmark-json={LATEST}",
-    ]
-    arguments += [f"--bench-threads={options.threads}"]
+    arguments = [f"--rootdir={ROOT}", *files, "-o", "python_files=bench_*.py", "-o", "filterwarnings=", "-q", "-s"]
+    arguments += [f"--benchmark-json={LATEST}", f"--bench-threads={options.threads}"]
     arguments += [flag for flag, given in (("--quick", options.quick), ("--full", options.full)) if given]
-    code = int(pytest.main([f"--rootdir={ROOT}", *arguments]))
+    code = int(pytest.main(arguments))
     if code not in (0, 1):  # nothing ran
         return code
     if not LATEST.exists() or not LATEST.stat().st_size:  # rows alone, and none of pytest-benchmark's
@@ -49,12 +40,13 @@ def main() -> int:
         LATEST.write_text(json.dumps({"datetime": now, "benchmarks": []}))
     run = json.loads(LATEST.read_text())
     rows = json.loads(LATEST_ROWS.read_text())
-    print(verdicts({"rows": rows["rows"]}))
+    print(verdicts(rows))
     if options.save and code == 0:
-        print(f"kept as {save(options.threads).relative_to(ROOT)}")
+        results = summary(run, rows, options.threads)
+        print(f"kept as {save(results).relative_to(ROOT)}")
         earlier = committed()
         if earlier:
-            print(report(earlier[0], summary(run, rows, options.threads)))
+            print(report(earlier[0], results))
     elif options.save:
         print("not kept: a benchmark failed", file=sys.stderr)
     return code

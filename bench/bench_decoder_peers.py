@@ -20,9 +20,9 @@ TOLERANCE = 2e-4  # of logits of size 4
 FAILING = 0.6
 
 
-def grid_points(side: int = 32, size: int = 1024) -> torch.Tensor:
-    """Centres of a side x side grid over the model input: (side ** 2, 1, 2)."""
-    axis = (torch.arange(side) + 0.5) * size / side
+def grid_points() -> torch.Tensor:
+    """Centres of a grid of 32 x 32 cells over the model's input: (1024, 1, 2)."""
+    axis = torch.arange(16.0, 1024, 32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 1, 2)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ import torch
 from fastsam_core._files import write_text
 
 from .interleave import Rows
+from .summarise import LATEST_ROWS
 
-LATEST_ROWS = Path(__file__).parent / "results" / "latest-rows.json"
 _ROWS = pytest.StashKey[Rows]()
 
 

@@ -61,7 +61,7 @@ def run_group(name: str, context: Context, ceilings: Ceilings, keep: Callable[[R
             results.rows.append(run_case(case, context, ceilings))
             keep(results)
     if name == "everything":
-        gpu_models.everything(context, ceilings, results)
+        gpu_models.everything(context, results)
         keep(results)
     return results
 

@@ -280,8 +280,7 @@ def operation_arguments(context: Context, op: str, prompts: int) -> Arguments:
     """As tests/decoder_arguments.py draws them; of the upscaling, three masks of each prompt."""
     side = context.size(64, 4)
     sizes = {"heads": 8, "prompts": prompts, "tokens": 7, "dim": 256, "grid": (side, side)}
-    given = from_tests("decoder_arguments").arguments_in(context.dtype, op, **sizes)
-    given = tuple(x.to(context.device) if isinstance(x, Tensor) else x for x in given)
+    given: Arguments = there(from_tests("decoder_arguments").arguments_in(context.dtype, op, **sizes), context)
     if op != "decoder_upscale":
         return given
     state, _, factors, _, _, *steps, out = given

@@ -14,14 +14,13 @@ from fastsam_core.models import registry
 from fastsam_core.models.sam_model import SamModel
 
 from .gpu_cases import need
-from .gpu_harness import Case, Ceilings, Context, Results, Row, Skipped, Work, attempt, synchronize
+from .gpu_harness import Case, Context, Results, Row, Skipped, Work, attempt, synchronize
 from .pictures import photo
 from .recipe import checkpoint, recipe_model
 
 # At 1024 x 1024, with what windows that reach over the edge take.
 ENCODER_MACS = {"sam_b": 486e9, "sam_h": 2.98e12}
 OPTIONS: dict[str, Any] = {"conf": -1e9, "conf_thres": -0.17, "verbose": False}  # see bench_everything.py
-
 EVERY_MASK: dict[str, Any] = {"conf_thres": -1e9, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
 
 
@@ -91,13 +90,12 @@ ENCODER = [
 ]
 
 
-def everything(context: Context, ceilings: Ceilings, results: Results) -> None:
+def everything(context: Context, results: Results) -> None:
     """Photo to RLE, in the context's dtype and in float32, whose masks are those to be matched.
 
     sam_b has the recipe's weights, whose masks are too noisy to be kept: what takes time is decoding, and measuring the
     masks that pass the IoU threshold. The bundled sam_nano's are real ones, to the end.
     """
-    del ceilings
     half = str(context.dtype).removeprefix("torch.")
     name = "sam_nano" if context.tiny else "sam_b"
 

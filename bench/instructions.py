@@ -186,6 +186,7 @@ def main(argv: list[str]) -> int:
     if shutil.which("valgrind") is None:
         print("Valgrind is not installed: it is in most systems' package lists as valgrind", file=sys.stderr)
         return 2
+    from fastsam_core._files import write_text
     from fastsam_core.ops._native import cpu_module
 
     if cpu_module is None or cpu_module.__file__ is None:
@@ -202,9 +203,7 @@ def main(argv: list[str]) -> int:
     if argv:
         today = time.strftime("%Y-%m-%d", time.gmtime())
         results = {"kind": "instructions", "date": today, "isa": ISA, "threads": 1, "operations": found}
-        partial = Path(argv[0]).with_suffix(".partial")
-        partial.write_text(json.dumps(results, indent=1) + "\n")
-        partial.replace(argv[0])
+        write_text(argv[0], json.dumps(results, indent=1) + "\n")
     return 0
 
 

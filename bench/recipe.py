@@ -9,6 +9,7 @@ from types import ModuleType
 
 import torch
 
+from fastsam_core._files import atomic_path
 from fastsam_core.models import registry
 from fastsam_core.models.sam_model import SamModel
 
@@ -36,11 +37,9 @@ def checkpoint(name: str) -> Path:
     """A state dict of recipe weights under the model's own file name, made once."""
     path = CACHE / f"{name}.pt"
     if not path.exists():
-        CACHE.mkdir(exist_ok=True)
         state = golden_recipe().fill_state_dict(registry.build(name).state_dict())
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        with atomic_path(path) as partial:
+            torch.save(state, partial)
     return path
 
 

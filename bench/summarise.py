@@ -104,11 +104,10 @@ def summary(run: dict[str, Any], rows: dict[str, Any], threads: int) -> dict[str
     }
 
 
-def save(threads: int) -> Path:
-    """Write the last run to `bench/results/<machine>-<date>.json`."""
-    kept = summary(json.loads(LATEST.read_text()), json.loads(LATEST_ROWS.read_text()), threads)
-    path = RESULTS / f"{machine_name()}-{kept['date']}.json"
-    write_text(path, json.dumps(kept, indent=1) + "\n")
+def save(results: dict[str, Any]) -> Path:
+    """Write a results file, `bench/results/<machine>-<date>.json`."""
+    path = RESULTS / f"{machine_name()}-{results['date']}.json"
+    write_text(path, json.dumps(results, indent=1) + "\n")
     return path
 
 

@@ -358,6 +358,15 @@ def test_a_run_that_fails_leaves_no_folder(
     assert "no object to evaluate" in capsys.readouterr().err and not any((tmp_path / "runs" / "segment").iterdir())
 
 
+def test_a_home_folder_in_the_command(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave a ~ alone that doesn't begin a word."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(scenes))
+    assert main(shlex.split("val data=~/png output=~/said measures=box max_images=1 imgsz=64 baselines=False")) == 0
+    assert (scenes / "said" / "val.json").is_file() and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("line", "status", "said"),
     [

@@ -19,7 +19,7 @@ from fastsam_core.tiles import shapes
 from fastsam_core.tiles.pieces import piece_of
 from fastsam_core.tiles.tiff import is_geotiff, is_tiff
 from fastsam_core.tiles.windows import open_raster
-from test_tiles import SMALL, bright
+from raster_examples import SMALL, bright
 
 try:
     import rasterio

@@ -40,7 +40,7 @@ def dense(piece: Piece, height: int, width: int) -> np.ndarray:
 
 
 def objects(pieces: list[Piece], grid: Grid, merge_iou: float = 0.5) -> list[np.ndarray]:
-    return [dense(whole, grid.height, grid.width) for whole, _ in merge(pieces, grid, merge_iou)]
+    return [dense(whole, grid.height, grid.width) for whole in merge(pieces, grid, merge_iou)]
 
 
 def pieces_of(grid: Grid, *shown: tuple[int, np.ndarray]) -> list[Piece]:
@@ -311,10 +311,9 @@ def test_runs_do_what_pixels_do(pair: tuple[np.ndarray, np.ndarray], corner: tup
     cut = np.zeros_like(a)
     cut[height // 3 : height - height // 4, width // 3 :] = a[height // 3 : height - height // 4, width // 3 :]
     np.testing.assert_array_equal(shapes.clipped(runs, inner).paint(*box), cut)
-    for corners in (False, True):
-        count, of_pixel = cv2.connectedComponents(a.astype(np.uint8), connectivity=8 if corners else 4)
-        parts = [part.paint(*box) for part in shapes.parts(runs, corners)]
-        assert same(parts, [of_pixel == number for number in range(1, count)])
+    count, of_pixel = cv2.connectedComponents(a.astype(np.uint8), connectivity=4)
+    parts = [part.paint(*box) for part in shapes.parts(runs)]
+    assert same(parts, [of_pixel == number for number in range(1, count)])
 
 
 @settings(max_examples=100, deadline=None)
@@ -354,7 +353,7 @@ def test_grids_that_cannot_be(tile: int, overlap: int) -> None:
 def test_specks_are_counted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     a, b = (MaskRuns.from_mask(random.random((40, 40)) < 0.3) for _ in range(2))
-    sides = shapes.parts(a, corners=False), shapes.parts(b, corners=False)
+    sides = shapes.parts(a), shapes.parts(b)
     at_once = shapes.shared_pairs(*sides, (0, 0, 40, 40))
     monkeypatch.setattr(shapes, "_PAIRS_AT_ONCE", 3 * len(sides[1]))
     np.testing.assert_array_equal(shapes.shared_pairs(*sides, (0, 0, 40, 40)), at_once)

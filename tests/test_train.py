@@ -23,6 +23,7 @@ from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
 from fastsam_core.train.loop import Trainer
 from fastsam_core.train.losses import Truth, mask_iou, prompt_loss
+from fastsam_core.train.progress import COLUMNS, Curves
 from fastsam_core.train.scene_data import SceneDataset
 from fastsam_core.train.windows import fit_windows
 
@@ -110,6 +111,17 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypa
     weights = resumed.run().state_dict()
     for name, value in straight.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_curves_of_a_resumed_run_go_on_after_its_last_step(tmp_path: Path) -> None:
+    """Also of one of more than a million steps."""
+    values = dict.fromkeys(COLUMNS, 0.5)
+    curves = Curves(tmp_path, 0)
+    for step in (999_980, 1_000_020, 1_000_040):
+        curves.add(**values | {"step": step})
+    Curves(tmp_path, 1_000_020).add(**values | {"step": 1_000_030})
+    with open(tmp_path / "curves.csv") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["999980", "1000020", "1000030"]
 
 
 @ONCE
@@ -276,22 +288,23 @@ def test_how_to_train_can_be_said(own: bool, monkeypatch: pytest.MonkeyPatch, tm
         for folder in ("images", "masks"):
             (tmp_path / folder).mkdir()
             cv2.imwrite(str(tmp_path / folder / "a.png"), np.full((40, 40), 1, np.uint8))
-        arguments += ["--data", str(tmp_path)]
-    chosen = ["--rounds", "1", "3", "--background", "0.5", "--iou-weight", "4"]
+        arguments += ["--data", str(tmp_path), "--model", "sam_nano.pt"]
+    chosen = ["--rounds", "1", "3", "--background", "0.5", "--iou-weight", "4", "--learning-rate", "0"]
     for more in ([], chosen):
         with pytest.raises(Stop):
             command.main([*arguments, *more])
     plain, said = seen
     assert (plain.rounds, plain.iou_weight) == (TrainConfig().rounds, 1)
     assert plain.background == (0 if own else TrainConfig().background)
-    assert (said.rounds, said.background, said.iou_weight) == ((1, 3), 0.5, 4)
+    assert plain.learning_rate == (1e-4 if own else TrainConfig().learning_rate)
+    assert (said.rounds, said.background, said.iou_weight, said.learning_rate) == ((1, 3), 0.5, 4, 0)
 
 
 @pytest.mark.parametrize("phase", ["64", "64:1", "a:1:1", "20:1:1", "64:0:1"])
 def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         command.main(["--phases", phase])
-    assert "SIZE" in capsys.readouterr().err
+    assert re.search("error: .*(three whole numbers|a multiple of 16 from 32)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

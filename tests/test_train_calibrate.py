@@ -72,3 +72,17 @@ def test_the_command_writes_a_model(
     before, after = load_model("sam_nano.pt").state_dict(), load_model(target).state_dict()
     assert {t.dtype for t in load_file(target).values()} == {torch.float16, torch.int64}
     assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith(HEAD))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [("--model nowhere.pt --output x.safetensors", "no checkpoint 'nowhere.pt'"), ("--output .", ". is a folder")],
+)
+def test_mistakes_are_one_line(
+    arguments: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="1"):
+        calibrate.main(["--workers", "0", "--device", "cpu", "--pictures", "1", *arguments.split()])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: " in line and said in line

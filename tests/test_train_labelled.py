@@ -1,4 +1,4 @@
-"""Labelled images to train on: the forms they come in, what can't be used, parts, and processes."""
+"""Labelled images to train on: the forms they come in, what can't be used, and processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from fastsam_core.evaluate import truth
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation, YoloWriter
-from fastsam_core.train.labelled import LabelledFolder, LabelledImage, split
+from fastsam_core.train.labelled import LabelledFolder, LabelledImage
 from label_examples import encoded
 from small_model import bgr_picture
 from test_train_planes import blob, masks_of
@@ -203,8 +203,6 @@ def test_masks_without_a_plane_are_counted_and_told_once(tmp_path: Path, caplog:
     assert data.left_out == 3
     (record,) = caplog.records
     assert "a.png: 2 of 5 masks are left out" in record.getMessage() and record.levelno == logging.WARNING
-    wide = LabelledFolder(tmp_path / "labels.json", images=tmp_path / "photos", size=WIDTH, max_planes=5)
-    assert len(wide[0].planes) == 5 and not wide.left_out
 
 
 # --- what can't be used ---
@@ -293,7 +291,6 @@ def test_mistakes(tmp_path: Path) -> None:
         ({"size": 64.0}, TypeError, "size must be a whole number"),
         ({"size": 64, "min_area": 1}, ValueError, "min_area is a share"),
         ({"size": 64, "min_area": -0.1}, ValueError, "min_area must be"),
-        ({"size": 64, "max_planes": 0}, ValueError, "max_planes must be at least 1"),
     ):
         with pytest.raises(error, match=said):
             LabelledFolder(**arguments, **options)  # type: ignore[arg-type]
@@ -311,78 +308,19 @@ def test_mistakes(tmp_path: Path) -> None:
     for index in (-1, 1):
         with pytest.raises(IndexError):
             data[index]
-        with pytest.raises(ValueError, match="there is no image"):
-            data.part([0, index])
-    with pytest.raises(ValueError, match="no index"):
-        data.part([])
-
-
-# --- parts ---
-
-
-def test_a_part_gives_no_image_of_another(tmp_path: Path) -> None:
-    data, _ = broken(tmp_path)
-    part = data.part([5, 1, 2])  # 6.png, and two that can't be read
-    assert part.names == ["6.png", "1.png", "2.png"] and [number_of(found) for found in part] == [6, 6, 6]
-    # What one has found out, the other knows.
-    assert data.skipped == part.skipped == ["1.png", "2.png"]
-    with pytest.raises(ValueError, match=r"none of 2 images is usable: 1.png: .*not a picture.*; 2.png: "):
-        data.part([1, 2])[0]
-    assert part.part([1]).names == ["1.png"]
-
-
-class Names(LabelledFolder):
-    """A set of which only the names are known."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = names
-
-    @property
-    def names(self) -> list[str]:
-        return self._names
-
-
-def test_split_keeps_to_its_share_and_to_the_names() -> None:
-    names = [f"sub{k % 7}/{k:05}.jpg" for k in range(4000)]
-    training, validation = split(Names(names), 0.2, 0)
-    assert sorted(training + validation) == list(range(4000)) and training == sorted(training)
-    assert validation == sorted(validation) and 700 < len(validation) < 900
-    held = {names[index] for index in validation}
-    # Neither order nor other images decide.
-    for chosen in (names[::-1], names[::3], names[:10] + [f"new/{k}.jpg" for k in range(500)] + names[10:]):
-        again = {chosen[index] for index in split(Names(chosen), 0.2, 0)[1]}
-        assert again & set(names) == held & set(chosen)
-    # A larger share adds to a smaller one; another seed draws anew.
-    assert held < {names[index] for index in split(Names(names), 0.3, 0)[1]}
-    other = {names[index] for index in split(Names(names), 0.2, 1)[1]}
-    assert 100 < len(other & held) < 220
-
-
-def test_split_of_small_sets_leaves_no_part_empty() -> None:
-    for count in range(2, 12):
-        for seed in range(20):
-            for share in (0.01, 0.5, 0.99):
-                training, validation = split(Names([f"{k}.jpg" for k in range(count)]), share, seed)
-                assert training and validation and len(training) + len(validation) == count
-    assert split(Names(["a.jpg"]), 0.5, 0) in (([0], []), ([], [0]))
-    assert split(Names(["a.jpg", "b.jpg"]), 0.0, 0) == ([0, 1], [])
-
-
-@pytest.mark.parametrize(
-    ("validation", "seed", "error"),
-    [(1, 0, ValueError), (-0.1, 0, ValueError), ("a", 0, TypeError), (0.1, -1, ValueError)],
-)
-def test_split_refuses(validation: Any, seed: int, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"validation|seed"):
-        split(Names(["a.jpg"]), validation, seed)
 
 
 # --- processes ---
 
+GOOD = (0, 3, 5, 6)  # of the images that `broken` makes
+NONE_USABLE = (
+    r"none of 7 images is usable: 0.png: no such file.*; 1.png: .*not a picture.*; 2.png: .*damaged.*; and 2 more"
+)
+
 
 @pytest.mark.parametrize(("workers", "how"), [(0, None), (2, None), pytest.param(2, "spawn", marks=pytest.mark.slow)])
 def test_loaders(tmp_path: Path, workers: int, how: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    data, _ = broken(tmp_path)
+    data, images = broken(tmp_path)
     wanted = [pickle.dumps(found) for found in LabelledFolder(tmp_path, size=WIDTH)]
     caplog.clear()
     loader: DataLoader[LabelledImage] = DataLoader(
@@ -392,19 +330,23 @@ def test_loaders(tmp_path: Path, workers: int, how: str | None, caplog: pytest.L
         found = [one for batch in loader for one in batch]
         assert [pickle.dumps(one) for one in found] == wanted
     # Whoever has found it out.
-    assert data.skipped == ["1.png", "2.png", "7.png"]
+    assert data.skipped == ["1.png", "2.png", "7.png"] and len(caplog.records) == (0 if workers else 3)
     assert [number_of(one) for one in data] == [0, 3, 3, 3, 5, 6, 0]
-    with pytest.raises(ValueError, match=r"none of 2 images is usable: 1.png: .*not a picture.*; 2.png: .*damaged"):
-        data.part([1, 2])[0]
+    for number in GOOD:
+        (images / f"{number}.png").unlink()
+    caplog.clear()
+    with pytest.raises(ValueError, match=NONE_USABLE):
+        data[0]
     # Told where it was found out, and not again where the reasons are needed.
-    assert len(caplog.records) == (0 if workers else 3)
+    assert len(caplog.records) == len(GOOD)
 
 
 def test_a_loader_of_which_no_image_is_usable_says_why(tmp_path: Path) -> None:
-    data, _ = broken(tmp_path)
-    loader: DataLoader[LabelledImage] = DataLoader(data.part([1, 2]), num_workers=1, collate_fn=list)
-    problem = r"none of 2 images is usable: 1.png: .*not a picture.*; 2.png: .*damaged"
-    with pytest.raises(ValueError, match=problem) as caught:
+    data, images = broken(tmp_path)
+    for number in GOOD:
+        (images / f"{number}.png").unlink()
+    loader: DataLoader[LabelledImage] = DataLoader(data, num_workers=1, collate_fn=list)
+    with pytest.raises(ValueError, match=NONE_USABLE) as caught:
         next(iter(loader))
     # The frames hold the loader's process, which whatever collects the garbage would wait for, five seconds.
     traceback.clear_frames(caught.tb)

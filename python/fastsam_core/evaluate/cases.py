@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -27,29 +25,18 @@ Tile = NDArray[np.uint8]
 
 
 class Cases:
-    """What has been found, kept in a file until it is known which cases are to be shown; a context manager.
+    """What has been found, kept in a file until it is known which cases are to be shown.
 
-    Of each object only its IoU and its place in the file are in memory.
+    file: an empty text file to write and read. Of each object only its IoU and its place there are in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
         self._ious: list[float] = []
         self._places: list[int] = []
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> Cases:
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._file is not None
-        self._file.close()
 
     def add(self, example: Example, objects: list[TrueObject], ious: NDArray[np.float64], scores: ImageScores) -> None:
         """The objects of one image, with the IoU of their `scores.masks`."""
-        assert self._file is not None
         for found, iou, click, mask in zip(objects, ious.tolist(), scores.clicks, scores.masks, strict=True):
             self._ious.append(iou)
             self._places.append(self._file.tell())
@@ -83,7 +70,6 @@ class Cases:
         return sheet
 
     def _tile(self, kind: str, index: int) -> Tile:
-        assert self._file is not None
         self._file.seek(self._places[index])
         case = json.loads(self._file.readline())
         tile = np.full((_TILE + _CAPTION, _TILE, 3), _GROUND, np.uint8)

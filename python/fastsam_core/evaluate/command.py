@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from pathlib import Path
 from typing import Any
 
-from .._arguments import UsageError
+from .._arguments import UsageError, check_keys
 from .settings import MEASURES
 
 OPTIONS = {
@@ -30,11 +29,7 @@ OPTIONS = {
 
 def run(values: dict[str, Any]) -> None:
     """The command, from its key=value pairs."""
-    for key in values:
-        if key not in OPTIONS:
-            close = difflib.get_close_matches(key, OPTIONS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(OPTIONS)}"
-            raise UsageError(f"unknown option {key!r} of val{hint}")
+    check_keys(values, list(OPTIONS), "val")
     given = {key: value for key, value in values.items() if value is not None}
     if "data" not in given:
         raise UsageError("val needs data=<COCO .json file, or folder of images and masks or labels>")
@@ -52,7 +47,8 @@ def run(values: dict[str, Any]) -> None:
     EvaluateConfig(**{key: value for key, value in given.items() if key in EvaluateConfig.__dataclass_fields__})
     open_data(given["data"], given.get("images"))
     model = SAM(name)
-    folder = Path(given.pop("output", None) or run_folder(Config(mode="val")))
+    # Many shells leave a ~ behind the = as it is.
+    folder = Path(given.pop("output", None) or run_folder(Config(mode="val"))).expanduser()
     try:
         result = model.val(**given, output=folder)
     except BaseException:

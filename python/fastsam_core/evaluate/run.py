@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import tempfile
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -65,43 +65,39 @@ def evaluate(
             raise TypeError(f"unknown option {name!r} of val; accepted: {', '.join(accepted)}")
     chosen = EvaluateConfig(**settings)
     found = open_data(data, images)
-    if output is not None and os.path.lexists(output) and not os.path.isdir(output):
-        raise ValueError(f"output={os.fspath(output)!r} is no folder")
-    if output is not None:
-        check_folder(output)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise ValueError(f"output={os.fspath(folder)!r} is no folder")
+        check_folder(folder)
     options = {"imgsz": imgsz, "device": device, "points_stride": chosen.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
     with predictor._lock, ExitStack() as stack:
         model = predictor._ready(config)
         rows = None
-        if output is not None and chosen.rows:
-            rows = stack.enter_context(_written(Path(output) / ROWS))
-        cases = stack.enter_context(Cases())
+        if folder is not None and chosen.rows:
+            temporary = stack.enter_context(atomic_path(folder / ROWS))
+            rows = stack.enter_context(open(temporary, "w", encoding="utf-8"))
+        cases = Cases(stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")))
         run = _Run(model, config, chosen, rows, cases)
         run.all(found, verbose)
         facts = {**_settings(model, config, chosen), "data": os.fspath(data)}
         if images is not None:
             facts["images"] = os.fspath(images)
-        result = run.result(facts, None if output is None else Path(output))
-        picture = cases.picture() if output is not None else None
-    if result.output is not None:
+        result = run.result(facts, folder)
+        picture = None if folder is None else cases.picture()
+    if folder is not None:
         # What an earlier run left here would seem to belong to this one's numbers.
         if picture is None:
-            (result.output / PICTURE).unlink(missing_ok=True)
+            (folder / PICTURE).unlink(missing_ok=True)
         else:
             from ..plotting import write_image
 
-            write_image(result.output / PICTURE, picture)
+            write_image(folder / PICTURE, picture)
         if not chosen.rows:
-            (result.output / ROWS).unlink(missing_ok=True)
-        write_text(result.output / RESULTS, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
+            (folder / ROWS).unlink(missing_ok=True)
+        write_text(folder / RESULTS, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
     return result
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        yield file
 
 
 def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[str, Any]:

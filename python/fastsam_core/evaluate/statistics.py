@@ -28,12 +28,12 @@ def spearman(first: Values, second: Values) -> float:
 
 
 def interval(
-    images: Sequence[Values], statistic: Callable[[Values], float] | None, seed: int, resamples: int = RESAMPLES
+    images: Sequence[Values], statistic: Callable[[Values], float] | None, seed: int
 ) -> tuple[float, float] | None:
     """The 95 % interval of a statistic of objects by the bootstrap, or None for fewer than two images.
 
     images: the values of each image's objects, (n,) or (n, k). Whole images are drawn with replacement, because the
-    objects of one are alike; the interval is the 2.5th to the 97.5th percentile of the statistic over `resamples`
+    objects of one are alike; the interval is the 2.5th to the 97.5th percentile of the statistic over `RESAMPLES`
     draws (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). statistic: of all values together, (N, ...);
     None is the mean of (n,), which is quicker. Draws whose statistic is NaN are left out.
     """
@@ -41,7 +41,7 @@ def interval(
     if len(filled) < 2:
         return None
     rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(filled), size=len(filled)) for _ in range(resamples))
+    draws = (rng.integers(len(filled), size=len(filled)) for _ in range(RESAMPLES))
     if statistic is None:
         sums, counts = np.array([values.sum() for values in filled]), np.array([len(values) for values in filled])
         found = np.array([sums[draw].sum() / counts[draw].sum() for draw in draws])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import Any
 
-from .._arguments import UsageError
+from .._arguments import UsageError, check_keys
 
 OPTIONS = {
     "source": "a picture or GeoTIFF (extra geo) of any size",
@@ -25,13 +24,7 @@ def run(values: dict[str, Any]) -> None:
     """The command, from its key=value pairs."""
     from ..config import EVERYTHING_OPTIONS
 
-    for key in values:
-        if key not in OPTIONS and key not in EVERYTHING_OPTIONS:
-            close = difflib.get_close_matches(key, [*OPTIONS, *EVERYTHING_OPTIONS], n=1)
-            hint = (
-                f"; did you mean {close[0]}?" if close else f"; accepted: {', '.join(OPTIONS)}, and those of everything"
-            )
-            raise UsageError(f"unknown option {key!r} of tiles{hint}")
+    check_keys(values, [*OPTIONS, *sorted(EVERYTHING_OPTIONS)], "tiles")
     # Many shells leave a ~ behind the = as it is.
     given = {
         key: os.path.expanduser(value) if key in ("source", "output", "work_dir") else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +88,11 @@ def write(objects: RasterObjects, path: Path) -> None:
 
 
 def _write(objects: RasterObjects, path: Path) -> None:
+    where = objects.georeference
+
+    def place(corners: NDArray[Any]) -> NDArray[np.float64]:
+        return corners * np.array([1.0, -1.0]) if where is None else where.to_map(corners)
+
     with (
         atomic_path(path) as temporary,
         closing(sqlite3.connect(temporary, isolation_level=None)) as database,
@@ -100,12 +104,11 @@ def _write(objects: RasterObjects, path: Path) -> None:
         database.execute(f"PRAGMA user_version = {_VERSION}")
         database.executescript(_TABLES)
         database.execute("BEGIN")
-        system = _add_systems(database, objects.georeference)
+        system = _add_systems(database, where)
         with_index = _add_index(database)
         bounds: tuple[float, ...] = ()
-        for number, parts in _parts_of(objects):
-            found = objects[number - 1]
-            geometry, box = _geometry(parts, system)
+        for number, found in enumerate(objects, 1):
+            geometry, box = _geometry(multipolygon(found, place), system)
             database.execute(
                 f"INSERT INTO {_TABLE} VALUES (?, ?, ?, ?, ?)",
                 (number, geometry, found.area, found.predicted_iou, found.stability),
@@ -130,17 +133,6 @@ def _write(objects: RasterObjects, path: Path) -> None:
 def _readable(name: str) -> str:
     """A file's name, whose bytes may be no text, as the text that SQLite takes."""
     return name.encode("utf-8", "replace").decode()
-
-
-def _parts_of(objects: RasterObjects) -> Iterator[tuple[int, list[Rings]]]:
-    """Numbers from 1 on, and polygons in the file's coordinates."""
-    where = objects.georeference
-
-    def place(corners: NDArray[Any]) -> NDArray[np.float64]:
-        return corners * np.array([1.0, -1.0]) if where is None else where.to_map(corners)
-
-    for number, found in enumerate(objects, 1):
-        yield number, multipolygon(found, place)
 
 
 def _add_systems(database: sqlite3.Connection, where: Georeference | None) -> int:

@@ -36,7 +36,7 @@ class Grid:
         tile, overlap = _whole(2)("tile", tile), _whole(1)("overlap", overlap)
         if 2 * overlap > tile:
             raise ValueError(f"overlap must be at most half of tile={tile}, not {overlap}")
-        self.height, self.width, self.side = height, width, tile
+        self.height, self.width, self.side, self.overlap = height, width, tile, overlap
         self._rows = _spans(height, tile, overlap)
         self._columns = _spans(width, tile, overlap)
 
@@ -54,14 +54,9 @@ class Grid:
 
     def pairs(self, number: int) -> Iterator[tuple[int, Box]]:
         """The tiles of greater numbers that share pixels with tile `number`, and the box of these pixels."""
-        tile = self[number]
-        for row in range(tile.row, len(self._rows)):
-            if self._rows[row][0] >= tile.box[3]:
-                break
-            for column, (left, right) in enumerate(self._columns):
-                other = row * len(self._columns) + column
-                if other > number and left < tile.box[2] and right > tile.box[0]:
-                    yield other, intersection(tile.box, self[other].box)
+        for other in self.near(number):
+            if other > number:
+                yield other, intersection(self[number].box, self[other].box)
 
     def near(self, number: int) -> list[int]:
         """All other tiles that share pixels with tile `number`, in order."""

@@ -62,7 +62,7 @@ class _Side:
         owners: list[int] = []
         starts: list[int] = []
         for number, runs in masks.items():
-            found = shapes.parts(shapes.clipped(runs, box), corners=False)
+            found = shapes.parts(shapes.clipped(runs, box))
             if not found:
                 continue
             starts.append(len(self.parts))

@@ -24,7 +24,7 @@ from ..runs import MaskRuns
 from . import shapes
 from .grid import Grid, intersection, is_empty
 from .links import Link, find_links
-from .pieces import Piece
+from .pieces import Piece, piece_of
 
 # Of a mask that is cut off, the share that another one has to cover to take its place.
 COVERED = 0.8
@@ -38,8 +38,8 @@ _LOW_RES = 256
 
 def merge(
     pieces: Sequence[Piece], grid: Grid, merge_iou: float, step: Callable[[], Any] = lambda: None
-) -> Iterator[tuple[Piece, list[Piece]]]:
-    """Objects, by their first pieces: the whole mask, whose tile is that of the first piece, and its pieces.
+) -> Iterator[Piece]:
+    """Objects, by their first pieces: the whole masks, each with the tile of its first piece.
 
     pieces: of all tiles, in the order of the tiles. step: called once for each tile that was compared with others.
     An object's predicted IoU and stability are the means over its pieces, weighted by their areas.
@@ -63,7 +63,7 @@ def merge(
     for members in groups.all():
         whole = _whole([pieces[number] for number in members])
         if not _shown_better(members, whole, pieces, of_tile, grid, groups, cuts):
-            yield whole, [pieces[number] for number in members]
+            yield whole
 
 
 def _strength(link: Link) -> tuple[int, int, int]:
@@ -104,9 +104,9 @@ class _Groups:
             number = self._root[number]
         return number
 
-    def all(self) -> Iterator[list[int]]:
+    def all(self) -> list[list[int]]:
         """The pieces of each object, in order, by the first ones."""
-        yield from sorted((sorted(members) for members in self._members.values()), key=lambda members: members[0])
+        return sorted(map(sorted, self._members.values()))
 
     def unite(self, link: Link, views: bool) -> bool:
         """Make one object of two pieces' objects, unless a tile shows two; whether they are one now.
@@ -189,14 +189,10 @@ def _whole(pieces: Sequence[Piece]) -> Piece:
     """One mask of an object's pieces."""
     if len(pieces) == 1:
         return pieces[0]
-    runs = shapes.union([piece.runs() for piece in pieces])
-    box = shapes.box_of(runs)
     areas = [piece.area for piece in pieces]
-    return Piece(
+    return piece_of(
         pieces[0].tile,
-        box,
-        shapes.to_rle(runs, box)["counts"],
-        runs.area(),
+        shapes.union([piece.runs() for piece in pieces]),
         float(np.average([piece.predicted_iou for piece in pieces], weights=areas)),
         float(np.average([piece.stability for piece in pieces], weights=areas)),
     )

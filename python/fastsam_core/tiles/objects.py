@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from ..outlines import Outline, trace
 from ..runs import MaskRuns
 from . import shapes
 from .georeference import Georeference
-from .grid import Box
 from .pieces import Piece
 
 RLE = dict[str, Any]
@@ -56,8 +56,8 @@ class RasterObject:
         They fill to exactly the mask, and are valid by OGC's Simple Features: pixels that touch only at a corner belong
         to different parts, and no ring meets itself.
         """
-        runs = self._runs()
-        labels = shapes.part_labels(runs, corners=False)
+        runs = shapes.of_rle(self.mask, *self.offset.tolist())
+        labels = shapes.part_labels(runs)
         # All parts are traced at once, each in columns of its own, so that they don't meet.
         stride = int(self.box[2] - self.box[0]) + 2
         columns = runs.columns - self.box[0] + labels * stride
@@ -71,9 +71,6 @@ class RasterObject:
     def _back(self, contour: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
         part = int(contour[:, 0].min()) // stride
         return contour + np.array([int(self.box[0]) - part * stride, 0])
-
-    def _runs(self) -> MaskRuns:
-        return shapes.of_rle(self.mask, int(self.box[0]), int(self.box[1]))
 
 
 class RasterObjects(Sequence[RasterObject]):
@@ -118,7 +115,7 @@ class RasterObjects(Sequence[RasterObject]):
     def __getitem__(self, index: int | slice) -> RasterObject | RasterObjects:
         """One object, or those of a slice."""
         if isinstance(index, slice):
-            return self._chosen(range(*index.indices(len(self))))
+            return self._chosen(np.arange(len(self))[index])
         box = self.boxes[index]
         x1, y1, x2, y2 = box.tolist()
         return RasterObject(
@@ -133,7 +130,7 @@ class RasterObjects(Sequence[RasterObject]):
         """The objects whose boxes share pixels with a window."""
         x1, y1, x2, y2 = self.boxes.T
         meets = (np.maximum(x1, x) < np.minimum(x2, x + width)) & (np.maximum(y1, y) < np.minimum(y2, y + height))
-        return self._chosen(np.flatnonzero(meets).tolist())
+        return self._chosen(np.flatnonzero(meets))
 
     def dense(self, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
         """What a window of the raster shows of each object: bool (N, height, width)."""
@@ -179,16 +176,12 @@ class RasterObjects(Sequence[RasterObject]):
     def __repr__(self) -> str:
         return f"RasterObjects({len(self)} of {self.height} x {self.width})"
 
-    def _chosen(self, places: Sequence[int]) -> RasterObjects:
-        return RasterObjects(
-            [self._piece(place) for place in places], self.height, self.width, self.georeference, self.name
-        )
-
-    def _piece(self, place: int) -> Piece:
-        x1, y1, x2, y2 = self.boxes[place].tolist()
-        box: Box = (x1, y1, x2, y2)
-        numbers = int(self.areas[place]), float(self.predicted_iou[place]), float(self.stability[place])
-        return Piece(0, box, self._counts[place], *numbers)
+    def _chosen(self, places: NDArray[np.int64]) -> RasterObjects:
+        found = copy.copy(self)
+        found.boxes, found.areas = self.boxes[places], self.areas[places]
+        found.predicted_iou, found.stability = self.predicted_iou[places], self.stability[places]
+        found._counts = [self._counts[place] for place in places]
+        return found
 
     def rles(self) -> Iterator[RLE]:
         """COCO RLE of the whole raster for each object; counts and sizes may need 64 bits."""

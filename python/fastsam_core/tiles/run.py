@@ -75,11 +75,11 @@ def segment(
     with open_raster(image) as raster:
         grid = Grid(raster.height, raster.width, tile, overlap)
         segmenter = load_segmenter(model, device, options)
-        settings = {"height": raster.height, "width": raster.width, "tile": tile, "overlap": overlap}
+        settings = {"height": raster.height, "width": raster.width, "tile": grid.side, "overlap": grid.overlap}
         with TileFiles(work_dir, settings | segmenter.settings) if work_dir is not None else nullcontext() as files:
             pieces = _segment_tiles(raster, grid, segmenter, files, batch)
         with _bar(grid, "merge") as bar:
-            found = [whole for whole, _ in merge(pieces, grid, merge_iou, bar.update)]
+            found = list(merge(pieces, grid, merge_iou, bar.update))
         return RasterObjects(found, raster.height, raster.width, raster.georeference, raster.name)
 
 

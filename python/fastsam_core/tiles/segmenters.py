@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .. import rle
@@ -82,7 +83,8 @@ class ModelSegmenter:
         """
         model, config = self._segmenter.model, self._segmenter.config
         encoder = model.image_encoder
-        together = config.dtype is None and unaltered(encoder) and _serves(model)
+        with torch.no_grad():
+            together = config.dtype is None and unaltered(encoder) and serves(next(encoder.parameters()))
         for group in [tiles] if together else [[tile] for tile in tiles]:
             for picture in self._segmenter.pictures(group, [""] * len(group)):
                 records = generate_records(model, picture, config, Stopwatch())
@@ -91,13 +93,6 @@ class ModelSegmenter:
                     for record in records
                     if record["predicted_iou"] > config.conf_of(model)
                 ]
-
-
-def _serves(model: SamModel) -> bool:
-    import torch
-
-    with torch.no_grad():
-        return serves(next(model.image_encoder.parameters()))
 
 
 class CallableSegmenter:

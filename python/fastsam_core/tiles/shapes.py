@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .. import ops
 from .._rle_algebra import INTERSECTION
 from ..outlines import runs_of
-from ..runs import MaskRuns
+from ..runs import MaskRuns, encode_counts
 from .grid import Box
 
 RLE = dict[str, Any]
@@ -37,15 +37,12 @@ def to_rle(runs: MaskRuns, box: Box) -> RLE:
     """COCO RLE, `counts` as str, of the part of the raster in `box`, which has to hold every run."""
     x1, y1, x2, y2 = box
     height, width = y2 - y1, x2 - x1
-    counts = torch.from_numpy(runs.counts(height, width, -x1, -y1).astype(np.int64))
-    characters, _ = ops.rle_to_string(counts, torch.tensor([0, len(counts)], device="cpu"))
-    return {"size": [height, width], "counts": characters.numpy().tobytes().decode("ascii")}
+    (found,) = encode_counts([runs.counts(height, width, -x1, -y1)], height, width)
+    return found
 
 
 def box_of(runs: MaskRuns) -> Box:
-    """x1, y1, x2, y2 of the mask's extent, x2 and y2 exclusive; zeros for an empty mask."""
-    if not len(runs.columns):
-        return 0, 0, 0, 0
+    """x1, y1, x2, y2 of the extent of a mask that isn't empty, x2 and y2 exclusive."""
     x1, y1, x2, y2 = runs.box()
     return x1, y1, x2 + 1, y2 + 1
 
@@ -61,8 +58,6 @@ def clipped(runs: MaskRuns, box: Box) -> MaskRuns:
 
 def union(masks: Sequence[MaskRuns]) -> MaskRuns:
     """All pixels of the masks."""
-    if len(masks) == 1:
-        return masks[0]
     columns = np.concatenate([mask.columns for mask in masks])
     tops = np.concatenate([mask.tops for mask in masks])
     bottoms = np.concatenate([mask.bottoms for mask in masks])
@@ -104,19 +99,20 @@ def shared_pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Which masks of `a` share pixels with which of `b`, and how many: i, j and pixels, (K,) each, by i and j.
 
-    All have to lie in `box`. Memory goes by K and by the runs, however many masks there are.
+    There is one of each at least, and all have to lie in `box`. Memory goes by K and by the runs, however many masks
+    there are.
     """
     found: list[NDArray[np.int64]] = []
     counts, offsets = _packed(b, box)
     crowd = torch.ones(len(b), dtype=torch.bool, device="cpu")  # then the union is the area of the first mask alone
-    step = max(1, _PAIRS_AT_ONCE // max(len(b), 1))
+    step = max(1, _PAIRS_AT_ONCE // len(b))
     for start in range(0, len(a), step):
         some = a[start : start + step]
         share = ops.rle_iou(*_packed(some, box), counts, offsets, crowd).numpy()
         i, j = np.nonzero(share)
         areas = np.array([mask.area() for mask in some], np.float64)
         found.append(np.stack([i + start, j, np.rint(share[i, j] * areas[i]).astype(np.int64)]))
-    i, j, pixels = np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64)
+    i, j, pixels = np.concatenate(found, axis=1)
     return i, j, pixels
 
 
@@ -130,12 +126,12 @@ def _packed(masks: Sequence[MaskRuns], box: Box) -> tuple[torch.Tensor, torch.Te
     x1, y1, x2, y2 = box
     counts = [mask.counts(y2 - y1, x2 - x1, -x1, -y1).astype(np.int64) for mask in masks]
     offsets = np.cumsum([0, *(len(one) for one in counts)], dtype=np.int64)
-    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *counts])), torch.from_numpy(offsets)
+    return torch.from_numpy(np.concatenate(counts)), torch.from_numpy(offsets)
 
 
-def parts(runs: MaskRuns, corners: bool) -> list[MaskRuns]:
-    """The connected parts of a mask, by their first runs. corners: pixels that touch at a corner are connected."""
-    labels = part_labels(runs, corners)
+def parts(runs: MaskRuns) -> list[MaskRuns]:
+    """The parts of a mask that are connected along edges, by their first runs."""
+    labels = part_labels(runs)
     if not len(labels):
         return []
     order = np.argsort(labels, kind="stable")
@@ -145,12 +141,12 @@ def parts(runs: MaskRuns, corners: bool) -> list[MaskRuns]:
     ]
 
 
-def part_labels(runs: MaskRuns, corners: bool) -> NDArray[np.int64]:
-    """For each run the number of the connected part it belongs to, from 0 on, by the parts' first runs."""
+def part_labels(runs: MaskRuns) -> NDArray[np.int64]:
+    """For each run the number of the part it belongs to, see `parts`, from 0 on."""
     count = len(runs.columns)
     if not count:
         return np.zeros(0, np.int64)
-    a, b = _neighbours(runs, int(corners))
+    a, b = _neighbours(runs)
     labels = np.arange(count)
     # Each run takes the least number among its neighbours, then the number of that one's, until nothing changes.
     while True:
@@ -165,14 +161,14 @@ def part_labels(runs: MaskRuns, corners: bool) -> NDArray[np.int64]:
     return numbers
 
 
-def _neighbours(runs: MaskRuns, reach: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of runs in neighbouring columns that touch; reach: 1 also at corners, 0 only along edges."""
+def _neighbours(runs: MaskRuns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of runs in neighbouring columns that touch along an edge."""
     low = int(runs.tops.min()) - 1
     period = int(runs.bottoms.max()) - low + 2
     tops, bottoms = runs.columns * period + runs.tops - low, runs.columns * period + runs.bottoms - low
     # Those of the next column that end below this run's top, up to those that begin above its bottom.
-    first = np.searchsorted(bottoms, tops + period - reach, side="right")
-    last = np.searchsorted(tops, bottoms + period + reach, side="left")
+    first = np.searchsorted(bottoms, tops + period, side="right")
+    last = np.searchsorted(tops, bottoms + period, side="left")
     number = np.maximum(last - first, 0)
     a = np.repeat(np.arange(len(tops)), number)
     b = np.arange(int(number.sum())) - np.repeat(np.cumsum(number) - number, number) + np.repeat(first, number)

@@ -34,8 +34,6 @@ def _phase(text: str) -> Phase:
         size, steps, batch = (int(part) for part in text.split(":"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:STEPS:BATCH, three whole numbers") from None
-    if size < 32 or size % 16 or steps < 1 or batch < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: SIZE is a multiple of 16 from 32, STEPS and BATCH are at least 1")
     return Phase(size, steps, batch)
 
 
@@ -125,28 +123,24 @@ def _trainer(options: dict[str, Any]) -> Trainer:
             raise ValueError(f"--{name} is 0 or more, not {options[name]}")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    options["device"] = str(select_device(options["device"]))
-    if options["precision"] is None:
-        options["precision"] = "bfloat16" if torch.device(options["device"]).type == "cuda" else "float32"
-    for name in ("phases", "plane_shares", "rounds"):
-        if options[name] is not None:
-            options[name] = tuple(options[name])
+    device = select_device(options["device"])
+    names = {field.name for field in fields(TrainConfig)}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in options.items()
+        if name in names and value is not None
+    }
+    usual: dict[str, Any] = {"precision": "bfloat16" if device.type == "cuda" else "float32"}
     if options["model"] not in registry.MODELS:
-        options["learning_rate"] = options["learning_rate"] or _FURTHER_RATE
-        options["evenness_share"] = 0.0  # its masks have formed
-        if options["phases"] is None:
+        usual |= {"learning_rate": _FURTHER_RATE, "evenness_share": 0.0}  # its masks have formed
+        if "phases" not in given:
             size = load_model(options["model"]).image_size
-            options["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
+            usual["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
     if options["data"] is not None:
         # The planes of such labels are no levels, and what has no label may still be an object.
-        options |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}
-        if options["background"] is None:
-            options["background"] = 0.0
-        if options["min_area"] is None:
-            options["min_area"] = MIN_AREA
-    names = {field.name for field in fields(TrainConfig)}
-    given: dict[str, Any] = {name: value for name, value in options.items() if name in names and value is not None}
-    config = replace(_DEFAULT, **given)
+        usual |= {"background": 0.0, "min_area": MIN_AREA}
+        given |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}
+    config = replace(_DEFAULT, **usual | given)
     data: Dataset[LabelledImage] = SceneDataset(config.size, seed=config.seed)
     if options["data"] is not None:
         data = own = LabelledFolder(
@@ -154,7 +148,7 @@ def _trainer(options: dict[str, Any]) -> Trainer:
         )
         own[0]  # a mistake shows here, not in a process of the loader's: ValueError where no image is usable
         config = replace(config, pool=min(config.pool, len(own)))
-    return Trainer(config, data, options["output"], options["device"], options["workers"])
+    return Trainer(config, data, options["output"], str(device), options["workers"])
 
 
 if __name__ == "__main__":

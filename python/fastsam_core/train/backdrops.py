@@ -24,12 +24,12 @@ def _soften(
     )
 
 
-def gradient(rng: np.random.Generator, size: int, *, vertical: bool = False) -> np.ndarray:
+def gradient(rng: np.random.Generator, size: int) -> np.ndarray:
     """A smooth change between two colours, (size, size, 3) float32."""
     first = random_colour(rng)
     second = np.clip(first + rng.normal(0, 0.2, 3), 0, 1) if rng.random() < 0.7 else random_colour(rng)
     ramp = np.linspace(0, 1, size, dtype=np.float32)
-    turn = 0.5 * np.pi if vertical else rng.uniform(0, 2 * np.pi)
+    turn = rng.uniform(0, 2 * np.pi)
     x, y = ramp[None, :] * np.float32(np.cos(turn)), ramp[:, None] * np.float32(np.sin(turn))
     share = x + y
     low, high, _, _ = cv2.minMaxLoc(share)
@@ -57,10 +57,7 @@ def _plane(rng: np.random.Generator, pool: TexturePool, size: int, horizon: floa
     row = int(np.clip(horizon, 1, size - 1))
     matrix = cv2.getPerspectiveTransform(source, target - np.array([0, row], np.float32))
     # Seen in perspective while still grey: colour has three channels of four bytes.
-    flags = cv2.INTER_LINEAR
-    return material.coloured(
-        cv2.warpPerspective(texture, matrix, (size, size - row), flags=flags, borderMode=cv2.BORDER_REFLECT)
-    )
+    return material.coloured(cv2.warpPerspective(texture, matrix, (size, size - row), borderMode=cv2.BORDER_REFLECT))
 
 
 def indoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:

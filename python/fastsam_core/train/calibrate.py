@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from .._files import check_folder
 from .._log import logger
 from ..models.checkpoint import load_model
 from ..models.decoder_folded import FoldedImage
@@ -31,7 +32,7 @@ from .crops import draw_views
 from .interactive import draw_groups
 from .loop import save_weights
 from .losses import mask_iou
-from .pool import Feeder, LabelledImage, Pool
+from .pool import MAX_PLANES, Feeder, LabelledImage, Pool
 from .prompts import corrections
 from .scene_data import SceneDataset
 
@@ -60,7 +61,7 @@ def judged_prompts(
     size = model.image_size
     rng = np.random.default_rng(seed)
     generator = torch.Generator(model.device).manual_seed(seed)
-    pool = Pool(1, size, 3, model.device)
+    pool = Pool(1, size, MAX_PLANES, model.device)
     feeder = Feeder(data, 0, workers, ahead=16, device=model.device)
     one_by_one = (several.part(k, k + 1) for several in feeder.take(pictures) for k in range(len(several)))
     tokens, ious, picture = [], [], []
@@ -163,12 +164,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    model = load_model(options.model, options.device)
-    data = SceneDataset(model.image_size, seed=options.seed + 1_000_003)
-    judged = judged_prompts(model, data, options.pictures, options.prompts, options.seed, options.workers)
-    before, after = fit_head(model, judged, options.seed)
+    try:
+        # Before the work.
+        if options.output.is_dir():
+            raise ValueError(f"--output is a file to write, but {options.output} is a folder")
+        check_folder(options.output.parent)
+        model = load_model(options.model, options.device)
+        data = SceneDataset(model.image_size, seed=options.seed + 1_000_003)
+        judged = judged_prompts(model, data, options.pictures, options.prompts, options.seed, options.workers)
+        before, after = fit_head(model, judged, options.seed)
+        save_weights(model, options.output)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     print(f"mean squared error of the predicted IoU on held-out pictures: {before:.5f}, now {after:.5f}")
-    save_weights(model, options.output)
     print(options.output)
     return 0
 

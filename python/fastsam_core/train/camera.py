@@ -5,11 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .reflections import tint_by_neighbours
+from .reflections import TO_GREY, tint_by_neighbours
 from .textures import TexturePool
-
-# Every channel becomes the picture's brightness.
-_TO_GREY = np.tile(np.array([0.299, 0.587, 0.114]), (3, 1))
 
 
 def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -88,7 +85,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
         image = cv2.multiply(image, _shadows(rng, size), image)
     if rng.random() < 0.65:  # generated colours are livelier than most of the world's
         keep = float(rng.uniform(0.35, 1.0))
-        image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * _TO_GREY)
+        image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * TO_GREY)
     if rng.random() < 0.5:
         gamma = float(np.exp(rng.normal(0, 0.2)))
         image = cv2.pow(np.maximum(image, 0.0, out=image), gamma, image)
@@ -97,7 +94,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
         image = cv2.addWeighted(image, gain, image, 0.0, 0.5 - 0.5 * gain, image)
     image = _blur(rng, image, size)
     if rng.random() < 0.05:
-        image = cv2.transform(image, _TO_GREY)
+        image = cv2.transform(image, TO_GREY)
     strength = 0.0
     if rng.random() < 0.7:
         strength = float(np.exp(rng.uniform(np.log(0.004), np.log(0.05))))

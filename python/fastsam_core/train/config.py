@@ -82,10 +82,8 @@ class TrainConfig:
             raise ValueError(f"plane_shares are not negative, and one is above 0; given: {self.plane_shares!r}")
         if not self.rounds or any(not share >= 0 for share in self.rounds) or not sum(self.rounds):
             raise ValueError(f"rounds are not negative, and one is above 0; given: {self.rounds!r}")
-        least_of = dict.fromkeys(
-            ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps"), 0
-        )
-        for name, least in {"prompts": 3, "pool": 1, "reuse": 1, **least_of}.items():
+        not_negative = ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps")
+        for name, least in {"prompts": 3, "pool": 1, "reuse": 1, **dict.fromkeys(not_negative, 0)}.items():
             if not least <= getattr(self, name) < math.inf:  # False for NaN, which the weights would become
                 raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")
         if not 0 <= self.average_decay < 1:

@@ -178,16 +178,16 @@ def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
     return Figure([*pieces, *arm_pieces(1)], (limbs[0][2], limbs[1][2]))
 
 
-def head(rng: np.random.Generator, neck: Point, front: bool, scale: float = 1.0) -> list[Piece]:
+def head(rng: np.random.Generator, neck: Point, front: bool) -> list[Piece]:
     """Neck, face, hair or hat above `neck`."""
     skin, hair = slot("skin"), slot("hair")
-    x, y, size = neck[0] + _u(rng, -0.03, 0.05), neck[1] - 0.18 * scale, 0.125 * scale
+    x, y, size = neck[0] + _u(rng, -0.03, 0.05), neck[1] - 0.18, 0.125
     pieces = []
     long_hair = rng.random() < 0.35
     if long_hair:
         pieces.append(
             Piece.of(
-                (ellipse(x - (0 if front else 0.05), y + 0.06 * scale, size * 1.1, size * _u(rng, 1.2, 2.0)),),
+                (ellipse(x - (0 if front else 0.05), y + 0.06, size * 1.1, size * _u(rng, 1.2, 2.0)),),
                 (),
                 hair,
                 True,
@@ -203,7 +203,7 @@ def head(rng: np.random.Generator, neck: Point, front: bool, scale: float = 1.0)
     )
     if rng.random() < 0.85:  # eyes, mouth
         eyes = [
-            ellipse(x + turn + side * size * 0.35, y - 0.05 * scale * 0.4, size * 0.13, size * 0.09, n=10)
+            ellipse(x + turn + side * size * 0.35, y - 0.05 * 0.4, size * 0.13, size * 0.09, n=10)
             for side in ((-1.0, 1.0) if front else (0.7,))
         ]
         pieces.append(Piece.of(eyes, (), slot("ink"), False, True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from .._log import logger
-from ..annotate.shards import stable_hash
 from ..config import _number, _whole
 from ..evaluate.truth import DataSet, Example, open_data
 from ..preprocess import resized_shape
 from .area_share import Patch, resized_mask
-from .pool import MAX_REGIONS, LabelledImage
+from .pool import MAX_PLANES, MAX_REGIONS, LabelledImage
 
 # Of the resized image: at 512 pixels some 260 pixels, or 16 cells of the masks that a model is taught with.
 MIN_AREA = 0.001
-MAX_PLANES = 3
 _LARGEST_NUMBER = MAX_REGIONS - 1
 
 # What is known of an image; a number from 0 on says how many of its masks found no plane.
@@ -39,8 +37,9 @@ class LabelledFolder(Dataset[LabelledImage]):
         `labels/*.npz`, or YOLO's text files with polygons. Crowds and mere boxes are no masks.
     size: pixels, at least 32.
     min_area: masks that cover a smaller share of the resized image are left out, in [0, 1).
-    max_planes: masks are put into planes largest first, each into the first plane where it overlaps nothing; those for
-        which so many planes have no room are left out. The log says so once, `left_out` counts them.
+
+    Masks are put into planes largest first, each into the first plane where it overlaps nothing; those for which
+    `MAX_PLANES` have no room are left out. The log says so once, `left_out` counts them.
 
     `names` are the images' paths below their folder; those that have no mask according to the annotation are not among
     them. Whether an image can be read, and has a mask that is large enough, shows when it is asked for. If not, the log
@@ -59,13 +58,11 @@ class LabelledFolder(Dataset[LabelledImage]):
         images: str | os.PathLike[str] | None = None,
         size: int,
         min_area: float = MIN_AREA,
-        max_planes: int = MAX_PLANES,
     ) -> None:
         self.size = _whole(32)("size", size)
         self.min_area = _number(0)("min_area", min_area)
         if self.min_area >= 1:
             raise ValueError(f"min_area is a share of the image, from 0 to below 1, not {min_area!r}")
-        self.max_planes = _whole(1)("max_planes", max_planes)
         self._set: DataSet = open_data(data, images)
         self.data = Path(data)
         self._places = self._set.labelled()
@@ -91,7 +88,7 @@ class LabelledFolder(Dataset[LabelledImage]):
     @property
     def left_out(self) -> int:
         """How many masks of the images read so far found no plane."""
-        return int(self._states.clamp(min=0)[self._places].sum())
+        return int(self._states.clamp(min=0).sum())
 
     @property
     def skipped(self) -> list[str]:
@@ -111,23 +108,6 @@ class LabelledFolder(Dataset[LabelledImage]):
                 if found is not None:
                     return found
         raise ValueError(f"{self.data}: none of {len(self)} images is usable: {'; '.join(self._why())}")
-
-    def part(self, indices: Iterable[int]) -> LabelledFolder:
-        """The images at these indices, as a set of its own that never gives another image.
-
-        `torch.utils.data.Subset` would give one from outside where an image is not usable: from the validation images
-        among those to train on, say.
-        """
-        chosen = list(indices)
-        wrong = [index for index in chosen if not 0 <= index < len(self)]
-        if wrong:
-            raise ValueError(f"there is no image {wrong[0]}: indices go from 0 to {len(self) - 1}")
-        if not chosen:
-            raise ValueError(f"no index; a part has at least one of the {len(self)} images")
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
-        new._places = [self._places[index] for index in chosen]
-        return new
 
     def _read(self, place: int) -> LabelledImage | None:
         """The image at a place of the set; None, once it is said why, where it is not usable."""
@@ -152,7 +132,7 @@ class LabelledFolder(Dataset[LabelledImage]):
             told = ", ".join(f"{count} {what}" for count, what in counts if count)
             self._skip(place, f"{reason} ({told})" if told else reason, logging.INFO)
             return None
-        planes, left_out = arrange(patches, image.shape[:2], self.max_planes)
+        planes, left_out = arrange(patches, image.shape[:2], MAX_PLANES)
         if left_out and not (self._states > 0).any():
             logger.warning(
                 "%s: %d of %d masks are left out: %d planes hold no more, by overlap or number; so it may be with "
@@ -160,7 +140,7 @@ class LabelledFolder(Dataset[LabelledImage]):
                 example.name,
                 left_out,
                 len(patches),
-                self.max_planes,
+                MAX_PLANES,
             )
         self._states[place] = left_out
         return LabelledImage(image, planes)
@@ -218,24 +198,3 @@ def arrange(patches: list[Patch], size: tuple[int, int], most: int) -> tuple[NDA
         counts[number] += 1
         patch.of(planes[number])[patch.mask] = counts[number]
     return np.stack(planes), left_out
-
-
-def split(data: LabelledFolder, validation: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Indices to train on and indices to validate on, each ascending; give them to `data.part`.
-
-    validation: about this share of the images, in [0, 1). An image belongs to the part that the hash of its name and
-    `seed` tells, so images that are added later don't move others. The exception are sets so small that one part would
-    have nothing: where there are two images or more and `validation` is above 0, each part gets at least one.
-
-    TypeError and ValueError for values that don't fit.
-    """
-    share = _number(0)("validation", validation)
-    if share >= 1:
-        raise ValueError(f"validation is a share of the images, from 0 to below 1, not {validation!r}")
-    key = _whole(0)("seed", seed)
-    places = [stable_hash(f"{key}:{name}") / 2**64 for name in data.names]
-    order = sorted(range(len(places)), key=places.__getitem__)
-    count = sum(place < share for place in places)
-    if share > 0 and len(places) > 1:
-        count = min(max(count, 1), len(places) - 1)
-    return sorted(order[count:]), sorted(order[:count])

@@ -67,6 +67,14 @@ def _paint(
         painter.paint(Placed(thing, matrix, finish, grounded=grounded))
 
 
+def _strew(painter: Painter, thing: Shape | Cluster, low: float, high: float, *, soft: bool = False) -> None:
+    """Paint a thing anywhere, its share of the picture from `low` to `high`; perhaps out of focus where `soft`."""
+    rng, size = painter.rng, painter.size
+    x, y = rng.uniform(0, size, 2)
+    matrix = _matrix(rng, thing, size, _log_uniform(rng, low, high), float(x), float(y), turn=_turn(rng, thing))
+    _paint(painter, thing, matrix, random_finish(rng, size, depth=float(rng.uniform(0, 1)) if soft else 0.0))
+
+
 def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
     """Objects anywhere, larger ones mostly behind, over any backdrop; sometimes with a shallow depth of field."""
     pick = rng.random()
@@ -249,10 +257,7 @@ def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int)
     image = backdrops.clutter(rng, pool, size) if pick < 0.6 else backdrops.flat(rng, pool, size)
     painter = Painter(image, pool, rng)
     for _ in range(count // 3):
-        shape = any_shape(rng)
-        x, y = rng.uniform(0, size, 2)
-        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.08), float(x), float(y), turn=_turn(rng, shape))
-        painter.paint(Placed(shape, matrix, random_finish(rng, size, depth=float(rng.uniform(0, 1)))))
+        _strew(painter, any_shape(rng), 0.008, 0.08, soft=True)
     for _ in range(1 if rng.random() < 0.6 else 2):
         pick = rng.random()
         subject: Shape | Cluster
@@ -263,10 +268,7 @@ def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int)
         )
         _paint(painter, subject, matrix, random_finish(rng, size))
     for _ in range(int(rng.integers(1, max(count // 2, 1) + 1))):
-        shape = any_shape(rng)
-        x, y = rng.uniform(0, size, 2)
-        matrix = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.06), float(x), float(y), turn=_turn(rng, shape))
-        painter.paint(Placed(shape, matrix, random_finish(rng, size)))
+        _strew(painter, any_shape(rng), 0.008, 0.06)
     return painter
 
 
@@ -281,21 +283,15 @@ def closeup(rng: np.random.Generator, pool: TexturePool, size: int, count: int) 
         image = backdrops.indoor(rng, pool, size, size * float(rng.uniform(0.3, 0.8)))
     painter = Painter(image, pool, rng)
     for _ in range(count // 4):
-        pick = rng.random()
-        back: Shape | Cluster = any_shape(rng) if pick < 0.7 else any_cluster(rng)
-        x, y = rng.uniform(0, size, 2)
-        matrix = _matrix(rng, back, size, _log_uniform(rng, 0.01, 0.15), float(x), float(y), turn=_turn(rng, back))
-        _paint(painter, back, matrix, random_finish(rng, size, depth=float(rng.uniform(0, 1))))
+        back = any_shape(rng) if rng.random() < 0.7 else any_cluster(rng)
+        _strew(painter, back, 0.01, 0.15, soft=True)
     shape = any_cluster(rng) if rng.random() < 0.55 else upright_shape(rng)
     x, y = rng.uniform(0.2, 0.8, 2) * size
     area = _log_uniform(rng, 0.4, 1.5)
     matrix = _matrix(rng, shape, size, area, float(x), float(y), turn=_turn(rng, shape) * 0.5, limit=1.6)
     _paint(painter, shape, matrix, random_finish(rng, size))
     for _ in range(int(rng.integers(0, 3))):
-        front = any_shape(rng)
-        x, y = rng.uniform(0, size, 2)
-        matrix = _matrix(rng, front, size, _log_uniform(rng, 0.01, 0.12), float(x), float(y), turn=_turn(rng, front))
-        painter.paint(Placed(front, matrix, random_finish(rng, size)))
+        _strew(painter, any_shape(rng), 0.01, 0.12)
     return painter
 
 
@@ -329,10 +325,7 @@ def mosaic(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -
         finish = Finish(roundness=0.1 if corner else 0.0, edge=float(rng.uniform(0, 0.3)), shadow=0.0, mottle=mottle)
         painter.paint(Placed(panel, matrix, finish, pliable=False))
     for _ in range(count - panels):
-        shape = any_shape(rng)
-        x, y = rng.uniform(0, size, 2)
-        spot = _matrix(rng, shape, size, _log_uniform(rng, 0.008, 0.15), float(x), float(y), turn=_turn(rng, shape))
-        painter.paint(Placed(shape, spot, random_finish(rng, size)))
+        _strew(painter, any_shape(rng), 0.008, 0.15)
     return painter
 
 

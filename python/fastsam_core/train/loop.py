@@ -21,9 +21,9 @@ from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
 from .auxiliary import DenseHead
 from .config import Phase, TrainConfig
-from .crops import Views, draw_views
-from .interactive import Group, Outcome, draw_groups, train_rounds
-from .pool import Feeder, LabelledImage, Pool
+from .crops import draw_views
+from .interactive import draw_groups, train_rounds
+from .pool import MAX_PLANES, Feeder, LabelledImage, Pool
 from .progress import Curves, sample_sheet
 from .windows import fit_windows
 
@@ -34,8 +34,8 @@ _SMALLEST_NORM_BATCH = 8
 class Trainer:
     """Trains one model on labelled pictures. State lives in `folder`/state.pt and is taken up again if it is there.
 
-    data: pictures by number, of `config.size` pixels at most; taken in order, from the first again after the last.
-    planes: how many planes they have at most.
+    data: pictures by number, of `config.size` pixels and `MAX_PLANES` planes at most; taken in order, from the first
+        again after the last.
     """
 
     def __init__(
@@ -45,15 +45,9 @@ class Trainer:
         folder: Path,
         device: str = "cpu",
         workers: int = 1,
-        planes: int = 3,
     ) -> None:
-        self.config, self.data, self.folder, self.device, self.workers = (
-            config,
-            data,
-            folder,
-            torch.device(device),
-            workers,
-        )
+        self.config, self.data, self.folder, self.workers = config, data, folder, workers
+        self.device = torch.device(device)
         torch.manual_seed(config.seed)
         self.from_scratch = config.model in registry.MODELS
         self.model = _new_model(config.model) if self.from_scratch else load_model(config.model, "cpu").train()
@@ -67,8 +61,7 @@ class Trainer:
         self.head = DenseHead(self.model.prompt_encoder.embed_dim).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         # Looked up once: to collect all tensors takes longer than to average them.
-        means, values = list(self.average.state_dict().values()), list(self.model.state_dict().values())
-        pairs = list(zip(means, values, strict=True))
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
         self._smooth = [pair for pair in pairs if pair[0].is_floating_point()]
         self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.model.image_encoder.requires_grad_(config.train == "all")
@@ -79,7 +72,7 @@ class Trainer:
         ]
         self.trained = trained
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=self.device.type == "cuda")
-        self.pool = Pool(config.pool, config.size, planes, self.device)
+        self.pool = Pool(config.pool, config.size, MAX_PLANES, self.device)
         self.step, self.seconds, self.fed, self.phase = 0, 0.0, 0.0, -1
         self._resume()
 
@@ -220,7 +213,8 @@ class Trainer:
         self.optimizer.step()
         self._average()
         if sample_every and self.step % sample_every == 0:
-            self._sample(views, groups[0], outcome)
+            path = self.folder / "samples" / f"step-{self.step:06}.jpg"
+            sample_sheet(path, views, groups[0], outcome.logits)
         return torch.stack([outcome.loss, auxiliary.detach(), outcome.first_iou, outcome.last_iou])
 
     def _amp(self) -> AbstractContextManager[None]:
@@ -235,9 +229,6 @@ class Trainer:
         torch._foreach_lerp_([mean for mean, _ in self._smooth], [value for _, value in self._smooth], 1 - decay)
         if self._counts:
             torch._foreach_copy_([mean for mean, _ in self._counts], [value for _, value in self._counts])
-
-    def _sample(self, views: Views, group: Group, outcome: Outcome) -> None:
-        sample_sheet(self.folder / "samples" / f"step-{self.step:06}.jpg", views, group, outcome.logits)
 
     def _save(self) -> None:
         if not all(bool(torch.isfinite(mean).all()) for mean, _ in self._smooth):

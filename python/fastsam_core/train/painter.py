@@ -69,10 +69,10 @@ class Painter:
 
     # Materials --------------------------------------------------------------------------------------------------------
 
-    def surface(self, *, contrast: float | None = None, colour: np.ndarray | None = None) -> Material:
+    def surface(self, colour: np.ndarray | None = None) -> Material:
         """A random material with its texture scaled to the picture."""
         zoom = self.size / 384.0 * float(np.exp(self.rng.uniform(np.log(0.35), np.log(1.8))))
-        return self.pool.material(self.rng, zoom=zoom, contrast=contrast, colour=colour)
+        return self.pool.material(self.rng, zoom=zoom, colour=colour)
 
     def _of_stuff(self, slot: int) -> Material:
         """A material of the stuff that `slot` names; now and then in an unlikely colour."""
@@ -108,7 +108,7 @@ class Painter:
                     if np.linalg.norm(colour - main.colour) >= PART_CONTRAST:
                         break
                     colour = random_colour(self.rng)
-                materials[slot] = self.surface(colour=colour)
+                materials[slot] = self.surface(colour)
         return materials[slot]
 
     def _camouflage(self, materials: dict[int, Material], slot: int, behind: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from ..models.common import to_device
 # Regions in a plane that can be told apart, with 0 for none. A generated scene that has more goes without the others;
 # labelled images are arranged so that none has.
 MAX_REGIONS = 256
+MAX_PLANES = 3
 # So many pictures come from a process in one message.
 _TOGETHER = 4
 

@@ -145,16 +145,14 @@ def _half_circle() -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def curve(rng: np.random.Generator, *, bend: float = 1.0, n: int = 14) -> np.ndarray:
-    """A gently wandering open path from left to right, (n, 2) float32."""
-    heading = np.cumsum(rng.normal(0, 0.35 * bend, n)) + rng.normal(0, 0.4 * bend) * np.linspace(-1, 1, n)
+def curve(rng: np.random.Generator, *, bend: float) -> np.ndarray:
+    """A gently wandering open path from left to right, (14, 2) float32."""
+    heading = np.cumsum(rng.normal(0, 0.35 * bend, 14)) + rng.normal(0, 0.4 * bend) * np.linspace(-1, 1, 14)
     steps = np.stack([np.cos(heading), np.sin(heading)], axis=1)
     return np.cumsum(steps, axis=0).astype(np.float32)
 
 
-def foliage(
-    rng: np.random.Generator, *, x: float = 0.0, y: float = 0.0, rx: float = 1.0, ry: float = 1.0
-) -> tuple[Outline, ...]:
+def foliage(rng: np.random.Generator, *, y: float = 0.0, rx: float = 1.0, ry: float = 1.0) -> tuple[Outline, ...]:
     """A ragged mass of lumps, like a tree's crown, a bush or a cloud."""
     lump = float(rng.uniform(0.14, 0.35))
     angle = np.arange(0, 2 * np.pi, lump * 1.2)
@@ -162,6 +160,6 @@ def foliage(
     size = lump * min(rx, ry) * rng.uniform(0.6, 1.3, (len(angle), 1)) * rng.uniform(0.6, 1.25, (len(angle), 12))
     cos, sin = _circle(12)
     lumps = np.empty((len(angle), 12, 2), np.float32)
-    lumps[:, :, 0] = (x + rx * reach * np.cos(angle))[:, None] + size * cos
+    lumps[:, :, 0] = (rx * reach * np.cos(angle))[:, None] + size * cos
     lumps[:, :, 1] = (y + ry * reach * np.sin(angle))[:, None] + size * sin
-    return (ellipse(x, y, rx * 0.75, ry * 0.75), *lumps)
+    return (ellipse(0, y, rx * 0.75, ry * 0.75), *lumps)

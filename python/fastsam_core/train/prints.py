@@ -63,8 +63,8 @@ def lettering(rng: np.random.Generator, area: Area, *, lines: int | None = None)
     return marks
 
 
-def _clip(lines: Sequence[Outline], slot_number: int, holes: Sequence[Outline] = ()) -> Piece:
-    return Piece.of(list(lines), list(holes), slot_number, False, True)
+def _clip(lines: Sequence[Outline], number: int) -> Piece:
+    return Piece.of(lines, slot=number, clip=True)
 
 
 def _ink(rng: np.random.Generator, number: int = 0) -> int:

@@ -28,17 +28,19 @@ class Curves:
             temporary.write_text("\n".join([",".join(COLUMNS), *kept]) + "\n")
 
     def add(self, **values: float) -> None:
+        # Whole numbers in full: a resumed run reads the steps.
+        cells = (format(values[name], "" if isinstance(values[name], int) else ".6g") for name in COLUMNS)
         with open(self.path, "a") as file:
-            file.write(",".join(format(values[name], ".6g") for name in COLUMNS) + "\n")
+            file.write(",".join(cells) + "\n")
 
 
-def sample_sheet(path: Path, views: Views, group: Group, logits: Tensor, count: int = 8) -> None:
-    """A picture of the first prompt of up to `count` pictures: clicks, the mask asked for (green line), the one given.
+def sample_sheet(path: Path, views: Views, group: Group, logits: Tensor) -> None:
+    """A picture of the first prompt of up to eight pictures: clicks, the mask asked for (green line), the one given.
 
     logits: (N, S / 4, S / 4), of the group's prompts.
     """
     tiles = []
-    for picture in range(min(count, len(views.images))):
+    for picture in range(min(8, len(views.images))):
         number = int((group.wanted.picture == picture).nonzero()[0, 0])
         tiles.append(_tile(views.images[picture], group, number, logits[number]))
     half = max(1, len(tiles) // 2)

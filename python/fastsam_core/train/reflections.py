@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# Rec. 601 luma, as OpenCV's conversion to grey has it.
-_LUMA = np.array([[0.299, 0.587, 0.114]] * 3)
+# Rec. 601 luma, as OpenCV's conversion to grey has it, in every channel.
+TO_GREY = np.array([[0.299, 0.587, 0.114]] * 3)
 
 
 def mirror_in_ground(
@@ -67,6 +67,6 @@ def tint_by_neighbours(image: np.ndarray, reach: float, strength: float) -> np.n
     side = -(-size // step)
     around = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     around = cv2.GaussianBlur(around, (0, 0), max(reach * side, 0.5))
-    tint = around / (cv2.transform(around, _LUMA) + np.float32(0.02))
+    tint = around / (cv2.transform(around, TO_GREY) + np.float32(0.02))
     factor = np.clip(1.0 + strength * (tint - 1.0), 0.5, 1.8).astype(np.float32)
     return cv2.multiply(image, cv2.resize(factor, (size, size), interpolation=cv2.INTER_LINEAR), image)

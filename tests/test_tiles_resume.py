@@ -1,0 +1,160 @@
+"""`tiles.segment` with a `work_dir`: runs that stop and go on, and folders that aren't theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastsam_core import SAM, tiles
+from fastsam_core.tiles import store
+from raster_examples import SMALL, Counting, bright, masks_of, road_and_house
+from small_model import FEW, small_model
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return road_and_house()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_a_second_run_segments_nothing(picture: np.ndarray, tmp_path: Path) -> None:
+    counting = Counting()
+    first = tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)
+    before = content(tmp_path / "work")
+    assert counting.calls == 15
+    assert masks_of(tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)) == masks_of(first)
+    assert counting.calls == 15 and content(tmp_path / "work") == before
+    assert masks_of(first) == masks_of(tiles.segment(picture, bright, **SMALL)), "without a folder, the same"
+    # Merging is done anew, with whatever threshold; numbers may be NumPy's.
+    same: dict[str, Any] = {name: np.int64(side) for name, side in SMALL.items()}
+    tiles.segment(picture, counting, work_dir=tmp_path / "work", merge_iou=0.9, batch=4, **same)
+    assert counting.calls == 15
+
+
+def test_an_error_loses_nothing(picture: np.ndarray, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tiles.segment(picture, Counting(6, fail), work_dir=tmp_path, **SMALL)
+    counting = Counting()
+    tiles.segment(picture, counting, work_dir=tmp_path, **SMALL)
+    assert counting.calls == 15 - 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_killed_at_any_moment_the_bytes_are_the_same(picture: np.ndarray, tmp_path: Path, batch: int) -> None:
+    expected = tiles.segment(picture, Counting(), work_dir=tmp_path / "whole", batch=batch, **SMALL)
+    work = tmp_path / "work"
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed(run: Callable[[], Any]) -> bool:
+        child = os.fork()
+        if child == 0:
+            try:
+                run()
+            finally:
+                os._exit(0)
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+    def dies_at_rename(number: int) -> None:
+        rename, count = os.replace, 0
+
+        def replace(*paths: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                die()
+            rename(*paths)
+
+        os.replace = replace  # type: ignore[assignment]  # in the child alone
+        tiles.segment(picture, Counting(), work_dir=work, batch=batch, **SMALL)
+
+    done = []
+    for moment in (1, 3, 2):
+        assert killed(partial(dies_at_rename, moment))
+        done.append(len(list(work.glob("tile-*"))))
+    for moment in (2, 3):
+        assert killed(partial(tiles.segment, picture, Counting(moment, die), work_dir=work, batch=batch, **SMALL))
+        done.append(len(list(work.glob("tile-*"))))
+    assert done == sorted(done) and 0 < done[-1] < 15, "no kill fell into the work"
+    found = tiles.segment(picture, Counting(), work_dir=work, batch=batch, **SMALL)
+    assert masks_of(found) == masks_of(expected)
+    assert content(work) == content(tmp_path / "whole")
+    assert not [path for path in work.rglob("*") if path.is_dir()], "what kills left is cleared"
+    for suffix in ("json", "geojson", "gpkg"):
+        a, b = (one.save(tmp_path / f"{name}.{suffix}") for name, one in (("a", expected), ("b", found)))
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_other_settings_are_refused(picture: np.ndarray, tmp_path: Path) -> None:
+    tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="tile was 64 and is 96"):
+        tiles.segment(picture, bright, work_dir=tmp_path, tile=96, overlap=16)
+    with pytest.raises(ValueError, match=r'model was "raster_examples\.bright" and is "bright"'):
+        tiles.segment(picture, Counting(), work_dir=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="height was 150 and is 149"):
+        tiles.segment(picture[1:], bright, work_dir=tmp_path, **SMALL)
+    changed = picture.copy()
+    changed[-1, -1] = 0
+    with pytest.raises(ValueError, match="other pixels"):
+        tiles.segment(changed, bright, work_dir=tmp_path, **SMALL)
+    assert content(tmp_path) == before
+
+
+def test_a_file_is_no_work_dir(picture: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="work_dir must be a folder"):
+            tiles.segment(picture, bright, work_dir=folder, **SMALL)
+
+
+def test_options_of_a_model_are_settings(picture: np.ndarray, tmp_path: Path) -> None:
+    sam = SAM(small_model())
+    options: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, **FEW}
+    tiles.segment(picture, sam, work_dir=tmp_path, **options)
+    with pytest.raises(ValueError, match=r"sam\.points_stride was 2 and is 1"):
+        tiles.segment(picture, sam, work_dir=tmp_path, **(options | {"points_stride": 1}))
+
+
+def test_files_that_are_gone_damaged_or_foreign(
+    picture: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+    before = content(tmp_path)
+    names = sorted(name for name in before if name.startswith("tile-"))
+    (tmp_path / names[0]).unlink()
+    (tmp_path / names[3]).write_bytes(before[names[3]][:-20])
+    swapped = json.loads(before[names[5]])
+    swapped["masks"][0]["area"] += 1
+    (tmp_path / names[5]).write_text(json.dumps(swapped))
+    assert masks_of(tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)) == masks_of(first)
+    assert content(tmp_path) == before
+    assert sum("is segmented again" in record.message for record in caplog.records) == 2
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match="not of this version"):
+        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match="without settings"):
+        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+
+
+def test_one_process_at_a_time(picture: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="files can't be locked here")
+    with store.TileFiles(tmp_path, {}), pytest.raises(ValueError, match="another process"):
+        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)

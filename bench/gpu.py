@@ -77,7 +77,7 @@ def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
         "dtype": str(context.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
         "kernels": {op: ops.why(op, tensor)["cuda"] or "serve" for op in SERVED},
-        "ceilings": {"tflops": round(ceilings.tflops, 4), "gb_per_s": round(ceilings.gb_per_s, 2)},
+        "ceilings": {"tflops": float(f"{ceilings.tflops:.4g}"), "gb_per_s": float(f"{ceilings.gb_per_s:.4g}")},
     }
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {**found, "commit": commit.stdout.strip()} if commit.returncode == 0 else found

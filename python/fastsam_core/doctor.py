@@ -20,6 +20,7 @@ from .models.precision import why_not_bfloat16
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
 from .ops._native_cuda import cuda_module, cuda_reason, why_not_on
+from .ops._threads import says_of_forks
 
 
 def collect() -> dict[str, Any]:
@@ -61,7 +62,8 @@ def report() -> str:
     faster = "multiplied faster than float32: dtype=bfloat16 uses that in decoders and in ViT encoders"
     narrow = f"not faster than float32: {found['bfloat16']}" if found["bfloat16"] else faster
     threads = _threads(found["threads"], found["processor_limit"])
-    lines += _section("Machine", {"platform": found["platform"], "threads": threads, "bfloat16": narrow})
+    machine = {"platform": found["platform"], "threads": threads, "bfloat16": narrow}
+    lines += _section("Machine", machine | ({"forks": said} if (said := says_of_forks()) else {}))
     isa = found["isa"]
     lines += _section(
         "Native CPU operations",

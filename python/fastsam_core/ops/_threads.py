@@ -30,13 +30,26 @@ def _end_openmp_threads() -> None:
         _pause_openmp(_HARD_PAUSE)
 
 
-_HARD_PAUSE = 2  # omp_pause_hard of OpenMP 5.0
+def _leave_openmp_alone() -> None:
+    """Where its threads can't be ended, PyTorch works on the child's thread alone, and native operations as before."""
+    if sys.platform == "linux" and _pause_openmp is None and torch.get_num_threads() > 1:
+        _native.set(thread_count())
+        torch.set_num_threads(1)
+
+
+_HARD_PAUSE = 2  # omp_pause_hard of OpenMP 5.0, which the GNU runtime in PyTorch 2.4 is older than
 _pause_openmp = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None) if sys.platform == "linux" else None
 
 if hasattr(os, "register_at_fork"):
     # A child begins without the thread that may hold it; it is held for no more than a moment.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-    os.register_at_fork(before=_end_openmp_threads)
+    os.register_at_fork(before=_end_openmp_threads, after_in_child=_leave_openmp_alone)
+
+
+def says_of_forks() -> str:
+    """How PyTorch works in a forked child: "" where it does as in its parent."""
+    stays = sys.platform == "linux" and _pause_openmp is None
+    return "PyTorch's OpenMP runtime can't end its threads: in forked children PyTorch uses one" if stays else ""
 
 
 def thread_count() -> int:

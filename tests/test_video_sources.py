@@ -165,6 +165,10 @@ def test_opencv_is_given_names_that_are_not_utf8(tmp_path: Path) -> None:
         folder.mkdir()
     except OSError:
         pytest.skip("this file system takes no such names")
+    try:
+        cv2.haveImageReader(b"a.png")
+    except (TypeError, cv2.error):
+        pytest.skip("this OpenCV takes text alone")
     make_video(tmp_path / "a.avi").rename(folder / os.fsdecode(b"\xfc.avi"))
     program = (
         "import sys; from pathlib import Path; from fastsam_core.sources import load_sources\n"

@@ -20,6 +20,7 @@ from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.native import serves, unaltered
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import TinyViT
+from fastsam_core.ops import _threads
 from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import native_threads, share_out, thread_count
 from fastsam_core.postprocess import measured_together
@@ -171,6 +172,25 @@ def test_native_threads_take_pytorchs_place_and_give_it_back() -> None:
     finally:
         torch.set_num_threads(before)
     assert counts == [3]
+
+
+@needs_native
+def test_ctrl_c_leaves_pytorch_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            super().join(timeout)
+            raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(_threads, "Thread", Interrupted)
+            with pytest.raises(KeyboardInterrupt), native_threads():
+                pass
+        assert (torch.get_num_threads(), thread_count()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_copies_go_without_what_can_be_made_again(model: SamModel, images: Tensor) -> None:

@@ -79,7 +79,7 @@ class Picture:
     image: BGR uint8 (H, W, 3), or None when only a saved embedding was loaded, with `original_hw` and `digest`. path:
     where it came from.
     The embedding is computed when it is first needed, and again only when the model's input size, device or precision
-    has changed since.
+    has changed since, or its weights (see `forget`).
     """
 
     def __init__(
@@ -115,6 +115,14 @@ class Picture:
     def features(self, features: Tensor | None) -> None:
         self._features = None if features is None else features.detach().float()
         self._dtype, self._prepared = None, None
+
+    def forget(self, embedding: bool) -> None:
+        """What was made of weights that have changed: what the decoder derives, and the embedding, unless it was given
+        from outside.
+        """
+        if embedding and self._dtype is not None:
+            self._features = None
+        self._prepared = None
 
     @property
     def digest(self) -> str:

@@ -121,6 +121,30 @@ def test_threads_take_turns(predictor: Predictor) -> None:
     assert [found[i] for i in range(3)] == expected
 
 
+def test_predictors_of_one_model_work_side_by_side_at_sizes_of_their_own(
+    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model()
+    del model.encode_image  # a test double
+    small, large = (Predictor(overrides={"model": model, **QUIET, "imgsz": size}) for size in (64, 128))
+    expected = [predictor(picture, bboxes=BOXES)[0].boxes.data for predictor in (small, large)]
+    assert not torch.equal(*expected)
+    plain, meanwhile = SamModel.encode_image, []
+
+    def encode_image(model: SamModel, images: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        features = plain(model, images, dtype)
+        if images.shape[-1] == 128:
+            thread = threading.Thread(target=lambda: meanwhile.append(small(picture, bboxes=BOXES)[0].boxes.data))
+            thread.start()
+            thread.join()
+        return features
+
+    monkeypatch.setattr(SamModel, "encode_image", encode_image)
+    assert torch.equal(large(picture, bboxes=BOXES)[0].boxes.data, expected[1])
+    assert torch.equal(meanwhile[0], expected[0])
+    assert (small.imgsz, large.imgsz) == (64, 128)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_forked_amid_a_prediction_can_predict(predictor: Predictor) -> None:
     # The lock is held by a thread that the child doesn't have. A hang would end in the alarm.

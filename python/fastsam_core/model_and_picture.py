@@ -79,11 +79,9 @@ class ModelAndPicture(PredictionLoop):
             # looked at: that takes half of a GPU's time for a click.
             if any(part.training for part in (self.model, *self.model.children())):
                 self.model.eval()
-            own = self.model.own_image_size
-            if self.model.image_size != (config.imgsz or own):
-                self.model.set_image_size(config.imgsz or own)
-                self.model.own_image_size = own
-            return self.model
+            size = config.imgsz or self.model.own_image_size
+            self.model._take(size)  # for those who use its parts themselves
+            return self.model.at_image_size(size)
 
     # --- the picture ---
 

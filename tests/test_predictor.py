@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,17 @@ def test_speed_and_lines(
     assert capsys.readouterr().err == ""
     predictor(picture, bboxes=BOXES, verbose=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
+def test_a_terminal_that_is_closed_ends_no_prediction(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def write(text: str) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=write, flush=lambda: None))
+    assert len(predictor(bboxes=BOXES, verbose=True)[0]) == 3
 
 
 # --- threads, models, devices ---

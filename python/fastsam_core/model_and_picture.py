@@ -160,9 +160,11 @@ class ModelAndPicture(PredictionLoop):
         if self._weights is None:
             self._weights = self._present_weights()
         encoder, others = (weights.have_changed() for weights in self._weights)
-        for picture in (self.picture, self._last_input and self._last_input[1]):
-            if picture is not None and (encoder or others):
-                picture.forget(embedding=encoder)
+        if encoder or others:
+            for picture in (self.picture, self._last_input and self._last_input[1]):
+                if picture is not None:
+                    picture.forget(embedding=encoder)
+            self._weights = self._present_weights()
 
     def preprocess(self, im: Any) -> Tensor:
         """One picture, or a list of one -> the model's input (1, 3, S, S) float32: resized, normalised, padded.

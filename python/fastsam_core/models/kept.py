@@ -107,9 +107,7 @@ def edits(tensor: Tensor) -> int:
 
 
 class Weights:
-    """The tensors of modules, of which it can be asked whether they have changed in place since, as far as PyTorch
-    counts that.
-    """
+    """The tensors of modules, and whether they have changed in place since, as far as PyTorch counts that."""
 
     def __init__(self, *modules: nn.Module) -> None:
         found = (tensor for module in modules for tensor in _tensors_of(parts_of(module)))
@@ -120,9 +118,7 @@ class Weights:
         return sum([tensor._version for tensor in self._tensors])  # some hundred, for each click
 
     def have_changed(self) -> bool:
-        """Whether they have, since they were last asked."""
-        before, self._edits = self._edits, self._count()
-        return self._edits != before
+        return self._count() != self._edits
 
 
 def _tensors_of(parts: list[nn.Module]) -> list[Tensor]:

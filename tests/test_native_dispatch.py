@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from decoder_arguments import randomised
 from fastsam_core import ops
-from fastsam_core.models import registry
+from fastsam_core.models import registry, sam_model
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.native import serves, unaltered
 from fastsam_core.models.sam_model import SamModel
@@ -114,6 +114,22 @@ def test_autocast_is_left_to_pytorch(model: SamModel, images: Tensor) -> None:
         embedding = model.encode_image(images)
         logits, iou = model.decode_prompts(embedding.float(), torch.full((1, 1, 2), 99.0), torch.ones(1, 1))
     assert logits.isfinite().all() and iou.isfinite().all()
+
+
+def test_an_image_prepared_under_autocast_serves_calls_outside(
+    model: SamModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam_model, "serves", lambda *tensors: False)  # as on a GPU, in float32
+    prompt = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
+    with torch.no_grad():
+        embedding = model.encode_image(images)
+        expected = model.decode_prompts(embedding, *prompt)
+        prepared = model.prepare(embedding)
+        with torch.autocast("cpu", torch.bfloat16):
+            under = model.decode_prompts(prepared, *prompt)
+        found = model.decode_prompts(prepared, *prompt)
+    torch.testing.assert_close(under, expected, rtol=0.1, atol=0.1)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_a_traced_graph_holds_pytorchs_operations(model: SamModel, images: Tensor) -> None:

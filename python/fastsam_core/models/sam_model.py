@@ -112,7 +112,10 @@ class PreparedImage:
         elif serves_decoder(self.decoder, *tensors):
             kind = GpuImage
         if not isinstance(self._folded, kind):
-            self._folded = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
+            device = self.embedding.device.type
+            # It may be kept longer than autocast lasts.
+            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+                self._folded = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
         return self._folded
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -193,6 +195,22 @@ def test_other_input_sizes(name: str) -> None:
             logits, _ = model.decode_prompts(embedding, boxes=torch.tensor([[1.0, 2.0, 30.0, 40.0]]))
             assert logits.shape == (1, 1, size // 4, size // 4)
     assert set(model.state_dict()) == keys
+
+
+def test_a_model_at_another_size_has_the_parts_as_they_are() -> None:
+    nano = registry.build("sam_nano")
+    for size in (64, 128):
+        other = nano.at_image_size(size)
+        assert (other.image_size, other.prompt_encoder.grid_size, nano.image_size) == (size, size // 16, 512)
+        assert other.mask_decoder is nano.mask_decoder and list(other.state_dict()) == list(nano.state_dict())
+    nano.prompt_encoder.sparse = nano.prompt_encoder.dense  # type: ignore[method-assign, assignment]
+    assert nano.at_image_size(64).prompt_encoder.sparse is nano.prompt_encoder.sparse
+    del nano.prompt_encoder.sparse
+    assert "sparse" not in vars(nano.at_image_size(64).prompt_encoder)
+    nano.prompt_encoder = copy.deepcopy(nano.prompt_encoder)
+    twin = pickle.loads(pickle.dumps(nano))
+    for model in (nano, twin):
+        assert model.at_image_size(64).prompt_encoder.no_mask_embed is model.prompt_encoder.no_mask_embed
 
 
 @torch.no_grad()

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from decoder_arguments import randomised
 from fastsam_core import ops
-from fastsam_core.models import registry
+from fastsam_core.models import registry, sam_model
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.native import serves, unaltered
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import TinyViT
+from fastsam_core.ops import _threads
 from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import native_threads, share_out, thread_count
 from fastsam_core.postprocess import measured_together
@@ -115,6 +116,22 @@ def test_autocast_is_left_to_pytorch(model: SamModel, images: Tensor) -> None:
     assert logits.isfinite().all() and iou.isfinite().all()
 
 
+def test_an_image_prepared_under_autocast_serves_calls_outside(
+    model: SamModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam_model, "serves", lambda *tensors: False)  # as on a GPU, in float32
+    prompt = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
+    with torch.no_grad():
+        embedding = model.encode_image(images)
+        expected = model.decode_prompts(embedding, *prompt)
+        prepared = model.prepare(embedding)
+        with torch.autocast("cpu", torch.bfloat16):
+            under = model.decode_prompts(prepared, *prompt)
+        found = model.decode_prompts(prepared, *prompt)
+    torch.testing.assert_close(under, expected, rtol=0.1, atol=0.1)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
 def test_a_traced_graph_holds_pytorchs_operations(model: SamModel, images: Tensor) -> None:
     with torch.no_grad():
         with warnings.catch_warnings():
@@ -171,6 +188,25 @@ def test_native_threads_take_pytorchs_place_and_give_it_back() -> None:
     finally:
         torch.set_num_threads(before)
     assert counts == [3]
+
+
+@needs_native
+def test_ctrl_c_leaves_pytorch_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            super().join(timeout)
+            raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(_threads, "Thread", Interrupted)
+            with pytest.raises(KeyboardInterrupt), native_threads():
+                pass
+        assert (torch.get_num_threads(), thread_count()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_copies_go_without_what_can_be_made_again(model: SamModel, images: Tensor) -> None:

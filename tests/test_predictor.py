@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,17 @@ def test_speed_and_lines(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
+def test_a_terminal_that_is_closed_ends_no_prediction(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def write(text: str) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=write, flush=lambda: None))
+    assert len(predictor(bboxes=BOXES, verbose=True)[0]) == 3
+
+
 # --- threads, models, devices ---
 
 
@@ -119,6 +132,30 @@ def test_threads_take_turns(predictor: Predictor) -> None:
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(3)] == expected
+
+
+def test_predictors_of_one_model_work_side_by_side_at_sizes_of_their_own(
+    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model()
+    del model.encode_image  # a test double
+    small, large = (Predictor(overrides={"model": model, **QUIET, "imgsz": size}) for size in (64, 128))
+    expected = [predictor(picture, bboxes=BOXES)[0].boxes.data for predictor in (small, large)]
+    assert not torch.equal(*expected)
+    plain, meanwhile = SamModel.encode_image, []
+
+    def encode_image(model: SamModel, images: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        features = plain(model, images, dtype)
+        if images.shape[-1] == 128:
+            thread = threading.Thread(target=lambda: meanwhile.append(small(picture, bboxes=BOXES)[0].boxes.data))
+            thread.start()
+            thread.join()
+        return features
+
+    monkeypatch.setattr(SamModel, "encode_image", encode_image)
+    assert torch.equal(large(picture, bboxes=BOXES)[0].boxes.data, expected[1])
+    assert torch.equal(meanwhile[0], expected[0])
+    assert (small.imgsz, large.imgsz) == (64, 128)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -335,6 +335,20 @@ def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
 # -------------------------------------------------------------------------------------------------- models, transforms
 
 
+def test_calls_of_the_model_at_other_sizes() -> None:
+    model = small_model()
+    predictor, other = SamPredictor(model), SAM(model)
+    image, box = golden_recipe.test_image(40, 60), np.array([5, 5, 40, 30])
+
+    def found() -> np.ndarray:
+        predictor.set_image(image)
+        return predictor.predict(box=box)[2]
+
+    expected = found()
+    assert len(other(image, bboxes=box, imgsz=64, verbose=False, conf=-1e9)[0]) == 1
+    np.testing.assert_array_equal(found(), expected)
+
+
 def test_models(tmp_path: Path, sam: segment_anything.Sam) -> None:
     assert set(sam_model_registry) >= {"default", "vit_h", "vit_l", "vit_b", "vit_t"}
     assert sam_model_registry["default"] is segment_anything.build_sam is segment_anything.build_sam_vit_h

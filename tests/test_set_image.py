@@ -144,6 +144,40 @@ def test_assigned_features_are_used(predictor: Predictor, model: Any) -> None:
         predictor.features = features[:, :, :4]
 
 
+@torch.no_grad()
+def test_weights_that_change_under_a_picture(picture: np.ndarray) -> None:
+    model: Any = small_model()
+    predictor = predictor_on_picture(model)
+    pixels = predictor.preprocess(picture)
+
+    def found() -> list[torch.Tensor]:
+        predict = predictor.prompt_inference
+        return [*predict(bboxes=BOXES), *predict(pixels, bboxes=BOXES), predictor(bboxes=BOXES)[0].boxes.data]
+
+    before, features = found(), predictor.features.clone()
+    for change, encodes in (
+        (lambda: model.mask_decoder.output_upscaling[0].bias.add_(1), 0),
+        (lambda: model.prompt_encoder.no_mask_embed.weight.add_(1), 0),
+        (lambda: model.image_encoder.neck[3].bias.add_(1), 2),  # of the picture that is set, and of `pixels`
+        (lambda: model.load_state_dict({name: 1.25 * value for name, value in model.state_dict().items()}), 2),
+    ):
+        change()
+        encoded = model.counts["encoded"]
+        after = found()
+        assert model.counts["encoded"] == encoded + encodes
+        fresh = predictor_on_picture(model).prompt_inference(bboxes=BOXES)
+        assert not torch.equal(after[0], before[0]) and torch.equal(after[0], fresh[0])
+        assert torch.equal(after[0], after[2]) and torch.equal(after[1], fresh[1])
+        before = after
+    model.image_encoder.neck[3].bias.add_(1)
+    predictor.set_image(picture[::-1])
+    assert not torch.equal(predictor.prompt_inference(pixels, bboxes=BOXES)[0], before[0])
+    predictor.features = features  # somebody's own: they stay
+    model.image_encoder.neck[3].bias.add_(1)
+    found()
+    assert torch.equal(predictor.features, features)
+
+
 def test_returned_tensors_are_ordinary(predictor: Predictor) -> None:
     low_res, scores = predictor.prompt_inference(bboxes=BOXES)
     result = predictor(bboxes=BOXES)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from functools import cache
 
 logger = logging.getLogger("fastsam_core")
@@ -16,8 +17,12 @@ def warn_once(message: str) -> None:
 
 
 def say(message: str) -> None:
-    """Tell the user something they asked for: to the log where the application has set one up, else to stderr."""
+    """Tell the user something they asked for: to the log where the application has set one up, else to stderr.
+
+    As for a log's handlers, a stderr that is gone, as that of a closed terminal, is no error.
+    """
     if logger.level == logging.NOTSET and not logger.isEnabledFor(logging.INFO):
-        print(message, file=sys.stderr)
+        with suppress(OSError, ValueError):
+            print(message, file=sys.stderr)
     else:
         logger.info(message)

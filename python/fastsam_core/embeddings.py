@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._files import save_tensors
 from .models.fingerprint import weights_hash
@@ -23,21 +23,21 @@ from .picture import Picture
 FORMAT = "fastsam_core image embedding"
 VERSION = "1"
 
-_fingerprints: weakref.WeakKeyDictionary[SamModel, tuple[Any, str]] = weakref.WeakKeyDictionary()
+_fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 def fingerprint(model: SamModel) -> str:
-    """sha256 over the image encoder's tensors, which are all that an embedding depends on; cached per model.
+    """sha256 over the image encoder's tensors, which are all that an embedding depends on; cached per encoder.
 
     Names, dtypes and shapes count too. The cache notices in-place changes, so a model in training is hashed anew.
     """
     tensors = sorted(model.image_encoder.state_dict(keep_vars=True).items())
     state = tuple((id(tensor), tensor.data_ptr(), edits(tensor)) for _, tensor in tensors)
-    known = _fingerprints.get(model)
+    known = _fingerprints.get(model.image_encoder)
     if known is not None and known[0] == state:
         return known[1]
     digest = weights_hash(model.image_encoder)
-    _fingerprints[model] = state, digest
+    _fingerprints[model.image_encoder] = state, digest
     return digest
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import embeddings
 from .config import Config
 from .device import select_device
+from .models.kept import Weights
 from .models.sam_model import SamModel
 from .picture import Picture, model_input
 from .prediction_loop import Callback, PredictionLoop
@@ -30,9 +31,10 @@ class ModelAndPicture(PredictionLoop):
         self.model: SamModel | None = None
         self.picture: Picture | None = None
         self._last_input: tuple[weakref.ref[Tensor], Picture] | None = None
+        self._weights: tuple[Weights, Weights] | None = None  # of the image encoder, and of all else
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_last_input": None}
+        return {**super().__getstate__(), "_last_input": None, "_weights": None}
 
     # --- the model ---
 
@@ -77,21 +79,22 @@ class ModelAndPicture(PredictionLoop):
             # looked at: that takes half of a GPU's time for a click.
             if any(part.training for part in (self.model, *self.model.children())):
                 self.model.eval()
-            own = self.model.own_image_size
-            if self.model.image_size != (config.imgsz or own):
-                self.model.set_image_size(config.imgsz or own)
-                self.model.own_image_size = own
-            return self.model
+            size = config.imgsz or self.model.own_image_size
+            self.model._take(size)  # for those who use its parts themselves
+            return self.model.at_image_size(size)
 
     # --- the picture ---
 
     def set_image(self, image: Any) -> None:
         """Take one picture (path, URL, BGR array, Pillow image, RGB tensor) and encode it, for the calls that follow.
 
+        They encode it again where weights have changed, as far as PyTorch counts changes: not those through `.data`.
         ValueError unless it is exactly one picture; the picture set before then stays.
         """
         picture = one_picture(image)
         with self._lock:
+            self._forget_changed()
+            self._weights = self._present_weights()  # of which some may be others than before
             prepared = picture.prepared(self._ready(self.args), self.args.dtype)
             with torch.no_grad():
                 _ = prepared.folded  # here, and not when the first click waits for its mask
@@ -100,7 +103,7 @@ class ModelAndPicture(PredictionLoop):
     def reset_image(self) -> None:
         """Forget the picture and its embedding."""
         with self._lock:
-            self.picture, self._last_input = None, None
+            self.picture = self._last_input = self._weights = None
 
     @property
     def im(self) -> Tensor | None:
@@ -138,6 +141,7 @@ class ModelAndPicture(PredictionLoop):
     def _picture_at_hand(self) -> Picture:
         if self.picture is None:
             raise ValueError("no picture is set: call set_image first, or pass a source")
+        self._forget_changed()
         return self.picture
 
     def _picture_for(self, im: Any) -> Picture:
@@ -145,8 +149,24 @@ class ModelAndPicture(PredictionLoop):
         if im is None:
             return self._picture_at_hand()
         if self._last_input is not None and self._last_input[0]() is im:
+            self._forget_changed()
             return self._last_input[1]
         return one_picture(im)
+
+    def _present_weights(self) -> tuple[Weights, Weights]:
+        model = self._ready(self.args)
+        return Weights(model.image_encoder), Weights(model.prompt_encoder, model.mask_decoder)
+
+    def _forget_changed(self) -> None:
+        """Forget what was made of weights that have been changed in place since, as by `load_state_dict`."""
+        if self._weights is None:
+            self._weights = self._present_weights()
+        encoder, others = (weights.have_changed() for weights in self._weights)
+        if encoder or others:
+            for picture in (self.picture, self._last_input and self._last_input[1]):
+                if picture is not None:
+                    picture.forget(embedding=encoder)
+            self._weights = self._present_weights()
 
     def preprocess(self, im: Any) -> Tensor:
         """One picture, or a list of one -> the model's input (1, 3, S, S) float32: resized, normalised, padded.

@@ -80,7 +80,7 @@ class Picture:
     image: BGR uint8 (H, W, 3), or None when only a saved embedding was loaded, with `original_hw` and `digest`. path:
     where it came from.
     The embedding is computed when it is first needed, and again only when the model's input size, device or precision
-    has changed since.
+    has changed since, or its weights (see `forget`).
     """
 
     def __init__(
@@ -116,6 +116,14 @@ class Picture:
     def features(self, features: Tensor | None) -> None:
         self._features = None if features is None else tensor_of(features).detach().float()
         self._dtype, self._prepared = None, None
+
+    def forget(self, embedding: bool) -> None:
+        """What was made of weights that have changed: what the decoder derives, and the embedding, unless it was given
+        from outside.
+        """
+        if embedding and self._dtype is not None:
+            self._features = None
+        self._prepared = None
 
     @property
     def digest(self) -> str:

@@ -135,7 +135,7 @@ class PredictionLoop:
         """What was found, in words."""
         return result.verbose().rstrip(", ")
 
-    def _input_shape(self) -> str:
+    def _input_shape(self, config: Config) -> str:
         """Shape of the network's last input, in words; empty before there was one."""
         return ""
 
@@ -144,7 +144,7 @@ class PredictionLoop:
     ) -> None:
         if config.verbose and count:
             means = ", ".join(f"{spent / count:.1f}ms {phase}" for phase, spent in total.items())
-            shape = self._input_shape()
+            shape = self._input_shape(config)
             say(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
         if writer is not None and saving.wants_folder(config):
             files = "label file" if writer.labels == 1 else "label files"

@@ -42,8 +42,8 @@ class Predictor(ModelAndPicture):
     checkpoint's name or path, or a `SamModel`; it is loaded when it is first needed.
     _callbacks: functions by event, each called with this predictor.
 
-    Calls from several threads take turns. Predictors that share a `SamModel` can work side by side where they have the
-    same `imgsz`. Masks, boxes and scores are plain tensors on the model's device.
+    Calls from several threads take turns; predictors that share a `SamModel` work side by side, whatever their `imgsz`.
+    Masks, boxes and scores are plain tensors on the model's device.
     """
 
     stride = 16
@@ -180,8 +180,9 @@ class Predictor(ModelAndPicture):
     def _found(self, result: Results) -> str:
         return f"{len(result)} mask{'s' * (len(result) != 1)}"
 
-    def _input_shape(self) -> str:
-        return "" if self.model is None else f"(1, 3, {self.model.image_size}, {self.model.image_size})"
+    def _input_shape(self, config: Config) -> str:
+        size = config.imgsz or (self.model and self.model.image_size)
+        return f"(1, 3, {size}, {size})" if size else ""
 
     # --- the steps one by one ---
 

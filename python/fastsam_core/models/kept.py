@@ -106,11 +106,30 @@ def edits(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+class Weights:
+    """The tensors of modules, and whether they have changed in place since, as far as PyTorch counts that."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        found = (tensor for module in modules for tensor in _tensors_of(parts_of(module)))
+        self._tensors = [tensor for tensor in found if not tensor.is_inference()]
+        self._edits = self._count()
+
+    def _count(self) -> int:
+        return sum([tensor._version for tensor in self._tensors])  # some hundred, for each click
+
+    def have_changed(self) -> bool:
+        return self._count() != self._edits
+
+
+def _tensors_of(parts: list[nn.Module]) -> list[Tensor]:
+    groups = [group for part in parts for group in (part._parameters, part._buffers) if group]
+    return [tensor for group in groups for tensor in group.values() if tensor is not None]
+
+
 def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
     """What to compare, the objects whose ids are in it, and whether all changes in place are counted in it."""
     parts = parts_of(module)
-    groups = [group for part in parts for group in (part._parameters, part._buffers) if group]
-    tensors = [tensor for group in groups for tensor in group.values() if tensor is not None]
+    tensors = _tensors_of(parts)
     # Flat lists of numbers: this runs for every picture, over hundreds of tensors.
     numbers: list[Any] = [id(one) for one in tensors]
     numbers += [id(part) for part in parts]

@@ -112,7 +112,10 @@ class PreparedImage:
         elif serves_decoder(self.decoder, *tensors):
             kind = GpuImage
         if not isinstance(self._folded, kind):
-            self._folded = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
+            device = self.embedding.device.type
+            # It may be kept longer than autocast lasts.
+            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+                self._folded = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
         return self._folded
 
 
@@ -128,6 +131,7 @@ class SamModel(nn.Module):
 
     judgement = OFFICIAL
     mask_threshold: float = 0.0  # of logits; for code that calls the modules one by one
+    _size: int | None = None  # of what `at_image_size` gives
 
     def __init__(
         self, name: str, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
@@ -138,6 +142,7 @@ class SamModel(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.own_image_size = prompt_encoder.image_size  # to go back to after calls with another
+        self._sized: dict[int, PromptEncoder] = {}
 
     @property
     def image_size(self) -> int:
@@ -147,8 +152,26 @@ class SamModel(nn.Module):
         """Take inputs of another size. Learnt position tables stay as they are and are resampled as they are used."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, not {size!r}")
-        self.prompt_encoder.image_size, self.prompt_encoder.grid_size = size, size // 16
         self.own_image_size = size
+        self._take(size)
+
+    def _take(self, size: int) -> None:
+        """`set_image_size` for the time being."""
+        self.prompt_encoder.image_size, self.prompt_encoder.grid_size = size, size // 16
+
+    def at_image_size(self, size: int) -> SamModel:
+        """This model, all layers shared, with inputs of a size that nobody else sets: for a call among threads."""
+        encoder, sized = self.prompt_encoder, self._sized.get(size)
+        if type(sized) is not type(encoder):
+            sized = self._sized[size] = object.__new__(type(encoder))
+        state = {**vars(encoder), "image_size": size, "grid_size": size // 16}
+        for name in vars(sized).keys() - state:
+            vars(sized).pop(name, None)
+        vars(sized).update(state)
+        model = object.__new__(type(self))
+        modules = {**self._modules, "prompt_encoder": sized}
+        vars(model).update({**vars(self), "_modules": modules, "_size": size})
+        return model
 
     def set_imgsz(self, imgsz: Sequence[int]) -> None:
         """`set_image_size` as Ultralytics has it: (S, S)."""

@@ -206,7 +206,7 @@ class Attention(nn.Module):
         y, x = y.flatten(), x.flatten()
         distance = (y[:, None] - y).abs() * window_size + (x[:, None] - x).abs()
         self.register_buffer("bias_index", distance, persistent=False)  # (window**2, window**2)
-        self._kept: tuple[tuple[Any, ...], Tensor] | None = None
+        self._kept: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
         return self.proj(self._attend(self.qkv(self.norm(x))))
@@ -227,8 +227,10 @@ class Attention(nn.Module):
             # Not `table[:, index]`, whose gradient sorts the index first.
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
         made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)
-        if self._kept is None or self._kept[0] != made_from:
-            made = made_from, table.detach()[:, index]
+        # What is written through `.data`, as many do who average models, PyTorch doesn't count. A GPU would have to be
+        # waited for.
+        if self._kept is None or self._kept[0] != made_from or (table.is_cpu and not torch.equal(table, self._kept[2])):
+            made = made_from, table.detach()[:, index], table.detach().clone()
             if capturing():
                 return made[1]
             finish(table)

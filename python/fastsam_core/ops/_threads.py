@@ -63,17 +63,18 @@ def native_threads() -> Iterator[None]:
     if _native.get():
         yield
         return
-    # PyTorch keeps a count for each thread, and one for the process that a thread takes over when it first meets
-    # PyTorch. Setting a thread's sets the process's too; another, short-lived thread puts that back.
     with _lock:
         count = torch.get_num_threads()
-        if count > 1:
-            torch.set_num_threads(1)
-            restore = Thread(target=torch.set_num_threads, args=(count,))
-            restore.start()
-            restore.join()
     reset = _native.set(count)
-    try:
+    try:  # a signal may raise from here on, as Ctrl-C does
+        if count > 1:
+            # PyTorch keeps a count for each thread, and one for the process that a thread takes over when it first
+            # meets PyTorch. Setting a thread's sets the process's too; another, short-lived thread puts that back.
+            with _lock:
+                torch.set_num_threads(1)
+                restore = Thread(target=torch.set_num_threads, args=(count,))
+                restore.start()
+                restore.join()
         yield
     finally:
         _native.reset(reset)

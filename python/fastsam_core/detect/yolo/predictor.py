@@ -124,5 +124,5 @@ class YoloPredictor(PredictionLoop):
             masks = Masks(objects.rles, image.shape[:2], device=objects.rows.device, dtype=torch.uint8)
         return Results(image, path, names, objects.rows, masks, speed=speed)
 
-    def _input_shape(self) -> str:
+    def _input_shape(self, config: Config) -> str:
         return "" if self._last_input is None else f"(1, 3, {self._last_input[0]}, {self._last_input[1]})"

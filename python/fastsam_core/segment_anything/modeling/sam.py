@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,8 @@ class Sam(SamModel):
     pixel_std: Tensor
 
     def __init__(self, model: SamModel) -> None:
-        super().__init__(model.name, model.image_encoder, model.prompt_encoder, model.mask_decoder)
+        encoder = copy.copy(model.prompt_encoder)  # whose input size calls of `model` may set
+        super().__init__(model.name, model.image_encoder, encoder, model.mask_decoder)
         self.judgement = model.judgement
         self.set_image_size(model.own_image_size)
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
@@ -38,14 +40,14 @@ class Sam(SamModel):
 
     @property
     def image_size(self) -> int:
-        return self.image_encoder.img_size  # type: ignore[return-value]
+        return self._size or self.image_encoder.img_size  # type: ignore[return-value]
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def set_image_size(self, size: int) -> None:
-        super().set_image_size(size)
+    def _take(self, size: int) -> None:
+        super()._take(size)
         self.image_encoder.img_size = size  # type: ignore[assignment]
 
     def decode_points(

@@ -88,7 +88,6 @@ class SamAutomaticMaskGenerator:
             shown = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"image must be an RGB array, uint8 (H, W, 3), not {shown}")
         model = self.predictor.model
-        model.set_image_size(model.image_size)  # a SAM with the same modules may have called for another
         records = generate_records(model, Picture(image[..., ::-1], "image"), self._config(), Stopwatch())
         for record in records:
             record["segmentation"] = self._segmentation(record["segmentation"])

@@ -176,7 +176,6 @@ class SamPredictor:
     def _prepared(self) -> PreparedImage:
         """What the decoder needs of `features`, made once for as long as these, and the weights, stay as they are."""
         features = self.get_image_embedding()
-        self.model.set_image_size(self.model.image_size)  # a SAM with the same modules may have called for another
         weights = [kept(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
         made_from, changes = [features, *weights], edits(features)
         ready = self._ready

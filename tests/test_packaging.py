@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import fastsam_core
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("cv2", "PIL", "tqdm", "safetensors", "platformdirs", "matplotlib", "skimage", "pandas", "transformers")
 
 
@@ -66,6 +68,15 @@ def test_familiar_import_paths(path: str, names: list[str]) -> None:
     module = importlib.import_module(f"fastsam_core.{path}")
     for name in names:
         assert getattr(module, name) is getattr(fastsam_core, name)
+
+
+def test_ci_runs_with_the_oldest_dependencies() -> None:
+    requirements = importlib.metadata.requires("fastsam_core") or []
+    bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)$", "\n".join(requirements), re.MULTILINE))
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements" / "oldest.txt").read_text(), re.MULTILINE))
+    assert len(bounds) == 7 and bounds.keys() - pins.keys() == {"torch"}
+    for name, pin in pins.items():
+        assert f"{pin}.".startswith(f"{bounds[name]}."), name
 
 
 def test_dependencies_are_declared_for_all_that_is_imported() -> None:

@@ -183,7 +183,11 @@ def test_a_sam_with_the_same_modules_may_predict_at_another_size() -> None:
     predictor = SamPredictor(ours)
     generator = SamAutomaticMaskGenerator(ours, 2, pred_iou_thresh=0, stability_score_thresh=0)
     predictor.set_image(image)
-    for ask in (lambda: predictor.predict(box=np.array([10, 5, 50, 40])), lambda: generator.generate(image)):
+
+    def predict() -> Any:
+        return predictor.predict(box=np.array([10, 5, 50, 40]))
+
+    for ask in (predict, lambda: [predictor.set_image(image), *predict()], lambda: generator.generate(image)):
         expected = ask()
         ours(image, bboxes=[10, 5, 50, 40], **{**QUIET, "imgsz": 64})
         np.testing.assert_equal(ask(), expected)
@@ -333,20 +337,6 @@ def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- models, transforms
-
-
-def test_calls_of_the_model_at_other_sizes() -> None:
-    model = small_model()
-    predictor, other = SamPredictor(model), SAM(model)
-    image, box = golden_recipe.test_image(40, 60), np.array([5, 5, 40, 30])
-
-    def found() -> np.ndarray:
-        predictor.set_image(image)
-        return predictor.predict(box=box)[2]
-
-    expected = found()
-    assert len(other(image, bboxes=box, imgsz=64, verbose=False, conf=-1e9)[0]) == 1
-    np.testing.assert_array_equal(found(), expected)
 
 
 def test_models(tmp_path: Path, sam: segment_anything.Sam) -> None:

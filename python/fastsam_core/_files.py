@@ -27,7 +27,7 @@ def home() -> Path:
 
 
 def for_opencv(path: str | os.PathLike[str]) -> Any:
-    """A path as OpenCV takes it: its older versions text alone, and the process dies of text that is not UTF-8."""
+    """A path as OpenCV takes it: before 4.12 text alone; and the process dies of text that is not UTF-8."""
     text = os.fsdecode(path)
     try:
         text.encode()

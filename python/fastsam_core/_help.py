@@ -56,7 +56,7 @@ _CONVERT = {
 
 
 def text(command: str | None = None, default_model: str = "") -> str:
-    """Of one of the commands that have options; of all together for any other."""
+    """The options of a command that has some; for any other, the page of all commands."""
     if command == "predict":
         return _section("fastsam predict key=value ...", _PROMPTS | _options(default_model))
     if command == "annotate":

@@ -32,7 +32,7 @@ def _end_openmp_threads() -> None:
 
 def _leave_openmp_alone() -> None:
     """Where its threads can't be ended, PyTorch works on the child's thread alone, and native operations as before."""
-    if sys.platform == "linux" and _pause_openmp is None and torch.get_num_threads() > 1:
+    if says_of_forks() and torch.get_num_threads() > 1:
         _native.set(thread_count())
         torch.set_num_threads(1)
 

@@ -290,7 +290,7 @@ def test_few_steps_on_the_cpu_too() -> None:
 
 
 @torch.no_grad()
-def test_a_position_embedding_that_changes_is_read_anew() -> None:
+def test_a_position_embedding_that_changes_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = model_of().mask_decoder
     assert isinstance(decoder, MaskDecoder)
     place = torch.randn(1, decoder.iou_token.embedding_dim, 8, 8)
@@ -300,6 +300,11 @@ def test_a_position_embedding_that_changes_is_read_anew() -> None:
     place.mul_(2)
     assert torch.equal(own.place(place).given, 2 * before.given)
     assert torch.equal(own.place(place.clone()).products, own.place(place).products)
+    # On another stream what was made of it may not be there yet.
+    before = own.place(place)
+    monkeypatch.setattr(decoder_features, "place_of", lambda device: (device, "another stream"))
+    after = own.place(place)
+    assert after is not before and own.place(place) is after
 
 
 @torch.no_grad()

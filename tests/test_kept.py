@@ -181,6 +181,16 @@ def test_what_is_kept_goes_with_its_module() -> None:
     assert gone() is None and len(kept_module._known) == entries - 1
 
 
+def test_what_another_thread_has_made_meanwhile_is_what_all_have() -> None:
+    module, others = nn.Linear(2, 2), list[Any]()
+
+    def make() -> object:
+        others.append(kept(module, "a", object))
+        return object()
+
+    assert kept(module, "a", make) is others[0] and kept(module, "a", object) is others[0]
+
+
 def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     module, layer, steps = nn.Linear(2, 2), Attention(8, 2, 3), list[Any]()
 

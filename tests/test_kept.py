@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastsam_core.models import decoder_features, sam_model
+from fastsam_core.models import decoder_features, sam_model, tiny_vit
 from fastsam_core.models import kept as kept_module
 from fastsam_core.models.decoder_features import prepared
 from fastsam_core.models.decoder_gpu import GpuImage
@@ -189,6 +189,20 @@ def test_what_another_thread_has_made_meanwhile_is_what_all_have() -> None:
         return object()
 
     assert kept(module, "a", make) is others[0] and kept(module, "a", object) is others[0]
+
+
+@torch.no_grad()
+def test_a_bias_that_another_thread_has_made_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Attention(8, 2, 3)
+    others: list[Tensor] = []
+
+    def finish(table: Tensor) -> None:
+        monkeypatch.setattr(tiny_vit, "finish", lambda table: None)
+        others.append(layer._bias())
+
+    monkeypatch.setattr(tiny_vit, "finish", finish)
+    first = layer._bias()
+    assert torch.equal(first, others[0]) and layer._bias() is others[0]
 
 
 def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

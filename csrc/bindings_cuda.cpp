@@ -17,9 +17,7 @@ namespace py = pybind11;
 PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.doc() = "CUDA operations of fastsam_core; fastsam_core.ops is the way to call them.";
   m.attr("ARCHITECTURES") = FASTSAM_CUDA_ARCHITECTURES;
-  m.def("device_count", &fastsam::cuda::device_count, "GPUs that this process can use.");
   m.def("why_not", &fastsam::cuda::why_not, "Why kernels can't run on the current device, or \"\".");
-  m.def("compute_capability", &fastsam::cuda::compute_capability, "Of the current device, such as 80 or 90.");
   m.def("shared_memory", &fastsam::cuda::shared_memory, "Bytes for each multiprocessor of the current device.");
 #ifdef FASTSAM_CUDA_EMULATION
   m.attr("EMULATED") = true;

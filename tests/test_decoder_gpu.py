@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 import cuda_emulation
 from decoder_arguments import arguments_in
 from fastsam_core.models import decoder_gpu, registry, sam_model
+from fastsam_core.models.decoder_features import prepared
 from fastsam_core.models.decoder_folded import DecodedPrompts, FoldedImage
 from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.decoder_tiled import TiledImage
@@ -214,6 +215,24 @@ def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int) -> None:
     still.copy_(sparse)
     graph.replay()
     assert torch.equal(iou, expected)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_on_a_gpu_another_stream_does_not_take_what_is_still_being_made() -> None:
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    decoder, given, sparse = half(torch.bfloat16, "cuda")
+    expected = GpuImage(half(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
+    prepared(decoder, half=True)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(50_000_000)  # some tens of milliseconds
+        assert GpuImage(decoder, *given).features
+    with torch.cuda.stream(torch.cuda.Stream()):
+        found = GpuImage(decoder, *given).decode(sparse).predicted_iou()
+    torch.cuda.synchronize()
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.gpu

@@ -104,6 +104,24 @@ def test_preprocessing_never_waits_and_can_be_captured() -> None:
         assert torch.equal(out, one)
 
 
+def test_a_frame_in_pinned_memory_may_be_written_to_at_once() -> None:
+    frame = torch.from_numpy(picture(1, 1200, 1800)).pin_memory()
+    wanted, _ = preprocess(frame.numpy(), 1024, "cuda")
+    torch.cuda.synchronize()
+    torch.cuda._sleep(50_000_000)  # some tens of milliseconds
+    given, _ = preprocess(frame.numpy(), 1024, "cuda")
+    frame.zero_()
+    assert same_bits(given.cpu(), wanted.cpu())
+
+
+def test_points_that_share_their_labels_memory_are_taken_there() -> None:
+    model = registry.build("sam_nano").cuda().eval()
+    grid, channels = model.image_size // 16, model.prompt_encoder.embed_dim
+    embedding, points = torch.zeros(1, channels, grid, grid, device="cuda"), torch.ones(5, 1, 2)
+    of_one, _ = model.decode_points(embedding, points, torch.ones(1, 1).expand(5, 1))
+    assert torch.equal(of_one, model.decode_points(embedding, points, torch.ones(5, 1))[0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
     boxes = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastsam_core.models import decoder_features, sam_model
+from fastsam_core.models import decoder_features, sam_model, tiny_vit
 from fastsam_core.models import kept as kept_module
 from fastsam_core.models.decoder_features import prepared
 from fastsam_core.models.decoder_gpu import GpuImage
@@ -181,6 +181,30 @@ def test_what_is_kept_goes_with_its_module() -> None:
     assert gone() is None and len(kept_module._known) == entries - 1
 
 
+def test_what_another_thread_has_made_meanwhile_is_what_all_have() -> None:
+    module, others = nn.Linear(2, 2), list[Any]()
+
+    def make() -> object:
+        others.append(kept(module, "a", object))
+        return object()
+
+    assert kept(module, "a", make) is others[0] and kept(module, "a", object) is others[0]
+
+
+@torch.no_grad()
+def test_a_bias_that_another_thread_has_made_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Attention(8, 2, 3)
+    others: list[Tensor] = []
+
+    def finish(table: Tensor) -> None:
+        monkeypatch.setattr(tiny_vit, "finish", lambda table: None)
+        others.append(layer._bias())
+
+    monkeypatch.setattr(tiny_vit, "finish", finish)
+    first = layer._bias()
+    assert torch.equal(first, others[0]) and layer._bias() is others[0]
+
+
 def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     module, layer, steps = nn.Linear(2, 2), Attention(8, 2, 3), list[Any]()
 
@@ -290,7 +314,7 @@ def test_few_steps_on_the_cpu_too() -> None:
 
 
 @torch.no_grad()
-def test_a_position_embedding_that_changes_is_read_anew() -> None:
+def test_a_position_embedding_that_changes_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = model_of().mask_decoder
     assert isinstance(decoder, MaskDecoder)
     place = torch.randn(1, decoder.iou_token.embedding_dim, 8, 8)
@@ -300,6 +324,11 @@ def test_a_position_embedding_that_changes_is_read_anew() -> None:
     place.mul_(2)
     assert torch.equal(own.place(place).given, 2 * before.given)
     assert torch.equal(own.place(place.clone()).products, own.place(place).products)
+    # On another stream what was made of it may not be there yet.
+    before = own.place(place)
+    monkeypatch.setattr(decoder_features, "place_of", lambda device: (device, "another stream"))
+    after = own.place(place)
+    assert after is not before and own.place(place) is after
 
 
 @torch.no_grad()

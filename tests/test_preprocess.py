@@ -6,7 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
+from fastsam_core.models.common import to_device
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess, resize, resized_shape, scale_points
 
 
@@ -68,3 +70,25 @@ def test_scale_points_has_a_factor_per_axis_and_keeps_its_input() -> None:
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, torch.tensor([[[50.0, 50.0 * 101 / 201]]]))
     assert points.tolist() == [[[100.0, 50.0]]]
+
+
+@pytest.mark.parametrize(("shape", "pinned"), [((5, 1), True), ((1, 1), False)])
+def test_copies_to_a_gpu_are_of_memory_that_nobody_writes_to(
+    shape: tuple[int, int], pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host doesn't wait for them: here, what a copy would be made of comes back in its place."""
+
+    def pin_memory(tensor: Tensor) -> Tensor:  # as PyTorch does it
+        size = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        memory = torch.UntypedStorage(size * tensor.element_size())
+        return tensor.new_empty(0).set_(memory, 0, tensor.shape, tensor.stride()).copy_(tensor)
+
+    empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, pin_memory: empty_like(tensor))
+    monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: pinned)
+    monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(Tensor, "to", lambda tensor, device, non_blocking: tensor)
+    own = torch.ones(shape)
+    there = to_device(own.expand(5, 1), torch.device("cuda"))
+    own.zero_()
+    assert torch.equal(there, torch.ones(5, 1))

@@ -5,17 +5,6 @@
 
 namespace fastsam::attention {
 
-// 2^x; the emulator's is exact to the last bit, the GPU's to two of them.
-__device__ __forceinline__ float power_of_two(float x) {
-#ifdef FASTSAM_CUDA_EMULATION
-  return exp2f(x);
-#else
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#endif
-}
-
 template <typename T>
 __device__ __forceinline__ void store_two(T* to, float first, float second) {
   *reinterpret_cast<uint32_t*>(to) = pack<T>(first, second);

@@ -37,11 +37,6 @@ struct Tile {
   }
 };
 
-// The lane's place in a fragment: rows `group` and `group + 8`, columns 2 * `pair` and the one after, plus 8.
-__device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % kWarp); }
-__device__ __forceinline__ int group() { return lane() / 4; }
-__device__ __forceinline__ int pair() { return lane() % 4; }
-
 // 16 rows by 16 of depth, and 16 of depth by 16 columns. Of float32 two products of depth 8, each number in two parts.
 template <typename T>
 struct Left {

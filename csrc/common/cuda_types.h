@@ -16,10 +16,6 @@ __device__ __forceinline__ float to_float(bfloat16 value) { return __bfloat162fl
 template <typename T>
 __device__ __forceinline__ T from_float(float value);
 template <>
-__device__ __forceinline__ float from_float<float>(float value) {
-  return value;
-}
-template <>
 __device__ __forceinline__ half from_float<half>(float value) {
   return __float2half_rn(value);
 }

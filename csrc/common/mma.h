@@ -16,6 +16,22 @@
 
 namespace fastsam::cuda {
 
+// The lane's place in a fragment: rows `group` and `group + 8`, columns 2 * `pair` and the one after, plus 8.
+__device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % kWarp); }
+__device__ __forceinline__ int group() { return lane() / 4; }
+__device__ __forceinline__ int pair() { return lane() % 4; }
+
+// 2^x; the emulator's is exact to the last bit, the GPU's to two of them.
+__device__ __forceinline__ float power_of_two(float x) {
+#ifdef FASTSAM_CUDA_EMULATION
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 #ifndef FASTSAM_CUDA_EMULATION
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -28,36 +44,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Loads one, two or four 8 x 8 matrices of 16-bit elements from shared memory. `row` of lanes 0-7 are the rows of the
-// first, of 8-15 of the second, and so on, each 16 bytes at a multiple of 16; other lanes' are not looked at. r[i]
-// holds row g, columns 2t and 2t + 1 of matrix i; with `trans`, rows 2t and 2t + 1 of column g.
-__device__ __forceinline__ void ldmatrix_x1(uint32_t (&r)[1], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
-               : "=r"(r[0])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
+// Loads four 8 x 8 matrices of 16-bit elements from shared memory. `row` of lanes 0-7 are the rows of the first, of
+// 8-15 of the second, and so on, each 16 bytes at a multiple of 16. r[i] holds row g, columns 2t and 2t + 1 of matrix
+// i; with `trans`, rows 2t and 2t + 1 of column g.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
-               : "=r"(r[0])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
                : "r"(shared_address(row))
                : "memory");
 }
@@ -87,13 +79,7 @@ __device__ __forceinline__ void mma_m16n8k16<bfloat16>(float (&d)[4], const uint
       "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The nearest tf32, ties away from zero, as the bits of a float.
-__device__ __forceinline__ uint32_t to_tf32(float value) {
-  uint32_t bits = 0;
-  FASTSAM_FROM_SM80("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return bits;
-}
-// d += a b, 16 x 8 from 16 x 8 and 8 x 8 tf32 numbers. The lower 13 bits of what to_tf32 didn't round are dropped.
+// d += a b, 16 x 8 from 16 x 8 and 8 x 8 tf32 numbers, as the bits of floats, whose lower 13 are dropped.
 __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   FASTSAM_FROM_SM80(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

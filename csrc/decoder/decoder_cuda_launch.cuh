@@ -2,7 +2,7 @@
 // 64 bytes, outside of inner loops:
 //
 //   of a prompt            threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts of a block)
-//   first look                 128         72           0                  28
+//   first look                 128         80           0                  24
 //   first pass                 256         80       43 KB                  24 (3)
 //   second pass, narrow        256        128       86 KB                  16 (2)
 //   second pass, wide          256        128       94 KB                  16 (2)

@@ -15,21 +15,7 @@ constexpr float kNoTop = -3e38f;
 // Scores may pass the largest of those before by this much, in powers of two, until sums are scaled down.
 constexpr float kSlack = 8.0f;
 
-__device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % kWarp); }
-__device__ __forceinline__ int group() { return lane() / 4; }
-__device__ __forceinline__ int pair() { return lane() % 4; }
 __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x / kWarp); }
-
-// 2^x; the emulator's is exact to the last bit, the GPU's to two of them.
-__device__ __forceinline__ float power_of_two(float x) {
-#ifdef FASTSAM_CUDA_EMULATION
-  return exp2f(x);
-#else
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#endif
-}
 
 // Has the line of global memory at this address brought to the second-level cache.
 __device__ __forceinline__ void fetch_ahead(const void* address) {

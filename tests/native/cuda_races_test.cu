@@ -87,8 +87,8 @@ __global__ void matrix_kernel(int* out, bool slip) {
   __shared__ __align__(16) uint32_t memory[32];
   memory[thread()] = 1;
   if (!slip) __syncwarp();
-  uint32_t r[1];
-  ldmatrix_x1(r, memory + thread() % 8 * 4);
+  uint32_t r[4];
+  ldmatrix_x4(r, memory + thread() % 8 * 4);
   out[thread()] = static_cast<int>(r[0]);
 }
 

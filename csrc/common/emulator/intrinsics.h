@@ -1,5 +1,5 @@
-// What one thread does alone: bits, rounding, conversions, atomics. One thread runs at a time, so an atomic is a plain
-// read and write; nothing is reordered, so a fence is nothing.
+// What one thread does alone: bits, rounding, atomics. One thread runs at a time, so an atomic is a plain read and
+// write.
 #pragma once
 
 #include <cmath>
@@ -16,25 +16,6 @@ template <typename T>
 T __ldg(const T* address) {
   return *address;
 }
-template <typename T>
-T __ldcs(const T* address) {
-  return *address;
-}
-template <typename T>
-T __ldcg(const T* address) {
-  return *address;
-}
-template <typename T>
-void __stcs(T* address, T value) {
-  *address = value;
-}
-template <typename T>
-void __stcg(T* address, T value) {
-  *address = value;
-}
-inline void __threadfence_block() {}
-inline void __threadfence() {}
-inline void __threadfence_system() {}
 inline void __nanosleep(unsigned) { fastsam::emulator::yield(); }
 [[noreturn]] inline void __trap() { fastsam::emulator::fail("stopped at __trap()"); }
 
@@ -122,39 +103,18 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
 inline unsigned __float_as_uint(float x) { return fastsam::emulator::bit_cast<unsigned>(x); }
 inline int __float_as_int(float x) { return fastsam::emulator::bit_cast<int>(x); }
 inline float __uint_as_float(unsigned x) { return fastsam::emulator::bit_cast<float>(x); }
-inline float __int_as_float(int x) { return fastsam::emulator::bit_cast<float>(x); }
-inline long long __double_as_longlong(double x) { return fastsam::emulator::bit_cast<long long>(x); }
-inline double __longlong_as_double(long long x) { return fastsam::emulator::bit_cast<double>(x); }
 
 // ---- arithmetic that is never contracted (this file's user is compiled with -ffp-contract=off) ----
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fsub_rn(float x, float y) { return x - y; }
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fdiv_rn(float x, float y) { return x / y; }
-inline float __fsqrt_rn(float x) { return std::sqrt(x); }
-inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
-inline double __dadd_rn(double x, double y) { return x + y; }
-inline double __dsub_rn(double x, double y) { return x - y; }
 inline double __dmul_rn(double x, double y) { return x * y; }
 inline double __ddiv_rn(double x, double y) { return x / y; }
-inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
 
 // ---- approximations, here exact ----
-inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
-inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
-
-// ---- conversions ----
-inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
-inline int __float2int_rd(float x) { return static_cast<int>(std::floor(x)); }
-inline int __float2int_ru(float x) { return static_cast<int>(std::ceil(x)); }
-inline int __float2int_rz(float x) { return static_cast<int>(x); }
-inline float __int2float_rn(int x) { return static_cast<float>(x); }
-inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
-inline float __double2float_rn(double x) { return static_cast<float>(x); }
 
 // ---- CUDA has these for all numbers, without a namespace; of floats, the one that is not NaN ----
 template <typename A, typename B>

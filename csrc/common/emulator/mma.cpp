@@ -18,14 +18,13 @@ void require_all(const Lanes& lanes, const char* operation) {
 struct MatrixLoad {
   uint32_t* registers;
   const void* row;
-  int matrices;
   bool transposed;
 };
 
 void load(const Lanes& lanes) {
   require_all(lanes, "ldmatrix");
   const auto& any = *static_cast<const MatrixLoad*>(lanes.operands[0]);
-  for (int matrix = 0; matrix < any.matrices; ++matrix) {
+  for (int matrix = 0; matrix < 4; ++matrix) {
     uint16_t elements[8][8];
     for (int i = 0; i < 8; ++i) {
       const void* from = static_cast<MatrixLoad*>(lanes.operands[8 * matrix + i])->row;
@@ -96,8 +95,8 @@ void require_aligned(const void* address, const char* operation, bool shared) {
   }
 }
 
-void load_matrices(uint32_t* registers, const void* row, int matrices, bool transposed) {
-  MatrixLoad mine{registers, row, matrices, transposed};
+void load_matrices(uint32_t* registers, const void* row, bool transposed) {
+  MatrixLoad mine{registers, row, transposed};
   meet_warp(transposed ? "ldmatrix.trans" : "ldmatrix", 0xffffffffu, &mine, &load);
 }
 

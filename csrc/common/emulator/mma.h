@@ -16,7 +16,7 @@ struct Product {
   uint32_t b[2];
 };
 
-void load_matrices(uint32_t* registers, const void* row, int matrices, bool transposed);
+void load_matrices(uint32_t* registers, const void* row, bool transposed);
 void multiply_half(Product& mine);
 void multiply_bfloat16(Product& mine);
 void multiply_tf32(Product& mine);
@@ -28,12 +28,8 @@ void require_aligned(const void* address, const char* operation, bool shared);
 
 namespace fastsam::cuda {
 
-inline void ldmatrix_x1(uint32_t (&r)[1], const void* row) { emulator::load_matrices(r, row, 1, false); }
-inline void ldmatrix_x2(uint32_t (&r)[2], const void* row) { emulator::load_matrices(r, row, 2, false); }
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { emulator::load_matrices(r, row, 4, false); }
-inline void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row) { emulator::load_matrices(r, row, 1, true); }
-inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) { emulator::load_matrices(r, row, 2, true); }
-inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { emulator::load_matrices(r, row, 4, true); }
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { emulator::load_matrices(r, row, false); }
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { emulator::load_matrices(r, row, true); }
 
 template <typename T>
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -45,11 +41,6 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   }
 }
 
-inline uint32_t to_tf32(float value) {
-  const uint32_t bits = __float_as_uint(value);
-  // Infinity and NaN have no bits to round.
-  return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
-}
 inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::Product mine{d, a, {b0, b1}};
   emulator::multiply_tf32(mine);

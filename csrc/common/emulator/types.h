@@ -13,31 +13,14 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-#define FASTSAM_VECTORS(name, T)                                                \
-  struct alignas(2 * sizeof(T)) name##2 { T x, y; };                            \
-  struct alignas(sizeof(T) < 8 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; }; \
-  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                    \
+#define FASTSAM_VECTORS(name, T)                             \
+  struct alignas(8) name##2 { T x, y; };                     \
+  struct alignas(16) name##4 { T x, y, z, w; };              \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; } \
   inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
-FASTSAM_VECTORS(char, signed char)
-FASTSAM_VECTORS(uchar, unsigned char)
-FASTSAM_VECTORS(short, short)
-FASTSAM_VECTORS(ushort, unsigned short)
-FASTSAM_VECTORS(int, int)
 FASTSAM_VECTORS(uint, unsigned)
-FASTSAM_VECTORS(longlong, long long)
-FASTSAM_VECTORS(ulonglong, unsigned long long)
 FASTSAM_VECTORS(float, float)
-FASTSAM_VECTORS(double, double)
 #undef FASTSAM_VECTORS
-
-struct float3 {
-  float x, y, z;
-};
-inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
-struct uchar3 {
-  unsigned char x, y, z;
-};
-inline uchar3 make_uchar3(unsigned char x, unsigned char y, unsigned char z) { return {x, y, z}; }
 
 namespace fastsam::emulator {
 
@@ -114,19 +97,8 @@ inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
 }
 
 using cudaStream_t = void*;
-enum cudaError_t {
-  cudaSuccess = 0,
-  cudaErrorInvalidValue = 1,
-  cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100
-};
-enum cudaDeviceAttr {
-  cudaDevAttrMultiProcessorCount,
-  cudaDevAttrComputeCapabilityMajor,
-  cudaDevAttrComputeCapabilityMinor,
-  cudaDevAttrMaxSharedMemoryPerMultiprocessor
-};
-enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerMultiprocessor };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "invalid argument";
@@ -136,26 +108,14 @@ inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaSt
   if (bytes > 0) std::memset(memory, value, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 
-// One device like a Hopper GPU, but for its four multiprocessors.
-inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
-}
+// One device, like a Hopper GPU.
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
-  if (device != 0) return cudaErrorInvalidValue;
-  *value = which == cudaDevAttrMultiProcessorCount                ? 4
-           : which == cudaDevAttrComputeCapabilityMajor           ? 9
-           : which == cudaDevAttrMaxSharedMemoryPerMultiprocessor ? 228 * 1024
-                                                                  : 0;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 228 * 1024;
   return cudaSuccess;
 }

@@ -75,8 +75,8 @@ def own(module: nn.Module, *names: str) -> list[Any]:
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device. The host does not wait; the memory that it comes from is kept until it is done."""
+    """A CPU tensor on the device. The host does not wait; what becomes of the tensor meanwhile makes no difference."""
     if device.type != "cuda":
         return host.to(device)
-    pinned = host if host.is_pinned() else host.pin_memory()
-    return pinned.to(device, non_blocking=True)
+    # Pinned memory, too, is the caller's, who may write to it again. `pin_memory` also fails for expanded tensors.
+    return torch.empty_like(host, pin_memory=True).copy_(host).to(device, non_blocking=True)

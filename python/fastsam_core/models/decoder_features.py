@@ -20,7 +20,7 @@ Per image token and prompt that is about 56 x 56 multiplications for each produc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from .. import ops
 from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
 from .common import MLP, LayerNorm2d
-from .kept import capturing, edits, kept
+from .kept import capturing, edits, kept, place_of
 from .mask_decoder import MaskDecoder, TwoWayBlock
 from .native import serves
 from .precision import cast_copy, dtype_of
@@ -93,15 +93,15 @@ class Prepared:
 
     def __init__(self, weights: DecoderWeights, upscaling: Upscaling) -> None:
         self.weights, self.upscaling = weights, upscaling
-        self._placed: tuple[Tensor, int, Position] | None = None
+        self._placed: tuple[Tensor, tuple[Any, ...], Position] | None = None
 
     def place(self, position: Tensor) -> Position:
         """position: (1, C, h, w), a position embedding; mostly the same tensor for all images."""
-        known = self._placed
-        if known is None or known[0] is not position or known[1] != edits(position):
+        known, state = self._placed, (edits(position), place_of(position.device))
+        if known is None or known[0] is not position or known[1] != state:
             with torch.inference_mode(False), torch.no_grad():
                 tokens = position.to(self.weights.constant.dtype)[0].flatten(1).T.contiguous()
-                known = position, edits(position), place(self.weights, tokens)
+                known = position, state, place(self.weights, tokens)
             if not (position.is_inference() or capturing()):
                 self._placed = known
         return known[2]

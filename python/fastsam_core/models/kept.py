@@ -62,7 +62,8 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
     if not capturing():
         if first is not None:
             finish(first)
-        values[key] = value
+        # Not in the place of another thread's, which would be let go while kernels on its stream still read it.
+        value = values.setdefault(key, value)
     return value
 
 

@@ -229,13 +229,16 @@ class Attention(nn.Module):
         made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)
         # What is written through `.data`, as many do who average models, PyTorch doesn't count. A GPU would have to be
         # waited for.
-        if self._kept is None or self._kept[0] != made_from or (table.is_cpu and not torch.equal(table, self._kept[2])):
+        known = self._kept
+        if known is None or known[0] != made_from or (table.is_cpu and not torch.equal(table, known[2])):
             made = made_from, table.detach()[:, index], table.detach().clone()
             if capturing():
                 return made[1]
             finish(table)
-            self._kept = made
-        return self._kept[1]
+            if self._kept is not known:  # another thread's, which kernels on its stream may read, or a CUDA graph
+                return made[1]
+            self._kept = known = made
+        return known[1]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without what can be made again."""

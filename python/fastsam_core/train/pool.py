@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..models.common import to_device
-
 # Regions in a plane that can be told apart, with 0 for none. A generated scene that has more goes without the others;
 # labelled images are arranged so that none has.
 MAX_REGIONS = 256
@@ -76,7 +74,7 @@ class Pool:
 
     def add(self, pictures: Pictures) -> None:
         """Pictures of at most the pool's size and number of planes, one after the other; the oldest make room."""
-        staged, done = to_device(pictures.data, self.data.device), 0
+        staged, done = pictures.data.to(self.data.device, non_blocking=True), 0  # nobody writes to pictures
         channels, height, width = staged.shape[1:]
         while done < len(pictures):
             place = self.added % self.capacity

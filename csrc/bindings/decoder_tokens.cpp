@@ -135,7 +135,8 @@ void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, c
                           const std::vector<int64_t>& masks, const Floats& layers, const std::vector<int64_t>& sizes,
                           const Floats& first, const Floats& second, const Floats& rest, Floats factors, Floats weights,
                           int64_t threads) {
-  require(final_tokens.ndim() == 3 && final_tokens.shape(1) > 0, "final must be (prompts, chosen, width)");
+  require(final_tokens.ndim() == 3 && final_tokens.shape(1) > 0 && final_tokens.shape(2) > 0,
+          "final must be (prompts, chosen, width)");
   require(first_own.ndim() == 4, "values must be (prompts, heads, tokens, head_dim)");
   require(asked.ndim() == 1 && index.ndim() == 1 && column.ndim() == 1, "asked, index and column must be lists");
   require(index.size() == column.size(), "index and column must be of one length");

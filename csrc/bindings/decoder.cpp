@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "bindings/arrays.h"
-#include "bindings/panels.h"
+#include "common/panels.h"
 
 namespace fastsam::bindings {
 

@@ -1,5 +1,5 @@
 #include "bindings/arrays.h"
-#include "bindings/panels.h"
+#include "common/panels.h"
 #include "decoder/tokens.h"
 
 namespace fastsam::bindings {

@@ -136,7 +136,7 @@ std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* cl
       for (size_t k = 0; k < size; ++k) keep[first[k]] = 1;
       return;
     }
-    if (size >= kGridBoxes && settle_on_grid(boxes, first, size, limit, inner_threads, keep.data())) return;
+    if (size >= kGridBoxes && settle_on_grid(boxes, first, size, limit, keep.data())) return;
     settle(Candidates<T>(boxes, first, size), limit, inner_threads, keep.data());
   };
   if (groups.size() == 1) {

@@ -11,11 +11,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <unordered_map>
 #include <vector>
 
-#include "common/fork_join.h"
 #include "common/isa.h"
 #include "nms/nms_table.h"
 
@@ -243,8 +241,7 @@ class Grid {
 }  // namespace
 
 template <typename T>
-bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, int64_t threads, uint8_t* keep) {
-  static_cast<void>(threads);
+bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep) {
   if (n >= std::numeric_limits<uint32_t>::max() / 4) return false;
   Grid<T> grid(boxes, order, n, threshold);
   if (!grid.build()) return false;
@@ -260,7 +257,7 @@ bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold,
   return true;
 }
 
-template bool settle_on_grid<float>(const float*, const int64_t*, size_t, float, int64_t, uint8_t*);
-template bool settle_on_grid<double>(const double*, const int64_t*, size_t, double, int64_t, uint8_t*);
+template bool settle_on_grid<float>(const float*, const int64_t*, size_t, float, uint8_t*);
+template bool settle_on_grid<double>(const double*, const int64_t*, size_t, double, uint8_t*);
 
 }  // namespace fastsam::nms

@@ -326,10 +326,9 @@ void decode_prompts(const Prompts& job, int64_t threads) {
 }
 
 void mask_factors(const MaskFactors& job, int64_t threads) {
-  if (job.count == 0) return;
   check_asked(job.asked, job.asked_count, job.prompts, job.index, job.count);
   for (int64_t i = 0; i < job.count; ++i) {
-    if (job.column[i] < 0 || job.column[i] + 1 >= job.chosen_count) {
+    if (job.column[i] < 0 || job.column[i] >= job.chosen_count - 1) {
       throw std::invalid_argument("a mask's token is not among those decoded");
     }
   }
@@ -352,6 +351,7 @@ void mask_factors(const MaskFactors& job, int64_t threads) {
       }
     }
   });
+  if (job.count == 0) return;
 
   // Each mask's token through its own three layers: those of one token together.
   const int64_t narrow = job.layers[2].n;

@@ -14,7 +14,7 @@ constexpr DType kDType = DType::bfloat16;
 template <>
 constexpr DType kDType<float> = DType::float32;
 
-// What both operations ask of qkv, out and padding; with the sizes of a window (0, 0 for the whole grid).
+// What both operations ask of qkv, out and padding; a window of 0 is the whole grid.
 template <typename Number>
 void check_grid(const Array<Number>& qkv, int64_t heads, int64_t window, const std::optional<Array<Number>>& padding,
                 const Array<Number>& out) {

@@ -122,9 +122,9 @@ void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, con
   if (rows <= 0 || second.n <= 0) return;
   const int64_t hidden_stride = row_size(first.n);
   const auto to_hidden = [&](float* hidden) {
-    return LinearFinish{nullptr, first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
+    return LinearFinish{first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
   };
-  const LinearFinish to_out{nullptr, second_bias, kLinearNone, x.data, x.stride, out, out_stride};
+  const LinearFinish to_out{second_bias, kLinearNone, x.data, x.stride, out, out_stride};
   threads = useful_threads(threads, rows, first.n, first.k + second.n);
   if (rows <= kNarrow) {
     const Floats hidden(rows * hidden_stride);

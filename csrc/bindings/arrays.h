@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -39,6 +40,14 @@ inline bool has_shape(const py::array& x, std::initializer_list<int64_t> shape) 
     if (x.shape(axis++) != size) return false;
   }
   return true;
+}
+
+// Does `work` without the interpreter's lock, where that pays.
+template <typename Work>
+auto unlocked(const Work& work, bool pays = true) {
+  std::optional<py::gil_scoped_release> release;
+  if (pays) release.emplace();
+  return work();
 }
 
 // A 1-D array that owns the vector's memory.

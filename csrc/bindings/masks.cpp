@@ -26,11 +26,9 @@ py::tuple mask_runs(const Floats& logits, const Int64s& y_cells, const Floats& y
                                       static_cast<float>(threshold - offset)};
   const float* data = logits.data();
   const int64_t rows = logits.shape(1), columns = logits.shape(2);
-  fastsam::masks::Measured found;
-  {
-    py::gil_scoped_release release;
-    found = fastsam::masks::measure(data, n, rows, columns, y, x, levels, {height, width, left, top}, threads);
-  }
+  fastsam::masks::Measured found = unlocked([&] {
+    return fastsam::masks::measure(data, n, rows, columns, y, x, levels, {height, width, left, top}, threads);
+  });
   return py::make_tuple(to_array(std::move(found.runs.counts)), to_array(std::move(found.runs.offsets)),
                         to_array(std::move(found.boxes), n, 4), to_array(std::move(found.sizes), n, 3));
 }
@@ -43,11 +41,8 @@ py::tuple mask_remove_small_regions(const Int64s& counts, const Int64s& offsets,
           "height and width must not be negative, nor too large");
   const fastsam::rle::RunsView runs{counts.data(), static_cast<int64_t>(counts.size()), offsets.data(),
                                     static_cast<int64_t>(offsets.size()) - 1};
-  fastsam::masks::Cleaned cleaned;
-  {
-    py::gil_scoped_release release;
-    cleaned = fastsam::masks::remove_small_regions(runs, height, width, min_area, threads);
-  }
+  fastsam::masks::Cleaned cleaned =
+      unlocked([&] { return fastsam::masks::remove_small_regions(runs, height, width, min_area, threads); });
   return py::make_tuple(to_array(std::move(cleaned.runs.counts)), to_array(std::move(cleaned.runs.offsets)),
                         to_array(std::move(cleaned.changed)));
 }

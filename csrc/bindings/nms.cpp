@@ -19,12 +19,8 @@ py::array_t<int64_t> nms(const Array<T>& boxes, const Array<double>& scores, con
   const T* box_data = boxes.data();
   const double* score_data = scores.data();
   const int64_t* class_data = classes ? classes->data() : nullptr;
-  std::vector<int64_t> kept;
-  {
-    py::gil_scoped_release release;
-    kept = fastsam::nms::nms<T>(box_data, score_data, class_data, n, threshold, threads);
-  }
-  return to_array(std::move(kept));
+  return to_array(
+      unlocked([&] { return fastsam::nms::nms<T>(box_data, score_data, class_data, n, threshold, threads); }));
 }
 
 }  // namespace

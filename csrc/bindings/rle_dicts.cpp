@@ -5,7 +5,6 @@
 #include <pybind11/gil_safe_call_once.h>
 
 #include <algorithm>
-#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -117,10 +116,8 @@ bool for_items(const Items& found, int64_t threads, const Work& work) {
   };
   const int64_t mean = static_cast<int64_t>(found.characters) / std::max<int64_t>(1, found.size());
   try {
-    std::optional<py::gil_scoped_release> release;
-    if (found.large()) release.emplace();
-    fork_join(found.large() ? threads : 1, found.size(), static_cast<int64_t>(kTextPerThread) / 2 / (mean + 1) + 1,
-              part);
+    const int64_t grain = static_cast<int64_t>(kTextPerThread) / 2 / (mean + 1) + 1;
+    unlocked([&] { fork_join(found.large() ? threads : 1, found.size(), grain, part); }, found.large());
   } catch (const std::invalid_argument&) {
     return false;
   }
@@ -236,15 +233,14 @@ py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t t
   const int64_t pixels = view.height * view.width;
   if (view.width > UINT32_MAX) return py::none();
   std::vector<std::vector<uint8_t>> texts(static_cast<size_t>(view.n));
-  {
-    std::optional<py::gil_scoped_release> release;
-    if (pixels * view.n >= static_cast<int64_t>(kTextPerThread)) release.emplace();
+  const auto work = [&] {
     std::vector<rle::Edges> edges = rle::find_edges(view, threads);
     for (size_t i = 0; i < texts.size(); ++i) {
       texts[i] = text_of(edges[i], pixels);
       rle::Edges().swap(edges[i]);
     }
-  }
+  };
+  unlocked(work, pixels * view.n >= static_cast<int64_t>(kTextPerThread));
   if (single) return to_dict(view.height, view.width, to_text(texts.front(), as_str));
   py::list result(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) result[i] = to_dict(view.height, view.width, to_text(texts[i], as_str));
@@ -286,11 +282,7 @@ py::object coco_decode(const py::object& objects, bool row_major, int64_t thread
   uint8_t* out = static_cast<uint8_t*>(masks.mutable_data());
   if (!large) std::fill(out, out + bytes, uint8_t{0});
   const rle::RunsView view{runs.counts.data(), static_cast<int64_t>(runs.counts.size()), runs.offsets.data(), n};
-  {
-    std::optional<py::gil_scoped_release> release;
-    if (large) release.emplace();
-    rle::decode(view, height, width, !row_major, out, large ? threads : 1);
-  }
+  unlocked([&] { rle::decode(view, height, width, !row_major, out, large ? threads : 1); }, large);
   return std::move(masks);
 }
 
@@ -343,13 +335,8 @@ py::object coco_iou(const py::object& dt, const py::object& gt, const py::object
   }
   const bool* crowd = reinterpret_cast<const bool*>(flags.data());
   const std::vector<rle::Footprint>& others = same ? row_masks : column_masks;
-  std::vector<double> result;
-  {
-    const bool large = rows.large() || others.size() * row_masks.size() > 1024;
-    std::optional<py::gil_scoped_release> release;
-    if (large) release.emplace();
-    result = rle::iou(row_masks, others, crowd, large ? threads : 1);
-  }
+  const bool large = rows.large() || others.size() * row_masks.size() > 1024;
+  std::vector<double> result = unlocked([&] { return rle::iou(row_masks, others, crowd, large ? threads : 1); }, large);
   return to_array(std::move(result), rows.size(), other.size());
 }
 

@@ -18,6 +18,7 @@ from fastsam_core.models.decoder_folded import FoldedImage
 from fastsam_core.models.decoder_tiled import PROMPTS_KEPT, TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._decoder.panels import from_panels
+from fastsam_core.ops._decoder.weights import mask_shapes
 from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import thread_count
 from siblings import each_sibling, use_sibling
@@ -211,9 +212,26 @@ def test_mask_of_no_prompt_is_a_value_error(sibling: str) -> None:
 def test_factors_of_no_prompt_or_mask_are_value_errors(sibling: str) -> None:
     given = arguments("decoder_mask_factors", **SMALL)
     for at, end in ((3, SMALL["prompts"]), (4, 2), (5, 2)):
-        for wrong in (-1, end):
+        for wrong in (-1, end, 2**63 - 1):
             with pytest.raises(ValueError):
                 ops.siblings("decoder_mask_factors")[sibling](*given[:at], given[at] * 0 + wrong, *given[at + 1 :])
+
+
+@each_sibling
+def test_factors_need_no_mask(sibling: str) -> None:
+    given, call = arguments("decoder_mask_factors", **SMALL), ops.siblings("decoder_mask_factors")[sibling]
+    factors, _ = call(*given)
+    alone, weights = call(*given[:4], given[4][:0], given[5][:0], *given[6:])
+    assert torch.equal(alone, factors) and weights.shape == (0, given[8][2])
+
+
+@each_sibling
+def test_factors_of_tokens_without_channels_are_a_value_error(sibling: str) -> None:
+    final, *given = arguments("decoder_mask_factors", **SMALL)
+    layers, sizes = given[6:8]
+    none = torch.zeros(len(layers), mask_shapes(0, *sizes)[1])
+    with pytest.raises(ValueError, match="width"):
+        ops.siblings("decoder_mask_factors")[sibling](final[..., :0], *given[:6], none, *given[7:])
 
 
 # ---------------------------------------------------------------------------------------------------------------- model

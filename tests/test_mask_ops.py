@@ -187,6 +187,7 @@ CELLS, WEIGHTS = torch.tensor([0, 1, 3]), torch.tensor([[0.5, 0.25, 0.25]] * 3)
         ({"y_cells": torch.tensor([0, 1, 4])}, r"y_cells must ascend, within 0..3"),
         ({"y_cells": torch.tensor([1, 0, 2])}, "y_cells must ascend"),
         ({"y_cells": torch.tensor([-1, 0, 2])}, "y_cells must ascend"),
+        ({"y_cells": torch.tensor([0, 1, -(2**63)])}, "y_cells must ascend"),
         ({"x_weights": WEIGHTS * 2}, "x_weights must not be negative, and sum to 1"),
         ({"x_weights": WEIGHTS * torch.tensor([-1.0, 3, 3])}, "x_weights must not be negative"),
         ({"x_weights": WEIGHTS * torch.nan}, "x_weights must not be negative"),

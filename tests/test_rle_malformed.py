@@ -47,6 +47,8 @@ MALFORMED = {
     "longer than needed": {"size": [4, 5], "counts": b"Y02203"},
     "negative longer than needed": {"size": [4, 5], "counts": b"9220oO"},
     "beyond 64 bits": {"size": [4, 5], "counts": b"PPPPPPPPPPPP6"},
+    # 2**62 - 1, and as much again as the difference to it.
+    "wrapping sum": {"size": [1, 2**62 - 1], "counts": b"0oooooooooooo30oooooooooooo3"},
     "below the alphabet": {"size": [4, 5], "counts": b"92 203"},
     "above the alphabet": {"size": [4, 5], "counts": b"9p2203"},
     "high bytes": {"size": [4, 5], "counts": b"9\xff2203"},

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
+#include "common/floats.h"
 #include "common/fork_join.h"
 #include "common/isa.h"
+#include "common/panels.h"
 
 namespace fastsam::attention {
 namespace {
@@ -18,31 +18,13 @@ namespace {
 constexpr int64_t kGroup = 12;
 // Multiply-adds below this many per thread are not worth a thread.
 constexpr int64_t kWorkPerThread = int64_t{1} << 20;
-constexpr int64_t kPanel = 16;
 constexpr double kLog2E = 1.4426950408889634;
-
-constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
-
-// Uninitialised floats that begin on a cache line, as panels like it.
-class Floats {
- public:
-  explicit Floats(int64_t size)
-      : data_(static_cast<float*>(::operator new(sizeof(float) * static_cast<size_t>(size), kLine))) {}
-  float* data() const { return data_.get(); }
-
- private:
-  static constexpr std::align_val_t kLine{64};
-  struct Free {
-    void operator()(float* data) const { ::operator delete(data, kLine); }
-  };
-  std::unique_ptr<float, Free> data_;
-};
 
 // A table (2 * size - 1, dim) of the differences query - key, last to first, so that the row that belongs to a query
 // and the key positions 0, 1, ... are neighbours; in panels, and multiplied by `factor`.
 void pack_positions(const float* table, int64_t size, int64_t dim, float factor, float* panels) {
   const int64_t columns = 2 * size - 1;
-  std::fill(panels, panels + panels_of(columns) * kPanel * dim, 0.0f);
+  std::fill(panels, panels + padded(columns) * dim, 0.0f);
   for (int64_t j = 0; j < columns; ++j) {
     float* column = panels + (j / kPanel) * kPanel * dim + j % kPanel;
     for (int64_t c = 0; c < dim; ++c) column[c * kPanel] = table[(columns - 1 - j) * dim + c] * factor;
@@ -81,8 +63,8 @@ class Windows {
   void attend(int64_t begin, int64_t end) const {
     const AttentionKernels& isa = tokens_.dtype == DType::float32 ? kernels().attention : kernels().attention_bfloat16;
     const int64_t keys_of_window = grid_.window_rows * grid_.window_columns;
-    const Floats keys(panels_of(keys_of_window) * kPanel * grid_.dim);
-    const Floats values(panels_of(grid_.dim) * kPanel * keys_of_window);
+    const Floats keys(padded(keys_of_window) * grid_.dim);
+    const Floats values(padded(grid_.dim) * keys_of_window);
     const Floats scratch(isa.scratch(at(0, 0)));
     auto window = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), begin) - starts_.begin()) - 1;
     while (begin < end) {
@@ -145,12 +127,11 @@ void with_relative_positions(const Grid& grid, const Tokens& tokens, const float
                              const float* columns_table, int64_t threads) {
   // Products of queries and keys count by 1 / sqrt(dim), those with the tables don't.
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(grid.dim)));
-  const int64_t row_panels = panels_of(2 * grid.window_rows - 1),
-                column_panels = panels_of(2 * grid.window_columns - 1);
-  const Floats positions((row_panels + column_panels) * kPanel * grid.dim);
+  const int64_t of_rows = padded(2 * grid.window_rows - 1) * grid.dim;
+  const int64_t of_columns = padded(2 * grid.window_columns - 1) * grid.dim;
+  const Floats positions(of_rows + of_columns);
   pack_positions(rows_table, grid.window_rows, grid.dim, factor, positions.data());
-  pack_positions(columns_table, grid.window_columns, grid.dim, factor,
-                 positions.data() + row_panels * kPanel * grid.dim);
+  pack_positions(columns_table, grid.window_columns, grid.dim, factor, positions.data() + of_rows);
   run(grid, Windows(grid, tokens, positions.data(), nullptr), threads);
 }
 

@@ -7,7 +7,9 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -21,10 +23,31 @@ namespace py = pybind11;
 // Contiguous and of exactly this dtype: pybind11 raises TypeError for anything else, it never converts (noconvert).
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
+using Floats = Array<float>;
 using Int64s = Array<int64_t>;
+
+// An argument that is taken as it is.
+inline py::arg exact(const char* name) { return py::arg(name).noconvert(); }
 
 inline void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
+}
+
+inline bool has_shape(const py::array& x, std::initializer_list<int64_t> shape) {
+  if (x.ndim() != static_cast<py::ssize_t>(shape.size())) return false;
+  py::ssize_t axis = 0;
+  for (const int64_t size : shape) {
+    if (x.shape(axis++) != size) return false;
+  }
+  return true;
+}
+
+// Does `work` without the interpreter's lock, where that pays.
+template <typename Work>
+auto unlocked(const Work& work, bool pays = true) {
+  std::optional<py::gil_scoped_release> release;
+  if (pays) release.emplace();
+  return work();
 }
 
 // A 1-D array that owns the vector's memory.

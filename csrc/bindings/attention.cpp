@@ -8,26 +8,23 @@ namespace fastsam::bindings {
 
 namespace {
 
-using Floats = Array<float>;
-
 // Numbers of qkv, padding and out: floats, or as int16 the bits of bfloat16.
 template <typename Number>
 constexpr DType kDType = DType::bfloat16;
 template <>
 constexpr DType kDType<float> = DType::float32;
 
-// What both operations ask of qkv, out and padding; with the sizes of a window (0, 0 for the whole grid).
+// What both operations ask of qkv, out and padding; a window of 0 is the whole grid.
 template <typename Number>
 void check_grid(const Array<Number>& qkv, int64_t heads, int64_t window, const std::optional<Array<Number>>& padding,
                 const Array<Number>& out) {
   // Divided one after the other: three times a caller's number could overflow.
   require(qkv.ndim() == 4 && heads >= 1 && qkv.shape(3) >= 1 && qkv.shape(3) % 3 == 0 && qkv.shape(3) / 3 % heads == 0,
           "qkv must be (batch, height, width, 3 * heads * d)");
-  require(out.ndim() == 4 && out.shape(0) == qkv.shape(0) && out.shape(1) == qkv.shape(1) &&
-              out.shape(2) == qkv.shape(2) && out.shape(3) == qkv.shape(3) / 3,
+  require(has_shape(out, {qkv.shape(0), qkv.shape(1), qkv.shape(2), qkv.shape(3) / 3}),
           "out must be (batch, height, width, heads * d)");
   require(window >= 0, "window must not be negative");
-  require(!padding || (padding->ndim() == 1 && padding->shape(0) == qkv.shape(3)), "padding must be (3 * heads * d,)");
+  require(!padding || has_shape(*padding, {qkv.shape(3)}), "padding must be (3 * heads * d,)");
   require(padding || window == 0 || (qkv.shape(1) % window == 0 && qkv.shape(2) % window == 0),
           "windows that reach over the grid need a padding vector");
 }
@@ -78,12 +75,11 @@ void windowed_attention(const Array<Number>& qkv, const Floats& bias, int64_t wi
 
 template <typename Number>
 void bind_for(py::module_& m) {
-  const auto qkv = py::arg("qkv").noconvert(), padding = py::arg("padding").noconvert();
-  const auto out = py::arg("out").noconvert();
-  m.def("attention", &attention<Number>, qkv, py::arg("rel_pos_h").noconvert(), py::arg("rel_pos_w").noconvert(),
-        py::arg("num_heads"), py::arg("window"), padding, out, py::arg("threads"));
-  m.def("windowed_attention", &windowed_attention<Number>, qkv, py::arg("bias").noconvert(), py::arg("window"), padding,
-        out, py::arg("threads"));
+  const auto qkv = exact("qkv"), padding = exact("padding"), out = exact("out");
+  m.def("attention", &attention<Number>, qkv, exact("rel_pos_h"), exact("rel_pos_w"), py::arg("num_heads"),
+        py::arg("window"), padding, out, py::arg("threads"));
+  m.def("windowed_attention", &windowed_attention<Number>, qkv, exact("bias"), py::arg("window"), padding, out,
+        py::arg("threads"));
 }
 
 }  // namespace

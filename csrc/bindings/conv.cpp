@@ -8,7 +8,6 @@ namespace {
 
 using conv::Shape;
 using conv::strided;
-using Floats = Array<float>;
 
 // Sizes below this can be multiplied as the kernels do without leaving int64.
 constexpr int64_t kMaxSide = int64_t{1} << 24, kMaxChannels = int64_t{1} << 20;
@@ -26,20 +25,18 @@ void check_dense(const Floats& weight, const Floats& bias, int64_t channels) {
   require(weight.ndim() == 4 && weight.shape(0) > 0 && weight.shape(0) < kMaxChannels && weight.shape(1) == channels &&
               weight.shape(2) == 3 && weight.shape(3) == 3,
           "the weight of a 3 x 3 convolution must be (out_channels, channels, 3, 3)");
-  require(bias.ndim() == 1 && bias.size() == weight.shape(0), "the bias must have one value per output channel");
+  require(has_shape(bias, {weight.shape(0)}), "the bias must have one value per output channel");
 }
 
 void check_depthwise(const Floats& weight, const Floats& bias, int64_t channels) {
-  require(weight.ndim() == 3 && weight.shape(0) == channels && weight.shape(1) == 3 && weight.shape(2) == 3,
-          "the weight of a depthwise 3 x 3 convolution must be (channels, 3, 3)");
-  require(bias.ndim() == 1 && bias.size() == channels, "the bias must have one value per channel");
+  require(has_shape(weight, {channels, 3, 3}), "the weight of a depthwise 3 x 3 convolution must be (channels, 3, 3)");
+  require(has_shape(bias, {channels}), "the bias must have one value per channel");
 }
 
 void check_stride(int64_t stride) { require(stride == 1 || stride == 2, "stride must be 1 or 2"); }
 
 float* output(Floats& out, const Shape& shape, int64_t stride, int64_t channels) {
-  require(out.ndim() == 4 && out.shape(0) == shape.batch && out.shape(1) == strided(shape.height, stride) &&
-              out.shape(2) == strided(shape.width, stride) && out.shape(3) == channels,
+  require(has_shape(out, {shape.batch, strided(shape.height, stride), strided(shape.width, stride), channels}),
           "out must be (batch, height / stride, width / stride, out_channels)");
   return out.mutable_data();
 }
@@ -53,13 +50,13 @@ void mbconv(const Floats& x, const Floats& expand_weight, const Floats& expand_b
               expand_weight.shape(1) == shape.channels,
           "expand_weight must be (hidden, channels)");
   const int64_t hidden = expand_weight.shape(0);
-  require(expand_bias.ndim() == 1 && expand_bias.size() == hidden, "expand_bias must be (hidden,)");
+  require(has_shape(expand_bias, {hidden}), "expand_bias must be (hidden,)");
   check_depthwise(depthwise_weight, depthwise_bias, hidden);
   require(project_weight.ndim() == 2 && project_weight.shape(0) > 0 && project_weight.shape(0) < kMaxChannels &&
               project_weight.shape(1) == hidden,
           "project_weight must be (out_channels, hidden)");
   const int64_t n = project_weight.shape(0);
-  require(project_bias.ndim() == 1 && project_bias.size() == n, "project_bias must be (out_channels,)");
+  require(has_shape(project_bias, {n}), "project_bias must be (out_channels,)");
   require(!residual || (stride == 1 && n == shape.channels),
           "a residual needs stride 1 and as many channels out as in");
   const conv::MbconvWeights weights{hidden,
@@ -117,15 +114,14 @@ void conv_stem(const Floats& images, const Floats& first_weight, const Floats& f
 }  // namespace
 
 void bind_conv(py::module_& m) {
-  const auto array = [](const char* name) { return py::arg(name).noconvert(); };
   const py::arg stride("stride"), gelu("gelu"), threads("threads");
-  m.def("mbconv", &mbconv, array("x"), array("expand_weight"), array("expand_bias"), array("depthwise_weight"),
-        array("depthwise_bias"), array("project_weight"), array("project_bias"), stride, py::arg("residual"),
-        array("out"), threads);
-  m.def("depthwise3x3", &depthwise3x3, array("x"), array("weight"), array("bias"), stride, gelu, array("out"), threads);
-  m.def("conv3x3", &conv3x3, array("x"), array("weight"), array("bias"), stride, gelu, array("out"), threads);
-  m.def("conv_stem", &conv_stem, array("images"), array("first_weight"), array("first_bias"), array("second_weight"),
-        array("second_bias"), array("out"), threads);
+  m.def("mbconv", &mbconv, exact("x"), exact("expand_weight"), exact("expand_bias"), exact("depthwise_weight"),
+        exact("depthwise_bias"), exact("project_weight"), exact("project_bias"), stride, py::arg("residual"),
+        exact("out"), threads);
+  m.def("depthwise3x3", &depthwise3x3, exact("x"), exact("weight"), exact("bias"), stride, gelu, exact("out"), threads);
+  m.def("conv3x3", &conv3x3, exact("x"), exact("weight"), exact("bias"), stride, gelu, exact("out"), threads);
+  m.def("conv_stem", &conv_stem, exact("images"), exact("first_weight"), exact("first_bias"), exact("second_weight"),
+        exact("second_bias"), exact("out"), threads);
 }
 
 }  // namespace fastsam::bindings

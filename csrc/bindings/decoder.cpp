@@ -3,46 +3,27 @@
 #include <type_traits>
 
 #include "bindings/arrays.h"
-#include "bindings/panels.h"
+#include "common/panels.h"
 
 namespace fastsam::bindings {
 
 namespace {
 
-using Floats = Array<float>;
 namespace dec = fastsam::decoder;
 
-template <typename Number>
-bool has_shape(const Array<Number>& x, std::initializer_list<int64_t> shape) {
-  if (x.ndim() != static_cast<py::ssize_t>(shape.size())) return false;
-  py::ssize_t axis = 0;
-  for (const int64_t size : shape) {
-    if (x.shape(axis++) != size) return false;
-  }
-  return true;
-}
-
-int64_t panels_of(int64_t length) {
-  require(length > 0, "length must be positive");
-  return (length + kPanel - 1) / kPanel;
-}
-
 // What both passes share; `projections` of the image, `inputs` of look_mix.
-struct Shapes {
-  int64_t prompts, rows, look_rows, panels;
-};
-
-Shapes fill(dec::Pass& pass, int64_t projections, bool second, const Floats& image, const Floats& values,
-            const Floats& norms, double eps, const Floats& keys, const Floats& cross, const Floats& gram,
-            const Floats& look, const Floats& look_mix, int64_t length, Floats& state, Floats& seen, Floats& mixed) {
+void fill(dec::Pass& pass, int64_t projections, bool second, const Floats& image, const Floats& values,
+          const Floats& norms, double eps, const Floats& keys, const Floats& cross, const Floats& gram,
+          const Floats& look, const Floats& look_mix, int64_t length, Floats& state, Floats& seen, Floats& mixed) {
+  require(length > 0, "length must be positive");
   const int64_t panels = panels_of(length);
   require(keys.ndim() == 4 && keys.shape(1) > 0 && keys.shape(2) > 0 && keys.shape(3) > 0,
           "keys must be (prompts, heads, tokens, head_dim)");
   const int64_t prompts = keys.shape(0), heads = keys.shape(1), tokens = keys.shape(2), head_dim = keys.shape(3);
-  const int64_t rows = heads * tokens, wide = (head_dim + kPanel - 1) / kPanel * kPanel;
+  const int64_t rows = heads * tokens;
   require(has_shape(image, {panels, projections * heads * head_dim, kPanel}),
           "image must be (panels, projections * heads * head_dim, 16)");
-  require(has_shape(values, {heads, panels * kPanel, wide}),
+  require(has_shape(values, {heads, panels * kPanel, padded(head_dim)}),
           "values must be (heads, panels * 16, head_dim rounded up to 16)");
   require(second ? has_shape(norms, {panels, 2, kPanel}) : has_shape(norms, {panels, kPanel}),
           "norms must be (panels, 16), of the second pass (panels, 2, 16)");
@@ -74,7 +55,6 @@ Shapes fill(dec::Pass& pass, int64_t projections, bool second, const Floats& ima
           state.mutable_data(),
           seen.mutable_data(),
           mixed.mutable_data()};
-  return {prompts, rows, look_rows, panels};
 }
 
 void decoder_first_pass(const Floats& image, const Floats& values, const Floats& norms, double eps, const Floats& keys,
@@ -92,16 +72,16 @@ void decoder_second_pass(const Floats& image, const Floats& values, const Floats
                          const Floats& cross_bias, const Floats& gram, const Floats& look, const Floats& look_mix,
                          int64_t length, Floats state, Floats seen, Floats mixed, int64_t threads) {
   dec::SecondPass pass{};
-  const Shapes is =
-      fill(pass, 6, true, image, values, norms, eps, keys, cross, gram, look, look_mix, length, state, seen, mixed);
+  fill(pass, 6, true, image, values, norms, eps, keys, cross, gram, look, look_mix, length, state, seen, mixed);
+  const int64_t rows = pass.heads * pass.tokens;
   require(has_shape(own, {pass.prompts, pass.heads, pass.tokens, pass.head_dim}), "own must be like keys");
   for (const Floats* matrix : {&keys_mix, &own_gram, &cross_mix}) {
-    require(has_shape(*matrix, {is.prompts, is.rows, is.rows}), "mixes and grams must be (prompts, rows, rows)");
+    require(has_shape(*matrix, {pass.prompts, rows, rows}), "mixes and grams must be (prompts, rows, rows)");
   }
   for (const Floats* bias : {&keys_bias, &own_bias, &cross_bias}) {
-    require(has_shape(*bias, {is.prompts, is.rows}), "biases must be (prompts, rows)");
+    require(has_shape(*bias, {pass.prompts, rows}), "biases must be (prompts, rows)");
   }
-  pass.look_tokens = is.look_rows / pass.heads;
+  pass.look_tokens = look.shape(2);
   pass.constant = static_cast<float>(constant);
   pass.keys_mix = keys_mix.data(), pass.keys_bias = keys_bias.data();
   pass.own = own.data(), pass.own_gram = own_gram.data(), pass.own_bias = own_bias.data();
@@ -112,11 +92,11 @@ void decoder_second_pass(const Floats& image, const Floats& values, const Floats
 
 void decoder_first_look(const Floats& q, const Floats& keys, const Floats& values, int64_t length, Floats out,
                         int64_t threads) {
+  require(length > 0, "length must be positive");
   require(q.ndim() == 3 && q.shape(0) > 0 && q.shape(2) > 0, "q must be (heads, rows, head_dim)");
   const int64_t heads = q.shape(0), rows = q.shape(1), head_dim = q.shape(2), panels = panels_of(length);
-  const int64_t wide = (head_dim + kPanel - 1) / kPanel * kPanel;
   require(has_shape(keys, {panels, heads * head_dim, kPanel}), "keys must be (panels, heads * head_dim, 16)");
-  require(has_shape(values, {heads, panels * kPanel, wide}),
+  require(has_shape(values, {heads, panels * kPanel, padded(head_dim)}),
           "values must be (heads, panels * 16, head_dim rounded up to 16)");
   require(has_shape(out, {heads, rows, head_dim}), "out must be like q");
   const float *q_data = q.data(), *keys_data = keys.data(), *values_data = values.data();
@@ -161,27 +141,25 @@ void decoder_upscale(const Floats& state, const Int64s& asked, const Array<Numbe
 
 template <typename Number>
 void bind_upscale(py::module_& m) {
-  const auto given = [](const char* name) { return py::arg(name).noconvert(); };
-  m.def("decoder_upscale", &decoder_upscale<Number>, given("state"), given("asked"), given("factors"), given("index"),
-        given("weights"), given("base"), given("bias"), given("norm_weight"), given("norm_bias"), py::arg("norm_eps"),
-        given("enlarge_more"), given("enlarge_more_bias"), py::arg("height"), py::arg("width"), given("out"),
+  m.def("decoder_upscale", &decoder_upscale<Number>, exact("state"), exact("asked"), exact("factors"), exact("index"),
+        exact("weights"), exact("base"), exact("bias"), exact("norm_weight"), exact("norm_bias"), py::arg("norm_eps"),
+        exact("enlarge_more"), exact("enlarge_more_bias"), py::arg("height"), py::arg("width"), exact("out"),
         py::arg("threads"));
 }
 
 }  // namespace
 
 void bind_decoder(py::module_& m) {
-  const auto given = [](const char* name) { return py::arg(name).noconvert(); };
-  m.def("decoder_first_pass", &decoder_first_pass, given("image"), given("values"), given("norms"), py::arg("eps"),
-        given("keys"), given("cross"), given("gram"), given("look"), given("look_mix"), py::arg("length"),
-        given("state"), given("seen"), given("mixed"), py::arg("threads"));
-  m.def("decoder_second_pass", &decoder_second_pass, given("image"), given("values"), given("norms"),
-        py::arg("constant"), py::arg("eps"), given("keys"), given("keys_mix"), given("keys_bias"), given("own"),
-        given("own_gram"), given("own_bias"), given("cross"), given("cross_mix"), given("cross_bias"), given("gram"),
-        given("look"), given("look_mix"), py::arg("length"), given("state"), given("seen"), given("mixed"),
+  m.def("decoder_first_pass", &decoder_first_pass, exact("image"), exact("values"), exact("norms"), py::arg("eps"),
+        exact("keys"), exact("cross"), exact("gram"), exact("look"), exact("look_mix"), py::arg("length"),
+        exact("state"), exact("seen"), exact("mixed"), py::arg("threads"));
+  m.def("decoder_second_pass", &decoder_second_pass, exact("image"), exact("values"), exact("norms"),
+        py::arg("constant"), py::arg("eps"), exact("keys"), exact("keys_mix"), exact("keys_bias"), exact("own"),
+        exact("own_gram"), exact("own_bias"), exact("cross"), exact("cross_mix"), exact("cross_bias"), exact("gram"),
+        exact("look"), exact("look_mix"), py::arg("length"), exact("state"), exact("seen"), exact("mixed"),
         py::arg("threads"));
-  m.def("decoder_first_look", &decoder_first_look, given("q"), given("keys"), given("values"), py::arg("length"),
-        given("out"), py::arg("threads"));
+  m.def("decoder_first_look", &decoder_first_look, exact("q"), exact("keys"), exact("values"), py::arg("length"),
+        exact("out"), py::arg("threads"));
   bind_upscale<float>(m);
   bind_upscale<int16_t>(m);
 }

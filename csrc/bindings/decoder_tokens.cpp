@@ -1,21 +1,12 @@
 #include "bindings/arrays.h"
-#include "bindings/panels.h"
+#include "common/panels.h"
 #include "decoder/tokens.h"
 
 namespace fastsam::bindings {
 
 namespace {
 
-using Floats = Array<float>;
-using FloatsList = std::vector<Floats>;
 namespace dec = fastsam::decoder;
-
-void check(const Floats& x, std::initializer_list<int64_t> shape, const char* message) {
-  bool fits = x.ndim() == static_cast<py::ssize_t>(shape.size());
-  py::ssize_t axis = 0;
-  for (const int64_t size : shape) fits = fits && x.shape(axis++) == size;
-  require(fits, message);
-}
 
 // Takes pieces off a flat array in order: each begins at a multiple of 16 values.
 class Taker {
@@ -23,10 +14,10 @@ class Taker {
   Taker(const float* data, int64_t size) : next_(data), left_(size) {}
 
   const float* take(int64_t size) {
-    const int64_t padded = (size + 15) / 16 * 16;
-    require(padded <= left_, "there are fewer weights than the sizes ask for");
+    const int64_t whole = padded(size);
+    require(whole <= left_, "there are fewer weights than the sizes ask for");
     const float* piece = next_;
-    next_ += padded, left_ -= padded;
+    next_ += whole, left_ -= whole;
     return piece;
   }
   dec::TokenLayer layer(int64_t k, int64_t n) {
@@ -60,7 +51,7 @@ dec::TokenBlock take_block(Taker& taker, int64_t width, int64_t inner, int64_t h
 }
 
 void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vector<int64_t>& sizes,
-                     const FloatsList& image, double constant, double eps, int64_t heads, int64_t length,
+                     const std::vector<Floats>& image, double constant, double eps, int64_t heads, int64_t length,
                      const std::vector<int64_t>& chosen, Floats state, Floats final_tokens, Floats iou,
                      Floats first_own, Floats second_own, int64_t threads) {
   require(tokens.ndim() == 3 && tokens.shape(1) > 0 && tokens.shape(2) > 0, "tokens must be (prompts, tokens, width)");
@@ -74,7 +65,7 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   require(sizes.size() == 7, "there are seven sizes");
   for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be positive");
   require(sizes[0] == width && sizes[1] == inner, "the first two sizes must be those of tokens and values");
-  const int64_t panels = (length + kPanel - 1) / kPanel, wide = (job.head_dim + kPanel - 1) / kPanel * kPanel;
+  const int64_t panels = panels_of(length);
 
   require(weights.ndim() == 1, "weights must be flat");
   Taker taker(weights.data(), weights.size());
@@ -99,14 +90,15 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   taker.end();
 
   require(image.size() == 8, "the image has eight parts");
-  check(image[0], {panels, inner, kPanel}, "first_keys must be (panels, inner, 16)");
+  require(has_shape(image[0], {panels, inner, kPanel}), "first_keys must be (panels, inner, 16)");
   for (const size_t at : {1, 3, 6}) {
-    check(image[at], {heads, panels * kPanel, wide}, "values must be (heads, panels * 16, head_dim rounded up to 16)");
+    require(has_shape(image[at], {heads, panels * kPanel, padded(job.head_dim)}),
+            "values must be (heads, panels * 16, head_dim rounded up to 16)");
   }
-  check(image[2], {panels, 4 * inner, kPanel}, "image1 must be (panels, 4 * inner, 16)");
-  check(image[4], {panels, kPanel}, "norms1 must be (panels, 16)");
-  check(image[5], {panels, 6 * inner, kPanel}, "image2 must be (panels, 6 * inner, 16)");
-  check(image[7], {panels, 2, kPanel}, "norms2 must be (panels, 2, 16)");
+  require(has_shape(image[2], {panels, 4 * inner, kPanel}), "image1 must be (panels, 4 * inner, 16)");
+  require(has_shape(image[4], {panels, kPanel}), "norms1 must be (panels, 16)");
+  require(has_shape(image[5], {panels, 6 * inner, kPanel}), "image2 must be (panels, 6 * inner, 16)");
+  require(has_shape(image[7], {panels, 2, kPanel}), "norms2 must be (panels, 2, 16)");
   job.first_keys = image[0].data(), job.first_values = image[1].data();
   job.image1 = image[2].data(), job.values1 = image[3].data(), job.norms1 = image[4].data();
   job.image2 = image[5].data(), job.values2 = image[6].data(), job.norms2 = image[7].data();
@@ -117,11 +109,13 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   for (int64_t i = 0; i < job.chosen_count; ++i) {
     require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "a chosen token is not among the tokens");
   }
-  check(state, {job.prompts, panels, 2 * rows + 2, kPanel}, "state must be (prompts, panels, 2 * rows + 2, 16)");
-  check(final_tokens, {job.prompts, job.chosen_count, width}, "final must be (prompts, chosen, width)");
-  check(iou, {job.prompts, job.iou3.n}, "iou must be (prompts, masks)");
+  require(has_shape(state, {job.prompts, panels, 2 * rows + 2, kPanel}),
+          "state must be (prompts, panels, 2 * rows + 2, 16)");
+  require(has_shape(final_tokens, {job.prompts, job.chosen_count, width}), "final must be (prompts, chosen, width)");
+  require(has_shape(iou, {job.prompts, job.iou3.n}), "iou must be (prompts, masks)");
   for (const Floats* own : {&first_own, &second_own}) {
-    check(*own, {job.prompts, heads, job.tokens, job.head_dim}, "values must be (prompts, heads, tokens, head_dim)");
+    require(has_shape(*own, {job.prompts, heads, job.tokens, job.head_dim}),
+            "values must be (prompts, heads, tokens, head_dim)");
   }
   job.given = tokens.data();
   job.state = state.mutable_data(), job.final_tokens = final_tokens.mutable_data(), job.iou = iou.mutable_data();
@@ -135,28 +129,30 @@ void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, c
                           const std::vector<int64_t>& masks, const Floats& layers, const std::vector<int64_t>& sizes,
                           const Floats& first, const Floats& second, const Floats& rest, Floats factors, Floats weights,
                           int64_t threads) {
-  require(final_tokens.ndim() == 3 && final_tokens.shape(1) > 0, "final must be (prompts, chosen, width)");
+  require(final_tokens.ndim() == 3 && final_tokens.shape(1) > 0 && final_tokens.shape(2) > 0,
+          "final must be (prompts, chosen, width)");
   require(first_own.ndim() == 4, "values must be (prompts, heads, tokens, head_dim)");
+  require(rest.ndim() == 1, "rest must be (4 * middle)");
   require(asked.ndim() == 1 && index.ndim() == 1 && column.ndim() == 1, "asked, index and column must be lists");
   require(index.size() == column.size(), "index and column must be of one length");
   dec::MaskFactors job{};
   job.prompts = final_tokens.shape(0), job.chosen_count = final_tokens.shape(1), job.width = final_tokens.shape(2);
   job.heads = first_own.shape(1), job.tokens = first_own.shape(2), job.head_dim = first_own.shape(3);
   const int64_t inner = job.heads * job.head_dim;
-  job.wide = rest.ndim() == 1 ? rest.size() : 0;
-  job.asked_count = asked.size(), job.count = index.size();
-  check(first_own, {job.prompts, job.heads, job.tokens, job.head_dim}, "values must be of the same prompts as final");
-  check(second_own, {job.prompts, job.heads, job.tokens, job.head_dim}, "second_own must be like first_own");
-  check(rest, {job.wide}, "rest must be (4 * middle)");
-  check(first, {job.wide, inner}, "first must be (4 * middle, inner)");
-  check(second, {job.wide, inner}, "second must be (4 * middle, inner)");
-  check(factors, {job.asked_count, job.wide, 2 * job.heads * job.tokens + 2}, "factors must be (asked, wide, rows)");
-  require(weights.ndim() == 2 && weights.shape(0) == job.count, "weights must be (count, narrow)");
+  job.wide = rest.size(), job.asked_count = asked.size(), job.count = index.size();
+  require(has_shape(first_own, {job.prompts, job.heads, job.tokens, job.head_dim}),
+          "values must be of the same prompts as final");
+  require(has_shape(second_own, {job.prompts, job.heads, job.tokens, job.head_dim}),
+          "second_own must be like first_own");
+  require(has_shape(first, {job.wide, inner}), "first must be (4 * middle, inner)");
+  require(has_shape(second, {job.wide, inner}), "second must be (4 * middle, inner)");
+  require(has_shape(factors, {job.asked_count, job.wide, 2 * job.heads * job.tokens + 2}),
+          "factors must be (asked, wide, rows)");
   require(sizes.size() == 3, "there are three layers");
   for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be positive");
   require(layers.ndim() == 2, "layers must be (masks, weights)");
   require(static_cast<int64_t>(masks.size()) + 1 == job.chosen_count, "there must be a mask for each chosen token");
-  require(weights.shape(1) == sizes[2], "weights must be as wide as the last layer");
+  require(has_shape(weights, {job.count, sizes[2]}), "weights must be (count, as wide as the last layer)");
   std::vector<dec::TokenLayer> of_masks;
   for (const int64_t mask : masks) {
     require(mask >= 0 && mask < layers.shape(0), "there are no layers for a mask");
@@ -177,13 +173,12 @@ void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, c
 }  // namespace
 
 void bind_decoder_tokens(py::module_& m) {
-  const auto given = [](const char* name) { return py::arg(name).noconvert(); };
-  m.def("decoder_prompts", &decoder_prompts, given("tokens"), given("weights"), py::arg("sizes"), given("image"),
-        py::arg("constant"), py::arg("eps"), py::arg("heads"), py::arg("length"), py::arg("chosen"), given("state"),
-        given("final_tokens"), given("iou"), given("first_own"), given("second_own"), py::arg("threads"));
-  m.def("decoder_mask_factors", &decoder_mask_factors, given("final_tokens"), given("first_own"), given("second_own"),
-        given("asked"), given("index"), given("column"), py::arg("masks"), given("layers"), py::arg("sizes"),
-        given("first"), given("second"), given("rest"), given("factors"), given("weights"), py::arg("threads"));
+  m.def("decoder_prompts", &decoder_prompts, exact("tokens"), exact("weights"), py::arg("sizes"), exact("image"),
+        py::arg("constant"), py::arg("eps"), py::arg("heads"), py::arg("length"), py::arg("chosen"), exact("state"),
+        exact("final_tokens"), exact("iou"), exact("first_own"), exact("second_own"), py::arg("threads"));
+  m.def("decoder_mask_factors", &decoder_mask_factors, exact("final_tokens"), exact("first_own"), exact("second_own"),
+        exact("asked"), exact("index"), exact("column"), py::arg("masks"), exact("layers"), py::arg("sizes"),
+        exact("first"), exact("second"), exact("rest"), exact("factors"), exact("weights"), py::arg("threads"));
 }
 
 }  // namespace fastsam::bindings

@@ -42,7 +42,7 @@ Weight weight_of(const Matrix& weight, const char* message) {
 }
 
 const float* vector_of(const Vector& vector, int64_t size, const char* message) {
-  require(!vector || (vector->ndim() == 1 && vector->size() == size), message);
+  require(!vector || has_shape(*vector, {size}), message);
   return vector ? vector->data() : nullptr;
 }
 
@@ -60,7 +60,7 @@ void linear(const Matrix& x, const Matrix& weight, const Vector& bias, int32_t a
   const Rows a = rows_of(x, m, w.k, "x must be (m, k) with contiguous rows");
   const Norm norm = norm_of(norm_weight, norm_bias, w.k, eps);
   require(activation >= kLinearNone && activation <= kLinearRelu, "activation must be 0, 1 or 2");
-  LinearFinish finish{nullptr, vector_of(bias, w.n, "bias must be (n,)"), activation, nullptr, 0, nullptr, 0};
+  LinearFinish finish{vector_of(bias, w.n, "bias must be (n,)"), activation, nullptr, 0, nullptr, 0};
   if (residual) {
     const Rows added = rows_of(*residual, m, w.n, "residual must be (m, n) with contiguous rows");
     finish.residual = added.data, finish.residual_stride = added.stride;
@@ -92,11 +92,10 @@ void mlp(const Matrix& x, const Array<float>& norm_weight, const Array<float>& n
 }  // namespace
 
 void bind_linear(py::module_& m) {
-  const auto same = [](const char* name) { return py::arg(name).noconvert(); };
-  m.def("linear", &linear, same("x"), same("weight"), same("bias"), py::arg("activation"), same("norm_weight"),
-        same("norm_bias"), py::arg("eps"), same("residual"), same("out"), py::arg("threads"));
-  m.def("mlp", &mlp, same("x"), same("norm_weight"), same("norm_bias"), py::arg("eps"), same("weight1"), same("bias1"),
-        same("weight2"), same("bias2"), same("out"), py::arg("threads"));
+  m.def("linear", &linear, exact("x"), exact("weight"), exact("bias"), py::arg("activation"), exact("norm_weight"),
+        exact("norm_bias"), py::arg("eps"), exact("residual"), exact("out"), py::arg("threads"));
+  m.def("mlp", &mlp, exact("x"), exact("norm_weight"), exact("norm_bias"), py::arg("eps"), exact("weight1"),
+        exact("bias1"), exact("weight2"), exact("bias2"), exact("out"), py::arg("threads"));
 }
 
 }  // namespace fastsam::bindings

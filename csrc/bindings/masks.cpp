@@ -9,12 +9,11 @@ namespace fastsam::bindings {
 
 namespace {
 
-using Floats = Array<float>;
-
 fastsam::masks::Axis axis_of(const Int64s& cells, const Floats& weights) {
-  require(cells.ndim() == 1 && weights.ndim() == 2 && weights.shape(0) == cells.shape(0) && weights.shape(1) == 3,
+  const int64_t size = cells.size();
+  require(has_shape(cells, {size}) && has_shape(weights, {size, 3}),
           "an axis's cells must be (size,), and its weights (size, 3)");
-  return {cells.data(), weights.data(), static_cast<int64_t>(cells.shape(0))};
+  return {cells.data(), weights.data(), size};
 }
 
 py::tuple mask_runs(const Floats& logits, const Int64s& y_cells, const Floats& y_weights, const Int64s& x_cells,
@@ -27,11 +26,9 @@ py::tuple mask_runs(const Floats& logits, const Int64s& y_cells, const Floats& y
                                       static_cast<float>(threshold - offset)};
   const float* data = logits.data();
   const int64_t rows = logits.shape(1), columns = logits.shape(2);
-  fastsam::masks::Measured found;
-  {
-    py::gil_scoped_release release;
-    found = fastsam::masks::measure(data, n, rows, columns, y, x, levels, {height, width, left, top}, threads);
-  }
+  fastsam::masks::Measured found = unlocked([&] {
+    return fastsam::masks::measure(data, n, rows, columns, y, x, levels, {height, width, left, top}, threads);
+  });
   return py::make_tuple(to_array(std::move(found.runs.counts)), to_array(std::move(found.runs.offsets)),
                         to_array(std::move(found.boxes), n, 4), to_array(std::move(found.sizes), n, 3));
 }
@@ -40,17 +37,12 @@ py::tuple mask_remove_small_regions(const Int64s& counts, const Int64s& offsets,
                                     double min_area, int64_t threads) {
   require(counts.ndim() == 1 && offsets.ndim() == 1 && offsets.size() >= 1,
           "counts and offsets must be one-dimensional, offsets not empty");
-  int64_t pixels = 0;
-  require(height >= 0 && width >= 0 && !__builtin_mul_overflow(height, width, &pixels) &&
-              pixels <= fastsam::rle::kMaxPixels && width < std::numeric_limits<int32_t>::max(),
+  require(fastsam::rle::are_sides(height, width) && width < std::numeric_limits<int32_t>::max(),
           "height and width must not be negative, nor too large");
   const fastsam::rle::RunsView runs{counts.data(), static_cast<int64_t>(counts.size()), offsets.data(),
                                     static_cast<int64_t>(offsets.size()) - 1};
-  fastsam::masks::Cleaned cleaned;
-  {
-    py::gil_scoped_release release;
-    cleaned = fastsam::masks::remove_small_regions(runs, height, width, min_area, threads);
-  }
+  fastsam::masks::Cleaned cleaned =
+      unlocked([&] { return fastsam::masks::remove_small_regions(runs, height, width, min_area, threads); });
   return py::make_tuple(to_array(std::move(cleaned.runs.counts)), to_array(std::move(cleaned.runs.offsets)),
                         to_array(std::move(cleaned.changed)));
 }
@@ -58,12 +50,11 @@ py::tuple mask_remove_small_regions(const Int64s& counts, const Int64s& offsets,
 }  // namespace
 
 void bind_masks(py::module_& m) {
-  m.def("mask_runs", &mask_runs, py::arg("logits").noconvert(), py::arg("y_cells").noconvert(),
-        py::arg("y_weights").noconvert(), py::arg("x_cells").noconvert(), py::arg("x_weights").noconvert(),
-        py::arg("threshold"), py::arg("offset"), py::arg("height"), py::arg("width"), py::arg("left"), py::arg("top"),
-        py::arg("threads"));
-  m.def("mask_remove_small_regions", &mask_remove_small_regions, py::arg("counts").noconvert(),
-        py::arg("offsets").noconvert(), py::arg("height"), py::arg("width"), py::arg("min_area"), py::arg("threads"));
+  m.def("mask_runs", &mask_runs, exact("logits"), exact("y_cells"), exact("y_weights"), exact("x_cells"),
+        exact("x_weights"), py::arg("threshold"), py::arg("offset"), py::arg("height"), py::arg("width"),
+        py::arg("left"), py::arg("top"), py::arg("threads"));
+  m.def("mask_remove_small_regions", &mask_remove_small_regions, exact("counts"), exact("offsets"), py::arg("height"),
+        py::arg("width"), py::arg("min_area"), py::arg("threads"));
 }
 
 }  // namespace fastsam::bindings

@@ -12,26 +12,21 @@ namespace {
 template <typename T>
 py::array_t<int64_t> nms(const Array<T>& boxes, const Array<double>& scores, const std::optional<Int64s>& classes,
                          double threshold, int64_t threads) {
-  require(boxes.ndim() == 2 && boxes.shape(1) == 4, "boxes must be (n, 4)");
-  const int64_t n = boxes.shape(0);
-  require(scores.ndim() == 1 && scores.size() == n, "scores must be (n,)");
-  require(!classes || (classes->ndim() == 1 && classes->size() == n), "classes must be (n,)");
+  const int64_t n = scores.size();
+  require(has_shape(scores, {n}), "scores must be (n,)");
+  require(has_shape(boxes, {n, 4}), "boxes must be (n, 4)");
+  require(!classes || has_shape(*classes, {n}), "classes must be (n,)");
   const T* box_data = boxes.data();
   const double* score_data = scores.data();
   const int64_t* class_data = classes ? classes->data() : nullptr;
-  std::vector<int64_t> kept;
-  {
-    py::gil_scoped_release release;
-    kept = fastsam::nms::nms<T>(box_data, score_data, class_data, n, threshold, threads);
-  }
-  return to_array(std::move(kept));
+  return to_array(
+      unlocked([&] { return fastsam::nms::nms<T>(box_data, score_data, class_data, n, threshold, threads); }));
 }
 
 }  // namespace
 
 void bind_nms(py::module_& m) {
-  const auto boxes = py::arg("boxes").noconvert(), scores = py::arg("scores").noconvert();
-  const auto classes = py::arg("classes").noconvert();
+  const auto boxes = exact("boxes"), scores = exact("scores"), classes = exact("classes");
   m.def("nms", &nms<float>, boxes, scores, classes, py::arg("threshold"), py::arg("threads"));
   m.def("nms", &nms<double>, boxes, scores, classes, py::arg("threshold"), py::arg("threads"));
 }

@@ -24,10 +24,9 @@ void preprocess_image(const py::array_t<uint8_t>& image, bool bgr, int64_t heigh
                       const Array<float>& mean, const Array<float>& std, bool channels_last, Array<float> out,
                       int64_t threads) {
   const preprocess::Picture picture = picture_of(image, bgr);
-  require(mean.ndim() == 1 && mean.size() == 3 && std.ndim() == 1 && std.size() == 3, "mean and std must be (3,)");
-  require(out.ndim() == 3, "out must be (3, size, size), or (size, size, 3) if channels_last");
-  const int64_t size = out.shape(1);
-  require(out.shape(0) == (channels_last ? size : 3) && out.shape(2) == (channels_last ? 3 : size),
+  require(has_shape(mean, {3}) && has_shape(std, {3}), "mean and std must be (3,)");
+  const int64_t size = out.ndim() == 3 ? out.shape(1) : 0;
+  require(channels_last ? has_shape(out, {size, size, 3}) : has_shape(out, {3, size, size}),
           "out must be (3, size, size), or (size, size, 3) if channels_last");
   const float *mean_data = mean.data(), *std_data = std.data();
   float* data = out.mutable_data();
@@ -38,10 +37,10 @@ void preprocess_image(const py::array_t<uint8_t>& image, bool bgr, int64_t heigh
 }  // namespace
 
 void bind_preprocess(py::module_& m) {
-  const auto image = py::arg("image").noconvert(), out = py::arg("out").noconvert();
+  const auto image = exact("image"), out = exact("out");
   m.def("resize_image", &resize_image, image, py::arg("bgr"), out, py::arg("threads"));
   m.def("preprocess_image", &preprocess_image, image, py::arg("bgr"), py::arg("height"), py::arg("width"),
-        py::arg("mean").noconvert(), py::arg("std").noconvert(), py::arg("channels_last"), out, py::arg("threads"));
+        exact("mean"), exact("std"), py::arg("channels_last"), out, py::arg("threads"));
 }
 
 }  // namespace fastsam::bindings

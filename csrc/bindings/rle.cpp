@@ -22,10 +22,7 @@ RaggedView<int64_t> runs_of(const Int64s& counts, const Int64s& offsets) {
 }
 
 void check_size(int64_t height, int64_t width) {
-  int64_t pixels = 0;
-  require(height >= 0 && width >= 0 && !__builtin_mul_overflow(height, width, &pixels) &&
-              pixels <= fastsam::rle::kMaxPixels,
-          "height and width must not be negative, nor their product too large");
+  require(fastsam::rle::are_sides(height, width), "height and width must not be negative, nor their product too large");
 }
 
 py::tuple to_tuple(fastsam::rle::Runs&& runs) {
@@ -41,12 +38,7 @@ py::tuple rle_encode(const py::array& masks, int64_t threads) {
                       masks.strides(0),
                       masks.strides(1),
                       masks.strides(2)};
-  fastsam::rle::Runs runs;
-  {
-    py::gil_scoped_release release;
-    runs = fastsam::rle::encode(view, threads);
-  }
-  return to_tuple(std::move(runs));
+  return to_tuple(unlocked([&] { return fastsam::rle::encode(view, threads); }));
 }
 
 void rle_check(const Int64s& counts, const Int64s& offsets, int64_t pixels) {
@@ -57,8 +49,7 @@ void rle_decode(const Int64s& counts, const Int64s& offsets, int64_t height, int
                 py::array_t<bool, py::array::c_style> out, int64_t threads) {
   check_size(height, width);
   const RaggedView<int64_t> runs = runs_of(counts, offsets);
-  require(out.ndim() == 3 && out.shape(0) == runs.n && out.shape(1) == (column_major ? width : height) &&
-              out.shape(2) == (column_major ? height : width),
+  require(column_major ? has_shape(out, {runs.n, width, height}) : has_shape(out, {runs.n, height, width}),
           "out must be (n, height, width), or (n, width, height) if column_major");
   uint8_t* data = reinterpret_cast<uint8_t*>(out.mutable_data());
   py::gil_scoped_release release;
@@ -71,60 +62,40 @@ py::array_t<int64_t> rle_area(const Int64s& counts, const Int64s& offsets) {
 
 py::array_t<int64_t> rle_to_bbox(const Int64s& counts, const Int64s& offsets, const Int64s& heights) {
   const RaggedView<int64_t> runs = runs_of(counts, offsets);
-  require(heights.ndim() == 1 && heights.size() == runs.n, "heights must be (n,)");
+  require(has_shape(heights, {runs.n}), "heights must be (n,)");
   return to_array(fastsam::rle::to_bbox(runs, heights.data()), runs.n, 4);
 }
 
 py::array_t<double> rle_iou(const Int64s& dt_counts, const Int64s& dt_offsets, const Int64s& gt_counts,
                             const Int64s& gt_offsets, const Array<bool>& iscrowd, int64_t threads) {
   const RaggedView<int64_t> dt = runs_of(dt_counts, dt_offsets), gt = runs_of(gt_counts, gt_offsets);
-  require(iscrowd.ndim() == 1 && iscrowd.size() == gt.n, "iscrowd must be (gt,)");
+  require(has_shape(iscrowd, {gt.n}), "iscrowd must be (gt,)");
   const bool* crowd = iscrowd.data();
-  std::vector<double> result;
-  {
-    py::gil_scoped_release release;
-    result = fastsam::rle::iou(dt, gt, crowd, threads);
-  }
-  return to_array(std::move(result), dt.n, gt.n);
+  return to_array(unlocked([&] { return fastsam::rle::iou(dt, gt, crowd, threads); }), dt.n, gt.n);
 }
 
 py::array_t<int64_t> rle_merge(const Int64s& counts, const Int64s& offsets, bool intersect) {
   const RaggedView<int64_t> runs = runs_of(counts, offsets);
-  std::vector<int64_t> merged;
-  {
-    py::gil_scoped_release release;
-    merged = fastsam::rle::merge(runs, intersect);
-  }
-  return to_array(std::move(merged));
+  return to_array(unlocked([&] { return fastsam::rle::merge(runs, intersect); }));
 }
 
 py::tuple rle_combine(const Int64s& a_counts, const Int64s& a_offsets, const Int64s& b_counts, const Int64s& b_offsets,
                       int64_t truth, int64_t threads) {
   const RaggedView<int64_t> a = runs_of(a_counts, a_offsets), b = runs_of(b_counts, b_offsets);
-  fastsam::rle::Runs runs;
-  {
-    py::gil_scoped_release release;
-    runs = fastsam::rle::combine(a, b, truth, threads);
-  }
-  return to_tuple(std::move(runs));
+  return to_tuple(unlocked([&] { return fastsam::rle::combine(a, b, truth, threads); }));
 }
 
 py::tuple rle_crop(const Int64s& counts, const Int64s& offsets, const Int64s& heights, const Int64s& windows,
                    int64_t threads) {
   const RaggedView<int64_t> view = runs_of(counts, offsets);
-  require(heights.ndim() == 1 && heights.size() == view.n, "heights must be (n,)");
-  require(windows.ndim() == 2 && windows.shape(0) == view.n && windows.shape(1) == 4, "windows must be (n, 4)");
+  require(has_shape(heights, {view.n}), "heights must be (n,)");
+  require(has_shape(windows, {view.n, 4}), "windows must be (n, 4)");
   std::vector<fastsam::rle::Window> of_masks;
   for (const int64_t* at = windows.data(); of_masks.size() < static_cast<size_t>(view.n); at += 4) {
     of_masks.push_back({at[0], at[1], at[2], at[3]});
   }
   const int64_t* height_data = heights.data();
-  fastsam::rle::Runs runs;
-  {
-    py::gil_scoped_release release;
-    runs = fastsam::rle::crop(view, height_data, of_masks.data(), threads);
-  }
-  return to_tuple(std::move(runs));
+  return to_tuple(unlocked([&] { return fastsam::rle::crop(view, height_data, of_masks.data(), threads); }));
 }
 
 py::tuple rle_from_polygon(const Array<double>& points, const Int64s& offsets, int64_t height, int64_t width,
@@ -132,12 +103,7 @@ py::tuple rle_from_polygon(const Array<double>& points, const Int64s& offsets, i
   check_size(height, width);
   require(points.ndim() == 2 && points.shape(1) == 2, "points must be (p, 2)");
   const RaggedView<double> view = ragged(points, offsets);
-  fastsam::rle::Runs runs;
-  {
-    py::gil_scoped_release release;
-    runs = fastsam::rle::from_polygon(view, height, width, threads);
-  }
-  return to_tuple(std::move(runs));
+  return to_tuple(unlocked([&] { return fastsam::rle::from_polygon(view, height, width, threads); }));
 }
 
 py::tuple rle_to_string(const Int64s& counts, const Int64s& offsets) {
@@ -148,32 +114,30 @@ py::tuple rle_to_string(const Int64s& counts, const Int64s& offsets) {
 py::tuple rle_from_string(const Array<uint8_t>& text, const Int64s& offsets, const Int64s& pixels) {
   require(text.ndim() == 1, "text must be one-dimensional");
   const RaggedView<uint8_t> view = ragged(text, offsets);
-  require(pixels.ndim() == 1 && pixels.size() == view.n, "pixels must be (n,)");
+  require(has_shape(pixels, {view.n}), "pixels must be (n,)");
   return to_tuple(fastsam::rle::from_string(view, pixels.data()));
 }
 
 }  // namespace
 
 void bind_rle(py::module_& m) {
-  const auto counts = py::arg("counts").noconvert(), offsets = py::arg("offsets").noconvert();
-  m.def("rle_encode", &rle_encode, py::arg("masks").noconvert(), py::arg("threads"));
+  const auto counts = exact("counts"), offsets = exact("offsets");
+  m.def("rle_encode", &rle_encode, exact("masks"), py::arg("threads"));
   m.def("rle_check", &rle_check, counts, offsets, py::arg("pixels"));
   m.def("rle_decode", &rle_decode, counts, offsets, py::arg("height"), py::arg("width"), py::arg("column_major"),
-        py::arg("out").noconvert(), py::arg("threads"));
+        exact("out"), py::arg("threads"));
   m.def("rle_area", &rle_area, counts, offsets);
-  m.def("rle_to_bbox", &rle_to_bbox, counts, offsets, py::arg("heights").noconvert());
-  m.def("rle_iou", &rle_iou, py::arg("dt_counts").noconvert(), py::arg("dt_offsets").noconvert(),
-        py::arg("gt_counts").noconvert(), py::arg("gt_offsets").noconvert(), py::arg("iscrowd").noconvert(),
-        py::arg("threads"));
+  m.def("rle_to_bbox", &rle_to_bbox, counts, offsets, exact("heights"));
+  m.def("rle_iou", &rle_iou, exact("dt_counts"), exact("dt_offsets"), exact("gt_counts"), exact("gt_offsets"),
+        exact("iscrowd"), py::arg("threads"));
   m.def("rle_merge", &rle_merge, counts, offsets, py::arg("intersect"));
-  m.def("rle_combine", &rle_combine, py::arg("a_counts").noconvert(), py::arg("a_offsets").noconvert(),
-        py::arg("b_counts").noconvert(), py::arg("b_offsets").noconvert(), py::arg("truth"), py::arg("threads"));
-  m.def("rle_crop", &rle_crop, counts, offsets, py::arg("heights").noconvert(), py::arg("windows").noconvert(),
+  m.def("rle_combine", &rle_combine, exact("a_counts"), exact("a_offsets"), exact("b_counts"), exact("b_offsets"),
+        py::arg("truth"), py::arg("threads"));
+  m.def("rle_crop", &rle_crop, counts, offsets, exact("heights"), exact("windows"), py::arg("threads"));
+  m.def("rle_from_polygon", &rle_from_polygon, exact("points"), offsets, py::arg("height"), py::arg("width"),
         py::arg("threads"));
-  m.def("rle_from_polygon", &rle_from_polygon, py::arg("points").noconvert(), offsets, py::arg("height"),
-        py::arg("width"), py::arg("threads"));
   m.def("rle_to_string", &rle_to_string, counts, offsets);
-  m.def("rle_from_string", &rle_from_string, py::arg("text").noconvert(), offsets, py::arg("pixels").noconvert());
+  m.def("rle_from_string", &rle_from_string, exact("text"), offsets, exact("pixels"));
 }
 
 }  // namespace fastsam::bindings

@@ -30,6 +30,7 @@ constexpr int64_t kMaxResult = int64_t{1} << 31;
 constexpr size_t kZeroedBytes = size_t{1} << 18;
 
 struct Item {
+  PyObject* counts;  // borrowed
   const uint8_t* text;
   size_t length;
   int64_t height, width;
@@ -46,11 +47,11 @@ struct Items {
 
   int64_t size() const { return static_cast<int64_t>(items.size()); }
   bool large() const { return characters > kTextPerThread; }
+  // Whether there are any, and all of the same.
   bool one_size() const {
-    for (const Item& item : items) {
-      if (item.height != items.front().height || item.width != items.front().width) return false;
-    }
-    return true;
+    return !items.empty() && std::all_of(items.begin(), items.end(), [&](const Item& item) {
+      return item.height == items.front().height && item.width == items.front().width;
+    });
   }
 };
 
@@ -60,7 +61,7 @@ bool read_side(PyObject* value, int64_t& side) {
   if (!PyLong_CheckExact(value)) return false;
   int overflow = 0;
   side = PyLong_AsLongLongAndOverflow(value, &overflow);
-  return overflow == 0 && side >= 0;
+  return overflow == 0;
 }
 
 bool read_item(PyObject* object, Item& item) {
@@ -68,13 +69,11 @@ bool read_item(PyObject* object, Item& item) {
   static PyObject* const counts_key = interned("counts");
   if (!PyDict_CheckExact(object)) return false;
   PyObject* size = PyDict_GetItem(object, size_key);
-  PyObject* counts = PyDict_GetItem(object, counts_key);
+  PyObject* counts = item.counts = PyDict_GetItem(object, counts_key);
   if (size == nullptr || counts == nullptr) return false;
   if (!(PyList_CheckExact(size) || PyTuple_CheckExact(size)) || PySequence_Fast_GET_SIZE(size) != 2) return false;
-  int64_t pixels = 0;
   if (!read_side(PySequence_Fast_GET_ITEM(size, 0), item.height) ||
-      !read_side(PySequence_Fast_GET_ITEM(size, 1), item.width) ||
-      __builtin_mul_overflow(item.height, item.width, &pixels) || pixels > rle::kMaxPixels) {
+      !read_side(PySequence_Fast_GET_ITEM(size, 1), item.width) || !rle::are_sides(item.height, item.width)) {
     return false;
   }
   if (PyBytes_CheckExact(counts)) {
@@ -94,46 +93,31 @@ bool read_items(PyObject* object, Items& found, bool hold = false) {
   return false;  // what is borrowed here could go away at any time
 #endif
   found.single = PyDict_CheckExact(object);
-  if (found.single) {
-    found.items.resize(1);
-    if (!read_item(object, found.items.front())) return false;
-    found.characters = found.items.front().length;
-  } else {
-    if (!PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return false;
-    const auto n = PySequence_Fast_GET_SIZE(object);
-    found.items.resize(static_cast<size_t>(n));
-    for (Py_ssize_t i = 0; i < n; ++i) {
-      Item& item = found.items[static_cast<size_t>(i)];
-      if (!read_item(PySequence_Fast_GET_ITEM(object, i), item)) return false;
-      found.characters += item.length;
-    }
+  if (!found.single && !PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return false;
+  found.items.resize(found.single ? 1 : static_cast<size_t>(PySequence_Fast_GET_SIZE(object)));
+  for (size_t i = 0; i < found.items.size(); ++i) {
+    Item& item = found.items[i];
+    PyObject* dict = found.single ? object : PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i));
+    if (!read_item(dict, item)) return false;
+    found.characters += item.length;
   }
-  if (!found.large() && !hold) return true;
-  const auto own = [&](PyObject* dict) {
-    found.owners.push_back(py::reinterpret_borrow<py::object>(PyDict_GetItemString(dict, "counts")));
-  };
-  if (found.single) {
-    own(object);
-  } else {
-    for (size_t i = 0; i < found.items.size(); ++i) {
-      own(PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i)));
-    }
+  if (found.large() || hold) {
+    for (const Item& item : found.items) found.owners.push_back(py::reinterpret_borrow<py::object>(item.counts));
   }
   return true;
 }
 
-// Calls work(begin, end) on parts of the items, with threads and without the interpreter's lock where that pays. False
+// Calls work(item, its number) for all items, with threads and without the interpreter's lock where that pays. False
 // where an item is malformed.
 template <typename Work>
-bool for_parts(const Items& found, int64_t threads, const Work& work) {
+bool for_items(const Items& found, int64_t threads, const Work& work) {
+  const auto part = [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) work(found.items[i], i);
+  };
+  const int64_t mean = static_cast<int64_t>(found.characters) / std::max<int64_t>(1, found.size());
   try {
-    if (!found.large()) {
-      work(int64_t{0}, found.size());
-    } else {
-      const int64_t mean = static_cast<int64_t>(found.characters) / found.size();
-      py::gil_scoped_release release;
-      fork_join(threads, found.size(), static_cast<int64_t>(kTextPerThread) / 2 / (mean + 1) + 1, work);
-    }
+    const int64_t grain = static_cast<int64_t>(kTextPerThread) / 2 / (mean + 1) + 1;
+    unlocked([&] { fork_join(found.large() ? threads : 1, found.size(), grain, part); }, found.large());
   } catch (const std::invalid_argument&) {
     return false;
   }
@@ -199,23 +183,19 @@ py::object coco_area(const py::object& objects, int64_t threads) {
   Items found;
   if (!read_items(objects.ptr(), found)) return py::none();
   std::vector<int64_t> areas(found.items.size());
-  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t area = 0, inside = 0;  // all bits are set inside
-      read(found.items[static_cast<size_t>(i)], [&](int64_t run) {
-        area += run & inside;
-        inside = ~inside;
-      });
-      areas[static_cast<size_t>(i)] = area;
-    }
+  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) {
+    int64_t area = 0, inside = 0;  // all bits are set inside
+    read(item, [&](int64_t run) {
+      area += run & inside;
+      inside = ~inside;
+    });
+    areas[i] = area;
   });
   if (!valid) return py::none();
   for (const int64_t area : areas) {
     if (area > UINT32_MAX) return py::none();
   }
-  if (found.single) {
-    return numpy().uint32(py::int_(areas.front()));
-  }
+  if (found.single) return numpy().uint32(py::int_(areas.front()));
   py::array_t<uint32_t> result(static_cast<py::ssize_t>(areas.size()));
   for (size_t i = 0; i < areas.size(); ++i) result.mutable_data()[i] = static_cast<uint32_t>(areas[i]);
   return py::object(std::move(result));
@@ -225,20 +205,16 @@ py::object coco_to_bbox(const py::object& objects, int64_t threads) {
   Items found;
   if (!read_items(objects.ptr(), found)) return py::none();
   std::vector<double> out(4 * found.items.size());
-  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Item& item = found.items[static_cast<size_t>(i)];
-      rle::BoxCollector collector(item.height);
-      read(item, [&](int64_t run) { collector.add(run); });
-      int64_t box[4];
-      collector.write(box);
-      for (int64_t k = 0; k < 4; ++k) out[static_cast<size_t>(4 * i + k)] = static_cast<double>(box[k]);
-    }
+  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) {
+    rle::BoxCollector collector(item.height);
+    read(item, [&](int64_t run) { collector.add(run); });
+    int64_t box[4];
+    collector.write(box);
+    std::copy(box, box + 4, out.begin() + static_cast<std::ptrdiff_t>(4 * i));
   });
   if (!valid) return py::none();
-  py::array_t<double> boxes = to_array(std::move(out));
-  if (found.single) return py::object(std::move(boxes));
-  return boxes.reshape(std::vector<py::ssize_t>{static_cast<py::ssize_t>(found.items.size()), 4});
+  if (found.single) return to_array(std::move(out));
+  return to_array(std::move(out), found.size(), 4);
 }
 
 // masks: (n, height, width), or (height, width, n) where `last` is set; single where it is (height, width).
@@ -264,12 +240,7 @@ py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t t
       rle::Edges().swap(edges[i]);
     }
   };
-  if (pixels * view.n < static_cast<int64_t>(kTextPerThread)) {
-    work();
-  } else {
-    py::gil_scoped_release release;
-    work();
-  }
+  unlocked(work, pixels * view.n >= static_cast<int64_t>(kTextPerThread));
   if (single) return to_dict(view.height, view.width, to_text(texts.front(), as_str));
   py::list result(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) result[i] = to_dict(view.height, view.width, to_text(texts[i], as_str));
@@ -285,17 +256,15 @@ py::object zeros(const std::vector<py::ssize_t>& shape, bool column_major) {
 // (height, width, n) in column-major order, or (height, width) of a single one; row_major: (n, height, width).
 py::object coco_decode(const py::object& objects, bool row_major, int64_t threads) {
   Items found;
-  if (!read_items(objects.ptr(), found) || found.items.empty() || !found.one_size()) return py::none();
+  if (!read_items(objects.ptr(), found) || !found.one_size()) return py::none();
   const int64_t height = found.items.front().height, width = found.items.front().width, n = found.size();
   int64_t bytes = 0;
   if (__builtin_mul_overflow(height * width, n, &bytes) || bytes > kMaxResult) return py::none();
   std::vector<std::vector<int64_t>> counts(found.items.size());
-  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::vector<int64_t>& runs = counts[static_cast<size_t>(i)];
-      runs.reserve(found.items[static_cast<size_t>(i)].length);
-      read(found.items[static_cast<size_t>(i)], [&](int64_t run) { runs.push_back(run); });
-    }
+  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) {
+    std::vector<int64_t>& runs = counts[i];
+    runs.reserve(item.length);
+    read(item, [&](int64_t run) { runs.push_back(run); });
   });
   if (!valid) return py::none();
   rle::Runs runs;
@@ -307,21 +276,14 @@ py::object coco_decode(const py::object& objects, bool row_major, int64_t thread
   if (found.single) shape.pop_back();
   if (row_major) shape = {n, height, width};
   const bool large = static_cast<size_t>(bytes) > kZeroedBytes;
-  py::object masks = large ? zeros(shape, !row_major) : py::object();
-  if (!large) {
-    masks = row_major ? py::object(py::array_t<uint8_t>(shape))
-                      : py::object(py::array_t<uint8_t, py::array::f_style>(shape));
-  }
-  uint8_t* out = static_cast<uint8_t*>(py::reinterpret_borrow<py::array>(masks).mutable_data());
+  py::array masks = large       ? py::array(zeros(shape, !row_major))
+                    : row_major ? py::array(py::array_t<uint8_t>(shape))
+                                : py::array(py::array_t<uint8_t, py::array::f_style>(shape));
+  uint8_t* out = static_cast<uint8_t*>(masks.mutable_data());
   if (!large) std::fill(out, out + bytes, uint8_t{0});
   const rle::RunsView view{runs.counts.data(), static_cast<int64_t>(runs.counts.size()), runs.offsets.data(), n};
-  if (large) {
-    py::gil_scoped_release release;
-    rle::decode(view, height, width, !row_major, out, threads);
-  } else {
-    rle::decode(view, height, width, !row_major, out, 1);
-  }
-  return masks;
+  unlocked([&] { rle::decode(view, height, width, !row_major, out, large ? threads : 1); }, large);
+  return std::move(masks);
 }
 
 bool read_flags(const py::object& object, size_t n, std::vector<uint8_t>& flags) {
@@ -348,20 +310,17 @@ bool read_flags(const py::object& object, size_t n, std::vector<uint8_t>& flags)
 
 bool footprints_of(const Items& found, int64_t threads, std::vector<rle::Footprint>& masks) {
   masks.resize(found.items.size());
-  return for_parts(found, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Item& item = found.items[static_cast<size_t>(i)];
-      masks[static_cast<size_t>(i)] = rle::footprint_of(edges_of(item), std::max<int64_t>(1, item.height));
-    }
+  return for_items(found, threads, [&](const Item& item, size_t i) {
+    masks[i] = rle::footprint_of(edges_of(item), std::max<int64_t>(1, item.height));
   });
 }
 
 py::object coco_iou(const py::object& dt, const py::object& gt, const py::object& iscrowd, int64_t threads) {
   Items rows, columns;
   const bool same = dt.is(gt);
-  if (!read_items(dt.ptr(), rows, true) || rows.single || rows.items.empty() || !rows.one_size()) return py::none();
+  if (!read_items(dt.ptr(), rows, true) || rows.single || !rows.one_size()) return py::none();
   if (!same) {
-    if (!read_items(gt.ptr(), columns, true) || columns.single || columns.items.empty() || !columns.one_size() ||
+    if (!read_items(gt.ptr(), columns, true) || columns.single || !columns.one_size() ||
         columns.items.front().height != rows.items.front().height ||
         columns.items.front().width != rows.items.front().width) {
       return py::none();
@@ -376,24 +335,17 @@ py::object coco_iou(const py::object& dt, const py::object& gt, const py::object
   }
   const bool* crowd = reinterpret_cast<const bool*>(flags.data());
   const std::vector<rle::Footprint>& others = same ? row_masks : column_masks;
-  std::vector<double> result;
-  if (rows.large() || others.size() * row_masks.size() > 1024) {
-    py::gil_scoped_release release;
-    result = rle::iou(row_masks, others, crowd, threads);
-  } else {
-    result = rle::iou(row_masks, others, crowd, 1);
-  }
+  const bool large = rows.large() || others.size() * row_masks.size() > 1024;
+  std::vector<double> result = unlocked([&] { return rle::iou(row_masks, others, crowd, large ? threads : 1); }, large);
   return to_array(std::move(result), rows.size(), other.size());
 }
 
 py::object coco_merge(const py::object& objects, bool intersect, int64_t threads) {
   Items found;
-  if (!read_items(objects.ptr(), found) || found.single || found.items.empty() || !found.one_size()) return py::none();
+  if (!read_items(objects.ptr(), found) || found.single || !found.one_size()) return py::none();
   const Item& first = found.items.front();
   std::vector<rle::Edges> masks(found.items.size());
-  const bool valid = for_parts(found, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) masks[static_cast<size_t>(i)] = edges_of(found.items[static_cast<size_t>(i)]);
-  });
+  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) { masks[i] = edges_of(item); });
   if (!valid) return py::none();
   if (found.size() == 1) {  // as it came, empty runs included
     return to_dict(first.height, first.width, py::bytes(reinterpret_cast<const char*>(first.text), first.length));
@@ -429,7 +381,7 @@ void bind_rle_dicts(py::module_& m) {
   const auto objects = py::arg("rles"), threads = py::arg("threads");
   m.def("coco_area", &coco_area, objects, threads);
   m.def("coco_to_bbox", &coco_to_bbox, objects, threads);
-  m.def("coco_encode", &coco_encode, py::arg("masks").noconvert(), py::arg("last"), py::arg("as_str"), threads);
+  m.def("coco_encode", &coco_encode, exact("masks"), py::arg("last"), py::arg("as_str"), threads);
   m.def("coco_decode", &coco_decode, objects, py::arg("row_major"), threads);
   m.def("coco_iou", &coco_iou, py::arg("dt"), py::arg("gt"), py::arg("iscrowd"), threads);
   m.def("coco_merge", &coco_merge, objects, py::arg("intersect"), threads);

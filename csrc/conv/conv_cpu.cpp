@@ -38,7 +38,7 @@ void mbconv(const float* x, const Shape& shape, const MbconvWeights& weights, in
   const int64_t work_per_row = width * weights.hidden * (stride * stride * channels + 9 + n);
   fork_join(threads, shape.batch * height, rows_grain(work_per_row), [&](int64_t begin, int64_t end) {
     RowWindow rows(strip, stride, hidden);
-    Floats mixed(strip * hidden), sums(std::max(columns * hidden, strip * padded(n)));
+    const Floats mixed = zeros(strip * hidden), sums = zeros(std::max(columns * hidden, strip * padded(n)));
     for_each_strip(
         begin, end, height, width, strip, [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
           const float* input = x + image * shape.height * shape.width * channels;
@@ -79,7 +79,7 @@ void depthwise3x3(const float* x, const Shape& shape, const float* weight, const
   const ConvKernels& isa = kernels().conv;
   fork_join(threads, shape.batch * height, rows_grain(width * channels * 36), [&](int64_t begin, int64_t end) {
     RowWindow rows(strip, stride, all);
-    Floats mixed(strip * all);
+    const Floats mixed = zeros(strip * all);
     for_each_strip(begin, end, height, width, strip,
                    [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
                      const float* input = x + image * shape.height * shape.width * channels;
@@ -127,7 +127,7 @@ void conv3x3(const float* x, const Shape& shape, const float* weight, const floa
   const int64_t grain = rows_grain(width * weights.k * out_channels);
   fork_join(threads, shape.batch * height, grain, [&](int64_t begin, int64_t end) {
     RowWindow rows(strip, stride, channels);
-    Floats sums(sums_size(out_channels));
+    const Floats sums = zeros(sums_size(out_channels));
     for_each_strip(begin, end, height, width, strip,
                    [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
                      const float* input = x + image * shape.height * shape.width * channels;
@@ -158,7 +158,7 @@ void stem(const float* images, const Shape& shape, const StemWeights& weights, f
   fork_join(threads, shape.batch * height, grain, [&](int64_t begin, int64_t end) {
     // Two windows, one feeding the other, over whole rows: they are narrow enough here.
     RowWindow pixels(half_width, 2, channels), half(width, 2, hidden);
-    Floats sums(std::max(sums_size(hidden), sums_size(n)));
+    const Floats sums = zeros(std::max(sums_size(hidden), sums_size(n)));
     for_each_strip(begin, end, height, width, width,
                    [&](int64_t image, int64_t first, int64_t last, int64_t left, int64_t size) {
                      const float* planes = images + image * channels * shape.height * shape.width;

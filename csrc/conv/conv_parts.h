@@ -1,38 +1,22 @@
-// What the convolutions share: aligned memory, packed weights, and a window of three rows that moves down an image.
+// What the convolutions share: packed weights, and a window of three rows that moves down an image.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 
+#include "common/floats.h"
 #include "common/isa.h"
+#include "common/panels.h"
 
 namespace fastsam::conv {
 
-constexpr int64_t kPanel = 16;
-
-inline int64_t padded(int64_t channels) { return (channels + kPanel - 1) / kPanel * kPanel; }
-
-// Zeros, aligned to a cache line: an unaligned panel would split every second load over two.
-class Floats {
- public:
-  explicit Floats(int64_t size)
-      : data_(static_cast<float*>(
-            ::operator new(static_cast<size_t>(std::max<int64_t>(1, size)) * sizeof(float), std::align_val_t{64}))) {
-    std::memset(data_.get(), 0, static_cast<size_t>(size) * sizeof(float));
-  }
-  float* data() { return data_.get(); }
-  const float* data() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(float* data) const { ::operator delete(data, std::align_val_t{64}); }
-  };
-  std::unique_ptr<float, Free> data_;
-};
+inline Floats zeros(int64_t size) {
+  Floats floats(size);
+  std::memset(floats.data(), 0, sizeof(float) * static_cast<size_t>(size));
+  return floats;
+}
 
 // The weights (n, channels, taps) of a dense convolution as the right-hand side of a matrix product, k = taps x
 // channels, and its bias, padded.
@@ -41,7 +25,7 @@ struct Packed {
   Floats panels, bias;
 
   Packed(const float* weight, const float* offsets, int64_t n_, int64_t channels, int64_t taps)
-      : k(taps * channels), n(n_), panels(padded(n_) * k), bias(padded(n_)) {
+      : k(taps * channels), n(n_), panels(zeros(padded(n_) * k)), bias(zeros(padded(n_))) {
     for (int64_t column = 0; column < n; ++column) {
       const float* source = weight + column * k;
       float* panel = panels.data() + column / kPanel * kPanel * k + column % kPanel;
@@ -59,7 +43,7 @@ struct PackedDepthwise {
   Floats weights, bias;
 
   PackedDepthwise(const float* weight, const float* offsets, int64_t n)
-      : channels(padded(n)), weights(9 * channels), bias(channels) {
+      : channels(padded(n)), weights(zeros(9 * channels)), bias(zeros(channels)) {
     for (int64_t channel = 0; channel < n; ++channel) {
       for (int64_t tap = 0; tap < 9; ++tap) weights.data()[tap * channels + channel] = weight[channel * 9 + tap];
     }
@@ -73,7 +57,10 @@ class RowWindow {
  public:
   // Outputs up to `width` wide, windows `stride` apart, pixels of `channels` values (padded already where need be).
   RowWindow(int64_t width, int64_t stride, int64_t channels)
-      : stride_(stride), channels_(channels), row_size_(((width - 1) * stride + 3) * channels), rows_(3 * row_size_) {
+      : stride_(stride),
+        channels_(channels),
+        row_size_(((width - 1) * stride + 3) * channels),
+        rows_(zeros(3 * row_size_)) {
     forget();
   }
 

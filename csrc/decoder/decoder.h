@@ -70,11 +70,14 @@ void second_pass(const SecondPass& pass, int64_t threads);
 void first_look(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows, int64_t head_dim,
                 int64_t length, float* out, int64_t threads);
 
+// Throws std::invalid_argument for a prompt in asked (asked_count), or an index (count) into it, that there is not.
+void check_asked(const int64_t* asked, int64_t asked_count, int64_t prompts, const int64_t* index, int64_t count);
+
 // Low-resolution logits of `count` masks, those of prompt asked[index[i]] weighed by weights[i] (narrow), to out[i]
 // (4 * height, 4 * width). The first step is base * coefficient rows - 2 + factors * coefficients + bias, in rows (2,
 // 2, middle); then LayerNorm, GELU, the step that enlarges more, rows (2, 2, narrow), and GELU. Where the matrices of
 // both steps are bits of bfloat16, what they are multiplied with is rounded to that; sums and all else are float32.
-// Throws std::invalid_argument for an index or a prompt that there is not.
+// Throws as check_asked.
 struct Upscaling {
   DType dtype;  // of the matrices: float32 or bfloat16
   int64_t prompts, asked_count, rows, middle, narrow, height, width, count;

@@ -17,7 +17,6 @@
 namespace fastsam::decoder {
 namespace {
 
-constexpr int64_t kPanel = 16;
 // A prompt's image is worked through in stretches of this many panels, whoever does it: sums over the image are formed
 // by stretch and then merged in order, so the number of threads can't change them.
 constexpr int64_t kStretch = 32;
@@ -26,7 +25,6 @@ constexpr int64_t kVisit = 4;
 // Rows of the first look per piece of work.
 constexpr int64_t kLookRows = 48;
 
-int64_t panels_of(int64_t length) { return (length + kPanel - 1) / kPanel; }
 int64_t stretches_of(int64_t panels) { return (panels + kStretch - 1) / kStretch; }
 // Fewer pieces of work than this are not worth a thread.
 int64_t grain_of(int64_t panels) { return std::max<int64_t>(1, kStretch / std::max<int64_t>(1, panels)); }
@@ -49,7 +47,7 @@ int64_t together(int64_t operands, int64_t image) {
 }
 
 int64_t sums_size(int64_t columns, int64_t wide, int64_t mixed_rows) {
-  return 2 * Arena::padded(columns) + Arena::padded(columns * wide) + Arena::padded(mixed_rows * columns);
+  return 2 * padded(columns) + padded(columns * wide) + padded(mixed_rows * columns);
 }
 
 DecoderSums take_sums(Arena& memory, int64_t columns, int64_t wide, int64_t mixed_rows) {
@@ -59,23 +57,21 @@ DecoderSums take_sums(Arena& memory, int64_t columns, int64_t wide, int64_t mixe
   return {largest, total, seen, memory.take(mixed_rows * columns)};
 }
 
-// Sizes of a pass, the same for every prompt.
+// Sizes of a pass, the same for every prompt. mixed_rows: coefficients of an image token, for the look to take and mix.
 struct Sizes {
-  int64_t rows, look_rows, inputs, mixed_rows, columns, wide;
+  int64_t rows, look_rows, mixed_rows, columns, wide;
 
-  Sizes(const Pass& pass, const DecoderKernels& isa)
-      : Sizes(pass, pass.tokens, pass.heads * pass.tokens, pass.heads * pass.tokens, isa) {}
+  Sizes(const Pass& pass, const DecoderKernels& isa) : Sizes(pass, pass.tokens, pass.heads * pass.tokens, isa) {}
   Sizes(const SecondPass& pass, const DecoderKernels& isa)
-      : Sizes(pass, pass.look_tokens, 2 * pass.heads * pass.tokens + 2, 2 * pass.heads * pass.tokens + 2, isa) {}
+      : Sizes(pass, pass.look_tokens, 2 * pass.heads * pass.tokens + 2, isa) {}
 
  private:
-  Sizes(const Pass& pass, int64_t look_tokens, int64_t inputs_of_look, int64_t mixed, const DecoderKernels& isa)
+  Sizes(const Pass& pass, int64_t look_tokens, int64_t mixed, const DecoderKernels& isa)
       : rows(pass.heads * pass.tokens),
         look_rows(pass.heads * look_tokens),
-        inputs(inputs_of_look),
         mixed_rows(mixed),
         columns(isa.columns(look_rows)),
-        wide((pass.head_dim + kPanel - 1) / kPanel * kPanel) {}
+        wide(padded(pass.head_dim)) {}
 };
 
 // The operands of one prompt, packed for the instruction set in use.
@@ -87,8 +83,8 @@ class Packed {
 
   static int64_t size(const AnyPass& pass, const Sizes& sizes) {
     constexpr bool kSecond = std::is_same_v<AnyPass, SecondPass>;
-    const int64_t vectors = Arena::padded(sizes.rows * pass.head_dim), square = Arena::padded(sizes.rows * sizes.rows);
-    return (kSecond ? 4 : 3) * vectors + (kSecond ? 4 : 1) * square + Arena::padded(sizes.look_rows * sizes.inputs);
+    const int64_t vectors = padded(sizes.rows * pass.head_dim), square = padded(sizes.rows * sizes.rows);
+    return (kSecond ? 4 : 3) * vectors + (kSecond ? 4 : 1) * square + padded(sizes.look_rows * sizes.mixed_rows);
   }
 
   Operands pack(int64_t prompt) {
@@ -109,7 +105,7 @@ class Packed {
               heads(pass_.cross, pass_.tokens),
               triangle(pass_.gram),
               heads(pass_.look, look_tokens),
-              matrix(pass_.look_mix, sizes_.look_rows, sizes_.inputs),
+              matrix(pass_.look_mix, sizes_.look_rows, sizes_.mixed_rows),
               pass_.state + prompt * panels_of(pass_.length) * (2 * rows + 2) * kPanel};
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
       operands.look_tokens = look_tokens;
@@ -173,9 +169,9 @@ class PassWorker {
     const int64_t first = stretch * kStretch, last = std::min(first + kStretch, panels_of(pass_.length));
     const auto count = static_cast<int64_t>(operands_.size());
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
-      isa_.second_pass(operands_.data(), count, first, last, sums, scratch_.take(0));
+      isa_.second_pass(operands_.data(), count, first, last, sums, scratch_.data());
     } else {
-      isa_.first_pass(operands_.data(), count, first, last, sums, scratch_.take(0));
+      isa_.first_pass(operands_.data(), count, first, last, sums, scratch_.data());
     }
   }
 
@@ -183,7 +179,7 @@ class PassWorker {
   const AnyPass& pass_;
   const Sizes& sizes_;
   const DecoderKernels& isa_;
-  Arena scratch_;
+  Floats scratch_;
   std::vector<std::unique_ptr<Packed<AnyPass, Operands>>> packed_;
   std::vector<Operands> operands_;
 };
@@ -268,33 +264,35 @@ void second_pass(const SecondPass& pass, int64_t threads) { run_pass<SecondPass,
 void first_look(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows, int64_t head_dim,
                 int64_t length, float* out, int64_t threads) {
   const DecoderKernels& isa = kernels().decoder;
-  const int64_t panels = panels_of(length), wide = (head_dim + kPanel - 1) / kPanel * kPanel;
+  const int64_t panels = panels_of(length), wide = padded(head_dim);
   const int64_t pieces = (rows + kLookRows - 1) / kLookRows, inner = heads * head_dim;
   fork_join(threads, heads * pieces, grain_of(panels), [&](int64_t begin, int64_t end) {
-    Arena memory(isa.first_look_scratch(kLookRows, head_dim));
-    float* scratch = memory.take(0);
+    const Floats scratch(isa.first_look_scratch(kLookRows, head_dim));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t head = item / pieces, first = item % pieces * kLookRows;
       const int64_t at = (head * rows + first) * head_dim;
       isa.first_look(q + at, std::min(kLookRows, rows - first), head_dim, keys + head * head_dim * kPanel,
-                     inner * kPanel, values + head * panels * kPanel * wide, length, out + at, scratch);
+                     inner * kPanel, values + head * panels * kPanel * wide, length, out + at, scratch.data());
     }
   });
+}
+
+void check_asked(const int64_t* asked, int64_t asked_count, int64_t prompts, const int64_t* index, int64_t count) {
+  const auto beyond = [](const int64_t* numbers, int64_t n, int64_t end) {
+    return std::any_of(numbers, numbers + n, [=](int64_t number) { return number < 0 || number >= end; });
+  };
+  if (beyond(asked, asked_count, prompts)) {
+    throw std::invalid_argument("a prompt that is asked for is not among those decoded");
+  }
+  if (beyond(index, count, asked_count)) {
+    throw std::invalid_argument("a mask's prompt is not among those asked for");
+  }
 }
 
 void upscale(const Upscaling& up, int64_t threads) {
   if (up.dtype == DType::float16) throw std::invalid_argument("upscaling on the CPU takes float32 and bfloat16");
   if (up.count == 0) return;
-  for (int64_t i = 0; i < up.count; ++i) {
-    if (up.index[i] < 0 || up.index[i] >= up.asked_count) {
-      throw std::invalid_argument("a mask's prompt is not among those asked for");
-    }
-  }
-  for (int64_t i = 0; i < up.asked_count; ++i) {
-    if (up.asked[i] < 0 || up.asked[i] >= up.prompts) {
-      throw std::invalid_argument("a prompt that is asked for is not among those decoded");
-    }
-  }
+  check_asked(up.asked, up.asked_count, up.prompts, up.index, up.count);
   // Masks of one prompt beside one another: its image tokens are enlarged once for all of them.
   std::vector<int64_t> order(static_cast<size_t>(up.count));
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -316,17 +314,15 @@ void upscale(const Upscaling& up, int64_t threads) {
   const bool narrow_numbers = up.dtype == DType::bfloat16;
   const UpscaleKernels& isa = narrow_numbers ? kernels().upscale_bfloat16 : kernels().upscale;
   const int64_t wide = 4 * up.middle, more_size = 4 * up.narrow * up.middle;
-  Arena packed(Arena::padded(more_size));
-  float* enlarge_more = packed.take(more_size);
-  isa.pack(up.enlarge_more, 4 * up.narrow, up.middle, enlarge_more);
+  const Floats enlarge_more(more_size);
+  isa.pack(up.enlarge_more, 4 * up.narrow, up.middle, enlarge_more.data());
 
   const int64_t panels = panels_of(up.height * up.width), stretches = stretches_of(panels);
   fork_join(threads, prompts * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
-    Arena memory(Arena::padded(wide * up.rows) + isa.scratch(up.rows, up.middle, up.narrow, most));
-    float* factors = memory.take(wide * up.rows);
-    float* scratch = memory.take(0);
-    const DecoderUpscaling operands{up.middle,    up.narrow,           up.rows, up.base, factors, up.bias, up.norm,
-                                    enlarge_more, up.enlarge_more_bias};
+    const Floats factors(wide * up.rows), scratch(isa.scratch(up.rows, up.middle, up.narrow, most));
+    const DecoderUpscaling operands{up.middle, up.narrow,           up.rows,
+                                    up.base,   factors.data(),      up.bias,
+                                    up.norm,   enlarge_more.data(), up.enlarge_more_bias};
     int64_t prepared = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / stretches, first = item % stretches * kStretch;
@@ -334,12 +330,12 @@ void upscale(const Upscaling& up, int64_t threads) {
       const int64_t asked = up.index[order[at]];
       if (group != prepared) {
         const int64_t bytes = asked * wide * up.rows * (narrow_numbers ? 2 : 4);
-        isa.pack(static_cast<const char*>(up.factors) + bytes, wide, up.rows, factors);
+        isa.pack(static_cast<const char*>(up.factors) + bytes, wide, up.rows, factors.data());
         prepared = group;
       }
       isa.run(operands, up.state + up.asked[asked] * panels * up.rows * kPanel, first,
               std::min(first + kStretch, panels), up.height, up.width, weights.data() + at, outs.data() + at,
-              static_cast<int64_t>(next - at), scratch);
+              static_cast<int64_t>(next - at), scratch.data());
     }
   });
 }

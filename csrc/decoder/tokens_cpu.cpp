@@ -21,7 +21,7 @@ constexpr int64_t kPromptsPerThread = 8;
 // x (rows, k), rows `stride` floats apart, to out (rows, n).
 void apply(const TokenLayer& layer, const float* x, int64_t stride, int64_t rows, bool relu, const float* residual,
            float* out, int64_t threads) {
-  const LinearFinish finish{nullptr, layer.bias, relu ? kLinearRelu : kLinearNone, residual, layer.n, out, layer.n};
+  const LinearFinish finish{layer.bias, relu ? kLinearRelu : kLinearNone, residual, layer.n, out, layer.n};
   linear::linear({x, stride}, rows, linear::Norm{}, {layer.weight, layer.k, layer.n, layer.k}, finish, threads);
 }
 
@@ -66,10 +66,10 @@ class Decoding {
   int64_t wide() const { return std::max({job_.width, inner_, job_.iou1.n}); }
   int64_t hidden() const { return std::max({job_.width, job_.first.mlp1.n, job_.second.mlp1.n, job_.iou2.n}); }
   int64_t size() const {
-    const int64_t of_tokens = 2 * Arena::padded(tokens_ * job_.width) + 3 * Arena::padded(tokens_ * wide()) +
-                              Arena::padded(tokens_ * hidden()) + 5 * Arena::padded(tokens_ * inner_);
-    const int64_t of_prompts = 4 * Arena::padded(job_.prompts * rows_ * rows_) +
-                               2 * Arena::padded(job_.prompts * look_most()) + 3 * Arena::padded(job_.prompts * rows_);
+    const int64_t of_tokens = 2 * padded(tokens_ * job_.width) + 3 * padded(tokens_ * wide()) +
+                              padded(tokens_ * hidden()) + 5 * padded(tokens_ * inner_);
+    const int64_t of_prompts = 4 * padded(job_.prompts * rows_ * rows_) + 2 * padded(job_.prompts * look_most()) +
+                               3 * padded(job_.prompts * rows_);
     return of_tokens + of_prompts;
   }
   float* take(int64_t floats) { return memory_.take(floats); }
@@ -78,9 +78,8 @@ class Decoding {
   template <typename Work>
   void for_prompts(const Work& work) {
     fork_join(threads_, job_.prompts, kPromptsPerThread, [&](int64_t begin, int64_t end) {
-      Arena scratch(rows_ * inner_);
-      float* y = scratch.take(0);
-      for (int64_t i = begin; i < end; ++i) work(i, y);
+      const Floats scratch(rows_ * inner_);
+      for (int64_t i = begin; i < end; ++i) work(i, scratch.data());
     });
   }
 
@@ -203,8 +202,8 @@ class Decoding {
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     float* attended = hidden_;
     for_prompts([&](int64_t i, float*) {
-      Arena scratch(count * count);
-      float* scores = scratch.take(0);
+      const Floats scratch(count * count);
+      float* scores = scratch.data();
       for (int64_t at = i * count * width, head = 0; head < job_.heads; ++head, at += dim) {
         isa_.token_dots(q_ + at, width, count, dim, k_ + at, width, count, false, scores, count);
         for (int64_t s = 0; s < count * count; ++s) scores[s] *= scale;
@@ -327,17 +326,9 @@ void decode_prompts(const Prompts& job, int64_t threads) {
 }
 
 void mask_factors(const MaskFactors& job, int64_t threads) {
-  if (job.count == 0) return;
-  for (int64_t i = 0; i < job.asked_count; ++i) {
-    if (job.asked[i] < 0 || job.asked[i] >= job.prompts) {
-      throw std::invalid_argument("a prompt that is asked for is not among those decoded");
-    }
-  }
+  check_asked(job.asked, job.asked_count, job.prompts, job.index, job.count);
   for (int64_t i = 0; i < job.count; ++i) {
-    if (job.index[i] < 0 || job.index[i] >= job.asked_count) {
-      throw std::invalid_argument("a mask's prompt is not among those asked for");
-    }
-    if (job.column[i] < 0 || job.column[i] + 1 >= job.chosen_count) {
+    if (job.column[i] < 0 || job.column[i] >= job.chosen_count - 1) {
       throw std::invalid_argument("a mask's token is not among those decoded");
     }
   }
@@ -360,12 +351,12 @@ void mask_factors(const MaskFactors& job, int64_t threads) {
       }
     }
   });
+  if (job.count == 0) return;
 
   // Each mask's token through its own three layers: those of one token together.
   const int64_t narrow = job.layers[2].n;
   const int64_t widest = std::max(job.layers[0].n, job.layers[1].n);
-  Arena memory(Arena::padded(job.count * job.width) + 2 * Arena::padded(job.count * widest) +
-               Arena::padded(job.count * narrow));
+  Arena memory(padded(job.count * job.width) + 2 * padded(job.count * widest) + padded(job.count * narrow));
   float *tokens = memory.take(job.count * job.width), *first = memory.take(job.count * widest);
   float *second = memory.take(job.count * widest), *third = memory.take(job.count * narrow);
   for (int64_t column = 0; column + 1 < job.chosen_count; ++column) {

@@ -1,4 +1,4 @@
-// Fully connected layers: out = activation(LayerNorm(x) W^T * scale + bias) + residual, float32.
+// Fully connected layers: out = activation(LayerNorm(x) W^T + bias) + residual, float32.
 //
 // Weights are read as they are (out features, in features) and packed anew in each call, into scratch memory that calls
 // share, so nothing can go stale. Results do not depend on the number of threads.

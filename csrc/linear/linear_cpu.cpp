@@ -3,18 +3,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
+#include "common/floats.h"
 #include "common/fork_join.h"
 #include "common/isa.h"
+#include "common/panels.h"
 #include "common/scratch.h"
 
 namespace fastsam::linear {
 namespace {
 
-constexpr int64_t kPanel = 16;
 // A block of this many rows of 768 fills half of a 512 KB second-level cache.
 constexpr int64_t kMaxBlock = 108;
 // Up to so many rows the weights are not packed.
@@ -28,21 +26,8 @@ constexpr int64_t kPackPerThread = int64_t{1} << 17;
 constexpr int64_t kPad = 16;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t panels_of(int64_t n) { return divide_up(n, kPanel); }
-int64_t packed_size(const Weight& weight) { return panels_of(weight.n) * kPanel * weight.k; }
-int64_t padded(int64_t k) { return divide_up(k, kPanel) * kPanel + kPad; }
-
-struct Free {
-  void operator()(float* memory) const { std::free(memory); }
-};
-using Floats = std::unique_ptr<float[], Free>;
-
-Floats floats(int64_t count) {
-  const size_t bytes = sizeof(float) * static_cast<size_t>(divide_up(count, kPanel) * kPanel);
-  float* memory = static_cast<float*>(std::aligned_alloc(64, std::max<size_t>(bytes, 64)));
-  if (memory == nullptr) throw std::bad_alloc();
-  return Floats(memory);
-}
+int64_t packed_size(const Weight& weight) { return padded(weight.n) * weight.k; }
+int64_t row_size(int64_t k) { return padded(k) + kPad; }
 
 int64_t useful_threads(int64_t threads, int64_t rows, int64_t n, int64_t k) {
   const double work = static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k);
@@ -78,9 +63,9 @@ void for_blocks(int64_t rows, int64_t block, int64_t threads, int64_t scratch, c
   const int64_t blocks = divide_up(rows, block);
   std::atomic<int64_t> next{0};
   fork_join(threads, std::min(threads, blocks), 1, [&](int64_t, int64_t) {
-    const Floats memory = floats(scratch);
+    const Floats memory(scratch);
     for (int64_t i = next.fetch_add(1); i < blocks; i = next.fetch_add(1)) {
-      work(i * block, std::min(block, rows - i * block), memory.get());
+      work(i * block, std::min(block, rows - i * block), memory.data());
     }
   });
 }
@@ -95,18 +80,18 @@ LinearFinish from_row(LinearFinish finish, int64_t row) {
 Rows prepare(const Rows& x, int64_t first, int64_t rows, int64_t k, const Norm& norm, float* scratch) {
   const Rows part{x.data + first * x.stride, x.stride};
   if (!norm.weight) return part;
-  kernels().linear.layer_norm(part.data, part.stride, rows, k, norm.weight, norm.bias, norm.eps, scratch, padded(k));
-  return {scratch, padded(k)};
+  kernels().linear.layer_norm(part.data, part.stride, rows, k, norm.weight, norm.bias, norm.eps, scratch, row_size(k));
+  return {scratch, row_size(k)};
 }
 
 void narrow(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
             int64_t threads) {
-  const Floats normal = floats(norm.weight ? rows * padded(weight.k) : 0);
-  const Rows a = prepare(x, 0, rows, weight.k, norm, normal.get());
+  const Floats normal(norm.weight ? rows * row_size(weight.k) : 0);
+  const Rows a = prepare(x, 0, rows, weight.k, norm, normal.data());
   fork_join(threads, panels_of(weight.n), 1, [&](int64_t begin, int64_t end) {
-    const Floats partial = floats(rows * kPanel);
+    const Floats partial(rows * kPanel);
     kernels().linear.narrow(a.data, a.stride, rows, weight.k, weight.data, weight.stride, begin * kPanel,
-                            std::min(end * kPanel, weight.n), partial.get(), finish);
+                            std::min(end * kPanel, weight.n), partial.data(), finish);
   });
 }
 
@@ -124,7 +109,7 @@ void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight,
   pack(weight, panels.data(), threads);
   const int64_t block = block_rows(rows, threads);
   const int64_t partial = block * kernels().linear.group_panels * kPanel;
-  const int64_t normal = norm.weight ? block * padded(weight.k) : 0;
+  const int64_t normal = norm.weight ? block * row_size(weight.k) : 0;
   for_blocks(rows, block, threads, partial + normal, [&](int64_t first, int64_t count, float* scratch) {
     const Rows a = prepare(x, first, count, weight.k, norm, scratch + partial);
     kernels().linear.block(a.data, a.stride, count, weight.k, panels.data(), weight.n, scratch,
@@ -135,16 +120,16 @@ void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight,
 void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, const float* first_bias,
          const Weight& second, const float* second_bias, float* out, int64_t out_stride, int64_t threads) {
   if (rows <= 0 || second.n <= 0) return;
-  const int64_t hidden_stride = padded(first.n);
+  const int64_t hidden_stride = row_size(first.n);
   const auto to_hidden = [&](float* hidden) {
-    return LinearFinish{nullptr, first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
+    return LinearFinish{first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
   };
-  const LinearFinish to_out{nullptr, second_bias, kLinearNone, x.data, x.stride, out, out_stride};
+  const LinearFinish to_out{second_bias, kLinearNone, x.data, x.stride, out, out_stride};
   threads = useful_threads(threads, rows, first.n, first.k + second.n);
   if (rows <= kNarrow) {
-    const Floats hidden = floats(rows * hidden_stride);
-    narrow(x, rows, norm, first, to_hidden(hidden.get()), threads);
-    narrow({hidden.get(), hidden_stride}, rows, Norm{}, second, to_out, threads);
+    const Floats hidden(rows * hidden_stride);
+    narrow(x, rows, norm, first, to_hidden(hidden.data()), threads);
+    narrow({hidden.data(), hidden_stride}, rows, Norm{}, second, to_out, threads);
     return;
   }
   const Scratch memory(packed_size(first) + packed_size(second));
@@ -152,7 +137,7 @@ void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, con
   pack(first, first_panels, threads);
   pack(second, second_panels, threads);
   const int64_t block = block_rows(rows, threads);
-  const int64_t partial = block * kernels().linear.group_panels * kPanel, normal = block * padded(first.k);
+  const int64_t partial = block * kernels().linear.group_panels * kPanel, normal = block * row_size(first.k);
   const LinearKernels& isa = kernels().linear;
   for_blocks(
       rows, block, threads, partial + normal + block * hidden_stride, [&](int64_t from, int64_t count, float* scratch) {

@@ -9,10 +9,9 @@ namespace fastsam {
 // Which function follows the product; the values are part of the Python interface.
 enum LinearActivation : int32_t { kLinearNone = 0, kLinearGelu = 1, kLinearRelu = 2 };
 
-// What happens to a product before it is written: out = activation(product * scale + bias) + residual.
+// What happens to a product before it is written: out = activation(product + bias) + residual.
 struct LinearFinish {
-  const float* scale;  // (n), or null
-  const float* bias;   // (n), or null
+  const float* bias;  // (n), or null
   int32_t activation;
   const float* residual;  // (rows, n), or null; may be out itself
   int64_t residual_stride;

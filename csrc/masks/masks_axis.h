@@ -13,14 +13,15 @@ class PreparedAxis {
  public:
   static constexpr int64_t kBlock = 8;
 
-  // Throws std::invalid_argument unless the axis is one, of `cells` cells; `name` is for the message.
+  // Throws std::invalid_argument unless the axis, which has a position, is one of `cells` cells; `name` is for the
+  // message.
   PreparedAxis(const Axis& axis, int64_t cells, const char* name);
 
   MaskTaps taps() const;
 
   int64_t size() const { return size_; }
   // Cells, from the first one on, that the positions take from, with up to 2 beyond the last cell.
-  int64_t reach() const { return first_.empty() ? 0 : first_.back() + int64_t{3}; }
+  int64_t reach() const { return first_.back() + int64_t{3}; }
   // Number of leading positions whose first cell is below `cell`, for cells from 0 to reach().
   int64_t start(int64_t cell) const { return starts_[static_cast<size_t>(cell)]; }
 

@@ -312,11 +312,8 @@ void check(const Axis& y, const Axis& x, const Levels& levels, const Placement& 
   if (levels.high < levels.threshold || levels.low > levels.threshold) {
     throw std::invalid_argument("the stability offset must be 0 or more");
   }
-  int64_t pixels = 0;
-  const bool fits = place.height >= 0 && place.width >= 0 &&
-                    !__builtin_mul_overflow(place.height, place.width, &pixels) && pixels <= rle::kMaxPixels;
-  if (!fits || place.left < 0 || place.top < 0 || place.left > place.width - x.size ||
-      place.top > place.height - y.size) {
+  if (!rle::are_sides(place.height, place.width) || place.left < 0 || place.top < 0 ||
+      place.left > place.width - x.size || place.top > place.height - y.size) {
     throw std::invalid_argument("the enlarged masks must lie within the picture");
   }
 }

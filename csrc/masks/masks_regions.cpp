@@ -213,7 +213,7 @@ Cleaned remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t 
   Cleaned result;
   result.changed.resize(static_cast<size_t>(runs.n));
   const int64_t grain = kRunsPerThread * runs.n / (runs.size + width * runs.n + 1) + 1;
-  fork_join(height * width == 0 ? 1 : threads, runs.n, grain, [&](int64_t first, int64_t last) {
+  fork_join(threads, runs.n, grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       std::vector<int64_t>& counts = cleaned[static_cast<size_t>(i)];
       counts.assign(runs.begin(i), runs.end(i));

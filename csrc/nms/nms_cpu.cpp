@@ -23,15 +23,6 @@ constexpr size_t kPairsPerThread = size_t{1} << 21;
 // From this many boxes on, a grid is quicker.
 constexpr size_t kGridBoxes = 1024;
 
-void suppress(const NmsKernels& isa, const BoxColumns<float>& boxes, size_t i, size_t begin, size_t end,
-              float threshold, uint8_t* dead) {
-  isa.suppress_f32(boxes, i, begin, end, threshold, dead);
-}
-void suppress(const NmsKernels& isa, const BoxColumns<double>& boxes, size_t i, size_t begin, size_t end,
-              double threshold, uint8_t* dead) {
-  isa.suppress_f64(boxes, i, begin, end, threshold, dead);
-}
-
 // The boxes of one class, best first, that are still in question.
 template <typename T>
 struct Candidates {
@@ -73,7 +64,7 @@ struct Candidates {
 
 template <typename T>
 void settle(Candidates<T> left, T threshold, int64_t threads, uint8_t* keep) {
-  const NmsKernels& isa = kernels().nms;
+  const NmsKernelsOf<T>& isa = kernels().nms;
   while (!left.index.empty()) {
     const BoxColumns<T> boxes = left.columns();
     const size_t n = left.index.size(), tile = std::min(kTile, n);
@@ -83,14 +74,14 @@ void settle(Candidates<T> left, T threshold, int64_t threads, uint8_t* keep) {
       if (dead[i]) continue;
       kept.push_back(i);
       keep[left.index[i]] = 1;
-      suppress(isa, boxes, i, i + 1, tile, threshold, dead);
+      isa.suppress(boxes, i, i + 1, tile, threshold, dead);
     }
     const size_t blocks = (n - tile + kBlock - 1) / kBlock;
     const size_t grain = kPairsPerThread / (kept.size() * kBlock) + 1;
     fork_join(threads, static_cast<int64_t>(blocks), static_cast<int64_t>(grain), [&](int64_t first, int64_t last) {
       for (size_t block = static_cast<size_t>(first); block < static_cast<size_t>(last); ++block) {
         const size_t begin = tile + block * kBlock, end = std::min(begin + kBlock, n);
-        for (const size_t i : kept) suppress(isa, boxes, i, begin, end, threshold, dead);
+        for (const size_t i : kept) isa.suppress(boxes, i, begin, end, threshold, dead);
       }
     });
     left.compact(tile);
@@ -136,7 +127,7 @@ std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* cl
       for (size_t k = 0; k < size; ++k) keep[first[k]] = 1;
       return;
     }
-    if (size >= kGridBoxes && settle_on_grid(boxes, first, size, limit, inner_threads, keep.data())) return;
+    if (size >= kGridBoxes && settle_on_grid(boxes, first, size, limit, keep.data())) return;
     settle(Candidates<T>(boxes, first, size), limit, inner_threads, keep.data());
   };
   if (groups.size() == 1) {

@@ -11,11 +11,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <unordered_map>
 #include <vector>
 
-#include "common/fork_join.h"
 #include "common/isa.h"
 #include "nms/nms_table.h"
 
@@ -36,15 +34,6 @@ struct Limits<double> {
   static constexpr int kArea = -450;
   static constexpr double kSlack = 1e-9;
 };
-
-bool covered(const NmsKernels& isa, const BoxColumns<float>& kept, size_t begin, size_t end, const float* box,
-             float t) {
-  return isa.covered_f32(kept, begin, end, box, t);
-}
-bool covered(const NmsKernels& isa, const BoxColumns<double>& kept, size_t begin, size_t end, const double* box,
-             double t) {
-  return isa.covered_f64(kept, begin, end, box, t);
-}
 
 // The boxes of one class of width and one of height: sides are in [2^(e - octaves), 2^e).
 struct SizeClass {
@@ -122,7 +111,7 @@ class Grid {
   bool has_area(size_t k) const { return home_[k] != kNone; }
 
   // Whether a kept box suppresses box k.
-  bool is_covered(const NmsKernels& isa, size_t k) const {
+  bool is_covered(const NmsKernelsOf<T>& isa, size_t k) const {
     const T* box = box_at(k);
     const double x = static_cast<double>(box[0]), y = static_cast<double>(box[1]);
     const double width = static_cast<double>(box[2] - box[0]), height = static_cast<double>(box[3] - box[1]);
@@ -146,13 +135,13 @@ class Grid {
       const double y1 = std::min(size.last_y, std::floor(reach_y * size.per_cell_y));
       if (!(x0 <= x1 && y0 <= y1)) continue;
       if ((x1 - x0 + 1) * (y1 - y0 + 1) * kCellCost > static_cast<double>(size.boxes)) {
-        if (covered(isa, kept, size.begin, size.begin + size.boxes, box, threshold_)) return true;
+        if (isa.covered(kept, size.begin, size.begin + size.boxes, box, threshold_)) return true;
         continue;
       }
       for (int64_t cy = static_cast<int64_t>(y0); cy <= static_cast<int64_t>(y1); ++cy) {
         for (int64_t cx = static_cast<int64_t>(x0); cx <= static_cast<int64_t>(x1); ++cx) {
           const Bucket& bucket = buckets_[bucket_of(size, cx, cy)];
-          if (bucket.kept && covered(isa, kept, bucket.begin, bucket.begin + bucket.kept, box, threshold_)) return true;
+          if (bucket.kept && isa.covered(kept, bucket.begin, bucket.begin + bucket.kept, box, threshold_)) return true;
         }
       }
     }
@@ -243,12 +232,11 @@ class Grid {
 }  // namespace
 
 template <typename T>
-bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, int64_t threads, uint8_t* keep) {
-  static_cast<void>(threads);
+bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep) {
   if (n >= std::numeric_limits<uint32_t>::max() / 4) return false;
   Grid<T> grid(boxes, order, n, threshold);
   if (!grid.build()) return false;
-  const NmsKernels& isa = kernels().nms;
+  const NmsKernelsOf<T>& isa = kernels().nms;
   for (size_t k = 0; k < n; ++k) {
     if (!grid.has_area(k)) {
       keep[order[k]] = 1;
@@ -260,7 +248,7 @@ bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold,
   return true;
 }
 
-template bool settle_on_grid<float>(const float*, const int64_t*, size_t, float, int64_t, uint8_t*);
-template bool settle_on_grid<double>(const double*, const int64_t*, size_t, double, int64_t, uint8_t*);
+template bool settle_on_grid<float>(const float*, const int64_t*, size_t, float, uint8_t*);
+template bool settle_on_grid<double>(const double*, const int64_t*, size_t, double, uint8_t*);
 
 }  // namespace fastsam::nms

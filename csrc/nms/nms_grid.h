@@ -10,6 +10,6 @@ namespace fastsam::nms {
 // are of one class. False, and nothing is set, where boxes are so small or large that the bounds behind the grid do
 // not hold in T.
 template <typename T>
-bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, int64_t threads, uint8_t* keep);
+bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep);
 
 }  // namespace fastsam::nms

@@ -19,16 +19,15 @@ struct BoxColumns {
 // Kept boxes are met in blocks of this many; columns are readable for a block past their last box.
 constexpr size_t kNmsBlock = 16;
 
-struct NmsKernels {
+template <typename T>
+struct NmsKernelsOf {
   // Sets dead[j] = 1 for each box j in [begin, end) whose IoU with box i is above `threshold`; leaves the others.
-  void (*suppress_f32)(const BoxColumns<float>& boxes, size_t i, size_t begin, size_t end, float threshold,
-                       uint8_t* dead);
-  void (*suppress_f64)(const BoxColumns<double>& boxes, size_t i, size_t begin, size_t end, double threshold,
-                       uint8_t* dead);
+  void (*suppress)(const BoxColumns<T>& boxes, size_t i, size_t begin, size_t end, T threshold, uint8_t* dead);
   // Whether the IoU of `box` (x1 y1 x2 y2) with one of the kept boxes [begin, end) is above `threshold`. Boxes up to
   // kNmsBlock - 1 past `end` may be looked at as well.
-  bool (*covered_f32)(const BoxColumns<float>& kept, size_t begin, size_t end, const float* box, float threshold);
-  bool (*covered_f64)(const BoxColumns<double>& kept, size_t begin, size_t end, const double* box, double threshold);
+  bool (*covered)(const BoxColumns<T>& kept, size_t begin, size_t end, const T* box, T threshold);
 };
+
+struct NmsKernels : NmsKernelsOf<float>, NmsKernelsOf<double> {};
 
 }  // namespace fastsam

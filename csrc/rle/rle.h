@@ -16,6 +16,11 @@ using RunsView = RaggedView<int64_t>;
 // Run ends and pixel numbers stay below this, so that a sum of two can't leave int64.
 constexpr int64_t kMaxPixels = (int64_t{1} << 62) - 1;
 
+// Whether these are the sides of a mask.
+inline bool are_sides(int64_t height, int64_t width) {
+  return height >= 0 && width >= 0 && (width == 0 || height <= kMaxPixels / width);
+}
+
 struct Runs {
   std::vector<int64_t> counts;
   std::vector<int64_t> offsets{0};  // (n + 1)

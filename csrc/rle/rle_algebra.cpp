@@ -162,10 +162,10 @@ Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, i
         throw std::invalid_argument("the corner of a window is too far away");
       }
     }
-    if (window.width < 0 || window.height < 0 || __builtin_mul_overflow(window.width, window.height, &pixels[i]) ||
-        pixels[i] > kMaxPixels || window.width > kMaxPixels / 2 || window.height > kMaxPixels / 2) {
+    if (!are_sides(window.height, window.width) || std::max(window.width, window.height) > kMaxPixels / 2) {
       throw std::invalid_argument("the sides of a window must not be negative, nor their product too large");
     }
+    pixels[i] = window.width * window.height;
     if (totals[i] > 0 && (heights[i] <= 0 || totals[i] % heights[i] != 0)) {
       throw std::invalid_argument("the runs of mask " + std::to_string(i) + " don't fill columns of its height");
     }

@@ -42,14 +42,14 @@ void read_runs(const uint8_t* at, const uint8_t* end, int64_t pixels, int64_t ma
     } else {
       run = read_long_number(at, end);
     }
-    // Neither this sum nor the total can leave int64: all parts are within 2^62.
+    // The sum of two can't leave int64, that of three could: both parts are within 2^62, and so is the total.
     if (number > 2) run += two_before;
     if (run < 0) throw std::invalid_argument("the text holds a negative run length");
-    total += run;
-    if (run > pixels || total > pixels) {
+    if (run > pixels - total) {
       throw std::invalid_argument("the runs of mask " + std::to_string(mask) + " sum to more than the " +
                                   std::to_string(pixels) + " pixels of its size");
     }
+    total += run;
     two_before = before;
     before = run;
     use(run);

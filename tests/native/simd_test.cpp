@@ -64,7 +64,6 @@ void arithmetic() {
       same("vmax", lane([&](vf x) { return vmax(x, vb); }, a, i), std::fmax(a[i], b[i]));
       same("vmin", lane([&](vf x) { return vmin(x, vb); }, a, i), std::fmin(a[i], b[i]));
       same("vabs", lane([](vf x) { return vabs(x); }, a, i), std::fabs(a[i]));
-      same("vcopysign", lane([&](vf x) { return vcopysign(x, vb); }, a, i), std::copysign(a[i], b[i]));
       same("vsqrt", lane([](vf x) { return vsqrt(vabs(x)); }, a, i), std::sqrt(std::fabs(a[i])));
       near("vround", lane([](vf x) { return vround(x); }, a, i), std::nearbyint(a[i]), 0.0);
       const float power = std::nearbyint(b[i]);

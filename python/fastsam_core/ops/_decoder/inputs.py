@@ -206,7 +206,7 @@ def check_mask_factors(
     rest: Tensor,
 ) -> None:
     """See `fastsam_core.ops.decoder_mask_factors`."""
-    if final.dim() != 3 or not final.shape[1] or first_own.dim() != 4 or rest.dim() != 1 or layers.dim() != 2:
+    if final.dim() != 3 or 0 in final.shape[1:] or first_own.dim() != 4 or rest.dim() != 1 or layers.dim() != 2:
         raise ValueError(
             "final must have shape (prompts, chosen, width), first_own (prompts, heads, tokens, head_dim), rest "
             f"(4 * middle,) and layers (masks, weights); got {tuple(final.shape)}, {tuple(first_own.shape)}, "

@@ -30,7 +30,7 @@ class _Axis:
     """
 
     def __init__(self, name: str, first: Tensor, weights: Tensor, cells: int) -> None:
-        if not bool((first.diff() >= 0).all() and first[0] >= 0 and first[-1] < cells):
+        if not bool((first >= 0).all() and (first.diff() >= 0).all() and first[-1] < cells):
             raise ValueError(f"{name}_cells must ascend, within 0..{cells - 1}")
         if not bool((weights >= 0).all() and ((weights.sum(1) - 1).abs() <= 1e-6).all()):
             raise ValueError(f"{name}_weights must not be negative, and sum to 1 in each row")

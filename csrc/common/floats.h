@@ -1,0 +1,25 @@
+// Memory for floats.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace fastsam {
+
+// Uninitialised, and from the start of a cache line: an unaligned panel would split every second load over two.
+class Floats {
+ public:
+  explicit Floats(int64_t size)
+      : data_(static_cast<float*>(::operator new(sizeof(float) * static_cast<size_t>(size), kLine))) {}
+  float* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(float* data) const { ::operator delete(data, kLine); }
+  };
+  std::unique_ptr<float, Free> data_;
+};
+
+}  // namespace fastsam

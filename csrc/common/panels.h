@@ -1,0 +1,13 @@
+// How matrices lie for the kernels' products: in panels of 16 columns, one cache line wide (see common/gemm.inc).
+#pragma once
+
+#include <cstdint>
+
+namespace fastsam {
+
+constexpr int64_t kPanel = 16;
+
+constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
+constexpr int64_t padded(int64_t columns) { return panels_of(columns) * kPanel; }
+
+}  // namespace fastsam

@@ -223,7 +223,7 @@ class Attention(nn.Module):
         Of a window of 32 that is eight million numbers for eight heads, which take longer to gather than the attention.
         """
         table, index = self.attention_biases, self.bias_index
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or table.is_inference():
             # Not `table[:, index]`, whose gradient sorts the index first.
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
         made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)

@@ -138,6 +138,16 @@ def test_iteration_ends(result: Results) -> None:
         result[4]
 
 
+def test_rows_as_a_numpy_array(result: Results) -> None:
+    assert result.boxes is not None and result.masks is not None
+    for part in (result.boxes, result.masks, result.boxes.numpy(), result.boxes[:0]):
+        np.testing.assert_array_equal(np.asarray(part), np.asarray(part.data))
+    assert np.array(result.boxes, np.float64).dtype == np.float64
+    copied = np.array(result.boxes)
+    copied[:] = -1
+    assert (np.asarray(result.boxes) >= 0).all()
+
+
 def test_moves(result: Results) -> None:
     array = result.numpy()
     assert array.boxes is not None and array.masks is not None

@@ -52,6 +52,11 @@ class BaseTensor:
     def __iter__(self: Self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        # Row after row, NumPy would never come to an end: a row is again one of these.
+        rows = to_numpy(self.data)
+        return np.array(rows, dtype) if copy else np.asarray(rows, dtype)
+
     def take(self: Self, rows: Rows) -> Self:
         """The rows that `select` resolved an index to."""
         return self._with(take(self._data, rows))

@@ -112,7 +112,9 @@ def test_nothing_found_and_everything_filtered() -> None:
         np.testing.assert_array_equal(empty.plot(), empty.orig_img)
 
 
-@pytest.mark.parametrize("index", [2, slice(2, 3), [2], torch.tensor([False, False, True, False]), np.array([2])])
+@pytest.mark.parametrize(
+    "index", [2, slice(2, 3), [2], torch.tensor([False, False, True, False]), np.array([2]), (np.array([2]),)]
+)
 def test_indexing_takes_every_part(result: Results, index: Any) -> None:
     chosen = result[index]
     assert len(chosen) == 1 and chosen.boxes is not None and chosen.masks is not None

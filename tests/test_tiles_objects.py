@@ -132,7 +132,7 @@ def test_a_sequence() -> None:
     found = objects((RING, 10, 20), (DIAMOND, 500, 600), (CORNERS, 12, 22))
     assert len(found) == 3 and found[-1].area == 3 and [one.area for one in found] == found.areas.tolist()
     assert [one.area for one in found[1:]] == [4, 3] and found[:1].boxes.tolist() == [found[0].box.tolist()]
-    for chosen in (found.areas < 5, [1, 2], np.array([-2, -1]), torch.tensor([1, 2])):
+    for chosen in (found.areas < 5, [1, 2], np.array([-2, -1]), np.nonzero(found.areas < 5), torch.tensor([1, 2])):
         assert [one.area for one in found[chosen]] == [4, 3] and found[chosen].boxes.tolist() == found.boxes[
             1:
         ].tolist()

@@ -290,6 +290,8 @@ def test_what_is_refused(sam: segment_anything.Sam, predictor: SamPredictor) -> 
     with pytest.raises(ValueError, match=r"one object's \(4,\), not \(2, 4\); predict_torch"):
         predictor.predict(box=np.array([[4, 6, 40, 30]] * 2))
     assert predictor.predict(box=np.array([[4, 6, 40, 30]]))[0].shape[0] == 3
+    assert predictor.predict(box=torch.tensor([4, 6, 40, 30]))[0].shape[0] == 3
+    assert predictor.predict(np.zeros((0, 2)), np.zeros(0))[0].shape[0] == 3  # all clicks taken back
     with pytest.raises(ValueError, match="no prompt"):
         predictor.predict()
     assert predictor.is_image_set  # what was set before stays

@@ -151,7 +151,7 @@ class PromptEncoder(nn.Module):
         positions = self.pe_layer.of_points((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
         # Not `table[...]`, whose gradient sorts the labels first.
-        return positions + table.index_select(0, labels.long().flatten() + 1).view(*labels.shape, -1)
+        return positions + table.index_select(0, labels.long().flatten() + 1).view(*labels.shape, self.embed_dim)
 
 
 class PositionEmbeddingRandom(nn.Module):

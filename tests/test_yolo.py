@@ -164,7 +164,7 @@ def test_code_written_for_ultralytics(segment: YOLO) -> None:
 def test_classes_can_be_renamed(segment: YOLO) -> None:
     picture, names = bgr_picture(48, 64), dict(segment.names)
     try:
-        segment.model.names = {number: "cat" for number in names}
+        segment.model.names = dict.fromkeys(names, "cat")
         assert one(segment(picture, **QUIET)).name_of(0) == segment.names[0] == "cat"
         segment.names = {**names, 1: "dog"}
         assert one(segment(picture, **QUIET)).names == segment.model.names == {**names, 1: "dog"}

@@ -117,8 +117,9 @@ def test_binary_file_objects(tmp_path: Path) -> None:
         assert source.kind == "arrays"
         assert [np.array_equal(item.image, BGR) for item in [*source, *source]] == [True, True]
     (tmp_path / "a.txt").write_text("text")
-    with open(tmp_path / "a.txt", encoding="utf-8") as file, pytest.raises(ValueError, match="mode 'rb'"):
-        list(load_sources(file))
+    for text in (tmp_path / "a.txt", path):
+        with open(text, encoding="utf-8") as file, pytest.raises(ValueError, match="mode 'rb'"):
+            list(load_sources(file))
 
 
 def test_pil_image_keeps_its_file_name(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from io import BytesIO, IOBase
+from io import BytesIO, IOBase, TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def _all_bytes(file: Any) -> bytes:
         return file.getvalue()
     if file.seekable():
         file.seek(0)
-    data = file.read()
+    data = None if isinstance(file, TextIOBase) else file.read()
     if not isinstance(data, bytes):
         raise ValueError("a text file object can't be a source: open it with mode 'rb'")
     return data

@@ -97,7 +97,8 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         with open(path, "rb") as file:
             if b"ultralytics." in file.read(1 << 20):  # the pickle comes first, and is not compressed
-                raise ValueError(f"{path} is no Segment Anything model; YOLO and FastSAM read such files") from error
+                hint = "YOLO and FastSAM read such files (on the command line: fastsam detect predict)"
+                raise ValueError(f"{path} is no Segment Anything model; {hint}") from error
         what = f"holds pickled Python objects ({named.group(1)})" if named else "is damaged or holds pickled objects"
         raise ValueError(
             f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, "

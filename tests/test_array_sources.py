@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,27 @@ def test_binary_file_objects(tmp_path: Path) -> None:
         source = load_sources(file)
         assert source.kind == "arrays"
         assert [np.array_equal(item.image, BGR) for item in [*source, *source]] == [True, True]
+    with tempfile.NamedTemporaryFile() as named, tempfile.SpooledTemporaryFile() as spooled:
+        for temporary in (named, spooled):
+            temporary.write(path.read_bytes())
+            assert np.array_equal(only(temporary).image, BGR)
     (tmp_path / "a.txt").write_text("text")
-    with open(tmp_path / "a.txt", encoding="utf-8") as file, pytest.raises(ValueError, match="mode 'rb'"):
-        list(load_sources(file))
+    for text in (tmp_path / "a.txt", path):
+        with open(text, encoding="utf-8") as file, pytest.raises(ValueError, match="mode 'rb'"):
+            list(load_sources(file))
+
+
+def test_an_object_that_reads_something_else(tmp_path: Path) -> None:
+    class Upload:
+        """As some web frameworks give, with a file's methods that do something else."""
+
+        def seek(self, place: int) -> None: ...
+
+        def read(self) -> object:
+            return ()
+
+    with pytest.raises(ValueError, match="reading a Upload gives no bytes, but a tuple"):
+        list(load_sources(Upload()))
 
 
 def test_pil_image_keeps_its_file_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def test_nothing_found(nothing: Any) -> None:
     [
         (None, "a NoneType"),
         ((1, 2, 3), "a tuple of 3"),
+        ([], "a list of 0"),
         ((BOXES, [1, 1], [0, 0, 0], None), "3 boxes, 2 scores and 3 class ids"),
         ((np.zeros((3, 5)), [1] * 3, [0] * 3, None), r"boxes of shape \(3, 5\)"),
         (([[0, 0, float("nan"), 1]], [1], [0], None), "aren't finite"),
@@ -87,6 +89,13 @@ def test_nothing_found(nothing: Any) -> None:
 def test_what_is_refused(output: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=rf"the detector returned .*{problem}.* for photo\.jpg; a detector returns"):
         CheckedDetector(lambda image: output)(IMAGE, "photo.jpg")
+
+
+def test_results_are_told_what_to_take_of_them() -> None:
+    result = SimpleNamespace(boxes=None)
+    for output in ([result], result):
+        with pytest.raises(ValueError, match=r"for photo\.jpg; a detector .* results\[0\]\.boxes\.xyxy, \.boxes\.conf"):
+            CheckedDetector(lambda image, output=output: output)(IMAGE, "photo.jpg")
 
 
 def test_filters_keep_the_order() -> None:

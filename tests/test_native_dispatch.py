@@ -73,6 +73,44 @@ def test_an_adapter_around_a_layer_is_called(model: SamModel, images: Tensor) ->
     torch.testing.assert_close(adapted, expected, atol=1e-4, rtol=1e-4)
 
 
+def put(path: str, layer: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], None]:
+    """What puts another layer in the place of one."""
+
+    def change(network: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, layer(network.get_submodule(path)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("vit", put("neck", lambda neck: nn.Identity())),
+        ("vit", put("neck", lambda neck: neck[:2])),
+        ("vit", put("blocks.1.norm2", lambda norm: nn.Identity())),
+        ("vit", put("blocks.0.mlp", lambda mlp: nn.Sequential(mlp, nn.Dropout(0.5)))),
+        ("tiny_vit", put("patch_embed.seq.1", lambda activation: nn.ReLU())),
+        ("tiny_vit", put("layers.1.blocks.0.local_conv.bn", lambda norm: nn.Identity())),
+        ("tiny_vit", put("layers.3", lambda stage: nn.Identity())),
+    ],
+)
+def test_pytorchs_own_layers_in_other_places_are_called(kind: str, change: Callable[[nn.Module], None]) -> None:
+    torch.manual_seed(2)
+    if kind == "vit":
+        encoder: nn.Module = ImageEncoderViT(16, 2, 2, (1,), image_size=128, window_size=3, out_channels=8)
+    else:
+        encoder = TinyViT((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), (7, 7, 3, 5), out_channels=8)
+    encoder = randomised(encoder).eval()
+    assert unaltered(pickle.loads(pickle.dumps(encoder)))
+    change(encoder)
+    encoder.eval()
+    images = torch.randn(1, 3, 128, 128)
+    expected = encoder(images)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "encoder",
     [

@@ -36,6 +36,18 @@ def predictor(model: SamModel) -> Predictor:
     return predictor_on_picture(model)
 
 
+def test_steps_of_a_subclass_that_no_call_takes_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    class Named(Predictor):
+        def setup_model(self, model: Any = None, verbose: bool = True) -> None: ...
+
+    assert not caplog.records
+
+    class Own(Named):
+        def postprocess(self, preds: Any, img: Any, orig_imgs: Any) -> Any: ...
+
+    assert "Own has its own postprocess, which calls of a predictor do not go through" in caplog.text
+
+
 # --- sources ---
 
 

@@ -47,6 +47,9 @@ def test_a_call_gives_what_the_decoder_takes(grad: bool) -> None:
             assert dense.requires_grad or not grad
         for shape in ((3, 1, 4), (3, 2, 2)):
             assert torch.equal(made(None, boxes.view(shape), None)[0], made.sparse(None, None, boxes))
+        none = points[:, :0], labels[:, :0]  # as when all clicks have been taken back
+        assert torch.equal(made(none, boxes, None)[0], made.sparse(None, None, boxes))
+        assert torch.equal(made(none, None, None)[0], made.not_a_point_embed.weight.expand(3, 1, -1))
         sparse, dense = made(points=(points, labels), boxes=boxes, masks=masks)
         assert torch.equal(sparse, made.sparse(points, labels, boxes)) and torch.equal(dense, made.dense(masks))
 

@@ -227,12 +227,37 @@ def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixt
     assert "separate objects" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ({"bboxes": [30, 40, 20, 10]}, "x, y, x + width, y + height"),
+        ({"bboxes": [0.1, 0.2, 0.5, 0.9]}, "all bboxes lie in the first pixel"),
+        ({"points": [[[0.5, 0.5]], [[0.2, 1]]]}, "all points lie in the first pixel"),
+        ({"points": [64.5, 5]}, "outside of its picture"),
+        ({"points": [[[5, 5], [5, -1]], [[1, 1]]]}, "outside of its picture"),
+        ({"bboxes": [[1, 2, 3, 4], [70, 2, 90, 4]]}, "outside of its picture"),
+        ({"bboxes": [0, 0, 1, 1]}, ""),
+        ({"bboxes": [-5, -5, 900, 900], "points": [0, 0]}, ""),
+        ({"points": [[[64, 48], [0.5, 0.5]], [[1, 1]]], "labels": 0}, ""),
+        ({"points": [], "bboxes": []}, ""),
+    ],
+)
+def test_coordinates_that_are_hardly_meant_are_said(
+    prompt: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from fastsam_core._log import warn_once
+
+    warn_once.cache_clear()
+    read(**prompt).check((48, 64), 64)
+    assert [said in record.message for record in caplog.records] == [True] * bool(said)
+
+
 # --- masks ---
 
 
 def model_mask(masks: Any, original: tuple[int, int], resized: tuple[int, int], size: int) -> torch.Tensor:
     prompts = read(masks=masks)
-    prompts.check_masks(original, size)
+    prompts.check(original, size)
     logits = prompts.to_model(original, resized, size)["masks"]
     assert logits.dtype == torch.float32 and logits.shape[1:] == (1, size // 4, size // 4)
     return logits[:, 0]

@@ -112,7 +112,9 @@ def test_nothing_found_and_everything_filtered() -> None:
         np.testing.assert_array_equal(empty.plot(), empty.orig_img)
 
 
-@pytest.mark.parametrize("index", [2, slice(2, 3), [2], torch.tensor([False, False, True, False]), np.array([2])])
+@pytest.mark.parametrize(
+    "index", [2, slice(2, 3), [2], torch.tensor([False, False, True, False]), np.array([2]), (np.array([2]),)]
+)
 def test_indexing_takes_every_part(result: Results, index: Any) -> None:
     chosen = result[index]
     assert len(chosen) == 1 and chosen.boxes is not None and chosen.masks is not None
@@ -136,6 +138,16 @@ def test_iteration_ends(result: Results) -> None:
     assert [len(one) for one in result] == [1, 1, 1, 1]
     with pytest.raises(IndexError):
         result[4]
+
+
+def test_rows_as_a_numpy_array(result: Results) -> None:
+    assert result.boxes is not None and result.masks is not None
+    for part in (result.boxes, result.masks, result.boxes.numpy(), result.boxes[:0]):
+        np.testing.assert_array_equal(np.asarray(part), np.asarray(part.data))
+    assert np.array(result.boxes, np.float64).dtype == np.float64
+    copied = np.array(result.boxes)
+    copied[:] = -1
+    assert (np.asarray(result.boxes) >= 0).all()
 
 
 def test_moves(result: Results) -> None:

@@ -58,6 +58,18 @@ def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
 
 
+def test_a_place_that_cannot_be_written_to_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(
+        NotADirectoryError, match=r"\(project names another place, and with save=False nothing"
+    ) as caught:
+        run_folder(Config(project=str(tmp_path / "file" / "out")))
+    assert caught.value.filename.startswith(str(tmp_path / "file"))
+    (tmp_path / "predict").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        run_folder(Config(project=str(tmp_path), exist_ok=True))
+
+
 def test_a_predictor_has_one_folder(predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import cv2
 

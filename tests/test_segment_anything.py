@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 import golden_recipe
 from fastsam_core import SAM, Predictor, segment_anything
+from fastsam_core._log import warn_once
 from fastsam_core.models import registry
 from fastsam_core.models.judgement import OFFICIAL
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
@@ -289,6 +290,8 @@ def test_what_is_refused(sam: segment_anything.Sam, predictor: SamPredictor) -> 
     with pytest.raises(ValueError, match=r"one object's \(4,\), not \(2, 4\); predict_torch"):
         predictor.predict(box=np.array([[4, 6, 40, 30]] * 2))
     assert predictor.predict(box=np.array([[4, 6, 40, 30]]))[0].shape[0] == 3
+    assert predictor.predict(box=torch.tensor([4, 6, 40, 30]))[0].shape[0] == 3
+    assert predictor.predict(np.zeros((0, 2)), np.zeros(0))[0].shape[0] == 3  # all clicks taken back
     with pytest.raises(ValueError, match="no prompt"):
         predictor.predict()
     assert predictor.is_image_set  # what was set before stays
@@ -334,6 +337,17 @@ def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
     for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), "photo.jpg"):
         with pytest.raises(ValueError, match="image must be an RGB array"):
             SamAutomaticMaskGenerator(sam).generate(image)  # type: ignore[arg-type]
+
+
+def test_the_generator_says_where_metas_thresholds_do_not_suit(
+    sam: segment_anything.Sam, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    SamAutomaticMaskGenerator(sam, pred_iou_thresh=0.4)
+    SamAutomaticMaskGenerator(sam_model_registry["vit_t"]())
+    assert not caplog.records
+    SamAutomaticMaskGenerator(sam)
+    assert "pred_iou_thresh=0.45, stability_score_thresh=0.5 suit it" in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------- models, transforms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 from pathlib import Path
@@ -54,6 +55,16 @@ def test_missing_file_suggests_close_names(tmp_path: Path) -> None:
         load_sources(tmp_path / "zidan.jpg")
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
         load_sources(tmp_path / "nowhere" / "a.jpg")
+
+
+def test_a_picture_as_text_is_named_and_not_repeated(tmp_path: Path) -> None:
+    text = base64.b64encode(write(tmp_path / "a.png", np.zeros((90, 90, 3), np.uint8), "BMP").read_bytes()).decode()
+    for given in (text, f"data:image/png;base64,{text}", "data:image/png;base64,iVBORw0KGgo="):
+        with pytest.raises(FileNotFoundError, match=rf"{len(given):,} characters; .*base64\.b64decode") as caught:
+            load_sources(given)
+        assert len(str(caught.value)) < 300
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):  # a name that no system would have
+        load_sources(f"{'a' * 300}/{'b' * 300}.png")
 
 
 def test_unreadable_file_names_the_file_and_the_reason(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from pycocotools import mask as coco
 
@@ -131,14 +132,20 @@ def test_a_sequence() -> None:
     found = objects((RING, 10, 20), (DIAMOND, 500, 600), (CORNERS, 12, 22))
     assert len(found) == 3 and found[-1].area == 3 and [one.area for one in found] == found.areas.tolist()
     assert [one.area for one in found[1:]] == [4, 3] and found[:1].boxes.tolist() == [found[0].box.tolist()]
+    for chosen in (found.areas < 5, [1, 2], np.array([-2, -1]), np.nonzero(found.areas < 5), torch.tensor([1, 2])):
+        assert [one.area for one in found[chosen]] == [4, 3] and found[chosen].boxes.tolist() == found.boxes[
+            1:
+        ].tolist()
+    assert found[np.int64(1)].area == 4 and len(found[found.areas > 99]) == 0
     assert found.boxes.dtype == found.areas.dtype == np.int64
     assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
     assert len(found.within(21, 11, 0, 90)) == len(found.within(21, 11, 90, -1)) == 0
     assert len(found.within(0, 0, 21, 11)) == 1 and len(found.within(0, 0, 20, 60_000)) == 0
     shown = found.dense(598, 500, 5, 3)
     assert shown.shape == (3, 5, 3) and shown.sum(axis=(1, 2)).tolist() == [0, 4, 0]
-    with pytest.raises(IndexError):
-        found[3]
+    for beyond in (3, [3], np.array([True])):
+        with pytest.raises(IndexError):
+            found[beyond]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -99,3 +99,10 @@ def test_nothing_is_kept_of_what_a_graph_captures(monkeypatch):
         assert layer._bias() is not captured  # which holds nothing before the graph has been replayed
     kept = layer._bias()
     assert torch.equal(kept, captured) and layer._bias() is kept
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*is deprecated:DeprecationWarning")
+def test_a_traced_network_passes_pytorchs_own_checks():
+    model, (images, others) = network(), torch.randn(2, 1, 3, 64, 64)
+    traced = torch.jit.trace(model, images)  # which traces again, without gradients, and compares the graphs
+    torch.testing.assert_close(traced(others), model(others))

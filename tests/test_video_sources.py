@@ -74,6 +74,27 @@ def test_animated_gif_is_a_video(tmp_path: Path) -> None:
     assert [(i.kind, i.frame, grey(i)) for i in items] == [("video", k, 3 * k) for k in range(3)]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_gif_without_durations_keeps_its_frames(tmp_path: Path, stride: int) -> None:
+    frames = [Image.new("RGB", (48, 32), (60 * k,) * 3) for k in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    items = list(load_sources(tmp_path / "a.gif", vid_stride=stride))
+    assert [(i.frame, grey(i), i.fps, i.frames) for i in items] == [(k, 3 * k, None, 4) for k in range(0, 4, stride)]
+
+
+def test_a_gif_that_breaks_off_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 32, 48, 3), dtype=np.uint8)
+    frames, file = [Image.fromarray(one) for one in noise], BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=50)
+    data = file.getvalue()
+    (tmp_path / "a.gif").write_bytes(data[:-900])
+    items = list(load_sources(tmp_path / "a.gif"))
+    assert [(i.frame, i.fps) for i in items] == [(0, 20), (1, 20)] and "ended before frame 2" in caplog.text
+    (tmp_path / "a.gif").write_bytes(data[:900])
+    with pytest.raises(ValueError, match=r"a\.gif: damaged GIF"):
+        list(load_sources(tmp_path / "a.gif"))
+
+
 def test_folder_gives_pictures_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "z.png")
     make_video(tmp_path / "b.avi", 2)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import yolo_files
 from fastsam_core.models.checkpoint import load_model, read_state_dict
 from weights_examples import NANO, State, empty_folders, nano_state, same
 
@@ -119,6 +120,13 @@ def test_pickled_module_is_named() -> None:
     torch.save({"model": Module(2, 2)}, "yolo.pt")
     with pytest.raises(ValueError, match=rf"pickled Python objects \({__name__}\.Module\)"):
         load_model("yolo.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_detector_is_named(legacy: bool) -> None:
+    yolo_files.write(Path("best.pt"), yolo_files.make(), legacy=legacy)
+    with pytest.raises(ValueError, match=r"best\.pt is no Segment Anything model; YOLO and FastSAM"):
+        load_model("best.pt")
 
 
 def test_tar_that_looks_like_a_pickle_is_refused() -> None:

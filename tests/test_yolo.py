@@ -161,6 +161,17 @@ def test_code_written_for_ultralytics(segment: YOLO) -> None:
     assert (1 - masks.data[0]).sum() == mask.size - masks.area[0]
 
 
+def test_classes_can_be_renamed(segment: YOLO) -> None:
+    picture, names = bgr_picture(48, 64), dict(segment.names)
+    try:
+        segment.model.names = dict.fromkeys(names, "cat")
+        assert one(segment(picture, **QUIET)).name_of(0) == segment.names[0] == "cat"
+        segment.names = {**names, 1: "dog"}
+        assert one(segment(picture, **QUIET)).names == segment.model.names == {**names, 1: "dog"}
+    finally:
+        segment.names = names
+
+
 def test_saving(files: dict[str, tuple[Path, DetectionModel]], place: Path) -> None:
     cv2.imwrite("a.png", bgr_picture(48, 64))
     YOLO(files["detect"][0])("a.png", save=True, save_txt=True, **QUIET)

@@ -52,6 +52,11 @@ class BaseTensor:
     def __iter__(self: Self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        # Row after row, NumPy would never come to an end: a row is again one of these.
+        rows = to_numpy(self.data)
+        return np.array(rows, dtype) if copy else np.asarray(rows, dtype)
+
     def take(self: Self, rows: Rows) -> Self:
         """The rows that `select` resolved an index to."""
         return self._with(take(self._data, rows))
@@ -102,9 +107,11 @@ def to_numpy(data: Any) -> np.ndarray:
 def select(index: Any, length: int) -> Rows:
     """Resolve an index into `length` rows to a forward slice, which gives views, or an int64 array of row numbers.
 
-    Accepts an int, a slice, a list, or a one-dimensional bool or integer tensor or array. Raises IndexError for
-    rows that aren't there and TypeError for other kinds of index.
+    Accepts an int, a slice, a list, a one-dimensional bool or integer tensor or array, or what `np.where` and
+    `torch.where` give of one. Raises IndexError for rows that aren't there and TypeError for other kinds of index.
     """
+    if isinstance(index, tuple) and len(index) == 1:
+        index = index[0]
     if isinstance(index, slice):
         start, stop, step = index.indices(length)
         return slice(start, stop, step) if step > 0 else np.arange(start, stop, step)

@@ -133,7 +133,7 @@ class Masks(BaseTensor):
         """
         if self._rings is None:
             self._rings = [contours.ring(crop, corner) for corner, crop in self.crops()]
-        return self._rings
+        return list(self._rings)  # the caller's own: contours are often taken from it by pop()
 
     @property
     def xyn(self) -> list[np.ndarray]:

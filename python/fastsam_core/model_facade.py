@@ -84,5 +84,8 @@ class ModelFacade:
         raise NotImplementedError(f"{type(self).__name__} predicts only: there is validation on data sets for SAM")
 
     def export(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError."""
-        raise NotImplementedError(f"{type(self).__name__} predicts only: there is no export to other formats")
+        """NotImplementedError; SAM's decoder goes to ONNX by `segment_anything.utils.onnx`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} predicts only: there is no export to other formats; with torch.onnx.export, "
+            "fastsam_core.segment_anything.utils.onnx.SamOnnxModel is for the decoder of a Segment Anything model"
+        )

@@ -24,6 +24,12 @@ from .results import Results
 from .sources import Item, Source
 from .text_prompts import TextDetectors, segment_texts
 
+# Of Ultralytics' predictors, whose subclasses change them. Here they are for callers.
+_STEPS = (
+    *("pre_transform", "preprocess", "inference", "prompt_inference", "generate", "postprocess"),
+    *("construct_results", "write_results", "stream_inference"),
+)
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -47,6 +53,14 @@ class Predictor(ModelAndPicture):
     """
 
     stride = 16
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if bypassed := [step for step in _STEPS if step in vars(cls)]:
+            warn_once(
+                f"{cls.__name__} has its own {', '.join(bypassed)}, which calls of a predictor do not go through: "
+                "change results in a callback (on_predict_postprocess_end), or call the steps one by one"
+            )
 
     def __init__(
         self,

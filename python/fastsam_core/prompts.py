@@ -88,6 +88,7 @@ class Prompts:
             raise ValueError(f"prompts are combined object by object, but there are {said}: give as many of each")
         if boxes is None and masks is None and 0 in prompts.counts:
             raise ValueError(f"object {prompts.counts.index(0)} has no points, and no box or mask either")
+        _say_doubts(boxes, padded)
         return prompts
 
     def batches(self, limit: int) -> Iterator[tuple[Tensor, Prompts]]:
@@ -120,14 +121,32 @@ class Prompts:
             "masks": None if self.masks is None else _mask_logits(self.masks, resized_hw, image_size),
         }
 
-    def check_masks(self, original_hw: tuple[int, int], image_size: int) -> None:
-        """ValueError unless the mask prompts fit the picture or the low-resolution logits."""
+    def check(self, original_hw: tuple[int, int], image_size: int) -> None:
+        """ValueError unless masks fit the picture or the low-resolution logits; of what lies beside it, a warning."""
         low = image_size // 4
         if self.masks is not None and len(self.masks) and tuple(self.masks.shape[1:]) not in (original_hw, (low, low)):
             raise ValueError(
                 f"masks have height x width {tuple(self.masks.shape[1:])}; accepted: the picture's {original_hw}, or "
                 f"{(low, low)} low-resolution logits"
             )
+        # First and last corners; a point is both of its own.
+        pairs = [] if self.boxes is None else [(self.boxes[:, :2], self.boxes[:, 2:])]
+        pairs += [] if self.points is None else [(self.points.flatten(0, 1),) * 2]
+        end = torch.tensor(original_hw[::-1], device="cpu")
+        if any(bool(((last < 0) | (first > end)).any()) for first, last in pairs):
+            warn_once("a point or box lies outside of its picture: they are pixels of that, not of a resized one")
+
+
+def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
+    """Warn of coordinates that can be meant, but hardly ever are."""
+    if boxes is not None and bool((boxes[:, 2:] < boxes[:, :2]).any()):
+        warn_once(
+            "bboxes are x1, y1, x2, y2, and one has its second corner left of or above the first: if they are x, y, "
+            "width, height, give x, y, x + width, y + height"
+        )
+    for name, part in (("bboxes", boxes), ("points", points)):
+        if part is not None and bool(((part >= 0) & (part <= 1)).all() and (part != part.round()).any()):
+            warn_once(f"all {name} lie in the first pixel: they are pixels, not fractions of the picture's size")
 
 
 def read_texts(texts: Any) -> tuple[str, ...]:

@@ -32,17 +32,19 @@ def run_folder(config: Config) -> Path:
     """
     base = Path("runs", config.task, os.path.expanduser(config.project or "")).absolute()
     name = config.name or config.mode
-    if config.exist_ok:
-        (base / name).mkdir(parents=True, exist_ok=True)
-        return base / name
     number = 1
     while True:
         folder = base / (name if number == 1 else f"{name}-{number}")
         try:
             # Making it is the test, so that two processes never share a folder.
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=config.exist_ok)
         except FileExistsError:
+            if config.exist_ok:
+                raise
             number += 1
+        except OSError as error:
+            hint = "project names another place, and with save=False nothing is written"
+            raise type(error)(error.errno, f"{error.strerror} ({hint})", error.filename) from error
         else:
             return folder
 

@@ -41,7 +41,7 @@ def decode_prompts(
     watch: Stopwatch,
 ) -> Iterator[Decoded]:
     """In parts: indices of the objects (K,), low-resolution logits (K, M, S / 4, S / 4), predicted IoU (K, M)."""
-    prompts.check_masks(picture.original_hw, model.image_size)
+    prompts.check(picture.original_hw, model.image_size)
     if len(prompts) == 0:
         return
     prepared = picture.prepared(model, dtype, watch)

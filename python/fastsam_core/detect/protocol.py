@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ..formats.labels import MAX_CLASS_ID
 
 _CONTRACT = "a detector returns boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,), class ids (N,) and names {id: name}"
+# What a YOLO gives when it is called.
+_OF_RESULTS = "; of results = model(image) these are results[0].boxes.xyxy, .boxes.conf, .boxes.cls and .names"
 
 
 class Detections(NamedTuple):
@@ -113,8 +115,10 @@ def checked(output: Any, path: str = "the image") -> Detections:
         return ValueError(f"the detector returned {problem} for {path}; {_CONTRACT}")
 
     if not isinstance(output, (tuple, list)) or len(output) != 4:
-        size = f" of {len(output)}" if isinstance(output, (tuple, list)) else ""
-        raise refuse(f"a {type(output).__name__}{size}")
+        several = isinstance(output, (tuple, list))
+        error = refuse(f"a {type(output).__name__}{f' of {len(output)}' if several else ''}")
+        one = output[0] if several and output else output
+        raise ValueError(f"{error}{_OF_RESULTS if hasattr(one, 'boxes') else ''}")
     try:
         boxes, scores, class_ids = (_array(part) for part in output[:3])
     except (ValueError, TypeError) as error:

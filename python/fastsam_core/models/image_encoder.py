@@ -16,7 +16,7 @@ from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last, own
-from .native import infers, is_exporting, is_plain, serves, serves_on_gpu, unaltered
+from .native import infers, is_exporting, is_plain, remember_layers, serves, serves_on_gpu, unaltered
 
 # In place, what it is applied to stays in a GPU's cache.
 gelu_ = torch.ops.aten.gelu_.default
@@ -49,6 +49,7 @@ class ImageEncoderViT(nn.Module):
             for i in range(depth)
         )
         self.neck = neck(embed_dim, out_channels)
+        remember_layers(self)
 
     def forward(self, images: Tensor) -> Tensor:
         if serves(images, self.pos_embed) and unaltered(self):

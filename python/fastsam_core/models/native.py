@@ -13,7 +13,8 @@ from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
 from .kept import parts_of
 
-_OWN = ("torch.nn.modules.", "fastsam_core.models.")
+# Where a network has the kinds of its layers.
+_KINDS = "_kinds"
 
 
 def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
@@ -67,11 +68,11 @@ def serves_on_gpu(*tensors: Tensor) -> bool:
 
 
 def unaltered(module: nn.Module) -> bool:
-    """Whether a module consists of PyTorch's and our own layers without hooks, so that their weights say it all.
+    """Whether a module consists of the layers that it was made with, without hooks, so that their weights say it all.
 
-    Wrapped layers (adapters such as LoRA, quantised or parametrized ones), hooks, and a `forward` of one layer's own do
-    their work when they are called, which the native operations, reading the weights, would pass over. That PyTorch
-    serves then is said once.
+    Other layers in their places (adapters such as LoRA, quantised or parametrized ones, and PyTorch's too, such as
+    another activation), hooks, and a `forward` of one layer's own do their work when they are called, which the native
+    operations, reading the weights, would pass over. That PyTorch serves then is said once.
     """
     plain = is_plain(module)
     if not plain:
@@ -83,10 +84,17 @@ def is_plain(module: nn.Module, kinds: Container[type] | None = None) -> bool:
     """`unaltered`, without a word; where `kinds` are given, whether the module consists of no others, either."""
     if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
         return False
-    for part in parts_of(module):
-        kind = type(part)
-        if not (kind.__module__.startswith(_OWN) if kinds is None else kind in kinds):
+    parts = parts_of(module)
+    if kinds is None and list(map(type, parts)) != vars(module).get(_KINDS):
+        return False
+    for part in parts:
+        if kinds is not None and type(part) not in kinds:
             return False
         if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
             return False
     return True
+
+
+def remember_layers(module: nn.Module) -> None:
+    """To be called at the end of a network's `__init__`: what `unaltered` compares its layers with."""
+    vars(module)[_KINDS] = list(map(type, parts_of(module)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .common import LayerNorm2d
-from .native import serves, unaltered
+from .native import remember_layers, serves, unaltered
 
 # Below this many, the position embedding of points takes less than PyTorch's threads cost.
 _FEW_ANGLES = 1 << 15
@@ -49,6 +49,7 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_in_chans, embed_dim, 1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
+        remember_layers(self)
 
     @property
     def image_embedding_size(self) -> tuple[int, int]:
@@ -150,7 +151,7 @@ class PromptEncoder(nn.Module):
         positions = self.pe_layer.of_points((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
         # Not `table[...]`, whose gradient sorts the labels first.
-        return positions + table.index_select(0, labels.long().flatten() + 1).view(*labels.shape, -1)
+        return positions + table.index_select(0, labels.long().flatten() + 1).view(*labels.shape, self.embed_dim)
 
 
 class PositionEmbeddingRandom(nn.Module):

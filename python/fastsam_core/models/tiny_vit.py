@@ -18,7 +18,7 @@ from ..ops._attention.reference import windowed_attention as windowed_attention_
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
 from .kept import capturing, finish
-from .native import serves, serves_on_gpu, unaltered
+from .native import remember_layers, serves, serves_on_gpu, unaltered
 
 
 class TinyViT(nn.Module):
@@ -44,6 +44,7 @@ class TinyViT(nn.Module):
             downsample = PatchMerging(dim, embed_dims[i + 1], stride=1 if i == 2 else 2) if i < 3 else None
             self.layers.append(Stage(blocks, downsample))
         self.neck = neck(embed_dims[-1], out_channels)
+        remember_layers(self)
 
     def forward(self, images: Tensor) -> Tensor:
         # Batch normalisation of a network in training depends on the batch: nothing can be folded then.
@@ -223,7 +224,7 @@ class Attention(nn.Module):
         Of a window of 32 that is eight million numbers for eight heads, which take longer to gather than the attention.
         """
         table, index = self.attention_biases, self.bias_index
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or table.is_inference():
             # Not `table[:, index]`, whose gradient sorts the index first.
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
         made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)

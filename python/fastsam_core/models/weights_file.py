@@ -95,6 +95,10 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        with open(path, "rb") as file:
+            if b"ultralytics." in file.read(1 << 20):  # the pickle comes first, and is not compressed
+                hint = "YOLO and FastSAM read such files (on the command line: fastsam detect predict)"
+                raise ValueError(f"{path} is no Segment Anything model; {hint}") from error
         what = f"holds pickled Python objects ({named.group(1)})" if named else "is damaged or holds pickled objects"
         raise ValueError(
             f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, "

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from .. import rle
+from .._log import warn_once
 from .._rle_dicts import unpack
 from ..config import Config
 from ..everything.arguments import check_count
 from ..everything.grid import checked_grids
+from ..models.judgement import OFFICIAL
 from ..models.sam.amg import build_all_layer_point_grids
 from ..picture import Picture, Stopwatch
 from ..segment import generate_records
@@ -19,6 +21,7 @@ from .predictor import SamPredictor
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 # Zero and less turn the filter off there, while here they are thresholds like any other.
 _NO_FILTER = -1e30
+_THRESHOLDS = OFFICIAL.conf_thres, OFFICIAL.stability_score_thresh
 
 
 class SamAutomaticMaskGenerator:
@@ -76,6 +79,12 @@ class SamAutomaticMaskGenerator:
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
         self._config()  # refuses bad values here and not later
+        own = self.predictor.model.judgement
+        if own != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
+            warn_once(
+                f"{self.predictor.model.name} scores its masks lower than Meta's models do, and few pass here: "
+                f"pred_iou_thresh={own.conf_thres}, stability_score_thresh={own.stability_score_thresh} suit it"
+            )
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
         """All masks of an RGB image, uint8 (H, W, 3): one dict each.

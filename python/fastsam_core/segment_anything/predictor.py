@@ -99,9 +99,10 @@ class SamPredictor:
                 )
             labels = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
         if box is not None:
-            if np.size(box) != 4:
-                raise ValueError(f"box is one object's (4,), not {np.shape(box)}; predict_torch takes several")
-            scaled = self.transform.apply_boxes(_finite("box", box), self.original_size)
+            corners = _finite("box", box)
+            if corners.size != 4:
+                raise ValueError(f"box is one object's (4,), not {corners.shape}; predict_torch takes several")
+            scaled = self.transform.apply_boxes(corners, self.original_size)
             boxes = torch.as_tensor(scaled, dtype=torch.float, device=self.device)
         if mask_input is not None:
             mask = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from io import BytesIO, IOBase
+from io import BytesIO, IOBase, TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ def _memory_units(value: Any, first: int) -> list[_Unit]:
         return [(name, _lazy(from_array, value))]
     if isinstance(value, (bytes, bytearray, memoryview)):
         return [(name, _lazy(decode_image, value))]
-    if isinstance(value, IOBase):
+    if isinstance(value, IOBase) or (hasattr(value, "read") and hasattr(value, "seek")):
         return [(name, _lazy(lambda: decode_image(_all_bytes(value))))]
     if _is_pil(value):
         file = getattr(value, "filename", "")
@@ -210,11 +210,14 @@ def _all_bytes(file: Any) -> bytes:
     """What a binary file object holds, from its beginning if it can go back there."""
     if isinstance(file, BytesIO):
         return file.getvalue()
-    if file.seekable():
+    # Temporary files, which frameworks give for uploads, are no IOBase, and don't have it before Python 3.11.
+    if not hasattr(file, "seekable") or file.seekable():
         file.seek(0)
-    data = file.read()
-    if not isinstance(data, bytes):
+    data = "" if isinstance(file, TextIOBase) else file.read()
+    if isinstance(data, str):
         raise ValueError("a text file object can't be a source: open it with mode 'rb'")
+    if not isinstance(data, bytes):
+        raise ValueError(f"reading a {type(file).__name__} gives no bytes, but a {type(data).__name__}")
     return data
 
 

@@ -21,6 +21,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 LIST_SUFFIXES = frozenset((".txt", ".csv"))
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "tcp://", "udp://")
+_LONGEST_PATH = 4096  # Linux's; other systems' are shorter
 # First cells of a CSV file that name the column instead of a file.
 _HEADERS = frozenset(
     ("path", "paths", "file", "files", "filename", "file_name", "image", "images", "image_path", "url")
@@ -167,12 +168,17 @@ def text_entries(text: str) -> list[Entry]:
 
 def missing(path: str) -> FileNotFoundError:
     """The error for a path that does not exist: where it was looked for, and what similar names there are."""
+    if len(path) > _LONGEST_PATH or path.startswith("data:"):
+        return FileNotFoundError(
+            f"no such file: {path[:30]!r}..., of {len(path):,} characters; of a picture in base64 give the bytes, "
+            "base64.b64decode(text), of a data: address those of what follows the comma"
+        )
     whole = Path(os.path.abspath(path))
-    if whole.parent.is_dir():
+    if os.path.isdir(whole.parent):
         close = difflib.get_close_matches(whole.name, sorted(os.listdir(whole.parent)), n=3, cutoff=0.6)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
     else:
-        nearest = next(folder for folder in whole.parents if folder.is_dir())
+        nearest = next(folder for folder in whole.parents if os.path.isdir(folder))
         hint = f"; the folder {whole.parent} does not exist, but {nearest} does"
     return FileNotFoundError(f"no such file or folder: {path} (looked for {whole}){hint}")
 

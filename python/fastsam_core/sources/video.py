@@ -11,6 +11,7 @@ from .._files import for_opencv
 from .._log import logger
 from .arrays import from_array
 from .decode import check_size
+from .gif import gif_items, is_gif
 from .item import Item
 
 _MOST_DAMAGED = 100  # frames, one after the other, beyond which the rest isn't looked for
@@ -28,6 +29,9 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
         if os.path.exists(file):
             raise ValueError("not a regular file")
         raise FileNotFoundError(f"no such file: {file}")
+    if is_gif(file):
+        yield from gif_items(file, path, vid_stride)
+        return
     capture = cv2.VideoCapture(for_opencv(file))
     try:
         if not capture.isOpened():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import rle
 from .._files import check_folder
+from ..base_tensor import select
 from ..outlines import Outline, trace
 from ..runs import MaskRuns
 from . import shapes
@@ -111,11 +112,11 @@ class RasterObjects(Sequence[RasterObject]):
     @overload
     def __getitem__(self, index: int) -> RasterObject: ...
     @overload
-    def __getitem__(self, index: slice) -> RasterObjects: ...
-    def __getitem__(self, index: int | slice) -> RasterObject | RasterObjects:
-        """One object, or those of a slice."""
-        if isinstance(index, slice):
-            return self._chosen(np.arange(len(self))[index])
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> RasterObjects: ...
+    def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> RasterObject | RasterObjects:
+        """One object, or those of a slice, a list, or a bool or integer array, as in `objects[objects.areas > 500]`."""
+        if not isinstance(index, int | np.integer):
+            return self._chosen(np.arange(len(self))[select(index, len(self))])
         box = self.boxes[index]
         x1, y1, x2, y2 = box.tolist()
         return RasterObject(

@@ -40,10 +40,18 @@ class YOLO(ModelFacade):
         self.model_name = self.ckpt_path = os.fspath(model)
         self.loaded = load(model)
         self.model: Network = self.loaded.network
-        self.names = self.loaded.names
         self.overrides: dict[str, Any] = {} if task is None else {"task": task}
         self.callbacks: dict[str, list[Callback]] = {}
         self.predictor: YoloPredictor | None = None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The classes by number; others may be assigned, here and to `model.names`."""
+        return self.model.names
+
+    @names.setter
+    def names(self, names: dict[int, str]) -> None:
+        self.model.names = names
 
     @property
     def task(self) -> str:

@@ -111,7 +111,7 @@ class YoloPredictor(PredictionLoop):
         self._last_input = found[-1].input_hw
         speed = {phase: spent / len(group) for phase, spent in watch.speed.items()}
         return [
-            self._result(image, item.path, objects, loaded.names, speed)
+            self._result(image, item.path, objects, loaded.network.names, speed)
             for image, item, objects in zip(images, group, found, strict=True)
         ]
 

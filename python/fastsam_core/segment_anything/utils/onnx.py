@@ -1,4 +1,8 @@
-"""`SamOnnxModel`: prompt encoder, decoder and upscaling as one module, for `torch.onnx.export(..., dynamo=False)`."""
+"""`SamOnnxModel`: prompt encoder, decoder and upscaling as one module, for `torch.onnx.export(..., dynamo=False)`.
+
+The image encoder is exported by itself, within `torch.no_grad()`: of graphs with gradients, PyTorch's newer exporter
+(`dynamo=True`) takes apart what its attention gives, and fails.
+"""
 
 from __future__ import annotations
 

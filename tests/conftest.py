@@ -5,10 +5,13 @@ marked `once` in the run on the PyTorch siblings alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
+from fastsam_core._log import warn_once
 from siblings import ON_GPU, why_no_gpu
 
 # A busy machine is no failure.
@@ -27,3 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
         if siblings_alone and (once := item.get_closest_marker("once")):
             item.add_marker(pytest.mark.skip(reason=f"shown by the run with compiled operations: {once.args[0]}"))
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process() -> Iterator[None]:
+    """What is said once has not been said yet, and PyTorch has the threads it had."""
+    warn_once.cache_clear()
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -65,7 +65,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Stand:
     monkeypatch.setattr(replay, "_elsewhere", lambda images: False)
     monkeypatch.setattr(replay, "_place", lambda images: made.place)
     monkeypatch.setattr(replay, "_spare_bytes", lambda: made.spare)
-    replay.warn_once.cache_clear()
     return made
 
 

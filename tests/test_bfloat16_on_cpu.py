@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fastsam_core import Predictor, doctor, ops
-from fastsam_core._log import warn_once
 from fastsam_core.models import image_encoder, precision
 from fastsam_core.models.precision import usable_dtypes, why_not_bfloat16
 from fastsam_core.models.sam_model import SamModel
@@ -29,7 +28,6 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 def asked() -> Iterator[None]:
     """Ask the machine anew, and once more after the test."""
     why_not_bfloat16.cache_clear()
-    warn_once.cache_clear()
     yield
     why_not_bfloat16.cache_clear()
 

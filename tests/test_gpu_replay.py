@@ -33,7 +33,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if reason := replay._read_switch():
         pytest.skip(reason)
     monkeypatch.setattr(replay, "off", "")
-    replay.warn_once.cache_clear()
     give_back()
     yield
     give_back()

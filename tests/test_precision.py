@@ -164,9 +164,6 @@ def test_copies_are_kept_while_the_module_stays_as_it_is() -> None:
 
 
 def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> None:
-    from fastsam_core._log import warn_once
-
-    warn_once.cache_clear()
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
     for dtype in HALVES:
         assert usable_dtype(dtype, cuda) == dtype and usable_dtype(dtype, cpu) == torch.float32

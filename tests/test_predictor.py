@@ -231,9 +231,6 @@ def test_models(model: SamModel, picture: np.ndarray) -> None:
 
 
 def test_half_precision_on_the_cpu_is_float32_and_said(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
-    from fastsam_core._log import warn_once
-
-    warn_once.cache_clear()
     expected = predictor(bboxes=BOXES)[0]
     result = predictor(bboxes=BOXES, half=True)[0]
     assert result.masks.rle == expected.masks.rle

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsam_core._log import warn_once
 from fastsam_core.sources import decode_image, load_sources
 from fastsam_core.sources import stream as stream_module
 from fastsam_core.sources.stream import stream_items
@@ -104,7 +103,6 @@ def test_unreadable_video(tmp_path: Path) -> None:
 def test_of_a_picture_file_with_several_frames_the_first_is_taken_and_that_is_said(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_once.cache_clear()
     frames = [Image.new("RGB", (48, 32), color) for color in ("red", "blue")]
     several, single = BytesIO(), BytesIO()
     options = {"lossless": True} if kind == "WebP" else {}

@@ -70,9 +70,7 @@ def _rle(image: Path, counts: str) -> dict[str, Any]:
     return {"size": [height, width], "counts": counts}
 
 
-def test_the_coco_file_is_one_that_pycocotools_takes(
-    sam: SAM, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_coco_file_is_one_that_pycocotools_takes(sam: SAM, images: Path) -> None:
     pycocotools = pytest.importorskip("pycocotools.coco", reason="pycocotools isn't installed")
     from pycocotools.cocoeval import COCOeval
 
@@ -109,10 +107,10 @@ def test_categories_keep_their_numbers(tmp_path: Path) -> None:
 
 def test_a_set_without_objects(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, lambda image: ([], [], [], None), sam, formats=ALL)
-    assert all(path.read_bytes() == b"" for path in target.rglob("*.txt"))
+    assert [path.read_bytes() for path in target.rglob("*.txt")] == [b""] * 6
     made = json.loads((target / "coco.json").read_text())
     assert len(made["images"]) == 6 and made["annotations"] == [] and not (target / "data.yaml").exists()
-    assert all(not cv2.imread(str(path), -1).any() for path in (target / "png").rglob("*.png"))
+    assert [cv2.imread(str(path), -1).any() for path in (target / "png").rglob("*.png")] == [False] * 6
 
 
 def test_small_masks_are_left_out(sam: SAM, images: Path) -> None:

@@ -7,12 +7,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
 from fastsam_core._log import warn_once
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.predictor import Predictor
+from set_picture import predictor_on_picture, read_only_picture
 from siblings import ON_GPU, why_no_gpu
+from small_model import small_model
 
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None)
@@ -39,3 +44,19 @@ def as_in_a_new_process() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+# Of the tests of the predictor and of what stands on it.
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return read_only_picture()
+
+
+@pytest.fixture
+def predictor(model: SamModel) -> Predictor:
+    return predictor_on_picture(model)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from decoder_arguments import randomised
 from fastsam_core.models import replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.replay import USES, encode
-from test_models import randomised
 
 SIZE = 64
 

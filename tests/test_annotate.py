@@ -14,26 +14,17 @@ import pytest
 import torch
 
 from fastsam_core import SAM, Predictor, auto_annotate, rle
-from fastsam_core.models import registry
-from golden_recipe import fill_state_dict
 from golden_recipe import test_image as picture
 
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0], [50.0, 2.0, 76.0, 44.0]]
 KEEP_ALL = {"conf": -1e9, "save": False}
 
 
-@pytest.fixture(scope="module")
-def module() -> Any:
-    model = registry.build("sam_nano")
-    model.load_state_dict(fill_state_dict(model.state_dict()))
-    return model
-
-
 @pytest.fixture
-def sam(module: Any) -> SAM:
-    model = SAM(module)
-    model.overrides["conf"] = -1e9
-    return model
+def sam(model: Any) -> SAM:
+    made = SAM(model)
+    made.overrides["conf"] = -1e9
+    return made
 
 
 @pytest.fixture
@@ -85,20 +76,20 @@ def test_one_line_per_box_with_its_class(sam: SAM, folder: Path) -> None:
         assert (filled == mask.numpy()).all(), "an outline with all parts and holes fills to the mask"
 
 
-def test_class_ids_follow_the_prompt_where_a_mask_is_dropped(module: Any, folder: Path) -> None:
-    everything_kept = Predictor(overrides={"model": module, **KEEP_ALL, "verbose": False})
+def test_class_ids_follow_the_prompt_where_a_mask_is_dropped(model: Any, folder: Path) -> None:
+    everything_kept = Predictor(overrides={"model": model, **KEEP_ALL, "verbose": False})
     scores = everything_kept(folder / "a.png", bboxes=BOXES)[0].predicted_iou
     dropped = int(scores.argmin())
     assert len(set(scores.tolist())) == 3
-    strict = Predictor(overrides={"model": module, "conf": float(scores.min()), "save": False, "verbose": False})
+    strict = Predictor(overrides={"model": model, "conf": float(scores.min()), "save": False, "verbose": False})
     target = auto_annotate(folder, detector_of(BOXES, [11, 12, 13]), strict)
     assert [row[0] for row in lines(target / "a.txt")] == [11 + i for i in range(3) if i != dropped]
 
 
-def test_everything_is_class_zero(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_class_zero(model: Any, folder: Path) -> None:
     predictor = Predictor(
         overrides={
-            "model": module, **KEEP_ALL, "conf_thres": -1e9, "stability_score_thresh": -1, "points_stride": 2,
+            "model": model, **KEEP_ALL, "conf_thres": -1e9, "stability_score_thresh": -1, "points_stride": 2,
             "verbose": False,
         }
     )  # fmt: skip

@@ -19,6 +19,7 @@ from fastsam_core.annotate.assemble import write_coco
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from fastsam_core.formats import read_labels
+from picture_files import write_video
 
 ALL = ("yolo", "coco", "sa1b", "labelme", "png")
 
@@ -166,10 +167,7 @@ def test_an_image_that_is_called_like_the_contact_sheet(sam: SAM, images: Path) 
 
 
 def test_frames_of_a_video(sam: SAM, images: Path) -> None:
-    writer = cv2.VideoWriter(str(images / "a" / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (80, 48))
-    for level in range(3):
-        writer.write(np.full((48, 80, 3), 60 * level, np.uint8))
-    writer.release()
+    write_video(images / "a" / "clip.avi", [np.full((48, 80, 3), 60 * level, np.uint8) for level in range(3)])
     (images / "b" / "clip.mp4").write_bytes(b"no video")
     calls = 0
 

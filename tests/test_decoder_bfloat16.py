@@ -14,9 +14,10 @@ from fastsam_core import Predictor, ops
 from fastsam_core.models import precision
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.sam_model import SamModel
+from set_picture import dense
 from siblings import names_of, use_sibling
 from small_model import FEW, QUIET, bgr_picture, small_model
-from test_precision import BOXES, dense
+from test_precision import BOXES
 
 BF16, F32 = torch.bfloat16, torch.float32
 OP = "decoder_upscale"

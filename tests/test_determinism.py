@@ -11,7 +11,7 @@ import torch
 from fastsam_core import ops
 from fastsam_core.ops import schema
 from op_examples import COVERED, EXAMPLES, example, flat_bytes, written
-from siblings import EMULATED, emulated
+from siblings import EMULATED, threads_backwards
 
 REPEATS = 20
 NATIVE = [(op, name) for op in COVERED for name in ops.siblings(op) if name != "reference"]
@@ -72,8 +72,5 @@ def test_equal_bits_over_repeats_and_threads(op: str, sibling: str) -> None:
 @pytest.mark.parametrize("op", [op for op, name in NATIVE if name == EMULATED])
 def test_equal_bits_in_either_order_of_threads(op: str) -> None:
     forward = bits(op, EMULATED)
-    emulated.set_order(backward=True)
-    try:
+    with threads_backwards():
         assert bits(op, EMULATED) == forward
-    finally:
-        emulated.set_order(backward=False)

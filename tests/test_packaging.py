@@ -61,6 +61,8 @@ def test_familiar_import_paths(path: str, names: list[str]) -> None:
     module = importlib.import_module(f"fastsam_core.{path}")
     for name in names:
         assert getattr(module, name) is getattr(fastsam_core, name)
+    with pytest.raises(AttributeError):
+        module.SAM3  # noqa: B018
 
 
 def test_ci_runs_with_the_oldest_dependencies() -> None:

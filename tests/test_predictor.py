@@ -16,25 +16,9 @@ import torch
 
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
-from set_picture import BOXES, HEIGHT, WIDTH, predictor_on_picture, read_only_picture
+from set_picture import BOXES, HEIGHT, WIDTH
 from siblings import run_python
 from small_model import QUIET, bgr_picture, small_model
-
-
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    return read_only_picture()
-
-
-@pytest.fixture
-def predictor(model: SamModel) -> Predictor:
-    return predictor_on_picture(model)
-
 
 # --- sources ---
 

@@ -99,13 +99,7 @@ polygon_lists = st.lists(coordinates, min_size=6, max_size=16).map(lambda values
 
 
 @relaxed
-@given(
-    polygons=st.lists(
-        st.lists(coordinates, min_size=6, max_size=16).map(lambda p: p[: len(p) // 2 * 2]), min_size=1, max_size=3
-    ),
-    height=sides,
-    width=sides,
-)
+@given(polygons=st.lists(polygon_lists, min_size=1, max_size=3), height=sides, width=sides)
 @example(polygons=[[1.0, 1, 3, 1, 3, 3], [0.0, 0, 40, 40]], height=9, width=9)  # the second is a line
 @example(polygons=[[-5.0, -5, 30, -5, 30, 30, -5, 30]], height=7, width=8)  # all of the mask
 def test_polygons(sibling, polygons, height, width):
@@ -115,9 +109,7 @@ def test_polygons(sibling, polygons, height, width):
 
 
 @relaxed
-@given(
-    boxes=arrays(np.float64, st.tuples(st.integers(1, 4), st.just(4)), elements=coordinates), height=sides, width=sides
-)
+@given(boxes=box_arrays, height=sides, width=sides)
 def test_boxes_as_masks(sibling, boxes, height, width):
     theirs = coco.frPyObjects(boxes, height, width)
     assert rle.frPyObjects(boxes, height, width) == theirs

@@ -405,7 +405,6 @@ def test_real_yolos(transformers: Any) -> None:
 
 
 def test_real_clip(transformers: Any, tmp_path: Path) -> None:
-    from fastsam_core.detect.clip import ClipMatcher
 
     torch.manual_seed(0)
     tokenizer = tiny_clip_tokenizer(transformers, tmp_path)

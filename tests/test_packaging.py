@@ -6,13 +6,13 @@ import ast
 import importlib
 import importlib.metadata
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import fastsam_core
-from siblings import run_python
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("cv2", "PIL", "tqdm", "safetensors", "platformdirs", "matplotlib", "skimage", "pandas", "transformers")
@@ -23,7 +23,8 @@ def test_the_import_is_light() -> None:
         "import sys, torch, numpy; before = set(sys.modules); import fastsam_core; fastsam_core.__version__; "
         "print(*(set(sys.modules) - before))"
     )
-    added = run_python(code).stdout.split()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    added = done.stdout.split()
     assert "fastsam_core" in added
     assert not [name for name in added if name.split(".")[0] in HEAVY]
     # What the import adds to torch's is a handful of modules of its own, and nothing that compiles or inspects code.
@@ -77,7 +78,7 @@ def test_ci_runs_with_the_oldest_dependencies() -> None:
 def test_what_is_imported_is_declared() -> None:
     """All that the package imports anywhere is a requirement, but for the few that it can do without."""
     paths = Path(fastsam_core.__file__).parent.rglob("*.py")
-    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
     imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"fastsam_core"}

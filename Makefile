@@ -72,7 +72,7 @@ $(STAMPS)/peers: pyproject.toml $(BUILD)
 bench: $(STAMPS)/peers  ## run the benchmarks beside their peers; BENCH="bench_encoder --quick" runs one file
 	$(BIN)/python -m bench $(or $(BENCH),--save)
 
-bench-compare: setup  ## print what changed since the last committed results
+bench-compare: setup  ## print what changed since the last committed results of this machine
 	$(BIN)/python -m bench.compare
 
 bench-table: setup  ## put the newest results into README.md and docs/benchmarks.md

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from .compare import committed, report
+from .compare import before, report
 from .summarise import LATEST, LATEST_ROWS, RESULTS, ROOT, save, summary
 from .table import verdicts
 
@@ -22,9 +22,11 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="files to run, default all")
     parser.add_argument("--quick", action="store_true", help="two rounds of each row")
     parser.add_argument("--full", action="store_true", help="time all of a peer's batches instead of a sample")
-    parser.add_argument("--save", action="store_true", help="keep the results")
+    parser.add_argument("--save", action="store_true", help="keep the results of a whole run")
     parser.add_argument("--threads", type=int, default=2, help="of each side")
     options = parser.parse_args()
+    if options.save and options.names:
+        parser.error("--save keeps whole runs, in whose place a part would stand: leave out the names")
     files = [f"bench/{name.removeprefix('bench/').removesuffix('.py')}.py" for name in options.names] or ["bench"]
     RESULTS.mkdir(exist_ok=True)
     LATEST.unlink(missing_ok=True)
@@ -44,7 +46,7 @@ def main() -> int:
     if options.save and code == 0:
         results = summary(run, rows, options.threads)
         print(f"kept as {save(results).relative_to(ROOT)}")
-        earlier = committed()
+        earlier = before(results)
         if earlier:
             print(report(earlier[0], results))
     elif options.save:

@@ -1,4 +1,4 @@
-"""What has changed since the last committed results: `python -m bench.compare [results.json]`.
+"""What has changed since the last committed results of the same machine: `python -m bench.compare [results.json]`.
 
 Without a file, the newest of this tree is taken. Where that is the committed one itself, the run before it is compared.
 """
@@ -15,6 +15,8 @@ from .summarise import ROOT, moment, newest
 
 # Smaller changes than this are within what two runs on one machine differ by.
 NOISE = 0.10
+# Results that differ in one of these say nothing of what a change did.
+MACHINE = ("processor", "cores", "instruction_set", "threads")
 
 
 def committed() -> list[dict[str, Any]]:
@@ -31,6 +33,12 @@ def committed() -> list[dict[str, Any]]:
     return sorted((one for one in found if "kind" not in one), key=moment, reverse=True)
 
 
+def before(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Other committed results of the same machine, newest first."""
+    of_machine = [one for one in committed() if all(one.get(key) == results.get(key) for key in MACHINE)]
+    return [one for one in of_machine if one != results]
+
+
 def figures(results: dict[str, Any]) -> dict[str, float]:
     """Everything that is compared: ratios of the rows, seconds and megabytes of the rest."""
     found = {f"{key} (ratio)": row["ratio"] for key, row in results.get("rows", {}).items()}
@@ -43,10 +51,10 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def report(before: dict[str, Any], after: dict[str, Any]) -> str:
+def report(older: dict[str, Any], newer: dict[str, Any]) -> str:
     """One line for each figure that both have; changes beyond the noise are marked."""
-    old, new = figures(before), figures(after)
-    lines = [f"{before['date']} {before.get('commit', '')} -> {after['date']} {after.get('commit', '')}".strip()]
+    old, new = figures(older), figures(newer)
+    lines = [f"{older['date']} {older.get('commit', '')} -> {newer['date']} {newer.get('commit', '')}".strip()]
     for name in new:
         if name not in old:
             lines.append(f"{'new':>9}    {name}: {new[name]:.4g}")
@@ -61,7 +69,7 @@ def report(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     taken = json.loads((Path(sys.argv[1]) if sys.argv[1:] else newest()).read_text())
-    earlier = [results for results in committed() if results != taken]
+    earlier = before(taken)
     if not earlier:
-        raise SystemExit("nothing to compare with: HEAD holds no other results")
+        raise SystemExit("nothing to compare with: HEAD holds no other results of this machine")
     print(report(earlier[0], taken))

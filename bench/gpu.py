@@ -32,7 +32,7 @@ from fastsam_core._files import write_text
 
 from . import gpu_cases, gpu_models, gpu_small
 from .gpu_harness import Case, Ceilings, Check, Context, Results, Row, ceilings_of, run_case, run_check, table
-from .summarise import RESULTS, ROOT
+from .summarise import RESULTS, ROOT, commit
 
 BUDGET_S = 460.0
 # Of each group's process, in the order of what would be missed most.
@@ -70,7 +70,7 @@ def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
     """What was measured on."""
     on_gpu = context.device.type == "cuda"
     tensor = torch.empty(1, dtype=context.dtype, device=context.device)
-    found = {
+    return {
         "kind": "gpu",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(context.device) if on_gpu else platform.machine(),
@@ -78,9 +78,8 @@ def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
         "kernels": {op: ops.why(op, tensor)["cuda"] or "serve" for op in SERVED},
         "ceilings": {"tflops": float(f"{ceilings.tflops:.4g}"), "gb_per_s": float(f"{ceilings.gb_per_s:.4g}")},
+        "commit": commit(),
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {**found, "commit": commit.stdout.strip()} if commit.returncode == 0 else found
 
 
 def in_child(name: str, limit: float, ceilings: Ceilings) -> dict[str, Any]:

@@ -5,11 +5,19 @@ marked `once` in the run on the PyTorch siblings alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
+from fastsam_core._log import warn_once
+from fastsam_core.models.sam_model import SamModel
+from fastsam_core.predictor import Predictor
+from set_picture import predictor_on_picture, read_only_picture
 from siblings import ON_GPU, why_no_gpu
+from small_model import small_model
 
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None)
@@ -27,3 +35,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
         if siblings_alone and (once := item.get_closest_marker("once")):
             item.add_marker(pytest.mark.skip(reason=f"shown by the run with compiled operations: {once.args[0]}"))
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process() -> Iterator[None]:
+    """What is said once has not been said yet, and PyTorch has the threads it had."""
+    warn_once.cache_clear()
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+# Of the tests of the predictor and of what stands on it.
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return read_only_picture()
+
+
+@pytest.fixture
+def predictor(model: SamModel) -> Predictor:
+    return predictor_on_picture(model)

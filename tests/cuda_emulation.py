@@ -56,6 +56,8 @@ def why_not() -> str:
     """Why there is no emulated module here, or ""."""
     if not (ROOT / "csrc").is_dir():
         return "the emulated CUDA module is built from the source tree"
+    if not os.access(ROOT, os.W_OK):
+        return "the emulated CUDA module is built inside the source tree, which is read-only"
     if sys.platform != "linux" or COMPILER is None or _gcc_version() < 11:
         return "the emulated CUDA module needs Linux and GCC 11 or newer"
     if PYBIND11 is None:

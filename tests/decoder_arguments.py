@@ -102,7 +102,7 @@ def arguments(
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """With weights of a size that keeps what goes through them of a size."""
+    """With weights of a size that keeps what goes through them of a size, and without tables of zeros."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in module.parameters():

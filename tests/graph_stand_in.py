@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from decoder_arguments import randomised
 from fastsam_core.models import replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.replay import USES, encode
-from test_models import randomised
 
 SIZE = 64
 
@@ -65,7 +65,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Stand:
     monkeypatch.setattr(replay, "_elsewhere", lambda images: False)
     monkeypatch.setattr(replay, "_place", lambda images: made.place)
     monkeypatch.setattr(replay, "_spare_bytes", lambda: made.spare)
-    replay.warn_once.cache_clear()
     return made
 
 

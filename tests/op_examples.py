@@ -1,7 +1,7 @@
 """Arguments for every operation, for the tests that hold for all of them: one entry per operation.
 
-The same on every call, and large enough that the work is split over four threads where the operation splits at all,
-yet within some ten milliseconds, because thousands of calls are made.
+The same on every call, and large enough that the work is split over threads where the operation splits at all, yet
+within some ten milliseconds, because thousands of calls are made.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def _stripes(n: int, height: int, width: int) -> Tensor:
     return (7 * mask + y + 3 * x) % 41 < 20
 
 
-def _runs(n: int, pixels: int = 500 * 480) -> Arguments:
-    """Counts and offsets of n masks of some hundred runs."""
+def _runs(n: int, pixels: int = 500 * 480, ends_of_each: int = 400) -> Arguments:
+    """Counts and offsets of n masks."""
     rng = np.random.default_rng(n)
     lists = []
     for _ in range(n):
-        ends = np.sort(rng.choice(pixels, 400, replace=False))
+        ends = np.sort(rng.choice(pixels, ends_of_each, replace=False))
         lists.append(np.diff(ends, prepend=0, append=pixels))
     offsets = np.cumsum([0, *(len(counts) for counts in lists)])
     return torch.from_numpy(np.concatenate(lists).astype(np.int64)), torch.from_numpy(offsets.astype(np.int64))
@@ -83,9 +83,9 @@ def _mlp(rows: int, k: int, hidden: int) -> Arguments:
     )
 
 
-def _mbconv(side: int, channels: int, hidden: int) -> Arguments:
+def _mbconv(batch: int, side: int, channels: int, hidden: int) -> Arguments:
     return (
-        *(_values(1, side, side, channels), _values(hidden, channels), _values(hidden)),
+        *(_values(batch, side, side, channels), _values(hidden, channels), _values(hidden)),
         *(_values(hidden, 3, 3), _values(hidden), _values(channels, hidden), _values(channels)),
     )
 
@@ -98,30 +98,39 @@ def _axis(cells: int, size: int) -> Arguments:
     return torch.from_numpy(place.astype(np.int64)), torch.from_numpy(weights)
 
 
-_DECODER = {"heads": 2, "prompts": 5, "tokens": 6, "dim": 64, "grid": (10, 25)}
+def _factors() -> Arguments:
+    """Of every prompt."""
+    final, first, second, _, *others = arguments("decoder_mask_factors", **{**_DECODER, "prompts": 30})
+    return final, first, second, torch.arange(30), *others
+
+
+_DECODER = {"heads": 2, "prompts": 5, "tokens": 6, "dim": 64, "grid": (20, 27)}
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+WINDOW = torch.tensor([[-5, 10, 300, 400]])
 
 EXAMPLES: dict[str, Callable[[], Arguments]] = {
     "attention": lambda: (_values(2, 14, 11, 3 * 2 * 64), _values(13, 64), _values(13, 64), 2, 7, _values(3 * 2 * 64)),
     "windowed_attention": lambda: (_values(2, 14, 11, 2 * 3 * 32), _values(2, 49, 49), 7, _values(2 * 3 * 32)),
-    "conv3x3": lambda: (_values(1, 40, 41, 16), _values(24, 16, 3, 3), _values(24), 1, True),
-    "conv_stem": lambda: (_values(1, 3, 96, 94), _values(8, 3, 3, 3), _values(8), _values(16, 8, 3, 3), _values(16)),
-    "depthwise3x3": lambda: (_values(1, 64, 65, 40), _values(40, 3, 3), _values(40), 1, True),
-    "mbconv": lambda: (*_mbconv(48, 16, 64), 1, True),
+    "conv3x3": lambda: (_values(3, 40, 41, 16), _values(24, 16, 3, 3), _values(24), 1, True),
+    "conv_stem": lambda: (_values(3, 3, 200, 190), _values(8, 3, 3, 3), _values(8), _values(16, 8, 3, 3), _values(16)),
+    "depthwise3x3": lambda: (_values(3, 64, 65, 40), _values(40, 3, 3), _values(40), 1, True),
+    "mbconv": lambda: (*_mbconv(3, 48, 16, 64), 1, True),
     **{name: partial(arguments, name, **_DECODER) for name in schema.SCHEMAS if name.startswith("decoder_")},
-    "linear": lambda: _layer(150, 96, 120),
-    "linear_into": lambda: (torch.zeros(150, 120), *_layer(150, 96, 120)),
-    "mlp": lambda: _mlp(300, 48, 120),
-    "mlp_into": lambda: (torch.zeros(300, 48), *_mlp(300, 48, 120)),
+    "decoder_prompts": partial(arguments, "decoder_prompts", **{**_DECODER, "prompts": 20, "grid": (10, 25)}),
+    "decoder_mask_factors": _factors,
+    "linear": lambda: _layer(500, 96, 264),
+    "linear_into": lambda: (torch.zeros(500, 264), *_layer(500, 96, 264)),
+    "mlp": lambda: _mlp(700, 64, 288),
+    "mlp_into": lambda: (torch.zeros(700, 64), *_mlp(700, 64, 288)),
     "mask_runs": lambda: (_values(6, 64, 64), *_axis(64, 200), *_axis(64, 300), 0.0, 1.0, 200, 300, 0, 0),
-    "mask_remove_small_regions": lambda: (*_runs(4), 500, 480, 40.0),
+    "mask_remove_small_regions": lambda: (*_runs(60), 500, 480, 40.0),
     "nms": lambda: (*_boxes(3000), 0.5),
     "batched_nms": lambda: (*_boxes(6000), torch.arange(6000) % 4, 0.5),
     "preprocess_image": lambda: (_bytes(400, 700, 3), 146, 256, 256, MEAN, STD, True, False),
     "resize_image": lambda: (_bytes(400, 700, 3), 300, 400, False),
     "rle_area": lambda: _runs(40),
-    "rle_combine": lambda: (*_runs(40), *_runs(40), 6),
-    "rle_crop": lambda: (*_runs(40), torch.full((40,), 500), torch.tensor([[-5, 10, 300, 400]]).expand(40, 4)),
+    "rle_combine": lambda: (*_runs(12, ends_of_each=9000), *_runs(12, ends_of_each=8000), 6),
+    "rle_crop": lambda: (*_runs(12, ends_of_each=18_000), torch.full((12,), 500), WINDOW.expand(12, 4)),
     "rle_decode": lambda: (*_runs(4, 1024 * 1025), 1024, 1025, False),
     "rle_encode": lambda: (_stripes(4, 1024, 1025),),
     "rle_from_polygon": lambda: (*_polygons(28), 200, 210),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -26,6 +28,17 @@ def encode(image: Any, kind: str, **options: Any) -> bytes:
 def write(path: Path, image: Any = RGB, kind: str = "PNG") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(image, kind))
+    return path
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 8) -> Path:
+    """Motion JPEG, whose every frame can be decoded alone."""
+    first, *others = frames
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, first.shape[1::-1])
+    assert writer.isOpened()
+    for frame in (first, *others):
+        writer.write(frame)
+    writer.release()
     return path
 
 

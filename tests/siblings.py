@@ -18,7 +18,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -57,6 +58,16 @@ class _Emulated:
 
 
 emulated = _Emulated()
+
+
+@contextmanager
+def threads_backwards() -> Iterator[None]:
+    """The emulator lets a block's threads go the other way round: without its barriers, a kernel's results differ."""
+    emulated.set_order(backward=True)
+    try:
+        yield
+    finally:
+        emulated.set_order(backward=False)
 
 
 def _carried(function: Callable[..., Any]) -> Callable[..., Any]:

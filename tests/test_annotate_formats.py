@@ -19,6 +19,7 @@ from fastsam_core.annotate.assemble import write_coco
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from fastsam_core.formats import read_labels
+from picture_files import write_video
 
 ALL = ("yolo", "coco", "sa1b", "labelme", "png")
 
@@ -70,9 +71,7 @@ def _rle(image: Path, counts: str) -> dict[str, Any]:
     return {"size": [height, width], "counts": counts}
 
 
-def test_the_coco_file_is_one_that_pycocotools_takes(
-    sam: SAM, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_coco_file_is_one_that_pycocotools_takes(sam: SAM, images: Path) -> None:
     pycocotools = pytest.importorskip("pycocotools.coco", reason="pycocotools isn't installed")
     from pycocotools.cocoeval import COCOeval
 
@@ -109,10 +108,10 @@ def test_categories_keep_their_numbers(tmp_path: Path) -> None:
 
 def test_a_set_without_objects(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, lambda image: ([], [], [], None), sam, formats=ALL)
-    assert all(path.read_bytes() == b"" for path in target.rglob("*.txt"))
+    assert [path.read_bytes() for path in target.rglob("*.txt")] == [b""] * 6
     made = json.loads((target / "coco.json").read_text())
     assert len(made["images"]) == 6 and made["annotations"] == [] and not (target / "data.yaml").exists()
-    assert all(not cv2.imread(str(path), -1).any() for path in (target / "png").rglob("*.png"))
+    assert [cv2.imread(str(path), -1).any() for path in (target / "png").rglob("*.png")] == [False] * 6
 
 
 def test_small_masks_are_left_out(sam: SAM, images: Path) -> None:
@@ -168,10 +167,7 @@ def test_an_image_that_is_called_like_the_contact_sheet(sam: SAM, images: Path) 
 
 
 def test_frames_of_a_video(sam: SAM, images: Path) -> None:
-    writer = cv2.VideoWriter(str(images / "a" / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (80, 48))
-    for level in range(3):
-        writer.write(np.full((48, 80, 3), 60 * level, np.uint8))
-    writer.release()
+    write_video(images / "a" / "clip.avi", [np.full((48, 80, 3), 60 * level, np.uint8) for level in range(3)])
     (images / "b" / "clip.mp4").write_bytes(b"no video")
     calls = 0
 

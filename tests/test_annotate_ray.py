@@ -141,9 +141,12 @@ def test_images_that_kill_their_process(tmp_path: Path) -> None:
     for _ in range(worker._ATTEMPTS):
         child = os.fork()
         if child == 0:
-            made = worker_for(tmp_path / "out", reader)
-            made._work.run = lambda *_: os._exit(9)  # type: ignore[method-assign]
-            made.label(rows)
+            try:
+                made = worker_for(tmp_path / "out", reader)
+                made._work.run = lambda *_: os._exit(9)  # type: ignore[method-assign]
+                made.label(rows)
+            finally:
+                os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     last = worker_for(tmp_path / "out", reader)
     with pytest.raises(RuntimeError, match=r"5 processes died .* from a\.png on"):

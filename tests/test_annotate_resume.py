@@ -30,6 +30,7 @@ from fastsam_core.annotate.shards import Shard
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from golden_recipe import fill_state_dict
+from picture_files import write_video
 
 SAME = "annotate_kills.detector"
 
@@ -129,11 +130,9 @@ def test_a_name_that_goes_to_another_image(
     assert counting.calls == 0
 
 
-def write_video(path: Path, images: Path, first: int, last: int) -> None:
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for i in range(first, last):
-        video.write(cv2.resize(cv2.imread(str(images / "abc"[i % 3] / f"{i:05}.png")), (64, 48)))
-    video.release()
+def video_of(path: Path, images: Path, first: int, last: int) -> None:
+    pictures = [cv2.imread(str(images / "abc"[i % 3] / f"{i:05}.png")) for i in range(first, last)]
+    write_video(path, [cv2.resize(picture, (64, 48)) for picture in pictures])
 
 
 def test_arrays_are_told_apart_by_their_pixels(sam: SAM, images: Path, tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_a_video_that_is_cut_off_in_a_share(sam: SAM, images: Path, tmp_path: Pa
     """Its frames belong to the video's share, whatever their own keys would say."""
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0, "workers": 1}
     folder.mkdir()
-    write_video(folder / "v.avi", images, 0, 10)
+    video_of(folder / "v.avi", images, 0, 10)
     seen = 0
 
     def interrupted(image: np.ndarray) -> Any:
@@ -178,7 +177,7 @@ def test_a_name_that_goes_to_another_video(sam: SAM, images: Path, tmp_path: Pat
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
     folder.mkdir()
     for count, name in ((2, "v.mkv"), (3, "v.avi")):
-        write_video(folder / name, images, count, 2 * count)
+        video_of(folder / name, images, count, 2 * count)
         target = auto_annotate(folder, detector, sam, **options)
     fresh = tree(auto_annotate(folder, detector, sam, output_dir=tmp_path / "fresh", **options))
     assert tree(target) == fresh

@@ -244,22 +244,18 @@ def test_other_dtypes_go_to_pytorch(dtype):
 def test_same_bits_over_threads_and_repeats(sibling):
     if not sibling.startswith("cpu"):
         pytest.skip("PyTorch makes no such promise, and a GPU knows no such threads")
-    before = torch.get_num_threads()
     calls = [
         ("attention", example(20, 23, dim=16, heads=3, batch=2)),
         ("attention", example(20, 33, 7, dim=16, heads=3, batch=2)),
         ("windowed_attention", windowed_example(20, 33, 7, dim=16, heads=3, batch=2)),
     ]
-    try:
-        for op, arguments in calls:
-            run = ops.siblings(op)[sibling]
-            torch.set_num_threads(1)
-            expected = run(*arguments)
-            for threads in (2, 4, 1) * 7:
-                torch.set_num_threads(threads)
-                assert torch.equal(run(*arguments), expected)
-    finally:
-        torch.set_num_threads(before)
+    for op, arguments in calls:
+        run = ops.siblings(op)[sibling]
+        torch.set_num_threads(1)
+        expected = run(*arguments)
+        for threads in (2, 4, 1) * 7:
+            torch.set_num_threads(threads)
+            assert torch.equal(run(*arguments), expected)
 
 
 QKV, TABLE, BIAS = torch.zeros(1, 4, 6, 24), torch.zeros(7, 4), torch.zeros(2, 4, 4)

@@ -82,19 +82,15 @@ def test_minus_infinity_gives_no_weight(sibling: str) -> None:
 
 @each_set
 def test_same_bits_over_threads_and_strides(sibling: str) -> None:
-    before = torch.get_num_threads()
-    try:
-        for arguments in (example(20, 23, heads=3, batch=2), example(20, 33, 7, heads=3, batch=2)):
-            qkv, *others = cast(arguments, BF16)
-            run = ops.siblings("attention")[sibling]
-            torch.set_num_threads(1)
-            expected = run(qkv, *others)
-            assert torch.equal(run(torch.stack([qkv, qkv], -1)[..., 1], *others), expected)
-            for threads in (2, 4, 1) * 3:
-                torch.set_num_threads(threads)
-                assert torch.equal(run(qkv, *others), expected)
-    finally:
-        torch.set_num_threads(before)
+    for arguments in (example(20, 23, heads=3, batch=2), example(20, 33, 7, heads=3, batch=2)):
+        qkv, *others = cast(arguments, BF16)
+        run = ops.siblings("attention")[sibling]
+        torch.set_num_threads(1)
+        expected = run(qkv, *others)
+        assert torch.equal(run(torch.stack([qkv, qkv], -1)[..., 1], *others), expected)
+        for threads in (2, 4, 1) * 3:
+            torch.set_num_threads(threads)
+            assert torch.equal(run(qkv, *others), expected)
 
 
 @each_set

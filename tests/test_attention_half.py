@@ -17,7 +17,7 @@ from torch import Tensor
 from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._attention import cuda
-from siblings import EMULATED, emulated, names_of
+from siblings import EMULATED, emulated, names_of, threads_backwards
 from test_attention import example, plain_attention, plain_windowed_attention, windowed_example
 
 CUDA = [name for name in names_of("attention") if name.startswith("cuda")]
@@ -179,11 +179,8 @@ def test_same_bits_in_either_order_of_threads(monkeypatch, dtype, op, arguments,
     monkeypatch.setattr(cuda, "shared_memory", lambda module, device: shared_memory)
     run, arguments = ops.siblings(op)[EMULATED], cast(arguments, dtype)
     expected = run(*arguments)
-    emulated.set_order(backward=True)
-    try:
+    with threads_backwards():
         assert torch.equal(run(*arguments), expected)
-    finally:
-        emulated.set_order(backward=False)
 
 
 @each_form

@@ -11,7 +11,7 @@ import torch
 from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._attention import cuda, reference
-from siblings import EMULATED, Calls, emulated, names_of
+from siblings import EMULATED, Calls, emulated, names_of, threads_backwards
 from test_attention import example
 from test_attention_half import cast, check_error, plain_attention
 
@@ -127,11 +127,8 @@ def test_same_bits_over_repeats_and_in_either_order_of_threads(dtype, dim):
     run, arguments = ops.siblings("attention")[EMULATED], cast(example(9, 50, dim=dim, heads=2), dtype)
     expected = run(*arguments)
     assert torch.equal(run(*arguments), expected)
-    emulated.set_order(backward=True)
-    try:
+    with threads_backwards():
         assert torch.equal(run(*arguments), expected)
-    finally:
-        emulated.set_order(backward=False)
 
 
 @pytest.mark.parametrize(

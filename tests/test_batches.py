@@ -144,9 +144,7 @@ def test_frames_of_live_streams_don_t_wait_for_one_another(
     predictor: Predictor, pictures: list[np.ndarray], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fastsam_core import prediction_loop as module
-    from fastsam_core._log import warn_once
 
-    warn_once.cache_clear()
     given = 0
 
     def frames() -> Iterator[Item]:

@@ -15,14 +15,8 @@ from fastsam_core.data.converter import yolo_bbox2segment
 from fastsam_core.formats import read_labels
 from golden_recipe import test_image as picture
 from label_examples import pixels
-from small_model import small_model
 
 BOXES = "7 0.275 0.375 0.45 0.5\n0 0.5 0.52 0.5 0.625\n3 0.79 0.48 0.32 0.875\n"
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return small_model()
 
 
 @pytest.fixture

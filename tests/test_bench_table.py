@@ -113,5 +113,11 @@ def test_comparison_marks_what_exceeds_the_noise() -> None:
     assert any(line.strip().startswith("gone") for line in lines)
 
 
+def test_results_of_other_machines_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, own, other = results(), results(date="2026-01-01"), results(instruction_set="avx512")
+    monkeypatch.setattr(compare, "committed", lambda: [other, now, own])
+    assert compare.before(now) == [own]
+
+
 def test_machine_name_suits_a_file() -> None:
     assert set(summarise.machine_name()) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")

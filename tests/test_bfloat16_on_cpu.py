@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from fastsam_core import Predictor, doctor, ops
-from fastsam_core._log import warn_once
 from fastsam_core.models import image_encoder, precision
 from fastsam_core.models.precision import usable_dtypes, why_not_bfloat16
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._native import cpu_module
+from set_picture import dense
 from small_model import FEW, QUIET, bgr_picture, small_model
-from test_precision import BOXES, IMAGES, dense, small_vit
+from test_precision import BOXES, IMAGES, small_vit
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
@@ -29,7 +29,6 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 def asked() -> Iterator[None]:
     """Ask the machine anew, and once more after the test."""
     why_not_bfloat16.cache_clear()
-    warn_once.cache_clear()
     yield
     why_not_bfloat16.cache_clear()
 

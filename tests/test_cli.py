@@ -25,6 +25,7 @@ from fastsam_core.config import EVERYTHING_OPTIONS, FIELDS, PROMPT_KEYS
 from fastsam_core.evaluate.command import OPTIONS as VAL
 from fastsam_core.formats.convert import WRITERS, _options_of
 from fastsam_core.tiles.command import OPTIONS as TILES
+from picture_files import write_video
 from small_model import bgr_picture, small_weights
 from yolo_files import make, write
 
@@ -103,10 +104,7 @@ def test_one_label_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_video(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (80, 48))
-    for _ in range(3):
-        writer.write(bgr_picture(48, 80))
-    writer.release()
+    write_video(place / "clip.avi", [bgr_picture(48, 80)] * 3)
     assert run(f"predict {QUICK} source=clip.avi bboxes=[4,6,40,30] vid_stride=2") == 0
     assert "2 images, 2 masks" in capsys.readouterr().out
     assert (place / "runs" / "segment" / "predict" / "clip.avi").stat().st_size > 0

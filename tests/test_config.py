@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastsam_core._log import warn_once
 from fastsam_core.config import ALIASES, FIELDS, Config, DetectConfig, unknown_option
 from fastsam_core.models import registry
 from fastsam_core.models.judgement import Judgement
-
-
-@pytest.fixture(autouse=True)
-def nothing_said_yet() -> None:
-    warn_once.cache_clear()
 
 
 def test_defaults_are_those_of_the_interface() -> None:

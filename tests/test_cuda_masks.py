@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._masks.cuda import MeasuredMasks
 from fastsam_core.ops._native import cpu_module
-from siblings import EMULATED, emulated
+from siblings import EMULATED, threads_backwards
 from test_mask_ops import KINDS, check, logits_of, random_axis
 
 pytestmark = [
@@ -29,10 +30,8 @@ MASK_TILE, RLE_TILE = 9216 // 4 * 3 * 32, 8192 * 32
 
 @pytest.fixture(params=["forward", "backward"])
 def order(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The order in which the emulator lets a block's threads go: without its barriers, a kernel differs in one."""
-    emulated.set_order(backward=request.param == "backward")
-    yield str(request.param)
-    emulated.set_order(backward=False)
+    with threads_backwards() if request.param == "backward" else nullcontext():
+        yield str(request.param)
 
 
 def even_axis(cells: int, size: int) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,10 @@ from fastsam_core import Predictor, ops
 from fastsam_core.models import precision
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.sam_model import SamModel
+from set_picture import dense
 from siblings import names_of, use_sibling
 from small_model import FEW, QUIET, bgr_picture, small_model
-from test_precision import BOXES, dense
+from test_precision import BOXES
 
 BF16, F32 = torch.bfloat16, torch.float32
 OP = "decoder_upscale"
@@ -85,16 +86,12 @@ def test_any_number_of_masks_of_a_prompt(sibling: str, count: int) -> None:
 
 @each_set
 def test_same_bits_for_any_number_of_threads(sibling: str) -> None:
-    before = torch.get_num_threads()
-    try:
-        given = narrow(arguments(OP, **{**SIZE, "grid": (20, 33)}))
-        torch.set_num_threads(1)
-        expected = upscale(sibling, given)
-        for threads in (2, 3):
-            torch.set_num_threads(threads)
-            assert torch.equal(upscale(sibling, given), expected)
-    finally:
-        torch.set_num_threads(before)
+    given = narrow(arguments(OP, **{**SIZE, "grid": (20, 33)}))
+    torch.set_num_threads(1)
+    expected = upscale(sibling, given)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(upscale(sibling, given), expected)
 
 
 @each_set

@@ -14,7 +14,7 @@ from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._decoder import cuda
 from fastsam_core.ops._decoder.weights import mask_shapes
-from siblings import EMULATED, Calls, carry, emulated
+from siblings import EMULATED, Calls, carry, emulated, threads_backwards
 from test_decoder import run
 from test_decoder_half import CUDA, check_mean_errors, each_form, each_half, shifted
 
@@ -97,11 +97,8 @@ def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, hidden: tup
     few_factors, few = call(final, *owns, asked[190:], torch.arange(9, -1, -1), column[:10], *weights)
     assert torch.equal(factors[190:], few_factors) and torch.equal(found[:10], few)
     if sibling == EMULATED:
-        emulated.set_order(backward=True)
-        try:
+        with threads_backwards():
             assert all(torch.equal(a, b) for a, b in zip(call(*given), (factors, found), strict=True))
-        finally:
-            emulated.set_order(backward=False)
 
 
 @needs_module
@@ -120,11 +117,8 @@ def test_results_do_not_depend_on_where_tensors_begin(sibling: str, op: str) -> 
         assert torch.equal(a, b)
     # Nor on the order of a block's threads, where a missing barrier would show.
     if sibling == EMULATED:
-        emulated.set_order(backward=True)
-        try:
+        with threads_backwards():
             again = run(call, op, given)
-        finally:
-            emulated.set_order(backward=False)
         assert all(torch.equal(a, b) for a, b in zip(run(call, op, given), again, strict=True))
 
 

@@ -21,7 +21,7 @@ from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.ops import _native_cuda
 from gpu_waits import waits
-from siblings import EMULATED, Calls, names_of, use_sibling, why_no_gpu
+from siblings import EMULATED, Calls, names_of, use_sibling
 from test_decoder import OPS, decoder_of, inputs
 
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -174,8 +174,6 @@ def flat(result: Any) -> tuple[Tensor, ...]:
 @each_half
 @torch.no_grad()
 def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype) -> None:
-    if reason := why_no_gpu():
-        pytest.skip(reason)
     check_as_exact(dtype, "cuda", (PROMPTS, 1))
 
 
@@ -183,8 +181,6 @@ def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("count", [PROMPTS, 3])
 @torch.no_grad()
 def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int) -> None:
-    if reason := why_no_gpu():
-        pytest.skip(reason)
     decoder, given, sparse = half(torch.bfloat16, "cuda")
     assert serves_decoder(decoder, *given)
 
@@ -204,8 +200,6 @@ def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int) -> None:
 @pytest.mark.parametrize("count", [PROMPTS, 1])
 @torch.no_grad()
 def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int) -> None:
-    if reason := why_no_gpu():
-        pytest.skip(reason)
     decoder, given, sparse = half(torch.bfloat16, "cuda")
     image, sparse = GpuImage(decoder, *given), sparse[:count]
     expected = image.decode(sparse, (1, 2, 3)).predicted_iou()
@@ -220,8 +214,6 @@ def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int) -> None:
 @pytest.mark.gpu
 @torch.no_grad()
 def test_on_a_gpu_another_stream_does_not_take_what_is_still_being_made() -> None:
-    if reason := why_no_gpu():
-        pytest.skip(reason)
     decoder, given, sparse = half(torch.bfloat16, "cuda")
     expected = GpuImage(half(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
     prepared(decoder, half=True)
@@ -238,8 +230,6 @@ def test_on_a_gpu_another_stream_does_not_take_what_is_still_being_made() -> Non
 @pytest.mark.gpu
 @torch.no_grad()
 def test_on_a_gpu_the_tokens_have_kernels_for_any_count_of_prompts() -> None:
-    if reason := why_no_gpu():
-        pytest.skip(reason)
     decoder, given, sparse = half(torch.float16, "cuda")
     image = GpuImage(decoder, *given)
     for count in (1, PROMPTS):

@@ -17,7 +17,7 @@ from decoder_arguments import arguments_in, cast
 from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._decoder import cuda
-from siblings import EMULATED, emulated, names_of
+from siblings import EMULATED, names_of, threads_backwards
 from test_decoder import LOOKS, run
 
 CUDA = [name for name in names_of("decoder_upscale") if name.startswith("cuda")]
@@ -98,11 +98,8 @@ def test_many_prompts_share_blocks_and_give_the_same(sibling: str, op: str) -> N
     for all_of_them, some in zip(together, run(call, op, few), strict=True):
         assert torch.equal(all_of_them[40:], some)
     if sibling == EMULATED:  # a missing barrier would show
-        emulated.set_order(backward=True)
-        try:
+        with threads_backwards():
             assert all(torch.equal(a, b) for a, b in zip(run(call, op, given), together, strict=True))
-        finally:
-            emulated.set_order(backward=False)
 
 
 @each_form

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import threading
 
 import pytest
 import torch
@@ -10,17 +11,11 @@ import torch
 from fastsam_core import ops
 from fastsam_core.ops import schema
 from op_examples import COVERED, EXAMPLES, example, flat_bytes, written
-from siblings import EMULATED, emulated
+from siblings import EMULATED, threads_backwards
 
 REPEATS = 20
 NATIVE = [(op, name) for op in COVERED for name in ops.siblings(op) if name != "reference"]
-
-
-@pytest.fixture(autouse=True)
-def thread_count() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+IN_ONE_THREAD = ["nms", "rle_area", "rle_from_string", "rle_merge", "rle_to_bbox", "rle_to_string"]
 
 
 def test_every_operation_has_an_example() -> None:
@@ -31,6 +26,26 @@ def test_every_operation_has_an_example() -> None:
 def test_examples_are_the_same_on_every_call() -> None:
     for op in COVERED:
         assert flat_bytes(EXAMPLES[op]()) == flat_bytes(EXAMPLES[op]()), op
+
+
+def number_of_a_new_thread() -> int:
+    thread = threading.Thread()
+    thread.start()
+    thread.join()
+    assert thread.native_id
+    return thread.native_id
+
+
+# Else the next test would show nothing of threads.
+@pytest.mark.skipif(not ops.available_isas(), reason="no native operations")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are not numbered one after the other")
+@pytest.mark.parametrize("op", [op for op in COVERED if op not in IN_ONE_THREAD])
+def test_examples_are_split_over_threads(op: str) -> None:
+    torch.set_num_threads(4)
+    getattr(ops, op)(*example(op))  # which may be what starts PyTorch's own
+    arguments, before = example(op), number_of_a_new_thread()
+    getattr(ops, op)(*arguments)
+    assert number_of_a_new_thread() > before + 1
 
 
 def bits(op: str, sibling: str) -> list[object]:
@@ -57,8 +72,5 @@ def test_equal_bits_over_repeats_and_threads(op: str, sibling: str) -> None:
 @pytest.mark.parametrize("op", [op for op, name in NATIVE if name == EMULATED])
 def test_equal_bits_in_either_order_of_threads(op: str) -> None:
     forward = bits(op, EMULATED)
-    emulated.set_order(backward=True)
-    try:
+    with threads_backwards():
         assert bits(op, EMULATED) == forward
-    finally:
-        emulated.set_order(backward=False)

@@ -12,7 +12,7 @@ from fastsam_core import SAM, Predictor
 from fastsam_core.edges import edge_map, strongest, thinned
 from fastsam_core.picture import Picture
 from fastsam_core.postprocess import MaskResizer
-from small_model import QUIET, bgr_picture, small_model
+from small_model import QUIET, bgr_picture
 
 SIZE = 64  # of the pictures here, which are 4 x their logits: one of these is 4 x 4 pixels
 
@@ -122,11 +122,6 @@ def test_equal_neighbours_leave_one() -> None:
         kept = thinned(strength, across, still)
         assert (kept[:, column] == 0.5).all() and kept.sum() == 4.5
     assert not thinned(still, still, still).any()
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return small_model()
 
 
 def test_edges_of_a_picture(model: Any) -> None:

@@ -19,18 +19,6 @@ from small_model import FEW, QUIET, bgr_picture, small_model
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
 
 
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
-
-
-@pytest.fixture
-def predictor(model: SamModel) -> Predictor:
-    predictor = Predictor(overrides={"model": model, **QUIET})
-    predictor.set_image(bgr_picture(60, 90))
-    return predictor
-
-
 @pytest.fixture
 def saved(predictor: Predictor, tmp_path: Path) -> Path:
     return predictor.save_features(tmp_path / "made" / "picture.safetensors")

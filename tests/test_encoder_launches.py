@@ -16,11 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from decoder_arguments import randomised
 from fastsam_core import ops
 from fastsam_core.models import image_encoder
 from fastsam_core.models.image_encoder import Block, ImageEncoderViT, PatchEmbed
-from fastsam_core.models.native import is_plain, parts_of
-from test_models import randomised
+from fastsam_core.models.native import is_plain
 
 DTYPE = torch.float16
 DEPTH = 12
@@ -240,12 +240,3 @@ def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.Mon
     (code,) = graphs
     assert code.count("torch.ops.fastsam_core.attention") == (2 if gpu_way else 0)
     assert "aten.gelu_" not in code  # the compiler has its own ways to save memory
-
-
-def test_parts_are_those_of_modules(encoder: ImageEncoderViT) -> None:
-    shared = nn.Linear(2, 2)
-    nested = nn.Sequential(shared, nn.Sequential(shared, nn.ReLU()), nn.ReLU())
-    nested.register_module("absent", None)
-    for module in (encoder, nested, nn.Sequential()):
-        assert set(parts_of(module)) == set(module.modules())
-        assert len(parts_of(module)) == len(list(module.modules()))

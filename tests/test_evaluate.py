@@ -259,7 +259,7 @@ def test_every_measure_has_its_interval_and_row(sam: SAM, scenes: Path, whole: E
 
 
 def test_the_three_forms_give_the_same_numbers(
-    sam: SAM, scenes: Path, whole: Evaluation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    scenes: Path, whole: Evaluation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the command line; and as each is a run of its own, the same call gives the same numbers."""
     monkeypatch.chdir(scenes)

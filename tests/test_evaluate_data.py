@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -370,4 +369,4 @@ def test_pictures_that_vanish(tmp_path: Path) -> None:
     data = open_data(tmp_path)
     shutil.rmtree(tmp_path / "images")
     (failure,) = data[0].failures
-    assert "no such file" in failure.reason and os.sep in str(data[0].path) and truth.FORMS
+    assert "no such file" in failure.reason

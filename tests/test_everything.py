@@ -17,7 +17,6 @@ from fastsam_core.postprocess import measured_together
 from siblings import each_sibling_of, implementation
 
 # pycocotools.decode says this about itself on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def decoded(record):

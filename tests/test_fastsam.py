@@ -123,7 +123,7 @@ def test_prompts_of_calls_and_afterwards(model: FastSAM) -> None:
     assert len(stream) == 1
 
 
-def test_boxes_at_the_border(squares: Results) -> None:
+def test_boxes_at_the_border() -> None:
     rows = torch.tensor([[19.0, 21, 25, 30, 0.9, 0], [1, 1, 58, 39, 0.8, 0], [30, 21, 41, 22, 0.7, 0]])
     result = _at_border(Results(np.zeros((100, 60, 3), np.uint8), "a", ["object"], rows))
     assert result.boxes is not None

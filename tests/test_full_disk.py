@@ -14,6 +14,7 @@ from fastsam_core import SAM, Results, rle, tiles
 from fastsam_core._files import append_text, save_tensors, write_text
 from fastsam_core.models.download import download
 from local_server import reply, serve
+from picture_files import write_video
 from small_model import small_model
 
 resource = pytest.importorskip("resource")
@@ -68,12 +69,7 @@ def test_nothing_is_left(save: Callable[[Path], None], tmp_path: Path) -> None:
 
 
 def test_a_video_that_was_cut_off_is_no_video(tmp_path: Path) -> None:
-    import cv2
-
-    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 8, (200, 150))
-    for _ in range(4):
-        writer.write(noise(150, 200))
-    writer.release()
+    write_video(tmp_path / "in.avi", [noise(150, 200)] * 4)
     model = SAM(small_model())
     options = {"bboxes": [4, 6, 40, 30], "project": str(tmp_path / "out"), "save": True, "verbose": False}
     with full_disk(8000), pytest.raises(OSError, match=r"in\.avi can.t be written whole"):

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from decoder_arguments import randomised
 from fastsam_core.models import registry, replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.kept import kept
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.replay import Graphs, Replay, encode
 from fastsam_core.models.sam_model import SamModel
-from test_models import randomised
 
 pytestmark = pytest.mark.gpu
 
@@ -33,7 +33,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if reason := replay._read_switch():
         pytest.skip(reason)
     monkeypatch.setattr(replay, "off", "")
-    replay.warn_once.cache_clear()
     give_back()
     yield
     give_back()

@@ -340,7 +340,7 @@ def test_large_pictures_stay_exact_in_six_digits(tmp_path: Path) -> None:
     assert read.segmentation is not None and read.segmentation.rle == mask.rle
 
 
-def test_tolerance_makes_files_smaller_and_stays_near(tmp_path: Path) -> None:
+def test_tolerance_makes_files_smaller_and_stays_near() -> None:
     y, x = np.mgrid[:200, :200]
     disc = np.hypot(x - 100, y - 90) < 70
     labels = ImageLabels("a/b.png", 200, 200, [LabelledObject(0, Segmentation.from_rle(encoded(disc)))])

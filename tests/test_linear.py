@@ -132,15 +132,11 @@ def test_mlp(sibling, m, k, hidden):
 @pytest.mark.parametrize("sibling", NATIVE)
 @pytest.mark.parametrize("m", [20, 500])
 def test_every_call_and_every_number_of_threads_gives_the_same_bits(sibling, m):
-    before = torch.get_num_threads()
     given, mlp_given = arguments(m, 200, 500, "gelu", True, True), mlp_arguments(m, 130, 400)
     results = []
-    try:
-        for threads in [1, 2, 4, 7] + [2] * 16:
-            torch.set_num_threads(threads)
-            results.append((ops.siblings("linear")[sibling](*given), ops.siblings("mlp")[sibling](*mlp_given)))
-    finally:
-        torch.set_num_threads(before)
+    for threads in [1, 2, 4, 7] + [2] * 16:
+        torch.set_num_threads(threads)
+        results.append((ops.siblings("linear")[sibling](*given), ops.siblings("mlp")[sibling](*mlp_given)))
     assert all(torch.equal(a, results[0][0]) and torch.equal(b, results[0][1]) for a, b in results)
 
 

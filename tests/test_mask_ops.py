@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastsam_core import ops
 from fastsam_core.postprocess import MaskResizer
-from siblings import each_sibling_of, fewer, names_of
+from siblings import each_sibling_of, names_of
 
 NAMES = names_of("mask_runs")
 each_sibling = each_sibling_of("mask_runs")
@@ -150,24 +150,6 @@ def test_no_masks_and_strided_ones(sibling):
     check(sibling, storage.permute(2, 1, 0).detach(), axes)
     run = ops.siblings("mask_runs")[sibling]
     assert not run(storage.permute(2, 1, 0), *axes, 0.0, 1.0, 77, 72)[0].requires_grad
-
-
-@pytest.mark.parametrize("sibling", [name for name in NAMES if name != "reference"])
-def test_thread_counts_and_repeats_agree(sibling):
-    resizer = MaskResizer((171, 256), (300, 451), 256)
-    axes = [tensor for axis in resizer._axes for tensor in axis]
-    random = np.random.RandomState(3)
-    logits = torch.cat([logits_of(kind, random, fewer(sibling, 2, 1), 64, 64) for kind in KINDS])
-    run = ops.siblings("mask_runs")[sibling]
-    before = torch.get_num_threads()
-    expected = ops.siblings("mask_runs")["reference"](logits, *axes, 0.0, 1.0, 300, 451)
-    try:
-        for threads in (1, 2, 4) * fewer(sibling, 7, 1):
-            torch.set_num_threads(threads)
-            found = run(logits, *axes, 0.0, 1.0, 300, 451)
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    finally:
-        torch.set_num_threads(before)
 
 
 LOGITS = torch.zeros(1, 4, 5)

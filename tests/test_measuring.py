@@ -12,7 +12,7 @@ import torch
 
 import cuda_emulation
 from disc_model import LOOSE, Discs
-from fastsam_core import everything, measuring, ops
+from fastsam_core import everything, measuring
 from fastsam_core.everything import generate, generate_masks
 from fastsam_core.ops import _native_cuda
 from fastsam_core.postprocess import MaskResizer
@@ -132,7 +132,6 @@ def test_logits_of_two_calls_are_alive_at_most(kernels: None, monkeypatch: pytes
 
 def test_without_kernels_each_call_is_done_with_at_once() -> None:
     steps: list[int] = []
-    run = ops.mask_runs
 
     class Noted(ReusedDiscs):
         alternating = False
@@ -144,7 +143,6 @@ def test_without_kernels_each_call_is_done_with_at_once() -> None:
     records = everything.generate_masks(Noted(), (64, 64), **{**LOOSE, "points_batch_size": 8})
     assert records == generate_masks(Discs(), (64, 64), **{**LOOSE, "points_batch_size": 8})
     assert steps == [0, 24]
-    assert run is ops.mask_runs
 
 
 def test_measured_and_records(kernels: None) -> None:

@@ -30,16 +30,13 @@ def resident_kb() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("op", COVERED)
 def test_memory_stays_flat(op: str) -> None:
-    arguments, before = EXAMPLES[op](), torch.get_num_threads()
+    arguments = EXAMPLES[op]()
     run = ops.siblings(op)[f"cpu[{ops.isa()}]"]
     torch.set_num_threads(2)
-    try:
-        for _ in range(WARM_UP):
-            run(*arguments)
-        at_first = resident_kb()
-        for _ in range(CALLS):
-            run(*arguments)
-        grown = resident_kb() - at_first
-    finally:
-        torch.set_num_threads(before)
+    for _ in range(WARM_UP):
+        run(*arguments)
+    at_first = resident_kb()
+    for _ in range(CALLS):
+        run(*arguments)
+    grown = resident_kb() - at_first
     assert grown < BOUND_KB, f"{CALLS} calls of {op} took {grown} KB"

@@ -8,22 +8,14 @@ import pickle
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from decoder_arguments import randomised
 from fastsam_core.models import registry
 from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, position_table
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._attention.windows import partition, unpartition
 from tensor_sizes import LargestTensor
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    """Random values everywhere, so that no zero-initialised table hides a mistake."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
-    return module.eval()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +27,7 @@ def nano() -> SamModel:
 
 
 @pytest.fixture(scope="module")
-def embedding(nano: SamModel) -> Tensor:
+def embedding() -> Tensor:
     return torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(1))
 
 

@@ -78,7 +78,6 @@ def test_another_value_of_the_switch_is_an_error(built, monkeypatch):
 
 def test_kernels_that_are_not_built_are_missed_only_where_they_are_asked_for(built, monkeypatch, caplog):
     monkeypatch.setattr(_native_cuda, "find_spec", lambda name: None)
-    _native_cuda.warn_once.cache_clear()
     assert _native_cuda._load() == (None, "not built")
     assert not caplog.records
     monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "1")
@@ -93,7 +92,6 @@ def test_a_module_that_does_not_load_is_said_once(built, monkeypatch, caplog):
 
     monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "1")
     monkeypatch.setattr(_native_cuda.importlib, "import_module", fail)
-    _native_cuda.warn_once.cache_clear()
     module, reason = _native_cuda._load()
     assert module is None and _native_cuda._load() == (None, reason)
     assert reason == "the module fastsam_core._cuda can't be loaded: libstrange.so.3: cannot open shared object file"

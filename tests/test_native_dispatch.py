@@ -6,7 +6,7 @@ import copy
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -179,52 +179,41 @@ def test_a_traced_graph_holds_pytorchs_operations(model: SamModel, images: Tenso
         torch.testing.assert_close(traced(images), model.encode_image(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("threads", "calls", "each"), [(8, 2, 4), (8, 3, 3), (2, 5, 1), (8, 1, 8), (1, 3, 1)])
-def test_few_calls_share_all_threads(threads: int, calls: int, each: int, set_threads: Callable[[int], None]) -> None:
-    set_threads(threads)
+def test_few_calls_share_all_threads(threads: int, calls: int, each: int) -> None:
+    torch.set_num_threads(threads)
     seen = list[tuple[int, int]]()
     share_out(lambda i: seen.append((i, thread_count())), calls)
     assert sorted(seen) == [(i, each) for i in range(calls)]
 
 
 @needs_native
-def test_more_threads_take_more_at_once(model: SamModel, set_threads: Callable[[int], None]) -> None:
+def test_more_threads_take_more_at_once(model: SamModel) -> None:
     at_once = []
     for threads in (1, 2, 3, 8, 64):
-        set_threads(threads)
+        torch.set_num_threads(threads)
         at_once.append((model.points_at_once(), model.points_at_once(torch.bfloat16), measured_together()))
     assert at_once == [(64, 64, 16), (64, 64, 16), (96, 96, 24), (128, 128, 64), (128, 128, 64)]
-    set_threads(8)
+    torch.set_num_threads(8)
     with torch.device("meta"):
         assert registry.build("mobile_sam").points_at_once() == 64
 
 
 @needs_native
 def test_native_threads_take_pytorchs_place_and_give_it_back() -> None:
-    before = torch.get_num_threads()
     torch.set_num_threads(3)
     counts = []
-    try:
-        with pytest.raises(KeyError), native_threads():
+    with pytest.raises(KeyError), native_threads():
+        assert (torch.get_num_threads(), thread_count()) == (1, 3)
+        with native_threads():
             assert (torch.get_num_threads(), thread_count()) == (1, 3)
-            with native_threads():
-                assert (torch.get_num_threads(), thread_count()) == (1, 3)
-            assert (torch.get_num_threads(), thread_count()) == (1, 3)
-            # A thread that meets PyTorch for the first time now takes over the process's count, and keeps it.
-            other = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
-            other.start()
-            other.join()
-            raise KeyError
-        assert (torch.get_num_threads(), thread_count()) == (3, 3)
-    finally:
-        torch.set_num_threads(before)
+        assert (torch.get_num_threads(), thread_count()) == (1, 3)
+        # A thread that meets PyTorch for the first time now takes over the process's count, and keeps it.
+        other = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        raise KeyError
+    assert (torch.get_num_threads(), thread_count()) == (3, 3)
     assert counts == [3]
 
 
@@ -235,16 +224,12 @@ def test_ctrl_c_leaves_pytorch_its_threads(monkeypatch: pytest.MonkeyPatch) -> N
             super().join(timeout)
             raise KeyboardInterrupt
 
-    before = torch.get_num_threads()
     torch.set_num_threads(3)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(_threads, "Thread", Interrupted)
-            with pytest.raises(KeyboardInterrupt), native_threads():
-                pass
-        assert (torch.get_num_threads(), thread_count()) == (3, 3)
-    finally:
-        torch.set_num_threads(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(_threads, "Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt), native_threads():
+            pass
+    assert (torch.get_num_threads(), thread_count()) == (3, 3)
 
 
 def test_copies_go_without_what_can_be_made_again(model: SamModel, images: Tensor) -> None:

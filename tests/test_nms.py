@@ -76,35 +76,6 @@ def test_random_boxes_of_all_block_sizes(sibling, dtype, n):
     assert kept.tolist() == plain_nms(boxes, scores.tolist(), [0] * n, 0.3)
 
 
-@pytest.mark.parametrize("sibling", [name for name in NAMES if name.startswith("cpu")])
-def test_thread_counts_agree(sibling):
-    # Large enough that threads are really started.
-    rng = np.random.default_rng(1)
-    boxes = torch.from_numpy(random_boxes(rng, 12_000, 20_000))
-    scores = torch.from_numpy(rng.integers(0, 5000, 12_000).astype(np.float32))
-    classes = torch.from_numpy(rng.integers(0, 3, 12_000))
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            kept = ops.siblings("nms")[sibling](boxes, scores, 0.3)
-            by_class = ops.siblings("batched_nms")[sibling](boxes, scores, classes, 0.3)
-            results.append((kept.tolist(), by_class.tolist()))
-    finally:
-        torch.set_num_threads(before)
-    assert results[0] == results[1] == results[2]
-
-
-def test_siblings_agree_bit_for_bit_on_many_boxes():
-    rng = np.random.default_rng(2)
-    boxes = torch.from_numpy(random_boxes(rng, 2500, 100))
-    scores = torch.from_numpy(rng.integers(0, 900, 2500).astype(np.float32))
-    for threshold in (0.3, 0.7):
-        results = {name: ops.siblings("nms")[name](boxes, scores, threshold).tolist() for name in NAMES}
-        assert all(result == results["reference"] for result in results.values())
-
-
 @pytest.mark.parametrize("sibling", [name for name in NAMES if name.startswith("cuda")])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [4095, 4096, 4097, 9000])  # around the kernel's chunk, and past two of them

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import copy
 import logging
-import os
 import re
 import threading
 from pathlib import Path
@@ -133,7 +132,7 @@ def test_why_names_the_one_that_serves():
         why = ops.why(op)
         assert [sibling for sibling, reason in why.items() if not reason] == ["cpu" if cpu_module else "reference"]
     why = ops.why("nms", torch.empty(1, device="meta"))
-    assert why["reference"] == "" and "meta" in why["cpu"] + cpu_reason + "meta"
+    assert why["reference"] == "" and ("meta" if cpu_module else cpu_reason) in why["cpu"]
     with pytest.raises(ValueError, match="rle_area"):
         ops.why("no_such_op")
     with pytest.raises(ValueError, match="rle_area"):
@@ -159,11 +158,11 @@ def test_the_baseline_can_be_asked_for_on_any_machine():
         assert ops.isa() == ops.available_isas()[-1]
 
 
+@pytest.mark.skipif(cpu_module is not None, reason="there are native operations")
 def test_instruction_set_without_native_module():
-    if cpu_module is None:
-        assert ops.isa() is None and ops.available_isas() == [] and NAMES == ["reference"]
-        with pytest.raises(ValueError, match=r"FASTSAM_NATIVE|can't"), ops.use_isa("avx2"):
-            pass
+    assert ops.isa() is None and ops.available_isas() == [] and NAMES == ["reference"]
+    with pytest.raises(ValueError, match=r"FASTSAM_NATIVE|can't"), ops.use_isa("avx2"):
+        pass
 
 
 @needs_native
@@ -201,28 +200,6 @@ def test_a_module_that_does_not_load_is_logged_once_and_replaced():
 
 
 # ------------------------------------------------------------------------------------------------ processes and threads
-
-
-@needs_native
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_threaded_operations_survive_a_fork():
-    # In a fresh process, which has used threads in ours before it forks. A hang would end in run_python's timeout.
-    done = run_python(
-        "import os, torch\n"
-        "from fastsam_core import ops\n"
-        "torch.set_num_threads(3)\n"
-        "masks = torch.rand(6, 1200, 1200) > 0.5\n"  # starts PyTorch's own threads, which do not survive
-        "boxes = torch.rand(40000, 4).cumsum(1); scores = torch.rand(40000)\n"
-        "classes = torch.ones(40000)\n"
-        "nms = lambda: ops.batched_nms(boxes, scores, classes, 0.3).tolist()\n"
-        "call = lambda: (ops.rle_encode(masks)[0].numpy().tobytes(), nms())\n"
-        "expected = call()\n"
-        "child = os.fork()\n"
-        "if child == 0:\n"
-        "    os._exit(0 if call() == expected else 1)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), call() == expected)"
-    )
-    assert done.stdout.strip() == "0 True", done.stderr
 
 
 @needs_native

@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
-from torch.overrides import TorchFunctionMode
 
 from fastsam_core.ops._masks.reference import find_changes_on_device
 from fastsam_core.postprocess import MaskResizer
 from fastsam_core.preprocess import resized_shape
 from fastsam_core.runs import find_changes
+from tensor_sizes import LargestTensor
 
 # pycocotools.decode says this about itself on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def dense_logits(low_res, input_hw, original_hw, image_size):
@@ -185,19 +184,6 @@ def test_strided_logits_that_require_gradients_are_left_alone():
     assert not resizer.logits(storage[..., 0]).requires_grad
 
 
-class LargestTensor(TorchFunctionMode):
-    """Remembers the number of elements of the largest tensor that any call gives."""
-
-    elements = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(value, torch.Tensor):
-                self.elements = max(self.elements, value.numel())
-        return result
-
-
 def test_memory_does_not_grow_with_the_picture():
     low_res = torch.stack([smooth_logits(1, 256, 3, -3.0), torch.full((256, 256), 20.0)])
     resizer = MaskResizer((1024, 512), (12000, 6000), 1024)
@@ -209,7 +195,7 @@ def test_memory_does_not_grow_with_the_picture():
     finally:
         tracemalloc.stop()
     assert found.areas[1] == 12000 * 6000
-    assert 2**16 <= largest.elements < 2**22  # the picture has 72 million pixels
+    assert 2**16 <= largest.numel < 2**22  # the picture has 72 million pixels
     assert peak < 16 * 2**20
 
 

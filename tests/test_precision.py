@@ -7,20 +7,19 @@ import gc
 import weakref
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from decoder_arguments import randomised
 from fastsam_core import Predictor, picture
-from fastsam_core import rle as coco
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.models.precision import Dtypes, dtype_of, in_dtype, usable_dtype
 from fastsam_core.models.prompt_encoder import PromptEncoder
 from fastsam_core.models.sam_model import SamModel
+from set_picture import dense
 from small_model import FEW, QUIET, bgr_picture, small_model
-from test_models import randomised
 
 HALVES = [torch.float16, torch.bfloat16]
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
@@ -164,9 +163,6 @@ def test_copies_are_kept_while_the_module_stays_as_it_is() -> None:
 
 
 def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> None:
-    from fastsam_core._log import warn_once
-
-    warn_once.cache_clear()
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
     for dtype in HALVES:
         assert usable_dtype(dtype, cuda) == dtype and usable_dtype(dtype, cpu) == torch.float32
@@ -181,10 +177,6 @@ def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> Non
 def half_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU stand in for a GPU."""
     monkeypatch.setattr(picture, "usable_dtypes", lambda dtype, device, encoder: Dtypes(dtype, dtype, None))
-
-
-def dense(result: Any) -> np.ndarray:
-    return np.stack([coco.decode(one) for one in result.masks.rle]).astype(bool)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

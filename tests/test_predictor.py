@@ -16,24 +16,9 @@ import torch
 
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
-from set_picture import BOXES, HEIGHT, WIDTH, predictor_on_picture, read_only_picture
+from set_picture import BOXES, HEIGHT, WIDTH
 from siblings import run_python
 from small_model import QUIET, bgr_picture, small_model
-
-
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    return read_only_picture()
-
-
-@pytest.fixture
-def predictor(model: SamModel) -> Predictor:
-    return predictor_on_picture(model)
 
 
 def test_steps_of_a_subclass_that_no_call_takes_are_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -243,9 +228,6 @@ def test_models(model: SamModel, picture: np.ndarray) -> None:
 
 
 def test_half_precision_on_the_cpu_is_float32_and_said(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
-    from fastsam_core._log import warn_once
-
-    warn_once.cache_clear()
     expected = predictor(bboxes=BOXES)[0]
     result = predictor(bboxes=BOXES, half=True)[0]
     assert result.masks.rle == expected.masks.rle

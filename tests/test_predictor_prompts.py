@@ -12,24 +12,8 @@ from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.postprocess import MaskResizer
 from fastsam_core.preprocess import preprocess, resized_shape, scale_points
-from set_picture import BOXES, HEIGHT, SIDE, WIDTH, dense, predictor_on_picture, read_only_picture
-from small_model import FEW, QUIET, bgr_picture, small_model
-
-
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    return read_only_picture()
-
-
-@pytest.fixture
-def predictor(model: SamModel) -> Predictor:
-    return predictor_on_picture(model)
-
+from set_picture import BOXES, HEIGHT, SIDE, WIDTH, dense
+from small_model import FEW, QUIET, bgr_picture
 
 # --- prompts ---
 

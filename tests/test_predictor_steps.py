@@ -9,27 +9,11 @@ import pytest
 import torch
 
 from fastsam_core import Predictor
-from fastsam_core.models.sam_model import SamModel
-from set_picture import BOXES, HEIGHT, WIDTH, predictor_on_picture, read_only_picture
-from small_model import FEW, bgr_picture, small_model
+from set_picture import BOXES, HEIGHT, WIDTH
+from small_model import FEW, bgr_picture
 
 
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    return read_only_picture()
-
-
-@pytest.fixture
-def predictor(model: SamModel) -> Predictor:
-    return predictor_on_picture(model)
-
-
-def test_preprocess_then_inference_then_postprocess(predictor: Predictor, model: Any, picture: np.ndarray) -> None:
+def test_preprocess_then_inference_then_postprocess(predictor: Predictor, picture: np.ndarray) -> None:
     expected = predictor(bboxes=BOXES)[0]
     predictor.reset_image()
     pixels = predictor.preprocess([picture])

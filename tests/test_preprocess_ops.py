@@ -125,19 +125,6 @@ def test_both_layouts_of_every_width(sibling: str, size: int) -> None:
         assert same_bits(run(*arguments, True), wanted.permute(0, 2, 3, 1).contiguous())
 
 
-@each_sibling
-def test_threads_change_nothing(sibling: str) -> None:
-    image, before = torch.from_numpy(picture(4, 700, 1100)), torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            results.append(ops.siblings("preprocess_image")[sibling](image, 163, 256, 256, PIXEL_MEAN, PIXEL_STD))
-    finally:
-        torch.set_num_threads(before)
-    assert all(same_bits(results[0], other) for other in results[1:])
-
-
 @pytest.mark.parametrize("shape", [(30, 50), (64, 40), (200, 3)])
 def test_numpy_views_without_a_copy(shape: tuple[int, int]) -> None:
     image = picture(5, *shape)

@@ -215,9 +215,6 @@ def test_boxes_and_masks_of_a_result_are_prompts() -> None:
 
 
 def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixture) -> None:
-    from fastsam_core._log import warn_once
-
-    warn_once.cache_clear()
     read(points=[[[1, 2], [3, 4]]], labels=[[1, 0]])
     read(points=[[1, 2], [3, 4]], labels=[1, 1])
     assert not caplog.records
@@ -245,9 +242,6 @@ def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixt
 def test_coordinates_that_are_hardly_meant_are_said(
     prompt: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from fastsam_core._log import warn_once
-
-    warn_once.cache_clear()
     read(**prompt).check((48, 64), 64)
     assert [said in record.message for record in caplog.records] == [True] * bool(said)
 

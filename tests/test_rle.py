@@ -99,13 +99,7 @@ polygon_lists = st.lists(coordinates, min_size=6, max_size=16).map(lambda values
 
 
 @relaxed
-@given(
-    polygons=st.lists(
-        st.lists(coordinates, min_size=6, max_size=16).map(lambda p: p[: len(p) // 2 * 2]), min_size=1, max_size=3
-    ),
-    height=sides,
-    width=sides,
-)
+@given(polygons=st.lists(polygon_lists, min_size=1, max_size=3), height=sides, width=sides)
 @example(polygons=[[1.0, 1, 3, 1, 3, 3], [0.0, 0, 40, 40]], height=9, width=9)  # the second is a line
 @example(polygons=[[-5.0, -5, 30, -5, 30, 30, -5, 30]], height=7, width=8)  # all of the mask
 def test_polygons(sibling, polygons, height, width):
@@ -115,9 +109,7 @@ def test_polygons(sibling, polygons, height, width):
 
 
 @relaxed
-@given(
-    boxes=arrays(np.float64, st.tuples(st.integers(1, 4), st.just(4)), elements=coordinates), height=sides, width=sides
-)
+@given(boxes=box_arrays, height=sides, width=sides)
 def test_boxes_as_masks(sibling, boxes, height, width):
     theirs = coco.frPyObjects(boxes, height, width)
     assert rle.frPyObjects(boxes, height, width) == theirs
@@ -267,18 +259,14 @@ def test_sizes_around_the_kernels_blocks(sibling, shape, density):
 def test_thread_counts_agree(name, monkeypatch):
     use_sibling(monkeypatch, name)
     dense = torch.from_numpy(np.random.default_rng(4).random((7, 700, 600)) < 0.02)
-    before = torch.get_num_threads()
     results = []
-    try:
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            packed = rle.from_masks(dense)
-            polygons = ops.rle_from_polygon(
-                torch.linspace(0, 599, 12_000, dtype=torch.float64).view(-1, 2), torch.tensor([0, 2000, 6000]), 700, 600
-            )
-            results.append((packed, rle.iou(packed, packed, [0] * 7).tolist(), polygons[0].tolist()))
-            assert torch.equal(rle.to_masks(packed), dense)
-            assert (rle.decode(packed).transpose(2, 0, 1) == dense.numpy()).all()
-    finally:
-        torch.set_num_threads(before)
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        packed = rle.from_masks(dense)
+        polygons = ops.rle_from_polygon(
+            torch.linspace(0, 599, 12_000, dtype=torch.float64).view(-1, 2), torch.tensor([0, 2000, 6000]), 700, 600
+        )
+        results.append((packed, rle.iou(packed, packed, [0] * 7).tolist(), polygons[0].tolist()))
+        assert torch.equal(rle.to_masks(packed), dense)
+        assert (rle.decode(packed).transpose(2, 0, 1) == dense.numpy()).all()
     assert results[0] == results[1] == results[2]

@@ -78,11 +78,17 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("function", EVERY_FUNCTION)
+def is_refused(function, value):
+    try:
+        function(value)
+    except ValueError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("case", MALFORMED)
-def test_malformed_rle_is_a_value_error_everywhere(sibling, function, case):
-    with pytest.raises(ValueError):
-        EVERY_FUNCTION[function](MALFORMED[case])
+def test_malformed_rle_is_a_value_error_everywhere(sibling, case):
+    assert [name for name, function in EVERY_FUNCTION.items() if not is_refused(function, MALFORMED[case])] == []
 
 
 @pytest.mark.parametrize("function", EVERY_FUNCTION)

@@ -18,15 +18,10 @@ import fastsam_core
 from fastsam_core import SAM, Predictor
 from fastsam_core.models.registry import MODELS
 from fastsam_core.models.sam_model import SamModel
-from small_model import FEW, QUIET, bgr_picture, small_model, small_weights
+from small_model import FEW, QUIET, bgr_picture, small_weights
 
 CALL = {key: value for key, value in QUIET.items() if key != "save"}
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
-
-
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
 
 
 @pytest.fixture
@@ -241,13 +236,3 @@ def test_copies_and_pickles(checkpoint: Path) -> None:
     for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
         assert other.predictor.model is other.model is not sam.model
         assert other(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle == expected
-
-
-def test_compatible_import_paths() -> None:
-    from fastsam_core.models import sam as module
-    from fastsam_core.models.sam import SAM as OtherSAM
-    from fastsam_core.models.sam import Predictor as SAMPredictor
-
-    assert OtherSAM is SAM and SAMPredictor is Predictor
-    with pytest.raises(AttributeError):
-        module.SAM3  # noqa: B018

@@ -11,14 +11,10 @@ from fastsam_core import Predictor
 from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.saving import run_folder
-from small_model import QUIET, bgr_picture, small_model
+from picture_files import write_video
+from small_model import QUIET, bgr_picture
 
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
-
-
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +34,7 @@ def files(folder: Path) -> list[str]:
 
 
 def make_video(path: Path, count: int = 4) -> Path:
-    import cv2
-
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 8, (64, 48))
-    for i in range(count):
-        writer.write(np.roll(bgr_picture(48, 64), 4 * i, axis=1))
-    writer.release()
-    return path
+    return write_video(path, [np.roll(bgr_picture(48, 64), 4 * i, axis=1) for i in range(count)])
 
 
 def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +96,7 @@ def test_pictures_of_one_stem_don_t_overwrite_each_other(predictor: Predictor, t
     assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
 
 
-def test_labels_and_crops(predictor: Predictor, tmp_path: Path) -> None:
+def test_labels_and_crops(predictor: Predictor) -> None:
     options = {"save": False, "save_txt": True, "save_conf": True, "save_crop": True}
     result = predictor(bgr_picture(48, 64), bboxes=BOXES, **options)[0]
     assert predictor.save_dir is not None

@@ -15,7 +15,6 @@ from pycocotools import mask as coco
 
 import golden_recipe
 from fastsam_core import SAM, Predictor, segment_anything
-from fastsam_core._log import warn_once
 from fastsam_core.models import registry
 from fastsam_core.models.judgement import OFFICIAL
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
@@ -278,7 +277,7 @@ def test_a_kept_embedding_can_be_put_back(sam: segment_anything.Sam, predictor: 
             np.testing.assert_array_equal(array, wanted)
 
 
-def test_what_is_refused(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+def test_what_is_refused(predictor: SamPredictor) -> None:
     with pytest.raises(ValueError, match="image_format must be"):
         predictor.set_image(np.zeros((4, 4, 3), np.uint8), "HSV")
     with pytest.raises(TypeError, match="a NumPy array"):
@@ -342,7 +341,6 @@ def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
 def test_the_generator_says_where_metas_thresholds_do_not_suit(
     sam: segment_anything.Sam, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_once.cache_clear()
     SamAutomaticMaskGenerator(sam, pred_iou_thresh=0.4)
     SamAutomaticMaskGenerator(sam_model_registry["vit_t"]())
     assert not caplog.records
@@ -353,7 +351,7 @@ def test_the_generator_says_where_metas_thresholds_do_not_suit(
 # -------------------------------------------------------------------------------------------------- models, transforms
 
 
-def test_models(tmp_path: Path, sam: segment_anything.Sam) -> None:
+def test_models(tmp_path: Path) -> None:
     assert set(sam_model_registry) >= {"default", "vit_h", "vit_l", "vit_b", "vit_t"}
     assert sam_model_registry["default"] is segment_anything.build_sam is segment_anything.build_sam_vit_h
     torch.save(small_weights(), tmp_path / "any.pth")

@@ -12,23 +12,8 @@ import torch
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.preprocess import preprocess
-from set_picture import BOXES, HEIGHT, WIDTH, dense, predictor_on_picture, read_only_picture
+from set_picture import BOXES, HEIGHT, WIDTH, dense, predictor_on_picture
 from small_model import FEW, QUIET, bgr_picture, small_model
-
-
-@pytest.fixture(scope="module")
-def model() -> SamModel:
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    return read_only_picture()
-
-
-@pytest.fixture
-def predictor(model: SamModel) -> Predictor:
-    return predictor_on_picture(model)
 
 
 def test_the_picture_is_encoded_once(predictor: Predictor, model: Any) -> None:

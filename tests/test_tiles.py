@@ -231,7 +231,7 @@ def test_options_reach_the_model(picture: np.ndarray) -> None:
     assert 0 < counts[0] < counts[1]
 
 
-def test_sam_nano_on_the_bundled_picture(tmp_path: Path) -> None:
+def test_sam_nano_on_the_bundled_picture() -> None:
     image = cv2.imread(str(ASSETS / "scene.jpg"))
     found = tiles.segment(image, tile=384, overlap=96, points_stride=16)
     assert len(found) > 5
@@ -269,7 +269,7 @@ def test_memory_goes_by_the_tile(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- command
 
 
-def test_the_command(picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(str(tmp_path / "big.png"), bgr_picture(120, 150))
     options = ["tile=96", "overlap=32", "points_stride=2", "conf_thres=-100", "stability_score_thresh=-1", "imgsz=128"]
     assert cli.main(["tiles", f"source={tmp_path}/big.png", f"output={tmp_path}/out.json", *options]) == 0

@@ -75,21 +75,6 @@ def test_other_dtypes_run_in_pytorch():
     torch.testing.assert_close(given, model(images).detach())
 
 
-@needs_native
-def test_threads_and_repeats_change_no_bit_of_the_convolutions():
-    model, images = network(), torch.randn(1, 3, 130, 130)
-    before = torch.get_num_threads()
-    try:
-        with torch.inference_mode():
-            results = []
-            for n in (1, 2, 4):
-                torch.set_num_threads(n)
-                results.append(model.layers[0].infer(model.patch_embed.infer(images)))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(result, results[0]) for result in results)
-
-
 @torch.no_grad()
 def test_nothing_is_kept_of_what_a_graph_captures(monkeypatch):
     layer = network().layers[1].blocks[0].attn

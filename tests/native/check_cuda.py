@@ -56,8 +56,7 @@ def build() -> Path:
     options = ["FASTSAM_CUDA=ON", "FASTSAM_WERROR=ON", "CMAKE_BUILD_TYPE=Release", "CMAKE_CUDA_FLAGS=-no-compress"]
     options += [f"pybind11_DIR={pybind11}", f"Python_EXECUTABLE={sys.executable}"]
     os.environ.pop("CUDAARCHS", None)  # what is built by default is what is checked
-    # A relative path: CMake's cache then fits wherever the tree is.
-    run([cmake, "-S", ".", "-B", str(BUILD.relative_to(ROOT)), *(f"-D{option}" for option in options)])
+    run([cmake, "-S", ".", "-B", str(BUILD), *(f"-D{option}" for option in options)])
     run([cmake, "--build", str(BUILD), "--target", "_cuda", "--parallel", str(os.cpu_count() or 1)])
     return BUILD / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 

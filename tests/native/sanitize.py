@@ -48,7 +48,6 @@ def build_module() -> Path:
         "CMAKE_CXX_FLAGS_DEBUG=-O0",
     ]
     options += [f"pybind11_DIR={cmake_folder}", f"Python_EXECUTABLE={sys.executable}", f"CMAKE_CXX_COMPILER={COMPILER}"]
-    # A relative path: CMake's cache then fits wherever the tree is.
     run([_cmake(), "-S", ".", "-B", str(BUILD), *(f"-D{option}" for option in options)])
     run([_cmake(), "--build", str(BUILD), "--parallel", str(os.cpu_count() or 1)])
     package = BUILD / "python" / "fastsam_core"

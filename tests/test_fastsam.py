@@ -49,6 +49,10 @@ def test_everything(model: FastSAM) -> None:
     (result,) = model(bgr_picture(61, 90), **QUIET)
     assert len(result) > 3 and result.names == {0: "kind 0"} and result.masks is not None
     assert result.masks.shape == (len(result), 61, 90) and model.task == "segment"
+    assert result.boxes is not None
+    corners, rest = result.boxes.xyxy[:, :2], torch.tensor([90, 61]) - result.boxes.xyxy[:, 2:]
+    for distance in (corners, rest):  # boxes at the border are taken to it
+        assert bool(((distance == 0) | (distance >= 20)).all()) and bool((distance == 0).any())
 
 
 def test_boxes_choose_the_mask_that_fits(squares: Results) -> None:

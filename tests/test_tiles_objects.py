@@ -207,7 +207,7 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
     path = found.save(tmp_path / "found.gpkg")
     database = sqlite3.connect(path)
     assert database.execute("PRAGMA application_id").fetchone() == (0x47504B47,)
-    assert database.execute("PRAGMA user_version").fetchone() == (10200,)  # 1.2, by the standard's requirement 2
+    assert database.execute("PRAGMA user_version").fetchone() == (10200,)  # 1.2.0
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert database.execute("PRAGMA foreign_key_check").fetchall() == []
     named = where is not None and bool(where.crs)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fastsam_core.annotate.manifest import Manifest, fingerprint, is_started, read
+from fastsam_core.annotate.assemble import class_list
+from fastsam_core.annotate.manifest import History, Manifest, fingerprint, is_started, read
 from fastsam_core.annotate.shards import WHOLE, Shard
 
 SETTINGS = {"det_model": "yolo", "conf": 0.25}
@@ -141,3 +142,10 @@ def test_undecodable_names(tmp_path: Path) -> None:
     key = os.fsdecode(b"caf\xe9.jpg")
     write(tmp_path, ok(key))
     assert read(tmp_path, SETTINGS).finished == {key}
+
+
+def test_classes_of_other_pixels_under_a_name_are_forgotten() -> None:
+    history = History()
+    for digest, found in (("one", (3, "dog", 2)), ("other", (1, "cat", 1)), ("other", (1, "cat", 1))):
+        history.add(ok("image0", found) | {"digest": digest})
+    assert class_list(history) == {1: "cat"} and history.classes.total() == 1

@@ -159,6 +159,10 @@ def test_nothing_that_is_read_is_written_over(place: Path) -> None:
         convert_labels("data", "data/masks", from_="yolo", to="labelmap")
         convert_labels("set/1.json", "data/images/masks", from_="coco", to="labelmap", images="data/images")
         convert_labels("sa1b", "set/2.json", from_="sa1b", to="coco")
+    Image.new("L", (20, 10)).save("data/images/1.png")  # looks like a label map
+    for source, from_, images in (("data", "yolo", None), ("set/1.json", "coco", "data/images")):
+        with pytest.raises(ValueError, match="the folder of the images"):
+            convert_labels(source, "data/images", from_=from_, to="labelmap", images=images)
 
 
 def test_a_malformed_file_leaves_no_coco_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

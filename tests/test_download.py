@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,23 @@ def test_server_that_ignores_ranges(target: Path) -> None:
     with serve(server) as address:
         download(f"{address}/w.pt", target, sha256=SHA, backoff=0)
     assert len(server.requests) == 2
+    assert target.read_bytes() == BODY
+
+
+def test_a_rest_from_another_place_is_not_taken(target: Path) -> None:
+    half = len(BODY) // 2
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(BODY[:half])
+    Path(f"{target}.part.etag").write_text('"one"')
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.headers.get("Range"):  # of the right length, from elsewhere
+            reply(handler, BODY[1 : half + 1], 206, headers={"Content-Range": f"bytes 1-{half}/{len(BODY)}"})
+        else:
+            reply(handler, BODY)
+
+    with serve(answer) as address:
+        download(f"{address}/w.pt", target, backoff=0)
     assert target.read_bytes() == BODY
 
 

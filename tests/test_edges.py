@@ -142,11 +142,15 @@ def test_edges_of_a_picture(model: Any) -> None:
 
 def test_masks_without_pixels_give_no_edges(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(image: Any, points: torch.Tensor, labels: torch.Tensor) -> Any:
+        # The picture is 128 x 77 in the input, so that each axis has its own factor.
+        expected = torch.tensor([[x * 128.0, y * 77.0] for y in (0.25, 0.75) for x in (0.25, 0.75)])
+        torch.testing.assert_close(points[:, 0], expected)
         return torch.zeros(len(points), 3), lambda i, j: torch.full((len(i), 32, 32), -1.0)
 
     monkeypatch.setattr(model, "decode_points", decode)
     model.set_image_size(128)
-    assert not edge_map(model, Picture(bgr_picture(48, 80), "a"), points_stride=2).any()
+    for thin in (True, False):
+        assert not edge_map(model, Picture(bgr_picture(48, 80), "a"), points_stride=2, thin=thin).any()
 
 
 def test_duplicates_go_by_predicted_iou(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -21,12 +22,13 @@ from fastsam_core import SAM, FastSAM, Predictor
 from fastsam_core.cli import main
 from fastsam_core.config import Config
 from fastsam_core.evaluate import Evaluation, Measure, evaluate
-from fastsam_core.evaluate.cases import draw_case
+from fastsam_core.evaluate.cases import Cases, draw_case
 from fastsam_core.evaluate.clicks import innermost
+from fastsam_core.evaluate.image_scores import ImageScores
 from fastsam_core.evaluate.prompted import LIMIT, FirstMask, Prompted, box_of, click_of
 from fastsam_core.evaluate.report import _MEASURES
 from fastsam_core.evaluate.settings import MEASURES, EvaluateConfig
-from fastsam_core.evaluate.truth import TrueObject
+from fastsam_core.evaluate.truth import Example, TrueObject
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation
 from fastsam_core.models.fingerprint import weights_hash
 from fastsam_core.picture import Picture
@@ -427,7 +429,29 @@ def test_a_case_drawn() -> None:
 
     assert at(40, 90) == [100, 100, 100] and at(350, 150) == [178, 122, 65] and at(170, 170) == [100, 100, 100]
     assert at(150, 150)[2] > 200 > at(150, 150)[0] and at(150, 100)[1] > 180
-    assert draw_case(image, encoded(truth), encoded(truth & False), None).shape[1] == 256
+    # A mask without pixels is nowhere.
+    assert draw_case(image, encoded(truth), encoded(truth & False), None).shape == (128, 256, 3)
+
+
+def test_which_cases_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[int]] = {}
+
+    def tile(self: Cases, kind: str, index: int) -> np.ndarray:
+        drawn.setdefault(kind, []).append(index)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(Cases, "_tile", tile)
+    cases, mask = Cases(io.StringIO()), encoded(np.ones((4, 4), bool))
+    assert cases.picture() is None
+    for ious, best, median, worst in (
+        ([0.6], [0], [0], [0]),
+        ([0.1, 0.9, 0.5, 0.7, 0.3, 0.8], [2, 6], [4, 0], [5, 1]),
+    ):
+        objects, scores = [TrueObject("", mask)] * len(ious), ImageScores({}, [None] * len(ious), [mask] * len(ious))
+        cases.add(Example("a", Path("a.png")), objects, np.array(ious), scores)
+        drawn.clear()
+        assert cases.picture() is not None
+        assert drawn == {"best": best, "median": median, "worst": worst}
 
 
 def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

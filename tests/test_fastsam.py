@@ -49,6 +49,10 @@ def test_everything(model: FastSAM) -> None:
     (result,) = model(bgr_picture(61, 90), **QUIET)
     assert len(result) > 3 and result.names == {0: "kind 0"} and result.masks is not None
     assert result.masks.shape == (len(result), 61, 90) and model.task == "segment"
+    assert result.boxes is not None
+    corners, rest = result.boxes.xyxy[:, :2], torch.tensor([90, 61]) - result.boxes.xyxy[:, 2:]
+    for distance in (corners, rest):  # boxes at the border are taken to it
+        assert bool(((distance == 0) | (distance >= 20)).all()) and bool((distance == 0).any())
 
 
 def test_boxes_choose_the_mask_that_fits(squares: Results) -> None:
@@ -119,8 +123,8 @@ def test_prompts_of_calls_and_afterwards(model: FastSAM) -> None:
     assert predictor.prompt(results[0])[0] is results[0]
     predictor.matcher = RedMatcher()
     assert len(predictor.prompt(results, texts=["white", "white"])[0]) == 1
-    (stream,) = model(picture, True, everything.boxes.xyxy[0].tolist(), **QUIET)
-    assert len(stream) == 1
+    stream = model(picture, True, everything.boxes.xyxy[0].tolist(), **QUIET)
+    assert not isinstance(stream, list) and [len(result) for result in stream] == [1]
 
 
 def test_boxes_at_the_border() -> None:
@@ -128,9 +132,9 @@ def test_boxes_at_the_border() -> None:
     result = _at_border(Results(np.zeros((100, 60, 3), np.uint8), "a", ["object"], rows))
     assert result.boxes is not None
     assert result.boxes.xyxy.tolist() == [[0, 21, 25, 30], [0, 0, 60, 39], [30, 21, 60, 22]]
-    nearly = torch.tensor([[25.0, 25, 985, 985, 0.5, 0]])
+    nearly = torch.tensor([[25.0, 25, 985, 985, 0.5, 0], [300, 300, 985, 985, 0.4, 0]])
     whole = _at_border(Results(np.zeros((1000, 1000, 3), np.uint8), "a", ["object"], nearly))
-    assert whole.boxes is not None and whole.boxes.xyxy.tolist() == [[0, 0, 1000, 1000]]
+    assert whole.boxes is not None and whole.boxes.xyxy.tolist() == [[0, 0, 1000, 1000], [300, 300, 1000, 1000]]
 
 
 def test_mistakes(model: FastSAM, tmp_path: Path) -> None:

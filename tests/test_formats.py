@@ -58,6 +58,8 @@ def test_coco_classes() -> None:
     dataset = coco.dataset(named)
     assert [one["category_id"] for one in dataset["annotations"]] == [1, 2, 3, 4]
     assert [one["name"] for one in dataset["categories"]] == ["person", "car", "dog", "cat"]
+    half_named = scene.results(names={0: "0", 1: "car", 2: "2", 3: "3"})
+    assert [one["category_id"] for one in half_named.to_coco()] == [1, 2, 3, 4]
     assert {one["category_id"] for one in named.to_coco(category_ids=7)} == {7}
     assert [one["category_id"] for one in named.to_coco(category_ids=[4, 3, 2, 1])] == [4, 3, 2, 1]
     assert coco.dataset(named, category_ids=7)["categories"] == [{"id": 7, "name": "object", "supercategory": ""}]

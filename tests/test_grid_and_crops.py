@@ -109,4 +109,6 @@ def test_masks_at_the_edges_of_a_crop(box, near):
 def test_edges_of_the_picture_cut_nothing_off():
     assert near_edge((0, 0, 499, 399), (0, 0, 500, 400), (400, 500)) == [False, False]
     # An edge of the crop that is within tolerance of the picture's edge counts as that.
-    assert near_edge((12, 200, 150, 250), (10, 100, 300, 400), (400, 500)) == [False, False]
+    crop_box = (10, 15, 300, 400)
+    for left, top, near in ((12, 200, False), (20, 200, False), (21, 200, True), (200, 20, False), (200, 21, True)):
+        assert near_edge((left, top, 250, 250), crop_box, (400, 500)) == [near, near]

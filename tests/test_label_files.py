@@ -95,6 +95,19 @@ def test_sa1b(labels: ImageLabels) -> None:
     assert [found.score for found in labels.objects] == [found.predicted_iou for found in read.objects]
 
 
+def test_sa1b_keeps_what_sam_says(tmp_path: Path) -> None:
+    mask = Segmentation.from_rle(encoded(np.eye(6, dtype=bool)))
+    said = LabelledObject(0, mask, stability_score=0.75, point_coords=[[1.5, 2]], crop_box=[1, 0, 3, 6])
+    with open_writer(tmp_path, "sa1b") as writer:
+        for name, given_id in (("a", None), ("b", 7), ("c", None)):
+            writer.write(ImageLabels(name, 6, 6, [said, LabelledObject(0, mask)], image_id=given_id))
+    found = list(read_labels(tmp_path, "sa1b"))
+    assert [one.image_id for one in found] == [1, 7, 8]
+    one, other = found[0].objects
+    assert (one.stability_score, one.point_coords, one.crop_box) == (0.75, [[1.5, 2]], [1, 0, 3, 6])
+    assert other.crop_box == [0, 0, 6, 6]
+
+
 @quick
 @given(labels=image_labels())
 def test_labelme(labels: ImageLabels) -> None:
@@ -213,11 +226,12 @@ def test_the_coco_file_is_that_of_the_results(tmp_path: Path) -> None:
     """The streaming writer and `coco.dataset` agree, but for the order of the keys."""
     from fastsam_core.formats import coco
 
-    results = [scene.results(names={0: "a", 1: "b", 2: "c", 3: "d"}, path=name) for name in ("1.jpg", "2.jpg")]
-    with open_writer(tmp_path / "all.json", "coco") as writer:
-        for result in results:
-            writer.write(ImageLabels.from_results(result))
-    assert json.loads((tmp_path / "all.json").read_text()) == coco.dataset(results)
+    for names in ({0: "a", 1: "b", 2: "c", 3: "d"}, None):
+        results = [scene.results(names=names, path=name) for name in ("1.jpg", "2.jpg")]
+        with open_writer(tmp_path / "all.json", "coco") as writer:
+            for result in results:
+                writer.write(ImageLabels.from_results(result))
+        assert json.loads((tmp_path / "all.json").read_text()) == coco.dataset(results)
 
 
 def test_the_coco_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -304,6 +318,7 @@ def test_a_files_polygons_keep_their_points(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(read, 0), filled([triangle, square], 100, 100))
     convert_labels(tmp_path / "yolo", tmp_path / "out.json", from_="yolo", to="coco", polygons=True)
     (annotation,) = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert "score" not in annotation
     points = np.array(annotation["segmentation"][0]).reshape(-1, 2).tolist()
     assert [10.25, 10] in points and [30, 70.75] in points
 
@@ -316,7 +331,8 @@ def test_polygons_that_overlap_or_leave_the_picture(data: st.DataObject) -> None
     boxes = data.draw(
         st.lists(st.tuples(corner, corner, st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=3)
     )
-    polygons = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in boxes]
+    corners = data.draw(st.integers(3, 4))  # what leaves the picture of a slanted edge can't be moved back into it
+    polygons = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)][:corners] for x, y, w, h in boxes]
     mask = Segmentation.from_polygons(polygons, (20, 20))
     labels = ImageLabels("a/b.png", 20, 20, [LabelledObject(0, mask)])
     expected = filled(polygons, 20, 20)

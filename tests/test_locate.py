@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastsam_core.models.locate import fetch, locate
+from fastsam_core.models.published import BY_FILE_NAME, Published
 from local_server import FileServer, serve
 
 FIRST, SECOND = b"first" * 1000, b"other" * 1000
@@ -37,6 +38,14 @@ def test_the_first_download_is_noted(home: Path) -> None:
         assert os.listdir(home) == ["yolo.pt.sha256"]
         note.unlink()
         assert fetch("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == SECOND
+
+
+def test_what_is_published_is_not_up_to_the_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for facts in (Published(hashlib.sha256(FIRST).hexdigest()), Published(size=len(SECOND) + 1)):
+        monkeypatch.setitem(BY_FILE_NAME, "known.pt", facts)
+        with serve(FileServer(SECOND)) as address, pytest.raises(ValueError) as caught:
+            fetch("known.pt", [f"{address}/known.pt"])
+        assert "delete" not in str(caught.value) and os.listdir(home) == []
 
 
 def test_a_damaged_note_is_none(home: Path) -> None:

@@ -210,6 +210,7 @@ def test_no_masks() -> None:
         (torch.zeros(1, 1, 48, 64), ValueError),
         (np.zeros((64, 48)), ValueError),
         ([{"size": [64, 48], "counts": "PP3"}], ValueError),
+        ([{"counts": "PP3"}], ValueError),
         ([{"size": [48, 64]}], ValueError),
         ([{"size": [48, 64], "counts": "1"}], ValueError),
         ([{"size": [48, 64], "counts": "\u00e9"}], ValueError),

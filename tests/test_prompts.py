@@ -33,6 +33,7 @@ POINT_FORMS = [
     ([[[1, 2], [3, 4]]], [[1, 0]], [[[1, 2], [3, 4]]], [[1, 0]]),
     ([[[1, 2], [3, 4]]], 0, [[[1, 2], [3, 4]]], [[0, 0]]),
     ([[[1, 2]], [[3, 4]]], [1], [[[1, 2]], [[3, 4]]], [[1], [1]]),
+    ([[[1, 2], [3, 4]]], [2, 3], [[[1, 2], [3, 4]]], [[2, 3]]),  # corners of a box
     # Ragged: padded here, with labels of -1 that the model never sees.
     ([[[1, 2], [3, 4]], [[5, 6]]], None, [[[1, 2], [3, 4]], [[5, 6], [0, 0]]], [[1, 1], [1, -1]]),
     ([[[1, 2], [3, 4]], [[5, 6]]], [[1, 0], [0]], [[[1, 2], [3, 4]], [[5, 6], [0, 0]]], [[1, 0], [0, -1]]),
@@ -78,7 +79,10 @@ def test_empty_lists_are_prompts_for_nothing(empty: Any) -> None:
         assert len(prompts) == 0
         assert list(prompts.batches(4)) == []
     assert len(read(points=empty, labels=[])) == 0
-    assert len(read(masks=[])) == 0
+    for masks in ([], np.zeros((0, 8, 8), bool), torch.zeros(0, 1, 8, 8)):
+        assert len(read(masks=masks)) == 0
+    with pytest.raises(ValueError, match=r"shape \(2, 0, 8\)"):
+        read(masks=np.zeros((2, 0, 8), bool))
 
 
 def test_nothing_is_no_prompt() -> None:

@@ -130,6 +130,9 @@ def test_ragged_points_stay_with_their_objects() -> None:
     points = [torch.ones(2, 2), torch.ones(1, 2) * 3]
     result = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=points)
     assert [one.tolist() for one in result[[1]].point_coords] == [[[3, 3]]]
+    arrays = [np.array([[1.0, 1.0]]), np.array([[2.0, 2.0]])]
+    kept = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=arrays)[[1]].point_coords
+    assert [one.tolist() for one in kept] == [[[2, 2]]]
     assert [type(one) for one in result.numpy().point_coords] == [np.ndarray, np.ndarray]
     assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
 
@@ -268,6 +271,7 @@ def test_masks_alone_give_boxes_and_scores() -> None:
     )
     assert result.rows()[2].tolist() == [52, 2, 61, 43, pytest.approx(0.7), 2]
     assert len(result) == 4 and len(result.to_coco()) == 4
+    assert result[1:3].numpy().rows()[1, :5].tolist() == result.rows()[2, :5].tolist()
     assert Results(scene.picture(), "a", {}, masks=torch.from_numpy(scene.masks())).rows()[0, 4] == 1
 
 

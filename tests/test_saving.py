@@ -160,6 +160,7 @@ def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path
     [
         (["film_1.png", "film.avi"], ["film-2_0", "film-2_1", "film_1"]),
         (["film.avi", "film_1.png"], ["film_0", "film_1-2", "film_1"]),
+        (["film.avi", "more/film.avi"], ["film-2_0", "film-2_1", "film_0", "film_1"]),
     ],
 )
 def test_labels_of_a_picture_and_of_a_frame(
@@ -168,7 +169,9 @@ def test_labels_of_a_picture_and_of_a_frame(
     """Frames that a program has taken out of a video are often called as its label files are."""
     import cv2
 
-    make_video(tmp_path / "film.avi", 2)
+    (tmp_path / "more").mkdir()
+    for film in ("film.avi", "more/film.avi"):
+        make_video(tmp_path / film, 2)
     cv2.imwrite(str(tmp_path / "film_1.png"), bgr_picture(24, 32))
     list(predictor([str(tmp_path / name) for name in order], bboxes=BOXES[0], save=False, save_txt=True, stream=True))
     assert predictor.save_dir is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import cv2
@@ -166,7 +167,10 @@ def test_what_one_tile_shows_side_by_side_is_not_united() -> None:
     upper[4:16, 4:50] = lower[16:28, 4:50] = True
     both = upper | lower
     both[15:17, 24:32] = False
-    assert len(objects(pieces_of(grid, (0, upper), (0, lower), (1, both)), grid)) == 2
+    for turn in (np.asarray, np.flipud, np.transpose, partial(np.rot90, k=-1)):  # the tiles stay in order
+        one, other, whole = map(turn, (upper, lower, both))
+        grid = Grid(*one.shape, 32, 8)
+        assert len(objects(pieces_of(grid, (0, one), (0, other), (1, whole)), grid)) == 2
 
 
 def test_a_car_on_a_road_stays() -> None:
@@ -221,8 +225,10 @@ def test_two_views_of_a_road_become_one() -> None:
     road[10:20] = True
     early, narrow = road.copy(), road.copy()
     early[:, 48:] = narrow[:13] = False
-    (found,) = objects(pieces_of(grid, (0, road), (1, early), (1, narrow), (2, road)), grid)
-    np.testing.assert_array_equal(found, road)
+    for turn in (np.asarray, np.fliplr):
+        views = pieces_of(grid, (0, road), (1, turn(early)), (1, turn(narrow)), (2, road))
+        (found,) = objects(views, grid)
+        np.testing.assert_array_equal(found, road)
 
 
 def test_a_fragment_goes_where_the_whole_is_shown() -> None:

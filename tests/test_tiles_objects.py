@@ -141,6 +141,10 @@ def test_a_sequence() -> None:
     assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
     assert len(found.within(21, 11, 0, 90)) == len(found.within(21, 11, 90, -1)) == 0
     assert len(found.within(0, 0, 21, 11)) == 1 and len(found.within(0, 0, 20, 60_000)) == 0
+    x1, y1, x2, y2 = found.boxes[1].tolist()
+    for apart in (0, 1):  # windows that end or begin where the diamond does, on each side, and a pixel farther in
+        sides = ((y1, x1 - 5, 9, 5 + apart), (y1, x2 - apart, 9, 5), (y1 - 5, x1, 5 + apart, 9), (y2 - apart, x1, 5, 9))
+        assert [len(found.within(*window)) for window in sides] == [apart] * 4
     shown = found.dense(598, 500, 5, 3)
     assert shown.shape == (3, 5, 3) and shown.sum(axis=(1, 2)).tolist() == [0, 4, 0]
     for beyond in (3, [3], np.array([True])):
@@ -210,11 +214,13 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
     path = found.save(tmp_path / "found.gpkg")
     database = sqlite3.connect(path)
     assert database.execute("PRAGMA application_id").fetchone() == (0x47504B47,)
+    assert database.execute("PRAGMA user_version").fetchone() == (10200,)  # 1.2.0
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert database.execute("PRAGMA foreign_key_check").fetchall() == []
     named = where is not None and bool(where.crs)
     system = (32633 if where is not None and where.authority else 100000) if named else -1
     rows = database.execute("SELECT * FROM objects ORDER BY id").fetchall()
+    assert [row[0] for row in rows] == [1, 2]
     corner, size = (0.0, 0.0), 1.0
     if where is not None:
         corner, size = (500_000.0, 4_000_000.0), 2.0

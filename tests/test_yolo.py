@@ -350,6 +350,17 @@ def test_boxes_that_are_not_finite_are_told() -> None:
         decode(raw, 0, conf=0.1, iou=0.5, max_det=3)
 
 
+def test_of_too_many_candidates_the_strongest_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsam_core.detect.yolo.decode._MAX_CANDIDATES", 3)
+    logits = torch.tensor([-1.0, 2, 0, 1, 2])
+    centres = 100.0 * torch.arange(1, 6)[:, None].expand(5, 2)
+    raw = Raw(torch.zeros(1, 64, 5), logits[None, None], None, None, centres, torch.ones(5))
+    found = decode(raw, 0, conf=0.1, iou=0.5, max_det=9)
+    chosen = [1, 4, 3]
+    assert found.scores.tolist() == logits.sigmoid()[chosen].tolist()
+    torch.testing.assert_close((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, centres[chosen])
+
+
 def test_options_are_read_and_copied() -> None:
     config = DetectConfig(imgsz=640, classes=[3, 1, 1])
     assert config.imgsz == (640, 640) and config.classes == (1, 3)

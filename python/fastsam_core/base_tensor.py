@@ -115,7 +115,7 @@ def select(index: Any, length: int) -> Rows:
     if isinstance(index, slice):
         start, stop, step = index.indices(length)
         return slice(start, stop, step) if step > 0 else np.arange(start, stop, step)
-    if isinstance(index, tuple) or index is None or index is Ellipsis:
+    if isinstance(index, tuple):
         raise TypeError(f"index rows with an int, slice, list, tensor or array, not {index!r}; for columns use .data")
     chosen = to_numpy(index)
     if chosen.dtype.kind not in "iub" and chosen.size:

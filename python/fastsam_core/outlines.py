@@ -35,9 +35,7 @@ def runs_of(rle: Mapping[str, Any]) -> MaskRuns:
     """The runs of a COCO RLE dict. ValueError for a broken one."""
     counts, _, [(height, width)] = unpack(rle)
     edges = np.cumsum(counts.numpy())[:-1]
-    if len(edges) % 2:
-        edges = np.append(edges, height * width)
-    if len(edges) and not (np.diff(edges) > 0).all():
+    if not (np.diff(edges) > 0).all():
         # Runs of length 0 are allowed, and their neighbours belong together.
         edges, times = np.unique(edges, return_counts=True)
         edges = edges[times % 2 == 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ def squared_distances(region: Mask) -> NDArray[np.float64]:
     return squares
 
 
-def innermost(region: Mask, taken: Iterable[Click] = ()) -> tuple[Click | None, float]:
+def innermost(region: Mask, taken: Sequence[Click] = ()) -> tuple[Click | None, float]:
     """The pixel (x, y) of `region` (H, W) bool that is farthest from all outside of it, and its squared distance.
 
     Of pixels that are equally far in, it is the topmost, and of those the leftmost. Pixels `taken` are passed over.
@@ -49,7 +49,7 @@ def innermost(region: Mask, taken: Iterable[Click] = ()) -> tuple[Click | None, 
     return (left + place % width, top + place // width), farthest
 
 
-def next_click(truth: Mask, predicted: Mask, taken: Iterable[Click] = ()) -> tuple[Click, bool] | None:
+def next_click(truth: Mask, predicted: Mask, taken: Sequence[Click] = ()) -> tuple[Click, bool] | None:
     """The click that corrects a mask: (x, y) and whether it is foreground, or None where nothing is left to click.
 
     It is the `innermost` pixel of what is missing (foreground) or of what is too much (background), of the two the one
@@ -57,7 +57,6 @@ def next_click(truth: Mask, predicted: Mask, taken: Iterable[Click] = ()) -> tup
     (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive Segmentation", 2022), which also
     never clicks a pixel twice.
     """
-    taken = list(taken)
     missing, missing_depth = innermost(truth & ~predicted, taken)
     surplus, surplus_depth = innermost(predicted & ~truth, taken)
     if missing is not None and missing_depth > surplus_depth:

@@ -42,8 +42,6 @@ def near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, int]
     All in pixels of the picture, (x0, y0, x1, y1). Such masks are likely cut off.
     """
     height, width = image_size
-    if tuple(crop_box) == (0, 0, width, height):
-        return np.zeros(len(boxes), bool)
     at_crop = np.abs(boxes - np.array(crop_box)) <= EDGE_TOLERANCE
     at_picture = np.abs(boxes - np.array([0, 0, width, height])) <= EDGE_TOLERANCE
     near: np.ndarray = (at_crop & ~at_picture).any(1)

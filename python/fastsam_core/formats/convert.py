@@ -114,7 +114,7 @@ class _Inputs:
 
     def __init__(self, source: str | os.PathLike[str], from_: str, images: str | os.PathLike[str] | None) -> None:
         folder, pictures = Path(source), None if images is None else Path(images)
-        self._suffix = "" if folder.is_file() else ".json"
+        self._suffix = ".json"
         if from_ == "yolo":
             folder, pictures = yolo_folder.folders(folder, pictures)
             self._suffix = ".txt"
@@ -128,7 +128,7 @@ class _Inputs:
         if path == self._source:
             raise ValueError(f"source and target are both {os.fspath(target)}; write to another place")
         below = any(os.path.commonpath([path, labels]) == labels for labels in self._labels)
-        if path in self._labels or (below and os.path.isfile(path) and path.lower().endswith(self._suffix or "/")):
+        if path in self._labels or (below and os.path.isfile(path) and path.lower().endswith(self._suffix)):
             raise ValueError(f"{os.fspath(target)} is read; write to another place")
         if to == "labelmap" and path == self._images:
             raise ValueError(f"label maps can't go into {os.fspath(target)}, the folder of the images")

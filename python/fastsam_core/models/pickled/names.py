@@ -129,19 +129,15 @@ def _parameter(*args: Any) -> TensorRef:
     return args[0]
 
 
-def _pairs(*args: Any) -> dict[Any, Any]:
-    if not args:
-        return {}
-    if len(args) != 1 or not isinstance(args[0], list | tuple | dict):
-        raise ValueError("it makes a dictionary of something that isn't pairs")
-    pairs = args[0].items() if isinstance(args[0], dict) else args[0]
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise ValueError("it makes a dictionary of something that isn't pairs")
-    return {key(name): value for name, value in pairs}
+def _dictionary(*args: Any) -> dict[Any, Any]:
+    # The entries follow, item by item.
+    if args:
+        raise ValueError("it makes a dictionary in another way than pickle does")
+    return {}
 
 
 def _default_dict(*args: Any) -> dict[Any, Any]:
-    return _pairs(*args[1:])
+    return _dictionary(*args[1:])
 
 
 def _sequence(*args: Any) -> list[Any]:
@@ -189,9 +185,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.Size": _size,
-    "collections.OrderedDict": _pairs,
+    "collections.OrderedDict": _dictionary,
     "collections.defaultdict": _default_dict,
-    "builtins.dict": _pairs,
+    "builtins.dict": _dictionary,
     "builtins.list": _sequence,
     "builtins.tuple": _size,
     "builtins.set": _set,

@@ -8,7 +8,6 @@ named after the contents they come from are used again:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.machinery
 import os
@@ -147,6 +146,8 @@ def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD, watche
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Test processes side by side ask at the same time; the first one compiles and links."""
+    import fcntl  # not on Windows
+
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

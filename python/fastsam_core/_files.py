@@ -36,6 +36,14 @@ def for_opencv(path: str | os.PathLike[str]) -> Any:
     return text
 
 
+def seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
+    """`path` relative to `folder`, with "/" on every system; the whole of it where they lie on two drives."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # Windows alone
+        return Path(path).absolute().as_posix()
+
+
 def check_folder(folder: str | os.PathLike[str]) -> None:
     """PermissionError where files can't be written in `folder`, or it can't be made: for before the work, not after."""
     path = Path(folder).absolute()
@@ -63,7 +71,7 @@ def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] 
         # Made here, so that it has the permissions that users' files have, and never takes another file's place.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows flushes what is open for writing
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
@@ -121,4 +129,4 @@ def save_tensors(
 def write_text(target: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode())

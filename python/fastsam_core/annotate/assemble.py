@@ -52,7 +52,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
     Class k is category k + 1. All classes up to the largest are listed, so that readers number them alike.
     """
     with (
-        open(target, "w", encoding="ascii") as file,
+        open(target, "w", encoding="ascii", newline="\n") as file,
         # Images wait in a file without a name until the annotations are all there.
         tempfile.TemporaryFile("w+", dir=target.parent, encoding="ascii") as images,
     ):

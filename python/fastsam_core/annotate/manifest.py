@@ -10,7 +10,6 @@ Each share of a run has a manifest of its own, as several machines can't append 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .. import __version__, _locks
 from .._log import logger, warn_once
 from .shards import WHOLE, Shard
 from .worklist import own_name
@@ -238,11 +237,10 @@ def forget_others(own: Path, settings: Mapping[str, Any], shard: Shard) -> None:
             if stays(path):
                 continue
             raise
-        try:
-            if not stays(path):
-                path.unlink()
-        finally:
+        if stays(path):
             os.close(file)
+        else:
+            _locks.remove(file, path)
 
 
 def _is_of(path: Path, settings: Mapping[str, Any]) -> bool:
@@ -258,14 +256,11 @@ def _is_of(path: Path, settings: Mapping[str, Any]) -> bool:
 def _opened(path: Path, flags: int = 0) -> int:
     """A manifest, open for this process alone. ValueError where another one has it, and keeps it."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_APPEND | flags, 0o666)
+        file = _locks.open_file(path, os.O_APPEND | flags)
         try:
             _lock(file, path)
-            # Whoever had it before may have removed it.
-            if os.path.samestat(os.fstat(file), path.stat()):
+            if _locks.is_still(file, path):
                 return file
-        except FileNotFoundError:
-            pass
         except BaseException:
             os.close(file)
             raise
@@ -274,23 +269,15 @@ def _opened(path: Path, flags: int = 0) -> int:
 
 def _lock(file: int, path: Path) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(0.05)
-                continue
-            raise ValueError(
-                f'another process is writing {path}; wait for it, or divide the images with shard="i/n"'
-            ) from None
-        except (ImportError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
-                raise
-            warn_once(f"files can't be locked here ({error}); see to it that only one process writes {path}")
-        return
+    try:
+        while not _locks.lock(file):
+            if time.monotonic() >= deadline:
+                raise ValueError(
+                    f'another process is writing {path}; wait for it, or divide the images with shard="i/n"'
+                )
+            time.sleep(0.05)
+    except _locks.NoLocksError as error:
+        warn_once(f"files can't be locked here ({error}); see to it that only one process writes {path}")
 
 
 def _complete(file: int) -> int:
@@ -298,7 +285,8 @@ def _complete(file: int) -> int:
     end = os.fstat(file).st_size
     while end > 0:
         start = max(0, end - 65536)
-        found = os.pread(file, end - start, start).rfind(b"\n")
+        os.lseek(file, start, os.SEEK_SET)
+        found = os.read(file, end - start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import for_opencv
 from ..plotting import text
 from ..plotting.output import encoded
 from ..results import Results
@@ -55,7 +54,8 @@ class Preview:
         """The small pictures together; None where there are none. Those of images that failed are missing."""
         import cv2
 
-        tiles = [cv2.imread(for_opencv(folder / self.path(key))) for key in self.keys if self.has_tile(folder, key)]
+        files = [(folder / self.path(key)).read_bytes() for key in self.keys if self.has_tile(folder, key)]
+        tiles = [cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) for content in files if content]
         shown = [np.asarray(tile, np.uint8) for tile in tiles if tile is not None]
         return encoded(_sheet(shown), ".jpg") if shown else None
 

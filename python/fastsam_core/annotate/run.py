@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .._files import seen_from
 from .._log import logger
 from ..config import _switch, _whole
 from ..sources import load_sources
@@ -155,4 +156,4 @@ def identity(files: FileList | None, data: Any, folder: Path) -> str:
     """What tells the images of this folder from others of the same names, wherever both are moved together."""
     if files is None:
         return os.fspath(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
-    return os.path.relpath(files.root, folder.absolute()).replace(os.sep, "/")
+    return seen_from(folder, files.root)

@@ -77,7 +77,7 @@ def evaluate(
         rows = None
         if folder is not None and chosen.rows:
             temporary = stack.enter_context(atomic_path(folder / ROWS))
-            rows = stack.enter_context(open(temporary, "w", encoding="utf-8"))
+            rows = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
         cases = Cases(stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")))
         run = _Run(model, config, chosen, rows, cases)
         run.all(found, verbose)

@@ -57,7 +57,7 @@ class CocoWriter(LabelWriter):
             self._images: TextIO = stack.enter_context(
                 tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
             )
-            self._file: TextIO = stack.enter_context(open(temporary, "w", encoding="utf-8"))
+            self._file: TextIO = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
             self._file.write('{"annotations":[')
             self._stack = stack.pop_all()
         self._separators: dict[TextIO, str] = {self._file: "\n", self._images: "\n"}

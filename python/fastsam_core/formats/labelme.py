@@ -7,6 +7,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .._files import seen_from
 from ..config import _number, _switch
 from . import image_files
 from ._writing import FolderWriter, json_text, plain_number, relative_path
@@ -90,6 +91,5 @@ class LabelMeWriter(FolderWriter):
         if self.images is None:
             return PurePosixPath(file_name.replace("\\", "/")).name, None
         path = self.images / relative_path(file_name)
-        seen = os.path.relpath(path.absolute(), folder.absolute()).replace(os.sep, "/")
         data = base64.b64encode(image_files.upright_bytes(path)).decode("ascii") if self.embed_images else None
-        return seen, data
+        return seen_from(folder, path), data

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .. import _locks
 from .._log import logger
 
 TIMEOUT = 30.0  # seconds for the connection and between two packets
@@ -257,30 +258,24 @@ def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Hold a lock file that the system releases when its process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no advisory locks on Windows: there, renaming over an open file fails instead
-        yield
-        return
+    waiting = False
     while True:
-        file = open(path, "a")  # noqa: SIM115 - it must outlive this function's body
+        file = _locks.open_file(path, os.O_CREAT)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process holds %s; waiting for it", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        # The holder before us removed the file; then somebody may hold a lock on a newer one.
-        try:
-            same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-        except FileNotFoundError:
-            same = False
-        if same:
+            # The holder before us removed the file; then somebody may hold a lock on a newer one.
+            if _locks.lock(file) and _locks.is_still(file, path):
+                break
+        except _locks.NoLocksError:
             break
-        file.close()
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+        if not waiting:
+            logger.info("another process holds %s; waiting for it", path)
+            waiting = True
+        time.sleep(0.1)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        _locks.remove(file, path)

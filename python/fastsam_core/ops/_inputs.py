@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -132,9 +134,18 @@ def check_memory(nbytes: int) -> None:
 def _memory_limit() -> int:
     """Bytes of memory that this process can hope for: the machine's, or its container's where that is less."""
     limits = [MAX_PIXELS]
-    with suppress(ValueError, OSError, AttributeError):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):
+        limits.append(_physical_memory())
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(ValueError, OSError):
             limits.append(int(Path(file).read_text()))
     return min(limit for limit in limits if limit > 0)
+
+
+def _physical_memory() -> int:
+    if sys.platform == "win32":
+        # MEMORYSTATUSEX: its size and the load in per cent, 32 bits each; then sizes in bytes, all memory's first.
+        status = (ctypes.c_uint64 * 8)(64)
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(status)
+        return status[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +24,9 @@ def _load() -> tuple[ModuleType | None, str]:
         module = importlib.import_module("fastsam_core._cpu")
     except ImportError as error:
         reason = f"the module fastsam_core._cpu can't be loaded: {error}"
-        warn_once(f"{reason}; PyTorch serves every call, more slowly. Reinstalling fastsam_core builds the module.")
+        windows = sys.platform == "win32"
+        remedy = "It isn't built on Windows." if windows else "Reinstalling fastsam_core builds the module."
+        warn_once(f"{reason}; PyTorch serves every call, more slowly. {remedy}")
         return None, reason
     wanted = os.environ.get("FASTSAM_ISA", "")
     if wanted:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def write(objects: RasterObjects, path: Path) -> None:
     """Write a COCO file, one annotation a line. See `RasterObjects.save`."""
     image = {"id": 1, "file_name": objects.name, "width": objects.width, "height": objects.height}
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(f'{{"images":[{json_text(image)}],\n"categories":[{{"id":1,"name":"object","supercategory":""}}],\n')
         file.write('"annotations":[')
         separator = "\n"

@@ -31,7 +31,7 @@ def write(objects: RasterObjects, path: Path) -> None:
         def place(contour: NDArray[Any]) -> NDArray[np.float64]:
             return _bent(contour, lambda corners: where.to_longitude_latitude(where.to_map(corners)))
 
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
         for number, found in enumerate(objects, 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
+from .. import __version__, _locks
 from .._files import atomic_path
 from .._log import logger, warn_once
 from ..annotate.manifest import fingerprint
@@ -55,7 +54,7 @@ class TileFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"work_dir must be a folder, and {self.folder} or what it lies in is a file") from None
-        self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        self._lock = _locks.open_file(self.folder / ".lock", os.O_CREAT)
         try:
             self._take_lock()
             self._check()
@@ -108,7 +107,7 @@ class TileFiles:
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_path(self.folder / name, self.folder / _SCRATCH) as temporary:
-            temporary.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_bytes(json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
     def _check(self) -> None:
         path = self.folder / "settings.json"
@@ -136,14 +135,9 @@ class TileFiles:
 
     def _take_lock(self) -> None:
         try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is segmenting tiles into {self.folder}; wait for it") from None
-        except (ImportError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
-                raise
+            if not _locks.lock(self._lock):
+                raise ValueError(f"another process is segmenting tiles into {self.folder}; wait for it")
+        except _locks.NoLocksError as error:
             warn_once(f"files can't be locked here ({error}); see to it that only one process uses {self.folder}")
 
     def _release(self) -> None:

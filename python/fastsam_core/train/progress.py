@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._files import atomic_path, for_opencv
+from .._files import write_text
+from ..plotting.output import write_image
 from ..preprocess import PIXEL_MEAN, PIXEL_STD
 from .crops import Views
 from .interactive import Group
@@ -24,13 +25,12 @@ class Curves:
         self.path = folder / "curves.csv"
         lines = self.path.read_text().splitlines()[1:] if self.path.exists() else []
         kept = [line for line in lines if line and int(line.split(",")[0]) <= step]
-        with atomic_path(self.path) as temporary:
-            temporary.write_text("\n".join([",".join(COLUMNS), *kept]) + "\n")
+        write_text(self.path, "\n".join([",".join(COLUMNS), *kept]) + "\n")
 
     def add(self, **values: float) -> None:
         # Whole numbers in full: a resumed run reads the steps.
         cells = (format(values[name], "" if isinstance(values[name], int) else ".6g") for name in COLUMNS)
-        with open(self.path, "a") as file:
+        with open(self.path, "a", newline="\n") as file:
             file.write(",".join(cells) + "\n")
 
 
@@ -45,9 +45,7 @@ def sample_sheet(path: Path, views: Views, group: Group, logits: Tensor) -> None
         tiles.append(_tile(views.images[picture], group, number, logits[number]))
     half = max(1, len(tiles) // 2)
     sheet = np.concatenate([np.concatenate(tiles[i * half : (i + 1) * half], 1) for i in range(len(tiles) // half)])
-    with atomic_path(path) as temporary:
-        if not cv2.imwrite(for_opencv(temporary), sheet[:, :, ::-1]):
-            raise OSError(f"{path} could not be written")
+    write_image(path, sheet[:, :, ::-1])
 
 
 def _tile(image: Tensor, group: Group, number: int, logits: Tensor) -> np.ndarray:

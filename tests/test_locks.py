@@ -1,0 +1,62 @@
+"""Locked files: one holder at a time, whose file others can still read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fastsam_core import _locks
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.lock"
+
+
+def test_one_holder_at_a_time(path: Path) -> None:
+    first, second = _locks.open_file(path, os.O_CREAT), _locks.open_file(path)
+    assert _locks.lock(first) and not _locks.lock(second)
+    os.close(first)
+    assert _locks.lock(second)
+    os.close(second)
+
+
+def test_a_locked_file_is_written_at_its_place_and_read_by_others(path: Path) -> None:
+    file = _locks.open_file(path, os.O_CREAT)
+    os.write(file, b"one\n")
+    assert _locks.lock(file)
+    os.write(file, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+    os.close(file)
+
+
+def test_who_removes_a_file_leaves_it_to_nobody_else(path: Path) -> None:
+    file = _locks.open_file(path, os.O_CREAT)
+    assert _locks.lock(file) and _locks.is_still(file, path)
+    _locks.remove(file, path)
+    assert not path.exists()
+    with pytest.raises(OSError):
+        os.fstat(file)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no file that is open")
+def test_a_file_that_was_removed_or_replaced_is_noticed(path: Path) -> None:
+    file = _locks.open_file(path, os.O_CREAT)
+    path.unlink()
+    assert not _locks.is_still(file, path)
+    path.touch()
+    assert not _locks.is_still(file, path)
+    os.close(file)
+
+
+def test_a_file_system_without_locks_is_told_from_a_holder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows has another way of locking")
+
+    def unable(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unable)
+    file = _locks.open_file(path, os.O_CREAT)
+    with pytest.raises(_locks.NoLocksError, match="not implemented"):
+        _locks.lock(file)
+    os.close(file)

@@ -132,6 +132,7 @@ def test_a_picture_called_like_a_frame(sam: SAM, folder: Path) -> None:
 
 def test_paths_from_the_home_folder(sam: SAM, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     target = auto_annotate("~/images", detector_of(BOXES, [1, 2, 3]), sam)
     assert target == tmp_path / "images_auto_annotate_labels"
     assert auto_annotate("~/images", detector_of(BOXES, [1, 2, 3]), sam, output_dir="~/out") == tmp_path / "out"

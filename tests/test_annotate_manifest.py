@@ -55,7 +55,7 @@ def test_the_last_name_of_label_files_counts(tmp_path: Path) -> None:
     history = read(tmp_path, SETTINGS)
     assert [history.name(key) for key in ("a.png", "b.png", "v.mp4#7", "c.d.png")] == ["a-2", "b", "v_7", "c.d"]
     path = write(tmp_path, ok("a.png"), shard=Shard(0, 2))
-    os.utime(path, ns=(1, 1))  # an older run
+    os.utime(path, ns=(1000, 1000))  # an older run
     assert read(tmp_path, SETTINGS).name("a.png") == "a-2"
     os.utime(tmp_path / "manifest.jsonl", ns=(0, 0))
     assert read(tmp_path, SETTINGS).name("a.png") == "a"

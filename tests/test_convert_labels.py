@@ -64,6 +64,7 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_paths_from_the_home_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setenv("USERPROFILE", str(place))
     assert (
         run("convert data=~/data/labels images=~/data/images names=~/data/data.yaml from=yolo to=coco output=~/a.json")
         == 0

@@ -100,6 +100,7 @@ def test_what_cannot_be_found(model: Any, error: type[Exception], message: str) 
 def test_typo_in_a_folder_suggests_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "finetuned.pt")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     for folder in (str(tmp_path), "~"):
         with pytest.raises(FileNotFoundError, match=r"did you mean .*finetuned\.pt"):
             resolve(f"{folder}/fine_tuned.pt")

@@ -376,7 +376,7 @@ def test_save_crop_sorts_by_class_and_never_overwrites(tmp_path: Path, caplog: p
     )
     result = Results(scene.picture(), "a.jpg", NAMES, boxes)
     result.save_crop(tmp_path, "frame.png")
-    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jpg"))
+    written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
     assert written == ["a_b/frame.jpg", "person/frame-2.jpg", "person/frame.jpg"]
     assert "box 2" in caplog.text
     # 20 x 10 pixels, 2 % and 10 pixels wider, and outwards to whole pixels on the left and on top

@@ -30,7 +30,7 @@ def predictor(model: SamModel) -> Predictor:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def make_video(path: Path, count: int = 4) -> Path:
@@ -45,6 +45,7 @@ def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x"
     assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x-2"
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
 
 

@@ -41,6 +41,7 @@ def test_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path / "a")
     assert only("b.png").path == str(tmp_path / "a" / "b.png")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert only("~/a/b.png").path == str(tmp_path / "a" / "b.png")
 
 

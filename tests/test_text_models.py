@@ -104,6 +104,7 @@ def test_a_model_that_is_not_there_is_told(transformers: Any, tmp_path: Path) ->
 
 def test_without_a_connection_one_file_is_asked_for(transformers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
     asked: list[str] = []
 
     def unreachable(kind: str) -> Any:

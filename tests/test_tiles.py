@@ -283,6 +283,7 @@ def test_a_home_folder_in_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Shells leave a ~ alone that doesn't begin a word."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -127,7 +127,7 @@ class _Inputs:
         path = os.path.realpath(target)
         if path == self._source:
             raise ValueError(f"source and target are both {os.fspath(target)}; write to another place")
-        below = any(os.path.commonpath([path, labels]) == labels for labels in self._labels)
+        below = any(Path(path).is_relative_to(labels) for labels in self._labels)
         if path in self._labels or (below and os.path.isfile(path) and path.lower().endswith(self._suffix)):
             raise ValueError(f"{os.fspath(target)} is read; write to another place")
         if to == "labelmap" and path == self._images:

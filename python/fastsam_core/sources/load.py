@@ -98,7 +98,7 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
             return _entries_source("images", glob_entries(path), path, vid_stride)
         if text.lower().split()[0] == "screen":
             raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
-        if "://" in text or text.lower().startswith(("http:/", "https:/", "rtsp:/")):
+        if "://" in text or text.lower().replace("\\", "/").startswith(("http:/", "https:/", "rtsp:/")):
             hint = "" if "://" in text else "; pass it as str"  # a Path makes one slash of two
             raise ValueError(f"{text!r} is no address that is known (http, https, rtsp, rtmp, tcp, udp){hint}")
         raise missing(path)

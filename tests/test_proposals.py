@@ -80,6 +80,16 @@ def test_the_first_proposals_differ(model: Any, monkeypatch: pytest.MonkeyPatch)
     assert _varied(found.masks.boxes, scores) == list(range(len(found)))
 
 
+def test_of_near_duplicates_one_stays(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of three is among the first that differ, and the second, which by score alone would stay for it, goes."""
+    boxes = [[0, 4, 24, 28], [4, 4, 28, 28], [5, 4, 28, 28], [0, 4, 24, 28]]
+    _rectangles(model, monkeypatch, boxes, torch.tensor([0.9, 0.8, 0.7, 0.6])[:, None].expand(4, 3))
+    model.judgement = replace(model.judgement, consensus=0.0)
+    found = SAM(model).proposals(bgr_picture(128, 128), points_stride=2, imgsz=128)
+    assert [round(x / 4) for x in found.boxes.xyxy[:, 0].tolist()] == [0, 5]
+    assert np.triu(_ious(found.masks.boxes), 1).max() <= 0.7
+
+
 def test_points_that_agree_count_where_the_model_says_so(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three squares: the lowest in both scores is the one that two points of four agree on, within a pixel."""
     squares = [[2, 2, 10, 10], [20, 20, 26, 26], [2, 2, 10, 10], [12, 12, 18, 18]]

@@ -57,10 +57,12 @@ def propose(
 
 
 def _varied(boxes: torch.Tensor, rank: torch.Tensor, thresh: float) -> list[int]:
-    """The numbers of the survivors of NMS at `thresh`: those of a stricter one first, then the others, by rank."""
-    first = ops.nms(boxes, rank, min(thresh, _DIFFERENT)).tolist()
-    seen = set(first)
-    return first + [k for k in ops.nms(boxes, rank, thresh).tolist() if k not in seen]
+    """The numbers of what survives a stricter NMS, by rank, then of the others that NMS at `thresh` leaves."""
+    first = ops.nms(boxes, rank, min(thresh, _DIFFERENT))
+    place = rank.argsort(descending=True, stable=True).argsort()
+    place[first] -= len(rank)
+    # Not what survives by rank alone, which may be about the same as one of the first that went there.
+    return ops.nms(boxes, -place.to(rank.dtype), thresh).tolist()
 
 
 def _agreeing(boxes: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -27,6 +27,17 @@ def test_points_embed_alike_with_and_without_gradients(count: int) -> None:
 
 
 @torch.no_grad()
+@torch.no_grad()
+@pytest.mark.parametrize("label", [-9, -2, 4, 5, 2**40, -(2**63), 2**63 - 1])
+def test_points_of_no_known_label_have_their_position_alone(label: int) -> None:
+    """As with Meta's encoder, and neither an error nor, on a GPU, the end of all that the process does there."""
+    made, points = encoder(), 200 * torch.rand(2, 1, 2)
+    found = made.sparse(points, torch.tensor([[label], [1]]), None)
+    positions = made.pe_layer.of_points((points + 0.5) / made.image_size)
+    assert torch.equal(found[0, 0], positions[0, 0])
+    assert torch.equal(found[1, 0], made.sparse(points, torch.ones(2, 1), None)[1, 0])
+
+
 def test_few_points_embed_as_many_do(monkeypatch: pytest.MonkeyPatch) -> None:
     made, points = encoder(), torch.rand(9, 2, 2) * 256
     few = made.pe_layer.of_points(points)

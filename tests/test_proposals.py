@@ -81,7 +81,7 @@ def test_the_first_proposals_differ(model: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_of_near_duplicates_one_stays(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of three is among the first that differ, and the second, which by score alone would stay for it, goes."""
+    """The last is among the first that differ, and the second, which by score alone would stay for it, goes."""
     boxes = [[0, 4, 24, 28], [4, 4, 28, 28], [5, 4, 28, 28], [0, 4, 24, 28]]
     _rectangles(model, monkeypatch, boxes, torch.tensor([0.9, 0.8, 0.7, 0.6])[:, None].expand(4, 3))
     model.judgement = replace(model.judgement, consensus=0.0)

@@ -92,7 +92,7 @@ class PromptEncoder(nn.Module):
         """Tokens of points and boxes, (N, T, C); T is 0 when there are neither.
 
         points: (N, P, 2) x, y in pixels of the model input, with labels (N, P): 1 foreground, 0 background, -1 none,
-        2 and 3 the corners of a box. boxes: (N, 4) x1, y1, x2, y2.
+        2 and 3 the corners of a box; with another a point has its position alone. boxes: (N, 4) x1, y1, x2, y2.
         """
         parts = []
         if points is not None:
@@ -146,12 +146,15 @@ class PromptEncoder(nn.Module):
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Tokens (N, P, C) of points (N, P, 2) with labels (N, P), as for `sparse`; none is added."""
         embeddings = [cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings]
-        table = torch.cat([self.not_a_point_embed.weight, *embeddings])
+        nothing = torch.zeros_like(embeddings[0])
+        table = torch.cat([self.not_a_point_embed.weight, *embeddings, nothing])
         # A click names a pixel; the embedding is taken at its centre.
         positions = self.pe_layer.of_points((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
+        # With a label that isn't one of -1 to 3 a point has its position alone, as in Meta's.
+        rows = (labels.long().flatten().clamp(-2, 4) + 1) % 6
         # Not `table[...]`, whose gradient sorts the labels first.
-        return positions + table.index_select(0, labels.long().flatten() + 1).view(*labels.shape, self.embed_dim)
+        return positions + table.index_select(0, rows).view(*labels.shape, self.embed_dim)
 
 
 class PositionEmbeddingRandom(nn.Module):

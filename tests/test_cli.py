@@ -370,16 +370,17 @@ def test_modes_that_are_not_offered_and_switches_that_need_no_value(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 @pytest.mark.parametrize(("name", "encoding"), [("b\udcffd.png", "utf-8"), ("\u65e5\u672c.png", "ascii")])
 def test_names_that_the_terminal_cannot_show(
-    place: Path, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str, errors: str
 ) -> None:
     try:
         os.rename("img.png", name)
     except OSError:
         pytest.skip("this file system takes no such names")
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, write_through=True))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding, errors, write_through=True))
     assert run(f"predict {QUICK} source={name} points=[40,20] name=found") == 0
     assert b"1 image, 1 mask" in written.getvalue()
     assert len(list((place / "runs" / "segment" / "found").iterdir())) == 1

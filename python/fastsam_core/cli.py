@@ -296,7 +296,7 @@ class _Terminal(logging.Handler):
 def _log_to_terminal() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         # The name of a file may have letters that a terminal can't show, and the run must not end with them.
-        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     handler, level, propagate = _Terminal(), logger.level, logger.propagate
     logger.addHandler(handler)

@@ -8,23 +8,23 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from ._log import warn_once
+
 # Windows keeps others from reading what is locked, so that it is the last byte that it can lock: no file comes so far.
 _FAR = 2**31 - 2
-# Without it Windows would write "\r\n" for every "\n".
-BINARY = getattr(os, "O_BINARY", 0)
-
-
-class NoLocksError(OSError):
-    """The file system has no locks."""
 
 
 def open_file(path: str | os.PathLike[str], flags: int = 0) -> int:
     """A file to read and write, as a descriptor that can be locked, with the permissions that users' files have."""
-    return os.open(path, os.O_RDWR | BINARY | flags, 0o666)
+    # Without O_BINARY Windows would write "\r\n" for every "\n".
+    return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | flags, 0o666)
 
 
-def lock(file: int) -> bool:
-    """Have an open file until it is closed: False where another process has it, NoLocksError where nobody can."""
+def lock(file: int, path: str | os.PathLike[str]) -> bool:
+    """Have an open file, the one at `path`, until it is closed: False where another process has it.
+
+    A file system without locks is said once, and True.
+    """
     if sys.platform == "win32":
         import msvcrt
 
@@ -44,9 +44,9 @@ def lock(file: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise NoLocksError(*error.args) from error
-        raise
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        warn_once(f"files can't be locked here ({error}); see to it that only one process uses {os.fspath(path)}")
     return True
 
 

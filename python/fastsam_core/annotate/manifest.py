@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, _locks
-from .._log import logger, warn_once
+from .._log import logger
 from .shards import WHOLE, Shard
 from .worklist import own_name
 
@@ -269,15 +269,10 @@ def _opened(path: Path, flags: int = 0) -> int:
 
 def _lock(file: int, path: Path) -> None:
     deadline = time.monotonic() + _PATIENCE
-    try:
-        while not _locks.lock(file):
-            if time.monotonic() >= deadline:
-                raise ValueError(
-                    f'another process is writing {path}; wait for it, or divide the images with shard="i/n"'
-                )
-            time.sleep(0.05)
-    except _locks.NoLocksError as error:
-        warn_once(f"files can't be locked here ({error}); see to it that only one process writes {path}")
+    while not _locks.lock(file, path):
+        if time.monotonic() >= deadline:
+            raise ValueError(f'another process is writing {path}; wait for it, or divide the images with shard="i/n"')
+        time.sleep(0.05)
 
 
 def _complete(file: int) -> int:

@@ -263,10 +263,8 @@ def _lock(path: Path) -> Iterator[None]:
         file = _locks.open_file(path, os.O_CREAT)
         try:
             # The holder before us removed the file; then somebody may hold a lock on a newer one.
-            if _locks.lock(file) and _locks.is_still(file, path):
+            if _locks.lock(file, path) and _locks.is_still(file, path):
                 break
-        except _locks.NoLocksError:
-            break
         except BaseException:
             os.close(file)
             raise

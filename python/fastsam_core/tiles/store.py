@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .. import __version__, _locks
 from .._files import atomic_path
-from .._log import logger, warn_once
+from .._log import logger
 from ..annotate.manifest import fingerprint
 from .grid import Tile
 from .pieces import Piece
@@ -56,7 +56,8 @@ class TileFiles:
             raise ValueError(f"work_dir must be a folder, and {self.folder} or what it lies in is a file") from None
         self._lock = _locks.open_file(self.folder / ".lock", os.O_CREAT)
         try:
-            self._take_lock()
+            if not _locks.lock(self._lock, self.folder):
+                raise ValueError(f"another process is segmenting tiles into {self.folder}; wait for it")
             self._check()
             # What a process that was killed has left.
             shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
@@ -132,13 +133,6 @@ class TileFiles:
                 f"{self.folder} holds tiles that were segmented in another way: {'; '.join(differences)} (fingerprint "
                 f"{fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Give another work_dir"
             )
-
-    def _take_lock(self) -> None:
-        try:
-            if not _locks.lock(self._lock):
-                raise ValueError(f"another process is segmenting tiles into {self.folder}; wait for it")
-        except _locks.NoLocksError as error:
-            warn_once(f"files can't be locked here ({error}); see to it that only one process uses {self.folder}")
 
     def _release(self) -> None:
         os.close(self._lock)

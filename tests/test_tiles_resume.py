@@ -155,6 +155,5 @@ def test_files_that_are_gone_damaged_or_foreign(
 
 
 def test_one_process_at_a_time(picture: np.ndarray, tmp_path: Path) -> None:
-    pytest.importorskip("fcntl", reason="files can't be locked here")
     with store.TileFiles(tmp_path, {}), pytest.raises(ValueError, match="another process"):
         tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)

@@ -244,6 +244,20 @@ def test_masks_are_the_same_at_once_and_later(monkeypatch: pytest.MonkeyPatch) -
 
 
 @torch.no_grad()
+def test_folded_prompts_are_the_same_few_or_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, given = decoder_of(64, 4), inputs(64, (3, 7))
+    sparse = torch.randn(8, 2, 64, generator=torch.Generator().manual_seed(5))
+    plain, plain_iou = decoder.predict_masks(given[0], given[1], sparse, given[2])
+    prompts, masks = torch.tensor([7, 0, 3, 7, 2, 6, 7]), torch.tensor([1, 2, 3, 0, 1, 2, 1])
+    for together in ((4, 1), (3, 2), (32, 16)):  # decoded, and upscaled
+        monkeypatch.setattr("fastsam_core.models.decoder_folded._ON_CPU", together)
+        decoded = FoldedImage(decoder, *given).decode(sparse)
+        torch.testing.assert_close(decoded.predicted_iou(), plain_iou, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(decoded.logits(prompts, masks), plain[prompts, masks], rtol=1e-4, atol=1e-4)
+        assert decoded.logits([], []).shape == (0, 12, 28)
+
+
+@torch.no_grad()
 def test_a_decoder_with_hooks_is_left_to_pytorch(caplog: pytest.LogCaptureFixture) -> None:
     model = registry.build("sam_nano").eval()
     embedding = torch.zeros(1, model.prompt_encoder.embed_dim, *[model.prompt_encoder.grid_size] * 2)

@@ -29,28 +29,31 @@ GRID, PROMPTS = (3, 7), 8
 PAIRS = torch.cartesian_prod(torch.arange(PROMPTS), torch.arange(4))
 
 
-def half(dtype: torch.dtype, device: str = "cpu", seed: int = 11) -> tuple[MaskDecoder, list[Tensor], Tensor]:
-    """A decoder of SAM's sizes, an image and prompts."""
-    decoder = decoder_of(256, 8).to(device, dtype)
-    sparse = torch.randn(PROMPTS, 2, 256, generator=torch.Generator().manual_seed(seed))
-    return decoder, [x.to(device, dtype) for x in inputs(256, GRID)], sparse.to(device, dtype)
+def half(
+    dtype: torch.dtype, device: str = "cpu", seed: int = 11, dim: int = 256
+) -> tuple[MaskDecoder, list[Tensor], Tensor]:
+    """A decoder, of SAM's sizes unless told otherwise, an image and prompts."""
+    decoder = decoder_of(dim, 8).to(device, dtype)
+    sparse = torch.randn(PROMPTS, 2, dim, generator=torch.Generator().manual_seed(seed))
+    return decoder, [x.to(device, dtype) for x in inputs(dim, GRID)], sparse.to(device, dtype)
 
 
 def exact_of(decoder: MaskDecoder, given: list[Tensor], sparse: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and IoU in float64, on the same rounded numbers."""
     embedding, position, dense = (x.double() for x in given)
-    twin = decoder_of(256, 8).to(decoder.iou_token.weight.device, decoder.iou_token.weight.dtype).double()
+    given_as = decoder.iou_token.weight
+    twin = decoder_of(decoder.transformer_dim, 8).to(given_as.device, given_as.dtype).double()
     return twin.predict_masks(embedding, position, sparse.double(), dense)
 
 
-def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...]) -> None:
+def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim: int = 256) -> None:
     """Errors of logits and IoU, root mean square over several draws, at most twice those of the plain decoder.
 
     counts: how many of a draw's prompts to decode together.
     """
     squares = torch.zeros(2, 2, dtype=torch.float64)  # (logits and IoU, ours and the plain decoder's)
     for draw, (masks, prompts) in enumerate(product(((), (0,), (1, 2, 3)), counts)):
-        decoder, given, sparse = half(dtype, device, 11 + draw)
+        decoder, given, sparse = half(dtype, device, 11 + draw, dim)
         exact, exact_iou = exact_of(decoder, given, sparse)
         plain, plain_iou = decoder.predict_masks(given[0], given[1], sparse, given[2])
         image = GpuImage(decoder, *given)
@@ -76,6 +79,14 @@ def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...]) -> 
 def test_is_as_exact_as_the_plain_decoder(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, EMULATED)
     check_as_exact(dtype, "cpu", (PROMPTS, 1))
+
+
+@pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
+@pytest.mark.parametrize("dim", [128, 64])
+@torch.no_grad()
+def test_a_narrower_decoder_is_as_exact(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sibling(monkeypatch, EMULATED)
+    check_as_exact(torch.bfloat16, "cpu", (PROMPTS,), dim)
 
 
 @torch.no_grad()
@@ -175,6 +186,16 @@ def flat(result: Any) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype) -> None:
     check_as_exact(dtype, "cuda", (PROMPTS, 1))
+
+
+@pytest.mark.gpu
+@each_half
+@pytest.mark.parametrize("dim", [128, 64])
+@torch.no_grad()
+def test_on_a_gpu_a_narrower_decoder_is_as_exact(dtype: torch.dtype, dim: int) -> None:
+    decoder, given, _ = half(dtype, "cuda", dim=dim)
+    assert serves_decoder(decoder, *given)
+    check_as_exact(dtype, "cuda", (PROMPTS, 1), dim)
 
 
 @pytest.mark.gpu

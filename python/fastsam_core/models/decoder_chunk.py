@@ -13,30 +13,28 @@ from ..ops._decoder.cuda import Upscaler
 from ..ops._decoder.panels import PANEL
 from .common import to_device
 from .decoder_features import Features, Upscaling
-from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
+from .mask_decoder import NUM_MASK_TOKENS
 
 
 class Chunk:
     """Decoded prompts: predicted IoU, and what their masks are made of.
 
-    decoder, image: of the picture. sparse: the prompts' own tokens (n, T, C). masks: mask tokens of [0, 4) that may be
-    asked for, all if there are none. memory: gives the tensor of a shape that holds the prompts' coefficients.
+    tokens: (n, T, C), of `MaskDecoder.tokens`. image: of the picture. masks: mask tokens of [0, 4) that may be asked
+    for, all if there are none. memory: gives the tensor of a shape that holds the prompts' coefficients.
     """
 
     def __init__(
         self,
-        decoder: MaskDecoder,
+        tokens: Tensor,
         image: Features,
-        sparse: Tensor,
         masks: Sequence[int],
         memory: Callable[[tuple[int, ...]], Tensor],
     ) -> None:
         self._image = image
         self.masks = list(masks) or list(range(NUM_MASK_TOKENS))
         own = image.decoder
-        tokens = decoder.tokens(sparse)  # (n, T, C), T with the output tokens
         rows = tokens.shape[1] * own.heads
-        self.state = memory((len(sparse), image.base.shape[0], 2 * rows + 2, PANEL))
+        self.state = memory((len(tokens), image.base.shape[0], 2 * rows + 2, PANEL))
         chosen = [0, *(1 + mask for mask in self.masks)]
         self._final, self.iou, self._first_own, self._second_own = ops.decoder_prompts(
             tokens,

@@ -30,6 +30,7 @@ from .. import ops
 from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
 from .common import MLP, LayerNorm2d
+from .decoder_widened import copies_of, repeated, widened
 from .kept import capturing, edits, kept, place_of
 from .mask_decoder import MaskDecoder, TwoWayBlock
 from .native import serves
@@ -89,10 +90,13 @@ class Upscaling(NamedTuple):
 
 
 class Prepared:
-    """A decoder, ready for images: what its weights alone give, and what they make of the last position embedding."""
+    """A decoder, ready for images: what its weights alone give, and what they make of the last position embedding.
 
-    def __init__(self, weights: DecoderWeights, upscaling: Upscaling) -> None:
-        self.weights, self.upscaling = weights, upscaling
+    copies: how often each channel is there in what is made of the weights; see `decoder_widened`.
+    """
+
+    def __init__(self, weights: DecoderWeights, upscaling: Upscaling, copies: int = 1) -> None:
+        self.weights, self.upscaling, self.copies = weights, upscaling, copies
         self._placed: tuple[Tensor, tuple[Any, ...], Position] | None = None
 
     def place(self, position: Tensor) -> Position:
@@ -100,8 +104,8 @@ class Prepared:
         known, state = self._placed, (edits(position), place_of(position.device))
         if known is None or known[0] is not position or known[1] != state:
             with torch.inference_mode(False), torch.no_grad():
-                tokens = position.to(self.weights.constant.dtype)[0].flatten(1).T.contiguous()
-                known = position, state, place(self.weights, tokens)
+                tokens = position.to(self.weights.constant.dtype)[0].flatten(1).T
+                known = position, state, place(self.weights, repeated(tokens, self.copies).contiguous())
             if not (position.is_inference() or capturing()):
                 self._placed = known
         return known[2]
@@ -110,19 +114,17 @@ class Prepared:
 def prepared(decoder: MaskDecoder, half: bool = False) -> Prepared:
     """The decoder, ready for images: for inference, and anew when it has changed in any way that PyTorch counts.
 
-    half: for kernels that take half precision, of a decoder in half precision. All products are made in float32 then,
-    on weights as the decoder has them: what is rounded is the result, once.
+    half: for kernels that take half precision, of a decoder in half precision, in the one width that they have. All
+    products are made in float32 then, on weights as the decoder has them: what is rounded is the result, once.
     """
 
     def make() -> Prepared:
         with torch.inference_mode(False), torch.no_grad():
-            _, norm, _, enlarge_more, _ = decoder.output_upscaling
-            norm = cast(LayerNorm2d, norm)
-            upscaling = Upscaling(norm.weight.detach(), norm.bias.detach(), norm.eps, *as_matrix(enlarge_more))
             if not half:
-                return Prepared(decoder_weights(decoder), upscaling)
-            exact = decoder_weights(cast(MaskDecoder, cast_copy(decoder, torch.float32)))
-            return Prepared(rounded(exact, dtype_of(decoder)), upscaling)
+                return Prepared(decoder_weights(decoder), _upscaling(decoder))
+            dtype, copies = dtype_of(decoder), copies_of(decoder)
+            exact = widened(cast(MaskDecoder, cast_copy(decoder, torch.float32)), copies)
+            return Prepared(rounded(decoder_weights(exact), dtype), _upscaling(exact, dtype), copies)
 
     if decoder.training or torch.is_grad_enabled():
         return make()
@@ -131,6 +133,15 @@ def prepared(decoder: MaskDecoder, half: bool = False) -> Prepared:
     norms = first.norm4, decoder.output_upscaling[1]
     key = "prepared", half, first.cross_attn_token_to_image.num_heads, *(cast(LayerNorm2d, norm).eps for norm in norms)
     return kept(decoder, key, make, if_counted=True)
+
+
+def _upscaling(decoder: MaskDecoder, dtype: torch.dtype | None = None) -> Upscaling:
+    _, norm, _, enlarge_more, _ = decoder.output_upscaling
+    norm = cast(LayerNorm2d, norm)
+    dtype = dtype or norm.weight.dtype
+    tensors = norm.weight.detach(), norm.bias.detach(), *as_matrix(enlarge_more)
+    weight, bias, *more = (tensor.to(dtype) for tensor in tensors)
+    return Upscaling(weight, bias, norm.eps, *more)
 
 
 def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:

@@ -26,8 +26,9 @@ from .mask_decoder import DecoderAttention, MaskDecoder
 
 # With more tokens than this per prompt the plain path does less arithmetic.
 MAX_FOLDED_TOKENS = 16
-# Prompts decoded together: their image tokens (4 MiB each at 64 x 64 x 256) should stay in the last-level cache.
-PROMPTS_PER_CHUNK = 4
+# Prompts that are decoded together, and upscaled together. On a CPU their image tokens (4 MiB each at 64 x 64 x 256)
+# should stay in the last-level cache; a GPU should have more to do than its host takes to tell it so.
+_ON_CPU, _ON_GPU = (4, 1), (32, 16)
 
 
 class FoldedImage:
@@ -62,7 +63,7 @@ class FoldedImage:
 
         masks, above: which masks will be wanted, as in `TiledImage.decode`. Nothing is gained from knowing it here.
         """
-        chunks = [self._decode_chunk(chunk) for chunk in sparse.split(PROMPTS_PER_CHUNK)]
+        chunks = [self._decode_chunk(chunk) for chunk in sparse.split(_together(sparse)[0])]
         return DecodedPrompts(
             self.decoder,
             self.grid,
@@ -126,7 +127,7 @@ class DecodedPrompts:
     decoder: MaskDecoder
     grid: tuple[int, int]
     tokens: Tensor  # (N, 5 + T, C)
-    sources: list[Tensor]  # chunks of (n, L, C)
+    sources: list[Tensor]  # chunks of (n, L, C), as `_together` says
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
         return self.decoder.iou_prediction_head(self.tokens[:, 0])
@@ -136,26 +137,35 @@ class DecodedPrompts:
         height, width = self.grid
         prompts = torch.as_tensor(prompts, dtype=torch.long, device="cpu")
         masks = torch.as_tensor(masks, dtype=torch.long, device="cpu")
-        out = torch.empty(len(prompts), 4 * height, 4 * width, dtype=self.tokens.dtype, device=self.tokens.device)
-        asked, pair_prompt = torch.unique(prompts, return_inverse=True)
+        out = self.tokens.new_empty(len(prompts), 4 * height, 4 * width)
+        asked, row = torch.unique(prompts, return_inverse=True)
         if not len(asked):
             return out
-        weights = self.decoder.mask_weights(self.tokens[to_device(asked, out.device)])  # (U, 4, C / 8)
-        for row, prompt in enumerate(asked.tolist()):
-            pairs = (pair_prompt == row).nonzero()[:, 0]
-            source = self.sources[prompt // PROMPTS_PER_CHUNK][prompt % PROMPTS_PER_CHUNK]
-            upscaled = _upscale(self.decoder, source)  # (L, 2, 2, 2, 2, C / 8)
-            chosen = upscaled @ weights[row, to_device(masks[pairs], out.device)].T  # (L, 2, 2, 2, 2, K')
-            # Both upscaling steps split a cell in two per axis: (h, w, a, b, a', b', K') to (K', h a a', w b b').
-            planes = chosen.unflatten(0, self.grid).permute(6, 0, 2, 4, 1, 3, 5)
-            out[to_device(pairs, out.device)] = planes.reshape(len(pairs), 4 * height, 4 * width)
+        device, (chunk, size) = out.device, _together(out)
+        weights = self.decoder.mask_weights(self.tokens[to_device(asked, device)])  # (U, 4, C / 8)
+        for begin in range(0, len(asked), size):
+            these = asked[begin : begin + size].tolist()
+            upscaled = _upscale(self.decoder, torch.stack([self.sources[i // chunk][i % chunk] for i in these]))
+            planes = upscaled.flatten(1, 5) @ weights[begin : begin + size].mT  # (n, L * 16, 4)
+            # Both upscaling steps split a cell in two per axis: (n, h, w, a, b, a', b', 4) to (n, 4, h a a', w b b').
+            planes = planes.unflatten(1, (height, width, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+            planes = planes.reshape(len(these), -1, 4 * height, 4 * width)
+            pairs = ((row >= begin) & (row < begin + size)).nonzero()[:, 0]
+            numbers = pairs, row[pairs] - begin, masks[pairs]
+            at, of_row, mask = (to_device(number, device) for number in numbers)
+            out[at] = planes[of_row, mask]
         return out
+
+
+def _together(tensor: Tensor) -> tuple[int, int]:
+    """How many prompts to decode, and how many to upscale, together where a tensor is."""
+    return _ON_CPU if tensor.is_cpu else _ON_GPU
 
 
 def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
     """`output_upscaling` as two matrix products: its 2 x 2 kernels at stride 2 don't overlap.
 
-    source: (L, C). Returns (L, 2, 2, 2, 2, C / 8): rows and columns within the first split, then within the second.
+    source: (n, L, C). Returns (n, L, 2, 2, 2, 2, C / 8): rows and columns within the first split, then the second.
     """
     enlarge, norm, _, enlarge_more, _ = decoder.output_upscaling
     norm = cast(LayerNorm2d, norm)

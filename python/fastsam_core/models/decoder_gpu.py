@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from ..ops import why
-from ..ops._decoder.cuda import Upscaler, can_upscale, has_kernels
+from ..ops._decoder.cuda import Upscaler, can_upscale
 from ..ops._decoder.layouts import TOKENS
 from ..ops._native_cuda import say_served_by_pytorch
 from .decoder_chunk import Chunk
-from .decoder_features import Features, Upscaling, features, prepared
+from .decoder_features import Features, Prepared, features, prepared
 from .decoder_folded import DecodedPrompts, FoldedImage
+from .decoder_widened import copies_of, repeated
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 from .native import serves_on_gpu
 
 # Prompts whose coefficients are made together: 0.9 MiB each at 64 x 64.
 PROMPTS_PER_CHUNK = 1024
 _OPS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
-_FEWEST_TOKENS = NUM_MASK_TOKENS + 2  # the output tokens and one of the prompt
 
 
 def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> bool:
@@ -44,9 +44,7 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
         say_served_by_pytorch("the decoder's kernels take tensors of one dtype, and autocast may ask for another")
         return False
     reason = next((reason for op in _OPS if (reason := why(op, embedding)["cuda"])), "")
-    attention = decoder.transformer.blocks[0].cross_attn_token_to_image
-    fits = has_kernels(attention.num_heads, attention.head_dim, _FEWEST_TOKENS) and embedding.shape[1] == 256
-    if not reason and not fits:
+    if not reason and not copies_of(decoder):
         reason = "there are no kernels for a decoder of these sizes"
     if reason:
         say_served_by_pytorch(reason)
@@ -68,12 +66,13 @@ class GpuImage:
         return self._ready[0]
 
     @cached_property
-    def _ready(self) -> tuple[Features, Upscaling]:
+    def _ready(self) -> tuple[Features, Prepared]:
         embedding, position, dense = self._given
         own = prepared(self.decoder, half=embedding.dtype != torch.float32)
-        source = (embedding.float() + dense.float())[0].flatten(1).T.contiguous()  # (L, C)
+        source = (embedding.float() + dense.float())[0].flatten(1).T  # (L, C)
+        source = repeated(source, own.copies).contiguous()
         of_image = features(own.weights, source, own.place(position), embedding.dtype)
-        return of_image, own.upscaling
+        return of_image, own
 
     def decode(
         self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None
@@ -97,22 +96,23 @@ class GpuImage:
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
         """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
-        return Chunk(self.decoder, self.features, sparse, masks, sparse.new_empty)
+        of_image, own = self._ready
+        return Chunk(repeated(self.decoder.tokens(sparse), own.copies), of_image, masks, sparse.new_empty)
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32. Both are on the CPU."""
         numbers = index.numpy(), masks.numpy()
-        chunk.upscale(self._ready[1], *numbers, self.grid, out, self._upscaler_for(chunk))
+        chunk.upscale(self._ready[1].upscaling, *numbers, self.grid, out, self._upscaler_for(chunk))
 
     def _upscaler_for(self, chunk: Chunk) -> Upscaler | None:
-        of_image, upscaling = self._ready
-        fits = can_upscale(chunk.state, len(upscaling.norm_weight), of_image.decoder.mask_sizes[-1])
+        of_image, own = self._ready
+        fits = can_upscale(chunk.state, len(own.upscaling.norm_weight), of_image.decoder.mask_sizes[-1])
         return self._upscaler if fits else None
 
     @cached_property
     def _upscaler(self) -> Upscaler:
-        of_image, upscaling = self._ready
-        return Upscaler(of_image.base, of_image.decoder.enlarge_bias, *upscaling, *self.grid)
+        of_image, own = self._ready
+        return Upscaler(of_image.base, of_image.decoder.enlarge_bias, *own.upscaling, *self.grid)
 
 
 class GpuPrompts:

@@ -91,7 +91,7 @@ class TiledImage:
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
         """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
-        return Chunk(self.decoder, self.features, sparse, masks, self._take)
+        return Chunk(self.decoder.tokens(sparse), self.features, masks, self._take)
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
         """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i]."""

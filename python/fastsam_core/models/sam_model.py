@@ -24,8 +24,8 @@ from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
 from .replay import encode
 
-# Prompts that the plain decoder takes at a time; each costs 4 MiB per copy of its image tokens.
-_PLAIN_CHUNK = 8
+# Prompts that the plain decoder takes at a time, on a CPU and on a GPU; each costs 4 MiB per copy of its image tokens.
+_PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
 
 # Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
 # them, a launch costs the same for all, and they take 1.0 GiB more: not on a GPU that has little memory. On a CPU, a
@@ -41,6 +41,10 @@ _FEW_PROMPTS = 8
 _GRIDS_KEPT = 8
 
 IndexList = Sequence[int] | Tensor
+
+
+def _plain_chunk(tensor: Tensor) -> int:
+    return _PLAIN_CHUNK if tensor.is_cpu else _PLAIN_CHUNK_ON_GPU
 
 
 def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
@@ -306,9 +310,9 @@ class SamModel(nn.Module):
     def _decode_plain(
         self, image: PreparedImage, sparse: Tensor, masks: Tensor | None, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        outputs = []
-        for start in range(0, len(sparse), _PLAIN_CHUNK):
-            part = slice(start, start + _PLAIN_CHUNK)
+        outputs, size = [], _plain_chunk(sparse)
+        for start in range(0, len(sparse), size):
+            part = slice(start, start + size)
             logits, iou = image.decoder(
                 image_embeddings=image.embedding,
                 image_pe=image.position,
@@ -397,7 +401,7 @@ class SamModel(nn.Module):
         tokens = [1, 2, 3] if multimask_output else [0]
         logits, ious = [], []
         # Natively, a chunk is the decoder's own affair and the masks of all lie in one piece.
-        size = _PLAIN_CHUNK if isinstance(folded, FoldedImage) else len(sparse)
+        size = _plain_chunk(sparse) if isinstance(folded, FoldedImage) else len(sparse)
         for part in sparse.split(size):
             decoded = folded.decode(part, tokens)
             pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.tensor(tokens, device="cpu"))

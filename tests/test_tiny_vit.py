@@ -86,6 +86,16 @@ def test_nothing_is_kept_of_what_a_graph_captures(monkeypatch):
     assert torch.equal(kept, captured) and layer._bias() is kept
 
 
+def test_weights_made_in_inference_mode_are_gathered_once_and_their_changes_noticed():
+    with torch.inference_mode():
+        layer = network().layers[1].blocks[0].attn
+        kept = layer._bias()
+        assert layer.attention_biases.is_inference() and layer._bias() is kept
+        before = kept.clone()
+        layer.attention_biases.add_(1)
+        torch.testing.assert_close(layer._bias(), before + 1)
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*is deprecated:DeprecationWarning")
 def test_a_traced_network_passes_pytorchs_own_checks():
     model, (images, others) = network(), torch.randn(2, 1, 3, 64, 64)

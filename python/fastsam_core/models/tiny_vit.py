@@ -17,7 +17,7 @@ from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .kept import capturing, finish
+from .kept import capturing, edits, finish
 from .native import remember_layers, serves, serves_on_gpu, unaltered
 
 
@@ -224,10 +224,11 @@ class Attention(nn.Module):
         Of a window of 32 that is eight million numbers for eight heads, which take longer to gather than the attention.
         """
         table, index = self.attention_biases, self.bias_index
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or table.is_inference():
+        counted = table.is_cpu or not table.is_inference()
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or not counted:
             # Not `table[:, index]`, whose gradient sorts the index first.
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
-        made_from = (table.data_ptr(), table._version, table.dtype, table.device, index.data_ptr(), index.shape)
+        made_from = (table.data_ptr(), edits(table), table.dtype, table.device, index.data_ptr(), index.shape)
         # What is written through `.data`, as many do who average models, PyTorch doesn't count. A GPU would have to be
         # waited for.
         known = self._kept

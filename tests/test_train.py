@@ -18,6 +18,7 @@ from fastsam_core.models import registry
 from fastsam_core.models.checkpoint import load_model
 from fastsam_core.models.tiny_vit import Attention, TinyViT
 from fastsam_core.train import __main__ as command
+from fastsam_core.train import evaluate as evaluation
 from fastsam_core.train import loop
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
@@ -349,6 +350,7 @@ def test_evaluate_scores_an_untrained_model_low() -> None:
         ("--average-decay 1", "average_decay is from 0 to below 1"),
         ("--threads -1", "--threads is 0 or more"),
         ("--workers -1", "--workers is 0 or more"),
+        ("--data nowhere --plane-shares 1 1", "--plane-shares is for generated scenes"),
     ],
 )
 def test_mistakes_are_one_line(arguments: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,6 +358,23 @@ def test_mistakes_are_one_line(arguments: str, said: str, tmp_path: Path, capsys
         command.main([*arguments.split(), "--output", str(tmp_path / "run")])
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--model nowhere.pt", r"no checkpoint 'nowhere\.pt'"),
+        ("--scenes 0", "scenes must be 1 or more"),
+        ("--seed -1", "seed 0 or more"),
+        ("--device nowhere", "device='nowhere' is not a device"),
+    ],
+)
+def test_mistakes_in_scoring_a_model_are_one_line(
+    arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        evaluation.main(arguments.split())
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_images_of_which_none_is_usable_are_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

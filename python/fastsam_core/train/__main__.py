@@ -137,6 +137,8 @@ def _trainer(options: dict[str, Any]) -> Trainer:
             size = load_model(options["model"]).image_size
             usual["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
     if options["data"] is not None:
+        if options["plane_shares"] is not None:
+            raise ValueError("--plane-shares is for generated scenes, not for labelled pictures (--data)")
         # The planes of such labels are no levels, and what has no label may still be an object.
         usual |= {"background": 0.0, "min_area": MIN_AREA}
         given |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..device import select_device
 from ..evaluate.clicks import innermost
 from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
@@ -34,7 +35,12 @@ class Scores:
 
 @torch.inference_mode()
 def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01, textures: int = 200) -> Scores:
-    """Score `model` on `scenes` scenes made from `seed` with that many textures, at the model's own input size."""
+    """Score `model` on `scenes` scenes made from `seed` with that many textures, at the model's own input size.
+
+    ValueError without scenes, or where none of them has an object that is large enough.
+    """
+    if scenes < 1 or seed < 0:
+        raise ValueError(f"scenes must be 1 or more and seed 0 or more, got {scenes} and {seed}")
     size = model.image_size
     pool = TexturePool(seed=seed, count=textures)
     point, oracle, box = [], [], []
@@ -56,6 +62,8 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
         boxes = torch.tensor([box_of(mask) for mask in masks], dtype=torch.float32, device=model.device)
         logits, _ = model.decode_prompts(prepared, boxes=boxes)
         box.append(_ious(logits, masks)[:, 0])
+    if not point:
+        raise ValueError(f"no object of these {scenes} scenes covers {min_area:.0%} of its picture")
     means = [torch.cat(values).mean().item() for values in (point, oracle, box)]
     return Scores(scenes, sum(map(len, point)), *means)
 
@@ -83,7 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=987654, help="scenes of other seeds than the training's are unseen")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    scores = evaluate(load_model(options.model, options.device), scenes=options.scenes, seed=options.seed)
+    try:
+        model = load_model(options.model, select_device(options.device))
+        scores = evaluate(model, scenes=options.scenes, seed=options.seed)
+    except (ValueError, TypeError, OSError) as error:
+        parser.error(" ".join(str(error).split()))
     print(f"{scores.objects} objects in {scores.scenes} scenes")
     print(f"one click, best of three by predicted IoU: mean IoU {scores.point:.3f} (by true IoU {scores.oracle:.3f})")
     print(f"box: mean IoU {scores.box:.3f}")

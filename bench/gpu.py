@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import subprocess
@@ -44,6 +45,7 @@ GROUPS: dict[str, tuple[Sequence[Check], Sequence[Case]]] = {
     "attention": (gpu_cases.ATTENTION_CHECKS, gpu_cases.ATTENTION),
     "small": (gpu_small.SMALL_CHECKS, gpu_small.SMALL),
     **{f"first_{case.group}": ((), [replace(case, group="first call")]) for case in FIRST_CALLS},
+    "graphs": ((), gpu_models.GRAPHS),
     "encoder": ((), gpu_models.ENCODER),
 }
 SERVED = ("attention", "decoder_second_pass", "mask_runs", "nms", "rle_encode")
@@ -88,10 +90,13 @@ def in_child(name: str, limit: float, ceilings: Ceilings) -> dict[str, Any]:
         kept, log = Path(folder) / "kept.json", Path(folder) / "log"
         command = [sys.executable, "-m", "bench.gpu", "--group", name, "--out", str(kept)]
         command += ["--ceilings", str(ceilings.tflops), str(ceilings.gb_per_s)]
+        environment = {**os.environ, **({"FASTSAM_CUDA_GRAPHS": "1"} if name == "graphs" else {})}
         problem, start = "", time.perf_counter()
         with open(log, "wb") as output:
             try:
-                done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=limit)
+                done = subprocess.run(
+                    command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=limit
+                )
                 problem = f"the process ended with {done.returncode}" if done.returncode else ""
             except subprocess.TimeoutExpired:
                 problem = f"stopped after {limit:.0f} s"

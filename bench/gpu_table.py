@@ -14,14 +14,16 @@ _PARTS = ("first_look", "first_pass", "second_pass", "upscale")
 _HEADLINES = (
     ("everything", "sam_b, photo to RLE, bfloat16, 1024 at once"),
     ("everything", "sam_b, photo to RLE, bfloat16, 64 at once"),
+    ("everything", "sam_nano as it comes, photo to RLE, bfloat16, 1024 at once"),
     ("encoder", "ours, ViT-B"),
+    ("encoder", "transformers' SamModel, eager"),
     ("encoder", "ours, ViT-H"),
     ("decoder", "ours, 1,024 prompts, all masks"),
     ("decoder", "PyTorch, plain, 1,024 prompts, all masks"),
     ("attention", "ours, ViT-B, 64 x 64"),
     ("attention", "SDPA, bias stored, cudnn_attention"),
     ("attention", "FlexAttention, compiled"),
-    ("masks", "ours, 1,024 masks to runs at 1800 x 1200"),
+    ("masks", "ours, 3,072 masks, the stable ones to runs at 1800 x 1200"),
 )
 
 

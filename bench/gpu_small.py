@@ -1,4 +1,4 @@
-"""What `bench.gpu` checks and measures of NMS and of masks on their way to run lengths."""
+"""What `bench.gpu` checks and measures of NMS, of masks on their way to run lengths, and of sums between layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastsam_core import ops
 from fastsam_core.everything.arguments import Crop
@@ -16,7 +17,7 @@ from fastsam_core.everything.generate import _GPU_LOGITS_CHUNK as CHUNK
 from fastsam_core.postprocess import MaskResizer
 
 from .gpu_cases import Arguments, need
-from .gpu_harness import Case, Check, Context, Work, bytes_of
+from .gpu_harness import Case, Check, Context, Work, bytes_of, rotated
 
 
 def boxes_of(context: Context, seed: int) -> Arguments:
@@ -118,6 +119,25 @@ def masks_check(context: Context) -> tuple[float, float]:
     return float(any(not torch.equal(a.cpu(), b) for a, b in zip(ops.mask_runs(*given), there, strict=True))), 0.0
 
 
+def add_norm_in_two(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    x += delta
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def add_norm_case(name: str, call: Callable[..., Any]) -> Case:
+    def make(context: Context) -> Work:
+        rows, channels = context.size(4096, 8), context.size(768, 256)
+        sizes = (rows, channels), (rows, channels), (channels,), (channels,)
+
+        def arguments(seed: int) -> Arguments:
+            return (*(context.draw(*size, seed=4 * seed + i) for i, size in enumerate(sizes)), 1e-6)
+
+        inputs = rotated(arguments, context.tiny)
+        return Work(call, inputs, bytes=2 * bytes_of(inputs[0][:2]))
+
+    return Case("sums", name, make)
+
+
 SMALL = [
     nms_case("ours, 10,000 boxes", ""),
     nms_case("torchvision, 10,000 boxes", "torchvision"),
@@ -125,6 +145,8 @@ SMALL = [
     masks_case("ours, 1,024 masks to runs at 1800 x 1200", 1024, ""),
     filtered_case(3072),
     masks_case("PyTorch sibling, 16 masks to runs at 1800 x 1200", 16, "reference"),
+    add_norm_case("ours, x += delta and LayerNorm, 4,096 x 768", ops.add_norm_into),
+    add_norm_case("PyTorch, the same in two steps", add_norm_in_two),
 ]
 SMALL_CHECKS = [
     Check("nms", "the boxes that the CPU keeps (1 if not)", nms_check),

@@ -56,7 +56,8 @@ set(_fastsam_kernels
   csrc/decoder/decoder_cuda.cu
   csrc/decoder/decoder_cuda_bfloat16.cu
   csrc/decoder/decoder_cuda_float16.cu
-  csrc/decoder/tokens_cuda.cu)
+  csrc/decoder/tokens_cuda.cu
+  csrc/norm/norm_cuda.cu)
 set_source_files_properties(${_fastsam_exact_kernels} PROPERTIES COMPILE_OPTIONS -fmad=false)
 
 pybind11_add_module(_cuda MODULE
@@ -66,6 +67,7 @@ pybind11_add_module(_cuda MODULE
   csrc/bindings_cuda/decoder_tokens.cpp
   csrc/bindings_cuda/masks.cpp
   csrc/bindings_cuda/nms.cpp
+  csrc/bindings_cuda/norm.cpp
   csrc/bindings_cuda/preprocess.cpp
   csrc/bindings_cuda/rle.cpp
   ${_fastsam_exact_kernels}

@@ -34,6 +34,7 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   fastsam::bindings::bind_decoder_tokens(m);
   fastsam::bindings::bind_masks(m);
   fastsam::bindings::bind_nms(m);
+  fastsam::bindings::bind_norm(m);
   fastsam::bindings::bind_preprocess(m);
   fastsam::bindings::bind_rle(m);
 }

@@ -109,6 +109,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 WINDOW = torch.tensor([[-5, 10, 300, 400]])
 
 EXAMPLES: dict[str, Callable[[], Arguments]] = {
+    "add_norm_into": lambda: (_values(37, 768), _values(37, 768), _values(768), _values(768), 1e-6),
     "attention": lambda: (_values(2, 14, 11, 3 * 2 * 64), _values(13, 64), _values(13, 64), 2, 7, _values(3 * 2 * 64)),
     "windowed_attention": lambda: (_values(2, 14, 11, 2 * 3 * 32), _values(2, 49, 49), 7, _values(2 * 3 * 32)),
     "conv3x3": lambda: (_values(3, 40, 41, 16), _values(24, 16, 3, 3), _values(24), 1, True),

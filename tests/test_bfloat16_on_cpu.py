@@ -126,21 +126,22 @@ def test_the_encoder_rounds_less_than_bfloat16_throughout(monkeypatch: pytest.Mo
 @torch.no_grad()
 def test_what_lies_between_blocks_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = small_vit(), list[tuple[torch.dtype, ...]]()
-    attend, update = image_encoder.Attention.attend, image_encoder.Block.infer
+    attend, add = image_encoder.Attention.attend, image_encoder._add_and_normalise
 
     def watched(self: Any, qkv: Tensor) -> Tensor:
         result = attend(self, qkv)
         seen.append((self.qkv.weight.dtype, qkv.dtype, result.dtype))
         return result
 
-    def block(self: Any, x: Tensor) -> None:
-        update(self, x)
+    def added(x: Tensor, delta: Tensor, norm: Any) -> Tensor:
+        result = add(x, delta, norm)
         seen.append((x.dtype,))
+        return result
 
     monkeypatch.setattr(image_encoder.Attention, "attend", watched)
-    monkeypatch.setattr(image_encoder.Block, "infer", block)
+    monkeypatch.setattr(image_encoder, "_add_and_normalise", added)
     assert model.encode_image(IMAGES, BF16).dtype == BF16
-    assert seen == [(BF16, BF16, BF16), (F32,)] * 2
+    assert seen == [(BF16, BF16, BF16), (F32,), (F32,)] * 2
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from siblings import EMULATED, threads_backwards
 
 REPEATS = 20
 NATIVE = [(op, name) for op in COVERED for name in ops.siblings(op) if name != "reference"]
-IN_ONE_THREAD = ["nms", "rle_area", "rle_from_string", "rle_merge", "rle_to_bbox", "rle_to_string"]
+IN_ONE_THREAD = ["add_norm_into", "nms", "rle_area", "rle_from_string", "rle_merge", "rle_to_bbox", "rle_to_string"]
 
 
 def test_every_operation_has_an_example() -> None:

@@ -27,7 +27,7 @@ DEPTH = 12
 # No kernel runs for these: they say where in memory a result lies.
 VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "unfold", "slice", "expand", "detach", "alias"}
 # Strided, these are slow, or make a copy first.
-IN_ORDER = {"native_layer_norm", "addmm", "add", "add_", "gelu", "gelu_", "attention"}
+IN_ORDER = {"native_layer_norm", "add_norm_into", "addmm", "add", "add_", "gelu", "gelu_", "attention"}
 
 
 class Watch(TorchDispatchMode):
@@ -73,16 +73,33 @@ def images() -> Tensor:
 
 
 @torch.no_grad()
-def test_a_block_is_ten_launches(encoder: ImageEncoderViT, images: Tensor) -> None:
+def test_a_block_is_eight_launches(encoder: ImageEncoderViT, images: Tensor) -> None:
     with Watch() as watch:
         encoder(images)
     attention = {"sum": DEPTH, "tanh": DEPTH}
-    # A block has two LayerNorms, four linear layers, a GELU and two sums. The neck has two LayerNorms more and, like
-    # the patch embedding, convolutions; of that one's result a copy is made, to which the positions are added.
-    ours = {"native_layer_norm": 2, "addmm": 4, "gelu_": 1, "add_": 2}
+    # A block has two sums, each with the LayerNorm that follows it, four linear layers, a GELU and its attention. The
+    # first LayerNorm has no sum before it, and the last sum no LayerNorm behind it. The neck has two LayerNorms and,
+    # like the patch embedding, convolutions; of that one's result a copy is made, to which the positions are added.
+    ours = {"add_norm_into": 2, "addmm": 4, "gelu_": 1}
     expected = {name: DEPTH * count for name, count in ours.items()} | attention
-    expected["native_layer_norm"] += 2
-    assert watch.launches() == Counter({**expected, "convolution": 3, "clone": 1, "add": 1})
+    expected["add_norm_into"] -= 1
+    others = {"native_layer_norm": 3, "add_": 1, "convolution": 3, "clone": 1, "add": 1}
+    assert watch.launches() == Counter({**expected, **others})
+
+
+@pytest.mark.parametrize("why", ["", "no bias", "autocast", "the last"])
+@torch.no_grad()
+def test_sums_and_what_follows_them(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+    norm = randomised(nn.LayerNorm(32, bias=why != "no bias"))
+    x, delta = torch.randn(2, 3, 4, 32), torch.randn(2, 3, 4, 32)
+    if why == "autocast":
+        delta = delta.half()
+    expected = x + delta
+    with Watch() as watch:
+        result = image_encoder._add_and_normalise(x, delta, None if why == "the last" else norm)
+    assert torch.equal(x, expected) and torch.equal(result, x if why == "the last" else norm(x))
+    assert watch.counts["add_norm_into"] == (why == "")
 
 
 @pytest.mark.parametrize("size", [96, 64, 112])

@@ -31,6 +31,7 @@ void bind_decoder(py::module_& m);
 void bind_decoder_tokens(py::module_& m);
 void bind_masks(py::module_& m);
 void bind_nms(py::module_& m);
+void bind_norm(py::module_& m);
 void bind_preprocess(py::module_& m);
 void bind_rle(py::module_& m);
 

@@ -226,6 +226,18 @@ def nms(
     status: int,  # (2,) int64, 0 before; number of those kept, and faults
     stream: int,
 ) -> None: ...
+def add_norm_has_kernel(columns: int) -> bool: ...
+def add_norm(
+    dtype: int,  # of all tensors, as in _native_cuda.DTYPES; each begins at a multiple of 16
+    x: int,  # (rows, columns), read and written, like delta
+    delta: int,
+    weight: int,  # (columns,)
+    bias: int,
+    rows: int,
+    columns: int,
+    eps: float,
+    stream: int,
+) -> None: ...
 def preprocess_scratch_bytes(sides: Sequence[int], to: Sequence[int]) -> int: ...
 def resize_image(
     image: int,  # uint8 of height and width `sides`, at `strides`

@@ -60,8 +60,7 @@ class ImageEncoderViT(nn.Module):
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
         if infers() and is_plain(self.blocks, _LAYERS):
-            for block in self.blocks:
-                cast(Block, block).infer(x)
+            _infer(list(self.blocks), x)
         else:
             for block in self.blocks:
                 x = block(x)
@@ -98,8 +97,7 @@ class ImageEncoderViT(nn.Module):
         """
         x = self.patch_embed.by_product(images).float()  # (B, H, W, C)
         x += self._position_embedding(*x.shape[1:3])
-        for block in self.blocks:
-            cast(Block, block).infer(x)
+        _infer(list(self.blocks), x)
         return x.bfloat16()
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
@@ -153,17 +151,6 @@ class Block(nn.Module):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    def infer(self, x: Tensor) -> None:
-        """Put `forward`'s result into `x` (B, H, W, C), contiguous, by PyTorch: of a GPU's time little is left over for
-        the host, and calls of modules would take a good part of it. `x` may be float32 where the weights are narrower.
-        """
-        norm1, attn, norm2, mlp = own(self, "norm1", "attn", "norm2", "mlp")
-        qkv, proj = own(attn, "qkv", "proj")
-        lin1, lin2 = own(mlp, "lin1", "lin2")
-        x += _linear(attn.attend(_linear(_normalised(x, norm1), qkv)), proj)
-        hidden = _linear(_normalised(x, norm2), lin1)
-        x += _linear(gelu_(hidden), lin2)
-
     def update(self, x: Tensor, qkv: Tensor) -> None:
         """Put `forward`'s result into `x` (B, H, W, C) by native operations; `qkv` (B, H, W, 3 * C) is overwritten."""
         attn, norm1, norm2, mlp = self.attn, self.norm1, self.norm2, self.mlp
@@ -188,6 +175,39 @@ class Block(nn.Module):
             mlp.lin2.weight,
             mlp.lin2.bias,
         )
+
+
+def _infer(blocks: list[nn.Module], x: Tensor) -> None:
+    """Put into `x` (B, H, W, C), contiguous, what the blocks make of it, by PyTorch: of a GPU's time little is left
+    over for the host, and calls of modules would take a good part of it. `x` may be float32 where the weights are
+    narrower.
+    """
+    norms = [norm for block in blocks for norm in own(block, "norm1", "norm2")]
+    following = iter(norms)
+    # One name for all that comes and goes, so that nothing lives longer than it is needed.
+    y = _normalised(x, next(following))
+    for block in blocks:
+        attn, mlp = own(block, "attn", "mlp")
+        qkv, proj = own(attn, "qkv", "proj")
+        lin1, lin2 = own(mlp, "lin1", "lin2")
+        y = _linear(attn.attend(_linear(y, qkv)), proj)
+        y = _add_and_normalise(x, y, next(following))
+        y = _linear(y, lin1)
+        y = _linear(gelu_(y), lin2)
+        y = _add_and_normalise(x, y, next(following, None))
+
+
+def _add_and_normalise(x: Tensor, delta: Tensor, norm: nn.LayerNorm | None) -> Tensor:
+    """`x += delta`, and that normalised, which on a GPU is one step and takes the memory of `delta`."""
+    if norm is None:
+        x += delta
+        return x
+    weight, bias = own(norm, "weight", "bias")
+    if serves_on_gpu(x, delta, weight) and x.dtype == delta.dtype == weight.dtype and bias is not None:
+        ops.add_norm_into(x, delta, weight, bias, norm.eps)
+        return delta
+    x += delta
+    return _normalised(x, norm)
 
 
 def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:

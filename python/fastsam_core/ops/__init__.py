@@ -30,6 +30,7 @@ from ._linear.api import linear, linear_into, mlp, mlp_into
 from ._masks.api import mask_remove_small_regions, mask_runs
 from ._native import cpu_module, cpu_reason
 from ._nms.api import batched_nms, nms
+from ._norm.api import add_norm_into
 from ._preprocess.api import preprocess_image, resize_image
 from ._rle.api import (
     rle_area,
@@ -46,6 +47,7 @@ from ._rle.api import (
 )
 
 __all__ = [
+    "add_norm_into",
     "attention",
     "available_isas",
     "batched_nms",
@@ -123,6 +125,8 @@ def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
 def _other_dtype(op: str, tensor: Tensor | None) -> str:
     """Why the native form of a layer, which is there for some dtypes alone, doesn't take this tensor."""
     served = schema.NATIVE_DTYPES.get(schema.FAMILY_OF[op])
+    if served == ():
+        return "it has no C++ form"
     if tensor is None or served is None or tensor.dtype in served:
         return ""
     names = " and ".join(str(dtype).removeprefix("torch.") for dtype in served)

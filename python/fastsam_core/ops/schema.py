@@ -22,7 +22,7 @@ from ._native import cpu_module
 from ._native_cuda import cuda_module, cuda_reason, say_served_by_pytorch, why_not_on
 
 NAMESPACE = "fastsam_core"
-FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_preprocess", "_rle")
+FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_norm", "_preprocess", "_rle")
 # Those whose native form takes some dtypes alone; others go to the reference.
 _FLOAT32 = (torch.float32,)
 NATIVE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
@@ -30,6 +30,7 @@ NATIVE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
     "_conv": _FLOAT32,
     "_decoder": _FLOAT32,
     "_linear": _FLOAT32,
+    "_norm": (),
 }
 
 SCHEMAS: dict[str, str] = {}

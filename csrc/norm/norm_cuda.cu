@@ -1,0 +1,136 @@
+// A residual sum and the LayerNorm that follows it.
+//
+// A warp has one row, which stays in its registers: each value is read once and written once, and with what lies in
+// the GPU's cache from the layer before, that is all the time it takes.
+#include "norm/norm_cuda.h"
+
+#include "common/cuda.h"
+
+namespace fastsam::norm {
+namespace {
+
+using namespace fastsam::cuda;
+
+constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+
+// 16 bytes, as a lane reads them at a time.
+template <typename T>
+struct Vector {
+  static constexpr int kSize = 8;
+
+  __device__ static void unpack(const uint4& bits, float (&to)[kSize]) {
+    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 two = fastsam::cuda::unpack<T>(words[i]);
+      to[2 * i] = two.x, to[2 * i + 1] = two.y;
+    }
+  }
+  __device__ static uint4 pack(const float (&x)[kSize]) {
+    using fastsam::cuda::pack;
+    return make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]), pack<T>(x[6], x[7]));
+  }
+};
+template <>
+struct Vector<float> {
+  static constexpr int kSize = 4;
+
+  __device__ static void unpack(const uint4& bits, float (&to)[kSize]) {
+    to[0] = __uint_as_float(bits.x), to[1] = __uint_as_float(bits.y);
+    to[2] = __uint_as_float(bits.z), to[3] = __uint_as_float(bits.w);
+  }
+  __device__ static uint4 pack(const float (&x)[kSize]) {
+    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3]));
+  }
+};
+
+__device__ __forceinline__ float sum_of_warp(float x) {
+#pragma unroll
+  for (int other = kWarp / 2; other > 0; other /= 2) x += __shfl_xor_sync(kAllLanes, x, other);
+  return x;
+}
+
+template <typename T, int kColumns>
+__global__ void __launch_bounds__(kThreads)
+    add_norm_kernel(uint4* x, uint4* delta, const uint4* weight, const uint4* bias, int64_t rows, float eps) {
+  using V = Vector<T>;
+  constexpr int kSize = V::kSize, kRow = kColumns / kSize, kEach = kRow / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t row = int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+  if (row >= rows) return;
+  x += row * kRow + lane, delta += row * kRow + lane, weight += lane, bias += lane;
+  // All that is read is asked for before any of it is waited for.
+  uint4 first[kEach], second[kEach], factors[kEach], shifts[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) first[i] = x[i * kWarp], second[i] = delta[i * kWarp];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) factors[i] = __ldg(weight + i * kWarp), shifts[i] = __ldg(bias + i * kWarp);
+  float values[kEach][kSize], sum = 0.0f, squares = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    float more[kSize];
+    V::unpack(first[i], values[i]);
+    V::unpack(second[i], more);
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) values[i][j] += more[j];
+    const uint4 rounded = V::pack(values[i]);
+    x[i * kWarp] = rounded;
+    V::unpack(rounded, values[i]);
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) sum += values[i][j];
+  }
+  const float mean = sum_of_warp(sum) * (1.0f / kColumns);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) values[i][j] -= mean, squares = fmaf(values[i][j], values[i][j], squares);
+  }
+  const float scale = rsqrtf(sum_of_warp(squares) * (1.0f / kColumns) + eps);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    float factor[kSize], shift[kSize];
+    V::unpack(factors[i], factor);
+    V::unpack(shifts[i], shift);
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) values[i][j] = fmaf(values[i][j] * scale, factor[j], shift[j]);
+    delta[i * kWarp] = V::pack(values[i]);
+  }
+}
+
+struct Job {
+  void *x, *delta;
+  const void *weight, *bias;
+  int64_t rows, columns;
+  float eps;
+  cudaStream_t stream;
+};
+
+template <typename T, int kColumns>
+void run(const Job& job) {
+  if constexpr (kColumns <= kMost) {
+    if (job.columns != kColumns) return run<T, kColumns + kStep>(job);
+    launch((add_norm_kernel<T, kColumns>), blocks_for(job.rows, kWarps), kThreads, 0, job.stream,
+           static_cast<uint4*>(job.x), static_cast<uint4*>(job.delta), static_cast<const uint4*>(job.weight),
+           static_cast<const uint4*>(job.bias), job.rows, job.eps);
+  } else {
+    throw std::invalid_argument("there is no kernel for rows of " + std::to_string(job.columns));
+  }
+}
+
+}  // namespace
+
+void add_norm_cuda(DType dtype, void* x, void* delta, const void* weight, const void* bias, int64_t rows,
+                   int64_t columns, float eps, void* stream) {
+  const Job job{x, delta, weight, bias, rows, columns, eps, static_cast<cudaStream_t>(stream)};
+  switch (dtype) {
+    case DType::float32:
+      return run<float, kStep>(job);
+    case DType::float16:
+      return run<half, kStep>(job);
+    case DType::bfloat16:
+      return run<bfloat16, kStep>(job);
+  }
+  throw std::invalid_argument("add_norm: there are no kernels for this dtype");
+}
+
+}  // namespace fastsam::norm

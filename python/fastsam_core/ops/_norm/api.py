@@ -1,0 +1,35 @@
+"""What callers see of the residual sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._direct import goes_directly
+from . import cuda
+
+_ops: Any = torch.ops.fastsam_core
+
+
+def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+    """`x += delta`, and LayerNorm(x) in the place of `delta`: what stands between two layers of a transformer.
+
+    The sum is rounded to the dtype before it is normalised, as PyTorch's is. The CUDA form serves float32, float16 and
+    bfloat16 with 256, 512, ... 2048 channels; PyTorch serves the rest. No gradients are computed.
+
+    Args:
+        x: (..., C), any floating dtype, contiguous; all other tensors have its dtype and device. Written.
+        delta: like `x`, in memory of its own. Written.
+        weight: (C,) of the LayerNorm.
+        bias: (C,).
+        eps: of the LayerNorm.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that don't fit together, `x` or `delta` not contiguous, or overlapping.
+    """
+    if goes_directly(x, delta, weight, bias):
+        cuda.add_norm_into(x, delta, weight, bias, eps)
+    else:
+        _ops.add_norm_into.default(x, delta, weight, bias, eps)

@@ -1,0 +1,32 @@
+"""The CUDA sibling: one launch in the place of two, in float32, float16 and bfloat16, for some numbers of channels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of
+from . import reference
+from .inputs import check_add_norm, check_apart
+
+
+def why_not(op: str, tensor: Tensor) -> str:
+    """Why the kernels don't take a tensor like this one; "" where they do, if they have its number of channels."""
+    if tensor.dtype not in DTYPES:
+        return f"{op} has kernels for float32, float16 and bfloat16; the tensor is {tensor.dtype}"
+    return ""
+
+
+def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+    """See `fastsam_core.ops.add_norm_into`."""
+    check_add_norm(x, delta, weight, bias)
+    with on_device_of(x, delta, weight, bias) as (cuda, stream):
+        channels, places = x.shape[-1], (x.data_ptr(), delta.data_ptr())
+        missing = "" if cuda.add_norm_has_kernel(channels) else f"add_norm_into has no kernel for {channels} channels"
+        if not missing and any(place % 16 for place in places):
+            missing = "add_norm_into reads 16 bytes at a time, and x or delta begins amid them"
+        if left_to_pytorch(why_not("add_norm_into", x) or missing):
+            return reference.add_norm_into(x, delta, weight, bias, eps)
+        check_apart(x, delta)
+        weight, bias = aligned(weight), aligned(bias)
+        of_layer = weight.data_ptr(), bias.data_ptr()
+        cuda.add_norm(DTYPES[x.dtype], *places, *of_layer, x.numel() // channels, channels, eps, stream)

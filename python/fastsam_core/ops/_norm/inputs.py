@@ -1,0 +1,25 @@
+"""What every sibling of the residual sum asks of its tensors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_add_norm(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """ValueError unless shapes and dtypes fit together and what is written is contiguous."""
+    shape, dtype = x.shape, x.dtype
+    if not shape or shape[-1] < 1 or not dtype.is_floating_point:
+        raise ValueError(f"x must have shape (..., C) and a floating dtype; got {tuple(shape)} of {dtype}")
+    for name, tensor, wanted in (("delta", delta, shape), ("weight", weight, shape[-1:]), ("bias", bias, shape[-1:])):
+        if tensor.shape != wanted or tensor.dtype != dtype:
+            raise ValueError(
+                f"{name} must be {tuple(wanted)} of {dtype}, like x; got {tuple(tensor.shape)} of {tensor.dtype}"
+            )
+    if not (x.is_contiguous() and delta.is_contiguous()):
+        raise ValueError("x and delta must be contiguous, as both are written")
+
+
+def check_apart(x: Tensor, delta: Tensor) -> None:
+    """ValueError where two contiguous tensors of one size share memory."""
+    if abs(x.data_ptr() - delta.data_ptr()) < x.numel() * x.element_size():
+        raise ValueError("the memory of delta overlaps that of x; use a tensor of its own")

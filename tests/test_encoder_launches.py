@@ -87,17 +87,17 @@ def test_a_block_is_eight_launches(encoder: ImageEncoderViT, images: Tensor) -> 
     assert watch.launches() == Counter({**expected, **others})
 
 
-@pytest.mark.parametrize("why", ["", "no bias", "autocast", "the last"])
+@pytest.mark.parametrize("why", ["", "no bias", "autocast", "the last", "CPU"])
 @torch.no_grad()
-def test_sums_and_what_follows_them(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+def test_sums_and_what_follows_them(why: str) -> None:
     norm = randomised(nn.LayerNorm(32, bias=why != "no bias"))
     x, delta = torch.randn(2, 3, 4, 32), torch.randn(2, 3, 4, 32)
     if why == "autocast":
         delta = delta.half()
     expected = x + delta
     with Watch() as watch:
-        result = image_encoder._add_and_normalise(x, delta, None if why == "the last" else norm)
+        of_norm = None if why == "the last" else image_encoder._Norm(norm.weight, norm.bias, norm.eps)
+        result = image_encoder._add_and_normalise(x, delta, of_norm, on_gpu=why != "CPU")
     assert torch.equal(x, expected) and torch.equal(result, x if why == "the last" else norm(x))
     assert watch.counts["add_norm_into"] == (why == "")
 

@@ -118,3 +118,30 @@ def test_an_encoder_on_the_kernels_is_as_exact_as_on_pytorch(monkeypatch, encode
     assert called == [op] * 3
     errors = [float((each.double() - exact).abs().max()) for each in (result, usual)]
     assert errors[0] <= 2 * errors[1], errors
+
+
+@pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_sums_and_norms_on_the_kernel_are_as_exact_as_on_pytorch(monkeypatch, dtype):
+    torch.manual_seed(0)
+    model = ImageEncoderViT(256, 3, 4, (1,), image_size=80, window_size=3, out_channels=8).eval()
+    images = torch.randn(2, 3, 80, 80)
+    exact = model.double()(images.double())
+    model.to(dtype)
+    monkeypatch.setattr(native, "cpu_module", None)  # all types are as on a GPU
+    monkeypatch.setattr(ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)
+    usual = model(images.to(dtype))
+    emulated, called = ops.siblings("add_norm_into")[EMULATED], []
+
+    def add_norm_into(*arguments: Any) -> None:
+        called.append(arguments[0].shape)
+        emulated(*arguments)
+
+    monkeypatch.setattr(ops, "add_norm_into", add_norm_into)
+    monkeypatch.setattr(ops, "attention", ops.siblings("attention")["reference"])
+    monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+    result = model(images.to(dtype))
+    assert called == [(2, 5, 5, 256)] * 5
+    errors = [float((each.double() - exact).abs().max()) for each in (result, usual)]
+    assert errors[0] <= 2 * errors[1], errors

@@ -54,7 +54,7 @@ def encoder_of(name: str) -> nn.Module:
     """A ViT of two blocks, one of each kind, with the kernels' head dimension; the bundled model's TinyViT."""
     torch.manual_seed(0)
     if name == "vit":
-        made: nn.Module = randomised(ImageEncoderViT(128, 2, 2, (1,), image_size=SIZES[name]))
+        made: nn.Module = randomised(ImageEncoderViT(256, 2, 4, (1,), image_size=SIZES[name]))
     else:
         model = registry.build("sam_nano")
         assert isinstance(model, SamModel)

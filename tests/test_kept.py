@@ -21,12 +21,14 @@ from fastsam_core.models import kept as kept_module
 from fastsam_core.models.decoder_features import prepared
 from fastsam_core.models.decoder_gpu import GpuImage
 from fastsam_core.models.decoder_tiled import TiledImage
+from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.kept import kept
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import Attention
 from fastsam_core.ops._native import cpu_module
+from graph_stand_in import picture, vit
 from small_model import small_model
 
 SIZE = 128
@@ -256,6 +258,23 @@ def test_a_copy_in_another_dtype_is_not_looked_at_again(monkeypatch: pytest.Monk
     in_place(model)
     changed = in_dtype(model.mask_decoder, torch.bfloat16)
     assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, half=True) is not first
+
+
+@torch.no_grad()
+def test_nor_are_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, images = vit(), picture().bfloat16()
+    half = in_dtype(encoder, torch.bfloat16)
+    assert isinstance(half, ImageEncoderViT)
+    monkeypatch.setattr(half, "_multiplies_bfloat16", lambda images: False)  # as on a GPU
+    first, tiles = half(images), half.patch_embed.tiles()
+    looked: list[nn.Module] = []
+    for name in ("native.parts_of", "image_encoder._layers_of"):
+        monkeypatch.setattr(f"fastsam_core.models.{name}", looked.append)
+    assert torch.equal(half(images), first) and half.patch_embed.tiles() is tiles and not looked
+    hooks = nn.modules.module._global_forward_hooks
+    monkeypatch.setitem(hooks, 0, lambda module, *_: looked.append(module))
+    half(images)
+    assert {id(part) for part in looked} >= {id(block) for block in half.blocks}
 
 
 def test_parts_are_those_of_pytorch() -> None:

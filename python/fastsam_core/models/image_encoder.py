@@ -6,7 +6,8 @@ Kirillov et al., "Segment Anything" (2023). Parameter names are those of the off
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last, own
+from .kept import is_settled, kept
 from .native import infers, is_exporting, is_plain, remember_layers, serves, serves_on_gpu, unaltered
 
 # In place, what it is applied to stays in a GPU's cache.
@@ -60,7 +62,7 @@ class ImageEncoderViT(nn.Module):
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
         if infers() and is_plain(self.blocks, _LAYERS):
-            _infer(list(self.blocks), x)
+            _infer(self.blocks, x)
         else:
             for block in self.blocks:
                 x = block(x)
@@ -97,7 +99,7 @@ class ImageEncoderViT(nn.Module):
         """
         x = self.patch_embed.by_product(images).float()  # (B, H, W, C)
         x += self._position_embedding(*x.shape[1:3])
-        _infer(list(self.blocks), x)
+        _infer(self.blocks, x)
         return x.bfloat16()
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
@@ -126,7 +128,7 @@ class PatchEmbed(nn.Module):
     def tiles(self) -> bool:
         """Whether the convolution is still the one that was made, which takes each pixel into one token."""
         proj = self.proj
-        plain = is_plain(proj, (nn.Conv2d,)) and proj.stride == proj.kernel_size
+        plain = is_plain(proj, _CONVOLUTION) and proj.stride == proj.kernel_size
         return plain and proj.padding == (0, 0) and proj.dilation == (1, 1) and proj.groups == 1
 
     def patches(self, images: Tensor) -> Tensor:
@@ -177,49 +179,77 @@ class Block(nn.Module):
         )
 
 
-def _infer(blocks: list[nn.Module], x: Tensor) -> None:
-    """Put into `x` (B, H, W, C), contiguous, what the blocks make of it, by PyTorch: of a GPU's time little is left
-    over for the host, and calls of modules would take a good part of it. `x` may be float32 where the weights are
-    narrower.
-    """
-    norms = [norm for block in blocks for norm in own(block, "norm1", "norm2")]
-    following = iter(norms)
-    # One name for all that comes and goes, so that nothing lives longer than it is needed.
-    y = _normalised(x, next(following))
+class _Norm(NamedTuple):
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+
+class _Layers(NamedTuple):
+    """Of a block, with the tensors of those that `_infer` doesn't call: weight and bias."""
+
+    norm1: _Norm
+    attn: Attention
+    qkv: list[Any]
+    proj: list[Any]
+    norm2: _Norm
+    lin1: list[Any]
+    lin2: list[Any]
+
+
+def _layers_of(blocks: nn.ModuleList) -> Iterator[_Layers]:
     for block in blocks:
-        attn, mlp = own(block, "attn", "mlp")
+        norm1, attn, norm2, mlp = own(block, "norm1", "attn", "norm2", "mlp")
         qkv, proj = own(attn, "qkv", "proj")
         lin1, lin2 = own(mlp, "lin1", "lin2")
-        y = _linear(attn.attend(_linear(y, qkv)), proj)
-        y = _add_and_normalise(x, y, next(following))
-        y = _linear(y, lin1)
-        y = _linear(gelu_(y), lin2)
-        y = _add_and_normalise(x, y, next(following, None))
+        yield _Layers(
+            *(_norm_of(norm1), attn, own(qkv, "weight", "bias"), own(proj, "weight", "bias")),
+            *(_norm_of(norm2), own(lin1, "weight", "bias"), own(lin2, "weight", "bias")),
+        )
 
 
-def _add_and_normalise(x: Tensor, delta: Tensor, norm: nn.LayerNorm | None) -> Tensor:
-    """`x += delta`, and that normalised, which on a GPU is one step and takes the memory of `delta`."""
-    if norm is None:
-        x += delta
-        return x
+def _norm_of(norm: nn.LayerNorm) -> _Norm:
     weight, bias = own(norm, "weight", "bias")
-    if serves_on_gpu(x, delta, weight) and x.dtype == delta.dtype == weight.dtype and bias is not None:
-        ops.add_norm_into(x, delta, weight, bias, norm.eps)
+    return _Norm(weight, bias, norm.eps)
+
+
+def _infer(blocks: nn.ModuleList, x: Tensor) -> None:
+    """Put into `x` (B, H, W, C), contiguous, what the blocks make of it, by PyTorch: of a GPU's time little is left
+    over for the host, and calls of modules, or only looking at them, would take a good part of it. `x` may be float32
+    where the weights are narrower.
+    """
+    known = kept(blocks, "layers", lambda: list(_layers_of(blocks))) if is_settled(blocks) else _layers_of(blocks)
+    layers, on_gpu = iter(known), serves_on_gpu(x)
+    first = next(layers)
+    # One name for all that comes and goes, so that nothing lives longer than it is needed.
+    y = _normalised(x, first.norm1)
+    here: _Layers | None = first
+    while here is not None:
+        y = F.linear(y, *here.qkv)
+        y = F.linear(here.attn.attend(y), *here.proj)
+        y = _add_and_normalise(x, y, here.norm2, on_gpu)
+        y = F.linear(y, *here.lin1)
+        y = F.linear(gelu_(y), *here.lin2)
+        here = next(layers, None)
+        y = _add_and_normalise(x, y, here and here.norm1, on_gpu)
+
+
+def _add_and_normalise(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: bool) -> Tensor:
+    """`x += delta`, and that normalised, which on a GPU is one step and takes the memory of `delta`."""
+    if norm is not None and on_gpu and x.dtype == delta.dtype == norm.weight.dtype and norm.bias is not None:
+        ops.add_norm_into(x, delta, norm.weight, norm.bias, norm.eps)
         return delta
     x += delta
-    return _normalised(x, norm)
+    return x if norm is None else _normalised(x, norm)
 
 
-def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def _normalised(x: Tensor, norm: _Norm) -> Tensor:
     """In the dtype of the norm's weights, computed in that of `x`."""
-    weight, bias = own(norm, "weight", "bias")
+    weight, bias, eps = norm
     if weight.dtype == x.dtype:
-        return torch.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
-    return torch.layer_norm(x, norm.normalized_shape, weight.to(x.dtype), bias.to(x.dtype), norm.eps).to(weight.dtype)
-
-
-def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    return F.linear(x, *own(layer, "weight", "bias"))
+        return torch.layer_norm(x, weight.shape, weight, bias, eps)
+    bias = None if bias is None else bias.to(x.dtype)
+    return torch.layer_norm(x, weight.shape, weight.to(x.dtype), bias, eps).to(weight.dtype)
 
 
 class MLPBlock(nn.Module):
@@ -274,5 +304,6 @@ def position_table(table: Tensor, size: int) -> Tensor:
     return F.interpolate(table.T[None], size=length, mode="linear")[0].T
 
 
+_CONVOLUTION = frozenset({nn.Conv2d})
 # What the blocks are made of, unless somebody has put other layers in.
 _LAYERS = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm})

@@ -43,28 +43,47 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
     on a device of `KEPT_ON`. key: says what it is. `make` must read nothing else that can change, and the result must
     not hold `module` itself.
     """
-    first = next(module.parameters(), None)
-    if if_counted and first is not None and first.device.type not in KEPT_ON:
-        return make()
-    known = _known.get(module)
-    if known is None or module not in _settled:
-        numbers, objects, counted = _numbers(module)
-        if if_counted and not counted:
+    if if_counted:
+        first = next(module.parameters(), None)
+        if first is not None and first.device.type not in KEPT_ON:
             return make()
-        if known is None or known[0].numbers != numbers or [0 for one in known[0].objects if one() is None]:
-            storages = [StorageWeakRef(one.untyped_storage()) for one in objects if isinstance(one, Tensor)]
-            known = _known[module] = _State(numbers, [weakref.ref(one) for one in objects], storages), {}
-    values = known[1]
+    values, counted = _values(module)
+    if if_counted and not counted:
+        return make()
     if key in values:
         value: Value = values[key]
         return value
     value = make()
     if not capturing():
+        first = next(module.parameters(), None)
         if first is not None:
             finish(first)
         # Not in the place of another thread's, which would be let go while kernels on its stream still read it.
         value = values.setdefault(key, value)
     return value
+
+
+def last_kept(module: nn.Module, key: Hashable) -> Any:
+    """What `kept` has under `key`, whether or not the module has changed since; None where it has nothing."""
+    known = _known.get(module)
+    return None if known is None else known[1].get(key)
+
+
+def still_kept(module: nn.Module, key: Hashable, value: object) -> bool:
+    """Whether `kept` would give this, which isn't None. What is kept of the module as it was before is let go."""
+    return _values(module)[0].get(key) is value
+
+
+def _values(module: nn.Module) -> tuple[dict[Hashable, Any], bool]:
+    """What is kept of the module as it is now, by key, and whether all changes in place would be noticed."""
+    known = _known.get(module)
+    if known is not None and module in _settled:
+        return known[1], True
+    numbers, objects, counted = _numbers(module)
+    if known is None or known[0].numbers != numbers or [0 for one in known[0].objects if one() is None]:
+        storages = [StorageWeakRef(one.untyped_storage()) for one in objects if isinstance(one, Tensor)]
+        known = _known[module] = _State(numbers, [weakref.ref(one) for one in objects], storages), {}
+    return known[1], counted
 
 
 def finish(tensor: Tensor) -> None:
@@ -84,9 +103,14 @@ def place_of(device: torch.device) -> Hashable:
 
 
 def settle(module: Module) -> Module:
-    """The module, of which `kept` needn't ask any more whether it has changed: a copy that nobody else has."""
-    _settled.add(module)
+    """The module, of which nobody needs to ask any more whether it has changed: a copy that nobody else has."""
+    _settled.update(parts_of(module))
     return module
+
+
+def is_settled(module: nn.Module) -> bool:
+    """Whether it is such a copy, or a part of one."""
+    return module in _settled
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
@@ -111,7 +135,7 @@ class Weights:
     """The tensors of modules, and whether they have changed in place since, as far as PyTorch counts that."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        found = (tensor for module in modules for tensor in _tensors_of(parts_of(module)))
+        found = (tensor for module in modules for tensor in tensors_of(parts_of(module)))
         self._tensors = [tensor for tensor in found if not tensor.is_inference()]
         self._edits = self._count()
 
@@ -122,7 +146,7 @@ class Weights:
         return self._count() != self._edits
 
 
-def _tensors_of(parts: list[nn.Module]) -> list[Tensor]:
+def tensors_of(parts: list[nn.Module]) -> list[Tensor]:
     groups = [group for part in parts for group in (part._parameters, part._buffers) if group]
     return [tensor for group in groups for tensor in group.values() if tensor is not None]
 
@@ -130,7 +154,7 @@ def _tensors_of(parts: list[nn.Module]) -> list[Tensor]:
 def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
     """What to compare, the objects whose ids are in it, and whether all changes in place are counted in it."""
     parts = parts_of(module)
-    tensors = _tensors_of(parts)
+    tensors = tensors_of(parts)
     # Flat lists of numbers: this runs for every picture, over hundreds of tensors.
     numbers: list[Any] = [id(one) for one in tensors]
     numbers += [id(part) for part in parts]

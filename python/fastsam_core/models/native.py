@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -11,7 +9,7 @@ from torch.nn.modules import module as nn_module
 from .._log import warn_once
 from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
-from .kept import parts_of
+from .kept import is_settled, kept, parts_of
 
 # Where a network has the kinds of its layers.
 _KINDS = "_kinds"
@@ -80,10 +78,17 @@ def unaltered(module: nn.Module) -> bool:
     return plain
 
 
-def is_plain(module: nn.Module, kinds: Container[type] | None = None) -> bool:
+def is_plain(module: nn.Module, kinds: frozenset[type] | None = None) -> bool:
     """`unaltered`, without a word; where `kinds` are given, whether the module consists of no others, either."""
     if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
         return False
+    if torch.compiler.is_compiling() or not is_settled(module):
+        return _consists(module, kinds)
+    return kept(module, ("plain", kinds), lambda: _consists(module, kinds))
+
+
+def _consists(module: nn.Module, kinds: frozenset[type] | None) -> bool:
+    """Whether the module consists of the layers that it was made with, or of these kinds, and none has hooks."""
     parts = parts_of(module)
     if kinds is None and list(map(type, parts)) != vars(module).get(_KINDS):
         return False

@@ -118,7 +118,10 @@ class on_device_of:
         self._device = device = first.device
         self._switch: torch.cuda.device | None = None
         wanted = "cpu" if module.EMULATED else "cuda"
-        if device.type != wanted or any(tensor.device != device for tensor in others):
+        together = device.type == wanted
+        for tensor in others:
+            together = together and tensor.device == device
+        if not together:
             found = ", ".join(str(tensor.device) for tensor in (first, *others))
             raise ValueError(f"the tensors must all be on one '{wanted}' device; got {found}")
 

@@ -20,13 +20,13 @@ def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: f
     """See `fastsam_core.ops.add_norm_into`."""
     check_add_norm(x, delta, weight, bias)
     with on_device_of(x, delta, weight, bias) as (cuda, stream):
-        channels, places = x.shape[-1], (x.data_ptr(), delta.data_ptr())
+        channels, first, second = x.shape[-1], x.data_ptr(), delta.data_ptr()
         missing = "" if cuda.add_norm_has_kernel(channels) else f"add_norm_into has no kernel for {channels} channels"
-        if not missing and any(place % 16 for place in places):
+        if (first | second) % 16:
             missing = "add_norm_into reads 16 bytes at a time, and x or delta begins amid them"
         if left_to_pytorch(why_not("add_norm_into", x) or missing):
             return reference.add_norm_into(x, delta, weight, bias, eps)
         check_apart(x, delta)
         weight, bias = aligned(weight), aligned(bias)
-        of_layer = weight.data_ptr(), bias.data_ptr()
-        cuda.add_norm(DTYPES[x.dtype], *places, *of_layer, x.numel() // channels, channels, eps, stream)
+        at = first, second, weight.data_ptr(), bias.data_ptr()
+        cuda.add_norm(DTYPES[x.dtype], *at, x.numel() // channels, channels, eps, stream)

@@ -12,7 +12,11 @@ from torch import nn
 
 from .._log import warn_once
 from ..ops._native import cpu_module
-from .kept import kept, settle
+from .kept import kept, parts_of, settle, tensors_of
+from .native import is_plain
+
+# What is kept of a copy: whether it computes the same, and does nothing else, whatever becomes of its original.
+INDEPENDENT = "independent"
 
 
 def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
@@ -83,7 +87,24 @@ def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """
     if dtype is None or dtype_of(module) == dtype:
         return module
-    return kept(module, dtype, lambda: settle(cast_copy(module, dtype)))
+
+    def make() -> nn.Module:
+        copy = settle(cast_copy(module, dtype))
+        kept(copy, INDEPENDENT, lambda: _is_independent(copy, module))
+        return copy
+
+    return kept(module, dtype, make)
+
+
+def _is_independent(copy: nn.Module, original: nn.Module) -> bool:
+    """Whether the two have no memory in common, and the copy has no layers of others, no hooks and nothing in training,
+    which might do more than compute.
+    """
+    parts = parts_of(copy)
+    ours, theirs = (
+        {tensor.untyped_storage()._cdata for tensor in tensors_of(each)} for each in (parts, parts_of(original))
+    )
+    return is_plain(copy) and not any(part.training for part in parts) and not ours & theirs
 
 
 # Not in inference mode, whose tensors don't count what is done to them.

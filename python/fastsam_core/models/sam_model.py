@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .._tensors import tensor_of
 from ..ops._threads import native_threads, share_out, thread_count
 from . import decoder_gpu, decoder_tiled
+from .ahead import run_in_dtype
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
 from .decoder_gpu import GpuImage, serves_decoder
@@ -224,7 +225,7 @@ class SamModel(nn.Module):
                 f"images have shape {tuple(images.shape)}, but {self.name} takes (B, 3, {self.image_size}, "
                 f"{self.image_size}); preprocess() makes them"
             )
-        return encode(in_dtype(self.image_encoder, dtype), images)
+        return run_in_dtype(self.image_encoder, dtype, images, lambda encoder: encode(encoder, images))
 
     def prepare(
         self, embedding: Tensor, dtype: torch.dtype | None = None, matrices: torch.dtype | None = None

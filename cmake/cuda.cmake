@@ -63,6 +63,7 @@ set_source_files_properties(${_fastsam_exact_kernels} PROPERTIES COMPILE_OPTIONS
 pybind11_add_module(_cuda MODULE
   csrc/bindings_cuda.cpp
   csrc/bindings_cuda/attention.cpp
+  csrc/bindings_cuda/copies.cpp
   csrc/bindings_cuda/decoder.cpp
   csrc/bindings_cuda/decoder_tokens.cpp
   csrc/bindings_cuda/masks.cpp

@@ -19,6 +19,7 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.attr("ARCHITECTURES") = FASTSAM_CUDA_ARCHITECTURES;
   m.def("why_not", &fastsam::cuda::why_not, "Why kernels can't run on the current device, or \"\".");
   m.def("shared_memory", &fastsam::cuda::shared_memory, "Bytes for each multiprocessor of the current device.");
+  fastsam::bindings::bind_copies(m);
 #ifdef FASTSAM_CUDA_EMULATION
   m.attr("EMULATED") = true;
   m.def("set_order", &fastsam::emulator::set_order, py::arg("backward"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +64,98 @@ def test_records_are_the_same(size: tuple[int, int], settings: dict[str, Any], k
         expected = generate_masks(Discs(), size, **settings)
     assert generate_masks(Discs(), size, **settings) == expected
     assert generate_masks(ReusedDiscs(), size, **settings) == expected
+
+
+class Late:
+    """The emulated module, of which nothing comes to the host's memory before it is waited for."""
+
+    def __init__(self) -> None:
+        late, module = self, cuda_emulation.load()
+        self.module, self.under_way = module, list[tuple[int, bytes]]()
+
+        class Arrival:
+            def record(self, stream: int) -> None: ...
+            def wait(self) -> None:
+                late.arrive()
+
+        class Problem:
+            def __init__(self, *given: Any) -> None:
+                self.real, self.n = module.MaskProblem(*given), given[1]
+                self.work_bytes = self.real.work_bytes
+
+            def measure(self, work: int, lengths: int, boxes: int, sizes: int, stream: int) -> None:
+                found = np.zeros(8 * self.n, np.int64)
+                to = [found.ctypes.data + 8 * place * self.n for place in (0, 1, 5)]
+                self.real.measure(work, *to, stream)
+                for at, first, count in zip((lengths, boxes, sizes), to, (1, 4, 3), strict=True):
+                    late.copy(at, first, 8 * count * self.n, stream)
+
+            def write(self, *given: Any) -> None:
+                late.arrive()  # what it reads has been copied before
+                self.real.write(*given)
+
+        self.Arrival, self.MaskProblem = Arrival, Problem
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def copy(self, to: int, from_: int, count: int, stream: int) -> None:
+        self.under_way.append((to, ctypes.string_at(from_, count)))
+
+    def arrive(self) -> None:
+        for to, content in self.under_way:
+            ctypes.memmove(to, content, len(content))
+        self.under_way.clear()
+
+
+def test_nothing_is_read_before_it_has_arrived() -> None:
+    for settings in SETTINGS:
+        with _native_cuda.use_module(None):
+            expected = generate_masks(Discs(), (90, 120), **settings)
+        with _native_cuda.use_module(Late()):
+            assert generate_masks(Discs(), (90, 120), **settings) == expected
+
+
+def test_memory_that_is_written_to_is_kept_until_that_is_done() -> None:
+    late, resizer = Late(), MaskResizer((64, 60), (77, 72), 64)
+    with _native_cuda.use_module(late):
+        started = resizer.start(torch.ones(6, 16, 16))
+        assert late.under_way
+        del started
+        assert not late.under_way
+        started = resizer.start(torch.ones(6, 16, 16))
+        started.ask(np.arange(3))
+        assert late.under_way
+        del started
+        assert not late.under_way
+        started = resizer.start(torch.ones(6, 16, 16))
+        started.ask(np.arange(3))
+        assert started.runs()[0].tolist() == [0, 77 * 72] * 3 and not late.under_way
+
+
+def test_many_runs_are_asked_for_in_parts(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**LOOSE, "box_nms_thresh": 1.0}
+    with _native_cuda.use_module(None):
+        expected = generate_masks(Discs(), (90, 120), **settings)
+    taken, host_memory = [], measuring._host_memory
+    monkeypatch.setattr(
+        measuring, "_host_memory", lambda count, device: taken.append(count) or host_memory(count, device)
+    )
+    assert generate_masks(Discs(), (90, 120), **settings) == expected and len(taken) == 2
+    for most in (100, 1):
+        taken.clear()
+        monkeypatch.setattr(measuring, "_MOST_COUNTS", most)
+        assert generate_masks(Discs(), (90, 120), **settings) == expected
+        numbers, *runs = taken
+        # One mask has up to 60 counts, of which two go into a place, and two places of its own.
+        assert numbers == 8 * 48 and len(runs) > 5 and max(runs) <= 1 + (100 + 60) // 2 + 2 * 48 // 5
+
+
+def test_how_many_masks_are_asked_for(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.ones(2, 3)
+    assert [generate._masks_at_once(size, scores) for size in ((90, 120), (20_000, 30_000))] == [1024, 1024]
+    monkeypatch.setattr(generate, "has_ample_memory", lambda device: False)
+    assert generate._masks_at_once((1200, 1800), scores) == 512
 
 
 def test_many_calls_for_one_batch(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:

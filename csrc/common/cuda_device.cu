@@ -40,4 +40,28 @@ int shared_memory() {
   return value;
 }
 
+void copy(void* to, const void* from, size_t bytes, void* stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)), "cudaMemcpyAsync");
+}
+
+Arrival::~Arrival() {
+  if (event_ != nullptr) (void)cudaEventDestroy(static_cast<cudaEvent_t>(event_));
+}
+
+void Arrival::record(void* stream) {
+  if (event_ == nullptr) {
+    cudaEvent_t made = nullptr;
+    check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    event_ = made;
+  }
+  check(cudaEventRecord(static_cast<cudaEvent_t>(event_), static_cast<cudaStream_t>(stream)), "cudaEventRecord");
+  pending_ = true;
+}
+
+void Arrival::wait() {
+  if (!pending_) return;
+  pending_ = false;
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), "cudaEventSynchronize");
+}
+
 }  // namespace fastsam::cuda

@@ -1,6 +1,7 @@
-// What the host side asks of the GPU before it chooses a kernel or a grid. Free of CUDA's headers.
+// What the host side asks of the GPU beside kernels. Free of CUDA's headers.
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 namespace fastsam::cuda {
@@ -11,5 +12,26 @@ std::string why_not();
 
 // Bytes that each of the current device's multiprocessors has for the blocks it runs at a time.
 int shared_memory();
+
+// Queues a copy on the stream. The host's memory is pinned, and stays as it is until that is done.
+void copy(void* to, const void* from, size_t bytes, void* stream);
+
+// That what was queued on a stream by now is done.
+class Arrival {
+ public:
+  Arrival() = default;
+  Arrival(const Arrival&) = delete;
+  Arrival& operator=(const Arrival&) = delete;
+  ~Arrival();
+
+  // On a stream of the current device, which is the same at each call.
+  void record(void* stream);
+  // Waits for what was recorded last, if anything was.
+  void wait();
+
+ private:
+  void* event_ = nullptr;
+  bool pending_ = false;
+};
 
 }  // namespace fastsam::cuda

@@ -24,7 +24,7 @@ class Sorter {
         block_(block),
         rows_(static_cast<int>(problem.rows)),
         columns_(static_cast<int>(problem.columns)),
-        height_(problem.y.size),
+        height_(problem.y_size),
         quick_(problem.rows >= kGroup && problem.rows * problem.columns <= INT32_MAX),
         lane_(static_cast<int>(threadIdx.x) % 32) {
     const int64_t last = problem.columns - 1;

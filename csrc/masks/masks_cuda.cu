@@ -59,29 +59,29 @@ __device__ void prepare_tap(const Axis& axis, int64_t cells, int64_t i, Tap* tap
   taps[i] = {near, middle, far, static_cast<int32_t>(within)};
 }
 
-__global__ void prepare_kernel(Problem problem, Work work, int64_t* error) {
+__global__ void prepare_kernel(Axis y, Axis x, int64_t rows, int64_t columns, Prepared prepared) {
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < problem.y.size) {
-    prepare_tap(problem.y, problem.rows, i, work.y, kBadRows, kBadRowWeights, error);
+  if (i < y.size) {
+    prepare_tap(y, rows, i, prepared.y, kBadRows, kBadRowWeights, prepared.error);
     return;
   }
-  i -= problem.y.size;
-  if (i < problem.x.size) {
-    prepare_tap(problem.x, problem.columns, i, work.x, kBadColumns, kBadColumnWeights, error);
+  i -= y.size;
+  if (i < x.size) {
+    prepare_tap(x, columns, i, prepared.x, kBadColumns, kBadColumnWeights, prepared.error);
     return;
   }
-  i -= problem.x.size;
-  if (i > problem.columns) return;
-  int64_t low = 0, high = problem.x.size;
+  i -= x.size;
+  if (i > columns) return;
+  int64_t low = 0, high = x.size;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (problem.x.first[middle] < i) {
+    if (x.first[middle] < i) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  work.starts[i] = static_cast<int32_t>(low);
+  prepared.starts[i] = static_cast<int32_t>(low);
 }
 
 // Which bands of a tile, of up to 32 from `start` on, are `kind`.
@@ -162,14 +162,13 @@ __device__ bool go_through(const Problem& problem, const Work& work, const Layou
 
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     measure_kernel(const __grid_constant__ Problem problem, const __grid_constant__ Work work,
-                   const __grid_constant__ Layout layout, const __grid_constant__ Frame frame, int64_t per_mask,
-                   const int64_t* error) {
+                   const __grid_constant__ Layout layout, const __grid_constant__ Frame frame, int64_t per_mask) {
   DYNAMIC_SHARED(char, memory);
   Counts counts;
   rle::cuda::Tally tally;
   bool any = false;
   // After an error the part is an empty one, not what its memory held before: the parts are summed in any case.
-  if (*error == 0) {
+  if (*work.error == 0) {
     const Block block(memory, problem, work, layout, blockIdx.x / per_mask, blockIdx.x % per_mask);
     any = go_through(problem, work, layout, frame, block, counts,
                      [&](const Pixels& pixels, unsigned) { add(pixels, tally); });
@@ -214,7 +213,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 Frame frame_of(const Problem& problem) {
-  return {problem.y.size, problem.x.size, problem.place.height, problem.place.left, problem.place.top};
+  return {problem.y_size, problem.x_size, problem.place.height, problem.place.left, problem.place.top};
 }
 
 cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
@@ -229,35 +228,49 @@ void launch_write(const Problem& problem, const void* memory, const int64_t* cho
          Work(problem, const_cast<void*>(memory)), layout, frame, per_mask, chosen, offsets, counts);
 }
 
-}  // namespace
-
-void check(const Problem& problem) {
-  const auto refuse = [](const std::string& why) { throw std::invalid_argument(why); };
-  if (problem.y.size < 1 || problem.x.size < 1) refuse("masks must be enlarged to one pixel at least");
-  if (problem.y.size > kMostPixels || problem.x.size > kMostPixels) {
-    refuse("masks can't be enlarged to more than " + std::to_string(kMostPixels) + " pixels a side on a GPU");
+void check_sizes(int64_t rows, int64_t columns, int64_t y_size, int64_t x_size) {
+  if (y_size < 1 || x_size < 1) throw std::invalid_argument("masks must be enlarged to one pixel at least");
+  if (y_size > kMostPixels || x_size > kMostPixels) {
+    throw std::invalid_argument("masks can't be enlarged to more than " + std::to_string(kMostPixels) +
+                                " pixels a side on a GPU");
   }
-  if (problem.rows < 1 || problem.columns < 1 || problem.rows > kMostPixels || problem.columns > kMostPixels) {
-    refuse("mask logits must have 1 to " + std::to_string(kMostPixels) + " cells a side");
-  }
-  if (problem.levels.high < problem.levels.threshold || problem.levels.low > problem.levels.threshold) {
-    refuse("the stability offset must be 0 or more");
+  if (rows < 1 || columns < 1 || rows > kMostPixels || columns > kMostPixels) {
+    throw std::invalid_argument("mask logits must have 1 to " + std::to_string(kMostPixels) + " cells a side");
   }
 }
 
-size_t work_bytes(const Problem& problem) { return Work(problem, nullptr).bytes; }
+}  // namespace
 
-void measure(const Problem& problem, void* memory, int64_t* lengths, int64_t* boxes, int64_t* sizes, int64_t* error,
-             void* stream) {
+size_t axes_bytes(int64_t columns, int64_t y_size, int64_t x_size) {
+  return Prepared(columns, y_size, x_size, nullptr).bytes;
+}
+
+void prepare(const Axis& y, const Axis& x, int64_t rows, int64_t columns, void* axes, void* stream) {
+  check_sizes(rows, columns, y.size, x.size);
+  const Prepared prepared(columns, y.size, x.size, axes);
+  fastsam::cuda::check(cudaMemsetAsync(prepared.error, 0, sizeof(*prepared.error), on(stream)), "cudaMemsetAsync");
+  launch(prepare_kernel, blocks_for(y.size + x.size + columns + 1, kThreads), kThreads, 0, on(stream), y, x, rows,
+         columns, prepared);
+}
+
+void check(const Problem& problem) {
+  check_sizes(problem.rows, problem.columns, problem.y_size, problem.x_size);
+  if (problem.levels.high < problem.levels.threshold || problem.levels.low > problem.levels.threshold) {
+    throw std::invalid_argument("the stability offset must be 0 or more");
+  }
+}
+
+size_t work_bytes(const Problem& problem) {
+  return sizeof(Part) * static_cast<size_t>(problem.n * parts_of(problem.columns));
+}
+
+void measure(const Problem& problem, void* memory, int64_t* lengths, int64_t* boxes, int64_t* sizes, void* stream) {
   const Work work(problem, memory);
   const Frame frame = frame_of(problem);
   const Layout layout(frame, problem.rows, 0);
   const int64_t per_mask = parts_of(problem.columns);
-  fastsam::cuda::check(cudaMemsetAsync(error, 0, sizeof(*error), on(stream)), "cudaMemsetAsync");
-  launch(prepare_kernel, blocks_for(problem.y.size + problem.x.size + problem.columns + 1, kThreads), kThreads, 0,
-         on(stream), problem, work, error);
   launch(measure_kernel, blocks_for(problem.n * per_mask, 1), kThreads, layout.bytes(), on(stream), problem, work,
-         layout, frame, per_mask, error);
+         layout, frame, per_mask);
   rle::cuda::finish_parts(work.parts, problem.n, per_mask, problem.place.height * problem.place.width,
                           {lengths, boxes, sizes}, stream);
 }

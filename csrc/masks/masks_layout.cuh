@@ -42,19 +42,19 @@ struct alignas(16) Tap {
 // Blocks for each mask.
 inline int64_t parts_of(int64_t columns) { return (columns + kCells - 1) / kCells; }
 
-// What `measure` leaves to `write`, in the caller's memory.
-struct Work {
-  Part* parts;      // (n, parts_of(columns))
+// What `prepare` makes of the axes, in the caller's memory.
+struct Prepared {
+  int64_t* error;   // (1)
   Tap *y, *x;       // (height), (width) of the enlarged masks
   int32_t* starts;  // (columns + 1): the number of pixel columns whose first cell is before each column
   size_t bytes = 0;
 
   // memory: null to learn the number of bytes.
-  Work(const Problem& problem, void* memory) {
-    parts = take<Part>(memory, problem.n * parts_of(problem.columns));
-    y = take<Tap>(memory, problem.y.size);
-    x = take<Tap>(memory, problem.x.size);
-    starts = take<int32_t>(memory, problem.columns + 1);
+  Prepared(int64_t columns, int64_t y_size, int64_t x_size, void* memory) {
+    error = take<int64_t>(memory, 1);
+    y = take<Tap>(memory, y_size);
+    x = take<Tap>(memory, x_size);
+    starts = take<int32_t>(memory, columns + 1);
   }
 
  private:
@@ -63,6 +63,22 @@ struct Work {
     const size_t at = (bytes + 15) / 16 * 16;
     bytes = at + sizeof(T) * static_cast<size_t>(count);
     return memory == nullptr ? nullptr : reinterpret_cast<T*>(static_cast<char*>(memory) + at);
+  }
+};
+
+// That, and what `measure` leaves to `write`.
+struct Work {
+  Part* parts;  // (n, parts_of(columns))
+  const int64_t* error;
+  const Tap *y, *x;
+  const int32_t* starts;
+
+  Work(const Problem& problem, void* memory) : parts(static_cast<Part*>(memory)) {
+    const Prepared prepared(problem.columns, problem.y_size, problem.x_size, const_cast<void*>(problem.axes));
+    error = prepared.error;
+    y = prepared.y;
+    x = prepared.x;
+    starts = prepared.starts;
   }
 };
 
@@ -127,7 +143,7 @@ struct Counts {
 
 // The pixel before the block's first column, where the mask's columns follow one another in the picture.
 __device__ inline unsigned pixel_before(const Problem& problem, const Work& work, const float* logits, int64_t x) {
-  const Tap across = work.x[x - 1], down = work.y[problem.y.size - 1];
+  const Tap across = work.x[x - 1], down = work.y[problem.y_size - 1];
   float sums[3];
 #pragma unroll
   for (int i = 0; i < 3; ++i) {

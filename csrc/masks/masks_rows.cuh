@@ -17,7 +17,7 @@ class Rows {
     lane_ = static_cast<int>(threadIdx.x) % 32;
     cells_ = reinterpret_cast<float*>(block.scratch) + threadIdx.x / 32 * (kCellStride * layout.kept_rows);
     const int64_t y = 32 * (tile.word + k) + lane_;
-    tap_ = work.y[min(y, problem.y.size - 1)];
+    tap_ = work.y[min(y, problem.y_size - 1)];
     low_ = __shfl_sync(kAllLanes, tap_.cell, 0);
     const int last = __shfl_sync(kAllLanes, tap_.cell, 31);
     const int rows = static_cast<int>(min(int64_t{last} + 2, problem.rows - 1)) - low_;
@@ -26,7 +26,7 @@ class Rows {
 #pragma unroll
     for (int i = 0; i < 3; ++i) rows_[i] = cells_ + min(tap_.cell - low_ + i, last_) * kCellStride;
     // What lies below the mask is NaN, and so not above any level.
-    if (y >= problem.y.size) tap_.near = nanf("");
+    if (y >= problem.y_size) tap_.near = nanf("");
   }
 
   __device__ void fill(Counts& counts) {

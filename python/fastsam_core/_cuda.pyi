@@ -11,6 +11,12 @@ EMULATED: bool
 
 def why_not() -> str: ...  # such as that there is no code for the current device; "" where kernels can run
 def shared_memory() -> int: ...
+def copy(to: int, from_: int, bytes: int, stream: int) -> None: ...  # the host's memory is pinned
+
+class Arrival:  # that what was queued on a stream by now is done
+    def record(self, stream: int) -> None: ...
+    def wait(self) -> None: ...
+
 def attention_has_kernel(dim: int) -> bool: ...
 def windowed_attention_has_kernel(dim: int) -> bool: ...
 def attention(
@@ -343,6 +349,20 @@ MASK_BAD_ROW_WEIGHTS: int
 MASK_BAD_COLUMNS: int
 MASK_BAD_COLUMN_WEIGHTS: int
 
+def mask_axes_bytes(columns: int, y_size: int, x_size: int) -> int: ...
+def mask_prepare_axes(
+    y_cells: int,  # (y_size,) int64
+    y_weights: int,  # (y_size, 3) float32
+    y_size: int,
+    x_cells: int,
+    x_weights: int,
+    x_size: int,
+    rows: int,
+    columns: int,
+    axes: int,  # (mask_axes_bytes,) bytes, written; the first int64 has MASK_BAD_... of what is wrong
+    stream: int,
+) -> None: ...
+
 class MaskProblem:
     def __init__(
         self,
@@ -350,11 +370,8 @@ class MaskProblem:
         n: int,
         rows: int,
         columns: int,
-        y_cells: int,  # (y_size,) int64
-        y_weights: int,  # (y_size, 3) float32
+        axes: int,  # what mask_prepare_axes has written
         y_size: int,
-        x_cells: int,
-        x_weights: int,
         x_size: int,
         threshold: float,
         offset: float,
@@ -368,10 +385,9 @@ class MaskProblem:
     def measure(
         self,
         work: int,  # (work_bytes,) bytes, written
-        lengths: int,  # (n,) int64, written
-        boxes: int,  # (n, 4) int64, written
-        sizes: int,  # (n, 3) int64, written
-        error: int,  # (1,) int64, written
+        lengths: int,  # (n,) int64, written, as the next two: on the device, or pinned memory of the host's
+        boxes: int,  # (n, 4) int64
+        sizes: int,  # (n, 3) int64
         stream: int,
     ) -> None: ...
     def write(

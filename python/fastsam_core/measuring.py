@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .models.common import to_device
-from .ops._masks.cuda import MeasuredMasks, split_numbers
+from .ops._masks.cuda import MeasuredMasks, PreparedAxes, split_numbers
+from .ops._native_cuda import on_device_of
+
+# Counts that a GPU gives at once: 256 MiB, where masks of noise have up to one for each pixel.
+_MOST_COUNTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,22 @@ class MasksOnHost:
     def numbers(self) -> MaskNumbers:
         return self._numbers
 
-    def ask(self, kept: np.ndarray | None) -> None:
-        """Choose the masks, by their numbers (K,) int64, whose runs are wanted; None for all."""
+    def in_parts(self, kept: np.ndarray) -> list[np.ndarray]:
+        """Masks (K,), at least one, in as many parts as their runs have to be asked for in, or memory might not do."""
+        return [kept]
+
+    def ask(self, kept: np.ndarray | None, last: bool = True) -> None:
+        """Choose the masks, by their numbers (K,) int64, whose runs are wanted; None for all.
+
+        last: whether no others will be asked for.
+        """
         self._kept = kept
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The run lengths (R,) of the chosen masks, one after the other, and where each one's begin, (K + 1,) int64."""
+        """The run lengths (R,) of the chosen masks, one after the other, and where each one's begin, (K + 1,) int64.
+
+        They are the caller's own where a GPU gives them.
+        """
         bounds, counts = self._offsets.numpy(), self._counts.numpy()
         if self._kept is None:
             return counts, bounds
@@ -70,48 +83,79 @@ class MasksOnGpu:
 
     on_gpu = True
 
-    def __init__(self, masks: MeasuredMasks, pixels: int) -> None:
-        """pixels: of the picture that the runs are in."""
-        self.device = masks.flat.device
-        self._masks: MeasuredMasks | None = masks
-        self._numbers = Fetched(masks.flat)
-        self._dtype = torch.int32 if pixels < 2**31 else torch.int64  # half as much to carry
-        self._counts: Fetched | None = None
-        self._offsets = torch.empty(0, dtype=torch.int64, device="cpu")
+    def __init__(
+        self, logits: Tensor, axes: PreparedAxes, threshold: float, offset: float, place: tuple[int, int, int, int]
+    ) -> None:
+        """See `ops._masks.cuda.MeasuredMasks`; the error of `axes` has been asked for."""
+        self.device = logits.device
+        self._axes = axes
+        self._narrow = place[0] * place[1] < 2**31  # half as much to carry
+        flat = _host_memory(8 * logits.shape[0], self.device)
+        self._numbers = split_numbers(flat.numpy())
+        with on_device_of(logits, axes.memory) as (cuda, stream):
+            self._arrival = cuda.Arrival()
+            # Kernels write the numbers, which are few, to the host's memory: a copy of them would take longer.
+            self._masks: MeasuredMasks | None = MeasuredMasks(
+                logits, axes, threshold, offset, place, flat, cuda, stream
+            )
+            self._arrival.record(stream)
+        self._runs = np.zeros(0, np.int32), np.zeros(1, np.int64)
+
+    def __del__(self) -> None:
+        # Memory that a GPU still writes to is nobody else's yet.
+        if "_arrival" in self.__dict__:
+            self._arrival.wait()
 
     def numbers(self) -> MaskNumbers:
-        assert self._masks is not None
-        error, _, boxes, sizes = self._fetched()
-        self._masks.check(int(error[0]))
+        self._arrival.wait()
+        self._axes.check(int(self._axes.known[0]))
+        _, boxes, sizes = self._numbers
         return MaskNumbers.of(boxes, sizes)
 
-    def ask(self, kept: np.ndarray | None) -> None:
-        masks, self._masks = self._masks, None  # after this, nobody needs the logits
+    def in_parts(self, kept: np.ndarray) -> list[np.ndarray]:
+        ends = np.cumsum(self._numbers[0][kept])
+        if ends[-1] <= _MOST_COUNTS:
+            return [kept]
+        return np.split(kept, np.flatnonzero(np.diff(ends // _MOST_COUNTS)) + 1)
+
+    def ask(self, kept: np.ndarray | None, last: bool = True) -> None:
+        masks, device = self._masks, self.device
         assert masks is not None
-        _, lengths, _, _ = self._fetched()
+        if last:
+            self._masks = None  # nobody needs the logits any more
+        self._arrival.wait()
+        lengths = self._numbers[0]
         if kept is None:
             kept = np.arange(len(lengths))
-        k = len(kept)
-        both = np.zeros(2 * k + 1, np.int64)  # the chosen, and then their offsets; carried at once
-        both[:k] = kept
-        np.cumsum(lengths[kept], out=both[k + 1 :])
-        self._offsets = torch.from_numpy(both[k:])
-        there = to_device(torch.from_numpy(both), self.device)
-        self._counts = Fetched(masks.write_runs(there[:k], there[k:], int(both[-1]), self._dtype))
-
-    def _fetched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The arrays of `Numbers`."""
-        return split_numbers(self._numbers.wait().numpy())
+        k, ends = len(kept), np.cumsum(lengths[kept])
+        total = int(ends[-1]) if k else 0
+        # The chosen, their offsets and then their counts: one piece of memory there, and one here, for the three.
+        head, words = 2 * k + 1, (total + 1) // 2 if self._narrow else total
+        host = _host_memory(head + words, device)
+        numbers = host.numpy()
+        numbers[:k], numbers[k], numbers[k + 1 : head] = kept, 0, ends
+        there = torch.empty(head + words, dtype=torch.int64, device=device)
+        with on_device_of(there) as (cuda, stream):
+            here, at, item = host.data_ptr(), there.data_ptr(), numbers.itemsize
+            cuda.copy(at, here, item * head, stream)
+            masks.write_runs(at, k, at + item * k, at + item * head, self._narrow, stream)
+            cuda.copy(here + item * head, at + item * head, item * words, stream)
+            self._arrival.record(stream)
+        counts = numbers[head:]
+        self._runs = counts.view(np.int32)[:total] if self._narrow else counts, numbers[k:head]
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._run_lengths().numpy(), self._offsets.numpy()
+        self._arrival.wait()
+        return self._runs
 
     def joined(self) -> tuple[Tensor, Tensor]:
-        return self._run_lengths().to(torch.int64), self._offsets
+        counts, offsets = self.runs()
+        return torch.from_numpy(counts).to(torch.int64), torch.from_numpy(offsets)
 
-    def _run_lengths(self) -> Tensor:
-        assert self._counts is not None
-        return self._counts.wait()
+
+def _host_memory(count: int, device: torch.device) -> Tensor:
+    """int64 of the host's, for copies to or from the device."""
+    return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
 
 
 class Fetched:

@@ -21,9 +21,9 @@ from torch import Tensor
 from . import ops
 from .measuring import MasksOnGpu, MasksOnHost
 from .models.common import to_device
-from .ops._masks.cuda import MeasuredMasks
+from .ops._masks.cuda import PreparedAxes
 from .ops._native import cpu_module
-from .ops._native_cuda import serves
+from .ops._native_cuda import serves, stream_of
 from .ops._threads import thread_count
 
 # Masks measured at once take their runs, and the encoder's working memory, which is several times as much: so few, but
@@ -109,6 +109,8 @@ class MaskResizer:
             axis_weights(self.low_res_size, self.image_size, content, size)
             for content, size in zip(self.input_hw, self.original_hw, strict=True)
         )
+        y, x = zip(self.input_hw, self.original_hw, strict=True)
+        self._key = self.low_res_size, self.image_size, y, x
 
     @torch.no_grad()
     def logits(self, low_res: Tensor) -> Tensor:
@@ -196,8 +198,7 @@ class MaskResizer:
         low_res = self._checked(low_res)
         height, width = picture_hw or self.original_hw
         if serves(low_res):
-            masks = MeasuredMasks(low_res, self._axes_on(low_res.device), threshold, offset, (height, width, *corner))
-            return MasksOnGpu(masks, height * width)
+            return MasksOnGpu(low_res, self._prepared_on(low_res.device), threshold, offset, (height, width, *corner))
         if low_res.device.type not in ("cpu", "cuda"):
             low_res = low_res.cpu()
         axes = self._axes_on(low_res.device)
@@ -206,14 +207,13 @@ class MaskResizer:
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y_cells, y_weights, x_cells, x_weights."""
-        y, x = zip(self.input_hw, self.original_hw, strict=True)
-        axes = self.low_res_size, self.image_size, y, x
-        if device.type != "cuda":
-            return _axes_at(device, *axes)
-        stream = torch.cuda.current_stream(device).cuda_stream
-        if torch.cuda.is_current_stream_capturing():  # what a graph makes is the graph's
-            return _axes_at(device, *axes)
-        return _axes_kept(device, stream, *axes)
+        stream = _stream_to_keep_on(device)
+        return _axes_at(device, *self._key) if stream is None else _axes_kept(device, stream, *self._key)
+
+    def _prepared_on(self, device: torch.device) -> PreparedAxes:
+        """The same as kernels take them."""
+        stream = _stream_to_keep_on(device)
+        return _prepared_at(device, *self._key) if stream is None else _prepared_kept(device, stream, *self._key)
 
     def _checked(self, low_res: Tensor) -> Tensor:
         if not isinstance(low_res, Tensor) or not low_res.is_floating_point():
@@ -239,6 +239,23 @@ def _axes_at(
 def _axes_kept(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same by stream, too: a copy is under way on one while another already reads."""
     return _axes_at(device, *axes)
+
+
+def _prepared_at(device: torch.device, cells: int, *axes: Any) -> PreparedAxes:
+    return PreparedAxes(*_axes_at(device, cells, *axes), (cells, cells)).fetch()
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> PreparedAxes:
+    return _prepared_at(device, *axes)
+
+
+def _stream_to_keep_on(device: torch.device) -> int | None:
+    """The GPU's current stream, where what is made on it may be kept."""
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():  # what a graph makes is the graph's
+        return None
+    return stream_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def _bilinear_source(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

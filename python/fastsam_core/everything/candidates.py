@@ -101,36 +101,42 @@ class Batch:
         self._pairs, self._scores, self._points = pairs, scores, points
         self._crop, self._image_size, self._filters = crop, image_size, filters
         self._kept: tuple[Any, ...] = ()
+        self._counts: list[np.ndarray] = []
 
     def filter(self) -> bool:
         """Ask for the runs of the masks that pass, once the numbers are there; whether any does."""
         # Nothing here is for all masks that could be for those that are kept: a GPU has measured them in less.
         found, filters, (left, top) = self.started.numbers(), self._filters, self._crop.box[:2]
+        kept = np.flatnonzero(found.stability >= filters.stability_score_thresh)
         corner = np.array([left, top, left, top])
-        passed = found.stability >= filters.stability_score_thresh
-        passed &= ~near_crop_edge(found.boxes + corner, self._crop.box, self._image_size)
-        kept = np.flatnonzero(passed)
-        scores, share = self._scores[self._pairs[kept, 0], self._pairs[kept, 1]], filters.stability_share
+        if self._crop.box != (0, 0, *self._image_size[::-1]):  # which has no edge of its own
+            kept = kept[~near_crop_edge(found.boxes[kept] + corner, self._crop.box, self._image_size)]
+        of_point, share = self._pairs[kept, 0], filters.stability_share
+        scores = self._scores[of_point, self._pairs[kept, 1]]
         if share:
             scores = (1 - share) * scores + share * found.stability[kept].astype(np.float32)
             high = scores > filters.conf_thres
-            kept, scores = kept[high], scores[high]
+            kept, of_point, scores = kept[high], of_point[high], scores[high]
         if not len(kept):
             return False
-        self.started.ask(kept)
+        *others, last = self.started.in_parts(kept)
+        for part in others:
+            self.started.ask(part, last=False)
+            self._counts += compact_all(*self.started.runs())
+        self.started.ask(last)
         self._kept = (
             found.boxes[kept] + corner,
             found.areas[kept],
             scores,
             found.stability[kept],
-            self._points[self._pairs[kept, 0]] + np.array([left, top], np.float64),
+            self._points[of_point] + np.array([left, top], np.float64),
             np.repeat(np.array([self._crop.box], np.int64), len(kept), axis=0),
         )
         return True
 
     def candidates(self) -> Candidates:
         """The masks that have passed, once their runs are there."""
-        return Candidates(compact_all(*self.started.runs()), *self._kept)
+        return Candidates(self._counts + compact_all(*self.started.runs()), *self._kept)
 
 
 class Queue:
@@ -167,23 +173,22 @@ class Queue:
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
 _TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # for each of them but the last
-# Counts per mask, on average, that take so little memory (16 KiB) that looking for a smaller dtype takes more than it
-# gives: the time in which a GPU measures a fifth of the masks.
+# Counts per mask, on average, that take so little memory (16 KiB) that copying them, or even looking for a smaller
+# dtype, takes more than it gives: the time in which a GPU measures a fifth of the masks.
 _FEW = 4096
 
 
 def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
-    """Copies of each mask's counts.
-
-    In the smallest dtype that holds them; few counts that come as int32, which a GPU gives, in uint32.
+    """Each mask's counts, copied in the smallest dtype that holds them; few counts that come as int32, which a GPU
+    gives, are taken as they are, in uint32.
 
     counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
     """
     # A few calls for all masks: some for each of them take longer than a GPU does to measure them.
     bounds = offsets.tolist()
     if counts.dtype == np.int32 and len(counts) <= _FEW * (len(bounds) - 1):
-        copied = counts.astype(np.uint32)
-        return [copied[begin:end] for begin, end in pairwise(bounds)]
+        taken = counts.view(np.uint32)
+        return [taken[begin:end] for begin, end in pairwise(bounds)]
     largest = np.maximum.reduceat(counts, offsets[:-1]) if len(bounds) > 1 else counts[:0]
     kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right").tolist()
     made = [counts] * len(kinds)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import ops
 from ..measuring import Fetched
 from ..models.common import to_device
-from ..ops._native_cuda import serves
+from ..ops._native_cuda import has_ample_memory, serves
 from ..postprocess import MaskResizer, measured_together
 from ..preprocess import resized_shape
 from ..runs import encode_counts
@@ -32,9 +32,9 @@ Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 # memory; on four threads or more they may take twice as much.
 _FEWEST = 4
 _PIXELS_AT_ONCE = 1 << 26
-# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 128 MiB of logits, twice.
-_GPU_LOGITS_CHUNK = 512
-_GPU_PIXELS_AT_ONCE = 1 << 30
+# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 256 MiB of logits, twice.
+# Half as many on a GPU that has little memory.
+_GPU_LOGITS_CHUNK = 1024
 
 
 def generate_masks(
@@ -66,7 +66,7 @@ def generate_masks(
             It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
             that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
             is only called for pairs that may pass `conf_thres`, for at most 64 at once. Where CUDA kernels serve and
-            the predicted IoU is on the GPU, for at most 512; such logits are read until the next call of `logits` but
+            the predicted IoU is on the GPU, for at most 1,024; such logits are read until the next call of `logits` but
             one, with calls of `decode` in between, so that the GPU has work while the host waits for what it measured.
         image_size: (height, width) of the picture.
         points_stride: points per side of the grid (not a distance); ignored where `point_grids` is given.
@@ -124,9 +124,7 @@ def generate_masks(
     with torch.no_grad():
         for crop in crops:
             candidates = _crop_candidates(decode, crop, size, batch_size, long_side, filters, queue)
-            passed = Candidates.join(list(candidates))
-            kept = _survivors(passed, passed.predicted_iou, box_thresh, queue.device)
-            found = Candidates.join([found, passed.take(kept)])
+            found = Candidates.join([found, _best(Candidates.join(list(candidates)), box_thresh, queue.device)])
         if len(crops) > 1:
             areas = (found.crop_boxes[:, 2:] - found.crop_boxes[:, :2]).prod(1)
             found = found.take(_survivors(found, 1 / areas.astype(np.float32), crop_thresh, queue.device))
@@ -173,7 +171,7 @@ def _crop_candidates(
         points = crop.points[start : start + batch_size]
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
-        size = _masks_at_once(crop.size, serves(predicted_iou))
+        size = _masks_at_once(crop.size, predicted_iou)
         scores = Fetched(predicted_iou).wait()
         pairs = (scores > filters.least_decoded).nonzero()
         for chunk in pairs.split(size) if len(pairs) else ():
@@ -185,11 +183,16 @@ def _crop_candidates(
     yield from queue.drain()
 
 
-def _masks_at_once(crop_size: tuple[int, int], on_gpu: bool) -> int:
-    most, pixels = _GPU_LOGITS_CHUNK, _GPU_PIXELS_AT_ONCE
-    if not on_gpu:
-        most = measured_together()
-        pixels = _PIXELS_AT_ONCE * min(2, most // 16)
+def _best(candidates: Candidates, box_thresh: float, device: torch.device) -> Candidates:
+    """Those of one crop that survive, and nothing of the others."""
+    return candidates.take(_survivors(candidates, candidates.predicted_iou, box_thresh, device))
+
+
+def _masks_at_once(crop_size: tuple[int, int], predicted_iou: Tensor) -> int:
+    if serves(predicted_iou):
+        return _GPU_LOGITS_CHUNK if has_ample_memory(predicted_iou.device) else -(-_GPU_LOGITS_CHUNK // 2)
+    most = measured_together()
+    pixels = _PIXELS_AT_ONCE * min(2, most // 16)
     return max(_FEWEST, min(most, pixels // (crop_size[0] * crop_size[1])))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._tensors import tensor_of
+from ..ops._native_cuda import has_ample_memory
 from ..ops._threads import native_threads, share_out, thread_count
 from . import decoder_gpu, decoder_tiled
 from .ahead import run_in_dtype
@@ -33,7 +34,6 @@ _PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
 # chunk for each of some threads; with SAM's decoder it takes 60 MiB, and up to 24 for its logits.
 _POINTS_AT_ONCE = 64
 _MOST_POINTS_ON_CPU = 128
-_AMPLE_MEMORY = 8 << 30
 
 # PyTorch starts threads at 2^15 values; a prompt has some 2,000.
 _FEW_PROMPTS = 8
@@ -209,8 +209,7 @@ class SamModel(nn.Module):
             return min(_MOST_POINTS_ON_CPU, max(_POINTS_AT_ONCE, chunks))
         if not (probe.is_cuda and serves_decoder(decoder, probe)):
             return _POINTS_AT_ONCE
-        ample = torch.cuda.get_device_properties(probe.device).total_memory >= _AMPLE_MEMORY
-        return decoder_gpu.PROMPTS_PER_CHUNK if ample else _POINTS_AT_ONCE
+        return decoder_gpu.PROMPTS_PER_CHUNK if has_ample_memory(probe.device) else _POINTS_AT_ONCE
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).

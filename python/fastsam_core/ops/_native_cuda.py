@@ -152,6 +152,12 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 @cache
+def has_ample_memory(device: torch.device) -> bool:
+    """Whether a GPU has 8 GiB or more; True for what is no GPU."""
+    return device.type != "cuda" or torch.cuda.get_device_properties(device).total_memory >= 8 << 30
+
+
+@cache
 def shared_memory(module: Any, device: torch.device) -> int:
     """Bytes that each multiprocessor has of a GPU, which is the current one."""
     return int(module.shared_memory())

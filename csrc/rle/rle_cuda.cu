@@ -13,6 +13,9 @@ namespace {
 
 using fastsam::cuda::blocks_for;
 
+// Masks whose parts one block adds up.
+constexpr int kFinished = 64;
+
 __device__ unsigned pixel_at(const MaskView& masks, int64_t image, int64_t y, int64_t x) {
   return *masks.at(image, y, x) != 0;
 }
@@ -96,28 +99,37 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void finish_kernel(Part* parts, int64_t n, int64_t per_mask, int64_t pixels, Totals totals) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= n) return;
-  Part sum = empty_part();
-  for (int64_t k = i * per_mask; k < (i + 1) * per_mask; ++k) {
-    Part& part = parts[k];
-    part.rank = sum.changes;
-    part.before = sum.last;
-    merge(sum, part);
-  }
-  totals.lengths[i] = sum.changes + has_rest(sum.changes, sum.last, pixels);
-  if (totals.boxes != nullptr) {
+__global__ void __launch_bounds__(kFinished)
+    finish_kernel(Part* parts, int64_t n, int64_t per_mask, int64_t pixels, Totals totals) {
+  __shared__ int64_t boxes[4 * kFinished], sizes[3 * kFinished];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t first = int64_t{blockIdx.x} * kFinished, i = first + thread;
+  if (i < n) {
+    Part sum = empty_part();
+    for (int64_t k = i * per_mask; k < (i + 1) * per_mask; ++k) {
+      Part& part = parts[k];
+      part.rank = sum.changes;
+      part.before = sum.last;
+      merge(sum, part);
+    }
+    totals.lengths[i] = sum.changes + has_rest(sum.changes, sum.last, pixels);
     const bool any = sum.right >= 0;
-    totals.boxes[4 * i] = any ? sum.left : 0;
-    totals.boxes[4 * i + 1] = any ? sum.top : 0;
-    totals.boxes[4 * i + 2] = any ? sum.right : 0;
-    totals.boxes[4 * i + 3] = any ? sum.bottom : 0;
+    boxes[4 * thread] = any ? sum.left : 0;
+    boxes[4 * thread + 1] = any ? sum.top : 0;
+    boxes[4 * thread + 2] = any ? sum.right : 0;
+    boxes[4 * thread + 3] = any ? sum.bottom : 0;
+    sizes[3 * thread] = sum.pixels;
+    sizes[3 * thread + 1] = sum.inner;
+    sizes[3 * thread + 2] = sum.outer;
+  }
+  __syncthreads();
+  // Written side by side, since it may be to the host's memory.
+  const int count = static_cast<int>(min(n - first, int64_t{kFinished}));
+  if (totals.boxes != nullptr) {
+    for (int j = thread; j < 4 * count; j += kFinished) totals.boxes[4 * first + j] = boxes[j];
   }
   if (totals.sizes != nullptr) {
-    totals.sizes[3 * i] = sum.pixels;
-    totals.sizes[3 * i + 1] = sum.inner;
-    totals.sizes[3 * i + 2] = sum.outer;
+    for (int j = thread; j < 3 * count; j += kFinished) totals.sizes[3 * first + j] = sizes[j];
   }
 }
 
@@ -141,7 +153,7 @@ cudaStream_t on(void* stream) { return static_cast<cudaStream_t>(stream); }
 }  // namespace
 
 void finish_parts(Part* parts, int64_t n, int64_t per_mask, int64_t pixels, const Totals& totals, void* stream) {
-  launch(finish_kernel, blocks_for(n, 64), 64, 0, on(stream), parts, n, per_mask, pixels, totals);
+  launch(finish_kernel, blocks_for(n, kFinished), kFinished, 0, on(stream), parts, n, per_mask, pixels, totals);
 }
 
 void offsets_of(const int64_t* lengths, int64_t n, int64_t* offsets, void* stream) {

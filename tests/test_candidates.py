@@ -34,5 +34,20 @@ def test_few_counts_of_a_gpu_are_kept_as_they_are(most: int) -> None:
 def test_taken_candidates_keep_no_others_alive() -> None:
     counts = candidates.compact_all(np.arange(1000), np.array([0, 1, 1000]))
     columns = (np.zeros((2, *shape), dtype) for _, (_, *shape), dtype in candidates._COLUMNS)
-    (taken,) = candidates.Candidates(counts, *columns).take(np.array([0])).counts
-    assert taken.tolist() == [0] and taken.base is None
+    taken = candidates.Candidates(counts, *columns).take(np.array([0])).counts
+    assert [mask.tolist() for mask in taken] == [[0]]
+    assert [(array.tolist(), array.base) for array in taken.arrays] == [([0], None)]
+
+
+def test_counts_of_several_arrays_are_joined_and_taken() -> None:
+    lists = [[1, 2], [300], [4, 5, 6], [70_000, 8]]
+    given = [np.array([1, 2, 300, 4, 5, 6]), np.array([70_000, 8])]
+    parts = [
+        candidates.compact_all(given[0], np.array([0, 2, 3, 6])),
+        candidates.compact_all(given[1], np.array([0, 2])),
+    ]
+    none = candidates.Counts.join([])
+    joined = candidates.Counts.join([none, parts[0].take(np.array([2])), *parts, none])
+    assert len(joined) == 5 and len(none) == 0
+    assert [mask.tolist() for mask in joined] == [lists[2], *lists]
+    assert [mask.tolist() for mask in joined.take(np.array([4, 0, 2]))] == [lists[3], lists[2], lists[1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,57 @@ from .crops import near_crop_edge
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Uncompressed RLE of N masks, in few arrays. Each mask's is cut out when it is asked for: of most, that is never.
+
+    The i-th one is arrays[which[i]][begins[i] : ends[i]]; which, begins, ends: (N,) int64.
+    """
+
+    arrays: list[np.ndarray]
+    which: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: list[np.ndarray]) -> Counts:
+        """Of one mask in each array."""
+        which = np.arange(len(arrays))
+        return cls(arrays, which, np.zeros_like(which), np.array([len(one) for one in arrays], np.int64))
+
+    @classmethod
+    def join(cls, parts: list[Counts]) -> Counts:
+        firsts = accumulate([len(part.arrays) for part in parts], initial=0)
+        which = [part.which + first for part, first in zip(parts, firsts, strict=False)]
+        columns = which, [part.begins for part in parts], [part.ends for part in parts]
+        return cls([one for part in parts for one in part.arrays], *(np.concatenate([_NONE, *one]) for one in columns))
+
+    def take(self, index: np.ndarray) -> Counts:
+        """Copies of those of these numbers."""
+        return Counts.of([self[i].copy() for i in index.tolist()])
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.arrays[self.which[i]][self.begins[i] : self.ends[i]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
 class Candidates:
     """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
 
-    counts: uncompressed RLE of the whole picture, each in a dtype that is small where there is much of it, because
+    counts: of the whole picture, each in a dtype that is small where there is much of it, because
     thousands of masks may wait for their NMS; those that were found together share memory until some are taken.
     boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
     """
 
-    counts: list[np.ndarray]
+    counts: Counts
     boxes: np.ndarray
     areas: np.ndarray
     predicted_iou: np.ndarray
@@ -36,7 +78,7 @@ class Candidates:
     def join(cls, parts: list[Candidates]) -> Candidates:
         """All masks of the parts, in order."""
         return cls(
-            [counts for part in parts for counts in part.counts],
+            Counts.join([part.counts for part in parts]),
             *(
                 np.concatenate([np.zeros(shape, dtype), *(getattr(part, name) for part in parts)])
                 for name, shape, dtype in _COLUMNS
@@ -45,9 +87,7 @@ class Candidates:
 
     def take(self, index: np.ndarray) -> Candidates:
         """The masks of these numbers, in their order, without the memory of the others."""
-        return Candidates(
-            [self.counts[i].copy() for i in index.tolist()], *(getattr(self, name)[index] for name, _, _ in _COLUMNS)
-        )
+        return Candidates(self.counts.take(index), *(getattr(self, name)[index] for name, _, _ in _COLUMNS))
 
 
 _COLUMNS: tuple[tuple[str, tuple[int, ...], type], ...] = (
@@ -101,7 +141,7 @@ class Batch:
         self._pairs, self._scores, self._points = pairs, scores, points
         self._crop, self._image_size, self._filters = crop, image_size, filters
         self._kept: tuple[Any, ...] = ()
-        self._counts: list[np.ndarray] = []
+        self._counts: list[Counts] = []
 
     def filter(self) -> bool:
         """Ask for the runs of the masks that pass, once the numbers are there; whether any does."""
@@ -122,7 +162,7 @@ class Batch:
         *others, last = self.started.in_parts(kept)
         for part in others:
             self.started.ask(part, last=False)
-            self._counts += compact_all(*self.started.runs())
+            self._counts.append(compact_all(*self.started.runs()))
         self.started.ask(last)
         self._kept = (
             found.boxes[kept] + corner,
@@ -136,7 +176,8 @@ class Batch:
 
     def candidates(self) -> Candidates:
         """The masks that have passed, once their runs are there."""
-        return Candidates(self._counts + compact_all(*self.started.runs()), *self._kept)
+        counts = compact_all(*self.started.runs())
+        return Candidates(Counts.join([*self._counts, counts]) if self._counts else counts, *self._kept)
 
 
 class Queue:
@@ -178,26 +219,25 @@ _TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # for each of them but the la
 _FEW = 4096
 
 
-def compact_all(counts: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+def compact_all(counts: np.ndarray, offsets: np.ndarray) -> Counts:
     """Each mask's counts, copied in the smallest dtype that holds them; few counts that come as int32, which a GPU
     gives, are taken as they are, in uint32.
 
     counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
     """
     # A few calls for all masks: some for each of them take longer than a GPU does to measure them.
-    bounds = offsets.tolist()
-    if counts.dtype == np.int32 and len(counts) <= _FEW * (len(bounds) - 1):
-        taken = counts.view(np.uint32)
-        return [taken[begin:end] for begin, end in pairwise(bounds)]
-    largest = np.maximum.reduceat(counts, offsets[:-1]) if len(bounds) > 1 else counts[:0]
-    kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right").tolist()
-    made = [counts] * len(kinds)
-    for kind in set(kinds):
-        of_it = [i for i, one in enumerate(kinds) if one == kind]
-        parts = [counts[bounds[i] : bounds[i + 1]] for i in of_it] if len(of_it) < len(kinds) else [counts]
-        joined, begin = np.concatenate(parts, dtype=_UNSIGNED[kind], casting="unsafe"), 0
-        for i in of_it:
-            end = begin + bounds[i + 1] - bounds[i]
-            made[i] = joined[begin:end]
-            begin = end
-    return made
+    begins, ends = offsets[:-1], offsets[1:]
+    which = np.zeros_like(begins)
+    if counts.dtype == np.int32 and len(counts) <= _FEW * len(begins):
+        return Counts([counts.view(np.uint32)], which, begins, ends)
+    largest = np.maximum.reduceat(counts, begins) if len(begins) else counts[:0]
+    kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right")
+    lengths, placed = ends - begins, np.zeros_like(begins)
+    arrays: list[np.ndarray] = []
+    for kind in np.unique(kinds).tolist():
+        of_it = np.flatnonzero(kinds == kind)
+        spans = zip(begins[of_it].tolist(), ends[of_it].tolist(), strict=True)
+        parts = [counts[begin:end] for begin, end in spans] if len(of_it) < len(kinds) else [counts]
+        which[of_it], placed[of_it] = len(arrays), np.cumsum(lengths[of_it]) - lengths[of_it]
+        arrays.append(np.concatenate(parts, dtype=_UNSIGNED[kind], casting="unsafe"))
+    return Counts(arrays, which, placed, placed + lengths)

@@ -22,7 +22,7 @@ from ..postprocess import MaskResizer, measured_together
 from ..preprocess import resized_shape
 from ..runs import encode_counts
 from .arguments import Crop, check_count, check_image_size, check_number, plan_crops
-from .candidates import Batch, Candidates, Filters, Queue, compact_all
+from .candidates import Batch, Candidates, Counts, Filters, Queue, compact_all
 
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
@@ -132,7 +132,7 @@ def generate_masks(
             found, changed = _without_small_regions(found, size, min_area)
             # Masks that were whole from the start win over those that had to be changed.
             found = found.take(_survivors(found, ~changed, max(box_thresh, crop_thresh), queue.device))
-        rles = encode_counts(found.counts, height, width)
+        rles = encode_counts(list(found.counts), height, width)
     return _records(found, rles)
 
 
@@ -258,7 +258,7 @@ def _without_small_regions(
         x, y, w, h = ops.rle_to_bbox(runs, offsets, height)[0].tolist()
         boxes[i] = (x, y, x + w - 1, y + h - 1) if w else 0
         areas[i] = int(ops.rle_area(runs, offsets))
-    return replace(candidates, counts=counts, boxes=boxes, areas=areas), changed
+    return replace(candidates, counts=Counts.of(counts), boxes=boxes, areas=areas), changed
 
 
 def _records(found: Candidates, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:

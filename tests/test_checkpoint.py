@@ -122,3 +122,13 @@ def test_device_is_checked(nano: State) -> None:
     save_file(nano, "w.safetensors")
     with pytest.raises(ValueError, match="device='gpu'"):
         load_model("w.safetensors", "gpu")
+
+
+@torch.inference_mode()
+def test_weights_loaded_or_moved_in_inference_mode_are_as_elsewhere() -> None:
+    model = load_model("sam_nano.pt")
+    for move in (model.eval, model.double, model.float):
+        move()
+        assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+    made_there = registry.build("sam_nano")
+    assert made_there.double().dtype == torch.float64 and made_there.mask_decoder.iou_token.weight.is_inference()

@@ -205,6 +205,11 @@ class MaskResizer:
         found = ops.mask_runs(low_res, *axes, threshold, offset, height, width, *corner)
         return MasksOnHost(*(result.cpu() for result in found))
 
+    def prepare_for(self, tensor: Tensor) -> None:
+        """Makes what `start` will need beside masks, where the tensor is on a GPU, on which that is kept."""
+        if tensor.is_cuda and serves(tensor):
+            self._prepared_on(tensor.device)
+
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y_cells, y_weights, x_cells, x_weights."""
         stream = _stream_to_keep_on(device)

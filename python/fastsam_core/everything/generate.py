@@ -172,6 +172,7 @@ def _crop_candidates(
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
         size = _masks_at_once(crop.size, predicted_iou)
+        resizer.prepare_for(predicted_iou)  # while a GPU is at work on the scores
         scores = Fetched(predicted_iou).wait()
         pairs = (scores > filters.least_decoded).nonzero()
         for chunk in pairs.split(size) if len(pairs) else ():

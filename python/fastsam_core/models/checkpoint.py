@@ -45,6 +45,7 @@ _OTHERS = (
 )
 
 
+@torch.inference_mode(False)  # whose weights are for inference alone, and nothing is kept that is made of them
 def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any = "cpu") -> SamModel:
     """The model with its weights, in float32 and eval mode, on `device` (None or "": a GPU if there is one).
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +47,11 @@ IndexList = Sequence[int] | Tensor
 
 def _plain_chunk(tensor: Tensor) -> int:
     return _PLAIN_CHUNK if tensor.is_cpu else _PLAIN_CHUNK_ON_GPU
+
+
+def _numbers_of(index: IndexList) -> Tensor:
+    """As int64, by way of NumPy: of a list of 1,024 numbers PyTorch makes a tensor in three to seven times as long."""
+    return index.long() if isinstance(index, Tensor) else torch.from_numpy(np.array(index, np.int64))
 
 
 def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
@@ -148,6 +154,14 @@ class SamModel(nn.Module):
         self.mask_decoder = mask_decoder
         self.own_image_size = prompt_encoder.image_size  # to go back to after calls with another
         self._sized: dict[int, PromptEncoder] = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SamModel:
+        """As for any module, but a move in inference mode, as by a first call there, doesn't make weights whose changes
+        nobody counts, of which nothing could be kept.
+        """
+        counted = not self.mask_decoder.iou_token.weight.is_inference()
+        with torch.inference_mode(False) if counted else nullcontext():
+            return cast(SamModel, super()._apply(fn, recurse))
 
     @property
     def image_size(self) -> int:
@@ -348,7 +362,7 @@ class SamModel(nn.Module):
 
         def logits(point_index: IndexList, mask_index: IndexList) -> Tensor:
             with torch.no_grad(), _threads(image.embedding, len(points)):
-                return decoded.logits(point_index, tensor_of(mask_index).long() + 1).float()
+                return decoded.logits(_numbers_of(point_index), _numbers_of(mask_index) + 1).float()
 
         return iou, logits
 

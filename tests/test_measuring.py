@@ -270,6 +270,8 @@ def test_runs_of_chosen_masks_in_any_order(kernels: None) -> None:
         assert masks_there.numbers().areas.tolist() == host.numbers().areas.tolist()
         masks_there.ask(kept)
     assert [runs.tolist() for runs in started.runs()] == [runs.tolist() for runs in host.runs()]
+    assert not any(np.shares_memory(a, b) for a, b in zip(started.joined(), started.runs(), strict=True))
+    assert not any(np.shares_memory(started.numbers().areas, given) for given in started._numbers)
     empty = resizer.start(masks)
     empty.ask(np.arange(0))
     assert [runs.tolist() for runs in empty.runs()] == [[], [0]]

@@ -30,7 +30,7 @@ class MaskNumbers:
     @classmethod
     def of(cls, boxes: np.ndarray, sizes: np.ndarray) -> MaskNumbers:
         """From what `ops.mask_runs` gives."""
-        area, inner, outer = sizes.T
+        area, inner, outer = sizes.T.copy()  # an array of their own: areas stay with a user's results
         # The reference divides int32 by int32 in float32.
         stability = inner.astype(np.float32) / np.maximum(outer, 1).astype(np.float32)
         return cls(area, boxes, stability)
@@ -150,7 +150,8 @@ class MasksOnGpu:
 
     def joined(self) -> tuple[Tensor, Tensor]:
         counts, offsets = self.runs()
-        return torch.from_numpy(counts).to(torch.int64), torch.from_numpy(offsets)
+        # Copies, as they stay with a user's results: pinned memory is little, and never given back.
+        return torch.from_numpy(counts).to(torch.int64, copy=True), torch.from_numpy(offsets.copy())
 
 
 def _host_memory(count: int, device: torch.device) -> Tensor:

@@ -141,7 +141,7 @@ def test_segment_everything_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) 
 
     settings = {**LOOSE, "points_stride": 8, "points_batch_size": 16, "crop_n_layers": 1}
     expected = generate_masks(Discs(), (240, 320), **settings)
-    for masks_at_once, counts_at_once in ((1024, 1 << 26), (7, 1 << 26), (64, 1000)):
+    for masks_at_once, counts_at_once in ((1024, 60_000_000), (7, 60_000_000), (64, 1000)):
         monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", masks_at_once)
         monkeypatch.setattr(measuring, "_MOST_COUNTS", counts_at_once)
         assert generate_masks(There(), (240, 320), **settings) == expected

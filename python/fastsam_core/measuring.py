@@ -15,8 +15,9 @@ from torch import Tensor
 from .ops._masks.cuda import MeasuredMasks, PreparedAxes, split_numbers
 from .ops._native_cuda import on_device_of
 
-# Counts that a GPU gives at once: 256 MiB, where masks of noise have up to one for each pixel.
-_MOST_COUNTS = 1 << 26
+# Counts that a GPU gives at once, where masks of noise have up to one for each pixel: with one mask more they are still
+# less than 256 MiB, as PyTorch takes pinned memory by powers of two.
+_MOST_COUNTS = 60_000_000
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from fastsam_core.models.decoder_features import decoder_weights, features, place
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
+from fastsam_core.ops._decoder.chain import Chain
 from fastsam_core.ops._decoder.panels import to_panels
-from fastsam_core.ops._decoder.weights import ImageParts
+from fastsam_core.ops._decoder.weights import ImageParts, TokenSizes
 
 
 def cast(op: str, given: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
@@ -36,6 +37,16 @@ def cast(op: str, given: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]
 def arguments_in(dtype: torch.dtype, op: str, **sizes: Any) -> tuple[Any, ...]:
     """`arguments` in this dtype."""
     return cast(op, arguments(op, **sizes), dtype)
+
+
+def chain_of(given: tuple[Any, ...], outputs: int = 5) -> tuple[Chain, tuple[Any, ...]]:
+    """Of arguments of `decoder_prompts` the chain of their image, and what it takes of the prompts.
+
+    The first prompt's first tokens are taken for those that all prompts have in common.
+    """
+    tokens, weights, sizes, image, *of_image, chosen, state = given
+    chain = Chain(tokens[0, :outputs], weights, TokenSizes(*sizes), ImageParts(*image), *of_image)
+    return chain, (tokens[:, outputs:], chosen, state)
 
 
 def arguments(

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from decoder_arguments import arguments_in
+from decoder_arguments import arguments_in, chain_of
 from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._decoder import cuda
+from fastsam_core.ops._decoder.layouts import matrices
 from fastsam_core.ops._decoder.weights import mask_shapes
 from siblings import EMULATED, Calls, carry, emulated, threads_backwards
 from test_decoder import run
@@ -44,10 +46,54 @@ def test_errors(sibling: str, op: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("op", CHAINS)
 def test_kernels_serve_and_nothing_else(sibling: str, op: str) -> None:
     given = arguments_in(torch.bfloat16, op, **SIZE)
-    calls = Calls(emulated if sibling == EMULATED else _native_cuda.cuda_module)
+    calls = Calls(module_of(sibling))
     with _native_cuda.use_module(calls):
-        getattr(cuda, op)(*(given if sibling == EMULATED else carry(given, "cuda")))
+        getattr(cuda, op)(*there(given, sibling))
     assert op in calls.names and "decoder_first_pass" not in calls.names
+
+
+def module_of(sibling: str) -> Any:
+    return emulated if sibling == EMULATED else _native_cuda.cuda_module
+
+
+def there(given: Any, sibling: str) -> Any:
+    return given if sibling == EMULATED else carry(given, "cuda")
+
+
+@needs_module
+@each_form
+@each_half
+@pytest.mark.parametrize(("prompts", "outputs", "tokens"), [(3, 5, 7), (12, 5, 8), (1, 1, 1)])
+def test_the_chain_of_an_image_gives_what_the_operation_gives(
+    sibling: str, dtype: torch.dtype, prompts: int, outputs: int, tokens: int
+) -> None:
+    size = {**SIZE, "prompts": prompts, "tokens": tokens, "grid": (3, 5)}
+    first, *given, state = arguments_in(dtype, "decoder_prompts", **size)
+    first[:, :outputs] = first[0, :outputs]
+    expected = ops.siblings("decoder_prompts")[sibling](first, *given, written := state.clone())
+    with _native_cuda.use_module(module_of(sibling)):
+        chain, (sparse, chosen, own_state) = chain_of(there((first, *given, state), sibling), outputs)
+        for of_prompts in (sparse.contiguous(), shifted(sparse)):  # what is laid out is left as it is
+            own_state.zero_()
+            found = chain(of_prompts, chosen, own_state)
+            for ours, wanted in zip((*found, own_state), (*expected, written), strict=True):
+                assert torch.equal(ours.cpu(), wanted)
+        assert [len(x) for x in chain(sparse[:0], chosen, own_state[:0])] == [0] * 4
+
+
+@needs_module
+@each_form
+@each_half
+@pytest.mark.parametrize("tokens", [1, 7, 8])
+def test_factors_laid_out_are_those_of_the_operation(sibling: str, dtype: torch.dtype, tokens: int) -> None:
+    given = arguments_in(dtype, "decoder_mask_factors", **{**SIZE, "prompts": 3, "tokens": tokens})
+    with _native_cuda.use_module(module_of(sibling)):
+        (factors, weights), (laid_out, same) = (
+            cuda.mask_factors(*there(given, sibling), laid_out=laid_out) for laid_out in (False, True)
+        )
+    rows = 16 * tokens + 2
+    expected = matrices(F.pad(factors, (0, (128 if rows <= 128 else 160) - rows)))
+    assert torch.equal(laid_out.flatten(), expected.flatten()) and torch.equal(weights, same)
 
 
 @needs_module
@@ -77,9 +123,9 @@ def test_many_prompts_give_the_same_as_few(sibling: str) -> None:
 
 @needs_module
 @each_form
-@pytest.mark.parametrize("hidden", [(1032, 520), (40, 1032)], ids=str)
-def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, hidden: tuple[int, int]) -> None:
-    """Quarters of a depth that take several stages and end within one, and a depth that doesn't fill one."""
+@pytest.mark.parametrize(("count", "hidden"), [(200, (1032, 520)), (200, (40, 1032)), (300, (264, 1032))], ids=str)
+def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, count: int, hidden: tuple[int, int]) -> None:
+    """Quarters of a depth that take several stages and end within one, a depth that doesn't fill one, large blocks."""
     _, *owns, _, _, _, _, _, _, first, second, rest = arguments_in(
         torch.bfloat16, "decoder_mask_factors", **{**SIZE, "prompts": 3}
     )
@@ -88,14 +134,14 @@ def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, hidden: tup
     sizes = [*hidden, 32]
     size = mask_shapes(256, *sizes)[1]
     layers = (torch.randn(4, size, generator=generator) / 16).bfloat16()
-    asked, index, column = torch.arange(200) % 3, torch.arange(199, -1, -1), torch.arange(200) % 4
+    asked, index, column = torch.arange(count) % 3, torch.arange(count - 1, -1, -1), torch.arange(count) % 4
     weights = [2, 0, 3, 1], layers, sizes, first, second, rest
     given = final, *owns, asked, index, column, *weights
     check_mean_errors(sibling, "decoder_mask_factors", [given])
     call = ops.siblings("decoder_mask_factors")[sibling]
     factors, found = call(*given)
-    few_factors, few = call(final, *owns, asked[190:], torch.arange(9, -1, -1), column[:10], *weights)
-    assert torch.equal(factors[190:], few_factors) and torch.equal(found[:10], few)
+    few_factors, few = call(final, *owns, asked[-10:], torch.arange(9, -1, -1), column[:10], *weights)
+    assert torch.equal(factors[-10:], few_factors) and torch.equal(found[:10], few)
     if sibling == EMULATED:
         with threads_backwards():
             assert all(torch.equal(a, b) for a, b in zip(call(*given), (factors, found), strict=True))

@@ -119,10 +119,12 @@ def test_masks_put_in_order_on_the_host_are_those_of_the_operation(
     assert isinstance(decoded, GpuPrompts) and "_upscaler" not in vars(image)
     of_pairs = [PAIRS[PAIRS[:, 1] > 0], torch.tensor([[7, 1], [2, 3], [7, 2], [0, 1], [2, 3]]), PAIRS[1:2], PAIRS[:0]]
     expected = [decoded.logits(pairs[:, 0], pairs[:, 1]) for pairs in of_pairs]
+    calls: list[Any] = []
     with _native_cuda.use_module(cuda_emulation.load()):
+        for op in ("decoder_prompts", "decoder_mask_factors", "decoder_upscale"):
+            monkeypatch.setattr(f"fastsam_core.ops.{op}", lambda *given: calls.append(given))
         again = image.decode(sparse, chosen)
-        calls: list[Any] = []
-        monkeypatch.setattr("fastsam_core.ops.decoder_upscale", lambda *given: calls.append(given))
+        assert torch.equal(again.predicted_iou(), decoded.predicted_iou())
         for pairs, wanted in zip(of_pairs, expected, strict=True):
             assert torch.equal(again.logits(pairs[:, 0].tolist(), pairs[:, 1].tolist()), wanted)
     assert not calls and "_upscaler" in vars(image)

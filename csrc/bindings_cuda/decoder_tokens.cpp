@@ -85,20 +85,35 @@ kernels::Prompts prompts_of(Address weights, int64_t count, const std::vector<in
   return job;
 }
 
-int64_t prompts_scratch(int64_t count, const std::vector<int64_t>& sizes, int64_t prompts, int64_t tokens,
-                        int64_t length, const std::vector<int>& chosen) {
-  return kernels::prompts_scratch(prompts_of(0, count, sizes, prompts, tokens, length, chosen));
+int64_t prompts_scratch(int64_t count, const std::vector<int64_t>& sizes, bool laid_out, int64_t prompts,
+                        int64_t tokens, int64_t length, const std::vector<int>& chosen) {
+  kernels::Prompts job = prompts_of(0, count, sizes, prompts, tokens, length, chosen);
+  job.laid_out = laid_out;
+  return kernels::prompts_scratch(job);
 }
 
-void decoder_prompts(int dtype, Address given, Address weights, int64_t count, const std::vector<int64_t>& sizes,
-                     const std::vector<Address>& image, Address constant, double eps, int64_t prompts, int64_t tokens,
-                     int64_t length, const std::vector<int>& chosen, Address state, Address final_tokens, Address iou,
+void lay_out(const std::vector<Address>& from, const std::vector<Address>& to, int64_t length, Address stream) {
+  require(from.size() == kernels::kImageParts && to.size() == kernels::kImageParts, "six parts are laid out");
+  require(length >= 1, "sizes must be positive");
+  const void* sources[kernels::kImageParts];
+  void* targets[kernels::kImageParts];
+  for (size_t i = 0; i < kernels::kImageParts; ++i) {
+    sources[i] = pointer<const void>(from[i]), targets[i] = pointer<void>(to[i]);
+  }
+  kernels::lay_out(sources, targets, length, pointer<void>(stream));
+}
+
+void decoder_prompts(int dtype, Address given, Address output, int64_t outputs, Address weights, int64_t count,
+                     const std::vector<int64_t>& sizes, const std::vector<Address>& image, bool laid_out,
+                     Address constant, double eps, int64_t prompts, int64_t tokens, int64_t length,
+                     const std::vector<int>& chosen, Address state, Address final_tokens, Address iou,
                      Address first_own, Address second_own, Address scratch, int64_t scratch_bytes,
                      int64_t shared_memory, Address stream) {
   require(image.size() == 8, "the image has eight parts");
   kernels::Prompts job = prompts_of(weights, count, sizes, prompts, tokens, length, chosen);
-  job.given = pointer<const void>(given), job.eps = static_cast<float>(eps);
-  job.constant = pointer<const float>(constant);
+  job.outputs = outputs, job.output = pointer<const void>(output), job.laid_out = laid_out;
+  (outputs > 0 ? job.sparse : job.given) = pointer<const void>(given);
+  job.constant = pointer<const float>(constant), job.eps = static_cast<float>(eps);
   job.first_keys = pointer<const void>(image[0]), job.first_values = pointer<const void>(image[1]);
   job.image1 = pointer<const void>(image[2]), job.values1 = pointer<const void>(image[3]);
   job.norms1 = pointer<const float>(image[4]);
@@ -142,14 +157,15 @@ void decoder_mask_factors(int dtype, Address final_tokens, Address first_own, Ad
                           Address index, Address column, Address layers, int64_t each,
                           const std::vector<int64_t>& sizes, const std::vector<int64_t>& masks, int64_t prompts,
                           int64_t tokens, int64_t wide, int64_t asked_count, int64_t count, Address first,
-                          Address second, Address rest, Address factors, Address weights, Address scratch,
-                          int64_t scratch_bytes, Address stream) {
+                          Address second, Address rest, bool laid_out, Address factors, Address weights,
+                          Address scratch, int64_t scratch_bytes, Address stream) {
   auto job = factors_of(layers, each, sizes, masks, prompts, tokens, wide, asked_count, count);
   job.final_tokens = pointer<const void>(final_tokens), job.first_own = pointer<const void>(first_own);
   job.second_own = pointer<const void>(second_own), job.asked = pointer<const int64_t>(asked);
   job.index = pointer<const int64_t>(index), job.column = pointer<const int64_t>(column);
   job.first = pointer<const void>(first), job.second = pointer<const void>(second);
-  job.rest = pointer<const void>(rest), job.factors = pointer<void>(factors), job.weights = pointer<void>(weights);
+  job.rest = pointer<const void>(rest), job.laid_out = laid_out, job.factors = pointer<void>(factors);
+  job.weights = pointer<void>(weights);
   require(kernels::mask_factors_scratch(job) <= scratch_bytes, "there is less scratch memory than the call takes");
   job.scratch = pointer<void>(scratch);
   kernels::mask_factors(job, static_cast<DType>(dtype), pointer<void>(stream));
@@ -159,21 +175,23 @@ void decoder_mask_factors(int dtype, Address final_tokens, Address first_own, Ad
 
 void bind_decoder_tokens(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> released;
-  m.def("decoder_prompts_scratch", &prompts_scratch, py::arg("count"), py::arg("sizes"), py::arg("prompts"),
-        py::arg("tokens"), py::arg("length"), py::arg("chosen"));
-  m.def("decoder_prompts", &decoder_prompts, py::arg("dtype"), py::arg("given"), py::arg("weights"), py::arg("count"),
-        py::arg("sizes"), py::arg("image"), py::arg("constant"), py::arg("eps"), py::arg("prompts"), py::arg("tokens"),
-        py::arg("length"), py::arg("chosen"), py::arg("state"), py::arg("final_tokens"), py::arg("iou"),
-        py::arg("first_own"), py::arg("second_own"), py::arg("scratch"), py::arg("scratch_bytes"),
-        py::arg("shared_memory"), py::arg("stream"), released);
+  m.def("decoder_prompts_scratch", &prompts_scratch, py::arg("count"), py::arg("sizes"), py::arg("laid_out"),
+        py::arg("prompts"), py::arg("tokens"), py::arg("length"), py::arg("chosen"));
+  m.def("decoder_lay_out", &lay_out, py::arg("source"), py::arg("to"), py::arg("length"), py::arg("stream"), released);
+  m.def("decoder_prompts", &decoder_prompts, py::arg("dtype"), py::arg("given"), py::arg("output"), py::arg("outputs"),
+        py::arg("weights"), py::arg("count"), py::arg("sizes"), py::arg("image"), py::arg("laid_out"),
+        py::arg("constant"), py::arg("eps"), py::arg("prompts"), py::arg("tokens"), py::arg("length"),
+        py::arg("chosen"), py::arg("state"), py::arg("final_tokens"), py::arg("iou"), py::arg("first_own"),
+        py::arg("second_own"), py::arg("scratch"), py::arg("scratch_bytes"), py::arg("shared_memory"),
+        py::arg("stream"), released);
   m.def("decoder_mask_factors_scratch", &mask_factors_scratch, py::arg("each"), py::arg("sizes"), py::arg("masks"),
         py::arg("prompts"), py::arg("tokens"), py::arg("wide"), py::arg("asked_count"), py::arg("count"));
   m.def("decoder_mask_factors", &decoder_mask_factors, py::arg("dtype"), py::arg("final_tokens"), py::arg("first_own"),
         py::arg("second_own"), py::arg("asked"), py::arg("index"), py::arg("column"), py::arg("layers"),
         py::arg("each"), py::arg("sizes"), py::arg("masks"), py::arg("prompts"), py::arg("tokens"), py::arg("wide"),
         py::arg("asked_count"), py::arg("count"), py::arg("first"), py::arg("second"), py::arg("rest"),
-        py::arg("factors"), py::arg("weights"), py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
-        released);
+        py::arg("laid_out"), py::arg("factors"), py::arg("weights"), py::arg("scratch"), py::arg("scratch_bytes"),
+        py::arg("stream"), released);
 }
 
 }  // namespace fastsam::bindings

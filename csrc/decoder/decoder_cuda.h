@@ -40,6 +40,10 @@ constexpr int64_t kManyPrompts = 64;
 constexpr int64_t kPartPanels = 64, kUpscalePanels = 96;
 FASTSAM_HD constexpr int64_t parts_of(int64_t panels, int64_t each) { return (panels + each - 1) / each; }
 
+// Steps of 16 coefficients in the upscaling, padded to 128: the most that there can be is 2 * 64 + 2, with 8 tokens, so
+// a ninth step then.
+FASTSAM_HD constexpr int upscale_steps(int64_t rows) { return rows <= 128 ? 8 : 10; }
+
 // All operands lie as the lanes of a warp hold them (g = lane / 4, t = lane % 4):
 //   fragments   16 x 16 elements in 512 bytes, by lane four pairs: row g and row g + 8 of columns 2t, 2t + 1, then the
 //               same of columns 2t + 8, 2t + 9
@@ -78,7 +82,7 @@ struct Pass {
 struct Upscaling {
   const void* state;                     // (prompts, panels, rows, 16)
   const int64_t* asked;                  // (asked_count), in range
-  const void* factors;                   // matrices (asked_count, 32, 4)
+  const void* factors;                   // matrices (asked_count, 32, 4 or 5), of `upscale_steps`
   const int64_t* first;                  // (asked_count + 1): where the masks of each begin, in order
   const int64_t* places;                 // (count): where each of them goes in `out`
   const void* weights;                   // (count, 32), in that order

@@ -11,9 +11,6 @@ namespace fastsam::decoder::cuda {
 
 constexpr int kMasksAtOnce = 8;
 
-// Of the coefficients, padded to 128: the most that there can be is 2 * 64 + 2, with 8 tokens, so a ninth step then.
-constexpr int upscale_steps(int64_t rows) { return rows <= 128 ? 8 : 10; }
-
 template <int kSteps>
 struct UpscaleShape {
   // As many warps as shared memory has room for the coefficients of.

@@ -1,77 +1,26 @@
 #include "decoder/tokens_cuda.h"
 
 #include <algorithm>
-#include <initializer_list>
 #include <iterator>
 #include <stdexcept>
+#include <vector>
 
 #include "common/cuda.h"
 #include "decoder/tokens_cuda_linear.cuh"
+#include "decoder/tokens_cuda_memory.cuh"
 #include "decoder/tokens_cuda_mixes.cuh"
 #include "decoder/tokens_cuda_steps.cuh"
 
 namespace fastsam::decoder::cuda {
 namespace {
 
-// Of a launch, at fewer blocks than this, small blocks are more.
-constexpr int64_t kBlocksToFill = 128;
+// Of a launch, at fewer blocks than this, small blocks are more; and of two tiles' side, of which a multiprocessor has
+// one at a time.
+constexpr int64_t kBlocksToFill = 128, kLargeBlocksToFill = 96;
 
 void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
-
-// Where everything lies in the scratch memory. Pointers are offsets where that begins at null.
-struct Memory {
-  explicit Memory(const Prompts& job)
-      : rows(job.prompts * job.tokens),
-        chosen(job.prompts * job.chosen_count),
-        panels((job.length + 15) / 16),
-        parts(parts_of(panels, kPartPanels)),
-        narrow(job.chosen_count <= kTokens / 2),
-        base_(reinterpret_cast<uintptr_t>(job.scratch)) {
-    constexpr int64_t kElement = 2, kFloat = 4;
-    const auto halves = [&](int64_t count) { return take(count * kElement); };
-    const auto floats = [&](int64_t count) { return static_cast<float*>(take(count * kFloat)); };
-    const int64_t of_image[] = {kHeads, kHeads, 4 * kHeads, kHeads, 6 * kHeads, kHeads};
-    for (int i = 0; i < Fragments::kParts; ++i) blocks[i] = panels * of_image[i], image[i] = halves(blocks[i] * 256);
-    const int hidden = std::max({kWidth, job.first.mlp1.n, job.second.mlp1.n});
-    for (void** of_tokens : {&queries, &placed, &sum, &q, &k, &v}) *of_tokens = halves(rows * kWidth);
-    mlp = halves(rows * hidden);
-    for (void** of_heads : {&look, &seen_rows, &keys}) *of_heads = halves(rows * kInner);
-    iou1 = halves(job.prompts * job.iou1.n), iou2 = halves(job.prompts * job.iou2.n);
-    for (void** vectors : {&keys_laid, &own_laid, &cross_laid, &look_laid})
-      *vectors = halves(job.prompts * kRows * kDim);
-    for (void** matrix : {&keys_mix, &own_gram, &cross_mix, &gram}) *matrix = halves(job.prompts * kRows * kRows);
-    look_mix = halves(job.prompts * kRows * 2 * kRows);
-    for (float** bias : {&keys_bias, &own_bias, &cross_bias}) *bias = floats(job.prompts * kRows);
-    look_rest = floats(job.prompts * kRows * 2);
-    const int64_t each = job.prompts * parts, columns = narrow ? kRows / 2 : kRows;
-    tops = floats(each * kRows), totals = floats(each * kRows), seen = floats(each * kHeads * kDim * 8);
-    mixed = floats(each * std::max<int64_t>(kRows * kRows, (2 * kRows + 2) * columns));
-  }
-
-  int64_t bytes() const { return used_; }
-
-  int64_t rows, chosen, panels, parts;
-  bool narrow;
-  int64_t blocks[Fragments::kParts];
-  void* image[Fragments::kParts];            // fragments
-  void *queries, *placed, *sum, *q, *k, *v;  // (rows, kWidth) at most
-  void *mlp, *look, *seen_rows, *keys;       // (rows, hidden or kWidth), and (rows, kInner) in some order
-  void *iou1, *iou2;
-  void *keys_laid, *own_laid, *cross_laid, *look_laid, *keys_mix, *own_gram, *cross_mix, *gram, *look_mix;
-  float *keys_bias, *own_bias, *cross_bias, *look_rest, *tops, *totals, *seen, *mixed;
-
- private:
-  void* take(int64_t bytes) {
-    void* const piece = reinterpret_cast<void*>(base_ + static_cast<uintptr_t>(used_));
-    used_ += (bytes + 255) / 256 * 256;
-    return piece;
-  }
-
-  uintptr_t base_;
-  int64_t used_ = 0;
-};
 
 unsigned step_blocks(int64_t warps) { return blocks_for(warps, kStepWarps); }
 
@@ -94,35 +43,48 @@ int64_t count_blocks(Products& all, int64_t rows, int64_t columns) {
   return blocks;
 }
 
+template <typename T, int kSide>
+void start_many(const Products& all, int64_t blocks, void* stream) {
+  launch((many_rows_kernel<T, kSide>), blocks_for(blocks, 1), Square<kSide>::kThreads, Square<kSide>::kBytes,
+         static_cast<cudaStream_t>(stream), all);
+}
+
 // Independent products in one launch.
 template <typename T>
 void start_products(Products& all, void* stream) {
-  const int64_t tiles = count_blocks(all, kTile, kTile);
-  if (tiles >= kBlocksToFill) {
-    launch((many_rows_kernel<T>), blocks_for(tiles, 1), kProductThreads, kTileBytes, static_cast<cudaStream_t>(stream),
-           all);
-  } else {
-    const unsigned blocks = blocks_for(count_blocks(all, kFewRows, kFewColumns), 1);
-    launch((few_rows_kernel<T>), blocks, kProductThreads, 0, static_cast<cudaStream_t>(stream), all);
-  }
+  int64_t blocks = count_blocks(all, 2 * kTile, 2 * kTile);
+  if (blocks >= kLargeBlocksToFill) return start_many<T, 2>(all, blocks, stream);
+  blocks = count_blocks(all, kTile, kTile);
+  if (blocks >= kBlocksToFill) return start_many<T, 1>(all, blocks, stream);
+  launch((few_rows_kernel<T>), blocks_for(count_blocks(all, kFewRows, kFewColumns), 1), kProductThreads, 0,
+         static_cast<cudaStream_t>(stream), all);
 }
 
 template <typename T>
 class Decoding {
  public:
   Decoding(const Prompts& job, DType dtype, int64_t shared, void* stream)
-      : job_(job), at_(job), dtype_(dtype), shared_(shared), stream_(stream) {}
+      : job_(job),
+        at_(job),
+        given_(job.given == nullptr ? at_.given : job.given),
+        dtype_(dtype),
+        shared_(shared),
+        stream_(stream) {}
 
   void run() {
     lay_out_image();
+    put_together();
     // The first block: its tokens are still their own positions.
-    attend_self(job_.first, job_.given, job_.given, false);
+    multiply(self_products(job_.first, given_, given_));
+    attend_self(job_.first, nullptr);
     multiply({product(job_.first.look_q, rows_of(at_.placed, kWidth), by_head(at_.look), at_.rows, kScale)});
     first_look({at_.look, at_.image[0], at_.image[1], at_.keys, at_.rows, at_.panels, job_.length}, dtype_, stream_);
     update(job_.first, by_head(at_.keys));
-    answer(job_.first, job_.first_own, nullptr);
-    // The second.
-    attend_self(job_.second, at_.placed, at_.queries, true);
+    // With what the second block asks of the same tokens.
+    std::vector<Product> products = answers(job_.first, job_.first_own);
+    for (const Product& one : self_products(job_.second, at_.placed, at_.queries)) products.push_back(one);
+    multiply(products);
+    attend_self(job_.second, at_.queries);
     multiply(
         {product(job_.second.look_q, rows_of(at_.placed, kWidth), by_prompt(at_.look, job_.tokens), at_.rows, kScale)});
     pair_first();
@@ -131,9 +93,10 @@ class Decoding {
     gather<false>();
     update(job_.second, rows_of(at_.seen_rows, kInner));
     // The last look is of the chosen tokens alone.
-    const Product last =
-        product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count), at_.chosen, kScale);
-    answer(job_.second, job_.second_own, &last);
+    products = answers(job_.second, job_.second_own);
+    products.push_back(
+        product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count), at_.chosen, kScale));
+    multiply(products);
     pair_second();
     look = pass_of(at_.image[4], at_.image[5], job_.norms2);
     look.second = true, look.narrow = at_.narrow;
@@ -165,7 +128,7 @@ class Decoding {
     return {data, job_.tokens * kWidth, kWidth, 16, job_.chosen_count, true, nullptr, 0};
   }
 
-  void multiply(std::initializer_list<Product> products) {
+  void multiply(const std::vector<Product>& products) {
     Products all{};
     std::copy(std::begin(job_.chosen), std::end(job_.chosen), all.chosen);
     for (const Product& one : products) all.of[all.count++] = one;
@@ -173,32 +136,37 @@ class Decoding {
   }
 
   void lay_out_image() {
-    Fragments parts{};
-    const void* const from[] = {job_.first_keys, job_.first_values, job_.image1,
-                                job_.values1,    job_.image2,       job_.values2};
-    for (int i = 0; i < Fragments::kParts; ++i) {
-      parts.from[i] = from[i], parts.to[i] = at_.image[i];
-      parts.first[i + 1] = parts.first[i] + at_.blocks[i];
-    }
-    launch(fragments_kernel, step_blocks(parts.first[Fragments::kParts]), kStepThreads, 0, stream(), parts);
+    if (job_.laid_out) return;
+    lay_out({job_.first_keys, job_.first_values, job_.image1, job_.values1, job_.image2, job_.values2}, at_.image,
+            job_.length, stream_);
+  }
+
+  void put_together() {
+    if (job_.given != nullptr) return;
+    launch(tokens_kernel, step_blocks(at_.rows), kStepThreads, 0, stream(),
+           (Tokens{job_.output, job_.sparse, at_.given, at_.rows, static_cast<unsigned>(job_.tokens),
+                   static_cast<unsigned>(job_.outputs)}));
   }
 
   void normalise(const TokenNorm& norm, const void* x, int64_t rows, void* out, void* placed) {
-    const void* const given = placed == nullptr ? nullptr : job_.given;
+    const void* const given = placed == nullptr ? nullptr : given_;
     launch((normalise_kernel<T>), step_blocks(rows), kStepThreads, 0, stream(),
            (Normalising{x, norm.weight, norm.bias, given, out, placed, rows, job_.eps}));
   }
 
-  // Self-attention, then the norm: to `queries`, and with the tokens added to `placed`.
-  void attend_self(const TokenBlock& block, const void* placed, const void* queries, bool residual) {
+  std::vector<Product> self_products(const TokenBlock& block, const void* placed, const void* queries) const {
     const Place of_placed = rows_of(placed, kWidth), of_queries = rows_of(queries, kWidth);
-    multiply({product(block.self_q, of_placed, rows_of(at_.q, kWidth), at_.rows),
-              product(block.self_k, of_placed, rows_of(at_.k, kWidth), at_.rows),
-              product(block.self_v, of_queries, rows_of(at_.v, kWidth), at_.rows)});
+    return {product(block.self_q, of_placed, rows_of(at_.q, kWidth), at_.rows),
+            product(block.self_k, of_placed, rows_of(at_.k, kWidth), at_.rows),
+            product(block.self_v, of_queries, rows_of(at_.v, kWidth), at_.rows)};
+  }
+
+  // Self-attention, then the norm: to `queries`, and with the tokens added to `placed`. residual: may be null.
+  void attend_self(const TokenBlock& block, const void* residual) {
     launch((self_attention_kernel<T>), step_blocks(job_.prompts * kHeads), kStepThreads, 0, stream(),
            (SelfAttention{at_.q, at_.k, at_.v, at_.mlp, job_.prompts, static_cast<int>(job_.tokens)}));
     Product out = product(block.self_out, rows_of(at_.mlp, kWidth), rows_of(at_.sum, kWidth), at_.rows);
-    if (residual) out.residual = of_queries;
+    out.residual = rows_of(residual, kWidth);
     multiply({out});
     normalise(block.norm1, at_.sum, at_.rows, at_.queries, at_.placed);
   }
@@ -218,13 +186,10 @@ class Decoding {
     normalise(block.norm3, at_.sum, at_.rows, at_.queries, at_.placed);
   }
 
-  // Keys and values for the image tokens' look at these tokens; and another product, if there is one.
-  void answer(const TokenBlock& block, void* own, const Product* other) {
-    const Product keys =
-        product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens), at_.rows, kScale);
-    const Product values = product(block.answer_v, rows_of(at_.queries, kWidth), by_prompt(own, job_.tokens), at_.rows);
-    if (other == nullptr) return multiply({keys, values});
-    multiply({keys, values, *other});
+  // Keys and values for the image tokens' look at these tokens.
+  std::vector<Product> answers(const TokenBlock& block, void* own) const {
+    return {product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens), at_.rows, kScale),
+            product(block.answer_v, rows_of(at_.queries, kWidth), by_prompt(own, job_.tokens), at_.rows)};
   }
 
   Pairing pairing(const void* x, const void* mix, const void* own, void* matrix, void* vectors, float factor) const {
@@ -306,6 +271,7 @@ class Decoding {
 
   const Prompts& job_;
   const Memory at_;
+  const void* const given_;
   DType dtype_;
   int64_t shared_;
   void* stream_;
@@ -333,6 +299,7 @@ void check(const Prompts& job) {
   require(job.prompts >= 0 && job.tokens >= 1 && job.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
   require(job.prompts <= int64_t{1} << 24, "decoder: there must be at most 2^24 prompts");
   require(job.length >= 1 && job.length <= int64_t{1} << 28, "decoder: there must be 1 to 2^28 image tokens");
+  require(job.outputs >= 0 && job.outputs <= job.tokens, "decoder: a prompt must have the output tokens");
   require(job.chosen_count >= 1 && job.chosen_count <= job.tokens, "decoder: chosen must be tokens that there are");
   for (int i = 0; i < job.chosen_count; ++i) {
     require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "decoder: chosen must be tokens that there are");
@@ -343,31 +310,16 @@ void check(const Prompts& job) {
   check_layer(job.iou1, kWidth), check_layer(job.iou2, job.iou1.n), check_layer(job.iou3, job.iou2.n);
 }
 
-// Scratch memory of `mask_factors`, for so many prompts' tokens: what each layer makes of each mask's.
-struct MaskMemory {
-  explicit MaskMemory(const MaskFactors& job) : masks(job.chosen_count - 1) {
-    auto at = reinterpret_cast<uintptr_t>(job.scratch);
-    for (int i = 0; i < 3; ++i) {
-      each[i] = job.asked_count * job.layers[0][i].n;
-      made[i] = reinterpret_cast<void*>(at + static_cast<uintptr_t>(bytes));
-      bytes += (masks * each[i] * 2 + 255) / 256 * 256;
-    }
-  }
-  void* of(int layer, int mask) const {
-    return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(made[layer]) +
-                                   static_cast<uintptr_t>(2 * mask * each[layer]));
-  }
-
-  int masks;
-  void* made[3];
-  int64_t each[3], bytes = 0;
-};
-
 template <typename T>
 void factors_of(const MaskFactors& job, void* stream) {
   const MaskMemory at(job);
   const auto on = static_cast<cudaStream_t>(stream);
-  launch((factors_kernel<T>), step_blocks(job.asked_count * (job.wide / 16)), kStepThreads, 0, on, job);
+  const unsigned blocks = step_blocks(job.asked_count * (job.wide / 16));
+  if (job.laid_out) {
+    launch((factors_kernel<T, true>), blocks, kStepThreads, 0, on, job);
+  } else {
+    launch((factors_kernel<T, false>), blocks, kStepThreads, 0, on, job);
+  }
   if (job.count == 0) return;
   for (int begin = 0; begin < at.masks; begin += kMostProducts) {
     for (int i = 0; i < 3; ++i) {
@@ -418,6 +370,16 @@ void mask_factors(const MaskFactors& job, DType dtype, void* stream) {
   if (dtype == DType::float16) return factors_of<half>(job, stream);
   if (dtype == DType::bfloat16) return factors_of<bfloat16>(job, stream);
   throw std::invalid_argument("decoder: there are no kernels for this dtype");
+}
+
+void lay_out(const void* const (&from)[kImageParts], void* const (&to)[kImageParts], int64_t length, void* stream) {
+  Fragments parts{};
+  for (int i = 0; i < kImageParts; ++i) {
+    parts.from[i] = from[i], parts.to[i] = to[i];
+    parts.first[i + 1] = parts.first[i] + (length + 15) / 16 * kBlocksOfPanel[i];
+  }
+  launch(fragments_kernel, step_blocks(parts.first[kImageParts]), kStepThreads, 0, static_cast<cudaStream_t>(stream),
+         parts);
 }
 
 int64_t prompts_scratch(const Prompts& job) {

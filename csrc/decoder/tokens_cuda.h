@@ -58,7 +58,11 @@ struct Prompts {
   const void *first_keys, *first_values, *image1, *values1, *image2, *values2;
   const float *norms1, *norms2;
   const float* constant;  // of the variance; one number
-  const void* given;      // (prompts, tokens, kWidth)
+  bool laid_out;          // those of halves are fragments: see `lay_out`
+  const void* given;      // (prompts, tokens, kWidth), or null: `output` before `sparse` then
+  const void* output;     // (outputs, kWidth), the same for all prompts
+  const void* sparse;     // (prompts, tokens - outputs, kWidth)
+  int64_t outputs;
   int chosen[kTokens];
   int chosen_count;    // tokens whose result is wanted, the first of them the IoU's
   void* state;         // (prompts, panels, 2 * heads * tokens + 2, 16)
@@ -68,6 +72,10 @@ struct Prompts {
   void* second_own;
   void* scratch;  // `prompts_scratch` bytes, at a multiple of 256
 };
+
+// What an image gives, but for the norms, from panels to fragments: in the order of `Prompts`.
+constexpr int kImageParts = 6;
+void lay_out(const void* const (&from)[kImageParts], void* const (&to)[kImageParts], int64_t length, void* stream);
 
 // Bytes of scratch memory for a call; its pointers are not looked at.
 int64_t prompts_scratch(const Prompts& job);
@@ -87,7 +95,8 @@ struct MaskFactors {
   TokenLayer layers[kTokens][3];                      // of each mask's token, all of the same sizes
   const void *first, *second;                         // (wide, kInner)
   const void* rest;                                   // (wide)
-  void* factors;                                      // (asked_count, wide, 2 * heads * tokens + 2)
+  void* factors;                                      // (asked_count, wide, 2 * heads * tokens + 2), or of those:
+  bool laid_out;                                      // matrices, as `upscale` takes them
   void* weights;                                      // (count, narrow)
   void* scratch;                                      // `mask_factors_scratch` bytes, at a multiple of 256
 };

@@ -30,7 +30,7 @@ struct Product {
   unsigned first_block;
 };
 
-constexpr int kMostProducts = 4;
+constexpr int kMostProducts = 5;
 
 struct Products {
   Product of[kMostProducts];
@@ -41,8 +41,18 @@ struct Products {
 constexpr int kProductThreads = 128, kQuarters = 4, kDepth = 32;
 // Rows and columns of a block.
 constexpr int kFewRows = 16, kFewColumns = 16, kTile = 64;
-constexpr int kStages = 3, kStageChunks = kTile / 8, kStageVectors = 2 * kTile * kStageChunks;
-constexpr size_t kTileBytes = size_t{kStages} * kStageVectors * 16;
+constexpr int kStageChunks = 8;  // of 16 bytes, that is 64 of depth
+
+// Of many rows a block has a square whose side is one tile, or two where that leaves blocks enough: it then reads half
+// as much for as many products, from global and from shared memory.
+template <int kSide>
+struct Square {
+  static constexpr int kRows = kTile * kSide, kThreads = kProductThreads * kSide, kStages = kSide == 1 ? 3 : 4;
+  static constexpr int kStageVectors = 2 * kRows * kStageChunks, kBlocks = kSide == 1 ? 3 : 1;  // on a multiprocessor
+  static constexpr size_t kBytes = size_t{kStages} * kStageVectors * 16;
+  // Of a warp; each has 32 columns.
+  static constexpr int kParts = 2 * kSide, kWarpRows = 16 * kParts, kAcross = 2 * kSide;
+};
 
 __device__ __forceinline__ int quarter_of(int k) {
   return (k + kQuarters * kDepth - 1) / (kQuarters * kDepth) * kDepth;
@@ -162,53 +172,57 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
 #endif
 }
 
-// Chunks of 16 bytes of 64 rows, 8 each; odd rows have the halves the other way round, against bank conflicts.
+// Of a stage's chunks, 8 a row; odd rows have the halves the other way round, against bank conflicts.
 __device__ __forceinline__ int slot_of(int row, int chunk) { return row * kStageChunks + (chunk ^ (row % 2 * 4)); }
 
-template <typename T>
-__global__ void __launch_bounds__(kProductThreads, 4) many_rows_kernel(const __grid_constant__ Products all) {
+template <typename T, int kSide>
+__global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlocks)
+    many_rows_kernel(const __grid_constant__ Products all) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  using Shape = Square<kSide>;
   DYNAMIC_SHARED(uint4, shared);
-  constexpr int kCopies = kTile * kStageChunks / kProductThreads, kRowsOfCopy = kTile / kCopies;
+  constexpr int kRowsOfCopy = Shape::kThreads / kStageChunks, kCopies = Shape::kRows / kRowsOfCopy;
+  constexpr int kParts = Shape::kParts;
   const Product& one = product_of(all, blockIdx.x);
-  const int block = static_cast<int>(blockIdx.x - one.first_block), across = (one.n + kTile - 1) / kTile;
-  const int64_t first_row = int64_t{block / across} * kTile;
-  const int first_column = block % across * kTile;
+  const int block = static_cast<int>(blockIdx.x - one.first_block), across = (one.n + Shape::kRows - 1) / Shape::kRows;
+  const int64_t first_row = int64_t{block / across} * Shape::kRows;
+  const int first_column = block % across * Shape::kRows;
   const int copied_row = static_cast<int>(threadIdx.x) / kStageChunks,
             copied_chunk = static_cast<int>(threadIdx.x) % kStageChunks;
-  const T *rows[kCopies], *columns[kCopies];
-  bool row_inside[kCopies], column_inside[kCopies];
+  const T* rows[kCopies];
+  bool row_inside[kCopies];
 #pragma unroll
   for (int i = 0; i < kCopies; ++i) {
     const int64_t row = first_row + copied_row + i * kRowsOfCopy;
-    const int column = first_column + copied_row + i * kRowsOfCopy;
-    row_inside[i] = row < one.rows, column_inside[i] = column < one.n;
+    row_inside[i] = row < one.rows;
     rows[i] = static_cast<const T*>(one.x.data) + row_offset(all, one.x, row_inside[i] ? row : 0);
-    columns[i] = static_cast<const T*>(one.weight) + int64_t{column_inside[i] ? column : 0} * one.k;
   }
-  const int stages = (one.k + 8 * kStageChunks - 1) / (8 * kStageChunks), quarter = quarter_of(one.k);
+  const int column = first_column + copied_row;
+  const T* const columns = static_cast<const T*>(one.weight) + int64_t{column} * one.k;
+  const int stages = (one.k + 8 * kStageChunks - 1) / (8 * kStageChunks), quarter = quarter_of(one.k) / kDepth;
   const auto copy = [&](int stage) {
     if (stage < stages) {
-      uint4* const to = shared + stage % kStages * kStageVectors;
+      uint4* const to = shared + stage % Shape::kStages * Shape::kStageVectors;
       const int k = (stage * kStageChunks + copied_chunk) * 8;
       const bool inside = k < one.k;
-      const int64_t of_row = inside ? column_offset(one.x, k) : 0, of_column = inside ? k : 0;
+      const int64_t of_row = inside ? column_offset(one.x, k) : 0;
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
         const int slot = slot_of(copied_row + i * kRowsOfCopy, copied_chunk);
         cp_async_16(to + slot, rows[i] + of_row, inside && row_inside[i]);
-        cp_async_16(to + kTile * kStageChunks + slot, columns[i] + of_column, inside && column_inside[i]);
+        cp_async_16(to + Shape::kRows * kStageChunks + slot, columns + (i * kRowsOfCopy * one.k + k),
+                    inside && column + i * kRowsOfCopy < one.n);
       }
     }
     cp_async_commit();
   };
 #pragma unroll
-  for (int stage = 0; stage + 1 < kStages; ++stage) copy(stage);
-  const int row0 = warp() / 2 * 32, column0 = warp() % 2 * 32;
-  float d[2][4][4] = {}, total[2][4][4] = {};
+  for (int stage = 0; stage + 1 < Shape::kStages; ++stage) copy(stage);
+  const int row0 = warp() / Shape::kAcross * Shape::kWarpRows, column0 = warp() % Shape::kAcross * 32;
+  float d[kParts][4][4] = {}, total[kParts][4][4] = {};
   const auto add_up = [&] {
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < kParts; ++m) {
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
 #pragma unroll
@@ -216,18 +230,19 @@ __global__ void __launch_bounds__(kProductThreads, 4) many_rows_kernel(const __g
       }
     }
   };
+  int until_quarter = quarter;
   for (int stage = 0; stage < stages; ++stage) {
-    cp_async_wait<kStages - 2>();
+    cp_async_wait<Shape::kStages - 2>();
     __syncthreads();
-    copy(stage + kStages - 1);
-    const uint4* const x = shared + stage % kStages * kStageVectors;
-    const uint4* const weights = x + kTile * kStageChunks;
+    copy(stage + Shape::kStages - 1);
+    const uint4* const x = shared + stage % Shape::kStages * Shape::kStageVectors;
+    const uint4* const weights = x + Shape::kRows * kStageChunks;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int chunk = 4 * half + pair();
-      uint4 left[2][2];
+      uint4 left[kParts][2];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kParts; ++m) {
         left[m][0] = x[slot_of(row0 + 16 * m + group(), chunk)];
         left[m][1] = x[slot_of(row0 + 16 * m + 8 + group(), chunk)];
       }
@@ -235,14 +250,14 @@ __global__ void __launch_bounds__(kProductThreads, 4) many_rows_kernel(const __g
       for (int n = 0; n < 4; ++n) {
         const uint4 right = weights[slot_of(column0 + 8 * n + group(), chunk)];
 #pragma unroll
-        for (int m = 0; m < 2; ++m) multiply_chunks<T>(d[m][n], left[m][0], left[m][1], right);
+        for (int m = 0; m < kParts; ++m) multiply_chunks<T>(d[m][n], left[m][0], left[m][1], right);
       }
-      if ((stage * 2 + half + 1) * kDepth % quarter == 0) add_up();
+      if (--until_quarter == 0) add_up(), until_quarter = quarter;
     }
   }
   add_up();
 #pragma unroll
-  for (int m = 0; m < 2; ++m) {
+  for (int m = 0; m < kParts; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t row = first_row + row0 + 16 * m + 8 * half + group();

@@ -201,41 +201,57 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
 #endif
 }
 
-// A row of weights over a prompt's values: a warp has 16 rows of one prompt that masks are asked of.
-template <typename T>
+// A row of weights over a prompt's values: a warp has 16 rows of one prompt that masks are asked of. Warps side by side
+// have other prompts, and so the same weights. kLaidOut: as matrices, for `upscale`.
+template <typename T, bool kLaidOut>
 __global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_constant__ MaskFactors job) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  const int tiles = job.wide / 16, tokens = static_cast<int>(job.tokens), rows = kHeads * tokens;
+  constexpr int kPitch = 16 * 10 + 8;  // no two rows of 8 in the same banks
+  __shared__ uint32_t tiles[kLaidOut ? kStepWarps : 1][kLaidOut ? 16 * kPitch / 2 : 1];
+  const int tokens = static_cast<int>(job.tokens), rows = kHeads * tokens, columns = 2 * rows + 2;
   const int64_t number = warp_of_grid();
-  if (number >= job.asked_count * tiles) return;
-  const int64_t asked = number / tiles, columns = 2 * rows + 2;
+  if (number >= job.asked_count * (job.wide / 16)) return;
+  const int64_t asked = number % job.asked_count;
+  const int first_row = static_cast<int>(number / job.asked_count) * 16;
   const int64_t prompt = max(int64_t{0}, min(__ldg(job.asked + asked), job.prompts - 1));
-  const int row = static_cast<int>(number % tiles) * 16 + group();
-  T* const to = static_cast<T*>(job.factors) + (asked * job.wide + row) * columns;
+  const int pitch = kLaidOut ? kPitch : columns, depth = kLaidOut ? 16 * upscale_steps(columns) : columns;
+  const uint32_t* const tile = tiles[kLaidOut ? warp() : 0];
+  T* const to = kLaidOut ? reinterpret_cast<T*>(tiles[warp()])
+                         : static_cast<T*>(job.factors) + (asked * job.wide + first_row) * columns;
 #pragma unroll
   for (int block = 0; block < 2; ++block) {
-    const T* const mix = static_cast<const T*>(block == 0 ? job.first : job.second) + int64_t{row} * kInner;
-    const void* const own = block == 0 ? job.first_own : job.second_own;
+    const auto* const mix = static_cast<const uint2*>(block == 0 ? job.first : job.second) +
+                            int64_t{first_row + group()} * (kInner / 4) + pair();
+    const auto* const own = static_cast<const uint2*>(block == 0 ? job.first_own : job.second_own) +
+                            (prompt * rows + group()) * (kDim / 4) + pair();
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
-      const auto* const upper = reinterpret_cast<const uint32_t*>(mix + head * kDim) + pair();
-      const auto* const lower = upper + 8 * kInner / 2;
-      const uint32_t left[4] = {__ldg(upper), __ldg(lower), __ldg(upper + 4), __ldg(lower + 4)};
-      const bool there = group() < tokens;
-      const uint2 right = load_vector<T>(own, (prompt * kHeads + head) * tokens + (there ? group() : 0), there);
+      // Four channels side by side: which of them meet in which place is up to us, as long as both factors agree.
+      const uint2 upper = __ldg(mix + head * (kDim / 4)), lower = __ldg(mix + 8 * (kInner / 4) + head * (kDim / 4));
+      const uint32_t left[4] = {upper.x, lower.x, upper.y, lower.y};
+      const uint2 right = group() < tokens ? __ldg(own + head * tokens * (kDim / 4)) : make_uint2(0, 0);
       float d[4] = {};
       mma_m16n8k16<T>(d, left, right.x, right.y);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int token = 2 * pair() + j % 2;
-        if (token < tokens) to[j / 2 * 8 * columns + block * rows + head * tokens + token] = from_float<T>(d[j]);
+        const int token = 2 * pair() + j % 2, row = group() + j / 2 * 8;
+        if (token < tokens) to[row * pitch + block * rows + head * tokens + token] = from_float<T>(d[j]);
       }
     }
   }
-  if (pair() < 2) {
-    const int at = row + 8 * pair();
-    T* const last = to + 8 * pair() * columns + 2 * rows;
-    last[0] = from_float<T>(0.0f), last[1] = static_cast<const T*>(job.rest)[at];
+  const int row = lane() % 16;
+  const T rest = static_cast<const T*>(job.rest)[first_row + row], zero = from_float<T>(0.0f);
+  for (int column = 2 * rows + lane() / 16; column < depth; column += 2) {
+    to[row * pitch + column] = column == 2 * rows + 1 ? rest : zero;
+  }
+  if (!kLaidOut) return;
+  __syncwarp();
+  auto* out = static_cast<uint4*>(job.factors) + (asked * job.wide + first_row) * (depth / 8) + lane();
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t* const from = tile + (8 * half + group()) * (kPitch / 2) + pair();
+    for (int at = 0; at < depth / 2; at += 16, out += kWarp) {
+      *out = make_uint4(from[at], from[at + 4], from[at + 8], from[at + 12]);
+    }
   }
 #endif
 }

@@ -12,7 +12,7 @@ __device__ __forceinline__ int64_t warp_of_grid() { return int64_t{blockIdx.x} *
 
 // Blocks of 16 x 16 elements to fragments: see layouts.fragments.
 struct Fragments {
-  static constexpr int kParts = 6;
+  static constexpr int kParts = kImageParts;
   const void* from[kParts];
   void* to[kParts];
   int64_t first[kParts + 1];  // number of each part's first block, and of all
@@ -32,6 +32,27 @@ __global__ void __launch_bounds__(kStepThreads) fragments_kernel(const __grid_co
     four[i] = __ldg(at) | static_cast<uint32_t>(__ldg(at + 16)) << 16;
   }
   static_cast<uint4*>(parts.to[part])[block * kWarp + lane()] = make_uint4(four[0], four[1], four[2], four[3]);
+}
+
+// The tokens of all prompts, which begin with the same ones: a warp has one.
+struct Tokens {
+  const void *output, *sparse;
+  void* out;
+  int64_t rows;
+  unsigned tokens, outputs;
+};
+
+__global__ void __launch_bounds__(kStepThreads) tokens_kernel(const Tokens job) {
+  static_assert(kWidth == 8 * kWarp);
+  const int64_t row = warp_of_grid();
+  if (row >= job.rows) return;
+  const unsigned number = static_cast<unsigned>(row), token = number % job.tokens;
+  const auto* const from =
+      token < job.outputs
+          ? static_cast<const uint4*>(job.output) + token * kWarp
+          : static_cast<const uint4*>(job.sparse) +
+                (int64_t{number / job.tokens} * (job.tokens - job.outputs) + token - job.outputs) * kWarp;
+  static_cast<uint4*>(job.out)[row * kWarp + lane()] = __ldg(from + lane());
 }
 
 struct SelfAttention {

@@ -69,15 +69,24 @@ DECODER_SHARED_BYTES: int
 # Operands of the decoder lie as ops/_decoder/layouts.py makes them, in float16 or bfloat16 unless said otherwise.
 def decoder_parts(length: int) -> int: ...
 def decoder_prompts_scratch(
-    count: int, sizes: Sequence[int], prompts: int, tokens: int, length: int, chosen: Sequence[int]
+    count: int, sizes: Sequence[int], laid_out: bool, prompts: int, tokens: int, length: int, chosen: Sequence[int]
 ) -> int: ...
+def decoder_lay_out(
+    source: Sequence[int],  # ImageParts without the norms
+    to: Sequence[int],  # of the same sizes, written: fragments
+    length: int,
+    stream: int,
+) -> None: ...
 def decoder_prompts(
     dtype: int,
-    given: int,  # (prompts, tokens, 256)
+    given: int,  # (prompts, tokens - outputs, 256)
+    output: int,  # (outputs, 256), which each prompt's tokens begin with
+    outputs: int,
     weights: int,  # as ops/_decoder/weights.py packs a TokenWeights
     count: int,  # of all weights
     sizes: Sequence[int],  # TokenSizes
     image: Sequence[int],  # ImageParts, in panels
+    laid_out: bool,  # but for the norms they are fragments
     constant: int,  # () float32
     eps: float,
     prompts: int,
@@ -124,6 +133,7 @@ def decoder_mask_factors(
     first: int,  # (wide, 128)
     second: int,  # (wide, 128)
     rest: int,  # (wide,)
+    laid_out: bool,  # the next ones as `decoder_upscale` takes them
     factors: int,  # (asked_count, wide, 16 * tokens + 2), written, like the next ones
     weights: int,  # (count, sizes[2])
     scratch: int,  # `decoder_mask_factors_scratch` bytes

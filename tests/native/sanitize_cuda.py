@@ -22,9 +22,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from decoder_arguments import arguments_in
+from decoder_arguments import arguments_in, chain_of
 from fastsam_core import ops
-from fastsam_core.ops import schema
+from fastsam_core.ops import _native_cuda, schema
+from fastsam_core.ops._decoder.cuda import mask_factors
 from op_examples import COVERED, example
 from siblings import carry, why_no_gpu
 
@@ -36,7 +37,7 @@ HALVES = (torch.float16, torch.bfloat16)
 # Of a few prompts, and of so many that blocks take several, and that the products of their tokens fill a GPU. The grid
 # ends within a panel of 16.
 FEW = {"heads": 8, "prompts": 2, "tokens": 8, "dim": 256, "grid": (5, 29)}
-MANY = {**FEW, "prompts": 65, "tokens": 7}
+MANY = {**FEW, "prompts": 100, "tokens": 7}
 WIDTHS = (2048, 256)  # of the hidden layers, as in SAM
 # Height, width, window, channels. Hopper's own kernels take global attention of 33 to 64 columns.
 ATTENTION = [(14, 14, 0, 64), (9, 40, 0, 64), (20, 30, 14, 80), (20, 30, 7, 32), (9, 70, 0, 64), (9, 64, 0, 80)]
@@ -80,7 +81,21 @@ def make_calls(device: str, sibling: str, quick: bool = False) -> int:
     for op, given in calls(sibling, quick):
         ops.siblings(op)[sibling](*(carry(argument, device) for argument in given))
         count += 1
+    for dtype in HALVES[:1] if quick else HALVES:
+        prompts, factors = (
+            [carry(argument, device) for argument in arguments_in(dtype, op, **FEW)]
+            for op in ("decoder_prompts", "decoder_mask_factors")
+        )
+        _native_cuda.forms[sibling](_decode)(prompts, factors)
+        count += 2
     return count
+
+
+def _decode(prompts: Any, factors: Any) -> None:
+    """What the decoder calls past the operations."""
+    chain, given = chain_of(prompts)
+    chain(*given)
+    mask_factors(*factors, laid_out=True)
 
 
 def main(tools: list[str]) -> None:

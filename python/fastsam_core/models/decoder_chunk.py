@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..ops._decoder.cuda import Upscaler
+from ..ops._decoder.chain import Chain
+from ..ops._decoder.cuda import mask_factors
 from ..ops._decoder.panels import PANEL
+from ..ops._decoder.upscaler import Upscaler
 from .common import to_device
 from .decoder_features import Features, Upscaling
 from .mask_decoder import NUM_MASK_TOKENS
@@ -19,8 +22,9 @@ from .mask_decoder import NUM_MASK_TOKENS
 class Chunk:
     """Decoded prompts: predicted IoU, and what their masks are made of.
 
-    tokens: (n, T, C), of `MaskDecoder.tokens`. image: of the picture. masks: mask tokens of [0, 4) that may be asked
-    for, all if there are none. memory: gives the tensor of a shape that holds the prompts' coefficients.
+    tokens: (n, T, C), of `MaskDecoder.tokens`; where there is a chain, the image's own, without those that all prompts
+    have. image: of the picture. masks: mask tokens of [0, 4) that may be asked for, all if there are none. memory: gives
+    the tensor of a shape that holds the prompts' coefficients.
     """
 
     def __init__(
@@ -29,14 +33,21 @@ class Chunk:
         image: Features,
         masks: Sequence[int],
         memory: Callable[[tuple[int, ...]], Tensor],
+        chain: Chain | None = None,
     ) -> None:
         self._image = image
         self.masks = list(masks) or list(range(NUM_MASK_TOKENS))
         own = image.decoder
-        rows = tokens.shape[1] * own.heads
+        rows = (tokens.shape[1] + (chain.outputs if chain is not None else 0)) * own.heads
         self.state = memory((len(tokens), image.base.shape[0], 2 * rows + 2, PANEL))
         chosen = [0, *(1 + mask for mask in self.masks)]
-        self._final, self.iou, self._first_own, self._second_own = ops.decoder_prompts(
+        self._final, self.iou, self._first_own, self._second_own = (
+            self._decode(tokens, chosen) if chain is None else chain(tokens, chosen, self.state)
+        )
+
+    def _decode(self, tokens: Tensor, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        image, own = self._image, self._image.decoder
+        return ops.decoder_prompts(
             tokens,
             own.weights,
             list(own.sizes),
@@ -72,7 +83,7 @@ class Chunk:
         column[self.masks] = range(len(self.masks))
         if upscaler is None:
             there, of_row, of_column = _there(out.device, asked, row, column[masks])
-            factors, weights = self._factors(there, of_row, of_column)
+            factors, weights = ops.decoder_mask_factors(*self._of_factors(there, of_row, of_column))
             factors = factors.to(upscaling.enlarge_more.dtype)
             image = self._image
             given = self.state, there, factors, of_row, weights, image.base, image.decoder.enlarge_bias
@@ -82,14 +93,13 @@ class Chunk:
         row, column = row[order], column[masks[order]]
         begin = np.searchsorted(row, np.arange(len(asked) + 1))
         there, of_row, of_column, first, places = _there(out.device, asked, row, column, begin, order)
-        factors, weights = self._factors(there, of_row, of_column)
+        factors, weights = mask_factors(*self._of_factors(there, of_row, of_column), laid_out=True)
         upscaler(self.state, there, factors, first, places, weights, out)
 
-    def _factors(self, asked: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    def _of_factors(self, asked: Tensor, row: Tensor, column: Tensor) -> Any:
+        """The arguments of `decoder_mask_factors`."""
         own, decoded = self._image.decoder, (self._final, self._first_own, self._second_own)
-        return ops.decoder_mask_factors(
-            *decoded, asked, row, column, self.masks, own.mask_layers, own.mask_sizes, *own.enlarge_mix
-        )
+        return *decoded, asked, row, column, self.masks, own.mask_layers, own.mask_sizes, *own.enlarge_mix
 
 
 def _there(device: torch.device, *numbers: np.ndarray) -> Sequence[Tensor]:

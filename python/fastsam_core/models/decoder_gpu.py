@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..ops import why
-from ..ops._decoder.cuda import Upscaler, can_upscale
+from ..ops._decoder.chain import Chain, takes
 from ..ops._decoder.layouts import TOKENS
+from ..ops._decoder.upscaler import Upscaler, can_upscale
 from ..ops._native_cuda import say_served_by_pytorch
 from .decoder_chunk import Chunk
 from .decoder_features import Features, Prepared, features, prepared
@@ -97,6 +98,9 @@ class GpuImage:
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
         """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
         of_image, own = self._ready
+        weights, wide = of_image.decoder, repeated(sparse, own.copies)
+        if takes(wide, 1 + NUM_MASK_TOKENS, weights.sizes, weights.heads, weights.weights.dtype):
+            return Chunk(wide, of_image, masks, sparse.new_empty, self._chain)
         return Chunk(repeated(self.decoder.tokens(sparse), own.copies), of_image, masks, sparse.new_empty)
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
@@ -106,8 +110,16 @@ class GpuImage:
 
     def _upscaler_for(self, chunk: Chunk) -> Upscaler | None:
         of_image, own = self._ready
-        fits = can_upscale(chunk.state, len(own.upscaling.norm_weight), of_image.decoder.mask_sizes[-1])
+        weights = of_image.decoder
+        fits = can_upscale(chunk.state, weights.sizes.width, len(own.upscaling.norm_weight), weights.mask_sizes)
         return self._upscaler if fits else None
+
+    @cached_property
+    def _chain(self) -> Chain:
+        of_image, own = self._ready
+        weights, output = of_image.decoder, repeated(self.decoder.output_tokens(), own.copies)
+        of_decoder = weights.constant, weights.eps, weights.heads
+        return Chain(output, weights.weights, weights.sizes, of_image.image, *of_decoder, of_image.length)
 
     @cached_property
     def _upscaler(self) -> Upscaler:
@@ -123,6 +135,8 @@ class GpuPrompts:
         self.chunks = [image.decode_chunk(part, masks) for part in self._sparse if len(part)]
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
+        if len(self.chunks) == 1:
+            return self.chunks[0].iou
         return torch.cat([self._sparse[0].new_empty(0, NUM_MASK_TOKENS), *(chunk.iou for chunk in self.chunks)])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
@@ -130,7 +144,7 @@ class GpuPrompts:
 
         What says which pairs is read on the host: lists, or CPU tensors.
         """
-        prompt, mask = (torch.as_tensor(x, dtype=torch.long, device="cpu").numpy() for x in (prompts, masks))
+        prompt, mask = (np.asarray(x.cpu() if isinstance(x, Tensor) else x, np.int64) for x in (prompts, masks))
         height, width = self._image.grid
         out = self._sparse[0].new_empty(len(prompt), 4 * height, 4 * width, dtype=torch.float32)
         of_chunk = prompt // PROMPTS_PER_CHUNK

@@ -94,8 +94,10 @@ class MaskDecoder(nn.Module):
 
     def tokens(self, sparse: Tensor) -> Tensor:  # (N, T, C) -> (N, 5 + T, C)
         """The output tokens (IoU, then masks) before the prompt's own."""
-        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        return torch.cat([output.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        return torch.cat([self.output_tokens().expand(sparse.shape[0], -1, -1), sparse], dim=1)
+
+    def output_tokens(self) -> Tensor:  # (5, C)
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
 
     def mask_weights(self, tokens: Tensor) -> Tensor:  # (N, 5 + T, C) -> (N, 4, C / 8)
         """Each mask token's weights over the upscaled embedding."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, serves, shared_memory, why_too_old
+from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, shared_memory
 from . import reference
 from .inputs import (
     check_first_look,
@@ -23,6 +23,18 @@ from .inputs import (
     check_prompts,
     check_second_pass,
     check_upscale,
+)
+from .kernels import (
+    MOST_ROWS,
+    WIDTH,
+    bring_back,
+    has_kernels,
+    has_layers,
+    has_mask_layers,
+    has_upscaling,
+    padded,
+    why_not,
+    written_to,
 )
 from .layouts import (
     HEAD_DIM,
@@ -39,28 +51,7 @@ from .layouts import (
     vectors,
 )
 from .schema import decoded, factors_of
-
-HALVES = (torch.float16, torch.bfloat16)
-_WIDTH, _MIDDLE, _NARROW = 256, 64, 32
-_MOST_ROWS = 2 * HEADS * TOKENS + 2
-
-
-def why_not(op: str, tensor: Tensor) -> str:
-    """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
-    if tensor.dtype not in HALVES:
-        return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
-    if reason := why_too_old(op, tensor):
-        return reason
-    if tensor.is_cuda and serves(tensor):
-        with on_device_of(tensor) as (cuda, _):
-            if shared_memory(cuda, tensor.device) <= cuda.DECODER_SHARED_BYTES:
-                return f"{op} needs {cuda.DECODER_SHARED_BYTES >> 10} KiB of shared memory, the tensor's GPU has less"
-    return ""
-
-
-def has_kernels(heads: int, head_dim: int, tokens: int) -> bool:
-    """Whether there are kernels for a decoder of these sizes and prompts of so many tokens, output tokens included."""
-    return heads == HEADS and head_dim == HEAD_DIM and 1 <= tokens <= TOKENS
+from .upscaler import Upscaler
 
 
 def decoder_prompts(
@@ -79,24 +70,24 @@ def decoder_prompts(
     given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
     own = check_prompts(*given)
     prompts, number, _ = tokens.shape
-    fits = own.width == _WIDTH and not any(size % 8 for size in own[:-1]) and own.iou3 % 2 == 0
-    if _left_to_pytorch("decoder_prompts", tokens, fits and has_kernels(heads, own.inner // heads, number)):
+    if _left_to_pytorch("decoder_prompts", tokens, has_layers(own, heads, number)):
         return reference.decoder_prompts(*given)
     with on_device_of(tokens, weights, constant, state, *image) as (cuda, stream), torch.no_grad():
-        results = decoded(tokens, own, heads, len(chosen))
-        written = _written(state)
+        results = decoded(tokens, number, own, heads, len(chosen))
+        written = written_to(state)
         if prompts:
             shape = prompts, number, length, chosen
-            scratch = tokens.new_empty(cuda.decoder_prompts_scratch(len(weights), sizes, *shape), dtype=torch.uint8)
+            size = cuda.decoder_prompts_scratch(len(weights), sizes, False, *shape)
+            scratch = tokens.new_empty(size, dtype=torch.uint8)
             ready = [aligned(tensor) for tensor in (tokens, weights, constant, *image)]
             addresses = [tensor.data_ptr() for tensor in ready]
             cuda.decoder_prompts(
-                *(DTYPES[tokens.dtype], addresses[0], addresses[1], len(weights), sizes, addresses[3:]),
+                *(DTYPES[tokens.dtype], addresses[0], 0, 0, addresses[1], len(weights), sizes, addresses[3:], False),
                 *(addresses[2], eps, *shape, written.data_ptr()),
                 *(tensor.data_ptr() for tensor in results),
                 *(scratch.data_ptr(), len(scratch), shared_memory(cuda, state.device), stream),
             )
-        _bring_back(written, state)
+        bring_back(written, state)
     return results
 
 
@@ -119,13 +110,38 @@ def decoder_mask_factors(
     check_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
     if not final.is_cuda:
         check_numbers(asked, index, column, len(final), final.shape[1])
-    (prompts, _, width), (_, heads, number, head_dim) = final.shape, first_own.shape
-    fits = width == _WIDTH and not (sizes[0] % 8 or sizes[1] % 8 or sizes[2] % 2 or len(rest) % 16)
+    _, heads, number, head_dim = first_own.shape
+    fits = final.shape[2] == WIDTH and len(rest) % 16 == 0 and has_mask_layers(sizes)
     fits = fits and len(masks) < TOKENS and has_kernels(heads, head_dim, number)
     if _left_to_pytorch("decoder_mask_factors", final, fits):
         return reference.decoder_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
+    return mask_factors(*of_prompts, masks, layers, sizes, *of_weights, laid_out=False)
+
+
+def mask_factors(
+    final: Tensor,
+    first_own: Tensor,
+    second_own: Tensor,
+    asked: Tensor,
+    index: Tensor,
+    column: Tensor,
+    masks: list[int],
+    layers: Tensor,
+    sizes: list[int],
+    first: Tensor,
+    second: Tensor,
+    rest: Tensor,
+    *,
+    laid_out: bool,
+) -> tuple[Tensor, Tensor]:
+    """`decoder_mask_factors` where there are kernels; laid_out: the factors as `Upscaler` takes them."""
+    of_prompts, of_weights = (final, first_own, second_own, asked, index, column), (first, second, rest)
+    prompts, number = len(final), first_own.shape[2]
     with on_device_of(*of_prompts, layers, *of_weights) as (cuda, stream), torch.no_grad():
         results = factors_of(final, first_own, asked, index, sizes, rest)
+        if laid_out:
+            depth = padded(2 * HEADS * number + 2)
+            results = final.new_empty(len(asked), len(rest), depth), results[1]
         if prompts and len(asked):
             shape = prompts, number, len(rest), len(asked), len(index)
             size = cuda.decoder_mask_factors_scratch(layers.shape[1], sizes, masks, *shape)
@@ -136,8 +152,8 @@ def decoder_mask_factors(
             cuda.decoder_mask_factors(
                 *(DTYPES[final.dtype], *(tensor.data_ptr() for tensor in given[:7])),
                 *(layers.shape[1], sizes, masks, *shape),
-                *(tensor.data_ptr() for tensor in (*given[7:], *results, scratch)),
-                *(size, stream),
+                *(*(tensor.data_ptr() for tensor in given[7:]), laid_out),
+                *(*(tensor.data_ptr() for tensor in (*results, scratch)), size, stream),
             )
     return results
 
@@ -182,7 +198,7 @@ def decoder_first_pass(
             *(vectors(pad_tokens(keys)), vectors(pad_tokens(cross)), matrices(pad_pairs(gram))),
             *(vectors(pad_tokens(look)), matrices(pad_pairs(look_mix))),
         )
-        written = _written(state)
+        written = written_to(state)
         if prompts:
             cuda.decoder_first_pass(
                 DTYPES[state.dtype],
@@ -193,7 +209,7 @@ def decoder_first_pass(
                 *(tensor.data_ptr() for tensor in sums),
                 *(shared_memory(cuda, state.device), stream),
             )
-        _bring_back(written, state)
+        bring_back(written, state)
         seen, mixed = merge(*sums)
         mixed = mixed.view(prompts, HEADS, TOKENS, HEADS, TOKENS)[:, :, :tokens, :, :tokens]
         seen = seen.mT[:, :, :tokens]
@@ -233,7 +249,7 @@ def decoder_second_pass(
         rows, chosen = heads * tokens, look.shape[2]
         narrow = chosen <= TOKENS // 2
         each = TOKENS // 2 if narrow else TOKENS
-        sums = _sums(cuda, state, length, _MOST_ROWS, HEADS * each)
+        sums = _sums(cuda, state, length, MOST_ROWS, HEADS * each)
         mix = look_rows(look_mix, each)
         mixes = [mix[..., :rows], mix[..., rows : 2 * rows]]
         wide = [F.pad(x.unflatten(2, (HEADS, tokens)), (0, TOKENS - tokens)).flatten(2) for x in mixes]
@@ -244,7 +260,7 @@ def decoder_second_pass(
             laid_out += [vectors(pad_tokens(vector)), matrices(pad_pairs(matrix)), pad_bias(bias)]
         laid_out += [matrices(pad_pairs(gram)), narrow_look(look) if narrow else vectors(pad_tokens(look))]
         laid_out += [matrices(torch.cat(wide, 2)), mix[..., 2 * rows :].float().contiguous()]
-        written = _written(state)
+        written = written_to(state)
         if prompts:
             cuda.decoder_second_pass(
                 DTYPES[state.dtype],
@@ -255,7 +271,7 @@ def decoder_second_pass(
                 *(tensor.data_ptr() for tensor in sums),
                 *(shared_memory(cuda, state.device), stream),
             )
-        _bring_back(written, state)
+        bring_back(written, state)
         seen, mixed = merge(*sums)
         seen = seen.mT  # (n, heads, columns, 16)
         if narrow:
@@ -288,7 +304,7 @@ def decoder_upscale(
     before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
     given = *before, norm_eps, enlarge_more, enlarge_more_bias, height, width, out
     check_upscale(*given)
-    fits = _has_upscaling(state, len(norm_weight), weights.shape[1])
+    fits = has_upscaling(state, len(norm_weight), weights.shape[1])
     if _left_to_pytorch("decoder_upscale", state, fits) or not (len(asked) and len(state)):
         return reference.decoder_upscale(*given)
     with on_device_of(*(x for x in given if isinstance(x, Tensor))), torch.no_grad():
@@ -298,63 +314,9 @@ def decoder_upscale(
         first = torch.searchsorted(ordered, torch.arange(len(asked) + 1, device=index.device))
         weights = torch.where(valid[:, None], weights, torch.nan)[places]
         of_image = base, bias, norm_weight, norm_bias, norm_eps, enlarge_more, enlarge_more_bias, height, width
+        rows = state.shape[2]
+        factors = matrices(F.pad(factors, (0, padded(rows) - rows)))
         Upscaler(*of_image)(state, present, factors, first, places, weights, out)
-
-
-class Upscaler:
-    """`decoder_upscale` on one image, the operands that all its masks share laid out once. Takes the op's arguments.
-
-    Its caller has looked for errors, and whether there is a kernel: `can_upscale`.
-    """
-
-    def __init__(
-        self,
-        base: Tensor,
-        bias: Tensor,
-        norm_weight: Tensor,
-        norm_bias: Tensor,
-        norm_eps: float,
-        enlarge_more: Tensor,
-        enlarge_more_bias: Tensor,
-        height: int,
-        width: int,
-    ) -> None:
-        tensors = bias, norm_weight, norm_bias
-        self._before = fragments(base), *(tensor.float().contiguous() for tensor in tensors)
-        self._after = matrices(enlarge_more[None]), enlarge_more_bias.float().contiguous()
-        self._norm_eps, self._size = norm_eps, (height, width)
-
-    def __call__(
-        self, state: Tensor, asked: Tensor, factors: Tensor, first: Tensor, places: Tensor, weights: Tensor, out: Tensor
-    ) -> None:
-        """As the op, on prompts `asked` that there are, by whom their masks come: those of asked[i] are the numbers
-        first[i] to first[i + 1] - 1 of `weights`, and `places` says which of `out` each is.
-
-        first: (asked + 1,) int64; places: (count,) int64, each of [0, count) once.
-        """
-        with on_device_of(state, asked, factors, first, places, weights, out, *self._before) as (cuda, stream):
-            rows = state.shape[2]
-            factors = matrices(F.pad(factors, (0, (128 if rows <= 128 else 160) - rows)))
-            ready = aligned(state), asked, factors, first, places, aligned(weights), *self._before
-            written = _written(out)
-            if len(places):
-                cuda.decoder_upscale(
-                    DTYPES[state.dtype],
-                    *(tensor.data_ptr() for tensor in ready),
-                    self._norm_eps,
-                    *(tensor.data_ptr() for tensor in self._after),
-                    *(len(asked), rows, *self._size, written.data_ptr(), stream),
-                )
-            _bring_back(written, out)
-
-
-def can_upscale(state: Tensor, middle: int, narrow: int) -> bool:
-    """Whether an `Upscaler` takes this state, with so many channels in the upscaling and in a mask's weights."""
-    return serves(state) and _has_upscaling(state, middle, narrow) and not why_not("decoder_upscale", state)
-
-
-def _has_upscaling(state: Tensor, middle: int, narrow: int) -> bool:
-    return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= _MOST_ROWS
 
 
 def _left_to_pytorch(op: str, tensor: Tensor, fits: bool) -> bool:
@@ -368,13 +330,3 @@ def _sums(cuda: Any, like: Tensor, length: int, rows: int, columns: int) -> tupl
     shapes = (n, parts, columns), (n, parts, columns), (n, parts, HEADS, HEAD_DIM, 8), (n, parts, rows, columns)
     tops, totals, seen, mixed = (like.new_empty(shape, dtype=torch.float32) for shape in shapes)
     return tops, totals, seen, mixed
-
-
-def _written(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy to write to where it begins in the middle of 16 bytes."""
-    return tensor.detach() if tensor.data_ptr() % 16 == 0 else tensor.detach().clone()
-
-
-def _bring_back(written: Tensor, tensor: Tensor) -> None:
-    if written.data_ptr() != tensor.data_ptr():
-        tensor.copy_(written)

@@ -47,12 +47,14 @@ SCHEMAS = {
 def decoder_prompts(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     own = check_prompts(*given)
     tokens, *_, heads, _, chosen, _ = given
-    return decoded(tokens, own, heads, len(chosen))
+    return decoded(tokens, tokens.shape[1], own, heads, len(chosen))
 
 
-def decoded(tokens: Tensor, sizes: TokenSizes, heads: int, chosen: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Memory for the results of `decoder_prompts`."""
-    prompts, number, width = tokens.shape
+def decoded(
+    tokens: Tensor, number: int, sizes: TokenSizes, heads: int, chosen: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Memory for the results of `decoder_prompts` on `number` tokens of each prompt; some of them are `tokens`."""
+    prompts, _, width = tokens.shape
     own = prompts, heads, number, sizes.inner // heads
     final, iou = tokens.new_empty(prompts, chosen, width), tokens.new_empty(prompts, sizes.iou3)
     return final, iou, tokens.new_empty(own), tokens.new_empty(own)

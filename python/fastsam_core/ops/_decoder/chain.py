@@ -1,0 +1,65 @@
+"""`decoder_prompts` by the CUDA kernels on one image, whose parts are laid out once for all its prompts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._native_cuda import DTYPES, aligned, on_device_of, serves, shared_memory
+from .kernels import has_layers, why_not
+from .schema import decoded
+from .weights import ImageParts, TokenSizes
+
+
+class Chain:
+    """The operation's arguments that are of the image and the decoder, and the tokens that all prompts begin with."""
+
+    def __init__(
+        self,
+        output: Tensor,  # (T, C)
+        weights: Tensor,
+        sizes: TokenSizes,
+        image: ImageParts,
+        constant: Tensor,
+        eps: float,
+        heads: int,
+        length: int,
+    ) -> None:
+        self.outputs = len(output)
+        self._sizes, self._eps, self._heads, self._length = sizes, eps, heads, length
+        with on_device_of(output, weights, constant, *image) as (cuda, stream), torch.no_grad():
+            parts = image._asdict()
+            flat = {name: aligned(part) for name, part in parts.items() if not name.startswith("norms")}
+            laid_out = {name: torch.empty_like(part) for name, part in flat.items()}
+            of_both = [[part.data_ptr() for part in given.values()] for given in (flat, laid_out)]
+            cuda.decoder_lay_out(*of_both, length, stream)
+            self._image = [laid_out[name] if name in laid_out else aligned(part) for name, part in parts.items()]
+            self._shared = aligned(output.detach()), aligned(weights), aligned(constant)
+        self._addresses = [tensor.data_ptr() for tensor in (*self._shared, *self._image)]
+
+    def __call__(self, sparse: Tensor, chosen: list[int], state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As the op, of prompts of these tokens of their own, (prompts, T, C), that `takes` has been asked of."""
+        output, weights, _ = self._shared
+        with on_device_of(sparse, state, output) as (cuda, stream), torch.no_grad():
+            shape = len(sparse), self.outputs + sparse.shape[1], self._length, chosen
+            results = decoded(sparse, shape[1], self._sizes, self._heads, len(chosen))
+            if not len(sparse):
+                return results
+            sizes, given = list(self._sizes), aligned(sparse)
+            size = cuda.decoder_prompts_scratch(len(weights), sizes, True, *shape)
+            scratch = sparse.new_empty(size, dtype=torch.uint8)
+            of_output, of_weights, of_constant, *of_image = self._addresses
+            cuda.decoder_prompts(
+                *(DTYPES[sparse.dtype], given.data_ptr(), of_output, self.outputs, of_weights, len(weights), sizes),
+                *(of_image, True, of_constant, self._eps, *shape, state.data_ptr()),
+                *(tensor.data_ptr() for tensor in results),
+                *(scratch.data_ptr(), size, shared_memory(cuda, state.device), stream),
+            )
+        return results
+
+
+def takes(sparse: Tensor, outputs: int, sizes: TokenSizes, heads: int, dtype: torch.dtype) -> bool:
+    """Whether a `Chain` with so many output tokens, of this dtype, takes prompts of these tokens of their own."""
+    fits = sparse.dtype == dtype and sparse.shape[2] == sizes.width
+    fits = fits and has_layers(sizes, heads, outputs + sparse.shape[1])
+    return fits and serves(sparse) and not why_not("decoder_prompts", sparse)

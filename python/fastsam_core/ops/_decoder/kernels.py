@@ -1,0 +1,61 @@
+"""What there are CUDA kernels for, and the memory that they read and write."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._native_cuda import on_device_of, serves, shared_memory, why_too_old
+from .layouts import HEAD_DIM, HEADS, TOKENS
+from .weights import TokenSizes
+
+HALVES = (torch.float16, torch.bfloat16)
+WIDTH, _MIDDLE, _NARROW = 256, 64, 32
+MOST_ROWS = 2 * HEADS * TOKENS + 2
+
+
+def why_not(op: str, tensor: Tensor) -> str:
+    """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
+    if tensor.dtype not in HALVES:
+        return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
+    if reason := why_too_old(op, tensor):
+        return reason
+    if tensor.is_cuda and serves(tensor):
+        with on_device_of(tensor) as (cuda, _):
+            if shared_memory(cuda, tensor.device) <= cuda.DECODER_SHARED_BYTES:
+                return f"{op} needs {cuda.DECODER_SHARED_BYTES >> 10} KiB of shared memory, the tensor's GPU has less"
+    return ""
+
+
+def has_kernels(heads: int, head_dim: int, tokens: int) -> bool:
+    """Whether there are kernels for a decoder of these sizes and prompts of so many tokens, output tokens included."""
+    return heads == HEADS and head_dim == HEAD_DIM and 1 <= tokens <= TOKENS
+
+
+def has_layers(sizes: TokenSizes, heads: int, tokens: int) -> bool:
+    """As `has_kernels`, of all that `decoder_prompts` computes."""
+    fits = sizes.width == WIDTH and not any(size % 8 for size in sizes[:-1]) and sizes.iou3 % 2 == 0
+    return fits and has_kernels(heads, sizes.inner // heads, tokens)
+
+
+def has_mask_layers(sizes: list[int]) -> bool:
+    return not (sizes[0] % 8 or sizes[1] % 8 or sizes[2] % 2)
+
+
+def has_upscaling(state: Tensor, middle: int, narrow: int) -> bool:
+    return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= MOST_ROWS
+
+
+def padded(rows: int) -> int:
+    """The depth of the factors of so many coefficients, as the kernel of the upscaling takes them."""
+    return 128 if rows <= 128 else 160
+
+
+def written_to(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy to write to where it begins in the middle of 16 bytes."""
+    return tensor.detach() if tensor.data_ptr() % 16 == 0 else tensor.detach().clone()
+
+
+def bring_back(written: Tensor, tensor: Tensor) -> None:
+    if written.data_ptr() != tensor.data_ptr():
+        tensor.copy_(written)

@@ -1,0 +1,64 @@
+"""`decoder_upscale` by the CUDA kernels on one image, whose part in it is laid out once for all its masks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .._native_cuda import DTYPES, aligned, on_device_of, serves
+from .kernels import WIDTH, bring_back, has_mask_layers, has_upscaling, why_not, written_to
+from .layouts import fragments, matrices
+
+
+class Upscaler:
+    """`decoder_upscale` on one image, the operands that all its masks share laid out once. Takes the op's arguments.
+
+    Its caller has looked for errors, and whether there is a kernel: `can_upscale`.
+    """
+
+    def __init__(
+        self,
+        base: Tensor,
+        bias: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        norm_eps: float,
+        enlarge_more: Tensor,
+        enlarge_more_bias: Tensor,
+        height: int,
+        width: int,
+    ) -> None:
+        tensors = bias, norm_weight, norm_bias
+        self._before = fragments(base), *(tensor.float().contiguous() for tensor in tensors)
+        self._after = matrices(enlarge_more[None]), enlarge_more_bias.float().contiguous()
+        self._norm_eps, self._size = norm_eps, (height, width)
+
+    def __call__(
+        self, state: Tensor, asked: Tensor, factors: Tensor, first: Tensor, places: Tensor, weights: Tensor, out: Tensor
+    ) -> None:
+        """As the op, on prompts `asked` that there are, by whom their masks come: those of asked[i] are the numbers
+        first[i] to first[i + 1] - 1 of `weights`, and `places` says which of `out` each is.
+
+        factors: laid out. first: (asked + 1,) int64; places: (count,) int64, each of [0, count) once.
+        """
+        with on_device_of(state, asked, factors, first, places, weights, out, *self._before) as (cuda, stream):
+            rows = state.shape[2]
+            ready = aligned(state), asked, factors, first, places, aligned(weights), *self._before
+            written = written_to(out)
+            if len(places):
+                cuda.decoder_upscale(
+                    DTYPES[state.dtype],
+                    *(tensor.data_ptr() for tensor in ready),
+                    self._norm_eps,
+                    *(tensor.data_ptr() for tensor in self._after),
+                    *(len(asked), rows, *self._size, written.data_ptr(), stream),
+                )
+            bring_back(written, out)
+
+
+def can_upscale(state: Tensor, width: int, middle: int, sizes: list[int]) -> bool:
+    """Whether `mask_factors` and an `Upscaler` take this state.
+
+    width: of a token. middle: channels in the upscaling. sizes: outputs of the layers that make a mask's weights.
+    """
+    fits = width == WIDTH and has_mask_layers(sizes) and has_upscaling(state, middle, sizes[-1])
+    return serves(state) and fits and not why_not("decoder_upscale", state)

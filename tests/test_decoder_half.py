@@ -81,7 +81,7 @@ def test_errors(sibling: str, op: str, dtype: torch.dtype, size: dict[str, Any])
 @each_form
 @pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass", "decoder_upscale"])
 def test_errors_over_several_parts_of_the_image(sibling: str, op: str) -> None:
-    size = {**SIZE, "prompts": 1, "grid": (33, 50)}  # 104 panels; a block has 64, or 96
+    size = {**SIZE, "prompts": 1, "grid": (33, 50)}  # 104 panels; a block of a pass has 64
     check_errors(sibling, op, arguments_in(torch.bfloat16, op, **size))
 
 
@@ -100,6 +100,19 @@ def test_many_prompts_share_blocks_and_give_the_same(sibling: str, op: str) -> N
     if sibling == EMULATED:  # a missing barrier would show
         with threads_backwards():
             assert all(torch.equal(a, b) for a, b in zip(run(call, op, given), together, strict=True))
+
+
+@each_form
+def test_masks_of_many_prompts_are_made_in_larger_parts_and_the_same(sibling: str) -> None:
+    size = {**SIZE, "grid": (1, 265)}  # 17 panels; a block has twice as many as warps, or half of that
+    state, asked, factors, index, weights, *rest = arguments_in(torch.bfloat16, "decoder_upscale", **size)
+    upscale, numbers = ops.siblings("decoder_upscale")[sibling], torch.arange(128)
+    out = torch.full((128, *rest[-1].shape[1:]), torch.nan)
+    given = asked[numbers % 2], factors[numbers % 2], numbers, weights[numbers % 5]
+    upscale(state, *given, *rest[:-1], out)
+    expected = torch.full_like(out[-10:], torch.nan)
+    upscale(state, asked, factors, numbers[-10:] % 2, weights[numbers[-10:] % 5], *rest[:-1], expected)
+    assert torch.equal(out[-10:], expected)
 
 
 @each_form

@@ -35,9 +35,11 @@ constexpr int64_t kSharedBytes = 160 * 1024;
 // From so many prompts on, blocks have several of them.
 constexpr int64_t kManyPrompts = 64;
 
-// Panels of 16 image tokens that one block of a pass works through, and of the upscaling: the sums over the image are
-// formed by part and merged by the caller, so that a prompt's results don't depend on the others of its call.
-constexpr int64_t kPartPanels = 64, kUpscalePanels = 96;
+// Panels of 16 image tokens that one block of a pass works through: the sums over the image are formed by part and
+// merged by the caller, so that a prompt's results don't depend on the others of its call. And those of the upscaling,
+// which sums up nothing, at most.
+constexpr int64_t kPartPanels = 64;
+constexpr int kUpscalePanels = 96;
 FASTSAM_HD constexpr int64_t parts_of(int64_t panels, int64_t each) { return (panels + each - 1) / each; }
 
 // Steps of 16 coefficients in the upscaling, padded to 128: the most that there can be is 2 * 64 + 2, with 8 tokens, so

@@ -2,7 +2,7 @@
 // 64 bytes, outside of inner loops:
 //
 //   of a prompt            threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts of a block)
-//   first look                 128         80           0                  24
+//   first look                 256         80       26 KB                  24
 //   first pass                 256         80       43 KB                  24 (3)
 //   second pass, narrow        256        128       86 KB                  16 (2)
 //   second pass, wide          256        128       94 KB                  16 (2)
@@ -52,9 +52,15 @@ static_assert(PassShape<true, false>::kBytes <= kSharedBytes && UpscaleShape<10>
 template <typename T, int kSteps>
 void launch_upscale(const Upscaling& up, void* stream) {
   const int64_t panels = (up.height * up.width + 15) / 16;
-  const unsigned blocks = blocks_for(up.asked_count * parts_of(panels, kUpscalePanels), 1);
-  launch((upscale_kernel<T, kSteps>), blocks, UpscaleShape<kSteps>::kThreads, UpscaleShape<kSteps>::kBytes,
-         static_cast<cudaStream_t>(stream), up);
+  // Few masks are better off in small parts, on as many multiprocessors as there are; many have the prompt's factors
+  // brought to fewer blocks.
+  int part_panels = kUpscalePanels;
+  for (int blocks = 512; blocks >= 128 && up.asked_count * parts_of(panels, part_panels) < blocks; blocks /= 2) {
+    part_panels = UpscaleShape<kSteps>::kWarps * (blocks / 128);
+  }
+  launch((upscale_kernel<T, kSteps>), blocks_for(up.asked_count * parts_of(panels, part_panels), 1),
+         UpscaleShape<kSteps>::kThreads, UpscaleShape<kSteps>::kBytes, static_cast<cudaStream_t>(stream), up,
+         part_panels);
 }
 
 template <typename T>

@@ -1,18 +1,26 @@
-// All prompts' tokens look at the one image: a warp attends with 32 of a head's rows, straight from global memory.
+// All prompts' tokens look at the one image: a warp attends with 32 of a head's rows to a quarter of the image,
+// straight from global memory. A block puts the quarters together; it has two times 32 rows, which read the same at
+// about the same time.
 #pragma once
 
 #include "decoder/decoder_cuda_parts.cuh"
 
 namespace fastsam::decoder::cuda {
 
-constexpr int kLookThreads = 128, kLookTiles = 2, kLookRows = kLookThreads / kWarp * kLookTiles * 16;
+constexpr int kLookThreads = 256, kLookTiles = 2, kLookQuarters = 4, kLookWarps = kLookThreads / kWarp;
+constexpr int kLookWarpRows = kLookTiles * 16, kLookRows = kLookWarps / kLookQuarters * kLookWarpRows;
 
 template <typename T>
-__global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLook look) {
+__global__ void __launch_bounds__(kLookThreads, 3) first_look_kernel(const FirstLook look) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  const int64_t blocks = (look.rows + kLookRows - 1) / kLookRows;
-  const int64_t head = blockIdx.x / blocks, first = blockIdx.x % blocks * kLookRows + warp() * kLookTiles * 16;
-  if (first >= look.rows) return;
+  constexpr int kPitch = kDim + 8;  // against bank conflicts
+  __shared__ float tops[kLookWarps][kLookWarpRows], totals[kLookWarps][kLookWarpRows];
+  alignas(16) __shared__ float outs[kLookWarps][kLookWarpRows][kPitch];
+  const int64_t blocks = (look.rows + kLookRows - 1) / kLookRows, quarter = parts_of(look.panels, kLookQuarters);
+  const int64_t head = blockIdx.x / blocks, first_of_block = blockIdx.x % blocks * kLookRows;
+  const int64_t first = first_of_block + warp() / kLookQuarters * kLookWarpRows;
+  const int64_t begin = warp() % kLookQuarters * quarter;
+  const int64_t end = first < look.rows ? min(begin + quarter, look.panels) : 0;
   const T* const q = static_cast<const T*>(look.q) + head * look.rows * kDim;
   uint32_t left[kLookTiles][4];
   float top[kLookTiles][2], total[kLookTiles][2] = {}, out[kLookTiles][2][4] = {};
@@ -28,11 +36,13 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
   const auto* const keys = static_cast<const uint4*>(look.keys);
   const auto* const values = static_cast<const uint4*>(look.values);
   uint32_t key[4], value[4];
-  load_fragment(key, keys, head);
-  load_fragment(value, values, head * look.panels);
-  for (int64_t panel = 0; panel < look.panels; ++panel) {
+  if (begin < end) {
+    load_fragment(key, keys, begin * kHeads + head);
+    load_fragment(value, values, head * look.panels + begin);
+  }
+  for (int64_t panel = begin; panel < end; ++panel) {
     uint32_t next_key[4], next_value[4];
-    const int64_t next = min(panel + 1, look.panels - 1);
+    const int64_t next = min(panel + 1, end - 1);
     load_fragment(next_key, keys, next * kHeads + head);
     load_fragment(next_value, values, head * look.panels + next);
     float scores[kLookTiles][2][4] = {};
@@ -42,12 +52,22 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
       mma_m16n8k16<T>(scores[i][0], left[i], key[0], key[2]);
       mma_m16n8k16<T>(scores[i][1], left[i], key[1], key[3]);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        float& score = scores[i][j / 4][j % 4];
-        const bool inside = panel * 16 + 8 * (j / 4) + 2 * pair() + j % 2 < look.length;
-        score = inside ? score * kLog2E : -INFINITY;
-        behind |= score > top[i][j % 4 / 2] + kSlack;
+      for (int j = 0; j < 8; ++j) scores[i][j / 4][j % 4] *= kLog2E;
+    }
+    if (panel * 16 + 16 > look.length) {
+#pragma unroll
+      for (int i = 0; i < kLookTiles; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const bool inside = panel * 16 + 8 * (j / 4) + 2 * pair() + j % 2 < look.length;
+          if (!inside) scores[i][j / 4][j % 4] = -INFINITY;
+        }
       }
+    }
+#pragma unroll
+    for (int i = 0; i < kLookTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) behind |= scores[i][j / 4][j % 4] > top[i][j % 4 / 2] + kSlack;
     }
     if (__any_sync(kAllLanes, behind)) {
 #pragma unroll
@@ -84,21 +104,40 @@ __global__ void __launch_bounds__(kLookThreads) first_look_kernel(const FirstLoo
 #pragma unroll
     for (int j = 0; j < 4; ++j) key[j] = next_key[j], value[j] = next_value[j];
   }
-  T* const to = static_cast<T*>(look.out) + head * look.rows * kDim;
 #pragma unroll
   for (int i = 0; i < kLookTiles; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float share = 1.0f / sum_of_row(total[i][half]);
-      const int64_t row = first + 16 * i + 8 * half + group();
-      if (row >= look.rows) continue;
+      const int row = 16 * i + 8 * half + group();
+      const float sum = sum_of_row(total[i][half]);
+      if (pair() == 0) tops[warp()][row] = top[i][half], totals[warp()][row] = sum;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        *reinterpret_cast<uint32_t*>(to + row * kDim + 8 * j + 2 * pair()) =
-            pack<T>(out[i][j][2 * half] * share, out[i][j][2 * half + 1] * share);
+        *reinterpret_cast<float2*>(&outs[warp()][row][8 * j + 2 * pair()]) =
+            make_float2(out[i][j][2 * half], out[i][j][2 * half + 1]);
       }
     }
   }
+  __syncthreads();
+  // Each thread has four channels of a row.
+  static_assert(kLookThreads == kLookRows * kDim / 4);
+  const int number = static_cast<int>(threadIdx.x) / 4, channel = static_cast<int>(threadIdx.x) % 4 * 4;
+  const int of_quarter = number / kLookWarpRows * kLookQuarters, row = number % kLookWarpRows;
+  if (first_of_block + number >= look.rows) return;
+  float highest = kNoTop, sum = 0.0f, x[4] = {};
+#pragma unroll
+  for (int i = 0; i < kLookQuarters; ++i) highest = fmaxf(highest, tops[of_quarter + i][row]);
+#pragma unroll
+  for (int i = 0; i < kLookQuarters; ++i) {
+    const float factor = power_of_two(tops[of_quarter + i][row] - highest);
+    const float4 four = *reinterpret_cast<const float4*>(&outs[of_quarter + i][row][channel]);
+    sum = fmaf(totals[of_quarter + i][row], factor, sum);
+    x[0] = fmaf(four.x, factor, x[0]), x[1] = fmaf(four.y, factor, x[1]);
+    x[2] = fmaf(four.z, factor, x[2]), x[3] = fmaf(four.w, factor, x[3]);
+  }
+  const float share = 1.0f / sum;
+  T* const to = static_cast<T*>(look.out) + (head * look.rows + first_of_block + number) * kDim + channel;
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack<T>(x[0] * share, x[1] * share), pack<T>(x[2] * share, x[3] * share));
 #endif
 }
 

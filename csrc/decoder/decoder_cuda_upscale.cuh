@@ -96,7 +96,8 @@ __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight,
 }
 
 template <typename T, int kSteps>
-__global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1) upscale_kernel(const Upscaling up) {
+__global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
+    upscale_kernel(const Upscaling up, int part_panels) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Shape = UpscaleShape<kSteps>;
   DYNAMIC_SHARED(uint4, factors);
@@ -107,9 +108,9 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1) upscale_ker
   auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients + Shape::kOuts);
   float *const norm_weight = bias + 4 * kMiddle, *const norm_bias = norm_weight + kMiddle,
                *const more_bias = norm_bias + kMiddle;
-  const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, kUpscalePanels);
-  const int64_t asked = blockIdx.x / parts, begin = blockIdx.x % parts * kUpscalePanels;
-  const int64_t end = min(begin + kUpscalePanels, panels);
+  const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, part_panels);
+  const int64_t asked = blockIdx.x / parts, begin = blockIdx.x % parts * part_panels;
+  const int64_t end = min(begin + part_panels, panels);
   const int64_t first = up.first[asked], last = up.first[asked + 1];
   if (first >= last) return;
   const int thread = static_cast<int>(threadIdx.x);

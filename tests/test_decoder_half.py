@@ -105,7 +105,7 @@ def test_many_prompts_share_blocks_and_give_the_same(sibling: str, op: str) -> N
 @each_form
 def test_masks_of_many_prompts_are_made_in_larger_parts_and_the_same(sibling: str) -> None:
     size = {**SIZE, "grid": (1, 265)}  # 17 panels; a block has twice as many as warps, or half of that
-    state, asked, factors, index, weights, *rest = arguments_in(torch.bfloat16, "decoder_upscale", **size)
+    state, asked, factors, _, weights, *rest = arguments_in(torch.bfloat16, "decoder_upscale", **size)
     upscale, numbers = ops.siblings("decoder_upscale")[sibling], torch.arange(128)
     out = torch.full((128, *rest[-1].shape[1:]), torch.nan)
     given = asked[numbers % 2], factors[numbers % 2], numbers, weights[numbers % 5]

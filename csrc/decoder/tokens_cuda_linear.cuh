@@ -16,7 +16,7 @@ struct Place {
   int64_t outer, row, head;  // elements between groups, between rows of a group, between heads
   int group;
   bool chosen;
-  const int64_t* index;  // which group is meant by each, or null
+  const int64_t* index;  // of groups of one row of a left factor: which is meant by each, or null
   int64_t groups;        // how many there are, then
 };
 
@@ -59,15 +59,21 @@ __device__ __forceinline__ int quarter_of(int k) {
 }
 
 __device__ __forceinline__ int64_t row_offset(const Products& all, const Place& place, int64_t row) {
+  if (place.group == 1 && !place.chosen) return row * place.outer;
   const auto number = static_cast<unsigned>(row), group = static_cast<unsigned>(place.group);
   const unsigned inside = number % group;
-  int64_t outer = number / group;
+  return number / group * place.outer + (place.chosen ? all.chosen[inside] : static_cast<int>(inside)) * place.row;
+}
+// Where a row of a product's left factor begins.
+template <typename T>
+__device__ __forceinline__ const T* left_row(const Products& all, const Product& one, int64_t row) {
   // Nobody waits to know of a number that is out of range; it must not be followed.
-  if (place.index != nullptr) outer = max(int64_t{0}, min(__ldg(place.index + outer), place.groups - 1));
-  return outer * place.outer + (place.chosen ? all.chosen[inside] : static_cast<int>(inside)) * place.row;
+  if (one.x.index != nullptr) row = max(int64_t{0}, min(__ldg(one.x.index + row), one.x.groups - 1));
+  return static_cast<const T*>(one.x.data) + row_offset(all, one.x, row);
 }
 __device__ __forceinline__ int64_t column_offset(const Place& place, int column) {
-  return column / 16 * place.head + column % 16;
+  const auto number = static_cast<unsigned>(column);
+  return number / 16 * place.head + number % 16;
 }
 
 __device__ __forceinline__ const Product& product_of(const Products& all, unsigned block) {
@@ -76,47 +82,79 @@ __device__ __forceinline__ const Product& product_of(const Products& all, unsign
   return all.of[i];
 }
 
-template <typename T>
-__device__ __forceinline__ float rounded(float x) {
-  return to_float(from_float<T>(x));
-}
+// Of rows of results the columns that a lane has: kPairs times two side by side, 8 apart.
+template <typename T, int kPairs>
+struct Ends {
+  float2 bias[kPairs];
+  int64_t out[kPairs], residual[kPairs];
+  bool inside[kPairs];
 
-template <typename T>
-__device__ __forceinline__ float2 two_of(const void* data, int64_t at) {
-  return unpack<T>(__ldg(reinterpret_cast<const uint32_t*>(static_cast<const T*>(data) + at)));
-}
-
-// Where one row of a product's results begins, and of what is added to it.
-struct RowEnds {
-  int64_t out, residual;
-
-  __device__ __forceinline__ RowEnds(const Products& all, const Product& one, int64_t row)
-      : out(row_offset(all, one.out, row)),
-        residual(one.residual.data != nullptr ? row_offset(all, one.residual, row) : 0) {}
-};
-
-// Two sums of a row, of columns `column` and the next.
-template <typename T>
-__device__ __forceinline__ void finish(const Product& one, const RowEnds& row, int column, float first, float second) {
-  const float2 bias = two_of<T>(one.bias, column);
-  first = rounded<T>(first + bias.x), second = rounded<T>(second + bias.y);
-  if (one.relu) first = first < 0.0f ? 0.0f : first, second = second < 0.0f ? 0.0f : second;  // NaN stays
-  first = rounded<T>(first * one.factor), second = rounded<T>(second * one.factor);
-  if (one.residual.data != nullptr) {
-    const float2 add = two_of<T>(one.residual.data, row.residual + column_offset(one.residual, column));
-    first += add.x, second += add.y;
+  __device__ __forceinline__ Ends(const Product& one, int first_column) {
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      const int column = first_column + 8 * i;
+      inside[i] = column < one.n;
+      bias[i] = inside[i] ? two_of(one.bias, column) : make_float2(0.0f, 0.0f);
+      out[i] = column_offset(one.out, column), residual[i] = column_offset(one.residual, column);
+    }
   }
-  const int64_t at = row.out + column_offset(one.out, column);
-  *reinterpret_cast<uint32_t*>(static_cast<T*>(one.out.data) + at) = pack<T>(first, second);
-}
+
+  // The sums of a row to its results.
+  __device__ __forceinline__ void finish(const Products& all, const Product& one, int64_t row,
+                                         float2 (&x)[kPairs]) const {
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) x[i] = rounded(x[i].x + bias[i].x, x[i].y + bias[i].y);
+    if (one.relu) {
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {  // NaN stays
+        x[i] = make_float2(x[i].x < 0.0f ? 0.0f : x[i].x, x[i].y < 0.0f ? 0.0f : x[i].y);
+      }
+    }
+    if (one.factor != 1.0f) {
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) x[i] = rounded(x[i].x * one.factor, x[i].y * one.factor);
+    }
+    if (one.residual.data != nullptr) {
+      const int64_t from = row_offset(all, one.residual, row);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        if (!inside[i]) continue;
+        const float2 add = two_of(one.residual.data, from + residual[i]);
+        x[i] = make_float2(x[i].x + add.x, x[i].y + add.y);
+      }
+    }
+    T* const to = static_cast<T*>(one.out.data) + row_offset(all, one.out, row);
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      if (inside[i]) *reinterpret_cast<uint32_t*>(to + out[i]) = pack<T>(x[i].x, x[i].y);
+    }
+  }
+
+  static __device__ __forceinline__ float2 rounded(float first, float second) {
+    return unpack<T>(pack<T>(first, second));
+  }
+  static __device__ __forceinline__ float2 two_of(const void* data, int64_t at) {
+    return unpack<T>(__ldg(reinterpret_cast<const uint32_t*>(static_cast<const T*>(data) + at)));
+  }
+};
 
 // 32 of depth: each lane has 8 channels of a row g, and of row g + 8, and 8 of a column g. Which of them meet in which
 // product is up to us, as long as both factors agree.
+struct Chunks {
+  uint32_t first[4], second[4];
+
+  // nothing: zero, which the compiler must not know. It would copy the same for each product anew, which takes longer
+  // than the products do.
+  __device__ __forceinline__ void take(uint4 low, uint4 high, uint32_t nothing) {
+    first[0] = low.x | nothing, first[1] = high.x | nothing, first[2] = low.y | nothing, first[3] = high.y | nothing;
+    second[0] = low.z | nothing, second[1] = high.z | nothing;
+    second[2] = low.w | nothing, second[3] = high.w | nothing;
+  }
+};
 template <typename T>
-__device__ __forceinline__ void multiply_chunks(float (&d)[4], uint4 low, uint4 high, uint4 column) {
-  const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
-  mma_m16n8k16<T>(d, a0, column.x, column.y);
-  mma_m16n8k16<T>(d, a1, column.z, column.w);
+__device__ __forceinline__ void multiply_chunks(float (&d)[4], const Chunks& rows, uint4 column) {
+  mma_m16n8k16<T>(d, rows.first, column.x, column.y);
+  mma_m16n8k16<T>(d, rows.second, column.z, column.w);
 }
 
 __device__ __forceinline__ uint4 load_chunk(const void* row, bool inside) {
@@ -139,7 +177,7 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
     const int64_t row = first_row + 8 * i + group();
     const int column = first_column + 8 * i + group();
     row_inside[i] = row < one.rows, column_inside[i] = column < one.n;
-    rows[i] = static_cast<const T*>(one.x.data) + row_offset(all, one.x, row_inside[i] ? row : 0);
+    rows[i] = left_row<T>(all, one, row_inside[i] ? row : 0);
     columns[i] = static_cast<const T*>(one.weight) + int64_t{column_inside[i] ? column : 0} * one.k;
   }
   const int quarter = quarter_of(one.k), begin = warp() * quarter;
@@ -149,11 +187,12 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
     const int k = at + 8 * pair();
     const bool inside = k < one.k;
     const int64_t of_row = column_offset(one.x, k);
-    const uint4 low = load_chunk(rows[0] + of_row, inside && row_inside[0]);
-    const uint4 high = load_chunk(rows[1] + of_row, inside && row_inside[1]);
+    Chunks left;
+    left.take(load_chunk(rows[0] + of_row, inside && row_inside[0]),
+              load_chunk(rows[1] + of_row, inside && row_inside[1]), 0);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      multiply_chunks<T>(d[i], low, high, load_chunk(columns[i] + k, inside && column_inside[i]));
+      multiply_chunks<T>(d[i], left, load_chunk(columns[i] + k, inside && column_inside[i]));
     }
   }
 #pragma unroll
@@ -163,11 +202,11 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
   }
   __syncthreads();
   const int row = static_cast<int>(threadIdx.x) / 8, column = static_cast<int>(threadIdx.x) % 8 * 2;
-  float total[2] = {};
+  float2 total[1] = {make_float2(0.0f, 0.0f)};
 #pragma unroll
-  for (int i = 0; i < kQuarters; ++i) total[0] += sums[i][row][column], total[1] += sums[i][row][column + 1];
-  if (first_row + row < one.rows && first_column + column < one.n) {
-    finish<T>(one, RowEnds(all, one, first_row + row), first_column + column, total[0], total[1]);
+  for (int i = 0; i < kQuarters; ++i) total[0].x += sums[i][row][column], total[0].y += sums[i][row][column + 1];
+  if (first_row + row < one.rows) {
+    Ends<T, 1>(one, first_column + column).finish(all, one, first_row + row, total);
   }
 #endif
 }
@@ -189,30 +228,32 @@ __global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlock
   const int first_column = block % across * Shape::kRows;
   const int copied_row = static_cast<int>(threadIdx.x) / kStageChunks,
             copied_chunk = static_cast<int>(threadIdx.x) % kStageChunks;
+  const int column = first_column + copied_row, slot = slot_of(copied_row, copied_chunk);
+  const int64_t rows_left = one.rows - first_row - copied_row, stage_step = 8 * kStageChunks / 16 * one.x.head;
+  const int rows_here = static_cast<int>(min(rows_left, int64_t{Shape::kRows})), columns_here = one.n - column;
   const T* rows[kCopies];
-  bool row_inside[kCopies];
 #pragma unroll
   for (int i = 0; i < kCopies; ++i) {
-    const int64_t row = first_row + copied_row + i * kRowsOfCopy;
-    row_inside[i] = row < one.rows;
-    rows[i] = static_cast<const T*>(one.x.data) + row_offset(all, one.x, row_inside[i] ? row : 0);
+    const int64_t row = i * kRowsOfCopy < rows_here ? first_row + copied_row + i * kRowsOfCopy : 0;
+    rows[i] = left_row<T>(all, one, row) + column_offset(one.x, 8 * copied_chunk);
   }
-  const int column = first_column + copied_row;
-  const T* const columns = static_cast<const T*>(one.weight) + int64_t{column} * one.k;
+  const T* columns = static_cast<const T*>(one.weight) + (int64_t{column} * one.k + 8 * copied_chunk);
   const int stages = (one.k + 8 * kStageChunks - 1) / (8 * kStageChunks), quarter = quarter_of(one.k) / kDepth;
+  int left_of_k = one.k - 8 * copied_chunk;
   const auto copy = [&](int stage) {
     if (stage < stages) {
-      uint4* const to = shared + stage % Shape::kStages * Shape::kStageVectors;
-      const int k = (stage * kStageChunks + copied_chunk) * 8;
-      const bool inside = k < one.k;
-      const int64_t of_row = inside ? column_offset(one.x, k) : 0;
+      uint4* const to = shared + (stage % Shape::kStages * Shape::kStageVectors + slot);
+      const int to_copy[2] = {left_of_k > 0 ? rows_here : 0, left_of_k > 0 ? columns_here : 0};
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
-        const int slot = slot_of(copied_row + i * kRowsOfCopy, copied_chunk);
-        cp_async_16(to + slot, rows[i] + of_row, inside && row_inside[i]);
-        cp_async_16(to + Shape::kRows * kStageChunks + slot, columns + (i * kRowsOfCopy * one.k + k),
-                    inside && column + i * kRowsOfCopy < one.n);
+        static_assert(kRowsOfCopy % 2 == 0);
+        const int further = i * kRowsOfCopy * kStageChunks;
+        cp_async_16(to + further, rows[i], i * kRowsOfCopy < to_copy[0]);
+        cp_async_16(to + Shape::kRows * kStageChunks + further, columns + i * kRowsOfCopy * one.k,
+                    i * kRowsOfCopy < to_copy[1]);
+        rows[i] += stage_step;
       }
+      columns += 8 * kStageChunks, left_of_k -= 8 * kStageChunks;
     }
     cp_async_commit();
   };
@@ -231,6 +272,7 @@ __global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlock
     }
   };
   int until_quarter = quarter;
+  const uint32_t nothing = static_cast<uint32_t>(all.count) / (kMostProducts + 1);
   for (int stage = 0; stage < stages; ++stage) {
     cp_async_wait<Shape::kStages - 2>();
     __syncthreads();
@@ -240,34 +282,33 @@ __global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlock
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int chunk = 4 * half + pair();
-      uint4 left[kParts][2];
+      Chunks left[kParts];
 #pragma unroll
       for (int m = 0; m < kParts; ++m) {
-        left[m][0] = x[slot_of(row0 + 16 * m + group(), chunk)];
-        left[m][1] = x[slot_of(row0 + 16 * m + 8 + group(), chunk)];
+        const uint4* const at = x + slot_of(row0 + 16 * m + group(), chunk);
+        left[m].take(at[0], at[8 * kStageChunks], nothing);
       }
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const uint4 right = weights[slot_of(column0 + 8 * n + group(), chunk)];
 #pragma unroll
-        for (int m = 0; m < kParts; ++m) multiply_chunks<T>(d[m][n], left[m][0], left[m][1], right);
+        for (int m = 0; m < kParts; ++m) multiply_chunks<T>(d[m][n], left[m], right);
       }
       if (--until_quarter == 0) add_up(), until_quarter = quarter;
     }
   }
   add_up();
+  const Ends<T, 4> ends(one, first_column + column0 + 2 * pair());
 #pragma unroll
   for (int m = 0; m < kParts; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t row = first_row + row0 + 16 * m + 8 * half + group();
       if (row >= one.rows) continue;
-      const RowEnds ends(all, one, row);
+      float2 sums[4];
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const int column = first_column + column0 + 8 * n + 2 * pair();
-        if (column < one.n) finish<T>(one, ends, column, total[m][n][2 * half], total[m][n][2 * half + 1]);
-      }
+      for (int n = 0; n < 4; ++n) sums[n] = make_float2(total[m][n][2 * half], total[m][n][2 * half + 1]);
+      ends.finish(all, one, row, sums);
     }
   }
 #endif

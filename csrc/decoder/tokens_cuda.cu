@@ -230,7 +230,8 @@ class Decoding {
 
   void start(Pairings& all) {
     all.prompts = job_.prompts, all.tokens = static_cast<int>(job_.tokens);
-    launch((pairs_kernel<T>), step_blocks(job_.prompts * all.count * kHeads), kStepThreads, 0, stream(), all);
+    const int64_t blocks = int64_t{step_blocks(job_.prompts)} * all.count * kHeads;
+    launch((pairs_kernel<T>), blocks_for(blocks, 1), kStepThreads, 0, stream(), all);
   }
 
   Pass pass_of(const void* image, const void* values, const float* norms) const {

@@ -47,14 +47,23 @@ __device__ __forceinline__ uint32_t load_column(const void* of, int64_t at, int6
                                                                 << 16;
 }
 
+// The warps of a block have several prompts, and the same rows of a matrix.
 template <typename T>
 __global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_constant__ Pairings all) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  const int64_t number = warp_of_grid();
-  if (number >= all.prompts * all.count * kHeads) return;
+  constexpr int kChunks = kInner / 8, kPitch = kChunks + 1;  // of 16 bytes; against bank conflicts
+  __shared__ uint4 mix[kDim][kPitch];
+  const unsigned each_prompt = static_cast<unsigned>(all.count) * kHeads, number = blockIdx.x % each_prompt;
   const int head = static_cast<int>(number % kHeads);
-  const Pairing& one = all.of[number / kHeads % all.count];
-  const int64_t prompt = number / kHeads / all.count;
+  const Pairing& one = all.of[number / kHeads];
+  const int64_t prompt = int64_t{blockIdx.x / each_prompt} * kStepWarps + warp();
+  if (one.mix != nullptr) {
+    for (int i = static_cast<int>(threadIdx.x); i < kDim * kChunks; i += kStepThreads) {
+      mix[i / kChunks][i % kChunks] = __ldg(static_cast<const uint4*>(one.mix) + head * kDim * kChunks + i);
+    }
+  }
+  __syncthreads();
+  if (prompt >= all.prompts) return;
   const bool narrow = one.look && all.narrow;
   // Two heads of a narrow look share 8 columns.
   const int each = narrow ? kTokens / 2 : kTokens, shift = narrow ? head % 2 * each : 0, token = group() - shift;
@@ -86,12 +95,10 @@ __global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_consta
 #pragma unroll
   for (int other = 0; other < kHeads; ++other) {
     float y[2][4] = {};
+    uint32_t columns[4];
+    ldmatrix_x4_trans(columns, &mix[lane() % 16][2 * other + lane() / 16]);
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const int64_t at = int64_t{head * kDim + 2 * pair()} * kInner + other * kDim + 8 * n + group();
-      mma_m16n8k16<T>(y[n], left, load_column(one.mix, at, kInner, true, true),
-                      load_column(one.mix, at + 8 * kInner, kInner, true, true));
-    }
+    for (int n = 0; n < 2; ++n) mma_m16n8k16<T>(y[n], left, columns[2 * n], columns[2 * n + 1]);
     const uint32_t between[4] = {pack<T>(y[0][0], y[0][1]), 0, pack<T>(y[1][0], y[1][1]), 0};
     const bool there = group() < all.tokens;
     const uint2 own = load_vector<T>(one.own, (prompt * kHeads + other) * all.tokens + (there ? group() : 0), there);

@@ -230,8 +230,8 @@ class Decoding {
 
   void start(Pairings& all) {
     all.prompts = job_.prompts, all.tokens = static_cast<int>(job_.tokens);
-    const int64_t blocks = int64_t{step_blocks(job_.prompts)} * all.count * kHeads;
-    launch((pairs_kernel<T>), blocks_for(blocks, 1), kStepThreads, 0, stream(), all);
+    const unsigned blocks = blocks_for(int64_t{step_blocks(job_.prompts)} * kHeads * all.count, 1);
+    launch((pairs_kernel<T>), blocks, kStepThreads, 0, stream(), all);
   }
 
   Pass pass_of(const void* image, const void* values, const float* norms) const {
@@ -256,7 +256,8 @@ class Decoding {
     job.out = at_.seen_rows, job.prompts = job_.prompts, job.parts = at_.parts;
     job.tokens = static_cast<int>(job_.tokens);
     job.count = kSecond ? job_.chosen_count : job.tokens, job.narrow = kSecond && at_.narrow;
-    launch((gather_kernel<T, kSecond>), step_blocks(job_.prompts * kHeads), kStepThreads, 0, stream(), job);
+    const unsigned blocks = blocks_for((job_.prompts + 1) / 2 * (kHeads / 2), 1);
+    launch((gather_kernel<T, kSecond>), blocks, kStepThreads, 0, stream(), job);
   }
 
   void predict_iou() {

@@ -47,21 +47,29 @@ __device__ __forceinline__ uint32_t load_column(const void* of, int64_t at, int6
                                                                 << 16;
 }
 
-// The warps of a block have several prompts, and the same rows of a matrix.
+// Those rows of a matrix that some heads' channels are, in shared memory: the warps of a block have several prompts,
+// and the same heads.
+template <int kCount>
+struct HeadRows {
+  static constexpr int kChunks = kInner / 8, kPitch = kChunks + 1;  // of 16 bytes; against bank conflicts
+  uint4 chunks[kCount * kDim][kPitch];
+
+  __device__ __forceinline__ void copy(const void* matrix, int first_head) {
+    for (int i = static_cast<int>(threadIdx.x); i < kCount * kDim * kChunks; i += kStepThreads) {
+      chunks[i / kChunks][i % kChunks] = __ldg(static_cast<const uint4*>(matrix) + first_head * kDim * kChunks + i);
+    }
+  }
+};
+
 template <typename T>
 __global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_constant__ Pairings all) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  constexpr int kChunks = kInner / 8, kPitch = kChunks + 1;  // of 16 bytes; against bank conflicts
-  __shared__ uint4 mix[kDim][kPitch];
+  __shared__ HeadRows<1> mix;
   const unsigned each_prompt = static_cast<unsigned>(all.count) * kHeads, number = blockIdx.x % each_prompt;
   const int head = static_cast<int>(number % kHeads);
   const Pairing& one = all.of[number / kHeads];
   const int64_t prompt = int64_t{blockIdx.x / each_prompt} * kStepWarps + warp();
-  if (one.mix != nullptr) {
-    for (int i = static_cast<int>(threadIdx.x); i < kDim * kChunks; i += kStepThreads) {
-      mix[i / kChunks][i % kChunks] = __ldg(static_cast<const uint4*>(one.mix) + head * kDim * kChunks + i);
-    }
-  }
+  if (one.mix != nullptr) mix.copy(one.mix, head);
   __syncthreads();
   if (prompt >= all.prompts) return;
   const bool narrow = one.look && all.narrow;
@@ -96,7 +104,7 @@ __global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_consta
   for (int other = 0; other < kHeads; ++other) {
     float y[2][4] = {};
     uint32_t columns[4];
-    ldmatrix_x4_trans(columns, &mix[lane() % 16][2 * other + lane() / 16]);
+    ldmatrix_x4_trans(columns, &mix.chunks[lane() % 16][2 * other + lane() / 16]);
 #pragma unroll
     for (int n = 0; n < 2; ++n) mma_m16n8k16<T>(y[n], left, columns[2 * n], columns[2 * n + 1]);
     const uint32_t between[4] = {pack<T>(y[0][0], y[0][1]), 0, pack<T>(y[1][0], y[1][1]), 0};
@@ -132,10 +140,14 @@ template <typename T, bool kSecond>
 __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_constant__ Gathering job) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   constexpr int kBlocks = kSecond ? 2 : 1, kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
-  const int64_t number = warp_of_grid();
-  if (number >= job.prompts * kHeads) return;
-  const int head = static_cast<int>(number % kHeads);
-  const int64_t prompt = number / kHeads;
+  constexpr int kPairs = kHeads / 2;  // of heads, whose columns lie side by side
+  __shared__ HeadRows<2> mix[kBlocks];
+  const int first_head = static_cast<int>(blockIdx.x % kPairs) * 2, head = first_head + warp() % 2;
+  const int64_t prompt = int64_t{blockIdx.x / kPairs} * (kStepWarps / 2) + warp() / 2;
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) mix[block].copy(job.mix[block], first_head);
+  __syncthreads();
+  if (prompt >= job.prompts) return;
   const int each = job.narrow ? kTokens / 2 : kTokens, columns = kHeads * each;
   const bool inside = group() < job.count;
   const int token = inside ? group() : 0, column = head * each + token;
@@ -183,13 +195,11 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
         mma_m16n8k16<T>(values, left, load_column(job.own[block], at, kDim, first, second), 0);
         between[2 * n] = pack<T>(values[0], values[1]);
       }
+      uint32_t columns[4];
+      const int row = warp() % 2 * kDim + lane() / 16 * 8 + lane() % 8;
+      ldmatrix_x4(columns, &mix[block].chunks[row][2 * other + lane() / 8 % 2]);
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const T* const from = static_cast<const T*>(job.mix[block]) + (head * kDim + 8 * n + group()) * kInner +
-                              other * kDim + 2 * pair();
-        const auto* const two = reinterpret_cast<const uint32_t*>(from);
-        mma_m16n8k16<T>(out[n], between, __ldg(two), __ldg(two + 4));
-      }
+      for (int n = 0; n < 2; ++n) mma_m16n8k16<T>(out[n], between, columns[2 * n], columns[2 * n + 1]);
     }
   }
   if (!inside) return;

@@ -107,13 +107,13 @@ def test_logits_of_any_pairs_are_new_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
 @each_half
-@pytest.mark.parametrize("chosen", [(), (1, 2, 3)])
+@pytest.mark.parametrize(("chosen", "dim"), [((), 256), ((1, 2, 3), 256), ((1, 2, 3), 64)])
 @torch.no_grad()
-def test_masks_put_in_order_on_the_host_are_those_of_the_operation(
-    dtype: torch.dtype, chosen: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+def test_what_is_laid_out_for_an_image_gives_what_the_operations_give(
+    dtype: torch.dtype, chosen: tuple[int, ...], dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_sibling(monkeypatch, EMULATED)
-    decoder, given, sparse = half(dtype)
+    decoder, given, sparse = half(dtype, dim=dim)
     image = GpuImage(decoder, *given)
     decoded = image.decode(sparse, chosen)
     assert isinstance(decoded, GpuPrompts) and "_upscaler" not in vars(image)
@@ -198,6 +198,21 @@ def test_on_a_gpu_a_narrower_decoder_is_as_exact(dtype: torch.dtype, dim: int) -
     decoder, given, _ = half(dtype, "cuda", dim=dim)
     assert serves_decoder(decoder, *given)
     check_as_exact(dtype, "cuda", (PROMPTS, 1), dim)
+
+
+@pytest.mark.gpu
+@each_half
+@torch.no_grad()
+def test_on_a_gpu_a_thousand_prompts_give_the_same_as_few(dtype: torch.dtype) -> None:
+    """Products of so many rows take large blocks, which the emulator doesn't get through."""
+    decoder, given, _ = half(dtype, "cuda")
+    sparse = torch.randn(1000, 2, 256, generator=torch.Generator().manual_seed(3)).to("cuda", dtype)
+    image = GpuImage(decoder, *given)
+    together, few = image.decode(sparse, (1, 2, 3)), image.decode(sparse[-3:], (1, 2, 3))
+    assert torch.equal(together.predicted_iou()[-3:], few.predicted_iou())
+    masks = [1, 2, 3] * 1000
+    every = together.logits(sorted([*range(1000)] * 3), masks)
+    assert torch.equal(every[-9:], few.logits([0, 0, 0, 1, 1, 1, 2, 2, 2], masks[:9])) and not every.isnan().any()
 
 
 @pytest.mark.gpu

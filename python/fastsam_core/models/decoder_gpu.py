@@ -148,7 +148,7 @@ class GpuPrompts:
         height, width = self._image.grid
         out = self._sparse[0].new_empty(len(prompt), 4 * height, 4 * width, dtype=torch.float32)
         of_chunk = prompt // PROMPTS_PER_CHUNK
-        for number in np.unique(of_chunk).tolist():
+        for number in sorted(set(of_chunk.tolist())):
             pairs = np.flatnonzero(of_chunk == number)
             if not set(mask[pairs].tolist()) <= set(self.chunks[number].masks):
                 self.chunks[number] = self._image.decode_chunk(self._sparse[number], ())

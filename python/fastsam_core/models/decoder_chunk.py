@@ -22,9 +22,9 @@ from .mask_decoder import NUM_MASK_TOKENS
 class Chunk:
     """Decoded prompts: predicted IoU, and what their masks are made of.
 
-    tokens: (n, T, C), of `MaskDecoder.tokens`; for a chain, which is the image's own, without those that all prompts have.
-    image: of the picture. masks: mask tokens of [0, 4) that may be asked for, all if there are none. memory: gives the
-    tensor of a shape that holds the prompts' coefficients.
+    tokens: (n, T, C), of `MaskDecoder.tokens`. image: of the picture. masks: mask tokens of [0, 4) that may be asked
+    for, all if there are none. memory: gives the tensor of a shape that holds the prompts' coefficients. chain: the
+    image's own, where it can take these prompts; tokens are then without those that all prompts have.
     """
 
     def __init__(

@@ -165,7 +165,7 @@ def test_results_do_not_depend_on_other_prompts(sibling: str, op: str) -> None:
 
 def shifted(x: Tensor) -> Tensor:
     """A copy that begins two bytes into 16."""
-    return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
+    return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
 
 
 @each_half

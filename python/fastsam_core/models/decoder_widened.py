@@ -8,6 +8,7 @@ it, which its queries make up for.
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ..ops._decoder.layouts import HEAD_DIM, HEADS
 from .common import MLP, LayerNorm2d
-from .mask_decoder import DecoderAttention, MaskDecoder, TokenMLP, TwoWayTransformer
+from .mask_decoder import DecoderAttention, MaskDecoder, TokenMLP
 
 WIDTH = 2 * HEADS * HEAD_DIM  # channels of a token, of which cross-attention takes half
 
@@ -42,14 +43,12 @@ def widened(decoder: MaskDecoder, copies: int) -> MaskDecoder:
     """
     if copies == 1:
         return decoder
-    dim, (first, _) = copies * decoder.transformer_dim, decoder.transformer.blocks
-    hidden, heads = first.mlp.lin1.out_features, first.self_attn.num_heads
-    with torch.device("meta"):
-        wide = MaskDecoder(transformer_dim=dim, transformer=TwoWayTransformer(2, dim, heads, hidden))
+    # Not made anew: that would draw random numbers, or on the meta device import a good part of PyTorch.
+    wide = copy.deepcopy(decoder, {id(tensor): tensor for tensor in (*decoder.parameters(), *decoder.buffers())})
+    wide.transformer_dim = copies * decoder.transformer_dim
     for part, new in zip(decoder.modules(), wide.modules(), strict=True):
         if isinstance(part, nn.LayerNorm | LayerNorm2d):
             _put(new, repeated(part.weight, copies), repeated(part.bias, copies))
-            cast(nn.LayerNorm, new).eps = part.eps
         elif isinstance(part, nn.Embedding):
             _put(new, repeated(part.weight, copies))
         elif isinstance(part, nn.ConvTranspose2d):
@@ -62,8 +61,6 @@ def widened(decoder: MaskDecoder, copies: int) -> MaskDecoder:
             _put(new.lin1, repeated(part.lin1.weight, copies) / copies, part.lin1.bias)
             _put(new.lin2, part.lin2.weight.repeat(copies, 1), repeated(part.lin2.bias, copies))
     for head, new_head in zip(_heads_of(decoder), _heads_of(wide), strict=True):
-        for layer, new_layer in zip(head, new_head, strict=True):
-            _put(new_layer, layer.weight, layer.bias)
         _put(new_head[0], repeated(head[0].weight, copies) / copies, head[0].bias)
     for head, new_head in zip(_heads_of(decoder)[:-1], _heads_of(wide)[:-1], strict=True):
         # These meet each channel's copies, too.
@@ -95,4 +92,13 @@ def _copied_in_heads(rows: Tensor, heads: int, copies: int) -> Tensor:
 
 def _put(layer: nn.Module, weight: Tensor, bias: Tensor | None = None) -> None:
     for name, value in (("weight", weight), ("bias", bias)):
-        setattr(layer, name, None if value is None else nn.Parameter(value.detach().contiguous(), requires_grad=False))
+        if value is not None:
+            setattr(layer, name, nn.Parameter(value.detach().contiguous(), requires_grad=False))
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = weight.shape
+    elif isinstance(layer, nn.ConvTranspose2d):
+        layer.in_channels, layer.out_channels = weight.shape[:2]
+    elif isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = tuple(weight.shape)
+    elif isinstance(layer, nn.Embedding):
+        layer.embedding_dim = weight.shape[1]

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 
 from disc_model import LOOSE, Discs
 from fastsam_core import ops
-from fastsam_core.everything import count_batches, generate_masks
+from fastsam_core.everything import count_batches, generate, generate_masks
 from fastsam_core.postprocess import measured_together
 from siblings import each_sibling_of, implementation
 
@@ -202,7 +202,9 @@ def test_a_crop_nms_threshold_of_one_keeps_the_masks_of_all_crops():
     assert len([1 for record in generate_masks(decode, (200, 200), **arguments) if record["area"]]) == 1
 
 
-def test_small_regions_are_cleaned_and_changed_masks_come_last():
+@pytest.mark.parametrize("together", [1 << 20, 20, 1])
+def test_small_regions_are_cleaned_and_changed_masks_come_last(together, monkeypatch):
+    monkeypatch.setattr(generate, "_CLEANED_AT_ONCE", together)  # counts; all masks, some, each by itself
     low_res = torch.full((3, 16, 16), -20.0)
     low_res[0, 2:7, 2:7] = 20
     low_res[0, 4, 4] = -20  # a hole
@@ -225,6 +227,8 @@ def test_small_regions_are_cleaned_and_changed_masks_come_last():
     for record in clean:
         assert decoded(record).sum() == record["area"]
     assert generate_masks(decode, (64, 64), min_mask_region_area=1, **arguments) == plain
+    nothing = {**arguments, "conf_thres": 2.0, "min_mask_region_area": 60}
+    assert generate_masks(decode, (64, 64), **nothing) == []
 
 
 def test_cleaned_masks_that_coincide_are_suppressed_once_more():

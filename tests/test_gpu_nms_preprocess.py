@@ -165,4 +165,5 @@ def test_all_points_of_a_grid_are_decoded_together_where_kernels_do_it() -> None
     expected = 1024 if ample and not ops.why("decoder_first_pass", torch.empty(1, device="cuda").half())["cuda"] else 64
     assert [model.points_at_once(dtype) for dtype in (torch.float16, torch.bfloat16)] == [expected, expected]
     assert model.points_at_once() == model.points_at_once(torch.float32) == 64
+    assert registry.build("sam_nano").cuda().eval().points_at_once() == (512 if ample else 128)  # by PyTorch
     assert Config().updated({"points_batch_size": 7, "half": True}).generate_options(model)["points_batch_size"] == 7

@@ -35,6 +35,9 @@ _PIXELS_AT_ONCE = 1 << 26
 # Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 256 MiB of logits, twice.
 # Half as many on a GPU that has little memory.
 _GPU_LOGITS_CHUNK = 1024
+# Counts of masks whose small regions are removed together: 8 MiB.
+_CLEANED_AT_ONCE = 1 << 20
+_NO_COUNTS = np.zeros(0, np.int64)
 
 
 def generate_masks(
@@ -245,20 +248,26 @@ def _without_small_regions(
     candidates: Candidates, image_size: tuple[int, int], min_area: float
 ) -> tuple[Candidates, np.ndarray]:
     """The candidates, cleaned, and which of them had anything to clean."""
-    height = torch.tensor([image_size[0]], device="cpu")
     counts, boxes, areas = list(candidates.counts), candidates.boxes.copy(), candidates.areas.copy()
     changed = np.zeros(len(counts), bool)
-    for i, given in enumerate(counts):
-        runs = torch.from_numpy(given.astype(np.int64))
-        offsets = torch.tensor([0, len(given)], device="cpu")
+    lengths = np.array([len(one) for one in counts], np.int64)
+    # As many masks at a time as have so many counts, since an operation takes them in int64.
+    for part in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(np.cumsum(lengths) // _CLEANED_AT_ONCE)) + 1):
+        runs = torch.from_numpy(np.concatenate([_NO_COUNTS, *(counts[i] for i in part.tolist())]))
+        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths[part])]))
         runs, offsets, changes = ops.mask_remove_small_regions(runs, offsets, *image_size, min_area)
-        if not bool(changes):
+        which = np.flatnonzero(changes.numpy())
+        if not len(which):
             continue
-        changed[i] = True
-        (counts[i],) = compact_all(runs.numpy(), offsets.numpy())
-        x, y, w, h = ops.rle_to_bbox(runs, offsets, height)[0].tolist()
-        boxes[i] = (x, y, x + w - 1, y + h - 1) if w else 0
-        areas[i] = int(ops.rle_area(runs, offsets))
+        changed[part[which]] = True
+        for i, cleaned in zip(
+            part[which].tolist(), compact_all(runs.numpy(), offsets.numpy()).take(which), strict=True
+        ):
+            counts[i] = cleaned
+        heights = torch.full((len(part),), image_size[0], device="cpu")
+        box = ops.rle_to_bbox(runs, offsets, heights).numpy()[which]  # x, y, w, h; zeros where there is nothing
+        boxes[part[which]] = np.concatenate([box[:, :2], box[:, :2] + np.maximum(box[:, 2:] - 1, 0)], 1)
+        areas[part[which]] = ops.rle_area(runs, offsets).numpy()[which]
     return replace(candidates, counts=Counts.of(counts), boxes=boxes, areas=areas), changed
 
 

@@ -21,14 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops._native_cuda import has_ample_memory
 from .common import LayerNorm2d, to_device
 from .mask_decoder import DecoderAttention, MaskDecoder
 
 # With more tokens than this per prompt the plain path does less arithmetic.
 MAX_FOLDED_TOKENS = 16
-# Prompts that are decoded together, and upscaled together. On a CPU their image tokens (4 MiB each at 64 x 64 x 256)
-# should stay in the last-level cache; a GPU should have more to do than its host takes to tell it so.
-_ON_CPU, _ON_GPU = (4, 1), (32, 16)
+# Prompts that are decoded together, and upscaled together: on a CPU their image tokens (4 MiB each at 64 x 64 x 256)
+# should stay in the last-level cache.
+_ON_CPU = 4, 1
+# A GPU should have more to do than its host takes to tell it so: image tokens decoded together there. Upscaled tokens
+# take twice as much.
+_BYTES_ON_GPU, _FEWEST_ON_GPU, _MOST_ON_GPU = 256 << 20, 16, 1024
 
 
 class FoldedImage:
@@ -47,6 +51,10 @@ class FoldedImage:
         pe = position[0].flatten(1).T.contiguous()  # (L, C)
         placed = source + pe
         self.source = source
+        self.together = _ON_CPU
+        if not source.is_cpu:
+            most = prompts_on_gpu(source.numel() * source.element_size(), source.device)
+            self.together = most, most // 2
         look = first.cross_attn_token_to_image
         self.first_keys = look.split_heads(look.k_proj(placed)[None])  # (1, heads, L, d)
         self.first_values = look.split_heads(look.v_proj(source)[None])
@@ -63,12 +71,13 @@ class FoldedImage:
 
         masks, above: which masks will be wanted, as in `TiledImage.decode`. Nothing is gained from knowing it here.
         """
-        chunks = [self._decode_chunk(chunk) for chunk in sparse.split(_together(sparse)[0])]
+        chunks = [self._decode_chunk(chunk) for chunk in sparse.split(self.together[0])]
         return DecodedPrompts(
             self.decoder,
             self.grid,
             torch.cat([tokens for tokens, _ in chunks]),
             [source for _, source in chunks],
+            self.together,
         )
 
     def _decode_chunk(self, sparse: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +136,8 @@ class DecodedPrompts:
     decoder: MaskDecoder
     grid: tuple[int, int]
     tokens: Tensor  # (N, 5 + T, C)
-    sources: list[Tensor]  # chunks of (n, L, C), as `_together` says
+    sources: list[Tensor]  # chunks of (n, L, C)
+    together: tuple[int, int]  # how many a chunk has, and how many to upscale together
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
         return self.decoder.iou_prediction_head(self.tokens[:, 0])
@@ -141,7 +151,7 @@ class DecodedPrompts:
         asked, row = torch.unique(prompts, return_inverse=True)
         if not len(asked):
             return out
-        device, (chunk, size) = out.device, _together(out)
+        device, (chunk, size) = out.device, self.together
         weights = self.decoder.mask_weights(self.tokens[to_device(asked, device)])  # (U, 4, C / 8)
         for begin in range(0, len(asked), size):
             these = asked[begin : begin + size].tolist()
@@ -157,9 +167,10 @@ class DecodedPrompts:
         return out
 
 
-def _together(tensor: Tensor) -> tuple[int, int]:
-    """How many prompts to decode, and how many to upscale, together where a tensor is."""
-    return _ON_CPU if tensor.is_cpu else _ON_GPU
+def prompts_on_gpu(nbytes: int, device: torch.device) -> int:
+    """How many prompts PyTorch decodes together on a GPU, with image tokens of so many bytes each."""
+    most = _BYTES_ON_GPU if has_ample_memory(device) else _BYTES_ON_GPU // 4
+    return max(_FEWEST_ON_GPU, min(_MOST_ON_GPU, most // nbytes))
 
 
 def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..ops._threads import native_threads, share_out, thread_count
 from . import decoder_gpu, decoder_tiled
 from .ahead import run_in_dtype
 from .common import to_device
-from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage
+from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
 from .decoder_gpu import GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
@@ -29,6 +29,10 @@ from .replay import encode
 
 # Prompts that the plain decoder takes at a time, on a CPU and on a GPU; each costs 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
+
+# So few are decoded plainly on a GPU where no kernels do: for each the folded form has more small steps, and saves none
+# of the GPU's time that anybody would notice.
+_FEW_ON_GPU = 4
 
 # Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
 # them, a launch costs the same for all, and they take 1.3 GiB more: not on a GPU that has little memory. On a CPU, a
@@ -212,7 +216,8 @@ class SamModel(nn.Module):
         """How many points of a grid to decode together in `dtype` (the weights' own if not given).
 
         64; where native operations decode them on more than two threads, 32 for each of these, up to 128; 1,024 where
-        GPU kernels decode them and the GPU has 8 GiB or more.
+        GPU kernels decode them and the GPU has 8 GiB or more; where PyTorch does on such a GPU, as many more as have
+        256 MiB of image tokens, for `sam_nano` in float32 512.
         """
         decoder = self.mask_decoder
         probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
@@ -221,8 +226,11 @@ class SamModel(nn.Module):
         if serves(decoder.iou_token.weight):  # there the decoder's state is float32, whatever `dtype` says
             chunks = decoder_tiled.PROMPTS_PER_CHUNK * thread_count()
             return min(_MOST_POINTS_ON_CPU, max(_POINTS_AT_ONCE, chunks))
-        if not (probe.is_cuda and serves_decoder(decoder, probe)):
+        if not probe.is_cuda:
             return _POINTS_AT_ONCE
+        if not serves_decoder(decoder, probe):
+            nbytes = self.prompt_encoder.grid_size**2 * probe.shape[1] * probe.element_size()
+            return max(_POINTS_AT_ONCE, prompts_on_gpu(nbytes, probe.device))
         return decoder_gpu.PROMPTS_PER_CHUNK if has_ample_memory(probe.device) else _POINTS_AT_ONCE
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -312,6 +320,8 @@ class SamModel(nn.Module):
         # Only the native form takes prompts with masks; the others aren't made for them.
         faster = not torch.is_grad_enabled() and (masks is None or serves(image.embedding))
         folded = image.folded if faster else None
+        if isinstance(folded, FoldedImage) and image.embedding.is_cuda and count <= _FEW_ON_GPU:
+            folded = None
         with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:

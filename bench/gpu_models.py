@@ -103,7 +103,7 @@ def everything(context: Context, results: Results) -> None:
     half = str(context.dtype).removeprefix("torch.")
     name = "sam_nano" if context.tiny else "sam_b"
 
-    def run(row: Row, weights: str, options: dict[str, Any], dtype: torch.dtype | None, batch: int) -> None:
+    def run(row: Row, weights: str, options: dict[str, Any], dtype: torch.dtype | None, batch: int | None) -> None:
         sam = SAM(weights)
         image = photo(*((90, 60) if context.tiny else (1800, 1200)))
         stride = context.size(32, 3)
@@ -112,7 +112,7 @@ def everything(context: Context, results: Results) -> None:
             **(EVERY_MASK if context.tiny else {}),
             "verbose": False,
             "points_stride": stride,
-            "points_batch_size": batch,
+            **({} if batch is None else {"points_batch_size": batch}),
             "device": str(context.device),
         }
         if dtype is not None and context.device.type == "cuda":
@@ -127,7 +127,8 @@ def everything(context: Context, results: Results) -> None:
             synchronize(context.device)
             spent.append(1e3 * (time.perf_counter() - start))
         row.first_ms, row.ms = spent[0], float(np.median(spent[1:] or spent))
-        row.note = f"{len(masks)} masks, {stride**2:,} points in batches of {batch}"
+        together = "" if batch is None else f" in batches of {batch}"
+        row.note = f"{len(masks)} masks, {stride**2:,} points{together}"
         if context.device.type == "cuda":
             row.peak_mib = torch.cuda.max_memory_allocated(context.device) / 2**20
 
@@ -136,10 +137,10 @@ def everything(context: Context, results: Results) -> None:
         (name, recipe, "float32", None, 64),
         (name, recipe, half, context.dtype, 64),
         (name, recipe, half, context.dtype, 1024),
-        ("sam_nano as it comes", ("sam_nano.pt", {}), half, context.dtype, 1024),
-        ("sam_nano as it comes", ("sam_nano.pt", {}), "float32", None, 64),
+        ("sam_nano as it comes", ("sam_nano.pt", {}), half, context.dtype, None),
+        ("sam_nano as it comes", ("sam_nano.pt", {}), "float32", None, None),
     ):
-        row = Row("everything", f"{title}, photo to RLE, {label}, {batch} at once", "ok")
+        row = Row("everything", f"{title}, photo to RLE, {label}" + (f", {batch} at once" if batch else ""), "ok")
         results.rows.append(attempt(row, partial(run, row, *given, dtype, batch), context))
     row = Row("everything", "masks matched with those of float32", "ok")
     results.rows.append(attempt(row, lambda: match(row, context, name), context))

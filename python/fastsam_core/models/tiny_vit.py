@@ -7,7 +7,7 @@ classifier tensors of its checkpoint (`norm_head`, `head`) have no use here.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,12 @@ from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .kept import capturing, edits, finish
-from .native import remember_layers, serves, serves_on_gpu, unaltered
+from .kept import capturing, edits, finish, is_settled, kept
+from .native import infers, is_plain, remember_layers, serves, serves_on_gpu, unaltered
+
+# In place, what it is applied to stays in a GPU's cache.
+gelu_ = torch.ops.aten.gelu_.default
+HALF = (torch.float16, torch.bfloat16)
 
 
 class TinyViT(nn.Module):
@@ -51,6 +55,8 @@ class TinyViT(nn.Module):
         if not self.training and serves(images, *self.patch_embed.parameters()) and unaltered(self):
             with native_threads():
                 return self._infer(images)
+        if not self.training and images.dtype in HALF and self._runs_on_gpu(images):
+            return self._infer_on_gpu(images)
         x = self.patch_embed(images)
         for layer in self.layers:
             x = layer(x)
@@ -62,6 +68,106 @@ class TinyViT(nn.Module):
         for layer in self.layers:
             x = cast(Stage, layer).infer(x)
         return neck_channels_last(self.neck, x)
+
+    def _runs_on_gpu(self, images: Tensor) -> bool:
+        """Whether to compute by `_infer_on_gpu`: for inference, with nobody else's layers or hooks."""
+        if not infers() or torch.is_autocast_enabled("cuda") or not serves_on_gpu(images) or not is_plain(self):
+            return False
+        weight = cast(ConvNorm, self.patch_embed.seq[0]).c.weight
+        # Of tensors made in inference mode, whose changes nobody counts, nothing could be kept.
+        return weight.dtype == images.dtype and (is_settled(self) or not weight.is_inference())
+
+    def _infer_on_gpu(self, images: Tensor) -> Tensor:
+        """`forward`, channels last, by few launches and no calls of modules, for which a GPU would wait."""
+        plan = kept(self, "plan", self._plan, if_counted=True)
+        x = F.conv2d(images, *plan.first, 2, 1)
+        x = F.conv2d(gelu_(x), *plan.second, 2, 1)
+        x = x.permute(0, 2, 3, 1).contiguous()  # as it is, by cuDNN
+        for step in plan.steps:
+            x = step.of(x)
+        x = torch.layer_norm(F.linear(x, plan.widen), *plan.first_norm)
+        x = F.conv2d(x.permute(0, 3, 1, 2), plan.mix, None, 1, 1)
+        return torch.layer_norm(x.permute(0, 2, 3, 1), *plan.last_norm).permute(0, 3, 1, 2)
+
+    def _plan(self) -> _Plan:
+        first, second = (_last(weight, bias) for weight, bias in self.patch_embed.folded())
+        steps: list[_Convolutions | _Transformer] = []
+        for layer in self.layers:
+            stage = cast(Stage, layer)
+            steps += [cast(MBConv | TinyViTBlock, block).plan() for block in stage.blocks]
+            if stage.downsample is not None:
+                steps.append(stage.downsample.plan())
+        widen, mix = cast(nn.Conv2d, self.neck[0]).weight.flatten(1), cast(nn.Conv2d, self.neck[2]).weight
+        mix = mix.contiguous(memory_format=torch.channels_last)
+        return _Plan(first, second, steps, widen, _norm_of(self.neck[1]), mix, _norm_of(self.neck[3]))
+
+
+_Layer = tuple[Tensor, Tensor]  # weight and bias
+_Norm = tuple[torch.Size, Tensor, Tensor, float]
+
+
+class _Plan(NamedTuple):
+    """What `TinyViT._infer_on_gpu` reads, made of the weights once: batch normalisation is in the convolutions."""
+
+    first: _Layer
+    second: _Layer
+    steps: list[_Convolutions | _Transformer]
+    widen: Tensor
+    first_norm: _Norm
+    mix: Tensor
+    last_norm: _Norm
+
+
+class _Convolutions(NamedTuple):
+    """Of `MBConv`, with a residual, or `PatchMerging`."""
+
+    expand: _Layer
+    depthwise: _Layer
+    project: _Layer
+    stride: int
+    residual: bool
+
+    def of(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H / stride, W / stride, out_dim)
+        y = gelu_(F.linear(x, *self.expand))
+        y = F.linear(ops.depthwise3x3(y, *self.depthwise, self.stride, True), *self.project)
+        if not self.residual:
+            return y
+        y += x
+        return gelu_(y)
+
+
+class _Transformer(NamedTuple):
+    """Of `TinyViTBlock`."""
+
+    norm1: _Norm
+    qkv: _Layer
+    bias: Tensor
+    window: int
+    padding: Tensor
+    proj: _Layer
+    depthwise: _Layer
+    norm2: _Norm
+    fc1: _Layer
+    fc2: _Layer
+
+    def of(self, x: Tensor) -> Tensor:  # (B, H, W, C), which it overwrites, -> same
+        y = F.linear(torch.layer_norm(x, *self.norm1), *self.qkv)
+        x += F.linear(ops.windowed_attention(y, self.bias, self.window, self.padding), *self.proj)
+        x = ops.depthwise3x3(x, *self.depthwise)
+        y = gelu_(F.linear(torch.layer_norm(x, *self.norm2), *self.fc1))
+        x += F.linear(y, *self.fc2)
+        return x
+
+
+def _last(weight: Tensor, bias: Tensor) -> _Layer:
+    """A convolution's, with the channels side by side in memory."""
+    return weight.contiguous(memory_format=torch.channels_last), bias
+
+
+def _norm_of(norm: nn.Module) -> _Norm:
+    """What follows the tensor among the arguments of `torch.layer_norm`."""
+    weight, bias = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
+    return weight.shape, weight, bias, cast(float, norm.eps)
 
 
 class ConvNorm(nn.Module):
@@ -76,10 +182,16 @@ class ConvNorm(nn.Module):
         return self.bn(self.c(x))
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that both are in evaluation mode."""
-        mean, variance = cast(Tensor, self.bn.running_mean), cast(Tensor, self.bn.running_var)
-        scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)  # (out_dim,)
-        return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
+        """Weight and bias of the one convolution that both are in evaluation mode, in the dtype of its weight.
+
+        They are rounded to that once: half precision can't hold all that lies between.
+        """
+        dtype = self.c.weight.dtype
+        wide = torch.promote_types(dtype, torch.float32)
+        mean, variance = cast(Tensor, self.bn.running_mean).to(wide), cast(Tensor, self.bn.running_var).to(wide)
+        scale = self.bn.weight.to(wide) * torch.rsqrt(variance + self.bn.eps)  # (out_dim,)
+        weight, bias = self.c.weight * scale[:, None, None, None], self.bn.bias.to(wide) - mean * scale
+        return weight.to(dtype), bias.to(dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -91,8 +203,12 @@ class PatchEmbed(nn.Module):
         return self.seq(images)
 
     def infer(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / 4, S / 4, C)
+        first, second = self.folded()
+        return ops.conv_stem(images, *first, *second)
+
+    def folded(self) -> tuple[_Layer, _Layer]:
         first, second = cast(ConvNorm, self.seq[0]), cast(ConvNorm, self.seq[2])
-        return ops.conv_stem(images, *first.folded(), *second.folded())
+        return first.folded(), second.folded()
 
 
 class Stage(nn.Module):
@@ -129,6 +245,9 @@ class MBConv(nn.Module):
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
         return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), residual=True)
 
+    def plan(self) -> _Convolutions:
+        return _plan_of(self.conv1, self.conv2, self.conv3, residual=True)
+
 
 class PatchMerging(nn.Module):
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
@@ -143,6 +262,9 @@ class PatchMerging(nn.Module):
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H / stride, W / stride, out_dim)
         return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), stride=self.conv2.c.stride[0])
 
+    def plan(self) -> _Convolutions:
+        return _plan_of(self.conv1, self.conv2, self.conv3, residual=False)
+
 
 def _folded(
     expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm
@@ -150,6 +272,17 @@ def _folded(
     """The weights of `ops.mbconv`, without the axes of size 1 that convolutions have for the other kinds."""
     (wide, wide_bias), (mix, mix_bias), (narrow, narrow_bias) = expand.folded(), depthwise.folded(), project.folded()
     return wide.flatten(1), wide_bias, mix[:, 0], mix_bias, narrow.flatten(1), narrow_bias
+
+
+def _plan_of(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> _Convolutions:
+    wide, wide_bias, mix, mix_bias, narrow, narrow_bias = _folded(expand, depthwise, project)
+    stride = depthwise.c.stride[0]
+    return _Convolutions((wide, wide_bias), (_by_tap(mix), mix_bias), (narrow, narrow_bias), stride, residual)
+
+
+def _by_tap(weight: Tensor) -> Tensor:
+    """A depthwise convolution's weight (C, 3, 3) in the order in which the CUDA kernel reads it."""
+    return weight.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 class TinyViTBlock(nn.Module):
@@ -172,6 +305,15 @@ class TinyViTBlock(nn.Module):
         x = ops.depthwise3x3(x, weight[:, 0], bias)
         self.mlp.add_to(x)
         return x
+
+    def plan(self) -> _Transformer:
+        attn, mlp = self.attn, self.mlp
+        (weight, bias), padding = self.local_conv.folded(), F.linear(attn.norm.bias, attn.qkv.weight, attn.qkv.bias)
+        return _Transformer(
+            *(_norm_of(attn.norm), (attn.qkv.weight, attn.qkv.bias), attn._bias(), attn.window_size, padding),
+            *((attn.proj.weight, attn.proj.bias), (_by_tap(weight[:, 0]), bias), _norm_of(mlp.norm)),
+            *((mlp.fc1.weight, mlp.fc1.bias), (mlp.fc2.weight, mlp.fc2.bias)),
+        )
 
 
 class Mlp(nn.Module):

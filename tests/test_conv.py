@@ -117,6 +117,23 @@ def test_depthwise3x3_in_half_precision(sibling, size, channels, stride, dtype):
 
 
 @each_sibling_of("depthwise3x3")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [16, 12])
+def test_depthwise3x3_of_what_is_shifted(sibling, size, channels, stride, dtype):
+    x, weight, bias = depthwise_arguments(size, channels, dtype)
+    kept, shift = x.clone(), random(channels, seed=7).to(dtype)
+    for gelu in (False, True):
+        exact = plain(x.double() + shift.double(), weight[:, None], bias, stride, gelu, groups=channels)
+        usual = ops.siblings("depthwise3x3")["reference"](x + shift, weight, bias, stride, gelu)
+        result = ops.siblings("depthwise3x3")[sibling](x, weight, bias, stride, gelu, shift)
+        error, others = ((one.double() - exact).square().mean().sqrt() for one in (result, usual))
+        assert 0 < error <= 2 * others
+    assert torch.equal(x, kept)
+
+
+@each_sibling_of("depthwise3x3")
 @each_half
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise3x3_sees_its_window_alone(sibling, dtype, stride):
@@ -158,13 +175,13 @@ def test_what_the_depthwise_kernel_takes(dtype):
     for one, two in ((shifted[0], shifted[1]), (strided, bias)):
         assert torch.equal(run(one, weight, two, 2, True), expected)
     with pytest.raises(ValueError, match="float16 and bfloat16 alone"):
-        emulated.depthwise(0, 0, 0, 0, 0, 1, 1, 1, 8, 1, False, 0)
+        emulated.depthwise(0, 0, 0, 0, 0, 0, 1, 1, 1, 8, 1, False, 0)
     for wrong, message in (
-        ((1, 0, 0, 0, 8, 1, 1, 1, 8, 1), "multiple of 16"),
-        ((1, 0, 0, 0, 0, 1, 1, 1, 9, 1), "multiple of 8"),
-        ((1, 0, 0, 0, 0, 1, 0, 1, 8, 1), "positive"),
-        ((1, 0, 0, 0, 0, 1, 1, 1, 8, 3), "stride"),
-        ((1, 0, 0, 0, 0, 1, 1, 1 << 29, 64, 1), "too long"),
+        ((1, 0, 0, 0, 0, 8, 1, 1, 1, 8, 1), "multiple of 16"),
+        ((1, 0, 0, 0, 0, 0, 1, 1, 1, 9, 1), "multiple of 8"),
+        ((1, 0, 0, 0, 0, 0, 1, 0, 1, 8, 1), "positive"),
+        ((1, 0, 0, 0, 0, 0, 1, 1, 1, 8, 3), "stride"),
+        ((1, 0, 0, 0, 0, 0, 1, 1, 1 << 29, 64, 1), "too long"),
     ):
         with pytest.raises(ValueError, match=message):
             emulated.depthwise(*wrong, False, 0)
@@ -263,6 +280,7 @@ def test_other_dtypes_go_to_pytorch(monkeypatch, sibling):
         ("depthwise3x3", {1: random(4, 3, 3)}, r"weight must have shape \(3, 3, 3\)"),
         ("depthwise3x3", {2: random(4)}, "bias must have shape"),
         ("depthwise3x3", {3: 0}, "stride must be"),
+        ("depthwise3x3", {5: random(4)}, "shift must have shape"),
         ("conv_stem", {0: random(1, 4, 8, 8)}, "first_weight must have shape"),
         ("conv_stem", {3: random(18, 4, 3, 3)}, "second_weight must have shape"),
         ("conv_stem", {4: random(1)}, "second_bias must have shape"),
@@ -279,7 +297,7 @@ def test_malformed_arguments(monkeypatch, sibling, op, change, message):
     use_sibling(monkeypatch, sibling)
     good: list[Any] = {
         "conv3x3": [random(1, 4, 4, 3), random(2, 3, 3, 3), random(2), 1, False],
-        "depthwise3x3": [random(1, 4, 4, 3), random(3, 3, 3), random(3), 1, False],
+        "depthwise3x3": [random(1, 4, 4, 3), random(3, 3, 3), random(3), 1, False, None],
         "conv_stem": stem_arguments((8, 8)),
         "mbconv": [*mbconv_arguments((4, 4), 3, 8, 3), 1, False],
     }[op]

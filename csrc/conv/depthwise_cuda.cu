@@ -32,15 +32,16 @@ struct Sizes {
 };
 
 template <typename T, int kStride, bool kGelu>
-__global__ void __launch_bounds__(kThreads)
-    depthwise_kernel(const uint4* x, const uint4* weight, const uint4* bias, uint4* out, Sizes sizes) {
+__global__ void __launch_bounds__(kThreads) depthwise_kernel(const uint4* x, const uint4* weight, const uint4* bias,
+                                                             const uint4* shift, uint4* out, Sizes sizes) {
   constexpr int kColumns = kStride * (kPixels - 1) + 3;
   const int item = static_cast<int>(blockIdx.x % sizes.blocks) * kThreads + static_cast<int>(threadIdx.x);
   const int rows_before = static_cast<int>(blockIdx.x / sizes.blocks);  // of this image and those before it
   const int image = rows_before / sizes.out_height, row = rows_before % sizes.out_height;
   const int group = item % sizes.groups, column = item / sizes.groups * kPixels;
   if (column >= sizes.out_width) return;
-  float sums[kPixels][kEach];
+  float sums[kPixels][kEach], shifts[kEach] = {};
+  if (shift != nullptr) unpack_all<T>(__ldg(shift + group), shifts);
   unpack_all<T>(__ldg(bias + group), sums[0]);
 #pragma unroll
   for (int i = 1; i < kPixels; ++i) {
@@ -61,6 +62,8 @@ __global__ void __launch_bounds__(kThreads)
       if (at < 0 || at >= sizes.width) continue;
       float values[kEach];
       unpack_all<T>(from[int64_t{at} * sizes.groups], values);
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) values[j] += shifts[j];
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
         const int dx = c - i * kStride;
@@ -93,7 +96,8 @@ void run(const Depthwise& given, cudaStream_t stream) {
                     static_cast<int>(out_width),    static_cast<int>(groups),      static_cast<int>(blocks)};
   launch((depthwise_kernel<T, kStride, kGelu>), blocks_for(given.batch * out_height * blocks, 1), kThreads, 0, stream,
          static_cast<const uint4*>(given.x), static_cast<const uint4*>(given.weight),
-         static_cast<const uint4*>(given.bias), static_cast<uint4*>(given.out), sizes);
+         static_cast<const uint4*>(given.bias), static_cast<const uint4*>(given.shift), static_cast<uint4*>(given.out),
+         sizes);
 }
 
 template <typename T>

@@ -12,6 +12,7 @@ struct Depthwise {
   const void* x;       // (batch, height, width, channels)
   const void* weight;  // (3, 3, channels)
   const void* bias;    // (channels)
+  const void* shift;   // (channels), added to x first; may be null
   void* out;           // (batch, ceil(height / stride), ceil(width / stride), channels)
   int64_t batch, height, width, channels, stride;
   bool gelu;

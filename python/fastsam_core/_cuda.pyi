@@ -247,6 +247,7 @@ def depthwise(
     x: int,  # (batch, height, width, channels)
     weight: int,  # (3, 3, channels)
     bias: int,  # (channels,)
+    shift: int,  # (channels,), added to x first, or 0
     out: int,  # (batch, ceil(height / stride), ceil(width / stride), channels), written
     batch: int,
     height: int,

@@ -60,7 +60,8 @@ def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, .
                 yield op, arguments_in(dtype, op, **sizes, hidden=WIDTHS)
         for stride in (1, 2):
             for gelu in (False, True):
-                yield "depthwise3x3", (*(tensor.to(dtype) for tensor in example("depthwise3x3")[:3]), stride, gelu)
+                given = [tensor.to(dtype) for tensor in example("depthwise3x3")[:3]]
+                yield "depthwise3x3", (*given, stride, gelu, given[2])
     for dtype in (torch.float32, *HALVES):
         for shape in ATTENTION:
             yield "attention", _attention(*shape, dtype)

@@ -152,8 +152,11 @@ class _Transformer(NamedTuple):
 
     def of(self, x: Tensor) -> Tensor:  # (B, H, W, C), which it overwrites, -> same
         y = F.linear(torch.layer_norm(x, *self.norm1), *self.qkv)
-        x += F.linear(ops.windowed_attention(y, self.bias, self.window, self.padding), *self.proj)
-        x = ops.depthwise3x3(x, *self.depthwise)
+        y = ops.windowed_attention(y, self.bias, self.window, self.padding)
+        weight, bias = self.proj
+        # The residual sum is the product's own; the bias comes to it where the next step reads it.
+        x.view(-1, x.shape[3]).addmm_(y.view(-1, y.shape[3]), weight.t())
+        x = ops.depthwise3x3(x, *self.depthwise, shift=bias)
         y = gelu_(F.linear(torch.layer_norm(x, *self.norm2), *self.fc1))
         x += F.linear(y, *self.fc2)
         return x

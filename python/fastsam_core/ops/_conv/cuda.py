@@ -16,17 +16,20 @@ def why_not(op: str, tensor: Tensor) -> str:
     return ""
 
 
-def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False) -> Tensor:
+def depthwise3x3(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False, shift: Tensor | None = None
+) -> Tensor:
     """See `fastsam_core.ops.depthwise3x3`."""
-    shape = checks.depthwise3x3(x, weight, bias, stride)
+    shape = checks.depthwise3x3(x, weight, bias, stride, shift)
     batch, height, width, channels = x.shape
     missing = "depthwise3x3 has kernels for multiples of 8 channels" if channels % 8 else ""
     if left_to_pytorch(why_not("depthwise3x3", x) or missing):
-        return reference.depthwise3x3(x, weight, bias, stride, gelu)
+        return reference.depthwise3x3(x, weight, bias, stride, gelu, shift)
     out = x.new_empty(shape)
     with on_device_of(x, weight, bias) as (cuda, stream):
         # A copy, unless the channels lie side by side.
         x, weight, bias = aligned(x), aligned(weight.permute(1, 2, 0)), aligned(bias)
-        at = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
+        shift = None if shift is None else aligned(shift)
+        at = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), 0 if shift is None else shift.data_ptr(), out.data_ptr()
         cuda.depthwise(DTYPES[x.dtype], *at, batch, height, width, channels, stride, gelu, stream)
     return out

@@ -91,10 +91,13 @@ class TinyViT(nn.Module):
 
     def _plan(self) -> _Plan:
         first, second = (_last(weight, bias) for weight, bias in self.patch_embed.folded())
-        steps: list[_Convolutions | _Transformer] = []
+        steps: list[_Convolutions | _Transformers] = []
         for layer in self.layers:
             stage = cast(Stage, layer)
-            steps += [cast(MBConv | TinyViTBlock, block).plan() for block in stage.blocks]
+            plans = [cast(MBConv | TinyViTBlock, block).plan() for block in stage.blocks]
+            steps += [plan for plan in plans if isinstance(plan, _Convolutions)]
+            if transformers := [plan for plan in plans if isinstance(plan, _Transformer)]:
+                steps.append(_Transformers(transformers))
             if stage.downsample is not None:
                 steps.append(stage.downsample.plan())
         widen, mix = cast(nn.Conv2d, self.neck[0]).weight.flatten(1), cast(nn.Conv2d, self.neck[2]).weight
@@ -111,7 +114,7 @@ class _Plan(NamedTuple):
 
     first: _Layer
     second: _Layer
-    steps: list[_Convolutions | _Transformer]
+    steps: list[_Convolutions | _Transformers]
     widen: Tensor
     first_norm: _Norm
     mix: Tensor
@@ -150,15 +153,26 @@ class _Transformer(NamedTuple):
     fc1: _Layer
     fc2: _Layer
 
+
+class _Transformers(NamedTuple):
+    """Of all `TinyViTBlock`s of a stage."""
+
+    blocks: list[_Transformer]
+
     def of(self, x: Tensor) -> Tensor:  # (B, H, W, C), which it overwrites, -> same
-        y = F.linear(torch.layer_norm(x, *self.norm1), *self.qkv)
-        y = ops.windowed_attention(y, self.bias, self.window, self.padding)
-        weight, bias = self.proj
-        # The residual sum is the product's own; the bias comes to it where the next step reads it.
-        x.view(-1, x.shape[3]).addmm_(y.view(-1, y.shape[3]), weight.t())
-        x = ops.depthwise3x3(x, *self.depthwise, shift=bias)
-        y = gelu_(F.linear(torch.layer_norm(x, *self.norm2), *self.fc1))
-        x += F.linear(y, *self.fc2)
+        y = torch.layer_norm(x, *self.blocks[0].norm1)
+        for i, here in enumerate(self.blocks, 1):
+            y = ops.windowed_attention(F.linear(y, *here.qkv), here.bias, here.window, here.padding)
+            weight, bias = here.proj
+            # The residual sum is the product's own; the bias comes to it where the next step reads it.
+            x.view(-1, x.shape[3]).addmm_(y.view(-1, y.shape[3]), weight.t())
+            x = ops.depthwise3x3(x, *here.depthwise, shift=bias)
+            y = gelu_(F.linear(torch.layer_norm(x, *here.norm2), *here.fc1))
+            y = F.linear(y, *here.fc2)
+            if i < len(self.blocks):  # y becomes what the next one reads
+                ops.add_norm_into(x, y, *self.blocks[i].norm1[1:])
+            else:
+                x += y
         return x
 
 

@@ -7,7 +7,7 @@ classifier tensors of its checkpoint (`norm_head`, `head`) have no use here.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,8 @@ from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
 from .kept import capturing, edits, finish, is_settled, kept
 from .native import infers, is_plain, remember_layers, serves, serves_on_gpu, unaltered
+from .tiny_vit_gpu import Convolutions, Layer, Plan, Transformer, Transformers, after, by_tap, norm_of
 
-# In place, what it is applied to stays in a GPU's cache.
-gelu_ = torch.ops.aten.gelu_.default
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -78,113 +77,32 @@ class TinyViT(nn.Module):
         return weight.dtype == images.dtype and (is_settled(self) or not weight.is_inference())
 
     def _infer_on_gpu(self, images: Tensor) -> Tensor:
-        """`forward`, channels last, by few launches and no calls of modules, for which a GPU would wait."""
-        plan = kept(self, "plan", self._plan, if_counted=True)
-        x = F.conv2d(images, *plan.first, 2, 1)
-        x = F.conv2d(gelu_(x), *plan.second, 2, 1)
-        x = x.permute(0, 2, 3, 1).contiguous()  # as it is, by cuDNN
-        for step in plan.steps:
-            x = step.of(x)
-        x = torch.layer_norm(F.linear(x, plan.widen), *plan.first_norm)
-        x = F.conv2d(x.permute(0, 3, 1, 2), plan.mix, None, 1, 1)
-        return torch.layer_norm(x.permute(0, 2, 3, 1), *plan.last_norm).permute(0, 3, 1, 2)
+        """`forward` by few launches and no calls of modules."""
+        return kept(self, "plan", self._plan, if_counted=True).of(images)
 
-    def _plan(self) -> _Plan:
-        first, second = (_last(weight, bias) for weight, bias in self.patch_embed.folded())
-        steps: list[_Convolutions | _Transformers] = []
+    def _plan(self) -> Plan:
+        (first, first_bias), (second, bias) = self.patch_embed.folded()
+        missing: Tensor | None = bias  # of what goes into the next step
+        steps: list[Convolutions | Transformers] = []
         for layer in self.layers:
             stage = cast(Stage, layer)
-            plans = [cast(MBConv | TinyViTBlock, block).plan() for block in stage.blocks]
-            steps += [plan for plan in plans if isinstance(plan, _Convolutions)]
-            if transformers := [plan for plan in plans if isinstance(plan, _Transformer)]:
-                steps.append(_Transformers(transformers))
-            if stage.downsample is not None:
-                steps.append(stage.downsample.plan())
-        widen, mix = cast(nn.Conv2d, self.neck[0]).weight.flatten(1), cast(nn.Conv2d, self.neck[2]).weight
-        mix = mix.contiguous(memory_format=torch.channels_last)
-        return _Plan(first, second, steps, widen, _norm_of(self.neck[1]), mix, _norm_of(self.neck[3]))
+            if blocks := [block.plan() for block in stage.blocks if isinstance(block, TinyViTBlock)]:
+                steps.append(Transformers(blocks))
+                missing = blocks[-1].fc2[1]
+            others = [block for block in (*stage.blocks, stage.downsample) if isinstance(block, MBConv | PatchMerging)]
+            for block in others:
+                steps.append(block.plan().after(missing))
+                missing = None
+        widen, mix = (cast(nn.Conv2d, self.neck[i]).weight for i in (0, 2))
+        return Plan(
+            *((_channels_last(first), first_bias), _channels_last(second), steps),
+            *(after(missing, (widen.flatten(1), torch.zeros_like(widen[:, 0, 0, 0]))), norm_of(self.neck[1])),
+            *(_channels_last(mix), norm_of(self.neck[3])),
+        )
 
 
-_Layer = tuple[Tensor, Tensor]  # weight and bias
-_Norm = tuple[torch.Size, Tensor, Tensor, float]
-
-
-class _Plan(NamedTuple):
-    """What `TinyViT._infer_on_gpu` reads, made of the weights once: batch normalisation is in the convolutions."""
-
-    first: _Layer
-    second: _Layer
-    steps: list[_Convolutions | _Transformers]
-    widen: Tensor
-    first_norm: _Norm
-    mix: Tensor
-    last_norm: _Norm
-
-
-class _Convolutions(NamedTuple):
-    """Of `MBConv`, with a residual, or `PatchMerging`."""
-
-    expand: _Layer
-    depthwise: _Layer
-    project: _Layer
-    stride: int
-    residual: bool
-
-    def of(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H / stride, W / stride, out_dim)
-        y = gelu_(F.linear(x, *self.expand))
-        y = F.linear(ops.depthwise3x3(y, *self.depthwise, self.stride, True), *self.project)
-        if not self.residual:
-            return y
-        y += x
-        return gelu_(y)
-
-
-class _Transformer(NamedTuple):
-    """Of `TinyViTBlock`."""
-
-    norm1: _Norm
-    qkv: _Layer
-    bias: Tensor
-    window: int
-    padding: Tensor
-    proj: _Layer
-    depthwise: _Layer
-    norm2: _Norm
-    fc1: _Layer
-    fc2: _Layer
-
-
-class _Transformers(NamedTuple):
-    """Of all `TinyViTBlock`s of a stage."""
-
-    blocks: list[_Transformer]
-
-    def of(self, x: Tensor) -> Tensor:  # (B, H, W, C), which it overwrites, -> same
-        y = torch.layer_norm(x, *self.blocks[0].norm1)
-        for i, here in enumerate(self.blocks, 1):
-            y = ops.windowed_attention(F.linear(y, *here.qkv), here.bias, here.window, here.padding)
-            weight, bias = here.proj
-            # The residual sum is the product's own; the bias comes to it where the next step reads it.
-            x.view(-1, x.shape[3]).addmm_(y.view(-1, y.shape[3]), weight.t())
-            x = ops.depthwise3x3(x, *here.depthwise, shift=bias)
-            y = gelu_(F.linear(torch.layer_norm(x, *here.norm2), *here.fc1))
-            y = F.linear(y, *here.fc2)
-            if i < len(self.blocks):  # y becomes what the next one reads
-                ops.add_norm_into(x, y, *self.blocks[i].norm1[1:])
-            else:
-                x += y
-        return x
-
-
-def _last(weight: Tensor, bias: Tensor) -> _Layer:
-    """A convolution's, with the channels side by side in memory."""
-    return weight.contiguous(memory_format=torch.channels_last), bias
-
-
-def _norm_of(norm: nn.Module) -> _Norm:
-    """What follows the tensor among the arguments of `torch.layer_norm`."""
-    weight, bias = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
-    return weight.shape, weight, bias, cast(float, norm.eps)
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
 
 
 class ConvNorm(nn.Module):
@@ -223,7 +141,7 @@ class PatchEmbed(nn.Module):
         first, second = self.folded()
         return ops.conv_stem(images, *first, *second)
 
-    def folded(self) -> tuple[_Layer, _Layer]:
+    def folded(self) -> tuple[Layer, Layer]:
         first, second = cast(ConvNorm, self.seq[0]), cast(ConvNorm, self.seq[2])
         return first.folded(), second.folded()
 
@@ -262,7 +180,7 @@ class MBConv(nn.Module):
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
         return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), residual=True)
 
-    def plan(self) -> _Convolutions:
+    def plan(self) -> Convolutions:
         return _plan_of(self.conv1, self.conv2, self.conv3, residual=True)
 
 
@@ -279,7 +197,7 @@ class PatchMerging(nn.Module):
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H / stride, W / stride, out_dim)
         return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), stride=self.conv2.c.stride[0])
 
-    def plan(self) -> _Convolutions:
+    def plan(self) -> Convolutions:
         return _plan_of(self.conv1, self.conv2, self.conv3, residual=False)
 
 
@@ -291,15 +209,10 @@ def _folded(
     return wide.flatten(1), wide_bias, mix[:, 0], mix_bias, narrow.flatten(1), narrow_bias
 
 
-def _plan_of(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> _Convolutions:
+def _plan_of(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> Convolutions:
     wide, wide_bias, mix, mix_bias, narrow, narrow_bias = _folded(expand, depthwise, project)
     stride = depthwise.c.stride[0]
-    return _Convolutions((wide, wide_bias), (_by_tap(mix), mix_bias), (narrow, narrow_bias), stride, residual)
-
-
-def _by_tap(weight: Tensor) -> Tensor:
-    """A depthwise convolution's weight (C, 3, 3) in the order in which the CUDA kernel reads it."""
-    return weight.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return Convolutions((wide, wide_bias), (by_tap(mix), mix_bias), (narrow, narrow_bias), stride, residual)
 
 
 class TinyViTBlock(nn.Module):
@@ -323,12 +236,12 @@ class TinyViTBlock(nn.Module):
         self.mlp.add_to(x)
         return x
 
-    def plan(self) -> _Transformer:
+    def plan(self) -> Transformer:
         attn, mlp = self.attn, self.mlp
         (weight, bias), padding = self.local_conv.folded(), F.linear(attn.norm.bias, attn.qkv.weight, attn.qkv.bias)
-        return _Transformer(
-            *(_norm_of(attn.norm), (attn.qkv.weight, attn.qkv.bias), attn._bias(), attn.window_size, padding),
-            *((attn.proj.weight, attn.proj.bias), (_by_tap(weight[:, 0]), bias), _norm_of(mlp.norm)),
+        return Transformer(
+            *(norm_of(attn.norm), (attn.qkv.weight, attn.qkv.bias), attn._bias(), attn.window_size, padding),
+            *((attn.proj.weight, attn.proj.bias), (by_tap(weight[:, 0]), bias), norm_of(mlp.norm)),
             *((mlp.fc1.weight, mlp.fc1.bias), (mlp.fc2.weight, mlp.fc2.bias)),
         )
 

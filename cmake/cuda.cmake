@@ -53,6 +53,7 @@ set(_fastsam_kernels
   csrc/attention/attention_cuda_float32.cu
   csrc/attention/attention_cuda_wgmma.cu
   csrc/common/cuda_device.cu
+  csrc/conv/depthwise_cuda.cu
   csrc/decoder/decoder_cuda.cu
   csrc/decoder/decoder_cuda_bfloat16.cu
   csrc/decoder/decoder_cuda_float16.cu
@@ -63,6 +64,7 @@ set_source_files_properties(${_fastsam_exact_kernels} PROPERTIES COMPILE_OPTIONS
 pybind11_add_module(_cuda MODULE
   csrc/bindings_cuda.cpp
   csrc/bindings_cuda/attention.cpp
+  csrc/bindings_cuda/conv.cpp
   csrc/bindings_cuda/copies.cpp
   csrc/bindings_cuda/decoder.cpp
   csrc/bindings_cuda/decoder_tokens.cpp

@@ -31,6 +31,7 @@ PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
 #endif
 
   fastsam::bindings::bind_attention(m);
+  fastsam::bindings::bind_conv(m);
   fastsam::bindings::bind_decoder(m);
   fastsam::bindings::bind_decoder_tokens(m);
   fastsam::bindings::bind_masks(m);

@@ -156,6 +156,9 @@ EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
         for name in schema.SCHEMAS
         if name.startswith("decoder_")
     },
+    "depthwise3x3": lambda: tuple(
+        tensor.bfloat16() for tensor in (_values(2, 9, 7, 40), _values(40, 3, 3), _values(40))
+    ),
     **UNSPLIT_EXAMPLES,
 }
 

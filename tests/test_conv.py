@@ -10,11 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastsam_core import ops
-from siblings import NAMES, each_sibling, use_sibling
+from fastsam_core.ops import _native_cuda
+from fastsam_core.ops._conv import cuda
+from siblings import EMULATED, NAMES, Calls, each_sibling, each_sibling_of, emulated, names_of, use_sibling
 
 NATIVE = [name for name in NAMES if name != "reference"]
 # (height, width): single pixels, less than a window, not a multiple of any tile.
 SIZES = [(1, 1), (2, 3), (7, 5), (12, 33)]
+
+each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -84,6 +88,121 @@ def test_depthwise3x3(monkeypatch, sibling, size, channels, stride):
     for gelu in (False, True):
         expected = plain(x, weight[:, None], bias, stride, gelu, groups=channels)
         close(ops.depthwise3x3(x, weight, bias, stride, gelu), expected)
+        expected = plain(x.double() + 3 * bias, weight[:, None], bias, stride, gelu, groups=channels)
+        close(ops.depthwise3x3(x, weight, bias, stride, gelu, 3 * bias), expected)
+
+
+def depthwise_arguments(size: tuple[int, int], channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    given = random(2, *size, channels), random(3, 3, channels), random(channels, seed=1)
+    x, weight, bias = (tensor.to(dtype) for tensor in given)
+    return x, weight.permute(2, 0, 1), bias  # as the kernel reads it
+
+
+@each_sibling_of("depthwise3x3")
+@each_half
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [*SIZES, (3, 150)])
+@pytest.mark.parametrize("channels", [8, 40, 136])
+def test_depthwise3x3_in_half_precision(sibling, size, channels, stride, dtype):
+    x, weight, bias = depthwise_arguments(size, channels, dtype)
+    kept = x.clone()
+    for gelu in (False, True):
+        exact = plain(x, weight[:, None], bias, stride, gelu, groups=channels)
+        usual = ops.siblings("depthwise3x3")["reference"](x, weight, bias, stride, gelu)
+        for given in (weight, weight.contiguous()):
+            result = ops.siblings("depthwise3x3")[sibling](x, given, bias, stride, gelu)
+            assert result.dtype == dtype and result.is_contiguous() and result.shape == exact.shape
+            # Root mean squares: single values may be a rounding apart.
+            error, others = ((one.double() - exact).square().mean().sqrt() for one in (result, usual))
+            assert 0 < error <= 2 * others
+    assert torch.equal(x, kept)
+
+
+@each_sibling_of("depthwise3x3")
+@each_half
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [16, 72])
+def test_depthwise3x3_of_what_is_shifted(sibling, size, channels, stride, dtype):
+    x, weight, bias = depthwise_arguments(size, channels, dtype)
+    kept, shift = x.clone(), random(channels, seed=7).to(dtype)
+    for gelu in (False, True):
+        exact = plain(x.double() + shift.double(), weight[:, None], bias, stride, gelu, groups=channels)
+        usual = ops.siblings("depthwise3x3")["reference"](x + shift, weight, bias, stride, gelu)
+        result = ops.siblings("depthwise3x3")[sibling](x, weight, bias, stride, gelu, shift)
+        error, others = ((one.double() - exact).square().mean().sqrt() for one in (result, usual))
+        assert 0 < error <= 2 * others
+    assert torch.equal(x, kept)
+
+
+@each_sibling_of("depthwise3x3")
+@each_half
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise3x3_sees_its_window_alone(sibling, dtype, stride):
+    x, weight, bias = depthwise_arguments((7, 9), 16, dtype)
+    run = ops.siblings("depthwise3x3")[sibling]
+    clean = run(x, weight, bias, stride, False)
+    x[0, 4, 4, 10] = torch.nan
+    dirty = run(x, weight, bias, stride, False)
+    seen = torch.zeros_like(dirty, dtype=torch.bool)
+    places = [i for i in range(9) if abs(i * stride - 4) <= 1]
+    seen[0, places[0] : places[-1] + 1, places[0] : places[-1] + 1, 10] = True
+    assert torch.equal(dirty.isnan(), seen) and torch.equal(dirty[~seen], clean[~seen])
+    assert run(x[:0], weight, bias, stride, True).shape == (0, *clean.shape[1:])
+    zero = torch.zeros_like(x)
+    assert torch.equal(run(zero, weight, bias, stride, False), bias.expand(clean.shape))
+
+
+@pytest.mark.gpu
+@each_half
+@pytest.mark.parametrize(
+    ("side", "channels", "stride"), [(256, 256, 1), (128, 192, 1), (128, 96, 2), (64, 96, 1), (64, 320, 1)]
+)
+def test_depthwise3x3_on_a_gpu_at_the_models_sizes(side, channels, stride, dtype):
+    x, weight, bias = (tensor.cuda() for tensor in depthwise_arguments((side, side), channels, dtype))
+    for gelu, shift in ((True, None), (False, bias)):
+        exact = plain(x if shift is None else x.double() + shift, weight[:, None], bias, stride, gelu, groups=channels)
+        usual = ops.siblings("depthwise3x3")["reference"](x, weight, bias, stride, gelu, shift)
+        with torch.no_grad():
+            result = ops.depthwise3x3(x, weight, bias, stride, gelu, shift)
+        error, others = ((one.double() - exact).square().mean().sqrt() for one in (result, usual))
+        assert 0 < error <= 2 * others
+
+
+def called(*given: Any) -> set[str]:
+    calls = Calls(emulated)
+    _native_cuda.bound_to(calls, cuda.depthwise3x3)(*given)
+    return calls.names & {"depthwise"}
+
+
+@pytest.mark.skipif(EMULATED not in names_of("depthwise3x3"), reason="the compiled operations are off")
+@each_half
+def test_what_the_depthwise_kernel_takes(dtype):
+    x, weight, bias = depthwise_arguments((6, 5), 24, dtype)
+    assert called(x, weight, bias) == {"depthwise"}
+    assert called(*depthwise_arguments((6, 5), 20, dtype)) == set()
+    for other in (torch.float32, torch.float64):
+        assert called(x.to(other), weight.to(other), bias.to(other)) == set()
+    run = ops.siblings("depthwise3x3")[EMULATED]
+    expected = run(x, weight, bias, 2, True)
+    # What begins amid 16 bytes, or lies otherwise in memory, is copied.
+    shifted = [
+        torch.empty(tensor.numel() + 1, dtype=dtype)[1:].view(tensor.shape).copy_(tensor) for tensor in (x, bias)
+    ]
+    strided = x.transpose(1, 2).contiguous().transpose(1, 2)
+    for one, two in ((shifted[0], shifted[1]), (strided, bias)):
+        assert torch.equal(run(one, weight, two, 2, True), expected)
+    with pytest.raises(ValueError, match="float16 and bfloat16 alone"):
+        emulated.depthwise(0, 0, 0, 0, 0, 0, 1, 1, 1, 8, 1, False, 0)
+    for wrong, message in (
+        ((1, 0, 0, 0, 0, 8, 1, 1, 1, 8, 1), "multiple of 16"),
+        ((1, 0, 0, 0, 0, 0, 1, 1, 1, 9, 1), "multiple of 8"),
+        ((1, 0, 0, 0, 0, 0, 1, 0, 1, 8, 1), "positive"),
+        ((1, 0, 0, 0, 0, 0, 1, 1, 1, 8, 3), "stride"),
+        ((1, 0, 0, 0, 0, 0, 1, 1, 1 << 29, 64, 1), "too long"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            emulated.depthwise(*wrong, False, 0)
 
 
 @each_sibling
@@ -179,6 +298,7 @@ def test_other_dtypes_go_to_pytorch(monkeypatch, sibling):
         ("depthwise3x3", {1: random(4, 3, 3)}, r"weight must have shape \(3, 3, 3\)"),
         ("depthwise3x3", {2: random(4)}, "bias must have shape"),
         ("depthwise3x3", {3: 0}, "stride must be"),
+        ("depthwise3x3", {5: random(4)}, "shift must have shape"),
         ("conv_stem", {0: random(1, 4, 8, 8)}, "first_weight must have shape"),
         ("conv_stem", {3: random(18, 4, 3, 3)}, "second_weight must have shape"),
         ("conv_stem", {4: random(1)}, "second_bias must have shape"),
@@ -195,7 +315,7 @@ def test_malformed_arguments(monkeypatch, sibling, op, change, message):
     use_sibling(monkeypatch, sibling)
     good: list[Any] = {
         "conv3x3": [random(1, 4, 4, 3), random(2, 3, 3, 3), random(2), 1, False],
-        "depthwise3x3": [random(1, 4, 4, 3), random(3, 3, 3), random(3), 1, False],
+        "depthwise3x3": [random(1, 4, 4, 3), random(3, 3, 3), random(3), 1, False, None],
         "conv_stem": stem_arguments((8, 8)),
         "mbconv": [*mbconv_arguments((4, 4), 3, 8, 3), 1, False],
     }[op]

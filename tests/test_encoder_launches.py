@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoder_arguments import randomised
 from fastsam_core import ops
-from fastsam_core.models import image_encoder
+from fastsam_core.models import image_encoder, registry, tiny_vit
 from fastsam_core.models.image_encoder import Block, ImageEncoderViT, PatchEmbed
 from fastsam_core.models.native import is_plain
 
@@ -85,6 +85,36 @@ def test_a_block_is_eight_launches(encoder: ImageEncoderViT, images: Tensor) -> 
     expected["add_norm_into"] -= 1
     others = {"native_layer_norm": 3, "add_": 1, "convolution": 3, "clone": 1, "add": 1}
     assert watch.launches() == Counter({**expected, **others})
+
+
+@pytest.mark.parametrize(("name", "blocks", "convolutions"), [("sam_nano", 9, 1), ("mobile_sam", 10, 2)])
+@torch.no_grad()
+def test_tiny_vits_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: int, convolutions: int) -> None:
+    model = registry.build(name).image_encoder.eval().to(DTYPE)
+    images = torch.randn(1, 3, 64, 64).to(DTYPE)
+    monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
+    plan = model._plan()
+    monkeypatch.setattr(model, "_plan", lambda: plan)
+    with Watch() as watch:
+        model(images)
+    mixes = convolutions + 3  # those between stages
+    # A block has two LayerNorms, four linear layers, one with a sum, attention, a convolution, a GELU and another sum,
+    # which is one with the next block's LayerNorm or, in the last block of each of three stages, with the product.
+    together = blocks - 3
+    expected = {
+        "native_layer_norm": 2 * blocks + 2 - together,
+        "add_norm_into": together,
+        "linear": 3 * blocks - 3 + 2 * mixes + 1,
+        "addmm_": blocks + 3,
+        "windowed_attention": blocks,
+        "depthwise3x3": blocks + mixes,
+        "gelu_": blocks + mixes + convolutions + 1,
+        "add_": convolutions,
+        "convolution": 3,
+    }
+    launches = watch.launches()
+    launches["linear"] = launches.pop("addmm", 0) + launches.pop("mm", 0)
+    assert launches == Counter(expected)
 
 
 @pytest.mark.parametrize("why", ["", "no bias", "autocast", "the last", "CPU"])

@@ -49,7 +49,24 @@ def called(*given: Any) -> set[str]:
 @each_dtype
 @pytest.mark.parametrize(
     ("rows", "channels"),
-    [(1, 256), (3, 512), (9, 768), (5, 1024), (7, 1280), (2, 1536), (6, 1792), (13, 2048), (4, 96), (2, 2304)],
+    [
+        (1, 256),
+        (3, 512),
+        (9, 768),
+        (5, 1024),
+        (7, 1280),
+        (2, 1536),
+        (6, 1792),
+        (13, 2048),
+        (4, 96),
+        (5, 8),
+        (3, 160),
+        (6, 264),
+        (5, 320),
+        (2, 504),
+        (3, 520),
+        (2, 2304),
+    ],
 )
 def test_errors_are_at_most_twice_pytorchs(sibling: str, dtype: torch.dtype, rows: int, channels: int) -> None:
     given = example(rows, channels, dtype)
@@ -66,11 +83,12 @@ def test_errors_are_at_most_twice_pytorchs(sibling: str, dtype: torch.dtype, row
 
 @each_sibling
 @each_dtype
-def test_every_row_is_its_own(sibling: str, dtype: torch.dtype) -> None:
-    x, delta, weight, bias = example(11, 768, dtype)
+@pytest.mark.parametrize("channels", [768, 320])
+def test_every_row_is_its_own(sibling: str, dtype: torch.dtype, channels: int) -> None:
+    x, delta, weight, bias = example(11, channels, dtype)
     expected = run(sibling, x, delta, weight, bias)
     assert all(torch.equal(one, two) for one, two in zip(run(sibling, x, delta, weight, bias), expected, strict=True))
-    x[1, 5], delta[4, 700], x[7, 3], x[7, 4] = float("nan"), float("-inf"), float("inf"), float("-inf")
+    x[1, 5], delta[4, 310], x[7, 3], x[7, 4] = float("nan"), float("-inf"), float("inf"), float("-inf")
     x[9], delta[9] = torch.finfo(dtype).max, torch.finfo(dtype).max  # whose sum is infinite
     found = run(sibling, x, delta, weight, bias)
     bad = [1, 4, 7, 9]
@@ -95,9 +113,9 @@ def test_constant_rows_and_eps(sibling: str, dtype: torch.dtype) -> None:
 
 @each_sibling
 @each_dtype
-@pytest.mark.parametrize("shape", [(0, 256), (2, 0, 3, 256), (1, 3, 5, 256)])
+@pytest.mark.parametrize("shape", [(0, 256), (2, 0, 3, 256), (1, 3, 5, 256), (1, 3, 5, 96), (15, 264)])
 def test_shapes_and_the_memory_around(sibling: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    given = example(15, 256, dtype)
+    given = example(15, shape[-1], dtype)
     size = torch.Size(shape).numel()
     expected = run(sibling, *given)
     memory = torch.full((2, 16 + size + 16), 77, dtype=dtype)
@@ -115,9 +133,9 @@ def test_shapes_and_the_memory_around(sibling: str, dtype: torch.dtype, shape: t
 @needs_emulator
 @each_dtype
 def test_what_the_kernel_takes(dtype: torch.dtype) -> None:
-    for channels in (256, 768, 1024, 1280, 2048):
+    for channels in (8, 96, 256, 384, 504, 768, 1024, 1280, 2048):
         assert called(*example(1, channels, dtype), EPS) == {"add_norm"}
-    for channels in (8, 255, 384, 2304):
+    for channels in (255, 12, 520, 776, 2304):
         assert called(*example(1, channels, dtype), EPS) == set()
     assert called(*example(1, 256, torch.float64), EPS) == set()
     given = example(3, 256, dtype)

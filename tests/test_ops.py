@@ -46,7 +46,7 @@ EXAMPLES = {
     "windowed_attention": (QKV, torch.linspace(-1, 1, 32).view(2, 4, 4), 2, QKV[0, 0, 0]),
     "conv3x3": (torch.rand(2, 5, 4, 3), torch.rand(6, 3, 3, 3), torch.rand(6), 2, True),
     "conv_stem": (torch.rand(1, 3, 9, 8), torch.rand(5, 3, 3, 3), torch.rand(5), torch.rand(6, 5, 3, 3), torch.rand(6)),
-    "depthwise3x3": (torch.rand(2, 5, 4, 3), torch.rand(3, 3, 3), torch.rand(3), 1, False),
+    "depthwise3x3": (torch.rand(2, 5, 4, 3), torch.rand(3, 3, 3), torch.rand(3), 1, False, torch.rand(3)),
     "mbconv": (
         *(torch.rand(2, 5, 4, 3), torch.rand(7, 3), torch.rand(7), torch.rand(7, 3, 3), torch.rand(7)),
         *(torch.rand(3, 7), torch.rand(3), 1, True),

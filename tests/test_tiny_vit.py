@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastsam_core.models import tiny_vit
+from fastsam_core.models import kept, tiny_vit
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops._native import cpu_module, cpu_reason
 
@@ -73,6 +73,64 @@ def test_other_dtypes_run_in_pytorch():
         given = model(images)
     assert given.dtype == torch.float64
     torch.testing.assert_close(given, model(images).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(64, 64), (97, 50), (16, 160), (5, 3)])
+@torch.no_grad()
+def test_the_form_for_gpus_gives_what_pytorch_gives(monkeypatch, size, dtype):
+    monkeypatch.setattr(tiny_vit, "serves", lambda *tensors: False)
+    model, images = network().to(dtype), torch.randn(2, 3, *size, dtype=dtype)
+    before = images.clone()
+    close = 1e-4 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(model._infer_on_gpu(images), model(images), rtol=close, atol=close)
+    assert torch.equal(images, before)
+
+
+@torch.no_grad()
+def test_what_the_form_for_gpus_keeps_is_made_again_for_changed_weights(monkeypatch):
+    monkeypatch.setattr(kept, "KEPT_ON", ["cpu"])
+    model, images, made = network().double(), torch.randn(1, 3, 48, 48, dtype=torch.float64), []
+    usual = model._plan
+    model._plan = lambda: made.append(0) or usual()
+    first = model._infer_on_gpu(images)
+    assert torch.equal(model._infer_on_gpu(images), first) and len(made) == 1
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    for i, tensor in enumerate(tensors):
+        tensor.mul_(1.25)
+        torch.testing.assert_close(model._infer_on_gpu(images), model(images), rtol=1e-10, atol=1e-10)
+        assert len(made) == i + 2
+    assert not torch.allclose(model(images), first)
+
+
+WHY_NOT = ["gradients", "training", "hook", "another layer", "autocast", "float32", "mixed", "uncounted", ""]
+
+
+@pytest.mark.parametrize("why", WHY_NOT)
+def test_when_the_form_for_gpus_serves(monkeypatch, why):
+    monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
+    monkeypatch.setattr(tiny_vit, "serves", lambda *tensors: False)
+    with torch.inference_mode(why == "uncounted"):
+        model, images = network().bfloat16(), torch.randn(2, 3, 48, 48).bfloat16()
+    if why == "hook":
+        model.neck[1].register_forward_hook(lambda *given: None)
+    if why == "another layer":
+        model.layers[1].blocks[0].local_conv.bn = nn.Identity()
+    if why == "float32":
+        model, images = model.float(), images.float()
+    if why == "mixed":
+        model.float()
+    model.train(why == "training")
+    called: list[str] = []
+    monkeypatch.setattr(model, "_infer_on_gpu", lambda images: called.append(why))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda" and why == "autocast")
+    with torch.inference_mode() if why == "uncounted" else torch.set_grad_enabled(why == "gradients"):
+        if why == "mixed":
+            with pytest.raises(RuntimeError, match="type"):
+                model(images)
+        else:
+            model(images)
+    assert called == ([] if why else [""])
 
 
 @torch.no_grad()

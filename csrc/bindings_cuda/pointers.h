@@ -27,6 +27,7 @@ inline void require(bool holds, const char* message) {
 
 // One for each operation's folder; bindings_cuda.cpp calls them.
 void bind_attention(py::module_& m);
+void bind_conv(py::module_& m);
 void bind_copies(py::module_& m);
 void bind_decoder(py::module_& m);
 void bind_decoder_tokens(py::module_& m);

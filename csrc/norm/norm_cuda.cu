@@ -50,24 +50,33 @@ __device__ __forceinline__ float sum_of_warp(float x) {
   return x;
 }
 
-template <typename T, int kColumns>
-__global__ void __launch_bounds__(kThreads)
-    add_norm_kernel(uint4* x, uint4* delta, const uint4* weight, const uint4* bias, int64_t rows, float eps) {
+// kWhole: rows have kColumns. Others have `columns`, which are fewer, and some lanes nothing to do.
+template <typename T, int kColumns, bool kWhole>
+__global__ void __launch_bounds__(kThreads) add_norm_kernel(uint4* x, uint4* delta, const uint4* weight,
+                                                            const uint4* bias, int64_t rows, int columns, float eps) {
   using V = Vector<T>;
-  constexpr int kSize = V::kSize, kRow = kColumns / kSize, kEach = kRow / kWarp;
+  constexpr int kSize = V::kSize, kEach = kColumns / kSize / kWarp;
+  if (kWhole) columns = kColumns;
+  const int words = columns / kSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / kWarp;
   if (row >= rows) return;
-  x += row * kRow + lane, delta += row * kRow + lane, weight += lane, bias += lane;
+  const auto has = [&](int i) { return kWhole || lane + i * kWarp < words; };
+  x += row * words + lane, delta += row * words + lane, weight += lane, bias += lane;
   // All that is read is asked for before any of it is waited for.
   uint4 first[kEach], second[kEach], factors[kEach], shifts[kEach];
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) first[i] = x[i * kWarp], second[i] = delta[i * kWarp];
+  for (int i = 0; i < kEach; ++i) {
+    if (has(i)) first[i] = x[i * kWarp], second[i] = delta[i * kWarp];
+  }
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) factors[i] = __ldg(weight + i * kWarp), shifts[i] = __ldg(bias + i * kWarp);
+  for (int i = 0; i < kEach; ++i) {
+    if (has(i)) factors[i] = __ldg(weight + i * kWarp), shifts[i] = __ldg(bias + i * kWarp);
+  }
   float values[kEach][kSize], sum = 0.0f, squares = 0.0f;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
+    if (!has(i)) continue;
     float more[kSize];
     V::unpack(first[i], values[i]);
     V::unpack(second[i], more);
@@ -79,15 +88,17 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < kSize; ++j) sum += values[i][j];
   }
-  const float mean = sum_of_warp(sum) * (1.0f / kColumns);
+  const float mean = sum_of_warp(sum) * (1.0f / columns);
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
+    if (!has(i)) continue;
 #pragma unroll
     for (int j = 0; j < kSize; ++j) values[i][j] -= mean, squares = fmaf(values[i][j], values[i][j], squares);
   }
-  const float scale = rsqrtf(sum_of_warp(squares) * (1.0f / kColumns) + eps);
+  const float scale = rsqrtf(sum_of_warp(squares) * (1.0f / columns) + eps);
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
+    if (!has(i)) continue;
     float factor[kSize], shift[kSize];
     V::unpack(factors[i], factor);
     V::unpack(shifts[i], shift);
@@ -105,15 +116,21 @@ struct Job {
   cudaStream_t stream;
 };
 
+template <typename T, int kColumns, bool kWhole>
+void start(const Job& job) {
+  launch((add_norm_kernel<T, kColumns, kWhole>), blocks_for(job.rows, kWarps), kThreads, 0, job.stream,
+         static_cast<uint4*>(job.x), static_cast<uint4*>(job.delta), static_cast<const uint4*>(job.weight),
+         static_cast<const uint4*>(job.bias), job.rows, static_cast<int>(job.columns), job.eps);
+}
+
 template <typename T, int kColumns>
 void run(const Job& job) {
   if constexpr (kColumns <= kMost) {
-    if (job.columns != kColumns) return run<T, kColumns + kStep>(job);
-    launch((add_norm_kernel<T, kColumns>), blocks_for(job.rows, kWarps), kThreads, 0, job.stream,
-           static_cast<uint4*>(job.x), static_cast<uint4*>(job.delta), static_cast<const uint4*>(job.weight),
-           static_cast<const uint4*>(job.bias), job.rows, job.eps);
-  } else {
-    throw std::invalid_argument("there is no kernel for rows of " + std::to_string(job.columns));
+    if (job.columns == kColumns) return start<T, kColumns, true>(job);
+    if constexpr (kColumns <= kMostInPart) {
+      if (job.columns < kColumns) return start<T, kColumns, false>(job);
+    }
+    run<T, kColumns + kStep>(job);
   }
 }
 
@@ -122,6 +139,9 @@ void run(const Job& job) {
 void add_norm_cuda(DType dtype, void* x, void* delta, const void* weight, const void* bias, int64_t rows,
                    int64_t columns, float eps, void* stream) {
   const Job job{x, delta, weight, bias, rows, columns, eps, static_cast<cudaStream_t>(stream)};
+  if (!has_kernel(columns)) {
+    throw std::invalid_argument("there is no kernel for rows of " + std::to_string(columns));
+  }
   switch (dtype) {
     case DType::float32:
       return run<float, kStep>(job);

@@ -8,10 +8,12 @@
 
 namespace fastsam::norm {
 
-// Rows have a multiple of kStep channels, kMost at most.
-constexpr int kStep = 256, kMost = 2048;
+// Rows have a multiple of kStep channels, kMost at most; short ones, of kMostInPart at most, a multiple of kPart.
+constexpr int kStep = 256, kMost = 2048, kPart = 8, kMostInPart = 512;
 
-inline bool has_kernel(int64_t columns) { return columns >= kStep && columns <= kMost && columns % kStep == 0; }
+inline bool has_kernel(int64_t columns) {
+  return columns > 0 && (columns <= kMostInPart ? columns % kPart == 0 : columns <= kMost && columns % kStep == 0);
+}
 
 // x (rows, columns) becomes x + delta, rounded to its type, and delta the LayerNorm of that. weight (columns), bias
 // (columns); all of one type, and each at a multiple of 16 bytes.

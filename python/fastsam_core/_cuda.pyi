@@ -242,6 +242,21 @@ def nms(
     status: int,  # (2,) int64, 0 before; number of those kept, and faults
     stream: int,
 ) -> None: ...
+def depthwise(
+    dtype: int,  # of all tensors, float16 or bfloat16 as in _native_cuda.DTYPES; each begins at a multiple of 16
+    x: int,  # (batch, height, width, channels)
+    weight: int,  # (3, 3, channels)
+    bias: int,  # (channels,)
+    shift: int,  # (channels,), added to x first, or 0
+    out: int,  # (batch, ceil(height / stride), ceil(width / stride), channels), written
+    batch: int,
+    height: int,
+    width: int,
+    channels: int,  # a multiple of 8
+    stride: int,  # 1 or 2
+    gelu: bool,
+    stream: int,
+) -> None: ...
 def add_norm_has_kernel(columns: int) -> bool: ...
 def add_norm(
     dtype: int,  # of all tensors, as in _native_cuda.DTYPES; each begins at a multiple of 16

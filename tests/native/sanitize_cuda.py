@@ -58,9 +58,16 @@ def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, .
         for op in COVERED:
             for sizes in (FEW, MANY) if op.startswith("decoder_") else ():
                 yield op, arguments_in(dtype, op, **sizes, hidden=WIDTHS)
+        for stride in (1, 2):
+            for gelu in (False, True):
+                given = [tensor.to(dtype) for tensor in example("depthwise3x3")[:3]]
+                yield "depthwise3x3", (*given, stride, gelu, given[2])
     for dtype in (torch.float32, *HALVES):
         for shape in ATTENTION:
             yield "attention", _attention(*shape, dtype)
+        for channels in (96, 320):  # rows in which some lanes of a warp have nothing
+            given = [tensor[..., :channels].to(dtype).contiguous() for tensor in example("add_norm_into")[:4]]
+            yield "add_norm_into", (*given, 1e-6)
     boxes, scores = example("nms")[:2]
     yield "nms", (boxes.double().repeat(2, 1), scores.repeat(2), 0.5)  # more than a chunk
     # Noise in every cell: columns with so many changes that their runs are written side by side.

@@ -17,8 +17,11 @@ from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .kept import capturing, edits, finish
-from .native import remember_layers, serves, serves_on_gpu, unaltered
+from .kept import capturing, edits, finish, is_settled, kept
+from .native import infers, is_plain, remember_layers, serves, serves_on_gpu, unaltered
+from .tiny_vit_gpu import Convolutions, Layer, Plan, Transformer, Transformers, after, by_tap, norm_of
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class TinyViT(nn.Module):
@@ -51,6 +54,8 @@ class TinyViT(nn.Module):
         if not self.training and serves(images, *self.patch_embed.parameters()) and unaltered(self):
             with native_threads():
                 return self._infer(images)
+        if not self.training and images.dtype in HALF and self._runs_on_gpu(images):
+            return self._infer_on_gpu(images)
         x = self.patch_embed(images)
         for layer in self.layers:
             x = layer(x)
@@ -62,6 +67,42 @@ class TinyViT(nn.Module):
         for layer in self.layers:
             x = cast(Stage, layer).infer(x)
         return neck_channels_last(self.neck, x)
+
+    def _runs_on_gpu(self, images: Tensor) -> bool:
+        """Whether to compute by `_infer_on_gpu`: for inference, with nobody else's layers or hooks."""
+        if not infers() or torch.is_autocast_enabled("cuda") or not serves_on_gpu(images) or not is_plain(self):
+            return False
+        weight = cast(ConvNorm, self.patch_embed.seq[0]).c.weight
+        # Of tensors made in inference mode, whose changes nobody counts, nothing could be kept.
+        return weight.dtype == images.dtype and (is_settled(self) or not weight.is_inference())
+
+    def _infer_on_gpu(self, images: Tensor) -> Tensor:
+        """`forward` by few launches and no calls of modules."""
+        return kept(self, "plan", self._plan, if_counted=True).of(images)
+
+    def _plan(self) -> Plan:
+        (first, first_bias), (second, bias) = self.patch_embed.folded()
+        missing: Tensor | None = bias  # of what goes into the next step
+        steps: list[Convolutions | Transformers] = []
+        for layer in self.layers:
+            stage = cast(Stage, layer)
+            if blocks := [block.plan() for block in stage.blocks if isinstance(block, TinyViTBlock)]:
+                steps.append(Transformers(blocks))
+                missing = blocks[-1].fc2[1]
+            others = [block for block in (*stage.blocks, stage.downsample) if isinstance(block, MBConv | PatchMerging)]
+            for block in others:
+                steps.append(block.plan().after(missing))
+                missing = None
+        widen, mix = (cast(nn.Conv2d, self.neck[i]).weight for i in (0, 2))
+        return Plan(
+            *((_channels_last(first), first_bias), _channels_last(second), steps),
+            *(after(missing, (widen.flatten(1), torch.zeros_like(widen[:, 0, 0, 0]))), norm_of(self.neck[1])),
+            *(_channels_last(mix), norm_of(self.neck[3])),
+        )
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
 
 
 class ConvNorm(nn.Module):
@@ -76,10 +117,16 @@ class ConvNorm(nn.Module):
         return self.bn(self.c(x))
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that both are in evaluation mode."""
-        mean, variance = cast(Tensor, self.bn.running_mean), cast(Tensor, self.bn.running_var)
-        scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)  # (out_dim,)
-        return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
+        """Weight and bias of the one convolution that both are in evaluation mode, in the dtype of its weight.
+
+        They are rounded to that once: half precision can't hold all that lies between.
+        """
+        dtype = self.c.weight.dtype
+        wide = torch.promote_types(dtype, torch.float32)
+        mean, variance = cast(Tensor, self.bn.running_mean).to(wide), cast(Tensor, self.bn.running_var).to(wide)
+        scale = self.bn.weight.to(wide) * torch.rsqrt(variance + self.bn.eps)  # (out_dim,)
+        weight, bias = self.c.weight * scale[:, None, None, None], self.bn.bias.to(wide) - mean * scale
+        return weight.to(dtype), bias.to(dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -91,8 +138,12 @@ class PatchEmbed(nn.Module):
         return self.seq(images)
 
     def infer(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / 4, S / 4, C)
+        first, second = self.folded()
+        return ops.conv_stem(images, *first, *second)
+
+    def folded(self) -> tuple[Layer, Layer]:
         first, second = cast(ConvNorm, self.seq[0]), cast(ConvNorm, self.seq[2])
-        return ops.conv_stem(images, *first.folded(), *second.folded())
+        return first.folded(), second.folded()
 
 
 class Stage(nn.Module):
@@ -129,6 +180,9 @@ class MBConv(nn.Module):
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
         return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), residual=True)
 
+    def plan(self) -> Convolutions:
+        return _plan_of(self.conv1, self.conv2, self.conv3, residual=True)
+
 
 class PatchMerging(nn.Module):
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
@@ -143,6 +197,9 @@ class PatchMerging(nn.Module):
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H / stride, W / stride, out_dim)
         return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), stride=self.conv2.c.stride[0])
 
+    def plan(self) -> Convolutions:
+        return _plan_of(self.conv1, self.conv2, self.conv3, residual=False)
+
 
 def _folded(
     expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm
@@ -150,6 +207,12 @@ def _folded(
     """The weights of `ops.mbconv`, without the axes of size 1 that convolutions have for the other kinds."""
     (wide, wide_bias), (mix, mix_bias), (narrow, narrow_bias) = expand.folded(), depthwise.folded(), project.folded()
     return wide.flatten(1), wide_bias, mix[:, 0], mix_bias, narrow.flatten(1), narrow_bias
+
+
+def _plan_of(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> Convolutions:
+    wide, wide_bias, mix, mix_bias, narrow, narrow_bias = _folded(expand, depthwise, project)
+    stride = depthwise.c.stride[0]
+    return Convolutions((wide, wide_bias), (by_tap(mix), mix_bias), (narrow, narrow_bias), stride, residual)
 
 
 class TinyViTBlock(nn.Module):
@@ -172,6 +235,15 @@ class TinyViTBlock(nn.Module):
         x = ops.depthwise3x3(x, weight[:, 0], bias)
         self.mlp.add_to(x)
         return x
+
+    def plan(self) -> Transformer:
+        attn, mlp = self.attn, self.mlp
+        (weight, bias), padding = self.local_conv.folded(), F.linear(attn.norm.bias, attn.qkv.weight, attn.qkv.bias)
+        return Transformer(
+            *(norm_of(attn.norm), (attn.qkv.weight, attn.qkv.bias), attn._bias(), attn.window_size, padding),
+            *((attn.proj.weight, attn.proj.bias), (by_tap(weight[:, 0]), bias), norm_of(mlp.norm)),
+            *((mlp.fc1.weight, mlp.fc1.bias), (mlp.fc2.weight, mlp.fc2.bias)),
+        )
 
 
 class Mlp(nn.Module):

@@ -30,11 +30,13 @@ def conv_stem(
     return batch, -(-height // 4), -(-width // 4), second_weight.shape[0]
 
 
-def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Shape:
+def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int, shift: Tensor | None = None) -> Shape:
     check_images("x", x, channels_last=True)
     check_stride(stride)
     check_weight("weight", weight, (x.shape[3], 3, 3), x)
     check_weight("bias", bias, (x.shape[3],), x)
+    if shift is not None:
+        check_weight("shift", shift, (x.shape[3],), x)
     return result_shape(x, stride, x.shape[3])
 
 

@@ -35,11 +35,14 @@ def conv_stem(
     return out
 
 
-def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False) -> Tensor:
+def depthwise3x3(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False, shift: Tensor | None = None
+) -> Tensor:
     """See `fastsam_core.ops.depthwise3x3`."""
     if x.dtype != torch.float32:
-        return reference.depthwise3x3(x, weight, bias, stride, gelu)
-    out = schema.depthwise3x3(x, weight, bias, stride, gelu)
+        return reference.depthwise3x3(x, weight, bias, stride, gelu, shift)
+    out = schema.depthwise3x3(x, weight, bias, stride, gelu, shift)
+    x = x if shift is None else x + shift
     _cpu.depthwise3x3(*map(array_of, (x, weight, bias)), stride, gelu, out.numpy(), thread_count())
     return out
 

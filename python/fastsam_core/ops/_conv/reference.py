@@ -24,9 +24,12 @@ def conv_stem(
     return _channels_last(F.conv2d(half, second_weight, second_bias, 2, 1))
 
 
-def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False) -> Tensor:
+def depthwise3x3(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False, shift: Tensor | None = None
+) -> Tensor:
     """See `fastsam_core.ops.depthwise3x3`."""
-    checks.depthwise3x3(x, weight, bias, stride)
+    checks.depthwise3x3(x, weight, bias, stride, shift)
+    x = x if shift is None else x + shift
     out = F.conv2d(_channels_first(x), weight[:, None], bias, stride, 1, groups=x.shape[3])
     return _channels_last(F.gelu(out) if gelu else out)
 

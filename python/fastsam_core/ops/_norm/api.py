@@ -17,7 +17,8 @@ def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: f
     """`x += delta`, and LayerNorm(x) in the place of `delta`: what stands between two layers of a transformer.
 
     The sum is rounded to the dtype before it is normalised, as PyTorch's is. The CUDA form serves float32, float16 and
-    bfloat16 with 256, 512, ... 2048 channels; PyTorch serves the rest. No gradients are computed.
+    bfloat16 with 256, 512, ... 2048 channels, or a multiple of 8 up to 512; PyTorch serves the rest. No gradients are
+    computed.
 
     Args:
         x: (..., C), any floating dtype, contiguous; all other tensors have its dtype and device. Written.

@@ -1,0 +1,35 @@
+"""The CUDA sibling of the depthwise convolution, in half precision; PyTorch serves the other operations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of
+from . import checks, reference
+
+
+def why_not(op: str, tensor: Tensor) -> str:
+    """Why the kernels don't take a tensor like this one; "" where they do, if it is `depthwise3x3`'s `x`."""
+    if tensor.dtype not in (torch.float16, torch.bfloat16):
+        return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
+    return ""
+
+
+def depthwise3x3(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False, shift: Tensor | None = None
+) -> Tensor:
+    """See `fastsam_core.ops.depthwise3x3`."""
+    shape = checks.depthwise3x3(x, weight, bias, stride, shift)
+    batch, height, width, channels = x.shape
+    missing = "depthwise3x3 has kernels for multiples of 8 channels" if channels % 8 else ""
+    if left_to_pytorch(why_not("depthwise3x3", x) or missing):
+        return reference.depthwise3x3(x, weight, bias, stride, gelu, shift)
+    out = x.new_empty(shape)
+    with on_device_of(x, weight, bias) as (cuda, stream):
+        # A copy, unless the channels lie side by side.
+        x, weight, bias = aligned(x), aligned(weight.permute(1, 2, 0)), aligned(bias)
+        shift = None if shift is None else aligned(shift)
+        at = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), 0 if shift is None else shift.data_ptr(), out.data_ptr()
+        cuda.depthwise(DTYPES[x.dtype], *at, batch, height, width, channels, stride, gelu, stream)
+    return out

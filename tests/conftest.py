@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from fastsam_core._log import warn_once
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.ops import _native_cuda
 from fastsam_core.predictor import Predictor
 from set_picture import predictor_on_picture, read_only_picture
 from siblings import ON_GPU, why_no_gpu
@@ -39,10 +40,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def as_in_a_new_process() -> Iterator[None]:
-    """What is said once has not been said yet, and PyTorch has the threads it had."""
+    """What is said once has not been said yet, and PyTorch has the threads it had.
+
+    Kernels that no GPU has run yet are tested as those that serve.
+    """
     warn_once.cache_clear()
-    threads = torch.get_num_threads()
+    threads, served = torch.get_num_threads(), _native_cuda.unvalidated_serve
+    _native_cuda.unvalidated_serve = True
     yield
+    _native_cuda.unvalidated_serve = served
     torch.set_num_threads(threads)
 
 

@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoder_arguments import randomised
-from fastsam_core import ops
+from fastsam_core import doctor, ops
 from fastsam_core.models import image_encoder, registry, tiny_vit
 from fastsam_core.models.image_encoder import Block, ImageEncoderViT, PatchEmbed
 from fastsam_core.models.native import is_plain
+from fastsam_core.ops import _native_cuda
+from fastsam_core.ops._conv import cuda as conv_on_gpu
 
 DTYPE = torch.float16
 DEPTH = 12
@@ -115,6 +117,20 @@ def test_tiny_vits_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: 
     launches = watch.launches()
     launches["linear"] = launches.pop("addmm", 0) + launches.pop("mm", 0)
     assert launches == Counter(expected)
+
+
+@torch.no_grad()
+def test_what_no_gpu_has_run_is_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = registry.build("sam_nano").image_encoder.eval().to(DTYPE)
+    monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
+    assert model._runs_on_gpu(torch.randn(1, 3, 64, 64).to(DTYPE))
+    assert not conv_on_gpu.why_not("depthwise3x3", torch.empty(1, dtype=DTYPE))
+    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    with Watch() as watch:
+        model(torch.randn(1, 3, 64, 64).to(DTYPE))
+    assert "depthwise3x3" not in watch.launches()
+    assert "not yet validated on a GPU" in conv_on_gpu.why_not("depthwise3x3", torch.empty(1, dtype=DTYPE))
+    assert "FASTSAM_CUDA_KERNELS=1 uses them" in doctor.collect()["cuda"]["unvalidated"]
 
 
 @pytest.mark.parametrize("why", ["", "no bias", "autocast", "the last", "CPU"])

@@ -152,6 +152,13 @@ def test_what_the_kernel_takes(dtype: torch.dtype) -> None:
         emulated.add_norm(0, 8, 0, 0, 0, 1, 256, EPS, 0)
 
 
+@needs_emulator
+def test_short_rows_that_no_gpu_has_run_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "why_unvalidated", lambda: "nobody has seen it")
+    assert called(*example(3, 96), EPS) == set()
+    assert called(*example(3, 256), EPS) == {"add_norm"}
+
+
 @each_sibling
 def test_errors(sibling: str) -> None:
     x, delta, weight, bias = example(4, 256)

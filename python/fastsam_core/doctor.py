@@ -19,7 +19,7 @@ from .models import replay
 from .models.precision import why_not_bfloat16
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
-from .ops._native_cuda import cuda_module, cuda_reason, why_not_on
+from .ops._native_cuda import UNVALIDATED, cuda_module, cuda_reason, why_not_on, why_unvalidated
 from .ops._threads import says_of_forks
 
 
@@ -81,6 +81,7 @@ def report() -> str:
         {
             "PyTorch": ", ".join(cuda["devices"]) if cuda["available"] else f"not available: {cuda['reason']}",
             "CUDA kernels": cuda["kernels"],
+            **({"unvalidated": cuda["unvalidated"]} if cuda["module"] else {}),
             "CUDA graphs": cuda["graphs"],
             **({"module": f"{cuda['module']}, for {cuda['architectures']}"} if cuda["module"] else {}),
         },
@@ -139,6 +140,7 @@ def _cuda() -> dict[str, Any]:
         "reason": "" if available else absent,
         "devices": [torch.cuda.get_device_name(gpu) for gpu in gpus],
         "kernels": cuda_reason or (elsewhere or "in use" if available else f"switched on, but {absent}"),
+        "unvalidated": why_unvalidated() or f"{UNVALIDATED}: in use, by FASTSAM_CUDA_KERNELS=1",
         "graphs": replay.off or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
+from ..ops._native_cuda import left_to_pytorch, why_unvalidated
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
 from .kept import capturing, edits, finish, is_settled, kept
@@ -71,6 +72,8 @@ class TinyViT(nn.Module):
     def _runs_on_gpu(self, images: Tensor) -> bool:
         """Whether to compute by `_infer_on_gpu`: for inference, with nobody else's layers or hooks."""
         if not infers() or torch.is_autocast_enabled("cuda") or not serves_on_gpu(images) or not is_plain(self):
+            return False
+        if left_to_pytorch(why_unvalidated()):
             return False
         weight = cast(ConvNorm, self.patch_embed.seq[0]).c.weight
         # Of tensors made in inference mode, whose changes nobody counts, nothing could be kept.

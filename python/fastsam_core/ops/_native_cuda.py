@@ -18,6 +18,10 @@ from torch import Tensor
 from .._log import logger, warn_once
 
 NOT_BUILT = "not built"
+# Kernels that have been on the emulator alone.
+UNVALIDATED = "the kernels of TinyViT's encoders (depthwise3x3, and add_norm_into of short rows)"
+# Whether they serve.
+unvalidated_serve = os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
 # As csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -60,6 +64,14 @@ def use_module(module: Any) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(reset)
+
+
+def why_unvalidated() -> str:
+    """Why `UNVALIDATED` doesn't serve on a GPU; "" where it does, and on the emulator."""
+    module = _chosen.get()
+    if unvalidated_serve or (module is not None and module.EMULATED):
+        return ""
+    return f"{UNVALIDATED} are built, but not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 uses them"
 
 
 def why_not_on(device: torch.device) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of
+from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, why_unvalidated
 from . import checks, reference
 
 
@@ -13,7 +13,7 @@ def why_not(op: str, tensor: Tensor) -> str:
     """Why the kernels don't take a tensor like this one; "" where they do, if it is `depthwise3x3`'s `x`."""
     if tensor.dtype not in (torch.float16, torch.bfloat16):
         return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
-    return ""
+    return why_unvalidated()
 
 
 def depthwise3x3(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of
+from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, why_unvalidated
 from . import reference
 from .inputs import check_add_norm, check_apart
+
+_STEP = 256  # channels; others are short rows, in which some threads have nothing to do
 
 
 def why_not(op: str, tensor: Tensor) -> str:
@@ -22,6 +24,8 @@ def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: f
     with on_device_of(x, delta, weight, bias) as (cuda, stream):
         channels, first, second = x.shape[-1], x.data_ptr(), delta.data_ptr()
         missing = "" if cuda.add_norm_has_kernel(channels) else f"add_norm_into has no kernel for {channels} channels"
+        if channels % _STEP:
+            missing = missing or why_unvalidated()
         if (first | second) % 16:
             missing = "add_norm_into reads 16 bytes at a time, and x or delta begins amid them"
         if left_to_pytorch(why_not("add_norm_into", x) or missing):

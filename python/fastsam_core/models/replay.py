@@ -25,7 +25,8 @@ from .kept import capturing, kept, parts_of
 from .native import is_plain
 from .precision import dtype_of
 
-# They are for who asks for them: other threads have to mind the recording. ViT-B takes 2.7 ms with an H200 instead of 3.2.
+# They are for who asks for them, as other threads have to mind the recording. ViT-B takes 2.7 ms of an H200 by them,
+# not 3.2.
 SWITCHED_OFF = "off; FASTSAM_CUDA_GRAPHS=1 uses them"
 OLDEST_PYTORCH = 2, 11
 # A call with the same images' shape and all is the third before it is recorded: one or two pictures pay nothing.

@@ -425,10 +425,9 @@ def _as_points(points: Any) -> Any:
         return None
     if isinstance(points, (torch.Tensor, np.ndarray)):
         return points[:, None] if points.ndim == 2 else points
+    # One click each, as of segment everything: not a tensor for each.
     if points and all(isinstance(one, list) and len(one) == 1 for one in points):
-        return as_tensor(points).reshape(
-            len(points), -1, 2
-        )  # one click each, as of segment everything: not a tensor for each
+        return as_tensor(points).reshape(len(points), -1, 2)
     each = [as_tensor(one).reshape(-1, 2) for one in points]
     if each and all(isinstance(one, torch.Tensor) and one.shape == each[0].shape for one in each):
         return torch.stack(each)

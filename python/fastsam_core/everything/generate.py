@@ -260,10 +260,9 @@ def _without_small_regions(
         if not len(which):
             continue
         changed[part[which]] = True
-        for i, cleaned in zip(
-            part[which].tolist(), compact_all(runs.numpy(), offsets.numpy()).take(which), strict=True
-        ):
-            counts[i] = cleaned
+        cleaned = compact_all(runs.numpy(), offsets.numpy()).take(which)
+        for i, one in zip(part[which].tolist(), cleaned, strict=True):
+            counts[i] = one
         heights = torch.full((len(part),), image_size[0], device="cpu")
         box = ops.rle_to_bbox(runs, offsets, heights).numpy()[which]  # x, y, w, h; zeros where there is nothing
         boxes[part[which]] = np.concatenate([box[:, :2], box[:, :2] + np.maximum(box[:, 2:] - 1, 0)], 1)

@@ -35,7 +35,7 @@ _PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
 _FEW_ON_GPU = 4
 
 # Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
-# them, a launch costs the same for all, and they take 1.3 GiB more: not on a GPU that has little memory. On a CPU, a
+# them, a launch costs the same for all, and they take some 1.3 GiB more: not where a GPU has little memory. On a CPU, a
 # chunk for each of some threads; with SAM's decoder it takes 60 MiB, and up to 24 for its logits.
 _POINTS_AT_ONCE = 64
 _MOST_POINTS_ON_CPU = 128

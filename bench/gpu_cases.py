@@ -203,13 +203,18 @@ def decode_work(context: Context, kind: Any, prompts: int, chosen: float) -> Wor
         return decoded.predicted_iou(), decoded.logits(rows, masks)
 
     flops = 2 * tokens * (prompts * PASS_MACS + len(wanted) * UPSCALE_MACS)
-    state = 2 * 114 * tokens * (3 * prompts + len(wanted))
+    state = context.dtype.itemsize * 114 * tokens * (3 * prompts + len(wanted))
     inputs = [(sparse,), (sparse.clone(),)]
     return Work(run, inputs, flops, state + 64.0 * tokens * len(rows), capture=False)  # which masks, the host says
 
 
-def decode_case(name: str, kind: Any, prompts: int, chosen: float) -> Case:
-    return Case("decoder", name, lambda context: decode_work(context, kind, prompts, chosen))
+def decode_case(name: str, kind: Any, prompts: int, chosen: float, dtype: torch.dtype | None = None) -> Case:
+    """dtype: another than that of the context."""
+    return Case("decoder", name, lambda context: decode_work(in_dtype(context, dtype), kind, prompts, chosen))
+
+
+def in_dtype(context: Context, dtype: torch.dtype | None) -> Context:
+    return replace(context, dtype=dtype or context.dtype)
 
 
 # Of what happens to prompts' tokens between their looks at the image.
@@ -264,7 +269,8 @@ def decoder_check(context: Context) -> tuple[float, float]:
     wide = [x.double() for x in image]
     exact = decoder.double().predict_masks(wide[0], wide[1], sparse.double(), wide[2])[0]
     wanted, usual = exact[:, 1:].flatten(0, 1), plain[:, 1:].flatten(0, 1)
-    return float((ours - wanted).abs().max()), 2 * float((usual - wanted).abs().max())
+    roundings = 4 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
+    return float((ours - wanted).abs().max()), 2 * float((usual - wanted).abs().max()) + roundings
 
 
 # For each operation: MAC per image token and prompt, bytes of its coefficients read and written.
@@ -316,10 +322,13 @@ DECODER = [
     decode_case("ours, one prompt", GpuImage, 1, 1.0),
     decode_case("PyTorch, folded, 64 prompts, all masks", FoldedImage, 64, 1.0),
     decode_case("PyTorch, folded, one prompt", FoldedImage, 1, 1.0),
+    decode_case("ours, 1,024 prompts, all masks, float32", GpuImage, 1024, 1.0, torch.float32),
+    decode_case("PyTorch, folded, 1,024 prompts, all masks, float32", FoldedImage, 1024, 1.0, torch.float32),
     Case("decoder", "PyTorch, plain, 1,024 prompts, all masks", plain_decoder),
 ]
 DECODER_CHECKS = [
     *(Check("decoder", op, lambda c, op=op: error_of(op, operation_arguments(c, op, 2), c)) for op in OPERATIONS),
     Check("decoder", "logits of 8 prompts", decoder_check),
+    Check("decoder", "logits of 8 prompts, float32", lambda c: decoder_check(in_dtype(c, torch.float32))),
     *(chain_check(op) for op in CHAINS),
 ]

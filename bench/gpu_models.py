@@ -135,6 +135,7 @@ def everything(context: Context, results: Results) -> None:
     recipe = str(checkpoint(name)), OPTIONS
     for title, given, label, dtype, batch in (
         (name, recipe, "float32", None, 64),
+        (f"{name} as it comes", recipe, "float32", None, None),
         (name, recipe, half, context.dtype, 64),
         (name, recipe, half, context.dtype, 1024),
         ("sam_nano as it comes", ("sam_nano.pt", {}), half, context.dtype, None),

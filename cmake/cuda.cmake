@@ -57,6 +57,7 @@ set(_fastsam_kernels
   csrc/decoder/decoder_cuda.cu
   csrc/decoder/decoder_cuda_bfloat16.cu
   csrc/decoder/decoder_cuda_float16.cu
+  csrc/decoder/decoder_cuda_float32.cu
   csrc/decoder/tokens_cuda.cu
   csrc/norm/norm_cuda.cu)
 set_source_files_properties(${_fastsam_exact_kernels} PROPERTIES COMPILE_OPTIONS -fmad=false)

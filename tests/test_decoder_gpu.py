@@ -25,6 +25,7 @@ from siblings import EMULATED, Calls, names_of, use_sibling
 from test_decoder import OPS, decoder_of, inputs
 
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+each_dtype = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 GRID, PROMPTS = (3, 7), 8
 PAIRS = torch.cartesian_prod(torch.arange(PROMPTS), torch.arange(4))
 
@@ -74,25 +75,27 @@ def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim
 
 
 @pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
-@each_half
+@each_dtype
 @torch.no_grad()
 def test_is_as_exact_as_the_plain_decoder(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, EMULATED)
-    check_as_exact(dtype, "cpu", (PROMPTS, 1))
+    check_as_exact(dtype, "cpu", (PROMPTS, 1) if dtype.itemsize == 2 else (PROMPTS,))
 
 
 @pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
-@pytest.mark.parametrize("dim", [128, 64])
+@pytest.mark.parametrize(("dtype", "dim"), [(torch.bfloat16, 128), (torch.bfloat16, 64), (torch.float32, 128)])
 @torch.no_grad()
-def test_a_narrower_decoder_is_as_exact(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_narrower_decoder_is_as_exact(dtype: torch.dtype, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, EMULATED)
-    check_as_exact(torch.bfloat16, "cpu", (PROMPTS,), dim)
+    check_as_exact(dtype, "cpu", (PROMPTS,), dim)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @torch.no_grad()
-def test_logits_of_any_pairs_are_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", 2)
-    decoder, given, sparse = half(torch.bfloat16)
+def test_logits_of_any_pairs_are_new_memory(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", dtype.itemsize)  # two at a time
+    decoder, given, sparse = half(dtype)
+    assert len(GpuImage(decoder, *given).decode(sparse).chunks) == PROMPTS // 2
     decoded = GpuImage(decoder, *given).decode(sparse)
     every = decoded.logits(PAIRS[:, 0], PAIRS[:, 1]).view(PROMPTS, 4, 12, 28)
     kept = every.clone()
@@ -184,14 +187,14 @@ def flat(result: Any) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.gpu
-@each_half
+@each_dtype
 @torch.no_grad()
 def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype) -> None:
     check_as_exact(dtype, "cuda", (PROMPTS, 1))
 
 
 @pytest.mark.gpu
-@each_half
+@each_dtype
 @pytest.mark.parametrize("dim", [128, 64])
 @torch.no_grad()
 def test_on_a_gpu_a_narrower_decoder_is_as_exact(dtype: torch.dtype, dim: int) -> None:
@@ -216,10 +219,11 @@ def test_on_a_gpu_a_thousand_prompts_give_the_same_as_few(dtype: torch.dtype) ->
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("count", [PROMPTS, 3])
 @torch.no_grad()
-def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int) -> None:
-    decoder, given, sparse = half(torch.bfloat16, "cuda")
+def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int, dtype: torch.dtype) -> None:
+    decoder, given, sparse = half(dtype, "cuda")
     assert serves_decoder(decoder, *given)
 
     def run() -> Tensor:
@@ -235,10 +239,11 @@ def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("count", [PROMPTS, 1])
 @torch.no_grad()
-def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int) -> None:
-    decoder, given, sparse = half(torch.bfloat16, "cuda")
+def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int, dtype: torch.dtype) -> None:
+    decoder, given, sparse = half(dtype, "cuda")
     image, sparse = GpuImage(decoder, *given), sparse[:count]
     expected = image.decode(sparse, (1, 2, 3)).predicted_iou()
     still, graph = torch.zeros_like(sparse), torch.cuda.CUDAGraph()
@@ -254,7 +259,7 @@ def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int) -> None:
 def test_on_a_gpu_another_stream_does_not_take_what_is_still_being_made() -> None:
     decoder, given, sparse = half(torch.bfloat16, "cuda")
     expected = GpuImage(half(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
-    prepared(decoder, half=True)
+    prepared(decoder, for_gpu=True)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(50_000_000)  # some tens of milliseconds

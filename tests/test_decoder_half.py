@@ -1,7 +1,7 @@
-"""The mask decoder in half precision: errors are at most twice those of plain PyTorch in the same dtype.
+"""The mask decoder on a GPU's tensor cores: errors are at most twice those of plain PyTorch in the same dtype.
 
 Both are compared with float64, on the same rounded inputs. The reference serves half precision on the CPU; the CUDA
-form has kernels for it.
+form has kernels for it, and for float32 as three products of TF32.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(not CUDA, reason="the compiled operations are of
 
 each_form = pytest.mark.parametrize("sibling", CUDA)
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+each_dtype = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 SIZE = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (3, 11)}
 
 
@@ -36,8 +37,13 @@ def check_errors(sibling: str, op: str, given: tuple[Any, ...]) -> None:
     found = run(ops.siblings(op)[sibling], op, given)
     for i, (wanted, usual, ours) in enumerate(zip(exact, plain, found, strict=True)):
         assert ours.dtype == usual.dtype and ours.shape == usual.shape and not ours.isnan().any(), i
-        error, allowed = (float((x.double() - wanted).abs().max()) if x.numel() else 0.0 for x in (ours, usual))
-        assert error <= 2 * allowed, (i, error, allowed)
+        if ours.dtype == torch.float32 or not ours.numel():  # where the largest of few errors is luck, down to none
+            errors = ((x.double() - wanted).square().mean().sqrt() if x.numel() else x.sum() for x in (ours, usual))
+            smallest = torch.finfo(torch.float32).eps * wanted.abs().max() if ours.numel() else 0.0
+        else:
+            errors, smallest = ((x.double() - wanted).abs().max() for x in (ours, usual)), 0.0
+        error, allowed = map(float, errors)
+        assert error <= 2 * allowed + smallest, (i, error, allowed)
 
 
 def check_mean_errors(sibling: str, op: str, draws: list[tuple[Any, ...]]) -> None:
@@ -61,7 +67,7 @@ def check_mean_errors(sibling: str, op: str, draws: list[tuple[Any, ...]]) -> No
 
 
 @each_form
-@each_half
+@each_dtype
 @pytest.mark.parametrize("op", LOOKS)
 @pytest.mark.parametrize(
     "size",
@@ -79,10 +85,11 @@ def test_errors(sibling: str, op: str, dtype: torch.dtype, size: dict[str, Any])
 
 
 @each_form
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass", "decoder_upscale"])
-def test_errors_over_several_parts_of_the_image(sibling: str, op: str) -> None:
+def test_errors_over_several_parts_of_the_image(sibling: str, op: str, dtype: torch.dtype) -> None:
     size = {**SIZE, "prompts": 1, "grid": (33, 50)}  # 104 panels; a block of a pass has 64
-    check_errors(sibling, op, arguments_in(torch.bfloat16, op, **size))
+    check_errors(sibling, op, arguments_in(dtype, op, **size))
 
 
 @each_form
@@ -116,7 +123,7 @@ def test_masks_of_many_prompts_are_made_in_larger_parts_and_the_same(sibling: st
 
 
 @each_form
-@each_half
+@each_dtype
 def test_second_pass_with_a_look_of_any_width(sibling: str, dtype: torch.dtype) -> None:
     *given, look, look_mix, length, state = arguments_in(dtype, "decoder_second_pass", **SIZE)
     rows = look_mix.unflatten(1, look.shape[1:3])
@@ -126,20 +133,22 @@ def test_second_pass_with_a_look_of_any_width(sibling: str, dtype: torch.dtype) 
 
 
 @each_form
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 20])
-def test_any_number_of_masks_of_a_prompt(sibling: str, count: int) -> None:
-    state, asked, factors, _, weights, *rest = arguments_in(torch.float16, "decoder_upscale", **SIZE)
+def test_any_number_of_masks_of_a_prompt(sibling: str, count: int, dtype: torch.dtype) -> None:
+    state, asked, factors, _, weights, *rest = arguments_in(dtype, "decoder_upscale", **SIZE)
     generator = torch.Generator().manual_seed(2)
     index = torch.randint(0, 2, (count,), generator=generator)
-    weights = torch.randn(count, 32, generator=generator).half()
+    weights = torch.randn(count, 32, generator=generator).to(dtype)
     out = torch.full((count, *rest[-1].shape[1:]), torch.nan)
     check_errors(sibling, "decoder_upscale", (state, asked, factors, index, weights, *rest[:-1], out))
 
 
 @each_form
-def test_a_pair_that_there_is_not_is_nan_and_others_are_as_before(sibling: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_pair_that_there_is_not_is_nan_and_others_are_as_before(sibling: str, dtype: torch.dtype) -> None:
     upscale = ops.siblings("decoder_upscale")[sibling]
-    state, asked, factors, index, *rest, out = arguments_in(torch.bfloat16, "decoder_upscale", **SIZE)
+    state, asked, factors, index, *rest, out = arguments_in(dtype, "decoder_upscale", **SIZE)
     upscale(state, asked, factors, index, *rest, out)
     kept = out.clone()
     for wrong in (-1, 2, 2**62, -(2**63)):
@@ -152,10 +161,11 @@ def test_a_pair_that_there_is_not_is_nan_and_others_are_as_before(sibling: str) 
 
 
 @each_form
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass"])
-def test_results_do_not_depend_on_other_prompts(sibling: str, op: str) -> None:
+def test_results_do_not_depend_on_other_prompts(sibling: str, op: str, dtype: torch.dtype) -> None:
     """Nor on where tensors begin in memory."""
-    given = arguments_in(torch.bfloat16, op, **SIZE)
+    given = arguments_in(dtype, op, **SIZE)
     shared = 4 if op == "decoder_first_pass" else 5
     alone = tuple(shifted(x[1:]) if isinstance(x, Tensor) and i >= shared else x for i, x in enumerate(given))
     call = ops.siblings(op)[sibling]
@@ -164,11 +174,11 @@ def test_results_do_not_depend_on_other_prompts(sibling: str, op: str) -> None:
 
 
 def shifted(x: Tensor) -> Tensor:
-    """A copy that begins two bytes into 16."""
+    """A copy that begins one element into 16 bytes."""
     return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
 
 
-@each_half
+@each_dtype
 @pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass"])
 @each_form
 def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str, dtype: torch.dtype) -> None:
@@ -198,21 +208,21 @@ def test_what_has_no_kernel_is_pytorchs_and_that_is_said(
         pytest.skip("the compiled operations are off")
     monkeypatch.setattr(logging.getLogger("fastsam_core"), "propagate", True)
     _native_cuda.say_served_by_pytorch.cache_clear()
-    exact = arguments_in(torch.float32, op, **SIZE)
+    exact = arguments_in(torch.float64, op, **SIZE)
     others = arguments_in(torch.float16, op, **{**SIZE, "heads": 4, "dim": 96})
     with caplog.at_level("INFO", logger="fastsam_core"):
         for given in (exact, others):
             results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
             assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     said = " ".join(record.getMessage() for record in caplog.records)
-    assert "kernels for float16 and bfloat16; the tensor is torch.float32" in said
+    assert "kernels for float32, float16 and bfloat16; the tensor is torch.float64" in said
     if op != "decoder_first_pass":  # which has heads of 12 channels
         assert f"{op} has no kernel for these sizes" in said
     assert cuda.why_not(op, exact[0]) and not cuda.why_not(op, others[0])
 
 
 @each_form
-@each_half
+@each_dtype
 def test_what_a_prompt_sees_first_does_not_depend_on_the_others(sibling: str, dtype: torch.dtype) -> None:
     q, keys, values, length = arguments_in(dtype, "decoder_first_look", **{**SIZE, "grid": (5, 40)})
     look = ops.siblings("decoder_first_look")[sibling]

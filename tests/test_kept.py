@@ -249,15 +249,15 @@ def test_a_copy_in_another_dtype_is_not_looked_at_again(monkeypatch: pytest.Monk
     model = model_of()
     half = in_dtype(model.mask_decoder, torch.bfloat16)
     assert isinstance(half, MaskDecoder)
-    first = prepared(half, half=True)
+    first = prepared(half, for_gpu=True)
     looked: list[nn.Module] = []
     numbers = kept_module._numbers
     monkeypatch.setattr(kept_module, "_numbers", lambda module: looked.append(module) or numbers(module))
-    assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, half=True) is first
+    assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, for_gpu=True) is first
     assert looked == [model.mask_decoder]
     in_place(model)
     changed = in_dtype(model.mask_decoder, torch.bfloat16)
-    assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, half=True) is not first
+    assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, for_gpu=True) is not first
 
 
 @torch.no_grad()

@@ -55,13 +55,6 @@ struct Right<float> {
   uint32_t high[2][2][2], low[2][2][2];  // [column / 8][depth / 8]
 };
 
-// To nearest, so that what is left over fits a TF32, too, but for a bit. That is cut off: rounded it would be as far
-// off, and a NaN all of whose bits are set, as GPUs make them, would become a zero, as its first part does.
-__device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low) {
-  high = (__float_as_uint(value) + 0x1000u) & 0xffffe000u;
-  low = __float_as_uint(value - __uint_as_float(high)) & 0xffffe000u;
-}
-
 // The rows from `row`, a multiple of 8, on, and of their elements the 16 from 16 * step on: queries.
 template <int kDim, typename T>
 __device__ __forceinline__ void load_rows(Left<T>& to, const T* tile, int row, int step) {

@@ -77,6 +77,7 @@ int64_t parts(int64_t length) { return kernels::parts_of(panels_of(length), kern
 void bind_decoder(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> released;
   m.attr("DECODER_SHARED_BYTES") = kernels::kSharedBytes;
+  m.attr("DECODER_SHARED_BYTES_OF_FLOATS") = kernels::kSharedBytesOfFloats;
   m.def("decoder_parts", &parts, py::arg("length"));
   m.def("decoder_first_look", &first_look, py::arg("dtype"), py::arg("q"), py::arg("keys"), py::arg("values"),
         py::arg("rows"), py::arg("length"), py::arg("out"), py::arg("stream"), released);

@@ -1,4 +1,4 @@
-// Half precision in kernels: two 16-bit types, one way to convert and to pack each. Included by cuda.h.
+// Element types of kernels, two of 16 bits and float: one way to convert and to pack each. Included by cuda.h.
 #pragma once
 
 #include <cstring>
@@ -16,6 +16,10 @@ __device__ __forceinline__ float to_float(bfloat16 value) { return __bfloat162fl
 template <typename T>
 __device__ __forceinline__ T from_float(float value);
 template <>
+__device__ __forceinline__ float from_float<float>(float value) {
+  return value;
+}
+template <>
 __device__ __forceinline__ half from_float<half>(float value) {
   return __float2half_rn(value);
 }
@@ -24,9 +28,25 @@ __device__ __forceinline__ bfloat16 from_float<bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
-// Two values in one register, the first in the lower half, as fragments of matrix products hold them.
+// Two neighbours, as fragments of matrix products hold them: of 16 bits each in one register, the first in its lower
+// half.
 template <typename T>
-__device__ __forceinline__ uint32_t pack(float first, float second);
+struct PairOf {
+  using Type = uint32_t;
+};
+template <>
+struct PairOf<float> {
+  using Type = float2;
+};
+template <typename T>
+using Pair = typename PairOf<T>::Type;
+
+template <typename T>
+__device__ __forceinline__ Pair<T> pack(float first, float second);
+template <>
+__device__ __forceinline__ float2 pack<float>(float first, float second) {
+  return make_float2(first, second);
+}
 template <>
 __device__ __forceinline__ uint32_t pack<half>(float first, float second) {
   const __half2 both = __floats2half2_rn(first, second);
@@ -43,7 +63,11 @@ __device__ __forceinline__ uint32_t pack<bfloat16>(float first, float second) {
 }
 
 template <typename T>
-__device__ __forceinline__ float2 unpack(uint32_t both);
+__device__ __forceinline__ float2 unpack(Pair<T> both);
+template <>
+__device__ __forceinline__ float2 unpack<float>(float2 both) {
+  return both;
+}
 template <>
 __device__ __forceinline__ float2 unpack<half>(uint32_t both) {
   __half2 halves;

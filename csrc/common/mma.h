@@ -105,4 +105,12 @@ __device__ __forceinline__ void cp_async_wait() {
 
 #endif
 
+// A float as two TF32 numbers that add up to it, to 2^-22. The first is rounded to nearest, so that what is left over
+// fits a TF32, too, but for a bit. That is cut off: rounded it would be as far off, and a NaN all of whose bits are
+// set, as GPUs make them, would become a zero, as its first part does.
+__device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low) {
+  high = (__float_as_uint(value) + 0x1000u) & 0xffffe000u;
+  low = __float_as_uint(value - __uint_as_float(high)) & 0xffffe000u;
+}
+
 }  // namespace fastsam::cuda

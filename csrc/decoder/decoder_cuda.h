@@ -1,5 +1,5 @@
-// The two-way mask decoder's work on image tokens on a GPU: the operations of decoder.h in half precision, on device
-// pointers, started on a stream. Calls return before the work is done.
+// The two-way mask decoder's work on image tokens on a GPU: the operations of decoder.h in half precision and in
+// float32, on device pointers, started on a stream. Calls return before the work is done.
 //
 // Tensor cores multiply in half precision and add in float32. What is made of an image token stays in registers and
 // shared memory: a warp takes 16 of them (the rows of a product) and the prompt's tokens, 8 of each of 8 heads, are its
@@ -19,6 +19,10 @@
 //   shared      the prompt's matrices are read again for each 16 or 32 tokens, at 128 bytes a clock: 1.5 ms
 //   GELU        768 for each image token and prompt, 8 to 16 instructions each: 1.0 to 1.8 ms on all four schedulers
 // They overlap as far as warps do that wait for different things; only masks that pass the IoU threshold need the last.
+//
+// A float is multiplied as two TF32 numbers, in three products (`split` in common/mma.h): six products of half the
+// depth for each of half precision, and five other instructions for each of those six, which split what they take.
+// Everything that is stored takes twice the room.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +34,8 @@ namespace fastsam::decoder::cuda {
 
 constexpr int kHeads = 8, kDim = 16, kTokens = 8, kMiddle = 64, kNarrow = 32;
 constexpr int kRows = kHeads * kTokens;
-// Shared memory that a block needs at most, in bytes.
-constexpr int64_t kSharedBytes = 160 * 1024;
+// Shared memory that a block needs at most, in bytes: in half precision, and of floats.
+constexpr int64_t kSharedBytes = 160 * 1024, kSharedBytesOfFloats = 192 * 1024;
 // From so many prompts on, blocks have several of them.
 constexpr int64_t kManyPrompts = 64;
 
@@ -48,9 +52,9 @@ FASTSAM_HD constexpr int upscale_steps(int64_t rows) { return rows <= 128 ? 8 : 
 
 // All operands lie as the lanes of a warp hold them (g = lane / 4, t = lane % 4):
 //   fragments   16 x 16 elements in 512 bytes, by lane four pairs: row g and row g + 8 of columns 2t, 2t + 1, then the
-//               same of columns 2t + 8, 2t + 9
+//               same of columns 2t + 8, 2t + 9; of floats first those of columns 2t, 2t + 1 of all lanes
 //   vectors     8 columns x 16 of depth in 256 bytes, by lane column g, depth 2t, 2t + 1, then 2t + 8, 2t + 9
-//   matrices    8 columns x 32 of depth in 512 bytes, two of those side by side by lane
+//   matrices    8 columns x 32 of depth in 512 bytes, two of those side by side by lane; of floats one after the other
 // Rows of a prompt are `kRows`, 8 for each head; what its tokens don't fill is zero. Pointers are at multiples of 16.
 struct FirstLook {
   const void* q;       // (heads, rows, 16), scaled
@@ -98,9 +102,9 @@ struct Upscaling {
   int64_t asked_count, rows, height, width;
 };
 
-// half or bfloat16. shared_memory: bytes that each multiprocessor of the device has, by which the kernel is chosen.
-// std::invalid_argument for another dtype or a size without a kernel, std::runtime_error where a
-// kernel can't be started.
+// float, half or bfloat16. shared_memory: bytes that each multiprocessor of the device has, by which the kernel is
+// chosen. std::invalid_argument for another dtype or a size without a kernel, std::runtime_error where a kernel can't
+// be started.
 void first_look(const FirstLook& look, DType dtype, void* stream);
 void pass(const Pass& pass, DType dtype, int64_t shared_memory, void* stream);
 void upscale(const Upscaling& upscaling, DType dtype, void* stream);

@@ -11,11 +11,11 @@ namespace fastsam::decoder::cuda {
 // image tokens as there are warps. What a warp needs of the image comes from the second-level cache, some 300 clocks
 // away, so it is asked for one step ahead.
 constexpr int kPassThreads = 256, kPassWarps = kPassThreads / kWarp, kTilePanels = kPassWarps;
-constexpr int kFragment = 4 * kWarp;  // 32-bit words
+constexpr int kFragment = 4 * kWarp;  // pairs
 
 __device__ __forceinline__ int warp_of_prompt() { return warp() % kPassWarps; }
 
-template <bool kSecond, bool kNarrow>
+template <typename T, bool kSecond, bool kNarrow>
 struct PassShape {
   static constexpr int kSteps = kSecond ? 8 : 4;  // 16 coefficients each
   static constexpr int kProjections = kSecond ? 6 : 4;
@@ -25,22 +25,29 @@ struct PassShape {
   static constexpr int kColumns = 8 * kTiles;
   static constexpr int kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
   // Of shared memory, in 16-byte vectors, in this order.
-  static constexpr int kVectors = kHeads * kWarp / 2, kMatrix = 16 * kWarp;
-  static constexpr int kLookMix = kTiles * kSteps / 2 * kWarp;
-  static constexpr int kCoefficients = kTilePanels * kSteps * kWarp, kScratch = kPassWarps * kWarp;
+  static constexpr int kEach = kWarp * kWide<T>;  // of 16 x 16 elements
+  static constexpr int kVectors = kHeads * kEach / 2, kMatrix = 16 * kEach;
+  static constexpr int kLookMix = kTiles * kSteps / 2 * kEach;
+  static constexpr int kCoefficients = kTilePanels * kSteps * kEach, kScratch = kPassWarps * kEach;
   static constexpr int kFloats = 2 * 16 * kTilePanels + (kSecond ? 3 * kRows + 2 * kColumns : 0);
   static constexpr int kAll =
       (kSecond ? 4 : 3) * kVectors + (kSecond ? 4 : 1) * kMatrix + kLookMix + kCoefficients + kScratch + kFloats / 4;
   static constexpr size_t kBytes = 16 * size_t{kAll};
+  // Heads that a loop over them takes together, of floats fewer for want of registers.
+  static constexpr int kHeadsAtOnce = kWide<T> > 1 ? 1 : 2;
+  // On a multiprocessor, which registers must have room for.
+  static constexpr int blocks(int together) { return together > 1 || (kSecond && kWide<T> > 1) ? 1 : 2; }
 };
 
 // A block's shared memory.
-template <bool kSecond, bool kNarrow>
+template <typename T, bool kSecond, bool kNarrow>
 struct PassMemory {
-  using Shape = PassShape<kSecond, kNarrow>;
-  uint2 *keys, *cross, *look, *own;
+  using Shape = PassShape<T, kSecond, kNarrow>;
+  using Vectors = Right<T>*;
+  using Pairs = Pair<T>*;
+  Vectors keys, cross, look, own;
   uint4 *gram, *look_mix, *keys_mix, *own_gram, *cross_mix;
-  uint32_t *coefficients, *scratch;
+  Pairs coefficients, scratch;
   float *scale, *one, *keys_bias, *own_bias, *cross_bias, *look_rest;
 
   __device__ __forceinline__ explicit PassMemory(uint4* at) {
@@ -49,17 +56,17 @@ struct PassMemory {
       at += vectors;
       return piece;
     };
-    keys = reinterpret_cast<uint2*>(take(Shape::kVectors));
-    cross = reinterpret_cast<uint2*>(take(Shape::kVectors));
-    look = reinterpret_cast<uint2*>(take(Shape::kVectors));
-    own = reinterpret_cast<uint2*>(take(kSecond ? Shape::kVectors : 0));
+    keys = reinterpret_cast<Vectors>(take(Shape::kVectors));
+    cross = reinterpret_cast<Vectors>(take(Shape::kVectors));
+    look = reinterpret_cast<Vectors>(take(Shape::kVectors));
+    own = reinterpret_cast<Vectors>(take(kSecond ? Shape::kVectors : 0));
     gram = take(Shape::kMatrix);
     look_mix = take(Shape::kLookMix);
     keys_mix = take(kSecond ? Shape::kMatrix : 0);
     own_gram = take(kSecond ? Shape::kMatrix : 0);
     cross_mix = take(kSecond ? Shape::kMatrix : 0);
-    coefficients = reinterpret_cast<uint32_t*>(take(Shape::kCoefficients));
-    scratch = reinterpret_cast<uint32_t*>(take(Shape::kScratch));
+    coefficients = reinterpret_cast<Pairs>(take(Shape::kCoefficients));
+    scratch = reinterpret_cast<Pairs>(take(Shape::kScratch));
     scale = reinterpret_cast<float*>(at);
     one = scale + 16 * kTilePanels;
     keys_bias = one + 16 * kTilePanels;
@@ -94,19 +101,19 @@ struct PassMemory {
     cp_async_wait<0>();
   }
 
-  __device__ __forceinline__ uint32_t* step(int panel, int number) const {
+  __device__ __forceinline__ Pairs step(int panel, int number) const {
     return coefficients + (panel * Shape::kSteps + number) * kFragment;
   }
-  // The lane's own words of one head, `kWarp` apart, of the coefficients from step `first` on. Heads are a loop, as
+  // The lane's own pairs of one head, `kWarp` apart, of the coefficients from step `first` on. Heads are a loop, as
   // unrolled they would take more registers than there are: what is one head's is found here.
-  __device__ __forceinline__ uint32_t* of_head(int panel, int first, int head) const {
-    return step(panel, first + head / 2) + head % 2 * 2 * kWarp + lane();
+  __device__ __forceinline__ Pairs of_head(int panel, int first, int head) const {
+    return step(panel, first + head / 2) + head % 2 * 2 * kWarp + place<T>();
   }
 };
 
 // The sum over 8 columns of a head's coefficients times d.
 template <typename T>
-__device__ __forceinline__ void add_products(float (&to)[2], const uint32_t* of_head, const float (&d)[4]) {
+__device__ __forceinline__ void add_products(float (&to)[2], const Pair<T>* of_head, const float (&d)[4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float2 two = unpack<T>(of_head[half * kWarp]);
@@ -115,22 +122,22 @@ __device__ __forceinline__ void add_products(float (&to)[2], const uint32_t* of_
 }
 
 template <typename T>
-__device__ __forceinline__ void pack_head(uint32_t* of_head, const float (&d)[4]) {
+__device__ __forceinline__ void pack_head(Pair<T>* of_head, const float (&d)[4]) {
   of_head[0] = pack<T>(d[0], d[1]), of_head[kWarp] = pack<T>(d[2], d[3]);
 }
 
 // The warp's coefficients of 4 steps, as its lanes have written them.
-template <typename Memory>
-__device__ __forceinline__ void load_own(const Memory& memory, int panel, int first, uint32_t (&to)[4][4]) {
+template <typename T, typename Memory>
+__device__ __forceinline__ void load_own(const Memory& memory, int panel, int first, Pair<T> (&to)[4][4]) {
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) to[step][j] = memory.step(panel, first + step)[j * kWarp + lane()];
+    for (int j = 0; j < 4; ++j) to[step][j] = memory.step(panel, first + step)[j * kWarp + place<T>()];
   }
 }
 
 template <typename T>
-__device__ __forceinline__ void scale_fragment(uint32_t (&x)[4], const float (&by)[2]) {
+__device__ __forceinline__ void scale_fragment(Pair<T> (&x)[4], const float (&by)[2]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float2 two = unpack<T>(x[i]);
@@ -139,10 +146,10 @@ __device__ __forceinline__ void scale_fragment(uint32_t (&x)[4], const float (&b
 }
 
 // Fragments of one head of `kCount` projections of the image, asked for a head ahead.
-template <int kCount>
+template <typename T, int kCount>
 struct Ahead {
   const uint4* image;  // the first head's of the first projection
-  uint32_t next[kCount][4];
+  Pair<T> next[kCount][4];
 
   __device__ __forceinline__ explicit Ahead(const uint4* from) : image(from) { ask(0); }
   __device__ __forceinline__ void ask(int head) {
@@ -150,7 +157,7 @@ struct Ahead {
     for (int i = 0; i < kCount; ++i) load_fragment(next[i], image, i * kHeads + head);
   }
   // Those of `head`, while the next head's are on their way.
-  __device__ __forceinline__ void take(uint32_t (&now)[kCount][4], int head) {
+  __device__ __forceinline__ void take(Pair<T> (&now)[kCount][4], int head) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
 #pragma unroll
@@ -173,35 +180,37 @@ __device__ __forceinline__ float inverse(float variance, float eps) { return rsq
 
 // The coefficients of a warp's panel, which is `at` in the image and `panel` in the tile.
 template <typename T>
-__device__ __forceinline__ void first_coefficients(const Pass& pass, const PassMemory<false, false>& memory, int64_t at,
-                                                   int panel) {
-  const auto* const image = static_cast<const uint4*>(pass.image) + at * 4 * kHeads * kWarp;
+__device__ __forceinline__ void first_coefficients(const Pass& pass, const PassMemory<T, false, false>& memory,
+                                                   int64_t at, int panel) {
+  using Shape = PassShape<T, false, false>;
+  constexpr int kAtOnce = Shape::kHeadsAtOnce;
+  const auto* const image = static_cast<const uint4*>(pass.image) + at * 4 * kHeads * kWarp * kWide<T>;
   float norms[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) norms[half] = pass.norms[at * 16 + group() + 8 * half];
   // Added to the scores of tokens that aren't there.
   const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY,
                             2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
-  Ahead<1> keys(image), cross(image + kHeads * kWarp);
-#pragma unroll 2
+  Ahead<T, 1> keys(image), cross(image + kHeads * kWarp * kWide<T>);
+#pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
-    uint32_t left[1][4];
+    Pair<T> left[1][4];
     keys.take(left, head);
     float scores[4] = {nothing[0], nothing[1], nothing[0], nothing[1]};
     multiply<T>(scores, left[0], memory.keys[head * kWarp + lane()]);
     softmax_of_tokens(scores);
     pack_head<T>(memory.of_head(panel, 0, head), scores);
   }
-  uint32_t weights[4][4];
-  load_own(memory, panel, 0, weights);
+  Pair<T> weights[4][4];
+  load_own<T>(memory, panel, 0, weights);
   float variance[2] = {};
-#pragma unroll 2
+#pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
-    uint32_t left[1][4];
+    Pair<T> left[1][4];
     cross.take(left, head);
     float products[4] = {};
     multiply<T>(products, left[0], memory.cross[head * kWarp + lane()]);
-    multiply_rows<T>(products, weights, memory.gram + head * 2 * kWarp);
+    multiply_rows<T>(products, weights, memory.gram + head * 2 * Shape::kEach);
     add_products<T>(variance, memory.of_head(panel, 0, head), products);
   }
   float scale[2];
@@ -210,10 +219,11 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
     scale[half] = inverse(sum_of_row(variance[half]) + norms[half], pass.eps);
     if (pair() == 0) memory.scale[panel * 16 + group() + 8 * half] = scale[half];
   }
+  if constexpr (kWide<T> > 1) load_own<T>(memory, panel, 0, weights);  // rather than keep them beside their parts
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     scale_fragment<T>(weights[step], scale);
-    store_fragment(memory.step(panel, step), weights[step]);
+    store_fragment<T>(memory.step(panel, step), weights[step]);
   }
 }
 
@@ -232,62 +242,72 @@ __device__ __forceinline__ void copy_state(const Memory& memory, const T* from, 
 }
 
 template <typename T, bool kNarrow>
-__device__ __forceinline__ void second_coefficients(const Pass& pass, const PassMemory<true, kNarrow>& memory,
+__device__ __forceinline__ void second_coefficients(const Pass& pass, const PassMemory<T, true, kNarrow>& memory,
                                                     const T* state, int64_t at, int panel) {
-  const auto* const image = static_cast<const uint4*>(pass.image) + at * 6 * kHeads * kWarp;
+  using Shape = PassShape<T, true, kNarrow>;
+  constexpr int kAtOnce = Shape::kHeadsAtOnce;
+  const auto* const image = static_cast<const uint4*>(pass.image) + at * 6 * kHeads * kWarp * kWide<T>;
   const int tokens = static_cast<int>(pass.tokens), rows = kHeads * tokens;
   const T* const left_behind = state + at * (int64_t{2 * rows + 2} * 16);
-  copy_state(memory, left_behind, panel, tokens);
-  Ahead<2> queries(image);
+  if constexpr (kWide<T> == 1) copy_state(memory, left_behind, panel, tokens);
+  Ahead<T, 2> queries(image);
   float scale[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) scale[half] = to_float(left_behind[2 * rows * 16 + group() + 8 * half]);
-  cp_async_wait<0>();
-  __syncwarp();
-  uint32_t before[4][4], weights[4][4];
+  Pair<T> before[4][4], weights[4][4];
+  if constexpr (kWide<T> == 1) {
+    cp_async_wait<0>();
+    __syncwarp();
 #pragma unroll
-  for (int step = 0; step < 4; ++step) ldmatrix_x4_trans(before[step], memory.step(panel, step) + 4 * lane());
-  __syncwarp();
+    for (int step = 0; step < 4; ++step) load_turned<T>(before[step], memory.step(panel, step));
+    __syncwarp();
+  } else {
 #pragma unroll
-  for (int step = 0; step < 4; ++step) store_fragment(memory.step(panel, step), before[step]);
-#pragma unroll 2
+    for (int step = 0; step < 4; ++step) {
+      const T* const from = left_behind + 2 * step * tokens * 16;
+      load_columns(before[step], from, tokens, from + tokens * 16, tokens);
+    }
+  }
+#pragma unroll
+  for (int step = 0; step < 4; ++step) store_fragment<T>(memory.step(panel, step), before[step]);
+#pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
-    uint32_t left[2][4];
+    Pair<T> left[2][4];
     queries.take(left, head);
-    const uint2 keys = memory.keys[head * kWarp + lane()];
+    const Right<T> keys = memory.keys[head * kWarp + lane()];
     float scores[4] = {};
     multiply<T>(scores, left[0], keys);
     scale_rows(scores, scale);
     multiply<T>(scores, left[1], keys);
-    multiply_rows<T>(scores, before, memory.keys_mix + head * 2 * kWarp);
+    multiply_rows<T>(scores, before, memory.keys_mix + head * 2 * Shape::kEach);
     add_columns(scores, memory.keys_bias + head * kTokens);
     softmax_of_tokens(scores);
     pack_head<T>(memory.of_head(panel, 4, head), scores);
   }
-  Ahead<2> both(image + 2 * kHeads * kWarp);
+  Ahead<T, 2> both(image + 2 * kHeads * kWarp * kWide<T>);
   float norms[2][2], variance[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) norms[half][j] = pass.norms[at * 32 + 16 * j + group() + 8 * half];
   }
-  load_own(memory, panel, 4, weights);
-#pragma unroll 2
+  load_own<T>(memory, panel, 4, weights);
+#pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
-    uint32_t left[2][4];
+    Pair<T> left[2][4];
     both.take(left, head);
     float products[4] = {};
     multiply<T>(products, left[0], memory.own[head * kWarp + lane()]);
     scale_rows(products, scale);
-    multiply_rows<T>(products, before, memory.own_gram + head * 2 * kWarp);
+    multiply_rows<T>(products, before, memory.own_gram + head * 2 * Shape::kEach);
     add_columns(products, memory.own_bias + head * kTokens);
     add_products<T>(variance, memory.of_head(panel, 0, head), products);
 #pragma unroll
     for (int j = 0; j < 4; ++j) products[j] = 0.0f;
     multiply<T>(products, left[1], memory.cross[head * kWarp + lane()]);
     scale_rows(products, scale);
-    multiply_rows<T>(products, before, memory.cross_mix + head * 2 * kWarp);
-    multiply_rows<T>(products, weights, memory.gram + head * 2 * kWarp);
+    multiply_rows<T>(products, before, memory.cross_mix + head * 2 * Shape::kEach);
+    multiply_rows<T>(products, weights, memory.gram + head * 2 * Shape::kEach);
     add_columns(products, memory.cross_bias + head * kTokens);
     add_products<T>(variance, memory.of_head(panel, 4, head), products);
   }
@@ -301,12 +321,16 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
       memory.one[row] = one[half], memory.scale[row] = scale[half] * one[half];
     }
   }
+  if constexpr (kWide<T> > 1) {
+    load_own<T>(memory, panel, 0, before);
+    load_own<T>(memory, panel, 4, weights);
+  }
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     scale_fragment<T>(before[step], one);
-    store_fragment(memory.step(panel, step), before[step]);
+    store_fragment<T>(memory.step(panel, step), before[step]);
     scale_fragment<T>(weights[step], one);
-    store_fragment(memory.step(panel, 4 + step), weights[step]);
+    store_fragment<T>(memory.step(panel, 4 + step), weights[step]);
   }
 }
 

@@ -7,6 +7,10 @@
 //   second pass, narrow        256        128       86 KB                  16 (2)
 //   second pass, wide          256        128       94 KB                  16 (2)
 //   upscaling            512 / 384  128 - 168  147 / 159 KB           16 / 12
+//   of floats: first look      256        128       26 KB                  16
+//   first pass                 256        128       87 KB                  16 (1)
+//   second pass                256        255      174 to 191 KB            8 (1)
+//   upscaling                  384        168       68 to 76 KB            12
 #pragma once
 
 #include "decoder/decoder_cuda_call.cuh"
@@ -27,15 +31,16 @@ template <typename T, bool kSecond, bool kNarrow, int kTogether>
 void launch_together(const Pass& pass, void* stream) {
   const int64_t blocks = (pass.prompts + kTogether - 1) / kTogether * parts_of(pass.panels, kPartPanels);
   launch((pass_kernel<T, kSecond, kNarrow, kTogether>), blocks_for(blocks, 1), kPassThreads * kTogether,
-         kTogether * PassShape<kSecond, kNarrow>::kBytes, static_cast<cudaStream_t>(stream), pass);
+         kTogether * PassShape<T, kSecond, kNarrow>::kBytes, static_cast<cudaStream_t>(stream), pass);
 }
 
 template <typename T, bool kSecond, bool kNarrow>
 void launch_pass(const Pass& pass, int64_t shared, void* stream) {
-  constexpr int kTogether = kSecond ? 2 : 3;
+  constexpr int kTogether = kWide<T> > 1 ? 1 : kSecond ? 2 : 3;
   // Few prompts are better off on as many multiprocessors as there are. Each block occupies a kilobyte more.
-  const bool room = kTogether * PassShape<kSecond, kNarrow>::kBytes + 1024 <= static_cast<uint64_t>(shared);
-  if (room && pass.prompts >= kManyPrompts) return launch_together<T, kSecond, kNarrow, kTogether>(pass, stream);
+  const bool room = kTogether * PassShape<T, kSecond, kNarrow>::kBytes + 1024 <= static_cast<uint64_t>(shared);
+  if (kTogether > 1 && room && pass.prompts >= kManyPrompts)
+    return launch_together<T, kSecond, kNarrow, kTogether>(pass, stream);
   launch_together<T, kSecond, kNarrow, 1>(pass, stream);
 }
 
@@ -46,8 +51,11 @@ void pass_of(const Pass& pass, int64_t shared, void* stream) {
   launch_pass<T, true, false>(pass, shared, stream);
 }
 
-static_assert(2 * PassShape<true, false>::kBytes <= 227 * 1024 && 2 * PassShape<true, true>::kBytes <= 227 * 1024);
-static_assert(PassShape<true, false>::kBytes <= kSharedBytes && UpscaleShape<10>::kBytes <= kSharedBytes);
+static_assert(2 * PassShape<half, true, false>::kBytes <= 227 * 1024 &&
+              2 * PassShape<half, true, true>::kBytes <= 227 * 1024);
+static_assert(PassShape<half, true, false>::kBytes <= kSharedBytes && UpscaleShape<half, 10>::kBytes <= kSharedBytes);
+static_assert(PassShape<float, true, false>::kBytes <= kSharedBytesOfFloats &&
+              UpscaleShape<float, 10>::kBytes <= kSharedBytesOfFloats);
 
 template <typename T, int kSteps>
 void launch_upscale(const Upscaling& up, void* stream) {
@@ -56,10 +64,11 @@ void launch_upscale(const Upscaling& up, void* stream) {
   // brought to fewer blocks.
   int part_panels = kUpscalePanels;
   for (int blocks = 512; blocks >= 128 && up.asked_count * parts_of(panels, part_panels) < blocks; blocks /= 2) {
-    part_panels = UpscaleShape<kSteps>::kWarps * (blocks / 128);
+    part_panels = UpscaleShape<T, kSteps>::kWarps * (blocks / 128);
   }
-  launch((upscale_kernel<T, kSteps>), blocks_for(up.asked_count * parts_of(panels, part_panels), 1),
-         UpscaleShape<kSteps>::kThreads, UpscaleShape<kSteps>::kBytes, static_cast<cudaStream_t>(stream), up,
+  constexpr int kGroups = 4 / UpscaleShape<T, kSteps>::kCells;
+  launch((upscale_kernel<T, kSteps>), blocks_for(up.asked_count * kGroups * parts_of(panels, part_panels), 1),
+         UpscaleShape<T, kSteps>::kThreads, UpscaleShape<T, kSteps>::kBytes, static_cast<cudaStream_t>(stream), up,
          part_panels);
 }
 

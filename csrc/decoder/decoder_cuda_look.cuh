@@ -11,7 +11,7 @@ constexpr int kLookThreads = 256, kLookTiles = 2, kLookQuarters = 4, kLookWarps 
 constexpr int kLookWarpRows = kLookTiles * 16, kLookRows = kLookWarps / kLookQuarters * kLookWarpRows;
 
 template <typename T>
-__global__ void __launch_bounds__(kLookThreads, 3) first_look_kernel(const FirstLook look) {
+__global__ void __launch_bounds__(kLookThreads, kWide<T> > 1 ? 2 : 3) first_look_kernel(const FirstLook look) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   constexpr int kPitch = kDim + 8;  // against bank conflicts
   __shared__ float tops[kLookWarps][kLookWarpRows], totals[kLookWarps][kLookWarpRows];
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kLookThreads, 3) first_look_kernel(const First
   const int64_t begin = warp() % kLookQuarters * quarter;
   const int64_t end = first < look.rows ? min(begin + quarter, look.panels) : 0;
   const T* const q = static_cast<const T*>(look.q) + head * look.rows * kDim;
-  uint32_t left[kLookTiles][4];
+  Pair<T> left[kLookTiles][4];
   float top[kLookTiles][2], total[kLookTiles][2] = {}, out[kLookTiles][2][4] = {};
 #pragma unroll
   for (int i = 0; i < kLookTiles; ++i) {
@@ -30,18 +30,18 @@ __global__ void __launch_bounds__(kLookThreads, 3) first_look_kernel(const First
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int64_t row = min(first + 16 * i + group() + 8 * (j % 2), look.rows - 1);
-      left[i][j] = *reinterpret_cast<const uint32_t*>(q + row * kDim + 2 * pair() + 8 * (j / 2));
+      left[i][j] = *reinterpret_cast<const Pair<T>*>(q + row * kDim + 2 * pair() + 8 * (j / 2));
     }
   }
   const auto* const keys = static_cast<const uint4*>(look.keys);
   const auto* const values = static_cast<const uint4*>(look.values);
-  uint32_t key[4], value[4];
+  Pair<T> key[4], value[4];
   if (begin < end) {
     load_fragment(key, keys, begin * kHeads + head);
     load_fragment(value, values, head * look.panels + begin);
   }
   for (int64_t panel = begin; panel < end; ++panel) {
-    uint32_t next_key[4], next_value[4];
+    Pair<T> next_key[4], next_value[4];
     const int64_t next = min(panel + 1, end - 1);
     load_fragment(next_key, keys, next * kHeads + head);
     load_fragment(next_value, values, head * look.panels + next);
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kLookThreads, 3) first_look_kernel(const First
     bool behind = false;
 #pragma unroll
     for (int i = 0; i < kLookTiles; ++i) {
-      mma_m16n8k16<T>(scores[i][0], left[i], key[0], key[2]);
-      mma_m16n8k16<T>(scores[i][1], left[i], key[1], key[3]);
+      multiply<T>(scores[i][0], left[i], right_of(key[0], key[2]));
+      multiply<T>(scores[i][1], left[i], right_of(key[1], key[3]));
 #pragma unroll
       for (int j = 0; j < 8; ++j) scores[i][j / 4][j % 4] *= kLog2E;
     }
@@ -95,11 +95,11 @@ __global__ void __launch_bounds__(kLookThreads, 3) first_look_kernel(const First
         score = power_of_two(score - top[i][j % 4 / 2]);
         total[i][j % 4 / 2] += score;
       }
-      uint32_t weights[4];
+      Pair<T> weights[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) weights[j] = pack<T>(scores[i][j / 2][j % 2 * 2], scores[i][j / 2][j % 2 * 2 + 1]);
-      mma_m16n8k16<T>(out[i][0], weights, value[0], value[2]);
-      mma_m16n8k16<T>(out[i][1], weights, value[1], value[3]);
+      multiply<T>(out[i][0], weights, right_of(value[0], value[2]));
+      multiply<T>(out[i][1], weights, right_of(value[1], value[3]));
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) key[j] = next_key[j], value[j] = next_value[j];
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kLookThreads, 3) first_look_kernel(const First
   }
   const float share = 1.0f / sum;
   T* const to = static_cast<T*>(look.out) + (head * look.rows + first_of_block + number) * kDim + channel;
-  *reinterpret_cast<uint2*>(to) = make_uint2(pack<T>(x[0] * share, x[1] * share), pack<T>(x[2] * share, x[3] * share));
+  *reinterpret_cast<Right<T>*>(to) = right_of(pack<T>(x[0] * share, x[1] * share), pack<T>(x[2] * share, x[3] * share));
 #endif
 }
 

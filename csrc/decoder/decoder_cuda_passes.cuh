@@ -17,9 +17,9 @@ struct Share {
 };
 
 // What a warp gathers of the image, for a tile of 8 columns.
-template <bool kSecond, bool kNarrow>
+template <typename T, bool kSecond, bool kNarrow>
 struct Gathered {
-  using Shape = PassShape<kSecond, kNarrow>;
+  using Shape = PassShape<T, kSecond, kNarrow>;
   static constexpr int kHeadsOfTile = Shape::kHeadsOfTile;
   float top[2] = {kNoTop, kNoTop}, total[2] = {};
   float rest[2][2] = {};  // of the last two coefficients
@@ -74,8 +74,8 @@ struct Gathered {
 
   // The sums of two warps that share a tile, to the first of them by way of shared memory: `kValues` words of a lane.
   // All warps of the block call this together.
-  __device__ __forceinline__ void merge(const Share<Shape>& share, uint32_t* memory) {
-    float* at = reinterpret_cast<float*>(memory) + share.tile * kValues * kWarp + lane();
+  __device__ __forceinline__ void merge(const Share<Shape>& share, void* memory) {
+    float* at = static_cast<float*>(memory) + share.tile * kValues * kWarp + lane();
     __syncthreads();  // the coefficients have been read
     if (share.number == 1) {
 #pragma unroll
@@ -140,24 +140,25 @@ struct Gathered {
 // A warp's look at the panels that are its own of a tile, one after the other.
 template <typename T, bool kSecond, bool kNarrow>
 struct Look {
-  using Shape = PassShape<kSecond, kNarrow>;
+  using Shape = PassShape<T, kSecond, kNarrow>;
   static constexpr int kHeadsOfTile = Shape::kHeadsOfTile;
-  const PassMemory<kSecond, kNarrow>& memory;
+  const PassMemory<T, kSecond, kNarrow>& memory;
   const Share<Shape>& share;
   const uint4 *image, *values;  // of the next panel that is asked for, and of this one
   int64_t of_head;              // from one head's values to the next's
   T* state;                     // of this panel: the lane's part of the rows that the warp keeps
   int64_t of_panel;
   int tokens;
-  uint32_t scaled[kHeadsOfTile][4], plain[kHeadsOfTile][4];
+  Pair<T> scaled[kHeadsOfTile][4], plain[kHeadsOfTile][4];
 
-  __device__ __forceinline__ Look(const Pass& pass, const PassMemory<kSecond, kNarrow>& memory_, T* of_prompt,
+  __device__ __forceinline__ Look(const Pass& pass, const PassMemory<T, kSecond, kNarrow>& memory_, T* of_prompt,
                                   const Share<Shape>& share_, int64_t at)
       : memory(memory_), share(share_), tokens(static_cast<int>(pass.tokens)) {
     constexpr int kFirst = (Shape::kProjections - 2) * kHeads;
-    image = static_cast<const uint4*>(pass.image) + (at * Shape::kProjections * kHeads + kFirst + share.head) * kWarp;
-    of_head = pass.panels * kWarp;
-    values = static_cast<const uint4*>(pass.values) + share.head * of_head + at * kWarp;
+    image = static_cast<const uint4*>(pass.image) +
+            (at * Shape::kProjections * kHeads + kFirst + share.head) * Shape::kEach;
+    of_head = pass.panels * Shape::kEach;
+    values = static_cast<const uint4*>(pass.values) + share.head * of_head + at * Shape::kEach;
     of_panel = (2 * kHeads * pass.tokens + 2) * 16;
     state = of_prompt + at * of_panel + (2 * share.tile * tokens + group()) * 16 + 2 * pair();
     ask();
@@ -173,8 +174,8 @@ struct Look {
   }
 
   // At a panel, which is number `panel` of the tile and has `length` image tokens or more.
-  __device__ __forceinline__ void at(int panel, int length, bool another, Gathered<kSecond, kNarrow>& sums) {
-    const uint32_t* const coefficients = memory.step(panel, 0);
+  __device__ __forceinline__ void at(int panel, int length, bool another, Gathered<T, kSecond, kNarrow>& sums) {
+    const Pair<T>* const coefficients = memory.step(panel, 0);
     float scale[2], one[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -182,7 +183,7 @@ struct Look {
       if (kSecond) one[half] = memory.one[panel * 16 + group() + 8 * half];
     }
     float scores[4] = {};
-    uint2 look[kHeadsOfTile];
+    Right<T> look[kHeadsOfTile];
 #pragma unroll
     for (int k = 0; k < kHeadsOfTile; ++k) {
       look[k] = memory.look[(share.head + k) * kWarp + lane()];
@@ -191,19 +192,19 @@ struct Look {
     scale_rows(scores, scale);
 #pragma unroll
     for (int k = 0; k < kHeadsOfTile; ++k) multiply<T>(scores, plain[k], look[k]);
-    if (another) image += Shape::kProjections * kHeads * kWarp;
+    if (another) image += Shape::kProjections * kHeads * Shape::kEach;
     ask();
-    uint32_t seen[kHeadsOfTile][4];
+    Pair<T> seen[kHeadsOfTile][4];
 #pragma unroll
     for (int k = 0; k < kHeadsOfTile; ++k) load_fragment(seen[k], values + k * of_head, 0);
-    values += kWarp;
+    values += Shape::kEach;
 #pragma unroll
     for (int step = 0; step < Shape::kSteps; step += 2) {
-      uint32_t left[2][4];
-      load_stored(left[0], coefficients + step * kFragment);
-      load_stored(left[1], coefficients + (step + 1) * kFragment);
+      Pair<T> left[2][4];
+      load_stored<T>(left[0], coefficients + step * kFragment);
+      load_stored<T>(left[1], coefficients + (step + 1) * kFragment);
       multiply<T>(scores, left[0], left[1],
-                  memory.look_mix[(share.tile * (Shape::kSteps / 2) + step / 2) * kWarp + lane()]);
+                  memory.look_mix + (share.tile * (Shape::kSteps / 2) + step / 2) * Shape::kEach);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -220,7 +221,7 @@ struct Look {
     sums.weigh(scores);
     // The weights become right factors, 16 image tokens deep, by way of shared memory: as they are, and times the
     // scale.
-    uint32_t both[4];
+    Pair<T> both[4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float x = scores[2 * half], y = scores[2 * half + 1];
@@ -231,36 +232,36 @@ struct Look {
         sums.rest[1][0] = fmaf(x, one[half], sums.rest[1][0]), sums.rest[1][1] = fmaf(y, one[half], sums.rest[1][1]);
       }
     }
-    uint32_t* const scratch = memory.scratch + warp_of_prompt() * kFragment;
-    store_fragment(scratch, both);
+    Pair<T>* const scratch = memory.scratch + warp_of_prompt() * kFragment;
+    store_fragment<T>(scratch, both);
     __syncwarp();
-    uint32_t weights[4];
-    ldmatrix_x4_trans(weights, scratch + 4 * lane());
+    Pair<T> weights[4];
+    load_turned<T>(weights, scratch);
     __syncwarp();
 #pragma unroll
     for (int step = 0; step < Shape::kSteps; ++step) {
-      uint32_t left[4];
-      load_transposed(left, coefficients + step * kFragment);
-      mma_m16n8k16<T>(sums.mixed[step], left, weights[0], weights[1]);
+      Pair<T> left[4];
+      load_transposed<T>(left, coefficients + step * kFragment);
+      multiply<T>(sums.mixed[step], left, right_of(weights[0], weights[1]));
     }
 #pragma unroll
-    for (int k = 0; k < kHeadsOfTile; ++k) mma_m16n8k16<T>(sums.seen[k], seen[k], weights[2], weights[3]);
+    for (int k = 0; k < kHeadsOfTile; ++k) multiply<T>(sums.seen[k], seen[k], right_of(weights[2], weights[3]));
     keep(coefficients);
   }
 
   // The panel's coefficients to its state, shared out among the warps that look at it.
-  __device__ __forceinline__ void keep(const uint32_t* coefficients) {
+  __device__ __forceinline__ void keep(const Pair<T>* coefficients) {
     T* to = state;
 #pragma unroll
     for (int first = 0; first < Shape::kSteps; first += Shape::kTiles) {
       const int step = first + share.tile;
       if (Shape::kSteps % Shape::kTiles != 0 && step >= Shape::kSteps) break;
-      uint32_t transposed[4];
-      load_transposed(transposed, coefficients + step * kFragment);
+      Pair<T> transposed[4];
+      load_transposed<T>(transposed, coefficients + step * kFragment);
       if (group() < tokens) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {  // the first head's row, the second's; then those of their later tokens
-          *reinterpret_cast<uint32_t*>(to + (i % 2 * tokens * 16 + i / 2 * 8)) = transposed[i];
+          *reinterpret_cast<Pair<T>*>(to + (i % 2 * tokens * 16 + i / 2 * 8)) = transposed[i];
         }
       }
       to += 2 * Shape::kTiles * tokens * 16;
@@ -270,12 +271,13 @@ struct Look {
 };
 
 template <typename T, bool kSecond, bool kNarrow, int kTogether>
-__global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : 2) pass_kernel(const Pass pass) {
+__global__ void __launch_bounds__(kPassThreads* kTogether, PassShape<T, kSecond, kNarrow>::blocks(kTogether))
+    pass_kernel(const Pass pass) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  using Shape = PassShape<kSecond, kNarrow>;
+  using Shape = PassShape<T, kSecond, kNarrow>;
   DYNAMIC_SHARED(uint4, shared);
   const int mine = warp() / kPassWarps;
-  const PassMemory<kSecond, kNarrow> memory(shared + mine * Shape::kAll);
+  const PassMemory<T, kSecond, kNarrow> memory(shared + mine * Shape::kAll);
   const int64_t blocks = (pass.prompts + kTogether - 1) / kTogether, parts = parts_of(pass.panels, kPartPanels);
   const int64_t part = blockIdx.x / blocks, prompt = blockIdx.x % blocks * kTogether + mine;
   const bool present = prompt < pass.prompts;  // the last block may have fewer prompts; its barriers are for all
@@ -284,7 +286,7 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : 2
   T* const state = static_cast<T*>(pass.state) + prompt * pass.panels * of_panel;
   if (present) memory.fill(pass, prompt);
   const Share<Shape> share;
-  Gathered<kSecond, kNarrow> sums;
+  Gathered<T, kSecond, kNarrow> sums;
   for (int64_t tile = begin; tile < end; tile += kTilePanels) {
     __syncthreads();
     const int64_t mine_of_tile = tile + warp_of_prompt();
@@ -303,10 +305,14 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, kTogether > 1 ? 1 : 2
     if (!present) continue;
     const int token = static_cast<int>(threadIdx.x) % kPassThreads;
     if (kSecond && token < 16 * kTilePanels && tile + kTilePanels + token / 16 < end) {
-      // What the first pass left of the next tile's panels, 16 x 128 bytes of each at most.
+      // What the first pass left of the next tile's panels, 16 lines of 128 bytes of each at most, or twice as many.
       const auto* const left_behind =
           reinterpret_cast<const char*>(state + (tile + kTilePanels + token / 16) * of_panel);
-      if (token % 16 * 128 < kHeads * pass.tokens * 32) fetch_ahead(left_behind + token % 16 * 128);
+#pragma unroll
+      for (int i = 0; i < kWide<T>; ++i) {
+        const int line = (token % 16 + 16 * i) * 128;
+        if (line < kHeads * pass.tokens * 16 * static_cast<int>(sizeof(T))) fetch_ahead(left_behind + line);
+      }
     }
     const int length = static_cast<int>(min(pass.length - tile * 16, int64_t{16 * kTilePanels}));
     for (int panel = first; panel < last; ++panel) look.at(panel, length - 16 * panel, panel + 1 < last, sums);

@@ -11,12 +11,16 @@ namespace fastsam::decoder::cuda {
 
 constexpr int kMasksAtOnce = 8;
 
-template <int kSteps>
+template <typename T, int kSteps>
 struct UpscaleShape {
-  // As many warps as shared memory has room for the coefficients of.
-  static constexpr int kThreads = kSteps == 8 ? 512 : 384, kWarps = kThreads / kWarp;
-  static constexpr int kFactors = 4 * kMiddle / 8 * (kSteps / 2) * kWarp, kMore = 16 * 2 * kWarp;  // 16-byte vectors
-  static constexpr int kCoefficients = kWarps * kSteps * kWarp;
+  // In half precision as many warps as shared memory has room for the coefficients of. Of floats it has room for the
+  // factors of one sub-cell, and coefficients come straight to registers.
+  static constexpr bool kFloat = kWide<T> > 1;
+  static constexpr int kCells = kFloat ? 1 : 4;
+  static constexpr int kThreads = kSteps == 8 && !kFloat ? 512 : 384, kWarps = kThreads / kWarp;
+  // 16-byte vectors.
+  static constexpr int kFactors = kCells * kMiddle / 8 * (kSteps / 2) * kWarp * kWide<T>, kMore = 32 * kWarp * kWide<T>;
+  static constexpr int kCoefficients = kFloat ? 0 : kWarps * kSteps * kWarp;
   static constexpr int kFloats = 4 * kMiddle + 2 * kMiddle + 4 * kNarrow;
   static constexpr int kOuts = kWarps * kMasksAtOnce / 2;
   static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kOuts + kFloats / 4};
@@ -25,8 +29,8 @@ struct UpscaleShape {
 // x * Phi(x), Phi the normal distribution, of two elements, and what it takes and gives them times: powers of two. Its
 // results are left factors of type half, which is three bits finer than bfloat16.
 //
-// In half precision by erfc's approximation of Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964),
-// 7.1.26: to 1e-7.
+// In half precision and in float32 by erfc's approximation of Abramowitz and Stegun, "Handbook of Mathematical
+// Functions" (1964), 7.1.26: to 1e-7.
 template <typename T>
 struct Gelu {
   static constexpr float kTaken = 1.0f, kGiven = 1.0f;
@@ -58,17 +62,34 @@ struct Gelu<bfloat16> {
   }
 };
 
-// Two elements of T as halves, times a power of two.
+template <>
+struct Gelu<float> : Gelu<half> {
+  static __device__ __forceinline__ float2 of(float x, float y) { return make_float2(of_one(x), of_one(y)); }
+};
+
+// What is multiplied from the first GELU on.
 template <typename T>
-__device__ __forceinline__ uint32_t as_halves(uint32_t both, float times) {
+struct FactorOf {
+  using Type = half;
+};
+template <>
+struct FactorOf<float> {
+  using Type = float;
+};
+template <typename T>
+using Factor = typename FactorOf<T>::Type;
+
+// Two elements of T as factors, times a power of two.
+template <typename T>
+__device__ __forceinline__ Pair<Factor<T>> as_factors(Pair<T> both, float times) {
   const float2 two = unpack<T>(both);
-  return pack<half>(two.x * times, two.y * times);
+  return pack<Factor<T>>(two.x * times, two.y * times);
 }
 
 // LayerNorm over the 64 channels of each row, then GELU, packed as a left factor. weight, bias: times what GELU takes.
 template <typename T>
 __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight, const float* bias, float eps,
-                                          uint32_t (&to)[4][4]) {
+                                          Pair<Factor<T>> (&to)[4][4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float sum = 0.0f, squares = 0.0f;
@@ -96,10 +117,10 @@ __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight,
 }
 
 template <typename T, int kSteps>
-__global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
+__global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
     upscale_kernel(const Upscaling up, int part_panels) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  using Shape = UpscaleShape<kSteps>;
+  using Shape = UpscaleShape<T, kSteps>;
   DYNAMIC_SHARED(uint4, factors);
   uint4* const more = factors + Shape::kFactors;
   auto* const coefficients = reinterpret_cast<uint32_t*>(more + Shape::kMore) + warp() * kSteps * 4 * kWarp;
@@ -109,13 +130,16 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
   float *const norm_weight = bias + 4 * kMiddle, *const norm_bias = norm_weight + kMiddle,
                *const more_bias = norm_bias + kMiddle;
   const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, part_panels);
-  const int64_t asked = blockIdx.x / parts, begin = blockIdx.x % parts * part_panels;
+  constexpr int kGroups = 4 / Shape::kCells;  // of the first step's sub-cells
+  const int64_t group_of_cells = blockIdx.x / parts, begin = blockIdx.x % parts * part_panels;
+  const int64_t asked = group_of_cells / kGroups;
+  const int first_cell = static_cast<int>(group_of_cells % kGroups) * Shape::kCells;
   const int64_t end = min(begin + part_panels, panels);
   const int64_t first = up.first[asked], last = up.first[asked + 1];
   if (first >= last) return;
   const int thread = static_cast<int>(threadIdx.x);
-  copy_vectors(factors, static_cast<const uint4*>(up.factors) + asked * Shape::kFactors, Shape::kFactors, thread,
-               Shape::kThreads);
+  copy_vectors(factors, static_cast<const uint4*>(up.factors) + group_of_cells * Shape::kFactors, Shape::kFactors,
+               thread, Shape::kThreads);
   copy_vectors(more, up.enlarge_more, Shape::kMore, thread, Shape::kThreads);
   copy_floats(bias, up.bias, 4 * kMiddle, thread, Shape::kThreads);
   copy_floats(norm_weight, up.norm_weight, kMiddle, thread, Shape::kThreads, Gelu<T>::kTaken);
@@ -124,11 +148,13 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
   cp_async_commit();
   cp_async_wait<0>();
   // What this thread has copied, from the one GELU to the next.
-  for (int i = thread; i < Shape::kMore; i += Shape::kThreads) {
-    constexpr float kTimes = Gelu<T>::kTaken / Gelu<T>::kGiven;
-    const uint4 four = more[i];
-    more[i] = make_uint4(as_halves<T>(four.x, kTimes), as_halves<T>(four.y, kTimes), as_halves<T>(four.z, kTimes),
-                         as_halves<T>(four.w, kTimes));
+  if constexpr (!Shape::kFloat) {
+    for (int i = thread; i < Shape::kMore; i += Shape::kThreads) {
+      constexpr float kTimes = Gelu<T>::kTaken / Gelu<T>::kGiven;
+      const uint4 four = more[i];
+      more[i] = make_uint4(as_factors<T>(four.x, kTimes), as_factors<T>(four.y, kTimes), as_factors<T>(four.z, kTimes),
+                           as_factors<T>(four.w, kTimes));
+    }
   }
   __syncthreads();
   const auto* const base = static_cast<const uint4*>(up.base);
@@ -136,11 +162,11 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
   for (int64_t mask = first; mask < last; mask += kMasksAtOnce) {
     const int masks = static_cast<int>(min(last - mask, int64_t{kMasksAtOnce}));
     // The masks' weights as a right factor, 32 deep, masks as its columns.
-    uint32_t weights[4];
+    Pair<Factor<T>> weights[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const T* const from = static_cast<const T*>(up.weights) + (mask + min(group(), masks - 1)) * kNarrow;
-      weights[j] = as_halves<T>(*reinterpret_cast<const uint32_t*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kGiven);
+      weights[j] = as_factors<T>(*reinterpret_cast<const Pair<T>*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kGiven);
     }
     __syncwarp();
     if (lane() < masks) outs[lane()] = up.out + up.places[mask + lane()] * 16 * tokens;
@@ -148,30 +174,40 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
     const int width = static_cast<int>(up.width);
     for (int64_t panel = begin + warp(); panel < end; panel += Shape::kWarps) {
       const T* const from = state + panel * up.rows * 16;
-      if (panel + Shape::kWarps < end) {  // the next panel's coefficients: at most 33 times 128 bytes
+      if (panel + Shape::kWarps < end) {  // the next panel's coefficients: at most 33 times 128 bytes, or twice as many
+        constexpr int kRow = 16 * sizeof(T);
         const auto* const next = reinterpret_cast<const char*>(from + Shape::kWarps * up.rows * 16);
-        for (int i = lane() * 128; i < up.rows * 32; i += kWarp * 128) fetch_ahead(next + i);
+        for (int i = lane() * 128; i < up.rows * kRow; i += kWarp * 128) fetch_ahead(next + i);
       }
-      for (int i = lane(); i < kSteps * kWarp; i += kWarp) {
-        const int row = i / 2;
-        uint32_t* const to = coefficients + (row / 16 * 4 + row / 8 % 2 * 2 + i % 2) * kWarp + row % 8 * 4;
-        const bool inside = row < up.rows;
-        cp_async_16(to, inside ? from + row * 16 + i % 2 * 8 : from, inside);
-      }
-      cp_async_commit();
+      Pair<T> left[kSteps][4];
       float of_base[2];
+      if constexpr (!Shape::kFloat) {
+        for (int i = lane(); i < kSteps * kWarp; i += kWarp) {
+          const int row = i / 2;
+          uint32_t* const to = coefficients + (row / 16 * 4 + row / 8 % 2 * 2 + i % 2) * kWarp + row % 8 * 4;
+          const bool inside = row < up.rows;
+          cp_async_16(to, inside ? from + row * 16 + i % 2 * 8 : from, inside);
+        }
+        cp_async_commit();
+      }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         of_base[half] = to_float(from[(up.rows - 2) * 16 + group() + 8 * half]);
       }
-      cp_async_wait<0>();
-      __syncwarp();
-      uint32_t left[kSteps][4];
+      if constexpr (!Shape::kFloat) {
+        cp_async_wait<0>();
+        __syncwarp();
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        ldmatrix_x4_trans(left[step], coefficients + step * 4 * kWarp + 4 * lane());
+        for (int step = 0; step < kSteps; ++step) load_turned<T>(left[step], coefficients + step * 4 * kWarp);
+        __syncwarp();
+      } else {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          const T* const rows = from + step * 16 * 16;
+          const int present = static_cast<int>(up.rows) - step * 16;
+          load_columns(left[step], rows, present, rows + 8 * 16, present - 8);
+        }
       }
-      __syncwarp();
       const int token = static_cast<int>(panel) * 16 + group();  // of 2^28 at most
       int64_t places[2];                                         // of the token's first pixel
 #pragma unroll
@@ -181,11 +217,11 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
       }
       // Loops that stay loops: unrolled, they would take more registers than there are.
 #pragma unroll 1
-      for (int cell = 0; cell < 4; ++cell) {
+      for (int cell = first_cell; cell < first_cell + Shape::kCells; ++cell) {
         float sums[8][4];
 #pragma unroll
         for (int n = 0; n < 8; n += 2) {
-          uint32_t image[4];
+          Pair<T> image[4];
           load_fragment(image, base, panel * 16 + cell * 4 + n / 2);
 #pragma unroll
           for (int j = 0; j < 4; ++j) {  // rows and rows + 8 of one group of columns, then of the other
@@ -199,11 +235,11 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
         for (int step = 0; step < kSteps; step += 2) {
 #pragma unroll
           for (int n = 0; n < 8; ++n) {
-            multiply<T>(sums[n], left[step], left[step + 1],
-                        factors[((cell * 8 + n) * (kSteps / 2) + step / 2) * kWarp + lane()]);
+            const int number = ((cell - first_cell) * 8 + n) * (kSteps / 2) + step / 2;
+            multiply<T>(sums[n], left[step], left[step + 1], factors + number * kWarp * kWide<T>);
           }
         }
-        uint32_t cells[4][4];
+        Pair<Factor<T>> cells[4][4];
         norm_gelu<T>(sums, norm_weight, norm_bias, up.norm_eps, cells);
 #pragma unroll 1
         for (int down = 0; down < 2; ++down) {
@@ -211,20 +247,20 @@ __global__ void __launch_bounds__(UpscaleShape<kSteps>::kThreads, 1)
 #pragma unroll
           for (int across = 0; across < 2; ++across) {
             const int part = 2 * down + across;
-            uint32_t packed[2][4];
+            Pair<Factor<T>> packed[2][4];
 #pragma unroll
             for (int n = 0; n < 4; ++n) {
               float wide[4];
 #pragma unroll
               for (int j = 0; j < 4; ++j) wide[j] = more_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
-              multiply_rows<half>(wide, cells, more + (part * 4 + n) * 2 * kWarp);
+              multiply_rows<Factor<T>>(wide, cells, more + (part * 4 + n) * 2 * kWarp * kWide<T>);
 #pragma unroll
               for (int half = 0; half < 2; ++half) {
                 packed[n / 2][n % 2 * 2 + half] = Gelu<T>::of(wide[2 * half], wide[2 * half + 1]);
               }
             }
-            mma_m16n8k16<half>(logits[across], packed[0], weights[0], weights[1]);
-            mma_m16n8k16<half>(logits[across], packed[1], weights[2], weights[3]);
+            multiply<Factor<T>>(logits[across], packed[0], right_of(weights[0], weights[1]));
+            multiply<Factor<T>>(logits[across], packed[1], right_of(weights[2], weights[3]));
           }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {

@@ -65,6 +65,7 @@ def windowed_attention(
 ) -> None: ...
 
 DECODER_SHARED_BYTES: int
+DECODER_SHARED_BYTES_OF_FLOATS: int
 
 # Operands of the decoder lie as ops/_decoder/layouts.py makes them, in float16 or bfloat16 unless said otherwise.
 def decoder_parts(length: int) -> int: ...

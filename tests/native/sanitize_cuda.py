@@ -34,6 +34,7 @@ TOOLS = {"memcheck": OURS, "racecheck": ["--racecheck-report=all", *OURS], "sync
 USUAL = ("memcheck", "racecheck", "synccheck")
 FOUND = 9  # the exit status of a run in which a tool has found something
 HALVES = (torch.float16, torch.bfloat16)
+LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")  # also of floats
 # Of a few prompts, and of so many that blocks take several, and that the products of their tokens fill a GPU. The grid
 # ends within a panel of 16.
 FEW = {"heads": 8, "prompts": 2, "tokens": 8, "dim": 256, "grid": (5, 29)}
@@ -62,6 +63,9 @@ def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, .
             for gelu in (False, True):
                 given = [tensor.to(dtype) for tensor in example("depthwise3x3")[:3]]
                 yield "depthwise3x3", (*given, stride, gelu, given[2])
+    for op in LOOKS:
+        for sizes in (FEW, {**MANY, "prompts": 2}):
+            yield op, arguments_in(torch.float32, op, **sizes)
     for dtype in (torch.float32, *HALVES):
         for shape in ATTENTION:
             yield "attention", _attention(*shape, dtype)

@@ -111,16 +111,16 @@ class Prepared:
         return known[2]
 
 
-def prepared(decoder: MaskDecoder, half: bool = False) -> Prepared:
+def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
     """The decoder, ready for images: for inference, and anew when it has changed in any way that PyTorch counts.
 
-    half: for kernels that take half precision, of a decoder in half precision, in the one width that they have. All
-    products are made in float32 then, on weights as the decoder has them: what is rounded is the result, once.
+    for_gpu: for a GPU's kernels, in the one width that they have. Of a decoder in half precision all products are made
+    in float32 then, on weights as the decoder has them: what is rounded is the result, once.
     """
 
     def make() -> Prepared:
         with torch.inference_mode(False), torch.no_grad():
-            if not half:
+            if not for_gpu:
                 return Prepared(decoder_weights(decoder), _upscaling(decoder))
             dtype, copies = dtype_of(decoder), copies_of(decoder)
             exact = widened(cast(MaskDecoder, cast_copy(decoder, torch.float32)), copies)
@@ -131,7 +131,8 @@ def prepared(decoder: MaskDecoder, half: bool = False) -> Prepared:
     first = decoder.transformer.blocks[0]
     # Numbers among the layers, which anybody may set.
     norms = first.norm4, decoder.output_upscaling[1]
-    key = "prepared", half, first.cross_attn_token_to_image.num_heads, *(cast(LayerNorm2d, norm).eps for norm in norms)
+    heads = first.cross_attn_token_to_image.num_heads
+    key = "prepared", for_gpu, heads, *(cast(LayerNorm2d, norm).eps for norm in norms)
     return kept(decoder, key, make, if_counted=True)
 
 

@@ -1,9 +1,9 @@
-"""The mask decoder for inference on a GPU, in half precision: `decoder_features`, for all prompts at once.
+"""The mask decoder for inference on a GPU: `decoder_features`, for all prompts at once.
 
 As in `decoder_tiled` no prompt has image tokens of its own; here the passes are a few launches for all prompts of a
-call, on the current stream, and the masks are made when they are asked for. Nothing waits for the GPU. The
-tokens' own way between the passes is a chain of launches as well, so that `FoldedImage` takes more than twice as long
-even for one prompt.
+call, on the current stream, and the masks are made when they are asked for. Nothing waits for the GPU. In half
+precision the tokens' own way between the passes is a chain of launches as well, so that `FoldedImage` takes more than
+twice as long even for one prompt; in float32 it is PyTorch's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .decoder_widened import copies_of, repeated
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 from .native import serves_on_gpu
 
-# Prompts whose coefficients are made together: 0.9 MiB each at 64 x 64.
+# Prompts whose coefficients are made together in half precision, of 0.9 MiB each at 64 x 64; half as many in float32.
 PROMPTS_PER_CHUNK = 1024
 _OPS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
 
@@ -36,7 +36,7 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
     """Whether the kernels take this decoder on this image; where they don't take one on a GPU, that is said once."""
     if not embedding.is_cuda or torch.is_grad_enabled():
         return False
-    if not serves_on_gpu(embedding, *others) or embedding.dtype == torch.float32:
+    if not serves_on_gpu(embedding, *others):
         say_served_by_pytorch(
             why("decoder_first_pass", embedding)["cuda"] or "the decoder's tensors are of several kinds"
         )
@@ -50,6 +50,11 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
     if reason:
         say_served_by_pytorch(reason)
     return not reason
+
+
+def prompts_per_chunk(dtype: torch.dtype) -> int:
+    """How many prompts are decoded together in `dtype`."""
+    return PROMPTS_PER_CHUNK * 2 // dtype.itemsize
 
 
 class GpuImage:
@@ -69,7 +74,7 @@ class GpuImage:
     @cached_property
     def _ready(self) -> tuple[Features, Prepared]:
         embedding, position, dense = self._given
-        own = prepared(self.decoder, half=embedding.dtype != torch.float32)
+        own = prepared(self.decoder, for_gpu=True)
         source = (embedding.float() + dense.float())[0].flatten(1).T  # (L, C)
         source = repeated(source, own.copies).contiguous()
         of_image = features(own.weights, source, own.place(position), embedding.dtype)
@@ -131,7 +136,8 @@ class GpuPrompts:
     """N decoded prompts. Has the methods of `decoder_folded.DecodedPrompts`; logits are float32."""
 
     def __init__(self, image: GpuImage, sparse: Tensor, masks: Sequence[int]) -> None:
-        self._image, self._sparse = image, sparse.split(PROMPTS_PER_CHUNK)
+        self._each = prompts_per_chunk(sparse.dtype)
+        self._image, self._sparse = image, sparse.split(self._each)
         self.chunks = [image.decode_chunk(part, masks) for part in self._sparse if len(part)]
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
@@ -147,13 +153,13 @@ class GpuPrompts:
         prompt, mask = (np.asarray(x.cpu() if isinstance(x, Tensor) else x, np.int64) for x in (prompts, masks))
         height, width = self._image.grid
         out = self._sparse[0].new_empty(len(prompt), 4 * height, 4 * width, dtype=torch.float32)
-        of_chunk = prompt // PROMPTS_PER_CHUNK
+        of_chunk = prompt // self._each
         for number in sorted(set(of_chunk.tolist())):
             pairs = np.flatnonzero(of_chunk == number)
             if not set(mask[pairs].tolist()) <= set(self.chunks[number].masks):
                 self.chunks[number] = self._image.decode_chunk(self._sparse[number], ())
             chunk = self.chunks[number]
-            given = torch.from_numpy(prompt[pairs] % PROMPTS_PER_CHUNK), torch.from_numpy(mask[pairs])
+            given = torch.from_numpy(prompt[pairs] % self._each), torch.from_numpy(mask[pairs])
             # Pairs mostly come by prompt, and so those of a chunk in one piece.
             first, last = int(pairs[0]), int(pairs[-1]) + 1
             if last - first == len(pairs):

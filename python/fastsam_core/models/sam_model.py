@@ -30,8 +30,8 @@ from .replay import encode
 # Prompts that the plain decoder takes at a time, on a CPU and on a GPU; each costs 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
 
-# So few are decoded plainly on a GPU where no kernels do: for each the folded form has more small steps, and saves none
-# of the GPU's time that anybody would notice.
+# So few are decoded plainly on a GPU where no chain of kernels does: for each the other forms have more small steps,
+# and save none of the GPU's time that anybody would notice.
 _FEW_ON_GPU = 4
 
 # Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
@@ -215,9 +215,9 @@ class SamModel(nn.Module):
     def points_at_once(self, dtype: torch.dtype | None = None) -> int:
         """How many points of a grid to decode together in `dtype` (the weights' own if not given).
 
-        64; where native operations decode them on more than two threads, 32 for each of these, up to 128; 1,024 where
-        GPU kernels decode them and the GPU has 8 GiB or more; where PyTorch does on such a GPU, as many more as have
-        256 MiB of image tokens, for `sam_nano` in float32 512.
+        64; where native operations decode them on more than two threads, 32 for each of these, up to 128; 1,024, in
+        float32 512, where GPU kernels decode them and the GPU has 8 GiB or more; where PyTorch does on such a GPU, as
+        many more as have 256 MiB of image tokens, for `sam_nano` in float32 512.
         """
         decoder = self.mask_decoder
         probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
@@ -231,7 +231,7 @@ class SamModel(nn.Module):
         if not serves_decoder(decoder, probe):
             nbytes = self.prompt_encoder.grid_size**2 * probe.shape[1] * probe.element_size()
             return max(_POINTS_AT_ONCE, prompts_on_gpu(nbytes, probe.device))
-        return decoder_gpu.PROMPTS_PER_CHUNK if has_ample_memory(probe.device) else _POINTS_AT_ONCE
+        return decoder_gpu.prompts_per_chunk(probe.dtype) if has_ample_memory(probe.device) else _POINTS_AT_ONCE
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
@@ -320,7 +320,8 @@ class SamModel(nn.Module):
         # Only the native form takes prompts with masks; the others aren't made for them.
         faster = not torch.is_grad_enabled() and (masks is None or serves(image.embedding))
         folded = image.folded if faster else None
-        if isinstance(folded, FoldedImage) and image.embedding.is_cuda and count <= _FEW_ON_GPU:
+        by_chain = isinstance(folded, GpuImage) and image.dtype != torch.float32
+        if image.embedding.is_cuda and count <= _FEW_ON_GPU and not by_chain:
             folded = None
         with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)

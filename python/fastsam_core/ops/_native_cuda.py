@@ -19,7 +19,9 @@ from .._log import logger, warn_once
 
 NOT_BUILT = "not built"
 # Kernels that have been on the emulator alone.
-UNVALIDATED = "the kernels of TinyViT's encoders (depthwise3x3, and add_norm_into of short rows)"
+UNVALIDATED = (
+    "the decoder's kernels for float32, and those of TinyViT's encoders (depthwise3x3, and add_norm_into of short rows)"
+)
 # Whether they serve.
 unvalidated_serve = os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"

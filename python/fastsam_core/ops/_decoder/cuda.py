@@ -1,8 +1,9 @@
-"""The CUDA sibling: float16 and bfloat16 on tensor cores, sums in float32.
+"""The CUDA sibling: float16 and bfloat16 on tensor cores, sums in float32; float32 as three products of TF32.
 
 There are kernels for the decoders of the published models: 8 heads of 16 channels, up to 8 tokens per prompt, 64 and 32
-channels in the upscaling. The reference serves others, float32 and float64, GPUs before compute capability 8.0, and
-those whose blocks have less than 160 KiB of shared memory. Nothing here waits for the GPU.
+channels in the upscaling; those of float32 are for the work on image tokens alone. The reference serves others,
+float64, GPUs before compute capability 8.0, and those whose blocks have less than 160 KiB of shared memory, or 192 for
+float32. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -304,7 +305,7 @@ def decoder_upscale(
     before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
     given = *before, norm_eps, enlarge_more, enlarge_more_bias, height, width, out
     check_upscale(*given)
-    fits = has_upscaling(state, len(norm_weight), weights.shape[1])
+    fits = has_upscaling(state, len(norm_weight), weights.shape[1]) and factors.dtype == state.dtype
     if _left_to_pytorch("decoder_upscale", state, fits) or not (len(asked) and len(state)):
         return reference.decoder_upscale(*given)
     with on_device_of(*(x for x in given if isinstance(x, Tensor))), torch.no_grad():

@@ -5,25 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._native_cuda import on_device_of, serves, shared_memory, why_too_old
+from .._native_cuda import on_device_of, serves, shared_memory, why_too_old, why_unvalidated
 from .layouts import HEAD_DIM, HEADS, TOKENS
 from .weights import TokenSizes
 
 HALVES = (torch.float16, torch.bfloat16)
+# What there are kernels for in float32, too: the work on image tokens.
+_OF_FLOATS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
 WIDTH, _MIDDLE, _NARROW = 256, 64, 32
 MOST_ROWS = 2 * HEADS * TOKENS + 2
 
 
 def why_not(op: str, tensor: Tensor) -> str:
     """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
-    if tensor.dtype not in HALVES:
-        return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
+    floats = tensor.dtype == torch.float32 and op in _OF_FLOATS
+    if not floats and tensor.dtype not in HALVES:
+        also = "float32, " if op in _OF_FLOATS else ""
+        return f"{op} has kernels for {also}float16 and bfloat16; the tensor is {tensor.dtype}"
+    if floats and (reason := why_unvalidated()):
+        return reason
     if reason := why_too_old(op, tensor):
         return reason
     if tensor.is_cuda and serves(tensor):
         with on_device_of(tensor) as (cuda, _):
-            if shared_memory(cuda, tensor.device) <= cuda.DECODER_SHARED_BYTES:
-                return f"{op} needs {cuda.DECODER_SHARED_BYTES >> 10} KiB of shared memory, the tensor's GPU has less"
+            needed = cuda.DECODER_SHARED_BYTES_OF_FLOATS if floats else cuda.DECODER_SHARED_BYTES
+            if shared_memory(cuda, tensor.device) <= needed:
+                return f"{op} needs {needed >> 10} KiB of shared memory for {tensor.dtype}, the tensor's GPU has less"
     return ""
 
 

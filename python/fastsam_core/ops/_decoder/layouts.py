@@ -12,7 +12,8 @@ HEADS, HEAD_DIM, TOKENS = 8, 16, 8  # the kernels' heads, channels per head, mos
 def fragments(x: Tensor) -> Tensor:
     """Blocks of 16 x 16, (..., 16, 16) contiguous, each transposed and in the order of a left factor."""
     blocks = x.reshape(-1, 2, 4, 2, 2, 8)  # columns: half, lane, neighbour; rows: half, lane
-    return blocks.permute(0, 5, 2, 1, 4, 3).contiguous()
+    # A lane reads 16 bytes at a time, beside its neighbour: of floats half of what it has.
+    return blocks.permute((0, 1, 5, 2, 4, 3) if x.dtype == torch.float32 else (0, 5, 2, 1, 4, 3)).contiguous()
 
 
 def vectors(x: Tensor) -> Tensor:
@@ -23,7 +24,9 @@ def vectors(x: Tensor) -> Tensor:
 def matrices(x: Tensor) -> Tensor:
     """(n, columns, depth) in the order of right factors 8 columns wide and 32 deep."""
     n, columns, depth = x.shape
-    return x.reshape(n, columns // 8, 8, depth // 32, 2, 2, 4, 2).permute(0, 1, 3, 2, 6, 4, 5, 7).contiguous()
+    split = x.reshape(n, columns // 8, 8, depth // 32, 2, 2, 4, 2)
+    order = (0, 1, 3, 4, 2, 6, 5, 7) if x.dtype == torch.float32 else (0, 1, 3, 2, 6, 4, 5, 7)
+    return split.permute(order).contiguous()
 
 
 def pad_tokens(x: Tensor) -> Tensor:

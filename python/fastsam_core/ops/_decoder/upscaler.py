@@ -61,4 +61,4 @@ def can_upscale(state: Tensor, width: int, middle: int, sizes: list[int]) -> boo
     width: of a token. middle: channels in the upscaling. sizes: outputs of the layers that make a mask's weights.
     """
     fits = width == WIDTH and has_mask_layers(sizes) and has_upscaling(state, middle, sizes[-1])
-    return serves(state) and fits and not why_not("decoder_upscale", state)
+    return serves(state) and fits and not any(why_not(op, state) for op in ("decoder_upscale", "decoder_mask_factors"))

@@ -1,0 +1,10 @@
+// The kernels of one element type; a file for each, since they take a compiler long.
+#include "decoder/decoder_cuda_launch.cuh"
+
+namespace fastsam::decoder::cuda {
+
+template void first_look_of<float>(const FirstLook&, void*);
+template void pass_of<float>(const Pass&, int64_t, void*);
+template void upscale_of<float>(const Upscaling&, void*);
+
+}  // namespace fastsam::decoder::cuda

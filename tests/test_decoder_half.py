@@ -221,6 +221,20 @@ def test_what_has_no_kernel_is_pytorchs_and_that_is_said(
     assert cuda.why_not(op, exact[0]) and not cuda.why_not(op, others[0])
 
 
+def test_float32_is_pytorchs_until_a_gpu_has_run_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    with _native_cuda.use_module(None):
+        for op in LOOKS:
+            assert "not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1" in cuda.why_not(op, torch.empty(0))
+            assert not cuda.why_not(op, torch.empty(0, dtype=torch.bfloat16))
+            monkeypatch.setattr(_native_cuda, "unvalidated_serve", True)
+            assert not cuda.why_not(op, torch.empty(0))
+            monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    assert "kernels for float16 and bfloat16; the tensor is torch.float32" in cuda.why_not(
+        "decoder_prompts", torch.empty(0)
+    )
+
+
 @each_form
 @each_dtype
 def test_what_a_prompt_sees_first_does_not_depend_on_the_others(sibling: str, dtype: torch.dtype) -> None:

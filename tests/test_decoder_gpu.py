@@ -13,12 +13,13 @@ from torch.utils._pytree import tree_map_only
 
 import cuda_emulation
 from decoder_arguments import arguments_in
-from fastsam_core.models import decoder_gpu, registry, sam_model
+from fastsam_core.models import decoder_gpu, prepared_image, registry
 from fastsam_core.models.decoder_features import prepared
 from fastsam_core.models.decoder_folded import DecodedPrompts, FoldedImage
 from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.prepared_image import PreparedImage
 from fastsam_core.ops import _native_cuda
 from gpu_waits import waits
 from siblings import EMULATED, Calls, names_of, use_sibling
@@ -152,16 +153,49 @@ def test_which_decoder_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not serves_decoder(model.mask_decoder, embedding)
     decoder, given, _ = half(torch.float16)
     assert not serves_decoder(decoder, *given)  # on the CPU
-    monkeypatch.setattr(sam_model, "serves_decoder", lambda *given: True)
-    monkeypatch.setattr(sam_model, "serves", lambda *given: False)
+    monkeypatch.setattr(prepared_image, "serves_decoder", lambda *given: True)
+    monkeypatch.setattr(prepared_image, "serves", lambda *given: False)
     image = model.prepare(embedding)
-    assert isinstance(image.folded, GpuImage) and image.folded is image.folded
+    assert isinstance(image.folded, GpuImage) and image.folded is image.folded is image.form_for(1)
     points, labels = torch.rand(5, 1, 2) * model.image_size, torch.ones(5, 1)
     ours, iou = model.decode_prompts(image, points, labels, multimask_output=True)
     monkeypatch.undo()
     theirs, their_iou = model.decode_prompts(model.prepare(embedding), points, labels, multimask_output=True)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(iou, their_iou, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [FoldedImage, GpuImage])
+@torch.no_grad()
+def test_few_prompts_in_float32_are_decoded_plainly_on_a_gpu(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = registry.build("sam_nano").eval()
+    model.set_image_size(64)
+    embedding, points = torch.randn(1, model.prompt_encoder.embed_dim, 4, 4), 64 * torch.rand(5, 1, 2)
+    monkeypatch.setattr(prepared_image, "_on_gpu", lambda embedding: True)
+    monkeypatch.setattr(PreparedImage, "_kind", lambda image: kind)
+    image = model.prepare(embedding)
+    image.get_ready()
+    few, _ = model.decode_prompts(image, points[:4], torch.ones(4, 1), multimask_output=True)
+    assert image._folded is None
+    many, _ = model.decode_prompts(image, points, torch.ones(5, 1), multimask_output=True)
+    assert isinstance(image._folded, kind)
+    torch.testing.assert_close(few, many[:4], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [FoldedImage, GpuImage])
+@torch.no_grad()
+def test_what_is_made_in_somebodys_graph_is_not_kept(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = registry.build("sam_nano").eval()
+    model.set_image_size(64)
+    image = model.prepare(torch.randn(1, model.prompt_encoder.embed_dim, 4, 4))
+    monkeypatch.setattr(PreparedImage, "_kind", lambda image: kind)
+    monkeypatch.setattr(prepared_image, "capturing", lambda: True)
+    assert isinstance(image.folded, kind) and image.folded is not image.folded
+    monkeypatch.setattr(prepared_image, "capturing", lambda: False)
+    image.get_ready()
+    monkeypatch.setattr(prepared_image, "capturing", lambda: True)
+    assert image.folded is image.folded
+    assert kind is FoldedImage or "_ready" in vars(image.folded)
 
 
 @pytest.mark.parametrize("op", OPS)

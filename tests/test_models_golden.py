@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 import golden_recipe
 from fastsam_core.models import registry
-from fastsam_core.models.sam_model import PreparedImage, SamModel
+from fastsam_core.models.prepared_image import PreparedImage
+from fastsam_core.models.sam_model import SamModel
 from fastsam_core.preprocess import preprocess, resize, scale_points
 
 DATA = Path(__file__).parent / "data"

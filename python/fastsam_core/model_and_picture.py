@@ -97,7 +97,7 @@ class ModelAndPicture(PredictionLoop):
             self._weights = self._present_weights()  # of which some may be others than before
             prepared = picture.prepared(self._ready(self.args), self.args.dtype)
             with torch.no_grad():
-                _ = prepared.folded  # here, and not when the first click waits for its mask
+                prepared.get_ready()  # here, and not when the first click waits for its mask
             self.picture = picture
 
     def reset_image(self) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ._tensors import tensor_of
 from .models.precision import Dtypes, usable_dtypes
-from .models.sam_model import PreparedImage, SamModel
+from .models.prepared_image import PreparedImage
+from .models.sam_model import SamModel
 from .preprocess import preprocess, resized_shape
 
 Box = tuple[int, int, int, int]

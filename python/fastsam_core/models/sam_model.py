@@ -17,22 +17,18 @@ from . import decoder_gpu, decoder_tiled
 from .ahead import run_in_dtype
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
-from .decoder_gpu import GpuImage, serves_decoder
+from .decoder_gpu import serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
 from .kept import capturing, kept, place_of
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
-from .precision import dtype_of, in_dtype
+from .prepared_image import Form, PreparedImage
 from .prompt_encoder import PromptEncoder
 from .replay import encode
 
 # Prompts that the plain decoder takes at a time, on a CPU and on a GPU; each costs 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
-
-# So few are decoded plainly on a GPU where no chain of kernels does: for each the other forms have more small steps,
-# and save none of the GPU's time that anybody would notice.
-_FEW_ON_GPU = 4
 
 # Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
 # them, a launch costs the same for all, and they take some 1.3 GiB more: not where a GPU has little memory. On a CPU, a
@@ -64,74 +60,6 @@ def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
     With few prompts none of PyTorch's steps is large enough for a second thread.
     """
     return native_threads() if prompts > _FEW_PROMPTS and serves(tensor) else nullcontext()
-
-
-def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What all images have in common: the position embedding of their tokens, and the embedding of "no mask prompt"."""
-
-    def make() -> tuple[Tensor, Tensor]:
-        return encoder.get_dense_pe().to(dtype), encoder.dense(None).to(dtype)
-
-    if encoder.training or torch.is_grad_enabled():
-        return make()
-
-    def made() -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.no_grad():
-            return make()
-
-    return kept(encoder, ("shared", encoder.grid_size, dtype), made, if_counted=True)
-
-
-class PreparedImage:
-    """An image embedding with what the decoder derives from it once, for many prompts (see `SamModel.prepare`)."""
-
-    def __init__(
-        self,
-        model: SamModel,
-        embedding: Tensor,
-        dtype: torch.dtype | None = None,
-        matrices: torch.dtype | None = None,
-    ) -> None:
-        if matrices not in (None, torch.float32, torch.bfloat16):
-            raise ValueError(f"matrices must be torch.float32 or torch.bfloat16, not {matrices!r}")
-        grid = model.prompt_encoder.grid_size
-        channels = model.prompt_encoder.embed_dim
-        if embedding.shape != (1, channels, grid, grid):
-            raise ValueError(
-                f"the embedding has shape {tuple(embedding.shape)}, but {model.name} at image size "
-                f"{model.image_size} takes (1, {channels}, {grid}, {grid})"
-            )
-        self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
-        self.dtype, self.matrices = dtype_of(self.decoder), matrices or torch.float32
-        self.embedding = tensor_of(embedding).to(self.dtype)
-        self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
-        self._usual = unaltered(self.decoder) and self.decoder.is_usual()
-        self._folded: FoldedImage | GpuImage | TiledImage | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles go without what can be made again."""
-        return {**self.__dict__, "_folded": None}
-
-    @property
-    def folded(self) -> FoldedImage | GpuImage | TiledImage | None:
-        """For inference, without gradients: made at the first use, by native operations where they serve. None for a
-        decoder with hooks, layers or methods of others, which only a call of the decoder itself does justice.
-        """
-        if not self._usual:
-            return None
-        given = self.decoder, self.embedding, self.position, self.no_mask
-        tensors = *given[1:], self.decoder.iou_token.weight
-        kind: type[FoldedImage] | type[GpuImage] | type[TiledImage] = FoldedImage
-        if serves(*tensors):
-            kind = TiledImage
-        elif serves_decoder(self.decoder, *tensors):
-            kind = GpuImage
-        if not isinstance(self._folded, kind):
-            device = self.embedding.device.type
-            # It may be kept longer than autocast lasts.
-            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-                self._folded = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
-        return self._folded
 
 
 class SamModel(nn.Module):
@@ -319,10 +247,7 @@ class SamModel(nn.Module):
             return scores.new_zeros(*shape, side, side), scores
         # Only the native form takes prompts with masks; the others aren't made for them.
         faster = not torch.is_grad_enabled() and (masks is None or serves(image.embedding))
-        folded = image.folded if faster else None
-        by_chain = isinstance(folded, GpuImage) and image.dtype != torch.float32
-        if image.embedding.is_cuda and count <= _FEW_ON_GPU and not by_chain:
-            folded = None
+        folded = image.form_for(count) if faster else None
         with _threads(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
@@ -420,9 +345,7 @@ class SamModel(nn.Module):
         return torch.cat(logits), torch.cat(iou)
 
     @staticmethod
-    def _decode_folded(
-        folded: FoldedImage | GpuImage | TiledImage, sparse: Tensor, multimask_output: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _decode_folded(folded: Form, sparse: Tensor, multimask_output: bool) -> tuple[Tensor, Tensor]:
         tokens = [1, 2, 3] if multimask_output else [0]
         logits, ious = [], []
         # Natively, a chunk is the decoder's own affair and the masks of all lie in one piece.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..models.kept import edits, kept
-from ..models.sam_model import PreparedImage
+from ..models.prepared_image import PreparedImage
 from ..picture import encode
 from ..postprocess import MaskResizer
 from .modeling import Sam, as_sam

@@ -26,7 +26,8 @@ from .._log import logger
 from ..models.checkpoint import load_model
 from ..models.decoder_folded import FoldedImage
 from ..models.mask_decoder import NUM_MASK_TOKENS
-from ..models.sam_model import PreparedImage, SamModel
+from ..models.prepared_image import PreparedImage
+from ..models.sam_model import SamModel
 from .config import TrainConfig
 from .crops import draw_views
 from .interactive import draw_groups

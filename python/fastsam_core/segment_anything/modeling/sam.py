@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...models.sam_model import IndexList, PreparedImage, SamModel
+from ...models.prepared_image import PreparedImage
+from ...models.sam_model import IndexList, SamModel
 from ...preprocess import PIXEL_MEAN, PIXEL_STD
 from ...sam import SAM
 

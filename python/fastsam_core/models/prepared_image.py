@@ -1,0 +1,122 @@
+"""An image's embedding, and which form of the decoder takes prompts on it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from .._tensors import tensor_of
+from .decoder_folded import FoldedImage
+from .decoder_gpu import GpuImage, serves_decoder
+from .decoder_tiled import TiledImage
+from .kept import capturing, kept
+from .mask_decoder import MaskDecoder
+from .native import serves, unaltered
+from .precision import dtype_of, in_dtype
+from .prompt_encoder import PromptEncoder
+
+if TYPE_CHECKING:
+    from .sam_model import SamModel
+
+# So few are decoded plainly on a GPU where no chain of kernels does: for each the other forms have more small steps,
+# and save none of the GPU's time that anybody would notice.
+_FEW_ON_GPU = 4
+
+Form = FoldedImage | GpuImage | TiledImage
+
+
+class PreparedImage:
+    """An image embedding with what the decoder derives from it once, for many prompts (see `SamModel.prepare`)."""
+
+    def __init__(
+        self,
+        model: SamModel,
+        embedding: Tensor,
+        dtype: torch.dtype | None = None,
+        matrices: torch.dtype | None = None,
+    ) -> None:
+        if matrices not in (None, torch.float32, torch.bfloat16):
+            raise ValueError(f"matrices must be torch.float32 or torch.bfloat16, not {matrices!r}")
+        grid = model.prompt_encoder.grid_size
+        channels = model.prompt_encoder.embed_dim
+        if embedding.shape != (1, channels, grid, grid):
+            raise ValueError(
+                f"the embedding has shape {tuple(embedding.shape)}, but {model.name} at image size "
+                f"{model.image_size} takes (1, {channels}, {grid}, {grid})"
+            )
+        self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
+        self.dtype, self.matrices = dtype_of(self.decoder), matrices or torch.float32
+        self.embedding = tensor_of(embedding).to(self.dtype)
+        self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
+        self._usual = unaltered(self.decoder) and self.decoder.is_usual()
+        self._folded: Form | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go without what can be made again."""
+        return {**self.__dict__, "_folded": None}
+
+    @property
+    def folded(self) -> Form | None:
+        """For inference, without gradients: made at the first use, by native operations where they serve. None for a
+        decoder with hooks, layers or methods of others, which only a call of the decoder itself does justice.
+        """
+        return self._made(self._kind())
+
+    def form_for(self, count: int) -> Form | None:
+        """`folded`, where it is of use for so many prompts."""
+        kind = self._kind()
+        by_chain = kind is GpuImage and self.dtype != torch.float32
+        if count <= _FEW_ON_GPU and _on_gpu(self.embedding) and not by_chain:
+            return None
+        return self._made(kind)
+
+    def get_ready(self) -> None:
+        """Make what a click needs, so that it won't wait for it."""
+        image = self.form_for(1)
+        if isinstance(image, GpuImage):
+            _ = image.features
+
+    def _kind(self) -> type[Form] | None:
+        if not self._usual:
+            return None
+        tensors = self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight
+        if serves(*tensors):
+            return TiledImage
+        return GpuImage if serves_decoder(self.decoder, *tensors) else FoldedImage
+
+    def _made(self, kind: type[Form] | None) -> Form | None:
+        if kind is None:
+            return None
+        if isinstance(self._folded, kind):
+            return self._folded
+        given = self.decoder, self.embedding, self.position, self.no_mask
+        device = self.embedding.device.type
+        # It may be kept longer than autocast lasts.
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            made = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
+        if not capturing():  # what a graph makes holds nothing before that has been replayed
+            self._folded = made
+        return made
+
+
+def _on_gpu(embedding: Tensor) -> bool:
+    return embedding.is_cuda
+
+
+def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What all images have in common: the position embedding of their tokens, and the embedding of "no mask prompt"."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        return encoder.get_dense_pe().to(dtype), encoder.dense(None).to(dtype)
+
+    if encoder.training or torch.is_grad_enabled():
+        return make()
+
+    def made() -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.no_grad():
+            return make()
+
+    return kept(encoder, ("shared", encoder.grid_size, dtype), made, if_counted=True)

@@ -87,6 +87,8 @@ def test_a_block_is_eight_launches(encoder: ImageEncoderViT, images: Tensor) -> 
     expected["add_norm_into"] -= 1
     others = {"native_layer_norm": 3, "add_": 1, "convolution": 3, "clone": 1, "add": 1}
     assert watch.launches() == Counter({**expected, **others})
+    # Before and behind each attention, and one in its stand-in: linear layers, of rows, make none.
+    assert watch.counts["view"] == 3 * DEPTH + 1
 
 
 @pytest.mark.parametrize(("name", "blocks", "convolutions"), [("sam_nano", 9, 1), ("mobile_sam", 10, 2)])
@@ -117,6 +119,8 @@ def test_tiny_vits_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: 
     launches = watch.launches()
     launches["linear"] = launches.pop("addmm", 0) + launches.pop("mm", 0)
     assert launches == Counter(expected)
+    # Those of rows, one for each stage and three for each block, and two for each linear layer between convolutions.
+    assert watch.counts["view"] == 3 * (blocks + 1) + 2 * (2 * mixes + 1)
 
 
 @torch.no_grad()

@@ -221,12 +221,15 @@ def _infer(blocks: nn.ModuleList, x: Tensor) -> None:
     known = kept(blocks, "layers", lambda: list(_layers_of(blocks))) if is_settled(blocks) else _layers_of(blocks)
     layers, on_gpu = iter(known), serves_on_gpu(x)
     first = next(layers)
-    # One name for all that comes and goes, so that nothing lives longer than it is needed.
+    # Rows: of more axes a linear layer makes two views at each call. One name for all that comes and goes, so that
+    # nothing lives longer than it is needed.
+    grid, x = x.shape[:3], x.view(-1, x.shape[3])
     y = _normalised(x, first.norm1)
     here: _Layers | None = first
     while here is not None:
         y = F.linear(y, *here.qkv)
-        y = F.linear(here.attn.attend(y), *here.proj)
+        y = here.attn.attend(y.view(*grid, y.shape[1]))
+        y = F.linear(y.view(x.shape), *here.proj)
         y = _add_and_normalise(x, y, here.norm2, on_gpu)
         y = F.linear(y, *here.lin1)
         y = F.linear(gelu_(y), *here.lin2)

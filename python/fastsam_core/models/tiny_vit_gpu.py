@@ -90,20 +90,25 @@ class Transformers(NamedTuple):
     blocks: list[Transformer]
 
     def of(self, x: Tensor) -> Tensor:  # (B, H, W, C), which it overwrites, -> same
-        y = torch.layer_norm(x, *self.blocks[0].norm1)
+        grid, width = x.shape[:3], x.shape[3]
+        # Of rows, linear layers make no views at each call.
+        rows = x.view(-1, width)
+        y = torch.layer_norm(rows, *self.blocks[0].norm1)
         for i, here in enumerate(self.blocks, 1):
-            y = ops.windowed_attention(F.linear(y, *here.qkv), here.bias, here.window, here.padding)
+            y = F.linear(y, *here.qkv)
+            y = ops.windowed_attention(y.view(*grid, 3 * width), here.bias, here.window, here.padding)
             weight, bias = here.proj
             # The residual sum is the product's own; the bias comes to it where the next step reads it.
-            x.view(-1, x.shape[3]).addmm_(y.view(-1, y.shape[3]), weight.t())
+            rows.addmm_(y.view(-1, width), weight.t())
             x = ops.depthwise3x3(x, *here.depthwise, shift=bias)
-            y = gelu_(F.linear(torch.layer_norm(x, *here.norm2), *here.fc1))
+            rows = x.view(-1, width)
+            y = gelu_(F.linear(torch.layer_norm(rows, *here.norm2), *here.fc1))
             weight, bias = here.fc2
             if i < len(self.blocks):
                 y = F.linear(y, weight, bias)
-                ops.add_norm_into(x, y, *self.blocks[i].norm1[1:])  # y becomes what the next one reads
+                ops.add_norm_into(rows, y, *self.blocks[i].norm1[1:])  # y becomes what the next one reads
             else:
-                x.view(-1, x.shape[3]).addmm_(y.view(-1, y.shape[3]), weight.t())
+                rows.addmm_(y, weight.t())
         return x
 
 

@@ -7,15 +7,17 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from decoder_arguments import randomised
 from fastsam_core import ops
-from fastsam_core.models import registry, sam_model
+from fastsam_core.models import prepared_image, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.native import serves, unaltered
 from fastsam_core.models.sam_model import SamModel
@@ -157,7 +159,7 @@ def test_autocast_is_left_to_pytorch(model: SamModel, images: Tensor) -> None:
 def test_an_image_prepared_under_autocast_serves_calls_outside(
     model: SamModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sam_model, "serves", lambda *tensors: False)  # as on a GPU, in float32
+    monkeypatch.setattr(prepared_image, "serves", lambda *tensors: False)  # as on a GPU, in float32
     prompt = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
     with torch.no_grad():
         embedding = model.encode_image(images)
@@ -168,6 +170,30 @@ def test_an_image_prepared_under_autocast_serves_calls_outside(
         found = model.decode_prompts(prepared, *prompt)
     torch.testing.assert_close(under, expected, rtol=0.1, atol=0.1)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+class AsOnAGpu(TorchFunctionMode):
+    """There autocast has these give float32, unlike on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return result.float() if getattr(func, "__name__", "") in ("layer_norm", "softmax") else result
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_prompts_under_the_autocast_of_a_gpu(model: SamModel, dtype: torch.dtype) -> None:
+    model = model.at_image_size(64)
+    embedding, points = torch.randn(1, model.prompt_encoder.embed_dim, 4, 4), 64 * torch.rand(5, 1, 2)
+    with torch.no_grad():
+        image, labels = model.prepare(embedding), torch.ones(5, 1)
+        expected, wanted = model.decode_prompts(image, points, labels, multimask_output=True)
+        with torch.autocast("cpu", dtype), AsOnAGpu():
+            found, iou = model.decode_prompts(image, points, labels, multimask_output=True)
+            _, logits = model.decode_points(image, points, labels)
+            several = logits([1, 4], [0, 2])
+    for ours, theirs in ((found, expected), (several, expected[[1, 4], [0, 2]]), (iou, wanted)):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)
 
 
 def test_a_traced_graph_holds_pytorchs_operations(model: SamModel, images: Tensor) -> None:

@@ -119,9 +119,8 @@ class FoldedImage:
         if query_pe is None:
             scores = k @ self.first_queries  # (n, heads, T, L)
         else:
-            scores = k @ query_pe
             folded = k @ attn.q_proj.weight.view(heads, width, -1)  # (n, heads, T, C)
-            scores.flatten(1, 2).baddbmm_(folded.flatten(1, 2), source.transpose(1, 2))
+            scores = _plus_product(k @ query_pe, folded, source)
         weights = scores.softmax(dim=2).flatten(1, 2)  # over the tokens: (n, heads * T, L)
         out_weight = attn.out_proj.weight.view(-1, heads, width).permute(1, 2, 0)  # (heads, d, C)
         values = attn.split_heads(attn.v_proj(queries)) @ out_weight  # (n, heads, T, C)
@@ -163,7 +162,7 @@ class DecodedPrompts:
             pairs = ((row >= begin) & (row < begin + size)).nonzero()[:, 0]
             numbers = pairs, row[pairs] - begin, masks[pairs]
             at, of_row, mask = (to_device(number, device) for number in numbers)
-            out[at] = planes[of_row, mask]
+            out[at] = planes[of_row, mask].to(out.dtype)  # another under autocast
         return out
 
 
@@ -195,12 +194,18 @@ def _look(attn: DecoderAttention, placed: Tensor, source: Tensor, key_pe: Tensor
     """Tokens attend to their own prompt's image tokens, projections folded: (n, T, C)."""
     q = attn.split_heads(attn.q_proj(placed)) * attn.head_dim**-0.5  # (n, heads, T, d)
     count, heads, length, width = q.shape
-    scores = q @ key_pe  # (n, heads, T, L)
     folded = q @ attn.k_proj.weight.view(heads, width, -1)  # (n, heads, T, C)
-    scores = scores.flatten(1, 2).baddbmm_(folded.flatten(1, 2), source.transpose(1, 2))
+    scores = _plus_product(q @ key_pe, folded, source).flatten(1, 2)
     gathered = (scores.softmax(dim=-1) @ source).view(count, heads, length, -1)  # (n, heads, T, C)
     values = gathered @ attn.v_proj.weight.view(heads, width, -1).transpose(1, 2)  # (n, heads, T, d)
     return attn.out_proj(values.transpose(1, 2).flatten(2) + attn.v_proj.bias)
+
+
+def _plus_product(scores: Tensor, folded: Tensor, source: Tensor) -> Tensor:
+    """`scores + folded @ source.mT`, (n, heads, T, L), of (n, heads, T, C) and (n, L, C)."""
+    # What is done in place autocast doesn't look after.
+    add = torch.baddbmm if torch.is_autocast_enabled(source.device.type) else Tensor.baddbmm_
+    return add(scores.flatten(1, 2), folded.flatten(1, 2), source.transpose(1, 2)).view(scores.shape)
 
 
 def _heads_last(attn: DecoderAttention, x: Tensor) -> Tensor:  # (L, heads * d) -> (heads, d, L)

@@ -13,7 +13,11 @@ from fastsam_core import Predictor, ops
 from fastsam_core.config import Config
 from fastsam_core.models import registry
 from fastsam_core.models.judgement import OFFICIAL
+from fastsam_core.ops import _native_cuda
+from fastsam_core.picture import Picture, Stopwatch
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
+from fastsam_core.prompts import Prompts
+from fastsam_core.segment import decode_prompts
 from gpu_waits import waits
 from small_model import QUIET, bgr_picture, small_model
 from test_nms import random_boxes
@@ -144,6 +148,20 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
     assert (predictor(bboxes=boxes)[0].masks.data == wanted.masks.data).float().mean() > 0.999
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+@pytest.mark.parametrize("count", [1, 5])
+def test_decoding_of_prompts_does_not_wait(count: int, dtype: torch.dtype | None) -> None:
+    model, picture = small_model().cuda(), Picture(bgr_picture(60, 90), "picture")
+    model.set_image_size(128)
+    for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
+        prompts = Prompts.read(**given)
+        assert prompts is not None
+        for _ in range(2):  # the first call encodes the picture, and makes what is kept
+            with waits() as said:
+                found = [*decode_prompts(model, picture, prompts, True, dtype, Stopwatch())]
+        assert found[0][1].is_cuda and not said, [str(one.message) for one in said]
+
+
 def test_batches_of_pictures() -> None:
     pictures = [np.roll(bgr_picture(40 + i, 60), 7 * i, axis=1) for i in range(5)]
     model = small_model().cuda()
@@ -159,11 +177,13 @@ def test_batches_of_pictures() -> None:
         assert (one.masks.data == other.masks.data).float().mean() > 0.99
 
 
-def test_all_points_of_a_grid_are_decoded_together_where_kernels_do_it() -> None:
+def test_all_points_of_a_grid_are_decoded_together_where_kernels_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("mobile_sam").cuda().eval()
     ample = torch.cuda.get_device_properties(0).total_memory >= 8 << 30
-    expected = 1024 if ample and not ops.why("decoder_first_pass", torch.empty(1, device="cuda").half())["cuda"] else 64
-    assert [model.points_at_once(dtype) for dtype in (torch.float16, torch.bfloat16)] == [expected, expected]
-    assert model.points_at_once() == model.points_at_once(torch.float32) == 64
-    assert registry.build("sam_nano").cuda().eval().points_at_once() == (512 if ample else 128)  # by PyTorch
+    for dtype, together in ((torch.float16, 1024), (torch.bfloat16, 1024), (torch.float32, 512)):
+        why_not = ops.why("decoder_first_pass", torch.empty(1, device="cuda", dtype=dtype))["cuda"]
+        assert model.points_at_once(dtype) == (together if ample and not why_not else 64)
     assert Config().updated({"points_batch_size": 7, "half": True}).generate_options(model)["points_batch_size"] == 7
+    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    assert model.points_at_once() == 64  # by PyTorch, as the next
+    assert registry.build("sam_nano").cuda().eval().points_at_once() == (512 if ample else 128)

@@ -16,6 +16,7 @@ from .config import Config
 from .everything import count_batches, generate_masks
 from .everything.candidates import least_decoded
 from .masks import Masks
+from .models.common import to_device
 from .models.sam_model import SamModel
 from .picture import Picture, Stopwatch
 from .postprocess import MaskResizer, Measured
@@ -49,7 +50,8 @@ def decode_prompts(
     for index, part in prompts.batches(_BATCH):
         with watch.phase("inference", device), torch.no_grad():
             inputs = part.to_model(picture.original_hw, picture.resized_hw(model), model.image_size)
-            inputs = {name: None if value is None else value.to(device) for name, value in inputs.items()}
+            # A GPU that is still at work on the embedding isn't waited for.
+            inputs = {name: None if value is None else to_device(value, device) for name, value in inputs.items()}
             low_res, predicted_iou = model.decode_prompts(prepared, **inputs, multimask_output=multimask_output)
         yield index, low_res, predicted_iou
 
@@ -85,9 +87,9 @@ def segment_prompts(
     found = FoundMasks(picture, model.device)
     for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, config.dtype, watch):
         with watch.phase("postprocess", model.device):
-            scores = predicted_iou.flatten()
+            scores = predicted_iou.flatten().cpu()  # where few numbers are looked through without a GPU's small steps
             chosen = (scores > config.conf_of(model)).nonzero()[:, 0]
-            places = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[chosen.cpu()]
+            places = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[chosen]
             found.add(places, scores[chosen], resizer.measure_parts(_rows(low_res.flatten(0, 1), chosen)))
     with watch.phase("postprocess", model.device):
         results = found.results(len(prompts) * per_object)
@@ -98,7 +100,7 @@ def segment_prompts(
 
 
 def _rows(logits: Tensor, chosen: Tensor) -> Tensor:
-    """logits[chosen], for ascending numbers of rows.
+    """logits[chosen], for ascending numbers of rows, on the CPU.
 
     Not by PyTorch on a CPU: its threads would spin beside those of the native operations that follow (`ops._threads`),
     which takes a sixth of a click's time on two cores.
@@ -107,7 +109,7 @@ def _rows(logits: Tensor, chosen: Tensor) -> Tensor:
         return logits
     if logits.is_cpu:
         return torch.from_numpy(logits.detach().numpy()[chosen.numpy()])
-    return logits[chosen]
+    return logits[to_device(chosen, logits.device)]
 
 
 class FoundMasks:

@@ -183,6 +183,17 @@ def test_what_is_kept_goes_with_its_module() -> None:
     assert gone() is None and len(kept_module._known) == entries - 1
 
 
+def test_copies_in_another_type_go_when_the_model_is_moved() -> None:
+    model = model_of()
+    copies = [weakref.ref(in_dtype(part, torch.bfloat16)) for part in (model.image_encoder, model.mask_decoder)]
+    model.to("cpu")  # where it is
+    gc.collect()
+    assert all(one() is not None for one in copies)
+    model.double()
+    gc.collect()
+    assert all(one() is None for one in copies)
+
+
 def test_what_another_thread_has_made_meanwhile_is_what_all_have() -> None:
     module, others = nn.Linear(2, 2), list[Any]()
 

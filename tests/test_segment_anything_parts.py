@@ -232,6 +232,7 @@ def test_the_image_encoder_by_itself(sam: segment_anything.Sam) -> None:
         del sam.prompt_encoder, sam.mask_decoder
         assert torch.equal(sam.image_encoder(sam.preprocess(images)), expected)
     assert sam.device == torch.device("cpu")
+    assert sam.double().image_encoder.patch_embed.seq[0].c.weight.dtype == torch.float64
 
 
 def test_an_input_size_that_is_set_part_by_part(sam: segment_anything.Sam) -> None:

@@ -74,6 +74,13 @@ def still_kept(module: nn.Module, key: Hashable, value: object) -> bool:
     return _values(module)[0].get(key) is value
 
 
+def let_go(module: nn.Module) -> None:
+    """What is kept of the module and of its parts as they were before is let go now, and not at their next use."""
+    for part in parts_of(module):
+        if part in _known:
+            _values(part)
+
+
 def _values(module: nn.Module) -> tuple[dict[Hashable, Any], bool]:
     """What is kept of the module as it is now, by key, and whether all changes in place would be noticed."""
     known = _known.get(module)

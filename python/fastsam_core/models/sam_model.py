@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
 from .decoder_gpu import serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
-from .kept import capturing, kept, place_of
+from .kept import capturing, kept, let_go, place_of
 from .mask_decoder import MaskDecoder
 from .native import serves, unaltered
 from .prepared_image import Form, PreparedImage
@@ -89,11 +89,14 @@ class SamModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SamModel:
         """As for any module, but a move in inference mode, as by a first call there, doesn't make weights whose changes
-        nobody counts, of which nothing could be kept.
+        nobody counts, of which nothing could be kept. Copies in another type don't stay on a GPU that it has left.
         """
-        counted = not self.mask_decoder.iou_token.weight.is_inference()
+        first = next(self.parameters(), None)  # the decoder may have been deleted
+        counted = first is None or not first.is_inference()
         with torch.inference_mode(False) if counted else nullcontext():
-            return cast(SamModel, super()._apply(fn, recurse))
+            super()._apply(fn, recurse)
+        let_go(self)
+        return self
 
     @property
     def image_size(self) -> int:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import why
 from ..ops._decoder.chain import Chain, takes
 from ..ops._decoder.layouts import TOKENS
 from ..ops._decoder.upscaler import Upscaler, can_upscale
 from ..ops._native_cuda import say_served_by_pytorch
+from ..ops.schema import why_not_cuda
 from .decoder_chunk import Chunk
 from .decoder_features import Features, Prepared, features, prepared
 from .decoder_folded import DecodedPrompts, FoldedImage
@@ -38,13 +38,13 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
         return False
     if not serves_on_gpu(embedding, *others):
         say_served_by_pytorch(
-            why("decoder_first_pass", embedding)["cuda"] or "the decoder's tensors are of several kinds"
+            why_not_cuda("decoder_first_pass", embedding) or "the decoder's tensors are of several kinds"
         )
         return False
     if torch.is_autocast_enabled("cuda"):
         say_served_by_pytorch("the decoder's kernels take tensors of one dtype, and autocast may ask for another")
         return False
-    reason = next((reason for op in _OPS if (reason := why(op, embedding)["cuda"])), "")
+    reason = next((reason for op in _OPS if (reason := why_not_cuda(op, embedding))), "")
     if not reason and not copies_of(decoder):
         reason = "there are no kernels for a decoder of these sizes"
     if reason:

@@ -12,6 +12,8 @@ endif()
 # CMake 3.18 reads the list of architectures, 3.25 knows those that end in a letter.
 if(CMAKE_VERSION VERSION_LESS 3.25)
   set(_fastsam_no_cuda "it needs CMake 3.25 or newer, this is ${CMAKE_VERSION}")
+elseif(WIN32)
+  set(_fastsam_no_cuda "it is for Linux")
 else()
   include(CheckLanguage)
   # 80 as machine code and as PTX, which every later GPU can use; 90a as machine code only, since it is for one chip.

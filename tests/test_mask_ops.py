@@ -51,7 +51,7 @@ def check(sibling, logits, axes, threshold=0.0, offset=1.0, picture=None, corner
 
 def random_axis(random, cells, size):
     """Any valid axis: cells that are skipped or repeated, weights with zeros anywhere."""
-    first = np.sort(random.randint(0, cells, size))
+    first = np.sort(random.randint(0, cells, size, np.int64))
     weights = random.rand(size, 3) * (random.rand(size, 3) < 0.8)
     weights[weights.sum(1) == 0] = 1
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)

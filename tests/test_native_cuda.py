@@ -23,7 +23,7 @@ from fastsam_core.ops import _direct, _native_cuda, schema
 from fastsam_core.ops._direct import goes_directly
 from fastsam_core.ops._native import cpu_module
 from op_examples import EXAMPLES
-from siblings import EMULATED, run_python
+from siblings import EMULATED, emulated, run_python
 
 HEADER = Path(__file__).parent.parent / "csrc" / "common" / "dtype.h"
 needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
@@ -261,3 +261,14 @@ def test_dtypes_have_the_numbers_of_the_header():
     header = HEADER.read_text()
     for dtype, number in _native_cuda.DTYPES.items():
         assert f"{str(dtype).removeprefix('torch.')} = {number}" in header
+
+
+def test_a_test_file_is_not_left_out_where_there_is_no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tests are, one by one. pytest asks more of all that a file imports, before it looks for them."""
+    monkeypatch.setattr(cuda_emulation, "why_not", lambda: "no compiler")
+    try:
+        assert not hasattr(emulated, "__wrapped__")
+    except pytest.skip.Exception:
+        pytest.fail("pytest would leave out the file")
+    with pytest.raises(pytest.skip.Exception, match="no compiler"):
+        emulated.nms  # noqa: B018

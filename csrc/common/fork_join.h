@@ -2,8 +2,6 @@
 // fork() of the process at any time leaves the child able to call again, and no second threading runtime enters it.
 #pragma once
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -15,14 +13,20 @@
 #include <utility>
 #include <vector>
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 namespace fastsam {
 
 // Helpers that were started and have not had a processor yet. Each belongs to a call that may be over.
 inline std::atomic<int64_t> late_helpers{0};
 // For a moment so many may be late on an idle machine, of calls that begin together.
 inline const auto processors = static_cast<int64_t>(std::thread::hardware_concurrency());
+#ifndef _WIN32
 // A child has none of its parent's threads.
 inline const int forget_helpers_in_child = pthread_atfork(nullptr, nullptr, [] { late_helpers = 0; });
+#endif
 
 // The parts of one call, which the caller and its helpers claim one after the other. On a busy machine a helper may
 // wait milliseconds for a processor: the caller does its part then, and the helper, who finds nothing left, touches

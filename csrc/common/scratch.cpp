@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <new>
 
 #if defined(__linux__)
@@ -18,6 +17,7 @@ constexpr size_t kKeep = size_t{1} << 26;
 
 struct Block {
   size_t bytes;
+  std::align_val_t alignment;
 };
 
 // Taken and given back by exchange: no lock that a fork could leave locked.
@@ -26,17 +26,19 @@ std::atomic<Block*> spare{nullptr};
 size_t round_up(size_t value, size_t step) { return (value + step - 1) / step * step; }
 
 Block* allocate(size_t bytes) {
-  const size_t alignment = bytes >= kHugePage ? kHugePage : kHeader;
-  bytes = round_up(bytes, alignment);
-  void* memory = std::aligned_alloc(alignment, bytes);
-  if (memory == nullptr) throw std::bad_alloc();
+  const size_t step = bytes >= kHugePage ? kHugePage : kHeader;
+  bytes = round_up(bytes, step);
+  const std::align_val_t alignment{step};
+  void* memory = ::operator new(bytes, alignment);
 #if defined(__linux__)
   // Where the system grants it, 2 MB at a time instead of 4 KB; where not, nothing is lost.
-  if (alignment == kHugePage) (void)madvise(memory, bytes, MADV_HUGEPAGE);
+  if (step == kHugePage) (void)madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
-  Block* block = static_cast<Block*>(memory);
-  block->bytes = bytes;
-  return block;
+  return new (memory) Block{bytes, alignment};
+}
+
+void release(Block* block) {
+  if (block != nullptr) ::operator delete(block, block->alignment);
 }
 
 }  // namespace
@@ -46,7 +48,7 @@ Scratch::Scratch(int64_t count) {
   const size_t bytes = kHeader + sizeof(float) * static_cast<size_t>(count);
   Block* block = spare.exchange(nullptr, std::memory_order_acquire);
   if (block == nullptr || block->bytes < bytes) {
-    std::free(block);
+    release(block);
     block = allocate(bytes);
   }
   block_ = block;
@@ -55,7 +57,7 @@ Scratch::Scratch(int64_t count) {
 Scratch::~Scratch() {
   Block* block = static_cast<Block*>(block_);
   if (block->bytes <= kKeep) block = spare.exchange(block, std::memory_order_acq_rel);
-  std::free(block);
+  release(block);
 }
 
 float* Scratch::data() const { return reinterpret_cast<float*>(static_cast<char*>(block_) + kHeader); }

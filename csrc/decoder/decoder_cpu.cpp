@@ -1,7 +1,5 @@
 #include "decoder/decoder.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -13,6 +11,10 @@
 #include "common/fork_join.h"
 #include "common/isa.h"
 #include "decoder/arena.h"
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
 
 namespace fastsam::decoder {
 namespace {

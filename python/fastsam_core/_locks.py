@@ -37,17 +37,18 @@ def lock(file: int, path: str | os.PathLike[str]) -> bool:
             return False
         finally:
             os.lseek(file, before, os.SEEK_SET)
-    import fcntl
+    else:
+        import fcntl
 
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise
-        warn_once(f"files can't be locked here ({error}); see to it that only one process uses {os.fspath(path)}")
-    return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            warn_once(f"files can't be locked here ({error}); see to it that only one process uses {os.fspath(path)}")
+        return True
 
 
 def is_still(file: int, path: str | os.PathLike[str]) -> bool:
@@ -65,8 +66,8 @@ def remove(file: int, path: Path) -> None:
         os.close(file)
         with suppress(PermissionError):
             path.unlink(missing_ok=True)
-        return
-    try:
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(file)
+    else:
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(file)

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from .._files import atomic_path
 from ..formats import class_names
@@ -61,7 +61,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
         write_end(file, images, names, max(names, default=0))
 
 
-def _append(file: TextIO, images: TextIO, parts: Iterable[Path]) -> None:
+def _append(file: IO[str], images: IO[str], parts: Iterable[Path]) -> None:
     comma = "\n"
     annotation_id = 0
     for image_id, (image, objects) in enumerate(_read(parts), 1):

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from .._files import atomic_path
 from ..config import _number, _switch, _whole
@@ -54,13 +54,13 @@ class CocoWriter(LabelWriter):
             # First, since its errors name the file that was asked for.
             temporary = stack.enter_context(atomic_path(self.path))
             # Images go to a file of their own, without a name, until the annotations are all there.
-            self._images: TextIO = stack.enter_context(
+            self._images: IO[str] = stack.enter_context(
                 tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
             )
-            self._file: TextIO = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
+            self._file: IO[str] = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
             self._file.write('{"annotations":[')
             self._stack = stack.pop_all()
-        self._separators: dict[TextIO, str] = {self._file: "\n", self._images: "\n"}
+        self._separators: dict[IO[str], str] = {self._file: "\n", self._images: "\n"}
 
     def _write(self, labels: ImageLabels) -> int:
         image_id = self._last_image + 1 if labels.image_id is None else labels.image_id
@@ -96,7 +96,7 @@ class CocoWriter(LabelWriter):
         place = bisect.bisect(self._numbered, image_id, key=lambda span: span[0]) - 1
         return place >= 0 and image_id <= self._numbered[place][1]
 
-    def _append(self, file: TextIO, entry: dict[str, Any]) -> None:
+    def _append(self, file: IO[str], entry: dict[str, Any]) -> None:
         file.write(self._separators[file] + json_text(entry))
         self._separators[file] = ",\n"
 
@@ -111,7 +111,7 @@ class CocoWriter(LabelWriter):
         self._stack.__exit__(type(reason), reason, None)
 
 
-def write_end(file: TextIO, images: TextIO, names: Mapping[int, str], last: int) -> None:
+def write_end(file: IO[str], images: IO[str], names: Mapping[int, str], last: int) -> None:
     """What follows the annotations: the images, which waited in a file of their own, and the classes 0 to `last`."""
     file.write('\n],\n"images":[')
     images.seek(0)

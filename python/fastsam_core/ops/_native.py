@@ -25,7 +25,8 @@ def _load() -> tuple[ModuleType | None, str]:
     except ImportError as error:
         reason = f"the module fastsam_core._cpu can't be loaded: {error}"
         windows = sys.platform == "win32"
-        remedy = "It isn't built on Windows." if windows else "Reinstalling fastsam_core builds the module."
+        asked = "with SKBUILD_WHEEL_CMAKE=true " if windows else ""
+        remedy = f"Reinstalling fastsam_core {asked}builds the module."
         warn_once(f"{reason}; PyTorch serves every call, more slowly. {remedy}")
         return None, reason
     wanted = os.environ.get("FASTSAM_ISA", "")

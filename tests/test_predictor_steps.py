@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,19 @@ def test_remove_small_regions() -> None:
 
 
 def test_predict_cli_keeps_nothing(predictor: Predictor, picture: np.ndarray) -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts: list[int] = []
+
+    def count(running: Predictor) -> None:
+        alive.update(running.results)
+        counts.append(len(alive))
+
+    predictor.add_callback("on_predict_batch_end", count)
     seen = predictor.seen
     predictor.set_prompts({"bboxes": BOXES})
-    assert predictor.predict_cli(picture) is None
-    assert predictor.seen == seen + 1
+    assert predictor.predict_cli([picture, picture, picture]) is None
+    assert predictor.seen == seen + 3
+    assert max(counts) <= 2  # the one before goes when the next one comes
 
 
 def test_callbacks(predictor: Predictor, picture: np.ndarray) -> None:

@@ -111,6 +111,10 @@ def test_speed_and_lines(
     assert capsys.readouterr().err == ""
     predictor(picture, bboxes=BOXES, verbose=False)
     assert capsys.readouterr().err == ""
+    of_its_own_size = Predictor(overrides={"model": model, "save": False})
+    of_its_own_size.add_callback("on_predict_batch_end", lambda _: predictor(picture, bboxes=[], verbose=False))
+    of_its_own_size(picture, bboxes=[])
+    assert capsys.readouterr().err.endswith("at shape (1, 3, 512, 512)\n")
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])

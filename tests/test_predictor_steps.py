@@ -28,6 +28,23 @@ def test_preprocess_then_inference_then_postprocess(predictor: Predictor, pictur
     assert predictor.features is None
 
 
+@pytest.mark.parametrize(
+    "prompt", [{"points": [30, 20]}, {"points": [[[30, 20], [9, 9]]], "labels": [1, 0]}, {"masks": np.eye(32) - 0.5}]
+)
+def test_inference_with_any_prompt(predictor: Predictor, prompt: dict[str, Any]) -> None:
+    expected = predictor.prompt_inference(**prompt)
+    for got, wanted in zip(predictor.inference(**prompt), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_everything_may_find_nothing(predictor: Predictor) -> None:
+    masks, scores, boxes = predictor.generate(**{**FEW, "conf_thres": 1e9})
+    assert masks.shape == (0, HEIGHT, WIDTH) and masks.dtype == torch.bool
+    assert scores.shape == (0,) and boxes.shape == (0, 4)
+    (result,) = predictor.postprocess((masks, scores, boxes), None, predictor.picture.image)
+    assert len(result) == 0 and result.masks is None
+
+
 def test_prompt_inference_on_a_picture_of_its_own(predictor: Predictor, model: Any) -> None:
     other = bgr_picture(30, 50)
     before, kept = model.counts["encoded"], predictor.features

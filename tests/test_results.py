@@ -104,7 +104,8 @@ def test_nothing_found_and_everything_filtered() -> None:
     assert nothing.masks is None and len(nothing) == 0
     filtered = scene.results()[[]]
     assert filtered.masks is not None and filtered.masks.shape == (0, 48, 64)
-    for empty in (nothing, filtered):
+    for empty in (nothing, filtered, nothing.new()):
+        assert empty.rows().shape == (0, 6)
         assert empty.verbose() == "(no detections), "
         assert empty.summary() == empty.to_dicts() == empty.to_coco() == list(empty) == []
         assert empty.to_csv() == "" and json.loads(empty.to_json()) == []
@@ -206,6 +207,7 @@ def test_boxes_and_masks_may_be_assigned(result: Results) -> None:
     [
         ({"orig_img": "a.jpg"}, TypeError),
         ({"orig_img": np.zeros((4, 4), np.uint8)}, ValueError),
+        ({"orig_img": np.zeros((4, 4, 4), np.uint8)}, ValueError),
         ({"orig_img": np.zeros((4, 4, 3))}, ValueError),
         ({"probs": 1}, ValueError),
         ({"masks": torch.zeros(2, 48, 64)}, ValueError),

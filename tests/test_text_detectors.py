@@ -207,7 +207,9 @@ def test_sam_finds_nothing_by_no_texts_and_loads_nothing_for_it(monkeypatch: pyt
 
 def test_a_detector_is_loaded_once_and_again_for_other_options(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Any] = []
-    monkeypatch.setattr(OpenVocabularyDetector, "__init__", lambda self, *args, **options: loaded.append(options["conf"]))
+    monkeypatch.setattr(
+        OpenVocabularyDetector, "__init__", lambda self, *args, **options: loaded.append(options["conf"])
+    )
     monkeypatch.setattr(OpenVocabularyDetector, "find", lambda self, image, texts: Finder().find(image, texts))
     predictor = Predictor(overrides={"model": small_model(), "text_model": "a folder", **QUIET})
     for text_conf in (None, None, 0.5, 0.5, None):

@@ -285,6 +285,16 @@ def test_streams_file(video: Path, tmp_path: Path) -> None:
     assert {i.path for i in items} == {str(video), str(tmp_path / "other.avi")}
 
 
+def test_streams_file_of_addresses_and_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.streams").write_text("rtsp://camera/1\n 2 \n")
+    opened: list[Any] = []
+    monkeypatch.setattr(
+        "fastsam_core.sources.load.stream_items", lambda addresses, **_: iter(opened.extend(addresses) or ())
+    )
+    source = load_sources(tmp_path / "a.streams")
+    assert list(source) == [] and opened == ["rtsp://camera/1", 2] and source.path == str(tmp_path / "a.streams")
+
+
 def test_one_dead_stream_leaves_the_others(video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = tmp_path / "broken.avi"
     broken.write_bytes(b"nothing")

@@ -31,10 +31,15 @@ DIAMOND = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
 # Joined along edges, but for one corner at which the ring closes.
 HOOK = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
 
+# Predicted IoU and stability of the first, second and third object.
+SCORES = ((0.75, 0.5), (0.625, 0.375), (0.5, 0.25))
+
 
 def objects(*placed: tuple[np.ndarray, int, int], side: int = 60_000, **options: Any) -> RasterObjects:
-    """Masks with their corners x, y, in a square raster."""
-    pieces = [piece_of(0, MaskRuns.from_mask(mask, x, y), 0.75, 0.5) for mask, x, y in placed]
+    """Masks with their corners x, y, in a square raster, each with scores of its own."""
+    pieces = [
+        piece_of(0, MaskRuns.from_mask(mask, x, y), *own) for (mask, x, y), own in zip(placed, SCORES, strict=False)
+    ]
     return RasterObjects(pieces, side, side, **options)
 
 
@@ -136,6 +141,9 @@ def test_a_sequence() -> None:
         assert [one.area for one in found[chosen]] == [4, 3] and found[chosen].boxes.tolist() == found.boxes[
             1:
         ].tolist()
+        assert found[chosen].predicted_iou.tolist() == [one.predicted_iou for one in found[chosen]] == [0.625, 0.5]
+        assert found[chosen].stability.tolist() == [one.stability for one in found[chosen]] == [0.375, 0.25]
+    assert repr(found[1:]) == "RasterObjects(2 of 60000 x 60000)"
     assert found[np.int64(1)].area == 4 and len(found[found.areas > 99]) == 0
     assert found.boxes.dtype == found.areas.dtype == np.int64
     assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
@@ -163,6 +171,7 @@ def test_coco_is_read_by_others(tmp_path: Path) -> None:
         np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), one.dense(0, 0, 80, 80))
         assert entry["area"] == one.area and entry["category_id"] == content["categories"][0]["id"]
         assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
+        assert (entry["predicted_iou"], entry["stability_score"]) == SCORES[entry["id"] - 1]
 
 
 def test_geojson_in_pixels(tmp_path: Path) -> None:
@@ -170,7 +179,10 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
     content = json.loads(found.save(tmp_path / "found.geojson").read_text())
     assert [feature["properties"]["area"] for feature in content["features"]] == found.areas.tolist()
     assert [feature["geometry"]["type"] for feature in content["features"]] == ["Polygon", "MultiPolygon"]
-    for feature, one in zip(content["features"], found, strict=True):
+    for number, (feature, one) in enumerate(zip(content["features"], found, strict=True), 1):
+        properties = feature["properties"]
+        assert feature["id"] == properties["id"] == number
+        assert (properties["predicted_iou"], properties["stability"]) == SCORES[number - 1]
         shape = feature["geometry"]
         parts = [shape["coordinates"]] if shape["type"] == "Polygon" else shape["coordinates"]
         areas = [ring_areas([np.array(ring) for ring in rings]) for rings in parts]
@@ -227,7 +239,7 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
     for (number, blob, area, predicted_iou, stability), one in zip(rows, found, strict=True):
         srs, envelope, parts = geometries(blob)
         x1, y1, x2, y2 = one.box.tolist()
-        assert srs == system and (area, predicted_iou, stability) == (one.area, 0.75, 0.5)
+        assert srs == system and (area, predicted_iou, stability) == (one.area, *SCORES[number - 1])
         assert envelope == [
             corner[0] + size * x1, corner[0] + size * x2, corner[1] - size * y2, corner[1] - size * y1
         ]  # fmt: skip
@@ -242,7 +254,7 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
     assert box[4:] == (system, "features") and box[0] == corner[0] + size * 10 and box[3] == corner[1] - size * 20
     database.close()
     assert sorted(tmp_path.iterdir()) == [path], "nothing else is left"
-    again = found.save(tmp_path / "again.gpkg")
+    again = found.save(tmp_path / "AGAIN.GPKG")
     assert again.read_bytes() == path.read_bytes()
 
 

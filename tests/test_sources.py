@@ -108,6 +108,16 @@ def test_folder(folder: Path) -> None:
     assert [(i.index, i.total) for i in items] == [(0, 3), (1, 3), (2, 3)]
 
 
+def test_numbers_are_in_their_order_and_before_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.png", "10.png", "9.png", "A3.png", "a10.png", "a2.png", "clip10.avi"):
+        (tmp_path / name).touch()
+    write_video(tmp_path / "clip9.avi", [BGR])
+    shown = ["9.png", "10.png", "a2.png", "A3.png", "a10.png", "b.png", "clip9.avi", "clip10.avi"]
+    assert names(tmp_path) == shown
+    monkeypatch.chdir(tmp_path)
+    assert names("*") == shown
+
+
 def test_bad_pictures_are_reported_and_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "img2.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (folder / "img3.png").symlink_to(folder / "gone.png")

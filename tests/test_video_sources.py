@@ -233,10 +233,11 @@ def test_leaving_early_closes_the_file(video: Path, monkeypatch: pytest.MonkeyPa
 def test_video_from_an_address(video: Path) -> None:
     data = video.read_bytes()
     with serve(lambda handler: reply(handler, data, headers={"Content-Type": "video/x-msvideo"})) as address:
-        source = load_sources(f"{address}/clip.avi", vid_stride=3)
+        url = f"{address}/clip.avi?size=3#x"
+        source = load_sources(url, vid_stride=3)
         items = list(source)
         assert (source.kind, source.expected()) == ("video", None)
-    assert [(i.path, i.frame) for i in items] == [(f"{address}/clip.avi", k) for k in (0, 3, 6, 9)]
+    assert [(i.path, i.frame) for i in items] == [(url, k) for k in (0, 3, 6, 9)]
 
 
 # --- streams

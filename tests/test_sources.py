@@ -112,6 +112,7 @@ def test_numbers_are_in_their_order_and_before_letters(tmp_path: Path, monkeypat
     for name in ("b.png", "10.png", "9.png", "A3.png", "a10.png", "a2.png", "clip10.avi"):
         (tmp_path / name).touch()
     write_video(tmp_path / "clip9.avi", [BGR])
+    (tmp_path / "a folder.png").mkdir()
     shown = ["9.png", "10.png", "a2.png", "A3.png", "a10.png", "b.png", "clip9.avi", "clip10.avi"]
     assert names(tmp_path) == shown
     monkeypatch.chdir(tmp_path)

@@ -248,6 +248,8 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
         assert sum(map(sum, areas)) == one.area * size**2
         index = database.execute("SELECT minx, maxx, miny, maxy FROM rtree_objects_geom WHERE id = ?", [number])
         np.testing.assert_allclose(index.fetchone(), envelope, rtol=1e-6)
+    extension = database.execute("SELECT table_name, column_name, extension_name FROM gpkg_extensions").fetchall()
+    assert extension == [("objects", "geom", "gpkg_rtree_index")]
     definition = database.execute("SELECT definition FROM gpkg_spatial_ref_sys WHERE srs_id = ?", [system]).fetchone()
     assert definition == (where.crs if named and where is not None else "undefined",)
     box = database.execute("SELECT min_x, min_y, max_x, max_y, srs_id, data_type FROM gpkg_contents").fetchone()

@@ -185,6 +185,18 @@ def test_what_one_tile_shows_side_by_side_is_not_united() -> None:
         assert len(objects(pieces_of(grid, (0, one), (0, other), (1, whole)), grid)) == 2
 
 
+def test_the_link_with_most_pixels_comes_first() -> None:
+    """As before, but one is larger, and what runs into both is taken for more of that one."""
+    grid = row_of(2)
+    for large, small, seam in ((slice(4, 20), slice(20, 28), 20), (slice(12, 28), slice(4, 12), 12)):
+        one, other, both = blank(grid), blank(grid), blank(grid)
+        one[large, 4:32] = other[small, 4:32] = both[4:28, 24:50] = True
+        both[seam - 1 : seam + 1, 24:32] = False
+        for order in ((one, other), (other, one)):
+            found = objects(pieces_of(grid, *((0, mask) for mask in order), (1, both)), grid)
+            assert same(found, [one | both, other])
+
+
 def test_a_car_on_a_road_stays() -> None:
     """Its pieces are cut off, and the road covers them, but each has its partner."""
     grid = row_of(2)

@@ -71,6 +71,8 @@ def test_inference_features(predictor: Predictor) -> None:
     assert masks is None and boxes.shape == (0, 6)
     with pytest.raises(ValueError, match="shape"):
         predictor.inference_features(predictor.features[..., :4], (HEIGHT, WIDTH), bboxes=BOXES)
+    with pytest.raises(ValueError, match="no prompt: give bboxes, points or masks"):
+        predictor.inference_features(predictor.features, (HEIGHT, WIDTH))
 
 
 def test_steps_at_the_input_size_of_the_options(predictor: Predictor, picture: np.ndarray) -> None:

@@ -181,6 +181,7 @@ def test_refusals(kwargs: dict, said: str) -> None:
         {"bboxes": object()},
         {"points": [1, 2], "labels": "1"},
         {"masks": "mask.png"},
+        {"masks": torch.zeros(4, 4, dtype=torch.complex64)},
         {"points": np.array([1j, 2])},
     ],
 )
@@ -236,6 +237,7 @@ def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixt
         ({"bboxes": [0.1, 0.2, 0.5, 0.9]}, "all bboxes lie in the first pixel"),
         ({"points": [[[0.5, 0.5]], [[0.2, 1]]]}, "all points lie in the first pixel"),
         ({"points": [64.5, 5]}, "outside of its picture"),
+        ({"bboxes": [1, 2, 3, 4], "labels": [1]}, "labels are ignored"),
         ({"points": [[[5, 5], [5, -1]], [[1, 1]]]}, "outside of its picture"),
         ({"bboxes": [[1, 2, 3, 4], [70, 2, 90, 4]]}, "outside of its picture"),
         ({"bboxes": [0, 0, 1, 1]}, ""),

@@ -134,6 +134,8 @@ def test_ragged_points_stay_with_their_objects() -> None:
     arrays = [np.array([[1.0, 1.0]]), np.array([[2.0, 2.0]])]
     kept = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=arrays)[[1]].point_coords
     assert [one.tolist() for one in kept] == [[[2, 2]]]
+    boxes, single = Boxes(torch.zeros(2, 6), (48, 64)), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert Results(scene.picture(), "a", {}, boxes, point_coords=single)[1].point_coords.tolist() == [[[3, 4]]]
     assert [type(one) for one in result.numpy().point_coords] == [np.ndarray, np.ndarray]
     assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
 
@@ -185,6 +187,8 @@ def test_new_and_update(result: Results) -> None:
         result.summary()
     result.update(masks=torch.from_numpy(scene.masks()[:1]))
     assert len(result.summary()) == 1
+    with pytest.raises(ValueError, match="keypoints and obb are not supported"):
+        result.update(keypoints=torch.zeros(1, 17, 3))
 
 
 def test_boxes_and_masks_may_be_assigned(result: Results) -> None:

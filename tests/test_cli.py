@@ -71,7 +71,7 @@ def test_the_example_of_the_readme(place: Path, capsys: pytest.CaptureFixture[st
     "line",
     [
         f"predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]]",
-        f"segment predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]]",
+        f"segment predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]] line_thickness=2 --hide-labels",
         f"{QUICK} source=img.png bboxes=[[4, 6, 40, 30], [20, 10, 60, 40]] segment predict",
         f"predict {QUICK} --source img.png --bboxes '[[4,6,40,30],[20,10,60,40]]' --save False --verbose False",
         f"predict {QUICK} source = img.png --points=[[4,6],[40,30]] --labels=1 save=False",
@@ -195,6 +195,7 @@ def test_version(capsys: pytest.CaptureFixture[str], line: str) -> None:
         ("predict img.png", "did you mean source=img.png?"),
         ("predict nano.pt", "did you mean model=nano.pt?"),
         ("predict conf", "did you mean conf=...?"),
+        ("predict sav_txt source=img.png", "did you mean save_txt?"),
         ("predict points=[[1,2]", "never closed"),
         ("predict points=[[1,x]]", "cannot read the list"),
         ("predict conf=1 --conf 2", "twice"),

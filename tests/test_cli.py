@@ -133,8 +133,10 @@ def test_annotate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_info(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("info model=nano.pt") == 0
-    assert "parameters" in capsys.readouterr().out
+    for line in ("info model=nano.pt", "info"):
+        assert run(line) == 0
+        said = capsys.readouterr().out
+        assert "parameters" in said and "image_encoder" not in said
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,6 +240,16 @@ def test_files_in_the_rasters_place(tmp_path: Path) -> None:
 
 
 @needs_rasterio
+def test_corners_at_whole_degrees(tmp_path: Path) -> None:
+    degrees = rasterio.Affine(0.001, 0, 10, 0, -0.001, 50)
+    path = write(tmp_path / "x.tif", np.full((1, 40, 50), 200, np.uint8), crs="EPSG:4326", transform=degrees)
+    found = tiles.segment(path, bright, **SMALL)
+    (feature,) = json.loads(found.save(tmp_path / "x.geojson").read_text())["features"]
+    (ring,) = feature["geometry"]["coordinates"]
+    assert sorted({x for x, _ in ring}) == [10, 10.05] and sorted({y for _, y in ring}) == [49.96, 50]
+
+
+@needs_rasterio
 def test_long_edges_bend_on_wgs_84(tmp_path: Path) -> None:
     """A sea over a whole satellite picture, with an island three pixels from its upper edge."""
     side = 10_980

@@ -191,6 +191,7 @@ def test_segmenters_that_break_their_word(picture: np.ndarray, returned: Any, me
         ({"model": 5}, "checkpoint"),
         ({"model": bright, "points_stride": 4}, "takes no options"),
         ({"model": bright, "merge_iou": 1}, "below 1"),
+        ({"model": bright, "merge_iou": -0.1}, "merge_iou must be a finite number from 0 to 1"),
         ({"model": bright, "batch": 0}, "batch"),
         ({"model": "sam_nano.pt", "points_strid": 4}, "points_strid"),
         ({"model": "sam_nano.pt", "save": True}, "save"),

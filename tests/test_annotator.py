@@ -148,7 +148,10 @@ def test_columns_that_are_none(
 
 
 def test_no_rows(config: AnnotateConfig) -> None:
-    assert {len(column) for column in Annotator(config)({"path": []}).values()} == {0}
+    made = Annotator(config)({"path": []})
+    assert {len(column) for column in made.values()} == {0}
+    whole = [name for name, column in made.items() if column.dtype == np.int64]
+    assert whole == ["width", "height", "objects"]  # as of other batches, which it may be joined with
 
 
 def test_it_is_small_and_lazy_until_it_is_used(images: list[Path]) -> None:

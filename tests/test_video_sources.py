@@ -65,11 +65,14 @@ def test_animated_gif_is_a_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_gif_without_durations_keeps_its_frames(tmp_path: Path, stride: int) -> None:
+def test_a_gif_without_durations_keeps_its_frames(
+    tmp_path: Path, stride: int, caplog: pytest.LogCaptureFixture
+) -> None:
     frames = [Image.new("RGB", (48, 32), (60 * k,) * 3) for k in range(4)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     items = list(load_sources(tmp_path / "a.gif", vid_stride=stride))
     assert [(i.frame, grey(i), i.fps, i.frames) for i in items] == [(k, 3 * k, None, 4) for k in range(0, 4, stride)]
+    assert not caplog.records
 
 
 def test_a_gif_that_breaks_off_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -187,6 +187,8 @@ def test_new_and_update(result: Results) -> None:
         result.summary()
     result.update(masks=torch.from_numpy(scene.masks()[:1]))
     assert len(result.summary()) == 1
+    result.update(boxes=torch.zeros(4, 6), masks=torch.from_numpy(scene.masks()))
+    assert result.predicted_iou is None  # that of four other objects
     with pytest.raises(ValueError, match="keypoints and obb are not supported"):
         result.update(keypoints=torch.zeros(1, 17, 3))
 
@@ -214,7 +216,7 @@ def test_boxes_and_masks_may_be_assigned(result: Results) -> None:
         ({"orig_img": np.zeros((4, 4, 4), np.uint8)}, ValueError),
         ({"orig_img": np.zeros((4, 4, 3))}, ValueError),
         ({"probs": 1}, ValueError),
-        ({"masks": torch.zeros(2, 48, 64)}, ValueError),
+        ({"masks": torch.zeros(2, 48, 64, dtype=torch.bool)}, ValueError),
         ({"masks": Masks(torch.zeros(1, 4, 4), (4, 4))}, ValueError),
         ({"predicted_iou": [0.5, 0.5]}, ValueError),
         ({"boxes": torch.zeros(1, 5)}, ValueError),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,12 @@ def test_records_are_checked() -> None:
     for polygons in ([], [[(0, 0), (1, 1)]], [[0, 0, 1, 1, 2, 2]], [[(0, 0), (1, 0), (1, float("nan"))]]):
         with pytest.raises(ValueError, match="polygon"):
             Segmentation.from_polygons(polygons, (4, 4))
+
+
+def test_masks_as_pycocotools_has_them_are_text() -> None:
+    code = encoded(np.eye(4, dtype=bool))
+    data = {"size": np.array(code["size"]), "counts": code["counts"].encode()}
+    assert Segmentation.from_rle(data).rle == code and json.dumps(Segmentation.from_rle(data).rle)
 
 
 def test_a_mask_without_pixels_has_no_ring() -> None:

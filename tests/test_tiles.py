@@ -222,6 +222,13 @@ def native() -> bool:
         return serves(torch.zeros(1))
 
 
+@pytest.mark.parametrize(("width", "count"), [(1024, 1), (1025, 2), (1920, 2), (1921, 3)])
+def test_tiles_are_of_1024_pixels_and_share_128(width: int, count: int) -> None:
+    counting = Counting()
+    tiles.segment(np.zeros((8, width, 3), np.uint8), counting)
+    assert counting.calls == count
+
+
 def test_options_reach_the_model(picture: np.ndarray) -> None:
     sam = SAM(small_model())
     common: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, "conf_thres": -1e9}

@@ -43,6 +43,21 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert header["settings"] == SETTINGS and header["fingerprint"] == fingerprint(SETTINGS)
 
 
+def test_lines_are_flushed_to_disk_once_a_second_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 5.0
+    flushed: list[float] = []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("os.fsync", lambda file: flushed.append(now))
+    manifest = Manifest(tmp_path, SETTINGS)
+    for now in (5.5, 6.0, 6.5, 7.25, 7.5):
+        manifest.append(ok(f"{now}.jpg"))
+    assert flushed == [5.0, 6.0, 7.25]
+    manifest.close()
+    assert flushed == [5.0, 6.0, 7.25, 7.5]
+
+
 def test_an_image_counts_once(tmp_path: Path) -> None:
     error = {"key": "a", "status": "error", "error": "broken"}
     write(tmp_path, error, ok("a", (0, "cup", 2)), ok("a", (0, "cup", 2)), error)

@@ -90,6 +90,8 @@ def test_other_sources_are_no_files(tmp_path: Path) -> None:
     assert list_files(picture) is None
     assert list_files(["https://example.org/a.jpg", str(tmp_path / "a.jpg")]) is None
     assert list_files("rtsp://camera/1") is None
+    (tmp_path / "list.txt").write_text("https://example.org/a.jpg\na.jpg\n")
+    assert list_files(tmp_path / "list.txt") is None
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_tensors() -> None:
     assert np.array_equal(only(chw[0]).image, grey)
     assert np.array_equal(only(chw[:1].requires_grad_(False)).image, grey)
     assert np.array_equal(only((chw / 255).requires_grad_()).image, BGR)
+    assert np.array_equal(only(chw > 9).image, np.where(BGR > 9, 255, 0))
     batch = torch.stack([chw, chw.flip(2)])
     items = list(load_sources(batch))
     assert [i.path for i in items] == ["image0.jpg", "image1.jpg"]

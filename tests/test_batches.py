@@ -67,6 +67,12 @@ def test_through_sam_and_with_nothing_to_go_by(pictures: list[np.ndarray]) -> No
     assert sam.model.batches == [2] + [1] * 8 and [len(result) > 0 for result in crops] == [True, True]
 
 
+def test_the_picture_that_is_set_is_a_batch_of_its_own(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+    predictor.set_image(pictures[0])
+    (result,) = predictor(bboxes=BOXES, batch=2)
+    assert same(result, predictor(pictures[:1], bboxes=BOXES)[0])
+
+
 def test_embeddings_are_those_of_one_by_one(pictures: list[np.ndarray]) -> None:
     model = small_model()
     model.set_image_size(128)

@@ -71,7 +71,7 @@ def test_the_example_of_the_readme(place: Path, capsys: pytest.CaptureFixture[st
     "line",
     [
         f"predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]]",
-        f"segment predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]]",
+        f"segment predict {QUICK} source=img.png bboxes=[[4,6,40,30],[20,10,60,40]] line_thickness=2 --hide-labels",
         f"{QUICK} source=img.png bboxes=[[4, 6, 40, 30], [20, 10, 60, 40]] segment predict",
         f"predict {QUICK} --source img.png --bboxes '[[4,6,40,30],[20,10,60,40]]' --save False --verbose False",
         f"predict {QUICK} source = img.png --points=[[4,6],[40,30]] --labels=1 save=False",
@@ -133,8 +133,10 @@ def test_annotate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_info(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("info model=nano.pt") == 0
-    assert "parameters" in capsys.readouterr().out
+    for line in ("info model=nano.pt", "info"):
+        assert run(line) == 0
+        said = capsys.readouterr().out
+        assert "parameters" in said and "image_encoder" not in said
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +197,7 @@ def test_version(capsys: pytest.CaptureFixture[str], line: str) -> None:
         ("predict img.png", "did you mean source=img.png?"),
         ("predict nano.pt", "did you mean model=nano.pt?"),
         ("predict conf", "did you mean conf=...?"),
+        ("predict sav_txt source=img.png", "did you mean save_txt?"),
         ("predict points=[[1,2]", "never closed"),
         ("predict points=[[1,x]]", "cannot read the list"),
         ("predict conf=1 --conf 2", "twice"),

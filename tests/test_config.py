@@ -130,6 +130,7 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"iou": 1.5}, ValueError, "from 0 to 1"),
         ({"save": "yes"}, TypeError, "True or False"),
         ({"save": 2}, TypeError, "True or False"),
+        ({"save": 1.0}, TypeError, "True or False"),
         ({"boxes": [1, 2, 3, 4]}, TypeError, "bboxes"),
         ({"points_stride": 0}, ValueError, "at least 1"),
         ({"points_stride": 2.0}, TypeError, "whole number"),
@@ -142,7 +143,7 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"batch": 0}, ValueError, "at least 1"),
         ({"batch": 2.5}, TypeError, "whole number"),
         ({"imgsz": (640, 480)}, ValueError, "square"),
-        ({"imgsz": 0}, ValueError, "imgsz"),
+        ({"imgsz": 0}, ValueError, "imgsz must be at least 16"),
         ({"imgsz": "1024"}, TypeError, "imgsz"),
         ({"device": 1.5}, TypeError, "device"),
         ({"project": 3}, TypeError, "project"),
@@ -160,6 +161,11 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
 def test_refusals_name_the_option(options: dict, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
         Config().updated(options)
+
+
+@pytest.mark.parametrize("value", [0, 1, np.int64(1), np.True_, np.False_])
+def test_switches_take_0_and_1(value: object) -> None:
+    assert Config(save=value).save is bool(value)  # type: ignore[arg-type]
 
 
 def test_assignment_is_checked_too() -> None:
@@ -183,10 +189,12 @@ def test_imgsz_is_rounded_up_and_said(caplog: pytest.LogCaptureFixture) -> None:
 def test_options_without_effect_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     Config().updated({"agnostic_nms": True, "retina_masks": True, "rect": False})
     Config().updated({"agnostic_nms": True, "classes": np.array([0, 1])})
+    assert Config().updated({"task": "detect"}).task == "segment"
     DetectConfig().updated({"points_stride": "few", "conf_thres": None, "classes": [0, 1]})
     assert [record.message for record in caplog.records] == [
         "agnostic_nms has no effect on Segment Anything",
         "classes has no effect on Segment Anything",
+        "task='detect' has no meaning here; Segment Anything does 'segment'",
         "points_stride has no effect on YOLOv8 and FastSAM",
     ]
 

@@ -135,6 +135,15 @@ def test_names_that_are_given(place: Path, to: str) -> None:
         assert read_labels(target, to, **options).names == {0: "horse", 1: "dog"}
 
 
+def test_formats_of_a_call(place: Path) -> None:
+    # LabelMe looks for an image beside its labels.
+    assert convert_labels("data", "data/images", from_="yolo", to="labelme", images="data/images").images == 3
+    assert json.loads(Path("data/images/sub/3.json").read_text())["imagePath"] == "3.png"
+    for formats in ({"from_": "voc", "to": "coco"}, {"from_": "yolo", "to": "voc"}):
+        with pytest.raises(ValueError, match="='voc' is none of yolo, coco, sa1b"):
+            convert_labels("data", "new.json", images="data/images", **formats)
+
+
 def test_nothing_that_is_read_is_written_over(place: Path) -> None:
     convert_labels("data", "set/1.json", from_="yolo", to="coco")
     convert_labels("set/1.json", "sa1b", from_="coco", to="sa1b")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from fastsam_core._log import warn_once
 from fastsam_core.sources import decode_image, load_sources
@@ -21,6 +22,31 @@ def test_truncated_files_are_errors(kind: str) -> None:
     for length in (20, len(data) // 2, len(data) * 9 // 10):
         with pytest.raises(ValueError, match="damaged"):
             decode_image(data[:length])
+
+
+def test_avif() -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    data = encode(RGB, "AVIF", quality=100, subsampling="4:4:4")
+    assert np.abs(decode_image(data).astype(int) - BGR).max() <= 4
+    with pytest.raises(ValueError, match="damaged AVIF header"):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("brand", ["heic", "mif1"])
+def test_heif_by_what_has_registered_itself(brand: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"\0\0\0\x18ftyp" + brand.encode() + bytes(52)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(ValueError, match=r"^HEIF needs the package pillow-heif"):
+        decode_image(data)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (lambda file, name: Image.fromarray(RGB), None))
+    assert np.array_equal(decode_image(data), BGR)
+
+
+def test_a_pillow_that_lacks_a_format_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)
+    with pytest.raises(ValueError, match=r"^AVIF needs a newer Pillow"):
+        decode_image(b"\0\0\0\x1cftypavif" + bytes(52))
 
 
 def test_no_other_formats_reach_a_decoder() -> None:
@@ -56,6 +82,13 @@ def test_modes() -> None:
         pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
         for result in (decode_image(encode(image, kind)), only(pil).image):
             assert np.array_equal(result, expected), (pil.mode, kind)
+
+
+@pytest.mark.parametrize(("mode", "premultiplied"), [("LA", "La"), ("RGBA", "RGBa")])
+def test_premultiplied_alpha_is_divided_out(mode: str, premultiplied: str) -> None:
+    image = Image.new(mode, (2, 1), (200,) * (len(mode) - 1) + (128,))
+    assert np.abs(only(image.convert(premultiplied)).image.astype(int) - 200).max() <= 1
+    assert only(image.convert(premultiplied)).image.shape == (1, 2, 3)
 
 
 def test_sixteen_bit_colour_keeps_the_high_byte() -> None:

@@ -56,6 +56,8 @@ def test_a_coco_file_is_read_by_pycocotools() -> None:
 def test_coco_classes() -> None:
     named = scene.results(names={0: "person", 1: "car", 2: "dog", 3: "cat"})
     dataset = coco.dataset(named)
+    first = dataset["annotations"][0]
+    assert dataset["images"][0]["id"] == first["image_id"] == first["id"] == 1 and "counts" in first["segmentation"]
     assert [one["category_id"] for one in dataset["annotations"]] == [1, 2, 3, 4]
     assert [one["name"] for one in dataset["categories"]] == ["person", "car", "dog", "cat"]
     half_named = scene.results(names={0: "0", 1: "car", 2: "2", 3: "3"})

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsam_core.formats import read_labels
+from fastsam_core.formats import ImageLabels, LabelledObject, open_writer, read_labels
 from label_examples import encoded, pixels, refused
 
 SIZE = (40, 50)
@@ -54,6 +54,18 @@ def test_coco_kinds_of_segmentation(tmp_path: Path) -> None:
         assert labels.objects[0].segmentation is None and labels.objects[0].corners() == (1, 2, 4, 6)
     (labels,) = read_labels(coco_file(tmp_path, segmentation=code, bbox=[]), "coco")
     assert labels.objects[0].box is None and labels.objects[0].corners() == (5, 3, 30, 9)
+
+
+@pytest.mark.parametrize(
+    ("names", "class_ids", "listed"),
+    [({}, [], ["object"]), ({}, [0], ["object"]), ({0: "cat"}, [0], ["cat"]), ({}, [2], ["0", "1", "2"])],
+)
+def test_categories_that_are_written(tmp_path: Path, names: Any, class_ids: list[int], listed: list[str]) -> None:
+    found = [LabelledObject(class_id, box=(1, 2, 3, 4)) for class_id in class_ids]
+    with open_writer(tmp_path / "a.json", "coco") as writer:
+        writer.write(ImageLabels("a.png", 40, 50, found, names))
+    categories = json.loads((tmp_path / "a.json").read_text())["categories"]
+    assert [(one["id"], one["name"]) for one in categories] == list(enumerate(listed, 1))
 
 
 def test_coco_classes_count_categories(tmp_path: Path) -> None:
@@ -109,6 +121,7 @@ def test_coco_fields_that_are_refused(tmp_path: Path, changes: dict[str, Any], m
         (("images", 0, "height"), None, r"images\[0\]: 'height' is missing"),
         (("images", 0, "file_name"), "", r"images\[0\]\.file_name: text is needed"),
         (("images",), {}, r"images: a list is needed, not 'dict'"),
+        (("images",), [{"id": 9}] * 2, r"images\[1\]\.id: another image has the id 9 too"),
         (("images", 0), [], r"images\[0\]: a JSON object is needed"),
         (("categories", 0, "name"), 3, r"categories\[0\]\.name: text is needed, not '3'"),
         (("categories",), [{"id": 4, "name": "a"}] * 2, r"categories\[1\]\.id: another category has the id 4 too"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import scene
+from fastsam_core.formats import open_writer
 from fastsam_core.formats.labels import ImageLabels, LabelledObject
 from fastsam_core.formats.segmentation import Segmentation
 from label_examples import encoded
@@ -19,9 +23,11 @@ def test_records_are_checked() -> None:
         ({"class_id": True}, "a class id is"),
         ({"class_id": 10**6}, "a class id is"),
         ({"class_id": 1.5}, "a class id is"),
+        ({"class_id": "1"}, "a class id is"),
         ({"class_id": 0, "segmentation": None}, "needs a segmentation or a box"),
         ({"class_id": 0, "score": float("nan")}, "score must be 1 finite number"),
         ({"class_id": 0, "box": (1, 2, 3)}, "box must be 4 finite numbers"),
+        ({"class_id": 0, "box": (1, 2, 3, "x")}, "box must be 4 finite numbers"),
         ({"class_id": 0, "point_coords": [[1, float("inf")]]}, "point_coords must be 2"),
         ({"class_id": 0, "crop_box": [0, 0, 4]}, "crop_box must be 4"),
     ):
@@ -31,11 +37,29 @@ def test_records_are_checked() -> None:
         ImageLabels.from_results(scene.results(), class_ids=[0])
     with pytest.raises(ValueError, match="file_name must be"):
         ImageLabels("", 4, 4)
+    assert ImageLabels("a.jpg", 10**6, 1).size == (1, 10**6)
+    with pytest.raises(ValueError, match="height must be a whole number of pixels from 1 to 1000000, not '0'"):
+        ImageLabels("a.jpg", 4, 0)
     for polygons in ([], [[(0, 0), (1, 1)]], [[0, 0, 1, 1, 2, 2]], [[(0, 0), (1, 0), (1, float("nan"))]]):
         with pytest.raises(ValueError, match="polygon"):
             Segmentation.from_polygons(polygons, (4, 4))
 
 
+def test_masks_as_pycocotools_has_them_are_text() -> None:
+    code = encoded(np.eye(4, dtype=bool))
+    data = {"size": np.array(code["size"]), "counts": code["counts"].encode()}
+    assert Segmentation.from_rle(data).rle == code and json.dumps(Segmentation.from_rle(data).rle)
+
+
 def test_a_mask_without_pixels_has_no_ring() -> None:
     mask = Segmentation.from_rle(encoded(np.zeros((4, 5), bool)))
     assert mask.ring().shape == (0, 2) and mask.rings() == [] and mask.extent == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("kind", "held"), [("yolo", 2), ("coco", 4), ("sa1b", 3), ("labelme", 2), ("labelmap", 2)])
+def test_objects_that_a_format_holds_are_counted(tmp_path: Path, kind: str, held: int) -> None:
+    mask, empty = (Segmentation.from_rle(encoded(pixels)) for pixels in (np.eye(4, dtype=bool), np.zeros((4, 4), bool)))
+    objects = [LabelledObject(0, mask), LabelledObject(0, empty), LabelledObject(0, box=(1, 1, 3, 3))]
+    objects.append(LabelledObject(0, mask, iscrowd=True))
+    with open_writer(tmp_path / ("a.json" if kind == "coco" else "a"), kind) as writer:
+        assert writer.write(ImageLabels("a.jpg", 4, 4, objects)) == held

@@ -77,6 +77,15 @@ def test_stream_works_as_it_is_consumed(model: Any) -> None:
     assert predictor.seen == 1
 
 
+def test_results_that_are_kept_are_said_where_there_may_be_many(
+    predictor: Predictor, picture: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(list(predictor(iter([picture]), stream=True, bboxes=BOXES))) == len(predictor([picture], bboxes=BOXES))
+    assert not caplog.records
+    predictor(iter([picture]), bboxes=BOXES)
+    assert "stream=True gives them one by one" in caplog.text
+
+
 def test_a_source_leaves_the_picture_that_is_set(predictor: Predictor) -> None:
     before = predictor(bboxes=BOXES[0])[0].masks.rle
     predictor(bgr_picture(20, 30), bboxes=BOXES[0])
@@ -93,12 +102,19 @@ def test_speed_and_lines(
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith(f"image 1/1 image0.jpg: {HEIGHT}x{WIDTH} 3 masks, ") and first.endswith("ms")
     assert last.startswith("Speed: ") and last.endswith("at shape (1, 3, 128, 128)")
+    predictor.set_image(picture)
+    predictor(bboxes=BOXES)
+    assert capsys.readouterr().err.startswith(f"image 1/1 image0.jpg: {HEIGHT}x{WIDTH} 3 masks, ")
     with caplog.at_level("INFO", logger="fastsam_core"):
         predictor(picture, bboxes=BOXES[0])
     assert "3 masks" not in caplog.text and "1 mask," in caplog.text, "an application's own logging is used"
     assert capsys.readouterr().err == ""
     predictor(picture, bboxes=BOXES, verbose=False)
     assert capsys.readouterr().err == ""
+    of_its_own_size = Predictor(overrides={"model": model, "save": False})
+    of_its_own_size.add_callback("on_predict_batch_end", lambda _: predictor(picture, bboxes=[], verbose=False))
+    of_its_own_size(picture, bboxes=[])
+    assert capsys.readouterr().err.endswith("at shape (1, 3, 512, 512)\n")
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
@@ -225,6 +241,14 @@ def test_models(model: SamModel, picture: np.ndarray) -> None:
     assert predictor.model is model and not model.training and predictor.device == torch.device("cpu")
     with pytest.raises(ValueError, match="CUDA devices"):
         predictor(picture, bboxes=BOXES, device="cuda:99")
+
+
+def test_a_call_may_bring_its_model(predictor: Predictor, picture: np.ndarray) -> None:
+    other: Any = small_model()
+    predictor(picture, other, bboxes=BOXES)
+    assert predictor.model is other and other.counts["encoded"] == 1
+    with pytest.raises(ValueError, match="no picture is set"):
+        predictor(bboxes=BOXES)  # the embedding was another model's
 
 
 def test_half_precision_on_the_cpu_is_float32_and_said(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,23 @@ def test_preprocess_then_inference_then_postprocess(predictor: Predictor, pictur
     everything = predictor.postprocess(predictor.inference(pixels, **FEW), pixels, picture)[0]
     assert everything.masks.rle == predictor(picture, **FEW)[0].masks.rle
     assert predictor.features is None
+
+
+@pytest.mark.parametrize(
+    "prompt", [{"points": [30, 20]}, {"points": [[[30, 20], [9, 9]]], "labels": [1, 0]}, {"masks": np.eye(32) - 0.5}]
+)
+def test_inference_with_any_prompt(predictor: Predictor, prompt: dict[str, Any]) -> None:
+    expected = predictor.prompt_inference(**prompt)
+    for got, wanted in zip(predictor.inference(**prompt), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_everything_may_find_nothing(predictor: Predictor) -> None:
+    masks, scores, boxes = predictor.generate(**{**FEW, "conf_thres": 1e9})
+    assert masks.shape == (0, HEIGHT, WIDTH) and masks.dtype == torch.bool
+    assert scores.shape == (0,) and boxes.shape == (0, 4)
+    (result,) = predictor.postprocess((masks, scores, boxes), None, predictor.picture.image)
+    assert len(result) == 0 and result.masks is None
 
 
 def test_prompt_inference_on_a_picture_of_its_own(predictor: Predictor, model: Any) -> None:
@@ -53,6 +71,8 @@ def test_inference_features(predictor: Predictor) -> None:
     assert masks is None and boxes.shape == (0, 6)
     with pytest.raises(ValueError, match="shape"):
         predictor.inference_features(predictor.features[..., :4], (HEIGHT, WIDTH), bboxes=BOXES)
+    with pytest.raises(ValueError, match="no prompt: give bboxes, points or masks"):
+        predictor.inference_features(predictor.features, (HEIGHT, WIDTH))
 
 
 def test_steps_at_the_input_size_of_the_options(predictor: Predictor, picture: np.ndarray) -> None:
@@ -82,10 +102,19 @@ def test_remove_small_regions() -> None:
 
 
 def test_predict_cli_keeps_nothing(predictor: Predictor, picture: np.ndarray) -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts: list[int] = []
+
+    def count(running: Predictor) -> None:
+        alive.update(running.results)
+        counts.append(len(alive))
+
+    predictor.add_callback("on_predict_batch_end", count)
     seen = predictor.seen
     predictor.set_prompts({"bboxes": BOXES})
-    assert predictor.predict_cli(picture) is None
-    assert predictor.seen == seen + 1
+    assert predictor.predict_cli([picture, picture, picture]) is None
+    assert predictor.seen == seen + 3
+    assert max(counts) <= 2  # the one before goes when the next one comes
 
 
 def test_callbacks(predictor: Predictor, picture: np.ndarray) -> None:

@@ -60,7 +60,8 @@ def test_points(points: Any, labels: Any, expected: Any, expected_labels: Any) -
         lambda values: np.array(values, np.int16),
         lambda values: torch.tensor(values, dtype=torch.bfloat16),
         lambda values: torch.tensor(values, dtype=torch.float32, requires_grad=True),
-        lambda values: [torch.tensor(value) for value in values],
+        lambda values: [torch.tensor(value, dtype=torch.bfloat16) for value in values],
+        lambda values: [[torch.tensor(float(number), requires_grad=True) for number in value] for value in values],
         lambda values: tuple(np.array(value) for value in values),
     ],
 )
@@ -180,6 +181,7 @@ def test_refusals(kwargs: dict, said: str) -> None:
         {"bboxes": object()},
         {"points": [1, 2], "labels": "1"},
         {"masks": "mask.png"},
+        {"masks": torch.zeros(4, 4, dtype=torch.complex64)},
         {"points": np.array([1j, 2])},
     ],
 )
@@ -235,6 +237,7 @@ def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixt
         ({"bboxes": [0.1, 0.2, 0.5, 0.9]}, "all bboxes lie in the first pixel"),
         ({"points": [[[0.5, 0.5]], [[0.2, 1]]]}, "all points lie in the first pixel"),
         ({"points": [64.5, 5]}, "outside of its picture"),
+        ({"bboxes": [1, 2, 3, 4], "labels": [1]}, "labels are ignored"),
         ({"points": [[[5, 5], [5, -1]], [[1, 1]]]}, "outside of its picture"),
         ({"bboxes": [[1, 2, 3, 4], [70, 2, 90, 4]]}, "outside of its picture"),
         ({"bboxes": [0, 0, 1, 1]}, ""),
@@ -293,8 +296,10 @@ def test_masks_of_another_shape_are_refused() -> None:
         model_mask(np.zeros((20, 20), np.float32), (30, 40), (48, 64), 64)
 
 
-def test_read_only_and_reversed_arrays_are_taken() -> None:
-    mask = np.random.default_rng(0).normal(size=(16, 16)).astype(">f4")
-    mask.flags.writeable = False
-    got = model_mask(mask[::-1], (30, 40), (48, 64), 64)[0]
-    assert torch.equal(got, torch.from_numpy(mask[::-1].astype("<f4")))
+@pytest.mark.parametrize("of_its_kind", ["read-only", "reversed", "big-endian"])
+def test_arrays_that_pytorch_does_not_take(of_its_kind: str) -> None:
+    mask = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    given = mask[::-1] if of_its_kind == "reversed" else mask.astype(">f4" if of_its_kind == "big-endian" else "<f4")
+    given.flags.writeable = of_its_kind != "read-only"
+    got = model_mask(given, (30, 40), (48, 64), 64)[0]
+    assert torch.equal(got, torch.from_numpy(np.array(given, np.float32)))

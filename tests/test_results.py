@@ -104,7 +104,8 @@ def test_nothing_found_and_everything_filtered() -> None:
     assert nothing.masks is None and len(nothing) == 0
     filtered = scene.results()[[]]
     assert filtered.masks is not None and filtered.masks.shape == (0, 48, 64)
-    for empty in (nothing, filtered):
+    for empty in (nothing, filtered, nothing.new()):
+        assert empty.rows().shape == (0, 6)
         assert empty.verbose() == "(no detections), "
         assert empty.summary() == empty.to_dicts() == empty.to_coco() == list(empty) == []
         assert empty.to_csv() == "" and json.loads(empty.to_json()) == []
@@ -133,6 +134,8 @@ def test_ragged_points_stay_with_their_objects() -> None:
     arrays = [np.array([[1.0, 1.0]]), np.array([[2.0, 2.0]])]
     kept = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=arrays)[[1]].point_coords
     assert [one.tolist() for one in kept] == [[[2, 2]]]
+    boxes, single = Boxes(torch.zeros(2, 6), (48, 64)), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert Results(scene.picture(), "a", {}, boxes, point_coords=single)[1].point_coords.tolist() == [[[3, 4]]]
     assert [type(one) for one in result.numpy().point_coords] == [np.ndarray, np.ndarray]
     assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
 
@@ -184,6 +187,10 @@ def test_new_and_update(result: Results) -> None:
         result.summary()
     result.update(masks=torch.from_numpy(scene.masks()[:1]))
     assert len(result.summary()) == 1
+    result.update(boxes=torch.zeros(4, 6), masks=torch.from_numpy(scene.masks()))
+    assert result.predicted_iou is None  # that of four other objects
+    with pytest.raises(ValueError, match="keypoints and obb are not supported"):
+        result.update(keypoints=torch.zeros(1, 17, 3))
 
 
 def test_boxes_and_masks_may_be_assigned(result: Results) -> None:
@@ -206,9 +213,10 @@ def test_boxes_and_masks_may_be_assigned(result: Results) -> None:
     [
         ({"orig_img": "a.jpg"}, TypeError),
         ({"orig_img": np.zeros((4, 4), np.uint8)}, ValueError),
+        ({"orig_img": np.zeros((4, 4, 4), np.uint8)}, ValueError),
         ({"orig_img": np.zeros((4, 4, 3))}, ValueError),
         ({"probs": 1}, ValueError),
-        ({"masks": torch.zeros(2, 48, 64)}, ValueError),
+        ({"masks": torch.zeros(2, 48, 64, dtype=torch.bool)}, ValueError),
         ({"masks": Masks(torch.zeros(1, 4, 4), (4, 4))}, ValueError),
         ({"predicted_iou": [0.5, 0.5]}, ValueError),
         ({"boxes": torch.zeros(1, 5)}, ValueError),

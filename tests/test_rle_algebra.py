@@ -65,6 +65,8 @@ def test_windows(sibling: str, masks: np.ndarray, window: tuple[int, int, int, i
     expected = [window_of(mask, *one) for mask, one in zip(given_masks, several.tolist(), strict=True)]
     assert rle.crop(packed, several) == rle.from_masks(np.stack(expected))
     assert rle.crop(packed, torch.from_numpy(several)) == rle.from_masks(np.stack(expected))
+    runs = [{"size": [3, 4], "counts": counts} for counts in rle.crop_runs(packed, several)]
+    np.testing.assert_array_equal(rle.decode(rle.frPyObjects(runs, 3, 4)).transpose(2, 0, 1), np.stack(expected))
     # The same moved the other way.
     x, y, width, height = window
     expected = [window_of(mask, -x, -y, width, height) for mask in given_masks]
@@ -89,7 +91,7 @@ def test_text_of_the_kind_that_came_in(sibling: str) -> None:
     assert isinstance(rle.union(data, text)["counts"], bytes)
     assert isinstance(rle.crop([data], (0, 0, 2, 2))[0]["counts"], bytes)
     assert rle.union([], []) == rle.crop([], (0, 0, 2, 2)) == rle.complement([]) == []
-    assert rle.translate([], (1, 2)) == rle.paste([], (1, 2), (3, 4)) == []
+    assert rle.translate([], (1, 2)) == rle.paste([], (1, 2), (3, 4)) == rle.crop_runs([], (0, 0, 2, 2)) == []
 
 
 def test_empty_runs_inside_do_not_matter(sibling: str) -> None:

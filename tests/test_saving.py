@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastsam_core import Predictor
+from fastsam_core import Predictor, Results
 from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.saving import run_folder
+from fastsam_core.saving import ResultWriter, run_folder
+from fastsam_core.sources import Item, load_sources
 from picture_files import write_video
 from small_model import QUIET, bgr_picture
 
@@ -128,6 +129,25 @@ def test_videos(predictor: Predictor, tmp_path: Path) -> None:
     capture = cv2.VideoCapture(str(predictor.save_dir / "film.avi"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and capture.get(cv2.CAP_PROP_FPS) == 8
     capture.release()
+
+
+def test_where_no_video_can_be_written_its_frames_are_pictures(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = make_video(tmp_path / "clip.avi", 2)
+    monkeypatch.setattr("cv2.VideoWriter.isOpened", lambda self: False, raising=False)
+    assert len(list(predictor(video, bboxes=BOXES, stream=True))) == 2
+    assert predictor.save_dir is not None
+    assert files(predictor.save_dir) == ["clip_frames/clip_0.jpg", "clip_frames/clip_1.jpg"]
+    assert [record.message.endswith("its frames are written as pictures") for record in caplog.records] == [True]
+
+
+def test_frames_of_another_size_fit_into_their_video(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path, Config())
+    for number, picture in enumerate((bgr_picture(48, 64), bgr_picture(24, 32))):
+        writer.write(Item(picture, "rtsp://camera", frame=number, kind="stream"), Results(picture, "camera", {}))
+    writer.close()
+    assert [item.image.shape for item in load_sources(tmp_path / "camera.avi")] == [(48, 64, 3)] * 2
 
 
 def test_a_video_left_early_is_whole_so_far(predictor: Predictor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import logging
 import os
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from fastsam_core.sources import load_sources, read_image
-from picture_files import BGR, RGB, encode, names, only, picture_folder, write
+from picture_files import BGR, RGB, encode, names, only, picture_folder, write, write_video
 
 
 @pytest.fixture
@@ -107,6 +108,17 @@ def test_folder(folder: Path) -> None:
     assert [(i.index, i.total) for i in items] == [(0, 3), (1, 3), (2, 3)]
 
 
+def test_numbers_are_in_their_order_and_before_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.png", "10.png", "9.png", "A3.png", "a10.png", "a2.png", "clip10.avi"):
+        (tmp_path / name).touch()
+    write_video(tmp_path / "clip9.avi", [BGR])
+    (tmp_path / "a folder.png").mkdir()
+    shown = ["9.png", "10.png", "a2.png", "A3.png", "a10.png", "b.png", "clip9.avi", "clip10.avi"]
+    assert names(tmp_path) == shown
+    monkeypatch.chdir(tmp_path)
+    assert names("*") == shown
+
+
 def test_bad_pictures_are_reported_and_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "img2.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (folder / "img3.png").symlink_to(folder / "gone.png")
@@ -154,6 +166,16 @@ def test_list_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [i.error is None for i in items] == [True, True, False, True, True, True]
 
 
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "set [1]"
+    write(folder / "sub" / "a.png")
+    (folder / "list.txt").write_text("sub/*.png\n")
+    assert names(folder / "list.txt") == ["a.png"]
+    with pytest.raises(FileNotFoundError, match="For its sub-folders too, pass ") as raised:
+        load_sources(folder)
+    assert names(ast.literal_eval(str(raised.value).rpartition(", pass ")[2])) == ["a.png"]
+
+
 def test_csv_list_takes_the_first_column(folder: Path) -> None:
     (folder / "list.csv").write_text('image,label\n"img2.png",3\nimg10.png,4\n')
     assert names(folder / "list.csv") == ["img2.png", "img10.png"]
@@ -188,6 +210,15 @@ def test_list_of_everything(tmp_path: Path, folder: Path) -> None:
         "IMG1.JPG", "img2.png", "img10.png", "image9.jpg", "image10.jpg",
     ]  # fmt: skip
     assert load_sources(tuple(given)).total == 11
+
+
+def test_list_of_patterns_list_files_and_videos(tmp_path: Path, folder: Path) -> None:
+    (folder / "list.txt").write_text("sub/deep.png\n")
+    given = [f"{folder}/img*.png", folder / "list.txt", *os.scandir(os.fsencode(folder / "sub"))]
+    assert names(given) == ["img2.png", "img10.png", "deep.png", "deep.png"]
+    source = load_sources([*given, write_video(tmp_path / "clip.avi", [BGR] * 3), BGR])
+    assert source.total is None  # only the end of the video tells
+    assert [item.index for item in source] == [0, 1, 2, 3, 4, 4, 4, 5]
 
 
 def test_list_goes_on_after_bad_files(tmp_path: Path) -> None:

@@ -205,6 +205,18 @@ def test_sam_finds_nothing_by_no_texts_and_loads_nothing_for_it(monkeypatch: pyt
     assert len(result) == 0 and result.masks is None
 
 
+def test_a_detector_is_loaded_once_and_again_for_other_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Any] = []
+    monkeypatch.setattr(
+        OpenVocabularyDetector, "__init__", lambda self, *args, **options: loaded.append(options["conf"])
+    )
+    monkeypatch.setattr(OpenVocabularyDetector, "find", lambda self, image, texts: Finder().find(image, texts))
+    predictor = Predictor(overrides={"model": small_model(), "text_model": "a folder", **QUIET})
+    for text_conf in (None, None, 0.5, 0.5, None):
+        assert len(predictor(PICTURE, texts=TEXTS, text_conf=text_conf)[0]) == 3
+    assert loaded == [None, 0.5, None]
+
+
 def test_masks_below_the_threshold_take_their_texts_along() -> None:
     sam = SAM(small_model())
     options = {key: value for key, value in QUIET.items() if key not in ("save", "conf")}

@@ -191,6 +191,7 @@ def test_segmenters_that_break_their_word(picture: np.ndarray, returned: Any, me
         ({"model": 5}, "checkpoint"),
         ({"model": bright, "points_stride": 4}, "takes no options"),
         ({"model": bright, "merge_iou": 1}, "below 1"),
+        ({"model": bright, "merge_iou": -0.1}, "merge_iou must be a finite number from 0 to 1"),
         ({"model": bright, "batch": 0}, "batch"),
         ({"model": "sam_nano.pt", "points_strid": 4}, "points_strid"),
         ({"model": "sam_nano.pt", "save": True}, "save"),
@@ -219,6 +220,13 @@ def native() -> bool:
     """Whether the native encoder is at work, which gives the same bits for any batch."""
     with torch.no_grad():
         return serves(torch.zeros(1))
+
+
+@pytest.mark.parametrize(("width", "count"), [(1024, 1), (1025, 2), (1920, 2), (1921, 3)])
+def test_tiles_are_of_1024_pixels_and_share_128(width: int, count: int) -> None:
+    counting = Counting()
+    tiles.segment(np.zeros((8, width, 3), np.uint8), counting)
+    assert counting.calls == count
 
 
 def test_options_reach_the_model(picture: np.ndarray) -> None:

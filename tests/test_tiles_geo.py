@@ -196,6 +196,9 @@ def test_nodata_becomes_no_object(tmp_path: Path, how: str) -> None:
         floats[:, blank] = np.nan if how == "nan" else -9999
         path = write(tmp_path / "x.tif", floats, nodata=None if how == "nan" else -9999)
     assert boxes(tiles.segment(path, bright, **SMALL)) == [[100, 70, 220, 80]]
+    with open_raster(path) as raster:
+        pixels, valid = raster.read((0, 0, WIDTH, HEIGHT))
+    assert np.array_equal(valid, ~blank) and not pixels[blank].any()
     values[:] = 255
     nothing = write(tmp_path / "nothing.tif", values, nodata=255)
     assert len(tiles.segment(nothing, bright, **SMALL)) == 0
@@ -234,6 +237,16 @@ def test_files_in_the_rasters_place(tmp_path: Path) -> None:
             EAST, NORTH - 80 * PIXEL, EAST + 220 * PIXEL, NORTH - 20 * PIXEL, 32632
         )  # fmt: skip
     database.close()
+
+
+@needs_rasterio
+def test_corners_at_whole_degrees(tmp_path: Path) -> None:
+    degrees = rasterio.Affine(0.001, 0, 10, 0, -0.001, 50)
+    path = write(tmp_path / "x.tif", np.full((1, 40, 50), 200, np.uint8), crs="EPSG:4326", transform=degrees)
+    found = tiles.segment(path, bright, **SMALL)
+    (feature,) = json.loads(found.save(tmp_path / "x.geojson").read_text())["features"]
+    (ring,) = feature["geometry"]["coordinates"]
+    assert sorted({x for x, _ in ring}) == [10, 10.05] and sorted({y for _, y in ring}) == [49.96, 50]
 
 
 @needs_rasterio
@@ -288,7 +301,9 @@ def test_a_world_file_says_where_a_tiff_lies(tmp_path: Path, name: str) -> None:
 
 @needs_rasterio
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-def test_only_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_windows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A GeoTIFF with more pixels than are decoded at once, and a TIFF that says nothing of its place."""
     values = np.rint(scene() * 255).astype(np.uint8)[None].repeat(3, 0)
     path = write(tmp_path / "x.tif", values)
@@ -297,6 +312,7 @@ def test_only_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert boxes(tiles.segment(path, bright, **SMALL)) == EXPECTED
     found = tiles.segment(plain, bright, **SMALL)
     assert boxes(found) == EXPECTED and found.georeference is None and found.crs is None
+    assert not caplog.records
 
 
 @needs_rasterio

@@ -126,6 +126,18 @@ def test_a_road_through_five_tiles_is_one_object() -> None:
     assert iou(found, road) > 0.8 and found[:, 0].any() and found[:, -1].any()
 
 
+def test_objects_come_by_their_first_pieces_with_scores_by_area() -> None:
+    grid = row_of(2)
+    bar, dot = blank(grid), blank(grid)
+    bar[4:8, 4:50] = dot[20:24, 10:14] = True
+    left, alone, right = pieces_of(grid, (0, bar), (0, dot), (1, bar))
+    pieces = [left._replace(predicted_iou=0.9, stability=0.6), alone, right._replace(predicted_iou=0.5, stability=0.2)]
+    whole, other = merge(pieces, grid, 0.5)
+    assert other == alone and whole.tile == left.tile and whole.area == bar.sum()
+    share = left.area / (left.area + right.area)
+    assert (whole.predicted_iou, whole.stability) == pytest.approx((0.5 + 0.4 * share, 0.2 + 0.4 * share))
+
+
 def test_what_lies_in_the_overlap_comes_out_once() -> None:
     grid = Grid(56, 56, 32, 8)
     house = blank(grid)
@@ -171,6 +183,18 @@ def test_what_one_tile_shows_side_by_side_is_not_united() -> None:
         one, other, whole = map(turn, (upper, lower, both))
         grid = Grid(*one.shape, 32, 8)
         assert len(objects(pieces_of(grid, (0, one), (0, other), (1, whole)), grid)) == 2
+
+
+def test_the_link_with_most_pixels_comes_first() -> None:
+    """As before, but one is larger, and what runs into both is taken for more of that one."""
+    grid = row_of(2)
+    for large, small, seam in ((slice(4, 20), slice(20, 28), 20), (slice(12, 28), slice(4, 12), 12)):
+        one, other, both = blank(grid), blank(grid), blank(grid)
+        one[large, 4:32] = other[small, 4:32] = both[4:28, 24:50] = True
+        both[seam - 1 : seam + 1, 24:32] = False
+        for order in ((one, other), (other, one)):
+            found = objects(pieces_of(grid, *((0, mask) for mask in order), (1, both)), grid)
+            assert same(found, [one | both, other])
 
 
 def test_a_car_on_a_road_stays() -> None:

@@ -31,10 +31,15 @@ DIAMOND = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
 # Joined along edges, but for one corner at which the ring closes.
 HOOK = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
 
+# Predicted IoU and stability of the first, second and third object.
+SCORES = ((0.75, 0.5), (0.625, 0.375), (0.5, 0.25))
+
 
 def objects(*placed: tuple[np.ndarray, int, int], side: int = 60_000, **options: Any) -> RasterObjects:
-    """Masks with their corners x, y, in a square raster."""
-    pieces = [piece_of(0, MaskRuns.from_mask(mask, x, y), 0.75, 0.5) for mask, x, y in placed]
+    """Masks with their corners x, y, in a square raster, each with scores of its own."""
+    pieces = [
+        piece_of(0, MaskRuns.from_mask(mask, x, y), *own) for (mask, x, y), own in zip(placed, SCORES, strict=False)
+    ]
     return RasterObjects(pieces, side, side, **options)
 
 
@@ -136,6 +141,9 @@ def test_a_sequence() -> None:
         assert [one.area for one in found[chosen]] == [4, 3] and found[chosen].boxes.tolist() == found.boxes[
             1:
         ].tolist()
+        assert found[chosen].predicted_iou.tolist() == [one.predicted_iou for one in found[chosen]] == [0.625, 0.5]
+        assert found[chosen].stability.tolist() == [one.stability for one in found[chosen]] == [0.375, 0.25]
+    assert repr(found[1:]) == "RasterObjects(2 of 60000 x 60000)"
     assert found[np.int64(1)].area == 4 and len(found[found.areas > 99]) == 0
     assert found.boxes.dtype == found.areas.dtype == np.int64
     assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
@@ -163,6 +171,7 @@ def test_coco_is_read_by_others(tmp_path: Path) -> None:
         np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), one.dense(0, 0, 80, 80))
         assert entry["area"] == one.area and entry["category_id"] == content["categories"][0]["id"]
         assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
+        assert (entry["predicted_iou"], entry["stability_score"]) == SCORES[entry["id"] - 1]
 
 
 def test_geojson_in_pixels(tmp_path: Path) -> None:
@@ -170,7 +179,10 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
     content = json.loads(found.save(tmp_path / "found.geojson").read_text())
     assert [feature["properties"]["area"] for feature in content["features"]] == found.areas.tolist()
     assert [feature["geometry"]["type"] for feature in content["features"]] == ["Polygon", "MultiPolygon"]
-    for feature, one in zip(content["features"], found, strict=True):
+    for number, (feature, one) in enumerate(zip(content["features"], found, strict=True), 1):
+        properties = feature["properties"]
+        assert feature["id"] == properties["id"] == number
+        assert (properties["predicted_iou"], properties["stability"]) == SCORES[number - 1]
         shape = feature["geometry"]
         parts = [shape["coordinates"]] if shape["type"] == "Polygon" else shape["coordinates"]
         areas = [ring_areas([np.array(ring) for ring in rings]) for rings in parts]
@@ -227,7 +239,7 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
     for (number, blob, area, predicted_iou, stability), one in zip(rows, found, strict=True):
         srs, envelope, parts = geometries(blob)
         x1, y1, x2, y2 = one.box.tolist()
-        assert srs == system and (area, predicted_iou, stability) == (one.area, 0.75, 0.5)
+        assert srs == system and (area, predicted_iou, stability) == (one.area, *SCORES[number - 1])
         assert envelope == [
             corner[0] + size * x1, corner[0] + size * x2, corner[1] - size * y2, corner[1] - size * y1
         ]  # fmt: skip
@@ -236,14 +248,40 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
         assert sum(map(sum, areas)) == one.area * size**2
         index = database.execute("SELECT minx, maxx, miny, maxy FROM rtree_objects_geom WHERE id = ?", [number])
         np.testing.assert_allclose(index.fetchone(), envelope, rtol=1e-6)
+    extension = database.execute("SELECT table_name, column_name, extension_name FROM gpkg_extensions").fetchall()
+    assert extension == [("objects", "geom", "gpkg_rtree_index")]
     definition = database.execute("SELECT definition FROM gpkg_spatial_ref_sys WHERE srs_id = ?", [system]).fetchone()
     assert definition == (where.crs if named and where is not None else "undefined",)
     box = database.execute("SELECT min_x, min_y, max_x, max_y, srs_id, data_type FROM gpkg_contents").fetchone()
-    assert box[4:] == (system, "features") and box[0] == corner[0] + size * 10 and box[3] == corner[1] - size * 20
+    assert box[4:] == (system, "features")
+    assert box[:4] == (corner[0] + size * 10, corner[1] - size * 63, corner[0] + size * 53, corner[1] - size * 20)
     database.close()
     assert sorted(tmp_path.iterdir()) == [path], "nothing else is left"
-    again = found.save(tmp_path / "again.gpkg")
+    again = found.save(tmp_path / "AGAIN.GPKG")
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_geopackages_index_follows_what_others_change(tmp_path: Path) -> None:
+    path = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80).save(tmp_path / "found.gpkg")
+    with closing(sqlite3.connect(path)) as database:
+        # The functions that annex F.3 asks of whoever changes a file.
+        for place, side in enumerate(("MinX", "MaxX", "MinY", "MaxY")):
+            database.create_function(f"ST_{side}", 1, lambda blob, place=place: geometries(blob)[1][place])
+        database.create_function("ST_IsEmpty", 1, lambda blob: None if blob is None else not geometries(blob)[2])
+
+        def index(change: str) -> dict[int, list[float]]:
+            database.execute(change)
+            rows = database.execute("SELECT id, minx, maxx, miny, maxy FROM rtree_objects_geom")
+            return {number: sides for number, *sides in rows}
+
+        ring, diamond = index("SELECT 1").values()
+        copied = "(SELECT geom FROM objects WHERE id = 2)"
+        assert index(f"UPDATE objects SET geom = {copied} WHERE id = 1") == {1: diamond, 2: diamond} and ring != diamond
+        assert index("UPDATE objects SET geom = NULL WHERE id = 1") == {2: diamond}
+        assert index(f"UPDATE objects SET id = 7, geom = {copied} WHERE id = 1") == {7: diamond, 2: diamond}
+        assert index("UPDATE objects SET id = 8, geom = NULL WHERE id = 7") == {2: diamond}
+        assert index(f"INSERT INTO objects (id, geom) VALUES (9, {copied})") == {2: diamond, 9: diamond}
+        assert index("DELETE FROM objects WHERE id = 2") == {9: diamond}
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:

@@ -117,6 +117,24 @@ def test_other_settings_are_refused(picture: np.ndarray, tmp_path: Path) -> None
     assert content(tmp_path) == before
 
 
+def test_other_places_without_data_are_other_pixels(tmp_path: Path) -> None:
+    class Dark:
+        height, width = 40, 50
+        kept = np.ones((40, 50), bool)
+
+        def read(self, y: int, x: int, height: int, width: int, /) -> np.ndarray:
+            return np.zeros((height, width, 3), np.uint8)
+
+        def valid(self, y: int, x: int, height: int, width: int, /) -> np.ndarray:
+            return self.kept[y : y + height, x : x + width]
+
+    raster = Dark()
+    tiles.segment(raster, bright, work_dir=tmp_path, **SMALL)
+    raster.kept = np.tri(40, 50, dtype=bool)
+    with pytest.raises(ValueError, match="other pixels"):
+        tiles.segment(raster, bright, work_dir=tmp_path, **SMALL)
+
+
 def test_a_file_is_no_work_dir(picture: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -65,11 +65,14 @@ def test_animated_gif_is_a_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_gif_without_durations_keeps_its_frames(tmp_path: Path, stride: int) -> None:
+def test_a_gif_without_durations_keeps_its_frames(
+    tmp_path: Path, stride: int, caplog: pytest.LogCaptureFixture
+) -> None:
     frames = [Image.new("RGB", (48, 32), (60 * k,) * 3) for k in range(4)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     items = list(load_sources(tmp_path / "a.gif", vid_stride=stride))
     assert [(i.frame, grey(i), i.fps, i.frames) for i in items] == [(k, 3 * k, None, 4) for k in range(0, 4, stride)]
+    assert not caplog.records
 
 
 def test_a_gif_that_breaks_off_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -233,10 +236,11 @@ def test_leaving_early_closes_the_file(video: Path, monkeypatch: pytest.MonkeyPa
 def test_video_from_an_address(video: Path) -> None:
     data = video.read_bytes()
     with serve(lambda handler: reply(handler, data, headers={"Content-Type": "video/x-msvideo"})) as address:
-        source = load_sources(f"{address}/clip.avi", vid_stride=3)
+        url = f"{address}/clip.avi?size=3#x"
+        source = load_sources(url, vid_stride=3)
         items = list(source)
         assert (source.kind, source.expected()) == ("video", None)
-    assert [(i.path, i.frame) for i in items] == [(f"{address}/clip.avi", k) for k in (0, 3, 6, 9)]
+    assert [(i.path, i.frame) for i in items] == [(url, k) for k in (0, 3, 6, 9)]
 
 
 # --- streams
@@ -283,6 +287,16 @@ def test_streams_file(video: Path, tmp_path: Path) -> None:
     assert [i.frame for i in items if i.index == 1] == list(range(4))
     assert {i.total for i in items} == {2}
     assert {i.path for i in items} == {str(video), str(tmp_path / "other.avi")}
+
+
+def test_streams_file_of_addresses_and_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.streams").write_text("rtsp://camera/1\n 2 \n")
+    opened: list[Any] = []
+    monkeypatch.setattr(
+        "fastsam_core.sources.load.stream_items", lambda addresses, **_: iter(opened.extend(addresses) or ())
+    )
+    source = load_sources(tmp_path / "a.streams")
+    assert list(source) == [] and opened == ["rtsp://camera/1", 2] and source.path == str(tmp_path / "a.streams")
 
 
 def test_one_dead_stream_leaves_the_others(video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

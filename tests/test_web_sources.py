@@ -26,6 +26,8 @@ def test_urls(folder: Path) -> None:
             reply(handler, b"no", 404)
         elif handler.path.startswith("/page"):
             reply(handler, b"<html>", headers={"Content-Type": "text/html"})
+        elif handler.path.startswith("/live"):
+            reply(handler, b"--x", headers={"Content-Type": handler.path[6:].rpartition("/")[0] + "; boundary=x"})
         elif handler.path.startswith("/moved"):
             reply(handler, b"", 302, headers={"Location": "/a.png"})
         elif handler.path.startswith("/short"):
@@ -43,6 +45,14 @@ def test_urls(folder: Path) -> None:
             list(load_sources(f"{address}/page.png"))
         with pytest.raises(ValueError, match="web page"):
             load_sources(f"{address}/page")
+        for name, media in (
+            ("video.cgi", "multipart/x-mixed-replace"),
+            ("film", "video/mp4"),
+            ("live.m3u8", "application/vnd.apple.mpegurl"),
+            ("live", "application/x-mpegURL"),
+        ):
+            source = load_sources(f"{address}/live/{media}/{name}")
+            assert (source.kind, source.path) == ("stream", f"{address}/live/{media}/{name}")
         with pytest.raises(ConnectionError, match="broke off after 50"):
             list(load_sources(f"{address}/short.png"))
         items = list(load_sources([f"{address}/missing.png", f"{address}/a.png"]))

@@ -233,6 +233,7 @@ def test_mistakes(segment: YOLO, tmp_path: Path) -> None:
         ({"conf": 2}, ValueError, "conf must be"),
         ({"imgsz": "large"}, TypeError, "imgsz must be"),
         ({"imgsz": 0}, ValueError, "at least 32"),
+        ({"imgsz": (64, 10**9)}, ValueError, "imgsz must be at most 16384"),
         ({"classes": "person"}, TypeError, "class id"),
         ({"classes": [-1]}, TypeError, "class id"),
         ({"max_det": 0}, ValueError, "at least 1"),

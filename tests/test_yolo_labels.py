@@ -181,8 +181,11 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     xmp.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>')
     Image.new("RGB", (30, 20)).save(tmp_path / "f.png", pnginfo=xmp)
     Image.new("RGB", (30, 20)).save(tmp_path / "g.png")
+    as_image_magick_has_it = PngImagePlugin.PngInfo()
+    as_image_magick_has_it.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n")
+    Image.new("RGB", (30, 20)).save(tmp_path / "h.png", pnginfo=as_image_magick_has_it)
     sizes = [one.size for one in read_labels(tmp_path, "yolo")]
-    assert sizes == [(30, 20)] * 6 + [(20, 30)]
+    assert sizes == [(30, 20)] * 6 + [(20, 30), (30, 20)]
     assert [read_image(path).shape[:2] for path in sorted(tmp_path.iterdir())] == sizes
 
 
@@ -221,6 +224,13 @@ def test_names_in_yaml(tmp_path: Path, text: str) -> None:
     assert class_names.read(tmp_path / "data.yaml") == {0: "a cat", 1: "it's", 2: 'd"gé'}
     theirs = yaml.safe_load(text)["names"]
     assert (list(theirs.values()) if isinstance(theirs, dict) else theirs) == ["a cat", "it's", 'd"gé']
+
+
+def test_names_with_signs_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names:  # all\n# of them\n  '0': c#  # c sharp\n  \"1\" : ''\n  2: '#'\n")
+    assert class_names.read(tmp_path / "data.yaml") == {0: "c#", 1: "", 2: "#"}
+    class_names.write(tmp_path / "data.yaml", {2: "#", 0: "c#"})
+    assert (tmp_path / "data.yaml").read_text().endswith('names:\n  0: "c#"\n  2: "#"\n')
 
 
 @pytest.mark.parametrize(

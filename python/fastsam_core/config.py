@@ -40,7 +40,7 @@ def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
 
 
 def _switch(key: str, value: Any) -> bool:
-    is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+    is_bool = type(value).__name__ in ("bool", "bool_")  # Python's, and NumPy's
     if not is_bool and not (isinstance(value, numbers.Integral) and value in (0, 1)):
         hint = "; box prompts are called bboxes" if key == "show_boxes" else ""
         raise _wrong_type(key, value, f"True or False{hint}")
@@ -110,7 +110,7 @@ def _dtype(key: str, value: Any) -> torch.dtype:
 def _bits(key: str, value: Any) -> torch.dtype | None:
     if value is None:
         return None
-    if isinstance(value, bool) or value not in (16, 32):
+    if value not in (16, 32):
         raise ValueError(f"{key} must be 16 (half precision on a GPU) or 32 (the default), not {value!r}")
     return _dtype(key, "float16" if value == 16 else "float32")
 

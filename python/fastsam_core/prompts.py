@@ -131,7 +131,7 @@ class Prompts:
             )
         # First and last corners; a point is both of its own.
         pairs = [] if self.boxes is None else [(self.boxes[:, :2], self.boxes[:, 2:])]
-        pairs += [] if self.points is None else [(self.points.flatten(0, 1),) * 2]
+        pairs += [] if self.points is None else [(self.points, self.points)]
         end = torch.tensor(original_hw[::-1], device="cpu")
         if any(bool(((last < 0) | (first > end)).any()) for first, last in pairs):
             warn_once("a point or box lies outside of its picture: they are pixels of that, not of a resized one")

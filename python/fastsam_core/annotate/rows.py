@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Columns = dict[str, Sequence[Any]]
 _PIXELS = ("image", "bytes")
+_WHOLE = ("width", "height", "objects")
 
 
 def open_batch(batch: Any) -> tuple[Columns, Callable[[dict[str, list[Any]]], Any]]:
@@ -59,7 +60,7 @@ def label(annotator: Annotator, columns: Columns) -> dict[str, list[Any]]:
     count = len(columns["path"])
     render = Renderer(config.formats)
     made: dict[str, list[Any]] = {"path": [str(path) for path in columns["path"]]}
-    for name in ("width", "height", "objects"):
+    for name in _WHOLE:
         made[name] = [0] * count
     made["error"] = [""] * count
     for form in config.formats:
@@ -124,7 +125,7 @@ def _arrays(columns: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
     made = {}
     for name, values in columns.items():
         # Bytes in a fixed-width array would lose the zeros at their end.
-        made[name] = np.array(values, dtype=np.int64 if values and isinstance(values[0], int) else object)
+        made[name] = np.array(values, dtype=np.int64 if name in _WHOLE else object)
     return made
 
 

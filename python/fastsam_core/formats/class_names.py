@@ -49,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> dict[int, str]:
     """
     text = read_text(path)
     if Path(path).suffix.lower() not in (".yaml", ".yml"):
-        return {place: line.strip() for place, line in enumerate(text.rstrip().split("\n")) if line.strip()}
+        return {place: line.strip() for place, line in enumerate(text.split("\n")) if line.strip()}
     try:
         return _of_yaml(text.split("\n"))
     except ValueError as error:

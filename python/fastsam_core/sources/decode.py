@@ -185,8 +185,9 @@ def opened(file: BinaryIO) -> tuple[str, Any]:
         start = head.lstrip().lower()
         found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of no known picture format")
         raise ValueError(f"not a picture: this is {found} (accepted: {', '.join(_DECODERS)})")
+    opener = _opener(name)
     try:
-        picture = _opener(name)(file, "")
+        picture = opener(file, "")
         picture.size  # noqa: B018 - some headers are read only now
     except Exception as error:  # decoders raise whatever they stumble over: struct.error, SyntaxError, KeyError...
         raise ValueError(f"damaged {name} header: {_reason(error)}") from error
@@ -204,7 +205,10 @@ def _opener(name: str) -> Any:
             )
         return Image.OPEN["HEIF"][0]
     module, cls = _DECODERS[name]
-    return getattr(importlib.import_module(f"PIL.{module}"), cls)
+    try:
+        return getattr(importlib.import_module(f"PIL.{module}"), cls)
+    except ImportError:
+        raise ValueError(f"{name} needs a newer Pillow (11.3 for AVIF): update it, or convert the file") from None
 
 
 def _reason(error: Exception) -> str:

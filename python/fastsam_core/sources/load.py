@@ -21,6 +21,7 @@ from .arrays import check_array, check_tensor, from_array, from_pil, from_tensor
 from .decode import decode_image, read_image
 from .item import Item, Source
 from .paths import (
+    IMAGE_SUFFIXES,
     LIST_SUFFIXES,
     STREAM_SCHEMES,
     VIDEO_SUFFIXES,
@@ -112,7 +113,7 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
 
 def _url_source(url: str, vid_stride: int, stream_buffer: bool) -> Source:
     entry = url_entry(url)
-    if entry.kind == "image_url" and not suffix_of(url):
+    if entry.kind == "image_url" and suffix_of(url) not in IMAGE_SUFFIXES:  # such as /video.cgi and /live.m3u8
         media = web.content_type(url)
         if media.startswith(("video/", "multipart/x-mixed-replace")) or "mpegurl" in media:
             return _stream_source([url], url, vid_stride, stream_buffer)

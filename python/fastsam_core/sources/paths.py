@@ -70,7 +70,7 @@ def folder_entries(folder: str) -> list[Entry]:
         raise FileNotFoundError(
             f"no picture or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
             f"{' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}). For its sub-folders too, pass "
-            f"{os.path.join(folder, '**', '*')!r}"
+            f"{os.path.join(glob.escape(folder), '**', '*')!r}"
         )
     return entries
 
@@ -193,7 +193,8 @@ def _line_entries(line: str, base: str, listed_in: str) -> list[Entry]:
     line = expand_user(line)
     found = next((p for p in (os.path.join(base, line), line) if os.path.lexists(p)), None)
     if found is None and glob.has_magic(line):
-        hits = _media(glob.glob(os.path.join(base, line), recursive=True)) or _media(glob.glob(line, recursive=True))
+        beside = os.path.join(glob.escape(base), line)
+        hits = _media(glob.glob(beside, recursive=True)) or _media(glob.glob(line, recursive=True))
         if hits:
             return hits
     if found is None:

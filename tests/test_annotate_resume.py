@@ -173,6 +173,22 @@ def test_a_video_that_is_cut_off_in_a_share(sam: SAM, images: Path, tmp_path: Pa
     assert tree(tmp_path / "out") == fresh
 
 
+def test_files_of_frames_and_arrays_that_are_gone(sam: SAM, images: Path, tmp_path: Path) -> None:
+    folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
+    folder.mkdir()
+    for count, name in ((2, "v.mkv"), (3, "v.avi")):  # of which one has another name
+        video_of(folder / name, images, count, 2 * count)
+    arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))[:3]]
+    for data, gone, again in ((folder, ["v_1.txt", ".coco/v-2_0.part"], 2), (arrays, ["image1.txt"], 1)):
+        counting = CountingDetector(SAME)
+        target = auto_annotate(data, counting, sam, output_dir=tmp_path / "out" / gone[0], **options)
+        before, calls = tree(target), counting.calls
+        for name in gone:
+            (target / name).unlink()
+        auto_annotate(data, counting, sam, output_dir=target, **options)
+        assert tree(target) == before and counting.calls == calls + again
+
+
 def test_a_name_that_goes_to_another_video(sam: SAM, images: Path, tmp_path: Path) -> None:
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
     folder.mkdir()

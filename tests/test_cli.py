@@ -216,6 +216,28 @@ def test_commands_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("predict model= source=img.png", "model"),
+        ("info model=", "model"),
+        ("predict source=", "source"),
+        ("annotate data=photos model=nano.pt output_dir=", "output_dir"),
+        ("tiles source=img.png work_dir=", "work_dir"),
+        ("val data= model=nano.pt", "data"),
+        ("val data=photos output=''", "output"),
+        ("convert --data '' from=yolo to=sa1b output=out", "data"),
+        ("convert data=photos from=yolo to=sa1b output=", "output"),
+    ],
+)
+def test_names_that_are_empty(place: Path, capsys: pytest.CaptureFixture[str], line: str, key: str) -> None:
+    """As of a shell's variable that isn't set: nothing is taken in its place."""
+    before = sorted(place.rglob("*"))
+    assert run(line) == 2
+    assert f"{key} is empty" in error_of(capsys)
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ("predict model=nano.pt source=missing.png", "missing.png"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +363,19 @@ def test_a_map_is_not_read_before_its_size_is_known(tmp_path: Path, monkeypatch:
         label_maps.read_npz(path, (HEIGHT, WIDTH + 1))
     with pytest.raises(AssertionError, match="read"):
         label_maps.read_npz(path, (HEIGHT, WIDTH))
+
+
+def test_a_header_that_would_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.npy", b"\x93NUMPY\2\0" + (10**7).to_bytes(4, "little") + b" " * 10**7)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"a\.npz: labels\.npy .* format \(2, 0\)"):
+            label_maps.read_npz(path, (HEIGHT, WIDTH))
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
 
 
 def test_pictures_that_vanish(tmp_path: Path) -> None:

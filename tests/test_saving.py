@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fastsam_core import Predictor, Results
 from fastsam_core.config import Config
@@ -163,6 +164,16 @@ def test_a_video_left_early_is_whole_so_far(predictor: Predictor, tmp_path: Path
     capture = cv2.VideoCapture(str(predictor.save_dir / "film.avi"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 2
     capture.release()
+
+
+def test_a_video_that_is_too_narrow(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    """OpenCV would write over other memory."""
+    first, *more = (Image.new("RGB", (3, 1000), (80 * i, 0, 0)) for i in range(3))
+    first.save("a.gif", save_all=True, append_images=more)
+    assert len(predictor("a.gif", bboxes=[0, 0, 3, 900])) == 3
+    assert predictor.save_dir is not None
+    assert files(predictor.save_dir) == ["a_frames/a_0.jpg", "a_frames/a_1.jpg", "a_frames/a_2.jpg"]
+    assert "can't be written with 3 pixels across" in caplog.text
 
 
 def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path) -> None:

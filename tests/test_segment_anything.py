@@ -290,9 +290,13 @@ def test_what_is_refused(predictor: SamPredictor) -> None:
         predictor.predict(box=np.array([[4, 6, 40, 30]] * 2))
     assert predictor.predict(box=np.array([[4, 6, 40, 30]]))[0].shape[0] == 3
     assert predictor.predict(box=torch.tensor([4, 6, 40, 30]))[0].shape[0] == 3
-    assert predictor.predict(np.zeros((0, 2)), np.zeros(0))[0].shape[0] == 3  # all clicks taken back
+    for nothing in (np.zeros((0, 2)), np.array([]), []):  # all clicks taken back
+        assert predictor.predict(nothing, np.zeros(0))[0].shape[0] == 3
     with pytest.raises(ValueError, match="no prompt"):
         predictor.predict()
+    logits = np.random.default_rng(0).normal(size=(1, 1, 32, 32))
+    one, other, whole = (predictor.predict(mask_input=given)[1] for given in (logits[0, 0], logits[0], logits))
+    assert (one == other).all() and (one == whole).all()
     assert predictor.is_image_set  # what was set before stays
     predictor.reset_image()
     assert not predictor.is_image_set and predictor.features is None
@@ -436,13 +440,18 @@ def test_install(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ({"point_coords": np.zeros((1, 1, 2)), "point_labels": np.ones((1, 1))}, r"points must be \(N, P, 2\)"),
+        ({"point_coords": np.zeros((1, 1, 2)), "point_labels": np.ones((1, 1))}, r"be \(P, 2\) x, y, not \(1, 1, 2\)"),
+        ({"point_coords": [[10], [20]], "point_labels": [1, 1]}, r"must be \(P, 2\) x, y, not \(2, 1\)"),
+        ({"point_coords": 5, "point_labels": [1]}, r"must be \(P, 2\) x, y, not \(\)"),
         ({"point_coords": [[1, 2]], "point_labels": [1, 1]}, "one for each of the points"),
         ({"point_coords": [[1, 2]], "point_labels": [5]}, "point_labels must be 1"),
         ({"point_coords": [[1, np.nan]], "point_labels": [1]}, "point_coords must be finite"),
         ({"box": [1, 2, 3, np.inf]}, "box must be finite"),
-        ({"mask_input": np.zeros((5, 5))}, r"masks must be logits \(N, 1, \d+, \d+\), not"),
-        ({"mask_input": np.zeros((1, 5, 5))}, r"masks must be logits \(N, 1, \d+, \d+\), not"),
+        *(
+            ({"mask_input": np.zeros(shape)}, r"mask_input must be finite logits \(1, 128, 128\), not")
+            for shape in ((5, 5), (1, 5, 5), (3, 128, 128), (1, 1, 1, 5, 5), ())
+        ),
+        ({"mask_input": np.full((1, 128, 128), np.nan)}, "mask_input must be finite logits"),
     ],
 )
 def test_prompts_that_do_not_fit(prompt: dict[str, Any], said: str) -> None:

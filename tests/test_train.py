@@ -7,6 +7,7 @@ import itertools
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -137,12 +138,22 @@ def test_weights_that_are_not_finite_do_not_take_the_place_of_saved_ones(tmp_pat
     assert before == (trainer.weights.read_bytes(), (tmp_path / "state.pt").read_bytes())
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
-def test_a_damaged_state_is_named(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "state.pt").write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", {}, {"head": {}}, {"optimizer": {}}])
+def test_a_damaged_state_is_named(
+    content: bytes | dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Damaged, of something else, or of a version whose parts are others."""
+    path = tmp_path / "state.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif not content:
+        torch.save(content, path)
+    else:
+        Trainer(TrainConfig(phases=(Phase(64, 1, 1),)), scenes(), tmp_path, workers=0)._save()
+        torch.save(torch.load(path) | content, path)
     with pytest.raises(SystemExit, match="2"):
         command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
-    assert re.search(r"state\.pt is no run's state, or damaged; remove it", capsys.readouterr().err)
+    assert re.search(r"state\.pt is no run's state, damaged, or of another version; remove", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("error", "status"), [(FloatingPointError("lower it"), 1), (KeyboardInterrupt(), 130)])

@@ -69,21 +69,14 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={
-            *TEXTS,
-            "model",
-            "sam_model",
-            "output_dir",
-            "det_model",
-            "shard",
-            "on_error",
-            "work_dir",
-            *_CONVERT_TEXTS,
-        },
+        texts={*TEXTS, *_NAMING},
         lists={"texts", "formats", "measures"},
         names={"names"},
     )
     values = arguments.values
+    for key in _NAMING:  # as of a shell's variable that isn't set; the current folder would be taken, or a default
+        if values.get(key) == "":
+            raise UsageError(f"{key} is empty")
     commands = [word for word in arguments.words if word in _COMMANDS]
     asked = {"-h": "help", "-V": "version"}
     for word in (*values, *arguments.words):
@@ -111,7 +104,11 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
     return (commands[0] if commands else "predict"), values
 
 
-_CONVERT_TEXTS = ("data", "output", "from", "to", "images", "source", "target")
+# Keys whose values are names, of files and of what there is to choose from.
+_NAMING = (
+    *("data", "output", "from", "to", "images", "source", "target", "work_dir", "output_dir"),
+    *("model", "sam_model", "det_model", "shard", "on_error"),
+)
 _WEIGHTS = (".pt", ".pth", ".safetensors")
 _SPECIAL_SWITCHES = (
     "multimask_output",

@@ -18,6 +18,8 @@ from .sources import Item
 
 # Where no frame rate is announced, which live streams often don't.
 _DEFAULT_FPS = 30.0
+# Pixels. Of tall videos that are 2, 3, 6 or 7 wide, OpenCV 5.0 writes past the end of its memory.
+_NARROWEST = 8
 
 
 def wants_folder(config: Config) -> bool:
@@ -160,6 +162,8 @@ class _Video:
 
         self._height, self._width = size
         self._target = target
+        if self._width < _NARROWEST:
+            raise OSError(f"a video can't be written with {self._width} pixels across, only with {_NARROWEST} or more")
         with ExitStack() as stack:
             temporary = self._temporary = stack.enter_context(atomic_path(target))
             fourcc: Any = cv2.VideoWriter.fourcc(*"MJPG")

@@ -140,11 +140,12 @@ class Job:
         return {key: files.name(key) for key in files.keys if key in self._shard and not is_video(key)}
 
     def _still_there(self) -> set[str]:
-        names = {key: name for key, name in self._names().items() if key in self.history.finished}
+        names = {key: self.history.name(key) for key in self.history.finished}
         present = self.labels.present(names.values())
         # Images that came or went may have moved a name to another image, whose labels then lie there.
-        moved = _moved(self.history, self._files)
-        lost = moved | {key for key, name in names.items() if name not in present}
+        lost = _moved(self.history, self._files)
+        # With a frame's, its video isn't done either.
+        lost |= {part for key, name in names.items() if name not in present for part in (key, file_of(key))}
         folder = self.labels.folder
         lost |= {key for key in self.preview.keys if key in names and not self.preview.has_tile(folder, key)}
         return (self.history.finished | self.history.videos) - lost

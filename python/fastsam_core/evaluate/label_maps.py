@@ -90,10 +90,10 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{member} is written in NumPy's format {version}, which isn't known here")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        # Later ones are for tables of many columns, and their headers may claim gigabytes, which NumPy would read.
+        if version != (1, 0):
+            raise ValueError(f"{member} is written in NumPy's format {version}, where (1, 0) is needed, np.savez's own")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return shape, dtype
 
 

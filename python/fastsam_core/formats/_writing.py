@@ -64,7 +64,12 @@ class FolderWriter(LabelWriter):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__()
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(
+                f"labels go to a folder, a file per image, and {self.folder} or what it lies in is a file"
+            ) from None
         # Hashes, because there may be millions of names.
         self._written: set[int] = set()
 

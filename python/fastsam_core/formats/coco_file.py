@@ -140,6 +140,8 @@ class CocoFile:
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
+        if os.path.isdir(source):
+            raise IsADirectoryError(f"{os.fspath(source)} is a folder; COCO labels are one .json file")
         root = read_json(source)
         self._classes: dict[int, int] = {}
         self.names: dict[int, str] = {}

@@ -90,7 +90,11 @@ class SamPredictor:
         if point_coords is not None:
             if point_labels is None:
                 raise ValueError("point_labels are needed with point_coords")
-            scaled = self.transform.apply_coords(_finite("point_coords", point_coords), self.original_size)
+            points = _finite("point_coords", point_coords)
+            points = points if points.size else points.reshape(0, 2)  # [], once all clicks are taken back
+            if points.ndim != 2 or points.shape[1] != 2:
+                raise ValueError(f"point_coords must be (P, 2) x, y, not {points.shape}")
+            scaled = self.transform.apply_coords(points, self.original_size)
             coords = torch.as_tensor(scaled, dtype=torch.float, device=self.device)[None]
             if not np.isin(point_labels, (-1, 0, 1, 2, 3)).all():
                 raise ValueError(
@@ -105,7 +109,11 @@ class SamPredictor:
             scaled = self.transform.apply_boxes(corners, self.original_size)
             boxes = torch.as_tensor(scaled, dtype=torch.float, device=self.device)
         if mask_input is not None:
-            mask = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]
+            mask = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)
+            side = self.model.image_size // 4
+            if mask.shape[-2:] != (side, side) or mask.numel() != side * side or not mask.isfinite().all():
+                raise ValueError(f"mask_input must be finite logits (1, {side}, {side}), not {tuple(mask.shape)}")
+            mask = mask.reshape(1, 1, side, side)
         masks, predicted_iou, low_res = self.predict_torch(
             coords, labels, boxes, mask, multimask_output, return_logits=return_logits
         )

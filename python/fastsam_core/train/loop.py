@@ -259,21 +259,21 @@ class Trainer:
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            config = state["config"]
+            own = {name: getattr(self.config, name) for name in ("model", "train", "seed")}
+            other = [name for name in own if state["config"][name] != own[name]]
+            if not other:
+                for name in ("model", "head", "average", "optimizer"):
+                    getattr(self, name).load_state_dict(state[name])
+                self.step, self.seconds, self.fed = state["step"], state["seconds"], state["fed"]
         except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{path} is no run's state, or damaged; remove it to begin anew ({reason})") from error
-        for name in ("model", "train", "seed"):
-            if config[name] != getattr(self.config, name):
-                raise ValueError(
-                    f"{path} is a run with {name} {config[name]!r}, not {getattr(self.config, name)!r}; "
-                    "take another folder"
-                )
-        self.model.load_state_dict(state["model"])
-        self.head.load_state_dict(state["head"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.fed = state["step"], state["seconds"], state["fed"]
+            raise ValueError(
+                f"{path} is no run's state, damaged, or of another version; remove it to begin anew ({reason})"
+            ) from error
+        for name in other:
+            raise ValueError(
+                f"{path} is a run with {name} {state['config'][name]!r}, not {own[name]!r}; take another folder"
+            )
         logger.info("resuming %s at step %d", path, self.step)
 
 

@@ -189,6 +189,23 @@ def test_files_of_frames_and_arrays_that_are_gone(sam: SAM, images: Path, tmp_pa
         assert tree(target) == before and counting.calls == calls + again
 
 
+def test_folders_of_labels_are_listed_once(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though no more than 64 are remembered at a time."""
+    pictures = sorted(images.rglob("*.png"))[:2]
+    for number in range(70):
+        (images / f"more{number}").mkdir()
+        for picture in pictures:
+            shutil.copy(picture, images / f"more{number}")
+    target, options = images.parent / "labels", {"output_dir": images.parent / "labels", "preview": 0}
+    auto_annotate(images, detector, sam, **options)
+    listed: list[str] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path=".": listed.append(os.fspath(path)) or listdir(path))
+    auto_annotate(images, detector, sam, **options)
+    of_labels = [path for path in listed if Path(path).is_relative_to(target) and "more" in path]
+    assert len(of_labels) == len(set(of_labels)) == 70
+
+
 def test_a_name_that_goes_to_another_video(sam: SAM, images: Path, tmp_path: Path) -> None:
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
     folder.mkdir()

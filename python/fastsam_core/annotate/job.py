@@ -140,7 +140,8 @@ class Job:
         return {key: files.name(key) for key in files.keys if key in self._shard and not is_video(key)}
 
     def _still_there(self) -> set[str]:
-        names = {key: self.history.name(key) for key in self.history.finished}
+        # In order, so that they come folder by folder.
+        names = {key: self.history.name(key) for key in sorted(self.history.finished)}
         present = self.labels.present(names.values())
         # Images that came or went may have moved a name to another image, whose labels then lie there.
         lost = _moved(self.history, self._files)

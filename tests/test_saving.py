@@ -99,6 +99,16 @@ def test_pictures_of_one_stem_don_t_overwrite_each_other(predictor: Predictor, t
     assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
 
 
+def test_pictures_that_are_too_long_for_jpeg(predictor: Predictor) -> None:
+    """They don't end the run."""
+    pictures = [np.full(shape, 90, np.uint8) for shape in ((48, 80, 3), (2, 65501, 3), (65500, 2, 3))]
+    assert len(predictor(pictures, bboxes=[0, 0, 65501, 65501])) == 3
+    assert predictor.save_dir is not None
+    assert files(predictor.save_dir) == ["image0.jpg", "image1.png", "image2.jpg"]
+    Results(pictures[1], "long", {0: "line"}, np.array([[0, 0, 65501, 2, 1, 0]] * 2)).save_crop("crops")
+    assert files(Path("crops")) == ["line/im-2.png", "line/im.png"]
+
+
 def test_labels_and_crops(predictor: Predictor) -> None:
     options = {"save": False, "save_txt": True, "save_conf": True, "save_crop": True}
     result = predictor(bgr_picture(48, 64), bboxes=BOXES, **options)[0]

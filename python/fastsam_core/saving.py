@@ -117,17 +117,17 @@ class ResultWriter:
         return stem in self._used or (before in self._used_by_frames and number.isdecimal())
 
     def _write_drawn(self, item: Item, drawn: np.ndarray, stem: str, frame_stem: str) -> None:
-        from .plotting import show_image, write_image
+        from .plotting import show_image, usual_suffix, write_image
 
         if self._config.show:
             show_image(drawn, item.path)
         if item.frame is None:
             if self._config.save:
-                write_image(self.folder / f"{stem}.jpg", drawn)
+                write_image(self.folder / f"{stem}{usual_suffix(drawn)}", drawn)
             return
         in_video = self._config.save and self._write_frame(item, drawn, stem)
         if self._config.save_frames or (self._config.save and not in_video):
-            write_image(self.folder / f"{stem}_frames" / f"{frame_stem}.jpg", drawn)
+            write_image(self.folder / f"{stem}_frames" / f"{frame_stem}{usual_suffix(drawn)}", drawn)
 
     def _write_frame(self, item: Item, drawn: np.ndarray, stem: str) -> bool:
         """Append to the item's video; False where no video can be written here."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._log import logger
-from ..plotting.output import write_image
+from ..plotting.output import usual_suffix, write_image
 
 if TYPE_CHECKING:
     from ..results import Results
@@ -19,7 +19,7 @@ _LONGEST = 200
 
 
 def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg") -> list[Path]:
-    """Write `<save_dir>/<class name>/<stem>.jpg` per box and return the paths.
+    """Write `<save_dir>/<class name>/<stem>.jpg` per box (.png where it is too long for that) and return the paths.
 
     A name that is taken gets -2, -3 and so on. Boxes are widened, then cut to the picture; a box that lies wholly
     outside is reported and left out.
@@ -36,8 +36,9 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
         if outside or right <= left or bottom <= top:
             logger.warning("%s: box %d lies outside the picture and gives no crop", results.path, i)
             continue
-        target = _free(Path(save_dir) / _folder(results.name_of(class_id)), stem)
-        write_image(target, results.orig_img[top:bottom, left:right])
+        crop = results.orig_img[top:bottom, left:right]
+        target = _free(Path(save_dir) / _folder(results.name_of(class_id)), stem, usual_suffix(crop))
+        write_image(target, crop)
         written.append(target)
     return written
 
@@ -48,9 +49,9 @@ def _folder(name: str) -> str:
     return plain.encode("utf-8", "ignore")[:_LONGEST].decode("utf-8", "ignore").strip(". ") or "_"
 
 
-def _free(folder: Path, stem: str) -> Path:
-    target, number = folder / f"{stem}.jpg", 1
+def _free(folder: Path, stem: str, suffix: str) -> Path:
+    target, number = folder / f"{stem}{suffix}", 1
     while target.exists():
         number += 1
-        target = folder / f"{stem}-{number}.jpg"
+        target = folder / f"{stem}-{number}{suffix}"
     return target

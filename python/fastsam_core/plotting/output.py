@@ -13,6 +13,8 @@ from .._files import atomic_path
 # What OpenCV writes in every build.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NOTEBOOK_SIDE = 1024
+# Of a JPEG's side, in pixels, by libjpeg.
+_LONGEST_JPEG = 65500
 
 
 def to_pil(bgr: np.ndarray) -> Any:
@@ -37,6 +39,11 @@ def write_image(target: str | os.PathLike[str], bgr: np.ndarray) -> None:
     content = encoded(bgr, suffix)
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
+
+
+def usual_suffix(bgr: np.ndarray) -> str:
+    """That of a picture's file where nobody has chosen one: JPEG's, PNG's for a picture that is too long for it."""
+    return ".jpg" if max(bgr.shape[:2]) <= _LONGEST_JPEG else ".png"
 
 
 def encoded(bgr: np.ndarray, suffix: str) -> bytes:

@@ -25,6 +25,7 @@ def test_truncated_files_are_errors(kind: str) -> None:
 
 
 def test_avif() -> None:
+    pytest.importorskip("PIL.AvifImagePlugin", reason="this Pillow has no AVIF")
     if not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     data = encode(RGB, "AVIF", quality=100, subsampling="4:4:4")

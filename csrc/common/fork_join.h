@@ -15,6 +15,8 @@
 
 #ifndef _WIN32
 #include <pthread.h>
+#elif defined(__GLIBCXX__)
+#error "the threads of MinGW's libstdc++ have hung as they ended: take a Clang that comes with libc++"
 #endif
 
 namespace fastsam {

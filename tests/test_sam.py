@@ -234,5 +234,5 @@ def test_copies_and_pickles(checkpoint: Path) -> None:
     sam = SAM(checkpoint)
     expected = sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle
     for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
-        assert other.predictor.model is other.model is not sam.model
+        assert other.predictor.model is other.model is not sam.model and other.predictor.dataset is None
         assert other(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle == expected

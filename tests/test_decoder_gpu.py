@@ -91,12 +91,10 @@ def test_a_narrower_decoder_is_as_exact(dtype: torch.dtype, dim: int, monkeypatc
     check_as_exact(dtype, "cpu", (PROMPTS,), dim)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @torch.no_grad()
-def test_logits_of_any_pairs_are_new_memory(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", dtype.itemsize)  # two at a time
-    decoder, given, sparse = half(dtype)
-    assert len(GpuImage(decoder, *given).decode(sparse).chunks) == PROMPTS // 2
+def test_logits_of_any_pairs_are_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", 2)
+    decoder, given, sparse = half(torch.bfloat16)
     decoded = GpuImage(decoder, *given).decode(sparse)
     every = decoded.logits(PAIRS[:, 0], PAIRS[:, 1]).view(PROMPTS, 4, 12, 28)
     kept = every.clone()
@@ -132,6 +130,21 @@ def test_what_is_laid_out_for_an_image_gives_what_the_operations_give(
         for pairs, wanted in zip(of_pairs, expected, strict=True):
             assert torch.equal(again.logits(pairs[:, 0].tolist(), pairs[:, 1].tolist()), wanted)
     assert not calls and "_upscaler" in vars(image)
+
+
+@pytest.mark.parametrize(("dtype", "together"), [(torch.bfloat16, 4), (torch.float32, 2)])
+@torch.no_grad()
+def test_prompts_are_decoded_together_by_their_size(
+    dtype: torch.dtype, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", 4)
+    decoder, given, sparse = half(dtype)
+    decoded = GpuImage(decoder, *given).decode(sparse, (1,))
+    assert [len(chunk.state) for chunk in decoded.chunks] == [together] * (PROMPTS // together)
+    prompts, masks = [7, 0, 4], [1, 1, 1]
+    exact, _ = exact_of(decoder, given, sparse)
+    atol, rtol = (0.2, 0.05) if dtype == torch.bfloat16 else (1e-3, 1e-4)
+    torch.testing.assert_close(decoded.logits(prompts, masks).double(), exact[prompts, masks], atol=atol, rtol=rtol)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 // From coefficients to logits: a warp takes 16 image tokens of one prompt through both steps and the product with the
 // masks' weights, one of the first step's four sub-cells after the other, in registers. The prompt's factors and the
 // second step's matrix stay in shared memory; it takes half of what a multiprocessor has. From the first GELU on,
-// factors are halves, also of bfloat16: they come from a LayerNorm, so that none is near the largest half.
+// factors are halves, also of bfloat16: they come from a LayerNorm, so that none is near the largest half. Of floats a
+// block makes one of the sub-cells, and factors stay floats.
 #pragma once
 
 #include "common/half_pairs.h"

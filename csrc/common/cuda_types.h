@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 namespace fastsam::cuda {
 
@@ -31,15 +32,7 @@ __device__ __forceinline__ bfloat16 from_float<bfloat16>(float value) {
 // Two neighbours, as fragments of matrix products hold them: of 16 bits each in one register, the first in its lower
 // half.
 template <typename T>
-struct PairOf {
-  using Type = uint32_t;
-};
-template <>
-struct PairOf<float> {
-  using Type = float2;
-};
-template <typename T>
-using Pair = typename PairOf<T>::Type;
+using Pair = std::conditional_t<std::is_same_v<T, float>, float2, uint32_t>;
 
 template <typename T>
 __device__ __forceinline__ Pair<T> pack(float first, float second);

@@ -43,15 +43,7 @@ constexpr int kWide = sizeof(T) / 2;
 
 // What a lane has of a right factor that is 16 deep.
 template <typename T>
-struct RightOf {
-  using Type = uint2;
-};
-template <>
-struct RightOf<float> {
-  using Type = float4;
-};
-template <typename T>
-using Right = typename RightOf<T>::Type;
+using Right = std::conditional_t<std::is_same_v<T, float>, float4, uint2>;
 __device__ __forceinline__ uint2 right_of(uint32_t first, uint32_t second) { return make_uint2(first, second); }
 __device__ __forceinline__ float4 right_of(float2 first, float2 second) {
   return make_float4(first.x, first.y, second.x, second.y);

@@ -70,15 +70,7 @@ struct Gelu<float> : Gelu<half> {
 
 // What is multiplied from the first GELU on.
 template <typename T>
-struct FactorOf {
-  using Type = half;
-};
-template <>
-struct FactorOf<float> {
-  using Type = float;
-};
-template <typename T>
-using Factor = typename FactorOf<T>::Type;
+using Factor = std::conditional_t<std::is_same_v<T, float>, float, half>;
 
 // Two elements of T as factors, times a power of two.
 template <typename T>

@@ -66,6 +66,12 @@ ROWS = (
         "OpenVINO in bfloat16, batches of 64",
     ),
     RowSpec(
+        "everything_sam_b/segment_anything",
+        "`sam_b` everything, 1,024 points, 1800 x 1200, photo to RLE",
+        "Meta's segment_anything 1.0",
+        headline=True,
+    ),
+    RowSpec(
         "everything_sam_b/openvino",
         "`sam_b` everything, 1,024 points, 1800 x 1200, photo to records",
         "OpenVINO, encoder and 16 decoder batches alone",

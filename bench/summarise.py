@@ -26,6 +26,7 @@ PACKAGES = (
     "onnxruntime",
     "onnx",
     "transformers",
+    "segment-anything",
     "pycocotools",
     "faster-coco-eval",
 )

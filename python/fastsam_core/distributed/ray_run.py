@@ -41,7 +41,7 @@ def annotate_ray(
     preview: int = 24,
     **options: Any,
 ) -> Path:
-    """Run `auto_annotate` on all nodes of a Ray cluster. Returns the folder of label files, which have the same bytes.
+    """Label images on all nodes of a Ray cluster, to the same bytes as `auto_annotate`, and return the labels' folder.
 
     data: a folder of images (with its sub-folders), a pattern or a list of files; parquet files, or a folder of them;
         webdataset tar files, or a folder of them. Parquet and tar files may be anything that Ray Data reads, such as

@@ -13,8 +13,8 @@ from .network import Network
 def gflops(network: Network, side: int) -> float:
     """Return the floating-point operations, in 1e9, of the convolutions for one square input.
 
-    A multiply-add counts as two. The side is rounded up to a multiple of 32. A copy of the network runs on PyTorch's "meta" device, without data,
-    which takes no memory and hardly any time.
+    A multiply-add counts as two. The side is rounded up to a multiple of 32. A copy of the network runs on PyTorch's
+    "meta" device, without data, which takes no memory and hardly any time.
     """
     total = 0
 

@@ -34,7 +34,7 @@ class Letterbox:
 
     @classmethod
     def of(cls, original: tuple[int, int], size: tuple[int, int], shape: tuple[int, int] | None = None) -> Letterbox:
-        """Place an image of (height, width) into an input of at most `size`, (height, width) in multiples of the stride.
+        """Place an image of (height, width) into an input of at most `size`, (height, width), multiples of the stride.
 
         shape: that of the input, if it is fixed; otherwise both sides get the least padding that makes them multiples
         of the stride.

@@ -58,7 +58,7 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a `.pt` file (pickled modules, or a state dict) or a `.safetensors` file, whoever wrote it.
+    """Read a `.pt` file (pickled modules, or a state dict) or a `.safetensors` file by any writer.
 
     Nothing that the file names is imported or called. ValueError, naming the file, if it is something else or damaged.
     """

@@ -24,7 +24,7 @@ _GIVE_UP = 10
 
 
 class Annotator:
-    """Labels images as an `AnnotateConfig` says. Picklable; models are loaded on the first image, or by `load`.
+    """A labeller of images with the options of `config`. Picklable; models are loaded on first use, or by `load`.
 
     config: an `AnnotateConfig`, or its fields as a dict.
 

@@ -1,4 +1,4 @@
-"""`Job`, one run over a set of images: finds what is left to do, does it and records it."""
+"""`Job`, one run over a set of images, which resumes earlier runs and records what is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .worklist import FileList, file_of, is_video
 
 
 class Job:
-    """Labels, writes and records those images of one shard that aren't done yet.
+    """One run over the images of a shard: it labels, writes and records those that aren't done yet.
 
     Creating a job locks the shard's manifest; use it as a context manager, which releases it. `history` is what the
     manifests record, earlier runs included. `done` holds the keys in it whose label files still exist. `now` is the

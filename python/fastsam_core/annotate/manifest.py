@@ -1,10 +1,10 @@
 """The manifest of a folder of labels: a record of what is done, from which an interrupted run resumes.
 
 It is a file of JSON lines: first the settings, then one line per image, appended once its label files are in place.
-Each line is appended with one write where the system takes it whole. The file is flushed to disk at most once a second
-and at the end of a run: after a power failure about a second of lines may be missing, and those images are labelled
-again, to the same bytes. Killing the process loses nothing that was written. An incomplete last line is ignored, and
-removed before the next one is written.
+Each line is normally appended by a single write. The file is flushed to disk at most once a second and at the end of a
+run: after a power failure about a second of lines may be missing, and those images are labelled again, to the same
+bytes. Killing the process loses nothing that was written. An incomplete last line is ignored, and removed before the
+next one is written.
 
 Each shard of a run writes its own manifest, as several machines can't append to one file; all of them are read.
 """

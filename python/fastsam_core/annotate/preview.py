@@ -26,7 +26,7 @@ _TEXT = (220, 220, 220)
 
 
 class Preview:
-    """Chooses the images of the contact sheet, and stores their thumbnails until the sheet is made.
+    """The images of the contact sheet, and their thumbnails, which are stored until the sheet is made.
 
     Images are chosen by the hash of their names: evenly spread, and the same ones however the work is divided.
     """

@@ -14,7 +14,7 @@ from .shards import stable_hash
 
 
 class Renderer:
-    """Renders the label files of an image in some formats. Thread-safe.
+    """A renderer of the label files of an image, in some formats. Thread-safe.
 
     folder: the folder of labels. images: the folder of the images, for formats whose files refer to their image.
     """

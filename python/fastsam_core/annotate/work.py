@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 class Work:
-    """Labels images and writes their files.
+    """The labelling of groups of images, and the writing of their files.
 
     labels: where to write; must have been entered as a context manager. render: makes the content of the files.
     preview: images whose thumbnails are stored. stop_at_errors: raise for the first image that can't be read or

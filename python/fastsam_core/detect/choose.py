@@ -17,7 +17,7 @@ _MIN_AREA = 100
 
 
 class Matcher(Protocol):
-    """Scores how well images fit texts."""
+    """A callable that scores how well images fit texts."""
 
     def __call__(self, images: list[NDArray[np.uint8]], texts: list[str]) -> NDArray[np.float32]:
         """Return scores (T, N) of T texts and N BGR images (h, w, 3); higher is better."""

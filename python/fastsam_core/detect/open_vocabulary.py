@@ -23,7 +23,7 @@ _IOU = 0.7
 
 
 class OpenVocabularyDetector:
-    """Finds what texts describe.
+    """A detector of what texts describe.
 
     model: the name or folder of a Grounding DINO, OWLv2 or OWL-ViT model, which transformers downloads, or such a model
     (`GroundingDinoForObjectDetection` and so on). processor: its processor; loaded with the model if not given.

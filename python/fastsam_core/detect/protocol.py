@@ -45,7 +45,7 @@ class Detector(Protocol):
 
 
 class CheckedDetector:
-    """Wraps a detector and returns its output as `Detections`. Invalid output raises a ValueError naming the image.
+    """A detector whose output is checked and returned as `Detections`. ValueError, naming the image, if it is invalid.
 
     detector: any `Detector`. If it has a method `batch(images)` that returns one such tuple per image, `batch` calls
     that. conf: keep boxes with a greater score. classes: keep these class ids only. max_det: keep this many boxes,

@@ -80,7 +80,7 @@ class FolderInput:
 
 @dataclass
 class FolderRows:
-    """Turns rows of `FolderInput` into images."""
+    """The reader of `FolderInput` in the workers, which turns its rows into images."""
 
     root: str
     done: set[str] = field(default_factory=set)
@@ -174,7 +174,7 @@ class WebInput:
 
 @dataclass
 class EncodedRows:
-    """Turns rows with encoded images into images. passed: sorted hashes of the keys that are done."""
+    """The reader of encoded images in the workers. passed: sorted hashes of the keys that are done."""
 
     kind: str
     path: str

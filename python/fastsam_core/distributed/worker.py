@@ -24,7 +24,7 @@ _ATTEMPTS = 5
 
 
 class Worker:
-    """Turns rows of an input into rows of manifest lines, once the label files are in place.
+    """An actor that labels rows of an input, writes the label files and returns rows of manifest lines.
 
     A task that runs again because a node was lost writes the same files again.
     """

@@ -17,7 +17,7 @@ Self = TypeVar("Self", bound="LabelWriter")
 
 
 class LabelWriter:
-    """Writes the labels of one image after the other. Close it, or use it as a context manager.
+    """A writer of labels, one image after the other. Close it, or use it as a context manager.
 
     If the body of a `with` fails, files that cover all images (a COCO file, class names) are not written; files of
     single images that are done stay.
@@ -57,7 +57,7 @@ class LabelWriter:
 
 
 class FolderWriter(LabelWriter):
-    """Writes one file per image into `folder`, mirroring the images' relative paths: `a/b.jpg` gives `a/b<suffix>`."""
+    """A writer of one file per image in `folder`, at the image's relative path: `a/b.jpg` gives `a/b<suffix>`."""
 
     suffix: str
 

@@ -24,7 +24,7 @@ _NO_MASK: tuple[Any, ...] = ([], [[]])
 
 
 class CocoWriter(LabelWriter):
-    """Writes one JSON file with `annotations`, `images` and `categories`, as the images come.
+    """A writer of one JSON file with `annotations`, `images` and `categories`, filled as the images come.
 
     Memory does not grow with the masks: annotations are written at once, and only the ids that images bring are
     remembered. The file appears under its name, complete, when it is closed. Class k is category k + 1. All classes up

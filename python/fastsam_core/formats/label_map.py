@@ -18,7 +18,7 @@ _MOST = 65_535
 
 
 class LabelMapWriter(FolderWriter):
-    """Writes `<image>.png` per image, greyscale: 0 is background, n the n-th object of the image, counted from 1.
+    """A writer of a greyscale `<image>.png` per image: 0 is background, n the n-th object of the image, from 1 on.
 
     The numbers are positions in the image's list of objects, independent of the drawing order, so that number n is also
     the n-th entry of its COCO, SA-1B or YOLO labels (if none was left out there). values="class" writes class ids plus

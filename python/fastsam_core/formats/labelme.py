@@ -19,7 +19,7 @@ _DECIMALS = 2
 
 
 class LabelMeWriter(FolderWriter):
-    """Writes `<image>.json` per image. LabelMe looks for the image beside the label file.
+    """A writer of `<image>.json` per image. LabelMe looks for the image beside the label file.
 
     A shape is one part of an object: a polygon along pixel edges, in which holes are joined to the outer border by
     bridges, pairs of edges that run there and back. The parts of one object share a `group_id`, its number among the

@@ -61,10 +61,10 @@ def _annotation(found: LabelledObject, labels: ImageLabels, annotation_id: int) 
 
 
 class Sa1bWriter(FolderWriter):
-    """Writes `<image>.json` per image. Objects without a mask are left out; a score replaces a missing predicted IoU.
+    """A writer of `<image>.json` per image.
 
-    Images are numbered from 1 in the order in which they come, unless they have an `image_id`; annotations are numbered
-    within each image.
+    Objects without a mask are left out, and a score replaces a missing predicted IoU. Images are numbered from 1 in the
+    order in which they come, unless they have an `image_id`; annotations are numbered within each image.
     """
 
     suffix = ".json"

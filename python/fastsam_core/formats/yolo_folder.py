@@ -22,7 +22,7 @@ _SLACK = 0.01
 
 
 class YoloWriter(FolderWriter):
-    """Writes `<image>.txt` per image, empty without objects, and at the end a data.yaml if there are class names.
+    """A writer of `<image>.txt` per image, empty without objects, and finally a data.yaml if there are class names.
 
     A mask is one polygon along pixel edges, divided by width and height, so 0 and 1 are the image's borders as they
     are for boxes. Its parts and holes are joined by bridges, pairs of edges that run there and back; any reader that

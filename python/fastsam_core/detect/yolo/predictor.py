@@ -26,7 +26,7 @@ def _same(result: Results) -> Results:
 
 
 class YoloPredictor(PredictionLoop):
-    """Finds objects in images with a network of the YOLOv8 family.
+    """A predictor that finds objects in images with a network of the YOLOv8 family.
 
     cfg, overrides: options by name (see `config.DetectConfig`), of which `overrides` takes precedence; neither is
     modified. The option `model` is an official name, a checkpoint's path, or the result of `load`; it is loaded on

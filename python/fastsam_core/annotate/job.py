@@ -57,6 +57,9 @@ class Job:
             self._refuse_labels_of_others()
         self.history = read(labels.folder, settings, lambda key: file_of(key) in shard) if resume else History()
         self.done = self._still_there()
+        # Forget images whose files were removed: their next line, also one of an error, replaces the former one.
+        if lost := (self.history.finished | self.history.videos) - self.done:
+            self.history = read(labels.folder, settings, lambda key: file_of(key) in shard and key not in lost)
         self._manifest = Manifest(labels.folder, settings, shard, resume)
         if not resume:
             try:

@@ -39,7 +39,7 @@ class History:
     finished: keys of labelled images. videos: keys of videos that were labelled to their end. failed: reasons by key.
     classes: number of objects by class id and name. empty: number of images without objects. renamed: names of label
     files by key, for images whose own name another image had when they were labelled. digests: hashes of the pixels by
-    key, for images that aren't files.
+    key, for images that aren't files. again: finished keys that were recorded once more.
     """
 
     finished: set[str] = field(default_factory=set)
@@ -49,6 +49,7 @@ class History:
     empty: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    again: set[str] = field(default_factory=set)
     _classes_of: dict[str, list[Any]] = field(default_factory=dict)  # classes of the images that have a digest
 
     def name(self, key: str) -> str:
@@ -56,7 +57,7 @@ class History:
         return self.renamed.get(key) or own_name(key)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Add one line. An image counts once, even if it was labelled again because its files had been removed."""
+        """Add one line. An image counts once: lines that follow for a finished key are ignored and noted in `again`."""
         key = line["key"]
         if line["status"] == "ok":
             self.renamed.pop(key, None)
@@ -65,6 +66,7 @@ class History:
             if "digest" in line:
                 self._note(key, line["digest"], line["classes"])
         if key in self.finished:
+            self.again.add(key)
             return
         if line["status"] == "video":
             self.videos.add(key)
@@ -107,10 +109,33 @@ def is_started(folder: Path) -> bool:
 def read(folder: Path, settings: Mapping[str, Any], wanted: Callable[[str], bool] = lambda key: True) -> History:
     """Return the content of all manifests of `folder`, limited to keys for which `wanted` returns True.
 
-    ValueError if one of them was made with other settings, or is not a manifest.
+    If an image was labelled again because its files had been removed, its last line counts.
+    ValueError if one of the manifests was made with other settings, or is not a manifest.
     """
     history = History()
-    # Oldest first: if an image was labelled again in another shard, its newest line has the last word.
+    for line in _all_lines(folder, settings):
+        if wanted(line["key"]):
+            history.add(line)
+    if not history.again:
+        return history
+    # Keeping each image's classes, to subtract superseded ones, would take much memory. Reading twice is rare.
+    again, last = history.again, dict[str, dict[str, Any]]()
+    history = History()
+    for line in _all_lines(folder, settings):
+        key = line["key"]
+        if key in again:
+            # Lines of different shards may not come in the order in which they were written.
+            if key not in last or line.get("time", 0) >= last[key].get("time", 0):
+                last[key] = line
+        elif wanted(key):
+            history.add(line)
+    for line in last.values():
+        history.add(line)
+    return history
+
+
+def _all_lines(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of all manifests, the oldest manifest first; their headers are checked."""
     for path in sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         with open(path, "rb") as file:
             lines = _lines(file, path)
@@ -118,10 +143,7 @@ def read(folder: Path, settings: Mapping[str, Any], wanted: Callable[[str], bool
             if header is None:  # a run that was stopped before it wrote anything
                 continue
             _check(path, header, settings)
-            for line in lines:
-                if wanted(line["key"]):
-                    history.add(line)
-    return history
+            yield from lines
 
 
 def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:

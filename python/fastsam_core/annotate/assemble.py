@@ -50,7 +50,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
     """Write one COCO file from per-image parts, numbered in their order; only one part is in memory at a time.
 
     Class k is category k + 1. All classes up to the largest are listed, so that all readers derive the same numbers.
-    ValueError if a part is damaged.
+    ValueError if a part is damaged or missing.
     """
     with (
         open(target, "w", encoding="ascii", newline="\n") as file,
@@ -80,5 +80,7 @@ def _read(parts: Iterable[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str
         try:
             part = json.loads(path.read_bytes())
             yield part["image"], part["annotations"]
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing; run the share of its image again, which makes it anew") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); remove it and run again, which makes it anew") from None

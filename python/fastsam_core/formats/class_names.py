@@ -16,6 +16,8 @@ from .labels import checked_class_id
 
 # Names of such files, in the order in which they are looked for.
 FILES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+# Control characters, line separators, the byte-order mark and lone surrogates.
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
 
 
@@ -62,9 +64,13 @@ def read(path: str | os.PathLike[str]) -> dict[int, str]:
 def write(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
     """Write a data.yaml with these names alone; to train with it, the paths of the images must be added."""
     head = "# Class names of the labels in this folder. To train on them, add path, train and val.\nnames:\n"
-    # Quoting as JSON does is safe: YAML understands JSON's escapes, among them quotes and control characters.
-    lines = [f"  {class_id}: {json.dumps(names[class_id], ensure_ascii=False)}\n" for class_id in sorted(names)]
+    lines = [f"  {class_id}: {_quoted(names[class_id])}\n" for class_id in sorted(names)]
     write_text(path, head + "".join(lines))
+
+
+def _quoted(name: str) -> str:
+    """Quote a name as in JSON, whose escapes YAML understands; also escape what JSON leaves and YAML doesn't take."""
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(name, ensure_ascii=False))
 
 
 def _of_yaml(lines: list[str]) -> dict[int, str]:

@@ -403,7 +403,7 @@ def test_the_last_share_writes_what_belongs_to_all(
     expected = tree(auto_annotate(images, detector, sam, formats=["yolo", "coco"], output_dir=tmp_path / "whole"))
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         auto_annotate(images, detector, sam, shard="2/3", **options)
-    assert "belong to other shares" in caplog.text
+    assert "of other shares aren't done yet" in caplog.text
     auto_annotate(images, detector, sam, shard="0/3", **options)
     assert not (tmp_path / "out" / "coco.json").exists() and not (tmp_path / "out" / "preview.jpg").exists()
     auto_annotate(images, detector, sam, shard="1/3", **options)
@@ -423,7 +423,7 @@ def test_shares_of_images_that_are_no_files(
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         for share in ("0/2", "1/2"):
             auto_annotate(arrays, detector, sam, shard=share, **options)
-    assert caplog.text.count('a run with shard="0/1" writes what belongs to all images') == 2
+    assert caplog.text.count('run with shard="0/1" to write the files that cover all images') == 2
     assert not (tmp_path / "out" / "coco.json").exists()
     counting = CountingDetector(SAME)
     auto_annotate(arrays, counting, sam, shard="0/1", **options)

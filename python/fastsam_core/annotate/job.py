@@ -117,14 +117,14 @@ class Job:
         """Write the files that cover all images, if all shards are done: the shard that ends last does it."""
         files = self._files
         if files is None and self._shard != WHOLE:  # one shard of a source can't tell how many images there are
-            logger.info('once all shares are done, a run with shard="0/1" writes what belongs to all images')
+            logger.info('once all shares are done, run with shard="0/1" to write the files that cover all images')
             return
         everything = read(self.labels.folder, self._settings)
         ended = (everything.finished | everything.videos | everything.failed.keys()) - _moved(everything, files)
         left = 0 if files is None else sum(key not in ended for key in files.keys)
         if left:
             logger.info(
-                "%d images belong to other shares; what belongs to all images is written once they are done", left
+                "%d images of other shares aren't done yet; the last share writes the files that cover all images", left
             )
             return
         # Leave out images in the folder that came from another call, with a source that holds other names.

@@ -68,7 +68,7 @@ class FolderWriter(LabelWriter):
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise NotADirectoryError(
-                f"labels go to a folder, a file per image, and {self.folder} or what it lies in is a file"
+                f"labels are written to a folder, a file per image, but {self.folder} or a folder above it is a file"
             ) from None
         # Hashes of the paths written, which take less memory than millions of names.
         self._written: set[int] = set()

@@ -130,7 +130,7 @@ class _Inputs:
             raise ValueError(f"source and target are both {os.fspath(target)}; write to another place")
         below = any(Path(path).is_relative_to(labels) for labels in self._labels)
         if path in self._labels or (below and os.path.isfile(path) and path.lower().endswith(self._suffix)):
-            raise ValueError(f"{os.fspath(target)} is read; write to another place")
+            raise ValueError(f"{os.fspath(target)} is among the labels to convert; write to another place")
         if to == "labelmap" and path == self._images:
             raise ValueError(f"label maps can't go into {os.fspath(target)}, the folder of the images")
 

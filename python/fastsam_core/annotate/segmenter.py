@@ -71,7 +71,10 @@ class Segmenter:
         return pictures
 
     def boxes(self, picture: Picture, boxes: NDArray[np.float32]) -> Results:
-        """Return the masks of boxes (N, 4), decoded in chunks. A mask's class is its box's index, as some may be dropped."""
+        """Return the masks of boxes (N, 4), decoded in chunks.
+
+        A mask's class is the index of its box, as some boxes may get no mask.
+        """
         prompts = Prompts.read(bboxes=boxes)
         assert prompts is not None
         return segment_prompts(self.model, picture, prompts, False, self.config, Stopwatch())

@@ -40,8 +40,8 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 def upright_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return an image file's bytes, or those of an upright copy if EXIF says that the image is rotated.
 
-    The copy is a JPEG if the file is one, otherwise a PNG. This is for readers that ignore EXIF orientation. ValueError,
-    naming the file, if it can't be read.
+    The copy is a JPEG if the file is one, otherwise a PNG. This is for readers that ignore EXIF orientation.
+    ValueError, naming the file, if it can't be read.
     """
     try:
         with open(path, "rb") as file:

@@ -104,6 +104,9 @@ def test_categories_keep_their_numbers(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("{")
     with pytest.raises(ValueError, match=r"b is damaged.*remove it and run again"):
         write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {})
+    (tmp_path / "b").unlink()
+    with pytest.raises(ValueError, match=r"b is missing; run the share of its image again"):
+        write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {})
 
 
 def test_a_set_without_objects(sam: SAM, images: Path) -> None:

@@ -60,9 +60,21 @@ def test_lines_are_flushed_to_disk_once_a_second_and_at_the_end(
 
 def test_an_image_counts_once(tmp_path: Path) -> None:
     error = {"key": "a", "status": "error", "error": "broken"}
-    write(tmp_path, error, ok("a", (0, "cup", 2)), ok("a", (0, "cup", 2)), error)
+    write(tmp_path, error, ok("a", (0, "cup", 2)), ok("a", (0, "cup", 2)))
     history = read(tmp_path, SETTINGS)
     assert history.finished == {"a"} and not history.failed and history.classes == {(0, "cup"): 2}
+
+
+def test_the_last_line_of_an_image_that_was_labelled_again_counts(tmp_path: Path) -> None:
+    """Of its classes and of its failure, wherever the line stands among those of other shards."""
+    write(tmp_path, ok("a", (0, "cup", 2)), ok("b"), ok("c", (0, "cup", 1)), ok("b", (1, "dish", 4)))
+    write(tmp_path, ok("c") | {"time": 2.0}, {"key": "a", "status": "error", "error": "broken"}, shard=Shard(0, 2))
+    path = write(tmp_path, ok("c", (2, "fork", 1)) | {"time": 1.0}, shard=Shard(1, 2))
+    os.utime(path, ns=(2**62, 2**62))
+    history = read(tmp_path, SETTINGS)
+    assert history.finished == {"b", "c"} and history.failed == {"a": "broken"}
+    assert history.classes == {(1, "dish"): 4} and history.empty == 1
+    assert read(tmp_path, SETTINGS, lambda key: key == "b").classes == {(1, "dish"): 4}
 
 
 def test_the_last_name_of_label_files_counts(tmp_path: Path) -> None:

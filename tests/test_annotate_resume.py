@@ -99,6 +99,34 @@ def test_files_that_are_gone_and_images_that_are_new(sam: SAM, images: Path) -> 
     assert set(recorded(target).values()) == {1, 2}
 
 
+def test_a_replaced_image_whose_label_file_was_removed(
+    sam: SAM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its new class is in the files of all images, and when it can't be read any more, it is left out of them."""
+
+    def by_shade(image: np.ndarray) -> Any:
+        shade = int(image[0, 0, 0])
+        return [[4, 4, 60, 40]], [0.9], [shade // 50], {shade // 50: f"shade {shade}"}
+
+    def shaded(shade: int) -> bytes:
+        return cv2.imencode(".png", np.full((48, 64, 3), shade, np.uint8))[1].tobytes()
+
+    folder, options = tmp_path / "shades", {"formats": ["yolo", "coco"], "preview": 0}
+    folder.mkdir()
+    (folder / "same.png").write_bytes(shaded(0))
+    for place, content in enumerate((shaded(50), shaded(150), b"damaged", shaded(200))):
+        (folder / "other.png").write_bytes(content)
+        (tmp_path / "labels" / "other.txt").unlink(missing_ok=True)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            target = auto_annotate(folder, by_shade, sam, output_dir=tmp_path / "labels", **options)
+        said = "1 label file in" if content == b"damaged" else "2 label files in"
+        assert said in caplog.text
+        fresh = auto_annotate(folder, by_shade, sam, output_dir=tmp_path / f"fresh{place}", **options)
+        for name in ("coco.json", "data.yaml"):
+            assert (target / name).read_bytes() == (fresh / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -375,7 +403,7 @@ def test_the_last_share_writes_what_belongs_to_all(
     expected = tree(auto_annotate(images, detector, sam, formats=["yolo", "coco"], output_dir=tmp_path / "whole"))
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         auto_annotate(images, detector, sam, shard="2/3", **options)
-    assert "belong to other shares" in caplog.text
+    assert "of other shares aren't done yet" in caplog.text
     auto_annotate(images, detector, sam, shard="0/3", **options)
     assert not (tmp_path / "out" / "coco.json").exists() and not (tmp_path / "out" / "preview.jpg").exists()
     auto_annotate(images, detector, sam, shard="1/3", **options)
@@ -395,7 +423,7 @@ def test_shares_of_images_that_are_no_files(
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         for share in ("0/2", "1/2"):
             auto_annotate(arrays, detector, sam, shard=share, **options)
-    assert caplog.text.count('a run with shard="0/1" writes what belongs to all images') == 2
+    assert caplog.text.count('run with shard="0/1" to write the files that cover all images') == 2
     assert not (tmp_path / "out" / "coco.json").exists()
     counting = CountingDetector(SAME)
     auto_annotate(arrays, counting, sam, shard="0/1", **options)

@@ -109,8 +109,8 @@ def test_names_and_images_as_arguments(place: Path) -> None:
         ("convert data=nowhere from=yolo to=sa1b output=x", 1, "no such folder: nowhere"),
         ("convert data=nothing.json from=coco to=sa1b output=x", 1, "nothing.json"),
         ("convert data=data from=coco to=sa1b output=x", 1, "data is a folder; COCO labels are one .json file"),
-        ("convert data=data from=yolo to=sa1b output=data/data.yaml", 1, "labels go to a folder, a file per image"),
-        ("convert data=data from=yolo to=sa1b output=data/data.yaml/x", 1, "data.yaml/x or what it lies in is a file"),
+        ("convert data=data from=yolo to=sa1b output=data/data.yaml", 1, "labels are written to a folder"),
+        ("convert data=data from=yolo to=sa1b output=data/data.yaml/x", 1, "yaml/x or a folder above it is a file"),
     ],
 )
 def test_mistakes(place: Path, capsys: pytest.CaptureFixture[str], line: str, status: int, message: str) -> None:

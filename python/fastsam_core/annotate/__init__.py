@@ -1,8 +1,9 @@
-"""Label files for sets of images of any size: boxes from a detector, masks from SAM.
+"""Label files for image collections of any size: a detector finds boxes, SAM turns them into masks.
 
-run.py is `auto_annotate`. worklist.py: which images; shards.py: whose; job.py: which are left, by manifest.py. work.py:
-loading.py, annotator.py, rendering.py and files.py take an image from file to label files, in pipeline.py's threads.
-assemble.py and preview.py: what belongs to all images. rows.py: batches of other engines.
+run.py holds `auto_annotate`. worklist.py lists the images, shards.py divides them among processes, and job.py finds out
+from the manifest (manifest.py) which are left. work.py takes each image to its label files in the threads of
+pipeline.py, through loading.py, annotator.py, rendering.py and files.py. assemble.py and preview.py write what covers
+all images: the COCO file, the class names, the contact sheet. rows.py labels batches of data frames and Ray or Spark.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Annotator`: images in, masks with classes out; the part that runs in every worker."""
+"""`Annotator`: turns images into masks with classes. It is the part that runs in every worker."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from . import rows
 from .segmenter import Segmenter
 from .settings import AnnotateConfig, is_checkpoint
 
-EVERYTHING = {0: "object"}  # the class of masks that no detector asked for
-# Failures of detector or model one after the other, after which it is taken that they aren't the images' fault.
+EVERYTHING = {0: "object"}  # class names when there is no detector and everything is segmented
+# After this many failures in a row, the detector or model is at fault rather than the images.
 _GIVE_UP = 10
 
 
 class Annotator:
-    """Labels images as a config says. Picklable; models are loaded when the first image comes, or by `load`.
+    """A labeller of images with the options of `config`. Picklable; models are loaded on first use, or by `load`.
 
     config: an `AnnotateConfig`, or its fields as a dict.
 
-    Called with a batch of rows it returns such a batch, and so it can be handed to Ray Data's `map_batches`, Spark's
-    `mapInPandas` and the like; see `__call__`. `auto_annotate` writes files with it.
+    Called with a batch of rows it returns a batch of the same kind, so it can be passed to Ray Data's `map_batches`,
+    Spark's `mapInPandas` and similar; see `__call__`. `auto_annotate` uses it to write label files.
     """
 
     def __init__(self, config: AnnotateConfig | Mapping[str, Any]) -> None:
@@ -38,17 +38,20 @@ class Annotator:
         self._faults: list[Exception] = []
 
     def __call__(self, batch: Any) -> Any:
-        """Labels of a batch of images, in the batch's own kind.
+        """Return the labels of a batch of images, as a batch of the same type.
 
         batch: a dict of columns (arrays or lists), a pandas DataFrame, a pyarrow Table, or an iterator of any of these,
-            which gives an iterator. Columns: `path`, and where the image isn't to be read from there, `bytes` (an
-            encoded image) or `image` (RGB uint8 (H, W, 3), encoded bytes, or a dict with `bytes`).
-        Returns the columns `path`, `width`, `height`, `objects` (their number), `error` ("" where there is none), and
-        one per format of the config with what the image's file holds: text, or bytes for png. For coco that is a JSON
-        object of `image` and `annotations`, whose ids are to be given. `schema` is the same in Spark's words.
+            for which an iterator is returned. The column `path` is required. An image is read from its path unless
+            there is a column `image` (RGB uint8 (H, W, 3), encoded bytes, or a dict with `bytes`) or `bytes` (an
+            encoded image); a row with None there is read from its path.
 
-        An image that can't be read or labelled has its reason in `error`, and empty labels. TypeError and ValueError
-        for another kind of batch and for missing columns.
+        The columns returned are `path`, `width`, `height`, `objects` (their number), `error` ("" if there is none), and
+        one per format of the config with the content of the image's label file: text, or bytes for png. For coco that
+        is a JSON object with `image` and `annotations`, in which ids are placeholders to be assigned by the caller.
+        `schema` describes these columns for Spark.
+
+        An image that can't be read or labelled gets the reason in `error`, and empty labels. Raises TypeError for
+        another type of batch, and ValueError if a column is missing or columns differ in length.
         """
         if isinstance(batch, Iterator):
             return map(self, batch)
@@ -57,31 +60,31 @@ class Annotator:
 
     @property
     def schema(self) -> str:
-        """The columns that a call returns, as Spark's `mapInPandas` wants them."""
+        """The columns that a call returns, as a schema string for Spark's `mapInPandas`."""
         labels = ", ".join(f"{form} {'binary' if form == 'png' else 'string'}" for form in self.config.formats)
         return f"path string, width int, height int, objects int, error string, {labels}"
 
     @property
     def fault(self) -> Exception | None:
-        """What detector or model raised on the first of the last images, if they failed on all of them since."""
+        """First error of the current run of consecutive failures, or None if the last image succeeded."""
         return self._faults[0] if self._faults else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without models: each process loads its own."""
+        """Return the state without models: each process loads its own."""
         return {"config": self.config}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.config, self._models, self._faults = state["config"], None, []
 
     def load(self) -> tuple[Segmenter, CheckedDetector | None]:
-        """The models, loaded once."""
+        """Return the SAM model and the detector (None to segment everything), loading them on the first call."""
         if self._models is None:
             detector = self._detector()
             self._models = Segmenter(self.config.sam_model, self.config.device), detector
         return self._models
 
     def settings(self) -> dict[str, Any]:
-        """What labels depend on, JSON-ready; the same in every process that labels alike."""
+        """Return everything that labels depend on, JSON-ready; equal in all processes that produce equal labels."""
         segmenter, detector = self.load()
         config = self.config
         settings: dict[str, Any] = {
@@ -96,10 +99,10 @@ class Annotator:
         return settings
 
     def label(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Results | Exception]:
-        """The masks of each image, BGR uint8 (H, W, 3), with their classes; or what went wrong with it.
+        """Return, for each BGR uint8 (H, W, 3) image, its masks with their classes, or the exception it raised.
 
-        paths: what the images are called in errors. When detector or model have failed on ten images one after the
-        other, the first of these errors is raised.
+        paths: names of the images for error messages. Once ten images in a row have failed, also over several calls,
+        the first of these errors is raised.
         """
         labelled = self._each(images, paths)
         for found in labelled:
@@ -116,7 +119,7 @@ class Annotator:
         if len(images) > 1:
             try:
                 return list(self._label(images, paths))
-            except Exception:  # which image it was, and that one alone, is found out one by one
+            except Exception:  # label one by one below, so that only the image at fault fails
                 _release_memory()
         labelled: list[Results | Exception] = []
         for image, path in zip(images, paths, strict=True):
@@ -133,7 +136,7 @@ class Annotator:
             pictures = segmenter.pictures(images, paths)
             return [self._chosen(_everything(segmenter.everything(picture))) for picture in pictures]
         found = detector.batch(images, paths)
-        # An image without boxes needs no encoder.
+        # The encoder is run only for images with boxes.
         wanted = [index for index, detections in enumerate(found) if len(detections.boxes)]
         pictures = segmenter.pictures([images[index] for index in wanted], [paths[index] for index in wanted])
         results = [_nothing(image, path) for image, path in zip(images, paths, strict=True)]
@@ -172,10 +175,10 @@ class Annotator:
 
 
 def _prompted(segmenter: Segmenter, picture: Picture, found: Detections) -> Results:
-    """Results whose classes are the detector's, and whose confidence is its score."""
+    """Return the masks of the detected boxes, with the detector's classes and its scores as confidence."""
     results = segmenter.boxes(picture, found.boxes).cpu()
     assert results.boxes is not None
-    # SAM may have dropped masks; the class of each of the others is the number of its box.
+    # SAM may have dropped masks; the `cls` of each remaining one is the index of its box.
     prompts = tensor_of(results.boxes.cls).long().numpy()
     names = {int(class_id): found.names.get(int(class_id), str(class_id)) for class_id in found.class_ids[prompts]}
     return _classified(results, found.class_ids[prompts], found.scores[prompts], names)
@@ -190,8 +193,8 @@ def _everything(results: Results) -> Results:
 def _classified(
     results: Results, class_ids: NDArray[np.int64], scores: NDArray[Any], names: Mapping[int, str]
 ) -> Results:
-    rows = results.rows()  # (N, 6) float64, which holds any class id
-    # Six decimals: float32's own digits are longer, and say no more.
+    rows = results.rows()  # (N, 6) float64, which holds any class id exactly
+    # Six decimals: more digits of a float32 carry no information.
     rows[:, 4], rows[:, 5] = np.round(np.asarray(scores, np.float64), 6), class_ids
     results.boxes = Boxes(torch.from_numpy(rows), results.orig_shape)
     results.names = dict(names)

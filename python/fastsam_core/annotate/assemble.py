@@ -1,4 +1,4 @@
-"""What belongs to all images together, made at the end: the COCO file, class names, the contact sheet."""
+"""Files that cover all images, written at the end of a run: the COCO file, class names, the contact sheet."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NAMES_FILE = "data.yaml"
 
 
 def assemble(labels: LabelFiles, history: History, names: Iterable[str], preview: Preview) -> None:
-    """Write the files of all images into the folder of labels.
+    """Write the files that cover all images into the folder of labels.
 
-    names: of the label files of all images, in the order that numbers the images. Nothing depends on the order in which
-    they were labelled.
+    names: names of all images' label files, in the order in which images are numbered. The files do not depend on the
+    order in which the images were labelled.
     """
     folder, classes = labels.folder, class_list(history)
     if "coco" in labels.formats:
@@ -39,7 +39,7 @@ def assemble(labels: LabelFiles, history: History, names: Iterable[str], preview
 
 
 def class_list(history: History) -> dict[int, str]:
-    """The names of all classes that were found; of several for one id, the first in the alphabet."""
+    """Return the name of every class that was found. If one id has several names, the alphabetically first is used."""
     classes: dict[int, str] = {}
     for class_id, name in sorted(history.classes):
         classes.setdefault(class_id, name)
@@ -47,13 +47,14 @@ def class_list(history: History) -> dict[int, str]:
 
 
 def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) -> None:
-    """One COCO file of the parts, numbered on in their order; only one part is in memory at a time.
+    """Write one COCO file from per-image parts, numbered in their order; only one part is in memory at a time.
 
-    Class k is category k + 1. All classes up to the largest are listed, so that readers number them alike.
+    Class k is category k + 1. All classes up to the largest are listed, so that all readers derive the same numbers.
+    ValueError if a part is damaged or missing.
     """
     with (
         open(target, "w", encoding="ascii", newline="\n") as file,
-        # Images wait in a file without a name until the annotations are all there.
+        # Image entries are collected in an unnamed file: they follow the annotations in the output.
         tempfile.TemporaryFile("w+", dir=target.parent, encoding="ascii") as images,
     ):
         file.write('{"annotations":[')
@@ -79,5 +80,7 @@ def _read(parts: Iterable[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str
         try:
             part = json.loads(path.read_bytes())
             yield part["image"], part["annotations"]
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing; run the share of its image again, which makes it anew") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); remove it and run again, which makes it anew") from None

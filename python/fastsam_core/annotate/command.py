@@ -1,4 +1,4 @@
-"""`fastsam annotate`."""
+"""The command `fastsam annotate`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SPELLINGS = {"source": "data", "model": "sam_model"}
 
 
 def run(values: dict[str, Any]) -> None:
-    """The command, from its key=value pairs."""
+    """Run the command with its key=value pairs. UsageError for an unknown key or if data is missing."""
     values = {_SPELLINGS.get(key, key): value for key, value in values.items()}
     check_keys(values, list(OPTIONS), "annotate")
     if values.get("data") is None:
@@ -39,8 +39,8 @@ def run(values: dict[str, Any]) -> None:
     from ..cli import DEFAULT_MODEL
     from .run import auto_annotate
 
-    # What isn't given is the function's default, but for the models: without a detector everything is segmented, and
-    # the bundled SAM needs no download.
+    # Options not given take the defaults of `auto_annotate`, except the models: without a detector everything is
+    # segmented, and the bundled SAM needs no download.
     given = {key: value for key, value in values.items() if value is not None}
     folder = auto_annotate(given.pop("data"), **{"det_model": None, "sam_model": DEFAULT_MODEL, **given})
     print(f"Labels saved to {folder}")

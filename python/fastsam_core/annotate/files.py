@@ -1,4 +1,4 @@
-"""Where the label files of an image lie, whether they are there, and writing them."""
+"""Paths of an image's label files, whether they exist, and writing them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .._files import atomic_path
 
 
 class Place(NamedTuple):
-    """Where a format's files lie: `<folder>/<image's relative path without suffix><suffix>`."""
+    """Where the files of a format go: `<folder>/<image's relative path without suffix><suffix>`."""
 
     folder: str
     suffix: str
 
 
-# Of the COCO file's parts, hidden, one per image: they are put together at the end.
+# For coco these are hidden parts of the COCO file, one per image, which are merged at the end of a run.
 PLACES = {
     "yolo": Place("", ".txt"),
     "coco": Place(".coco", ".part"),
@@ -32,10 +32,10 @@ _SCRATCH = ".partial"
 
 
 class LabelFiles:
-    """The files of some formats within a folder.
+    """The label files of some formats within a folder. Use it as a context manager for writing.
 
-    owner: names the folder for unfinished files of the one process that writes, which it clears when it begins: a
-    process that was killed leaves nothing behind for good. Use it as a context manager for writing.
+    owner: name of this process's sub-folder for unfinished files. Only one process may write under it. It is cleared
+    when writing begins, so that leftovers of a killed process are removed by the next run.
     """
 
     def __init__(self, folder: Path, formats: Sequence[str], owner: str = "run") -> None:
@@ -50,23 +50,23 @@ class LabelFiles:
 
     def __exit__(self, *error: object) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)
-        with suppress(OSError):  # others are still writing
+        with suppress(OSError):  # not empty while other processes are writing
             self.scratch.parent.rmdir()
 
     def paths(self, name: str) -> list[str]:
-        """The files of the image that is called `name`, relative to the folder."""
+        """Return the paths of the label files of the image called `name`, relative to the folder."""
         return [path_of(form, name) for form in self.formats]
 
     def write(self, contents: Iterable[tuple[str, bytes]]) -> None:
-        """Write files, by their relative paths, each whole or not at all."""
+        """Write each content to its relative path; each file appears whole or not at all."""
         for path, content in contents:
             with atomic_path(self.folder / path, self.scratch) as temporary:
                 temporary.write_bytes(content)
 
     def present(self, names: Iterable[str], match: Callable[[Iterable[bool]], bool] = all) -> set[str]:
-        """Those names of which all files are there (with match=any: at least one)."""
+        """Return the names of which all label files exist (with match=any: at least one)."""
 
-        @lru_cache(maxsize=64)  # names come folder by folder
+        @lru_cache(maxsize=64)  # callers pass names folder by folder
         def listing(folder: str) -> frozenset[str]:
             try:
                 return frozenset(os.listdir(self.folder / folder))
@@ -81,6 +81,6 @@ class LabelFiles:
 
 
 def path_of(form: str, name: str) -> str:
-    """The file of a format for the image that is called `name`, relative to the folder of labels."""
+    """Return the path of a format's file for the image called `name`, relative to the folder of labels."""
     place = PLACES[form]
     return f"{place.folder}/{name}{place.suffix}" if place.folder else name + place.suffix

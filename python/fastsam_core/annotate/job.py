@@ -1,4 +1,4 @@
-"""One run over a set of images: what is left to do, doing it, and keeping the record."""
+"""`Job`, one run over a set of images, which resumes earlier runs and records what is done."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ from .worklist import FileList, file_of, is_video
 
 
 class Job:
-    """The images of one share, as far as they aren't done yet: labelled, written and recorded.
+    """One run over the images of a shard: it labels, writes and records those that aren't done yet.
 
-    Opening it takes the folder's manifest; use it as a context manager. `history` is what is done, by earlier runs too;
-    `done` the keys of it whose files are still there; `now` the number of images that this run has labelled.
+    Creating a job locks the shard's manifest; use it as a context manager, which releases it. `history` is what the
+    manifests record, earlier runs included. `done` holds the keys in it whose label files still exist. `now` is the
+    number of images that this run has labelled.
+
+    ValueError if the folder holds labels that no run recorded or that were made with other settings, or if another
+    process is writing the manifest.
     """
 
     def __init__(
@@ -53,6 +57,9 @@ class Job:
             self._refuse_labels_of_others()
         self.history = read(labels.folder, settings, lambda key: file_of(key) in shard) if resume else History()
         self.done = self._still_there()
+        # Forget images whose files were removed: their next line, also one of an error, replaces the former one.
+        if lost := (self.history.finished | self.history.videos) - self.done:
+            self.history = read(labels.folder, settings, lambda key: file_of(key) in shard and key not in lost)
         self._manifest = Manifest(labels.folder, settings, shard, resume)
         if not resume:
             try:
@@ -72,7 +79,7 @@ class Job:
         self._stack.close()
 
     def run(self, annotator: Annotator, source: Source | None, stop_at_errors: bool) -> None:
-        """Label what is left, of the files or of `source`, with a bar on a terminal."""
+        """Label what is left of the files, or of `source` if there are none, with a progress bar on a terminal."""
         from tqdm.auto import tqdm
 
         batch = annotator.config.batch
@@ -98,7 +105,7 @@ class Job:
             self.record({"key": video, "status": "video"})
 
     def record(self, line: Line) -> None:
-        """Add a line to the manifest, unless it is there already. Threads take turns."""
+        """Append a line to the manifest, unless it repeats a recorded error. Safe to call from several threads."""
         with self._turn:
             if line["status"] == "error" and self.history.failed.get(line["key"]) == line["error"]:
                 return
@@ -107,25 +114,25 @@ class Job:
             self.now += line["status"] == "ok"
 
     def finish(self) -> None:
-        """Once all shares are done, whichever ends last writes what belongs to all images."""
+        """Write the files that cover all images, if all shards are done: the shard that ends last does it."""
         files = self._files
-        if files is None and self._shard != WHOLE:  # a share can't tell how many images there are
-            logger.info('once all shares are done, a run with shard="0/1" writes what belongs to all images')
+        if files is None and self._shard != WHOLE:  # one shard of a source can't tell how many images there are
+            logger.info('once all shares are done, run with shard="0/1" to write the files that cover all images')
             return
         everything = read(self.labels.folder, self._settings)
         ended = (everything.finished | everything.videos | everything.failed.keys()) - _moved(everything, files)
         left = 0 if files is None else sum(key not in ended for key in files.keys)
         if left:
             logger.info(
-                "%d images belong to other shares; what belongs to all images is written once they are done", left
+                "%d images of other shares aren't done yet; the last share writes the files that cover all images", left
             )
             return
-        # What another call labelled under other names is none of this one's.
+        # Leave out images in the folder that came from another call, with a source that holds other names.
         finished = everything.finished & self._seen if self._seen else everything.finished
         assemble(self.labels, everything, finished_names(files, finished), self.preview)
 
     def total(self, source: Source | None = None) -> int | None:
-        """How many images there are in this share, as far as headers tell."""
+        """Return the number of images in this shard, frames as the headers of videos give it; None if unknown."""
         if self._files is None:
             return None if source is None or self._shard != WHOLE else source.expected()
         keys = [key for key in self._files.keys if key in self._shard]
@@ -133,19 +140,19 @@ class Job:
         return len(keys) - len(videos) + sum(expected_frames(path, 1) or 0 for path in videos)
 
     def _names(self) -> dict[str, str]:
-        """Names of label files by key, of the image files of this share."""
+        """Return the names of label files by key, for the image files of this shard."""
         files = self._files
         if files is None:
             return {}
         return {key: files.name(key) for key in files.keys if key in self._shard and not is_video(key)}
 
     def _still_there(self) -> set[str]:
-        # In order, so that they come folder by folder.
+        # Sorted, so that `present` gets them folder by folder.
         names = {key: self.history.name(key) for key in sorted(self.history.finished)}
         present = self.labels.present(names.values())
-        # Images that came or went may have moved a name to another image, whose labels then lie there.
+        # If images were added or removed, another image may have this name now, so that its labels lie there.
         lost = _moved(self.history, self._files)
-        # With a frame's, its video isn't done either.
+        # A video with a frame that is lost isn't done either.
         lost |= {part for key, name in names.items() if name not in present for part in (key, file_of(key))}
         folder = self.labels.folder
         lost |= {key for key in self.preview.keys if key in names and not self.preview.has_tile(folder, key)}
@@ -163,7 +170,7 @@ class Job:
 
 
 def _moved(history: History, files: FileList | None) -> set[str]:
-    """Finished images, frames and videos whose label files would have another name by now."""
+    """Return finished images, frames and videos whose label files would get another name now."""
     if files is None or not (history.renamed or files.renamed):
         return set()
     found: set[str] = set()

@@ -1,7 +1,7 @@
-"""From a list of files, or any other source, to groups of images that are labelled together.
+"""Groups of images to label together, from a list of files or any other source.
 
-Groups follow from the list alone: a run that goes on after a stop encodes the same images together as one without a
-stop would have, and rounding can't differ.
+Groups depend on the list alone. A run that resumes after a stop therefore encodes the same images together as an
+uninterrupted one, and rounding can't differ.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from .worklist import FileList, file_of, is_video
 
 
 class Loaded(NamedTuple):
-    """One image, or the reason why there is none.
+    """One image, or the reason why it could not be loaded.
 
-    key: what the manifest calls it. name: its label files, relative and without suffix. file_name: what label files
-    call the image: its relative path; a frame is called like a picture of it. image: BGR uint8 (H, W, 3). digest: of
-    the pixels, where no file tells them from others of that name.
+    key: the image's name in the manifest. name: name of its label files, relative and without suffix. file_name: the
+    image's name within label files, its relative path; for a frame, the name that a JPEG of it would have. image: BGR
+    uint8 (H, W, 3), or None. error: why there is no image. digest: hash of the pixels, for images that aren't files:
+    another image may come under the same name in a later run.
     """
 
     key: str
@@ -48,9 +49,9 @@ Load = Callable[[], Loaded]
 def groups_of_files(
     files: FileList, shard: Shard, finished: Collection[str], batch: int, videos: list[str]
 ) -> Iterator[list[Load]]:
-    """Groups in which something isn't finished, as functions that load their images.
+    """Yield the groups of this shard in which an image isn't finished, as functions that load one image each.
 
-    A video whose last frame has been given is added to `videos`.
+    A video is added to `videos` once its last frame has been yielded.
     """
     for keys in key_groups((key for key in files.keys if key in shard), batch):
         if all(key in finished for key in keys):
@@ -62,7 +63,7 @@ def groups_of_files(
 
 
 def key_groups(keys: Iterable[str], batch: int) -> Iterator[list[str]]:
-    """Keys of images, up to `batch` together and none past a video, and each video by itself."""
+    """Yield groups of up to `batch` consecutive keys of images. Each video is a group by itself."""
     group: list[str] = []
     for key in keys:
         if group and (len(group) == batch or is_video(key) or is_video(group[-1])):
@@ -76,9 +77,10 @@ def key_groups(keys: Iterable[str], batch: int) -> Iterator[list[str]]:
 def groups_of_source(
     source: Source, shard: Shard, finished: set[str], batch: int, digests: Mapping[str, str], seen: set[str]
 ) -> Iterator[list[Load]]:
-    """The same for pictures that can only be had one after the other, whose keys are added to `seen`.
+    """Yield groups as `groups_of_files` does, for a source whose images can only be read one after the other.
 
-    digests: of the pictures that were labelled. Another one under the name of one of them is taken out of `finished`.
+    digests: hashes of the images that were labelled before. If another image comes under such a name, the name is
+    removed from `finished`. The keys of all images of the shard are added to `seen`.
     """
 
     def pictures() -> Iterator[Loaded]:
@@ -93,7 +95,7 @@ def groups_of_source(
 
 
 def load_file(files: FileList, key: str) -> Loaded:
-    """One image file."""
+    """Load an image file. If that fails, log it and return the reason instead of the image."""
     name = files.name(key)
     try:
         return Loaded(key, name, key, read_image(files.path(key)))
@@ -104,7 +106,7 @@ def load_file(files: FileList, key: str) -> Loaded:
 
 
 def finished_names(files: FileList | None, finished: Collection[str]) -> Iterator[str]:
-    """Names of the label files of what is finished, in an order that depends on the images' names alone."""
+    """Yield the names of the label files of what is finished, in an order that depends on the images' names alone."""
     if files is None:
         yield from (posixpath.splitext(key)[0] for key in sorted(finished))
         return
@@ -135,7 +137,7 @@ def _frames(files: FileList, key: str, videos: list[str]) -> Iterator[Loaded]:
 
 
 def _named(source: Source) -> Iterator[Loaded]:
-    """A source's pictures under names of their own, by the last part of their path or address."""
+    """Yield a source's images under unique names, made from the last part of their path or address."""
     taken: set[str] = set()
     for item in source:
         stem, suffix = posixpath.splitext(_base(item))
@@ -166,7 +168,7 @@ def _grouped(pictures: Iterator[Loaded], finished: Collection[str], batch: int) 
     while group := list(islice(pictures, batch)):
         if any(one.key not in finished for one in group):
             yield [partial(_same, one) for one in group]
-        group.clear()  # before the next ones are decoded
+        group.clear()  # release these images before the next ones are decoded
 
 
 def _same(loaded: Loaded) -> Loaded:

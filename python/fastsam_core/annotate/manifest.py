@@ -1,11 +1,12 @@
-"""The manifest of a folder of labels: what is done, so that a run that was cut off goes on where it stopped.
+"""The manifest of a folder of labels: a record of what is done, from which an interrupted run resumes.
 
-One JSON object a line: first the settings, then one line per image, once its label files are in place. A line is one
-write at the file's end. The file is flushed to disk at most once a second and when a run ends: after a power failure
-about a second's lines may be missing, and those images are labelled again, to the same bytes. Killing the process loses
-nothing that was written. A last line that was cut off is ignored, and removed before the next one is written.
+It is a file of JSON lines: first the settings, then one line per image, appended once its label files are in place.
+Each line is normally appended by a single write. The file is flushed to disk at most once a second and at the end of a
+run: after a power failure about a second of lines may be missing, and those images are labelled again, to the same
+bytes. Killing the process loses nothing that was written. An incomplete last line is ignored, and removed before the
+next one is written.
 
-Each share of a run has a manifest of its own, as several machines can't append to one file; all are read.
+Each shard of a run writes its own manifest, as several machines can't append to one file; all of them are read.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from .worklist import own_name
 
 FORMAT = "fastsam_core.annotate 1"
 _FLUSH_SECONDS = 1.0
-_PATIENCE = 1.0  # seconds: shares that begin afresh have each other's old manifests for a moment
-_DETAIL = {"ok": "classes", "error": "error", "video": "key"}  # what a line of each status says
+_PATIENCE = 1.0  # seconds to wait for a lock: shards that start afresh briefly lock each other's old manifests
+_DETAIL = {"ok": "classes", "error": "error", "video": "key"}  # the field that a line of each status must have
 
 
 @dataclass
 class History:
-    """What the manifests of a folder say.
+    """Content of the manifests of a folder.
 
-    finished: keys of labelled images. videos: of videos that have been labelled to their end. failed: reasons by key.
-    classes: objects by class id and name. empty: images without objects. renamed: names of label files by key, where
-    another image had the image's own name when it was labelled. digests: of the pixels of images that have no file.
+    finished: keys of labelled images. videos: keys of videos that were labelled to their end. failed: reasons by key.
+    classes: number of objects by class id and name. empty: number of images without objects. renamed: names of label
+    files by key, for images whose own name another image had when they were labelled. digests: hashes of the pixels by
+    key, for images that aren't files. again: finished keys that were recorded once more.
     """
 
     finished: set[str] = field(default_factory=set)
@@ -47,14 +49,15 @@ class History:
     empty: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
-    _classes_of: dict[str, list[Any]] = field(default_factory=dict)  # those that have a digest
+    again: set[str] = field(default_factory=set)
+    _classes_of: dict[str, list[Any]] = field(default_factory=dict)  # classes of the images that have a digest
 
     def name(self, key: str) -> str:
-        """What the label files of a finished image were called when they were written, relative and without suffix."""
+        """Return the name that a finished image's label files were written under, relative and without suffix."""
         return self.renamed.get(key) or own_name(key)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take in one line. An image that was labelled again, as its files had been removed, counts once."""
+        """Add one line. An image counts once: lines that follow for a finished key are ignored and noted in `again`."""
         key = line["key"]
         if line["status"] == "ok":
             self.renamed.pop(key, None)
@@ -63,6 +66,7 @@ class History:
             if "digest" in line:
                 self._note(key, line["digest"], line["classes"])
         if key in self.finished:
+            self.again.add(key)
             return
         if line["status"] == "video":
             self.videos.add(key)
@@ -77,7 +81,7 @@ class History:
         self.empty += not line["classes"]
 
     def _note(self, key: str, digest: str, classes: list[Any]) -> None:
-        """Of an image without a file; what is known of another one under its name is forgotten."""
+        """Note an image that isn't a file; if another one was recorded under its name, forget that one."""
         if self.digests.get(key, digest) != digest:
             self.finished.discard(key)
             for class_id, name, count in self._classes_of[key]:
@@ -88,27 +92,50 @@ class History:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """sha256 of the settings."""
+    """Return the sha256 of the settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def file_name(shard: Shard) -> str:
-    """The manifest's name within the folder of labels."""
+    """Return the name of a shard's manifest within the folder of labels."""
     return "manifest.jsonl" if shard == WHOLE else f"manifest-{shard.index}-of-{shard.count}.jsonl"
 
 
 def is_started(folder: Path) -> bool:
-    """Whether a run has begun in `folder`."""
+    """Return whether a run has already begun in `folder`."""
     return any(path.stat().st_size for path in folder.glob("manifest*.jsonl"))
 
 
 def read(folder: Path, settings: Mapping[str, Any], wanted: Callable[[str], bool] = lambda key: True) -> History:
-    """All manifests of `folder`, of the keys that are wanted.
+    """Return the content of all manifests of `folder`, limited to keys for which `wanted` returns True.
 
-    ValueError where one of them was made with other settings, or is something else.
+    If an image was labelled again because its files had been removed, its last line counts.
+    ValueError if one of the manifests was made with other settings, or is not a manifest.
     """
     history = History()
-    # Of images that were labelled again, as another share, the last line counts.
+    for line in _all_lines(folder, settings):
+        if wanted(line["key"]):
+            history.add(line)
+    if not history.again:
+        return history
+    # Keeping each image's classes, to subtract superseded ones, would take much memory. Reading twice is rare.
+    again, last = history.again, dict[str, dict[str, Any]]()
+    history = History()
+    for line in _all_lines(folder, settings):
+        key = line["key"]
+        if key in again:
+            # Lines of different shards may not come in the order in which they were written.
+            if key not in last or line.get("time", 0) >= last[key].get("time", 0):
+                last[key] = line
+        elif wanted(key):
+            history.add(line)
+    for line in last.values():
+        history.add(line)
+    return history
+
+
+def _all_lines(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of all manifests, the oldest manifest first; their headers are checked."""
     for path in sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         with open(path, "rb") as file:
             lines = _lines(file, path)
@@ -116,10 +143,7 @@ def read(folder: Path, settings: Mapping[str, Any], wanted: Callable[[str], bool
             if header is None:  # a run that was stopped before it wrote anything
                 continue
             _check(path, header, settings)
-            for line in lines:
-                if wanted(line["key"]):
-                    history.add(line)
-    return history
+            yield from lines
 
 
 def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
@@ -162,9 +186,9 @@ def _shown(value: Any, missing: object) -> str:
 
 
 class Manifest:
-    """The manifest that this process appends to; nobody else can meanwhile.
+    """The manifest that this process appends to, locked against other processes.
 
-    ValueError where another process is writing it. resume=False starts it afresh.
+    ValueError if another process is writing it. resume=False starts it afresh.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard = WHOLE, resume: bool = True) -> None:
@@ -189,7 +213,7 @@ class Manifest:
             raise
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line, whole or not at all. Callers take turns."""
+        """Append a line, whole or not at all. Not thread-safe: callers must take turns."""
         data = json.dumps(line).encode() + b"\n"
         try:
             written = 0
@@ -203,12 +227,12 @@ class Manifest:
             self.flush()
 
     def flush(self) -> None:
-        """Wait until everything is on disk."""
+        """Wait until everything written is on disk."""
         os.fsync(self._file)
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flush, and let others write."""
+        """Flush, and release the manifest for other processes."""
         try:
             self.flush()
         finally:
@@ -216,10 +240,10 @@ class Manifest:
 
 
 def forget_others(own: Path, settings: Mapping[str, Any], shard: Shard) -> None:
-    """Remove the other manifests beside `own`, of a run that begins afresh.
+    """Remove the other manifests beside `own`, for a run that starts afresh.
 
-    A share leaves those of its own settings, which the other shares of the run write; the whole leaves none.
-    ValueError where another process is writing one that has to go.
+    A shard leaves manifests with its own settings, since the other shards of its run write them; a run over all images
+    leaves none. ValueError if another process is writing one that has to be removed.
     """
 
     def stays(path: Path) -> bool:
@@ -230,10 +254,10 @@ def forget_others(own: Path, settings: Mapping[str, Any], shard: Shard) -> None:
             continue
         try:
             file = _opened(path)
-        except FileNotFoundError:  # another share was faster
+        except FileNotFoundError:  # another shard has removed it
             continue
         except ValueError:
-            # Meanwhile that process may have begun afresh too.
+            # The process that holds it may have started it afresh in the meantime, with the settings of this run.
             if stays(path):
                 continue
             raise
@@ -244,7 +268,7 @@ def forget_others(own: Path, settings: Mapping[str, Any], shard: Shard) -> None:
 
 
 def _is_of(path: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a manifest begins with these settings."""
+    """Return whether a manifest begins with these settings."""
     try:
         with open(path, "rb") as file:
             header = next(_lines(file, path), None)
@@ -254,7 +278,7 @@ def _is_of(path: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _opened(path: Path, flags: int = 0) -> int:
-    """A manifest, open for this process alone. ValueError where another one has it, and keeps it."""
+    """Return a descriptor of a manifest, locked for this process. ValueError if another process keeps it locked."""
     while True:
         file = _locks.open_file(path, os.O_APPEND | flags)
         try:
@@ -276,7 +300,7 @@ def _lock(file: int, path: Path) -> None:
 
 
 def _complete(file: int) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Return the number of bytes up to the end of the last complete line."""
     end = os.fstat(file).st_size
     while end > 0:
         start = max(0, end - 65536)

@@ -1,4 +1,4 @@
-"""Loading, labelling and writing at the same time, in threads with bounded queues between them."""
+"""Loading, labelling and writing concurrently, in threads with bounded queues between them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ Made = TypeVar("Made")
 
 
 class Pipeline(Generic[Loaded, Made]):
-    """`for group in pipeline: pipeline.write(...)`, as a context manager.
+    """Thread pools that load and write, used as `with Pipeline(...) as p: for group in p: p.write(...)`.
 
-    groups: gives groups of functions that load one image each; it is run in a thread, and so are the functions, in
-    `workers` threads. Iterating gives groups of what they returned, in order. write: called with what `write` is
-    given, in `workers` other threads.
-    At most about 2 x `workers` loaded images (and never less than two groups) and as many unwritten ones exist at a
-    time. An error in any thread is raised by the next step here. Leaving early drops what is not yet begun and waits
-    for what is.
+    groups: iterator of groups of functions that load one image each. It runs in a thread of its own, the functions in
+    `workers` threads; iterating over the pipeline yields groups of their results, in order. write: called in `workers`
+    other threads with each value given to the method `write`. batch: images per group.
+
+    About 2 x `workers` loaded images (but at least two groups) and 2 x `workers` unwritten values exist at a time at
+    most. An error in any thread is raised by the next step of the iteration, by `write`, or on leaving. Leaving the
+    block cancels loading that has not begun and waits for all writes; after an exception, writes that have not begun
+    are cancelled too.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Pipeline(Generic[Loaded, Made]):
             yield [future.result() for future in group]
 
     def write(self, made: Made) -> None:
-        """Have `made` written, waiting while too much is unwritten."""
+        """Queue `made` for writing; wait while 2 x `workers` values are unwritten."""
         self._free.acquire()
         self._raise_failure()
         self._writers.submit(self._write_one, made)

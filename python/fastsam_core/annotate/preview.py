@@ -1,4 +1,4 @@
-"""The contact sheet: a few images with their masks, to see at a glance what came out."""
+"""The contact sheet: thumbnails of a few images with their masks, to judge the labels at a glance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .shards import stable_hash
 
 SHEET = "preview.jpg"
 _FOLDER = ".preview"
-_TILE = 256  # width and height of a picture's place, in pixels
+_TILE = 256  # width and height of the space for a thumbnail, in pixels
 _CAPTION = 22
 _GAP = 6
 _GROUND = (32, 32, 32)
@@ -26,9 +26,9 @@ _TEXT = (220, 220, 220)
 
 
 class Preview:
-    """Which images are on the sheet, and their small pictures, which are kept until the sheet is made.
+    """The images of the contact sheet, and their thumbnails, which are stored until the sheet is made.
 
-    The images are chosen by the hash of their names: evenly spread, and the same ones however the work is divided.
+    Images are chosen by the hash of their names: evenly spread, and the same ones however the work is divided.
     """
 
     def __init__(self, keys: Collection[str], count: int) -> None:
@@ -39,19 +39,19 @@ class Preview:
         return key in self._chosen
 
     def path(self, key: str) -> str:
-        """Of an image's small picture, relative to the folder of labels."""
+        """Return the path of an image's thumbnail, relative to the folder of labels."""
         return f"{_FOLDER}/{stable_hash(key):016x}.png"
 
     def has_tile(self, folder: Path, key: str) -> bool:
-        """Whether the image's small picture is there."""
+        """Return whether the image's thumbnail exists."""
         return (folder / self.path(key)).exists()
 
     def tile(self, key: str, results: Results) -> tuple[str, bytes]:
-        """Relative path and content of the image's small picture."""
+        """Return the relative path and the PNG content of the image's thumbnail."""
         return self.path(key), encoded(_tile(_small(results.plot(labels=False)), key), ".png")
 
     def sheet(self, folder: Path) -> bytes | None:
-        """The small pictures together; None where there are none. Those of images that failed are missing."""
+        """Return the sheet of all thumbnails as JPEG, or None if there are none. Images that failed are missing."""
         import cv2
 
         files = [(folder / self.path(key)).read_bytes() for key in self.keys if self.has_tile(folder, key)]
@@ -71,12 +71,12 @@ def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _tile(picture: NDArray[np.uint8], key: str) -> NDArray[np.uint8]:
-    """The picture in the middle of its place, with its name below."""
+    """Return the thumbnail centred in a tile, with the image's name below."""
     tile = np.full((_TILE + _CAPTION, _TILE, 3), _GROUND, np.uint8)
     height, width = picture.shape[:2]
     top, left = (_TILE - height) // 2, (_TILE - width) // 2
     tile[top : top + height, left : left + width] = picture
-    # The end of a path says most. What can't be shown, such as undecodable bytes, is left out.
+    # Long names are cut at the start, as the end of a path says most. Unprintable characters are left out.
     shown = "".join(letter for letter in os.path.splitext(key)[0] if letter.isprintable())
     shown = shown if len(shown) <= 34 else "..." + shown[-31:]
     caption = text.render(shown or "?", "", 12, _TEXT, _GROUND)[:_CAPTION, :_TILE]

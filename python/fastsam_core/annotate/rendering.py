@@ -1,4 +1,4 @@
-"""What is in the label files of an image."""
+"""Content of the label files of an image."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .shards import stable_hash
 
 
 class Renderer:
-    """Contents of label files in some formats. Threads may share one.
+    """A renderer of the label files of an image, in some formats. Thread-safe.
 
-    folder: of the labels. images: of the images, to which label files lead that name their image.
+    folder: the folder of labels. images: the folder of the images, for formats whose files refer to their image.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class Renderer:
         self._writers = {form: writers[form] for form in formats}
 
     def __call__(self, results: Results, file_name: str, name: str) -> dict[str, bytes]:
-        """Contents by format. file_name: the image's relative path. name: of its label files, without suffix."""
+        """Return contents by format. file_name: the image's relative path. name: of its label files, without suffix."""
         labels = ImageLabels.from_results(
             results,
             file_name=file_name,
             class_ids=[int(row[5]) for row in results.rows()],
             names=results.names,
-            # The same whatever other images there are, and below 2^53, which every reader of JSON can hold.
+            # Independent of the other images, and below 2^53, which every JSON reader represents exactly.
             image_id=stable_hash(file_name) >> 11,
         )
         return {
@@ -49,6 +49,6 @@ class Renderer:
 
 
 def _coco_part(labels: ImageLabels) -> bytes:
-    """The image's share of the COCO file; ids are given when it is put together."""
+    """Return the image's part of the COCO file as JSON; `assemble` fills in the ids."""
     annotations = [coco.annotation(found, 0, 0, found.class_id + 1) for found in labels.objects]
     return (json_text({"image": coco.image_dict(labels, 0), "annotations": annotations}) + "\n").encode()

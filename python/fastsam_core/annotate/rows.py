@@ -1,4 +1,4 @@
-"""Batches of rows, as data frames and streaming engines hand them out: images in, labels out."""
+"""Batches of rows, as data frames and streaming engines pass them: images in, labels out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _WHOLE = ("width", "height", "objects")
 
 
 def open_batch(batch: Any) -> tuple[Columns, Callable[[dict[str, list[Any]]], Any]]:
-    """The columns of a batch, and a function that makes a batch of the same kind of other columns."""
+    """Return the columns of a batch, and a function that makes a batch of the same type from other columns.
+
+    TypeError for a batch or column of another type; ValueError if `path` is missing or columns differ in length.
+    """
     if isinstance(batch, Mapping):
         columns: Columns = dict(batch)
         rebuild: Callable[[dict[str, list[Any]]], Any] = _arrays
@@ -55,7 +58,7 @@ def _length(name: str, column: Any) -> int:
 
 
 def label(annotator: Annotator, columns: Columns) -> dict[str, list[Any]]:
-    """The columns that `Annotator` returns for those of a batch."""
+    """Return the columns that `Annotator.__call__` returns for those of a batch."""
     config = annotator.config
     count = len(columns["path"])
     render = Renderer(config.formats)
@@ -80,7 +83,7 @@ def label(annotator: Annotator, columns: Columns) -> dict[str, list[Any]]:
         if not isinstance(found, str):
             try:
                 rendered = render(found, loaded.file_name, loaded.name)
-            except ValueError as error:  # what no file can say, such as an image without a name
+            except ValueError as error:  # labels that can't be written, such as those of an image without a name
                 found = f"ValueError: {error}"
         if isinstance(found, str):
             made["error"][row] = found
@@ -102,7 +105,10 @@ def label(annotator: Annotator, columns: Columns) -> dict[str, list[Any]]:
 
 
 def load_row(key: str, path: str, given: Any) -> Loaded:
-    """The image of one row. key, path: what it is called. given: its pixels or bytes, or None for a file."""
+    """Load the image of one row, or return the reason why that fails.
+
+    key: identifies the row. path: the image's path or name. given: its pixels or encoded bytes; None reads `path`.
+    """
     name = posixpath.splitext(path)[0]
     try:
         return Loaded(key, name, path, _image(path, given))
@@ -118,18 +124,18 @@ def _image(path: str, given: Any) -> NDArray[np.uint8]:
     if isinstance(given, (bytes, bytearray, memoryview)):
         return decode_image(given)
     image = from_array(np.asarray(given))
-    return np.ascontiguousarray(image[..., ::-1])  # data sets hold RGB
+    return np.ascontiguousarray(image[..., ::-1])  # RGB, as data sets hold it, to BGR
 
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
     made = {}
     for name, values in columns.items():
-        # Bytes in a fixed-width array would lose the zeros at their end.
+        # A fixed-width bytes array would lose trailing zero bytes.
         made[name] = np.array(values, dtype=np.int64 if name in _WHOLE else object)
     return made
 
 
 def _is(value: Any, package: str, name: str) -> bool:
-    """Whether it is of a class of a package, which then is imported already."""
+    """Return whether `value` is an instance of `package`.`name`; never imports the package."""
     kind = getattr(sys.modules.get(package), name, None)
     return kind is not None and isinstance(value, kind)

@@ -1,4 +1,4 @@
-"""`auto_annotate`: label files for a set of images."""
+"""`auto_annotate`: writes label files for a set of images."""
 
 from __future__ import annotations
 
@@ -48,41 +48,43 @@ def auto_annotate(
     on_error: str = "skip",
     preview: int = 24,
 ) -> Path:
-    """Write label files for images, boxes from a detector and masks from SAM, and return their folder.
+    """Write label files for images, with boxes from a detector and masks from SAM, and return their folder.
 
-    data: a folder of images, with its sub-folders, or any other source that `SAM` takes.
+    data: a folder of images, searched with its sub-folders, or any other source that `SAM` takes.
     det_model: an official name ("yolov8n.pt" to "yolov8x.pt" ...), a checkpoint of that family, or a callable
-        `detector(image) -> boxes, scores, class ids, names`, called with each image, (H, W, 3) uint8 BGR: see
+        `detector(image) -> boxes, scores, class ids, names`, called with each image as (H, W, 3) uint8 BGR: see
         `detect.Detector`. With det_model=None everything is segmented, as class 0.
-    sam_model: a checkpoint, or a ready `SAM` or `Predictor`, whose options (`conf` and so on) then hold.
+    sam_model: a checkpoint, or a `SAM` or `Predictor`, whose own options (`conf` and so on) then apply.
     device: of both models; "" is the GPU if there is one.
     output_dir: default `<data's parent>/<data's stem>_auto_annotate_labels`.
-    conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`. Boxes of a callable are filtered by
-        conf, max_det and classes.
-    texts: names of what to find, with an open-vocabulary detector (`pip install 'fastsam_core[text]'`); class ids are
-        their places in the list. det_model may then name such a detector, see `detect.load_text_detector`.
+    conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`. Only conf, max_det and classes
+        apply to the boxes of a callable.
+    texts: descriptions of what to find, for an open-vocabulary detector (`pip install 'fastsam_core[text]'`); class ids
+        are positions in this list. det_model may then name such a detector, see `detect.load_text_detector`.
     formats: any of yolo (`<name>.txt`), coco (`coco.json`), sa1b (`sa1b/<name>.json`), labelme (`labelme/<name>.json`)
         and png (`png/<name>.png`). Names mirror the images' relative paths.
-    min_area: leave out masks of fewer pixels.
-    batch: images that go through the encoder together. workers: threads that load, and as many that write.
-    resume: go on where an earlier run into this folder stopped; False starts afresh.
-    shard: "i/n" labels the i-th of n shares, from 0; None takes what torchrun or srun say, else everything.
-    on_error: "skip" records images that can't be read or labelled, and goes on; "raise" stops at the first.
+    min_area: drop masks of fewer pixels.
+    batch: number of images encoded together. workers: number of threads that load, and of threads that write.
+    resume: continue where an earlier run into this folder stopped; False starts afresh.
+    shard: "i/n" labels the i-th of n shards, counted from 0; None takes the shard that torchrun or srun assign to this
+        process, or all images without them.
+    on_error: "skip" records images that can't be read or labelled and continues; "raise" stops at the first.
     preview: draw the masks of this many images into `preview.jpg`; 0 for none.
 
-    A class goes by the box that a mask was made for, so a mask that SAM gives a predicted IoU of at most its `conf`
-    (0.25), and that is left out, moves no other. Every image gets its file, an empty one where nothing was found;
-    images of one name and different suffix get `<name>-2` and so on, frames of a video `<name>_<frame>`.
+    A mask takes its class from the box that prompted it. Masks whose predicted IoU is at most SAM's `conf` (0.25 for
+    the official models) are left out, which does not shift the classes of the others. Every image gets a label file,
+    an empty one if nothing was found. Images that differ only in suffix get `<name>-2` and so on, frames of a video
+    `<name>_<frame>`.
 
-    Images that are no files (arrays, pictures from the web) are told apart by their pixels when a run goes on, files by
-    their names: remove the label file of one that was replaced, and it is labelled again.
+    When a run resumes, images that aren't files (arrays, images from the web) are recognised by their pixels, files by
+    their names alone: if a file was replaced, remove its label file to have it labelled again.
 
-    Files are written whole or not at all. `manifest.jsonl` says what is done; what else is written depends on neither
-    times nor order, so a run that was killed and is started again gives the same bytes.
+    Files are written whole or not at all. `manifest.jsonl` records what is done. All other files depend on neither time
+    nor order, so a run that was killed and started again gives the same bytes.
 
-    ValueError for options that don't fit, for a folder with labels of other models or settings, and where detector or
-    model fail on one image after the other; FileNotFoundError for images that aren't there; OSError where files can't
-    be written.
+    Raises ValueError for invalid options, and for a folder with labels of other models or settings; FileNotFoundError
+    for images that don't exist; OSError if files can't be written; and the first error of detector or model if they
+    fail on ten images in a row.
     """
     config = AnnotateConfig(
         det_model, sam_model, device, conf, iou, imgsz, max_det, classes, texts, formats, min_area, batch, workers
@@ -121,7 +123,7 @@ def auto_annotate(
 
 
 def default_folder(data: Any) -> Path:
-    """Where labels go unless told: beside `data`, which must be one folder or file."""
+    """Return the default folder of labels, beside `data`. ValueError if `data` isn't one existing folder or file."""
     path = Path(expand_user(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
     if path is None or not path.exists():
         raise ValueError(f"output_dir is needed, since data isn't one folder or file but {data!r}"[:300])
@@ -130,13 +132,17 @@ def default_folder(data: Any) -> Path:
 
 
 def own_gpu() -> str:
-    """The GPU of this process where a launcher runs several on this machine; "" leaves the choice."""
+    """Return the GPU for this process if a launcher runs several on a machine with several GPUs, otherwise ""."""
     rank, count = local_rank(os.environ), torch.cuda.device_count() if torch.cuda.is_available() else 0
     return f"cuda:{rank % count}" if rank is not None and count > 1 else ""
 
 
 def keep_apart(files: FileList, folder: Path, formats: Sequence[str], with_preview: bool) -> None:
-    """What is written must not be taken for images by the next run, nor take an image's place."""
+    """Make sure that output files can't overwrite images or be taken for images by a later run.
+
+    If labels go into the folder of images, the contact sheet of an earlier run is removed from `files`. ValueError for
+    png label maps there, and for an image with the contact sheet's name.
+    """
     if folder.is_dir() and os.path.samefile(folder, files.root):
         if "png" in formats:
             raise ValueError(
@@ -153,7 +159,10 @@ def keep_apart(files: FileList, folder: Path, formats: Sequence[str], with_previ
 
 
 def identity(files: FileList | None, data: Any, folder: Path) -> str:
-    """What tells the images of this folder from others of the same names, wherever both are moved together."""
+    """Return what distinguishes these images from others of the same names: their folder, relative to the labels'.
+
+    It stays the same if both folders are moved together. For data that isn't files: the text given, or its type's name.
+    """
     if files is None:
         return os.fspath(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
     return seen_from(folder, files.root)

@@ -1,4 +1,4 @@
-"""SAM as annotation uses it: images encoded together, masks for boxes or for everything."""
+"""SAM for annotation: encodes images together, and makes masks for boxes or for everything."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ..segment import segment_everything, segment_prompts
 
 
 class Segmenter:
-    """A model and its options.
+    """A SAM model with its options.
 
-    sam_model: a checkpoint's name or path, a `SAM` or a `Predictor`. device: "" leaves the choice to the model.
+    sam_model: a checkpoint's name or path, a `SAM` or a `Predictor`. device: "" keeps the device of `sam_model`.
     """
 
     def __init__(self, sam_model: Any, device: Any = "") -> None:
@@ -43,11 +43,11 @@ class Segmenter:
 
     @property
     def model(self) -> SamModel:
-        """The model as the options want it."""
+        """The loaded model, on the device and with the settings that the options ask for."""
         return self._predictor._ready(self.config)
 
     def settings(self, everything: bool) -> dict[str, Any]:
-        """What masks depend on, JSON-ready: the model's name, a hash of its weights, and the options."""
+        """Return what masks depend on, JSON-ready: the model's name, a hash of its weights, and the options."""
         model = self.model
         settings: dict[str, Any] = {
             "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
@@ -64,18 +64,21 @@ class Segmenter:
         return settings
 
     def pictures(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Picture]:
-        """The images, BGR uint8 (H, W, 3), encoded in one pass; a single one is encoded when it is needed."""
+        """Wrap BGR uint8 (H, W, 3) images; several are encoded in one pass, a single one only when it is needed."""
         pictures = [Picture(image, path) for image, path in zip(images, paths, strict=True)]
         if len(pictures) > 1:
             encode_together(self.model, pictures, self.config.dtype)
         return pictures
 
     def boxes(self, picture: Picture, boxes: NDArray[np.float32]) -> Results:
-        """The masks of boxes (N, 4), some at a time; a mask's class is its box's number, as some may be dropped."""
+        """Return the masks of boxes (N, 4), decoded in chunks.
+
+        A mask's class is the index of its box, as some boxes may get no mask.
+        """
         prompts = Prompts.read(bboxes=boxes)
         assert prompts is not None
         return segment_prompts(self.model, picture, prompts, False, self.config, Stopwatch())
 
     def everything(self, picture: Picture) -> Results:
-        """All masks of the picture."""
+        """Return all masks of the image."""
         return segment_everything(self.model, picture, self.config, Stopwatch())

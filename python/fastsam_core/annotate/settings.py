@@ -1,4 +1,4 @@
-"""How to label: the options of `auto_annotate` that decide what is written."""
+"""`AnnotateConfig`: the options of `auto_annotate` that decide what is written."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ..prompts import read_texts
 
 FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
 ON_ERROR = ("skip", "raise")
-_DETECTOR = "yolov8x.pt"  # where none is given
+_DETECTOR = "yolov8x.pt"  # the default det_model
 
 
 @dataclass
 class AnnotateConfig:
-    """What `Annotator` needs to know; picklable where its models are.
+    """Options of `Annotator`. Picklable if its models are.
 
     det_model: a detector's official name or checkpoint, any callable `detect.Detector`, or None to segment everything.
-    sam_model: a checkpoint's name or path, or a `SAM` or `Predictor`, whose options then hold.
-    device: of both; "" is the GPU if there is one.
+    sam_model: a checkpoint's name or path, or a `SAM` or `Predictor`, whose own options then apply.
+    device: of both models; "" is the GPU if there is one.
     conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`.
-    texts: names of what to find, with an open-vocabulary detector; class ids are their places in the list. det_model
-        is then such a detector, see `detect.load_text_detector`, or stays what it is by default.
-    formats: which label files, of yolo, coco, sa1b, labelme and png.
-    min_area: leave out masks of fewer pixels.
-    batch: images that go through the encoder together.
-    workers: threads that load, and as many that write.
+    texts: descriptions of what to find, for an open-vocabulary detector; class ids are positions in this list.
+        det_model is then such a detector, see `detect.load_text_detector`, or keeps its default and is ignored.
+    formats: formats of label files, any of yolo, coco, sa1b, labelme and png.
+    min_area: drop masks of fewer pixels.
+    batch: number of images encoded together.
+    workers: number of threads that load, and of threads that write.
 
-    TypeError and ValueError for values that don't fit.
+    Raises TypeError and ValueError for invalid values.
     """
 
     det_model: Any = _DETECTOR
@@ -79,21 +79,21 @@ class AnnotateConfig:
 
     @property
     def wants_detector(self) -> bool:
-        """Whether boxes come from a detector; otherwise everything is segmented."""
+        """Whether boxes come from a detector; if not, everything is segmented."""
         return self.det_model is not None or self.texts is not None
 
     def replaced(self, **changes: Any) -> AnnotateConfig:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return replace(self, **changes)
 
 
 def is_checkpoint(det_model: Any) -> bool:
-    """Whether it is a file of the YOLO family, such as the default, which knows no texts."""
+    """Return whether `det_model` names a checkpoint of the YOLO family (as the default does), which takes no texts."""
     return isinstance(det_model, (str, os.PathLike)) and os.fspath(det_model).endswith((".pt", ".safetensors"))
 
 
 def read_formats(formats: Any) -> tuple[str, ...]:
-    """The formats named, each once, in a fixed order. One name will do; "yolo,coco" names two."""
+    """Return the formats named, each once, in a fixed order; `formats` is a list of names or text like "yolo,coco"."""
     given = formats.split(",") if isinstance(formats, str) else formats
     if not isinstance(given, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in given):
         raise TypeError(f"formats must be a list of {', '.join(FORMATS)}, not {formats!r}")

@@ -1,4 +1,4 @@
-"""Which share of the images this process labels: `shard="i/n"`, or what torchrun and SLURM say of the job."""
+"""Shards, the parts of the images that processes label: from `shard="i/n"`, torchrun or SLURM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shard:
-    """Share `index` (from 0) of `count`. An image belongs to the share that the hash of its relative path names."""
+    """Part `index` (from 0) of `count`. The hash of an image's relative path decides which shard it belongs to."""
 
     index: int
     count: int
@@ -28,12 +28,12 @@ WHOLE = Shard(0, 1)
 
 
 def stable_hash(key: str) -> int:
-    """64 bits that depend on the text alone: the same in every process, on every machine, in every release."""
+    """Return a 64-bit hash that depends on the text alone: the same in every process, machine and release."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
 def read_shard(shard: Any, environment: Mapping[str, str] | None = None) -> Shard:
-    """The share that `shard` names: "i/n" or (i, n), i from 0 to n - 1; None asks the environment.
+    """Return the shard that `shard` names: "i/n" or (i, n), i from 0 to n - 1. None takes it from the environment.
 
     TypeError and ValueError for anything else.
     """
@@ -55,9 +55,9 @@ def read_shard(shard: Any, environment: Mapping[str, str] | None = None) -> Shar
 
 
 def from_environment(environment: Mapping[str, str]) -> Shard:
-    """The share of a torchrun worker or of a task that srun started; otherwise all.
+    """Return the shard of a torchrun worker or of a task started by srun; without these, all images.
 
-    Elements of a SLURM job array are not taken for shares, as each may have a folder of its own: pass `shard` there.
+    A SLURM job array is not taken for shards, since each element may have a folder of its own: pass `shard` there.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _named(environment, "RANK", "WORLD_SIZE")
@@ -65,7 +65,7 @@ def from_environment(environment: Mapping[str, str]) -> Shard:
         return WHOLE
     if "SLURM_STEP_NUM_TASKS" in environment:
         return _named(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-    # A batch script itself runs once, however many tasks its job has.
+    # A batch script itself runs once, however many tasks its job has been given.
     is_batch_script = environment.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in environment
     if "SLURM_NTASKS" in environment and not is_batch_script:
         return _named(environment, "SLURM_PROCID", "SLURM_NTASKS")
@@ -73,7 +73,7 @@ def from_environment(environment: Mapping[str, str]) -> Shard:
 
 
 def local_rank(environment: Mapping[str, str]) -> int | None:
-    """Which of the processes on this machine this is, where a launcher says so: each takes a GPU of its own."""
+    """Return this process's index among those on this machine, by which it picks a GPU; None without a launcher."""
     for name in ("LOCAL_RANK", "SLURM_LOCALID"):
         if environment.get(name, "").isdigit():
             return int(environment[name])

@@ -1,4 +1,4 @@
-"""What a run says at its end."""
+"""The summary that is logged at the end of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REASONS = 3
 
 
 def summary(history: History, folder: str, now: int, seconds: float) -> str:
-    """One line: files, objects by class, what was skipped and why, and the rate of this run's `now` images."""
+    """Return one line: files, objects by class, what was skipped and why, and the rate of this run's `now` images."""
     files = len(history.finished)
     text = f"{files} label file{'' if files == 1 else 's'} in {folder} ({_counts(history.classes)})"
     if history.empty and history.classes:

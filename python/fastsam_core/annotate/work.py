@@ -1,4 +1,4 @@
-"""Groups of images -> label files and lines for a manifest: loading, labelling and writing at the same time."""
+"""`Work`: loads, labels and writes groups of images concurrently, and makes their lines for the manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Line = dict[str, Any]
 
 
 class Outcome(NamedTuple):
-    """An image and its masks, or what went wrong."""
+    """An image and its masks, or the error that it failed with."""
 
     loaded: Loaded
     results: Results | None
@@ -30,10 +30,11 @@ class Outcome(NamedTuple):
 
 
 class Work:
-    """How images are labelled and written.
+    """The labelling of groups of images, and the writing of their files.
 
-    labels: where; it must be open. render: what. preview: the images whose small pictures are kept. stop_at_errors:
-    raise for the first image that can't be read or labelled, instead of recording it.
+    labels: where to write; must have been entered as a context manager. render: makes the content of the files.
+    preview: images whose thumbnails are stored. stop_at_errors: raise for the first image that can't be read or
+    labelled, instead of recording it.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Work:
         self._stop_at_errors = stop_at_errors
 
     def run(self, groups: Iterator[list[Load]], done: Collection[str], record: Callable[[Line], None]) -> None:
-        """Label the images of `groups` whose keys aren't `done`.
+        """Label the images of `groups` whose keys aren't in `done`.
 
-        record: takes a line per image, in several threads, once the image's files are in place.
-        OSError where files can't be written; see `Annotator.label` for what detector and model do wrong.
+        record: called from several threads with the manifest line of each image, once its files are in place. OSError
+        if files can't be written; `Annotator.label` says when failures of detector and model are raised.
         """
 
         def write(outcome: Outcome) -> None:
@@ -63,7 +64,7 @@ class Work:
                 self._write(outcome)
                 record(_line(outcome))
             except (OSError, ValueError) as error:
-                # What no file can say or be called, such as a name with a line break, is the image's fault.
+                # Labels or file names that can't be written, such as a name with a line break, concern one image only.
                 if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                     raise self._cannot_write(error) from error
                 if self._stop_at_errors:

@@ -1,4 +1,4 @@
-"""The files to label: a key for each, the same on every machine, and the name of its label files."""
+"""The list of files to label: a key for each, the same on every machine, and the name of its label files."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from ..sources.paths import (
 class FileList:
     """Image and video files below one folder.
 
-    root: the folder. keys: their paths relative to it, with `/`, sorted. renamed: the name of the label files, relative
-    and without suffix, of those keys that can't have their own.
+    root: the folder. keys: paths of the files relative to it, with `/`, sorted. renamed: for keys whose own name is
+    taken by another file, the name of the label files, relative and without suffix.
     """
 
     root: str
@@ -39,20 +39,19 @@ class FileList:
     renamed: dict[str, str] = field(default_factory=dict)
 
     def name(self, key: str) -> str:
-        """The path of the label files of `key`, relative and without suffix."""
+        """Return the relative path of the label files of `key`, without suffix; for a video, without `_<frame>` too."""
         return self.renamed.get(key) or posixpath.splitext(key)[0]
 
     def path(self, key: str) -> str:
-        """The file of `key`."""
+        """Return the path of the file of `key`."""
         return os.path.join(self.root, *key.split("/"))
 
 
 def list_files(data: Any, output: str | os.PathLike[str] | None = None) -> FileList | None:
-    """The files that `data` stands for, or None where it is no file, folder, pattern or list of files.
+    """Return the files that `data` stands for, or None if it is not a file, folder, pattern or list of files.
 
-    A folder is walked with its sub-folders; what is hidden is left out, and so is `output` where it lies inside, also
-    of what a pattern matches.
-    FileNotFoundError where there is no image or video.
+    A folder is searched with its sub-folders; hidden files and folders are left out. Files in `output` are left out of
+    a folder or pattern. FileNotFoundError if there is no image or video.
     """
     found = _folder(data, output) or _named(data, output)
     if found is not None:
@@ -61,28 +60,28 @@ def list_files(data: Any, output: str | os.PathLike[str] | None = None) -> FileL
 
 
 def is_video(key: str) -> bool:
-    """Whether the file gives frames instead of one image."""
+    """Return whether the file has frames instead of one image, judged by its suffix."""
     return suffix_of(key) in VIDEO_SUFFIXES
 
 
 def file_of(key: str) -> str:
-    """The file that a key of a manifest belongs to: of a frame, `<video>#<number>`, the video."""
+    """Return the file that a manifest key belongs to: for a frame, `<video>#<number>`, the video."""
     video, _, frame = key.rpartition("#")
     return video if frame.isdecimal() and is_video(video) else key
 
 
 def own_name(key: str) -> str:
-    """What the label files of an image or a frame are called, unless another one has that name."""
+    """Return the name of an image's or frame's label files, provided that no other image has the same one."""
     file = file_of(key)
     stem = posixpath.splitext(file)[0]
     return stem if file == key else f"{stem}_{key[len(file) + 1 :]}"
 
 
 def label_names(keys: Sequence[str]) -> dict[str, str]:
-    """New names for keys whose own, without suffix, another one has: `a.jpg` keeps `a`, `a.png` becomes `a-2`.
+    """Return new names for keys whose stem another key has: of `a.jpg` and `a.png`, the second becomes `a-2`.
 
-    Which one keeps it depends on the whole list alone. Case is ignored, since many file systems do. The label files of
-    a video are `<name>_<frame>`.
+    Which key keeps its name depends on the whole list alone. Case is ignored, since many file systems ignore it. The
+    label files of a video are called `<name>_<frame>`.
     """
     folders: dict[str, list[str]] = defaultdict(list)
     for key in keys:
@@ -95,12 +94,12 @@ def label_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _name_images(keys: Sequence[str], renamed: dict[str, str]) -> set[str]:
-    """New names where they are needed, into `renamed`; all names, in lower case."""
+    """Add new names to `renamed` where they are needed, and return all names in lower case."""
     taken: set[str] = set()
     second: list[str] = []
     for key in keys:
         stem = posixpath.splitext(key)[0].casefold()
-        # Every image that has a name of its own gets it before others are given new ones.
+        # Every image with a unique name keeps it; only then do the others get new names.
         if stem in taken:
             second.append(key)
         taken.add(stem)
@@ -147,7 +146,7 @@ def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None
 
 
 def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
-    """Files that are named one by one, by a pattern, or in a list file."""
+    """Return files that are given one by one, by a pattern, or in a list file; None for anything else."""
     if isinstance(data, (list, tuple)):
         if not data or not all(isinstance(element, (str, os.PathLike)) for element in data):
             return None
@@ -163,7 +162,7 @@ def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
     if os.path.isfile(path) and suffix_of(path) != ".streams":
         return _of_entries([file_entry(path)], None)
     if not os.path.lexists(path) and glob.has_magic(path) and "://" not in path:
-        # Keys must not depend on what else matches: they start where the pattern does.
+        # Keys are relative to the part before the first wildcard, so that they don't depend on what else matches.
         fixed = path
         while glob.has_magic(fixed):
             fixed = os.path.dirname(fixed)

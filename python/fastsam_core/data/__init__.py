@@ -1,1 +1,1 @@
-"""The import paths `data.annotator` and `data.converter`, as users of the Ultralytics package know them."""
+"""The modules `data.annotator` and `data.converter`, import paths of the Ultralytics package."""

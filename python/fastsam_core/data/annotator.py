@@ -1,4 +1,4 @@
-"""`auto_annotate` under the path that users of the Ultralytics package know."""
+"""`auto_annotate` under its import path in the Ultralytics package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`yolo_bbox2segment` under the path that users of the Ultralytics package know."""
+"""`yolo_bbox2segment` under its import path in the Ultralytics package."""
 
 from __future__ import annotations
 

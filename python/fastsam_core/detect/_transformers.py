@@ -1,4 +1,4 @@
-"""The optional package transformers, imported where it is used, and what its models are given."""
+"""Helpers for the optional package transformers, which is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import nn
 def load(
     model: str | os.PathLike[str], processor: Any, purpose: str, model_class: str, processor_class: str
 ) -> tuple[Any, Any]:
-    """A model by its name or folder, and its processor unless there is one.
+    """Return a model by its name or folder, and its processor, which is loaded too if it is None.
 
-    ImportError without the package, which says what it is needed for; FileNotFoundError for what can't be loaded: no
-    such name, files missing, no connection.
+    ImportError, which names the purpose, without the package. FileNotFoundError if loading fails: unknown name, missing
+    files or no connection.
     """
     name = os.path.expanduser(model)
     try:
@@ -29,7 +29,7 @@ def load(
             f"{purpose} needs the package transformers: pip install 'fastsam_core[text]' ({error})"
         ) from error
     try:
-        # First, because without a connection each file costs half a minute of attempts.
+        # The small config comes first: without a connection, each file costs half a minute of attempts.
         transformers.AutoConfig.from_pretrained(name)
         if processor is None:
             processor = getattr(transformers, processor_class).from_pretrained(name)
@@ -43,14 +43,14 @@ def load(
 
 
 def as_picture(image: NDArray[np.uint8]) -> Any:
-    """BGR (H, W, 3) as an RGB Pillow picture, whose axes no processor can take for others."""
+    """Convert BGR (H, W, 3) to an RGB Pillow image, so that no processor has to guess which axis holds the channels."""
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 over the names and values of a model's tensors."""
+    """Return the sha256 over the names, dtypes, shapes and values of a model's tensors."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())

@@ -1,4 +1,4 @@
-"""Detectors of other makers behind the protocol: models of transformers, and ONNX files."""
+"""Adapters that make transformers models and ONNX files usable as detectors."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ def from_transformers(
     classes: Sequence[int] | int | None = None,
     device: Any = "",
 ) -> CheckedDetector:
-    """A detector from an object detection model of transformers.
+    """Return a detector that runs an object detection model of transformers.
 
     model: a loaded model with a fixed set of classes (DETR, RT-DETR, YOLOS ..., whose image processor has
-        `post_process_object_detection`), or, with `texts`, one that takes words (Grounding DINO, OWLv2, OWL-ViT).
-    processor: the model's image processor, or for texts its processor.
-    conf: keep boxes with a greater score; 0.25 if not given, with texts by the kind of model. iou: with texts only, see
-        `OpenVocabularyDetector`. max_det, classes: see `CheckedDetector`. device: "" is the GPU if there is one.
+        `post_process_object_detection`), or, with `texts`, one that takes texts (Grounding DINO, OWLv2, OWL-ViT).
+    processor: the model's image processor, or its full processor if there are texts.
+    conf: keep boxes with a greater score. Default 0.25; with texts it depends on the kind of model. iou: with texts
+        only, see `OpenVocabularyDetector`. max_det, classes: see `CheckedDetector`. device: "" is the GPU if there is
+        one.
 
-    ValueError for models and settings that don't go together.
+    ValueError if model, processor and settings don't fit together.
     """
     if texts is not None:
         open_vocabulary = OpenVocabularyDetector(model, processor, conf=conf, iou=iou, device=device)
@@ -63,7 +64,7 @@ class _ClosedSet:
 
     @property
     def fingerprint(self) -> str:
-        """What decides about the boxes."""
+        """Text that changes whenever the boxes may: kind of model, hash of its weights, threshold."""
         return f"{self.model.config.model_type} weights={weights_digest(self.model)} conf={self.conf:g}"
 
     @torch.no_grad()
@@ -75,7 +76,7 @@ class _ClosedSet:
             outputs, threshold=self.conf, target_sizes=[(image.shape[0], image.shape[1])]
         )
         boxes, scores, class_ids = (found[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
-        # The corners of a box without extent may have changed places in rounding.
+        # Rounding may have swapped the corners of a box without extent.
         boxes = np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
         return Detections(boxes, scores, class_ids, self.names)
 
@@ -91,15 +92,18 @@ def from_onnx(
     classes: Sequence[int] | int | None = None,
     providers: Sequence[Any] | None = None,
 ) -> CheckedDetector:
-    """A detector from an ONNX file of a YOLO network, run by ONNX Runtime.
+    """Return a detector that runs an ONNX file of a YOLO network with ONNX Runtime.
 
-    The input is one RGB picture (1, 3, H, W) in 0 to 1, letterboxed; the first output is (1, 4 + classes, places) with
-    centre, size and scores, as YOLOv8 and its successors are exported (mask coefficients of segmentation may follow the
-    scores), or (1, N, 6) with x1, y1, x2, y2, score, class, as exports with their own suppression give.
+    The input is one RGB image (1, 3, H, W) in 0 to 1, letterboxed. The first output is one of
 
-    names: class names, {id: name} or a list; the file's metadata if not given. conf: keep boxes with a greater score;
-    0.25 if not given. iou: 0.7 if not given, without effect on (1, N, 6). imgsz: for files whose input has any size;
-    640 if not given. max_det: 300 if not given. providers: of ONNX Runtime; those that it has if not given.
+    - (1, 4 + classes, places) with centre, size and class scores, as YOLOv8 and its successors are exported; the mask
+      coefficients of a segmentation network may follow the scores;
+    - (1, N, 6) with x1, y1, x2, y2, score, class, as exports with built-in non-maximum suppression give.
+
+    names: class names, {id: name} or a list; by default from the file's metadata. conf: keep boxes with a greater
+    score; default 0.25. iou: threshold of non-maximum suppression; default 0.7, unused for (1, N, 6). imgsz: input size
+    for files that accept any; default 640. max_det: the most boxes per image; default 300. classes: keep these class
+    ids only. providers: of ONNX Runtime; by default all that it has.
 
     ImportError without the package onnxruntime, FileNotFoundError, and ValueError for another kind of network.
     """

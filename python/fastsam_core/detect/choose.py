@@ -1,4 +1,4 @@
-"""Which of the objects found in a picture are meant by boxes, points or words."""
+"""Choosing, among the objects found in an image, those that boxes, points or texts ask for."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .. import rle
 from ..prompts import Prompts, read_texts
 from ..results import Results
 
-# Masks of fewer pixels are too small to be described by words.
+# Masks of fewer pixels are too small to compare with texts.
 _MIN_AREA = 100
 
 
 class Matcher(Protocol):
-    """Says how well pictures fit texts."""
+    """A callable that scores how well images fit texts."""
 
     def __call__(self, images: list[NDArray[np.uint8]], texts: list[str]) -> NDArray[np.float32]:
-        """BGR pictures (h, w, 3) and texts -> (T, N), higher is better."""
+        """Return scores (T, N) of T texts and N BGR images (h, w, 3); higher is better."""
         ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What objects of a picture are wanted, all of it together.
+    """Prompts that choose objects of an image; the result is the union of what boxes, points and texts choose.
 
-    boxes: (N, 4) float32; each chooses the mask that fits it best. points: (P, 2) with labels (P,): masks that some
-    foreground point hits and no background point; with background points alone, all masks that none of them hits.
-    texts: each chooses the mask that fits it best.
+    boxes: (N, 4) float32; each chooses the mask that fits it best. points: (P, 2) with labels (P,); they choose the
+    masks that contain at least one foreground point (label 1) and no background point (label 0). With background points
+    alone they choose all masks that contain none of them. texts: each chooses the mask that fits it best.
     """
 
     boxes: NDArray[np.float32] | None = None
@@ -40,9 +40,9 @@ class Choice:
 
     @classmethod
     def read(cls, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None) -> Choice | None:
-        """From the forms that `Prompts` reads, and a text or a list of them; None when nothing is prompted.
+        """Read prompts in the forms that `Prompts.read` takes, and a text or a list of texts; None without any.
 
-        ValueError for shapes and values that don't fit, TypeError for what isn't numbers or texts.
+        ValueError for invalid shapes and values, TypeError for anything but numbers or texts.
         """
         if all(given is None for given in (bboxes, points, labels, texts)):
             return None
@@ -57,7 +57,7 @@ class Choice:
         return cls(boxes, clicks, marks, words)
 
     def among(self, result: Results, matcher: Matcher | None = None) -> Results:
-        """The objects of `result` that are meant, in its order. `matcher` is needed for texts."""
+        """Return the objects of `result` that the prompts choose, in its order. Texts need a `matcher`."""
         if result.masks is None or not len(result):
             return result
         masks = result.masks.rle
@@ -73,10 +73,10 @@ class Choice:
 
 
 def _clicks(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Points in any form -> all of them (P, 2), with their labels (P,)."""
+    """Flatten points given in any form to (P, 2), with their labels (P,)."""
     if _empty(points) and (labels is None or _empty(labels)):
         return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    # They describe one thing together, so a list of them is one object with many points.
+    # All points describe one thing, so a flat list of them is read as one object with many points.
     nesting = _nesting(points)
     points = [[points]] if nesting == 1 else [points] if nesting == 2 else points
     if labels is not None and nesting <= 2 and 1 <= _nesting(labels) < 3:
@@ -101,7 +101,7 @@ def _nesting(values: Any) -> int:
 
 
 def _best_for_boxes(masks: list[dict[str, Any]], boxes: NDArray[np.float32]) -> list[int]:
-    """For each box that touches a mask, the mask of the greatest IoU with its area; it is rounded to whole pixels."""
+    """Return, for each box that touches a mask, the mask of greatest IoU with the box, rounded to whole pixels."""
     height, width = masks[0]["size"]
     areas = np.asarray(rle.area(masks), np.float64)
     best = []
@@ -116,7 +116,7 @@ def _best_for_boxes(masks: list[dict[str, Any]], boxes: NDArray[np.float32]) -> 
 
 
 def _hit(masks: list[dict[str, Any]], points: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which masks the points mean, see `Choice`."""
+    """Return (N,) which masks the points choose, see `Choice`."""
     pixels = np.floor(points).astype(np.int64)
     hits = np.array([np.asarray(rle.area(rle.crop(masks, [x, y, 1, 1]))) > 0 for x, y in pixels.tolist()])  # (P, N)
     outside = hits[labels == 0].any(0)
@@ -124,7 +124,7 @@ def _hit(masks: list[dict[str, Any]], points: NDArray[np.float32], labels: NDArr
 
 
 def _best_for_texts(result: Results, texts: list[str], matcher: Matcher) -> list[int]:
-    """For each text the object whose crop, its surroundings in white, fits it best; none if all are tiny."""
+    """Return, for each text, the object whose crop on white fits it best; empty if all objects are tiny."""
     assert result.masks is not None
     large = np.flatnonzero(result.masks.area.numpy() >= _MIN_AREA).tolist()
     if not large:

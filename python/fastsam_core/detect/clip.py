@@ -1,4 +1,4 @@
-"""CLIP from transformers: how well pictures fit texts."""
+"""CLIP from transformers, which scores how well images fit texts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _BATCH = 32
 
 
 class ClipMatcher:
-    """A `Matcher` with a CLIP model.
+    """A `Matcher` that uses a CLIP model.
 
-    model: a `transformers.CLIPModel`, or the name or folder of one (default CLIP ViT-B/32, 600 MB, fetched by
-    transformers). processor: its `CLIPProcessor`; loaded with the model where not given.
+    model: a `transformers.CLIPModel`, or the name or folder of one (default CLIP ViT-B/32, 600 MB, downloaded by
+    transformers). processor: its `CLIPProcessor`; required with a loaded model, otherwise loaded along with it. device:
+    "" is the GPU if there is one.
     """
 
     def __init__(self, model: Any = DEFAULT_MODEL, processor: Any = None, device: Any = "") -> None:
@@ -35,7 +36,7 @@ class ClipMatcher:
 
     @torch.no_grad()
     def __call__(self, images: list[NDArray[np.uint8]], texts: list[str]) -> NDArray[np.float32]:
-        """BGR pictures (h, w, 3) and texts -> cosine similarities (T, N)."""
+        """Return cosine similarities (T, N) of T texts and N BGR images (h, w, 3)."""
         words = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
         text = _vectors(self.model.get_text_features(**words))
         parts = []
@@ -48,6 +49,6 @@ class ClipMatcher:
 
 
 def _vectors(features: Any) -> torch.Tensor:
-    """Unit vectors (N, D). Newer releases of transformers wrap the features in an output object."""
+    """Normalise features to unit vectors (N, D). Newer releases of transformers wrap them in an output object."""
     vectors: torch.Tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
     return vectors / vectors.norm(dim=-1, keepdim=True)

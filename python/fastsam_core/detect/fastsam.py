@@ -15,7 +15,8 @@ from .choose import Choice, Matcher
 from .yolo.model import YOLO
 from .yolo.predictor import YoloPredictor
 
-# Pixels from the border within which a box is taken to it, and the IoU with the picture above which it becomes that.
+# Box sides within _BORDER pixels of the image's border are moved onto it. A box whose IoU with the whole image is then
+# above _WHOLE becomes the whole image.
 _BORDER = 20
 _WHOLE = 0.9
 
@@ -23,7 +24,7 @@ _WHOLE = 0.9
 class FastSAMPredictor(YoloPredictor):
     """A `YoloPredictor` whose calls take prompts.
 
-    `matcher` compares pictures with texts; CLIP is loaded for the first text if there is none.
+    `matcher` compares images with texts. If it is None, CLIP is loaded when the first text comes.
     """
 
     matcher: Matcher | None = None
@@ -39,7 +40,7 @@ class FastSAMPredictor(YoloPredictor):
         texts: Any = None,
         **kwargs: Any,
     ) -> list[Results] | Iterator[Results]:
-        """As `YoloPredictor.__call__`, with prompts for every picture, see `FastSAM`."""
+        """Predict as `YoloPredictor.__call__` does; the prompts apply to every image, see `FastSAM`."""
         config = self.args.updated(kwargs)
         choice = Choice.read(bboxes, points, labels, texts)
         matcher = self._matcher(choice, config.device)
@@ -53,7 +54,7 @@ class FastSAMPredictor(YoloPredictor):
     def prompt(
         self, results: Any, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None
     ) -> list[Results]:
-        """The objects that prompts mean among those of earlier results, without running the network again."""
+        """Choose objects by prompts among those of earlier results, without running the network again."""
         choice = Choice.read(bboxes, points, labels, texts)
         given = [results] if isinstance(results, Results) else list(results)
         if choice is None:
@@ -74,12 +75,12 @@ class FastSAMPredictor(YoloPredictor):
 class FastSAM(YOLO):
     """FastSAM: segments everything in one pass of a YOLOv8 network.
 
-    model: "FastSAM-s.pt" or "FastSAM-x.pt", which are downloaded if need be, or a checkpoint's path.
+    model: "FastSAM-s.pt" or "FastSAM-x.pt", which are downloaded if necessary, or a checkpoint's path.
 
-    A call takes prompts in pixels of the original picture, which hold for every picture; without them everything is
-    given. Each box chooses the mask that fits it best. Points belong together: they choose the masks that some point
-    with label 1 (the default) hits and none with label 0. Each text chooses the mask that fits it best, by CLIP (extra
-    `text`; `predictor.matcher` replaces it). Several kinds of prompts add up.
+    A call takes prompts in pixels of the original image, which apply to every image; without prompts all objects are
+    returned. Each box chooses the mask that fits it best. The points act together: they choose the masks that contain a
+    point with label 1 (the default) and none with label 0. Each text chooses the mask that fits it best, by CLIP (extra
+    `text`; `predictor.matcher` replaces it). Prompts of several kinds choose the union.
     """
 
     _predictor = FastSAMPredictor
@@ -101,7 +102,7 @@ class FastSAM(YOLO):
         texts: Any = None,
         **kwargs: Any,
     ) -> list[Results] | Iterator[Results]:
-        """Results of every picture of `source`, in order, as `YOLO` gives them. `predict` is the same.
+        """Return the results of every image of `source`, in order, as `YOLO` does. `predict` is the same method.
 
         bboxes, points, labels, texts: see the class. kwargs: options of `config.DetectConfig`, for this call.
         """
@@ -111,7 +112,7 @@ class FastSAM(YOLO):
 
 
 def _at_border(result: Results) -> Results:
-    """Boxes near the border taken to it, and those of nearly the whole picture made the whole. Masks stay."""
+    """Move box sides near the border onto it, and make boxes of nearly the whole image the whole. Masks stay."""
     if result.boxes is None or not len(result.boxes):
         return result
     rows = tensor_of(result.boxes.data).clone()
@@ -120,7 +121,7 @@ def _at_border(result: Results) -> Results:
     boxes[:, :2] = torch.where(boxes[:, :2] < _BORDER, 0, boxes[:, :2])
     ends = torch.tensor([width, height], dtype=rows.dtype, device=rows.device)
     boxes[:, 2:] = torch.where(boxes[:, 2:] > ends - _BORDER, ends, boxes[:, 2:])
-    share = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) / (width * height)  # the IoU with the picture
+    share = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) / (width * height)  # the IoU with the whole image
     boxes[share > _WHOLE] = torch.cat([torch.zeros_like(ends), ends])
     result.update(boxes=rows)
     return result

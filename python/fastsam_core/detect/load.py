@@ -1,4 +1,4 @@
-"""From a name, a path or a callable to a detector."""
+"""Making a detector from a name, a path or a callable."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def load_detector(
     classes: Sequence[int] | int | None = None,
     device: Any = "",
 ) -> CheckedDetector:
-    """A detector whose output is checked.
+    """Return a detector whose output is checked.
 
     detector: an official name ("yolov8n.pt" to "yolov8x.pt", "yolov8n-seg.pt" ..., "FastSAM-s.pt", "FastSAM-x.pt"), a
         checkpoint of that family by path (.pt or .safetensors), or any callable `detector(image)`, see `Detector`.
-    conf: keep boxes with a greater score; 0.25 for a network if not given.
-    iou: of two boxes of one class that overlap by more, the weaker one goes; 0.7 if not given.
-    imgsz: the network's input in pixels, its long side; what it was trained with if not given.
-    max_det: the most boxes per image, the best by score; 300 for a network if not given.
+    conf: keep boxes with a greater score; default 0.25 for a network.
+    iou: of two boxes of one class that overlap by more, drop the one with the lower score; default 0.7.
+    imgsz: long side of the network's input in pixels; by default the size it was trained with.
+    max_det: keep this many boxes per image, those with the highest scores; default 300 for a network.
     classes: keep these class ids only.
     device: of the network; "" is the GPU if there is one.
 
-    A callable does its own work: iou, imgsz and device don't reach it, and conf, max_det and classes filter what it
-    gives, where given. TypeError for anything else; FileNotFoundError, ValueError and ConnectionError for a checkpoint
-    that can't be had or is something else.
+    For a callable, iou, imgsz and device are ignored, and conf, max_det and classes filter its output if given.
+    Raises TypeError for anything else, and FileNotFoundError, ValueError or ConnectionError for a checkpoint that can't
+    be obtained or isn't one.
     """
     if isinstance(detector, (str, os.PathLike)):
         from .yolo import YoloDetector
@@ -60,13 +60,13 @@ def load_text_detector(
     max_det: int | None = None,
     device: Any = "",
 ) -> CheckedDetector:
-    """A detector that finds what texts describe; class i is text i.
+    """Return a detector that finds what texts describe; class i is text i.
 
-    texts: a text or a list of them, "a dog". model, processor, conf, iou, device: see `OpenVocabularyDetector`;
-        Grounding DINO (tiny) from transformers if not given. max_det: keep that many boxes, the best by score; all if
-        not given.
+    texts: a text such as "a dog", or a list of them. model, processor, conf, iou, device: see `OpenVocabularyDetector`;
+        the default model is Grounding DINO (tiny) from transformers. max_det: keep this many boxes, those with the
+        highest scores; by default all.
 
-    ImportError without the package transformers (extra `text`); TypeError and ValueError for arguments.
+    ImportError without the package transformers (extra `text`); TypeError and ValueError for invalid arguments.
     """
     from .open_vocabulary import OpenVocabularyDetector, TextDetector
 

@@ -25,7 +25,7 @@ _IMGSZ = 640
 
 
 class OnnxDetector:
-    """A `Detector`; see `from_onnx`."""
+    """A `Detector` that runs an ONNX file; see `from_onnx` for the arguments."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class OnnxDetector:
         chosen = list(runtime.get_available_providers() if providers is None else providers)
         try:
             self.session: Any = runtime.InferenceSession(str(self.path), providers=chosen)
-        except Exception as error:  # the runtime's own exceptions have no common base
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ValueError(f"{self.path} can't be run: {str(error).splitlines()[0][:300]}") from error
         self._read_inputs()
         said = self.session.get_modelmeta().custom_metadata_map
@@ -64,12 +64,12 @@ class OnnxDetector:
             said = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
             raise ValueError(f"{self.path} takes {said}; accepted: one picture (1, 3, H, W) of floats")
         self._input, self._dtype = inputs[0].name, np.float16 if kind == "tensor(float16)" else np.float32
-        # A side that the file fixes is a number; one that may vary is a name.
+        # A fixed side is an integer in the shape; a variable one is a name.
         self._fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
 
     @cached_property
     def fingerprint(self) -> str:
-        """What decides about the boxes."""
+        """Text that changes whenever the boxes may: hash of the file, and settings."""
         config = self.config
         settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self._fixed or self._size} max_det={config.max_det}"
         return f"onnx sha256={sha256_of(self.path)} {settings} classes={config.classes}"
@@ -80,7 +80,7 @@ class OnnxDetector:
         return size
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
-        """Boxes of one image, (H, W, 3) uint8 BGR, the best first."""
+        """Return the boxes of one image, (H, W, 3) uint8 BGR, sorted by falling score."""
         original = image.shape[0], image.shape[1]
         place = Letterbox.of(original, self._fixed or self._size, self._fixed)
         pixels = (place.pixels(image)[None].astype(np.float32) / 255).astype(self._dtype)
@@ -93,13 +93,16 @@ class OnnxDetector:
         return Detections(place.boxes(boxes).numpy(), scores.numpy(), class_ids.numpy(), self.names)
 
     def _objects(self, output: Tensor, others: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (N, 4) in pixels of the input, scores (N,), class ids (N,), the best first."""
+        """Return boxes (N, 4) in pixels of the input, scores (N,) and class ids (N,), sorted by falling score.
+
+        others: shapes of the further outputs. ValueError if `output` has none of the shapes that `from_onnx` names.
+        """
         if output.ndim == 3 and len(output) == 1 and output.shape[2] == 6:
             rows = output[0]
             rows = rows[rows[:, 4] > self.config.conf]
             rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
             return rows[:, :4], rows[:, 4], rows[:, 5].long()
-        # Behind the scores stand the coefficients of the prototypes that a segmentation network also gives.
+        # A segmentation network also outputs prototypes (1, C, h, w), and their C coefficients follow the scores.
         coefficients = next((shape[1] for shape in others if len(shape) == 4), 0)
         count = output.shape[1] - 4 - coefficients if output.ndim == 3 else 0
         if count < 1 or len(output) != 1 or output.shape[1] > output.shape[2]:
@@ -117,7 +120,7 @@ class OnnxDetector:
 
 
 def _said_names(text: str) -> dict[int, str]:
-    """The names in a file's metadata, a Python literal; none if they can't be read."""
+    """Read the names in a file's metadata, a Python literal; empty if they can't be read."""
     try:
         return _names(ast.literal_eval(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

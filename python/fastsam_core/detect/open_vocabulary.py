@@ -1,4 +1,4 @@
-"""Detectors that take words: Grounding DINO and OWL from transformers."""
+"""Detectors that take texts: Grounding DINO and OWL from transformers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ._transformers import as_picture, load, weights_digest
 from .protocol import Detections
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
-# Scores of the two kinds mean different things; these are the thresholds with which they are usually run.
+# Default thresholds by kind of model, those they are usually run with: their scores aren't comparable.
 _CONF = {"grounding-dino": 0.25, "mm-grounding-dino": 0.25, "owlv2": 0.2, "owlvit": 0.1}
 _IOU = 0.7
 
 
 class OpenVocabularyDetector:
-    """Finds what texts describe.
+    """A detector of what texts describe.
 
-    model: the name or folder of a Grounding DINO, OWLv2 or OWL-ViT model, which transformers fetches, or such a model
-        (`GroundingDinoForObjectDetection` and so on). processor: its processor; loaded with the model if not given.
-    conf: keep boxes with a greater score; by the model's kind if not given. iou: of two boxes for one text that overlap
-        by more, the weaker goes. device: "" is the GPU if there is one.
+    model: the name or folder of a Grounding DINO, OWLv2 or OWL-ViT model, which transformers downloads, or such a model
+    (`GroundingDinoForObjectDetection` and so on). processor: its processor; loaded with the model if not given.
+    conf: keep boxes with a greater score; the default depends on the kind of model. iou: of two boxes for one text that
+    overlap by more, drop the one with the lower score; default 0.7. device: "" is the GPU if there is one.
 
     ImportError without the package transformers; ValueError for a model of another kind; FileNotFoundError for one that
-    is not there and can't be downloaded.
+    does not exist and can't be downloaded.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class OpenVocabularyDetector:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device that the model is on."""
         return next(self.model.parameters()).device
 
     @torch.no_grad()
     def find(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Detections:
-        """What the texts describe in one image, (H, W, 3) uint8 BGR; class i is text i. The best come first."""
+        """Return what the texts describe in one image, (H, W, 3) uint8 BGR, best first; class i is text i."""
         texts = read_texts(list(texts))
         if not texts:
             return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
@@ -86,10 +86,10 @@ class OpenVocabularyDetector:
         return Detections(found[rows].numpy(), best[rows].numpy(), class_ids[rows].numpy(), dict(enumerate(texts)))
 
     def _owl(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Boxes (Q, 4) in pixels and scores (Q, T)."""
+        """Yield once: boxes (Q, 4) in pixels and scores (Q, T). ValueError for a text longer than the model takes."""
         most = int(self.model.config.text_config.max_position_embeddings)
         for text in texts:
-            length = len(self.processor.tokenizer(text)["input_ids"])  # with those of beginning and end
+            length = len(self.processor.tokenizer(text)["input_ids"])  # including the start and end tokens
             if length > most:
                 raise ValueError(
                     f"the text {text[:80]!r} has {length - 2} words and parts of words; accepted: up to {most - 2}"
@@ -97,12 +97,12 @@ class OpenVocabularyDetector:
         inputs = self.processor(text=[list(texts)], images=as_picture(image), return_tensors="pt").to(self.device)
         outputs = self.model(**inputs)
         height, width = image.shape[:2]
-        # OWLv2 pads pictures to a square right and below; OWL-ViT stretches them to one.
+        # OWLv2 pads images to a square at the right and bottom; OWL-ViT stretches them to one.
         size = (max(height, width),) * 2 if self.kind == "owlv2" else (height, width)
         yield _corners(outputs.pred_boxes[0], size), outputs.logits[0].sigmoid()
 
     def _dino(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Boxes (Q, 4) in pixels and scores (Q, T), for as many texts at a time as the model can read."""
+        """Yield boxes (Q, 4) in pixels and scores (Q, T), once for each sentence that the texts are put into."""
         picture = as_picture(image)
         tokenizer = self.processor.tokenizer
         stop = tokenizer.convert_tokens_to_ids(".")
@@ -112,14 +112,14 @@ class OpenVocabularyDetector:
             likely = outputs.logits[0].sigmoid()  # (Q, tokens)
             ids = inputs["input_ids"][0].tolist()
             scores = likely.new_zeros(len(likely), len(texts))
-            # A full stop ends each text; the word at the beginning stands for the sentence.
+            # Each text ends with a full stop; the first token is the sentence's start token.
             ends = [place for place, token in enumerate(ids) if token == stop]
             for index, begin, end in zip(chosen, [1, *(place + 1 for place in ends)], ends, strict=False):
                 scores[:, index] = likely[:, begin:end].max(1).values
             yield _corners(outputs.pred_boxes[0], image.shape[:2]), scores
 
     def _sentences(self, texts: Sequence[str]) -> Iterator[tuple[list[int], str]]:
-        """Indices of texts and the sentence that is made of them, each short enough for the model."""
+        """Yield sentences of as many texts as the model can read, each with the indices of its texts."""
         most = int(getattr(self.model.config, "max_text_len", 256)) - 2
         chosen: list[int] = []
         sentence, used = "", 0
@@ -140,7 +140,7 @@ class OpenVocabularyDetector:
 
 
 class TextDetector:
-    """An open-vocabulary detector with its texts: a `Detector`."""
+    """A `Detector` made of an open-vocabulary detector and its texts."""
 
     def __init__(self, detector: OpenVocabularyDetector, texts: Any) -> None:
         self.detector = detector
@@ -150,18 +150,18 @@ class TextDetector:
 
     @property
     def fingerprint(self) -> str:
-        """What decides about the boxes."""
+        """Text that changes whenever the boxes may: kind of model, hash of its weights, thresholds, texts."""
         found = self.detector
         settings = f"conf={found.conf:g} iou={found.iou:g} texts={list(self.texts)}"
         return f"{found.kind} weights={weights_digest(found.model)} {settings}"
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
-        """What the texts describe in one image, (H, W, 3) uint8 BGR."""
+        """Return what the texts describe in one image, (H, W, 3) uint8 BGR."""
         return self.detector.find(image, self.texts)
 
 
 def _corners(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Centre x, centre y, width, height as shares (Q, 4) -> x1, y1, x2, y2 in pixels of (height, width)."""
+    """Convert boxes (Q, 4) of centre, width and height as fractions to x1, y1, x2, y2 in pixels of (height, width)."""
     height, width = size[:2]
     centre, extent = boxes[:, :2], boxes[:, 2:]
     corners = torch.cat([centre - extent / 2, centre + extent / 2], 1)

@@ -1,4 +1,4 @@
-"""What a detector is, and the check that every detector's output passes before anything is made of it."""
+"""The protocol of detectors, and the check that every detector's output passes before it is used."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from ..formats.labels import MAX_CLASS_ID
 
 _CONTRACT = "a detector returns boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,), class ids (N,) and names {id: name}"
-# What a YOLO gives when it is called.
+# Added to the error if the detector returned YOLO results as they are.
 _OF_RESULTS = "; of results = model(image) these are results[0].boxes.xyxy, .boxes.conf, .boxes.cls and .names"
 
 
 class Detections(NamedTuple):
-    """What was found in one image; unpacks as `boxes, scores, class_ids, names`.
+    """Objects found in one image; unpacks as `boxes, scores, class_ids, names`.
 
     boxes: (N, 4) float32 x1, y1, x2, y2 in pixels, with x1 <= x2 and y1 <= y2. scores: (N,) float32. class_ids: (N,)
-    int64, from 0 on. names: class name by id; ids without one stand for themselves.
+    int64, 0 or greater. names: class name by id; an id without one is shown as its number.
     """
 
     boxes: NDArray[np.float32]
@@ -34,25 +34,25 @@ class Detections(NamedTuple):
 class Detector(Protocol):
     """A callable that finds boxes in an image.
 
-    It is called with the image, (H, W, 3) uint8 BGR, which it must not change, and returns boxes (N, 4) x1, y1, x2, y2
-    in pixels, scores (N,), class ids (N,) whole numbers from 0 on, and names: {id: name}, a list of names, or None.
-    Arrays, lists, and tensors of any device and dtype will do; N may be 0.
+    It is called with the image, (H, W, 3) uint8 BGR, which it must not change. It returns boxes (N, 4) x1, y1, x2, y2
+    in pixels, scores (N,), class ids (N,), which are integers from 0 on, and names: {id: name}, a list, or None.
+    Arrays, lists, and tensors of any device and dtype are accepted; N may be 0.
     """
 
     def __call__(self, image: NDArray[np.uint8], /) -> tuple[Any, Any, Any, Any]:
-        """Boxes, scores, class ids and names of one image."""
+        """Return boxes, scores, class ids and names of one image."""
         ...
 
 
 class CheckedDetector:
-    """A detector whose output is `Detections`, or a ValueError that says what is wrong with it and for which image.
+    """A detector whose output is checked and returned as `Detections`. ValueError, naming the image, if it is invalid.
 
-    detector: any `Detector`. If it has a method `batch(images)` that returns one such tuple per image, that serves
-    `batch` here. conf: drop boxes whose score is not greater. classes: keep these class ids only. max_det: keep that
-    many boxes, the best by score. None for any of them keeps all. The order of the boxes stays the detector's.
+    detector: any `Detector`. If it has a method `batch(images)` that returns one such tuple per image, `batch` calls
+    that. conf: keep boxes with a greater score. classes: keep these class ids only. max_det: keep this many boxes,
+    those with the highest scores. None turns a filter off. The boxes stay in the detector's order.
 
-    `fingerprint` says what the detector is, for manifests: its own attribute of that name, else the qualified name of
-    the class or function; never an address.
+    `fingerprint` identifies the detector in manifests: its own attribute of that name, otherwise the qualified name of
+    the class or function; never a memory address.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class CheckedDetector:
 
     @property
     def fingerprint(self) -> str:
-        """See the class."""
+        """Text that identifies the detector, see the class."""
         return str(getattr(self.detector, "fingerprint", None) or qualified_name(self.detector))
 
     def __call__(self, image: NDArray[np.uint8], path: str = "the image") -> Detections:
-        """Detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""
+        """Return the detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""
         return self._chosen(checked(self.detector(image), path))
 
     def batch(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str] | None = None) -> list[Detections]:
-        """Detections of each image, in order; at once where the detector can."""
+        """Return the detections of each image, in order, with the detector's `batch` if it has one."""
         paths = [f"image {index}" for index in range(len(images))] if paths is None else paths
         together: Callable[[Any], Iterable[Any]] | None = getattr(self.detector, "batch", None)
         if together is None or len(images) < 2:
@@ -109,7 +109,7 @@ class CheckedDetector:
 
 
 def checked(output: Any, path: str = "the image") -> Detections:
-    """What a detector returned, as `Detections`; ValueError, naming `path`, for anything that isn't that."""
+    """Convert a detector's output to `Detections`. ValueError, naming `path`, if it breaks the contract."""
 
     def refuse(problem: str) -> ValueError:
         return ValueError(f"the detector returned {problem} for {path}; {_CONTRACT}")
@@ -130,21 +130,21 @@ def checked(output: Any, path: str = "the image") -> Detections:
     scores, class_ids = scores.reshape(-1), class_ids.reshape(-1)
     if not len(boxes) == len(scores) == len(class_ids):
         raise refuse(f"{len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class ids")
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is refused below
         corners, confidence = boxes.astype(np.float32), scores.astype(np.float32)
     if not (np.isfinite(corners).all() and np.isfinite(confidence).all()):
         raise refuse("boxes or scores that aren't finite")
     wrong = np.flatnonzero((corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1]))
     if len(wrong):
         raise refuse(f"box {corners[wrong[0]].tolist()}, whose second corner isn't right of and below the first,")
-    # The negation also catches NaN.
+    # NaN fails these comparisons too.
     if not ((class_ids >= 0) & (class_ids <= MAX_CLASS_ID) & (class_ids == np.round(class_ids))).all():
         raise refuse(f"class ids that aren't whole numbers from 0 to {MAX_CLASS_ID}")
     return Detections(corners, confidence, class_ids.astype(np.int64), _names(output[3], refuse))
 
 
 def qualified_name(detector: Any) -> str:
-    """`module.qualname` of a function, or of an object's class; the same in every process."""
+    """Return `module.qualname` of a function, or of an object's class; the same in every process."""
     while isinstance(detector, functools.partial):
         detector = detector.func
     named = detector if hasattr(detector, "__qualname__") else type(detector)
@@ -167,7 +167,7 @@ def _names(names: Any, refuse: Callable[[str], ValueError]) -> dict[int, str]:
 
 
 def _array(values: Any) -> NDArray[np.float64]:
-    if isinstance(values, (list, tuple)):  # of numbers, or of tensors, which NumPy can't take from other devices
+    if isinstance(values, (list, tuple)):  # may hold tensors on a GPU, which NumPy can't convert
         values = [_array(value) if isinstance(value, torch.Tensor) else value for value in values]
     values = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
     return np.asarray(values, dtype=np.float64)

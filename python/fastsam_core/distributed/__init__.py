@@ -1,6 +1,6 @@
 """Annotation on a cluster: `annotate_ray` (needs `pip install 'fastsam_core[ray]'`).
 
-torchrun and SLURM need nothing from here: `auto_annotate(..., shard=...)` divides the images by itself.
+torchrun and SLURM need nothing from here: with `shard`, `auto_annotate` divides the images itself.
 """
 
 from __future__ import annotations

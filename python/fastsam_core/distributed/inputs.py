@@ -1,4 +1,4 @@
-"""What a cluster reads: folders, parquet files and webdatasets as Ray datasets, and their rows as groups of images."""
+"""Inputs of a cluster: folders, parquet files and webdatasets as Ray datasets, and their rows as groups of images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Batch = Mapping[str, Sequence[Any]]
 
 
 def kind_of(data: Any) -> str:
-    """What `data` is, by its name and, for a folder, by what is in it."""
+    """Return which of `KINDS` `data` is, by its name and, for a folder, by the files in it."""
     first = data[0] if isinstance(data, (list, tuple)) and data else data
     name = os.fspath(first).lower() if isinstance(first, (str, os.PathLike)) else ""
     if name.endswith((".tar", ".parquet")):
@@ -41,7 +41,7 @@ def kind_of(data: Any) -> str:
 
 @dataclass
 class FolderInput:
-    """Image files that every node can read. Rows are groups of `batch` images, which are encoded together."""
+    """Image files that every node can read. A row is a group of up to `batch` images, which are encoded together."""
 
     files: FileList
     batch: int
@@ -49,23 +49,23 @@ class FolderInput:
 
     @classmethod
     def open(cls, data: Any, output: Any, batch: int, images_per_task: int) -> FolderInput:
-        """ValueError where `data` is no folder, pattern or list of files."""
+        """List the files. ValueError if `data` is not a folder, pattern or list of files."""
         files = list_files(data, output)
         if files is None:
             raise ValueError(f"data must be a folder, a pattern or a list of image files, not {data!r}"[:300])
         return cls(files, batch, images_per_task)
 
     def dataset(self, ray: Any, done: Collection[str]) -> Any:
-        """The groups in which something isn't done."""
+        """Return a dataset of the groups in which an image isn't done, or None if all are done."""
         import pyarrow
 
         rows = [keys for keys in key_groups(self.files.keys, self.batch) if any(key not in done for key in keys)]
         tables = []
         step = max(1, self.images_per_task // self.batch)
-        for first in range(0, len(rows), step):  # a table is what an actor is given at a time
+        for first in range(0, len(rows), step):  # an actor processes one table at a time
             part = rows[first : first + step]
             columns = {
-                # File names are bytes: they need not be text.
+                # File names are stored as bytes: they may not be valid text.
                 "keys": [[os.fsencode(key) for key in keys] for keys in part],
                 "names": [[os.fsencode(self.files.name(key)) for key in keys] for keys in part],
                 "done": [[key in done for key in keys] for keys in part],
@@ -74,23 +74,23 @@ class FolderInput:
         return ray.data.from_arrow(tables) if tables else None
 
     def reader(self, done: Collection[str]) -> FolderRows:
-        """What makes images of the rows, in the workers."""
+        """Return the object that turns rows into images in the workers."""
         return FolderRows(self.files.root)
 
 
 @dataclass
 class FolderRows:
-    """Rows of `FolderInput` -> images."""
+    """The reader of `FolderInput` in the workers, which turns its rows into images."""
 
     root: str
     done: set[str] = field(default_factory=set)
 
     def first(self, rows: Batch) -> str:
-        """The name of the first image."""
+        """Return the name of the first image."""
         return os.fsdecode(rows["keys"][0][0])
 
     def groups(self, rows: Batch, batch: int, videos: list[str]) -> Iterator[list[Load]]:
-        """Groups of functions that load an image each; what is done already is put into `done`."""
+        """Yield groups of functions that load one image each; keys that are done already are added to `self.done`."""
         for keys, names, done in zip(rows["keys"], rows["names"], rows["done"], strict=True):
             texts = [os.fsdecode(key) for key in keys]
             renamed = dict(zip(texts, map(os.fsdecode, names), strict=True))
@@ -101,7 +101,7 @@ class FolderRows:
 
 @dataclass
 class ParquetInput:
-    """Encoded images in parquet files. path: the column of their names. image: of their bytes, or of a struct."""
+    """Encoded images in parquet files. path: column of their names. image: column of their bytes, or of a struct."""
 
     data: Any
     path: str
@@ -110,7 +110,7 @@ class ParquetInput:
 
     @classmethod
     def open(cls, ray: Any, data: Any, path: str, image: str) -> ParquetInput:
-        """Reads the names alone. ValueError for missing columns, and names that can't be used or come twice."""
+        """Read the names alone. ValueError for missing columns, and for invalid or duplicate names."""
         read = ray.data.read_parquet(data)
         known = read.schema().names
         missing = [column for column in (path, image) if column not in known]
@@ -129,26 +129,26 @@ class ParquetInput:
         return cls(data, path, image, FileList("", keys, label_names(keys)))
 
     def dataset(self, ray: Any, done: Collection[str]) -> Any:
-        """All rows; workers pass over what is done, before they decode it."""
+        """Return all rows, or None if all are done; workers skip what is done before they decode it."""
         if all(key in done for key in self.files.keys):
             return None
         return ray.data.read_parquet(self.data, columns=[self.path, self.image])
 
     def reader(self, done: Collection[str]) -> EncodedRows:
-        """What makes images of the rows, in the workers."""
+        """Return the object that turns rows into images in the workers."""
         return EncodedRows("parquet", self.path, self.image, self.files.renamed, hashes(done))
 
 
 @dataclass
 class WebInput:
-    """Tar files of samples, as webdataset has them; the first image of a sample counts."""
+    """Tar files of samples in the webdataset format; the first image of each sample is used."""
 
     data: Any
     files: None = None
 
     @classmethod
     def open(cls, data: Any) -> WebInput:
-        """ValueError for tar files of one name in different folders, whose images would have one name too."""
+        """Check the names of the tar files, which name the images. ValueError if two are equal, in any folders."""
         given = data if isinstance(data, (list, tuple)) else [data]
         tars = [
             path
@@ -164,17 +164,17 @@ class WebInput:
         return cls(data)
 
     def dataset(self, ray: Any, done: Collection[str]) -> Any:
-        """All samples; workers pass over what is done."""
+        """Return all samples; workers skip what is done."""
         return ray.data.read_webdataset(self.data, decoder=None, suffixes=is_image)
 
     def reader(self, done: Collection[str]) -> EncodedRows:
-        """What makes images of the rows, in the workers."""
+        """Return the object that turns rows into images in the workers."""
         return EncodedRows("webdataset", "__key__", "", {}, hashes(done))
 
 
 @dataclass
 class EncodedRows:
-    """Rows with an image's bytes -> images. passed: sorted hashes of the keys that are done."""
+    """The reader of encoded images in the workers. passed: sorted hashes of the keys that are done."""
 
     kind: str
     path: str
@@ -184,11 +184,11 @@ class EncodedRows:
     done: set[str] = field(default_factory=set)
 
     def first(self, rows: Batch) -> str:
-        """The name of the first image."""
+        """Return the name of the first image."""
         return str(rows[self.path][0])
 
     def groups(self, rows: Batch, batch: int, videos: list[str]) -> Iterator[list[Load]]:
-        """Groups of functions that load an image each, without what is done already."""
+        """Yield groups of functions that load one image each, leaving out what is done already."""
         group: list[Load] = []
         for row in range(len(rows[self.path])):
             found = self._row(rows, row)
@@ -222,15 +222,15 @@ class EncodedRows:
 
 
 def is_image(suffix: str) -> bool:
-    """Whether files of a webdataset with this suffix, all that follows a name's first dot, are images."""
+    """Return whether files of a webdataset with this suffix, all that follows a name's first dot, are images."""
     return suffix.rpartition(".")[2].lower() in _IMAGE_EXTENSIONS
 
 
 def _tar_name(address: str) -> str:
-    """What the images of a tar file are called by: its own name."""
+    """Return the tar file's name without suffix, by which its images are named."""
     return posixpath.splitext(posixpath.basename(address))[0]
 
 
 def hashes(keys: Collection[str]) -> NDArray[np.uint64]:
-    """The keys as sorted 64-bit hashes: 8 bytes each instead of a hundred."""
+    """Return the keys as sorted 64-bit hashes, which take 8 bytes each instead of about a hundred."""
     return np.sort(np.fromiter((stable_hash(key) for key in keys), np.uint64, len(keys)))

@@ -41,29 +41,31 @@ def annotate_ray(
     preview: int = 24,
     **options: Any,
 ) -> Path:
-    """`auto_annotate` on all nodes of a Ray cluster; the folder of label files, the same bytes that it would write.
+    """Label images on all nodes of a Ray cluster, to the same bytes as `auto_annotate`, and return the labels' folder.
 
     data: a folder of images (with its sub-folders), a pattern or a list of files; parquet files, or a folder of them;
         webdataset tar files, or a folder of them. Parquet and tar files may be anything that Ray Data reads, such as
-        s3:// addresses; folders of images must be at one path on all nodes.
+        s3:// addresses; folders of images must have the same path on all nodes.
     det_model, sam_model, device, and `conf`, `iou`, `imgsz`, `max_det`, `classes`, `texts`, `formats`, `min_area`,
         `batch` and `workers` among the options: see `auto_annotate`. Models are loaded once per actor.
-    output_dir: on storage that all nodes share, at one path.
-    kind: "folder", "parquet" or "webdataset"; default by the names.
-    path_column, image_column: of parquet files: each image's name, which mustn't come twice, and its encoded bytes, or
-        a struct that has them as `bytes`. In a webdataset an image is called `<tar file>/<sample>.<suffix>`.
-    actors: the most processes; default one per GPU, or without any as many as the CPUs allow. cpus_per_actor is also
-        their number of threads. gpus_per_actor: default 1 where the cluster has GPUs.
-    images_per_task: of a folder: how many an actor is given at a time, which is what is done again when it is lost. Of
-        other data, actors are given what Ray reads at a time.
-    resume, preview: as for `auto_annotate`. A folder can be continued by either of the two. No preview is made of a
-        webdataset.
+    output_dir: on storage that all nodes share, at the same path.
+    kind: "folder", "parquet" or "webdataset"; by default judged by names.
+    path_column, image_column: columns of parquet files with each image's name, which must be unique, and with its
+        encoded bytes or a struct that has them as `bytes`. In a webdataset an image is called
+        `<tar file>/<sample>.<suffix>`.
+    actors: the most processes; by default one per GPU, or without GPUs as many as the CPUs allow. cpus_per_actor: CPUs
+        that each reserves, which is also its number of threads. gpus_per_actor: default 1 if the cluster has GPUs.
+    images_per_task: images of a folder that an actor is given at a time. They are labelled again if the actor is lost.
+        With other data, the size of a task is what Ray reads at a time.
+    resume, preview: as for `auto_annotate`. `auto_annotate` and `annotate_ray` can each continue a folder of images
+        that the other began. No preview is made of a webdataset.
 
-    Images stream through the actors; only this process, which must live, writes the manifest, a line per image once its
-    files are in place. Nodes may come and go: what a lost node had not handed over is done again by others, to the same
-    bytes. Images whose process is lost five times in a row end the run, and are named.
+    Images stream through the actors. Only this process writes the manifest, one line per image once its files are in
+    place, and so it must stay alive. Nodes may come and go: tasks of a lost node are run again by others, to the same
+    bytes. If the process that labels the same images is lost five times in a row, the run ends with an error that names
+    the first of them.
 
-    ImportError where Ray is missing; otherwise as `auto_annotate`.
+    ImportError without Ray; RuntimeError if images come back without a label; other errors as `auto_annotate`.
     """
     try:
         import ray
@@ -91,7 +93,7 @@ def annotate_ray(
         images = given.files.root
     keys = [] if given.files is None else [key for key in given.files.keys if not is_video(key)]
     sheet = Preview(keys, preview)
-    # What is written must not depend on where this process runs.
+    # Settings are read on the CPU, since labels must not depend on the device of this process.
     settings = {
         "data": identity(given.files if images else None, data, folder),
         **Annotator(config.replaced(device="cpu")).settings(),
@@ -148,7 +150,7 @@ def _most_actors(ray: Any, cpus: int, gpus: float) -> int:
 
 
 def _warn_of_waiting(cpus: float, cpus_per_actor: int) -> None:
-    """Ray reads parquet and tar files in tasks of their own, for which an actor must leave a CPU."""
+    """Warn if an actor leaves no CPU for the separate tasks in which Ray reads parquet and tar files."""
     if cpus < cpus_per_actor + 1:
         logger.warning(
             "the cluster has %g CPUs, an actor takes %d and reading another one: this waits until there are more",
@@ -158,6 +160,6 @@ def _warn_of_waiting(cpus: float, cpus_per_actor: int) -> None:
 
 
 def _clear(labels: LabelFiles) -> None:
-    """Unfinished files of actors, which a lost node leaves behind."""
+    """Remove unfinished files of actors, which a lost node leaves behind."""
     for stale in labels.scratch.parent.glob(f"{OWNER}*"):
         shutil.rmtree(stale, ignore_errors=True)

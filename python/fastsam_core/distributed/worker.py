@@ -1,4 +1,4 @@
-"""The part of `annotate_ray` that runs on the nodes: an actor that labels rows and writes their files."""
+"""`Worker`, the part of `annotate_ray` that runs on the nodes: an actor that labels rows and writes their files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..annotate.shards import WHOLE, stable_hash
 from ..annotate.work import Line, Work
 from .inputs import Batch
 
-OWNER = "ray-"  # how the folders for what is unfinished begin
+OWNER = "ray-"  # prefix of the folders for unfinished files
 _ATTEMPTS = 5
 
 
 class Worker:
-    """Rows of an input -> rows of manifest lines, once the label files are in place.
+    """An actor that labels rows of an input, writes the label files and returns rows of manifest lines.
 
-    A task that is run twice, as a node was lost, writes the same files again.
+    A task that runs again because a node was lost writes the same files again.
     """
 
     def __init__(
@@ -42,18 +42,18 @@ class Worker:
         self._annotator = Annotator(config)
         labels = LabelFiles(target, config.formats, OWNER + secrets.token_hex(8))
         self._marks = labels.scratch.parent / f"{OWNER}attempts"
-        labels.__enter__()  # the run clears what actors leave behind: their end can't be relied upon
+        labels.__enter__()  # never exited: an actor may be killed, so `annotate_ray` clears the folder instead
         self._work = Work(self._annotator, labels, Renderer(config.formats, target, images), preview)
 
     def __call__(self, rows: Any) -> Any:
-        """A pyarrow Table of rows -> one with the column `line`: a JSON object per image."""
+        """Label a pyarrow Table of rows and return one with the column `line`: a JSON object per image."""
         import pyarrow
 
         lines = self.label({name: rows[name].to_pylist() for name in rows.column_names}) if rows.num_rows else []
         return pyarrow.table({"line": pyarrow.array(map(json.dumps, lines), pyarrow.string())})
 
     def label(self, columns: Batch) -> list[Line]:
-        """The manifest's lines of the images in some rows."""
+        """Label the images of some rows and return their manifest lines."""
         lines: list[Line] = []
         videos: list[str] = []
         groups = self._reader.groups(columns, self._annotator.config.batch, videos)
@@ -63,9 +63,9 @@ class Worker:
 
     @contextmanager
     def _attempt(self, name: str) -> Iterator[None]:
-        """Leaves a mark while images are at work, by the first one's name; only a process that dies leaves it behind.
+        """Count attempts at a task in a file named after its first image; only a process that dies leaves it behind.
 
-        RuntimeError where many have died already: Ray would try for ever.
+        RuntimeError if too many processes have died: Ray would retry for ever.
         """
         mark = self._marks / f"{stable_hash(name):016x}"
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""The import path `engine.results`, as users of the Ultralytics package know it."""
+"""The module `engine.results`, an import path of the Ultralytics package."""

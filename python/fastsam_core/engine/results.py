@@ -1,4 +1,4 @@
-"""`Results`, `Boxes`, `Masks` and their `BaseTensor` under the path that users of the Ultralytics package know."""
+"""`Results`, `Boxes`, `Masks` and their `BaseTensor` under their import path in the Ultralytics package."""
 
 from __future__ import annotations
 

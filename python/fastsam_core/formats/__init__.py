@@ -1,4 +1,4 @@
-"""Label formats: read and written through one record per image, `ImageLabels`; and what `Results` convert to.
+"""Label formats, read and written through one record per image, `ImageLabels`; and conversions of `Results`.
 
 | format   | on disk               | masks                                       | written by       | read by       |
 | -------- | --------------------- | ------------------------------------------- | ---------------- | ------------- |
@@ -8,8 +8,8 @@
 | labelme  | a JSON file per image | a polygon per part                          | `LabelMeWriter`  |               |
 | labelmap | a PNG per image       | the numbers of objects, or of their classes | `LabelMapWriter` |               |
 
-RLE is exact. Polygons run along pixel edges and fill to exactly the mask by COCO's rule, or any that asks whether a
-pixel's centre lies inside. A label map holds what lies on top.
+RLE is exact. Polygons run along pixel edges and fill to exactly the mask, by COCO's rasteriser or any that tests pixel
+centres. A label map keeps only the topmost object of each pixel.
 """
 
 from __future__ import annotations

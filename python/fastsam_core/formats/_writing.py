@@ -1,4 +1,4 @@
-"""What the writers of label formats share."""
+"""Base classes and helpers of the writers of label formats."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Self = TypeVar("Self", bound="LabelWriter")
 
 
 class LabelWriter:
-    """Takes the labels of one image after the other. Close it, or use it as a context manager.
+    """A writer of labels, one image after the other. Close it, or use it as a context manager.
 
-    When the body of a `with` fails, what belongs to all images (a COCO file, class names) is not written; files of
+    If the body of a `with` fails, files that cover all images (a COCO file, class names) are not written; files of
     single images that are done stay.
     """
 
@@ -28,8 +28,8 @@ class LabelWriter:
         self._last_names: Mapping[int, str] | None = None
 
     def write(self, labels: ImageLabels) -> int:
-        """Write one image's labels; the number of objects that the format could take."""
-        # Names may be shared by all images, and grow while they are read.
+        """Write one image's labels and return the number of objects written; the format may not hold all of them."""
+        # All images may share one `names`, which may gain entries while a set is read.
         if labels.names is not self._last_names or len(labels.names) != len(self.names):
             self.names.update(labels.names)
             self._last_names = labels.names
@@ -39,10 +39,10 @@ class LabelWriter:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Write what belongs to all images."""
+        """Write the files that cover all images."""
 
     def discard(self) -> None:
-        """Leave that unwritten."""
+        """Finish without writing the files that cover all images."""
 
     def __enter__(self: Self) -> Self:
         return self
@@ -57,7 +57,7 @@ class LabelWriter:
 
 
 class FolderWriter(LabelWriter):
-    """One file per image in `folder`, mirroring the images' relative paths: `a/b.jpg` gives `a/b<suffix>`."""
+    """A writer of one file per image in `folder`, at the image's relative path: `a/b.jpg` gives `a/b<suffix>`."""
 
     suffix: str
 
@@ -68,18 +68,18 @@ class FolderWriter(LabelWriter):
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise NotADirectoryError(
-                f"labels go to a folder, a file per image, and {self.folder} or what it lies in is a file"
+                f"labels are written to a folder, a file per image, but {self.folder} or a folder above it is a file"
             ) from None
-        # Hashes, because there may be millions of names.
+        # Hashes of the paths written, which take less memory than millions of names.
         self._written: set[int] = set()
 
     def path_for(self, file_name: str) -> Path:
-        """Where the labels of an image go. ValueError for a name that leads out of the folder."""
+        """Return the path of an image's label file. ValueError for a name that leads out of the folder."""
         return self.folder / relative_path(file_name).with_suffix(self.suffix)
 
     def _write(self, labels: ImageLabels) -> int:
         target = self.path_for(labels.file_name)
-        # Case is ignored, since many file systems do.
+        # Case is ignored, since many file systems ignore it.
         key = hash(os.fspath(target).casefold())
         if key in self._written:
             raise ValueError(
@@ -93,12 +93,12 @@ class FolderWriter(LabelWriter):
         return written
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
-        """What the image's file holds if it is `target`, and the number of objects in it."""
+        """Return the content of the image's label file if it lies at `target`, and the number of objects in it."""
         raise NotImplementedError
 
 
 def relative_path(file_name: str) -> PurePosixPath:
-    """An image's name from a label file as a path that stays below any folder it is put to.
+    """Convert an image's name from a label file to a relative path that stays below any folder it is joined to.
 
     Backslashes separate folders too, and the root or drive of an absolute path is dropped. ValueError for `..`, control
     characters and names without a last part.
@@ -114,11 +114,11 @@ def relative_path(file_name: str) -> PurePosixPath:
 
 
 def json_text(value: Any) -> str:
-    """Compact JSON in ASCII, so that readers with any default encoding get it right."""
+    """Return compact JSON in ASCII, which readers decode correctly whatever their default encoding is."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def plain_number(value: float, decimals: int) -> float | int:
-    """Rounded, and an int where that is whole: for JSON."""
+    """Round a number for JSON; the result is an int if it is integral."""
     rounded = round(float(value), decimals)
     return int(rounded) if rounded.is_integer() else rounded

@@ -1,4 +1,4 @@
-"""Class names beside YOLO labels: the `names` of a data.yaml, or one name a line as in classes.txt."""
+"""Class names beside YOLO labels: the `names` of a data.yaml, or one name per line as in classes.txt."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from .._files import write_text
 from ._reading import read_text
 from .labels import checked_class_id
 
-# What the files are called, in the order in which they are looked for.
+# Names of such files, in the order in which they are looked for.
 FILES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+# Control characters, line separators, the byte-order mark and lone surrogates.
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
 
 
 def as_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) -> dict[int, str]:
-    """Names by class id from a dict, a list, or a file that `read` takes."""
+    """Return names by class id from a dict, a list, or a file that `read` accepts."""
     if isinstance(names, (str, os.PathLike)):
         return read(names)
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
@@ -28,9 +30,9 @@ def as_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) 
 
 
 def find(folder: Path, but: Collection[Path] = ()) -> dict[int, str]:
-    """The names that lie in a folder of labels or in the two above it; none where there are none.
+    """Return the class names found in a folder of labels or in the two above it; empty if there are none.
 
-    but: files that aren't asked: an image may be called like one of them, and its labels too.
+    but: files to skip. An image may have the same name as one of `FILES`, and then its label file is no list of names.
     """
     for place in (folder, *folder.resolve().parents[:2]):
         for name in FILES:
@@ -42,10 +44,10 @@ def find(folder: Path, but: Collection[Path] = ()) -> dict[int, str]:
 
 
 def read(path: str | os.PathLike[str]) -> dict[int, str]:
-    """The names in a .yaml or .yml file, or in a text file with one name a line.
+    """Read the names in a .yaml or .yml file, or in a text file with one name per line.
 
-    Of YAML, a `names` at the top level is read: `[a, b]`, `{0: a}`, or one entry a line, `- a` or `0: a`. ValueError
-    for other ways to write it; none where there is no such key.
+    Of YAML, only a `names` at the top level is read: `[a, b]`, `{0: a}`, or one entry per line, `- a` or `0: a`.
+    ValueError if it is written in another way; empty if there is no such key.
     """
     text = read_text(path)
     if Path(path).suffix.lower() not in (".yaml", ".yml"):
@@ -60,11 +62,15 @@ def read(path: str | os.PathLike[str]) -> dict[int, str]:
 
 
 def write(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
-    """A data.yaml with these names alone; what trains on it also needs to be told where the images are."""
+    """Write a data.yaml with these names alone; to train with it, the paths of the images must be added."""
     head = "# Class names of the labels in this folder. To train on them, add path, train and val.\nnames:\n"
-    # What JSON escapes, all quotes and control characters, YAML reads too.
-    lines = [f"  {class_id}: {json.dumps(names[class_id], ensure_ascii=False)}\n" for class_id in sorted(names)]
+    lines = [f"  {class_id}: {_quoted(names[class_id])}\n" for class_id in sorted(names)]
     write_text(path, head + "".join(lines))
+
+
+def _quoted(name: str) -> str:
+    """Quote a name as in JSON, whose escapes YAML understands; also escape what JSON leaves and YAML doesn't take."""
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(name, ensure_ascii=False))
 
 
 def _of_yaml(lines: list[str]) -> dict[int, str]:
@@ -75,7 +81,7 @@ def _of_yaml(lines: list[str]) -> dict[int, str]:
     block = []
     for line in lines[start + 1 :]:
         line = _uncommented(line)
-        # Entries of a list may stand at the margin.
+        # Entries of a list may be unindented.
         if line and not line[0].isspace() and not line.startswith(("-", "]", "}")):
             break
         if line.strip():
@@ -94,7 +100,7 @@ def _of_yaml(lines: list[str]) -> dict[int, str]:
 
 
 def _of_flow(text: str) -> dict[int, str]:
-    """`[a, "b"]` or `{0: a, 1: 'b'}`."""
+    """Parse `[a, "b"]` or `{0: a, 1: 'b'}`."""
     opening, body = text[0], text[1:-1].rstrip().removesuffix(",")
     if opening + text[-1] not in ("[]", "{}"):
         raise ValueError(f"{text[:60]!r} is neither a list nor a mapping")
@@ -133,7 +139,7 @@ def _scalar(text: str) -> str:
         return text[1:-1].replace("''", "'")
     if text[:1] == '"' and text[-1:] == '"' and len(text) > 1:
         try:
-            # JSON's escapes first, which are nearly all that occur; Python's for \x and the like.
+            # Nearly all escapes are those of JSON; Python's literals cover \x and similar.
             return str(json.loads(text))
         except ValueError:
             try:
@@ -144,7 +150,7 @@ def _scalar(text: str) -> str:
 
 
 def _uncommented(line: str) -> str:
-    """Without a comment: from a `#` at the start or after a space, outside quotes."""
+    """Remove a comment, which starts with a `#` at the start or after a space, outside quotes."""
     quote, escaped = "", False
     for place, character in enumerate(line):
         if escaped:

@@ -1,4 +1,4 @@
-"""COCO instance annotations, as pycocotools and its relatives read them."""
+"""COCO instance annotations, as pycocotools and compatible readers expect them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .labels import ImageLabels, LabelledObject
 if TYPE_CHECKING:
     from ..results import Results
 
-# Of polygon coordinates, as in COCO's own files.
+# Decimals of polygon coordinates, as in COCO's own files.
 DECIMALS = 2
 
 
@@ -27,16 +27,16 @@ def annotation_dicts(
     category_ids: int | Sequence[int] | None = None,
     polygons: bool = False,
 ) -> list[dict[str, Any]]:
-    """One dict per object, JSON-ready: id, image_id, category_id, bbox, area, segmentation, iscrowd 0, score.
+    """Return one JSON-ready dict per object: id, image_id, category_id, bbox, area, segmentation, iscrowd 0, score.
 
     `bbox` is x, y, width, height in pixels, as floats: the extent of the mask, so that a mask of one pixel is 1
     wide; without masks it is the box. `segmentation` is RLE with `counts` as `str`, or with `polygons=True` a list of
     flat x, y lists, one per part: outlines along pixel edges with holes bridged, which COCO's rasteriser fills to
-    exactly the mask; a mask without pixels stays RLE.
-    `category_ids` is one for all, or one per object. By default a result without class names (every SAM
-    result) gives 1, and a result with class names its class + 1, because COCO counts from 1.
+    exactly the mask; a mask without pixels stays RLE. SAM's results also have predicted_iou and stability_score.
+    `category_ids` is one for all objects, or one per object. By default the category is 1 for a result without class
+    names (every SAM result), and otherwise the class + 1, because COCO counts from 1.
     """
-    if not isinstance(image_id, str):  # which COCO doesn't know, but its readers take
+    if not isinstance(image_id, str):  # not in COCO's specification, but its readers accept strings
         image_id = _whole("image_id", image_id)
     first_id = _whole("first_id", first_id)
     labels = ImageLabels.from_results(results)
@@ -56,7 +56,7 @@ def annotation(
     polygons: bool = False,
     tolerance: float = 0.0,
 ) -> dict[str, Any]:
-    """One object's annotation, JSON-ready. A crowd is always RLE, as COCO's are."""
+    """Return one object's annotation, JSON-ready. Crowds are always RLE, as in COCO's own files."""
     x1, y1, x2, y2 = found.corners()
     mask = found.segmentation
     written: dict[str, Any] = {
@@ -79,12 +79,12 @@ def annotation(
 
 
 def image_dict(labels: ImageLabels, image_id: int) -> dict[str, Any]:
-    """The image's entry, JSON-ready."""
+    """Return the image's entry, JSON-ready."""
     return {"id": image_id, "file_name": labels.file_name, "width": labels.width, "height": labels.height}
 
 
 def category_dicts(names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """The `categories` of these classes, JSON-ready: class k is category k + 1."""
+    """Return the `categories` of these classes, JSON-ready: class k is category k + 1."""
     return [{"id": key + 1, "name": names[key], "supercategory": ""} for key in sorted(names)]
 
 
@@ -96,9 +96,9 @@ def dataset(
     category_ids: int | Sequence[int] | None = None,
     polygons: bool = False,
 ) -> dict[str, Any]:
-    """A whole COCO file, JSON-ready, for one or several results: `images`, `annotations`, `categories`.
+    """Return a whole COCO file, JSON-ready, for one or several results: `images`, `annotations`, `categories`.
 
-    Images and annotations are numbered on from the given first ids. A picture without objects is listed too.
+    Images and annotations are numbered consecutively from the given first ids. Images without objects are included.
     `formats.CocoWriter` writes such a file image by image.
     """
     from ..results import Results
@@ -139,7 +139,7 @@ def _category_ids(labels: ImageLabels, given: int | Sequence[int] | None) -> lis
 
 
 def _whole(name: str, value: Any) -> int:
-    """As a plain int, which JSON can hold; of NumPy's and PyTorch's whole numbers too."""
+    """Convert an integer, also one of NumPy or PyTorch, to a plain int, which JSON can represent."""
     try:
         return operator.index(value)
     except TypeError:

@@ -1,4 +1,4 @@
-"""COCO files: written one image at a time, and read."""
+"""COCO files: writing them one image at a time, and reading them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ._writing import LabelWriter, json_text
 from .labels import ImageLabels, LabelledObject, LabelSet
 from .segmentation import Segmentation
 
-# What converters of mere boxes write for a mask.
+# What some converters of boxes write as `segmentation` if there is no mask.
 _NO_MASK: tuple[Any, ...] = ([], [[]])
 
 
 class CocoWriter(LabelWriter):
-    """One JSON file with `annotations`, `images` and `categories`, written as the images come.
+    """A writer of one JSON file with `annotations`, `images` and `categories`, filled as the images come.
 
-    Memory does not grow with the masks: annotations go to the file at once, and only the ids that images bring along
-    are remembered. The file appears under its name when it is closed, whole. Class k is category k + 1, and all classes
-    up to the largest are listed, so that reading gives the same class ids; one without a name is called by its number.
-    Images keep an `image_id` that they bring, and are numbered on from the largest so far if they bring none.
+    Memory does not grow with the masks: annotations are written at once, and only the ids that images bring are
+    remembered. The file appears under its name, complete, when it is closed. Class k is category k + 1. All classes up
+    to the largest are listed, so that reading gives the same class ids; a class without a name is called by its number.
+    Images keep their `image_id`; those without one are numbered from the largest id so far + 1.
 
-    polygons: outlines along pixel edges instead of RLE, which COCO's rasteriser fills to exactly the mask: a list per
-    part, holes bridged, coordinates with two decimals. tolerance: see `YoloWriter`. Objects without a mask have none
-    here either.
+    polygons: write outlines along pixel edges instead of RLE, which COCO's rasteriser fills to exactly the mask: a list
+    per part, holes bridged, coordinates with two decimals. tolerance: see `YoloWriter`. first_id: id of the first
+    annotation. Objects without a mask are written without a `segmentation`.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class CocoWriter(LabelWriter):
         self._next_id = _whole(0)("first_id", first_id)
         self._last_image = 0
         self._given: set[int] = set()
-        self._numbered: list[list[int]] = []  # first and last ids of images that brought none, ascending
+        self._numbered: list[list[int]] = []  # (first, last) id of runs of images that brought no id, ascending
         self._largest_class = -1
         with ExitStack() as stack:
-            # First, since its errors name the file that was asked for.
+            # Entered first, since its errors name the requested file.
             temporary = stack.enter_context(atomic_path(self.path))
-            # Images go to a file of their own, without a name, until the annotations are all there.
+            # Image entries are collected in an unnamed file: they follow the annotations in the output.
             self._images: IO[str] = stack.enter_context(
                 tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
             )
@@ -106,13 +106,13 @@ class CocoWriter(LabelWriter):
             write_end(self._file, self._images, self.names if self.names or last else {0: "object"}, last)
 
     def discard(self) -> None:
-        # An exception is what makes the stack remove the temporary file.
+        # `atomic_path` removes the temporary file only if it sees an exception.
         reason = RuntimeError("discarded")
         self._stack.__exit__(type(reason), reason, None)
 
 
 def write_end(file: IO[str], images: IO[str], names: Mapping[int, str], last: int) -> None:
-    """What follows the annotations: the images, which waited in a file of their own, and the classes 0 to `last`."""
+    """Write what follows the annotations: the image entries collected in `images`, and the classes 0 to `last`."""
     file.write('\n],\n"images":[')
     images.seek(0)
     shutil.copyfileobj(images, file)
@@ -122,21 +122,21 @@ def write_end(file: IO[str], images: IO[str], names: Mapping[int, str], last: in
 
 
 def read(source: str | os.PathLike[str]) -> LabelSet:
-    """The annotations in a COCO file, images in the file's order.
+    """Read the annotations in a COCO file; images come in the file's order.
 
-    Class ids number the categories by ascending category id, as all converters do: COCO's own 80, whose ids have gaps,
-    become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without one
-    an object is its box. Raises ValueError that names the field.
+    Class ids number the categories by ascending category id, as common converters do: COCO's own 80, whose ids have
+    gaps, become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without
+    one an object is its box. Raises ValueError that names the field.
     """
     file = CocoFile(source)
     return LabelSet(lambda: (file.labels(image_id) for image_id in file.image_ids), len(file.image_ids), file.names)
 
 
 class CocoFile:
-    """A COCO file at hand: the labels of an image are made when they are asked for. See `read`.
+    """A COCO file in memory; the labels of an image are parsed when they are asked for. See `read`.
 
-    names: class names by class id. image_ids: in the file's order. ValueError for a file whose lists don't belong
-    together; what is wrong within one image or object shows when that is asked for.
+    names: class names by class id. image_ids: in the file's order. ValueError if the lists of the file don't refer to
+    each other correctly; errors within one image or object are raised when that is asked for.
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
@@ -159,11 +159,11 @@ class CocoFile:
             self._annotations[image_id].append(annotation)
 
     def name(self, image_id: int) -> str:
-        """An image's file name. ValueError where it has none."""
+        """Return an image's file name. ValueError if it has none."""
         return self._images[image_id]["file_name"].text()
 
     def has_masks(self, image_id: int) -> bool:
-        """Whether an image has objects with a `segmentation`, right or wrong, that are no crowds."""
+        """Return whether an image has an object, other than a crowd, with a `segmentation`, be it valid or not."""
         return any(
             getattr(one.get("segmentation"), "value", []) not in _NO_MASK
             and getattr(one.get("iscrowd"), "value", 0) != 1
@@ -171,9 +171,10 @@ class CocoFile:
         )
 
     def labels(self, image_id: int, left_out: Callable[[str, ValueError], None] | None = None) -> ImageLabels:
-        """The objects of one image.
+        """Return the objects of one image.
 
-        left_out: called with an object's place in the file and what is wrong with it, which else is raised.
+        left_out: called for each invalid object with its position in the file and the error, which by default is
+        raised.
         """
         image = self._images[image_id]
         size = image["height"].side(), image["width"].side()

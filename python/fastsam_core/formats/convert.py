@@ -1,4 +1,4 @@
-"""Label files from one format to another: `convert_labels`, and `fastsam convert`."""
+"""Converting label files from one format to another: `convert_labels`, and `fastsam convert`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WRITERS: dict[str, Callable[..., LabelWriter]] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted: images, objects written, and objects that the new format could not take."""
+    """Counts of a conversion: images, objects written, and objects that the new format could not hold."""
 
     images: int
     objects: int
@@ -40,16 +40,16 @@ class Conversion:
 
 
 def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> LabelSet:
-    """The labels at `source`, one image at a time.
+    """Read the labels at `source`, one image at a time.
 
     format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file) or "sa1b" (a folder or a file).
-    ValueError names the file and the line or field that can't be read, some of them only while iterating.
+    ValueError, which names the file and the line or field, for invalid labels; some are found only while iterating.
     """
     return _chosen(READERS, "from_", format, options)(source, **options)
 
 
 def open_writer(target: str | os.PathLike[str], format: str, **options: Any) -> LabelWriter:
-    """A writer of labels; use it as a context manager and give it an `ImageLabels` per image.
+    """Open a writer of labels; use it as a context manager and pass it an `ImageLabels` per image.
 
     format: "yolo", "sa1b", "labelme" or "labelmap" for a folder, or "coco" for a JSON file; see their writers for
     options.
@@ -71,16 +71,17 @@ def convert_labels(
     """Read labels in one format and write them in another, one image at a time.
 
     source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
-    the images, which YOLO's reader and LabelMe's writer use. names: class names in place of those that come with the
-    labels: by class id, a list, or a file that has them. progress: show a bar; None on a terminal only.
+    the images, which YOLO's reader and LabelMe's writer use. names: class names that replace those of the labels, by
+    class id, as a list, or as a file that has them. progress: show a progress bar; None shows it on a terminal only.
 
-    Masks that come as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (a label map
-    excepted). Other polygons keep their points where they stay polygons, to two decimals of a pixel in JSON and six
-    significant digits of the image's side in YOLO's text. What a format can't hold is left out and counted: crowds and
-    masks without pixels where there are polygons, boxes where there must be masks, in YOLO's text boxes outside of the
-    image. An image of YOLO's labels that can't be read is logged and left out.
-    Raises ValueError for malformed files, naming file and line or field, and where labels or images that are read would
-    be written over; FileNotFoundError for missing images.
+    Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
+    maps). Other polygons keep their points as long as they stay polygons, to two decimals of a pixel in JSON and six
+    significant digits of the fraction of the image's side in YOLO's text. Objects that a format can't hold are left out
+    and counted: crowds and masks without pixels in formats of polygons, boxes in formats of masks, boxes outside the
+    image in YOLO's text. With YOLO labels, an image that can't be read is logged and left out.
+
+    Raises ValueError for malformed files, naming the file and the line or field, and if labels or images that are read
+    would be overwritten; FileNotFoundError for missing images.
     """
     from tqdm.auto import tqdm
 
@@ -110,7 +111,7 @@ def convert_labels(
 
 
 class _Inputs:
-    """What a conversion reads, and must not write over: labels, and images, as label maps are called like some."""
+    """Paths that a conversion must not overwrite: labels, and images, which may have the names of label maps."""
 
     def __init__(self, source: str | os.PathLike[str], from_: str, images: str | os.PathLike[str] | None) -> None:
         folder, pictures = Path(source), None if images is None else Path(images)
@@ -123,13 +124,13 @@ class _Inputs:
         self._images = None if pictures is None else os.path.realpath(pictures)
 
     def spare(self, target: str | os.PathLike[str], to: str) -> None:
-        """ValueError for a place of the new labels, a folder or a file, where what is read would be written over."""
+        """Raise ValueError if writing new labels to `target`, a folder or file, would overwrite what is read."""
         path = os.path.realpath(target)
         if path == self._source:
             raise ValueError(f"source and target are both {os.fspath(target)}; write to another place")
         below = any(Path(path).is_relative_to(labels) for labels in self._labels)
         if path in self._labels or (below and os.path.isfile(path) and path.lower().endswith(self._suffix)):
-            raise ValueError(f"{os.fspath(target)} is read; write to another place")
+            raise ValueError(f"{os.fspath(target)} is among the labels to convert; write to another place")
         if to == "labelmap" and path == self._images:
             raise ValueError(f"label maps can't go into {os.fspath(target)}, the folder of the images")
 
@@ -147,7 +148,7 @@ def _chosen(
 
 
 def _options_of(function: Callable[..., Any] | None) -> list[str]:
-    """Names of the keyword-only arguments."""
+    """Return the names of the keyword-only arguments."""
     if function is None:
         return []
     return [
@@ -161,8 +162,8 @@ _SPELLINGS = {"source": "data", "target": "output", "output_dir": "output"}
 
 
 def run(values: dict[str, Any]) -> None:
-    """`fastsam convert data=labels/ from=yolo to=coco output=labels.json`, from its key=value pairs."""
-    # Many shells leave a ~ behind the = as it is.
+    """Run `fastsam convert data=labels/ from=yolo to=coco output=labels.json`, from its key=value pairs."""
+    # Many shells don't expand a ~ behind the =.
     values = {
         _SPELLINGS.get(key, key): os.path.expanduser(value) if isinstance(value, str) else value
         for key, value in values.items()

@@ -1,4 +1,4 @@
-"""One small picture per object, sorted into folders by class name."""
+"""Saving one crop of the image per object, sorted into folders by class name."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..plotting.output import usual_suffix, write_image
 if TYPE_CHECKING:
     from ..results import Results
 
-# Ultralytics' margins, which users of the crops know: 2 % of the box, and 10 pixels in all.
+# Ultralytics' margins: 2 % of the box's sides, plus 10 pixels, half of them on each side.
 GAIN, PAD = 1.02, 10
-# Bytes of a folder's name; file systems take 255.
+# Bytes of a folder's name; file systems allow 255.
 _LONGEST = 200
 
 
 def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg") -> list[Path]:
-    """Write `<save_dir>/<class name>/<stem>.jpg` per box (.png where it is too long for that) and return the paths.
+    """Write `<save_dir>/<class name>/<stem>.jpg` per box (.png if it is too long for JPEG) and return the paths.
 
-    A name that is taken gets -2, -3 and so on. Boxes are widened, then cut to the picture; a box that lies wholly
-    outside is reported and left out.
+    A name that is taken gets -2, -3 and so on. Boxes are widened by `GAIN` and `PAD`, then clipped to the image; a box
+    wholly outside is logged and left out.
     """
     stem = Path(file_name).stem
     height, width = results.orig_shape
@@ -32,7 +32,8 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
         left, right = max(0, int(x - across)), min(width, int(x + across))
         top, bottom = max(0, int(y - down)), min(height, int(y + down))
-        outside = x1 >= width or y1 >= height or x2 < 0 or y2 < 0  # a mask's box has its last column and row inside
+        # The bounds are inclusive: the box of a mask ends at its last column and row.
+        outside = x1 >= width or y1 >= height or x2 < 0 or y2 < 0
         if outside or right <= left or bottom <= top:
             logger.warning("%s: box %d lies outside the picture and gives no crop", results.path, i)
             continue
@@ -44,7 +45,7 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
 
 
 def _folder(name: str) -> str:
-    # Class names come from checkpoints and users, as texts too; none may point out of the folder, and each must fit.
+    # Class names come from checkpoints and users. None may lead out of the folder, and each must fit the file system.
     plain = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name)
     return plain.encode("utf-8", "ignore")[:_LONGEST].decode("utf-8", "ignore").strip(". ") or "_"
 

@@ -1,4 +1,4 @@
-"""The images that label files belong to: found by name, measured by header."""
+"""Images that label files belong to: finding them by name, and their sizes by header."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..sources.paths import IMAGE_SUFFIXES, files_below
 
 
 def walk(folder: str | os.PathLike[str], suffixes: frozenset[str] | set[str]) -> Iterator[str]:
-    """Relative paths with forward slashes of the files below a folder that have one of the suffixes, sorted.
+    """Iterate over the files below a folder that have one of the suffixes, as sorted relative paths with "/".
 
-    Hidden files and folders are left out: they are nobody's labels or images. Links are followed, never in circles.
-    NotADirectoryError where there is no such folder.
+    Hidden files and folders are left out, as they are not labels or images. Links are followed, never in circles.
+    NotADirectoryError if there is no such folder.
     """
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
@@ -22,7 +22,7 @@ def walk(folder: str | os.PathLike[str], suffixes: frozenset[str] | set[str]) ->
 
 
 def by_stem(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Relative paths of the images below a folder by their path without suffix, sorted."""
+    """Return the sorted relative paths of the images below a folder, grouped by their path without suffix."""
     images: dict[str, list[str]] = {}
     for name in walk(folder, IMAGE_SUFFIXES):
         images.setdefault(os.path.splitext(name)[0], []).append(name)
@@ -30,7 +30,7 @@ def by_stem(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
 
 
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of an image file; the error for one that can't be read names it."""
+    """Return (height, width) of an image file, upright by EXIF. ValueError, naming the file, if it can't be read."""
     try:
         return read_size(path)
     except ValueError as error:
@@ -38,9 +38,10 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def upright_bytes(path: str | os.PathLike[str]) -> bytes:
-    """An image file as it is; one that is stored turned is encoded anew, upright, as JPEG if it is one, else as PNG.
+    """Return an image file's bytes, or those of an upright copy if EXIF says that the image is rotated.
 
-    For readers that go by the pixels as they are stored. The error for one that can't be read names it.
+    The copy is a JPEG if the file is one, otherwise a PNG. This is for readers that ignore EXIF orientation.
+    ValueError, naming the file, if it can't be read.
     """
     try:
         with open(path, "rb") as file:

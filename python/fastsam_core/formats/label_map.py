@@ -1,4 +1,4 @@
-"""Label maps: one PNG per image, each pixel the number of an object or of a class."""
+"""Label maps: one PNG per image, in which each pixel is the number of an object or of a class."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ _MOST = 65_535
 
 
 class LabelMapWriter(FolderWriter):
-    """`<image>.png` per image, greyscale: 0 is background, n the n-th object of the image, counted from 1.
+    """A writer of a greyscale `<image>.png` per image: 0 is background, n the n-th object of the image, from 1 on.
 
-    The numbers are places in the image's list of objects, whatever is drawn on top, so that number n is the n-th entry
-    of its COCO, SA-1B or YOLO labels too (where none was left out there). values="class" writes class ids plus 1
-    instead. A file has 8 bits a pixel if its largest number is at most 255, else 16; numbers beyond 65,535 are a
+    The numbers are positions in the image's list of objects, independent of the drawing order, so that number n is also
+    the n-th entry of its COCO, SA-1B or YOLO labels (if none was left out there). values="class" writes class ids plus
+    1 instead. A file has 8 bits per pixel if its largest number is at most 255, else 16; numbers beyond 65,535 raise
     ValueError.
 
-    order: what lies on top where objects overlap: "area", the smaller one; "score", the one with the higher score, or
-    predicted IoU where there is no score; "index", the later one. Among equals the smaller, then the later one. An
-    object wholly below others has no pixel. Objects without a mask, and crowds, are not drawn, but keep their numbers.
+    order: which of overlapping objects is on top: "area", the smaller one; "score", the one with the higher score, or
+    predicted IoU if it has no score; "index", the later one. Ties go to the smaller, then to the later one. An object
+    completely covered by others has no pixel. Objects without a mask, and crowds, are not drawn, but keep their
+    numbers.
     """
 
     suffix = ".png"
@@ -62,12 +63,12 @@ def _is_in_colour(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             return picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # nothing there, or no picture
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no such file, or not an image
         return False
 
 
 def label_map(labels: ImageLabels, *, values: str = "object", order: str = "area") -> tuple[np.ndarray, int]:
-    """The map (H, W), uint8 or uint16, and the number of objects drawn. See `LabelMapWriter`."""
+    """Return the map (H, W), uint8 or uint16, and the number of objects drawn. See `LabelMapWriter`."""
     shown = [
         place for place, found in enumerate(labels.objects) if found.segmentation is not None and not found.iscrowd
     ]
@@ -86,7 +87,7 @@ def label_map(labels: ImageLabels, *, values: str = "object", order: str = "area
 
 
 def _height(found: LabelledObject, place: int, order: str) -> tuple[float, float, int]:
-    """A sort key: the larger, the farther up."""
+    """Return the sort key of an object; that with the largest key is on top."""
     assert found.segmentation is not None
     score = found.score if found.score is not None else found.predicted_iou
     first = 0.0 if order == "area" else (place if order == "index" else (-np.inf if score is None else score))

@@ -1,4 +1,4 @@
-"""LabelMe's files: one JSON object per image, with polygons to edit by hand."""
+"""LabelMe files: one JSON object per image, with polygons that can be edited by hand."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from . import image_files
 from ._writing import FolderWriter, json_text, plain_number, relative_path
 from .labels import ImageLabels
 
-# The version of the format: LabelMe warns about files of another major version only.
+# Version of the format; LabelMe warns only about files of another major version.
 VERSION = "5.5.0"
 _DECIMALS = 2
 
 
 class LabelMeWriter(FolderWriter):
-    """`<image>.json` per image, next to which LabelMe looks for the image.
+    """A writer of `<image>.json` per image. LabelMe looks for the image beside the label file.
 
-    A shape is one part of an object: a polygon along pixel edges, whose holes are joined to its outer border by bridges
-    that are walked there and back. The parts of one object share a `group_id`, its number among the image's objects
-    from 1 on; objects of one part have none. LabelMe and its converters unite the shapes of a group, so that a shape
-    of its own for a hole would fill it. An object without a mask is a rectangle. Crowds, and masks without pixels, are
-    left out. Scores are kept as `score`.
+    A shape is one part of an object: a polygon along pixel edges, in which holes are joined to the outer border by
+    bridges, pairs of edges that run there and back. The parts of one object share a `group_id`, its number among the
+    image's objects from 1 on; an object of one part has none. Holes are not shapes of their own, because LabelMe and
+    its converters unite the shapes of a group, which would fill them. An object without a mask is a rectangle. Crowds,
+    and masks without pixels, are left out. Scores are written as `score`.
 
-    images: the folder of the images: then `imagePath` leads there, else it is the bare name. embed_images: put the
-    image file's bytes into `imageData`, turned upright where EXIF says so, which LabelMe doesn't do with them; needs
-    `images`. tolerance: see `YoloWriter`.
+    images: the folder of the images. With it, `imagePath` is the path to the image there, otherwise its bare name.
+    embed_images: put the image file's bytes into `imageData`, rotated upright by EXIF, since LabelMe ignores EXIF in
+    embedded images; needs `images`. tolerance: see `YoloWriter`.
     """
 
     suffix = ".json"
@@ -87,7 +87,7 @@ class LabelMeWriter(FolderWriter):
         return (json_text(document) + "\n").encode(), written
 
     def _image(self, file_name: str, folder: Path) -> tuple[str, str | None]:
-        """The image's path as seen from the label file's folder, and its bytes as text if wanted."""
+        """Return the image's path relative to the label file's folder, and its bytes in base64 or None."""
         if self.images is None:
             return PurePosixPath(file_name.replace("\\", "/")).name, None
         path = self.images / relative_path(file_name)

@@ -1,4 +1,4 @@
-"""What every label format is read into and written from: the objects of one image, and a set of such images."""
+"""The records through which all label formats are read and written: objects of one image, and a set of images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .segmentation import Segmentation
 if TYPE_CHECKING:
     from ..results import Results
 
-# Class ids number the names of a data set. Larger ones are slips, and formats that list all classes would drown.
+# Larger class ids are mistakes, and would flood formats that list all classes up to the largest.
 MAX_CLASS_ID = 999_999
-# A side of the largest rasters there are; a header that says more would only fill the memory.
+# About the side of the largest rasters that exist; a file that claims more would only exhaust the memory.
 MAX_SIDE = 1_000_000
 
 Box = tuple[float, float, float, float]
@@ -28,12 +28,13 @@ Box = tuple[float, float, float, float]
 class LabelledObject:
     """One object of an image.
 
-    class_id: from 0 on. segmentation: its mask, or None where only a box is known. box: x1, y1, x2, y2 in pixels, along
+    class_id: 0 or greater. segmentation: its mask, or None if only a box is known. box: x1, y1, x2, y2 in pixels, along
     pixel edges, as a file or a detector gave it; None for the extent of the mask. score: confidence in [0, 1] or any
-    other finite number. iscrowd: COCO's mark for a region of many objects.
-    predicted_iou, stability_score, point_coords (x, y pairs) and crop_box (x, y, width, height) as SAM gives them.
+    other finite number. iscrowd: COCO's flag for a region of many objects. predicted_iou, stability_score, point_coords
+    (x, y pairs) and crop_box (x, y, width, height): as SAM gives them.
 
-    Raises ValueError for a class id out of range, numbers that aren't finite, or neither mask nor box.
+    Raises ValueError for a class id out of range, numbers that aren't finite, a box whose corners are swapped, or
+    neither mask nor box.
     """
 
     class_id: int
@@ -63,7 +64,7 @@ class LabelledObject:
             self.crop_box = list(_finite("crop_box", self.crop_box, 4))
 
     def corners(self) -> Box:
-        """x1, y1, x2, y2: the given box, else the extent of the mask."""
+        """Return x1, y1, x2, y2: the given box, or by default the extent of the mask."""
         if self.box is not None:
             return self.box
         assert self.segmentation is not None
@@ -71,7 +72,7 @@ class LabelledObject:
 
     @property
     def is_empty(self) -> bool:
-        """Whether its mask has no pixels."""
+        """Whether the object has a mask without pixels."""
         return self.segmentation is not None and self.segmentation.area == 0
 
 
@@ -80,10 +81,10 @@ class ImageLabels:
     """The objects of one image.
 
     file_name: the image's path below the folder of all images, with forward slashes; label files mirror it. width,
-    height: in pixels. names: class names by class id, which may lack some, and may be shared by all images of a set.
+    height: in pixels. names: class names by class id; it may lack some, and may be shared by all images of a set.
     image_id: the number that a file gave the image, if any.
 
-    Raises ValueError for a size without pixels or masks of another size.
+    Raises ValueError for an invalid size, masks of another size, or an empty file_name.
     """
 
     file_name: str
@@ -111,7 +112,7 @@ class ImageLabels:
         return self.height, self.width
 
     def name_of(self, class_id: int) -> str:
-        """The name of a class; its number where there is none."""
+        """Return the name of a class, or its number if it has none."""
         return self.names.get(class_id, str(class_id))
 
     @classmethod
@@ -124,10 +125,10 @@ class ImageLabels:
         names: Mapping[int, str] | None = None,
         image_id: int | None = None,
     ) -> ImageLabels:
-        """What a prediction found.
+        """Convert a prediction's results.
 
-        file_name: default the name of `results.path`, without its folders. class_ids: one per object, with `names`;
-        by default the results' own, or class 0 for all where classes are mere numbers, as SAM's are.
+        file_name: default the name of `results.path`, without its folders. class_ids: one per object, numbering
+        `names`; by default those of the results, or 0 for all if the results have no class names, as SAM's do.
         """
         rows = results.rows()
         if class_ids is None:
@@ -162,10 +163,10 @@ class ImageLabels:
 
 
 class LabelSet:
-    """The labels of many images, read one image at a time; iterate as often as you like.
+    """The labels of many images, read one image at a time; may be iterated any number of times.
 
-    names: class names by class id. Some formats tell them along with the objects: then they are complete at the end.
-    `len()` is the number of images.
+    names: class names by class id. In some formats they come with the objects, and are complete only at the end of an
+    iteration. `len()` is the number of images.
     """
 
     def __init__(self, read: Callable[[], Iterator[ImageLabels]], count: int, names: Mapping[int, str]) -> None:
@@ -181,7 +182,7 @@ class LabelSet:
 
 
 def checked_class_id(value: Any) -> int:
-    """A whole number from 0 to 999,999 as a plain int, or ValueError."""
+    """Return an integer from 0 to 999,999 as a plain int; ValueError for anything else."""
     number = _whole(value)
     if not 0 <= number <= MAX_CLASS_ID:
         raise ValueError(f"a class id is a whole number from 0 to {MAX_CLASS_ID}, not {str(value)[:40]}")
@@ -189,7 +190,7 @@ def checked_class_id(value: Any) -> int:
 
 
 def checked_side(name: str, value: Any) -> int:
-    """A whole number of pixels from 1 to 1,000,000 as a plain int, or ValueError."""
+    """Return a number of pixels, an integer from 1 to 1,000,000, as a plain int; ValueError for anything else."""
     number = _whole(value)
     if not 1 <= number <= MAX_SIDE:
         raise ValueError(f"{name} must be a whole number of pixels from 1 to {MAX_SIDE}, not {str(value)[:40]!r}")
@@ -197,7 +198,7 @@ def checked_side(name: str, value: Any) -> int:
 
 
 def _whole(value: Any) -> int:
-    """A whole number, which may be written as a float; -1 for anything else."""
+    """Return an integer, which may be written as a float, as a plain int; -1 for anything else."""
     if isinstance(value, bool):
         return -1
     try:

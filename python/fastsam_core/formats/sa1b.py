@@ -1,4 +1,4 @@
-"""The SA-1B dataset's files: one JSON object per picture. Datumaro reads them as `segment_anything`."""
+"""Files of the SA-1B dataset: one JSON object per image. Datumaro reads them as `segment_anything`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def image_record(results: Results, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
-    """JSON-ready: `{"image": {image_id, width, height, file_name}, "annotations": [...]}`.
+    """Return a JSON-ready `{"image": {image_id, width, height, file_name}, "annotations": [...]}`.
 
     Each annotation is SAM's dict with RLE segmentation plus an `id`, counted from `first_id`; objects without a mask
-    have none. The width and height of `bbox` count from the first to the last pixel, as Meta's do.
+    have none. As in Meta's files, `bbox` is as wide and high as the distance from the first to the last pixel.
     """
     return record(ImageLabels.from_results(results, image_id=image_id), image_id=image_id, first_id=first_id)
 
 
 def record(labels: ImageLabels, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
-    """The same for labels of any origin. A class beyond 0 is told by `class_id`, a named one by `class_name` too."""
+    """Return the same for any labels, with `class_id` if it isn't 0 or has a name, and `class_name` if it has one."""
     masked = [found for found in labels.objects if found.segmentation is not None]
     return {
         "image": {
@@ -61,10 +61,10 @@ def _annotation(found: LabelledObject, labels: ImageLabels, annotation_id: int) 
 
 
 class Sa1bWriter(FolderWriter):
-    """`<image>.json` per image. Objects without a mask are left out; scores stand in for a missing predicted IoU.
+    """A writer of `<image>.json` per image.
 
-    Images are numbered from 1 in the order in which they come, unless they bring an `image_id`, and annotations within
-    each image.
+    Objects without a mask are left out, and a score replaces a missing predicted IoU. Images are numbered from 1 in the
+    order in which they come, unless they have an `image_id`; annotations are numbered within each image.
     """
 
     suffix = ".json"
@@ -80,10 +80,10 @@ class Sa1bWriter(FolderWriter):
 
 
 def read(source: str | os.PathLike[str]) -> LabelSet:
-    """The annotations in a folder of SA-1B files and those below it, or in one such file.
+    """Read the annotations in a folder of SA-1B files and its sub-folders, or in one such file.
 
-    Boxes and areas are those of the masks, whatever the file says. Classes are 0 unless `class_id` says otherwise.
-    FileNotFoundError where there is no such file. While iterating, ValueError that names the file and the field.
+    Boxes and areas are computed from the masks; those in the file are ignored. Classes are 0 unless there is a
+    `class_id`. FileNotFoundError if there is no such file. While iterating, ValueError that names the file and field.
     """
     source = Path(source)
     base = source.parent if source.is_file() else source

@@ -1,4 +1,4 @@
-"""The list of dicts that Meta's automatic mask generator returns, one per mask; written and read."""
+"""The list of dicts that Meta's automatic mask generator returns, one per mask: writing and reading it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SEGMENTATIONS = ("rle", "mask")
 
-# Arguments of `Results`, and the keys they have in the dicts.
+# Arguments of `Results`, and their keys in the dicts.
 _FIELDS = {
     "predicted_iou": "predicted_iou",
     "stability_score": "stability_score",
@@ -26,11 +26,12 @@ _FIELDS = {
 
 
 def records(results: Results, segmentation: str = "rle") -> list[dict[str, Any]]:
-    """Dicts with segmentation, area, bbox, predicted_iou, point_coords, stability_score, crop_box.
+    """Return dicts with segmentation, area, bbox, predicted_iou, point_coords, stability_score, crop_box.
 
     `segmentation` is "rle" for `{"size": [H, W], "counts": str}` or "mask" for a bool array (H, W). `bbox` and
-    `crop_box` are x, y, width, height; the width counts from the first to the last pixel, as Meta's does.
-    A stability score that was not computed is None, missing points are [], and the crop is the whole picture.
+    `crop_box` are x, y, width, height. As in Meta's dicts, `bbox` is as wide and high as the distance from the first to
+    the last pixel. A stability score that was not computed is None, missing points are [], and the default crop is the
+    whole image. Without masks the list is empty.
     """
     if segmentation not in SEGMENTATIONS:
         raise ValueError(f"segmentation must be one of {', '.join(SEGMENTATIONS)}, not {segmentation!r}")
@@ -59,10 +60,10 @@ def records(results: Results, segmentation: str = "rle") -> list[dict[str, Any]]
 
 
 def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: torch.device | str) -> dict[str, Any]:
-    """The arguments of `Results` that the dicts give; the class of a mask is its place in the list.
+    """Return the arguments of `Results` that the dicts provide; the class of a mask is its position in the list.
 
-    `picture` is (height, width). A score or point that some dict lacks is left out for all. ValueError for a dict
-    without mask, box or predicted IoU, TypeError for what is no dict.
+    `picture` is the image's (height, width). A field other than mask, box and predicted IoU is left out for all if some
+    dict lacks it. ValueError for a dict without mask, box or predicted IoU, TypeError for anything but dicts.
     """
     rows = []
     for i, record in enumerate(records):
@@ -83,7 +84,7 @@ def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: t
     for field, key in _FIELDS.items():
         values = [record.get(key) for record in records]
         if all(value is not None for value in values):
-            # Points stay a list, because masks may have different numbers of them. Crop boxes are whole numbers.
+            # Points stay a list, because masks may have different numbers of them. Crop boxes keep their integers.
             dtype = torch.float32 if field.endswith(("iou", "score")) else None
             known[field] = values if key == "point_coords" else torch.tensor(values, dtype=dtype, device=device)
     return {"boxes": boxes, "masks": Masks(shapes, picture, device=device), **known}

@@ -1,4 +1,4 @@
-"""One object's mask as label files hold it: run lengths, or polygons; each is made from the other when asked for."""
+"""`Segmentation`, one object's mask in a label file: run lengths or polygons, each converted to the other on demand."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .. import outlines, rle
 
 RLE = dict[str, Any]
 
-# Rounding takes vertices on the picture's border this far outside, in pixels; they can be moved back.
+# Pixels by which rounding may put vertices beyond the image's border; such vertices can be clipped to it.
 _BEYOND = 0.01
 
 
 class Segmentation:
-    """A mask of a picture of `size` = (height, width). Make it with `from_rle` or `from_polygons`.
+    """A mask of an image of `size` = (height, width). Make it with `from_rle` or `from_polygons`.
 
-    Polygons lie along the edges of pixels: x from 0 to the width, y from 0 to the height. Those of a file are kept as
-    they are and written again as they were; those of run lengths are traced, and fill to exactly that mask.
+    Polygons lie along pixel edges: x from 0 to the width, y from 0 to the height. Those of a file are kept and written
+    again unchanged; those of run lengths are traced, and fill to exactly that mask.
     """
 
     def __init__(self, size: tuple[int, int], run_lengths: RLE | None, polygons: list[NDArray[np.float64]] | None):
@@ -30,13 +30,13 @@ class Segmentation:
 
     @classmethod
     def from_rle(cls, run_lengths: Mapping[str, Any]) -> Segmentation:
-        """Of a COCO RLE dict, compressed or not. ValueError for a broken one."""
+        """Make a mask from a COCO RLE dict, compressed or not. ValueError if it is malformed, TypeError if no dict."""
         if not isinstance(run_lengths, Mapping):
             raise TypeError(f"an RLE is a dict with 'size' and 'counts'; got {type(run_lengths).__name__}")
         given = dict(run_lengths)
         if isinstance(given.get("counts"), (list, tuple, np.ndarray)):
             given = rle.frPyObjects(given, 0, 0)
-        rle.area(given)  # reads all runs, so that broken ones are found here and not later
+        rle.area(given)  # reads all runs, so that malformed ones raise here and not later
         height, width = (int(side) for side in given["size"])
         text = given["counts"]
         text = text if isinstance(text, str) else bytes(text).decode("ascii")
@@ -44,7 +44,7 @@ class Segmentation:
 
     @classmethod
     def from_polygons(cls, polygons: Sequence[Any], size: Sequence[int]) -> Segmentation:
-        """Of polygons (K, 2), whose union it is; each fills by the even-odd rule, so that bridges leave holes open.
+        """Make a mask from the union of polygons (K, 2). The even-odd rule fills each, so that bridges keep holes open.
 
         ValueError for polygons of fewer than three points, or coordinates that aren't finite or beyond 400,000,000.
         """
@@ -55,7 +55,7 @@ class Segmentation:
         for polygon in points:
             if polygon.ndim != 2 or polygon.shape[1] != 2 or len(polygon) < 3:
                 raise ValueError(f"a polygon is (K, 2) x, y with at least 3 points, not {polygon.shape}")
-            # What COCO's rasteriser can hold; the negation also catches NaN.
+            # The limit of COCO's rasteriser. NaN fails the comparison too.
             if not (np.abs(polygon) <= 400_000_000).all():
                 raise ValueError("polygon coordinates must be finite and at most 400000000 in size")
         return cls((height, width), None, points)
@@ -71,20 +71,20 @@ class Segmentation:
 
     @property
     def area(self) -> int:
-        """The number of pixels."""
+        """Number of pixels."""
         return int(rle.area(self.rle))
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """x1, y1, x2, y2 around the pixels: a single one is 1 wide. Zeros where there are none."""
+        """x1, y1, x2, y2 along the edges of the mask's pixels: a single pixel is 1 wide. Zeros for an empty mask."""
         x, y, width, height = rle.toBbox(self.rle).tolist()
         return x, y, x + width, y + height
 
     def rings(self, tolerance: float = 0.0) -> list[NDArray[np.float64]]:
-        """Polygons (K, 2) whose union is the mask: those of the file, or one for each part with its holes bridged.
+        """Return polygons (K, 2) whose union is the mask: those of the file, or one per part with its holes bridged.
 
-        tolerance: traced outlines lose vertices, none of them farther than this many pixels from what remains. The
-        default is exact.
+        tolerance: traced outlines may lose vertices that lie at most this many pixels from what remains. The default is
+        exact.
         """
         if self._polygons is not None:
             return list(self._polygons)
@@ -96,9 +96,9 @@ class Segmentation:
         ]
 
     def ring(self, tolerance: float = 0.0) -> NDArray[np.float64]:
-        """All parts and holes bridged into one polygon (K, 2), which fills to the mask; (0, 2) for an empty mask.
+        """Return one polygon (K, 2) of all parts and holes, joined by bridges, that fills to the mask; (0, 2) if empty.
 
-        A file's polygons are joined if they lie within the picture and don't overlap; else the mask is traced.
+        A file's polygons are joined if they lie within the image and don't overlap; otherwise the mask is traced.
         """
         if self._polygons is not None and self._can_be_joined():
             return outlines.join(self._polygons)
@@ -115,7 +115,7 @@ class Segmentation:
         if (points < -_BEYOND).any() or (points > np.array(self.size[::-1]) + _BEYOND).any():
             return False
         filled = rle.frPyObjects([polygon.ravel().tolist() for polygon in self._polygons], *self.size)
-        # By the even-odd rule, what two polygons share would be a hole.
+        # In one polygon, the even-odd rule would make a hole of where two polygons overlap.
         return len(filled) == 1 or int(rle.area(filled).sum()) == self.area
 
     def __repr__(self) -> str:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def detections(results: Results, compact: bool = True) -> Any:
-    """A `supervision.Detections` with boxes, masks, confidence, class and track ids, and class names.
+    """Return a `supervision.Detections` with boxes, masks, confidence, class and track ids, and class names.
 
-    With `compact`, masks become a `CompactMask` straight from run lengths, where the installed version has it
-    (0.28 and later), and no (N, H, W) array is made; otherwise they are a bool array (N, H, W).
-    Raises ImportError when supervision is not installed.
+    With `compact`, masks become a `CompactMask` made directly from run lengths if the installed version has it (0.28
+    and later), so that no (N, H, W) array is allocated; otherwise they are a bool array (N, H, W).
+    Raises ImportError if supervision is not installed.
     """
     try:
         supervision = importlib.import_module("supervision")
@@ -46,14 +46,14 @@ def detections(results: Results, compact: bool = True) -> Any:
 
 
 def _compact_mask(kind: Any, masks: Masks) -> Any:
-    """A `CompactMask` of these masks; None where the installed version has none that takes run lengths.
+    """Return a `CompactMask` of these masks; None if the installed version has none that takes run lengths.
 
-    Scoped by the masks' own extents: a prompt's or a detector's box may be smaller than the mask.
+    Each mask is cropped to its own extent: the box of a prompt or a detector may be smaller than the mask.
     """
     height, width = masks.orig_shape
-    # Its own reader takes the runs apart in Python, column by column; what it makes of them is cut here instead.
+    # Its own reader splits the runs in Python, column by column, which is slow; the native code crops them instead.
     if _takes_column_runs(kind) and height * width <= np.iinfo(np.int32).max:
-        boxes = masks.boxes  # the last pixels included; an empty mask's zeros leave one pixel of background
+        boxes = masks.boxes  # inclusive of the last pixels; an empty mask's zeros give one background pixel
         shapes = boxes[:, [3, 2]] - boxes[:, [1, 0]] + 1  # (N, 2) height, width
         runs = rle.crop_runs(masks.rle, np.concatenate([boxes[:, :2], shapes[:, ::-1]], 1))
         return kind(
@@ -67,7 +67,7 @@ def _compact_mask(kind: Any, masks: Masks) -> Any:
 
 
 def _takes_column_runs(kind: Any) -> bool:
-    """Whether this `CompactMask` is made of runs down the columns of crops: earlier ones went along the rows."""
+    """Return whether this `CompactMask` stores runs along the columns of crops; earlier versions had rows."""
     if not isinstance(kind, type):
         return False
     try:

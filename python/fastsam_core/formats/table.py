@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def summary(results: Results, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
-    """One dict per object: name, class, confidence, box, track_id where tracked, segments where there are masks.
+    """Return one dict per object: name, class, confidence, box; track_id if tracked, segments if there are masks.
 
-    Coordinates are pixels, or fractions of width and height with `normalize`; all numbers are rounded.
+    Coordinates are pixels, or fractions of width and height with `normalize`; numbers are rounded to `decimals`.
     """
     height, width = results.orig_shape if normalize else (1, 1)
     ids = results.boxes.id if results.boxes is not None else None
@@ -45,7 +45,7 @@ def summary(results: Results, normalize: bool = False, decimals: int = 5) -> lis
 
 
 def data_frame(rows: list[dict[str, Any]]) -> Any:
-    """A polars DataFrame, or a pandas one where polars is missing; ImportError where both are."""
+    """Return a polars DataFrame, or a pandas one if polars is missing; ImportError if both are."""
     for library in ("polars", "pandas"):
         try:
             module = importlib.import_module(library)
@@ -56,7 +56,7 @@ def data_frame(rows: list[dict[str, Any]]) -> Any:
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
-    """CSV with a header; `box` and `segments` are JSON in their cells. No rows give an empty text."""
+    """Return CSV with a header; `box` and `segments` are JSON within their cells. Without rows the text is empty."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -67,5 +67,5 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 
 def json_text(rows: list[dict[str, Any]]) -> str:
-    """An indented JSON list."""
+    """Return an indented JSON list."""
     return json.dumps(rows, indent=2, ensure_ascii=False)

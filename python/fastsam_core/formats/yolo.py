@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-# A polygon of fewer points encloses nothing, and readers of the format refuse it.
+# Polygons with fewer points enclose nothing, and readers of the format reject them.
 MIN_POINTS = 3
 
 
@@ -17,10 +17,10 @@ def lines(
     conf: Sequence[float] | None = None,
     ids: Sequence[float] | None = None,
 ) -> list[str]:
-    """One line per polygon, (K, 2) normalised x, y; polygons of fewer than three points are left out.
+    """Return one line per polygon, (K, 2) normalised x, y; polygons of fewer than three points are left out.
 
     Numbers are written with six significant digits. `conf` and `ids`, one per polygon, go to the line's end.
-    Raises ValueError when the number of class ids is not that of the polygons, or a shape is wrong.
+    Raises ValueError if there are more or fewer class ids than polygons, or for another shape.
     """
     written = []
     for i, (polygon, class_id) in enumerate(zip(polygons, class_ids, strict=True)):
@@ -39,7 +39,7 @@ def box_lines(
     conf: Sequence[float] | None = None,
     ids: Sequence[float] | None = None,
 ) -> list[str]:
-    """One line per box, normalised centre x, centre y, width, height."""
+    """Return one line per box, (4,) normalised centre x, centre y, width, height. See `lines` for `conf` and `ids`."""
     return [
         _line(class_id, np.asarray(box, dtype=np.float64), _extras(i, conf, ids))
         for i, (box, class_id) in enumerate(zip(boxes, class_ids, strict=True))

@@ -17,21 +17,21 @@ from ._writing import FolderWriter
 from .labels import ImageLabels, LabelledObject, LabelSet, checked_class_id
 from .segmentation import Segmentation
 
-# Rounded numbers of other writers lie this far outside [0, 1]; what lies farther outside is something else.
+# Rounding in other writers takes coordinates up to this far outside [0, 1]; those farther outside are errors.
 _SLACK = 0.01
 
 
 class YoloWriter(FolderWriter):
-    """`<image>.txt` per image, empty where there is nothing, and a data.yaml with the class names at the end, if any.
+    """A writer of `<image>.txt` per image, empty without objects, and finally a data.yaml if there are class names.
 
     A mask is one polygon along pixel edges, divided by width and height, so 0 and 1 are the image's borders as they
-    are for boxes; its parts and holes are joined by bridges that are walked there and back, which any reader fills
-    right that goes by pixel centres. Six significant digits give the mask back exactly for images of up to 200,000
-    pixels a side. An object without a mask becomes a box line. COCO's crowds, masks without pixels, and boxes outside
-    of the image are left out.
+    are for boxes. Its parts and holes are joined by bridges, pairs of edges that run there and back; any reader that
+    tests pixel centres fills it correctly. Six significant digits reproduce the mask exactly for images of up to
+    200,000 pixels a side. An object without a mask becomes a box line. Crowds, masks without pixels, and boxes outside
+    the image are left out.
 
-    tolerance: let outlines lose vertices, none farther than this many pixels from the rest. scores: put the score at
-    a line's end, as prediction files have it; trainers refuse such files.
+    tolerance: outlines may lose vertices that lie at most this many pixels from the rest. scores: append the score to
+    each line, as in prediction files; training code rejects such files.
     """
 
     suffix = ".txt"
@@ -71,16 +71,17 @@ def read(
     images: str | os.PathLike[str] | None = None,
     names: Mapping[int, str] | Sequence[str] | str | os.PathLike[str] | None = None,
 ) -> LabelSet:
-    """The labels in a folder and those below it.
+    """Read the labels in a folder and its sub-folders.
 
     source: a folder of label files, or one that holds `labels` and `images`. images: the folder of the images, whose
-    sizes are needed; by default the one called `images` where the labels' path has `labels`, else the labels' own.
+    sizes are needed; by default the one whose path has `images` in place of `labels`, or without it the labels' own.
     Every image counts: one without a label file has no objects. names: class names by id, a list of them, or the
     data.yaml or text file that has them; by default those of a data.yaml or classes.txt in the folder or above it.
 
-    Raises FileNotFoundError without images, and where a label file has none. While iterating, an image that can't be
-    read is logged and left out; ValueError where none can be, and for lines that can't. A line of five or six numbers
-    is a box, with or without a score; of more, a polygon, with a score where their number is even.
+    Raises FileNotFoundError if there are no images, or a label file has none. While iterating, an image that can't be
+    read is logged and left out; ValueError if none can be read, and for malformed lines. A class id followed by four or
+    five numbers is a box, the fifth its score; by more numbers, a polygon, the last one its score if their count is
+    odd.
     """
     labels, images = folders(Path(source), None if images is None else Path(images))
     pictures = pairs(labels, images)
@@ -109,10 +110,10 @@ def read(
 def pairs(
     labels: Path, images: Path, left_out: Callable[[str, Exception], None] | None = None
 ) -> list[tuple[str, Path | None]]:
-    """The images below one folder, sorted, each with its label file below the other, or None where it has none.
+    """Return the images below one folder, sorted, each with its label file below the other, or None if it has none.
 
-    FileNotFoundError for a label file without an image, ValueError for one that several might mean.
-    left_out: called with such a file's path below `labels` and the error, which else is raised.
+    FileNotFoundError for a label file without an image, ValueError for one that may belong to several.
+    left_out: called for each such file with its path below `labels` and the error, which by default is raised.
     """
     stems = image_files.by_stem(images)
     files = {}
@@ -135,7 +136,7 @@ def pairs(
 
 
 def read_file(path: str | os.PathLike[str], size: Sequence[int]) -> list[LabelledObject]:
-    """The objects of one label file, whose image is of `size` = (height, width). ValueError names the line."""
+    """Read the objects of one label file, whose image is of `size` = (height, width). ValueError names the line."""
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
@@ -151,7 +152,7 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
         class_id, *values = (float(word) for word in words)
     except ValueError as error:
         raise ValueError(f"{error}; a line is a class id and numbers") from None
-    # Python also reads 1_000, and the digits of all scripts.
+    # float() also accepts 1_000, and digits of all scripts.
     odd = next((word for word in words if "_" in word or not word.isascii()), None)
     if odd is not None:
         raise ValueError(f"{odd[:40]!r} is no number; a line is a class id and numbers")
@@ -161,7 +162,7 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
     if len(values) < 4:
         raise ValueError(f"{len(words)} numbers; a box has 5, a polygon 7 or more")
     points = np.array(values, np.float64).reshape(-1, 2)
-    # The negation also catches NaN.
+    # NaN fails these comparisons too.
     if not ((points >= -_SLACK) & (points <= 1 + _SLACK)).all():
         wrong = next(value for value in values if not -_SLACK <= value <= 1 + _SLACK)
         raise ValueError(f"{wrong:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
@@ -180,7 +181,7 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
 
 
 def folders(source: Path, images: Path | None) -> tuple[Path, Path]:
-    """The folders of labels and of images. NotADirectoryError where `source` is none."""
+    """Return the folders of labels and of images. NotADirectoryError if `source` is not a folder."""
     if not source.is_dir():
         raise NotADirectoryError(f"no such folder: {source}; YOLO labels are a folder of text files")
     if (source / "labels").is_dir() and (source / "images").is_dir():
@@ -191,7 +192,7 @@ def folders(source: Path, images: Path | None) -> tuple[Path, Path]:
 
 
 def counterpart(folder: Path, own: str, other: str) -> Path | None:
-    """The folder whose path has `other` where this one's has `own`, the last of several; None where there is none."""
+    """Return the folder whose path has `other` in place of the last `own`; None if there is none."""
     parts = folder.absolute().parts
     for place in range(len(parts) - 1, 0, -1):
         if parts[place] == own:

@@ -1,4 +1,4 @@
-"""From what the network gives to boxes: candidates by score, distances from their distributions, suppression."""
+"""Decoding network output to boxes: candidates by score, distances from distributions, non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 from ... import ops
 from .network import Raw
 
-# More candidates than this go into no suppression; the weakest are left out.
+# At most this many candidates enter non-maximum suppression; those with the lowest scores are dropped.
 _MAX_CANDIDATES = 30_000
 
 
 class Found(NamedTuple):
-    """N objects of one image, the best first, in pixels of the network's input.
+    """N objects of one image, best first, in pixels of the network's input.
 
-    boxes: (N, 4) x1, y1, x2, y2. scores: (N,). class_ids: (N,) int64. coefficients: (N, K) of segmentation, else None.
+    boxes: (N, 4) x1, y1, x2, y2. scores: (N,). class_ids: (N,) int64. coefficients: (N, K) mask coefficients of a
+    segmentation network, otherwise None.
     """
 
     boxes: Tensor
@@ -37,10 +38,11 @@ def decode(
     classes: Sequence[int] | None = None,
     agnostic: bool = False,
 ) -> Found:
-    """The objects of image `index` of a batch.
+    """Return the objects of image `index` of a batch.
 
-    A place counts for its best class only. conf: keep greater scores. iou: of two boxes of one class (of any two, if
-    agnostic) that overlap by more, the weaker goes. classes: keep these only. ValueError for boxes that aren't finite.
+    Each place yields at most one object, of its best class. conf: keep scores greater than this. iou: of two boxes of
+    one class (of any two, if agnostic) that overlap by more, drop the one with the lower score. max_det: keep this many
+    objects. classes: keep these class ids only. ValueError if boxes aren't finite.
     """
     scores, class_ids = raw.classes[index].float().max(0)
     scores = scores.sigmoid()
@@ -61,7 +63,7 @@ def decode(
 
 
 def _boxes(bins: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Logits (4 * bins, N) over distances -> boxes (N, 4): the means of the distributions, from the places' centres."""
+    """Convert logits (4 * bins, N) to boxes (N, 4): each side lies the mean of its distribution from the centre."""
     count = bins.shape[0] // 4
     distances = torch.arange(count, dtype=torch.float32, device=bins.device)
     mean = (bins.view(4, count, -1).softmax(1) * distances[:, None]).sum(1).T * strides[:, None]  # (N, 4)

@@ -1,4 +1,4 @@
-"""YOLOv8 as a detector: boxes for SAM."""
+"""`YoloDetector`: YOLOv8 as a detector of boxes for SAM."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from .runner import Objects, find
 
 
 class YoloDetector:
-    """A `Detector` with a network of the family; see `load_detector` for the arguments.
+    """A `Detector` with a network of the YOLOv8 family; see `load_detector` for the arguments.
 
-    Calls from several threads may run at once. `fingerprint` is made of the checkpoint's sha256 and the settings, not
-    of its place or the device.
+    Thread-safe. `fingerprint` depends on the checkpoint's sha256 and the settings, but not on its path or the device.
     """
 
     def __init__(
@@ -41,23 +40,23 @@ class YoloDetector:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the largest input."""
+        """(height, width) that the input is scaled to fit into."""
         imgsz = self.loaded.imgsz
         return self.config.imgsz or DetectConfig(imgsz=imgsz).imgsz
 
     @property
     def fingerprint(self) -> str:
-        """What decides about the boxes."""
+        """Text that changes whenever the boxes may: hash of the checkpoint, and settings."""
         config = self.config
         settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self.size} max_det={config.max_det}"
         return f"yolov8 sha256={self.loaded.sha256} {settings} classes={config.classes}"
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
-        """Boxes of one image, (H, W, 3) uint8 BGR, the best first."""
+        """Return the boxes of one image, (H, W, 3) uint8 BGR, best first."""
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """Boxes of each image, in order; those of one shape go through the network together."""
+        """Return the boxes of each image, in order. Images with equal input shapes form one batch of the network."""
         found = find(self.loaded.network, images, self.config, self.size, Stopwatch(), with_masks=False)
         return [self._detections(objects) for objects in found]
 

@@ -1,4 +1,4 @@
-"""How much arithmetic a network needs."""
+"""Counting the arithmetic of a network."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from .network import Network
 
 
 def gflops(network: Network, side: int) -> float:
-    """1e9 floating-point operations of the convolutions for one square input; a multiply-add counts two.
+    """Return the floating-point operations, in 1e9, of the convolutions for one square input.
 
-    A twin of the network runs on no data (PyTorch's "meta" device), which takes no memory and hardly any time.
+    A multiply-add counts as two. The side is rounded up to a multiple of 32. A copy of the network runs on PyTorch's
+    "meta" device, without data, which takes no memory and hardly any time.
     """
     total = 0
 
     def count(module: Any, inputs: Any, output: Any) -> None:
         nonlocal total
-        # Each weight meets each position of the output, or, in the transposed form, of the input.
+        # Each weight is applied at each position of the output, or of the input in a transposed convolution.
         positions = output if isinstance(module, nn.Conv2d) else inputs[0]
         total += 2 * module.weight.numel() * positions.shape[-2] * positions.shape[-1]
 

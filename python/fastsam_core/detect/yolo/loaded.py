@@ -1,4 +1,4 @@
-"""A network of the family with what belongs to it, from a name, a path or the official addresses."""
+"""Loading a network of the family, with its class names and input size, by name, path or official address."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .weights import read_weights
 _ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
 _YOLO = tuple(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx")
 _FASTSAM = ("FastSAM-s.pt", "FastSAM-x.pt")
-# Official files and where they are published. No hashes of them are: `locate` keeps the first download's.
+# Official files and their addresses. No hashes of them are published: `locate` records that of the first download.
 OFFICIAL: dict[str, tuple[str, ...]] = {name: (_ASSETS + name,) for name in (*_YOLO, *_FASTSAM)}
-# Other names under which people know them.
+# Other common names of these files.
 _ALIASES = {"FastSAM.pt": "FastSAM-x.pt"}
 _IMGSZ = 640
-_FASTSAM_IMGSZ = 1024  # what FastSAM was trained and is used with
+_FASTSAM_IMGSZ = 1024  # FastSAM was trained at this size and is used at it
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """network: on its device. names: of all classes. imgsz: the input's long side to use where none is asked for."""
+    """A loaded network on its device, its class names, the default long side of its input, and its checkpoint."""
 
     network: Network
     names: dict[int, str]
@@ -39,15 +39,15 @@ class Loaded:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the checkpoint."""
+        """sha256 of the checkpoint."""
         return sha256_of(self.path)
 
 
 def load(model: str | os.PathLike[str], device: Any = "cpu") -> Loaded:
-    """Load an official name (with ".pt" or without), a path, or a file within `FASTSAM_HOME`.
+    """Load a network by official name (with ".pt" or without), path, or name of a file within `FASTSAM_HOME`.
 
-    FileNotFoundError if there is no such file or name, ValueError for a file that is something else, ConnectionError if
-    a download fails.
+    FileNotFoundError if there is no such file or name, ValueError if the file is something else, ConnectionError if a
+    download fails.
     """
     chosen = select_device(device)
     text = os.fspath(model)
@@ -59,7 +59,7 @@ def load(model: str | os.PathLike[str], device: Any = "cpu") -> Loaded:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     default = _FASTSAM_IMGSZ if path.name.lower().startswith("fastsam") else _IMGSZ
-    # Channels last: a tenth to a fifth less time on CPUs, and what half precision on GPUs wants.
+    # Channels last takes 10 to 20 % less time on CPUs, and is what half precision on GPUs needs to be fast.
     convert_conv2d_weight_memory_format(network.to(chosen), torch.channels_last)
     network.names = weights.names(network.sizes.classes)
     return Loaded(network, network.names, weights.facts.imgsz or default, path)

@@ -1,4 +1,4 @@
-"""Masks of the picture's own resolution, as run lengths, straight from coefficients and prototypes."""
+"""Run-length masks at the image's resolution, computed directly from coefficients and prototypes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from ... import ops
 from .letterbox import Letterbox
 
-_CHUNK = 32  # objects whose low-resolution logits exist together
+_CHUNK = 32  # objects whose low-resolution logits are in memory together
 
 
 def masks(
     coefficients: Tensor, prototypes: Tensor, boxes: Tensor, place: Letterbox
 ) -> tuple[list[dict[str, Any]], Tensor]:
-    """COCO run lengths of N masks, each cut to its box, and their areas (N,) int64.
+    """Return the COCO run lengths of N masks, each cut to its box, and their areas (N,) int64.
 
-    coefficients: (N, K). prototypes: (K, h, w). boxes: (N, 4) in pixels of the picture; a pixel belongs to a box if its
-    index does. A pixel is set where the bilinear interpolation of the mask's logits is above 0. No mask's pixels are
-    made, and the work grows with the boundary.
+    coefficients: (N, K). prototypes: (K, h, w). boxes: (N, 4) in pixels of the image; a box contains the pixels with
+    x1 <= x < x2 and y1 <= y < y2. place: the image's position in the input. A pixel is set if the bilinearly
+    interpolated logit of the mask is above 0. Masks are never decoded to pixels: the work grows with their boundaries.
     """
     height, width = place.original
     device = prototypes.device if prototypes.device.type in ("cpu", "cuda") else torch.device("cpu")
@@ -38,7 +38,7 @@ def masks(
             .contiguous()
         )
         for logit, (x1, y1, x2, y2) in zip(logits, extents[start : start + _CHUNK], strict=True):
-            if x1 >= x2 or y1 >= y2:  # of a box in the padding, nothing is left of which in the picture
+            if x1 >= x2 or y1 >= y2:  # nothing is left of a box that lay in the padding
                 counts.append(torch.tensor([height * width], device="cpu"))
                 areas.append(torch.tensor(0, device="cpu"))
                 continue

@@ -1,4 +1,4 @@
-"""`YOLO`: load a network of the YOLOv8 family and call it on anything."""
+"""`YOLO`: a network of the YOLOv8 family that can be called on any source."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class YOLO(ModelFacade):
     """A network of the YOLOv8 family, on the CPU until a call moves it.
 
     model: an official name ("yolov8n.pt" to "yolov8x.pt", "yolov8n-seg.pt" ..., with or without the suffix), which is
-    downloaded if need be, or a checkpoint's path (.pt or .safetensors). task: for callers that say it; the network
-    knows.
+    downloaded if necessary, or a checkpoint's path (.pt or .safetensors). task: accepted for compatibility; the
+    checkpoint decides, and a different value is warned about.
 
-    `model` is the module; `names` its classes by number; `overrides` holds options for all calls. `predictor` is None
-    before the first call. Checkpoints are read without importing or running anything that they name.
+    `model` is the module, `names` holds its classes by number, and `overrides` options for all calls. `predictor` is
+    None before the first call. Checkpoints are read without importing or running anything that they name.
     """
 
-    # Options in which a call differs from a predictor used directly: nothing is written unless asked for.
+    # Defaults of calls that differ from a predictor's: nothing is written unless asked for.
     _defaults: dict[str, Any] = {"dtype": None, "mode": "predict", "save": False}  # noqa: RUF012 - never changed
     _predictor: type[YoloPredictor] = YoloPredictor
 
@@ -46,7 +46,7 @@ class YOLO(ModelFacade):
 
     @property
     def names(self) -> dict[int, str]:
-        """The classes by number; others may be assigned, here and to `model.names`."""
+        """The classes by number. Assigning replaces them, here and in `model.names`."""
         return self.model.names
 
     @names.setter
@@ -55,21 +55,22 @@ class YOLO(ModelFacade):
 
     @property
     def task(self) -> str:
-        """What the network does: "detect" or "segment"."""
+        """Task of the network: "detect" or "segment"."""
         return self.model.sizes.task
 
     def __call__(self, source: Any = None, stream: bool = False, **kwargs: Any) -> list[Results] | Iterator[Results]:
-        """Results of every picture of `source`, in order. `predict` is the same.
+        """Return the results of every image of `source`, in order. `predict` is the same method.
 
         source: path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch, or a
-        list of these; None means the pictures that come with the package. stream: an iterator that works as it is
-        consumed, instead of a list. kwargs: options of `config.DetectConfig` with their aliases, for this call.
+        list of these; None means the sample images of the package. stream: return an iterator that works as it is
+        consumed, instead of a list. kwargs: options of `config.DetectConfig` or their aliases, for this call.
 
-        A result's boxes are x1, y1, x2, y2, score, class, the best first. Masks of a segmentation network have the
-        picture's resolution, are held as run lengths whose pixels are uint8, and are None where nothing was found.
+        The boxes of a result are x1, y1, x2, y2, score, class, best first. Masks of a segmentation network have the
+        resolution of the image and are stored as run lengths, which decode to uint8; they are None if nothing was
+        found.
 
-        Raises TypeError for an unknown option or a value of the wrong type, ValueError for one that doesn't fit, and
-        FileNotFoundError, ValueError or ConnectionError for a single picture that can't be had; of several, those are
+        Raises TypeError for an unknown option or a value of the wrong type, ValueError for an invalid value, and
+        FileNotFoundError, ValueError or ConnectionError if the only image can't be read; of several, such images are
         logged and left out.
         """
         return self._ready()(source, stream=stream, **kwargs)
@@ -89,19 +90,19 @@ class YOLO(ModelFacade):
         """Print a summary; with `detailed`, also one row per parameter.
 
         Returns the numbers of layers (modules without children), parameters, and parameters that take gradients (none),
-        and GFLOPs for a square input of `imgsz`, a multiplication and an addition being two; batch normalisations are
-        folded into convolutions. With verbose=False prints nothing and returns None.
+        and the GFLOPs for a square input of `imgsz`, counting a multiply-add as two. Batch normalisations are folded
+        into convolutions. With verbose=False it prints nothing and returns None.
         """
         return self._summary(detailed, gflops(self.model, imgsz)) if verbose else None
 
     # --- the module ---
 
     def fuse(self) -> None:
-        """Nothing is left to do: batch normalisations are folded into convolutions when a checkpoint is read."""
+        """Do nothing: batch normalisations are folded into convolutions when a checkpoint is read."""
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device that the network is on."""
         return next(self.model.parameters()).device
 
     def to(self, device: str | int | torch.device) -> YOLO:
@@ -120,12 +121,12 @@ class YOLO(ModelFacade):
         return self.to("cpu")
 
     def half(self) -> YOLO:
-        """Predict in half precision where that is of use, on CUDA; boxes stay float32."""
+        """Predict in half precision on CUDA, where it is faster; boxes stay float32."""
         self.overrides["half"] = True
         return self
 
     def float(self) -> YOLO:
-        """Predict in float32, as is the default."""
+        """Predict in float32, the default."""
         self.overrides.pop("half", None)
         return self
 

@@ -1,7 +1,7 @@
 """The network: a convolutional backbone, a two-way feature pyramid, and a head without anchors at strides 8, 16 and 32.
 
-Every convolution is followed by batch normalisation, which `weights` folds into it, and SiLU. Modules carry the names
-that the published checkpoints use, so that a state dict says which network it belongs to.
+Every convolution is followed by batch normalisation, which `weights` folds into it, and SiLU. Modules have the names
+that published checkpoints use, so that the keys of a state dict tell which network it belongs to.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 STRIDES = (8, 16, 32)
-# Layers of the sequence by their place in it; the places between them have no weights (upsampling, concatenation).
+# Indices of layers in the sequence; those in between have no weights (upsampling, concatenation).
 _CONVS = (0, 1, 3, 5, 7, 16, 19)
 _STAGES = (2, 4, 6, 8, 12, 15, 18, 21)
-_RESIDUAL = (2, 4, 6, 8)  # the backbone's stages add their input; the pyramid's don't
+_RESIDUAL = (2, 4, 6, 8)  # stages of the backbone add their input to their output; those of the pyramid don't
 _POOL = 9
 HEAD = 22
 
 
 class Raw(NamedTuple):
-    """What the network gives for B images, A places of all three levels together.
+    """Output of the network for B images, with the A places (cells) of all three levels concatenated.
 
     bins: (B, 4 * bins, A) logits over distances to the left, top, right and bottom. classes: (B, C, A) logits.
-    coefficients: (B, K, A) and prototypes: (B, K, H / 4, W / 4) of segmentation, else None. centres: (A, 2) x, y of the
-    places and strides: (A,), in pixels of the input.
+    coefficients: (B, K, A) and prototypes: (B, K, H / 4, W / 4) of a segmentation network, otherwise None. centres:
+    (A, 2) x, y and strides: (A,) of the places, in pixels of the input.
     """
 
     bins: Tensor
@@ -43,11 +43,12 @@ class Raw(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes that tell one network of the family from another.
+    """Sizes that distinguish one network of the family from another.
 
-    widths: channels that a layer gives, by its place. hidden: channels inside of a stage or of the pooling layer.
-    depths: bottlenecks of a stage. bins: per distance. classes: of objects. box, score, mask: channels inside of the
-    head's branches. coefficients, prototypes: of segmentation, 0 without it; prototypes is the width inside.
+    widths: output channels of a layer, by its index. hidden: channels inside a stage or the pooling layer. depths:
+    bottlenecks of a stage. bins: number per distance. classes: number of object classes. box, score, mask: channels
+    inside the head's branches. coefficients: of segmentation, 0 without it. prototypes: channels inside the prototype
+    branch, 0 without segmentation.
     """
 
     widths: dict[int, int]
@@ -63,12 +64,12 @@ class Architecture:
 
     @property
     def task(self) -> str:
-        """What the network does: "segment" or "detect"."""
+        """Task of the network: "segment" or "detect"."""
         return "segment" if self.coefficients else "detect"
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-        """From the shapes of a state dict; ValueError, naming a tensor that isn't there, for another network."""
+        """Derive the sizes from the shapes of a state dict. ValueError, naming a missing tensor, if it is another's."""
 
         def outputs(name: str) -> int:
             shape = shapes.get(f"model.{name}.weight")
@@ -103,7 +104,7 @@ class Architecture:
 
 
 class Conv(nn.Module):
-    """Convolution and SiLU, "same" padding."""
+    """Convolution with "same" padding, then SiLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
@@ -123,13 +124,13 @@ class Bottleneck(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), the same shape."""
+        """(B, C, H, W) -> the same shape."""
         y = self.cv2(self.cv1(x))
         return x + y if self.residual else y
 
 
 class Stage(nn.Module):
-    """A chain of bottlenecks on half of the channels, every link of which is handed on."""
+    """A chain of bottlenecks on half of the channels; the outputs of all links are concatenated."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int, depth: int, residual: bool) -> None:
         super().__init__()
@@ -146,7 +147,7 @@ class Stage(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Maxima over ever larger windows, by pooling three times over 5 x 5."""
+    """Maxima over increasingly large windows, by max-pooling three times over 5 x 5."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ class PyramidPooling(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Masks at a quarter of the input's size, of which every object's mask is a sum."""
+    """Prototype masks at a quarter of the input's size; each object's mask is a weighted sum of them."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -174,7 +175,7 @@ class Prototypes(nn.Module):
 
 
 class Head(nn.Module):
-    """One branch each for distances, classes and, in segmentation, mask coefficients, at three levels."""
+    """Branches for distances, classes and, in segmentation, mask coefficients, at each of three levels."""
 
     def __init__(self, inputs: tuple[int, ...], sizes: Architecture) -> None:
         super().__init__()
@@ -193,7 +194,7 @@ class Head(nn.Module):
             self.proto = Prototypes(inputs[0], sizes.prototypes, sizes.coefficients)
 
     def forward(self, levels: list[Tensor]) -> Raw:
-        """Three levels (B, C, H / stride, W / stride)."""
+        """levels: three feature maps (B, C, H / stride, W / stride), finest first."""
 
         def joined(branches: nn.ModuleList) -> Tensor:
             return torch.cat([branch(x).flatten(2) for branch, x in zip(branches, levels, strict=True)], 2)
@@ -215,9 +216,9 @@ class Network(nn.Module):
     def __init__(self, sizes: Architecture) -> None:
         super().__init__()
         self.sizes = sizes
-        self.names: dict[int, str] = {}  # of all classes, once they are known
+        self.names: dict[int, str] = {}  # of all classes; set by `loaded.load`
         width, hidden, depth = sizes.widths, sizes.hidden, sizes.depths
-        # What each layer reads, where that isn't the layer before it: the pyramid joins levels of the backbone.
+        # Input channels of layers that don't read just the layer before: the pyramid joins levels of the backbone.
         inputs = {
             12: width[9] + width[6],
             15: width[12] + width[4],
@@ -260,7 +261,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def _places(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Centres (A, 2) x, y and strides (A,) of all cells, level by level, row by row, float32."""
+    """Return centres (A, 2) x, y and strides (A,) of all cells, level by level, in row-major order, float32."""
     centres, strides = [], []
     for (height, width), stride in zip(shapes, STRIDES, strict=True):
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride

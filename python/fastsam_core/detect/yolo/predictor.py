@@ -1,4 +1,4 @@
-"""YOLOv8 on any source: the loop of all predictors around the network."""
+"""`YoloPredictor`: runs YOLOv8 on any source, in the prediction loop that all predictors share."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def _same(result: Results) -> Results:
 
 
 class YoloPredictor(PredictionLoop):
-    """Finds objects in pictures with a network of the YOLOv8 family.
+    """A predictor that finds objects in images with a network of the YOLOv8 family.
 
-    cfg, overrides: options by name (see `config.DetectConfig`), `overrides` winning; neither is changed. `model` is an
-    official name, a checkpoint's path, or what `load` gave; it is loaded when it is first needed.
-    _callbacks: functions by event, each called with this predictor.
+    cfg, overrides: options by name (see `config.DetectConfig`), of which `overrides` takes precedence; neither is
+    modified. The option `model` is an official name, a checkpoint's path, or the result of `load`; it is loaded on
+    first use. _callbacks: functions by event, each called with this predictor.
 
     Calls from several threads take turns.
     """
@@ -51,19 +51,20 @@ class YoloPredictor(PredictionLoop):
     def __call__(
         self, source: Any = None, model: Any = None, stream: bool = False, **kwargs: Any
     ) -> list[Results] | Iterator[Results]:
-        """Results of every picture of `source`, in order; None means the pictures that come with the package.
+        """Return the results of every image of `source`, in order; None means the sample images of the package.
 
-        kwargs: options for this call. stream: give an iterator that works as it is consumed, instead of a list.
+        model: replaces that of the options. stream: return an iterator that works as it is consumed, instead of a list.
+        kwargs: options for this call.
 
-        Of several pictures, one that can't be read is logged and left out. Raises TypeError and ValueError for
-        arguments, and ValueError, FileNotFoundError or ConnectionError for a single picture that can't be had.
+        Of several images, one that can't be read is logged and left out. Raises TypeError and ValueError for invalid
+        arguments, and ValueError, FileNotFoundError or ConnectionError if the only image can't be read.
         """
         return self._results(source, model, stream, self.args.updated(kwargs))
 
     def _results(
         self, source: Any, model: Any, stream: bool, config: DetectConfig, finish: Callable[[Results], Results] = _same
     ) -> list[Results] | Iterator[Results]:
-        """`finish` turns each picture's result into what is given."""
+        """Predict as `__call__` does; `finish` converts each image's result to the one that is returned."""
         if source is None:
             from ... import ASSETS
 
@@ -89,7 +90,7 @@ class YoloPredictor(PredictionLoop):
         return results if stream else list(results)
 
     def setup_model(self, model: Any = None, config: Config | None = None) -> Loaded:
-        """Load `model`, or that of the options unless there is one, and move it to the options' device."""
+        """Load `model`, or by default that of the options, and move it to the options' device."""
         config = config or self.args
         with self._lock:
             if model is not None or self.loaded is None:
@@ -120,7 +121,7 @@ class YoloPredictor(PredictionLoop):
     ) -> Results:
         masks = None
         if objects.rles:
-            # uint8, which OpenCV takes and of which 1 can be subtracted, as people's code for these networks expects.
+            # uint8: OpenCV accepts it, and code written for these networks may compute with it, such as `1 - mask`.
             masks = Masks(objects.rles, image.shape[:2], device=objects.rows.device, dtype=torch.uint8)
         return Results(image, path, names, objects.rows, masks, speed=speed)
 

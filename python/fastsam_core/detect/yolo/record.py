@@ -1,4 +1,4 @@
-"""What a pickled checkpoint of the family says: its tensors' places, and facts that its tensors don't tell."""
+"""Reading a pickled checkpoint's record: where its tensors are, and facts that the tensors don't tell."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import nn
 from ...models.pickled import Record, TensorRef
 from .network import HEAD, Network
 
-# The modules of the sequence. An unknown one tells another family, whatever the tensors' shapes may be.
+# Module types of the sequence. Another type means another network family, even if all tensor shapes match.
 _LAYERS = (
     *("Conv", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "SPPF"),
     *("Upsample", "Concat", "C2f", "Upsample", "Concat", "C2f", "Conv", "Concat", "C2f", "Conv", "Concat", "C2f"),
 )
 _HEADS = ("Detect", "Segment")
-_EPSILON = 1e-3  # of the family's normalisations, where nothing says otherwise
+_EPSILON = 1e-3  # of the family's batch normalisations, if the file doesn't give it
 _MAX_MODULES = 10_000
 _MAX_DEPTH = 16
 _MAX_NAMES = 100_000
-# Numbers of a convolution that its weights don't show.
+# Properties of a convolution that the shape of its weight doesn't show.
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")
 
 Tensors = TypeVar("Tensors")
@@ -32,8 +32,8 @@ Tensors = TypeVar("Tensors")
 class Facts:
     """Facts about a checkpoint.
 
-    names: class names by id. imgsz: the input's long side in training, None if not said. epsilon: of the batch
-    normalisations. convolutions: stride, padding, dilation and groups by module name, where the file says them.
+    names: class names by id. imgsz: long side of the input in training, None if unknown. epsilon: of the batch
+    normalisations. convolutions: stride, padding, dilation and groups by module name, if the file gives them.
     """
 
     names: dict[int, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Facts:
 
     @classmethod
     def from_json(cls, text: str | None) -> Facts:
-        """From the metadata of a safetensors file; ValueError if they are not such facts."""
+        """Read the facts from the metadata of a safetensors file; ValueError if they are malformed."""
         if text is None:
             return cls()
         try:
@@ -55,7 +55,7 @@ class Facts:
             raise ValueError(f"its metadata are damaged: {error}") from None
 
     def check(self, network: Network) -> None:
-        """ValueError if a convolution of the file works in another way than the network's of that name."""
+        """Raise ValueError if a convolution of the file has another stride, padding, ... than the network's."""
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d) and name in self.convolutions:
                 ours = tuple(getattr(module, key) for key in _CONVOLUTION)
@@ -67,10 +67,10 @@ class Facts:
 
 
 def read_record(content: Any) -> tuple[dict[str, TensorRef], Facts]:
-    """The tensors' places and the facts of what `open_pickled` gave.
+    """Return the positions of the tensors, and the facts, in the content that `open_pickled` returned.
 
-    The exponential moving average of the weights is taken where there is one. ValueError for anything but a YOLOv8
-    network or its state dict.
+    If the checkpoint has an exponential moving average of the weights, that is taken. ValueError for anything but a
+    YOLOv8 network or its state dict.
     """
     about: Mapping[Any, Any] = content if isinstance(content, dict) else {}
     root: Any = content
@@ -112,7 +112,7 @@ def read_record(content: Any) -> tuple[dict[str, TensorRef], Facts]:
 
 
 def flat_tensors(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
-    """A state dict under the published names: what stands before "0.conv.weight" in it becomes "model."."""
+    """Rename a state dict to the published names: the prefix before "0.conv.weight" becomes "model."."""
     prefix = next((name.removesuffix("0.conv.weight") for name in tensors if is_first(name)), None)
     if prefix is None:
         first = ", ".join(map(repr, list(tensors)[:3])) or "nothing"
@@ -121,7 +121,7 @@ def flat_tensors(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
 
 
 def is_first(name: str) -> bool:
-    """Whether this is the name of the first layer's weight, with or without a prefix."""
+    """Return whether `name` is the name of the first layer's weight, with or without a prefix."""
     return name == "0.conv.weight" or name.endswith("model.0.conv.weight")
 
 
@@ -142,7 +142,7 @@ def _check_layers(sequence: Record) -> None:
 
 
 def _modules(sequence: Record) -> Iterator[tuple[str, Record]]:
-    """Every module below the sequence with its dotted name."""
+    """Yield every module below the sequence with its dotted name. ValueError if they are too many or too deep."""
     waiting: list[tuple[str, Record, int]] = [("model", sequence, 0)]
     count = 0
     while waiting:
@@ -175,7 +175,7 @@ def _names(names: Any) -> dict[int, str]:
 
 
 def _imgsz(args: Any) -> int | None:
-    """The training's input size, from a dictionary or a record of its settings."""
+    """Return the input size in training, from a dictionary or record of the settings; None if missing or invalid."""
     settings = args.state if isinstance(args, Record) else args
     value = settings.get("imgsz") if isinstance(settings, dict) else None
     if isinstance(value, list | tuple) and value and all(type(side) is int for side in value):

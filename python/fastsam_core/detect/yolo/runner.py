@@ -1,4 +1,4 @@
-"""Images through the network, to boxes and masks in the images' own pixels."""
+"""Running the network on images, to boxes and masks in pixels of the images."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Image = NDArray[np.uint8]
 
 
 class Objects(NamedTuple):
-    """N objects of one image, the best first.
+    """N objects of one image, best first.
 
     rows: (N, 6) float32 x1, y1, x2, y2, score, class id, in pixels of the image, on the network's device. rles: COCO
-    run lengths of the masks, None from a network that only detects. input_hw: (height, width) of the network's input.
+    run lengths of the masks, None without masks. input_hw: (height, width) of the network's input.
     """
 
     rows: Tensor
@@ -42,10 +42,10 @@ def find(
     watch: Stopwatch,
     with_masks: bool = True,
 ) -> list[Objects]:
-    """The objects of each image, BGR uint8 (H, W, 3), in order.
+    """Return the objects of each image, BGR uint8 (H, W, 3), in order.
 
-    size: the largest input, (height, width). Images whose inputs have the same shape go through the network together,
-    so that no image is padded for another's sake. Objects whose mask is empty are left out.
+    size: (height, width) that inputs are scaled to fit into. Only images with equal input shapes form a batch, so that
+    none needs extra padding. Objects whose mask is empty are left out.
     """
     places = [Letterbox.of((image.shape[0], image.shape[1]), size) for image in images]
     together: dict[tuple[int, int], list[int]] = {}

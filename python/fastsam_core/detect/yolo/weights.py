@@ -1,4 +1,4 @@
-"""Checkpoints of the family: what is in a file, whether it is one of these networks, and loading it."""
+"""Checkpoints of the family: reading them, checking that they are YOLOv8 networks, and building the network."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .record import Facts, flat_tensors, is_first, read_record
 
 _METADATA = "fastsam_core"
 _COUNTER = ".num_batches_tracked"
-# The distances that the bins stand for, 0, 1, 2 ...: stored, though they can't be otherwise.
+# The distances that the bins stand for. Checkpoints store them, although they are always 0, 1, 2 ...
 _DISTANCES = "model.22.dfl.conv.weight"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint: tensors by their published names ("model.0.conv.weight" ...), unfolded, and facts about it."""
+    """A checkpoint: unfolded tensors by their published names ("model.0.conv.weight" ...), and facts about it."""
 
     tensors: dict[str, Tensor]
     facts: Facts
 
     def network(self) -> Network:
-        """The network, in float32 on the CPU; ValueError, saying what doesn't fit, for tensors of another one."""
+        """Build the network, in float32 on the CPU. ValueError, naming what differs, if the tensors don't fit."""
         folded = fold(self.tensors, self.facts.epsilon)
         try:
             sizes = Architecture.of({name: tuple(value.shape) for name, value in folded.items()})
@@ -49,13 +49,16 @@ class Weights:
         return network
 
     def names(self, classes: int) -> dict[int, str]:
-        """The class names: the checkpoint's; without any, those of COCO for 80 classes, else numbers."""
+        """Return the checkpoint's class names; without any, those of COCO if there are 80 classes, else numbers.
+
+        The only class of a network without names is called "object".
+        """
         known = self.facts.names or (COCO_NAMES if classes == len(COCO_NAMES) else {})
         return {index: known.get(index, "object" if classes == 1 else str(index)) for index in range(classes)}
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a `.pt` file (pickled modules, or a state dict) or a `.safetensors` file of ours or of others.
+    """Read a `.pt` file (pickled modules, or a state dict) or a `.safetensors` file by any writer.
 
     Nothing that the file names is imported or called. ValueError, naming the file, if it is something else or damaged.
     """
@@ -73,12 +76,12 @@ def read_weights(path: Path) -> Weights:
 
 
 def tells_yolo(names: Iterable[str]) -> bool:
-    """Whether tensors of these names look like a YOLO network's."""
+    """Return whether tensors with these names look like those of a YOLO network."""
     return any(is_first(name) for name in names)
 
 
 def save_weights(weights: Weights, target: Path) -> None:
-    """Write a `.safetensors` file that `read_weights` reads, with the tensors as they are and the facts beside them."""
+    """Write a `.safetensors` file for `read_weights`, with the tensors unchanged and the facts as metadata."""
     from ..._files import save_tensors
 
     facts = {
@@ -91,9 +94,9 @@ def save_weights(weights: Weights, target: Path) -> None:
 
 
 def fold(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
-    """The tensors in float32 with every batch normalisation folded into its convolution's weight and bias.
+    """Return the tensors in float32 with every batch normalisation folded into its convolution's weight and bias.
 
-    ValueError for a normalisation without its convolution, or with other sizes.
+    ValueError for a normalisation without its convolution, or of another size.
     """
     folded: dict[str, Tensor] = {}
     for name, value in tensors.items():
@@ -129,7 +132,7 @@ def _safetensors(path: Path) -> Weights:
 
 
 def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """In words, what is missing, too much, or of another shape; empty if nothing is."""
+    """Describe what is missing, unexpected or of another shape; empty if nothing is."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     other = [

@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def run(values: dict[str, Any]) -> None:
-    """The command, from its key=value pairs."""
+    """Run `fastsam val` with the values of its key=value arguments."""
     check_keys(values, list(OPTIONS), "val")
     given = {key: value for key, value in values.items() if value is not None}
     if "data" not in given:
@@ -43,16 +43,16 @@ def run(values: dict[str, Any]) -> None:
     name = given.pop("model", DEFAULT_MODEL)
     if _kind(name) != "SAM":
         raise UsageError(f"val measures Segment Anything models, and model={name} is {_kind(name)}")
-    # Mistakes show before a model is loaded or a folder made.
+    # Report invalid arguments before loading a model or creating a folder.
     EvaluateConfig(**{key: value for key, value in given.items() if key in EvaluateConfig.__dataclass_fields__})
     open_data(given["data"], given.get("images"))
     model = SAM(name)
-    # Many shells leave a ~ behind the = as it is.
+    # Many shells don't expand a ~ after the =.
     folder = Path(given.pop("output", None) or run_folder(Config(mode="val"))).expanduser()
     try:
         result = model.val(**given, output=folder)
     except BaseException:
-        with contextlib.suppress(OSError):  # a folder with anything in it stays
+        with contextlib.suppress(OSError):  # rmdir fails on a folder that isn't empty, which is then kept
             folder.rmdir()
         raise
     print(result)

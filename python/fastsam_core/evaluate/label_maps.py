@@ -1,4 +1,4 @@
-"""True masks as maps of numbers: PNG files, and .npz files with a list of segments."""
+"""Readers of true masks stored as label maps: PNG files, and .npz files with a list of segments."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from ..sources.decode import check_size, opened
 
-# What Pillow calls pictures of whole numbers: 1, 8, 16 and 32 bits, and the places in a palette.
+# Pillow's modes of images with one integer per pixel: 1, 8, 16 and 32 bits, and palette indices ("P").
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
-# VOC and DAVIS mark pixels that belong to nobody so, in their pictures with palettes.
+# Palette index that VOC and DAVIS give to pixels that belong to no object.
 _VOID = 255
-# Characters of the list of segments: tens of thousands of them fit.
+# Maximum length of the list of segments in characters, enough for tens of thousands of segments.
 _MOST_TEXT = 1 << 25
 
 
 def read_png(path: Path) -> NDArray[Any]:
-    """The numbers (H, W) of a PNG; those of a palette are its places, and 255 is background (VOC's void) there.
+    """Return the object numbers (H, W) of a PNG. A palette image gives its indices, with 255 (VOC's void) as 0.
 
-    ValueError for a picture in colour, and for what is no PNG.
+    Exception: a palette image that holds only 0 and 255 is a mask of one object, whose 255 stays. ValueError for a
+    colour image and for a file that is no PNG.
     """
     with open(path, "rb") as file:
         kind, picture = opened(file)
@@ -49,23 +50,24 @@ def read_png(path: Path) -> NDArray[Any]:
 
 
 def numbers_of(labels: NDArray[Any]) -> list[int]:
-    """The objects of a map: every number but 0."""
+    """Return the object numbers of a label map: every value but 0, ascending."""
     return [int(number) for number in np.unique(labels) if number != 0]
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The numbers of the things that are no crowds, and how many crowds there are."""
+    """Labels of the things that are not crowds, and the number of crowds."""
 
     things: list[int]
     crowds: int
 
 
 def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]:
-    """The map (H, W) of an .npz file for a picture of `size` = (height, width), and what its segments are.
+    """Return the label map (H, W) and the segments of an .npz file, for an image of `size` = (height, width).
 
-    The file has `labels`, whole numbers (H, W), and `segments`, a JSON list of objects with `label`, and `isthing` (1
-    if not given) and `iscrowd` (0 if not given). ValueError for another file, before more is read than its headers.
+    The file holds `labels`, integers (H, W), and `segments`, a JSON list of objects with `label`, `isthing` (default 1)
+    and `iscrowd` (default 0). ValueError for any other file. Shapes and dtypes are checked in the headers, before the
+    arrays are read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -90,7 +92,7 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        # Later ones are for tables of many columns, and their headers may claim gigabytes, which NumPy would read.
+        # Later versions are for structured arrays; their headers may claim a length of gigabytes, and NumPy reads them.
         if version != (1, 0):
             raise ValueError(f"{member} is written in NumPy's format {version}, where (1, 0) is needed, np.savez's own")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -1,6 +1,6 @@
 """Train a model: `python -m fastsam_core.train --help`.
 
-From scratch on generated scenes, or from a checkpoint on your own labelled images.
+Trains from scratch on generated scenes, or from a checkpoint on your own labelled images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .pool import LabelledImage
 from .scene_data import SceneDataset
 
 _DEFAULT = TrainConfig()
-# From a checkpoint: less, and more gently.
+# Defaults for training from a checkpoint: fewer steps, smaller batches and a lower learning rate.
 _FURTHER_STEPS, _FURTHER_BATCH, _FURTHER_RATE = 1000, 4, 1e-4
 
 
@@ -132,14 +132,15 @@ def _trainer(options: dict[str, Any]) -> Trainer:
     }
     usual: dict[str, Any] = {"precision": "bfloat16" if device.type == "cuda" else "float32"}
     if options["model"] not in registry.MODELS:
-        usual |= {"learning_rate": _FURTHER_RATE, "evenness_share": 0.0}  # its masks have formed
+        # No ramp of the evenness: a checkpoint already predicts masks.
+        usual |= {"learning_rate": _FURTHER_RATE, "evenness_share": 0.0}
         if "phases" not in given:
             size = load_model(options["model"]).image_size
             usual["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
     if options["data"] is not None:
         if options["plane_shares"] is not None:
             raise ValueError("--plane-shares is for generated scenes, not for labelled pictures (--data)")
-        # The planes of such labels are no levels, and what has no label may still be an object.
+        # The planes of these labels are not objects, parts and groups, and pixels without a label may show an object.
         usual |= {"background": 0.0, "min_area": MIN_AREA}
         given |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}
     config = replace(_DEFAULT, **usual | given)
@@ -148,7 +149,7 @@ def _trainer(options: dict[str, Any]) -> Trainer:
         data = own = LabelledFolder(
             options["data"], images=options["images"], size=config.size, min_area=config.min_area
         )
-        own[0]  # a mistake shows here, not in a process of the loader's: ValueError where no image is usable
+        own[0]  # raises ValueError here, rather than in a worker process, if no image is usable
         config = replace(config, pool=min(config.pool, len(own)))
     return Trainer(config, data, options["output"], str(device), options["workers"])
 

@@ -23,7 +23,7 @@ def extent(pieces: list[Piece]) -> tuple[float, float, float, float]:
 
 
 def stand(pieces: list[Piece], x: float, base: float, wide: float, tall: float) -> list[Piece]:
-    """Scale the pieces to fit into `wide` by `tall` and stand them on the height `base`, centred at `x`."""
+    """Return the pieces scaled to fit into `wide` by `tall`, centred at `x`, with their bottom at y = `base`."""
     left, top, right, bottom = extent(pieces)
     scale = min(wide / max(right - left, 1e-6), tall / max(bottom - top, 1e-6))
     return put(pieces, x - scale * (left + right) / 2, base - scale * bottom, scale)

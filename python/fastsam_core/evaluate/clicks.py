@@ -34,7 +34,7 @@ def innermost(region: Mask, taken: Sequence[Click] = ()) -> tuple[Click | None, 
     """
     import cv2
 
-    # Cropping to the bounding box changes nothing: no pixel is farther from the outside than from the box's frame.
+    # Cropping keeps the distances: the pixels around the bounding box are outside the region, like the padding.
     left, top, width, height = cv2.boundingRect(region.view(np.uint8))
     if not width:
         return None, 0.0

@@ -1,4 +1,4 @@
-"""`fastsam val`."""
+"""The command `fastsam val`."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def read_png(path: Path) -> NDArray[Any]:
         check_size(picture.width, picture.height)
         try:
             numbers = np.asarray(picture)
-        except Exception as error:  # decoders raise whatever they stumble over
+        except Exception as error:  # decoders may raise anything
             raise ValueError(f"{path.name} is damaged: {error}") from error
     if picture.mode == "1":
         numbers = numbers.astype(np.uint8) * 255

@@ -1,6 +1,6 @@
 """Calibrate a model's predicted IoU: `python -m fastsam_core.train.calibrate --model M --output FILE`.
 
-During training the predicted IoU follows masks that keep changing, and is trained on parts as often as on whole things.
+During training the predicted IoU follows masks that keep changing, and a third of the prompts ask for parts and groups.
 Here the model is frozen except for its IoU head, which is trained further on the true IoU of the model's masks of
 generated scenes. This is much cheaper than training: all but the head is inference, and each token is computed once.
 """
@@ -39,7 +39,7 @@ from .scene_data import SceneDataset
 
 # Frequencies of objects, parts and groups: a click means an object more often than a part of it or its group.
 SHARES = (0.82, 0.12, 0.06)
-# Number of background clicks for each prompt on a region: a grid of points has more of them than training did.
+# Number of background clicks for each click on a region: a grid of points has more of them than training did.
 BACKGROUND = 1.0
 _HELD_OUT = 0.15  # fraction of the images; in effect every seventh
 _EPOCHS, _BATCH, _RATE = 20, 512, 3e-4

@@ -40,7 +40,7 @@ class TrainConfig:
         min_area: smallest object to ask for, as a fraction of the image.
         plane_shares: relative frequencies of prompts for the regions of each plane of labels; () draws all regions
             with equal probability.
-        background: number of clicks outside all objects for each prompt on one. They teach a low predicted IoU there.
+        background: number of clicks outside all objects for each click on one. They teach a low predicted IoU there.
             Use 0 for labels that leave objects out.
         rounds: relative frequencies of steps with one round of prompts, two rounds, and so on.
         iou_weight: weight of the predicted IoU's error relative to the mask losses.

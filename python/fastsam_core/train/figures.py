@@ -159,7 +159,7 @@ def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
     trunk_lines = [smooth(torso, 1), *stroke([chest, (0.0, -0.06)], shoulder * 0.95, waist * 0.95)]
     pieces.append(Piece.of(trunk_lines, (), top, True))
     middle = (neck[0] * 0.5, neck[1] * 0.55)
-    if rng.random() < 0.3:  # an open jacket and perhaps a tie
+    if rng.random() < 0.3:  # an open jacket, sometimes with a tie
         wide = shoulder * _u(rng, 0.2, 0.5)
         pieces.append(
             Piece.of(

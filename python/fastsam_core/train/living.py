@@ -160,7 +160,7 @@ def potted_plant(rng: np.random.Generator) -> list[Piece]:
 
 
 def fruit(rng: np.random.Generator) -> list[Piece]:
-    """A round fruit with a stem and perhaps a leaf."""
+    """A round fruit with a stem, sometimes with a leaf."""
     body = (blob(rng, rough=0.12, waves=4) * 0.8).astype(np.float32)
     pieces = [piece_of(*stroke([(0, -0.6), (_u(rng, -0.15, 0.15), -1.05)], 0.05), slot=1), piece_of(body)]
     if rng.random() < 0.4:

@@ -32,8 +32,7 @@ class Painter:
     Attributes:
         labels, parts: (S, S) int32, number of the object and of the part at each pixel; 0 for none.
         objects: number of objects so far.
-        owners: object of each part; entry 0 is 0.
-        group_of: group of each object, 0 for none; entry 0 is 0.
+        owners, group_of: object of each part, and group of each object (0 for none); entry 0 is 0.
     """
 
     def __init__(self, image: np.ndarray, pool: TexturePool, rng: np.random.Generator) -> None:
@@ -118,10 +117,7 @@ class Painter:
         return materials[slot]
 
     def _camouflage(self, materials: dict[int, Material], slot: int, behind: np.ndarray) -> None:
-        """Give the material of `slot` about the colour of the image (h, w, 3) behind it.
-
-        Faint outlines like this are common in photographs.
-        """
+        """Recolour the material of `slot` to about the image (h, w, 3) behind: faint outlines are common in photos."""
         around = np.array(cv2.mean(np.ascontiguousarray(behind[::4, ::4]))[:3]) + self.rng.normal(0, 0.07, 3)
         own = self._material(materials, slot)
         materials[slot] = own.recoloured(np.clip(around, 0.0, 1.0).astype(np.float32))

@@ -168,7 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        # Check the output before the work.
+        # Check the options before the work.
+        for name, least in {"pictures": 1, "prompts": 1, "seed": 0, "workers": 0}.items():
+            if getattr(options, name) < least:
+                raise ValueError(f"--{name} is {least} or more, not {getattr(options, name)}")
         if options.output.is_dir():
             raise ValueError(f"--output is a file to write, but {options.output} is a folder")
         check_folder(options.output.parent)

@@ -84,11 +84,12 @@ class TrainConfig:
         for phase in self.phases:
             if phase.size < 32 or phase.size % 16 or phase.steps < 1 or phase.batch < 1:
                 raise ValueError(f"{phase}: the size is a multiple of 16 from 32, steps and batch are at least 1")
-        if any(not share >= 0 for share in self.plane_shares) or (self.plane_shares and not sum(self.plane_shares)):
-            raise ValueError(f"plane_shares are not negative, and one is above 0; given: {self.plane_shares!r}")
-        if not self.rounds or any(not share >= 0 for share in self.rounds) or not sum(self.rounds):
-            raise ValueError(f"rounds are not negative, and one is above 0; given: {self.rounds!r}")
-        not_negative = ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps")
+        for name, shares in (("plane_shares", self.plane_shares or (1.0,)), ("rounds", self.rounds)):
+            if any(not 0 <= share < math.inf for share in shares) or not sum(shares):
+                raise ValueError(
+                    f"{name} must be finite and not negative, and at least one above 0; given: {getattr(self, name)!r}"
+                )
+        not_negative = ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps", "seed")
         for name, least in {"prompts": 3, "pool": 1, "reuse": 1, **dict.fromkeys(not_negative, 0)}.items():
             if not least <= getattr(self, name) < math.inf:  # also rejects NaN, which would spread to the weights
                 raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")

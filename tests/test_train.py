@@ -153,7 +153,8 @@ def test_a_damaged_state_is_named(
         torch.save(torch.load(path) | content, path)
     with pytest.raises(SystemExit, match="2"):
         command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
-    assert re.search(r"state\.pt is no run's state, damaged, or of another version; remove", capsys.readouterr().err)
+    said = r"state\.pt is not the state of a run, damaged, or of another version; remove"
+    assert re.search(said, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("error", "status"), [(FloatingPointError("lower it"), 1), (KeyboardInterrupt(), 130)])
@@ -316,7 +317,7 @@ def test_how_to_train_can_be_said(own: bool, monkeypatch: pytest.MonkeyPatch, tm
 def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(["--phases", phase])
-    assert re.search("error: .*(three whole numbers|a multiple of 16 from 32)", capsys.readouterr().err)
+    assert re.search("error: .*(three integers|a multiple of 16 from 32)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -74,12 +74,12 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]
             shape, dtype = _header(archive, "labels.npy")
             if dtype.kind not in "iub" or shape != tuple(size):
                 raise ValueError(
-                    f"labels is {dtype} {shape}, but whole numbers {tuple(size)} are needed, the picture's (height, "
+                    f"labels is {dtype} {shape}, but integers of shape {tuple(size)} are needed, the image's (height, "
                     "width)"
                 )
             shape, dtype = _header(archive, "segments.npy")
             if dtype.kind not in "US" or shape != () or dtype.itemsize > 4 * _MOST_TEXT:
-                raise ValueError(f"segments is {dtype} {shape}, but one text, a JSON list, is needed")
+                raise ValueError(f"segments is {dtype} {shape}, but a single string with a JSON list is needed")
         with np.load(path, allow_pickle=False) as content:
             labels, segments = content["labels"], content["segments"].item()
         return labels, _segments(segments if isinstance(segments, str) else segments.decode("utf-8"))
@@ -110,7 +110,7 @@ def _segments(text: str) -> Segments:
     for place, entry in enumerate(entries):
         number = entry.get("label")
         if not isinstance(number, int) or isinstance(number, bool) or number in things:
-            raise ValueError(f"segments[{place}]: label must be a whole number of its own, not {number!r}")
+            raise ValueError(f"segments[{place}]: label must be an integer that no other segment has, not {number!r}")
         crowd, thing = entry.get("iscrowd", 0), entry.get("isthing", 1)
         for name, flag in (("iscrowd", crowd), ("isthing", thing)):
             if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):

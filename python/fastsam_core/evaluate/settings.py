@@ -42,7 +42,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         least = _number(0)("min_area", self.min_area)
         if least >= 1:
-            raise ValueError(f"min_area is a share of the picture, from 0 to below 1, not {self.min_area!r}")
+            raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {self.min_area!r}")
         most = None if self.max_images is None else _whole(1)("max_images", self.max_images)
         checked = {
             "measures": read_measures(self.measures),

@@ -236,7 +236,7 @@ def open_data(data: Any, images: Any = None) -> DataSet:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise ValueError(f"{path} holds {found}; {FORMS}")
     if len(kinds) > 1:
-        raise ValueError(f"{path} holds both masks/ and labels/: which are the true ones? {FORMS}")
+        raise ValueError(f"{path} holds both masks/ and labels/, and only one of them may be there; {FORMS}")
     return FolderData(path / "images", path / kinds[0], ".png" if kinds == ["masks"] else ".npz")
 
 

@@ -65,7 +65,7 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
         logits, _ = model.decode_prompts(prepared, boxes=boxes)
         box.append(_ious(logits, masks)[:, 0])
     if not point:
-        raise ValueError(f"no object of these {scenes} scenes covers {min_area:.0%} of its picture")
+        raise ValueError(f"no object of these {scenes} scenes covers {min_area:.0%} of its image")
     means = [torch.cat(values).mean().item() for values in (point, oracle, box)]
     return Scores(scenes, sum(map(len, point)), *means)
 

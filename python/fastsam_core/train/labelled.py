@@ -67,7 +67,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         self.size = _whole(32)("size", size)
         self.min_area = _number(0)("min_area", min_area)
         if self.min_area >= 1:
-            raise ValueError(f"min_area is a share of the image, from 0 to below 1, not {min_area!r}")
+            raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {min_area!r}")
         self._set: DataSet = open_data(data, images)
         self.data = Path(data)
         self._places = self._set.labelled()
@@ -141,8 +141,8 @@ class LabelledFolder(Dataset[LabelledImage]):
         planes, left_out = arrange(patches, image.shape[:2], MAX_PLANES)
         if left_out and not (self._states > 0).any():
             logger.warning(
-                "%s: %d of %d masks are left out: %d planes hold no more, by overlap or number; so it may be with "
-                "other images, of which no more is said",
+                "%s: %d of %d masks are left out: each of the %d planes has a mask that overlaps them, or is full; "
+                "further images with such masks are counted but not logged",
                 example.name,
                 left_out,
                 len(patches),
@@ -162,7 +162,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         for place in self._places[:5]:
             if place not in self._reasons:
                 self._read(place)
-            yield f"{self._set.names[place]}: {self._reasons.get(place, 'it can be read by now')}"
+            yield f"{self._set.names[place]}: {self._reasons.get(place, 'it is usable now')}"
         if len(self) > 5:
             yield f"and {len(self) - 5} more"
 

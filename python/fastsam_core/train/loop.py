@@ -277,11 +277,11 @@ class Trainer:
         except Exception as error:  # a damaged file may raise anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"{path} is no run's state, damaged, or of another version; remove it to begin anew ({reason})"
+                f"{path} is not the state of a run, damaged, or of another version; remove it to start over ({reason})"
             ) from error
         for name in other:
             raise ValueError(
-                f"{path} is a run with {name} {state['config'][name]!r}, not {own[name]!r}; take another folder"
+                f"{path} is of a run with {name} {state['config'][name]!r}, not {own[name]!r}; use another folder"
             )
         logger.info("resuming %s at step %d", path, self.step)
 

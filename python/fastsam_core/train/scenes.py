@@ -121,7 +121,7 @@ def make_scene(
         ValueError: for a size below 32, an empty range of objects or an unknown layout.
     """
     if not isinstance(size, int | np.integer) or size < 32:
-        raise ValueError(f"a scene's size is a whole number of pixels from 32 up, got {size!r}")
+        raise ValueError(f"a scene's size must be an integer of at least 32 pixels, got {size!r}")
     size = int(size)
     fewest, most = objects
     if not 1 <= fewest <= most:

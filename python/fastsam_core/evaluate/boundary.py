@@ -34,7 +34,7 @@ def boundary_f(predicted: Mask, truth: Mask, tolerance: float = TOLERANCE) -> fl
     """
     height, width = truth.shape
     radius = math.ceil(tolerance * math.hypot(height, width))
-    rows, columns = (predicted | truth).any(1).nonzero()[0], (predicted | truth).any(0).nonzero()[0]
+    rows, columns = np.flatnonzero((predicted | truth).any(1)), np.flatnonzero((predicted | truth).any(0))
     if not len(rows):
         return 1.0
     # Crop to both masks and one pixel more: a boundary pixel may lie one to the left of a mask, or above.

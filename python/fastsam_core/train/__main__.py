@@ -76,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="relative frequencies of steps with one round of prompts, two rounds, and so on; each after the first adds "
-        "a corrective click (default: {} {} {} {})".format(*_DEFAULT.rounds),
+        help="relative frequencies of steps with one round of prompts, two rounds, and so on; each after the first "
+        "adds a corrective click (default: {} {} {} {})".format(*_DEFAULT.rounds),
     )
     add(
         "--background",

@@ -72,7 +72,7 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Return x1, y1, x2, y2 of a non-empty mask; x2 and y2 are its last column and row."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 

@@ -171,7 +171,7 @@ class Trainer:
         config, progress = self.config, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(self.step, progress)
-        # All randomness is seeded by the step's number, so resuming needs no generator state.
+        # All randomness is seeded by the run's seed and the step's number, so resuming needs no generator state.
         rng = np.random.default_rng((config.seed, self.step))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
         views = draw_views(self.pool, self._phase.batch, self._phase.size, rng)

@@ -134,10 +134,10 @@ def test_npz_label_maps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"labels": labels_of(1)[1:], "segments": np.array("[]")}, "whole numbers (20, 30) are needed"),
+        ({"labels": labels_of(1)[1:], "segments": np.array("[]")}, "integers of shape (20, 30) are needed"),
         ({"labels": labels_of(1).astype(float), "segments": np.array("[]")}, "labels is float64"),
-        ({"labels": labels_of(1), "segments": np.array(["[]"])}, "one text"),
-        ({"labels": labels_of(1), "segments": np.array(3)}, "one text"),
+        ({"labels": labels_of(1), "segments": np.array(["[]"])}, "a single string"),
+        ({"labels": labels_of(1), "segments": np.array(3)}, "a single string"),
         ({"labels": labels_of(1)}, "segments.npy"),
         ({"labels": labels_of(1), "segments": np.array("[")}, "not JSON"),
         ({"labels": labels_of(1), "segments": np.array('{"label": 1}')}, "list of JSON objects"),
@@ -145,7 +145,7 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1}, {"label": 1}]')}, "segments[1]"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "iscrowd": "0"}]')}, "iscrowd must be 0 or 1"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "isthing": 2}]')}, "isthing must be 0 or 1"),
-        ({"labels": labels_of(1), "segments": np.array({"label": 1}, dtype=object)}, "one text"),
+        ({"labels": labels_of(1), "segments": np.array({"label": 1}, dtype=object)}, "a single string"),
         (b"PK but no archive", "no .npz file"),
         (b"", "no .npz file"),
     ],

@@ -153,7 +153,8 @@ def test_a_damaged_state_is_named(
         torch.save(torch.load(path) | content, path)
     with pytest.raises(SystemExit, match="2"):
         command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
-    assert re.search(r"state\.pt is no run's state, damaged, or of another version; remove", capsys.readouterr().err)
+    said = r"state\.pt is not the state of a run, damaged, or of another version; remove"
+    assert re.search(said, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("error", "status"), [(FloatingPointError("lower it"), 1), (KeyboardInterrupt(), 130)])
@@ -171,7 +172,7 @@ def test_the_command_ends_without_a_traceback(
     with pytest.raises((SystemExit, type(error))) as raised:
         command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
     assert isinstance(raised.value, SystemExit) and raised.value.code == status
-    assert re.search("error: lower it|goes on", capsys.readouterr().err)
+    assert re.search("error: lower it|interrupted; .* to resume", capsys.readouterr().err)
 
 
 @ONCE
@@ -316,7 +317,7 @@ def test_how_to_train_can_be_said(own: bool, monkeypatch: pytest.MonkeyPatch, tm
 def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(["--phases", phase])
-    assert re.search("error: .*(three whole numbers|a multiple of 16 from 32)", capsys.readouterr().err)
+    assert re.search("error: .*(three integers|a multiple of 16 from 32)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +331,9 @@ def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) 
         ("rounds", ()),
         ("rounds", (0.0, 0.0)),
         ("rounds", (1.0, -0.5)),
+        ("rounds", (float("inf"),)),
+        ("plane_shares", (1.0, float("inf"))),
+        ("seed", -1),
         ("iou_weight", -1.0),
         ("background", float("nan")),
     ],
@@ -359,6 +363,7 @@ def test_evaluate_scores_an_untrained_model_low() -> None:
         ("--learning-rate nan", "learning_rate is 0 or more, not nan"),
         ("--warmup-steps -1", "warmup_steps is 0 or more"),
         ("--average-decay 1", "average_decay is from 0 to below 1"),
+        ("--seed -1", "seed is 0 or more, not -1"),
         ("--threads -1", "--threads is 0 or more"),
         ("--workers -1", "--workers is 0 or more"),
         ("--data nowhere --plane-shares 1 1", "--plane-shares is for generated scenes"),

@@ -76,7 +76,14 @@ def test_the_command_writes_a_model(
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [("--model nowhere.pt --output x.safetensors", "no checkpoint 'nowhere.pt'"), ("--output .", ". is a folder")],
+    [
+        ("--model nowhere.pt --output x.safetensors", "no checkpoint 'nowhere.pt'"),
+        ("--output .", ". is a folder"),
+        ("--output x.safetensors --pictures 0", "--pictures is 1 or more, not 0"),
+        ("--output x.safetensors --prompts 0", "--prompts is 1 or more, not 0"),
+        ("--output x.safetensors --seed -1", "--seed is 0 or more, not -1"),
+        ("--output x.safetensors --workers -1", "--workers is 0 or more, not -1"),
+    ],
 )
 def test_mistakes_are_one_line(
     arguments: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

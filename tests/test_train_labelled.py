@@ -289,7 +289,7 @@ def test_mistakes(tmp_path: Path) -> None:
     for options, error, said in (
         ({"size": 31}, ValueError, "size must be at least 32, not 31"),
         ({"size": 64.0}, TypeError, "size must be a whole number"),
-        ({"size": 64, "min_area": 1}, ValueError, "min_area is a share"),
+        ({"size": 64, "min_area": 1}, ValueError, "min_area must be a fraction"),
         ({"size": 64, "min_area": -0.1}, ValueError, "min_area must be"),
     ):
         with pytest.raises(error, match=said):

@@ -1,9 +1,10 @@
-"""How well a model segments the objects of a data set: `SAM(...).val(data=...)`, and `fastsam val`.
+"""Evaluation of a model on a data set with true masks: `SAM(...).val(data=...)`, and `fastsam val`.
 
-run.py is `evaluate`; settings.py its options, report.py its result. truth.py and label_maps.py read data sets.
-image_scores.py measures one image: prompted.py has the masks of clicks and boxes, clicks.py where to click,
-boundary.py, recall.py and baselines.py one measure each. statistics.py: intervals and rank correlation. cases.py: the
-picture of the best and the worst.
+run.py holds `evaluate`, settings.py its options, report.py its result and command.py the command line. truth.py and
+label_maps.py read data sets. image_scores.py measures one image: prompted.py predicts masks from clicks and boxes,
+clicks.py decides where to click, boundary.py and recall.py compute boundary F and average recall, and baselines.py
+segments without a model. statistics.py computes intervals and rank correlation. cases.py draws the best, median and
+worst cases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can be had without a model: a disc around the click, and GrabCut in the box."""
+"""Baselines that need no model: a disc around the click, and GrabCut in the box."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from numpy.typing import NDArray
 
 from .clicks import Click, Mask
 
-# The disc's radius as a share of the square root of the picture's area: it covers 3.1 % of the picture, whatever the
-# data set; the typical photographed object is about as large.
+# Radius of the disc as a fraction of the square root of the image's area. The disc covers 3.1 % of the image, about as
+# much as a typical photographed object, and is the same for all data sets.
 DISC_RADIUS = 0.1
 GRABCUT_ITERATIONS = 5
-# GrabCut runs on pictures scaled to at most this long side: its time grows with the pixels, by object.
+# Maximum long side in pixels of the image GrabCut gets: its time grows with the number of pixels, for each object.
 GRABCUT_SIDE = 640
 
 
 def disc(size: tuple[int, int], click: Click) -> Mask:
-    """The pixels (H, W) of a picture of `size` = (height, width) whose centre is within the radius of the click's."""
+    """Return a disc around a click as a mask (H, W), for an image of `size` = (height, width).
+
+    It holds the pixels whose centre lies within `DISC_RADIUS` * sqrt(height * width) of the clicked pixel's centre.
+    """
     height, width = size
     x, y = click
-    # Half the width of each row; NaN, and so no pixel, above and below the disc.
+    # Half the disc's width in each row. It is NaN above and below the disc, which compares as False.
     with np.errstate(invalid="ignore"):
         half = np.sqrt(DISC_RADIUS**2 * height * width - (np.arange(height) - y) ** 2.0)
     inside: Mask = np.abs(np.arange(width) - x) <= half[:, None]
@@ -29,10 +32,11 @@ def disc(size: tuple[int, int], click: Click) -> Mask:
 
 
 def grabcut(image: NDArray[np.uint8], box: tuple[int, int, int, int], seed: int = 0) -> Mask:
-    """The mask (H, W) of OpenCV's GrabCut, `GRABCUT_ITERATIONS` times from a box x1, y1, x2, y2 (outermost pixels).
+    """Return the mask (H, W) that OpenCV's GrabCut finds in a box, after `GRABCUT_ITERATIONS` iterations.
 
-    image: BGR uint8 (H, W, 3). A picture larger than `GRABCUT_SIDE` is scaled down and its mask enlarged again. Where
-    the box is the whole picture there is no background to learn from, and the mask is the box.
+    image: BGR uint8 (H, W, 3). An image with a side longer than `GRABCUT_SIDE` is scaled down, and the mask scaled up
+    again. box: x1, y1, x2, y2 of the outermost pixels, inclusive. If the box covers the whole image there is no
+    background to learn from, and the mask is the whole box. seed: of OpenCV's random numbers.
     """
     import cv2
 
@@ -48,9 +52,9 @@ def grabcut(image: NDArray[np.uint8], box: tuple[int, int, int, int], seed: int 
     if (left, top, right, bottom) == (0, 0, columns, rows):
         found[:] = cv2.GC_PR_FGD
     else:
-        cv2.setRNGSeed(seed)  # its clusters begin at random
+        cv2.setRNGSeed(seed)  # GrabCut initialises its clusters at random
         rectangle = (left, top, right - left, bottom - top)
-        models = np.zeros((1, 65)), np.zeros((1, 65))  # of background and foreground, which it fills in
+        models = np.zeros((1, 65)), np.zeros((1, 65))  # output buffers: colour models of background and foreground
         cv2.grabCut(image, found, rectangle, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
     foreground = (found == cv2.GC_FGD) | (found == cv2.GC_PR_FGD)
     if scale < 1:

@@ -1,4 +1,4 @@
-"""The best, the median and the worst cases of an evaluation, in one picture."""
+"""One image that shows the best, the median and the worst cases of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ COLUMNS = 4
 _TILE, _CAPTION, _GAP = 256, 22, 6
 _GROUND, _TEXT = (32, 32, 32), (220, 220, 220)
 _FILL, _OUTLINE, _CLICK = (255, 144, 30), (80, 220, 80), (60, 60, 255)  # blue, green, red; BGR
-_SHARE = 0.5  # of a pixel that is its mask's colour
-_MARGIN = 0.25  # around the masks, as a share of their box
+_SHARE = 0.5  # opacity of the mask's colour
+_MARGIN = 0.25  # on each side of the masks, as a fraction of their bounding box
 
 Tile = NDArray[np.uint8]
 
 
 class Cases:
-    """What has been found, kept in a file until it is known which cases are to be shown.
+    """Store of all cases of an evaluation, from which `picture` draws some at the end.
 
-    file: an empty text file to write and read. Of each object only its IoU and its place there are in memory.
+    file: an empty text file, open for reading and writing, that holds the cases. Only the IoU and the file offset of
+    each case are kept in memory.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -36,7 +37,7 @@ class Cases:
         self._places: list[int] = []
 
     def add(self, example: Example, objects: list[TrueObject], ious: NDArray[np.float64], scores: ImageScores) -> None:
-        """The objects of one image, with the IoU of their `scores.masks`."""
+        """Store the objects of one image. ious: (n,), of `scores.masks` with the true masks."""
         for found, iou, click, mask in zip(objects, ious.tolist(), scores.clicks, scores.masks, strict=True):
             self._ious.append(iou)
             self._places.append(self._file.tell())
@@ -50,7 +51,7 @@ class Cases:
             self._file.write(json.dumps(case) + "\n")
 
     def picture(self) -> Tile | None:
-        """Three rows, best, median and worst, of up to four cases each; None where there is none at all."""
+        """Return an image with rows of the best, median and worst cases, up to `COLUMNS` each; None without cases."""
         if not self._ious:
             return None
         order = np.argsort(-np.array(self._ious), kind="stable")
@@ -86,10 +87,11 @@ class Cases:
 
 
 def draw_case(image: NDArray[np.uint8], truth: rle.RLE, mask: rle.RLE, click: Any) -> Tile:
-    """The part of a picture around two masks, its long side 256 pixels, BGR uint8.
+    """Return the part of an image around two masks, scaled so that its long side is 256 pixels, BGR uint8.
 
-    image: BGR uint8 (H, W, 3). The predicted mask is tinted, the true one outlined, and the click, (x, y) or None, a
-    dot.
+    The predicted mask is tinted, the true mask outlined, and the click drawn as a dot.
+
+    image: BGR uint8 (H, W, 3). click: (x, y) or None.
     """
     import cv2
 

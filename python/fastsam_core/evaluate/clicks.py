@@ -1,4 +1,4 @@
-"""Where a person would click: into the middle of an object, or of the largest mistake."""
+"""Simulated clicks: in the middle of an object, or of the largest error of its mask."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Mask = NDArray[np.bool_]
 
 
 def squared_distances(region: Mask) -> NDArray[np.float64]:
-    """Of each pixel of `region` (H, W) bool the squared Euclidean distance to the nearest pixel outside of it.
+    """Return the squared Euclidean distance of each pixel to the nearest pixel outside `region` (H, W) bool.
 
-    Pixels outside have 0, and what lies beyond the picture is outside, so that a pixel at the border has 1. Exact for
-    distances of up to 2,000 pixels.
+    Pixels outside the region have 0. Everything beyond the image counts as outside, so region pixels at the border have
+    1. Exact for distances of up to 2,000 pixels.
     """
     import cv2
 
     padded = np.pad(region.astype(np.uint8), 1)
     distances = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    # Squares of distances between pixels are whole numbers; rounded, equal ones are equal.
+    # Squared distances between pixels are integers; rounding makes equal distances compare equal.
     squares: NDArray[np.float64] = np.rint(distances.astype(np.float64) ** 2)
     return squares
 
 
 def innermost(region: Mask, taken: Sequence[Click] = ()) -> tuple[Click | None, float]:
-    """The pixel (x, y) of `region` (H, W) bool that is farthest from all outside of it, and its squared distance.
+    """Return the pixel (x, y) of `region` (H, W) bool farthest from the outside, and its squared distance to it.
 
-    Of pixels that are equally far in, it is the topmost, and of those the leftmost. Pixels `taken` are passed over.
-    None and 0 where no pixel is left.
+    Ties go to the topmost pixel, then to the leftmost. Pixels in `taken` are skipped. Returns None and 0 if no pixel
+    is left.
     """
     import cv2
 
-    # The nearest pixel outside of a region lies no farther off than the frame around the region.
+    # Cropping keeps the distances: the pixels around the bounding box are outside the region, like the padding.
     left, top, width, height = cv2.boundingRect(region.view(np.uint8))
     if not width:
         return None, 0.0
@@ -42,7 +42,7 @@ def innermost(region: Mask, taken: Sequence[Click] = ()) -> tuple[Click | None, 
     for x, y in taken:
         if left <= x < left + width and top <= y < top + height:
             squares[y - top, x - left] = 0
-    place = int(squares.argmax())  # the first of several, row by row
+    place = int(squares.argmax())  # the first of equal ones in row-major order
     farthest = float(squares.flat[place])
     if not farthest:
         return None, 0.0
@@ -50,12 +50,12 @@ def innermost(region: Mask, taken: Sequence[Click] = ()) -> tuple[Click | None, 
 
 
 def next_click(truth: Mask, predicted: Mask, taken: Sequence[Click] = ()) -> tuple[Click, bool] | None:
-    """The click that corrects a mask: (x, y) and whether it is foreground, or None where nothing is left to click.
+    """Return the click that corrects a mask: (x, y) and whether it is foreground. None if no pixel is left to click.
 
-    It is the `innermost` pixel of what is missing (foreground) or of what is too much (background), of the two the one
-    that is farther in; too much, where both are equally far. So clicks are simulated in the evaluation of RITM
-    (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive Segmentation", 2022), which also
-    never clicks a pixel twice.
+    The click is the `innermost` pixel of the missing region (foreground) or of the surplus region (background),
+    whichever lies deeper; ties go to the surplus. Pixels in `taken` are never clicked again. This is how the evaluation
+    of RITM simulates clicks (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive
+    Segmentation", 2022).
     """
     missing, missing_depth = innermost(truth & ~predicted, taken)
     surplus, surplus_depth = innermost(predicted & ~truth, taken)

@@ -1,4 +1,4 @@
-"""`fastsam val`."""
+"""The command `fastsam val`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OPTIONS = {
     "measures": f"[{','.join(MEASURES)}]; all",
     "imgsz": "side of the model's input in pixels; the model's own if not given",
     "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
-    "min_area": "leave out objects that cover a smaller share of the image; 0.005",
-    "max_images": "evaluate so many images, drawn by seed; all",
-    "seed": "of that draw, GrabCut and the bootstrap; 0",
+    "min_area": "leave out objects that cover a smaller fraction of the image; 0.005",
+    "max_images": "number of images to evaluate, drawn at random; all",
+    "seed": "random seed of max_images, GrabCut and the bootstrap; 0",
     "baselines": "False: without the disc and GrabCut",
-    "mask_feedback": "False: for noc, give the model no mask along with its clicks",
+    "mask_feedback": "False: for noc, don't pass the previous mask along with the clicks",
     "points_stride": "points per side of the grid for everything; 32",
     "rows": "True: write the values of each object to val.jsonl",
     "output": "folder for val.json and val.jpg; a new one below runs/segment if not given",
@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def run(values: dict[str, Any]) -> None:
-    """The command, from its key=value pairs."""
+    """Run `fastsam val` with the values of its key=value arguments."""
     check_keys(values, list(OPTIONS), "val")
     given = {key: value for key, value in values.items() if value is not None}
     if "data" not in given:
@@ -43,16 +43,16 @@ def run(values: dict[str, Any]) -> None:
     name = given.pop("model", DEFAULT_MODEL)
     if _kind(name) != "SAM":
         raise UsageError(f"val measures Segment Anything models, and model={name} is {_kind(name)}")
-    # Mistakes show before a model is loaded or a folder made.
+    # Report invalid arguments before loading a model or creating a folder.
     EvaluateConfig(**{key: value for key, value in given.items() if key in EvaluateConfig.__dataclass_fields__})
     open_data(given["data"], given.get("images"))
     model = SAM(name)
-    # Many shells leave a ~ behind the = as it is.
+    # Many shells don't expand a ~ after the =.
     folder = Path(given.pop("output", None) or run_folder(Config(mode="val"))).expanduser()
     try:
         result = model.val(**given, output=folder)
     except BaseException:
-        with contextlib.suppress(OSError):  # a folder with anything in it stays
+        with contextlib.suppress(OSError):  # rmdir fails on a folder that isn't empty, which is then kept
             folder.rmdir()
         raise
     print(result)

@@ -1,4 +1,4 @@
-"""All measures of one image, which is encoded once."""
+"""All measures of one image. The image is encoded once."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from .truth import TrueObject
 
 GOALS = (0.85, 0.9)
 PROPOSALS = (100, 1000)
-# Objects whose logits are at hand together, 64 KiB to 256 KiB each.
+# Number of objects whose low-resolution logits are in memory at once, 64 to 256 KiB each.
 _GROUP = 32
 
 
 @dataclass
 class ImageScores:
-    """One value per object in each column, (n,) float64; and what a case's picture shows of each object.
+    """Values of the objects of one image, and what `Cases` draws of each object.
 
-    clicks and masks: (x, y) and mask by one click, or None and the mask by the box, or neither. ious: of these masks.
-    details: further numbers by object, for its row in a file.
+    columns: name -> (n,) float64, one value per object.
+    clicks, masks: per object the click (x, y) and its mask; None and the box's mask if no measure needs clicks. Both
+        are empty if neither clicks nor boxes are measured.
+    details: per object further numbers for its row in val.jsonl.
     """
 
     columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -44,7 +46,7 @@ class ImageScores:
 def score_image(
     model: SamModel, picture: Picture, objects: list[TrueObject], settings: EvaluateConfig, config: Config
 ) -> ImageScores:
-    """The columns that the settings ask for; `config` are the model's options."""
+    """Return the columns that the settings ask for. config: the predictor's options."""
     scores = ImageScores(details=[{} for _ in objects])
     prompted = Prompted(model, picture, config)
     found: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""True masks as maps of numbers: PNG files, and .npz files with a list of segments."""
+"""Readers of true masks stored as label maps: PNG files, and .npz files with a list of segments."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from ..sources.decode import check_size, opened
 
-# What Pillow calls pictures of whole numbers: 1, 8, 16 and 32 bits, and the places in a palette.
+# Pillow's modes of images with one integer per pixel: 1, 8, 16 and 32 bits, and palette indices ("P").
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
-# VOC and DAVIS mark pixels that belong to nobody so, in their pictures with palettes.
+# Palette index that VOC and DAVIS give to pixels that belong to no object.
 _VOID = 255
-# Characters of the list of segments: tens of thousands of them fit.
+# Maximum length of the list of segments in characters, enough for tens of thousands of segments.
 _MOST_TEXT = 1 << 25
 
 
 def read_png(path: Path) -> NDArray[Any]:
-    """The numbers (H, W) of a PNG; those of a palette are its places, and 255 is background (VOC's void) there.
+    """Return the object numbers (H, W) of a PNG. A palette image gives its indices, with 255 (VOC's void) as 0.
 
-    ValueError for a picture in colour, and for what is no PNG.
+    Exception: a palette image that holds only 0 and 255 is a mask of one object, whose 255 stays. ValueError for a
+    colour image and for a file that is no PNG.
     """
     with open(path, "rb") as file:
         kind, picture = opened(file)
@@ -39,7 +40,7 @@ def read_png(path: Path) -> NDArray[Any]:
         check_size(picture.width, picture.height)
         try:
             numbers = np.asarray(picture)
-        except Exception as error:  # decoders raise whatever they stumble over
+        except Exception as error:  # decoders may raise anything
             raise ValueError(f"{path.name} is damaged: {error}") from error
     if picture.mode == "1":
         numbers = numbers.astype(np.uint8) * 255
@@ -49,35 +50,36 @@ def read_png(path: Path) -> NDArray[Any]:
 
 
 def numbers_of(labels: NDArray[Any]) -> list[int]:
-    """The objects of a map: every number but 0."""
+    """Return the object numbers of a label map: every value but 0, ascending."""
     return [int(number) for number in np.unique(labels) if number != 0]
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The numbers of the things that are no crowds, and how many crowds there are."""
+    """Labels of the things that are not crowds, and the number of crowds."""
 
     things: list[int]
     crowds: int
 
 
 def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]:
-    """The map (H, W) of an .npz file for a picture of `size` = (height, width), and what its segments are.
+    """Return the label map (H, W) and the segments of an .npz file, for an image of `size` = (height, width).
 
-    The file has `labels`, whole numbers (H, W), and `segments`, a JSON list of objects with `label`, and `isthing` (1
-    if not given) and `iscrowd` (0 if not given). ValueError for another file, before more is read than its headers.
+    The file holds `labels`, integers (H, W), and `segments`, a JSON list of objects with `label`, `isthing` (default 1)
+    and `iscrowd` (default 0). ValueError for any other file. Shapes and dtypes are checked in the headers, before the
+    arrays are read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             shape, dtype = _header(archive, "labels.npy")
             if dtype.kind not in "iub" or shape != tuple(size):
                 raise ValueError(
-                    f"labels is {dtype} {shape}, but whole numbers {tuple(size)} are needed, the picture's (height, "
+                    f"labels is {dtype} {shape}, but integers of shape {tuple(size)} are needed, the image's (height, "
                     "width)"
                 )
             shape, dtype = _header(archive, "segments.npy")
             if dtype.kind not in "US" or shape != () or dtype.itemsize > 4 * _MOST_TEXT:
-                raise ValueError(f"segments is {dtype} {shape}, but one text, a JSON list, is needed")
+                raise ValueError(f"segments is {dtype} {shape}, but a single string with a JSON list is needed")
         with np.load(path, allow_pickle=False) as content:
             labels, segments = content["labels"], content["segments"].item()
         return labels, _segments(segments if isinstance(segments, str) else segments.decode("utf-8"))
@@ -90,7 +92,7 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
-        # Later ones are for tables of many columns, and their headers may claim gigabytes, which NumPy would read.
+        # Later versions are for structured arrays; their headers may claim a length of gigabytes, and NumPy reads them.
         if version != (1, 0):
             raise ValueError(f"{member} is written in NumPy's format {version}, where (1, 0) is needed, np.savez's own")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -108,7 +110,7 @@ def _segments(text: str) -> Segments:
     for place, entry in enumerate(entries):
         number = entry.get("label")
         if not isinstance(number, int) or isinstance(number, bool) or number in things:
-            raise ValueError(f"segments[{place}]: label must be a whole number of its own, not {number!r}")
+            raise ValueError(f"segments[{place}]: label must be an integer that no other segment has, not {number!r}")
         crowd, thing = entry.get("iscrowd", 0), entry.get("isthing", 1)
         for name, flag in (("iscrowd", crowd), ("isthing", thing)):
             if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):

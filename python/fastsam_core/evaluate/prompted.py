@@ -1,4 +1,4 @@
-"""The masks of prompts, and their IoU with the true ones: one click, a box, and clicks that correct one another."""
+"""Masks predicted from one click, from a box and from corrective clicks, and their IoU with the true masks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ Box = tuple[int, int, int, int]
 
 @dataclass
 class FirstMask:
-    """What one click gave: of its three masks the one with the highest predicted IoU.
+    """Result of one click: of its three masks the one with the highest predicted IoU.
 
-    click: (x, y). rle: the mask. low_res: its logits (S / 4, S / 4). predicted, true: IoU of all three, (3,).
+    click: (x, y). rle: the mask. low_res: its logits (S / 4, S / 4), where S is the side of the model's input.
+    predicted, true: predicted and true IoU of all three masks, (3,).
     """
 
     click: Click
@@ -39,19 +40,19 @@ class FirstMask:
 
     @property
     def chosen(self) -> int:
-        """Which of the three that is; the first of equal ones."""
+        """Index of the mask with the highest predicted IoU among the three; ties go to the first."""
         return int(self.predicted.argmax())
 
 
 class Prompted:
-    """A picture and its model. Masks are thresholded at full resolution, as every call of the model does it."""
+    """An image and the model that segments it. Masks are thresholded at full resolution, as in prediction calls."""
 
     def __init__(self, model: SamModel, picture: Picture, config: Config) -> None:
         self.model, self.picture, self._dtype = model, picture, config.dtype
         self._resizer = resizer_for(model, picture)
 
     def one_click(self, objects: Sequence[TrueObject]) -> list[FirstMask]:
-        """The masks of a click on each object's `innermost` pixel."""
+        """Return the masks for a click on each object's `innermost` pixel."""
         clicks = [click_of(found) for found in objects]
         decoded = self._decode(Prompts.read(points=_points([[click] for click in clicks])), True)
         masks: list[FirstMask] = []
@@ -62,7 +63,7 @@ class Prompted:
         return masks
 
     def box(self, objects: Sequence[TrueObject]) -> tuple[list[rle.RLE], NDArray[np.float64]]:
-        """The one mask of each object's box, and its IoU (n,)."""
+        """Return the single mask for each object's box, and the true IoU of each, (n,)."""
         boxes = np.array([box_of(found) for found in objects], np.float64).reshape(-1, 4)
         masks = [self._rles(logits)[0] for logits, _ in self._decode(Prompts.read(bboxes=boxes), False)]
         ious = [_ious([mask], found.rle)[0] for mask, found in zip(masks, objects, strict=True)]
@@ -77,11 +78,12 @@ class Prompted:
         *,
         mask_feedback: bool = True,
     ) -> list[list[float]]:
-        """IoU after each click, until it reaches `goal`, or `limit` clicks, or until there is nothing left to click.
+        """Return the IoU of each object after each click, (clicks,) per object.
 
-        The first click's mask is `FirstMask`. Every later one is `clicks.next_click` for the mask before it; the model
-        is given all clicks so far and, with `mask_feedback`, that mask's low-resolution logits; its single mask is
-        taken.
+        Clicks end when the IoU reaches `goal`, after `limit` clicks, or when no pixel is left to click. The first
+        click and its mask are given by `first`. Each later click is `clicks.next_click` for the previous mask. The
+        model then gets all clicks so far and, with `mask_feedback`, the previous mask's low-resolution logits, and
+        predicts a single mask.
         """
         ious = [[float(mask.true[mask.chosen])] for mask in first]
         clicks = [[mask.click] for mask in first]
@@ -113,10 +115,10 @@ class Prompted:
         return ious
 
     def _decode(self, prompts: Prompts | None, multimask_output: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Object by object: logits (M, S / 4, S / 4) and predicted IoU (M,), on the CPU."""
+        """Yield logits (M, S / 4, S / 4) and predicted IoU (M,) for each object in turn, on the CPU."""
         assert prompts is not None
         parts = decode_prompts(self.model, self.picture, prompts, multimask_output, self._dtype, Stopwatch())
-        # All have equally many clicks, so that they come in order.
+        # Parts are grouped by their number of clicks. Here it is the same for all, so they come in order.
         for _, logits, predicted in parts:
             yield from zip(logits.cpu(), predicted.cpu(), strict=True)
 
@@ -125,7 +127,7 @@ class Prompted:
 
 
 def click_of(found: TrueObject) -> Click:
-    """The innermost pixel of an object."""
+    """Return the innermost pixel (x, y) of an object."""
     x1, y1, x2, y2 = box_of(found)
     inside = rle.decode(rle.crop(found.rle, [x1, y1, x2 + 1 - x1, y2 + 1 - y1])).astype(bool)
     click, _ = innermost(inside)
@@ -134,13 +136,16 @@ def click_of(found: TrueObject) -> Click:
 
 
 def box_of(found: TrueObject) -> Box:
-    """x1, y1, x2, y2 of an object's outermost pixels."""
+    """Return x1, y1, x2, y2 of an object's outermost pixels, inclusive."""
     x, y, width, height = (int(side) for side in rle.toBbox(found.rle))
     return x, y, x + width - 1, y + height - 1
 
 
 def _together(first: rle.RLE, second: rle.RLE) -> tuple[tuple[int, int], Mask, Mask]:
-    """Two masks within the box around both, (h, w) bool, and its corner (x, y) in the picture."""
+    """Crop two masks to their common bounding box.
+
+    Returns the box's corner (x, y) in the image and both parts, (h, w) bool.
+    """
     boxes = [box for box in rle.toBbox([first, second]) if box[2]]
     x1, y1 = (int(min(box[axis] for box in boxes)) for axis in (0, 1))
     x2, y2 = (int(max(box[axis] + box[axis + 2] for box in boxes)) for axis in (0, 1))
@@ -150,7 +155,7 @@ def _together(first: rle.RLE, second: rle.RLE) -> tuple[tuple[int, int], Mask, M
 
 
 def _points(clicks: list[list[Click]]) -> NDArray[np.float64]:
-    """(N, P, 2); of no objects (0, 1, 2)."""
+    """Return clicks as an array (N, P, 2), or (0, 1, 2) for no objects."""
     return np.array(clicks, np.float64).reshape(len(clicks), -1 if clicks else 1, 2)
 
 

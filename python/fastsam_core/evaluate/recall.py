@@ -1,4 +1,4 @@
-"""Average recall of object proposals, as COCO defines it, without classes."""
+"""Average recall of object proposals as COCO defines it, ignoring classes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ NONE = np.iinfo(np.int64).max
 
 
 def matched_ranks(ious: NDArray[np.float64], thresholds: NDArray[np.float64] = THRESHOLDS) -> NDArray[np.int64]:
-    """Which proposal finds each object, at each IoU threshold: (objects, thresholds), by rank from 0, or `NONE`.
+    """Return the rank of the proposal that finds each object at each IoU threshold, (objects, thresholds).
 
-    ious: (P, objects), proposals best first. As in COCO's evaluation, proposals choose in their order: each takes, of
-    the objects that no other has, the one with which it has the highest IoU, if that reaches the threshold; of equal
-    ones the last.
+    Ranks count from 0; objects that no proposal finds have `NONE`. ious: (P, objects), best proposals first. Matching
+    is greedy in the order of the proposals, as in COCO's evaluation: a proposal takes the object not taken yet with
+    which it has the highest IoU, if that reaches the threshold. Ties go to the last object.
     """
     objects = ious.shape[1]
     ranks = np.full((objects, len(thresholds)), NONE, np.int64)
-    # Whoever reaches the lowest threshold with no object can be passed over.
+    # Proposals that reach the lowest threshold with no object can never match.
     candidates = (ious >= thresholds.min()).any(1).nonzero()[0] if objects else ()
     for column, threshold in enumerate(thresholds):
         free = np.ones(objects, bool)
@@ -32,9 +32,9 @@ def matched_ranks(ious: NDArray[np.float64], thresholds: NDArray[np.float64] = T
 
 
 def average_recall(ranks: NDArray[np.int64], most: int) -> NDArray[np.float64]:
-    """Per object the share of thresholds at which one of the first `most` proposals finds it: (objects,).
+    """Return the fraction of thresholds at which one of the first `most` proposals finds each object, (objects,).
 
-    Its mean over all objects of all images is COCO's AR@most: recall over the whole set, averaged over thresholds.
+    The mean over all objects of all images is COCO's AR@most: recall over the whole set, averaged over thresholds.
     """
     shares: NDArray[np.float64] = (ranks < most).mean(1)
     return shares

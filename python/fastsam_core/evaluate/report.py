@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers, a table, and what goes into `val.json`."""
+"""Result of an evaluation: its numbers, as a table and as the content of `val.json`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .truth import Failure
 
 @dataclass(frozen=True)
 class Measure:
-    """A mean over objects (or a correlation), with its 95 % interval by the bootstrap over images.
+    """A mean over objects, or a correlation, with its 95 % interval by the bootstrap over images.
 
-    low and high are None for fewer than two images. objects: over how many. value is NaN for a correlation of values
-    that are all equal.
+    value: NaN for a correlation of values that are all equal. low, high: the interval, None for fewer than two images
+    with objects or if the statistic is NaN in all resamples. objects: number of objects measured.
     """
 
     value: float
@@ -24,7 +24,7 @@ class Measure:
     objects: int
 
 
-# Field -> how the table calls it, the field of its baseline, and what that is.
+# Field of `Evaluation` -> its title in the table, the field of its baseline if any, and the baseline's name.
 _ROWS: dict[str, tuple[str, str | None, str]] = {
     "click_iou": ("one click, IoU, best of 3 by predicted IoU", "disc_iou", "disc"),
     "oracle_iou": ("one click, IoU, best of 3 by true IoU", None, ""),
@@ -40,19 +40,25 @@ _ROWS: dict[str, tuple[str, str | None, str]] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measures that were asked for; the others are None. `print` shows them as a table.
+    """Result of an evaluation. Measures that were not asked for are None. `print` shows a table.
 
-    click_iou: mean IoU of the mask of one click on the object's innermost pixel, best of three by predicted IoU;
-    oracle_iou: best of the three by true IoU. box_iou: of the single mask for the box of the object's outermost pixels.
-    boundary_f: see `boundary.boundary_f`, of the click's mask. iou_correlation: Spearman's, of the click's predicted
-    and true IoU over all objects. noc85, noc90: mean number of clicks until the IoU is 0.85 or 0.90, counted as 20
-    where 20 are not enough; noc85_reached, noc90_reached: the share of objects for which they are. ar100, ar1000:
-    average recall of so many proposals. disc_iou, disc_boundary_f, grabcut_iou: of the baselines.
-
-    images: that could be used, with objects or without; objects: evaluated. small, crowds: objects left out because
-    they cover less than `min_area` of their image (or nothing), or are marked as a crowd. failures: what could not be
-    used.
-    settings: what was asked for, and of what; JSON-ready. output: the folder written, if any.
+    Attributes:
+        images: number of images that could be used, with objects or without.
+        objects: number of objects evaluated.
+        small: number of objects left out because they cover less than `min_area` of their image, or no pixel.
+        crowds: number of objects left out because they are marked as a crowd.
+        failures: images, files and objects that could not be used.
+        settings: options, model and data set, JSON-ready.
+        output: the folder written, if any.
+        click_iou: mean IoU of the mask for one click on the object's innermost pixel, best of three by predicted IoU.
+        oracle_iou: the same, best of three by true IoU.
+        box_iou: mean IoU of the single mask for the box of the object's outermost pixels.
+        boundary_f: mean `boundary.boundary_f` of the click's mask.
+        iou_correlation: Spearman's rank correlation of the click's predicted and true IoU, over all objects.
+        noc85, noc90: mean number of clicks until the IoU reaches 0.85 or 0.90, counted as 20 if 20 are not enough.
+        noc85_reached, noc90_reached: fraction of objects that reach it within 20 clicks.
+        ar100, ar1000: average recall of that many proposals.
+        disc_iou, disc_boundary_f, grabcut_iou: the same measures of the baselines.
     """
 
     images: int
@@ -79,12 +85,12 @@ class Evaluation:
 
     @property
     def measures(self) -> dict[str, Measure]:
-        """Those that there are, by field."""
+        """The measures that are not None, by field name."""
         found = {name: getattr(self, name) for name in _MEASURES}
         return {name: measure for name, measure in found.items() if measure is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: settings, counts, measures and failures. A value that is NaN becomes None."""
+        """Return settings, counts, measures and failures, JSON-ready. A NaN value becomes None."""
         measures = {name: asdict(measure) for name, measure in self.measures.items()}
         for measure in measures.values():
             if measure["value"] != measure["value"]:
@@ -99,7 +105,7 @@ class Evaluation:
         }
 
     def table(self) -> str:
-        """The measures in rows, each with its interval and its baseline."""
+        """Return a table of the measures, each with its interval and its baseline."""
         rows = [("", "model", "95 % interval", "baseline")]
         for name, (title, baseline, what) in _ROWS.items():
             measure = self.measures.get(name)

@@ -1,4 +1,4 @@
-"""`evaluate`: how well a model segments the objects of a data set."""
+"""`evaluate`: measure how well a model segments the objects of a data set."""
 
 from __future__ import annotations
 
@@ -42,22 +42,32 @@ def evaluate(
     verbose: bool = True,
     **settings: Any,
 ) -> Evaluation:
-    """Measure the model of `predictor` on a data set with true masks. The same call gives the same numbers.
+    """Measure the model of `predictor` on a data set with true masks. Repeated calls return the same numbers.
 
-    data: a COCO .json file, with `images` the folder of its images; or a folder with `images` and `masks`, a PNG for
-        each image by the same name (object numbers, or 0 and 255 for one object); or a folder with `images` and
-        `labels`, an .npz for each image by the same name with `labels` (H, W) and `segments`, a JSON list of
-        `{label, isthing, iscrowd}`, of which things that are no crowds count; or a folder of YOLO's text files with
-        polygons, in `labels` with `images` beside it, beside the images, or with `images` the folder of its images.
-    imgsz, device: as of a call. Other options, and the type to compute in, are those of `predictor`.
-    output: a folder for val.json (settings, numbers), val.jpg (best, median and worst cases) and, with `rows`,
-        val.jsonl (a line per object); nothing is written where it is None.
-    verbose: show a progress bar on a terminal.
-    settings: the fields of `EvaluateConfig`.
+    An image or object that can't be used is logged and listed in the result's `failures`.
 
-    An image or object that can't be used is logged and is among the result's `failures`. ValueError for data in
-    another form (with those that are accepted), without any object to evaluate, or values that don't fit; TypeError
-    for values of the wrong type; FileNotFoundError where nothing is; PermissionError for a read-only `output`.
+    Args:
+        predictor: supplies the model, the dtype to compute in and all options not given here.
+        data: one of four forms. A COCO .json file, with its image folder given as `images`. A folder with `images/`
+            and `masks/`: for each image a PNG of the same name with object numbers, or 0 and 255 for one object. A
+            folder with `images/` and `labels/`: for each image an .npz of the same name with `labels` (H, W) and
+            `segments`, a JSON list of `{label, isthing, iscrowd}`; only things that are not crowds count. A folder of
+            YOLO text files with polygons: `labels/` with `images/` beside it, the files beside their images, or with
+            the image folder given as `images`.
+        images: folder of the images of a COCO file or of YOLO's labels.
+        imgsz: side of the model's input in pixels, as in a prediction call.
+        device: where to compute, as in a prediction call.
+        output: folder for val.json (settings, numbers), val.jpg (best, median and worst cases) and, with `rows`,
+            val.jsonl (one line per object). None writes nothing.
+        verbose: show a progress bar on a terminal.
+        settings: fields of `EvaluateConfig`.
+
+    Raises:
+        ValueError: the data is in none of these forms (the message lists them) or has no object to evaluate, or a
+            value is invalid.
+        TypeError: a value has the wrong type, or an option is unknown.
+        FileNotFoundError: `data` or `images` does not exist.
+        PermissionError: `output` is read-only.
     """
     accepted = EvaluateConfig.__dataclass_fields__
     for name in settings:
@@ -87,7 +97,7 @@ def evaluate(
         result = run.result(facts, folder)
         picture = None if folder is None else cases.picture()
     if folder is not None:
-        # What an earlier run left here would seem to belong to this one's numbers.
+        # Remove files of an earlier run that would seem to belong to this run's numbers.
         if picture is None:
             (folder / PICTURE).unlink(missing_ok=True)
         else:
@@ -101,7 +111,7 @@ def evaluate(
 
 
 def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[str, Any]:
-    """What the numbers depend on, JSON-ready."""
+    """Return everything the numbers depend on, JSON-ready."""
     facts: dict[str, Any] = {
         "version": __version__,
         "model": model.name,
@@ -119,7 +129,7 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
     if "everything" in chosen.measures:
         options = config.generate_options(model)
         grids = options.pop("point_grids")
-        # Proposals have their own thresholds.
+        # These have no effect here: proposals use thresholds of their own.
         thresholds = "conf_thres", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"
         for key in ("points_batch_size", "stability_share", "highest_stability", *thresholds):
             del options[key]
@@ -134,18 +144,18 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
 
 
 class _Run:
-    """The values of the objects so far: a few numbers for each, and no picture."""
+    """State of an evaluation: the values of all objects so far, a few numbers each. Holds no images."""
 
     def __init__(
         self, model: SamModel, config: Config, chosen: EvaluateConfig, rows: IO[str] | None, cases: Cases
     ) -> None:
         self._model, self._config, self._chosen, self._rows, self._cases = model, config, chosen, rows, cases
-        self._columns: dict[str, list[Values]] = {}  # by column, an array per image
+        self._columns: dict[str, list[Values]] = {}  # name of a column -> one array per image
         self._images = self._objects = self._small = self._crowds = 0
         self._failures: list[Failure] = []
 
     def all(self, data: DataSet, verbose: bool) -> None:
-        """Every image of the data set, or as many as are wanted."""
+        """Evaluate every image of the data set, or `max_images` of them; raise ValueError if none has an object."""
         from tqdm import tqdm
 
         self._fail(list(data.stray()))
@@ -180,7 +190,7 @@ class _Run:
         self._images += 1
         height, width = example.pixels.shape[:2]
         areas = [int(rle.area(found.rle)) for found in example.objects]
-        # One without a pixel has nothing to be found, however small an object may be.
+        # At least one pixel even if min_area is 0: an empty mask can't be found.
         least = max(1.0, self._chosen.min_area * height * width)
         objects = [found for found, area in zip(example.objects, areas, strict=True) if area >= least]
         self._small += len(areas) - len(objects)
@@ -211,7 +221,7 @@ class _Run:
             self._rows.write(json.dumps(row, allow_nan=False) + "\n")
 
     def result(self, settings: dict[str, Any], output: Path | None) -> Evaluation:
-        """Means, correlation and their intervals."""
+        """Return the means and the correlation with their intervals, the counts and the failures."""
         measures: dict[str, Measure] = {}
         for name, values in self._columns.items():
             if name not in _column_needs or _column_needs[name] in self._chosen.measures:
@@ -244,7 +254,7 @@ class _Run:
         return Measure(value, low, high, len(together))
 
 
-# Columns that come along with others, and the measure for which they are told.
+# Columns that are computed for other measures too -> the measure that must be chosen for them to be reported.
 _column_needs = {"click_iou": "click", "oracle_iou": "click", "disc_iou": "click"}
 
 

@@ -1,4 +1,4 @@
-"""What is measured, and how: the options of an evaluation."""
+"""Options of an evaluation: what to measure, and how."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ MEASURES = ("click", "box", "boundary", "correlation", "noc", "everything")
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Checked options.
+    """Validated options of an evaluation.
 
-    measures: which of `MEASURES`, by their names in a list, or one text with commas; None for all. `click`: IoU of one
-    click; `box`: IoU of a box; `boundary`: boundary F of the click's mask; `correlation`: of its predicted and true
-    IoU; `noc`: number of clicks; `everything`: average recall of proposals. The last two take most of the time.
-    min_area: leave out objects that cover a smaller share of their picture, in [0, 1).
-    max_images: evaluate so many images, drawn by `seed`; None for all. seed: also of GrabCut and the bootstrap.
-    baselines: measure a disc for `click` and `boundary`, and GrabCut for `box`, too.
-    mask_feedback: for `noc`, give the model its mask before each further click, as SAM is trained; False: only the
-        clicks, for models that don't know masks as prompts.
-    points_stride: points per side of the grid for `everything`; None: as the model's options have it, 32.
-    rows: write the values of each object as well.
+    measures: names from `MEASURES`, as a list or as one comma-separated string; None for all. `click`: IoU of the mask
+        for one click; `box`: IoU of the mask for a box; `boundary`: boundary F of the click's mask; `correlation`: rank
+        correlation of the click's predicted and true IoU; `noc`: number of clicks to reach an IoU; `everything`:
+        average recall of proposals. The last two take most of the time.
+    min_area: skip objects that cover a smaller fraction of their image, in [0, 1).
+    max_images: number of images to evaluate, drawn at random with `seed`; None for all.
+    seed: random seed of that draw, of GrabCut and of the bootstrap.
+    baselines: also measure a disc for `click` and `boundary`, and GrabCut for `box`.
+    mask_feedback: for `noc`, pass the model its previous mask along with each further click, as SAM is trained. False
+        passes the clicks alone, for models that don't accept masks as prompts.
+    points_stride: points per side of the grid for `everything`; None takes the predictor's option, by default 32.
+    rows: also write the values of each object.
 
-    TypeError and ValueError for values that don't fit.
+    Raises TypeError or ValueError for invalid values.
     """
 
     measures: Any = None
@@ -40,7 +42,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         least = _number(0)("min_area", self.min_area)
         if least >= 1:
-            raise ValueError(f"min_area is a share of the picture, from 0 to below 1, not {self.min_area!r}")
+            raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {self.min_area!r}")
         most = None if self.max_images is None else _whole(1)("max_images", self.max_images)
         checked = {
             "measures": read_measures(self.measures),
@@ -57,12 +59,16 @@ class EvaluateConfig:
 
     @property
     def clicks(self) -> bool:
-        """Whether the masks of one click are needed."""
+        """Whether any chosen measure needs the masks of one click."""
         return not {"click", "boundary", "correlation", "noc"}.isdisjoint(self.measures)
 
 
 def read_measures(measures: Any) -> tuple[str, ...]:
-    """The measures named, each once, in a fixed order."""
+    """Return the named measures, without duplicates, in the order of `MEASURES`.
+
+    Names may be in any case. Raises TypeError for anything but a string or a collection of strings, ValueError for
+    unknown names or none at all.
+    """
     given = MEASURES if measures is None else measures.split(",") if isinstance(measures, str) else measures
     if not isinstance(given, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in given):
         raise TypeError(f"measures must be a list of {', '.join(MEASURES)}, not {measures!r}")

@@ -1,4 +1,4 @@
-"""Rank correlation, and how far a mean may be trusted."""
+"""Rank correlation, and bootstrap confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESAMPLES = 1000
 
 
 def average_ranks(values: Values) -> Values:
-    """Ranks from 1, (N,); equal values share the mean of theirs."""
+    """Return ranks from 1, (N,). Equal values all get the mean of their ranks."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: Values = (last - (counts - 1) / 2)[group.reshape(-1)]
@@ -21,7 +21,10 @@ def average_ranks(values: Values) -> Values:
 
 
 def spearman(first: Values, second: Values) -> float:
-    """Spearman's rank correlation of (N,) and (N,): Pearson's of their `average_ranks`; NaN if one is constant."""
+    """Return Spearman's rank correlation of (N,) and (N,), i.e. Pearson's of their `average_ranks`.
+
+    NaN if either is constant.
+    """
     ranks = [average_ranks(values) - (len(values) + 1) / 2 for values in (first, second)]
     spread = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
     return float((ranks[0] * ranks[1]).sum()) / spread if spread else float("nan")
@@ -30,12 +33,15 @@ def spearman(first: Values, second: Values) -> float:
 def interval(
     images: Sequence[Values], statistic: Callable[[Values], float] | None, seed: int
 ) -> tuple[float, float] | None:
-    """The 95 % interval of a statistic of objects by the bootstrap, or None for fewer than two images.
+    """Return the 95 % interval of a statistic over objects by the bootstrap, or None if there is none.
 
-    images: the values of each image's objects, (n,) or (n, k). Whole images are drawn with replacement, because the
-    objects of one are alike; the interval is the 2.5th to the 97.5th percentile of the statistic over `RESAMPLES`
-    draws (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). statistic: of all values together, (N, ...);
-    None is the mean of (n,), which is quicker. Draws whose statistic is NaN are left out.
+    Whole images are drawn with replacement, because objects of the same image are not independent. The interval is the
+    2.5th to the 97.5th percentile of the statistic over `RESAMPLES` draws (Efron and Tibshirani, "An Introduction to
+    the Bootstrap", 1993). Draws whose statistic is NaN are left out. There is no interval for fewer than two images
+    with objects, or if all draws are NaN.
+
+    images: the values of each image's objects, (n,) or (n, k). statistic: function of all values concatenated, (N,) or
+    (N, k); None takes the mean of (n,), which is faster. seed: of the draws.
     """
     filled = [values for values in images if len(values)]
     if len(filled) < 2:

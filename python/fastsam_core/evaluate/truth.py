@@ -1,4 +1,4 @@
-"""Data sets with true masks: opened in any of four forms, read one image at a time."""
+"""Data sets with true masks, in any of four forms. Images and labels are read one image at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Failure:
-    """What could not be used: an object, or a whole image where `object` is None."""
+    """An object that could not be used, or a whole image or file if `object` is None."""
 
     image: str
     object: str | None
@@ -37,7 +37,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class TrueObject:
-    """An object. name: its number or place in the file. rle: its mask, of the picture's size."""
+    """A true object. name: its number or position in the label file. rle: its mask, of the image's size."""
 
     name: str
     rle: rle.RLE
@@ -45,7 +45,11 @@ class TrueObject:
 
 @dataclass
 class Example:
-    """One image. pixels: BGR uint8 (H, W, 3), None where the image failed. crowds: objects marked so, left out."""
+    """One image and its true objects.
+
+    pixels: BGR uint8 (H, W, 3), or None if the image can't be used. crowds: number of objects that were left out
+    because they are marked as a crowd.
+    """
 
     name: str
     path: Path
@@ -56,7 +60,7 @@ class Example:
 
 
 class DataSet:
-    """Images with true masks, in order. `names` are theirs, below the folder of images."""
+    """Sequence of images with true masks. names: their paths relative to the folder of images."""
 
     def __init__(self, names: list[str], folder: Path) -> None:
         self.names = names
@@ -66,7 +70,7 @@ class DataSet:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        """Read an image and its objects; what can't be read is among its failures."""
+        """Read an image and its objects. What can't be read is listed in the example's `failures`."""
         name = self.names[index]
         example = Example(name, self._folder / name)
         try:
@@ -79,18 +83,18 @@ class DataSet:
         return example
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
-        """Add the objects of a picture of `size` = (height, width); ValueError if that can't be done at all."""
+        """Add the objects of an image of `size` = (height, width) to `example`; ValueError for unusable labels."""
         raise NotImplementedError
 
     def labelled(self) -> list[int]:
-        """Places of the images that may have objects, as far as it shows without opening an image or its label file.
+        """Return the indices of the images that may have objects, without opening images or their label files.
 
-        The others have none for sure.
+        All other images certainly have none.
         """
         raise NotImplementedError
 
     def stray(self) -> Iterator[Failure]:
-        """Files of the data set that belong to no image."""
+        """Yield a failure for each label file that belongs to no image."""
         return iter(())
 
 
@@ -99,7 +103,7 @@ class CocoData(DataSet):
 
     def __init__(self, file: Path, folder: Path) -> None:
         self._file = CocoFile(file)
-        # Tools on Windows write backslashes.
+        # Tools on Windows write paths with backslashes.
         names = [self._file.name(image_id).replace("\\", "/") for image_id in self._file.image_ids]
         super().__init__(names, folder)
 
@@ -125,7 +129,7 @@ class CocoData(DataSet):
 
 
 class YoloData(DataSet):
-    """A folder of YOLO's text files, and that of their images; an image without a text file has no objects."""
+    """A folder of YOLO text files and the folder of their images. An image without a text file has no objects."""
 
     def __init__(self, labels: Path, images: Path) -> None:
         self._labels, self._stray = labels, list[Failure]()
@@ -155,7 +159,7 @@ class YoloData(DataSet):
 
 
 class FolderData(DataSet):
-    """A folder of images, and one of label maps by the same names: PNG files in `masks`, .npz files in `labels`."""
+    """A folder of images, and a folder of label maps with the same names: .png in `masks` or .npz in `labels`."""
 
     def __init__(self, images: Path, maps: Path, suffix: str) -> None:
         self._maps, self._suffix = maps, suffix
@@ -206,9 +210,10 @@ def _check_size(labels: Any, picture: tuple[int, int], where: str) -> None:
 
 
 def open_data(data: Any, images: Any = None) -> DataSet:
-    """The data set at `data`, in whichever form; `images` is the folder of the images of a COCO file or YOLO's labels.
+    """Open the data set at `data`, in any of the forms `FORMS` lists.
 
-    ValueError, with the forms that are accepted, for anything else; FileNotFoundError where nothing is there.
+    images: folder of the images of a COCO file or of YOLO's labels. Raises TypeError for anything but paths,
+    FileNotFoundError for a path that doesn't exist, and ValueError with the accepted forms for any other data.
     """
     for name, value in (("data", data), ("images", images)):
         if not isinstance(value, (str, os.PathLike)) and not (name == "images" and value is None):
@@ -231,12 +236,12 @@ def open_data(data: Any, images: Any = None) -> DataSet:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise ValueError(f"{path} holds {found}; {FORMS}")
     if len(kinds) > 1:
-        raise ValueError(f"{path} holds both masks/ and labels/: which are the true ones? {FORMS}")
+        raise ValueError(f"{path} holds both masks/ and labels/, and only one of them may be there; {FORMS}")
     return FolderData(path / "images", path / kinds[0], ".png" if kinds == ["masks"] else ".npz")
 
 
 def _has_texts(folder: Path) -> bool:
-    """Whether a folder holds YOLO's label files; one with label maps does not, whatever else is in it."""
+    """Return whether a folder holds YOLO label files: some .txt besides lists of class names, and no .npz."""
     names = [name for name in image_files.walk(folder, {".npz", ".txt"}) if Path(name).name not in class_names.FILES]
     return bool(names) and all(name.endswith(".txt") for name in names)
 

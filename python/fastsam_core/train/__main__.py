@@ -1,6 +1,6 @@
 """Train a model: `python -m fastsam_core.train --help`.
 
-From scratch on generated scenes, or from a checkpoint on your own labelled images.
+Trains from scratch on generated scenes, or from a checkpoint on your own labelled images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .pool import LabelledImage
 from .scene_data import SceneDataset
 
 _DEFAULT = TrainConfig()
-# From a checkpoint: less, and more gently.
+# Defaults for training from a checkpoint: fewer steps, smaller batches and a lower learning rate.
 _FURTHER_STEPS, _FURTHER_BATCH, _FURTHER_RATE = 1000, 4, 1e-4
 
 
@@ -33,7 +33,7 @@ def _phase(text: str) -> Phase:
     try:
         size, steps, batch = (int(part) for part in text.split(":"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:STEPS:BATCH, three whole numbers") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:STEPS:BATCH, three integers") from None
     return Phase(size, steps, batch)
 
 
@@ -46,55 +46,56 @@ def _parser() -> argparse.ArgumentParser:
         help="a registry name, to train from scratch; or a checkpoint, to train further (default: %(default)s)",
     )
     add("--data", help="labelled images to train on, as for `fastsam val`; without it, generated scenes")
-    add("--images", help="the folder of the images of --data, where it isn't the file's own")
-    add("--output", type=Path, default=Path("runs/train"), help="folder for state, weights, curves and sample pictures")
+    add("--images", help="folder of the images of --data, for a COCO file or YOLO's labels")
+    add("--output", type=Path, default=Path("runs/train"), help="folder for state, weights, curves and sample images")
     phases = " ".join(f"{p.size}:{p.steps}:{p.batch}" for p in _DEFAULT.phases)
     further = f"from a checkpoint, {_FURTHER_STEPS} steps of {_FURTHER_BATCH} at its input size"
     add("--phases", type=_phase, nargs="+", metavar="SIZE:STEPS:BATCH", help=f"default: {phases}; {further}")
-    add("--train", choices=("all", "decoder"), default="all", help="decoder: leave the image encoder as it is")
-    add("--prompts", type=int, default=_DEFAULT.prompts, help="prompts per picture (default: %(default)s)")
-    add("--pool", type=int, default=_DEFAULT.pool, help="pictures kept on the device (default: %(default)s)")
-    add("--reuse", type=float, default=_DEFAULT.reuse, help="how often each is drawn (default: %(default)s)")
+    add("--train", choices=("all", "decoder"), default="all", help="decoder: freeze the image encoder")
+    add("--prompts", type=int, default=_DEFAULT.prompts, help="prompts per image (default: %(default)s)")
+    add("--pool", type=int, default=_DEFAULT.pool, help="number of images kept on the device (default: %(default)s)")
+    reuse = "how often each image is drawn on average (default: %(default)s)"
+    add("--reuse", type=float, default=_DEFAULT.reuse, help=reuse)
     rate = f"default: {_DEFAULT.learning_rate:g}; from a checkpoint, {_FURTHER_RATE:g}"
     add("--learning-rate", type=float, help=rate)
     add("--warmup-steps", type=int, default=_DEFAULT.warmup_steps, help="default: %(default)s")
-    add("--average-decay", type=float, default=_DEFAULT.average_decay, help="of the weights (default: %(default)s)")
+    decay = "decay of the moving average of the weights (default: %(default)s)"
+    add("--average-decay", type=float, default=_DEFAULT.average_decay, help=decay)
     areas = f"default: {_DEFAULT.min_area:g}; with --data, {MIN_AREA:g}"
-    add("--min-area", type=float, help=f"the smallest object, as a share of the picture ({areas})")
+    add("--min-area", type=float, help=f"smallest object to train on, as a fraction of the image ({areas})")
     add(
         "--plane-shares",
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="how often objects, parts and groups of generated scenes are asked for (default: {} {} {})".format(
-            *_DEFAULT.plane_shares
-        ),
+        help="relative frequencies of prompts for objects, parts and groups of generated scenes "
+        "(default: {} {} {})".format(*_DEFAULT.plane_shares),
     )
     add(
         "--rounds",
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="how often a step has one round of prompts, two, and so on; each after the first adds a corrective click "
-        "(default: {} {} {} {})".format(*_DEFAULT.rounds),
+        help="relative frequencies of steps with one round of prompts, two rounds, and so on; each after the first "
+        "adds a corrective click (default: {} {} {} {})".format(*_DEFAULT.rounds),
     )
     add(
         "--background",
         type=float,
-        help="clicks beside all objects for each on one; they teach a low predicted IoU "
+        help="number of clicks outside all objects for each click on one; they teach a low predicted IoU "
         f"(default: {_DEFAULT.background:g}; with --data, 0)",
     )
     add(
         "--iou-weight",
         type=float,
         default=_DEFAULT.iou_weight,
-        help="weight of the predicted IoU's error beside the masks' losses (default: %(default)s)",
+        help="weight of the predicted IoU's error relative to the mask losses (default: %(default)s)",
     )
     add("--minutes", type=float, default=_DEFAULT.minutes, help="finish within this time; 0: do all steps")
     add("--seed", type=int, default=_DEFAULT.seed)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
-    add("--workers", type=int, default=1, help="processes that make pictures (default: %(default)s)")
+    add("--workers", type=int, default=1, help="processes that load or generate images (default: %(default)s)")
     add("--threads", type=int, default=0, help="threads of the trainer (default: torch's choice)")
     return parser
 
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FloatingPointError, ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "stopped; the same command goes on from what was saved last\n")
+        parser.exit(130, "interrupted; run the same command again to resume from the last saved state\n")
     print(trainer.weights)
     return 0
 
@@ -132,14 +133,15 @@ def _trainer(options: dict[str, Any]) -> Trainer:
     }
     usual: dict[str, Any] = {"precision": "bfloat16" if device.type == "cuda" else "float32"}
     if options["model"] not in registry.MODELS:
-        usual |= {"learning_rate": _FURTHER_RATE, "evenness_share": 0.0}  # its masks have formed
+        # No ramp of the evenness: a checkpoint already predicts masks.
+        usual |= {"learning_rate": _FURTHER_RATE, "evenness_share": 0.0}
         if "phases" not in given:
             size = load_model(options["model"]).image_size
             usual["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
     if options["data"] is not None:
         if options["plane_shares"] is not None:
-            raise ValueError("--plane-shares is for generated scenes, not for labelled pictures (--data)")
-        # The planes of such labels are no levels, and what has no label may still be an object.
+            raise ValueError("--plane-shares is for generated scenes, not for labelled images (--data)")
+        # The planes of these labels are not objects, parts and groups, and pixels without a label may show an object.
         usual |= {"background": 0.0, "min_area": MIN_AREA}
         given |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}
     config = replace(_DEFAULT, **usual | given)
@@ -148,7 +150,7 @@ def _trainer(options: dict[str, Any]) -> Trainer:
         data = own = LabelledFolder(
             options["data"], images=options["images"], size=config.size, min_area=config.min_area
         )
-        own[0]  # a mistake shows here, not in a process of the loader's: ValueError where no image is usable
+        own[0]  # raises ValueError here, rather than in a worker process, if no image is usable
         config = replace(config, pool=min(config.pool, len(own)))
     return Trainer(config, data, options["output"], str(device), options["workers"])
 

@@ -1,4 +1,4 @@
-"""Several still things together: full dishes and bowls, bunches, stacks, shelves, heaps, a table with things on it.
+"""Composites of inanimate things: full dishes and bowls, bunches, stacks, shelves, heaps, a table with things on it.
 
 Each maker returns the pieces of every object, from back to front, in common units.
 """
@@ -18,7 +18,7 @@ from .stuff import slot
 
 
 def dish(rng: np.random.Generator) -> Things:
-    """A plate, board or bowl seen from above at a slant, with food on it and perhaps cutlery beside it."""
+    """A plate, board or bowl seen obliquely from above, with food on it and sometimes a tool such as cutlery."""
     flat, rim = _u(rng, 0.4, 1.0), _u(rng, 0.72, 0.9)
     round_ = rng.random() < 0.8
     power = 2.0 if round_ else 5.0
@@ -56,7 +56,7 @@ def dish(rng: np.random.Generator) -> Things:
 
 
 def full_bowl(rng: np.random.Generator) -> Things:
-    """A bowl, basket, box or pan with things lying in it, and its near wall before them."""
+    """A bowl, basket, box or pan with things lying in it."""
     deep, lip, taper = _u(rng, 0.3, 0.9), _u(rng, 0.12, 0.4), _u(rng, 0.5, 1.0)
     boxy = rng.random() < 0.4
     material = slot(str(rng.choice(["ceramic", "wood", "metal", "paint", "paper", "glass"])))
@@ -83,7 +83,7 @@ def full_bowl(rng: np.random.Generator) -> Things:
 
 
 def morsel(rng: np.random.Generator) -> list[Piece]:
-    """A piece of food about the origin: lump, slice, roll, floret, strip, with crust or topping."""
+    """A piece of food around the origin: lump, slice, roll, floret, disc or strips, some with crust or topping."""
     pick = int(rng.integers(6))
     if pick == 0:
         lump = (blob(rng, rough=0.3) * 0.8).astype(np.float32)
@@ -186,7 +186,7 @@ def stack(rng: np.random.Generator) -> Things:
 
 
 def shelf(rng: np.random.Generator) -> Things:
-    """A row of books or packets in a case."""
+    """A case with a row of books or packets."""
     wide, tall = _u(rng, 0.6, 1.2), _u(rng, 0.35, 0.6)
     frame = Piece.of((box(-wide - 0.08, -tall - 0.14, wide + 0.08, tall + 0.08),), (), slot("wood"))
     inside = Piece.of((box(-wide, -tall - 0.06, wide, tall),), (), slot("wood", 1), True, True)

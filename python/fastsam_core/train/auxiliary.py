@@ -1,6 +1,6 @@
-"""A loss on the image embedding itself, which gives every pixel a say: where regions end, and what belongs together.
+"""Dense loss on the image embedding: where regions end, and which pixels belong to the same object.
 
-A prompt teaches about one object; this teaches about all of a picture at once. Its layer is only there in training.
+A prompt trains on one object, this loss on all objects of an image at once. Its layer exists only during training.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_FEATURES = 16  # of a place, by which same and other objects are told apart
-_PLACES = 192  # per picture, that are compared with one another
+_FEATURES = 16  # length of the feature vector that says which object a cell belongs to
+_PLACES = 192  # cells per image that are compared pairwise
 
 
 class DenseHead(nn.Module):
-    """Reads a boundary map and features of places, at stride 4, out of an embedding (B, C, g, g)."""
+    """Layer that predicts a boundary map and feature vectors at stride 4 from an embedding (B, C, g, g)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -23,14 +23,17 @@ class DenseHead(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, embedding: Tensor, planes: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss; planes: (B, K, 16 g, 16 g) uint8, the first of which holds the objects."""
+        """Return the loss. planes: (B, K, 16 g, 16 g) uint8; the first plane holds the objects."""
         maps = F.pixel_shuffle(self.read(embedding).float(), 4)  # (B, 1 + F, 4 g, 4 g)
         cells = planes[:, :, 2::4, 2::4]
         return self._boundary_loss(maps[:, 0], cells) + self._affinity_loss(maps[:, 1:], cells[:, 0], generator)
 
     @staticmethod
     def _boundary_loss(logits: Tensor, cells: Tensor) -> Tensor:
-        """logits: (B, h, w); cells: (B, K, h, w). A boundary is where the right or lower neighbour differs."""
+        """Return the balanced cross-entropy of boundary logits (B, h, w) with the boundaries of cells (B, K, h, w).
+
+        A cell is on a boundary if its right or lower neighbour differs in any plane.
+        """
         edge = torch.zeros_like(logits)
         edge[:, :, :-1] = (cells[..., 1:] != cells[..., :-1]).any(1).float()
         edge[:, :-1] = torch.maximum(edge[:, :-1], (cells[:, :, 1:] != cells[:, :, :-1]).any(1).float())
@@ -39,7 +42,10 @@ class DenseHead(nn.Module):
         return 0.5 * ((entropy * edge).sum() / on + (entropy * (1 - edge)).sum() / off)
 
     def _affinity_loss(self, features: Tensor, cells: Tensor, generator: torch.Generator) -> Tensor:
-        """features: (B, F, h, w); cells: (B, h, w). Of pairs of places: does the same object show at both?"""
+        """Return the balanced cross-entropy of whether pairs of random cells show the same object.
+
+        features: (B, F, h, w); cells: (B, h, w), object numbers. Pairs with no object at either cell don't count.
+        """
         batch, _, height, width = features.shape
         places = torch.randint(height * width, (batch, _PLACES), generator=generator, device=cells.device)
         names = cells.flatten(1).gather(1, places)  # (B, P)

@@ -1,4 +1,4 @@
-"""What lies behind the objects of a generated scene: walls, floors, skies and clutter, none of it labelled."""
+"""Unlabelled backdrops of generated scenes: walls, floors, skies and clutter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _soften(
 
 
 def gradient(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A smooth change between two colours, (size, size, 3) float32."""
+    """Return a linear gradient between two colours, (size, size, 3) float32."""
     first = random_colour(rng)
     second = np.clip(first + rng.normal(0, 0.2, 3), 0, 1) if rng.random() < 0.7 else random_colour(rng)
     ramp = np.linspace(0, 1, size, dtype=np.float32)
@@ -38,7 +38,7 @@ def gradient(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _plane(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
-    """A textured ground seen in perspective: the (size - row, size, 3) part of a picture below `horizon` (rows)."""
+    """Return a textured ground in perspective, (size - row, size, 3): the part of an image below `horizon`, a row."""
     zoom = size / 384.0 * float(np.exp(rng.uniform(np.log(0.35), np.log(2.2))))
     material = pool.material(rng, zoom=zoom)
     texture = pool.crop(material, rng, size, size)
@@ -56,12 +56,12 @@ def _plane(rng: np.random.Generator, pool: TexturePool, size: int, horizon: floa
     )
     row = int(np.clip(horizon, 1, size - 1))
     matrix = cv2.getPerspectiveTransform(source, target - np.array([0, row], np.float32))
-    # Seen in perspective while still grey: colour has three channels of four bytes.
+    # Warp the grey levels rather than the colours, which have three channels of four bytes each.
     return material.coloured(cv2.warpPerspective(texture, matrix, (size, size - row), borderMode=cv2.BORDER_REFLECT))
 
 
 def indoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
-    """A wall above a floor or table top, with a skirting board or shadow where they meet."""
+    """Return a wall above a floor or table top, with a skirting board or shadow where they meet."""
     image = _surface(rng, pool, size, contrast=None if rng.random() < 0.4 else float(rng.uniform(0.02, 0.15)))
     row = int(np.clip(horizon, 1, size - 1))
     image[row:] = _plane(rng, pool, size, horizon)
@@ -76,7 +76,7 @@ def indoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: floa
 
 
 def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: float) -> np.ndarray:
-    """A sky, perhaps cloudy, above textured ground."""
+    """Return a sky, sometimes cloudy, above textured ground."""
     blue = np.array([0.45, 0.62, 0.85]) * rng.uniform(0.6, 1.15) + rng.normal(0, 0.08, 3)
     pale = np.clip(blue + rng.uniform(0.0, 0.35), 0, 1)
     share = (np.linspace(0, 1, size, dtype=np.float32) ** float(rng.uniform(0.6, 2.0)))[:, None, None]
@@ -104,7 +104,7 @@ def outdoor(rng: np.random.Generator, pool: TexturePool, size: int, horizon: flo
 
 
 def clutter(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
-    """Unlabelled colourful mess, mostly out of focus: what is behind a portrait or at the far side of a street."""
+    """Return colourful clutter out of focus, as behind a portrait or at the far side of a street."""
     image = gradient(rng, size)
     base = random_colour(rng)
     for _ in range(int(rng.integers(15, 60))):
@@ -123,7 +123,7 @@ def clutter(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarra
 
 
 def flat(rng: np.random.Generator, pool: TexturePool, size: int) -> np.ndarray:
-    """A wall or table seen square on: one texture, a gradient, or a mix of both."""
+    """Return a wall or table seen frontally: one texture, a gradient, or a mix of both."""
     pick = rng.random()
     if pick < 0.2:
         return gradient(rng, size)

@@ -1,8 +1,8 @@
-"""Teach a model to judge its masks: `python -m fastsam_core.train.calibrate --model M --output FILE`.
+"""Calibrate a model's predicted IoU: `python -m fastsam_core.train.calibrate --model M --output FILE`.
 
-In training the predicted IoU chases masks that change all the time, on parts as often as on things. Here the model
-stands still: its judgements are learnt anew, by the head alone, from what its masks of generated scenes are worth. Much
-cheaper than training: all but the head is inference, and each token is made once.
+During training the predicted IoU follows masks that keep changing, and a third of the prompts ask for parts and groups.
+Here the model is frozen except for its IoU head, which is trained further on the true IoU of the model's masks of
+generated scenes. This is much cheaper than training: all but the head is inference, and each token is computed once.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from .pool import MAX_PLANES, Feeder, LabelledImage, Pool
 from .prompts import corrections
 from .scene_data import SceneDataset
 
-# Who clicks means the thing more often than a part of it, or what it belongs to.
+# Frequencies of objects, parts and groups: a click means an object more often than a part of it or its group.
 SHARES = (0.82, 0.12, 0.06)
-# As many clicks beside everything as on something: a grid of points has more of the first than training did.
+# Number of background clicks for each click on a region: a grid of points has more of them than training did.
 BACKGROUND = 1.0
-_HELD_OUT = 0.15  # of the pictures
+_HELD_OUT = 0.15  # fraction of the images; in effect every seventh
 _EPOCHS, _BATCH, _RATE = 20, 512, 3e-4
 
 
 @dataclass(frozen=True)
 class Judged:
-    """N prompts: the decoder's IoU tokens (N, C), the true IoU of the four masks (N, 4), the picture of each (N,)."""
+    """N prompts: the decoder's IoU tokens (N, C), the true IoU of the four masks (N, 4), the image's index (N,)."""
 
     tokens: Tensor
     ious: Tensor
@@ -58,7 +58,7 @@ class Judged:
 def judged_prompts(
     model: SamModel, data: Dataset[LabelledImage], pictures: int, prompts: int, seed: int, workers: int
 ) -> Judged:
-    """What `prompts` prompts on each of `pictures` pictures give: clicks, boxes, and either with a correction."""
+    """Run `prompts` prompts on each of `pictures` images: clicks and boxes, some of them again with a correction."""
     size = model.image_size
     rng = np.random.default_rng(seed)
     generator = torch.Generator(model.device).manual_seed(seed)
@@ -102,7 +102,7 @@ def judged_prompts(
 
 
 def _decode(prepared: PreparedImage, sparse: Tensor) -> tuple[Tensor, Tensor]:
-    """Prompt tokens (N, T, C) to IoU tokens (N, C) and the logits of all masks (N, 4, S / 4, S / 4)."""
+    """Decode prompt tokens (N, T, C) to IoU tokens (N, C) and the logits of all masks (N, 4, S / 4, S / 4)."""
     image, count = prepared.folded, len(sparse)
     assert image is not None, "a decoder as it was built"
     row = torch.arange(count).repeat_interleave(NUM_MASK_TOKENS)
@@ -118,8 +118,10 @@ def _decode(prepared: PreparedImage, sparse: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
-    """Train `model.mask_decoder.iou_prediction_head` in place; its mean squared error on held-out pictures before and
-    after. The head of the best epoch is kept, which is the old one where none is better.
+    """Train `model.mask_decoder.iou_prediction_head` in place.
+
+    Returns its mean squared error on held-out images before and after. The head of the best epoch is kept, or the old
+    one if no epoch is better. ValueError for too few images to hold some out.
     """
     head = model.mask_decoder.iou_prediction_head
     device = model.device
@@ -166,7 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        # Before the work.
+        # Check the options before the work.
+        for name, least in {"pictures": 1, "prompts": 1, "seed": 0, "workers": 0}.items():
+            if getattr(options, name) < least:
+                raise ValueError(f"--{name} is {least} or more, not {getattr(options, name)}")
         if options.output.is_dir():
             raise ValueError(f"--output is a file to write, but {options.output} is a folder")
         check_folder(options.output.parent)

@@ -1,4 +1,4 @@
-"""What a camera does to a generated scene: light fall-off, colour cast, blur, noise and compression."""
+"""Camera effects for a generated scene: light fall-off, colour cast, blur, noise and compression."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .textures import TexturePool
 
 
 def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A smooth brightness factor with vignetting and a colour cast, (size, size, 3) float32."""
+    """Return a smooth brightness factor with vignetting and a colour cast, (size, size, 3) float32."""
     grid = np.linspace(-1, 1, 17, dtype=np.float32)
     x, y = grid[None, :], grid[:, None]
     turn = rng.uniform(0, 2 * np.pi)
@@ -26,7 +26,7 @@ def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _shadows(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Shadows of things outside of the picture, which cross its objects: a factor, (size, size, 3) float32."""
+    """Return shadows cast across the scene by things outside the image, as a factor (size, size, 3) float32."""
     side = -(-size // 2)
     factor: np.ndarray = np.ones((side, side), np.float32)
     dark, turn = float(rng.uniform(0.4, 0.8)), float(rng.uniform(0, np.pi))
@@ -73,9 +73,9 @@ def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -> np.ndarray:
-    """Turn a linear rendering into a uint8 picture of the same size with a camera's faults.
+    """Return a uint8 image of the same size with the flaws of a camera.
 
-    `image`, (S, S, 3) float32 RGB, is used up: its values are spoilt.
+    image: (S, S, 3) float32 RGB, linear rendering; its content is overwritten.
     """
     size = image.shape[0]
     if rng.random() < 0.35:
@@ -83,7 +83,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     image = cv2.multiply(image, _lighting(rng, size), image)
     if rng.random() < 0.12:
         image = cv2.multiply(image, _shadows(rng, size), image)
-    if rng.random() < 0.65:  # generated colours are livelier than most of the world's
+    if rng.random() < 0.65:  # generated colours are more saturated than most real ones
         keep = float(rng.uniform(0.35, 1.0))
         image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * TO_GREY)
     if rng.random() < 0.5:
@@ -98,7 +98,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     strength = 0.0
     if rng.random() < 0.7:
         strength = float(np.exp(rng.uniform(np.log(0.004), np.log(0.05))))
-    # Noise and rounding in one pass over the picture; what lies outside of 0 to 255 is cut off.
+    # Noise, rounding and saturation to [0, 255] in one pass.
     picture = cv2.addWeighted(image, 255.0, pool.grain(rng, size), 255.0 * strength, 0.0, dtype=cv2.CV_8U)
     if rng.random() < 0.6:
         quality = int(rng.integers(35, 96))

@@ -1,4 +1,4 @@
-"""Which things there are, how often each is drawn, what they are likely made of, and what carries print."""
+"""Catalogue of things: how often each kind is drawn, what it is likely made of, and what may carry print."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _LOOSE: tuple[tuple[Maker, float], ...] = (
 )
 
 
-# What the slots of a thing are likely made of. Those that shade their main material (negative slots) keep theirs.
+# Likely stuff of each slot of a thing. Things with negative slots (shades of the main material) are left as they are.
 _NATURAL: dict[Maker, dict[int, tuple[str, ...]]] = {
     bottle: {0: ("glass", "paint", "ceramic"), 1: ("paper", "paint"), 2: ("paint", "metal")},
     cup: {0: ("ceramic", "paint", "metal", "glass"), 1: ("wood", "ceramic", "food"), 2: ("pattern", "paint")},
@@ -76,7 +76,7 @@ _PRINTABLE = {bottle, cup, vehicle, carton, screen, garment, house, plate, sofa,
 
 
 def finished(rng: np.random.Generator, maker: Maker) -> list[Piece]:
-    """What `maker` makes, mostly of likely stuff and sometimes with print on its largest piece."""
+    """Return what `maker` makes, usually of likely stuff, and sometimes with print on its largest piece."""
     pieces = maker(rng)
     kinds = _NATURAL.get(maker)
     if kinds and rng.random() < 0.65 and min(piece.slot for piece in pieces) >= 0:
@@ -86,7 +86,7 @@ def finished(rng: np.random.Generator, maker: Maker) -> list[Piece]:
 
 
 def with_print(rng: np.random.Generator, pieces: list[Piece]) -> list[Piece]:
-    """The pieces and print somewhere inside of the largest that is part of the silhouette."""
+    """Return the pieces with print added inside the largest piece, by bounding box, of the silhouette."""
     areas = [bounds(piece.outline_points) for piece in pieces if not piece.clip]
     left, top, right, bottom = max(areas, key=lambda area: (area[2] - area[0]) * (area[3] - area[1]))
     wide, high = (right - left) * _u(rng, 0.15, 0.45), (bottom - top) * _u(rng, 0.1, 0.4)
@@ -107,12 +107,12 @@ def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> M
 
 
 def upright_shape(rng: np.random.Generator) -> Shape:
-    """A random thing that stands on the ground."""
+    """Return a random thing that stands on the ground."""
     return fit(finished(rng, _pick(rng, _UPRIGHT)), upright=True)
 
 
 def any_shape(rng: np.random.Generator) -> Shape:
-    """A random object of any kind: abstract, loose or standing."""
+    """Return a random object of any kind: abstract, loose or standing on the ground."""
     pick = rng.random()
     if pick < 0.38:
         shape = simple_shape(rng)

@@ -1,4 +1,4 @@
-"""People and animals together with what they ride, carry, sit on or drive, and with each other.
+"""Composites with people and animals: with what they ride, carry, sit on or drive, and with each other.
 
 Each maker returns the pieces of every object, from back to front, in common units.
 """
@@ -18,7 +18,7 @@ from .stuff import slot
 
 
 def rider(rng: np.random.Generator) -> Things:
-    """Somebody on an animal."""
+    """A person riding an animal."""
     mount, seat = figures.quadruped(rng)
     size = _u(rng, 0.75, 1.2)
     figure = figures.person(rng, "straddle")
@@ -28,7 +28,7 @@ def rider(rng: np.random.Generator) -> Things:
 
 
 def cyclist(rng: np.random.Generator) -> Things:
-    """Somebody on two wheels: a bicycle, motorbike or scooter."""
+    """A person on two wheels: a bicycle, motorbike or scooter."""
     machine = finished(rng, things.bicycle) if rng.random() < 0.45 else motorbike(rng)
     figure = figures.person(rng, "ride")
     return [machine, put(figure.pieces, -0.3, -0.38, _u(rng, 0.8, 1.05))]
@@ -58,7 +58,7 @@ def motorbike(rng: np.random.Generator) -> list[Piece]:
 
 
 def carrier(rng: np.random.Generator) -> Things:
-    """Somebody with a bag, umbrella, box, board, racket or dog."""
+    """A person with a bag, umbrella, box, board, stick or racket, dog, or something like a phone."""
     figure = figures.person(rng, str(rng.choice(["stand", "walk", "reach"])))
     (x, y), body = figure.hands[1], figure.pieces
     pick = int(rng.integers(7))
@@ -126,7 +126,7 @@ def umbrella(rng: np.random.Generator, x: float, y: float) -> list[Piece]:
 
 
 def sitter(rng: np.random.Generator) -> Things:
-    """Somebody, or a pet, on a chair, bench or sofa."""
+    """One or two people, or a pet, on a chair, bench or sofa."""
     seat = stand(
         finished(rng, things.sofa) if rng.random() < 0.5 else finished(rng, things.furniture), 0.0, 0.5, 1.6, 1.2
     )
@@ -142,7 +142,7 @@ def sitter(rng: np.random.Generator) -> Things:
 
 
 def party(rng: np.random.Generator) -> Things:
-    """A few people or animals close together, shoulder to shoulder or one before the other."""
+    """A few people or animals close together, side by side or partly in front of each other."""
     animals = rng.random() < 0.35
     x, result = 0.0, []
     for _ in range(int(rng.integers(2, 5))):
@@ -156,7 +156,7 @@ def party(rng: np.random.Generator) -> Things:
 
 
 def driven(rng: np.random.Generator) -> Things:
-    """A vehicle with its load or with somebody before it."""
+    """A vehicle with a load on it or a person in front of it."""
     car = finished(rng, things.vehicle)
     if rng.random() < 0.5:
         figure = stand(figures.clothed(rng), _u(rng, -0.8, 0.8), 0.55, 1.0, _u(rng, 0.9, 1.3))

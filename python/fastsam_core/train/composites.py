@@ -1,4 +1,4 @@
-"""Things made of several objects that a person might also call one, and how often each is drawn.
+"""Composites: several objects that a person might also regard as one, and how often each kind is drawn.
 
 The union of a composite's objects is a group of the scene.
 """
@@ -33,11 +33,11 @@ MAKERS: tuple[tuple[Maker, float, bool], ...] = (
 
 
 def any_cluster(rng: np.random.Generator, *, upright: bool | None = None) -> Cluster:
-    """A random composite; `upright` True leaves out those that are seen from above."""
+    """Return a random composite. upright: True excludes those seen from above."""
     table = [row for row in MAKERS if not upright or row[2]]
     shares = np.cumsum([weight for _, weight, _ in table])
     maker, _, stands = table[int(np.searchsorted(shares, float(rng.random()) * float(shares[-1]), side="right"))]
     members = maker(rng)
-    # People and animals side by side each stand on the ground; the rest hangs on the first.
+    # In a party each member stands on the ground, and in some composites the first two. Elsewhere only the first does.
     standing = tuple(range(len(members))) if maker is party else (0, 1) if maker in (vase, driven) else (0,)
     return cluster(members, upright=stands, standing=standing)

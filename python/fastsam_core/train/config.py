@@ -1,4 +1,4 @@
-"""What decides the result of a training run, beside the code: sizes, steps, learning rate, prompts."""
+"""Settings that determine the result of a training run: sizes, steps, learning rate, prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .prompts import PLANE_SHARES
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps` steps with `batch` pictures each, `size` pixels (a multiple of 16) on their long side."""
+    """A phase of `steps` steps on `batch` images each, whose long side has `size` pixels (a multiple of 16)."""
 
     size: int
     steps: int
@@ -19,28 +19,34 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a run.
+    """Settings of a training run.
 
     Attributes:
-        model: a name of `models.registry`, trained from scratch; else a checkpoint's name or path, trained further.
-        train: "all", or "decoder": the image encoder stays as it is.
-        phases: one after the other, usually of rising size.
-        prompts: per picture; a third of them are boxes, the others clicks.
-        pool: so many pictures are kept, and drawn from again and again.
-        reuse: how often a picture is drawn before it makes room for a new one, on average.
-        learning_rate, final_learning_rate: linear warm-up to the first, half a cosine down to the second.
-        average_decay: of the exponential average of the weights, which is what is kept in the end.
-        final_evenness, evenness_share: see `losses.Truth`; the first is reached after that share of the run.
+        model: a name in `models.registry`, to train from scratch; else a checkpoint's name or path, to train further.
+        train: "all", or "decoder" to freeze the image encoder.
+        phases: run one after the other, usually with increasing size.
+        prompts: prompts per image; a third of them are boxes, the others clicks.
+        pool: number of images that the pool holds, from which batches are drawn.
+        reuse: how often an image is drawn on average before a new one replaces it.
+        learning_rate, final_learning_rate: linear warm-up to the first, then half a cosine down to the second.
+        warmup_steps: steps of the warm-up.
+        weight_decay: of AdamW, for parameters with more than one dimension.
+        average_decay: decay of the exponential moving average of the weights, which is the result of the run.
+        final_evenness, evenness_share: the `evenness` of `losses.Truth` rises from 0 to the first, which it reaches
+            after the second, a fraction of the run.
         auxiliary, final_auxiliary: weight of the dense loss on the image embedding (`auxiliary.py`) at the start and
             at the end.
-        mask_feedback: of the prompts that get a further click, the share that gets the last mask as well.
-        min_area: the smallest object asked for, as a share of the picture.
-        plane_shares: how often the objects of each plane of labels are asked for; () for all alike.
-        background: how many clicks beside every object there are for each on one. They teach the predicted IoU to be
-            low there; 0 for labels that leave objects out.
-        rounds: how often a step has one round of prompts, two, and so on.
-        iou_weight: weight of the predicted IoU's error beside the masks' losses.
-        minutes: 0, or how long the run may take: where its steps would take longer, the schedule goes by the clock.
+        mask_feedback: fraction of the prompts with a further click that also get the previous mask.
+        min_area: smallest object to ask for, as a fraction of the image.
+        plane_shares: relative frequencies of prompts for the regions of each plane of labels; () draws all regions
+            with equal probability.
+        background: number of clicks outside all objects for each click on one. They teach a low predicted IoU there.
+            Use 0 for labels that leave objects out.
+        rounds: relative frequencies of steps with one round of prompts, two rounds, and so on.
+        iou_weight: weight of the predicted IoU's error relative to the mask losses.
+        precision: "float32" or "bfloat16" (autocast).
+        minutes: time limit of the run; if the steps would take longer, the schedule follows the clock. 0 for none.
+        seed: of all randomness.
     """
 
     model: str = "sam_nano"
@@ -78,13 +84,14 @@ class TrainConfig:
         for phase in self.phases:
             if phase.size < 32 or phase.size % 16 or phase.steps < 1 or phase.batch < 1:
                 raise ValueError(f"{phase}: the size is a multiple of 16 from 32, steps and batch are at least 1")
-        if any(not share >= 0 for share in self.plane_shares) or (self.plane_shares and not sum(self.plane_shares)):
-            raise ValueError(f"plane_shares are not negative, and one is above 0; given: {self.plane_shares!r}")
-        if not self.rounds or any(not share >= 0 for share in self.rounds) or not sum(self.rounds):
-            raise ValueError(f"rounds are not negative, and one is above 0; given: {self.rounds!r}")
-        not_negative = ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps")
+        for name, shares in (("plane_shares", self.plane_shares or (1.0,)), ("rounds", self.rounds)):
+            if any(not 0 <= share < math.inf for share in shares) or not sum(shares):
+                raise ValueError(
+                    f"{name} must be finite and not negative, and at least one above 0; given: {getattr(self, name)!r}"
+                )
+        not_negative = ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps", "seed")
         for name, least in {"prompts": 3, "pool": 1, "reuse": 1, **dict.fromkeys(not_negative, 0)}.items():
-            if not least <= getattr(self, name) < math.inf:  # False for NaN, which the weights would become
+            if not least <= getattr(self, name) < math.inf:  # also rejects NaN, which would spread to the weights
                 raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay is from 0 to below 1, not {self.average_decay!r}")
@@ -95,11 +102,11 @@ class TrainConfig:
 
     @property
     def size(self) -> int:
-        """The size that pictures are kept at: the largest that a phase asks for."""
+        """Size in pixels at which images are stored: the largest of all phases."""
         return max(phase.size for phase in self.phases)
 
     def phase_at(self, progress: float) -> int:
-        """The number of the phase that a run is in after a share `progress` of it."""
+        """Return the index of the phase at `progress`, a fraction of the run."""
         done = 0
         for number, phase in enumerate(self.phases):
             done += phase.steps
@@ -113,7 +120,10 @@ class TrainConfig:
         return rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
 
     def evenness_at(self, progress: float) -> float:
-        """From balanced cross-entropy to nearly the plain one, once masks have begun to form."""
+        """Return the evenness at `progress`: a linear ramp from balanced to nearly plain cross-entropy.
+
+        Training starts balanced until masks have begun to form; see `losses.Truth.losses`.
+        """
         return self.final_evenness * min(1.0, progress / max(self.evenness_share, 1e-6))
 
     def auxiliary_at(self, progress: float) -> float:

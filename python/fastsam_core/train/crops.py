@@ -1,6 +1,6 @@
-"""Random views of labelled pictures: cut out, resized, mirrored, tinted, and padded as at inference.
+"""Random views of labelled images: cropped, resized, mirrored, tinted, and padded as at inference.
 
-What is random is drawn on the host, view by view; the pixels are then made for all views at once, in some 150
+Random parameters are drawn on the host, view by view. The pixels of all views are then computed together, in about 150
 operations on the device, so that a GPU doesn't wait for the host.
 """
 
@@ -19,16 +19,18 @@ from ..models.common import to_device
 from ..preprocess import PIXEL_MEAN, PIXEL_STD
 from .pool import Pool
 
-_WHOLE_SHARE = 0.35  # of the views show all of their picture
-_LEAST_SIDE = 0.4  # of the picture's
-# So many pixels of pictures are resized at once, a float32 in three channels each: what a CPU's cache holds, or 200 MB.
+_WHOLE_SHARE = 0.35  # fraction of the views that show the whole image
+_LEAST_SIDE = 0.4  # smallest side of a crop as a fraction of the image's, before the aspect ratio is changed
+# Number of source pixels, with three float32 channels each, resized at once: what fits a CPU's cache, or 200 MB.
 _PIXELS_ON_CPU, _PIXELS_ON_GPU = 1 << 19, 1 << 24
 
 
 @dataclass(frozen=True)
 class Views:
-    """images: (B, 3, S, S) float32, normalised, zeros around the picture; planes: (B, K, S, S) uint8; inside: (B, S,
-    S) bool, True on the picture.
+    """A batch of B views.
+
+    images: (B, 3, S, S) float32, normalised, padded with zeros. planes: (B, K, S, S) uint8. inside: (B, S, S) bool,
+    True on the image and False on padding.
     """
 
     images: Tensor
@@ -38,9 +40,10 @@ class Views:
 
 @dataclass(frozen=True)
 class _Axis:
-    """How B views lie along one axis of their pictures; each (B,) float32, whole numbers but for `mirrored`'s bool.
+    """Geometry of B views along one axis. All are (B,); `mirrored` is bool, the others are integers in float32.
 
-    start, extent: the window's, in pixels of the picture; shown: its length in the view.
+    start, extent: of the window that is cut out, in pixels of the image. shown: length of the window in pixels of the
+    view, after resizing.
     """
 
     start: Tensor
@@ -49,22 +52,25 @@ class _Axis:
     mirrored: Tensor
 
     def places(self, size: int) -> tuple[Tensor, Tensor]:
-        """Which pixel of the resized, not yet mirrored window each of a view's `size` pixels is, and whether it is one
-        at all: (B, size) float32 and bool.
+        """Map the `size` pixels of each view to pixels of its resized window before mirroring.
+
+        Returns positions, (B, size) float32, and whether the pixel lies on the window rather than on padding, bool.
         """
         place = torch.arange(size, device=self.start.device, dtype=torch.float32)
         shown = self.shown[:, None]
         return torch.where(self.mirrored[:, None], shown - 1 - place, place), place < shown
 
     def nearest(self, size: int) -> Tensor:
-        """The picture's pixel nearest to each pixel of a view, (B, size) int64; beside the window, one inside it."""
+        """Return the image's pixel nearest to each pixel of a view, (B, size) int64; for padding the window's first."""
         place, inside = self.places(size)
         step = ((place + 0.5) * (self.extent / self.shown)[:, None]).floor()
         return (self.start[:, None] + step * inside).long()
 
     def triangle(self, size: int, taps: int) -> tuple[Tensor, Tensor]:
-        """The pixels of the picture that each pixel of a view is a mean of, and their weights: (B, size, taps) int64
-        and float32, as of bilinear interpolation with antialiasing. Weights are zero beside the window.
+        """Return indices and weights that resize by bilinear interpolation with antialiasing.
+
+        Each pixel of a view is a weighted sum of `taps` pixels of the image: (B, size, taps), int64 indices and float32
+        weights. The weights are zero for padding.
         """
         place, inside = self.places(size)
         scale = (self.extent / self.shown)[:, None]
@@ -80,11 +86,11 @@ class _Axis:
 
 
 def draw_views(pool: Pool, count: int, size: int, rng: np.random.Generator) -> Views:
-    """`count` views of randomly chosen pictures of the pool, `size` pixels on their long side."""
+    """Return `count` views of randomly chosen images of the pool, with `size` pixels on their long side."""
     chosen = rng.integers(len(pool), size=count).tolist()
     drawn = [_drawn(rng, pool.shapes[which], size) for which in chosen]
     device = pool.data.device
-    # One copy for all; float32 holds the whole numbers exactly.
+    # A single copy to the device; float32 represents these integers exactly.
     table = to_device(
         torch.tensor([(which, *view) for which, view in zip(chosen, drawn, strict=True)], dtype=torch.float32), device
     )
@@ -95,7 +101,7 @@ def draw_views(pool: Pool, count: int, size: int, rng: np.random.Generator) -> V
     inside = rows.places(size)[1][:, :, None] & columns.places(size)[1][:, None]
     taps = max(math.ceil(2 * max(1.0, view[2] / view[4], view[3] / view[5])) for view in drawn)
     axes = [axis.triangle(size, taps) for axis in (rows, columns)]
-    # Tint and normalisation in one: both are lines, and what lies between them is a bound on either side.
+    # Tint and normalisation merge into one affine map. The clamp to [0, 255] between them becomes one after it.
     mean, deviation = _colours(device)
     gain = table[:, 8:11, None, None] / deviation
     offset = (table[:, 11, None, None, None] - mean) / deviation - 128 * gain
@@ -105,7 +111,7 @@ def draw_views(pool: Pool, count: int, size: int, rng: np.random.Generator) -> V
     for first in range(0, count, at_once):
         part = slice(first, first + at_once)
         view = pool.images.index_select(0, which[part]).float()
-        for pixel, weight in axes:  # rows, which makes (b, 3, S, P) and turned (b, 3, P, S), then columns
+        for pixel, weight in axes:  # rows: (b, 3, P, P) -> (b, 3, S, P), transposed to (b, 3, P, S); then columns
             view = _weighted(view, pixel[part], weight[part]).transpose(2, 3)
         images[part] = view
         images[part].mul_(gain[part]).add_(offset[part]).clamp_(least, most).mul_(inside[part, None].float())
@@ -114,7 +120,7 @@ def draw_views(pool: Pool, count: int, size: int, rng: np.random.Generator) -> V
 
 
 def _weighted(pixels: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows: pixels (B, C, h, w), rows and weights (B, S, T) -> (B, C, S, w)."""
+    """Return weighted sums of rows: pixels (B, C, h, w), row indices and weights (B, S, T) -> (B, C, S, w)."""
     batch, channels, height, width = pixels.shape
     size, taps = rows.shape[1:]
     base = torch.arange(batch * channels, device=pixels.device).view(batch, channels, 1, 1) * height
@@ -125,7 +131,7 @@ def _weighted(pixels: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _named(pool: Pool, which: Tensor, rows: _Axis, columns: _Axis, size: int) -> Tensor:
-    """The labels nearest to the pixels of the views, (B, K, S, S) uint8."""
+    """Return the label planes of the views by nearest-neighbour sampling, (B, K, S, S) uint8."""
     channels, side = pool.data.shape[1], pool.size
     planes = torch.arange(3, channels, device=which.device)
     row = ((which[:, None] * channels + planes) * side)[..., None] + rows.nearest(size)[:, None]  # (B, K, S)
@@ -135,14 +141,16 @@ def _named(pool: Pool, which: Tensor, rows: _Axis, columns: _Axis, size: int) ->
 
 @functools.cache
 def _colours(device: torch.device) -> tuple[Tensor, Tensor]:
-    """PIXEL_MEAN and PIXEL_STD, (3, 1, 1), kept on the device: to copy them there again is to wait for it."""
+    """Return PIXEL_MEAN and PIXEL_STD, (3, 1, 1), cached on the device: each copy would make the host wait for it."""
     mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return mean, deviation
 
 
 def _drawn(rng: np.random.Generator, shape: tuple[int, int], size: int) -> tuple[float, ...]:
-    """What is random about a view of a picture of that shape: top, left, height, width of the window; height and width
-    that it is shown at; 1 if it is mirrored; what the three colours are multiplied by around 128, and what is added.
+    """Draw the parameters of a view of an image of `shape` = (height, width).
+
+    Returns twelve numbers: top, left, height and width of the window; height and width of the resized window; 1 if
+    mirrored, else 0; the gains of the three colours around 128; 128 plus the brightness offset.
     """
     top, left, tall, wide = _window(rng, *shape)
     scale = size / max(tall, wide)
@@ -153,11 +161,11 @@ def _drawn(rng: np.random.Generator, shape: tuple[int, int], size: int) -> tuple
 
 
 def _window(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
-    """top, left, height, width of what is shown."""
+    """Return top, left, height and width of a random window; sometimes the whole image."""
     if rng.random() < _WHOLE_SHARE:
         return 0, 0, height, width
     share = rng.uniform(_LEAST_SIDE, 1.0)
-    # Photos are seldom square.
+    # Vary the aspect ratio, since photos are seldom square.
     aspect = float(np.exp(rng.uniform(-0.4, 0.4)))
     tall = int(min(max(height * share * aspect**0.5, min(16, height)), height))
     wide = int(min(max(width * share / aspect**0.5, min(16, width)), width))
@@ -165,7 +173,7 @@ def _window(rng: np.random.Generator, height: int, width: int) -> tuple[int, int
 
 
 def _tint(rng: np.random.Generator) -> tuple[list[float], float]:
-    """Other exposure, contrast and white balance, within what cameras do to the same scene: gains, and an offset."""
+    """Return random gains of the three colours and an offset: exposure, contrast and white balance as cameras vary."""
     if rng.random() < 0.4:
         return [1.0, 1.0, 1.0], 0.0
     gain = rng.uniform(0.75, 1.25) * (1 + 0.04 * rng.standard_normal(3))

@@ -1,4 +1,4 @@
-"""How well a model segments generated scenes that it has not seen: `python -m fastsam_core.train.evaluate`."""
+"""Measure how well a model segments generated scenes it has not seen: `python -m fastsam_core.train.evaluate`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .scenes import TexturePool, make_scene
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over `objects` objects that cover at least 1 % of their picture.
+    """Mean IoUs over `objects` objects in `scenes` scenes.
 
-    point: IoU of one click at the object's innermost pixel, best of three masks by predicted IoU; oracle: best of the
-    three by true IoU; box: IoU of the single mask for the object's box.
+    point: IoU for one click on the object's innermost pixel, best of three masks by predicted IoU. oracle: the same,
+    best of three by true IoU. box: IoU of the single mask for the object's box.
     """
 
     scenes: int
@@ -35,9 +35,11 @@ class Scores:
 
 @torch.inference_mode()
 def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01, textures: int = 200) -> Scores:
-    """Score `model` on `scenes` scenes made from `seed` with that many textures, at the model's own input size.
+    """Measure `model` on scenes generated from `seed`, at the model's own input size.
 
-    ValueError without scenes, or where none of them has an object that is large enough.
+    scenes: their number. min_area: smallest object that counts, as a fraction of the scene. textures: number of
+    textures that the scenes draw from. ValueError for no scenes, for a negative seed, and if no scene has an object
+    that is large enough.
     """
     if scenes < 1 or seed < 0:
         raise ValueError(f"scenes must be 1 or more and seed 0 or more, got {scenes} and {seed}")
@@ -63,19 +65,19 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
         logits, _ = model.decode_prompts(prepared, boxes=boxes)
         box.append(_ious(logits, masks)[:, 0])
     if not point:
-        raise ValueError(f"no object of these {scenes} scenes covers {min_area:.0%} of its picture")
+        raise ValueError(f"no object of these {scenes} scenes covers {min_area:.0%} of its image")
     means = [torch.cat(values).mean().item() for values in (point, oracle, box)]
     return Scores(scenes, sum(map(len, point)), *means)
 
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x1, y1, x2, y2 of a non-empty mask; x2 and y2 are its last column and row."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    """Return x1, y1, x2, y2 of a non-empty mask; x2 and y2 are its last column and row."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
 def _ious(logits: torch.Tensor, masks: list[np.ndarray]) -> torch.Tensor:
-    """IoU at full size of logits (N, M, S / 4, S / 4) with N masks (S, S): (N, M)."""
+    """Return the IoU (N, M) of logits (N, M, S / 4, S / 4), upsampled, with N masks (S, S)."""
     rows = []
     for planes, mask in zip(logits, masks, strict=True):
         full = F.interpolate(planes[None].float(), size=mask.shape, mode="bilinear")[0].cpu() > 0

@@ -1,7 +1,7 @@
 """Jointed figures for generated scenes: people in clothes and four-legged animals, in many poses.
 
-Both are made of stuff of several colours (skin, hair, cloth, coat), because the lesson is that one object is not one
-colour. y points down; a person's hip is at the origin and a length of 1 is about half of a person's height.
+Both combine stuff of several colours (skin, hair, cloth, coat), so that the model learns that one object may have
+several. y points down; a person's hip is at the origin, and a length of 1 is about half a person's height.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Point = tuple[float, float]
 
 
 def _from(start: Point, angle: float, length: float) -> Point:
-    """The point `length` from `start`; angle 0 is straight down and positive angles turn towards +x."""
+    """Return the point at distance `length` from `start`. angle: in radians, from straight down towards +x."""
     return start[0] + length * sin(angle), start[1] + length * cos(angle)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure's pieces in painting order and where its hands are."""
+    """A person's pieces in painting order, and the positions of the hands."""
 
     pieces: list[Piece]
     hands: tuple[Point, Point]
@@ -37,7 +37,10 @@ POSES = ("stand", "walk", "sit", "ride", "straddle", "reach", "crouch")
 
 
 def _pose(rng: np.random.Generator, pose: str) -> tuple[float, list[tuple[float, float]], list[tuple[float, float]]]:
-    """Lean of the trunk, (thigh's angle, knee's bend) per leg and (upper arm's angle, elbow's bend) per arm."""
+    """Return random angles in radians for a pose: the lean of the trunk, a pair per leg and a pair per arm.
+
+    The pairs are (thigh's angle, knee's bend) and (upper arm's angle, elbow's bend).
+    """
     hang = [(_u(rng, -0.35, 0.35), _u(rng, 0.0, 0.6)) for _ in range(2)]
     if rng.random() < 0.35:  # a hand raised, on the hip, or before the chest
         hang[1] = (_u(rng, 0.2, 2.6), _u(rng, 0.2, 1.8))
@@ -90,7 +93,7 @@ def _pose(rng: np.random.Generator, pose: str) -> tuple[float, list[tuple[float,
 
 
 def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
-    """Somebody in clothes; `pose` is one of `POSES`, None draws one."""
+    """Return a person in clothes. pose: one of `POSES`; None draws one."""
     pose = pose or str(rng.choice(POSES, p=[0.36, 0.2, 0.14, 0.02, 0.02, 0.16, 0.1]))
     lean, legs, arms = _pose(rng, pose)
     front = pose in ("stand", "reach") and rng.random() < 0.75
@@ -156,7 +159,7 @@ def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
     trunk_lines = [smooth(torso, 1), *stroke([chest, (0.0, -0.06)], shoulder * 0.95, waist * 0.95)]
     pieces.append(Piece.of(trunk_lines, (), top, True))
     middle = (neck[0] * 0.5, neck[1] * 0.55)
-    if rng.random() < 0.3:  # an open jacket and perhaps a tie
+    if rng.random() < 0.3:  # an open jacket, sometimes with a tie
         wide = shoulder * _u(rng, 0.2, 0.5)
         pieces.append(
             Piece.of(
@@ -179,7 +182,7 @@ def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
 
 
 def head(rng: np.random.Generator, neck: Point, front: bool) -> list[Piece]:
-    """Neck, face, hair or hat above `neck`."""
+    """Return neck, face, hair and sometimes a hat above the point `neck`. front: seen from the front, not the side."""
     skin, hair = slot("skin"), slot("hair")
     x, y, size = neck[0] + _u(rng, -0.03, 0.05), neck[1] - 0.18, 0.125
     pieces = []
@@ -230,20 +233,20 @@ def head(rng: np.random.Generator, neck: Point, front: bool) -> list[Piece]:
 
 
 def clothed(rng: np.random.Generator) -> list[Piece]:
-    """A whole person as one thing."""
+    """Return the pieces of a whole person."""
     return person(rng).pieces
 
 
 def close_person(rng: np.random.Generator) -> list[Piece]:
-    """Head and upper body, cut off below by whoever frames the picture."""
+    """Return a person's head and upper body, without the pieces that lie entirely below the hip."""
     figure = person(rng, "reach" if rng.random() < 0.4 else "stand")
     return [piece for piece in figure.pieces if piece.outline_points[:, 1].min() < 0.0]
 
 
 def quadruped(rng: np.random.Generator) -> tuple[list[Piece], Point]:
-    """An animal on four legs in a coat, and where somebody would sit on it.
+    """Return a four-legged animal with a coat, and the point where a rider would sit.
 
-    Its proportions run from cat to giraffe; it stands, walks or grazes.
+    Its proportions range from cat to giraffe. It stands, walks or grazes.
     """
     coat = slot(str(rng.choice(["fur", "coat", "hide"], p=[0.5, 0.3, 0.2])))
     second = slot("fur", 1)
@@ -334,12 +337,12 @@ def quadruped(rng: np.random.Generator) -> tuple[list[Piece], Point]:
 
 
 def coated(rng: np.random.Generator) -> list[Piece]:
-    """A four-legged animal as one thing."""
+    """Return the pieces of a four-legged animal."""
     return quadruped(rng)[0]
 
 
 def resting(rng: np.random.Generator) -> list[Piece]:
-    """An animal that lies or sits: cat or dog."""
+    """Return a lying or sitting animal, like a cat or dog."""
     coat, second = slot(str(rng.choice(["fur", "coat"], p=[0.8, 0.2]))), slot("fur", 1)
     size = _u(rng, 0.22, 0.34)
     upright = rng.random() < 0.5

@@ -1,4 +1,4 @@
-"""How placed objects take light, and where they are: what the painter is given."""
+"""Appearance and position of placed objects: the painter's input."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .textures import Material
 
 @dataclass(frozen=True)
 class Finish:
-    """How an object takes light.
+    """Lighting, blur and outline of an object.
 
     Attributes:
-        roundness: share of the radius over which the surface curves away from the viewer; 0 is flat.
+        roundness: fraction of the radius over which the surface curves away from the viewer; 0 is flat.
         edge: darkening right at the outline, 0 to 1.
         gloss: strength of the highlight.
-        opacity: 1 is solid.
-        soft: blur sigma in pixels for things out of focus.
+        opacity: 1 is opaque.
+        soft: sigma in pixels of the blur of an object out of focus.
         shadow: darkness of the shadow it casts, 0 to 1.
-        lift: distance of the shadow from the object in units of its size.
+        lift: distance of the shadow from the object in units of the object's size.
         mottle: strength of uneven brightness over the whole object, 0 to 1.
-        ragged: size in pixels of fur-like fraying of the outline; 0 is clean.
+        ragged: size in pixels of fur-like fraying of the outline; 0 is smooth.
         slope: how much brighter than the middle the side towards the light is, 0 to 1.
-        smear: length in pixels of the object's motion.
+        smear: length of the motion blur in pixels.
     """
 
     roundness: float = 0.5
@@ -43,11 +43,16 @@ class Finish:
 
 @dataclass(frozen=True)
 class Placed:
-    """A shape with its place in the picture: `matrix` (2, 3) maps the shape's units to pixels.
+    """A shape placed in the image.
 
-    `materials` is shared between repeated instances; slots that it lacks are drawn at random and added. `grounded`
-    objects throw their shadow on the floor instead of on a wall right behind; `pliable` ones are slightly deformed,
-    each in its own way.
+    Attributes:
+        shape: the shape, in units of its own.
+        matrix: (2, 3), affine map from the shape's units to pixels.
+        finish: lighting, blur and outline.
+        materials: material of each slot of the shape. The painter draws missing ones at random and adds them. Repeated
+            instances share one dictionary, and so their materials.
+        grounded: the shadow falls on the floor instead of on a wall right behind the object.
+        pliable: the painter deforms the object slightly, each instance in a different way.
     """
 
     shape: Shape
@@ -59,7 +64,7 @@ class Placed:
 
 
 def random_finish(rng: np.random.Generator, size: int, *, depth: float = 0.0) -> Finish:
-    """A random finish; `depth` (0 in focus to 1 far out of focus) sets the blur."""
+    """Return a random finish for an image of `size` pixels. depth: blur, from 0 (in focus) to 1 (far out of focus)."""
     roundness = 0.0 if rng.random() < 0.25 else float(rng.uniform(0.1, 1.0))
     return Finish(
         roundness=roundness,

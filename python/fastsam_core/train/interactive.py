@@ -1,7 +1,7 @@
-"""One training step's losses: prompts, and the further clicks of someone who corrects the masks they give.
+"""Losses of one training step, with prompts and simulated corrective clicks.
 
-The recipe of Kirillov et al., "Segment Anything" (2023), appendix A: a click or a box first; then clicks where the mask
-is wrong, with the last mask as a prompt of its own.
+Follows Kirillov et al., "Segment Anything" (2023), appendix A: first a click or a box, then clicks where the mask is
+wrong, with the previous mask as an additional prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .prompts import Regions, Targets, boxes_around, clicks_in, corrections, dra
 
 @dataclass
 class Group:
-    """Prompts of one kind: all with a box, or all without. Their lists of tokens have equal length."""
+    """N prompts of one kind: all with a box, or all without. They have equally many points, so equally many tokens."""
 
     wanted: Targets
     boxes: Tensor | None
@@ -31,9 +31,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gave, on the device: the mean loss, and the mean IoU of the first and the last round's single mask.
+    """Result of a training step, on the device.
 
-    logits: of the last round's single masks of the first group, (N, S / 4, S / 4).
+    loss: mean over the rounds. first_iou, last_iou: mean IoU of the single masks in the first and the last round.
+    logits: (N, S / 4, S / 4), of the first group's single masks in the last round.
     """
 
     loss: Tensor
@@ -52,7 +53,11 @@ def draw_groups(
     shares: Sequence[float] = (),
     background: float,
 ) -> list[Group]:
-    """Clicks for two thirds of the `prompts` of each picture, boxes for the rest; see `draw_targets`."""
+    """Draw `prompts` prompts for each image: boxes for a third of them, rounded down, and clicks for the rest.
+
+    planes: (B, K, S, S) uint8; inside: (B, S, S) bool. Other arguments as of `Regions` and `draw_targets`. Boxes ask
+    for the background only in images without regions.
+    """
     boxed = prompts // 3
     regions = Regions(planes, inside, min_area=min_area, shares=shares)
     clicked = draw_targets(regions, prompts - boxed, generator, background=background)
@@ -77,18 +82,28 @@ def train_rounds(
     iou_weight: float = 1.0,
     amp: Callable[[], AbstractContextManager[None]],
 ) -> Outcome:
-    """Losses of `rounds` rounds, and their gradients: added to the parameters' and to `embeddings.grad`. The groups get
-    the clicks of all rounds but the first.
+    """Run `rounds` rounds of prompts and accumulate the gradients in the parameters and in `embeddings.grad`.
 
-    embeddings: (B, C, g, g), a leaf if it needs a gradient. Each round goes backward by itself, so that memory does not
-    grow with their number: what is fed back from one to the next carries no gradient.
+    Each round runs its own backward pass, so memory does not grow with their number: no gradient flows through the
+    mask and clicks passed from one round to the next. The corrective clicks are appended to `groups` in place.
+
+    Args:
+        model: supplies the prompt encoder and the mask decoder.
+        embeddings: (B, C, g, g), a leaf tensor if it needs a gradient.
+        groups: the prompts of the first round.
+        rounds: their number; each after the first adds a corrective click.
+        generator: source of randomness.
+        evenness: see `losses.Truth.losses`.
+        mask_feedback: fraction of the prompts that get the previous mask in each round after the first.
+        iou_weight: see `losses.prompt_loss`.
+        amp: makes the autocast context of the model's forward passes.
     """
     wanted = [group.wanted for group in groups]
     picture, masks, targets = (
         torch.cat([getattr(one, name) for one in wanted]) for name in ("picture", "masks", "targets")
     )
     counts = [len(group.labels) for group in groups]
-    # The mean over a group's objects, by the group's share of the prompts.
+    # Mean over the objects of each group, weighted by the group's fraction of all prompts.
     weights = torch.cat(
         [
             one.is_object * (count / len(picture)) / one.is_object.sum().clamp(min=1)
@@ -100,7 +115,7 @@ def train_rounds(
     of_points = torch.cat([torch.full_like(group.wanted.is_object, group.boxes is None) for group in groups])
     with amp():
         position = model.prompt_encoder.get_dense_pe()
-    # Channels last, as the decoder takes them: one copy for all prompts and rounds.
+    # Channels last, as the decoder needs them, converted once for all prompts and rounds.
     cells = embeddings.permute(0, 2, 3, 1).contiguous()
     total = embeddings.new_zeros(())
     first = last = total
@@ -123,7 +138,7 @@ def train_rounds(
             first = last if turn == 0 else first
         if turn == rounds - 1:
             break
-        # As the reference, the mask that is believed to be best; of an unambiguous prompt, the single one.
+        # As in the reference: the mask with the highest predicted IoU, or the single mask of an unambiguous prompt.
         chosen = (iou[:, 1:].argmax(1) + 1) * ambiguous
         fed = logits.gather(1, chosen[:, None, None, None].expand(-1, -1, *logits.shape[2:]))[:, 0]
         click, label = corrections(masks, targets, fed, generator)
@@ -140,8 +155,10 @@ def train_rounds(
 
 
 def _tokens(group: Group) -> tuple[Tensor, Tensor]:
-    """A group's points and labels with those that its kind is told by: a box's two corners, or the empty point that
-    closes a prompt of points alone. So all prompts have as many, and are decoded together.
+    """Return a group's points and labels with two corners appended for a box, or with padding if there is none.
+
+    The padding is the "not a point" that the prompt encoder expects after points without a box. In the first round a
+    box alone and a click with padding both make two tokens, so prompts of both kinds are decoded together.
     """
     if group.boxes is None:
         points, labels = torch.zeros_like(group.points[:, :1]), torch.full_like(group.labels[:, :1], -1)
@@ -152,7 +169,10 @@ def _tokens(group: Group) -> tuple[Tensor, Tensor]:
 
 
 def _dense(encoder: PromptEncoder, fed: Tensor | None, generator: torch.Generator, share: float) -> Tensor:
-    """The dense embedding of prompts, a `share` of which is given the last masks' logits `fed` (N, S / 4, S / 4)."""
+    """Return the dense embedding of N prompts, of which a random fraction `share` gets the previous masks.
+
+    fed: logits of the previous masks, (N, S / 4, S / 4), or None in the first round, which gives no masks.
+    """
     dense = encoder.dense(None)
     if fed is None:
         return dense

@@ -1,4 +1,4 @@
-"""Labelled images to train on: those of a user, in the forms that `fastsam val` reads."""
+"""A user's labelled images as a training set, in the forms that `fastsam val` reads."""
 
 from __future__ import annotations
 
@@ -21,34 +21,39 @@ from ..preprocess import resized_shape
 from .area_share import Patch, resized_mask
 from .pool import MAX_PLANES, MAX_REGIONS, LabelledImage
 
-# Of the resized image: at 512 pixels some 260 pixels, or 16 cells of the masks that a model is taught with.
+# Default of `min_area`. For images of 512 pixels it is about 260 pixels, or 16 cells of the targets in training.
 MIN_AREA = 0.001
 _LARGEST_NUMBER = MAX_REGIONS - 1
 
-# What is known of an image; a number from 0 on says how many of its masks found no plane.
+# States of an image. Any value from 0 up is the number of its masks that didn't fit into the planes.
 _UNREAD, _UNUSABLE = -1, -2
 _NEEDED = "objects need polygons, run lengths or label maps, and those marked as crowds don't count"
 
 
 class LabelledFolder(Dataset[LabelledImage]):
-    """Images with true masks by index, their longer side resized to `size` pixels.
+    """Dataset of images with true masks, whose longer side is resized to `size` pixels.
 
-    data, images: see `fastsam_core.evaluate.truth.open_data`: a COCO .json file, `images/` with `masks/*.png` or
-        `labels/*.npz`, or YOLO's text files with polygons. Crowds and mere boxes are no masks.
-    size: pixels, at least 32.
-    min_area: masks that cover a smaller share of the resized image are left out, in [0, 1).
+    Masks are put into planes, largest first, each into the first plane where it overlaps no other. Masks that fit into
+    none of `MAX_PLANES` planes are left out. This is logged once, and `left_out` counts them.
 
-    Masks are put into planes largest first, each into the first plane where it overlaps nothing; those for which
-    `MAX_PLANES` have no room are left out. The log says so once, `left_out` counts them.
+    Images without a mask in the annotation are not part of the dataset. Whether an image can be read, and has a mask
+    that is large enough, is found out when it is accessed. If not, the reason is logged once (as a warning if the image
+    can't be read), the image isn't tried again, and the next usable image takes its place. So the image that an index
+    gives depends on the files alone, not on earlier accesses. Worker processes of a `DataLoader` share what they found
+    out. No file stays open.
 
-    `names` are the images' paths below their folder; those that have no mask according to the annotation are not among
-    them. Whether an image can be read, and has a mask that is large enough, shows when it is asked for. If not, the log
-    says why, once (a warning if it can't be read), the image isn't tried again, and the next one that is usable takes
-    its place: which image an index gives depends on the files alone, not on what was asked before. Processes that a
-    `DataLoader` starts share what has been found out. No file stays open.
+    Args:
+        data: a COCO .json file, a folder with `images/` and `masks/*.png` or `labels/*.npz`, or YOLO text files with
+            polygons; see `fastsam_core.evaluate.truth.open_data`. Crowds and boxes without a mask don't count.
+        images: folder of the images of a COCO file or of YOLO's labels.
+        size: longer side in pixels, at least 32.
+        min_area: masks that cover a smaller fraction of the resized image are left out, in [0, 1).
 
-    TypeError and ValueError for arguments that don't fit and for data without any mask; FileNotFoundError where nothing
-    is. An index raises ValueError with the reasons when no image is usable.
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is invalid, or the data has no mask at all. Indexing raises it, with the reasons, if no
+            image is usable.
+        FileNotFoundError: `data` or `images` does not exist.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         self.size = _whole(32)("size", size)
         self.min_area = _number(0)("min_area", min_area)
         if self.min_area >= 1:
-            raise ValueError(f"min_area is a share of the image, from 0 to below 1, not {min_area!r}")
+            raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {min_area!r}")
         self._set: DataSet = open_data(data, images)
         self.data = Path(data)
         self._places = self._set.labelled()
@@ -77,22 +82,23 @@ class LabelledFolder(Dataset[LabelledImage]):
                 stray[0].image,
                 stray[0].reason,
             )
-        # In shared memory, so that what one process finds out all know, in this epoch and the next ones.
+        # In shared memory, so that all worker processes know it, in this epoch and later ones.
         self._states = torch.full((len(self._set),), _UNREAD, dtype=torch.int32).share_memory_()
         self._reasons: dict[int, str] = {}
 
     @property
     def names(self) -> list[str]:
+        """Paths of the images with masks, relative to their folder."""
         return [self._set.names[place] for place in self._places]
 
     @property
     def left_out(self) -> int:
-        """How many masks of the images read so far found no plane."""
+        """Number of masks, of the images read so far, that did not fit into the planes."""
         return int(self._states.clamp(min=0).sum())
 
     @property
     def skipped(self) -> list[str]:
-        """The names of the images that turned out not to be usable so far."""
+        """Names of the images found unusable so far."""
         return [self._set.names[place] for place in self._places if self._states[place] == _UNUSABLE]
 
     def __len__(self) -> int:
@@ -110,7 +116,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         raise ValueError(f"{self.data}: none of {len(self)} images is usable: {'; '.join(self._why())}")
 
     def _read(self, place: int) -> LabelledImage | None:
-        """The image at a place of the set; None, once it is said why, where it is not usable."""
+        """Read the image with the index `place` of the data set; log the reason and return None if it is unusable."""
         example = self._set[place]
         first = int(self._states[place]) == _UNREAD
         if example.pixels is None:
@@ -135,8 +141,8 @@ class LabelledFolder(Dataset[LabelledImage]):
         planes, left_out = arrange(patches, image.shape[:2], MAX_PLANES)
         if left_out and not (self._states > 0).any():
             logger.warning(
-                "%s: %d of %d masks are left out: %d planes hold no more, by overlap or number; so it may be with "
-                "other images, of which no more is said",
+                "%s: %d of %d masks are left out: each of the %d planes has a mask that overlaps them, or is full; "
+                "further images with such masks are counted but not logged",
                 example.name,
                 left_out,
                 len(patches),
@@ -152,17 +158,17 @@ class LabelledFolder(Dataset[LabelledImage]):
         self._reasons[place] = reason
 
     def _why(self) -> Iterator[str]:
-        """The first reasons; what another process has found out is looked at again."""
+        """Yield why the first five images are unusable. Images that another process rejected are read again."""
         for place in self._places[:5]:
             if place not in self._reasons:
                 self._read(place)
-            yield f"{self._set.names[place]}: {self._reasons.get(place, 'it can be read by now')}"
+            yield f"{self._set.names[place]}: {self._reasons.get(place, 'it is usable now')}"
         if len(self) > 5:
             yield f"and {len(self) - 5} more"
 
 
 def _resized(example: Example, size: int, min_area: float) -> tuple[NDArray[np.uint8], list[Patch]]:
-    """The image (H, W, 3), RGB, and what its masks are there, those that are large enough."""
+    """Return the resized image (H, W, 3), RGB, and those of its resized masks that are large enough."""
     assert example.pixels is not None
     pixels: NDArray[Any] = example.pixels
     height, width = resized_shape(pixels.shape[0], pixels.shape[1], size)
@@ -176,10 +182,10 @@ def _resized(example: Example, size: int, min_area: float) -> tuple[NDArray[np.u
 
 
 def arrange(patches: list[Patch], size: tuple[int, int], most: int) -> tuple[NDArray[np.int16], int]:
-    """Masks, none of them empty, in planes (K, H, W), and how many found no room in `most` planes.
+    """Arrange non-empty masks in planes (K, H, W), where K <= `most`. Also returns the number of masks left out.
 
-    The largest comes first, and each goes into the first plane where it overlaps nothing, so that what lies on top of
-    something or is a part of it comes to lie in a later plane. A plane numbers its masks from 1 on.
+    Masks are taken largest first, each into the first plane where it overlaps no other, so a mask that lies on another
+    or is a part of it ends up in a later plane. Each plane numbers its masks from 1.
     """
     planes: list[NDArray[np.int16]] = []
     counts: list[int] = []

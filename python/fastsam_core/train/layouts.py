@@ -1,4 +1,7 @@
-"""Where the objects of a generated scene go: strewn about, standing on a floor, in rows, in piles, close up."""
+"""Layouts of generated scenes: objects scattered, standing on a floor, in rows, in piles, close up.
+
+Each layout paints a scene of `size` pixels with about `count` objects and returns its painter.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,10 @@ def _matrix(
     stretch: float = 1.0,
     limit: float = 0.8,
 ) -> np.ndarray:
-    """The map that puts `shape` at (x, y) pixels with `area` as its share of the picture, mirrored half of the time.
+    """Return the (2, 3) matrix that places `shape` at (x, y) in pixels, mirrored half of the time.
 
-    Its longer half-extent is at most `limit` of the picture's side.
+    area: fraction of the image that the shape covers, reduced so that its longer half-extent is at most `limit` times
+    the image's side. turn: rotation in radians. stretch: ratio of horizontal to vertical scale.
     """
     scale = min(np.sqrt(area * size * size / shape.area), limit * size)
     across, down = scale * stretch**0.5, scale / stretch**0.5
@@ -48,7 +52,7 @@ def _matrix(
 
 
 def _share(rng: np.random.Generator, count: int) -> float:
-    """A log-uniform object area; the more objects, the smaller the largest may be."""
+    """Return a log-uniform object area, a fraction of the image. Its maximum is smaller for more objects."""
     return _log_uniform(rng, 0.008, min(0.5, max(0.06, 3.0 / count)))
 
 
@@ -68,7 +72,7 @@ def _paint(
 
 
 def _strew(painter: Painter, thing: Shape | Cluster, low: float, high: float, *, soft: bool = False) -> None:
-    """Paint a thing anywhere, its share of the picture from `low` to `high`; perhaps out of focus where `soft`."""
+    """Paint a thing anywhere with an area from `low` to `high`, fractions of the image. soft: put it out of focus."""
     rng, size = painter.rng, painter.size
     x, y = rng.uniform(0, size, 2)
     matrix = _matrix(rng, thing, size, _log_uniform(rng, low, high), float(x), float(y), turn=_turn(rng, thing))
@@ -76,7 +80,7 @@ def _strew(painter: Painter, thing: Shape | Cluster, low: float, high: float, *,
 
 
 def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """Objects anywhere, larger ones mostly behind, over any backdrop; sometimes with a shallow depth of field."""
+    """Scatter objects over any backdrop, larger ones mostly behind; sometimes with a shallow depth of field."""
     pick = rng.random()
     if pick < 0.45:
         image = backdrops.flat(rng, pool, size)
@@ -89,11 +93,11 @@ def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) 
     shallow = rng.random() < 0.25
     common: dict[int, Material] = {}
     for place, area in enumerate(order):
-        # A composite is several objects, so that a crowded scene gets few of them.
+        # A composite is several objects, so a crowded scene gets few of them.
         shape = any_cluster(rng) if rng.random() < min(0.15, 1.5 / count) else any_shape(rng)
         x, y = rng.uniform(-0.05, 1.05, 2) * size
         depth = max(0.0, 0.7 - place / max(count, 1)) * float(rng.random()) if shallow else 0.0
-        # Neighbours of the same stuff: only shading and shadows tell them apart.
+        # Sometimes neighbours share materials, so that only shading and shadows tell them apart.
         materials = dict(common) if common and rng.random() < 0.15 else {}
         matrix = _matrix(rng, shape, size, area, x, y, turn=_turn(rng, shape), stretch=_log_uniform(rng, 0.75, 1.35))
         finish = random_finish(rng, size, depth=depth)
@@ -108,11 +112,11 @@ def scatter(rng: np.random.Generator, pool: TexturePool, size: int, count: int) 
 
 
 def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """Things standing on the ground, smaller and higher up the farther away; some hang on the wall or in the sky."""
+    """Stand things on the ground, smaller and higher up the farther away; some hang on the wall or in the sky."""
     horizon = size * float(rng.uniform(0.15, 0.65))
     make = backdrops.outdoor if rng.random() < 0.5 else backdrops.indoor
     painter = Painter(make(rng, pool, size, horizon), pool, rng)
-    # People do click on a floor or a sky, so that now and then it counts as an object too.
+    # People also click on a floor or a sky, so sometimes it counts as an object.
     row = int(np.clip(horizon, 1, size - 1))
     if rng.random() < 0.3:
         painter.claim(np.s_[row:, :])
@@ -159,7 +163,7 @@ def floor(rng: np.random.Generator, pool: TexturePool, size: int, count: int) ->
 
 
 def rows(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """Repeated instances of one or two things side by side: shelves, crowds, fences, trays of fruit."""
+    """Repeat one or two things side by side: shelves, crowds, fences, trays of fruit."""
     painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
     lines, count = int(rng.integers(1, 4)), max(count, 5)
     per_line = max(count // lines, 2)
@@ -177,7 +181,7 @@ def rows(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
             plank = Shape((Piece.of((box(-0.1, 0, 1.1, thick / size),)),), (0.6, thick / size / 2), thick / size)
             matrix = np.array([[size, 0, 0], [size * tilt * 0.3, size, base]], np.float32)
             painter.paint(Placed(plank, matrix, Finish(roundness=0, edge=0.2), pliable=False))
-        # A close row of equal things on a shelf is also one thing: a row of books, a fence, a pack of bottles.
+        # A close row of equal things on a shelf is also a group: a row of books, a fence, a pack of bottles.
         whole = shelf and len(kinds) == 1 and per_line <= 12
         with painter.grouped() if whole else nullcontext():
             for place in range(per_line):
@@ -190,20 +194,20 @@ def rows(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
                 y = base - scale * shape.half[1] + (x - size / 2) * tilt * 0.3
                 matrix = np.array([[flip * scale, 0, x], [0, scale, y]], np.float32)
                 painter.paint(Placed(shape, matrix, finish, looks[which], grounded=shelf))
-                if rng.random() < 0.15:  # a new brand from here on
+                if rng.random() < 0.15:  # new materials from here on, like another brand
                     looks[which] = {}
     return painter
 
 
 def pile(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """A table seen from above, or a heap: similar sizes, strong overlap, one light, a few kinds of stuff."""
+    """Pile up things as on a table seen from above, or in a heap: similar sizes, strong overlap, few materials."""
     painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
     area = min(0.12, 1.6 / count)
     kinds = [any_shape(rng) for _ in range(int(rng.integers(1, 5)))]
     mixed = rng.random() < 0.6
     looks: list[dict[int, Material]] = [{} for _ in range(int(rng.integers(1, 5)))]
     centre, spread = rng.uniform(0.35, 0.65, 2), rng.uniform(0.12, 0.4)
-    # Close together, they are a heap that one may also want as a whole.
+    # Things close together are a heap, which also counts as a group.
     together = painter.grouped() if spread < 0.24 else nullcontext()
     base = random_finish(rng, size)
     base = replace(base, edge=max(base.edge, 0.2), shadow=max(base.shadow, 0.25))
@@ -214,7 +218,7 @@ def pile(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
             share, turn = area * _log_uniform(rng, 0.5, 2.0), float(rng.uniform(0, 2 * np.pi))
             matrix = _matrix(rng, shape, size, share, float(x), float(y), turn=turn)
             look = looks[int(rng.integers(len(looks)))] if rng.random() < 0.6 else {}
-            # Slots mean different things in different shapes, so only the main material is shared between kinds.
+            # Other slots mean different things in different shapes, so only the main material is shared.
             materials = {0: look[0]} if 0 in look else {}
             painter.paint(Placed(shape, matrix, base, materials))
             if 0 in materials:
@@ -223,7 +227,7 @@ def pile(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> 
 
 
 def landscape(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """Layers of hills, hedges or roofs, each an object of its own, with a few things in front."""
+    """Paint layers of hills, hedges or roofs, each an object of its own, with a few things in front."""
     horizon = size * float(rng.uniform(0.1, 0.45))
     painter = Painter(backdrops.outdoor(rng, pool, size, size * 0.99), pool, rng)
     layers = int(rng.integers(2, 6))
@@ -252,7 +256,7 @@ def landscape(rng: np.random.Generator, pool: TexturePool, size: int, count: int
 
 
 def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """One or two large subjects before a soft background, and small things around them."""
+    """Paint one or two large subjects in front of a soft background, and small things around them."""
     pick = rng.random()
     image = backdrops.clutter(rng, pool, size) if pick < 0.6 else backdrops.flat(rng, pool, size)
     painter = Painter(image, pool, rng)
@@ -273,7 +277,7 @@ def portrait(rng: np.random.Generator, pool: TexturePool, size: int, count: int)
 
 
 def closeup(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """One thing or composite so near that the picture cuts it off, before a few others."""
+    """Paint one thing or composite so close that the image's border may cut it off, in front of a few others."""
     pick = rng.random()
     if pick < 0.35:
         image = backdrops.clutter(rng, pool, size)
@@ -309,7 +313,7 @@ def _split(
 
 
 def mosaic(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -> Painter:
-    """The whole picture cut into neighbouring panels (fields from above, tiles, posters), a few things on top."""
+    """Divide the whole image into adjacent panels (fields from above, tiles, posters), with a few things on top."""
     painter = Painter(backdrops.flat(rng, pool, size), pool, rng)
     turn, gap = float(rng.normal(0, 0.4)), float(rng.choice([0.0, 0.004, 0.015]))
     cos, sin = np.cos(turn) * size * 1.2, np.sin(turn) * size * 1.2
@@ -329,7 +333,7 @@ def mosaic(rng: np.random.Generator, pool: TexturePool, size: int, count: int) -
     return painter
 
 
-# Name -> (layout, how often it is drawn).
+# Name -> (layout, relative frequency).
 LAYOUTS: dict[str, tuple[Layout, float]] = {
     "scatter": (scatter, 0.22),
     "floor": (floor, 0.28),

@@ -1,7 +1,7 @@
-"""Animals, people and plants for generated scenes, in one pose and plain materials; `figures` has the jointed ones.
+"""Animals, people and plants for generated scenes, in a simple pose and materials; `figures` has jointed ones.
 
-None of them is meant to be recognised; they give the model silhouettes with limbs, leaves and parts of other
-materials. Each maker takes the generator and returns pieces in painting order, y pointing down.
+They need not be recognisable: they give the model silhouettes with limbs, leaves and parts of other materials. Each
+maker takes the generator and returns pieces in painting order, y pointing down.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .shapes import Piece, piece_of
 
 
 def animal(rng: np.random.Generator) -> list[Piece]:
-    """A four-legged body of one coat, with head, ears, legs and tail; sometimes a patch."""
+    """A four-legged animal in one material, with head, ears, legs and tail; sometimes with a patch."""
     long, deep, leg = _u(rng, 0.6, 1.0), _u(rng, 0.25, 0.5), _u(rng, 0.3, 0.9)
     thick = _u(rng, 0.06, 0.14)
     lines: list[Outline] = [ellipse(0, 0, long, deep, turn=_u(rng, -0.15, 0.15), power=_u(rng, 1.9, 3.0))]
@@ -40,7 +40,7 @@ def animal(rng: np.random.Generator) -> list[Piece]:
 
 
 def person(rng: np.random.Generator) -> list[Piece]:
-    """Legs, torso, arms and head in separate materials, the hair too."""
+    """A person with legs, torso, arms, head and usually hair, mostly in different materials."""
     hip, chest, thick = _u(rng, 0.16, 0.26), _u(rng, 0.2, 0.34), _u(rng, 0.06, 0.11)
     pieces: list[Piece] = []
     legs: list[Outline] = [ellipse(0, 0.1, hip, 0.18)]
@@ -70,7 +70,7 @@ def person(rng: np.random.Generator) -> list[Piece]:
 
 
 def bust(rng: np.random.Generator) -> list[Piece]:
-    """Head and shoulders seen close."""
+    """Head and shoulders of a person seen close."""
     wide, long = _u(rng, 0.38, 0.5), _u(rng, 0.5, 0.62)
     pieces = []
     if rng.random() < 0.7:
@@ -96,7 +96,7 @@ def bust(rng: np.random.Generator) -> list[Piece]:
 
 
 def bird(rng: np.random.Generator) -> list[Piece]:
-    """A drop-shaped body with wings, tail and beak: bird, fish or plane."""
+    """A slender body with wings, tail and beak: bird, fish or plane."""
     deep = _u(rng, 0.16, 0.4)
     lines = [
         ellipse(0, 0, 0.8, deep),
@@ -160,7 +160,7 @@ def potted_plant(rng: np.random.Generator) -> list[Piece]:
 
 
 def fruit(rng: np.random.Generator) -> list[Piece]:
-    """A round fruit with a stem and perhaps a leaf."""
+    """A round fruit with a stem, sometimes with a leaf."""
     body = (blob(rng, rough=0.12, waves=4) * 0.8).astype(np.float32)
     pieces = [piece_of(*stroke([(0, -0.6), (_u(rng, -0.15, 0.15), -1.05)], 0.05), slot=1), piece_of(body)]
     if rng.random() < 0.4:

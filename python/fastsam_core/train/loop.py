@@ -1,4 +1,4 @@
-"""The training loop: phases of rising size, an average of the weights, and checkpoints that resume exactly."""
+"""Training loop with phases of increasing size, averaged weights, and checkpoints from which runs resume exactly."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ from .pool import MAX_PLANES, Feeder, LabelledImage, Pool
 from .progress import Curves, sample_sheet
 from .windows import fit_windows
 
-# Smaller batches keep the running statistics of BatchNorm: their own are too noisy.
+# Below this batch size BatchNorm uses its running statistics, because the batch's own are too noisy.
 _SMALLEST_NORM_BATCH = 8
 
 
 class Trainer:
-    """Trains one model on labelled pictures. State lives in `folder`/state.pt and is taken up again if it is there.
+    """Trainer of one model on labelled images.
 
-    data: pictures by number, of `config.size` pixels and `MAX_PLANES` planes at most; taken in order, from the first
-        again after the last.
+    Its state is saved to `folder`/state.pt. If that file exists, training resumes from it.
+
+    data: labelled images by index, with at most `config.size` pixels per side and `MAX_PLANES` planes. They are taken
+        in order, starting over after the last. device: where to train. workers: processes that load `data`.
     """
 
     def __init__(
@@ -54,13 +56,13 @@ class Trainer:
         self.model.to(self.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-        # Convolutions are faster so on a GPU, by a quarter of a step, and in bfloat16.
+        # Channels last is faster for convolutions in bfloat16, and on a GPU, where it saves a quarter of a step.
         last = self.device.type == "cuda" or config.precision == "bfloat16"
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.model.image_encoder.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.head = DenseHead(self.model.prompt_encoder.embed_dim).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        # Looked up once: to collect all tensors takes longer than to average them.
+        # Pairs are collected once, since collecting them takes longer than averaging.
         pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
         self._smooth = [pair for pair in pairs if pair[0].is_floating_point()]
         self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
@@ -78,18 +80,22 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done, from 0 to 1."""
+        """Fraction of the run that is done, from 0 to 1, by steps or by the clock, whichever is further."""
         done = self.step / self.config.steps
         return max(done, self.seconds / (60 * self.config.minutes)) if self.config.minutes else done
 
     def run(self, *, save_every: int = 200, log_every: int = 20, sample_every: int = 500) -> SamModel:
-        """Train to the end of the last phase; returns the averaged model."""
+        """Train to the end of the last phase and return the averaged model.
+
+        Every `save_every` steps it saves state and weights, every `log_every` it logs and adds a line to the curves,
+        and every `sample_every` it writes a sheet of sample masks; 0 writes none.
+        """
         curves = Curves(self.folder, self.step)
         sums, seen, mark = torch.zeros(4, device=self.device), 0, time.perf_counter()
         oldest = max(0, int(self.fed) - self.config.pool)
         feeder = Feeder(self.data, oldest, self.workers, device=self.device)
         try:
-            # A resumed run first gets back what the pool held, each picture at its place.
+            # A resumed run first refills the pool with the images it held, each at its former index.
             self.pool.added = oldest
             for pictures in feeder.take(int(self.fed) - oldest):
                 self.pool.add(pictures)
@@ -146,13 +152,13 @@ class Trainer:
         return self.config.phases[self.phase]
 
     def _feed(self, feeder: Feeder) -> None:
-        """New pictures for the pool: as many as the phase's batches use up, and at the start enough for one batch."""
+        """Add new images to the pool: `batch` / `reuse` per step on average, and two batches more at the start."""
         before = int(self.fed)
         if not self.pool.added:
             self.fed += min(self.config.pool, 2 * self._phase.batch)
         self.fed += self._phase.batch / self.config.reuse
         wanted = int(self.fed) - before
-        # Against the clock nobody waits, except for the very first.
+        # With a time limit, train on what the pool holds rather than wait. Only the first images are waited for.
         waits = not self.config.minutes or not self.pool.added
         got = 0
         for pictures in feeder.take(wanted) if waits else feeder.take_ready(wanted):
@@ -161,11 +167,11 @@ class Trainer:
         self.fed -= wanted - got
 
     def _train_step(self, sample_every: int) -> Tensor:
-        """Returns loss, auxiliary loss and mean IoU of the first and the last round, on the device."""
+        """Train one step. Returns (4,) on the device: loss, auxiliary loss, mean IoU of the first and last round."""
         config, progress = self.config, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(self.step, progress)
-        # All randomness comes from the step's number, so that a resumed run needs no generator's state.
+        # All randomness is seeded by the run's seed and the step's number, so resuming needs no generator state.
         rng = np.random.default_rng((config.seed, self.step))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
         views = draw_views(self.pool, self._phase.batch, self._phase.size, rng)
@@ -185,7 +191,7 @@ class Trainer:
         with self._amp(), torch.set_grad_enabled(whole):
             encoded = self.model.image_encoder(views.images.to(memory_format=self._layout))
         embeddings = encoded.detach().float().requires_grad_(whole)
-        # Around all rounds, so that what is cast to half precision in the first serves the others too.
+        # An outer autocast keeps the weights that the first round casts to bfloat16 cached for the other rounds.
         with torch.autocast(self.device.type, enabled=False):
             outcome = train_rounds(
                 self.model,
@@ -224,7 +230,10 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Exponential average of the weights; short at first, so that the start is forgotten."""
+        """Update the exponential moving average of the weights.
+
+        Its decay is lower in the first steps, so that the initial weights are soon forgotten.
+        """
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_([mean for mean, _ in self._smooth], [value for _, value in self._smooth], 1 - decay)
         if self._counts:
@@ -232,7 +241,7 @@ class Trainer:
 
     def _save(self) -> None:
         if not all(bool(torch.isfinite(mean).all()) for mean, _ in self._smooth):
-            # What was saved before is of use, and this would take its place.
+            # Don't overwrite the previous state, which is still usable.
             raise FloatingPointError(f"the weights are not finite at step {self.step}; lower the learning rate")
         state = {
             "model": self.model.state_dict(),
@@ -250,7 +259,7 @@ class Trainer:
 
     @property
     def weights(self) -> Path:
-        """Where the averaged model is kept."""
+        """Path of the averaged model's weights."""
         return self.folder / f"{self.model.name}.safetensors"
 
     def _resume(self) -> None:
@@ -265,22 +274,23 @@ class Trainer:
                 for name in ("model", "head", "average", "optimizer"):
                     getattr(self, name).load_state_dict(state[name])
                 self.step, self.seconds, self.fed = state["step"], state["seconds"], state["fed"]
-        except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+        except Exception as error:  # a damaged file may raise anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"{path} is no run's state, damaged, or of another version; remove it to begin anew ({reason})"
+                f"{path} is not the state of a run, damaged, or of another version; remove it to start over ({reason})"
             ) from error
         for name in other:
             raise ValueError(
-                f"{path} is a run with {name} {state['config'][name]!r}, not {own[name]!r}; take another folder"
+                f"{path} is of a run with {name} {state['config'][name]!r}, not {own[name]!r}; use another folder"
             )
         logger.info("resuming %s at step %d", path, self.step)
 
 
 def _new_model(name: str) -> SamModel:
-    """Untrained, but with equal projections of tokens and image in the attention from the first to the second.
+    """Return an untrained model whose token-to-image attention starts with equal query and key projections.
 
-    Then a click attends to its own place from the first step, by the position embedding that both share.
+    With these a click attends to its own location from the first step, because tokens and image share a position
+    embedding.
     """
     model = registry.build(name)
     for block in model.mask_decoder.transformer.blocks:
@@ -290,7 +300,7 @@ def _new_model(name: str) -> SamModel:
 
 
 def save_weights(model: SamModel, path: Path, dtype: torch.dtype = torch.float16) -> None:
-    """The state dict as safetensors in `dtype`; whole-number tensors keep theirs."""
+    """Save a model's state dict as safetensors, floating-point tensors in `dtype`, others in their own."""
     state = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }

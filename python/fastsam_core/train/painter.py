@@ -1,4 +1,4 @@
-"""Painting placed shapes into a picture and its label maps, back to front, with shading, shadows and soft focus."""
+"""Painting of placed shapes into an image and its label maps, back to front, with shading, shadows and soft focus."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from .reflections import mirror_in_ground, surroundings_in
 from .shapes import Cluster, Piece, bent, fill
 from .textures import Material, TexturePool, random_colour
 
-# Smallest RGB distance (Euclidean, of the mean colours) between a part and its object, and between an object and what
-# is behind it: below this nobody could draw the outline, and a mask would be a guess.
+# Minimum Euclidean RGB distance between the mean colours of a part and its object, and of an object and what is behind
+# it. Below this nobody could draw the outline, and a mask would be a guess.
 PART_CONTRAST = 0.15
 OBJECT_CONTRAST = 0.07
 
 
 class Painter:
-    """The picture being made and its labels.
+    """The image being painted and its labels.
 
     Args:
-        image: (S, S, 3) float32 RGB backdrop in [0, 1]; painted over in place.
+        image: (S, S, 3) float32 RGB backdrop in [0, 1]; painted over in place if contiguous.
         pool: textures.
         rng: the scene's generator.
+
+    Attributes:
+        labels, parts: (S, S) int32, number of the object and of the part at each pixel; 0 for none.
+        objects: number of objects so far.
+        owners, group_of: object of each part, and group of each object (0 for none); entry 0 is 0.
     """
 
     def __init__(self, image: np.ndarray, pool: TexturePool, rng: np.random.Generator) -> None:
@@ -40,14 +45,14 @@ class Painter:
         self.group_of: list[int] = [0]
         self._groups, self._group = 0, 0
         tilt, turn = rng.uniform(0.35, 1.1), rng.uniform(-np.pi, 0)
-        # Towards the light; y points down, so lights from above have negative y.
+        # Unit vector towards the light. y points down, so it is negative for light from above.
         self.light = np.array([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], np.float32)
         self.harsh = float(rng.uniform(0.3, 1.0))
-        # How well the ground mirrors what stands on it.
+        # Strength of the ground's reflection of things that stand on it; 0 for none.
         self.mirror = float(rng.uniform(0.08, 0.5)) if rng.random() < 0.2 else 0.0
 
     def claim(self, window: tuple[slice, slice]) -> None:
-        """Make a rectangle of the backdrop an object."""
+        """Label a rectangle of the backdrop as an object."""
         self.labels[window] = self._next_object()
 
     def _next_object(self) -> int:
@@ -57,7 +62,7 @@ class Painter:
 
     @contextmanager
     def grouped(self) -> Iterator[None]:
-        """What is painted inside of this context is one group; within another group's context it joins that one."""
+        """Put all objects painted in this context into one group. Nested contexts join the outer group."""
         outer = self._group
         if not outer:
             self._groups += 1
@@ -70,12 +75,12 @@ class Painter:
     # Materials --------------------------------------------------------------------------------------------------------
 
     def surface(self, colour: np.ndarray | None = None) -> Material:
-        """A random material with its texture scaled to the picture."""
+        """Return a random material whose texture is scaled to the image."""
         zoom = self.size / 384.0 * float(np.exp(self.rng.uniform(np.log(0.35), np.log(1.8))))
         return self.pool.material(self.rng, zoom=zoom, colour=colour)
 
     def _of_stuff(self, slot: int) -> Material:
-        """A material of the stuff that `slot` names; now and then in an unlikely colour."""
+        """Return a random material of the stuff that `slot` names, occasionally in an unlikely colour."""
         rng, kind = self.rng, stuff.of_slot(slot)
         if len(kind.colours) and rng.random() < 0.94:
             chosen = kind.colours[int(rng.integers(len(kind.colours)))] * rng.uniform(0.75, 1.2) + rng.normal(
@@ -96,7 +101,7 @@ class Painter:
             if 0 not in materials:
                 materials[0] = self.surface()
             main = materials[0]
-            if slot < 0:  # the same stuff under another angle to the light
+            if slot < 0:  # the main material at another angle to the light
                 factor = float(self.rng.uniform(0.55, 0.85) if self.rng.random() < 0.6 else self.rng.uniform(1.15, 1.4))
                 shift = np.clip(main.colour * factor, 0.0, 1.0)
                 if np.linalg.norm(shift - main.colour) < PART_CONTRAST / 2:
@@ -112,7 +117,7 @@ class Painter:
         return materials[slot]
 
     def _camouflage(self, materials: dict[int, Material], slot: int, behind: np.ndarray) -> None:
-        """Give `slot` about the colour of the (h, w, 3) picture behind: many outlines in photographs are faint."""
+        """Recolour the material of `slot` to about the image (h, w, 3) behind: faint outlines are common in photos."""
         around = np.array(cv2.mean(np.ascontiguousarray(behind[::4, ::4]))[:3]) + self.rng.normal(0, 0.07, 3)
         own = self._material(materials, slot)
         materials[slot] = own.recoloured(np.clip(around, 0.0, 1.0).astype(np.float32))
@@ -127,7 +132,7 @@ class Painter:
 
     @staticmethod
     def _coverage(piece: Piece, region: tuple[int, int, int, int]) -> np.ndarray:
-        """Anti-aliased coverage (h, w) uint8 of a piece in pixel coordinates."""
+        """Return the anti-aliased coverage (h, w) uint8 of a piece given in pixel coordinates."""
         x0, y0, x1, y1 = region
         scale = 4 if max(x1 - x0, y1 - y0) <= 96 else 2
         fine = np.zeros(((y1 - y0) * scale, (x1 - x0) * scale), np.uint8)
@@ -135,21 +140,21 @@ class Painter:
         return cv2.resize(fine, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
 
     def relief(self, cover: np.ndarray, finish: Finish) -> tuple[np.ndarray, np.ndarray | None]:
-        """Shading of a silhouette puffed up like a cushion: a factor (h, w) float32 and, for glossy things, a
-        highlight to add.
+        """Return the shading of a silhouette inflated like a cushion.
 
-        The height rises from the outline as a circle's arc; the normals of that surface are lit by the scene's light.
-        Computed on at most 48 pixels across: shading is smooth.
+        The surface rises from the outline along a circle's arc, and the scene's light shines on its normals. Returns a
+        factor (h, w) float32 and, for glossy things, a highlight (h, w) float32 to add, else None. Since shading is
+        smooth, it is computed with a longer side of at most 48 pixels.
         """
         height, width = cover.shape
-        if max(height, width) < max(self.size // 22, 8):  # too small for anybody to see its shading
+        if max(height, width) < max(self.size // 22, 8):  # too small for visible shading
             return np.ones((height, width), np.float32), None
         ratio = min(1.0, 48.0 / max(height, width))
         small = (max(int(width * ratio), 2), max(int(height * ratio), 2))
         mask = cv2.resize(cover, small, interpolation=cv2.INTER_AREA) if ratio < 1 else cover
         distance = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 3)
         peak = max(cv2.minMaxLoc(distance)[1], 1.0)
-        if peak > 1e4:  # no edge in sight: the silhouette fills the region
+        if peak > 1e4:  # no pixel outside: the silhouette fills the region
             return np.ones((height, width), np.float32), None
         shade: np.ndarray = np.ones(mask.shape, np.float32)
         spot: np.ndarray | None = None
@@ -163,7 +168,7 @@ class Painter:
             )
             length = cv2.sqrt(1.0 + gx * gx + gy * gy)
             facing = (self.light[2] - gx * self.light[0] - gy * self.light[1]) / length
-            # Between 0.3 and 1.5, which also takes care of what faces away from the light.
+            # The lower bound also limits surfaces that face away from the light (negative values).
             shade = np.clip(facing * (self.harsh / float(self.light[2])) + (1.0 - self.harsh), 0.3, 1.5)
             if finish.gloss > 0:
                 bisector = self.light + np.array([0, 0, 1], np.float32)
@@ -181,20 +186,20 @@ class Painter:
         return shade, spot
 
     def _ramp(self, slope: float, height: int, width: int) -> np.ndarray:
-        """A factor around 1 that rises towards the light, (height, width) float32."""
+        """Return a factor around 1 that rises towards the light, (height, width) float32."""
         across, down = slope * float(self.light[0]), slope * float(self.light[1])
         corners = [[1 - across - down, 1 + across - down], [1 - across + down, 1 + across + down]]
         return cv2.resize(np.array(corners, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
     def _fray(self, cover: np.ndarray, amount: float) -> np.ndarray:
-        """The coverage with its outline moved in and out by noise of about `amount` pixels."""
+        """Return the coverage with its outline displaced by noise of about `amount` pixels."""
         wide = cv2.GaussianBlur(cover, (0, 0), amount)
-        # The noise stays below half of the coverage's range, so that it frays the outline but never pierces the inside.
+        # The noise is below half the coverage's range, so it frays the outline but makes no holes inside.
         noise = self.pool.mottle(self.rng, cover.shape[0], cover.shape[1], self.size / 640.0, 0.4)
         sharp = 1.5 * amount
         level = (wide + noise * np.float32(255.0)) * np.float32(sharp) + np.float32(127.5 - 382.5 * sharp)
         frayed = np.clip(level, 0.0, 255.0).astype(np.uint8)
-        # Hairs stay near the outline: no faint specks beyond.
+        # Limit the hairs to the neighbourhood of the outline, without faint specks beyond it.
         return cv2.min(frayed, cv2.multiply(wide, wide, scale=0.1))
 
     # Painting ---------------------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ class Painter:
         """Paint a cluster's members from back to front, as one group."""
         with self.grouped():
             for number, member in enumerate(cluster.members):
-                # The same light and focus; each of its own smoothness.
+                # Members share the focus, but each has its own surface.
                 own = random_finish(self.rng, self.size) if number else finish
                 shadow = own.shadow if number in cluster.standing or self.rng.random() < 0.5 else 0.0
                 own = replace(
@@ -212,7 +217,7 @@ class Painter:
                 self.paint(Placed(member, matrix, own, grounded=grounded and number in cluster.standing, pliable=False))
 
     def paint(self, thing: Placed) -> None:
-        """Paint one object over everything so far and label what it covers."""
+        """Paint one object over everything so far and label the pixels it covers."""
         finish, rng = thing.finish, self.rng
         shape = (
             bent(rng, thing.shape, float(rng.uniform(0.01, 0.1)))
@@ -226,7 +231,7 @@ class Painter:
             return
         x0, y0, x1, y1 = region
         height, width = y1 - y0, x1 - x0
-        # What is behind the pieces only shows through at their edges, so it is of the first piece's stuff.
+        # The base colour shows only at the edges of pieces, so if all have stuff of their own, the first one's serves.
         ground = 0 if any(piece.slot < stuff.FIRST for piece in pieces) else pieces[0].slot
         if ground not in thing.materials and rng.random() < 0.12:
             self._camouflage(thing.materials, ground, self.image[y0:y1, x0:x1])
@@ -236,7 +241,7 @@ class Painter:
         spot: np.ndarray | None = None
         names = np.zeros((height, width), np.int32)
         own_parts: list[int] = []
-        under: np.ndarray | None = None  # the main material before others covered it
+        under: np.ndarray | None = None  # the base material, before other pieces covered it
         later = [piece.slot for piece in pieces]
         for number, piece in enumerate(pieces):
             area = self._region(piece.outline_points, 2)
@@ -273,7 +278,7 @@ class Painter:
             if piece.part:
                 own_parts.append(len(own_parts) + 1)
                 _fill(names[window], opaque, len(self.owners) - 1 + len(own_parts))
-            elif not piece.clip:  # print on a part leaves the part whole
+            elif not piece.clip:  # hides the parts below it; print (clip) leaves them whole
                 _fill(names[window], opaque, 0)
         if cv2.minMaxLoc(cover)[1] <= 127:
             return
@@ -284,7 +289,7 @@ class Painter:
             factor = None
         if shade is not None:
             if finish.roundness > 0.1 or finish.edge > 0.1:
-                # The shading of pieces meets in hard lines; a real object's creases are slightly soft.
+                # Soften the hard lines where the shading of pieces meets, like the creases of real objects.
                 shade = cv2.blur(shade, (3, 3))
             factor = shade if factor is None else cv2.multiply(factor, shade, factor)
         if finish.slope > 0:
@@ -313,7 +318,7 @@ class Painter:
         self.owners += [self.objects] * len(own_parts)
 
     def _ensure_contrast(self, colour: np.ndarray, behind: np.ndarray, alpha: np.ndarray) -> None:
-        """Brighten or darken `colour` in place where it would vanish against what is behind."""
+        """Brighten or darken `colour` in place if its mean is too close to that of the image `behind`."""
         step_y, step_x = max(alpha.shape[0] // 24, 1), max(alpha.shape[1] // 24, 1)
         inside = (np.ascontiguousarray(alpha[::step_y, ::step_x]) > 0.5).view(np.uint8)
         if cv2.countNonZero(inside) == 0:
@@ -326,7 +331,7 @@ class Painter:
             colour += np.float32(OBJECT_CONTRAST if up else -OBJECT_CONTRAST)
 
     def _shadow(self, cover: np.ndarray, region: tuple[int, int, int, int], thing: Placed) -> None:
-        """Darken the picture where the object keeps off the light; worked out at a quarter of the size or less."""
+        """Darken the image where the object casts a shadow. Computed at a quarter or an eighth of the resolution."""
         x0, y0, x1, y1 = region
         finish = thing.finish
         extent = max(x1 - x0, y1 - y0)
@@ -349,7 +354,7 @@ class Painter:
             reach = (finish.lift * extent + 1.6) / step
             shift = np.array([[1, 0, -self.light[0] * reach], [0, 1, -self.light[1] * reach]], np.float32)
             mask = cv2.warpAffine(mask, shift, (side, side))
-        # Only the neighbourhood of the shadow is blurred.
+        # Blur only the neighbourhood of the shadow.
         bx, by, bw, bh = cv2.boundingRect(mask)
         if bw == 0:
             return
@@ -366,13 +371,13 @@ class Painter:
 
 
 def blend(under: np.ndarray, over: np.ndarray, alpha: np.ndarray) -> None:
-    """Blend `over` into `under` in place; (h, w, 3) float32 both, `alpha` (h, w) float32 in [0, 1]."""
-    # One pass of OpenCV takes about a fifth of the time that numpy's broadcasting does here.
+    """Blend `over` into `under` in place, both (h, w, 3) float32; `alpha` is (h, w) float32 in [0, 1]."""
+    # OpenCV's single pass takes about a fifth of the time of broadcasting in NumPy.
     cv2.blendLinear(over, under, alpha, 1.0 - alpha, under)
 
 
 def _smeared(alpha: np.ndarray, colour: np.ndarray, length: float, turn: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and colour of a thing that moved by `length` pixels in direction `turn` while the picture was taken."""
+    """Return coverage and colour with a motion blur of `length` pixels in direction `turn` (radians)."""
     side = 2 * int(length / 2) + 3
     kernel = np.zeros((side, side), np.float32)
     middle, dx, dy = side // 2, np.cos(turn) * length / 2, np.sin(turn) * length / 2
@@ -383,10 +388,10 @@ def _smeared(alpha: np.ndarray, colour: np.ndarray, length: float, turn: float) 
 
 
 def _opaque(cover: np.ndarray) -> np.ndarray:
-    """A mask for OpenCV, 255 where a uint8 `cover` is more than half."""
+    """Return a mask for OpenCV, 255 where the uint8 `cover` is more than half."""
     return cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1]
 
 
 def _fill(names: np.ndarray, mask: np.ndarray, name: int) -> None:
-    """Write `name` into (h, w) int32 `names` where the uint8 `mask` is set; numpy takes eight times as long."""
+    """Write `name` into `names` (h, w) int32 where the uint8 `mask` is set. NumPy takes eight times as long."""
     cv2.copyTo(np.full(names.shape, name, np.int32), mask, names)

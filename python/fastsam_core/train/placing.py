@@ -1,4 +1,4 @@
-"""Pieces of one thing moved to their place among several."""
+"""Helpers that place the pieces of a thing among others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Things = list[list[Piece]]  # the pieces of each object, from back to front
 
 
 def put(pieces: list[Piece], x: float, y: float, scale: float, *, flip: bool = False, turn: float = 0.0) -> list[Piece]:
-    """The pieces with their origin at (x, y), turned, and mirrored where `flip` says so."""
+    """Return the pieces mirrored left to right if `flip`, scaled, turned by `turn` radians, and moved to (x, y)."""
     c, s = scale * np.cos(turn), scale * np.sin(turn)
     f = -1.0 if flip else 1.0
     matrix = np.array([[f * c, -s, x], [f * s, c, y]], np.float32)
@@ -18,12 +18,12 @@ def put(pieces: list[Piece], x: float, y: float, scale: float, *, flip: bool = F
 
 
 def extent(pieces: list[Piece]) -> tuple[float, float, float, float]:
-    """Bounding box (left, top, right, bottom) of the silhouette."""
+    """Return the bounding box (left, top, right, bottom) of the silhouette."""
     return bounds(np.concatenate([piece.outline_points for piece in pieces if not piece.clip]))
 
 
 def stand(pieces: list[Piece], x: float, base: float, wide: float, tall: float) -> list[Piece]:
-    """The pieces, scaled to fit `wide` by `tall`, standing with their middle at `x` on `base`."""
+    """Return the pieces scaled to fit into `wide` by `tall`, centred at `x`, with their bottom at y = `base`."""
     left, top, right, bottom = extent(pieces)
     scale = min(wide / max(right - left, 1e-6), tall / max(bottom - top, 1e-6))
     return put(pieces, x - scale * (left + right) / 2, base - scale * bottom, scale)

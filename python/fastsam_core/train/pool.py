@@ -1,4 +1,4 @@
-"""Labelled pictures for the trainer: made by worker processes ahead of time, kept on the device, drawn at random."""
+"""Labelled images for the trainer: prefetched by worker processes and pooled on the device."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# Regions in a plane that can be told apart, with 0 for none. A generated scene that has more goes without the others;
-# labelled images are arranged so that none has.
+# Number of values in a plane, including 0 for no region. Regions of a generated scene with higher numbers are dropped;
+# labelled images are arranged so that there are none.
 MAX_REGIONS = 256
 MAX_PLANES = 3
-# So many pictures come from a process in one message.
+# Number of images per message from a worker process.
 _TOGETHER = 4
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """A picture and the regions that count as objects in it.
+    """An image and its labelled regions.
 
-    image: (h, w, 3) uint8 RGB. planes: (K, h, w) int16; 0 is nothing, other numbers name the regions of a plane, which
-    can't overlap within it.
+    image: (h, w, 3) uint8 RGB. planes: (K, h, w) int16, the number of each pixel's region in each plane, 0 for none.
+    Regions of different planes may overlap.
     """
 
     image: np.ndarray
@@ -35,10 +35,10 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Pictures:
-    """N pictures in one tensor, each in the upper left, zeros around it.
+    """N labelled images in one tensor, each in the upper left corner, padded with zeros.
 
-    data: (N, 3 + K, h, w) uint8, the colours and then the planes; K, h and w are those of the largest. shapes: height
-    and width of each.
+    data: (N, 3 + K, h, w) uint8, the colours and then the planes; K, h and w are the largest of the images'. shapes:
+    height and width of each image.
     """
 
     data: Tensor
@@ -52,11 +52,11 @@ class Pictures:
 
 
 class Pool:
-    """The latest `capacity` labelled pictures, in the upper left of squares of `size` pixels."""
+    """The latest `capacity` labelled images, each in the upper left corner of a square of `size` pixels."""
 
     def __init__(self, capacity: int, size: int, planes: int, device: torch.device) -> None:
         self.capacity, self.size = capacity, size
-        # Three colours, then the planes: one tensor, so that a picture is one copy.
+        # Colours and planes share a tensor, so that adding an image takes one copy.
         self.data = torch.zeros(capacity, 3 + planes, size, size, dtype=torch.uint8, device=device)
         self.shapes = [(0, 0)] * capacity
         self.added = 0
@@ -73,8 +73,9 @@ class Pool:
         return self.data[:, 3:]
 
     def add(self, pictures: Pictures) -> None:
-        """Pictures of at most the pool's size and number of planes, one after the other; the oldest make room."""
-        staged, done = pictures.data.to(self.data.device, non_blocking=True), 0  # nobody writes to pictures
+        """Add images, of at most the pool's size and number of planes. In a full pool they replace the oldest."""
+        # The copy may run asynchronously, since nothing writes to `pictures` any more.
+        staged, done = pictures.data.to(self.data.device, non_blocking=True), 0
         channels, height, width = staged.shape[1:]
         while done < len(pictures):
             place = self.added % self.capacity
@@ -87,9 +88,10 @@ class Pool:
 
 
 class Feeder:
-    """The pictures of a dataset, `start`, `start + 1` and so on, over and over; made ahead by `workers` processes.
+    """Endless stream of a dataset's images from index `start` on, starting over after the last.
 
-    ahead: about so many wait to be taken. device: where they will go; what is for a GPU lies in memory that it reads.
+    workers: processes that load images in advance; 0 loads them in a thread. ahead: approximate number of images in
+    the queue. device: where the images will be copied; for a GPU they are put into pinned memory.
     """
 
     def __init__(
@@ -100,7 +102,8 @@ class Feeder:
         ahead: int = 64,
         device: torch.device | None = None,
     ) -> None:
-        # Each message takes the interpreter from the trainer's thread for a while; without processes there is none.
+        # Receiving a message holds up the trainer's thread (GIL), so several images share one. Without workers there
+        # are no messages.
         together = _TOGETHER if workers else 1
         self._queue: queue.Queue[Pictures | BaseException] = queue.Queue(max(1, ahead // together))
         self._rest: Pictures | None = None
@@ -117,7 +120,7 @@ class Feeder:
         self._thread.start()
 
     def take(self, count: int) -> Iterator[Pictures]:
-        """The next `count` pictures, several at a time; waits for them."""
+        """Yield the next `count` images, several at a time. Waits for them."""
         while count > 0:
             pictures = self._next(count, wait=True)
             assert pictures is not None
@@ -125,7 +128,7 @@ class Feeder:
             yield pictures
 
     def take_ready(self, most: int) -> Iterator[Pictures]:
-        """As `take`, but only those that are ready."""
+        """Yield up to `most` of the next images, several at a time. Stops instead of waiting."""
         while most > 0 and (pictures := self._next(most, wait=False)) is not None:
             most -= len(pictures)
             yield pictures
@@ -139,7 +142,7 @@ class Feeder:
                 continue
 
     def _next(self, most: int, *, wait: bool) -> Pictures | None:
-        """At most so many of the pictures that came together; None where there would be something to wait for."""
+        """Return the next images, one to `most`, and keep the rest of their message. None if it would have to wait."""
         pictures, self._rest = self._rest, None
         if pictures is None:
             try:
@@ -157,7 +160,7 @@ class Feeder:
         try:
             for pictures in self._loader:
                 if self._device is not None and self._device.type == "cuda":
-                    # Copied here, not in the trainer's thread, which need not wait for it.
+                    # Copy in this thread so that the trainer's doesn't wait.
                     with torch.cuda.device(self._device):
                         pictures = Pictures(pictures.data.pin_memory(), pictures.shapes)
                 while not self._stop.is_set():
@@ -168,9 +171,9 @@ class Feeder:
                         continue
                 if self._stop.is_set():
                     return
-        except BaseException as error:  # the trainer's thread raises it
-            # Its frames hold the loader's processes: let go only when the garbage is collected, these end no more by
-            # themselves, and are waited for, seconds each.
+        except BaseException as error:  # re-raised in the trainer's thread
+            # The traceback's frames hold the loader's iterator. If only the garbage collector released it, its worker
+            # processes would not end by themselves, and each would be waited for, for seconds.
             traceback.clear_frames(error.__traceback__)
             self._queue.put(error)
 
@@ -187,7 +190,7 @@ class _Endless(Sampler[list[int]]):
 
 
 def together_of(examples: Sequence[LabelledImage]) -> Pictures:
-    """Examples, at least one, in one tensor. A region whose number is `MAX_REGIONS` or above is left out."""
+    """Combine one or more examples in one tensor. Regions with numbers of `MAX_REGIONS` or above are dropped."""
     shapes = [(int(example.image.shape[0]), int(example.image.shape[1])) for example in examples]
     height, width = (max(sides) for sides in zip(*shapes, strict=True))
     levels = max(len(example.planes) for example in examples)
@@ -195,5 +198,5 @@ def together_of(examples: Sequence[LabelledImage]) -> Pictures:
     for place, example, (tall, wide) in zip(data, examples, shapes, strict=True):
         place[:3, :tall, :wide] = example.image.transpose(2, 0, 1)
         place[3 : 3 + len(example.planes), :tall, :wide] = np.where(example.planes < MAX_REGIONS, example.planes, 0)
-    # Tensors go from process to process without a copy.
+    # As tensors, because these are passed between processes without a copy.
     return Pictures(torch.from_numpy(data), shapes)

@@ -1,6 +1,6 @@
-"""Outlines of which the things of a generated scene are put together: circles, boxes, blobs, bands, foliage.
+"""Outlines that the things of a generated scene are built from: circles, boxes, blobs, bands, foliage.
 
-Each is a polygon, y pointing down; several at once where one polygon would cross itself.
+Each is a polygon, y pointing down, or several polygons where a single one would intersect itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Outline = np.ndarray  # (K, 2) float32 x, y
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """A number from `low` to `high`."""
+    """Return a uniformly random number from `low` to `high`."""
     return float(rng.uniform(low, high))
 
 
@@ -27,7 +27,10 @@ def _circle(n: int) -> tuple[np.ndarray, np.ndarray]:
 def ellipse(
     x: float = 0, y: float = 0, rx: float = 1, ry: float = 1, *, turn: float = 0.0, power: float = 2.0, n: int = 40
 ) -> Outline:
-    """A superellipse of exponent `power` (2 is an ellipse, above 3 a rounded box), rotated by `turn` radians."""
+    """Return a superellipse of `n` points, rotated by `turn` radians.
+
+    power: its exponent; 2 is an ellipse, above 3 it is a rounded box.
+    """
     cos, sin = _circle(n)
     if power != 2.0:
         cos = np.sign(cos) * np.abs(cos) ** (2 / power)
@@ -43,7 +46,7 @@ def ellipse(
 
 
 def box(left: float, top: float, right: float, bottom: float, *, corner: float = 0.0) -> Outline:
-    """An axis-aligned rectangle, with corners rounded by radius `corner`."""
+    """Return an axis-aligned rectangle whose corners are rounded with radius `corner`."""
     corner = min(corner, abs(right - left) / 2, abs(bottom - top) / 2)
     if corner <= 0:
         return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
@@ -54,18 +57,21 @@ def box(left: float, top: float, right: float, bottom: float, *, corner: float =
 
 @cache
 def _arcs() -> np.ndarray:
-    """The four quarters of a unit circle, (4, 7, 2) float32."""
+    """Return the four quarters of a unit circle, (4, 7, 2) float32."""
     angle = 0.5 * np.pi * (np.arange(4)[:, None] + np.linspace(0, 1, 7))
     return np.stack([np.cos(angle), np.sin(angle)], axis=2).astype(np.float32)
 
 
 def polygon(*points: tuple[float, float]) -> Outline:
-    """A polygon through the given points."""
+    """Return a polygon through the given points."""
     return np.array(points, np.float32)
 
 
 def blob(rng: np.random.Generator, *, rough: float | None = None, waves: int | None = None, n: int = 64) -> Outline:
-    """A smooth closed curve around the origin: a circle with random harmonics, stretched at random."""
+    """Return a smooth closed curve around the origin: a circle with random harmonics, stretched at random.
+
+    rough: amplitude of the harmonics; waves: their number. Both are random by default. n: number of points.
+    """
     cos, sin = _circle(n)
     amount = rng.uniform(0.1, 0.6) if rough is None else rough
     top = int(rng.integers(2, 9)) if waves is None else waves
@@ -85,7 +91,7 @@ def _multiples(n: int, top: int) -> np.ndarray:
 
 
 def corners(rng: np.random.Generator, count: int, *, jitter: float = 0.0) -> Outline:
-    """A polygon with `count` corners on a circle; `jitter` 0 is regular, 1 strongly irregular and concave."""
+    """Return a polygon with `count` corners around a circle. jitter: 0 is regular, 1 very irregular and concave."""
     step = 2 * np.pi / count
     angle = np.arange(count) * step + rng.uniform(-0.45, 0.45, count) * step * jitter + rng.uniform(0, 2 * np.pi)
     radius = 1.0 - jitter * rng.uniform(0, 0.65, count)
@@ -93,7 +99,7 @@ def corners(rng: np.random.Generator, count: int, *, jitter: float = 0.0) -> Out
 
 
 def star(rng: np.random.Generator) -> Outline:
-    """A star or gear: corners on two circles in turn."""
+    """Return a star or gear: its corners alternate between two circles."""
     count = int(rng.integers(4, 13))
     angle = np.arange(2 * count) * np.pi / count
     radius = np.where(np.arange(2 * count) % 2 == 0, 1.0, rng.uniform(0.35, 0.85))
@@ -101,7 +107,7 @@ def star(rng: np.random.Generator) -> Outline:
 
 
 def smooth(line: Outline, rounds: int = 2) -> Outline:
-    """Cut the corners of a closed polygon (Chaikin's scheme) `rounds` times."""
+    """Cut the corners of a closed polygon `rounds` times (Chaikin's algorithm)."""
     for _ in range(rounds):
         follow = np.roll(line, -1, axis=0)
         line = np.stack([0.75 * line + 0.25 * follow, 0.25 * line + 0.75 * follow], axis=1).reshape(-1, 2)
@@ -111,10 +117,10 @@ def smooth(line: Outline, rounds: int = 2) -> Outline:
 def stroke(
     points: Sequence[tuple[float, float]] | np.ndarray, start: float, stop: float | None = None
 ) -> tuple[Outline, ...]:
-    """A round-ended band along a path, its half-width going from `start` to `stop`.
+    """Return a round-ended band along a path, whose half-width goes from `start` to `stop` (default: constant).
 
-    It comes as one convex polygon per link with a half-disc at either end: a single outline would cross itself in tight
-    bends. Where the width changes much over a link, whole discs are added.
+    The band is one convex polygon per link of the path, with a half-disc at either end; a single outline would
+    intersect itself in tight bends. If the width changes strongly along a link, whole discs are added at the points.
     """
     path = np.asarray(points, np.float32)
     rise = 0.0 if stop is None else (stop - start) / max(len(path) - 1, 1)
@@ -146,14 +152,14 @@ def _half_circle() -> tuple[np.ndarray, np.ndarray]:
 
 
 def curve(rng: np.random.Generator, *, bend: float) -> np.ndarray:
-    """A gently wandering open path from left to right, (14, 2) float32."""
+    """Return a gently winding open path from left to right, (14, 2) float32."""
     heading = np.cumsum(rng.normal(0, 0.35 * bend, 14)) + rng.normal(0, 0.4 * bend) * np.linspace(-1, 1, 14)
     steps = np.stack([np.cos(heading), np.sin(heading)], axis=1)
     return np.cumsum(steps, axis=0).astype(np.float32)
 
 
 def foliage(rng: np.random.Generator, *, y: float = 0.0, rx: float = 1.0, ry: float = 1.0) -> tuple[Outline, ...]:
-    """A ragged mass of lumps, like a tree's crown, a bush or a cloud."""
+    """Return a ragged mass of lumps, like a tree's crown, a bush or a cloud."""
     lump = float(rng.uniform(0.14, 0.35))
     angle = np.arange(0, 2 * np.pi, lump * 1.2)
     reach = rng.uniform(0.6, 0.9, len(angle))

@@ -1,6 +1,6 @@
-"""What is printed on things and counts as no part of its own: lettering, logos, bands, tables, pictures.
+"""Print on things, which is not a part with a mask of its own: lettering, logos, bands, tables, pictures.
 
-Makers return pieces that only show on what is below them. Real objects are full of such strong inner edges.
+Each maker returns pieces that show only on top of what is below them. Real objects are full of such strong inner edges.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Area = tuple[float, float, float, float]  # left, top, right, bottom in the shap
 
 
 def _bar(ax: float, ay: float, bx: float, by: float, half: float) -> Outline:
-    """A straight pen stroke with square ends."""
+    """Return a straight pen stroke from (ax, ay) to (bx, by) with square ends and half-width `half`."""
     dx, dy = bx - ax, by - ay
     length = max((dx * dx + dy * dy) ** 0.5, 1e-6)
     nx, ny = -dy / length * half, dx / length * half
@@ -33,12 +33,12 @@ def _bar(ax: float, ay: float, bx: float, by: float, half: float) -> Outline:
     )
 
 
-# Ends of letters' strokes on a grid of 3 x 3 points, numbered row by row from the top left.
+# End points of the strokes of letters, on a grid of 3 x 3 points numbered in row-major order.
 _STROKES = ((0, 2), (0, 6), (2, 8), (6, 8), (3, 5), (0, 8), (2, 6), (1, 7), (0, 4), (4, 8), (2, 4), (0, 3), (5, 8))
 
 
 def lettering(rng: np.random.Generator, area: Area, *, lines: int | None = None) -> list[Outline]:
-    """Lines of letter-like marks that fill `area`, at most some 40 letters."""
+    """Return lines of letter-like marks that fill `area`, about 40 letters at most."""
     left, top, right, bottom = area
     count = int(rng.integers(1, 5)) if lines is None else lines
     high = (bottom - top) / count
@@ -104,7 +104,7 @@ def logo(rng: np.random.Generator, area: Area) -> list[Piece]:
 
 
 def picture(rng: np.random.Generator, area: Area) -> list[Piece]:
-    """Something like a photograph on a page or a screen: a ground, a horizon and a few shapes."""
+    """A picture like a photograph on a page or a screen: a ground, a horizon and a few shapes."""
     left, top, right, bottom = area
     wide, high = right - left, bottom - top
     level = top + high * float(rng.uniform(0.3, 0.8))
@@ -138,7 +138,7 @@ def table(rng: np.random.Generator, area: Area) -> list[Piece]:
 
 
 def bands(rng: np.random.Generator, area: Area) -> list[Piece]:
-    """A few stripes right across, level or upright."""
+    """One or two stripes across the whole object, horizontal or vertical."""
     left, top, right, bottom = area
     level = rng.random() < 0.7
     pieces = []
@@ -153,7 +153,7 @@ def bands(rng: np.random.Generator, area: Area) -> list[Piece]:
 
 
 def printed(rng: np.random.Generator, area: Area) -> list[Piece]:
-    """Any print on `area`."""
+    """Return random print on `area`."""
     pick = rng.random()
     left, top, right, bottom = area
     if pick < 0.3:

@@ -1,4 +1,4 @@
-"""What a run leaves behind to look at: a table of its curves, and pictures of prompts with their masks."""
+"""Records of a training run: a table of its curves, and images of prompts with their masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = ("step", "size", "learning_rate", "loss", "auxiliary", "iou_first", "i
 
 
 class Curves:
-    """`folder`/curves.csv, one line per report. Lines of steps that a resumed run does again are dropped."""
+    """Table `folder`/curves.csv, one line per report. Lines after `step`, which a resumed run repeats, are dropped."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / "curves.csv"
@@ -28,14 +28,14 @@ class Curves:
         write_text(self.path, "\n".join([",".join(COLUMNS), *kept]) + "\n")
 
     def add(self, **values: float) -> None:
-        # Whole numbers in full: a resumed run reads the steps.
+        # Integers with all digits, because a resumed run reads the steps back.
         cells = (format(values[name], "" if isinstance(values[name], int) else ".6g") for name in COLUMNS)
         with open(self.path, "a", newline="\n") as file:
             file.write(",".join(cells) + "\n")
 
 
 def sample_sheet(path: Path, views: Views, group: Group, logits: Tensor) -> None:
-    """A picture of the first prompt of up to eight pictures: clicks, the mask asked for (green line), the one given.
+    """Draw the first prompt of up to eight views: clicks, true mask (green outline) and prediction (red tint).
 
     logits: (N, S / 4, S / 4), of the group's prompts.
     """

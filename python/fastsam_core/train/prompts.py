@@ -1,6 +1,6 @@
-"""Prompts for batches of label planes: which regions to ask for, clicks in them, boxes around them.
+"""Random prompts for batches of label planes: regions to ask for, clicks in them, boxes around them.
 
-Everything is drawn for all prompts at once, on the device that the planes are on.
+Everything is drawn for all prompts at once, on the device of the planes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch.nn import functional as F
 
 from .pool import MAX_REGIONS
 
-# How often regions of each plane of a generated scene are asked for: objects, parts, groups. The rest of the prompts of
-# a picture without parts or groups go to its objects.
+# Fractions of the prompts that ask for regions of each plane of a generated scene: objects, parts, groups. If an image
+# lacks parts or groups, their prompts go to the other planes.
 PLANE_SHARES = (0.66, 0.22, 0.12)
-_INSIDE_SHARE = 0.5  # of the clicks go to a region's inside, as people click
+_INSIDE_SHARE = 0.5  # fraction of the clicks that land well inside a region, as people click
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What N prompts ask for.
+    """Regions that N prompts ask for.
 
-    picture: (N,) int64, the picture of each. masks: (N, S, S) bool; targets: (N, S / 4, S / 4) float32, the share of
-    each cell that the region covers. is_object: (N,) bool; False for a click on the background, whose mask is where it
-    may be, and which asks for nothing: only its predicted IoU (0) is trained.
+    picture: (N,) int64, index of each prompt's image. masks: (N, S, S) bool, where to click. targets: (N, S / 4, S / 4)
+    float32, the fraction of each cell that the region covers. is_object: (N,) bool, False for a background click. The
+    mask of such a click is the background, and its target is empty: only its predicted IoU (0) is trained.
     """
 
     picture: Tensor
@@ -36,16 +36,17 @@ class Targets:
 
 
 class Regions:
-    """What there is to ask for in B pictures, and how often each region is to be drawn.
+    """Regions of B images with the relative frequency of each, and the background.
 
-    planes: (B, K, S, S) uint8; inside: (B, S, S) bool, where there is a picture. Regions below `min_area`, a share of
-    the picture, are not asked for. shares: how often each plane is; without them all regions are alike.
+    planes: (B, K, S, S) uint8. inside: (B, S, S) bool, True on the image, False on padding. min_area: smallest region
+    to ask for, as a fraction of the image. shares: relative frequency of each plane, spread evenly over its regions;
+    without them all regions of all planes are equally likely.
     """
 
     def __init__(self, planes: Tensor, inside: Tensor, *, min_area: float, shares: Sequence[float] = ()) -> None:
         self.planes = planes
         pictures, levels = planes.shape[:2]
-        # Counted in strips of 16 rows, so that a GPU's threads seldom add to the same number.
+        # Count in strips of 16 rows first, so that the threads of a GPU rarely add to the same element.
         strips = planes.reshape(pictures, levels, planes.shape[2] // 16, -1).long()
         ones = torch.ones_like(strips[:1, :1, :1, :1]).expand(strips.shape)
         areas = strips.new_zeros(*strips.shape[:3], MAX_REGIONS).scatter_add_(3, strips, ones).sum(2)
@@ -53,7 +54,7 @@ class Regions:
         found[..., 0].zero_()
         weights = found.float()
         if shares:
-            # Filled in one by one: a list would be copied to the device, which the host would wait for.
+            # Filled one by one: copying a list to the device would make the host wait.
             share = weights.new_zeros(levels, 1)
             for level, value in enumerate(shares[:levels]):
                 share[level].fill_(value)
@@ -63,10 +64,10 @@ class Regions:
 
 
 def draw_targets(regions: Regions, count: int, generator: torch.Generator, *, background: float) -> Targets:
-    """`count` regions of each picture, drawn with replacement.
+    """Draw `count` regions of each image, with replacement.
 
-    background: how many clicks beside every region there are for each on one. A picture that has no region large enough
-    gives such clicks alone.
+    background: number of background clicks for each prompt on a region. An image without a region that is large enough
+    gets background clicks only.
     """
     planes, weights = regions.planes, regions.weights
     pictures, levels = planes.shape[:2]
@@ -82,14 +83,18 @@ def draw_targets(regions: Regions, count: int, generator: torch.Generator, *, ba
 
 
 def depths(cells: Tensor) -> Tensor:
-    """How many steps each True cell is from the nearest False one, or from the border: (N, h, w) bool -> float32."""
-    # In a frame of outside, which stays; written in place, since this is what a step has most operations of.
+    """Return each True cell's distance to the nearest False cell or the border: (N, h, w) bool -> (N, h, w) float32.
+
+    Distances are in steps to any of eight neighbours; False cells have 0. They end at a quarter of the longer side, and
+    at 255.
+    """
+    # Erode repeatedly inside a constant frame of False. In place, since most operations of a training step are here.
     framed = F.pad(cells, (1, 1, 1, 1))
     inside = framed[..., 1:-1, 1:-1]
     depth = torch.zeros(cells.shape, dtype=torch.uint8, device=cells.device)
     for _ in range(min(max(cells.shape[-2:]) // 4, 255)):
         depth += inside
-        # What has only such neighbours; by rows, then by columns.
+        # Keep cells with eight True neighbours: erode along rows, then along columns.
         beside = framed[..., :-2] & framed[..., 1:-1]
         beside &= framed[..., 2:]
         above = beside[..., :-2, :] & beside[..., 1:-1, :]
@@ -98,7 +103,10 @@ def depths(cells: Tensor) -> Tensor:
 
 
 def clicks_in(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """A pixel of each mask, (N, S, S) bool -> (N, 2) float32 x, y; half of them well inside. Empty masks: anywhere."""
+    """Return a random pixel of each mask, (N, S, S) bool -> (N, 2) float32 x, y; half of them well inside.
+
+    An empty mask gives a pixel anywhere in the image.
+    """
     cells = F.avg_pool2d(masks.float()[:, None], 4)[:, 0]
     inner = depths(cells > 0.5) ** 3 + 1e-3 * cells
     chosen = torch.rand(len(masks), generator=generator, device=masks.device) < _INSIDE_SHARE
@@ -106,15 +114,16 @@ def clicks_in(masks: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def corrections(masks: Tensor, targets: Tensor, logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The next click of someone who sees where a mask is wrong: (N, 2) x, y and (N,) labels.
+    """Return the next click on each mask, which corrects an error: (N, 2) float32 x, y and (N,) int64 labels.
 
-    masks: (N, S, S) bool and their cells `targets`; logits: (N, S / 4, S / 4). It falls on a missing or a surplus
-    place, half of the time on the inside of one; where nothing is wrong, on the object.
+    A click falls on a missing (label 1) or a surplus (label 0) cell, in half of the cases well inside such a region. If
+    the mask has no error, it falls on the object. masks: (N, S, S) bool; targets: (N, S / 4, S / 4), the fraction of
+    each cell that the mask covers; logits: (N, S / 4, S / 4), of the prediction.
     """
     wanted, given = targets > 0.5, logits > 0
     wrong = wanted != given
     missing = wrong & wanted
-    # The two lie apart, but may touch: each has depths of its own.
+    # Missing and surplus regions may touch, so depths are computed separately; they are disjoint, so the sum is exact.
     inner = depths(torch.cat([missing, wrong & given])).view(2, *wrong.shape).sum(0)
     chosen = torch.rand(len(masks), generator=generator, device=masks.device) < _INSIDE_SHARE
     weights = torch.where(chosen[:, None, None], inner**3, wrong.float())
@@ -126,9 +135,10 @@ def corrections(masks: Tensor, targets: Tensor, logits: Tensor, generator: torch
 
 
 def boxes_around(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """Each mask's box, (N, 4) float32, with sides moved by about a twentieth of its size, as drawn by hand.
+    """Return the bounding box of each mask, (N, 4) float32, with sides moved randomly as if drawn by hand.
 
-    Corners are the first and the last row and column. Of an empty mask: the whole picture.
+    The shift of a side has a standard deviation of a twentieth of the box's size and at most twice that. Corners are
+    the first and the last row and column. The box of an empty mask is the whole image.
     """
     size = masks.shape[-1]
     corners = []
@@ -143,22 +153,23 @@ def boxes_around(masks: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _cells(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """The number of a cell of each map, drawn by weight: (N, h, w) -> (N,)."""
+    """Return the flat index of a random cell of each map, drawn by weight: (N, h, w) -> (N,)."""
     flat = weights.flatten(1)
-    # Of a map without any weight, every cell is as good.
+    # In a map of zeros all cells are equally likely.
     flat = flat + (flat.sum(1, keepdim=True) <= 0)
     return _drawn(flat, generator)
 
 
 def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """A column of each row by weight, (N, K) -> (N,), as `torch.multinomial` does it, but without its checks, for which
-    the host would wait.
+    """Return a random column of each row, drawn by weight: (N, K) -> (N,).
+
+    Equivalent to `torch.multinomial` without its checks, which would make the host wait for the device.
     """
     return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(1)
 
 
 def _within(cells: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
-    """A pixel (x, y) of each cell, on the mask (N, S, S) if the cell has such."""
+    """Return a random pixel (N, 2) x, y of each of the `cells` (N,), on the mask (N, S, S) if the cell overlaps it."""
     side = masks.shape[-1] // 4
     row, column = cells // side, cells % side
     blocks = masks.view(len(masks), side, 4, side, 4)

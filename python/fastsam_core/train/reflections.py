@@ -1,11 +1,11 @@
-"""Light that comes by way of other things: mirror images in the ground, surroundings in glossy skins, tinted light."""
+"""Indirect light: mirror images in the ground, reflections in glossy surfaces, light tinted by neighbours."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-# Rec. 601 luma, as OpenCV's conversion to grey has it, in every channel.
+# Matrix that replaces each channel by the Rec. 601 luma, as in OpenCV's conversion to grey.
 TO_GREY = np.array([[0.299, 0.587, 0.114]] * 3)
 
 
@@ -17,12 +17,14 @@ def mirror_in_ground(
     corner: tuple[int, int],
     strength: float,
 ) -> None:
-    """Blend what a smooth floor, a wet street or a polished table shows of a thing that stands on it, in place.
+    """Blend the mirror image of a thing into the smooth ground it stands on, in place.
 
-    image: (S, S, 3) float32, the picture so far; labels: (S, S) int32, its objects. The mirror image stays on what the
-    thing stands on, and the labels stay as they are: nobody means a mirror image when they click.
-    colour, alpha: (h, w, 3) and (h, w) float32, the thing, whose upper left pixel is at `corner` (x, y).
-    strength: how much of the light the ground throws back right below the thing, 0 to 1; it fades farther down.
+    The mirror image is limited to the object (or backdrop) the thing stands on. Labels stay unchanged, because nobody
+    who clicks means a mirror image.
+
+    image: (S, S, 3) float32, the image so far. labels: (S, S) int32, its objects.
+    colour, alpha: (h, w, 3) and (h, w) float32, the thing. corner: (x, y) of its upper left pixel in the image.
+    strength: fraction of the light that the ground reflects right below the thing, 0 to 1; it fades farther down.
     """
     rows = np.flatnonzero(alpha.max(axis=1) > 0.5)
     if not len(rows):
@@ -31,11 +33,11 @@ def mirror_in_ground(
     reach = min(int(rows[-1] - rows[0] + 1), image.shape[0] - top)
     if reach < 3:
         return
-    # Where it touches the ground decides what that is.
+    # The label just below the thing's lowest row tells what it stands on.
     foot = x0 + int(np.flatnonzero(alpha[rows[-1]] > 0.5).mean())
     window = np.s_[top : top + reach, x0 : x0 + alpha.shape[1]]
     upside_down = np.s_[rows[-1] - reach + 1 : rows[-1] + 1]
-    # Roughness smears what is far from the ground along the line of sight.
+    # A rough ground smears the mirror image vertically.
     smear = (1, 2 * (reach // 24) + 1)
     shown = cv2.blur(np.ascontiguousarray(colour[upside_down][::-1]), smear)
     amount = cv2.blur(np.ascontiguousarray(alpha[upside_down][::-1]), smear)
@@ -46,10 +48,10 @@ def mirror_in_ground(
 
 
 def surroundings_in(up: np.ndarray, gloss: float) -> tuple[np.ndarray, np.ndarray]:
-    """What a glossy skin shows of a bright sky or ceiling above and a dark ground below.
+    """Return the reflection in a glossy surface of a bright sky or ceiling above and a dark ground below.
 
-    up: (h, w) float32, the vertical part of the surface's normals, 1 facing up. gloss: 0 to 1. Returns a factor on the
-    surface's own light and light to add, both (h, w) float32.
+    up: (h, w) float32, the vertical component of the surface's normals, 1 facing up. gloss: 0 to 1. Returns a factor
+    for the surface's own light and light to add, both (h, w) float32.
     """
     sky = 1.0 / (1.0 + cv2.exp((0.35 - up) * 14.0))
     ground = 1.0 / (1.0 + cv2.exp((up + 0.15) * 10.0))
@@ -57,10 +59,10 @@ def surroundings_in(up: np.ndarray, gloss: float) -> tuple[np.ndarray, np.ndarra
 
 
 def tint_by_neighbours(image: np.ndarray, reach: float, strength: float) -> np.ndarray:
-    """Tint each place by the mean colour around it, as light does that comes by way of other surfaces.
+    """Tint each pixel by the mean colour around it, like light reflected from nearby surfaces.
 
-    image: (S, S, 3) float32, overwritten and returned. reach: how far that light comes, a share of the side. strength:
-    0 to 1, how much of the light has come so.
+    image: (S, S, 3) float32, overwritten and returned. reach: sigma of the neighbourhood as a fraction of the side.
+    strength: fraction of the light that is reflected, 0 to 1.
     """
     size = image.shape[0]
     step = 8 if size >= 64 else 2

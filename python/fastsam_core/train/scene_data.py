@@ -1,4 +1,4 @@
-"""Generated scenes as labelled pictures: numbered, so that each can be made again by whoever needs it."""
+"""Generated scenes as a dataset of labelled images. Each scene is reproducible from its number."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.utils.data import Dataset, get_worker_info
 from .pool import LabelledImage
 from .scenes import TexturePool, make_scene
 
-# So many scenes share one set of textures; then come new ones.
+# Number of consecutive scenes that share a set of textures.
 _SHARING = 8192
 _ENDLESS = 1 << 40
 
 
 class SceneDataset(Dataset[LabelledImage]):
-    """Scenes by number, without an end. The same seed and number give the same scene, whoever asks and in what order.
+    """Practically endless dataset of scenes. A scene depends only on the dataset's arguments and on its index.
 
-    size: side of the scenes in pixels; textures: how many each set has.
+    size: side of the scenes in pixels. textures: number of textures in a set, which many scenes share.
     """
 
     def __init__(self, size: int, *, seed: int, textures: int = 200) -> None:
@@ -28,11 +28,11 @@ class SceneDataset(Dataset[LabelledImage]):
         return _ENDLESS
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """Its planes are objects, parts and groups."""
+        """Return a scene whose planes are objects, parts and groups."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if get_worker_info() is not None:
-            cv2.setNumThreads(1)  # one process per core is what there is
+            cv2.setNumThreads(1)  # worker processes already use all cores
         scene = make_scene(np.random.default_rng((self.seed, index)), self.size, self._textures(index // _SHARING))
         planes = (scene.labels, scene.parts, scene.groups)
         return LabelledImage(scene.image, np.stack(planes).astype(np.int16))

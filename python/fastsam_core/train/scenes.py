@@ -1,8 +1,8 @@
 """Procedurally generated scenes with exact masks, the training data of the bundled model.
 
 Nothing is downloaded and nothing is labelled by hand: a scene is painted back to front from random shapes and
-textures, so what is visible of every object is known to the pixel. Shadows, highlights, blur, noise and compression
-are in the picture but not in the masks.
+textures, so the visible pixels of every object are known exactly. Shadows, highlights, blur, noise and compression
+affect the image but not the masks.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from .textures import TexturePool
 
 __all__ = ["Scene", "TexturePool", "make_scene"]
 
-# A part that shows nearly all that is visible of its object has the object's mask, up to noise; it is dropped.
+# A part with at least this fraction of its object's visible pixels is dropped: its mask is nearly the object's.
 _REDUNDANT_PART = 0.92
-# The same for an object and its group.
+# A group is dropped if one of its objects has at least this fraction of the group's visible pixels.
 _REDUNDANT_GROUP = 0.95
 
-# A scene whose largest object shows less than this share of the picture teaches little and is made again, a few times
-# at most.
+# Smallest fraction of the image that the largest object must show. Scenes below it teach little and are generated
+# again, with up to `_ATTEMPTS` attempts in all.
 _LARGEST = 0.02
 _ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its ground truth.
+    """An image and its ground truth.
 
     Attributes:
         image: (S, S, 3) uint8 RGB.
-        labels: (S, S) int32: 0 is background, k the visible pixels of object k; every k from 1 to the maximum occurs.
-        parts: (S, S) int32: 0 is no part, else a part numbered across the whole scene; parts lie inside their object.
+        labels: (S, S) int32: number of the object visible at each pixel, 0 for background. Every number from 1 to the
+            maximum occurs.
+        parts: (S, S) int32: number of the part, counted across the whole scene, 0 for none. Parts lie inside their
+            object.
         part_owner: (P + 1,) int32: the object of each part; entry 0 is 0.
-        groups: (S, S) int32: 0 is no group, else what several objects make up together, such as a rider with the horse;
-            a group is the union of what is visible of at least two objects, and no object is in two groups.
+        groups: (S, S) int32: number of the group, 0 for none. A group is several objects that belong together, such as
+            a horse and its rider: the union of the visible pixels of at least two objects. No object is in two groups.
     """
 
     image: np.ndarray
@@ -49,7 +51,10 @@ class Scene:
     groups: np.ndarray
 
     def masks(self, min_area: float = 0.01) -> list[np.ndarray]:
-        """Boolean (S, S) masks of the objects, then the parts, then the groups, that cover at least `min_area`."""
+        """Return bool (S, S) masks of the objects, then the parts, then the groups.
+
+        min_area: masks that cover a smaller fraction of the image are left out.
+        """
         least = max(min_area * self.labels.size, 1.0)
         found = []
         for names in (self.labels, self.parts, self.groups):
@@ -59,14 +64,17 @@ class Scene:
 
 
 def _areas(names: np.ndarray, count: int) -> np.ndarray:
-    """How many pixels each of the numbers below `count` has in (S, S) int32 `names`, (count,) int64."""
-    # Four times as fast as numpy.bincount; 16 bits hold more numbers than a picture has objects.
+    """Return the number of pixels of each value below `count` in `names` (S, S) int32, (count,) int64."""
+    # Four times as fast as numpy.bincount. 16 bits are enough for the objects of an image.
     hist = cv2.calcHist([names.astype(np.uint16)], [0], None, [count], [0, count])
     return hist.ravel().astype(np.int64)
 
 
 def _compact(names: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`names` with the numbers in boolean `keep` renumbered 1, 2, ... and all others 0, and the numbers kept."""
+    """Renumber the values selected by bool `keep` to 1, 2, ... in `names`, and all others to 0.
+
+    Returns the new array (`names` itself if all are kept) and the old numbers of the values kept.
+    """
     kept = np.flatnonzero(keep)
     if len(kept) == len(keep) - 1:
         return names, kept
@@ -76,7 +84,11 @@ def _compact(names: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _groups(group_of: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """The final group of each of the painter's objects, int32, from the visible `areas` of the objects."""
+    """Return the final group of each of the painter's objects, int32, or 0.
+
+    group_of: the painter's group of each object. areas: visible pixels of each object. Groups keep only visible
+    objects; groups with fewer than two of these, or dominated by one (`_REDUNDANT_GROUP`), are dropped.
+    """
     members = [np.flatnonzero((group_of == group) & (areas > 0)) for group in range(1, int(group_of.max()) + 1)]
     final = np.zeros(len(group_of), np.int32)
     number = 0
@@ -95,21 +107,21 @@ def make_scene(
     objects: tuple[int, int] = (3, 25),
     layout: str | None = None,
 ) -> Scene:
-    """Generate a scene; the same generator state, size and pool give the same scene.
+    """Generate a scene. The same generator state and arguments give the same scene.
 
     Args:
         rng: source of all randomness.
-        size: side of the square picture in pixels, at least 32.
+        size: side of the square image in pixels, at least 32.
         pool: textures for every surface.
-        objects: least and most things to place. Some may end up hidden, a few layouts add one or two, and a thing may
-            be made of several objects (a group).
-        layout: one of `fastsam_core.train.layouts.LAYOUTS`; None draws one by its weight.
+        objects: minimum and maximum number of things to place. Some may end up hidden, a few layouts add one or two,
+            and a thing may consist of several objects (a group).
+        layout: a name in `fastsam_core.train.layouts.LAYOUTS`; None draws one by weight.
 
     Raises:
         ValueError: for a size below 32, an empty range of objects or an unknown layout.
     """
     if not isinstance(size, int | np.integer) or size < 32:
-        raise ValueError(f"a scene's size is a whole number of pixels from 32 up, got {size!r}")
+        raise ValueError(f"a scene's size must be an integer of at least 32 pixels, got {size!r}")
     size = int(size)
     fewest, most = objects
     if not 1 <= fewest <= most:
@@ -126,7 +138,7 @@ def make_scene(
         areas[0] = 0
         if areas.max() >= _LARGEST * size * size:
             break
-        count = max(count * 2 // 3, fewest)  # fewer objects are larger ones
+        count = max(count * 2 // 3, fewest)  # fewer objects are placed larger
     labels, kept = _compact(painter.labels, areas > 0)
     owner = np.array(painter.owners, np.int64)
     shown = _areas(painter.parts, len(owner))

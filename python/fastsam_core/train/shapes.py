@@ -1,6 +1,6 @@
-"""What the things in a generated scene are made of: painted pieces of outlines and holes, fitted to a common size.
+"""Shapes of the things in a generated scene: pieces made of outlines and holes, scaled to a common size.
 
-Everything is described by polygons around the origin, y pointing down, and only becomes pixels when a scene places it.
+Everything is described by polygons around the origin, y pointing down, and rasterised only when placed in a scene.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from .primitives import Outline
 
 @dataclass(frozen=True)
 class Piece:
-    """One painted layer of a shape: the union of some outlines less the union of some holes, made by `Piece.of`.
+    """One painted layer of a shape: a union of outlines minus a union of holes. Made by `Piece.of`.
 
-    All polygons lie in one array, because a scene maps hundreds of them and numpy's cost is per call.
+    All polygons share one array, because a scene transforms hundreds of them and NumPy's overhead is per call.
 
     Attributes:
-        points: (K, 2) float32, polygon after polygon.
-        ends: where each polygon ends in `points`.
+        points: (K, 2) float32, the points of all polygons, one polygon after another.
+        ends: end of each polygon in `points`.
         solid: number of polygons that are outlines; the rest are holes.
-        slot: which of the object's materials it wears; 0 is the main one, negative ones are the main one in another
-            light.
-        part: True where it counts as a part with a mask of its own.
-        clip: True where it only shows on what earlier pieces cover (a stripe); False where it adds to the silhouette
-            (a wheel).
+        slot: number of the piece's material within its object. 0 is the main material, negative slots are the main
+            material in a different light, and slots from `stuff.FIRST` up name what the piece is made of.
+        part: True if the piece is a part with a mask of its own.
+        clip: True if it shows only on top of earlier pieces (a stripe), False if it adds to the silhouette (a wheel).
     """
 
     points: np.ndarray
@@ -48,37 +47,37 @@ class Piece:
         part: bool = False,
         clip: bool = False,
     ) -> Piece:
-        """A piece from its polygons, (K, 2) float32 each."""
+        """Make a piece from its polygons, (K, 2) float32 each."""
         lines = [*outlines, *holes]
         points = np.concatenate(lines).astype(np.float32) if len(lines) > 1 else lines[0]
         return cls(points, tuple(accumulate(len(line) for line in lines)), len(outlines), slot, part, clip)
 
     def mapped(self, matrix: np.ndarray) -> Piece:
-        """The piece under a (2, 3) affine map."""
+        """Return the piece transformed by a (2, 3) affine matrix."""
         points = cv2.transform(self.points[None], matrix)[0]
         return Piece(points, self.ends, self.solid, self.slot, self.part, self.clip)
 
     @property
     def outline_points(self) -> np.ndarray:
-        """All outlines' points, (K, 2) float32, without the holes'."""
+        """Points of all outlines, (K, 2) float32, without the holes."""
         return self.points[: self.ends[self.solid - 1]]
 
 
 def piece_of(
     *outlines: Outline, slot: int = 0, part: bool = False, clip: bool = False, holes: tuple[Outline, ...] = ()
 ) -> Piece:
-    """`Piece.of` with the outlines one by one."""
+    """Make a piece as `Piece.of` does, with each outline as an argument of its own."""
     return Piece.of(outlines, holes, slot, part, clip)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An object's pieces in painting order, centred on the origin with the longer half-extent 1.
+    """An object's pieces, centred on the origin and scaled so that the longer half-extent is 1.
 
     Attributes:
-        pieces: from first painted to last.
-        half: half-extents (x, y).
-        area: covered area in squared units (a square of half-extent 1 has 4).
+        pieces: in painting order.
+        half: half-extents (x, y) of the silhouette.
+        area: area of the silhouette in squared units; a square of half-extent 1 has 4.
         upright: True for things that have a top and stand on the ground.
     """
 
@@ -90,12 +89,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Several objects that belong together, such as a rider and the horse, centred and scaled like a `Shape`.
+    """Several objects that belong together, such as a horse and its rider, centred and scaled as one `Shape`.
 
     Attributes:
         members: the objects from back to front, in the cluster's units.
-        half, area, upright: of them all, as for a shape.
-        standing: which members throw their shadow on the ground.
+        half, area, upright: of all members together, as for a shape.
+        standing: indices of the members that stand on the ground and cast their shadow on it.
     """
 
     members: tuple[Shape, ...]
@@ -106,7 +105,7 @@ class Cluster:
 
 
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
-    """Bounding box (left, top, right, bottom) of (K, 2) points."""
+    """Return the bounding box (left, top, right, bottom) of (K, 2) points."""
     x, y = np.ascontiguousarray(points.T)
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
@@ -127,7 +126,7 @@ def fit(pieces: Sequence[Piece], *, upright: bool = False) -> Shape:
 
 
 def cluster(things: Sequence[Sequence[Piece]], *, upright: bool = True, standing: tuple[int, ...] = (0,)) -> Cluster:
-    """Centre and scale several things, from back to front, in common units, like `fit` does for one."""
+    """Centre and scale several things together, given from back to front in common units, as `fit` does for one."""
     joint = fit([piece for pieces in things for piece in pieces])
     members, start = [], 0
     for pieces in things:
@@ -138,14 +137,14 @@ def cluster(things: Sequence[Sequence[Piece]], *, upright: bool = True, standing
 
 
 def fill(canvas: np.ndarray, piece: Piece, origin: tuple[float, float], scale: float) -> None:
-    """Draw the piece as 255 into a uint8 canvas.
+    """Draw the piece with value 255 into a uint8 canvas, in place.
 
-    The canvas's top left corner is `origin` and its pixels are 1 / `scale` wide in the piece's units. Holes are cut
-    back to 0, through whatever the canvas held before.
+    In the piece's units, the canvas's top left corner is `origin` and a pixel is 1 / `scale` wide. Holes are filled
+    with 0, which also erases what the canvas held there before.
     """
     points = piece.points - np.array(origin, np.float32)
     points *= 16.0 * scale
-    points -= 8.0  # from pixel edges to the pixel centres that OpenCV counts from
+    points -= 8.0  # OpenCV's integer coordinates are pixel centres, half a pixel (8 / 16) from our pixel edges
     whole = np.rint(points).astype(np.int32)
     start = 0
     for number, end in enumerate(piece.ends):
@@ -154,7 +153,7 @@ def fill(canvas: np.ndarray, piece: Piece, origin: tuple[float, float], scale: f
 
 
 def bent(rng: np.random.Generator, shape: Shape, amount: float) -> Shape:
-    """The shape pushed about by a smooth random displacement of about `amount` half-extents."""
+    """Return the shape deformed by a smooth random displacement of about `amount` half-extents."""
     waves = rng.normal(0, 2.0, (2, 2, 2)).astype(np.float32)
     phases = rng.uniform(0, 2 * np.pi, (2, 2)).astype(np.float32)
 

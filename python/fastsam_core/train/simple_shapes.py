@@ -1,4 +1,4 @@
-"""Abstract objects of a generated scene: solids, frames, bars, letter-like and lumpy ones, and parts on them."""
+"""Abstract objects of a generated scene: solids, frames, bars, letter-like and lumpy shapes, and parts on them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .shapes import Piece, Shape, bounds, fit
 
 
 def ring(inner: float, *, power: float = 2.0, aspect: float = 1.0) -> Piece:
-    """A ring (or frame, for a high `power`) with relative hole size `inner`."""
+    """Return a ring, or a frame for a high `power`, whose hole has the relative size `inner`."""
     hole = ellipse(rx=inner * aspect, ry=inner, power=power)
     return Piece.of((ellipse(rx=aspect, ry=1.0, power=power),), (hole,))
 
 
 def _solid(rng: np.random.Generator) -> Outline:
-    """A random outline without holes."""
+    """Return a random outline without holes."""
     kind = int(rng.choice(9, p=[0.17, 0.07, 0.2, 0.07, 0.08, 0.26, 0.05, 0.05, 0.05]))
     aspect = float(np.exp(rng.uniform(-0.9, 0.9)))
     if kind == 0:
@@ -76,7 +76,7 @@ def _solid_round(rng: np.random.Generator) -> Outline:
 
 
 def _bar(rng: np.random.Generator) -> list[Piece]:
-    """A thin straight or bent band: stick, cable, pipe, strap, snake."""
+    """Return a thin straight or bent band: stick, cable, pipe, strap, snake."""
     bend = float(rng.choice([0.0, 0.0, 0.5, 1.2]))
     path = curve(rng, bend=bend) if bend else np.array([(0.0, 0.0), (14.0, 0.0)], np.float32)
     width = float(np.exp(rng.uniform(np.log(0.25), np.log(1.8))))
@@ -84,7 +84,7 @@ def _bar(rng: np.random.Generator) -> list[Piece]:
 
 
 def _glyph(rng: np.random.Generator) -> list[Piece]:
-    """Something like a letter: a few thick strokes between points of a 3 x 3 grid."""
+    """Return a letter-like shape: a few thick strokes between points of a 3 x 3 grid."""
     grid = [(x, y) for y in (-1.0, 0.0, 1.0) for x in (-0.65, 0.0, 0.65)]
     thick = float(rng.uniform(0.1, 0.28))
     lines: list[Outline] = []
@@ -97,7 +97,7 @@ def _glyph(rng: np.random.Generator) -> list[Piece]:
 
 
 def _union(rng: np.random.Generator) -> list[Piece]:
-    """Several touching solids of one material: a body and its lumps or limbs."""
+    """Return several touching solids of one material: a body with lumps or limbs."""
     lines: list[Outline] = [_solid(rng)]
     for _ in range(int(rng.integers(1, 6))):
         anchor = lines[0][int(rng.integers(len(lines[0])))] * 0.9
@@ -113,7 +113,9 @@ def _union(rng: np.random.Generator) -> list[Piece]:
 
 
 def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[Piece]:
-    """Parts of other material on a solid: a stripe, border, inner disc, patch, half, or a ring around a hole."""
+    """Return parts of another material on a solid: stripes, a smaller copy, a border, a patch, one side, or a disc in
+    a ring. The material is `slot`, and that of the disc `slot` + 1.
+    """
     left, top, right, bottom = bounds(outline)
     middle = np.array([(left + right) / 2, (top + bottom) / 2], np.float32)
     kind = int(rng.integers(6))
@@ -130,7 +132,7 @@ def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[P
     if kind == 1:  # a smaller copy of the outline
         inner = ((outline - middle) * float(rng.uniform(0.35, 0.85)) + middle).astype(np.float32)
         return [Piece.of((inner,), slot=slot, part=True, clip=True)]
-    if kind == 2:  # a border, by painting its inside
+    if kind == 2:  # a border: the outline with its inside cut out
         inner = ((outline - middle) * float(rng.uniform(0.6, 0.9)) + middle).astype(np.float32)
         return [Piece.of((outline * 1.05,), (inner,), slot=slot, part=True, clip=True)]
     span = np.array([right - left, bottom - top]) / 2
@@ -160,7 +162,7 @@ def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[P
 
 
 def simple_shape(rng: np.random.Generator) -> Shape:
-    """A random abstract object: solid, holed, thin, lumpy or letter-like, sometimes with parts."""
+    """Return a random abstract object: solid, with holes, thin, lumpy or letter-like, sometimes with parts."""
     kind = rng.random()
     if kind < 0.62:
         outline = _solid(rng)

@@ -1,7 +1,7 @@
-"""What things are made of: ranges of colour and kinds of texture for skin, cloth, fur, glass and the like.
+"""Stuff that things are made of: likely colours and textures of skin, cloth, fur, glass and the like.
 
-A piece names its stuff by its slot: slots from `FIRST` up stand for stuff, smaller ones for any material at all.
-Unlabelled contrasts matter as much as likely colours: a coat of stripes or a shirt with print is one object.
+A piece names its stuff by its slot: slots from `FIRST` up stand for stuff, smaller ones for an arbitrary material.
+Contrasts within an object matter as much as likely colours: a striped coat or a printed shirt is still one object.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ FIRST = 1000  # the lowest slot that names stuff
 
 @dataclass(frozen=True)
 class Stuff:
-    """Likely colours ((K, 3) RGB in [0, 1]), the textures that fit (all where empty), the least and most contrast."""
+    """A kind of stuff.
+
+    colours: (K, 3) float32, likely colours, RGB in [0, 1]; any colour if empty. textures: names of suitable textures;
+    all if empty. contrast: minimum and maximum contrast of the texture.
+    """
 
     colours: np.ndarray
     textures: tuple[str, ...]
@@ -74,9 +78,9 @@ NAMES = tuple(name for name, _ in _TABLE)
 
 
 def slot(name: str, number: int = 0) -> int:
-    """The slot for a stuff; a thing that needs the same stuff twice in different looks gives each its own `number`.
+    """Return the slot for the stuff `name`; ValueError if it is not in `NAMES`.
 
-    ValueError for a name that is not in `NAMES`.
+    Slots with a different `number` get a different look of the same stuff within one thing.
     """
     if name not in NAMES:
         raise ValueError(f"unknown stuff {name!r}; there are {', '.join(NAMES)}")
@@ -84,5 +88,5 @@ def slot(name: str, number: int = 0) -> int:
 
 
 def of_slot(number: int) -> Stuff:
-    """The stuff that a slot from `FIRST` up names."""
+    """Return the stuff that a slot from `FIRST` up names."""
     return _TABLE[(number - FIRST) % len(_TABLE)][1]

@@ -1,7 +1,7 @@
 """Unlabelled detail in a backdrop: streets, trees, rooms, wires, writing. None of it is an object of the scene.
 
-Photographs are full of it, and a model that has only seen plain backdrops takes every sharp edge for an object's.
-Everything is drawn into the (S, S, 3) float32 RGB picture in place, above or around row `horizon`.
+Photographs are full of such detail, and a model trained on plain backdrops takes every sharp edge for an object's.
+Everything is drawn in place into the (S, S, 3) float32 RGB image, above or around the row `horizon`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _box(
 
 
 def street(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizon: float) -> None:
-    """House fronts with windows and signs along the horizon."""
+    """Draw house fronts with windows and signs along the horizon."""
     size = image.shape[0]
     x, base = -float(rng.uniform(0, 0.1)) * size, horizon + 0.01 * size
     while x < size:
@@ -55,7 +55,7 @@ def street(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horiz
 
 
 def trees(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizon: float) -> None:
-    """A mass of leaves with a ragged crest, with trunks before it."""
+    """Draw a mass of leaves with a ragged crest, and trunks in front of it."""
     size = image.shape[0]
     kind = stuff.of_slot(stuff.slot("leaf"))
     colour = kind.colours[int(rng.integers(len(kind.colours)))] * np.float32(rng.uniform(0.4, 1.1))
@@ -77,7 +77,7 @@ def trees(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizo
 
 
 def room(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizon: float) -> None:
-    """Tiles, a window, frames, shelves with things, a curtain, a door on the wall."""
+    """Draw details of a room on the wall: tiles, windows, frames, shelves with things, curtains, doors."""
     size = image.shape[0]
     tall = max(horizon, 0.2 * size)
     if rng.random() < 0.3:  # tiles or panels
@@ -122,7 +122,7 @@ def room(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizon
 
 
 def wires(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizon: float) -> None:
-    """Thin lines: poles, cables, a railing, twigs."""
+    """Draw thin lines: poles, cables, a railing, twigs."""
     size = image.shape[0]
     colour, thin = _tone(random_colour(rng) * np.float32(0.6)), max(int(rng.uniform(0.002, 0.008) * size), 1)
     if rng.random() < 0.35:  # a railing or fence
@@ -150,7 +150,7 @@ def _write(rng: np.random.Generator, image: np.ndarray, area: tuple[float, float
 
 
 def writing(rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizon: float) -> None:
-    """Lettering and bands on a wall or on the ground."""
+    """Draw lettering, some of it on signs, on a wall or on the ground."""
     size = image.shape[0]
     for _ in range(int(rng.integers(1, 4))):
         x, y = rng.uniform(-0.1, 0.8, 2) * size
@@ -168,7 +168,7 @@ INSIDE: tuple[Detail, ...] = (room, room, wires, writing)
 def furnish(
     rng: np.random.Generator, pool: TexturePool, image: np.ndarray, horizon: float, details: tuple[Detail, ...]
 ) -> None:
-    """Draw one or two of `details` into `image`, most of the time slightly out of focus."""
+    """Draw one or two of `details` into `image` in place; usually put it slightly out of focus."""
     for _ in range(int(rng.integers(1, 3))):
         details[int(rng.integers(len(details)))](rng, pool, image, horizon)
     if rng.random() < 0.6:

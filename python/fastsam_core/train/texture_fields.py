@@ -1,6 +1,6 @@
-"""Grey-level fields that surfaces are made of: noise, stripes, bricks, wood, weave, fibres, print and the like.
+"""Grey-level fields for surface textures: noise, stripes, bricks, wood, weave, fibres, print and the like.
 
-Each is made by a function of the generator and a side in pixels, and gives an array that broadcasts to (size, size).
+Each is a function of the random generator and a side in pixels that returns an array broadcastable to (size, size).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Field = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def unit(field: np.ndarray) -> np.ndarray:
-    """The field stretched to [0, 1], float32."""
+    """Return the field stretched to [0, 1], float32."""
     low, high, _, _ = cv2.minMaxLoc(field)
     return ((field - low) * (1.0 / max(high - low, 1e-6))).astype(np.float32)
 
@@ -28,7 +28,7 @@ def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
 def octave_noise(
     rng: np.random.Generator, size: int, *, cells: int = 4, octaves: int = 5, decay: float = 0.55
 ) -> np.ndarray:
-    """Smooth noise summed over octaves, (size, size) float32 in [0, 1]; the first has `cells` cells across."""
+    """Return smooth noise summed over octaves, (size, size) float32 in [0, 1]; the first has `cells` cells per side."""
     total = np.zeros((size, size), np.float32)
     weight = 1.0
     for _ in range(octaves):
@@ -48,14 +48,14 @@ def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _wave(rng: np.random.Generator, phase: np.ndarray) -> np.ndarray:
-    """A sine of `phase`, from soft to nearly square."""
+    """Return a wave of `phase` with random steepness, from a sine to nearly a square wave."""
     return np.tanh(np.sin(phase) * rng.uniform(0.5, 6.0) + rng.uniform(-0.6, 0.6))
 
 
 def _turned(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     x, y = _axes(size)
     angle = rng.uniform(0, 2 * np.pi)
-    # Plain floats: numpy's own would turn everything that follows into float64, which takes three times as long.
+    # Python floats: NumPy's float64 scalars would promote what follows to float64, which takes three times as long.
     cos, sin = math.cos(angle), math.sin(angle)
     return x * cos + y * sin, y * cos - x * sin
 
@@ -136,7 +136,7 @@ def _cells(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _fibres(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Fur, grass, brushed metal: noise smeared along one direction."""
+    """Return noise smeared along one direction: fur, grass, brushed metal."""
     grain = rng.standard_normal((size, size), dtype=np.float32)
     smear = cv2.blur(cv2.GaussianBlur(grain, (0, 0), 0.8), (int(rng.integers(8, 60)), 1))
     x, y = _axes(size)
@@ -151,7 +151,7 @@ def _fibres(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _leaves(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Overlapping grey ellipses with power-law sizes, which has edge statistics close to a photograph's clutter."""
+    """Return overlapping grey ellipses with power-law sizes, whose edge statistics resemble clutter in photographs."""
     field = np.full((size, size), 0.5, np.float32)
     longest, squash = float(rng.uniform(0.05, 0.2)) * size, float(rng.uniform(0.3, 1.0))
     for share in np.sort(rng.random(700))[::-1] ** 2:
@@ -163,7 +163,7 @@ def _leaves(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _print(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Rows of small marks, like print on a page or a label."""
+    """Return rows of small marks, like print on a page or a label."""
     field = np.zeros((size, size), np.float32)
     pitch = int(rng.integers(14, 34))
     for top in range(pitch // 2, size - pitch, pitch):
@@ -188,7 +188,7 @@ def _flat(rng: np.random.Generator, size: int) -> np.ndarray:
     return 0.5 + 0.03 * np.clip(grain, -3, 3) + 0.15 * (octave_noise(rng, size, cells=2, octaves=2) - 0.5)
 
 
-# (generator, share of the pool, True where the result already means something in [0, 1] and must not be stretched)
+# (function, fraction of the pool, True if its result is already in [0, 1] and must not be stretched)
 KINDS: tuple[tuple[Field, float, bool], ...] = (
     (_noise, 0.18, False),
     (_stripes, 0.06, False),

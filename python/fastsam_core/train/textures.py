@@ -1,7 +1,7 @@
-"""A pool of cached surface textures, cheap enough to colour every object of a generated scene.
+"""Pool of cached surface textures, cheap enough to colour every object of a generated scene.
 
-Making a good texture takes milliseconds and a scene needs dozens of them, so grey-level fields are made once and every
-use takes a random crop, rotation, zoom and colour map of one of them.
+Making a good texture takes milliseconds and a scene needs dozens, so grey-level fields are made once, and each use
+takes a random crop, rotation, zoom and colour map of one of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from .texture_fields import KINDS, unit
 
-# Grey levels around the middle, (256, 1), even or in one steep step.
+# Ramps of the 256 grey levels around 0, (256, 1): linear, or one steep step.
 _LEVEL = np.linspace(-0.5, 0.5, 256, dtype=np.float32)[:, None]
 _STEEP = 1.0 / (1.0 + np.exp(-_LEVEL * 12.0)) - 0.5
 _ABOVE = {False: np.maximum(_LEVEL, 0.0), True: np.maximum(_STEEP, 0.0)}
@@ -36,13 +36,13 @@ NATURAL_COLOURS = np.array(
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface looks: one texture of the pool, its scale and direction, and its colours.
+    """Look of a surface: a texture of the pool with its scale, direction and colours.
 
     Attributes:
-        index: texture in the pool.
+        index: index of the texture in the pool.
         angle: rotation in radians.
-        zoom: picture pixels per texture pixel.
-        lut: (256, 3) float32 RGB in [0, 1] for the texture's grey levels.
+        zoom: image pixels per texture pixel.
+        lut: (256, 3) float32, RGB colour in [0, 1] of each of the texture's grey levels.
     """
 
     index: int
@@ -52,32 +52,35 @@ class Material:
 
     @property
     def colour(self) -> np.ndarray:
-        """Middle RGB colour, (3,) float32."""
+        """RGB colour of the middle grey level, (3,) float32."""
         return self.lut[128]
 
     @property
     def plain(self) -> bool:
-        """True where the texture can hardly be seen."""
+        """Whether the texture is barely visible."""
         return float(np.abs(self.lut[255] - self.lut[0]).max()) < 0.025
 
     def coloured(self, grey: np.ndarray) -> np.ndarray:
-        """The colours of (h, w) uint8 grey levels of the texture, (h, w, 3) float32 RGB."""
+        """Map grey levels (h, w) uint8 of the texture to colours, (h, w, 3) float32 RGB."""
         return cv2.LUT(cv2.merge([grey, grey, grey]), self.lut[None])
 
     def recoloured(self, colour: np.ndarray) -> Material:
-        """The same texture around another middle colour; (3,) RGB in [0, 1]."""
+        """Return the material shifted to another middle colour, (3,) RGB in [0, 1]."""
         return Material(
             self.index, self.angle, self.zoom, np.clip(self.lut + (colour - self.colour), 0.0, 1.0).astype(np.float32)
         )
 
 
 def _angle(rng: np.random.Generator) -> float:
-    """Mostly a quarter turn, which is cut out four times as fast: nearly all textures have a direction of their own."""
+    """Return a random rotation, usually a multiple of a quarter turn.
+
+    These are cropped four times as fast, and most textures already have a random direction.
+    """
     return _QUARTER * int(rng.integers(4)) if rng.random() < 0.75 else float(rng.uniform(0, 2 * np.pi))
 
 
 def random_colour(rng: np.random.Generator) -> np.ndarray:
-    """A plausible surface colour, (3,) float32 RGB in [0, 1]: mostly natural, some greys, some saturated paint."""
+    """Return a plausible surface colour, (3,) float32 RGB in [0, 1]: usually natural, else grey or saturated paint."""
     pick = rng.random()
     if pick < 0.62:
         colour = NATURAL_COLOURS[int(rng.integers(len(NATURAL_COLOURS)))] * rng.uniform(0.5, 1.25) + rng.normal(
@@ -92,9 +95,9 @@ def random_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def colour_map(rng: np.random.Generator, colour: np.ndarray, contrast: float) -> np.ndarray:
-    """A (256, 3) float32 ramp around `colour`: darker to lighter by `contrast`, with a slight change of hue.
+    """Return a colour ramp (256, 3) float32 around `colour`: dark to light by `contrast`, with a slight change of hue.
 
-    Now and then the ramp runs between two unrelated colours or in two steps, for prints and painted patterns.
+    Sometimes the ramp ends in an unrelated colour or is a steep step, for prints and painted patterns.
     """
     tilt = (contrast * (1.0 + rng.normal(0, 0.25, 3)) * (1.0 if rng.random() < 0.5 else -1.0)).astype(np.float32)
     steep = bool(rng.random() < 0.2)
@@ -105,12 +108,13 @@ def colour_map(rng: np.random.Generator, colour: np.ndarray, contrast: float) ->
 
 
 class TexturePool:
-    """Grey-level textures made once from `seed`, and random crops of them in colour.
+    """Set of grey-level textures, made once, which supplies random crops in colour.
 
     Args:
         size: side of each cached texture in pixels, at least 32.
-        count: number of cached textures, at least 1. Default 200, about 65 MB and a few seconds to make at size 512.
-        seed: the pool is a function of these three arguments only.
+        count: number of cached textures, at least 1. The default of 200 takes about 65 MB and a few seconds to make at
+            size 512.
+        seed: random seed. The pool depends on these three arguments only.
 
     Raises:
         ValueError: for a size or count below its minimum.
@@ -121,7 +125,8 @@ class TexturePool:
             raise ValueError(f"a texture pool needs size >= 32 and count >= 1, got size={size} and count={count}")
         self.size, self.count, self.seed = int(size), int(count), int(seed)
         weights = np.array([weight for _, weight, _ in KINDS])
-        # The cumulative share decides the kind, so that even a small pool holds every common kind once.
+        # Kinds come from their cumulative weights at multiples of the golden ratio modulo 1. These are evenly spread,
+        # so even a small pool holds every common kind.
         shares = np.cumsum(weights) / weights.sum()
         levels: list[tuple[np.ndarray, np.ndarray]] = []
         self._kinds: dict[str, list[int]] = {}
@@ -132,7 +137,7 @@ class TexturePool:
             self._kinds.setdefault(make.__name__.strip("_"), []).append(index)
             field = np.broadcast_to(make(rng, self.size), (self.size, self.size)).astype(np.float32)
             full = (np.clip(field if absolute else unit(field), 0.0, 1.0) * 255.0).astype(np.uint8)
-            # The half-size copy keeps strongly shrunk crops free of aliasing.
+            # The half-size copy avoids aliasing in strongly shrunk crops.
             levels.append((full, cv2.resize(full, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)))
         self._levels = levels
         side = self.size + 128
@@ -152,9 +157,10 @@ class TexturePool:
         zoom: float | None = None,
         kinds: tuple[str, ...] = (),
     ) -> Material:
-        """A random surface; `colour` ((3,) RGB), `contrast` (0 to 1) or `zoom` (see `Material`) fix what they name.
+        """Return a random material. Arguments that are not None fix a property of it.
 
-        `kinds` ("stripes", "fibres", ...) narrows down the textures, as far as a small pool has any of them.
+        colour: (3,) RGB. contrast: 0 to 1. zoom: see `Material`. kinds: restricts the textures to these kinds
+        ("stripes", "fibres", ...); ignored if the pool has none of them.
         """
         known = [kind for kind in kinds if kind in self._kinds]
         if known:
@@ -169,13 +175,13 @@ class TexturePool:
         return Material(index, angle, scale, colour_map(rng, chosen, strength))
 
     def paint(self, material: Material, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-        """A random crop of `material`, (height, width, 3) float32 RGB in [0, 1]."""
+        """Return a random crop of `material`, (height, width, 3) float32 RGB in [0, 1]."""
         if material.plain:
             return cv2.merge([np.full((height, width), value, np.float32) for value in material.colour.tolist()])
         return material.coloured(self.crop(material, rng, height, width))
 
     def crop(self, material: Material, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-        """A random crop of `material` before its colours, (height, width) uint8."""
+        """Return a random crop of `material` in grey levels, (height, width) uint8."""
         return self._crop(material.index, material.angle, material.zoom, rng, height, width)
 
     def _crop(
@@ -204,7 +210,10 @@ class TexturePool:
         return cv2.warpAffine(source, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
 
     def mottle(self, rng: np.random.Generator, height: int, width: int, zoom: float, strength: float) -> np.ndarray:
-        """A brightness factor around 1 from a random texture, (height, width) float32: dirt, wrinkles, blotches."""
+        """Return a brightness factor (height, width) float32 from a random texture: dirt, wrinkles, blotches.
+
+        Its values lie between 1 - `strength` and 1 + `strength`.
+        """
         ramp = np.linspace(1.0 - strength, 1.0 + strength, 256, dtype=np.float32)
         return cv2.LUT(
             self._crop(int(rng.integers(self.count)), _angle(rng), zoom, rng, height, width),
@@ -212,13 +221,13 @@ class TexturePool:
         )
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """A random texture in random colours, (size, size, 3) float32 RGB in [0, 1]; ValueError unless size >= 1."""
+        """Return a random texture in random colours, (size, size, 3) float32 RGB in [0, 1]; ValueError if size < 1."""
         if size < 1:
             raise ValueError(f"a texture sample needs size >= 1, got {size}")
         return self.paint(self.material(rng), rng, size, size)
 
     def grain(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Standard normal noise, (size, size, 3) float32: a random window of a cached field, tiled where too small."""
+        """Return standard normal noise, (size, size, 3) float32: a random window of a cached field, tiled if needed."""
         field, side = self._grain, self._grain.shape[0]
         if size > side:
             reps = -(-size // side)

@@ -1,7 +1,7 @@
-"""Things that people make, for generated scenes: vessels, vehicles, houses, furniture, tools and the like.
+"""Artefacts for generated scenes: vessels, vehicles, houses, furniture, tools and the like.
 
-None of them is meant to be recognised; they give the model silhouettes with handles, wheels and parts of other
-materials. Each maker takes the generator and returns pieces in painting order, y pointing down.
+They need not be recognisable: they give the model silhouettes with handles, wheels and parts of other materials. Each
+maker takes the generator and returns pieces in painting order, y pointing down.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def bottle(rng: np.random.Generator) -> list[Piece]:
 
 
 def cup(rng: np.random.Generator) -> list[Piece]:
-    """A cup, pot or jug with a handle that leaves a hole, and a visible inside."""
+    """A cup, pot or jug with a visible inside, often with a handle that encloses a hole."""
     tall, taper, lip = _u(rng, 0.5, 1.1), _u(rng, 0.6, 1.0), _u(rng, 0.08, 0.28)
     side = float(rng.choice([-1.0, 1.0]))
     handle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 9)
@@ -56,7 +56,7 @@ def cup(rng: np.random.Generator) -> list[Piece]:
 
 
 def plate(rng: np.random.Generator) -> list[Piece]:
-    """A dish with rim and food on it."""
+    """A dish with a rim, often with food on it."""
     flat = _u(rng, 0.35, 1.0)
     pieces = [piece_of(ellipse(ry=flat)), piece_of(ellipse(rx=0.72, ry=0.72 * flat), slot=-1, part=True, clip=True)]
     for k in range(int(rng.integers(0, 4))):
@@ -140,7 +140,7 @@ def garment(rng: np.random.Generator) -> list[Piece]:
 
 
 def furniture(rng: np.random.Generator) -> list[Piece]:
-    """A table, stool or chair: a slab on thin legs with the background showing between them."""
+    """A table, stool or chair: a slab on thin legs, between which the background shows."""
     wide, leg, thin, slab = _u(rng, 0.5, 1.0), _u(rng, 0.5, 1.0), _u(rng, 0.03, 0.08), _u(rng, 0.05, 0.16)
     lines: list[Outline] = []
     for x in (-wide * 0.9, -wide * 0.55, wide * 0.55, wide * 0.9):
@@ -164,7 +164,7 @@ def furniture(rng: np.random.Generator) -> list[Piece]:
 
 
 def sofa(rng: np.random.Generator) -> list[Piece]:
-    """Back, arms and cushions of one cloth: parts that only their seams tell apart."""
+    """A sofa whose back, arms and cushions are shades of one cloth, sometimes with a pillow of another material."""
     wide, deep = _u(rng, 0.8, 1.0), _u(rng, 0.2, 0.35)
     pieces = [piece_of(box(-wide, -0.5, wide, 0.3, corner=0.12), box(-wide, 0, wide, 0.5, corner=0.06))]
     count = int(rng.integers(1, 4))

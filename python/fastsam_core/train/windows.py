@@ -1,4 +1,4 @@
-"""Attention windows for pictures smaller than a model's input."""
+"""Attention windows for training on images smaller than a model's input."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from ..models.tiny_vit import Attention, TinyViT
 
 
 def fit_windows(encoder: nn.Module, size: int) -> None:
-    """Let no window of a `TinyViT` be larger than its grid at `size` pixels; other encoders stay as they are.
+    """Shrink the attention windows of a `TinyViT` to at most the grid at `size` pixels. Other encoders are unchanged.
 
-    A window that sticks out is filled with padding tokens, which take part in its softmax. At the input size there are
-    none of these, and so there must be few in training at a lower one. The biases learnt are those of the whole window.
+    A window larger than the grid is filled with padding tokens, which take part in its softmax. At the model's input
+    size there is no such padding, so training at a smaller size should have little of it. The shrunk windows index the
+    attention biases of the full window, so these are what is trained.
     """
     if not isinstance(encoder, TinyViT):
         return

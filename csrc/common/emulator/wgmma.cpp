@@ -14,21 +14,22 @@
 namespace fastsam::emulator {
 namespace {
 
-// The first 1024 bytes of the window are the system's on sm_90; from there on nothing is promised but 128 bytes.
+// The address at which dynamic shared memory begins in the window. On sm_90 the first 1024 bytes are reserved; beyond
+// that only an alignment of 128 bytes is guaranteed, so this value is a multiple of 128 and of no larger power of two.
 constexpr uint32_t kWindowBegin = 1024 + 384;
 constexpr uint32_t kAllLanes = 0xffffffffu;
-constexpr size_t kVector = 16;  // bytes that stand together however a tile is swizzled
+constexpr size_t kVector = 16;  // bytes that stay contiguous under every swizzle
 
-// A register array of all lanes that products add to.
+// An accumulator that outstanding products add to: one register array per lane.
 struct Accumulator {
   std::array<float*, 32> registers;
-  std::vector<std::array<float, 32>> values;  // what will be there; the registers hold NaN
-  int products = 0;                           // outstanding
+  std::vector<std::array<float, 32>> values;  // the true values, while the registers hold NaN
+  int products = 0;                           // number of outstanding products
 };
 
 struct Product {
   std::array<std::array<uint32_t, 4>, 32> a;
-  float* d;  // of lane 0
+  float* d;  // accumulator registers of lane 0, which identify the accumulator
   int columns;
   uint64_t b;
   bool down_rows;
@@ -39,32 +40,33 @@ struct Warp {
   bool fenced = false;
   std::vector<Product> open;
   std::deque<std::vector<Product>> committed;
-  std::map<float*, Accumulator> accumulators;  // by lane 0's register
-  uint64_t issued = 0;                         // a digest of all products
+  std::map<float*, Accumulator> accumulators;  // keyed by lane 0's registers
+  uint64_t issued = 0;                         // hash of all products, to compare the warps of a warpgroup
 };
 
 std::vector<Warp> warps;
-// Of each 16 bytes of dynamic shared memory the thread that copied them there and hasn't fenced since, plus one.
+// For each 16 bytes of dynamic shared memory: 1 + the thread that filled them by cp.async and has not called
+// fence_for_wgmma() since, or 0.
 std::vector<unsigned> unfenced;
-std::vector<std::vector<size_t>> copied;  // by thread
+std::vector<std::vector<size_t>> copied;  // per thread, the indices in `unfenced` that it has set
 
 Warp& this_warp() { return warps[linear_thread() / 32]; }
 
 size_t bits(uint64_t value, int first, int count) { return value >> first & ((uint64_t{1} << count) - 1); }
 
-// B, (depth 16, columns), as a descriptor has it in shared memory. From the manual's table "Canonical Layouts", in
-// elements of 16 bits, so that T, the elements of 128 bits, is 8:
+// Visit the factor B (depth 16 x columns) that a descriptor describes in shared memory. From the manual's table
+// "Canonical Layouts", in 16-bit elements, so that T, the number of elements in 128 bits, is 8:
 //
 //   K-major   none     ((8,m),(T,2k)):((1T,SBO),(1,LBO))      MN-major  none     ((T,1,m),(8,k)):((1,T,SBO),(1T,LBO))
 //             32 B     ((8,m),(T,2k)):((2T,SBO),(1,T))                  32 B     ((T,2,m),(8,k)):((1,T,LBO),(2T,SBO))
 //             64 B     ((8,m),(T,2k)):((4T,SBO),(1,T))                  64 B     ((T,4,m),(8,k)):((1,T,LBO),(4T,SBO))
 //             128 B    ((8,m),(T,2k)):((8T,SBO),(1,T))                  128 B    ((T,8,m),(8,k)):((1,T,LBO),(8T,SBO))
 //
-// and on the address Swizzle<0, 4, 3>, <1, 4, 3>, <2, 4, 3> or <3, 4, 3>: that many bits from bit 4 on change by those
-// three places above.
+// and the address is permuted by Swizzle<0, 4, 3>, <1, 4, 3>, <2, 4, 3> or <3, 4, 3>: the first number of bits, from
+// bit 4 on, are XORed with those three positions above.
 //
-// Calls `visit` with the address of each vector of 8 elements, and k and n of the first: the others follow down the
-// columns, or with `down_rows` along the row.
+// Calls visit(address, k, n) for each vector of 8 elements. (k, n) is the position of its first element; the others
+// follow in k or, with `down_rows`, in n.
 template <typename Visit>
 void each_vector(const Product& product, Visit visit) {
   const size_t start = bits(product.b, 0, 14) << 4, leading = bits(product.b, 16, 14) << 4;
@@ -74,7 +76,7 @@ void each_vector(const Product& product, Visit visit) {
       bits(product.b, 52, 10) != 0) {
     fail("calls wgmma with a descriptor that has bits set where none belong");
   }
-  const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // of 16 bytes, that are swizzled together
+  const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // 16-byte vectors per swizzled row
   const size_t mask = (vectors - 1) << 4;
   const auto* const memory = static_cast<const char*>(dynamic_shared());
   for (size_t k = 0; k < 16; k += product.down_rows ? 1 : 8) {
@@ -116,9 +118,10 @@ void read_right(const Product& product, std::vector<float>& out) {
   });
 }
 
-// One warp's 16 rows. Of its 4 A registers each lane has, as in figure 148, row lane / 4 (plus 8 in the second and the
-// fourth), columns lane % 4 * 2 and the next (plus 8 in the third and the fourth); of D, as in figure 149, in values
-// 4 i to 4 i + 3 columns 8 i + lane % 4 * 2 and the next, of row lane / 4, then of the one 8 further down.
+// Carry out one warp's 16 rows of a product. A lane's 4 registers of A hold row lane / 4 (plus 8 in the second and the
+// fourth), columns lane % 4 * 2 and the next (plus 8 in the third and the fourth), as in figure 148. A lane's values
+// 4 i to 4 i + 3 of D hold columns 8 i + lane % 4 * 2 and the next, first of row lane / 4, then of the row 8 below, as
+// in figure 149.
 void multiply(Warp& warp, const Product& product) {
   std::vector<float> b;  // (16, columns)
   read_right(product, b);
@@ -257,8 +260,8 @@ uint32_t shared_window_address(const void* pointer) {
   return kWindowBegin + static_cast<uint32_t>(static_cast<const char*>(pointer) - static_cast<char*>(dynamic_shared()));
 }
 
-// A barrier in memory: the number of the phase above 40 bits of which 20 each say how many arrivals complete one, and
-// how many are missing.
+// A barrier in memory is 64 bits: the phase number from bit 40 on, the number of arrivals that complete a phase in bits
+// 20 to 39, and the number still missing in bits 0 to 19.
 namespace {
 
 constexpr uint64_t kCount = (uint64_t{1} << 20) - 1;
@@ -287,7 +290,7 @@ void memory_barrier_arrive(uint64_t* barrier) {
 
 void memory_barrier_wait(uint64_t* barrier, uint32_t parity) {
   require_barrier(barrier);
-  // A thread gets that many turns of all the others before the block counts as stuck.
+  // Let the other threads run; after this many turns the block counts as deadlocked.
   for (int turns = 100000; (*barrier >> 40 & 1) == parity; --turns) {
     if (turns == 0) fail("waits at a barrier whose phase nobody completes");
     yield();

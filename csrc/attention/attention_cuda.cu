@@ -8,7 +8,7 @@
 namespace fastsam::attention {
 namespace {
 
-// Places in a window are counted in 32 bits.
+// Positions in a window are 32-bit integers in the kernels.
 constexpr int64_t kMaxTokens = int64_t{1} << 28;
 
 void check_size(const Grid& grid) {
@@ -24,7 +24,7 @@ Tensors<T> typed(const void* qkv, const void* padding, const void* rows_table, c
           static_cast<const T*>(columns_table), static_cast<const T*>(bias),    static_cast<T*>(out)};
 }
 
-// Calls `run` with the tensors as those of the element type.
+// Call `run` with the pointers cast to the element type that `dtype` names.
 template <typename Run>
 void dispatch(DType dtype, const void* qkv, const void* padding, const void* rows_table, const void* columns_table,
               const void* bias, void* out, const Run& run) {

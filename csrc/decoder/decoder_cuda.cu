@@ -15,7 +15,8 @@ void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-// 2^24 panels are 2^28 image tokens.
+// Throw unless there are 1 to 2^28 image tokens (2^24 panels), and `panels` is the number of panels for `length`
+// tokens.
 void check_image(int64_t panels, int64_t length) {
   require(length >= 1 && panels <= int64_t{1} << 24, "decoder: there must be 1 to 2^28 image tokens");
   require(panels == (length + 15) / 16, "decoder: the panels don't hold `length` image tokens");

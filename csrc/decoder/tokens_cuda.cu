@@ -14,8 +14,9 @@
 namespace fastsam::decoder::cuda {
 namespace {
 
-// Of a launch, at fewer blocks than this, small blocks are more; and of two tiles' side, of which a multiprocessor has
-// one at a time.
+// A launch uses blocks of one tile's side only if there are at least kBlocksToFill of them, and blocks of two tiles'
+// side, of which a multiprocessor holds one at a time, only if there are at least kLargeBlocksToFill. Otherwise smaller
+// blocks occupy the GPU better.
 constexpr int64_t kBlocksToFill = 128, kLargeBlocksToFill = 96;
 
 void require(bool holds, const char* message) {
@@ -24,7 +25,7 @@ void require(bool holds, const char* message) {
 
 unsigned step_blocks(int64_t warps) { return blocks_for(warps, kStepWarps); }
 
-// Rows one after the other, `stride` elements apart.
+// Plain rows, `stride` elements apart.
 Place rows_of(const void* data, int64_t stride) {
   return {const_cast<void*>(data), stride, 0, 16, 1, false, nullptr, 0};
 }
@@ -33,6 +34,7 @@ Product product(const TokenLayer& layer, Place x, Place out, int64_t rows, float
   return {x, out, rows_of(nullptr, 0), layer.weight, layer.bias, rows, layer.n, layer.k, factor, false, 0};
 }
 
+// Set each product's first block, and return the total number of blocks of `rows` x `columns` results.
 int64_t count_blocks(Products& all, int64_t rows, int64_t columns) {
   int64_t blocks = 0;
   for (int i = 0; i < all.count; ++i) {
@@ -49,7 +51,7 @@ void start_many(const Products& all, int64_t blocks, void* stream) {
          static_cast<cudaStream_t>(stream), all);
 }
 
-// Independent products in one launch.
+// Launch independent products together, with the block size that suits their number of blocks.
 template <typename T>
 void start_products(Products& all, void* stream) {
   int64_t blocks = count_blocks(all, 2 * kTile, 2 * kTile);
@@ -74,13 +76,13 @@ class Decoding {
   void run() {
     lay_out_image();
     put_together();
-    // The first block: its tokens are still their own positions.
+    // The first block, whose self-attention adds no position embedding to the tokens.
     multiply(self_products(job_.first, given_, given_));
     attend_self(job_.first, nullptr);
     multiply({product(job_.first.look_q, rows_of(at_.placed, kWidth), by_head(at_.look), at_.rows, kScale)});
     first_look({at_.look, at_.image[0], at_.image[1], at_.keys, at_.rows, at_.panels, job_.length}, dtype_, stream_);
     update(job_.first, by_head(at_.keys));
-    // With what the second block asks of the same tokens.
+    // One launch together with the second block's self-attention products, which read the same tokens.
     std::vector<Product> products = answers(job_.first, job_.first_own);
     for (const Product& one : self_products(job_.second, at_.placed, at_.queries)) products.push_back(one);
     multiply(products);
@@ -92,7 +94,7 @@ class Decoding {
     pass(look, dtype_, shared_, stream_);
     gather<false>();
     update(job_.second, rows_of(at_.seen_rows, kInner));
-    // The last look is of the chosen tokens alone.
+    // Only the chosen tokens take part in the last look.
     products = answers(job_.second, job_.second_own);
     products.push_back(
         product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count), at_.chosen, kScale));
@@ -114,7 +116,7 @@ class Decoding {
 
  private:
   static constexpr float kScale = 0.25f;          // 1 / sqrt(kDim)
-  static constexpr float kShare = 2.0f / kWidth;  // twice the mean over channels, as the variance takes it
+  static constexpr float kShare = 2.0f / kWidth;  // factor of the cross terms in the variance, a mean over channels
 
   cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
 
@@ -161,7 +163,8 @@ class Decoding {
             product(block.self_v, of_queries, rows_of(at_.v, kWidth), at_.rows)};
   }
 
-  // Self-attention, then the norm: to `queries`, and with the tokens added to `placed`. residual: may be null.
+  // Self-attention, an optional residual (may be null), then the norm: to `queries`, and plus the input tokens to
+  // `placed`.
   void attend_self(const TokenBlock& block, const void* residual) {
     launch((self_attention_kernel<T>), step_blocks(job_.prompts * kHeads), kStepThreads, 0, stream(),
            (SelfAttention{at_.q, at_.k, at_.v, at_.mlp, job_.prompts, static_cast<int>(job_.tokens)}));
@@ -171,7 +174,7 @@ class Decoding {
     normalise(block.norm1, at_.sum, at_.rows, at_.queries, at_.placed);
   }
 
-  // What follows a look, which has seen this.
+  // The rest of a block after its look, whose result is `seen`: projection, residual, norm, MLP, residual, norm.
   void update(const TokenBlock& block, Place seen) {
     Product out = product(block.look_out, seen, rows_of(at_.sum, kWidth), at_.rows);
     out.residual = rows_of(at_.queries, kWidth);
@@ -186,7 +189,7 @@ class Decoding {
     normalise(block.norm3, at_.sum, at_.rows, at_.queries, at_.placed);
   }
 
-  // Keys and values for the image tokens' look at these tokens.
+  // The products for keys and values in the attention of image tokens to these tokens.
   std::vector<Product> answers(const TokenBlock& block, void* own) const {
     return {product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens), at_.rows, kScale),
             product(block.answer_v, rows_of(at_.queries, kWidth), by_prompt(own, job_.tokens), at_.rows)};
@@ -216,7 +219,7 @@ class Decoding {
     one = &(all.of[all.count++] = pairing(first, mixes.own, first, at_.own_gram, at_.own_laid, kShare));
     one->along = mixes.own_bias, one->bias = at_.own_bias;
     one = &(all.of[all.count++] = pairing(second, mixes.cross, first, at_.cross_mix, at_.cross_laid, kShare));
-    // As the weights of each head sum to 1, this bias can take the constant along.
+    // The softmax weights of each head sum to 1, so adding constant / heads to this bias adds the variance's constant.
     one->along = mixes.cross_bias, one->bias = at_.cross_bias, one->constant = job_.constant;
     all.of[all.count++] = pairing(second, mixes.gram2, second, at_.gram, nullptr, 1.0f);
     one = &(all.of[all.count++] = pairing(at_.look, mixes.look2_first, first, at_.look_mix, at_.look_laid, 1.0f));
@@ -328,7 +331,7 @@ void factors_of(const MaskFactors& job, void* stream) {
       Products all{};
       for (int mask = begin; mask < std::min(begin + kMostProducts, at.masks); ++mask) {
         const TokenLayer& layer = job.layers[mask][i];
-        // The mask's token of each prompt that is asked for.
+        // The mask token of each prompt in `asked`.
         Place x = rows_of(static_cast<const T*>(job.final_tokens) + (1 + mask) * kWidth, job.chosen_count * kWidth);
         x.index = job.asked, x.groups = job.prompts;
         if (i > 0) x = rows_of(at.of(i - 1, mask), layer.k);

@@ -87,13 +87,14 @@ void decode_prompts(const Prompts& job, DType dtype, int64_t shared_memory, void
 
 // The operands of mask_factors, which computes what `upscale` needs of each prompt (`factors`) and mask (`weights`), in
 // five launches for up to four masks. Elements of `asked`, `index` and `column` that are out of range are clamped.
+// Mask tokens are numbered from 0 in the order of the chosen tokens after the first.
 struct MaskFactors {
   int64_t prompts, tokens, asked_count, count;
   int wide;                                           // 4 * middle, a multiple of 16
   int chosen_count;                                   // tokens of a prompt, of which the masks' come after the first
   const void *final_tokens, *first_own, *second_own;  // outputs of `decode_prompts`
   const int64_t* asked;                               // (asked_count), prompts
-  const int64_t *index, *column;                      // (count): each mask's place in `asked`, its token's after the first
+  const int64_t *index, *column;                      // (count): each mask's place in `asked`, its token's number
   TokenLayer layers[kTokens][3];                      // of each mask token, all of the same sizes
   const void *first, *second;                         // (wide, kInner)
   const void* rest;                                   // (wide)

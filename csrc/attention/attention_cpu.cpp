@@ -1,3 +1,5 @@
+// Attention on the CPU (attention.h): divides the windows of a call into groups of queries, distributes these to
+// threads, and runs the kernels of the selected instruction set (attention_table.h).
 #include "attention/attention.h"
 
 #include <algorithm>

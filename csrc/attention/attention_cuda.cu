@@ -1,3 +1,4 @@
+// Attention on the GPU (attention_cuda.h): checks sizes and dispatches on the element type.
 #include "attention/attention_cuda.h"
 
 #include <stdexcept>

@@ -1,3 +1,4 @@
+// Queries, copies and events of the current CUDA device (cuda_device.h); in the emulator, of its single device.
 #include "common/cuda_device.h"
 
 #include "common/cuda.h"

@@ -1,3 +1,4 @@
+// Detects the instruction sets of the machine, and holds the selected table (isa.h).
 #include "common/isa.h"
 
 #include <atomic>

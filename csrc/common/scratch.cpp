@@ -1,3 +1,4 @@
+// A cache of one block of scratch memory (scratch.h). A block begins with a header of 64 bytes, then come the floats.
 #include "common/scratch.h"
 
 #include <algorithm>

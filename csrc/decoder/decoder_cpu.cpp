@@ -1,3 +1,5 @@
+// The image side of the mask decoder on the CPU (decoder.h): packs operands, distributes prompts and stretches of the
+// image to threads, and runs the kernels of the selected instruction set (decoder_table.h).
 #include "decoder/decoder.h"
 
 #include <algorithm>

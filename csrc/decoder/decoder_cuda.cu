@@ -1,3 +1,4 @@
+// The image side of the mask decoder on the GPU (decoder_cuda.h): checks sizes and dispatches on the element type.
 #include "decoder/decoder_cuda.h"
 
 #include <stdexcept>

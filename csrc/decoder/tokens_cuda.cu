@@ -1,3 +1,4 @@
+// The whole mask decoder on the GPU (tokens_cuda.h): the sequence of kernel launches, and checks of sizes.
 #include "decoder/tokens_cuda.h"
 
 #include <algorithm>

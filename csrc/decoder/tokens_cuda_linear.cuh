@@ -218,6 +218,10 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
 // Return the position of a row's chunk in a stage. The halves of odd rows are swapped to avoid bank conflicts.
 __device__ __forceinline__ int slot_of(int row, int chunk) { return row * kStageChunks + (chunk ^ (row % 2 * 4)); }
 
+// The kernel for many rows: a block computes a square of Square::kRows x kRows results, each warp kWarpRows x 32 of
+// them. Both factors go through a ring of kStages stages of depth 64, filled by cp.async; a thread copies the same
+// chunk of every kRowsOfCopy-th row. `d` holds the sums of the current quarter of the depth, `total` those of the
+// quarters before.
 template <typename T, int kSide>
 __global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlocks)
     many_rows_kernel(const __grid_constant__ Products all) {
@@ -276,7 +280,7 @@ __global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlock
     }
   };
   int until_quarter = quarter;
-  const uint32_t nothing = static_cast<uint32_t>(all.count) / (kMostProducts + 1);
+  const uint32_t nothing = static_cast<uint32_t>(all.count) / (kMostProducts + 1);  // 0, see Chunks::take
   for (int stage = 0; stage < stages; ++stage) {
     cp_async_wait<Shape::kStages - 2>();
     // This stage has arrived for all warps, and all have finished reading the one that the next copy overwrites.

@@ -1,3 +1,6 @@
+// The emulator's scheduler (block.h). Each CUDA thread is a fiber. It runs until it waits or ends, and then switches
+// directly to the next thread that can run; `ready` has a bit for each of these. The thread that completes a barrier or
+// a warp operation makes the others ready again. If no thread can run although some have not ended, the block is stuck.
 #include "common/emulator/block.h"
 
 #include <algorithm>

@@ -1,3 +1,6 @@
+// The race detector (races.h). Each thread has a vector clock: for every actor, the last of its epochs that the thread
+// is ordered after. Shadow memory (shadow.h) records when and by whom memory was accessed. An access races with an
+// earlier one if neither a block barrier lies between them, nor the thread's clock covers the earlier one's epoch.
 #include "common/emulator/races.h"
 
 #include <dlfcn.h>
@@ -91,6 +94,8 @@ void check_copy(const State& s, const Cell& cell, const Access& access) {
   if (barrier_of(cell.copy) >= s.block_began) race(s, access, "copies something to and hasn't waited for", cell.copy);
 }
 
+// Record a read: replace the actor's own earlier read, or one from before the last barrier, or else make the second of
+// the two reads one of another warp than the first.
 void note_read(const State& s, Cell& cell, unsigned actor) {
   Stamp& first = cell.read[0];
   Stamp& second = cell.read[1];
@@ -212,6 +217,7 @@ void order_block() {
   if (watched_code) ++state().barrier;
 }
 
+// Join the clocks of the lanes, including what each has done itself until now, and advance their epochs.
 void order_lanes(unsigned warp, uint32_t lanes) {
   if (!watched_code) return;
   State& s = state();

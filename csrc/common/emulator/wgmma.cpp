@@ -1,3 +1,5 @@
+// wgmma and mbarriers for the emulator (see wgmma.h for the rules that it enforces). Products are queued when issued,
+// and carried out when their group is waited for.
 #include "common/emulator/wgmma.h"
 
 #include <array>

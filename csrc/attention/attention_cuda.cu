@@ -45,7 +45,8 @@ void dispatch(DType dtype, const void* qkv, const void* padding, const void* row
 void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
                                   const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
                                   void* stream) {
-  if (!has_positions_kernel(grid.dim)) throw std::invalid_argument("attention: there are no kernels for this head");
+  if (!has_positions_kernel(grid.dim))
+    throw std::invalid_argument("attention: there are no kernels for this number of channels per head");
   check_size(grid);
   dispatch(dtype, qkv, padding, rows_table, columns_table, nullptr, out,
            [&](const auto& tensors) { with_relative_positions_of(grid, tensors, shared_memory, stream); });
@@ -53,7 +54,8 @@ void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv
 
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
                     void* stream) {
-  if (!has_bias_kernel(grid.dim)) throw std::invalid_argument("attention: there are no kernels for this head");
+  if (!has_bias_kernel(grid.dim))
+    throw std::invalid_argument("attention: there are no kernels for this number of channels per head");
   check_size(grid);
   dispatch(dtype, qkv, padding, nullptr, nullptr, bias, out,
            [&](const auto& tensors) { with_bias_of(grid, tensors, stream); });

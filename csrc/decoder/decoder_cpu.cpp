@@ -289,10 +289,10 @@ void check_asked(const int64_t* asked, int64_t asked_count, int64_t prompts, con
     return std::any_of(numbers, numbers + n, [=](int64_t number) { return number < 0 || number >= end; });
   };
   if (beyond(asked, asked_count, prompts)) {
-    throw std::invalid_argument("a prompt that is asked for is not among those decoded");
+    throw std::invalid_argument("asked must be indices of the prompts that were decoded");
   }
   if (beyond(index, count, asked_count)) {
-    throw std::invalid_argument("a mask's prompt is not among those asked for");
+    throw std::invalid_argument("index must be indices of the prompts in asked");
   }
 }
 

@@ -336,7 +336,7 @@ void mask_factors(const MaskFactors& job, int64_t threads) {
   check_asked(job.asked, job.asked_count, job.prompts, job.index, job.count);
   for (int64_t i = 0; i < job.count; ++i) {
     if (job.column[i] < 0 || job.column[i] >= job.chosen_count - 1) {
-      throw std::invalid_argument("a mask's token is not among those decoded");
+      throw std::invalid_argument("column must be indices of the mask tokens that were decoded");
     }
   }
   const DecoderKernels& isa = kernels().decoder;

@@ -295,7 +295,7 @@ void check_block(const TokenBlock& block) {
   }
   for (const TokenLayer* layer : {&block.look_q, &block.answer_k, &block.answer_v}) {
     check_layer(*layer, kWidth);
-    require(layer->n == kInner, "decoder: there are kernels for looks of 128 channels");
+    require(layer->n == kInner, "decoder: there are kernels for cross-attention of 128 channels");
   }
   check_layer(block.look_out, kInner), check_layer(block.mlp1, kWidth), check_layer(block.mlp2, block.mlp1.n);
   require(block.look_out.n == kWidth && block.mlp2.n == kWidth, "decoder: there are kernels for 256 channels");
@@ -305,14 +305,16 @@ void check(const Prompts& job) {
   require(job.prompts >= 0 && job.tokens >= 1 && job.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
   require(job.prompts <= int64_t{1} << 24, "decoder: there must be at most 2^24 prompts");
   require(job.length >= 1 && job.length <= int64_t{1} << 28, "decoder: there must be 1 to 2^28 image tokens");
-  require(job.outputs >= 0 && job.outputs <= job.tokens, "decoder: a prompt must have the output tokens");
-  require(job.chosen_count >= 1 && job.chosen_count <= job.tokens, "decoder: chosen must be tokens that there are");
+  require(job.outputs >= 0 && job.outputs <= job.tokens, "decoder: outputs must be from 0 to the number of tokens");
+  require(job.chosen_count >= 1 && job.chosen_count <= job.tokens,
+          "decoder: chosen must be indices of a prompt's tokens");
   for (int i = 0; i < job.chosen_count; ++i) {
-    require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "decoder: chosen must be tokens that there are");
+    require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "decoder: chosen must be indices of a prompt's tokens");
   }
   check_block(job.first), check_block(job.second);
   check_layer(job.final_q, kWidth), check_layer(job.final_out, kInner);
-  require(job.final_q.n == kInner && job.final_out.n == kWidth, "decoder: the last look must be as wide as the others");
+  require(job.final_q.n == kInner && job.final_out.n == kWidth,
+          "decoder: the final attention must have the sizes of the other attentions");
   check_layer(job.iou1, kWidth), check_layer(job.iou2, job.iou1.n), check_layer(job.iou3, job.iou2.n);
 }
 
@@ -358,7 +360,7 @@ void check(const MaskFactors& job) {
     const TokenLayer(&layers)[3] = job.layers[mask];
     check_layer(layers[0], kWidth), check_layer(layers[1], layers[0].n), check_layer(layers[2], layers[1].n);
     for (int i = 0; i < 3; ++i)
-      require(layers[i].n == job.layers[0][i].n, "decoder: masks' layers must be of one size");
+      require(layers[i].n == job.layers[0][i].n, "decoder: the layers of all masks must have the same sizes");
   }
 }
 

@@ -340,7 +340,8 @@ int meet_block(const char* barrier, bool predicate) {
 
 void meet_warp(const char* operation, uint32_t mask, void* operand, void (*act)(const Lanes&)) {
   const unsigned me = block.current;
-  if ((mask >> me % 32 & 1u) == 0) fail(std::string("calls ") + operation + " with a mask that it isn't in");
+  if ((mask >> me % 32 & 1u) == 0)
+    fail(std::string("calls ") + operation + " with a mask that does not include the thread");
   Thread& thread = threads[me];
   thread.waits_for = operation;
   thread.mask = mask;

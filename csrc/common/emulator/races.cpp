@@ -82,8 +82,8 @@ struct Access {
   stop(access.thread, what + place(access.code));
 }
 
-constexpr const char* kHasWritten = "has written with nothing in between that puts one after the other";
-constexpr const char* kHasRead = "has read with nothing in between that puts one after the other";
+constexpr const char* kHasWritten = "has written, with no synchronisation in between";
+constexpr const char* kHasRead = "has read, with no synchronisation in between";
 
 void check_written(State& s, const Access& access, Stamp written) {
   if (barrier_of(written) >= s.block_began && !in_order(s, written, access.thread))
@@ -91,7 +91,7 @@ void check_written(State& s, const Access& access, Stamp written) {
 }
 
 void check_copy(const State& s, const Cell& cell, const Access& access) {
-  if (barrier_of(cell.copy) >= s.block_began) race(s, access, "copies something to and hasn't waited for", cell.copy);
+  if (barrier_of(cell.copy) >= s.block_began) race(s, access, "is still copying to", cell.copy);
 }
 
 // Record a read: replace the actor's own earlier read, or one from before the last barrier, or else make the second of
@@ -114,7 +114,7 @@ void check_read(State& s, Cell& cell, const Access& access) {
 
 void check_write(State& s, Cell& cell, const Access& access, bool by_atomic) {
   check_copy(s, cell, access);
-  if (cell.products > 0) race(s, access, "multiplies with and hasn't waited for", cell.read[0]);
+  if (cell.products > 0) race(s, access, "is still multiplying with", cell.read[0]);
   if (!(by_atomic && cell.by_atomic)) check_written(s, access, cell.written);
   for (const Stamp read : cell.read) {
     if (barrier_of(read) >= s.block_began && !in_order(s, read, access.thread)) race(s, access, kHasRead, read);

@@ -42,7 +42,7 @@ T shuffle(const char* operation, unsigned mask, T value, int source) {
       const void* from = lanes.operands[one.source];
       if (from == nullptr) {
         fail("is in a shuffle where lane " + std::to_string(i) + " reads lane " + std::to_string(one.source) +
-             ", which doesn't take part");
+             ", which does not take part");
       }
       one.result = static_cast<const Shuffle<T>*>(from)->value;
     });

@@ -73,10 +73,10 @@ template <typename Visit>
 void each_vector(const Product& product, Visit visit) {
   const size_t start = bits(product.b, 0, 14) << 4, leading = bits(product.b, 16, 14) << 4;
   const size_t stride = bits(product.b, 32, 14) << 4, mode = bits(product.b, 62, 2);
-  if (bits(product.b, 49, 3) != 0) fail("calls wgmma with a base offset, which the emulator doesn't know");
+  if (bits(product.b, 49, 3) != 0) fail("calls wgmma with a base offset, which the emulator does not support");
   if (bits(product.b, 14, 2) != 0 || bits(product.b, 30, 2) != 0 || bits(product.b, 46, 3) != 0 ||
       bits(product.b, 52, 10) != 0) {
-    fail("calls wgmma with a descriptor that has bits set where none belong");
+    fail("calls wgmma with a descriptor whose unused bits are set");
   }
   const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // 16-byte vectors per swizzled row
   const size_t mask = (vectors - 1) << 4;
@@ -96,7 +96,7 @@ void each_vector(const Product& product, Visit visit) {
       const size_t plain = start + offset, address = plain ^ (plain >> 3 & mask);
       const size_t at = address - kWindowBegin;
       if (address < kWindowBegin || !is_shared(memory + at, kVector)) {
-        fail("calls wgmma on what is not its shared memory");
+        fail("calls wgmma on an address outside its shared memory");
       }
       if (at / kVector < unfenced.size() && unfenced[at / kVector] != 0) {
         fail("calls wgmma on shared memory that thread " + std::to_string(unfenced[at / kVector] - 1) +
@@ -169,7 +169,7 @@ void issue(const Lanes& lanes) {
   to.values.resize(static_cast<size_t>(first.columns) / 2);
   each_lane<WarpgroupProduct>(lanes, [&](int at, WarpgroupProduct& one) {
     const auto lane = static_cast<size_t>(at);
-    if (one.b != first.b) fail("calls wgmma with a descriptor that is not the other lanes'");
+    if (one.b != first.b) fail("calls wgmma with a descriptor that differs from the other lanes'");
     for (size_t i = 0; i < 4; ++i) product.a[lane][i] = one.a[i];
     if (added) return;
     to.registers[lane] = one.d;
@@ -195,7 +195,7 @@ void begin_block_of_products() {
 std::string end_block_of_products() {
   for (size_t i = 0; i < warps.size(); ++i) {
     if (!warps[i].open.empty() || !warps[i].committed.empty())
-      return "ended with wgmma products that nobody waited for";
+      return "ended with wgmma products that were never waited for";
     if (i / 4 * 4 + 3 >= warps.size() && warps[i].issued != 0) return "called wgmma with less than a warpgroup";
     if (warps[i].issued != warps[i / 4 * 4].issued) return "called wgmma differently in the warps of a warpgroup";
   }
@@ -258,7 +258,7 @@ void wait_products(int pending) {
 }
 
 uint32_t shared_window_address(const void* pointer) {
-  if (!is_shared(pointer, 1)) fail("asks for the shared address of what is not in its shared memory");
+  if (!is_shared(pointer, 1)) fail("asks for the shared address of a pointer outside its shared memory");
   return kWindowBegin + static_cast<uint32_t>(static_cast<const char*>(pointer) - static_cast<char*>(dynamic_shared()));
 }
 
@@ -278,14 +278,14 @@ void require_barrier(const uint64_t* barrier) {
 
 void memory_barrier_init(uint64_t* barrier, uint32_t count) {
   require_barrier(barrier);
-  if (count == 0 || count > kCount) fail("makes a barrier for " + std::to_string(count) + " arrivals");
+  if (count == 0 || count > kCount) fail("initialises a barrier for " + std::to_string(count) + " arrivals");
   *barrier = uint64_t{count} << 20 | count;
 }
 
 void memory_barrier_arrive(uint64_t* barrier) {
   require_barrier(barrier);
   const uint64_t missing = *barrier & kCount, count = *barrier >> 20 & kCount;
-  if (count == 0 || missing == 0 || missing > count) fail("arrives at a barrier that nobody has made");
+  if (count == 0 || missing == 0 || missing > count) fail("arrives at a barrier that was never initialised");
   races::arrive(barrier, (*barrier >> 40 & 1) != 0, linear_thread());
   *barrier = missing > 1 ? *barrier - 1 : ((*barrier >> 40) + 1) << 40 | count << 20 | count;
 }
@@ -294,7 +294,7 @@ void memory_barrier_wait(uint64_t* barrier, uint32_t parity) {
   require_barrier(barrier);
   // Let the other threads run; after this many turns the block counts as deadlocked.
   for (int turns = 100000; (*barrier >> 40 & 1) == parity; --turns) {
-    if (turns == 0) fail("waits at a barrier whose phase nobody completes");
+    if (turns == 0) fail("waits at a barrier whose phase is never completed");
     yield();
   }
   races::wait(barrier, parity != 0, linear_thread());

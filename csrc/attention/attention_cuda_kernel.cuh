@@ -10,7 +10,7 @@
 //   16 bits, wide               128        255             56 KB /  68 KB        8
 //   16 bits, narrow             256        128             40 KB /  48 KB       16, also in the 100 KB of sm_86 and 89
 //   float32                     128  211 - 247             56 KB /  69 KB        8, or 4 in 100 KB
-//   dense, d = 32               128  113 - 128   20 KB, of float32 27 KB        16, of float32 12 in 100 KB
+//   dense, d = 32               128  113 - 128   20 KB (float32: 27 KB)         16 (float32: 12 in 100 KB)
 #pragma once
 
 #include "attention/attention_cuda_positions.cuh"

@@ -1,5 +1,6 @@
 // Warp-level matrix products on tensor cores (mma.sync), with the loads (ldmatrix) and asynchronous copies (cp.async)
-// that feed them. All 32 lanes of the warp must call ldmatrix and mma functions together; cp.async is per thread.
+// that feed them. All 32 lanes of the warp must call ldmatrix and mma functions together; cp.async is per thread. Warps
+// must be runs of 32 along threadIdx.x.
 //
 // Fragments lie in registers as in the PTX manual. With g = lane / 4 and t = lane % 4, 16-bit elements are held as
 //   A (16 x 16)  a[0] row g, columns 2t, 2t + 1; a[1] row g + 8; a[2] row g, columns + 8; a[3] row g + 8, columns + 8

@@ -31,16 +31,16 @@ struct Pass {
   int64_t length;       // image tokens
   const float* image;   // (panels, projections * heads * head_dim, 16), projections in the order of their use below
   const float* values;  // (heads, panels * 16, head_dim rounded up to 16), zero-padded
-  const float* norms;   // (panels, 16); in the second pass (panels, 2, 16)
+  const float* norms;   // (panels, 16), the image's part of the variance; in the second pass (panels, 2, 16)
   float eps;
-  const float* keys;      // (prompts, rows, head_dim)
-  const float* cross;     // (prompts, rows, head_dim)
-  const float* gram;      // (prompts, rows, rows), symmetric
-  const float* look;      // (prompts, rows of the look, head_dim)
-  const float* look_mix;  // (prompts, rows of the look, coefficients)
-  float* state;           // (prompts, panels, 2 * rows + 2, 16)
-  float* seen;            // (prompts, rows of the look, head_dim)
-  float* mixed;           // (prompts, coefficients, rows of the look)
+  const float* keys;      // (prompts, rows, head_dim), of the prompt's tokens, scaled by 1 / sqrt(head_dim)
+  const float* cross;     // (prompts, rows, head_dim), the tokens' values times 2 / channels
+  const float* gram;      // (prompts, rows, rows), symmetric: products of what the values add to an image token
+  const float* look;      // (prompts, rows of the look, head_dim), queries, scaled by 1 / sqrt(head_dim)
+  const float* look_mix;  // (prompts, rows of the look, coefficients), queries times what a coefficient weights
+  float* state;           // input and output (prompts, panels, 2 * rows + 2, 16)
+  float* seen;            // output (prompts, rows of the look, head_dim)
+  float* mixed;           // output (prompts, coefficients, rows of the look)
 };
 
 // The first block's image tokens. For each image token, with p = softmax of keys . image[0] over the tokens of each
@@ -59,6 +59,8 @@ void first_pass(const Pass& pass, int64_t threads);
 //   coefficients = (c, p, scale, 1) / sqrt(eps + variance), which replace all rows of `state`; let s be row 2 * rows
 //   look weights w = softmax over the image of (look . image[4]) * s + look . image[5] + look_mix coefficients
 // Then seen = sum over the image of w * s * values, and mixed = sum over the image of w * coefficients.
+// `keys`, `cross` and `gram` are those of the second block's tokens; `own` has the first block's values, times
+// 2 / channels. The `mix` operands are products with the first block's values, the `bias` operands with constants.
 struct SecondPass : Pass {
   int64_t look_tokens;
   float constant;

@@ -194,6 +194,7 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY,
                             2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
   Ahead<T, 1> keys(image), cross(image + kHeads * kWarp * kWide<T>);
+  // The softmax p of each head, to shared memory.
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
     Pair<T> left[1][4];
@@ -205,6 +206,7 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   }
   Pair<T> weights[4][4];
   load_own<T>(memory, panel, 0, weights);
+  // The prompt's part of the variance: sum(p * (cross . image[1] + gram p)).
   float variance[2] = {};
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
@@ -221,7 +223,8 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
     scale[half] = inverse(sum_of_row(variance[half]) + norms[half], pass.eps);
     if (pair() == 0) memory.scale[panel * 16 + group() + 8 * half] = scale[half];
   }
-  if constexpr (kWide<T> > 1) load_own<T>(memory, panel, 0, weights);  // reload, to hold fewer registers before
+  // The coefficients c = p * scale. In float32 p is loaded again, to hold fewer registers before.
+  if constexpr (kWide<T> > 1) load_own<T>(memory, panel, 0, weights);
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     scale_fragment<T>(weights[step], scale);
@@ -274,6 +277,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
   }
 #pragma unroll
   for (int step = 0; step < 4; ++step) store_fragment<T>(memory.step(panel, step), before[step]);
+  // The softmax p of each head, to steps 4 to 7.
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
     Pair<T> left[2][4];
@@ -296,6 +300,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
     for (int j = 0; j < 2; ++j) norms[half][j] = pass.norms[at * 32 + 16 * j + group() + 8 * half];
   }
   load_own<T>(memory, panel, 4, weights);
+  // The prompt's parts of the variance: the sums of c * (...) and of p * (...).
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
     Pair<T> left[2][4];
@@ -315,6 +320,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
     add_columns(products, memory.cross_bias + head * kTokens);
     add_products<T>(variance, memory.of_head(panel, 4, head), products);
   }
+  // Add the image's part; `one` is 1 / sqrt(eps + variance), the coefficient of the constant part.
   float one[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -62,7 +62,7 @@ void first_pass(const Pass& pass, int64_t threads);
 // `keys`, `cross` and `gram` are those of the second block's tokens; `own` has the first block's values, times
 // 2 / channels. The `mix` operands are products with the first block's values, the `bias` operands with constants.
 struct SecondPass : Pass {
-  int64_t look_tokens;
+  int64_t look_tokens;  // at most `tokens`
   float constant;
   const float* keys_mix;    // (prompts, rows, rows)
   const float* keys_bias;   // (prompts, rows)

@@ -44,7 +44,7 @@ struct TokenMixes {
   const float *seen2_first, *seen2_second, *seen2_rest, *seen2_bias;            // rest and bias (inner)
 };
 
-// The weights, inputs and outputs of a call. Tokens of a prompt are (tokens, width).
+// The weights, inputs and outputs of a call. Tokens of a prompt are (tokens, width); chosen_count is at most tokens.
 struct Prompts {
   int64_t prompts, tokens, width, heads, head_dim, length;
   float eps;  // of every LayerNorm

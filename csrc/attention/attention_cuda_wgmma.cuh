@@ -9,8 +9,8 @@
 //
 // As compiled by CUDA 13.0 for sm_90a: 149 of the 160 registers with d = 64, 157 with d = 80, no spills, products not
 // serialised; 169 KB and 199 KB of shared memory with 64 rows, one block per multiprocessor. Per tile a warp issues
-// some 270 instructions, takes 34 powers of two at 8 cycles each, and needs 256 cycles of products (d = 64). Each of
-// the three could be the bottleneck, and the three warps of a scheduler share them.
+// some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64). Each
+// of the three could be the bottleneck, and the three warps of a scheduler share them.
 #pragma once
 
 #include "attention/attention_cuda_positions.cuh"

@@ -1,4 +1,5 @@
-// Multi-head attention over a token grid, fused: no scores, windows or padding in memory but a tile's.
+// Fused multi-head attention over a token grid, on the CPU. It reads the packed output of the qkv linear layer and
+// writes the heads' outputs. Scores, windows and padding never exist in memory as a whole, only one tile at a time.
 #pragma once
 
 #include <cstdint>
@@ -7,17 +8,20 @@
 
 namespace fastsam::attention {
 
-// Attention inside windows of `window_rows` x `window_columns` tokens that tile the grid from its first token on, and
-// may reach over its right and lower edge; a window of the grid's size is global attention.
+// The geometry of a call. Attention takes place within windows of `window_rows` x `window_columns` tokens, which tile
+// the grid from its first token on and may extend beyond its right and lower edges. A window of the grid's size is
+// global attention.
 struct Grid {
   int64_t batch, rows, columns;
-  int64_t heads, dim;  // of a head
+  int64_t heads, dim;  // dim: channels per head
   int64_t window_rows, window_columns;
-  // Where a token's 3 * heads * dim floats hold the head's query, and from there its key and value.
+  // Layout of a token's 3 * heads * dim numbers: `head` is the offset from one head's query to the next head's, `key`
+  // and `value` are the offsets from a query to the same head's key and value.
   int64_t head, key, value;
 };
 
-// q, k and v each for all heads; or, head by head, side by side.
+// The two layouts in use. heads_together: the queries of all heads, then all keys, then all values. heads_apart: for
+// each head its query, key and value.
 constexpr Grid heads_together(int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim,
                               int64_t window_rows, int64_t window_columns) {
   return {batch, rows, columns, heads, dim, window_rows, window_columns, dim, heads * dim, 2 * heads * dim};
@@ -27,9 +31,9 @@ constexpr Grid heads_apart(int64_t batch, int64_t rows, int64_t columns, int64_t
   return {batch, rows, columns, heads, dim, window_rows, window_columns, 3 * dim, dim, 2 * dim};
 }
 
-// What is attended to, and where the result goes: float32 or bfloat16, added up in float32. qkv (batch, rows, columns,
-// 3 * heads * dim); padding (3 * heads * dim), what a token beyond the grid holds; out (batch, rows, columns,
-// heads * dim).
+// Input and output, float32 or bfloat16; sums are float32. qkv (batch, rows, columns, 3 * heads * dim); padding
+// (3 * heads * dim), the qkv of every token beyond the grid, may be null if no window extends beyond it; out (batch,
+// rows, columns, heads * dim).
 struct Tokens {
   DType dtype;
   const void* qkv;
@@ -37,14 +41,17 @@ struct Tokens {
   void* out;
 };
 
-// softmax(q k / sqrt(dim) + bias) v for every token of the grid. std::invalid_argument for float16.
+// Both functions compute softmax(q k / sqrt(dim) + bias) v for every token of the grid; tokens beyond it are keys only.
+// Both throw std::invalid_argument for float16.
 
-// The bias of query (y, x) and key (v, u) is q . rows_table[y - v + window_rows - 1] plus the same for x and u:
-// rows_table (2 * window_rows - 1, dim), columns_table (2 * window_columns - 1, dim).
+// The bias of query (y, x) and key (v, u) is q . rows_table[y - v + window_rows - 1]
+// + q . columns_table[x - u + window_columns - 1], with the unscaled query q; rows_table (2 * window_rows - 1, dim),
+// columns_table (2 * window_columns - 1, dim).
 void with_relative_positions(const Grid& grid, const Tokens& tokens, const float* rows_table,
                              const float* columns_table, int64_t threads);
 
-// bias (heads, n, n) for the n = window_rows * window_columns tokens of a window.
+// The bias is a dense array (heads, n, n) of query and key, for the n = window_rows * window_columns tokens of a
+// window.
 void with_bias(const Grid& grid, const Tokens& tokens, const float* bias, int64_t threads);
 
 }  // namespace fastsam::attention

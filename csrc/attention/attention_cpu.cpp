@@ -1,3 +1,5 @@
+// Attention on the CPU (attention.h): divides the windows of a call into groups of queries, distributes these to
+// threads, and runs the kernels of the selected instruction set (attention_table.h).
 #include "attention/attention.h"
 
 #include <algorithm>
@@ -14,14 +16,14 @@
 namespace fastsam::attention {
 namespace {
 
-// Queries are dealt to threads in groups of this many, which fills the register tile of every instruction set.
+// Queries are distributed to threads in groups of this size, a multiple of every instruction set's register tile.
 constexpr int64_t kGroup = 12;
-// Multiply-adds below this many per thread are not worth a thread.
+// Number of multiply-adds below which a thread costs more than it saves.
 constexpr int64_t kWorkPerThread = int64_t{1} << 20;
 constexpr double kLog2E = 1.4426950408889634;
 
-// A table (2 * size - 1, dim) of the differences query - key, last to first, so that the row that belongs to a query
-// and the key positions 0, 1, ... are neighbours; in panels, and multiplied by `factor`.
+// Pack a position table (2 * size - 1, dim), indexed by query - key + size - 1, into panels, multiplied by `factor` and
+// in reverse order. Reversed, the entries of one query for the key positions 0, 1, ... are adjacent and ascending.
 void pack_positions(const float* table, int64_t size, int64_t dim, float factor, float* panels) {
   const int64_t columns = 2 * size - 1;
   std::fill(panels, panels + padded(columns) * dim, 0.0f);
@@ -36,7 +38,7 @@ int64_t bytes_of(DType dtype) {
   return dtype == DType::float32 ? 4 : 2;
 }
 
-// The windows of all images, each with every head.
+// The windows of all images. Work is counted in groups of kGroup queries, ordered by window, then head.
 class Windows {
  public:
   Windows(const Grid& grid, const Tokens& tokens, const float* positions, const float* bias)
@@ -55,11 +57,11 @@ class Windows {
     }
   }
 
-  // Groups of queries, of all heads of all windows.
+  // Total number of groups of queries, over all heads of all windows.
   int64_t groups() const { return starts_.back(); }
 
-  // Groups [begin, end). A window's keys and values are packed by every thread that attends to some of it; the split
-  // between threads can't change what is computed for a query.
+  // Compute groups [begin, end). Each thread that has queries of a window and head packs their keys and values itself.
+  // How the groups are split between threads does not change the result of any query.
   void attend(int64_t begin, int64_t end) const {
     const AttentionKernels& isa = tokens_.dtype == DType::float32 ? kernels().attention : kernels().attention_bfloat16;
     const int64_t keys_of_window = grid_.window_rows * grid_.window_columns;
@@ -109,10 +111,10 @@ class Windows {
 
   const Grid& grid_;
   const Tokens& tokens_;
-  const int64_t bytes_;  // of a number
+  const int64_t bytes_;  // size of an element
   const float *positions_, *bias_;
   std::vector<Corner> corners_;
-  std::vector<int64_t> starts_{0};  // the first group of each window, and the end
+  std::vector<int64_t> starts_{0};  // the first group of each window, then the total number of groups
 };
 
 void run(const Grid& grid, const Windows& windows, int64_t threads) {
@@ -125,7 +127,7 @@ void run(const Grid& grid, const Windows& windows, int64_t threads) {
 
 void with_relative_positions(const Grid& grid, const Tokens& tokens, const float* rows_table,
                              const float* columns_table, int64_t threads) {
-  // Products of queries and keys count by 1 / sqrt(dim), those with the tables don't.
+  // The kernels scale all scores by 1 / sqrt(dim), but products with the tables must not be scaled: compensate here.
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(grid.dim)));
   const int64_t of_rows = padded(2 * grid.window_rows - 1) * grid.dim;
   const int64_t of_columns = padded(2 * grid.window_columns - 1) * grid.dim;

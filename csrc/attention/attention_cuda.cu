@@ -1,3 +1,4 @@
+// Attention on the GPU (attention_cuda.h): checks sizes and dispatches on the element type.
 #include "attention/attention_cuda.h"
 
 #include <stdexcept>
@@ -8,7 +9,7 @@
 namespace fastsam::attention {
 namespace {
 
-// Places in a window are counted in 32 bits.
+// Positions in a window are 32-bit integers in the kernels.
 constexpr int64_t kMaxTokens = int64_t{1} << 28;
 
 void check_size(const Grid& grid) {
@@ -24,7 +25,7 @@ Tensors<T> typed(const void* qkv, const void* padding, const void* rows_table, c
           static_cast<const T*>(columns_table), static_cast<const T*>(bias),    static_cast<T*>(out)};
 }
 
-// Calls `run` with the tensors as those of the element type.
+// Call `run` with the pointers cast to the element type that `dtype` names.
 template <typename Run>
 void dispatch(DType dtype, const void* qkv, const void* padding, const void* rows_table, const void* columns_table,
               const void* bias, void* out, const Run& run) {
@@ -44,7 +45,8 @@ void dispatch(DType dtype, const void* qkv, const void* padding, const void* row
 void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
                                   const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
                                   void* stream) {
-  if (!has_positions_kernel(grid.dim)) throw std::invalid_argument("attention: there are no kernels for this head");
+  if (!has_positions_kernel(grid.dim))
+    throw std::invalid_argument("attention: there are no kernels for this number of channels per head");
   check_size(grid);
   dispatch(dtype, qkv, padding, rows_table, columns_table, nullptr, out,
            [&](const auto& tensors) { with_relative_positions_of(grid, tensors, shared_memory, stream); });
@@ -52,7 +54,8 @@ void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv
 
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
                     void* stream) {
-  if (!has_bias_kernel(grid.dim)) throw std::invalid_argument("attention: there are no kernels for this head");
+  if (!has_bias_kernel(grid.dim))
+    throw std::invalid_argument("attention: there are no kernels for this number of channels per head");
   check_size(grid);
   dispatch(dtype, qkv, padding, nullptr, nullptr, bias, out,
            [&](const auto& tensors) { with_bias_of(grid, tensors, stream); });

@@ -1,8 +1,9 @@
-// Multi-head attention over a token grid on the GPU: the same operations as in attention.h, on device pointers, started
-// on a stream. Calls return before the work is done.
+// Multi-head attention over a token grid on the GPU: the operations of attention.h on device pointers, launched
+// asynchronously on a stream.
 //
-// Tensor cores multiply in half precision and add in float32; float32 tensors are multiplied as pairs of TF32 numbers.
-// The bias never leaves registers and a few kilobytes of shared memory. It wants compute capability 8.0.
+// Tensor cores multiply half or bfloat16 and accumulate in float32; each float32 number is multiplied as a pair of TF32
+// numbers. Position biases are computed on the fly in registers and a few kilobytes of shared memory. The kernels need
+// compute capability 8.0; the caller checks it.
 #pragma once
 
 #include <cstdint>
@@ -12,23 +13,24 @@
 
 namespace fastsam::attention {
 
-// Channels per head for which there are kernels.
+// Whether there is a kernel for this number of channels per head.
 constexpr bool has_positions_kernel(int64_t dim) { return dim == 64 || dim == 80; }
 constexpr bool has_bias_kernel(int64_t dim) { return dim == 32; }
 
-// All tensors are of one dtype and begin at multiples of 16 bytes. shared_memory: bytes that each multiprocessor of the
-// device has, by which the kernel is chosen. std::invalid_argument for a size without a kernel,
-// std::runtime_error where a kernel can't be started.
+// All tensors have the same dtype and are aligned to 16 bytes. `padding` may be null if no window extends beyond the
+// grid. `shared_memory` is the device's shared memory per multiprocessor in bytes, which decides between kernels.
+// Throws std::invalid_argument for a size without a kernel, std::runtime_error if a launch fails.
 void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
                                   const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
                                   void* stream);
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
                     void* stream);
 
-// Relative positions by Hopper's own matrix products: global attention in half precision over grids of 33 to 64
-// columns, as many rows as shared memory has room for (at least 64). For code compiled for sm_90a, on such a GPU.
+// Relative positions with Hopper's wgmma instructions. Return whether that kernel covers the call: global attention in
+// float16 or bfloat16, over grids of 33 to 64 columns and as many rows as fit shared memory (at least 64). The caller
+// must also make sure that the module was compiled for sm_90a and that the GPU is one.
 bool has_wgmma_kernel(const Grid& grid, DType dtype);
-// std::invalid_argument where has_wgmma_kernel says no.
+// Throws std::invalid_argument if has_wgmma_kernel returns false.
 void with_relative_positions_wgmma(const Grid& grid, DType dtype, const void* qkv, const void* rows_table,
                                    const void* columns_table, void* out, void* stream);
 

@@ -1,4 +1,4 @@
-// The kernels of one element type; a file for each, since they take a compiler long.
+// Instantiates the kernels for one element type. Each type has a file of its own because they are slow to compile.
 #include "attention/attention_cuda_launch.cuh"
 
 namespace fastsam::attention {

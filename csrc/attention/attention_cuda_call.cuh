@@ -1,18 +1,19 @@
-// Between attention_cuda.cu, which knows the element type at run time, and the files that hold one type's kernels.
+// The interface between attention_cuda.cu, which dispatches on the element type at run time, and the files that
+// instantiate the kernels for one type.
 #pragma once
 
 #include "attention/attention_cuda.h"
 
 namespace fastsam::attention {
 
-// What a call brings. The tables are null where there is a bias, and the other way round.
+// The tensors of a call, laid out as in attention.h. Either both tables or `bias` are null.
 template <typename T>
 struct Tensors {
   const T *qkv, *padding, *rows_table, *columns_table, *bias;
   T* out;
 };
 
-// For half, bfloat16 and float. `shared` is a multiprocessor's shared memory, in bytes.
+// Instantiated for half, bfloat16 and float. `shared` is the shared memory per multiprocessor in bytes.
 template <typename T>
 void with_relative_positions_of(const Grid& grid, const Tensors<T>& tensors, int64_t shared, void* stream);
 template <typename T>

@@ -1,13 +1,16 @@
-// The kernel: a block attends with some queries of one head of one window to all keys of that window, tile by tile.
+// The mma.sync attention kernel. A block computes some queries of one head of one window; it iterates over the window's
+// keys and values in tiles, which cp.async copies into two alternating stages of shared memory. Each warp owns 16 or 32
+// of the block's queries, with their scores, running softmax and output.
 //
-// Scores begin with their bias and stay in registers, as the position terms of the tile's columns do; those of its rows
-// lie in shared memory, for 16 rows of keys at a time. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled:
+// Scores are initialised with their bias and stay in registers, as do the position terms of the tile's columns. The
+// terms of its rows lie in shared memory, for 16 rows of keys at a time. Resources as compiled by CUDA 13.0 for sm_80
+// and sm_90a, without spills:
 //
 //   kernel                  threads  registers     shared memory, d = 64 / 80   warps on a multiprocessor
 //   16 bits, wide               128        255             56 KB /  68 KB        8
 //   16 bits, narrow             256        128             40 KB /  48 KB       16, also in the 100 KB of sm_86 and 89
 //   float32                     128  211 - 247             56 KB /  69 KB        8, or 4 in 100 KB
-//   dense, d = 32               128  113 - 128   20 KB, of float32 27 KB        16, of float32 12 in 100 KB
+//   dense, d = 32               128  113 - 128   20 KB (float32: 27 KB)         16 (float32: 12 in 100 KB)
 #pragma once
 
 #include "attention/attention_cuda_positions.cuh"
@@ -15,29 +18,29 @@
 
 namespace fastsam::attention {
 
-// How a kernel is cut. Wide: each warp has 32 queries, which halves the reading of keys and values from shared memory,
-// else as long a job as multiplying them; at the price of registers and shared memory for no more than eight warps on a
-// multiprocessor. Narrow: 16 queries for each of up to 16 warps, for windows, whose blocks end soon after they begin,
-// and where shared memory has no room for two wide blocks.
+// The sizes of a kernel. Wide: each warp has 32 queries. That halves the reads of keys and values from shared memory,
+// which otherwise take as long as the products, but registers and shared memory then allow only eight warps on a
+// multiprocessor. Narrow: each warp has 16 queries, and up to 16 warps fit. It serves windows, whose blocks are
+// short-lived, and devices whose shared memory has no room for two wide blocks.
 template <typename T, int kDim, Bias kBias, bool kWide>
 struct Shape {
   static constexpr bool kHalf = sizeof(T) == 2, kDense = kBias == Bias::kDense;
-  static constexpr int kTiles = kWide ? 2 : 1;  // of 16 queries, for each warp
+  static constexpr int kTiles = kWide ? 2 : 1;  // tiles of 16 queries per warp
   static constexpr int kWarps = kWide || kDense || !kHalf ? 4 : 8, kThreads = kWarps * kWarp;
-  static constexpr int kBlocks = kDense ? 4 : 2;  // on a multiprocessor, as far as registers go
+  static constexpr int kBlocks = kDense ? 4 : 2;  // per multiprocessor, as limited by registers
   static constexpr int kQueriesOfWarp = 16 * kTiles, kQueries = kWarps * kQueriesOfWarp;
   static constexpr int kKeys = kWide || (kHalf && kDense) ? 64 : 32;
   static constexpr int kStride = Tile<T, kDim>::kStride;
-  // Of dynamic shared memory, in elements: the queries, two stages of keys and values, and each warp's row terms. A
-  // stage that waits for its tile serves for column terms, of four warps at a time.
+  // Dynamic shared memory: the queries, two stages of keys and values, and each warp's row terms. The stage that has no
+  // tile yet also serves as scratch memory for column terms, of four warps at a time.
   static constexpr int kQueryElements = kQueries * kStride, kStageElements = 2 * kKeys * kStride;
   static constexpr size_t kTermBytes = kDense ? 0 : sizeof(float) * kTermRows * kQueries;
   static constexpr size_t kBytes = sizeof(T) * (kQueryElements + 2 * kStageElements) + kTermBytes;
   static_assert(kDense || sizeof(T) * kStageElements >= sizeof(float) * 4 * 16 * kKeys);
 };
 
-// The fragments of the column terms of a strip that begins with column x, for the slots of a tile. They go through
-// `memory`, which holds 16 queries' at a time.
+// Compute the column terms of the strip that begins with column x, for the slots of a tile, as fragments in `columns`.
+// `memory` is the warp's scratch memory for 16 queries; the lanes exchange the terms through it. Warp-collective.
 template <typename T, int kDim, Bias kBias, int kTiles, int kGroups>
 __device__ __forceinline__ void load_column_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row,
                                                   int x, float* memory, float (&columns)[kTiles][kGroups][4]) {
@@ -51,14 +54,15 @@ __device__ __forceinline__ void load_column_terms(const Job<T>& job, const Windo
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float term = memory[term_at<8 * kGroups>(group() + 8 * (j / 2), column + j % 2)];
-        columns[i][n][j] = down < job.tile_rows ? term : -INFINITY;  // not all slots have a row
+        columns[i][n][j] = down < job.tile_rows ? term : -INFINITY;  // slots behind the last row hold no key
       }
     }
     __syncwarp();
   }
 }
 
-// The dense bias of the keys from `key` on, as scores to begin with.
+// Initialise scores with the dense bias of a tile of keys that begins with `key`; minus infinity for slots without a
+// key.
 template <typename T, int kTiles, int kGroups>
 __device__ __forceinline__ void load_bias(const Job<T>& job, const Window<T>& window, int row, int key,
                                           float (&scores)[kTiles][kGroups][4]) {
@@ -81,8 +85,9 @@ __device__ __forceinline__ void load_bias(const Job<T>& job, const Window<T>& wi
   }
 }
 
-// scores += queries x keys. With positions, scores begin with their columns' terms, and where a tile has several rows,
-// with those of the rows, too: `of_row` is the first one's.
+// Add queries x keys to the scores of a warp. With positions, the scores are first initialised here: with the column
+// terms and, if a tile has several rows of keys, also with the row terms, of which `of_row` points to those of the
+// tile's first row. The slots of a row are a multiple of 8, so each group of 8 slots has one row.
 template <typename T, int kDim, Bias kBias, int kTiles, int kGroups>
 __device__ __forceinline__ void multiply_keys(const Job<T>& job, const T* queries, int row, const T* keys,
                                               const float (&columns)[kTiles][kGroups][4], const float* of_row,
@@ -121,7 +126,7 @@ __device__ __forceinline__ void multiply_keys(const Job<T>& job, const T* querie
   }
 }
 
-// out += weights x values.
+// out += weights x values, for a warp's queries and a tile of values.
 template <typename T, int kDim, int kTiles, int kGroups>
 __device__ __forceinline__ void multiply_values(const float (&weights)[kTiles][kGroups][4], const T* values,
                                                 float (&out)[kTiles][kDim / 8][4]) {
@@ -143,7 +148,7 @@ __device__ __forceinline__ void multiply_values(const float (&weights)[kTiles][k
 template <typename T, int kDim, Bias kBias, bool kWide>
 __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<T, kDim, kBias, kWide>::kBlocks)
     attend(const Job<T> job) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // before, mma.h has nothing to offer, and no one calls this
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // older devices lack the instructions; the host launches nothing
   using Size = Shape<T, kDim, kBias, kWide>;
   constexpr int kTiles = Size::kTiles, kKeys = Size::kKeys, kGroups = kKeys / 8;
   constexpr bool kDense = kBias == Bias::kDense, kOneRow = kBias == Bias::kOneRow;
@@ -154,10 +159,10 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<
   const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * Size::kQueriesOfWarp;
   float* const terms =
       reinterpret_cast<float*>(stages + 2 * Size::kStageElements) + warp * kTermRows * Size::kQueriesOfWarp;
-  // Warps without queries only help with the copying.
+  // Warps without queries only take part in copies and barriers.
   const bool attends = window.first + row < window.count();
-  // Where tiles of keys begin, in the order in which they come: down a strip, then the next strip. Of a dense bias x
-  // counts keys.
+  // (y, x) is where a tile of keys begins. Tiles run down a strip of columns, then down the next strip. With a dense
+  // bias, x is the index of a key and y is unused.
   const int rows = kDense ? 1 : job.window_rows;
   const int columns_end = kDense ? job.window_rows * job.window_columns : job.window_columns;
   const auto advance = [&](int& y, int& x) {
@@ -173,7 +178,7 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<
   cp_async_commit();
   copy(0, 0, 0);
   cp_async_wait<1>();
-  __syncthreads();
+  __syncthreads();  // all warps' copies of the queries have arrived; those of the first tile need not have
 
   Sums<kDim, kTiles> sums;
   sums.clear();
@@ -185,7 +190,7 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<
       if (attends) load_bias(job, window, row, x, scores);
     } else {
       if (y == 0) {
-        if (x > 0) __syncthreads();  // others may still read the stage that the terms go through
+        if (x > 0) __syncthreads();  // other warps may still read the last tile from the stage used as scratch memory
         float* const memory = reinterpret_cast<float*>(stages + (stage ^ 1) * Size::kStageElements);
 #pragma unroll 1
         for (int turn = 0; turn < Size::kWarps / 4; ++turn) {
@@ -201,13 +206,14 @@ __global__ void __launch_bounds__(Shape<T, kDim, kBias, kWide>::kThreads, Shape<
       }
     }
     cp_async_wait<0>();
+    // This tile has arrived for all warps, and all have finished with the other stage, which the next copy overwrites.
     __syncthreads();
     int y_next = y, x_next = x;
     advance(y_next, x_next);
     if (x_next < columns_end) copy(y_next, x_next, stage ^ 1);
     if (!attends) continue;
     const T* const keys = stages + stage * Size::kStageElements;
-    // The terms of a tile's only row move all its scores, and with them the place of the weights' exponent.
+    // If a tile is one row of keys, its row term is the same for all scores of a query: add it to the exponent once.
     const float* const of_row = kDense ? nullptr : terms + y % kTermRows * Size::kQueriesOfWarp + group();
     float shift[kTiles][2];
 #pragma unroll

@@ -1,4 +1,5 @@
-// From a grid of tokens to a launch: how the window's keys are cut into tiles, and which kernel fits.
+// Launches of the mma.sync attention kernel: fills in its parameters, divides a window's keys into tiles, and chooses
+// the kernel that suits the window and the device.
 #pragma once
 
 #include <algorithm>
@@ -38,7 +39,8 @@ Job<T> job_of(const Grid& grid, const Tensors<T>& tensors) {
   return job;
 }
 
-// Cuts a window with positions into tiles of `slots` keys.
+// Divide a window with position terms into tiles of `slots` keys: several whole rows per tile if at least two fit, each
+// padded to a multiple of 8 slots; otherwise one row, or an equal part of one, per tile.
 template <typename T>
 void cut_into_tiles(Job<T>* job, int slots) {
   const int width = job->window_columns;
@@ -65,7 +67,8 @@ void launch_positions(const Grid& grid, Job<T> job, void* stream) {
   }
 }
 
-// Whether a multiprocessor takes two of the wide blocks; each occupies a kilobyte more than it asks for.
+// Return whether two wide blocks fit a multiprocessor with `shared` bytes of shared memory. Each block occupies a
+// kilobyte more than it requests.
 template <typename T, int kDim>
 bool has_room_for_wide(int64_t shared) {
   return 2 * (Shape<T, kDim, Bias::kOneRow, true>::kBytes + 1024) <= static_cast<uint64_t>(shared);
@@ -75,7 +78,7 @@ template <typename T, int kDim>
 void choose_positions(const Grid& grid, const Tensors<T>& tensors, int64_t shared, void* stream) {
   const Job<T> job = job_of(grid, tensors);
   if constexpr (sizeof(T) == 2) {
-    // A narrower window would leave most of a wide tile empty.
+    // Windows of up to 32 columns would leave much of a wide tile of 64 keys empty.
     if (job.window_columns > 32 && has_room_for_wide<T, kDim>(shared)) {
       return launch_positions<T, kDim, true>(grid, job, stream);
     }

@@ -1,20 +1,23 @@
-// Relative positions: products of a warp's queries with the tables, laid out by the key's row or column.
+// Relative position terms: the products of a warp's queries with the position tables, rearranged from table index
+// (query - key) to the key's row or column. All functions are warp-collective.
 #pragma once
 
 #include "attention/attention_cuda_window.cuh"
 
 namespace fastsam::attention {
 
-// Key rows whose terms a warp holds at a time.
+// Number of key rows whose terms a warp holds at a time.
 constexpr int kTermRows = 16;
 
-// Where terms (16, kWidth) have a row's column: neighbouring lanes read neighbouring rows, and must not meet in a bank.
+// Index into terms (16, kWidth). The columns are permuted by row because the lanes read adjacent rows at the same time,
+// which would otherwise conflict in a bank.
 template <int kWidth>
 __device__ __forceinline__ int term_at(int row, int column) {
   return row * kWidth + (column ^ ((row & 3) << 3));
 }
 
-// q . table[t] for 16 rows of the tile of queries and t in [first, last]; emit(row, t, product).
+// Multiply the 16 queries from `row` on with table[t] for t in [first, last]; the table has `rows` rows. Calls
+// emit(half, t, product) for query row + group() + 8 * half, also for up to 15 t beyond `last`, which `emit` must skip.
 template <typename T, int kDim, typename Emit>
 __device__ __forceinline__ void multiply_table(const T* queries, int row, const T* table, int rows, int first, int last,
                                                const Emit& emit) {
@@ -35,8 +38,9 @@ __device__ __forceinline__ void multiply_table(const T* queries, int row, const 
   }
 }
 
-// terms (16, kWidth): a query's products with the columns' table for the key columns [x0, x0 + strip) of the window,
-// minus infinity beyond: no weight for what is no key. `row` counts in the block's queries.
+// Compute terms (16, kWidth): the products of 16 queries with the columns' table, for the key columns [x0, x0 + strip)
+// of the window; minus infinity beyond, so that slots without a key get no weight. `row` is the first query's index in
+// the block.
 template <typename T, int kDim, int kWidth>
 __device__ __forceinline__ void column_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row,
                                              int x0, float* terms) {
@@ -56,7 +60,8 @@ __device__ __forceinline__ void column_terms(const Job<T>& job, const Window<T>&
   __syncwarp();
 }
 
-// terms (kTermRows, kRows): the same of the rows' table, for the key rows [y0, y0 + kTermRows).
+// Compute terms (kTermRows, kRows): the products of kRows queries with the rows' table, times `factor`, for the key
+// rows [y0, y0 + kTermRows); minus infinity for rows beyond the window.
 template <typename T, int kDim, int kRows>
 __device__ __forceinline__ void row_terms(const Job<T>& job, const Window<T>& window, const T* queries, int row, int y0,
                                           float factor, float* terms) {

@@ -1,4 +1,4 @@
-// The softmax of a warp's queries, tile by tile, and what becomes of it.
+// The online softmax of a warp's queries over tiles of keys, and the final normalisation and store of its output.
 #pragma once
 
 #include "attention/attention_cuda_window.cuh"
@@ -13,7 +13,9 @@ __device__ __forceinline__ void store_two(float* to, float first, float second) 
   *reinterpret_cast<float2*>(to) = make_float2(first, second);
 }
 
-// A warp's largest score so far, the sum of weights and the weighted sum of values for each of its queries.
+// The running state of a warp's kTiles x 16 queries, in fragment layout (see common/mma.h): a lane has rows group() and
+// group() + 8 of each tile. `top` is the reference exponent (see softmax_step), `total` the lane's part of the sum of
+// weights, `out` the weighted sum of values.
 template <int kDim, int kTiles>
 struct Sums {
   float top[kTiles][2], total[kTiles][2];
@@ -24,7 +26,7 @@ struct Sums {
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        // Finite, so that scores of minus infinity add nothing.
+        // Finite, so that scores of minus infinity give weight 0 instead of NaN.
         top[i][half] = -3e38f, total[i][half] = 0.0f;
       }
 #pragma unroll
@@ -36,8 +38,9 @@ struct Sums {
   }
 };
 
-// Scores to weights 2^(scale * score + shift - top). `top` follows the largest score only where it would be left
-// behind by more than 2^8: no weight comes near what half precision can hold, and most tiles rescale nothing.
+// Replace scores by weights 2^(scale * score + shift - top) and add them to the sums. `top` is raised to the largest
+// exponent only when that exceeds it by more than 8. Weights thus stay below 2^8, far from the limit of half precision,
+// and most tiles need no rescaling of earlier sums.
 template <int kDim, int kTiles, int kGroups>
 __device__ __forceinline__ void softmax_step(float (&scores)[kTiles][kGroups][4], float scale,
                                              const float (&shift)[kTiles][2], Sums<kDim, kTiles>& sums) {
@@ -89,7 +92,8 @@ __device__ __forceinline__ void softmax_step(float (&scores)[kTiles][kGroups][4]
   }
 }
 
-// Sums to output, by way of the warp's own queries' place in shared memory: whole rows go out.
+// Normalise the sums and store them to global memory. They go through the shared memory of the warp's own queries,
+// which are no longer needed, so that whole rows can be stored with 16-byte accesses.
 template <typename T, int kDim, int kTiles>
 __device__ __forceinline__ void write_out(const Job<T>& job, const Window<T>& window, int row,
                                           const Sums<kDim, kTiles>& sums, T* queries) {
@@ -102,7 +106,7 @@ __device__ __forceinline__ void write_out(const Job<T>& job, const Window<T>& wi
       float total = sums.total[i][half];
       total += __shfl_xor_sync(kAllLanes, total, 1);
       total += __shfl_xor_sync(kAllLanes, total, 2);
-      const float factor = total == 0.0f ? 0.0f : 1.0f / total;  // zero where a bias leaves no key any weight
+      const float factor = total == 0.0f ? 0.0f : 1.0f / total;  // total is 0 if the bias excludes all keys
       const int to = row + 16 * i + 8 * half + group();
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {

@@ -1,6 +1,6 @@
-// Tiles of tokens in shared memory, and the fragments of them that a warp multiplies: 16 x 16 by 16 x 16, whatever the
-// element type is. Half precision goes to the tensor cores as it is. A float32 goes as two TF32 numbers that add up to
-// it (to 2^-22), in three products: an error like float32's own, six times the instructions.
+// Tiles of tokens in shared memory, and the fragments of them that a warp multiplies: 16 x 16 by 16 x 16 for every
+// element type. 16-bit elements are multiplied directly. A float32 is split into two TF32 numbers (to 2^-22) and
+// multiplied in three products, which gives an error like float32's own with six times the instructions.
 #pragma once
 
 #include "common/cuda.h"
@@ -10,18 +10,19 @@ namespace fastsam::attention {
 
 using namespace fastsam::cuda;
 
-// Rows of kDim elements, in 16-byte vectors. Eight rows' vectors of one column must lie in eight different groups of
-// four banks, which they do when the rows' distance in vectors is odd; where it is even, vectors change places in a way
-// that depends on the row. Float tiles are read element by element, rows down (keys) and across (values): there a
-// distance of 4 mod 16 floats serves both.
+// The layout of a tile: rows of kDim elements in 16-byte vectors, without bank conflicts. ldmatrix reads the same
+// vector of eight rows at a time; these must lie in eight different groups of four banks. That holds if the row stride
+// in vectors is odd; here it is even, so the vectors of a row are permuted (XOR swizzle) depending on the row. Float
+// tiles are read element by element, both along rows (keys) and down columns (values); a stride of 4 mod 16 floats
+// suits both.
 template <typename T, int kDim>
 struct Tile {
   static constexpr bool kFloat = sizeof(T) == 4;
-  static constexpr int kVector = 16 / sizeof(T);  // elements
+  static constexpr int kVector = 16 / sizeof(T);  // elements per vector
   static constexpr int kVectors = kDim / kVector;
   static constexpr int kStride = kFloat ? kDim + 4 : kDim;
   static_assert(kDim % 16 == 0);
-  // A vector's number is changed in as many of its lowest bits as the distance has factors of two, up to three.
+  // Number of low bits of the vector's index that are permuted: the number of factors of two in the stride, at most 3.
   static constexpr int kBits = kFloat ? 0 : kVectors % 8 == 0 ? 3 : kVectors % 4 == 0 ? 2 : 1;
 
   static __device__ __forceinline__ int offset(int row, int vector) {
@@ -31,13 +32,14 @@ struct Tile {
   static __device__ __forceinline__ int element(int row, int column) {
     return offset(row, column / kVector) + column % kVector;
   }
-  // The offset 2 * step vectors on from an `offset` of vector 0 or 1.
+  // Given the `offset` of vector 0 or 1 of a row, return the offset of the vector 2 * step further on.
   static __device__ __forceinline__ int further(int offset, int step) {
     return kBits > 1 ? offset ^ (step * 2 * kVector) : offset + step * 2 * kVector;
   }
 };
 
-// 16 rows by 16 of depth, and 16 of depth by 16 columns. Of float32 two products of depth 8, each number in two parts.
+// Fragments of the factors of a product: Left is 16 rows x depth 16, Right is depth 16 x 16 columns. For float32 they
+// are two steps of depth 8, each number in a high and a low part (see split in common/mma.h).
 template <typename T>
 struct Left {
   uint32_t x[4];
@@ -55,7 +57,7 @@ struct Right<float> {
   uint32_t high[2][2][2], low[2][2][2];  // [column / 8][depth / 8]
 };
 
-// The rows from `row`, a multiple of 8, on, and of their elements the 16 from 16 * step on: queries.
+// Load 16 rows from `row` on, a multiple of 8, with elements [16 * step, 16 * step + 16) as the depth: queries.
 template <int kDim, typename T>
 __device__ __forceinline__ void load_rows(Left<T>& to, const T* tile, int row, int step) {
   using Shared = Tile<T, kDim>;
@@ -71,7 +73,7 @@ __device__ __forceinline__ void load_rows(Left<float>& to, const float* tile, in
   }
 }
 
-// The rows from `row` on as columns, and of their elements the 16 from 16 * step on as the depth: keys.
+// Load 16 rows from `row` on as columns, with elements [16 * step, 16 * step + 16) as the depth: keys.
 template <int kDim, typename T>
 __device__ __forceinline__ void load_columns(Right<T>& to, const T* tile, int row, int step) {
   using Shared = Tile<T, kDim>;
@@ -88,7 +90,7 @@ __device__ __forceinline__ void load_columns(Right<float>& to, const float* tile
   }
 }
 
-// The same of rows of kDim elements in global memory, at most `last` of them: a table of positions.
+// The same from a table (last + 1, kDim) in global memory, with row indices clamped to [0, last]: position tables.
 template <int kDim, typename T>
 __device__ __forceinline__ void load_table(Right<T>& to, const T* table, int row, int last, int step) {
 #pragma unroll
@@ -107,13 +109,13 @@ __device__ __forceinline__ void load_table(Right<float>& to, const float* table,
   }
 }
 
-// The rows from `row` on as the depth, and of their elements the 16 from 16 * step on as columns: values.
+// Load 16 rows from `row` on as the depth, with elements [16 * step, 16 * step + 16) as columns: values.
 template <int kDim, typename T>
 __device__ __forceinline__ void load_depth(Right<T>& to, const T* tile, int row, int step) {
   using Shared = Tile<T, kDim>;
   ldmatrix_x4_trans(to.x, tile + row * kDim + Shared::further(Shared::offset(lane() % 16, lane() / 16), step));
 }
-// In the order in which `weights_of` has the depth.
+// The depth is permuted in the same way as by `weights_of`.
 template <int kDim>
 __device__ __forceinline__ void load_depth(Right<float>& to, const float* tile, int row, int step) {
 #pragma unroll
@@ -124,8 +126,9 @@ __device__ __forceinline__ void load_depth(Right<float>& to, const float* tile, 
   }
 }
 
-// Products of 16 x 8 each, side by side, as the left factor of the next product. A lane has two neighbours of a row,
-// where TF32 wants columns 4 apart: as a sum has no order, those two stand for them.
+// Convert two adjacent 16 x 8 accumulators to the left factor (16 x 16) of the next product. For TF32, a lane holds
+// accumulator columns 2t and 2t + 1, but the left factor wants columns t and t + 4. Since the order of the depth is
+// arbitrary, the former stand for the latter; `load_depth` permutes the other factor likewise.
 template <typename T>
 __device__ __forceinline__ void weights_of(Left<T>& to, const float (&first)[4], const float (&second)[4]) {
   to.x[0] = pack<T>(first[0], first[1]);
@@ -149,7 +152,8 @@ __device__ __forceinline__ void multiply(float (&d0)[4], float (&d1)[4], const L
   mma_m16n8k16<T>(d1, a.x, b.x[2], b.x[3]);
 }
 __device__ __forceinline__ void multiply(float (&d0)[4], float (&d1)[4], const Left<float>& a, const Right<float>& b) {
-  // Small products first, and sums of few: tensor cores cut off what they add, where an addition outside rounds.
+  // Tensor cores truncate when they accumulate. So add up the small products first, start each sum at zero to keep it
+  // short, and add it to d by ordinary additions, which round.
   float sum0[4] = {}, sum1[4] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -1,4 +1,4 @@
-// Launches of attention_cuda_wgmma.cuh's kernels.
+// Launches of the wgmma attention kernel (attention_cuda_wgmma.cuh), and the check of which calls it covers.
 #include "attention/attention_cuda_wgmma.cuh"
 
 #include "attention/attention_cuda_launch.cuh"
@@ -34,7 +34,7 @@ void launch_of(const Grid& grid, const void* qkv, const void* rows_table, const 
 bool has_wgmma_kernel(const Grid& grid, DType dtype) {
   if ((dtype != DType::float16 && dtype != DType::bfloat16) || !has_positions_kernel(grid.dim)) return false;
   if (grid.window_rows != grid.rows || grid.window_columns != grid.columns) return false;
-  // A narrower grid would leave most of a tile empty, a wider one doesn't fit it.
+  // A narrower grid would leave at least half of each tile of 64 keys empty; a row of a wider one doesn't fit a tile.
   if (grid.columns <= 32 || grid.columns > 64 || grid.rows > 1024) return false;
   const int rows = static_cast<int>(grid.rows);
   return (grid.dim == 64 ? WgmmaShape<64>::bytes(rows) : WgmmaShape<80>::bytes(rows)) <= kSharedOfBlock;

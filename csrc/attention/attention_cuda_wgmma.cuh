@@ -1,14 +1,16 @@
-// Global attention by Hopper's own matrix products, over grids that are up to 64 tokens wide: a tile of keys is a row.
+// Global attention with Hopper's wgmma instructions, for 16-bit elements and grids of up to 64 columns: a tile of keys
+// is one row of the grid.
 //
-// A block has 192 queries of one head. Three warpgroups attend with 64 each; a fourth brings keys and values into a
-// ring of stages and meets the others at barriers in memory alone, so that one group's softmax goes on beside the
-// products of the others. Queries, scores, weights, the columns' position terms and the output stay in registers; the
-// rows' terms lie in shared memory from the start. Tiles, position terms and softmax are those of the other kernels.
+// A block computes 192 queries of one head. Three consumer warpgroups own 64 queries each. The fourth, the producer,
+// copies keys and values into a ring of stages. After the start they synchronise only by mbarriers in shared memory, so
+// that one group's softmax overlaps with the products of the others. Queries, scores, weights, the columns' position
+// terms and the output stay in registers; the rows' terms lie in shared memory from the start. The fragment layouts,
+// position terms and softmax are those of the mma.sync kernel.
 //
-// As compiled by CUDA 13.0 for sm_90a: 149 of the 160 registers with d = 64, 157 with d = 80, nothing spilled, products
-// not serialised; 169 KB and 199 KB of shared memory with 64 rows, one block on a multiprocessor. A tile costs a warp
-// some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64): each
-// of the three could be the limit, and three warps of a scheduler share them.
+// As compiled by CUDA 13.0 for sm_90a: 149 of the 160 registers with d = 64, 157 with d = 80, no spills, products not
+// serialised; 169 KB and 199 KB of shared memory with 64 rows, one block per multiprocessor. Per tile a warp issues
+// some 270 instructions, 34 of them powers of two, which take 8 cycles each, and products of 256 cycles (d = 64). Each
+// of the three could be the bottleneck, and the three warps of a scheduler share them.
 #pragma once
 
 #include "attention/attention_cuda_positions.cuh"
@@ -17,8 +19,9 @@
 
 namespace fastsam::attention {
 
-// A tile of keys or values as wgmma reads it: panels of 64 channels, whose rows of 128 bytes are swizzled as a whole,
-// or, where 64 doesn't divide the head, of 16 channels in rows of 32 bytes. One panel lies behind the other.
+// The layout of a tile of keys or values (64 tokens x kDim channels) for wgmma: consecutive panels of 64 channels,
+// whose rows of 128 bytes have the 128-byte swizzle. If 64 doesn't divide kDim, panels have 16 channels, and rows of 32
+// bytes with the 32-byte swizzle.
 template <int kDim>
 struct Panels {
   static constexpr int kKeys = 64;
@@ -28,53 +31,57 @@ struct Panels {
   static constexpr Swizzle kSwizzle = kRowBytes == 128 ? Swizzle::k128Bytes : Swizzle::k32Bytes;
   static_assert(kDim % kChannels == 0);
 
-  // Where a row's 16-byte vector stands in its panel. A panel begins at a multiple of 1024 bytes.
+  // Byte offset of a row's 16-byte vector in its panel. A panel must begin at a multiple of 1024 bytes.
   static __device__ __forceinline__ int offset(int row, int vector) {
     const int at = row * kRowBytes + vector * 16;
     return at ^ (at >> 3 & (kRowBytes - 16));
   }
-  // Keys are columns; 16 of their channels, from 16 * step on, the depth.
+  // Descriptor of the right factor of queries x keys: 64 keys as columns, channels [16 * step, 16 * step + 16) as
+  // depth.
   static __device__ __forceinline__ uint64_t keys(uint32_t tile, int step) {
     const int channel = 16 * step;
     return wgmma_descriptor(tile + channel / kChannels * kPanelBytes + channel % kChannels * 2, 16, 8 * kRowBytes,
                             kSwizzle);
   }
-  // Values' channels are columns; 16 keys, from 16 * step on, the depth.
+  // Descriptor of the right factor of weights x values: channels as columns, keys [16 * step, 16 * step + 16) as depth.
   static __device__ __forceinline__ uint64_t values(uint32_t tile, int step) {
     return wgmma_descriptor(tile + 16 * step * kRowBytes, kPanelBytes, 8 * kRowBytes, kSwizzle);
   }
 };
 
+// The sizes of the kernel: threads, registers, and shared memory.
 template <int kDim>
 struct WgmmaShape {
   static constexpr int kGroups = 3, kAttending = 128 * kGroups, kThreads = kAttending + 128;
   static constexpr int kWarps = kAttending / kWarp, kQueries = 64 * kGroups, kKeys = 64;
-  // Of each thread; a multiprocessor has 65536.
+  // Registers per thread after reallocation; a multiprocessor has 65536.
   static constexpr int kRegisters = 160, kRegistersOfCopying = 32;
   static_assert(kAttending * kRegisters + 128 * kRegistersOfCopying <= 65536);
-  static constexpr int kCopying = 4;  // warps
-  static constexpr int kStages = 6;   // tiles in shared memory
+  static constexpr int kCopying = 4;  // producer warps
+  static constexpr int kStages = 6;   // stages of the ring, of one tile of keys and one of values each
   static constexpr int kAlignment = 1024;
   static constexpr int kTileBytes = Panels<kDim>::kBytes, kStageBytes = 2 * kTileBytes;
   static constexpr int kQueryBytes = 2 * kQueries * kDim;
   static_assert(kTileBytes % kAlignment == 0 && kQueryBytes % kAlignment == 0);
-  // A tile has a barrier for "it is here" and one for "it is done with"; a warpgroup one for its queries and
-  // one for its turn.
+  // Each stage has a barrier for "tile has arrived" and one for "tile is consumed"; each warpgroup has one for its
+  // queries and one for its turn to issue products.
   static constexpr int kBarriers = 2 * kStages + 2 * kGroups, kBarrierBytes = 256;
   static_assert(kBarrierBytes >= 8 * kBarriers);
 
-  // Rows of terms that a warp has room for: the columns' go through the same memory.
+  // Number of rows of 16 terms in a warp's scratch memory: one per grid row, at least 64 because the column terms go
+  // through the same memory.
   static __host__ __device__ constexpr int term_rows(int rows) {
     return rows <= kKeys ? kKeys : (rows + kTermRows - 1) / kTermRows * kTermRows;
   }
   static constexpr size_t bytes(int rows) {
-    // Memory begins at a multiple of 128 bytes, the stages at the next of 1024 behind the barriers.
+    // Dynamic shared memory is aligned to 128 bytes; the stages begin at the next multiple of 1024 after the barriers.
     return kBarrierBytes + kAlignment - 128 + kStages * kStageBytes + kQueryBytes +
            sizeof(float) * kWarps * 16 * term_rows(rows);
   }
 };
 
-// A block's barriers.
+// The block's mbarriers. here(stage): the tile has arrived. done(stage): the consumers have finished with it.
+// queries(group): the warpgroup's queries have arrived. turn(group): the warpgroup may issue its products.
 template <int kStages>
 struct Ring {
   uint64_t* barriers;
@@ -84,7 +91,7 @@ struct Ring {
   __device__ __forceinline__ uint64_t* turn(int group) const { return barriers + 2 * kStages + 2 * group + 1; }
 };
 
-// Where in the ring a tile is, and the parity of its stage's phase.
+// A position in the ring: the stage, and the parity of that stage's current phase.
 template <int kStages>
 struct Turn {
   int stage = 0;
@@ -95,21 +102,21 @@ struct Turn {
   }
 };
 
-// The fourth warpgroup. Each of its warps brings every fourth tile, as stages come free, and waits for it, so that four
-// are on their way at a time.
+// The producer warpgroup. Each of its four warps copies every fourth tile as soon as its stage is free, and waits for
+// the copy before the next, so that up to four tiles are in flight.
 template <typename T, int kDim>
 __device__ __forceinline__ void bring_tiles(const Job<T>& job, const Window<T>& window, unsigned char* stages,
                                             const Ring<WgmmaShape<kDim>::kStages>& ring) {
   using Size = WgmmaShape<kDim>;
   using Tiles = Panels<kDim>;
-  constexpr int kRows = kWarp / Tiles::kVectors;  // that the warp copies at a time
+  constexpr int kRows = kWarp / Tiles::kVectors;  // rows of a panel that the warp copies at a time
   const int warp = (static_cast<int>(threadIdx.x) - Size::kAttending) / kWarp;
   const int first = lane() / Tiles::kVectors, vector = lane() % Tiles::kVectors;
   Turn<Size::kStages> turn{warp, 0};
   static_assert(Size::kCopying <= Size::kStages);
 #pragma unroll 1
   for (int y = warp; y < job.rows; y += Size::kCopying, turn.next(Size::kCopying)) {
-    barrier_wait(ring.done(turn.stage), turn.parity ^ 1);
+    barrier_wait(ring.done(turn.stage), turn.parity ^ 1);  // returns at once in the first round, when all are free
     unsigned char* const keys = stages + turn.stage * Size::kStageBytes;
     const T* from = window.tokens + (int64_t{y} * job.columns + first) * job.token + vector * 8;
 #pragma unroll 2
@@ -132,7 +139,7 @@ __device__ __forceinline__ void bring_tiles(const Job<T>& job, const Window<T>& 
   }
 }
 
-// scores := columns + queries x keys, to be waited for.
+// Issue scores += queries x keys as one group of asynchronous products. `scores` holds the column terms before.
 template <typename T, int kDim>
 __device__ __forceinline__ void begin_scores(float (&scores)[8][4], const uint32_t (&queries)[kDim / 16][4],
                                              uint32_t keys) {
@@ -143,7 +150,7 @@ __device__ __forceinline__ void begin_scores(float (&scores)[8][4], const uint32
   wgmma_commit();
 }
 
-// out += weights x values, to be waited for.
+// Issue out += weights x values as one group of asynchronous products.
 template <typename T, int kDim>
 __device__ __forceinline__ void begin_values(float (&out)[kDim / 8][4], const uint32_t (&weights)[4][4],
                                              uint32_t values) {
@@ -152,16 +159,18 @@ __device__ __forceinline__ void begin_values(float (&out)[kDim / 8][4], const ui
   wgmma_commit();
 }
 
+// A consumer warpgroup, of which `attending` take part. Each of its warps owns 16 queries. Per tile: turn the scores
+// into weights, issue out += weights x values and the next tile's scores together, then wait for both.
 template <typename T, int kDim>
 __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Window<T>& window, int attending, T* queries,
                                                   float* all_terms, uint32_t stages,
                                                   const Ring<WgmmaShape<kDim>::kStages>& ring) {
   using Size = WgmmaShape<kDim>;
-  // The groups issue their products one after the other, so that they don't all weigh at the same time and leave the
-  // tensor cores idle. With 80 channels a few registers are missing for it.
+  // The groups issue their products in turn, so that they don't all compute the softmax at the same time and leave the
+  // tensor cores idle. With 80 channels there are not enough registers for this.
   constexpr bool kInTurn = kDim == 64;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * 16, group_of_warps = warp / 4;
-  // A group copies its own queries.
+  // A group copies its own queries and waits only for them, not for the other groups.
   copy_queries<T, kDim, Size::kAttending, 64, Size::kQueries>(job, window, queries);
   cp_async_commit();
   cp_async_wait<0>();
@@ -199,7 +208,7 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
   };
   Sums<kDim, 1> sums;
   sums.clear();
-  // Scores to weights, of the tile that is the row `y` of keys.
+  // Turn the scores of key row `y` into weights.
   const auto weigh = [&](int y) {
     const float* const of_row = terms + 16 * y + group();
     const float shift[1][2] = {{of_row[0], of_row[8]}};
@@ -229,14 +238,14 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
     wgmma_hold(weights);
     wgmma_hold(sums.out[0]);
     wgmma_hold(scores[0]);
-    // The first group's first turn needs no one's leave.
+    // The parity is flipped for group 0, whose first turn must not wait for the last group.
     if (kInTurn) barrier_wait(ring.turn(group_of_warps), (y & 1) ^ (group_of_warps == 0));
     wgmma_fence();
     const int stage = turn.stage;
     begin_values<T, kDim>(sums.out[0], weights, stages + stage * Size::kStageBytes + Size::kTileBytes);
     turn.next();
     barrier_wait(ring.here(turn.stage), turn.parity);
-    wgmma_fence();  // the compiler's wish, for registers that a loop has come between; it waits for nothing
+    wgmma_fence();  // ptxas wants it for registers that are live across the wait loop above; it waits for nothing
     begin_scores<T, kDim>(scores[0], held, stages + turn.stage * Size::kStageBytes);
     if (kInTurn && lane() == 0) barrier_arrive(ring.turn(group_of_warps + 1 == attending ? 0 : group_of_warps + 1));
     wgmma_wait<0>();
@@ -251,10 +260,12 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
   begin_values<T, kDim>(sums.out[0], weights, stages + turn.stage * Size::kStageBytes + Size::kTileBytes);
   wgmma_wait<0>();
   wgmma_hold(sums.out[0]);
-  // Where the output goes is found out again rather than kept in registers, of which all are in use meanwhile.
+  // Recompute where the output goes, instead of holding it in registers, all of which are in use during the loop.
   write_out<T, kDim, 1>(job, window_of_block(job, anew(Size::kQueries)), row, sums, queries);
 }
 
+// The kernel: four warpgroups per block, see the head of this file. Launch it with WgmmaShape::kThreads threads and
+// WgmmaShape::bytes(rows) bytes of dynamic shared memory.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(const Job<T> job) {
 #ifdef FASTSAM_HAS_WGMMA
@@ -267,19 +278,19 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(co
   float* const terms = reinterpret_cast<float*>(queries + Size::kQueries * kDim);
   const Window<T> window = window_of_block(job, Size::kQueries);
   const int group_of_warps = static_cast<int>(threadIdx.x) / 128;
-  // Warpgroups that have no query at all leave at once.
+  // Number of consumer warpgroups that have queries; the others exit at once.
   const int attending = min(Size::kGroups, (window.count() - window.first + 63) / 64);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Size::kStages; ++stage) {
       barrier_init(ring.here(stage), kWarp);
-      barrier_init(ring.done(stage), 4 * attending);  // a lane of each warp
+      barrier_init(ring.done(stage), 4 * attending);  // one lane of each warp
     }
     for (int i = 0; i < Size::kGroups; ++i) {
       barrier_init(ring.queries(i), 128);
       barrier_init(ring.turn(i), 4);
     }
   }
-  __syncthreads();
+  __syncthreads();  // the barriers are initialised; the only block-wide barrier, as exited groups cannot take part
   if (group_of_warps == Size::kGroups) {
     fewer_registers<Size::kRegistersOfCopying>();
     bring_tiles<T, kDim>(job, window, stages, ring);
@@ -290,7 +301,7 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(co
     }
   }
 #else
-  __trap();  // compiled for another chip, where the host side doesn't start it
+  __trap();  // compiled for another architecture, on which the host does not launch it
 #endif
 }
 

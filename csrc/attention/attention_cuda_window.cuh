@@ -1,59 +1,61 @@
-// Where a block's queries, keys and values lie in the packed qkv, and how they get into shared memory.
+// Kernel parameters, the mapping from a block to its queries, keys and values in the packed qkv, and the copies of
+// these into shared memory.
 #pragma once
 
 #include "attention/attention_cuda_tiles.cuh"
 
 namespace fastsam::attention {
 
-// What a score begins with before query times key is added to it.
+// The kind of bias that is added to the scores, and with it what a tile of keys is.
 enum class Bias {
-  kOneRow,    // positions; a tile of keys is (part of) one row of the window
-  kManyRows,  // positions; a tile is several whole rows
-  kDense      // a number for each query and key; a tile is the next keys, wherever they stand
+  kOneRow,    // relative positions; a tile of keys is one row of the window, or part of one
+  kManyRows,  // relative positions; a tile is several whole rows
+  kDense      // an array with a number for each query and key; a tile is consecutive keys regardless of rows
 };
 
-// What a kernel is launched with; the same for all blocks.
+// The parameters of a kernel launch.
 template <typename T>
 struct Job {
   const T* qkv;
-  const T* padding;  // null where no window reaches over the grid
+  const T* padding;  // null if no window extends beyond the grid
   const T* rows_table;
   const T* columns_table;
   const T* bias;
   T* out;
-  int64_t token;             // elements of qkv between tokens; a third of it in out
+  int64_t token;             // elements from one token of qkv to the next; in out, a third of that
   int64_t head, key, value;  // see Grid
   int heads, rows, columns, window_rows, window_columns;
   int windows_down, windows_across, query_blocks;
-  // A tile of keys has slots for `tile_rows` rows of `pitch` keys each. Windows wider than a tile are gone through in
-  // strips of `strip` columns, one after the other.
+  // A tile of keys has slots for `tile_rows` rows of `pitch` keys each. A window wider than a tile is processed in
+  // strips of `strip` columns, one after another.
   int pitch, tile_rows, strip;
   unsigned inverse_pitch;  // 2^16 / pitch, rounded up
-  float scale;             // of scores, log2(e) included: weights are powers of two
-  float position_scale;    // of products with a table, so that they can stand among unscaled scores
+  float scale;             // of scores: log2(e) / sqrt(dim), because weights are computed as powers of two
+  float position_scale;    // of position terms: sqrt(dim), so that they can be added to scores before these are scaled
 };
 
-// The row of a tile that a slot belongs to: slot / pitch, as one multiplication; slots are few.
+// Return slot / pitch, the row of a tile that a slot belongs to, by a multiplication that is exact for so few slots.
 template <typename T>
 __device__ __forceinline__ int row_of_slot(const Job<T>& job, int slot) {
   return static_cast<int>(static_cast<unsigned>(slot) * job.inverse_pitch >> 16);
 }
 
-// One head of one window, and the queries in it that a block has.
+// A block's window and head, and its first query. Queries are numbered along the rows of the part on the grid.
 template <typename T>
 struct Window {
   const T* tokens;   // the head's query of the window's first token
-  const T* padding;  // that of a token beyond the grid
+  const T* padding;  // the head's query of a token beyond the grid
   T* out;
   int head;
-  int rows, columns;  // of the window that are on the grid
-  int first;          // the block's first query, along those rows
+  int rows, columns;  // of the part of the window that is on the grid
+  int first;          // the block's first query
 
+  // Number of queries of the window.
   __device__ __forceinline__ int count() const { return rows * columns; }
 };
 
-// A number that the compiler takes for a new one, so that it doesn't compute ahead what follows from it and then keep
-// that in registers, of which there are none to spare.
+// Return `value`, opaquely to the compiler. Otherwise it would compute values derived from it early and keep them in
+// registers, of which there are none to spare.
 __device__ __forceinline__ int anew(int value) {
 #ifndef FASTSAM_CUDA_EMULATION
   asm volatile("" : "+r"(value));
@@ -61,6 +63,8 @@ __device__ __forceinline__ int anew(int value) {
   return value;
 }
 
+// The window, head and queries of this block. blockIdx.x is (image, window row, window column, head, query block), the
+// last varying fastest.
 template <typename T>
 __device__ __forceinline__ Window<T> window_of_block(const Job<T>& job, int queries_of_block) {
   int64_t at = blockIdx.x;
@@ -83,10 +87,11 @@ __device__ __forceinline__ Window<T> window_of_block(const Job<T>& job, int quer
   return window;
 }
 
-// A query's place in its window. Those beyond the last one stand for it: computed with the others, never written.
+// A token's row and column in its window.
 struct Place {
   int y, x;
 };
+// The place of a query. Queries beyond the last one repeat it: they are computed with the others and never written.
 template <typename T>
 __device__ __forceinline__ Place place_of(const Window<T>& window, int query) {
   const int at = min(query, window.count() - 1);
@@ -94,9 +99,10 @@ __device__ __forceinline__ Place place_of(const Window<T>& window, int query) {
   return {y, at - y * window.columns};
 }
 
-// How kRows rows of a tile are copied: by a set of kShare neighbouring threads for each, which take every kShare-th
-// vector of it, whole sectors of global memory each time. Eight threads, whose vectors go to shared memory together,
-// have rows that differ where `Tile::offset` needs it, so that they don't meet in a bank.
+// How kRows rows of a tile are copied by a set of kSet threads: kShare adjacent threads share a row and take every
+// kShare-th 16-byte vector of it, so that each access reads whole sectors of global memory. Eight adjacent threads
+// store to shared memory together; `row` gives them rows whose swizzles in `Tile::offset` differ, to avoid bank
+// conflicts.
 template <typename T, int kDim, int kRows>
 struct Copy {
   static constexpr int kShare = sizeof(T) == 2 ? 2 : 4, kSet = kRows * kShare;
@@ -119,7 +125,8 @@ struct Copy {
     return (i & ~7) | (i & 1) << kTo[0] | (i >> 1 & 1) << kTo[1] | (i >> 2 & 1) << kTo[2];
   }
 
-  // The thread's share of one row of a tile; or of that the part that is the `helper`-th of kHelpers sets'.
+  // Start the copies of the thread's vectors of one row; zeros if `inside` is false. If kHelpers sets share the work,
+  // this thread's set is the `helper`-th and copies only every kHelpers-th of these vectors.
   template <int kHelpers = 1>
   static __device__ __forceinline__ void copy(int thread, T* tile, int row, const T* from, bool inside,
                                               int helper = 0) {
@@ -135,6 +142,7 @@ struct Copy {
   }
 };
 
+// Start the copies of the block's kQueries queries, by kThreads threads, in sets of kRows rows.
 template <typename T, int kDim, int kThreads, int kRows, int kQueries>
 __device__ __forceinline__ void copy_queries(const Job<T>& job, const Window<T>& window, T* queries) {
   using Rows = Copy<T, kDim, kRows>;
@@ -146,8 +154,9 @@ __device__ __forceinline__ void copy_queries(const Job<T>& job, const Window<T>&
   }
 }
 
-// The keys and values of a tile that begins with row `y` and column `x` of the window, or, of a dense bias, with key
-// `x`. Slots without a key hold zeros: what is computed of them must be numbers.
+// Start the copies of the keys and values of a tile that begins with row `y` and column `x` of the window or, with a
+// dense bias, with key `x`. Slots without a key are filled with zeros: their scores are masked and their weights are 0,
+// but NaN in their place would survive that.
 template <typename T, int kDim, int kThreads, int kKeys, Bias kBias>
 __device__ __forceinline__ void copy_keys(const Job<T>& job, const Window<T>& window, int y, int x, T* keys,
                                           T* values) {
@@ -165,8 +174,8 @@ __device__ __forceinline__ void copy_keys(const Job<T>& job, const Window<T>& wi
   }
   const T* from = y < window.rows && x < window.columns ? window.tokens + (int64_t{y} * job.columns + x) * job.token
                                                         : window.padding;
-  if (!is_key) from = window.tokens;  // an address that may be read, of which nothing is
-  // One set of threads copies both, or some the keys and as many the values.
+  if (!is_key) from = window.tokens;  // a valid address, although nothing is read from it
+  // If there is one set of threads, it copies both; otherwise half of the sets copy keys and half copy values.
   constexpr int kSets = kThreads / Rows::kSet, kHelpers = kSets == 1 ? 1 : kSets / 2;
   const int set = thread / Rows::kSet;
   if (kSets == 1 || set % 2 == 0) {

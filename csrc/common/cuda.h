@@ -1,5 +1,6 @@
-// What a .cu file needs of its platform: CUDA under nvcc, or the CPU emulator where FASTSAM_CUDA_EMULATION is defined
-// (then the file is plain C++17 for g++). Nothing here knows Python or torch.
+// The platform layer that every .cu file includes: CUDA's headers under nvcc, or the CPU emulator if
+// FASTSAM_CUDA_EMULATION is defined (the .cu file is then plain C++17 for g++). Also kernel launches and error checks.
+// Independent of Python and torch.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +18,8 @@
 
 #include "common/cuda_types.h"
 
-// Dynamic shared memory as an array of T called `name`, at a multiple of 128 bytes. Once per kernel: several arrays are
-// cut from one. A kernel that calls this is launched with the bytes it needs.
+// Declare `name` as a T* to the block's dynamic shared memory, aligned to 128 bytes. Use it once per kernel and cut
+// several arrays from it. The launch must pass the number of bytes that the kernel needs.
 #ifndef FASTSAM_CUDA_EMULATION
 #define DYNAMIC_SHARED(T, name)                                                   \
   extern __shared__ __align__(128) unsigned char fastsam_dynamic_shared_memory[]; \
@@ -30,17 +31,20 @@ namespace fastsam::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// A block may have 48 KiB of shared memory without asking. That counts what a kernel declares, too, so that dynamic
-// memory above a sixth of it asks; asking costs about a microsecond.
+// A launch with more dynamic shared memory than this first sets cudaFuncAttributeMaxDynamicSharedMemorySize, which
+// costs about a microsecond. A block may use 48 KiB without that, but statically declared shared memory counts towards
+// it; a sixth of the limit leaves ample room for it.
 constexpr size_t kSharedWithoutAsking = 8 * 1024;
 
+// Throw std::runtime_error, naming the operation `what`, if `error` is a failure.
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  (void)cudaGetLastError();  // or the next one who asks would be told of it too
+  (void)cudaGetLastError();  // clear it, or the next call to cudaGetLastError would report it again
   throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error));
 }
 
-// "area_kernel<T, 4>" of "area_kernel<T, 4>, grid, block, ...", also where it stands in parentheses.
+// Extract the first macro argument: "area_kernel<T, 4>" from "area_kernel<T, 4>, grid, block, ...". Parentheses around
+// it are dropped.
 inline std::string kernel_name(const char* arguments) {
   std::string name;
   int depth = 0;
@@ -62,18 +66,18 @@ inline std::string size_text(dim3 size) {
                            " bytes of dynamic shared memory)");
 }
 
-// A store at a place where other blocks may store something else at the same time, one of which will be there: of input
-// that is wrong, whose results nobody will look at.
+// Store to an address to which other blocks may store different values at the same time; any one of them may win. Only
+// for invalid input, whose results are discarded.
 template <typename T>
 __device__ inline void store_contended(T* address, T value) {
 #ifdef FASTSAM_CUDA_EMULATION
-  atomicExch(address, value);  // so that it isn't taken for a mistake
+  atomicExch(address, value);  // the emulator would report plain stores as a race
 #else
   *address = value;
 #endif
 }
 
-// How many blocks of `each` cover `count`, for a grid's x, where 2^31 - 1 is the limit.
+// Return ceil(count / each), for a grid's x dimension. Throws std::runtime_error above CUDA's limit of 2^31 - 1 blocks.
 inline unsigned blocks_for(int64_t count, int64_t each) {
   const int64_t blocks = (count + each - 1) / each;
   if (count < 0 || blocks > INT32_MAX) {
@@ -87,7 +91,7 @@ void launch_named(const char* arguments, void (*kernel)(Parameters...), dim3 gri
                   cudaStream_t stream, Arguments&&... values) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef FASTSAM_CUDA_EMULATION
-  (void)stream;  // the emulator runs a kernel at once
+  (void)stream;  // the emulator runs a kernel synchronously
   const char* reason = emulator::refusal(grid, block, shared);
   if (reason != nullptr) launch_failed(arguments, grid, block, shared, reason);
   emulator::run(kernel_name(arguments), grid, block, shared, [&] { kernel(static_cast<Parameters>(values)...); });
@@ -113,7 +117,7 @@ void launch_named(const char* arguments, void (*kernel)(Parameters...), dim3 gri
 
 }  // namespace fastsam::cuda
 
-// launch(kernel, grid, block, dynamic_shared_bytes, stream, arguments...): <<<>>> that plain C++ can read, and whose
-// errors are std::runtime_error with the kernel's name. A grid without blocks is nothing to do. A macro, because only
-// the source text knows what a kernel is called.
+// launch(kernel, grid, block, dynamic_shared_bytes, stream, arguments...): launch a kernel without the <<<>>> syntax,
+// which plain C++ cannot parse. Errors are std::runtime_error with the kernel's name; an empty grid launches nothing.
+// A macro, because the kernel's name is taken from the source text.
 #define launch(...) ::fastsam::cuda::launch_named(#__VA_ARGS__, __VA_ARGS__)

@@ -1,3 +1,4 @@
+// Queries, copies and events of the current CUDA device (cuda_device.h); in the emulator, of its single device.
 #include "common/cuda_device.h"
 
 #include "common/cuda.h"
@@ -5,7 +6,7 @@
 namespace fastsam::cuda {
 namespace {
 
-// Compiled for what all the others are compiled for.
+// Compiled for the same architectures as all other kernels, so it stands for them in why_not().
 __global__ void probe_kernel() {}
 
 }  // namespace
@@ -19,7 +20,7 @@ std::string why_not() {
   const cudaError_t error = cudaFuncGetAttributes(&found, probe_kernel);
   switch (error) {
     case cudaErrorNoKernelImageForDevice:
-    case cudaErrorInvalidDeviceFunction:  // the same, where that is found out later
+    case cudaErrorInvalidDeviceFunction:  // the same condition, detected later
     case cudaErrorInsufficientDriver:
     case cudaErrorUnsupportedPtxVersion:
     case cudaErrorJitCompilerNotFound:

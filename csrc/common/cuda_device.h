@@ -1,4 +1,4 @@
-// What the host side asks of the GPU beside kernels. Free of CUDA's headers.
+// Host-side queries, copies and events on the current CUDA device. Includes no CUDA headers.
 #pragma once
 
 #include <cstddef>
@@ -6,17 +6,18 @@
 
 namespace fastsam::cuda {
 
-// Why kernels can't run on the current device, or "": the module may hold no code for it, or want a newer driver.
-// std::runtime_error for any other trouble.
+// Return why kernels can't run on the current device, or "" if they can. Reasons are that the module holds no code for
+// the device, or that the driver is too old. Throws std::runtime_error for any other error.
 std::string why_not();
 
-// Bytes that each of the current device's multiprocessors has for the blocks it runs at a time.
+// Return the bytes of shared memory per multiprocessor of the current device, shared by all resident blocks.
 int shared_memory();
 
-// Queues a copy on the stream. The host's memory is pinned, and stays as it is until that is done.
+// Enqueue a copy on the stream, in either direction. Host memory must be pinned, and must stay valid and unchanged
+// until the copy has finished.
 void copy(void* to, const void* from, size_t bytes, void* stream);
 
-// That what was queued on a stream by now is done.
+// A CUDA event: lets the host wait until everything enqueued on a stream before `record` has finished.
 class Arrival {
  public:
   Arrival() = default;
@@ -24,9 +25,9 @@ class Arrival {
   Arrival& operator=(const Arrival&) = delete;
   ~Arrival();
 
-  // On a stream of the current device, which is the same at each call.
+  // Record the event on a stream of the current device. The device must be the same at each call.
   void record(void* stream);
-  // Waits for what was recorded last, if anything was.
+  // Block until the most recent `record` has been reached. Returns at once if there is none since the last wait.
   void wait();
 
  private:

@@ -1,10 +1,10 @@
-// CUDA's language and intrinsics on the CPU, for tests of a kernel's logic where no GPU is at hand.
+// CUDA's language and intrinsics on the CPU, to test the logic of kernels without a GPU.
 //
-// One block runs at a time, each of its threads on a stack of its own (emulator/block.h). Memory is the host's. Shared
-// memory holds NaN (all bits set) when a block begins. A barrier that some threads never reach, a lane that is read and
-// doesn't take part, a misaligned matrix row: each is an error with a text, not a hang. What a GPU
-// does at the same time happens here in one order or, with set_order, in the reverse; what may go wrong in others is
-// found all the same (emulator/races.h). Nothing is timed.
+// One block runs at a time, each of its threads on a stack of its own (emulator/block.h). Global memory is host memory.
+// Shared memory is filled with NaN (all bits set) when a block begins. Mistakes raise an error with a message instead
+// of hanging: a barrier that some threads never reach, a shuffle from a lane that doesn't take part, a misaligned
+// matrix row. Threads that a GPU runs concurrently run here in one fixed order or, with set_order, in the reverse
+// order; emulator/races.h detects races that neither order shows. Speed is not modelled.
 #pragma once
 
 #include <cmath>
@@ -24,8 +24,8 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-// Static shared memory. The attribute gives it sections of its own, also in templates (GCC 11 and newer);
-// emulator/shared.ld puts them side by side, and every block begins by spoiling the whole.
+// Static shared memory. The attribute places it in .noinit sections, also in templates (GCC 11 and newer).
+// emulator/shared.ld makes these sections adjacent, so that each block can fill them all with NaN at its start.
 #define __shared__ static __attribute__((noinit))
 
 #define DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::fastsam::emulator::dynamic_shared())

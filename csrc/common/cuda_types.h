@@ -1,4 +1,5 @@
-// Element types of kernels, two of 16 bits and float: one way to convert and to pack each. Included by cuda.h.
+// The element types of kernels, half, bfloat16 and float, with uniform functions to convert and pack them. Included by
+// cuda.h.
 #pragma once
 
 #include <cstring>
@@ -13,7 +14,7 @@ __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(bfloat16 value) { return __bfloat162float(value); }
 
-// To nearest, ties to even.
+// Convert from float, rounding to nearest, ties to even.
 template <typename T>
 __device__ __forceinline__ T from_float(float value);
 template <>
@@ -29,8 +30,8 @@ __device__ __forceinline__ bfloat16 from_float<bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
-// Two neighbours, as fragments of matrix products hold them: of 16 bits each in one register, the first in its lower
-// half.
+// Two adjacent elements as a matrix fragment holds them. Two 16-bit elements share one 32-bit register, the first in
+// its lower half; two floats are a float2.
 template <typename T>
 using Pair = std::conditional_t<std::is_same_v<T, float>, float2, uint32_t>;
 

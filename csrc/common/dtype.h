@@ -1,4 +1,4 @@
-// Element types that kernels choose between; python/fastsam_core/ops/_native_cuda.py has the same numbers.
+// Element types for dispatch at run time. python/fastsam_core/ops/_native_cuda.py uses the same numbers.
 #pragma once
 
 namespace fastsam {

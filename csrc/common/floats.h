@@ -1,4 +1,4 @@
-// Memory for floats.
+// An aligned, owning buffer of floats.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,8 @@
 
 namespace fastsam {
 
-// Uninitialised, and from the start of a cache line: an unaligned panel would split every second load over two.
+// Uninitialised memory for `size` floats that begins at a cache line (64 bytes). With AVX2, every second 32-byte load
+// from an unaligned panel would straddle two lines.
 class Floats {
  public:
   explicit Floats(int64_t size)

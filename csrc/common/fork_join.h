@@ -1,5 +1,6 @@
-// Fork-join over std::thread: threads are started for one call, and none works on after it. No pool stays behind, so a
-// fork() of the process at any time leaves the child able to call again, and no second threading runtime enters it.
+// Fork-join over std::thread: threads are started for each call, and none does work after the call has returned.
+// Without a persistent pool, a child process can call again after a fork() at any time, and the process needs no second
+// threading runtime.
 #pragma once
 
 #include <algorithm>
@@ -21,21 +22,21 @@
 
 namespace fastsam {
 
-// Helpers that were started and have not had a processor yet. Each belongs to a call that may be over.
+// Number of helper threads that were started but have not begun to run. The call that started one may be over.
 inline std::atomic<int64_t> late_helpers{0};
-// For a moment so many may be late on an idle machine, of calls that begin together.
+// Number of hardware threads. Even on an idle machine this many helpers may briefly be late, if calls begin together.
 inline const auto processors = static_cast<int64_t>(std::thread::hardware_concurrency());
 #ifndef _WIN32
-// A child has none of its parent's threads.
+// A forked child has none of its parent's threads.
 inline const int forget_helpers_in_child = pthread_atfork(nullptr, nullptr, [] { late_helpers = 0; });
 #endif
 
-// The parts of one call, which the caller and its helpers claim one after the other. On a busy machine a helper may
-// wait milliseconds for a processor: the caller does its part then, and the helper, who finds nothing left, touches
-// nothing of the caller's.
+// The parts of one call. The caller and its helpers claim them one at a time until none is left. On a busy machine a
+// helper may wait milliseconds for a processor; the caller then does its part, and the helper, which finds no part
+// left, touches none of the caller's data. Shared ownership keeps this object alive for such late helpers.
 class Parts {
  public:
-  // run(work, part) does a part. `work` must live until `wait` returns.
+  // run(work, part) executes one part. `work` must live until `wait` returns.
   Parts(int64_t count, void (*run)(const void* work, int64_t part), const void* work)
       : count_(count), run_(run), work_(work), errors_(static_cast<size_t>(count)) {}
 
@@ -57,11 +58,11 @@ class Parts {
 
   bool any_left() const { return next_ < count_; }
 
-  // Returns when every part has been done. The first part's exception is thrown again.
+  // Wait until every part is done, then rethrow the exception of the lowest-numbered part that failed, if any.
   void wait() {
     std::unique_lock<std::mutex> lock(mutex_);
     all_done_.wait(lock, [this] { return done_ == count_; });
-    // The caller's own now: a late helper may be the last to let go of this.
+    // Moved out, so that the caller destroys them: a late helper may be the last owner of this object.
     const std::vector<std::exception_ptr> errors = std::move(errors_);
     lock.unlock();
     for (const std::exception_ptr& error : errors) {
@@ -79,9 +80,9 @@ class Parts {
   std::condition_variable all_done_;
 };
 
-// Starts `wanted` helpers, or fewer: none where no part is left, or where `most_late` are late already, as another
-// would be late too. Each starts half of those that are still to come, so that many don't wait for one another to be
-// started.
+// Start up to `wanted` helper threads. Stop as soon as no part is left, or while `most_late` helpers are late already,
+// since another would be late too. Each helper starts half of the remaining ones, so the start-up time grows with the
+// logarithm of their number.
 inline void start_helpers(const std::shared_ptr<Parts>& parts, int64_t wanted, int64_t most_late) {
   try {
     while (wanted > 0 && parts->any_left() && late_helpers < most_late) {
@@ -100,14 +101,14 @@ inline void start_helpers(const std::shared_ptr<Parts>& parts, int64_t wanted, i
       wanted -= 1 + others;
     }
   } catch (const std::exception&) {
-    // The system gives no more threads, or no memory for one: those that are there do what is left.
+    // No more threads, or no memory for one: the caller and the helpers that run do the remaining parts.
   }
 }
 
-// Calls work(begin, end) on contiguous parts of [0, items), none smaller than `grain` items (the point below which
-// starting a thread costs more than it saves), on at most `threads` threads. Each has a part, or `parts_per_thread`
-// where some items take much longer than others. The first exception that any part throws is thrown again here, after
-// all parts have ended.
+// Call work(begin, end) for contiguous parts of [0, items), on at most `threads` threads including the caller's. If
+// there are several parts, each has at least `grain` items: the size below which starting a thread costs more than it
+// saves. There are up to `parts_per_thread` parts per thread; use more than one if some items take much longer than
+// others. After all parts have ended, the exception of the lowest-numbered part that threw is rethrown.
 template <typename Work>
 void fork_join(int64_t threads, int64_t items, int64_t grain, const Work& work, int64_t parts_per_thread = 1) {
   if (items <= 0) return;

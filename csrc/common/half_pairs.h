@@ -1,4 +1,5 @@
-// Arithmetic on two halves at a time, in one register as `pack<half>` makes it, each result rounded to half.
+// Arithmetic on two halves at a time. Both stand in one 32-bit register, as `pack<half>` packs them, and each result is
+// rounded to half.
 #pragma once
 
 #include "common/cuda.h"
@@ -43,13 +44,13 @@ __device__ __forceinline__ uint32_t pair_product(uint32_t a, uint32_t b) {
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
-// Cut off below 0 and above 1; of what is no number, 0.
+// The product clamped to [0, 1]; 0 for NaN.
 __device__ __forceinline__ uint32_t pair_product_within_01(uint32_t a, uint32_t b) {
   uint32_t d;
   asm("mul.rn.sat.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
-// To 2^-11, as GPUs have it.
+// tanh by the hardware approximation, with an error of about 2^-11.
 __device__ __forceinline__ uint32_t pair_tanh(uint32_t a) {
   uint32_t d = 0;
   FASTSAM_FROM_SM75("tanh.approx.f16x2 %0, %1;" : "=r"(d) : "r"(a));

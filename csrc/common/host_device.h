@@ -1,4 +1,4 @@
-// Functions that the CPU and the GPU share: ordinary C++ unless nvcc compiles them.
+// FASTSAM_HD marks functions that both the CPU and the GPU call. It expands to nothing unless nvcc compiles the file.
 #pragma once
 
 #ifdef __CUDACC__

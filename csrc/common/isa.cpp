@@ -1,3 +1,4 @@
+// Detects the instruction sets of the machine, and holds the selected table (isa.h).
 #include "common/isa.h"
 
 #include <atomic>
@@ -19,7 +20,7 @@ extern const UpscaleKernels upscale_avx512_bf16;
 namespace {
 
 #ifdef FASTSAM_X86_64
-// With the products of bfloat16 where the machine has them.
+// Return the AVX-512 table, with the native bfloat16 products if the machine supports them.
 const Kernels& avx512_kernels() {
 #ifdef FASTSAM_AVX512_BF16
   static const Kernels narrow = [] {
@@ -39,7 +40,7 @@ std::vector<const Kernels*> detect() {
   std::vector<const Kernels*> found;
 #ifdef FASTSAM_X86_64
   __builtin_cpu_init();
-  // Every flag that CMakeLists.txt gives to a translation unit is asked for here.
+  // Must check every feature flag that CMakeLists.txt passes to the corresponding translation unit.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
                     __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -69,7 +70,7 @@ const Kernels& kernels() { return *chosen().load(std::memory_order_acquire); }
 void force_isa(const std::string& name) {
   std::string names;
   for (const Kernels* table : available_kernels()) {
-    // What every machine of the kind runs has this name too, so that settings can go from one kind to another.
+    // The last set also answers to "baseline" (on ARM64 it is called "neon"), so that settings are portable.
     if (name == table->name || (name == "baseline" && table == available_kernels().back())) {
       chosen().store(table, std::memory_order_release);
       return;

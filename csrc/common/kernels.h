@@ -1,5 +1,6 @@
-// What one instruction set offers. Plain data only: this header, and the tables that it holds, are compiled under every
-// set's flags, and an inline function in them could reach machines that lack that set.
+// The table of kernels of one instruction set. Plain data only: this header and the table headers it includes are
+// compiled with every set's flags, and the linker could use an inline function compiled for one set on machines that
+// lack it.
 #pragma once
 
 #include "attention/attention_table.h"
@@ -15,7 +16,7 @@ namespace fastsam {
 
 struct Kernels {
   const char* name;
-  bool multiplies_bfloat16;  // by products of its own, twice as fast as those of floats
+  bool multiplies_bfloat16;  // whether it has native bfloat16 products, which are twice as fast as float32 ones
   AttentionKernels attention, attention_bfloat16;
   ConvKernels conv;
   DecoderKernels decoder;

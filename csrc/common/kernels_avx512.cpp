@@ -1,4 +1,4 @@
-// Built with the flags of this instruction set (CMakeLists.txt); includes nothing but kernels.inc.
+// The AVX-512 table, built with that set's flags (CMakeLists.txt). Must include nothing but kernels.inc.
 #define FASTSAM_ISA isa_avx512
 #include "common/kernels.inc"
 

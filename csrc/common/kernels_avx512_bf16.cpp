@@ -1,5 +1,6 @@
-// What multiplies pairs of bfloat16 by the processor's own products, for AVX-512 sets that have them. Built with the
-// flags of these (CMakeLists.txt), under the rules of common/kernels.inc.
+// The kernels that multiply pairs of bfloat16 with the native instruction of AVX512-BF16 (vdpbf16ps); isa.cpp puts them
+// into the AVX-512 table if the machine supports it. Built with that set's flags (CMakeLists.txt), under the rules of
+// common/kernels.inc.
 #include "common/intrinsics.inc"
 #include "common/kernels.h"
 

@@ -1,4 +1,4 @@
-// The build's baseline: SSE2 on x86-64, NEON on aarch64, plain C++ elsewhere.
+// The table that every machine of the architecture can run: SSE2 on x86-64, NEON on aarch64, plain C++ elsewhere.
 #define FASTSAM_ISA isa_baseline
 #include "common/kernels.inc"
 

@@ -1,4 +1,4 @@
-// How matrices lie for the kernels' products: in panels of 16 columns, one cache line wide (see common/gemm.inc).
+// Sizes of matrices packed for the CPU kernels: in panels of 16 columns, one cache line wide (see common/gemm.inc).
 #pragma once
 
 #include <cstdint>

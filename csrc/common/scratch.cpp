@@ -1,3 +1,4 @@
+// A cache of one block of scratch memory (scratch.h). A block begins with a header of 64 bytes, then come the floats.
 #include "common/scratch.h"
 
 #include <algorithm>
@@ -12,7 +13,7 @@ namespace fastsam {
 namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21;
-constexpr size_t kHeader = 64;  // keeps the floats behind it aligned to cache lines
+constexpr size_t kHeader = 64;  // bytes before the floats; keeps them aligned to cache lines
 constexpr size_t kKeep = size_t{1} << 26;
 
 struct Block {
@@ -20,7 +21,7 @@ struct Block {
   std::align_val_t alignment;
 };
 
-// Taken and given back by exchange: no lock that a fork could leave locked.
+// The cached block, taken and returned by atomic exchange: a lock could be left locked by a fork.
 std::atomic<Block*> spare{nullptr};
 
 size_t round_up(size_t value, size_t step) { return (value + step - 1) / step * step; }
@@ -31,7 +32,7 @@ Block* allocate(size_t bytes) {
   const std::align_val_t alignment{step};
   void* memory = ::operator new(bytes, alignment);
 #if defined(__linux__)
-  // Where the system grants it, 2 MB at a time instead of 4 KB; where not, nothing is lost.
+  // Ask for pages of 2 MB instead of 4 KB. If the system refuses, ordinary pages do.
   if (step == kHugePage) (void)madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
   return new (memory) Block{bytes, alignment};

@@ -1,12 +1,14 @@
-// Scratch memory that a large operation uses again at its next call: fresh pages cost more than the work on them.
+// Scratch memory that large operations reuse from call to call, because faulting in fresh pages costs more than the
+// work done in them.
 #pragma once
 
 #include <cstdint>
 
 namespace fastsam {
 
-// At least `count` floats at a multiple of 64 bytes, uninitialised, for the life of this object. One block of at most
-// 64 MB is kept for the next one who asks; more than one at a time is served, also after a fork.
+// At least `count` uninitialised floats, aligned to 64 bytes, for the life of this object. On destruction, a block of
+// at most 64 MB is cached for the next object. Several objects may exist at a time, in any threads, also after a fork.
+// Throws std::bad_alloc for a negative or impossible size.
 class Scratch {
  public:
   explicit Scratch(int64_t count);

@@ -1,4 +1,4 @@
-// Views of memory that belongs to the caller.
+// Non-owning views of the caller's memory.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct MaskView {
   }
 };
 
-// N lists, one after the other: list i is values[offsets[i]] up to values[offsets[i + 1]].
+// N concatenated lists: list i is values[offsets[i]] up to, but excluding, values[offsets[i + 1]].
 template <typename T>
 struct RaggedView {
   const T* values;

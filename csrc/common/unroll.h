@@ -1,4 +1,4 @@
-// FASTSAM_UNROLL before a loop of at most 16 steps: written out, so that the arrays it indexes lie in registers.
+// FASTSAM_UNROLL before a loop of at most 16 iterations unrolls it fully, so that arrays it indexes stay in registers.
 #pragma once
 
 #if defined(__clang__)

@@ -1,12 +1,12 @@
-// Matrix products of a warpgroup on Hopper's tensor cores, and what they need around them: descriptors of matrices in
-// shared memory, barriers in memory, fences. A warpgroup is four warps whose first one's number is a multiple of four;
-// all 128 threads make the calls that begin with wgmma together. There is code for sm_90a alone: on others these stop
-// at
-// __trap(), and the host side asks first.
+// Warpgroup-level matrix products on Hopper's tensor cores (wgmma), with what they need around them: descriptors of
+// matrices in shared memory, barriers in shared memory (mbarrier), fences and register reallocation. A warpgroup is
+// four consecutive warps, the first with an index that is a multiple of four; its 128 threads must make the wgmma calls
+// together. Only code for sm_90a contains them: elsewhere they stop at __trap(), so the host must check before a
+// launch.
 //
-// The accumulator of 64 x N: warp w of the group has rows 16 w to 16 w + 15, and of them each lane what it has of the
-// 16 x 8 products in mma.h, side by side; the left factor, 64 x 16, likewise. That is figures 148 and 149 of the PTX
-// manual (section "Matrix Fragments for wgmma.mma_async.m64nNk16").
+// Accumulator (64 x N): warp w of the group holds rows 16 w to 16 w + 15 as a row of adjacent 16 x 8 fragments D of
+// mma.h, d[n] for columns 8 n to 8 n + 7. The left factor (64 x 16): warp w holds the same rows as one fragment A of
+// mma.h. These are figures 148 and 149 of the PTX manual (section "Matrix Fragments for wgmma.mma_async.m64nNk16").
 #pragma once
 
 #include <type_traits>
@@ -18,21 +18,22 @@
 #include "common/emulator/wgmma.h"
 #endif
 
-// Whether this pass of the compiler knows wgmma. The host's takes it for granted.
+// Defined if this compiler pass can emit wgmma. The host pass defines it too, because it emits no device code.
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define FASTSAM_HAS_WGMMA 1
 #endif
 
 namespace fastsam::cuda {
 
-// How 16-byte vectors of a matrix change places: bits 4, 4-5 or 4-6 of their address by the bits three above.
+// How the 16-byte vectors of a matrix are permuted in shared memory: address bits 4, 4-5 or 4-6 (for 32, 64 or 128
+// bytes) are XORed with the bits three positions above them.
 enum class Swizzle : uint64_t { kNone = 0, k128Bytes = 1, k64Bytes = 2, k32Bytes = 3 };
 
-// The descriptor of a matrix, as the PTX manual's section "Matrix Descriptor Format" has it. Offsets in bytes,
-// multiples of 16; the pattern of the swizzle must begin at a multiple of 1024, 512 or 256 bytes. With the depth along
-// rows of 32, 64 or 128 bytes `stride` is from eight of them to the next eight, `leading` is not looked at. With the
-// depth down the rows, `stride` is from eight of depth to the next eight, `leading` from one row's worth of columns to
-// the next.
+// Make the descriptor of a matrix in shared memory (PTX manual, section "Matrix Descriptor Format"). Offsets are in
+// bytes and multiples of 16. The swizzle pattern must begin at a multiple of 1024, 512 or 256 bytes (for 128, 64 or
+// 32). If depth (k) runs along swizzled rows of 32, 64 or 128 bytes, `stride` is the distance between groups of eight
+// rows, and `leading` is ignored. If depth runs down the rows, `stride` is the distance between groups of eight rows,
+// i.e. of eight k, and `leading` the distance between blocks of columns, each one swizzled row wide.
 __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t leading, uint32_t stride,
                                                      Swizzle swizzle) {
   return uint64_t{(address & 0x3ffffu) >> 4} | uint64_t{(leading & 0x3ffffu) >> 4} << 16 |
@@ -47,17 +48,18 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t 
 #define FASTSAM_SM90A(...) __trap()
 #endif
 
-// Before the first product, and after registers were written that the next ones read or add to.
+// Required before the first product, and after writing registers that later products read or accumulate into.
 __device__ __forceinline__ void wgmma_fence() { FASTSAM_SM90A("wgmma.fence.sync.aligned;" :: : "memory"); }
-// Closes the group of the products since the last one.
+// Close the group of the products issued since the last commit.
 __device__ __forceinline__ void wgmma_commit() { FASTSAM_SM90A("wgmma.commit_group.sync.aligned;" :: : "memory"); }
-// Until at most kPending groups, the newest, are outstanding. The results must be held (below) before they are read.
+// Wait until all but the newest kPending groups are complete. Call wgmma_hold on the accumulators before reading them.
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   FASTSAM_SM90A("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// What the compiler thinks it knows of these registers ends here: products write them after they were issued.
+// Compiler barrier for these registers: products are asynchronous and access them after their instruction was issued,
+// so the compiler must not move or cache their values across this point.
 template <int kGroups>
 __device__ __forceinline__ void wgmma_hold(float (&d)[kGroups][4]) {
 #pragma unroll
@@ -93,8 +95,9 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&a)[kSteps][4]) {
                 FASTSAM_FOUR(d, 8), FASTSAM_FOUR(d, 9) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),        \
                 "n"(kDownRows ? 1 : 0))
 
-// d += a b, 64 x 8 kGroups from 64 x 16 and 16 x 8 kGroups elements of T, which is half or bfloat16; b is a descriptor.
-// kDownRows: the depth of b goes down its rows in memory, else along them.
+// d (64 x N) += a (64 x 16) * b (16 x N) with N = 64 or 80 and factors of type T, half or bfloat16. `a` is in
+// registers, `b` a descriptor. Asynchronous: see wgmma_wait. With kDownRows, each row of b in memory is one k;
+// otherwise k runs along the rows.
 template <typename T, bool kDownRows>
 __device__ __forceinline__ void wgmma(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same_v<T, half>) {
@@ -119,17 +122,20 @@ __device__ __forceinline__ void wgmma(float (&d)[10][4], const uint32_t (&a)[4],
 #undef FASTSAM_EIGHT_GROUPS
 #undef FASTSAM_FOUR
 
-// Shows what this thread has written to shared memory to products, once a barrier has told them of it.
+// Make this thread's writes to shared memory visible to the asynchronous proxy, through which products read. Call it
+// before the barrier that tells the products' threads that the data is there.
 __device__ __forceinline__ void fence_for_wgmma() { FASTSAM_SM90A("fence.proxy.async.shared::cta;" :: : "memory"); }
 
-// A barrier in shared memory that `count` arrivals at a time complete. One thread makes it; __syncthreads() shows it.
+// Initialise a barrier in shared memory (mbarrier), each phase of which `count` arrivals complete. Call it from one
+// thread; a __syncthreads() must follow before other threads use the barrier.
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t count) {
   FASTSAM_SM90A("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
 __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
   FASTSAM_SM90A("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-// Until the phase of this parity is complete; the first has parity 0, and before it one of parity 1 counts as complete.
+// Wait until the phase with this parity is complete. The first phase has parity 0; a wait for parity 1 before that
+// returns at once.
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t done = 0;
   do {
@@ -143,7 +149,8 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
   } while (done == 0);
 }
 
-// Gives up registers, or takes those that other warpgroups gave up: how many each thread of the group has from here on.
+// Set the number of registers per thread of this warpgroup from here on: release some, or take those that other
+// warpgroups released.
 template <int kRegisters>
 __device__ __forceinline__ void fewer_registers() {
   FASTSAM_SM90A("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));

@@ -1,4 +1,5 @@
-// Memory in whole cache lines, handed out piece by piece.
+// A bump allocator for floats, whose pieces begin at cache lines. `take` does not check the capacity: the caller sums
+// up padded(size) of all pieces beforehand.
 #pragma once
 
 #include <cstdint>

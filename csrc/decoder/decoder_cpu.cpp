@@ -1,3 +1,5 @@
+// The image side of the mask decoder on the CPU (decoder.h): packs operands, distributes prompts and stretches of the
+// image to threads, and runs the kernels of the selected instruction set (decoder_table.h).
 #include "decoder/decoder.h"
 
 #include <algorithm>
@@ -19,19 +21,20 @@
 namespace fastsam::decoder {
 namespace {
 
-// A prompt's image is worked through in stretches of this many panels, whoever does it: sums over the image are formed
-// by stretch and then merged in order, so the number of threads can't change them.
+// The image is divided into stretches of this many panels. Sums over the image are always formed per stretch and then
+// merged in order, so that they don't depend on the number of threads.
 constexpr int64_t kStretch = 32;
-// Panels that the passes look at before the next prompt's turn (kVisit in look.inc).
+// Number of panels that the passes process for one prompt before the next prompt's turn; the same as kVisit in
+// look.inc.
 constexpr int64_t kVisit = 4;
-// Rows of the first look per piece of work.
+// Number of rows of the first look per piece of work.
 constexpr int64_t kLookRows = 48;
 
 int64_t stretches_of(int64_t panels) { return (panels + kStretch - 1) / kStretch; }
-// Fewer pieces of work than this are not worth a thread.
+// Number of pieces of work below which a thread costs more than it saves.
 int64_t grain_of(int64_t panels) { return std::max<int64_t>(1, kStretch / std::max<int64_t>(1, panels)); }
 
-// Bytes of a core's second-level cache: what the system says, else what many processors have.
+// Return the bytes of a core's second-level cache as the system reports it, or else 512 KB, which is common.
 int64_t second_level_cache() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
   static const auto size = static_cast<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE));
@@ -40,10 +43,11 @@ int64_t second_level_cache() {
   return int64_t{512} << 10;
 }
 
-// Prompts that visit the image together, so that its part in a visit (160 and 224 KB for SAM's decoder) is read from
-// the second-level cache for all but the first of them; more would push their own operands (36 and 81 KB) out of it.
+// Return how many prompts to process together, given the bytes of one prompt's operands and of the image's part in a
+// visit. All but the first prompt read the image's part (160 and 224 KB in the two passes of SAM's decoder) from the
+// second-level cache, but too many prompts would evict their own operands (36 and 81 KB) from it.
 int64_t together(int64_t operands, int64_t image) {
-  constexpr int64_t kLeast = 2, kMost = 8;  // beyond, little is left to save
+  constexpr int64_t kLeast = 2, kMost = 8;  // more than 8 would save little
   const int64_t room = second_level_cache() / 5 * 4 - image;
   return std::min(kMost, std::max(kLeast, room / std::max<int64_t>(1, operands)));
 }
@@ -59,7 +63,8 @@ DecoderSums take_sums(Arena& memory, int64_t columns, int64_t wide, int64_t mixe
   return {largest, total, seen, memory.take(mixed_rows * columns)};
 }
 
-// Sizes of a pass, the same for every prompt. mixed_rows: coefficients of an image token, for the look to take and mix.
+// Sizes of a pass, the same for every prompt. mixed_rows: number of coefficients of an image token that the look uses.
+// columns: padded number of look rows. wide: padded head_dim.
 struct Sizes {
   int64_t rows, look_rows, mixed_rows, columns, wide;
 
@@ -76,7 +81,7 @@ struct Sizes {
         wide(padded(pass.head_dim)) {}
 };
 
-// The operands of one prompt, packed for the instruction set in use.
+// The operands of one prompt, packed for the selected instruction set.
 template <typename AnyPass, typename Operands>
 class Packed {
  public:
@@ -124,7 +129,7 @@ class Packed {
   }
 
  private:
-  // (heads * tokens, head_dim), each head a left-hand side by itself.
+  // Pack (heads * tokens, head_dim), each head as a left-hand side of its own.
   const float* heads(const float* x, int64_t tokens) {
     const int64_t part = tokens * pass_.head_dim;
     float* out = memory_.take(pass_.heads * part);
@@ -152,7 +157,7 @@ class Packed {
   int64_t prompt_ = 0;
 };
 
-// One thread's work on prompts that visit the image together.
+// One thread's work on a group of prompts that are processed together.
 template <typename AnyPass, typename Operands>
 class PassWorker {
  public:
@@ -166,7 +171,7 @@ class PassWorker {
     for (int64_t i = 0; i < count; ++i) operands_.push_back(packed_[static_cast<size_t>(i)]->pack(first + i));
   }
 
-  // sums: of each prompt that was taken.
+  // Process one stretch of the image; `sums` has one element per prompt that was taken.
   void run(int64_t stretch, const DecoderSums* sums) {
     const int64_t first = stretch * kStretch, last = std::min(first + kStretch, panels_of(pass_.length));
     const auto count = static_cast<int64_t>(operands_.size());
@@ -186,7 +191,7 @@ class PassWorker {
   std::vector<Operands> operands_;
 };
 
-// Sums of `prompts` prompts over each stretch of the image; those of one stretch lie together.
+// The sums of `prompts` prompts over each stretch of the image. Those of one stretch are adjacent.
 class Stretches {
  public:
   Stretches(const Sizes& sizes, int64_t stretches, int64_t prompts)
@@ -215,11 +220,11 @@ class Stretches {
   std::vector<DecoderSums> sums_;
 };
 
-// projections: of the image, in each panel.
+// Run a pass of all prompts on up to `threads` threads. `projections`: number of projections of the image.
 template <typename AnyPass, typename Operands>
 void run_pass(const AnyPass& pass, int64_t projections, int64_t threads) {
   if (pass.prompts == 0) return;
-  // The instruction set is chosen once per call: it sizes what several workers share.
+  // Read the selected instruction set only once, because it determines sizes that all workers share.
   const DecoderKernels& isa = kernels().decoder;
   const Sizes sizes(pass, isa);
   using Worker = PassWorker<AnyPass, Operands>;
@@ -228,7 +233,7 @@ void run_pass(const AnyPass& pass, int64_t projections, int64_t threads) {
   const int64_t panels = panels_of(pass.length), stretches = stretches_of(panels);
   threads = std::max<int64_t>(1, threads);
 
-  // Whole prompts as long as all threads have one; the last few are shared out by stretches.
+  // Threads get whole prompts as long as there is at least one for each; the remaining prompts are split by stretches.
   const int64_t alone = threads == 1 ? pass.prompts : pass.prompts / threads * threads;
   fork_join(threads, alone, grain_of(panels), [&](int64_t begin, int64_t end) {
     const int64_t most = std::min(group, end - begin);
@@ -284,10 +289,10 @@ void check_asked(const int64_t* asked, int64_t asked_count, int64_t prompts, con
     return std::any_of(numbers, numbers + n, [=](int64_t number) { return number < 0 || number >= end; });
   };
   if (beyond(asked, asked_count, prompts)) {
-    throw std::invalid_argument("a prompt that is asked for is not among those decoded");
+    throw std::invalid_argument("asked must be indices of the prompts that were decoded");
   }
   if (beyond(index, count, asked_count)) {
-    throw std::invalid_argument("a mask's prompt is not among those asked for");
+    throw std::invalid_argument("index must be indices of the prompts in asked");
   }
 }
 
@@ -295,7 +300,7 @@ void upscale(const Upscaling& up, int64_t threads) {
   if (up.dtype == DType::float16) throw std::invalid_argument("upscaling on the CPU takes float32 and bfloat16");
   if (up.count == 0) return;
   check_asked(up.asked, up.asked_count, up.prompts, up.index, up.count);
-  // Masks of one prompt beside one another: its image tokens are enlarged once for all of them.
+  // Sort masks by prompt: a prompt's image tokens are upscaled once for all of its masks.
   std::vector<int64_t> order(static_cast<size_t>(up.count));
   std::iota(order.begin(), order.end(), int64_t{0});
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return up.index[a] < up.index[b]; });

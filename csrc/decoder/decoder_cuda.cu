@@ -1,3 +1,4 @@
+// The image side of the mask decoder on the GPU (decoder_cuda.h): checks sizes and dispatches on the element type.
 #include "decoder/decoder_cuda.h"
 
 #include <stdexcept>
@@ -15,10 +16,11 @@ void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-// 2^24 panels are 2^28 image tokens.
+// Throw unless there are 1 to 2^28 image tokens (2^24 panels), and `panels` is the number of panels for `length`
+// tokens.
 void check_image(int64_t panels, int64_t length) {
   require(length >= 1 && panels <= int64_t{1} << 24, "decoder: there must be 1 to 2^28 image tokens");
-  require(panels == (length + 15) / 16, "decoder: the panels don't hold `length` image tokens");
+  require(panels == (length + 15) / 16, "decoder: the number of panels does not match the number of image tokens");
 }
 
 }  // namespace
@@ -44,7 +46,8 @@ void pass(const Pass& pass, DType dtype, int64_t shared_memory, void* stream) {
 }
 
 void upscale(const Upscaling& up, DType dtype, void* stream) {
-  require(up.height >= 1 && up.width >= 1 && up.height <= int64_t{1} << 28, "decoder: the grid must have a token");
+  require(up.height >= 1 && up.width >= 1 && up.height <= int64_t{1} << 28,
+          "decoder: height and width must be at least 1, and height at most 2^28");
   check_image((up.height * up.width + 15) / 16, up.height * up.width);
   require(up.asked_count >= 0, "decoder: sizes must not be negative");
   require(up.rows >= 3 && up.rows <= 2 * kRows + 2, "decoder: there are kernels for 3 to 130 coefficients");

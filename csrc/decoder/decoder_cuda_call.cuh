@@ -1,4 +1,5 @@
-// Between decoder_cuda.cu, which knows the element type at run time, and the files that hold one type's kernels.
+// The interface between decoder_cuda.cu, which dispatches on the element type at run time, and the files that
+// instantiate the kernels for one type (float, half or bfloat16).
 #pragma once
 
 #include "decoder/decoder_cuda.h"

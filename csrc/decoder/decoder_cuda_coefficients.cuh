@@ -1,31 +1,31 @@
-// What a pass makes of image tokens: the coefficients of a prompt's few values, by warps that have 16 tokens each. They
-// go to shared memory, where the looks at them (decoder_cuda_passes.cuh) find them.
+// The first phase of a pass: each warp computes the coefficients of 16 image tokens (see decoder.h for the formulas)
+// and stores them to shared memory, where the second phase, the look (decoder_cuda_passes.cuh), reads them.
 #pragma once
 
 #include "decoder/decoder_cuda_parts.cuh"
 
 namespace fastsam::decoder::cuda {
 
-// Of one prompt; a block has several prompts where shared memory has room for them: what one of them reads of the
-// image, the others then find in the first-level cache, as barriers keep them together. A tile is as many panels of 16
-// image tokens as there are warps. What a warp needs of the image comes from the second-level cache, some 300 clocks
-// away, so it is asked for one step ahead.
+// Threads and warps per prompt. A block processes several prompts if shared memory has room for them: barriers keep
+// them in step, so what one of them reads of the image the others find in the first-level cache. A tile has as many
+// panels of 16 image tokens as there are warps. Reads of the image come from the second-level cache with a latency of
+// some 300 clocks, so they are issued one step ahead.
 constexpr int kPassThreads = 256, kPassWarps = kPassThreads / kWarp, kTilePanels = kPassWarps;
-constexpr int kFragment = 4 * kWarp;  // pairs
+constexpr int kFragment = 4 * kWarp;  // pairs of a fragment
 
 __device__ __forceinline__ int warp_of_prompt() { return warp() % kPassWarps; }
 
 template <typename T, bool kSecond, bool kNarrow>
 struct PassShape {
-  static constexpr int kSteps = kSecond ? 8 : 4;  // 16 coefficients each
+  static constexpr int kSteps = kSecond ? 8 : 4;  // of 16 coefficients each
   static constexpr int kProjections = kSecond ? 6 : 4;
-  // A tile of 8 columns of the look is one head's, or two heads' of a narrow one. Each warp has one; where there are
-  // fewer than warps, two warps share a tile's panels.
+  // A tile of 8 columns of the look belongs to one head, or in a narrow look to two heads. Each warp has one tile of
+  // columns; if there are fewer tiles than warps, two warps share one and divide the panels.
   static constexpr int kTiles = kNarrow ? 4 : 8, kHeadsOfTile = kHeads / kTiles, kSharers = kPassWarps / kTiles;
   static constexpr int kColumns = 8 * kTiles;
   static constexpr int kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
-  // Of shared memory, in 16-byte vectors, in this order.
-  static constexpr int kEach = kWarp * kWide<T>;  // of 16 x 16 elements
+  // Shared memory per prompt, in 16-byte vectors.
+  static constexpr int kEach = kWarp * kWide<T>;  // a fragment of 16 x 16 elements
   static constexpr int kVectors = kHeads * kEach / 2, kMatrix = 16 * kEach;
   static constexpr int kLookMix = kTiles * kSteps / 2 * kEach;
   static constexpr int kCoefficients = kTilePanels * kSteps * kEach, kScratch = kPassWarps * kEach;
@@ -33,13 +33,13 @@ struct PassShape {
   static constexpr int kAll =
       (kSecond ? 4 : 3) * kVectors + (kSecond ? 4 : 1) * kMatrix + kLookMix + kCoefficients + kScratch + kFloats / 4;
   static constexpr size_t kBytes = 16 * size_t{kAll};
-  // Heads that a loop over them takes together, of floats fewer for want of registers.
+  // Unrolling of loops over heads; in float32 there are not enough registers for two.
   static constexpr int kHeadsAtOnce = kWide<T> > 1 ? 1 : 2;
-  // On a multiprocessor, which registers must have room for.
+  // Blocks per multiprocessor, for which the compiler must limit registers.
   static constexpr int blocks(int together) { return together > 1 || (kSecond && kWide<T> > 1) ? 1 : 2; }
 };
 
-// A block's shared memory.
+// One prompt's part of the block's shared memory.
 template <typename T, bool kSecond, bool kNarrow>
 struct PassMemory {
   using Shape = PassShape<T, kSecond, kNarrow>;
@@ -75,6 +75,7 @@ struct PassMemory {
     look_rest = cross_bias + kRows;
   }
 
+  // Copy the prompt's operands to shared memory, and wait for this thread's copies. A __syncthreads() must follow.
   __device__ __forceinline__ void fill(const Pass& pass, int64_t prompt) const {
     const int thread = static_cast<int>(threadIdx.x) % kPassThreads;
     const auto part = [prompt](const void* of, int vectors) {
@@ -90,7 +91,7 @@ struct PassMemory {
       copy_vectors(keys_mix, part(pass.keys_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
       copy_vectors(own_gram, part(pass.own_gram, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
       copy_vectors(cross_mix, part(pass.cross_mix, Shape::kMatrix), Shape::kMatrix, thread, kPassThreads);
-      for (int i = thread; i < kRows; i += kPassThreads) {  // a softmax gives no weight to tokens that aren't there
+      for (int i = thread; i < kRows; i += kPassThreads) {  // minus infinity: missing tokens get no weight
         keys_bias[i] = i % kTokens < pass.tokens ? pass.keys_bias[prompt * kRows + i] : -INFINITY;
       }
       copy_floats(own_bias, pass.own_bias + prompt * kRows, kRows, thread, kPassThreads);
@@ -101,17 +102,18 @@ struct PassMemory {
     cp_async_wait<0>();
   }
 
+  // The fragment of step `number` of a panel of the tile.
   __device__ __forceinline__ Pairs step(int panel, int number) const {
     return coefficients + (panel * Shape::kSteps + number) * kFragment;
   }
-  // The lane's own pairs of one head, `kWarp` apart, of the coefficients from step `first` on. Heads are a loop, as
-  // unrolled they would take more registers than there are: what is one head's is found here.
+  // The lane's own pairs (rows g and g + 8, `kWarp` apart) of one head, among the coefficients from step `first` on.
+  // Loops over heads are not unrolled, for want of registers, so a head's coefficients are indexed here in memory.
   __device__ __forceinline__ Pairs of_head(int panel, int first, int head) const {
     return step(panel, first + head / 2) + head % 2 * 2 * kWarp + place<T>();
   }
 };
 
-// The sum over 8 columns of a head's coefficients times d.
+// Add the lane's part of the sum over a head's 8 columns of coefficients * d.
 template <typename T>
 __device__ __forceinline__ void add_products(float (&to)[2], const Pair<T>* of_head, const float (&d)[4]) {
 #pragma unroll
@@ -126,7 +128,7 @@ __device__ __forceinline__ void pack_head(Pair<T>* of_head, const float (&d)[4])
   of_head[0] = pack<T>(d[0], d[1]), of_head[kWarp] = pack<T>(d[2], d[3]);
 }
 
-// The warp's coefficients of 4 steps, as its lanes have written them.
+// Load the warp's coefficients of 4 steps. Each lane reads only what it has written itself, so no barrier is needed.
 template <typename T, typename Memory>
 __device__ __forceinline__ void load_own(const Memory& memory, int panel, int first, Pair<T> (&to)[4][4]) {
 #pragma unroll
@@ -145,10 +147,10 @@ __device__ __forceinline__ void scale_fragment(Pair<T> (&x)[4], const float (&by
   }
 }
 
-// Fragments of one head of `kCount` projections of the image, asked for a head ahead.
+// Loads the fragments of kCount consecutive projections of the image, head by head, one head ahead of their use.
 template <typename T, int kCount>
 struct Ahead {
-  const uint4* image;  // the first head's of the first projection
+  const uint4* image;  // the first projection's fragment of head 0
   Pair<T> next[kCount][4];
 
   __device__ __forceinline__ explicit Ahead(const uint4* from) : image(from) { ask(0); }
@@ -156,7 +158,7 @@ struct Ahead {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) load_fragment(next[i], image, i * kHeads + head);
   }
-  // Those of `head`, while the next head's are on their way.
+  // Return the fragments of `head` in `now`, and start loading those of the next head.
   __device__ __forceinline__ void take(Pair<T> (&now)[kCount][4], int head) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
@@ -178,7 +180,7 @@ __device__ __forceinline__ void add_columns(float (&d)[4], const float* bias) {
 
 __device__ __forceinline__ float inverse(float variance, float eps) { return rsqrtf(fmaxf(variance, 0.0f) + eps); }
 
-// The coefficients of a warp's panel, which is `at` in the image and `panel` in the tile.
+// Compute the first pass's coefficients of a warp's panel, which is panel `at` of the image and `panel` of the tile.
 template <typename T>
 __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassMemory<T, false, false>& memory,
                                                    int64_t at, int panel) {
@@ -188,10 +190,11 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   float norms[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) norms[half] = pass.norms[at * 16 + group() + 8 * half];
-  // Added to the scores of tokens that aren't there.
+  // Initial scores: minus infinity for tokens that don't exist.
   const float nothing[2] = {2 * pair() < pass.tokens ? 0.0f : -INFINITY,
                             2 * pair() + 1 < pass.tokens ? 0.0f : -INFINITY};
   Ahead<T, 1> keys(image), cross(image + kHeads * kWarp * kWide<T>);
+  // The softmax p of each head, to shared memory.
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
     Pair<T> left[1][4];
@@ -203,6 +206,7 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   }
   Pair<T> weights[4][4];
   load_own<T>(memory, panel, 0, weights);
+  // The prompt's part of the variance: sum(p * (cross . image[1] + gram p)).
   float variance[2] = {};
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
@@ -219,7 +223,8 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
     scale[half] = inverse(sum_of_row(variance[half]) + norms[half], pass.eps);
     if (pair() == 0) memory.scale[panel * 16 + group() + 8 * half] = scale[half];
   }
-  if constexpr (kWide<T> > 1) load_own<T>(memory, panel, 0, weights);  // rather than keep them beside their parts
+  // The coefficients c = p * scale. In float32 p is loaded again, to hold fewer registers before.
+  if constexpr (kWide<T> > 1) load_own<T>(memory, panel, 0, weights);
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     scale_fragment<T>(weights[step], scale);
@@ -227,8 +232,8 @@ __device__ __forceinline__ void first_coefficients(const Pass& pass, const PassM
   }
 }
 
-// The rows that the first pass has left of a panel, to where the coefficients will be: a coefficient's 16 tokens are
-// two rows of 16 bytes of what ldmatrix turns round.
+// Start copying the rows of a panel's state that the first pass has left to where the coefficients belong in shared
+// memory. A coefficient's 16 tokens become two rows of 16 bytes, which ldmatrix then transposes.
 template <typename T, typename Memory>
 __device__ __forceinline__ void copy_state(const Memory& memory, const T* from, int panel, int tokens) {
 #pragma unroll
@@ -241,6 +246,8 @@ __device__ __forceinline__ void copy_state(const Memory& memory, const T* from, 
   cp_async_commit();
 }
 
+// Compute the second pass's coefficients of a warp's panel, likewise, from what the first pass left in `state`. Steps 0
+// to 3 hold the first pass's coefficients, steps 4 to 7 the new weights.
 template <typename T, bool kNarrow>
 __device__ __forceinline__ void second_coefficients(const Pass& pass, const PassMemory<T, true, kNarrow>& memory,
                                                     const T* state, int64_t at, int panel) {
@@ -270,6 +277,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
   }
 #pragma unroll
   for (int step = 0; step < 4; ++step) store_fragment<T>(memory.step(panel, step), before[step]);
+  // The softmax p of each head, to steps 4 to 7.
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
     Pair<T> left[2][4];
@@ -292,6 +300,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
     for (int j = 0; j < 2; ++j) norms[half][j] = pass.norms[at * 32 + 16 * j + group() + 8 * half];
   }
   load_own<T>(memory, panel, 4, weights);
+  // The prompt's parts of the variance: the sums of c * (...) and of p * (...).
 #pragma unroll kAtOnce
   for (int head = 0; head < kHeads; ++head) {
     Pair<T> left[2][4];
@@ -311,6 +320,7 @@ __device__ __forceinline__ void second_coefficients(const Pass& pass, const Pass
     add_columns(products, memory.cross_bias + head * kTokens);
     add_products<T>(variance, memory.of_head(panel, 4, head), products);
   }
+  // Add the image's part; `one` is 1 / sqrt(eps + variance), the coefficient of the constant part.
   float one[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -1,13 +1,13 @@
-// From sizes to launches, for one element type. As compiled by CUDA 13.0 for sm_80 and sm_90a, nothing spilled but 8 to
-// 64 bytes, outside of inner loops:
+// Launches of the mask decoder's kernels for one element type. Resources as compiled by CUDA 13.0 for sm_80 and sm_90a,
+// with spills of only 8 to 64 bytes, outside inner loops:
 //
-//   of a prompt            threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts of a block)
+//   per prompt             threads  registers  shared memory  warps on a multiprocessor of 227 KB (prompts per block)
 //   first look                 256         80       26 KB                  24
 //   first pass                 256         80       43 KB                  24 (3)
 //   second pass, narrow        256        128       86 KB                  16 (2)
 //   second pass, wide          256        128       94 KB                  16 (2)
 //   upscaling            512 / 384  128 - 168  147 / 159 KB           16 / 12
-//   of floats: first look      256        128       26 KB                  16
+//   float32: first look        256        128       26 KB                  16
 //   first pass                 256        128       87 KB                  16 (1)
 //   second pass                256        255      174 to 191 KB            8 (1)
 //   upscaling                  384        168       68 to 76 KB            12
@@ -37,7 +37,8 @@ void launch_together(const Pass& pass, void* stream) {
 template <typename T, bool kSecond, bool kNarrow>
 void launch_pass(const Pass& pass, int64_t shared, void* stream) {
   constexpr int kTogether = kWide<T> > 1 ? 1 : kSecond ? 2 : 3;
-  // Few prompts are better off on as many multiprocessors as there are. Each block occupies a kilobyte more.
+  // With few prompts, one prompt per block spreads them over more multiprocessors. Each block occupies a kilobyte more
+  // than it requests.
   const bool room = kTogether * PassShape<T, kSecond, kNarrow>::kBytes + 1024 <= static_cast<uint64_t>(shared);
   if (kTogether > 1 && room && pass.prompts >= kManyPrompts)
     return launch_together<T, kSecond, kNarrow, kTogether>(pass, stream);
@@ -60,8 +61,8 @@ static_assert(PassShape<float, true, false>::kBytes <= kSharedBytesOfFloats &&
 template <typename T, int kSteps>
 void launch_upscale(const Upscaling& up, void* stream) {
   const int64_t panels = (up.height * up.width + 15) / 16;
-  // Few masks are better off in small parts, on as many multiprocessors as there are; many have the prompt's factors
-  // brought to fewer blocks.
+  // With few masks, small parts spread the work over more multiprocessors. With many, large parts load each prompt's
+  // factors into fewer blocks.
   int part_panels = kUpscalePanels;
   for (int blocks = 512; blocks >= 128 && up.asked_count * parts_of(panels, part_panels) < blocks; blocks /= 2) {
     part_panels = UpscaleShape<T, kSteps>::kWarps * (blocks / 128);

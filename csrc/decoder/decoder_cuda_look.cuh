@@ -1,6 +1,6 @@
-// All prompts' tokens look at the one image: a warp attends with 32 of a head's rows to a quarter of the image,
-// straight from global memory. A block puts the quarters together; it has two times 32 rows, which read the same at
-// about the same time.
+// The first block's attention of all prompts' tokens to the image. A block has 64 rows of one head. Each of its 8 warps
+// computes 32 of these rows over one quarter of the image tokens, with keys and values loaded directly from global
+// memory; the two groups of 32 rows read the same data at about the same time. The block then merges the quarters.
 #pragma once
 
 #include "decoder/decoder_cuda_parts.cuh"
@@ -13,7 +13,7 @@ constexpr int kLookWarpRows = kLookTiles * 16, kLookRows = kLookWarps / kLookQua
 template <typename T>
 __global__ void __launch_bounds__(kLookThreads, kWide<T> > 1 ? 2 : 3) first_look_kernel(const FirstLook look) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  constexpr int kPitch = kDim + 8;  // against bank conflicts
+  constexpr int kPitch = kDim + 8;  // avoids bank conflicts
   __shared__ float tops[kLookWarps][kLookWarpRows], totals[kLookWarps][kLookWarpRows];
   alignas(16) __shared__ float outs[kLookWarps][kLookWarpRows][kPitch];
   const int64_t blocks = (look.rows + kLookRows - 1) / kLookRows, quarter = parts_of(look.panels, kLookQuarters);
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kLookThreads, kWide<T> > 1 ? 2 : 3) first_look
 #pragma unroll
           for (int j = 0; j < 4; ++j) high = fmaxf(high, scores[i][j / 2][2 * half + j % 2]);
           high = top_of_row(high);
-          // Rows that need it, and no others: what one prompt gets must not depend on its neighbours in the warp.
+          // Rescale only rows that need it: a prompt's result must not depend on other prompts' rows in the warp.
           const bool rises = high > top[i][half] + kSlack;
           const float factor = rises ? power_of_two(top[i][half] - high) : 1.0f;
           top[i][half] = rises ? high : top[i][half], total[i][half] *= factor;
@@ -118,8 +118,8 @@ __global__ void __launch_bounds__(kLookThreads, kWide<T> > 1 ? 2 : 3) first_look
       }
     }
   }
-  __syncthreads();
-  // Each thread has four channels of a row.
+  __syncthreads();  // all quarters are in shared memory
+  // Merge: each thread has four channels of a row.
   static_assert(kLookThreads == kLookRows * kDim / 4);
   const int number = static_cast<int>(threadIdx.x) / 4, channel = static_cast<int>(threadIdx.x) % 4 * 4;
   const int of_quarter = number / kLookWarpRows * kLookQuarters, row = number % kLookWarpRows;

@@ -1,4 +1,5 @@
-// What the decoder's kernels share: fragments and how they are multiplied, weights of a softmax in steps.
+// Device functions that the mask decoder's kernels share: loading, storing and multiplying fragments, and reductions.
+// The layouts are those of decoder_cuda.h. Products, stores and reductions are warp-collective.
 #pragma once
 
 #include "common/cuda.h"
@@ -10,14 +11,15 @@ namespace fastsam::decoder::cuda {
 using namespace fastsam::cuda;
 
 constexpr float kLog2E = 1.4426950408889634f;
-// Below every score, and finite, so that scores of minus infinity get no weight.
+// Initial reference exponent of a softmax: below every score, but finite, so that scores of minus infinity get weight
+// 0.
 constexpr float kNoTop = -3e38f;
-// Scores may pass the largest of those before by this much, in powers of two, until sums are scaled down.
+// Scores may exceed the reference exponent by this much before the sums are rescaled: weights stay below 2^8.
 constexpr float kSlack = 8.0f;
 
 __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x / kWarp); }
 
-// Has the line of global memory at this address brought to the second-level cache.
+// Prefetch the cache line at this address of global memory into the second-level cache.
 __device__ __forceinline__ void fetch_ahead(const void* address) {
 #ifdef FASTSAM_CUDA_EMULATION
   (void)address;
@@ -26,7 +28,7 @@ __device__ __forceinline__ void fetch_ahead(const void* address) {
 #endif
 }
 
-// 1 / x to the last bit but one, without the steps that a division takes to be exact.
+// 1 / x to 1 ulp, cheaper than a correctly rounded division.
 __device__ __forceinline__ float reciprocal(float x) {
 #ifdef FASTSAM_CUDA_EMULATION
   return 1.0f / x;
@@ -37,11 +39,11 @@ __device__ __forceinline__ float reciprocal(float x) {
 #endif
 }
 
-// 16-byte vectors of a lane's part of an operand, beside those in half precision.
+// Number of 16-byte vectors of an operand in T, relative to 16-bit elements: 1, or 2 for float32.
 template <typename T>
 constexpr int kWide = sizeof(T) / 2;
 
-// What a lane has of a right factor that is 16 deep.
+// A lane's part of a right factor (depth 16 x 8 columns): two pairs.
 template <typename T>
 using Right = std::conditional_t<std::is_same_v<T, float>, float4, uint2>;
 __device__ __forceinline__ uint2 right_of(uint32_t first, uint32_t second) { return make_uint2(first, second); }
@@ -49,7 +51,7 @@ __device__ __forceinline__ float4 right_of(float2 first, float2 second) {
   return make_float4(first.x, first.y, second.x, second.y);
 }
 
-// The fragment of a lane in global memory.
+// Load the lane's part of fragment `number` from global memory.
 __device__ __forceinline__ void load_fragment(uint32_t (&to)[4], const uint4* fragments, int64_t number) {
   const uint4 four = __ldg(fragments + number * kWarp + lane());
   to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
@@ -63,13 +65,14 @@ __device__ __forceinline__ void load_fragment(float2 (&to)[4], const uint4* frag
   }
 }
 
-// Adds 16 of depth to 8 columns.
+// d (16 x 8) += a (16 x 16) * b (16 x 8).
 template <typename T>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint2 b) {
   mma_m16n8k16<T>(d, a, b.x, b.y);
 }
-// As two products of depth 8. A lane has two neighbours of a row or a column, where TF32 wants elements 4 apart: as a
-// sum has no order, those two stand for them.
+// In float32, two steps of depth 8, each number split into a high and a low TF32 part. A lane holds two elements
+// adjacent in depth, but TF32 fragments want elements 4 apart. Since the order of the depth is arbitrary, the former
+// stand for the latter in both factors.
 template <typename T>
 __device__ __forceinline__ void multiply(float (&d)[4], const float2 (&a)[4], float4 b) {
   uint32_t high[2][4], low[2][4], right_high[2][2], right_low[2][2];
@@ -83,7 +86,8 @@ __device__ __forceinline__ void multiply(float (&d)[4], const float2 (&a)[4], fl
     split(half == 0 ? b.x : b.z, right_high[half][0], right_low[half][0]);
     split(half == 0 ? b.y : b.w, right_high[half][1], right_low[half][1]);
   }
-  // Small products first, and sums of few: tensor cores cut off what they add, where an addition outside rounds.
+  // Tensor cores truncate when they accumulate. So add up the small products first, start the sum at zero to keep it
+  // short, and add it to d by ordinary additions, which round.
   float sum[4] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -95,7 +99,7 @@ __device__ __forceinline__ void multiply(float (&d)[4], const float2 (&a)[4], fl
 #pragma unroll
   for (int j = 0; j < 4; ++j) d[j] += sum[j];
 }
-// 32 of depth: `matrix` begins at their columns.
+// The same with depth 32; `matrix` points to the right factor in shared memory.
 template <typename T>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a0)[4], const uint32_t (&a1)[4],
                                          const uint4* matrix) {
@@ -110,16 +114,16 @@ __device__ __forceinline__ void multiply(float (&d)[4], const float2 (&a0)[4], c
   multiply<T>(d, a0, from[0]);
   multiply<T>(d, a1, from[kWarp]);
 }
-// 64 of depth.
+// The same with depth 64: two consecutive matrices.
 template <typename T>
 __device__ __forceinline__ void multiply_rows(float (&d)[4], const Pair<T> (&a)[4][4], const uint4* matrix) {
   multiply<T>(d, a[0], a[1], matrix);
   multiply<T>(d, a[2], a[3], matrix + kWide<T> * kWarp);
 }
 
-// A fragment in shared memory is four matrices of 8 rows of 4 pairs, so that it can be read as it is, or transposed: in
-// half precision by ldmatrix, and of floats element by element, for which even rows come before odd ones, so that no
-// two lanes meet in a bank. The lane's place in a matrix:
+// A fragment in shared memory is stored as four 8 x 8 matrices (8 rows of 4 pairs), so that it can be read as it is, or
+// transposed. 16-bit elements are read by ldmatrix. Floats are read element by element; their even rows are stored
+// before the odd ones to avoid bank conflicts. `place` is the index of the lane's pair in a matrix.
 template <typename T>
 __device__ __forceinline__ int place() {
   return lane();
@@ -142,7 +146,7 @@ __device__ __forceinline__ void load_stored(float2 (&to)[4], const float2* from)
 #pragma unroll
   for (int i = 0; i < 4; ++i) to[i] = from[i * kWarp + place<T>()];
 }
-// Each of the four matrices transposed.
+// Load with each of the four matrices transposed.
 template <typename T>
 __device__ __forceinline__ void load_turned(uint32_t (&to)[4], const uint32_t* from) {
   ldmatrix_x4_trans(to, from + 4 * lane());
@@ -156,8 +160,8 @@ __device__ __forceinline__ void load_turned(float2 (&to)[4], const float2* from)
     to[i] = make_float2(elements[at], elements[at + 32]);
   }
 }
-// All of it transposed: two matrices beside the diagonal change places. In half precision the lanes that point to their
-// rows do.
+// Load the whole fragment transposed: besides transposing each matrix, swap the two off the diagonal. For 16-bit
+// elements this is done by the addresses that the lanes pass to ldmatrix.
 template <typename T>
 __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const uint32_t* from) {
   const int row = lane() % 8 + lane() / 8 % 2 * 16 + lane() / 16 * 8;
@@ -169,8 +173,9 @@ __device__ __forceinline__ void load_transposed(float2 (&to)[4], const float2* f
   const float2 other = to[1];
   to[1] = to[2], to[2] = other;
 }
-// The left factor of 16 tokens, which lie along rows of coefficients in global memory: two times 8, of which `present`
-// and `present_after` are there.
+// Load a left factor, 16 tokens x 16 coefficients, from the state in global memory, where a row is one coefficient of
+// 16 tokens. The first 8 coefficients are rows of `rows`, of which only `present` exist, the other 8 are rows of
+// `after`, of which only `present_after` exist; the rest is zero.
 __device__ __forceinline__ void load_columns(float2 (&to)[4], const float* rows, int present, const float* after,
                                              int present_after) {
 #pragma unroll
@@ -182,7 +187,8 @@ __device__ __forceinline__ void load_columns(float2 (&to)[4], const float* rows,
   }
 }
 
-// `count` 16-byte vectors, or floats, to shared memory, by `threads` threads of which this one is number `thread`.
+// Copy `count` 16-byte vectors (asynchronously), or floats, to shared memory, by `threads` threads, of which this is
+// number `thread`.
 __device__ __forceinline__ void copy_vectors(void* to, const void* from, int count, int thread, int threads) {
   for (int i = thread; i < count; i += threads) {
     cp_async_16(static_cast<uint4*>(to) + i, static_cast<const uint4*>(from) + i);
@@ -193,7 +199,7 @@ __device__ __forceinline__ void copy_floats(float* to, const float* from, int co
   for (int i = thread; i < count; i += threads) to[i] = from[i] * times;
 }
 
-// The sum or the largest over the four lanes of a row, or the eight of a column.
+// The sum or the maximum over the four lanes of an accumulator's row, or the eight lanes of a column.
 __device__ __forceinline__ float sum_of_row(float x) {
   x += __shfl_xor_sync(kAllLanes, x, 1);
   return x + __shfl_xor_sync(kAllLanes, x, 2);
@@ -213,7 +219,8 @@ __device__ __forceinline__ float top_of_column(float x) {
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 16));
 }
 
-// The softmax over a head's tokens in place: d holds 16 image tokens x 8 of them, minus infinity where there is none.
+// Softmax over a head's prompt tokens, in place: d holds scores of 16 image tokens x 8 prompt tokens, minus infinity
+// for prompt tokens that don't exist.
 __device__ __forceinline__ void softmax_of_tokens(float (&d)[4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

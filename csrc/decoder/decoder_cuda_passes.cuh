@@ -1,31 +1,33 @@
-// Both passes over the image. Eight warps have one prompt and one part of the image, which they go through by tiles of
-// 128 image tokens, in two phases. First each warp makes the coefficients of 16 tokens, for all heads; they go to
-// shared memory. Then each warp has one or two heads of the look, for all 128 tokens or for half of them: it reads the
-// coefficients twice, as the left factor of its scores and, transposed, as that of the sums, which stay in its
-// registers until the part ends.
+// The kernel of both passes over the image. Eight warps process one prompt and one part of the image, in tiles of 128
+// image tokens and two phases per tile. In the first phase, each warp computes the coefficients of 16 image tokens for
+// all heads, and stores them to shared memory. In the second, each warp owns one or two heads of the look, for all 128
+// tokens or half of them. It reads the coefficients twice: as the left factor of its scores and, transposed, as the
+// left factor of its sums, which stay in registers until the part ends.
 #pragma once
 
 #include "decoder/decoder_cuda_coefficients.cuh"
 
 namespace fastsam::decoder::cuda {
 
-// The warp's tile of columns, its first head, and which of those that share a tile it is.
+// A warp's share of the look: its tile of columns, the tile's first head, and the warp's number among those that share
+// the tile.
 template <typename Shape>
 struct Share {
   int tile = warp_of_prompt() % Shape::kTiles, head = tile * Shape::kHeadsOfTile,
       number = warp_of_prompt() / Shape::kTiles;
 };
 
-// What a warp gathers of the image, for a tile of 8 columns.
+// A warp's sums over the image for a tile of 8 columns of the look, in accumulator layout: a lane has columns 2t, 2t +
+// 1. `top` is the reference exponent, `total` the lane's part of the sum of weights.
 template <typename T, bool kSecond, bool kNarrow>
 struct Gathered {
   using Shape = PassShape<T, kSecond, kNarrow>;
   static constexpr int kHeadsOfTile = Shape::kHeadsOfTile;
   float top[2] = {kNoTop, kNoTop}, total[2] = {};
-  float rest[2][2] = {};  // of the last two coefficients
+  float rest[2][2] = {};  // sums of the last two coefficients
   float mixed[Shape::kSteps][4] = {}, seen[kHeadsOfTile][4] = {};
 
-  // Sums of columns j = 0, 1 of the lane's two, times a factor.
+  // Multiply the sums of column j of the lane's two by a factor.
   __device__ __forceinline__ void scale(int j, float factor) {
     total[j] *= factor, rest[0][j] *= factor, rest[1][j] *= factor;
 #pragma unroll
@@ -34,7 +36,8 @@ struct Gathered {
     for (int k = 0; k < kHeadsOfTile; ++k) seen[k][j] *= factor, seen[k][j + 2] *= factor;
   }
 
-  // `scores`, in powers of two, of 16 more image tokens to weights; sums are scaled down where they need it.
+  // Turn the scores of 16 more image tokens, as exponents of 2, into weights. If any exceeds the reference exponent by
+  // more than kSlack, first raise it and rescale the sums. All columns of a warp belong to one prompt.
   __device__ __forceinline__ void weigh(float (&scores)[4]) {
     bool behind = false;
 #pragma unroll
@@ -54,7 +57,7 @@ struct Gathered {
     }
   }
 
-  // All that the lane has, one after the other.
+  // Call `each` with each of the lane's values but `top`, in a fixed order.
   template <typename Visit>
   __device__ __forceinline__ void visit(Visit each) {
 #pragma unroll
@@ -72,11 +75,11 @@ struct Gathered {
   }
   static constexpr int kValues = 8 + 4 * Shape::kSteps + 4 * kHeadsOfTile;
 
-  // The sums of two warps that share a tile, to the first of them by way of shared memory: `kValues` words of a lane.
-  // All warps of the block call this together.
+  // Add the sums of the second of two warps that share a tile to the first's, through `memory` in shared memory,
+  // kValues floats per lane. All warps of the block must call this together.
   __device__ __forceinline__ void merge(const Share<Shape>& share, void* memory) {
     float* at = static_cast<float*>(memory) + share.tile * kValues * kWarp + lane();
-    __syncthreads();  // the coefficients have been read
+    __syncthreads();  // all warps have finished reading the coefficients, whose memory is reused
     if (share.number == 1) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) *at = top[j], at += kWarp;
@@ -94,12 +97,13 @@ struct Gathered {
     }
     int number = 0;
     visit([&at, &factor, &number](float& value) {
-      // The first six come by column, the rest alternate.
+      // The column of a value: the first six values are three of column 0, then three of column 1; the rest alternate.
       value = fmaf(*at, factor[number < 6 ? number / 3 : number % 2], value);
       at += kWarp, ++number;
     });
   }
 
+  // Store the sums of this part of the image to global memory.
   __device__ __forceinline__ void write(const Pass& pass, const Share<Shape>& share, int64_t part) const {
     const int column = share.tile * 8 + 2 * pair();
     float* const to = pass.mixed + part * Shape::kMixedRows * Shape::kColumns + column;
@@ -137,16 +141,16 @@ struct Gathered {
   }
 };
 
-// A warp's look at the panels that are its own of a tile, one after the other.
+// The second phase: a warp's look at its panels of a tile, one after another.
 template <typename T, bool kSecond, bool kNarrow>
 struct Look {
   using Shape = PassShape<T, kSecond, kNarrow>;
   static constexpr int kHeadsOfTile = Shape::kHeadsOfTile;
   const PassMemory<T, kSecond, kNarrow>& memory;
   const Share<Shape>& share;
-  const uint4 *image, *values;  // of the next panel that is asked for, and of this one
-  int64_t of_head;              // from one head's values to the next's
-  T* state;                     // of this panel: the lane's part of the rows that the warp keeps
+  const uint4 *image, *values;  // `image` of the panel whose load is issued next, `values` of the current panel
+  int64_t of_head;              // stride from one head's values to the next
+  T* state;                     // the lane's part of the rows of the current panel that this warp stores
   int64_t of_panel;
   int tokens;
   Pair<T> scaled[kHeadsOfTile][4], plain[kHeadsOfTile][4];
@@ -164,7 +168,7 @@ struct Look {
     ask();
   }
 
-  // What a look takes from the image comes a panel later.
+  // Start loading the image's part of the scores of the next panel.
   __device__ __forceinline__ void ask() {
 #pragma unroll
     for (int k = 0; k < kHeadsOfTile; ++k) {
@@ -173,7 +177,8 @@ struct Look {
     }
   }
 
-  // At a panel, which is number `panel` of the tile and has `length` image tokens or more.
+  // Process panel `panel` of the tile: scores, weights, sums. The image has `length` tokens from the panel's first on;
+  // `another` says whether this warp has another panel after it.
   __device__ __forceinline__ void at(int panel, int length, bool another, Gathered<T, kSecond, kNarrow>& sums) {
     const Pair<T>* const coefficients = memory.step(panel, 0);
     float scale[2], one[2] = {};
@@ -219,8 +224,8 @@ struct Look {
       }
     }
     sums.weigh(scores);
-    // The weights become right factors, 16 image tokens deep, by way of shared memory: as they are, and times the
-    // scale.
+    // Transpose the weights through shared memory to right factors whose depth is 16 image tokens: weights alone for
+    // `mixed`, weights times scale for `seen`.
     Pair<T> both[4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -237,7 +242,7 @@ struct Look {
     __syncwarp();
     Pair<T> weights[4];
     load_turned<T>(weights, scratch);
-    __syncwarp();
+    __syncwarp();  // the next panel overwrites the scratch memory
 #pragma unroll
     for (int step = 0; step < Shape::kSteps; ++step) {
       Pair<T> left[4];
@@ -249,7 +254,7 @@ struct Look {
     keep(coefficients);
   }
 
-  // The panel's coefficients to its state, shared out among the warps that look at it.
+  // Store the panel's coefficients to the state. The warps that look at the panel divide the steps among themselves.
   __device__ __forceinline__ void keep(const Pair<T>* coefficients) {
     T* to = state;
 #pragma unroll
@@ -260,7 +265,7 @@ struct Look {
       load_transposed<T>(transposed, coefficients + step * kFragment);
       if (group() < tokens) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {  // the first head's row, the second's; then those of their later tokens
+        for (int i = 0; i < 4; ++i) {  // rows of the step's two heads for image tokens 0 to 7, then 8 to 15
           *reinterpret_cast<Pair<T>*>(to + (i % 2 * tokens * 16 + i / 2 * 8)) = transposed[i];
         }
       }
@@ -270,6 +275,8 @@ struct Look {
   }
 };
 
+// One block: kTogether prompts, 256 threads each, and one part of kPartPanels panels. blockIdx.x is (part, group of
+// prompts), the latter varying fastest, so that blocks that run at the same time read the same part of the image.
 template <typename T, bool kSecond, bool kNarrow, int kTogether>
 __global__ void __launch_bounds__(kPassThreads* kTogether, PassShape<T, kSecond, kNarrow>::blocks(kTogether))
     pass_kernel(const Pass pass) {
@@ -280,7 +287,7 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, PassShape<T, kSecond,
   const PassMemory<T, kSecond, kNarrow> memory(shared + mine * Shape::kAll);
   const int64_t blocks = (pass.prompts + kTogether - 1) / kTogether, parts = parts_of(pass.panels, kPartPanels);
   const int64_t part = blockIdx.x / blocks, prompt = blockIdx.x % blocks * kTogether + mine;
-  const bool present = prompt < pass.prompts;  // the last block may have fewer prompts; its barriers are for all
+  const bool present = prompt < pass.prompts;  // false for surplus warps of the last block, which must reach barriers
   const int64_t begin = part * kPartPanels, end = min(begin + kPartPanels, pass.panels);
   const int64_t of_panel = (2 * kHeads * pass.tokens + 2) * 16;
   T* const state = static_cast<T*>(pass.state) + prompt * pass.panels * of_panel;
@@ -288,7 +295,7 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, PassShape<T, kSecond,
   const Share<Shape> share;
   Gathered<T, kSecond, kNarrow> sums;
   for (int64_t tile = begin; tile < end; tile += kTilePanels) {
-    __syncthreads();
+    __syncthreads();  // the operands are in shared memory, and the last tile's coefficients are no longer read
     const int64_t mine_of_tile = tile + warp_of_prompt();
     if (present && mine_of_tile < end) {
       if constexpr (kSecond) {
@@ -300,12 +307,13 @@ __global__ void __launch_bounds__(kPassThreads* kTogether, PassShape<T, kSecond,
     const int panels = static_cast<int>(min(int64_t{kTilePanels}, end - tile));
     constexpr int kEach = kTilePanels / Shape::kSharers;
     const int first = share.number * kEach, last = min(first + kEach, panels);
-    Look<T, kSecond, kNarrow> look(pass, memory, state, share, min(tile + first, end - 1));
-    __syncthreads();
+    Look<T, kSecond, kNarrow> look(pass, memory, state, share, min(tile + first, end - 1));  // issues loads early
+    __syncthreads();  // the coefficients of all warps are in shared memory
     if (!present) continue;
     const int token = static_cast<int>(threadIdx.x) % kPassThreads;
     if (kSecond && token < 16 * kTilePanels && tile + kTilePanels + token / 16 < end) {
-      // What the first pass left of the next tile's panels, 16 lines of 128 bytes of each at most, or twice as many.
+      // Prefetch the state that the first pass left of the next tile: per panel at most 16 lines of 128 bytes, or twice
+      // as many in float32.
       const auto* const left_behind =
           reinterpret_cast<const char*>(state + (tile + kTilePanels + token / 16) * of_panel);
 #pragma unroll

@@ -1,8 +1,8 @@
-// From coefficients to logits: a warp takes 16 image tokens of one prompt through both steps and the product with the
-// masks' weights, one of the first step's four sub-cells after the other, in registers. The prompt's factors and the
-// second step's matrix stay in shared memory; it takes half of what a multiprocessor has. From the first GELU on,
-// factors are halves, also of bfloat16: they come from a LayerNorm, so that none is near the largest half. Of floats a
-// block makes one of the sub-cells, and factors stay floats.
+// The upscaling kernel, from coefficients to logits (see Upscaling in decoder.h). A warp takes 16 image tokens of one
+// prompt through both steps and the product with the masks' weights in registers, one of the first step's four
+// sub-cells after another. The prompt's factors and the second step's matrix stay in shared memory; a multiprocessor
+// holds one block. From the first GELU on, factors are half, also in bfloat16: they come from a LayerNorm, so none is
+// near the largest half. In float32, a block computes only one sub-cell, and factors stay float.
 #pragma once
 
 #include "common/half_pairs.h"
@@ -14,12 +14,12 @@ constexpr int kMasksAtOnce = 8;
 
 template <typename T, int kSteps>
 struct UpscaleShape {
-  // In half precision as many warps as shared memory has room for the coefficients of. Of floats it has room for the
-  // factors of one sub-cell, and coefficients come straight to registers.
+  // With 16-bit elements, there are as many warps as shared memory has room for their coefficients. In float32 it has
+  // room for the factors of one sub-cell only, and coefficients are loaded directly to registers.
   static constexpr bool kFloat = kWide<T> > 1;
   static constexpr int kCells = kFloat ? 1 : 4;
   static constexpr int kThreads = kSteps == 8 && !kFloat ? 512 : 384, kWarps = kThreads / kWarp;
-  // 16-byte vectors.
+  // Sizes in 16-byte vectors.
   static constexpr int kFactors = kCells * kMiddle / 8 * (kSteps / 2) * kWarp * kWide<T>, kMore = 32 * kWarp * kWide<T>;
   static constexpr int kCoefficients = kFloat ? 0 : kWarps * kSteps * kWarp;
   static constexpr int kFloats = 4 * kMiddle + 2 * kMiddle + 4 * kNarrow;
@@ -27,11 +27,12 @@ struct UpscaleShape {
   static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kOuts + kFloats / 4};
 };
 
-// x * Phi(x), Phi the normal distribution, of two elements, and what it takes and gives them times: powers of two. Its
-// results are left factors of type half, which is three bits finer than bfloat16.
+// GELU, x * Phi(x) with the normal distribution Phi, of two elements. Arguments must be multiplied by kTaken, and
+// results are multiplied by kGiven, both powers of two. Results are packed as a pair of half, three bits finer than
+// bfloat16, for use as a left factor.
 //
-// In half precision and in float32 by erfc's approximation of Abramowitz and Stegun, "Handbook of Mathematical
-// Functions" (1964), 7.1.26: to 1e-7.
+// For half and float32: erfc's approximation of Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964),
+// 7.1.26, to 1e-7.
 template <typename T>
 struct Gelu {
   static constexpr float kTaken = 1.0f, kGiven = 1.0f;
@@ -47,9 +48,9 @@ struct Gelu {
   }
   static __device__ __forceinline__ uint32_t of(float x, float y) { return pack<half>(of_one(x), of_one(y)); }
 };
-// In bfloat16 by a tanh, whose argument is a fit of atanh(erf) up to x = 4, from where on the tanh is 1 to 6e-5. That
-// is exact to 3e-5, and to what halves and the GPU's tanh are short of it, 2^-11 of x. Of x / 4 the square is cut off
-// at 1 by the product that makes it; half of the result saves a doubling.
+// For bfloat16: x (1 + tanh(p(x))) / 2, where p is a fit of atanh(erf(x / sqrt(2))) up to |x| = 4; beyond, the tanh is
+// 1 to 6e-5. The fit is accurate to 3e-5, to which half precision and the GPU's tanh add an error of 2^-11 of x. The
+// argument is x / 4, whose square a saturating product clamps to 1. Returning half of the result saves a doubling.
 template <>
 struct Gelu<bfloat16> {
   static constexpr float kTaken = 0.25f, kGiven = 0.5f;
@@ -68,18 +69,19 @@ struct Gelu<float> : Gelu<half> {
   static __device__ __forceinline__ float2 of(float x, float y) { return make_float2(of_one(x), of_one(y)); }
 };
 
-// What is multiplied from the first GELU on.
+// The type of factors from the first GELU on.
 template <typename T>
 using Factor = std::conditional_t<std::is_same_v<T, float>, float, half>;
 
-// Two elements of T as factors, times a power of two.
+// Convert a pair of T to a pair of factors, multiplied by `times`, a power of two.
 template <typename T>
 __device__ __forceinline__ Pair<Factor<T>> as_factors(Pair<T> both, float times) {
   const float2 two = unpack<T>(both);
   return pack<Factor<T>>(two.x * times, two.y * times);
 }
 
-// LayerNorm over the 64 channels of each row, then GELU, packed as a left factor. weight, bias: times what GELU takes.
+// LayerNorm over the 64 channels of each row, then GELU, packed as a left factor. `weight` and `bias` must be
+// multiplied by Gelu<T>::kTaken.
 template <typename T>
 __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight, const float* bias, float eps,
                                           Pair<Factor<T>> (&to)[4][4]) {
@@ -109,6 +111,8 @@ __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight,
   }
 }
 
+// One block: one prompt that has masks, `part_panels` panels and, in float32, one sub-cell of the first step. Its warps
+// take turns at the panels. Masks are processed kMasksAtOnce at a time, as the columns of the last product.
 template <typename T, int kSteps>
 __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
     upscale_kernel(const Upscaling up, int part_panels) {
@@ -117,13 +121,13 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
   DYNAMIC_SHARED(uint4, factors);
   uint4* const more = factors + Shape::kFactors;
   auto* const coefficients = reinterpret_cast<uint32_t*>(more + Shape::kMore) + warp() * kSteps * 4 * kWarp;
-  // Where the warp's masks go.
+  // Where the masks go; each warp keeps a copy of its own.
   auto* const outs = reinterpret_cast<float**>(more + Shape::kMore + Shape::kCoefficients) + warp() * kMasksAtOnce;
   auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients + Shape::kOuts);
   float *const norm_weight = bias + 4 * kMiddle, *const norm_bias = norm_weight + kMiddle,
                *const more_bias = norm_bias + kMiddle;
   const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, part_panels);
-  constexpr int kGroups = 4 / Shape::kCells;  // of the first step's sub-cells
+  constexpr int kGroups = 4 / Shape::kCells;  // blocks that divide the first step's sub-cells
   const int64_t group_of_cells = blockIdx.x / parts, begin = blockIdx.x % parts * part_panels;
   const int64_t asked = group_of_cells / kGroups;
   const int first_cell = static_cast<int>(group_of_cells % kGroups) * Shape::kCells;
@@ -140,7 +144,8 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
   copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, Shape::kThreads, Gelu<T>::kTaken);
   cp_async_commit();
   cp_async_wait<0>();
-  // What this thread has copied, from the one GELU to the next.
+  // Convert the second step's matrix to factors, scaled from the results of the first GELU to the arguments of the
+  // second. A thread converts only what it has copied itself, so no barrier is needed before.
   if constexpr (!Shape::kFloat) {
     for (int i = thread; i < Shape::kMore; i += Shape::kThreads) {
       constexpr float kTimes = Gelu<T>::kTaken / Gelu<T>::kGiven;
@@ -154,20 +159,21 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
   const T* const state = static_cast<const T*>(up.state) + up.asked[asked] * panels * up.rows * 16;
   for (int64_t mask = first; mask < last; mask += kMasksAtOnce) {
     const int masks = static_cast<int>(min(last - mask, int64_t{kMasksAtOnce}));
-    // The masks' weights as a right factor, 32 deep, masks as its columns.
+    // The masks' weights as a right factor of depth 32, with masks as columns.
     Pair<Factor<T>> weights[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const T* const from = static_cast<const T*>(up.weights) + (mask + min(group(), masks - 1)) * kNarrow;
       weights[j] = as_factors<T>(*reinterpret_cast<const Pair<T>*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kGiven);
     }
-    __syncwarp();
+    __syncwarp();  // all lanes have finished with the last masks' `outs`
     if (lane() < masks) outs[lane()] = up.out + up.places[mask + lane()] * 16 * tokens;
     __syncwarp();
     const int width = static_cast<int>(up.width);
     for (int64_t panel = begin + warp(); panel < end; panel += Shape::kWarps) {
       const T* const from = state + panel * up.rows * 16;
-      if (panel + Shape::kWarps < end) {  // the next panel's coefficients: at most 33 times 128 bytes, or twice as many
+      // Prefetch the next panel's coefficients: at most 33 lines of 128 bytes, or twice as many in float32.
+      if (panel + Shape::kWarps < end) {
         constexpr int kRow = 16 * sizeof(T);
         const auto* const next = reinterpret_cast<const char*>(from + Shape::kWarps * up.rows * 16);
         for (int i = lane() * 128; i < up.rows * kRow; i += kWarp * 128) fetch_ahead(next + i);
@@ -201,14 +207,14 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
           load_columns(left[step], rows, present, rows + 8 * 16, present - 8);
         }
       }
-      const int token = static_cast<int>(panel) * 16 + group();  // of 2^28 at most
-      int64_t places[2];                                         // of the token's first pixel
+      const int token = static_cast<int>(panel) * 16 + group();  // fits: there are at most 2^28
+      int64_t places[2];                                         // offset of the first pixel of each of the two tokens
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int y = (token + 8 * half) / width, x = token + 8 * half - y * width;
         places[half] = int64_t{16} * y * width + 4 * x;
       }
-      // Loops that stay loops: unrolled, they would take more registers than there are.
+      // This loop and the inner one must not be unrolled: there would not be enough registers.
 #pragma unroll 1
       for (int cell = first_cell; cell < first_cell + Shape::kCells; ++cell) {
         float sums[8][4];
@@ -217,7 +223,7 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
           Pair<T> image[4];
           load_fragment(image, base, panel * 16 + cell * 4 + n / 2);
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {  // rows and rows + 8 of one group of columns, then of the other
+          for (int j = 0; j < 4; ++j) {  // rows g and g + 8 of one group of 8 columns, then of the next
             const float2 two = unpack<T>(image[j]);
             const float* const add = bias + cell * kMiddle + (n + j / 2) * 8 + 2 * pair();
             sums[n + j / 2][j % 2 * 2] = fmaf(two.x, of_base[j % 2], add[0]);
@@ -236,7 +242,7 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
         norm_gelu<T>(sums, norm_weight, norm_bias, up.norm_eps, cells);
 #pragma unroll 1
         for (int down = 0; down < 2; ++down) {
-          float logits[2][4] = {};  // of two sub-cells side by side
+          float logits[2][4] = {};  // of two horizontally adjacent sub-cells
 #pragma unroll
           for (int across = 0; across < 2; ++across) {
             const int part = 2 * down + across;

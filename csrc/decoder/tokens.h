@@ -1,8 +1,9 @@
-// The two-way mask decoder's whole work on a few prompts: their tokens here, their looks at the image by decoder.h.
+// The whole two-way mask decoder for a few prompts, on the CPU: prompt tokens are processed here, their attention to
+// the image by decoder.h, which also explains the names.
 //
-// A prompt has about seven tokens, so a layer's weights are read for little arithmetic: with one prompt it is the time
-// to read 15 MB, and what PyTorch would spend on a thousand small steps is many times that. Results are the same to the
-// bit for every number of threads.
+// A prompt has about seven tokens, so little arithmetic is done per weight read. One prompt takes about the time to
+// read 15 MB of weights; PyTorch's overhead for a thousand small operations would be many times that. Results are equal
+// to the bit for every number of threads.
 #pragma once
 
 #include <cstdint>
@@ -23,18 +24,19 @@ struct TokenNorm {
   const float* bias;
 };
 
-// A block of the transformer, without its norm of image tokens. `width` = channels, `inner` = heads * head_dim.
+// A block of the transformer, without the LayerNorm of image tokens. `width` is the number of channels, `inner` is
+// heads * head_dim of the cross-attention.
 struct TokenBlock {
   TokenLayer self_q, self_k, self_v, self_out;  // width to width
   TokenNorm norm1;
-  TokenLayer look_q, look_out;  // tokens look at the image: width to inner, inner to width
+  TokenLayer look_q, look_out;  // attention of tokens to the image: width to inner, inner to width
   TokenNorm norm2;
   TokenLayer mlp1, mlp2;  // with ReLU between
   TokenNorm norm3;
-  TokenLayer answer_k, answer_v;  // what image tokens look at: width to inner
+  TokenLayer answer_k, answer_v;  // keys and values for the attention of image tokens to tokens: width to inner
 };
 
-// What models/decoder_features.py makes of the weights: (inner, inner), or (inner) where it says so.
+// Matrices that models/decoder_features.py precomputes from the weights alone: (inner, inner), or (inner) if so marked.
 struct TokenMixes {
   const float *gram1, *look1, *seen1, *seen1_bias;                              // bias (inner)
   const float *keys, *keys_bias, *own, *own_bias, *cross, *cross_bias, *gram2;  // biases (inner)
@@ -42,6 +44,7 @@ struct TokenMixes {
   const float *seen2_first, *seen2_second, *seen2_rest, *seen2_bias;            // rest and bias (inner)
 };
 
+// The weights, inputs and outputs of a call. Tokens of a prompt are (tokens, width); chosen_count is at most tokens.
 struct Prompts {
   int64_t prompts, tokens, width, heads, head_dim, length;
   float eps;  // of every LayerNorm
@@ -50,36 +53,40 @@ struct Prompts {
   TokenNorm final_norm;
   TokenLayer iou1, iou2, iou3;  // predicted IoU, from the first token
   TokenMixes mixes;
-  // Of the image, see decoder.h.
+  // What was precomputed of the image: keys and values of first_look, then image, values and norms of each pass, and
+  // the second pass's constant; see decoder.h.
   const float *first_keys, *first_values;
   const float *image1, *values1, *norms1;
   const float *image2, *values2, *norms2;
   float constant;
-  const float* given;  // (prompts, tokens, width)
-  const int64_t* chosen;
-  int64_t chosen_count;  // tokens whose result is wanted, the first of them the IoU's
-  float* state;          // (prompts, panels, 2 * heads * tokens + 2, 16)
-  float* final_tokens;   // (prompts, chosen_count, width)
-  float* iou;            // (prompts, iou3.n)
-  float* first_own;  // (prompts, heads, tokens, head_dim): values of both blocks' tokens in the image's look at them
+  const float* given;     // (prompts, tokens, width), the input tokens, which also serve as their position embedding
+  const int64_t* chosen;  // (chosen_count), indices of the tokens whose result is wanted, the first that of the IoU
+  int64_t chosen_count;
+  float* state;         // output (prompts, panels, 2 * heads * tokens + 2, 16)
+  float* final_tokens;  // output (prompts, chosen_count, width)
+  float* iou;           // output (prompts, iou3.n)
+  // Output (prompts, heads, tokens, head_dim): the values of both blocks' tokens in the attention of image tokens to
+  // them.
+  float* first_own;
   float* second_own;
 };
 void decode_prompts(const Prompts& job, int64_t threads);
 
-// What `upscale` takes of each prompt and mask.
+// The operands of mask_factors, which computes what `upscale` needs of each prompt (`factors`) and mask (`weights`).
 struct MaskFactors {
   int64_t prompts, tokens, heads, head_dim, width, wide, chosen_count;  // wide = 4 * middle
-  const float *final_tokens, *first_own, *second_own;                   // as `decode_prompts` gives them
-  const int64_t* asked;                                                 // (asked_count): prompts
+  const float *final_tokens, *first_own, *second_own;                   // outputs of `decode_prompts`
+  const int64_t* asked;                                                 // (asked_count), prompts
   int64_t asked_count;
-  const int64_t *index, *column;  // (count): place in asked, and of the mask's token among the chosen
+  const int64_t *index, *column;  // (count): each mask's place in `asked`, its token's place after the first chosen one
   int64_t count;
-  const TokenLayer* layers;     // three for each mask's token, in the order of the chosen ones after the first
+  const TokenLayer* layers;     // three per mask token, in the order of the chosen tokens after the first
   const float *first, *second;  // (wide, inner)
   const float* rest;            // (wide)
-  float* factors;               // (asked_count, wide, 2 * heads * tokens + 2)
-  float* weights;               // (count, narrow)
+  float* factors;               // output (asked_count, wide, 2 * heads * tokens + 2)
+  float* weights;               // output (count, narrow)
 };
+// Throws std::invalid_argument if an element of `asked`, `index` or `column` is out of range.
 void mask_factors(const MaskFactors& job, int64_t threads);
 
 }  // namespace fastsam::decoder

@@ -1,5 +1,5 @@
-// What happens to prompts' tokens between their looks at the image. ops/_decoder/reference_tokens.py has the same
-// steps.
+// The processing of prompt tokens between their attentions to the image. ops/_decoder/reference_tokens.py has the same
+// steps in PyTorch.
 #include "decoder/tokens.h"
 
 #include <algorithm>
@@ -15,10 +15,10 @@
 namespace fastsam::decoder {
 namespace {
 
-// Prompts for whose small products another thread is worth starting.
+// Number of prompts per thread below which a thread costs more than it saves in their small products.
 constexpr int64_t kPromptsPerThread = 8;
 
-// x (rows, k), rows `stride` floats apart, to out (rows, n).
+// Apply a layer to x (rows, k), rows `stride` floats apart: out (rows, n), optionally with ReLU and a residual.
 void apply(const TokenLayer& layer, const float* x, int64_t stride, int64_t rows, bool relu, const float* residual,
            float* out, int64_t threads) {
   const LinearFinish finish{layer.bias, relu ? kLinearRelu : kLinearNone, residual, layer.n, out, layer.n};
@@ -29,6 +29,7 @@ void normalise(const TokenNorm& norm, const float* x, int64_t rows, int64_t widt
   kernels().linear.layer_norm(x, width, rows, width, norm.weight, norm.bias, eps, out, width);
 }
 
+// One call of decode_prompts, with its scratch memory.
 class Decoding {
  public:
   Decoding(const Prompts& job, int64_t threads)
@@ -60,9 +61,9 @@ class Decoding {
 
  private:
   static size_t bytes(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
-  // Coefficients and rows of the larger of both looks.
+  // Floats of look_mix_ and mixed_ per prompt: the larger of both looks.
   int64_t look_most() const { return std::max(rows_ * rows_, look_rows_ * (2 * rows_ + 2)); }
-  // The widest of what lies in q_, k_ and v_, and in hidden_.
+  // The largest row that q_, k_ and v_ must hold, and that hidden_ must hold.
   int64_t wide() const { return std::max({job_.width, inner_, job_.iou1.n}); }
   int64_t hidden() const { return std::max({job_.width, job_.first.mlp1.n, job_.second.mlp1.n, job_.iou2.n}); }
   int64_t size() const {
@@ -74,7 +75,7 @@ class Decoding {
   }
   float* take(int64_t floats) { return memory_.take(floats); }
 
-  // Calls work(prompt, scratch) for all prompts; scratch: (rows, inner).
+  // Call work(prompt, scratch) for all prompts, in parallel. scratch: (rows, inner).
   template <typename Work>
   void for_prompts(const Work& work) {
     fork_join(threads_, job_.prompts, kPromptsPerThread, [&](int64_t begin, int64_t end) {
@@ -87,7 +88,7 @@ class Decoding {
     const TokenBlock& block = job_.first;
     attend_self(block, queries_, false);
     place();
-    // All prompts' rows of one head lie together: they look at the same image.
+    // Order rows by head, then prompt: all prompts attend to the same image, as one matrix per head.
     apply(block.look_q, placed_, job_.width, tokens_, false, nullptr, q_, threads_);
     const int64_t dim = job_.head_dim;
     for (int64_t head = 0; head < job_.heads; ++head) {
@@ -136,7 +137,7 @@ class Decoding {
   void final_look() {
     const TokenMixes& mixes = job_.mixes;
     const int64_t count = job_.chosen_count, chosen = job_.prompts * count, width = job_.width;
-    float *queries = v_, *placed = k_;  // those of the chosen tokens
+    float *queries = v_, *placed = k_;  // the rows of the chosen tokens
     for (int64_t i = 0; i < chosen; ++i) {
       const int64_t from = (i / count * job_.tokens + job_.chosen[i % count]) * width;
       std::memcpy(queries + i * width, queries_ + from, bytes(width));
@@ -193,7 +194,8 @@ class Decoding {
     apply(job_.iou3, hidden_, job_.iou2.n, job_.prompts, false, nullptr, job_.iou, threads_);
   }
 
-  // Self-attention of each prompt's tokens, then the norm.
+  // Self-attention of each prompt's tokens, an optional residual, then the norm: updates queries_. `placed` are the
+  // inputs of queries and keys.
   void attend_self(const TokenBlock& block, const float* placed, bool residual) {
     const int64_t width = job_.width, dim = width / job_.heads, count = job_.tokens;
     apply(block.self_q, placed, width, tokens_, false, nullptr, q_, threads_);
@@ -215,7 +217,8 @@ class Decoding {
     normalise(block.norm1, q_, tokens_, width, job_.eps, queries_);
   }
 
-  // What follows a look, whose result is (tokens, inner) in q_.
+  // The rest of a block after its attention to the image, whose result is (tokens, inner) in q_: projection, residual,
+  // norm, MLP, residual, norm.
   void update(const TokenBlock& block) {
     const int64_t width = job_.width;
     apply(block.look_out, q_, inner_, tokens_, false, queries_, k_, threads_);
@@ -226,7 +229,7 @@ class Decoding {
     place();
   }
 
-  // Keys and values for the image tokens' look at these tokens.
+  // Compute keys_ and the values `own` for the attention of image tokens to these tokens.
   void answer(const TokenBlock& block, float* own) {
     apply(block.answer_k, placed_, job_.width, tokens_, false, nullptr, q_, threads_);
     to_heads(q_, job_.tokens, scale_, keys_);
@@ -234,17 +237,19 @@ class Decoding {
     to_heads(q_, job_.tokens, 1.0f, own);
   }
 
+  // Add the position embedding of tokens, i.e. the input tokens.
   void place() {
     for (int64_t i = 0; i < tokens_ * job_.width; ++i) placed_[i] = queries_[i] + job_.given[i];
   }
 
-  // Twice the mean over channels, as the variance takes products of values.
+  // out = own * 2 / width: the factor of the cross terms in the variance, which is a mean over channels.
   void scaled(const float* own, float* out) const {
     const float factor = 2.0f / static_cast<float>(job_.width);
     for (int64_t i = 0; i < tokens_ * inner_; ++i) out[i] = own[i] * factor;
   }
 
-  // (prompts * count, inner) to (prompts, heads, count, head_dim), and back with a bias.
+  // to_heads: rearrange (prompts * count, inner) to (prompts, heads, count, head_dim), times `factor`. to_rows: the
+  // reverse, plus a bias.
   void to_heads(const float* x, int64_t count, float factor, float* out) const {
     each_vector(count, [&](int64_t row, int64_t vector, int64_t) {
       for (int64_t d = 0; d < job_.head_dim; ++d) out[vector + d] = x[row + d] * factor;
@@ -255,6 +260,7 @@ class Decoding {
       for (int64_t d = 0; d < job_.head_dim; ++d) out[row + d] = x[vector + d] + bias[channel + d];
     });
   }
+  // Call work(offset in rows, offset in heads, channel) for each vector of head_dim floats of both layouts.
   template <typename Work>
   void each_vector(int64_t count, const Work& work) const {
     for (int64_t i = 0; i < job_.prompts; ++i) {
@@ -267,7 +273,8 @@ class Decoding {
     }
   }
 
-  // Products of all rows of x, `count` per head, with all rows of `own` through mix (inner, inner).
+  // out (rows of x, rows) = x mix own^T for one prompt, where row (head, token) of x and of `own` is zero outside its
+  // head's channels. x has `count` rows per head; mix is (inner, inner); y is scratch memory.
   void pairs(const float* x, int64_t count, const float* mix, const float* own, float* out, int64_t stride,
              float* y) const {
     const int64_t dim = job_.head_dim, other = job_.tokens;
@@ -281,7 +288,7 @@ class Decoding {
     }
   }
 
-  // Rows of x with their head's part of `vector` (inner), `stride` floats apart.
+  // out = products of x's rows with their head's part of `vector` (inner); outputs are `stride` floats apart.
   void dots(const float* x, int64_t count, const float* vector, float* out, int64_t stride) const {
     for (int64_t head = 0; head < job_.heads; ++head) {
       isa_.token_dots(x + head * count * job_.head_dim, job_.head_dim, count, job_.head_dim,
@@ -289,8 +296,8 @@ class Decoding {
     }
   }
 
-  // Adds what a look has gathered of coefficients, mixed (rows, look rows), as values through mix: seen (heads, count,
-  // head_dim).
+  // Add the prompt's part of a look's values: seen (heads, count, head_dim) += mixed^T own mix^T, where `mixed` (rows,
+  // look rows) is the look's weighted sum of coefficients. Each head takes its own rows of mix (inner, inner).
   void add_gathered(const float* mixed, const float* own, const float* mix, int64_t count, float* seen,
                     float* y) const {
     const int64_t dim = job_.head_dim, look_rows = job_.heads * count;
@@ -310,8 +317,8 @@ class Decoding {
   float scale_;
   Arena memory_;
   float *queries_, *placed_;                     // (tokens, width)
-  float *q_, *k_, *v_;                           // (tokens, width or inner)
-  float* hidden_;                                // (tokens, hidden layer)
+  float *q_, *k_, *v_;                           // (tokens, width or inner), general-purpose
+  float* hidden_;                                // (tokens, hidden layer), also the output of self-attention
   float *keys_, *look_, *seen_, *own_, *cross_;  // (prompts, heads, tokens, head_dim)
   float *gram_, *keys_mix_, *own_gram_, *cross_mix_;
   float *look_mix_, *mixed_;
@@ -329,7 +336,7 @@ void mask_factors(const MaskFactors& job, int64_t threads) {
   check_asked(job.asked, job.asked_count, job.prompts, job.index, job.count);
   for (int64_t i = 0; i < job.count; ++i) {
     if (job.column[i] < 0 || job.column[i] >= job.chosen_count - 1) {
-      throw std::invalid_argument("a mask's token is not among those decoded");
+      throw std::invalid_argument("column must be indices of the mask tokens that were decoded");
     }
   }
   const DecoderKernels& isa = kernels().decoder;
@@ -353,7 +360,7 @@ void mask_factors(const MaskFactors& job, int64_t threads) {
   });
   if (job.count == 0) return;
 
-  // Each mask's token through its own three layers: those of one token together.
+  // Each mask token has three layers of its own: process the masks of one token together.
   const int64_t narrow = job.layers[2].n;
   const int64_t widest = std::max(job.layers[0].n, job.layers[1].n);
   Arena memory(padded(job.count * job.width) + 2 * padded(job.count * widest) + padded(job.count * narrow));

@@ -1,3 +1,4 @@
+// The whole mask decoder on the GPU (tokens_cuda.h): the sequence of kernel launches, and checks of sizes.
 #include "decoder/tokens_cuda.h"
 
 #include <algorithm>
@@ -14,8 +15,9 @@
 namespace fastsam::decoder::cuda {
 namespace {
 
-// Of a launch, at fewer blocks than this, small blocks are more; and of two tiles' side, of which a multiprocessor has
-// one at a time.
+// A launch uses blocks of one tile's side only if there are at least kBlocksToFill of them, and blocks of two tiles'
+// side, of which a multiprocessor holds one at a time, only if there are at least kLargeBlocksToFill. Otherwise smaller
+// blocks occupy the GPU better.
 constexpr int64_t kBlocksToFill = 128, kLargeBlocksToFill = 96;
 
 void require(bool holds, const char* message) {
@@ -24,7 +26,7 @@ void require(bool holds, const char* message) {
 
 unsigned step_blocks(int64_t warps) { return blocks_for(warps, kStepWarps); }
 
-// Rows one after the other, `stride` elements apart.
+// Plain rows, `stride` elements apart.
 Place rows_of(const void* data, int64_t stride) {
   return {const_cast<void*>(data), stride, 0, 16, 1, false, nullptr, 0};
 }
@@ -33,6 +35,7 @@ Product product(const TokenLayer& layer, Place x, Place out, int64_t rows, float
   return {x, out, rows_of(nullptr, 0), layer.weight, layer.bias, rows, layer.n, layer.k, factor, false, 0};
 }
 
+// Set each product's first block, and return the total number of blocks of `rows` x `columns` results.
 int64_t count_blocks(Products& all, int64_t rows, int64_t columns) {
   int64_t blocks = 0;
   for (int i = 0; i < all.count; ++i) {
@@ -49,7 +52,7 @@ void start_many(const Products& all, int64_t blocks, void* stream) {
          static_cast<cudaStream_t>(stream), all);
 }
 
-// Independent products in one launch.
+// Launch independent products together, with the block size that suits their number of blocks.
 template <typename T>
 void start_products(Products& all, void* stream) {
   int64_t blocks = count_blocks(all, 2 * kTile, 2 * kTile);
@@ -74,13 +77,13 @@ class Decoding {
   void run() {
     lay_out_image();
     put_together();
-    // The first block: its tokens are still their own positions.
+    // The first block, whose self-attention adds no position embedding to the tokens.
     multiply(self_products(job_.first, given_, given_));
     attend_self(job_.first, nullptr);
     multiply({product(job_.first.look_q, rows_of(at_.placed, kWidth), by_head(at_.look), at_.rows, kScale)});
     first_look({at_.look, at_.image[0], at_.image[1], at_.keys, at_.rows, at_.panels, job_.length}, dtype_, stream_);
     update(job_.first, by_head(at_.keys));
-    // With what the second block asks of the same tokens.
+    // One launch together with the second block's self-attention products, which read the same tokens.
     std::vector<Product> products = answers(job_.first, job_.first_own);
     for (const Product& one : self_products(job_.second, at_.placed, at_.queries)) products.push_back(one);
     multiply(products);
@@ -92,7 +95,7 @@ class Decoding {
     pass(look, dtype_, shared_, stream_);
     gather<false>();
     update(job_.second, rows_of(at_.seen_rows, kInner));
-    // The last look is of the chosen tokens alone.
+    // Only the chosen tokens take part in the last look.
     products = answers(job_.second, job_.second_own);
     products.push_back(
         product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count), at_.chosen, kScale));
@@ -114,7 +117,7 @@ class Decoding {
 
  private:
   static constexpr float kScale = 0.25f;          // 1 / sqrt(kDim)
-  static constexpr float kShare = 2.0f / kWidth;  // twice the mean over channels, as the variance takes it
+  static constexpr float kShare = 2.0f / kWidth;  // factor of the cross terms in the variance, a mean over channels
 
   cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
 
@@ -161,7 +164,8 @@ class Decoding {
             product(block.self_v, of_queries, rows_of(at_.v, kWidth), at_.rows)};
   }
 
-  // Self-attention, then the norm: to `queries`, and with the tokens added to `placed`. residual: may be null.
+  // Self-attention, an optional residual (may be null), then the norm: to `queries`, and plus the input tokens to
+  // `placed`.
   void attend_self(const TokenBlock& block, const void* residual) {
     launch((self_attention_kernel<T>), step_blocks(job_.prompts * kHeads), kStepThreads, 0, stream(),
            (SelfAttention{at_.q, at_.k, at_.v, at_.mlp, job_.prompts, static_cast<int>(job_.tokens)}));
@@ -171,7 +175,7 @@ class Decoding {
     normalise(block.norm1, at_.sum, at_.rows, at_.queries, at_.placed);
   }
 
-  // What follows a look, which has seen this.
+  // The rest of a block after its look, whose result is `seen`: projection, residual, norm, MLP, residual, norm.
   void update(const TokenBlock& block, Place seen) {
     Product out = product(block.look_out, seen, rows_of(at_.sum, kWidth), at_.rows);
     out.residual = rows_of(at_.queries, kWidth);
@@ -186,7 +190,7 @@ class Decoding {
     normalise(block.norm3, at_.sum, at_.rows, at_.queries, at_.placed);
   }
 
-  // Keys and values for the image tokens' look at these tokens.
+  // The products for keys and values in the attention of image tokens to these tokens.
   std::vector<Product> answers(const TokenBlock& block, void* own) const {
     return {product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens), at_.rows, kScale),
             product(block.answer_v, rows_of(at_.queries, kWidth), by_prompt(own, job_.tokens), at_.rows)};
@@ -216,7 +220,7 @@ class Decoding {
     one = &(all.of[all.count++] = pairing(first, mixes.own, first, at_.own_gram, at_.own_laid, kShare));
     one->along = mixes.own_bias, one->bias = at_.own_bias;
     one = &(all.of[all.count++] = pairing(second, mixes.cross, first, at_.cross_mix, at_.cross_laid, kShare));
-    // As the weights of each head sum to 1, this bias can take the constant along.
+    // The softmax weights of each head sum to 1, so adding constant / heads to this bias adds the variance's constant.
     one->along = mixes.cross_bias, one->bias = at_.cross_bias, one->constant = job_.constant;
     all.of[all.count++] = pairing(second, mixes.gram2, second, at_.gram, nullptr, 1.0f);
     one = &(all.of[all.count++] = pairing(at_.look, mixes.look2_first, first, at_.look_mix, at_.look_laid, 1.0f));
@@ -291,7 +295,7 @@ void check_block(const TokenBlock& block) {
   }
   for (const TokenLayer* layer : {&block.look_q, &block.answer_k, &block.answer_v}) {
     check_layer(*layer, kWidth);
-    require(layer->n == kInner, "decoder: there are kernels for looks of 128 channels");
+    require(layer->n == kInner, "decoder: there are kernels for cross-attention of 128 channels");
   }
   check_layer(block.look_out, kInner), check_layer(block.mlp1, kWidth), check_layer(block.mlp2, block.mlp1.n);
   require(block.look_out.n == kWidth && block.mlp2.n == kWidth, "decoder: there are kernels for 256 channels");
@@ -301,14 +305,16 @@ void check(const Prompts& job) {
   require(job.prompts >= 0 && job.tokens >= 1 && job.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
   require(job.prompts <= int64_t{1} << 24, "decoder: there must be at most 2^24 prompts");
   require(job.length >= 1 && job.length <= int64_t{1} << 28, "decoder: there must be 1 to 2^28 image tokens");
-  require(job.outputs >= 0 && job.outputs <= job.tokens, "decoder: a prompt must have the output tokens");
-  require(job.chosen_count >= 1 && job.chosen_count <= job.tokens, "decoder: chosen must be tokens that there are");
+  require(job.outputs >= 0 && job.outputs <= job.tokens, "decoder: outputs must be from 0 to the number of tokens");
+  require(job.chosen_count >= 1 && job.chosen_count <= job.tokens,
+          "decoder: chosen must be indices of a prompt's tokens");
   for (int i = 0; i < job.chosen_count; ++i) {
-    require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "decoder: chosen must be tokens that there are");
+    require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "decoder: chosen must be indices of a prompt's tokens");
   }
   check_block(job.first), check_block(job.second);
   check_layer(job.final_q, kWidth), check_layer(job.final_out, kInner);
-  require(job.final_q.n == kInner && job.final_out.n == kWidth, "decoder: the last look must be as wide as the others");
+  require(job.final_q.n == kInner && job.final_out.n == kWidth,
+          "decoder: the final attention must have the sizes of the other attentions");
   check_layer(job.iou1, kWidth), check_layer(job.iou2, job.iou1.n), check_layer(job.iou3, job.iou2.n);
 }
 
@@ -328,7 +334,7 @@ void factors_of(const MaskFactors& job, void* stream) {
       Products all{};
       for (int mask = begin; mask < std::min(begin + kMostProducts, at.masks); ++mask) {
         const TokenLayer& layer = job.layers[mask][i];
-        // The mask's token of each prompt that is asked for.
+        // The mask token of each prompt in `asked`.
         Place x = rows_of(static_cast<const T*>(job.final_tokens) + (1 + mask) * kWidth, job.chosen_count * kWidth);
         x.index = job.asked, x.groups = job.prompts;
         if (i > 0) x = rows_of(at.of(i - 1, mask), layer.k);
@@ -354,7 +360,7 @@ void check(const MaskFactors& job) {
     const TokenLayer(&layers)[3] = job.layers[mask];
     check_layer(layers[0], kWidth), check_layer(layers[1], layers[0].n), check_layer(layers[2], layers[1].n);
     for (int i = 0; i < 3; ++i)
-      require(layers[i].n == job.layers[0][i].n, "decoder: masks' layers must be of one size");
+      require(layers[i].n == job.layers[0][i].n, "decoder: the layers of all masks must have the same sizes");
   }
 }
 

@@ -1,10 +1,10 @@
-// The two-way mask decoder's whole work on some prompts on a GPU, in half precision: their tokens here, their looks at
-// the image by decoder_cuda.h. About 35 kernels are started on a stream, one after the other; nothing else happens, so
-// that a call can be captured in a graph, and returns before the work is done.
+// The whole two-way mask decoder for some prompts on the GPU, in float16 or bfloat16: prompt tokens are processed here,
+// their attention to the image by decoder_cuda.h. A call launches about 35 kernels on a stream, one after another, and
+// does nothing else. So it is asynchronous and can be captured in a CUDA graph.
 //
-// A prompt has about seven tokens, whose layers are 20 MMAC and read 7 MB of weights: for one prompt that is the time
-// to start kernels and to wait for memory, for 1,024 (41 GFLOP) some 0.2 ms of tensor cores. What a kernel rounds, and
-// where, is what PyTorch does in the same dtype, or less.
+// A prompt has about seven tokens, whose layers take 20 MMAC and read 7 MB of weights. For one prompt, kernel launches
+// and memory latency dominate; for 1,024 prompts (41 GFLOP) the tensor cores take some 0.2 ms. Intermediate results are
+// rounded where PyTorch rounds them in the same dtype, or less often.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 
 namespace fastsam::decoder::cuda {
 
-// Channels of a token; of a look there are kHeads * kDim.
+// Channels of a token, and of queries, keys and values in attention between tokens and the image.
 constexpr int kWidth = 256, kInner = kHeads * kDim;
 
-// A fully connected layer: weight (n, k), bias (n). k is a multiple of 8, n of 2; weights are at multiples of 16 bytes.
+// A fully connected layer: weight (n, k), bias (n). k is a multiple of 8, n of 2. Weights are aligned to 16 bytes.
 struct TokenLayer {
   const void* weight;
   const void* bias;
@@ -28,7 +28,8 @@ struct TokenNorm {
   const void* bias;
 };
 
-// As in tokens.h.
+// TokenBlock, TokenMixes and Prompts are as in tokens.h, apart from what is noted here. All tensors but float ones have
+// the dtype of the call.
 struct TokenBlock {
   TokenLayer self_q, self_k, self_v, self_out;
   TokenNorm norm1;
@@ -54,51 +55,53 @@ struct Prompts {
   TokenNorm final_norm;
   TokenLayer iou1, iou2, iou3;
   TokenMixes mixes;
-  // Of the image, as decoder.h has them, in panels of 16 tokens.
+  // What was precomputed of the image, in panels of 16 tokens as in decoder.h.
   const void *first_keys, *first_values, *image1, *values1, *image2, *values2;
   const float *norms1, *norms2;
-  const float* constant;  // of the variance; one number
-  bool laid_out;          // those of halves are fragments: see `lay_out`
-  const void* given;      // (prompts, tokens, kWidth), or null: `output` before `sparse` then
+  const float* constant;  // the constant of the second pass's variance, on the device
+  bool laid_out;          // whether the 16-bit parts of the image are fragments already, see `lay_out`
+  const void* given;      // (prompts, tokens, kWidth), or null: then a prompt's tokens are `output`, then `sparse`
   const void* output;     // (outputs, kWidth), the same for all prompts
   const void* sparse;     // (prompts, tokens - outputs, kWidth)
   int64_t outputs;
-  int chosen[kTokens];
-  int chosen_count;    // tokens whose result is wanted, the first of them the IoU's
+  int chosen[kTokens];  // tokens whose result is wanted, the first that of the IoU
+  int chosen_count;
   void* state;         // (prompts, panels, 2 * heads * tokens + 2, 16)
   void* final_tokens;  // (prompts, chosen_count, kWidth)
   void* iou;           // (prompts, iou3.n)
   void* first_own;     // (prompts, heads, tokens, kDim)
   void* second_own;
-  void* scratch;  // `prompts_scratch` bytes, at a multiple of 256
+  void* scratch;  // `prompts_scratch` bytes, aligned to 256
 };
 
-// What an image gives, but for the norms, from panels to fragments: in the order of `Prompts`.
+// Rearrange the precomputed parts of an image, except the norms, from panels to the fragments of decoder_cuda.h. Parts
+// are in the order of `Prompts`: first_keys, first_values, image1, values1, image2, values2. Asynchronous.
 constexpr int kImageParts = 6;
 void lay_out(const void* const (&from)[kImageParts], void* const (&to)[kImageParts], int64_t length, void* stream);
 
-// Bytes of scratch memory for a call; its pointers are not looked at.
+// Return the bytes of scratch memory that a call needs. Only the sizes in `job` are used.
 int64_t prompts_scratch(const Prompts& job);
 
-// Errors as of `pass`.
+// Throws like `pass` in decoder_cuda.h.
 void decode_prompts(const Prompts& job, DType dtype, int64_t shared_memory, void* stream);
 
-// What `upscale` takes of each prompt and mask, in five launches for up to four masks. Numbers that are out of range
-// mean the nearest that there are.
+// The operands of mask_factors, which computes what `upscale` needs of each prompt (`factors`) and mask (`weights`), in
+// five launches for up to four masks. Elements of `asked`, `index` and `column` that are out of range are clamped.
+// Mask tokens are numbered from 0 in the order of the chosen tokens after the first.
 struct MaskFactors {
   int64_t prompts, tokens, asked_count, count;
   int wide;                                           // 4 * middle, a multiple of 16
   int chosen_count;                                   // tokens of a prompt, of which the masks' come after the first
-  const void *final_tokens, *first_own, *second_own;  // as `decode_prompts` gives them
-  const int64_t* asked;                               // (asked_count): prompts
-  const int64_t *index, *column;                      // (count): place in asked, and of the mask's token
-  TokenLayer layers[kTokens][3];                      // of each mask's token, all of the same sizes
+  const void *final_tokens, *first_own, *second_own;  // outputs of `decode_prompts`
+  const int64_t* asked;                               // (asked_count), prompts
+  const int64_t *index, *column;                      // (count): each mask's place in `asked`, its token's number
+  TokenLayer layers[kTokens][3];                      // of each mask token, all of the same sizes
   const void *first, *second;                         // (wide, kInner)
   const void* rest;                                   // (wide)
-  void* factors;                                      // (asked_count, wide, 2 * heads * tokens + 2), or of those:
-  bool laid_out;                                      // matrices, as `upscale` takes them
-  void* weights;                                      // (count, narrow)
-  void* scratch;                                      // `mask_factors_scratch` bytes, at a multiple of 256
+  void* factors;                                      // output (asked_count, wide, 2 * heads * tokens + 2)
+  bool laid_out;                                      // whether to store `factors` as matrices, for `upscale`
+  void* weights;                                      // output (count, narrow)
+  void* scratch;                                      // `mask_factors_scratch` bytes, aligned to 256
 };
 
 int64_t mask_factors_scratch(const MaskFactors& job);

@@ -1,7 +1,7 @@
-// Fully connected layers of tokens, several that are independent of each other in one launch. There is a kernel for a
-// few rows, where reading the weights is all the time there is, and one for many. Both add up in the same order, so
-// that a prompt's results don't depend on how many others there are: 16 of depth at a time within each of four
-// quarters, and then these.
+// Fully connected layers of tokens: up to kMostProducts independent products in one launch. One kernel serves few rows,
+// where reading the weights takes all the time; the other serves many rows. Both sum in the same order, so that a
+// prompt's results don't depend on the number of prompts: in steps of depth 16 within each of four quarters of the
+// depth, then over the quarters.
 #pragma once
 
 #include "decoder/decoder_cuda_parts.cuh"
@@ -9,23 +9,24 @@
 
 namespace fastsam::decoder::cuda {
 
-// Where rows lie, in groups of which all, or the chosen ones, are taken; a row's channels are 16 together, `head`
-// apart.
+// The layout of a matrix in memory. Row r is row r % group of group r / group or, if `chosen`, the chosen[r % group]-th
+// row of that group. A row's channels are in runs of 16, which are `head` elements apart.
 struct Place {
   void* data;
-  int64_t outer, row, head;  // elements between groups, between rows of a group, between heads
+  int64_t outer, row, head;  // strides of groups, of rows within a group, and of heads (runs of 16 channels)
   int group;
   bool chosen;
-  const int64_t* index;  // of groups of one row of a left factor: which is meant by each, or null
-  int64_t groups;        // how many there are, then
+  const int64_t* index;  // for left factors with group = 1: row r is row index[r]; or null
+  int64_t groups;        // the number of groups, to which `index` is clamped
 };
 
+// out = factor * relu(x weight^T + bias) + residual, with relu only if `relu`.
 struct Product {
   Place x, out, residual;  // residual.data may be null
   const void *weight, *bias;
   int64_t rows;
   int n, k;
-  float factor;  // of the rounded result, before the residual
+  float factor;  // multiplies the rounded result
   bool relu;
   unsigned first_block;
 };
@@ -39,21 +40,22 @@ struct Products {
 };
 
 constexpr int kProductThreads = 128, kQuarters = 4, kDepth = 32;
-// Rows and columns of a block.
+// Rows and columns of a block: kFewRows x kFewColumns for few rows, a square of kTile or 2 * kTile for many.
 constexpr int kFewRows = 16, kFewColumns = 16, kTile = 64;
-constexpr int kStageChunks = 8;  // of 16 bytes, that is 64 of depth
+constexpr int kStageChunks = 8;  // 16-byte chunks per row of a stage, i.e. depth 64
 
-// Of many rows a block has a square whose side is one tile, or two where that leaves blocks enough: it then reads half
-// as much for as many products, from global and from shared memory.
+// The sizes of the kernel for many rows. A block computes a square whose side is one tile, or two tiles if that leaves
+// enough blocks: per product it then reads half as much from global and from shared memory.
 template <int kSide>
 struct Square {
   static constexpr int kRows = kTile * kSide, kThreads = kProductThreads * kSide, kStages = kSide == 1 ? 3 : 4;
-  static constexpr int kStageVectors = 2 * kRows * kStageChunks, kBlocks = kSide == 1 ? 3 : 1;  // on a multiprocessor
+  static constexpr int kStageVectors = 2 * kRows * kStageChunks, kBlocks = kSide == 1 ? 3 : 1;  // per multiprocessor
   static constexpr size_t kBytes = size_t{kStages} * kStageVectors * 16;
-  // Of a warp; each has 32 columns.
+  // A warp has kWarpRows rows, in kParts fragments, and 32 columns; kAcross warps lie side by side.
   static constexpr int kParts = 2 * kSide, kWarpRows = 16 * kParts, kAcross = 2 * kSide;
 };
 
+// Return the depth of a quarter: a fourth of k, rounded up to a multiple of kDepth.
 __device__ __forceinline__ int quarter_of(int k) {
   return (k + kQuarters * kDepth - 1) / (kQuarters * kDepth) * kDepth;
 }
@@ -64,10 +66,10 @@ __device__ __forceinline__ int64_t row_offset(const Products& all, const Place& 
   const unsigned inside = number % group;
   return number / group * place.outer + (place.chosen ? all.chosen[inside] : static_cast<int>(inside)) * place.row;
 }
-// Where a row of a product's left factor begins.
+// Return the start of a row of a product's left factor.
 template <typename T>
 __device__ __forceinline__ const T* left_row(const Products& all, const Product& one, int64_t row) {
-  // Nobody waits to know of a number that is out of range; it must not be followed.
+  // An index out of range cannot be reported without waiting for the GPU, so it is clamped.
   if (one.x.index != nullptr) row = max(int64_t{0}, min(__ldg(one.x.index + row), one.x.groups - 1));
   return static_cast<const T*>(one.x.data) + row_offset(all, one.x, row);
 }
@@ -82,7 +84,7 @@ __device__ __forceinline__ const Product& product_of(const Products& all, unsign
   return all.of[i];
 }
 
-// Of rows of results the columns that a lane has: kPairs times two side by side, 8 apart.
+// The epilogue of a product for the columns that a lane has: kPairs pairs of adjacent columns, 8 columns apart.
 template <typename T, int kPairs>
 struct Ends {
   float2 bias[kPairs];
@@ -99,14 +101,14 @@ struct Ends {
     }
   }
 
-  // The sums of a row to its results.
+  // Turn a row's sums into results and store them: bias, ReLU, factor, residual, rounded where PyTorch rounds.
   __device__ __forceinline__ void finish(const Products& all, const Product& one, int64_t row,
                                          float2 (&x)[kPairs]) const {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) x[i] = rounded(x[i].x + bias[i].x, x[i].y + bias[i].y);
     if (one.relu) {
 #pragma unroll
-      for (int i = 0; i < kPairs; ++i) {  // NaN stays
+      for (int i = 0; i < kPairs; ++i) {  // keeps NaN
         x[i] = make_float2(x[i].x < 0.0f ? 0.0f : x[i].x, x[i].y < 0.0f ? 0.0f : x[i].y);
       }
     }
@@ -138,13 +140,14 @@ struct Ends {
   }
 };
 
-// 32 of depth: each lane has 8 channels of a row g, and of row g + 8, and 8 of a column g. Which of them meet in which
-// product is up to us, as long as both factors agree.
+// Left factors of depth 32: each lane holds 8 adjacent channels of rows g and g + 8; of the right factor it holds 8
+// adjacent channels of column g. The order of the depth is arbitrary as long as both factors agree, so these channels
+// are used in the order in which they were loaded.
 struct Chunks {
   uint32_t first[4], second[4];
 
-  // nothing: zero, which the compiler must not know. It would copy the same for each product anew, which takes longer
-  // than the products do.
+  // `nothing` must be zero, in a way the compiler cannot see. The OR makes the values new registers; otherwise the
+  // compiler copies them again for each product, which takes longer than the products.
   __device__ __forceinline__ void take(uint4 low, uint4 high, uint32_t nothing) {
     first[0] = low.x | nothing, first[1] = high.x | nothing, first[2] = low.y | nothing, first[3] = high.y | nothing;
     second[0] = low.z | nothing, second[1] = high.z | nothing;
@@ -161,7 +164,8 @@ __device__ __forceinline__ uint4 load_chunk(const void* row, bool inside) {
   return inside ? __ldg(static_cast<const uint4*>(row)) : make_uint4(0, 0, 0, 0);
 }
 
-// Each of four warps has a quarter of the depth.
+// The kernel for few rows: a block computes 16 x 16 results. Each of its four warps computes a quarter of the depth,
+// reading both factors directly from global memory; the block then adds the quarters.
 template <typename T>
 __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_constant__ Products all) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -200,7 +204,7 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[warp()][group() + j / 2 * 8][8 * i + 2 * pair() + j % 2] = d[i][j];
   }
-  __syncthreads();
+  __syncthreads();  // the sums of all quarters are in shared memory
   const int row = static_cast<int>(threadIdx.x) / 8, column = static_cast<int>(threadIdx.x) % 8 * 2;
   float2 total[1] = {make_float2(0.0f, 0.0f)};
 #pragma unroll
@@ -211,9 +215,13 @@ __global__ void __launch_bounds__(kProductThreads) few_rows_kernel(const __grid_
 #endif
 }
 
-// Of a stage's chunks, 8 a row; odd rows have the halves the other way round, against bank conflicts.
+// Return the position of a row's chunk in a stage. The halves of odd rows are swapped to avoid bank conflicts.
 __device__ __forceinline__ int slot_of(int row, int chunk) { return row * kStageChunks + (chunk ^ (row % 2 * 4)); }
 
+// The kernel for many rows: a block computes a square of Square::kRows x kRows results, each warp kWarpRows x 32 of
+// them. Both factors go through a ring of kStages stages of depth 64, filled by cp.async; a thread copies the same
+// chunk of every kRowsOfCopy-th row. `d` holds the sums of the current quarter of the depth, `total` those of the
+// quarters before.
 template <typename T, int kSide>
 __global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlocks)
     many_rows_kernel(const __grid_constant__ Products all) {
@@ -272,9 +280,10 @@ __global__ void __launch_bounds__(Square<kSide>::kThreads, Square<kSide>::kBlock
     }
   };
   int until_quarter = quarter;
-  const uint32_t nothing = static_cast<uint32_t>(all.count) / (kMostProducts + 1);
+  const uint32_t nothing = static_cast<uint32_t>(all.count) / (kMostProducts + 1);  // 0, see Chunks::take
   for (int stage = 0; stage < stages; ++stage) {
     cp_async_wait<Shape::kStages - 2>();
+    // This stage has arrived for all warps, and all have finished reading the one that the next copy overwrites.
     __syncthreads();
     copy(stage + Shape::kStages - 1);
     const uint4* const x = shared + stage % Shape::kStages * Shape::kStageVectors;

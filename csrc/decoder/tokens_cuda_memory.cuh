@@ -1,4 +1,4 @@
-// Where what a call makes on its way lies in scratch memory.
+// The division of scratch memory among the intermediate results of a call.
 #pragma once
 
 #include <algorithm>
@@ -7,10 +7,11 @@
 
 namespace fastsam::decoder::cuda {
 
-// Blocks of 16 x 16 that a panel has of each part of the image.
+// Number of 16 x 16 blocks per panel of each part of the image.
 constexpr int kBlocksOfPanel[kImageParts] = {kHeads, kHeads, 4 * kHeads, kHeads, 6 * kHeads, kHeads};
 
-// Of `decode_prompts`. Pointers are offsets where the memory begins at null.
+// The scratch memory of `decode_prompts`. If job.scratch is null, the pointers are mere offsets, and only bytes() is
+// used.
 struct Memory {
   explicit Memory(const Prompts& job)
       : rows(job.prompts * job.tokens),
@@ -46,9 +47,9 @@ struct Memory {
   int64_t rows, chosen, panels, parts;
   bool narrow;
   void* image[kImageParts];  // fragments
-  // (rows, kWidth) at most; `given` where they aren't in one piece
+  // (rows, kWidth) at most. `given`: the input tokens, if the caller passes them in two pieces.
   void *given, *queries, *placed, *sum, *q, *k, *v;
-  void *mlp, *look, *seen_rows, *keys;  // (rows, hidden or kWidth), and (rows, kInner) in some order
+  void *mlp, *look, *seen_rows, *keys;  // mlp: (rows, hidden or kWidth); others: (rows, kInner), in some order
   void *iou1, *iou2;
   void *keys_laid, *own_laid, *cross_laid, *look_laid, *keys_mix, *own_gram, *cross_mix, *gram, *look_mix;
   float *keys_bias, *own_bias, *cross_bias, *look_rest, *tops, *totals, *seen, *mixed;
@@ -64,7 +65,7 @@ struct Memory {
   int64_t used_ = 0;
 };
 
-// Of `mask_factors`: what each layer makes of each mask's token.
+// The scratch memory of `mask_factors`: the output of each of the three layers for each mask token.
 struct MaskMemory {
   explicit MaskMemory(const MaskFactors& job) : masks(job.chosen_count - 1) {
     auto at = reinterpret_cast<uintptr_t>(job.scratch);

@@ -1,25 +1,27 @@
-// What the looks at the image take of a prompt's tokens, and what they give back. A warp has one head of one prompt:
-// its tokens are the rows of a left factor, of whose 16 rows they fill 8, and its result is the left factor of the next
-// product without leaving its registers.
+// Kernels between a prompt's tokens and the passes over the image: pairs_kernel computes a pass's operands from tokens,
+// gather_kernel turns a pass's sums into values, and factors_kernel computes the upscaling's factors. In the first two,
+// a warp has one head of one prompt. Its tokens fill 8 of the 16 rows of a left factor, and the result of a product
+// becomes the left factor of the next without leaving its registers.
 #pragma once
 
 #include "decoder/tokens_cuda_steps.cuh"
 
 namespace fastsam::decoder::cuda {
 
-// Products of all rows of x with all rows of `own` through a matrix, laid out as a pass takes them, and x itself.
+// Computes x mix own^T for one prompt, where rows of x and `own` are zero outside their head's channels, and stores it
+// and x itself in the layouts of decoder_cuda.h.
 struct Pairing {
   const void* x;          // (prompts, heads, count, kDim)
-  const void* mix;        // (kInner, kInner), or null: x alone
+  const void* mix;        // (kInner, kInner), or null to store only x
   const void* own;        // (prompts, heads, tokens, kDim)
-  void* matrix;           // matrices; `depth` 32s deep, of which this is written from `first_depth` on
-  void* vectors;          // vectors of x times `factor`, or null
-  const void* along;      // (kInner), or null: products of x with its head's part go to `bias`
-  const float* constant;  // added to them by its share for each head, or null
-  float* bias;            // (prompts, kRows), or as the second of two: (prompts, heads * each, 2), the first being zero
+  void* matrix;           // output, matrices `depth` * 32 deep, of which 64 are written, from `first_depth` * 32 on
+  void* vectors;          // output, vectors of x * factor, or null
+  const void* along;      // (kInner), or null: the products of x with its head's part go to `bias`
+  const float* constant;  // one number, of which 1 / heads is added to these products, or null
+  float* bias;            // output (prompts, kRows); in a look (prompts, heads * each, 2), (0, product) for each row
   float factor;
   int count, depth, first_depth;
-  bool look;  // x has `count` tokens of a look, which may be a narrow one
+  bool look;  // whether x are `count` queries of a look, which may be narrow
 };
 
 constexpr int kMostPairings = 6;
@@ -32,7 +34,7 @@ struct Pairings {
   bool narrow;
 };
 
-// x of the lane's row and 2 of 16 channels, twice.
+// Load a lane's part of a row of 16 channels: channels 2t, 2t + 1, and 2t + 8, 2t + 9.
 template <typename T>
 __device__ __forceinline__ uint2 load_vector(const void* rows, int64_t row, bool inside) {
   if (!inside) return make_uint2(0, 0);
@@ -40,18 +42,18 @@ __device__ __forceinline__ uint2 load_vector(const void* rows, int64_t row, bool
   return make_uint2(__ldg(at), __ldg(at + 4));
 }
 
-// Two elements that stand below each other.
+// Load two elements of a column, in adjacent rows, as a pair; missing ones are zero.
 __device__ __forceinline__ uint32_t load_column(const void* of, int64_t at, int64_t pitch, bool first, bool second) {
   const auto* const from = static_cast<const uint16_t*>(of) + at;
   return (first ? static_cast<uint32_t>(__ldg(from)) : 0) | (second ? static_cast<uint32_t>(__ldg(from + pitch)) : 0)
                                                                 << 16;
 }
 
-// Those rows of a matrix that some heads' channels are, in shared memory: the warps of a block have several prompts,
-// and the same heads.
+// The rows of an (kInner, kInner) matrix that belong to kCount heads, in shared memory. All warps of a block share
+// them: they have different prompts but the same heads.
 template <int kCount>
 struct HeadRows {
-  static constexpr int kChunks = kInner / 8, kPitch = kChunks + 1;  // of 16 bytes; against bank conflicts
+  static constexpr int kChunks = kInner / 8, kPitch = kChunks + 1;  // 16-byte chunks; the pitch avoids bank conflicts
   uint4 chunks[kCount * kDim][kPitch];
 
   __device__ __forceinline__ void copy(const void* matrix, int first_head) {
@@ -61,6 +63,7 @@ struct HeadRows {
   }
 };
 
+// A block has one head of one pairing for kStepWarps prompts, one per warp.
 template <typename T>
 __global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_constant__ Pairings all) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -123,12 +126,13 @@ __global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_consta
 #endif
 }
 
-// A look's sums over parts of the image, merged, and what they mean as values.
+// Merges a look's sums over the parts of the image, and computes its output: the seen values, plus the mixed
+// coefficients times the prompt's values (`own`) through `mix`, plus the constant coefficient's part and the bias.
 struct Gathering {
   const float *tops, *totals, *seen, *mixed;  // as in Pass
-  const void* own[2];                         // (prompts, heads, tokens, kDim): of the coefficients of one block each
-  const void* mix[2];                         // (kInner, kInner)
-  const void* rest;                           // (kInner), of the constant coefficient; or null
+  const void* own[2];                         // (prompts, heads, tokens, kDim), the values of either block's tokens
+  const void* mix[2];                         // (kInner, kInner), one for each of `own`
+  const void* rest;                           // (kInner), for the constant coefficient; or null
   const void* bias;                           // (kInner)
   void* out;                                  // (prompts, count, kInner)
   int64_t prompts, parts;
@@ -136,11 +140,12 @@ struct Gathering {
   bool narrow;
 };
 
+// A block has two adjacent heads of kStepWarps / 2 prompts: each warp has one head of one prompt.
 template <typename T, bool kSecond>
 __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_constant__ Gathering job) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   constexpr int kBlocks = kSecond ? 2 : 1, kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
-  constexpr int kPairs = kHeads / 2;  // of heads, whose columns lie side by side
+  constexpr int kPairs = kHeads / 2;  // pairs of adjacent heads
   __shared__ HeadRows<2> mix[kBlocks];
   const int first_head = static_cast<int>(blockIdx.x % kPairs) * 2, head = first_head + warp() % 2;
   const int64_t prompt = int64_t{blockIdx.x / kPairs} * (kStepWarps / 2) + warp() / 2;
@@ -184,7 +189,7 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
     for (int other = 0; other < kHeads; ++other) {
-      // Rows of a head's 8 tokens, so that the lower half of the depth is all there is.
+      // A head has 8 tokens, so only the lower half of the depth is used.
       const uint32_t left[4] = {inside ? pack<T>(mixed[block][other][0], mixed[block][other][1]) : 0, 0, 0, 0};
       const bool first = 2 * pair() < job.tokens, second = 2 * pair() + 1 < job.tokens;
       uint32_t between[4] = {};
@@ -218,12 +223,13 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
 #endif
 }
 
-// A row of weights over a prompt's values: a warp has 16 rows of one prompt that masks are asked of. Warps side by side
-// have other prompts, and so the same weights. kLaidOut: as matrices, for `upscale`.
+// Compute the factors of the upscaling's first step: products of the rows of `first` and `second` with a prompt's
+// values. A warp has 16 rows for one prompt in `asked`. Adjacent warps have different prompts and the same rows, so
+// they share reads of the weights. kLaidOut: store matrices (decoder_cuda.h) for `upscale`.
 template <typename T, bool kLaidOut>
 __global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_constant__ MaskFactors job) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  constexpr int kPitch = 16 * 10 + 8;  // no two rows of 8 in the same banks
+  constexpr int kPitch = 16 * 10 + 8;  // avoids bank conflicts between 8 adjacent rows
   __shared__ uint32_t tiles[kLaidOut ? kStepWarps : 1][kLaidOut ? 16 * kPitch / 2 : 1];
   const int tokens = static_cast<int>(job.tokens), rows = kHeads * tokens, columns = 2 * rows + 2;
   const int64_t number = warp_of_grid();
@@ -243,7 +249,7 @@ __global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_cons
                             (prompt * rows + group()) * (kDim / 4) + pair();
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
-      // Four channels side by side: which of them meet in which place is up to us, as long as both factors agree.
+      // Each lane loads four adjacent channels. The order of the depth is arbitrary as long as both factors agree.
       const uint2 upper = __ldg(mix + head * (kDim / 4)), lower = __ldg(mix + 8 * (kInner / 4) + head * (kDim / 4));
       const uint32_t left[4] = {upper.x, lower.x, upper.y, lower.y};
       const uint2 right = group() < tokens ? __ldg(own + head * tokens * (kDim / 4)) : make_uint2(0, 0);
@@ -273,7 +279,8 @@ __global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_cons
 #endif
 }
 
-// Of each mask the weights that its token has made: `from` is (masks, asked_count, narrow).
+// Copy to each mask the weights that its token and prompt produced. `from` is (masks, asked_count, narrow). A thread
+// has one element.
 __global__ void __launch_bounds__(kStepThreads)
     choose_kernel(const __grid_constant__ MaskFactors job, const uint16_t* from, int narrow) {
   const int64_t number = int64_t{blockIdx.x} * kStepThreads + threadIdx.x;

@@ -1,4 +1,5 @@
-// What happens to tokens beside their layers: self-attention, LayerNorm; and the image's parts as the looks take them.
+// Kernels for prompt tokens other than layers: gathering input tokens, self-attention and LayerNorm; and the kernel
+// that rearranges the image's parts to fragments. In each, a warp works alone on one item.
 #pragma once
 
 #include "decoder/decoder_cuda_parts.cuh"
@@ -10,12 +11,13 @@ constexpr int kStepThreads = 128, kStepWarps = kStepThreads / kWarp;
 
 __device__ __forceinline__ int64_t warp_of_grid() { return int64_t{blockIdx.x} * kStepWarps + warp(); }
 
-// Blocks of 16 x 16 elements to fragments: see layouts.fragments.
+// Transpose contiguous blocks of 16 x 16 elements to fragments; `fragments` in ops/_decoder/layouts.py does the same. A
+// warp has one block.
 struct Fragments {
   static constexpr int kParts = kImageParts;
   const void* from[kParts];
   void* to[kParts];
-  int64_t first[kParts + 1];  // number of each part's first block, and of all
+  int64_t first[kParts + 1];  // index of each part's first block, then the total number of blocks
 };
 
 __global__ void __launch_bounds__(kStepThreads) fragments_kernel(const __grid_constant__ Fragments parts) {
@@ -34,7 +36,7 @@ __global__ void __launch_bounds__(kStepThreads) fragments_kernel(const __grid_co
   static_cast<uint4*>(parts.to[part])[block * kWarp + lane()] = make_uint4(four[0], four[1], four[2], four[3]);
 }
 
-// The tokens of all prompts, which begin with the same ones: a warp has one.
+// Gather the tokens of all prompts, each of which begins with the same `outputs` tokens. A warp has one token.
 struct Tokens {
   const void *output, *sparse;
   void* out;
@@ -62,7 +64,8 @@ struct SelfAttention {
   int tokens;
 };
 
-// A warp has one head of one prompt.
+// Self-attention of a prompt's tokens. A warp has one head of one prompt: a lane has one of its 32 channels when
+// loading and storing, and token g's scores with tokens 2t, 2t + 1 in the softmax.
 template <typename T>
 __global__ void __launch_bounds__(kStepThreads) self_attention_kernel(const SelfAttention job) {
   constexpr int kHeadDim = kWidth / kHeads, kPitch = kHeadDim + 1;
@@ -104,6 +107,7 @@ __global__ void __launch_bounds__(kStepThreads) self_attention_kernel(const Self
   }
 }
 
+// LayerNorm of rows, and optionally the sum of its result with the input tokens.
 struct Normalising {
   const void* x;  // (rows, kWidth)
   const void *weight, *bias;
@@ -135,7 +139,7 @@ __device__ __forceinline__ void pack_eight(void* to, int64_t vector, float (&x)[
       make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]), pack<T>(x[6], x[7]));
 }
 
-// A warp has one row.
+// A warp has one row, a lane 8 adjacent channels of it.
 template <typename T>
 __global__ void __launch_bounds__(kStepThreads) normalise_kernel(const Normalising job) {
   static_assert(kWidth == 8 * kWarp);

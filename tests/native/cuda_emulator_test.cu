@@ -62,8 +62,9 @@ void stuck_threads() {
         {"__syncthreads_or() while thread 0 is at __syncthreads()"});
   fails([] { launch(two_masks_kernel, 1, 32, 0, nullptr); },
         {"threads 0-15 waiting at __ballot_sync() with mask 0xffffffff", "threads 16-31 waiting at __any_sync()"});
-  fails([] { launch(foreign_mask_kernel, 1, 32, 0, nullptr); }, {"thread (0, 0, 0)", "a mask that it isn't in"});
-  fails([] { launch(absent_lane_kernel, 1, 32, 0, nullptr); }, {"lane 16 reads lane 20, which doesn't take part"});
+  fails([] { launch(foreign_mask_kernel, 1, 32, 0, nullptr); },
+        {"thread (0, 0, 0)", "a mask that does not include the thread"});
+  fails([] { launch(absent_lane_kernel, 1, 32, 0, nullptr); }, {"lane 16 reads lane 20, which does not take part"});
   fails([] { launch(trap_kernel, 5, 1, 0, nullptr); }, {"block (3, 0, 0)", "trap_kernel", "__trap()"});
 }
 
@@ -193,15 +194,15 @@ void warpgroups() {
   fails([&] { run(Slip::kNoFenceOfCopies); }, {"shared memory that thread", "copied there without a fence"});
   run(Slip::kReadEarly);
   require(std::isnan(out[77]), "a product that nobody waited for isn't there");
-  fails([&] { run(Slip::kNotWaited); }, {"block (0, 0, 0)", "nobody waited for"});
+  fails([&] { run(Slip::kNotWaited); }, {"block (0, 0, 0)", "never waited for"});
   fails([&] { run(Slip::kOneWarpLess); }, {"differently in the warps of a warpgroup"});
-  fails([&] { run(Slip::kOddDescriptor); }, {"not the other lanes'"});
-  fails([&] { run(Slip::kOutside); }, {"not its shared memory"});
+  fails([&] { run(Slip::kOddDescriptor); }, {"differs from the other lanes'"});
+  fails([&] { run(Slip::kOutside); }, {"outside its shared memory"});
   fails([&] { run(Slip::kNone, 96); }, {"less than a warpgroup"});
 
   launch(barrier_kernel, 2, 64, 0, nullptr, 3);
-  fails([] { launch(barrier_kernel, 1, 64, 0, nullptr, 2); }, {"a barrier whose phase nobody completes"});
-  fails([] { launch(unmade_barrier_kernel, 1, 1, 0, nullptr); }, {"a barrier that nobody has made"});
+  fails([] { launch(barrier_kernel, 1, 64, 0, nullptr, 2); }, {"a barrier whose phase is never completed"});
+  fails([] { launch(unmade_barrier_kernel, 1, 1, 0, nullptr); }, {"a barrier that was never initialised"});
 }
 
 // ---- order ----

@@ -188,7 +188,7 @@ void within_a_block() {
   Both<float4> in(1);
   Both<float> floats(256);
   // Which of two accesses comes first is the emulator's choice.
-  const std::string unordered = "with nothing in between that puts one after the other";
+  const std::string unordered = "with no synchronisation in between";
   launch(read_kernel, 1, 64, 0, nullptr, out.data(), false);
   fails([&] { launch(read_kernel, 1, 64, 0, nullptr, out.data(), true); },
         {"of block (0, 0, 0) of the CUDA kernel read_kernel ", " 4 bytes at ",
@@ -215,8 +215,8 @@ void within_a_block() {
 
   const auto copies = [&](Slip slip) { launch(copy_kernel, 1, 64, 0, nullptr, in.data(), floats.data(), slip); };
   copies(Slip::kNone);
-  fails([&] { copies(Slip::kTouch); }, {"writes 4 bytes", "copies something to and hasn't waited for"});
-  fails([&] { copies(Slip::kEarly); }, {"reads 4 bytes", "copies something to and hasn't waited for"});
+  fails([&] { copies(Slip::kTouch); }, {"writes 4 bytes", "is still copying to"});
+  fails([&] { copies(Slip::kEarly); }, {"reads 4 bytes", "is still copying to"});
   fails([&] { copies(Slip::kOthers); }, {"copy_kernel", unordered});
   copies(Slip::kNone);  // an error leaves nothing behind
   launch(copy_over_kernel, 1, 64, 0, nullptr, in.data(), floats.data(), false);
@@ -227,7 +227,7 @@ void within_a_block() {
     launch(products_kernel, 1, 256, 4 * 1024, nullptr, in.data(), floats.data(), slip);
   };
   products(Slip::kNone);
-  fails([&] { products(Slip::kTouch); }, {"writes 16 bytes", "which warp ", "multiplies with and hasn't waited for"});
+  fails([&] { products(Slip::kTouch); }, {"writes 16 bytes", "which warp ", "is still multiplying with"});
   fails([&] { products(Slip::kEarly); }, {"writes 16 bytes", "which warp "});
   fails([&] { products(Slip::kOthers); }, {"of the dynamic shared memory"});
   products(Slip::kNone);

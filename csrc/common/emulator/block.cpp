@@ -1,3 +1,6 @@
+// The emulator's scheduler (block.h). Each CUDA thread is a fiber. It runs until it waits or ends, and then switches
+// directly to the next thread that can run; `ready` has a bit for each of these. The thread that completes a barrier or
+// a warp operation makes the others ready again. If no thread can run although some have not ended, the block is stuck.
 #include "common/emulator/block.h"
 
 #include <algorithm>
@@ -15,7 +18,7 @@
 #include "common/emulator/products.h"
 #include "common/emulator/races.h"
 
-// Of static shared memory, by shared.ld; absent from a program whose kernels have none.
+// The bounds of static shared memory, defined by shared.ld. Null in a program whose kernels have none.
 extern "C" {
 extern char fastsam_shared_begin[] __attribute__((weak, visibility("hidden")));
 extern char fastsam_shared_end[] __attribute__((weak, visibility("hidden")));
@@ -25,8 +28,8 @@ namespace fastsam::emulator {
 namespace {
 
 constexpr unsigned kMaxThreads = 1024;
-constexpr size_t kMaxShared = 227 * 1024;  // of an H100
-constexpr size_t kFence = 1024;            // behind dynamic shared memory, to notice who writes there
+constexpr size_t kMaxShared = 227 * 1024;  // the limit of a block on an H100
+constexpr size_t kFence = 1024;            // guard bytes after dynamic shared memory, to detect writes beyond its end
 constexpr int kSpoilt = 0xff, kFenceByte = 0xa5;
 constexpr size_t kSharedAlignment = 1024;
 
@@ -39,14 +42,14 @@ struct Copy {
 struct Thread {
   Fiber fiber;
   uint3 index;
-  const char* waits_for = nullptr;  // null: it can run, or has ended
+  const char* waits_for = nullptr;  // operation it waits at; null if it can run or has ended
   bool in_block_barrier = false;
   bool ended = false;
   uint32_t mask = 0;
   void* operand = nullptr;
   void (*act)(const Lanes&) = nullptr;
-  std::vector<Copy> copies;                 // not yet in a group
-  std::deque<std::vector<Copy>> committed;  // oldest first
+  std::vector<Copy> copies;                 // not yet committed
+  std::deque<std::vector<Copy>> committed;  // committed groups, oldest first
 };
 
 struct Block {
@@ -55,24 +58,25 @@ struct Block {
   dim3 grid, size;
   uint3 index;
   unsigned threads = 0, alive = 0, current = 0;
-  uint32_t ready[kMaxThreads / 32];  // a bit for each lane that can run
-  unsigned arrived = 0;              // at the block's barrier
-  unsigned first_arrived = 0;        // of those
-  int counted = 0;                   // of their predicates
-  int result = 0;                    // of the last barrier
+  uint32_t ready[kMaxThreads / 32];  // per warp, a bit for each lane that can run
+  unsigned arrived = 0;              // number of threads waiting at the block's barrier
+  unsigned first_arrived = 0;        // the first of these threads
+  int counted = 0;                   // how many of these threads passed a true predicate
+  int result = 0;                    // `counted` of the last completed barrier
   std::exception_ptr error;
   Fiber outside;
   char* shared = nullptr;
   size_t shared_bytes = 0;
 };
 
-// One kernel at a time in the process: state without a thread's name keeps the switch of stacks simple.
+// Only one kernel runs at a time in the process, so this state can be global instead of per host thread, which keeps
+// switching stacks simple.
 std::mutex one_at_a_time;
 Block block;
 std::vector<Thread> threads;
 Stacks stacks;
 bool backward = false;
-std::set<std::string> names;  // of kernels that have run
+std::set<std::string> names;  // kernels that have run, see launched()
 
 std::string text(const uint3& index) {
   return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
@@ -84,7 +88,7 @@ std::string sentence(unsigned thread, const std::string& what) {
 
 int first_lane(uint32_t lanes) { return backward ? 31 - __builtin_clz(lanes) : __builtin_ctz(lanes); }
 
-// The next thread in order that can run, around the block; -1 where none can.
+// Return the next thread that can run, in cyclic order after the current one, or -1 if none can.
 int next_ready() {
   const unsigned warps = (block.threads + 31) / 32, warp = block.current / 32, at = block.current % 32;
   const uint32_t later = backward ? (1u << at) - 1u : (at == 31 ? 0u : ~0u << (at + 1));
@@ -101,7 +105,7 @@ Thread& current() { return threads[block.current]; }
 void set_ready(unsigned thread) { block.ready[thread / 32] |= 1u << thread % 32; }
 void clear_ready(unsigned thread) { block.ready[thread / 32] &= ~(1u << thread % 32); }
 
-// Leaves this thread for one that can run, or for run_block where none can or one has failed.
+// Switch from this thread to one that can run, or back to run_block if none can or one has failed.
 void leave() {
   Thread& from = current();
   const int next = block.error ? -1 : next_ready();
@@ -130,9 +134,10 @@ void open_block_barrier() {
   }
 }
 
-// Whether the lanes of `mask` that haven't ended all wait for what `one` waits for; then it is done for them.
+// If all lanes of one.mask that haven't ended wait at the same operation as `one`, carry the operation out, release
+// them and return true.
 bool complete_warp(const Thread& one, unsigned warp) {
-  if ((block.ready[warp] & one.mask) != 0) return false;  // those that can run wait for nothing
+  if ((block.ready[warp] & one.mask) != 0) return false;  // a lane of the mask is still running
   Lanes lanes{};
   for (unsigned i = 0; i < 32; ++i) {
     const unsigned at = warp * 32 + i;
@@ -178,10 +183,10 @@ void thread_main() {
     block.error = std::current_exception();
   }
   leave();
-  std::terminate();  // nobody comes back to a thread that has ended
+  std::terminate();  // unreachable: a thread that has ended is never resumed
 }
 
-// "threads 0-31 wait at __syncthreads(), threads 32-63 have ended".
+// Describe the state of all threads, as "threads 0-31 waiting at __syncthreads(), threads 32-63 ended".
 std::string whereabouts() {
   const auto state = [](const Thread& thread) {
     if (thread.ended) return std::string("ended");
@@ -335,7 +340,8 @@ int meet_block(const char* barrier, bool predicate) {
 
 void meet_warp(const char* operation, uint32_t mask, void* operand, void (*act)(const Lanes&)) {
   const unsigned me = block.current;
-  if ((mask >> me % 32 & 1u) == 0) fail(std::string("calls ") + operation + " with a mask that it isn't in");
+  if ((mask >> me % 32 & 1u) == 0)
+    fail(std::string("calls ") + operation + " with a mask that does not include the thread");
   Thread& thread = threads[me];
   thread.waits_for = operation;
   thread.mask = mask;
@@ -356,7 +362,7 @@ void fail(const std::string& what) { throw std::runtime_error(sentence(block.cur
 void stop(unsigned thread, const std::string& what) {
   block.error = std::make_exception_ptr(std::runtime_error(sentence(thread, what)));
   leave();
-  std::terminate();  // nobody comes back to a block that has failed
+  std::terminate();  // unreachable: a thread of a block that has failed is never resumed
 }
 
 void order_lanes(const Lanes& lanes) { races::order_lanes(block.current / 32, lanes.present); }

@@ -1,4 +1,5 @@
-// Runs the threads of a block one at a time, and lets them wait for each other.
+// The scheduler of the emulator: runs the threads of a block one at a time, each on its own stack, switching to another
+// when one has to wait at a barrier or a warp operation.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +11,18 @@
 
 namespace fastsam::emulator {
 
-// Why a launch of this shape is refused, as a GPU would; null where it isn't.
+// Return the message with which a GPU would refuse a launch of this shape, or null if it would not.
 const char* refusal(dim3 grid, dim3 block, size_t shared);
 
-// Calls `body` for every thread of every block, block after block. std::runtime_error where the threads can't go on.
+// Call `body` for every thread of every block, one block after another. Throws std::runtime_error, naming the kernel
+// and where its threads wait, if none of them can continue; errors that a thread raises are passed on.
 void run(const std::string& kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()>& body);
 
-// Lets threads go first to last within a block, or last to first: what has no barrier where it needs one then differs.
+// Set the order in which a block's threads run: ascending, or descending if `backward`. Results that differ between the
+// two show a missing barrier.
 void set_order(bool backward);
 
-// The names of the kernels that have run since this was called last, each once.
+// Return the names of the kernels that have run since the last call of this function, without duplicates.
 std::vector<std::string> launched();
 
 // ---- from within a kernel ----
@@ -31,39 +34,41 @@ void* dynamic_shared();
 int lane();
 unsigned linear_thread();
 
-// Until all threads of the block that haven't ended are here. How many of them gave a true `predicate`.
+// Wait until all threads of the block that haven't ended are here. Return how many of them passed a true `predicate`.
 int meet_block(const char* barrier, bool predicate = false);
 
-// What the lanes of a warp bring to an operation that they do together; lanes not in `present` have null.
+// The operands of a warp-wide operation, one per lane. Lanes that don't take part are not in `present` and have null.
 struct Lanes {
   uint32_t present;
   void* operands[32];
 };
-// Until all lanes of `mask` that haven't ended are here with the same operation and mask; the last one then calls `act`
-// once for all, while the operands of the others wait on their stacks.
+// Wait until all lanes of `mask` that haven't ended are here with the same operation and mask. The last one to arrive
+// calls `act` once for all of them; the operands live on the stacks of the waiting lanes.
 void meet_warp(const char* operation, uint32_t mask, void* operand, void (*act)(const Lanes&));
 
-// Another thread's turn; what waits for memory to change must call it.
+// Let another thread run. A loop that waits for memory to change must call this, or it never ends.
 void yield();
 
-// Ends the kernel with an error that says which thread of which kernel it was.
+// Throw an error that names the current thread, its block and the kernel; it ends the kernel.
 [[noreturn]] void fail(const std::string& what);
 
-// The same for what is found in a place that no exception may leave; `thread` is its linear number.
+// End the kernel with such an error from a place that exceptions must not leave. `thread` is the linear index of the
+// thread at fault.
 [[noreturn]] void stop(unsigned thread, const std::string& what);
-// "thread (1, 0, 0)".
+// Describe a thread, given its linear index, as "thread (1, 0, 0)".
 std::string thread_text(unsigned thread);
 
-// Lanes of a warp have met at __syncwarp().
+// Tell the race detector that these lanes of the current warp have met at __syncwarp().
 void order_lanes(const Lanes& lanes);
 
-// Whether `bytes` at `address` are shared memory of this block.
+// Return whether all of the `bytes` bytes at `address` are shared memory of this block.
 bool is_shared(const void* address, size_t bytes);
 
-// A copy to shared memory that is done when its group is waited for, not before.
+// Asynchronous copies of the current thread (cp.async): `bytes` bytes from `from`, then `zeros` zero bytes. A copy is
+// carried out only when its group is waited for, so that reading too early shows.
 void defer_copy(void* to, const void* from, size_t bytes, size_t zeros);
 void commit_copies();
-// Until at most `pending` groups, the newest, are outstanding.
+// Carry out all but the newest `pending` groups.
 void wait_copies(size_t pending);
 
 }  // namespace fastsam::emulator

@@ -1,3 +1,5 @@
+// Fibers (fiber.h): by a few instructions of assembly on x86-64 with the System V ABI, by ucontext elsewhere. Under
+// AddressSanitizer, each switch is announced to it.
 #include "common/emulator/fiber.h"
 
 #include <sys/mman.h>
@@ -15,7 +17,7 @@ namespace fastsam::emulator {
 #ifdef __SANITIZE_ADDRESS__
 namespace {
 
-// The fiber that was left last.
+// The fiber that was switched away from last.
 Fiber* left = nullptr;
 
 }  // namespace
@@ -25,14 +27,14 @@ void Stacks::reserve(size_t count) {
   if (count <= count_) return;
   if (base_ != nullptr) {
 #ifdef __SANITIZE_ADDRESS__
-    // Frames that were never left are fenced, which whatever is mapped here next would inherit.
+    // Stack frames that never returned are still poisoned, and the next mapping at this address would inherit that.
     __asan_unpoison_memory_region(base_, count_ * kStride);
 #endif
     munmap(base_, count_ * kStride);
   }
   base_ = nullptr;
   count_ = 0;
-  // Address space alone: pages come when they are touched.
+  // Reserves only address space; physical pages are allocated when first touched.
   void* memory = mmap(nullptr, count * kStride, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   base_ = static_cast<char*>(memory);
@@ -46,7 +48,7 @@ void Fiber::note_stack(void* stack, size_t bytes) {
   stack_ = stack;
   stack_bytes_ = bytes;
 #ifdef __SANITIZE_ADDRESS__
-  // A thread that an error stopped has left its frames fenced.
+  // The frames of a thread that an error stopped are still poisoned.
   __asan_unpoison_memory_region(stack, bytes);
 #endif
 }
@@ -71,7 +73,9 @@ void Fiber::resume(Fiber& from) {
 
 #ifdef FASTSAM_OWN_SWITCH
 
-// What the System V ABI asks a callee to keep, on the stack that is left; C++ sees an ordinary call.
+// Push the callee-saved registers of the System V ABI on the current stack, store its pointer in *left, and pop the
+// registers from the stack that is entered. To C++ this is an ordinary call. The floating-point control words, which
+// are callee-saved too, are not switched: kernels don't change them.
 extern "C" void fastsam_switch_stack(void** left, void* entered);
 asm(R"(
 .text
@@ -99,8 +103,8 @@ fastsam_switch_stack:
 
 void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
   note_stack(stack, bytes);
-  // Six registers, the address that is returned to, and that function's own return address, which nobody uses and which
-  // the ABI wants 8 below a multiple of 16.
+  // The frame that fastsam_switch_stack pops: six registers, then `entry` as its return address. Above stands the
+  // return address of `entry` itself, which is never used, but which the ABI requires to lie 8 below a multiple of 16.
   auto* top = reinterpret_cast<uintptr_t*>(static_cast<char*>(stack) + bytes) - 1;
   top[0] = 0;
   top[-1] = reinterpret_cast<uintptr_t>(entry);

@@ -1,4 +1,4 @@
-// A stack of its own for each CUDA thread, and the switch from one to another.
+// Fibers for the emulator: a stack for each CUDA thread, and switches from one stack to another.
 #pragma once
 
 #include <cstddef>
@@ -11,15 +11,16 @@
 
 namespace fastsam::emulator {
 
-// Where a switched-away thread goes on. Default-made for one that has a stack already.
+// The saved execution state of a thread that was switched away from. A default-constructed one stands for code that
+// already has a stack, such as the caller of a kernel.
 class Fiber {
  public:
-  // The next switch to this one calls `entry`, which never returns, on the given stack.
+  // Make the next switch to this fiber call `entry`, which must never return, on the given stack.
   void prepare(void* stack, size_t bytes, void (*entry)());
-  // Leaves `from`, goes on with this one.
+  // Save the current state in `from`, and continue this fiber.
   void resume(Fiber& from);
 
-  // On a fiber's own stack, as the first thing.
+  // `entry` must call this first.
   static void arrived();
 
  private:
@@ -31,23 +32,23 @@ class Fiber {
 #else
   ucontext_t context_;
 #endif
-  // For AddressSanitizer, which wants to know which stack it is on; unknown until the first switch away.
+  // For AddressSanitizer, which must be told the bounds of the current stack; unknown until the first switch away.
   const void* stack_ = nullptr;
   size_t stack_bytes_ = 0;
 };
 
-// Stacks of equal size with a page between them that can't be touched, for the life of the process.
+// Stacks of equal size, each preceded by an inaccessible guard page. They live until the process ends.
 class Stacks {
  public:
   static constexpr size_t kBytes = 256 * 1024;
-  // At least `count` of them are there after this.
+  // Ensure that there are at least `count` stacks. If there were fewer, all are mapped anew and old ones are invalid.
   void reserve(size_t count);
   void* stack(size_t i) const { return base_ + i * kStride + kGuard; }
-  // From the first one's beginning to the last one's end.
+  // Number of bytes from the beginning of the first stack to the end of the last.
   size_t bytes() const { return count_ * kStride - kGuard; }
 
  private:
-  static constexpr size_t kGuard = 64 * 1024;  // a page on every machine
+  static constexpr size_t kGuard = 64 * 1024;  // the largest page size of any supported machine
   static constexpr size_t kStride = kBytes + kGuard;
   char* base_ = nullptr;
   size_t count_ = 0;

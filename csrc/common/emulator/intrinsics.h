@@ -1,5 +1,5 @@
-// What one thread does alone: bits, rounding, atomics. One thread runs at a time, so an atomic is a plain read and
-// write.
+// CUDA intrinsics of a single thread: bit manipulation, rounding, atomics. Since one thread runs at a time, an atomic
+// is a plain read and write.
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@ T __ldg(const T* address) {
 inline void __nanosleep(unsigned) { fastsam::emulator::yield(); }
 [[noreturn]] inline void __trap() { fastsam::emulator::fail("stopped at __trap()"); }
 
-// ---- atomics: each gives what was there before ----
+// ---- atomics: each returns the previous value ----
 template <typename T>
 FASTSAM_UNWATCHED T atomicExch(T* address, std::common_type_t<T> value) {
   fastsam::emulator::races::update(address, sizeof(T), fastsam::emulator::linear_thread());
@@ -82,7 +82,7 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const uint64_t bytes = uint64_t{y} << 32 | x;
   unsigned chosen = 0;
   for (int i = 0; i < 4; ++i) {
-    // The fourth bit, which in PTX asks for copies of the sign, is not looked at.
+    // The fourth bit of a selector, which in PTX replicates the sign, is ignored.
     const unsigned byte = static_cast<unsigned>(bytes >> (8 * (selector >> (4 * i) & 7u))) & 0xffu;
     chosen |= byte << (8 * i);
   }
@@ -99,12 +99,12 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return static_cast<unsigned>((uint64_t{high} << 32 | low) >> (shift & 31u));
 }
 
-// ---- the same bits in another type ----
+// ---- reinterpretation of bits ----
 inline unsigned __float_as_uint(float x) { return fastsam::emulator::bit_cast<unsigned>(x); }
 inline int __float_as_int(float x) { return fastsam::emulator::bit_cast<int>(x); }
 inline float __uint_as_float(unsigned x) { return fastsam::emulator::bit_cast<float>(x); }
 
-// ---- arithmetic that is never contracted (this file's user is compiled with -ffp-contract=off) ----
+// ---- arithmetic that is never contracted to fma (files that include this are compiled with -ffp-contract=off) ----
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fsub_rn(float x, float y) { return x - y; }
 inline float __fmul_rn(float x, float y) { return x * y; }
@@ -116,7 +116,7 @@ inline double __ddiv_rn(double x, double y) { return x / y; }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
-// ---- CUDA has these for all numbers, without a namespace; of floats, the one that is not NaN ----
+// ---- min and max, which CUDA declares globally for all arithmetic types; of two floats, the one that is not NaN ----
 template <typename A, typename B>
 std::common_type_t<A, B> min(A a, B b) {
   using C = std::common_type_t<A, B>;

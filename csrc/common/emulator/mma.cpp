@@ -1,5 +1,5 @@
-// Fragments are gathered from the lanes' registers into plain matrices, multiplied, and handed back, by the layouts of
-// the PTX manual.
+// ldmatrix and mma.sync for the emulator: gathers the fragments of all lanes into plain matrices, multiplies them, and
+// scatters the result back to the lanes' registers, in the layouts of the PTX manual (see common/mma.h).
 #include "common/mma.h"
 
 #include <cstring>
@@ -29,7 +29,8 @@ void load(const Lanes& lanes) {
     for (int i = 0; i < 8; ++i) {
       const void* from = static_cast<MatrixLoad*>(lanes.operands[8 * matrix + i])->row;
       require_aligned(from, "ldmatrix", true);
-      // Every lane gets a part of it: the one that brings the address is looked at, and its neighbour for all others.
+      // All lanes receive parts of the row. For the race detector, two readers stand for all of them: the lane that
+      // passes the address, and its neighbour.
       const unsigned reader = linear_thread() / 32 * 32 + static_cast<unsigned>(8 * matrix + i);
       races::read(from, sizeof(elements[i]), reader);
       races::read(from, sizeof(elements[i]), reader ^ 1u);
@@ -44,7 +45,7 @@ void load(const Lanes& lanes) {
   }
 }
 
-// a (16, K) and b (K, 8) hold the values of all lanes' fragments.
+// Add a (16, K) * b (K, 8), gathered from all lanes' fragments, to each lane's part of d.
 template <int K>
 void multiply(const Lanes& lanes, const float (&a)[16][K], const float (&b)[K][8]) {
   each_lane<Product>(lanes, [&](int lane, Product& one) {

@@ -1,4 +1,4 @@
-// The bodies of common/mma.h for the emulator.
+// The emulator's implementation of the functions that common/mma.h declares. Fragment layouts are documented there.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace fastsam::emulator {
 
-// What a lane brings to a product.
+// One lane's operands of a product d += a b.
 struct Product {
   float* d;
   const uint32_t* a;
@@ -21,7 +21,7 @@ void multiply_half(Product& mine);
 void multiply_bfloat16(Product& mine);
 void multiply_tf32(Product& mine);
 
-// `shared`: whether it must be in shared memory.
+// Fail unless `address` is a multiple of 16 and, with `shared`, lies in the block's shared memory.
 void require_aligned(const void* address, const char* operation, bool shared);
 
 }  // namespace fastsam::emulator

@@ -1,4 +1,4 @@
-// What block.cpp tells wgmma.cpp.
+// Notifications from block.cpp to wgmma.cpp: the start and end of a block, and the arrival of asynchronous copies.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,9 @@
 namespace fastsam::emulator {
 
 void begin_block_of_products();
-// What is wrong with the block's products, now that all threads have ended; "" where nothing is.
+// After all threads of the block have ended: return what is wrong with its wgmma products, or "".
 std::string end_block_of_products();
-// The current thread's copy has arrived.
+// The current thread's asynchronous copy of `bytes` bytes to `to` has arrived.
 void note_copy(const void* to, size_t bytes);
 
 }  // namespace fastsam::emulator

@@ -1,3 +1,6 @@
+// The race detector (races.h). Each thread has a vector clock: for every actor, the last of its epochs that the thread
+// is ordered after. Shadow memory (shadow.h) records when and by whom memory was accessed. An access races with an
+// earlier one if neither a block barrier lies between them, nor the thread's clock covers the earlier one's epoch.
 #include "common/emulator/races.h"
 
 #include <dlfcn.h>
@@ -16,43 +19,45 @@
 namespace fastsam::emulator::races {
 namespace {
 
+// The detector's state: a happens-before check with vector clocks. An actor is a thread, or the asynchronous products
+// of a warp.
 struct State {
-  uint32_t barrier = 0;  // counts on over blocks and launches
+  uint32_t barrier = 0;  // number of block barriers so far; each block and each launch also begins a new one
   uint32_t launch_began = 0, block_began = 0;
   bool running = false;
   uint32_t epochs[kActors] = {};
-  // known[i * kActors + j]: up to which of its epochs thread i is in order after actor j.
+  // Vector clocks: thread i is ordered after what actor j did up to its epoch known[i * kActors + j].
   std::vector<uint32_t> known = std::vector<uint32_t>(size_t{kMaxThreads} * kActors);
-  bool beyond_warps = false;  // whether threads may know of others than their warp's without a __syncthreads()
-  std::map<std::pair<const void*, bool>, std::vector<uint32_t>> barriers;  // what a waiting thread learns, by phase
+  bool beyond_warps = false;  // whether vector clocks may hold entries for actors outside a thread's own warp
+  std::map<std::pair<const void*, bool>, std::vector<uint32_t>> barriers;  // clocks of barriers in memory, by phase
   Shadow memory;
 };
 
 State* const the_state = new State;  // never destroyed: kernels may run until the process ends
 State& state() { return *the_state; }
 
-// Whether any kernel has been compiled to be watched.
+// Whether any kernel was compiled with instrumentation.
 bool watched_code = false;
-// Whether this thread of the process is running a kernel; another may be at the code around one.
+// Whether this host thread is running a kernel; another may be running instrumented code outside a kernel.
 __thread bool watching __attribute__((tls_model("initial-exec"))) = false;
-Region own_memory{};  // the stacks of a block's threads
+Region own_memory{};  // the stacks of the block's threads
 
 uint32_t* known(State& s, unsigned thread) { return s.known.data() + size_t{thread} * kActors; }
 Stamp now(const State& s, unsigned actor) { return make_stamp(s.barrier, s.epochs[actor], actor); }
 
-// Whether `before`, of this block, is in order before what `thread` does now.
+// Return whether `before`, a stamp of the current block, is ordered before what `thread` does now.
 bool in_order(State& s, Stamp before, unsigned thread) {
   const unsigned actor = actor_of(before);
   return barrier_of(before) < s.barrier || actor == thread || known(s, thread)[actor] >= epoch_of(before);
 }
 
-// For addr2line; "" where the place isn't known.
+// Return the addr2line command for a return address, to append to an error; "" if its module isn't known.
 std::string place(const void* code) {
   Dl_info info{};
   if (code == nullptr || dladdr(code, &info) == 0 || info.dli_fname == nullptr) return "";
   char offset[32];
   const auto* const begin = static_cast<const char*>(info.dli_fbase);
-  // The call that was made, not the instruction after it.
+  // A return address is the instruction after the call; one less lies within the call.
   std::snprintf(offset, sizeof(offset), "0x%zx", static_cast<size_t>(static_cast<const char*>(code) - begin - 1));
   return std::string("; addr2line -ie ") + info.dli_fname + " " + offset;
 }
@@ -77,8 +82,8 @@ struct Access {
   stop(access.thread, what + place(access.code));
 }
 
-constexpr const char* kHasWritten = "has written with nothing in between that puts one after the other";
-constexpr const char* kHasRead = "has read with nothing in between that puts one after the other";
+constexpr const char* kHasWritten = "has written, with no synchronisation in between";
+constexpr const char* kHasRead = "has read, with no synchronisation in between";
 
 void check_written(State& s, const Access& access, Stamp written) {
   if (barrier_of(written) >= s.block_began && !in_order(s, written, access.thread))
@@ -86,9 +91,11 @@ void check_written(State& s, const Access& access, Stamp written) {
 }
 
 void check_copy(const State& s, const Cell& cell, const Access& access) {
-  if (barrier_of(cell.copy) >= s.block_began) race(s, access, "copies something to and hasn't waited for", cell.copy);
+  if (barrier_of(cell.copy) >= s.block_began) race(s, access, "is still copying to", cell.copy);
 }
 
+// Record a read: replace the actor's own earlier read, or one from before the last barrier, or else make the second of
+// the two reads one of another warp than the first.
 void note_read(const State& s, Cell& cell, unsigned actor) {
   Stamp& first = cell.read[0];
   Stamp& second = cell.read[1];
@@ -107,7 +114,7 @@ void check_read(State& s, Cell& cell, const Access& access) {
 
 void check_write(State& s, Cell& cell, const Access& access, bool by_atomic) {
   check_copy(s, cell, access);
-  if (cell.products > 0) race(s, access, "multiplies with and hasn't waited for", cell.read[0]);
+  if (cell.products > 0) race(s, access, "is still multiplying with", cell.read[0]);
   if (!(by_atomic && cell.by_atomic)) check_written(s, access, cell.written);
   for (const Stamp read : cell.read) {
     if (barrier_of(read) >= s.block_began && !in_order(s, read, access.thread)) race(s, access, kHasRead, read);
@@ -131,7 +138,10 @@ void on_read(const Access& access) {
   State& s = state();
   const Stamp mine = now(s, access.thread);
   const bool shared = s.memory.each_shared_cell(access.address, access.bytes, [&](Cell& cell) {
-    // Whoever writes clears what is known of reads. Most memory is read by many threads, and written before a barrier.
+    // Fast path: skip reads that add nothing. A write clears `read`, so a stamp equal to `mine` means that this read
+    // was checked since. If the last write precedes the last barrier, no read can race with it, and readers of two
+    // warps are enough to detect a later write. Most memory is like that: written before a barrier, then read by many
+    // threads.
     const bool again = cell.read[0] == mine || cell.read[1] == mine;
     const bool by_enough = barrier_of(cell.written) < s.barrier && barrier_of(cell.read[0]) == s.barrier &&
                            barrier_of(cell.read[1]) == s.barrier &&
@@ -168,7 +178,7 @@ Access access_of(const char* verb, const void* address, size_t bytes, unsigned t
 void begin_launch() {
   if (!watched_code) return;
   State& s = state();
-  if (s.running) s.memory.forget_shared();  // the last one ended by an error, with products outstanding
+  if (s.running) s.memory.forget_shared();  // the last launch ended in an error, perhaps with products outstanding
   s.running = true;
   s.launch_began = ++s.barrier;
   s.memory.forget_global();
@@ -207,6 +217,7 @@ void order_block() {
   if (watched_code) ++state().barrier;
 }
 
+// Join the clocks of the lanes, including what each has done itself until now, and advance their epochs.
 void order_lanes(unsigned warp, uint32_t lanes) {
   if (!watched_code) return;
   State& s = state();
@@ -303,12 +314,12 @@ void end_copy(const void* to, size_t bytes, unsigned thread) {
 
 }  // namespace fastsam::emulator::races
 
-// What the compiler calls.
+// The functions that instrumented code calls.
 namespace {
 
 using namespace fastsam::emulator::races;
 
-// Most accesses are of a thread's own stack, which is looked at first.
+// Return whether an access needs no check. Most are to the threads' stacks, so these are excluded first.
 inline bool is_own(const char* address) {
   return !watching || static_cast<size_t>(address - own_memory.begin) < own_memory.bytes;
 }

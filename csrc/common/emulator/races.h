@@ -1,14 +1,15 @@
-// Finds accesses to memory that nothing puts in order: what compute-sanitizer's racecheck does for shared memory on a
-// GPU, and for global memory what other threads of the same launch have written, those of other blocks among them.
+// The race detector of the emulator: finds unordered accesses to the same memory. For shared memory it does what
+// compute-sanitizer's racecheck does on a GPU. For global memory it finds reads and writes of what another thread of
+// the same launch, also of another block, has written.
 //
-// Kernels are compiled with -fsanitize=thread, for the calls alone that it puts before every read and write; races.cpp
-// answers these itself. Accesses of two threads of a block are in order with a __syncthreads() between them; within a
-// warp, also with a __syncwarp() that both took part in; and by barriers in shared memory. Shuffles, votes and matrix
-// products order nothing. Of a deferred copy (cp.async, wgmma) nobody may touch either side before it has been waited
-// for. A race that is found stops the kernel with an error.
+// Kernels are compiled with -fsanitize=thread only to make the compiler insert a call before every read and write;
+// races.cpp implements these calls itself. Two accesses by threads of one block are ordered by a __syncthreads()
+// between them, by barriers in shared memory and, within a warp, by a __syncwarp() that both threads took part in.
+// Shuffles, votes and matrix products order nothing. An asynchronous operation must be waited for before anyone reads
+// or writes its destination (cp.async) or writes what it reads (wgmma). A race stops the kernel with an error.
 //
-// Not looked for: writes to what a thread of another block has read, or has read without a barrier since, in global
-// memory; accesses in the wrong order by atomics and fences, which no kernel here orders anything with.
+// Not detected: in global memory, writes to what another thread has read; any reliance on atomics and fences for
+// ordering, which no kernel here does.
 #pragma once
 
 #include <cstddef>
@@ -16,43 +17,44 @@
 
 namespace fastsam::emulator::races {
 
-// ---- called by block.cpp, of the threads of the running block by their linear numbers ----
+// ---- called by block.cpp; threads of the running block are identified by their linear index ----
 struct Region {
   const char* begin;
   size_t bytes;
 };
 void begin_launch();
-// shared: dynamic and static shared memory. stacks: what belongs to one thread alone.
+// `stacks`: the threads' stacks, whose accesses are not checked, since they are private to one thread.
 void begin_block(unsigned threads, Region dynamic_shared, Region static_shared, Region stacks);
 void end_launch(bool failed);
 
-// All threads that haven't ended have met.
+// All threads of the block that haven't ended have met at a block barrier.
 void order_block();
-// Lanes of a warp have met at __syncwarp().
+// The given lanes of a warp have met at __syncwarp().
 void order_lanes(unsigned warp, uint32_t lanes);
-// A thread leaves word at a barrier in memory, for those that wait there later for the end of that phase.
+// A thread has arrived at, or has waited for, this phase of a barrier in shared memory. What a thread did before it
+// arrived is ordered before what any thread does after waiting for that phase.
 void arrive(const void* barrier, bool phase, unsigned thread);
 void wait(const void* barrier, bool phase, unsigned thread);
 
-// ---- accesses that the compiler doesn't see: of emulated instructions ----
-// What a thread that runs an instruction for its warp does meanwhile is no access of its own.
+// ---- accesses of emulated instructions, which the compiler doesn't instrument as such ----
+// Suspend and resume checking, while one thread executes an instruction on behalf of its whole warp.
 void pause();
 void go_on();
 void read(const void* address, size_t bytes, unsigned thread);
 void update(const void* address, size_t bytes, unsigned thread);  // by an atomic
 
-// Deferred ones, from when they are issued to when they have been waited for: by a thread, a copy to shared memory, the
-// last `zeros` bytes of which come from nowhere; by a warp, what its products multiply with.
+// Asynchronous accesses, from their issue (begin) to their completion by a wait (end). A copy belongs to a thread; it
+// writes `bytes` bytes read from `from`, then `zeros` zero bytes. Reads by wgmma products belong to the thread's warp.
 void begin_copy(const void* to, const void* from, size_t bytes, size_t zeros, unsigned thread);
 void end_copy(const void* to, size_t bytes, unsigned thread);
 void begin_product_read(const void* address, size_t bytes, unsigned thread);
 void end_product_read(const void* address, size_t bytes, unsigned thread);
-// All lanes of the warp know of the reads that have ended.
+// The warp has waited for its products: the reads that have ended are ordered before what its lanes do next.
 void end_products(unsigned warp);
 
 }  // namespace fastsam::emulator::races
 
-// For an emulated instruction that says itself what it touches.
+// Attribute of functions that emulate an instruction and report its accesses themselves.
 #ifdef __SANITIZE_THREAD__
 #define FASTSAM_UNWATCHED __attribute__((no_sanitize_thread))
 #else

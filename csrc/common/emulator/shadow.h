@@ -1,5 +1,5 @@
-// What races.cpp remembers of the memory that kernels touch: of shared memory everything since the last barrier, of
-// other memory who in this launch has written it.
+// Shadow memory of the race detector (races.cpp): for shared memory, the last write and up to two reads since the last
+// barrier; for other memory, which thread of this launch has written each byte last.
 #pragma once
 
 #include <algorithm>
@@ -16,11 +16,11 @@
 namespace fastsam::emulator::races {
 
 constexpr unsigned kMaxThreads = 1024, kMaxWarps = kMaxThreads / 32;
-// Behind the threads, what does the products of each warp beside it.
+// Actors are the threads and, after them, one per warp for its asynchronous wgmma products.
 constexpr unsigned kActors = kMaxThreads + kMaxWarps;
 
-// When somebody did something: how many of all blocks' barriers were before (32 bits), the epoch of the actor's own,
-// which begins anew whenever others learn of it (21 bits), and the actor (11). Nobody's is 0.
+// When and by whom an access was made: the number of block barriers before it, over all blocks (32 bits), the actor's
+// epoch, which advances whenever other actors synchronise with it (21 bits), and the actor (11 bits). 0 means never.
 using Stamp = uint64_t;
 constexpr int kActorBits = 11, kEpochBits = 21;
 static_assert(kActors <= 1 << kActorBits);
@@ -31,16 +31,16 @@ inline uint32_t barrier_of(Stamp stamp) { return static_cast<uint32_t>(stamp >> 
 inline uint32_t epoch_of(Stamp stamp) { return stamp >> kActorBits & ((1u << kEpochBits) - 1); }
 inline unsigned actor_of(Stamp stamp) { return stamp & ((1u << kActorBits) - 1); }
 
-// Of shared memory.
+// The history of a byte, or of four bytes accessed together, of shared memory.
 struct Cell {
   Stamp written = 0;
-  Stamp read[2] = {};     // of several since the last barrier, two, and of two warps if there are
-  Stamp copy = 0;         // by whom it is being written, until that has been waited for
-  uint16_t products = 0;  // that read it and haven't been waited for
+  Stamp read[2] = {};     // two of the reads since the last barrier, by two different warps if there are such
+  Stamp copy = 0;         // an asynchronous copy to here that has not been waited for
+  uint16_t products = 0;  // number of products that read this and have not been waited for
   bool by_atomic = false;
 };
 
-// A byte of other memory that a kernel of this launch has written.
+// The last write of this launch to a byte of other memory.
 struct Written {
   Stamp written = 0;
   bool by_atomic = false;
@@ -68,7 +68,7 @@ class Shadow {
     reserve(static_words_, static_shared_);
   }
 
-  // "of global memory"
+  // Describe an address, as "of global memory" or "at 64 of the dynamic shared memory".
   std::string place_of(const char* address) const {
     const bool fixed = within(static_shared_, address);
     if (!fixed && !within(dynamic_shared_, address)) return "of global memory";
@@ -76,7 +76,7 @@ class Shadow {
     return "at " + std::to_string(address - begin) + " of the " + (fixed ? "static" : "dynamic") + " shared memory";
   }
 
-  // Calls `act` with the cells of what an access touches in shared memory; whether it is there at all.
+  // If an access is to shared memory, call `act` with each cell it touches and return true; otherwise return false.
   template <typename Act>
   bool each_shared_cell(const char* address, size_t bytes, Act act) {
     const bool is_static = within(static_shared_, address);
@@ -100,7 +100,8 @@ class Shadow {
     return true;
   }
 
-  // Calls `act` with each byte of an access outside shared memory whose page has been written, or is now.
+  // Call `act` with each byte of an access outside shared memory. Pages that were never written are skipped, unless
+  // `make` creates them.
   template <typename Act>
   void each_global_byte(const char* address, size_t bytes, bool make, Act act) {
     while (bytes > 0) {
@@ -116,7 +117,7 @@ class Shadow {
  private:
   static constexpr size_t kPage = 4096, kWord = 4;
 
-  // Four bytes of shared memory: one cell until one of them is touched without the others.
+  // Four bytes of shared memory. They share one cell until an access touches only some of them.
   struct Word {
     Cell whole;
     std::unique_ptr<Cell[]> bytes;
@@ -126,7 +127,8 @@ class Shadow {
     return static_cast<size_t>(address - region.begin) < region.bytes;
   }
 
-  // Bytes of a page outside shared memory; null where nobody has written any and `make` is false.
+  // Return the shadow of the page of an address, created if `make` is true; null if it was never written and `make` is
+  // false.
   Written* page_of(const char* address, bool make) {
     const uintptr_t number = reinterpret_cast<uintptr_t>(address) / kPage;
     Asked& last = asked_[number % std::size(asked_)];
@@ -145,7 +147,7 @@ class Shadow {
   Region dynamic_shared_{}, static_shared_{};
   std::vector<Word> dynamic_words_, static_words_;
   std::unordered_map<uintptr_t, std::unique_ptr<Written[]>> pages_;
-  // The pages that were asked for last, those that nobody has written among them.
+  // A direct-mapped cache of recent lookups, including those of pages that were never written.
   struct Asked {
     uintptr_t number = 0;
     Written* page = nullptr;

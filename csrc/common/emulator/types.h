@@ -1,4 +1,4 @@
-// CUDA's vector and half precision types and what the kernels use of its run-time library, for g++.
+// CUDA's vector and 16-bit floating-point types, and the parts of its run-time library that the kernels use, for g++.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,7 @@ To bit_cast(const From& from) {
   return to;
 }
 
-// To nearest, ties to even.
+// Round to half, to nearest, ties to even; NaN becomes 0x7fff, as on a GPU.
 inline uint16_t half_bits(float value) {
   const uint32_t bits = bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
@@ -40,7 +40,7 @@ inline uint16_t half_bits(float value) {
   if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);
   uint32_t kept, dropped, halfway;
   if (magnitude < 0x38800000u) {
-    // A subnormal half: the leading one becomes explicit and moves down.
+    // A subnormal half: make the implicit leading bit explicit and shift the mantissa right.
     const uint32_t shift = 126u - (magnitude >> 23);
     if (shift > 24u) return static_cast<uint16_t>(sign);
     const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
@@ -122,7 +122,7 @@ inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSucce
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 
-// One device, like a Hopper GPU.
+// A single device, with the shared memory of a Hopper GPU.
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;

@@ -1,4 +1,4 @@
-// Barriers, and what the lanes of a warp do together.
+// Block barriers and warp-level intrinsics: shuffles, votes, matches and reductions.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ inline int __syncthreads_and(int predicate) {
 
 namespace fastsam::emulator {
 
-// Calls `act` with the operand of each lane that takes part, as an array with null where there is none.
+// Call act(lane, operand) for each lane that takes part.
 template <typename Operand, typename Act>
 void each_lane(const Lanes& lanes, Act act) {
   for (int i = 0; i < 32; ++i) {
@@ -42,7 +42,7 @@ T shuffle(const char* operation, unsigned mask, T value, int source) {
       const void* from = lanes.operands[one.source];
       if (from == nullptr) {
         fail("is in a shuffle where lane " + std::to_string(i) + " reads lane " + std::to_string(one.source) +
-             ", which doesn't take part");
+             ", which does not take part");
       }
       one.result = static_cast<const Shuffle<T>*>(from)->value;
     });
@@ -55,7 +55,8 @@ struct Reduction {
   T value, result;
 };
 
-// `Combine` is a stateless function of two values.
+// Combine the values of all lanes of `mask`, and return the result to each. `Combine` is a stateless function object of
+// two values.
 template <typename T, typename Combine>
 T reduce(const char* operation, unsigned mask, T value, Combine) {
   Reduction<T> mine{value, value};

@@ -1,3 +1,5 @@
+// wgmma and mbarriers for the emulator (see wgmma.h for the rules that it enforces). Products are queued when issued,
+// and carried out when their group is waited for.
 #include "common/emulator/wgmma.h"
 
 #include <array>
@@ -14,21 +16,22 @@
 namespace fastsam::emulator {
 namespace {
 
-// The first 1024 bytes of the window are the system's on sm_90; from there on nothing is promised but 128 bytes.
+// The address at which dynamic shared memory begins in the window. On sm_90 the first 1024 bytes are reserved; beyond
+// that only an alignment of 128 bytes is guaranteed, so this value is a multiple of 128 and of no larger power of two.
 constexpr uint32_t kWindowBegin = 1024 + 384;
 constexpr uint32_t kAllLanes = 0xffffffffu;
-constexpr size_t kVector = 16;  // bytes that stand together however a tile is swizzled
+constexpr size_t kVector = 16;  // bytes that stay contiguous under every swizzle
 
-// A register array of all lanes that products add to.
+// An accumulator that outstanding products add to: one register array per lane.
 struct Accumulator {
   std::array<float*, 32> registers;
-  std::vector<std::array<float, 32>> values;  // what will be there; the registers hold NaN
-  int products = 0;                           // outstanding
+  std::vector<std::array<float, 32>> values;  // the true values, while the registers hold NaN
+  int products = 0;                           // number of outstanding products
 };
 
 struct Product {
   std::array<std::array<uint32_t, 4>, 32> a;
-  float* d;  // of lane 0
+  float* d;  // accumulator registers of lane 0, which identify the accumulator
   int columns;
   uint64_t b;
   bool down_rows;
@@ -39,42 +42,43 @@ struct Warp {
   bool fenced = false;
   std::vector<Product> open;
   std::deque<std::vector<Product>> committed;
-  std::map<float*, Accumulator> accumulators;  // by lane 0's register
-  uint64_t issued = 0;                         // a digest of all products
+  std::map<float*, Accumulator> accumulators;  // keyed by lane 0's registers
+  uint64_t issued = 0;                         // hash of all products, to compare the warps of a warpgroup
 };
 
 std::vector<Warp> warps;
-// Of each 16 bytes of dynamic shared memory the thread that copied them there and hasn't fenced since, plus one.
+// For each 16 bytes of dynamic shared memory: 1 + the thread that filled them by cp.async and has not called
+// fence_for_wgmma() since, or 0.
 std::vector<unsigned> unfenced;
-std::vector<std::vector<size_t>> copied;  // by thread
+std::vector<std::vector<size_t>> copied;  // per thread, the indices in `unfenced` that it has set
 
 Warp& this_warp() { return warps[linear_thread() / 32]; }
 
 size_t bits(uint64_t value, int first, int count) { return value >> first & ((uint64_t{1} << count) - 1); }
 
-// B, (depth 16, columns), as a descriptor has it in shared memory. From the manual's table "Canonical Layouts", in
-// elements of 16 bits, so that T, the elements of 128 bits, is 8:
+// Visit the factor B (depth 16 x columns) that a descriptor describes in shared memory. From the manual's table
+// "Canonical Layouts", in 16-bit elements, so that T, the number of elements in 128 bits, is 8:
 //
 //   K-major   none     ((8,m),(T,2k)):((1T,SBO),(1,LBO))      MN-major  none     ((T,1,m),(8,k)):((1,T,SBO),(1T,LBO))
 //             32 B     ((8,m),(T,2k)):((2T,SBO),(1,T))                  32 B     ((T,2,m),(8,k)):((1,T,LBO),(2T,SBO))
 //             64 B     ((8,m),(T,2k)):((4T,SBO),(1,T))                  64 B     ((T,4,m),(8,k)):((1,T,LBO),(4T,SBO))
 //             128 B    ((8,m),(T,2k)):((8T,SBO),(1,T))                  128 B    ((T,8,m),(8,k)):((1,T,LBO),(8T,SBO))
 //
-// and on the address Swizzle<0, 4, 3>, <1, 4, 3>, <2, 4, 3> or <3, 4, 3>: that many bits from bit 4 on change by those
-// three places above.
+// and the address is permuted by Swizzle<0, 4, 3>, <1, 4, 3>, <2, 4, 3> or <3, 4, 3>: the first number of bits, from
+// bit 4 on, are XORed with those three positions above.
 //
-// Calls `visit` with the address of each vector of 8 elements, and k and n of the first: the others follow down the
-// columns, or with `down_rows` along the row.
+// Calls visit(address, k, n) for each vector of 8 elements. (k, n) is the position of its first element; the others
+// follow in k or, with `down_rows`, in n.
 template <typename Visit>
 void each_vector(const Product& product, Visit visit) {
   const size_t start = bits(product.b, 0, 14) << 4, leading = bits(product.b, 16, 14) << 4;
   const size_t stride = bits(product.b, 32, 14) << 4, mode = bits(product.b, 62, 2);
-  if (bits(product.b, 49, 3) != 0) fail("calls wgmma with a base offset, which the emulator doesn't know");
+  if (bits(product.b, 49, 3) != 0) fail("calls wgmma with a base offset, which the emulator does not support");
   if (bits(product.b, 14, 2) != 0 || bits(product.b, 30, 2) != 0 || bits(product.b, 46, 3) != 0 ||
       bits(product.b, 52, 10) != 0) {
-    fail("calls wgmma with a descriptor that has bits set where none belong");
+    fail("calls wgmma with a descriptor whose unused bits are set");
   }
-  const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // of 16 bytes, that are swizzled together
+  const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // 16-byte vectors per swizzled row
   const size_t mask = (vectors - 1) << 4;
   const auto* const memory = static_cast<const char*>(dynamic_shared());
   for (size_t k = 0; k < 16; k += product.down_rows ? 1 : 8) {
@@ -92,7 +96,7 @@ void each_vector(const Product& product, Visit visit) {
       const size_t plain = start + offset, address = plain ^ (plain >> 3 & mask);
       const size_t at = address - kWindowBegin;
       if (address < kWindowBegin || !is_shared(memory + at, kVector)) {
-        fail("calls wgmma on what is not its shared memory");
+        fail("calls wgmma on an address outside its shared memory");
       }
       if (at / kVector < unfenced.size() && unfenced[at / kVector] != 0) {
         fail("calls wgmma on shared memory that thread " + std::to_string(unfenced[at / kVector] - 1) +
@@ -116,9 +120,10 @@ void read_right(const Product& product, std::vector<float>& out) {
   });
 }
 
-// One warp's 16 rows. Of its 4 A registers each lane has, as in figure 148, row lane / 4 (plus 8 in the second and the
-// fourth), columns lane % 4 * 2 and the next (plus 8 in the third and the fourth); of D, as in figure 149, in values
-// 4 i to 4 i + 3 columns 8 i + lane % 4 * 2 and the next, of row lane / 4, then of the one 8 further down.
+// Carry out one warp's 16 rows of a product. A lane's 4 registers of A hold row lane / 4 (plus 8 in the second and the
+// fourth), columns lane % 4 * 2 and the next (plus 8 in the third and the fourth), as in figure 148. A lane's values
+// 4 i to 4 i + 3 of D hold columns 8 i + lane % 4 * 2 and the next, first of row lane / 4, then of the row 8 below, as
+// in figure 149.
 void multiply(Warp& warp, const Product& product) {
   std::vector<float> b;  // (16, columns)
   read_right(product, b);
@@ -164,7 +169,7 @@ void issue(const Lanes& lanes) {
   to.values.resize(static_cast<size_t>(first.columns) / 2);
   each_lane<WarpgroupProduct>(lanes, [&](int at, WarpgroupProduct& one) {
     const auto lane = static_cast<size_t>(at);
-    if (one.b != first.b) fail("calls wgmma with a descriptor that is not the other lanes'");
+    if (one.b != first.b) fail("calls wgmma with a descriptor that differs from the other lanes'");
     for (size_t i = 0; i < 4; ++i) product.a[lane][i] = one.a[i];
     if (added) return;
     to.registers[lane] = one.d;
@@ -190,7 +195,7 @@ void begin_block_of_products() {
 std::string end_block_of_products() {
   for (size_t i = 0; i < warps.size(); ++i) {
     if (!warps[i].open.empty() || !warps[i].committed.empty())
-      return "ended with wgmma products that nobody waited for";
+      return "ended with wgmma products that were never waited for";
     if (i / 4 * 4 + 3 >= warps.size() && warps[i].issued != 0) return "called wgmma with less than a warpgroup";
     if (warps[i].issued != warps[i / 4 * 4].issued) return "called wgmma differently in the warps of a warpgroup";
   }
@@ -253,12 +258,12 @@ void wait_products(int pending) {
 }
 
 uint32_t shared_window_address(const void* pointer) {
-  if (!is_shared(pointer, 1)) fail("asks for the shared address of what is not in its shared memory");
+  if (!is_shared(pointer, 1)) fail("asks for the shared address of a pointer outside its shared memory");
   return kWindowBegin + static_cast<uint32_t>(static_cast<const char*>(pointer) - static_cast<char*>(dynamic_shared()));
 }
 
-// A barrier in memory: the number of the phase above 40 bits of which 20 each say how many arrivals complete one, and
-// how many are missing.
+// A barrier in memory is 64 bits: the phase number from bit 40 on, the number of arrivals that complete a phase in bits
+// 20 to 39, and the number still missing in bits 0 to 19.
 namespace {
 
 constexpr uint64_t kCount = (uint64_t{1} << 20) - 1;
@@ -273,23 +278,23 @@ void require_barrier(const uint64_t* barrier) {
 
 void memory_barrier_init(uint64_t* barrier, uint32_t count) {
   require_barrier(barrier);
-  if (count == 0 || count > kCount) fail("makes a barrier for " + std::to_string(count) + " arrivals");
+  if (count == 0 || count > kCount) fail("initialises a barrier for " + std::to_string(count) + " arrivals");
   *barrier = uint64_t{count} << 20 | count;
 }
 
 void memory_barrier_arrive(uint64_t* barrier) {
   require_barrier(barrier);
   const uint64_t missing = *barrier & kCount, count = *barrier >> 20 & kCount;
-  if (count == 0 || missing == 0 || missing > count) fail("arrives at a barrier that nobody has made");
+  if (count == 0 || missing == 0 || missing > count) fail("arrives at a barrier that was never initialised");
   races::arrive(barrier, (*barrier >> 40 & 1) != 0, linear_thread());
   *barrier = missing > 1 ? *barrier - 1 : ((*barrier >> 40) + 1) << 40 | count << 20 | count;
 }
 
 void memory_barrier_wait(uint64_t* barrier, uint32_t parity) {
   require_barrier(barrier);
-  // A thread gets that many turns of all the others before the block counts as stuck.
+  // Let the other threads run; after this many turns the block counts as deadlocked.
   for (int turns = 100000; (*barrier >> 40 & 1) == parity; --turns) {
-    if (turns == 0) fail("waits at a barrier whose phase nobody completes");
+    if (turns == 0) fail("waits at a barrier whose phase is never completed");
     yield();
   }
   races::wait(barrier, parity != 0, linear_thread());

@@ -1,10 +1,12 @@
-// The bodies of common/wgmma.h for the emulator. They know nothing of how a kernel lays out its tiles: descriptors and
-// fragments are read as the PTX manual's section on wgmma says (Asynchronous Warpgroup Level Matrix Instructions:
-// "Register Fragments and Shared Memory Matrix Layouts", "Matrix Descriptor Format"; see wgmma.cpp).
+// The emulator's implementation of the functions that common/wgmma.h declares. It is independent of how kernels lay out
+// their tiles: it interprets descriptors and fragments as the PTX manual's section on wgmma defines them (Asynchronous
+// Warpgroup Level Matrix Instructions: "Register Fragments and Shared Memory Matrix Layouts", "Matrix Descriptor
+// Format"; see wgmma.cpp).
 //
-// A product is done when its group is waited for, not before: its accumulator holds NaN meanwhile, and what is written
-// there is lost. Products without a wgmma_fence() since the last wait, or of what a thread has copied to shared memory
-// without fence_for_wgmma() since, are errors; so are warpgroups whose warps don't issue the same products.
+// A product is carried out only when its group is waited for. Until then its accumulator holds NaN, and writes to it
+// are lost. These are errors: a product without a wgmma_fence() since the last wait; a product of shared memory that a
+// cp.async of some thread has filled without a fence_for_wgmma() by that thread since; warps of a warpgroup that don't
+// issue the same products.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +16,7 @@
 
 namespace fastsam::emulator {
 
-// What a lane brings to a product.
+// One lane's operands of a product. `value` converts a 16-bit element to float.
 struct WarpgroupProduct {
   float* d;
   int columns;
@@ -29,7 +31,7 @@ void commit_products();
 void wait_products(int pending);
 void fence_written();
 
-// Where shared memory lies in its own 18 bits of addresses.
+// Return the 18-bit address of a pointer within the shared memory window, as descriptors hold it.
 uint32_t shared_window_address(const void* pointer);
 
 void memory_barrier_init(uint64_t* barrier, uint32_t count);

@@ -16,8 +16,9 @@ _ops: Any = torch.ops.fastsam_core
 def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
     """Compute `x += delta`, then `delta = LayerNorm(x)`, in place: the step between two layers of a transformer.
 
-    The sum is rounded to the dtype before it is normalised, as in PyTorch. The CUDA kernels run float32, float16 and
-    bfloat16 with 256, 512, ... 2048 channels, or a multiple of 8 up to 512; PyTorch runs the rest. Not differentiable.
+    The sum is rounded to the dtype before it is normalised, as in PyTorch. The CUDA kernels take float32, float16 and
+    bfloat16 with 256, 512, ... 2048 channels and, if FASTSAM_CUDA_KERNELS=1 is set, any multiple of 8 up to 512
+    channels. PyTorch runs the rest. Not differentiable.
 
     Args:
         x: (..., C), any floating dtype, contiguous; all other tensors have its dtype and device. Overwritten.

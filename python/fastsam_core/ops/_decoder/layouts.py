@@ -51,9 +51,10 @@ def pad_bias(x: Tensor) -> Tensor:
 
 
 def narrow_look(look: Tensor) -> Tensor:
-    """Lay out (n, 8 heads, T, 16) with at most 4 tokens so that two heads share the 8 columns of one right operand.
+    """Lay out (n, 8 heads, T, 16) with at most 4 tokens as right operands, one per head, of which pairs share columns.
 
-    The first 4 columns are the tokens of the even head, the last 4 those of the odd head; zeros fill the rest.
+    Tokens of an even head are the first 4 of its 8 columns, those of an odd head the last 4; the others are zero. The
+    products of two such heads can then be summed in the same 8 columns without mixing.
     """
     out = look.new_zeros(len(look), HEADS // 2, 2, 2, TOKENS // 2, HEAD_DIM)
     count = look.shape[2]

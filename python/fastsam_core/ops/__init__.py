@@ -105,14 +105,15 @@ def siblings(op: str) -> dict[str, Callable[..., Any]]:
 
 
 def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
-    """Explain which sibling runs a call of `op`: map "" to it, and to each other one the reason why it doesn't.
+    """Explain which sibling runs a call of `op`, and why the others don't.
 
     Args:
         op: name of the operation, such as "nms".
         tensor: an input of the call; by default a CPU tensor is assumed.
 
     Returns:
-        A dict with the keys "cpu", "cuda" and "reference".
+        A dict with the keys "cpu", "cuda" and "reference": "" for the sibling that runs the call, and for each other
+        one the reason why it doesn't.
 
     Raises:
         ValueError: there is no operation `op`.
@@ -176,6 +177,8 @@ def use_isa(name: str) -> Iterator[None]:
 
 
 def _bound(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap `function` to run with instruction set `name`."""
+
     def call(*args: Any, **kwargs: Any) -> Any:
         with use_isa(name):
             return function(*args, **kwargs)

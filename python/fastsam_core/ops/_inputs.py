@@ -1,4 +1,7 @@
-"""Input checks shared by all siblings of an operation and its fake: types, dtypes and shapes, never values."""
+"""Input checks and conversions that several families share.
+
+The checks run in every sibling of an operation and in its fake, so they look at types, dtypes and shapes, not values.
+"""
 
 from __future__ import annotations
 

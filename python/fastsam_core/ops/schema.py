@@ -118,6 +118,7 @@ def _where_it_runs(cuda: Callable[..., Any], plain: Callable[..., Any]) -> Calla
 
 
 def _register(family: str) -> None:
+    """Define the operations of a family with the dispatcher, and register their siblings and fakes."""
     signatures, reference, native = (
         import_module(f".{family}.{file}", __package__) for file in ("schema", "reference", "cpu")
     )

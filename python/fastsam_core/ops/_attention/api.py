@@ -33,7 +33,7 @@ def attention(
 
     Args:
         qkv: (B, H, W, 3 * heads * d) floating point: the queries of all heads, then all keys, then all values. The
-            other tensors are converted to its dtype.
+            other tensors may have another floating dtype, and are converted.
         rel_pos_h: (2 * n - 1, d), a vector for each row distance from -(n - 1) to n - 1; n is `window`, or H if
             `window` is 0.
         rel_pos_w: (2 * n - 1, d), the same for column distances; n is `window`, or W if `window` is 0.
@@ -62,7 +62,7 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
 
     Args:
         qkv: (B, H, W, heads * 3 * d) floating point: query, key and value of the first head, then of the second, and so
-            on. The other tensors are converted to its dtype.
+            on. The other tensors may have another floating dtype, and are converted.
         bias: (heads, window**2, window**2), added to q . k / sqrt(d); [head, query, key], positions of a window in
             row-major order.
         window: side of the square windows, in tokens. Windows tile the grid from its first token and may extend beyond

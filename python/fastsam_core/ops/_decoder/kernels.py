@@ -46,10 +46,12 @@ def has_layers(sizes: TokenSizes, heads: int, tokens: int) -> bool:
 
 
 def has_mask_layers(sizes: list[int]) -> bool:
+    """Return whether there are kernels for a mask token's MLP with these numbers of outputs."""
     return not (sizes[0] % 8 or sizes[1] % 8 or sizes[2] % 2)
 
 
 def has_upscaling(state: Tensor, middle: int, narrow: int) -> bool:
+    """Return whether there are kernels to upscale this state to `middle`, then `narrow` channels."""
     return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= MOST_ROWS
 
 

@@ -73,6 +73,8 @@ class Mixes(NamedTuple):
 
 
 class TokenWeights(NamedTuple):
+    """All weights that `decoder_prompts` applies to prompts' tokens."""
+
     first: Block
     second: Block
     final_q: Layer
@@ -133,6 +135,7 @@ def unflatten(kind: type[Part], tensors: Sequence[Tensor]) -> Part:
 
 
 def _tensors(part: Any) -> list[Tensor]:
+    """Flatten nested sequences of tensors."""
     return [part] if isinstance(part, Tensor) else [tensor for field in part for tensor in _tensors(field)]
 
 
@@ -143,6 +146,7 @@ def _fields(kind: type) -> tuple[Any, ...]:
 
 @lru_cache
 def _size(kind: type) -> int:
+    """Return the number of tensors in a `kind`."""
     return 1 if kind is Tensor else sum(map(_size, _fields(kind)))
 
 

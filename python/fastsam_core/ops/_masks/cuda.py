@@ -88,6 +88,7 @@ class PreparedAxes:
         self.known: Any = None
 
     def fetch(self) -> PreparedAxes:
+        """Start copying `error` to `known` on the host, without waiting; return self."""
         self.known = self.error.to("cpu", non_blocking=True).numpy()
         return self
 

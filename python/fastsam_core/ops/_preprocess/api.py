@@ -28,7 +28,7 @@ def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> T
 
     Raises:
         ValueError: another shape or dtype, or a side outside 1 to 2^23.
-        MemoryError: on the CPU, a result larger than this machine's memory.
+        MemoryError: a result larger than this machine's memory; the CUDA kernels don't check this.
     """
     result: Tensor = _ops.resize_image.default(image, height, width, bgr)
     return result
@@ -62,7 +62,7 @@ def preprocess_image(
 
     Raises:
         ValueError: as `resize_image`; a resized image larger than the square; not 3 values in `mean` and in `std`.
-        MemoryError: on the CPU, a result larger than this machine's memory.
+        MemoryError: a result larger than this machine's memory; the CUDA kernels don't check this.
     """
     result: Tensor = _ops.preprocess_image.default(
         image, height, width, size, list(mean), list(std), bgr, channels_last

@@ -53,7 +53,10 @@ def compute_boxes(boxes: Tensor) -> Tensor:
 
 
 def order_scores(scores: Tensor) -> Tensor:
-    """Convert scores to a floating dtype that keeps their order, with -0.0 turned into 0.0 so that the two tie."""
+    """Convert scores to a floating dtype that keeps their order, with -0.0 turned into 0.0 so that the two tie.
+
+    Integers become float64, so different ones beyond 2^53 may tie.
+    """
     scores = scores.detach()
     return (scores if scores.is_floating_point() else scores.to(torch.float64)) + 0.0
 

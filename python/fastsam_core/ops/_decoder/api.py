@@ -49,7 +49,8 @@ def decoder_prompts(
         eps: of every LayerNorm.
         heads: of every attention.
         length: number of image tokens.
-        chosen: indices of the tokens whose final values are returned; the first must be 0, the IoU token.
+        chosen: indices of the tokens whose final values are returned. Must begin with 0, the IoU token, which is not
+            checked.
         state: (prompts, panels, 2 * heads * tokens + 2, 16), contiguous; overwritten with the `state` for
             `decoder_upscale`.
 

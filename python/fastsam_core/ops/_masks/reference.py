@@ -46,7 +46,7 @@ class _Axis:
     def apply(self, source: Tensor, start: int, stop: int) -> Tensor:
         """Return weighted sums of rows: (cells, n) -> (stop - start, n).
 
-        Separate operations, because eager PyTorch rounds after each one, as the contract demands.
+        Multiplies and adds in separate operations: eager PyTorch rounds after each one, as `mask_runs` demands.
         """
         taps = zip(self._taps[start:stop].unbind(1), self._weights[start:stop].unbind(1), strict=True)
         return reduce(Tensor.add_, (source.index_select(0, cells).mul_(weights) for cells, weights in taps))

@@ -16,7 +16,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Args:
         boxes: (N, 4) x1 y1 x2 y2, finite, any real dtype but bool. IoU is computed in float32 for float32 and narrower
             floats, in float64 for float64 and integers.
-        scores: (N,) any real dtype, no NaN.
+        scores: (N,) any real dtype, no NaN; integers are compared as float64.
         iou_threshold: from 0 to 1; a box whose IoU with a kept box is *above* it is dropped. Boxes without area
             overlap nothing.
 

@@ -47,12 +47,17 @@ library = torch.library.Library(NAMESPACE, "DEF")
 def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `sibling` to raise ValueError for sparse tensors and for tensors on several devices.
 
-    The dispatcher lets both through. Tensors inside lists are not checked.
+    The dispatcher lets both through.
     """
 
     def refuse(args: tuple[Any, ...]) -> None:
         parameters = (argument.name for argument in getattr(torch.ops.fastsam_core, name).default._schema.arguments)
-        given = dict(zip(parameters, args, strict=False))
+        given: dict[str, Any] = {}
+        for parameter, value in zip(parameters, args, strict=False):
+            if isinstance(value, list):
+                given.update({f"{parameter}[{i}]": part for i, part in enumerate(value)})
+            else:
+                given[parameter] = value
         tensors = {parameter: value for parameter, value in given.items() if isinstance(value, Tensor)}
         device = next(iter(tensors.values())).device
         for parameter, value in tensors.items():
@@ -67,11 +72,12 @@ def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         device = None
         for value in args:
-            if not isinstance(value, Tensor):
-                continue
-            device = device or value.device
-            if value.layout is not torch.strided or value.device != device:
-                refuse(args)
+            for tensor in value if isinstance(value, list) else (value,):
+                if not isinstance(tensor, Tensor):
+                    continue
+                device = device or tensor.device
+                if tensor.layout is not torch.strided or tensor.device != device:
+                    refuse(args)
         return sibling(*args)
 
     return call

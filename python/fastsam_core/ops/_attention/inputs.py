@@ -39,9 +39,10 @@ def check_windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Te
 
 def _check_table(name: str, table: Tensor, side: int, dim: int, qkv: Tensor) -> None:
     _check_real(name, table, qkv)
-    if table.shape != (max(2 * side - 1, 0), dim):
+    distances = max(2 * side - 1, 0)
+    if table.shape != (distances, dim):
         raise ValueError(
-            f"{name} must have shape ({2 * side - 1}, {dim}), a vector for each distance between {side} positions; "
+            f"{name} must have shape ({distances}, {dim}), a vector for each distance between {side} positions; "
             f"got {tuple(table.shape)}"
         )
 

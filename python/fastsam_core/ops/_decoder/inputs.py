@@ -182,7 +182,7 @@ def check_prompts(
     shapes = *first, (panels, 6 * inner, PANEL), values, (panels, 2, PANEL)
     for name, tensor, shape in zip(ImageParts._fields, unflatten(ImageParts, image), shapes, strict=True):
         kind = _exact(dtype) if name.startswith("norms") else dtype
-        check_shape(name, tensor, shape, "its shape for these sizes", kind)
+        check_shape(name, tensor, shape, "(for these sizes)", kind)
     if not 1 <= len(chosen) <= number or not all(0 <= token < number for token in chosen):
         raise ValueError(f"chosen must name 1 to {number} tokens from 0 to {number - 1}; got {list(chosen)}")
     shape = (prompts, panels, 2 * heads * number + 2, PANEL)

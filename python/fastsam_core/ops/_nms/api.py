@@ -14,9 +14,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Greedy non-maximum suppression: keep the best box, drop the boxes that overlap it too much, repeat on the rest.
 
     Args:
-        boxes: (N, 4) x1 y1 x2 y2, finite, any real dtype but bool. IoU is computed in float32 for float32 and narrower
-            floats, in float64 for float64 and integers.
-        scores: (N,) any real dtype, no NaN; integers are compared as float64.
+        boxes: (N, 4) x1 y1 x2 y2, finite, any real dtype but bool and 8-bit floats. IoU is computed in float32 for
+            float32 and narrower floats, in float64 for float64 and integers.
+        scores: (N,) any real dtype but 8-bit floats, no NaN; integers are compared as float64.
         iou_threshold: from 0 to 1; a box whose IoU with a kept box is *above* it is dropped. Boxes without area
             overlap nothing.
 
@@ -40,7 +40,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Args:
         boxes: (N, 4), as in `nms`.
         scores: (N,), as in `nms`.
-        idxs: (N,) class of each box, any real dtype, no NaN.
+        idxs: (N,) class of each box, any real dtype but 8-bit floats, no NaN.
         iou_threshold: as in `nms`.
 
     Returns:

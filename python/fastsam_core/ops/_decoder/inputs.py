@@ -21,7 +21,7 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str,
 
 
 def _dtype_of(name: str, tensor: Tensor) -> torch.dtype:
-    """Return the tensor's dtype, which all others must have but those of `_exact`; ValueError for another dtype."""
+    """Return the tensor's dtype, which all others must have except those of `_exact`; ValueError for another dtype."""
     if tensor.dtype not in _DTYPES:
         raise ValueError(f"{name} must be float32, float16, bfloat16 or float64, not {tensor.dtype}")
     return tensor.dtype
@@ -124,7 +124,7 @@ def check_upscale(
     width: int,
     out: Tensor,
 ) -> None:
-    """Check the arguments of `fastsam_core.ops.decoder_upscale`, but for the values of its indices."""
+    """Check the arguments of `fastsam_core.ops.decoder_upscale`, except the values of its indices."""
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be positive; got {height} x {width}")
     if state.dim() != 4 or state.shape[2] < 3:
@@ -205,7 +205,7 @@ def check_mask_factors(
     second: Tensor,
     rest: Tensor,
 ) -> None:
-    """Check the arguments of `fastsam_core.ops.decoder_mask_factors`, but for the values of its indices."""
+    """Check the arguments of `fastsam_core.ops.decoder_mask_factors`, except the values of its indices."""
     if final.dim() != 3 or 0 in final.shape[1:] or first_own.dim() != 4 or rest.dim() != 1 or layers.dim() != 2:
         raise ValueError(
             "final must have shape (prompts, chosen, width), first_own (prompts, heads, tokens, head_dim), rest "

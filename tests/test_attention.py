@@ -271,6 +271,7 @@ QKV, TABLE, BIAS = torch.zeros(1, 4, 6, 24), torch.zeros(7, 4), torch.zeros(2, 4
         ("attention", (QKV, TABLE, TABLE, 0), "0 heads"),
         ("attention", (QKV, TABLE, TABLE, 2), r"rel_pos_w must have shape \(11, 4\)"),
         ("attention", (QKV, TABLE[:5], TABLE, 2, 4), "rel_pos_h must have shape"),
+        ("attention", (QKV[:, :0], TABLE, TABLE, 2), r"rel_pos_h must have shape \(0, 4\)"),
         ("attention", (QKV, TABLE[:, :3], TABLE, 2, 4), "rel_pos_h must have shape"),
         ("attention", (QKV, TABLE.int(), TABLE, 2, 4), "rel_pos_h must be floating"),
         ("attention", (QKV, TABLE, TABLE, 2, -1), "window must be"),

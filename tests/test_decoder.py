@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -205,6 +206,15 @@ def test_factors_need_no_mask(sibling: str) -> None:
     factors, _ = call(*given)
     alone, weights = call(*given[:4], given[4][:0], given[5][:0], *given[6:])
     assert torch.equal(alone, factors) and weights.shape == (0, given[8][2])
+
+
+@each_sibling
+def test_parts_of_the_image_have_the_shapes_of_the_sizes(sibling: str) -> None:
+    tokens, weights, sizes, image, *given = arguments("decoder_prompts", **SMALL)
+    wanted = re.escape(f"first_values must have shape (for these sizes) = {tuple(image[1].shape)}; got ")
+    with pytest.raises(ValueError, match=wanted):
+        spoilt = [image[0], image[1][:, 1:], *image[2:]]
+        ops.siblings("decoder_prompts")[sibling](tokens, weights, sizes, spoilt, *given)
 
 
 @each_sibling

@@ -125,6 +125,19 @@ def test_meta_tensors_reach_the_fake():
         ops.rle_area(counts, OFFSETS)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda part: part.to("meta"), r"got image\[1\] on 'meta' and others on 'cpu'"),
+        (lambda part: part.to_sparse(), r"decoder_prompts takes dense tensors; image\[1\] is"),
+    ],
+)
+def test_tensors_of_a_list_are_on_the_same_device_and_dense(spoil, message):
+    tokens, weights, sizes, (first, second, *others), *rest = EXAMPLES["decoder_prompts"]
+    with pytest.raises(ValueError, match=message):
+        ops.decoder_prompts(tokens, weights, sizes, [first, spoil(second), *others], *rest)
+
+
 # ------------------------------------------------------------------------------------------------------------- choosing
 
 

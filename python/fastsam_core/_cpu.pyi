@@ -1,7 +1,7 @@
-"""The compiled module; `fastsam_core.ops` is the way to call it.
+"""Stub of the compiled C++ module, which is called through `fastsam_core.ops`.
 
-Arrays must be C-contiguous and of exactly the dtype that is named, but for the masks of `rle_encode`, the pictures, and
-where a comment names strides or rows.
+Arrays must have exactly the dtype named here and be C-contiguous, unless a comment says "any strides" or "rows
+contiguous". Arrays named `out` and `state` are overwritten.
 """
 
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ _Number = TypeVar("_Number", np.float32, np.int16)
 PYBIND11_VERSION: str
 
 def isa() -> str: ...
-def multiplies_bfloat16() -> bool: ...
+def multiplies_bfloat16() -> bool: ...  # by dedicated instructions, twice as fast as float32
 def available_isas() -> list[str]: ...
 def force_isa(name: str) -> None: ...
 def linear(
@@ -42,7 +42,7 @@ def mlp(
     threads: int,
 ) -> None: ...
 
-# Of attention and decoder_upscale: floats, or as int16 the bits of bfloat16.
+# _Number in attention, windowed_attention and decoder_upscale: float32, or the bits of bfloat16 as int16.
 def attention(
     qkv: NDArray[_Number],  # (B, H, W, 3 * heads * d)
     rel_pos_h: NDArray[np.float32],  # (2 * n - 1, d)
@@ -214,7 +214,7 @@ def mask_runs(
     left: int,
     top: int,
     threads: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...  # as ops.mask_runs
 def mask_remove_small_regions(
     counts: NDArray[np.int64],
     offsets: NDArray[np.int64],
@@ -222,7 +222,7 @@ def mask_remove_small_regions(
     width: int,
     min_area: float,
     threads: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]: ...
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]: ...  # counts, offsets, changed
 def nms(
     boxes: NDArray[np.float32] | NDArray[np.float64],  # (N, 4)
     scores: NDArray[np.float64],  # (N,)
@@ -258,7 +258,7 @@ def rle_decode(
     height: int,
     width: int,
     column_major: bool,
-    out: NDArray[np.bool_],  # (N, H, W), or (N, W, H) if column_major; zeros
+    out: NDArray[np.bool_],  # (N, H, W), or (N, W, H) if column_major; must be zeros: only foreground is written
     threads: int,
 ) -> None: ...
 def rle_area(counts: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]: ...
@@ -303,11 +303,12 @@ def rle_from_string(
     text: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
-# COCO's dicts; None for what only the long way takes.
+# Fast paths for COCO's dicts. They return None for other input and for malformed runs: the caller then uses the general
+# Python code, which also raises the errors.
 def coco_area(rles: object, threads: int) -> Any: ...
 def coco_to_bbox(rles: object, threads: int) -> Any: ...
 def coco_encode(
-    masks: NDArray[np.uint8] | NDArray[np.bool_],  # (N, H, W), or with `last` (H, W, N) or (H, W); any strides
+    masks: NDArray[np.uint8] | NDArray[np.bool_],  # (N, H, W), or (H, W, N) or (H, W) if `last`; any strides
     last: bool,
     as_str: bool,
     threads: int,

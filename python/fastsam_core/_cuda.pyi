@@ -1,7 +1,7 @@
-"""The compiled module of CUDA kernels; `fastsam_core.ops` is the way to call it.
+"""Stub of the compiled module of CUDA kernels, which is called through `fastsam_core.ops`.
 
-Tensors come as addresses (`data_ptr()`) of contiguous memory on the current device, and sizes; `stream` is a CUDA
-stream's number. A call returns before its work is done.
+Tensors are passed as addresses (`data_ptr()`) of contiguous memory on the current device, with their sizes. `stream` is
+the handle of a CUDA stream. Calls return before their work is done.
 """
 
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ from collections.abc import Sequence
 ARCHITECTURES: str
 EMULATED: bool
 
-def why_not() -> str: ...  # such as that there is no code for the current device; "" where kernels can run
-def shared_memory() -> int: ...
-def copy(to: int, from_: int, bytes: int, stream: int) -> None: ...  # the host's memory is pinned
+def why_not() -> str: ...  # why kernels can't run on the current device, e.g. no code for it; "" if they can
+def shared_memory() -> int: ...  # bytes per multiprocessor of the current device
+def copy(to: int, from_: int, bytes: int, stream: int) -> None: ...  # between host and device; host memory is pinned
 
-class Arrival:  # that what was queued on a stream by now is done
+class Arrival:  # a CUDA event: `wait` blocks until all work queued before `record` is done
     def record(self, stream: int) -> None: ...
     def wait(self) -> None: ...
 
 def attention_has_kernel(dim: int) -> bool: ...
 def windowed_attention_has_kernel(dim: int) -> bool: ...
 def attention(
-    dtype: int,  # of all tensors, as in _native_cuda.DTYPES
+    dtype: int,  # of all tensors; codes as in _native_cuda.DTYPES
     qkv: int,  # (batch, rows, columns, 3 * heads * dim)
     batch: int,
     rows: int,
     columns: int,
     heads: int,
     dim: int,
-    rel_pos_h: int,  # (2 * n - 1, dim), n being `window`, or `rows` where that is 0
-    rel_pos_w: int,  # the same with `columns`
+    rel_pos_h: int,  # (2 * n - 1, dim), where n is `window`, or `rows` if `window` is 0
+    rel_pos_w: int,  # (2 * n - 1, dim), where n is `window`, or `columns` if `window` is 0
     window: int,
-    padding: int,  # (3 * heads * dim,), or 0
+    padding: int,  # (3 * heads * dim,), or 0 for None
     out: int,  # (batch, rows, columns, heads * dim), written
     shared_memory: int,
     stream: int,
@@ -59,46 +59,48 @@ def windowed_attention(
     dim: int,
     bias: int,  # (heads, window**2, window**2)
     window: int,
-    padding: int,
-    out: int,
+    padding: int,  # (heads * 3 * dim,), or 0 for None
+    out: int,  # (batch, rows, columns, heads * dim), written
     stream: int,
 ) -> None: ...
 
+# The most shared memory that a block of the decoder's kernels needs: in half precision, and in float32.
 DECODER_SHARED_BYTES: int
 DECODER_SHARED_BYTES_OF_FLOATS: int
 
-# Operands of the decoder lie as ops/_decoder/layouts.py makes them, in float16 or bfloat16 unless said otherwise.
-def decoder_parts(length: int) -> int: ...
+# The decoder's operands have the layouts of ops/_decoder/layouts.py, which `fragments`, `vectors` and `matrices` refer
+# to. They are of `dtype`, unless a comment names another.
+def decoder_parts(length: int) -> int: ...  # parts of the image over which a pass sums separately
 def decoder_prompts_scratch(
     count: int, sizes: Sequence[int], laid_out: bool, prompts: int, tokens: int, length: int, chosen: Sequence[int]
 ) -> int: ...
 def decoder_lay_out(
-    source: Sequence[int],  # ImageParts without the norms
-    to: Sequence[int],  # of the same sizes, written: fragments
+    source: Sequence[int],  # ImageParts without the norms, in panels
+    to: Sequence[int],  # fragments of the same sizes, written
     length: int,
     stream: int,
 ) -> None: ...
 def decoder_prompts(
     dtype: int,
-    given: int,  # (prompts, tokens - outputs, 256)
-    output: int,  # (outputs, 256), which each prompt's tokens begin with
+    given: int,  # (prompts, tokens - outputs, 256), each prompt's tokens after the output tokens
+    output: int,  # (outputs, 256), the first tokens of every prompt; 0 if `outputs` is 0
     outputs: int,
-    weights: int,  # as ops/_decoder/weights.py packs a TokenWeights
-    count: int,  # of all weights
+    weights: int,  # a TokenWeights, packed as in ops/_decoder/weights.py
+    count: int,  # number of values in `weights`
     sizes: Sequence[int],  # TokenSizes
-    image: Sequence[int],  # ImageParts, in panels
-    laid_out: bool,  # but for the norms they are fragments
+    image: Sequence[int],  # ImageParts
+    laid_out: bool,  # ImageParts without the norms are fragments, else panels
     constant: int,  # () float32
     eps: float,
     prompts: int,
     tokens: int,  # 1 to 8
     length: int,
     chosen: Sequence[int],
-    state: int,  # (prompts, panels, 16 * tokens + 2, 16), written, like the next ones
+    state: int,  # (prompts, panels, 16 * tokens + 2, 16), written, like the following ones
     final_tokens: int,  # (prompts, len(chosen), 256)
     iou: int,  # (prompts, sizes[6])
     first_own: int,  # (prompts, 8, tokens, 16)
-    second_own: int,
+    second_own: int,  # (prompts, 8, tokens, 16)
     scratch: int,  # `decoder_prompts_scratch` bytes
     scratch_bytes: int,
     shared_memory: int,
@@ -118,13 +120,13 @@ def decoder_mask_factors(
     dtype: int,
     final_tokens: int,  # (prompts, len(masks) + 1, 256)
     first_own: int,  # (prompts, 8, tokens, 16)
-    second_own: int,
+    second_own: int,  # (prompts, 8, tokens, 16)
     asked: int,  # (asked_count,) int64
     index: int,  # (count,) int64
     column: int,  # (count,) int64
     layers: int,  # (masks, each), packed
     each: int,
-    sizes: Sequence[int],  # outputs of the three layers
+    sizes: Sequence[int],  # number of outputs of each of the three layers
     masks: Sequence[int],
     prompts: int,
     tokens: int,  # 1 to 8
@@ -134,8 +136,8 @@ def decoder_mask_factors(
     first: int,  # (wide, 128)
     second: int,  # (wide, 128)
     rest: int,  # (wide,)
-    laid_out: bool,  # the next ones as `decoder_upscale` takes them
-    factors: int,  # (asked_count, wide, 16 * tokens + 2), written, like the next ones
+    laid_out: bool,  # write `factors` as the matrices of `decoder_upscale`
+    factors: int,  # (asked_count, wide, 16 * tokens + 2), written, like the following ones
     weights: int,  # (count, sizes[2])
     scratch: int,  # `decoder_mask_factors_scratch` bytes
     scratch_bytes: int,
@@ -147,7 +149,7 @@ def decoder_first_look(
     keys: int,  # fragments (panels, 8)
     values: int,  # fragments (8, panels)
     rows: int,
-    length: int,  # image tokens, in panels of 16
+    length: int,  # number of image tokens, which are in panels of 16
     out: int,  # (8, rows, 16), written
     stream: int,
 ) -> None: ...
@@ -158,16 +160,16 @@ def decoder_first_pass(
     norms: int,  # (panels, 16) float32
     eps: float,
     keys: int,  # vectors (prompts, 8)
-    cross: int,
+    cross: int,  # vectors, like keys
     gram: int,  # matrices (prompts, 64 x 64)
-    look: int,
-    look_mix: int,
+    look: int,  # vectors, like keys
+    look_mix: int,  # matrices, like gram
     prompts: int,
     tokens: int,  # 1 to 8
     length: int,
     state: int,  # (prompts, panels, 16 * tokens + 2, 16), written
-    tops: int,  # (prompts, decoder_parts, 64) float32, written, like the next ones
-    totals: int,
+    tops: int,  # (prompts, decoder_parts, 64) float32, written, like the following ones; see layouts.merge
+    totals: int,  # (prompts, decoder_parts, 64)
     seen: int,  # (prompts, decoder_parts, 8, 16, 8)
     mixed: int,  # (prompts, decoder_parts, 64, 64)
     shared_memory: int,
@@ -176,12 +178,12 @@ def decoder_first_pass(
 def decoder_second_pass(
     dtype: int,
     image: int,  # fragments (panels, 6, 8)
-    values: int,
+    values: int,  # fragments (8, panels)
     norms: int,  # (panels, 2, 16) float32
     constant: float,
     eps: float,
-    keys: int,
-    keys_mix: int,
+    keys: int,  # vectors (prompts, 8), like own and cross
+    keys_mix: int,  # matrices (prompts, 64 x 64), like the other mixes and grams
     keys_bias: int,  # (prompts, 64) float32, like the other biases
     own: int,
     own_gram: int,
@@ -190,17 +192,17 @@ def decoder_second_pass(
     cross_mix: int,
     cross_bias: int,
     gram: int,
-    look: int,
-    look_mix: int,  # matrices (prompts, columns x 128), of 64 columns, or 32 where `narrow`
-    look_rest: int,  # (prompts, columns, 2) float32
-    narrow: bool,
+    look: int,  # vectors (prompts, 8); as from layouts.narrow_look if `narrow`
+    look_mix: int,  # matrices (prompts, columns x 128), 64 columns, or 32 if `narrow`; not of the last 2 coefficients
+    look_rest: int,  # (prompts, columns, 2) float32, of the last two coefficients
+    narrow: bool,  # a look of at most 4 tokens
     prompts: int,
     tokens: int,
     length: int,
-    state: int,
-    tops: int,  # (prompts, decoder_parts, columns)
-    totals: int,
-    seen: int,
+    state: int,  # (prompts, panels, 16 * tokens + 2, 16), read and written
+    tops: int,  # (prompts, decoder_parts, columns) float32, written, like the following ones; see layouts.merge
+    totals: int,  # (prompts, decoder_parts, columns)
+    seen: int,  # (prompts, decoder_parts, 8, 16, 8)
     mixed: int,  # (prompts, decoder_parts, 130, columns)
     shared_memory: int,
     stream: int,
@@ -209,10 +211,10 @@ def decoder_upscale(
     dtype: int,
     state: int,  # (prompts, panels, rows, 16)
     asked: int,  # (asked_count,) int64
-    factors: int,  # matrices (asked_count, 256 x 128), or x 160 for more than 128 rows
-    first: int,  # (asked_count + 1,) int64, where each one's masks begin
-    places: int,  # (count,) int64, where each mask goes
-    weights: int,  # (count, 32), by `first`
+    factors: int,  # matrices (asked_count, 256 x 128), or 256 x 160 for more than 128 rows
+    first: int,  # (asked_count + 1,) int64, where the masks of each asked prompt begin in places and weights
+    places: int,  # (count,) int64, index of each mask in `out`
+    weights: int,  # (count, 32)
     base: int,  # fragments (panels, 16)
     bias: int,  # (256,) float32
     norm_weight: int,  # (64,) float32
@@ -231,24 +233,24 @@ def nms_scratch_bytes(n: int, wide_boxes: bool) -> int: ...
 def nms(
     boxes: int,  # (n, 4) float32, or float64 if wide_boxes, at a multiple of 16
     wide_boxes: bool,
-    order: int,  # (n,) int64
+    order: int,  # (n,) int64, box indices by class if there are classes, then by descending score
     classes: int,  # (n,) int64 in that order, or 0
     n: int,
-    best: int,  # float32, or float64 if wide_scores
+    best: int,  # the highest score (NaN if there is one), float32, or float64 if wide_scores
     wide_scores: bool,
     threshold: float,
     scratch: int,  # nms_scratch_bytes(), at a multiple of 16
     scratch_size: int,
-    kept: int,  # (n,) int64, written
-    status: int,  # (2,) int64, 0 before; number of those kept, and faults
+    kept: int,  # (n,) int64, written: places in `order`
+    status: int,  # (2,) int64, must be 0, written: the number of kept boxes, and the bits of faults
     stream: int,
 ) -> None: ...
 def depthwise(
-    dtype: int,  # of all tensors, float16 or bfloat16 as in _native_cuda.DTYPES; each begins at a multiple of 16
+    dtype: int,  # of all tensors, float16 or bfloat16, codes as in _native_cuda.DTYPES; addresses are multiples of 16
     x: int,  # (batch, height, width, channels)
     weight: int,  # (3, 3, channels)
     bias: int,  # (channels,)
-    shift: int,  # (channels,), added to x first, or 0
+    shift: int,  # (channels,), added to x first, or 0 for none
     out: int,  # (batch, ceil(height / stride), ceil(width / stride), channels), written
     batch: int,
     height: int,
@@ -260,11 +262,11 @@ def depthwise(
 ) -> None: ...
 def add_norm_has_kernel(columns: int) -> bool: ...
 def add_norm(
-    dtype: int,  # of all tensors, as in _native_cuda.DTYPES; each begins at a multiple of 16
-    x: int,  # (rows, columns), read and written, like delta
-    delta: int,
+    dtype: int,  # of all tensors, codes as in _native_cuda.DTYPES; addresses are multiples of 16
+    x: int,  # (rows, columns), read and written
+    delta: int,  # (rows, columns), read and written
     weight: int,  # (columns,)
-    bias: int,
+    bias: int,  # (columns,)
     rows: int,
     columns: int,
     eps: float,
@@ -272,11 +274,11 @@ def add_norm(
 ) -> None: ...
 def preprocess_scratch_bytes(sides: Sequence[int], to: Sequence[int]) -> int: ...
 def resize_image(
-    image: int,  # uint8 of height and width `sides`, at `strides`
+    image: int,  # (*sides, 3) uint8 with these strides
     sides: Sequence[int],
     strides: Sequence[int],
     bgr: bool,
-    to: Sequence[int],
+    to: Sequence[int],  # height and width of the result
     scratch: int,  # preprocess_scratch_bytes(), at a multiple of 16
     scratch_size: int,
     out: int,  # (*to, 3) uint8, written
@@ -299,6 +301,7 @@ def preprocess_image(
 ) -> None: ...
 
 RLE_PART_BYTES: int
+# Bits of `error` in rle_read.
 RLE_BAD_OFFSETS: int
 RLE_BAD_RUN: int
 RLE_BAD_SUM: int
@@ -306,7 +309,7 @@ RLE_NO_ROWS: int
 
 def rle_encode_parts(height: int, width: int) -> int: ...
 def rle_encode_count(
-    masks: int,  # (n, height, width) bytes of these strides
+    masks: int,  # (n, height, width) bytes with these strides
     n: int,
     height: int,
     width: int,
@@ -341,13 +344,13 @@ def rle_read(
     size: int,
     offsets: int,  # (n + 1,) int64
     n: int,
-    error: int,  # (1,) int64, bits are set
-    totals: int,  # (n,) int64, written
-    areas: int,  # (n,) int64, written
+    error: int,  # (1,) int64, RLE_BAD_... and RLE_NO_ROWS bits are set in it
+    totals: int,  # (n,) int64, written: pixels of each mask
+    areas: int,  # (n,) int64, written: foreground pixels of each mask
     heights: int,  # (n,) int64, or 0 together with boxes
     boxes: int,  # (n, 4) int64, written
-    ends: int,  # (size,) int64, written, or 0 together with set_before
-    set_before: int,  # (size,) int64, written
+    ends: int,  # (size,) int64, written: where each run ends in its mask; or 0 together with set_before
+    set_before: int,  # (size,) int64, written: foreground pixels of the mask before each run's end
     stream: int,
 ) -> None: ...
 def rle_decode(
@@ -355,7 +358,7 @@ def rle_decode(
     size: int,
     offsets: int,
     n: int,
-    ends: int,  # of rle_read, which has found no error
+    ends: int,  # from rle_read, which must have found no error
     height: int,
     width: int,
     column_major: bool,
@@ -370,6 +373,7 @@ def rle_iou(
     stream: int,
 ) -> None: ...
 
+# Bits of the first int64 of `axes` in mask_prepare_axes.
 MASK_BAD_ROWS: int
 MASK_BAD_ROW_WEIGHTS: int
 MASK_BAD_COLUMNS: int
@@ -380,12 +384,12 @@ def mask_prepare_axes(
     y_cells: int,  # (y_size,) int64
     y_weights: int,  # (y_size, 3) float32
     y_size: int,
-    x_cells: int,
-    x_weights: int,
+    x_cells: int,  # (x_size,) int64
+    x_weights: int,  # (x_size, 3) float32
     x_size: int,
     rows: int,
     columns: int,
-    axes: int,  # (mask_axes_bytes,) bytes, written; the first int64 has MASK_BAD_... of what is wrong
+    axes: int,  # (mask_axes_bytes,) bytes, written; the first int64 holds the MASK_BAD_... bits
     stream: int,
 ) -> None: ...
 
@@ -396,7 +400,7 @@ class MaskProblem:
         n: int,
         rows: int,
         columns: int,
-        axes: int,  # what mask_prepare_axes has written
+        axes: int,  # as written by mask_prepare_axes
         y_size: int,
         x_size: int,
         threshold: float,
@@ -411,7 +415,7 @@ class MaskProblem:
     def measure(
         self,
         work: int,  # (work_bytes,) bytes, written
-        lengths: int,  # (n,) int64, written, as the next two: on the device, or pinned memory of the host's
+        lengths: int,  # (n,) int64, written, on the device or in pinned host memory, like the next two
         boxes: int,  # (n, 4) int64
         sizes: int,  # (n, 3) int64
         stream: int,
@@ -419,7 +423,7 @@ class MaskProblem:
     def write(
         self,
         work: int,
-        chosen: int,  # (k,) int64, or 0 for all
+        chosen: int,  # (k,) int64, indices of masks, or 0 for all
         k: int,
         offsets: int,  # (k + 1,) int64
         counts: int,  # (offsets[k],) int64, or int32 if narrow; written

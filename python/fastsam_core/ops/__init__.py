@@ -1,10 +1,11 @@
 """Operations with several implementations ("siblings") under one contract, registered with the PyTorch dispatcher.
 
 The siblings are `reference` (plain PyTorch, any device), `cpu` (C++, CPU tensors) and, for some operations, `cuda`
-(kernels for NVIDIA GPUs). All give the same results (layers and the mask decoder within rounding, everything else to
-the bit) and raise ValueError for the same inputs; `why` says which one serves a call. `FASTSAM_NATIVE=0` switches the
-compiled siblings off, `FASTSAM_ISA` (baseline, avx2, avx512, neon) chooses the C++ sibling's instruction set, and
-`FASTSAM_CUDA_KERNELS=0` switches the CUDA sibling off.
+(kernels for NVIDIA GPUs). They return the same results: layers and the mask decoder agree within rounding, everything
+else is bit-identical. They raise ValueError for the same inputs. `why` tells which sibling runs a call.
+
+`FASTSAM_NATIVE=0` disables the compiled siblings, `FASTSAM_ISA` (baseline, avx2, avx512, neon) selects the instruction
+set of the C++ sibling, and `FASTSAM_CUDA_KERNELS=0` disables the CUDA sibling.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ __all__ = [
 
 
 def siblings(op: str) -> dict[str, Callable[..., Any]]:
-    """Every available implementation of `op`, by name, to be called directly: `reference`, `cpu[avx2]`, `cuda`, ..."""
+    """Return the available implementations of `op` by name: `reference`, `cpu[avx2]`, `cuda`, ...
+
+    Each takes the arguments of the registered operation, positionally. ValueError for an unknown operation.
+    """
     _check_op(op)
     found: dict[str, Callable[..., Any]] = {"reference": getattr(schema.REFERENCES[op], op)}
     for name in available_isas():
@@ -101,11 +105,18 @@ def siblings(op: str) -> dict[str, Callable[..., Any]]:
 
 
 def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
-    """Which sibling serves a call of `op`: "" for that one, and for each other one the reason why not.
+    """Explain which sibling runs a call of `op`, and why the others don't.
 
     Args:
-        op: the operation's name, such as "nms".
-        tensor: an input of the call; a CPU tensor is assumed without one.
+        op: name of the operation, such as "nms".
+        tensor: an input of the call; by default a CPU tensor is assumed.
+
+    Returns:
+        A dict with the keys "cpu", "cuda" and "reference": "" for the sibling that runs the call, and for each other
+        one the reason why it doesn't.
+
+    Raises:
+        ValueError: there is no operation `op`.
     """
     _check_op(op)
     device = "cpu" if tensor is None else tensor.device.type
@@ -123,7 +134,10 @@ def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
 
 
 def _other_dtype(op: str, tensor: Tensor | None) -> str:
-    """Why the native form of a layer, which is there for some dtypes alone, doesn't take this tensor."""
+    """Return why the C++ sibling can't run `op` on this tensor's dtype; "" if it can.
+
+    Only the families in `schema.NATIVE_DTYPES`, the layers, have such limits.
+    """
     served = schema.NATIVE_DTYPES.get(schema.FAMILY_OF[op])
     if served == ():
         return "it has no C++ form"
@@ -134,18 +148,24 @@ def _other_dtype(op: str, tensor: Tensor | None) -> str:
 
 
 def available_isas() -> list[str]:
-    """Instruction sets that this build holds and this machine has, best first; empty without the native module."""
+    """Return the instruction sets that were compiled in and that this machine supports, best first.
+
+    The list is empty without the native module.
+    """
     return list(cpu_module.available_isas()) if cpu_module else []
 
 
 def isa() -> str | None:
-    """The instruction set in use; None without the native module."""
+    """Return the name of the instruction set in use; None without the native module."""
     return str(cpu_module.isa()) if cpu_module else None
 
 
 @contextmanager
 def use_isa(name: str) -> Iterator[None]:
-    """Within this context the process uses instruction set `name`; ValueError, listing them, if it is not available."""
+    """Use instruction set `name` within this context, in the whole process.
+
+    ValueError if it is not available; the message lists those that are.
+    """
     if cpu_module is None:
         raise ValueError(f"the instruction set {name!r} can't be chosen: {cpu_reason}")
     before = cpu_module.isa()
@@ -157,6 +177,8 @@ def use_isa(name: str) -> Iterator[None]:
 
 
 def _bound(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap `function` to run with instruction set `name`."""
+
     def call(*args: Any, **kwargs: Any) -> Any:
         with use_isa(name):
             return function(*args, **kwargs)

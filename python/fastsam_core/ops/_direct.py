@@ -1,4 +1,4 @@
-"""When an operation may call its CUDA sibling itself, past PyTorch's dispatcher."""
+"""Decide when an operation may bypass PyTorch's dispatcher and call its CUDA sibling directly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ._native_cuda import cuda_module, why_not_on
 
-# PyTorch's own names, which a version may be without: every call goes through the dispatcher then.
+# Private names of PyTorch. In a version that lacks one, every call goes through the dispatcher.
 try:
     from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
     from torch._C._functorch import peek_interpreter_stack
@@ -21,10 +21,11 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def goes_directly(first: Tensor, *others: Tensor | None) -> bool:
-    """Whether the dispatcher would do nothing but call the CUDA sibling, for which it takes as long as that itself.
+    """Return whether the dispatcher would do nothing but call the CUDA sibling.
 
-    That is where kernels are in use, all tensors are plain dense ones on a GPU that runs them, and nothing wants to see
-    the operation. The sibling's own checks are left, also that the tensors are all on one GPU.
+    If so, the caller should call the sibling directly: dispatching takes as long as the sibling's own code on the host.
+    This needs CUDA kernels in use, only plain dense tensors (or parameters) on a GPU that runs the kernels, and nothing
+    that intercepts operations (`unseen`). Whether all tensors are on one GPU is left to the sibling's own checks.
     """
     if cuda_module is None or not unseen():
         return False
@@ -35,7 +36,7 @@ def goes_directly(first: Tensor, *others: Tensor | None) -> bool:
 
 
 def unseen() -> bool:
-    """Whether nobody wants gradients, compiles, traces, transforms, intercepts or profiles operations."""
+    """Return whether nothing observes operations: no gradients, compilation, tracing, transforms, modes or profiler."""
     return not (
         torch.compiler.is_compiling()
         or not _KNOWN

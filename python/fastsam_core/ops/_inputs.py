@@ -1,4 +1,7 @@
-"""What every sibling of an operation, and its fake, ask of their tensors: types, dtypes and shapes, never values."""
+"""Input checks and conversions that several families share.
+
+The checks run in every sibling of an operation and in its fake, so they look at types, dtypes and shapes, not values.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Run ends and pixel numbers stay below this, so that a sum of two can't leave int64.
+# Largest end of a run and largest number of pixels: a sum of two still fits int64.
 MAX_PIXELS = (1 << 62) - 1
 
 
 def check_boxes(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> None:
-    """ValueError unless boxes are (N, 4), scores (N,), idxs (N,) or None, and the threshold is in [0, 1]."""
+    """Raise ValueError unless boxes are (N, 4), scores (N,), idxs (N,) or None, and the threshold is in [0, 1].
+
+    All must be real and on one device, and boxes not bool.
+    """
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4), x1 y1 x2 y2; got {tuple(boxes.shape)}")
     if boxes.is_complex() or boxes.dtype == torch.bool:
@@ -37,9 +43,9 @@ def check_boxes(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshol
 
 
 def compute_boxes(boxes: Tensor) -> Tensor:
-    """Boxes in the dtype that NMS computes in: float32 for float32 and narrower floats, else float64.
+    """Convert boxes to the dtype that NMS computes in: float32 for float32 and narrower floats, else float64.
 
-    float64 and integers go to float64, because float32 would move large coordinates (satellite rasters) together.
+    float64 and integers need float64: float32 would merge large coordinates that differ little (satellite rasters).
     """
     boxes = boxes.detach()
     narrow = boxes.dtype in (torch.float32, torch.float16, torch.bfloat16)
@@ -47,13 +53,16 @@ def compute_boxes(boxes: Tensor) -> Tensor:
 
 
 def order_scores(scores: Tensor) -> Tensor:
-    """Scores in a floating dtype that keeps their order; negative zero becomes zero, so that the two tie."""
+    """Convert scores to a floating dtype that keeps their order, with -0.0 turned into 0.0 so that the two tie.
+
+    Integers become float64, so different ones beyond 2^53 may tie.
+    """
     scores = scores.detach()
     return (scores if scores.is_floating_point() else scores.to(torch.float64)) + 0.0
 
 
 def class_ids(idxs: Tensor) -> Tensor:
-    """Class numbers as int64 that are equal exactly where those of `idxs` are; ValueError for NaN."""
+    """Return int64 class numbers that are equal exactly where those of `idxs` are; ValueError for NaN."""
     idxs = idxs.detach()
     if not idxs.is_floating_point():
         return idxs.to(torch.int64)
@@ -63,7 +72,7 @@ def class_ids(idxs: Tensor) -> Tensor:
 
 
 def check_masks(masks: Tensor) -> None:
-    """ValueError unless masks are (N, H, W), bool or uint8."""
+    """Raise ValueError unless masks are (N, H, W), bool or uint8."""
     if masks.dim() != 3:
         raise ValueError(f"masks must have shape (N, H, W); got {tuple(masks.shape)}")
     if masks.dtype not in (torch.bool, torch.uint8):
@@ -71,7 +80,7 @@ def check_masks(masks: Tensor) -> None:
 
 
 def check_size(height: int, width: int) -> None:
-    """ValueError unless height and width are not negative and their product fits."""
+    """Raise ValueError if height or width is negative, or if their product exceeds `MAX_PIXELS`."""
     if height < 0 or width < 0:
         raise ValueError(f"height and width can't be negative; got {height} x {width}")
     if height * width > MAX_PIXELS:
@@ -79,7 +88,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def check_vector(name: str, tensor: Tensor, dtype: torch.dtype = torch.int64, length: int | None = None) -> None:
-    """ValueError unless `tensor` is one-dimensional, of `dtype`, and of `length` where one is given."""
+    """Raise ValueError unless `tensor` is one-dimensional, of `dtype`, and of `length` if one is given."""
     if tensor.dim() != 1 or tensor.dtype != dtype:
         raise ValueError(f"{name} must be a 1-D tensor of {dtype}; got {tuple(tensor.shape)} of {tensor.dtype}")
     if length is not None and tensor.shape[0] != length:
@@ -87,13 +96,13 @@ def check_vector(name: str, tensor: Tensor, dtype: torch.dtype = torch.int64, le
 
 
 def check_ragged(name: str, values: Tensor, offsets: Tensor, dtype: torch.dtype = torch.int64) -> None:
-    """ValueError unless `values` (R,) and `offsets` (N + 1,) can be N concatenated lists."""
+    """Raise ValueError unless `values` (R,) and int64 `offsets` (N + 1,) can describe N concatenated lists."""
     check_vector(name, values, dtype)
     _check_offsets(name, offsets)
 
 
 def check_polygons(points: Tensor, offsets: Tensor) -> None:
-    """ValueError unless `points` (P, 2) and `offsets` (N + 1,) can be the vertices of N polygons."""
+    """Raise ValueError unless float64 `points` (P, 2) and int64 `offsets` (N + 1,) can be vertices of N polygons."""
     if points.dim() != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
         raise ValueError(f"points must be (P, 2) float64; got {tuple(points.shape)} of {points.dtype}")
     _check_offsets("points", offsets)
@@ -106,25 +115,28 @@ def _check_offsets(name: str, offsets: Tensor) -> None:
 
 
 def check_truth(truth: int) -> None:
-    """ValueError unless `truth` is the truth table of a set operation that leaves background background."""
+    """Raise ValueError unless `truth` is a truth table that maps pixels outside both masks to background."""
     if not (0 <= truth <= 15 and truth % 2 == 0):
         raise ValueError(f"truth must be an even number from 0 to 14, one bit for each case; got {truth}")
 
 
 def check_windows(heights: Tensor, windows: Tensor, n: int) -> None:
-    """ValueError unless heights are (n,) and windows (n, 4), both int64."""
+    """Raise ValueError unless heights are (n,) and windows (n, 4), both int64."""
     check_vector("heights", heights, length=n)
     if windows.shape != (n, 4) or windows.dtype != torch.int64:
         raise ValueError(f"windows must be ({n}, 4) int64; got {tuple(windows.shape)} of {windows.dtype}")
 
 
 def unknown_size() -> torch.SymInt:
-    """For a fake: a size that only the values can tell."""
+    """Return a symbolic size for the result of a fake: one that depends on the values of the inputs."""
     return torch.library.get_ctx().new_dynamic_size()
 
 
 def check_memory(nbytes: int) -> None:
-    """MemoryError where a result can't fit this machine, before the system's overcommitting lets it be allocated."""
+    """Raise MemoryError if a result of `nbytes` can't fit into this machine's memory.
+
+    Without this check, an operating system that overcommits would grant the allocation, and fail when it is written.
+    """
     limit = _memory_limit()
     if nbytes > limit:
         raise MemoryError(f"the result would take {nbytes:,} bytes, more than this machine has ({limit:,})")
@@ -132,7 +144,7 @@ def check_memory(nbytes: int) -> None:
 
 @cache
 def _memory_limit() -> int:
-    """Bytes of memory that this process can hope for: the machine's, or its container's where that is less."""
+    """Return the bytes of memory that this process can have: the machine's, or its container's limit if lower."""
     limits = [MAX_PIXELS]
     with suppress(ValueError, OSError):
         limits.append(_physical_memory())
@@ -144,7 +156,8 @@ def _memory_limit() -> int:
 
 def _physical_memory() -> int:
     if sys.platform == "win32":
-        # MEMORYSTATUSEX: its size and the load in per cent, 32 bits each; then sizes in bytes, all memory's first.
+        # MEMORYSTATUSEX: its own size (64) and the load in per cent, 32 bits each; then sizes in bytes as 64-bit
+        # integers, total physical memory first.
         status = (ctypes.c_uint64 * 8)(64)
         ctypes.windll.kernel32.GlobalMemoryStatusEx(status)
         return status[1]

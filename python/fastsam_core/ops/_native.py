@@ -1,4 +1,4 @@
-"""Loads the compiled module `fastsam_core._cpu`, once, and remembers why where that does not work."""
+"""Load the compiled module `fastsam_core._cpu` once, and record the reason if it isn't in use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._log import logger, warn_once
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    """The module and "", or None and the reason."""
+    """Return the module and "", or None and the reason why it isn't in use; ValueError for a bad FASTSAM_ISA."""
     if os.environ.get("FASTSAM_NATIVE", "") == "0":
         reason = "switched off by FASTSAM_NATIVE=0"
         logger.info("the native CPU operations are %s; PyTorch serves every call", reason)
@@ -38,11 +38,11 @@ def _load() -> tuple[ModuleType | None, str]:
     return module, ""
 
 
-# The compiled module, or None with the reason why it is not in use.
+# The compiled module, or None and the reason why it isn't in use.
 cpu_module, cpu_reason = _load()
 
 
 def array_of(tensor: Tensor) -> Any:
-    """A tensor's values in NumPy, contiguous. NumPy has no bfloat16: its bits go as int16."""
+    """Return a tensor's values as a contiguous NumPy array; bfloat16, which NumPy lacks, as its bits in int16."""
     tensor = tensor.detach().contiguous()
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

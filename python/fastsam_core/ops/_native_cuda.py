@@ -1,4 +1,4 @@
-"""Loads the compiled module `fastsam_core._cuda`, once, and remembers why where it is not in use."""
+"""Load the compiled module `fastsam_core._cuda` once, record the reason if it isn't in use, and help call it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from torch import Tensor
 from .._log import logger, warn_once
 
 NOT_BUILT = "not built"
-# Kernels that have been on the emulator alone.
+# Kernels that have only run in the emulator so far.
 UNVALIDATED = (
     "the decoder's kernels for float32, and those of TinyViT's encoders (depthwise3x3, and add_norm_into of short rows)"
 )
-# Whether they serve.
+# Whether those kernels are used.
 unvalidated_serve = os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
-# As csrc/common/dtype.h.
+# Codes of dtypes, as in csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    """The module and "", or None and the reason."""
+    """Return the module and "", or None and the reason why it isn't in use; ValueError for a bad variable."""
     wanted = os.environ.get("FASTSAM_CUDA_KERNELS", "")
     if wanted not in ("", "0", "1"):
         raise ValueError(f"FASTSAM_CUDA_KERNELS={wanted}: it must be 1 or 0")
@@ -53,14 +53,14 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, reason
 
 
-# The compiled module, or None with the reason why it is not in use.
+# The compiled module, or None and the reason why it isn't in use.
 cuda_module, cuda_reason = _load()
 _chosen: ContextVar[Any] = ContextVar("_chosen", default=cuda_module)
 
 
 @contextmanager
 def use_module(module: Any) -> Iterator[None]:
-    """Within this context the CUDA siblings call `module`."""
+    """Make the CUDA siblings call `module` within this context."""
     reset = _chosen.set(module)
     try:
         yield
@@ -69,7 +69,7 @@ def use_module(module: Any) -> Iterator[None]:
 
 
 def why_unvalidated() -> str:
-    """Why `UNVALIDATED` doesn't serve on a GPU; "" where it does, and on the emulator."""
+    """Return why the `UNVALIDATED` kernels aren't used; "" if they are, or if the module in use is the emulator."""
     module = _chosen.get()
     if unvalidated_serve or (module is not None and module.EMULATED):
         return ""
@@ -77,9 +77,9 @@ def why_unvalidated() -> str:
 
 
 def why_not_on(device: torch.device) -> str:
-    """Why the module's kernels don't run on this GPU, such as that it holds no code for it; "" where they do.
+    """Return why the module's kernels can't run on this GPU, such as no code for its architecture; "" if they can.
 
-    Also "" where there is no module, and for what is no GPU.
+    Also "" without a module, and for a device that isn't a GPU.
     """
     if cuda_module is None or device.type != "cuda":
         return ""
@@ -96,7 +96,7 @@ def _why_not_on(index: int) -> str:
 
 
 def serves(tensor: Tensor) -> bool:
-    """Whether kernels are in use that can reach this tensor's memory, and run there."""
+    """Return whether the module in use can reach this tensor's memory and its kernels run on that device."""
     module = _chosen.get()
     if module is None or tensor.device.type != ("cpu" if module.EMULATED else "cuda"):
         return False
@@ -104,7 +104,7 @@ def serves(tensor: Tensor) -> bool:
 
 
 def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, of some cuda.py, calling `module`."""
+    """Wrap `function`, which comes from a family's cuda.py, so that it calls `module`."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -114,17 +114,18 @@ def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# How a function of a cuda.py becomes a sibling, by the sibling's name. Tests add forms of their own.
+# Wrappers that turn a function of a family's cuda.py into a sibling, by the sibling's name. Tests add the emulator.
 forms: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
 if cuda_module is not None:
     forms["cuda"] = partial(bound_to, cuda_module)
 
 
 class on_device_of:
-    """A context with the module, and the stream to launch on: the current one of the tensors' device, current inside.
+    """Context that makes the tensors' device current and yields (module, address of its current stream).
 
-    ValueError for tensors on several devices, or whose memory the module can't reach. Nothing here waits for the GPU.
-    A class of its own, since each operation enters it and a generator's context takes several times as long.
+    The constructor raises ValueError for tensors on several devices, or in memory that the module can't reach. Nothing
+    here waits for the GPU. Every operation enters this context, so it is a class: a context manager made from a
+    generator takes several times as long.
     """
 
     def __init__(self, first: Tensor, *others: Tensor) -> None:
@@ -154,47 +155,50 @@ class on_device_of:
 
 
 def stream_of(index: int) -> int:
-    """The address of PyTorch's current stream of a GPU; by the short way, where PyTorch has it."""
+    """Return the address of PyTorch's current stream on a GPU, by the faster private function if PyTorch has it."""
     address = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     return int(address(index)) if address is not None else torch.cuda.current_stream(index).cuda_stream
 
 
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
-    """Compute capability of a GPU."""
+    """Return the compute capability of a GPU."""
     return torch.cuda.get_device_capability(device)
 
 
 @cache
 def has_ample_memory(device: torch.device) -> bool:
-    """Whether a GPU has 8 GiB or more; True for what is no GPU."""
+    """Return whether a GPU has at least 8 GiB of memory; True for other devices."""
     return device.type != "cuda" or torch.cuda.get_device_properties(device).total_memory >= 8 << 30
 
 
 @cache
 def shared_memory(module: Any, device: torch.device) -> int:
-    """Bytes that each multiprocessor has of a GPU, which is the current one."""
+    """Return the bytes of shared memory per multiprocessor; `device` must be the current GPU."""
     return int(module.shared_memory())
 
 
 def why_too_old(op: str, tensor: Tensor) -> str:
-    """Why kernels that need tensor cores don't run on the tensor's GPU; "" where they do, and for what is on none."""
+    """Return why kernels that need tensor cores can't run on the tensor's GPU; "" if they can, or if it is on none."""
     if not tensor.is_cuda or (found := capability(tensor.device)) >= (8, 0):
         return ""
     return f"{op} needs compute capability 8.0; the tensor's GPU has {found[0]}.{found[1]}"
 
 
 def aligned(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Contiguous, of this dtype, and where kernels can read 16 bytes at a time: a view may begin in the middle."""
+    """Return the tensor contiguous, in `dtype` if given, and at an address that is a multiple of 16.
+
+    Kernels read 16 bytes at a time, and a view may begin at any element. Copies only if necessary.
+    """
     dtype = dtype or tensor.dtype
     if tensor.dtype == dtype and tensor.is_contiguous() and tensor.data_ptr() % 16 == 0:
-        return tensor  # as almost always: what follows takes longer
+        return tensor  # Fast path: most tensors already qualify, and the lines below cost more than this check.
     tensor = tensor.detach().to(dtype).contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def left_to_pytorch(reason: str) -> bool:
-    """Whether there is a reason why no kernel serves a call; says so, once for each."""
+    """Return whether `reason` is non-empty, i.e. PyTorch must run the call; log each reason once."""
     if reason:
         say_served_by_pytorch(reason)
     return bool(reason)
@@ -202,5 +206,5 @@ def left_to_pytorch(reason: str) -> bool:
 
 @cache
 def say_served_by_pytorch(reason: str) -> None:
-    """Log, once for each reason, that PyTorch serves a call on a GPU."""
+    """Log that PyTorch runs an operation on GPU tensors, once for each reason."""
     logger.info("PyTorch serves operations on GPU tensors: %s", reason)

@@ -1,8 +1,8 @@
-"""How many threads a native operation may use, and keeping PyTorch's own out of their way.
+"""Thread counts of native operations, and keeping PyTorch's own threads out of their way.
 
-PyTorch's OpenMP threads spin for milliseconds after each of its parallel steps, in case another follows. Native
-operations start threads of their own, which would share the cores with the spinning ones: on two cores that takes up
-to a third of an encoder's time. Where a model alternates between the two, PyTorch's small steps run on one thread.
+After each parallel step, PyTorch's OpenMP threads spin for milliseconds in case another step follows. Native operations
+start threads of their own, which would compete with the spinning ones for the cores: on two cores that costs up to a
+third of an encoder's time. So where a model alternates between the two, PyTorch's small steps run on one thread.
 """
 
 from __future__ import annotations
@@ -22,54 +22,65 @@ _lock = Lock()
 
 
 def _end_openmp_threads() -> None:
-    """End those that PyTorch has started from this thread; they start again when they are next needed.
+    """End the OpenMP threads that PyTorch has started from this thread; they restart when next needed.
 
-    GNU's runtime would still count on them in a forked child, which doesn't have them, and wait there without end.
+    A forked child doesn't inherit them, but GNU's runtime there would still wait for them, forever.
     """
     if _pause_openmp is not None:
         _pause_openmp(_HARD_PAUSE)
 
 
 def _leave_openmp_alone() -> None:
-    """Where its threads can't be ended, PyTorch works on the child's thread alone, and native operations as before."""
+    """In a forked child, run PyTorch on one thread if its OpenMP threads couldn't be ended before the fork.
+
+    Native operations keep the number of threads that they had.
+    """
     if says_of_forks() and torch.get_num_threads() > 1:
         _native.set(thread_count())
         torch.set_num_threads(1)
 
 
-_HARD_PAUSE = 2  # omp_pause_hard of OpenMP 5.0, which the GNU runtime in PyTorch 2.4 is older than
+_HARD_PAUSE = 2  # omp_pause_hard of OpenMP 5.0; the GNU runtime in PyTorch 2.4 is older than that
 _pause_openmp = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None) if sys.platform == "linux" else None
 
 if hasattr(os, "register_at_fork"):
-    # A child begins without the thread that may hold it; it is held for no more than a moment.
+    # Fork only while no thread holds the lock: a child would inherit it locked, without the thread that unlocks it.
+    # It is only ever held briefly.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
     os.register_at_fork(before=_end_openmp_threads, after_in_child=_leave_openmp_alone)
 
 
 def says_of_forks() -> str:
-    """How PyTorch works in a forked child: "" where it does as in its parent."""
+    """Describe how PyTorch is limited in a forked child; "" if it works as in the parent."""
     stays = sys.platform == "linux" and _pause_openmp is None
     return "PyTorch's OpenMP runtime can't end its threads: in forked children PyTorch uses one" if stays else ""
 
 
 def thread_count() -> int:
-    """Threads for a native operation called now: PyTorch's setting, or what it was outside `native_threads`."""
+    """Return the number of threads for a native operation called now.
+
+    That is PyTorch's setting or, inside `native_threads`, the setting from before it was entered.
+    """
     return _native.get() or torch.get_num_threads()
 
 
 @contextmanager
 def native_threads() -> Iterator[None]:
-    """Within this context PyTorch runs on the calling thread alone, native operations on as many as it had."""
+    """Within this context, run PyTorch on the calling thread alone, and native operations on as many as PyTorch had.
+
+    Nested contexts have no further effect.
+    """
     if _native.get():
         yield
         return
     with _lock:
         count = torch.get_num_threads()
     reset = _native.set(count)
-    try:  # a signal may raise from here on, as Ctrl-C does
+    try:  # entered first, because a signal handler may raise at any point below (Ctrl-C does)
         if count > 1:
-            # PyTorch keeps a count for each thread, and one for the process that a thread takes over when it first
-            # meets PyTorch. Setting a thread's sets the process's too; another, short-lived thread puts that back.
+            # PyTorch keeps a count per thread, and one for the process, from which a thread initialises its own when
+            # it first uses PyTorch. Setting a thread's count also sets the process's, so a short-lived thread restores
+            # the latter.
             with _lock:
                 torch.set_num_threads(1)
                 restore = Thread(target=torch.set_num_threads, args=(count,))
@@ -83,11 +94,11 @@ def native_threads() -> Iterator[None]:
 
 
 def share_out(work: Callable[[int], None], count: int) -> None:
-    """Call work(i) for i in [0, count) on as many threads as native operations may use, or one for each of theirs.
+    """Call work(i) for each i in [0, count), in parallel on up to `thread_count()` threads.
 
-    Where there are fewer calls than threads, the operations in them share the others. Calls start in the order of i.
-    The modes of PyTorch (gradients, inference) are those of the caller. The first exception ends it: no further call
-    starts, and it is raised here once those under way have ended.
+    With fewer calls than threads, each call's native operations may use an equal part of the threads, rounded up. Calls
+    start in the order of i and see the caller's gradient and inference modes. After the first exception no further call
+    starts; it is raised here once the running calls have ended.
     """
     available = thread_count()
     threads = min(available, count)
@@ -109,7 +120,7 @@ def share_out(work: Callable[[int], None], count: int) -> None:
                     if i is None:
                         return
                     work(i)
-            except BaseException as error:  # handed to the caller below, whatever it is
+            except BaseException as error:  # re-raised in the calling thread below
                 errors.append(error)
             finally:
                 _native.reset(reset)

@@ -1,9 +1,9 @@
-"""Every operation, registered with the PyTorch dispatcher: its signature, its fake and its siblings.
+"""Registration of every operation with the PyTorch dispatcher: its signature, its fake and its siblings.
 
-An operation family has one folder with the same files in each: `schema.py` holds the signatures and the fakes (the
-shape of the result without the values), `reference.py` the definition in plain PyTorch, which serves all devices
-("CompositeExplicitAutograd" is the dispatcher's default), `cpu.py` and `cuda.py` the ways into the compiled modules,
-`api.py` what callers see. Not every family has a `cuda.py`, and a `cuda.py` need not have every operation.
+Each operation family has a folder with the same files. `schema.py` holds the signatures and the fakes, which compute
+the shape of the result without the values. `reference.py` holds the definition in plain PyTorch, the default on all
+devices ("CompositeExplicitAutograd" in the dispatcher's terms). `cpu.py` and `cuda.py` call the compiled modules, and
+`api.py` holds the public functions. Not every family has a `cuda.py`, and a `cuda.py` need not have every operation.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ._native_cuda import cuda_module, cuda_reason, say_served_by_pytorch, why_n
 
 NAMESPACE = "fastsam_core"
 FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_norm", "_preprocess", "_rle")
-# Those whose native form takes some dtypes alone; others go to the reference.
 _FLOAT32 = (torch.float32,)
+# Families whose C++ sibling is limited to these dtypes; other dtypes go to the reference. Empty: no C++ code at all.
 NATIVE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
     "_attention": (torch.float32, torch.bfloat16),
     "_conv": _FLOAT32,
@@ -35,21 +35,29 @@ NATIVE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
 
 SCHEMAS: dict[str, str] = {}
 FAMILY_OF: dict[str, str] = {}
-# Where each operation's siblings stand.
+# The module that holds each operation's sibling.
 REFERENCES: dict[str, ModuleType] = {}
 NATIVES: dict[str, ModuleType] = {}
-CUDAS: dict[str, ModuleType] = {}  # of those that have a CUDA form
+CUDAS: dict[str, ModuleType] = {}  # only operations that have a CUDA sibling
 
-# Kept for the life of the process: the dispatcher forgets the operations when it goes.
+# Must live as long as the process: the dispatcher drops the operations when this object is freed.
 library = torch.library.Library(NAMESPACE, "DEF")
 
 
 def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
-    """`sibling`, refusing what the dispatcher lets through: sparse tensors, and tensors of several devices."""
+    """Wrap `sibling` to raise ValueError for sparse tensors and for tensors on several devices.
+
+    The dispatcher lets both through.
+    """
 
     def refuse(args: tuple[Any, ...]) -> None:
         parameters = (argument.name for argument in getattr(torch.ops.fastsam_core, name).default._schema.arguments)
-        given = dict(zip(parameters, args, strict=False))
+        given: dict[str, Any] = {}
+        for parameter, value in zip(parameters, args, strict=False):
+            if isinstance(value, list):
+                given.update({f"{parameter}[{i}]": part for i, part in enumerate(value)})
+            else:
+                given[parameter] = value
         tensors = {parameter: value for parameter, value in given.items() if isinstance(value, Tensor)}
         device = next(iter(tensors.values())).device
         for parameter, value in tensors.items():
@@ -64,20 +72,22 @@ def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         device = None
         for value in args:
-            if not isinstance(value, Tensor):
-                continue
-            device = device or value.device
-            if value.layout is not torch.strided or value.device != device:
-                refuse(args)
+            for tensor in value if isinstance(value, list) else (value,):
+                if not isinstance(tensor, Tensor):
+                    continue
+                device = device or tensor.device
+                if tensor.layout is not torch.strided or tensor.device != device:
+                    refuse(args)
         return sibling(*args)
 
     return call
 
 
 def why_not_cuda(op: str, tensor: Tensor) -> str:
-    """Why no CUDA form of `op` serves this tensor, which is on a GPU; "" where one does.
+    """Return why no CUDA kernel runs `op` on this tensor, which is on a GPU; "" if one does.
 
-    A family whose CUDA form leaves some tensors to the reference says which in its cuda.py's `why_not(op, tensor)`.
+    A family whose CUDA sibling leaves some tensors to the reference reports them by `why_not(op, tensor)` in its
+    cuda.py.
     """
     if cuda_reason:
         return f"CUDA kernels: {cuda_reason}"
@@ -90,7 +100,7 @@ def why_not_cuda(op: str, tensor: Tensor) -> str:
 
 
 def _said(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
-    """`reference`, saying once why it serves tensors on a GPU."""
+    """Wrap `reference` to log, once per reason, why it runs on GPU tensors."""
 
     @wraps(reference)
     def call(*args: Any) -> Any:
@@ -103,7 +113,7 @@ def _said(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _where_it_runs(cuda: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """`cuda`, or `plain` for tensors on a GPU that doesn't run the kernels."""
+    """Return a function that calls `cuda`, or `plain` for tensors on a GPU that can't run the kernels."""
 
     @wraps(cuda)
     def call(*args: Any) -> Any:
@@ -114,6 +124,7 @@ def _where_it_runs(cuda: Callable[..., Any], plain: Callable[..., Any]) -> Calla
 
 
 def _register(family: str) -> None:
+    """Define the operations of a family with the dispatcher, and register their siblings and fakes."""
     signatures, reference, native = (
         import_module(f".{family}.{file}", __package__) for file in ("schema", "reference", "cpu")
     )

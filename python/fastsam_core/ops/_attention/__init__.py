@@ -1,1 +1,1 @@
-"""Multi-head attention over a token grid, global or in windows, with a position bias."""
+"""Multi-head attention over a token grid, global or in windows, with position biases."""

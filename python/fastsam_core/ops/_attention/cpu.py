@@ -1,4 +1,4 @@
-"""The native sibling: tensors in and out of the compiled module, float32 or bfloat16, which adds up in float32."""
+"""C++ sibling of attention, for float32 and bfloat16; it accumulates in float32. Other dtypes go to the reference."""
 
 from __future__ import annotations
 

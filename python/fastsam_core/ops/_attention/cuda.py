@@ -1,8 +1,8 @@
-"""The CUDA sibling: float16, bfloat16 and float32 (as pairs of TF32 numbers) on tensor cores.
+"""CUDA sibling of attention: float16, bfloat16 and float32 (as pairs of TF32 numbers) on tensor cores.
 
-There are kernels for the models' head dimensions: 64 and 80 with relative positions, 32 with a dense bias. The
-reference serves others, float64, and GPUs before compute capability 8.0. Hopper GPUs have kernels of their own for half
-precision over whole grids of 33 to 64 columns.
+There are kernels for the models' head dimensions: 64 and 80 with relative positions, 32 with a dense bias. Other
+dimensions, float64, and GPUs before compute capability 8.0 go to the reference. Separate kernels, which use the wgmma
+instructions of Hopper GPUs, run half precision over whole grids of 33 to 64 columns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .inputs import check_attention, check_windowed_attention
 
 
 def why_not(op: str, tensor: Tensor) -> str:
-    """Why the kernels of `op` don't take a tensor like this one; "" where they do, if they have its head dimension."""
+    """Return why the kernels of `op` don't take this dtype or GPU; "" if they do. Doesn't check the head dimension."""
     if tensor.dtype not in DTYPES:
         return f"{op} has kernels for float32, float16 and bfloat16; the tensor is {tensor.dtype}"
     return why_too_old(op, tensor)
@@ -74,19 +74,19 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
 
 
 def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
-    """Whether the call of `attention` is for Hopper's own matrix products."""
+    """Return whether a call of `attention` uses the Hopper kernels. dim: channels per head."""
     if not has_wgmma(cuda, qkv.device):
         return False
     return bool(cuda.attention_wgmma_has_kernel(DTYPES[qkv.dtype], *qkv.shape[1:3], dim, window))
 
 
 def has_wgmma(cuda: Any, device: torch.device) -> bool:
-    """Whether the device has them and the module holds code for it."""
+    """Return whether the device has wgmma instructions and `cuda`, the module, holds code for them."""
     return bool(cuda.EMULATED) or ("90a" in cuda.ARCHITECTURES and capability(device) == (9, 0))
 
 
 def _left_to_pytorch(op: str, qkv: Tensor, has_kernel: bool, dim: int) -> bool:
-    """Whether there is no kernel for this call."""
+    """Return whether PyTorch must run this call, and log why. dim: channels per head."""
     missing = "" if has_kernel else f"{op} has no kernel for heads of {dim} channels"
     return left_to_pytorch(why_not(op, qkv) or missing)
 

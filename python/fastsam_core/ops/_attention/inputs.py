@@ -1,4 +1,4 @@
-"""What every sibling of attention, and its fake, ask of their tensors: dtypes, shapes and devices."""
+"""Input checks shared by all siblings of attention and their fakes: dtypes, shapes and devices."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from torch import Tensor
 def check_attention(
     qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int, window: int, padding: Tensor | None
 ) -> int:
-    """The channels of a head; ValueError unless the tables have a vector for each distance in a window, or, where
-    `window` is 0, in the grid.
+    """Check the arguments of `attention` and return the number of channels per head.
+
+    ValueError unless shapes, dtypes and devices fit. The tables must have a vector for each distance within a window,
+    or within the grid if `window` is 0.
     """
     dim = _check_qkv(qkv, num_heads, padding)
     if window < 0:
@@ -21,7 +23,10 @@ def check_attention(
 
 
 def check_windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor | None) -> int:
-    """The channels of a head; ValueError unless `bias` (heads, window**2, window**2) goes with `qkv`."""
+    """Check the arguments of `windowed_attention` and return the number of channels per head.
+
+    ValueError unless `bias` is (heads, window**2, window**2) and shapes, dtypes and devices fit.
+    """
     _check_real("bias", bias, qkv)
     if window < 1:
         raise ValueError(f"window must be the number of tokens on a window's side; got {window}")
@@ -34,15 +39,16 @@ def check_windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Te
 
 def _check_table(name: str, table: Tensor, side: int, dim: int, qkv: Tensor) -> None:
     _check_real(name, table, qkv)
-    if table.shape != (max(2 * side - 1, 0), dim):
+    distances = max(2 * side - 1, 0)
+    if table.shape != (distances, dim):
         raise ValueError(
-            f"{name} must have shape ({2 * side - 1}, {dim}), a vector for each distance between {side} positions; "
+            f"{name} must have shape ({distances}, {dim}), a vector for each distance between {side} positions; "
             f"got {tuple(table.shape)}"
         )
 
 
 def _check_qkv(qkv: Tensor, num_heads: int, padding: Tensor | None) -> int:
-    """The channels of one head."""
+    """Check `qkv` and `padding`, and return the number of channels per head."""
     if qkv.dim() != 4 or not qkv.is_floating_point():
         raise ValueError(
             f"qkv must be floating point of shape (B, H, W, 3 * heads * d); got {tuple(qkv.shape)} of {qkv.dtype}"

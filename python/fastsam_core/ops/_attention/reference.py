@@ -1,4 +1,4 @@
-"""Attention in plain PyTorch: the definition, the form that has gradients, and the fallback on every device."""
+"""Attention in plain PyTorch: the definition, the differentiable version, and the fallback for every device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from .inputs import check_attention, check_windowed_attention
 from .windows import partition, unpartition
 
-# Queries are attended in blocks of token-grid rows, so that the position bias of one block, not of the whole
-# N x N matrix, is in memory. 2**22 float32 values are 16 MiB, about what stays in a last-level cache.
+# Elements of the position bias that are in memory at once: queries are processed in blocks of grid rows, so that the
+# bias of the whole N x N matrix never is. 2**22 float32 values are 16 MiB, about what a last-level cache holds.
 _BIAS_BLOCK_ELEMENTS = 2**22
 
 
@@ -49,7 +49,7 @@ def _attend(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int) -
     batch, height, width, _ = qkv.shape
     q, k, v = qkv.reshape(batch, height * width, 3, num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
     q_grid = q.view(batch, num_heads, height, width, -1)
-    # Position terms take the unscaled query: (B, heads, H, W, key rows) and (B, heads, H, W, key columns).
+    # Position terms use the unscaled query: (B, heads, H, W, key rows) and (B, heads, H, W, key columns).
     rel_h = torch.einsum("bnhwc,hkc->bnhwk", q_grid, _by_position(rel_pos_h, height))
     rel_w = torch.einsum("bnhwc,wkc->bnhwk", q_grid, _by_position(rel_pos_w, width))
     out = qkv.new_empty(batch, height, width, q.shape[1] * q.shape[3])
@@ -70,6 +70,6 @@ def _attend(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int) -
 
 
 def _by_position(table: Tensor, size: int) -> Tensor:
-    """The vectors of `table` (2 * size - 1, d) for each query and key position on an axis: (size, size, d)."""
+    """Look up the vector of `table` (2 * size - 1, d) for each query and key position on an axis: (size, size, d)."""
     positions = torch.arange(size, device=table.device)
     return table[positions[:, None] - positions[None, :] + size - 1]

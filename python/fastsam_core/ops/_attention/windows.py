@@ -1,4 +1,4 @@
-"""Cutting a token grid into square windows and putting it together again."""
+"""Splitting a token grid into square windows, and joining them again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 def partition(x: Tensor, window: int, padding: Tensor | None) -> Tensor:
-    """Cut (B, H, W, C) into windows, (B * windows, window, window, C).
+    """Split (B, H, W, C) into windows: (B * windows, window, window, C).
 
-    Tokens beyond the right and lower edge get the value `padding` (C,): both encoders let padding tokens take part in
-    the softmax with constant queries, keys and values, so they need no linear layer of their own. Where there are no
-    such tokens, `padding` may be None.
+    Tokens beyond the right and lower edge get the value `padding` (C,), which may be None if there are none. In both
+    encoders padding tokens take part in the softmax, but their queries, keys and values are constants. So they are
+    filled in here, after the linear layer, which needn't run on them.
     """
     batch, height, width, channels = x.shape
     rows, columns = -(-height // window), -(-width // window)
@@ -24,7 +24,7 @@ def partition(x: Tensor, window: int, padding: Tensor | None) -> Tensor:
 
 
 def unpartition(windows: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `partition`: (B * windows, window, window, C) to (B, H, W, C), padding dropped."""
+    """Invert `partition`: (B * windows, window, window, C) to (B, H, W, C), without the padding."""
     window, channels = windows.shape[1], windows.shape[3]
     rows, columns = -(-height // window), -(-width // window)
     x = windows.view(-1, rows, columns, window, window, channels).transpose(2, 3)

@@ -1,1 +1,1 @@
-"""Convolutions over channels-last images, for inference: batch normalisation is already in weights and biases."""
+"""Convolutions over channels-last images, for inference: weights and biases already include batch normalisation."""

@@ -1,4 +1,4 @@
-"""What callers see of the convolutions."""
+"""Public functions of the convolutions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _ops: Any = torch.ops.fastsam_core
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False) -> Tensor:
-    """A 3 x 3 convolution with padding 1 over channels-last images. For inference: it has no gradient.
+    """3 x 3 convolution with padding 1 over channels-last images. For inference only: not differentiable.
 
     Args:
-        x: (B, H, W, C) floating-point; the native sibling computes float32, others go to PyTorch.
-        weight: (O, C, 3, 3), in the dtype and on the device of `x`, as all that follow.
+        x: (B, H, W, C) floating-point. The C++ code takes float32; PyTorch runs other dtypes.
+        weight: (O, C, 3, 3), with the dtype and device of `x`, like all other tensors.
         bias: (O,).
         stride: 1 or 2.
-        gelu: whether GELU (the exact form) follows.
+        gelu: apply the exact GELU to the result.
 
     Returns:
         (B, ceil(H / stride), ceil(W / stride), O), contiguous.
 
     Raises:
-        ValueError: shapes or dtypes that don't fit, another stride.
+        ValueError: shapes, dtypes or devices that don't fit, or another stride.
     """
     result: Tensor = _ops.conv3x3.default(x, weight, bias, int(stride), bool(gelu))
     return result
@@ -36,7 +36,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool
 def conv_stem(
     images: Tensor, first_weight: Tensor, first_bias: Tensor, second_weight: Tensor, second_bias: Tensor
 ) -> Tensor:
-    """Two 3 x 3 convolutions of stride 2 and padding 1 with GELU between them: images to a channels-last grid.
+    """Two 3 x 3 convolutions with stride 2 and padding 1, with GELU between them: images to a channels-last grid.
 
     Args:
         images: (B, C, H, W), dtypes as in `conv3x3`.
@@ -49,7 +49,7 @@ def conv_stem(
         (B, ceil(H / 4), ceil(W / 4), O), contiguous.
 
     Raises:
-        ValueError: shapes or dtypes that don't fit.
+        ValueError: shapes, dtypes or devices that don't fit.
     """
     result: Tensor = _ops.conv_stem.default(images, first_weight, first_bias, second_weight, second_bias)
     return result
@@ -58,23 +58,24 @@ def conv_stem(
 def depthwise3x3(
     x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, gelu: bool = False, shift: Tensor | None = None
 ) -> Tensor:
-    """A depthwise 3 x 3 convolution with padding 1 over channels-last images.
+    """Depthwise 3 x 3 convolution with padding 1 over channels-last images.
 
-    Of this one there is a CUDA form, for float16 and bfloat16 with a multiple of 8 channels.
+    The only convolution here with CUDA kernels: for float16 and bfloat16 with a multiple of 8 channels, and only if
+    FASTSAM_CUDA_KERNELS=1 is set.
 
     Args:
         x: (B, H, W, C), dtypes as in `conv3x3`.
-        weight: (C, 3, 3). On a GPU best a view of (3, 3, C), which is what the kernel reads.
+        weight: (C, 3, 3). On a GPU preferably a view of (3, 3, C) memory, which the kernel reads without a copy.
         bias: (C,).
         stride: 1 or 2.
-        gelu: whether GELU follows.
-        shift: (C,), added to `x` first, not to the padding: the bias of a layer before, say.
+        gelu: apply the exact GELU to the result.
+        shift: (C,), added to `x` first but not to the padding, e.g. the bias of the layer before.
 
     Returns:
         (B, ceil(H / stride), ceil(W / stride), C), contiguous.
 
     Raises:
-        ValueError: shapes or dtypes that don't fit, another stride.
+        ValueError: shapes, dtypes or devices that don't fit, or another stride.
     """
     if goes_directly(x, weight, bias, shift):
         return cuda.depthwise3x3(x, weight, bias, int(stride), bool(gelu), shift)
@@ -93,7 +94,7 @@ def mbconv(
     stride: int = 1,
     residual: bool = False,
 ) -> Tensor:
-    """An inverted residual over channels-last images: 1 x 1, GELU, depthwise 3 x 3, GELU, 1 x 1.
+    """Inverted residual block over channels-last images: 1 x 1, GELU, depthwise 3 x 3, GELU, 1 x 1.
 
     Args:
         x: (B, H, W, C), dtypes as in `conv3x3`.
@@ -104,13 +105,13 @@ def mbconv(
         project_weight: (O, hidden).
         project_bias: (O,).
         stride: of the depthwise convolution, 1 or 2.
-        residual: whether to add `x` in the end and apply GELU to the sum; needs stride 1 and O = C.
+        residual: add `x` to the result and apply GELU to the sum; needs stride 1 and O = C.
 
     Returns:
         (B, ceil(H / stride), ceil(W / stride), O), contiguous.
 
     Raises:
-        ValueError: shapes or dtypes that don't fit, another stride, a residual where shapes change.
+        ValueError: shapes, dtypes or devices that don't fit, another stride, or `residual` where the shape changes.
     """
     weights = (expand_weight, expand_bias, depthwise_weight, depthwise_bias, project_weight, project_bias)
     result: Tensor = _ops.mbconv.default(x, *weights, int(stride), bool(residual))

@@ -1,5 +1,7 @@
-"""What every sibling, and its fake, asks of its tensors. Each function is named after an operation and gives the
-shape of its result; ValueError otherwise.
+"""Input checks shared by all siblings of the convolutions and their fakes.
+
+A function that is named after an operation checks its arguments and returns the shape of its result; ValueError if they
+don't fit.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def mbconv(
 
 
 def check_images(name: str, images: Tensor, *, channels_last: bool) -> None:
-    """ValueError unless `images` is 4-D, floating-point, and not empty but for the batch."""
+    """Raise ValueError unless `images` is 4-D and floating-point; only the batch may be empty."""
     layout = "(B, H, W, C)" if channels_last else "(B, C, H, W)"
     if images.dim() != 4 or min(images.shape[1:]) < 1:
         given = tuple(images.shape)
@@ -80,13 +82,13 @@ def check_images(name: str, images: Tensor, *, channels_last: bool) -> None:
 
 
 def check_stride(stride: int) -> None:
-    """ValueError unless `stride` is 1 or 2."""
+    """Raise ValueError unless `stride` is 1 or 2."""
     if stride not in (1, 2):
         raise ValueError(f"stride must be 1 or 2; got {stride}")
 
 
 def check_weight(name: str, weight: Tensor, shape: tuple[int | None, ...], images: Tensor) -> None:
-    """ValueError unless `weight` has `shape` (None: any size but 0), and the dtype and device of the images."""
+    """Raise ValueError unless `weight` has `shape` (None: any size but 0) and the dtype and device of `images`."""
     fits = weight.dim() == len(shape) and all(
         size > 0 if wanted is None else size == wanted for size, wanted in zip(weight.shape, shape, strict=True)
     )
@@ -101,5 +103,5 @@ def check_weight(name: str, weight: Tensor, shape: tuple[int | None, ...], image
 
 
 def result_shape(x: Tensor, stride: int, channels: int) -> Shape:
-    """What a 3 x 3 convolution with padding 1 makes of (B, H, W, C)."""
+    """Return the shape of the result of a 3 x 3 convolution with padding 1 over `x` (B, H, W, C)."""
     return x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), channels

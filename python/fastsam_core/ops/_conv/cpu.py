@@ -1,4 +1,4 @@
-"""The native sibling: tensors in and out of the compiled module."""
+"""C++ sibling of the convolutions, for float32; other dtypes go to the reference."""
 
 from __future__ import annotations
 

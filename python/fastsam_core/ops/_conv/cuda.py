@@ -1,4 +1,4 @@
-"""The CUDA sibling of the depthwise convolution, in half precision; PyTorch serves the other operations."""
+"""CUDA sibling of the depthwise convolution, in half precision; PyTorch runs the other convolutions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from . import checks, reference
 
 
 def why_not(op: str, tensor: Tensor) -> str:
-    """Why the kernels don't take a tensor like this one; "" where they do, if it is `depthwise3x3`'s `x`."""
+    """Return why the kernel doesn't take this tensor as the `x` of `depthwise3x3`; "" if it does.
+
+    Doesn't check the number of channels.
+    """
     if tensor.dtype not in (torch.float16, torch.bfloat16):
         return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
     return why_unvalidated()
@@ -27,7 +30,7 @@ def depthwise3x3(
         return reference.depthwise3x3(x, weight, bias, stride, gelu, shift)
     out = x.new_empty(shape)
     with on_device_of(x, weight, bias) as (cuda, stream):
-        # A copy, unless the channels lie side by side.
+        # Copies the weight unless it is already a view of contiguous (3, 3, C).
         x, weight, bias = aligned(x), aligned(weight.permute(1, 2, 0)), aligned(bias)
         shift = None if shift is None else aligned(shift)
         at = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), 0 if shift is None else shift.data_ptr(), out.data_ptr()

@@ -1,4 +1,4 @@
-"""The convolutions in plain PyTorch: the definition, and the fallback on every device."""
+"""Convolutions in plain PyTorch: the definition, and the fallback for every device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The mask decoder's work on image tokens."""
+"""The mask decoder for many prompts on one image."""

@@ -1,12 +1,19 @@
-"""What callers see of the decoder's operations.
+"""Public functions of the mask decoder: SAM's two-way transformer and upscaling for many prompts on one image.
 
-They are the two-way transformer's work on image tokens without making any: see `models.decoder_features` for the
-algebra, and for where each operand comes from. A prompt's `state` holds, for each image token, the coefficients of the
-prompt's values in it. Image tokens lie in panels of 16, channel by channel (`_decoder.panels`), so `length` says how
-many of them there are. `rows` = heads * tokens, heads outermost. All tensors are of one dtype, float32, float16,
-bfloat16 or float64; beside half precision `norms` and the logits of `decoder_upscale` stay float32. Results are the
-same to the bit for any number of threads, and for a prompt whatever the others of its call. The CPU's native form
-computes in float32, the CUDA form in half precision; PyTorch serves the rest.
+No prompt gets image tokens of its own. In the transformer, a prompt's image tokens are the image's own tokens, scaled,
+plus a combination of the prompt's few value vectors. So a prompt's `state` holds only the scale and the coefficients of
+that combination for each image token. `models.decoder_features` has the algebra and makes the operands.
+
+A *look* is attention from a prompt's tokens to the image tokens. `rows` = heads * tokens, heads outermost. Image tokens
+are stored in panels of 16, channel by channel (`_decoder.panels`), the last one padded with zeros: `length` is the
+number of image tokens, and panels = ceil(length / 16).
+
+All tensors have one dtype: float32, float16, bfloat16 or float64. In half precision `norms`, the `constant` of
+`decoder_prompts` and the logits of `decoder_upscale` are float32. Indices are int64.
+
+The C++ code takes float32. The CUDA kernels take float16 and bfloat16; if FASTSAM_CUDA_KERNELS=1 is set, also float32
+in the first look, both passes and the upscaling. PyTorch runs the rest. Results of the compiled siblings are
+bit-identical for any number of threads, and don't depend on which other prompts are in the call.
 """
 
 from __future__ import annotations
@@ -31,26 +38,29 @@ def decoder_prompts(
     chosen: list[int],
     state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two-way transformer on prompts of one image, and their predicted IoU: all but the upscaling.
+    """Run the two-way transformer on the prompts of one image and predict their IoU: everything but the upscaling.
 
     Args:
-        tokens: (prompts, tokens, width), output tokens first, that of the predicted IoU before those of the masks.
-        weights: `_decoder.weights.TokenWeights`, packed.
-        sizes: `_decoder.weights.TokenSizes` of them.
-        image: `_decoder.weights.ImageParts`.
-        constant: (), see `decoder_second_pass`; like the image's norms float32 beside half precision.
+        tokens: (prompts, tokens, width), output tokens first: the IoU token, then the mask tokens.
+        weights: a packed `_decoder.weights.TokenWeights`.
+        sizes: the fields of its `_decoder.weights.TokenSizes`.
+        image: the tensors of a `_decoder.weights.ImageParts`.
+        constant: (), the constant of the variance in `decoder_second_pass`.
         eps: of every LayerNorm.
         heads: of every attention.
-        length: image tokens.
-        chosen: the tokens whose results are wanted, 0 first.
-        state: (prompts, panels, 2 * heads * tokens + 2, 16), contiguous; overwritten with what `decoder_upscale` takes.
+        length: number of image tokens.
+        chosen: indices of the tokens whose final values are returned. Must begin with 0, the IoU token, which is not
+            checked.
+        state: (prompts, panels, 2 * heads * tokens + 2, 16), contiguous; overwritten with the `state` for
+            `decoder_upscale`.
 
     Returns:
-        The chosen tokens' results (prompts, chosen, width), predicted IoU (prompts, masks), and the values of both
-        blocks' tokens in the image's look at them, (prompts, heads, tokens, head_dim) each.
+        A tuple (final, iou, first_own, second_own): the final values of the chosen tokens (prompts, chosen, width), the
+        predicted IoU (prompts, masks), and the value vectors of all tokens in the image-to-token attention of the first
+        and the second block, (prompts, heads, tokens, head_dim) each.
 
     Raises:
-        ValueError: shapes or dtypes that don't fit together.
+        ValueError: shapes or dtypes that don't fit together, or indices in `chosen` that don't exist.
     """
     given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _ops.decoder_prompts.default(*given)
@@ -71,28 +81,28 @@ def decoder_mask_factors(
     second: Tensor,
     rest: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What `decoder_upscale` takes of each prompt and each mask.
+    """Compute the operands of `decoder_upscale` that depend on the prompt (`factors`) and on the mask (`weights`).
 
     Args:
-        final: (prompts, chosen, width), as from `decoder_prompts`; those of the masks after the first.
-        first_own: (prompts, heads, tokens, head_dim), from there.
-        second_own: likewise.
-        asked: (U,) int64, prompts with masks to make.
-        index: (count,) int64 in [0, U): the prompt of each mask, among those asked for.
-        column: (count,) int64 in [0, chosen - 1): its token, among the chosen ones after the first.
-        masks: (chosen - 1), which mask each of these tokens is of.
-        layers: (masks, weights), the three layers of each mask's token, with ReLU between them, packed.
-        sizes: how many outputs each of the three has.
-        first: (4 * middle, heads * head_dim), of the first block's values in the first step of the upscaling.
-        second: likewise, of the second block's.
-        rest: (4 * middle,), of that step's constant coefficient.
+        final: (prompts, chosen, width), as from `decoder_prompts`: the IoU token first, then the chosen mask tokens.
+        first_own: (prompts, heads, tokens, head_dim), as from `decoder_prompts`.
+        second_own: (prompts, heads, tokens, head_dim), likewise.
+        asked: (U,) int64, indices of the prompts for which masks are wanted.
+        index: (count,) int64 in [0, U): the prompt of each wanted mask is asked[index].
+        column: (count,) int64 in [0, chosen - 1): the mask's token is final[:, 1 + column].
+        masks: chosen - 1 numbers: the row of `layers` for each of the chosen mask tokens.
+        layers: (masks, weights), for each mask token a packed MLP of three layers with ReLU between them.
+        sizes: number of outputs of each of the three layers; the last is `narrow`.
+        first: (4 * middle, heads * head_dim), maps the first block's values into the first step of the upscaling.
+        second: (4 * middle, heads * head_dim), the same for the second block's values.
+        rest: (4 * middle,), factor of that step's constant coefficient.
 
     Returns:
-        factors (U, 4 * middle, 2 * heads * tokens + 2), weights (count, narrow).
+        factors (U, 4 * middle, 2 * heads * tokens + 2) and weights (count, narrow).
 
     Raises:
-        ValueError: shapes or dtypes that don't fit together; numbers out of range, but on a GPU, where nobody waits to
-            know.
+        ValueError: shapes or dtypes that don't fit together; on the CPU also indices out of range. On a GPU indices are
+            not checked, which would mean waiting for it; the kernels clamp them to the valid range.
     """
     given = final, first_own, second_own, asked, index, column, masks, layers, sizes, first, second, rest
     result: tuple[Tensor, Tensor] = _ops.decoder_mask_factors.default(*given)
@@ -100,13 +110,13 @@ def decoder_mask_factors(
 
 
 def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
-    """Attention of all prompts' tokens to the one image, head by head: softmax(q k) v.
+    """Attend from all prompts' tokens to the image tokens, which are still the same for all: softmax(q k) v per head.
 
     Args:
-        q: (heads, rows, head_dim), scaled.
+        q: (heads, rows, head_dim), already scaled by 1 / sqrt(head_dim). Here `rows` are the tokens of all prompts.
         keys: (panels, heads * head_dim, 16).
         values: (heads, panels * 16, head_dim rounded up to 16), zeros beyond `length` and `head_dim`.
-        length: image tokens.
+        length: number of image tokens.
 
     Returns:
         (heads, rows, head_dim).
@@ -131,34 +141,37 @@ def decoder_first_pass(
     length: int,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Image tokens attend to each prompt's tokens, LayerNorm; then the prompt's tokens attend to the result.
+    """Run the first block's image-to-token attention with LayerNorm, and the second block's look at its result.
 
-    For an image token with projections i_0 ... i_3 (`.` is within a head), and p the softmax over the tokens of each
-    head of keys . i_0:
+    Take an image token with the projections i_0 ... i_3 (`.` is the dot product within a head). Let p be the softmax of
+    keys . i_0 over the tokens of each head. Then
 
         scale = 1 / sqrt(eps + norms + sum of p * (cross . i_1 + gram p)), coefficients c = p * scale
         scores of the look = (look . i_2) * scale + look . i_3 + look_mix c
 
+    The weights of the look are the softmax of its scores over all image tokens.
+
     Args:
         image: (panels, 4 * heads * head_dim, 16), the four projections one after the other.
-        values: (heads, panels * 16, head_dim rounded up to 16), zeros beyond.
-        norms: (panels, 16).
-        eps: of LayerNorm.
-        keys: (prompts, heads, tokens, head_dim).
-        cross: (prompts, heads, tokens, head_dim).
-        gram: (prompts, rows, rows), symmetric.
-        look: (prompts, heads, tokens, head_dim).
-        look_mix: (prompts, rows, rows).
-        length: image tokens.
-        state: (prompts, panels, 2 * rows + 2, 16), contiguous: rows [0, rows) are overwritten with c, row 2 * rows with
+        values: (heads, panels * 16, head_dim rounded up to 16), zeros beyond `length` and `head_dim`: the image's part
+            of the values that the look averages.
+        norms: (panels, 16), the image's part of the variance in the LayerNorm.
+        eps: of the LayerNorm.
+        keys: (prompts, heads, tokens, head_dim), keys of the prompt's tokens, already scaled.
+        cross: (prompts, heads, tokens, head_dim), for the mixed term of the variance.
+        gram: (prompts, rows, rows), symmetric, for the prompt's own term of the variance.
+        look: (prompts, heads, tokens, head_dim), queries of the look, already scaled.
+        look_mix: (prompts, rows, rows), products of these queries with the coefficients' part of the keys.
+        length: number of image tokens.
+        state: (prompts, panels, 2 * rows + 2, 16), contiguous. Rows [0, rows) are overwritten with c, row 2 * rows with
             the scale.
 
     Returns:
-        With the softmax over the image of the look's scores as weights: the sums of weight * scale * values
-        (prompts, heads, tokens, head_dim), and of weight * c (prompts, rows of c, rows of the look).
+        Sums over the image tokens: of weight * scale * values (prompts, heads, tokens, head_dim), and of weight * c
+        (prompts, rows of c, rows of the look).
 
     Raises:
-        ValueError: shapes or dtypes that don't fit together.
+        ValueError: shapes or dtypes that don't fit together, or a `state` that isn't contiguous.
     """
     given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
     result: tuple[Tensor, Tensor] = _ops.decoder_first_pass.default(*given)
@@ -186,10 +199,11 @@ def decoder_second_pass(
     length: int,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The same once more, from the state that the first pass has left.
+    """Run the second block's image-to-token attention with LayerNorm, and the final look at its result.
 
-    With scale and c of the first pass, and p the softmax over the tokens of each head of
-    (keys . i_0) * scale + keys_mix c + keys . i_1 + keys_bias:
+    It continues from the state that `decoder_first_pass` has left. Take an image token with the projections
+    i_0 ... i_5, and scale and c from that state. Let p be the softmax of
+    (keys . i_0) * scale + keys_mix c + keys . i_1 + keys_bias over the tokens of each head. Then
 
         variance = scale^2 * norms_0 + scale * norms_1 + constant
                    + sum of c * (scale * (own . i_2) + own_gram c + own_bias)
@@ -197,34 +211,36 @@ def decoder_second_pass(
         coefficients = (c, p, scale, 1) / sqrt(eps + variance)
         scores of the look = (look . i_4) * coefficient 2 * rows + look . i_5 + look_mix coefficients
 
+    The weights of the look are the softmax of its scores over all image tokens.
+
     Args:
-        image: (panels, 6 * heads * head_dim, 16).
+        image: (panels, 6 * heads * head_dim, 16), the six projections one after the other.
         values: as in `decoder_first_pass`.
-        norms: (panels, 2, 16).
+        norms: (panels, 2, 16), the image's part of the variance.
         constant: of the variance.
-        eps: of LayerNorm.
-        keys: (prompts, heads, tokens, head_dim), like `own` and `cross`.
-        keys_mix: (prompts, rows, rows), like the other mixes and grams; the latter are symmetric.
-        keys_bias: (prompts, rows), like the other biases.
-        own: of the first pass's coefficients in the variance.
-        own_gram: of the same.
-        own_bias: of the same.
-        cross: of the new ones in the variance.
-        cross_mix: of both together.
-        cross_bias: of the new ones.
-        gram: of the new ones.
-        look: (prompts, heads, tokens of the look, head_dim), at most `tokens` of them.
+        eps: of the LayerNorm.
+        keys: (prompts, heads, tokens, head_dim), keys of the prompt's tokens, already scaled.
+        keys_mix: (prompts, rows, rows), like all mixes and grams below; the grams are symmetric.
+        keys_bias: (prompts, rows), like all biases below.
+        own: (prompts, heads, tokens, head_dim), for the terms of c in the variance.
+        own_gram: for the same terms.
+        own_bias: for the same terms.
+        cross: (prompts, heads, tokens, head_dim), for the terms of p in the variance.
+        cross_mix: for the terms with p and c.
+        cross_bias: for the terms of p.
+        gram: for the terms of p.
+        look: (prompts, heads, tokens of the look, head_dim), queries of the final look, already scaled; from 1 to
+            `tokens` of them.
         look_mix: (prompts, rows of the look, 2 * rows + 2).
-        length: image tokens.
+        length: number of image tokens.
         state: as `decoder_first_pass` has left it, contiguous; overwritten with the coefficients.
 
     Returns:
-        With the softmax over the image of the look's scores as weights: the sums of weight * coefficient 2 * rows *
-        values (prompts, heads, tokens of the look, head_dim), and of weight * coefficients
-        (prompts, 2 * rows + 2, rows of the look).
+        Sums over the image tokens: of weight * coefficient 2 * rows * values (prompts, heads, tokens of the look,
+        head_dim), and of weight * coefficients (prompts, 2 * rows + 2, rows of the look).
 
     Raises:
-        ValueError: shapes or dtypes that don't fit together.
+        ValueError: shapes or dtypes that don't fit together, or a `state` that isn't contiguous.
     """
     tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
     result: tuple[Tensor, Tensor] = _ops.decoder_second_pass.default(
@@ -250,24 +266,27 @@ def decoder_upscale(
     width: int,
     out: Tensor,
 ) -> None:
-    """Low-resolution logits: two steps that double the resolution, then a product with each mask's weights.
+    """Compute low-resolution logits: two steps that double the resolution, then a product with each mask's weights.
 
-    The first step is base * coefficient rows - 2 + factors * coefficients + bias, its four sub-cells one after the
-    other; LayerNorm over `middle` and exact GELU follow, then the second step and GELU. Where the rest is float32, both
-    matrices, `factors` and `enlarge_more`, may be bfloat16: what they are multiplied with is rounded to it then, and
-    sums and all else stay float32. Processors with AVX512-BF16 need half as many products for that.
+    The first step is base * coefficient[rows - 2] + factors @ coefficients + bias. It yields four sub-cells of `middle`
+    channels, one after the other; LayerNorm over `middle` and exact GELU follow, then the second step and GELU.
+
+    With all else in float32, the two matrices `factors` and `enlarge_more` may be bfloat16. Then what they are
+    multiplied with is rounded to bfloat16 too, while sums and everything else stay float32. Processors with AVX512-BF16
+    need half as many instructions for these products.
 
     Args:
-        state: (prompts, panels, rows, 16), coefficients of the tokens of a grid of height x width, row by row.
-        asked: (U,) int64, prompts with masks to make.
-        factors: (U, 4 * middle, rows).
-        index: (count,) int64 in [0, U): the prompt of each mask, among those asked for.
-        weights: (count, narrow) of each mask over the upscaled channels.
-        base: (panels, 4 * middle, 16).
-        bias: (4 * middle,).
-        norm_weight: (middle,), of LayerNorm.
-        norm_bias: (middle,).
-        norm_eps: added to the variance.
+        state: (prompts, panels, rows, 16), coefficients of the tokens of a grid of height x width in row-major order.
+            `rows` are all coefficients here, 2 * heads * tokens + 2.
+        asked: (U,) int64, indices of the prompts for which masks are wanted.
+        factors: (U, 4 * middle, rows), from `decoder_mask_factors`.
+        index: (count,) int64 in [0, U): the prompt of each wanted mask is asked[index].
+        weights: (count, narrow), each mask's weights of the upscaled channels, from `decoder_mask_factors`.
+        base: (panels, 4 * middle, 16), the image's part of the first step.
+        bias: (4 * middle,), of the first step.
+        norm_weight: (middle,), of the LayerNorm.
+        norm_bias: (middle,), of the LayerNorm.
+        norm_eps: added to the variance by the LayerNorm.
         enlarge_more: (4 * narrow, middle), a transposed convolution with 2 x 2 kernels at stride 2 as a matrix.
         enlarge_more_bias: (4 * narrow,).
         height: of the grid.
@@ -275,8 +294,9 @@ def decoder_upscale(
         out: (count, 4 * height, 4 * width), contiguous: overwritten with the logits.
 
     Raises:
-        ValueError: shapes or dtypes that don't fit together; an index or a prompt that there is not, but from the CUDA
-            form, which doesn't wait to know and makes the masks of such a pair NaN.
+        ValueError: shapes or dtypes that don't fit together, an `out` that isn't contiguous, or indices out of range.
+            The CUDA kernels don't check indices, which would mean waiting for the GPU: the masks of an invalid index
+            are NaN.
     """
     steps = weights, base, bias, norm_weight, norm_bias, norm_eps, enlarge_more, enlarge_more_bias
     _ops.decoder_upscale.default(state, asked, factors, index, *steps, height, width, out)

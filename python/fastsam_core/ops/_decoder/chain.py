@@ -1,4 +1,4 @@
-"""`decoder_prompts` by the CUDA kernels on one image, whose parts are laid out once for all its prompts."""
+"""`decoder_prompts` by CUDA kernels for one image, whose operands are put in the kernels' layout only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from .weights import ImageParts, TokenSizes
 
 
 class Chain:
-    """The operation's arguments that are of the image and the decoder, and the tokens that all prompts begin with."""
+    """`decoder_prompts` with fixed image, decoder weights and output tokens, to be called with the prompts' own tokens.
+
+    `output` are the tokens that every prompt begins with; the other arguments are those of `decoder_prompts`.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class Chain:
         self._addresses = [tensor.data_ptr() for tensor in (*self._shared, *self._image)]
 
     def __call__(self, sparse: Tensor, chosen: list[int], state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As the op, of prompts of these tokens of their own, (prompts, T, C), that `takes` has been asked of."""
+        """Run `decoder_prompts` on prompts with tokens of their own, `sparse` (prompts, T, C); `takes` must hold."""
         output, weights, _ = self._shared
         with on_device_of(sparse, state, output) as (cuda, stream), torch.no_grad():
             shape = len(sparse), self.outputs + sparse.shape[1], self._length, chosen
@@ -59,7 +62,7 @@ class Chain:
 
 
 def takes(sparse: Tensor, outputs: int, sizes: TokenSizes, heads: int, dtype: torch.dtype) -> bool:
-    """Whether a `Chain` with so many output tokens, of this dtype, takes prompts of these tokens of their own."""
+    """Return whether a `Chain` of `dtype` with `outputs` output tokens has kernels for prompts with these tokens."""
     fits = sparse.dtype == dtype and sparse.shape[2] == sizes.width
     fits = fits and has_layers(sizes, heads, outputs + sparse.shape[1])
     return fits and serves(sparse) and not why_not("decoder_prompts", sparse)

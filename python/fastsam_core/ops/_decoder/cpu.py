@@ -1,4 +1,7 @@
-"""The native sibling: tensors in and out of the compiled module, float32 but for matrices of `decoder_upscale`."""
+"""C++ sibling of the decoder's operations, for float32; `decoder_upscale` also takes its matrices in bfloat16.
+
+Other dtypes go to the reference.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ _cpu: Any = cpu_module
 
 
 def _serve(op: str, *given: Any) -> Any:
-    """The module's function takes what the operation does, then memory for its results and the number of threads."""
+    """Call the module's function `op` with the operation's arguments, memory for its results and the thread count."""
     if given[0].dtype != torch.float32:
         return getattr(reference, op)(*given)
-    results = getattr(schema, op)(*given)  # which checks what is given
+    results = getattr(schema, op)(*given)  # the fake also checks the arguments
     written = results if isinstance(results, tuple) else () if results is None else (results,)
     getattr(_cpu, op)(*map(_plain, (*given, *written)), thread_count())
     return results
 
 
 def _plain(value: Any) -> Any:
-    """Arrays in place of tensors, a number in place of a scalar one."""
+    """Convert tensors to arrays, also within a list, and 0-D tensors to numbers."""
     if isinstance(value, list):
         return [_plain(part) for part in value]
     if not isinstance(value, Tensor):

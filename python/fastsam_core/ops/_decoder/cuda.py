@@ -1,8 +1,9 @@
-"""The CUDA sibling: float16 and bfloat16 on tensor cores, sums in float32; float32 as three products of TF32.
+"""CUDA sibling of the decoder's operations: products on tensor cores, sums in float32.
 
-There are kernels for the decoders of the published models: 8 heads of 16 channels, up to 8 tokens per prompt, 64 and 32
-channels in the upscaling; those of float32 are for the work on image tokens alone. The reference serves others,
-float64, GPUs before compute capability 8.0, and those whose blocks have less than 160 KiB of shared memory, or 192 for
+float16 and bfloat16 are multiplied directly, float32 in three products of TF32 numbers. There are kernels for the
+decoders of the published models: 8 heads of 16 channels, up to 8 tokens per prompt, 64 and 32 channels in the
+upscaling. Those for float32 cover only the operations on image tokens. The reference runs other sizes, float64, GPUs
+before compute capability 8.0, and GPUs without more than 160 KiB of shared memory per multiprocessor, or 192 KiB for
 float32. Nothing here waits for the GPU.
 """
 
@@ -67,7 +68,7 @@ def decoder_prompts(
     chosen: list[int],
     state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `fastsam_core.ops.decoder_prompts`. One chain of launches, for layers of these widths."""
+    """See `fastsam_core.ops.decoder_prompts`. Runs as one chain of kernel launches."""
     given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
     own = check_prompts(*given)
     prompts, number, _ = tokens.shape
@@ -106,7 +107,7 @@ def decoder_mask_factors(
     second: Tensor,
     rest: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """See `fastsam_core.ops.decoder_mask_factors`. Numbers out of range mean the nearest that there are."""
+    """See `fastsam_core.ops.decoder_mask_factors`. The kernels clamp indices to the valid range."""
     of_prompts, of_weights = (final, first_own, second_own, asked, index, column), (first, second, rest)
     check_mask_factors(*of_prompts, masks, layers, sizes, *of_weights)
     if not final.is_cuda:
@@ -135,7 +136,10 @@ def mask_factors(
     *,
     laid_out: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`decoder_mask_factors` where there are kernels; laid_out: the factors as `Upscaler` takes them."""
+    """Run the kernels of `decoder_mask_factors`; the caller must have checked that there are some for these sizes.
+
+    laid_out: return the factors in the layout of `Upscaler`.
+    """
     of_prompts, of_weights = (final, first_own, second_own, asked, index, column), (first, second, rest)
     prompts, number = len(final), first_own.shape[2]
     with on_device_of(*of_prompts, layers, *of_weights) as (cuda, stream), torch.no_grad():
@@ -148,7 +152,7 @@ def mask_factors(
             size = cuda.decoder_mask_factors_scratch(layers.shape[1], sizes, masks, *shape)
             scratch = final.new_empty(size, dtype=torch.uint8)
             given = [aligned(x) for x in (final, first_own, second_own)]
-            given += [x.contiguous() for x in (asked, index, column)]  # read one by one
+            given += [x.contiguous() for x in (asked, index, column)]  # read one by one: no alignment needed
             given += [aligned(x) for x in (layers, *of_weights)]
             cuda.decoder_mask_factors(
                 *(DTYPES[final.dtype], *(tensor.data_ptr() for tensor in given[:7])),
@@ -301,7 +305,7 @@ def decoder_upscale(
     width: int,
     out: Tensor,
 ) -> None:
-    """See `fastsam_core.ops.decoder_upscale`. An index or a prompt that there is not makes its masks NaN."""
+    """See `fastsam_core.ops.decoder_upscale`. The masks of an index out of range are NaN."""
     before = state, asked, factors, index, weights, base, bias, norm_weight, norm_bias
     given = *before, norm_eps, enlarge_more, enlarge_more_bias, height, width, out
     check_upscale(*given)
@@ -321,12 +325,12 @@ def decoder_upscale(
 
 
 def _left_to_pytorch(op: str, tensor: Tensor, fits: bool) -> bool:
-    """Whether there is no kernel for this call."""
+    """Return whether PyTorch must run this call, and log why. fits: whether there are kernels for its sizes."""
     return left_to_pytorch(why_not(op, tensor) or ("" if fits else f"{op} has no kernel for these sizes of a decoder"))
 
 
 def _sums(cuda: Any, like: Tensor, length: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Memory for what a pass gathers over each part of the image; see `layouts.merge`."""
+    """Allocate what a pass sums up over each part of the image: the arguments of `layouts.merge`."""
     n, parts = len(like), cuda.decoder_parts(length)
     shapes = (n, parts, columns), (n, parts, columns), (n, parts, HEADS, HEAD_DIM, 8), (n, parts, rows, columns)
     tops, totals, seen, mixed = (like.new_empty(shape, dtype=torch.float32) for shape in shapes)

@@ -1,4 +1,4 @@
-"""What every sibling, and every fake, asks of its tensors."""
+"""Input checks shared by all siblings of the decoder's operations and their fakes; all raise ValueError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str, dtype: torch.dtype) -> None:
-    """ValueError unless `tensor` is of this dtype and shape, which `meaning` puts in words."""
+    """Raise ValueError unless `tensor` has this dtype and shape; `meaning` names the shape's sizes in the message."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {meaning} = {shape}; got {tuple(tensor.shape)}")
     if tensor.dtype != dtype:
@@ -21,19 +21,19 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str,
 
 
 def _dtype_of(name: str, tensor: Tensor) -> torch.dtype:
-    """The dtype of all tensors but those that half precision leaves in float32."""
+    """Return the tensor's dtype, which all others must have except those of `_exact`; ValueError for another dtype."""
     if tensor.dtype not in _DTYPES:
         raise ValueError(f"{name} must be float32, float16, bfloat16 or float64, not {tensor.dtype}")
     return tensor.dtype
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """What stays in float32 beside half precision."""
+    """Return the dtype of tensors that stay float32 when the others are in half precision."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def check_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> None:
-    """See `fastsam_core.ops.decoder_first_look`."""
+    """Check the arguments of `fastsam_core.ops.decoder_first_look`."""
     if q.dim() != 3 or 0 in (q.shape[0], q.shape[2]):
         raise ValueError(f"q must have shape (heads, rows, head_dim); got {tuple(q.shape)}")
     heads, _, head_dim = q.shape
@@ -55,7 +55,7 @@ def check_first_pass(
     length: int,
     state: Tensor,
 ) -> None:
-    """See `fastsam_core.ops.decoder_first_pass`."""
+    """Check the arguments of `fastsam_core.ops.decoder_first_pass`."""
     prompts, heads, tokens, head_dim = _check_pass(4, image, values, keys, length, state)
     rows, dtype = heads * tokens, image.dtype
     check_shape("norms", norms, (_panels(length), PANEL), "(panels, 16)", _exact(dtype))
@@ -86,7 +86,7 @@ def check_second_pass(
     length: int,
     state: Tensor,
 ) -> None:
-    """See `fastsam_core.ops.decoder_second_pass`."""
+    """Check the arguments of `fastsam_core.ops.decoder_second_pass`."""
     prompts, heads, tokens, head_dim = _check_pass(6, image, values, keys, length, state)
     rows, dtype = heads * tokens, image.dtype
     check_shape("norms", norms, (_panels(length), 2, PANEL), "(panels, 2, 16)", _exact(dtype))
@@ -124,7 +124,7 @@ def check_upscale(
     width: int,
     out: Tensor,
 ) -> None:
-    """See `fastsam_core.ops.decoder_upscale`."""
+    """Check the arguments of `fastsam_core.ops.decoder_upscale`, except the values of its indices."""
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be positive; got {height} x {width}")
     if state.dim() != 4 or state.shape[2] < 3:
@@ -137,7 +137,7 @@ def check_upscale(
     if weights.dim() != 2 or not weights.shape[1] or norm_weight.dim() != 1 or not len(norm_weight):
         raise ValueError("weights must have shape (count, narrow) and norm_weight (middle)")
     count, narrow, middle = len(index), weights.shape[1], len(norm_weight)
-    # Of both matrices, which may be narrower than all else.
+    # Beside float32, the two matrices may be bfloat16.
     matrix = torch.bfloat16 if dtype == torch.float32 and factors.dtype == torch.bfloat16 else dtype
     check_shape("factors", factors, (len(asked), 4 * middle, rows), "(asked, 4 * middle, rows)", matrix)
     check_shape("weights", weights, (count, narrow), "(count, narrow)", dtype)
@@ -163,7 +163,7 @@ def check_prompts(
     chosen: list[int],
     state: Tensor,
 ) -> TokenSizes:
-    """See `fastsam_core.ops.decoder_prompts`. Returns `sizes`."""
+    """Check the arguments of `fastsam_core.ops.decoder_prompts` and return `sizes` as `TokenSizes`."""
     if len(sizes) != len(TokenSizes._fields) or min(sizes) < 1:
         raise ValueError(f"sizes must be {', '.join(TokenSizes._fields)}, all positive; got {list(sizes)}")
     own = TokenSizes(*sizes)
@@ -182,7 +182,7 @@ def check_prompts(
     shapes = *first, (panels, 6 * inner, PANEL), values, (panels, 2, PANEL)
     for name, tensor, shape in zip(ImageParts._fields, unflatten(ImageParts, image), shapes, strict=True):
         kind = _exact(dtype) if name.startswith("norms") else dtype
-        check_shape(name, tensor, shape, "its shape for these sizes", kind)
+        check_shape(name, tensor, shape, "(for these sizes)", kind)
     if not 1 <= len(chosen) <= number or not all(0 <= token < number for token in chosen):
         raise ValueError(f"chosen must name 1 to {number} tokens from 0 to {number - 1}; got {list(chosen)}")
     shape = (prompts, panels, 2 * heads * number + 2, PANEL)
@@ -205,7 +205,7 @@ def check_mask_factors(
     second: Tensor,
     rest: Tensor,
 ) -> None:
-    """See `fastsam_core.ops.decoder_mask_factors`."""
+    """Check the arguments of `fastsam_core.ops.decoder_mask_factors`, except the values of its indices."""
     if final.dim() != 3 or 0 in final.shape[1:] or first_own.dim() != 4 or rest.dim() != 1 or layers.dim() != 2:
         raise ValueError(
             "final must have shape (prompts, chosen, width), first_own (prompts, heads, tokens, head_dim), rest "
@@ -233,7 +233,7 @@ def check_mask_factors(
 
 
 def check_numbers(asked: Tensor, index: Tensor, column: Tensor, prompts: int, chosen: int) -> None:
-    """ValueError unless `decoder_mask_factors` has what these numbers ask for; it waits for them."""
+    """Raise ValueError if an index of `decoder_mask_factors` is out of range. On a GPU this would wait for it."""
     ends = ("asked", asked, prompts), ("index", index, len(asked)), ("column", column, chosen - 1)
     for name, numbers, end in ends:
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < end:
@@ -243,7 +243,7 @@ def check_numbers(asked: Tensor, index: Tensor, column: Tensor, prompts: int, ch
 def _check_pass(
     projections: int, image: Tensor, values: Tensor, keys: Tensor, length: int, state: Tensor
 ) -> tuple[int, int, int, int]:
-    """What both passes share; returns the sizes of `keys`."""
+    """Check the arguments that both passes share, and return the sizes of `keys`."""
     if keys.dim() != 4 or 0 in keys.shape[1:]:
         raise ValueError(f"keys must have shape (prompts, heads, tokens, head_dim); got {tuple(keys.shape)}")
     prompts, heads, tokens, head_dim = keys.shape

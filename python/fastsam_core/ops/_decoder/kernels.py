@@ -1,4 +1,4 @@
-"""What there are CUDA kernels for, and the memory that they read and write."""
+"""Which sizes and dtypes the decoder's CUDA kernels take, and helpers for the memory that they write."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .layouts import HEAD_DIM, HEADS, TOKENS
 from .weights import TokenSizes
 
 HALVES = (torch.float16, torch.bfloat16)
-# What there are kernels for in float32, too: the work on image tokens.
+# Operations that have kernels for float32, too: those on image tokens.
 _OF_FLOATS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
 WIDTH, _MIDDLE, _NARROW = 256, 64, 32
 MOST_ROWS = 2 * HEADS * TOKENS + 2
 
 
 def why_not(op: str, tensor: Tensor) -> str:
-    """Why the kernels of `op` don't take a tensor like this one; "" where they do, if the sizes are theirs."""
+    """Return why the kernels of `op` don't take this dtype or GPU; "" if they do. Doesn't check the decoder's sizes."""
     floats = tensor.dtype == torch.float32 and op in _OF_FLOATS
     if not floats and tensor.dtype not in HALVES:
         also = "float32, " if op in _OF_FLOATS else ""
@@ -35,34 +35,37 @@ def why_not(op: str, tensor: Tensor) -> str:
 
 
 def has_kernels(heads: int, head_dim: int, tokens: int) -> bool:
-    """Whether there are kernels for a decoder of these sizes and prompts of so many tokens, output tokens included."""
+    """Return whether there are kernels for these heads and `tokens` tokens per prompt, output tokens included."""
     return heads == HEADS and head_dim == HEAD_DIM and 1 <= tokens <= TOKENS
 
 
 def has_layers(sizes: TokenSizes, heads: int, tokens: int) -> bool:
-    """As `has_kernels`, of all that `decoder_prompts` computes."""
+    """Return whether there are kernels for everything that `decoder_prompts` computes, with layers of these sizes."""
     fits = sizes.width == WIDTH and not any(size % 8 for size in sizes[:-1]) and sizes.iou3 % 2 == 0
     return fits and has_kernels(heads, sizes.inner // heads, tokens)
 
 
 def has_mask_layers(sizes: list[int]) -> bool:
+    """Return whether there are kernels for a mask token's MLP with these numbers of outputs."""
     return not (sizes[0] % 8 or sizes[1] % 8 or sizes[2] % 2)
 
 
 def has_upscaling(state: Tensor, middle: int, narrow: int) -> bool:
+    """Return whether there are kernels to upscale this state to `middle`, then `narrow` channels."""
     return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= MOST_ROWS
 
 
 def padded(rows: int) -> int:
-    """The depth of the factors of so many coefficients, as the kernel of the upscaling takes them."""
+    """Return the padded depth of `decoder_upscale`'s factors for `rows` coefficients, as its kernel reads them."""
     return 128 if rows <= 128 else 160
 
 
 def written_to(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy to write to where it begins in the middle of 16 bytes."""
+    """Return the tensor for a kernel to write to, or a copy if its address isn't a multiple of 16; see `bring_back`."""
     return tensor.detach() if tensor.data_ptr() % 16 == 0 else tensor.detach().clone()
 
 
 def bring_back(written: Tensor, tensor: Tensor) -> None:
+    """Copy `written` back to `tensor` if `written_to` has made a copy."""
     if written.data_ptr() != tensor.data_ptr():
         tensor.copy_(written)

@@ -1,4 +1,4 @@
-"""The layout of image tokens: panels of 16, channel by channel, the last one padded with zeros."""
+"""The memory layout of image tokens: panels of 16, channel by channel, the last one padded with zeros."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ PANEL = 16
 
 
 def count_panels(length: int) -> int:
-    """How many panels `length` image tokens take."""
+    """Return the number of panels for `length` image tokens."""
     return -(-length // PANEL)
 
 
 def to_panels(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """(..., L, C) to (..., panels, C, 16), contiguous; in another dtype where one is given."""
+    """Convert (..., L, C) to (..., panels, C, 16), contiguous, in `dtype` if one is given."""
     *lead, length, channels = x.shape
     panels = count_panels(length)
     if panels * PANEL != length:
         x = F.pad(x, (0, 0, 0, panels * PANEL - length))
-    # Rounded as it is moved, in one step.
+    # One copy both converts the dtype and transposes.
     out = x.new_empty((*lead, panels, channels, PANEL), dtype=dtype or x.dtype)
     return out.copy_(x.unflatten(-2, (panels, PANEL)).transpose(-1, -2))
 
 
 def from_panels(panels: Tensor, length: int) -> Tensor:
-    """(..., panels, C, 16) to (..., L, C)."""
+    """Convert (..., panels, C, 16) to (..., L, C)."""
     return panels.transpose(-1, -2).flatten(-3, -2)[..., :length, :]

@@ -1,4 +1,4 @@
-"""The definition of the decoder's operations in plain PyTorch."""
+"""The decoder's operations in plain PyTorch: the definition, and the fallback for every device and dtype."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def decoder_upscale(
     length = height * width
 
     def rounded(x: Tensor) -> Tensor:
-        """What a matrix is multiplied with, rounded as the matrix is."""
+        """Round what a matrix is multiplied with to the dtype of the matrices."""
         return x.to(factors.dtype).to(x.dtype)
 
     matrices, enlarge_more = factors.to(state.dtype), enlarge_more.to(state.dtype)
@@ -146,7 +146,7 @@ def decoder_upscale(
 
 
 def _projections(image: Tensor, count: int, keys: Tensor, length: int) -> Iterator[Tensor]:
-    """The projections of the image, each (L, heads, head_dim)."""
+    """Yield the projections of the image in order, each (L, heads, head_dim)."""
     heads, head_dim = keys.shape[1], keys.shape[3]
     return iter(from_panels(image, length).unflatten(-1, (count, heads, head_dim)).unbind(1))
 
@@ -164,17 +164,17 @@ def _rows(vectors: Tensor, projected: Tensor) -> Tensor:  # (n, heads, T, d), (L
 
 
 def _inverse(variance: Tensor, eps: float) -> Tensor:
-    """What LayerNorm multiplies by. Rounding must not make a variance negative."""
+    """Return the factor that LayerNorm multiplies by; a variance that rounding made negative counts as 0."""
     return (variance.clamp_min(0) + eps).rsqrt()
 
 
 def _keep(state: Tensor, rows: slice, values: Tensor) -> None:
-    """Rows of the state, (n, rows, L)."""
+    """Store `values` (n, rows, L) in these rows of the state."""
     state[:, :, rows] = to_panels(values.mT)
 
 
 def _gather(scores: Tensor, scale: Tensor, values: Tensor, mixed: Tensor, look: Tensor) -> tuple[Tensor, Tensor]:
-    """What the look's weights gather of the image's values, (n, heads, T, d), and of the coefficients, (n, K, rows)."""
+    """Return a look's weighted sums of the image's values (n, heads, T, d) and of the coefficients (n, K, rows)."""
     weights = scores.softmax(dim=-1)  # (n, rows, L)
     by_head = (weights * scale).unflatten(1, look.shape[1:3])
     seen = by_head @ values[:, : scores.shape[-1], : look.shape[-1]]

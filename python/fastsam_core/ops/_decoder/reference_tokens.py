@@ -1,7 +1,7 @@
-"""The definition of what happens to prompts' tokens between their looks at the image, in plain PyTorch.
+"""The decoder's operations on prompts' tokens in plain PyTorch: the definition, and the fallback.
 
-Vectors of a prompt's tokens are (n, heads, T, head_dim) here; `_spread` puts each head's into its own columns, so that
-one product with an (inner, inner) matrix serves all heads.
+Projections of a prompt's tokens are (n, heads, T, head_dim) here. `_spread` puts the vectors of each head into columns
+of their own, so that one product with an (inner, inner) matrix works for all heads. inner = heads * head_dim.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def decoder_prompts(
     state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `fastsam_core.ops.decoder_prompts`."""
-    from .. import decoder_first_look, decoder_first_pass, decoder_second_pass  # whichever serves
+    from .. import decoder_first_look, decoder_first_pass, decoder_second_pass  # dispatched, possibly to kernels
 
     given_sizes = check_prompts(tokens, weights, sizes, image, constant, eps, heads, length, chosen, state)
     own = unflatten(TokenWeights, unpack(weights, token_shapes(given_sizes)[0]))
@@ -38,7 +38,7 @@ def decoder_prompts(
     def by_head(layer: Layer, x: Tensor, factor: float = 1.0) -> Tensor:
         return (F.linear(x, *layer) * factor).unflatten(-1, (heads, -1)).transpose(1, 2).contiguous()
 
-    # The first block: all prompts' tokens look at the same image.
+    # The first block: the tokens of all prompts attend to the same image tokens.
     queries = _attend_self(own.first, tokens, tokens, heads, eps, residual=False)
     q = by_head(own.first.look_q, queries + tokens, scale).transpose(0, 1).reshape(heads, count * number, head_dim)
     seen = decoder_first_look(q, parts.first_keys, parts.first_values, length)
@@ -61,11 +61,12 @@ def decoder_prompts(
     second = by_head(own.second.answer_v, queries)
     values2 = _spread(second)
 
-    # The last look, of the tokens whose result is wanted.
+    # The final look, only of the tokens whose values are returned.
     queries, placed = _choose(queries, chosen), _choose(placed, chosen)
     q = by_head(own.final_q, placed, scale)
     rest = _dot(q, mixes.look2_rest)[..., None]
-    # As the weights of each head sum to 1, this bias can take the constant along, whose value nobody waits for.
+    # decoder_second_pass takes the variance's constant as a float, but `constant` may be on a GPU, which the host would
+    # have to wait for. Adding it to this bias does the same: the weights that multiply the bias sum to 1 in each head.
     cross_bias = _dot(second, mixes.cross_bias) + (constant / heads).to(second.dtype)
     look_mix = [_pairs(q, mixes.look2_first, values1), _pairs(q, mixes.look2_second, values2)]
     seen, mixed = decoder_second_pass(
@@ -106,7 +107,7 @@ def decoder_mask_factors(
     """See `fastsam_core.ops.decoder_mask_factors`."""
     given = final, first_own, second_own, asked, index, column
     check_mask_factors(*given, masks, layers, sizes, first, second, rest)
-    if not final.is_cuda:  # on a GPU that would wait for it
+    if not final.is_cuda:  # on a GPU the check would wait for it
         check_numbers(asked, index, column, len(final), final.shape[1])
     parts = [first @ _spread(first_own[asked]).mT, second @ _spread(second_own[asked]).mT]
     rest = rest[:, None].expand(len(asked), -1, 1)
@@ -122,7 +123,10 @@ def decoder_mask_factors(
 
 
 def _attend_self(block: Block, queries: Tensor, placed: Tensor, heads: int, eps: float, *, residual: bool) -> Tensor:
-    """Self-attention of the tokens, then the norm."""
+    """Run a block's self-attention of the tokens, with the residual if asked for, and LayerNorm.
+
+    queries: (n, T, width), used for the values. placed: the input of query and key projections, i.e. with position.
+    """
     layers = (block.self_q, placed), (block.self_k, placed), (block.self_v, queries)
     q, k, v = (F.linear(x, *layer).unflatten(-1, (heads, -1)).transpose(1, 2) for layer, x in layers)
     attended = F.linear(_by_row(F.scaled_dot_product_attention(q, k, v)), *block.self_out)
@@ -130,7 +134,10 @@ def _attend_self(block: Block, queries: Tensor, placed: Tensor, heads: int, eps:
 
 
 def _update(block: Block, queries: Tensor, seen: Tensor, eps: float) -> Tensor:
-    """What follows the tokens' look at the image: residual, norm, MLP, residual, norm."""
+    """Finish a block's look: output projection, residual, LayerNorm, MLP, residual, LayerNorm.
+
+    seen: (n, T, inner), what the look has averaged.
+    """
     queries = _normalised(block.norm2, queries + F.linear(seen, *block.look_out), eps)
     hidden = F.relu(F.linear(queries, *block.mlp1))
     return _normalised(block.norm3, queries + F.linear(hidden, *block.mlp2), eps)
@@ -141,7 +148,7 @@ def _normalised(norm: Layer, x: Tensor, eps: float) -> Tensor:
 
 
 def _choose(x: Tensor, tokens: list[int]) -> Tensor:
-    """x[:, tokens], which on a GPU would wait for the numbers to get there."""
+    """Return x[:, tokens], without indexing by a list: on a GPU that would wait for the indices to be copied there."""
     return torch.cat([x[:, token : token + 1] for token in tokens], 1)
 
 
@@ -150,7 +157,7 @@ def _by_row(x: Tensor) -> Tensor:  # (n, heads, T, d) -> (n, T, heads * d)
 
 
 def _spread(x: Tensor) -> Tensor:
-    """(n, heads, T, d) to (n, heads * T, heads * d), zero outside each head's own columns."""
+    """Convert (n, heads, T, d) to (n, heads * T, heads * d), zero outside each head's own columns."""
     count, heads, length, width = x.shape
     out = x.new_zeros(count, heads, length, heads, width)
     out.diagonal(dim1=1, dim2=3).copy_(x.permute(0, 2, 3, 1))
@@ -158,17 +165,17 @@ def _spread(x: Tensor) -> Tensor:
 
 
 def _pairs(x: Tensor, mix: Tensor, spread: Tensor) -> Tensor:
-    """Products of all rows of x with all rows of `spread` through (inner, inner): (n, rows, rows)."""
+    """Return x_i mix spread_j, (n, rows, rows), for all rows i of x and j of `spread`; mix is (inner, inner)."""
     heads, width = x.shape[1], x.shape[3]
     return (x @ mix.view(heads, width, -1)).flatten(1, 2) @ spread.mT
 
 
 def _per_head(gathered: Tensor, mix: Tensor, like: Tensor) -> Tensor:
-    """Rows (n, heads * T, inner) through their head's part of (inner, inner): (n, heads, T, d)."""
+    """Multiply rows (n, heads * T, inner) with their head's part of `mix` (inner, inner): (n, heads, T, d)."""
     _, heads, length, width = like.shape
     return gathered.unflatten(1, (heads, length)) @ mix.view(heads, width, -1).mT
 
 
 def _dot(x: Tensor, vector: Tensor) -> Tensor:
-    """Rows of x times their head's part of (inner,): (n, heads * T)."""
+    """Return the dot products of rows of x with their head's part of `vector` (inner,): (n, heads * T)."""
     return (x * vector.view(x.shape[1], 1, -1)).sum(-1).flatten(1)

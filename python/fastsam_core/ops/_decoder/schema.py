@@ -53,7 +53,10 @@ def decoder_prompts(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def decoded(
     tokens: Tensor, number: int, sizes: TokenSizes, heads: int, chosen: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Memory for the results of `decoder_prompts` on `number` tokens of each prompt; some of them are `tokens`."""
+    """Allocate the results of `decoder_prompts` for `number` tokens per prompt.
+
+    `tokens` sets the number of prompts, the width and the dtype; its own number of tokens may be lower.
+    """
     prompts, _, width = tokens.shape
     own = prompts, heads, number, sizes.inner // heads
     final, iou = tokens.new_empty(prompts, chosen, width), tokens.new_empty(prompts, sizes.iou3)
@@ -69,7 +72,7 @@ def decoder_mask_factors(*given: Any) -> tuple[Tensor, Tensor]:
 def factors_of(
     final: Tensor, first_own: Tensor, asked: Tensor, index: Tensor, sizes: list[int], rest: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Memory for the results of `decoder_mask_factors`."""
+    """Allocate the results of `decoder_mask_factors`."""
     rows = first_own.shape[1] * first_own.shape[2]
     return final.new_empty(len(asked), len(rest), 2 * rows + 2), final.new_empty(len(index), sizes[-1])
 
@@ -92,7 +95,7 @@ def decoder_second_pass(*given: Any) -> tuple[Tensor, Tensor]:
 
 
 def gathered(look: Tensor, look_mix: Tensor) -> tuple[Tensor, Tensor]:
-    """Memory for what a look gathers: of the image's values, and of the coefficients."""
+    """Allocate the results of a look: the weighted sums of the image's values, and of the coefficients."""
     prompts, rows, coefficients = look_mix.shape
     return look.new_empty(look.shape), look_mix.new_empty(prompts, coefficients, rows)
 

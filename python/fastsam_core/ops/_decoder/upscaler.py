@@ -1,4 +1,4 @@
-"""`decoder_upscale` by the CUDA kernels on one image, whose part in it is laid out once for all its masks."""
+"""`decoder_upscale` by CUDA kernels for one image, whose operands are put in the kernels' layout only once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .layouts import fragments, matrices
 
 
 class Upscaler:
-    """`decoder_upscale` on one image, the operands that all its masks share laid out once. Takes the op's arguments.
+    """`decoder_upscale` with fixed image and decoder weights, to be called with prompts and masks.
 
-    Its caller has looked for errors, and whether there is a kernel: `can_upscale`.
+    The arguments are those of the operation. The caller must have checked them, and that `can_upscale` holds.
     """
 
     def __init__(
@@ -35,10 +35,11 @@ class Upscaler:
     def __call__(
         self, state: Tensor, asked: Tensor, factors: Tensor, first: Tensor, places: Tensor, weights: Tensor, out: Tensor
     ) -> None:
-        """As the op, on prompts `asked` that there are, by whom their masks come: those of asked[i] are the numbers
-        first[i] to first[i + 1] - 1 of `weights`, and `places` says which of `out` each is.
+        """Run the operation on masks that are grouped by prompt; indices must be in range.
 
-        factors: laid out. first: (asked + 1,) int64; places: (count,) int64, each of [0, count) once.
+        Rows first[i] to first[i + 1] - 1 of `weights` are the masks of prompt asked[i], and row j is written to
+        out[places[j]]. factors: in the kernels' layout. first: (asked + 1,) int64. places: (count,) int64, a
+        permutation.
         """
         with on_device_of(state, asked, factors, first, places, weights, out, *self._before) as (cuda, stream):
             rows = state.shape[2]
@@ -56,9 +57,10 @@ class Upscaler:
 
 
 def can_upscale(state: Tensor, width: int, middle: int, sizes: list[int]) -> bool:
-    """Whether `mask_factors` and an `Upscaler` take this state.
+    """Return whether there are kernels for `mask_factors` and `Upscaler` with this state.
 
-    width: of a token. middle: channels in the upscaling. sizes: outputs of the layers that make a mask's weights.
+    width: channels of a token. middle: channels after the first step of the upscaling. sizes: number of outputs of the
+    layers that make a mask's weights.
     """
     fits = width == WIDTH and has_mask_layers(sizes) and has_upscaling(state, middle, sizes[-1])
     return serves(state) and fits and not any(why_not(op, state) for op in ("decoder_upscale", "decoder_mask_factors"))

@@ -1,6 +1,6 @@
-"""The weights of a prompt's tokens as operations take them: one flat tensor, the fields' values one after the other.
+"""The decoder weights that act on prompts' tokens, packed into one flat tensor, field after field.
 
-They are read in that order, all of them for each call, and handing over a hundred tensors takes longer than computing.
+Operations read all of them in that order in each call, and passing a hundred tensors would take longer than computing.
 """
 
 from __future__ import annotations
@@ -21,30 +21,36 @@ Shape = tuple[int, ...]
 
 
 class Layer(NamedTuple):
-    weight: Tensor  # (out, in); of a norm (channels,)
+    weight: Tensor  # (out, in); (channels,) for a LayerNorm
     bias: Tensor
 
 
 class Block(NamedTuple):
-    """A block of the two-way transformer, without the norm of its image tokens."""
+    """Weights of a block of the two-way transformer, without the LayerNorm of its image tokens.
+
+    Only what acts on a prompt's tokens: projections of image tokens are part of `ImageParts`.
+    """
 
     self_q: Layer
     self_k: Layer
     self_v: Layer
     self_out: Layer
     norm1: Layer
-    look_q: Layer  # tokens look at the image
+    look_q: Layer  # token-to-image attention
     look_out: Layer
     norm2: Layer
     mlp1: Layer
     mlp2: Layer
     norm3: Layer
-    answer_k: Layer  # what image tokens look at
+    answer_k: Layer  # image-to-token attention
     answer_v: Layer
 
 
 class Mixes(NamedTuple):
-    """(inner, inner), or (inner,) where the name ends in `bias` or `rest`; see `models.decoder_features`."""
+    """Products of the decoder's weights, which `models.decoder_features` derives.
+
+    Each is (inner, inner), or (inner,) if its name ends in `bias` or `rest`.
+    """
 
     gram1: Tensor
     look1: Tensor
@@ -67,6 +73,8 @@ class Mixes(NamedTuple):
 
 
 class TokenWeights(NamedTuple):
+    """All weights that `decoder_prompts` applies to prompts' tokens."""
+
     first: Block
     second: Block
     final_q: Layer
@@ -79,7 +87,11 @@ class TokenWeights(NamedTuple):
 
 
 class ImageParts(NamedTuple):
-    """What the image gives to the looks at it, in the shapes that the operations of the looks take."""
+    """Projections and norms of an image's tokens, in the shapes that the operations on image tokens take.
+
+    The first two are `keys` and `values` of `decoder_first_look`. The next three are `image`, `values` and `norms` of
+    `decoder_first_pass`, the last three those of `decoder_second_pass`.
+    """
 
     first_keys: Tensor
     first_values: Tensor
@@ -92,13 +104,16 @@ class ImageParts(NamedTuple):
 
 
 def pack(part: Any) -> Tensor:
-    """A `TokenWeights`, or any tensors, as one flat tensor: each begins at a multiple of 16 values."""
+    """Pack a `TokenWeights`, or nested sequences of tensors, into one flat tensor.
+
+    Each tensor begins at a multiple of 16 values; zeros fill the gaps.
+    """
     parts = [tensor.detach().flatten() for tensor in _tensors(part)]
     return torch.cat([F.pad(tensor, (0, -len(tensor) % PANEL)) for tensor in parts])
 
 
 def unpack(flat: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-    """The tensors of these shapes that were packed. ValueError unless `flat` holds exactly them."""
+    """Split a packed tensor into views of these shapes. ValueError unless its size is exactly theirs."""
     sizes = [math.prod(shape) for shape in shapes]
     if flat.shape != (packed_size(shapes),):
         raise ValueError(f"the weights must have shape ({packed_size(shapes)},) for these sizes; got {flat.shape}")
@@ -107,12 +122,12 @@ def unpack(flat: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
 
 
 def packed_size(shapes: Sequence[Shape]) -> int:
-    """Values of a flat tensor that holds these."""
+    """Return the number of values of a packed tensor that holds tensors of these shapes."""
     return sum(math.prod(shape) + -math.prod(shape) % PANEL for shape in shapes)
 
 
 def unflatten(kind: type[Part], tensors: Sequence[Tensor]) -> Part:
-    """The `kind` of these tensors, in order. ValueError for too few or too many."""
+    """Build a `kind`, which may nest named tuples, from its tensors in order. ValueError for too few or too many."""
     wanted = _size(cast(Any, kind))
     if len(tensors) != wanted:
         raise ValueError(f"there must be {wanted} tensors, the fields of {kind.__name__}; got {len(tensors)}")
@@ -120,6 +135,7 @@ def unflatten(kind: type[Part], tensors: Sequence[Tensor]) -> Part:
 
 
 def _tensors(part: Any) -> list[Tensor]:
+    """Flatten nested sequences of tensors."""
     return [part] if isinstance(part, Tensor) else [tensor for field in part for tensor in _tensors(field)]
 
 
@@ -130,6 +146,7 @@ def _fields(kind: type) -> tuple[Any, ...]:
 
 @lru_cache
 def _size(kind: type) -> int:
+    """Return the number of tensors in a `kind`."""
     return 1 if kind is Tensor else sum(map(_size, _fields(kind)))
 
 
@@ -138,9 +155,10 @@ def _read(kind: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 class TokenSizes(NamedTuple):
-    """What the shapes of a `TokenWeights` follow from.
+    """Sizes that determine the shapes of a `TokenWeights`.
 
-    inner: heads * head_dim. hidden: outputs of an MLP's first layer. iou: of the layers that predict IoU.
+    width: channels of a token. inner: heads * head_dim. hidden1, hidden2: outputs of the first layer of each block's
+    MLP. iou1, iou2, iou3: outputs of the layers that predict the IoU; the last is the number of masks.
     """
 
     width: int
@@ -153,7 +171,7 @@ class TokenSizes(NamedTuple):
 
     @classmethod
     def of(cls, weights: TokenWeights) -> TokenSizes:
-        """Those of given weights."""
+        """Return the sizes of these weights."""
         layers = weights.first.mlp1, weights.second.mlp1, weights.iou1, weights.iou2, weights.iou3
         inner, width = weights.final_q.weight.shape
         return cls(width, inner, *(layer.weight.shape[0] for layer in layers))
@@ -165,7 +183,7 @@ def _layer(inputs: int, outputs: int) -> list[Shape]:
 
 @lru_cache(maxsize=8)
 def token_shapes(sizes: TokenSizes) -> tuple[list[Shape], int]:
-    """The shapes of a `TokenWeights`' tensors, in order, and the size of them all packed."""
+    """Return the shapes of the tensors of a `TokenWeights`, in order, and their packed size."""
     width, inner, hidden1, hidden2, iou1, iou2, iou3 = sizes
     norm: list[Shape] = [(width,), (width,)]
 
@@ -185,6 +203,6 @@ def token_shapes(sizes: TokenSizes) -> tuple[list[Shape], int]:
 
 
 def mask_shapes(width: int, first: int, second: int, narrow: int) -> tuple[list[Shape], int]:
-    """The shapes of the three layers of a mask's token, and the size of them packed."""
+    """Return the shapes of the three layers of a mask token's MLP, and their packed size."""
     shapes = _layer(width, first) + _layer(first, second) + _layer(second, narrow)
     return shapes, packed_size(shapes)

@@ -1,1 +1,1 @@
-"""Fully connected layers with what stands around them: LayerNorm before, an activation and a residual after."""
+"""Fully connected layers fused with the operations around them: LayerNorm before, activation and residual after."""

@@ -1,4 +1,4 @@
-"""What callers see of fully connected layers."""
+"""Public functions of fully connected layers."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ def linear(
     eps: float = 1e-6,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(LayerNorm(x) @ weight.T + bias) + residual, without gradients.
+    """Compute activation(LayerNorm(x) @ weight.T + bias) + residual. Not differentiable.
 
     Args:
-        x: (..., K), any floating dtype; all other tensors have its dtype and device. The native sibling takes float32.
+        x: (..., K), any floating dtype; all other tensors have its dtype and device. The C++ code takes float32;
+            PyTorch runs other dtypes.
         weight: (N, K), as in `torch.nn.Linear`.
         bias: (N,), or None.
-        activation: "none", "gelu" (the exact one) or "relu".
+        activation: "none", "gelu" (the exact GELU) or "relu".
         norm_weight: (K,) of the LayerNorm over x that comes first; None for no LayerNorm.
-        norm_bias: (K,), given where norm_weight is.
-        eps: of the LayerNorm.
+        norm_bias: (K,), given if and only if `norm_weight` is.
+        eps: added to the variance by the LayerNorm.
         residual: (..., N), or None.
 
     Returns:
-        (..., N), bit-equal for every number of threads.
+        (..., N), bit-identical for every number of threads.
 
     Raises:
-        ValueError: shapes, dtypes or devices that don't fit together, an unknown activation.
+        ValueError: shapes, dtypes or devices that don't fit together, or an unknown activation.
     """
     result: Tensor = _ops.linear.default(x, weight, bias, activation, norm_weight, norm_bias, eps, residual)
     return result
@@ -53,9 +54,13 @@ def linear_into(
     eps: float = 1e-6,
     residual: Tensor | None = None,
 ) -> None:
-    """`linear`, written to `out` (..., N), whose rows are contiguous.
+    """Compute `linear` and write the result to `out` (..., N), converted to its dtype.
 
-    `residual` may be `out`, the same view; any other overlap in memory is a ValueError.
+    The rows of `out` must be contiguous and equally spaced in memory. `residual` may be the same view as `out`.
+
+    Raises:
+        ValueError: as `linear`; an `out` of another shape or layout; any other overlap of `out` with an input in
+            memory.
     """
     _ops.linear_into.default(out, x, weight, bias, activation, norm_weight, norm_bias, eps, residual)
 
@@ -70,22 +75,23 @@ def mlp(
     weight2: Tensor,
     bias2: Tensor,
 ) -> Tensor:
-    """The residual block x + gelu(LayerNorm(x) @ weight1.T + bias1) @ weight2.T + bias2, without gradients.
+    """Compute the residual block x + gelu(LayerNorm(x) @ weight1.T + bias1) @ weight2.T + bias2. Not differentiable.
 
-    The native sibling computes some rows at a time: the hidden layer never exists as a whole.
+    The C++ code computes a few rows at a time, so that the whole hidden layer is never in memory.
 
     Args:
-        x: (..., K), any floating dtype; all other tensors have its dtype and device. The native sibling takes float32.
+        x: (..., K), any floating dtype; all other tensors have its dtype and device. The C++ code takes float32;
+            PyTorch runs other dtypes.
         norm_weight: (K,).
         norm_bias: (K,).
-        eps: of the LayerNorm.
+        eps: added to the variance by the LayerNorm.
         weight1: (M, K).
         bias1: (M,).
         weight2: (K, M).
         bias2: (K,).
 
     Returns:
-        (..., K), bit-equal for every number of threads.
+        (..., K), bit-identical for every number of threads.
 
     Raises:
         ValueError: shapes, dtypes or devices that don't fit together.
@@ -105,5 +111,11 @@ def mlp_into(
     weight2: Tensor,
     bias2: Tensor,
 ) -> None:
-    """`mlp`, written to `out` (..., K), which may be `x` itself; any other overlap in memory is a ValueError."""
+    """Compute `mlp` and write the result to `out` (..., K), converted to its dtype.
+
+    The rows of `out` must be contiguous and equally spaced in memory. `out` may be the same view as `x`.
+
+    Raises:
+        ValueError: as `mlp`; an `out` of another shape or layout; any other overlap of `out` with an input in memory.
+    """
     _ops.mlp_into.default(out, x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2)

@@ -1,4 +1,4 @@
-"""What every sibling of these operations asks of its tensors."""
+"""Input checks shared by all siblings of the fully connected layers and their fakes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_linear(
     norm_bias: Tensor | None,
     residual: Tensor | None,
 ) -> None:
-    """ValueError unless shapes, dtypes and devices fit together; see `fastsam_core.ops.linear`."""
+    """Raise ValueError unless shapes, dtypes and devices fit together; see `fastsam_core.ops.linear`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
     if x.dim() < 1 or not x.dtype.is_floating_point:
@@ -46,7 +46,7 @@ def check_mlp(
     weight2: Tensor,
     bias2: Tensor,
 ) -> None:
-    """ValueError unless shapes, dtypes and devices fit together; see `fastsam_core.ops.mlp`."""
+    """Raise ValueError unless shapes, dtypes and devices fit together; see `fastsam_core.ops.mlp`."""
     check_linear(x, weight1, bias1, "gelu", norm_weight, norm_bias, None)
     if weight1.shape[0] < 1:
         raise ValueError(f"weight1 must have at least one row, the hidden layer; got {tuple(weight1.shape)}")
@@ -55,7 +55,7 @@ def check_mlp(
 
 
 def check_out(out: Tensor, shape: torch.Size) -> None:
-    """ValueError unless `out` has this shape and rows that are contiguous."""
+    """Raise ValueError unless `out` has this shape and contiguous rows."""
     if out.shape != shape:
         raise ValueError(f"out must have shape {tuple(shape)}; got {tuple(out.shape)}")
     if out.shape[-1] > 1 and out.stride(-1) != 1:
@@ -63,7 +63,10 @@ def check_out(out: Tensor, shape: torch.Size) -> None:
 
 
 def check_overlap(out: Tensor, *others: Tensor | None, same: Tensor | None = None) -> None:
-    """ValueError where the memory of `out` overlaps another's; `same` may be the very same view, or not overlap."""
+    """Raise ValueError if `out` overlaps another tensor in memory, or is no matrix of equally spaced rows.
+
+    `same` may be exactly the same view as `out`; otherwise it must not overlap either.
+    """
     others = (*others, None if same is not None and _same_view(out, same) else same)
     if any(other is not None and _overlap(out, other) for other in others):
         raise ValueError("the memory of out overlaps that of an input; use a tensor of its own")
@@ -72,7 +75,7 @@ def check_overlap(out: Tensor, *others: Tensor | None, same: Tensor | None = Non
 
 
 def rows(tensor: Tensor) -> Tensor | None:
-    """The tensor as a (rows, columns) view with contiguous rows, or None where it has none."""
+    """View the tensor as (rows, columns) with contiguous rows; None if there is no such view."""
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         return None
     count = tensor.numel() // tensor.shape[-1] if tensor.shape[-1] else 0
@@ -103,7 +106,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """The addresses of the first byte and of the one behind the last."""
+    """Return the addresses of the tensor's first byte and of the byte after its last."""
     if tensor.numel() == 0:
         return 0, 0
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))

@@ -1,4 +1,4 @@
-"""The native sibling: float32 on the CPU; other dtypes go to the PyTorch form."""
+"""C++ sibling of the fully connected layers, for float32; other dtypes go to the reference."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _mlp(
 
 
 def _matrix(tensor: Tensor) -> Any:
-    """(rows, columns) in NumPy, without a copy where the rows are contiguous and at one distance."""
+    """Return (rows, columns) in NumPy, copied only if the rows aren't contiguous or not equally spaced."""
     tensor = tensor.detach()
     view = rows(tensor)
     return (tensor.contiguous().view(-1, tensor.shape[-1]) if view is None else view).numpy()

@@ -1,4 +1,4 @@
-"""Fully connected layers in plain PyTorch: the definition, and the fallback on every device and in every dtype."""
+"""Fully connected layers in plain PyTorch: the definition, and the fallback for every device and dtype."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Masks of a picture from low-resolution logits, and small regions of masks."""
+"""Full-size masks from low-resolution logits, and removal of small regions from masks."""

@@ -1,4 +1,4 @@
-"""The native sibling: tensors in and out of the compiled module, which checks values and computes."""
+"""C++ sibling of the operations on masks: pass tensors to the compiled module, which also checks the values."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def mask_remove_small_regions(
     check_regions(counts, offsets, height, width)
     runs = array_of(counts), array_of(offsets)
     _cpu.rle_check(*runs, height * width)
-    check_memory(56 * width)  # the ends of four sets of columns, and a background region for each
+    check_memory(56 * width)  # per column: its end in four lists of runs, and one background region
     counts, offsets, changed = _cpu.mask_remove_small_regions(*runs, height, width, min_area, thread_count())
     return torch.from_numpy(counts), torch.from_numpy(offsets), torch.from_numpy(changed.view(bool))

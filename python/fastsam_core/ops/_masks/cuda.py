@@ -1,6 +1,6 @@
-"""The CUDA sibling of `mask_runs`, on the current stream of the tensors' device.
+"""CUDA sibling of `mask_runs`, on the current stream of the tensors' device.
 
-Small regions are found by following runs from one to the next, which has no CUDA form.
+`mask_remove_small_regions` has no CUDA kernel: it follows runs from one column to the next, one after the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def mask_runs(
     left: int = 0,
     top: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `fastsam_core.ops.mask_runs`. Waits for the GPU once, for the number of runs."""
+    """See `fastsam_core.ops.mask_runs`. Waits for the GPU once, to know the number of runs."""
     given = y_cells, y_weights, x_cells, x_weights
     check_enlargement(logits, *given, offset)
     n, rows, columns = logits.shape
@@ -47,7 +47,7 @@ def mask_runs(
 
 
 def split_numbers(flat: Any) -> tuple[Any, Any, Any]:
-    """What is known of N masks before their runs are written, of an (8 N,) int64 tensor or array, as views of it.
+    """Split the (8 N,) int64 results of measuring N masks into views (lengths, boxes, sizes) of the tensor or array.
 
     lengths (N,): how many counts each mask has. boxes (N, 4), sizes (N, 3): as in `fastsam_core.ops.mask_runs`.
     """
@@ -56,10 +56,14 @@ def split_numbers(flat: Any) -> tuple[Any, Any, Any]:
 
 
 class PreparedAxes:
-    """The axes by which masks of `cells` (rows, columns) are enlarged, as kernels take them: for any number of calls.
+    """Cells and weights of both axes in the layout that the kernels read, for any number of calls.
 
-    The arguments are those of `fastsam_core.ops.mask_runs`. error: (1,), still on the GPU, see `check`. known: the same
-    on the host after `fetch`, once anything that was queued later on that stream has arrived.
+    The first four arguments are those of `fastsam_core.ops.mask_runs`; `cells` is (rows, columns) of the logits.
+
+    Attributes:
+        error: (1,) int64 on the GPU, to be passed to `check` when it has arrived on the host.
+        known: after `fetch`, `error` as an array on the host. It is valid once the program has waited for anything
+            that was queued later on the same stream.
     """
 
     def __init__(
@@ -84,11 +88,12 @@ class PreparedAxes:
         self.known: Any = None
 
     def fetch(self) -> PreparedAxes:
+        """Start copying `error` to `known` on the host, without waiting; return self."""
         self.known = self.error.to("cpu", non_blocking=True).numpy()
         return self
 
     def check(self, error: int) -> None:
-        """ValueError for what the values of the axes tell."""
+        """Raise ValueError if `error`, the bits that the kernels found, says that cells or weights are invalid."""
         if error == 0:
             return
         rows, columns = self.cells
@@ -104,7 +109,7 @@ class PreparedAxes:
 
 
 class MeasuredMasks:
-    """Masks that are being measured on a GPU: their numbers first, then runs for those of them that are wanted.
+    """Masks being measured on a GPU: lengths, boxes and sizes first, then the runs of selected masks.
 
     Nothing here waits for the GPU.
     """
@@ -120,9 +125,10 @@ class MeasuredMasks:
         cuda: Any,
         stream: int,
     ) -> None:
-        """place: height, width, left, top, as in `mask_runs`; ValueError where they don't fit together.
+        """Queue the measurement of all masks on `stream`.
 
-        numbers: (8 N,) int64, written: see `split_numbers`. On the GPU, or pinned memory of the host's.
+        place: height, width, left, top, as in `mask_runs`; ValueError if the enlarged masks don't lie within the image.
+        numbers: (8 N,) int64 on the GPU or in pinned host memory, written; see `split_numbers`. cuda: the module.
         """
         check_placement(axes.enlarged, *place)
         logits = logits.detach().contiguous()
@@ -134,13 +140,14 @@ class MeasuredMasks:
         self._work = work.data_ptr()
         lengths, boxes, sizes = at, at + 8 * shape[0], at + 8 * 5 * shape[0]
         self._problem.measure(self._work, lengths, boxes, sizes, stream)
-        # Kept, as the kernels that are still to be launched read them.
+        # Keep the tensors alive: the kernels that write_runs launches read them.
         self._tensors = logits, work, axes
 
     def write_runs(self, chosen: int, k: int, offsets: int, counts: int, narrow: bool, stream: int) -> None:
-        """Counts of k masks, one after the other. All memory is the GPU's, by its address.
+        """Queue writing the counts of k masks, one after the other. All pointers are addresses on the GPU.
 
-        chosen: (k,) int64, the masks' numbers, or 0 for all. offsets: (k + 1,) int64, where each one's begin. counts:
-        (offsets[k],), written; int32 where `narrow`, for a picture of fewer than 2^31 pixels, else int64.
+        chosen: (k,) int64, indices of the masks, or 0 for all masks. offsets: (k + 1,) int64, where each mask's counts
+        begin. counts: (offsets[k],), written; int32 if `narrow`, which needs an image of fewer than 2^31 pixels, else
+        int64.
         """
         self._problem.write(self._work, chosen, k, offsets, counts, narrow, stream)

@@ -1,4 +1,4 @@
-"""What every sibling of the operations on masks, and its fake, ask of their tensors: types, dtypes and shapes."""
+"""Input checks shared by all siblings of the operations on masks and their fakes: types, dtypes and shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from .._inputs import check_ragged, check_size, check_vector
 def check_enlargement(
     logits: Tensor, y_cells: Tensor, y_weights: Tensor, x_cells: Tensor, x_weights: Tensor, offset: float
 ) -> None:
-    """ValueError unless the logits are (N, h, w) float32, each axis has (size,) cells and (size, 3) weights, ..."""
+    """Raise ValueError unless the logits are (N, h, w) float32 and both axes fit.
+
+    An axis needs (size,) int64 cells and (size, 3) float32 weights, size at least 1. `offset` must be 0 or more.
+    """
     if logits.dim() != 3 or logits.dtype != torch.float32:
         raise ValueError(f"logits must be (N, h, w) of torch.float32; got {tuple(logits.shape)} of {logits.dtype}")
     for name, cells, weights in (("y", y_cells, y_weights), ("x", x_cells, x_weights)):
@@ -28,7 +31,7 @@ def check_enlargement(
 
 
 def check_placement(enlarged: tuple[int, int], height: int, width: int, left: int, top: int) -> None:
-    """ValueError unless masks of `enlarged` (height, width) at (left, top) lie within (height, width)."""
+    """Raise ValueError unless masks of size `enlarged` (height, width) at (left, top) lie within (height, width)."""
     check_size(height, width)
     if not (0 <= top <= height - enlarged[0] and 0 <= left <= width - enlarged[1]):
         raise ValueError(
@@ -38,6 +41,6 @@ def check_placement(enlarged: tuple[int, int], height: int, width: int, left: in
 
 
 def check_regions(counts: Tensor, offsets: Tensor, height: int, width: int) -> None:
-    """ValueError unless `counts` and `offsets` can be N masks of a possible size."""
+    """Raise ValueError unless `counts` and `offsets` can describe N masks of a valid size."""
     check_ragged("counts", counts, offsets)
     check_size(height, width)

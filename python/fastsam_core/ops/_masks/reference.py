@@ -1,4 +1,4 @@
-"""The operations on masks in plain PyTorch: the definition, and the fallback on every device."""
+"""Operations on masks in PyTorch and NumPy: the definition, and the fallback for every device."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .._rle.reference_masks import check_totals, joined, run_ends
 from .inputs import check_enlargement, check_placement, check_regions
 from .reference_regions import remove_small_regions
 
-# Pixels evaluated at once: on the CPU few enough to stay in a core's cache, elsewhere enough to be worth a launch.
+# Pixels evaluated at once: on the CPU few enough for a core's cache, on other devices enough to be worth a launch.
 _STRIP_PIXELS = {"cpu": 1 << 16}
 _MANY_STRIP_PIXELS = 1 << 24
-# Stands for infinite logits (half precision gives them), because 0 * infinity would spread as NaN.
+# Replaces infinite logits, which half precision produces: 0 * infinity would be NaN, and spread.
 _HUGE = 1e30
-# By this share of the cells' magnitude a weighted sum may exceed them, as its weights and terms are rounded.
+# Rounding of weights and terms can make a weighted sum exceed its cells by this fraction of their magnitude.
 _ROUNDING = 4e-6
 
 
 class _Axis:
-    """One axis: for each of its positions three taps, (size, 3) cells and (size, 3, 1) weights.
+    """Three taps, i.e. cells with weights, for each position of one axis of the enlarged masks.
 
-    first: (size,) in NumPy, the first cell of each, ascending.
+    first: (size,) in NumPy, the first cell of each position, ascending. The constructor raises ValueError for invalid
+    cells or weights; its own `cells` is the number of cells.
     """
 
     def __init__(self, name: str, first: Tensor, weights: Tensor, cells: int) -> None:
@@ -39,11 +40,14 @@ class _Axis:
         self._weights = weights.detach()[:, :, None]
 
     def reach(self, low: int, high: int) -> tuple[int, int]:
-        """Positions [start, stop) that take anything from cells low..high."""
+        """Return the range [start, stop) of positions that read any of the cells low..high, inclusive."""
         return int(np.searchsorted(self.first, low - 2)), int(np.searchsorted(self.first, high, side="right"))
 
     def apply(self, source: Tensor, start: int, stop: int) -> Tensor:
-        """Weighted sums of rows: (cells, n) -> (stop - start, n). Eager PyTorch rounds after each operation."""
+        """Return weighted sums of rows: (cells, n) -> (stop - start, n).
+
+        Multiplies and adds in separate operations: eager PyTorch rounds after each one, as `mask_runs` demands.
+        """
         taps = zip(self._taps[start:stop].unbind(1), self._weights[start:stop].unbind(1), strict=True)
         return reduce(Tensor.add_, (source.index_select(0, cells).mul_(weights) for cells, weights in taps))
 
@@ -104,9 +108,10 @@ def mask_remove_small_regions(
 
 
 def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float) -> tuple[MaskRuns, int, int]:
-    """One mask (h, w): its runs, and how many pixels lie above the upper and the lower level.
+    """Return the runs of one mask (h, w), and the numbers of pixels above threshold + offset and threshold - offset.
 
-    A pixel's logit is a mean of at most 3 x 3 cells, so only pixels near a cell above the lowest level are looked at.
+    A pixel's logit is a weighted mean of at most 3 x 3 cells. So only the rectangle of pixels that read the rows and
+    columns with a cell above the lowest level is evaluated.
     """
     low = threshold - offset
     most, size = logits.amax(1), logits.abs().amax(1)
@@ -118,7 +123,7 @@ def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float
     (top, bottom), (left, right) = y.reach(rows[0], rows[-1]), x.reach(columns[0], columns[-1])
     if top >= bottom or left >= right:
         return MaskRuns.join([]), 0, 0
-    # Columns become rows, since the runs go down the columns.
+    # Transposed, because runs go down the columns.
     tall = y.apply(logits, top, bottom).T.contiguous()
     period = bottom - top + 1
     step = max(1, _STRIP_PIXELS.get(logits.device.type, _MANY_STRIP_PIXELS) // period)
@@ -135,14 +140,14 @@ def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float
 
 
 def _count_above(pixels: Tensor, level: float) -> int:
-    # NumPy's comparisons and counts are several times quicker than PyTorch's on the CPU.
+    # On the CPU, NumPy compares and counts several times faster than PyTorch.
     if pixels.device.type == "cpu":
         return int(np.count_nonzero(pixels.numpy() > level))
     return int(torch.count_nonzero(pixels > level))
 
 
 def _changes_at(pixels: Tensor, level: float) -> np.ndarray:
-    """Flat positions at which `pixels > level` changes, with an unset pixel after each row (see runs.py)."""
+    """Return the flat positions at which `pixels > level` changes, with an unset pixel after each row (see runs.py)."""
     if pixels.device.type == "cpu":
         padded = np.zeros((pixels.shape[0], pixels.shape[1] + 1), bool)
         np.greater(pixels.numpy(), level, out=padded[:, :-1])
@@ -151,7 +156,7 @@ def _changes_at(pixels: Tensor, level: float) -> np.ndarray:
 
 
 def find_changes_on_device(above: Tensor) -> np.ndarray:
-    """As `find_changes`, where the tensor is."""
+    """Do the same as `find_changes`, on the tensor's device."""
     flat = above.reshape(-1)
     changed = flat.clone()
     changed[1:] ^= flat[:-1]

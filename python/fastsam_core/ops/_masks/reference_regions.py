@@ -1,4 +1,4 @@
-"""Small holes filled and small islands removed, one mask at a time, on the pixels of the mask's bounding box."""
+"""Filling of small holes and removal of small islands, one mask at a time, on the pixels of its bounding box."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Window = tuple[int, int, int, int]  # left, top, right, bottom; the last two exc
 
 
 def remove_small_regions(runs: MaskRuns, image_size: tuple[int, int], min_area: float) -> tuple[MaskRuns, bool]:
-    """The mask without small regions, and whether there were any; see `fastsam_core.ops.mask_remove_small_regions`.
+    """Return the mask without small regions, and whether there were any.
 
-    image_size: (height, width).
+    image_size: (height, width). See `fastsam_core.ops.mask_remove_small_regions`.
     """
     height, width = image_size
     whole = (0, 0, width, height)
     x1, y1, x2, y2 = runs.box()
-    # One pixel of background, or two, around the mask stands for everything outside the window. OpenCV numbers regions
-    # by 2 x 2 blocks, so that the window has to begin where a block does.
+    # A margin of one or two background pixels around the mask represents everything outside the window. The window
+    # begins at an even row and column, because OpenCV numbers regions by 2 x 2 blocks, and its order settles ties.
     window = max(x1 - 1, 0) & ~1, max(y1 - 1, 0) & ~1, min(x2 + 2, width), min(y2 + 2, height)
     if not len(runs.columns):
         window = whole
@@ -36,7 +36,10 @@ def remove_small_regions(runs: MaskRuns, image_size: tuple[int, int], min_area: 
 
 
 def _label(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """8-connected regions of bool `mask`: labels int32 (h, w), 0 outside of it, and the sizes of labels 1, 2, ..."""
+    """Label the 8-connected regions of bool `mask`.
+
+    Returns int32 labels (h, w), 0 outside the mask, and the int64 sizes of the regions 1, 2, ... in pixels.
+    """
     import cv2
 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
@@ -44,9 +47,9 @@ def _label(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fill_holes(mask: np.ndarray, window: Window, image_size: tuple[int, int], min_area: float) -> np.ndarray | None:
-    """`mask` with its small background regions set; `mask` itself if there are none.
+    """Return `mask` with its small background regions set; `mask` itself if there are none.
 
-    None if such a region goes on outside the window, so that the result wouldn't fit in it.
+    Return None if such a region extends beyond the window: then the result wouldn't fit into the window.
     """
     labels, sizes = _label(~mask)
     height, width = image_size
@@ -57,7 +60,8 @@ def _fill_holes(mask: np.ndarray, window: Window, image_size: tuple[int, int], m
         (labels[0, 0], (bottom - top) * left),
         (labels[0, -1], (bottom - top) * (width - right)),
     ]
-    # Each side's margin is one region together with the picture beyond it; a side without anything beyond adds nothing.
+    # Each pair: the label of one side's margin, and the number of image pixels beyond that side. They form one region.
+    # Where the window ends at the image's edge, there are no pixels beyond, and the label may be another region's.
     for label, beyond in outside:
         if beyond:
             sizes[label - 1] += beyond
@@ -70,7 +74,7 @@ def _fill_holes(mask: np.ndarray, window: Window, image_size: tuple[int, int], m
 
 
 def _drop_islands(mask: np.ndarray, min_area: float) -> np.ndarray:
-    """`mask` without its small regions, the largest excepted if all are small; `mask` itself if there are none."""
+    """Return `mask` without its small regions; `mask` itself if there are none. If all are small, keep the largest."""
     labels, sizes = _label(mask)
     small = sizes < min_area
     if not small.any():

@@ -1,4 +1,4 @@
-"""The native sibling: tensors in and out of the compiled module, which checks values and computes."""
+"""C++ sibling of non-maximum suppression: pass tensors to the compiled module, which also checks the values."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
 def _nms(boxes: Tensor, scores: Tensor, classes: Any, iou_threshold: float) -> Tensor:
     corners, ranks = _array(boxes), _array(scores)
-    # As compute_boxes: float32 for it and what is narrower, float64 for the rest.
+    # The dtypes of compute_boxes.
     corners = np.ascontiguousarray(corners, dtype=np.float32 if corners.dtype in _NARROW else np.float64)
     ranks = np.ascontiguousarray(ranks, dtype=np.float64)
     return torch.from_numpy(_cpu.nms(corners, ranks, classes, iou_threshold, thread_count()))
 
 
 def _array(tensor: Tensor) -> Any:
-    """The tensor's values in NumPy, whose conversions, unlike PyTorch's, still work in a forked child."""
+    """Return the tensor's values in NumPy, whose conversions, unlike PyTorch's, still work in a forked child."""
     tensor = tensor.detach()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -1,4 +1,7 @@
-"""The CUDA sibling: boxes are put in order by PyTorch, settled by kernels, and only their number comes to the host."""
+"""CUDA sibling of non-maximum suppression: PyTorch sorts the boxes, kernels decide which to keep.
+
+Only the number of kept boxes and the faults are copied to the host.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch import Tensor
 from .._inputs import check_boxes, compute_boxes, order_scores
 from .._native_cuda import aligned, on_device_of
 
-# What the bits of the status say; the first two are Fault in csrc/nms/nms_cuda.h.
+# Meaning of the bits in status[1]; 1 and 2 are Fault in csrc/nms/nms_cuda.h. Checked in this order.
 _BAD_CLASS = 4
 _FAULTS = {
     _BAD_CLASS: "idxs hold NaN; a class must be a number",
@@ -37,7 +40,7 @@ def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: floa
     values, order = torch.sort(_sort_keys(scores), descending=True, stable=True)  # NaN first
     classes = rank = None
     if idxs is not None:
-        # Class by class, so that boxes meet few of other classes.
+        # Grouped by class, so that kernels compare few boxes of different classes.
         classes, rank = torch.sort(_class_keys(idxs)[order], stable=True)
     place = order if rank is None else order[rank]
     wide_boxes, wide_scores = boxes.dtype == torch.float64, values.dtype == torch.float64
@@ -61,7 +64,7 @@ def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: floa
         )
     if idxs is not None and idxs.is_floating_point():
         status[1] += _BAD_CLASS * idxs.isnan().any()
-    count, faults = status.tolist()  # here the host waits, and nowhere before
+    count, faults = status.tolist()  # the only place where the host waits for the GPU
     for bit, message in _FAULTS.items():
         if faults & bit:
             raise ValueError(message)
@@ -70,11 +73,11 @@ def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: floa
 
 
 def _sort_keys(scores: Tensor) -> Tensor:
-    """Scores as float32 or float64, whichever holds them all, with the one zero."""
+    """Convert scores to float32 if it can hold their dtype, else to float64; -0.0 becomes 0.0."""
     narrow = scores.is_floating_point() and scores.dtype != torch.float64
     return order_scores(scores.to(torch.float32 if narrow else torch.float64))
 
 
 def _class_keys(idxs: Tensor) -> Tensor:
-    """Numbers that are equal exactly where the classes are: of floats, the bits, with the one zero."""
+    """Return int64 numbers that are equal exactly where the classes are: for floats their bits, with -0.0 as 0.0."""
     return (idxs.to(torch.float64) + 0.0).view(torch.int64) if idxs.is_floating_point() else idxs.to(torch.int64)

@@ -1,4 +1,4 @@
-"""Non-maximum suppression in plain PyTorch: the definition, and the fallback on every device."""
+"""Non-maximum suppression in plain PyTorch: the definition, and the fallback for every device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _greedy(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold
         kept.append(best)
         near = torch.minimum(boxes[best, 2:], boxes[waiting, 2:]) - torch.maximum(boxes[best, :2], boxes[waiting, :2])
         shared = torch.where((near > 0).all(1), near[:, 0] * near[:, 1], 0)
-        suppressed = shared / (area[best] + area[waiting] - shared) > threshold  # NaN of two empty boxes: not above
+        suppressed = shared / (area[best] + area[waiting] - shared) > threshold  # False for 0 / 0 of two empty boxes
         if classes is not None:
             suppressed &= classes[waiting] == classes[best]
         waiting = waiting[~suppressed]
@@ -45,7 +45,10 @@ def _greedy(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold
 
 
 def _round_down(value: float, dtype: torch.dtype) -> float:
-    """The largest number of `dtype` that is at most `value`: x > value and x > this agree for every x of `dtype`."""
+    """Return the largest number of `dtype` that is at most `value`.
+
+    Comparing any x of `dtype` with it by `>` then gives the same answer as comparing with `value` itself.
+    """
     if dtype == torch.float64:
         return value
     rounded = np.float32(value)

@@ -1,1 +1,1 @@
-"""A residual sum and the LayerNorm that follows it."""
+"""Residual sum followed by LayerNorm."""

@@ -1,4 +1,4 @@
-"""What callers see of the residual sum."""
+"""Public function of the residual sum with LayerNorm."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _ops: Any = torch.ops.fastsam_core
 
 
 def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
-    """`x += delta`, and LayerNorm(x) in the place of `delta`: what stands between two layers of a transformer.
+    """Compute `x += delta`, then `delta = LayerNorm(x)`, in place: the step between two layers of a transformer.
 
-    The sum is rounded to the dtype before it is normalised, as PyTorch's is. The CUDA form serves float32, float16 and
-    bfloat16 with 256, 512, ... 2048 channels, or a multiple of 8 up to 512; PyTorch serves the rest. No gradients are
-    computed.
+    The sum is rounded to the dtype before it is normalised, as in PyTorch. The CUDA kernels take float32, float16 and
+    bfloat16 with 256, 512, ... 2048 channels and, if FASTSAM_CUDA_KERNELS=1 is set, any multiple of 8 up to 512
+    channels. PyTorch runs the rest. Not differentiable.
 
     Args:
-        x: (..., C), any floating dtype, contiguous; all other tensors have its dtype and device. Written.
-        delta: like `x`, in memory of its own. Written.
+        x: (..., C), any floating dtype, contiguous; all other tensors have its dtype and device. Overwritten.
+        delta: same shape as `x`, contiguous, not overlapping it in memory. Overwritten.
         weight: (C,) of the LayerNorm.
-        bias: (C,).
-        eps: of the LayerNorm.
+        bias: (C,) of the LayerNorm.
+        eps: added to the variance by the LayerNorm.
 
     Raises:
-        ValueError: shapes, dtypes or devices that don't fit together, `x` or `delta` not contiguous, or overlapping.
+        ValueError: shapes, dtypes or devices that don't fit together; `x` or `delta` not contiguous, or overlapping.
     """
     if goes_directly(x, delta, weight, bias):
         cuda.add_norm_into(x, delta, weight, bias, eps)

@@ -1,4 +1,7 @@
-"""The CUDA sibling: one launch in the place of two, in float32, float16 and bfloat16, for some numbers of channels."""
+"""CUDA sibling of the residual sum: one kernel launch instead of two.
+
+It has kernels for float32, float16 and bfloat16, and for some numbers of channels.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, why_u
 from . import reference
 from .inputs import check_add_norm, check_apart
 
-_STEP = 256  # channels; others are short rows, in which some threads have nothing to do
+_STEP = 256  # Channels. Numbers that aren't a multiple use the kernel for short rows, in which some threads idle.
 
 
 def why_not(op: str, tensor: Tensor) -> str:
-    """Why the kernels don't take a tensor like this one; "" where they do, if they have its number of channels."""
+    """Return why the kernels don't take a tensor of this dtype; "" if they do. Doesn't check the number of channels."""
     if tensor.dtype not in DTYPES:
         return f"{op} has kernels for float32, float16 and bfloat16; the tensor is {tensor.dtype}"
     return ""

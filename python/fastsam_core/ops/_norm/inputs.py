@@ -1,4 +1,4 @@
-"""What every sibling of the residual sum asks of its tensors."""
+"""Input checks shared by all siblings of the residual sum."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def check_add_norm(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """ValueError unless shapes and dtypes fit together and what is written is contiguous."""
+    """Raise ValueError unless shapes and dtypes fit together and both written tensors are contiguous."""
     shape, dtype = x.shape, x.dtype
     sizes = delta.shape == shape and weight.shape == bias.shape == shape[-1:] != () and shape[-1]
     dtypes = dtype.is_floating_point and delta.dtype == weight.dtype == bias.dtype == dtype
     if sizes and dtypes and x.is_contiguous() and delta.is_contiguous():
-        return  # as almost always: what follows takes longer
+        return  # Fast path: valid calls end here. The checks below repeat this one, to find what is wrong.
     if not shape or shape[-1] < 1 or not dtype.is_floating_point:
         raise ValueError(f"x must have shape (..., C) and a floating dtype; got {tuple(shape)} of {dtype}")
     for name, tensor, wanted in (("delta", delta, shape), ("weight", weight, shape[-1:]), ("bias", bias, shape[-1:])):
@@ -24,6 +24,6 @@ def check_add_norm(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor) -> No
 
 
 def check_apart(x: Tensor, delta: Tensor) -> None:
-    """ValueError where two contiguous tensors of one size share memory."""
+    """Raise ValueError if two contiguous tensors of equal size share memory."""
     if abs(x.data_ptr() - delta.data_ptr()) < x.numel() * x.element_size():
         raise ValueError("the memory of delta overlaps that of x; use a tensor of its own")

@@ -1,4 +1,4 @@
-"""A residual sum and its LayerNorm in plain PyTorch: the definition, and what serves wherever no kernel does."""
+"""Residual sum and LayerNorm in plain PyTorch: the definition, and the fallback wherever there is no kernel."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a photo to the model's input."""
+"""Preprocessing: from an image to the model's input."""

@@ -1,4 +1,4 @@
-"""What callers see of the way from a photo to the model's input."""
+"""Public functions of preprocessing."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ _ops: Any = torch.ops.fastsam_core
 
 
 def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> Tensor:
-    """Antialiased bilinear resize, bit-equal to Pillow's: along the rows first, then along the columns.
+    """Resize an image with antialiased bilinear interpolation, bit-identical to Pillow before version 13.
 
-    Pillow 13 turns the two round where the height shrinks much more than the width, with results that differ by 1 here
-    and there. The order here is that of all versions before, whichever is installed.
+    The horizontal pass runs first, then the vertical one. Pillow 13 swaps the two when the height shrinks much more
+    than the width, which changes some values by 1. The order here doesn't depend on the installed version.
 
     Args:
         image: (H, W, 3) uint8, any strides, sides from 1 to 2^23.
-        height: of the result.
-        width: of the result.
-        bgr: reverse the channels: the picture is BGR and the result RGB, or the other way round.
+        height: of the result, from 1 to 2^23.
+        width: of the result, from 1 to 2^23.
+        bgr: reverse the order of the channels: from BGR to RGB, or from RGB to BGR.
 
     Returns:
         (height, width, 3) uint8, contiguous.
 
     Raises:
-        ValueError: another shape or dtype, or a side that is 0 or too large.
+        ValueError: another shape or dtype, or a side outside 1 to 2^23.
+        MemoryError: a result larger than this machine's memory; the CUDA kernels don't check this.
     """
     result: Tensor = _ops.resize_image.default(image, height, width, bgr)
     return result
@@ -43,23 +44,25 @@ def preprocess_image(
     bgr: bool = False,
     channels_last: bool = False,
 ) -> Tensor:
-    """The model's input from a picture: `resize_image`, then (x - mean) / std in float32, then zeros around it.
+    """Turn an image into the model's input: `resize_image`, then (x - mean) / std in float32, then zero padding.
 
     Args:
         image: (H, W, 3) uint8, as in `resize_image`.
-        height: of the content, the resized picture.
-        width: of the content.
-        size: S, the side of the square whose upper left corner the content fills; at least height and width.
-        mean: of each of the 3 channels of the resized picture.
-        std: of each of the 3 channels.
+        height: of the resized image.
+        width: of the resized image.
+        size: S, the side of the padded square, at least height and width. The resized image fills its upper left
+            corner.
+        mean: 3 values, for the channels after `bgr` was applied.
+        std: 3 values, in the same order.
         bgr: as in `resize_image`.
-        channels_last: whether the channels come last in the result.
+        channels_last: return (1, S, S, 3) instead of (1, 3, S, S).
 
     Returns:
         (1, 3, S, S) float32, or (1, S, S, 3) if `channels_last`; contiguous.
 
     Raises:
-        ValueError: as `resize_image`; content larger than the square; not 3 values of mean and std.
+        ValueError: as `resize_image`; a resized image larger than the square; not 3 values in `mean` and in `std`.
+        MemoryError: a result larger than this machine's memory; the CUDA kernels don't check this.
     """
     result: Tensor = _ops.preprocess_image.default(
         image, height, width, size, list(mean), list(std), bgr, channels_last

@@ -1,4 +1,4 @@
-"""The native sibling: a tensor's memory as it lies, resampled row by row and normalised while the row is in cache."""
+"""C++ sibling of preprocessing: resamples row by row, at any strides, and normalises a row while it is in cache."""
 
 from __future__ import annotations
 

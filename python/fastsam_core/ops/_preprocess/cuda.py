@@ -1,4 +1,4 @@
-"""The CUDA sibling: a picture as it lies on the device, resized, normalised and padded there; the host never waits."""
+"""CUDA sibling of preprocessing: takes an image on the GPU, at any strides; the host never waits for the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a photo to the model's input with Pillow and PyTorch: the definition, and the fallback on every device."""
+"""Preprocessing with Pillow and PyTorch: the definition, and the fallback for every device."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> T
 
     pixels = image.cpu().numpy()
     pixels = np.ascontiguousarray(pixels[..., ::-1] if bgr else pixels)
-    # Both passes round to bytes, so their order shows. Pillow 13 begins with the vertical one where the height shrinks
-    # much more than the width; the reference's numbers are those of the order that Pillow always had before.
+    # Both passes round to bytes, so their order matters. Pillow 13 begins with the vertical pass when the height
+    # shrinks much more than the width. Two calls force the order of earlier versions: Meta's reference used those.
     resized = Image.fromarray(pixels).resize((width, image.shape[0]), Image.Resampling.BILINEAR)
     resized = resized.resize((width, height), Image.Resampling.BILINEAR)
     return torch.tensor(np.asarray(resized), device=image.device)

@@ -1,4 +1,4 @@
-"""Signatures and fakes of the way from a photo to the model's input."""
+"""Signatures and fakes of preprocessing."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Masks as run lengths."""
+"""Run-length masks: encoding, decoding, measures and set operations."""

@@ -1,4 +1,4 @@
-"""The native sibling: tensors in and out of the compiled module, which checks values and computes."""
+"""C++ sibling of the operations on run lengths: pass tensors to the compiled module, which also checks the values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_
     _cpu.rle_check(*runs, height * width)  # before the masks are allocated
     n = offsets.shape[0] - 1
     check_memory(n * height * width)
-    # NumPy's, whose large arrays get huge pages; and zeros cost nothing where no foreground is written.
+    # Allocated by NumPy, which uses huge pages for large arrays. Zeroed pages cost nothing until they are written, and
+    # only foreground is.
     array = np.zeros((n, width, height) if column_major else (n, height, width), dtype=np.bool_)
     _cpu.rle_decode(*runs, height, width, column_major, array, thread_count())
     masks = torch.from_numpy(array)

@@ -1,7 +1,7 @@
-"""The CUDA sibling: device tensors in and out of the kernels, on the current stream of the tensors' device.
+"""CUDA sibling of the operations on run lengths, on the current stream of the tensors' device.
 
-Each operation waits for the GPU once: for the size of its result, or to know whether the run lengths are right. What
-makes other runs of runs, or text, has no CUDA form.
+Each operation waits for the GPU once: for the size of its result, or to know whether the run lengths are valid. Set
+operations, cropping, polygons and strings have no CUDA kernel.
 """
 
 from __future__ import annotations
@@ -79,19 +79,19 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
 
 
 def offsets_of(lengths: Tensor, cuda: Any, stream: int) -> Tensor:
-    """Where each of N lists of these lengths begins, and the end of the last one; (N + 1,)."""
+    """Return the offsets (N + 1,) of N concatenated lists of these lengths, on the GPU."""
     offsets = lengths.new_empty(lengths.shape[0] + 1)
     cuda.rle_offsets(lengths.data_ptr(), lengths.shape[0], offsets.data_ptr(), stream)
     return offsets
 
 
 class _Runs:
-    """Run lengths of n masks, and what the kernel reads off them: see `_read`."""
+    """Run lengths of n masks, and what `_read` measures of them."""
 
-    areas: Tensor  # (n,)
+    areas: Tensor  # (n,) int64, like the others
     boxes: Tensor  # (n, 4)
-    ends: Tensor  # (size,)
-    set_before: Tensor
+    ends: Tensor  # (size,): where each run ends in its mask
+    set_before: Tensor  # (size,): foreground pixels of the mask before each run's end
 
     def __init__(self, name: str, counts: Tensor, offsets: Tensor) -> None:
         check_ragged(name, counts, offsets)
@@ -108,11 +108,12 @@ class _Runs:
 
 
 def _read(lists: list[_Runs], cuda: Any, stream: int, heights: Tensor | None = None, ends: bool = False) -> list[int]:
-    """Fills in areas, boxes where there are heights, `ends` and `set_before` where wanted; gives the pixels of each.
+    """Measure the masks of all `lists` and return each mask's number of pixels.
 
-    Waits for the GPU; ValueError for broken run lengths.
+    Sets `areas`; also `boxes` if `heights` is given, and `ends` and `set_before` if `ends` is True. Waits for the GPU.
+    ValueError for invalid run lengths.
     """
-    numbers = lists[0].counts.new_zeros(1 + sum(runs.n for runs in lists))  # what is wrong, and pixels
+    numbers = lists[0].counts.new_zeros(1 + sum(runs.n for runs in lists))  # error bits, then pixels of each mask
     at = numbers[1:]
     for runs in lists:
         runs.areas = numbers.new_empty(runs.n)

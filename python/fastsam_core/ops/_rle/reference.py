@@ -1,4 +1,4 @@
-"""The operations on run lengths in plain PyTorch: the definition of each, and the fallback on every device."""
+"""Operations on run lengths in plain PyTorch: the definition, and the fallback for every device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Set operations on masks held as run lengths, and windows of them, in plain PyTorch."""
+"""Set operations on run-length masks, and cropping, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rle_combine(
         a, b = a_ends[a_begin:a_end], b_ends[b_begin:b_end]
         total = check_one_size(a.new_tensor([0, len(a)]), a, b.new_tensor([0, len(b)]), b)
         edges = torch.unique(torch.cat([a.new_zeros(1), a, b]))
-        # How often a mask has changed up to an edge says whether it is set behind it.
+        # A mask is set after an edge if it has changed an odd number of times up to there.
         sets = [(torch.searchsorted(ends, edges, right=True) % 2) * (edges < total) for ends in (a, b)]
         inside = table[sets[0] + 2 * sets[1]]
         found.append(runs_between(edges, inside, total))
@@ -53,7 +53,7 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
             raise ValueError("the runs of a mask don't fill columns of its height")
         stops, starts = last[1::2], last[:-1:2][: len(last) // 2]
         stops, starts = stops[stops > starts], starts[stops > starts]
-        # A run that spans k columns becomes k stretches.
+        # A run that spans k columns is split into k parts, one per column.
         first = starts // max(height, 1)
         spanned = (stops - 1) // max(height, 1) - first + 1
         before = torch.repeat_interleave(spanned.cumsum(0) - spanned - first, spanned)
@@ -65,7 +65,7 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
         shift = (columns[chosen] - x) * high - y
         edges = torch.stack([tops[chosen] + shift, bottoms[chosen] + shift], 1).flatten()
         inside = torch.arange(edges.shape[0], device=counts.device) % 2 == 0
-        # Of two edges at one place the second counts: the stretch goes on.
+        # Where one part ends exactly where the next begins, keep the second edge: the foreground continues.
         kept = edges != torch.cat([edges[1:], edges.new_full((1,), -1)])[: edges.shape[0]]
         found.append(runs_between(edges[kept], inside[kept], wide * high))
     return joined(found, offsets)

@@ -1,4 +1,4 @@
-"""Run lengths from polygons, and to and from COCO's compressed strings, in plain PyTorch."""
+"""Conversion of polygons to run lengths, and of run lengths to and from COCO's compressed strings, in PyTorch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from .._inputs import MAX_PIXELS, check_polygons, check_ragged, check_size, check_vector
 from .reference_masks import check_offsets, check_totals, joined, offsets_of, run_ends
 
-# A count takes at most this many characters of 5 bits each: 64 bits and a sign.
+# Most characters that a number takes, of 5 bits each: enough for 64 bits and a sign.
 _MAX_DIGITS = 13
 
-# Vertices are kept on a grid this many times finer than the pixels, as COCO's rasteriser does.
+# Vertices are rounded to a grid this many times finer than the pixels, as in COCO's rasteriser.
 _GRID = 5
 
-# Beyond this, a vertex times `_GRID` leaves int32, in which COCO's rasteriser holds it.
+# Up to this size, a coordinate times `_GRID` fits int32, in which COCO's rasteriser stores it.
 MAX_COORDINATE = 400_000_000
 
-# Of one polygon; the position of each passage takes 8 bytes.
+# Most passages (see `_polygon`) of one polygon, which limits memory: each position takes 8 bytes.
 MAX_PASSAGES = 1 << 28
 
 
 def rle_to_string(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.rle_to_string`."""
     _, index, _ = run_ends(counts, offsets)
-    # From the fourth run on, the difference to the run of the same colour before is stored; it is mostly small.
+    # From the fourth run on, COCO stores the difference to the previous run of the same value, which is mostly small.
     values = counts.clone()
     values[2:] -= torch.where(index[2:] > 2, counts[:-2], 0)
     digits = torch.ones_like(values)
@@ -66,9 +66,9 @@ def rle_from_string(text: Tensor, offsets: Tensor, pixels: Tensor) -> tuple[Tens
     owner = torch.repeat_interleave(torch.arange(digits.shape[0], device=text.device), digits)
     place = torch.arange(codes.shape[0], device=text.device) - starts[owner]
     top, before = codes[stops], codes[(stops - 1).clamp_(min=0)] if codes.numel() else codes
-    # The top digit is bare sign where it is all zeros or all ones like the bit below it.
+    # A top digit is redundant if it only repeats the sign: all zeros or all ones, like the bit below it.
     bare = (digits > 1) & (((top == 0) & (before & 16 == 0)) | ((top == 31) & (before & 16 != 0)))
-    # Twelve digits hold 60 bits and a thirteenth may add 3, which MAX_PIXELS does not exceed.
+    # Twelve digits hold 60 bits. With a thirteenth from -4 to 3 they hold every difference of counts up to MAX_PIXELS.
     large = (digits == _MAX_DIGITS) & (top > 3) & (top < 28)
     if bool((bare | large).any()):
         raise ValueError("the text holds an over-long number: more characters than its value needs")
@@ -83,15 +83,15 @@ def rle_from_string(text: Tensor, offsets: Tensor, pixels: Tensor) -> tuple[Tens
 
 
 def _undo_differences(values: Tensor, offsets: Tensor) -> Tensor:
-    """Run lengths from the stored differences: sums over every second value, from the second one on."""
+    """Return run lengths from stored differences: cumulative sums over every second value, the first run left out."""
     counts = values.clone()
     for begin, end in pairwise(offsets.tolist()):
         for first in (1, 2):
             chain = slice(begin + first, end, 2)
             if begin + first < end:
                 sums = values[chain].cumsum(0)
-                # No difference is below -2^62, so a sum that leaves int64 passes through a run that is out of range,
-                # and run_ends refuses that one.
+                # No difference exceeds 62 bits, so one step from a valid run can't leave int64. A sum that wraps comes
+                # after one that is out of range, for which run_ends raises.
                 counts[chain] = sums
     return counts
 
@@ -107,11 +107,12 @@ def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -
 
 
 def _polygon(points: Tensor, height: int, width: int) -> Tensor:
-    """Runs of one polygon (P, 2), pixel for pixel as COCO's rasteriser makes them.
+    """Return the runs of one polygon (P, 2), pixel for pixel as COCO's rasteriser makes them.
 
-    COCO draws every edge on a grid of fifths of a pixel, one dot per step along its longer axis. Where the drawing
-    passes from one grid column to the next in the middle of a pixel column, a run begins or ends at the first pixel
-    below. Only those passages are computed here, so that the cost does not grow with the length of an edge.
+    COCO draws every edge on a grid of fifths of a pixel, one dot per step along the edge's longer axis. Where the dots
+    pass from one grid column to the next in the middle of a pixel column, a run begins or ends at the first pixel
+    below. Only these passages are computed here, so the cost grows with the pixel columns that an edge crosses, not
+    with the number of its dots.
     """
     if points.shape[0] == 0 or height * width == 0:
         return torch.tensor([height * width], dtype=torch.int64, device=points.device)
@@ -119,7 +120,7 @@ def _polygon(points: Tensor, height: int, width: int) -> Tensor:
     begin, end = corners, corners.roll(-1, 0)
     extent = (end - begin).abs()
     flat = extent[:, 0] >= extent[:, 1]
-    # Along its longer axis, an edge is drawn from its smaller end.
+    # An edge is drawn from the end with the smaller coordinate on its longer axis.
     axis = torch.where(flat, 0, 1)[:, None]
     swap = begin.gather(1, axis) > end.gather(1, axis)
     begin, end = torch.where(swap, end, begin), torch.where(swap, begin, end)
@@ -138,14 +139,14 @@ def _polygon(points: Tensor, height: int, width: int) -> Tensor:
     y = torch.where(flat, _flat_rows(begin, end, column), _steep_rows(begin, end, column))
     y = ((y.to(torch.float64) + 0.5) / _GRID - 0.5).clamp(0, height).ceil().to(torch.int64)
     toggles = (x * height + y).sort()[0]
-    # Two passages at one place cancel; in runs, that is an empty run between two that belong together.
+    # Two passages at the same position cancel: they would enclose an empty run between two of the same value.
     places, times = torch.unique_consecutive(toggles, return_counts=True)
     places = places[(times % 2 == 1) & (places < height * width)]
     return torch.diff(places, prepend=places.new_zeros(1), append=places.new_full((1,), height * width))
 
 
 def _flat_rows(begin: Tensor, end: Tensor, column: Tensor) -> Tensor:
-    """The upper grid row of the two dots at `column` and right of it, on edges at least as wide as high."""
+    """Return the smaller grid row of the two dots at `column` and `column` + 1, for edges at least as wide as high."""
     width = (end[:, 0] - begin[:, 0]).clamp(min=1)
     slope = (end[:, 1] - begin[:, 1]).to(torch.float64) / width
     step = column - begin[:, 0]
@@ -154,7 +155,10 @@ def _flat_rows(begin: Tensor, end: Tensor, column: Tensor) -> Tensor:
 
 
 def _steep_rows(begin: Tensor, end: Tensor, column: Tensor) -> Tensor:
-    """The grid row of the last dot before an edge that is higher than wide passes between `column` and the next."""
+    """Return the grid row of the last dot before the passage between `column` and `column` + 1.
+
+    For edges that are higher than wide, by binary search over the dots.
+    """
     steps = end[:, 1] - begin[:, 1]
     slope = (end[:, 0] - begin[:, 0]).to(torch.float64) / steps.clamp(min=1)
     rightward = slope > 0

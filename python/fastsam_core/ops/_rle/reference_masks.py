@@ -1,8 +1,9 @@
-"""Operations on run lengths in plain PyTorch.
+"""Encoding, decoding and measuring of run lengths in plain PyTorch, and helpers for the other operations on them.
 
-Masks as run lengths: `counts` (R,) int64 holds the runs of N masks one after the other, `offsets` (N + 1,) int64 says
-where each mask's runs begin. Runs alternate background, foreground, starting with background, down the columns
-(column-major, as in COCO); a position p is the pixel (y = p % H, x = p // H).
+N masks are two int64 tensors: `counts` (R,) holds their run lengths one after the other, `offsets` (N + 1,) says where
+each mask's runs begin. Runs alternate background, foreground, starting with background, and go down the columns
+(column-major, as in COCO). A position p in a mask is the pixel (y = p % H, x = p // H). The end of a run is the
+position after its last pixel.
 """
 
 from __future__ import annotations
@@ -21,27 +22,30 @@ def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
     if height * width == 0:
         return torch.zeros(n, dtype=torch.int64, device=device), torch.arange(n + 1, device=device)
     masks = masks.detach() if masks.dtype == torch.bool else masks.detach() != 0
-    # One number line for all masks, with room for each mask's final end, which is a run's end too.
+    # Number the positions of all masks consecutively, with one extra position per mask for the end of its last run.
     span = height * width + 1
     ends = torch.arange(1, n + 1, device=device) * span - 1
     edges = torch.cat([*_changes(masks, span), ends]).sort()[0]
     owner = edges // span
     counts = torch.diff(edges, prepend=edges.new_full((1,), -1))
     offsets = offsets_of(torch.bincount(owner, minlength=n))
-    counts[offsets[:-1]] -= 1  # from the end of the mask before to the start of this one
+    counts[offsets[:-1]] -= 1  # the extra position between the previous mask's end and this mask's start
     return counts, offsets
 
 
 def _changes(masks: Tensor, span: int) -> list[Tensor]:
-    """Where a pixel differs from the one before it, down the columns: mask number * span + position, unordered."""
+    """Return where a pixel differs from its predecessor in column-major order: mask index * span + position, unsorted.
+
+    The predecessor of a mask's first pixel counts as background. The results are to be concatenated.
+    """
     n, height, width = masks.shape
     if masks.stride(1) <= masks.stride(2):  # the columns are contiguous: compare along them
         columns = masks.transpose(1, 2).reshape(n, height * width)
         changed = (columns ^ torch.cat([columns.new_zeros(n, 1), columns[:, :-1]], 1)).contiguous()
         place = _true_positions(changed)
         return [place + place // (span - 1)]
-    # The pixel before is the one above, or for the top row the bottom of the column to the left. Looking along rows
-    # this way needs no transposed copy of the mask.
+    # The predecessor is the pixel above or, in the top row, the bottom pixel of the column to the left. Comparing row
+    # by row like this needs no transposed copy of the mask.
     left_bottom = torch.cat([masks.new_zeros(n, 1), masks[:, -1, :-1]], 1)  # (N, W)
     image, x = torch.nonzero(masks[:, 0] ^ left_bottom, as_tuple=True)
     inner = _true_positions((masks[:, 1:] ^ masks[:, :-1]).contiguous())
@@ -51,7 +55,10 @@ def _changes(masks: Tensor, span: int) -> list[Tensor]:
 
 
 def _true_positions(flags: Tensor) -> Tensor:
-    """Indices of True in a new contiguous bool tensor, flattened; eight bytes at a time, as few are True."""
+    """Return the flat indices of True in a contiguous bool tensor with its own storage.
+
+    Tests eight bytes at a time, because few are True.
+    """
     flat = flags.view(-1)
     whole = flat.shape[0] // 8 * 8
     words = flat[:whole].view(torch.int64).nonzero()[:, 0]
@@ -88,7 +95,7 @@ def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     if bool((height <= 0).any()):
         raise ValueError("a mask without rows has foreground runs; heights must be positive for those")
     left, right = first // height, last // height
-    # A run that reaches a second column touches the bottom of one and the top of the next.
+    # A run that continues in a second column touches the bottom of the first and the top of the second.
     top = torch.where(left == right, first % height, 0)
     bottom = torch.where(left == right, last % height, height - 1)
 
@@ -114,7 +121,7 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
     shared = dt_counts.new_zeros(n_dt, n_gt)
     for d in range(n_dt):
         mine = dt_owner == d
-        # The number of foreground pixels before a position rises by the position's share of the run it falls into.
+        # Foreground pixels before a position are those of all runs before, and part of the run that it lies in.
         ends, inside = dt_ends[mine], (dt_index[mine] % 2 == 1).to(torch.int64)
         before = (dt_counts[mine] * inside).cumsum(0)  # after each run
         if ends.numel() == 0:
@@ -139,7 +146,7 @@ def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tenso
     total = check_one_size(offsets, ends)
     foreground = (index % 2 == 1) & (counts > 0)
     last, first = ends[foreground], (ends - counts)[foreground]
-    # How many masks cover each stretch between two neighbouring edges.
+    # The number of masks that cover the pixels from each edge to the next.
     edges, edge = torch.unique(torch.cat([first, last]), return_inverse=True)
     steps = torch.cat([torch.ones_like(first), -torch.ones_like(last)])
     cover = torch.zeros_like(edges).index_add_(0, edge, steps).cumsum(0)
@@ -148,16 +155,22 @@ def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tenso
 
 
 def runs_between(edges: Tensor, inside: Tensor, total: int) -> Tensor:
-    """Run lengths of the mask that is `inside` from an edge to the next; edges ascend, the last is not inside."""
+    """Return the run lengths of a mask of `total` pixels that has the value inside[i] from edges[i] to edges[i + 1].
+
+    Edges must ascend, the mask is background before the first one, and `inside` must be False for the last one.
+    """
     toggles = edges[inside != torch.cat([inside.new_zeros(1), inside])[:-1]]
     starts = torch.cat([toggles.new_zeros(1), toggles])
     runs = torch.cat([toggles, toggles.new_full((1,), total)]) - starts
-    # A mask that is set to its last pixel ends there; there is no empty background run after it.
+    # If the last pixel is foreground, no empty background run follows.
     return runs[:-1] if toggles.numel() and int(runs[-1]) == 0 else runs
 
 
 def check_one_size(*pairs: Tensor) -> int:
-    """The number of pixels that the masks of all (offsets, ends) pairs share; ValueError where they differ."""
+    """Return the number of pixels that all masks of the (offsets, ends) pairs have; ValueError if it differs.
+
+    0 if there are no masks.
+    """
     totals = torch.cat([_totals(offsets, ends) for offsets, ends in zip(pairs[::2], pairs[1::2], strict=True)])
     if totals.numel() and bool((totals != totals[0]).any()):
         raise ValueError(f"the masks must all have the same size; got pixel numbers {torch.unique(totals).tolist()}")
@@ -165,7 +178,7 @@ def check_one_size(*pairs: Tensor) -> int:
 
 
 def run_ends(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each run: the mask it belongs to, its number there, and the position where it ends; all (R,) int64.
+    """Return for each run the index of its mask, its index within that mask, and its end; all (R,) int64.
 
     Raises ValueError for offsets that don't fit, negative runs, and sums above `MAX_PIXELS`.
     """
@@ -177,8 +190,8 @@ def run_ends(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     owner = torch.repeat_interleave(torch.arange(lengths.shape[0], device=counts.device), lengths)
     index = torch.arange(counts.shape[0], device=counts.device) - offsets[owner]
     ends = counts.cumsum(0)
-    # The sum over all masks may wrap around, which the subtraction undoes; within one mask, the first end that is
-    # too large shows up as such before anything can wrap.
+    # The sum over all masks may wrap around, which the subtraction undoes. Within one mask, the first end that is too
+    # large still fits int64, so it is detected before later ones can wrap.
     ends = ends - torch.cat([ends.new_zeros(1), ends])[offsets[owner]]
     if bool(((ends < 0) | (ends > MAX_PIXELS)).any()):
         raise ValueError(f"the runs of a mask sum to more than {MAX_PIXELS}")
@@ -186,13 +199,13 @@ def run_ends(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check_offsets(offsets: Tensor, total: int) -> None:
-    """ValueError unless the offsets cut `total` values into lists."""
+    """Raise ValueError unless the offsets rise from 0 to `total`."""
     if int(offsets[0]) != 0 or int(offsets[-1]) != total or bool((torch.diff(offsets) < 0).any()):
         raise ValueError(f"offsets must rise from 0 to {total}, the number of values")
 
 
 def check_totals(offsets: Tensor, ends: Tensor, pixels: Tensor) -> None:
-    """ValueError unless the runs of mask n sum to pixels[n]."""
+    """Raise ValueError unless the runs of each mask n sum to pixels[n]."""
     totals = _totals(offsets, ends)
     wrong = torch.nonzero(totals != pixels)
     if wrong.numel():
@@ -201,16 +214,16 @@ def check_totals(offsets: Tensor, ends: Tensor, pixels: Tensor) -> None:
 
 
 def _totals(offsets: Tensor, ends: Tensor) -> Tensor:
-    """The end of each mask's last run, 0 for a mask without runs; (N,)."""
+    """Return the end of each mask's last run, 0 for a mask without runs; (N,)."""
     return torch.cat([ends.new_zeros(1), ends])[offsets[1:]].masked_fill(torch.diff(offsets) == 0, 0)
 
 
 def joined(found: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs of several masks one after the other, and where each one's begin; int64 where `like` is."""
+    """Concatenate the runs of several masks; return counts and offsets, int64 on the device of `like`."""
     lengths = torch.tensor([len(runs) for runs in found], dtype=torch.int64, device=like.device)
     return torch.cat([like.new_empty(0), *found]), offsets_of(lengths)
 
 
 def offsets_of(lengths: Tensor) -> Tensor:
-    """Where each of N lists of these lengths begins, and the end of the last one; (N + 1,)."""
+    """Return the offsets (N + 1,) of N concatenated lists of these lengths."""
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

@@ -1,4 +1,4 @@
-"""What `fastsam help` says, of everything and of one command."""
+"""Text of `fastsam help`, for all commands or one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _CONVERT = {
 
 
 def text(command: str | None = None, default_model: str = "") -> str:
-    """The options of a command that has some; for any other, the page of all commands."""
+    """Return the help of a command that has options, or the overview for any other."""
     if command == "predict":
         return _section("fastsam predict key=value ...", _PROMPTS | _options(default_model))
     if command == "annotate":
@@ -87,7 +87,7 @@ def _keys(options: dict[str, str]) -> dict[str, str]:
 
 
 def _options(default_model: str) -> dict[str, str]:
-    """Those of `Config` that do something here, with their defaults."""
+    """Return the options of `Config` that have an effect, as `key=default` -> help."""
     lines = {}
     for key, field in FIELDS.items():
         if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "rect"):

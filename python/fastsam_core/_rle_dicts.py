@@ -1,4 +1,4 @@
-"""COCO's RLE dicts to and from run lengths: what is accepted, and what is said about the rest."""
+"""Conversion between COCO RLE dicts and run lengths, with the checks and error messages for malformed ones."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ HINT = (
     "text itself, a string that was cut off, and a size given as [width, height]."
 )
 
-# The compiled module reads plain dicts itself: tensors and the dispatcher would take many times as long as the mask.
+# The compiled module reads plain dicts directly: going through tensors and PyTorch's dispatcher would take many times
+# as long as processing the mask.
 native: Any = cpu_module
 
 
 def native_result(function: str, *args: Any) -> Any:
-    """What the compiled module's short way for plain dicts gives; None where there is none, or for other input."""
+    """Call the compiled module's fast path for plain dicts.
+
+    Returns None if there is no compiled module or it doesn't take this input; the caller then runs the general path.
+    """
     return None if native is None else getattr(native, function)(*args)
 
 
 def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """Checked run lengths, their offsets, and the sizes of one RLE or a list of them."""
+    """Check one RLE or a list of N and return their run lengths (R,), offsets (N + 1,) and sizes (height, width).
+
+    Raises ValueError for malformed RLEs, naming the item in a list, and TypeError for anything but dicts.
+    """
     found = native_result("coco_runs", rles)
     if found is not None:
         counts, offsets, heights, widths = found
@@ -111,7 +118,7 @@ def text_of(rle: Any) -> bytes:
 
 
 def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
-    # On the CPU, whatever device the runs are on: text has no form for a GPU.
+    # On the CPU, because text encoding has no GPU implementation.
     characters, text_offsets = ops.rle_to_string(counts.cpu(), offsets.cpu())
     joined = characters.numpy().tobytes()
     bounds = text_offsets.tolist()

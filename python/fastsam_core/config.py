@@ -1,9 +1,9 @@
-"""The options of a prediction: names, defaults, aliases, and what each accepts.
+"""The options of a prediction: names, defaults, aliases, and accepted values.
 
-Names and defaults are those of the Ultralytics interface; Meta's names for segment everything are aliases.
+Names and defaults follow the Ultralytics interface; Meta's names for segment everything are aliases.
 """
 
-# The functions that make the fields below return `dataclasses.field`s.
+# The functions called for field defaults below return `dataclasses.field`s.
 # ruff: noqa: RUF009
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Reader = Callable[[str, Any], Any]
 
-# Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
+# Prompts are arguments of a call, not options. They are listed here so that misspelt names get suggestions.
 PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "texts", "multimask_output")
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -48,7 +48,7 @@ def _switch(key: str, value: Any) -> bool:
 
 
 def _number(low: float | None = None, high: float | None = None) -> Reader:
-    """A finite real number in [low, high]."""
+    """Return a reader of finite real numbers in [low, high]."""
 
     def read(key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -97,7 +97,7 @@ def _device(key: str, value: Any) -> Any:
 
 
 def _dtype(key: str, value: Any) -> torch.dtype:
-    import torch  # only here: the command line reads this module, and its help needs no torch
+    import torch  # not at module level: the command line imports this module, and `fastsam help` needs no torch
 
     name = str(value).lower().removeprefix("torch.")
     name = _SHORT_DTYPES.get(name, name)
@@ -116,14 +116,14 @@ def _bits(key: str, value: Any) -> torch.dtype | None:
 
 
 def _check_side(key: str, value: Any, sides: list[Any], unit: int) -> None:
-    """Less than `unit` is rounded up to it."""
+    """Raise ValueError unless sides are in 1..MOST_PIXELS. unit: least size after rounding, for the message."""
     if min(sides) < 1 or max(sides) > MOST_PIXELS:
         bound = f"at least {unit}" if min(sides) < 1 else f"at most {MOST_PIXELS}"
         raise ValueError(f"{key} must be {bound}, not {value!r}")
 
 
 def _image_size(key: str, value: Any) -> int:
-    """One side in pixels, rounded up to what the patch grid of 16 needs."""
+    """Read the side of a square input in pixels, rounded up to a multiple of 16, the patch size."""
     sides = list(value) if isinstance(value, list | tuple) else [value]
     if any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
         raise _wrong_type(key, value, "a whole number of pixels")
@@ -137,7 +137,7 @@ def _image_size(key: str, value: Any) -> int:
 
 
 def _input_size(key: str, value: Any) -> tuple[int, int]:
-    """(height, width) in pixels, each rounded up to what three levels of strides up to 32 need."""
+    """Read (height, width) in pixels, each rounded up to a multiple of 32, the largest stride of the three levels."""
     sides = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
         raise _wrong_type(key, value, "a whole number of pixels, or (height, width)")
@@ -172,7 +172,10 @@ def _option(default: Any, read: Reader, help: str) -> Any:
 
 
 def _ignored(default: Any, quiet: bool = False) -> Any:
-    """Accepted because callers' scripts give it; Segment Anything has no use for it."""
+    """Return an option that is accepted for compatibility and has no effect.
+
+    quiet: don't warn when it is set.
+    """
     help = "accepted for compatibility, without effect"
     return dataclasses.field(default=default, metadata={"read": _anything, "help": help, "ignored": not quiet})
 
@@ -196,10 +199,10 @@ Self = TypeVar("Self", bound="Config")
 
 @dataclass
 class Config:
-    """Every option of a prediction. `None` for an option means its default."""
+    """All options of a prediction. Assigning None to an option sets its default."""
 
-    subject: ClassVar[str] = "Segment Anything"  # what options without effect have none on
-    idle: ClassVar[frozenset[str]] = frozenset()  # such options beside those of `_ignored`
+    subject: ClassVar[str] = "Segment Anything"  # named in warnings about options without effect
+    idle: ClassVar[frozenset[str]] = frozenset()  # options without effect, besides those of `_ignored`
 
     model: Any = _option(None, _anything, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
@@ -258,7 +261,7 @@ class Config:
     name: str | None = _option(None, _text, "of this run's folder; predict if not given")
     exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")
 
-    retina_masks: bool = _ignored(True, quiet=True)  # masks always have the picture's resolution
+    retina_masks: bool = _ignored(True, quiet=True)  # masks always have the image's resolution
     rect: bool = _ignored(True, quiet=True)
     max_det: int = _ignored(300)
     classes: Any = _ignored(None)
@@ -274,21 +277,21 @@ class Config:
     tracker: Any = _ignored(None)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Check the value, wherever it is set. TypeError for one of the wrong type, ValueError for one out of range."""
+        """Check and set an option. Raises TypeError for an unknown option or a wrong type, ValueError out of range."""
         field = self.__dataclass_fields__.get(key)
         if field is None or not field.metadata:
             raise TypeError(unknown_option(key))
         idle = key in self.idle
         value = field.default if value is None else value if idle else field.metadata["read"](key, value)
-        # Of an array, == gives another one.
+        # `is not True`, because == on an array returns an array.
         if (idle or field.metadata.get("ignored")) and (value == field.default) is not True:
             warn_once(f"{key} has no effect on {self.subject}")
         object.__setattr__(self, key, value)
 
     def updated(self: Self, options: Mapping[str, Any]) -> Self:
-        """A copy with `options`, whose keys may be aliases.
+        """Return a copy with `options` set. Keys may be aliases.
 
-        TypeError for an unknown key (with the nearest known ones) and for an option given under two names.
+        Raises TypeError for an unknown key, suggesting similar ones, and for an option given under two names.
         """
         changes: dict[str, Any] = {}
         names: dict[str, str] = {}
@@ -299,26 +302,26 @@ class Config:
             if key in changes:
                 raise TypeError(f"{key} is given twice, as {names[key]} and as {given}")
             changes[key], names[key] = convert(value), given
-        fresh = copy.copy(self)  # whose values have been checked
+        fresh = copy.copy(self)  # its values are already checked
         for key, value in changes.items():
             setattr(fresh, key, value)
         return fresh
 
     def conf_of(self, model: SamModel) -> float:
-        """The predicted IoU above which masks are kept: `conf`, or the model's own where that is not given."""
+        """Return the predicted IoU above which masks are kept: `conf`, by default that of the model."""
         return model.judgement.conf if self.conf is None else self.conf
 
     def points_together(self, model: SamModel) -> int:
-        """How many points of a grid are decoded together: `points_batch_size`, or what suits the model and its device.
+        """Return how many grid points are decoded together: `points_batch_size`, by default chosen for the device.
 
-        That is a matter of time and memory; masks change by rounding at most.
+        It affects time and memory; masks change by rounding at most.
         """
         return model.points_at_once(self.dtype) if self.points_batch_size is None else self.points_batch_size
 
     def generate_options(self, model: SamModel, image_hw: tuple[int, int] | None = None) -> dict[str, Any]:
-        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own.
+        """Return the arguments of `everything.generate_masks`. Thresholds that are not given are those of the model.
 
-        image_hw: the picture's (height, width); without them `min_mask_region_area` may be None, for the model's own.
+        image_hw: the image's (height, width). Without it a `min_mask_region_area` that is not given stays None.
         """
         options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
         options["points_batch_size"] = self.points_together(model)
@@ -339,7 +342,7 @@ TEXTS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"]
 
 @dataclass
 class DetectConfig(Config):
-    """The options of YOLOv8 and FastSAM: those of a prediction without what only segment everything has."""
+    """The options of YOLOv8 and FastSAM. Those of segment everything and of text prompts have no effect."""
 
     subject: ClassVar[str] = "YOLOv8 and FastSAM"
     idle: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
@@ -362,7 +365,7 @@ def _opposite(key: str) -> Callable[[Any], Any]:
     return lambda value: None if value is None else not _switch(key, value)
 
 
-# Other name -> the option, and what its value is in terms of the option's.
+# Alias -> the option's name, and a function that converts the alias's value to the option's.
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "half": (
         "dtype",
@@ -380,7 +383,7 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "crop_n_points_downscale_factor": ("crop_downscale_factor", _same),
 }
 
-# Options and aliases that change what segment everything finds.
+# Options and aliases that change the result of segment everything.
 EVERYTHING_OPTIONS = frozenset(
     key
     for key in (*FIELDS, *ALIASES)
@@ -389,7 +392,7 @@ EVERYTHING_OPTIONS = frozenset(
 
 
 def unknown_option(key: str) -> str:
-    """What to tell someone who gave `key`: the known names nearest to it."""
+    """Return an error message for the unknown option `key`, which suggests similar names."""
     known = [name for name in (*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream") if name != key]
     close = difflib.get_close_matches(str(key), known, n=3)
     return f"unknown option {key!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")

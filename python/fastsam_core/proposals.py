@@ -32,7 +32,7 @@ def propose(
 
     Their `conf` is the mean of predicted IoU and stability score. The rank is that mean plus `Judgement.consensus`
     times the natural logarithm of the number of candidates whose boxes agree with the mask's, itself included; the
-    weight is 0 for the official models.
+    weight is 0 for all models but `sam_nano`.
 
     As in the proposals of Kirillov et al., "Segment Anything" (2023), nothing is filtered by quality; only
     near-duplicates are dropped, the lower-ranked of two masks whose boxes have an IoU above `nms_thresh`. Masks whose

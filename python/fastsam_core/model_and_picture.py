@@ -23,7 +23,7 @@ from .sources import load_sources
 class ModelAndPicture(PredictionLoop):
     """State of a `Predictor`: its model and the image that is set. args, callbacks: see `PredictionLoop`.
 
-    Methods that read or change the state hold the lock, so that threads take turns.
+    Calls that run the model or set an image hold the lock, so that threads take turns.
     """
 
     def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
@@ -123,7 +123,10 @@ class ModelAndPicture(PredictionLoop):
 
     @features.setter
     def features(self, features: Tensor) -> None:
-        """Use an embedding computed elsewhere for the image that is set. Raises ValueError for a wrong shape."""
+        """Use an embedding computed elsewhere for the image that is set.
+
+        Raises ValueError for a wrong shape, and if no image is set.
+        """
         picture = self._picture_at_hand()
         self._ready(self.args).prepare(features)  # only to raise ValueError for a wrong shape
         picture.features = features

@@ -162,7 +162,10 @@ class Predictor(ModelAndPicture):
         picture: Picture | None,
         request: _Request,
     ) -> Iterator[Results]:
-        """Yield the results of a group of items, encoded together and decoded one by one. picture: the set image."""
+        """Yield the results of a group of items, which are encoded together and decoded one by one.
+
+        picture: the image that is set, for a call without source; None otherwise.
+        """
         pictures = [picture or Picture(item.image, item.path) for item in group]
         with self._lock:
             shared = self._encode_together(pictures, request)
@@ -219,7 +222,7 @@ class Predictor(ModelAndPicture):
         multimask_output: bool = False,
         **options: Any,
     ) -> tuple[Tensor, ...]:
-        """Call `prompt_inference` if there are prompts, else `generate`."""
+        """Call `prompt_inference` if there are prompts, else `generate` with the options."""
         if bboxes is None and points is None and masks is None and labels is None:
             return self.generate(im, **options)
         return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output)

@@ -27,7 +27,7 @@ _DEFAULTS = {"conf": None, "dtype": None, "task": "segment", "mode": "predict", 
 
 
 class SAM(ModelFacade):
-    """A Segment Anything model, loaded on the CPU and moved to another device by calls; calls set evaluation mode.
+    """A Segment Anything model. It is loaded on the CPU; calls move it to the chosen device and set evaluation mode.
 
     model: a checkpoint name ("sam_b.pt", "sam_l.pt", "sam_h.pt", "mobile_sam.pt", "sam_nano.pt", or Meta's file
     names), a path to a .pt, .pth or .safetensors file of any name, or a `SamModel`. A name that is not an existing file
@@ -99,7 +99,7 @@ class SAM(ModelFacade):
 
         Raises:
             TypeError: an unknown option, or a value of the wrong type.
-            ValueError: a value out of range, or a single image that can't be decoded.
+            ValueError: a value that is out of range or doesn't fit, or a single image that can't be decoded.
             FileNotFoundError, ConnectionError: a single image that can't be read. Of several images, those that can't
                 be read are logged and skipped.
         """

@@ -32,4 +32,5 @@ def select_device(device: str | int | torch.device | None = None, current: torch
         raise ValueError(f'device={device!r} is not available here; "cpu" always works')
     if chosen.type not in ("cpu", "mps"):
         raise ValueError(f'device={device!r} is not supported; use "cpu", "cuda" or "mps"')
-    return chosen
+    # As tensors report it: "cpu:0" and "mps" would never equal the device of a model that is there already.
+    return torch.device("cpu") if chosen.type == "cpu" else torch.device("mps", chosen.index or 0)

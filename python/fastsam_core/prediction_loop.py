@@ -78,12 +78,12 @@ class PredictionLoop:
         writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
         if writer is None and config.show:
             writer = saving.ResultWriter(Path(), config)
-        self._fire("on_predict_start")
         total = dict.fromkeys(Stopwatch().speed, 0.0)
         count = 0
         # A callback may itself run a prediction; afterwards restore the batch and results that it was called for.
         around = (self.batch, self.results) if self._calling_back == threading.get_ident() else None
         try:
+            self._fire("on_predict_start")
             for group in _groups(items, _group_size(items, config)):
                 for result in run(group, writer):
                     if isinstance(result, Results):  # a callback may have replaced it by anything

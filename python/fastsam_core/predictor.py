@@ -182,7 +182,8 @@ class Predictor(ModelAndPicture):
         Returns milliseconds per phase, divided by the number of images.
         """
         watch = Stopwatch()
-        if len(pictures) > 1 and (request.prompts is None or len(request.prompts)):
+        has_objects = request.texts != () and (request.prompts is None or len(request.prompts) > 0)
+        if len(pictures) > 1 and has_objects:
             encode_together(self._ready(request.config), pictures, request.config.dtype, watch)
         return {phase: spent / len(pictures) for phase, spent in watch.speed.items()}
 

@@ -15,6 +15,7 @@ from typing import Any
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _PAIR = re.compile(r"(-{0,2})([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 
@@ -156,4 +157,6 @@ def _join(tokens: list[str]) -> list[str]:
 
 
 def _depth(text: str) -> int:
+    """Return how many brackets are open at the end of `text`, not counting those in quotes."""
+    text = _QUOTED.sub("", text)
     return sum(text.count(opening) - text.count(closing) for opening, closing in _CLOSING.items())

@@ -207,59 +207,59 @@ class Config:
     model: Any = _option(None, _anything, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
     mode: str = _option("predict", _text, "always predict")
-    device: Any = _option(None, _device, "cpu, cuda, 0, ...; empty: the GPU if there is one")
-    imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; the model's own if not given")
+    device: Any = _option(None, _device, "cpu, cuda, 0, ...; default: the GPU if there is one")
+    imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; default: that of the model")
     conf: float | None = _option(
-        None, _number(high=1), "keep masks whose predicted IoU is greater; 0.25, with sam_nano all are kept"
+        None, _number(high=1), "keep masks with a higher predicted IoU; default 0.25, for sam_nano none is dropped"
     )
-    iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
+    iou: float = _option(0.7, _number(0, 1), "segment everything: box IoU above which the weaker mask is dropped")
     dtype: torch.dtype | None = _option(
         None,
         _dtype,
-        "float16 or bfloat16: run the model's layers in half precision, on a GPU; bfloat16 also saves time on CPUs "
-        "that multiply it faster (encoders of sam_b, sam_l, sam_h; all decoders); the weights' own type if not given",
+        "float16 or bfloat16 for half precision on a GPU; bfloat16 also on CPUs that multiply it faster than float32 "
+        "(encoders of sam_b, sam_l, sam_h; all decoders); default: the type of the weights",
     )
-    batch: int = _option(1, _whole(1), "pictures that the image encoder takes together")
-    verbose: bool = _option(True, _switch, "say what was found in each image")
+    batch: int = _option(1, _whole(1), "images that are encoded together")
+    verbose: bool = _option(True, _switch, "report what was found in each image")
 
-    text_model: Any = _option(None, _anything, "texts: the detector, by name or folder; Grounding DINO if not given")
-    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes whose score is greater")
+    text_model: Any = _option(None, _anything, "texts: name or folder of the detector; default: Grounding DINO")
+    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes with a higher score")
 
     points_stride: int = _option(32, _whole(1, MOST_POINTS), "segment everything: points per side of the grid")
     points_batch_size: int | None = _option(
-        None, _whole(1), "segment everything: points decoded together; 64 or more, as suits the device"
+        None, _whole(1), "segment everything: points decoded together; default: 64 or more, by device"
     )
     conf_thres: float | None = _option(
-        None, _number(), "segment everything: keep masks whose predicted IoU is greater; 0.88, for sam_nano 0.45"
+        None, _number(), "segment everything: keep masks with a higher predicted IoU; default 0.88, for sam_nano 0.45"
     )
     stability_score_thresh: float | None = _option(
-        None, _number(), "segment everything: least stability score; 0.95, for sam_nano 0.5"
+        None, _number(), "segment everything: minimum stability score; default 0.95, for sam_nano 0.5"
     )
-    stability_score_offset: float = _option(1.0, _number(0), "segment everything: shift of the logits for that score")
-    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of ever smaller crops")
-    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops in layer 1")
-    crop_downscale_factor: float = _option(1, _number(1), "segment everything: thins the grid of each further layer")
-    crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: as iou, between crops")
+    stability_score_offset: float = _option(1.0, _number(0), "segment everything: logit offset for that score")
+    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of crops, smaller in each")
+    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops, in layer 1")
+    crop_downscale_factor: float = _option(1, _number(1), "segment everything: divides the grid's side, layer by layer")
+    crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: like iou, between crops")
     point_grids: Any = _option(None, _anything, "segment everything: one (n, 2) array of points in [0, 1] per layer")
     min_mask_region_area: float | None = _option(
-        None, _number(0), "segment everything: fill holes, drop islands below this area; 0, for sam_nano 0.4 % of all"
+        None, _number(0), "segment everything: fill holes, drop islands of fewer pixels; 0, for sam_nano 0.4 % of all"
     )
 
-    vid_stride: int = _option(1, _whole(1), "take every n-th frame of a video")
-    stream_buffer: bool = _option(False, _switch, "keep every frame of a live stream, late or not")
-    save: bool = _option(True, _switch, "write annotated pictures and videos")
-    save_frames: bool = _option(False, _switch, "write the annotated frames of videos as pictures too")
+    vid_stride: int = _option(1, _whole(1), "use every n-th frame of a video")
+    stream_buffer: bool = _option(False, _switch, "process every frame of a live stream, even if late")
+    save: bool = _option(True, _switch, "write annotated images and videos")
+    save_frames: bool = _option(False, _switch, "also write the annotated frames of videos as images")
     save_txt: bool = _option(False, _switch, "write the outlines as YOLO label files")
-    save_conf: bool = _option(False, _switch, "with the predicted IoU in those files")
-    save_crop: bool = _option(False, _switch, "write one picture per mask's box")
-    show: bool = _option(False, _switch, "open the annotated picture in a viewer")
+    save_conf: bool = _option(False, _switch, "include the predicted IoU in those files")
+    save_crop: bool = _option(False, _switch, "write the image region of each mask's box")
+    show: bool = _option(False, _switch, "open the annotated image in a viewer")
     show_labels: bool = _option(True, _switch, "draw labels")
     show_conf: bool = _option(True, _switch, "draw the predicted IoU in the labels")
     show_boxes: bool = _option(True, _switch, "draw boxes")
-    line_width: int | None = _option(None, _whole(1, WIDEST_LINE), "of the drawing, in pixels")
-    project: str | None = _option(None, _text, "folder of this run's folder; relative to runs/segment")
-    name: str | None = _option(None, _text, "of this run's folder; predict if not given")
-    exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")
+    line_width: int | None = _option(None, _whole(1, WIDEST_LINE), "line width of the drawing in pixels")
+    project: str | None = _option(None, _text, "parent of the output folder, relative to runs/segment")
+    name: str | None = _option(None, _text, "name of the output folder; default predict")
+    exist_ok: bool = _option(False, _switch, "write into that folder even if it exists")
 
     retina_masks: bool = _ignored(True, quiet=True)  # masks always have the image's resolution
     rect: bool = _ignored(True, quiet=True)
@@ -347,14 +347,14 @@ class DetectConfig(Config):
     subject: ClassVar[str] = "YOLOv8 and FastSAM"
     idle: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
 
-    task: Any = _option(None, _network_task, "what the network does; it knows that itself")
-    imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
-    conf: float = _option(0.25, _number(0, 1), "keep objects whose score is greater")
-    iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker object of a class goes")
-    batch: int = _option(1, _whole(1), "pictures that go through the network together")
-    max_det: int = _option(300, _whole(1), "the most objects per picture")
-    classes: Any = _option(None, _class_ids, "keep these classes only")
-    agnostic_nms: bool = _option(False, _switch, "objects of different classes suppress one another too")
+    task: Any = _option(None, _network_task, "task of the network, known from the checkpoint")
+    imgsz: Any = _option(None, _input_size, "input of the network in pixels: long side, or (height, width)")
+    conf: float = _option(0.25, _number(0, 1), "keep objects with a higher score")
+    iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker of two objects of a class is dropped")
+    batch: int = _option(1, _whole(1), "images that go through the network together")
+    max_det: int = _option(300, _whole(1), "maximum number of objects per image")
+    classes: Any = _option(None, _class_ids, "keep only these classes")
+    agnostic_nms: bool = _option(False, _switch, "objects of different classes also suppress each other")
 
 
 def _same(value: Any) -> Any:

@@ -48,9 +48,14 @@ def seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> s
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise PermissionError if `folder` is not writable or can't be created, so that a run fails before its work."""
+    """Raise an error if files can't be written in `folder` or it can't be created, so that a run fails before its work.
+
+    That is PermissionError for a read-only folder, and NotADirectoryError if a file is in the way.
+    """
     path = Path(folder).absolute()
     there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(there))
     if not os.access(there, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(there))
 

@@ -74,7 +74,7 @@ def report() -> str:
         },
     )
     lines += _section("Operations on CPU tensors", {op: _served(why) for op, why in found["operations"].items()})
-    lines += _section("Why other siblings don't serve them", _reasons(found["operations"]))
+    lines += _section("Why other implementations aren't used", _reasons(found["operations"]))
     cuda = found["cuda"]
     lines += _section(
         "CUDA",

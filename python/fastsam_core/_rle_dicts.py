@@ -69,6 +69,7 @@ def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
 
 
 def _name_culprit(items: Sequence[RLE]) -> None:
+    """Raise the error of the first malformed item, with its index."""
     for number, item in enumerate(items):
         try:
             unpack(item)
@@ -77,6 +78,7 @@ def _name_culprit(items: Sequence[RLE]) -> None:
 
 
 def size_of(rle: Any) -> tuple[int, int]:
+    """Return the checked (height, width) of an RLE dict."""
     if not isinstance(rle, Mapping):
         raise TypeError(f"an RLE is a dict with 'size' and 'counts'; got {type(rle).__name__}")
     for key in ("size", "counts"):
@@ -92,6 +94,7 @@ def size_of(rle: Any) -> tuple[int, int]:
 
 
 def integer(value: Any, name: str) -> int:
+    """Return `value` as an integer in 0..MAX_PIXELS. Raises ValueError, which calls it `name`, for anything else."""
     if isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be an integer, not {value}")
     try:
@@ -104,6 +107,7 @@ def integer(value: Any, name: str) -> int:
 
 
 def text_of(rle: Any) -> bytes:
+    """Return the compressed counts of an RLE dict as bytes. Raises ValueError for anything but ASCII text."""
     counts = rle["counts"]
     if isinstance(counts, str):
         try:
@@ -118,6 +122,7 @@ def text_of(rle: Any) -> bytes:
 
 
 def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
+    """Compress the run lengths (R,) of N masks, with offsets (N + 1,), to one text per mask."""
     # On the CPU, because text encoding has no GPU implementation.
     characters, text_offsets = ops.rle_to_string(counts.cpu(), offsets.cpu())
     joined = characters.numpy().tobytes()
@@ -126,6 +131,7 @@ def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
 
 
 def one_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the common size of all masks, (0, 0) for none. Raises ValueError if sizes differ."""
     if len(set(sizes)) > 1:
         raise ValueError(f"the masks must all have the same size; got {sorted(set(sizes))[:4]}")
     return sizes[0] if sizes else (0, 0)

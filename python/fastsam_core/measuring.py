@@ -52,6 +52,7 @@ class MasksOnHost:
         self._kept: np.ndarray | None = None
 
     def numbers(self) -> MaskNumbers:
+        """Return areas, boxes and stability of all masks."""
         return self._numbers
 
     def in_parts(self, kept: np.ndarray) -> list[np.ndarray]:

@@ -99,6 +99,11 @@ def test_a_key_given_twice() -> None:
         values("conf=1 --conf 2")
 
 
+def test_a_bracket_in_quotes_is_text() -> None:
+    line = ['texts=["a :("]', "source=x.jpg"]
+    assert parse(line, lists={"texts"}).values == {"texts": ["a :("], "source": "x.jpg"}
+
+
 def test_a_bracket_never_closed() -> None:
     with pytest.raises(UsageError, match="never closed"):
         values("points=[[1, 2] labels=[1]")

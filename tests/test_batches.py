@@ -132,8 +132,9 @@ def test_an_error_comes_after_the_results_of_what_precedes_it(predictor: Predict
 
 
 def test_without_objects_nothing_is_encoded(predictor: Predictor, pictures: list[np.ndarray]) -> None:
-    found = predictor(pictures, bboxes=[], batch=4)
-    assert [result.masks for result in found] == [None] * 5 and predictor.args.model.batches == []
+    for nothing in ({"bboxes": []}, {"texts": []}):
+        found = predictor(pictures, **nothing, batch=4)
+        assert [result.masks for result in found] == [None] * 5 and predictor.args.model.batches == []
 
 
 def test_events_come_for_each_picture(predictor: Predictor, pictures: list[np.ndarray]) -> None:

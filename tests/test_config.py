@@ -207,6 +207,7 @@ def test_select_device() -> None:
     from fastsam_core.device import select_device
 
     assert select_device("cpu") == select_device(torch.device("cpu")) == torch.device("cpu")
+    assert select_device("cpu:0") == torch.zeros(0, device="cpu:0").device  # or a model would be moved at each call
     there = torch.cuda.is_available()
     assert select_device("").type == select_device(None).type == ("cuda" if there else "cpu")
     assert select_device(None, current=torch.device("cuda:7")) == torch.device("cuda:7")

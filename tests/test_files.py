@@ -75,6 +75,12 @@ def test_a_folder_is_asked_before_the_work(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     check_folder("")
     check_folder("new/deeper")
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/deeper"):
+        with pytest.raises(NotADirectoryError) as in_the_way:
+            check_folder(folder)
+        assert in_the_way.value.filename == str(tmp_path / "file")
+    (tmp_path / "file").unlink()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # the superuser may write anywhere
     for folder in ("", "new/deeper"):
         with pytest.raises(PermissionError) as caught:

@@ -81,6 +81,16 @@ def test_a_predictor_has_one_folder(predictor: Predictor, tmp_path: Path, capsys
     assert files(tmp_path / "runs") == ["segment/other/image0.jpg", "segment/predict/image0.jpg"]
 
 
+def test_a_callback_that_fails_at_the_start_leaves_no_folder(predictor: Predictor, tmp_path: Path) -> None:
+    def fail(_: Predictor) -> None:
+        raise RuntimeError("not today")
+
+    predictor.add_callback("on_predict_start", fail)
+    with pytest.raises(RuntimeError, match="not today"):
+        predictor(bgr_picture(48, 64), bboxes=BOXES)
+    assert list((tmp_path / "runs" / "segment").iterdir()) == []
+
+
 def test_nothing_is_written_unless_asked(model: SamModel, tmp_path: Path) -> None:
     result = Predictor(overrides={"model": model, **QUIET})(bgr_picture(48, 64), bboxes=BOXES)[0]
     assert list(tmp_path.iterdir()) == [] and result.save_dir is None

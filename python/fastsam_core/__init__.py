@@ -3,7 +3,7 @@
     from fastsam_core import SAM
     results = SAM("sam_nano.pt")("photo.jpg")
 
-The public names are loaded on first use, so that importing the package itself takes no time.
+Public names are imported on first use, so importing the package itself is fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .sam import SAM
 
 __version__ = "0.1.0"
-# A folder with a sample picture, generated like the training scenes: what is segmented when no source is given.
+# Folder with a sample image, generated like the training scenes. It is the source when a call names none.
 ASSETS = Path(__file__).parent / "assets"
 __all__ = [
     "ASSETS",
@@ -58,7 +58,7 @@ _MODULES = ("tiles",)
 
 
 def checks() -> None:
-    """Print what `fastsam doctor` prints: versions, compiled parts, threads."""
+    """Print the report of `fastsam doctor`: versions, compiled modules, threads."""
     from .doctor import report
 
     print(report())

@@ -1,4 +1,4 @@
-"""`python -m fastsam_core` is the command line `fastsam`."""
+"""Entry point of `python -m fastsam_core`, the same as the command `fastsam`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Words of a command line -> commands and `key=value` pairs.
+"""Parser that splits the words of a command line into commands and `key=value` pairs.
 
-Accepted for one pair: `key=value`, `key= value`, `key =value`, `key = value`, `--key=value`, `--key value`, and a bare
-`key` or `--key` for a switch. A list that the shell has split (`points=[1, 2]`) is put together again.
+Accepted forms of a pair: `key=value`, `key= value`, `key =value`, `key = value`, `--key=value`, `--key value`, and
+`key` or `--key` alone for a switch. A list that the shell has split (`points=[1, 2]`) is joined again.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from typing import Any
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _PAIR = re.compile(r"(-{0,2})([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 
 
 class UsageError(ValueError):
-    """The command line itself is wrong; nothing has been run."""
+    """Error for an invalid command line, raised before anything is run."""
 
 
 @dataclass
 class Arguments:
-    """What a command line says: bare words in order, and values by key."""
+    """A parsed command line: bare words in order, and values by key."""
 
     words: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_value(text: str) -> Any:
-    """`none`, `true` and `false` in any case, then a Python literal, else the text itself."""
+    """Parse a value: `none`, `true` and `false` in any case, a Python literal, or else the text itself.
+
+    Raises UsageError for text in brackets that is not a Python literal.
+    """
     text = text.strip()
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
@@ -45,7 +49,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_words(text: str) -> Any:
-    """A list of texts, `[a, b c]` or `a,b c`, whose quotes may be left out; `none` is None."""
+    """Parse a list of texts, `[a, b c]` or `a,b c`; quotes are optional, and `none` gives None."""
     text = text.strip()
     if text.lower() in ("none", "null"):
         return None
@@ -67,12 +71,12 @@ def parse(
     lists: Collection[str] = (),
     names: Collection[str] = (),
 ) -> Arguments:
-    """Read `argv`.
+    """Parse `argv`.
 
-    switches: keys that are booleans, so that a bare `key` means True and `--key word` doesn't swallow the word.
-    texts: keys whose value stays text even where it looks like a number (names of files and folders).
-    lists: keys whose value is a list of texts. names: keys whose value is such a list where it stands in brackets.
-    UsageError for a key that is given twice or without the value that it needs, and for brackets that can't be read.
+    switches: boolean keys, so that `key` alone means True and `--key word` doesn't consume the word.
+    texts: keys whose value stays text even if it looks like a number (names of files and folders).
+    lists: keys whose value is a list of texts. names: keys whose value is such a list if it stands in brackets.
+    Raises UsageError for a key given twice or without its value, and for a malformed list.
     """
     result = Arguments()
     tokens = _join(list(argv))
@@ -102,7 +106,7 @@ def parse(
         key = key.replace("-", "_")
         if key in result.values:
             raise UsageError(f"{key} is given twice")
-        # A trailing comma is what is left of a pasted Python call.
+        # Drop a trailing comma, which pasted arguments of a Python call have.
         value = value[:-1] if value.endswith(",") else value
         if key in lists or (key in names and value.strip()[:1] in ("[", "(")):
             result.values[key] = parse_words(value)
@@ -114,7 +118,7 @@ def parse(
 
 
 def check_keys(values: Collection[str], accepted: Sequence[str], command: str) -> None:
-    """UsageError for a key that `command` doesn't take: the nearest one that it does, else all of them."""
+    """Raise UsageError for a key that `command` doesn't accept; the message suggests the most similar key, or all."""
     for key in values:
         if key not in accepted:
             close = difflib.get_close_matches(key, accepted, n=1)
@@ -127,7 +131,7 @@ def _starts_pair(token: str) -> bool:
 
 
 def _join(tokens: list[str]) -> list[str]:
-    """Put `key = value` and lists that were split at spaces together again."""
+    """Join `key = value` and lists that the shell split at spaces."""
     joined: list[str] = []
     position = 0
     while position < len(tokens):
@@ -153,4 +157,6 @@ def _join(tokens: list[str]) -> list[str]:
 
 
 def _depth(text: str) -> int:
+    """Return how many brackets are open at the end of `text`, not counting those in quotes."""
+    text = _QUOTED.sub("", text)
     return sum(text.count(opening) - text.count(closing) for opening, closing in _CLOSING.items())

@@ -1,4 +1,4 @@
-"""Files: where downloads and caches live, and writes that are whole or not there at all."""
+"""File helpers: the cache folder for downloads, and atomic writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def home() -> Path:
-    """The folder for downloaded checkpoints: `FASTSAM_HOME`, or the platform's cache folder for fastsam_core."""
+    """Return the folder for downloaded checkpoints: `FASTSAM_HOME`, or the platform's cache folder for fastsam_core."""
     chosen = os.environ.get("FASTSAM_HOME")
     if chosen:
         return Path(chosen).expanduser()
@@ -27,7 +27,10 @@ def home() -> Path:
 
 
 def for_opencv(path: str | os.PathLike[str]) -> Any:
-    """A path as OpenCV takes it: before 4.12 text alone; and the process dies of text that is not UTF-8."""
+    """Return a path in a form that OpenCV accepts: str, or bytes if it is not valid UTF-8.
+
+    OpenCV before 4.12 accepts only str, and a str that can't be encoded as UTF-8 crashes the process.
+    """
     text = os.fsdecode(path)
     try:
         text.encode()
@@ -37,17 +40,22 @@ def for_opencv(path: str | os.PathLike[str]) -> Any:
 
 
 def seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
-    """`path` relative to `folder`, with "/" on every system; the whole of it where they lie on two drives."""
+    """Return `path` relative to `folder`, with "/" on every system; the absolute path if they are on two drives."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # Windows alone
+    except ValueError:  # different drives, on Windows only
         return Path(path).absolute().as_posix()
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """PermissionError where files can't be written in `folder`, or it can't be made: for before the work, not after."""
+    """Raise an error if files can't be written in `folder` or it can't be created, so that a run fails before its work.
+
+    That is PermissionError for a read-only folder, and NotADirectoryError if a file is in the way.
+    """
     path = Path(folder).absolute()
     there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(there))
     if not os.access(there, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(there))
 
@@ -56,26 +64,26 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is flushed to disk and renamed to `target`.
 
-    scratch: a folder of the same file system for the temporary file instead, which a process that is killed leaves
-    behind: whoever owns the folder can clear it.
-    Parents are created. The temporary name keeps the suffix, because image and tensor writers go by it.
+    scratch: another folder on the same file system for the temporary file. A killed process leaves that file behind,
+    and the owner of the folder can delete it there.
+    Parent folders are created. The temporary name keeps the suffix, because image and tensor writers depend on it.
     On any error the temporary file is removed and `target` is left as it was.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.parent if scratch is None else Path(scratch)
-    # File systems count bytes, and a letter may have four.
+    # File systems limit names in bytes, and a character can take four.
     stem = os.fsencode(target.stem)[:64].decode(errors="ignore")
     temporary = folder / f".{stem}.{secrets.token_hex(8)}{target.suffix}"
     try:
-        # Made here, so that it has the permissions that users' files have, and never takes another file's place.
+        # Created here, so that it gets the default permissions and never overwrites another file.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        with open(temporary, "r+b") as file:  # Windows flushes what is open for writing
+        with open(temporary, "r+b") as file:  # Windows can only flush files that are open for writing
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        # Of a full disk the system names no file, and else it names one that nobody knows.
+        # Name the target: errors of a full disk name no file, and others name the temporary one, unknown to users.
         if error.filename in (temporary, os.fspath(temporary)) or (error.filename is None and error.errno in _FULL):
             raise OSError(error.errno, error.strerror, os.fspath(target)) from error
         raise
@@ -84,7 +92,7 @@ def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] 
 
 
 def append_text(target: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8 at the end of a file, or nothing of it where not all can be written."""
+    """Append `text` as UTF-8 to a file. If it can't be written completely, restore the file and raise OSError."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     is_new = not target.exists()
@@ -105,15 +113,15 @@ def append_text(target: str | os.PathLike[str], text: str) -> None:
 def save_tensors(
     tensors: Mapping[str, Tensor], target: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, atomically. OSError where that can't be done.
+    """Write a safetensors file atomically. Raises OSError if that fails.
 
-    tensors: on any device and in any layout; those that share memory are written apart.
+    tensors: on any device and with any strides; tensors that share memory are written as separate copies.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     apart: dict[str, Tensor] = {}
-    memory: set[int] = set()  # a checkpoint is large: only what shares is copied
+    memory: set[int] = set()  # storages seen so far; only tensors that share one are copied, as checkpoints are large
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         begin = plain.untyped_storage().data_ptr()
@@ -127,6 +135,6 @@ def save_tensors(
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8 to a file, atomically."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(text.encode())

@@ -1,4 +1,4 @@
-"""What `fastsam help` says, of everything and of one command."""
+"""Text of `fastsam help`, for all commands or one."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ fastsam {version}: Segment Anything from the command line
   fastsam predict source=photo.jpg                                  segment everything, with the bundled sam_nano
   fastsam predict model=sam_b.pt source=photo.jpg bboxes=[439,437,524,709]
   fastsam predict model=sam_b.pt source=photo.jpg points=[[900,370]] labels=[1]
-  fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, an address ...
-  fastsam predict model=FastSAM-s.pt source=photos/                 FastSAM; yolov8n.pt, yolov8n-seg.pt ...: YOLOv8
-  fastsam predict model=sam_b.pt source=photo.jpg texts=["a dog"]   what a text describes
+  fastsam predict source=photos/ points_stride=16 save_txt=True     a folder, a glob, a video, a URL ...
+  fastsam predict model=FastSAM-s.pt source=photos/                 FastSAM; or YOLOv8: yolov8n.pt, yolov8n-seg.pt ...
+  fastsam predict model=sam_b.pt source=photo.jpg texts=["a dog"]   objects that a text describes
   fastsam annotate data=photos/ model=sam_b.pt                      one label file per image
   fastsam annotate data=photos/ det_model=yolov8x.pt formats=[yolo,coco]
-  fastsam tiles source=big.tif output=objects.gpkg                  a picture of any size, in overlapping tiles
-  fastsam convert data=labels/ from=yolo to=coco output=labels.json  label files in another format
-  fastsam convert yolov8n.pt yolov8n.safetensors                    a checkpoint's tensors alone
-  fastsam val data=labels.json images=photos/                       how well a model does on true masks
+  fastsam tiles source=big.tif output=objects.gpkg                  an image of any size, in overlapping tiles
+  fastsam convert data=labels/ from=yolo to=coco output=labels.json  convert label files
+  fastsam convert yolov8n.pt yolov8n.safetensors                    convert a checkpoint to safetensors
+  fastsam val data=labels.json images=photos/                       evaluate a model on ground-truth masks
   fastsam info model=sam_b.pt                                       layers and parameters
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam version
 
-fastsam help predict, annotate, tiles, convert or val lists the options of one of them.
-Write key=value, --key value or --key=value; a switch alone means True.
+fastsam help predict (or annotate, tiles, convert, val) lists the options of that command.
+Write key=value, --key value or --key=value; a switch without a value means True.
 
-Exit status: 0; 1 when a run fails; 2 for a command that can't be read; 130 after Ctrl-C.
+Exit status: 0 on success; 1 if a run fails; 2 for an invalid command line; 130 after Ctrl-C.
 FASTSAM_DEBUG=1 shows the traceback of an error."""
 
 _PROMPTS = {
-    "source=": "a file, folder, glob, list file, address, camera number; a sample if not given",
+    "source=": "a file, folder, glob, list file, URL or camera number; default: a sample image",
     "bboxes=[x1,y1,x2,y2]": "prompt: one box, or one per object, in pixels",
     "points=[[x,y],...]": "prompt: [x,y], N points for N objects, or N lists of points",
-    "labels=[1,...]": "of the points: 1 foreground, 0 background",
+    "labels=[1,...]": "labels of the points: 1 foreground, 0 background",
     "multimask_output=False": "three masks per prompt instead of one",
-    'texts=["a dog",...]': "what to look for, with the extra `text`",
+    'texts=["a dog",...]': "what to look for; needs the extra `text`",
 }
 _CONVERT = {
-    "data=": "label files: a folder, or COCO's .json file",
+    "data=": "label files: a folder, or a COCO .json file",
     "output=": "where to write: a folder, or a .json file for coco",
     "from=": "yolo, coco or sa1b",
-    "to=": "these, labelme or labelmap",
-    "images=": "folder of the images, for YOLO's labels and LabelMe",
-    "names=": "class names: [cat,dog], or a file that has them",
-    "tolerance=0": "to yolo, coco, labelme: how far a polygon may be off, in pixels, to have fewer points",
-    "scores=False": "to yolo: write each object's score too",
+    "to=": "yolo, coco, sa1b, labelme or labelmap",
+    "images=": "folder of the images, needed for YOLO labels and LabelMe",
+    "names=": "class names: [cat,dog], or a file with them",
+    "tolerance=0": "to yolo, coco, labelme: simplify polygons by at most this many pixels",
+    "scores=False": "to yolo: also write the score of each object",
     "polygons=False": "to coco: polygons instead of RLE",
-    "first_id=1": "to coco: the first image's number",
-    "embed_images=False": "to labelme: the images inside the files",
-    "values=object": "to labelmap: number objects, or classes (class)",
+    "first_id=1": "to coco: id of the first image",
+    "embed_images=False": "to labelme: embed the images in the files",
+    "values=object": "to labelmap: pixel values are object numbers, or class ids (class)",
     "order=area": "to labelmap: which object lies on top of others",
 }
 
 
 def text(command: str | None = None, default_model: str = "") -> str:
-    """The options of a command that has some; for any other, the page of all commands."""
+    """Return the help of a command that has options, or the overview for any other."""
     if command == "predict":
         return _section("fastsam predict key=value ...", _PROMPTS | _options(default_model))
     if command == "annotate":
@@ -68,11 +68,11 @@ def text(command: str | None = None, default_model: str = "") -> str:
         from .tiles.command import OPTIONS as TILES
 
         everything = {key: help for key, help in _options("").items() if key.split("=")[0] in EVERYTHING_OPTIONS}
-        return _section("fastsam tiles source=<picture> key=value ...", _keys(TILES) | everything)
+        return _section("fastsam tiles source=<image> key=value ...", _keys(TILES) | everything)
     if command == "val":
         from .evaluate.command import OPTIONS as VAL
 
-        return _section("fastsam val data=<true masks> key=value ...", _keys(VAL))
+        return _section("fastsam val data=<ground-truth masks> key=value ...", _keys(VAL))
     if command == "convert":
         return _section("fastsam convert from=yolo to=coco key=value ... | x.pt x.safetensors", _CONVERT)
     return _OVERVIEW.format(version=__version__)
@@ -87,7 +87,7 @@ def _keys(options: dict[str, str]) -> dict[str, str]:
 
 
 def _options(default_model: str) -> dict[str, str]:
-    """Those of `Config` that do something here, with their defaults."""
+    """Return the options of `Config` that have an effect, as `key=default` -> help."""
     lines = {}
     for key, field in FIELDS.items():
         if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "rect"):

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first asked for."""
+"""Lazy packages, whose public names are imported on first access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The functions `__getattr__` and `__dir__` of a package. homes: the module of each of its public names."""
+    """Return the functions `__getattr__` and `__dir__` of a package. homes: public name -> module that defines it."""
     names = vars(sys.modules[package])
 
     def get(name: str) -> Any:

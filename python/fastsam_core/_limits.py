@@ -1,8 +1,8 @@
-"""Values beyond these are mistakes, which would cost hours or all memory, or which a library can't take."""
+"""Upper limits of option values. Larger values would take hours or all memory, or a library rejects them."""
 
-# Points per side of a grid: more are a number of pixels, or of all points.
+# Points per side of a grid. A larger value is probably meant as pixels, or as the total number of points.
 MOST_POINTS = 2048
-# Side of a network's input, in pixels: sixteen times what SAM was made for, with which one picture takes gigabytes.
+# Side of a network's input in pixels: sixteen times that of SAM, where one image already takes gigabytes.
 MOST_PIXELS = 16384
-# Of a drawn line, in pixels: what OpenCV takes.
+# Width of a drawn line in pixels: OpenCV's limit.
 WIDEST_LINE = 32767

@@ -1,4 +1,4 @@
-"""Files that one process has for itself: the system lets go of a lock when its process ends, however it ends."""
+"""Exclusive file locks between processes. The system releases a lock when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pathlib import Path
 
 from ._log import warn_once
 
-# Windows keeps others from reading what is locked, so that it is the last byte that it can lock: no file comes so far.
+# Offset of the locked byte on Windows, where others can't read locked bytes: the last possible one, beyond the end of
+# any file.
 _FAR = 2**31 - 2
 
 
 def open_file(path: str | os.PathLike[str], flags: int = 0) -> int:
-    """A file to read and write, as a descriptor that can be locked, with the permissions that users' files have."""
+    """Open a file for reading and writing and return its descriptor. A new file gets default permissions."""
     # Without O_BINARY Windows would write "\r\n" for every "\n".
     return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | flags, 0o666)
 
 
 def lock(file: int, path: str | os.PathLike[str]) -> bool:
-    """Have an open file, the one at `path`, until it is closed: False where another process has it.
+    """Lock an open file, the one at `path`, until it is closed; return False if another process holds the lock.
 
-    A file system without locks is said once, and True.
+    On a file system without locks, log a warning once and return True.
     """
     if sys.platform == "win32":
         import msvcrt
@@ -52,7 +53,7 @@ def lock(file: int, path: str | os.PathLike[str]) -> bool:
 
 
 def is_still(file: int, path: str | os.PathLike[str]) -> bool:
-    """Whether an open file is the one at `path`: whoever had it before may have removed it."""
+    """Return whether an open file is still the one at `path`; the previous holder of the lock may have removed it."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
@@ -60,9 +61,9 @@ def is_still(file: int, path: str | os.PathLike[str]) -> bool:
 
 
 def remove(file: int, path: Path) -> None:
-    """Close a file that is locked, and remove it."""
+    """Close a locked file and remove it."""
     if sys.platform == "win32":
-        # It removes nothing that is open; whoever has opened the file meanwhile keeps it.
+        # Windows can't remove open files, so close it first. If another process has opened it meanwhile, it stays.
         os.close(file)
         with suppress(PermissionError):
             path.unlink(missing_ok=True)

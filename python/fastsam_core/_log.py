@@ -1,4 +1,4 @@
-"""The package's logger, and messages that are worth saying once."""
+"""The package's logger, and functions that log a message once or report to the user."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ logger = logging.getLogger("fastsam_core")
 
 @cache
 def warn_once(message: str) -> None:
-    """Log `message` as a warning the first time it is given."""
+    """Log `message` as a warning, only the first time."""
     logger.warning(message)
 
 
 def say(message: str) -> None:
-    """Tell the user something they asked for: to the log where the application has set one up, else to stderr.
+    """Report something the user asked for: to the logger if the application configured it, else to stderr.
 
-    As for a log's handlers, a stderr that is gone, as that of a closed terminal, is no error.
+    A stderr that can't be written to, as of a closed terminal, is ignored, as log handlers do.
     """
     if logger.level == logging.NOTSET and not logger.isEnabledFor(logging.INFO):
         with suppress(OSError, ValueError):

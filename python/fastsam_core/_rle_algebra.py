@@ -1,7 +1,8 @@
-"""Set operations on RLE masks, and windows of them; pixels are never made. `fastsam_core.rle` offers them.
+"""Set operations on RLE masks, and cropping, pasting and shifting of them, without decoding to pixels.
 
-Each function takes one RLE dict or a list of them and gives the same back; `counts` is str where the first mask's is,
-else bytes. Lists of pairs go item by item. Broken RLEs raise as everywhere in `fastsam_core.rle`.
+`fastsam_core.rle` exports these functions. Each takes one RLE dict or a list of them and returns the same form;
+`counts` is str if the first mask's is, else bytes. Two lists are combined item by item. Malformed RLEs raise as
+everywhere in `fastsam_core.rle`.
 """
 
 from __future__ import annotations
@@ -23,31 +24,32 @@ UNION, INTERSECTION, DIFFERENCE, SYMMETRIC_DIFFERENCE = 14, 8, 2, 6
 
 
 def union(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> Any:
-    """Pixels of `a`, of `b`, or of both. For the union of all masks of one list see `merge`.
+    """Return the pixels in `a`, `b` or both. For the union of all masks of one list see `merge`.
 
     Raises:
-        ValueError: lists of different lengths, or masks of different sizes.
+        ValueError: lists of different lengths, or pairs of masks of different sizes.
+        TypeError: a single mask with a list.
     """
     return _combine(a, b, UNION)
 
 
 def intersection(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> Any:
-    """Pixels of both `a` and `b`. Raises as `union`."""
+    """Return the pixels in both `a` and `b`. Raises as `union`."""
     return _combine(a, b, INTERSECTION)
 
 
 def difference(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> Any:
-    """Pixels of `a` that are not of `b`. Raises as `union`."""
+    """Return the pixels in `a` but not in `b`. Raises as `union`."""
     return _combine(a, b, DIFFERENCE)
 
 
 def symmetric_difference(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> Any:
-    """Pixels of `a` or of `b`, but not of both. Raises as `union`."""
+    """Return the pixels in either `a` or `b`, but not in both. Raises as `union`."""
     return _combine(a, b, SYMMETRIC_DIFFERENCE)
 
 
 def complement(rles: RLE | Sequence[RLE]) -> Any:
-    """Pixels that are not of the mask."""
+    """Return the pixels outside each mask."""
     counts, offsets, sizes = unpack(rles)
     n = len(sizes)
     full = torch.tensor([[0, height * width] for height, width in sizes], dtype=torch.int64, device="cpu").reshape(-1)
@@ -56,12 +58,12 @@ def complement(rles: RLE | Sequence[RLE]) -> Any:
 
 
 def crop(rles: RLE | Sequence[RLE], windows: Any) -> Any:
-    """What a window shows of each mask: masks of the windows' sizes, the picture's other pixels left out.
+    """Crop each mask to a window; the results have the windows' sizes.
 
     Args:
         rles: masks, of any sizes.
-        windows: x, y, width, height of one window for all masks, (4,), or of each mask, (N, 4); integers. A window may
-            leave the mask; there it shows background.
+        windows: x, y, width, height of one window for all masks, (4,), or of one per mask, (N, 4); integers. A window
+            may reach beyond the mask, where the result is background.
 
     Raises:
         ValueError: windows of another shape, or of a negative size.
@@ -71,7 +73,7 @@ def crop(rles: RLE | Sequence[RLE], windows: Any) -> Any:
 
 
 def crop_runs(rles: Sequence[RLE], windows: Any) -> list[NDArray[np.int64]]:
-    """As `crop`, but the run lengths themselves, down the columns and from background on: (R,) int64 of each mask."""
+    """Crop as `crop` does, but return run lengths, (R,) int64 per mask, column-major and starting with background."""
     counts, offsets, sizes = unpack(rles)
     heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64, device="cpu")
     cut, ends = ops.rle_crop(counts, offsets, heights, _integers("windows", windows, len(sizes), 4))
@@ -79,16 +81,16 @@ def crop_runs(rles: Sequence[RLE], windows: Any) -> list[NDArray[np.int64]]:
 
 
 def paste(rles: RLE | Sequence[RLE], corners: Any, size: Sequence[int]) -> Any:
-    """Masks put into an empty picture, `crop` undone: the mask's upper left pixel comes to the corner.
+    """Paste masks into empty images, the inverse of `crop`: a mask's upper left pixel is placed at the corner.
 
     Args:
         rles: masks, of any sizes.
-        corners: x, y of one corner for all masks, (2,), or of each mask, (N, 2); integers, which may be negative. What
-            lies outside the picture is cut off.
-        size: height and width of the picture.
+        corners: x, y of one corner for all masks, (2,), or of one per mask, (N, 2); integers, which may be negative.
+            Pixels outside the image are cut off.
+        size: height and width of the images.
 
     Raises:
-        ValueError: corners of another shape, or a size that isn't two numbers from 0 on.
+        ValueError: corners of another shape, or a size that is not two non-negative integers.
     """
     counts, offsets, sizes = unpack(rles)
     if len(size) != 2:
@@ -102,11 +104,11 @@ def paste(rles: RLE | Sequence[RLE], corners: Any, size: Sequence[int]) -> Any:
 
 
 def translate(rles: RLE | Sequence[RLE], shifts: Any) -> Any:
-    """Masks moved within their picture, by x to the right and y down; what leaves it is cut off.
+    """Shift masks within their image by x to the right and y down; pixels that leave the image are cut off.
 
     Args:
         rles: masks, of any sizes.
-        shifts: x, y of all masks, (2,), or of each mask, (N, 2); integers.
+        shifts: x, y for all masks, (2,), or for each mask, (N, 2); integers.
 
     Raises:
         ValueError: shifts of another shape.
@@ -147,7 +149,7 @@ def _packed(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], like:
 
 
 def _integers(name: str, values: Any, n: int, columns: int) -> Tensor:
-    """int64 (n, columns), of (columns,) or (n, columns) integers."""
+    """Convert integers (columns,) or (n, columns) to int64 (n, columns); ValueError for others, which names `name`."""
     tensor = tensor_of(values)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, not {tensor.dtype}")

@@ -1,4 +1,4 @@
-"""COCO's RLE dicts to and from run lengths: what is accepted, and what is said about the rest."""
+"""Conversion between COCO RLE dicts and run lengths, with the checks and error messages for malformed ones."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ HINT = (
     "text itself, a string that was cut off, and a size given as [width, height]."
 )
 
-# The compiled module reads plain dicts itself: tensors and the dispatcher would take many times as long as the mask.
+# The compiled module reads plain dicts directly: going through tensors and PyTorch's dispatcher would take many times
+# as long as processing the mask.
 native: Any = cpu_module
 
 
 def native_result(function: str, *args: Any) -> Any:
-    """What the compiled module's short way for plain dicts gives; None where there is none, or for other input."""
+    """Call the compiled module's fast path for plain dicts.
+
+    Returns None if there is no compiled module or it doesn't take this input; the caller then runs the general path.
+    """
     return None if native is None else getattr(native, function)(*args)
 
 
 def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """Checked run lengths, their offsets, and the sizes of one RLE or a list of them."""
+    """Check one RLE or a list of N and return their run lengths (R,), offsets (N + 1,) and sizes (height, width).
+
+    Raises ValueError for malformed RLEs, naming the item in a list, and TypeError for anything but dicts.
+    """
     found = native_result("coco_runs", rles)
     if found is not None:
         counts, offsets, heights, widths = found
@@ -62,6 +69,7 @@ def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
 
 
 def _name_culprit(items: Sequence[RLE]) -> None:
+    """Raise the error of the first malformed item, with its index."""
     for number, item in enumerate(items):
         try:
             unpack(item)
@@ -70,6 +78,7 @@ def _name_culprit(items: Sequence[RLE]) -> None:
 
 
 def size_of(rle: Any) -> tuple[int, int]:
+    """Return the checked (height, width) of an RLE dict."""
     if not isinstance(rle, Mapping):
         raise TypeError(f"an RLE is a dict with 'size' and 'counts'; got {type(rle).__name__}")
     for key in ("size", "counts"):
@@ -85,6 +94,7 @@ def size_of(rle: Any) -> tuple[int, int]:
 
 
 def integer(value: Any, name: str) -> int:
+    """Return `value` as an integer in 0..MAX_PIXELS. Raises ValueError, which calls it `name`, for anything else."""
     if isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be an integer, not {value}")
     try:
@@ -97,6 +107,7 @@ def integer(value: Any, name: str) -> int:
 
 
 def text_of(rle: Any) -> bytes:
+    """Return the compressed counts of an RLE dict as bytes. Raises ValueError for anything but ASCII text."""
     counts = rle["counts"]
     if isinstance(counts, str):
         try:
@@ -111,7 +122,8 @@ def text_of(rle: Any) -> bytes:
 
 
 def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
-    # On the CPU, whatever device the runs are on: text has no form for a GPU.
+    """Compress the run lengths (R,) of N masks, with offsets (N + 1,), to one text per mask."""
+    # On the CPU, because text encoding has no GPU implementation.
     characters, text_offsets = ops.rle_to_string(counts.cpu(), offsets.cpu())
     joined = characters.numpy().tobytes()
     bounds = text_offsets.tolist()
@@ -119,6 +131,7 @@ def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
 
 
 def one_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the common size of all masks, (0, 0) for none. Raises ValueError if sizes differ."""
     if len(set(sizes)) > 1:
         raise ValueError(f"the masks must all have the same size; got {sorted(set(sizes))[:4]}")
     return sizes[0] if sizes else (0, 0)

@@ -1,4 +1,4 @@
-"""What callers hand over as tensors."""
+"""Checks and conversion of tensors that callers pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def check_plain(tensor: torch.Tensor, name: str) -> None:
-    """TypeError for a tensor without numbers of its own, or whose numbers don't lie in order in memory."""
+    """Raise TypeError unless a tensor is dense and strided: meta, nested, quantized and sparse ones are rejected."""
     kind = "meta" if tensor.is_meta else "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else None
     if kind is None and tensor.layout is not torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
@@ -17,5 +17,5 @@ def check_plain(tensor: torch.Tensor, name: str) -> None:
 
 
 def tensor_of(values: Any) -> torch.Tensor:
-    """A tensor as it is; an array or numbers on the CPU, whatever PyTorch's default device."""
+    """Return a tensor as it is, and an array or numbers as a CPU tensor, whatever PyTorch's default device is."""
     return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")

@@ -1,4 +1,4 @@
-"""What boxes and masks share: one row per object, indexing that keeps rows, moves between devices and NumPy."""
+"""Base class of boxes and masks: one row per object, indexing, and conversion between devices and NumPy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Self = TypeVar("Self", bound="BaseTensor")
 
 
 class BaseTensor:
-    """Rows of predictions, (N, ...), of one picture of `orig_shape` = (height, width).
+    """Rows of predictions, (N, ...), for one image of `orig_shape` = (height, width).
 
-    Every method gives a new object; only `data` may be replaced. A single integer index keeps its row dimension, so
-    `boxes[0]` is again a `Boxes` with one row.
+    Every method returns a new object; only `data` can be assigned. An integer index keeps the row dimension, so
+    `boxes[0]` is a `Boxes` with one row.
     """
 
     def __init__(self, data: Array, orig_shape: Sequence[int]) -> None:
@@ -30,7 +30,7 @@ class BaseTensor:
 
     @property
     def data(self) -> Array:
-        """The rows as a tensor (an array after `numpy()`). Others may be assigned, for the same picture."""
+        """Rows as a tensor (an array after `numpy()`). New rows for the same image can be assigned."""
         return self._data
 
     @data.setter
@@ -39,42 +39,42 @@ class BaseTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of `data`."""
+        """Shape of `data`."""
         return tuple(self._data.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self: Self, index: Any) -> Self:
-        """The chosen rows: int, slice, list, or a bool or integer tensor or array."""
+        """Return the rows chosen by an int, slice, list, or a bool or integer tensor or array."""
         return self.take(select(index, len(self)))
 
     def __iter__(self: Self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # Row after row, NumPy would never come to an end: a row is again one of these.
+        # Without this method NumPy would iterate rows, and recurse without end because a row is again a BaseTensor.
         rows = to_numpy(self.data)
         return np.array(rows, dtype) if copy else np.asarray(rows, dtype)
 
     def take(self: Self, rows: Rows) -> Self:
-        """The rows that `select` resolved an index to."""
+        """Return the rows that `select` resolved an index to."""
         return self._with(take(self._data, rows))
 
     def cpu(self: Self) -> Self:
-        """On the CPU; an array stays an array."""
+        """Return the rows on the CPU; an array stays an array."""
         return self._with(self.data.cpu() if isinstance(self.data, torch.Tensor) else self.data)
 
     def numpy(self: Self) -> Self:
-        """Holding a `numpy.ndarray`."""
+        """Return the rows with `data` as a `numpy.ndarray`."""
         return self._with(to_numpy(self.data))
 
     def cuda(self: Self) -> Self:
-        """On the current CUDA device."""
+        """Return the rows on the current CUDA device."""
         return self.to("cuda")
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
-        """As `torch.Tensor.to`; an array becomes a tensor first."""
+        """Return the rows converted as by `torch.Tensor.to`; an array becomes a tensor first."""
         return self._with(tensor_of(self.data).to(*args, **kwargs))
 
     def _with(self: Self, data: Array) -> Self:
@@ -89,7 +89,10 @@ class BaseTensor:
 
 
 def picture_shape(shape: Sequence[int], name: str = "orig_shape") -> tuple[int, int]:
-    """(height, width) as plain integers; more entries, as in an array's (H, W, 3), are ignored."""
+    """Return (height, width) as plain integers. Further entries, as in an array's shape (H, W, 3), are ignored.
+
+    Raises ValueError, which calls the argument `name`, for anything but two positive integers.
+    """
     try:
         height, width = (int(side) for side in tuple(shape)[:2])
     except (TypeError, ValueError) as error:
@@ -100,15 +103,16 @@ def picture_shape(shape: Sequence[int], name: str = "orig_shape") -> tuple[int, 
 
 
 def to_numpy(data: Any) -> np.ndarray:
-    """An array of `data`, off the device and out of the autograd graph."""
+    """Return `data` as an array, copied from its device and detached from the autograd graph if it is a tensor."""
     return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
 
 
 def select(index: Any, length: int) -> Rows:
-    """Resolve an index into `length` rows to a forward slice, which gives views, or an int64 array of row numbers.
+    """Resolve an index into `length` rows to a forward slice, which yields views, or to an int64 array of row numbers.
 
-    Accepts an int, a slice, a list, a one-dimensional bool or integer tensor or array, or what `np.where` and
-    `torch.where` give of one. Raises IndexError for rows that aren't there and TypeError for other kinds of index.
+    Accepts an int, a slice, a list, a one-dimensional bool or integer tensor or array, or the one-element tuple that
+    `np.where` and `torch.where` return for one. Raises IndexError for rows that don't exist and TypeError for other
+    kinds of index.
     """
     if isinstance(index, tuple) and len(index) == 1:
         index = index[0]
@@ -140,7 +144,7 @@ def select(index: Any, length: int) -> Rows:
 
 
 def take(values: Any, rows: Rows) -> Any:
-    """`values[rows]` for a tensor, an array or a list."""
+    """Return `values[rows]` for a tensor, an array or a list."""
     if isinstance(values, torch.Tensor) and isinstance(rows, np.ndarray):
         return values[torch.from_numpy(rows).to(values.device)]
     if isinstance(values, list) and isinstance(rows, np.ndarray):
@@ -149,12 +153,12 @@ def take(values: Any, rows: Rows) -> Any:
 
 
 def as_tensor(values: Any) -> Any:
-    """A tensor or an array as it is, anything else as a float32 tensor."""
+    """Return a tensor or an array as it is, anything else as a float32 tensor on the CPU."""
     if isinstance(values, (torch.Tensor, np.ndarray)):
         return values
     return torch.as_tensor(values, dtype=torch.float32, device="cpu")
 
 
 def each(values: Any, change: Callable[[Any], Any]) -> Any:
-    """`change` of a tensor or array, or of every entry of a list."""
+    """Apply `change` to a tensor or array, or to every entry of a list."""
     return [change(one) for one in values] if isinstance(values, list) else change(values)

@@ -1,4 +1,4 @@
-"""YOLO detection labels to segmentation labels: every labelled box becomes the mask that SAM finds in it."""
+"""Conversion of YOLO detection labels to segmentation labels: SAM finds the mask of every labelled box."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .formats import ImageLabels, LabelledObject, Segmentation, YoloWriter, clas
 from .picture import Picture
 from .sources.decode import read_image
 
-# Every box stays an object by default: somebody has put it there.
+# A threshold below every predicted IoU: by default no labelled box is dropped.
 _ALL = -1e9
 
 
@@ -26,22 +26,22 @@ def yolo_bbox2segment(
     *,
     conf: float | None = None,
 ) -> Path | None:
-    """Write a YOLO segmentation file per image from the boxes of a YOLO detection data set, and return their folder.
+    """Write a YOLO segmentation file per image from the boxes of a YOLO detection data set; return the output folder.
 
-    im_dir: the images, sub-folders included. Their labels lie in the folder whose path has `labels` instead of
-        `images`, or in `labels` next to `im_dir`.
-    save_dir: default `labels-segment` next to `im_dir`. Relative paths are mirrored.
-    sam_model: a checkpoint, or a ready `SAM` or `Predictor`. device: where to run it.
-    conf: leave out objects whose mask has a predicted IoU of at most this; by default all stay.
+    im_dir: folder of the images, searched recursively. Their labels are read from the folder whose path has `labels`
+        instead of `images`, or from `labels` next to `im_dir`.
+    save_dir: output folder, by default `labels-segment` next to `im_dir`. Relative paths are mirrored.
+    sam_model: a checkpoint name or path, or a `SAM` or `Predictor`. device: device to run it on.
+    conf: drop objects whose mask has a predicted IoU of at most this; by default none are dropped.
 
-    Each image gets a file, empty where nothing is labelled. Classes and their order stay; see `formats.YoloWriter` for
-    the polygons. A box in which SAM finds no pixel becomes its own rectangle, or is left out if that has none either;
-    both are counted in the log. Class names found with the labels go along as a data.yaml. An image that can't be read
-    is reported and left out.
+    Each image gets a file, which is empty if it has no labels. Classes and the order of objects are kept; see
+    `formats.YoloWriter` for the polygons. A box in which SAM finds no pixels becomes a rectangle, or is dropped if that
+    contains no pixel either; both are counted in the log. Class names found with the labels are written to data.yaml.
+    An image that can't be read is logged and skipped.
 
-    Returns None, with a message and without writing anything, where labels hold polygons already. Raises
-    FileNotFoundError without images or labels, ValueError for lines that can't be read, and where `save_dir` is the
-    folder of the boxes.
+    Returns None, after logging a message and without writing anything, if labels hold polygons already. Raises
+    FileNotFoundError if there are no images or labels; ValueError for label lines that can't be parsed, and if
+    `save_dir` is the folder of the boxes.
     """
     from tqdm.auto import tqdm
 
@@ -54,7 +54,7 @@ def yolo_bbox2segment(
     if not pictures:
         raise FileNotFoundError(f"no image in {images}")
     for _, file in pictures:
-        # Shapes alone matter, so any size will do.
+        # Only the kind of label matters here, not its coordinates, so any image size will do.
         if file is not None and any(found.segmentation for found in yolo_folder.read_file(file, (1, 1))):
             logger.info("%s holds polygons already; nothing to do", file)
             return None
@@ -73,7 +73,7 @@ def yolo_bbox2segment(
             height, width = image.shape[:2]
             boxes = [] if file is None else yolo_folder.read_file(file, (height, width))
             objects, rectangles = _segmented(segmenter, Picture(image, name), boxes)
-            # A rectangle may be too small for a pixel, and is no polygon then.
+            # The writer drops objects without a polygon, such as rectangles that contain no pixel.
             lines = writer.write(ImageLabels(name, width, height, objects, names))
             dropped += len(boxes) - lines
             bare += rectangles - (len(objects) - lines)
@@ -86,14 +86,14 @@ def yolo_bbox2segment(
 
 
 def _segmented(segmenter: Segmenter, picture: Picture, boxes: list[LabelledObject]) -> tuple[list[LabelledObject], int]:
-    """The boxes' objects with masks, and how many of those are mere rectangles."""
+    """Return the boxes' objects with masks, and how many of these masks are just the box's rectangle."""
     if not boxes:
         return [], 0
     corners = [found.corners() for found in boxes]
     result = segmenter.boxes(picture, np.array(corners, np.float32))
     rles = result.masks.rle if result.masks is not None else []
     objects, rectangles = [], 0
-    # Masks below `conf` are gone; the class says which box each of the others belongs to.
+    # Masks below `conf` are missing; the class is the index of the box that a mask belongs to.
     for rle, row in zip(rles, result.rows(), strict=True):
         mask, prompt = Segmentation.from_rle(rle), int(row[5])
         if not mask.area:

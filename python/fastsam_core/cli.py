@@ -1,4 +1,4 @@
-"""The command line `fastsam`: `fastsam predict source=photo.jpg points=[[900,370]]`."""
+"""The command line program `fastsam`, as in `fastsam predict source=photo.jpg points=[[900,370]]`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from .results import Results
 
 DEFAULT_MODEL = "sam_nano.pt"
-# Tasks and modes of the command line that people know. There is one task here, and some modes are not offered.
+# Tasks and modes of Ultralytics' command line. Only the tasks segment and detect exist here, and none of these modes.
 _TASKS = ("segment", "detect", "semantic", "depth", "classify", "pose", "obb")
 _NOT_OFFERED = ("train", "export", "track", "benchmark")
-# What people get, with its name in the words of the message, when something ordinary goes wrong.
+# Errors whose message is understandable without the exception's type.
 _EXPECTED = (ValueError, TypeError, ImportError, MemoryError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (default: that of the process) and return its exit status."""
+    """Run one command line, by default that of the process, and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     with _log_to_terminal():
         try:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _fail(130, "stopped")
         except BrokenPipeError:
-            # Whoever read our output has gone; the interpreter must not try to flush to it again.
+            # The reader of our output has exited; the interpreter must not try to flush to the pipe at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
@@ -60,7 +60,7 @@ def _fail(status: int, message: str) -> int:
 
 
 def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
-    """The command and its values."""
+    """Return the command and its values. Raises UsageError for words and combinations that make no command."""
     arguments = parse(
         argv,
         switches={
@@ -74,7 +74,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
         names={"names"},
     )
     values = arguments.values
-    for key in _NAMING:  # as of a shell's variable that isn't set; the current folder would be taken, or a default
+    for key in _NAMING:  # often an unset shell variable; an empty name would mean the current folder or a default
         if values.get(key) == "":
             raise UsageError(f"{key} is empty")
     commands = [word for word in arguments.words if word in _COMMANDS]
@@ -104,7 +104,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
     return (commands[0] if commands else "predict"), values
 
 
-# Keys whose values are names, of files and of what there is to choose from.
+# Keys whose values are names: of files, or of choices.
 _NAMING = (
     *("data", "output", "from", "to", "images", "source", "target", "work_dir", "output_dir"),
     *("model", "sam_model", "det_model", "shard", "on_error"),
@@ -166,7 +166,10 @@ _PROMPTS_OF = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "te
 
 
 def _kind(name: Any, task: Any = None) -> str:
-    """Which of the package's models a name stands for; custom YOLOv8 checkpoints are told by `detect`."""
+    """Return the model class that a checkpoint name stands for: "SAM", "FastSAM" or "YOLO".
+
+    The task `detect` marks a YOLOv8 checkpoint with any other name.
+    """
     stem = Path(str(name)).stem.lower()
     if "fastsam" in stem:
         return "FastSAM"
@@ -188,7 +191,10 @@ def _load(kind: str, name: Any) -> Any:
 
 
 def _progress(results: Iterator[Results], model: Any) -> Iterator[Results]:
-    """A bar over images or frames, on a terminal; what the log says of each image is left whole above it."""
+    """Wrap results in a progress bar over images or frames, shown on a terminal if there is more than one image.
+
+    Log lines of images are printed above the bar.
+    """
     from tqdm import tqdm
 
     total = model.predictor.dataset.expected()
@@ -275,7 +281,7 @@ def _count(number: int, noun: str) -> str:
 
 
 class _Terminal(logging.Handler):
-    """What happened goes to standard output, warnings to standard error; neither tears a progress bar."""
+    """Log handler that writes messages to stdout and warnings to stderr, without disturbing progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = self.format(record)
@@ -292,7 +298,7 @@ class _Terminal(logging.Handler):
 @contextlib.contextmanager
 def _log_to_terminal() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
-        # The name of a file may have letters that a terminal can't show, and the run must not end with them.
+        # File names may contain characters that the terminal can't encode; escape these instead of failing.
         if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     handler, level, propagate = _Terminal(), logger.level, logger.propagate

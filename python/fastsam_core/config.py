@@ -1,9 +1,9 @@
-"""The options of a prediction: names, defaults, aliases, and what each accepts.
+"""The options of a prediction: names, defaults, aliases, and accepted values.
 
-Names and defaults are those of the Ultralytics interface; Meta's names for segment everything are aliases.
+Names and defaults follow the Ultralytics interface; Meta's names for segment everything are aliases.
 """
 
-# The functions that make the fields below return `dataclasses.field`s.
+# The functions called for field defaults below return `dataclasses.field`s.
 # ruff: noqa: RUF009
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Reader = Callable[[str, Any], Any]
 
-# Prompts are arguments of a call, not options; they are named here so that a mistyped one finds its neighbours.
+# Prompts are arguments of a call, not options. They are listed here so that misspelt names get suggestions.
 PROMPT_KEYS = ("bboxes", "points", "labels", "masks", "texts", "multimask_output")
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -48,7 +48,7 @@ def _switch(key: str, value: Any) -> bool:
 
 
 def _number(low: float | None = None, high: float | None = None) -> Reader:
-    """A finite real number in [low, high]."""
+    """Return a reader of finite real numbers in [low, high]."""
 
     def read(key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -97,7 +97,7 @@ def _device(key: str, value: Any) -> Any:
 
 
 def _dtype(key: str, value: Any) -> torch.dtype:
-    import torch  # only here: the command line reads this module, and its help needs no torch
+    import torch  # not at module level: the command line imports this module, and `fastsam help` needs no torch
 
     name = str(value).lower().removeprefix("torch.")
     name = _SHORT_DTYPES.get(name, name)
@@ -116,14 +116,14 @@ def _bits(key: str, value: Any) -> torch.dtype | None:
 
 
 def _check_side(key: str, value: Any, sides: list[Any], unit: int) -> None:
-    """Less than `unit` is rounded up to it."""
+    """Raise ValueError unless sides are in 1..MOST_PIXELS. unit: least size after rounding, for the message."""
     if min(sides) < 1 or max(sides) > MOST_PIXELS:
         bound = f"at least {unit}" if min(sides) < 1 else f"at most {MOST_PIXELS}"
         raise ValueError(f"{key} must be {bound}, not {value!r}")
 
 
 def _image_size(key: str, value: Any) -> int:
-    """One side in pixels, rounded up to what the patch grid of 16 needs."""
+    """Read the side of a square input in pixels, rounded up to a multiple of 16, the patch size."""
     sides = list(value) if isinstance(value, list | tuple) else [value]
     if any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
         raise _wrong_type(key, value, "a whole number of pixels")
@@ -137,7 +137,7 @@ def _image_size(key: str, value: Any) -> int:
 
 
 def _input_size(key: str, value: Any) -> tuple[int, int]:
-    """(height, width) in pixels, each rounded up to what three levels of strides up to 32 need."""
+    """Read (height, width) in pixels, each rounded up to a multiple of 32, the largest stride of the three levels."""
     sides = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
         raise _wrong_type(key, value, "a whole number of pixels, or (height, width)")
@@ -172,7 +172,10 @@ def _option(default: Any, read: Reader, help: str) -> Any:
 
 
 def _ignored(default: Any, quiet: bool = False) -> Any:
-    """Accepted because callers' scripts give it; Segment Anything has no use for it."""
+    """Return an option that is accepted for compatibility and has no effect.
+
+    quiet: don't warn when it is set.
+    """
     help = "accepted for compatibility, without effect"
     return dataclasses.field(default=default, metadata={"read": _anything, "help": help, "ignored": not quiet})
 
@@ -196,69 +199,69 @@ Self = TypeVar("Self", bound="Config")
 
 @dataclass
 class Config:
-    """Every option of a prediction. `None` for an option means its default."""
+    """All options of a prediction. Assigning None to an option sets its default."""
 
-    subject: ClassVar[str] = "Segment Anything"  # what options without effect have none on
-    idle: ClassVar[frozenset[str]] = frozenset()  # such options beside those of `_ignored`
+    subject: ClassVar[str] = "Segment Anything"  # named in warnings about options without effect
+    idle: ClassVar[frozenset[str]] = frozenset()  # options without effect, besides those of `_ignored`
 
     model: Any = _option(None, _anything, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
     mode: str = _option("predict", _text, "always predict")
-    device: Any = _option(None, _device, "cpu, cuda, 0, ...; empty: the GPU if there is one")
-    imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; the model's own if not given")
+    device: Any = _option(None, _device, "cpu, cuda, 0, ...; default: the GPU if there is one")
+    imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; default: that of the model")
     conf: float | None = _option(
-        None, _number(high=1), "keep masks whose predicted IoU is greater; 0.25, with sam_nano all are kept"
+        None, _number(high=1), "keep masks with a higher predicted IoU; default 0.25, for sam_nano none is dropped"
     )
-    iou: float = _option(0.7, _number(0, 1), "box IoU above which segment everything drops the weaker mask of a crop")
+    iou: float = _option(0.7, _number(0, 1), "segment everything: box IoU above which the weaker mask is dropped")
     dtype: torch.dtype | None = _option(
         None,
         _dtype,
-        "float16 or bfloat16: run the model's layers in half precision, on a GPU; bfloat16 also saves time on CPUs "
-        "that multiply it faster (encoders of sam_b, sam_l, sam_h; all decoders); the weights' own type if not given",
+        "float16 or bfloat16 for half precision on a GPU; bfloat16 also on CPUs that multiply it faster than float32 "
+        "(encoders of sam_b, sam_l, sam_h; all decoders); default: the type of the weights",
     )
-    batch: int = _option(1, _whole(1), "pictures that the image encoder takes together")
-    verbose: bool = _option(True, _switch, "say what was found in each image")
+    batch: int = _option(1, _whole(1), "images that are encoded together")
+    verbose: bool = _option(True, _switch, "report what was found in each image")
 
-    text_model: Any = _option(None, _anything, "texts: the detector, by name or folder; Grounding DINO if not given")
-    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes whose score is greater")
+    text_model: Any = _option(None, _anything, "texts: name or folder of the detector; default: Grounding DINO")
+    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes with a higher score")
 
     points_stride: int = _option(32, _whole(1, MOST_POINTS), "segment everything: points per side of the grid")
     points_batch_size: int | None = _option(
-        None, _whole(1), "segment everything: points decoded together; 64 or more, as suits the device"
+        None, _whole(1), "segment everything: points decoded together; default: 64 or more, by device"
     )
     conf_thres: float | None = _option(
-        None, _number(), "segment everything: keep masks whose predicted IoU is greater; 0.88, for sam_nano 0.45"
+        None, _number(), "segment everything: keep masks with a higher predicted IoU; default 0.88, for sam_nano 0.45"
     )
     stability_score_thresh: float | None = _option(
-        None, _number(), "segment everything: least stability score; 0.95, for sam_nano 0.5"
+        None, _number(), "segment everything: minimum stability score; default 0.95, for sam_nano 0.5"
     )
-    stability_score_offset: float = _option(1.0, _number(0), "segment everything: shift of the logits for that score")
-    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of ever smaller crops")
-    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops in layer 1")
-    crop_downscale_factor: float = _option(1, _number(1), "segment everything: thins the grid of each further layer")
-    crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: as iou, between crops")
+    stability_score_offset: float = _option(1.0, _number(0), "segment everything: logit offset for that score")
+    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of crops, smaller in each")
+    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops, in layer 1")
+    crop_downscale_factor: float = _option(1, _number(1), "segment everything: divides the grid's side, layer by layer")
+    crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: like iou, between crops")
     point_grids: Any = _option(None, _anything, "segment everything: one (n, 2) array of points in [0, 1] per layer")
     min_mask_region_area: float | None = _option(
-        None, _number(0), "segment everything: fill holes, drop islands below this area; 0, for sam_nano 0.4 % of all"
+        None, _number(0), "segment everything: fill holes, drop islands of fewer pixels; 0, for sam_nano 0.4 % of all"
     )
 
-    vid_stride: int = _option(1, _whole(1), "take every n-th frame of a video")
-    stream_buffer: bool = _option(False, _switch, "keep every frame of a live stream, late or not")
-    save: bool = _option(True, _switch, "write annotated pictures and videos")
-    save_frames: bool = _option(False, _switch, "write the annotated frames of videos as pictures too")
+    vid_stride: int = _option(1, _whole(1), "use every n-th frame of a video")
+    stream_buffer: bool = _option(False, _switch, "process every frame of a live stream, even if late")
+    save: bool = _option(True, _switch, "write annotated images and videos")
+    save_frames: bool = _option(False, _switch, "also write the annotated frames of videos as images")
     save_txt: bool = _option(False, _switch, "write the outlines as YOLO label files")
-    save_conf: bool = _option(False, _switch, "with the predicted IoU in those files")
-    save_crop: bool = _option(False, _switch, "write one picture per mask's box")
-    show: bool = _option(False, _switch, "open the annotated picture in a viewer")
+    save_conf: bool = _option(False, _switch, "include the predicted IoU in those files")
+    save_crop: bool = _option(False, _switch, "write the image region of each mask's box")
+    show: bool = _option(False, _switch, "open the annotated image in a viewer")
     show_labels: bool = _option(True, _switch, "draw labels")
     show_conf: bool = _option(True, _switch, "draw the predicted IoU in the labels")
     show_boxes: bool = _option(True, _switch, "draw boxes")
-    line_width: int | None = _option(None, _whole(1, WIDEST_LINE), "of the drawing, in pixels")
-    project: str | None = _option(None, _text, "folder of this run's folder; relative to runs/segment")
-    name: str | None = _option(None, _text, "of this run's folder; predict if not given")
-    exist_ok: bool = _option(False, _switch, "write into that folder even if it is there already")
+    line_width: int | None = _option(None, _whole(1, WIDEST_LINE), "line width of the drawing in pixels")
+    project: str | None = _option(None, _text, "parent of the output folder, relative to runs/segment")
+    name: str | None = _option(None, _text, "name of the output folder; default predict")
+    exist_ok: bool = _option(False, _switch, "write into that folder even if it exists")
 
-    retina_masks: bool = _ignored(True, quiet=True)  # masks always have the picture's resolution
+    retina_masks: bool = _ignored(True, quiet=True)  # masks always have the image's resolution
     rect: bool = _ignored(True, quiet=True)
     max_det: int = _ignored(300)
     classes: Any = _ignored(None)
@@ -274,21 +277,21 @@ class Config:
     tracker: Any = _ignored(None)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Check the value, wherever it is set. TypeError for one of the wrong type, ValueError for one out of range."""
+        """Check and set an option. Raises TypeError for an unknown option or a wrong type, ValueError out of range."""
         field = self.__dataclass_fields__.get(key)
         if field is None or not field.metadata:
             raise TypeError(unknown_option(key))
         idle = key in self.idle
         value = field.default if value is None else value if idle else field.metadata["read"](key, value)
-        # Of an array, == gives another one.
+        # `is not True`, because == on an array returns an array.
         if (idle or field.metadata.get("ignored")) and (value == field.default) is not True:
             warn_once(f"{key} has no effect on {self.subject}")
         object.__setattr__(self, key, value)
 
     def updated(self: Self, options: Mapping[str, Any]) -> Self:
-        """A copy with `options`, whose keys may be aliases.
+        """Return a copy with `options` set. Keys may be aliases.
 
-        TypeError for an unknown key (with the nearest known ones) and for an option given under two names.
+        Raises TypeError for an unknown key, suggesting similar ones, and for an option given under two names.
         """
         changes: dict[str, Any] = {}
         names: dict[str, str] = {}
@@ -299,26 +302,26 @@ class Config:
             if key in changes:
                 raise TypeError(f"{key} is given twice, as {names[key]} and as {given}")
             changes[key], names[key] = convert(value), given
-        fresh = copy.copy(self)  # whose values have been checked
+        fresh = copy.copy(self)  # its values are already checked
         for key, value in changes.items():
             setattr(fresh, key, value)
         return fresh
 
     def conf_of(self, model: SamModel) -> float:
-        """The predicted IoU above which masks are kept: `conf`, or the model's own where that is not given."""
+        """Return the predicted IoU above which masks are kept: `conf`, by default that of the model."""
         return model.judgement.conf if self.conf is None else self.conf
 
     def points_together(self, model: SamModel) -> int:
-        """How many points of a grid are decoded together: `points_batch_size`, or what suits the model and its device.
+        """Return how many grid points are decoded together: `points_batch_size`, by default chosen for the device.
 
-        That is a matter of time and memory; masks change by rounding at most.
+        It affects time and memory; masks change by rounding at most.
         """
         return model.points_at_once(self.dtype) if self.points_batch_size is None else self.points_batch_size
 
     def generate_options(self, model: SamModel, image_hw: tuple[int, int] | None = None) -> dict[str, Any]:
-        """The arguments of `everything.generate_masks`; thresholds that are not given are the model's own.
+        """Return the arguments of `everything.generate_masks`. Thresholds that are not given are those of the model.
 
-        image_hw: the picture's (height, width); without them `min_mask_region_area` may be None, for the model's own.
+        image_hw: the image's (height, width). Without it a `min_mask_region_area` that is not given stays None.
         """
         options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
         options["points_batch_size"] = self.points_together(model)
@@ -339,19 +342,19 @@ TEXTS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"]
 
 @dataclass
 class DetectConfig(Config):
-    """The options of YOLOv8 and FastSAM: those of a prediction without what only segment everything has."""
+    """The options of YOLOv8 and FastSAM. Those of segment everything and of text prompts have no effect."""
 
     subject: ClassVar[str] = "YOLOv8 and FastSAM"
     idle: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
 
-    task: Any = _option(None, _network_task, "what the network does; it knows that itself")
-    imgsz: Any = _option(None, _input_size, "the network's input in pixels: its long side, or (height, width)")
-    conf: float = _option(0.25, _number(0, 1), "keep objects whose score is greater")
-    iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker object of a class goes")
-    batch: int = _option(1, _whole(1), "pictures that go through the network together")
-    max_det: int = _option(300, _whole(1), "the most objects per picture")
-    classes: Any = _option(None, _class_ids, "keep these classes only")
-    agnostic_nms: bool = _option(False, _switch, "objects of different classes suppress one another too")
+    task: Any = _option(None, _network_task, "task of the network, known from the checkpoint")
+    imgsz: Any = _option(None, _input_size, "input of the network in pixels: long side, or (height, width)")
+    conf: float = _option(0.25, _number(0, 1), "keep objects with a higher score")
+    iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker of two objects of a class is dropped")
+    batch: int = _option(1, _whole(1), "images that go through the network together")
+    max_det: int = _option(300, _whole(1), "maximum number of objects per image")
+    classes: Any = _option(None, _class_ids, "keep only these classes")
+    agnostic_nms: bool = _option(False, _switch, "objects of different classes also suppress each other")
 
 
 def _same(value: Any) -> Any:
@@ -362,7 +365,7 @@ def _opposite(key: str) -> Callable[[Any], Any]:
     return lambda value: None if value is None else not _switch(key, value)
 
 
-# Other name -> the option, and what its value is in terms of the option's.
+# Alias -> the option's name, and a function that converts the alias's value to the option's.
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "half": (
         "dtype",
@@ -380,7 +383,7 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "crop_n_points_downscale_factor": ("crop_downscale_factor", _same),
 }
 
-# Options and aliases that change what segment everything finds.
+# Options and aliases that change the result of segment everything.
 EVERYTHING_OPTIONS = frozenset(
     key
     for key in (*FIELDS, *ALIASES)
@@ -389,7 +392,7 @@ EVERYTHING_OPTIONS = frozenset(
 
 
 def unknown_option(key: str) -> str:
-    """What to tell someone who gave `key`: the known names nearest to it."""
+    """Return an error message for the unknown option `key`, which suggests similar names."""
     known = [name for name in (*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream") if name != key]
     close = difflib.get_close_matches(str(key), known, n=3)
     return f"unknown option {key!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")

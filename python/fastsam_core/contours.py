@@ -1,4 +1,4 @@
-"""Contours of one mask: all its parts and holes, or the single ring that the YOLO segment format needs."""
+"""Contours of one mask through pixel centres: all its parts and holes, or the single ring that YOLO labels need."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Above this many point pairs the nearest pair is looked for on a thinned contour first.
+# Above this many point pairs, the nearest pair is first searched on thinned contours.
 _EXHAUSTIVE_PAIRS = 1_000_000
 
 
 class Polygon(NamedTuple):
-    """One connected part of a mask. Points are float32 (K, 2), x and y indices of the part's border pixels."""
+    """One connected part of a mask. Points are float32 (K, 2): x and y indices of its border pixels."""
 
     exterior: np.ndarray
     holes: list[np.ndarray]
 
 
 def polygons(mask: np.ndarray, offset: tuple[int, int] = (0, 0)) -> list[Polygon]:
-    """Every 8-connected part of a bool mask (h, w), with its holes; `offset` (x, y) is added to the points.
+    """Return every 8-connected part of a bool mask (h, w), with its holes; `offset` (x, y) is added to the points.
 
-    A hole's points are the mask's pixels around it, so that filling the exterior and then clearing the strict
-    inside of the holes gives the mask back.
+    The points of a hole are the mask pixels around it. Filling the exterior and then clearing the strict interior of
+    the holes therefore restores the mask.
     """
     import cv2
 
-    # The two-level hierarchy: rows of next, previous, first child, parent; parts have no parent.
+    # Rows of the two-level hierarchy are next, previous, first child, parent. Exteriors have no parent (-1).
     found, hierarchy = cv2.findContours(
         np.ascontiguousarray(mask, dtype=np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=offset
     )
@@ -41,10 +41,10 @@ def polygons(mask: np.ndarray, offset: tuple[int, int] = (0, 0)) -> list[Polygon
 
 
 def ring(mask: np.ndarray, offset: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """One ring around a bool mask (h, w): float32 (K, 2); (0, 2) for an empty mask. Holes are lost.
+    """Return one closed ring around a bool mask (h, w): float32 (K, 2); (0, 2) for an empty mask. Holes are lost.
 
-    Each part is joined to the next one by a line, walked there and back, between their nearest points. Such a line
-    encloses nothing, so the ring's area is the sum of the parts' areas.
+    Each part is joined to the next by a line between their nearest points, traversed in both directions. Such a line
+    encloses no area, so the ring's area is the sum of the parts' areas. `offset` (x, y) is added to the points.
     """
     import cv2
 
@@ -55,7 +55,7 @@ def ring(mask: np.ndarray, offset: tuple[int, int] = (0, 0)) -> np.ndarray:
 
 
 def join(parts: list[np.ndarray]) -> np.ndarray:
-    """Chain closed contours, each (K, 2), into one ring by going out along the chain and back again."""
+    """Join closed contours, each (K, 2), into one ring that goes along the chain of contours and back again."""
     if not parts:
         return np.zeros((0, 2), np.float32)
     out: list[np.ndarray] = []
@@ -66,7 +66,7 @@ def join(parts: list[np.ndarray]) -> np.ndarray:
         turned = np.roll(part, -entry, axis=0)
         leave = (leave - entry) % len(part)
         out.append(turned[: leave + 1])
-        # The way back starts at the point where the chain left, and ends at the point where it came in.
+        # The way back runs from the point where the chain left this contour to the point where it entered.
         back.append(turned[leave:] if not back else np.concatenate([turned[leave:], turned[:1]]))
         entry = enter
     last = np.roll(parts[-1], -entry, axis=0)
@@ -75,9 +75,9 @@ def join(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def nearest_pair(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
-    """Indices of the points of two contours, (K, 2) and (L, 2), that are nearest to each other.
+    """Return the indices of the points of two contours, (K, 2) and (L, 2), that are nearest to each other.
 
-    Exact up to a million pairs. Beyond, the nearest pair of the thinned contours is refined in its surroundings.
+    Exact up to a million pairs. Beyond that, the nearest pair of the thinned contours is refined in its neighbourhood.
     """
     if len(first) * len(second) <= _EXHAUSTIVE_PAIRS:
         apart = first[:, None].astype(np.float64) - second[None]

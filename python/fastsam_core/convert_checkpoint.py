@@ -1,4 +1,4 @@
-"""Checkpoints to safetensors: once converted, a file holds nothing that could be anything but tensors."""
+"""Conversion of checkpoints to safetensors files, which can only hold tensors and text, never code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .models.locate import locate
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: the file, what model it holds, and the number of its tensors."""
+    """The written file, a description of its model, and the number of its tensors."""
 
     path: Path
     model: str
@@ -27,10 +27,12 @@ class Converted:
 def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Converted:
     """Write the tensors of a SAM, YOLOv8 or FastSAM checkpoint to `target`, a `.safetensors` file.
 
-    source: a path, or an official name. Tensors keep their names and types; class names and what else a YOLOv8 network
-    needs to know go into the file's metadata. Nothing that the checkpoint names is imported or run.
+    source: a path, or an official checkpoint name. Tensors keep their names and types. For YOLOv8 networks, class names
+    and other settings are stored in the file's metadata. Nothing that a pickled checkpoint refers to is imported or
+    run.
 
-    ValueError for a source that is none of these models, and for another suffix; FileNotFoundError.
+    Raises ValueError for a source that is none of these models, for a target with another suffix, and for a target that
+    is the source itself; FileNotFoundError if there is no such source.
     """
     target = Path(target)
     if target.suffix != ".safetensors":
@@ -42,7 +44,7 @@ def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike
     try:
         state: dict[str, Tensor] | None = read_state_dict(path)
     except ValueError:
-        state = None  # not a state dict: pickled modules, or something that the next reader will name
+        state = None  # not a state dict: pickled modules, or something that `read_weights` will reject
     if state is None or tells_yolo(state):
         weights = read_weights(path)
         sizes = weights.network().sizes

@@ -1,6 +1,6 @@
 """Segment real photos with the bundled model: `python -m fastsam_core.demo [folder]`.
 
-The photos come from the free pictures that scikit-image carries inside its wheel, so nothing is downloaded.
+The photos are free images that scikit-image ships in its wheel, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 # 600 x 400, CC0 by Rachel Michetti; 512 x 512, public domain by NASA; 451 x 300, CC0 by Stefan van der Walt.
 PHOTOS = ("coffee.png", "astronaut.png", "chelsea.png")
-_HEIGHT = 400  # of the photos in the picture
+_HEIGHT = 400  # of each photo in the output image, in pixels
 
 
 def photo(name: str = PHOTOS[0]) -> np.ndarray:
-    """A photo of the demo, (H, W, 3) uint8 BGR; FileNotFoundError where scikit-image isn't installed."""
+    """Load a photo of the demo, (H, W, 3) uint8 BGR; FileNotFoundError if scikit-image or the photo is missing."""
     import cv2
 
     try:
@@ -35,9 +35,9 @@ def photo(name: str = PHOTOS[0]) -> np.ndarray:
 
 
 def run(folder: Path) -> tuple[Path, list[int], float]:
-    """Segment everything in the photos.
+    """Segment everything in the photos and write them side by side to `masks.png` in `folder`.
 
-    Returns the path of a picture of all, the number of masks of each, and seconds for all of them without loading.
+    Returns the path of that image, the number of masks per photo, and the seconds for all photos, without loading.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Which device to run on, from the forms in which people name one."""
+"""Selection of the device to run on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 
 
 def select_device(device: str | int | torch.device | None = None, current: torch.device | None = None) -> torch.device:
-    """The device meant by `device`: "cpu", "cuda", "cuda:1", 1, "1", "mps", a `torch.device`.
+    """Return the device that `device` denotes: "cpu", "cuda", "cuda:1", 1, "1", "mps", or a `torch.device`.
 
-    None and "" leave a model that is on an accelerator already (`current`) where it is, else mean the current CUDA
-    device if there is one, else the CPU. Of several ("0,1") the first is taken, as prediction uses one.
-    ValueError for a device that is not there.
+    None and "" mean `current`, the device of the model, if that is an accelerator; else the current CUDA device if
+    there is one, else the CPU. Of several devices ("0,1") the first is used, because prediction runs on one.
+    Raises ValueError for a device that is unknown or not available, and TypeError for other types.
     """
     if device is None or device == "":
         if current is not None and current.type != "cpu":
@@ -32,4 +32,5 @@ def select_device(device: str | int | torch.device | None = None, current: torch
         raise ValueError(f'device={device!r} is not available here; "cpu" always works')
     if chosen.type not in ("cpu", "mps"):
         raise ValueError(f'device={device!r} is not supported; use "cpu", "cuda" or "mps"')
-    return chosen
+    # As tensors report it: "cpu:0" and "mps" would never equal the device of a model that is there already.
+    return torch.device("cpu") if chosen.type == "cpu" else torch.device("mps", chosen.index or 0)

@@ -1,4 +1,4 @@
-"""What this installation has, what serves each operation, and why the rest does not: `fastsam doctor`."""
+"""`fastsam doctor`: a report on the installation, the implementations in use, and why others are not."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .ops._threads import says_of_forks
 
 
 def collect() -> dict[str, Any]:
-    """The findings as plain values, ready for JSON.
+    """Collect the findings as plain values, ready for JSON.
 
-    Keys: `versions` (name -> version, or None where a package is missing), `platform`, `operations` (name ->
-    {sibling: "" where it serves CPU tensors, else the reason why not}), `native` (`module`, `reason`), `isa`
-    (`chosen`, `available`, `forced`), `threads`, `processor_limit` (a container's, or None), `cuda` (`available`,
-    `reason`, `devices`, of the kernels `module`, `architectures`, `kernels`: "in use" or the reason why not, and
-    `graphs`: the same of the encoders' CUDA graphs),
-    `bfloat16` ("" where this CPU multiplies it faster than float32, else the reason why not),
-    `home`, `weights` (bundled file -> bytes), `environment` (the FASTSAM_ variables that are set).
+    Keys: `versions` (package -> version, or None if it is missing); `platform`; `operations` (name -> {implementation:
+    "" if it runs on CPU tensors, else the reason why not}); `native` (`module`, `reason`); `isa` (`chosen`,
+    `available`, `forced`); `threads`; `processor_limit` (the container's, or None); `bfloat16` ("" if this CPU
+    multiplies it faster than float32, else the reason why not); `cuda` (`available`, `reason`, `devices`; of the
+    kernels `module`, `architectures`, `kernels`, which is "in use" or the reason why not, and `unvalidated`, likewise
+    for kernels not yet validated on a GPU; `graphs`, likewise for the encoders' CUDA graphs); `home` (folder for
+    downloads); `weights` (bundled file -> bytes); `environment` (the FASTSAM_ variables that are set).
     """
     return {
         "versions": _versions(),
@@ -55,7 +55,7 @@ def collect() -> dict[str, Any]:
 
 
 def report() -> str:
-    """The findings as lines of text for a person, or for a bug report."""
+    """Return the findings as readable text, for users and bug reports."""
     found = collect()
     lines = [f"fastsam_core {__version__}", ""]
     lines += _section("Versions", {name: version or "not installed" for name, version in found["versions"].items()})
@@ -74,7 +74,7 @@ def report() -> str:
         },
     )
     lines += _section("Operations on CPU tensors", {op: _served(why) for op, why in found["operations"].items()})
-    lines += _section("Why other siblings don't serve them", _reasons(found["operations"]))
+    lines += _section("Why other implementations aren't used", _reasons(found["operations"]))
     cuda = found["cuda"]
     lines += _section(
         "CUDA",
@@ -94,7 +94,7 @@ def report() -> str:
 
 
 def _processor_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """How many processors' time Linux lets a container use, if it says so; PyTorch counts those of the machine."""
+    """Return the processor limit that Linux sets for a container, or None. PyTorch counts the machine's processors."""
     with contextlib.suppress(OSError, ValueError):  # cgroup v2: "400000 100000", or "max 100000"
         quota, period = (root / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -113,7 +113,7 @@ def _threads(count: int, limit: float | None) -> str:
 
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"fastsam_core": __version__, "python": sys.version.split()[0]}
-    # Several distributions bring cv2; the first that is there counts.
+    # Several distributions provide cv2; report the first that is installed.
     packages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("torch", "numpy", "pillow", "safetensors")}
     packages["opencv"] = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
     for name, distributions in packages.items():
@@ -148,7 +148,7 @@ def _cuda() -> dict[str, Any]:
 
 
 def _why_not_on(gpu: torch.device) -> str:
-    """Why the kernels don't run there; one that can't be used at all is something to report, too."""
+    """Return why the kernels don't run on a GPU, or ""; an error of a GPU that can't be used at all is a reason too."""
     try:
         return why_not_on(gpu)
     except RuntimeError as error:
@@ -177,7 +177,7 @@ def _served(why: dict[str, str]) -> str:
 
 
 def _reasons(operations: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Reasons, each once; where operations differ, the operation is named."""
+    """Return the reasons by implementation, each once; where operations differ, the key names the operation too."""
     found: dict[str, str] = {}
     for op, why in operations.items():
         for sibling, reason in why.items():

@@ -1,8 +1,9 @@
-"""Edges of a picture from Segment Anything, without training for it: where the masks of a grid of clicks end.
+"""Edge detection with Segment Anything, without training for it: edges are the outlines of a click grid's masks.
 
-The steps are those of Kirillov et al., "Segment Anything" (2023), appendix D.2: all three masks of each click of a
-16 x 16 grid, none filtered by quality, duplicates removed by box NMS; a Sobel filter of each mask's probabilities, kept
-along the mask's outline; the maximum over masks, scaled to 1; and thinning across the edge.
+The steps follow Kirillov et al., "Segment Anything" (2023), appendix D.2. Take all three masks of each click of a 16 x
+16 grid without filtering by quality, and remove duplicates by box NMS. Apply a Sobel filter to each mask's
+probabilities and keep its values along the mask's outline. Take the maximum over masks, scaled to 1, and thin the
+edges.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from .picture import Picture, Stopwatch
 from .postprocess import MaskResizer, measured_together
 from .segment import resizer_for
 
-# The band along an outline is two pixels wide, and its Sobel filter reads one pixel farther.
+# Pixels around a mask's box that are computed: the band along an outline reaches one pixel outside the mask, and the
+# Sobel filter reads one pixel farther.
 _MARGIN = 2
-# Sobel's answer to a step from 0 to 1.
+# Response of the Sobel filter to a step from 0 to 1.
 _STEP = 4.0
 
 Array = NDArray[np.float32]
@@ -37,10 +39,11 @@ def edge_map(
     thin: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Array:
-    """Edge strengths (H, W) float32 in [0, 1] of the picture; zeros where there is no edge at all.
+    """Return the edge strengths of the image, (H, W) float32 in [0, 1], with a maximum of 1 if there is any edge.
 
-    points_stride: points per side of the grid. nms_thresh: box IoU above which the mask with the lower predicted IoU
-    goes. thin: leave one pixel across each edge, the strongest. ValueError or TypeError for values out of range.
+    points_stride: points per side of the grid. points_batch_size: points decoded together. nms_thresh: box IoU above
+    which the mask with the lower predicted IoU is dropped. thin: keep only the strongest pixel across each edge.
+    Raises ValueError for values out of range and TypeError for values of the wrong type.
     """
     check_count("points_stride", points_stride)
     batch_size = check_count("points_batch_size", points_batch_size)
@@ -64,7 +67,7 @@ def _masks(
     nms_thresh: float,
     dtype: torch.dtype | None,
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Low-resolution logits (N, l, l) and boxes (N, 4) of the grid's masks that have pixels, without duplicates."""
+    """Return low-resolution logits (N, l, l) and boxes (N, 4) of the grid's non-empty masks, without duplicates."""
     prepared = picture.prepared(model, dtype, Stopwatch())
     height, width = picture.original_hw
     (grid,) = plan_crops(picture.original_hw, points_stride, 0, 0, 1, None)
@@ -88,10 +91,11 @@ def _masks(
 
 
 def strongest(logits: Tensor, boxes: NDArray[np.int64], resizer: MaskResizer) -> tuple[Array, Array, Array]:
-    """The largest gradient of any mask's probability at each pixel (H, W), and its direction: x and y parts.
+    """Return the largest gradient of any mask's probability at each pixel: strength and x and y parts, each (H, W).
 
-    logits: (N, l, l), boxes: (N, 4) x1 y1 x2 y2 of the masks' outermost pixels. A mask counts within a pixel of its
-    outline only, on both sides; the picture's frame is no outline. A step from 0 to 1 along an axis has strength 1.
+    logits: (N, l, l). boxes: (N, 4), x1 y1 x2 y2 of the masks' outermost pixels. A mask contributes only within one
+    pixel of its outline, on both sides; the image border is not an outline. A step from 0 to 1 along an axis has
+    strength 1.
     """
     import cv2
 
@@ -116,10 +120,12 @@ def strongest(logits: Tensor, boxes: NDArray[np.int64], resizer: MaskResizer) ->
 
 
 def thinned(strength: Array, across: Array, down: Array) -> Array:
-    """Edges one pixel wide: a pixel stays if none on its way across the edge, a step to either side, is stronger.
+    """Thin edges to one pixel by non-maximum suppression along the gradient.
 
-    strength: (H, W). across, down: the direction across the edge at each pixel. Values beside the way are interpolated
-    bilinearly; of two equal ones, the one farther back, against the gradient, stays.
+    A pixel is kept if the values one step ahead and one step behind, along the gradient, are not stronger. These values
+    are interpolated bilinearly. Of two equal neighbours along the gradient the one behind is kept.
+
+    strength: (H, W). across, down: x and y parts of the gradient, (H, W).
     """
     y, x = np.nonzero(strength)
     here = strength[y, x]
@@ -135,7 +141,7 @@ def thinned(strength: Array, across: Array, down: Array) -> Array:
 
 
 def _sampled(values: Array, x: Array, y: Array) -> Array:
-    """Bilinear values at K places, at most one pixel outside; there they are 0."""
+    """Interpolate values (H, W) bilinearly at K places, at most one pixel outside, where values are 0."""
     padded = np.pad(values, 2)
     left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
     right_share, low_share = (x - left).astype(np.float32), (y - top).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Image embeddings on disk: computed once, used again in another process, and never for another model or picture.
+"""Files of image embeddings, which let another process reuse an embedding, but only for the same model and image.
 
-A safetensors file with one tensor `features`, (1, C, S / 16, S / 16) float32, and in its metadata the model's name, the
-hash of its image encoder's weights, the model's input size, and the hash and size of the picture.
+A safetensors file holds one tensor `features`, (1, C, S / 16, S / 16) float32. Its metadata holds the model's name, the
+hash of its image encoder's weights, the model's input size, and the hash, file name and size of the image.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.W
 
 
 def fingerprint(model: SamModel) -> str:
-    """sha256 over the image encoder's tensors, which are all that an embedding depends on; cached per encoder.
+    """Return the SHA-256 of the image encoder's tensors, the only ones that an embedding depends on.
 
-    Names, dtypes and shapes count too. The cache notices in-place changes, so a model in training is hashed anew.
+    It covers names, dtypes and shapes too. It is cached per encoder; the cache notices in-place changes, so a model in
+    training is hashed again.
     """
     tensors = sorted(model.image_encoder.state_dict(keep_vars=True).items())
     state = tuple((id(tensor), tensor.data_ptr(), edits(tensor)) for _, tensor in tensors)
@@ -42,7 +43,10 @@ def fingerprint(model: SamModel) -> str:
 
 
 def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> Path:
-    """Write the picture's embedding and what it belongs to. ValueError when there is none yet."""
+    """Write the image's embedding, with metadata on its model and image, and return the path of the file.
+
+    Raises ValueError if there is no embedding yet.
+    """
     if picture.features is None:
         raise ValueError("there is no embedding to save yet: call set_image first")
     height, width = picture.original_hw
@@ -53,7 +57,7 @@ def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> P
         "weights": fingerprint(model),
         "image_size": str(model.image_size),
         "image": picture.digest,
-        "path": Path(picture.path).name,  # the folder is nobody else's business
+        "path": Path(picture.path).name,  # without the folder, which may be private
         "height": str(height),
         "width": str(width),
     }
@@ -62,10 +66,10 @@ def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> P
 
 
 def load(source: str | os.PathLike[str], model: SamModel, picture: Picture | None = None) -> Picture:
-    """The picture that the file's embedding belongs to: `picture`, if it is that one, else one without pixels.
+    """Load an embedding and return the image that it belongs to: `picture` if given, else a `Picture` without pixels.
 
-    FileNotFoundError without the file. ValueError when it is something else or damaged, was made by other weights or at
-    another input size than the model's present one, or belongs to another picture than `picture`.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged or not an embedding, was made by
+    other weights or at an input size other than the model's current one, or belongs to another image than `picture`.
     """
     features, metadata = _read(Path(source))
     size, height, width = (_positive(metadata, key, source) for key in ("image_size", "height", "width"))
@@ -77,7 +81,7 @@ def load(source: str | os.PathLike[str], model: SamModel, picture: Picture | Non
         raise ValueError(
             f"{source} was made at imgsz={size}, the model now takes imgsz={model.image_size}; set imgsz={size}"
         )
-    model.prepare(features.to(model.device))  # ValueError for a shape that the model can't take
+    model.prepare(features.to(model.device))  # only to raise ValueError for a wrong shape
     if picture is None:
         picture = Picture(None, metadata.get("path", ""), (height, width), metadata.get("image"))
     elif picture.digest != metadata.get("image"):
@@ -114,7 +118,7 @@ def _read(source: Path) -> tuple[Tensor, dict[str, str]]:
 
 def _positive(metadata: dict[str, str], key: str, source: Any) -> int:
     text = metadata.get(key, "")
-    # A picture's side has at most 9 digits; int() of a million digits would take its time.
+    # Sides have at most 9 digits; int() of a million digits would take long.
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise ValueError(f"{source} is damaged: its {key} is {text[:20]!r}")
     return int(text)

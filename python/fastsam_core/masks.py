@@ -1,4 +1,4 @@
-"""Masks of one picture, held as run lengths or as a tensor; pixels exist only when someone asks for them."""
+"""`Masks`: the masks of one image, stored as run lengths or as a tensor. Run lengths expand to pixels on demand."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .base_tensor import Array, BaseTensor, Rows, picture_shape, take, to_numpy
 
 RLE = dict[str, Any]
 
-# More run lengths than these are kept as text, which takes an eighth of the memory; fewer wait until someone asks.
+# Above this many run lengths, `from_runs` stores them as text at once, which takes an eighth of the memory. Below, they
+# are converted only when needed.
 _KEPT_RUNS = 1 << 18
 
 
 class Masks(BaseTensor):
-    """N masks of a picture of `orig_shape` = (height, width).
+    """N masks of an image of `orig_shape` = (height, width).
 
-    `data` is a tensor or array (N, H, W), inside where above 0, as logits are; or a list of COCO run-length dicts
-    `{"size": [H, W], "counts": str}`. A list stays a list through indexing and moving between devices; `.data` makes
-    the pixels on first use, in `dtype` (bool or uint8), and keeps them. `.data` of a list is a copy: edits in place do
-    not reach `.rle`, `.area` or `.xy`, but other masks may be assigned to it.
+    `data` is a tensor or array (N, H, W), foreground where it is above 0 (so logits work too), or a list of COCO
+    run-length dicts `{"size": [H, W], "counts": str}`. Run lengths stay run lengths through indexing and moves between
+    devices. For them `.data` creates the pixels on first use, in `dtype` (bool or uint8), and caches them; editing
+    these in place doesn't change `.rle`, `.area` or `.xy`, but new masks can be assigned to `.data`.
 
-    Raises ValueError for masks of another size than the picture and for broken run lengths.
+    Raises ValueError for masks whose size is not that of the image, and for malformed run lengths.
     """
 
     def __init__(
@@ -39,17 +40,17 @@ class Masks(BaseTensor):
     ) -> None:
         self.orig_shape = picture_shape(orig_shape)
         self._rles: list[RLE] | None = None
-        self._runs: tuple[torch.Tensor, torch.Tensor] | None = None  # counts and offsets of what `_rles` will be
+        self._runs: tuple[torch.Tensor, torch.Tensor] | None = None  # counts and offsets, until `_rles` is made of them
         self._dense: Array | None = None
-        self._device: torch.device | None = torch.device(device or "cpu")  # None: NumPy
-        self._dtype = dtype  # of the pixels that are made of run lengths
+        self._device: torch.device | None = torch.device(device or "cpu")  # of expanded pixels; None: a NumPy array
+        self._dtype = dtype  # of expanded pixels
         self._area: np.ndarray | None = None
         self._rings: list[np.ndarray] | None = None
         if isinstance(data, (torch.Tensor, np.ndarray)):
             self._dense = self._checked_dense(data)
         elif isinstance(data, (list, tuple)):
             self._rles = [self._checked_rle(rle) for rle in data]
-            self._area = self._areas()  # reads all runs, so that broken ones are found here and not later
+            self._area = self._areas()  # reads all runs, so that malformed ones raise here and not later
         else:
             raise TypeError(f"masks are a tensor or array (N, H, W) or a list of RLE dicts, not {type(data).__name__}")
 
@@ -62,9 +63,10 @@ class Masks(BaseTensor):
         orig_shape: Sequence[int],
         device: torch.device | str | None = None,
     ) -> Masks:
-        """Masks held as run lengths that are known to be right: `ops.mask_runs` has made them.
+        """Create masks from run lengths that `ops.mask_runs` made, without checking them.
 
-        counts: (R,) int64, those of all N masks; offsets: (N + 1,) int64, where each one's begin. area: (N,) pixels.
+        counts: (R,) int64, the run lengths of all N masks, concatenated. offsets: (N + 1,) int64, where the run lengths
+        of each mask begin. area: (N,), pixels per mask.
         """
         masks = cls([], orig_shape, device=device)
         masks._rles, masks._runs, masks._area = None, (counts, offsets), area
@@ -74,7 +76,7 @@ class Masks(BaseTensor):
 
     @classmethod
     def join(cls, parts: Sequence[Masks]) -> Masks:
-        """The masks of several, all held as run lengths, of one picture on one device, in order."""
+        """Concatenate masks of one image on one device, all stored as run lengths."""
         if len(parts) == 1:
             return parts[0]
         area = np.concatenate([part._areas() for part in parts])
@@ -82,7 +84,7 @@ class Masks(BaseTensor):
 
     @property
     def data(self) -> Array:
-        """(N, H, W), of `dtype` when the masks are held as run lengths, else as given."""
+        """Pixels (N, H, W): expanded to `dtype` on first use if the masks are stored as run lengths, else as given."""
         if self._dense is None:
             from . import ops, rle
 
@@ -103,12 +105,12 @@ class Masks(BaseTensor):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, H, W); costs no pixels."""
+        """Shape (N, H, W), without expanding run lengths."""
         return (len(self._areas()), *self.orig_shape) if self.is_rle else tuple(self.data.shape)
 
     @property
     def is_rle(self) -> bool:
-        """Whether the masks are held as run lengths."""
+        """Whether the masks are stored as run lengths."""
         return self._runs is not None or self._rles is not None
 
     @property
@@ -122,32 +124,32 @@ class Masks(BaseTensor):
 
     @property
     def area(self) -> torch.Tensor:
-        """(N,) int64 on the CPU: pixels per mask."""
+        """Number of pixels per mask, (N,) int64 on the CPU."""
         return torch.from_numpy(self._areas().copy())
 
     @property
     def xy(self) -> list[np.ndarray]:
-        """Per mask one ring of pixel indices, float32 (K, 2), x then y; (0, 2) for an empty mask.
+        """One closed contour per mask, float32 (K, 2), x and y pixel indices; (0, 2) for an empty mask.
 
-        Several parts are joined at their nearest points, and holes are lost; `polygons` keeps everything.
+        Several parts of a mask are joined at their nearest points, and holes are lost; `polygons` keeps both.
         """
         if self._rings is None:
             self._rings = [contours.ring(crop, corner) for corner, crop in self.crops()]
-        return list(self._rings)  # the caller's own: contours are often taken from it by pop()
+        return list(self._rings)  # a copy, because callers often pop() contours from it
 
     @property
     def xyn(self) -> list[np.ndarray]:
-        """`xy` divided by (width, height). Pixel indices are divided, so 1.0 is never reached."""
+        """`xy` divided by (width, height). It never reaches 1.0, because `xy` are pixel indices."""
         return [ring / self._extent for ring in self.xy]
 
     @property
     def polygons(self) -> list[list[contours.Polygon]]:
-        """Per mask all its parts, each an exterior (K, 2) and its holes, in pixel indices."""
+        """All parts of each mask, each part an exterior (K, 2) and its holes, in pixel indices."""
         return [contours.polygons(crop, corner) for corner, crop in self.crops()]
 
     @property
     def boxes(self) -> np.ndarray:
-        """(N, 4) int64: x1, y1, x2, y2 of the first and last pixel of each mask; zeros for an empty mask."""
+        """Bounding boxes, (N, 4) int64: x1, y1, x2, y2 of the outermost pixels, inclusive; zeros for an empty mask."""
         if not self.is_rle:
             boxes = [_box(to_numpy(self.data[i] > 0)) for i in range(len(self))]
         else:
@@ -159,14 +161,14 @@ class Masks(BaseTensor):
         return np.array(boxes, np.int64).reshape(-1, 4)
 
     def crops(self) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-        """Per mask the corner (x, y) of its bounding box and the bool pixels (h, w) inside; (0, 0) when empty.
-
-        Only one mask is expanded at a time.
-        """
+        """Yield `crop` of every mask. Only one mask is expanded at a time."""
         return (self.crop(i) for i in range(len(self)))
 
     def crop(self, index: int) -> tuple[tuple[int, int], np.ndarray]:
-        """The corner (x, y) and the bool pixels (h, w) of the bounding box of one mask."""
+        """Return the corner (x, y) of one mask's bounding box and the bool pixels (h, w) inside it.
+
+        An empty mask gives the corner (0, 0) and pixels (0, 0).
+        """
         one = self[index]
         if not one._areas()[0]:
             return (0, 0), np.zeros((0, 0), bool)
@@ -175,12 +177,12 @@ class Masks(BaseTensor):
             return (x1, y1), np.ascontiguousarray(self.pixels(index)[y1 : y2 + 1, x1 : x2 + 1])
         from . import rle
 
-        # The box's pixels alone: the picture may be many times as large.
+        # Decode only the pixels of the box; the image may be many times as large.
         shown = rle.decode(rle.crop(one._texts()[0], [x1, y1, x2 - x1 + 1, y2 - y1 + 1]))
         return (x1, y1), np.ascontiguousarray(shown).view(bool)
 
     def pixels(self, index: int) -> np.ndarray:
-        """One mask as a bool array (H, W)."""
+        """Return one mask as a bool array (H, W)."""
         if self.is_rle:
             from . import rle
 
@@ -188,21 +190,21 @@ class Masks(BaseTensor):
         return to_numpy(self.data[index] > 0)
 
     def take(self, rows: Rows) -> Masks:
-        """The rows that an index was resolved to; run lengths stay run lengths."""
+        """Return the rows that an index was resolved to; run lengths stay run lengths."""
         if not self.is_rle:
             return Masks(take(self._dense, rows), self.orig_shape)
         return self._from_checked(take(self._texts(), rows), self._areas()[rows], self._device)
 
     def cpu(self) -> Masks:
-        """On the CPU; an array stays an array."""
+        """Return the masks on the CPU; an array stays an array."""
         return self._placed(self._device and torch.device("cpu")) if self.is_rle else super().cpu()
 
     def numpy(self) -> Masks:
-        """With `data` as a `numpy.ndarray`."""
+        """Return the masks with `data` as a `numpy.ndarray`."""
         return self._placed(None) if self.is_rle else super().numpy()
 
     def to(self, *args: Any, **kwargs: Any) -> Masks:
-        """As `torch.Tensor.to`. Run lengths are expanded only for another dtype."""
+        """Return the masks converted as by `torch.Tensor.to`. Run lengths are expanded only for a different dtype."""
         if not self.is_rle:
             return super().to(*args, **kwargs)
         probe = torch.empty(0, dtype=self._dtype, device=self._device or "cpu").to(*args, **kwargs)
@@ -224,13 +226,13 @@ class Masks(BaseTensor):
         return masks
 
     def _texts(self) -> list[RLE]:
-        """The run lengths as COCO's text, once someone asks; after that, they are kept as text."""
+        """Return the COCO RLE dicts. Run lengths from `from_runs` are converted on first use and replaced by these."""
         if (runs := self._runs) is not None:
             from . import _rle_dicts
 
             texts = _rle_dicts.texts_of(*runs)
             self._rles = [{"size": list(self.orig_shape), "counts": text.decode("ascii")} for text in texts]
-            self._runs = None  # last: another thread may be reading
+            self._runs = None  # after `_rles` is set: another thread may read in between
         assert self._rles is not None
         return self._rles
 
@@ -275,7 +277,7 @@ class Masks(BaseTensor):
         return {"size": [int(side) for side in size], "counts": counts}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pixels made from run lengths can be made again; they would only bloat pickles.
+        # Expanded pixels can be made again from the run lengths; leave them out to keep pickles small.
         state = dict(self.__dict__)
         if self.is_rle:
             state["_dense"] = None

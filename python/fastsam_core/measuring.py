@@ -1,7 +1,7 @@
-"""Masks that are being measured: first their numbers, by which some are chosen, then the runs of those.
+"""Two-step measurement of masks: first areas, boxes and stability, then the run lengths of the masks that are chosen.
 
-On the CPU all of it is there at once. On a GPU it is on its way to the host's memory; who asks for it waits until it
-has arrived, and no longer: the GPU goes on with what it was given since.
+On the CPU all results are available at once. On a GPU they are copied to the host asynchronously. Reading them waits
+until they have arrived, but not for work that was queued on the GPU later.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from torch import Tensor
 from .ops._masks.cuda import MeasuredMasks, PreparedAxes, split_numbers
 from .ops._native_cuda import on_device_of
 
-# Counts that a GPU gives at once, where masks of noise have up to one for each pixel: with one mask more they are still
-# less than 256 MiB, as PyTorch takes pinned memory by powers of two.
+# Run lengths to fetch from a GPU at once; noisy masks have up to one per pixel. Chosen so that one mask more still fits
+# 256 MiB: PyTorch rounds pinned allocations up to a power of two.
 _MOST_COUNTS = 60_000_000
 
 
 @dataclass(frozen=True)
 class MaskNumbers:
-    """Of N masks: areas (N,) int64; boxes (N, 4) int64 and stability (N,) float32, see `postprocess.MaskRecord`."""
+    """Measurements of N masks.
+
+    areas: (N,) int64, set pixels. boxes: (N, 4) int64 and stability: (N,) float32, as in `postprocess.MaskRecord`.
+    """
 
     areas: np.ndarray
     boxes: np.ndarray
@@ -30,15 +33,15 @@ class MaskNumbers:
 
     @classmethod
     def of(cls, boxes: np.ndarray, sizes: np.ndarray) -> MaskNumbers:
-        """From what `ops.mask_runs` gives."""
-        area, inner, outer = sizes.T.copy()  # an array of their own: areas stay with a user's results
-        # The reference divides int32 by int32 in float32.
+        """Create them from the boxes (N, 4) and sizes (N, 3) that `ops.mask_runs` returns."""
+        area, inner, outer = sizes.T.copy()  # areas outlive the measurement in a user's results
+        # In float32, as the reference divides int32 tensors.
         stability = inner.astype(np.float32) / np.maximum(outer, 1).astype(np.float32)
         return cls(area, boxes, stability)
 
 
 class MasksOnHost:
-    """The results of `ops.mask_runs`, on the CPU."""
+    """Results of `ops.mask_runs` on the CPU, behind the same interface as `MasksOnGpu`."""
 
     device = torch.device("cpu")
     on_gpu = False
@@ -49,23 +52,24 @@ class MasksOnHost:
         self._kept: np.ndarray | None = None
 
     def numbers(self) -> MaskNumbers:
+        """Return areas, boxes and stability of all masks."""
         return self._numbers
 
     def in_parts(self, kept: np.ndarray) -> list[np.ndarray]:
-        """Masks (K,), at least one, in as many parts as their runs have to be asked for in, or memory might not do."""
+        """Split mask indices (K,), K >= 1, into parts whose run lengths should be requested one part at a time."""
         return [kept]
 
     def ask(self, kept: np.ndarray | None, last: bool = True) -> None:
-        """Choose the masks, by their numbers (K,) int64, whose runs are wanted; None for all.
+        """Request the run lengths of the masks with the indices `kept`, (K,) int64; None for all.
 
-        last: whether no others will be asked for.
+        last: whether this is the last request, so that the logits can be freed.
         """
         self._kept = kept
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The run lengths (R,) of the chosen masks, one after the other, and where each one's begin, (K + 1,) int64.
+        """Return the run lengths (R,) of the requested masks, concatenated, and their offsets (K + 1,) int64.
 
-        They are the caller's own where a GPU gives them.
+        From a GPU the arrays belong to the caller; on the CPU they may share memory with this object.
         """
         bounds, counts = self._offsets.numpy(), self._counts.numpy()
         if self._kept is None:
@@ -75,27 +79,30 @@ class MasksOnHost:
         return np.concatenate([counts[:0], *parts]), np.concatenate([bounds[:1], np.cumsum(ends - begins)])
 
     def joined(self) -> tuple[Tensor, Tensor]:
-        """Counts and offsets of all masks, as `ops.mask_runs` gives them; after `ask(None)`."""
+        """Return the counts and offsets of all masks, as `ops.mask_runs` does. Call `ask(None)` first."""
         return self._counts, self._offsets
 
 
 class MasksOnGpu:
-    """As `MasksOnHost`. `numbers`, and after `ask` what gives runs, wait until they have arrived."""
+    """Results of mask kernels on a GPU, with the interface of `MasksOnHost`.
+
+    `numbers` and `ask` wait for the measurements to arrive; `runs` and `joined` wait for the requested run lengths.
+    """
 
     on_gpu = True
 
     def __init__(
         self, logits: Tensor, axes: PreparedAxes, threshold: float, offset: float, place: tuple[int, int, int, int]
     ) -> None:
-        """See `ops._masks.cuda.MeasuredMasks`; the error of `axes` has been asked for."""
+        """Queue the measuring; see `ops._masks.cuda.MeasuredMasks`. `axes.fetch()` must have been called."""
         self.device = logits.device
         self._axes = axes
-        self._narrow = place[0] * place[1] < 2**31  # half as much to carry
+        self._narrow = place[0] * place[1] < 2**31  # int32 run lengths suffice, half the size to transfer
         flat = _host_memory(8 * logits.shape[0], self.device)
         self._numbers = split_numbers(flat.numpy())
         with on_device_of(logits, axes.memory) as (cuda, stream):
             self._arrival = cuda.Arrival()
-            # Kernels write the numbers, which are few, to the host's memory: a copy of them would take longer.
+            # Kernels write these few numbers directly to pinned host memory, which is faster than a copy.
             self._masks: MeasuredMasks | None = MeasuredMasks(
                 logits, axes, threshold, offset, place, flat, cuda, stream
             )
@@ -103,7 +110,7 @@ class MasksOnGpu:
         self._runs = np.zeros(0, np.int32), np.zeros(1, np.int64)
 
     def __del__(self) -> None:
-        # Memory that a GPU still writes to is nobody else's yet.
+        # The GPU may still be writing to this memory; wait before it is freed and reused.
         if "_arrival" in self.__dict__:
             self._arrival.wait()
 
@@ -123,14 +130,14 @@ class MasksOnGpu:
         masks, device = self._masks, self.device
         assert masks is not None
         if last:
-            self._masks = None  # nobody needs the logits any more
+            self._masks = None  # frees the logits
         self._arrival.wait()
         lengths = self._numbers[0]
         if kept is None:
             kept = np.arange(len(lengths))
         k, ends = len(kept), np.cumsum(lengths[kept])
         total = int(ends[-1]) if k else 0
-        # The chosen, their offsets and then their counts: one piece of memory there, and one here, for the three.
+        # Indices, offsets and run lengths lie in one buffer, in that order, on the GPU (`there`) and on the host.
         head, words = 2 * k + 1, (total + 1) // 2 if self._narrow else total
         host = _host_memory(head + words, device)
         numbers = host.numpy()
@@ -151,17 +158,17 @@ class MasksOnGpu:
 
     def joined(self) -> tuple[Tensor, Tensor]:
         counts, offsets = self.runs()
-        # Copies, as they stay with a user's results: pinned memory is little, and never given back.
+        # Copied, because they stay in a user's results: pinned memory is scarce, and PyTorch never releases it.
         return torch.from_numpy(counts).to(torch.int64, copy=True), torch.from_numpy(offsets.copy())
 
 
 def _host_memory(count: int, device: torch.device) -> Tensor:
-    """int64 of the host's, for copies to or from the device."""
+    """Allocate int64 host memory for copies to or from the device; pinned for CUDA."""
     return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
 
 
 class Fetched:
-    """A copy of a tensor in the host's memory, of a GPU's tensor under way on the current stream."""
+    """Host copy of a tensor. From a GPU it is copied asynchronously on the current stream."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
@@ -171,7 +178,7 @@ class Fetched:
             self._arrived.record(torch.cuda.current_stream(tensor.device))
 
     def wait(self) -> Tensor:
-        """The copy, once it is there, whatever else the GPU has to do."""
+        """Return the copy once it has arrived, without waiting for work queued later."""
         if self._arrived is not None:
             self._arrived.synchronize()
             self._arrived = None

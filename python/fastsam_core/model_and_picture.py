@@ -1,4 +1,4 @@
-"""A model and the picture at hand: loading, moving, encoding once, embeddings in and out."""
+"""A model and its current image: loading, moving between devices, encoding once, saving and loading embeddings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .sources import load_sources
 
 
 class ModelAndPicture(PredictionLoop):
-    """The state of a `Predictor`. args, callbacks: see `PredictionLoop`.
+    """State of a `Predictor`: its model and the image that is set. args, callbacks: see `PredictionLoop`.
 
-    Reading and changing the state takes the lock, so that threads take turns.
+    Calls that run the model or set an image hold the lock, so that threads take turns.
     """
 
     def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
@@ -31,7 +31,7 @@ class ModelAndPicture(PredictionLoop):
         self.model: SamModel | None = None
         self.picture: Picture | None = None
         self._last_input: tuple[weakref.ref[Tensor], Picture] | None = None
-        self._weights: tuple[Weights, Weights] | None = None  # of the image encoder, and of all else
+        self._weights: tuple[Weights, Weights] | None = None  # of the image encoder, and of the other modules
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_last_input": None, "_weights": None}
@@ -39,7 +39,12 @@ class ModelAndPicture(PredictionLoop):
     # --- the model ---
 
     def setup_model(self, model: str | os.PathLike[str] | SamModel | None = None, verbose: bool = True) -> None:
-        """Load `model`, or that of the options, unless it is a module already; evaluation mode, on the device."""
+        """Set the model to `model`, by default that of the options, in evaluation mode.
+
+        A name or path is loaded onto the device of the options; a `SamModel` is taken as it is. A different model
+        resets the image that is set. `verbose` has no effect. Raises ValueError if no model is named, and TypeError for
+        anything but a name, path or `SamModel`.
+        """
         chosen = self.args.model if model is None else model
         if chosen is None:
             raise ValueError('no model: name one, as in Predictor(overrides=dict(model="sam_b.pt"))')
@@ -58,16 +63,16 @@ class ModelAndPicture(PredictionLoop):
 
     @property
     def device(self) -> torch.device | None:
-        """Where the model is; None before it is loaded."""
+        """Device of the model; None before it is loaded."""
         return None if self.model is None else self.model.device
 
     @property
     def imgsz(self) -> int | None:
-        """The side of the model's input in pixels; None before the model is loaded."""
+        """Side of the model's square input in pixels; None before the model is loaded."""
         return None if self.model is None else self._ready(self.args).image_size
 
     def _ready(self, config: Config) -> SamModel:
-        """The model as the options want it: loaded, in evaluation mode, on its device, at its input size."""
+        """Return the model that the options ask for: loaded, in evaluation mode, on the device, at the input size."""
         with self._lock:
             if self.model is None:
                 self.setup_model()
@@ -75,65 +80,73 @@ class ModelAndPicture(PredictionLoop):
             device = select_device(config.device, current=self.model.device)
             if self.model.device != device:
                 self.model.to(device)
-            # In training mode each prediction would move the statistics of batch normalisation. Not all modules are
-            # looked at: that takes half of a GPU's time for a click.
+            # In training mode each prediction would update the running statistics of batch normalisation. Only the top
+            # modules are checked: checking all of them takes half as long as a GPU needs for a click.
             if any(part.training for part in (self.model, *self.model.children())):
                 self.model.eval()
             size = config.imgsz or self.model.own_image_size
-            self.model._take(size)  # for those who use its parts themselves
+            self.model._take(size)  # for callers that use the model's modules directly
             return self.model.at_image_size(size)
 
-    # --- the picture ---
+    # --- the image ---
 
     def set_image(self, image: Any) -> None:
-        """Take one picture (path, URL, BGR array, Pillow image, RGB tensor) and encode it, for the calls that follow.
+        """Set one image (path, URL, BGR array, Pillow image or RGB tensor) and encode it, for the calls that follow.
 
-        They encode it again where weights have changed, as far as PyTorch counts changes: not those through `.data`.
-        ValueError unless it is exactly one picture; the picture set before then stays.
+        Later calls encode it again if the weights have changed in place, as far as PyTorch's version counters show it:
+        changes through `.data` are not noticed. Raises ValueError unless `image` is exactly one image; the image that
+        was set before then stays.
         """
         picture = one_picture(image)
         with self._lock:
             self._forget_changed()
-            self._weights = self._present_weights()  # of which some may be others than before
+            self._weights = self._present_weights()  # tensors may also have been replaced
             prepared = picture.prepared(self._ready(self.args), self.args.dtype)
             with torch.no_grad():
-                prepared.get_ready()  # here, and not when the first click waits for its mask
+                prepared.get_ready()  # now, so that the first click doesn't have to wait for it
             self.picture = picture
 
     def reset_image(self) -> None:
-        """Forget the picture and its embedding."""
+        """Clear the image that is set, and its embedding."""
         with self._lock:
             self.picture = self._last_input = self._weights = None
 
     @property
     def im(self) -> Tensor | None:
-        """The model's input of the picture that is set, (1, 3, S, S) float32, as of `preprocess`; None without."""
+        """Model input for the image that is set, (1, 3, S, S) float32, as `preprocess` returns it; None without one."""
         return None if self.picture is None or self.picture.image is None else self._input_of(self.picture)
 
     @property
     def features(self) -> Tensor | None:
-        """The embedding of the picture that is set, (1, C, S / 16, S / 16); None without one."""
+        """Embedding of the image that is set, (1, C, S / 16, S / 16) float32; None without one."""
         return None if self.picture is None else self.picture.features
 
     @features.setter
     def features(self, features: Tensor) -> None:
-        """Use an embedding from elsewhere for the picture that is set."""
+        """Use an embedding computed elsewhere for the image that is set.
+
+        Raises ValueError for a wrong shape, and if no image is set.
+        """
         picture = self._picture_at_hand()
-        self._ready(self.args).prepare(features)  # ValueError for a wrong shape
+        self._ready(self.args).prepare(features)  # only to raise ValueError for a wrong shape
         picture.features = features
 
     def save_features(self, path: str | os.PathLike[str]) -> Path:
-        """Write the embedding of the picture that is set to a safetensors file, with what it belongs to."""
+        """Write the embedding of the image that is set to a safetensors file, and return its path.
+
+        Metadata identifies the model and image that it belongs to; see `embeddings`.
+        """
         with self._lock:
             picture, model = self._picture_at_hand(), self._ready(self.args)
-            picture.prepared(model, self.args.dtype)  # a call may have had another imgsz
+            picture.prepared(model, self.args.dtype)  # encodes again if a call has used another imgsz
             return embeddings.save(path, picture, model)
 
     def load_features(self, path: str | os.PathLike[str]) -> None:
-        """Use a saved embedding instead of encoding. ValueError for one of another model, input size or picture.
+        """Use a saved embedding instead of encoding.
 
-        Without a picture set, the embedding stands for it: prompts work, results show a black picture of its size, and
-        only what needs pixels (crops, another `imgsz`) is a ValueError.
+        Raises ValueError for an embedding of another model, input size or image. If no image is set, the embedding
+        stands in for it: prompts work, results show a black image of its size, and only operations that need pixels
+        (crops, another `imgsz`) raise ValueError.
         """
         with self._lock:
             self.picture = embeddings.load(path, self._ready(self.args), self.picture)
@@ -145,7 +158,10 @@ class ModelAndPicture(PredictionLoop):
         return self.picture
 
     def _picture_for(self, im: Any) -> Picture:
-        """The picture that is set, or that of `im`: what `preprocess` last gave, or anything `set_image` takes."""
+        """Return the image of `im`: the last output of `preprocess`, or anything `set_image` accepts.
+
+        None means the image that is set.
+        """
         if im is None:
             return self._picture_at_hand()
         if self._last_input is not None and self._last_input[0]() is im:
@@ -158,7 +174,7 @@ class ModelAndPicture(PredictionLoop):
         return Weights(model.image_encoder), Weights(model.prompt_encoder, model.mask_decoder)
 
     def _forget_changed(self) -> None:
-        """Forget what was made of weights that have been changed in place since, as by `load_state_dict`."""
+        """Drop cached results that depend on weights changed in place since, for example by `load_state_dict`."""
         if self._weights is None:
             self._weights = self._present_weights()
         encoder, others = (weights.have_changed() for weights in self._weights)
@@ -169,9 +185,10 @@ class ModelAndPicture(PredictionLoop):
             self._weights = self._present_weights()
 
     def preprocess(self, im: Any) -> Tensor:
-        """One picture, or a list of one -> the model's input (1, 3, S, S) float32: resized, normalised, padded.
+        """Convert one image, or a list of one, to the model input (1, 3, S, S) float32: resized, normalised, padded.
 
-        The result can be passed to `prompt_inference`, `inference` and `generate`, which remember its picture.
+        The latest result can be passed to `prompt_inference`, `inference` and `generate`, which recognise it and use
+        the original image that it was made from.
         """
         return self._input_of(one_picture(im))
 
@@ -183,7 +200,10 @@ class ModelAndPicture(PredictionLoop):
 
 
 def one_picture(image: Any) -> Picture:
-    """The one picture that `image` is, in memory of its own. ValueError when it is several or none."""
+    """Load the single image that `image` denotes, with its own copy of the pixels.
+
+    Raises TypeError for None, and ValueError for several images, none, or one that can't be read.
+    """
     if image is None:
         raise TypeError("no picture: image is None (cv2.imread gives that for a file that it can't read)")
     with load_sources(image) as source:
@@ -197,5 +217,5 @@ def one_picture(image: Any) -> Picture:
         raise ValueError("exactly one picture is needed: pass a video, or several pictures, as source instead")
     if item.image is None:
         raise ValueError(f"{item.path}: {item.error}")
-    # An array may be the caller's own, who may go on to draw on it.
+    # The caller owns the array and may modify it later.
     return Picture(item.image.copy() if source.kind == "arrays" else item.image, item.path)

@@ -1,4 +1,4 @@
-"""What `SAM`, `YOLO` and `FastSAM` share: callbacks, a summary, attributes of the module, and what none does."""
+"""Base class of `SAM`, `YOLO` and `FastSAM`: callbacks, a summary, access to the module, unsupported methods."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from torch import nn
 
 from .prediction_loop import Callback, check_callback, check_event
 
-# Layers, parameters, parameters that take gradients, GFLOPs.
+# Numbers of layers, parameters, and parameters that require gradients; GFLOPs.
 Summary = tuple[int, int, int, float]
 
-# For making a model's predictor: threads whose first calls come together share it, or they would not take turns.
+# Guards the creation of a model's predictor. Threads whose first calls coincide must get the same predictor, because
+# its lock is what makes their calls take turns.
 MAKING = threading.Lock()
 if hasattr(os, "register_at_fork"):
-    # A child begins without the thread that may hold it; it is held for no more than a moment.
+    # A forked child lacks the thread that may hold the lock, so acquire it for the fork. It is only ever held briefly.
     os.register_at_fork(before=MAKING.acquire, after_in_parent=MAKING.release, after_in_child=MAKING.release)
 
 
 class ModelFacade:
-    """A model to call. `model` is its module, in which attributes that are not found here are looked up."""
+    """A callable model. `model` is its module; attributes that the facade lacks are looked up on it."""
 
     model: nn.Module
     callbacks: dict[str, list[Callback]]
 
     def add_callback(self, event: str, function: Callback) -> None:
-        """Call `function(predictor)` at `event`, one of `prediction_loop.EVENTS`."""
+        """Register `function(predictor)` to be called at `event`, one of `prediction_loop.EVENTS`."""
         check_callback(event, function)
         self.callbacks.setdefault(event, []).append(function)
 
     def clear_callback(self, event: str) -> None:
-        """Forget the functions of one event."""
+        """Remove all functions registered for one event."""
         check_event(event)
         self.callbacks.pop(event, None)
 
     def reset_callbacks(self) -> None:
-        """Forget the functions of all events."""
+        """Remove all functions registered for any event."""
         self.callbacks.clear()
 
     def __getattr__(self, name: str) -> Any:
-        # Only asked for what is not found otherwise. Without a model yet (in copying and unpickling) nothing is.
+        # During copying and unpickling `model` isn't set yet; looking it up would recurse without end.
         own = type(self).__name__
         if name.startswith("__") or "model" not in self.__dict__:
             raise AttributeError(f"{own} has no attribute {name!r}")
@@ -51,7 +52,7 @@ class ModelFacade:
             raise AttributeError(f"neither {own} nor its model has an attribute {name!r}") from None
 
     def _summary(self, detailed: bool, gflops: float) -> Summary:
-        """Print what `info` is about."""
+        """Print the summary that `info` describes, and return its numbers."""
         parameters = list(self.model.named_parameters())
         if detailed:
             print(
@@ -71,20 +72,20 @@ class ModelFacade:
         print(f"Model summary: {layers:,} layers, {count:,} parameters, {gradients:,} gradients{measured}")
         return layers, count, gradients, gflops
 
-    # --- what is not done here ---
+    # --- unsupported ---
 
     def train(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError: Segment Anything models are trained by `python -m fastsam_core.train`."""
+        """Raise NotImplementedError: Segment Anything models are trained by `python -m fastsam_core.train`."""
         raise NotImplementedError(
             f"{type(self).__name__} predicts only; python -m fastsam_core.train trains Segment Anything models"
         )
 
     def val(self, *args: Any, **kwargs: Any) -> Any:
-        """NotImplementedError, but for `SAM`."""
+        """Raise NotImplementedError; only `SAM` overrides this."""
         raise NotImplementedError(f"{type(self).__name__} predicts only: there is validation on data sets for SAM")
 
     def export(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """NotImplementedError; SAM's decoder goes to ONNX by `segment_anything.utils.onnx`."""
+        """Raise NotImplementedError; `segment_anything.utils.onnx` exports SAM's decoder to ONNX."""
         raise NotImplementedError(
             f"{type(self).__name__} predicts only: there is no export to other formats; with torch.onnx.export, "
             "fastsam_core.segment_anything.utils.onnx.SamOnnxModel is for the decoder of a Segment Anything model"

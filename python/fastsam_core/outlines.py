@@ -1,8 +1,8 @@
-"""Outlines of masks along the edges of their pixels, traced from run lengths: what label files hold.
+"""Outlines of masks along pixel edges, traced from run lengths; label files store these.
 
-A vertex is a corner of a pixel, so the mask of the whole picture has the vertices (0, 0), (W, 0), (W, H), (0, H), and
-filling an outline by COCO's rule, or by any rule that asks whether a pixel's centre lies inside, gives the mask back
-exactly. `contours` follows the centres of the border pixels instead, as OpenCV does. The cost grows with the boundary.
+Vertices are pixel corners, so the mask of a whole image has the vertices (0, 0), (W, 0), (W, H), (0, H). Filling an
+outline by COCO's rule, or by any rule that tests whether a pixel's centre lies inside, restores the mask exactly.
+`contours` follows the centres of border pixels instead, as OpenCV does. The cost grows with the length of the boundary.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from ._rle_dicts import unpack
 from .runs import MaskRuns
 
-# Vertices that are compared when contours are joined, each with each; beyond, every contour gives its share of them.
+# Number of vertices that are compared pairwise when contours are joined. If there are more, they are sampled equally
+# from every contour.
 _JOINING_VERTICES = 1024
 
 
 class Outline(NamedTuple):
-    """One part of a mask: a contour (K, 2) int64 x, y, clockwise as seen, and those of its holes, the other way round.
+    """Contour of one part of a mask, (K, 2) int64 x, y, clockwise on screen, and those of its holes, counter-clockwise.
 
-    Pixels that touch at a corner belong to one part. Horizontal and vertical edges take turns.
+    Pixels that touch at a corner belong to the same part. Horizontal and vertical edges alternate.
     """
 
     exterior: NDArray[np.int64]
@@ -32,25 +33,25 @@ class Outline(NamedTuple):
 
 
 def runs_of(rle: Mapping[str, Any]) -> MaskRuns:
-    """The runs of a COCO RLE dict. ValueError for a broken one."""
+    """Return the runs of a COCO RLE dict. Raises ValueError for a malformed one."""
     counts, _, [(height, width)] = unpack(rle)
     edges = np.cumsum(counts.numpy())[:-1]
     if not (np.diff(edges) > 0).all():
-        # Runs of length 0 are allowed, and their neighbours belong together.
+        # Zero-length counts are allowed; the runs on both sides of one join.
         edges, times = np.unique(edges, return_counts=True)
         edges = edges[times % 2 == 1]
     return MaskRuns.from_counts(np.diff(edges, prepend=0, append=height * width), height)
 
 
 def trace(runs: MaskRuns) -> list[Outline]:
-    """Every 8-connected part of a mask, from left to right, with its holes."""
+    """Return every 8-connected part of a mask, with its holes; parts are ordered from left to right."""
     edges = _Edges(runs)
     if not len(edges.y):
         return []
     order, starts = _cycles(edges.following)
     of_edge = np.empty(len(order), np.int64)
     of_edge[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
-    # Along a part's border, bottoms lie below tops; along a hole's, above.
+    # Sum of bottoms minus tops over a border: positive for a part, negative for a hole.
     side = np.where(order % 2 == 1, 1, -1) * edges.y[order]
     is_hole = np.add.reduceat(side, starts) < 0
     contours = _vertices(edges, order, starts)
@@ -61,10 +62,10 @@ def trace(runs: MaskRuns) -> list[Outline]:
 
 
 class _Edges:
-    """The horizontal edges of a mask, one pixel long each: 2 i is the top of run i, 2 i + 1 its bottom.
+    """The horizontal edges of a mask, each one pixel long: edge 2 i is the top of run i, edge 2 i + 1 its bottom.
 
-    A top leads from left to right and a bottom back, so the mask lies on the right hand as one walks. `y` is where an
-    edge lies, `end` the x at which it ends, `following` the edge that follows around the same border.
+    Tops are directed from left to right and bottoms from right to left, so the mask lies to the right of each edge.
+    `y` is the row of an edge, `end` the x at which it ends, and `following` the next edge along the same border.
     """
 
     def __init__(self, runs: MaskRuns) -> None:
@@ -73,11 +74,11 @@ class _Edges:
         self.y[0::2], self.y[1::2] = runs.tops, runs.bottoms
         self.end = np.repeat(runs.columns, 2)
         self.end[0::2] += 1
-        # On the vertical line between two columns, the borders run between the first and second end of an edge from
-        # above, the third and fourth, and so on: there one of the columns is set and the other isn't. Where a run ends
-        # and another begins at the same corner, tops go first, which joins pixels that touch at corners.
+        # On the vertical line between two columns, sort the edge ends by y. A border runs between the first and second
+        # end, the third and fourth, and so on, because there exactly one of the two columns is set. Where one run ends
+        # and another begins at the same corner, tops are sorted first, which connects pixels that touch at corners.
         bottom = np.arange(count) % 2
-        lines = np.empty(2 * count, np.int64)  # of the left and right ends, 2 e and 2 e + 1
+        lines = np.empty(2 * count, np.int64)  # x of the left end (2 e) and right end (2 e + 1) of each edge e
         lines[0::2] = np.repeat(runs.columns, 2)
         lines[1::2] = lines[0::2] + 1
         rank = np.lexsort((np.repeat(bottom, 2), np.repeat(self.y, 2), lines))
@@ -87,7 +88,7 @@ class _Edges:
 
 
 def _cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The cycles of a permutation one after the other, and where each begins."""
+    """Return the cycles of a permutation, concatenated, and the index where each begins."""
     after = following.tolist()
     seen = bytearray(len(after))
     order: list[int] = []
@@ -105,7 +106,10 @@ def _cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _vertices(edges: _Edges, order: NDArray[np.int64], starts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The corners of each cycle: at the end of an edge whose successor lies on another row, one on either row."""
+    """Return the vertices of each cycle.
+
+    Where the next edge lies on another row, the end of an edge is a vertical edge, with one vertex on each row.
+    """
     here, there = edges.y[order], edges.y[edges.following[order]]
     turns = here != there
     corners = np.empty((int(turns.sum()), 2, 2), np.int64)
@@ -122,10 +126,10 @@ def _parts_of_holes(
     of_edge: NDArray[np.int64],
     is_hole: NDArray[np.bool_],
 ) -> list[tuple[int, int]]:
-    """(hole, part) pairs of cycles, in the order of the holes.
+    """Return pairs (hole, part) of cycle indices, in the order of the holes.
 
-    The run above a hole's uppermost edge belongs to the hole's part, and so does what that run's top belongs to: the
-    part's outer border, or another hole that begins higher.
+    The run directly above a hole's uppermost edge belongs to the same part as the hole. The top edge of that run lies
+    on the part's outer border, or on another hole that begins higher; holes are resolved from top to bottom.
     """
     ends = np.append(starts[1:], len(order))
     parts = {int(i): int(i) for i in np.flatnonzero(~is_hole)}
@@ -140,9 +144,9 @@ def _parts_of_holes(
 
 
 def simplify(contour: NDArray[Any], tolerance: float) -> NDArray[Any]:
-    """A contour with fewer vertices, none of the dropped ones farther from it than `tolerance` pixels.
+    """Return a contour with fewer vertices; no dropped vertex is farther from it than `tolerance` pixels.
 
-    One that would lose its area stays as it is.
+    A contour that would be left with fewer than three vertices is returned unchanged.
     """
     import cv2
 
@@ -153,11 +157,11 @@ def simplify(contour: NDArray[Any], tolerance: float) -> NDArray[Any]:
 
 
 def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Closed contours (K, 2), at least one, as a single ring (M, 2), by bridges that are walked there and back.
+    """Join closed contours (K, 2), at least one, to a single ring (M, 2) by bridges traversed in both directions.
 
-    A bridge encloses nothing and is crossed twice by any line, so the ring fills like the contours together: a hole
-    stays a hole, and parts stay apart. Bridges lead from vertex to vertex and form a tree of the shortest ones, as far
-    as they were compared: exactly up to 1,024 vertices in all, on a thinned choice of them beyond.
+    A bridge encloses no area and any line crosses it twice, so filling the ring gives the same as filling all contours
+    together: holes stay holes, and parts stay separate. Bridges connect vertices and form a minimum spanning tree of
+    the contours. It is exact up to 1,024 vertices in total; beyond that only a sample of the vertices is compared.
     """
     if len(contours) == 1:
         return contours[0]
@@ -167,7 +171,7 @@ def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
     for first, end in pairwise(firsts):
         following[end - 1] = first
     after = following.tolist()
-    places = list(range(len(points)))  # vertex of each node of the ring; bridges add nodes
+    places = list(range(len(points)))  # vertex index of each ring node; every bridge adds two nodes
     for near, far, owner in _bridges(points.astype(np.float64), firsts):
         before = far - 1 if far > firsts[owner] else firsts[owner + 1] - 1
         back, home = len(places), len(places) + 1
@@ -180,13 +184,16 @@ def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
         ring.append(node)
         node = after[node]
     joined = points[np.array(places)[ring]]
-    # Contours that touch are joined by bridges without length.
+    # Bridges between contours that touch have length 0; drop the repeated points.
     fresh = (joined != np.roll(joined, 1, axis=0)).any(1)
     return joined[fresh]
 
 
 def _bridges(points: NDArray[np.float64], firsts: list[int]) -> list[tuple[int, int, int]]:
-    """Vertices (near, far) and the far one's contour, for each contour but the first, nearest first (Prim's tree)."""
+    """Return bridges (near vertex, far vertex, contour of the far vertex), one for each contour but the first.
+
+    They are the edges of the minimum spanning tree, in the order in which Prim's algorithm adds them.
+    """
     count = len(firsts) - 1
     share = len(points) if len(points) <= _JOINING_VERTICES else max(1, _JOINING_VERTICES // count)
     chosen = [
@@ -200,7 +207,7 @@ def _bridges(points: NDArray[np.float64], firsts: list[int]) -> list[tuple[int, 
     xs, ys = points[:, 0].copy(), points[:, 1].copy()
     newest, found = 0, []
     for _ in range(count - 1):
-        # Long contours in pieces, so that the table of distances stays small.
+        # Process long contours in pieces, so that the distance matrix stays small.
         for piece in np.array_split(chosen[newest], -(-len(chosen[newest]) // 256)):
             across = xs[waiting][:, None] - xs[piece]
             down = ys[waiting][:, None] - ys[piece]

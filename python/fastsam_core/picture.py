@@ -1,4 +1,4 @@
-"""A picture on its way through the model: its pixels, and its embedding once that is computed."""
+"""`Picture`: an image and its embedding; and the functions that encode images."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Box = tuple[int, int, int, int]
 
 
 class Stopwatch:
-    """Milliseconds per phase, on top of those spent `before`. A phase inside another stops the outer one meanwhile.
+    """Timer that adds up milliseconds per phase, starting from those in `before`. A nested phase pauses the outer one.
 
-    A CUDA device works in the background. Phases on one begin and end with an event among its work, so that nothing
-    waits for it before `speed` is read.
+    On a CUDA device, which runs asynchronously, phases begin and end with recorded events, so that the host doesn't
+    wait for the device until `speed` is read.
     """
 
     def __init__(self, before: Mapping[str, float] | None = None) -> None:
         self._spent: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0, **(before or {})}
-        self._ended: list[tuple[str, Any, Any]] = []  # phases with the moments of their beginning and end
+        self._ended: list[tuple[str, Any, Any]] = []  # (phase, begin, end), not yet added up
         self._phase: str | None = None
         self._since: Any = None
 
     @property
     def speed(self) -> dict[str, float]:
-        """Milliseconds of the phases that have ended."""
+        """Milliseconds per phase, counting phases that have ended. Waits for a CUDA device to reach their ends."""
         for name, begin, end in self._ended:
             self._spent[name] += _milliseconds(begin, end)
         self._ended.clear()
@@ -45,7 +45,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str, device: torch.device) -> Iterator[None]:
-        """Time what runs inside, on `device`: the same for all phases of a stopwatch."""
+        """Time the body of the `with` statement. All phases of a stopwatch must use the same `device`."""
         outer = self._phase
         self._switch(name, device)
         try:
@@ -76,12 +76,13 @@ def _milliseconds(begin: Any, end: Any) -> float:
 
 
 class Picture:
-    """One picture and its embedding.
+    """An image and its embedding.
 
-    image: BGR uint8 (H, W, 3), or None when only a saved embedding was loaded, with `original_hw` and `digest`. path:
-    where it came from.
-    The embedding is computed when it is first needed, and again only when the model's input size, device or precision
-    has changed since, or its weights (see `forget`).
+    image: BGR uint8 (H, W, 3), or None if only a saved embedding was loaded; then `original_hw`, (height, width), is
+    required, and `digest` is the hash of the image. path: where the image came from.
+
+    The embedding is computed on first use. It is computed again only after a change of the model's input size or
+    precision, or of its weights (see `forget`).
     """
 
     def __init__(
@@ -99,18 +100,18 @@ class Picture:
             raise ValueError("a picture needs its pixels or its (height, width)")
         self.original_hw = original_hw
         self._features: Tensor | None = None
-        self._dtype: torch.dtype | None = None  # what it was computed in; None: given from outside
+        self._dtype: torch.dtype | None = None  # what `_features` was computed in; None if it was set from outside
         self._prepared: PreparedImage | None = None
         self._digest = digest
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """The picture, or a black one in its place where only an embedding was loaded."""
+        """Pixels, BGR uint8 (H, W, 3); black if only an embedding was loaded."""
         return np.zeros((*self.original_hw, 3), np.uint8) if self.image is None else self.image
 
     @property
     def features(self) -> Tensor | None:
-        """The embedding (1, C, S / 16, S / 16) float32, if there is one yet."""
+        """Embedding, (1, C, S / 16, S / 16) float32; None if there is none yet."""
         return self._features
 
     @features.setter
@@ -119,8 +120,9 @@ class Picture:
         self._dtype, self._prepared = None, None
 
     def forget(self, embedding: bool) -> None:
-        """What was made of weights that have changed: what the decoder derives, and the embedding, unless it was given
-        from outside.
+        """Drop what the decoder derived from the embedding, after a change of weights.
+
+        embedding: also drop the embedding itself, unless it was set from outside.
         """
         if embedding and self._dtype is not None:
             self._features = None
@@ -128,7 +130,7 @@ class Picture:
 
     @property
     def digest(self) -> str:
-        """sha256 over height, width and BGR pixels."""
+        """SHA-256 of height, width and BGR pixels. Raises ValueError if neither pixels nor a stored hash are there."""
         if self._digest is None:
             if self.image is None:
                 raise ValueError("the picture's pixels are not here, only its embedding")
@@ -138,11 +140,14 @@ class Picture:
         return self._digest
 
     def resized_hw(self, model: SamModel) -> tuple[int, int]:
-        """(height, width) of the picture inside the model's input."""
+        """Return (height, width) of the resized image inside the model's padded input."""
         return resized_shape(*self.original_hw, model.image_size)
 
     def is_encoded(self, model: SamModel, dtype: torch.dtype | None = None) -> bool:
-        """Whether there is an embedding of the model's present input size and type."""
+        """Return whether there is an embedding that fits the model's current input size and `dtype`.
+
+        An embedding that was set from outside fits any type.
+        """
         return (
             self._features is not None
             and self._features.shape[-1] == model.image_size // 16
@@ -153,9 +158,10 @@ class Picture:
     def prepared(
         self, model: SamModel, dtype: torch.dtype | None = None, watch: Stopwatch | None = None
     ) -> PreparedImage:
-        """The embedding as the model's decoder takes it. dtype: what to compute in, the weights' own if not given.
+        """Return the embedding prepared for the model's decoder; encode the image first if needed.
 
-        ValueError when it has to be computed but the pixels are not here.
+        dtype: the type to compute in; default that of the weights. Raises ValueError if the image has to be encoded but
+        its pixels are not available.
         """
         device = model.device
         if not self.is_encoded(model, dtype):
@@ -179,7 +185,10 @@ class Picture:
     def prepared_crop(
         self, model: SamModel, box: Box, dtype: torch.dtype | None = None, watch: Stopwatch | None = None
     ) -> PreparedImage:
-        """The same for a crop x1, y1, x2, y2 of the picture, encoded on its own. The whole picture's is reused."""
+        """Return the prepared embedding of a crop x1, y1, x2, y2, encoded on its own.
+
+        A crop that covers the whole image reuses the embedding of the image. Raises ValueError without pixels.
+        """
         x1, y1, x2, y2 = box
         if (y1, x1, y2, x2) == (0, 0, *self.original_hw):
             return self.prepared(model, dtype, watch)
@@ -193,7 +202,7 @@ class Picture:
 def encode_together(
     model: SamModel, pictures: Sequence[Picture], dtype: torch.dtype | None, watch: Stopwatch | None = None
 ) -> None:
-    """Encode those of the pictures that need it in one pass of the encoder."""
+    """Encode the images that have no fitting embedding yet, in one pass of the encoder."""
     waiting = [p for p in pictures if p.image is not None and not p.is_encoded(model, dtype)]
     if not waiting:
         return
@@ -203,7 +212,7 @@ def encode_together(
 
 
 def _dtypes(model: SamModel, dtype: torch.dtype | None) -> Dtypes:
-    """What `dtype` comes to on the model's device."""
+    """Return the types that the parts of the model compute in on its device when `dtype` is asked for."""
     return usable_dtypes(dtype, model.device, model.image_encoder)
 
 
@@ -212,7 +221,10 @@ def _encoded_in(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
-    """BGR uint8 (H, W, 3) -> (1, 3, S, S) float32, resized, normalised and padded, on the model's device."""
+    """Convert a BGR uint8 image (H, W, 3) to the model input (1, 3, S, S) float32 on the model's device.
+
+    The image is resized, normalised and padded.
+    """
     return preprocess(image[..., ::-1], model.image_size, model.device)[0]
 
 
@@ -222,9 +234,9 @@ def encode(
     dtype: torch.dtype | None = None,
     watch: Stopwatch | None = None,
 ) -> Tensor:
-    """B pictures, BGR uint8 (H, W, 3) -> embeddings (B, C, S / 16, S / 16) float32.
+    """Encode B images, BGR uint8 (H, W, 3), to embeddings (B, C, S / 16, S / 16) float32.
 
-    dtype: what the image encoder computes in, its weights' own type if not given.
+    dtype: the type that the image encoder computes in; default that of its weights.
     """
     watch = watch or Stopwatch()
     device = model.device

@@ -1,8 +1,9 @@
-"""From low-resolution mask logits to masks of the original picture, without a full-resolution array.
+"""Conversion of low-resolution mask logits to masks of the original image, without full-resolution arrays.
 
-The reference enlarges each mask with two bilinear steps: (l, l) to the square model input (S, S), and, after cutting
-off the padding, to the original (H, W). Both are separable, so along each axis they are one sparse matrix with at most
-three consecutive, non-negative weights per row, also where the second step shrinks; `ops.mask_runs` does the rest.
+The reference enlarges each mask with two bilinear steps: from (l, l) to the square model input (S, S), and, after
+cropping the padding, to the original (H, W). Both steps are separable. Along each axis they combine to one sparse
+matrix with at most three consecutive, non-negative weights per row, also if the second step shrinks. `ops.mask_runs`
+applies these matrices and thresholds the result.
 """
 
 from __future__ import annotations
@@ -26,24 +27,25 @@ from .ops._native import cpu_module
 from .ops._native_cuda import serves, stream_of
 from .ops._threads import thread_count
 
-# Masks measured at once take their runs, and the encoder's working memory, which is several times as much: so few, but
-# some for each thread; on a GPU, enough to keep it busy.
+# Masks measured together hold their run lengths and several times as much working memory for encoding. So take few at a
+# time, but some for each thread; on a GPU, enough to keep it busy.
 _PER_THREAD, _FEWEST_TOGETHER, _MOST_TOGETHER = 8, 16, 64
 _GPU_RECORDS_CHUNK = 256
 
 
 def measured_together() -> int:
-    """How many masks are measured at once on the CPU: few by PyTorch alone, which makes all their pixels."""
+    """Return how many masks to measure together on the CPU: fewest in plain PyTorch, which creates all their pixels."""
     return min(_MOST_TOGETHER, max(_FEWEST_TOGETHER, _PER_THREAD * thread_count() if cpu_module else 0))
 
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """What the pipeline needs of one mask.
+    """Measurements of one mask.
 
-    rle: COCO RLE, {"size": [H, W], "counts": str}. area: set pixels. box_xyxy: the outermost set pixels, zeros if there
-    are none. stability_score: pixels above threshold + offset, divided by those above threshold - offset; 0.0 where the
-    latter is 0 (0 / 0 in the reference, whose NaN fails every positive threshold as 0.0 does).
+    rle: COCO RLE, {"size": [H, W], "counts": str}. area: number of set pixels. box_xyxy: the outermost set pixels,
+    inclusive; zeros if there are none. stability_score: number of pixels above threshold + offset, divided by the
+    number above threshold - offset; 0.0 if the latter is 0. There the reference has NaN from 0 / 0, which fails every
+    positive threshold just as 0.0 does.
     """
 
     rle: dict[str, Any]
@@ -54,10 +56,10 @@ class MaskRecord:
 
 @dataclass(frozen=True)
 class Measured:
-    """N masks, in arrays.
+    """Measurements of N masks, as arrays.
 
-    counts: (R,) int64, uncompressed COCO RLE of all masks, one after the other; offsets: (N + 1,) int64, where each
-    one's begin. areas: (N,) int64. boxes: (N, 4) int64, x1 y1 x2 y2 of the outermost set pixels; zeros if there are
+    counts: (R,) int64, uncompressed COCO RLE of all masks, concatenated. offsets: (N + 1,) int64, where the counts of
+    each mask begin. areas: (N,) int64. boxes: (N, 4) int64, x1 y1 x2 y2 of the outermost set pixels; zeros if there are
     none. stability: (N,) float32, see `MaskRecord`.
     """
 
@@ -68,12 +70,13 @@ class Measured:
     stability: np.ndarray
 
 
-@lru_cache(maxsize=32)  # pictures of one size, and many clicks on one picture, share them
+@lru_cache(maxsize=32)  # shared by images of one size, and by the clicks on one image
 def axis_weights(cells: int, padded: int, content: int, size: int, start: int = 0) -> tuple[Tensor, Tensor]:
-    """The two bilinear steps along one axis: each position's first cell (size,) int64, and weights (size, 3) float32.
+    """Combine the two bilinear steps along one axis.
 
-    `cells` are enlarged to `padded` positions, and of these `content` from `start` on are resized to `size`. The
-    weights are those of the first cell and of the two after it.
+    Step one resizes `cells` to `padded` positions; step two takes `content` of these, from `start` on, and resizes them
+    to `size`. Returns the first cell that each output position reads, (size,) int64, and the weights of that cell and
+    the two after it, (size, 3) float32.
     """
     near, far, share = _bilinear_source(size, content)
     cell_near, cell_far, cell_share = _bilinear_source(padded, cells)
@@ -88,10 +91,10 @@ def axis_weights(cells: int, padded: int, content: int, size: int, start: int = 
 
 
 class MaskResizer:
-    """Low-resolution logits (l, l) of one picture, l = image_size / 4, to its original pixels.
+    """Resizer of one image's low-resolution logits (l, l), l = image_size / 4, to the image's original pixels.
 
-    input_hw: (h, w) of the picture's content in the model input, before padding. original_hw: (H, W).
-    image_size: S, the model input's side. Raises ValueError for sizes that don't fit together.
+    input_hw: (h, w) of the resized image inside the model input, without padding. original_hw: (H, W).
+    image_size: S, the side of the model input. Raises ValueError for invalid or incompatible sizes.
     """
 
     def __init__(self, input_hw: tuple[int, int], original_hw: tuple[int, int], image_size: int) -> None:
@@ -114,9 +117,9 @@ class MaskResizer:
 
     @torch.no_grad()
     def logits(self, low_res: Tensor) -> Tensor:
-        """Full-resolution logits (H, W) float32, on the same device, with the reference's own two steps.
+        """Return full-resolution logits (H, W) float32 on the same device, by the two steps of the reference.
 
-        low_res: (l, l) floating point.
+        low_res: one mask, (l, l) floating point.
         """
         low_res = self._checked(low_res[None] if low_res.dim() == 2 else low_res)
         if len(low_res) != 1:
@@ -127,24 +130,25 @@ class MaskResizer:
 
     @torch.no_grad()
     def window(self, low_res: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
-        """Logits (bottom - top, right - left) float32 of a part of the picture, at the cost of that part.
+        """Return the logits of a window of the image, (bottom - top, right - left) float32, computing only these.
 
-        low_res: (l, l) floating point. Both steps are taken at once, so they may differ from `logits` by rounding.
+        low_res: one mask, (l, l) floating point. The two steps are combined, so values may differ from `logits` by
+        rounding.
         """
         (part,) = self._checked(low_res[None])
         for (cells, weights), (first, end) in zip(self._axes, ((top, bottom), (left, right)), strict=True):
             rows, shares = cells[first:end].to(part.device), weights[first:end].to(part.device)
-            # Beyond the last cell the weights are zero.
+            # Cells beyond the last have weight zero, so clamping their index is harmless.
             taps = (part[(rows + tap).clamp(max=len(part) - 1)] * shares[:, tap, None] for tap in range(3))
             part = sum(taps, torch.zeros((), dtype=part.dtype, device=part.device)).T
         return part
 
     def record(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> MaskRecord:
-        """RLE, area, box and stability of one mask (l, l): pixels whose logit exceeds `threshold`."""
+        """Return RLE, area, box and stability of one mask (l, l): the pixels whose logit exceeds `threshold`."""
         return self.records(low_res[None], threshold, offset)[0]
 
     def records(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> list[MaskRecord]:
-        """`record` of each of (N, l, l) masks, in order. Memory is bounded: no mask's pixels exist."""
+        """Return the `record` of each mask of (N, l, l), in order. Pixels are never created, so memory is bounded."""
         parts = self.measure_parts(low_res, threshold, offset)
         return [record for part in parts for record in self._records(part)]
 
@@ -157,7 +161,7 @@ class MaskResizer:
             yield MaskRecord(rle, area, tuple(box), stability)
 
     def measure_parts(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> Iterator[Measured]:
-        """`measure` of a few of (N, l, l) masks at a time, in order, so that memory is bounded."""
+        """Yield `measure` of a few masks of (N, l, l) at a time, in order, so that memory is bounded."""
         low_res = self._checked(low_res)
         size = _GPU_RECORDS_CHUNK if serves(low_res) else measured_together()
         for part in low_res.split(size) if len(low_res) else ():
@@ -171,13 +175,14 @@ class MaskResizer:
         picture_hw: tuple[int, int] | None = None,
         corner: tuple[int, int] = (0, 0),
     ) -> Measured:
-        """Runs and numbers of (N, l, l) masks.
+        """Return run lengths, areas, boxes and stability scores of masks (N, l, l).
 
-        picture_hw, corner: where the resizer's picture is a crop, the (height, width) of the whole one, whose runs are
-        then given, and the (x, y) of the crop's corner in it. Boxes stay in the crop.
+        picture_hw, corner: given if the resizer's image is a crop; the (height, width) of the whole image, and the
+        (x, y) of the crop's corner in it. Run lengths then are those of the whole image, while boxes stay relative to
+        the crop.
 
-        Raises ValueError for another shape, a crop outside of the picture or a negative offset, TypeError for anything
-        but a floating-point tensor.
+        Raises ValueError for any other shape, a crop outside the image or a negative offset; TypeError for anything but
+        a floating-point tensor.
         """
         started = self.start(low_res, threshold, offset, picture_hw, corner)
         numbers = started.numbers()
@@ -192,7 +197,10 @@ class MaskResizer:
         picture_hw: tuple[int, int] | None = None,
         corner: tuple[int, int] = (0, 0),
     ) -> MasksOnHost | MasksOnGpu:
-        """As `measure`, in steps, and where GPU kernels serve without waiting for them."""
+        """Start `measure` and return an object that gives its results step by step.
+
+        On a GPU whose kernels are in use, this doesn't wait for them.
+        """
         if not offset >= 0:
             raise ValueError(f"the stability offset must be 0 or more, got {offset}")
         low_res = self._checked(low_res)
@@ -206,17 +214,17 @@ class MaskResizer:
         return MasksOnHost(*(result.cpu() for result in found))
 
     def prepare_for(self, tensor: Tensor) -> None:
-        """Makes what `start` will need beside masks, where the tensor is on a GPU, on which that is kept."""
+        """Compute and cache ahead what `start` needs besides the masks, if `tensor` is on a GPU that runs kernels."""
         if tensor.is_cuda and serves(tensor):
             self._prepared_on(tensor.device)
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """y_cells, y_weights, x_cells, x_weights."""
+        """Return y_cells, y_weights, x_cells, x_weights on a device; cached on GPUs."""
         stream = _stream_to_keep_on(device)
         return _axes_at(device, *self._key) if stream is None else _axes_kept(device, stream, *self._key)
 
     def _prepared_on(self, device: torch.device) -> PreparedAxes:
-        """The same as kernels take them."""
+        """Return the same axes in the form that CUDA kernels take."""
         stream = _stream_to_keep_on(device)
         return _prepared_at(device, *self._key) if stream is None else _prepared_kept(device, stream, *self._key)
 
@@ -233,7 +241,7 @@ class MaskResizer:
 def _axes_at(
     device: torch.device, cells: int, padded: int, y: tuple[int, int], x: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y_cells, y_weights, x_cells, x_weights on a device. y, x: content and size, see `axis_weights`."""
+    """Return y_cells, y_weights, x_cells, x_weights on a device. y, x: (content, size), see `axis_weights`."""
     axes = axis_weights(cells, padded, *y), axis_weights(cells, padded, *x)
     (y_cells, y_weights), (x_cells, x_weights) = (tuple(to_device(part, device) for part in axis) for axis in axes)
     return y_cells, y_weights, x_cells, x_weights
@@ -242,7 +250,7 @@ def _axes_at(
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
 def _axes_kept(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same by stream, too: a copy is under way on one while another already reads."""
+    """Cache `_axes_at` per device and stream: another stream could read a copy that has not arrived yet."""
     return _axes_at(device, *axes)
 
 
@@ -257,17 +265,17 @@ def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> PreparedAxe
 
 
 def _stream_to_keep_on(device: torch.device) -> int | None:
-    """The GPU's current stream, where what is made on it may be kept."""
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():  # what a graph makes is the graph's
+    """Return the GPU's current stream as a cache key, or None if results must not be cached."""
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():  # memory of a captured graph belongs to it
         return None
     return stream_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def _bilinear_source(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where a bilinear resize (align_corners=False) from `source` to `size` reads: lower, upper index, upper's share.
+    """Return where a bilinear resize (align_corners=False) from `source` to `size` pixels reads.
 
-    Positions are computed in float32 as PyTorch does: at 10,000 pixels its rounding moves them by 1e-4, and masks
-    should move with it.
+    Returns the lower index, the upper index and the weight of the upper one, each (size,). Positions are computed in
+    float32 as PyTorch does. At 10,000 pixels its rounding shifts them by 1e-4, and masks must shift in the same way.
     """
     ratio = np.float32(source) / np.float32(size)
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * ratio - np.float32(0.5)

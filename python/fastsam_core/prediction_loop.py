@@ -1,4 +1,4 @@
-"""What all predictors share: options, callbacks, the folder of a run, and the loop over a source's pictures."""
+"""Base class of all predictors: options, callbacks, the output folder of a run, and the loop over a source's images."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ EVENTS = (
     "on_predict_end",
 )
 Callback = Callable[[Any], Any]
-# Pictures that were read together, and who writes -> their results.
+# Processes a group of images that were read together; the writer, if any, saves the results.
 Run = Callable[[list[Item], saving.ResultWriter | None], Iterable[Results]]
 
 
 class PredictionLoop:
-    """The state of a run over a source.
+    """State of a run over a source.
 
-    args: options, which may be set one by one. callbacks: functions by event, each called with this predictor.
-    `results` are those of the last batch, `batch` its paths, pictures and labels; `seen` counts pictures, `save_dir` is
-    the folder that was written to. Calls from several threads take turns.
+    args: the options; they may be changed one by one. callbacks: functions by event name, each called with this
+    predictor. `batch` holds the paths, images and log labels of the last batch, and `results` its results. `seen` is
+    the number of processed images. `save_dir` is the output folder. Calls from several threads take turns.
     """
 
     def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
@@ -48,12 +48,12 @@ class PredictionLoop:
         self.seen = 0
         self.save_dir: Path | None = None
         self._saved_as: tuple[Any, ...] = ()
-        self._calling_back: int | None = None  # the thread whose callbacks run amid its pictures
+        self._calling_back: int | None = None  # id of the thread that is running callbacks inside its batch
         self._lock = threading.RLock()
         _LOOPS.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Locks and open sources belong to this object alone; a copy gets its own.
+        # Locks and open sources can't be copied; `__setstate__` gives the copy its own.
         return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "dataset")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -61,39 +61,39 @@ class PredictionLoop:
         _LOOPS.add(self)
 
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
-        """Open `source` with the options' `vid_stride` and `stream_buffer`."""
+        """Open `source` with the options `vid_stride` and `stream_buffer`, and store it as `dataset`."""
         config = config or self.args
         self.dataset = load_sources(source, vid_stride=config.vid_stride, stream_buffer=config.stream_buffer)
         return self.dataset
 
     def add_callback(self, event: str, function: Callback) -> None:
-        """Call `function(predictor)` at `event`, one of `EVENTS`."""
+        """Register `function(predictor)` to be called at `event`, one of `EVENTS`."""
         check_callback(event, function)
         self.callbacks.setdefault(event, []).append(function)
 
     # --- the loop ---
 
     def _loop(self, items: Source | Iterable[Item], config: Config, run: Run) -> Iterator[Results]:
-        """Results of `run` for every picture, `batch` of them at a time, and what the options want done around it."""
+        """Yield the results of `run`, which gets `config.batch` images at a time; write, report and fire callbacks."""
         writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
         if writer is None and config.show:
             writer = saving.ResultWriter(Path(), config)
-        self._fire("on_predict_start")
         total = dict.fromkeys(Stopwatch().speed, 0.0)
         count = 0
-        # A callback may predict too; the pictures that it was called for are then at hand as before.
+        # A callback may itself run a prediction; afterwards restore the batch and results that it was called for.
         around = (self.batch, self.results) if self._calling_back == threading.get_ident() else None
         try:
+            self._fire("on_predict_start")
             for group in _groups(items, _group_size(items, config)):
                 for result in run(group, writer):
-                    if isinstance(result, Results):  # and not what a callback has made of it
+                    if isinstance(result, Results):  # a callback may have replaced it by anything
                         count += 1
                         for phase, spent in result.speed.items():
                             total[phase] = total.get(phase, 0.0) + (spent or 0.0)
                     yield result
         except BaseException:
             if writer is not None and saving.wants_folder(config) and not config.exist_ok:
-                with suppress(OSError):  # a folder with anything in it stays
+                with suppress(OSError):  # fails if the folder isn't empty, which then stays
                     writer.folder.rmdir()
             raise
         finally:
@@ -107,7 +107,7 @@ class PredictionLoop:
         self._fire("on_predict_end")
 
     def _begin(self, items: Sequence[Item]) -> None:
-        """These pictures go through the model next, together."""
+        """Begin a batch: set `self.batch` to these items and fire the callbacks."""
         pictures = [item.image for item in items if item.image is not None]
         self.batch = [item.path for item in items], pictures, [_label(item) for item in items]
         self._fire_amid("on_predict_batch_start")
@@ -115,7 +115,11 @@ class PredictionLoop:
     def _end(
         self, items: Sequence[Item], results: list[Results], config: Config, writer: saving.ResultWriter | None
     ) -> list[Results]:
-        """They have gone through it. What is given is what callbacks have left in `results`."""
+        """Finish a batch: count, log and write its results, and fire the callbacks.
+
+        Returns `self.results`, which a callback may have replaced. Raises ValueError if callbacks left a different
+        number of results than of items.
+        """
         self.results = results
         self._fire_amid("on_predict_postprocess_end")
         if len(self.results) != len(items):
@@ -132,11 +136,11 @@ class PredictionLoop:
         return self.results
 
     def _found(self, result: Results) -> str:
-        """What was found, in words."""
+        """Describe what was found, for the log."""
         return result.verbose().rstrip(", ")
 
     def _input_shape(self, config: Config) -> str:
-        """Shape of the network's last input, in words; empty before there was one."""
+        """Describe the shape of the network's last input, for the log; empty if there was none."""
         return ""
 
     def _report(
@@ -152,7 +156,7 @@ class PredictionLoop:
             say(f"Results saved to {writer.folder}{labels}")
 
     def _folder(self, config: Config) -> Path:
-        """This predictor's folder; another one once other names are asked for."""
+        """Return this predictor's output folder; create a new one when the options that name it have changed."""
         wanted = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
         with self._lock:
             if self.save_dir is None or wanted != self._saved_as:
@@ -160,7 +164,7 @@ class PredictionLoop:
             return self.save_dir
 
     def _fire_amid(self, event: str) -> None:
-        """With the lock, between a picture's beginning and its end."""
+        """Fire an event inside a batch, where the caller holds the lock."""
         before, self._calling_back = self._calling_back, threading.get_ident()
         try:
             self._fire(event)
@@ -176,7 +180,7 @@ _LOOPS: weakref.WeakSet[PredictionLoop] = weakref.WeakSet()
 
 
 def _release_locks() -> None:
-    """In a forked child: whichever thread held a lock isn't there, and would never give it back."""
+    """Replace the locks in a forked child, where the thread that held one would never release it."""
     for loop in _LOOPS:
         loop._lock = threading.RLock()
 
@@ -186,20 +190,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_event(event: str) -> None:
-    """ValueError for an event that never comes."""
+    """Raise ValueError for an unknown event."""
     if event not in EVENTS:
         raise ValueError(f"unknown event {event!r}; the events are {', '.join(EVENTS)}")
 
 
 def check_callback(event: str, function: Any) -> None:
-    """As `check_event`, and TypeError for what can't be called."""
+    """Raise ValueError for an unknown event, and TypeError if `function` is not callable."""
     check_event(event)
     if not callable(function):
         raise TypeError(f"a callback is a function that takes the predictor, not {function!r}")
 
 
 def _group_size(items: Source | Iterable[Item], config: Config) -> int:
-    """How many pictures to read before the first of them is worked on."""
+    """Return how many images to read before processing them: `batch`, or 1 for live streams."""
     if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
         warn_once("batch has no effect on live streams, whose frames would have to wait for one another")
         return 1
@@ -207,14 +211,14 @@ def _group_size(items: Source | Iterable[Item], config: Config) -> int:
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items that hold pictures, up to `size` together; an error among them comes after those that precede it."""
+    """Yield groups of up to `size` readable items. If the source raises, first yield what was read, then re-raise."""
     source = iter(items)
     failure: Exception | None = None
     while failure is None:
         group: list[Item] = []
         try:
             for item in source:
-                if item.image is None:  # reported by the source
+                if item.image is None:  # unreadable; the source has logged it
                     continue
                 group.append(item)
                 if len(group) == size:
@@ -229,7 +233,7 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _label(item: Item) -> str:
-    """As in "image 2/7 "; without the total where only the end will tell."""
+    """Return a label such as "image 2/7 ", without the total where it is unknown."""
     total = "" if item.total is None else f"/{item.total}"
     frame = "" if item.frame is None else f" (frame {item.frame + 1}{f'/{item.frames}' if item.frames else ''})"
     return f"{item.kind} {item.index + 1}{total}{frame} "

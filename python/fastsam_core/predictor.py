@@ -1,4 +1,4 @@
-"""`Predictor`: a model, the picture at hand, and calls with prompts or without."""
+"""`Predictor`: a model with its current image, called with prompts, texts, or neither to segment everything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .results import Results
 from .sources import Item, Source
 from .text_prompts import TextDetectors, segment_texts
 
-# Of Ultralytics' predictors, whose subclasses change them. Here they are for callers.
+# Methods that subclasses of Ultralytics' predictors override. Here they are only for callers: a run doesn't use them.
 _STEPS = (
     *("pre_transform", "preprocess", "inference", "prompt_inference", "generate", "postprocess"),
     *("construct_results", "write_results", "stream_inference"),
@@ -33,7 +33,7 @@ _STEPS = (
 
 @dataclass(frozen=True)
 class _Request:
-    """One call: its options, and its prompts or texts, neither meaning everything."""
+    """Options and prompts of one call. With neither prompts nor texts, everything is segmented."""
 
     config: Config
     prompts: Prompts | None
@@ -42,14 +42,14 @@ class _Request:
 
 
 class Predictor(ModelAndPicture):
-    """Segments pictures by prompts, or everything in them; a picture set with `set_image` is encoded once.
+    """Predictor that segments the objects of an image by prompts, or everything; `set_image` encodes an image once.
 
-    cfg, overrides: options by name (see `config.Config`), `overrides` winning; neither is changed. `model` is a
-    checkpoint's name or path, or a `SamModel`; it is loaded when it is first needed.
-    _callbacks: functions by event, each called with this predictor.
+    cfg, overrides: options by name (see `config.Config`); `overrides` takes precedence, and neither is modified. The
+    option `model` is a checkpoint name or path, or a `SamModel`; it is loaded on first use.
+    _callbacks: lists of functions by event name, each called with this predictor.
 
-    Calls from several threads take turns; predictors that share a `SamModel` work side by side, whatever their `imgsz`.
-    Masks, boxes and scores are plain tensors on the model's device.
+    Calls from several threads take turns. Predictors that share a `SamModel` can run concurrently, also with different
+    `imgsz`. Masks, boxes and scores are plain tensors on the model's device.
     """
 
     stride = 16
@@ -96,17 +96,23 @@ class Predictor(ModelAndPicture):
     def __call__(
         self, source: Any = None, model: Any = None, stream: bool = False, **kwargs: Any
     ) -> list[Results] | Iterator[Results]:
-        """Results of every picture of `source`, in order; of the picture that is set when `source` is None.
+        """Segment every image of `source` and return one `Results` per image, in order.
 
-        kwargs: prompts in pixels of the original picture (`bboxes`, `points`, `labels`, `masks`, see `prompts.py`;
-        they hold for every picture) or `texts` (what to look for, found by an open-vocabulary detector: class i is text
-        i), `multimask_output` (three masks per object instead of one), and options for this call. Without prompts
-        everything is segmented.
-        stream: give an iterator that works as it is consumed, instead of a list. With `batch` above 1 that many
-        pictures are read and encoded before the first of their results comes; all else stays one by one.
+        Args:
+            source: anything that `SAM.__call__` accepts; None means the image given to `set_image`.
+            model: a checkpoint name or path, or a `SamModel`, to load first.
+            stream: return an iterator that processes images as it is consumed, instead of a list. With the option
+                `batch` above 1, that many images are read and encoded before the first of their results; everything
+                else is done image by image.
+            kwargs: prompts in pixels of the original image, applied to every image (`bboxes`, `points`, `labels`,
+                `masks`; see `prompts.py`), or `texts` to look for with an open-vocabulary detector (class i is text
+                i); `multimask_output` for three masks per object instead of one; and options for this call. Without
+                prompts or texts everything is segmented.
 
-        Of several pictures, one that can't be read is logged and left out. Raises TypeError and ValueError for
-        arguments, and ValueError, FileNotFoundError or ConnectionError for a single picture that can't be had.
+        Raises:
+            TypeError, ValueError: invalid arguments, or a single image that can't be decoded (ValueError).
+            FileNotFoundError, ConnectionError: a single image that can't be read. Of several images, those that can't
+                be read are logged and skipped.
         """
         request = self._request(kwargs)
         with self._lock:
@@ -125,12 +131,12 @@ class Predictor(ModelAndPicture):
         return results if stream else list(results)
 
     def predict_cli(self, source: Any = None, model: Any = None) -> None:
-        """Run for what is written and said; nothing is kept."""
+        """Run for the files and log messages only; results are discarded one by one."""
         for _ in self(source, model, stream=True):
             pass
 
     def set_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Prompts for the next call, by their argument names; that call's own win."""
+        """Set prompts for the next call, by argument name. Prompts given to that call itself take precedence."""
         unknown = set(prompts) - set(PROMPT_KEYS)
         if unknown:
             raise TypeError(f"prompts are {', '.join(PROMPT_KEYS)}, not {', '.join(sorted(unknown))}")
@@ -156,7 +162,10 @@ class Predictor(ModelAndPicture):
         picture: Picture | None,
         request: _Request,
     ) -> Iterator[Results]:
-        """Pictures that were read together, or the one that is set: encoded at once, all else one by one."""
+        """Yield the results of a group of items, which are encoded together and decoded one by one.
+
+        picture: the image that is set, for a call without source; None otherwise.
+        """
         pictures = [picture or Picture(item.image, item.path) for item in group]
         with self._lock:
             shared = self._encode_together(pictures, request)
@@ -168,17 +177,21 @@ class Predictor(ModelAndPicture):
             yield result
 
     def _encode_together(self, pictures: list[Picture], request: _Request) -> dict[str, float]:
-        """Encode several pictures at once, where embeddings will be needed; each one's share of the milliseconds."""
+        """Encode several images in one pass, unless no embedding is needed.
+
+        Returns milliseconds per phase, divided by the number of images.
+        """
         watch = Stopwatch()
-        if len(pictures) > 1 and (request.prompts is None or len(request.prompts)):
+        has_objects = request.texts != () and (request.prompts is None or len(request.prompts) > 0)
+        if len(pictures) > 1 and has_objects:
             encode_together(self._ready(request.config), pictures, request.config.dtype, watch)
         return {phase: spent / len(pictures) for phase, spent in watch.speed.items()}
 
     def _segment(self, picture: Picture, request: _Request, before: Mapping[str, float]) -> Results:
-        """One picture; `before`: milliseconds per phase that have been spent on it already."""
+        """Segment one image. before: milliseconds per phase that were already spent on it."""
         config, watch = request.config, Stopwatch(before)
         model = self._ready(config)
-        if request.texts == ():  # as with empty boxes; nothing has to be loaded to find nothing
+        if request.texts == ():  # same result as for empty bboxes, without loading a detector
             nothing = Prompts(boxes=torch.zeros(0, 4, device="cpu"))
             result = segment.segment_prompts(model, picture, nothing, request.multimask_output, config, watch)
         elif request.texts is not None:
@@ -210,7 +223,7 @@ class Predictor(ModelAndPicture):
         multimask_output: bool = False,
         **options: Any,
     ) -> tuple[Tensor, ...]:
-        """`prompt_inference` where there are prompts, else `generate`."""
+        """Call `prompt_inference` if there are prompts, else `generate` with the options."""
         if bboxes is None and points is None and masks is None and labels is None:
             return self.generate(im, **options)
         return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output)
@@ -224,10 +237,10 @@ class Predictor(ModelAndPicture):
         masks: Any = None,
         multimask_output: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Low-resolution logits (C, S / 4, S / 4) and predicted IoU (C,), float32; no filter.
+        """Return low-resolution logits (C, S / 4, S / 4) and predicted IoU (C,), float32, without filtering.
 
         C is the number of objects, or three times that with `multimask_output`, object by object. `im` is anything
-        that `set_image` takes, or what `preprocess` gave; without it the picture that is set is used.
+        that `set_image` accepts, or the tensor that `preprocess` returned last; None means the image that is set.
         """
         prompts = Prompts.read(bboxes, points, labels, masks)
         if prompts is None:
@@ -248,11 +261,20 @@ class Predictor(ModelAndPicture):
         masks: Any = None,
         multimask_output: bool = False,
     ) -> tuple[Tensor | None, Tensor]:
-        """Masks from an embedding that you keep yourself; no filter.
+        """Decode prompts with an embedding that the caller supplies, without filtering.
 
-        features: (1, C, S / 16, S / 16). src_shape: (height, width) of the original picture, in whose pixels the
-        prompts are. dst_shape: the model's input size S, as it was when the embedding was made; default the present.
-        Returns masks (N, H, W) bool, or None for no objects, and boxes (N, 6): x1, y1, x2, y2, predicted IoU, index.
+        Args:
+            features: the embedding, (1, C, S / 16, S / 16).
+            src_shape: (height, width) of the original image; prompts are in its pixels.
+            dst_shape: the model input size S at which the embedding was computed; default the current `imgsz`.
+            bboxes: boxes; this and the following are as for `prompt_inference`.
+            points: clicks.
+            labels: labels of the clicks.
+            masks: mask prompts.
+            multimask_output: three masks per object instead of one.
+
+        Returns:
+            Masks (N, H, W) bool, or None for no objects, and boxes (N, 6): x1, y1, x2, y2, predicted IoU, index.
         """
         prompts = Prompts.read(bboxes, points, labels, masks)
         if prompts is None:
@@ -261,7 +283,7 @@ class Predictor(ModelAndPicture):
         with self._lock:
             config = self.args if dst_shape is None else self.args.updated({"imgsz": dst_shape})
             model = self._ready(config)
-            model.prepare(features)  # ValueError for a wrong shape
+            model.prepare(features)  # only to raise ValueError for a wrong shape
             picture = Picture(None, "features", (height, width))
             picture.features = features
             low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output, config.dtype)
@@ -270,10 +292,10 @@ class Predictor(ModelAndPicture):
         return None if result.masks is None else tensor_of(result.masks.data), tensor_of(result.boxes.data)
 
     def generate(self, im: Any = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment everything: masks (N, H, W) bool, predicted IoU (N,), boxes (N, 4) x1, y1, x2, y2.
+        """Segment everything; return masks (N, H, W) bool, predicted IoU (N,) and boxes (N, 4) x1, y1, x2, y2.
 
-        All in pixels of the original picture. options: those of segment everything, in our or Meta's names. Calling
-        the predictor gives the same masks as `Results`, which don't hold pixels until asked.
+        Masks and boxes are in pixels of the original image. options: those of segment everything, under the names of
+        `Config` or Meta's. Calling the predictor gives the same masks as `Results`, which expand to pixels on demand.
         """
         config = self.args.updated(options)
         with self._lock:
@@ -291,11 +313,12 @@ class Predictor(ModelAndPicture):
     def edges(
         self, im: Any = None, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
     ) -> np.ndarray:
-        """Edges of the picture that is set, or of `im`, as SAM finds them without training: (H, W) float32 in [0, 1].
+        """Return the edge map of `im`, or of the image that is set: (H, W) float32 in [0, 1].
 
-        They are the outlines of the masks of a grid of `points_stride` x `points_stride` clicks; see `edges.py`. Of
-        masks whose boxes have an IoU above `nms_thresh`, the one with the higher predicted IoU counts. thin: leave one
-        pixel across an edge. options: those of a call (`imgsz`, `device`, `points_batch_size`, `half`).
+        Edges are the outlines of the masks from a grid of `points_stride` x `points_stride` clicks, without training
+        for edge detection; see `edges.py`. Of masks whose boxes have an IoU above `nms_thresh`, only the one with the
+        highest predicted IoU counts. thin: reduce edges to a width of one pixel. options: those of a call (`imgsz`,
+        `device`, `points_batch_size`, `half`).
         """
         config = self.args.updated(options)
         with self._lock:
@@ -312,14 +335,16 @@ class Predictor(ModelAndPicture):
             )
 
     def proposals(self, im: Any = None, n: int = 1000, *, nms_thresh: float = 0.9, **options: Any) -> Results:
-        """Up to `n` object proposals of the picture that is set, or of `im`: boxes, masks and scores, best first.
+        """Return up to `n` object proposals of `im`, or of the image that is set: boxes, masks and scores, best first.
 
-        The score, `boxes.conf`, is the mean of predicted IoU and stability score. Nothing is filtered by quality; of
-        two masks whose boxes have an IoU above `nms_thresh` the lower in rank goes. Masks whose boxes have an IoU of at
-        most 0.7 with each other come first, by score, then the others, by score; with `sam_nano` it also counts how
-        many points agree on a mask. options: those of segment everything; a grid of 32 x 32 points gives up to 3,072
-        candidates, `points_stride=64` four times as many. The thresholds `conf_thres`, `stability_score_thresh`, `iou`
-        and `crop_nms_thresh` have no say.
+        The score, `boxes.conf`, is the mean of predicted IoU and stability score. Nothing is filtered by quality. Of
+        two masks whose boxes have an IoU above `nms_thresh`, the lower-ranked one is dropped. Masks whose boxes have
+        an IoU of at most 0.7 with each other come first, by score; the others follow, by score. With `sam_nano` the
+        rank also depends on how many points agree on a mask.
+
+        options: those of segment everything. A grid of 32 x 32 points gives up to 3,072 candidates, `points_stride=64`
+        four times as many. The thresholds `conf_thres`, `stability_score_thresh`, `iou` and `crop_nms_thresh` are
+        ignored.
         """
         config = self.args.updated(options)
         with self._lock:
@@ -330,9 +355,9 @@ class Predictor(ModelAndPicture):
             return results
 
     def postprocess(self, preds: Sequence[Tensor], img: Any, orig_imgs: Any) -> list[Results]:
-        """What `prompt_inference` or `generate` gave -> a list of one `Results`, with the `conf` filter.
+        """Convert the output of `prompt_inference` or `generate` to a list of one `Results`, filtered by `conf`.
 
-        orig_imgs: the picture, or a list of one. `img` (the model's input) is not needed.
+        orig_imgs: the original image, or a list of one. `img` (the model's input) is ignored.
         """
         picture = one_picture(orig_imgs)
         with self._lock:
@@ -348,15 +373,15 @@ class Predictor(ModelAndPicture):
 
     @staticmethod
     def remove_small_regions(masks: Tensor, min_area: float = 0, nms_thresh: float = 0.7) -> tuple[Tensor, Tensor]:
-        """Fill holes and drop islands below `min_area` pixels in masks (N, H, W), then drop duplicates by box NMS.
+        """Fill holes and remove islands below `min_area` pixels in masks (N, H, W), then drop duplicates by box NMS.
 
-        Returns the new masks (K, H, W) bool and which of the N they are, (K,) int64: unchanged ones first.
+        Returns the remaining masks (K, H, W) bool and their indices among the N, (K,) int64, unchanged masks first.
         """
         return segment.without_small_regions(masks, min_area, nms_thresh)
 
 
 def _prompted(model: SamModel, picture: Picture, low_res: Tensor, scores: Tensor, conf: float | None = None) -> Results:
-    """Logits (C, S / 4, S / 4) with predicted IoU (C,) -> results of those above `conf`, or of all."""
+    """Convert logits (C, S / 4, S / 4) with predicted IoU (C,) to results: those above `conf`, or all if it is None."""
     chosen = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
     found = segment.FoundMasks(picture, low_res.device)
     found.add(chosen, scores[chosen], segment.resizer_for(model, picture).measure_parts(low_res[chosen]))

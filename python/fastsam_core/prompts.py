@@ -1,20 +1,20 @@
-"""Prompts in the many forms that people write them -> one checked form, in pixels of the original picture.
+"""Prompts: converts the forms that callers may use to one checked form, in pixels of the original image.
 
 points:
     [x, y]                      one object, one click
     [[x, y], [x, y]]            two objects of one click each (not one object with two clicks)
     [[[x, y], [x, y]]]          one object with two clicks: N x P x 2
-    [[[x, y], [x, y]], [[x, y]]]  ragged: each object has its own number of clicks, and gives the mask that it
-                                would give alone
+    [[[x, y], [x, y]], [[x, y]]]  ragged: each object has its own number of clicks, and its mask is the same as if
+                                it were prompted alone
 labels (1 foreground, 0 background, -1 none, 2 and 3 the corners of a box):
     None: all 1. One number: for all clicks. N numbers for N x 2 points. N x P, or as ragged as the points. P numbers
     for N x P x 2 points: the same for every object.
 bboxes:
     [x1, y1, x2, y2] or N x 4, or the `Boxes` of a result. With points, box i and points i describe object i.
 masks:
-    (H, W) or (N, H, W), of the picture's shape or of the low-resolution logits (S / 4, S / 4). Floating point means
-    logits; bool and integers with the values 0 and 1 (or 0 and 255) mean outside and inside. Or the `Masks` of a
-    result.
+    (H, W) or (N, H, W), either of the image's size or of the low-resolution logits' (S / 4, S / 4), or the `Masks` of
+    a result. Floating-point values are logits; bool values, and integers 0 and 1 (or 0 and 255), mean background and
+    foreground.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .boxes import Boxes
 from .masks import Masks
 from .preprocess import scale_points
 
-# The logit given to a pixel of a binary mask prompt. SAM's own logits of clear masks are about this large, and SAM 2
-# maps binary mask prompts to the same values.
+# Magnitude of the logits that a binary mask prompt is converted to. SAM's own logits for clear masks are about this
+# large, and SAM 2 maps binary mask prompts to the same values.
 BINARY_LOGIT = 10.0
 
-# Coordinates beyond this are taken for infinite: what a network makes of them is NaN before float32 itself ends.
+# Larger coordinates are rejected like infinite ones: the network turns them into NaN although float32 can hold them.
 _FARTHEST = 1e9
 
 _POINT_FORMS = (
@@ -50,10 +50,10 @@ _POINT_FORMS = (
 
 @dataclass(frozen=True)
 class Prompts:
-    """What N objects are described by; all tensors on the CPU, none shared with the caller except `masks`.
+    """Prompts for N objects. All tensors are on the CPU, and only `masks` may share memory with the caller's.
 
-    boxes: (N, 4) float32. points: (N, P, 2) float32 with labels (N, P) int64; object i has counts[i] <= P points of
-    its own, and the rest is padding (label -1), which never reaches the model. masks: (N, h, w).
+    boxes: (N, 4) float32. points: (N, P, 2) float32 with labels (N, P) int64. counts[i] <= P is the number of points of
+    object i; the rest of its row is padding (label -1) that never reaches the model. masks: (N, h, w).
     """
 
     boxes: Tensor | None = None
@@ -67,10 +67,10 @@ class Prompts:
 
     @classmethod
     def read(cls, bboxes: Any = None, points: Any = None, labels: Any = None, masks: Any = None) -> Prompts | None:
-        """None when nothing is prompted. An empty list is a prompt for no objects.
+        """Read prompts in any accepted form; return None if none are given. An empty list is a prompt for no objects.
 
-        ValueError for shapes, values and numbers of objects that don't fit, and for labels without points; TypeError
-        for what isn't numbers.
+        Raises ValueError for invalid shapes and values, for different numbers of objects, and for labels as the only
+        argument; TypeError for anything but numbers.
         """
         if bboxes is None and points is None and masks is None:
             if labels is not None:
@@ -92,7 +92,10 @@ class Prompts:
         return prompts
 
     def batches(self, limit: int) -> Iterator[tuple[Tensor, Prompts]]:
-        """Parts of at most `limit` objects that have equally many points, with the objects' indices (K,) int64."""
+        """Split into batches of at most `limit` objects with equal numbers of points.
+
+        Yields the indices of a batch's objects, (K,) int64, and their prompts, without padding.
+        """
         groups: dict[int, list[int]] = {}
         for index in range(len(self)):
             groups.setdefault(self.counts[index] if self.counts else 0, []).append(index)
@@ -110,7 +113,7 @@ class Prompts:
                 )
 
     def to_model(self, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int) -> dict[str, Any]:
-        """The arguments `points`, `labels`, `boxes` and `masks` of `SamModel.decode_prompts`, in its pixels."""
+        """Return the arguments `points`, `labels`, `boxes`, `masks` of `SamModel.decode_prompts`, in model pixels."""
         boxes = None
         if self.boxes is not None:
             boxes = scale_points(self.boxes.reshape(-1, 2, 2), original_hw, resized_hw).reshape(-1, 4)
@@ -122,14 +125,17 @@ class Prompts:
         }
 
     def check(self, original_hw: tuple[int, int], image_size: int) -> None:
-        """ValueError unless masks fit the picture or the low-resolution logits; of what lies beside it, a warning."""
+        """Raise ValueError unless masks have the size of the image or of the low-resolution logits.
+
+        Points and boxes that lie outside the image are logged once as a warning.
+        """
         low = image_size // 4
         if self.masks is not None and len(self.masks) and tuple(self.masks.shape[1:]) not in (original_hw, (low, low)):
             raise ValueError(
                 f"masks have height x width {tuple(self.masks.shape[1:])}; accepted: the picture's {original_hw}, or "
                 f"{(low, low)} low-resolution logits"
             )
-        # First and last corners; a point is both of its own.
+        # First and last corners; for a point both are the point itself.
         pairs = [] if self.boxes is None else [(self.boxes[:, :2], self.boxes[:, 2:])]
         pairs += [] if self.points is None else [(self.points, self.points)]
         end = torch.tensor(original_hw[::-1], device="cpu")
@@ -138,7 +144,7 @@ class Prompts:
 
 
 def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
-    """Warn of coordinates that can be meant, but hardly ever are."""
+    """Warn about coordinates that are valid but probably a mistake."""
     if boxes is not None and bool((boxes[:, 2:] < boxes[:, :2]).any()):
         warn_once(
             "bboxes are x1, y1, x2, y2, and one has its second corner left of or above the first: if they are x, y, "
@@ -150,7 +156,10 @@ def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
 
 
 def read_texts(texts: Any) -> tuple[str, ...]:
-    """A text or several -> all of them; TypeError for something else, ValueError for an empty one."""
+    """Return one text or a list of them as a tuple, stripped; None gives an empty tuple.
+
+    Raises TypeError for anything else, and ValueError for an empty text.
+    """
     if texts is None:
         return ()
     words = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, list | tuple) else None
@@ -162,7 +171,7 @@ def read_texts(texts: Any) -> tuple[str, ...]:
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
-    """A float64 array of anything made of numbers; ValueError if it is ragged."""
+    """Convert anything made of numbers to a float64 array; ValueError if it is ragged, TypeError if not numeric."""
     if isinstance(value, Tensor):
         check_plain(value, name)
         value = value.detach().cpu()
@@ -173,7 +182,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     else:
         array = np.asarray(value)
     if array.dtype == object and all(isinstance(number, numbers.Real) for number in array.flat):
-        # A table's columns of different types, and whole numbers of more than 64 bits.
+        # For example a data frame with columns of different types, or integers of more than 64 bits.
         try:
             return array.astype(np.float64)
         except OverflowError:
@@ -184,7 +193,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 
 def _needs_care(value: list[Any] | tuple[Any, ...]) -> bool:
-    """NumPy can't take tensors of other devices inside lists, and is slow with any tensor."""
+    """Return whether nested lists contain tensors: NumPy can't read those of other devices and is slow with any."""
     return any(isinstance(part, Tensor) or (isinstance(part, list | tuple) and _needs_care(part)) for part in value)
 
 
@@ -211,7 +220,7 @@ def _read_boxes(bboxes: Any) -> Tensor:
 
 
 def _objects(points: Any) -> list[np.ndarray]:
-    """Ragged points -> one (P, 2) array per object."""
+    """Convert ragged points to one (P, 2) array per object."""
     objects = []
     for index, value in enumerate(points):
         try:
@@ -227,15 +236,15 @@ def _objects(points: Any) -> list[np.ndarray]:
 
 
 def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Padded points (N, P, 2) and labels (N, P), and each object's own number of points."""
-    nested = True  # an object is a list of points
+    """Return padded points (N, P, 2), padded labels (N, P), and the number of points of each object."""
+    nested = True  # whether each object is a list of points
     try:
         array = _numbers(points, "points")
     except ValueError:
         objects = _objects(points)
     else:
         if array.size == 0:
-            # [] and 0 x 2 are no objects, [[]] is an object without points.
+            # [] and 0 x 2 mean no objects; [[]] is one object without points.
             objects = [np.zeros((0, 2))] * (len(array) if array.ndim > 1 else 0)
         elif array.ndim not in (1, 2, 3) or array.shape[-1] != 2:
             raise ValueError(f"points have shape {array.shape}; {_POINT_FORMS}")
@@ -258,7 +267,7 @@ def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, .
 
 
 def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.ndarray]:
-    """One array of counts[i] labels for each object i."""
+    """Return an array of counts[i] labels for each object i."""
     if labels is None:
         return [np.ones(count) for count in counts]
     try:
@@ -289,7 +298,7 @@ def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.
 
 
 def _read_masks(masks: Any) -> Tensor:
-    """(N, h, w), as given: bool, integer 0 and 1, or floating-point logits."""
+    """Return mask prompts as (N, h, w), of the given dtype: bool, integer or floating-point logits."""
     masks = masks.data if isinstance(masks, Masks) else masks
     if isinstance(masks, list | tuple):
         if not masks:
@@ -327,7 +336,7 @@ def _mask_tensor(mask: Any) -> Tensor:
             raise ValueError("masks are not all of one shape; accepted: (H, W) or (N, H, W)") from None
         if array.dtype.kind not in "biuf":
             raise TypeError(f"masks must be arrays of numbers, not {type(mask).__name__} of {array.dtype}")
-        # PyTorch takes neither read-only memory, negative strides nor the wider unsigned integers.
+        # PyTorch supports neither read-only memory nor negative strides, and has few operations for uint16 to uint64.
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
         if array.dtype == np.longdouble:
@@ -340,10 +349,10 @@ def _mask_tensor(mask: Any) -> Tensor:
 
 
 def _mask_logits(masks: Tensor, resized_hw: tuple[int, int], image_size: int) -> Tensor:
-    """Mask prompts as the decoder takes them: logits (N, 1, S / 4, S / 4) float32.
+    """Convert mask prompts to the decoder's input: logits (N, 1, S / 4, S / 4) float32.
 
-    A picture-shaped mask goes the way of its picture: resized (nearest), padded right and below with zeros, "not
-    known", and then bilinearly to S / 4. Low-resolution logits stay as they are.
+    A mask of the image's size follows the image's preprocessing: it is resized (nearest), padded on the right and below
+    with logit 0, which means unknown, and then resized bilinearly to S / 4. Low-resolution logits are not resized.
     """
     low = image_size // 4
     if not masks.is_floating_point():

@@ -1,4 +1,4 @@
-"""Object proposals: the masks most likely to be whole objects, best first, as many as are asked for."""
+"""Object proposals: a requested number of masks that most likely are whole objects, best first."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from .picture import Picture, Stopwatch
 from .results import Results
 from .segment import generate_records
 
-# Below every score: proposals are ranked, not filtered.
+# A threshold below every score: proposals are ranked, not filtered.
 _ALL = -1e30
-# Masks whose boxes have a higher IoU are about the same for `Judgement.consensus`.
+# Masks whose boxes have a higher IoU count as agreeing, for `Judgement.consensus`.
 _SAME = 0.8
-# The first proposals differ more than the later ones: what has a higher IoU with a better one comes after all others.
+# Masks whose boxes have a higher IoU with a better-ranked one come after all others.
 _DIFFERENT = 0.7
-# Rows of the matrix of boxes' IoU that exist at once: 6 MiB for a grid of 32 x 32 points.
+# Rows of the box IoU matrix that are computed at once: 6 MiB for a grid of 32 x 32 points.
 _ROWS = 256
 
 
 def propose(
     model: SamModel, picture: Picture, n: int, config: Config, watch: Stopwatch, *, nms_thresh: float = 0.9
 ) -> Results:
-    """At most `n` masks by the mean of predicted IoU and stability score, which is their `conf`, and by the number of
-    points that agree on them, for models whose `Judgement.consensus` says how much that counts.
+    """Return at most `n` object proposals, best first.
 
-    As Kirillov et al., "Segment Anything" (2023), propose objects: nothing is filtered by quality, and of two masks
-    only near-duplicates go, whose boxes have an IoU above `nms_thresh`. First come masks whose boxes have an IoU of at
-    most 0.7 with each other, the best first, then the others in the same order, so that a few proposals show as much
-    as they can. The grid and crops are those of `config`, but not its thresholds: masks of different crops are compared
-    like those of one.
+    Their `conf` is the mean of predicted IoU and stability score. The rank is that mean plus `Judgement.consensus`
+    times the natural logarithm of the number of candidates whose boxes agree with the mask's, itself included; the
+    weight is 0 for all models but `sam_nano`.
+
+    As in the proposals of Kirillov et al., "Segment Anything" (2023), nothing is filtered by quality; only
+    near-duplicates are dropped, the lower-ranked of two masks whose boxes have an IoU above `nms_thresh`. Masks whose
+    boxes have an IoU of at most 0.7 with each other come first, then the others, both by rank, so that a small number
+    of proposals covers as many objects as possible. The grid and crops are those of `config`, but its thresholds are
+    ignored; masks of different crops are compared like those of one crop.
     """
     count, thresh = check_count("n", n), check_number("nms_thresh", nms_thresh, 0, 1)
     options = {"conf_thres": _ALL, "stability_score_thresh": _ALL, "iou": 1.0, "crop_nms_thresh": 1.0}
@@ -57,19 +60,22 @@ def propose(
 
 
 def _varied(boxes: torch.Tensor, rank: torch.Tensor, thresh: float) -> list[int]:
-    """The numbers of what survives a stricter NMS, by rank, then of the others that NMS at `thresh` leaves."""
+    """Return indices of the boxes that NMS keeps at `thresh`: first those kept at `_DIFFERENT` too, then the others.
+
+    Both groups are ordered by rank.
+    """
     first = ops.nms(boxes, rank, min(thresh, _DIFFERENT))
     place = rank.argsort(descending=True, stable=True).argsort()
     place[first] -= len(rank)
-    # Not what survives by rank alone, which may be about the same as one of the first that went there.
+    # NMS by rank alone won't do: it could keep a near-duplicate of a box that was moved to the front.
     return ops.nms(boxes, -place.to(rank.dtype), thresh).tolist()
 
 
 def _agreeing(boxes: NDArray[np.float64]) -> NDArray[np.float32]:
-    """How many of the boxes (N, 4) x, y, width, height are about the same as each, itself included: (N,)."""
+    """Return for each box, (N, 4) x, y, width, height, how many agree with it, itself included: (N,) float32."""
     counts = np.ones(len(boxes), np.float32)
     for start in range(0, len(boxes), _ROWS):
         rows = slice(start, start + _ROWS)
         counts[rows] = (rle.iou(boxes[rows], boxes, np.zeros(len(boxes), bool)) > _SAME).sum(1)
-    # A box without an area isn't even the same as itself.
+    # A box without area has IoU 0 even with itself.
     return counts.clip(1)

@@ -1,4 +1,4 @@
-"""What a prediction gives for one picture: boxes, masks, scores, and everything that can be made of them."""
+"""`Results`: the boxes, masks and scores found in one image, and their conversion to other forms."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from .masks import RLE, Masks
 
 __all__ = ["BaseTensor", "Boxes", "Masks", "Polygon", "Results"]
 
-# Per-object values beside boxes and masks; indexed, moved and dropped together with them.
+# Per-object values besides boxes and masks; they are indexed, moved and dropped together with these.
 _EXTRAS = ("predicted_iou", "stability_score", "point_coords", "crop_boxes")
 
 
 def _per_object(name: str) -> Any:
-    """An attribute that is None while boxes or masks that somebody has put there are of another number."""
+    """Return a property that reads as None while its values don't match the number of objects.
+
+    That happens when boxes or masks were assigned in a different number.
+    """
 
     def get(result: Results) -> Any:
         values = vars(result).get(name)
@@ -38,18 +41,18 @@ def _per_object(name: str) -> Any:
 
 
 class Results:
-    """The objects found in one picture.
+    """The objects found in one image.
 
-    `orig_img` is the picture, uint8 BGR (H, W, 3); `path` where it came from; `names` the class names by number.
-    `boxes` is None, a `Boxes`, or (N, 6): x1, y1, x2, y2, confidence, class. `masks` is None, a `Masks`, a tensor
-    (N, H, W), or a list of RLE dicts. None means that there was nothing to filter; masks that were all filtered
-    out are a `Masks` of length 0. `speed` is milliseconds per stage.
+    `orig_img` is the image, uint8 BGR (H, W, 3); `path` its origin; `names` the class names by class id. `boxes` is
+    None, a `Boxes`, or (N, 6): x1, y1, x2, y2, confidence, class. `masks` is None, a `Masks`, a tensor (N, H, W), or a
+    list of RLE dicts. Masks that were all filtered out are a `Masks` of length 0; None means that there were none
+    before filtering. `speed` is milliseconds per stage.
 
-    Per object, each may be None: `predicted_iou` (N,) and `stability_score` (N,); `point_coords`, the prompt's
-    points in pixels, (N, P, 2) or (N, 2), or a list of N arrays (P, 2); `crop_boxes` (N, 4), x, y, width, height
-    of the crop that a mask was found in.
+    Optional values per object, each None if unknown: `predicted_iou` (N,) and `stability_score` (N,); `point_coords`,
+    the points of the prompt in pixels, (N, P, 2) or (N, 2), or a list of N arrays (P, 2); `crop_boxes` (N, 4), the x,
+    y, width, height of the crop that a mask was found in.
 
-    `probs`, `keypoints` and `obb` are there for callers that pass or read them, and are always None.
+    `probs`, `keypoints` and `obb` exist for compatibility and are always None.
     """
 
     predicted_iou: Any = _per_object("predicted_iou")
@@ -112,9 +115,9 @@ class Results:
         speed: Mapping[str, float | None] | None = None,
         device: torch.device | str = "cpu",
     ) -> Results:
-        """Results of SAM's list of dicts, as `generate_masks` gives it; the class is the place in the list.
+        """Create results from SAM's list of dicts, as `generate_masks` returns it; the class is the list index.
 
-        `segmentation` may be an RLE dict or a bool array. No records give boxes (0, 6) and masks None.
+        `segmentation` may be an RLE dict or a bool array. Without records, boxes are (0, 6) and masks None.
         """
         from .formats import sam_dicts
 
@@ -131,7 +134,7 @@ class Results:
         return 0
 
     def __getitem__(self, index: Any) -> Results:
-        """The chosen objects: int (keeps one row), slice, list, or a bool or integer tensor or array."""
+        """Return the objects chosen by an int (one row), slice, list, or a bool or integer tensor or array."""
         rows = select(index, len(self))
         return self._map(lambda part: part.take(rows), lambda values: take(values, rows))
 
@@ -139,26 +142,26 @@ class Results:
         return (self[i] for i in range(len(self)))
 
     def cpu(self) -> Results:
-        """On the CPU."""
+        """Return the results on the CPU."""
         return self._map(lambda part: part.cpu(), lambda values: each(values, lambda one: tensor_of(one).cpu()))
 
     def numpy(self) -> Results:
-        """With NumPy arrays instead of tensors."""
+        """Return the results with NumPy arrays instead of tensors."""
         return self._map(lambda part: part.numpy(), lambda values: each(values, to_numpy))
 
     def cuda(self) -> Results:
-        """On the current CUDA device."""
+        """Return the results on the current CUDA device."""
         return self.to("cuda")
 
     def to(self, *args: Any, **kwargs: Any) -> Results:
-        """As `torch.Tensor.to`, for every part."""
+        """Return the results with `torch.Tensor.to` applied to every part."""
         return self._map(
             lambda part: part.to(*args, **kwargs),
             lambda values: each(values, lambda one: tensor_of(one).to(*args, **kwargs)),
         )
 
     def new(self) -> Results:
-        """The same picture, path, names, speed and save_dir, without predictions."""
+        """Return results with the same image, path, names, speed and save_dir, but without objects."""
         fresh = Results(self.orig_img, self.path, self.names, speed=self.speed)
         fresh.save_dir = self.save_dir
         return fresh
@@ -171,9 +174,9 @@ class Results:
         obb: None = None,
         keypoints: None = None,
     ) -> None:
-        """Replace boxes, masks or both, in place. Boxes are cut to the picture.
+        """Replace boxes, masks or both, in place. Boxes are clipped to the image.
 
-        Scores and points of an earlier number of objects are dropped.
+        Scores, points and crop boxes are dropped if the number of objects has changed.
         """
         if any(other is not None for other in (probs, obb, keypoints)):
             raise ValueError("probs, keypoints and obb are not supported; leave them None")
@@ -188,18 +191,18 @@ class Results:
 
     @property
     def nameless(self) -> bool:
-        """Whether classes are mere numbers, as SAM's are."""
+        """Whether all class names are just the class ids, as SAM's are."""
         return all(str(index) == name for index, name in self.names.items())
 
     def name_of(self, class_id: float) -> str:
-        """The name of a class; its number where there is none."""
+        """Return the name of a class, or its id as text if it has none."""
         return self.names.get(int(class_id), str(int(class_id)))
 
     def rows(self) -> np.ndarray:
-        """(N, 6) float64: x1, y1, x2, y2, confidence, class of every object.
+        """Return (N, 6) float64: x1, y1, x2, y2, confidence, class of every object.
 
-        Without boxes they are the masks' extents, the predicted IoU (1.0 where unknown) and the row's number.
-        Raises ValueError when boxes and masks were updated to different numbers.
+        Without `boxes` they are the bounding boxes of the masks, the predicted IoU (1.0 if unknown) and the row index.
+        Raises ValueError if boxes and masks were updated to different numbers of objects.
         """
         if self.boxes is None:
             if self.masks is None:
@@ -213,7 +216,7 @@ class Results:
         return np.column_stack([to_numpy(part).astype(np.float64) for part in (boxes.xyxy, boxes.conf, boxes.cls)])
 
     def verbose(self) -> str:
-        """How many of each class, as in `"2 persons, 1 car, "`; `"(no detections), "` for none."""
+        """Return the number of objects per class, as in `"2 persons, 1 car, "`; `"(no detections), "` for none."""
         if not len(self):
             return "(no detections), "
         counts = Counter(int(class_id) for class_id in self.rows()[:, 5])
@@ -221,25 +224,28 @@ class Results:
         return "".join(f"{count} {name}{'s' * (count > 1)}, " for name, count in named)
 
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
-        """One dict per object: name, class, confidence, box, and track_id and segments where there are any."""
+        """Return one dict per object: name, class, confidence, box, and track_id and segments if there are any.
+
+        normalize: divide coordinates by the image's width and height. decimals: digits that numbers are rounded to.
+        """
         from .formats import table
 
         return table.summary(self, normalize, decimals)
 
     def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:
-        """`summary` as a polars DataFrame, or a pandas one where polars is missing."""
+        """Return `summary` as a polars DataFrame, or as a pandas one if polars is not installed."""
         from .formats import table
 
         return table.data_frame(self.summary(normalize, decimals))
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
-        """`summary` as CSV text; boxes and segments are JSON in their cells."""
+        """Return `summary` as CSV text; cells of boxes and segments contain JSON."""
         from .formats import table
 
         return table.csv_text(self.summary(normalize, decimals))
 
     def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
-        """`summary` as JSON text."""
+        """Return `summary` as JSON text."""
         from .formats import table
 
         return table.json_text(self.summary(normalize, decimals))
@@ -247,7 +253,7 @@ class Results:
     tojson = to_json  # its name in Ultralytics until 2025
 
     def to_dicts(self, segmentation: Literal["rle", "mask"] = "rle") -> list[dict[str, Any]]:
-        """SAM's list of dicts; `segmentation` is an RLE dict, or a bool array (H, W) with "mask"."""
+        """Return SAM's list of dicts, with `segmentation` an RLE dict ("rle") or a bool array (H, W) ("mask")."""
         from .formats import sam_dicts
 
         return sam_dicts.records(self, segmentation)
@@ -259,7 +265,10 @@ class Results:
         category_ids: int | Sequence[int] | None = None,
         polygons: bool = False,
     ) -> list[dict[str, Any]]:
-        """COCO annotation dicts, numbered from `first_id`. `formats.coco.dataset` makes a whole file of results."""
+        """Return COCO annotation dicts, numbered from `first_id`.
+
+        `formats.coco.dataset` makes a complete COCO data set of several results.
+        """
         from .formats import coco
 
         return coco.annotation_dicts(
@@ -267,13 +276,13 @@ class Results:
         )
 
     def to_sa1b(self, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
-        """The picture's SA-1B record: `{"image": {...}, "annotations": [...]}`."""
+        """Return the SA-1B record of the image: `{"image": {...}, "annotations": [...]}`."""
         from .formats import sa1b
 
         return sa1b.image_record(self, image_id=image_id, first_id=first_id)
 
     def to_supervision(self, compact: bool = True) -> Any:
-        """A `supervision.Detections`; `compact=False` forces a bool array (N, H, W) for the masks."""
+        """Return a `supervision.Detections`; `compact=False` forces a bool array (N, H, W) for the masks."""
         from .formats import supervision
 
         return supervision.detections(self, compact)
@@ -281,9 +290,9 @@ class Results:
     # --- writing ---
 
     def save_txt(self, txt_file: str | Path, save_conf: bool = False) -> str:
-        """Append YOLO lines to `txt_file`: polygons where there are masks, else boxes; normalised.
+        """Append YOLO label lines to `txt_file`: polygons if there are masks, else boxes, in normalised coordinates.
 
-        Polygons of fewer than three points are left out; without lines no file is made. Returns the file's name.
+        Polygons of fewer than three points are skipped; without any line no file is created. Returns the file name.
         """
         from .formats import yolo
 
@@ -300,7 +309,10 @@ class Results:
         return str(txt_file)
 
     def save_crop(self, save_dir: str | Path, file_name: str | Path = "im.jpg") -> None:
-        """Write `<save_dir>/<class name>/<stem>.jpg` per box; a taken name gets -2, -3 and so on."""
+        """Write the image region around each box to `<save_dir>/<class name>/<stem>.jpg`.
+
+        If a file of that name exists, -2, -3 and so on is appended to the stem.
+        """
         from .formats import crops
 
         crops.save(self, save_dir, file_name)
@@ -325,14 +337,15 @@ class Results:
         color_mode: str = "class",
         txt_color: tuple[int, int, int] = (255, 255, 255),
     ) -> Any:
-        """The picture with its objects: uint8 BGR (H, W, 3), or an RGB PIL image with `pil`.
+        """Draw the objects on the image; return uint8 BGR (H, W, 3), or an RGB PIL image with `pil`.
 
-        Each pixel is tinted by the smallest mask it belongs to, and every mask gets an outline. With more than 20
-        masks, boxes and labels are left out, because they would cover the masks; `masks=False` shows them. A label
-        that finds no free place is left out too. `color_mode` is "class" or "instance"; with more objects than
-        colours, touching masks still get different ones. `txt_color` is BGR. `img` is drawn on instead of the
-        picture, and is not changed. `font_size` and `line_width` are pixels, by default from the picture's size.
-        `show` opens a viewer, `save` writes to `filename`. `kpt_radius`, `kpt_line` and `probs` have no effect.
+        Each pixel is tinted by the smallest mask that contains it, and every mask gets an outline. With more than 20
+        masks, boxes and labels are omitted because they would hide the masks; `masks=False` shows them. A label for
+        which there is no free space is omitted too. `color_mode` is "class" or "instance"; with more objects than
+        colours, touching masks still get different colours. `txt_color` is BGR. `img` is drawn on instead of the
+        original image, and is not modified. `font_size` and `line_width` are in pixels, by default derived from the
+        image size. `show` opens a viewer, `save` writes to `filename`. `kpt_radius`, `kpt_line` and `probs` have no
+        effect.
         """
         from . import plotting
 
@@ -355,13 +368,13 @@ class Results:
         return plotting.to_pil(drawn) if pil else drawn
 
     def show(self, *args: Any, **kwargs: Any) -> None:
-        """Plot, and open the picture in a viewer or the notebook; takes the arguments of `plot`."""
+        """Plot, and show the plot in a viewer or the notebook; takes the arguments of `plot`."""
         self.plot(*args, **{**kwargs, "show": True})
 
     def save(self, filename: str | Path | None = None, *args: Any, **kwargs: Any) -> str:
-        """Plot to a file and return its name; by default `results_<name of the picture>` in the current folder.
+        """Plot to a file and return its name; by default `results_<image file name>` in the current folder.
 
-        Folders are created. The suffix chooses the format: ValueError for one that can't be written.
+        Folders are created. The suffix determines the format; ValueError for one that can't be written.
         """
         from . import plotting
 
@@ -373,12 +386,12 @@ class Results:
         from . import plotting
 
         source = PurePath(self.path)
-        # A frame of a video, or a format that can be read but not written, is saved as JPEG.
+        # Frames of videos, and formats that can be read but not written, are saved as JPEG.
         suffix = source.suffix if source.suffix.lower() in plotting.SUFFIXES else ".jpg"
         return f"results_{source.stem or 'image'}{suffix}"
 
     def _repr_png_(self) -> bytes:
-        """The plot for a notebook, at most 1024 pixels wide or high."""
+        """Return the plot as PNG for a notebook, at most 1024 pixels wide and high."""
         from . import plotting
 
         return plotting.png(self.plot())
@@ -420,12 +433,12 @@ class Results:
 
 
 def _as_points(points: Any) -> Any:
-    """Points as (N, P, 2), or as a list of (P, 2) where the objects have different numbers of points."""
+    """Convert points to (N, P, 2), or to a list of (P, 2) if objects have different numbers of points."""
     if points is None:
         return None
     if isinstance(points, (torch.Tensor, np.ndarray)):
         return points[:, None] if points.ndim == 2 else points
-    # One click each, as of segment everything: not a tensor for each.
+    # Fast path for one click per object, as from segment everything: avoids creating a tensor for each.
     if points and all(isinstance(one, list) and len(one) == 1 for one in points):
         return as_tensor(points).reshape(len(points), -1, 2)
     each = [as_tensor(one).reshape(-1, 2) for one in points]

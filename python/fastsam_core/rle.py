@@ -1,11 +1,11 @@
-"""Masks as COCO run lengths: `pycocotools.mask`'s functions, call for call and byte for byte, on malformed input safe.
+"""COCO run-length masks: the functions of `pycocotools.mask`, with equal results, and safe on malformed input.
 
-An RLE is a dict `{"size": [height, width], "counts": text}`; the text (bytes or str) is COCO's compressed form of the
-run lengths, which go down the columns and start with background. Empty text is valid only for a mask without pixels.
+An RLE is a dict `{"size": [height, width], "counts": text}`. The text (bytes or str) is COCO's compressed form of the
+run lengths, which are column-major and start with background. Empty text is valid only for a mask of zero pixels.
 
-What `pycocotools` accepts gives the same values, dtypes and shapes here. What is malformed raises ValueError from
-every function before anything is allocated (runs that don't sum to height * width, negative or non-integer sizes,
-unterminated or over-long numbers, foreign characters, missing keys), and TypeError where an RLE is no dict.
+Input that `pycocotools` accepts gives the same values, dtypes and shapes here. Every function raises ValueError for
+malformed input before it allocates anything: runs that don't sum to height * width, negative or non-integer sizes,
+unterminated or over-long numbers, invalid characters, missing keys. It raises TypeError if an RLE is not a dict.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def from_masks(masks: Tensor | NDArray[Any]) -> list[RLE]:
-    """One RLE per mask, `counts` as str, ready for JSON.
+    """Encode masks to one RLE each, with `counts` as str, ready for JSON.
 
     Args:
         masks: (N, H, W) bool or uint8 of any strides and device; every non-zero value is foreground.
@@ -77,7 +77,7 @@ def from_masks(masks: Tensor | NDArray[Any]) -> list[RLE]:
 
 
 def to_masks(rles: Sequence[RLE]) -> Tensor:
-    """Masks (N, H, W) bool of RLEs that have one size; (0, 0, 0) for none."""
+    """Decode RLEs of equal size to masks (N, H, W) bool; an empty list gives (0, 0, 0)."""
     found = _rle_dicts.native_result("coco_decode", rles, True, thread_count())
     if found is not None:
         return torch.from_numpy(found.view(bool))
@@ -87,9 +87,9 @@ def to_masks(rles: Sequence[RLE]) -> Tensor:
 
 
 def encode(bimask: NDArray[Any]) -> Any:
-    """The RLE of a mask (H, W), or the list of RLEs of masks (H, W, N); `counts` as bytes.
+    """Encode a mask (H, W) to an RLE, or masks (H, W, N) to a list of RLEs; `counts` is bytes.
 
-    `bimask` is uint8 or bool. Column-major (Fortran) order is fastest, but any order will do.
+    `bimask` is uint8 or bool. Column-major (Fortran) order is fastest, but any memory layout is accepted.
     """
     if type(bimask) is np.ndarray:
         found = _rle_dicts.native_result("coco_encode", bimask, True, False, thread_count())
@@ -106,7 +106,7 @@ def encode(bimask: NDArray[Any]) -> Any:
 
 
 def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
-    """The mask (H, W) of an RLE, or the masks (H, W, N) of a list of them, as uint8 in column-major order.
+    """Decode an RLE to a mask (H, W), or a list of RLEs to masks (H, W, N), as uint8 in column-major order.
 
     Raises MemoryError for valid masks that are too large for this machine.
     """
@@ -124,7 +124,10 @@ def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
 
 
 def area(rleObjs: RLE | Sequence[RLE]) -> Any:
-    """Foreground pixels of an RLE (a NumPy scalar) or of each in a list (N,); uint32, or uint64 if one is larger."""
+    """Count the foreground pixels of an RLE (a NumPy scalar), or of each in a list (N,).
+
+    The dtype is uint32, or uint64 if a count exceeds that.
+    """
     found = _rle_dicts.native_result("coco_area", rleObjs, thread_count())
     if found is not None:
         return found
@@ -136,7 +139,7 @@ def area(rleObjs: RLE | Sequence[RLE]) -> Any:
 
 
 def toBbox(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.float64]:
-    """The box x, y, width, height (4,) around an RLE's foreground, or the boxes (N, 4) of a list; zeros if empty."""
+    """Return the bounding box x, y, width, height (4,) of an RLE, or (N, 4) for a list; zeros for an empty mask."""
     found: NDArray[np.float64] | None = _rle_dicts.native_result("coco_to_bbox", rleObjs, thread_count())
     if found is not None:
         return found
@@ -147,16 +150,16 @@ def toBbox(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.float64]:
 
 
 def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
-    """Intersection over union of every pair: (D, G) float64, or an empty list where either side has none.
+    """Return the intersection over union of every pair: (D, G) float64, or an empty list if either side is empty.
 
     Args:
         dt: a list of D RLEs, or D boxes x, y, width, height as an array or list.
         gt: G of the same kind.
-        pyiscrowd: G flags; where set, the union is the area of the first mask or box alone.
+        pyiscrowd: G flags; where one is set, the area of the `dt` mask or box replaces the union.
 
     Raises:
-        ValueError: malformed RLEs or boxes, RLEs of different sizes, flags that don't match `gt`.
-        TypeError: RLEs on one side and boxes on the other, or neither.
+        ValueError: malformed RLEs or boxes, RLEs of different sizes, or a number of flags other than G.
+        TypeError: RLEs on one side and boxes on the other, or anything else.
     """
     found = _rle_dicts.native_result("coco_iou", dt, gt, pyiscrowd, thread_count())
     if found is not None:
@@ -181,7 +184,7 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
 
 
 def _iou_side(side: Any, name: str) -> tuple[str, Any]:
-    """("rle", list of dicts) or ("box", (N, 4) float64)."""
+    """Return ("rle", list of dicts) or ("box", (N, 4) float64) for one argument of `iou`."""
     if isinstance(side, (list, tuple)) and len(side) and all(isinstance(item, Mapping) for item in side):
         return "rle", side
     if isinstance(side, (list, tuple, np.ndarray)) and not any(isinstance(item, Mapping) for item in side):
@@ -200,7 +203,7 @@ def _iou_side(side: Any, name: str) -> tuple[str, Any]:
 
 
 def _box_iou(dt: NDArray[np.float64], gt: NDArray[np.float64], iscrowd: NDArray[np.bool_]) -> NDArray[np.float64]:
-    # Axis by axis: arrays whose last axis is a pair take more than twice as long.
+    # Axis by axis: with arrays whose last axis holds x and y it takes more than twice as long.
     width, height = (
         np.minimum(dt[:, None, axis] + dt[:, None, axis + 2], gt[:, axis] + gt[:, axis + 2])
         - np.maximum(dt[:, None, axis], gt[:, axis])
@@ -218,9 +221,9 @@ def _box_iou(dt: NDArray[np.float64], gt: NDArray[np.float64], iscrowd: NDArray[
 
 
 def merge(rleObjs: Sequence[RLE], intersect: bool | int = False) -> RLE:
-    """Union of masks of one size, or with `intersect` their intersection; `counts` as bytes.
+    """Return the union of masks of equal size, or with `intersect` their intersection; `counts` is bytes.
 
-    A list of one gives that mask; an empty list gives the mask without pixels.
+    One mask gives that mask; an empty list gives a mask of size 0 x 0.
     """
     found: RLE | None = _rle_dicts.native_result("coco_merge", rleObjs, bool(intersect), thread_count())
     if found is not None:
@@ -237,17 +240,17 @@ def frPyObjects(pyobj: RLE, h: int, w: int) -> RLE: ...
 @overload
 def frPyObjects(pyobj: Any, h: int, w: int) -> Any: ...
 def frPyObjects(pyobj: Any, h: int, w: int) -> Any:
-    """RLEs, `counts` as bytes, of polygons, boxes, or uncompressed RLEs.
+    """Convert polygons, boxes or uncompressed RLEs to RLEs, with `counts` as bytes.
 
     Args:
         pyobj: a list of polygons [x1, y1, x2, y2, x3, y3, ...]; boxes x, y, width, height as an (N, 4) array or
             list; a list of uncompressed RLEs (`counts` a list of integers); or a single one of these. As in
-            `pycocotools`, the first item of a list decides: four numbers are a box, more are a polygon.
-        h: height of the masks of polygons and boxes; an uncompressed RLE goes by its own size.
+            `pycocotools`, the first item of a list determines its kind: four numbers are a box, more are a polygon.
+        h: height of the masks of polygons and boxes; uncompressed RLEs have a size of their own.
         w: width, likewise.
 
     Returns:
-        A list for a list, one RLE for a single object.
+        A list of RLEs for a list, a single RLE for a single object.
     """
     if isinstance(pyobj, Mapping):
         return _compress([pyobj])[0]
@@ -273,7 +276,7 @@ def frPyObjects(pyobj: Any, h: int, w: int) -> Any:
 
 
 def _compress(rles: Iterable[Any]) -> list[RLE]:
-    """Compressed RLEs of uncompressed ones; compressed ones are checked and passed on."""
+    """Compress uncompressed RLEs; RLEs that are compressed already are checked and passed through."""
     packed = []
     for rle in rles:
         height, width = size_of(rle)
@@ -320,7 +323,7 @@ def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rasterise(polygons: list[NDArray[np.float64]], h: int, w: int) -> list[RLE]:
-    # Sizes from tables and JSON are often floats. Not elsewhere: an RLE's own size is an integer.
+    # Accept integral floats, because sizes from tables and JSON often are floats. An RLE's own `size` must be integers.
     given: tuple[tuple[str, Any], ...] = ("h", h), ("w", w)
     height, width = (
         integer(int(side) if isinstance(side, float) and side.is_integer() else side, name) for name, side in given
@@ -335,7 +338,7 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     array = np.asarray(array)
     if array.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
         raise ValueError(f"masks must be bool or uint8, not {array.dtype}; threshold them first, as in masks > 0")
-    # PyTorch takes neither negative strides nor, without a warning, memory that must not be written.
+    # PyTorch rejects negative strides, and warns about read-only memory.
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy(order="K")
     return torch.from_numpy(array)

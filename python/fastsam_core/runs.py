@@ -1,7 +1,7 @@
-"""A mask as the vertical runs of its columns: how masks are held between evaluating their logits and writing RLE.
+"""Masks as vertical runs within columns: the form between thresholding logits and writing RLE.
 
-COCO's RLE walks a picture column by column, so runs that stay within one column can be moved to a larger picture,
-painted, measured and written as RLE without the picture ever existing.
+COCO's RLE is column-major. Runs that stay within one column can be moved to a larger image, painted, measured and
+encoded as RLE without creating that image.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 
 @dataclass(frozen=True)
 class MaskRuns:
-    """Set pixels as runs; run i covers rows `tops[i]` to `bottoms[i] - 1` of column `columns[i]`.
+    """The set pixels of a mask as runs; run i covers rows `tops[i]` to `bottoms[i] - 1` of column `columns[i]`.
 
-    All three are int64 (R,), ordered by column and then by row. Runs are not empty and don't overlap.
+    All three are int64 (R,), sorted by column and then by row. Runs are not empty and don't overlap.
     """
 
     columns: np.ndarray
@@ -28,10 +28,10 @@ class MaskRuns:
 
     @classmethod
     def from_changes(cls, changes: np.ndarray, period: int, left: int = 0, top: int = 0) -> MaskRuns:
-        """From the places where a column-major mask changes its value.
+        """Create runs from the positions where a column-major mask changes its value.
 
-        changes: int64 (2 * R,), ascending flat positions. period: the length of a column, whose last pixel is unset,
-        which keeps runs from reaching into the next column. left, top: where the mask's corner lies.
+        changes: int64 (2 * R,), ascending flat positions. period: the length of a column, including one unset pixel at
+        its end that keeps runs from continuing into the next column. left, top: position of the mask's corner.
         """
         starts, ends = changes[0::2], changes[1::2]
         columns = starts // period
@@ -40,7 +40,7 @@ class MaskRuns:
 
     @classmethod
     def from_mask(cls, mask: np.ndarray, left: int = 0, top: int = 0) -> MaskRuns:
-        """From a bool (h, w) array whose corner lies at column `left`, row `top`."""
+        """Create runs from a bool (h, w) array whose corner lies at column `left`, row `top`."""
         height, width = mask.shape
         padded = np.zeros((width, height + 1), bool)
         padded[:, :height] = mask.T
@@ -48,7 +48,7 @@ class MaskRuns:
 
     @classmethod
     def from_counts(cls, counts: np.ndarray, height: int) -> MaskRuns:
-        """From uncompressed COCO RLE counts, which begin with the unset pixels, of a picture with `height` rows."""
+        """Create runs from uncompressed COCO RLE counts, starting with unset pixels, of an image of `height` rows."""
         edges = np.cumsum(counts, dtype=np.int64)
         starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
         first = starts // height
@@ -61,7 +61,7 @@ class MaskRuns:
 
     @classmethod
     def join(cls, parts: list[MaskRuns]) -> MaskRuns:
-        """One mask from masks of disjoint columns, given from left to right."""
+        """Join masks with disjoint columns, given from left to right, to one mask."""
         if len(parts) == 1:
             return parts[0]
         fields = ((part.columns, part.tops, part.bottoms) for part in parts)
@@ -69,23 +69,23 @@ class MaskRuns:
         return cls(np.concatenate(columns), np.concatenate(tops), np.concatenate(bottoms))
 
     def area(self) -> int:
-        """The number of set pixels."""
+        """Return the number of set pixels."""
         return int((self.bottoms - self.tops).sum())
 
     def box(self) -> tuple[int, int, int, int]:
-        """(x1, y1, x2, y2) of the outermost set pixels, themselves included; zeros for an empty mask."""
+        """Return (x1, y1, x2, y2) of the outermost set pixels, inclusive; zeros for an empty mask."""
         if not len(self.columns):
             return 0, 0, 0, 0
         return int(self.columns[0]), int(self.tops.min()), int(self.columns[-1]), int(self.bottoms.max()) - 1
 
     def counts(self, height: int, width: int, left: int = 0, top: int = 0) -> np.ndarray:
-        """Uncompressed COCO RLE counts of a (height, width) picture in which this mask's corner lies at (left, top).
+        """Return uncompressed COCO RLE counts of a (height, width) image with this mask's corner at (left, top).
 
-        The dtype is the smallest unsigned one that holds them, because thousands of masks may wait for their NMS.
+        The dtype is the smallest unsigned one that holds them, to save memory: thousands of masks may wait for NMS.
         """
         shift = (self.columns + left) * height + top
         starts, ends = self.tops + shift, self.bottoms + shift
-        # Runs that reach the picture's bottom continue at the top of the next column.
+        # A run that ends at the bottom of a column and one that starts at the top of the next are one run in RLE.
         apart = starts[1:] != ends[:-1]
         edges = np.empty(2 * (int(apart.sum()) + bool(len(starts))) + 2, np.int64)
         edges[0], edges[-1] = 0, height * width
@@ -98,7 +98,7 @@ class MaskRuns:
         return counts.astype(np.min_scalar_type(counts.max()))
 
     def paint(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
-        """The mask as bool (bottom - top, right - left); the window has to hold every set pixel."""
+        """Return the mask in a window as bool (bottom - top, right - left). The window must contain all set pixels."""
         height, width = bottom - top, right - left
         shift = (self.columns - left) * height - top
         edges = np.zeros(2 * len(shift) + 2, np.int64)
@@ -110,12 +110,16 @@ class MaskRuns:
 
 
 _NONE = np.zeros(0, np.int64)
-# Counts: many masks together are encoded more quickly, but the encoder's working memory is many times the counts'.
+# Run lengths to encode at once. Encoding many masks together is faster, but needs working memory of many times their
+# run lengths' size.
 _ENCODED_AT_ONCE = 1 << 18
 
 
 def find_changes(padded: np.ndarray) -> np.ndarray:
-    """Flat positions, int64 and ascending, at which bool `padded` differs from the value before it (unset at first)."""
+    """Return the ascending flat positions, int64, at which bool `padded` differs from the previous value.
+
+    The value before the first is taken as unset.
+    """
     flat = padded.reshape(-1)
     changed = np.empty(flat.shape, bool)
     changed[0] = flat[0]
@@ -124,7 +128,7 @@ def find_changes(padded: np.ndarray) -> np.ndarray:
 
 
 def encode_counts(counts: list[np.ndarray], height: int, width: int) -> list[dict[str, Any]]:
-    """Uncompressed counts of masks of one size -> compressed COCO RLE dicts, whose `counts` is `str`."""
+    """Compress uncompressed counts of masks of one size to COCO RLE dicts, with `counts` as `str`."""
     from . import ops
 
     rles = []
@@ -138,7 +142,7 @@ def encode_counts(counts: list[np.ndarray], height: int, width: int) -> list[dic
 
 
 def _groups(arrays: list[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
-    """Consecutive arrays, as many at a time as have `limit` elements together, at least one."""
+    """Yield groups of consecutive arrays with at most `limit` elements in total, but at least one array."""
     group: list[np.ndarray] = []
     total = 0
     for array in arrays:

@@ -1,4 +1,4 @@
-"""`SAM`: load a model and call it on anything."""
+"""`SAM`: a Segment Anything model that is loaded by name and called on images."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from .results import Results
 if TYPE_CHECKING:
     from .evaluate.report import Evaluation
 
-# What a call starts from, whatever the predictor was set to. SAM differs from a Predictor used directly in that nothing
-# is written unless asked for.
+# Options that every call starts from, so that changes made to the predictor don't carry over. Unlike a `Predictor` used
+# directly, `SAM` writes no files unless asked to.
 _DEFAULTS = {"conf": None, "dtype": None, "task": "segment", "mode": "predict", "save": False}
 
 
 class SAM(ModelFacade):
-    """A Segment Anything model, on the CPU until a call moves it. Calls put it into evaluation mode.
+    """A Segment Anything model. It is loaded on the CPU; calls move it to the chosen device and set evaluation mode.
 
-    model: a checkpoint by name ("sam_b.pt", "sam_l.pt", "sam_h.pt", "mobile_sam.pt", "sam_nano.pt", Meta's own file
-    names) or path (any name, .pt, .pth or .safetensors), or a `SamModel`. Names that are not files here are looked up
-    in the cache folder and then downloaded.
+    model: a checkpoint name ("sam_b.pt", "sam_l.pt", "sam_h.pt", "mobile_sam.pt", "sam_nano.pt", or Meta's file
+    names), a path to a .pt, .pth or .safetensors file of any name, or a `SamModel`. A name that is not an existing file
+    is looked up in the cache folder and then downloaded.
 
-    `model` is the module with `image_encoder`, `prompt_encoder` and `mask_decoder`; attributes that are not found here
-    are looked up there. `overrides` holds options for all calls. `predictor` is None before the first call.
+    The attribute `model` is the module with `image_encoder`, `prompt_encoder` and `mask_decoder`; attributes that `SAM`
+    lacks are looked up on it. `overrides` holds options for all calls. `predictor` is None before the first call.
     """
 
     task: Literal["segment"] = "segment"
-    # For programs that make predictors of their own for a model, as with Ultralytics.
+    # As in Ultralytics, for programs that create a model's predictor themselves.
     task_map: ClassVar[dict[str, dict[str, type[Predictor]]]] = {"segment": {"predictor": Predictor}}
 
     def __init__(self, model: str | os.PathLike[str] | SamModel = "sam_b.pt") -> None:
@@ -80,22 +80,28 @@ class SAM(ModelFacade):
         labels: Any = None,
         **kwargs: Any,
     ) -> list[Results] | Iterator[Results]:
-        """Results of every picture of `source`, in order. `predict` is the same.
+        """Segment every image of `source` and return one `Results` per image, in order. `predict` is an alias.
 
-        source: path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch, or a
-        list of these; None means the pictures that come with the package.
-        bboxes, points, labels, and `masks` among the kwargs: prompts in pixels of the original picture, for every
-        picture (forms in `prompts.py`); without them everything is segmented. kwargs: `texts`, a text or a list of what
-        to look for ("a dog"), which needs the extra `text`; `multimask_output`, and every option of `config.Config`
-        with its aliases, for this call.
-        stream: an iterator that works as it is consumed, instead of a list.
-        `batch` and `dtype` among the options: how many pictures the image encoder takes together (frames of live
-        streams go one by one), and what the model computes in: float32, on a GPU float16 or bfloat16, and on CPUs that
-        multiply it faster bfloat16 (the image encoders of sam_b, sam_l and sam_h, and all decoders' upscaling).
+        Args:
+            source: a path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch
+                of them, or a list of these. None means the sample images of the package.
+            stream: return an iterator that processes images as it is consumed, instead of a list.
+            bboxes: box prompts. All prompts are in pixels of the original image and apply to every image; `prompts.py`
+                lists the accepted forms. Without prompts everything is segmented.
+            points: clicks.
+            labels: labels of the clicks: 1 foreground, 0 background.
+            kwargs: `masks` (mask prompts); `texts`, a text or a list of texts to look for ("a dog"), which needs the
+                extra `text`; `multimask_output`; and every option of `config.Config` or its alias, for this call only.
+                Among them `batch` is the number of images that the image encoder processes together (frames of live
+                streams are processed one by one). `dtype` is the type that the model computes in: float32; float16 or
+                bfloat16 on a GPU; bfloat16 also on CPUs that multiply it faster than float32, where it applies to the
+                image encoders of sam_b, sam_l and sam_h and to the mask upscaling of all decoders.
 
-        Raises TypeError for an unknown option or a value of the wrong type, ValueError for one that doesn't fit, and
-        FileNotFoundError, ValueError or ConnectionError for a single picture that can't be had; of several, those are
-        logged and left out.
+        Raises:
+            TypeError: an unknown option, or a value of the wrong type.
+            ValueError: a value that is out of range or doesn't fit, or a single image that can't be decoded.
+            FileNotFoundError, ConnectionError: a single image that can't be read. Of several images, those that can't
+                be read are logged and skipped.
         """
         if source is None:
             from . import ASSETS
@@ -110,7 +116,7 @@ class SAM(ModelFacade):
     def edges(
         self, image: Any, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
     ) -> np.ndarray:
-        """Edges of one picture, (H, W) float32 in [0, 1], without training for it. See `Predictor.edges`.
+        """Return the edge map of one image, (H, W) float32 in [0, 1]. See `Predictor.edges`.
 
         image: path, URL, BGR array, Pillow image or RGB tensor.
         """
@@ -119,7 +125,9 @@ class SAM(ModelFacade):
         )
 
     def proposals(self, image: Any, n: int = 1000, *, nms_thresh: float = 0.9, **options: Any) -> Results:
-        """Up to `n` object proposals of one picture: boxes, masks and scores, best first. See `Predictor.proposals`.
+        """Return up to `n` object proposals of one image: boxes, masks and scores, best first.
+
+        See `Predictor.proposals`.
 
         image: path, URL, BGR array, Pillow image or RGB tensor.
         """
@@ -136,12 +144,15 @@ class SAM(ModelFacade):
         verbose: bool = True,
         **settings: Any,
     ) -> Evaluation:
-        """How well the model segments the objects of a data set: IoU of clicks and boxes, boundary F, number of clicks,
-        average recall, beside baselines without a model. `print` shows the result as a table.
+        """Evaluate the model on a data set with ground-truth masks, beside baselines that use no model.
 
-        data: a COCO .json file with `images` the folder of its images, or a folder with `images` and `masks` (PNG) or
-        `labels` (.npz, or YOLO's .txt). settings: `measures`, `min_area`, `max_images`, `seed`, `baselines`,
-        `mask_feedback`, `points_stride`, `rows`. See `evaluate.run.evaluate` and `evaluate.settings.EvaluateConfig`.
+        Measures IoU for clicks and boxes, boundary F, the number of clicks needed, and average recall. `print` shows
+        the result as a table.
+
+        data: a COCO .json file, with `images` the folder of its images; or a folder that holds `images` and either
+        `masks` (PNG) or `labels` (.npz, or YOLO .txt). settings: `measures`, `min_area`, `max_images`, `seed`,
+        `baselines`, `mask_feedback`, `points_stride`, `rows`. See `evaluate.run.evaluate` and
+        `evaluate.settings.EvaluateConfig`.
         """
         from .evaluate.run import evaluate
 
@@ -168,17 +179,18 @@ class SAM(ModelFacade):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
     def to(self, *args: Any, **kwargs: Any) -> SAM:
-        """Move the model, as `nn.Module.to` does. A dtype is what it computes in from now on, as with `half`.
+        """Move the model, with the arguments of `nn.Module.to`.
 
-        ValueError for a device that isn't here and for another dtype than float32, float16 and bfloat16.
+        A dtype doesn't convert the weights; it sets the type that later calls compute in, as `half` does. Raises
+        ValueError for a device that is not available and for a dtype other than float32, float16 and bfloat16.
         """
         try:
             device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
-        except RuntimeError as error:  # a device of no known name
+        except RuntimeError as error:  # an unknown device name
             raise ValueError(str(error)) from None
         if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {dtype}")
@@ -187,7 +199,7 @@ class SAM(ModelFacade):
         return self if dtype is None else self._compute_in(dtype)
 
     def cuda(self, device: int | str | torch.device | None = None) -> SAM:
-        """Move the model to a CUDA device. ValueError where there is none."""
+        """Move the model to a CUDA device. Raises ValueError if there is none."""
         self.model.to(select_device("cuda" if device is None else device))
         return self
 
@@ -197,19 +209,20 @@ class SAM(ModelFacade):
         return self
 
     def half(self) -> SAM:
-        """Compute in float16 where that is of use, on CUDA; the weights stay as they are, coordinates are float32."""
+        """Compute in float16 on CUDA devices. Weights keep their type, and coordinates stay float32."""
         return self._compute_in(torch.float16)
 
     def bfloat16(self) -> SAM:
-        """Compute in bfloat16 where that is of use; the weights stay as they are, coordinates are float32.
+        """Compute in bfloat16 where that is faster. Weights keep their type, and coordinates stay float32.
 
-        That is on CUDA, and on CPUs that multiply it faster (`fastsam doctor` says whether this one does) in the image
-        encoders of sam_b, sam_l and sam_h and where decoders upscale masks.
+        It applies on CUDA devices, and on CPUs that multiply bfloat16 faster than float32 (`fastsam doctor` reports
+        whether this one does). On such CPUs only the image encoders of sam_b, sam_l and sam_h and the mask upscaling of
+        the decoders use it.
         """
         return self._compute_in(torch.bfloat16)
 
     def float(self) -> SAM:
-        """Compute in float32, as is the default."""
+        """Compute in float32, the default."""
         return self._compute_in(torch.float32)
 
     def _compute_in(self, dtype: torch.dtype) -> SAM:
@@ -223,9 +236,10 @@ class SAM(ModelFacade):
         return f"SAM({self.model_name!r}, {self.model.name}, {self.device})"
 
     def info(self, detailed: bool = False, verbose: bool = True) -> Summary | None:
-        """Print a summary; with `detailed`, also one row per parameter.
+        """Print a summary of the model; with `detailed`, also one row per parameter.
 
-        Returns the numbers of layers (modules without children), parameters, and parameters that take gradients, and
-        GFLOPs, which are not measured (0.0). With verbose=False prints nothing and returns None.
+        Returns (layers, parameters, gradients, GFLOPs): the number of modules without children, of parameter values,
+        of parameter values that require gradients, and 0.0, because GFLOPs are not measured. With verbose=False it
+        prints nothing and returns None.
         """
         return self._summary(detailed, 0.0) if verbose else None

@@ -1,4 +1,4 @@
-"""What a run writes to disk: annotated pictures and videos, label files and crops, all in one folder."""
+"""Output files of a run: annotated images and videos, label files and crops, all in one folder."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from .config import Config
 from .results import Results
 from .sources import Item
 
-# Where no frame rate is announced, which live streams often don't.
+# Frame rate for sources that don't announce one, as many live streams.
 _DEFAULT_FPS = 30.0
-# Pixels. Of tall videos that are 2, 3, 6 or 7 wide, OpenCV 5.0 writes past the end of its memory.
+# Minimum video width in pixels. For tall videos 2, 3, 6 or 7 pixels wide, OpenCV 5.0 writes past the end of its buffer.
 _NARROWEST = 8
 
 
 def wants_folder(config: Config) -> bool:
-    """Whether a run with these options writes anything."""
+    """Return whether a run with these options writes any file."""
     return config.save or config.save_txt or config.save_crop or config.save_frames
 
 
 def run_folder(config: Config) -> Path:
-    """Make and return this run's folder: runs/<task>/<project>/<name>, then <name>-2 and so on unless `exist_ok`.
+    """Create and return the folder of a run: runs/<task>/<project>/<name>.
 
-    An absolute `project` stands alone; `name` is `predict` by default.
+    If it exists and `exist_ok` is False, <name>-2, <name>-3 and so on is used. An absolute `project` replaces
+    runs/<task>. `name` is `predict` by default.
     """
     base = Path("runs", config.task, os.path.expanduser(config.project or "")).absolute()
     name = config.name or config.mode
@@ -38,7 +39,7 @@ def run_folder(config: Config) -> Path:
     while True:
         folder = base / (name if number == 1 else f"{name}-{number}")
         try:
-            # Making it is the test, so that two processes never share a folder.
+            # Creating it is also the check whether it exists, so that two processes never get the same folder.
             folder.mkdir(parents=True, exist_ok=config.exist_ok)
         except FileExistsError:
             if config.exist_ok:
@@ -52,10 +53,10 @@ def run_folder(config: Config) -> Path:
 
 
 class ResultWriter:
-    """Writes the results of one call into `folder`.
+    """Writer of the results of one call into `folder`. It must be closed, to finish videos.
 
-    Within a call no file is written twice: a second picture of the same stem gets `<stem>-2`. What an earlier call
-    left under the same name is replaced. Close it, so that videos are finished.
+    Within a call no file is overwritten: a second image of the same stem gets `<stem>-2`. Files of the same name that
+    an earlier call wrote are replaced. `labels` is the number of label files written.
     """
 
     def __init__(self, folder: Path, config: Config) -> None:
@@ -68,7 +69,7 @@ class ResultWriter:
         self._stems: dict[int, str] = {}
 
     def write(self, item: Item, result: Results) -> None:
-        """Whatever the options ask for, for one picture or frame."""
+        """Write and show what the options ask for, for one image or frame."""
         config = self._config
         result.save_dir = str(self.folder)
         stem = self._stem(item)
@@ -87,15 +88,15 @@ class ResultWriter:
             result.save_crop(self.folder / "crops", f"{frame_stem}.jpg")
 
     def close(self) -> None:
-        """Finish the videos. One that was left early holds the frames so far."""
-        with ExitStack() as stack:  # all of them, also when one can't be finished
+        """Finish the videos. A video that was interrupted contains the frames so far."""
+        with ExitStack() as stack:  # closes all of them, even if one raises
             for video in self._videos.values():
                 if video is not None:
                     stack.callback(video.close)
             self._videos.clear()
 
     def _stem(self, item: Item) -> str:
-        """A file stem of the item's own; all frames of one video share it."""
+        """Return a file stem that no other item has; all frames of one video share it."""
         if item.index not in self._stems or item.frame is None:
             wanted = Path(item.path).stem or "image"
             stem, number = wanted, 1
@@ -109,7 +110,10 @@ class ResultWriter:
         return self._stems[item.index]
 
     def _is_taken(self, stem: str, item: Item) -> bool:
-        """Frames of `clip` have their labels in `clip_1.txt` and so on, and so have pictures of that name."""
+        """Return whether files of this stem could collide with those of another item.
+
+        The labels of a video `clip` are in `clip_1.txt` and so on, like those of an image `clip_1`.
+        """
         if item.frame is not None:
             frame = re.compile(re.escape(stem) + r"_\d+")
             return stem in self._used or any(frame.fullmatch(used) for used in self._used)
@@ -130,10 +134,10 @@ class ResultWriter:
             write_image(self.folder / f"{stem}_frames" / f"{frame_stem}{usual_suffix(drawn)}", drawn)
 
     def _write_frame(self, item: Item, drawn: np.ndarray, stem: str) -> bool:
-        """Append to the item's video; False where no video can be written here."""
+        """Append a frame to the item's video. Return False if OpenCV can't write the video."""
         if item.index not in self._videos:
             if item.kind == "video":
-                self.close()  # files come one after the other, streams side by side
+                self.close()  # video files come one after the other; streams are interleaved
             fps = (item.fps or _DEFAULT_FPS) / self._config.vid_stride
             try:
                 self._videos[item.index] = _Video(self.folder / f"{stem}.avi", fps, drawn.shape[:2])
@@ -151,11 +155,11 @@ class ResultWriter:
         if target.stat().st_size:
             self.labels += 1
         else:
-            target.unlink()  # no objects, no file
+            target.unlink()  # without objects there is no label file
 
 
 class _Video:
-    """A Motion JPEG file, which every OpenCV can write; whole only once it is closed."""
+    """Writer of a Motion JPEG video, which every OpenCV build supports. The file appears when it is closed."""
 
     def __init__(self, target: Path, fps: float, size: tuple[int, int]) -> None:
         import cv2
@@ -175,12 +179,12 @@ class _Video:
     def write(self, frame: np.ndarray) -> None:
         import cv2
 
-        if frame.shape[:2] != (self._height, self._width):  # a stream may change its size; a file can't
+        if frame.shape[:2] != (self._height, self._width):  # a stream may change its frame size; a video file can't
             frame = cv2.resize(frame, (self._width, self._height))
         self._writer.write(frame)
 
     def close(self) -> None:
-        """OSError, and no file, where not all of it was written: OpenCV says nothing of a disk that is full."""
+        """Finish the file. Raises OSError and leaves no file if it is incomplete: OpenCV doesn't report a full disk."""
         with self._stack:
             self._writer.release()
             if not _is_whole_avi(self._temporary):
@@ -188,7 +192,7 @@ class _Video:
 
 
 def _is_whole_avi(path: Path) -> bool:
-    """Whether the file is as long as its parts say, of which a large one has several."""
+    """Return whether the file's length matches its RIFF chunks, of which a large AVI has several."""
     length, end = path.stat().st_size, 0
     with open(path, "rb") as file:
         while end < length:

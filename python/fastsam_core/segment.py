@@ -1,4 +1,4 @@
-"""One picture and its prompts, or none, through the model to `Results`. No state is kept here."""
+"""Functions without state that run one image through the model, with prompts or without, and return `Results`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .postprocess import MaskResizer, Measured
 from .prompts import Prompts
 from .results import Results
 
-# Objects decoded before their masks become run lengths: with three masks each they hold 24 MiB of logits at an input of
-# 1024, and mask prompts of the picture's shape are resized through 4 MiB each.
+# Objects decoded together before their masks are converted to run lengths. With three masks each they take 24 MiB of
+# logits at an input size of 1024; resizing a mask prompt of the image's size takes 4 MiB per object.
 _BATCH = 32
 
-# Segment everything may take minutes on a CPU; a bar appears after this many seconds.
+# Seconds before a progress bar appears. Segment everything can take minutes on a CPU.
 _PATIENCE = 2.0
 
 Decoded = tuple[Tensor, Tensor, Tensor]
@@ -41,7 +41,11 @@ def decode_prompts(
     dtype: torch.dtype | None,
     watch: Stopwatch,
 ) -> Iterator[Decoded]:
-    """In parts: indices of the objects (K,), low-resolution logits (K, M, S / 4, S / 4), predicted IoU (K, M)."""
+    """Decode prompts in batches.
+
+    Yields the indices of a batch's objects (K,), low-resolution logits (K, M, S / 4, S / 4) and predicted IoU (K, M),
+    where M is 3 with `multimask_output`, else 1.
+    """
     prompts.check(picture.original_hw, model.image_size)
     if len(prompts) == 0:
         return
@@ -50,7 +54,7 @@ def decode_prompts(
     for index, part in prompts.batches(_BATCH):
         with watch.phase("inference", device), torch.no_grad():
             inputs = part.to_model(picture.original_hw, picture.resized_hw(model), model.image_size)
-            # A GPU that is still at work on the embedding isn't waited for.
+            # Copied asynchronously, so that the host doesn't wait for a GPU that is still encoding.
             inputs = {name: None if value is None else to_device(value, device) for name, value in inputs.items()}
             low_res, predicted_iou = model.decode_prompts(prepared, **inputs, multimask_output=multimask_output)
         yield index, low_res, predicted_iou
@@ -63,7 +67,10 @@ def low_res_masks(
     multimask_output: bool,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (C, S / 4, S / 4) and predicted IoU (C,), float32, object by object: C = N, or 3 N with several masks."""
+    """Return low-resolution logits (C, S / 4, S / 4) and predicted IoU (C,), float32, object by object.
+
+    C is the number of objects, or three times that with `multimask_output`.
+    """
     per_object, side = 3 if multimask_output else 1, model.image_size // 4
     logits = torch.empty(len(prompts), per_object, side, side, dtype=torch.float32, device=model.device)
     scores = torch.empty(len(prompts), per_object, dtype=torch.float32, device=model.device)
@@ -74,20 +81,20 @@ def low_res_masks(
 
 
 def resizer_for(model: SamModel, picture: Picture) -> MaskResizer:
-    """From the model's low-resolution logits to the picture's pixels."""
+    """Return the resizer from the model's low-resolution logits to the image's pixels."""
     return MaskResizer(picture.resized_hw(model), picture.original_hw, model.image_size)
 
 
 def segment_prompts(
     model: SamModel, picture: Picture, prompts: Prompts, multimask_output: bool, config: Config, watch: Stopwatch
 ) -> Results:
-    """One mask per object, or three, of which those with a predicted IoU above `conf` stay."""
+    """Segment prompted objects: one mask each, or three with `multimask_output`; keep predicted IoUs above `conf`."""
     per_object = 3 if multimask_output else 1
     resizer = resizer_for(model, picture)
     found = FoundMasks(picture, model.device)
     for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, config.dtype, watch):
         with watch.phase("postprocess", model.device):
-            scores = predicted_iou.flatten().cpu()  # where few numbers are looked through without a GPU's small steps
+            scores = predicted_iou.flatten().cpu()  # filtering a few numbers on a GPU would cost several launches
             chosen = (scores > config.conf_of(model)).nonzero()[:, 0]
             places = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[chosen]
             found.add(places, scores[chosen], resizer.measure_parts(_rows(low_res.flatten(0, 1), chosen)))
@@ -100,10 +107,10 @@ def segment_prompts(
 
 
 def _rows(logits: Tensor, chosen: Tensor) -> Tensor:
-    """logits[chosen], for ascending numbers of rows, on the CPU.
+    """Return logits[chosen]. chosen: ascending row indices, on the CPU.
 
-    Not by PyTorch on a CPU: its threads would spin beside those of the native operations that follow (`ops._threads`),
-    which takes a sixth of a click's time on two cores.
+    On the CPU the rows are copied by NumPy, not PyTorch, whose threads would go on spinning and compete with those of
+    the native operations that follow (`ops._threads`). That costs a sixth of a click's time on two cores.
     """
     if len(chosen) == len(logits):
         return logits
@@ -113,9 +120,9 @@ def _rows(logits: Tensor, chosen: Tensor) -> Tensor:
 
 
 class FoundMasks:
-    """Masks of a picture's prompts on their way to `Results`, each with its place among all: its class.
+    """Collector of the masks found for an image's prompts, which it turns into `Results`.
 
-    places: those of the masks, in order once `results` has been called.
+    places: the index of each mask among all that were decoded, which becomes its class; sorted by `results`.
     """
 
     def __init__(self, picture: Picture, device: torch.device) -> None:
@@ -127,7 +134,7 @@ class FoundMasks:
         self._masks: list[Masks] = []
 
     def add(self, places: Tensor, scores: Tensor, measured: Iterable[Measured]) -> None:
-        """More masks: places (K,) int64, predicted IoU (K,), and what their measuring gives."""
+        """Add K masks: places (K,) int64, predicted IoU (K,), and their measurements in parts."""
         self.places += places.tolist()
         self._scores.append(scores.float().cpu())
         for part in measured:
@@ -138,13 +145,16 @@ class FoundMasks:
             )
 
     def results(self, total: int) -> Results:
-        """Of `total` masks that were asked for. Without any `masks` is None; when none was kept, it is empty."""
+        """Return the collected masks as results. total: the number of masks that were decoded.
+
+        `masks` is None if `total` is 0, and empty if all masks were filtered out.
+        """
         hw, device = self._picture.original_hw, self._device
         masks = Masks.join(self._masks) if self._masks else Masks([], hw, device=device)
         scores = np.concatenate([np.zeros(0, np.float32), *(part.numpy() for part in self._scores)])
         boxes = np.concatenate([np.zeros((0, 4), np.int64), *self._boxes])
         stability = np.concatenate([np.zeros(0, np.float32), *self._stability])
-        # Objects with equally many points were decoded together.
+        # Objects were decoded grouped by their number of points; restore the order of the prompts.
         order = np.argsort(self.places)
         if (np.diff(order) != 1).any():
             masks, scores, boxes, stability = masks.take(order), scores[order], boxes[order], stability[order]
@@ -164,7 +174,7 @@ class FoundMasks:
 def generate_records(
     model: SamModel, picture: Picture, config: Config, watch: Stopwatch, progress: bool = False
 ) -> list[dict[str, Any]]:
-    """Segment everything: the records of `everything.generate_masks`."""
+    """Segment everything; return the records of `everything.generate_masks`. progress: show a progress bar."""
     options = config.generate_options(model, picture.original_hw)
     above = least_decoded(*(options[key] for key in ("conf_thres", "stability_share", "highest_stability")))
     device = model.device
@@ -192,7 +202,7 @@ def generate_records(
 
 
 def _bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
-    """A progress bar over the batches of points."""
+    """Return a progress bar over the batches of points."""
     from tqdm import tqdm
 
     grid = ("points_stride", "points_batch_size", "crop_n_layers", "crop_overlap_ratio", "crop_downscale_factor")
@@ -202,14 +212,14 @@ def _bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
         unit="batch",
         leave=False,
         delay=_PATIENCE,
-        disable=None,  # shown on a terminal only
+        disable=None,  # show it on a terminal only
     )
 
 
 def segment_everything(
     model: SamModel, picture: Picture, config: Config, watch: Stopwatch, progress: bool = False
 ) -> Results:
-    """All masks of the picture, of which those with a predicted IoU above `conf` stay."""
+    """Segment everything in the image; keep masks with a predicted IoU above `conf`."""
     records = generate_records(model, picture, config, watch, progress)
     results = Results.from_dicts(picture.pixels, picture.path, records, device=model.device)
     least = config.conf_of(model)
@@ -218,7 +228,7 @@ def segment_everything(
 
 
 def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:
-    """See `Predictor.remove_small_regions`."""
+    """Implement `Predictor.remove_small_regions`."""
     masks = tensor_of(masks)
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {tuple(masks.shape)}; accepted: (N, H, W)")

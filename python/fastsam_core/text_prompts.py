@@ -1,4 +1,4 @@
-"""Prompts in words: an open-vocabulary detector finds boxes, SAM cuts out what is in them."""
+"""Text prompts: an open-vocabulary detector finds boxes, and SAM segments the object in each box."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 
 class TextDetectors:
-    """The open-vocabulary detector of a predictor, made when it is first needed and again when the options change."""
+    """Cache for a predictor's open-vocabulary detector, which is created on first use and when the options change."""
 
     def __init__(self) -> None:
         self._made: tuple[Any, OpenVocabularyDetector] | None = None
 
     def get(self, config: Config, device: torch.device) -> OpenVocabularyDetector:
-        """For the options `text_model` and `text_conf`; a detector that is given as `text_model` stays as it is."""
+        """Return the detector for the options `text_model` and `text_conf`, on `device`.
+
+        A detector object given as `text_model` is returned as it is.
+        """
         from .detect.open_vocabulary import OpenVocabularyDetector
 
         if isinstance(config.text_model, OpenVocabularyDetector):
@@ -46,9 +49,10 @@ def segment_texts(
     config: Config,
     watch: Stopwatch,
 ) -> Results:
-    """What the texts describe. Class i is text i, with its name; a box's confidence is the detector's score.
+    """Segment the objects that the texts describe.
 
-    The predicted IoU stays beside it, and masks for which it isn't above `conf` are left out.
+    Class i is text i, which is also its name. The confidence of a box is the detector's score; the predicted IoU is
+    given separately, and masks whose predicted IoU is not above `conf` are dropped.
     """
     if picture.image is None:
         raise ValueError("texts need the picture itself, but only its embedding was loaded: call set_image")

@@ -1,5 +1,6 @@
-// The Python module fastsam_core._cpu: NumPy arrays in and out, checked in bindings/, and the GIL released around the
-// work. These are the only files that know pybind11.
+// The Python module fastsam_core._cpu. Its functions take and return NumPy arrays. The files in bindings/ check the
+// arrays and release the GIL around the work. Only the bindings include pybind11; the operations know nothing of
+// Python.
 #include <string>
 #include <vector>
 

@@ -1,5 +1,5 @@
-// The Python module fastsam_core._cuda: addresses and sizes in, kernels started on the stream that is named. The same
-// files give fastsam_core's tests a module whose kernels run on the CPU (common/cuda_emulator.h).
+// The Python module fastsam_core._cuda. Its functions take device addresses and sizes, and launch kernels on the given
+// stream. The tests compile the same files into a module whose kernels run on the CPU (common/cuda_emulator.h).
 #include <string>
 
 #include "bindings_cuda/pointers.h"

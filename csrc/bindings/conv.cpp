@@ -1,3 +1,4 @@
+// Python bindings of conv/conv.h. All shapes are checked, since they decide what memory is read and written.
 #include "conv/conv.h"
 
 #include "bindings/arrays.h"
@@ -9,7 +10,7 @@ namespace {
 using conv::Shape;
 using conv::strided;
 
-// Sizes below this can be multiplied as the kernels do without leaving int64.
+// Limits below which the kernels' products of sizes stay within int64.
 constexpr int64_t kMaxSide = int64_t{1} << 24, kMaxChannels = int64_t{1} << 20;
 
 Shape shape_of(const Floats& x, bool channels_last) {

@@ -1,3 +1,5 @@
+// Python bindings of decoder/tokens.h. They check all sizes, and cut the flat weight arrays that
+// ops/_decoder/weights.py packs into layers.
 #include "bindings/arrays.h"
 #include "common/panels.h"
 #include "decoder/tokens.h"
@@ -8,7 +10,8 @@ namespace {
 
 namespace dec = fastsam::decoder;
 
-// Takes pieces off a flat array in order: each begins at a multiple of 16 values.
+// Cuts a flat array into consecutive pieces, each padded to a multiple of 16 values. `end` checks that none is left
+// over.
 class Taker {
  public:
   Taker(const float* data, int64_t size) : next_(data), left_(size) {}
@@ -50,6 +53,8 @@ dec::TokenBlock take_block(Taker& taker, int64_t width, int64_t inner, int64_t h
   return block;
 }
 
+// sizes: width, inner = heads * head_dim, hidden channels of the first and the second block's MLP, outputs of the three
+// layers of the IoU head. image: first_keys, first_values, image1, values1, norms1, image2, values2, norms2.
 void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vector<int64_t>& sizes,
                      const std::vector<Floats>& image, double constant, double eps, int64_t heads, int64_t length,
                      const std::vector<int64_t>& chosen, Floats state, Floats final_tokens, Floats iou,
@@ -124,6 +129,8 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   dec::decode_prompts(job, threads);
 }
 
+// masks: for each chosen token after the first, which row of `layers` (masks, packed weights) belongs to it. sizes:
+// outputs of the three layers in such a row.
 void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, const Floats& second_own,
                           const Int64s& asked, const Int64s& index, const Int64s& column,
                           const std::vector<int64_t>& masks, const Floats& layers, const std::vector<int64_t>& sizes,

@@ -1,3 +1,4 @@
+// Python bindings of conv/depthwise_cuda.h.
 #include "bindings_cuda/pointers.h"
 #include "conv/depthwise_cuda.h"
 
@@ -7,7 +8,7 @@ namespace {
 
 void depthwise(int dtype, Address x, Address weight, Address bias, Address shift, Address out, int64_t batch,
                int64_t height, int64_t width, int64_t channels, int64_t stride, bool gelu, Address stream) {
-  // So that a row has places, and the image has rows, that an int can count.
+  // The kernel counts rows, and work items within a row, in 32 bits.
   constexpr int64_t kMost = int64_t{1} << 30;
   require(batch >= 0 && height > 0 && width > 0 && height < kMost && width < kMost, "sizes must be positive");
   require(channels > 0 && channels % 8 == 0 && channels < kMost, "channels must be a multiple of 8");

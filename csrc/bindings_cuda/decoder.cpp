@@ -1,3 +1,4 @@
+// Python bindings of decoder/decoder_cuda.h.
 #include "bindings_cuda/pointers.h"
 #include "decoder/decoder_cuda.h"
 
@@ -17,7 +18,7 @@ void first_look(int dtype, Address q, Address keys, Address values, int64_t rows
                       static_cast<DType>(dtype), pointer<void>(stream));
 }
 
-// What both passes have in the same places of their argument lists.
+// The arguments that both passes share.
 kernels::Pass pass_of(Address image, Address values, Address norms, double eps, Address keys, Address cross,
                       Address gram, Address look, Address look_mix, int64_t prompts, int64_t tokens, int64_t length,
                       Address state, Address tops, Address totals, Address seen, Address mixed) {

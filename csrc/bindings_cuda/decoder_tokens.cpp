@@ -1,3 +1,5 @@
+// Python bindings of decoder/tokens_cuda.h. They cut the flat weight tensors that ops/_decoder/weights.py packs into
+// layers.
 #include <vector>
 
 #include "bindings_cuda/pointers.h"
@@ -9,7 +11,8 @@ namespace {
 
 namespace kernels = fastsam::decoder::cuda;
 
-// Takes pieces off a flat tensor of 16-bit elements in order: each begins at a multiple of 16 of them.
+// Cuts a flat tensor of 16-bit elements into consecutive pieces, each padded to a multiple of 16 elements. `end` checks
+// that none is left over.
 class Pieces {
  public:
   Pieces(Address data, int64_t count) : next_(data), left_(count) {}
@@ -53,7 +56,8 @@ kernels::TokenBlock block_of(Pieces& pieces, int64_t hidden) {
   return block;
 }
 
-// The sizes of a call, and its weights.
+// A job with the sizes of a call and pointers to its weights, of which there are `count`. sizes: width, inner, hidden
+// channels of the first and the second block's MLP, outputs of the three layers of the IoU head.
 kernels::Prompts prompts_of(Address weights, int64_t count, const std::vector<int64_t>& sizes, int64_t prompts,
                             int64_t tokens, int64_t length, const std::vector<int>& chosen) {
   constexpr int64_t kWidth = kernels::kWidth, kInner = kernels::kInner;
@@ -126,7 +130,8 @@ void decoder_prompts(int dtype, Address given, Address output, int64_t outputs, 
   kernels::decode_prompts(job, static_cast<DType>(dtype), shared_memory, pointer<void>(stream));
 }
 
-// The sizes of a call, and the layers of the masks that its tokens are of.
+// A job with the sizes of a call and pointers to the layers of each chosen token after the first. layers: (any number
+// of masks, each) elements; masks: which of these rows each such token uses; sizes: outputs of a row's three layers.
 kernels::MaskFactors factors_of(Address layers, int64_t each, const std::vector<int64_t>& sizes,
                                 const std::vector<int64_t>& masks, int64_t prompts, int64_t tokens, int64_t wide,
                                 int64_t asked_count, int64_t count) {

@@ -1,3 +1,4 @@
+// Python bindings of nms/nms_cuda.h.
 #include "nms/nms_cuda.h"
 
 #include "bindings_cuda/pointers.h"

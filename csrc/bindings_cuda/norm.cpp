@@ -1,3 +1,4 @@
+// Python bindings of norm/norm_cuda.h.
 #include "norm/norm_cuda.h"
 
 #include "bindings_cuda/pointers.h"

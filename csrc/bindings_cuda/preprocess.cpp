@@ -1,3 +1,4 @@
+// Python bindings of preprocess/preprocess_cuda.h.
 #include "preprocess/preprocess_cuda.h"
 
 #include <array>

@@ -1,3 +1,4 @@
+// Python bindings of rle/rle_cuda.h.
 #include "rle/rle_cuda.h"
 
 #include "bindings_cuda/pointers.h"
@@ -15,7 +16,7 @@ void check_size(int64_t height, int64_t width) {
           "height and width must not be negative, nor their product too large");
 }
 
-// A band's columns and rows are counted in 32 bits.
+// The kernels count a band's columns and rows in 32 bits.
 void check_side(int64_t side) {
   require(side < INT32_MAX - 64, "masks of 2147483583 or more pixels a side can't be encoded or decoded on a GPU");
 }
@@ -75,7 +76,7 @@ void rle_decode(Address counts, int64_t size, Address offsets, int64_t n, Addres
                pointer<uint8_t>(out), pointer<void>(stream));
 }
 
-// (counts, size, offsets, n, ends, set_before, areas)
+// cuda::Measured as Python passes it: (counts, size, offsets, n, ends, set_before, areas).
 using MeasuredTuple = std::tuple<Address, int64_t, Address, int64_t, Address, Address, Address>;
 
 cuda::Measured measured_of(const MeasuredTuple& masks) {

@@ -15,9 +15,9 @@ struct Picture {
   bool swap;
 };
 
-// Resizes an image to `out` (height, width, 3), contiguous: first horizontally, rounding to bytes, then vertically. From
-// version 13 on, Pillow's own order of the two depends on the sizes. Throws std::invalid_argument for sides below 1 or
-// above 2^23.
+// Resizes an image to `out` (height, width, 3), contiguous: first horizontally, rounding to bytes, then vertically.
+// From version 13 on, Pillow's own order of the two depends on the sizes. Throws std::invalid_argument for sides below
+// 1 or above 2^23.
 void resize(const Picture& picture, int64_t height, int64_t width, uint8_t* out, int64_t threads);
 
 // Resizes an image to (height, width), then subtracts `mean` (3) and divides by `std` (3) per channel, in float32. The

@@ -57,8 +57,7 @@ class WindowCollector {
 
  private:
   void push(int64_t begin, int64_t end) {
-    if (!edges_.empty() &&
-        edges_.back() == begin) {  // continues at the top of the window's next column
+    if (!edges_.empty() && edges_.back() == begin) {  // continues at the top of the window's next column
       edges_.back() = end;
       return;
     }

@@ -10,7 +10,7 @@
 namespace fastsam::masks::cuda {
 
 constexpr int kGroup = 8;           // rows of cells that are read at once
-constexpr int kUsualColumns = 256;  // columns of cells for which there is a kernel with a constant stride
+constexpr int kUsualColumns = 256;  // columns of cells for which the code has a constant stride
 // Sorter bounds rounding errors for logits up to this magnitude; bands with larger ones are mixed.
 constexpr float kCertainLogit = 1024;
 
@@ -172,10 +172,10 @@ class Pixels {
     return ends && last(x) != 0 ? 32 * (tile_.words - 1) + last_ : 0;
   }
 
-  // Calls visit(k, word, before) for those bands k in [first, end) in which column x can change, begin or end. word:
-  // the band's pixels; before: the pixel above them. Skips bands that equal the one before them, and adds the number of
-  // skipped set bands to set_between. All lanes must call it, with the same first and end. x may lie beyond the tile;
-  // the values are meaningless then.
+  // Calls visit(k, word, before) for those bands k in [first, end) in which column x can change, and for set bands at
+  // either end of that range. word: the band's pixels; before: the pixel above them. Skips all other bands, which equal
+  // the one before them, and adds the number of set ones among them to set_between. All lanes must call it, with the
+  // same first and end. x may lie beyond the tile; the values are meaningless then.
   template <typename Visit>
   __device__ void walk(int x, int first, int end, int& set_between, Visit visit) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;

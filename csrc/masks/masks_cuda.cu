@@ -10,8 +10,8 @@
 // Expected cost on an H200 (132 multiprocessors, 4.8 TB/s) for 3,072 masks of 256 x 256 cells at 1800 x 1200 pixels,
 // estimated from bytes and from instructions of the compiled code, of which a multiprocessor issues 2.4 per cycle:
 //
-// * Reading logits: the 0.5 GB under the image are read from memory once by `measure`, 0.1 ms, and again by `write`,
-//   for masks that pass the filters. Rows and columns that two warps need come from the cache.
+// * Reading logits: those inside the image, 0.5 GB, are read from memory once by `measure`, 0.1 ms, and again by
+//   `write` for masks that pass the filters. Rows and columns that two warps need come from the cache.
 // * Sorting: about 90 instructions per 32 columns of cells and 32 rows of pixels, and about 250 to start a warp:
 //   43,000 per mask, 0.2 ms.
 // * Evaluating pixels: about 25 instructions per 32 pixels, including the enlargement of cells. Masks whose boundary is

@@ -108,7 +108,7 @@ struct Layout {
   __host__ __device__ size_t bands() const { return (static_cast<size_t>(shape.words) + 15) / 16 * 16; }
 
  private:
-  // Words for a tile's bits: what the bands leave. A tile of few tall columns has many bands.
+  // Words for a tile's bits, beside its bands. A tile of few tall columns has many bands.
   static int capacity(const Frame& frame) {
     const int64_t most = frame.words() < kTileWords ? frame.words() : kTileWords;
     return kTileWords - static_cast<int>(most + 3) / 4;

@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(kCoverThreads)
   if (threadIdx.x % kWarp == 0 && hits != 0) atomicOr(covered + i / kWarp, hits);
 }
 
-// Finds which boxes of tile `a` suppress each box i of tile `b`, for all a <= b of a chunk of `count` boxes. Bit j of
-// words[i * kWords + a] is set if box j of tile a precedes box i and suppresses it.
+// Finds which boxes of tile `a` suppress each box i of tile `b`, for all tiles a <= b of a chunk of `count` boxes. Bit
+// j of words[i * kWords + a] is set if box j of tile a precedes box i and suppresses it. One block per pair of tiles.
 template <typename T>
 __global__ void __launch_bounds__(kTile)
     meet_kernel(const Box<T>* __restrict__ sorted, const int64_t* __restrict__ classes, int count, T limit,

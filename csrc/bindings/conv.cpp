@@ -18,7 +18,7 @@ Shape shape_of(const Floats& x, bool channels_last) {
   const Shape shape = channels_last ? Shape{x.shape(0), x.shape(1), x.shape(2), x.shape(3)}
                                     : Shape{x.shape(0), x.shape(2), x.shape(3), x.shape(1)};
   require(shape.batch < kMaxSide && shape.height < kMaxSide && shape.width < kMaxSide, "images are too large");
-  require(shape.channels > 0 && shape.channels < kMaxChannels, "images must have channels, and not millions of them");
+  require(shape.channels > 0 && shape.channels < kMaxChannels, "images must have from 1 to 1048575 channels");
   return shape;
 }
 

@@ -116,7 +116,7 @@ void decoder_upscale(const Floats& state, const Int64s& asked, const Array<Numbe
   require(height > 0 && width > 0, "height and width must be positive");
   const int64_t panels = panels_of(height * width);
   require(state.ndim() == 4 && state.shape(2) > 2, "state must be (prompts, panels, rows, 16)");
-  require(asked.ndim() == 1 && index.ndim() == 1, "asked and index must be lists");
+  require(asked.ndim() == 1 && index.ndim() == 1, "asked and index must be one-dimensional");
   require(weights.ndim() == 2 && weights.shape(1) > 0 && norm_weight.ndim() == 1 && norm_weight.size() > 0,
           "weights must be (count, narrow) and norm_weight (middle)");
   dec::Upscaling up{};

@@ -60,7 +60,8 @@ void rle_offsets(Address lengths, int64_t n, Address offsets, Address stream) {
 
 void rle_read(Address counts, int64_t size, Address offsets, int64_t n, Address error, Address totals, Address areas,
               Address heights, Address boxes, Address ends, Address set_before, Address stream) {
-  require((heights == 0) == (boxes == 0) && (ends == 0) == (set_before == 0), "some readings belong together");
+  require((heights == 0) == (boxes == 0) && (ends == 0) == (set_before == 0),
+          "heights and boxes belong together, and so do ends and set_before");
   const cuda::Readings readings{pointer<int64_t>(error),     pointer<int64_t>(totals),        pointer<int64_t>(areas),
                                 pointer<int64_t>(boxes),     pointer<const int64_t>(heights), pointer<int64_t>(ends),
                                 pointer<int64_t>(set_before)};

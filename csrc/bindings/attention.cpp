@@ -15,8 +15,8 @@ constexpr DType kDType = DType::bfloat16;
 template <>
 constexpr DType kDType<float> = DType::float32;
 
-// The checks that both operations share. window: its side in tokens; 0 means that every token attends to the whole
-// grid.
+// The checks that both operations share. window: side of a window in tokens; 0 means that every token attends to the
+// whole grid.
 template <typename Number>
 void check_grid(const Array<Number>& qkv, int64_t heads, int64_t window, const std::optional<Array<Number>>& padding,
                 const Array<Number>& out) {

@@ -1,4 +1,4 @@
-// Python bindings of attention/attention_cuda.h.
+// Python bindings of attention/attention_cuda.h; see pointers.h for what callers guarantee.
 #include "attention/attention_cuda.h"
 
 #include "bindings_cuda/pointers.h"

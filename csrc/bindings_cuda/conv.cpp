@@ -1,4 +1,4 @@
-// Python bindings of conv/depthwise_cuda.h.
+// Python bindings of conv/depthwise_cuda.h; see pointers.h for what callers guarantee.
 #include "bindings_cuda/pointers.h"
 #include "conv/depthwise_cuda.h"
 

@@ -1,4 +1,4 @@
-// Python bindings of decoder/decoder_cuda.h.
+// Python bindings of decoder/decoder_cuda.h; see pointers.h for what callers guarantee.
 #include "bindings_cuda/pointers.h"
 #include "decoder/decoder_cuda.h"
 

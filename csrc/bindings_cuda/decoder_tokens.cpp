@@ -1,5 +1,5 @@
-// Python bindings of decoder/tokens_cuda.h. They cut the flat weight tensors that ops/_decoder/weights.py packs into
-// layers.
+// Python bindings of decoder/tokens_cuda.h; see pointers.h for what callers guarantee. They cut the flat weight tensors
+// that ops/_decoder/weights.py packs into layers.
 #include <vector>
 
 #include "bindings_cuda/pointers.h"

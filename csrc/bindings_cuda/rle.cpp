@@ -1,4 +1,4 @@
-// Python bindings of rle/rle_cuda.h.
+// Python bindings of rle/rle_cuda.h; see pointers.h for what callers guarantee.
 #include "rle/rle_cuda.h"
 
 #include "bindings_cuda/pointers.h"

@@ -3,7 +3,8 @@
 //
 // The caller passes contiguous arrays of the shapes in each comment; images are channels-last, (batch, height, width,
 // channels). Every function writes all of `out`. Images are padded with one pixel of zeros on each side, so that an
-// output has (height + stride - 1) / stride rows. Results are bit-identical for every number of threads.
+// output has (height + stride - 1) / stride rows, and columns likewise. Results are bit-identical for every number of
+// threads.
 #pragma once
 
 #include <cstdint>

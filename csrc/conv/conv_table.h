@@ -9,8 +9,8 @@ namespace fastsam {
 // A matrix product: out (rows, columns) = f(a (rows, k) * weights (k, columns) + bias + residual), where f is GELU or
 // the identity.
 //
-// Row r of `a` is the concatenation of `parts` pieces of `part_k` floats; piece i starts at a[i] + r * a_stride. In a 3
-// x 3 convolution the pieces are the three rows of a window, whose pixels lie side by side.
+// Row r of `a` is the concatenation of `parts` pieces of `part_k` floats; piece i starts at a[i] + r * a_stride. In a
+// 3 x 3 convolution the pieces are the three rows of a window, whose pixels lie side by side.
 struct ConvProduct {
   const float* const* a;
   int64_t parts, part_k, a_stride, rows;

@@ -1,8 +1,8 @@
 // Fully connected float32 layers on the CPU: out = activation(LayerNorm(x) W^T + bias) + residual.
 //
-// Weights have PyTorch's layout (out features, in features). Each call packs them anew into shared scratch memory, so
-// no packed copy can go stale. Results are bit-identical for every number of threads. The caller guarantees the shapes;
-// strides count floats.
+// Weights have PyTorch's layout (out features, in features). Calls with more than a few rows pack them anew into shared
+// scratch memory, so that no packed copy can go stale. Results are bit-identical for every number of threads. The
+// caller guarantees the shapes; strides count floats.
 #pragma once
 
 #include <cstdint>

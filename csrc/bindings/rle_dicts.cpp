@@ -1,8 +1,7 @@
-// Fast path from COCO RLE dicts to results, without tensors in between: creating a tensor takes longer than measuring a
-// small mask. It accepts a dict, or a list or tuple of dicts, whose size is a list or tuple of two ints and whose
-// counts are bytes or ASCII str; nearly all COCO dicts are like that. For anything else, and for malformed runs, each
-// function returns None. The caller (fastsam_core.rle) then takes the general path, which accepts more and words the
-// errors.
+// Fast path from COCO RLE dicts to results, without tensors: creating one takes longer than measuring a small mask. It
+// accepts a dict, or a list or tuple of dicts, whose size is a list or tuple of two ints and whose counts are bytes or
+// ASCII str, as nearly all are. For anything else, and for malformed runs, each function returns None. The caller
+// (fastsam_core.rle) then takes the general path, which accepts more and words the errors.
 #include <pybind11/gil_safe_call_once.h>
 
 #include <algorithm>
@@ -259,8 +258,8 @@ py::object zeros(const std::vector<py::ssize_t>& shape, bool column_major) {
   return numpy().zeros(py::tuple(py::cast(shape)), numpy().uint8, column_major ? "F" : "C");
 }
 
-// Returns uint8 masks (height, width, n) in column-major order, or (height, width) for a single dict; if row_major,
-// always (n, height, width).
+// Returns uint8 masks: (n, height, width) if row_major, else in column-major order (height, width, n), or (height,
+// width) for a single dict.
 py::object coco_decode(const py::object& objects, bool row_major, int64_t threads) {
   Items found;
   if (!read_items(objects.ptr(), found) || !found.one_size()) return py::none();
@@ -293,8 +292,7 @@ py::object coco_decode(const py::object& objects, bool row_major, int64_t thread
   return std::move(masks);
 }
 
-// Reads n flags of 0 or 1 from a list or tuple of ints and bools, or a 1-D array of bool or uint8. Returns false for
-// anything else.
+// Reads n flags from a list or tuple of ints and bools, or a 1-D bool or uint8 array. Returns false for anything else.
 bool read_flags(const py::object& object, size_t n, std::vector<uint8_t>& flags) {
   if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr())) {
     const auto size = PySequence_Fast_GET_SIZE(object.ptr());

@@ -1,5 +1,6 @@
 // Python bindings of decoder/decoder_cuda.h; see pointers.h for what callers guarantee.
 #include "bindings_cuda/pointers.h"
+#include "common/panels.h"
 #include "decoder/decoder_cuda.h"
 
 namespace fastsam::bindings {
@@ -7,8 +8,6 @@ namespace fastsam::bindings {
 namespace {
 
 namespace kernels = fastsam::decoder::cuda;
-
-int64_t panels_of(int64_t length) { return (length + 15) / 16; }
 
 void first_look(int dtype, Address q, Address keys, Address values, int64_t rows, int64_t length, Address out,
                 Address stream) {

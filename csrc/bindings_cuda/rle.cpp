@@ -10,10 +10,7 @@ namespace {
 namespace cuda = fastsam::rle::cuda;
 
 void check_size(int64_t height, int64_t width) {
-  int64_t pixels = 0;
-  require(height >= 0 && width >= 0 && !__builtin_mul_overflow(height, width, &pixels) &&
-              pixels <= fastsam::rle::kMaxPixels,
-          "height and width must not be negative, nor their product too large");
+  require(fastsam::rle::are_sides(height, width), "height and width must not be negative, nor their product too large");
 }
 
 // The kernels count a band's columns and rows in 32 bits.

@@ -1,22 +1,23 @@
-# The module _cuda: kernels for NVIDIA GPUs, one fat binary with the CUDA run-time inside, so that it loads without a GPU.
-#   FASTSAM_CUDA=OFF    not built
-#   FASTSAM_CUDA=AUTO   built where CMake finds nvcc
-#   FASTSAM_CUDA=ON     built, or an error
-#   CMAKE_CUDA_ARCHITECTURES (or CUDAARCHS in the environment) lists what it is compiled for
+# The module _cuda: kernels for NVIDIA GPUs in one fat binary. The CUDA run-time is linked statically, so that the
+# module loads on machines without a GPU.
+#   FASTSAM_CUDA=OFF    don't build it
+#   FASTSAM_CUDA=AUTO   build it if CMake finds nvcc
+#   FASTSAM_CUDA=ON     build it, or fail
+#   CMAKE_CUDA_ARCHITECTURES (or CUDAARCHS in the environment) lists the GPU architectures to compile for
 
 if(FASTSAM_CUDA STREQUAL "OFF")
   message(STATUS "fastsam_core: FASTSAM_CUDA=OFF; the CUDA module is not built")
   return()
 endif()
 
-# CMake 3.18 reads the list of architectures, 3.25 knows those that end in a letter.
+# CMake supports the list of architectures from 3.18 on, and architectures that end in a letter from 3.25 on.
 if(CMAKE_VERSION VERSION_LESS 3.25)
   set(_fastsam_no_cuda "it needs CMake 3.25 or newer, this is ${CMAKE_VERSION}")
 elseif(WIN32)
   set(_fastsam_no_cuda "it is for Linux")
 else()
   include(CheckLanguage)
-  # 80 as machine code and as PTX, which every later GPU can use; 90a as machine code only, since it is for one chip.
+  # 80 as machine code and as PTX, which every later GPU can run; 90a as machine code only, since it is for one chip.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
     set(CMAKE_CUDA_ARCHITECTURES "80;90a-real")
   endif()
@@ -41,7 +42,7 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
 endif()
 message(STATUS "fastsam_core: building the CUDA module for ${CMAKE_CUDA_ARCHITECTURES}")
 
-# Where results must be equal to the bit, multiply and add stay apart.
+# Kernels whose results must equal the CPU's to the bit are compiled without fused multiply-add.
 set(_fastsam_exact_kernels
   csrc/masks/masks_cuda.cu
   csrc/nms/nms_cuda.cu
@@ -89,7 +90,7 @@ target_compile_definitions(_cuda PRIVATE
 target_compile_options(_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
   "$<$<COMPILE_LANGUAGE:CUDA>:-lineinfo;-Xcompiler=-Wall,-Wextra,-ffp-contract=off>")
-# The run-time's own names stay inside too: PyTorch brings another copy of it.
+# Hide the run-time's symbols as well: PyTorch brings its own copy of it.
 target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
 if(FASTSAM_WERROR)
   target_compile_options(_cuda PRIVATE

@@ -1,5 +1,6 @@
-// The Python module fastsam_core._cpu: NumPy arrays in and out, checked in bindings/, and the GIL released around the
-// work. These are the only files that know pybind11.
+// The Python module fastsam_core._cpu. Its functions take and return NumPy arrays. The files in bindings/ check the
+// arrays and release the GIL around the work. Only the bindings include pybind11; the operations know nothing of
+// Python.
 #include <string>
 #include <vector>
 
@@ -11,10 +12,10 @@ namespace py = pybind11;
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "Native CPU operations of fastsam_core; fastsam_core.ops is the way to call them.";
   m.attr("PYBIND11_VERSION") = std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR);
-  m.def("isa", [] { return std::string(fastsam::kernels().name); }, "The instruction set in use.");
+  m.def("isa", [] { return std::string(fastsam::kernels().name); }, "Return the name of the instruction set in use.");
   m.def(
       "multiplies_bfloat16", [] { return fastsam::kernels().multiplies_bfloat16; },
-      "Whether the instruction set in use has products of its own for it.");
+      "Return whether the instruction set in use has instructions for products of bfloat16.");
   m.def(
       "available_isas",
       [] {
@@ -22,8 +23,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
         for (const fastsam::Kernels* table : fastsam::available_kernels()) names.emplace_back(table->name);
         return names;
       },
-      "Instruction sets of this build that this machine has, best first.");
-  m.def("force_isa", &fastsam::force_isa, py::arg("name"), "Use this instruction set from now on.");
+      "Return the names of the instruction sets that this build holds and this machine has, best first.");
+  m.def("force_isa", &fastsam::force_isa, py::arg("name"), "Use the instruction set of this name from now on.");
 
   fastsam::bindings::bind_linear(m);
   fastsam::bindings::bind_attention(m);

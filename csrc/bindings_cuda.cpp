@@ -1,5 +1,5 @@
-// The Python module fastsam_core._cuda: addresses and sizes in, kernels started on the stream that is named. The same
-// files give fastsam_core's tests a module whose kernels run on the CPU (common/cuda_emulator.h).
+// The Python module fastsam_core._cuda. Its functions take device addresses and sizes, and launch kernels on the given
+// stream. The tests compile the same files into a module whose kernels run on the CPU (common/cuda_emulator.h).
 #include <string>
 
 #include "bindings_cuda/pointers.h"
@@ -17,15 +17,16 @@ namespace py = pybind11;
 PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.doc() = "CUDA operations of fastsam_core; fastsam_core.ops is the way to call them.";
   m.attr("ARCHITECTURES") = FASTSAM_CUDA_ARCHITECTURES;
-  m.def("why_not", &fastsam::cuda::why_not, "Why kernels can't run on the current device, or \"\".");
-  m.def("shared_memory", &fastsam::cuda::shared_memory, "Bytes for each multiprocessor of the current device.");
+  m.def("why_not", &fastsam::cuda::why_not, "Return why kernels can't run on the current device, or \"\" if they can.");
+  m.def("shared_memory", &fastsam::cuda::shared_memory,
+        "Return the bytes of shared memory that each multiprocessor of the current device has.");
   fastsam::bindings::bind_copies(m);
 #ifdef FASTSAM_CUDA_EMULATION
   m.attr("EMULATED") = true;
   m.def("set_order", &fastsam::emulator::set_order, py::arg("backward"),
         "Run a block's threads last to first from now on, or first to last.");
   m.def("launched", &fastsam::emulator::launched,
-        "The names of all kernels that have run since the last call of this.");
+        "Return the names of all kernels that have run since the last call of this function.");
 #else
   m.attr("EMULATED") = false;
 #endif

@@ -1,5 +1,5 @@
-// What the bindings share: checked NumPy views of the caller's memory, and arrays that own a result.
-// Exceptions become Python's: std::invalid_argument is ValueError, std::bad_alloc is MemoryError.
+// Helpers shared by the CPU bindings: types and checks for NumPy arguments, and arrays that own a result. pybind11
+// translates exceptions: std::invalid_argument becomes ValueError, std::bad_alloc becomes MemoryError.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -20,13 +20,14 @@ namespace fastsam::bindings {
 
 namespace py = pybind11;
 
-// Contiguous and of exactly this dtype: pybind11 raises TypeError for anything else, it never converts (noconvert).
+// A C-contiguous array of dtype T. Bound with `exact`, it accepts nothing else: pybind11 raises TypeError instead of
+// converting.
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 using Floats = Array<float>;
 using Int64s = Array<int64_t>;
 
-// An argument that is taken as it is.
+// An argument that pybind11 must not convert.
 inline py::arg exact(const char* name) { return py::arg(name).noconvert(); }
 
 inline void require(bool holds, const char* message) {
@@ -42,7 +43,7 @@ inline bool has_shape(const py::array& x, std::initializer_list<int64_t> shape) 
   return true;
 }
 
-// Does `work` without the interpreter's lock, where that pays.
+// Returns work(). Releases the GIL meanwhile if `pays`; short work is faster with the GIL held.
 template <typename Work>
 auto unlocked(const Work& work, bool pays = true) {
   std::optional<py::gil_scoped_release> release;
@@ -50,7 +51,7 @@ auto unlocked(const Work& work, bool pays = true) {
   return work();
 }
 
-// A 1-D array that owns the vector's memory.
+// A 1-D array that takes over the vector's memory.
 template <typename T>
 py::array_t<T> to_array(std::vector<T>&& values) {
   auto owned = std::make_unique<std::vector<T>>(std::move(values));
@@ -58,16 +59,17 @@ py::array_t<T> to_array(std::vector<T>&& values) {
   const auto size = static_cast<py::ssize_t>(owned->size());
   py::capsule owner(owned.get(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
   owned.release();
-  // NumPy may be given a null pointer only together with no owner.
+  // NumPy accepts a null data pointer only without an owner.
   return data == nullptr ? py::array_t<T>(0) : py::array_t<T>(size, data, owner);
 }
 
+// The same, reshaped to (rows, columns).
 template <typename T>
 py::array_t<T> to_array(std::vector<T>&& values, int64_t rows, int64_t columns) {
   return to_array(std::move(values)).reshape(std::vector<py::ssize_t>{rows, columns});
 }
 
-// One for each operation's folder; bindings_cpu.cpp calls them.
+// Each adds the operations of one file in bindings/ to the module; bindings_cpu.cpp calls them.
 void bind_linear(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);

@@ -1,3 +1,4 @@
+// Python bindings of attention/attention.h. All sizes are checked, since they decide what memory is read and written.
 #include "attention/attention.h"
 
 #include <optional>
@@ -8,17 +9,18 @@ namespace fastsam::bindings {
 
 namespace {
 
-// Numbers of qkv, padding and out: floats, or as int16 the bits of bfloat16.
+// The DType of qkv, padding and out. NumPy has no bfloat16; int16 arrays hold its bits.
 template <typename Number>
 constexpr DType kDType = DType::bfloat16;
 template <>
 constexpr DType kDType<float> = DType::float32;
 
-// What both operations ask of qkv, out and padding; a window of 0 is the whole grid.
+// The checks that both operations share. window: side of a window in tokens; 0 means that every token attends to the
+// whole grid.
 template <typename Number>
 void check_grid(const Array<Number>& qkv, int64_t heads, int64_t window, const std::optional<Array<Number>>& padding,
                 const Array<Number>& out) {
-  // Divided one after the other: three times a caller's number could overflow.
+  // Two divisions, because 3 * heads could overflow.
   require(qkv.ndim() == 4 && heads >= 1 && qkv.shape(3) >= 1 && qkv.shape(3) % 3 == 0 && qkv.shape(3) / 3 % heads == 0,
           "qkv must be (batch, height, width, 3 * heads * d)");
   require(has_shape(out, {qkv.shape(0), qkv.shape(1), qkv.shape(2), qkv.shape(3) / 3}),
@@ -42,7 +44,7 @@ void attention(const Array<Number>& qkv, const Floats& rel_pos_h, const Floats& 
   const int64_t dim = qkv.shape(3) / (3 * num_heads);
   const int64_t rows = window == 0 ? qkv.shape(1) : window, columns = window == 0 ? qkv.shape(2) : window;
   if (qkv.size() == 0) return;
-  // Compared without doubling a caller's number, which could overflow.
+  // A table has 2 * size - 1 rows; 2 * size could overflow, so the table's length is halved instead.
   const auto fits = [dim](const Floats& table, int64_t size) {
     return table.ndim() == 2 && table.shape(0) % 2 == 1 && table.shape(0) / 2 + 1 == size && table.shape(1) == dim;
   };

@@ -1,3 +1,4 @@
+// Python bindings of conv/conv.h. All shapes are checked, since they decide what memory is read and written.
 #include "conv/conv.h"
 
 #include "bindings/arrays.h"
@@ -9,7 +10,7 @@ namespace {
 using conv::Shape;
 using conv::strided;
 
-// Sizes below this can be multiplied as the kernels do without leaving int64.
+// Limits below which the kernels' products of sizes stay within int64.
 constexpr int64_t kMaxSide = int64_t{1} << 24, kMaxChannels = int64_t{1} << 20;
 
 Shape shape_of(const Floats& x, bool channels_last) {
@@ -17,7 +18,7 @@ Shape shape_of(const Floats& x, bool channels_last) {
   const Shape shape = channels_last ? Shape{x.shape(0), x.shape(1), x.shape(2), x.shape(3)}
                                     : Shape{x.shape(0), x.shape(2), x.shape(3), x.shape(1)};
   require(shape.batch < kMaxSide && shape.height < kMaxSide && shape.width < kMaxSide, "images are too large");
-  require(shape.channels > 0 && shape.channels < kMaxChannels, "images must have channels, and not millions of them");
+  require(shape.channels > 0 && shape.channels < kMaxChannels, "images must have from 1 to 1048575 channels");
   return shape;
 }
 

@@ -1,3 +1,4 @@
+// Python bindings of decoder/decoder.h. All shapes are checked, since they decide what memory is read and written.
 #include "decoder/decoder.h"
 
 #include <type_traits>
@@ -11,7 +12,8 @@ namespace {
 
 namespace dec = fastsam::decoder;
 
-// What both passes share; `projections` of the image, `inputs` of look_mix.
+// Checks the arguments that both passes share and stores them in `pass`. projections: how many projections of the image
+// the pass reads; second: whether this is the second pass.
 void fill(dec::Pass& pass, int64_t projections, bool second, const Floats& image, const Floats& values,
           const Floats& norms, double eps, const Floats& keys, const Floats& cross, const Floats& gram,
           const Floats& look, const Floats& look_mix, int64_t length, Floats& state, Floats& seen, Floats& mixed) {
@@ -105,7 +107,7 @@ void decoder_first_look(const Floats& q, const Floats& keys, const Floats& value
   dec::first_look(q_data, keys_data, values_data, heads, rows, head_dim, length, out_data, threads);
 }
 
-// Number: of both matrices; float, or as int16 the bits of bfloat16.
+// Number: element type of the matrices `factors` and `enlarge_more`; float, or int16 that holds the bits of bfloat16.
 template <typename Number>
 void decoder_upscale(const Floats& state, const Int64s& asked, const Array<Number>& factors, const Int64s& index,
                      const Floats& weights, const Floats& base, const Floats& bias, const Floats& norm_weight,
@@ -114,7 +116,7 @@ void decoder_upscale(const Floats& state, const Int64s& asked, const Array<Numbe
   require(height > 0 && width > 0, "height and width must be positive");
   const int64_t panels = panels_of(height * width);
   require(state.ndim() == 4 && state.shape(2) > 2, "state must be (prompts, panels, rows, 16)");
-  require(asked.ndim() == 1 && index.ndim() == 1, "asked and index must be lists");
+  require(asked.ndim() == 1 && index.ndim() == 1, "asked and index must be one-dimensional");
   require(weights.ndim() == 2 && weights.shape(1) > 0 && norm_weight.ndim() == 1 && norm_weight.size() > 0,
           "weights must be (count, narrow) and norm_weight (middle)");
   dec::Upscaling up{};

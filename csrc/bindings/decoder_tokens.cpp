@@ -1,3 +1,5 @@
+// Python bindings of decoder/tokens.h. They check all sizes, and cut the flat weight arrays that
+// ops/_decoder/weights.py packs into layers.
 #include "bindings/arrays.h"
 #include "common/panels.h"
 #include "decoder/tokens.h"
@@ -8,7 +10,8 @@ namespace {
 
 namespace dec = fastsam::decoder;
 
-// Takes pieces off a flat array in order: each begins at a multiple of 16 values.
+// Cuts a flat array into consecutive pieces, each padded to a multiple of 16 values. `end` checks that none is left
+// over.
 class Taker {
  public:
   Taker(const float* data, int64_t size) : next_(data), left_(size) {}
@@ -50,6 +53,8 @@ dec::TokenBlock take_block(Taker& taker, int64_t width, int64_t inner, int64_t h
   return block;
 }
 
+// sizes: width, inner = heads * head_dim, hidden channels of the first and the second block's MLP, outputs of the three
+// layers of the IoU head. image: first_keys, first_values, image1, values1, norms1, image2, values2, norms2.
 void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vector<int64_t>& sizes,
                      const std::vector<Floats>& image, double constant, double eps, int64_t heads, int64_t length,
                      const std::vector<int64_t>& chosen, Floats state, Floats final_tokens, Floats iou,
@@ -62,12 +67,12 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   job.prompts = tokens.shape(0), job.tokens = tokens.shape(1), job.width = tokens.shape(2);
   job.heads = heads, job.head_dim = first_own.shape(3), job.length = length, job.eps = static_cast<float>(eps);
   const int64_t inner = heads * job.head_dim, rows = heads * job.tokens, width = job.width;
-  require(sizes.size() == 7, "there are seven sizes");
-  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be positive");
+  require(sizes.size() == 7, "sizes must hold seven numbers");
+  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be from 1 to 2^20");
   require(sizes[0] == width && sizes[1] == inner, "the first two sizes must be those of tokens and values");
   const int64_t panels = panels_of(length);
 
-  require(weights.ndim() == 1, "weights must be flat");
+  require(weights.ndim() == 1, "weights must be one-dimensional");
   Taker taker(weights.data(), weights.size());
   job.first = take_block(taker, width, inner, sizes[2]);
   job.second = take_block(taker, width, inner, sizes[3]);
@@ -89,7 +94,7 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   mixes.seen2_rest = taker.take(inner), mixes.seen2_bias = taker.take(inner);
   taker.end();
 
-  require(image.size() == 8, "the image has eight parts");
+  require(image.size() == 8, "image must have eight parts");
   require(has_shape(image[0], {panels, inner, kPanel}), "first_keys must be (panels, inner, 16)");
   for (const size_t at : {1, 3, 6}) {
     require(has_shape(image[at], {heads, panels * kPanel, padded(job.head_dim)}),
@@ -105,7 +110,7 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   job.constant = static_cast<float>(constant);
 
   job.chosen = chosen.data(), job.chosen_count = static_cast<int64_t>(chosen.size());
-  require(job.chosen_count > 0 && job.chosen_count <= job.tokens, "chosen must be a list of tokens");
+  require(job.chosen_count > 0 && job.chosen_count <= job.tokens, "chosen must hold 1 to `tokens` indices");
   for (int64_t i = 0; i < job.chosen_count; ++i) {
     require(job.chosen[i] >= 0 && job.chosen[i] < job.tokens, "a chosen token is not among the tokens");
   }
@@ -124,6 +129,8 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   dec::decode_prompts(job, threads);
 }
 
+// masks: for each chosen token after the first, which row of `layers` (masks, packed weights) belongs to it. sizes:
+// outputs of the three layers in such a row.
 void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, const Floats& second_own,
                           const Int64s& asked, const Int64s& index, const Int64s& column,
                           const std::vector<int64_t>& masks, const Floats& layers, const std::vector<int64_t>& sizes,
@@ -133,7 +140,8 @@ void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, c
           "final must be (prompts, chosen, width)");
   require(first_own.ndim() == 4, "values must be (prompts, heads, tokens, head_dim)");
   require(rest.ndim() == 1, "rest must be (4 * middle)");
-  require(asked.ndim() == 1 && index.ndim() == 1 && column.ndim() == 1, "asked, index and column must be lists");
+  require(asked.ndim() == 1 && index.ndim() == 1 && column.ndim() == 1,
+          "asked, index and column must be one-dimensional");
   require(index.size() == column.size(), "index and column must be of one length");
   dec::MaskFactors job{};
   job.prompts = final_tokens.shape(0), job.chosen_count = final_tokens.shape(1), job.width = final_tokens.shape(2);
@@ -148,14 +156,15 @@ void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, c
   require(has_shape(second, {job.wide, inner}), "second must be (4 * middle, inner)");
   require(has_shape(factors, {job.asked_count, job.wide, 2 * job.heads * job.tokens + 2}),
           "factors must be (asked, wide, rows)");
-  require(sizes.size() == 3, "there are three layers");
-  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be positive");
+  require(sizes.size() == 3, "sizes must hold three numbers");
+  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be from 1 to 2^20");
   require(layers.ndim() == 2, "layers must be (masks, weights)");
-  require(static_cast<int64_t>(masks.size()) + 1 == job.chosen_count, "there must be a mask for each chosen token");
-  require(has_shape(weights, {job.count, sizes[2]}), "weights must be (count, as wide as the last layer)");
+  require(static_cast<int64_t>(masks.size()) + 1 == job.chosen_count,
+          "there must be a mask for each chosen token but the first");
+  require(has_shape(weights, {job.count, sizes[2]}), "weights must be (count, outputs of the last layer)");
   std::vector<dec::TokenLayer> of_masks;
   for (const int64_t mask : masks) {
-    require(mask >= 0 && mask < layers.shape(0), "there are no layers for a mask");
+    require(mask >= 0 && mask < layers.shape(0), "masks must be indices of rows of layers");
     Taker taker(layers.data() + mask * layers.shape(1), layers.shape(1));
     of_masks.push_back(taker.layer(job.width, sizes[0]));
     of_masks.push_back(taker.layer(sizes[0], sizes[1]));

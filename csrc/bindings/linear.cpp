@@ -1,3 +1,5 @@
+// Python bindings of linear/linear.h. All shapes and strides are checked, since they decide what memory is read and
+// written.
 #include "linear/linear.h"
 
 #include <optional>
@@ -12,10 +14,11 @@ using linear::Norm;
 using linear::Rows;
 using linear::Weight;
 
-// Exactly float32, at any strides.
+// float32 at any strides; row_stride checks these.
 using Matrix = py::array_t<float, 0>;
 using Vector = std::optional<Array<float>>;
 
+// Floats from one row to the next. Throws `message` unless the matrix is 2-D with contiguous rows.
 int64_t row_stride(const Matrix& matrix, const char* message) {
   require(matrix.ndim() == 2, message);
   constexpr py::ssize_t size = sizeof(float);

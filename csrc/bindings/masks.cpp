@@ -1,3 +1,4 @@
+// Python bindings of masks/masks.h. They check shapes; the operations check values.
 #include "masks/masks.h"
 
 #include <limits>

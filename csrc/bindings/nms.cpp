@@ -1,3 +1,4 @@
+// Python bindings of nms/nms.h. They check shapes; the operation checks values.
 #include "nms/nms.h"
 
 #include <optional>

@@ -1,3 +1,4 @@
+// Python bindings of preprocess/preprocess.h. They check shapes; the operations check the limits on sizes.
 #include "preprocess/preprocess.h"
 
 #include "bindings/arrays.h"

@@ -1,3 +1,4 @@
+// Python bindings of rle/rle.h. They check shapes; the operations check offsets and run lengths.
 #include "rle/rle.h"
 
 #include <optional>

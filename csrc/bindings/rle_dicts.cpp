@@ -1,7 +1,7 @@
-// The short way from COCO's dicts to results, for what such dicts look like nearly always: a dict, or a list or tuple
-// of dicts, whose size is a list or tuple of two ints and whose counts are bytes or ASCII str. A small mask is measured
-// in less time than a tensor takes to make. Each function gives None for anything else, and for malformed runs: the
-// caller then takes the long way, which accepts more and words the errors.
+// Fast path from COCO RLE dicts to results, without tensors: creating one takes longer than measuring a small mask. It
+// accepts a dict, or a list or tuple of dicts, whose size is a list or tuple of two ints and whose counts are bytes or
+// ASCII str, as nearly all are. For anything else, and for malformed runs, each function returns None. The caller
+// (fastsam_core.rle) then takes the general path, which accepts more and words the errors.
 #include <pybind11/gil_safe_call_once.h>
 
 #include <algorithm>
@@ -23,14 +23,16 @@ namespace {
 
 namespace rle = fastsam::rle;
 
-// Text below this many bytes is read faster than the interpreter's lock changes hands, or a thread starts.
+// Fewer bytes of text are read in less time than it takes to release the GIL or to start a thread.
 constexpr size_t kTextPerThread = size_t{1} << 16;
-// Larger results take the long way, which looks at the machine's memory first.
+// Larger results, in bytes, are left to the general path, which checks the machine's memory first.
 constexpr int64_t kMaxResult = int64_t{1} << 31;
+// Results of more bytes are allocated as zeros by NumPy (see `zeros`); smaller ones are zeroed here.
 constexpr size_t kZeroedBytes = size_t{1} << 18;
 
+// One dict. Its pointers are borrowed: valid while the GIL is held, or while Items::owners holds `counts`.
 struct Item {
-  PyObject* counts;  // borrowed
+  PyObject* counts;
   const uint8_t* text;
   size_t length;
   int64_t height, width;
@@ -41,13 +43,13 @@ struct Item {
 
 struct Items {
   std::vector<Item> items;
-  std::vector<py::object> owners;  // of the texts, while other Python threads may run
-  bool single = false;
-  size_t characters = 0;
+  std::vector<py::object> owners;  // keep the texts alive while the GIL is released
+  bool single = false;             // a dict, not a list or tuple
+  size_t characters = 0;           // of all texts
 
   int64_t size() const { return static_cast<int64_t>(items.size()); }
   bool large() const { return characters > kTextPerThread; }
-  // Whether there are any, and all of the same.
+  // Whether there is a mask, and all masks have the same size.
   bool one_size() const {
     return !items.empty() && std::all_of(items.begin(), items.end(), [&](const Item& item) {
       return item.height == items.front().height && item.width == items.front().width;
@@ -87,10 +89,11 @@ bool read_item(PyObject* object, Item& item) {
   return true;
 }
 
-// Texts are held on to where they are long, because the interpreter's lock is released for them then, or as asked.
+// Parses `object`; returns false unless it has the form described above. Keeps the texts alive if they are long,
+// because the GIL is then released while they are read, or if the caller asks for it by `hold`.
 bool read_items(PyObject* object, Items& found, bool hold = false) {
 #ifdef Py_GIL_DISABLED
-  return false;  // what is borrowed here could go away at any time
+  return false;  // without a GIL another thread could free the borrowed objects at any time
 #endif
   found.single = PyDict_CheckExact(object);
   if (!found.single && !PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return false;
@@ -107,8 +110,8 @@ bool read_items(PyObject* object, Items& found, bool hold = false) {
   return true;
 }
 
-// Calls work(item, its number) for all items, with threads and without the interpreter's lock where that pays. False
-// where an item is malformed.
+// Calls work(item, index) for all items; if their texts are long, on several threads and without the GIL. Returns false
+// if an item's runs are malformed.
 template <typename Work>
 bool for_items(const Items& found, int64_t threads, const Work& work) {
   const auto part = [&](int64_t begin, int64_t end) {
@@ -124,6 +127,7 @@ bool for_items(const Items& found, int64_t threads, const Work& work) {
   return true;
 }
 
+// Calls use(run) for each run of the item. Throws std::invalid_argument if they are malformed.
 template <typename Use>
 void read(const Item& item, const Use& use) {
   rle::read_runs(item.text, item.end(), item.pixels(), 0, use);
@@ -184,7 +188,7 @@ py::object coco_area(const py::object& objects, int64_t threads) {
   if (!read_items(objects.ptr(), found)) return py::none();
   std::vector<int64_t> areas(found.items.size());
   const bool valid = for_items(found, threads, [&](const Item& item, size_t i) {
-    int64_t area = 0, inside = 0;  // all bits are set inside
+    int64_t area = 0, inside = 0;  // inside: 0 in background, -1 (all bits set) in foreground
     read(item, [&](int64_t run) {
       area += run & inside;
       inside = ~inside;
@@ -217,7 +221,8 @@ py::object coco_to_bbox(const py::object& objects, int64_t threads) {
   return to_array(std::move(out), found.size(), 4);
 }
 
-// masks: (n, height, width), or (height, width, n) where `last` is set; single where it is (height, width).
+// masks: (n, height, width), or if `last` (height, width, n), or (height, width) for a single mask. Returns a list of
+// dicts, or the dict of the single mask.
 py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t threads) {
   const char kind = masks.dtype().kind();
   const bool single = last && masks.ndim() == 2;
@@ -247,13 +252,14 @@ py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t t
   return py::object(std::move(result));
 }
 
-// An array of zeros whose memory, where it is large, is the system's and not yet touched. Its strides are the caller's
-// to choose; NumPy asks for huge pages, which torch does not.
+// A uint8 array of zeros. If it is large, its memory comes from the operating system untouched. NumPy rather than torch
+// allocates it, since NumPy offers both memory orders and asks for huge pages.
 py::object zeros(const std::vector<py::ssize_t>& shape, bool column_major) {
   return numpy().zeros(py::tuple(py::cast(shape)), numpy().uint8, column_major ? "F" : "C");
 }
 
-// (height, width, n) in column-major order, or (height, width) of a single one; row_major: (n, height, width).
+// Returns uint8 masks: (n, height, width) if row_major, else in column-major order (height, width, n), or (height,
+// width) for a single dict.
 py::object coco_decode(const py::object& objects, bool row_major, int64_t threads) {
   Items found;
   if (!read_items(objects.ptr(), found) || !found.one_size()) return py::none();
@@ -286,13 +292,14 @@ py::object coco_decode(const py::object& objects, bool row_major, int64_t thread
   return std::move(masks);
 }
 
+// Reads n flags from a list or tuple of ints and bools, or a 1-D bool or uint8 array. Returns false for anything else.
 bool read_flags(const py::object& object, size_t n, std::vector<uint8_t>& flags) {
   if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr())) {
     const auto size = PySequence_Fast_GET_SIZE(object.ptr());
     if (static_cast<size_t>(size) != n) return false;
     for (Py_ssize_t i = 0; i < size; ++i) {
       PyObject* flag = PySequence_Fast_GET_ITEM(object.ptr(), i);
-      if (!PyLong_CheckExact(flag) && !PyBool_Check(flag)) return false;  // no foreign code runs for these
+      if (!PyLong_CheckExact(flag) && !PyBool_Check(flag)) return false;  // only these are tested without user code
       flags.push_back(PyObject_IsTrue(flag) == 1);
     }
     return true;
@@ -347,14 +354,14 @@ py::object coco_merge(const py::object& objects, bool intersect, int64_t threads
   std::vector<rle::Edges> masks(found.items.size());
   const bool valid = for_items(found, threads, [&](const Item& item, size_t i) { masks[i] = edges_of(item); });
   if (!valid) return py::none();
-  if (found.size() == 1) {  // as it came, empty runs included
+  if (found.size() == 1) {  // returned unchanged, empty runs included
     return to_dict(first.height, first.width, py::bytes(reinterpret_cast<const char*>(first.text), first.length));
   }
   std::vector<uint8_t> text = text_of(rle::combine_all(std::move(masks), intersect), first.pixels());
   return to_dict(first.height, first.width, to_text(text, false));
 }
 
-// counts, offsets, heights, widths of all masks.
+// Returns the tuple (counts, offsets, heights, widths) of all masks, in one int64 array each.
 py::object coco_runs(const py::object& objects) {
   Items found;
   if (!read_items(objects.ptr(), found)) return py::none();

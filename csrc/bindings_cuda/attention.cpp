@@ -1,3 +1,4 @@
+// Python bindings of attention/attention_cuda.h; see pointers.h for what callers guarantee.
 #include "attention/attention_cuda.h"
 
 #include "bindings_cuda/pointers.h"
@@ -6,7 +7,7 @@ namespace fastsam::bindings {
 
 namespace {
 
-// Empty grids are the caller's: there is nothing to start for them.
+// The checks that the operations share. Empty grids are refused; the caller handles them without a launch.
 void check_grid(int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim, int64_t window,
                 Address padding) {
   require(batch >= 1 && rows >= 1 && columns >= 1 && heads >= 1 && dim >= 1, "sizes must be positive");

@@ -1,3 +1,4 @@
+// Python bindings of conv/depthwise_cuda.h; see pointers.h for what callers guarantee.
 #include "bindings_cuda/pointers.h"
 #include "conv/depthwise_cuda.h"
 
@@ -7,10 +8,11 @@ namespace {
 
 void depthwise(int dtype, Address x, Address weight, Address bias, Address shift, Address out, int64_t batch,
                int64_t height, int64_t width, int64_t channels, int64_t stride, bool gelu, Address stream) {
-  // So that a row has places, and the image has rows, that an int can count.
+  // The kernel counts rows, and work items within a row, in 32 bits.
   constexpr int64_t kMost = int64_t{1} << 30;
-  require(batch >= 0 && height > 0 && width > 0 && height < kMost && width < kMost, "sizes must be positive");
-  require(channels > 0 && channels % 8 == 0 && channels < kMost, "channels must be a multiple of 8");
+  require(batch >= 0 && height > 0 && width > 0 && height < kMost && width < kMost,
+          "sizes must be positive and less than 2^30");
+  require(channels > 0 && channels % 8 == 0 && channels < kMost, "channels must be a multiple of 8 and less than 2^30");
   require((width + 1) * channels / 8 < kMost, "rows are too long");
   require(stride == 1 || stride == 2, "stride must be 1 or 2");
   require((x | weight | bias | shift | out) % 16 == 0, "tensors must begin at a multiple of 16 bytes");

@@ -1,3 +1,4 @@
+// Python bindings of the copies and events of common/cuda_device.h; see pointers.h for what callers guarantee.
 #include "bindings_cuda/pointers.h"
 #include "common/cuda_device.h"
 

@@ -1,4 +1,6 @@
+// Python bindings of decoder/decoder_cuda.h; see pointers.h for what callers guarantee.
 #include "bindings_cuda/pointers.h"
+#include "common/panels.h"
 #include "decoder/decoder_cuda.h"
 
 namespace fastsam::bindings {
@@ -6,8 +8,6 @@ namespace fastsam::bindings {
 namespace {
 
 namespace kernels = fastsam::decoder::cuda;
-
-int64_t panels_of(int64_t length) { return (length + 15) / 16; }
 
 void first_look(int dtype, Address q, Address keys, Address values, int64_t rows, int64_t length, Address out,
                 Address stream) {
@@ -17,7 +17,7 @@ void first_look(int dtype, Address q, Address keys, Address values, int64_t rows
                       static_cast<DType>(dtype), pointer<void>(stream));
 }
 
-// What both passes have in the same places of their argument lists.
+// The arguments that both passes share.
 kernels::Pass pass_of(Address image, Address values, Address norms, double eps, Address keys, Address cross,
                       Address gram, Address look, Address look_mix, int64_t prompts, int64_t tokens, int64_t length,
                       Address state, Address tops, Address totals, Address seen, Address mixed) {

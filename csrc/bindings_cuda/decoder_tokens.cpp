@@ -1,3 +1,5 @@
+// Python bindings of decoder/tokens_cuda.h; see pointers.h for what callers guarantee. They cut the flat weight tensors
+// that ops/_decoder/weights.py packs into layers.
 #include <vector>
 
 #include "bindings_cuda/pointers.h"
@@ -9,7 +11,8 @@ namespace {
 
 namespace kernels = fastsam::decoder::cuda;
 
-// Takes pieces off a flat tensor of 16-bit elements in order: each begins at a multiple of 16 of them.
+// Cuts a flat tensor of 16-bit elements into consecutive pieces, each padded to a multiple of 16 elements. `end` checks
+// that none is left over.
 class Pieces {
  public:
   Pieces(Address data, int64_t count) : next_(data), left_(count) {}
@@ -53,14 +56,16 @@ kernels::TokenBlock block_of(Pieces& pieces, int64_t hidden) {
   return block;
 }
 
-// The sizes of a call, and its weights.
+// A job with the sizes of a call and pointers to its weights, of which there are `count`. sizes: width, inner, hidden
+// channels of the first and the second block's MLP, outputs of the three layers of the IoU head.
 kernels::Prompts prompts_of(Address weights, int64_t count, const std::vector<int64_t>& sizes, int64_t prompts,
                             int64_t tokens, int64_t length, const std::vector<int>& chosen) {
   constexpr int64_t kWidth = kernels::kWidth, kInner = kernels::kInner;
-  require(sizes.size() == 7, "there are seven sizes");
-  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be positive");
-  require(sizes[0] == kWidth && sizes[1] == kInner, "there are kernels for 256 channels, and 128 of a look");
-  require(chosen.size() >= 1 && chosen.size() <= kernels::kTokens, "chosen must be a list of tokens");
+  require(sizes.size() == 7, "sizes must hold seven numbers");
+  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be from 1 to 2^20");
+  require(sizes[0] == kWidth && sizes[1] == kInner,
+          "only tokens of 256 channels, with 128 in attention to the image, have kernels");
+  require(chosen.size() >= 1 && chosen.size() <= kernels::kTokens, "chosen must hold 1 to 8 indices");
   kernels::Prompts job{};
   job.prompts = prompts, job.tokens = tokens, job.length = length;
   Pieces pieces(weights, count);
@@ -93,7 +98,8 @@ int64_t prompts_scratch(int64_t count, const std::vector<int64_t>& sizes, bool l
 }
 
 void lay_out(const std::vector<Address>& from, const std::vector<Address>& to, int64_t length, Address stream) {
-  require(from.size() == kernels::kImageParts && to.size() == kernels::kImageParts, "six parts are laid out");
+  require(from.size() == kernels::kImageParts && to.size() == kernels::kImageParts,
+          "source and to must have six parts each");
   require(length >= 1, "sizes must be positive");
   const void* sources[kernels::kImageParts];
   void* targets[kernels::kImageParts];
@@ -109,7 +115,7 @@ void decoder_prompts(int dtype, Address given, Address output, int64_t outputs, 
                      const std::vector<int>& chosen, Address state, Address final_tokens, Address iou,
                      Address first_own, Address second_own, Address scratch, int64_t scratch_bytes,
                      int64_t shared_memory, Address stream) {
-  require(image.size() == 8, "the image has eight parts");
+  require(image.size() == 8, "image must have eight parts");
   kernels::Prompts job = prompts_of(weights, count, sizes, prompts, tokens, length, chosen);
   job.outputs = outputs, job.output = pointer<const void>(output), job.laid_out = laid_out;
   (outputs > 0 ? job.sparse : job.given) = pointer<const void>(given);
@@ -126,19 +132,20 @@ void decoder_prompts(int dtype, Address given, Address output, int64_t outputs, 
   kernels::decode_prompts(job, static_cast<DType>(dtype), shared_memory, pointer<void>(stream));
 }
 
-// The sizes of a call, and the layers of the masks that its tokens are of.
+// A job with the sizes of a call and pointers to the layers of each chosen token after the first. layers: (any number
+// of masks, each) elements; masks: which of these rows each such token uses; sizes: outputs of a row's three layers.
 kernels::MaskFactors factors_of(Address layers, int64_t each, const std::vector<int64_t>& sizes,
                                 const std::vector<int64_t>& masks, int64_t prompts, int64_t tokens, int64_t wide,
                                 int64_t asked_count, int64_t count) {
-  require(sizes.size() == 3, "there are three layers");
-  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be positive");
+  require(sizes.size() == 3, "sizes must hold three numbers");
+  for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be from 1 to 2^20");
   require(masks.size() < kernels::kTokens, "there are at most seven masks");
-  require(wide > 0 && wide <= (int64_t{1} << 20), "sizes must be positive");
+  require(wide > 0 && wide <= (int64_t{1} << 20), "wide must be from 1 to 2^20");
   kernels::MaskFactors job{};
   job.prompts = prompts, job.tokens = tokens, job.asked_count = asked_count, job.count = count;
   job.wide = static_cast<int>(wide), job.chosen_count = static_cast<int>(masks.size()) + 1;
   for (size_t i = 0; i < masks.size(); ++i) {
-    require(masks[i] >= 0, "masks must be numbers from 0");
+    require(masks[i] >= 0, "masks must not be negative");
     Pieces pieces(layers + static_cast<Address>(2 * masks[i] * each), each);
     auto& of_mask = job.layers[i];
     of_mask[0] = pieces.layer(kernels::kWidth, sizes[0]), of_mask[1] = pieces.layer(sizes[0], sizes[1]);

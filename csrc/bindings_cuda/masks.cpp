@@ -1,3 +1,4 @@
+// Python bindings of masks/masks_cuda.h; see pointers.h for what callers guarantee.
 #include "bindings_cuda/pointers.h"
 #include "masks/masks_cuda.h"
 

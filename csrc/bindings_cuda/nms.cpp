@@ -1,3 +1,4 @@
+// Python bindings of nms/nms_cuda.h; see pointers.h for what callers guarantee.
 #include "nms/nms_cuda.h"
 
 #include "bindings_cuda/pointers.h"

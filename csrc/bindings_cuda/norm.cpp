@@ -1,3 +1,4 @@
+// Python bindings of norm/norm_cuda.h; see pointers.h for what callers guarantee.
 #include "norm/norm_cuda.h"
 
 #include "bindings_cuda/pointers.h"

@@ -1,6 +1,6 @@
-// What the bindings of the CUDA module share. Tensors come as addresses and sizes: the module knows neither torch nor
-// NumPy. Python (ops/_<family>/cuda.py) has checked dtypes, shapes and devices; here sizes are checked again, since
-// they decide what a kernel reads. std::invalid_argument becomes ValueError, std::runtime_error RuntimeError.
+// Helpers shared by the CUDA bindings. Tensors arrive as addresses and sizes: the module knows neither torch nor NumPy.
+// Python (ops/_<family>/cuda.py) has checked dtypes, shapes and devices. The bindings check sizes again, since these
+// decide what a kernel reads. std::invalid_argument becomes ValueError, std::runtime_error becomes RuntimeError.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -13,7 +13,7 @@ namespace fastsam::bindings {
 
 namespace py = pybind11;
 
-// A tensor's data_ptr(), or a stream's number.
+// A tensor's data_ptr(), or a CUDA stream's handle.
 using Address = uintptr_t;
 
 template <typename T>
@@ -25,7 +25,7 @@ inline void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-// One for each operation's folder; bindings_cuda.cpp calls them.
+// Each adds the operations of one file in bindings_cuda/ to the module; bindings_cuda.cpp calls them.
 void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_copies(py::module_& m);

@@ -1,3 +1,4 @@
+// Python bindings of preprocess/preprocess_cuda.h; see pointers.h for what callers guarantee.
 #include "preprocess/preprocess_cuda.h"
 
 #include <array>

@@ -1,3 +1,4 @@
+// Python bindings of rle/rle_cuda.h; see pointers.h for what callers guarantee.
 #include "rle/rle_cuda.h"
 
 #include "bindings_cuda/pointers.h"
@@ -9,13 +10,10 @@ namespace {
 namespace cuda = fastsam::rle::cuda;
 
 void check_size(int64_t height, int64_t width) {
-  int64_t pixels = 0;
-  require(height >= 0 && width >= 0 && !__builtin_mul_overflow(height, width, &pixels) &&
-              pixels <= fastsam::rle::kMaxPixels,
-          "height and width must not be negative, nor their product too large");
+  require(fastsam::rle::are_sides(height, width), "height and width must not be negative, nor their product too large");
 }
 
-// A band's columns and rows are counted in 32 bits.
+// The kernels count a band's columns and rows in 32 bits.
 void check_side(int64_t side) {
   require(side < INT32_MAX - 64, "masks of 2147483583 or more pixels a side can't be encoded or decoded on a GPU");
 }
@@ -59,7 +57,8 @@ void rle_offsets(Address lengths, int64_t n, Address offsets, Address stream) {
 
 void rle_read(Address counts, int64_t size, Address offsets, int64_t n, Address error, Address totals, Address areas,
               Address heights, Address boxes, Address ends, Address set_before, Address stream) {
-  require((heights == 0) == (boxes == 0) && (ends == 0) == (set_before == 0), "some readings belong together");
+  require((heights == 0) == (boxes == 0) && (ends == 0) == (set_before == 0),
+          "heights and boxes belong together, and so do ends and set_before");
   const cuda::Readings readings{pointer<int64_t>(error),     pointer<int64_t>(totals),        pointer<int64_t>(areas),
                                 pointer<int64_t>(boxes),     pointer<const int64_t>(heights), pointer<int64_t>(ends),
                                 pointer<int64_t>(set_before)};
@@ -75,7 +74,7 @@ void rle_decode(Address counts, int64_t size, Address offsets, int64_t n, Addres
                pointer<uint8_t>(out), pointer<void>(stream));
 }
 
-// (counts, size, offsets, n, ends, set_before, areas)
+// cuda::Measured as Python passes it: (counts, size, offsets, n, ends, set_before, areas).
 using MeasuredTuple = std::tuple<Address, int64_t, Address, int64_t, Address, Address, Address>;
 
 cuda::Measured measured_of(const MeasuredTuple& masks) {

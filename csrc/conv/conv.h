@@ -1,7 +1,10 @@
-// Convolutions over channels-last images, float32, with batch normalisation already folded into weights and biases.
+// 3 x 3 and 1 x 1 convolutions of float32 images on the CPU. Batch normalisation must already be folded into the
+// weights and biases.
 //
-// Every function reads dense arrays of the shapes in its comment and writes all of `out`. "Same" padding: an output
-// of height (H + stride - 1) / stride. Results don't depend on `threads`, not even in the last bit.
+// The caller passes contiguous arrays of the shapes in each comment; images are channels-last, (batch, height, width,
+// channels). Every function writes all of `out`. Images are padded with one pixel of zeros on each side, so that an
+// output has (height + stride - 1) / stride rows, and columns likewise. Results are bit-identical for every number of
+// threads.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +15,7 @@ struct Shape {
   int64_t batch, height, width, channels;
 };
 
-// A 3 x 3 convolution halves (stride 2, rounded up) or keeps (stride 1) each side.
+// The side of the output of a 3 x 3 convolution: `size` / `stride`, rounded up.
 inline int64_t strided(int64_t size, int64_t stride) { return (size + stride - 1) / stride; }
 
 struct MbconvWeights {
@@ -25,16 +28,17 @@ struct MbconvWeights {
   const float* project_bias;    // (out_channels)
 };
 
-// 1 x 1, GELU, depthwise 3 x 3, GELU, 1 x 1; with `residual` (stride 1, as many channels out as in) also + x and GELU.
-// The widened image exists only as three rows at a time.
+// An MBConv block: 1 x 1 to `hidden` channels, GELU, depthwise 3 x 3, GELU, 1 x 1 to out_channels. With `residual`,
+// which needs stride 1 and as many channels out as in, then adds x and applies GELU. Only three rows of the hidden
+// image are in memory at a time.
 void mbconv(const float* x, const Shape& shape, const MbconvWeights& weights, int64_t stride, bool residual, float* out,
             int64_t threads);
 
-// weight: (channels, 3, 3); bias: (channels).
+// A depthwise 3 x 3 convolution, then GELU if `gelu`. weight: (channels, 3, 3); bias: (channels).
 void depthwise3x3(const float* x, const Shape& shape, const float* weight, const float* bias, int64_t stride, bool gelu,
                   float* out, int64_t threads);
 
-// weight: (out_channels, channels, 3, 3); bias: (out_channels).
+// A dense 3 x 3 convolution, then GELU if `gelu`. weight: (out_channels, channels, 3, 3); bias: (out_channels).
 void conv3x3(const float* x, const Shape& shape, const float* weight, const float* bias, int64_t out_channels,
              int64_t stride, bool gelu, float* out, int64_t threads);
 
@@ -46,8 +50,9 @@ struct StemWeights {
   const float* second_bias;  // (out_channels)
 };
 
-// Images (batch, channels, height, width) through a 3 x 3 of stride 2, GELU and another 3 x 3 of stride 2, to channels
-// last. The half-size image exists only as three rows at a time.
+// The first layers of an encoder: a 3 x 3 of stride 2, GELU, and another 3 x 3 of stride 2. `images` is channels-first,
+// (batch, channels, height, width); `out` is channels-last. Only three rows of the half-size image are in memory at a
+// time.
 void stem(const float* images, const Shape& shape, const StemWeights& weights, float* out, int64_t threads);
 
 }  // namespace fastsam::conv

@@ -1,3 +1,5 @@
+// Threads, strips and scratch memory of the convolutions in conv.h; the kernels of the instruction set do the
+// arithmetic.
 #include "conv/conv.h"
 
 #include "common/fork_join.h"
@@ -6,10 +8,12 @@
 namespace fastsam::conv {
 namespace {
 
-// A dense 3 x 3: of pixels that lie side by side, the three of each window row are one piece of the product's k.
+// Computes `width` outputs of one row of a dense 3 x 3 convolution as a matrix product. The three pixels of each window
+// row lie side by side in memory, so that they are one piece of the product's k. sums: scratch of sums_size(weights.n)
+// floats.
 void convolve_row(const ConvKernels& isa, const float* const window[3], int64_t channels, int64_t stride, int64_t width,
                   const Packed& weights, bool gelu, float* sums, float* out, int64_t out_stride) {
-  // So many outputs at a time that their sums stay in the second-level cache.
+  // Outputs per product, so that their partial sums stay in the L2 cache.
   const int64_t block = std::max<int64_t>(12, 24 * 1024 / padded(weights.n) / 12 * 12);
   for (int64_t x = 0; x < width; x += block) {
     const float* pieces[3];
@@ -19,7 +23,7 @@ void convolve_row(const ConvKernels& isa, const float* const window[3], int64_t 
   }
 }
 
-// The scratch that convolve_row needs.
+// Floats of scratch that convolve_row needs for n output channels.
 int64_t sums_size(int64_t n) { return std::max<int64_t>(12 * padded(n), 24 * 1024); }
 
 }  // namespace
@@ -156,7 +160,7 @@ void stem(const float* images, const Shape& shape, const StemWeights& weights, f
   const ConvKernels& isa = kernels().conv;
   const int64_t grain = rows_grain(width * (4 * first_weights.k * hidden + second_weights.k * n));
   fork_join(threads, shape.batch * height, grain, [&](int64_t begin, int64_t end) {
-    // Two windows, one feeding the other, over whole rows: they are narrow enough here.
+    // Two windows, the first of which feeds the second. They hold whole rows: these have few channels.
     RowWindow pixels(half_width, 2, channels), half(width, 2, hidden);
     const Floats sums = zeros(std::max(sums_size(hidden), sums_size(n)));
     for_each_strip(begin, end, height, width, width,

@@ -1,4 +1,5 @@
-// What the convolutions share: packed weights, and a window of three rows that moves down an image.
+// Helpers shared by the CPU convolutions: packed weights, a window of three rows that moves down an image, and the
+// division into strips and parts.
 #pragma once
 
 #include <algorithm>
@@ -12,14 +13,15 @@
 
 namespace fastsam::conv {
 
+// `size` floats of 0, aligned to a cache line.
 inline Floats zeros(int64_t size) {
   Floats floats(size);
   std::memset(floats.data(), 0, sizeof(float) * static_cast<size_t>(size));
   return floats;
 }
 
-// The weights (n, channels, taps) of a dense convolution as the right-hand side of a matrix product, k = taps x
-// channels, and its bias, padded.
+// The weights (n, channels, taps) of a dense convolution as the right-hand side (k = taps * channels, n) of a matrix
+// product, packed in panels (common/gemm.inc), and its bias. Both are padded with zeros to a multiple of 16 columns.
 struct Packed {
   int64_t k, n;
   Floats panels, bias;
@@ -37,7 +39,8 @@ struct Packed {
   }
 };
 
-// The weights (channels, 3, 3) of a depthwise convolution as (9, padded channels), and its bias, padded.
+// The weights (channels, 3, 3) of a depthwise convolution, transposed to (9, channels), and its bias. Channels are
+// padded with zeros to a multiple of 16.
 struct PackedDepthwise {
   int64_t channels;  // padded
   Floats weights, bias;
@@ -51,11 +54,12 @@ struct PackedDepthwise {
   }
 };
 
-// The columns of one row that a strip of outputs needs, with a border of zeros around the image, for the three rows
-// that the windows of one output row cover. Moving down, a row is made only once.
+// The three input rows under one strip of an output row, cut to the columns that the strip needs, with zeros outside
+// the image. Rows are kept while the window moves down, so that each is made only once per strip.
 class RowWindow {
  public:
-  // Outputs up to `width` wide, windows `stride` apart, pixels of `channels` values (padded already where need be).
+  // width: outputs of the widest strip; stride: input pixels from one window to the next; channels: floats per pixel,
+  // padding included.
   RowWindow(int64_t width, int64_t stride, int64_t channels)
       : stride_(stride),
         channels_(channels),
@@ -64,11 +68,12 @@ class RowWindow {
     forget();
   }
 
-  // For another strip or image: nothing of what is held is of use.
+  // Drops all rows. Call before another strip or image.
   void forget() { held_[0] = held_[1] = held_[2] = kNone; }
 
-  // Outputs (y, x) to (y, x + width): sets window to the three rows, each from the left edge of the first window.
-  // make(row, from, to, destination) writes pixels [from, to) of an image of `image_height` x `image_width`.
+  // Sets window[0..2] to the three input rows of outputs (y, x) to (y, x + width - 1), each starting at the left edge
+  // of the first output's window. Rows that are missing are made by make(row, from, to, destination), which writes
+  // pixels [from, to) of that row of the image.
   template <typename Make>
   void at(int64_t y, int64_t x, int64_t width, int64_t image_height, int64_t image_width, const Make& make,
           const float* window[3]) {
@@ -102,8 +107,8 @@ class RowWindow {
   int64_t held_[3];
 };
 
-// How wide the strips are into which rows of `width` outputs are cut, so that three rows of what they are made from,
-// `channels` per pixel, take up at most about 200 KB of the second-level cache.
+// Width of the strips into which rows of `width` outputs are cut, so that a window of three input rows, `channels`
+// floats per pixel, takes at most about 200 KB of the L2 cache.
 inline int64_t strip_width(int64_t width, int64_t stride, int64_t channels) {
   const int64_t columns = std::max<int64_t>(18, 52 * 1024 / (3 * channels));
   const int64_t widest = std::max<int64_t>(1, (columns - 3) / stride + 1);
@@ -111,10 +116,11 @@ inline int64_t strip_width(int64_t width, int64_t stride, int64_t channels) {
   return (width + strips - 1) / strips;
 }
 
-// Output rows per thread, given the multiplications that one takes: fewer are not worth a thread.
+// The fewest output rows that are worth a thread, given the number of multiplications per row.
 inline int64_t rows_grain(int64_t multiplications_per_row) { return 1 + 4'000'000 / (multiplications_per_row + 1); }
 
-// Cuts output rows [begin, end), counted through all images, into (image, first row, last row, first column, columns).
+// Calls work(image, first row, end row, first column, columns) for every strip of output rows [begin, end). These rows
+// are numbered consecutively over all images.
 template <typename Work>
 void for_each_strip(int64_t begin, int64_t end, int64_t height, int64_t width, int64_t strip, const Work& work) {
   while (begin < end) {

@@ -1,7 +1,8 @@
-// Depthwise 3 x 3 convolutions over channels-last images.
+// The CUDA kernel of depthwise 3 x 3 convolutions over channels-last images in half precision.
 //
-// A thread makes 8 channels, 16 bytes, of two neighbouring pixels, whose windows have columns in common. Neighbouring
-// threads have neighbouring channels; what windows share beyond that comes from the GPU's caches.
+// A thread computes 8 channels (16 bytes) of two neighbouring output pixels, whose windows have columns in common.
+// Neighbouring threads have neighbouring channels. Input that the windows of different threads share is read again from
+// the GPU's caches.
 #include "conv/depthwise_cuda.h"
 
 #include "common/cuda.h"
@@ -13,6 +14,7 @@ using namespace fastsam::cuda;
 
 constexpr int kThreads = 128, kEach = 8, kPixels = 2;
 
+// The 8 half-precision values of `bits` as floats.
 template <typename T>
 __device__ __forceinline__ void unpack_all(const uint4& bits, float (&to)[kEach]) {
   const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
@@ -28,7 +30,7 @@ __device__ __forceinline__ float gelu_of(float x) { return 0.5f * x * (1.0f + er
 struct Sizes {
   int height, width, out_height, out_width;
   int groups;  // of 8 channels
-  int blocks;  // for one row of the result
+  int blocks;  // per row of the output
 };
 
 template <typename T, int kStride, bool kGelu>
@@ -36,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_kernel(const uint4* x, con
                                                              const uint4* shift, uint4* out, Sizes sizes) {
   constexpr int kColumns = kStride * (kPixels - 1) + 3;
   const int item = static_cast<int>(blockIdx.x % sizes.blocks) * kThreads + static_cast<int>(threadIdx.x);
-  const int rows_before = static_cast<int>(blockIdx.x / sizes.blocks);  // of this image and those before it
+  const int rows_before = static_cast<int>(blockIdx.x / sizes.blocks);  // output rows, over all images
   const int image = rows_before / sizes.out_height, row = rows_before % sizes.out_height;
   const int group = item % sizes.groups, column = item / sizes.groups * kPixels;
   if (column >= sizes.out_width) return;

@@ -1,7 +1,8 @@
-// Fully connected layers: out = activation(LayerNorm(x) W^T + bias) + residual, float32.
+// Fully connected float32 layers on the CPU: out = activation(LayerNorm(x) W^T + bias) + residual.
 //
-// Weights are read as they are (out features, in features) and packed anew in each call, into scratch memory that calls
-// share, so nothing can go stale. Results do not depend on the number of threads.
+// Weights have PyTorch's layout (out features, in features). Calls with more than a few rows pack them anew into shared
+// scratch memory, so that no packed copy can go stale. Results are bit-identical for every number of threads. The
+// caller guarantees the shapes; strides count floats.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace fastsam::linear {
 
-// (rows, columns), rows `stride` floats apart.
+// A matrix (rows, columns) whose rows are contiguous and start `stride` floats apart.
 struct Rows {
   const float* data;
   int64_t stride;
@@ -22,19 +23,20 @@ struct Weight {
   int64_t n, k;
 };
 
-// LayerNorm over a row's k values; none where weight is null.
+// A LayerNorm over the k values of each row; no LayerNorm if `weight` is null.
 struct Norm {
   const float* weight = nullptr;  // (k)
   const float* bias = nullptr;    // (k)
   float eps = 0.0f;
 };
 
-// out (rows, n) from x (rows, k). finish.residual may be finish.out; else out must not overlap what is read.
+// Computes finish.out (rows, n) from x (rows, k). finish.residual may be finish.out itself; apart from that, the output
+// must not overlap any input.
 void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
             int64_t threads);
 
-// out = x + W2 gelu(W1 LayerNorm(x) + b1) + b2, some rows at a time, so that the hidden layer never exists as a whole.
-// out (rows, second.n) may be x itself; first.n is second.k, and first.k is second.n.
+// Computes out = x + W2 GELU(W1 LayerNorm(x) + b1) + b2 block by block, so that the whole hidden layer is never in
+// memory. out (rows, second.n) may be x itself. first.n must equal second.k, and first.k must equal second.n.
 void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, const float* first_bias,
          const Weight& second, const float* second_bias, float* out, int64_t out_stride, int64_t threads);
 

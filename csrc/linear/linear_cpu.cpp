@@ -1,4 +1,5 @@
-// Threads, scratch memory and the order of work of fully connected layers.
+// Threads, scratch memory and blocking of the fully connected layers in linear.h; the kernels of the instruction set do
+// the arithmetic.
 #include "linear/linear.h"
 
 #include <algorithm>
@@ -13,28 +14,30 @@
 namespace fastsam::linear {
 namespace {
 
-// A block of this many rows of 768 fills half of a 512 KB second-level cache.
+// Most rows in a block. 108 rows of 768 floats take 324 KB, which leaves room for the panels in an L2 cache of 512 KB.
 constexpr int64_t kMaxBlock = 108;
-// Up to so many rows the weights are not packed.
+// With at most this many rows the weights are not packed.
 constexpr int64_t kNarrow = 32;
 // Multiply-adds below which another thread costs more than it saves.
 constexpr int64_t kWorkPerThread = int64_t{1} << 22;
-// Weights below which packing by one thread is over before another would have started.
+// Fewer weights are packed by one thread in less time than it takes to start another.
 constexpr int64_t kPackPerThread = int64_t{1} << 17;
-// Rows of scratch are this much longer than a power of two would be, so that they don't compete for the same cache
-// sets.
+// Floats by which rows of scratch are lengthened, so that rows of a power-of-two length don't compete for the same
+// cache sets.
 constexpr int64_t kPad = 16;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t packed_size(const Weight& weight) { return padded(weight.n) * weight.k; }
 int64_t row_size(int64_t k) { return padded(k) + kPad; }
 
+// At most `threads`, and only as many as rows * n * k multiply-adds are worth.
 int64_t useful_threads(int64_t threads, int64_t rows, int64_t n, int64_t k) {
   const double work = static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k);
   return std::clamp<int64_t>(static_cast<int64_t>(std::min(work / kWorkPerThread, 1e6)), 1,
                              std::max<int64_t>(1, threads));
 }
 
+// Writes the packed weights, packed_size(weight) floats, to `panels`.
 void pack(const Weight& weight, float* panels, int64_t threads) {
   const int64_t grain = divide_up(kPackPerThread, kPanel * weight.k);
   fork_join(threads, panels_of(weight.n), grain, [&](int64_t begin, int64_t end) {
@@ -45,19 +48,21 @@ void pack(const Weight& weight, float* panels, int64_t threads) {
   });
 }
 
-// Rows per block: the size, among those that fill register tiles, with which the busiest thread has the fewest rows.
+// Rows per block: among the multiples of the register tile's rows, the one that gives the busiest thread the fewest
+// rows.
 int64_t block_rows(int64_t rows, int64_t threads) {
   const int64_t step = kernels().linear.tile_rows;
   int64_t best = 0, fewest = 0;
   for (int64_t block = kMaxBlock / step * step; block >= std::max<int64_t>(step, 12); block -= step) {
     const int64_t most = divide_up(divide_up(rows, block), threads) * block;
-    // Larger blocks read the panels less often; a smaller one must save some rows.
+    // Larger blocks read the panels less often, so a smaller one must save more than 1 row in 33.
     if (best == 0 || most * 33 < fewest * 32) best = block, fewest = most;
   }
   return best;
 }
 
-// Calls work(first row, rows, scratch) for all blocks; each thread takes the next one when it is done with its last.
+// Calls work(first row, rows, scratch) for all blocks, each thread taking the next block when it has finished one.
+// scratch: floats of working memory per thread.
 template <typename Work>
 void for_blocks(int64_t rows, int64_t block, int64_t threads, int64_t scratch, const Work& work) {
   const int64_t blocks = divide_up(rows, block);
@@ -70,13 +75,14 @@ void for_blocks(int64_t rows, int64_t block, int64_t threads, int64_t scratch, c
   });
 }
 
+// `finish` with its output and residual moved down to `row`.
 LinearFinish from_row(LinearFinish finish, int64_t row) {
   finish.out += row * finish.out_stride;
   if (finish.residual) finish.residual += row * finish.residual_stride;
   return finish;
 }
 
-// LayerNorm, or the rows as they are.
+// Rows [first, first + rows) of x after LayerNorm, written to `scratch`; without a LayerNorm, those rows of x in place.
 Rows prepare(const Rows& x, int64_t first, int64_t rows, int64_t k, const Norm& norm, float* scratch) {
   const Rows part{x.data + first * x.stride, x.stride};
   if (!norm.weight) return part;
@@ -84,6 +90,7 @@ Rows prepare(const Rows& x, int64_t first, int64_t rows, int64_t k, const Norm& 
   return {scratch, row_size(k)};
 }
 
+// `linear` for at most kNarrow rows; the threads divide the columns of the output.
 void narrow(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
             int64_t threads) {
   const Floats normal(norm.weight ? rows * row_size(weight.k) : 0);

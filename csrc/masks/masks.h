@@ -1,6 +1,8 @@
-// Masks of a picture from low-resolution logits, and small regions of masks, without full-resolution arrays.
+// Run lengths of an image's masks computed from low-resolution logits, and removal of small regions from masks, without
+// full-resolution arrays.
 //
-// Every function checks what it is given before it reads or allocates by it, and throws std::invalid_argument.
+// Pointers must refer to arrays of the shapes in the comments. Values are checked before anything is read or allocated
+// by them; bad ones throw std::invalid_argument.
 #pragma once
 
 #include <cstdint>
@@ -10,42 +12,45 @@
 
 namespace fastsam::masks {
 
-// How the positions of one axis of the picture are made of cells: position i is the sum of weights[3 * i + k] times
-// cell min(first[i] + k, last cell), k = 0, 1, 2. `first` ascends; the weights are not negative and sum to 1.
+// How one axis of the enlarged mask is interpolated from cells, the logits' rows or columns. Position i is the sum over
+// k = 0, 1, 2 of weights[3 * i + k] times cell min(first[i] + k, last cell). `first` ascends; the weights are not
+// negative and sum to 1.
 struct Axis {
   const int64_t* first;  // (size)
   const float* weights;  // (size, 3)
   int64_t size;
 };
 
-// Where the enlarged masks lie in the picture whose runs are wanted.
+// Where the enlarged masks lie in the image that the runs describe, in pixels.
 struct Placement {
-  int64_t height, width;  // of the picture
+  int64_t height, width;  // of the image
   int64_t left, top;
 };
 
+// Levels that logits are compared with: a pixel is foreground if it is above `threshold`. low <= threshold <= high.
 struct Levels {
-  float threshold, high, low;  // high is at least threshold, and low at most
+  float threshold, high, low;
 };
 
 struct Measured {
-  rle::Runs runs;              // in the picture
-  std::vector<int64_t> boxes;  // (n, 4) x1, y1, x2, y2 of the outermost pixels in the enlarged mask; zeros where none
-  std::vector<int64_t> sizes;  // (n, 3) pixels above threshold, high and low
+  rle::Runs runs;              // of masks of the image's size
+  std::vector<int64_t> boxes;  // (n, 4) x1, y1, x2, y2 of the outermost pixels in the enlarged mask; zeros if none
+  std::vector<int64_t> sizes;  // (n, 3) numbers of pixels above threshold, high and low
 };
 
-// logits (n, rows, columns) contiguous; y takes from rows, x from columns: first down the columns, then across.
+// Enlarges logits (n, rows, columns), contiguous, to masks of y.size rows and x.size columns. y interpolates rows and
+// is applied first; x interpolates columns.
 Measured measure(const float* logits, int64_t n, int64_t rows, int64_t columns, const Axis& y, const Axis& x,
                  const Levels& levels, const Placement& place, int64_t threads);
 
 struct Cleaned {
   rle::Runs runs;
-  std::vector<uint8_t> changed;  // (n)
+  std::vector<uint8_t> changed;  // (n) 1 if the mask has a small region, even if that one stays
 };
 
-// Background regions of fewer than min_area pixels become foreground, then foreground regions of fewer go, the largest
-// excepted where all are small. Regions are 8-connected. Of equally large ones that stays which OpenCV meets first,
-// going through the picture in rows of 2 x 2 blocks.
+// Fills background regions of fewer than min_area pixels, then removes foreground regions of fewer than min_area
+// pixels. If all foreground regions are small, the largest stays. Regions are 8-connected. Among equally large ones the
+// one stays that OpenCV meets first, which scans the image in rows of 2 x 2 blocks.
 Cleaned remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t width, double min_area,
                              int64_t threads);
 

@@ -1,3 +1,4 @@
+// Checks an Axis and prepares it for the CPU kernels.
 #include "masks/masks_axis.h"
 
 #include <cmath>
@@ -23,7 +24,7 @@ PreparedAxis::PreparedAxis(const Axis& axis, int64_t cells, const char* name) : 
     if (cell < before || cell >= cells) {
       throw std::invalid_argument(std::string(name) + "_cells must ascend, within 0.." + std::to_string(cells - 1));
     }
-    // Masks are only evaluated where a mean of their cells can matter, so it has to be a mean.
+    // The kernels skip pixels that no mean of the cells can set, which is only right if each position is a mean.
     const bool positive = weights[0] >= 0 && weights[1] >= 0 && weights[2] >= 0;
     if (!positive || !(std::fabs(weights[0] + weights[1] + weights[2] - 1.0f) <= 1e-6f)) {
       throw std::invalid_argument(std::string(name) + "_weights must not be negative, and sum to 1 in each row");

@@ -1,4 +1,4 @@
-// One axis of an enlargement, prepared for the kernels.
+// One axis of an enlargement, checked and laid out for the CPU kernels.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,16 @@ class PreparedAxis {
  public:
   static constexpr int64_t kBlock = 8;
 
-  // Throws std::invalid_argument unless the axis, which has a position, is one of `cells` cells; `name` is for the
-  // message.
+  // axis.size must be positive. Throws std::invalid_argument unless the axis refers to `cells` cells as Axis describes;
+  // `name`, "x" or "y", is for the message.
   PreparedAxis(const Axis& axis, int64_t cells, const char* name);
 
   MaskTaps taps() const;
 
   int64_t size() const { return size_; }
-  // Cells, from the first one on, that the positions take from, with up to 2 beyond the last cell.
+  // Number of leading cells that the positions read, including up to 2 beyond the last cell.
   int64_t reach() const { return first_.back() + int64_t{3}; }
-  // Number of leading positions whose first cell is below `cell`, for cells from 0 to reach().
+  // Index of the first position whose first cell is `cell` or later, size() if there is none; for cells 0 to reach().
   int64_t start(int64_t cell) const { return starts_[static_cast<size_t>(cell)]; }
 
  private:

@@ -1,6 +1,6 @@
-// Tiles of masks_cuda.cu in bands of 32 rows. Where all pixels of a band are the same nothing has to be looked at but
-// its borders, and in most blocks of most masks that is everywhere: bands are sorted by this first, and only the mixed
-// ones have their bits in shared memory.
+// Tiles of masks_cuda.cu, divided into bands of 32 pixel rows. If all pixels of a band are equal, runs can only begin
+// or end at its borders; that holds for all bands of most blocks of most masks. So bands are sorted first, and only the
+// mixed ones have their bits in shared memory.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +9,16 @@
 
 namespace fastsam::masks::cuda {
 
-// Rows of cells that are read at once, and the magnitude of logits up to which the quick look knows what rounding can
-// do.
-constexpr int kGroup = 8;
-constexpr int kUsualColumns = 256;  // of cells
+constexpr int kGroup = 8;           // rows of cells that are read at once
+constexpr int kUsualColumns = 256;  // columns of cells for which the code has a constant stride
+// Sorter bounds rounding errors for logits up to this magnitude; bands with larger ones are mixed.
 constexpr float kCertainLogit = 1024;
 
-// Sorts the bands of a tile by a quick look at all cells under them: kClear and kSet are certain, kMixed is the rest.
+// Sorts the bands of a tile by a quick look at all cells under them. kClear and kSet are certain; all other bands are
+// kMixed.
 class Sorter {
  public:
-  // After a barrier behind the block's set-up.
+  // Construct it after a barrier that follows the construction of the Block.
   __device__ Sorter(const Problem& problem, const Work& work, const Block& block)
       : work_(work),
         block_(block),
@@ -29,13 +29,13 @@ class Sorter {
         lane_(static_cast<int>(threadIdx.x) % 32) {
     const int64_t last = problem.columns - 1;
     column_ = block.logits + min(block.first_cell + lane_, last);
-    // Cells that no pixel takes from don't matter.
+    // Cells that no pixel of the block reads must not influence the result.
     const bool used = block.starts[max(lane_ - 2, 0)] < block.starts[lane_ + 1];
     const bool used_beyond = block.starts[kCells - 2 + lane_ % 2] < block.starts[kCells];
     beyond_ = used_beyond ? block.logits + min(block.first_cell + kCells + lane_ % 2, last) : column_;
     beyond_ += lane_ / 2 % kGroup * problem.columns;
 #ifdef __CUDA_ARCH__
-    asm("" : "+l"(column_), "+l"(beyond_));  // or they are made anew for each group
+    asm("" : "+l"(column_), "+l"(beyond_));  // keeps the compiler from recomputing these for each group
 #endif
     constexpr float kSlack = kTapRounding * kCertainLogit, kAny = 2 * kHugeLogit;
     const bool matters = used || used_beyond;
@@ -45,7 +45,7 @@ class Sorter {
     set_most_ = matters ? kCertainLogit : kAny;
   }
 
-  // A warp's share.
+  // Sorts this warp's bands of the tile into block.bands.
   __device__ void sort(const Tile& tile) const {
     columns_ == kUsualColumns ? sort<kUsualColumns>(tile) : sort<0>(tile);
   }
@@ -55,11 +55,11 @@ class Sorter {
     float cells[kGroup], beyond;
   };
 
-  // kColumns: of cells, or 0 where it isn't known.
+  // kColumns: columns of cells of the logits if known at compile time, else 0.
   template <int kColumns>
   __device__ void sort(const Tile& tile) const {
     for (int start = static_cast<int>(threadIdx.x) / 32; start < tile.words; start += 32 * kWarps) {
-      // Lane i has what the i-th band takes from, and in the end what it is.
+      // Lane i holds the rows of cells that this warp's i-th band reads, and in the end that band's kind.
       const int mine = start + kWarps * lane_;
       const bool there = mine < tile.words;
       Band kind = kMixed;
@@ -78,7 +78,7 @@ class Sorter {
         const bool done = r + kGroup >= rows;
         const int next = min(i + done, bands - 1), next_row = done ? 0 : r + kGroup;
         const int next_rows = __shfl_sync(kAllLanes, count, next);
-        // On its way while this one is looked at.
+        // Load the next group while this one is examined.
         const Group ahead = load<kColumns>(__shfl_sync(kAllLanes, first, next), next_rows, next_row);
         look(group, clear, set);
         if (done) {
@@ -95,8 +95,8 @@ class Sorter {
     }
   }
 
-  // From row `skip` of the `count` ones at `first`: always as many, so that all are under way together. Further rows
-  // than needed only make a band mixed that needn't be.
+  // Loads kGroup rows of cells from row `skip` of the `count` rows at `first`. The number is constant, so that all
+  // loads are in flight together. If some rows lie outside the band's, they can only make it mixed where it needn't be.
   template <int kColumns>
   __device__ Group load(int first, int count, int skip) const {
     const int columns = kColumns != 0 ? kColumns : columns_;
@@ -109,13 +109,14 @@ class Sorter {
     return group;
   }
 
+  // Clears `clear` and `set` unless all cells of the group lie within their bounds.
   __device__ void look(const Group& group, bool& clear, bool& set) const {
     float least = group.beyond, most = group.beyond, sum = group.beyond;
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
       least = fminf(least, group.cells[i]);
       most = fmaxf(most, group.cells[i]);
-      sum += group.cells[i];  // NaN in any cell; the others don't show it
+      sum += group.cells[i];  // NaN if any cell is; fminf and fmaxf ignore NaN
     }
     const bool numbers = sum == sum;
     clear = clear & numbers & (most < clear_most_) & (least > clear_least_);
@@ -129,13 +130,13 @@ class Sorter {
   const bool quick_;
   const int lane_;
   const float *column_, *beyond_;
-  float clear_least_, clear_most_, set_least_, set_most_;  // between which all cells must lie
+  float clear_least_, clear_most_, set_least_, set_most_;  // bounds of the cells of clear and of set bands
 };
 
-// A tile whose bands are known.
+// The pixels of a tile whose bands are sorted and whose mixed bands have their bits.
 class Pixels {
  public:
-  // carry: the pixel before the tile where a run may go on from it, or else 0.
+  // carry: the pixel before the tile if a run may continue from it, else 0.
   __device__ Pixels(const Frame& frame, const Tile& tile, const Block& block, unsigned carry)
       : frame_(frame),
         tile_(tile),
@@ -147,8 +148,10 @@ class Pixels {
 
   __device__ const Tile& tile() const { return tile_; }
 
+  // The bits of band k that are pixels of the mask.
   __device__ uint32_t valid(int k) const { return k == tile_.words - 1 ? last_bits_ : ~0u; }
 
+  // The 32 pixels of column x in band k, the first one in bit 0.
   __device__ uint32_t word(int x, int k) const {
     const uint8_t band = bands_[k];
     if (band == kMixed) return words_[tile_.at(x, k)];
@@ -158,25 +161,26 @@ class Pixels {
   // The last pixel of a column.
   __device__ unsigned last(int x) const { return word(x, tile_.words - 1) >> (last_ - 1) & 1u; }
 
-  // Position of a column's first pixel in the picture.
+  // Position of a column's first pixel in the image.
   __device__ int64_t position(int x) const { return rle::cuda::position_of(frame_, tile_, x, 0); }
 
-  // Where a set run ends that reaches the last pixel of a column, counted from its first one, or 0 where the run may go
-  // on in another tile or column, and its end is found there.
+  // If a set run ends with the last pixel of column x: the row of its end, counted from the tile's first. Else 0. A run
+  // that may continue in another tile or column has its end found there.
   __device__ int end(int x) const {
     const bool ends =
         tile_.word + tile_.words == frame_.words() && (!frame_.joined() || tile_.x + x == frame_.columns - 1);
     return ends && last(x) != 0 ? 32 * (tile_.words - 1) + last_ : 0;
   }
 
-  // Gives `visit` the bands of [first, end) in which column x can change, or begin or end: k, its word, and the pixel
-  // before it. Bands that are like the one before them are left out; `set_between` grows by those that are set. By all
-  // lanes, with the same first and end; x may lie beyond the tile, and what is given is meaningless then.
+  // Calls visit(k, word, before) for those bands k in [first, end) in which column x can change, and for set bands at
+  // either end of that range. word: the band's pixels; before: the pixel above them. Skips all other bands, which equal
+  // the one before them, and adds the number of set ones among them to set_between. All lanes must call it, with the
+  // same first and end. x may lie beyond the tile; the values are meaningless then.
   template <typename Visit>
   __device__ void walk(int x, int first, int end, int& set_between, Visit visit) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     x = min(x, tile_.columns - 1);
-    // What is left out is clear or set as a whole, and so doesn't change this.
+    // Skipped bands equal the one before them, so that this stays right across them.
     unsigned before = first > 0 ? word(x, first - 1) >> 31 : before_column(x);
     for (int start = first; start < end; start += 32) {
       const int mine = start + lane;
@@ -205,12 +209,12 @@ class Pixels {
     }
   }
 
-  // Bits of a word that begin something else than was before.
+  // The pixels of band k that differ from the one before them.
   __device__ uint32_t changes(int k, uint32_t word, unsigned before) const {
     return (word ^ (word << 1 | before)) & valid(k);
   }
 
-  // Bits of the bands that have none; a barrier has to follow.
+  // Writes the bits of the bands that aren't mixed to `words`. A barrier must follow.
   __device__ void complete(uint32_t* words) const {
     for (int k = static_cast<int>(threadIdx.x) / 32; k < tile_.words; k += kWarps) {
       if (bands_[k] == kMixed) continue;
@@ -219,13 +223,13 @@ class Pixels {
   }
 
  private:
-  // The pixel before a column's first one.
+  // The pixel before the first one of column x.
   __device__ unsigned before_column(int x) const {
     if (tile_.word > 0 || x == 0) return carry_;
     return frame_.joined() ? last(x - 1) : 0;
   }
 
-  // What lies before the first band, over all columns.
+  // The kind of what precedes the first band, over all columns.
   __device__ uint8_t before_first() const {
     if (carry_ != 0) return kMixed;
     return tile_.word == 0 && frame_.joined() ? bands_[tile_.words - 1] : static_cast<uint8_t>(kClear);
@@ -235,12 +239,12 @@ class Pixels {
   const Tile& tile_;
   const uint32_t* const words_;
   const uint8_t* const bands_;
-  const int last_;  // rows of the last band
+  const int last_;  // number of rows of the last band
   const uint32_t last_bits_;
   const unsigned carry_;
 };
 
-// Counts a tile: a thread has a column, or a part of it where there are threads to spare.
+// Adds a tile to the thread's tally. Each thread counts a column, or a part of one if there are threads to spare.
 __device__ inline void add(const Pixels& pixels, rle::cuda::Tally& tally) {
   const Tile& tile = pixels.tile();
   const int wide = (tile.columns + 31) / 32 * 32, parts = kThreads / wide;
@@ -257,7 +261,7 @@ __device__ inline void add(const Pixels& pixels, rle::cuda::Tally& tally) {
       if (top < 0) top = 32 * k + __ffs(static_cast<int>(word)) - 1;
       bottom = 32 * k + 31 - __clz(static_cast<int>(word));
     } else if (before != 0 && k > 0) {
-      bottom = 32 * k - 1;  // of bands that were left out
+      bottom = 32 * k - 1;  // set bands that were skipped end here
     }
   });
   if (x >= tile.columns) return;
@@ -278,24 +282,25 @@ __device__ inline void add(const Pixels& pixels, rle::cuda::Tally& tally) {
   tally.bottom = max(tally.bottom, row + bottom);
 }
 
-// Writes the counts of one part whose columns have a few changes each: a thread writes a column's. Where there are many
-// rle::cuda::RunWriter is better, which writes neighbouring ones at once.
+// Writes the counts of one part, each thread those of one column. Suited to columns with few changes; with many,
+// rle::cuda::RunWriter is faster, whose lanes write neighbouring counts.
 template <typename Count>
 class ColumnWriter {
  public:
   struct Shared {
-    int64_t rank, last;  // changes in front of the tile, and where the last of them is
+    int64_t rank, last;  // number of changes before the tile, and position of the last of them
     int64_t lasts[kWarps];
     int changes[kWarps];
   };
 
-  // As of RunWriter.
+  // Arguments and barrier as for RunWriter.
   __device__ ColumnWriter(Shared* shared, Count* counts, const Part& part) : shared_(shared), counts_(counts) {
     if (threadIdx.x != 0) return;
     shared->rank = part.rank;
     shared->last = part.before;
   }
 
+  // Writes the counts that end in this tile. Call with all threads, tile after tile.
   __device__ void add(const Pixels& pixels) {
     const int words = pixels.tile().words, x = static_cast<int>(threadIdx.x);
     const bool there = x < pixels.tile().columns;
@@ -312,7 +317,7 @@ class ColumnWriter {
     const int up_to = rle::cuda::scan_block(changes, shared_->changes, rle::cuda::Sum());
     const int64_t last_up_to = rle::cuda::scan_block(last, shared_->lasts, rle::cuda::Most());
     const int64_t rank = shared_->rank;
-    // Of the threads before this one.
+    // The last change in the columns of the threads before this one.
     int64_t before = __shfl_up_sync(kAllLanes, last_up_to, 1);
     if (threadIdx.x % 32 == 0) before = 0;
     for (int i = 0; i < static_cast<int>(threadIdx.x) / 32; ++i) before = max(before, shared_->lasts[i]);

@@ -1,8 +1,9 @@
-// Runs, boxes and sizes of masks from their low-resolution logits.
+// Runs, boxes and sizes of masks from their low-resolution logits, on the CPU.
 //
-// A mask is walked down its columns, as its runs go. Per column of cells, the rows of cells whose surroundings lie
-// wholly above the upper level or below the lower one are known without a look at their pixels; the rest, mostly a band
-// around the boundary, is evaluated. Where everything has to be, as in noise, that is one pass of plain arithmetic.
+// A mask is walked down its columns, in the order of its runs. In each column of cells, pixels need no evaluation where
+// all cells around them lie above the upper level or below the lower one. The remaining pixels, mostly a band around
+// the boundary, are evaluated. In the worst case, as with noise, every pixel is evaluated in one pass of plain
+// arithmetic.
 #include "masks/masks.h"
 
 #include <algorithm>
@@ -19,23 +20,25 @@
 namespace fastsam::masks {
 namespace {
 
-// Known stretches between evaluated ones that are shorter than this many pixels are evaluated with them.
+// A known stretch of fewer pixels than this, just above an evaluated one, is evaluated with it.
 constexpr int64_t kBridge = 16;
-// Floats that kernels may read beyond what they use.
+// Floats that kernels may read or write beyond those in use.
 constexpr int64_t kSlack = 80;
 // Fewer masks per thread are not worth a thread.
 constexpr int64_t kMasksPerThread = 2;
-// One mask may take many times as long as another.
+// Parts per thread for load balance: one mask may take many times as long as another.
 constexpr int64_t kPartsPerThread = 4;
 
+// What is known of pixels: none is above the lower level, all are above the upper level, or they must be evaluated.
 enum class Kind : uint8_t { kBelow, kAbove, kMixed };
 
 struct Segment {
-  int64_t begin, end;
+  int64_t begin, end;  // rows of pixels
   Kind kind;
 };
 
-// Stretches of one column, from top to bottom, without gaps. Mixed ones begin at multiples of the kernels' block.
+// Consecutive segments of one column, from top to bottom without gaps. Mixed ones begin at multiples of
+// PreparedAxis::kBlock.
 class Segments {
  public:
   void clear() { list_.clear(); }
@@ -64,23 +67,23 @@ class Segments {
   std::vector<Segment> list_;
 };
 
-// A column of cells, enlarged along y where it was needed so far.
+// A column of cells enlarged along y, as far as it was needed.
 struct Stretched {
-  int64_t column = -1, begin = 0, end = 0;  // the last part that was made
+  int64_t column = -1, begin = 0, end = 0;  // rows [begin, end) were computed last
   std::vector<float> values;
 };
 
 // The working memory of one thread.
 struct Scratch {
-  std::vector<float> cells;  // columns of cells, `stride` apart
+  std::vector<float> cells;  // columns of cells, Worker::stride_ floats apart
   Stretched stretched[3];    // column c is at c % 3
   std::vector<uint64_t> above, reaching, bits;
-  std::vector<int64_t> counts;  // of all masks so far
+  std::vector<int64_t> counts;  // run lengths of all masks so far
   Segments segments;
 };
 
-// Memory that ended calls leave to later ones: a call may take less time than its page faults. Slots are swapped, not
-// locked, so that a process may fork at any time.
+// A cache of working memory for later calls: page faults of fresh memory can take longer than a call. Slots are
+// exchanged atomically, not locked, so that the process may fork at any time.
 class Spare {
  public:
   static std::unique_ptr<Scratch> take() {
@@ -108,12 +111,12 @@ class Spare {
 
 std::atomic<Scratch*> Spare::slots[4];
 
-// One thread's way through its masks.
+// Measures masks one after the other; each thread has its own.
 class Worker {
  public:
   Worker(const PreparedAxis& y, const PreparedAxis& x, const Axis& x_axis, const Levels& levels, const Placement& place)
       : y_(y), x_(x), x_weights_(x_axis.weights), y_taps_(y.taps()), levels_(levels), place_(place) {
-    // A row of cells more than are asked for, since kernels read whole words of rows, and two more.
+    // Longer than the cells in use, since kernels read rows in whole words of 64, and two rows beyond.
     stride_ = (y_.reach() + 63) / 64 * 64 + kSlack;
     cells_.resize(static_cast<size_t>(x_.reach() * stride_));
     for (Stretched& one : stretched_) one.values.resize(static_cast<size_t>(y_.size() + kSlack));
@@ -125,11 +128,12 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // How many counts each mask has.
+  // Number of counts of each mask measured so far; counts() holds these, used() in all.
   const std::vector<int64_t>& lengths() const { return lengths_; }
   const int64_t* counts() const { return counts_.data(); }
   int64_t used() const { return used_; }
 
+  // Measures the next mask: appends its counts, and writes box (4) and sizes (3) as in Measured.
   void measure(const float* logits, int64_t rows, int64_t columns, int64_t* box, int64_t* sizes) {
     load(logits, rows, columns);
     begin_ = used_;
@@ -150,7 +154,7 @@ class Worker {
   }
 
  private:
-  // Cells become columns in memory; those beyond the last row and column repeat it, as their taps do.
+  // Transposes the logits to cells_. Cells beyond the last row and column repeat it, as Axis defines.
   void load(const float* logits, int64_t rows, int64_t columns) {
     const int64_t used_rows = std::min(rows, y_.reach()), used_columns = std::min(columns, x_.reach());
     float* cells = cells_.data();
@@ -164,7 +168,7 @@ class Worker {
     for (Stretched& one : stretched_) one.column = -1;
   }
 
-  // All pixel columns whose first cell is in column c.
+  // Processes all pixel columns whose first cell is column c.
   void walk(int64_t c) {
     const int64_t first = x_.start(c), end = x_.start(c + 1);
     if (first == end) return;
@@ -180,7 +184,8 @@ class Worker {
     for (int64_t x = first; x < end; ++x) walk_pixels(x, columns);
   }
 
-  // Segments of column c; false if nothing can be set or counted in it.
+  // Finds the segments of pixel columns whose first cell is column c. Returns false if no pixel of them can be above
+  // the lower level.
   bool split(int64_t c) {
     const float* cells = cells_.data() + c * stride_;
     const int64_t rows = y_.reach() - 2;
@@ -190,7 +195,7 @@ class Worker {
     Kind kind = kind_at(0);
     int64_t begin = 0;
     for (int64_t r = 0; r < rows;) {
-      // The next row, in this word or the one after it, of another kind.
+      // Find the next row of another kind in this word.
       const int64_t word = r / 64;
       const uint64_t above = above_[static_cast<size_t>(word)], reaching = reaching_[static_cast<size_t>(word)];
       const uint64_t differs = (kind == Kind::kAbove ? ~above : above) | (kind == Kind::kBelow ? reaching : ~reaching);
@@ -215,6 +220,7 @@ class Worker {
     return reaching_[word] >> (r % 64) & 1 ? Kind::kMixed : Kind::kBelow;
   }
 
+  // Enlarges a column of cells along y in the mixed segments, unless that has been done.
   const float* stretch(int64_t column) {
     Stretched& one = stretched_[column % 3];
     for (const Segment& segment : segments_.list()) {
@@ -228,14 +234,16 @@ class Worker {
     return one.values.data();
   }
 
+  // Appends the positions at which pixel column x changes, and updates the box and the sizes. columns: the three
+  // stretched columns of cells that it reads.
   void walk_pixels(int64_t x, const float* const* columns) {
-    // Room for a change at each pixel and one more, and for the mask's last count.
+    // Room for a change at each pixel, one at the column's end, and the mask's last count.
     const size_t needed = static_cast<size_t>(used_ + y_.size() + 2);
     if (counts_.size() < needed) counts_.resize(std::max(needed, counts_.size() * 2));
     const int64_t base = (x + place_.left) * place_.height + place_.top;
     int64_t* const start = counts_.data() + used_;
     int64_t* out = start;
-    uint64_t value = 0;  // of the pixel before
+    uint64_t value = 0;  // of the previous pixel
     for (const Segment& segment : segments_.list()) {
       if (segment.kind != Kind::kMixed) {
         const uint64_t known = segment.kind == Kind::kAbove;
@@ -264,14 +272,14 @@ class Worker {
     top_ = std::min(top_, start[0] - base);
     bottom_ = std::max(bottom_, out[-1] - base);
     if (used_ > begin_ && start[-1] == start[0]) {
-      // The run at the bottom of the column before goes on.
+      // The previous column ends in a run that this one continues: drop its end and the start found here.
       std::copy(start + 1, out, start - 1);
       out -= 2;
     }
     used_ = out - counts_.data();
   }
 
-  // The mask's changes become counts; gives the number of set pixels.
+  // Turns the mask's change positions into run lengths. Returns the number of set pixels.
   int64_t finish() {
     const size_t needed = static_cast<size_t>(used_ + 1);
     if (counts_.size() < needed) counts_.resize(std::max(needed, counts_.size() * 2));
@@ -303,7 +311,8 @@ class Worker {
   std::vector<int64_t>& counts_ = scratch_->counts;
   Segments& segments_ = scratch_->segments;
   std::vector<int64_t> lengths_;
-  int64_t begin_ = 0, used_ = 0;  // of counts_: where this mask begins, and where the next value goes
+  int64_t begin_ = 0, used_ = 0;  // in counts_: where this mask begins, and where the next value goes
+  // Pixels of this mask above the upper and the lower level, and its box; bottom_ is exclusive.
   int64_t inner_ = 0, outer_ = 0, left_ = 0, top_ = 0, right_ = 0, bottom_ = 0;
 };
 
@@ -327,7 +336,7 @@ Measured measure(const float* logits, int64_t n, int64_t rows, int64_t columns, 
   Measured result;
   result.boxes.resize(static_cast<size_t>(4 * n));
   result.sizes.resize(static_cast<size_t>(3 * n));
-  std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(n));  // by their first mask
+  std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(n));  // each at the index of its first mask
   const auto part = [&](int64_t begin, int64_t end) {
     auto worker = std::make_unique<Worker>(prepared_y, prepared_x, x, levels, place);
     for (int64_t i = begin; i < end; ++i) {

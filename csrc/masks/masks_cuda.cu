@@ -1,24 +1,24 @@
-// Runs, boxes and sizes of masks from their low-resolution logits.
+// Kernels of masks_cuda.h: runs, boxes and sizes of masks from their low-resolution logits.
 //
-// A block has 32 columns of cells of one mask, and goes down the pixels in bands of 32 rows (masks_bands.cuh). First
-// warps sort bands by all cells under them: those that are clear or set as a whole are known without a look at their
-// pixels, and where all are clear the block is done. Then warps take the mixed bands (masks_rows.cuh): of these,
-// columns of cells that are known by themselves are filled in; in the others a lane enlarges its row's cells once, then
-// goes along the pixels between them, and the warp's votes are the words of bits. In the end a thread goes down each
-// column of pixels, from one band that can change anything to the next.
+// A block processes 32 columns of cells of one mask, in bands of 32 pixel rows (masks_bands.cuh). First, its warps sort
+// the bands by the cells under them. Bands that are clear or set as a whole need no look at their pixels; if all are
+// clear, the block is done. Second, the warps evaluate the mixed bands (masks_rows.cuh). Columns of cells whose pixels
+// are all known are filled in. In the others, each lane enlarges the cells of its pixel row once and then evaluates the
+// pixels between them; the warp's votes are the words of bits. Finally, a thread walks down each column of pixels and
+// skips the bands in which nothing can change.
 //
-// What it should cost on an H200 (132 multiprocessors, 4.8 TB/s) for 3,072 masks of 256 x 256 cells at 1800 x 1200, by
-// bytes and by instructions of the compiled code, of which a multiprocessor begins 2.4 in a cycle:
+// Expected cost on an H200 (132 multiprocessors, 4.8 TB/s) for 3,072 masks of 256 x 256 cells at 1800 x 1200 pixels,
+// estimated from bytes and from instructions of the compiled code, of which a multiprocessor issues 2.4 per cycle:
 //
-// * The logits under the picture, 0.5 GB, are read from memory once to measure, 0.1 ms, and again to write the runs of
-//   masks that pass the filters. Rows and columns that two warps need come from the cache.
-// * Sorting: some 90 instructions for 32 columns of cells and 32 rows of pixels, and some 250 for a warp to begin:
-//   43,000 for a mask, 0.2 ms.
-// * Pixels that are looked at: some 25 instructions for 32 of them, what enlarges cells included. Of masks whose
-//   boundary is a few hundred cells long that is one in 60: 28,000 for a mask, 0.14 ms. Noise in every cell of every
-//   mask is the worst case: 6.6 G pixels, 8 ms.
-// * What else mixed bands and the columns through them take: 20,000 for a mask, 0.1 ms.
-// * Runs are written once, 4 or 8 bytes each.
+// * Reading logits: those inside the image, 0.5 GB, are read from memory once by `measure`, 0.1 ms, and again by
+//   `write` for masks that pass the filters. Rows and columns that two warps need come from the cache.
+// * Sorting: about 90 instructions per 32 columns of cells and 32 rows of pixels, and about 250 to start a warp:
+//   43,000 per mask, 0.2 ms.
+// * Evaluating pixels: about 25 instructions per 32 pixels, including the enlargement of cells. Masks whose boundary is
+//   a few hundred cells long evaluate one pixel in 60: 28,000 instructions per mask, 0.14 ms. The worst case, noise in
+//   every cell of every mask, evaluates 6.6 G pixels in 8 ms.
+// * Other work on mixed bands and on the columns through them: 20,000 instructions per mask, 0.1 ms.
+// * Writing runs: once, 4 or 8 bytes each.
 #include "masks/masks_cuda.h"
 
 #include <stdexcept>
@@ -33,20 +33,23 @@ namespace {
 using fastsam::cuda::blocks_for;
 
 constexpr int64_t kMostPixels = INT32_MAX - 64;
-// Blocks that a multiprocessor has at once, by its shared memory. For four, what doesn't fit into the registers is set
-// aside once for a tile.
+// Blocks resident on a multiprocessor, as many as its shared memory allows. With four, the registers don't suffice, and
+// the compiler spills some, once per tile.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int kBlocksAtOnce = 3;
 #else
 constexpr int kBlocksAtOnce = 4;
 #endif
-// Changes of a column up to which one thread may write them; more are written by neighbouring lanes side by side.
+// A part of at most kFew * kTileColumns changes is written with a thread per pixel column (ColumnWriter). With more
+// changes, neighbouring lanes write neighbouring counts (RunWriter).
 constexpr int kFew = 32;
 
+// Sets the bits `what` of *error.
 __device__ void report(int64_t* error, int64_t what) {
   atomicOr(reinterpret_cast<unsigned long long*>(error), static_cast<unsigned long long>(what));
 }
 
+// Checks position i of an axis over `cells` cells and stores it in taps[i].
 __device__ void prepare_tap(const Axis& axis, int64_t cells, int64_t i, Tap* taps, int64_t bad_cells,
                             int64_t bad_weights, int64_t* error) {
   const int64_t cell = axis.first[i], before = i > 0 ? axis.first[i - 1] : 0;
@@ -54,11 +57,12 @@ __device__ void prepare_tap(const Axis& axis, int64_t cells, int64_t i, Tap* tap
   if (cell < before || cell >= cells) report(error, bad_cells);
   const bool positive = near >= 0 && middle >= 0 && far >= 0;
   if (!positive || !(fabsf(near + middle + far - 1.0f) <= 1e-6f)) report(error, bad_weights);
-  // Within the mask whatever was given.
+  // Clamped, so that no later kernel reads outside the logits, even for an invalid axis.
   const int64_t within = min(max(cell, int64_t{0}), cells - 1);
   taps[i] = {near, middle, far, static_cast<int32_t>(within)};
 }
 
+// One thread per position of y, per position of x, and per entry of prepared.starts.
 __global__ void prepare_kernel(Axis y, Axis x, int64_t rows, int64_t columns, Prepared prepared) {
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < y.size) {
@@ -84,14 +88,15 @@ __global__ void prepare_kernel(Axis y, Axis x, int64_t rows, int64_t columns, Pr
   prepared.starts[i] = static_cast<int32_t>(low);
 }
 
-// Which bands of a tile, of up to 32 from `start` on, are `kind`.
+// Bit i is set if band start + i of the tile is of this kind; for 32 bands. Call with all lanes of a warp.
 __device__ uint32_t bands_of(const Tile& tile, const Block& block, int start, Band kind) {
   const int k = start + static_cast<int>(threadIdx.x) % 32;
   return __ballot_sync(rle::cuda::kAllLanes, k < tile.words && block.bands[k] == kind);
 }
 
-// Sets the bits of a tile's mixed bands, whichever warp has found them, and counts pixels; ends with a barrier where
-// there are any. Whether anything of the tile may be set.
+// Sets the bits of a tile's mixed bands and counts its pixels. The mixed bands are divided evenly among the warps,
+// whichever warp sorted them. Ends with a barrier if there are mixed bands. Returns whether any pixel of the tile may
+// be set.
 __device__ bool fill(const Problem& problem, const Work& work, const Layout& layout, const Frame& frame,
                      const Block& block, const Tile& tile, Counts& counts) {
   int set = 0, mixed = 0;
@@ -123,13 +128,13 @@ __device__ bool fill(const Problem& problem, const Work& work, const Layout& lay
   return true;
 }
 
-// Gives `visit` the tiles of a block that aren't clear, or have a set pixel before them, one after the other. Whether
-// there are any: by all threads the same.
+// Calls visit(pixels, carry) for each tile of a block that isn't clear or that follows a set pixel, in order. carry:
+// that previous pixel. Returns whether there was such a tile, the same in all threads.
 template <typename Visit>
 __device__ bool go_through(const Problem& problem, const Work& work, const Layout& layout, const Frame& frame,
                            const Block& block, Counts& counts, Visit visit) {
   __shared__ unsigned before_first;
-  __syncthreads();  // the block's memory is set up
+  __syncthreads();  // block.starts is complete
   const int begin = block.starts[0], end = block.starts[kCells];
   if (threadIdx.x == 0) {
     before_first = frame.joined() && 0 < begin && begin < end ? pixel_before(problem, work, block.logits, begin) : 0;
@@ -167,7 +172,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   Counts counts;
   rle::cuda::Tally tally;
   bool any = false;
-  // After an error the part is an empty one, not what its memory held before: the parts are summed in any case.
+  // After an error the part is stored as empty: the parts are summed in any case, and their memory is uninitialised.
   if (*work.error == 0) {
     const Block block(memory, problem, work, layout, blockIdx.x / per_mask, blockIdx.x % per_mask);
     any = go_through(problem, work, layout, frame, block, counts,

@@ -1,5 +1,6 @@
-// Runs, boxes and sizes of masks from their low-resolution logits on a GPU: see masks.h for what they are. All pointers
-// are the device's, and everything is queued on the stream: nothing here waits.
+// Runs, boxes and sizes of masks from their low-resolution logits, on the GPU; masks.h defines them. Pointers are
+// device pointers. Calls queue their work on the stream and return before it is done. A mask takes three steps:
+// `prepare` the axes, `measure`, and, once the caller knows the number of runs, `write`.
 #pragma once
 
 #include <cstddef>
@@ -9,15 +10,15 @@
 
 namespace fastsam::masks::cuda {
 
-// Bits of what is wrong with the axes' values.
+// Bits that tell which values of the axes are invalid.
 enum AxisError : int64_t { kBadRows = 1, kBadRowWeights = 2, kBadColumns = 4, kBadColumnWeights = 8 };
 
-// How much memory `prepare` writes.
+// Bytes of the memory that `prepare` writes.
 size_t axes_bytes(int64_t columns, int64_t y_size, int64_t x_size);
 
-// Makes of axes over (rows, columns) cells what problems of masks that are enlarged alike have in common. The first
-// int64 of it is AxisError's bits; where it isn't 0 masks are measured as empty ones. Throws std::invalid_argument for
-// sizes that are too large for a GPU.
+// Checks two axes over (rows, columns) cells and stores them in `axes`, axes_bytes() bytes. All problems whose masks
+// are enlarged alike can share the result. Its first int64 holds bits of AxisError; if it isn't 0, masks are measured
+// as empty. Throws std::invalid_argument for sizes that are too large for a GPU.
 void prepare(const Axis& y, const Axis& x, int64_t rows, int64_t columns, void* axes, void* stream);
 
 struct Problem {
@@ -29,19 +30,20 @@ struct Problem {
   Placement place;
 };
 
-// Throws std::invalid_argument for sizes that don't fit together, or that are too large for a GPU.
+// Throws std::invalid_argument for sizes that are too large for a GPU, or levels that are out of order. Doesn't check
+// the placement.
 void check(const Problem& problem);
 
-// How much memory `work` takes: what `write` needs to know from `measure`.
+// Bytes of `work`, in which `measure` leaves what `write` needs.
 size_t work_bytes(const Problem& problem);
 
-// lengths (n): how many counts each mask has; boxes and sizes: as in masks.h. These may also lie in the host's memory
-// where that is pinned.
+// Measures all masks. lengths (n): number of counts of each mask; boxes (n, 4) and sizes (n, 3): as in masks.h. These
+// three may also be in pinned host memory.
 void measure(const Problem& problem, void* work, int64_t* lengths, int64_t* boxes, int64_t* sizes, void* stream);
 
-// Counts of k masks of those that were measured, or of all where `chosen` (k) is null: mask chosen[i]'s from
-// counts[offsets[i]] on. The logits and the axes' memory are still there. counts are int32 where `narrow`, and then the
-// picture has fewer than 2^31 pixels; else int64.
+// Writes the counts of k of the measured masks: those of mask chosen[i], or of mask i if `chosen` (k) is null, from
+// counts[offsets[i]] on. The logits and the axes must still be unchanged. counts is int32 if `narrow`, which requires
+// an image of fewer than 2^31 pixels; else int64.
 void write(const Problem& problem, const void* work, const int64_t* chosen, int64_t k, const int64_t* offsets,
            void* counts, bool narrow, void* stream);
 

@@ -1,4 +1,4 @@
-// What a block of masks_cuda.cu holds in shared memory.
+// Sizes and data of the blocks in masks_cuda.cu: the prepared axes, and what a block holds in shared memory.
 #pragma once
 
 #include <cstddef>
@@ -21,35 +21,37 @@ using rle::cuda::Part;
 using rle::cuda::Tile;
 using rle::cuda::TileShape;
 
-// Columns of cells that a block has, and the two after them that their pixels take from.
+// Columns of cells per block, and the same with the two columns after them that their pixels also read.
 constexpr int kCells = 32, kReach = kCells + 2;
-// From row to row of a warp's cells: odd, so that lanes on different rows of one column meet 32 banks.
+// Floats from row to row of a warp's cells. Odd, so that lanes on different rows of one column use 32 different banks.
 constexpr int kCellStride = kReach + 1;
-// A tile's bits, and a byte for each of its bands, 36 KiB: all pixels of 32 columns of cells at 1800 x 1200.
+// Most pixel columns of a tile, and the 32-bit words for its bits and a byte for each of its bands: 36 KiB, enough for
+// all pixels of 32 columns of cells at 1800 x 1200.
 constexpr int kTileColumns = 256, kTileWords = 9216;
-// Of shared memory; the smallest of the GPUs that are compiled for has 64 KiB for a block.
+// Most bytes of shared memory per block. Of the GPUs that are compiled for, the smallest offers 64 KiB.
 constexpr size_t kMostShared = 62 * 1024;
 
-// What is known of 32 rows of a tile: all pixels are clear, or set and above the upper level, or they may differ.
+// What is known of 32 rows of a tile. kClear: no pixel is above the lower level; kSet: all are above the upper level;
+// kMixed: neither is certain.
 enum Band : uint8_t { kClear, kSet, kMixed };
 
-// A position of an axis: its cell, and the weights of that and the next two.
+// One position of an axis: its first cell, and the weights of that cell (near) and of the next two (middle, far).
 struct alignas(16) Tap {
   float near, middle, far;
   int32_t cell;
 };
 
-// Blocks for each mask.
+// Blocks per mask.
 inline int64_t parts_of(int64_t columns) { return (columns + kCells - 1) / kCells; }
 
-// What `prepare` makes of the axes, in the caller's memory.
+// The axes as `prepare` stores them in the caller's memory.
 struct Prepared {
-  int64_t* error;   // (1)
+  int64_t* error;   // (1) bits of AxisError
   Tap *y, *x;       // (height), (width) of the enlarged masks
   int32_t* starts;  // (columns + 1): the number of pixel columns whose first cell is before each column
   size_t bytes = 0;
 
-  // memory: null to learn the number of bytes.
+  // memory: null if only `bytes` is wanted.
   Prepared(int64_t columns, int64_t y_size, int64_t x_size, void* memory) {
     error = take<int64_t>(memory, 1);
     y = take<Tap>(memory, y_size);
@@ -66,7 +68,7 @@ struct Prepared {
   }
 };
 
-// That, and what `measure` leaves to `write`.
+// The prepared axes, and the parts that `measure` leaves for `write`.
 struct Work {
   Part* parts;  // (n, parts_of(columns))
   const int64_t* error;
@@ -82,15 +84,16 @@ struct Work {
   }
 };
 
-// How a block is laid out in shared memory.
+// The layout of a block's shared memory.
 struct Layout {
   TileShape shape;
-  int kept_rows;   // of cells, for each warp
-  size_t scratch;  // bytes, of cells at first and then of what the tile's bits are read off with
+  int kept_rows;   // rows of cells that each warp can keep in shared memory
+  size_t scratch;  // bytes; used for cells first, then by the writer of runs
 
+  // rows: of cells; other: bytes of scratch that the writer of runs needs.
   Layout(const Frame& frame, int64_t rows, size_t other) : shape(frame, kTileColumns, capacity(frame)) {
-    // What 32 pixels take from in an axis that enlarges evenly, and a little more. Where they take from more than is
-    // kept, as in masks that are shrunk a lot, cells are read where they are.
+    // Rows of cells that 32 pixels read on an axis that enlarges evenly, and a few more. Where pixels read more rows
+    // than are kept, as in masks that are shrunk a lot, cells are read from global memory.
     constexpr size_t kRow = size_t{4} * kWarps * kCellStride;
     const int64_t even = 32 * rows / frame.rows + 4;
     scratch = 0;
@@ -101,23 +104,23 @@ struct Layout {
     if (scratch < other) scratch = other;
   }
   size_t bytes() const { return sizeof(Tap) * kTileColumns + 4 * (kCells + 4) + shape.bytes() + bands() + scratch; }
-  // Of bands, a byte for each.
+  // Bytes for the kinds of bands, one each.
   __host__ __device__ size_t bands() const { return (static_cast<size_t>(shape.words) + 15) / 16 * 16; }
 
  private:
-  // Words of bits. Where columns are tall and a tile has few of them, bands would take much on top.
+  // Words for a tile's bits, beside its bands. A tile of few tall columns has many bands.
   static int capacity(const Frame& frame) {
     const int64_t most = frame.words() < kTileWords ? frame.words() : kTileWords;
     return kTileWords - static_cast<int>(most + 3) / 4;
   }
 };
 
-// The mask of one block, and its memory.
+// One block's part of a mask, and its shared memory.
 struct Block {
-  Tap* taps;        // of the tile's columns; their cells count from the block's first
-  int32_t* starts;  // of the block's columns of cells, and the end of the last
+  Tap* taps;        // of the tile's columns; their cells are relative to first_cell
+  int32_t* starts;  // (kCells + 1) first pixel column of each column of cells, and the end of the last
   uint32_t* bits;   // of the tile's mixed bands
-  uint8_t* bands;   // of the tile: what Band says of each
+  uint8_t* bands;   // a Band for each band of the tile
   char* scratch;
   const float* logits;
   int64_t first_cell;
@@ -137,11 +140,13 @@ struct Block {
   }
 };
 
+// Numbers of pixels above the upper (inner) and the lower (outer) level.
 struct Counts {
   int64_t inner = 0, outer = 0;
 };
 
-// The pixel before the block's first column, where the mask's columns follow one another in the picture.
+// The last pixel of column x - 1, where the block's first column is x. It precedes that column if the mask is as high
+// as the image (Frame::joined).
 __device__ inline unsigned pixel_before(const Problem& problem, const Work& work, const float* logits, int64_t x) {
   const Tap across = work.x[x - 1], down = work.y[problem.y_size - 1];
   float sums[3];

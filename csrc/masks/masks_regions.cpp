@@ -1,5 +1,5 @@
-// Small holes filled and small islands removed, on runs: the regions are found by joining the runs of neighbouring
-// columns, so that the cost is that of the mask's boundary, whatever its area.
+// Fills small holes and removes small islands of masks given as runs. Regions are found by joining the runs of
+// neighbouring columns, so that the cost grows with the length of a mask's boundary, not with its area.
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
@@ -14,20 +14,22 @@ namespace {
 // Fewer runs per thread are not worth a thread.
 constexpr int64_t kRunsPerThread = 1 << 14;
 
+// Rows [top, bottom) of one column.
 struct Run {
-  int64_t top, bottom;  // rows top .. bottom - 1
+  int64_t top, bottom;
 };
 
-// Runs that stay within their column, columns from left to right.
+// The runs of a mask, cut at the ends of columns, column by column from left to right.
 struct Columns {
   std::vector<Run> runs;
-  std::vector<int64_t> ends;  // (width) into runs
+  std::vector<int64_t> ends;  // (width) end of each column's runs in `runs`
 
   int64_t begin(int64_t x) const { return x == 0 ? 0 : ends[static_cast<size_t>(x - 1)]; }
   int64_t end(int64_t x) const { return ends[static_cast<size_t>(x)]; }
   const Run& at(int64_t i) const { return runs[static_cast<size_t>(i)]; }
 
-  // A run that touches the one before, in the same column, goes on with it.
+  // Appends a run, joined with the previous one if that touches it in the same column. first_of_column: index of the
+  // column's first run.
   void append(int64_t first_of_column, Run run) {
     if (static_cast<int64_t>(runs.size()) > first_of_column && runs.back().bottom == run.top) {
       runs.back().bottom = run.bottom;
@@ -71,7 +73,7 @@ Columns background_of(const Columns& set, int64_t height, int64_t width) {
   return unset;
 }
 
-// 8-connected regions, as sets of runs that are known by their first one.
+// 8-connected regions: a union-find over runs. A region is identified by the index of its first run.
 class Regions {
  public:
   Regions(const Columns& columns, int64_t width)
@@ -108,7 +110,7 @@ class Regions {
                        [=](int64_t area) { return area > 0 && static_cast<double>(area) < min_area; });
   }
 
-  // The largest region, and of equally large ones that of the first block; -1 if there is none.
+  // The largest region, the one with the first block among equally large ones; -1 if there is none.
   int64_t largest() const {
     int64_t best = -1;
     for (size_t i = 0; i < areas_.size(); ++i) {
@@ -138,10 +140,10 @@ class Regions {
 
   std::vector<int64_t> parents_;
   std::vector<int64_t> areas_;   // at each region's first run; 0 elsewhere
-  std::vector<int64_t> blocks_;  // of 2 x 2 pixels, the first that the region has a pixel in
+  std::vector<int64_t> blocks_;  // first block of 2 x 2 pixels, in row-major order, that holds a pixel of the region
 };
 
-// False where there is nothing to fill.
+// Fills the holes of fewer than min_area pixels. Returns false, and leaves `set` as it is, if there are none.
 bool fill_holes(Columns& set, int64_t height, int64_t width, double min_area) {
   const Columns unset = background_of(set, height, width);
   Regions regions(unset, width);
@@ -165,7 +167,8 @@ bool fill_holes(Columns& set, int64_t height, int64_t width, double min_area) {
   return true;
 }
 
-// False where there is nothing to remove.
+// Removes the islands of fewer than min_area pixels, except the largest if all are small. Returns false, and leaves
+// `set` as it is, if no island is small.
 bool drop_islands(Columns& set, int64_t width, double min_area) {
   Regions regions(set, width);
   if (!regions.any_small(min_area)) return false;
@@ -175,7 +178,7 @@ bool drop_islands(Columns& set, int64_t width, double min_area) {
   for (int64_t x = 0; x < width; ++x) {
     for (int64_t i = set.begin(x); i < set.end(x); ++i) {
       const int64_t region = regions.region(i);
-      // Where the largest is small, all are, and it stays.
+      // The largest island is only small if all are; it stays then.
       if (region == largest || static_cast<double>(regions.area(region)) >= min_area) kept.runs.push_back(set.at(i));
     }
     kept.end_column();
@@ -192,7 +195,7 @@ std::vector<int64_t> counts_of(const Columns& set, int64_t height, int64_t width
     for (int64_t i = set.begin(x); i < set.end(x); ++i) {
       const int64_t begin = x * height + set.at(i).top, end = x * height + set.at(i).bottom;
       if (begin == position && !counts.empty()) {
-        counts.back() += end - begin;  // on from the bottom of the column before
+        counts.back() += end - begin;  // continues the run at the bottom of the previous column
       } else {
         counts.push_back(begin - position);
         counts.push_back(end - begin);

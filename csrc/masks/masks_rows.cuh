@@ -1,4 +1,4 @@
-// How a warp of masks_cuda.cu sets the bits of 32 rows of pixels that may differ.
+// How one warp of masks_cuda.cu evaluates a mixed band, 32 pixel rows of a tile.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,8 @@
 
 namespace fastsam::masks::cuda {
 
-// What one warp does with 32 rows of a tile.
+// Evaluates band k of a tile: lane i computes its i-th row. Construct it and call `fill` with all lanes of a warp,
+// after block.taps is complete.
 class Rows {
  public:
   __device__ Rows(const Problem& problem, const Work& work, const Layout& layout, const Block& block, const Tile& tile,
@@ -25,22 +26,23 @@ class Rows {
     kept_ = rows < layout.kept_rows;
 #pragma unroll
     for (int i = 0; i < 3; ++i) rows_[i] = cells_ + min(tap_.cell - low_ + i, last_) * kCellStride;
-    // What lies below the mask is NaN, and so not above any level.
+    // Rows below the mask become NaN, which is not above any level.
     if (y >= problem.y_size) tap_.near = nanf("");
   }
 
+  // Sets the band's bits and adds this lane's pixels to `counts`.
   __device__ void fill(Counts& counts) {
     classify();
     const int known = fill_known();
     kept_ ? evaluate_all<true>() : evaluate_all<false>();
     counts.inner += known + static_cast<int>(inner_);
     counts.outer += known + static_cast<int>(outer_);
-    __syncwarp();  // the cells are used
+    __syncwarp();  // the next band may overwrite the cells
   }
 
  private:
-  // Reads the cells; sets bits of columns whose pixels in these rows are all above the upper level, and of those that
-  // have to be looked at.
+  // Reads the cells under the band, and keeps them in shared memory if there is room. Sets above_, the columns of cells
+  // whose pixels in this band are all above the upper level, and mixed_, those whose pixels must be evaluated.
   __device__ void classify() {
     const int64_t last = problem_.columns - 1;
     const float* at = block_.logits + int64_t{low_} * problem_.columns;
@@ -68,7 +70,8 @@ class Rows {
     mixed_ = __ballot_sync(kAllLanes, reaching && !above);
   }
 
-  // Over this lane's column and the two after it.
+  // Combines the values of this lane's column and of the two after it. beyond: in lanes 0 and 1, the values of the two
+  // columns after the last lane's.
   template <typename Operation>
   __device__ float over_three(float value, float beyond) const {
     float result = value;
@@ -81,7 +84,8 @@ class Rows {
     return result;
   }
 
-  // Gives the number of pixels that are above, in the columns that this lane fills.
+  // Sets the bits of pixel columns that need no evaluation. Returns how many pixels of those that this lane fills are
+  // above the upper level.
   __device__ int fill_known() {
     int columns = 0;
     for (int x = lane_; x < tile_.columns; x += 32) {
@@ -94,7 +98,7 @@ class Rows {
     return columns * __popc(valid_);
   }
 
-  // This lane's row between cells of one column.
+  // One column of cells, interpolated at this lane's pixel row. kKept: the cells are in shared memory.
   template <bool kKept>
   __device__ float stretch(int column) const {
     if (kKept) {
@@ -110,7 +114,7 @@ class Rows {
     return tap_sum(tap_.near, cells[0], tap_.middle, cells[1], tap_.far, cells[2]);
   }
 
-  // Pixels of the mixed columns. Of neighbouring ones each takes a column of enlarged cells more than the one before.
+  // Evaluates the pixels of the mixed columns. Neighbouring columns share two of their three columns of enlarged cells.
   template <bool kKept>
   __device__ void evaluate_all() {
     float first = 0, second = 0, third = 0;
@@ -133,8 +137,9 @@ class Rows {
     }
   }
 
-  // Pixels of the tile's columns [begin, end), which take from the same columns of cells. Two at a time: neither waits
-  // for the other, and more at a time leave more over of the few that a cell has.
+  // Evaluates the pixels of the tile's columns [begin, end), which read the same columns of cells. Two at a time,
+  // because neither waits for the other. More at a time would leave a larger remainder of the few pixel columns that a
+  // cell has.
   __device__ void evaluate(int begin, int end, float first, float second, float third) {
     uint32_t* bits = block_.bits + tile_.at(begin, k_);
     const Tap* taps = block_.taps + begin;
@@ -154,7 +159,7 @@ class Rows {
     if (lane_ == 0) *bits = set;
   }
 
-  // The word of a column whose pixels the lanes have; counts them.
+  // Returns the word of a column, of which each lane passes one pixel, and counts pixels above the levels.
   __device__ uint32_t vote(float pixel) {
     const Levels levels = problem_.levels;
     inner_ += pixel > levels.high ? 1.0f : 0.0f;
@@ -167,13 +172,14 @@ class Rows {
   const Tile& tile_;
   const int k_;
   const uint32_t valid_;
-  int lane_, low_, last_;  // the rows of cells are low_ to low_ + last_
-  bool kept_;
-  float* cells_;          // kept ones
-  const float* rows_[3];  // of them, for this lane's row of pixels
+  int lane_, low_, last_;  // the band reads rows of cells low_ to low_ + last_
+  bool kept_;              // the cells fit into shared memory
+  float* cells_;           // this warp's cells there
+  const float* rows_[3];   // the three rows of them that this lane's pixel row reads
   Tap tap_;
   uint32_t above_ = 0, mixed_ = 0;
-  // Pixels of this lane's row: at most a tile's columns, and a float takes an instruction less to count them.
+  // Pixels of this lane's row above the levels. There are at most a tile's columns of them, so a float is exact, and
+  // takes an instruction less to count.
   float inner_ = 0, outer_ = 0;
 };
 

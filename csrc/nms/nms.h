@@ -1,4 +1,4 @@
-// Greedy non-maximum suppression.
+// Greedy non-maximum suppression of boxes on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +6,9 @@
 
 namespace fastsam::nms {
 
-// boxes (n, 4) x1 y1 x2 y2; scores (n); classes (n), or null where all boxes are of one class. Gives the indices of the
-// kept boxes by score descending, equal scores by index. A box is dropped where its IoU with a kept one of its class is
-// above the threshold. Throws std::invalid_argument for boxes that aren't finite and scores that are NaN.
+// Returns the indices of the kept boxes, by descending score and for equal scores by index. A box is dropped if its IoU
+// with a kept box of its class is above `threshold`. boxes (n, 4) are x1, y1, x2, y2; scores (n); classes (n), or null
+// if all boxes are of one class. Throws std::invalid_argument for boxes that aren't finite and scores that are NaN.
 template <typename T>
 std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* classes, int64_t n, double threshold,
                          int64_t threads);

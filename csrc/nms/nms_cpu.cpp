@@ -1,3 +1,4 @@
+// Validation, ranking and threading of nms.h; small classes are compared box by box here, large ones in nms_grid.cpp.
 #include "nms/nms.h"
 
 #include <algorithm>
@@ -14,21 +15,23 @@
 namespace fastsam::nms {
 namespace {
 
-// Boxes are settled in tiles: within a tile one after the other, then all that the tile keeps against all that is left.
+// Boxes are decided in tiles. Within a tile they are decided one by one; then the tile's kept boxes are compared with
+// all boxes after it.
 constexpr size_t kTile = 256;
-// What is left is visited in blocks that stay in the first-level cache while the tile's boxes pass over them.
+// The boxes after a tile are visited in blocks that stay in the L1 cache while the tile's kept boxes are compared with
+// them.
 constexpr size_t kBlock = 512;
 // Pairs of boxes below this many per thread are not worth a thread.
 constexpr size_t kPairsPerThread = size_t{1} << 21;
-// From this many boxes on, a grid is quicker.
+// From this many boxes of a class on, a grid is faster (nms_grid.h).
 constexpr size_t kGridBoxes = 1024;
 
-// The boxes of one class, best first, that are still in question.
+// The boxes of one class that are not decided yet, best first.
 template <typename T>
 struct Candidates {
   std::vector<T> x1, y1, x2, y2, area;
   std::vector<int64_t> index;  // in the caller's boxes
-  std::vector<uint8_t> dead;
+  std::vector<uint8_t> dead;   // 1 if suppressed
 
   Candidates(const T* boxes, const int64_t* order, size_t n) : index(order, order + n), dead(n, 0) {
     for (std::vector<T>* column : {&x1, &y1, &x2, &y2, &area}) column->reserve(n);
@@ -44,7 +47,7 @@ struct Candidates {
 
   BoxColumns<T> columns() const { return {x1.data(), y1.data(), x2.data(), y2.data(), area.data()}; }
 
-  // Drops the first `settled` boxes and the dead ones.
+  // Removes the first `settled` boxes and the suppressed ones.
   void compact(size_t settled) {
     size_t out = 0;
     for (size_t i = settled; i < index.size(); ++i) {
@@ -62,6 +65,7 @@ struct Candidates {
   }
 };
 
+// Sets keep[i] = 1 for each box i of `left` that survives.
 template <typename T>
 void settle(Candidates<T> left, T threshold, int64_t threads, uint8_t* keep) {
   const NmsKernelsOf<T>& isa = kernels().nms;
@@ -101,7 +105,7 @@ std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* cl
   }
   const std::vector<int64_t> ranked = rank_scores(scores, n);
 
-  // The same ranking, class by class: each class is a problem of its own.
+  // The ranking of each class, class after class: boxes of different classes don't suppress each other.
   std::vector<int64_t> order = ranked;
   std::vector<std::pair<size_t, size_t>> groups;
   if (classes != nullptr) {

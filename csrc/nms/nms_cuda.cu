@@ -1,6 +1,7 @@
-// Boxes are settled in chunks of their order. A chunk's boxes first meet all that earlier chunks have kept; then each
-// meets those of its own chunk that precede it, which gives one bit per pair; then one block goes through the chunk.
-// Memory so grows with the number of boxes, not with its square, and the host never waits for a count.
+// Kernels of nms_cuda.h. Boxes are decided in chunks of their order. For each chunk, cover_kernel compares its boxes
+// with all boxes kept from earlier chunks; meet_kernel compares each box with those before it in the chunk, one bit per
+// pair; and settle_kernel, a single block, walks through the chunk and decides. So memory grows with the number of
+// boxes, not with its square, and the host never waits for a count.
 #include "nms/nms_cuda.h"
 
 #include <limits>
@@ -15,16 +16,17 @@ using cuda::kAllLanes;
 using cuda::kWarp;
 using Word = unsigned long long;
 
-// Boxes of one word of bits.
+// Boxes per word of bits.
 constexpr int kTile = 64;
 constexpr int64_t kChunk = 4096;
 constexpr int kWords = kChunk / kTile;
 
 constexpr int kPrepareThreads = 256;
 constexpr int kCoverThreads = 128;
-// Kept boxes that one block shows to its own: many blocks, for there is one chunk at a time.
+// Kept boxes that one block of cover_kernel compares its boxes with. Few, to have many blocks, since only one chunk is
+// processed at a time.
 constexpr int64_t kShown = 1024;
-// Each box of a tile has some threads, which look at its words side by side.
+// settle_kernel has kParts threads per box of a tile, which test the box's words in parallel.
 constexpr int kSettleThreads = 512;
 constexpr int kParts = kSettleThreads / kTile;
 constexpr int kWordsPerPart = kWords / kParts;
@@ -34,7 +36,7 @@ struct alignas(16) Box {
   T x1, y1, x2, y2;
 };
 
-// Rounded one by one, so that no sum is fused with a product: the CPU's results, to the bit.
+// Operations that are rounded one by one and never fused, so that results equal the CPU's to the bit.
 __device__ float multiply(float a, float b) { return __fmul_rn(a, b); }
 __device__ double multiply(double a, double b) { return __dmul_rn(a, b); }
 __device__ float divide(float a, float b) { return __fdiv_rn(a, b); }
@@ -45,7 +47,7 @@ __device__ T area_of(const Box<T>& box) {
   return multiply(box.x2 - box.x1, box.y2 - box.y1);
 }
 
-// Whether the IoU is above `limit`. An overlap of NaN is not.
+// Whether the IoU of two boxes is above `limit`; false if their overlap is NaN.
 template <typename T>
 __device__ bool overlap(const Box<T>& a, T area_a, const Box<T>& b, T area_b, T limit) {
   const T width = (b.x2 < a.x2 ? b.x2 : a.x2) - (b.x1 > a.x1 ? b.x1 : a.x1);
@@ -55,7 +57,7 @@ __device__ bool overlap(const Box<T>& a, T area_a, const Box<T>& b, T area_b, T 
   return divide(shared, area_a + area_b - shared) > limit;
 }
 
-// Several boxes with what is needed of each, for all threads of a block.
+// Boxes in shared memory that all threads of a block compare theirs with, with areas and classes.
 template <typename T, int kBoxes>
 struct Shown {
   Box<T> boxes[kBoxes];
@@ -74,7 +76,7 @@ __device__ bool finite(T value) {
   return value - value == T(0);
 }
 
-// Boxes in the order in which they are visited, and the checks of values.
+// Copies the boxes in the order of visits to `sorted`, clears `covered`, and checks values. One thread per box.
 template <typename T>
 __global__ void __launch_bounds__(kPrepareThreads)
     prepare_kernel(const T* __restrict__ boxes, const int64_t* __restrict__ order, int64_t n, const void* best,
@@ -92,8 +94,9 @@ __global__ void __launch_bounds__(kPrepareThreads)
   if (faults != 0) atomicOr(status + 1, faults);
 }
 
-// Sets the bits of `covered` of those boxes from `begin` to `end` that one of the kept boxes suppresses; these are all
-// of earlier chunks. Block b shows part b / tiles of them to tile b % tiles of the chunk.
+// Sets the bits in `covered` of those boxes in [begin, end) that a kept box suppresses. All kept boxes are from earlier
+// chunks. Block b compares part b / tiles of them with tile b % tiles of the chunk, a tile being kCoverThreads boxes
+// here.
 template <typename T>
 __global__ void __launch_bounds__(kCoverThreads)
     cover_kernel(const Box<T>* __restrict__ sorted, const int64_t* __restrict__ classes,
@@ -113,7 +116,7 @@ __global__ void __launch_bounds__(kCoverThreads)
   bool hit = false;
   for (int64_t from = first; from < last; from += kCoverThreads) {
     const int count = last - from < kCoverThreads ? static_cast<int>(last - from) : kCoverThreads;
-    // Both are in order of class; mostly they have none in common.
+    // Kept boxes and the chunk are both sorted by class, so that most ranges have no class in common.
     if (classes != nullptr &&
         (classes[kept[from + count - 1]] < classes[start] || classes[kept[from]] > classes[stop - 1])) {
       continue;
@@ -131,8 +134,8 @@ __global__ void __launch_bounds__(kCoverThreads)
   if (threadIdx.x % kWarp == 0 && hits != 0) atomicOr(covered + i / kWarp, hits);
 }
 
-// Which boxes of tile `a` suppress each box of tile `b` of a chunk of `count` boxes, for a <= b: bit j of
-// words[i * kWords + a] is for box j of the tile, where that precedes box i.
+// Finds which boxes of tile `a` suppress each box i of tile `b`, for all tiles a <= b of a chunk of `count` boxes. Bit
+// j of words[i * kWords + a] is set if box j of tile a precedes box i and suppresses it. One block per pair of tiles.
 template <typename T>
 __global__ void __launch_bounds__(kTile)
     meet_kernel(const Box<T>* __restrict__ sorted, const int64_t* __restrict__ classes, int count, T limit,
@@ -159,14 +162,15 @@ __global__ void __launch_bounds__(kTile)
   words[i * kWords + a] = word;
 }
 
-// The bits of a tile's 64 boxes, of which each lane knows those of `lane` and `lane + 32`.
+// The bits of a tile's 64 boxes as a word. Each lane passes those of boxes `lane` and `lane + 32`.
 __device__ Word ballot(bool low, bool high) {
   const Word upper = __ballot_sync(kAllLanes, high);
   return upper << kWarp | __ballot_sync(kAllLanes, low);
 }
 
-// The boxes of a tile that stay, by the first warp. waiting: those that no box before the tile suppresses; low, high:
-// which of the tile's own boxes suppress box `lane` and `lane + 32`. A box is settled as soon as those are.
+// Returns the boxes of a tile that are kept. Call with one whole warp. waiting: boxes that no box before the tile
+// suppresses; low, high: which of the tile's own boxes suppress box `lane` and box `lane + 32`. Each round decides the
+// boxes whose suppressors are decided.
 __device__ Word settle_tile(Word waiting, Word low, Word high) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   Word keep = 0;
@@ -182,8 +186,8 @@ __device__ Word settle_tile(Word waiting, Word low, Word high) {
   return keep;
 }
 
-// One block goes through a chunk, tile by tile, and appends those of its boxes that stay to `kept`. Eight threads look
-// after one box of the tile; while a tile is settled, the words of the next one are on their way.
+// One block walks through a chunk tile by tile and appends the boxes that are kept to `kept`. kParts threads handle one
+// box of the tile. While a tile is decided, the words of the next one are loaded.
 __global__ void __launch_bounds__(kSettleThreads)
     settle_kernel(const Word* __restrict__ words, const unsigned* __restrict__ covered, int64_t begin, int count,
                   int64_t* __restrict__ kept, Word* status) {
@@ -193,7 +197,8 @@ __global__ void __launch_bounds__(kSettleThreads)
   const int row = thread / kParts, part = thread % kParts;
   const int tiles = (count + kTile - 1) / kTile;
   const bool first_warp = thread < kWarp;
-  // Words of tiles before this one, for its box `row`; and for the first warp, of this tile itself.
+  // next: words of box `row` of the tile, for tiles before it. next_low, next_high: in the first warp, words for the
+  // tile itself.
   Word next[kWordsPerPart], next_low = 0, next_high = 0;
   const auto fetch = [&](int tile) {
 #pragma unroll
@@ -237,7 +242,7 @@ __global__ void __launch_bounds__(kSettleThreads)
   if (thread == 0) status[0] = static_cast<Word>(total);
 }
 
-// Where things lie in the scratch memory.
+// The layout of the scratch memory.
 template <typename T>
 struct Plan {
   Box<T>* sorted;
@@ -270,7 +275,7 @@ void nms_cuda(const T* boxes, const int64_t* order, const int64_t* classes, int6
   const auto queue = static_cast<cudaStream_t>(stream);
   const Plan<T> plan(n, scratch);
   auto* counts = reinterpret_cast<Word*>(status);
-  // No IoU is above 1, whatever rounding makes of it.
+  // Rounding can make an IoU exceed 1, but a threshold of 1 must not suppress anything.
   const T rounded = round_down<T>(threshold), limit = rounded >= 1 ? std::numeric_limits<T>::infinity() : rounded;
   launch(prepare_kernel<T>, cuda::blocks_for(n, kPrepareThreads), kPrepareThreads, 0, queue, boxes, order, n, best,
          wide, plan.sorted, plan.covered, counts);

@@ -1,11 +1,12 @@
-// Kept boxes lie in grids, one for each class of width and of height that occurs, a class being one to three octaves.
-// For an IoU above t, with 1 the one box and 2 the other,
+// Kept boxes lie in grids, one for each size class that occurs: a range of widths and a range of heights, each of one
+// to three octaves. For two boxes with left sides x1 and x2, widths w1 and w2, and an IoU above t,
 //
 //   IoU <= (width of the intersection) / max(w1, w2), hence
-//   w2 lies in (t w1, w1 / t), and x2 - x1 in (-(1 - t) w2, (1 - t) w1), where x is the left side,
+//   w2 lies in (t w1, w1 / t), and x2 - x1 in (-(1 - t) w2, (1 - t) w1).
 //
-// likewise downwards. So a box looks at a few classes, and there at a few cells. The bounds hold for exact arithmetic;
-// t is taken a little smaller, which is far more than the rounding of the IoU amounts to.
+// The same holds for upper sides and heights. So a box is compared with few size classes, and in each with few cells.
+// The bounds hold in exact arithmetic. The code uses a slightly smaller t, by a margin far above the rounding error of
+// the IoU.
 #include "nms/nms_grid.h"
 
 #include <algorithm>
@@ -24,8 +25,8 @@ template <typename T>
 struct Limits;
 template <>
 struct Limits<float> {
-  static constexpr int kExponent = 100;   // of sides
-  static constexpr int kArea = -80;       // exponent of the smallest area; below, rounding is no longer relative
+  static constexpr int kExponent = 100;   // largest magnitude of a side's binary exponent
+  static constexpr int kArea = -80;       // exponent of the smallest area; rounding of smaller ones isn't relative
   static constexpr double kSlack = 1e-4;  // many times the relative error of an IoU
 };
 template <>
@@ -35,24 +36,25 @@ struct Limits<double> {
   static constexpr double kSlack = 1e-9;
 };
 
-// The boxes of one class of width and one of height: sides are in [2^(e - octaves), 2^e).
+// The boxes of one size class: a width is in [max_width / 2^octaves, max_width), a height likewise.
 struct SizeClass {
-  double max_width = 0, max_height = 0;                                         // 2^e
+  double max_width = 0, max_height = 0;                                         // powers of two, exclusive
   double per_cell_x = 0, per_cell_y = 0;                                        // 1 / side of a cell, a power of two
-  double first_x = std::numeric_limits<double>::infinity(), first_y = first_x;  // cells that occur
+  double first_x = std::numeric_limits<double>::infinity(), first_y = first_x;  // range of cells that occur
   double last_x = -first_x, last_y = -first_x;
-  size_t boxes = 0;  // that it will hold at most
-  size_t begin = 0;  // of its boxes in the columns
+  size_t boxes = 0;  // most boxes that it will hold
+  size_t begin = 0;  // its first place in the columns
   size_t first_bucket = 0;
-  int bucket_bits = 0;
+  int bucket_bits = 0;  // it has 2^bucket_bits buckets
 };
 
 struct Bucket {
-  uint32_t begin = 0;  // in the columns
-  uint32_t kept = 0;
+  uint32_t begin = 0;  // its first place in the columns
+  uint32_t kept = 0;   // kept boxes in it so far
 };
 
-// Cells that share a bucket only cost time: a hit on any kept box is a hit.
+// The bucket of cell (x, y), by hashing. Cells that share a bucket only cost time, since any kept box that overlaps
+// enough is a valid hit.
 inline size_t bucket_of(const SizeClass& size, int64_t x, int64_t y) {
   const uint64_t mixed =
       static_cast<uint64_t>(x) * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(y) * 0xC2B2AE3D27D4EB4Fu;
@@ -60,6 +62,7 @@ inline size_t bucket_of(const SizeClass& size, int64_t x, int64_t y) {
   return size.first_bucket + (size.bucket_bits ? static_cast<size_t>(folded >> (64 - size.bucket_bits)) : 0);
 }
 
+// The boxes of one call, and the grids of those that are kept so far. Boxes are numbered in the order of visits.
 template <typename T>
 class Grid {
  public:
@@ -67,14 +70,14 @@ class Grid {
     boxes_.reserve(4 * n);
     for (size_t k = 0; k < n; ++k) boxes_.insert(boxes_.end(), boxes + 4 * order[k], boxes + 4 * order[k] + 4);
     bound_ = std::max(0.0, static_cast<double>(threshold) - Limits<T>::kSlack);
-    // Small thresholds let boxes of many sizes meet.
+    // The smaller the threshold, the more sizes of boxes a box is compared with: wider classes keep them few.
     octaves_ = bound_ >= 0.45 ? 1 : bound_ >= 0.2 ? 2 : 3;
     smallest_ = std::ldexp(1.0, -octaves_);
-    // As wide as the stretch that a box of the same size looks at, within reason.
+    // A cell is about as wide as the range that a box of the same size searches, but at least 1/64 of max_width.
     cell_shift_ = std::max(-6, static_cast<int>(std::ceil(std::log2(2 * (1 - bound_)))));
   }
 
-  // False where the boxes are out of the range in which the bounds hold.
+  // Sorts the boxes into size classes. Returns false if one is outside the range in which the bounds hold.
   bool build() {
     home_.assign(n_, kNone);
     class_of_.assign(n_, 0);
@@ -82,7 +85,7 @@ class Grid {
     for (size_t k = 0; k < n_; ++k) {
       const T* box = box_at(k);
       const T width = box[2] - box[0], height = box[3] - box[1], area = width * height;
-      // Boxes without an area, and with one that leaves T, have an IoU of 0 or NaN with every other.
+      // Boxes without an area, or whose area overflows T, have an IoU of 0 or NaN with every other box.
       if (!(width > 0 && height > 0 && area <= std::numeric_limits<T>::max())) continue;
       int w = 0, h = 0;
       std::frexp(width, &w);
@@ -126,7 +129,7 @@ class Grid {
           h * smallest_ >= limit_height || w * h <= least_area || w * h * smallest_ * smallest_ >= limit_area) {
         continue;
       }
-      // A side of the range that rounds does so past every coordinate inside it: rounding keeps order.
+      // Rounding is monotonic, so that the rounded ends of a range still enclose every coordinate in it.
       const double left = x - (1 - bound_) * std::min(w, limit_width);
       const double top = y - (1 - bound_) * std::min(h, limit_height);
       const double x0 = std::max(size.first_x, std::floor(left * size.per_cell_x));
@@ -148,6 +151,7 @@ class Grid {
     return false;
   }
 
+  // Adds box k to the kept ones.
   void insert(size_t k) {
     Bucket& bucket = buckets_[home_[k]];
     const size_t at = bucket.begin + bucket.kept++;
@@ -161,13 +165,14 @@ class Grid {
 
  private:
   static constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
-  // Looking up a cell takes about as long as meeting this many boxes in a row.
+  // Looking up a cell takes about as long as comparing with this many consecutive boxes.
   static constexpr double kCellCost = 16;
 
   const T* box_at(size_t k) const { return boxes_.data() + 4 * k; }
   BoxColumns<T> columns() const { return {x1_.data(), y1_.data(), x2_.data(), y2_.data(), area_.data()}; }
 
-  // The exponent of a class's bound.
+  // The exponent of the exclusive bound of the class that a side of this exponent belongs to: the next multiple of
+  // octaves_.
   int round_up(int exponent) const {
     const int above = exponent + 4 * Limits<T>::kExponent * octaves_;  // not negative
     return exponent + (octaves_ - above % octaves_) % octaves_;
@@ -182,7 +187,7 @@ class Grid {
     return size;
   }
 
-  // Gives every bucket room for all boxes that may come into it.
+  // Assigns the boxes to buckets, and gives every bucket room for all of its boxes.
   void lay_out() {
     size_t boxes = 0, buckets = 0;
     for (SizeClass& size : classes_) {
@@ -208,25 +213,25 @@ class Grid {
       begin += bucket.kept;
       bucket.kept = 0;
     }
-    // Where no box is kept yet, one that meets nothing.
+    // Places without a kept box hold one that overlaps nothing.
     const T far = std::numeric_limits<T>::max() / 4;
     for (std::vector<T>* column : {&x1_, &y1_}) column->assign(boxes + kNmsBlock, far);
     for (std::vector<T>* column : {&x2_, &y2_}) column->assign(boxes + kNmsBlock, -far);
     area_.assign(boxes + kNmsBlock, T(1));
   }
 
-  std::vector<T> boxes_;  // in the order in which they are visited
+  std::vector<T> boxes_;  // (n_, 4) in the order of visits
   size_t n_;
   T threshold_;
   double bound_ = 0;
   int cell_shift_ = 0;
   int octaves_ = 1;      // of a class
-  double smallest_ = 0;  // side of a class in relation to its bound
+  double smallest_ = 0;  // smallest side of a class as a fraction of its bound
   std::vector<SizeClass> classes_;
   std::vector<Bucket> buckets_;
-  std::vector<uint32_t> home_;      // bucket of each box, kNone without area
-  std::vector<uint32_t> class_of_;  // of each box
-  std::vector<T> x1_, y1_, x2_, y2_, area_;
+  std::vector<uint32_t> home_;               // bucket of each box; kNone if it has no usable area
+  std::vector<uint32_t> class_of_;           // size class of each box
+  std::vector<T> x1_, y1_, x2_, y2_, area_;  // the columns: kept boxes, bucket after bucket
 };
 
 }  // namespace

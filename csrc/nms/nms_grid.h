@@ -1,4 +1,4 @@
-// Non-maximum suppression of many boxes: each meets only those kept boxes that are near it and of about its size.
+// Non-maximum suppression of many boxes: each is only compared with kept boxes that are near it and of about its size.
 #pragma once
 
 #include <cstddef>
@@ -6,9 +6,9 @@
 
 namespace fastsam::nms {
 
-// Sets keep[i] for the boxes that survive among boxes order[0], order[1], ..., which are visited in that order. All
-// are of one class. False, and nothing is set, where boxes are so small or large that the bounds behind the grid do
-// not hold in T.
+// Sets keep[i] = 1 for the boxes that survive among boxes order[0], ..., order[n - 1], which are visited in that order
+// and are all of one class. Boxes must be finite. Returns false and sets nothing if n is 2^30 - 1 or more, or if boxes
+// are so small or large that the grid's bounds don't hold in T.
 template <typename T>
 bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep);
 

@@ -1,3 +1,4 @@
+// A radix sort by 64-bit keys, in passes of 11 bits.
 #include "nms/nms_order.h"
 
 #include <cstring>
@@ -25,7 +26,7 @@ void sort_by_key(const std::vector<uint64_t>& keys, std::vector<int64_t>& order)
   std::vector<int64_t> other(order.size());
   for (int pass = 0; pass < kPasses; ++pass) {
     std::array<size_t, kDigits>& ends = counts[static_cast<size_t>(pass)];
-    // float32 scores leave most digits of a double alike, and so do class numbers.
+    // Skip digits that are equal in all keys, as most are in class numbers and in float32 scores stored as double.
     if (order.empty() || ends[digit(keys[static_cast<size_t>(order.front())], pass)] == order.size()) continue;
     size_t sum = 0;
     for (size_t& end : ends) sum += std::exchange(end, sum);

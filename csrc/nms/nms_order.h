@@ -1,5 +1,5 @@
-// The order in which boxes are visited: a stable radix sort, since comparing through indices costs more than all of the
-// suppression of well separated boxes.
+// The order in which boxes are visited. It is found by a stable radix sort, because a comparison sort through indices
+// takes longer than the whole suppression of well separated boxes.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@ namespace fastsam::nms {
 // Sorts `order` by keys[order[k]], ascending and stable.
 void sort_by_key(const std::vector<uint64_t>& keys, std::vector<int64_t>& order);
 
-// Box numbers by score descending, equal scores by number; no score is NaN.
+// Box indices by descending score, and for equal scores by index. No score may be NaN.
 std::vector<int64_t> rank_scores(const double* scores, int64_t n);
 
 }  // namespace fastsam::nms

@@ -1,4 +1,4 @@
-// What one instruction set offers to NMS. Plain data only: see common/kernels.h.
+// The non-maximum suppression kernels of one instruction set. Plain data only: see common/kernels.h.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 namespace fastsam {
 
-// Boxes as separate arrays, so that one box meets a whole register of others.
+// Boxes as separate arrays, so that one box is compared with a whole register of others.
 template <typename T>
 struct BoxColumns {
   const T* x1;
@@ -16,15 +16,16 @@ struct BoxColumns {
   const T* area;
 };
 
-// Kept boxes are met in blocks of this many; columns are readable for a block past their last box.
+// `covered` compares boxes in blocks of this many. Columns must be readable for a block past their last box.
 constexpr size_t kNmsBlock = 16;
 
 template <typename T>
 struct NmsKernelsOf {
-  // Sets dead[j] = 1 for each box j in [begin, end) whose IoU with box i is above `threshold`; leaves the others.
+  // Sets dead[j] = 1 for each box j in [begin, end) whose IoU with box i is above `threshold`; leaves the others as
+  // they are.
   void (*suppress)(const BoxColumns<T>& boxes, size_t i, size_t begin, size_t end, T threshold, uint8_t* dead);
-  // Whether the IoU of `box` (x1 y1 x2 y2) with one of the kept boxes [begin, end) is above `threshold`. Boxes up to
-  // kNmsBlock - 1 past `end` may be looked at as well.
+  // Whether the IoU of `box` (x1, y1, x2, y2) with one of the kept boxes [begin, end) is above `threshold`. Up to
+  // kNmsBlock - 1 boxes past `end` may be included.
   bool (*covered)(const BoxColumns<T>& kept, size_t begin, size_t end, const T* box, T threshold);
 };
 

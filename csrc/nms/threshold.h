@@ -1,4 +1,4 @@
-// The threshold of suppression in the type that boxes are compared in.
+// The suppression threshold, converted to the type in which IoUs are computed.
 #pragma once
 
 #include <cmath>
@@ -6,7 +6,7 @@
 
 namespace fastsam::nms {
 
-// The largest T that is at most value: x > value and x > this agree for every x of type T.
+// The largest T that is at most `value`. For every x of type T, x > value and x > round_down<T>(value) agree.
 template <typename T>
 T round_down(double value) {
   const T rounded = static_cast<T>(value);

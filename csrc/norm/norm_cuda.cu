@@ -1,7 +1,8 @@
-// A residual sum and the LayerNorm that follows it.
+// The kernel of norm_cuda.h: a residual sum and the LayerNorm that follows it.
 //
-// A warp has one row, which stays in its registers: each value is read once and written once, and with what lies in
-// the GPU's cache from the layer before, that is all the time it takes.
+// A warp processes one row and keeps it in registers, so that each value is read once and written once. The kernel
+// takes about the time of this memory traffic, part of which is served from the GPU's cache, where the previous layer
+// left it.
 #include "norm/norm_cuda.h"
 
 #include "common/cuda.h"
@@ -13,7 +14,7 @@ using namespace fastsam::cuda;
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 
-// 16 bytes, as a lane reads them at a time.
+// Converts between the 16 bytes that a lane reads at a time and kSize floats.
 template <typename T>
 struct Vector {
   static constexpr int kSize = 8;
@@ -50,7 +51,8 @@ __device__ __forceinline__ float sum_of_warp(float x) {
   return x;
 }
 
-// kWhole: rows have kColumns. Others have `columns`, which are fewer, and some lanes nothing to do.
+// kWhole: rows have exactly kColumns columns. Otherwise they have `columns`, which is less, and some lanes have nothing
+// to do.
 template <typename T, int kColumns, bool kWhole>
 __global__ void __launch_bounds__(kThreads) add_norm_kernel(uint4* x, uint4* delta, const uint4* weight,
                                                             const uint4* bias, int64_t rows, int columns, float eps) {
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) add_norm_kernel(uint4* x, uint4* del
   if (row >= rows) return;
   const auto has = [&](int i) { return kWhole || lane + i * kWarp < words; };
   x += row * words + lane, delta += row * words + lane, weight += lane, bias += lane;
-  // All that is read is asked for before any of it is waited for.
+  // Issue all loads before any of them is waited for.
   uint4 first[kEach], second[kEach], factors[kEach], shifts[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
@@ -123,6 +125,7 @@ void start(const Job& job) {
          static_cast<const uint4*>(job.bias), job.rows, static_cast<int>(job.columns), job.eps);
 }
 
+// Starts the kernel with the smallest multiple of kStep, from kColumns on, that holds the job's columns.
 template <typename T, int kColumns>
 void run(const Job& job) {
   if constexpr (kColumns <= kMost) {

@@ -1,3 +1,4 @@
+// Computes the weights of one axis of a resize, for the CPU kernels.
 #include "preprocess/axis_taps.h"
 
 #include <algorithm>

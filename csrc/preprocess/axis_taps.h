@@ -1,4 +1,4 @@
-// The weights of an antialiased bilinear resize along one axis, in the fixed point that Pillow computes in.
+// The weights of an antialiased bilinear resize along one axis, in the fixed-point format that Pillow uses.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,12 @@ namespace fastsam::preprocess {
 
 class Axis {
  public:
-  // From `in` samples to `out`, both from 1 to kMaxSide.
+  // Resizes `in` samples to `out`. The caller guarantees that both are from 1 to kMaxSide.
   Axis(int64_t in, int64_t out);
 
   AxisTaps taps() const;
   bool identity() const { return identity_; }
+  // Output i is the sum over t < count(i) of weights(i)[t] * input begin(i) + t.
   int64_t begin(int64_t i) const { return first_[static_cast<size_t>(i)]; }
   int64_t count(int64_t i) const { return count_[static_cast<size_t>(i)]; }
   int64_t max_count() const { return max_count_; }

@@ -1,5 +1,5 @@
-// How one output of an antialiased bilinear resize weighs its inputs. The CPU and the GPU share this: the order and the
-// rounding of every operation are what makes the weights equal to Pillow's.
+// The weights of an antialiased bilinear resize, computed alike on the CPU and the GPU. The order and the rounding of
+// every operation matter: they make the weights equal to Pillow's.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,13 @@
 
 namespace fastsam::preprocess {
 
-// Sums of 8-bit values times weights stay in int32 up to this many taps.
+// Largest side of an image. Up to this many taps, a sum of bytes times weights stays within int32.
 constexpr int64_t kMaxSide = int64_t{1} << 23;
 
-// Weights are whole numbers in units of 2^-kWeightBits.
+// Weights are integers in units of 2^-kWeightBits.
 constexpr int kWeightBits = 22;
 
-// A product that no compiler fuses with the sum it goes into.
+// A product that is not fused with a following sum. On the CPU the build's -ffp-contract=off ensures that.
 FASTSAM_HD inline double product(double a, double b) {
 #ifdef __CUDA_ARCH__
   return __dmul_rn(a, b);
@@ -23,13 +23,14 @@ FASTSAM_HD inline double product(double a, double b) {
 #endif
 }
 
-// More than one output's inputs, when `in` samples become `out`.
+// Upper bound of the number of inputs of one output when `in` samples are resized to `out`.
 FASTSAM_HD inline int64_t max_taps(int64_t in, int64_t out) {
   const int64_t support = in > out ? (in + out - 1) / out : 1;
   return 2 * support + 1 < in ? 2 * support + 1 : in;
 }
 
-// A triangle around the output's centre over the inputs from `begin` to `end`, sampled at their middles.
+// The triangle filter of one output: around `centre`, over inputs [begin, end), sampled at their centres. shrink: 1 /
+// half of its base.
 struct Triangle {
   double centre, shrink;
   int64_t begin, end;
@@ -40,19 +41,21 @@ struct Triangle {
     return distance < 1.0 ? 1.0 - distance : 0.0;
   }
 
-  // What the weights are divided by.
+  // The sum of all samples, by which each weight is divided.
   FASTSAM_HD double total() const {
     double sum = 0.0;
     for (int64_t x = begin; x < end; ++x) sum += at(x);
     return sum;
   }
 
+  // The weight of input x in units of 2^-kWeightBits.
   FASTSAM_HD int32_t weight(int64_t x, double total) const {
     const double exact = total != 0.0 ? at(x) / total : at(x);
     return static_cast<int32_t>(0.5 + product(exact, 1 << kWeightBits));
   }
 };
 
+// The filter of output i when `in` samples are resized to `out`.
 FASTSAM_HD inline Triangle triangle_of(int64_t in, int64_t out, int64_t i) {
   const double scale = static_cast<double>(in) / static_cast<double>(out);
   const double support = scale > 1.0 ? scale : 1.0;

@@ -1,11 +1,13 @@
-// From a photo to the model's input: Pillow's antialiased bilinear resize on bytes, normalising and padding.
+// Preprocessing on the CPU, from a photo to the model's input: an antialiased bilinear resize of bytes with the same
+// bits as Pillow's, normalisation and padding.
 #pragma once
 
 #include <cstdint>
 
 namespace fastsam::preprocess {
 
-// A picture of three channels at any strides (in bytes; they may be negative). `swap` reverses the channels.
+// An image of three uint8 channels at any strides, in bytes; they may be negative. `swap` reverses the order of
+// channels.
 struct Picture {
   const uint8_t* data;
   int64_t height, width;
@@ -13,13 +15,14 @@ struct Picture {
   bool swap;
 };
 
-// Resizes to (height, width, 3), contiguous: horizontally, rounded to bytes, then vertically. Throws
-// std::invalid_argument for sides of 0 or above 2^23.
+// Resizes an image to `out` (height, width, 3), contiguous: first horizontally, rounding to bytes, then vertically.
+// From version 13 on, Pillow's own order of the two depends on the sizes. Throws std::invalid_argument for sides below
+// 1 or above 2^23.
 void resize(const Picture& picture, int64_t height, int64_t width, uint8_t* out, int64_t threads);
 
-// Resizes to (height, width), subtracts `mean` and divides by `std` per channel in float32, and puts that in the upper
-// left corner of a square of `size` pixels a side that is otherwise zero. `out` is (3, size, size), or (size, size, 3)
-// if `channels_last`. Throws as `resize`, and where the content is larger than the square.
+// Resizes an image to (height, width), then subtracts `mean` (3) and divides by `std` (3) per channel, in float32. The
+// result is the upper left corner of `out`, which is zero elsewhere. `out` is (3, size, size), or (size, size, 3) if
+// `channels_last`, contiguous. Throws as `resize`, and if height or width exceeds `size`.
 void normalise(const Picture& picture, int64_t height, int64_t width, int64_t size, const float* mean, const float* std,
                bool channels_last, float* out, int64_t threads);
 

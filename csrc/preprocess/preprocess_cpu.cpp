@@ -1,3 +1,4 @@
+// Resizing and normalising in horizontal strips, one per thread; the kernels of the instruction set do the arithmetic.
 #include "preprocess/preprocess.h"
 
 #include <algorithm>
@@ -14,11 +15,11 @@ namespace fastsam::preprocess {
 
 namespace {
 
-// Bytes that one thread should at least get to read and multiply.
+// Fewest bytes to read and multiply that are worth a thread.
 constexpr int64_t kGrain = int64_t{1} << 18;
 
-// Gives the rows of the resized picture from top to bottom. Keeps only as many rows that are resized horizontally as
-// one output row needs.
+// Produces the rows of the resized image from top to bottom. Holds only as many horizontally resized rows as one output
+// row needs.
 class RowStream {
  public:
   RowStream(const Picture& picture, const Axis& rows, const Axis& columns)
@@ -32,7 +33,7 @@ class RowStream {
         window_(static_cast<size_t>(rows.max_count())),
         packed_(direct() ? 0 : static_cast<size_t>(3 * picture.width)) {}
 
-  // Writes output row y, 3 * width bytes of RGB. y must not be below that of the call before.
+  // Writes output row y, 3 * width bytes of RGB. y must not be less than in the previous call.
   void write(int64_t y, uint8_t* out) {
     const int64_t begin = rows_.begin(y), count = rows_.count(y);
     next_ = std::max(next_, begin);
@@ -46,10 +47,12 @@ class RowStream {
   }
 
  private:
+  // Whether the pixels of a row are contiguous.
   bool direct() const { return picture_.stride_x == 3 && picture_.stride_c == 1; }
 
   uint8_t* slot(int64_t row) { return slots_.data() + row % rows_.max_count() * slot_bytes_; }
 
+  // Writes input row y, resized horizontally.
   void fill(int64_t y, uint8_t* out) {
     const uint8_t* row = picture_.data + y * picture_.stride_y;
     const bool swap = picture_.swap;
@@ -63,6 +66,7 @@ class RowStream {
     }
   }
 
+  // Copies an input row to contiguous pixels, reversing the channels if `swap`.
   void pack(const uint8_t* row, bool swap, uint8_t* out) const {
     if (direct() && !swap) {
       std::memcpy(out, row, static_cast<size_t>(3 * picture_.width));
@@ -95,12 +99,14 @@ void check_side(int64_t side) {
   }
 }
 
+// Fewest output rows that are worth a thread.
 int64_t grain_rows(const Picture& picture, int64_t height, int64_t width) {
   const int64_t bytes_per_row = 3 * (picture.width * std::max<int64_t>(1, picture.height / height) + 4 * width);
   return std::max<int64_t>(1, kGrain / bytes_per_row);
 }
 
-// (value - mean) / std for each byte: 768 divisions instead of one per pixel, and the same bits.
+// A table of (value - mean) / std for each channel and byte: 768 divisions instead of three per pixel, with the same
+// bits.
 struct Normalised {
   float of[3][256];
 
@@ -161,7 +167,7 @@ void normalise(const Picture& picture, int64_t height, int64_t width, int64_t si
         std::fill(row + c * plane + width * step, row + c * plane + size * step, 0.0f);
       }
     }
-    // Each part's share of the rows below the content.
+    // Zero a part of the rows below the content, in proportion to this part's rows.
     const int64_t below = size - height;
     for (int64_t c = 0; c < channels; ++c) {
       float* first = out + c * plane;

@@ -1,3 +1,5 @@
+// Kernels of preprocess_cuda.h, in three launches: weights of both axes, horizontal resize, vertical resize with
+// output. The integer arithmetic is the CPU's, so that results are equal to the bit.
 #include "preprocess/preprocess_cuda.h"
 
 #include <stdexcept>
@@ -10,9 +12,9 @@ namespace fastsam::preprocess {
 namespace {
 
 constexpr int kThreads = 128;
-// Input rows that a thread resizes with the weights it has read.
+// Input rows per thread of the horizontal pass, for which it reads the weights once.
 constexpr int kRows = 4;
-// Pixels of a row that a thread makes: 12 bytes, three words of the picture between the passes.
+// Neighbouring pixels per thread of the vertical pass: 12 bytes, or three words of the image between the passes.
 constexpr int kPixels = 4;
 constexpr int32_t kWeightHalf = int32_t{1} << (kWeightBits - 1);
 
@@ -22,10 +24,10 @@ struct AxisOnDevice {
   int32_t *first, *count, *weights;
 };
 
-// Where things lie in the scratch memory.
+// The layout of the scratch memory.
 struct Plan {
   AxisOnDevice columns, rows;
-  uint8_t* between;  // (in_height, pitch): resized horizontally, RGB
+  uint8_t* between;  // (in_height, pitch): the image resized horizontally, RGB
   int64_t pitch, bytes;
 };
 
@@ -35,6 +37,7 @@ void check_side(int64_t side) {
                               std::to_string(side));
 }
 
+// scratch may be null if only `bytes` is wanted. Throws std::invalid_argument for sides out of range.
 Plan plan_for(int64_t in_height, int64_t in_width, int64_t height, int64_t width, void* scratch) {
   for (const int64_t side : {in_height, in_width, height, width}) check_side(side);
   int64_t used = 0;
@@ -43,8 +46,8 @@ Plan plan_for(int64_t in_height, int64_t in_width, int64_t height, int64_t width
     used += (bytes + 15) / 16 * 16;
     return reinterpret_cast<uint8_t*>(place);
   };
-  // Neighbouring threads make neighbouring outputs of a row, so that its weights lie tap by tap; all threads of a block
-  // make the same output of a column.
+  // In the horizontal pass neighbouring threads compute neighbouring outputs, so that weights are stored tap by tap. In
+  // the vertical pass all threads of a block use the weights of one output, which are stored side by side.
   const auto axis = [&](int64_t in, int64_t n, bool tap_by_tap) {
     const int64_t taps = max_taps(in, n), words = 4;
     AxisOnDevice made{in, n, tap_by_tap ? 1 : taps, tap_by_tap ? n : 1, nullptr, nullptr, nullptr};
@@ -62,6 +65,7 @@ Plan plan_for(int64_t in_height, int64_t in_width, int64_t height, int64_t width
   return plan;
 }
 
+// Computes the weights of output i of an axis.
 __device__ void weigh(const AxisOnDevice& axis, int64_t i) {
   const Triangle triangle = triangle_of(axis.in, axis.n, i);
   const double total = triangle.total();
@@ -85,12 +89,14 @@ __global__ void __launch_bounds__(kThreads) weigh_kernel(AxisOnDevice columns, A
   }
 }
 
+// A sum in units of 2^-kWeightBits, which includes one half for rounding, as a byte.
 __device__ uint8_t to_byte(int32_t sum) {
   const int32_t value = sum >> kWeightBits;
   return static_cast<uint8_t>(value > 255 ? 255 : value);
 }
 
-// The picture's rows, each to the width of the result. A block has `tiles` neighbours that share its rows.
+// The horizontal pass: resizes all rows of the image to the output's width. Each thread computes one output pixel of
+// kRows rows; `tiles` blocks cover the width.
 __global__ void __launch_bounds__(kThreads) resize_rows_kernel(Picture picture, AxisOnDevice columns, unsigned tiles,
                                                                uint8_t* __restrict__ out, int64_t pitch) {
   const int64_t x = static_cast<int64_t>(blockIdx.x % tiles) * kThreads + threadIdx.x;
@@ -100,7 +106,7 @@ __global__ void __launch_bounds__(kThreads) resize_rows_kernel(Picture picture, 
   const int32_t* weights = columns.weights + x;
   const uint8_t* pixel = picture.data + y * picture.stride_y + columns.first[x] * picture.stride_x;
   const int64_t red = picture.swap ? 2 * picture.stride_c : 0, blue = 2 * picture.stride_c - red;
-  // Below the picture's end its last row is resized once more, for nothing.
+  // Rows below the image are replaced by its last row, and their results discarded.
   int64_t row[kRows];
   int32_t sum[kRows][3];
 #pragma unroll
@@ -124,8 +130,8 @@ __global__ void __launch_bounds__(kThreads) resize_rows_kernel(Picture picture, 
   }
 }
 
-// Where the bytes of the resized picture go: called for pixels x to x + 3 of row y, with RGB of those inside `width`,
-// or null for all outside of it.
+// Writes the resized image as bytes. Called for pixels x to x + 3 of row y; rgb holds those inside `width`, or is null
+// if all four lie outside the resized image.
 struct Bytes {
   uint8_t* out;
   int64_t width;
@@ -138,7 +144,8 @@ struct Bytes {
   }
 };
 
-// The model's input, a square of `size`: zero outside the picture. kWide: rows begin at multiples of 16 bytes.
+// Writes the model's input, a square of side `size` that is zero outside the resized image. Called like Bytes. kWide:
+// rows begin at multiples of 16 bytes.
 template <bool kChannelsLast, bool kWide>
 struct Normalised {
   float* out;
@@ -168,7 +175,7 @@ struct Normalised {
     }
   }
 
-  // Four values, of which the first `room` are inside the row.
+  // Stores those of the four values that lie inside the row, the first `room`.
   __device__ static void write(float* to, float a, float b, float c, float d, int64_t room) {
     if (kWide) {
       *reinterpret_cast<float4*>(to) = make_float4(a, b, c, d);
@@ -181,7 +188,8 @@ struct Normalised {
   }
 };
 
-// The second pass, down the columns of what the first one made; `tiles` blocks make a row of `out_width`.
+// The vertical pass: resizes the columns of `between` and passes the result to `write`. `tiles` blocks cover an output
+// row of `out_width` pixels.
 template <typename Write>
 __global__ void __launch_bounds__(kThreads)
     blend_rows_kernel(const uint8_t* __restrict__ between, int64_t pitch, AxisOnDevice rows, int64_t width,

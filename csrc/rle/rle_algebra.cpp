@@ -1,4 +1,4 @@
-// Set operations on masks, and windows of them, on the places where they change.
+// Set operations on masks, and cropping of masks to windows. Both work on edges (rle_edges.h).
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -14,9 +14,11 @@ namespace {
 constexpr unsigned kUnion = 0b1110, kIntersection = 0b1000;
 // Runs below this many per thread are not worth a thread.
 constexpr int64_t kRunsPerThread = int64_t{1} << 16;
-// A window's runs may be more than the mask's: a run that spans columns is cut in each. This many take 8 GiB.
+// Limit on the edges of a crop, 8 GiB. A crop may have more runs than its mask, since a run that spans columns is cut
+// in each of them.
 constexpr int64_t kMaxRuns = int64_t{1} << 30;
 
+// The runs of all masks, with pixels[i] pixels each. Frees the edges.
 Runs joined(std::vector<Edges>& masks, const std::vector<int64_t>& pixels) {
   Runs runs;
   for (size_t i = 0; i < masks.size(); ++i) {
@@ -27,7 +29,7 @@ Runs joined(std::vector<Edges>& masks, const std::vector<int64_t>& pixels) {
   return runs;
 }
 
-// What of [begin, end) lies in the window, moved into it. Runs arrive from left to right.
+// Collects the edges of a window's content. `add` takes the foreground runs [begin, end) of its mask in order.
 class WindowCollector {
  public:
   WindowCollector(const Window& window, int64_t height) : window_(window), height_(height) {}
@@ -55,7 +57,7 @@ class WindowCollector {
 
  private:
   void push(int64_t begin, int64_t end) {
-    if (!edges_.empty() && edges_.back() == begin) {  // reached the window's bottom, and goes on at the next top
+    if (!edges_.empty() && edges_.back() == begin) {  // continues at the top of the window's next column
       edges_.back() = end;
       return;
     }
@@ -74,8 +76,8 @@ class WindowCollector {
 }  // namespace
 
 Edges combine(const Edges& a, const Edges& b, unsigned truth) {
-  // Written without branches on the values: which mask changes next can't be foretold. One place is left to write to
-  // where nothing is kept.
+  // Without branches on the values, because it is unpredictable which mask changes next. Each position is written, and
+  // kept by advancing k; the extra element takes a last write that isn't kept.
   Edges edges(a.size() + b.size() + 1);
   size_t i = 0, j = 0, k = 0;
   while (i < a.size() && j < b.size()) {
@@ -87,7 +89,7 @@ Edges combine(const Edges& a, const Edges& b, unsigned truth) {
     edges[k] = position;
     k += inside != (k & 1);
   }
-  // One mask has ended, and is background from here on.
+  // At least one mask has no more edges, and is background from here on.
   const bool only_a = (truth >> 1) & 1, only_b = (truth >> 2) & 1;
   for (; i < a.size(); ++i) {
     edges[k] = a[i];
@@ -102,7 +104,7 @@ Edges combine(const Edges& a, const Edges& b, unsigned truth) {
 }
 
 Edges combine_all(std::vector<Edges>&& masks, bool intersect) {
-  // In rounds of pairs, so that no mask is walked more than log2(n) times.
+  // Combine pairs in rounds, so that no mask takes part in more than ceil(log2(n)) operations.
   while (masks.size() > 1) {
     const size_t half = (masks.size() + 1) / 2;
     for (size_t i = 0; i + half < masks.size(); ++i) {

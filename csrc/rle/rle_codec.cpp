@@ -1,4 +1,4 @@
-// Run lengths to and from COCO's compressed text.
+// Converts runs to COCO's compressed text and back (rle_text.h).
 #include <stdexcept>
 #include <string>
 
@@ -8,7 +8,7 @@
 namespace fastsam::rle {
 namespace {
 
-constexpr int64_t kMaxGroups = 13;  // 64 bits and a sign
+constexpr int64_t kMaxGroups = 13;  // of 5 bits: enough for any int64
 
 void write_number(int64_t value, std::vector<uint8_t>& out) {
   if (value >= -16 && value < 16) {  // by far the most frequent
@@ -44,8 +44,8 @@ int64_t read_long_number(const uint8_t*& at, const uint8_t* end) {
     bits |= static_cast<uint64_t>(code & 31) << (kTextBits * groups);
     ++groups;
   } while (code & kTextContinues);
-  // The top group is bare sign where it is all zeros or all ones like the bit below it. Twelve groups hold 60 bits and
-  // a thirteenth may add 3, which kMaxPixels does not exceed.
+  // A last group that only repeats the sign bit of the one before is superfluous. Twelve groups hold 60 bits, and a
+  // thirteenth may add three with the sign, which suffices for kMaxPixels.
   const bool bare = groups > 1 && ((code == 0 && !(before & 16)) || (code == 31 && (before & 16)));
   if (bare || (groups == kMaxGroups && code > 3 && code < 28)) {
     throw std::invalid_argument("the text holds an over-long number: more characters than its value needs");
@@ -73,7 +73,7 @@ Text to_string(const RunsView& runs) {
 Runs from_string(const RaggedView<uint8_t>& text, const int64_t* pixels) {
   check_offsets(text.offsets, text.n, text.size);
   Runs runs;
-  runs.counts.reserve(static_cast<size_t>(text.size));  // a run takes a character at least
+  runs.counts.reserve(static_cast<size_t>(text.size));  // a run takes at least one character
   runs.offsets.reserve(static_cast<size_t>(text.n) + 1);
   for (int64_t i = 0; i < text.n; ++i) {
     read_runs(text.begin(i), text.end(i), pixels[i], i, [&](int64_t run) { runs.counts.push_back(run); });

@@ -1,4 +1,4 @@
-// Masks to runs, and what runs must hold to be used.
+// Encoding of masks, and the checks of runs and offsets.
 #include "rle/rle.h"
 
 #include <algorithm>
@@ -15,10 +15,10 @@ namespace {
 
 // Masks below this many bytes per thread are not worth a thread.
 constexpr int64_t kBytesPerThread = int64_t{1} << 20;
-// find_changes is given this many bytes at most, so that its indices fit 32 bits and its buffer the cache.
+// Most bytes per call of find_changes, so that its output buffer stays in the cache and its indices fit 32 bits.
 constexpr int64_t kChunk = int64_t{1} << 14;
 
-// A mask whose columns are contiguous and follow one another: one walk through memory.
+// The edges of a mask that is contiguous in column-major order, found in one pass through memory.
 std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) {
   const RleKernels& isa = kernels().rle;
   uint32_t found[kChunk];
@@ -32,12 +32,12 @@ std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) 
   return changes;
 }
 
-// A mask whose rows are contiguous: each row is compared with the one above, which meets the changes row by row; a
-// counting sort then brings them into column order. No transposed copy of the mask is made.
+// The edges of a mask whose rows are contiguous. Each row is compared with the one above, which finds the changes row
+// by row. A counting sort then brings them into column order, without a transposed copy of the mask.
 std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int64_t width, int64_t stride_y) {
   const RleKernels& isa = kernels().rle;
   uint32_t found[kChunk];
-  std::vector<uint32_t> columns;                                          // of all changes, row after row
+  std::vector<uint32_t> columns;                                          // x of all changes, row after row
   std::vector<int64_t> row_ends(static_cast<size_t>(height));             // into columns
   std::vector<int64_t> column_begins(static_cast<size_t>(width) + 1, 0);  // into the sorted changes
   const auto compare = [&](const uint8_t* before, const uint8_t* after, int64_t first, int64_t n) {
@@ -53,7 +53,7 @@ std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int
       }
     }
   };
-  // The pixel before the top of a column is the bottom of the column to the left.
+  // The pixel that precedes the top of a column is the bottom of the column to its left.
   const uint8_t before_first = 0;
   compare(&before_first, mask, 0, 1);
   compare(mask + (height - 1) * stride_y, mask + 1, 1, width - 1);
@@ -74,6 +74,7 @@ std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int
   return changes;
 }
 
+// The edges of one mask of any strides.
 std::vector<int64_t> find_all_changes(const MaskView& masks, int64_t image) {
   const uint8_t* mask = masks.at(image, 0, 0);
   if (masks.stride_y == 1 && (masks.stride_x == masks.height || masks.width == 1)) {

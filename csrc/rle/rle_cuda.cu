@@ -1,9 +1,9 @@
-// Masks to runs.
+// Kernels that encode masks to runs.
 //
-// A block takes a band of one mask's columns as bits in shared memory: bytes are read as they lie in memory, a sector
-// of 32 to a warp's request, and the order of runs, down the columns, costs a look at words of 32 pixels. The bytes are
-// read twice, for the number of runs and for the runs: of 200 masks of 1800 x 1200 pixels 0.86 GB, 0.2 ms at the
-// 4.8 TB/s of an H200's memory. Runs are 8 bytes each and few beside that.
+// A block loads a band of one mask's columns as bits into shared memory. Bytes are read in the order in which they lie
+// in memory, a sector of 32 per request of a warp. Runs go down the columns, so the bits are then scanned in words of
+// 32 pixels. The bytes are read twice, once for the number of runs and once for the runs: for 200 masks of 1800 x 1200
+// pixels that is 0.86 GB, or 0.2 ms at an H200's 4.8 TB/s. Runs take 8 bytes each, little in comparison.
 #include "rle/rle_cuda.h"
 
 #include "rle/rle_tile.cuh"
@@ -13,19 +13,19 @@ namespace {
 
 using fastsam::cuda::blocks_for;
 
-// Masks whose parts one block adds up.
+// Masks per block of finish_kernel, one per thread.
 constexpr int kFinished = 64;
 
 __device__ unsigned pixel_at(const MaskView& masks, int64_t image, int64_t y, int64_t x) {
   return *masks.at(image, y, x) != 0;
 }
 
-// The pixel before a band.
+// The pixel that precedes a band's first one, or 0.
 __device__ unsigned pixel_before(const MaskView& masks, int64_t image, const Tile& tile) {
   return tile.x > 0 ? pixel_at(masks, image, masks.height - 1, tile.x - 1) : 0;
 }
 
-// Bits from bytes. Lanes go along rows or down columns, whichever is nearer in memory.
+// Loads a tile's bytes as bits. Lanes go along rows or down columns, whichever has the smaller stride.
 __device__ void load_tile(const MaskView& masks, int64_t image, const Frame& frame, const Tile& tile, bool along_rows,
                           uint32_t* bits) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -52,6 +52,7 @@ __device__ void load_tile(const MaskView& masks, int64_t image, const Frame& fra
   }
 }
 
+// Whether neighbouring pixels of a row are nearer in memory than those of a column.
 bool goes_along_rows(const MaskView& masks) {
   const auto size = [](int64_t stride) { return stride < 0 ? -stride : stride; };
   return masks.width > 1 && (masks.height == 1 || size(masks.stride_x) <= size(masks.stride_y));
@@ -99,6 +100,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// One thread per mask; see finish_parts.
 __global__ void __launch_bounds__(kFinished)
     finish_kernel(Part* parts, int64_t n, int64_t per_mask, int64_t pixels, Totals totals) {
   __shared__ int64_t boxes[4 * kFinished], sizes[3 * kFinished];
@@ -123,7 +125,7 @@ __global__ void __launch_bounds__(kFinished)
     sizes[3 * thread + 2] = sum.outer;
   }
   __syncthreads();
-  // Written side by side, since it may be to the host's memory.
+  // Neighbouring threads write neighbouring values, since these may lie in the host's memory.
   const int count = static_cast<int>(min(n - first, int64_t{kFinished}));
   if (totals.boxes != nullptr) {
     for (int j = thread; j < 4 * count; j += kFinished) totals.boxes[4 * first + j] = boxes[j];
@@ -133,7 +135,7 @@ __global__ void __launch_bounds__(kFinished)
   }
 }
 
-// One block.
+// Launch with one block.
 __global__ void __launch_bounds__(kThreads) offsets_kernel(const int64_t* lengths, int64_t n, int64_t* offsets) {
   __shared__ int64_t sums[kWarps], sum;
   if (threadIdx.x == 0) offsets[0] = sum = 0;

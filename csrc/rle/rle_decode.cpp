@@ -1,4 +1,4 @@
-// Runs to masks, and what can be read off the runs of one mask.
+// Decoding of runs to masks, and areas and bounding boxes of masks from their runs.
 #include <algorithm>
 #include <cstring>
 
@@ -13,8 +13,8 @@ namespace {
 // Masks below this many bytes per thread are not worth a thread.
 constexpr int64_t kBytesPerThread = int64_t{1} << 20;
 
-// Background is there already, so memory is touched only where foreground lies: large results come from the system as
-// zeros, and a page of them costs nothing until it is written to.
+// The output already holds zeros, so only foreground is written. Large outputs come from the operating system as zero
+// pages, which cost nothing until they are written to.
 void decode_columns(const RunsView& runs, int64_t image, uint8_t* mask) {
   bool inside = false;
   for (const int64_t* run = runs.begin(image); run != runs.end(image); ++run, inside = !inside) {
@@ -24,7 +24,8 @@ void decode_columns(const RunsView& runs, int64_t image, uint8_t* mask) {
 }
 
 void decode_rows(const RunsView& runs, int64_t image, int64_t height, int64_t width, uint8_t* mask) {
-  // A mark where a column's value changes, then each row takes over the one above: one pass of plain row arithmetic.
+  // First mark each pixel that differs from the one above it, with background above the mask. Then xor each row with
+  // the row above, which is plain arithmetic in one pass.
   BoxCollector box(height);
   int64_t x = 0, y = 0;  // where the next run begins; y is below height
   bool inside = false;
@@ -33,7 +34,7 @@ void decode_rows(const RunsView& runs, int64_t image, int64_t height, int64_t wi
     const int64_t first = x, top = y;
     y += *run;
     if (y >= height) {
-      // Most runs end in their own column or in the next: a division costs more than all the rest.
+      // Most runs end in their own column or in the next, which avoids a division that costs more than all the rest.
       const int64_t columns = y < 2 * height ? 1 : y / height;
       x += columns, y -= columns * height;
     }
@@ -46,7 +47,7 @@ void decode_rows(const RunsView& runs, int64_t image, int64_t height, int64_t wi
   if (box.empty()) return;
   const RleKernels& isa = kernels().rle;
   const size_t n = static_cast<size_t>(box.right() - box.left() + 1);
-  // The row below the box holds the marks that end it.
+  // The row below the box holds marks too, where foreground ends.
   const int64_t last = std::min(box.bottom() + 1, height - 1);
   for (int64_t y = box.top() + 1; y <= last; ++y) {
     uint8_t* row = mask + y * width + box.left();

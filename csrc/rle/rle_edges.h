@@ -1,5 +1,5 @@
-// A mask as the positions where it changes, ascending, with background before the first: even places begin foreground,
-// odd places end it. Their number is even.
+// Masks as edges: the positions at which pixels change, ascending, starting from background. Edges with an even index
+// begin foreground, those with an odd index end it. Unless a comment says otherwise, there is an even number of edges.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +13,11 @@ namespace fastsam::rle {
 
 using Edges = std::vector<int64_t>;
 
-// Collects edges from runs that are given one after the other.
+// Collects the edges of a mask from its runs, added in order.
 class EdgeCollector {
  public:
   void add(int64_t run) {
-    // An empty run between two leaves them one.
+    // An empty run between two others joins these.
     if (run > 0 && inside_ != ((edges_.size() & 1) != 0)) edges_.push_back(position_);
     position_ += run;
     inside_ = !inside_;
@@ -34,6 +34,7 @@ class EdgeCollector {
   bool inside_ = false;
 };
 
+// The edges of mask i. The runs must be valid (check_runs).
 inline Edges edges_of(const RunsView& runs, int64_t i) {
   EdgeCollector collector;
   collector.reserve(static_cast<size_t>(runs.length(i)));
@@ -41,17 +42,18 @@ inline Edges edges_of(const RunsView& runs, int64_t i) {
   return collector.take();
 }
 
-// Where masks change, (n). The last edge is left out where it is the mask's end.
+// The edges of n masks of bytes. An edge at the very end of a mask is left out, so that the number of edges may be odd.
+// Throws as `encode`.
 std::vector<Edges> find_edges(const MaskView& masks, int64_t threads);
 
-// The set operation, as a truth table: bit (a + 2 b) says whether a pixel that is a in the one and b in the other mask
-// belongs to the result. No operation may set bit 0.
+// A set operation, by a truth table: bit p + 2 * q is the result for a pixel that is p (0 or 1) in `a` and q in `b`.
+// Bit 0 must be 0.
 Edges combine(const Edges& a, const Edges& b, unsigned truth);
 
-// The union or intersection of all; they are used up.
+// The union or the intersection of one or more masks, which are consumed.
 Edges combine_all(std::vector<Edges>&& masks, bool intersect);
 
-// Appends the mask's runs. A mask that is set to its last pixel ends there; there is no empty background run after it.
+// Appends the runs of a mask of `pixels` pixels to counts. If the last pixel is set, no empty background run follows.
 void append_runs(const Edges& edges, int64_t pixels, std::vector<int64_t>& counts);
 
 }  // namespace fastsam::rle

@@ -1,4 +1,4 @@
-// The box around a mask, from its runs one after the other.
+// Computes the bounding box of a mask's foreground from its runs.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,8 @@
 
 namespace fastsam::rle {
 
+// Add all runs of a mask of this height in order, then read the box. `add` throws std::invalid_argument for foreground
+// in a mask whose height isn't positive.
 class BoxCollector {
  public:
   explicit BoxCollector(int64_t height) : height_(height) {}
@@ -24,7 +26,7 @@ class BoxCollector {
   int64_t right() const { return right_; }    // inclusive
   int64_t bottom() const { return bottom_; }  // inclusive
 
-  // x, y, width, height; zeros without foreground.
+  // Writes x, y, width, height; zeros without foreground.
   void write(int64_t* box) const {
     box[0] = empty() ? 0 : left_;
     box[1] = empty() ? 0 : top_;
@@ -37,7 +39,8 @@ class BoxCollector {
     if (height_ <= 0) {
       throw std::invalid_argument("a mask without rows has foreground runs; heights must be positive for those");
     }
-    // Most runs begin in the column of the one before or in the next: a division costs more than all the rest.
+    // Most runs begin in the previous run's column or in the next, which avoids a division that costs more than all the
+    // rest.
     if (begin - column_ >= height_) {
       const int64_t next = column_ + height_;
       const bool near = begin - next < height_;

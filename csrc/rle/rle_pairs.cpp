@@ -1,9 +1,9 @@
-// Intersection over union of all pairs. Masks are never decoded for it.
+// Intersection over union of all pairs of masks.
 //
-// Nearly all columns of a segmenter's masks hold one stretch of foreground, so that the intersection of two masks is,
+// Nearly all columns of a segmenter's masks hold a single stretch of foreground. The intersection of two masks is then,
 // column by column, that of two stretches: a few operations for a register full of columns, without a branch that
-// depends on the masks. What else a column holds is kept apart and met one by one. Masks with many stretches in a
-// column, as of noise, are merged edge by edge instead.
+// depends on the masks. Further stretches of a column are stored separately and compared one by one. Masks with many
+// stretches per column, such as noise, are merged edge by edge instead.
 #include "rle/rle_pairs.h"
 
 #include <algorithm>
@@ -16,15 +16,19 @@ namespace {
 
 // Pairs of edges below this many per thread are not worth a thread.
 constexpr int64_t kEdgesPerThread = int64_t{1} << 17;
-// What one call of the kernel sums in 32 bits: kColumns * kMaxPeriod is below 2^31.
+// Limits of the column form. One call of the kernel sums kColumns columns in 32 bits: kColumns * kMaxPeriod is below
+// 2^31.
 constexpr int64_t kMaxPeriod = int64_t{1} << 20;
 constexpr int64_t kColumns = 1024;
 constexpr int64_t kMaxColumns = int64_t{1} << 16;
 
+// Length of the intersection of [begin_a, end_a) and [begin_b, end_b).
 int64_t overlap(int64_t begin_a, int64_t end_a, int64_t begin_b, int64_t end_b) {
   return std::max<int64_t>(0, std::min(end_a, end_b) - std::max(begin_a, begin_b));
 }
 
+// Fills in the column form (Footprint::by_column), unless a mask is too large for it, has far more columns than
+// stretches, or has more than two stretches per column on average.
 void fill_columns(Footprint& mask, int64_t period) {
   const int64_t columns = mask.right - mask.left;
   const int64_t stretches = static_cast<int64_t>(mask.edges.size()) / 2;
@@ -52,7 +56,7 @@ void fill_columns(Footprint& mask, int64_t period) {
   mask.by_column = true;
 }
 
-// Of the other stretches of `a` with all of `b`'s first ones.
+// Pixels that `a.others` share with the first stretches of b's columns.
 int64_t shared_with_first(const Footprint& a, const Footprint& b) {
   int64_t shared = 0;
   const int64_t shift = a.left - b.left, columns = b.right - b.left;
@@ -65,6 +69,7 @@ int64_t shared_with_first(const Footprint& a, const Footprint& b) {
   return shared;
 }
 
+// Pixels that `a.others` share with `b.others`.
 int64_t shared_others(const Footprint& a, const Footprint& b) {
   int64_t shared = 0;
   const int64_t shift = a.left - b.left;
@@ -79,6 +84,7 @@ int64_t shared_others(const Footprint& a, const Footprint& b) {
   return shared;
 }
 
+// Pixels that two masks in column form share.
 int64_t shared_by_column(const RleKernels& isa, const Footprint& a, const Footprint& b) {
   int64_t shared = 0;
   const int64_t right = std::min(a.right, b.right);
@@ -93,7 +99,7 @@ int64_t shared_by_column(const RleKernels& isa, const Footprint& a, const Footpr
   return shared;
 }
 
-// The first stretch that ends after `position`.
+// Number of the first stretch that ends after `position`.
 size_t first_after(const Edges& edges, int64_t position) {
   size_t low = 0, high = edges.size() / 2;
   while (low < high) {
@@ -103,6 +109,7 @@ size_t first_after(const Edges& edges, int64_t position) {
   return low;
 }
 
+// Pixels that two masks share, by merging their edges. Neither may be empty.
 int64_t shared_by_edge(const Edges& a, const Edges& b) {
   const int64_t begin = std::max(a.front(), b.front()), end = std::min(a.back(), b.back());
   int64_t shared = 0;
@@ -121,13 +128,16 @@ int64_t shared_area(const RleKernels& isa, const Footprint& a, const Footprint& 
   return a.by_column && b.by_column ? shared_by_column(isa, a, b) : shared_by_edge(a.edges, b.edges);
 }
 
+// The IoU of two masks of these areas that share `shared` pixels; with `crowd`, the shared fraction of dt. 0 if nothing
+// is shared.
 double quotient(int64_t shared, int64_t dt_area, int64_t gt_area, bool crowd) {
   if (shared == 0) return 0;
   const int64_t whole = crowd ? dt_area : dt_area + (gt_area - shared);
   return static_cast<double>(shared) / static_cast<double>(whole);
 }
 
-// A guess at the height of masks: what it takes from one stretch to the next, in the mask of most runs.
+// A guess at the height of the masks: the median distance between the starts of consecutive stretches, in the mask with
+// the most runs.
 int64_t guess_period(const RunsView& runs) {
   int64_t most = -1;
   for (int64_t i = 0; i < runs.n; ++i) {
@@ -195,7 +205,7 @@ std::vector<double> iou(const std::vector<Footprint>& dt, const std::vector<Foot
       if (symmetric) result[static_cast<size_t>(g * columns + d)] = quotient(shared, other.area, mask.area, crowd(d));
     }
   };
-  // Long rows of the triangle go together with short ones, so that the threads have equal shares.
+  // Pair long rows of the triangle with short ones, so that all threads have the same amount of work.
   const int64_t items = symmetric ? (rows + 1) / 2 : rows;
   fork_join(threads, items, kEdgesPerThread / (per_row + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t d = begin; d < end; ++d) {

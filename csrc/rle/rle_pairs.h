@@ -1,4 +1,4 @@
-// A mask as what intersections are computed from.
+// Intersections of masks, computed from run lengths. Masks are never decoded for it.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,17 @@
 
 namespace fastsam::rle {
 
+// A mask in the form that intersections are computed from.
 struct Footprint {
   int64_t area = 0;
   Edges edges;
 
-  // The box around the foreground, exclusive at its end; in columns of the period that was given.
+  // The bounding box of the foreground, right and bottom exclusive, in columns of `period` pixels (see footprint_of).
   int64_t left = 0, top = 0, right = 0, bottom = 0;
 
-  // Where columns hold one or two stretches mostly: the first of each column [left, right), and all others.
+  // If by_column: the foreground as stretches of rows [top, bottom) within columns x, relative to `left`. tops and
+  // bottoms hold the first stretch of each column; `others` holds the rest. This form is used if most columns have one
+  // or two stretches.
   struct Stretch {
     int32_t x, top, bottom;
   };
@@ -26,11 +29,12 @@ struct Footprint {
   std::vector<Stretch> others;         // by x, then by top
 };
 
-// period: the height of the masks. Any other number is as right, but slower.
+// period: the height of the mask. Any other positive number gives the same intersections, if all masks share it, but
+// may be slower.
 Footprint footprint_of(Edges&& edges, int64_t period);
 
-// Intersection over union of all pairs, (dt.size(), gt.size()), all of one period. If `gt` is `dt` itself, each pair is
-// looked at once. iscrowd (gt.size()), may be null.
+// Intersection over union of all pairs, (dt.size(), gt.size()); see `iou` in rle.h. All footprints must have the same
+// period. If `gt` is the same object as `dt`, each pair is computed once. iscrowd (gt.size()) may be null.
 std::vector<double> iou(const std::vector<Footprint>& dt, const std::vector<Footprint>& gt, const bool* iscrowd,
                         int64_t threads);
 

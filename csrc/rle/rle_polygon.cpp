@@ -1,8 +1,9 @@
-// Filled polygons, pixel for pixel as COCO's rasteriser makes them.
+// Masks of filled polygons, equal pixel for pixel to those of COCO's rasteriser.
 //
-// COCO draws every edge on a grid of fifths of a pixel, one dot per step along its longer axis. Where the drawing
-// passes from one grid column to the next in the middle of a pixel column, a run begins or ends at the first pixel
-// below. Only those passages are computed here, so that the cost does not grow with the length of an edge.
+// COCO draws every edge on a grid of fifths of a pixel, one dot per step along its longer axis. Where the dots pass
+// from one grid column to the next in the middle of a pixel column, a run begins or ends at the first pixel below. Only
+// these passages are computed here, so that the cost of an edge grows with the pixel columns of the mask that it
+// crosses, not with its length.
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -16,9 +17,9 @@ namespace fastsam::rle {
 namespace {
 
 constexpr int64_t kGrid = 5;
-// Beyond this, a vertex times kGrid leaves int32, in which COCO's rasteriser holds it.
+// Beyond this, a coordinate times kGrid leaves int32, in which COCO's rasteriser stores it.
 constexpr double kMaxCoordinate = 400'000'000;
-// Passages of one polygon; their positions take 8 bytes each.
+// Most passages of one polygon; their positions take 8 bytes each.
 constexpr int64_t kMaxPassages = int64_t{1} << 28;
 constexpr int64_t kVerticesPerThread = 4096;
 
@@ -44,7 +45,7 @@ struct Edge {
     return right < 3 ? -1 : std::min((right - 3) / kGrid, width - 1);
   }
 
-  // Grid row of the upper one of the two dots on either side of the passage after grid column `column`.
+  // The edge passes from grid column `column` to the next between two dots; returns the grid row of the upper dot.
   int64_t passage_row(int64_t column) const {
     if (flat) {
       const double slope = static_cast<double>(y1 - y0) / static_cast<double>(x1 - x0);
@@ -64,6 +65,7 @@ struct Edge {
   }
 };
 
+// The positions at which pixels toggle between background and foreground, ascending; a position may occur repeatedly.
 std::vector<int64_t> toggles_of(const double* points, int64_t n, int64_t height, int64_t width) {
   std::vector<Edge> edges;
   edges.reserve(static_cast<size_t>(n));
@@ -91,6 +93,7 @@ std::vector<int64_t> toggles_of(const double* points, int64_t n, int64_t height,
   return toggles;
 }
 
+// The runs between toggles.
 std::vector<int64_t> runs_of(const std::vector<int64_t>& toggles, int64_t pixels) {
   std::vector<int64_t> runs;
   int64_t last = 0;
@@ -98,7 +101,7 @@ std::vector<int64_t> runs_of(const std::vector<int64_t>& toggles, int64_t pixels
     const int64_t position = toggles[k];
     size_t times = 0;
     for (; k < toggles.size() && toggles[k] == position; ++k) ++times;
-    // Two passages at one place cancel; in runs, that is an empty run between two that belong together.
+    // Two passages at the same position cancel out.
     if (times % 2 == 0 || position >= pixels) continue;
     runs.push_back(position - last);
     last = position;

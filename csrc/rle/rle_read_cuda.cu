@@ -1,7 +1,7 @@
-// Runs to masks, what can be read off the runs of one mask, and how much of two masks is common.
+// Kernels that check, measure, decode and intersect masks given as runs.
 //
-// read_runs reads 8 bytes a run and is bound by its launch. Decoding writes each byte of the masks once, a sector of 32
-// to a warp's request: of 200 masks of 1800 x 1200 pixels 0.43 GB, 0.1 ms at the 4.8 TB/s of an H200's memory.
+// read_runs reads 8 bytes per run; its time is that of a launch. Decoding writes each byte of the masks once, a sector
+// of 32 per request of a warp: for 200 masks of 1800 x 1200 pixels that is 0.43 GB, or 0.1 ms at an H200's 4.8 TB/s.
 #include "rle/rle_cuda.h"
 #include "rle/rle_tile.cuh"
 
@@ -10,18 +10,19 @@ namespace {
 
 using fastsam::cuda::blocks_for;
 
-// Sums stay at this where they would be greater, and so can't wrap around.
+// Sums saturate at this value, so that they can't wrap around.
 constexpr uint64_t kTooMany = static_cast<uint64_t>(kMaxPixels) + 1;
 
 struct BoundedSum {
   __device__ uint64_t operator()(uint64_t a, uint64_t b) const { return min(a + b, kTooMany); }
 };
 
+// Sets a bit of *error.
 __device__ void report(int64_t* error, RunError what) {
   atomicOr(reinterpret_cast<unsigned long long*>(error), static_cast<unsigned long long>(what));
 }
 
-// The box around set runs.
+// The bounding box of set runs; right and bottom are inclusive.
 struct Box {
   int64_t left, top, right, bottom;
 
@@ -42,7 +43,7 @@ struct Box {
   }
 };
 
-// x y width height of the boxes of all threads.
+// Writes x, y, width, height of the union of all threads' boxes; zeros if all are empty. Call with the whole block.
 __device__ void store_box(const Box& mine, int64_t* out) {
   __shared__ Box boxes[kWarps];
   const Box sum{over_warp(mine.left, Least()), over_warp(mine.top, Least()), over_warp(mine.right, Most()),
@@ -59,7 +60,8 @@ __device__ void store_box(const Box& mine, int64_t* out) {
   out[3] = any ? box.bottom - box.top + 1 : 0;
 }
 
-// One block for each mask, and one where there is none. Runs are read once, a stretch of them after the other.
+// One block per mask, or a single one, which checks the offsets, if there is none. A block reads its runs once,
+// kThreads at a time.
 __global__ void __launch_bounds__(kThreads) read_runs_kernel(RunsView runs, Readings readings) {
   __shared__ uint64_t sums[kWarps], set_sums[kWarps], sum, set;
   const int64_t i = blockIdx.x;
@@ -86,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) read_runs_kernel(RunsView runs, Read
     const uint64_t set_last = BoundedSum()(set, scan_block(inside ? run : 0, set_sums, BoundedSum()));
     if (last == kTooMany) report(readings.error, kBadSum);
     if (at < end && readings.ends != nullptr) {
-      // Masks whose offsets are wrong may share runs.
+      // Two blocks may write here if offsets are wrong.
       fastsam::cuda::store_contended(readings.ends + at, static_cast<int64_t>(last));
       fastsam::cuda::store_contended(readings.set_before + at, static_cast<int64_t>(set_last));
     }
@@ -111,7 +113,7 @@ __global__ void __launch_bounds__(kThreads) read_runs_kernel(RunsView runs, Read
   if (readings.boxes != nullptr) store_box(box, readings.boxes + 4 * i);
 }
 
-// How many of n ascending values are below `value`.
+// The number of values below `value`, of n ascending ones.
 __device__ int64_t count_below(const int64_t* values, int64_t n, int64_t value) {
   int64_t low = 0, high = n;
   while (low < high) {
@@ -131,7 +133,8 @@ __device__ uint32_t running_parity(uint32_t bits) {
   return bits;
 }
 
-// From a bit at each change to a bit for each set pixel. Each warp has a stretch of the tile's words.
+// Turns the bits of a tile from changes into pixels. Each warp takes consecutive words of the tile. before: the pixel
+// before the tile, in bit 0.
 __device__ void fill_between(const Tile& tile, unsigned before, uint32_t* bits) {
   __shared__ unsigned odd_warps[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -156,7 +159,7 @@ __device__ void fill_between(const Tile& tile, unsigned before, uint32_t* bits) 
   }
 }
 
-// Bytes from bits: out is the mask's.
+// Writes a tile's bits as bytes. out: the mask's first byte.
 __device__ void store_tile(const Frame& frame, const Tile& tile, const uint32_t* bits, bool column_major,
                            uint8_t* out) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -191,7 +194,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t word = 0; word < frame.words(); word += bands.shape.words) {
     const Tile tile = bands.tile(band, word);
     for (int i = static_cast<int>(threadIdx.x); i < tile.words * tile.stride; i += kThreads) bits[i] = 0;
-    // The value changes where a run ends; where an empty one does, twice.
+    // Pixels change where runs end. An empty run ends where the one before it does, and cancels that change.
     const int64_t begin = position_of(frame, tile, 0, 0);
     const int64_t last = position_of(frame, tile, tile.columns - 1, tile.words - 1);
     const int64_t end = last + tile.valid(frame, tile.words - 1);
@@ -211,13 +214,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Set pixels of a mask in front of a position.
+// The number of set pixels of a mask before `position`.
 __device__ int64_t set_below(const int64_t* ends, const int64_t* set_before, int64_t n, int64_t position) {
   const int64_t run = min(count_below(ends, n, position), n - 1);
   return set_before[run] - (run % 2 != 0 ? ends[run] - position : 0);
 }
 
-// One warp for each pair: the mask of fewer runs is looked up in the other.
+// One warp per pair. The ends of the runs of the mask with fewer runs are looked up in the other.
 __global__ void __launch_bounds__(kThreads) iou_kernel(Measured dt, Measured gt, const uint8_t* iscrowd, double* out) {
   const int64_t pair = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
   if (pair >= dt.runs.n * gt.runs.n) return;

@@ -1,5 +1,7 @@
-// Reading COCO's compressed text: numbers in signed groups of 5 bits, lowest first, one character each, with a
-// continuation bit; from the fourth run on the difference to the run of the same colour before, which is mostly small.
+// Reads and writes COCO's compressed text. A number is split into groups of 5 bits, lowest first, one character each.
+// Each group but the last has a continuation bit, and the top bit of the last is the sign. The first three runs are
+// stored as they are. Each later one is stored as its difference from the previous run of the same colour, which is
+// mostly small.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +14,15 @@
 namespace fastsam::rle {
 
 constexpr int kTextBits = 5;
-constexpr uint8_t kTextFirst = '0';         // character of the group 0
+constexpr uint8_t kTextFirst = '0';         // the character of a last group that is 0
 constexpr uint8_t kTextContinues = 1 << 5;  // more groups follow
 
-// Reads a number of any length; `at` is moved behind it, and is not the end.
+// Reads a number of any length and moves `at` behind it; `at` must not be `end`. Throws std::invalid_argument for
+// malformed text.
 int64_t read_long_number(const uint8_t*& at, const uint8_t* end);
 
-// Calls use(run) for each run of a mask of `pixels` pixels. Throws std::invalid_argument for text that is malformed and
-// for runs that don't sum to pixels, which may be after some calls.
+// Calls use(run) for each run in the text [at, end) of a mask of `pixels` pixels. Throws std::invalid_argument if the
+// text is malformed or the runs don't sum to `pixels`, possibly after some calls. mask: its index, for the message.
 template <typename Use>
 void read_runs(const uint8_t* at, const uint8_t* end, int64_t pixels, int64_t mask, const Use& use) {
   if (pixels < 0 || pixels > kMaxPixels) {
@@ -27,11 +30,11 @@ void read_runs(const uint8_t* at, const uint8_t* end, int64_t pixels, int64_t ma
   }
   int64_t total = 0, before = 0, two_before = 0;  // the last two runs
   for (int64_t number = 0; at != end; ++number) {
-    // Nearly all numbers have one or two characters, in no order that could be foretold: both are read without a
-    // branch.
+    // Nearly all numbers have one or two characters. Which of the two is unpredictable, so both kinds are read without
+    // a branch.
     const uint32_t low = static_cast<uint8_t>(*at - kTextFirst);
     const uint32_t high = end - at > 1 ? static_cast<uint8_t>(at[1] - kTextFirst) : 255u;
-    const uint32_t more = low >> kTextBits;  // above 1 for characters that no RLE has
+    const uint32_t more = low >> kTextBits;  // above 1 for an invalid character
     const uint32_t bare = low & 16 ? 31 : 0;
     int64_t run = 0;
     if ((more == 0) | ((more == 1) & (high < kTextContinues) & (high != bare))) {
@@ -42,7 +45,7 @@ void read_runs(const uint8_t* at, const uint8_t* end, int64_t pixels, int64_t ma
     } else {
       run = read_long_number(at, end);
     }
-    // The sum of two can't leave int64, that of three could: both parts are within 2^62, and so is the total.
+    // run, two_before and total are each within 2^62: a sum of two fits int64, a sum of three may not.
     if (number > 2) run += two_before;
     if (run < 0) throw std::invalid_argument("the text holds a negative run length");
     if (run > pixels - total) {
@@ -60,7 +63,7 @@ void read_runs(const uint8_t* at, const uint8_t* end, int64_t pixels, int64_t ma
   }
 }
 
-// Appends the text of runs to `out`, which counts as valid runs; see check_runs.
+// Appends the text of n runs of one mask to `out`. The runs must be valid (check_runs).
 void write_runs(const int64_t* runs, int64_t n, std::vector<uint8_t>& out);
 
 }  // namespace fastsam::rle

@@ -1,6 +1,7 @@
-// What kernels do that find the runs of masks: a block goes through its part of a mask's columns tile by tile, sets one
-// bit of shared memory for each pixel, and then counts the places where pixels change, or writes the runs between them.
-// Nothing of a mask's size leaves the block: where a part's runs begin is known from the counts of the parts before.
+// Shared code of the kernels that find runs, here and in masks/masks_cuda.cu. A block processes its part of a mask's
+// columns tile by tile. It sets one bit of shared memory per pixel, and then counts the positions at which pixels
+// change, or writes the runs between them. No intermediate data of a mask's size goes to global memory: the counts of
+// the parts before a part tell where its runs begin.
 #pragma once
 
 #include <climits>
@@ -14,62 +15,66 @@ namespace fastsam::rle::cuda {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr unsigned kAllLanes = fastsam::cuda::kAllLanes;
 
-// Where the pixels of a mask lie in the picture whose runs are wanted.
+// Where the pixels of a mask lie in the image that the runs describe.
 struct Frame {
-  int64_t rows, columns;  // of the mask
-  int64_t height, left, top;
+  int64_t rows, columns;      // of the mask
+  int64_t height, left, top;  // height of the image, and position of the mask in it
 
-  // Whether a column of the mask begins where the one before has ended.
+  // Whether each column of the mask continues where the one before ends, in the order of runs.
   __host__ __device__ bool joined() const { return rows == height; }
-  __host__ __device__ int64_t words() const { return (rows + 31) / 32; }  // of a column
+  __host__ __device__ int64_t words() const { return (rows + 31) / 32; }  // words of 32 pixels per column
 };
 
-// Pixels (x + i, 32 * word + j) for i < columns, j < 32 * words. Several columns at once are whole ones. The bits of
-// the k-th words of all columns lie side by side.
+// The pixels of a mask in columns x + i, i < columns, and rows 32 * word + j, j < 32 * words. A tile of several columns
+// has whole columns. The k-th words of all columns are stored side by side.
 struct Tile {
   int64_t x, word;
   int columns, words;
-  int stride;  // from k to k; odd, so that lanes that go down a column meet 32 banks
+  int stride;  // words from k to k + 1; odd, so that lanes that go down a column use 32 different banks
 
+  // Index of the k-th word of column i in the bits.
   __device__ int at(int i, int k) const { return k * stride + i; }
 
-  // Bits of its k-th words that are pixels of the mask: 32 but for the last word.
+  // Number of bits of the k-th words that are pixels of the mask: 32 except in a column's last word.
   __device__ int valid(const Frame& frame, int k) const {
     const int64_t rest = frame.rows - 32 * (word + k);
     return rest < 32 ? static_cast<int>(rest) : 32;
   }
 };
 
+// A word whose lowest n bits are set, n up to 32.
 __device__ inline uint32_t low_bits(int n) { return n == 32 ? ~0u : (1u << n) - 1u; }
 
-// How many columns and words of each go into `capacity` words of shared memory.
+// The number of columns, and of words of each, that fit into `capacity` words of shared memory.
 struct TileShape {
   int columns, words, stride;
   TileShape(const Frame& frame, int most_columns, int capacity) {
     const int64_t wanted = frame.words();
     words = static_cast<int>(wanted < capacity ? wanted : capacity);
     columns = capacity / words < most_columns ? capacity / words : most_columns;
-    if (columns % 2 == 0 && columns < most_columns) --columns;  // or the odd stride would take more than there is
+    if (columns % 2 == 0 && columns < most_columns) --columns;  // else the odd stride could exceed the capacity
     stride = columns | 1;
   }
   size_t bytes() const { return size_t{4} * static_cast<size_t>(words) * static_cast<size_t>(stride); }
 };
 
-// The columns of a mask in bands of equally many: what one block encodes or decodes.
+// Divides the columns of a mask into bands of equally many columns, which one block each encodes or decodes.
 struct Bands {
   Frame frame;
   TileShape shape;
   int64_t per_mask;
 
-  // At most 64 columns, as far as 32 KiB hold them: small enough for all threads that a multiprocessor can have.
+  // At most 64 columns, as far as they fit 32 KiB. That is small enough for a multiprocessor to run as many threads as
+  // it can hold.
   Bands(int64_t height, int64_t width) : frame{height, width, height, 0, 0}, shape(frame, 64, 8192) {
     if (shape.columns > 32) shape.columns = shape.columns / 32 * 32;
     per_mask = (width + shape.columns - 1) / shape.columns;
   }
-  // A band's pixels, from this word of each column on: all there are, but where a column is too much.
+  // The tile of a band from `word` of each column on: the whole band, unless a column exceeds the capacity.
   __device__ Tile tile(int64_t band, int64_t word) const;
 };
 
+// Combines the values of all lanes of a warp; every lane gets the result.
 template <typename T, typename Operation>
 __device__ T over_warp(T value, Operation operation) {
   for (int step = 16; step > 0; step /= 2) value = operation(value, __shfl_xor_sync(kAllLanes, value, step));
@@ -101,7 +106,7 @@ __device__ inline Tile Bands::tile(int64_t band, int64_t word) const {
           static_cast<int>(min(frame.words() - word, int64_t{shape.words})), shape.stride};
 }
 
-// The words of a tile, which follow one another down its columns, in steps from word to word.
+// Iterates over a tile's words, numbered down its columns, from word `first` in steps of `step`.
 class Words {
  public:
   __device__ Words(const Tile& tile, int first, int step)
@@ -125,8 +130,9 @@ class Words {
   int words_, x_, k_, dx_, dk_;
 };
 
-// Bit j: pixel 32 * (tile.word + k) + j of the tile's column x begins something else than was before it. The bit after
-// the last pixel stands for the end of a set run that nothing follows. carry: the pixel before the tile.
+// Bit j is set if pixel 32 * (tile.word + k) + j of the tile's column x differs from the one before it. The bit after
+// the last pixel is set if a set run ends there and no pixel of the mask follows directly. carry: the pixel before the
+// tile.
 __device__ inline uint64_t changes_at(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry, int x,
                                       int k) {
   unsigned before = 0;
@@ -142,23 +148,23 @@ __device__ inline uint64_t changes_at(const Frame& frame, const Tile& tile, cons
   return changes_in(bits[tile.at(x, k)], before) & ((uint64_t{2} << (places - 1)) - 1);
 }
 
-// The last pixel of the tile, for the tile after it.
+// The last pixel of the tile, which is the carry of the next one.
 __device__ inline unsigned last_pixel(const Frame& frame, const Tile& tile, const uint32_t* bits) {
   const int k = tile.words - 1;
   return bits[tile.at(tile.columns - 1, k)] >> (tile.valid(frame, k) - 1) & 1u;
 }
 
-// Position in the picture of bit 0 of a word.
+// Position in the image of bit 0 of a word.
 __device__ inline int64_t position_of(const Frame& frame, const Tile& tile, int x, int k) {
   return (frame.left + tile.x + x) * frame.height + frame.top + 32 * (tile.word + k);
 }
 
-// What a thread has seen of a part.
+// What one thread has counted of a part; the fields are those of Part.
 struct Tally {
   int64_t changes = 0, last = 0, pixels = 0;
   int left = INT_MAX, top = INT_MAX, right = -1, bottom = -1;
 
-  // Its share of a tile; the bits are complete.
+  // Counts this thread's words of a tile. The bits must be complete, with a barrier after their last write.
   __device__ void add(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry) {
     const int total = tile.columns * tile.words;
     Words at(tile, static_cast<int>(threadIdx.x), kThreads);
@@ -181,7 +187,7 @@ struct Tally {
   }
 };
 
-// Of a part in which nothing is set, and nothing before it either.
+// A part in which no pixel is set, and that follows no set pixel.
 __host__ __device__ inline Part empty_part() {
   Part part{};
   part.left = part.top = INT_MAX;
@@ -189,6 +195,7 @@ __host__ __device__ inline Part empty_part() {
   return part;
 }
 
+// Adds a part to a sum of the parts before it; rank and before stay as they are.
 __device__ inline void merge(Part& sum, const Part& part) {
   sum.changes += part.changes;
   sum.last = max(sum.last, part.last);
@@ -201,8 +208,8 @@ __device__ inline void merge(Part& sum, const Part& part) {
   sum.bottom = max(sum.bottom, part.bottom);
 }
 
-// The sum of the values up to this thread's, over the block. `sums` (kWarps) is shared; a barrier has to come before
-// its next use.
+// Inclusive scan over the block: combines the values of all threads up to this one. `sums` (kWarps) is in shared
+// memory; a barrier must precede its next use.
 template <typename T, typename Operation>
 __device__ T scan_block(T value, T* sums, Operation operation) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -216,7 +223,7 @@ __device__ T scan_block(T value, T* sums, Operation operation) {
   return value;
 }
 
-// Adds up the threads of a block; the result is thread 0's. `inner` and `outer` are further counts.
+// Sums the tallies of a block's threads, and their further counts `inner` and `outer`, and stores the result in *part.
 __device__ inline void store_part(const Tally& mine, int64_t inner, int64_t outer, Part* part) {
   __shared__ Part parts[kWarps];
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -237,33 +244,34 @@ __device__ inline void store_part(const Tally& mine, int64_t inner, int64_t oute
   *part = sum;
 }
 
-// A mask that is set to the picture's last pixel ends there; there is no empty background run after it.
+// Whether a run follows the last change. If the image's last pixel is set, no empty background run follows.
 __device__ inline bool has_rest(int64_t changes, int64_t last, int64_t pixels) {
   return changes == 0 || last != pixels;
 }
 
-// What is left of the picture behind a mask's last change, which the block of its last part writes.
+// Writes the run from a mask's last change to the end of the image, if there is one. For one thread of the block of the
+// mask's last part.
 template <typename Count>
 __device__ void write_rest(const Part& part, int64_t pixels, Count* counts) {
   const int64_t changes = part.rank + part.changes, last = max(part.before, part.last);
   if (has_rest(changes, last, pixels)) counts[changes] = static_cast<Count>(pixels - last);
 }
 
-// Writes the counts of one part, tile after tile.
+// Writes the counts of one part, tile after tile. A count belongs to the part that holds the change at its end.
 template <typename Count>
 class RunWriter {
  public:
-  // Shared memory that is asked for: the changes of 32 words for each warp.
+  // Elements of `places` per warp, for the changes of 32 words, and bytes of it for the block.
   static constexpr int kPlaces = 32 * 33;
   static constexpr size_t kBytes = sizeof(uint16_t) * kPlaces * kWarps;
 
   struct Shared {
-    int64_t rank, last;  // changes in front of the tile, and where the last of them is
+    int64_t rank, last;  // number of changes before the tile, and position of the last of them
     int64_t warp_last[kWarps];
     int warp_changes[kWarps];
   };
 
-  // counts: of the mask. By all threads; a barrier has to follow.
+  // shared and places are in shared memory; counts are the mask's. Call with all threads; a barrier must follow.
   __device__ RunWriter(Shared* shared, uint16_t* places, Count* counts, const Part& part)
       : shared_(shared), places_(places + static_cast<int>(threadIdx.x) / 32 * kPlaces), counts_(counts) {
     if (threadIdx.x != 0) return;
@@ -271,7 +279,8 @@ class RunWriter {
     shared->last = part.before;
   }
 
-  // By all threads; the bits are complete, and so is what `places` was used for otherwise.
+  // Writes the counts that end in this tile. Call with all threads, after a barrier that follows the last write of the
+  // bits and any other use of `places`.
   __device__ void add(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const int total = tile.columns * tile.words, each = (total + kThreads - 1) / kThreads * 32;
@@ -308,8 +317,8 @@ class RunWriter {
   }
 
  private:
-  // Words [begin, end) by one warp. Changes are put in order in shared memory first, so that neighbouring lanes write
-  // neighbouring counts.
+  // Writes the counts that end in words [begin, end), with one warp. Changes are first put in order in shared memory,
+  // so that neighbouring lanes write neighbouring counts.
   __device__ void write(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry, int begin, int end,
                         int64_t rank, int64_t before) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -319,7 +328,7 @@ class RunWriter {
       uint64_t found = there ? changes_at(frame, tile, bits, carry, at.x(), at.k()) : 0;
       if (!__any_sync(kAllLanes, found != 0)) continue;
       const int n = __popcll(found);
-      int place = n;  // in the end: of this lane's first change
+      int place = n;  // becomes the place of this lane's first change
       for (int step = 1; step < 32; step *= 2) {
         const int other = __shfl_up_sync(kAllLanes, place, step);
         place += lane >= step ? other : 0;

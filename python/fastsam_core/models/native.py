@@ -33,9 +33,9 @@ def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 def _is_exporting() -> bool:
     """Return whether a graph is being traced for export.
 
-    PyTorch versions that can't tell this apart from compiling count as exporting. The flag is read directly instead of
-    through `torch.compiler.is_exporting`, because before PyTorch 2.13 `torch.compile` traces that function as constant
-    True.
+    In PyTorch versions that can't tell export from compilation, compilation counts too. The flag is read directly
+    instead of through `torch.compiler.is_exporting`, because before PyTorch 2.13 `torch.compile` traces that function
+    as constant True.
     """
     exporting = getattr(torch.compiler, "_is_exporting_flag", None)
     return torch.compiler.is_compiling() if exporting is None else bool(exporting)

@@ -1,7 +1,7 @@
 """An interpreter of pickle opcodes that builds plain data and calls nothing.
 
-Every opcode is data here: a name becomes a `Name`, a call what `names.call` says it stands for. What the file can make
-us spend is bounded by its own size and by the limits below.
+Everything is treated as data: a name becomes a `Name`, and a call becomes what `names.call` defines for it. The time
+and memory that a file can make this consume are bounded by the file's size and by the limits below.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any
 from .names import call, persistent, resolve
 from .records import Record, StorageRef, key
 
-# The pickle of the largest YOLOv8 checkpoint has 66,000 opcodes in 160 kB, with an optimizer's state half as many more.
+# For comparison: the pickle of the largest YOLOv8 checkpoint has 66,000 opcodes in 160 kB; with an optimizer's state it
+# has 1.5 times as many.
 MAX_BYTES = 32 << 20
 MAX_STEPS = 2_000_000
-_MAX_WORD = 1 << 20  # bytes of one text or one byte string
-_MAX_LINE = 256  # bytes of a name's line
+_MAX_WORD = 1 << 20  # bytes of a single string or bytes object
+_MAX_LINE = 256  # bytes of a line that holds a name
 
 
 class _Mark:
-    """What MARK puts on the stack."""
+    """The object that the opcode MARK pushes on the stack."""
 
 
 _MARK = _Mark()
@@ -29,9 +30,9 @@ _STOP = object()
 
 
 class Machine:
-    """Runs one pickle after the other from `data`. ValueError for whatever is not a pickle of plain data.
+    """Runs the consecutive pickles in `data`. Raises ValueError for anything but pickles of plain data.
 
-    `storages` are those that the pickles have referred to, by key.
+    storages: those that the pickles have referred to, by key.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -44,11 +45,11 @@ class Machine:
 
     @property
     def position(self) -> int:
-        """Where the next pickle would begin."""
+        """Offset in `data` where the next pickle would begin."""
         return self._position
 
     def run(self) -> Any:
-        """The value of the pickle at the current position."""
+        """Interpret the pickle at the current position and return its value."""
         self._stack, self._memo = [], {}
         while True:
             code = self._take(1)[0]
@@ -63,6 +64,7 @@ class Machine:
                 return result
 
     def _spend(self, steps: int) -> None:
+        """Count steps. ValueError above the limit."""
         self._steps += steps
         if self._steps > MAX_STEPS:
             raise ValueError(f"reading it takes more than {MAX_STEPS:,} steps")
@@ -180,7 +182,7 @@ class Machine:
 
     def _call(self, function: Any, args: Any) -> None:
         if isinstance(args, tuple):
-            # A call may copy its arguments, and can be repeated in three opcodes.
+            # A call may copy its arguments, and three opcodes suffice to repeat it.
             self._spend(sum(len(arg) for arg in args if isinstance(arg, list | tuple | dict | set | str)))
         self.push(call(function, args))
 
@@ -188,14 +190,14 @@ class Machine:
         state, target = self._pop(), self._top()
         if not isinstance(target, Record):
             if isinstance(target, dict | set) and isinstance(state, dict):
-                return  # attributes of an OrderedDict: no module's
+                return  # attributes of an OrderedDict, which no module needs
             raise ValueError(f"it sets attributes of a {type(target).__name__}")
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         if all(part is None or isinstance(part, dict) for part in parts):
             for part in parts:
                 self._spend(len(part or ()))
                 target.state.update(part or {})
-        else:  # a state of the class's own making, such as NumPy's
+        else:  # a state in the class's own format, such as NumPy's
             target.items.append(state)
 
     def persistent(self) -> None:
@@ -272,7 +274,7 @@ _ACTIONS: dict[int, Action] = {
         b"c": Machine.name,
         b"\x93": Machine.stack_name,
         b"R": Machine.reduce,
-        b"\x81": Machine.reduce,  # of a class
+        b"\x81": Machine.reduce,  # NEWOBJ, whose function is a class
         b"\x92": Machine.new_object_by_names,
         b"b": Machine.build,
         b"Q": Machine.persistent,

@@ -57,7 +57,7 @@ def record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
 def _captured(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> Tensor:
     """Return `run()`, captured on the current stream. The capture is ended even if `run` raises."""
     try:
-        # Others may allocate at the same time, which the stricter mode takes for a failure.
+        # The stricter modes would fail if another thread allocates during the capture.
         graph.capture_begin(pool, capture_error_mode="thread_local")
     except BaseException:
         _mend(graph, pool, device)

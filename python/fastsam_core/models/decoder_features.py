@@ -59,8 +59,8 @@ class DecoderWeights:
     norm_weight: Tensor  # w1
     of_position: Tensor  # (3 * inner, C): W_k of the second look, W_q of its answer, W_k of the last look
     of_spread: Tensor  # (4 * inner + 4 * middle, C): E, A3, then w2 times W_k, W_v, first upscaling
-    rest: Tensor  # f, times 2 / C, (C,)
-    constant: Tensor  # |f|^2 / C, ()
+    rest: Tensor  # (C,): f * 2 / C
+    constant: Tensor  # (): |f|^2 / C
     weights: Tensor  # `TokenWeights`, packed
     sizes: TokenSizes
     mask_layers: Tensor  # (masks, packed): the three layers of each mask token's MLP
@@ -76,7 +76,7 @@ class Features:
     """What the decoder's operations need of one image. base: the image's part in the first step of the upscaling."""
 
     decoder: DecoderWeights
-    length: int  # image tokens
+    length: int  # number of image tokens
     image: ImageParts
     base: Tensor  # (panels, 4 * middle, 16)
 

@@ -5,10 +5,11 @@ convolution of a few channels m (16 in SAM, and here a constant one for the diff
 `decoder_features.features` computes from image tokens X is linear in them, except for the norms, which are quadratic.
 In its notation, with A = J U and B = J (w1 * A):
 
-    W (X + U m) = W X + (W U) m, and so with J (X + b_o1) and A, and with D and B
-    |J (X + U m + b_o1)|^2 = |J (X + b_o1)|^2 + m . (2 A^T (X + b_o1) + A^T A m), and so with D and B
+    W (X + U m) = W X + (W U) m
+    |J (X + U m + b_o1)|^2 = |J (X + b_o1)|^2 + m . (2 A^T (X + b_o1) + A^T A m)
 
-Each number that depends on the mask thus costs 17 multiplications instead of C.
+The first equation also holds for the centred tokens, with A in place of U, and for D, with B. The norm of D changes in
+the same way as the second says. Each number that depends on the mask thus costs 17 multiplications instead of C.
 """
 
 from __future__ import annotations

@@ -149,6 +149,7 @@ class TiledPrompts:
         wanted = torch.ones_like(iou, dtype=torch.bool) if self._above is None else iou > self._above
         row, column = wanted.nonzero(as_tuple=True)
         with self._turn:
+            # Chunks reserve their slots in order, so that the masks lie in the order of the prompts.
             self._turn.wait_for(lambda: self._failed or self._next == number)
             if self._failed:
                 return

@@ -195,7 +195,7 @@ def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
     counted = True
     try:
         numbers += [tensor._version for tensor in tensors]
-    except RuntimeError:  # tensors made in inference mode
+    except RuntimeError:  # inference tensors have no version
         counted = False
         numbers += [edits(tensor) for tensor in tensors]
     numbers += [part.training for part in parts]

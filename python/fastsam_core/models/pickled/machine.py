@@ -227,56 +227,56 @@ Action = Callable[[Machine], Any]
 _ACTIONS: dict[int, Action] = {
     code[0]: action
     for code, action in {
-        b"\x80": Machine.protocol,
-        b"\x95": Machine.frame,
-        b".": lambda m: _STOP,
-        b"(": lambda m: m.push(_MARK),
-        b"0": lambda m: m._stack.pop() if m._stack and m._stack[-1] is _MARK else m._pop(),
-        b"1": lambda m: m._to_mark(),
-        b"2": lambda m: m.push(m._top()),
-        b"N": lambda m: m.push(None),
-        b"\x88": lambda m: m.push(True),
-        b"\x89": lambda m: m.push(False),
-        b"K": lambda m: m.push(m._number("<B")),
-        b"M": lambda m: m.push(m._number("<H")),
-        b"J": lambda m: m.push(m._number("<i")),
-        b"\x8a": Machine.big_number,
-        b"G": lambda m: m.push(m._number(">d")),
-        b"X": lambda m: m.text("<I"),
-        b"\x8c": lambda m: m.text("<B"),
-        b"\x8d": lambda m: m.text("<Q"),
-        b"U": lambda m: m.push(m._word("<B").decode("latin-1")),
-        b"T": lambda m: m.push(m._word("<i").decode("latin-1")),
-        b"B": lambda m: m.push(m._word("<I")),
-        b"C": lambda m: m.push(m._word("<B")),
-        b"\x8e": lambda m: m.push(m._word("<Q")),
-        b"\x96": lambda m: m.push(m._word("<Q")),
-        b"]": lambda m: m.push([]),
-        b"}": lambda m: m.push({}),
-        b")": lambda m: m.push(()),
-        b"\x8f": lambda m: m.push(set()),
-        b"t": lambda m: m.push(tuple(m._to_mark())),
-        b"\x85": lambda m: m.tuple_of(1),
-        b"\x86": lambda m: m.tuple_of(2),
-        b"\x87": lambda m: m.tuple_of(3),
-        b"l": lambda m: m.push(m._to_mark()),
-        b"\x91": lambda m: m.push({key(value) for value in m._to_mark()}),
-        b"a": lambda m: m.extend([m._pop()]),
-        b"e": lambda m: m.extend(m._to_mark()),
-        b"s": lambda m: m.update([m._pop(), m._pop()][::-1]),
-        b"u": lambda m: m.update(m._to_mark()),
-        b"\x90": lambda m: m.add(m._to_mark()),
-        b"q": lambda m: m.put(m._number("<B")),
-        b"r": lambda m: m.put(m._number("<I")),
-        b"\x94": Machine.memoize,
-        b"h": lambda m: m.get(m._number("<B")),
-        b"j": lambda m: m.get(m._number("<I")),
-        b"c": Machine.name,
-        b"\x93": Machine.stack_name,
-        b"R": Machine.reduce,
-        b"\x81": Machine.reduce,  # NEWOBJ, whose function is a class
-        b"\x92": Machine.new_object_by_names,
-        b"b": Machine.build,
-        b"Q": Machine.persistent,
+        b"\x80": Machine.protocol,  # PROTO
+        b"\x95": Machine.frame,  # FRAME
+        b".": lambda m: _STOP,  # STOP
+        b"(": lambda m: m.push(_MARK),  # MARK
+        b"0": lambda m: m._stack.pop() if m._stack and m._stack[-1] is _MARK else m._pop(),  # POP
+        b"1": lambda m: m._to_mark(),  # POP_MARK
+        b"2": lambda m: m.push(m._top()),  # DUP
+        b"N": lambda m: m.push(None),  # NONE
+        b"\x88": lambda m: m.push(True),  # NEWTRUE
+        b"\x89": lambda m: m.push(False),  # NEWFALSE
+        b"K": lambda m: m.push(m._number("<B")),  # BININT1
+        b"M": lambda m: m.push(m._number("<H")),  # BININT2
+        b"J": lambda m: m.push(m._number("<i")),  # BININT
+        b"\x8a": Machine.big_number,  # LONG1
+        b"G": lambda m: m.push(m._number(">d")),  # BINFLOAT
+        b"X": lambda m: m.text("<I"),  # BINUNICODE
+        b"\x8c": lambda m: m.text("<B"),  # SHORT_BINUNICODE
+        b"\x8d": lambda m: m.text("<Q"),  # BINUNICODE8
+        b"U": lambda m: m.push(m._word("<B").decode("latin-1")),  # SHORT_BINSTRING
+        b"T": lambda m: m.push(m._word("<i").decode("latin-1")),  # BINSTRING
+        b"B": lambda m: m.push(m._word("<I")),  # BINBYTES
+        b"C": lambda m: m.push(m._word("<B")),  # SHORT_BINBYTES
+        b"\x8e": lambda m: m.push(m._word("<Q")),  # BINBYTES8
+        b"\x96": lambda m: m.push(m._word("<Q")),  # BYTEARRAY8
+        b"]": lambda m: m.push([]),  # EMPTY_LIST
+        b"}": lambda m: m.push({}),  # EMPTY_DICT
+        b")": lambda m: m.push(()),  # EMPTY_TUPLE
+        b"\x8f": lambda m: m.push(set()),  # EMPTY_SET
+        b"t": lambda m: m.push(tuple(m._to_mark())),  # TUPLE
+        b"\x85": lambda m: m.tuple_of(1),  # TUPLE1
+        b"\x86": lambda m: m.tuple_of(2),  # TUPLE2
+        b"\x87": lambda m: m.tuple_of(3),  # TUPLE3
+        b"l": lambda m: m.push(m._to_mark()),  # LIST
+        b"\x91": lambda m: m.push({key(value) for value in m._to_mark()}),  # FROZENSET
+        b"a": lambda m: m.extend([m._pop()]),  # APPEND
+        b"e": lambda m: m.extend(m._to_mark()),  # APPENDS
+        b"s": lambda m: m.update([m._pop(), m._pop()][::-1]),  # SETITEM
+        b"u": lambda m: m.update(m._to_mark()),  # SETITEMS
+        b"\x90": lambda m: m.add(m._to_mark()),  # ADDITEMS
+        b"q": lambda m: m.put(m._number("<B")),  # BINPUT
+        b"r": lambda m: m.put(m._number("<I")),  # LONG_BINPUT
+        b"\x94": Machine.memoize,  # MEMOIZE
+        b"h": lambda m: m.get(m._number("<B")),  # BINGET
+        b"j": lambda m: m.get(m._number("<I")),  # LONG_BINGET
+        b"c": Machine.name,  # GLOBAL
+        b"\x93": Machine.stack_name,  # STACK_GLOBAL
+        b"R": Machine.reduce,  # REDUCE
+        b"\x81": Machine.reduce,  # NEWOBJ
+        b"\x92": Machine.new_object_by_names,  # NEWOBJ_EX
+        b"b": Machine.build,  # BUILD
+        b"Q": Machine.persistent,  # BINPERSID
     }.items()
 }

@@ -122,7 +122,7 @@ def _shown(value: Any) -> str:
     return f"{value}" if isinstance(value, Name) else f"a {type(value).__name__}"
 
 
-# --- the calls that mean something ---
+# --- what the known calls stand for ---
 
 
 def _tensor(*args: Any) -> TensorRef:

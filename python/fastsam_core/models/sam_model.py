@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._tensors import tensor_of
 from ..ops._native_cuda import has_ample_memory
 from ..ops._threads import native_threads, share_out, thread_count
 from . import decoder_gpu, decoder_tiled
@@ -321,13 +320,16 @@ class SamModel(nn.Module):
             another call may return the same memory.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
+        if not len(points):
+            masks, iou = self._decode(image, points, labels, None, None, 0, multimask_output=True)
+            return iou, lambda point_index, mask_index: masks[_numbers_of(point_index), _numbers_of(mask_index)]
         with torch.no_grad():
             folded = image.folded
         with torch.no_grad(), _threads(image.embedding, len(points)):
             sparse = self._point_tokens(image, points, labels)
             if folded is None:
                 masks, iou = self._decode_plain(image, sparse, None, multimask_output=True)
-                return iou, lambda point_index, mask_index: masks[tensor_of(point_index), tensor_of(mask_index)]
+                return iou, lambda point_index, mask_index: masks[_numbers_of(point_index), _numbers_of(mask_index)]
             decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 

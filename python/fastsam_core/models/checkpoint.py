@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .._files import home
 from ..device import select_device
 from .download import download
-from .locate import as_text, fetch, no_file, not_found
+from .locate import as_path, as_text, fetch, no_file, not_found
 from .registry import MODELS, ModelSpec
 from .sam_model import SamModel
 from .weights_file import read_state_dict
@@ -81,7 +81,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     FileNotFoundError for anything else, suggesting the closest name, and ValueError for a folder or a special file.
     """
     text = as_text(model)
-    given = Path(text).expanduser()
+    given = as_path(text)
     if os.path.isfile(given):
         return given
     spec = MODELS.get(text) or (_spec_of(text) if given.name == text else None)

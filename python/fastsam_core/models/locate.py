@@ -22,12 +22,12 @@ def locate(model: str | os.PathLike[str], official: Mapping[str, Sequence[str]])
     ValueError as `fetch` does.
     """
     text = as_text(model)
-    for place in (Path(text).expanduser(), home() / text):
+    for place in (as_path(text), home() / text):
         if os.path.isfile(place):
             return place
     if text in official:
         return fetch(text, official[text])
-    if os.path.exists(Path(text).expanduser()):
+    if os.path.exists(as_path(text)):
         raise no_file(text)
     raise not_found(text, official)
 
@@ -40,6 +40,11 @@ def as_text(model: str | os.PathLike[str]) -> str:
     if not text.strip():
         raise ValueError("model is an empty string; give a path or a name such as 'sam_b.pt'")
     return text
+
+
+def as_path(text: str) -> Path:
+    """Return the path with `~` expanded. An unknown user's `~name` stays, for which `Path.expanduser` would raise."""
+    return Path(os.path.expanduser(text))
 
 
 def fetch(name: str, urls: Sequence[str]) -> Path:
@@ -84,7 +89,7 @@ def _noted(note: Path) -> str | None:
 
 def no_file(text: str) -> ValueError:
     """Return the error for a path that is a folder, a pipe or a device."""
-    if os.path.isdir(Path(text).expanduser()):
+    if os.path.isdir(as_path(text)):
         return ValueError(f"model {text!r} is not a file but a folder; give the checkpoint within it")
     return ValueError(f"model {text!r} is not a regular file; save the checkpoint as one first")
 
@@ -92,7 +97,7 @@ def no_file(text: str) -> ValueError:
 def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
     """Return the error for a path or name that doesn't exist, suggesting what may have been meant."""
     names = list(official)
-    path = Path(text).expanduser()
+    path = as_path(text)
     if path.name != text:  # with an explicit folder, suggesting an official file would be a guess
         hint = f"; {path.name!r} without the folder means the official file" if path.name in names else ""
         if not os.path.isdir(path.parent):

@@ -83,7 +83,7 @@ def plan_crops(
         raise ValueError(f"crop_n_layers must be at most {MAX_CROP_LAYERS}, got {layers}; layer i adds 4 ** i crops")
     overlap = check_number("crop_overlap_ratio", crop_overlap_ratio, 0, 1)
     if overlap == 1:
-        raise ValueError("crop_overlap_ratio must be below 1: crops that overlap entirely never cross the picture")
+        raise ValueError("crop_overlap_ratio must be below 1: crops that overlap entirely never cover the image")
     factor = check_number("crop_downscale_factor", crop_downscale_factor, 1)
     if point_grids is not None:
         grids = grid.checked_grids(point_grids, layers)

@@ -229,7 +229,7 @@ def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
     """Return the logits of `count` pairs after checking their type and shape."""
     if not isinstance(low_res, Tensor) or not low_res.is_floating_point():
         kind = low_res.dtype if isinstance(low_res, Tensor) else type(low_res).__name__
-        raise TypeError(f"logits(point_index, mask_index) must return a float32 torch tensor, got {kind}")
+        raise TypeError(f"logits(point_index, mask_index) must return a floating-point torch tensor, got {kind}")
     expected = (count, resizer.low_res_size, resizer.low_res_size)
     if tuple(low_res.shape) != expected:
         raise ValueError(

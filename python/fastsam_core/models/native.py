@@ -80,7 +80,7 @@ def unaltered(module: nn.Module) -> bool:
     """
     plain = is_plain(module)
     if not plain:
-        warn_once(f"{type(module).__name__} has hooks or layers of others: PyTorch serves, not the native operations")
+        warn_once(f"{type(module).__name__} has hooks or replaced layers: PyTorch runs it, not the native operations")
     return plain
 
 

@@ -50,8 +50,8 @@ def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.M
         whole = getattr(encoder, "bfloat16_on_cpu", False)
         native = cpu_module is not None and cpu_module.multiplies_bfloat16()
         return Dtypes(dtype if whole else torch.float32, torch.float32, dtype if native else None)
-    hint = f"bfloat16 is not faster ({reason})" if reason else "this one multiplies bfloat16 faster: dtype=bfloat16"
-    warn_once(f"on CPUs {str(dtype).removeprefix('torch.')} is float32; {hint}")
+    hint = f"bfloat16 is not faster here ({reason})" if reason else "dtype=bfloat16 is faster than float32 here"
+    warn_once(f"dtype={str(dtype).removeprefix('torch.')} runs in float32 on this CPU; {hint}")
     return Dtypes(torch.float32, torch.float32, None)
 
 

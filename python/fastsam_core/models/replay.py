@@ -52,11 +52,11 @@ def _read_switch() -> str:
         return SWITCHED_OFF
     reason = ""
     if cuda_module is None:  # without kernels attention makes matrices of a gigabyte, which a graph would hold
-        reason = "not without the CUDA kernels"
+        reason = "the CUDA kernels are not in use"
     elif _version() < OLDEST_PYTORCH:  # older ones may crash in threads that use cuBLAS while workspaces are cleared
-        reason = "not before PyTorch 2.11"
+        reason = "PyTorch 2.11 or newer is needed"
     if reason:
-        warn_once(f"FASTSAM_CUDA_GRAPHS=1, but there are no CUDA graphs of encoders: {reason}")
+        warn_once(f"FASTSAM_CUDA_GRAPHS=1 has no effect: {reason}")
     return reason
 
 
@@ -211,7 +211,7 @@ class Graphs:
         suits = images.new_empty(0, dtype=dtype_of(encoder))
         try:
             if not is_plain(encoder) or any(part.training for part in parts_of(encoder)):
-                raise ValueError("it has hooks, layers of others or such as are in training")
+                raise ValueError("it has hooks, replaced layers or layers in training mode")
             if reason := why_not_on(suits.device) or why_not("attention", suits):
                 raise ValueError(reason)
             if _spare_bytes() < SPARE_BYTES:

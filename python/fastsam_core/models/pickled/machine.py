@@ -60,7 +60,7 @@ class Machine:
             if action(self) is _STOP:
                 result = self._pop()
                 if self._stack:
-                    raise ValueError("its instructions leave something over")
+                    raise ValueError("values are left on its stack")
                 return result
 
     def _spend(self, steps: int) -> None:
@@ -99,12 +99,12 @@ class Machine:
 
     def _pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise ValueError("it takes a value where there is none")
+            raise ValueError("it takes a value from an empty stack")
         return self._stack.pop()
 
     def _top(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise ValueError("it takes a value where there is none")
+            raise ValueError("it takes a value from an empty stack")
         return self._stack[-1]
 
     def _to_mark(self) -> list[Any]:
@@ -113,7 +113,7 @@ class Machine:
                 values = self._stack[place + 1 :]
                 del self._stack[place:]
                 return values
-        raise ValueError("it takes values where there are none")
+        raise ValueError("its stack has no mark")
 
     def push(self, value: Any) -> None:
         self._stack.append(value)
@@ -160,7 +160,7 @@ class Machine:
 
     def get(self, index: int) -> None:
         if index not in self._memo:
-            raise ValueError("it recalls what it never kept")
+            raise ValueError("it reads a memo entry that it never stored")
         self.push(self._memo[index])
 
     def name(self) -> None:
@@ -177,7 +177,7 @@ class Machine:
     def new_object_by_names(self) -> None:
         kwargs, args, cls = self._pop(), self._pop(), self._pop()
         if not isinstance(kwargs, dict):
-            raise ValueError("it makes an object with something that isn't arguments")
+            raise ValueError("it makes an object with keyword arguments that aren't a dictionary")
         self._call(cls, args)
 
     def _call(self, function: Any, args: Any) -> None:

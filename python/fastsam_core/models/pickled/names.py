@@ -63,7 +63,7 @@ STORAGES: dict[str, torch.dtype] = {
 def resolve(module: Any, name: Any) -> Name:
     """Return the `Name` of a class or function. ValueError unless the name is known to be harmless and needed."""
     if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("it names something by what isn't text")
+        raise ValueError("it has a name that isn't text")
     found = Name({"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module), name)
     full = str(found)
     if full in _CALLS or full in _CLASSES or full in STORAGES:

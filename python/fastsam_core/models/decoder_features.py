@@ -55,10 +55,10 @@ class DecoderWeights:
     of_placed: Layer  # (2 * inner, C)
     first_values: Layer
     first_bias: Tensor  # b_o1
-    of_centred: Tensor  # (4 * inner, C): J W_o1, then second look's W_k, W_v and answer's W_q times w1
+    of_centred: Tensor  # (4 * inner, C): J W_o1, then w1 times the second look's W_k, W_v and its answer's W_q
     norm_weight: Tensor  # w1
     of_position: Tensor  # (3 * inner, C): W_k of the second look, W_q of its answer, W_k of the last look
-    of_spread: Tensor  # (4 * inner + 4 * middle, C): E, A3, then w2 times W_k, W_v, first upscaling
+    of_spread: Tensor  # (4 * inner + 4 * middle, C): E, A3, then w2 times last look's W_k, W_v, first upscaling
     rest: Tensor  # (C,): f * 2 / C
     constant: Tensor  # (): |f|^2 / C
     weights: Tensor  # `TokenWeights`, packed
@@ -182,6 +182,9 @@ def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
     rest = _centre((first.norm4.bias + answer2.out_proj.bias)[:, None])  # f, (C, 1)
     keys1, values1, keys2, values2 = (m.weight for m in (look1.k_proj, look1.v_proj, look2.k_proj, look2.v_proj))
     queries2 = answer2.q_proj.weight
+    # `gram`, `own` and `cross` are quadratic forms in a LayerNorm's variance. `look` goes into the scores of a look,
+    # `keys` into those of the second answer, `seen` into the values that a look averages. `first`, `second` and `rest`
+    # are factors of V1 P1, V3 P2 and the constant f.
     mixes = Mixes(
         gram1=out1.T @ out1 / channels,
         look1=keys1 @ weighted,

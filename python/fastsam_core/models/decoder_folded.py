@@ -128,6 +128,7 @@ class FoldedImage:
         weights = scores.softmax(dim=2).flatten(1, 2)  # over the tokens: (n, heads * T, L)
         out_weight = attn.out_proj.weight.view(-1, heads, width).permute(1, 2, 0)  # (heads, d, C)
         values = attn.split_heads(attn.v_proj(queries)) @ out_weight  # (n, heads, T, C)
+        # The weights of each head sum to 1, so the bias can be added to the values of one head.
         values[:, 0] += attn.out_proj.bias
         return torch.baddbmm(source, weights.transpose(1, 2), values.flatten(1, 2))
 

@@ -222,6 +222,7 @@ class Queue:
             yield from self._advance()
 
     def _advance(self) -> Iterator[Candidates]:
+        """Filter the measured batches, and yield the candidates of those that were filtered before."""
         ready, measured = self._filtered, self._measured
         self._measured = []
         # Filter first: it launches the next GPU work, which then runs while the host collects candidates.

@@ -58,4 +58,5 @@ def _unobserved(given: Tensor) -> bool:
 
 
 def _on_gpu(given: Tensor) -> bool:
+    """Return whether a tensor is on a GPU. A function of its own, so that tests can replace it."""
     return given.is_cuda

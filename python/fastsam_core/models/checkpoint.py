@@ -143,6 +143,7 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinite numbers."""
     # The sum is a fast check. It may overflow for large finite values, so a non-finite sum is confirmed element by
     # element.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
@@ -213,10 +214,12 @@ def _expected(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def _spec_of(file_name: str) -> ModelSpec | None:
+    """Return the registry row that has this official file name, or None."""
     return next((spec for spec in MODELS.values() if file_name in spec.file_names), None)
 
 
 def _bundled() -> Path:
+    """Return the path of the bundled checkpoint."""
     path = Path(str(resources.files("fastsam_core") / "weights" / f"{_BUNDLED}.safetensors"))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, which is part of the package: install fastsam_core again")
@@ -224,12 +227,14 @@ def _bundled() -> Path:
 
 
 def _download(spec: ModelSpec, name: str) -> Path:
+    """Download an official file as `name` and return its path."""
     # One of Meta's file names means Meta's file, not a re-hosted one.
     urls = [url for url in spec.urls if url.endswith("/" + name)] if name != spec.file_names[0] else list(spec.urls)
     return fetch(name, urls)
 
 
 def _unknown(text: str) -> FileNotFoundError:
+    """Return the error for a name that stands for nothing."""
     error = not_found(text, [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)])
     others = re.search("sam[-_]?[23]", text.lower())
     return FileNotFoundError(f"SAM 2 and SAM 3 are not supported, and there is {error}") if others else error

@@ -189,6 +189,7 @@ def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
 
 
 def _split_cells(conv: nn.Module, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 2, C')
+    """Apply a transposed convolution with 2 x 2 kernels at stride 2 as a matrix product."""
     conv = cast(nn.ConvTranspose2d, conv)
     weight = conv.weight.permute(0, 2, 3, 1)  # (C, 2, 2, C')
     split = (x @ weight.flatten(1)).unflatten(-1, weight.shape[1:])
@@ -214,4 +215,5 @@ def _plus_product(scores: Tensor, folded: Tensor, source: Tensor) -> Tensor:
 
 
 def _heads_last(attn: DecoderAttention, x: Tensor) -> Tensor:  # (L, heads * d) -> (heads, d, L)
+    """Split the channels into heads and make the image tokens the contiguous axis."""
     return x.T.reshape(attn.num_heads, attn.head_dim, -1).contiguous()

@@ -79,6 +79,7 @@ class GpuImage:
 
     @cached_property
     def _ready(self) -> tuple[Features, Prepared]:
+        """The image's features and the prepared decoder that they were made with."""
         embedding, position, dense = self._given
         own = prepared(self.decoder, for_gpu=True)
         source = (embedding.float() + dense.float())[0].flatten(1).T  # (L, C)
@@ -131,6 +132,7 @@ class GpuImage:
 
     @cached_property
     def _chain(self) -> Chain:
+        """The kernel chain that decodes prompts on this image."""
         of_image, own = self._ready
         weights, output = of_image.decoder, repeated(self.decoder.output_tokens(), own.copies)
         of_decoder = weights.constant, weights.eps, weights.heads
@@ -138,6 +140,7 @@ class GpuImage:
 
     @cached_property
     def _upscaler(self) -> Upscaler:
+        """The upscaling kernels, with the operands that all masks of this image share laid out for them."""
         of_image, own = self._ready
         return Upscaler(of_image.base, of_image.decoder.enlarge_bias, *own.upscaling, *self.grid)
 

@@ -143,6 +143,7 @@ class TiledPrompts:
             raise
 
     def _add(self, number: int) -> None:
+        """Decode a chunk, make the masks that are wanted at once, and give back or keep its coefficients."""
         start = number * PROMPTS_PER_CHUNK
         chunk = self._image.decode_chunk(self._sparse[start : start + PROMPTS_PER_CHUNK], self._masks)
         iou = chunk.iou[:, self._masks]

@@ -77,6 +77,7 @@ def _heads_of(decoder: MaskDecoder) -> list[list[nn.Linear]]:
 
 
 def _widen_attention(part: DecoderAttention, new: DecoderAttention, copies: int) -> None:
+    """Set the widened projections of an attention, with the queries divided by the root of the number of copies."""
     heads, root = part.num_heads, copies**0.5
     for name, share in (("q_proj", root), ("k_proj", 1.0), ("v_proj", 1.0)):
         layer = cast(nn.Linear, getattr(part, name))

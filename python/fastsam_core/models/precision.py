@@ -66,6 +66,7 @@ def why_not_bfloat16() -> str:
 
 
 def _processor_flags() -> set[str]:
+    """Return the instruction sets that Linux lists for the processor; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

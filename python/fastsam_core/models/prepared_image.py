@@ -106,6 +106,7 @@ class PreparedImage:
 
 
 def _on_gpu(embedding: Tensor) -> bool:
+    """Return whether a tensor is on a GPU. A function of its own, so that tests can replace it."""
     return embedding.is_cuda
 
 

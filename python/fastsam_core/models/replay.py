@@ -113,6 +113,7 @@ def _may_replay(encoder: nn.Module, images: Tensor) -> bool:
 
 
 def _on_gpu(images: Tensor) -> bool:
+    """Return whether a tensor is on a GPU. A function of its own, so that tests can replace it."""
     return images.is_cuda
 
 
@@ -127,6 +128,7 @@ def _place(images: Tensor) -> Hashable:
 
 
 def _spare_bytes() -> int:
+    """Return the free memory of the current GPU."""
     return torch.cuda.mem_get_info()[0]
 
 
@@ -186,6 +188,7 @@ class Graphs:
             self._lock.release()
 
     def _encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """Replay this call's graph if there is one; else call the encoder, and record a graph if it is due."""
         key = _place(images), images.shape, *(read() for read in _GETTERS)
         found = self._known.get(key, 0)
         if isinstance(found, Replay):

@@ -222,6 +222,7 @@ def _folded(
 
 
 def _plan_of(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> Convolutions:
+    """Return the folded weights of an inverted residual or a merging as `_infer_on_gpu` takes them."""
     wide, wide_bias, mix, mix_bias, narrow, narrow_bias = _folded(expand, depthwise, project)
     stride = depthwise.c.stride[0]
     return Convolutions((wide, wide_bias), (by_tap(mix), mix_bias), (narrow, narrow_bias), stride, residual)
@@ -249,6 +250,7 @@ class TinyViTBlock(nn.Module):
         return x
 
     def plan(self) -> Transformer:
+        """Return the block's weights as `_infer_on_gpu` takes them."""
         attn, mlp = self.attn, self.mlp
         (weight, bias), padding = self.local_conv.folded(), F.linear(attn.norm.bias, attn.qkv.weight, attn.qkv.bias)
         return Transformer(

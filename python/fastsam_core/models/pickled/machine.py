@@ -72,6 +72,7 @@ class Machine:
     # --- reading ---
 
     def _take(self, count: int) -> bytes:
+        """Read `count` bytes."""
         end = self._position + count
         if end > len(self._data):
             raise ValueError("it ends in the middle")
@@ -80,9 +81,11 @@ class Machine:
         return part
 
     def _number(self, layout: str) -> Any:
+        """Read a number in a `struct` layout."""
         return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
 
     def _line(self) -> str:
+        """Read a line of text, without its end."""
         end = self._data.find(b"\n", self._position, self._position + _MAX_LINE)
         if end < 0:
             raise ValueError("it has a name without an end")
@@ -90,6 +93,7 @@ class Machine:
         return line.decode("utf-8")
 
     def _word(self, layout: str) -> bytes:
+        """Read a string of bytes that is preceded by its length."""
         size = self._number(layout)
         if not 0 <= size <= _MAX_WORD:
             raise ValueError(f"it has a text of {size:,} bytes")
@@ -108,6 +112,7 @@ class Machine:
         return self._stack[-1]
 
     def _to_mark(self) -> list[Any]:
+        """Pop the values above the topmost mark, and the mark itself."""
         for place in range(len(self._stack) - 1, -1, -1):
             if self._stack[place] is _MARK:
                 values = self._stack[place + 1 :]
@@ -125,6 +130,7 @@ class Machine:
         self.push(tuple(reversed(values)))
 
     def extend(self, values: list[Any]) -> None:
+        """Append the values to the list or record on top of the stack."""
         target = self._top()
         if isinstance(target, Record):
             target = target.items
@@ -133,6 +139,7 @@ class Machine:
         target.extend(values)
 
     def update(self, values: list[Any]) -> None:
+        """Set alternating keys and values in the dict or record on top of the stack."""
         target = self._top()
         if len(values) % 2:
             raise ValueError("it sets keys without values")
@@ -145,6 +152,7 @@ class Machine:
             raise ValueError(f"it sets keys of a {type(target).__name__}")
 
     def add(self, values: list[Any]) -> None:
+        """Add the values to the set on top of the stack."""
         target = self._top()
         if not isinstance(target, set):
             raise ValueError(f"it adds to a {type(target).__name__}")
@@ -153,12 +161,15 @@ class Machine:
     # --- memory, names, objects ---
 
     def put(self, index: int) -> None:
+        """Store the top of the stack in the memo."""
         self._memo[index] = self._top()
 
     def memoize(self) -> None:
+        """Store the top of the stack under the next free index of the memo."""
         self.put(len(self._memo))
 
     def get(self, index: int) -> None:
+        """Push a value from the memo."""
         if index not in self._memo:
             raise ValueError("it reads a memo entry that it never stored")
         self.push(self._memo[index])
@@ -187,6 +198,7 @@ class Machine:
         self.push(call(function, args))
 
     def build(self) -> None:
+        """Set attributes of the record on top of the stack, from a dict or a pair of dicts (with slots)."""
         state, target = self._pop(), self._top()
         if not isinstance(target, Record):
             if isinstance(target, dict | set) and isinstance(state, dict):
@@ -201,6 +213,7 @@ class Machine:
             target.items.append(state)
 
     def persistent(self) -> None:
+        """Push what a persistent id stands for, and remember storages."""
         found = persistent(self._pop())
         if isinstance(found, StorageRef) and self.storages.setdefault(found.key, found) != found:
             raise ValueError(f"it describes storage {found.key!r} in two ways")
@@ -218,6 +231,7 @@ class Machine:
         self.push(self._word(layout).decode("utf-8", "surrogatepass"))
 
     def frame(self) -> None:
+        """Skip a frame's header. ValueError if the frame is longer than the data."""
         if self._number("<Q") > len(self._data) - self._position:
             raise ValueError("it ends in the middle")
 

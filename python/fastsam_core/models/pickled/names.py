@@ -152,6 +152,7 @@ def _default_dict(*args: Any) -> dict[Any, Any]:
 
 
 def _sequence(*args: Any) -> list[Any]:
+    """Return the elements of at most one container as a list."""
     if len(args) > 1 or not all(isinstance(arg, list | tuple | set) for arg in args):
         raise ValueError("it makes a list of something that isn't one")
     return [value for arg in args for value in arg]
@@ -188,6 +189,7 @@ def _member(*args: Any) -> Name:
 
 
 def _object(*args: Any) -> Record:
+    """Return the record that `copyreg` would make of a class, its first argument."""
     if not args or not isinstance(args[0], Name):
         raise ValueError("it makes an object of something that isn't a class")
     return Record(args[0])

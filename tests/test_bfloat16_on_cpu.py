@@ -51,7 +51,7 @@ def test_where_it_is_of_use(fast: None, caplog: pytest.LogCaptureFixture) -> Non
     for encoder in (vit, tiny):
         assert usable_dtypes(F16, CPU, encoder) == (F32, F32, None)
     assert [record.message for record in caplog.records] == [
-        "on CPUs float16 is float32; this one multiplies bfloat16 faster: dtype=bfloat16"
+        "dtype=float16 runs in float32 on this CPU; dtype=bfloat16 is faster than float32 here"
     ]
     assert usable_dtypes(BF16, torch.device("meta"), vit) == (F32, F32, None)
     assert "half precision is for CUDA devices; on meta" in caplog.records[-1].message

@@ -326,7 +326,7 @@ def test_a_huge_picture_with_small_masks_takes_no_memory_for_its_pixels():
         ((torch.ones(4, 4), len), ValueError, r"shape \(4, 3\) for 4 points, got \(4, 4\)"),
         ((torch.ones(3, 3), len), ValueError, r"shape \(4, 3\) for 4 points, got \(3, 3\)"),
         ((torch.ones(4, 3), torch.ones(4, 3, 16, 16)), TypeError, "callable as logits.*, got Tensor"),
-        ((torch.ones(4, 3), lambda p, m: None), TypeError, "float32 torch tensor, got NoneType"),
+        ((torch.ones(4, 3), lambda p, m: None), TypeError, "return a floating-point torch tensor, got NoneType"),
         ((torch.ones(4, 3), lambda p, m: torch.ones(len(p), 16, 16, dtype=torch.bool)), TypeError, "got torch.bool"),
         (
             (torch.ones(4, 3), lambda p, m: torch.ones(len(p), 8, 8)),

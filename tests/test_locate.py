@@ -68,6 +68,8 @@ def test_where_a_file_is_looked_for(home: Path) -> None:
     assert locate("yolo.pt", official) == Path("yolo.pt")
     with pytest.raises(FileNotFoundError, match=r"no official model .*\(yolo\.pt\); did you mean 'yolo\.pt'"):
         locate("yoloo.pt", official)
+    with pytest.raises(FileNotFoundError, match=r"the folder ~no_such_user does not exist"):
+        locate("~no_such_user/yolo.pt", official)
     with pytest.raises(TypeError, match="not a int"):
         locate(3, official)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty string"):

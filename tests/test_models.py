@@ -220,6 +220,18 @@ def test_empty_prompts_give_empty_results(nano: SamModel, embedding: Tensor) -> 
     assert iou.shape == (0, 3)
 
 
+@pytest.mark.parametrize("form", ["usual", "plain"])
+def test_no_points_give_no_masks(nano: SamModel, embedding: Tensor, form: str) -> None:
+    hook = nano.mask_decoder.register_forward_hook(lambda *_: None) if form == "plain" else None
+    try:
+        iou, logits = nano.decode_points(embedding, torch.zeros(0, 1, 2), torch.zeros(0, 1))
+    finally:
+        if hook is not None:
+            hook.remove()
+    assert iou.shape == (0, 3) and iou.dtype == torch.float32
+    assert logits([], []).shape == (0, 32, 32)
+
+
 @pytest.mark.parametrize("size", [96, 72])
 def test_image_encoder_gives_the_same_with_and_without_gradients(size: int) -> None:
     # Without them the native operations serve, where there are any.

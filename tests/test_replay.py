@@ -351,9 +351,9 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
         replay._read_switch()
     monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "1")
     monkeypatch.setattr(torch, "__version__", "2.10.1")
-    assert replay._read_switch() == "not before PyTorch 2.11"
+    assert replay._read_switch() == "PyTorch 2.11 or newer is needed"
     monkeypatch.setattr(replay, "cuda_module", None)
-    assert replay._read_switch() == "not without the CUDA kernels"
+    assert replay._read_switch() == "the CUDA kernels are not in use"
 
 
 def test_switched_off_nothing_is_recorded(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

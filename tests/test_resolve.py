@@ -85,6 +85,7 @@ def test_bundled_model(
         ("yolov8n.pt", FileNotFoundError, r"no official model of that name \(sam_b, sam_l"),
         ("nowhere/sam_b.pt", FileNotFoundError, r"nowhere does not exist; 'sam_b\.pt' without the folder means"),
         ("/tmp/../none.pt", FileNotFoundError, r"no checkpoint none\.pt in"),
+        ("~no_such_user/sam.pt", FileNotFoundError, r"the folder ~no_such_user does not exist"),
         ("", ValueError, "empty string"),
         ("  ", ValueError, "empty string"),
         (os.devnull, ValueError, "is not a regular file"),

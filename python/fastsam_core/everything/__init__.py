@@ -1,4 +1,7 @@
-"""Segment everything: prompt a grid of points, filter, and remove duplicates, as a pure function over `decode`."""
+"""Segment everything: prompt with a grid of points, filter the masks and remove duplicates.
+
+`generate_masks` is a pure function over a `decode` callable, so it can be tested without a network.
+"""
 
 from .generate import count_batches, generate_masks
 

@@ -1,4 +1,4 @@
-"""Checked arguments of segment-everything."""
+"""Argument checks of segment everything, and the list of crops that follows from the arguments."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ import numpy as np
 from . import grid
 from .crops import Box, crop_boxes
 
-# 4 ** 8 crops are 65,536 encoder passes; more layers are a slip, and their list alone would fill the memory.
+# 4 ** 8 crops are 65,536 encoder passes. More layers are surely a mistake, and the list of crops alone would fill the
+# memory.
 MAX_CROP_LAYERS = 8
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop: its box (x0, y0, x1, y1) and its points, float64 (n, 2), both in pixels; the points from its corner."""
+    """One crop and the points to prompt it with.
+
+    box: (x0, y0, x1, y1) in pixels of the image. points: (n, 2) float64 x, y in pixels, relative to the crop's top-left
+    corner.
+    """
 
     box: Box
     points: np.ndarray
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width)."""
+        """The crop's (height, width) in pixels."""
         return self.box[3] - self.box[1], self.box[2] - self.box[0]
 
 
 def check_image_size(image_size: Any) -> tuple[int, int]:
-    """(height, width) as plain positive ints."""
+    """Return `image_size` as (height, width) in plain positive ints.
+
+    Raises ValueError unless it is a sequence of two positive integers, TypeError for elements that aren't integers.
+    """
     if isinstance(image_size, (str, bytes)) or not hasattr(image_size, "__len__") or len(image_size) != 2:
         raise ValueError(f"image_size must be (height, width), got {image_size!r}")
     height, width = image_size
@@ -39,7 +47,7 @@ def check_image_size(image_size: Any) -> tuple[int, int]:
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
-    """An integer of at least `minimum` as a plain int; TypeError for other types, ValueError for smaller ones."""
+    """Return an integer as a plain int. TypeError for other types, ValueError if it is below `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < minimum:
@@ -48,7 +56,7 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
 
 
 def check_number(name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """A finite number within [minimum, maximum] as a plain float; TypeError for other types, ValueError outside."""
+    """Return a finite number as a plain float. TypeError for other types, ValueError outside [minimum, maximum]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     number = float(value)
@@ -68,14 +76,14 @@ def plan_crops(
     crop_downscale_factor: Any,
     point_grids: Sequence[Any] | None,
 ) -> list[Crop]:
-    """The crops in the order in which they are decoded, each with its points."""
+    """Check the arguments and return the crops in decoding order, each with its points."""
     height, width = check_image_size(image_size)
     layers = check_count("crop_n_layers", crop_n_layers, 0)
     if layers > MAX_CROP_LAYERS:
         raise ValueError(f"crop_n_layers must be at most {MAX_CROP_LAYERS}, got {layers}; layer i adds 4 ** i crops")
     overlap = check_number("crop_overlap_ratio", crop_overlap_ratio, 0, 1)
     if overlap == 1:
-        raise ValueError("crop_overlap_ratio must be below 1: crops that overlap entirely never cross the picture")
+        raise ValueError("crop_overlap_ratio must be below 1: crops that overlap entirely never cover the image")
     factor = check_number("crop_downscale_factor", crop_downscale_factor, 1)
     if point_grids is not None:
         grids = grid.checked_grids(point_grids, layers)

@@ -1,4 +1,4 @@
-"""Masks of segment-everything on their way from logits to candidates that have passed the filters."""
+"""Batches of masks in segment everything, from logits to candidates that have passed the filters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from .crops import near_crop_edge
 
 @dataclass(frozen=True)
 class Counts:
-    """Uncompressed RLE of N masks, in few arrays. Each mask's is cut out when it is asked for: of most, that is never.
+    """Uncompressed RLE of N masks, stored in a few shared arrays.
 
-    The i-th one is arrays[which[i]][begins[i] : ends[i]]; which, begins, ends: (N,) int64.
+    A mask's counts are sliced out only on access, because most masks are dropped before anyone reads them. Mask i has
+    the counts arrays[which[i]][begins[i] : ends[i]]. which, begins, ends: (N,) int64.
     """
 
     arrays: list[np.ndarray]
@@ -29,19 +30,20 @@ class Counts:
 
     @classmethod
     def of(cls, arrays: list[np.ndarray]) -> Counts:
-        """Of one mask in each array."""
+        """Build from one array per mask."""
         which = np.arange(len(arrays))
         return cls(arrays, which, np.zeros_like(which), np.array([len(one) for one in arrays], np.int64))
 
     @classmethod
     def join(cls, parts: list[Counts]) -> Counts:
+        """Concatenate the masks of all parts, in order, without copying their counts."""
         firsts = accumulate([len(part.arrays) for part in parts], initial=0)
         which = [part.which + first for part, first in zip(parts, firsts, strict=False)]
         columns = which, [part.begins for part in parts], [part.ends for part in parts]
         return cls([one for part in parts for one in part.arrays], *(np.concatenate([_NONE, *one]) for one in columns))
 
     def take(self, index: np.ndarray) -> Counts:
-        """Copies of those of these numbers."""
+        """Return the masks with these indices. Their counts are copied, so the others' memory can be freed."""
         return Counts.of([self[i].copy() for i in index.tolist()])
 
     def __len__(self) -> int:
@@ -59,11 +61,12 @@ _NONE = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class Candidates:
-    """N masks that have passed the filters. Arrays of (N, ...), so that a mask costs little more than its runs.
+    """N masks that have passed the filters, as arrays with one row per mask (far cheaper than an object per mask).
 
-    counts: of the whole picture, each in a dtype that is small where there is much of it, because
-    thousands of masks may wait for their NMS; those that were found together share memory until some are taken.
-    boxes, crop_boxes: (N, 4) int64 XYXY in the picture. points: (N, 2) float64.
+    counts: RLE of each mask over the whole image. Long ones are stored in a small dtype, because thousands of masks may
+    wait for NMS. Masks that were found together share memory until `take` copies some of them.
+    boxes, crop_boxes: (N, 4) int64 XYXY in pixels of the image. points: (N, 2) float64 x, y in pixels of the image.
+    areas: (N,) int64. predicted_iou, stability: (N,) float32.
     """
 
     counts: Counts
@@ -76,7 +79,7 @@ class Candidates:
 
     @classmethod
     def join(cls, parts: list[Candidates]) -> Candidates:
-        """All masks of the parts, in order."""
+        """Concatenate the masks of all parts, in order."""
         return cls(
             Counts.join([part.counts for part in parts]),
             *(
@@ -86,7 +89,7 @@ class Candidates:
         )
 
     def take(self, index: np.ndarray) -> Candidates:
-        """The masks of these numbers, in their order, without the memory of the others."""
+        """Return the masks with these indices, in that order; the memory of the others can then be freed."""
         return Candidates(self.counts.take(index), *(getattr(self, name)[index] for name, _, _ in _COLUMNS))
 
 
@@ -102,6 +105,8 @@ _COLUMNS: tuple[tuple[str, tuple[int, ...], type], ...] = (
 
 @dataclass(frozen=True)
 class Filters:
+    """Thresholds that a mask must pass; see the arguments of `generate_masks`."""
+
     conf_thres: float
     stability_score_thresh: float
     stability_score_offset: float
@@ -110,21 +115,29 @@ class Filters:
 
     @property
     def least_decoded(self) -> float:
+        """Lower bound that the decoder's predicted IoU must exceed; see the function of this name."""
         return least_decoded(self.conf_thres, self.stability_share, self.highest_stability)
 
 
 def least_decoded(conf_thres: float, stability_share: float, highest_stability: float) -> float:
-    """What the decoder must predict, and more, for a mask of the highest stability to pass; see `generate_masks`."""
+    """Return the bound that the decoder's predicted IoU must exceed for a mask to have a chance to pass `conf_thres`.
+
+    A mask passes if its weighted score exceeds `conf_thres`; the bound assumes that its stability is
+    `highest_stability`:
+
+        (1 - stability_share) * decoded + stability_share * stability > conf_thres
+    """
     if not stability_share:
         return conf_thres
-    # Rounding must not lose one on the border, which is looked at again.
+    # The margin keeps rounding from dropping a borderline mask here; `Batch.filter` compares exactly.
     return (conf_thres - stability_share * highest_stability) / (1 - stability_share) - 1e-6
 
 
 class Batch:
-    """Masks on their way from logits to candidates: measured first, then filtered, then turned into runs.
+    """Masks of one batch, which are first measured, then filtered, then turned into runs.
 
-    pairs: (N, 2), the point and the mask number of each; scores: (points, 3), the IoU that the decoder predicts.
+    started: the measurement, already launched. pairs: (N, 2), the point index and mask index of each mask.
+    scores: (points, 3), the IoU that the decoder predicts. points: (points, 2) in pixels of the crop.
     """
 
     def __init__(
@@ -144,12 +157,16 @@ class Batch:
         self._counts: list[Counts] = []
 
     def filter(self) -> bool:
-        """Ask for the runs of the masks that pass, once the numbers are there; whether any does."""
-        # Nothing here is for all masks that could be for those that are kept: a GPU has measured them in less.
+        """Wait for the measurements, apply the filters and request the runs of the masks that pass.
+
+        Returns whether any mask passes.
+        """
+        # Restrict each step to the masks kept so far: the same work on all masks would take longer than measuring them
+        # on a GPU.
         found, filters, (left, top) = self.started.numbers(), self._filters, self._crop.box[:2]
         kept = np.flatnonzero(found.stability >= filters.stability_score_thresh)
         corner = np.array([left, top, left, top])
-        if self._crop.box != (0, 0, *self._image_size[::-1]):  # which has no edge of its own
+        if self._crop.box != (0, 0, *self._image_size[::-1]):  # the whole image has no crop edges
             kept = kept[~near_crop_edge(found.boxes[kept] + corner, self._crop.box, self._image_size)]
         of_point, share = self._pairs[kept, 0], filters.stability_share
         scores = self._scores[of_point, self._pairs[kept, 1]]
@@ -175,16 +192,17 @@ class Batch:
         return True
 
     def candidates(self) -> Candidates:
-        """The masks that have passed, once their runs are there."""
+        """Wait for the runs and return the masks that passed. Call after `filter` returned True."""
         counts = compact_all(*self.started.runs())
         return Candidates(Counts.join([*self._counts, counts]) if self._counts else counts, *self._kept)
 
 
 class Queue:
-    """Batches that a GPU is at work on, in order, so that it has more to do whenever the host waits for one of them.
+    """Batches that a GPU is working on, in order, so that it has more work queued whenever the host waits for one.
 
-    The logits of two are alive at once: those of the newest, and of the one before until it has been filtered.
-    device: where masks were measured last.
+    At most two batches of logits are alive at once: the newest batch's, and the previous one's until it has been
+    filtered.
+    device: where the most recently added batch is measured.
     """
 
     def __init__(self) -> None:
@@ -193,39 +211,42 @@ class Queue:
         self._filtered: list[Batch] = []
 
     def add(self, batch: Batch) -> Iterator[Candidates]:
-        """The batches before this one go on by a step. Gives those that have all they need."""
+        """Advance the earlier batches by one step, yield those that are complete, and enqueue `batch`."""
         self.device = batch.started.device
         yield from self._advance()
         self._measured.append(batch)
 
     def drain(self) -> Iterator[Candidates]:
-        """Waits for all batches, and gives them."""
+        """Wait for all batches and yield their candidates in order."""
         while self._measured or self._filtered:
             yield from self._advance()
 
     def _advance(self) -> Iterator[Candidates]:
+        """Filter the measured batches, and yield the candidates of those that were filtered before."""
         ready, measured = self._filtered, self._measured
         self._measured = []
-        # What the GPU can go on with comes first.
+        # Filter first: it launches the next GPU work, which then runs while the host collects candidates.
         self._filtered = [batch for batch in measured if batch.filter()]
         for batch in ready:
             yield batch.candidates()
 
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
-_TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # for each of them but the last
-# Counts per mask, on average, that take so little memory (16 KiB) that copying them, or even looking for a smaller
-# dtype, takes more than it gives: the time in which a GPU measures a fifth of the masks.
+_TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # exclusive limit of each dtype but the last
+# Up to this many counts per mask on average (16 KiB as int32) are kept in their original dtype. Copying them, or even
+# finding the smallest dtype, would cost as much time as a GPU needs to measure a fifth of the masks.
 _FEW = 4096
 
 
 def compact_all(counts: np.ndarray, offsets: np.ndarray) -> Counts:
-    """Each mask's counts, copied in the smallest dtype that holds them; few counts that come as int32, which a GPU
-    gives, are taken as they are, in uint32.
+    """Return each mask's counts, copied into the smallest unsigned dtype that holds them.
 
-    counts: (R,), of masks one after the other; offsets: (N + 1,) int64, where each one's begin. None is without counts.
+    Short counts in int32, as a GPU returns them, are not copied but viewed as uint32.
+
+    counts: (R,), the counts of all masks one after the other. offsets: (N + 1,) int64, where each mask's counts begin.
+    Every mask must have at least one count.
     """
-    # A few calls for all masks: some for each of them take longer than a GPU does to measure them.
+    # Vectorised over all masks: a few calls per mask would take longer than a GPU needs to measure them.
     begins, ends = offsets[:-1], offsets[1:]
     which = np.zeros_like(begins)
     if counts.dtype == np.int32 and len(counts) <= _FEW * len(begins):

@@ -1,6 +1,6 @@
-"""Crops of segment-everything: where they lie, and which masks their edges have cut off.
+"""Crops of segment everything: where they lie, and which masks their edges have cut off.
 
-The geometry is the reference's: layer i has 2 ** i crops per side, and neighbours overlap.
+The geometry follows the reference: layer i has 2 ** i crops per side, and neighbouring crops overlap.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from itertools import product
 
 import numpy as np
 
-# Distance in original pixels within which a side of a mask's box counts as lying on an edge (the reference's default).
+# A side of a mask's box within this distance of an edge, in pixels of the image, counts as lying on it
+# (the reference's default).
 EDGE_TOLERANCE = 20
 
 Box = tuple[int, int, int, int]
 
 
 def crop_boxes(image_size: tuple[int, int], layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:
-    """(x0, y0, x1, y1) of each crop in pixels of the picture, with its layer; the whole picture is layer 0.
+    """Return the box (x0, y0, x1, y1) of each crop in pixels of the image, with its layer; layer 0 is the whole image.
 
-    image_size: (height, width). overlap_ratio: overlap of layer 1 as a share of the short side; it halves per layer.
-    Within a layer x changes slowest, as in the reference. Crops that a tiny picture leaves empty are left out.
+    image_size: (height, width). overlap_ratio: overlap of layer 1 as a fraction of the image's short side; it halves
+    with each further layer. Within a layer x changes slowest, as in the reference. Crops that are empty because the
+    image is tiny are left out.
     """
     height, width = image_size
     boxes: list[tuple[Box, int]] = [((0, 0, width, height), 0)]
@@ -37,9 +39,10 @@ def crop_boxes(image_size: tuple[int, int], layers: int, overlap_ratio: float) -
 
 
 def near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, int]) -> np.ndarray:
-    """For each of (N, 4) boxes whether a side of it lies on an edge of its crop that is not an edge of the picture.
+    """Return for each box whether one of its sides lies on an edge of the crop that is not an edge of the image.
 
-    All in pixels of the picture, (x0, y0, x1, y1). Such masks are likely cut off.
+    Such masks are probably cut off. boxes: (N, 4), like `crop_box` (x0, y0, x1, y1) in pixels of the image.
+    image_size: (height, width). Returns (N,) bool.
     """
     height, width = image_size
     at_crop = np.abs(boxes - np.array(crop_box)) <= EDGE_TOLERANCE

@@ -1,7 +1,8 @@
-"""Segment everything over any model: a grid of clicks, filters on cheap numbers first, RLE early, duplicates out.
+"""Segment everything over any model: prompt with a grid of points, filter early, keep RLE only, remove duplicates.
 
-The steps and their order of output are those of the automatic mask generator in Meta's segment_anything. What differs
-is when things are computed: the predicted IoU decides before a mask exists, and of a mask only its runs are kept.
+The steps and the order of the output are those of the automatic mask generator in Meta's segment_anything. The
+difference is when things are computed: the predicted IoU decides before a mask exists, and of each mask only its runs
+are kept.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from .candidates import Batch, Candidates, Counts, Filters, Queue, compact_all
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 
-# Low-resolution logits are asked for of as many masks as are measured together: 4 MiB on two threads at an input of
-# 1024. Fewer where the picture is so large that the runs of noisy masks (up to 4 bytes per pixel) are what takes the
-# memory; on four threads or more they may take twice as much.
+# On the CPU, low-resolution logits are requested for as many masks as are measured together: 4 MiB on two threads at an
+# input size of 1024. For very large images the runs of noisy masks (up to 4 bytes per pixel) dominate the memory, so
+# fewer masks are processed at once; the bound doubles on four or more threads.
 _FEWEST = 4
 _PIXELS_AT_ONCE = 1 << 26
-# Where GPU kernels measure them, enough to keep it busy while the host prepares the next: 256 MiB of logits, twice.
-# Half as many on a GPU that has little memory.
+# Where GPU kernels measure the masks: enough to keep the GPU busy while the host prepares the next chunk. Two chunks of
+# 256 MiB of logits are alive at an input size of 1024. Half as many masks on a GPU with little memory.
 _GPU_LOGITS_CHUNK = 1024
-# Counts of masks whose small regions are removed together: 8 MiB.
+# Masks whose small regions are removed in one call hold about this many counts together: 8 MiB as int64.
 _CLEANED_AT_ONCE = 1 << 20
 _NO_COUNTS = np.zeros(0, np.int64)
 
@@ -60,47 +61,53 @@ def generate_masks(
     min_mask_region_area: float = 0,
     input_long_side: int = 1024,
 ) -> list[dict[str, Any]]:
-    """All masks of a picture, as plain Python records in order. Defaults are those of Meta's generator.
+    """Segment everything in an image; returns one plain Python record per mask, in order.
+
+    The defaults are those of Meta's generator.
 
     Args:
-        decode: called as decode(crop_box, points) with two positional arguments, once per batch, crops in order.
-            crop_box is the crop as [x0, y0, x1, y1] ints in pixels of the picture (x1 and y1 exclusive). points is
-            float32 (N, 2) x, y on the CPU, in pixels of the crop's model input, whose long side is `input_long_side`.
-            It returns the predicted IoU, a floating-point tensor (N, 3), and a callable logits(point_index, mask_index)
-            that takes two lists of K integers and gives the low-resolution logits (K, L/4, L/4) of those pairs. That
-            is only called for pairs that may pass `conf_thres`, for at most 64 at once. Where CUDA kernels serve and
-            the predicted IoU is on the GPU, for at most 1,024; such logits are read until the next call of `logits` but
-            one, with calls of `decode` in between, so that the GPU has work while the host waits for what it measured.
-        image_size: (height, width) of the picture.
-        points_stride: points per side of the grid (not a distance); ignored where `point_grids` is given.
-        points_batch_size: points per call of `decode`.
-        conf_thres: a mask stays if its predicted IoU is greater. Any finite number; 0 and less are compared like
-            others, whereas they turn the reference's filter off.
-        stability_score_thresh: a mask stays if its stability is not smaller. Any finite number.
-        stability_score_offset: the stability is the number of pixels whose logit is above this, divided by the number
-            of those above its negative (0.0 where both are 0); 0 or more.
-        stability_share: how much of the predicted IoU, as it is compared and returned, is the stability; the rest is
-            what `decode` returned. At least 0 and below 1.
-        highest_stability: with such a share, masks that would need a stability above this, at most 1, to pass are not
-            asked for.
-        box_nms_thresh: box IoU in [0, 1] above which, within a crop, the mask with the lower predicted IoU goes.
-        crop_n_layers: layers of crops beside the whole picture; the i-th has 2 ** i x 2 ** i of them. At most 8.
-        crop_nms_thresh: box IoU in [0, 1] above which, between crops, the mask from the larger crop goes.
-        crop_overlap_ratio: overlap of the first layer's crops, as a share in [0, 1) of the picture's short side; it
+        decode: called as decode(crop_box, points) with two positional arguments, once per batch, in the order of the
+            crops. crop_box is a list of ints [x0, y0, x1, y1] in pixels of the image (x1 and y1 exclusive). points is a
+            float32 CPU tensor (N, 2) of x, y in pixels of the crop's model input, whose long side is `input_long_side`.
+            decode returns the predicted IoU, a floating-point tensor (N, 3), and a callable
+            logits(point_index, mask_index) that takes two lists of K integers and returns the low-resolution logits
+            (K, L/4, L/4) of those pairs. logits is only called for pairs that may pass `conf_thres`, with at most 64
+            pairs per call. If CUDA kernels are in use and the predicted IoU is on the GPU, a call has at most 1,024
+            pairs, and the returned tensor must stay unchanged until the second call of logits after it, with calls of
+            decode in between: the GPU then has queued work while the host waits for measurements.
+        image_size: (height, width) of the image.
+        points_stride: number of points per side of the grid (not a distance). Ignored if `point_grids` is given.
+        points_batch_size: number of points per call of `decode`.
+        conf_thres: a mask is kept if its predicted IoU is greater. Any finite number. Values of 0 and below are
+            compared like any other, whereas the reference turns its filter off for them.
+        stability_score_thresh: a mask is kept if its stability is not smaller. Any finite number.
+        stability_score_offset: the stability is the number of pixels whose logit is above this offset, divided by the
+            number of pixels whose logit is above its negative (0.0 if both are 0). 0 or more.
+        stability_share: weight of the stability in the predicted IoU that is compared and returned; the rest is the
+            value returned by `decode`. At least 0 and below 1.
+        highest_stability: with a positive `stability_share`, masks that could only pass with a stability above this are
+            not computed. From 0 to 1.
+        box_nms_thresh: box IoU in [0, 1] above which, within a crop, the mask with the lower predicted IoU is dropped.
+        crop_n_layers: number of layers of crops in addition to the whole image; layer i has 2 ** i x 2 ** i crops. At
+            most 8.
+        crop_nms_thresh: box IoU in [0, 1] above which, between crops, the mask from the larger crop is dropped.
+        crop_overlap_ratio: overlap of the first layer's crops, as a fraction in [0, 1) of the image's short side. It
             halves from layer to layer.
-        crop_downscale_factor: layer i has int(points_stride / crop_downscale_factor ** i) points per side; 1 or more.
-        point_grids: own points: for each layer, the picture's own included, an (n, 2) array of x, y in [0, 1].
-        min_mask_region_area: holes are filled and islands removed if they have fewer pixels; 0 leaves masks alone.
+        crop_downscale_factor: layer i has int(points_stride / crop_downscale_factor ** i) points per side. 1 or more.
+        point_grids: custom points: for each layer, including layer 0 (the whole image), an (n, 2) array of x, y in
+            [0, 1].
+        min_mask_region_area: holes with fewer pixels are filled and islands with fewer pixels are removed. 0 leaves the
+            masks unchanged. Otherwise NMS runs once more, and of duplicates an unchanged mask wins.
         input_long_side: L, the long side of the model input, a multiple of 4.
 
     Returns:
         Records with `segmentation` (COCO RLE whose `counts` is str), `area` in pixels, `bbox` [x, y, w, h] (w and h are
         the distance between the outermost pixels, as in the reference), `predicted_iou`, `point_coords` [[x, y]] in
-        pixels of the picture, `stability_score`, and `crop_box` [x, y, w, h].
+        pixels of the image, `stability_score`, and `crop_box` [x, y, w, h].
 
     Raises:
-        ValueError: an argument, or a result of `decode`, has a value or shape that is not as described.
-        TypeError: the same for its type.
+        ValueError: an argument, or a result of `decode`, has a value or shape other than described.
+        TypeError: an argument, or a result of `decode`, has a type other than described.
     """
     height, width = size = check_image_size(image_size)
     if not callable(decode):
@@ -133,7 +140,7 @@ def generate_masks(
             found = found.take(_survivors(found, 1 / areas.astype(np.float32), crop_thresh, queue.device))
         if min_area > 0:
             found, changed = _without_small_regions(found, size, min_area)
-            # Masks that were whole from the start win over those that had to be changed.
+            # Prefer masks that needed no cleaning over those that were changed.
             found = found.take(_survivors(found, ~changed, max(box_thresh, crop_thresh), queue.device))
         rles = encode_counts(list(found.counts), height, width)
     return _records(found, rles)
@@ -149,7 +156,7 @@ def count_batches(
     crop_downscale_factor: float = 1,
     point_grids: Sequence[Any] | None = None,
 ) -> int:
-    """How often `generate_masks` will call `decode`, for a progress bar that counts in a wrapper around it."""
+    """Return how often `generate_masks` will call `decode` for these arguments, e.g. as the total of a progress bar."""
     crops = plan_crops(image_size, points_stride, crop_n_layers, crop_overlap_ratio, crop_downscale_factor, point_grids)
     batch_size = check_count("points_batch_size", points_batch_size)
     return sum(-(-len(crop.points) // batch_size) for crop in crops)
@@ -164,18 +171,18 @@ def _crop_candidates(
     filters: Filters,
     queue: Queue,
 ) -> Iterator[Candidates]:
-    """Masks of one crop that pass the filters, in the order of points and, for one point, of its three masks."""
+    """Yield the masks of one crop that pass the filters, ordered by point and then by mask index."""
     corner = crop.box[0], crop.box[1]
     input_hw = resized_shape(*crop.size, long_side)
     resizer = MaskResizer(input_hw, crop.size, long_side)
-    # Each axis has its own factor, since the input's sides are rounded. Scaled in float64 as the reference does.
+    # Each axis has its own factor, since the input's sides are rounded. Scaled in float64, as in the reference.
     factor = np.array([input_hw[1] / crop.size[1], input_hw[0] / crop.size[0]])
     for start in range(0, len(crop.points), batch_size):
         points = crop.points[start : start + batch_size]
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
         size = _masks_at_once(crop.size, predicted_iou)
-        resizer.prepare_for(predicted_iou)  # while a GPU is at work on the scores
+        resizer.prepare_for(predicted_iou)  # while the GPU computes the scores
         scores = Fetched(predicted_iou).wait()
         pairs = (scores > filters.least_decoded).nonzero()
         for chunk in pairs.split(size) if len(pairs) else ():
@@ -188,11 +195,12 @@ def _crop_candidates(
 
 
 def _best(candidates: Candidates, box_thresh: float, device: torch.device) -> Candidates:
-    """Those of one crop that survive, and nothing of the others."""
+    """Return one crop's masks that survive NMS; the memory of the others can then be freed."""
     return candidates.take(_survivors(candidates, candidates.predicted_iou, box_thresh, device))
 
 
 def _masks_at_once(crop_size: tuple[int, int], predicted_iou: Tensor) -> int:
+    """Return for how many masks to request logits at once."""
     if serves(predicted_iou):
         return _GPU_LOGITS_CHUNK if has_ample_memory(predicted_iou.device) else -(-_GPU_LOGITS_CHUNK // 2)
     most = measured_together()
@@ -201,7 +209,7 @@ def _masks_at_once(crop_size: tuple[int, int], predicted_iou: Tensor) -> int:
 
 
 def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
-    """What `decode` has returned, the predicted IoU as float32."""
+    """Check the return value of `decode`; the predicted IoU comes back as float32."""
     if not isinstance(decoded, (tuple, list)) or len(decoded) != 2:
         what = f"{len(decoded)} values" if isinstance(decoded, (tuple, list)) else type(decoded).__name__
         raise TypeError(f"decode must return (predicted IoU, logits callable), got {what}")
@@ -218,9 +226,10 @@ def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
 
 
 def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
+    """Return the logits of `count` pairs after checking their type and shape."""
     if not isinstance(low_res, Tensor) or not low_res.is_floating_point():
         kind = low_res.dtype if isinstance(low_res, Tensor) else type(low_res).__name__
-        raise TypeError(f"logits(point_index, mask_index) must return a float32 torch tensor, got {kind}")
+        raise TypeError(f"logits(point_index, mask_index) must return a floating-point torch tensor, got {kind}")
     expected = (count, resizer.low_res_size, resizer.low_res_size)
     if tuple(low_res.shape) != expected:
         raise ValueError(
@@ -231,9 +240,9 @@ def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
 
 
 def _survivors(candidates: Candidates, scores: np.ndarray, thresh: float, device: torch.device) -> np.ndarray:
-    """The numbers of the survivors of box NMS, by score descending, then index.
+    """Return the indices that survive box NMS, ordered by descending score and then by index.
 
-    device: where masks are measured, and boxes compared if a GPU kernel serves there.
+    device: where the masks were measured; NMS runs there if a GPU kernel is available, else on the CPU.
     """
     if len(candidates.counts) < 2:
         return np.arange(len(candidates.counts))
@@ -247,11 +256,12 @@ def _survivors(candidates: Candidates, scores: np.ndarray, thresh: float, device
 def _without_small_regions(
     candidates: Candidates, image_size: tuple[int, int], min_area: float
 ) -> tuple[Candidates, np.ndarray]:
-    """The candidates, cleaned, and which of them had anything to clean."""
+    """Return the candidates without small holes and islands, and an (N,) bool array of which masks had any."""
     counts, boxes, areas = list(candidates.counts), candidates.boxes.copy(), candidates.areas.copy()
     changed = np.zeros(len(counts), bool)
     lengths = np.array([len(one) for one in counts], np.int64)
-    # As many masks at a time as have so many counts, since an operation takes them in int64.
+    # Process groups of masks with about this many counts together: the operation takes int64, and all masks at once
+    # could need too much memory.
     for part in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(np.cumsum(lengths) // _CLEANED_AT_ONCE)) + 1):
         runs = torch.from_numpy(np.concatenate([_NO_COUNTS, *(counts[i] for i in part.tolist())]))
         offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths[part])]))
@@ -264,13 +274,14 @@ def _without_small_regions(
         for i, one in zip(part[which].tolist(), cleaned, strict=True):
             counts[i] = one
         heights = torch.full((len(part),), image_size[0], device="cpu")
-        box = ops.rle_to_bbox(runs, offsets, heights).numpy()[which]  # x, y, w, h; zeros where there is nothing
+        box = ops.rle_to_bbox(runs, offsets, heights).numpy()[which]  # x, y, w, h; zeros for an empty mask
         boxes[part[which]] = np.concatenate([box[:, :2], box[:, :2] + np.maximum(box[:, 2:] - 1, 0)], 1)
         areas[part[which]] = ops.rle_area(runs, offsets).numpy()[which]
     return replace(candidates, counts=Counts.of(counts), boxes=boxes, areas=areas), changed
 
 
 def _records(found: Candidates, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the candidates as the records that `generate_masks` describes. rles: one per candidate."""
     columns = (
         found.areas,
         _xywh(found.boxes),
@@ -300,5 +311,5 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
 
 
 def _as_float32(value: float) -> float:
-    # The reference compares float32 tensors with its thresholds, which rounds those: 0.95 means the float32 next to it.
+    # The reference compares float32 tensors with its thresholds, so 0.95 means the nearest float32.
     return float(torch.tensor(value, dtype=torch.float32, device="cpu"))

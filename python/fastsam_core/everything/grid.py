@@ -1,4 +1,4 @@
-"""The points that segment-everything clicks on, as fractions of a crop's width and height."""
+"""Point grids that segment everything prompts with, as fractions of a crop's width and height."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from .._limits import MOST_POINTS
 
 
-@lru_cache(maxsize=16)  # all pictures have the same ones
+@lru_cache(maxsize=16)  # every image uses the same grids
 def point_grid(per_side: int) -> np.ndarray:
-    """Centres of a per_side x per_side division of the unit square: float64 (per_side ** 2, 2) x, y; x runs fastest.
+    """Return the centres of a per_side x per_side division of the unit square: float64 (per_side ** 2, 2) x, y.
 
-    Not to be written to.
+    x varies fastest. The array is cached and read-only.
     """
     margin = 1 / (2 * per_side)
     centres = np.linspace(margin, 1 - margin, per_side)
@@ -26,9 +26,10 @@ def point_grid(per_side: int) -> np.ndarray:
 
 
 def layer_grids(points_stride: int, layers: int, downscale_factor: float) -> list[np.ndarray]:
-    """Grids of layers 0..layers: int(points_stride / downscale_factor ** layer) points per side, as in the reference.
+    """Return the grids of layers 0..layers, with int(points_stride / downscale_factor ** layer) points per side.
 
-    Raises ValueError for too many, and where a layer would be left without a point.
+    The rounding is the reference's. Raises ValueError if points_stride is above the limit, or if a layer would have no
+    points.
     """
     if points_stride > MOST_POINTS:
         raise ValueError(f"the points per side must be at most {MOST_POINTS}, not {points_stride}")
@@ -45,9 +46,10 @@ def layer_grids(points_stride: int, layers: int, downscale_factor: float) -> lis
 
 
 def checked_grids(point_grids: Sequence[Any], layers: int) -> list[np.ndarray]:
-    """The caller's own grids as new float64 (n, 2) arrays, one for each of layers 0..layers.
+    """Return the caller's own grids as new float64 (n, 2) arrays, one for each of layers 0..layers.
 
-    Raises ValueError unless there are layers + 1 of them, each (n, 2) with values in [0, 1]; TypeError for no sequence.
+    Raises ValueError unless there are layers + 1 grids of shape (n, 2) with values in [0, 1], and TypeError if
+    `point_grids` is not a sequence.
     """
     if isinstance(point_grids, (str, bytes)) or not hasattr(point_grids, "__len__"):
         raise TypeError(f"point_grids must be a list of (n, 2) arrays, got {type(point_grids).__name__}")

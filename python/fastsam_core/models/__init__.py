@@ -1,6 +1,6 @@
-"""The networks: image encoders, prompt encoder, mask decoder, and the registry that names their sizes.
+"""The networks: image encoders, prompt encoder, mask decoder, and the registry of model names and sizes.
 
-`SAM`, `YOLO` and `FastSAM` are here too for users of the Ultralytics package, who know them under this path.
+`SAM`, `YOLO` and `FastSAM` can be imported from here too, because users of the Ultralytics package know this path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["SAM", "YOLO", "FastSAM"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported at the top: this package's models are imported by those modules.
+    # Imported lazily to avoid a cycle: the modules that define these classes import this package.
     if name in __all__:
         import fastsam_core
 

@@ -1,6 +1,6 @@
-"""A copy of a model's part in another type, put to work before it's known whether its original is still as it was.
+"""Run the cached low-precision copy of a module before checking whether the original has changed since.
 
-To look through hundreds of tensors and layers takes a part of a millisecond, which a GPU would spend waiting.
+Checking hundreds of tensors and layers takes a good part of a millisecond, during which the GPU would be idle.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from .precision import INDEPENDENT, dtype_of, in_dtype
 def run_in_dtype(
     module: nn.Module, dtype: torch.dtype | None, given: Tensor, run: Callable[[nn.Module], Tensor]
 ) -> Tensor:
-    """`run(in_dtype(module, dtype))`, where `run` does nothing but compute something of `given` and a module.
+    """Return `run(in_dtype(module, dtype))`, where `run` only computes something from `given` and the module.
 
-    On a GPU it may run the copy from before at once, and then look whether `module` has changed. Where it has, what
-    came of it is thrown away. That is for copies that do nothing but compute, and where nobody sees the difference.
+    On a GPU the cached copy may run at once, and `module` is checked for changes afterwards. If it has changed, the
+    result is discarded and `run` is called again on a new copy. This is done only for copies that are independent of
+    the original and only compute, and where the discarded run has no visible effect.
     """
     copy = _last_copy(module, dtype) if _unobserved(given) else None
     if copy is not None:
-        with suppress(Exception):  # which comes again below, if it isn't of a copy that is out of date
+        with suppress(Exception):  # raised again below, unless a stale copy caused it
             result = run(copy)
             if still_kept(module, dtype, copy):
                 return result
             del result
-        finish(given)  # before the memory of the copy is somebody else's
+        finish(given)  # the copy's memory may be reused once it is dropped
         del copy
     return run(in_dtype(module, dtype))
 
 
 def _last_copy(module: nn.Module, dtype: torch.dtype | None) -> nn.Module | None:
+    """Return the most recent independent copy of `module` in `dtype`, which may be stale, or None."""
     if dtype is None or dtype_of(module) == dtype:
         return None
     copy: nn.Module | None = last_kept(module, dtype)
@@ -45,7 +47,7 @@ def _last_copy(module: nn.Module, dtype: torch.dtype | None) -> nn.Module | None
 
 
 def _unobserved(given: Tensor) -> bool:
-    """Whether nothing but time is spent by launching work in vain."""
+    """Return whether launching work in vain would go unnoticed by hooks, modes, profilers and captures."""
     return (
         type(given) is Tensor
         and _on_gpu(given)
@@ -56,4 +58,5 @@ def _unobserved(given: Tensor) -> bool:
 
 
 def _on_gpu(given: Tensor) -> bool:
+    """Return whether a tensor is on a GPU. A function of its own, so that tests can replace it."""
     return given.is_cuda

@@ -1,4 +1,4 @@
-"""From a name or a path to a model with its weights: where the file is, which model it holds, and loading it."""
+"""Load a model from a name or a path: find the file, identify the model in it, and build it with its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .._files import home
 from ..device import select_device
 from .download import download
-from .locate import as_text, fetch, no_file, not_found
+from .locate import as_path, as_text, fetch, no_file, not_found
 from .registry import MODELS, ModelSpec
 from .sam_model import SamModel
 from .weights_file import read_state_dict
@@ -26,11 +26,11 @@ __all__ = ["download", "identify", "load_model", "load_state_dict", "read_state_
 
 DEFAULT_MODEL = "sam_b.pt"
 _BUNDLED = "sam_nano"
-# Constants that some exports store beside the weights.
+# Constants that some exports store besides the weights.
 _CONSTANTS = frozenset(("pixel_mean", "pixel_std"))
 # BatchNorm's count of training steps plays no part in prediction, and some exports drop it.
 _COUNTER = ".num_batches_tracked"
-# What a checkpoint is that is none of ours: a pattern for its tensor names, and what to say. First match wins.
+# Checkpoints of other models: a pattern that one of the tensor names matches, and what to say. The first match wins.
 _OTHERS = (
     (r"memory_attention\.|memory_encoder\.|image_encoder\.trunk\.", "a SAM 2 checkpoint, which is not supported"),
     (r"(^|\.)detector\.", "a SAM 3 checkpoint, which is not supported"),
@@ -45,13 +45,13 @@ _OTHERS = (
 )
 
 
-@torch.inference_mode(False)  # whose weights are for inference alone, and nothing is kept that is made of them
+@torch.inference_mode(False)  # inference tensors can't be trained, and nothing derived from them is cached
 def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any = "cpu") -> SamModel:
-    """The model with its weights, in float32 and eval mode, on `device` (None or "": a GPU if there is one).
+    """Return the model with its weights, in float32 and eval mode, on `device` (None or "": a GPU if there is one).
 
-    model: a path, a name as for `resolve`, or None for sam_b. A file with a name of ours must hold that model; any
-    other is recognised by its tensors. FileNotFoundError if it can't be found, ValueError if it is another kind of
-    file or model, ConnectionError if a download fails.
+    model: a path, a name as for `resolve`, or None for sam_b. A file that has an official name must hold that model;
+    any other file is identified by its tensors. Raises FileNotFoundError if the file can't be found, ValueError if it
+    is another kind of file or model, and ConnectionError if a download fails.
     """
     chosen = select_device(device)
     path = resolve(DEFAULT_MODEL if model is None else model)
@@ -64,7 +64,7 @@ def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any
                 f"the file name stands for {expected.name}, but the {len(state)} tensors in it are those of {name}; "
                 "rename it if that is what you want"
             )
-        # Made in PyTorch's default type, which may hold less than the file.
+        # The model is built in PyTorch's default dtype, which may be narrower than that of the file.
         built = _build(MODELS[name]).float()
         load_state_dict(built, state)
     except ValueError as error:
@@ -73,15 +73,15 @@ def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
-    """The file that `model` stands for; official files are downloaded if need be.
+    """Return the path of the file that `model` stands for; official files are downloaded if necessary.
 
     model: a path; else a file name within `FASTSAM_HOME`; else an official name: sam_b.pt, sam_l.pt, sam_h.pt,
-    mobile_sam.pt, Meta's own file names, or those of the registry without suffix ("sam_b"); sam_nano comes with the
-    package. An official model that lies in `FASTSAM_HOME` under another of its names is not downloaded again.
-    FileNotFoundError for anything else, with the closest name.
+    mobile_sam.pt, one of Meta's file names, or a registry name without suffix ("sam_b"). sam_nano comes with the
+    package. An official model that lies in `FASTSAM_HOME` under another of its names is not downloaded again. Raises
+    FileNotFoundError for anything else, suggesting the closest name, and ValueError for a folder or a special file.
     """
     text = as_text(model)
-    given = Path(text).expanduser()
+    given = as_path(text)
     if os.path.isfile(given):
         return given
     spec = MODELS.get(text) or (_spec_of(text) if given.name == text else None)
@@ -102,16 +102,17 @@ def resolve(model: str | os.PathLike[str]) -> Path:
 
 
 def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
-    """The registry name of the model whose tensors these are; ValueError saying what they look like instead.
+    """Return the registry name of the model that these tensors belong to.
 
-    likely: the name to try first, which saves looking at the other models; an error names it as what was expected.
+    likely: the name to try first, which saves comparing with the other models; an error names it as the expected model.
+    Raises ValueError if no model fits exactly, saying what the tensors look like instead.
     """
     for name in sorted(MODELS, key=lambda name: name != likely):
         if not any(_differences(name, state)):
             return name
     if not state:
         raise ValueError("a state dict without tensors; expected the weights of " + ", ".join(MODELS))
-    # Not an exact fit: say what the nearest model lacks, if there is one that is near.
+    # No exact fit: if one model is close, report how the tensors differ from it.
     shared = {name: sum(_fits(state, key, shape) for key, shape in _expected(name).items()) for name in MODELS}
     nearest = max(shared, key=lambda name: shared[name] / len(_expected(name)))
     if shared[nearest] >= 0.5 * len(_expected(nearest)):
@@ -124,9 +125,10 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
 
 
 def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
-    """Copy the tensors into the model, whatever their floating-point type.
+    """Copy the tensors into the model; they may have any floating-point dtype.
 
-    ValueError unless all fit and none lacks, and for NaN and infinite weights, with which nothing would be found.
+    Raises ValueError unless every tensor fits and none is missing, and for NaN or infinite weights, with which the
+    model would find nothing.
     """
     wanted = _expected(model.name)
     if any(_differences(model.name, state)):
@@ -141,12 +143,14 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    # A sum is quicker than a look at each number, but large numbers alone may make it infinite.
+    """Return whether a tensor holds neither NaN nor infinite numbers."""
+    # The sum is a fast check. It may overflow for large finite values, so a non-finite sum is confirmed element by
+    # element.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def describe(name: str, state: Mapping[str, Tensor]) -> str:
-    """In words, what `state` lacks, has too much of, and has in other shapes for the model of that name."""
+    """Describe which tensors of the model `name` are missing in `state`, unexpected, or of another shape or dtype."""
     missing, unexpected, other = _differences(name, state)
     shapes = [f"{key} {tuple(state[key].shape)} instead of {_expected(name)[key]}" for key in other]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
@@ -158,7 +162,7 @@ def describe(name: str, state: Mapping[str, Tensor]) -> str:
 
 
 def _differences(name: str, state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """(missing, unexpected, misfitting) names of tensors for the model of that name."""
+    """Return the names of (missing, unexpected, misfitting) tensors for the model `name`."""
     expected, ignored = _expected(name), MODELS[name].ignored_keys
     return (
         [key for key in expected if key not in state and not key.endswith(_COUNTER)],
@@ -168,6 +172,7 @@ def _differences(name: str, state: Mapping[str, Tensor]) -> tuple[list[str], lis
 
 
 def _fits(state: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> bool:
+    """Return whether `state` has a tensor `key` of this shape with a usable dtype."""
     tensor = state.get(key)
     if tensor is None or tuple(tensor.shape) != shape or tensor.is_quantized:
         return False
@@ -175,9 +180,9 @@ def _fits(state: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> bool
 
 
 class _WithoutInit(TorchFunctionMode):
-    """Skips random initialisation: seconds for a large model, whose every value is about to be overwritten.
+    """Mode that skips random initialisation and so leaves the caller's random state unchanged.
 
-    It also leaves the caller's random numbers as they were.
+    Initialisation would take seconds for a large model, whose values are all overwritten next.
     """
 
     _SKIPPED = frozenset(
@@ -194,21 +199,27 @@ class _WithoutInit(TorchFunctionMode):
 
 
 def _build(spec: ModelSpec) -> SamModel:
+    """Build the model on the CPU with uninitialised weights."""
     with torch.device("cpu"), _WithoutInit():
         return spec.build()
 
 
 @cache
 def _expected(name: str) -> dict[str, tuple[int, ...]]:
-    """Tensor names and shapes of a model. The memory of the model built for it is never touched, so it costs little."""
+    """Return the tensor names and shapes of a model.
+
+    The model that is built for this is cheap: its weights are allocated, but their memory is never touched.
+    """
     return {key: tuple(value.shape) for key, value in _build(MODELS[name]).state_dict().items()}
 
 
 def _spec_of(file_name: str) -> ModelSpec | None:
+    """Return the registry row that has this official file name, or None."""
     return next((spec for spec in MODELS.values() if file_name in spec.file_names), None)
 
 
 def _bundled() -> Path:
+    """Return the path of the bundled checkpoint."""
     path = Path(str(resources.files("fastsam_core") / "weights" / f"{_BUNDLED}.safetensors"))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, which is part of the package: install fastsam_core again")
@@ -216,12 +227,14 @@ def _bundled() -> Path:
 
 
 def _download(spec: ModelSpec, name: str) -> Path:
-    # A Meta file name stands for Meta's file, not for a re-hosted one.
+    """Download an official file as `name` and return its path."""
+    # One of Meta's file names means Meta's file, not a re-hosted one.
     urls = [url for url in spec.urls if url.endswith("/" + name)] if name != spec.file_names[0] else list(spec.urls)
     return fetch(name, urls)
 
 
 def _unknown(text: str) -> FileNotFoundError:
+    """Return the error for a name that stands for nothing."""
     error = not_found(text, [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)])
     others = re.search("sam[-_]?[23]", text.lower())
     return FileNotFoundError(f"SAM 2 and SAM 3 are not supported, and there is {error}") if others else error

@@ -1,4 +1,4 @@
-"""Small layers that several networks share."""
+"""Small layers and helpers that several networks share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> same
-        # Channels last is what the vectorised kernel wants; the permutes are views.
+        # The vectorised LayerNorm kernel needs channels last; the permutes are views.
         return self.channels_last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def channels_last(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
@@ -44,7 +44,10 @@ class MLP(nn.Module):
 
 
 def neck(in_channels: int, out_channels: int) -> nn.Sequential:
-    """What every image encoder ends in: to the embedding width, then a 3 x 3 mix, each with LayerNorm."""
+    """Build the last layers of every image encoder.
+
+    They are a 1 x 1 convolution to the embedding width and a 3 x 3 convolution, each followed by LayerNorm.
+    """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         LayerNorm2d(out_channels),
@@ -54,7 +57,7 @@ def neck(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """What `neck` made, applied with native operations: (B, H, W, in_channels) to (B, out_channels, H, W)."""
+    """Apply the layers from `neck` with native operations: (B, H, W, in_channels) to (B, out_channels, H, W)."""
     widen, mix = cast(nn.Conv2d, layers[0]), cast(nn.Conv2d, layers[2])
     first_norm, last_norm = cast(LayerNorm2d, layers[1]), cast(LayerNorm2d, layers[3])
     x = first_norm.channels_last(ops.linear(x, widen.weight.flatten(1)))
@@ -63,7 +66,11 @@ def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def own(module: nn.Module, *names: str) -> list[Any]:
-    """Parameters and parts of a module. As attributes each of them takes some microseconds, more than many a launch."""
+    """Return parameters and submodules of a module by name.
+
+    Reading them from the module's dictionaries avoids `nn.Module.__getattr__`, which takes some microseconds per name,
+    more than many a kernel launch.
+    """
     parameters, parts = module._parameters, module._modules
     found: list[Any] = []
     for name in names:
@@ -75,8 +82,9 @@ def own(module: nn.Module, *names: str) -> list[Any]:
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device. The host does not wait; what becomes of the tensor meanwhile makes no difference."""
+    """Copy a CPU tensor to `device` without waiting; the caller may change or free it right away."""
     if device.type != "cuda":
         return host.to(device)
-    # Pinned memory, too, is the caller's, who may write to it again. `pin_memory` also fails for expanded tensors.
+    # Stage through a new pinned tensor even if `host` is pinned: the caller may overwrite its memory. `pin_memory` also
+    # fails for expanded tensors.
     return torch.empty_like(host, pin_memory=True).copy_(host).to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Records what a function launches on a GPU, to be launched again as a whole."""
+"""Record the kernels that a function launches on a GPU as a CUDA graph, which launches them again as a whole."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# PyTorch prepares its random generators for one capture at a time.
+# PyTorch prepares its random generators for only one capture at a time.
 _recording = threading.Lock()
-# The memory pools of all graphs that were recorded here.
+# Memory pools of all graphs that were recorded here.
 _pools: set[Any] = set()
-# Graphs whose capture didn't end: PyTorch's allocator of pinned memory goes on asking them whether they are capturing.
+# Graphs whose capture didn't end, kept alive: PyTorch's pinned-memory allocator keeps asking them whether they are
+# capturing.
 _broken: list[Any] = []
 
 
 def record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
-    """What `run` launches on the current device, as a graph with a `replay()`, and the tensor that each replay fills.
+    """Return a graph of what `run` launches on the current device, and the tensor that each `graph.replay()` fills.
 
-    Nothing is computed meanwhile. `run` must have run before in this thread, so that all it needs is loaded; what it
-    reads must stay where it is. The graph's own memory is nobody else's while it lives. Other threads may use the GPU
-    and allocate, but get an error for `torch.cuda.empty_cache` and, before PyTorch 2.13, for random numbers meanwhile.
+    Nothing is computed during the recording. `run` must have run before in this thread, so that everything it needs is
+    loaded, and the memory it reads must stay where it is. The graph's own memory is not reused by anyone while the
+    graph lives. Other threads may use the GPU and allocate meanwhile, but `torch.cuda.empty_cache` and, before PyTorch
+    2.13, random numbers raise an error in them.
 
-    Whatever goes wrong is raised when the capture has ended and PyTorch is as it was. RuntimeError where others have
-    CUDA graphs.
+    Exceptions are raised after the capture has ended and PyTorch's state is restored. Raises RuntimeError if the
+    program has other CUDA graphs or memory pools.
     """
     device = torch.cuda.current_device()
     if _others_have_pools():
         raise RuntimeError("this program has CUDA graphs or memory pools of its own")
     graph, pool = torch.cuda.CUDAGraph(), _new_pool()
     current = torch.cuda.current_stream()
-    # The default stream can't be captured. A graph keeps the priority of where it was.
+    # The default stream can't be captured. A graph keeps the priority of the stream it was recorded on.
     side = torch.cuda.Stream(priority=current.priority)
     with _recording, _no_garbage_collection():
-        # cuBLAS has a workspace for each stream. The graph's must be its own: PyTorch hands the same few streams to
-        # everybody, and what they run there may run while the graph does. So none is found now and none is left. Only
-        # graphs, which hold no others, could miss what they were recorded with.
+        # cuBLAS has one workspace per stream, and the graph needs one of its own: PyTorch hands out the same few
+        # streams to everybody, so work of others on this stream may run while the graph does. Clearing the workspaces
+        # before and after makes the capture allocate one in the graph's pool that nobody else gets. This can't hurt
+        # existing graphs: those recorded here use only the workspaces in their own pools.
         torch._C._cuda_clearCublasWorkspaces()
         side.wait_stream(current)
         try:
@@ -52,9 +55,9 @@ def record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
 
 
 def _captured(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> Tensor:
-    """`run` on the current stream, which is captured from before until after it, however that ends."""
+    """Return `run()`, captured on the current stream. The capture is ended even if `run` raises."""
     try:
-        # Others may allocate at the same time, which the stricter mode takes for a failure.
+        # The stricter modes would fail if another thread allocates during the capture.
         graph.capture_begin(pool, capture_error_mode="thread_local")
     except BaseException:
         _mend(graph, pool, device)
@@ -65,7 +68,7 @@ def _captured(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> 
         try:
             graph.capture_end()
             graph.reset()
-        except Exception:  # of what went wrong before
+        except Exception:  # a consequence of the first error
             _mend(graph, pool, device)
         raise
     try:
@@ -77,15 +80,15 @@ def _captured(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> 
 
 
 def _mend(graph: Any, pool: Any, device: int) -> None:
-    """What PyTorch leaves undone where a capture is not ended by the book."""
+    """Restore the state that PyTorch leaves inconsistent after a capture that failed to begin or to end."""
     try:
         torch._C._cuda_endAllocateToPool(device, pool)
-    except RuntimeError:  # it had ended, or hadn't begun
+    except RuntimeError:  # the capture had ended, or hadn't begun
         graph.reset()
     else:
         torch._C._cuda_releasePool(device, pool)
         _broken.append(graph)
-    # Random numbers are still prepared for a capture, and refused to everybody, until some capture ends well.
+    # The random generators are still in capture mode and raise for everybody until some capture ends properly.
     with suppress(RuntimeError):
         other = torch.cuda.CUDAGraph()
         other.capture_begin(_new_pool(), capture_error_mode="thread_local")
@@ -102,14 +105,17 @@ def _new_pool() -> Any:
 
 
 def _others_have_pools() -> bool:
-    """Whether memory is set apart, on any GPU, for graphs that weren't recorded here."""
+    """Return whether any GPU has private memory pools of graphs that weren't recorded here."""
     found = {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
     return not found <= _pools | {(0, 0)}
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """What it frees may call CUDA in a way that a capture doesn't survive, such as another graph."""
+    """Disable garbage collection within this context.
+
+    Objects that it frees, such as another graph, may make CUDA calls that invalidate a capture.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:

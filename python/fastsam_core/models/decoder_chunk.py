@@ -1,4 +1,4 @@
-"""A few prompts through the decoder, and what their masks are made of."""
+"""A chunk of prompts that go through the decoder together, and the data from which their masks are made."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from .mask_decoder import NUM_MASK_TOKENS
 
 
 class Chunk:
-    """Decoded prompts: predicted IoU, and what their masks are made of.
+    """Decoded prompts: their predicted IoU, and the data from which their masks are made.
 
-    tokens: (n, T, C), of `MaskDecoder.tokens`. image: of the picture. masks: mask tokens of [0, 4) that may be asked
-    for, all if there are none. memory: gives the tensor of a shape that holds the prompts' coefficients. chain: the
-    image's own, where it can take these prompts; tokens are then without those that all prompts have.
+    tokens: (n, T, C), from `MaskDecoder.tokens`. image: features of the image. masks: mask tokens in [0, 4) that may be
+    requested; all of them if empty. memory: called with a shape, returns the tensor that will hold the coefficients.
+    chain: the image's kernel chain, if it can take these prompts; `tokens` then lack the output tokens, which the chain
+    holds for all prompts.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Chunk:
         )
 
     def _decode(self, tokens: Tensor, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decode with the operation `decoder_prompts`, which overwrites `state` with the coefficients."""
         image, own = self._image, self._image.decoder
         return ops.decoder_prompts(
             tokens,
@@ -62,7 +64,7 @@ class Chunk:
 
     @property
     def iou_tokens(self) -> Tensor:
-        """What the predicted IoU is read from: (n, C)."""
+        """Final tokens (n, C) from which the IoU is predicted."""
         return self._final[:, 0]
 
     def upscale(
@@ -74,9 +76,10 @@ class Chunk:
         out: Tensor,
         upscaler: Upscaler | None = None,
     ) -> None:
-        """Logits of mask `masks[i]` of prompt `index[i]` to out[i], (4 * height, 4 * width).
+        """Write the logits of mask `masks[i]` of prompt `index[i]` into out[i], (4 * height, 4 * width).
 
-        index, masks: (K,) int64. upscaler: the image's own, where it can take this chunk.
+        index, masks: (K,) int64. grid: (height, width) of the image tokens. upscaler: the image's upscaler, if it can
+        take this chunk; otherwise the operations are called.
         """
         asked, row = np.unique(index, return_inverse=True)
         column = np.zeros(NUM_MASK_TOKENS, np.int64)
@@ -89,7 +92,7 @@ class Chunk:
             given = self.state, there, factors, of_row, weights, image.base, image.decoder.enlarge_bias
             ops.decoder_upscale(*given, *upscaling, *grid, out)
             return
-        order = np.argsort(row, kind="stable")  # by prompt
+        order = np.argsort(row, kind="stable")  # upscaler needs the masks sorted by prompt
         row, column = row[order], column[masks[order]]
         begin = np.searchsorted(row, np.arange(len(asked) + 1))
         there, of_row, of_column, first, places = _there(out.device, asked, row, column, begin, order)
@@ -97,12 +100,12 @@ class Chunk:
         upscaler(self.state, there, factors, first, places, weights, out)
 
     def _of_factors(self, asked: Tensor, row: Tensor, column: Tensor) -> Any:
-        """The arguments of `decoder_mask_factors`."""
+        """Return the arguments of `decoder_mask_factors`."""
         own, decoded = self._image.decoder, (self._final, self._first_own, self._second_own)
         return *decoded, asked, row, column, self.masks, own.mask_layers, own.mask_sizes, *own.enlarge_mix
 
 
 def _there(device: torch.device, *numbers: np.ndarray) -> Sequence[Tensor]:
-    """Arrays of int64 on the device, in one copy."""
+    """Move several int64 arrays to the device in one copy."""
     together = torch.from_numpy(np.concatenate(numbers))
     return to_device(together, device).split([len(part) for part in numbers])

@@ -1,20 +1,27 @@
-"""What the mask decoder's weights make of an image once, so that no prompt needs image tokens of its own.
+"""Precompute what the mask decoder's weights yield for an image, so that no prompt needs image tokens of its own.
 
-Notation: X (L, C) are the image's tokens, P (T per head, L) the weights of an attention of image tokens to a prompt's
-tokens, V the values of these, W_o the attention's output projection, J = 1 - 1/C the centring over channels, w and b
-the weight and bias of the LayerNorm that follows. The first block's image tokens are
+Naming: a "look" is an attention of a prompt's tokens to the image, an "answer" an attention of the image tokens to the
+prompt's tokens. The two blocks and the final attention do look, answer, look, answer, look.
+
+Notation: X (L, C) are the image tokens, written as columns below. P (T per head, L) are the weights of an answer, V the
+values of the prompt's tokens in it, W_o its output projection and b_o the bias of that. J = 1 - 1/C subtracts the mean
+over the channels. w and b are the weight and bias of the LayerNorm that follows. The index 1 stands for the first
+block; for the second block, the answer's values and output projection have the index 3, everything else the index 2.
+After the first block, the image tokens are
 
     X1 = w1 * Z1 / s1 + b1,   Z1 = J (X + b_o1) + J W_o1 V1 P1,   s1^2 = |Z1|^2 / C + eps
 
-that is, a part given by the image and a part in the span of the prompt's few values. The second block adds to that:
+that is, a part that only depends on the image, and a part in the span of the prompt's few values. The second block
+turns this into
 
     X2 = w2 * Z2 / s2 + b2,   Z2 = (D + E V1 P1) / s1 + f + A3 V3 P2,   D = J (w1 * J (X + b_o1)),
     E = J (w1 * J W_o1),   f = J (b1 + b_o3),   A3 = J W_o3
 
-so that a product of X1 or X2 with anything (queries of the next look, the values that it averages, the first step of
-the upscaling) is a product with the image's part, projected here to `inner` = heads * head_dim channels, and products
-of V1 P1 and V3 P2 with `inner` x `inner` matrices, made here from the weights alone. |Z|^2 is a quadratic form in P.
-Per image token and prompt that is about 56 x 56 multiplications for each product instead of 56 x 256.
+Any product with X1 or X2 (keys and values of the next look, queries of the next answer, the first step of the
+upscaling) is therefore the sum of a product with the image's part, which is projected here to `inner` = heads *
+head_dim channels, and of products of V1 P1 and V3 P2 with `inner` x `inner` matrices, which are made here from the
+weights alone. |Z|^2 is a quadratic form in P. Per image token and prompt, each product takes about 56 x 56
+multiplications (8 heads x 7 tokens) instead of 56 x 256.
 """
 
 from __future__ import annotations
@@ -39,48 +46,54 @@ from .precision import cast_copy, dtype_of
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """What is made of a decoder's weights alone. The `of_` matrices are as in `torch.nn.Linear`."""
+    """Tensors derived from a decoder's weights alone. The `of_` matrices are laid out as in `torch.nn.Linear`."""
 
     heads: int
     eps: float  # of every LayerNorm
     inner: int  # heads * head_dim
-    # Of the image tokens with their position: keys of the first look, then queries at what a prompt has.
+    # Projects image tokens plus position: keys of the first look, then queries of the first answer.
     of_placed: Layer  # (2 * inner, C)
     first_values: Layer
     first_bias: Tensor  # b_o1
-    of_centred: Tensor  # J W_o1, then what w1 stands before, (4 * inner, C)
+    of_centred: Tensor  # (4 * inner, C): J W_o1, then w1 times the second look's W_k, W_v and its answer's W_q
     norm_weight: Tensor  # w1
-    of_position: Tensor  # (3 * inner, C)
-    of_spread: Tensor  # (4 * inner + 4 * middle, C)
-    rest: Tensor  # f, times 2 / C, (C,)
-    constant: Tensor  # |f|^2 / C, ()
+    of_position: Tensor  # (3 * inner, C): W_k of the second look, W_q of its answer, W_k of the last look
+    of_spread: Tensor  # (4 * inner + 4 * middle, C): E, A3, then w2 times last look's W_k, W_v, first upscaling
+    rest: Tensor  # (C,): f * 2 / C
+    constant: Tensor  # (): |f|^2 / C
     weights: Tensor  # `TokenWeights`, packed
     sizes: TokenSizes
-    mask_layers: Tensor  # (masks, the three layers of a mask's token, packed)
-    mask_sizes: list[int]  # how many outputs each has
-    # The first step of the upscaling: (4 * middle, inner) twice, (4 * middle,).
+    mask_layers: Tensor  # (masks, packed): the three layers of each mask token's MLP
+    mask_sizes: list[int]  # outputs of each of the three layers
+    # First step of the upscaling: factors of V1 and of V3, (4 * middle, inner) each, and of the constant,
+    # (4 * middle,).
     enlarge_mix: tuple[Tensor, Tensor, Tensor]
     enlarge_bias: Tensor  # (4 * middle,)
 
 
 @dataclass(frozen=True)
 class Features:
+    """What the decoder's operations need of one image. base: the image's part in the first step of the upscaling."""
+
     decoder: DecoderWeights
-    length: int  # image tokens
+    length: int  # number of image tokens
     image: ImageParts
     base: Tensor  # (panels, 4 * middle, 16)
 
 
 @dataclass(frozen=True)
 class Position:
-    """The position embedding of an image's tokens, (L, C), and its products with the weights, (L, 3 * inner)."""
+    """The position embedding of an image's tokens, and its products with `of_position`.
+
+    given: (L, C). products: (L, 3 * inner).
+    """
 
     given: Tensor
     products: Tensor
 
 
 class Upscaling(NamedTuple):
-    """What follows the first step of the upscaling, as `ops.decoder_upscale` takes it."""
+    """Weights of the upscaling after its first step, in the order of the arguments of `ops.decoder_upscale`."""
 
     norm_weight: Tensor
     norm_bias: Tensor
@@ -90,9 +103,10 @@ class Upscaling(NamedTuple):
 
 
 class Prepared:
-    """A decoder, ready for images: what its weights alone give, and what they make of the last position embedding.
+    """A decoder prepared for any image: the tensors derived from its weights.
 
-    copies: how often each channel is there in what is made of the weights; see `decoder_widened`.
+    The products of the last position embedding are cached as well.
+    copies: how many times each channel is repeated in these tensors; see `decoder_widened`.
     """
 
     def __init__(self, weights: DecoderWeights, upscaling: Upscaling, copies: int = 1) -> None:
@@ -100,7 +114,10 @@ class Prepared:
         self._placed: tuple[Tensor, tuple[Any, ...], Position] | None = None
 
     def place(self, position: Tensor) -> Position:
-        """position: (1, C, h, w), a position embedding; mostly the same tensor for all images."""
+        """Return the position embedding (1, C, h, w) with its products; those of the last one are cached.
+
+        Usually all images share the same tensor.
+        """
         known, state = self._placed, (edits(position), place_of(position.device))
         if known is None or known[0] is not position or known[1] != state:
             with torch.inference_mode(False), torch.no_grad():
@@ -112,10 +129,12 @@ class Prepared:
 
 
 def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
-    """The decoder, ready for images: for inference, and anew when it has changed in any way that PyTorch counts.
+    """Return `decoder` prepared for inference; cached on a GPU.
 
-    for_gpu: for a GPU's kernels, in the one width that they have. Of a decoder in half precision all products are made
-    in float32 then, on weights as the decoder has them: what is rounded is the result, once.
+    The cached object is replaced when the decoder has changed in a way that PyTorch counts. On a CPU, in training mode
+    or with gradients enabled, the decoder is prepared anew at each call.
+    for_gpu: prepare for the CUDA kernels, in the only width that they support. The products of a half-precision
+    decoder's weights are then computed in float32, and only the results are rounded.
     """
 
     def make() -> Prepared:
@@ -129,7 +148,7 @@ def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
     if decoder.training or torch.is_grad_enabled():
         return make()
     first = decoder.transformer.blocks[0]
-    # Numbers among the layers, which anybody may set.
+    # `kept` doesn't notice changes of plain attributes, so these are part of the key.
     norms = first.norm4, decoder.output_upscaling[1]
     heads = first.cross_attn_token_to_image.num_heads
     key = "prepared", for_gpu, heads, *(cast(LayerNorm2d, norm).eps for norm in norms)
@@ -137,6 +156,7 @@ def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
 
 
 def _upscaling(decoder: MaskDecoder, dtype: torch.dtype | None = None) -> Upscaling:
+    """Return the weights of the upscaling after its first step, in `dtype` if given."""
     _, norm, _, enlarge_more, _ = decoder.output_upscaling
     norm = cast(LayerNorm2d, norm)
     dtype = dtype or norm.weight.dtype
@@ -146,7 +166,7 @@ def _upscaling(decoder: MaskDecoder, dtype: torch.dtype | None = None) -> Upscal
 
 
 def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
-    """Some hundred small steps, whose results hold for as long as the weights do."""
+    """Compute the derived tensors in some hundred small steps; the result holds until the weights change."""
     first, second = decoder.transformer.blocks
     look0, answer1 = first.cross_attn_token_to_image, first.cross_attn_image_to_token
     look1, answer2 = second.cross_attn_token_to_image, second.cross_attn_image_to_token
@@ -155,13 +175,16 @@ def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
     channels, heads = len(w1), look0.num_heads
     enlarge, enlarge_bias = as_matrix(decoder.output_upscaling[0])
 
-    # Columns are over C, so that centring is over rows.
+    # Each column has C entries, so centring subtracts the mean over the rows.
     out1, out2 = _centre(answer1.out_proj.weight), _centre(answer2.out_proj.weight)  # (C, inner)
     weighted = w1 * out1
     spread = _centre(weighted)  # E
     rest = _centre((first.norm4.bias + answer2.out_proj.bias)[:, None])  # f, (C, 1)
     keys1, values1, keys2, values2 = (m.weight for m in (look1.k_proj, look1.v_proj, look2.k_proj, look2.v_proj))
     queries2 = answer2.q_proj.weight
+    # `gram`, `own` and `cross` are quadratic forms in a LayerNorm's variance. `look` goes into the scores of a look,
+    # `keys` into those of the second answer, `seen` into the values that a look averages. `first`, `second` and `rest`
+    # are factors of V1 P1, V3 P2 and the constant f.
     mixes = Mixes(
         gram1=out1.T @ out1 / channels,
         look1=keys1 @ weighted,
@@ -207,15 +230,16 @@ def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
 
 
 def place(decoder: DecoderWeights, position: Tensor) -> Position:
-    """position: (L, C), the position embedding of image tokens."""
+    """Multiply a position embedding of image tokens, (L, C), with the weights."""
     return Position(position, _linear(position, decoder.of_position))
 
 
 def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype: torch.dtype | None = None) -> Features:
-    """What is made of one image.
+    """Compute what the decoder's operations need of one image.
 
-    source: (L, C), image tokens with the dense prompt. dtype: what the results are rounded to, but for what LayerNorm
-    adds up; that of the decoder's weights, which have been rounded to it. The type of `source` if not given.
+    source: (L, C), image tokens including the dense prompt embedding. dtype: the dtype of the results, i.e. that to
+    which the decoder's weights have been rounded; `source`'s by default. The norms, which go into LayerNorm's variance,
+    always keep the dtype of `source`.
     """
     dtype, heads = dtype or source.dtype, decoder.heads
     centred, spread = centred_and_spread(decoder, source + decoder.first_bias)
@@ -235,14 +259,14 @@ def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype:
 
 
 def centred_and_spread(decoder: DecoderWeights, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """J x and J (w1 * J x) of rows x, (L, C) each."""
+    """Return J x and J (w1 * J x) for the rows x of `rows`, (L, C) each."""
     centred = rows - rows.mean(dim=1, keepdim=True)
     weighted = centred * decoder.norm_weight
     return centred, weighted - weighted.mean(dim=1, keepdim=True)
 
 
 class Columns(NamedTuple):
-    """What is linear in image tokens, (L, ...) each; see `ImageParts`."""
+    """Products that are linear in the image tokens, (L, ...) each; see `ImageParts`."""
 
     first_keys: Tensor
     first_values: Tensor
@@ -256,12 +280,13 @@ class Columns(NamedTuple):
 def project(
     decoder: DecoderWeights, source: Tensor, centred: Tensor, spread: Tensor, position: Position | None
 ) -> Columns:
-    """The products of image tokens (L, C) with the weights. Without `position`: of what is added to image tokens, which
-    brings neither a position nor a bias.
+    """Multiply image tokens (L, C) with the weights.
+
+    position: None to project something that is added to image tokens, which has neither a position nor a bias.
     """
     inner = decoder.inner
     placed, values = decoder.of_placed, decoder.first_values
-    # Each projection is a product with one wide matrix.
+    # One product with a wide matrix is faster than one per projection.
     cross1, key1, value1, query2 = _linear(centred, decoder.of_centred).chunk(4, dim=1)
     from_spread = _linear(spread, decoder.of_spread)
     own, cross2, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
@@ -285,12 +310,18 @@ def project(
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """By the native operation on a CPU, whose threads don't wait for one another by spinning (`ops._threads`)."""
+    """Apply a linear layer.
+
+    On a CPU the native operation is used if possible, whose threads don't spin while they wait (see `ops._threads`).
+    """
     return ops.linear(x, weight, bias) if serves(x) else F.linear(x, weight, bias)
 
 
 def rounded(exact: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:
-    """As operations take them in half precision: what `features` multiplies an image with stays as it is."""
+    """Round to half precision what the operations take in it.
+
+    The matrices that `features` multiplies an image with stay exact.
+    """
     first, second, rest = exact.enlarge_mix
     return replace(
         exact,
@@ -302,6 +333,7 @@ def rounded(exact: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:
 
 
 def _token_weights(decoder: MaskDecoder, mixes: Mixes) -> TokenWeights:
+    """Collect the weights that `ops.decoder_prompts` applies to the prompts' tokens."""
     transformer = decoder.transformer
     first, second = transformer.blocks
     look = transformer.final_attn_token_to_image
@@ -330,12 +362,15 @@ def _block(block: TwoWayBlock) -> Block:
 
 
 def _layer(layer: nn.Module) -> Layer:
-    layer = cast(nn.Linear, layer)  # or a LayerNorm, with the same two parameters
+    layer = cast(nn.Linear, layer)  # or a LayerNorm, which has the same two parameters
     return Layer(layer.weight.detach(), layer.bias.detach())
 
 
 def as_matrix(conv: nn.Module) -> tuple[Tensor, Tensor]:
-    """A transposed convolution with 2 x 2 kernels at stride 2: (4 * C', C), sub-cells first, and its bias (4 * C')."""
+    """Return a transposed convolution with 2 x 2 kernels at stride 2 as a matrix (4 * C', C) and a bias (4 * C',).
+
+    The output index runs over the four sub-cells first, then over the channels C'.
+    """
     conv = cast(nn.ConvTranspose2d, conv)
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
     bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
@@ -343,11 +378,12 @@ def as_matrix(conv: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _centre(columns: Tensor) -> Tensor:
+    """Subtract from each column its mean."""
     return columns - columns.mean(dim=0, keepdim=True)
 
 
 def _values(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
-    """(L, heads * d) to (heads, panels * 16, d rounded up to 16), zeros beyond."""
+    """Reshape (L, heads * d) to (heads, panels * 16, d rounded up to a multiple of 16), padded with zeros."""
     length, head_dim = len(x), x.shape[1] // heads
     shape = heads, count_panels(length) * PANEL, count_panels(head_dim) * PANEL
     split = x.unflatten(1, (heads, head_dim)).transpose(0, 1)

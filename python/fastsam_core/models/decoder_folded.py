@@ -1,14 +1,14 @@
-"""The mask decoder for inference: the outputs of `MaskDecoder.forward`, with far less work on the image tokens.
+"""The mask decoder for inference in plain PyTorch: the outputs of `MaskDecoder.forward` with far less work.
 
-A prompt has about 7 tokens, the image up to 4,096. Three exact rearrangements follow from that:
+A prompt has about 7 tokens, the image up to 4,096. This allows three exact rearrangements:
 
-* The first block starts from the same image tokens for every prompt, so their projections are made once per image.
-* Elsewhere the image-side projection is folded into the token side: `(X W_k) q = X (W_k q)` and
-  `P (X W_v) = (P X) W_v`, and likewise `(P V) W_o = P (V W_o)`. Key biases drop out of a softmax over keys; an output
-  bias can ride on the values of one head, because every row of P sums to 1.
-* Predicted IoU needs the tokens alone, so upscaling is left for the masks that somebody asks for.
+* The first block starts from the same image tokens for every prompt, so their projections are computed once per image.
+* Everywhere else the image-side projection is folded into the token side: `(X W_k) q = X (W_k q)`,
+  `P (X W_v) = (P X) W_v` and `(P V) W_o = P (V W_o)`. Key biases cancel in a softmax over the keys. An output bias can
+  be added to the values of one head, because every row of P sums to 1.
+* The predicted IoU depends on the tokens alone, so only the masks that are requested are upscaled.
 
-Attention matrices are kept transposed, (tokens, image tokens): both softmaxes then run over contiguous memory.
+Attention matrices are stored transposed, (tokens, image tokens). Both softmaxes then work on contiguous memory.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ..ops._native_cuda import has_ample_memory
 from .common import LayerNorm2d, to_device
 from .mask_decoder import DecoderAttention, MaskDecoder
 
-# With more tokens than this per prompt the plain path does less arithmetic.
+# Above this number of tokens per prompt the plain decoder does less arithmetic.
 MAX_FOLDED_TOKENS = 16
-# Prompts that are decoded together, and upscaled together: on a CPU their image tokens (4 MiB each at 64 x 64 x 256)
+# CPU: number of prompts to decode together, and to upscale together. Their image tokens (4 MiB each at 64 x 64 x 256)
 # should stay in the last-level cache.
 _ON_CPU = 4, 1
-# A GPU should have more to do than its host takes to tell it so: image tokens decoded together there. Upscaled tokens
-# take twice as much.
+# GPU: bytes of image tokens to decode together, so that computing takes longer than launching the kernels, and limits
+# on the number of prompts. Upscaled tokens take twice the memory, so half as many are upscaled together.
 _BYTES_ON_GPU, _FEWEST_ON_GPU, _MOST_ON_GPU = 256 << 20, 16, 1024
 
 
 class FoldedImage:
-    """What the decoder needs of one image, made once for all its prompts.
+    """Tensors that the decoder needs of one image, computed once for all its prompts.
 
-    decoder: the trained `MaskDecoder`; embedding: (1, C, h, w); position: (1, C, h, w);
-    dense: (1, C, 1, 1), the embedding of "no mask prompt".
+    decoder: the trained `MaskDecoder`. embedding, position: (1, C, h, w). dense: (1, C, 1, 1), the embedding of "no
+    mask prompt".
     """
 
     def __init__(self, decoder: MaskDecoder, embedding: Tensor, position: Tensor, dense: Tensor) -> None:
@@ -67,9 +67,10 @@ class FoldedImage:
         self.final_key_pe = _heads_last(final, pe @ final.k_proj.weight.T)
 
     def decode(self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None) -> DecodedPrompts:
-        """sparse: prompt tokens (N, T, C). All prompts of the call are kept until the result is dropped.
+        """Decode prompt tokens (N, T, C).
 
-        masks, above: which masks will be wanted, as in `TiledImage.decode`. Nothing is gained from knowing it here.
+        The result holds the image tokens of all N prompts in memory. masks, above: as in `TiledImage.decode`, ignored
+        here.
         """
         chunks = [self._decode_chunk(chunk) for chunk in sparse.split(self.together[0])]
         return DecodedPrompts(
@@ -81,7 +82,7 @@ class FoldedImage:
         )
 
     def _decode_chunk(self, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, T, C) to final tokens (n, 5 + T, C) and image tokens (n, L, C)."""
+        """Decode prompt tokens (n, T, C) to final tokens (n, 5 + T, C) and image tokens (n, L, C)."""
         transformer = self.decoder.transformer
         first, second = transformer.blocks
         tokens = self.decoder.tokens(sparse)
@@ -102,7 +103,7 @@ class FoldedImage:
         return transformer.norm_final_attn(queries + attended), source
 
     def _first_look(self, attn: DecoderAttention, placed: Tensor) -> Tensor:
-        """Tokens attend to the image in the first block; keys and values are shared by all prompts."""
+        """Tokens attend to the image in the first block, where all prompts share keys and values: (n, T, C)."""
         q = attn.split_heads(attn.q_proj(placed))  # (n, heads, T, d)
         count, heads, length, _ = q.shape
         rows = q.transpose(0, 1).reshape(1, heads, count * length, -1)
@@ -113,7 +114,10 @@ class FoldedImage:
     def _answer(
         self, attn: DecoderAttention, queries: Tensor, tokens: Tensor, source: Tensor, query_pe: Tensor | None
     ) -> Tensor:
-        """Image attends to tokens, residual included: (n, L, C). Without `query_pe`, the shared first block."""
+        """Image tokens attend to the prompt's tokens, including the residual: (n, L, C).
+
+        query_pe: the position's part of the queries, or None for the first block, where all prompts share the queries.
+        """
         k = attn.split_heads(attn.k_proj(queries + tokens)) * attn.head_dim**-0.5  # (n, heads, T, d)
         _, heads, _, width = k.shape
         if query_pe is None:
@@ -124,25 +128,26 @@ class FoldedImage:
         weights = scores.softmax(dim=2).flatten(1, 2)  # over the tokens: (n, heads * T, L)
         out_weight = attn.out_proj.weight.view(-1, heads, width).permute(1, 2, 0)  # (heads, d, C)
         values = attn.split_heads(attn.v_proj(queries)) @ out_weight  # (n, heads, T, C)
+        # The weights of each head sum to 1, so the bias can be added to the values of one head.
         values[:, 0] += attn.out_proj.bias
         return torch.baddbmm(source, weights.transpose(1, 2), values.flatten(1, 2))
 
 
 @dataclass
 class DecodedPrompts:
-    """Tokens and image tokens of N decoded prompts, from which masks are made when they are asked for."""
+    """Tokens and image tokens of N decoded prompts, from which masks are computed on request."""
 
     decoder: MaskDecoder
     grid: tuple[int, int]
     tokens: Tensor  # (N, 5 + T, C)
     sources: list[Tensor]  # chunks of (n, L, C)
-    together: tuple[int, int]  # how many a chunk has, and how many to upscale together
+    together: tuple[int, int]  # prompts per chunk of `sources`, and prompts to upscale together
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
         return self.decoder.iou_prediction_head(self.tokens[:, 0])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
-        """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4)."""
+        """Return low-resolution logits (K, 4h, 4w) of K pairs of a prompt in [0, N) and a mask token in [0, 4)."""
         height, width = self.grid
         prompts = torch.as_tensor(prompts, dtype=torch.long, device="cpu")
         masks = torch.as_tensor(masks, dtype=torch.long, device="cpu")
@@ -162,20 +167,20 @@ class DecodedPrompts:
             pairs = ((row >= begin) & (row < begin + size)).nonzero()[:, 0]
             numbers = pairs, row[pairs] - begin, masks[pairs]
             at, of_row, mask = (to_device(number, device) for number in numbers)
-            out[at] = planes[of_row, mask].to(out.dtype)  # another under autocast
+            out[at] = planes[of_row, mask].to(out.dtype)  # the dtypes differ under autocast
         return out
 
 
 def prompts_on_gpu(nbytes: int, device: torch.device) -> int:
-    """How many prompts PyTorch decodes together on a GPU, with image tokens of so many bytes each."""
+    """Return how many prompts to decode together with PyTorch on a GPU, if each has `nbytes` of image tokens."""
     most = _BYTES_ON_GPU if has_ample_memory(device) else _BYTES_ON_GPU // 4
     return max(_FEWEST_ON_GPU, min(_MOST_ON_GPU, most // nbytes))
 
 
 def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
-    """`output_upscaling` as two matrix products: its 2 x 2 kernels at stride 2 don't overlap.
+    """Apply `output_upscaling` as two matrix products, which works because its 2 x 2 kernels at stride 2 don't overlap.
 
-    source: (n, L, C). Returns (n, L, 2, 2, 2, 2, C / 8): rows and columns within the first split, then the second.
+    source: (n, L, C). Returns (n, L, 2, 2, 2, 2, C / 8): row and column within the first split, then within the second.
     """
     enlarge, norm, _, enlarge_more, _ = decoder.output_upscaling
     norm = cast(LayerNorm2d, norm)
@@ -184,6 +189,7 @@ def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
 
 
 def _split_cells(conv: nn.Module, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 2, C')
+    """Apply a transposed convolution with 2 x 2 kernels at stride 2 as a matrix product."""
     conv = cast(nn.ConvTranspose2d, conv)
     weight = conv.weight.permute(0, 2, 3, 1)  # (C, 2, 2, C')
     split = (x @ weight.flatten(1)).unflatten(-1, weight.shape[1:])
@@ -191,7 +197,7 @@ def _split_cells(conv: nn.Module, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 
 
 
 def _look(attn: DecoderAttention, placed: Tensor, source: Tensor, key_pe: Tensor) -> Tensor:
-    """Tokens attend to their own prompt's image tokens, projections folded: (n, T, C)."""
+    """Tokens attend to their own prompt's image tokens, with folded projections: (n, T, C)."""
     q = attn.split_heads(attn.q_proj(placed)) * attn.head_dim**-0.5  # (n, heads, T, d)
     count, heads, length, width = q.shape
     folded = q @ attn.k_proj.weight.view(heads, width, -1)  # (n, heads, T, C)
@@ -202,11 +208,12 @@ def _look(attn: DecoderAttention, placed: Tensor, source: Tensor, key_pe: Tensor
 
 
 def _plus_product(scores: Tensor, folded: Tensor, source: Tensor) -> Tensor:
-    """`scores + folded @ source.mT`, (n, heads, T, L), of (n, heads, T, C) and (n, L, C)."""
-    # What is done in place autocast doesn't look after.
+    """Return `scores + folded @ source.mT`, (n, heads, T, L), from folded (n, heads, T, C) and source (n, L, C)."""
+    # Autocast doesn't cast the arguments of in-place operations.
     add = torch.baddbmm if torch.is_autocast_enabled(source.device.type) else Tensor.baddbmm_
     return add(scores.flatten(1, 2), folded.flatten(1, 2), source.transpose(1, 2)).view(scores.shape)
 
 
 def _heads_last(attn: DecoderAttention, x: Tensor) -> Tensor:  # (L, heads * d) -> (heads, d, L)
+    """Split the channels into heads and make the image tokens the contiguous axis."""
     return x.T.reshape(attn.num_heads, attn.head_dim, -1).contiguous()

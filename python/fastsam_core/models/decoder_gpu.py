@@ -1,9 +1,9 @@
-"""The mask decoder for inference on a GPU: `decoder_features`, for all prompts at once.
+"""The mask decoder for inference on a GPU, from the image features of `decoder_features`.
 
-As in `decoder_tiled` no prompt has image tokens of its own; here the passes are a few launches for all prompts of a
-call, on the current stream, and the masks are made when they are asked for. Nothing waits for the GPU. In half
-precision the tokens' own way between the passes is a chain of launches as well, so that `FoldedImage` takes more than
-twice as long even for one prompt; in float32 it is PyTorch's.
+As in `decoder_tiled`, no prompt has image tokens of its own. Here each pass is a few launches on the current stream for
+all prompts of a call, and masks are made when they are requested. Nothing waits for the GPU. In half precision the work
+on the tokens between the passes is a chain of launches as well; even for one prompt, `FoldedImage` takes more than
+twice as long. In float32 PyTorch does that work.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from .decoder_widened import copies_of, repeated
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 from .native import serves_on_gpu
 
-# Prompts whose coefficients are made together in half precision, of 0.9 MiB each at 64 x 64; half as many in float32.
+# Prompts decoded together in half precision; their coefficients take 0.9 MiB each at 64 x 64. Half as many in float32.
 PROMPTS_PER_CHUNK = 1024
 _OPS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
 
 
 def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> bool:
-    """Whether the kernels take this decoder on this image; where they don't take one on a GPU, that is said once."""
+    """Return whether the kernels can run this decoder on this image.
+
+    If they can't although the image is on a GPU, the reason is logged once. With gradients enabled they are never used.
+    """
     if not embedding.is_cuda or torch.is_grad_enabled():
         return False
     if not serves_on_gpu(embedding, *others):
@@ -53,12 +56,15 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
 
 
 def prompts_per_chunk(dtype: torch.dtype) -> int:
-    """How many prompts are decoded together in `dtype`."""
+    """Return how many prompts are decoded together in `dtype`."""
     return PROMPTS_PER_CHUNK * 2 // dtype.itemsize
 
 
 class GpuImage:
-    """What the decoder needs of one image, made once for all its prompts. The arguments are those of `FoldedImage`."""
+    """Tensors that the decoder needs of one image, computed once for all its prompts.
+
+    The arguments are those of `FoldedImage`.
+    """
 
     def __init__(self, decoder: MaskDecoder, embedding: Tensor, position: Tensor, dense: Tensor) -> None:
         self.decoder = decoder
@@ -68,11 +74,12 @@ class GpuImage:
 
     @property
     def features(self) -> Features:
-        """Made at the first use."""
+        """Features of the image, computed at first use."""
         return self._ready[0]
 
     @cached_property
     def _ready(self) -> tuple[Features, Prepared]:
+        """The image's features and the prepared decoder that they were made with."""
         embedding, position, dense = self._given
         own = prepared(self.decoder, for_gpu=True)
         source = (embedding.float() + dense.float())[0].flatten(1).T  # (L, C)
@@ -83,10 +90,10 @@ class GpuImage:
     def decode(
         self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None
     ) -> GpuPrompts | DecodedPrompts:
-        """sparse: prompt tokens (N, T, C). masks: mask tokens of [0, 4) that will be asked for, all if there are none.
+        """Decode prompt tokens (N, T, C).
 
-        above: as in `TiledImage.decode`; nothing is gained from knowing it here. PyTorch decodes prompts of more tokens
-        than the kernels take.
+        masks: mask tokens in [0, 4) that will be requested; all of them if empty. above: as in `TiledImage.decode`,
+        ignored here. Prompts with more tokens than the kernels support are decoded by PyTorch.
         """
         if sparse.shape[1] + 1 + NUM_MASK_TOKENS > TOKENS:
             say_served_by_pytorch(
@@ -97,11 +104,11 @@ class GpuImage:
             return self._folded.decode(sparse, masks, above)
         decoded = GpuPrompts(self, sparse, masks)
         for chunk in decoded.chunks[:1] if masks else ():
-            self._upscaler_for(chunk)  # laid out while the GPU has other work
+            self._upscaler_for(chunk)  # prepared while the GPU is busy decoding
         return decoded
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
-        """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
+        """Decode prompt tokens (n, T, C), as far as these mask tokens need it; all mask tokens if `masks` is empty."""
         of_image, own = self._ready
         weights, wide = of_image.decoder, repeated(sparse, own.copies)
         if takes(wide, 1 + NUM_MASK_TOKENS, weights.sizes, weights.heads, weights.weights.dtype):
@@ -109,11 +116,15 @@ class GpuImage:
         return Chunk(repeated(self.decoder.tokens(sparse), own.copies), of_image, masks, sparse.new_empty)
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
-        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i], float32. Both are on the CPU."""
+        """Write the logits of mask `masks[i]` of prompt `index[i]` of a chunk into out[i], float32.
+
+        index, masks: CPU tensors.
+        """
         numbers = index.numpy(), masks.numpy()
         chunk.upscale(self._ready[1].upscaling, *numbers, self.grid, out, self._upscaler_for(chunk))
 
     def _upscaler_for(self, chunk: Chunk) -> Upscaler | None:
+        """Return the image's upscaler, or None if it can't take this chunk."""
         of_image, own = self._ready
         weights = of_image.decoder
         fits = can_upscale(chunk.state, weights.sizes.width, len(own.upscaling.norm_weight), weights.mask_sizes)
@@ -121,6 +132,7 @@ class GpuImage:
 
     @cached_property
     def _chain(self) -> Chain:
+        """The kernel chain that decodes prompts on this image."""
         of_image, own = self._ready
         weights, output = of_image.decoder, repeated(self.decoder.output_tokens(), own.copies)
         of_decoder = weights.constant, weights.eps, weights.heads
@@ -128,12 +140,13 @@ class GpuImage:
 
     @cached_property
     def _upscaler(self) -> Upscaler:
+        """The upscaling kernels, with the operands that all masks of this image share laid out for them."""
         of_image, own = self._ready
         return Upscaler(of_image.base, of_image.decoder.enlarge_bias, *own.upscaling, *self.grid)
 
 
 class GpuPrompts:
-    """N decoded prompts. Has the methods of `decoder_folded.DecodedPrompts`; logits are float32."""
+    """N decoded prompts, with the methods of `decoder_folded.DecodedPrompts`. The logits are float32."""
 
     def __init__(self, image: GpuImage, sparse: Tensor, masks: Sequence[int]) -> None:
         self._each = prompts_per_chunk(sparse.dtype)
@@ -146,9 +159,10 @@ class GpuPrompts:
         return torch.cat([self._sparse[0].new_empty(0, NUM_MASK_TOKENS), *(chunk.iou for chunk in self.chunks)])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
-        """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4). Always new memory.
+        """Return low-resolution logits (K, 4h, 4w) of K pairs of a prompt in [0, N) and a mask token in [0, 4).
 
-        What says which pairs is read on the host: lists, or CPU tensors.
+        The result is always a new tensor. The pairs are read on the host, so lists or CPU tensors avoid a wait for the
+        GPU.
         """
         prompt, mask = (np.asarray(x.cpu() if isinstance(x, Tensor) else x, np.int64) for x in (prompts, masks))
         height, width = self._image.grid
@@ -160,7 +174,7 @@ class GpuPrompts:
                 self.chunks[number] = self._image.decode_chunk(self._sparse[number], ())
             chunk = self.chunks[number]
             given = torch.from_numpy(prompt[pairs] % self._each), torch.from_numpy(mask[pairs])
-            # Pairs mostly come by prompt, and so those of a chunk in one piece.
+            # Pairs usually come ordered by prompt, so those of one chunk form a slice that can be written in place.
             first, last = int(pairs[0]), int(pairs[-1]) + 1
             if last - first == len(pairs):
                 self._image.upscale(chunk, *given, out[first:last])

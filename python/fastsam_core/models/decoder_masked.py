@@ -1,14 +1,15 @@
-"""What a mask prompt changes in what the decoder makes of an image.
+"""Update an image's decoder features for a mask prompt.
 
-A prompt with a mask has image tokens of its own: instead of the embedding of "no mask" they get U m, a 1 x 1
-convolution of few channels m (16 in SAM; a constant one stands beside them here, for what the biases differ by). All
-that `decoder_features.features` makes of image tokens X is linear in them, but for the norms, which are quadratic. In
-its notation, with A = J U and B = J (w1 * A):
+A prompt with a mask has image tokens of its own: instead of the embedding of "no mask", U m is added to them, a 1 x 1
+convolution of a few channels m (16 in SAM, and here a constant one for the difference of the biases). Everything that
+`decoder_features.features` computes from image tokens X is linear in them, except for the norms, which are quadratic.
+In its notation, with A = J U and B = J (w1 * A):
 
-    W (X + U m) = W X + (W U) m, and so with J (X + b_o1) and A, and with D and B
-    |J (X + U m + b_o1)|^2 = |J (X + b_o1)|^2 + m . (2 A^T (X + b_o1) + A^T A m), and so with D and B
+    W (X + U m) = W X + (W U) m
+    |J (X + U m + b_o1)|^2 = |J (X + b_o1)|^2 + m . (2 A^T (X + b_o1) + A^T A m)
 
-so that a mask costs 17 multiplications for each number instead of C.
+The first equation also holds for the centred tokens, with A in place of U, and for D, with B. The norm of D changes in
+the same way as the second says. Each number that depends on the mask thus costs 17 multiplications instead of C.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from .decoder_features import Features, centred_and_spread, project
 class MaskedFeatures:
     """The features of one image, ready for mask prompts.
 
-    image: those with `source` (L, C), its tokens without a mask. mix: (K, C), U transposed: what each of a mask's K
-    channels adds to all channels of an image token.
+    image: features without a mask. source: (L, C), the image tokens they were made from. mix: (K, C), the transpose of
+    U, i.e. what each of a mask's K channels adds to all channels of an image token.
     """
 
     def __init__(self, image: Features, source: Tensor, mix: Tensor) -> None:
@@ -56,14 +57,17 @@ class MaskedFeatures:
 
     @contextmanager
     def with_mask(self, channels: Tensor) -> Iterator[Features]:
-        """The features with a mask prompt, of channels (K, L). Afterwards the next mask may get their memory."""
+        """Yield the features with a mask prompt of channels (K, L).
+
+        After the context ends, the next mask may reuse their memory.
+        """
         image = self._image
         panels = to_panels(channels.T)  # (panels, K, 16)
         rows = panels.transpose(1, 2).reshape(1, -1, len(channels))  # (1, panels * 16, K)
-        try:  # to touch fresh pages takes longer than to fill them
+        try:  # touching fresh pages takes longer than filling them
             memory = self._spare.pop()
         except IndexError:
-            with torch.inference_mode(False):  # so that calls in that mode and others may write to it
+            with torch.inference_mode(False):  # so that later calls in any mode may write to it
                 memory = {name: torch.empty_like(given) for name, given in self._given.items()}
         for name, matrix in self._matrices.items():
             torch.baddbmm(self._given[name], matrix.expand(len(panels), -1, -1), panels, out=memory[name])

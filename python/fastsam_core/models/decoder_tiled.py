@@ -1,9 +1,9 @@
-"""The mask decoder for inference on the CPU: no prompt has image tokens of its own.
+"""The mask decoder for inference on the CPU, without image tokens per prompt.
 
-What the image gives is projected once (`decoder_features`); what a prompt adds to an image token is a combination of
-its few tokens' values, whose coefficients are made in two passes over the image (`ops.decoder_first_pass`,
-`ops.decoder_second_pass`) and enlarged to logits for the prompts with masks that somebody wants
-(`ops.decoder_upscale`). What happens to the tokens between is native too (`ops.decoder_prompts`).
+The image's part is projected once (`decoder_features`). What a prompt adds to an image token is a combination of the
+values of its few tokens. The coefficients are computed in two passes over the image (`ops.decoder_first_pass`,
+`ops.decoder_second_pass`) and upscaled to logits for the requested masks (`ops.decoder_upscale`). The work on the
+tokens in between is native too (`ops.decoder_prompts`).
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from .decoder_features import features, prepared
 from .decoder_masked import MaskedFeatures
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
-# Prompts decoded together, on a thread of their own: 60 MiB of coefficients at 64 x 64. The same whatever the number
-# of threads is, so that the products of their tokens, which go together, are the same to the bit too.
+# Prompts decoded together by one thread; their coefficients take about 57 MiB at 64 x 64. The number doesn't depend on
+# the number of threads, so that the matrix products over a chunk's tokens are the same to the bit.
 PROMPTS_PER_CHUNK = 32
-# Prompts whose coefficients are kept for masks that may be asked for later; the others are decoded a second time.
+# Number of prompts whose coefficients are kept for masks that may be requested later; the others are decoded again.
 PROMPTS_KEPT = 32
 
 
 class TiledImage:
-    """What the decoder needs of one image, made once for all its prompts. The arguments are those of `FoldedImage`.
+    """Tensors that the decoder needs of one image, computed once for all its prompts.
 
-    matrices: float32; or bfloat16, in which the upscaling then multiplies. Predicted IoU is the same.
+    matrices: dtype of the matrices in the upscaling, float32 or bfloat16. The predicted IoU is the same for both. The
+    other arguments are those of `FoldedImage`.
     """
 
     def __init__(
@@ -52,17 +53,19 @@ class TiledImage:
             own = prepared(decoder)
             self.features = features(own.weights, self._source(), own.place(position))
         self._upscaling = own.upscaling._replace(enlarge_more=own.upscaling.enlarge_more.to(matrices))
-        # Memory of a chunk's coefficients, kept from call to call: touching fresh pages takes longer than a pass.
+        # Memory for coefficients, reused from call to call: touching fresh pages takes longer than a pass.
         self._spare: list[Tensor] = []
-        self._spares = 1  # how many are kept
+        self._spares = 1  # how many blocks to keep
 
     def _source(self) -> Tensor:  # (L, C)
         embedding, dense = self._tokens
         return (embedding + dense)[0].flatten(1).T.contiguous()
 
     def with_masks(self, mix: Tensor) -> Callable[[Tensor], AbstractContextManager[TiledImage]]:
-        """What gives the image of a mask prompt, for as long as it lasts, from its channels (K, h, w), mixed by (K, C);
-        see `PromptEncoder.mask_mix`.
+        """Return a function from a mask prompt's channels (K, h, w) to a context with the image for that prompt.
+
+        mix: (K, C), what each channel adds to an image token, see `PromptEncoder.mask_mix`. The yielded `TiledImage` is
+        valid inside the context only.
         """
         if self._masked is None or not torch.equal(self._masked.mix, mix):
             self._masked = MaskedFeatures(self.features, self._source(), mix)
@@ -70,7 +73,7 @@ class TiledImage:
 
         @contextmanager
         def image(channels: Tensor) -> Iterator[TiledImage]:
-            other = copy.copy(self)  # shares the memory that is kept
+            other = copy.copy(self)  # a shallow copy shares the reused memory
             other._masked = None
             with masked.with_mask(channels.flatten(1)) as other.features:
                 yield other
@@ -78,11 +81,11 @@ class TiledImage:
         return image
 
     def decode(self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None) -> TiledPrompts:
-        """Decode prompts, and make the masks that will be wanted while their coefficients are at hand.
+        """Decode prompts, and make the wanted masks while their coefficients are in memory.
 
-        sparse: prompt tokens (N, T, C). masks: mask tokens of [0, 4) to make at once, for the prompts where their
-        predicted IoU is greater than `above`, or for all. Others can still be asked for, at the price of decoding
-        their prompts again, once there are more than a few dozen of them.
+        sparse: prompt tokens (N, T, C). masks: mask tokens in [0, 4) to make at once. above: if given, only for those
+        with a predicted IoU greater than this. Other masks can still be requested; their prompts are then decoded
+        again, except for the first `PROMPTS_KEPT` prompts if `masks` is empty.
         """
         decoded = TiledPrompts(self, sparse, masks, above)
         self._spares = thread_count()
@@ -90,15 +93,15 @@ class TiledImage:
         return decoded
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
-        """Decode prompt tokens (n, T, C), as far as these mask tokens need it, all without any."""
+        """Decode prompt tokens (n, T, C), as far as these mask tokens need it; all mask tokens if `masks` is empty."""
         return Chunk(self.decoder.tokens(sparse), self.features, masks, self._take)
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
-        """Logits of mask `masks[i]` of prompt `index[i]` of a chunk to out[i]."""
+        """Write the logits of mask `masks[i]` of prompt `index[i]` of a chunk into out[i]."""
         chunk.upscale(self._upscaling, index.numpy(), masks.numpy(), self.grid, out)
 
     def _take(self, shape: tuple[int, ...]) -> Tensor:
-        """Memory for a chunk's coefficients. Two threads may ask at once; pop is one step."""
+        """Return memory for a chunk's coefficients. Safe to call from several threads, since `list.pop` is atomic."""
         size = math.prod(shape)
         try:
             spare = self._spare.pop()
@@ -109,43 +112,45 @@ class TiledImage:
         return self.features.base.new_empty(shape)
 
     def give_back(self, chunk: Chunk) -> None:
-        """Let the next chunk use this one's memory, of which nothing may be read any more."""
+        """Let the next chunk reuse this chunk's memory; nothing may read the chunk's coefficients afterwards."""
         if len(self._spare) < self._spares:
             state = chunk.state
             self._spare.append(state.as_strided((state.untyped_storage().nbytes() // state.itemsize,), (1,), 0))
 
 
 class TiledPrompts:
-    """N decoded prompts. Has the methods of `decoder_folded.DecodedPrompts`."""
+    """N decoded prompts, with the methods of `decoder_folded.DecodedPrompts`."""
 
     def __init__(self, image: TiledImage, sparse: Tensor, masks: Sequence[int], above: float | None) -> None:
         height, width = image.grid
         self._image, self._sparse, self._masks, self._above = image, sparse, list(masks), above
         self._iou: dict[int, Tensor] = {}  # (n, 4) of each chunk
-        self._chunks: dict[int, Chunk] = {}  # the first ones, where no masks are made at once
-        # Masks in the order of prompts, then of `masks`. Memory of masks that nobody wants is never touched.
+        self._chunks: dict[int, Chunk] = {}  # the first chunks, kept if no masks are made at once
+        # Masks made at once, ordered by prompt, then by `masks`. Memory of masks that aren't made is never touched.
         self._made = sparse.new_empty(len(sparse) * len(masks), 4 * height, 4 * width)
-        self._place = torch.full((len(sparse), NUM_MASK_TOKENS), -1, device="cpu")  # of each mask among those made
-        self._count, self._next = 0, 0  # masks made by the chunks before the next one to say how many it makes
+        self._place = torch.full((len(sparse), NUM_MASK_TOKENS), -1, device="cpu")  # index in `_made`, or -1
+        self._count, self._next = 0, 0  # masks made by the chunks before `_next`, the next chunk to reserve its slots
         self._turn, self._failed = Condition(), False
 
     def add(self, number: int) -> None:
-        """Decode a chunk. Several threads may do so at once, if chunks are begun in order."""
+        """Decode a chunk. Several threads may call this at once, if chunks are started in order."""
         try:
             self._add(number)
         except BaseException:
-            with self._turn:  # let those that wait for this chunk end
+            with self._turn:  # wake the threads that wait for this chunk
                 self._failed = True
                 self._turn.notify_all()
             raise
 
     def _add(self, number: int) -> None:
+        """Decode a chunk, make the masks that are wanted at once, and give back or keep its coefficients."""
         start = number * PROMPTS_PER_CHUNK
         chunk = self._image.decode_chunk(self._sparse[start : start + PROMPTS_PER_CHUNK], self._masks)
         iou = chunk.iou[:, self._masks]
         wanted = torch.ones_like(iou, dtype=torch.bool) if self._above is None else iou > self._above
         row, column = wanted.nonzero(as_tuple=True)
         with self._turn:
+            # Chunks reserve their slots in order, so that the masks lie in the order of the prompts.
             self._turn.wait_for(lambda: self._failed or self._next == number)
             if self._failed:
                 return
@@ -167,9 +172,9 @@ class TiledPrompts:
         return torch.cat([self._made.new_empty(0, NUM_MASK_TOKENS), *iou])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
-        """Low-resolution logits (K, 4h, 4w) of K pairs: prompt in [0, N), mask token in [0, 4).
+        """Return low-resolution logits (K, 4h, 4w) of K pairs of a prompt in [0, N) and a mask token in [0, 4).
 
-        The result may share memory with that of another call.
+        The result may share memory with that of another call, so it must not be written to.
         """
         prompts, masks = (torch.as_tensor(x, dtype=torch.long, device="cpu") for x in (prompts, masks))
         place = self._place[prompts, masks]
@@ -185,7 +190,7 @@ class TiledPrompts:
         return out
 
     def _late(self, chunk: int, index: Tensor, masks: Tensor) -> Tensor:
-        """Logits of pairs of one chunk that have not been made."""
+        """Return the logits of pairs of one chunk that were not made at once."""
         out = self._made.new_empty(len(index), *self._made.shape[1:])
         if chunk in self._chunks:
             self._image.upscale(self._chunks[chunk], index, masks, out)

@@ -1,9 +1,9 @@
-"""A narrow mask decoder as one of the official width, with the same outputs: kernels are there for one width only.
+"""Widen a narrow mask decoder to the official width without changing its outputs: kernels exist for that width only.
 
-Every channel is there several times. The mean and the variance of such channels are those of the single ones, so that
-LayerNorm does to each copy what it did to the channel; products with them are divided by the number of copies, a power
-of two, which rounds nothing. A head's dot products grow by that number and its scale 1 / sqrt(d) shrinks by the root of
-it, which its queries make up for.
+Every channel is repeated several times. The mean and variance over the repeated channels equal those over the original
+ones, so LayerNorm does the same to each copy. Weights that sum over copies are divided by their number, a power of two,
+which is exact. The dot products of a head grow by the number of copies, while its scale 1 / sqrt(d) shrinks by the
+square root of it; dividing the queries by that root corrects for the difference.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..ops._decoder.layouts import HEAD_DIM, HEADS
 from .common import MLP, LayerNorm2d
 from .mask_decoder import DecoderAttention, MaskDecoder, TokenMLP
 
-WIDTH = 2 * HEADS * HEAD_DIM  # channels of a token, of which cross-attention takes half
+WIDTH = 2 * HEADS * HEAD_DIM  # channels of a token; cross-attention uses half as many
 
 
 def copies_of(decoder: MaskDecoder) -> int:
-    """How often each channel of a decoder has to be there for it to have the official width; 0 where that can't be."""
+    """Return how many copies of each channel give a decoder the official width, or 0 if that is impossible."""
     width = decoder.transformer_dim
     copies = WIDTH // width
     attention = decoder.transformer.blocks[0].cross_attn_token_to_image
@@ -31,19 +31,21 @@ def copies_of(decoder: MaskDecoder) -> int:
 
 
 def repeated(x: Tensor, copies: int) -> Tensor:
-    """(..., C) to (..., copies * C)."""
+    """Repeat the channels: (..., C) to (..., copies * C)."""
     return x if copies == 1 else x.repeat(*[1] * (x.dim() - 1), copies)
 
 
 @torch.no_grad()
 def widened(decoder: MaskDecoder, copies: int) -> MaskDecoder:
-    """The decoder with every channel so many times, for inference; itself for one. In the dtype that it has.
+    """Return the decoder with every channel repeated `copies` times, for inference, in its own dtype.
 
-    It takes what `repeated` makes of the channels of image, position and prompts, and gives the same masks and IoU.
+    It takes image, position and prompt tokens that went through `repeated`, and yields the same masks and IoU. With one
+    copy the decoder itself is returned.
     """
     if copies == 1:
         return decoder
-    # Not made anew: that would draw random numbers, or on the meta device import a good part of PyTorch.
+    # Copied rather than constructed: construction would draw random numbers or, on the meta device, import a large part
+    # of PyTorch.
     wide = copy.deepcopy(decoder, {id(tensor): tensor for tensor in (*decoder.parameters(), *decoder.buffers())})
     wide.transformer_dim = copies * decoder.transformer_dim
     for part, new in zip(decoder.modules(), wide.modules(), strict=True):
@@ -63,18 +65,19 @@ def widened(decoder: MaskDecoder, copies: int) -> MaskDecoder:
     for head, new_head in zip(_heads_of(decoder), _heads_of(wide), strict=True):
         _put(new_head[0], repeated(head[0].weight, copies) / copies, head[0].bias)
     for head, new_head in zip(_heads_of(decoder)[:-1], _heads_of(wide)[:-1], strict=True):
-        # These meet each channel's copies, too.
+        # Their outputs are multiplied with all copies of each upscaled channel, so they are divided as well.
         _put(new_head[-1], head[-1].weight.repeat(copies, 1) / copies, repeated(head[-1].bias, copies) / copies)
     return wide.eval()
 
 
 def _heads_of(decoder: MaskDecoder) -> list[list[nn.Linear]]:
-    """The layers of the masks' heads, and last those of the predicted IoU's."""
+    """Return the layers of each mask token's MLP, followed by those of the IoU head."""
     heads = [*decoder.output_hypernetworks_mlps, decoder.iou_prediction_head]
     return [[cast(nn.Linear, layer) for layer in cast(MLP, head).layers] for head in heads]
 
 
 def _widen_attention(part: DecoderAttention, new: DecoderAttention, copies: int) -> None:
+    """Set the widened projections of an attention, with the queries divided by the root of the number of copies."""
     heads, root = part.num_heads, copies**0.5
     for name, share in (("q_proj", root), ("k_proj", 1.0), ("v_proj", 1.0)):
         layer = cast(nn.Linear, getattr(part, name))
@@ -85,12 +88,13 @@ def _widen_attention(part: DecoderAttention, new: DecoderAttention, copies: int)
 
 
 def _copied_in_heads(rows: Tensor, heads: int, copies: int) -> Tensor:
-    """(heads * d, ...) to (heads * copies * d, ...)."""
+    """Repeat the rows within each head: (heads * d, ...) to (heads * copies * d, ...)."""
     split = rows.unflatten(0, (heads, 1, -1))
     return split.expand(heads, copies, *split.shape[2:]).flatten(0, 2)
 
 
 def _put(layer: nn.Module, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Set a layer's parameters and the size attributes that follow from their shapes."""
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None:
             setattr(layer, name, nn.Parameter(value.detach().contiguous(), requires_grad=False))

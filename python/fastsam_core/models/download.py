@@ -1,4 +1,4 @@
-"""Downloads that are whole and verified, or not there at all; broken ones go on where they stopped."""
+"""Downloads that are either complete and verified or absent; interrupted ones resume where they stopped."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .. import _locks
 from .._log import logger
 
 TIMEOUT = 30.0  # seconds for the connection and between two packets
-RETRIES = 4  # attempts after the first one, without progress in between
+RETRIES = 4  # further attempts after the first one, counted since the last progress
 _CHUNK = 1 << 20
-_PROGRESS = 1 << 20  # bytes that make an attempt count as progress
+_PROGRESS = 1 << 20  # an attempt that receives this many bytes resets the count of failures
 
 
 def download(
@@ -36,16 +36,18 @@ def download(
     backoff: float = 1.0,
     progress: bool = True,
 ) -> Path:
-    """Fetch `url` into the file `target`, and return its path.
+    """Download `url` to the file `target` and return its path.
 
-    sha256: the expected digest in hexadecimal, or its first digits; size: the expected number of bytes. Data goes to
-    `<target>.part`, which a later call continues if the server still has the same file, and is renamed to `target`
-    once it is complete and verified and on disk. Two processes may ask for the same file: one waits for the other.
-    A `target` that exists is returned as it is, unchecked.
+    sha256: expected digest in hexadecimal, or its first digits. size: expected number of bytes. timeout: seconds for
+    the connection and between two packets. progress: whether to show a progress bar if stderr is a terminal.
 
-    ValueError if the content is not the expected one (the file is removed); ConnectionError, naming the address and
-    the target for a download by hand, if it can't be fetched after `retries` further attempts, `backoff` seconds apart
-    and doubling.
+    Data is written to `<target>.part`, which a later call continues if the server still has the same file. Once it is
+    complete, verified and flushed to disk, it is renamed to `target`. If two processes download the same file, one
+    waits for the other. An existing `target` is returned unchecked.
+
+    Raises ValueError if the content is not the expected one (the file is removed). Raises ConnectionError, which names
+    the address and the path for a manual download, if `retries` further attempts fail; they are `backoff` seconds
+    apart, and the delay doubles each time. Raises OSError if the folder can't be made or the disk is full.
     """
     if not url.lower().startswith(("https://", "http://")):
         raise ValueError(f"{url!r} is not an http(s) address")
@@ -66,7 +68,8 @@ def download(
         _fetch(url, part, sha256, size, timeout, retries, backoff, progress)
         wrong = _mismatch(part.path, sha256, size)
         if wrong and resumed:
-            # The beginning was another file's; only a fresh start can tell whether the server's is right.
+            # The resumed part may have come from another file; only a fresh download can tell whether the server's file
+            # is right.
             part.discard()
             _fetch(url, part, sha256, size, timeout, retries, backoff, progress)
             wrong = _mismatch(part.path, sha256, size)
@@ -78,7 +81,7 @@ def download(
 
 
 class _Part:
-    """The unfinished file, and a note beside it which version on the server it belongs to."""
+    """The unfinished file, and a note beside it that identifies the version on the server it was downloaded from."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
@@ -86,6 +89,7 @@ class _Part:
 
     @property
     def offset(self) -> int:
+        """Number of bytes already downloaded."""
         try:
             return self.path.stat().st_size
         except FileNotFoundError:
@@ -93,6 +97,7 @@ class _Part:
 
     @property
     def validator(self) -> str:
+        """The noted ETag or modification date; empty if there is none."""
         try:
             return self.note.read_text(encoding="ascii").strip()
         except (FileNotFoundError, UnicodeDecodeError):
@@ -103,11 +108,12 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
     def finish(self, target: Path) -> None:
+        """Flush the file to disk and rename it to `target`."""
         with open(self.path, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(self.path, target)
         self.note.unlink(missing_ok=True)
-        if os.name == "posix":  # the rename itself must survive a power cut too
+        if os.name == "posix":  # so that the rename survives a power failure too
             folder = os.open(target.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -125,6 +131,7 @@ def _fetch(
     backoff: float,
     progress: bool,
 ) -> None:
+    """Download until the part is complete, retrying after errors that may be temporary."""
     failures = 0
     while True:
         before = part.offset
@@ -148,10 +155,10 @@ def _fetch(
 
 
 def _attempt(url: str, part: _Part, verified: bool, size: int | None, timeout: float, progress: bool) -> None:
-    """One request, from where the part ends if that is possible. Raises unless everything has arrived."""
+    """Make one request, resuming the part if possible. Raises unless the part is complete afterwards."""
     headers = {"User-Agent": "fastsam_core", "Accept-Encoding": "identity"}
     offset, validator = part.offset, part.validator
-    # Without a validator only a hash can tell whether both halves are of the same file.
+    # Without a validator, only a hash can show that both pieces belong to the same file.
     if offset and (validator or verified):
         headers["Range"] = f"bytes={offset}-"
         if validator:
@@ -166,7 +173,7 @@ def _attempt(url: str, part: _Part, verified: bool, size: int | None, timeout: f
             raise
         error.close()
         if _total(error.headers.get("Content-Range")) == offset:
-            return  # all of it had arrived before
+            return  # the part was already complete
         part.discard()
         raise ConnectionResetError("the file on the server has changed") from error
     with response:
@@ -174,6 +181,7 @@ def _attempt(url: str, part: _Part, verified: bool, size: int | None, timeout: f
 
 
 def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None, progress: bool) -> None:
+    """Check the response's headers, then append its body to the part."""
     from tqdm import tqdm
 
     header = response.headers
@@ -199,7 +207,7 @@ def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None
         part.note.write_text(_validator(header), encoding="ascii")
     with (
         open(part.path, "ab" if offset else "wb") as file,
-        # None: no bar where the error stream is not a terminal
+        # None hides the bar if stderr is not a terminal.
         tqdm(
             desc=part.path.stem,
             total=total,
@@ -213,30 +221,31 @@ def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None
             try:
                 file.write(chunk)
                 file.flush()
-            except OSError as error:  # of a full disk the system names no file
+            except OSError as error:  # for a full disk the system names no file
                 error.filename = error.filename or os.fspath(part.path)
                 raise
             bar.update(len(chunk))
             if size is not None and file.tell() > size:
-                break  # the size check that follows names both numbers
+                break  # the caller's size check reports both numbers
     if total is not None and part.offset < total:
         raise ConnectionResetError(f"the connection ended after {part.offset:,} of {total:,} bytes")
 
 
 def _validator(header: Any) -> str:
-    """What `If-Range` may be asked with (RFC 9110, 13.1.5): a strong ETag, else the date of the last change."""
+    """Return what `If-Range` may be sent with (RFC 9110, 13.1.5): a strong ETag, else the modification date."""
     etag = str(header.get("ETag", ""))
     value = etag if etag.startswith('"') else str(header.get("Last-Modified", ""))
     return value if value.isascii() and "\n" not in value else ""
 
 
 def _total(content_range: str | None) -> int | None:
+    """Return the total size from a Content-Range header, or None if it doesn't say."""
     text = (content_range or "").rpartition("/")[2]
     return int(text) if text.isdigit() else None
 
 
 def sha256_of(path: Path) -> str:
-    """In hexadecimal, of a file's content."""
+    """Return the sha256 of a file's content in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -245,7 +254,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
-    """Why the file is not the expected one, or an empty string."""
+    """Return why the file is not the expected one, or an empty string."""
     found_size = path.stat().st_size
     if size is not None and found_size != size:
         return f"it has {found_size:,} bytes, expected {size:,}"
@@ -257,12 +266,12 @@ def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock file that the system releases when its process ends, however it ends."""
+    """Hold a lock file. The operating system releases the lock when the process ends, however it ends."""
     waiting = False
     while True:
         file = _locks.open_file(path, os.O_CREAT)
         try:
-            # The holder before us removed the file; then somebody may hold a lock on a newer one.
+            # The previous holder removes the file, so another process may already have locked a new one.
             if _locks.lock(file, path) and _locks.is_still(file, path):
                 break
         except BaseException:

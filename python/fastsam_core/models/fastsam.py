@@ -1,4 +1,4 @@
-"""`FastSAM` and `FastSAMPredictor` under the path that users of the Ultralytics package know; loaded on first use."""
+"""`FastSAM` and `FastSAMPredictor` under the path that users of the Ultralytics package know, imported on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["FastSAM", "FastSAMPredictor"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported at the top: this package's models are imported by that module.
+    # Imported lazily to avoid a cycle: that module imports this package.
     if name in __all__:
         from ..detect import fastsam
 

@@ -1,4 +1,4 @@
-"""Which weights a model has, as one number."""
+"""Fingerprint of a model's weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """sha256 over names, types, shapes and values of all tensors."""
+    """Return a sha256 over the names, dtypes, shapes and values of all tensors, in hexadecimal."""
     content = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -20,14 +20,14 @@ from .common import neck, neck_channels_last, own
 from .kept import is_settled, kept
 from .native import infers, is_exporting, is_plain, remember_layers, serves, serves_on_gpu, unaltered
 
-# In place, what it is applied to stays in a GPU's cache.
+# GELU in place keeps its operand in the GPU's cache.
 gelu_ = torch.ops.aten.gelu_.default
 
 
 class ImageEncoderViT(nn.Module):
-    """(B, 3, S, S) normalised images to embeddings (B, out_channels, S / 16, S / 16)."""
+    """Encode normalised images (B, 3, S, S) to embeddings (B, out_channels, S / 16, S / 16)."""
 
-    # Whether weights in bfloat16 are of use on a CPU that multiplies it faster than float32.
+    # Whether this encoder benefits from bfloat16 weights on a CPU that multiplies bfloat16 faster than float32.
     bfloat16_on_cpu = True
 
     def __init__(
@@ -69,7 +69,10 @@ class ImageEncoderViT(nn.Module):
         return self.neck(x.permute(0, 3, 1, 2))
 
     def _features(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
-        """What goes into the neck, by native operations: every block updates one tensor, with one memory for qkv."""
+        """Compute the neck's input with native operations.
+
+        Every block updates the same tensor in place and shares one buffer for qkv.
+        """
         patches = self.patch_embed.patches(images)
         positions = self._position_embedding(patches.shape[1], patches.shape[2])
         weight = self.patch_embed.proj.weight.flatten(1)
@@ -81,7 +84,7 @@ class ImageEncoderViT(nn.Module):
         return x
 
     def _multiplies_bfloat16(self, images: Tensor) -> bool:
-        """Whether to compute by `_features_bfloat16`: on a CPU, for inference, with nobody else's layers or hooks."""
+        """Return whether to use `_features_bfloat16`: inference on a CPU, without foreign layers or hooks."""
         return (
             images.is_cpu
             and images.dtype == self.pos_embed.dtype == torch.bfloat16
@@ -93,9 +96,10 @@ class ImageEncoderViT(nn.Module):
         )
 
     def _features_bfloat16(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
-        """What goes into the neck, in bfloat16. Products of matrices take and give bfloat16, which PyTorch and the
-        native attention multiply with the processor's own instructions; what lies between blocks, and the
-        normalisations, are float32.
+        """Compute the neck's input in bfloat16.
+
+        Matrix products take and return bfloat16, for which PyTorch and the native attention use the processor's own
+        instructions. The residual stream between blocks and the normalisations are float32.
         """
         x = self.patch_embed.by_product(images).float()  # (B, H, W, C)
         x += self._position_embedding(*x.shape[1:3])
@@ -103,7 +107,10 @@ class ImageEncoderViT(nn.Module):
         return x.bfloat16()
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
-        """The learnt grid; for another input size its nearest neighbours, which is what Ultralytics' `imgsz` does."""
+        """Return the learnt position grid.
+
+        Other input sizes get its nearest neighbours, as with Ultralytics' `imgsz`.
+        """
         if self.pos_embed.shape[1:3] == (height, width):
             return self.pos_embed
         resized = F.interpolate(self.pos_embed.permute(0, 3, 1, 2), size=(height, width))
@@ -111,6 +118,8 @@ class ImageEncoderViT(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+    """Embed non-overlapping square patches with a convolution."""
+
     def __init__(self, embed_dim: int, patch_size: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
@@ -118,28 +127,31 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C), contiguous
         if images.is_cuda and not is_exporting() and self.tiles():
             return self.by_product(images)
-        # What follows keeps the order in memory, and every LayerNorm would make a copy in this one.
+        # Made contiguous once: later operations preserve the memory order, so otherwise every LayerNorm would copy.
         return self.proj(images).permute(0, 2, 3, 1).contiguous()
 
     def by_product(self, images: Tensor) -> Tensor:
-        """`forward` by a product of matrices, where `tiles`: of cuDNN's time in half precision a twentieth."""
+        """Compute `forward` as a matrix product, which requires `tiles()`.
+
+        In half precision on a GPU it takes a twentieth of the time of cuDNN's convolution.
+        """
         return F.linear(self.patches(images), self.proj.weight.flatten(1), self.proj.bias)
 
     def tiles(self) -> bool:
-        """Whether the convolution is still the one that was made, which takes each pixel into one token."""
+        """Return whether the convolution is still the original one, which reads each pixel for exactly one token."""
         proj = self.proj
         plain = is_plain(proj, _CONVOLUTION) and proj.stride == proj.kernel_size
         return plain and proj.padding == (0, 0) and proj.dilation == (1, 1) and proj.groups == 1
 
     def patches(self, images: Tensor) -> Tensor:
-        """What the convolution sees at each place: (B, 3, S, S) -> (B, S / patch, S / patch, 3 * patch * patch)."""
+        """Cut images into patches: (B, 3, S, S) -> (B, S / patch, S / patch, 3 * patch * patch)."""
         height, width = self.proj.kernel_size
         steps = images.unfold(2, height, height).unfold(3, width, width)  # (B, 3, rows, columns, patch, patch)
         return steps.permute(0, 2, 3, 1, 4, 5).flatten(3)
 
 
 class Block(nn.Module):
-    """Transformer block; `window_size` 0 means attention over the whole grid."""
+    """Transformer block; with `window_size` 0 attention spans the whole grid."""
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
         super().__init__()
@@ -154,7 +166,10 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def update(self, x: Tensor, qkv: Tensor) -> None:
-        """Put `forward`'s result into `x` (B, H, W, C) by native operations; `qkv` (B, H, W, 3 * C) is overwritten."""
+        """Overwrite `x` (B, H, W, C) with the result of `forward`, using native operations.
+
+        qkv: (B, H, W, 3 * C), a buffer that is overwritten.
+        """
         attn, norm1, norm2, mlp = self.attn, self.norm1, self.norm2, self.mlp
         ops.linear_into(
             qkv,
@@ -186,7 +201,7 @@ class _Norm(NamedTuple):
 
 
 class _Layers(NamedTuple):
-    """Of a block, with the tensors of those that `_infer` doesn't call: weight and bias."""
+    """Layers of a block. Those that `_infer` doesn't call as modules are given by their tensors: weight and bias."""
 
     norm1: _Norm
     attn: Attention
@@ -214,15 +229,16 @@ def _norm_of(norm: nn.LayerNorm) -> _Norm:
 
 
 def _infer(blocks: nn.ModuleList, x: Tensor) -> None:
-    """Put into `x` (B, H, W, C), contiguous, what the blocks make of it, by PyTorch: of a GPU's time little is left
-    over for the host, and calls of modules, or only looking at them, would take a good part of it. `x` may be float32
-    where the weights are narrower.
+    """Apply the blocks to `x` (B, H, W, C), contiguous, in place and by PyTorch's functions.
+
+    Calling modules, or merely looking them up, would take much of the little time that the host has per kernel on a
+    GPU. `x` may be float32 with narrower weights.
     """
     known = kept(blocks, "layers", lambda: list(_layers_of(blocks))) if is_settled(blocks) else _layers_of(blocks)
     layers, on_gpu = iter(known), serves_on_gpu(x)
     first = next(layers)
-    # Rows: of more axes a linear layer makes two views at each call. One name for all that comes and goes, so that
-    # nothing lives longer than it is needed.
+    # Work on rows, since a linear layer makes two views per call for inputs with more axes. `y` holds every
+    # intermediate result in turn, so that none lives longer than needed.
     grid, x = x.shape[:3], x.view(-1, x.shape[3])
     y = _normalised(x, first.norm1)
     here: _Layers | None = first
@@ -238,7 +254,10 @@ def _infer(blocks: nn.ModuleList, x: Tensor) -> None:
 
 
 def _add_and_normalise(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: bool) -> Tensor:
-    """`x += delta`, and that normalised, which on a GPU is one step and takes the memory of `delta`."""
+    """Add `delta` to `x` in place and return the normalised sum; without a norm, `x` itself.
+
+    On a GPU this is one kernel, which overwrites `delta` with the result.
+    """
     if norm is not None and on_gpu and x.dtype == delta.dtype == norm.weight.dtype and norm.bias is not None:
         ops.add_norm_into(x, delta, norm.weight, norm.bias, norm.eps)
         return delta
@@ -247,7 +266,7 @@ def _add_and_normalise(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: boo
 
 
 def _normalised(x: Tensor, norm: _Norm) -> Tensor:
-    """In the dtype of the norm's weights, computed in that of `x`."""
+    """Return LayerNorm of `x` in the dtype of the norm's weights, computed in that of `x`."""
     weight, bias, eps = norm
     if weight.dtype == x.dtype:
         return torch.layer_norm(x, weight.shape, weight, bias, eps)
@@ -266,7 +285,7 @@ class MLPBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention over a 2-D grid with relative positions added per axis."""
+    """Multi-head attention over a 2-D grid, with learnt relative positions per axis added to the scores."""
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
         super().__init__()
@@ -281,14 +300,14 @@ class Attention(nn.Module):
         return self.proj(self.attend(self.qkv(x)))
 
     def attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
-        """What stands between the two linear layers."""
+        """Compute the attention itself, between the qkv projection and the output projection."""
         height, width = (self.window_size or side for side in qkv.shape[1:3])
         rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
         rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
-        # The reference pads with zeros after the norm, so a padding token's q, k and v are the biases.
+        # The reference pads with zeros after the norm, so q, k and v of a padding token are the biases.
         if type(layer) is nn.Linear:
             (padding,) = own(layer, "bias")
-        else:  # an adapter's, say, may have no bias of its own
+        else:  # e.g. an adapter, which may have no bias of its own
             padding = layer(qkv.new_zeros(1, 1, 1, qkv.shape[3] // 3)).flatten()
         tensors = qkv, rel_pos_h, rel_pos_w, padding
         fused = serves_on_gpu(*tensors) or serves(*tensors) or serves(*tensors, dtype=torch.bfloat16)
@@ -297,9 +316,9 @@ class Attention(nn.Module):
 
 
 def position_table(table: Tensor, size: int) -> Tensor:
-    """A table of relative positions for an axis of `size` tokens, (2 * size - 1, d).
+    """Return a table of relative positions for an axis of `size` tokens, (2 * size - 1, d).
 
-    A table (2 * n - 1, d) learnt for another size is resampled linearly, as the reference does.
+    A table (2 * n - 1, d) that was learnt for another size is resampled linearly, as in the reference.
     """
     length = 2 * size - 1
     if table.shape[0] == length:
@@ -308,5 +327,5 @@ def position_table(table: Tensor, size: int) -> Tensor:
 
 
 _CONVOLUTION = frozenset({nn.Conv2d})
-# What the blocks are made of, unless somebody has put other layers in.
+# Layer types that the blocks consist of, unless the user has put in others.
 _LAYERS = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm})

@@ -1,4 +1,4 @@
-"""How much a model's masks are worth by its own account, and what is asked of them unless the caller says otherwise."""
+"""How a model's own scores rate its masks, and the default thresholds for them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Of the logits, as in Meta's generator.
+# Offset of the stability score's thresholds on the logits, as in Meta's generator.
 _OFFSET = 1.0
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The defaults here are those of the official models.
+    """How to score and filter a model's masks. The defaults are those of the official models.
 
     Attributes:
-        conf: masks of a prompt are kept if their predicted IoU is greater; as with Ultralytics.
-        conf_thres, stability_score_thresh: what segment everything asks of a mask; as Meta's generator.
-        stability_share: how much of the predicted IoU is the mask's stability, the share of it that stays when the
-            threshold on its logits rises from -1 to 1; the rest is what the decoder predicts. Of a model whose decoder
-            is a poor judge, a mask with a firm border is the better one.
-        highest_stability: segment everything doesn't make masks that would need a higher one to pass, to save time.
-        consensus: what proposals gain in rank for each e-fold of the number of points that give about the same mask.
-        least_region: holes and islands that cover less than this share of the picture are cleaned by segment
-            everything.
-        within_box: masks of a box stay in it, unless a foreground click beside it asks for more.
+        conf: masks of a prompt are kept if their predicted IoU is greater, as with Ultralytics.
+        conf_thres: segment everything keeps masks whose predicted IoU is greater, as Meta's generator does.
+        stability_score_thresh: segment everything keeps masks whose stability is at least this, as Meta's generator
+            does.
+        stability_share: weight of the mask's stability in the predicted IoU; the decoder's prediction has the rest. The
+            stability is the area of the mask at a logit threshold of 1 divided by that at -1. It helps if the decoder
+            is a poor judge, since masks with sharp borders are better on average.
+        highest_stability: to save time, segment everything doesn't make masks that would need a higher stability to
+            pass.
+        consensus: weight of agreement when proposals are ranked. The rank of a proposal whose box has an IoU above 0.8
+            with n candidates' boxes, its own included, grows by consensus * log(n).
+        least_region: segment everything cleans masks of holes and islands that cover less than this fraction of the
+            image.
+        within_box: whether to limit the masks of a box to it, unless a foreground click lies outside.
     """
 
     conf: float = 0.25
@@ -38,12 +42,18 @@ class Judgement:
     within_box: bool = False
 
     def predicted_iou(self, decoded: Tensor, logits: Tensor) -> Tensor:
-        """Of masks (..., h, w) with logits, of which the decoder predicts the IoU `decoded` (...)."""
+        """Return the predicted IoU (...) of masks with these logits (..., h, w).
+
+        decoded: (...), the IoU that the decoder predicts.
+        """
         share = self.stability_share
         return torch.lerp(decoded, stability(logits), share) if share else decoded
 
     def bounded(self, logits: Tensor, boxes: Tensor | None, points: Tensor | None, labels: Tensor | None) -> Tensor:
-        """Logits (N, M, h, w) of prompts of `SamModel.decode_prompts`, within their boxes if that is `within_box`."""
+        """Limit logits (N, M, h, w) to the prompts' boxes if `within_box` is set.
+
+        The prompts are those of `SamModel.decode_prompts`.
+        """
         if boxes is None or not self.within_box:
             return logits
         boxes = boxes.to(logits.device, torch.float32)
@@ -61,10 +71,11 @@ OFFICIAL = Judgement()
 
 
 def _depth(sides: Tensor, count: int) -> Tensor:
-    """How far each of `count` cells of 4 pixels lies within two sides (N, 2), in pixels, negative beyond: (N, count).
+    """Return how many pixels each of `count` cells lies inside an interval, negative outside: (N, count).
 
-    As a limit on logits it crosses 0 where the box ends, to a fraction of a cell once these are interpolated. A box
-    that is narrower than two cells is taken for as wide, or none might lie in it.
+    A cell is 4 pixels wide. sides: (N, 2), first and last coordinate of each interval. Used as an upper limit of
+    logits, this crosses 0 at the box's border, and does so within a fraction of a cell after interpolation. Intervals
+    shorter than two cells count as two cells long, since otherwise they might contain no cell.
     """
     first, last = sides.unbind(1)
     half = ((last - first) / 2).clamp(min=4)
@@ -73,6 +84,6 @@ def _depth(sides: Tensor, count: int) -> Tensor:
 
 
 def stability(logits: Tensor) -> Tensor:
-    """The stability score of masks, (..., h, w) -> (...) float32; 0 where no logit is above -1."""
+    """Return the stability score of masks, (..., h, w) -> (...) float32; 0 if no logit is above -1."""
     firm, any_at_all = ((logits > bound).sum((-2, -1)).float() for bound in (_OFFSET, -_OFFSET))
     return firm / any_at_all.clamp(min=1)

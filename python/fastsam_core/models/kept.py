@@ -1,4 +1,4 @@
-"""What is made of a module's weights alone, beside the module for as long as these stay as they are."""
+"""A cache for values that are derived from a module's weights, valid while the module stays unchanged."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class _State(NamedTuple):
-    """What values depend on, to be compared, and the objects and storages whose ids are among the numbers.
+    """State of a module that cached values depend on.
 
-    Another object may have the id of one that is gone; a storage's is not given away while it is known here.
+    numbers: compared for equality; they include ids of objects. objects: weak references to these objects, since
+    another object may get the id of one that is gone. storages: references that keep the storages' ids from being
+    reused.
     """
 
     numbers: list[Any]
@@ -27,8 +29,8 @@ class _State(NamedTuple):
     storages: list[StorageWeakRef]
 
 
-# Where `if_counted` keeps anything. On the CPU making it anew costs little, and weights that somebody has changed
-# through `.data`, as many do who average models, are never missed.
+# Device types on which `kept` caches with `if_counted`. On the CPU recomputing is cheap, and it never misses weights
+# that were changed through `.data`, which is common when models are averaged.
 KEPT_ON = ["cuda"]
 
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[_State, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
@@ -36,12 +38,13 @@ _settled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_counted: bool = False) -> Value:
-    """What `make` gives, made once for as long as `module` lives and stays as it is: weights, layers, hooks.
+    """Return `make()`, cached for as long as `module` lives and its weights, layers and hooks stay unchanged.
 
-    Changes in place are noticed as far as PyTorch counts them: not those through `.data` or NumPy, nor any of
-    tensors made in inference mode. if_counted: nothing is kept of a module with such tensors, nor of one that is not
-    on a device of `KEPT_ON`. key: says what it is. `make` must read nothing else that can change, and the result must
-    not hold `module` itself.
+    Changes in place are noticed if PyTorch counts them: not those through `.data` or NumPy, nor any of tensors that
+    were made in inference mode. `make` must read nothing else that can change, and its result must not hold `module`
+    itself.
+    key: identifies the value. if_counted: don't cache for modules with tensors made in inference mode, nor for modules
+    on a device type outside of `KEPT_ON`.
     """
     if if_counted:
         first = next(module.parameters(), None)
@@ -58,31 +61,38 @@ def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_coun
         first = next(module.parameters(), None)
         if first is not None:
             finish(first)
-        # Not in the place of another thread's, which would be let go while kernels on its stream still read it.
+        # Never replace a value that another thread has stored: it would be freed while kernels on that thread's stream
+        # still read it.
         value = values.setdefault(key, value)
     return value
 
 
 def last_kept(module: nn.Module, key: Hashable) -> Any:
-    """What `kept` has under `key`, whether or not the module has changed since; None where it has nothing."""
+    """Return what `kept` has stored under `key`, even if the module has changed since; None if there is nothing."""
     known = _known.get(module)
     return None if known is None else known[1].get(key)
 
 
 def still_kept(module: nn.Module, key: Hashable, value: object) -> bool:
-    """Whether `kept` would give this, which isn't None. What is kept of the module as it was before is let go."""
+    """Return whether `kept` would still return `value`, which must not be None.
+
+    If the module has changed, what was cached for its previous state is dropped.
+    """
     return _values(module)[0].get(key) is value
 
 
 def let_go(module: nn.Module) -> None:
-    """What is kept of the module and of its parts as they were before is let go now, and not at their next use."""
+    """Drop at once, not at the next use, what was cached for previous states of the module and its parts."""
     for part in parts_of(module):
         if part in _known:
             _values(part)
 
 
 def _values(module: nn.Module) -> tuple[dict[Hashable, Any], bool]:
-    """What is kept of the module as it is now, by key, and whether all changes in place would be noticed."""
+    """Return the values cached for the module's current state, by key, and whether PyTorch counts all its changes.
+
+    Values for another state are dropped.
+    """
     known = _known.get(module)
     if known is not None and module in _settled:
         return known[1], True
@@ -94,34 +104,46 @@ def _values(module: nn.Module) -> tuple[dict[Hashable, Any], bool]:
 
 
 def finish(tensor: Tensor) -> None:
-    """Waits for what is being made where the tensor is: who finds it may be on another stream, which wouldn't wait."""
+    """Wait for the GPU work on the tensor's current stream, if it is on a GPU.
+
+    A cached value may be found by a thread on another stream, which doesn't wait for this one.
+    """
     if tensor.is_cuda:
         torch.cuda.current_stream(tensor.device).synchronize()
 
 
 def capturing() -> bool:
-    """Whether a CUDA graph is being captured. What is made then holds nothing before the graph has been replayed."""
+    """Return whether a CUDA graph is being captured.
+
+    Tensors that are made during a capture hold nothing before the graph has been replayed, so they must not be cached.
+    """
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def place_of(device: torch.device) -> Hashable:
-    """The device, and its current stream: in the key of what is made too often to wait for it."""
+    """Return the device and its current stream, as a part of a cache key.
+
+    For values that are made too often to wait for the GPU (see `finish`): each stream then has its own.
+    """
     return device, stream_of(device.index) if device.type == "cuda" else None
 
 
 def settle(module: Module) -> Module:
-    """The module, of which nobody needs to ask any more whether it has changed: a copy that nobody else has."""
+    """Mark a module as never changing and return it; its state is no longer checked.
+
+    For copies that nobody else can change.
+    """
     _settled.update(parts_of(module))
     return module
 
 
 def is_settled(module: nn.Module) -> bool:
-    """Whether it is such a copy, or a part of one."""
+    """Return whether the module or one that contains it was marked by `settle`."""
     return module in _settled
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """The module and all below it, each once: as `modules()`, which takes longer to name them."""
+    """Return the module and all submodules, each once. Faster than `modules()`, which also builds their names."""
     found: dict[int, nn.Module] = {}
     waiting: list[nn.Module | None] = [module]
     while waiting:
@@ -134,12 +156,12 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
 
 
 def edits(tensor: Tensor) -> int:
-    """How often a tensor was changed in place, as far as PyTorch counts that."""
+    """Return how many changes in place PyTorch has counted for a tensor; -1 for inference tensors."""
     return -1 if tensor.is_inference() else tensor._version
 
 
 class Weights:
-    """The tensors of modules, and whether they have changed in place since, as far as PyTorch counts that."""
+    """The tensors of some modules, and whether they have been changed in place since, as far as PyTorch counts that."""
 
     def __init__(self, *modules: nn.Module) -> None:
         found = (tensor for module in modules for tensor in tensors_of(parts_of(module)))
@@ -147,36 +169,38 @@ class Weights:
         self._edits = self._count()
 
     def _count(self) -> int:
-        return sum([tensor._version for tensor in self._tensors])  # some hundred, for each click
+        return sum([tensor._version for tensor in self._tensors])  # hundreds of tensors, for each click
 
     def have_changed(self) -> bool:
+        """Return whether any of the tensors was changed in place since this object was made."""
         return self._count() != self._edits
 
 
 def tensors_of(parts: list[nn.Module]) -> list[Tensor]:
+    """Return the parameters and buffers of these modules, without those of their submodules."""
     groups = [group for part in parts for group in (part._parameters, part._buffers) if group]
     return [tensor for group in groups for tensor in group.values() if tensor is not None]
 
 
 def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
-    """What to compare, the objects whose ids are in it, and whether all changes in place are counted in it."""
+    """Return the numbers to compare, the objects whose ids are among them, and whether PyTorch counts all changes."""
     parts = parts_of(module)
     tensors = tensors_of(parts)
-    # Flat lists of numbers: this runs for every picture, over hundreds of tensors.
+    # Flat lists of numbers are fast to build and compare: this runs for every image, over hundreds of tensors.
     numbers: list[Any] = [id(one) for one in tensors]
     numbers += [id(part) for part in parts]
     numbers += [tensor.data_ptr() for tensor in tensors]
-    # Casts swap a tensor's storage, uncounted; the new one may lie where the old one was.
+    # Casts replace a tensor's storage without counting it, and the new storage may have the old address.
     numbers += [tensor.untyped_storage()._cdata for tensor in tensors]
     counted = True
     try:
         numbers += [tensor._version for tensor in tensors]
-    except RuntimeError:  # tensors made in inference mode
+    except RuntimeError:  # inference tensors have no version
         counted = False
         numbers += [edits(tensor) for tensor in tensors]
     numbers += [part.training for part in parts]
     hooked = [part for part in parts if part._forward_hooks or part._forward_pre_hooks]
     numbers += [(id(part), *part._forward_pre_hooks, *part._forward_hooks) for part in hooked]
-    # A `forward` of one layer's own, which wrappers put there.
+    # An instance attribute `forward`, as wrappers set it.
     numbers += [(id(part), id(part.__dict__["forward"])) for part in parts if "forward" in part.__dict__]
     return numbers, tensors + parts, counted

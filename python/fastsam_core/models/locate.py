@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a path, a file in `FASTSAM_HOME`, or an official name, which is downloaded."""
+"""Find a checkpoint: a path, a file in `FASTSAM_HOME`, or an official name, which is downloaded."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from .published import published
 
 
 def locate(model: str | os.PathLike[str], official: Mapping[str, Sequence[str]]) -> Path:
-    """The file that `model` stands for: a path; else a name within `FASTSAM_HOME`; else a key of `official`.
+    """Return the path of the file that `model` stands for.
 
-    official: the addresses of each official file, in the order to try them. FileNotFoundError for anything else, with
-    the closest name; ConnectionError and ValueError as for `fetch`.
+    model: a path; else a name within `FASTSAM_HOME`; else a key of `official`.
+    official: the addresses of each official file, in the order in which to try them. Raises FileNotFoundError for
+    anything else, suggesting the closest name; ValueError for a folder or a special file; ConnectionError and
+    ValueError as `fetch` does.
     """
     text = as_text(model)
-    for place in (Path(text).expanduser(), home() / text):
+    for place in (as_path(text), home() / text):
         if os.path.isfile(place):
             return place
     if text in official:
         return fetch(text, official[text])
-    if os.path.exists(Path(text).expanduser()):
+    if os.path.exists(as_path(text)):
         raise no_file(text)
     raise not_found(text, official)
 
 
 def as_text(model: str | os.PathLike[str]) -> str:
-    """A name or path as text; TypeError for something else, ValueError for none."""
+    """Return a name or path as text. TypeError for other types, ValueError for an empty string."""
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model is a path or a name such as 'sam_b.pt', not a {type(model).__name__}")
     text = os.fspath(model)
@@ -40,13 +42,18 @@ def as_text(model: str | os.PathLike[str]) -> str:
     return text
 
 
+def as_path(text: str) -> Path:
+    """Return the path with `~` expanded. An unknown user's `~name` stays, for which `Path.expanduser` would raise."""
+    return Path(os.path.expanduser(text))
+
+
 def fetch(name: str, urls: Sequence[str]) -> Path:
-    """Download an official file into `FASTSAM_HOME` as `name`, from the first of its addresses that can be reached.
+    """Download an official file into `FASTSAM_HOME` as `name`, from the first address that can be reached.
 
-    Size and sha256 must be the published ones. Where none are, the sha256 of the first download is kept beside the file
-    as `<name>.sha256`, and a later download must have the same; delete that note to accept another file.
+    Size and sha256 must be the published ones. If none are published, the sha256 of the first download is stored beside
+    the file as `<name>.sha256`, and later downloads must match it; delete that note to accept another file.
 
-    ConnectionError if no address can be reached, ValueError for other content.
+    Raises ConnectionError if no address can be reached, ValueError if the content is wrong.
     """
     target, failures = home() / name, []
     note = target.with_name(f"{name}.sha256")
@@ -72,6 +79,7 @@ def fetch(name: str, urls: Sequence[str]) -> Path:
 
 
 def _noted(note: Path) -> str | None:
+    """Return the sha256 stored in a note, or None if there is no valid one."""
     try:
         words = note.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
@@ -80,17 +88,17 @@ def _noted(note: Path) -> str | None:
 
 
 def no_file(text: str) -> ValueError:
-    """For a path that is a folder, a pipe or a device."""
-    if os.path.isdir(Path(text).expanduser()):
+    """Return the error for a path that is a folder, a pipe or a device."""
+    if os.path.isdir(as_path(text)):
         return ValueError(f"model {text!r} is not a file but a folder; give the checkpoint within it")
     return ValueError(f"model {text!r} is not a regular file; save the checkpoint as one first")
 
 
 def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
-    """For a path or name of nothing, with what may have been meant."""
+    """Return the error for a path or name that doesn't exist, suggesting what may have been meant."""
     names = list(official)
-    path = Path(text).expanduser()
-    if path.name != text:  # the folder was spelt out: an official file from elsewhere would be a guess
+    path = as_path(text)
+    if path.name != text:  # with an explicit folder, suggesting an official file would be a guess
         hint = f"; {path.name!r} without the folder means the official file" if path.name in names else ""
         if not os.path.isdir(path.parent):
             return FileNotFoundError(f"no checkpoint {text}: the folder {path.parent} does not exist{hint}")

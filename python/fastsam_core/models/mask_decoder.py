@@ -1,4 +1,4 @@
-"""The two-way mask decoder, written plainly: for training, and the reference of the folded path.
+"""The two-way mask decoder in its plain form, for training and as the reference of the faster forms.
 
 Architecture: Kirillov et al., "Segment Anything" (2023), section 3 and appendix A. Parameter names are those of the
 official checkpoints. `decoder_folded.py` computes the same outputs for inference with far less work.
@@ -19,9 +19,9 @@ NUM_MASK_TOKENS = 4  # one for the single mask, three for an ambiguous prompt
 
 
 class MaskDecoder(nn.Module):
-    """Image embedding and prompt embeddings to mask logits and predicted IoU.
+    """Decode mask logits and predicted IoU from image and prompt embeddings.
 
-    Arguments and methods are those of Meta's, for code that trains models: C is `transformer_dim`.
+    Arguments and methods are those of Meta's implementation, for code that trains models. C below is `transformer_dim`.
     """
 
     def __init__(
@@ -60,7 +60,10 @@ class MaskDecoder(nn.Module):
         dense_prompt_embeddings: Tensor,
         multimask_output: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Of `predict_masks` the three for an ambiguous prompt, or the single one: (N, M, 4h, 4w) and (N, M)."""
+        """Return some of the masks of `predict_masks`: logits (N, M, 4h, 4w) and predicted IoU (N, M).
+
+        With `multimask_output` these are the three for an ambiguous prompt, else the single one.
+        """
         masks, predicted_iou = self.predict_masks(
             image_embeddings=image_embeddings,
             image_pe=image_pe,
@@ -77,11 +80,15 @@ class MaskDecoder(nn.Module):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """All four masks of each prompt.
+        """Return all four masks of each prompt: low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4).
 
-        image_embeddings: (1 or N, C, h, w); image_pe: (1 or N, C, h, w); sparse_prompt_embeddings: (1 or N, T, C);
-        dense_prompt_embeddings: (1 or N, C, 1 or h, 1 or w): of one image many prompts, or of each image one.
-        Returns low-resolution logits (N, 4, 4h, 4w) and predicted IoU (N, 4).
+        The prompts are for one image, or there is one image for each.
+
+        Args:
+            image_embeddings: (1 or N, C, h, w).
+            image_pe: (1 or N, C, h, w).
+            sparse_prompt_embeddings: (1 or N, T, C).
+            dense_prompt_embeddings: (1 or N, C, 1 or h, 1 or w).
         """
         source = image_embeddings + dense_prompt_embeddings
         count = max(source.shape[0], sparse_prompt_embeddings.shape[0])
@@ -93,18 +100,21 @@ class MaskDecoder(nn.Module):
         return masks, self.iou_prediction_head(tokens[:, 0])
 
     def tokens(self, sparse: Tensor) -> Tensor:  # (N, T, C) -> (N, 5 + T, C)
-        """The output tokens (IoU, then masks) before the prompt's own."""
+        """Prepend the output tokens (IoU, then masks) to the prompt's own tokens."""
         return torch.cat([self.output_tokens().expand(sparse.shape[0], -1, -1), sparse], dim=1)
 
     def output_tokens(self) -> Tensor:  # (5, C)
         return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
 
     def mask_weights(self, tokens: Tensor) -> Tensor:  # (N, 5 + T, C) -> (N, 4, C / 8)
-        """Each mask token's weights over the upscaled embedding."""
+        """Return each mask token's weights over the channels of the upscaled embedding."""
         return torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
 
     def is_usual(self) -> bool:
-        """Whether it has the layers of the official models, in any width, which is what the faster forms compute."""
+        """Return whether the layers are those of the official models, in any width.
+
+        The faster forms of the decoder compute only this architecture.
+        """
         return (
             self.num_mask_tokens == NUM_MASK_TOKENS
             and len(self.transformer.layers) == 2
@@ -115,6 +125,8 @@ class MaskDecoder(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
+    """Blocks of attention between tokens and image, then a final attention of the tokens to the image."""
+
     def __init__(self, depth: int, embedding_dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
         dim = embedding_dim
@@ -124,12 +136,14 @@ class TwoWayTransformer(nn.Module):
 
     @property
     def blocks(self) -> list[TwoWayBlock]:
-        """`layers`, as what they are."""
+        """`layers` with their static type."""
         return [cast(TwoWayBlock, layer) for layer in self.layers]
 
     def forward(self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens (N, C, h, w) with their positions (1 or N, C, h, w), and tokens (N, T, C), which are their own
-        positions, to tokens (N, T, C) and image tokens (N, h * w, C).
+        """Return the final tokens (N, T, C) and image tokens (N, h * w, C).
+
+        image_embedding: (N, C, h, w). image_pe: (1 or N, C, h, w). point_embedding: tokens (N, T, C), which are also
+        their own position embedding.
         """
         source, source_pe = (x.flatten(2).transpose(1, 2) for x in (image_embedding, image_pe))
         queries = tokens = point_embedding
@@ -140,7 +154,7 @@ class TwoWayTransformer(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """Tokens to themselves, tokens to image, MLP, image to tokens."""
+    """Self-attention of the tokens, attention of tokens to image, MLP, and attention of image to tokens."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, first: bool) -> None:
         super().__init__()
@@ -162,14 +176,18 @@ class TwoWayBlock(nn.Module):
         return queries, self.norm4(keys + attended)
 
     def attend_self(self, queries: Tensor, query_pe: Tensor) -> Tensor:
-        """Self-attention of the tokens. In the first block they are still their own positions: no sum, no residual."""
+        """Apply self-attention and norm to the tokens.
+
+        In the first block the tokens still equal their position embedding, so it is not added, and there is no
+        residual.
+        """
         if self.first:
             return self.norm1(self.self_attn(queries, queries, queries))
         placed = queries + query_pe
         return self.norm1(queries + self.self_attn(placed, placed, queries))
 
     def update_tokens(self, queries: Tensor, attended: Tensor) -> Tensor:
-        """What follows the tokens' look at the image: residual, norm, MLP, residual, norm."""
+        """Apply what follows the tokens' attention to the image: residual, norm, MLP, residual, norm."""
         queries = self.norm2(queries + attended)
         return self.norm3(queries + self.mlp(queries))
 
@@ -185,7 +203,7 @@ class TokenMLP(nn.Module):
 
 
 class DecoderAttention(nn.Module):
-    """Multi-head attention; `downsample` narrows the inner width."""
+    """Multi-head attention whose inner width is `dim // downsample`."""
 
     def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
         super().__init__()
@@ -206,7 +224,7 @@ class DecoderAttention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (N, Lq, C), (N, Lk, C), (N, Lk, C) -> (N, Lq, C)
         q, k, v = (self.split_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
         if q.is_cpu and q.dtype == torch.bfloat16:
-            # PyTorch's kernel takes about twice as long with heads as narrow as these, forward and backward.
+            # PyTorch's fused kernel takes about twice as long for heads this narrow, both forward and backward.
             out = ((q * self.head_dim**-0.5) @ k.transpose(-1, -2)).softmax(dim=-1) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v)

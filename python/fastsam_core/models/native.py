@@ -1,4 +1,4 @@
-"""When a model may leave a step to the native operations."""
+"""Conditions under which a model may use the native operations instead of PyTorch's."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
 from .kept import is_settled, kept, parts_of
 
-# Where a network has the kinds of its layers.
+# Attribute in which a network stores the types of its layers.
 _KINDS = "_kinds"
 
 
 def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether the native operations can take these: CPU, `dtype`, no gradients wanted, the compiled module in use.
+    """Return whether the native CPU operations can take these tensors.
 
-    Not under autocast, which asks for another dtype, nor while a graph is traced or compiled: exported graphs hold
-    PyTorch's own operations. Models keep their PyTorch form beside each call of a native operation for all these.
+    They must be on the CPU in `dtype`, no gradients may be wanted, and the compiled module must be in use. False under
+    autocast, which would ask for another dtype, and while a graph is traced or compiled, so that exported graphs
+    contain only PyTorch's operations. Models keep a PyTorch form beside each native call for these cases.
     """
     return (
         cpu_module is not None
@@ -30,56 +31,64 @@ def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 
 
 def _is_exporting() -> bool:
-    """Whether a graph is traced to be exported. Where PyTorch doesn't know it from one to be run, that counts too.
+    """Return whether a graph is being traced for export.
 
-    `torch.compiler.is_exporting` is there to read the flag, but what `torch.compile` traces before PyTorch 2.13 takes
-    its answer for a constant, true.
+    In PyTorch versions that can't tell export from compilation, compilation counts too. The flag is read directly
+    instead of through `torch.compiler.is_exporting`, because before PyTorch 2.13 `torch.compile` traces that function
+    as constant True.
     """
     exporting = getattr(torch.compiler, "_is_exporting_flag", None)
     return torch.compiler.is_compiling() if exporting is None else bool(exporting)
 
 
 def infers() -> bool:
-    """Whether nobody wants gradients and no graph is traced or compiled: results may go where their inputs were."""
+    """Return whether no gradients are wanted and no graph is traced or compiled.
+
+    Results may then overwrite their inputs.
+    """
     return not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
 
 
 def is_exporting() -> bool:
-    """Whether a graph is traced to be exported, which holds the layers as they were written."""
+    """Return whether a graph is being traced for export; it must contain the layers as they are written."""
     return torch.jit.is_tracing() or _is_exporting()
 
 
 def serves_on_gpu(*tensors: Tensor) -> bool:
-    """Whether kernels can take these: on a GPU that runs them, of half or single precision, no gradients wanted.
+    """Return whether the CUDA kernels can take these tensors.
 
-    Also under autocast, since operations convert their other tensors to the dtype of the first, and in what
-    `torch.compile` traces, but not in exported graphs.
+    They must be in half or single precision on a GPU that the kernels run on, and no gradients may be wanted. True also
+    under autocast, since the operations convert their other tensors to the dtype of the first, and in graphs traced by
+    `torch.compile`, but not in exported graphs.
     """
     return (
         cuda_module is not None
         and not torch.is_grad_enabled()
         and all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
         and not is_exporting()
-        # The operations themselves see to that, too; compilers can't look it up.
+        # The operations check the device themselves; compilers can't trace this look-up.
         and (torch.compiler.is_compiling() or not why_not_on(tensors[0].device))
     )
 
 
 def unaltered(module: nn.Module) -> bool:
-    """Whether a module consists of the layers that it was made with, without hooks, so that their weights say it all.
+    """Return whether a module has its original layers and no hooks, so that its weights fully describe it.
 
-    Other layers in their places (adapters such as LoRA, quantised or parametrized ones, and PyTorch's too, such as
-    another activation), hooks, and a `forward` of one layer's own do their work when they are called, which the native
-    operations, reading the weights, would pass over. That PyTorch serves then is said once.
+    Native operations read the weights and so would bypass replaced layers (adapters such as LoRA, quantised or
+    parametrized layers, another activation), hooks, and a `forward` set on a layer. If there are any, it is logged once
+    that PyTorch runs the module.
     """
     plain = is_plain(module)
     if not plain:
-        warn_once(f"{type(module).__name__} has hooks or layers of others: PyTorch serves, not the native operations")
+        warn_once(f"{type(module).__name__} has hooks or replaced layers: PyTorch runs it, not the native operations")
     return plain
 
 
 def is_plain(module: nn.Module, kinds: frozenset[type] | None = None) -> bool:
-    """`unaltered`, without a word; where `kinds` are given, whether the module consists of no others, either."""
+    """Return the same as `unaltered` without logging.
+
+    kinds: if given, the module may consist of any layers of these types instead of its original ones.
+    """
     if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
         return False
     if torch.compiler.is_compiling() or not is_settled(module):
@@ -88,7 +97,7 @@ def is_plain(module: nn.Module, kinds: frozenset[type] | None = None) -> bool:
 
 
 def _consists(module: nn.Module, kinds: frozenset[type] | None) -> bool:
-    """Whether the module consists of the layers that it was made with, or of these kinds, and none has hooks."""
+    """Return whether the module has its original layers, or only layers of these types, and no hooks."""
     parts = parts_of(module)
     if kinds is None and list(map(type, parts)) != vars(module).get(_KINDS):
         return False
@@ -101,5 +110,5 @@ def _consists(module: nn.Module, kinds: frozenset[type] | None) -> bool:
 
 
 def remember_layers(module: nn.Module) -> None:
-    """To be called at the end of a network's `__init__`: what `unaltered` compares its layers with."""
+    """Record the types of a network's layers for `unaltered`. Call at the end of its `__init__`."""
     vars(module)[_KINDS] = list(map(type, parts_of(module)))

@@ -1,4 +1,4 @@
-"""A module's weights in another floating-point type, beside those that it came with."""
+"""Copies of a module's weights in another floating-point dtype, cached beside the original."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..ops._native import cpu_module
 from .kept import kept, parts_of, settle, tensors_of
 from .native import is_plain
 
-# What is kept of a copy: whether it computes the same, and does nothing else, whatever becomes of its original.
+# Key under which `kept` stores whether a copy only computes and doesn't depend on its original any more.
 INDEPENDENT = "independent"
 
 
 def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
-    """What to compute in where `dtype` is asked for: float32 where narrower types save nothing, which is said once."""
+    """Return the dtype to compute in: `dtype`, or float32 where narrower types save nothing, which is logged once."""
     if dtype in (None, torch.float32) or device.type == "cuda":
         return dtype
     warn_once(f"half precision is for CUDA devices; on {device.type} everything runs in float32")
@@ -28,18 +28,19 @@ def usable_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype
 
 
 class Dtypes(NamedTuple):
-    """What a model computes in; None stands for the type of its weights."""
+    """The dtypes that a model computes in; None stands for the dtype of its weights."""
 
     encoder: torch.dtype | None
     decoder: torch.dtype | None
-    matrices: torch.dtype | None  # of the decoder, as for `SamModel.prepare`
+    matrices: torch.dtype | None  # of the decoder's upscaling, as for `SamModel.prepare`
 
 
 def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.Module) -> Dtypes:
-    """The same for a model with this image encoder.
+    """Return the dtypes to compute in for a model with this image encoder, if `dtype` is requested.
 
-    On a CPU that multiplies bfloat16 faster, encoders that make use of it compute in it, and decoders, whose native
-    operations are in float32, have matrices of it if these operations do so too.
+    On a CPU that multiplies bfloat16 faster than float32, an encoder that supports it computes in bfloat16. The
+    decoder's native operations are in float32, but may use bfloat16 matrices. Otherwise a CPU computes in float32,
+    which is logged once.
     """
     if dtype in (None, torch.float32) or device.type != "cpu":
         usable = usable_dtype(dtype, device)
@@ -49,22 +50,23 @@ def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.M
         whole = getattr(encoder, "bfloat16_on_cpu", False)
         native = cpu_module is not None and cpu_module.multiplies_bfloat16()
         return Dtypes(dtype if whole else torch.float32, torch.float32, dtype if native else None)
-    hint = f"bfloat16 is not faster ({reason})" if reason else "this one multiplies bfloat16 faster: dtype=bfloat16"
-    warn_once(f"on CPUs {str(dtype).removeprefix('torch.')} is float32; {hint}")
+    hint = f"bfloat16 is not faster here ({reason})" if reason else "dtype=bfloat16 is faster than float32 here"
+    warn_once(f"dtype={str(dtype).removeprefix('torch.')} runs in float32 on this CPU; {hint}")
     return Dtypes(torch.float32, torch.float32, None)
 
 
 @cache
 def why_not_bfloat16() -> str:
-    """Why this machine's CPU does not multiply matrices of bfloat16 faster than of float32, or ""."""
+    """Return why this CPU doesn't multiply bfloat16 matrices faster than float32 ones; an empty string if it does."""
     if not torch.backends.mkldnn.is_available():
         return "this PyTorch comes without oneDNN"
-    if "avx512_bf16" not in _processor_flags():  # processors with AMX have it too
+    if "avx512_bf16" not in _processor_flags():  # also reported by processors with AMX
         return "this processor has no AVX512-BF16 instructions, or doesn't say so in /proc/cpuinfo"
     return ""
 
 
 def _processor_flags() -> set[str]:
+    """Return the instruction sets that Linux lists for the processor; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -74,16 +76,16 @@ def _processor_flags() -> set[str]:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The floating-point type of a module's weights, as the first of them has it."""
+    """Return the floating-point dtype of a module's first floating-point parameter, or float32 without any."""
     return next((value.dtype for value in module.parameters() if value.is_floating_point()), torch.float32)
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """`module` to compute in `dtype`: itself where that is what its weights are in (or None), else a copy.
+    """Return `module` in `dtype`: itself if its weights are in that dtype already (or `dtype` is None), else a copy.
 
-    The copy is for inference, and not to be changed. It is kept for as long as `module` lives and stays as it is
-    (weights, layers, hooks), and shares with it whatever needs no cast. Batch normalisation is in float32, as narrower
-    types can't hold all variances.
+    The copy is for inference and must not be changed. It is cached for as long as `module` lives and its weights,
+    layers and hooks stay unchanged, and shares all tensors that need no cast. Batch normalisation stays in float32,
+    because narrower types can't represent all variances.
     """
     if dtype is None or dtype_of(module) == dtype:
         return module
@@ -97,8 +99,9 @@ def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _is_independent(copy: nn.Module, original: nn.Module) -> bool:
-    """Whether the two have no memory in common, and the copy has no layers of others, no hooks and nothing in training,
-    which might do more than compute.
+    """Return whether a copy shares no memory with its original and does nothing but compute.
+
+    That means that it has no foreign layers, no hooks and no part in training mode.
     """
     parts = parts_of(copy)
     ours, theirs = (
@@ -107,12 +110,12 @@ def _is_independent(copy: nn.Module, original: nn.Module) -> bool:
     return is_plain(copy) and not any(part.training for part in parts) and not ours & theirs
 
 
-# Not in inference mode, whose tensors don't count what is done to them.
+# Not in inference mode: PyTorch doesn't count changes of tensors made there.
 @torch.inference_mode(False)
 @torch.no_grad()
 def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A new copy of `module` in `dtype`, as `in_dtype` keeps them."""
-    # Tensors that the copying finds here already are taken as they are.
+    """Return a new copy of `module` in `dtype`, with the properties that `in_dtype` describes."""
+    # `deepcopy` takes tensors in its memo as they are instead of copying them.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     for part in module.modules():
         own = torch.promote_types(dtype, torch.float32) if isinstance(part, nn.modules.batchnorm._BatchNorm) else dtype

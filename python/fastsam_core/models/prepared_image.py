@@ -1,4 +1,4 @@
-"""An image's embedding, and which form of the decoder takes prompts on it."""
+"""An image's embedding, and the choice of the decoder form that decodes prompts on it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .prompt_encoder import PromptEncoder
 if TYPE_CHECKING:
     from .sam_model import SamModel
 
-# So few are decoded plainly on a GPU where no chain of kernels does: for each the other forms have more small steps,
-# and save none of the GPU's time that anybody would notice.
+# Up to this many prompts are decoded by the plain decoder on a GPU, unless the chain of kernels can take them: per
+# prompt the other forms launch more small steps, and the GPU time they save is negligible here.
 _FEW_ON_GPU = 4
 
 Form = FoldedImage | GpuImage | TiledImage
 
 
 class PreparedImage:
-    """An image embedding with what the decoder derives from it once, for many prompts (see `SamModel.prepare`)."""
+    """An image embedding, and what the decoder derives from it once for many prompts (see `SamModel.prepare`)."""
 
     def __init__(
         self,
@@ -55,18 +55,19 @@ class PreparedImage:
         self._folded: Form | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles go without what can be made again."""
+        """Leave out of copies and pickles what can be recomputed."""
         return {**self.__dict__, "_folded": None}
 
     @property
     def folded(self) -> Form | None:
-        """For inference, without gradients: made at the first use, by native operations where they serve. None for a
-        decoder with hooks, layers or methods of others, which only a call of the decoder itself does justice.
+        """The decoder form for inference without gradients, made at first use; native where possible.
+
+        None for a decoder with hooks or with foreign layers or methods, which only a call of the decoder itself runs.
         """
         return self._made(self._kind())
 
     def form_for(self, count: int) -> Form | None:
-        """`folded`, where it is of use for so many prompts."""
+        """Return `folded`, or None if the plain decoder is faster for `count` prompts."""
         kind = self._kind()
         by_chain = kind is GpuImage and self.dtype != torch.float32
         if count <= _FEW_ON_GPU and _on_gpu(self.embedding) and not by_chain:
@@ -74,12 +75,13 @@ class PreparedImage:
         return self._made(kind)
 
     def get_ready(self) -> None:
-        """Make what a click needs, so that it won't wait for it."""
+        """Compute in advance what the first click needs."""
         image = self.form_for(1)
         if isinstance(image, GpuImage):
             _ = image.features
 
     def _kind(self) -> type[Form] | None:
+        """Return the form to use under the current modes; None if the decoder isn't the usual one."""
         if not self._usual:
             return None
         tensors = self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight
@@ -88,26 +90,31 @@ class PreparedImage:
         return GpuImage if serves_decoder(self.decoder, *tensors) else FoldedImage
 
     def _made(self, kind: type[Form] | None) -> Form | None:
+        """Return the stored form if it is of this kind, else make one."""
         if kind is None:
             return None
         if isinstance(self._folded, kind):
             return self._folded
         given = self.decoder, self.embedding, self.position, self.no_mask
         device = self.embedding.device.type
-        # It may be kept longer than autocast lasts.
+        # The form may outlive the autocast context.
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             made = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
-        if not capturing():  # what a graph makes holds nothing before that has been replayed
+        if not capturing():  # tensors made in a capture hold nothing before the replay
             self._folded = made
         return made
 
 
 def _on_gpu(embedding: Tensor) -> bool:
+    """Return whether a tensor is on a GPU. A function of its own, so that tests can replace it."""
     return embedding.is_cuda
 
 
 def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What all images have in common: the position embedding of their tokens, and the embedding of "no mask prompt"."""
+    """Return the position embedding of the image tokens and the embedding of "no mask prompt".
+
+    All images of a size share them.
+    """
 
     def make() -> tuple[Tensor, Tensor]:
         return encoder.get_dense_pe().to(dtype), encoder.dense(None).to(dtype)

@@ -1,4 +1,4 @@
-"""Prompts to embeddings: points, boxes and masks (Kirillov et al., "Segment Anything", 2023, appendix A)."""
+"""Prompt encoder: embeds points, boxes and masks (Kirillov et al., "Segment Anything", 2023, appendix A)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from .common import LayerNorm2d
 from .native import remember_layers, serves, unaltered
 
-# Below this many, the position embedding of points takes less than PyTorch's threads cost.
+# Below this many angles, waking PyTorch's threads costs more than computing the embedding of points.
 _FEW_ANGLES = 1 << 15
 
 
 class PromptEncoder(nn.Module):
-    """Embeds prompts given in pixels of the model input, whose long side is `image_size`.
+    """Embed prompts that are given in pixels of the model input, whose long side is `image_size`.
 
-    The arguments are those of Meta's, both sizes (height, width); ValueError unless they are square.
+    The arguments are those of Meta's implementation; both sizes are (height, width). Raises ValueError unless they are
+    square.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class PromptEncoder(nn.Module):
         self.image_embedding_size = image_embedding_size
         self.input_image_size = input_image_size
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
-        # Background click, foreground click, first and second box corner.
+        # In the order of the labels: background click, foreground click, first and second box corner.
         self.num_point_embeddings = 4
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
@@ -74,10 +75,14 @@ class PromptEncoder(nn.Module):
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """What `sparse` and `dense` make of N prompts, or of none at all (N is 1), in full size.
+        """Embed N prompts as tokens (N, T, C) and a dense embedding (N, C, grid, grid) for `MaskDecoder.forward`.
 
-        points: (N, P, 2) and their labels (N, P). boxes: (N, 4), (N, 1, 4) or (N, 2, 2). masks: (N, 1, S / 4, S / 4).
-        Returns tokens (N, T, C), and (N, C, grid, grid) for `MaskDecoder.forward`.
+        N is 1 if nothing is given.
+
+        Args:
+            points: coordinates (N, P, 2) and labels (N, P), as for `sparse`.
+            boxes: (N, 4), (N, 1, 4) or (N, 2, 2).
+            masks: logits (N, 1, S / 4, S / 4).
         """
         coords, labels = (None, None) if points is None else points
         count = next((given.shape[0] for given in (coords, boxes, masks) if given is not None), 1)
@@ -85,14 +90,16 @@ class PromptEncoder(nn.Module):
         return self.sparse(coords, labels, boxes).expand(count, -1, -1), dense
 
     def get_dense_pe(self) -> Tensor:
-        """The position embedding of the image tokens: (1, C, grid, grid)."""
+        """Return the position embedding of the image tokens, (1, C, grid, grid)."""
         return self.pe_layer(self.image_embedding_size)[None]
 
     def sparse(self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> Tensor:
-        """Tokens of points and boxes, (N, T, C); T is 0 when there are neither.
+        """Embed points and boxes as tokens (N, T, C); without either, T is 0 and N is 1.
 
-        points: (N, P, 2) x, y in pixels of the model input, with labels (N, P): 1 foreground, 0 background, -1 none,
-        2 and 3 the corners of a box; with another a point has its position alone. boxes: (N, 4) x1, y1, x2, y2.
+        points: (N, P, 2) x, y in pixels of the model input.
+        labels: (N, P): 1 foreground, 0 background, -1 not a point, 2 and 3 the corners of a box. A point with any other
+        label is embedded by its position alone.
+        boxes: (N, 4) x1, y1, x2, y2.
         """
         parts = []
         if points is not None:
@@ -100,7 +107,7 @@ class PromptEncoder(nn.Module):
                 raise ValueError("points need labels of shape (N, P)")
             parts.append(self.embed_points(points, labels))
             if boxes is None:
-                # The reference closes a prompt of points alone with one empty point.
+                # As in the reference, a prompt of points alone ends with one padding point.
                 parts.append(self.not_a_point_embed.weight[None].expand(points.shape[0], 1, -1))
         if boxes is not None:
             corners = boxes.reshape(-1, 2, 2)
@@ -111,16 +118,19 @@ class PromptEncoder(nn.Module):
         return torch.cat(parts, dim=1)
 
     def dense(self, masks: Tensor | None) -> Tensor:
-        """What is added to the image embedding: (N, C, grid, grid) from mask logits (N, 1, S / 4, S / 4).
+        """Return what is added to the image embedding: (N, C, grid, grid) for mask logits (N, 1, S / 4, S / 4).
 
-        Without masks (1, C, 1, 1), the same for every prompt and place.
+        Without masks it is (1, C, 1, 1), the same for every prompt and position.
         """
         if masks is None:
             return self.no_mask_embed.weight.view(1, -1, 1, 1)
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
 
     def masks_are_usual(self) -> bool:
-        """Whether `dense` of masks is what `mask_channels` and `mask_mix` say: a few channels, mixed place by place."""
+        """Return whether `dense` equals a mix of `mask_channels` by `mask_mix`.
+
+        That is the case if its layers are the original ones and its last convolution is a plain 1 x 1.
+        """
         last = self.mask_downscaling[-1]
         return (
             unaltered(self)
@@ -131,29 +141,33 @@ class PromptEncoder(nn.Module):
         )
 
     def mask_channels(self, masks: Tensor) -> Tensor:
-        """Mask logits (N, 1, S / 4, S / 4) to the channels that their embedding is a mix of, the last of them
-        constant: (N, K, grid, grid).
+        """Return the channels that a mask's embedding is a linear mix of: (N, K, grid, grid).
+
+        masks: logits (N, 1, S / 4, S / 4). The last channel is constant 1.
         """
         channels = self.mask_downscaling[:-1](masks.to(self.no_mask_embed.weight.dtype))
         return torch.cat([channels, torch.ones_like(channels[:, :1])], 1)
 
     def mask_mix(self) -> Tensor:
-        """What each of the channels adds to an image token that has the embedding of "no mask": (K, C)."""
+        """Return what each of these channels adds to an image token, (K, C).
+
+        The image token already includes the embedding of "no mask", so the constant channel subtracts that.
+        """
         last = cast(nn.Conv2d, self.mask_downscaling[-1])
         constant = -self.no_mask_embed.weight
         return torch.cat([last.weight[:, :, 0, 0].T, constant if last.bias is None else constant + last.bias])
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Tokens (N, P, C) of points (N, P, 2) with labels (N, P), as for `sparse`; none is added."""
+        """Embed points (N, P, 2) with labels (N, P), as for `sparse`, as tokens (N, P, C), without a padding point."""
         embeddings = [cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings]
         nothing = torch.zeros_like(embeddings[0])
         table = torch.cat([self.not_a_point_embed.weight, *embeddings, nothing])
-        # A click names a pixel; the embedding is taken at its centre.
+        # A click names a pixel, whose centre is embedded.
         positions = self.pe_layer.of_points((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
-        # With a label that isn't one of -1 to 3 a point has its position alone, as in Meta's.
+        # Labels other than -1 to 3 select the zero row, which leaves the position alone, as in Meta's implementation.
         rows = (labels.long().flatten().clamp(-2, 4) + 1) % 6
-        # Not `table[...]`, whose gradient sorts the labels first.
+        # `index_select` rather than `table[...]`, whose backward pass sorts the labels first.
         return positions + table.index_select(0, rows).view(*labels.shape, self.embed_dim)
 
 
@@ -167,7 +181,10 @@ class PositionEmbeddingRandom(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_features))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionEmbeddingRandom:
-        """As for any module, but a cast to half precision leaves the matrix, and so all coordinates, in float32."""
+        """Convert as for any module, but stay in float32 when cast to half precision.
+
+        All coordinates are multiplied with the matrix, so they stay in float32 as well.
+        """
         before = self.positional_encoding_gaussian_matrix
         super()._apply(fn, recurse)
         after = self.positional_encoding_gaussian_matrix
@@ -176,7 +193,7 @@ class PositionEmbeddingRandom(nn.Module):
         return self
 
     def forward(self, size: tuple[int, int]) -> Tensor:
-        """The embedding of each cell's centre on a grid of (height, width): (2 * num_features, height, width)."""
+        """Embed the centre of each cell of a (height, width) grid: (2 * num_features, height, width)."""
         device = self.positional_encoding_gaussian_matrix.device
         axes = [(torch.arange(side, dtype=torch.float32, device=device) + 0.5) / side for side in size]
         y, x = torch.meshgrid(*axes, indexing="ij")
@@ -187,13 +204,14 @@ class PositionEmbeddingRandom(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def forward_with_coords(self, coords_input: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """The embedding of points (..., 2) x, y in pixels of an image of (height, width): (..., 2 * num_features)."""
+        """Embed points (..., 2) x, y in pixels of a (height, width) image: (..., 2 * num_features)."""
         return self._pe_encoding(coords_input / coords_input.new_tensor([image_size[1], image_size[0]]))
 
     def of_points(self, positions: Tensor) -> Tensor:
-        """The same, for prompts: where native operations serve, few of them don't wake PyTorch's threads.
+        """Embed positions (..., 2) in [0, 1]: (..., 2 * num_features).
 
-        These would spin for milliseconds on cores that native operations need.
+        Small inputs avoid PyTorch's threads when native operations are in use: these threads would spin for
+        milliseconds on cores that the native operations need.
         """
         angles = self._angles(positions)
         if angles.numel() >= _FEW_ANGLES or not serves(angles):
@@ -202,15 +220,17 @@ class PositionEmbeddingRandom(nn.Module):
         return torch.from_numpy(np.concatenate([np.sin(exact), np.cos(exact)], -1, dtype=np.float32))
 
     def _angles(self, positions: Tensor) -> Tensor:
+        """Return the angles of the features: (..., 2) -> (..., num_features)."""
         matrix = self.positional_encoding_gaussian_matrix
         if not torch.is_autocast_enabled(matrix.device.type):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
-        # Half of an angle's digits are lost in half precision, and with them the place.
+        # In half precision an angle loses half of its digits, and with them the position.
         with torch.autocast(matrix.device.type, enabled=False):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
 
 
 def _side(name: str, size: tuple[int, int]) -> int:
+    """Return the side of a square size; ValueError for another shape."""
     height, width = size
     if height != width:
         raise ValueError(f"{name} must be square, not {height} x {width}")

@@ -1,8 +1,8 @@
-"""Checkpoint files that their makers publish: address, sha256 and size in bytes, for checking downloads.
+"""Published facts about checkpoint files, for checking downloads: sha256 and size in bytes.
 
-The hashes of Meta's three files and of MobileSAM's are those on which public projects that pin them agree; a hash of
-the re-hosted sam_b.pt and sam_l.pt has not been published, so these are taken only if Meta's address is out of reach.
-(The hexadecimal digits within Meta's file names are of the MD5 sum.)
+The hashes of Meta's three files and of MobileSAM's are those on which public projects that pin them agree. No hash of
+the re-hosted sam_b.pt and sam_l.pt has been published, so these are only used if Meta's address can't be reached. (The
+hexadecimal digits in Meta's file names belong to the MD5 sum.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of the file behind an address; None where it is not published."""
+    """Published facts about the file at an address; None if not published."""
 
     sha256: str | None = None
     size: int | None = None
@@ -23,7 +23,7 @@ _VIT_L = Published("3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49
 _VIT_H = Published("a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879)
 _MOBILE = Published("6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", 40_728_226)
 
-# By the last part of the address, since the same file is published in several places.
+# Keyed by the last part of the address, since the same file is published in several places.
 BY_FILE_NAME: dict[str, Published] = {
     "sam_vit_b_01ec64.pth": _VIT_B,
     "sam_vit_l_0b3195.pth": _VIT_L,
@@ -33,5 +33,5 @@ BY_FILE_NAME: dict[str, Published] = {
 
 
 def published(url: str) -> Published:
-    """What is known of the file at an official address."""
+    """Return what is known about the file at an official address."""
     return BY_FILE_NAME.get(url.rsplit("/", 1)[-1], Published())

@@ -1,4 +1,4 @@
-"""The models by name: sizes, official files and their addresses. One row each."""
+"""The registry of models: one row each with sizes, official file names and addresses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ _ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model.
+    """One row of the registry.
 
-    image_size is the long side of its input in pixels. file_names are those under which people know its weights, the
-    first being ours; urls are where they are published, in the order to try them (`published.py` has their hashes).
-    Checkpoint tensors whose names start with one of `ignored_keys` are not part of the model.
+    Attributes:
+        name: the name by which users request the model.
+        image_size: long side of the model input in pixels.
+        encoder: builds the image encoder.
+        file_names: names under which the weights are known; the first is this package's own.
+        urls: addresses of the weights, in the order in which to try them (`published.py` has their hashes).
+        embed_dim: channels of the embedding.
+        decoder_mlp_dim: hidden width of the mask decoder's MLPs.
+        ignored_keys: prefixes of tensor names in checkpoints that are not part of the model.
+        judgement: how to score and filter the model's masks.
     """
 
     name: str
@@ -39,7 +46,7 @@ class ModelSpec:
     judgement: Judgement = OFFICIAL
 
     def build(self) -> SamModel:
-        """The untrained module."""
+        """Build the untrained model."""
         model = SamModel(
             self.name,
             self.encoder(),
@@ -86,12 +93,13 @@ _ROWS = (
     ModelSpec(
         "sam_nano",
         image_size=512,
-        # The last windows span the whole grid, so that an embedding knows of all of its object.
+        # The windows of the last stage span the whole grid, so that each embedding sees all of its object.
         encoder=lambda: TinyViT((48, 96, 160, 256), (1, 2, 5, 2), (2, 3, 5, 8), (8, 8, 16, 32), out_channels=128),
         file_names=("sam_nano.pt", "sam_nano.safetensors"),
         embed_dim=128,
         decoder_mlp_dim=512,
-        # Its scores are honest but low: at the usual thresholds little would be left, and many a click without a mask.
+        # Its scores are honest but low: at the usual thresholds few masks would be left, and many clicks would give
+        # none.
         judgement=Judgement(
             conf=-1.0,
             conf_thres=0.45,
@@ -108,7 +116,7 @@ MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
 
 
 def build(name: str) -> SamModel:
-    """The untrained module of a registry row; ValueError for an unknown name."""
+    """Build the untrained model of a registry row. ValueError for an unknown name, suggesting the closest one."""
     if name not in MODELS:
         close = difflib.get_close_matches(str(name), MODELS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -1,6 +1,6 @@
-"""Image encoders on a GPU as CUDA graphs: their hundreds of launches are recorded once, then made by one call.
+"""Image encoders on a GPU as CUDA graphs: their hundreds of launches are recorded once, then replayed by one call.
 
-One image leaves a GPU so little to do that it waits for the host, which takes milliseconds to say what comes next.
+For a single image the launches take the host milliseconds, and the GPU would be idle in between.
 """
 
 from __future__ import annotations
@@ -25,37 +25,38 @@ from .kept import capturing, kept, parts_of
 from .native import is_plain
 from .precision import dtype_of
 
-# They are for who asks for them, as other threads have to mind the recording. ViT-B takes 2.7 ms of an H200 by them,
-# not 3.2.
+# Opt-in, because a recording restricts what other threads may do. On an H200 ViT-B takes 2.7 ms with graphs and 3.2 ms
+# without.
 SWITCHED_OFF = "off; FASTSAM_CUDA_GRAPHS=1 uses them"
 OLDEST_PYTORCH = 2, 11
-# A call with the same images' shape and all is the third before it is recorded: one or two pictures pay nothing.
+# A graph is recorded after this many calls with the same key, so that one or two images cost nothing extra.
 USES = 3
-# An encoder's graphs: the least recently used goes. Each has memory of its own for all that lies between images and
-# embeddings at the worst moment, the embeddings, and cuBLAS's workspace. For ViT-B and one image in half precision that
-# is, by arithmetic, 40 MB of activations (tokens, their MLP's hidden layer and its in- or output; 6 MB for each 768
-# channels), 6 MB of images and 32 MB of workspace on Hopper, in pieces of up to 20 MB: some 100 to 130 MB.
+# Number of graphs per encoder; the least recently used one is dropped. Each graph has its own memory for the peak of
+# the activations, the input, the embeddings and cuBLAS's workspace. For ViT-B and one image in half precision that is,
+# by arithmetic, 40 MB of activations (tokens, the hidden layer of their MLP and its input or output; 6 MB per 768
+# channels), 6 MB of images and 32 MB of workspace on Hopper, allocated in pieces of up to 20 MB: 100 to 130 MB.
 MOST_GRAPHS = 4
-# Two images of 1,024 x 1,024, or 8,192 tokens: with more the GPU is behind its host anyway, and the memory would grow.
+# Two images of 1,024 x 1,024, or 8,192 tokens. With more the GPU is slower than its host anyway, and the memory would
+# grow.
 MOST_PIXELS = 2 << 20
-# A graph's memory can't be lent to others, not even when they have none: there must be plenty.
+# Free memory that must be left: other allocations can't use a graph's memory, even when they run out of it.
 SPARE_BYTES = 1 << 30
 
 
 def _read_switch() -> str:
-    """Why no graphs are in use, or ""."""
+    """Return why no graphs are used, or an empty string. ValueError for an invalid FASTSAM_CUDA_GRAPHS."""
     wanted = os.environ.get("FASTSAM_CUDA_GRAPHS", "")
     if wanted not in ("", "0", "1"):
         raise ValueError(f"FASTSAM_CUDA_GRAPHS={wanted}: it must be 1 or 0")
     if wanted != "1":
         return SWITCHED_OFF
     reason = ""
-    if cuda_module is None:  # attention makes matrices of a gigabyte then, which a graph would hold
-        reason = "not without the CUDA kernels"
-    elif _version() < OLDEST_PYTORCH:  # threads that use cuBLAS while another one clears its workspaces could crash
-        reason = "not before PyTorch 2.11"
+    if cuda_module is None:  # without kernels attention makes matrices of a gigabyte, which a graph would hold
+        reason = "the CUDA kernels are not in use"
+    elif _version() < OLDEST_PYTORCH:  # older ones may crash in threads that use cuBLAS while workspaces are cleared
+        reason = "PyTorch 2.11 or newer is needed"
     if reason:
-        warn_once(f"FASTSAM_CUDA_GRAPHS=1, but there are no CUDA graphs of encoders: {reason}")
+        warn_once(f"FASTSAM_CUDA_GRAPHS=1 has no effect: {reason}")
     return reason
 
 
@@ -67,12 +68,12 @@ off = _read_switch()
 
 
 def encode(encoder: nn.Module, images: Tensor) -> Tensor:
-    """`encoder(images)`, the images converted to the type of its weights; replayed from a CUDA graph where one serves.
+    """Return `encoder(images)`, with the images converted to its dtype, replayed from a CUDA graph if possible.
 
-    That is for inference with few images on a GPU, when nothing but the launches would come of the call: no gradients,
-    autocast, hooks, compilers, modes or profilers, nobody else's capture, only our and PyTorch's own layers, nothing in
-    training. Results have the same bits, and belong to the caller. Changes of the encoder are noticed as by `kept`:
-    weights, layers, hooks, but not the layers' numbers, such as an `eps`.
+    Graphs are used for inference with few images on a GPU, and only if nothing observes the call but its result: no
+    gradients, autocast, hooks, compilers, modes or profilers, no capture by others, only this package's and PyTorch's
+    own layers, none of them in training mode. Results are the same to the bit, and are new tensors. Changes of the
+    encoder's weights, layers and hooks are noticed as by `kept`, but not changes of plain attributes such as an `eps`.
     """
     if off or not _may_replay(encoder, images):
         return _as_usual(encoder, images)
@@ -83,20 +84,21 @@ def encode(encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 def _encode(encoder: nn.Module, images: Tensor) -> Tensor:
-    """`encode` on the current device."""
+    """Run `encode` on the current device."""
     if capturing():
         return _as_usual(encoder, images)
-    # Of a copy in another type, the state isn't asked for again: the copy goes with that of its original.
+    # For a copy in another dtype this checks nothing: the copy is dropped when its original changes.
     return kept(encoder, "graphs", Graphs)(encoder, images)
 
 
 def _as_usual(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Call the encoder without a graph."""
     result: Tensor = encoder(images.to(dtype_of(encoder)))
     return result
 
 
 def _may_replay(encoder: nn.Module, images: Tensor) -> bool:
-    """Whether this call may be replayed, as far as that can differ from call to call; the quick questions first."""
+    """Return whether this call may be replayed, as far as that differs from call to call. Fast checks come first."""
     return (
         type(images) is Tensor
         and _on_gpu(images)
@@ -111,25 +113,27 @@ def _may_replay(encoder: nn.Module, images: Tensor) -> bool:
 
 
 def _on_gpu(images: Tensor) -> bool:
+    """Return whether a tensor is on a GPU. A function of its own, so that tests can replace it."""
     return images.is_cuda
 
 
 def _elsewhere(images: Tensor) -> bool:
-    """Whether they are on another GPU than the current one, which captures and streams are asked of."""
+    """Return whether the images are on another GPU than the current one, whose captures and streams PyTorch reports."""
     return images.device.index != torch.cuda.current_device()
 
 
 def _place(images: Tensor) -> Hashable:
-    """Where a graph is replayed: on one stream only, whose order keeps two calls apart."""
+    """Return the key of where a graph is replayed: its device and stream. The stream's order keeps two calls apart."""
     return images.device, stream_of(images.device.index)
 
 
 def _spare_bytes() -> int:
+    """Return the free memory of the current GPU."""
     return torch.cuda.mem_get_info()[0]
 
 
 def _getters() -> list[Callable[[], Any]]:
-    """What PyTorch chooses kernels by, and anybody may set between two calls."""
+    """Return functions that read the settings by which PyTorch chooses kernels, and which may change between calls."""
     names = (
         *("_get_deterministic_algorithms", "_get_deterministic_fill_uninitialized_memory"),
         *("_get_cudnn_enabled", "_get_cudnn_deterministic", "_get_cudnn_benchmark"),
@@ -138,7 +142,7 @@ def _getters() -> list[Callable[[], Any]]:
     )
     known = [getattr(torch._C, name) for name in names if hasattr(torch._C, name)]
     newer = getattr(torch._C, "_get_fp32_precision_getter", None)
-    if newer is None:  # the older names are an error where the newer ones have been used
+    if newer is None:  # the older names raise an error after the newer ones were used
         return [*known, torch._C._get_cublas_allow_tf32, torch._C._get_cudnn_allow_tf32]
     return [*known, *(partial(newer, "cuda", of) for of in ("matmul", "conv"))]
 
@@ -147,7 +151,7 @@ _GETTERS = _getters()
 
 
 class Replay:
-    """One graph, and the tensors that it reads and fills."""
+    """A recorded graph, with the tensors that it reads and fills."""
 
     def __init__(self, encoder: nn.Module, images: Tensor) -> None:
         # Tensors made in inference mode couldn't be filled outside of it.
@@ -163,15 +167,19 @@ class Replay:
 
 
 class Graphs:
-    """Those of one encoder as it is now, which it doesn't hold: whoever calls has it."""
+    """The graphs of one encoder in its current state.
+
+    The encoder is passed to each call instead of being stored, since `kept` requires that a cached value doesn't hold
+    its module.
+    """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, int | Replay] = OrderedDict()  # a number counts the calls before a graph
+        self._known: OrderedDict[Hashable, int | Replay] = OrderedDict()  # an int counts calls before a graph
         self._lock = threading.Lock()
         self._refused = False
 
     def __call__(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        # Nobody waits for another thread, which may be recording: as usual it's done in a moment.
+        # Don't wait for another thread, which may be recording: an ordinary call takes less time.
         if self._refused or not self._lock.acquire(blocking=False):
             return _as_usual(encoder, images)
         try:
@@ -180,6 +188,7 @@ class Graphs:
             self._lock.release()
 
     def _encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """Replay this call's graph if there is one; else call the encoder, and record a graph if it is due."""
         key = _place(images), images.shape, *(read() for read in _GETTERS)
         found = self._known.get(key, 0)
         if isinstance(found, Replay):
@@ -189,7 +198,8 @@ class Graphs:
             except Exception as error:
                 self._refuse(encoder, error)
                 return _as_usual(encoder, images)
-        # Also before recording, in this thread: so all that is loaded or chosen at a first use is there.
+        # This also runs before a recording, in the same thread, so that whatever is loaded or chosen at first use is
+        # ready.
         result = _as_usual(encoder, images)
         self._known[key] = found + 1
         self._known.move_to_end(key)
@@ -200,10 +210,11 @@ class Graphs:
         return result
 
     def _record(self, key: Hashable, encoder: nn.Module, images: Tensor) -> None:
+        """Record a graph for this key; if that is impossible or fails, refuse graphs from now on."""
         suits = images.new_empty(0, dtype=dtype_of(encoder))
         try:
             if not is_plain(encoder) or any(part.training for part in parts_of(encoder)):
-                raise ValueError("it has hooks, layers of others or such as are in training")
+                raise ValueError("it has hooks, replaced layers or layers in training mode")
             if reason := why_not_on(suits.device) or why_not("attention", suits):
                 raise ValueError(reason)
             if _spare_bytes() < SPARE_BYTES:
@@ -213,10 +224,13 @@ class Graphs:
             self._refuse(encoder, error)
 
     def _refuse(self, encoder: nn.Module, error: Exception) -> None:
-        """From now on, as usual. The error's frames hold tensors: it isn't kept."""
+        """Use no graphs for this encoder from now on and log the reason once.
+
+        The error isn't stored, because the frames of its traceback hold tensors.
+        """
         self._refused = True
         self._known.clear()
-        # Messages of this one have numbers that differ each time.
+        # Messages of out-of-memory errors contain numbers that differ each time, which would defeat logging once.
         text = "" if isinstance(error, torch.cuda.OutOfMemoryError) else str(error).partition("\n")[0]
         reason = ": ".join(filter(None, (type(error).__name__, text)))
         warn_once(f"{type(encoder).__name__} runs without a CUDA graph, by single launches ({reason})")

@@ -1,4 +1,4 @@
-"""A whole Segment Anything model: image encoder, prompt encoder, mask decoder, and how they are run together."""
+"""A complete Segment Anything model: image encoder, prompt encoder and mask decoder, and how they are run together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._tensors import tensor_of
 from ..ops._native_cuda import has_ample_memory
 from ..ops._threads import native_threads, share_out, thread_count
 from . import decoder_gpu, decoder_tiled
@@ -27,54 +26,56 @@ from .prepared_image import Form, PreparedImage
 from .prompt_encoder import PromptEncoder
 from .replay import encode
 
-# Prompts that the plain decoder takes at a time, on a CPU and on a GPU; each costs 4 MiB per copy of its image tokens.
+# Prompts per call of the plain decoder, on a CPU and on a GPU. Each takes 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
 
-# Points of a grid that are decoded together, unless the caller says how many: as in the reference. Where kernels decode
-# them, a launch costs the same for all, and they take some 1.3 GiB more: not where a GPU has little memory. On a CPU, a
-# chunk for each of some threads; with SAM's decoder it takes 60 MiB, and up to 24 for its logits.
+# Default number of grid points decoded together, as in the reference. With GPU kernels more are decoded, because a
+# launch costs the same for any number. They take some 1.3 GiB more, so not on a GPU with little memory. On a CPU each
+# of a few threads gets a chunk, which takes about 57 MiB with SAM's decoder and up to 24 MiB for its logits.
 _POINTS_AT_ONCE = 64
 _MOST_POINTS_ON_CPU = 128
 
-# PyTorch starts threads at 2^15 values; a prompt has some 2,000.
+# PyTorch uses threads from 2^15 values on; a prompt has some 2,000.
 _FEW_PROMPTS = 8
 
-# Grids of points whose tokens are kept: 1 MiB for 32 x 32 of them in half precision.
+# Grids of points whose tokens are cached; one of 32 x 32 takes 1 MiB in half precision.
 _GRIDS_KEPT = 8
 
 IndexList = Sequence[int] | Tensor
 
 
 def _plain_chunk(tensor: Tensor) -> int:
+    """Return how many prompts the plain decoder takes at a time on the tensor's device."""
     return _PLAIN_CHUNK if tensor.is_cpu else _PLAIN_CHUNK_ON_GPU
 
 
 def _numbers_of(index: IndexList) -> Tensor:
-    """As int64, by way of NumPy: of a list of 1,024 numbers PyTorch makes a tensor in three to seven times as long."""
+    """Return indices as int64. For a list of 1,024 numbers NumPy is three to seven times as fast as PyTorch."""
     return index.long() if isinstance(index, Tensor) else torch.from_numpy(np.array(index, np.int64))
 
 
 def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
-    """Where the native operations do the work on `tensor`, PyTorch's threads stay out of theirs.
+    """Return a context that keeps PyTorch's threads out of the way if native operations do the work on `tensor`.
 
-    With few prompts none of PyTorch's steps is large enough for a second thread.
+    With few prompts it does nothing, since no step of PyTorch's is then large enough for a second thread.
     """
     return native_threads() if prompts > _FEW_PROMPTS and serves(tensor) else nullcontext()
 
 
 class SamModel(nn.Module):
-    """Module names, and so state-dict keys, are those of the official checkpoints.
+    """A Segment Anything model.
 
-    It computes in the floating-point type of its weights, or in another where a call names one; coordinates are float32
-    throughout, and so are the low-resolution logits and predicted IoU that come out.
+    Module names, and so the keys of its state dict, are those of the official checkpoints. The model computes in the
+    dtype of its weights, or in another that a call requests. Coordinates are always float32, and so are the returned
+    low-resolution logits and predicted IoU.
 
-    name: the row of `models.registry`; image_size: the long side S of the model input, a multiple of 16.
-    judgement: how its masks are judged; a new one has that of the official models.
+    name: a row of `models.registry`. image_size: the long side S of the model input, a multiple of 16.
+    judgement: how to score and filter its masks; that of the official models unless set.
     """
 
     judgement = OFFICIAL
-    mask_threshold: float = 0.0  # of logits; for code that calls the modules one by one
-    _size: int | None = None  # of what `at_image_size` gives
+    mask_threshold: float = 0.0  # threshold on logits, for code that calls the modules one by one
+    _size: int | None = None  # input size of a model returned by `at_image_size`
 
     def __init__(
         self, name: str, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
@@ -84,12 +85,15 @@ class SamModel(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        self.own_image_size = prompt_encoder.image_size  # to go back to after calls with another
+        self.own_image_size = prompt_encoder.image_size  # default input size, for calls without another one
         self._sized: dict[int, PromptEncoder] = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SamModel:
-        """As for any module, but a move in inference mode, as by a first call there, doesn't make weights whose changes
-        nobody counts, of which nothing could be kept. Copies in another type don't stay on a GPU that it has left.
+        """Convert or move as for any module, with two additions.
+
+        A move in inference mode, e.g. by a first call there, doesn't turn the weights into inference tensors, since
+        PyTorch doesn't count changes of those and nothing derived from them could be cached. Cached copies in another
+        dtype are dropped at once, so that they don't stay on a GPU that the model has left.
         """
         first = next(self.parameters(), None)  # the decoder may have been deleted
         counted = first is None or not first.is_inference()
@@ -100,21 +104,28 @@ class SamModel(nn.Module):
 
     @property
     def image_size(self) -> int:
+        """Long side S of the model input."""
         return self.prompt_encoder.image_size
 
     def set_image_size(self, size: int) -> None:
-        """Take inputs of another size. Learnt position tables stay as they are and are resampled as they are used."""
+        """Set the size of the inputs. Raises ValueError unless it is a positive multiple of 16.
+
+        Learnt position tables stay as they are and are resampled when they are used.
+        """
         if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, not {size!r}")
         self.own_image_size = size
         self._take(size)
 
     def _take(self, size: int) -> None:
-        """`set_image_size` for the time being."""
+        """Set the size of the inputs without changing `own_image_size`."""
         self.prompt_encoder.image_size, self.prompt_encoder.grid_size = size, size // 16
 
     def at_image_size(self, size: int) -> SamModel:
-        """This model, all layers shared, with inputs of a size that nobody else sets: for a call among threads."""
+        """Return a model that shares all layers with this one but has an input size of its own.
+
+        Other threads may then use other sizes at the same time.
+        """
         encoder, sized = self.prompt_encoder, self._sized.get(size)
         if type(sized) is not type(encoder):
             sized = self._sized[size] = object.__new__(type(encoder))
@@ -128,7 +139,7 @@ class SamModel(nn.Module):
         return model
 
     def set_imgsz(self, imgsz: Sequence[int]) -> None:
-        """`set_image_size` as Ultralytics has it: (S, S)."""
+        """Set the size of the inputs by Ultralytics' name and form: (S, S)."""
         if len(imgsz) != 2 or imgsz[0] != imgsz[1]:
             raise ValueError(f"imgsz must be (S, S), as the model's input is square, not {imgsz!r}")
         self.set_image_size(imgsz[0])
@@ -139,22 +150,24 @@ class SamModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type of the weights."""
+        """The floating-point dtype of the weights."""
         return self.mask_decoder.iou_token.weight.dtype
 
     @torch.no_grad()
     def points_at_once(self, dtype: torch.dtype | None = None) -> int:
-        """How many points of a grid to decode together in `dtype` (the weights' own if not given).
+        """Return how many points of a grid to decode together in `dtype` (by default that of the weights).
 
-        64; where native operations decode them on more than two threads, 32 for each of these, up to 128; 1,024, in
-        float32 512, where GPU kernels decode them and the GPU has 8 GiB or more; where PyTorch does on such a GPU, as
-        many more as have 256 MiB of image tokens, for `sam_nano` in float32 512.
+        * 64 in general.
+        * Native operations on the CPU: 32 per thread, but at least 64 and at most 128.
+        * GPU kernels: 1,024, in float32 512, if the GPU has 8 GiB or more.
+        * PyTorch on a GPU: as many as have 256 MiB of image tokens (64 MiB if the GPU has less than 8 GiB), but
+          at least 64 and at most 1,024. For `sam_nano` in float32 that is 512.
         """
         decoder = self.mask_decoder
         probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
         if not (unaltered(decoder) and decoder.is_usual()):
             return _POINTS_AT_ONCE
-        if serves(decoder.iou_token.weight):  # there the decoder's state is float32, whatever `dtype` says
+        if serves(decoder.iou_token.weight):  # native: its state is float32, whatever `dtype` says
             chunks = decoder_tiled.PROMPTS_PER_CHUNK * thread_count()
             return min(_MOST_POINTS_ON_CPU, max(_POINTS_AT_ONCE, chunks))
         if not probe.is_cuda:
@@ -165,12 +178,13 @@ class SamModel(nn.Module):
         return decoder_gpu.prompts_per_chunk(probe.dtype) if has_ample_memory(probe.device) else _POINTS_AT_ONCE
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
+        """Encode normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
 
-        dtype: float32, float16 or bfloat16, what to compute in and to return; the weights' own type if not given.
-        Another than that is for inference, with a copy of the weights that is kept (`precision.in_dtype`). Under
-        FASTSAM_CUDA_GRAPHS=1, on a GPU and after the third call, one or two images at a time are encoded by a CUDA
-        graph (see `replay`).
+        dtype: float32, float16 or bfloat16, in which to compute and to return the result; by default the dtype of the
+        weights. Another dtype is for inference, with a cached copy of the weights (`precision.in_dtype`).
+
+        With FASTSAM_CUDA_GRAPHS=1, one or two images at a time on a GPU are encoded by a CUDA graph after the third
+        call (see `replay`). Raises ValueError for another shape.
         """
         if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
@@ -182,11 +196,11 @@ class SamModel(nn.Module):
     def prepare(
         self, embedding: Tensor, dtype: torch.dtype | None = None, matrices: torch.dtype | None = None
     ) -> PreparedImage:
-        """Wrap an embedding (1, C, S / 16, S / 16) for many prompts: what they share is computed once.
+        """Wrap an embedding (1, C, S / 16, S / 16) for many prompts; what they share is computed once.
 
-        dtype: what to decode in, as for `encode_image`. matrices: bfloat16 has the native operations of float32 upscale
-        masks with matrices of bfloat16, half the work for CPUs with AVX512-BF16; predicted IoU is the same. Whatever
-        else decodes makes nothing of it.
+        dtype: the dtype to decode in, as for `encode_image`. matrices: with bfloat16, the native float32 operations
+        upscale masks with bfloat16 matrices, which halves the work on CPUs with AVX512-BF16. The predicted IoU stays
+        the same. Other forms of the decoder ignore it.
         """
         return PreparedImage(self, embedding, dtype, matrices)
 
@@ -199,13 +213,22 @@ class SamModel(nn.Module):
         masks: Tensor | None = None,
         multimask_output: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Masks for N prompts on one image.
+        """Decode the masks of N prompts on one image. At least one kind of prompt must be given.
 
-        points: (N, P, 2) float32 x, y in pixels of the model input, with labels (N, P): 1 foreground, 0 background,
-        -1 none. boxes: (N, 4) x1, y1, x2, y2. masks: logits (N, 1, S / 4, S / 4). At least one of them.
-        Returns low-resolution logits (N, M, S / 4, S / 4) float32 and predicted IoU (N, M), where M is 3 with
-        `multimask_output` (for an ambiguous prompt), else 1; the latter is `judgement.predicted_iou`. ValueError for
-        other shapes; labels are not looked at.
+        Args:
+            embedding: the image's embedding, wrapped by `prepare` or not.
+            points: (N, P, 2) float32 x, y in pixels of the model input.
+            labels: (N, P): 1 foreground, 0 background, -1 not a point. The values are not checked.
+            boxes: (N, 4) x1, y1, x2, y2.
+            masks: logits (N, 1, S / 4, S / 4).
+            multimask_output: whether to return three masks per prompt, for ambiguous prompts, instead of one.
+
+        Returns:
+            Low-resolution logits (N, M, S / 4, S / 4) float32 and predicted IoU (N, M), where M is 3 or 1. The
+            predicted IoU is that of `judgement.predicted_iou`.
+
+        Raises:
+            ValueError: no prompt, shapes other than these, or prompts for different numbers of objects.
         """
         given = [x for x in (points, boxes, masks) if x is not None]
         if not given:
@@ -242,13 +265,13 @@ class SamModel(nn.Module):
         count: int,
         multimask_output: bool,
     ) -> tuple[Tensor, Tensor]:
-        """The decoder's three masks or one: logits (count, M, S / 4, S / 4), its predicted IoU (count, M)."""
+        """Return the decoder's logits (count, M, S / 4, S / 4) and its predicted IoU (count, M); M is 3 or 1."""
         if count == 0:
             side = self.image_size // 4
             shape = (0, 3 if multimask_output else 1)
             scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
             return scores.new_zeros(*shape, side, side), scores
-        # Only the native form takes prompts with masks; the others aren't made for them.
+        # Only the native CPU form takes mask prompts, so no other form is made for them.
         faster = not torch.is_grad_enabled() and (masks is None or serves(image.embedding))
         folded = image.form_for(count) if faster else None
         with _threads(image.embedding, count):
@@ -263,6 +286,7 @@ class SamModel(nn.Module):
     def _decode_plain(
         self, image: PreparedImage, sparse: Tensor, masks: Tensor | None, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
+        """Decode by calls of the decoder module, a chunk of prompts at a time."""
         outputs, size = [], _plain_chunk(sparse)
         for start in range(0, len(sparse), size):
             part = slice(start, start + size)
@@ -281,21 +305,31 @@ class SamModel(nn.Module):
     def decode_points(
         self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, above: float | None = None
     ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
-        """Three masks per prompt, of which only the chosen ones are computed.
+        """Decode three masks per prompt of points, but compute only the masks that are chosen afterwards.
 
-        points: (N, P, 2), labels: (N, P) as in `decode_prompts`, but on any device. above: when given, the masks with a
-        predicted IoU greater than this are those that will be chosen; they take less time then and others more. Returns
-        the IoU that the decoder predicts (N, 3) float32, and `logits(point_index, mask_index)` giving (K, S / 4, S / 4)
-        float32 for K chosen pairs, which must not be written to: on the CPU another call may return the same memory.
+        Args:
+            embedding: the image's embedding, wrapped by `prepare` or not.
+            points: (N, P, 2) as in `decode_prompts`, but on any device.
+            labels: (N, P) as in `decode_prompts`, but on any device.
+            above: if given, a hint that the masks with a greater predicted IoU will be chosen; those then take less
+                time, and others more.
+
+        Returns:
+            The IoU that the decoder predicts, (N, 3) float32, and a callable logits(point_index, mask_index) that
+            returns the logits (K, S / 4, S / 4) float32 of K chosen pairs. These must not be written to: on the CPU
+            another call may return the same memory.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
+        if not len(points):
+            masks, iou = self._decode(image, points, labels, None, None, 0, multimask_output=True)
+            return iou, lambda point_index, mask_index: masks[_numbers_of(point_index), _numbers_of(mask_index)]
         with torch.no_grad():
             folded = image.folded
         with torch.no_grad(), _threads(image.embedding, len(points)):
             sparse = self._point_tokens(image, points, labels)
             if folded is None:
                 masks, iou = self._decode_plain(image, sparse, None, multimask_output=True)
-                return iou, lambda point_index, mask_index: masks[tensor_of(point_index), tensor_of(mask_index)]
+                return iou, lambda point_index, mask_index: masks[_numbers_of(point_index), _numbers_of(mask_index)]
             decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
             iou = decoded.predicted_iou()[:, 1:].float()
 
@@ -306,8 +340,10 @@ class SamModel(nn.Module):
         return iou, logits
 
     def _point_tokens(self, image: PreparedImage, points: Tensor, labels: Tensor) -> Tensor:
-        """Tokens (N, T, C) of prompts of points. Those of a grid, which is the same for all pictures of a size, are
-        kept where PyTorch makes them and the points come from the CPU: a GPU would have dozens of small steps to do.
+        """Return the tokens (N, T, C) of prompts of points.
+
+        Those of a grid, which is the same for all images of a size, are cached if the points come from the CPU and
+        PyTorch computes the tokens: on a GPU that takes dozens of small launches.
         """
         encoder, device = self.prompt_encoder, image.embedding.device
 
@@ -333,7 +369,7 @@ class SamModel(nn.Module):
     def _decode_masked(
         self, image: TiledImage, sparse: Tensor, masks: Tensor, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        """As `_decode_folded`, for prompts with a mask each, whose images differ by them."""
+        """Decode as `_decode_folded` does, for prompts with a mask each, whose image features therefore differ."""
         decoded: dict[int, tuple[Tensor, Tensor]] = {}
         with native_threads():
             with_mask = image.with_masks(self.prompt_encoder.mask_mix())
@@ -349,9 +385,10 @@ class SamModel(nn.Module):
 
     @staticmethod
     def _decode_folded(folded: Form, sparse: Tensor, multimask_output: bool) -> tuple[Tensor, Tensor]:
+        """Decode by one of the faster forms; returns logits and predicted IoU as `_decode` does."""
         tokens = [1, 2, 3] if multimask_output else [0]
         logits, ious = [], []
-        # Natively, a chunk is the decoder's own affair and the masks of all lie in one piece.
+        # The native forms chunk prompts themselves and return all masks in one piece of memory.
         size = _plain_chunk(sparse) if isinstance(folded, FoldedImage) else len(sparse)
         for part in sparse.split(size):
             decoded = folded.decode(part, tokens)

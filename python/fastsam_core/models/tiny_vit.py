@@ -2,7 +2,7 @@
 
 Architecture: Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers" (2022), with the last
 stage kept at stride 16 as in Zhang et al., "Faster Segment Anything" (2023). Parameter names are MobileSAM's; the
-classifier tensors of its checkpoint (`norm_head`, `head`) have no use here.
+classifier tensors of its checkpoint (`norm_head`, `head`) are not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class TinyViT(nn.Module):
-    """(B, 3, S, S) normalised images to embeddings (B, out_channels, S / 16, S / 16)."""
+    """Encode normalised images (B, 3, S, S) to embeddings (B, out_channels, S / 16, S / 16)."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class TinyViT(nn.Module):
             blocks: list[nn.Module] = [
                 MBConv(dim) if i == 0 else TinyViTBlock(dim, heads, window) for _ in range(depth)
             ]
-            # Strides 4, 8, 16 and 16 again: the embedding keeps the grid that the mask decoder expects.
+            # Strides 4, 8, 16 and again 16, so that the embedding has the grid that the mask decoder expects.
             downsample = PatchMerging(dim, embed_dims[i + 1], stride=1 if i == 2 else 2) if i < 3 else None
             self.layers.append(Stage(blocks, downsample))
         self.neck = neck(embed_dims[-1], out_channels)
         remember_layers(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Batch normalisation of a network in training depends on the batch: nothing can be folded then.
+        # In training mode batch normalisation depends on the batch, so it can't be folded into the convolutions.
         if not self.training and serves(images, *self.patch_embed.parameters()) and unaltered(self):
             with native_threads():
                 return self._infer(images)
@@ -63,29 +63,30 @@ class TinyViT(nn.Module):
         return self.neck(x)
 
     def _infer(self, images: Tensor) -> Tensor:
-        """`forward` with native operations, channels last from the first convolution to the neck."""
+        """Compute `forward` with native operations, channels last from the first convolution to the neck."""
         x = self.patch_embed.infer(images)
         for layer in self.layers:
             x = cast(Stage, layer).infer(x)
         return neck_channels_last(self.neck, x)
 
     def _runs_on_gpu(self, images: Tensor) -> bool:
-        """Whether to compute by `_infer_on_gpu`: for inference, with nobody else's layers or hooks."""
+        """Return whether to use `_infer_on_gpu`: inference with the CUDA kernels, without foreign layers or hooks."""
         if not infers() or torch.is_autocast_enabled("cuda") or not serves_on_gpu(images) or not is_plain(self):
             return False
         if left_to_pytorch(why_unvalidated()):
             return False
         weight = cast(ConvNorm, self.patch_embed.seq[0]).c.weight
-        # Of tensors made in inference mode, whose changes nobody counts, nothing could be kept.
+        # Nothing can be cached for inference tensors, whose changes PyTorch doesn't count.
         return weight.dtype == images.dtype and (is_settled(self) or not weight.is_inference())
 
     def _infer_on_gpu(self, images: Tensor) -> Tensor:
-        """`forward` by few launches and no calls of modules."""
+        """Compute `forward` with few launches and without calling modules."""
         return kept(self, "plan", self._plan, if_counted=True).of(images)
 
     def _plan(self) -> Plan:
+        """Build the plan for `_infer_on_gpu`. Biases that a step leaves out are folded into the step after it."""
         (first, first_bias), (second, bias) = self.patch_embed.folded()
-        missing: Tensor | None = bias  # of what goes into the next step
+        missing: Tensor | None = bias  # bias that the next step's input lacks
         steps: list[Convolutions | Transformers] = []
         for layer in self.layers:
             stage = cast(Stage, layer)
@@ -120,9 +121,10 @@ class ConvNorm(nn.Module):
         return self.bn(self.c(x))
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that both are in evaluation mode, in the dtype of its weight.
+        """Return weight and bias of the single convolution that both layers form in evaluation mode.
 
-        They are rounded to that once: half precision can't hold all that lies between.
+        They are computed in at least float32 and rounded once to the dtype of the convolution's weight, since half
+        precision can't represent all intermediate values.
         """
         dtype = self.c.weight.dtype
         wide = torch.promote_types(dtype, torch.float32)
@@ -133,6 +135,8 @@ class ConvNorm(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+    """Two 3 x 3 convolutions with stride 2 each."""
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.seq = nn.Sequential(ConvNorm(3, dim // 2, 3, stride=2), nn.GELU(), ConvNorm(dim // 2, dim, 3, stride=2))
@@ -145,11 +149,14 @@ class PatchEmbed(nn.Module):
         return ops.conv_stem(images, *first, *second)
 
     def folded(self) -> tuple[Layer, Layer]:
+        """Return weight and bias of both convolutions, with BatchNorm folded in."""
         first, second = cast(ConvNorm, self.seq[0]), cast(ConvNorm, self.seq[2])
         return first.folded(), second.folded()
 
 
 class Stage(nn.Module):
+    """Blocks of one resolution, then an optional downsampling."""
+
     def __init__(self, blocks: list[nn.Module], downsample: PatchMerging | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -167,7 +174,7 @@ class Stage(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual: widen, mix each channel in space, narrow."""
+    """Inverted residual block: expand the channels, convolve each in space, project back."""
 
     def __init__(self, dim: int, expand_ratio: int = 4) -> None:
         super().__init__()
@@ -188,6 +195,8 @@ class MBConv(nn.Module):
 
 
 class PatchMerging(nn.Module):
+    """Convolutions that change the width and, with stride 2, halve the resolution."""
+
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
         super().__init__()
         self.conv1 = ConvNorm(dim, out_dim)
@@ -207,19 +216,20 @@ class PatchMerging(nn.Module):
 def _folded(
     expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The weights of `ops.mbconv`, without the axes of size 1 that convolutions have for the other kinds."""
+    """Return the weights of `ops.mbconv`: the folded convolutions without their kernel or channel axes of size 1."""
     (wide, wide_bias), (mix, mix_bias), (narrow, narrow_bias) = expand.folded(), depthwise.folded(), project.folded()
     return wide.flatten(1), wide_bias, mix[:, 0], mix_bias, narrow.flatten(1), narrow_bias
 
 
 def _plan_of(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> Convolutions:
+    """Return the folded weights of an inverted residual or a merging as `_infer_on_gpu` takes them."""
     wide, wide_bias, mix, mix_bias, narrow, narrow_bias = _folded(expand, depthwise, project)
     stride = depthwise.c.stride[0]
     return Convolutions((wide, wide_bias), (by_tap(mix), mix_bias), (narrow, narrow_bias), stride, residual)
 
 
 class TinyViTBlock(nn.Module):
-    """Attention in windows, a depthwise convolution across their borders, then the MLP."""
+    """Attention in windows, a depthwise convolution across their borders, then an MLP."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__()
@@ -240,6 +250,7 @@ class TinyViTBlock(nn.Module):
         return x
 
     def plan(self) -> Transformer:
+        """Return the block's weights as `_infer_on_gpu` takes them."""
         attn, mlp = self.attn, self.mlp
         (weight, bias), padding = self.local_conv.folded(), F.linear(attn.norm.bias, attn.qkv.weight, attn.qkv.bias)
         return Transformer(
@@ -260,7 +271,7 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
 
     def add_to(self, x: Tensor) -> None:
-        """`x += forward(x)` with native operations; x is (B, H, W, C)."""
+        """Add `forward(x)` to `x` (B, H, W, C) in place, with native operations."""
         norm, fc1, fc2 = self.norm, self.fc1, self.fc2
         ops.mlp_into(x, x, norm.weight, norm.bias, norm.eps, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
@@ -288,47 +299,48 @@ class Attention(nn.Module):
         return self.proj(self._attend(self.qkv(self.norm(x))))
 
     def add_to(self, x: Tensor) -> None:
-        """`x += forward(x)` with native operations; x is (B, H, W, C)."""
+        """Add `forward(x)` to `x` (B, H, W, C) in place, with native operations."""
         norm = self.norm
         qkv = ops.linear(x, self.qkv.weight, self.qkv.bias, "none", norm.weight, norm.bias, norm.eps)
         ops.linear_into(x, self._attend(qkv), self.proj.weight, self.proj.bias, residual=x)
 
     def _bias(self) -> Tensor:
-        """The bias of each pair of places, (heads, window**2, window**2); without gradients, kept for the next call.
+        """Return the bias of each pair of positions in a window, (heads, window**2, window**2).
 
-        Of a window of 32 that is eight million numbers for eight heads, which take longer to gather than the attention.
+        Without gradients it is cached for the next call: for a window of 32 with eight heads it has eight million
+        numbers, which take longer to gather than the attention itself.
         """
         table, index = self.attention_biases, self.bias_index
         counted = table.is_cpu or not table.is_inference()
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or not counted:
-            # Not `table[:, index]`, whose gradient sorts the index first.
+            # `gather` rather than `table[:, index]`, whose backward pass sorts the index first.
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
         made_from = (table.data_ptr(), edits(table), table.dtype, table.device, index.data_ptr(), index.shape)
-        # What is written through `.data`, as many do who average models, PyTorch doesn't count. A GPU would have to be
-        # waited for.
+        # PyTorch doesn't count changes through `.data`, which are common when models are averaged, so on the CPU the
+        # values are compared as well. On a GPU that would have to wait for it.
         known = self._kept
         if known is None or known[0] != made_from or (table.is_cpu and not torch.equal(table, known[2])):
             made = made_from, table.detach()[:, index], table.detach().clone()
             if capturing():
                 return made[1]
             finish(table)
-            if self._kept is not known:  # another thread's, which kernels on its stream may read, or a CUDA graph
+            if self._kept is not known:  # another thread's: kernels on its stream, or a CUDA graph, may read it
                 return made[1]
             self._kept = known = made
         return known[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles go without what can be made again."""
+        """Leave out of copies and pickles what can be recomputed."""
         return {**self.__dict__, "_kept": None}
 
     def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, heads * 3 * d) -> (B, H, W, heads * d)
         # The reference pads with zeros before the norm, so a padding token enters the projection as the norm's bias.
         if type(self.qkv) is nn.Linear:
             padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
-        else:  # an adapter, say, which need not have weights by these names
+        else:  # e.g. an adapter, which may lack weights of these names
             padding = self.qkv(self.norm.bias.view(1, 1, 1, -1)).flatten()
         bias = self._bias()
-        # Unlike in SAM's ViT, q, k and v of one head lie side by side.
+        # Unlike in SAM's ViT, q, k and v of one head are adjacent.
         tensors = qkv, bias, padding
         attend = ops.windowed_attention if serves(*tensors) or serves_on_gpu(*tensors) else windowed_attention_in_torch
         return attend(qkv, bias, self.window_size, padding)

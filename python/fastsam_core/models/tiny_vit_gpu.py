@@ -1,7 +1,8 @@
-"""TinyViT's inference on a GPU: channels last from the first convolution to the neck, by few launches.
+"""TinyViT's inference on a GPU: channels last from the first convolution to the neck, with few launches.
 
-The GPU waits for the host there, and calls of modules would take a good part of its time. What is read is made of the
-weights once: batch normalisation is in the convolutions, and a bias is where its sum is read.
+The GPU waits for the host here, and calls of modules would take a good part of the host's time. The tensors that are
+read are derived from the weights once: batch normalisation is folded into the convolutions, and where possible a bias
+is added by the step that reads the sum rather than by the one that computes it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from .. import ops
 
-# In place, what it is applied to stays in a GPU's cache.
+# GELU in place keeps its operand in the GPU's cache.
 gelu_ = torch.ops.aten.gelu_.default
 
 Layer = tuple[Tensor, Tensor]  # weight and bias
@@ -22,7 +23,7 @@ Norm = tuple[torch.Size, Tensor, Tensor, float]
 
 
 class Plan(NamedTuple):
-    """Of the whole network. The second convolution has no bias: the first step knows of it."""
+    """Steps of the whole network. The second convolution's bias is folded into the first step."""
 
     first: Layer
     second: Tensor
@@ -35,7 +36,7 @@ class Plan(NamedTuple):
     def of(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, out_channels, S / 16, S / 16)
         x = F.conv2d(images, *self.first, 2, 1)
         x = F.conv2d(gelu_(x), self.second, None, 2, 1)
-        x = x.permute(0, 2, 3, 1).contiguous()  # as it is, by cuDNN
+        x = x.permute(0, 2, 3, 1).contiguous()  # no copy: cuDNN's output has this layout
         for step in self.steps:
             x = step.of(x)
         x = torch.layer_norm(F.linear(x, *self.widen), *self.first_norm)
@@ -44,7 +45,7 @@ class Plan(NamedTuple):
 
 
 class Convolutions(NamedTuple):
-    """Of `MBConv`, with a residual, or `PatchMerging`."""
+    """Weights of an `MBConv`, which has a residual, or of a `PatchMerging`."""
 
     expand: Layer
     depthwise: Layer
@@ -61,7 +62,7 @@ class Convolutions(NamedTuple):
         return gelu_(y)
 
     def after(self, bias: Tensor | None) -> Convolutions:
-        """The same for an `x` without this bias."""
+        """Return the step for an input `x` from which this bias was left out."""
         if bias is None:
             return self
         weight, of_sum = self.project
@@ -70,7 +71,7 @@ class Convolutions(NamedTuple):
 
 
 class Transformer(NamedTuple):
-    """Of `TinyViTBlock`."""
+    """Weights of a `TinyViTBlock`."""
 
     norm1: Norm
     qkv: Layer
@@ -85,20 +86,20 @@ class Transformer(NamedTuple):
 
 
 class Transformers(NamedTuple):
-    """Of all `TinyViTBlock`s of a stage. The result lacks the last one's last bias, of which the next step knows."""
+    """All `TinyViTBlock`s of a stage. The result lacks the last one's last bias, which the next step includes."""
 
     blocks: list[Transformer]
 
     def of(self, x: Tensor) -> Tensor:  # (B, H, W, C), which it overwrites, -> same
         grid, width = x.shape[:3], x.shape[3]
-        # Of rows, linear layers make no views at each call.
+        # Linear layers make no views for inputs of rows.
         rows = x.view(-1, width)
         y = torch.layer_norm(rows, *self.blocks[0].norm1)
         for i, here in enumerate(self.blocks, 1):
             y = F.linear(y, *here.qkv)
             y = ops.windowed_attention(y.view(*grid, 3 * width), here.bias, here.window, here.padding)
             weight, bias = here.proj
-            # The residual sum is the product's own; the bias comes to it where the next step reads it.
+            # The product adds to the residual directly; the bias is added by the convolution that reads the sum.
             rows.addmm_(y.view(-1, width), weight.t())
             x = ops.depthwise3x3(x, *here.depthwise, shift=bias)
             rows = x.view(-1, width)
@@ -106,14 +107,14 @@ class Transformers(NamedTuple):
             weight, bias = here.fc2
             if i < len(self.blocks):
                 y = F.linear(y, weight, bias)
-                ops.add_norm_into(rows, y, *self.blocks[i].norm1[1:])  # y becomes what the next one reads
+                ops.add_norm_into(rows, y, *self.blocks[i].norm1[1:])  # y becomes the next block's normalised input
             else:
                 rows.addmm_(y, weight.t())
         return x
 
 
 def after(bias: Tensor | None, layer: Layer) -> Layer:
-    """A linear layer for an input without this bias."""
+    """Return a linear layer for an input from which this bias was left out."""
     if bias is None:
         return layer
     weight, own = layer
@@ -122,11 +123,11 @@ def after(bias: Tensor | None, layer: Layer) -> Layer:
 
 
 def by_tap(weight: Tensor) -> Tensor:
-    """A depthwise convolution's weight (C, 3, 3) in the order in which the CUDA kernel reads it."""
+    """Return a depthwise convolution's weight (C, 3, 3), stored in the order in which the CUDA kernel reads it."""
     return weight.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def norm_of(norm: nn.Module) -> Norm:
-    """What follows the tensor among the arguments of `torch.layer_norm`."""
+    """Return the arguments of `torch.layer_norm` after the tensor."""
     weight, bias = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
     return weight.shape, weight, bias, cast(float, norm.eps)

@@ -1,4 +1,4 @@
-"""Checkpoint files to dictionaries of tensors. Nothing from a file is ever executed."""
+"""Read checkpoint files as dictionaries of tensors, without ever executing anything from them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from torch import Tensor
 
 from .._log import warn_once
 
-# Where training scripts put the state dict within a larger dictionary.
+# Keys under which training scripts put the state dict in a larger dictionary.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-# What wrappers such as DataParallel, torch.compile and Lightning put before every name.
+# Prefixes that wrappers such as DataParallel, torch.compile and Lightning add to every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # The first release without the known memory corruption in the weights-only unpickler (CVE-2026-24747).
 _SAFE_TORCH = (2, 10)
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors`, `.pt` or `.pth` file by name, on the CPU; what it is, its content decides.
+    """Return the tensors of a `.safetensors`, `.pt` or `.pth` file by name, on the CPU.
 
-    An outer {"model": ...} (or "state_dict") is unwrapped, a prefix that all names share ("module.") is removed,
-    entries that are not tensors are left out. The tensors may be mapped from the file: copy them before it changes.
+    The format is recognised by the content, not the suffix. An outer {"model": ...} (or "state_dict") is unwrapped, a
+    prefix that all names share ("module.") is removed, and entries that are not tensors are left out. The tensors may
+    be memory-mapped from the file: copy them before it changes.
 
-    FileNotFoundError if there is no such file; ValueError if it is something else, is damaged, or holds pickled
-    Python objects. PyTorch files are read with `weights_only=True`, and nothing falls back to unpickling.
+    Raises FileNotFoundError if there is no such file; ValueError if it is something else, is damaged, or holds pickled
+    Python objects. PyTorch files are read with `weights_only=True`; there is no fallback to unpickling.
     """
     path = Path(path)
     if not path.exists():
@@ -44,7 +45,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def file_kind(path: Path) -> str:
-    """One of safetensors, zip (PyTorch since 1.6) or pickle (before); ValueError saying what it is instead."""
+    """Return the format of a file: safetensors, zip (PyTorch since 1.6) or pickle (before).
+
+    Raises ValueError for anything else, saying what it is.
+    """
     with open(path, "rb") as file:
         head = file.read(64)
     size = path.stat().st_size
@@ -54,7 +58,7 @@ def file_kind(path: Path) -> str:
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return "zip"
-    # torch.load tries a tar reader first on such files, whose weights-only mode older releases forgot.
+    # torch.load first tries its tar reader on tar files; older releases don't apply the weights-only mode there.
     if head.startswith(b"\x80") and not tarfile.is_tarfile(path):
         return "pickle"
     start = head.lstrip().lower()
@@ -89,14 +93,14 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
     if mmap:
         check_archive(path)
     try:
-        if path.suffix == ".safetensors":  # by this suffix torch.load would take another reader, whatever is inside
+        if path.suffix == ".safetensors":  # torch.load chooses another reader by this suffix, whatever is inside
             with open(path, "rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         with open(path, "rb") as file:
-            if b"ultralytics." in file.read(1 << 20):  # the pickle comes first, and is not compressed
+            if b"ultralytics." in file.read(1 << 20):  # the pickle comes first and is not compressed
                 hint = "YOLO and FastSAM read such files (on the command line: fastsam detect predict)"
                 raise ValueError(f"{path} is no Segment Anything model; {hint}") from error
         what = f"holds pickled Python objects ({named.group(1)})" if named else "is damaged or holds pickled objects"
@@ -104,12 +108,12 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
             f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, "
             "in the program that made it: torch.save(model.state_dict(), 'weights.pt')"
         ) from error
-    except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+    except Exception as error:  # damaged files make the reader raise all kinds of errors
         raise ValueError(f"{path} is damaged or incomplete: {_first_line(error)}") from error
 
 
 def check_archive(path: Path) -> None:
-    """ValueError unless the zip archive is what `torch.save` writes: stored, not compressed, and no program."""
+    """Raise ValueError unless a zip archive is as `torch.save` writes it: uncompressed, and no TorchScript program."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -120,12 +124,13 @@ def check_archive(path: Path) -> None:
             f"{path} is a TorchScript program, which would have to be executed to be read; save the state dict of the "
             "model it was made from instead"
         )
-    # PyTorch stores tensors as they are; compressed ones can't be mapped, and could unpack to any size.
+    # PyTorch stores tensors uncompressed. Compressed ones can't be mapped, and could unpack to any size.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError(f"{path} is a compressed archive, not a PyTorch checkpoint; unpack it first")
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the innermost dictionary, without a prefix that all names share."""
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
@@ -144,4 +149,5 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,7 +1,7 @@
-"""Checkpoints that pickle whole modules, read without importing or calling anything that they name.
+"""Reader for checkpoints that pickle whole modules, which imports and calls nothing that they name.
 
-`machine` interprets the pickle's opcodes as instructions for building plain data, `names` says which names may stand in
-it and what each stands for, `archive` finds the tensors' bytes, `records` are what comes out.
+`machine` interprets the pickle's opcodes as instructions for building plain data. `names` defines which names may occur
+and what each stands for. `archive` locates the tensors' bytes. `records` defines the resulting data types.
 """
 
 from .archive import PickledFile, open_pickled

@@ -1,4 +1,4 @@
-"""The files of `torch.save`: a zip archive since PyTorch 1.6, one stream of pickles and numbers before."""
+"""Files written by `torch.save`: a zip archive since PyTorch 1.6, before that a stream of pickles and raw numbers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Reader = Callable[[Mapping[str, StorageRef]], dict[str, bytearray]]
 
 
 class PickledFile:
-    """What a checkpoint holds: `content`, plain data with `Record`s and `TensorRef`s in it, and the tensors themselves.
+    """Content of a checkpoint, and access to its tensors.
 
-    read: gives the bytes of storages by key. size: of the file, which all tensors together can't exceed.
+    content: plain data that contains `Record`s and `TensorRef`s. read: returns the bytes of storages by key. The
+    tensors of one call can't be larger together than the file.
     """
 
     def __init__(self, path: Path, content: Any, read: Reader) -> None:
@@ -33,9 +34,9 @@ class PickledFile:
         self._read = read
 
     def tensors(self, places: Mapping[str, TensorRef]) -> dict[str, Tensor]:
-        """The tensors by name, on the CPU; those that share numbers in the file share memory.
+        """Return the tensors by name, on the CPU. Tensors that share a storage in the file share memory.
 
-        ValueError for numbers that the file doesn't hold.
+        Raises ValueError for tensors whose data the file doesn't contain.
         """
         size, claimed = self.path.stat().st_size, sum(place.size for place in places.values())
         try:
@@ -56,12 +57,15 @@ class PickledFile:
         }
 
 
-# What a damaged file makes the reader of zip archives stumble over, beside what is refused here.
+# Exceptions that the zip reader raises for damaged files, besides the ValueErrors raised here.
 _BROKEN = (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError)
 
 
 def open_pickled(path: Path) -> PickledFile:
-    """Read a file of `torch.save`. ValueError, naming it, unless it is one and describes plain data and modules."""
+    """Read a file written by `torch.save`.
+
+    Raises ValueError, naming the file, unless it is such a file and describes plain data and modules.
+    """
     kind = file_kind(path)
     if kind == "safetensors":
         raise ValueError(f"{path} is a safetensors file, which holds no pickle")
@@ -74,11 +78,13 @@ def open_pickled(path: Path) -> PickledFile:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
+    """Return the error for a file that can't be read, with the first line of its cause."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return ValueError(f"{path} can't be read as a checkpoint: {reason}")
 
 
 def _zipped(path: Path) -> PickledFile:
+    """Read the format since PyTorch 1.6."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member.file_size for member in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in members if f"/{name}".endswith("/data.pkl")]
@@ -108,7 +114,11 @@ def _zipped(path: Path) -> PickledFile:
 
 
 def _legacy(path: Path) -> PickledFile:
-    """Three short pickles, the content, the list of storage keys, then each storage: its count and its numbers."""
+    """Read the format before PyTorch 1.6.
+
+    It has three short pickles, the content, a list of storage keys, and then each storage as its number of elements
+    followed by these elements.
+    """
     with open(path, "rb") as file:
         machine = Machine(file.read(MAX_BYTES))
     if machine.run() != _LEGACY_MAGIC or machine.run() != _LEGACY_PROTOCOL:
@@ -141,11 +151,13 @@ def _legacy(path: Path) -> PickledFile:
 
 
 def _check_order(little: bool) -> None:
+    """Raise ValueError unless both the file and this machine are little-endian."""
     if not little or sys.byteorder != "little":
         raise ValueError(f"its numbers are in another byte order than this machine's ({sys.byteorder})")
 
 
 def _bytes(file: IO[bytes], size: int) -> bytearray:
+    """Read exactly `size` bytes. ValueError if the file ends before."""
     data = bytearray(size)
     view = memoryview(data)
     while len(view):

@@ -1,4 +1,7 @@
-"""The names that may stand in a checkpoint, and what a call of each stands for. Nothing is looked up anywhere else."""
+"""The names that may occur in a checkpoint, and what a call of each one stands for.
+
+These tables are the only place where names are looked up; nothing is imported.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from .records import Name, Record, StorageRef, TensorRef, key
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,9}")
 
-# Packages whose classes become records, whatever they are called: networks, their layers and their settings.
+# Packages all of whose classes become records: networks, their layers and their settings.
 _PACKAGES = ("ultralytics.", "torch.nn.modules.")
-# Single classes that do, found beside them: settings, paths, dates and NumPy's scalars among the training facts.
+# Single classes that become records too: settings, paths, dates and NumPy scalars from the training metadata.
 _CLASSES = frozenset(
     (
         "torch.nn.parameter.Parameter",
@@ -58,9 +61,9 @@ STORAGES: dict[str, torch.dtype] = {
 
 
 def resolve(module: Any, name: Any) -> Name:
-    """The name as the machine keeps it; ValueError for every name that isn't known to be harmless and needed."""
+    """Return the `Name` of a class or function. ValueError unless the name is known to be harmless and needed."""
     if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("it names something by what isn't text")
+        raise ValueError("it has a name that isn't text")
     found = Name({"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module), name)
     full = str(found)
     if full in _CALLS or full in _CLASSES or full in STORAGES:
@@ -75,7 +78,10 @@ def resolve(module: Any, name: Any) -> Name:
 
 
 def call(function: Any, args: Any) -> Any:
-    """What `function(*args)` stands for: a container, a tensor's place, or a record. ValueError if it may not stand."""
+    """Return what `function(*args)` stands for: a container, a tensor reference, or a record.
+
+    Raises ValueError if the call isn't allowed.
+    """
     if not isinstance(function, Name) or not isinstance(args, tuple):
         raise ValueError(f"it calls {_shown(function)}, which is not a name")
     known = _CALLS.get(str(function))
@@ -85,7 +91,10 @@ def call(function: Any, args: Any) -> Any:
 
 
 def persistent(identity: Any) -> StorageRef | Name:
-    """What a persistent id stands for: a storage, or, in old files, a class with its source, which is not looked at."""
+    """Return what a persistent id stands for.
+
+    That is a storage or, in old files, a class with its source, which is ignored. ValueError for anything else.
+    """
     match identity:
         case ("module", Name() as cls, _, _):
             return cls
@@ -97,21 +106,23 @@ def persistent(identity: Any) -> StorageRef | Name:
 
 
 def _key(key: str) -> bool:
+    """Return whether a storage key is short and alphanumeric, so that it is safe in a path within the archive."""
     return key.isascii() and key.isalnum() and len(key) <= 40
 
 
 def _plain(args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    """Return the arguments of a known call. ValueError if there are too many."""
     if len(args) > 8:
         raise ValueError(f"it calls {name} with {len(args)} arguments")
     return args
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: its kind only, as it may be large or contain itself."""
+    """Return a value's text for a message: only its type, as it may be large or contain itself."""
     return f"{value}" if isinstance(value, Name) else f"a {type(value).__name__}"
 
 
-# --- the calls that mean something ---
+# --- what the known calls stand for ---
 
 
 def _tensor(*args: Any) -> TensorRef:
@@ -130,7 +141,7 @@ def _parameter(*args: Any) -> TensorRef:
 
 
 def _dictionary(*args: Any) -> dict[Any, Any]:
-    # The entries follow, item by item.
+    # The pickle sets the entries afterwards.
     if args:
         raise ValueError("it makes a dictionary in another way than pickle does")
     return {}
@@ -141,6 +152,7 @@ def _default_dict(*args: Any) -> dict[Any, Any]:
 
 
 def _sequence(*args: Any) -> list[Any]:
+    """Return the elements of at most one container as a list."""
     if len(args) > 1 or not all(isinstance(arg, list | tuple | set) for arg in args):
         raise ValueError("it makes a list of something that isn't one")
     return [value for arg in args for value in arg]
@@ -151,7 +163,7 @@ def _set(*args: Any) -> set[Any]:
 
 
 def _encoded(*args: Any) -> bytes:
-    """How protocol 2 writes bytes: as text, one letter per byte."""
+    """Return bytes as protocol 2 writes them: as text, one letter per byte."""
     match args:
         case (str(text), "latin1"):
             return text.encode("latin-1")
@@ -165,7 +177,10 @@ def _size(*args: Any) -> tuple[Any, ...]:
 
 
 def _member(*args: Any) -> Name:
-    """`getattr(class, "forward")`: how a pickle names a method, as segmentation heads of YOLOv8 do."""
+    """Return the name of a class's member, from `getattr(class, "forward")`.
+
+    Pickles name methods in this way, e.g. in the segmentation heads of YOLOv8.
+    """
     match args:
         case (Name() as owner, str(name)) if str(owner).startswith(_PACKAGES) and _IDENTIFIER.fullmatch(name):
             if "." not in owner.name and not name.startswith("_"):
@@ -174,6 +189,7 @@ def _member(*args: Any) -> Name:
 
 
 def _object(*args: Any) -> Record:
+    """Return the record that `copyreg` would make of a class, its first argument."""
     if not args or not isinstance(args[0], Name):
         raise ValueError("it makes an object of something that isn't a class")
     return Record(args[0])

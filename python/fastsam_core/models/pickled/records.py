@@ -1,4 +1,4 @@
-"""What a pickle's classes, objects, storages and tensors become: data without behaviour."""
+"""Data types for a pickle's classes, objects, storages and tensors. They have no behaviour."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-# No network's tensor has as many.
+# Limits on shapes that no network's tensor reaches.
 _MAX_DIMENSIONS = 8
 _MAX_SIDE = 1 << 48
-# Beyond 64bits, numbers can be chosen so that all of them have the same hash, which makes dictionaries crawl.
+# Integers beyond 64 bits can be chosen so that all have the same hash, which makes dictionaries extremely slow.
 _MAX_KEY = 1 << 63
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that the file names; never imported."""
+    """A class or function that the file names. It is never imported."""
 
     module: str
     name: str
@@ -28,7 +28,14 @@ class Name:
 
 @dataclass(eq=False, repr=False)  # records may contain themselves
 class Record:
-    """An object: the name of its class, what it was made with, the attributes that were set, and what was put in it."""
+    """An object of the pickle.
+
+    Attributes:
+        name: name of its class.
+        args: arguments that it was made with.
+        state: attributes that were set.
+        items: items that were appended or set, and states in the class's own format.
+    """
 
     name: Name
     args: tuple[Any, ...] = ()
@@ -37,7 +44,7 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """The class's own name, without the module."""
+        """The class's name without the module."""
         return self.name.name
 
     def __repr__(self) -> str:
@@ -46,7 +53,7 @@ class Record:
 
 @dataclass(frozen=True)
 class StorageRef:
-    """A block of the file's numbers, by its key in the file."""
+    """A block of numbers in the file. key: its key in the file. count: number of elements."""
 
     key: str
     dtype: torch.dtype
@@ -54,13 +61,16 @@ class StorageRef:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.count * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A tensor: which numbers of which storage. ValueError for one that its storage can't hold."""
+    """A view of a storage. offset and strides are in elements.
+
+    Raises ValueError for a view that exceeds its storage or that has more elements than the storage.
+    """
 
     storage: StorageRef
     offset: int
@@ -77,7 +87,7 @@ class TensorRef:
         if 0 in self.shape:
             return
         last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
-        # Fewer numbers than elements would mean elements that share memory: a small file could claim any size.
+        # More elements than numbers would mean that elements share memory: a small file could then claim any size.
         if last >= self.storage.count or self.count > self.storage.count:
             raise ValueError(
                 f"a tensor of shape {self.shape} and strides {self.strides} from {self.offset} on doesn't fit its "
@@ -86,12 +96,12 @@ class TensorRef:
 
     @property
     def count(self) -> int:
-        """Of its elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.count * self.storage.dtype.itemsize
 
 
@@ -99,7 +109,10 @@ _SCALARS = (str, int, float, bytes, bool, type(None), Name)
 
 
 def key(value: Any) -> Any:
-    """`value` if it may be a key or a set's member: a scalar, whose hash is quick and can't be chosen."""
+    """Return `value` if it may be a key or a set's member; else raise ValueError.
+
+    Allowed are scalars, whose hash is fast and can't be chosen by the file.
+    """
     if not isinstance(value, _SCALARS) or (isinstance(value, int) and not -_MAX_KEY <= value < 2 * _MAX_KEY):
         raise ValueError(f"it uses a {type(value).__name__} as a key")
     return value

@@ -1,6 +1,6 @@
-"""`SAM` and `Predictor` under the path that users of the Ultralytics package know; loaded on first use.
+"""`SAM` and `Predictor` under the path that users of the Ultralytics package know, imported on first use.
 
-The modules beside this file have what those users know of such modules.
+The modules in this package contain what those users expect in modules of the same name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["SAM", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported at the top: this package's models are imported by those modules.
+    # Imported lazily to avoid a cycle: the modules that define these classes import `models`.
     if name in __all__:
         import fastsam_core
 

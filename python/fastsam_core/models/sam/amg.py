@@ -1,8 +1,8 @@
-"""Steps of segment everything on masks and boxes as tensors, by the names that users of other packages know.
+"""Steps of segment everything on masks and boxes as tensors, under names that users of other packages know.
 
-Segment everything itself works on low-resolution logits and run lengths (`fastsam_core.everything`); these are for code
-that was written around `ultralytics.models.sam.amg` or Meta's `segment_anything.utils.amg`. Boxes are x0, y0, x1, y1 in
-pixels, a mask's own with both corners inside of it; crop boxes end before x1 and y1.
+They are for code written for `ultralytics.models.sam.amg` or Meta's `segment_anything.utils.amg`. Segment everything
+itself works on low-resolution logits and run lengths (`fastsam_core.everything`). Boxes are x0, y0, x1, y1 in pixels.
+The box of a mask includes both corners; a crop box ends before x1 and y1.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ...everything import crops, grid
 
 
 def build_point_grid(n_per_side: int) -> NDArray[np.float64]:
-    """Centres of an n x n division of the unit square: (n ** 2, 2) x, y; x runs fastest."""
+    """Return the centres of an n x n division of the unit square: (n ** 2, 2) x, y; x varies fastest."""
     return grid.point_grid(n_per_side).copy()
 
 
 def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer: int) -> list[NDArray[np.float64]]:
-    """Grids of layers 0..n_layers, int(n_per_side / scale_per_layer ** layer) points per side.
+    """Return the grids of layers 0..n_layers, with int(n_per_side / scale_per_layer ** layer) points per side.
 
-    Raises ValueError where a layer would be left without a point.
+    Raises ValueError if a layer would have no points.
     """
     return [points.copy() for points in grid.layer_grids(n_per_side, n_layers, scale_per_layer)]
 
@@ -40,13 +40,19 @@ def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer:
 def generate_crop_boxes(
     im_size: tuple[int, ...], n_layers: int, overlap_ratio: float
 ) -> tuple[list[list[int]], list[int]]:
-    """Crops of an image of im_size = (height, width, ...), and the layer of each; the whole image is layer 0."""
+    """Return the crops of an image, and the layer of each; layer 0 is the whole image.
+
+    im_size: (height, width, ...). overlap_ratio: overlap of layer 1 as a fraction of the image's short side.
+    """
     found = crops.crop_boxes((im_size[0], im_size[1]), n_layers, overlap_ratio)
     return [list(box) for box, _ in found], [layer for _, layer in found]
 
 
 def batch_iterator(batch_size: int, *args: Any) -> Iterator[list[Any]]:
-    """The arguments in step, `batch_size` of each at a time. ValueError unless they are of one length."""
+    """Yield batches of `batch_size` elements of each argument, in step.
+
+    Raises ValueError unless the arguments have one length and `batch_size` is positive.
+    """
     lengths = {len(arg) for arg in args}
     if len(lengths) != 1 or batch_size < 1:
         raise ValueError(
@@ -57,9 +63,9 @@ def batch_iterator(batch_size: int, *args: Any) -> Iterator[list[Any]]:
 
 
 def calculate_stability_score(masks: Tensor, mask_threshold: float, threshold_offset: float) -> Tensor:
-    """IoU of each mask at a higher threshold with itself at a lower one: (..., H, W) logits to (...) float32.
+    """Return the IoU of each mask at a higher threshold with itself at a lower one: (..., H, W) -> (...) float32.
 
-    NaN for a mask that is empty at both.
+    masks: logits. The thresholds are mask_threshold +/- threshold_offset. NaN for a mask that is empty at both.
     """
     smaller, larger = (
         (masks > mask_threshold + offset).sum((-2, -1), dtype=torch.int32)
@@ -69,7 +75,7 @@ def calculate_stability_score(masks: Tensor, mask_threshold: float, threshold_of
 
 
 def batched_mask_to_box(masks: Tensor) -> Tensor:
-    """The box around each mask: (..., H, W) bool to (..., 4) int64, zeros for an empty one."""
+    """Return the box around each mask: (..., H, W) bool -> (..., 4) int64; zeros for an empty mask."""
     if masks.numel() == 0:
         return torch.zeros(*masks.shape[:-2], 4, dtype=torch.int64, device=masks.device)
     sides = []
@@ -83,24 +89,27 @@ def batched_mask_to_box(masks: Tensor) -> Tensor:
 def is_box_near_crop_edge(
     boxes: Tensor, crop_box: Sequence[int], orig_box: Sequence[int], atol: float = 20.0
 ) -> Tensor:
-    """Whether a side of each box, (N, 4) in its crop, lies on an edge of the crop, and none of the image."""
+    """Return whether a side of each box lies on an edge of the crop that is not an edge of the image: (N,) bool.
+
+    boxes: (N, 4), relative to the crop. atol: distance in pixels within which a side counts as lying on an edge.
+    """
     placed = uncrop_boxes_xyxy(boxes, crop_box).float()
     at_crop, at_image = ((placed - placed.new_tensor(box)).abs() <= atol for box in (crop_box, orig_box))
     return (at_crop & ~at_image).any(dim=1)
 
 
 def uncrop_boxes_xyxy(boxes: Tensor, crop_box: Sequence[int]) -> Tensor:
-    """Boxes (..., 4) in a crop to boxes in the image."""
+    """Convert boxes (..., 4) in a crop to boxes in the image."""
     return boxes + torch.tensor([*crop_box[:2], *crop_box[:2]], device=boxes.device)
 
 
 def uncrop_points(points: Tensor, crop_box: Sequence[int]) -> Tensor:
-    """Points (..., 2) x, y in a crop to points in the image."""
+    """Convert points (..., 2) x, y in a crop to points in the image."""
     return points + torch.tensor([*crop_box[:2]], device=points.device)
 
 
 def uncrop_masks(masks: Tensor, crop_box: Sequence[int], orig_h: int, orig_w: int) -> Tensor:
-    """Masks (..., h, w) of a crop, placed in an empty image: (..., orig_h, orig_w)."""
+    """Place masks (..., h, w) of a crop in an empty image: (..., orig_h, orig_w)."""
     x0, y0, x1, y1 = crop_box
     if (x0, y0, x1, y1) == (0, 0, orig_w, orig_h):
         return masks
@@ -108,10 +117,10 @@ def uncrop_masks(masks: Tensor, crop_box: Sequence[int], orig_h: int, orig_w: in
 
 
 def remove_small_regions(mask: NDArray[Any], area_thresh: float, mode: str) -> tuple[NDArray[np.bool_], bool]:
-    """A mask (H, W) without its holes or islands below `area_thresh` pixels, and whether there were any.
+    """Return a mask (H, W) without holes or islands of fewer than `area_thresh` pixels, and whether there were any.
 
-    mode: "holes" or "islands", else ValueError. Regions meet at corners, too; of islands that are all too small the
-    largest stays.
+    mode: "holes" or "islands", else ValueError. Regions are 8-connected. If all islands are too small, the largest
+    stays.
     """
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode must be 'holes' or 'islands', not {mode!r}")
@@ -128,30 +137,30 @@ def remove_small_regions(mask: NDArray[Any], area_thresh: float, mode: str) -> t
 
 
 def mask_to_rle_pytorch(tensor: Tensor) -> list[dict[str, Any]]:
-    """Masks (N, H, W) to run lengths as plain numbers: {"size": [H, W], "counts": [...]}, down the columns."""
+    """Convert masks (N, H, W) to uncompressed RLE: {"size": [H, W], "counts": [...]}, in column-major order."""
     counts, offsets = ops.rle_encode(tensor.bool())
     size = list(tensor.shape[1:])
     return [{"size": size.copy(), "counts": counts[i:j].tolist()} for i, j in pairwise(offsets.tolist())]
 
 
 def rle_to_mask(rle: dict[str, Any]) -> NDArray[np.bool_]:
-    """One of `mask_to_rle_pytorch` to a mask (H, W). ValueError for broken run lengths."""
+    """Convert an RLE of `mask_to_rle_pytorch` to a mask (H, W). ValueError for invalid run lengths."""
     return coco.decode(coco.frPyObjects(rle, *rle["size"])).astype(bool)
 
 
 def area_from_rle(rle: dict[str, Any]) -> int:
-    """Pixels of one of `mask_to_rle_pytorch`."""
+    """Return the number of set pixels of an RLE of `mask_to_rle_pytorch`."""
     return sum(rle["counts"][1::2])
 
 
 def coco_encode_rle(uncompressed_rle: dict[str, Any]) -> dict[str, Any]:
-    """One of `mask_to_rle_pytorch` with its counts as COCO's text, for JSON."""
+    """Return an RLE of `mask_to_rle_pytorch` with its counts in COCO's text form, for JSON."""
     packed = coco.frPyObjects(uncompressed_rle, *uncompressed_rle["size"])
     return {"size": uncompressed_rle["size"], "counts": packed["counts"].decode("ascii")}
 
 
 def box_xyxy_to_xywh(box_xyxy: Any) -> Any:
-    """x0, y0, x1, y1 to x0, y0, x1 - x0, y1 - y0: a new tensor or array (..., 4), or a list of four numbers."""
+    """Convert x0, y0, x1, y1 to x0, y0, x1 - x0, y1 - y0: a new tensor or array (..., 4), or a list of four numbers."""
     if isinstance(box_xyxy, list):
         x0, y0, x1, y1 = box_xyxy
         return [x0, y0, x1 - x0, y1 - y0]
@@ -161,8 +170,9 @@ def box_xyxy_to_xywh(box_xyxy: Any) -> Any:
 
 
 class MaskData:
-    """Columns of what is known of some masks, by name: tensors, arrays or lists of one length, which are filtered and
-    appended to together. TypeError for a column of another kind.
+    """Columns of data about some masks, by name, which are filtered and concatenated together.
+
+    The columns are tensors, arrays or lists of one length. Raises TypeError for a column of another type.
     """
 
     def __init__(self, **columns: Any) -> None:
@@ -185,7 +195,10 @@ class MaskData:
         return self._stats.items()
 
     def filter(self, keep: Tensor) -> None:
-        """Keep the masks of `keep`, a bool for each (N,) or indices (K,), in that order."""
+        """Keep some of the masks.
+
+        keep: (N,) bool, or indices (K,), which also give the new order.
+        """
         indices = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
         for name, column in self._stats.items():
             if isinstance(column, list):
@@ -194,7 +207,7 @@ class MaskData:
                 self._stats[name] = column[indices.to(column.device) if isinstance(column, Tensor) else indices.cpu()]
 
     def cat(self, new_stats: MaskData) -> None:
-        """Append the masks of another one. Columns that are new here are copied."""
+        """Append the masks of another `MaskData`. Columns that don't exist here yet are copied."""
         for name, column in new_stats.items():
             own = self._stats.get(name)
             if own is None:
@@ -207,7 +220,7 @@ class MaskData:
                 self._stats[name] = own + deepcopy(column)
 
     def to_numpy(self) -> None:
-        """Tensors become arrays."""
+        """Convert tensors to arrays."""
         for name, column in self._stats.items():
             if isinstance(column, Tensor):
                 self._stats[name] = column.detach().cpu().numpy()

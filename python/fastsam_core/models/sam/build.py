@@ -1,4 +1,4 @@
-"""Models by the names that users of the Ultralytics package know: `fastsam_core.models.sam.build`."""
+"""Builders of models under names that users of the Ultralytics package know: `fastsam_core.models.sam.build`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ Checkpoint = str | os.PathLike[str] | None
 
 
 def build_sam(ckpt: str | os.PathLike[str] = "sam_b.pt") -> SamModel:
-    """The model of a checkpoint, on the CPU, in evaluation mode.
+    """Return the model of a checkpoint, on the CPU and in eval mode.
 
-    ckpt: a path of any name, as the model is recognised by its tensors, or an official file name, which is downloaded
-    if it is nowhere here. FileNotFoundError or ValueError where that can't be had or read.
+    ckpt: a path with any file name, since the model is identified by its tensors, or an official file name, which is
+    downloaded if it isn't found locally. Raises FileNotFoundError, ValueError or ConnectionError as `load_model` does.
     """
     return load_model(ckpt)
 
 
 def _build(name: str, checkpoint: Checkpoint) -> SamModel:
+    """Return the model `name`: untrained without a checkpoint, else with its weights."""
     if checkpoint is None:
         return registry.build(name).eval()
     model = load_model(checkpoint)
@@ -31,27 +32,27 @@ def _build(name: str, checkpoint: Checkpoint) -> SamModel:
 
 
 def build_sam_vit_h(checkpoint: Checkpoint = None) -> SamModel:
-    """SAM with the ViT-H image encoder; untrained without a checkpoint. ValueError for one of another model."""
+    """Return SAM with the ViT-H image encoder, untrained without a checkpoint. ValueError if it holds another model."""
     return _build("sam_h", checkpoint)
 
 
 def build_sam_vit_l(checkpoint: Checkpoint = None) -> SamModel:
-    """SAM with the ViT-L image encoder; untrained without a checkpoint. ValueError for one of another model."""
+    """Return SAM with the ViT-L image encoder, untrained without a checkpoint. ValueError if it holds another model."""
     return _build("sam_l", checkpoint)
 
 
 def build_sam_vit_b(checkpoint: Checkpoint = None) -> SamModel:
-    """SAM with the ViT-B image encoder; untrained without a checkpoint. ValueError for one of another model."""
+    """Return SAM with the ViT-B image encoder, untrained without a checkpoint. ValueError if it holds another model."""
     return _build("sam_b", checkpoint)
 
 
 def build_mobile_sam(checkpoint: Checkpoint = None) -> SamModel:
-    """MobileSAM; untrained without a checkpoint. ValueError for one of another model."""
+    """Return MobileSAM, untrained without a checkpoint. ValueError if it holds another model."""
     return _build("mobile_sam", checkpoint)
 
 
 def build_sam_nano(checkpoint: Checkpoint = "sam_nano.pt") -> SamModel:
-    """The bundled model, with its weights unless `checkpoint` is None."""
+    """Return the bundled model with its weights, or untrained if `checkpoint` is None."""
     return _build("sam_nano", checkpoint)
 
 

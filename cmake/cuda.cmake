@@ -24,6 +24,12 @@ else()
   check_language(CUDA)
   if(NOT CMAKE_CUDA_COMPILER)
     set(_fastsam_no_cuda "no working nvcc was found; put it on PATH or set CUDACXX to it")
+  else()
+    # Asked here, since enable_language fails if nvcc is too old for the architectures.
+    execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --version OUTPUT_VARIABLE _fastsam_nvcc ERROR_QUIET)
+    if(_fastsam_nvcc MATCHES "release ([0-9]+\\.[0-9]+)" AND CMAKE_MATCH_1 VERSION_LESS 12.0)
+      set(_fastsam_no_cuda "it needs CUDA 12.0 or newer, ${CMAKE_CUDA_COMPILER} is ${CMAKE_MATCH_1}")
+    endif()
   endif()
 endif()
 if(DEFINED _fastsam_no_cuda)
@@ -36,10 +42,6 @@ if(DEFINED _fastsam_no_cuda)
 endif()
 
 enable_language(CUDA)
-if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
-  message(FATAL_ERROR "The CUDA module needs CUDA 12.0 or newer, ${CMAKE_CUDA_COMPILER} is "
-                      "${CMAKE_CUDA_COMPILER_VERSION}. FASTSAM_CUDA=OFF leaves it out.")
-endif()
 message(STATUS "fastsam_core: building the CUDA module for ${CMAKE_CUDA_ARCHITECTURES}")
 
 # Kernels whose results must equal the CPU's to the bit are compiled without fused multiply-add.

@@ -1,4 +1,4 @@
-"""`fastsam tiles`."""
+"""The command `fastsam tiles`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OPTIONS = {
 
 
 def run(values: dict[str, Any]) -> None:
-    """The command, from its key=value pairs."""
+    """Run the command with its key=value pairs."""
     from ..config import EVERYTHING_OPTIONS
 
     check_keys(values, [*OPTIONS, *sorted(EVERYTHING_OPTIONS)], "tiles")
-    # Many shells leave a ~ behind the = as it is.
+    # Many shells don't expand a ~ after the =.
     given = {
         key: os.path.expanduser(value) if key in ("source", "output", "work_dir") else value
         for key, value in values.items()
@@ -38,7 +38,7 @@ def run(values: dict[str, Any]) -> None:
     from .run import segment
 
     output = f"{os.path.splitext(source)[0]}_objects.gpkg" if output is None else output
-    # Before hours of work.
+    # Check the output now rather than after hours of work.
     if RasterObjects.check_path(output).suffix.lower() == ".geojson":
         _check_place(source)
     objects = segment(source, **given)
@@ -47,7 +47,7 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _check_place(source: str) -> None:
-    """ValueError where a GeoTIFF can't be placed on WGS 84, which GeoJSON is in."""
+    """Raise ValueError if a GeoTIFF can't be placed on WGS 84, the system of GeoJSON. Other files pass."""
     import numpy as np
 
     from .tiff import is_placed_tiff

@@ -171,7 +171,7 @@ def seconds_of(device: torch.device, run: Callable[[], Any]) -> float:
 
 
 def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
-    """Fill in a row: time and peak memory of the first call, then medians of repeated calls."""
+    """Fill in a row: time and peak memory of the first call, then medians of repeated calls and of graph replays."""
     device = context.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -22,7 +22,7 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def seconds(value: float) -> str:
-    """Format seconds with three significant digits, as s or ms."""
+    """Format seconds with about three significant digits, as s or ms."""
     if value >= 1:
         return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
     return f"{value * 1e3:.3g} ms"

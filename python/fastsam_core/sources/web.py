@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
 
-MAX_IMAGE_BYTES = 2**28  # 268 MB: far above the encoded images within the pixel limit that people share by URL
+MAX_IMAGE_BYTES = 2**28  # 268 MB: far above the encoded size of usual images within the pixel limit
 MAX_VIDEO_BYTES = 2**32
 TIMEOUT = 20.0  # seconds to connect, and between two packets
 DEADLINE = 600.0  # seconds for the whole transfer, against servers that send a few bytes at a time

@@ -81,7 +81,7 @@ class RasterObjects(Sequence[RasterObject]):
     """The objects of a raster of `height` x `width` pixels, ordered by the first tile that shows them.
 
     boxes: (N, 4) int64. areas: (N,) int64. predicted_iou, stability: (N,) float64. See `RasterObject`. georeference:
-    position of the raster on the Earth, or None if unknown. name: name of the raster's file.
+    position of the raster on the Earth, or None if unknown. name: name of the raster, usually of its file.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ from .summarise import RESULTS, ROOT, commit
 BUDGET_S = 460.0
 # Time limits of the groups' processes, the most important group first.
 LIMITS_S = {"decoder": 110, "everything": 90, "attention": 90, "small": 60, "encoder": 100}
-FIRST_CALLS = (gpu_cases.ATTENTION[0], gpu_cases.DECODER[-4], gpu_small.SMALL[0], gpu_small.SMALL[3])
+FIRST_CALLS = (gpu_cases.ATTENTION[0], gpu_cases.ONE_PROMPT, gpu_small.SMALL[0], gpu_small.SMALL[3])
 GROUPS: dict[str, tuple[Sequence[Check], Sequence[Case]]] = {
     "decoder": (gpu_cases.DECODER_CHECKS, gpu_cases.DECODER),
     "everything": ((), ()),

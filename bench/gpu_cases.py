@@ -315,13 +315,14 @@ def operation_case(op: str, sibling: str) -> Case:
     return Case("decoder", f"{'PyTorch sibling' if sibling else 'ours'}, {op.removeprefix('decoder_')}", make)
 
 
+ONE_PROMPT = decode_case("ours, one prompt", GpuImage, 1, 1.0)
 DECODER = [
     *(operation_case(op, sibling) for op in OPERATIONS for sibling in ("", "reference")),
     decode_case("ours, 1,024 prompts, IoU alone", GpuImage, 1024, 0.0),
     decode_case("ours, 1,024 prompts, masks of 40 %", GpuImage, 1024, 0.4),
     decode_case("ours, 1,024 prompts, all masks", GpuImage, 1024, 1.0),
     decode_case("ours, 64 prompts, all masks", GpuImage, 64, 1.0),
-    decode_case("ours, one prompt", GpuImage, 1, 1.0),
+    ONE_PROMPT,
     decode_case("PyTorch, folded, 64 prompts, all masks", FoldedImage, 64, 1.0),
     decode_case("PyTorch, folded, one prompt", FoldedImage, 1, 1.0),
     decode_case("ours, 1,024 prompts, all masks, float32", GpuImage, 1024, 1.0, torch.float32),

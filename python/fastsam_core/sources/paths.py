@@ -133,16 +133,19 @@ def glob_entries(pattern: str) -> list[Entry]:
 def list_entries(path: str) -> list[Entry]:
     """Return the entries of a list file: one path, URL, folder or pattern per line (.txt) or first column (.csv).
 
-    Relative paths are looked up from the list file's folder, then from the current folder. A missing file is kept as an
-    entry, so that iterating reports it. Raises FileNotFoundError if all files are missing, ValueError if the list isn't
-    UTF-8 text or names another list file.
+    Relative paths are looked up from the list file's folder, then from the current folder. A missing file or a folder
+    without images is kept as an entry, so that iterating reports it. Raises FileNotFoundError if all files are missing,
+    ValueError if the list can't be parsed, isn't UTF-8 text or names another list file.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a list of files: it is not UTF-8 text ({error})") from error
     if suffix_of(path) == ".csv":
-        lines = [row[0].strip() for row in csv.reader(text.splitlines()) if row]
+        try:
+            lines = [row[0].strip() for row in csv.reader(text.splitlines()) if row]
+        except csv.Error as error:
+            raise ValueError(f"{path} is not a list of files: {error}") from error
         if lines and lines[0].lower() in _HEADERS:
             lines = lines[1:]
     else:
@@ -185,8 +188,8 @@ def missing(path: str) -> FileNotFoundError:
         close = difflib.get_close_matches(whole.name, sorted(os.listdir(whole.parent)), n=3, cutoff=0.6)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
     else:
-        nearest = next(folder for folder in whole.parents if os.path.isdir(folder))
-        hint = f"; the folder {whole.parent} does not exist, but {nearest} does"
+        nearest = next((folder for folder in whole.parents if os.path.isdir(folder)), None)
+        hint = f"; the folder {whole.parent} does not exist" + (f", but {nearest} does" if nearest else "")
     return FileNotFoundError(f"no such file or folder: {path} (looked for {whole}){hint}")
 
 
@@ -207,7 +210,10 @@ def _line_entries(line: str, base: str, listed_in: str) -> list[Entry]:
     if found is None:
         return [file_entry(os.path.join(base, line))]
     if os.path.isdir(found):
-        return folder_entries(found)
+        try:
+            return folder_entries(found)
+        except FileNotFoundError:
+            return [file_entry(found)]  # a folder without images is reported later, not fatal
     if suffix_of(found) in LIST_SUFFIXES:
         raise ValueError(f"{listed_in} names {line}: list files can't be nested")
     return [file_entry(found)]

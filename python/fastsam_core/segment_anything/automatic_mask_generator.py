@@ -10,7 +10,7 @@ from .. import rle
 from .._log import warn_once
 from .._rle_dicts import unpack
 from ..config import Config
-from ..everything.arguments import check_count
+from ..everything.arguments import check_count, check_number
 from ..everything.grid import checked_grids
 from ..models.judgement import OFFICIAL
 from ..models.sam.amg import build_all_layer_point_grids
@@ -72,6 +72,9 @@ class SamAutomaticMaskGenerator:
             raise ValueError("give either points_per_side or point_grids, and None for the other")
         if output_mode not in _MODES:
             raise ValueError(f"output_mode must be one of {', '.join(_MODES)}, not {output_mode!r}")
+        crop_n_layers = check_count("crop_n_layers", crop_n_layers, 0)
+        if check_number("crop_n_points_downscale_factor", crop_n_points_downscale_factor) <= 0:
+            raise ValueError(f"crop_n_points_downscale_factor must be above 0, not {crop_n_points_downscale_factor}")
         if points_per_side is not None:
             per_side = check_count("points_per_side", points_per_side)
             self.point_grids = build_all_layer_point_grids(per_side, crop_n_layers, crop_n_points_downscale_factor)

@@ -97,8 +97,9 @@ class SamAutomaticMaskGenerator:
         own = self.predictor.model.judgement
         if own != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
             warn_once(
-                f"{self.predictor.model.name} scores its masks lower than Meta's models do, and few pass here: "
-                f"pred_iou_thresh={own.conf_thres}, stability_score_thresh={own.stability_score_thresh} suit it"
+                f"{self.predictor.model.name} scores its masks lower than Meta's models do, so few pass the default "
+                f"thresholds; pred_iou_thresh={own.conf_thres}, "
+                f"stability_score_thresh={own.stability_score_thresh} suit it"
             )
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:

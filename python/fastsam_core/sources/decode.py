@@ -104,7 +104,7 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     # `is_animated` may read beyond the first frame; damage there doesn't affect the decoded image.
     with suppress(Exception):
         if getattr(picture, "is_animated", False):
-            warn_once(f"of a {name} file with several frames or pages the first is taken")
+            warn_once(f"a {name} file has several frames or pages; only the first is used")
     return pixels
 
 

@@ -67,9 +67,10 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     videos and streams. stream_buffer: queue the frames of streams; by default only the latest frame is kept.
 
     This function raises TypeError for another type, ValueError for a value that can't be a source (such as an empty
-    string or list, or a float array), and FileNotFoundError if nothing is found. Iterating over a single image, video
-    or URL raises ValueError if it can't be decoded and ConnectionError if it can't be fetched. In a source of several,
-    each failure is logged once and yields an `Item` with `image=None` and `error` set, and the iteration continues.
+    string or list, or a float array), and FileNotFoundError if nothing is found. For elements of an iterator, TypeError
+    and ValueError are raised while iterating. Iterating over a single image, video or URL raises ValueError if it can't
+    be decoded and ConnectionError if it can't be fetched. In a source of several, each file that can't be read is
+    logged once and yields an `Item` with `image=None` and `error` set, and the iteration continues.
     """
     if isinstance(vid_stride, bool) or not isinstance(vid_stride, int):
         raise TypeError(f"vid_stride is a whole number of frames, not {vid_stride!r}")
@@ -108,7 +109,7 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
             raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
         if "://" in text or text.lower().replace("\\", "/").startswith(("http:/", "https:/", "rtsp:/")):
             hint = "" if "://" in text else "; pass it as str"  # Path collapses the two slashes of a URL into one
-            raise ValueError(f"{text!r} is no address that is known (http, https, rtsp, rtmp, tcp, udp){hint}")
+            raise ValueError(f"{text!r} is not a supported address (http, https, rtsp, rtmp, tcp, udp){hint}")
         raise missing(path)
     suffix = suffix_of(path)
     if suffix in LIST_SUFFIXES:
@@ -304,7 +305,7 @@ def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
 
 
 def _no_picture() -> NDArray[np.uint8]:
-    raise ValueError("no picture but None, which cv2.imread gives for a file that it can't read")
+    raise ValueError("None instead of an image, as cv2.imread returns for a file that it can't read")
 
 
 def _stream_source(addresses: list[int | str], path: str, vid_stride: int, stream_buffer: bool) -> Source:

@@ -180,8 +180,8 @@ def missing(path: str) -> FileNotFoundError:
     """Return the error for a path that doesn't exist. Its message says where it was looked for and suggests names."""
     if len(path) > _LONGEST_PATH or path.startswith("data:"):
         return FileNotFoundError(
-            f"no such file: {path[:30]!r}..., of {len(path):,} characters; of a picture in base64 give the bytes, "
-            "base64.b64decode(text), of a data: address those of what follows the comma"
+            f"no such file: {path[:30]!r}..., of {len(path):,} characters; for an image in base64 pass the bytes, "
+            "base64.b64decode(text), and for a data: URL those of the part after the comma"
         )
     whole = Path(os.path.abspath(path))
     if os.path.isdir(whole.parent):

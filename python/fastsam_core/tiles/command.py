@@ -8,14 +8,14 @@ from typing import Any
 from .._arguments import UsageError, check_keys
 
 OPTIONS = {
-    "source": "a picture or GeoTIFF (extra geo) of any size",
-    "output": "of the objects: a .gpkg, .geojson or .json (COCO) file; <source>_objects.gpkg if not given",
+    "source": "an image or GeoTIFF (extra geo) of any size",
+    "output": "file for the objects: .gpkg, .geojson or .json (COCO); <source>_objects.gpkg if not given",
     "model": "checkpoint name or path; sam_nano.pt if not given",
     "tile": "side of a tile in pixels; 1024",
-    "overlap": "pixels that neighbouring tiles share at least; 128",
-    "merge_iou": "IoU of what two tiles show in common above which two masks are one object; 0.5",
-    "batch": "tiles that are read and encoded together; 1",
-    "work_dir": "folder of finished tiles, with which a run that was stopped goes on",
+    "overlap": "minimum number of pixels that neighbouring tiles share; 128",
+    "merge_iou": "IoU in the overlap of two tiles above which their masks are one object; 0.5",
+    "batch": "number of tiles that are read and encoded together; 1",
+    "work_dir": "folder for finished tiles, from which an interrupted run resumes",
     "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
 }
 
@@ -60,4 +60,4 @@ def _check_place(source: str) -> None:
         if where is not None and where.crs:
             corners = [(x, y) for x in (0, raster.width) for y in (0, raster.height)]
             if not np.isfinite(where.to_longitude_latitude(where.to_map(np.array(corners)))).all():
-                raise ValueError(f"a corner of {source} has no place on WGS 84, which .geojson is in; write a .gpkg")
+                raise ValueError(f"a corner of {source} can't be placed on WGS 84, as .geojson needs; write a .gpkg")

@@ -154,7 +154,7 @@ def _add_index(database: sqlite3.Connection) -> bool:
     try:
         database.execute(f"CREATE VIRTUAL TABLE {_INDEX} USING rtree(id, minx, maxx, miny, maxy)")
     except sqlite3.OperationalError as error:
-        warn_once(f"GeoPackages get no spatial index, as this SQLite can't make one ({error})")
+        warn_once(f"GeoPackages are written without a spatial index, because this SQLite can't create one ({error})")
         return False
     database.execute(
         "INSERT INTO gpkg_extensions VALUES (?, ?, 'gpkg_rtree_index', "

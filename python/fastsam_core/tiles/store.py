@@ -54,7 +54,7 @@ class TileFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise ValueError(f"work_dir must be a folder, and {self.folder} or what it lies in is a file") from None
+            raise ValueError(f"work_dir must be a folder, but {self.folder} or a folder above it is a file") from None
         self._lock = _locks.open_file(self.folder / ".lock", os.O_CREAT)
         try:
             if not _locks.lock(self._lock, self.folder):
@@ -90,7 +90,7 @@ class TileFiles:
             return None
         if found[0] != expected:
             raise ValueError(
-                f"{path} was made from other pixels: the raster has changed, or is another one. Give another work_dir"
+                f"{path} was made from other pixels: the raster has changed or is a different one. Use another work_dir"
             )
         return found[1]
 
@@ -122,10 +122,10 @@ class TileFiles:
             before: dict[str, Any] = dict(header["settings"])
         except FileNotFoundError:
             if any(self.folder.glob("tile-*.json")):
-                raise ValueError(f"{self.folder} holds tiles without settings.json; give another work_dir") from None
+                raise ValueError(f"{self.folder} holds tiles without settings.json; use another work_dir") from None
             return
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is not of this version of tiles; give another work_dir") from None
+            raise ValueError(f"{path} is not of this version of tiles; use another work_dir") from None
         if before != self._settings:
             differences = [
                 f"{key} was {_shown(before, key)} and is {_shown(self._settings, key)}"
@@ -133,8 +133,8 @@ class TileFiles:
                 if _shown(before, key) != _shown(self._settings, key)
             ]
             raise ValueError(
-                f"{self.folder} holds tiles that were segmented in another way: {'; '.join(differences)} (fingerprint "
-                f"{fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Give another work_dir"
+                f"{self.folder} holds tiles segmented with other settings: {'; '.join(differences)} (fingerprint "
+                f"{fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Use another work_dir"
             )
 
     def _release(self) -> None:

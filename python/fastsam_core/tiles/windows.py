@@ -124,7 +124,7 @@ def _open_file(path: str) -> Iterator[Windows]:
         except ImportError as error:
             if not placed:
                 raise ValueError(f"{path}: {_problem(path)}; or let rasterio read it in windows: {HINT}") from None
-            raise ImportError(f"{path} says where it lies, for which rasterio reads it: {HINT} ({error})") from None
+            raise ImportError(f"{path} is georeferenced, and reading it needs rasterio: {HINT} ({error})") from None
         with open_geotiff(path) as windows:
             yield windows
         return

@@ -1,1 +1,1 @@
-"""Benchmarks beside peers: `python -m bench --help`."""
+"""Benchmarks against peers, i.e. other implementations. See `python -m bench --help`."""

@@ -1,6 +1,7 @@
-"""Run benchmarks: `python -m bench [NAME ...] [--quick] [--full] [--save]`, NAME being a file as in `bench_encoder`.
+"""Run benchmarks: `python -m bench [NAME ...] [--quick] [--full] [--save]`.
 
-Prints the ratio table. With --save, the run is kept as `bench/results/<machine>-<date>.json`.
+NAME is a file such as `bench_encoder`. Prints the table of ratios. With --save, the results are saved as
+`bench/results/<machine>-<date>.json`.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ def main() -> int:
     files = [f"bench/{name.removeprefix('bench/').removesuffix('.py')}.py" for name in options.names] or ["bench"]
     RESULTS.mkdir(exist_ok=True)
     LATEST.unlink(missing_ok=True)
-    # Libraries of the peers warn about themselves; here that is no error.
+    # The peers' libraries emit warnings, which must not fail the run.
     arguments = [f"--rootdir={ROOT}", *files, "-o", "python_files=bench_*.py", "-o", "filterwarnings=", "-q", "-s"]
     arguments += [f"--benchmark-json={LATEST}", f"--bench-threads={options.threads}"]
     arguments += [flag for flag, given in (("--quick", options.quick), ("--full", options.full)) if given]
     code = int(pytest.main(arguments))
     if code not in (0, 1):  # nothing ran
         return code
-    if not LATEST.exists() or not LATEST.stat().st_size:  # rows alone, and none of pytest-benchmark's
+    # Without any test of pytest-benchmark's own, there are rows but no report.
+    if not LATEST.exists() or not LATEST.stat().st_size:
         now = datetime.now(timezone.utc).isoformat()
         LATEST.write_text(json.dumps({"datetime": now, "benchmarks": []}))
     run = json.loads(LATEST.read_text())

@@ -1,9 +1,9 @@
-"""Annotation of a folder of real photos, boxes from their own ground truth: rate, mask IoU, and COCO's evaluation.
+"""Annotate a folder of photos from the boxes of their ground truth: images per second, mask IoU, COCO's evaluation.
 
 python -m bench.annotate_photos FOLDER [--model sam_nano.pt] [--save FILE.json]
 
-FOLDER holds `images/*.jpg` and `labels/*.npz`: `labels`, a map (H, W), and `segments`, a JSON list of
-`{label, category_id, isthing, iscrowd}`. Things that are not crowds are the objects.
+FOLDER holds `images/*.jpg` and `labels/*.npz`. Each .npz has `labels`, a label map (H, W), and `segments`, a JSON list
+of `{label, category_id, isthing, iscrowd}`. Things that aren't crowds are the objects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Objects = list[tuple[int, NDArray[np.bool_]]]
 
 
 def read_objects(path: Path) -> Objects:
-    """Class id and mask (H, W) of each object of a label map, in the order of its list."""
+    """Read the class id and bool mask (H, W) of each object in an .npz file, in the order of its `segments`."""
     with np.load(path) as content:
         labels, segments = content["labels"], json.loads(str(content["segments"]))
     wanted = [one for one in segments if one["isthing"] and not one["iscrowd"]]
@@ -38,7 +38,10 @@ def read_objects(path: Path) -> Objects:
 
 
 class TrueBoxes:
-    """A detector that knows the answers: images are recognised by their pixels, a box's score tells its number."""
+    """A detector that returns the true boxes of an image. It recognises images by a digest of their pixels.
+
+    A box's score encodes its number in the image, so that its mask can be found in the output.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.objects: dict[str, Objects] = {}
@@ -48,7 +51,7 @@ class TrueBoxes:
             self._names[_digest(read_image(path))] = path.name
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, Any, Any, Any]:
-        """Boxes along the pixels' edges, as annotators draw them."""
+        """Return true boxes along pixel edges (x2, y2 exclusive), as annotators draw them; scores; class ids; None."""
         found = self.objects[self._names[_digest(image)]]
         boxes = [_box(mask) for _, mask in found]
         return boxes, [_score(number) for number in range(len(found))], [class_id for class_id, _ in found], None
@@ -68,7 +71,7 @@ def _box(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def ious(made: dict[str, Any], truth: TrueBoxes) -> list[float]:
-    """IoU of each object with the mask made for its box; 0 for one that SAM left out."""
+    """Return the IoU of each object with the mask made for its box; 0 for an object without a mask."""
     names = {one["id"]: one["file_name"] for one in made["images"]}
     masks: dict[tuple[str, int], Any] = {}
     for one in made["annotations"]:
@@ -83,7 +86,7 @@ def ious(made: dict[str, Any], truth: TrueBoxes) -> list[float]:
 
 
 def coco_scores(made: Path, truth: TrueBoxes) -> dict[str, float]:
-    """Average precision and recall of the written file, by pycocotools."""
+    """Evaluate the written COCO file with pycocotools: average precision and recall."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -120,7 +123,7 @@ def coco_scores(made: Path, truth: TrueBoxes) -> dict[str, float]:
 
 
 def measure(folder: Path, model: str, threads: int, workers: int) -> dict[str, Any]:
-    """Label all photos once, after one for warming up; the rates and scores."""
+    """Annotate all photos once, after a warm-up with one, and return rates and scores."""
     torch.set_num_threads(threads)
     truth = TrueBoxes(folder)
     sam = SAM(model)

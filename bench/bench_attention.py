@@ -1,8 +1,8 @@
-"""Attention of the image encoders beside PyTorch, in one process.
+"""Attention of the image encoders, compared with PyTorch in one process.
 
-"sdpa" is PyTorch's fused attention with the whole position bias materialised, q, k and v already cut apart; building
-the bias is part of it, as it depends on the queries. "reference" is the same in blocks of queries, from packed q, k and
-v. The ratio to the fastest of a group is in brackets behind each figure.
+"sdpa" is PyTorch's fused attention with the whole position bias materialised, given separate q, k and v. Building the
+bias is timed, since it depends on the queries. "reference" is the same in blocks of queries, given packed q, k and v.
+The number in brackets after each time is its ratio to the fastest of the group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PEERS = ["sdpa", "reference", *NATIVE]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, side: int) -> Tensor:
-    """(B, heads, N, d) each; tables already by query and key position, (side, side, d)."""
+    """Compute attention from q, k, v (B, heads, N, d) and tables (side, side, d) by query and key position."""
     grid = q.unflatten(2, (side, side))
     rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rel_pos_h)
     rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, rel_pos_w)

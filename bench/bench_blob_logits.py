@@ -1,4 +1,4 @@
-"""The golden recipe's 3,072 blob logits to filtered run lengths, beside the reference's dense way in PyTorch."""
+"""From the golden recipe's 3,072 blob logits to filtered run lengths, compared with the reference's dense way."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .recipe import golden_recipe
 WIDTH, HEIGHT = 1800, 1200
 LONG_SIDE, BATCH = 1024, 64
 CONF, STABILITY = 0.88, 0.95
-SAMPLED = 2  # of the dense way's 16 batches
+SAMPLED = 2  # the dense way's batches that are timed, of 16
 
 
 def dense_batch(low_res: torch.Tensor, iou: torch.Tensor) -> list[tuple[dict[str, Any], list[int], float]]:
-    """RLE, box and score of the masks that pass: all of the batch enlarged at once, as the reference does."""
+    """Return RLE, box and score of the masks that pass, upscaling the whole batch at once like the reference."""
     from pycocotools import mask as coco
 
     content = resized_shape(HEIGHT, WIDTH, LONG_SIDE)
@@ -73,7 +73,7 @@ def test_blob_logits(rows: Rows) -> None:
         ops.nms(boxes, torch.tensor([score for *_, score in found]), 0.7)
         return found
 
-    # Without suppression the sampled batches' masks are all among ours, by their score.
+    # With NMS disabled, all masks of the sampled batches are among ours; their scores identify them.
     by_score = {record["predicted_iou"]: record["segmentation"] for record in ours(box_nms_thresh=1.0)}
     found = dense()
     assert len(found) > 10

@@ -1,5 +1,6 @@
-"""Clicks on a picture that is already encoded, to a boolean mask of the picture's size, beside transformers: the first
-one, and a second one that corrects the mask of the first.
+"""From a click on an encoded image to a full-size bool mask, compared with transformers.
+
+Measured are a first click, and a second click that corrects the mask of the first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .recipe import recipe_model
 
 WIDTH, HEIGHT = 1800, 1200
 CLICKS = ((900.0, 500.0), (1000.0, 700.0))
-# Logits agree to 1e-5; pixels where they are that close to 0 may fall on either side.
+# Allowed fraction of differing pixels. Logits agree to 1e-5, so pixels with logits that close to 0 may differ.
 TOLERANCE = 1e-4
 
 

@@ -1,7 +1,7 @@
-"""MobileSAM's convolutions and its whole image encoder beside PyTorch, in one process.
+"""MobileSAM's convolutions and its whole image encoder, compared with PyTorch in one process.
 
-The ratio to the fastest of a group is in brackets behind each figure. "pytorch" is the model's own PyTorch form, which
-training runs, "channels last" the same with weights and images in PyTorch's channels-last memory format.
+"pytorch" is the model's PyTorch form, which training uses. "channels last" is the same with weights and images in
+PyTorch's channels-last memory format. The number in brackets after each time is its ratio to the fastest of the group.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PEERS = ("pytorch", "channels last", "native")
 
 
 def run(benchmark: Any, monkeypatch: pytest.MonkeyPatch, module: nn.Module, x: Tensor, peer: str) -> None:
-    """`x` is (B, C, H, W); a layer's native form takes (B, H, W, C) instead."""
+    """Time a layer or encoder on `x` (B, C, H, W). A layer's native form is given (B, H, W, C) instead."""
     module = module.eval()
     call: Any = module
     if peer == "channels last":

@@ -1,8 +1,8 @@
-"""The mask decoder in three forms: three masks for each of 64 clicks on one image, their IoU alone, and one click.
+"""Three forms of the mask decoder: three masks for each of 64 clicks on one image, their IoU alone, and one click.
 
-The plain decoder is the reference's form in PyTorch: every prompt projects its own copy of the image tokens. The folded
-one shares what it can, in PyTorch; the native one does the same in tile-fused passes. All run in one process with the
-same number of threads; the ratio is in brackets behind each figure.
+"plain" is the reference's form in PyTorch: every prompt projects its own copy of the image tokens. "folded" shares
+these computations between prompts, in PyTorch. "native" does the same in C++, fused by tiles. All run in one process
+with the same number of threads. The number in brackets after each time is its ratio to the fastest of the group.
 """
 
 from __future__ import annotations

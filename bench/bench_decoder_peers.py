@@ -1,4 +1,4 @@
-"""1,024 one-point prompts through the decoder, beside OpenVINO in batches of 64."""
+"""Decode 1,024 one-point prompts, compared with OpenVINO in batches of 64."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from .interleave import Rows, max_difference, medians, need
 from .recipe import recipe_model
 
 POINTS, BATCH = 1024, 64
-SAMPLED = 3  # of OpenVINO's 16 batches, which all do the same work
-TOLERANCE = 2e-4  # of logits of size 4
-FAILING = 0.6
+SAMPLED = 3  # OpenVINO's batches that are timed, of 16, which all do the same work
+TOLERANCE = 2e-4  # absolute; logits are of magnitude 4
+FAILING = 0.6  # fraction of prompts that fail the IoU filter
 
 
 def grid_points() -> torch.Tensor:
-    """Centres of a grid of 32 x 32 cells over the model's input: (1024, 1, 2)."""
+    """Return the centres of a grid of 32 x 32 cells over the model's input, (1024, 1, 2) x, y."""
     axis = torch.arange(16.0, 1024, 32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 1, 2)
 
 
 def openvino_decoder(bfloat16: bool = False) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
-    """sam_b's in OpenVINO: embedding, points and labels of a batch to logits and predicted IoU. Skips without it."""
+    """Return sam_b's decoder in OpenVINO, from embedding, points and labels of a batch to logits and predicted IoU.
+
+    Skips the benchmark if OpenVINO isn't installed.
+    """
     need("openvino")
     need("onnxscript")
     from .peers import runtimes
@@ -94,7 +97,7 @@ def test_decoder(rows: Rows) -> None:
 
 @pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
 def test_decoder_in_bfloat16(rows: Rows) -> None:
-    """Ours may be no further from float32 than the peer, of whose batches one is timed after the other."""
+    """Compare both in bfloat16. Our error against float32 must not exceed the peer's."""
     theirs = openvino_decoder(bfloat16=True)
     model, embedding = recipe_model("sam_b"), random_embedding()
     labels, batches = torch.ones(BATCH, 1), grid_points().split(BATCH)

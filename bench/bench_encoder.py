@@ -1,4 +1,4 @@
-"""The image encoders beside the same weights in OpenVINO, ONNX Runtime and transformers."""
+"""The image encoders, compared with OpenVINO, ONNX Runtime and transformers with the same weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastsam_core.models.precision import why_not_bfloat16
 from .interleave import Rows, max_difference, medians, need
 from .recipe import recipe_model
 
-# float32 sums in another order; the outputs are of size 1.
+# Absolute difference allowed for float32 sums in another order; the outputs are of magnitude 1.
 TOLERANCE = 1e-4
 
 
 def peer_encoder(name: str, peer: str, bfloat16: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The image encoder of the recipe model `name` in another implementation; skips where that isn't installed.
+    """Return the image encoder of the recipe model `name` in a peer. Skips the benchmark if that isn't installed.
 
-    bfloat16: let transformers or OpenVINO compute in it, the latter in layers of its own choice.
+    bfloat16: let transformers or OpenVINO compute in bfloat16, OpenVINO in layers of its choice.
     """
     need({"openvino": "openvino", "onnxruntime": "onnxruntime", "transformers": "transformers"}[peer])
     if peer == "transformers":
@@ -64,7 +64,7 @@ def test_encoder(rows: Rows, name: str, peer: str, wanted: int) -> None:
 @pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
 @pytest.mark.parametrize("peer", ["openvino", "transformers"])
 def test_encoder_in_bfloat16(rows: Rows, peer: str) -> None:
-    """Both in bfloat16; ours may be no further from float32 than the peer."""
+    """Compare both in bfloat16. Our error against float32 must not exceed the peer's."""
     model, peers = recipe_model("sam_b"), peer_encoder("sam_b", peer, bfloat16=True)
     images = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
 

@@ -1,4 +1,4 @@
-"""Segment everything from a photo to its records: beside OpenVINO's networks alone, and where its seconds go."""
+"""Segment everything from photo to records: its time per stage, and compared with only the networks in OpenVINO."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .recipe import checkpoint, recipe_model
 from .stages import timed_stages
 
 WIDTH, HEIGHT = 1800, 1200
-# The recipe's masks are noise all over the picture. Of predicted IoU and stability a part passes these thresholds, as
-# with real weights, and NMS takes none of it, so that hundreds of records are made.
+# With the recipe's weights, masks are noise all over the image. These thresholds let a part of them pass, as with real
+# weights, and NMS is disabled, so that hundreds of records are made.
 OPTIONS: dict[str, Any] = {
     "points_stride": 32,
     "conf": -1e9,
@@ -40,7 +40,7 @@ Run = Callable[..., Any]
 
 
 def run(sam: SAM, image: Any, conf_thres: float, **options: Any) -> tuple[float, dict[str, float], int]:
-    """Seconds in all, per stage, and the number of records of one picture."""
+    """Segment an image and return total seconds, seconds per stage, and the number of records."""
     start = time.perf_counter()
     with timed_stages() as stages:
         result = sam(image, conf_thres=conf_thres, **OPTIONS, **options)[0]
@@ -57,7 +57,7 @@ def keep_stages(rows: Rows, name: str, stages: dict[str, float], seconds: float,
 
 
 def test_stages(rows: Rows) -> None:
-    """SAM("mobile_sam.pt"), segment everything."""
+    """Measure the stages of segment everything with mobile_sam."""
     sam, image = SAM(str(checkpoint("mobile_sam"))), photo(WIDTH, HEIGHT)
     sam(image, points=[1, 1], labels=[1], verbose=False)  # loads and warms up
     seconds, stages, records = run(sam, image, CONF_THRES["mobile_sam"])
@@ -66,7 +66,7 @@ def test_stages(rows: Rows) -> None:
 
 @pytest.mark.parametrize("bfloat16", [False, pytest.param(True, marks=IN_BFLOAT16)])
 def test_beside_openvino(rows: Rows, bfloat16: bool) -> None:
-    """SAM("sam_b.pt") has all to do, from pixels to records; OpenVINO, where it is installed, only the two networks."""
+    """Compare all of sam_b's segment everything, from pixels to records, with only its two networks in OpenVINO."""
     sam, image = SAM(str(checkpoint("sam_b"))), photo(WIDTH, HEIGHT)
     name, dtype = ("sam_b in bfloat16", "bfloat16") if bfloat16 else ("sam_b", "float32")
     sam(image, points=[1, 1], labels=[1], verbose=False, dtype=dtype)
@@ -94,7 +94,7 @@ def test_beside_openvino(rows: Rows, bfloat16: bool) -> None:
             theirs.append(encoded - start + (decoded - encoded) * (POINTS // BATCH) / sampled)
     rows.add(
         f"everything_sam_b{'_bfloat16' if bfloat16 else ''}/openvino",
-        (sum(ours) / rounds, sum(theirs) / rounds),  # of two, the mean is the median
+        (sum(ours) / rounds, sum(theirs) / rounds),  # there are at most two rounds, whose mean is the median
         rounds,
         difference=difference,
         tolerance=tolerance,
@@ -107,7 +107,7 @@ def test_beside_openvino(rows: Rows, bfloat16: bool) -> None:
 def differences(
     model: SamModel, images: Tensor, embedding: Tensor, encoder: Run, decoder: Run
 ) -> tuple[float, float, str]:
-    """The largest of embedding, IoU and some logits, what it may be, and what it is."""
+    """Return the largest absolute difference of embedding, IoU and some logits, its tolerance, and its description."""
     points, labels = grid_points().split(BATCH)[0], torch.ones(BATCH, 1)
     iou, logits = model.decode_points(embedding, points, labels)
     their_logits, their_iou = decoder(embedding, points, labels)
@@ -121,7 +121,10 @@ def differences(
 
 
 def errors(model: SamModel, images: Tensor, exact: Tensor, encoder: Run, decoder: Run) -> tuple[float, float, str]:
-    """Of logits that start from each side's own embedding, beside float32: ours, the peer's, and what they are."""
+    """Return the relative errors of logits against float32, ours and the peer's, and a description.
+
+    Each side decodes its own embedding. The peer's error is the tolerance for ours.
+    """
     points, labels = grid_points().split(BATCH)[0], torch.ones(BATCH, 1)
     wanted = model.decode_prompts(exact, points, labels, multimask_output=True)[0]
     prepared = model.prepare(model.encode_image(images, torch.bfloat16).float(), matrices=torch.bfloat16)

@@ -1,7 +1,7 @@
-"""Fully connected layers in the sizes of ViT-B's encoder and of a decoder's tokens, beside PyTorch's own.
+"""Fully connected layers in the sizes of ViT-B's encoder and of the decoder's tokens, compared with PyTorch.
 
-The ratio to the fastest of a group is in brackets behind each figure. "reference" is PyTorch's layer_norm, linear and
-gelu one after the other.
+"reference" is PyTorch's layer_norm, linear and gelu one after the other. The number in brackets after each time is its
+ratio to the fastest of the group.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from fastsam_core import ops
 
-PEERS = ["reference", *list(ops.siblings("linear"))[1:2]]  # and the best instruction set
+PEERS = ["reference", *list(ops.siblings("linear"))[1:2]]  # the reference and the best instruction set
 LAYERS = {
     "norm1 + qkv": (4096, 2304, 768, "none", True, False),
     "proj + residual": (4096, 768, 768, "none", False, True),

@@ -1,4 +1,4 @@
-"""Peak memory of segment everything above the loaded model, on a 6000 x 4000 photo, in a process of its own."""
+"""Peak memory of segment everything in addition to the loaded model, for a 6000 x 4000 photo, in a separate process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .recipe import CACHE, checkpoint
 WIDTH, HEIGHT = 6000, 4000
 LIMIT_MB = 600
 
-# VmHWM, the most that was ever resident, starts anew once the model is loaded.
+# Writing 5 to clear_refs resets VmHWM, the peak resident memory, after the model is loaded.
 _SCRIPT = """
 import sys, torch
 from fastsam_core import SAM
@@ -44,7 +44,7 @@ def picture_file() -> Path:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("name", ["mobile_sam", "sam_b"])
 def test_peak_memory(rows: Rows, request: pytest.FixtureRequest, name: str) -> None:
-    # Memory peaks within a batch of 64 points: more of them take longer and nothing else.
+    # Memory peaks within a batch of 64 points, so more points would only take longer.
     stride = 32 if rows.full else 8
     threads = str(request.config.getoption("--bench-threads"))
     command = [sys.executable, "-c", _SCRIPT, str(checkpoint(name)), str(picture_file()), str(stride), threads]

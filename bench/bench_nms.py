@@ -1,7 +1,7 @@
-"""NMS beside a plain NumPy version of the same greedy algorithm, in one process.
+"""NMS, compared with a plain NumPy version of the same greedy algorithm in one process.
 
-The ratio to the fastest of a group is in brackets behind each figure. "numpy" keeps the best box, computes its overlap
-with all that are left in one vectorised step, and goes on with the rest.
+"numpy" keeps the best box, computes its overlap with all remaining ones in one vectorised step, and repeats with those
+that are left. The number in brackets after each time is its ratio to the fastest of the group.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ def numpy_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.nda
 
 
 def boxes_of(kind: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Everything-mode's boxes crowd around few objects; a detector's on a large picture hardly overlap.
+    """Return n boxes (n, 4) and scores (n,), both float32, for one kind of scene.
 
-    "photo" is a detector's raw output, boxes of 20 to 200 pixels on 4000 x 3000; "packed" the same on 1000 x 1000.
+    "crowded": many boxes around few objects, like those of segment everything. "scattered": boxes that hardly overlap,
+    like a detector's on a large image. "photo": a detector's raw output, boxes of 20 to 200 pixels on 4000 x 3000.
+    "packed": the same on 1000 x 1000.
     """
     rng = np.random.default_rng(n)
     if kind in ("photo", "packed"):
@@ -68,7 +70,7 @@ def test_nms(benchmark: Any, kind: str, n: int, peer: str) -> None:
 @pytest.mark.parametrize("n", [10_000, 30_000, 100_000, 300_000])
 @pytest.mark.parametrize("kind", ["scattered", "photo", "packed", "crowded"])
 def test_growth(benchmark: Any, kind: str, n: int, peer: str) -> None:
-    """Time beside the number of boxes: linear, or nearly, whatever the scene; the reference is quadratic."""
+    """Measure how time grows with the number of boxes: about linearly in every scene; the reference is quadratic."""
     if peer == "reference" and (n > 10_000 or kind not in ("scattered", "packed")):
         pytest.skip("the reference takes tens of seconds here")
     boxes, scores = boxes_of(kind, n)

@@ -1,4 +1,4 @@
-"""NMS of random boxes beside the PyTorch sibling, and how its time grows up to 300,000 boxes."""
+"""NMS of random boxes, compared with the PyTorch sibling, and the growth of its time up to 300,000 boxes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT, SIDES = 6000, 4000, (8, 160)
 
 
 def random_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (N, 4) float32 anywhere on a 6000 x 4000 picture, and scores (N,)."""
+    """Return random boxes (N, 4) float32 on a 6000 x 4000 image, and scores (N,) float32."""
     random = np.random.default_rng(count)
     corner = random.uniform((0, 0), (WIDTH, HEIGHT), (count, 2))
     boxes = np.concatenate([corner, corner + random.uniform(*SIDES, (count, 2))], 1).astype(np.float32)

@@ -1,7 +1,8 @@
-"""Masks from low-resolution logits: only the region that can be set, beside two dense resizes and pycocotools.
+"""Masks from low-resolution logits: `MaskResizer`, compared with two dense resizes and pycocotools.
 
-The dense way is how the reference does it, one mask at a time. Both run in one process with the same number of threads
-and give each mask's RLE, area, box and stability; the ratio is in brackets behind each figure.
+"region" is `MaskResizer`, which upscales only the region that can be set. "dense" works like the reference, one mask at
+a time. Both run in one process with the same number of threads and compute each mask's RLE, area, box and stability.
+The number in brackets after each time is its ratio to the fastest.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from fastsam_core.preprocess import resized_shape
 MASKS = 8
 LONG_SIDE = 1024
 SIZES = {"1800x1200": (1200, 1800), "4000x3000": (3000, 4000)}
-# Radii in low-resolution cells, of 256.
+# Ranges of radii in low-resolution cells; there are 256 a side.
 RADII = {"small": (4, 12), "middle": (12, 40), "large": (60, 110)}
 
 
 def blobs(count: int, radii: tuple[float, float], content_hw: tuple[int, int]) -> torch.Tensor:
-    """Discs as logits (count, 256, 256), with their centres within the picture."""
+    """Return logits of discs (count, 256, 256), centred within the image content."""
     random = torch.Generator().manual_seed(0)
     centre = torch.rand(count, 2, generator=random) * torch.tensor(content_hw) / 4
     radius = radii[0] + (radii[1] - radii[0]) * torch.rand(count, generator=random)
@@ -71,7 +72,7 @@ def test_records(benchmark: Any, size: str, radii: str, way: str) -> None:
 
 
 def lobed_blobs(count: int, content_hw: tuple[int, int]) -> torch.Tensor:
-    """Logits (count, 256, 256) like a model's: lobed outlines, small, middle and large in turn, soft and sharp ones."""
+    """Return logits (count, 256, 256) like a model's: lobed outlines of three sizes in turn, soft or sharp edges."""
     random = torch.Generator().manual_seed(1)
 
     def draw() -> torch.Tensor:
@@ -88,9 +89,10 @@ def lobed_blobs(count: int, content_hw: tuple[int, int]) -> torch.Tensor:
 @pytest.mark.parametrize("way", ["region", "dense"])
 @pytest.mark.parametrize("kind", ["blobs", "noise"])
 def test_sixteen_masks(benchmark: Any, kind: str, way: str) -> None:
-    """16 masks at 1800 x 1200, as segment everything asks for them, to the RLE of those that are stable.
+    """Convert chunks of 16 masks at 1800 x 1200, like segment everything, to the RLE of those that are stable.
 
-    All of 3,072 blobs, and 64 of them the dense way; and noise in every cell, as untrained weights give it.
+    "blobs" are 3,072 lobed discs, of which 64 are timed the dense way. "noise" has random logits in every cell, like
+    the output of untrained weights.
     """
     original_hw = SIZES["1800x1200"]
     content_hw = resized_shape(*original_hw, LONG_SIDE)
@@ -112,7 +114,7 @@ def test_sixteen_masks(benchmark: Any, kind: str, way: str) -> None:
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_generate_masks(benchmark: Any, size: str) -> None:
-    """The whole pipeline of 1,024 clicks but for the model: discs of a third of the masks pass the IoU filter."""
+    """Run the whole pipeline for 1,024 clicks except the model. Its masks are discs; a third pass the IoU filter."""
     random = torch.Generator().manual_seed(0)
     radii = torch.tensor([8.0, 16.0, 33.0])
 

@@ -1,8 +1,8 @@
-"""From a photo to the model's input beside Pillow with PyTorch, and beside OpenCV, in one process.
+"""From a photo to the model's input, compared with Pillow plus PyTorch and with OpenCV, in one process.
 
-The ratio to the fastest of a group is in brackets behind each figure. "reference" is Pillow's resize, then PyTorch's
-normalising and padding. "opencv" resizes by area, which is what it offers against aliasing, and normalises with NumPy;
-its pixels differ from the others', so its figure is for orientation.
+"reference" resizes with Pillow, then normalises and pads with PyTorch. "opencv" resizes by area, OpenCV's only
+antialiased method, and normalises with NumPy; its pixels differ from the others', so its time is only a rough guide.
+The number in brackets after each time is its ratio to the fastest of the group.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""RLE operations beside pycocotools and faster-coco-eval, in one process, on the masks of one large picture.
+"""RLE operations, compared with pycocotools and faster-coco-eval in one process, on the masks of one large image.
 
-Each group holds one operation on one set of masks; the ratio to the fastest of the group is in brackets behind each
-figure. Both sides get the layout they like best, and the masks' conversion to it is not timed, except in the group
-"row-major", where both get what PyTorch produces and pycocotools has to be given a transposed copy.
+Each group holds one operation on one set of masks. The number in brackets after each time is its ratio to the fastest
+of the group. Both sides get masks in their preferred memory layout, and the conversion to it is not timed. The
+exception is the group "row-major": there both start from PyTorch's layout, and the peers need a transposed copy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEIGHT, WIDTH = 1200, 1800
 
 
 def blobs(count: int, seed: int = 0) -> np.ndarray:
-    """Round masks (count, H, W) uint8 of all sizes with rough edges, as a segmenter gives them."""
+    """Return round masks (count, H, W) uint8 of various sizes with rough edges, like a segmenter's."""
     rng = np.random.default_rng(seed)
     y, x = np.ogrid[:HEIGHT, :WIDTH]
     masks = np.empty((count, HEIGHT, WIDTH), np.uint8)
@@ -55,7 +55,7 @@ PEERS = {"pycocotools": coco, "faster-coco-eval": faster}
 
 @pytest.fixture(params=[*PEERS, *ops.siblings("rle_encode")])
 def peer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module to measure: pycocotools.mask, faster_coco_eval.core.mask, or fastsam_core.rle on one sibling."""
+    """Module to measure: pycocotools.mask, faster_coco_eval.core.mask, or fastsam_core.rle with one sibling."""
     if request.param in PEERS:
         return PEERS[request.param] or pytest.skip("faster-coco-eval is not installed")
     for op in schema.SCHEMAS:
@@ -135,7 +135,7 @@ def test_200_masks(benchmark: Any, many: tuple[np.ndarray, list[dict[str, Any]]]
 @pytest.mark.parametrize("text", [False, True], ids=["bytes", "str"])
 @pytest.mark.parametrize("function", ["encode", "decode", "area", "toBbox", "iou", "merge"])
 def test_tiny_mask(benchmark: Any, peer: Any, function: str, text: bool) -> None:
-    """One mask of 64 x 64: what a call costs, not what it does."""
+    """Measure the overhead of calls, with one mask of 64 x 64."""
     mask = np.zeros((64, 64), np.uint8, order="F")
     mask[20:40, 20:40] = 1
     one = coco.encode(mask)
@@ -151,7 +151,7 @@ def test_tiny_mask(benchmark: Any, peer: Any, function: str, text: bool) -> None
 
 @pytest.mark.parametrize("way", ["runs", "dense"])
 def test_crop_200_masks(benchmark: Any, many: tuple[np.ndarray, list[dict[str, Any]]], way: str) -> None:
-    """Runs of each mask's bounding box, as supervision's CompactMask holds them, with and without pixels."""
+    """Crop masks to their bounding boxes, the form of supervision's CompactMask, from runs and by way of pixels."""
     encoded = many[1]
     boxes = rle.toBbox(encoded).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""RLE of 200 masks of one large picture, beside pycocotools and faster-coco-eval, each given the arrays it likes."""
+"""RLE of 200 masks of one large image, compared with pycocotools and faster-coco-eval in the layout they prefer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIFFERENCES = {"encode": "codes that differ", "decode": "pixels differ", "iou": 
 
 @lru_cache
 def masks() -> np.ndarray:
-    """(H, W, 200) uint8, column-major, which is what the peers take without a copy."""
+    """Return 200 masks as (H, W, 200) uint8, column-major, which the peers accept without a copy."""
     return np.asfortranarray(blobs(COUNT).transpose(1, 2, 0))
 
 

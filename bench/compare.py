@@ -1,6 +1,7 @@
-"""What has changed since the last committed results of the same machine: `python -m bench.compare [results.json]`.
+"""Compare results with the last committed ones of the same machine: `python -m bench.compare [results.json]`.
 
-Without a file, the newest of this tree is taken. Where that is the committed one itself, the run before it is compared.
+Without a file, the newest results of this tree are compared. If these are committed themselves, they are compared with
+the run before.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 
 from .summarise import ROOT, moment, newest
 
-# Smaller changes than this are within what two runs on one machine differ by.
+# Relative change below which two runs on one machine may differ by chance.
 NOISE = 0.10
-# Results that differ in one of these say nothing of what a change did.
+# Results are comparable only if they agree in all of these.
 MACHINE = ("processor", "cores", "instruction_set", "threads")
 
 
 def committed() -> list[dict[str, Any]]:
-    """All results files of HEAD, newest first; none outside a clone."""
+    """Return all results committed at HEAD, newest first. Outside a git clone there are none."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -34,13 +35,13 @@ def committed() -> list[dict[str, Any]]:
 
 
 def before(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Other committed results of the same machine, newest first."""
+    """Return other committed results of the same machine, newest first."""
     of_machine = [one for one in committed() if all(one.get(key) == results.get(key) for key in MACHINE)]
     return [one for one in of_machine if one != results]
 
 
 def figures(results: dict[str, Any]) -> dict[str, float]:
-    """Everything that is compared: ratios of the rows, seconds and megabytes of the rest."""
+    """Return all compared figures by name: ratios of rows, and seconds and megabytes of everything else."""
     found = {f"{key} (ratio)": row["ratio"] for key, row in results.get("rows", {}).items()}
     for part in ("stages_s", "growth_s"):
         for work, values in results.get(part, {}).items():
@@ -52,7 +53,7 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
 
 
 def report(older: dict[str, Any], newer: dict[str, Any]) -> str:
-    """One line for each figure that both have; changes beyond the noise are marked."""
+    """Return one line per figure: its relative change, marked if beyond `NOISE`, or that it is new or gone."""
     old, new = figures(older), figures(newer)
     lines = [f"{older['date']} {older.get('commit', '')} -> {newer['date']} {newer.get('commit', '')}".strip()]
     for name in new:

@@ -1,4 +1,4 @@
-"""Options of the benchmarks, and the fixture `rows` that collects what they measure beside their peers."""
+"""Command-line options of the benchmarks, and the fixture `rows` that collects the comparisons with peers."""
 
 from __future__ import annotations
 

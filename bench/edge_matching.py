@@ -1,4 +1,4 @@
-"""One-to-one matching of edge pixels within a distance, as the Berkeley benchmark asks for."""
+"""One-to-one matching of edge pixels within a maximum distance, for the Berkeley benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 
 def neighbours(first: np.ndarray, second: np.ndarray, radius: float) -> sparse.csr_matrix:
-    """Distances + 1 of all pairs of points (N, 2) and (M, 2) that are at most `radius` apart: sparse (N, M)."""
+    """Find all pairs of points (N, 2) and (M, 2) at most `radius` apart. Returns distance + 1 as a sparse (N, M)."""
     if not len(first) or not len(second):
         return sparse.csr_matrix((len(first), len(second)))
     pairs = cKDTree(first).query_ball_tree(cKDTree(second), radius)
@@ -21,10 +21,10 @@ def neighbours(first: np.ndarray, second: np.ndarray, radius: float) -> sparse.c
 
 
 def match(near: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """A largest possible one-to-one matching: the partner of each row and of each column, -1 for none.
+    """Find a maximum one-to-one matching. Returns the partner of each row and of each column, -1 for none.
 
-    Nearest pairs are matched first, then augmenting paths are searched from what is left over, which never unmatches a
-    point: so the number of pairs is that of the best assignment, and nearly all pairs are near ones.
+    Pairs are matched greedily, the nearest first, and the matching is then enlarged by augmenting paths, which never
+    unmatch a point. So the number of pairs is the maximum, and nearly all of them are near pairs.
     """
     of_row, of_column = np.full(near.shape[0], -1), np.full(near.shape[1], -1)
     pairs = near.tocoo()
@@ -34,7 +34,7 @@ def match(near: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
             of_row[i], of_column[j] = j, i
     rows, starts = near.indices.tolist(), near.indptr.tolist()
     while True:
-        # One search per round from every free row at once, each column visited once: disjoint augmenting paths.
+        # Each round searches from every free row and visits each column at most once, which gives disjoint paths.
         reached_from = [-1] * near.shape[1]
         grown = 0
         for start in np.flatnonzero((of_row < 0) & (np.diff(near.indptr) > 0)).tolist():
@@ -46,7 +46,7 @@ def match(near: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
 def _augment(
     start: int, rows: list[int], starts: list[int], of_row: np.ndarray, of_column: np.ndarray, reached_from: list[int]
 ) -> bool:
-    """Search breadth first for a free column and turn the path to it around."""
+    """Search breadth-first for an augmenting path from `start` to a free column. If there is one, apply it."""
     waiting = deque([start])
     while waiting:
         row = waiting.popleft()

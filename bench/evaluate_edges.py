@@ -1,12 +1,12 @@
-"""Edges against boundaries drawn by people, as on BSDS500: `python -m bench.evaluate_edges IMAGES TRUTH --model ...`.
+"""Evaluate edges against human boundaries such as BSDS500's: `python -m bench.evaluate_edges IMAGES TRUTH --model ...`.
 
-TRUTH holds a file per image, of the same stem: BSDS's .mat (`groundTruth`), or .npy or .png with one boundary map
-(H, W) or one per annotator (A, H, W). Printed are ODS and OIS (the best F over all images for one threshold, and for a
-threshold of each image's own), AP, and R50 (recall at a precision of 0.5).
+TRUTH is a folder with one file per image, of the same stem: BSDS's .mat (`groundTruth`), .npy with one boundary map
+(H, W) or one per annotator (A, H, W), or .png with one map. The output has ODS and OIS (the best F over all images with
+one common threshold, and with the best threshold of each image), AP, and R50 (recall at a precision of 0.5).
 
-As in the Berkeley benchmark: at each threshold the map is thinned and matched with each annotator's boundary, one to
-one, within 0.0075 of the image's diagonal. Recall counts matched pixels of all annotators; a pixel of the map is right
-if any annotator's boundary matched it.
+The procedure is the Berkeley benchmark's. At each threshold the edge map is thinned and matched one to one with each
+annotator's boundaries, within 0.0075 of the image's diagonal. Recall counts matched pixels over all annotators. An edge
+pixel is correct if any annotator's boundary matches it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TOLERANCE = 0.0075
 
 
 def counts(edges: np.ndarray, truths: list[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
-    """(T, 4) int64: matched and all boundary pixels, right and all edge pixels, at each threshold.
+    """Count pixels at each of T thresholds: matched and all boundary pixels, correct and all edge pixels, (T, 4) int64.
 
-    edges: (H, W) in [0, 1]; truths: (H, W) bool boundary maps, one per annotator.
+    edges: (H, W) in [0, 1]. truths: (H, W) bool boundary maps, one per annotator.
     """
     from skimage.morphology import thin
 
@@ -48,11 +48,11 @@ def counts(edges: np.ndarray, truths: list[np.ndarray], thresholds: np.ndarray) 
 
 
 def scores(per_image: np.ndarray) -> dict[str, float]:
-    """ODS, OIS, AP and R50 of counts (N, T, 4), thresholds ascending."""
+    """Compute ODS, OIS, AP and R50 from the counts of N images, (N, T, 4), with ascending thresholds."""
     recall, precision, f = _curve(per_image.sum(0))
     _, _, f_of_image = _curve(per_image)
     best = per_image[np.arange(len(per_image)), f_of_image.argmax(1)].sum(0)
-    # Precision over recall, interpolated linearly between the points that were measured.
+    # Area under precision over recall, interpolated linearly between the measured points.
     places, first = np.unique(recall, return_index=True)
     grid = np.linspace(0, 1, 101)
     inside = (grid >= places[0]) & (grid <= places[-1])
@@ -67,13 +67,14 @@ def scores(per_image: np.ndarray) -> dict[str, float]:
 
 
 def _curve(found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return recall, precision and F of counts (..., 4)."""
     matched, all_truth, right, all_edges = (found[..., i] for i in range(4))
     recall, precision = matched / np.maximum(all_truth, 1), right / np.maximum(all_edges, 1)
     return recall, precision, 2 * recall * precision / np.maximum(recall + precision, 1e-12)
 
 
 def read_truth(path: Path) -> list[np.ndarray]:
-    """Boundary maps (H, W) bool, one per annotator. ValueError for another kind of file or shape."""
+    """Read boundary maps (H, W) bool, one per annotator. Raises ValueError for another kind of file or shape."""
     maps: Any
     if path.suffix == ".mat":
         from scipy.io import loadmat

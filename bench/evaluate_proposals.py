@@ -1,8 +1,9 @@
-"""Proposals against given masks: `python -m bench.evaluate_proposals LABELS --format coco --images FOLDER`.
+"""Evaluate proposals against true masks: `python -m bench.evaluate_proposals LABELS --format coco --images FOLDER`.
 
-LABELS is anything that `fastsam_core.formats.read_labels` takes. Printed is AR@n: the share of masks that one of the n
-best proposals matches, one to one, averaged over the mask IoUs 0.50, 0.55, ..., 0.95, as COCO has it; classes, crowds
-and boxes without a mask don't count. `small`, `medium` and `large` are COCO's: below 32^2 and 96^2 pixels, and above.
+LABELS is anything that `fastsam_core.formats.read_labels` accepts. The output is COCO's AR@n: the fraction of masks
+that are matched one to one by the n best proposals, averaged over the IoU thresholds 0.50, 0.55, ..., 0.95. Classes are
+ignored, as are crowds and boxes without a mask. `small`, `medium` and `large` are COCO's size classes: below 32^2
+pixels, below 96^2 pixels, and above.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ AREAS = ("all", "small", "medium", "large")
 def average_recall(
     images: Iterable[tuple[list[dict[str, Any]], list[dict[str, Any]], list[float]]], most: tuple[int, ...]
 ) -> dict[str, float]:
-    """AR@n for each n of `most`, over (true RLEs, proposed RLEs, their scores) of each image; by COCO's own code."""
+    """Compute AR@n for each n of `most` with pycocotools. images: (true RLEs, proposed RLEs, their scores) of each."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -99,7 +100,7 @@ def main() -> None:
             found = model.proposals(
                 read_image(options.images / one.file_name), points_stride=options.points_stride, verbose=False
             )
-            # By their order, which is not that of their scores.
+            # Rank proposals by their order in the results, which differs from that of their scores.
             yield masks, found.masks.rle if len(found) else [], np.arange(len(found), 0, -1).tolist()
 
     found = average_recall(images(), (10, 100, 1000))

@@ -1,12 +1,12 @@
-"""Measure on a GPU: `python -m bench.gpu`, in under eight minutes. Kept as `bench/results/<gpu>-<date>.json`.
+"""Measure on a GPU: `python -m bench.gpu`, in under eight minutes. Results go to `bench/results/<gpu>-<date>.json`.
 
-Correctness comes first, then each operation and segment everything from photo to RLE, beside PyTorch's own ways, and
-beside torchvision and transformers where they are installed. Each group has a fresh process: what breaks the GPU's
-context or hangs costs that group alone. The groups "first_..." are there for the time of a process's first call. Exits
-2 without a GPU, 1 where a result is wrong.
+Checks of correctness run first, then each operation and segment everything from photo to RLE, compared with PyTorch,
+and with torchvision and transformers if they are installed. Each group runs in a fresh process, so a hang or a broken
+CUDA context affects only that group. The groups "first_..." measure the time of a process's first call. The exit code
+is 2 without a GPU, 1 if a check fails.
 
-FASTSAM_CUDA_KERNELS=0 measures PyTorch in our kernels' place. `--check` runs tiny sizes on the CPU, in this process,
-to test the harness; it keeps results only where `--out` says.
+FASTSAM_CUDA_KERNELS=0 measures PyTorch instead of this package's kernels. `--check` runs tiny sizes on the CPU, in this
+process, to test the harness; it saves results only with `--out`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from .gpu_harness import Case, Ceilings, Check, Context, Results, Row, ceilings_
 from .summarise import RESULTS, ROOT, commit
 
 BUDGET_S = 460.0
-# Of each group's process, in the order of what would be missed most.
+# Time limits of the groups' processes, the most important group first.
 LIMITS_S = {"decoder": 110, "everything": 90, "attention": 90, "small": 60, "encoder": 100}
-FIRST_CALLS = (gpu_cases.ATTENTION[0], gpu_cases.DECODER[-4], gpu_small.SMALL[0], gpu_small.SMALL[3])
+FIRST_CALLS = (gpu_cases.ATTENTION[0], gpu_cases.ONE_PROMPT, gpu_small.SMALL[0], gpu_small.SMALL[3])
 GROUPS: dict[str, tuple[Sequence[Check], Sequence[Case]]] = {
     "decoder": (gpu_cases.DECODER_CHECKS, gpu_cases.DECODER),
     "everything": ((), ()),
@@ -52,7 +52,7 @@ SERVED = ("attention", "decoder_second_pass", "mask_runs", "nms", "rle_encode")
 
 
 def run_group(name: str, context: Context, ceilings: Ceilings, keep: Callable[[Results], None]) -> Results:
-    """Checks, then cases. keep: is called after each, with what there is so far."""
+    """Run a group's checks, then its cases. keep: called after each with the results so far."""
     results = Results()
     checks, cases = GROUPS[name]
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def run_group(name: str, context: Context, ceilings: Ceilings, keep: Callable[[R
 
 
 def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
-    """What was measured on."""
+    """Return the header of the results: device, dtype, versions, kernels in use, measured ceilings, commit."""
     on_gpu = context.device.type == "cuda"
     tensor = torch.empty(1, dtype=context.dtype, device=context.device)
     return {
@@ -85,7 +85,10 @@ def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
 
 
 def in_child(name: str, limit: float, ceilings: Ceilings) -> dict[str, Any]:
-    """A group's results by a process of its own; if it dies or is stopped, what it had kept, and a row that says so."""
+    """Run a group in a process of its own and return its results.
+
+    If the process crashes or exceeds `limit` seconds, return the results it saved until then and a row with the reason.
+    """
     with tempfile.TemporaryDirectory() as folder:
         kept, log = Path(folder) / "kept.json", Path(folder) / "log"
         command = [sys.executable, "-m", "bench.gpu", "--group", name, "--out", str(kept)]
@@ -109,7 +112,10 @@ def in_child(name: str, limit: float, ceilings: Ceilings) -> dict[str, Any]:
 
 
 def gather(run: Callable[[str, float], dict[str, Any]], names: Sequence[str], budget: float) -> dict[str, Any]:
-    """The groups' results one after the other, as far as there is time. run: of a name and a limit in seconds."""
+    """Run the groups one after the other within `budget` seconds and join their results.
+
+    run: takes a group's name and a time limit in seconds, and returns the group's results.
+    """
     start = time.perf_counter()
     together: dict[str, Any] = {"checks": [], "rows": [], "seconds": {}}
     for name in names:

@@ -1,4 +1,4 @@
-"""What `bench.gpu` checks and measures of attention and the decoder, beside their peers."""
+"""Checks and cases of `bench.gpu` for attention and the decoder, and their peers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ def need(package: str) -> None:
 
 
 def error_of(op: str, arguments: Arguments, context: Context) -> tuple[float, float]:
-    """Largest errors of the operation and, twice, of its PyTorch sibling in the same dtype, both against float64.
+    """Return the operation's largest error against float64, and the allowed error.
 
-    Four roundings of float32 are allowed besides: in that dtype both errors are no more than that.
+    Allowed is twice the error of the PyTorch sibling in the same dtype, plus four float32 roundings of the largest
+    value: in float32, both errors consist of such roundings.
     """
 
     def run(call: Callable[..., Any], *, wide: bool = False) -> Tensor:
-        given = [x.clone() if isinstance(x, Tensor) else x for x in arguments]  # some are written to
+        given = [x.clone() if isinstance(x, Tensor) else x for x in arguments]  # some are modified in place
         given = [x.double() if wide and isinstance(x, Tensor) and x.is_floating_point() else x for x in given]
         result = call(*given)
         found: Tensor = given[-1] if result is None else result[0] if isinstance(result, tuple) else result
@@ -77,7 +78,7 @@ def packed_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def position_terms(q: Tensor, table_h: Tensor, table_w: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """(B, heads, N, side) each, of rows and of columns."""
+    """Return the relative position terms of rows and of columns, (B, heads, N, side) each."""
     at = torch.arange(side, device=q.device)
     by_position = at[:, None] - at + side - 1
     grid = q.unflatten(2, (side, side))
@@ -87,7 +88,7 @@ def position_terms(q: Tensor, table_h: Tensor, table_w: Tensor, side: int) -> tu
 
 
 def with_bias(qkv: Tensor, table_h: Tensor, table_w: Tensor, heads: int, window: int, padding: Tensor) -> Tensor:
-    """Attention by `scaled_dot_product_attention`, the bias of all queries and keys stored."""
+    """Compute attention by `scaled_dot_product_attention` with the full bias of all queries and keys in memory."""
     height, width = qkv.shape[1:3]
     if window:
         qkv = partition(qkv, window, padding)  # (windows, window, window, 3 * C)
@@ -184,12 +185,13 @@ def decoder_inputs(context: Context, prompts: int) -> tuple[MaskDecoder, list[Te
     return decoder_of(context), image, context.draw(prompts, 2, 256, seed=5)
 
 
-# MAC for each image token and prompt: a look, and what follows; see csrc/decoder/decoder_cuda.h.
+# Multiply-adds per image token and prompt: of both passes, and of upscaling three masks. See
+# csrc/decoder/decoder_cuda.h.
 PASS_MACS, UPSCALE_MACS = 38_000, 63_500
 
 
 def decode_work(context: Context, kind: Any, prompts: int, chosen: float) -> Work:
-    """Decode prompts, then three masks of a share of them. The image is prepared outside."""
+    """Decode prompts, then upscale three masks for the fraction `chosen` of them. Preparing the image isn't timed."""
     prompts = context.size(prompts, 4)
     decoder, image, sparse = decoder_inputs(context, prompts)
     if kind is GpuImage and not context.tiny and not serves_decoder(decoder, *image):
@@ -205,11 +207,11 @@ def decode_work(context: Context, kind: Any, prompts: int, chosen: float) -> Wor
     flops = 2 * tokens * (prompts * PASS_MACS + len(wanted) * UPSCALE_MACS)
     state = context.dtype.itemsize * 114 * tokens * (3 * prompts + len(wanted))
     inputs = [(sparse,), (sparse.clone(),)]
-    return Work(run, inputs, flops, state + 64.0 * tokens * len(rows), capture=False)  # which masks, the host says
+    return Work(run, inputs, flops, state + 64.0 * tokens * len(rows), capture=False)  # the host selects the masks
 
 
 def decode_case(name: str, kind: Any, prompts: int, chosen: float, dtype: torch.dtype | None = None) -> Case:
-    """dtype: another than that of the context."""
+    """Return a decoding case. dtype: instead of the context's."""
     return Case("decoder", name, lambda context: decode_work(in_dtype(context, dtype), kind, prompts, chosen))
 
 
@@ -217,12 +219,12 @@ def in_dtype(context: Context, dtype: torch.dtype | None) -> Context:
     return replace(context, dtype=dtype or context.dtype)
 
 
-# Of what happens to prompts' tokens between their looks at the image.
+# Operations on prompt tokens between the passes over the image.
 CHAINS = ("decoder_prompts", "decoder_mask_factors")
 
 
 def chain_check(op: str) -> Check:
-    """The largest of all results' errors as a share of what `error_of` allows each."""
+    """Return a check of the largest error of all results, each divided by its allowed error as in `error_of`."""
 
     def make(context: Context) -> tuple[float, float]:
         drawn = from_tests("decoder_arguments")
@@ -237,13 +239,13 @@ def chain_check(op: str) -> Check:
             errors = [float((x.double() - wanted).abs().max()) for x in (found, plain)]
             roundings = 4 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
             shares.append(errors[0] / (2 * errors[1] + roundings))
-        return float(torch.tensor(shares).max()), 1.0  # NaN is the largest
+        return float(torch.tensor(shares).max()), 1.0  # torch's max propagates NaN
 
     return Check("decoder", op, make)
 
 
 def there(given: Any, context: Context) -> Any:
-    """Arguments on the device, lists of tensors included."""
+    """Move arguments to the device, including tensors in nested lists and tuples."""
     if isinstance(given, (tuple, list)):
         return type(given)(there(x, context) for x in given)
     return given.to(context.device) if isinstance(given, Tensor) else given
@@ -273,7 +275,7 @@ def decoder_check(context: Context) -> tuple[float, float]:
     return float((ours - wanted).abs().max()), 2 * float((usual - wanted).abs().max()) + roundings
 
 
-# For each operation: MAC per image token and prompt, bytes of its coefficients read and written.
+# For each operation: multiply-adds, and bytes of coefficients read and written, per image token and prompt.
 OPERATIONS = {
     "decoder_first_look": (1_800, 0),
     "decoder_first_pass": (13_000, 2 * 57),
@@ -283,7 +285,7 @@ OPERATIONS = {
 
 
 def operation_arguments(context: Context, op: str, prompts: int) -> Arguments:
-    """As tests/decoder_arguments.py draws them; of the upscaling, three masks of each prompt."""
+    """Return arguments from tests/decoder_arguments.py; for upscaling, three masks of each prompt."""
     side = context.size(64, 4)
     sizes = {"heads": 8, "prompts": prompts, "tokens": 7, "dim": 256, "grid": (side, side)}
     given: Arguments = there(from_tests("decoder_arguments").arguments_in(context.dtype, op, **sizes), context)
@@ -297,7 +299,7 @@ def operation_arguments(context: Context, op: str, prompts: int) -> Arguments:
 
 
 def operation_case(op: str, sibling: str) -> Case:
-    """256 prompts by ours, 16 by PyTorch; both as the time of 1,024."""
+    """Return a case that times 256 prompts for ours and 16 for PyTorch; both are scaled to 1,024 prompts."""
 
     def make(context: Context) -> Work:
         prompts = context.size(16 if sibling else 256, 2)
@@ -306,20 +308,21 @@ def operation_case(op: str, sibling: str) -> Case:
         call = ops.siblings(op)[sibling] if sibling else getattr(ops, op)
         inputs = [operation_arguments(context, op, prompts)]
         note = f"{prompts} prompts timed"
-        # PyTorch's upscaling asks which masks are of which prompt.
+        # PyTorch's upscaling reads on the host which masks belong to which prompt.
         capture = not (sibling and op == "decoder_upscale")
         return Work(call, inputs, 2 * tokens * whole * macs, tokens * whole * moved, prompts / whole, note, capture)
 
     return Case("decoder", f"{'PyTorch sibling' if sibling else 'ours'}, {op.removeprefix('decoder_')}", make)
 
 
+ONE_PROMPT = decode_case("ours, one prompt", GpuImage, 1, 1.0)
 DECODER = [
     *(operation_case(op, sibling) for op in OPERATIONS for sibling in ("", "reference")),
     decode_case("ours, 1,024 prompts, IoU alone", GpuImage, 1024, 0.0),
     decode_case("ours, 1,024 prompts, masks of 40 %", GpuImage, 1024, 0.4),
     decode_case("ours, 1,024 prompts, all masks", GpuImage, 1024, 1.0),
     decode_case("ours, 64 prompts, all masks", GpuImage, 64, 1.0),
-    decode_case("ours, one prompt", GpuImage, 1, 1.0),
+    ONE_PROMPT,
     decode_case("PyTorch, folded, 64 prompts, all masks", FoldedImage, 64, 1.0),
     decode_case("PyTorch, folded, one prompt", FoldedImage, 1, 1.0),
     decode_case("ours, 1,024 prompts, all masks, float32", GpuImage, 1024, 1.0, torch.float32),

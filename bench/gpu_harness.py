@@ -1,4 +1,4 @@
-"""How `bench.gpu` measures: one case at a time, each by itself, so that what fails is recorded and the rest goes on."""
+"""Measurement harness of `bench.gpu`. Cases run one at a time; a failing one is recorded and the rest continue."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Inputs are taken in turns from so many copies that this much lies between two uses of one: more than any GPU's cache.
+# Calls cycle through enough copies of their inputs that this many bytes lie between two uses of one copy: more than any
+# GPU's cache holds.
 COLD_BYTES = 160 << 20
 MOST_COPIES = 16
-# Calls that take no longer are also replayed in a CUDA graph of at least so many, if they fit into GRAPH_S; of longer
-# ones the host's part is lost in the rest.
+# Calls shorter than `SMALL_S` seconds are also replayed in a CUDA graph of at least `GRAPH_CALLS` calls, as far as
+# these fit into `GRAPH_S` seconds. For longer calls the host's overhead is negligible.
 SMALL_S, GRAPH_CALLS, GRAPH_S = 10e-3, 8, 5e-3
 
 
 class Skipped(Exception):
-    """What a case raises that can't be run here: a package or a back end that isn't there."""
+    """Raised by a case that can't run here, because a package or a backend is missing."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """device, dtype: what is measured on and in. tiny: sizes for the harness's own test, on the CPU."""
+    """Device and dtype of the measurement. tiny: use tiny sizes, for the harness's own test on the CPU."""
 
     device: torch.device
     dtype: torch.dtype
@@ -39,17 +40,18 @@ class Context:
         return tiny if self.tiny else usual
 
     def draw(self, *shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-        """Normally distributed numbers."""
+        """Return normally distributed numbers with standard deviation `scale`."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return (torch.randn(*shape, generator=generator, device=self.device) * scale).to(self.dtype)
 
 
 @dataclass
 class Work:
-    """A case made ready. inputs: arguments of `call`, one tuple for each copy.
+    """A prepared case.
 
-    flops, bytes: the fewest that the work takes, for the floor. share: of the whole work that one call does. capture:
-    whether a CUDA graph can hold a call, which nothing that is read on the host is part of.
+    inputs: arguments of `call`, one tuple per copy. flops, bytes: the minimum that the whole work requires, for the
+    floor. share: fraction of the whole work that one call does. capture: whether a CUDA graph can capture a call; it
+    can't if the call reads results on the host.
     """
 
     call: Callable[..., Any]
@@ -63,7 +65,7 @@ class Work:
 
 @dataclass
 class Case:
-    """One row of the table. make: allocates and draws; what it raises fails this case alone."""
+    """One row of the table. make: allocates and fills the inputs; an exception fails only this case."""
 
     group: str
     name: str
@@ -72,7 +74,7 @@ class Case:
 
 @dataclass
 class Check:
-    """make: gives the largest error and the largest that is allowed."""
+    """One check of correctness. make: returns the largest error and the allowed error."""
 
     group: str
     name: str
@@ -83,11 +85,11 @@ class Check:
 class Row:
     group: str
     name: str
-    status: str  # "ok", "failed", "skipped", of checks also "wrong"
-    ms: float | None = None  # the device's time, from a CUDA graph where there is one, else that of `call_ms`
-    spread_ms: float | None = None  # between the quartiles
-    call_ms: float | None = None  # one call by itself, the host's part included
-    first_ms: float | None = None  # the first call, with everything that it loads and compiles
+    status: str  # "ok", "failed" or "skipped"; for checks also "wrong"
+    ms: float | None = None  # device time of a call replayed in a CUDA graph if there is one, else as `call_ms`
+    spread_ms: float | None = None  # interquartile range
+    call_ms: float | None = None  # a single call, including the host's overhead
+    first_ms: float | None = None  # the first call, including loading and compilation
     tflops: float | None = None
     gb_per_s: float | None = None
     floor_ms: float | None = None
@@ -99,7 +101,7 @@ class Row:
 
 @dataclass
 class Ceilings:
-    """What this device reached in a large product and a large copy (read and written bytes both count)."""
+    """Throughput of this device in a large matrix product and a large copy (bytes read plus bytes written)."""
 
     tflops: float
     gb_per_s: float
@@ -116,7 +118,7 @@ class Results:
     checks: list[Row] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, without what is not known, numbers cut to what they mean."""
+        """Return plain values without empty fields, with numbers rounded to four significant digits."""
 
         def plain(row: Row) -> dict[str, Any]:
             return {
@@ -129,7 +131,7 @@ class Results:
 
 
 def bytes_of(values: Iterable[Any]) -> int:
-    """Of all tensors among the values, and in tuples of them."""
+    """Return the total bytes of all tensors among the values, including those in nested tuples and lists."""
     total = 0
     for value in values:
         if isinstance(value, Tensor):
@@ -140,7 +142,10 @@ def bytes_of(values: Iterable[Any]) -> int:
 
 
 def rotated(make: Callable[[int], tuple[Any, ...]], tiny: bool = False) -> list[tuple[Any, ...]]:
-    """Arguments in as many copies as keep each out of the caches until its next turn. make: of a seed."""
+    """Return enough copies of arguments that none is still in a cache at its next use, at most `MOST_COPIES`.
+
+    make: returns the arguments for a seed.
+    """
     inputs = [make(0)]
     copies = 1 + math.ceil(COLD_BYTES / max(1, bytes_of(inputs[0])))
     return inputs + [make(seed) for seed in range(1, 2 if tiny else min(MOST_COPIES, copies))]
@@ -152,7 +157,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds_of(device: torch.device, run: Callable[[], Any]) -> float:
-    """Of one call, on the device's own clock where it has one."""
+    """Return the seconds of one call, measured by CUDA events on a GPU."""
     if device.type != "cuda":
         start = time.perf_counter()
         run()
@@ -166,7 +171,7 @@ def seconds_of(device: torch.device, run: Callable[[], Any]) -> float:
 
 
 def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
-    """Fill in a row: the first call, then medians of as many as go into some tenths of a second, 5 at least."""
+    """Fill in a row: time and peak memory of the first call, then medians of repeated calls and of graph replays."""
     device = context.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -180,7 +185,7 @@ def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
     for arguments in work.inputs[:3]:
         work.call(*arguments)
     synchronize(device)
-    turns = islice(cycle(work.inputs), 3, None)  # not those of the last three calls
+    turns = islice(cycle(work.inputs), 3, None)  # skip the copies that were just used
     calls = repeated(context, lambda: seconds_of(device, partial(work.call, *next(turns))))
     call = statistics.median(calls)
     row.call_ms, row.note = 1e3 * call / work.share, work.note
@@ -199,7 +204,7 @@ def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
 
 
 def repeated(context: Context, once: Callable[[], float]) -> list[float]:
-    """Seconds of as many as go into four tenths of one, 5 at least."""
+    """Return the seconds of repeated calls: at least 5, then up to 0.4 s in total or 200 calls."""
     spent: list[float] = []
     while len(spent) < 2 if context.tiny else len(spent) < 5 or (sum(spent) < 0.4 and len(spent) < 200):
         spent.append(once())
@@ -207,9 +212,10 @@ def repeated(context: Context, once: Callable[[], float]) -> list[float]:
 
 
 def replayed(work: Work, call: float, context: Context) -> tuple[list[float], str]:
-    """Seconds of a call in a CUDA graph of several, which the host has no part in; none, with the reason, if it fails.
+    """Measure a call by replaying a CUDA graph of several calls, which excludes the host's overhead.
 
-    call: about how many seconds one takes. The inputs take turns in the graph, so that each is out of the caches.
+    call: approximate seconds of one call. The graph cycles through the inputs, so that they don't stay in caches.
+    Returns the seconds per call of each replay; if the capture fails, an empty list and the reason.
     """
     rounds = min(-(-GRAPH_CALLS // len(work.inputs)), int(GRAPH_S / call / len(work.inputs)))
     turns = list(work.inputs) * max(1, rounds)
@@ -227,7 +233,7 @@ def replayed(work: Work, call: float, context: Context) -> tuple[list[float], st
 
 
 def attempt(row: Row, run: Callable[[], None], context: Context) -> Row:
-    """Run, and say in the row how it ended. Memory is given back before the next case."""
+    """Run a case or check and record in the row if it is skipped or fails. GPU memory is released afterwards."""
     try:
         run()
     except Skipped as reason:
@@ -258,7 +264,7 @@ def run_case(case: Case, context: Context, ceilings: Ceilings) -> Row:
 
 
 def ceilings_of(context: Context) -> Ceilings:
-    """Measured now, on a product of large matrices and a copy."""
+    """Measure the device's throughput with a product of large matrices and a large copy."""
     side, count = context.size(8192, 64), context.size(1 << 30, 1 << 16)
     a, b = context.draw(side, side), context.draw(side, side, seed=1)
     source = torch.ones(count, dtype=torch.uint8, device=context.device)
@@ -273,7 +279,7 @@ def ceilings_of(context: Context) -> Ceilings:
 
 
 def table(results: dict[str, Any]) -> str:
-    """For the terminal: checks, then each row beside its floor."""
+    """Return text for the terminal: the checks, then each row with its floor."""
 
     def number(value: float | None, digits: str) -> str:
         return "-" if value is None else format(value, digits)

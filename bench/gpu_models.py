@@ -1,4 +1,4 @@
-"""What `bench.gpu` measures of whole models: the encoder, transformers' SamModel, and segment everything."""
+"""Cases of `bench.gpu` for whole models: the encoder, transformers' SamModel, and segment everything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .gpu_harness import Case, Context, Results, Row, Skipped, Work, attempt, sy
 from .pictures import photo
 from .recipe import checkpoint, recipe_model
 
-# At 1024 x 1024, with what windows that reach over the edge take.
+# Multiply-adds for an input of 1024 x 1024, including the padding of windows that exceed the edge.
 ENCODER_MACS = {"sam_b": 486e9, "sam_h": 2.98e12}
 OPTIONS: dict[str, Any] = {"conf": -1e9, "conf_thres": -0.17, "verbose": False}  # see bench_everything.py
 EVERY_MASK: dict[str, Any] = {"conf_thres": -1e9, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
@@ -29,10 +29,11 @@ def model_of(context: Context) -> SamModel:
 
 
 def encoder_ours(name: str, capture: bool = True) -> Any:
-    """ViT-B on the recipe's weights; ViT-H, which nothing is compared with, on weights as they are drawn.
+    """Return the maker of an encoder case.
 
-    Under FASTSAM_CUDA_GRAPHS=1 it is replayed call by call from the package's own CUDA graph, if there's none of the
-    harness (capture=False), whose graph would hold the encoder's launches.
+    ViT-B has the recipe's weights. ViT-H, whose outputs aren't compared with a peer's, has its random initial weights.
+    Under FASTSAM_CUDA_GRAPHS=1, use capture=False to measure calls that replay the package's own CUDA graph: a graph of
+    the harness would capture the encoder's kernel launches instead.
     """
 
     def make(context: Context) -> Work:
@@ -49,7 +50,7 @@ def encoder_ours(name: str, capture: bool = True) -> Any:
 
 
 def peer_of(context: Context) -> Any:
-    """SamModel of transformers with the same weights, cast."""
+    """Return transformers' SamModel with the same weights, cast to the context's dtype."""
     need("transformers")
     if context.tiny:
         raise Skipped("transformers' ViT-B is left out of the harness's own test")
@@ -90,15 +91,16 @@ ENCODER = [
 ]
 
 
-# In a process of their own, under FASTSAM_CUDA_GRAPHS=1.
+# These run in a process of their own, under FASTSAM_CUDA_GRAPHS=1.
 GRAPHS = [Case("encoder", "ours, ViT-B, FASTSAM_CUDA_GRAPHS=1", encoder_ours("sam_b", capture=False))]
 
 
 def everything(context: Context, results: Results) -> None:
-    """Photo to RLE, in the context's dtype and in float32, whose masks are those to be matched.
+    """Measure segment everything from photo to RLE, in the context's dtype and in float32, and match their masks.
 
-    sam_b has the recipe's weights, whose masks are too noisy to be kept: what takes time is decoding, and measuring the
-    masks that pass the IoU threshold. The bundled sam_nano's are real ones, to the end.
+    sam_b has the recipe's weights, whose masks are too noisy to pass the stability filter. So the time is spent on
+    decoding, and on measuring masks that pass the IoU threshold. The bundled sam_nano has real weights, and its masks
+    pass through the whole pipeline.
     """
     half = str(context.dtype).removeprefix("torch.")
     name = "sam_nano" if context.tiny else "sam_b"
@@ -148,7 +150,10 @@ def everything(context: Context, results: Results) -> None:
 
 
 def match(row: Row, context: Context, name: str) -> None:
-    """All masks of a coarse grid, unfiltered: on the recipe's weights they are too noisy for the filters."""
+    """Match the masks of float32 with those of the context's dtype by IoU.
+
+    The masks come from a coarse grid and are unfiltered: with the recipe's weights they are too noisy for the filters.
+    """
     sam, image = SAM(str(checkpoint(name))), photo(*((90, 60) if context.tiny else (1800, 1200)))
     found = []
     for dtype in (torch.float32, context.dtype):

@@ -1,4 +1,4 @@
-"""What `bench.gpu` checks and measures of NMS, of masks on their way to run lengths, and of sums between layers."""
+"""Checks and cases of `bench.gpu` for NMS, masks to run lengths, and residual sums with their LayerNorm."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def nms_case(name: str, sibling: str) -> Case:
             call: Callable[..., Any] = nms
         else:
             call = ops.siblings("nms")[sibling] if sibling else ops.nms
-        return Work(call, [boxes_of(context, seed) for seed in range(4)], capture=False)  # how many are kept
+        # Not captured, because the host reads the number of kept boxes.
+        return Work(call, [boxes_of(context, seed) for seed in range(4)], capture=False)
 
     return Case("nms", name, make)
 
@@ -52,7 +53,7 @@ def nms_check(context: Context) -> tuple[float, float]:
 
 
 def discs(context: Context, count: int) -> Tensor:
-    """Logits of discs, as a decoder gives them: about half of them with an edge so steep that the mask is stable."""
+    """Return logits of discs, like a decoder's. About half have an edge so steep that the mask counts as stable."""
     side, device = context.size(256, 32), context.device
     generator = torch.Generator().manual_seed(count)
     centre = side * torch.rand(count, 2, 1, 1, generator=generator)
@@ -65,7 +66,7 @@ def discs(context: Context, count: int) -> Tensor:
 
 
 def shapes_of(context: Context) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """Of a picture of 1800 x 1200 pixels: its content in the model's input, itself, and that input."""
+    """Return `MaskResizer`'s sizes for an image of 1800 x 1200: its content in the model's input, itself, the input."""
     side, height, width = context.size(256, 32), context.size(1200, 60), context.size(1800, 90)
     return (round(4 * side * height / width), 4 * side), (height, width), 4 * side
 
@@ -81,13 +82,13 @@ def masks_case(name: str, count: int, sibling: str) -> Case:
         some = context.size(count, 3)
         given = mask_arguments(context, some)
         call = ops.siblings("mask_runs")[sibling] if sibling else ops.mask_runs
-        return Work(call, [given], bytes=bytes_of(given[:1]), capture=False)  # how many runs there are
+        return Work(call, [given], bytes=bytes_of(given[:1]), capture=False)  # the host reads the number of runs
 
     return Case("masks", name, make)
 
 
 def filtered_case(count: int) -> Case:
-    """What segment everything makes of a decoder's masks: measured, filtered, and the runs of those that pass."""
+    """Return the post-processing of segment everything: measure masks, filter them, compute the runs of those left."""
 
     def make(context: Context) -> Work:
         height, width = context.size(1200, 60), context.size(1800, 90)

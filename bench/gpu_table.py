@@ -1,4 +1,4 @@
-"""The tables of a GPU, from the newest results of `python -m bench.gpu` that this tree keeps."""
+"""Tables of GPU results, from the newest saved results of `python -m bench.gpu`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from .summarise import RESULTS
 
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
-# Parts of the decoder, which only who works on it wants to know of.
+# Names of rows that are too detailed for the tables: parts of the decoder.
 _PARTS = ("first_look", "first_pass", "second_pass", "upscale")
-# What the README has, with its peers.
+# Rows that README.md shows, as (group, name).
 _HEADLINES = (
     ("everything", "sam_b, photo to RLE, bfloat16, 1024 at once"),
     ("everything", "sam_b, photo to RLE, bfloat16, 64 at once"),
@@ -29,7 +29,7 @@ _HEADLINES = (
 
 
 def newest() -> dict[str, Any]:
-    """FileNotFoundError without any."""
+    """Return the newest saved GPU results. Raises FileNotFoundError if there are none."""
     found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
     found = [results for results in found if results.get("kind") == "gpu"]
     if not found:
@@ -38,11 +38,11 @@ def newest() -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: what was measured on what, and each row that could be, without the parts of the decoder."""
+    """Return Markdown of all results: the setup, and each successfully measured row except parts of the decoder."""
     ceilings = results["ceilings"]
     checks = results["checks"]
     passed = sum(row["status"] == "ok" for row in checks)
-    # One call by itself, where results have it.
+    # Older results don't have the time of a single call.
     calls = any("call_ms" in row for row in results["rows"])
     lines = [
         f"Measured on {results['date'][:10]} at commit `{results.get('commit', 'unknown')}`: {results['device']}, "
@@ -73,7 +73,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def headlines(results: dict[str, Any]) -> str:
-    """Markdown: the rows that matter most."""
+    """Return Markdown of the headline rows."""
     rows = {(row["group"], row["name"]): row for row in results["rows"] if row["status"] == "ok" and "ms" in row}
     return "\n".join(
         [

@@ -1,9 +1,10 @@
-"""Instructions of the native operations, counted by Valgrind: a number that no busy neighbour changes.
+"""Count the instructions of the native operations with Valgrind. Other load on the machine doesn't change the counts.
 
     python -m bench.instructions [OUTPUT.json]
 
-Each operation runs once under callgrind, and some times outside of it for its seconds, on one thread. Only the compiled
-module and NumPy are loaded, because PyTorch would take minutes under Valgrind. Valgrind knows AVX2 at most.
+Each operation runs once under callgrind, and `ROUNDS` times without it to measure its seconds, on one thread. Only the
+compiled module and NumPy are loaded, because importing PyTorch takes minutes under Valgrind. The instruction set is
+AVX2, the newest that Valgrind supports.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ROWS, INNER = HEADS * TOKENS, HEADS * HEAD_DIM
 
 
 def module(path: str) -> ModuleType:
-    """The compiled module by its file, without its package."""
+    """Load the compiled module from its file, without importing the package (and PyTorch)."""
     spec = importlib.util.spec_from_file_location("_cpu", path)
     assert spec is not None and spec.loader is not None
     found = importlib.util.module_from_spec(spec)
@@ -43,7 +44,7 @@ def module(path: str) -> ModuleType:
 
 
 def operations(cpu: Any) -> dict[str, tuple[Call, float]]:
-    """By what they do: the call, and its multiply-adds in millions, 0 where that says nothing."""
+    """Return each operation's call and its multiply-adds in millions (0 if these don't dominate), by description."""
     numbers = np.random.default_rng(0)
 
     def draw(*shape: int) -> Any:
@@ -129,6 +130,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Call:
 
 
 def _axis(cells: int, size: int) -> tuple[Any, Any]:
+    """Return the first source cell (size,) and weights (size, 3) for bilinear upscaling of `cells` to `size` pixels."""
     position = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
     base = position.astype(np.int64)
     share = (position - base).astype(np.float32)
@@ -136,7 +138,7 @@ def _axis(cells: int, size: int) -> tuple[Any, Any]:
 
 
 def seconds(cpu: Any) -> dict[str, dict[str, float]]:
-    """Median seconds of each operation."""
+    """Measure each operation's median seconds, without Valgrind."""
     found = {}
     for name, (call, work) in operations(cpu).items():
         spent = []
@@ -149,13 +151,13 @@ def seconds(cpu: Any) -> dict[str, dict[str, float]]:
 
 
 def inside(cpu: Any) -> None:
-    """Under callgrind, which starts switched off: a dump after each operation."""
+    """Run each operation under callgrind, which must be started with instrumentation off, and dump its counts."""
     pid = str(os.getpid())
 
     def control(*options: str) -> None:
         subprocess.run(["callgrind_control", *options, pid], check=True, stdout=subprocess.DEVNULL)
 
-    # The first call is of nothing: what asking callgrind costs, which is taken off the others.
+    # The first call does nothing. It measures the cost of controlling callgrind, which `counts` subtracts.
     for number, call in enumerate([lambda: None, *(call for call, _ in operations(cpu).values())]):
         control("-z")
         control("-i", "on")
@@ -165,7 +167,7 @@ def inside(cpu: Any) -> None:
 
 
 def counts(path: str, names: list[str]) -> dict[str, int]:
-    """Instructions of each operation."""
+    """Run this module under callgrind and return the number of instructions of each operation."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
         subprocess.run([*command, sys.executable, "-m", "bench.instructions", "--inside", path], check=True)

@@ -1,4 +1,4 @@
-"""Two or more ways of doing one thing, timed in turns, so that whatever else the machine does hits all of them."""
+"""Interleaved timing: alternatives run in turns, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Work = Callable[[], Any]
 
 
 def need(package: str) -> None:
-    """Skip the benchmark, and say so, where a peer is not installed."""
+    """Skip the benchmark with a message if a peer isn't installed."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: pip install '.[bench]'")
 
 
 def medians(ways: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """Median seconds of each way over `rounds` rounds in which every way runs once, without a warm-up."""
+    """Return the median seconds of each alternative over `rounds` rounds. Each round runs all once; no warm-up."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
@@ -34,13 +34,13 @@ def medians(ways: Mapping[str, Work], rounds: int) -> dict[str, float]:
 
 
 def max_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest absolute difference; shapes must agree."""
+    """Return the largest absolute difference of two tensors of equal shape."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     return float((ours - theirs).abs().max())
 
 
 class Rows:
-    """The rows of a run. quick: fewer rounds; full: no part of a peer's work is left out."""
+    """Collects the results of a run. quick: at most two rounds per row. full: time all of a peer's work."""
 
     def __init__(self, quick: bool, full: bool) -> None:
         self.quick = quick
@@ -51,7 +51,7 @@ class Rows:
         self.growth: dict[str, dict[str, float]] = {}
 
     def rounds(self, wanted: int) -> int:
-        """How often each side runs."""
+        """Return how often each side runs: `wanted`, or at most 2 in a quick run."""
         return min(wanted, 2) if self.quick else wanted
 
     def add(
@@ -65,7 +65,10 @@ class Rows:
         difference_of: str = "max abs difference of the outputs",
         note: str = "",
     ) -> None:
-        """Keep a row and print it. The run fails if the outputs disagree: then the times mean nothing."""
+        """Print and store a row. seconds: medians of this package and of the peer.
+
+        Raises AssertionError if `difference` exceeds `tolerance`: times are meaningless if the outputs disagree.
+        """
         ours, theirs = seconds
         row = Measured(key, ours, theirs, ours / theirs, rounds, difference, tolerance, difference_of, note)
         print(
@@ -76,7 +79,7 @@ class Rows:
         self.measured.append(row)
 
     def as_dict(self) -> dict[str, Any]:
-        """What the results file keeps."""
+        """Return the part of the results file that this run collected."""
         return {
             "rows": {row.key: row.as_dict() for row in self.measured},
             "stages_s": self.stages,

@@ -1,4 +1,4 @@
-"""Photos of any size to measure on."""
+"""Photos of any size as input for benchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 
 def photo(width: int, height: int) -> np.ndarray:
-    """The demo's real photo, enlarged, with fine grain as a camera has it: BGR uint8 (height, width, 3)."""
+    """Return the demo's photo resized to BGR uint8 (height, width, 3), with fine noise like that of a camera."""
     import cv2
 
     from fastsam_core import demo

@@ -1,4 +1,4 @@
-"""Models on the weights of the golden recipe: official checkpoints can't be had everywhere, nor are they needed."""
+"""Models with the generated weights of tests/golden_recipe.py, so that no checkpoint has to be downloaded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastsam_core._files import atomic_path
 from fastsam_core.models import registry
 from fastsam_core.models.sam_model import SamModel
 
-# Exported graphs and recipe checkpoints, hundreds of MB in all; `rm -r` it at will.
+# Exported graphs and recipe checkpoints, hundreds of MB in all. It is safe to delete.
 CACHE = Path(__file__).parent / ".cache"
 
 
 @lru_cache
 def from_tests(name: str) -> ModuleType:
-    """tests/NAME.py, which is no part of a package."""
+    """Import tests/NAME.py by its path, since tests/ is not a package."""
     path = Path(__file__).parent.parent / "tests" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -29,12 +29,12 @@ def from_tests(name: str) -> ModuleType:
 
 
 def golden_recipe() -> ModuleType:
-    """Weights for any state dict, the same everywhere."""
+    """Return tests/golden_recipe.py, which fills any state dict with weights that are equal on all machines."""
     return from_tests("golden_recipe")
 
 
 def checkpoint(name: str) -> Path:
-    """A state dict of recipe weights under the model's own file name, made once."""
+    """Return the path of a checkpoint with recipe weights, named like the official one. It is created once."""
     path = CACHE / f"{name}.pt"
     if not path.exists():
         state = golden_recipe().fill_state_dict(registry.build(name).state_dict())
@@ -45,7 +45,7 @@ def checkpoint(name: str) -> Path:
 
 @lru_cache
 def recipe_model(name: str) -> SamModel:
-    """The registry row `name` on recipe weights, in evaluation mode, kept for the benchmarks that follow."""
+    """Return the registered model `name` with recipe weights, in evaluation mode. It is cached for later benchmarks."""
     model = registry.build(name)
     model.load_state_dict(torch.load(checkpoint(name), weights_only=True, mmap=True))
     return model.eval()

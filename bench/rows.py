@@ -1,4 +1,4 @@
-"""What is measured beside which peer, and the ratio that is promised: one row each, in the order of the tables."""
+"""The comparisons with peers and their promised ratios, in the order of the tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RowSpec:
-    """One comparison. limit: the promised most of ours / peer; None where none is set. headline: the README has it."""
+    """One comparison. limit: promised maximum of our time / peer's time, or None. headline: shown in README.md."""
 
     key: str
     work: str
@@ -19,9 +19,11 @@ class RowSpec:
 
 @dataclass
 class Measured:
-    """A row's numbers: medians in seconds of interleaved runs, scaled where `note` says that a part was timed.
+    """The numbers of a row.
 
-    difference: how far the outputs of the two sides were apart in the same run, in the unit of `difference_of`.
+    ours_s, peer_s: median seconds of interleaved runs. If `note` says that only a part was timed, they are scaled to
+    the whole. difference: how much the outputs of both sides differed in the same run; `difference_of` says by which
+    measure.
     """
 
     key: str
@@ -35,7 +37,7 @@ class Measured:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, numbers cut to what they mean."""
+        """Return the fields as a dict, with numbers rounded to four significant digits."""
         row = asdict(self)
         for name in ("ours_s", "peer_s", "ratio", "difference"):
             row[name] = float(f"{row[name]:.4g}")

@@ -1,4 +1,4 @@
-"""Where the seconds of segment everything go: the calls between its stages, timed from outside."""
+"""Time per stage of segment everything, measured by patching the functions that its stages call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STAGES = ("preprocess", "encode", "decode", "post-process", "NMS")
 
 @contextmanager
 def timed_stages() -> Iterator[dict[str, float]]:
-    """Seconds per stage of what runs inside; "post-process" is all that no other stage took."""
+    """Measure the seconds per stage of the code in the `with` block. "post-process" is the time in no other stage."""
     spent = dict.fromkeys(STAGES, 0.0)
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +32,7 @@ def timed_stages() -> Iterator[dict[str, float]]:
     decode_points = timed("decode", SamModel.decode_points)
 
     def decode(*args: Any, **kwargs: Any) -> Any:
-        # The masks themselves are decoded when they are asked for.
+        # The masks themselves are decoded later, when `logits` is called.
         iou, logits = decode_points(*args, **kwargs)
         return iou, timed("decode", logits)
 

@@ -1,4 +1,4 @@
-"""One results file of a run: machine, commit, versions, rows beside peers, medians of each operation's suite."""
+"""The results file of a run: machine, commit, versions, rows beside peers, and medians of pytest-benchmark's groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGES = (
 
 
 def processor() -> str:
-    """The processor's own name, as far as the system tells."""
+    """Return the processor's model name, or what the platform reports if /proc/cpuinfo has none."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -44,13 +44,13 @@ def processor() -> str:
 
 
 def machine_name() -> str:
-    """For file names: processor and cores, as in `amd-epyc-2core`."""
+    """Return processor and number of cores for file names, as in `amd-epyc-2core`."""
     name = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", processor().lower())
     return f"{'-'.join(re.findall(r'[a-z0-9]+', name))}-{os.cpu_count()}core"
 
 
 def commit() -> str:
-    """The commit that was measured, "+" behind it where the tree has changes; "unknown" outside a clone."""
+    """Return the measured commit, with "+" appended if the tree has changes; "unknown" outside a git clone."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
@@ -65,7 +65,7 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of the peers that are installed."""
+    """Return the versions of this package and of the installed packages of `PACKAGES`."""
     found = {"fastsam_core": fastsam_core.__version__}
     for package in PACKAGES:
         try:
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def groups(run: dict[str, Any]) -> dict[str, Any]:
-    """Of pytest-benchmark's report, each group's medians in seconds and their ratio to the fastest."""
+    """Return the median seconds of each member of pytest-benchmark's groups, and its ratio to the group's fastest."""
     medians: dict[str, dict[str, float]] = defaultdict(dict)
     for bench in run["benchmarks"]:
         medians[bench["group"] or bench["fullname"]][bench["name"]] = bench["stats"]["median"]
@@ -90,7 +90,7 @@ def groups(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(run: dict[str, Any], rows: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The results file: `run` is pytest-benchmark's report, `rows` what the fixture of that name collected."""
+    """Return the contents of the results file. run: pytest-benchmark's report. rows: `Rows.as_dict` of the run."""
     return {
         "date": run["datetime"][:10],
         "time": run["datetime"],
@@ -106,20 +106,20 @@ def summary(run: dict[str, Any], rows: dict[str, Any], threads: int) -> dict[str
 
 
 def save(results: dict[str, Any]) -> Path:
-    """Write a results file, `bench/results/<machine>-<date>.json`."""
+    """Write `bench/results/<machine>-<date>.json` and return its path."""
     path = RESULTS / f"{machine_name()}-{results['date']}.json"
     write_text(path, json.dumps(results, indent=1) + "\n")
     return path
 
 
 def kept() -> list[Path]:
-    """The results of `python -m bench` that this tree keeps; those of `bench.gpu` stand beside them."""
+    """Return the saved results files of `python -m bench`, without those of other kinds such as `bench.gpu`'s."""
     paths = sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("latest"))
     return [path for path in paths if "kind" not in json.loads(path.read_text())]
 
 
 def newest() -> Path:
-    """The newest kept results of this tree; FileNotFoundError without any."""
+    """Return the newest file of `kept`. Raises FileNotFoundError if there is none."""
     files = kept()
     if not files:
         raise FileNotFoundError(f"no results in {RESULTS}; `make bench` makes them")
@@ -127,5 +127,5 @@ def newest() -> Path:
 
 
 def moment(results: dict[str, Any]) -> str:
-    """When results were taken, for sorting."""
+    """Return when results were measured, as an ISO string for sorting."""
     return str(results.get("time", results["date"]))

@@ -1,7 +1,7 @@
-"""The tables of results, from results files: `python -m bench.table` prints them, `--write` puts them into README.md
-(what matters most) and docs/benchmarks.md (all).
+"""Generate the tables of results from results files.
 
-They are never typed: a test compares both files with what stands here.
+`python -m bench.table` prints them; with `--write` it updates README.md (headline rows) and docs/benchmarks.md (all
+rows). A test checks that both files are up to date, so don't edit the tables by hand.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def seconds(value: float) -> str:
-    """Three digits, with a unit that keeps them readable."""
+    """Format seconds with about three significant digits, as s or ms."""
     if value >= 1:
         return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
     return f"{value * 1e3:.3g} ms"
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: what was measured where, ratios to peers, seconds per stage, peak memory."""
+    """Return Markdown of all results: machine and versions, ratios to peers, seconds per stage, peak memory, growth."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if name != "fastsam_core")
     lines = [
         f"Measured on {results['date']} at commit `{results.get('commit', 'unknown')}`: {_machine(results)} on each "
@@ -46,7 +46,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def headlines(results: dict[str, Any]) -> str:
-    """Markdown: the rows that matter most."""
+    """Return Markdown of the headline rows."""
     return "\n".join(
         [f"{_machine(results)} on each side, float32 where no other type is named:", *_ratios(results, True)]
     )
@@ -88,7 +88,7 @@ def _stages(stages: dict[str, dict[str, float]]) -> list[str]:
 
 
 def verdicts(results: dict[str, Any]) -> str:
-    """For the terminal: each row's ratio beside the promised one."""
+    """Return text for the terminal: each row's ratio and whether it meets the promised limit."""
     lines = []
     for spec in ROWS:
         row = results.get("rows", {}).get(spec.key)
@@ -103,7 +103,7 @@ def verdicts(results: dict[str, Any]) -> str:
 
 
 def with_tables(page: str, on_cpu: str, on_gpu: str) -> str:
-    """`page` with the text between the markers replaced. ValueError without the markers."""
+    """Return `page` with the texts between both pairs of markers replaced. Raises ValueError if a marker is missing."""
     for first, last, text in ((BEGIN, END, on_cpu), (gpu_table.BEGIN, gpu_table.END, on_gpu)):
         before, begin, rest = page.partition(first)
         _, end, after = rest.partition(last)
@@ -114,7 +114,7 @@ def with_tables(page: str, on_cpu: str, on_gpu: str) -> str:
 
 
 def pages(results: dict[str, Any], on_gpu: dict[str, Any]) -> dict[Path, str]:
-    """Both files, with their tables from these results."""
+    """Return the new contents of README.md and docs/benchmarks.md, with tables from these results."""
     tables = {
         README: (headlines(results), gpu_table.headlines(on_gpu)),
         BENCHMARKS: (table(results), gpu_table.table(on_gpu)),

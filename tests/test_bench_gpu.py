@@ -48,6 +48,10 @@ def test_every_case_runs_and_is_kept(
     assert gpu.result_path(kept).parent == summarise.RESULTS
 
 
+def test_first_calls_are_those_of_this_package() -> None:
+    assert all(case.name.startswith("ours") for case in gpu.FIRST_CALLS)
+
+
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 2

@@ -334,9 +334,13 @@ def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
         ({"output_mode": "polygon"}, "output_mode must be one of binary_mask, uncompressed_rle, coco_rle"),
         ({"box_nms_thresh": 2}, "iou must be a finite number from 0 to 1"),
         ({"points_per_side": 2, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2}, "without a point"),
+        ({"crop_n_layers": 1, "crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor must be above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             SamAutomaticMaskGenerator(sam, **arguments)
+    for name in ("crop_n_layers", "crop_n_points_downscale_factor"):
+        with pytest.raises(TypeError, match=f"{name} must be a"):
+            SamAutomaticMaskGenerator(sam, **{name: "2"})
     for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), "photo.jpg"):
         with pytest.raises(ValueError, match="image must be an RGB array"):
             SamAutomaticMaskGenerator(sam).generate(image)  # type: ignore[arg-type]

@@ -55,8 +55,15 @@ def test_missing_file_suggests_close_names(tmp_path: Path) -> None:
     write(tmp_path / "zidane.jpg")
     with pytest.raises(FileNotFoundError, match=r"zidan\.jpg.*did you mean zidane\.jpg"):
         load_sources(tmp_path / "zidan.jpg")
-    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist, but "):
         load_sources(tmp_path / "nowhere" / "a.jpg")
+
+
+def test_missing_drive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows a path may lie on a drive that doesn't exist, so that none of its parents is a folder."""
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist$"):
+        load_sources("/nowhere/a.jpg")
 
 
 def test_a_picture_as_text_is_named_and_not_repeated(tmp_path: Path) -> None:
@@ -196,6 +203,20 @@ def test_bad_list_files(tmp_path: Path, content: bytes, error: type[Exception], 
         load_sources(tmp_path / "list.txt")
 
 
+def test_list_file_with_an_empty_folder_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("empty\na.png\n")
+    items = list(load_sources(tmp_path / "list.txt"))
+    assert [(Path(i.path).name, i.error is None) for i in items] == [("empty", False), ("a.png", True)]
+
+
+def test_csv_list_that_cannot_be_parsed(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"path\n{'a' * 200_000}.png\n")
+    with pytest.raises(ValueError, match=r"list\.csv is not a list of files: .*field larger than field limit"):
+        load_sources(tmp_path / "list.csv")
+
+
 def test_list_of_everything(tmp_path: Path, folder: Path) -> None:
     path = write(tmp_path / "a.png")
     chw = torch.from_numpy(RGB).permute(2, 0, 1)
@@ -244,7 +265,7 @@ def test_list_goes_on_after_bad_files(tmp_path: Path) -> None:
         ({"a": 1}, TypeError, "a dict"),
         ({BGR.tobytes()}, TypeError, "a set"),
         ("screen 0", ValueError, "screen"),
-        ("s3://bucket/a.png", ValueError, "no address that is known"),
+        ("s3://bucket/a.png", ValueError, "not a supported address"),
         (Path("https://example.com/a.png"), ValueError, "pass it as str"),
         ("a\0b.png", FileNotFoundError, "no such file"),
         ("x" * 5000, FileNotFoundError, "no such file"),

@@ -128,7 +128,7 @@ def test_of_a_picture_file_with_several_frames_the_first_is_taken_and_that_is_sa
     for _ in range(2):
         assert np.array_equal(decode_image(several.getvalue()), expected)
     (record,) = caplog.records
-    assert kind in record.getMessage() and "the first is taken" in record.getMessage()
+    assert kind in record.getMessage() and "only the first is used" in record.getMessage()
 
 
 def test_damage_beyond_the_first_frame_is_none_of_the_pictures() -> None:

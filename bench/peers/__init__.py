@@ -1,1 +1,1 @@
-"""The implementations that the benchmarks stand beside; each module needs a package of the optional extra `bench`."""
+"""Peers of the benchmarks, i.e. other implementations. Each module needs a package of the optional extra `bench`."""

@@ -1,9 +1,9 @@
-"""The encoder and the decoder as ONNX files, from the plain PyTorch form.
+"""Export the encoder and the decoder to ONNX files, in their plain PyTorch form.
 
-One part is made by `python -m bench.peers.onnx_export NAME PART`.
+`python -m bench.peers.onnx_export NAME PART` exports one part.
 
-The export runs in a process of its own with FASTSAM_NATIVE=0, so that the graph holds what the published models hold
-and none of this package's operations.
+The export runs in a process of its own with FASTSAM_NATIVE=0, so that the graph has the operations of the published
+models and none of this package's.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ DECODER_BATCH = 64
 
 
 class Decoder(nn.Module):
-    """One-point prompts to the three masks, in the form of the official export: every prompt has its own image tokens.
+    """Decodes one-point prompts to three masks each, like the official export: image tokens are copied per prompt.
 
-    embedding: (1, C, h, w), points: (N, 1, 2), labels: (N, 1) -> logits (N, 3, 4h, 4w), predicted IoU (N, 3).
+    Inputs: embedding (1, C, h, w), points (N, 1, 2), labels (N, 1). Outputs: logits (N, 3, 4h, 4w), predicted IoU
+    (N, 3).
     """
 
     def __init__(self, model: SamModel) -> None:
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
 
 
 def onnx_file(name: str, part: str) -> Path:
-    """The exported `part` ("encoder" or "decoder") of the recipe model `name`, made once."""
+    """Return the exported `part` ("encoder" or "decoder") of the recipe model `name`. It is exported once."""
     if part not in PARTS:
         raise ValueError(f"part is {' or '.join(PARTS)}, not {part!r}")
     path = CACHE / f"{name}-{part}" / "model.onnx"
@@ -62,7 +63,7 @@ def onnx_file(name: str, part: str) -> Path:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """Attention as the published models write it out; the exporter can't follow the fused one's memory layout."""
+    """Compute attention as the published models do; the exporter can't trace the fused one's memory layout."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1) @ v
 
@@ -71,7 +72,7 @@ def export(name: str, part: str) -> Path:
     """Write `onnx_file(name, part)` in this process."""
     model = recipe_model(name)
     torch.nn.functional.scaled_dot_product_attention = plain_attention
-    # Whole attention matrices, as published: one block of rows instead of many.
+    # Compute whole attention matrices as the published models do, in one block of rows instead of many.
     attention_in_torch._BIAS_BLOCK_ELEMENTS = 2**62
     size, grid = model.image_size, model.image_size // 16
     arguments: tuple[Tensor, ...]
@@ -93,7 +94,7 @@ def export(name: str, part: str) -> Path:
         module.eval(), arguments, input_names=names, output_names=outputs, dynamic_shapes=dynamic, dynamo=True
     )
     assert program is not None
-    # Weights lie in a file beside the graph, so the folder that holds both gets its name last.
+    # The weights are in a file beside the graph, so rename the whole folder to make the export atomic.
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         made = Path(scratch) / "made"
         made.mkdir()

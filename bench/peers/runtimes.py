@@ -1,4 +1,4 @@
-"""OpenVINO and ONNX Runtime over an exported graph, on as many threads as PyTorch has, in float32 unless told."""
+"""Run exported graphs on OpenVINO and ONNX Runtime, with PyTorch's number of threads, by default in float32."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ Run = Callable[..., list[Tensor]]
 
 
 def openvino(path: Path, shapes: Sequence[Sequence[int]] | None = None, bfloat16: bool = False) -> Run:
-    """The graph on OpenVINO's CPU device: tensors in, tensors out.
+    """Return a function that runs the graph on OpenVINO's CPU device, from tensors to tensors.
 
-    shapes: static shapes of the inputs in order, which spares OpenVINO the general case. bfloat16: let it compute in
-    that where it sees fit, as it does by itself on processors that multiply it faster; inputs and outputs are float32.
+    The outputs are overwritten by the next call. shapes: static shapes of the inputs in order, which let OpenVINO
+    specialise the graph. bfloat16: let OpenVINO compute layers of its choice in bfloat16, its default on processors
+    with fast bfloat16 products; inputs and outputs stay float32.
     """
     import openvino as ov
     import openvino.properties as properties
@@ -39,14 +40,13 @@ def openvino(path: Path, shapes: Sequence[Sequence[int]] | None = None, bfloat16
             for index, tensor in enumerate(inputs)
         }
         request.infer(given)
-        # The outputs' memory is used again by the next call.
         return [torch.from_numpy(output.data) for output in request.output_tensors]
 
     return run
 
 
 def onnx_runtime(path: Path) -> Run:
-    """The graph on ONNX Runtime's CPU provider: tensors in, tensors out."""
+    """Return a function that runs the graph on ONNX Runtime's CPU provider, from tensors to tensors."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

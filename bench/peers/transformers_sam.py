@@ -1,4 +1,4 @@
-"""transformers' `SamModel` with the weights of one of ours, so that outputs can be compared."""
+"""transformers' `SamModel` with the weights of one of this package's models, so that outputs can be compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastsam_core.models.sam_model import SamModel
 
-# Ours (the official names) to transformers', in the order to apply them.
+# Replacements from this package's (the official) names to transformers' names, in the order to apply them.
 _RENAMED = (
     ("image_encoder.patch_embed.proj.", "vision_encoder.patch_embed.projection."),
     ("image_encoder.blocks.", "vision_encoder.layers."),
@@ -35,7 +35,7 @@ _HEAD_LAYERS = ((".layers.0.", ".proj_in."), (".layers.2.", ".proj_out."), (".la
 
 
 def renamed(name: str) -> str:
-    """A state-dict key of ours as transformers calls it."""
+    """Convert a state-dict key of this package to transformers' name."""
     for ours, theirs in _RENAMED:
         name = name.replace(ours, theirs)
     if any(head in name for head in _HEADS):
@@ -46,9 +46,9 @@ def renamed(name: str) -> str:
 
 
 def transformers_model(model: SamModel) -> Any:
-    """Transformers' ViT-B SAM, attention through SDPA, holding `model`'s own tensors (sam_b only).
+    """Return transformers' ViT-B SAM with attention through SDPA. It shares `model`'s tensors, which must be sam_b's.
 
-    Its decoder's LayerNorms get the reference's epsilon of 1e-5; transformers' default is 1e-6.
+    The decoder's LayerNorms get the reference's epsilon of 1e-5; transformers' default is 1e-6.
     """
     import torch
     from transformers import SamConfig
@@ -58,7 +58,7 @@ def transformers_model(model: SamModel) -> Any:
     with torch.device("meta"):
         peer = Peer(config)
     state: dict[str, Tensor] = {renamed(name): tensor for name, tensor in model.state_dict().items()}
-    # One tensor under two names in transformers.
+    # transformers has this tensor under two names.
     state["prompt_encoder.shared_embedding.positional_embedding"] = state["shared_image_embedding.positional_embedding"]
     peer.load_state_dict(state, assign=True)
     return peer.eval()

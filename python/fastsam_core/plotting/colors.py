@@ -1,4 +1,4 @@
-"""Colours that the eye keeps apart, and their distribution over masks that touch."""
+"""A palette of distinguishable colours, and their assignment to masks that touch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 Color = tuple[int, int, int]
 
-# Red, green, blue. Hues in OKLCH follow the golden ratio, so that any first few are far apart, at the lightness where
-# sRGB has the hue at its strongest; shifts of the lightness keep hues apart that come close again after 8 or 13 steps.
+# RGB. The hues are spaced by the golden ratio in OKLCH, so that the first n are far apart for every n. Each has the
+# lightness at which sRGB reaches the hue's highest chroma. Hues come close again after 8 or 13 steps; shifts in
+# lightness keep these colours apart.
 _HEX = """
     1A78FE BCE40C D20A9C 13DDF1 FFAD44 8448FE 18E985 FE4764 1093D3 DBC612
     EF4CFE 02C1B4 FE7914 6982FD 6CC20F F80A8F 56DAFE CF9601 A638FE 0BF5B7
@@ -22,15 +23,15 @@ def _bgr(colors: np.ndarray) -> list[Color]:
 
 
 PALETTE: list[Color] = _bgr(_RGB)
-# Outlines: at full strength they stand out from their own fill, which is mixed with the photo; a little lighter, they
-# stand out from dark photos too.
+# For outlines. They are opaque, so they stand out from their own fill, which is blended with the photo. Being a little
+# lighter, they also stand out from dark photos.
 LIGHT: list[Color] = _bgr(_RGB + 0.2 * (255 - _RGB))
-# Grounds for white text, with a contrast of at least 7 : 1 (WCAG AAA).
+# Backgrounds for white text, with a contrast of at least 7:1 (WCAG AAA).
 DARK: list[Color] = _bgr(0.4 * _RGB)
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
-    """OKLab coordinates (N, 3) of sRGB colours (N, 3) from 0 to 255; formula and numbers by B. Ottosson (2020)."""
+    """Convert sRGB colours (N, 3), 0 to 255, to OKLab (N, 3). Formula and coefficients by B. Ottosson (2020)."""
     unit = np.asarray(rgb, float) / 255
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     to_cones = [
@@ -46,17 +47,18 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
     return np.cbrt(linear @ np.array(to_cones).T) @ np.array(to_lab).T
 
 
-# Differences in lightness count half: the photo below a fill changes its lightness, but hardly its hue.
+# Lightness differences count half, because blending with the photo changes a fill's lightness but hardly its hue.
 _LAB = oklab(_RGB) * (0.5, 1, 1)
 DISTANCES = np.linalg.norm(_LAB[:, None] - _LAB[None], axis=2)
-# Touching masks whose colours are nearer than this are hard to tell apart through a photo.
+# Colours closer than this are hard to tell apart on touching masks that are blended with a photo.
 MIN_DISTANCE = 0.15
 
 
 def neighbours(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, int]]:
-    """Pairs (smaller, larger) of labels that lie side by side in an integer map (H, W); negative is background.
+    """Return the pairs (smaller, larger) of labels that are adjacent in an integer map (H, W).
 
-    The map is thinned to about `long_side` first: what is near there is near to the eye.
+    Negative labels are background. The map is first subsampled to a long side of about `long_side`, and labels count as
+    adjacent there up to a distance of 3, because the eye sees them side by side.
     """
     step = max(1, max(label_map.shape) // long_side)
     thin = label_map[::step, ::step]
@@ -71,10 +73,12 @@ def neighbours(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, in
 
 
 def assign(wanted: Sequence[int], order: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Palette numbers for objects: each gets `wanted` modulo the palette, unless a neighbour's colour is too near.
+    """Return a palette index for each object so that neighbours get distinguishable colours.
 
-    Then it gets the colour farthest from its neighbours', the least used among equals. `order` is the order in
-    which objects choose.
+    wanted: preferred colour of each object, modulo the palette size. order: order in which objects choose. pairs:
+    neighbouring objects. An object gets its preferred colour, unless that is closer than `MIN_DISTANCE` to a
+    neighbour's. Then it gets the colour farthest from its neighbours' colours, and among equally far ones the least
+    used.
     """
     size = len(PALETTE)
     beside: dict[int, list[int]] = {}
@@ -82,7 +86,7 @@ def assign(wanted: Sequence[int], order: Iterable[int], pairs: Iterable[tuple[in
         beside.setdefault(first, []).append(second)
         beside.setdefault(second, []).append(first)
     chosen: dict[int, int] = {}
-    # Colours that others wish for count as used, so that a swap does not take one from a later object.
+    # Preferred colours of later objects count as used, so that replacements avoid them.
     used = np.bincount([wish % size for wish in wanted], minlength=size)
     for i in order:
         color = wanted[i] % size

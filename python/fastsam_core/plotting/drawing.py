@@ -1,4 +1,4 @@
-"""Fills, outlines, boxes and labels, drawn mask by mask inside its bounding box."""
+"""Draw fills, outlines, boxes and labels. Each mask is processed within its bounding box only."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from ..results import Results
 
 COLOR_MODES = ("class", "instance")
-FILL = 0.45  # how much of a pixel is its mask's colour: the photo stays legible, and so do the colours
-CROWD = 20  # with more masks than this, boxes and labels would hide what they name
-# Line widths as shares of the picture's mean side. That of boxes is Ultralytics' default.
+FILL = 0.45  # opacity of a mask's fill: both photo and colours stay recognisable
+CROWD = 20  # with more masks than this, boxes and labels are omitted, since they would hide the masks
+# Line widths as fractions of the mean of the image's height and width. `BOX` is Ultralytics' default.
 BOX, OUTLINE, CROWDED_OUTLINE = 0.003, 0.002, 0.0015
 _SUBPIXEL = 4  # bits of sub-pixel precision in OpenCV's line drawing
 
 
 @dataclass(frozen=True)
 class Style:
-    """What to draw and how; the meaning of each field is that of `Results.plot`."""
+    """What to draw and how. The fields are arguments of `Results.plot`; `text_color` is its `txt_color`."""
 
     conf: bool = True
     line_width: float | None = None
@@ -53,7 +53,10 @@ class Style:
 
 
 def draw(results: Results, style: Style | None = None, image: np.ndarray | None = None) -> np.ndarray:
-    """A new uint8 BGR picture (H, W, 3) with the results drawn on `image`, or on their own picture."""
+    """Return a new uint8 BGR image (H, W, 3) with the results drawn on `image`, by default on their own image.
+
+    Raises ValueError if `image` has another shape than the results' image or isn't uint8.
+    """
     style = style or Style()
     ground = results.orig_img if image is None else np.asarray(image)
     if ground.shape != (*results.orig_shape, 3) or ground.dtype != np.uint8:
@@ -73,17 +76,18 @@ def draw(results: Results, style: Style | None = None, image: np.ndarray | None 
 
 
 def _draw_masks(canvas: np.ndarray, masks: Masks, classes: list[int], width: int) -> list[int]:
-    """Tint and outline all masks in place, large ones first; returns their palette numbers."""
+    """Tint and outline all masks in place, large ones first, and return their palette indices."""
     areas = masks.area.numpy()
     order = np.argsort(-areas, kind="stable").tolist()
-    top = np.full(canvas.shape[:2], -1, np.int32)  # the smallest mask at each pixel
+    top = np.full(canvas.shape[:2], -1, np.int32)  # index of the smallest mask at each pixel, or -1
     outlines: dict[int, list[np.ndarray]] = {}
     for i in order:
         (x, y), crop = masks.crop(i)
         if crop.size:
             top[y : y + crop.shape[0], x : x + crop.shape[1]][crop] = i
             outlines[i] = _outlines(crop, (x, y), smooth=width)
-    # Every mask its own class (SAM): colours are free to keep neighbours apart. Else a class keeps its colour.
+    # If every mask has a class of its own, as with SAM, colours may change to keep neighbours apart. Otherwise all
+    # masks of a class keep the colour of the class.
     if len(set(classes)) == len(classes):
         shades = colors.assign(classes, order, colors.neighbours(top))
     else:
@@ -96,7 +100,7 @@ def _draw_masks(canvas: np.ndarray, masks: Masks, classes: list[int], width: int
 def _tint(canvas: np.ndarray, top: np.ndarray, fills: np.ndarray) -> None:
     import cv2
 
-    # Rows in bands: the looked-up colours of a large photo need not exist all at once.
+    # Work in bands of rows to bound the memory for looked-up colours of a large photo.
     for start in range(0, len(canvas), 256):
         band, labels = canvas[start : start + 256], top[start : start + 256]
         mixed = cv2.addWeighted(band, 1 - FILL, fills[labels], FILL, 0)
@@ -104,7 +108,10 @@ def _tint(canvas: np.ndarray, top: np.ndarray, fills: np.ndarray) -> None:
 
 
 def _outlines(crop: np.ndarray, corner: tuple[int, int], smooth: int) -> list[np.ndarray]:
-    """Closed contours of parts and holes, fixed-point int32 (K, 1, 2), with the pixel stairs smoothed away."""
+    """Return the closed contours of a mask's parts and holes, fixed-point int32 (K, 1, 2), with pixel steps smoothed.
+
+    corner: x, y of the crop's upper left pixel. smooth: half width of the moving average along the contour, in points.
+    """
     import cv2
 
     found, _ = cv2.findContours(crop.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=corner)
@@ -115,7 +122,8 @@ def _outlines(crop: np.ndarray, corner: tuple[int, int], smooth: int) -> list[np
         if len(points) > 4 * window:
             wrapped = np.concatenate([points[-smooth:], points, points[:smooth]])
             sums = np.cumsum(np.concatenate([np.zeros((1, 2)), wrapped]), axis=0)
-            # Neighbours in a moving average are nearly on a line; every other one draws the same and costs half.
+            # Adjacent points of a moving average are almost collinear, so every other one draws the same at half the
+            # cost.
             points = ((sums[window:] - sums[:-window]) / window)[::2]
         smoothed.append((points * (1 << _SUBPIXEL) + 0.5).astype(np.int32).reshape(-1, 1, 2))
     return smoothed
@@ -133,12 +141,12 @@ def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: 
 
     height, width = results.orig_shape
     thickness = _width(style, results.orig_shape, BOX)
-    # A label larger than the picture has no place in it.
+    # Bound the font size: a label larger than the image can't be placed anyway.
     size = min(max(8, round(style.font_size or max(12, (height + width) / 2 * 0.02))), height + width)
     light_text = sum(style.text_color) > 3 * 127
     taken: list[text.Box] = []  # where labels may not go
     finite = np.nan_to_num(rows, posinf=2 * width, neginf=-width)
-    # Far-off coordinates would overflow OpenCV's fixed-point drawing.
+    # Coordinates far outside the image would overflow OpenCV's fixed-point drawing.
     corners = finite[:, :4].clip(-thickness - 1, [width + thickness, height + thickness] * 2).round().astype(int)
     by_size = np.argsort(-np.prod(corners[:, 2:] - corners[:, :2], axis=1), kind="stable").tolist()
     for i in by_size:
@@ -147,7 +155,7 @@ def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: 
     if not style.labels:
         return
     for x1, y1, x2, y2 in corners.tolist():
-        if (x2 - x1) * (y2 - y1) < 8 * size * size:  # about twice a label: too small to lie under one
+        if (x2 - x1) * (y2 - y1) < 8 * size * size:  # about twice a label's area: don't cover it with a label
             taken.append((x1, y1, x2, y2))
     for i in by_size:
         name = results.name_of(finite[i, 5])
@@ -161,6 +169,7 @@ def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: 
 
 
 def _width(style: Style, picture: tuple[int, int], share: float) -> int:
+    """Return the line width in pixels: the style's, or `share` of the image's mean side."""
     if style.line_width is not None:
         return min(max(1, round(style.line_width)), WIDEST_LINE)
     return max(1 if share == CROWDED_OUTLINE else 2, round(sum(picture) / 2 * share))

@@ -1,4 +1,4 @@
-"""Plots out: files, viewers, notebooks, PIL."""
+"""Output of drawn images: files, viewers, notebooks, PIL images."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ import numpy as np
 
 from .._files import atomic_path
 
-# What OpenCV writes in every build.
+# Formats that every build of OpenCV can write.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NOTEBOOK_SIDE = 1024
-# Of a JPEG's side, in pixels, by libjpeg.
+# libjpeg's limit on the sides of an image, in pixels.
 _LONGEST_JPEG = 65500
 
 
 def to_pil(bgr: np.ndarray) -> Any:
-    """An RGB PIL image of a BGR array (H, W, 3)."""
+    """Convert a BGR array (H, W, 3) to an RGB PIL image."""
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(bgr[..., ::-1]))
 
 
 def to_bgr(picture: Any) -> np.ndarray:
-    """A BGR array of a PIL image; an array is given back."""
+    """Convert a PIL image to a BGR array (H, W, 3). An array is returned unchanged."""
     if isinstance(picture, np.ndarray):
         return picture
     return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
 
 
 def write_image(target: str | os.PathLike[str], bgr: np.ndarray) -> None:
-    """Write a BGR picture; the suffix chooses the format. The file is whole or not there at all."""
+    """Write a BGR image (H, W, 3) atomically. The suffix selects the format.
+
+    Raises ValueError for a suffix not in `SUFFIXES`, or if the format can't hold the image.
+    """
     suffix = Path(target).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"can't write {str(target)!r}: the suffix must be one of {', '.join(SUFFIXES)}")
@@ -42,12 +45,12 @@ def write_image(target: str | os.PathLike[str], bgr: np.ndarray) -> None:
 
 
 def usual_suffix(bgr: np.ndarray) -> str:
-    """That of a picture's file where nobody has chosen one: JPEG's, PNG's for a picture that is too long for it."""
+    """Return the default suffix for an image file: ".jpg", or ".png" if the image is too large for JPEG."""
     return ".jpg" if max(bgr.shape[:2]) <= _LONGEST_JPEG else ".png"
 
 
 def encoded(bgr: np.ndarray, suffix: str) -> bytes:
-    """What a file of this suffix holds; ValueError for a picture that it can't."""
+    """Encode an image in the format of `suffix`. Raises ValueError if the format can't hold it."""
     import cv2
 
     done, data = cv2.imencode(suffix, bgr)
@@ -57,7 +60,7 @@ def encoded(bgr: np.ndarray, suffix: str) -> bytes:
 
 
 def png(bgr: np.ndarray, long_side: int = NOTEBOOK_SIDE) -> bytes:
-    """PNG bytes, shrunk to at most `long_side` pixels wide and high."""
+    """Encode an image as PNG, downscaled to at most `long_side` pixels in width and height."""
     import cv2
 
     scale = long_side / max(bgr.shape[:2])
@@ -68,7 +71,7 @@ def png(bgr: np.ndarray, long_side: int = NOTEBOOK_SIDE) -> bytes:
 
 
 def show_image(bgr: np.ndarray, title: str = "") -> None:
-    """Open the picture in the notebook, or else in the system's viewer."""
+    """Show an image in the notebook, or outside of notebooks in the system's image viewer."""
     try:
         from IPython import get_ipython
         from IPython.display import display

@@ -1,4 +1,4 @@
-"""Labels: text on a coloured ground, put where it covers neither another label nor a small object."""
+"""Labels: text on a coloured background, placed where it covers neither another label nor a small object."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# Asked for in turn when the text has letters that Pillow's own font lacks; names as fonts are installed.
+# File names of fonts to try in turn if the text has letters that Pillow's built-in font may lack.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc")
 
 Box = tuple[int, int, int, int]
@@ -16,7 +16,10 @@ Box = tuple[int, int, int, int]
 
 @lru_cache(maxsize=32)
 def load_font(name: str, size: int, wide: bool) -> Any:
-    """The named font if it is installed; for letters beyond Latin-1 (`wide`) one that may have them; Pillow's own."""
+    """Load the named font; if it isn't installed, Pillow's built-in font.
+
+    wide: the text isn't ASCII, so fonts with large character sets are tried before Pillow's. size: in pixels.
+    """
     from PIL import ImageFont
 
     for candidate in (name, *(_WIDE_FONTS if wide else ())):
@@ -28,13 +31,13 @@ def load_font(name: str, size: int, wide: bool) -> Any:
 
 
 def render(text: str, font: str, size: int, color: Sequence[int], ground: Sequence[int]) -> np.ndarray:
-    """The label as a uint8 BGR patch (h, w, 3); `color` and `ground` are BGR, `size` is in pixels."""
+    """Render a label as a uint8 BGR patch (h, w, 3). Text `color` and background `ground` are BGR, `size` is pixels."""
     from PIL import Image, ImageDraw
 
     loaded = load_font(font, size, not text.isascii())
     left, top, right, bottom = (int(side) for side in loaded.getbbox(text))
     pad = max(2, size // 4)
-    # A fixed height from the font's size keeps labels of "aaa" and "ggg" alike.
+    # The height follows the font size rather than the text, so that labels of "aaa" and "ggg" look alike.
     height = max(size, bottom) + pad
     patch = Image.new("RGB", (right - left + 2 * pad, height), tuple(ground[::-1]))
     ImageDraw.Draw(patch).text((pad - left, (height - bottom - top) // 2), text, font=loaded, fill=tuple(color[::-1]))
@@ -42,9 +45,10 @@ def render(text: str, font: str, size: int, color: Sequence[int], ground: Sequen
 
 
 def place(size: tuple[int, int], box: Sequence[float], picture: tuple[int, int], taken: list[Box]) -> Box | None:
-    """Where a label of (height, width) goes: on top of its box, inside its top, or below; None when all is taken.
+    """Return where to put a label: above its box, inside the box at the top, or below it; None if nothing is free.
 
-    Inside is only for boxes that the label covers by less than a third. `picture` is (height, width).
+    size: (height, width) of the label. box: x1, y1, x2, y2. picture: (height, width) of the image. taken: places that
+    the label must not cover. Inside is tried only if the label covers at most a third of the box.
     """
     height, width = size
     x1, y1, x2, y2 = (int(side) for side in box)

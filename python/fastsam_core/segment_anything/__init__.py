@@ -1,10 +1,10 @@
-"""The interface of Meta's `segment_anything` package, for tools that were written against it.
+"""The interface of Meta's `segment_anything` package, for code written against it.
 
     from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
-Signatures, argument names, return types and their order are Meta's; images are RGB as there. What runs is this
-package's: checkpoints are read without executing anything, and masks come from low-resolution logits. Tools that import
-`segment_anything` themselves get this one after `install()`.
+Signatures, argument names, return types and their order are Meta's, and images are RGB as there. The implementation is
+this package's: checkpoints are read without executing code, and masks are made from low-resolution logits. Call
+`install()` to make third-party tools that import `segment_anything` use this package.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _MODULES = (
 
 
 def install(name: str = "segment_anything") -> None:
-    """Let `import segment_anything` in this process mean this package. Call it before the tool is imported.
+    """Make `import segment_anything` import this package, in this process. Call it before importing the tool.
 
-    RuntimeError where another package of that name is imported already.
+    Raises RuntimeError if another package of that name has been imported already.
     """
     own = sys.modules[__name__]
     if sys.modules.get(name, own) is not own:

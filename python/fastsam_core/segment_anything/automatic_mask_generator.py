@@ -1,4 +1,4 @@
-"""`SamAutomaticMaskGenerator`: all masks of an image, as a list of dicts."""
+"""`SamAutomaticMaskGenerator`: segment everything in an image, as a list of dicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .. import rle
 from .._log import warn_once
 from .._rle_dicts import unpack
 from ..config import Config
-from ..everything.arguments import check_count
+from ..everything.arguments import check_count, check_number
 from ..everything.grid import checked_grids
 from ..models.judgement import OFFICIAL
 from ..models.sam.amg import build_all_layer_point_grids
@@ -19,24 +19,36 @@ from ..segment import generate_records
 from .predictor import SamPredictor
 
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-# Zero and less turn the filter off there, while here they are thresholds like any other.
+# In Meta's package a threshold of zero or less turns the filter off; in `Config` it is a threshold like any other.
 _NO_FILTER = -1e30
 _THRESHOLDS = OFFICIAL.conf_thres, OFFICIAL.stability_score_thresh
 
 
 class SamAutomaticMaskGenerator:
-    """Segments everything in an image: prompts a grid of points, filters by quality, removes duplicates.
+    """Segments everything in an image: prompts with a grid of points, filters by quality, removes duplicates.
 
-    model: from `sam_model_registry`, or a `SAM` or `SamModel` of this package. The arguments are Meta's:
-    points_per_side: points along each side; None where `point_grids` says which, one (n, 2) array of x, y in [0, 1] per
-        layer of crops. points_per_batch: points decoded together.
-    pred_iou_thresh, stability_score_thresh: keep masks whose predicted IoU is greater, whose stability is not less; 0
-        turns a filter off. stability_score_offset: shift of the logits for the latter.
-    box_nms_thresh, crop_nms_thresh: box IoU above which duplicates go, within a crop and between crops.
-    crop_n_layers: layers of ever smaller crops beside the image. crop_overlap_ratio: their overlap.
-        crop_n_points_downscale_factor: thins the grid of each further layer.
-    min_mask_region_area: fill holes and drop islands that have fewer pixels.
-    output_mode: "binary_mask" for bool arrays (H, W), "uncompressed_rle" for `counts` as a list, "coco_rle" for text.
+    The arguments are Meta's.
+
+    Args:
+        model: From `sam_model_registry`, or a `SAM` or `SamModel` of this package.
+        points_per_side: Points along each side of the grid; None if `point_grids` is given.
+        points_per_batch: Points decoded together.
+        pred_iou_thresh: Keep masks whose predicted IoU is greater. 0 turns the filter off.
+        stability_score_thresh: Keep masks whose stability score is at least this. 0 turns the filter off.
+        stability_score_offset: Shift of the logits in the stability score.
+        box_nms_thresh: Box IoU above which masks of one crop are duplicates.
+        crop_n_layers: Number of layers of ever smaller crops to segment in addition to the image.
+        crop_nms_thresh: Box IoU above which masks of different crops are duplicates.
+        crop_overlap_ratio: Overlap of the first layer's crops, as a fraction of the image's short side. It halves with
+            each further layer.
+        crop_n_points_downscale_factor: Factor by which the grid gets sparser with each layer.
+        point_grids: One (n, 2) array of x, y in [0, 1] per layer, the whole image first, instead of `points_per_side`.
+        min_mask_region_area: Fill holes and remove islands that have fewer pixels.
+        output_mode: "binary_mask" for bool arrays (H, W), "uncompressed_rle" for RLE with `counts` as a list,
+            "coco_rle" for RLE with `counts` as text.
+
+    Raises:
+        ValueError: For an invalid option, or unless exactly one of `points_per_side` and `point_grids` is given.
     """
 
     def __init__(
@@ -60,6 +72,9 @@ class SamAutomaticMaskGenerator:
             raise ValueError("give either points_per_side or point_grids, and None for the other")
         if output_mode not in _MODES:
             raise ValueError(f"output_mode must be one of {', '.join(_MODES)}, not {output_mode!r}")
+        crop_n_layers = check_count("crop_n_layers", crop_n_layers, 0)
+        if check_number("crop_n_points_downscale_factor", crop_n_points_downscale_factor) <= 0:
+            raise ValueError(f"crop_n_points_downscale_factor must be above 0, not {crop_n_points_downscale_factor}")
         if points_per_side is not None:
             per_side = check_count("points_per_side", points_per_side)
             self.point_grids = build_all_layer_point_grids(per_side, crop_n_layers, crop_n_points_downscale_factor)
@@ -78,20 +93,22 @@ class SamAutomaticMaskGenerator:
         self.crop_n_points_downscale_factor = crop_n_points_downscale_factor
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
-        self._config()  # refuses bad values here and not later
+        self._config()  # raises for invalid values now rather than in `generate`
         own = self.predictor.model.judgement
         if own != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
             warn_once(
-                f"{self.predictor.model.name} scores its masks lower than Meta's models do, and few pass here: "
-                f"pred_iou_thresh={own.conf_thres}, stability_score_thresh={own.stability_score_thresh} suit it"
+                f"{self.predictor.model.name} scores its masks lower than Meta's models do, so few pass the default "
+                f"thresholds; pred_iou_thresh={own.conf_thres}, "
+                f"stability_score_thresh={own.stability_score_thresh} suit it"
             )
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
-        """All masks of an RGB image, uint8 (H, W, 3): one dict each.
+        """Segment everything in an RGB image, uint8 (H, W, 3), and return one dict per mask.
 
-        Keys: `segmentation` as `output_mode` says; `area` in pixels; `bbox` [x, y, width, height], the extent between
-        the outermost pixels; `predicted_iou`; `point_coords` [[x, y]], the point that gave the mask; `stability_score`;
-        `crop_box` [x, y, width, height] of the crop that it was found in.
+        Keys: `segmentation` in the form of `output_mode`; `area` in pixels; `bbox` [x, y, width, height], measured from
+        the first to the last mask pixel, so a mask of one pixel has width 0; `predicted_iou`; `point_coords` [[x, y]],
+        the point that prompted the mask; `stability_score`; `crop_box` [x, y, width, height] of the crop in which it
+        was found. Raises ValueError for another kind of image.
         """
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             shown = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -103,7 +120,7 @@ class SamAutomaticMaskGenerator:
         return records
 
     def _config(self) -> Config:
-        # The attributes may have been changed since.
+        # Built for every call, since users may change the attributes.
         return Config().updated(
             {
                 "points_batch_size": self.points_per_batch,

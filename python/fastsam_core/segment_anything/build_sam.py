@@ -1,4 +1,4 @@
-"""Models by Meta's names."""
+"""Functions that build models, under the names of Meta's package."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from .modeling import Sam
 
 
 def build_sam_vit_h(checkpoint: Checkpoint = None) -> Sam:
-    """SAM with the ViT-H image encoder; untrained without a checkpoint."""
+    """Build SAM with the ViT-H image encoder. Without a checkpoint it is untrained."""
     return Sam(build.build_sam_vit_h(checkpoint))
 
 
 def build_sam_vit_l(checkpoint: Checkpoint = None) -> Sam:
-    """SAM with the ViT-L image encoder; untrained without a checkpoint."""
+    """Build SAM with the ViT-L image encoder. Without a checkpoint it is untrained."""
     return Sam(build.build_sam_vit_l(checkpoint))
 
 
 def build_sam_vit_b(checkpoint: Checkpoint = None) -> Sam:
-    """SAM with the ViT-B image encoder; untrained without a checkpoint."""
+    """Build SAM with the ViT-B image encoder. Without a checkpoint it is untrained."""
     return Sam(build.build_sam_vit_b(checkpoint))
 
 
 def build_sam_vit_t(checkpoint: Checkpoint = None) -> Sam:
-    """MobileSAM, as its own package calls it; untrained without a checkpoint."""
+    """Build MobileSAM, which its own package calls vit_t. Without a checkpoint it is untrained."""
     return Sam(build.build_mobile_sam(checkpoint))
 
 
 def build_sam_nano(checkpoint: Checkpoint = "sam_nano.pt") -> Sam:
-    """The bundled model, with its weights unless `checkpoint` is None."""
+    """Build the bundled model sam_nano. It has its weights by default and is untrained if `checkpoint` is None."""
     return Sam(build.build_sam_nano(checkpoint))
 
 

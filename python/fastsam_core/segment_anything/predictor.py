@@ -1,4 +1,4 @@
-"""`SamPredictor`: one image, many prompts, NumPy arrays out."""
+"""`SamPredictor`: many prompts on one image, with NumPy arrays as results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .utils.transforms import ResizeLongestSide
 
 
 class SamPredictor:
-    """Segments one image by prompts.
+    """Segments objects in one image from prompts.
 
-    sam_model: from `sam_model_registry`, or a `SAM` or `SamModel` of this package.
+    sam_model: from `sam_model_registry`, or a `SAM` or `SamModel` of this package. S below is its input size.
 
     `features` (1, C, S / 16, S / 16), `original_size`, `input_size` (both height, width) and `is_image_set` are plain
-    attributes: setting all four puts an embedding back that was kept from before.
+    attributes. Setting all four restores an embedding that was saved earlier.
     """
 
     features: Tensor | None
@@ -37,9 +37,9 @@ class SamPredictor:
         self.reset_image()
 
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
-        """Encode an image, uint8 (H, W, 3) in the channel order that `image_format`, "RGB" or "BGR", says.
+        """Encode an image, uint8 (H, W, 3), whose channel order is `image_format`, "RGB" or "BGR".
 
-        ValueError for another array or format.
+        Raises ValueError for another format or kind of array, TypeError for anything that isn't a NumPy array.
         """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be 'RGB' or 'BGR', not {image_format!r}")
@@ -49,7 +49,10 @@ class SamPredictor:
         self._take(features, (image.shape[0], image.shape[1]))
 
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
-        """Encode an image (1, 3, h, w) that `transform` has scaled; `original_image_size` is (H, W) before that."""
+        """Encode an RGB image (1, 3, h, w) that `transform` has scaled.
+
+        original_image_size: (H, W) before scaling. Raises ValueError unless the long side is the model's input size.
+        """
         side = self.model.image_size
         shape = tuple(transformed_image.shape)
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
@@ -60,6 +63,7 @@ class SamPredictor:
         self.input_size = shape[2], shape[3]
 
     def _take(self, features: Tensor, original_size: tuple[int, ...]) -> None:
+        """Set the embedding of an image, replacing that of the previous one."""
         self.reset_image()
         self.original_size = int(original_size[0]), int(original_size[1])
         self.input_size = self.transform.get_preprocess_shape(*self.original_size, self.model.image_size)
@@ -75,15 +79,23 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masks of one object.
+        """Predict masks of one object.
 
-        point_coords: (P, 2) x, y in pixels of the image, with point_labels (P,): 1 foreground, 0 background. box: (4,)
-        x1, y1, x2, y2. mask_input: (1, S / 4, S / 4) logits, as an earlier call returned them. multimask_output: three
-        masks for an ambiguous prompt instead of one. return_logits: float32 logits instead of bool.
+        Args:
+            point_coords: (P, 2) x, y in pixels of the image.
+            point_labels: (P,) label of each point: 1 foreground, 0 background. Also accepted are -1, no point, and
+                2 and 3, the corners of a box.
+            box: (4,) x1, y1, x2, y2 in pixels of the image.
+            mask_input: (1, S / 4, S / 4) logits, as returned by an earlier call.
+            multimask_output: Return three masks, for an ambiguous prompt, instead of one.
+            return_logits: Return masks as float32 logits instead of bool.
 
-        Returns masks (C, H, W), their predicted IoU (C,), and low-resolution logits (C, S / 4, S / 4).
-        ValueError for prompts of other shapes, coordinates that aren't finite and other labels than -1 to 3;
-        RuntimeError without an image, as in Meta's package.
+        Returns:
+            Masks (C, H, W), their predicted IoU (C,), and low-resolution logits (C, S / 4, S / 4).
+
+        Raises:
+            ValueError: For prompts of other shapes, coordinates that aren't finite, or labels outside -1 to 3.
+            RuntimeError: If no image is set, as in Meta's package.
         """
         self._check_image()
         coords = labels = boxes = mask = None
@@ -91,7 +103,7 @@ class SamPredictor:
             if point_labels is None:
                 raise ValueError("point_labels are needed with point_coords")
             points = _finite("point_coords", point_coords)
-            points = points if points.size else points.reshape(0, 2)  # [], once all clicks are taken back
+            points = points if points.size else points.reshape(0, 2)  # tools pass [] once all clicks are undone
             if points.ndim != 2 or points.shape[1] != 2:
                 raise ValueError(f"point_coords must be (P, 2) x, y, not {points.shape}")
             scaled = self.transform.apply_coords(points, self.original_size)
@@ -129,11 +141,12 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks of B objects, whose prompts `transform` has scaled already.
+        """Predict masks of B objects. Their prompts must already be scaled by `transform`.
 
-        point_coords: (B, P, 2) with point_labels (B, P). boxes: (B, 4). mask_input: (B, 1, S / 4, S / 4).
-        Returns masks (B, C, H, W) bool, or float32 with `return_logits`, predicted IoU (B, C), and low-resolution
-        logits (B, C, S / 4, S / 4). ValueError without any prompt.
+        point_coords: (B, P, 2) with point_labels (B, P). boxes: (B, 4). mask_input: (B, 1, S / 4, S / 4), or
+        (1, 1, S / 4, S / 4) for all objects. Returns masks (B, C, H, W) bool, or float32 logits with `return_logits`,
+        predicted IoU (B, C), and low-resolution logits (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1.
+        Raises ValueError without any prompt, RuntimeError if no image is set.
         """
         self._check_image()
         boxes = None if boxes is None else boxes.reshape(-1, 4)
@@ -160,7 +173,7 @@ class SamPredictor:
         return pixels.view(shape).to(low_res.device), predicted_iou, low_res
 
     def get_image_embedding(self) -> Tensor:
-        """The embedding of the image that is set, (1, C, S / 16, S / 16). RuntimeError without one."""
+        """Return the embedding of the current image, (1, C, S / 16, S / 16). Raises RuntimeError if none is set."""
         if not self.is_image_set:
             raise RuntimeError("no image is set: call set_image(...) first to get its embedding")
         assert self.features is not None
@@ -168,11 +181,11 @@ class SamPredictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
     def reset_image(self) -> None:
-        """Forget the image."""
+        """Discard the current image and its embedding."""
         self.is_image_set = False
         self.features = None
         self.original_size = self.input_size = (0, 0)
@@ -183,7 +196,7 @@ class SamPredictor:
             raise RuntimeError("no image is set: call set_image(...) before predicting masks")
 
     def _prepared(self) -> PreparedImage:
-        """What the decoder needs of `features`, made once for as long as these, and the weights, stay as they are."""
+        """Return the decoder's precomputed form of `features`, cached until these or the weights change."""
         features = self.get_image_embedding()
         weights = [kept(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
         made_from, changes = [features, *weights], edits(features)

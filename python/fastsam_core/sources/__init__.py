@@ -1,4 +1,4 @@
-"""Sources: everything a picture can come from, as one iterable of BGR arrays with names."""
+"""Sources: everything that images can come from, as one iterable of named BGR arrays."""
 
 from .decode import decode_image, read_image
 from .item import Item, Source

@@ -1,4 +1,4 @@
-"""Pictures that are in memory already: NumPy arrays, Pillow images and torch tensors, as BGR uint8."""
+"""Convert images in memory to BGR uint8: NumPy arrays, Pillow images and torch tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ORIENTATION = 0x0112  # EXIF tag
-# EXIF orientation -> the name of the Pillow transpose that puts the picture upright (EXIF 2.32, 4.6.4 A).
+# EXIF orientation -> name of the Pillow transpose that makes the image upright (EXIF 2.32, 4.6.4 A).
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -26,12 +26,12 @@ _UPRIGHT = {
     8: "ROTATE_90",
 }
 
-# What no value of 16 bits reaches where they hold fewer: 14 bits at most.
+# A 16-bit image whose maximum is below this probably holds samples of at most 14 bits.
 _DARK = 1 << 14
 
 
 def check_array(array: NDArray[Any]) -> None:
-    """ValueError / TypeError unless `from_array` takes it: shape and dtype only, no pixel is looked at."""
+    """Raise ValueError unless `from_array` accepts the array's shape and dtype. Pixels are not read."""
     shape, dtype = array.shape, array.dtype
     if array.ndim == 4:
         raise ValueError(f"an array of shape {shape} is a batch: pass a list of (H, W, 3) arrays instead")
@@ -44,7 +44,7 @@ def check_array(array: NDArray[Any]) -> None:
         raise ValueError(f"the image array has no pixels: shape {shape}")
     if dtype.kind == "f":
         raise ValueError(
-            f"a {dtype} array leaves the scale open: pass uint8, for [0, 1] as (image * 255).round().astype('uint8') "
+            f"the scale of a {dtype} array is ambiguous: pass uint8, for [0, 1] (image * 255).round().astype('uint8') "
             "(a torch tensor (3, H, W) in [0, 1], RGB, is accepted as it is)"
         )
     if dtype != np.uint8 and dtype != np.bool_ and not (dtype.kind == "u" and dtype.itemsize == 2):
@@ -52,11 +52,12 @@ def check_array(array: NDArray[Any]) -> None:
 
 
 def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """An ndarray picture as BGR uint8 (H, W, 3), C-contiguous.
+    """Convert an image array to BGR uint8 (H, W, 3), C-contiguous.
 
-    array: (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, whose alpha is dropped; uint8, uint16 (its high byte is
-    kept, with a warning where that is dark), or bool (True is white). A contiguous uint8 (H, W, 3) array is passed
-    through, not copied. Floating-point and other integer arrays are refused with a ValueError: their scale is a guess.
+    array: (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, whose alpha is dropped. The dtype is uint8, uint16 (the
+    high byte is kept, with a warning if the result is dark) or bool (True becomes white). A contiguous uint8 (H, W, 3)
+    array is returned without a copy. Raises ValueError for floating-point and other integer arrays, whose scale is
+    ambiguous.
     """
     array = np.asarray(array)
     check_array(array)
@@ -65,8 +66,8 @@ def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     elif array.dtype != np.uint8:
         if 0 < int(array.max()) < _DARK:
             warn_once(
-                "a 16-bit picture uses part of its range only, and its high bytes, which are kept, are dark: scale it "
-                "to 0..65535 first, for 12 bits as image << 4"
+                "a 16-bit image uses only a part of its range, so its high bytes, which are kept, are dark: scale it "
+                "to 0..65535 first, for example image << 4 for 12 bits"
             )
         array = (array >> 8).astype(np.uint8)
     if array.ndim == 2:
@@ -77,10 +78,11 @@ def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def from_pil(image: Image) -> NDArray[np.uint8]:
-    """A Pillow image of any mode as BGR uint8 (H, W, 3), upright after its EXIF orientation.
+    """Convert a Pillow image to BGR uint8 (H, W, 3), made upright by its EXIF orientation.
 
-    Alpha is dropped, palettes and CMYK are converted by Pillow, 16-bit samples keep their high byte. ValueError for
-    floating-point images (mode F), whose scale is a guess, and for damaged files that Pillow had not yet decoded.
+    Alpha is dropped, palettes and CMYK are converted by Pillow, and 16-bit samples keep their high byte. Raises
+    ValueError for floating-point images (mode F), whose scale is ambiguous, for 32-bit integers outside 0 to 65535, and
+    for damaged files that Pillow had not decoded yet.
     """
     from PIL import Image as pillow
 
@@ -95,13 +97,13 @@ def from_pil(image: Image) -> NDArray[np.uint8]:
         image = image.transpose(pillow.Transpose[method])
     mode = image.mode
     if mode == "F":
-        raise ValueError("a floating-point image (mode F) leaves the scale open: convert it to 8 bit first")
+        raise ValueError("the scale of a floating-point image (mode F) is ambiguous: convert it to 8 bit first")
     if mode == "I" or mode.startswith("I;16"):
         values = np.asarray(image)
         if mode == "I" and (values.min() < 0 or values.max() > 65535):
             raise ValueError("a 32-bit image with values outside 0..65535: convert it to 8 bit first")
         return from_array(values.astype(np.uint16))
-    if mode in ("La", "RGBa"):  # premultiplied alpha has no direct way to RGB
+    if mode in ("La", "RGBa"):  # Pillow can't convert premultiplied alpha directly to RGB
         image = image.convert(mode[:-1] + "A")
     import cv2
 
@@ -109,11 +111,12 @@ def from_pil(image: Image) -> NDArray[np.uint8]:
 
 
 def from_tensor(tensor: torch.Tensor) -> list[NDArray[np.uint8]]:
-    """A torch tensor as a list of BGR uint8 (H, W, 3) pictures, one per batch entry.
+    """Convert a torch tensor to a list of BGR uint8 (H, W, 3) images, one per batch entry.
 
     tensor: (B, C, H, W), (C, H, W) or (H, W) with C = 1, 3 (RGB) or 4 (RGBA, alpha dropped), of any height and width,
-    on any device: uint8, bool (True is white), or floating point in [0, 1], which is scaled by 255 and rounded.
-    Floating-point values up to 255 are taken as that scale, with a warning. Anything else is a ValueError.
+    on any device. The dtype is uint8, bool (True becomes white), or floating point in [0, 1], which is scaled by 255
+    and rounded. An image with floating-point values from 1 to 255 is taken as already scaled, with a warning. Raises
+    ValueError for anything else.
     """
     check_tensor(tensor)
     batch = tensor.detach()
@@ -122,7 +125,7 @@ def from_tensor(tensor: torch.Tensor) -> list[NDArray[np.uint8]]:
 
 
 def check_tensor(tensor: torch.Tensor) -> None:
-    """ValueError or TypeError unless `from_tensor` takes it: shape, dtype and layout only."""
+    """Raise ValueError or TypeError unless `from_tensor` accepts the tensor's shape, dtype and layout."""
     check_plain(tensor, "an image tensor")
     shape, dtype = tuple(tensor.shape), tensor.dtype
     if tensor.ndim not in (2, 3, 4):
@@ -145,7 +148,7 @@ def _picture(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
         if not (low >= -1e-3 and high <= 255):  # also true for NaN
             raise ValueError(f"a floating-point image tensor holds RGB in [0, 1], but its values span [{low}, {high}]")
         if high > 1 + 1e-3:
-            warn_once("an image tensor has values above 1: taken as 0 to 255; divide by 255 to be unambiguous")
+            warn_once("an image tensor has values above 1: assumed to be 0 to 255; divide by 255 to be unambiguous")
         else:
             image = image * 255
         image = image.round().clamp(0, 255).to(torch.uint8)
@@ -154,8 +157,8 @@ def _picture(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
 
 
 def orientation(image: Image) -> int:
-    """The EXIF orientation, 1 to 8; from 5 on, width and height change places to put the picture upright."""
+    """Return the EXIF orientation, 1 to 8. From 5 on, making the image upright swaps width and height."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # unreadable EXIF is no reason to refuse readable pixels
+    except Exception:  # unreadable EXIF data should not make readable pixels an error
         return 1

@@ -1,7 +1,7 @@
-"""Encoded pictures to BGR arrays, strictly: a damaged file is an error, never a half-grey picture.
+"""Decode image files to BGR arrays, strictly: a damaged file is an error, never a partly grey image.
 
-Pillow decodes, because it reads the size before it decodes and reports truncated and garbled data as errors; its
-pixels are those of OpenCV. Only formats on the list below reach a decoder: the first bytes decide, not the suffix.
+Pillow decodes, because it reads the size before the pixels and reports truncated or corrupt data as errors. Its pixels
+equal OpenCV's. Only the formats listed below reach a decoder; a file's first bytes decide, not its suffix.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .arrays import from_pil, orientation
 # 2^28 pixels: 805 MB of BGR; every camera and most scanners stay below it.
 DEFAULT_MAX_PIXELS = 2**28
 
-# format -> (Pillow module, class), used directly: Image.open would apply a smaller process-wide pixel limit instead
-# of ours, and offers the bytes to forty formats that nobody asked for.
+# format -> (Pillow module, class). They are used directly because Image.open would apply Pillow's process-wide, smaller
+# pixel limit and try about forty more formats.
 _DECODERS = {
     "JPEG": ("JpegImagePlugin", "JpegImageFile"),
     "PNG": ("PngImagePlugin", "PngImageFile"),
@@ -59,7 +59,7 @@ _NOT_IMAGES = (
 
 
 def max_pixels() -> int:
-    """The largest picture that is decoded: `FASTSAM_MAX_PIXELS`, or 2^28 pixels."""
+    """Return the maximum number of pixels of a decoded image: `FASTSAM_MAX_PIXELS`, by default 2^28."""
     text = os.environ.get("FASTSAM_MAX_PIXELS", "").strip()
     if not text:
         return DEFAULT_MAX_PIXELS
@@ -69,7 +69,7 @@ def max_pixels() -> int:
 
 
 def sniff(head: bytes) -> str | None:
-    """The picture format that the first 16 or more bytes of a file announce, or None."""
+    """Return the image format that a file's first bytes (at least 16) indicate, or None."""
     for start, name in _STARTS:
         if head.startswith(start):
             return name
@@ -84,14 +84,14 @@ def sniff(head: bytes) -> str | None:
 
 
 def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.uint8]:
-    """Decode a picture, upright after its EXIF orientation.
+    """Decode an image to BGR uint8 (H, W, 3), made upright by its EXIF orientation.
 
-    data: the encoded bytes (JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000; HEIF where pillow_heif has registered
-    itself with Pillow), or a binary file at its beginning. Of several frames or pages the first is taken, which is
-    said once; alpha is dropped, 16-bit samples keep their high byte. Returns BGR uint8 (H, W, 3).
+    data: the encoded bytes (JPEG, PNG, BMP, TIFF, WebP, GIF, AVIF or JPEG 2000; HEIF if pillow_heif has registered
+    itself with Pillow), or a binary file at its beginning. Of several frames or pages the first is decoded, and that is
+    logged once. Alpha is dropped and 16-bit samples keep their high byte.
 
-    ValueError for anything that is not such a picture, is damaged or truncated, or has more than `max_pixels()`
-    pixels, which is checked before any pixel is decoded.
+    Raises ValueError if the data is no such image, is damaged or truncated, or has more than `max_pixels()` pixels. The
+    size is checked before any pixel is decoded.
     """
     limit = max_pixels()
     name, picture = opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
@@ -101,25 +101,25 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
         pixels = from_pil(picture)
     except Exception as error:
         raise ValueError(f"damaged or unsupported {name} file: {_reason(error)}") from error
-    # Damage beyond the first frame, which this may come upon, is none of the picture's.
+    # `is_animated` may read beyond the first frame; damage there doesn't affect the decoded image.
     with suppress(Exception):
         if getattr(picture, "is_animated", False):
-            warn_once(f"of a {name} file with several frames or pages the first is taken")
+            warn_once(f"a {name} file has several frames or pages; only the first is used")
     return pixels
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of a picture file, upright after its EXIF orientation, from its header alone.
+    """Return (height, width) of an image file, upright by its EXIF orientation, reading only the header.
 
-    FileNotFoundError where there is no file, ValueError where it is no picture.
+    Raises FileNotFoundError if there is no file, ValueError if it isn't an image.
     """
     _check_file(path)
     try:
         with open(path, "rb") as file:
             name, picture = opened(file)
-            # What Pillow calls the size of a TIFF is upright already in some versions.
+            # Some versions of Pillow already apply the orientation to a TIFF's `size`.
             width, height = (picture.tag_v2[256], picture.tag_v2[257]) if name == "TIFF" else picture.size
-            # Pillow would decode a whole PNG to see whether an orientation follows the pixels.
+            # For a PNG, `orientation` would decode all pixels to look for EXIF data after them.
             sideways = (name != "PNG" or _png_may_be_turned(file, picture.info)) and 5 <= orientation(picture) <= 8
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
@@ -129,6 +129,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _png_may_be_turned(file: BinaryIO, info: dict[Any, Any]) -> bool:
+    """Return whether a PNG has EXIF data, or XMP with an orientation, judged by its chunk headers."""
     if "exif" in info or "Raw profile type exif" in info:
         return True
     if re.search('tiff:Orientation(="|>)[2-8]', str(info.get("XML:com.adobe.xmp", ""))):
@@ -140,12 +141,12 @@ def _png_may_be_turned(file: BinaryIO, info: dict[Any, Any]) -> bool:
         length, kind = struct.unpack(">I4s", file.read(8))
         if kind == b"eXIf":
             return True
-        position += length + 12  # its own eight bytes and a checksum
+        position += length + 12  # plus the chunk's length and type (8 bytes) and checksum (4)
     return False
 
 
 def check_size(width: int, height: int, limit: int | None = None) -> None:
-    """ValueError for a picture without pixels or with more than the limit (`max_pixels()` unless given)."""
+    """Raise ValueError for an image without pixels or with more than `limit` pixels (default: `max_pixels()`)."""
     limit = max_pixels() if limit is None else limit
     if width < 1 or height < 1:
         raise ValueError(f"the picture has no pixels: {width} x {height}")
@@ -157,7 +158,10 @@ def check_size(width: int, height: int, limit: int | None = None) -> None:
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """`decode_image` for a file: FileNotFoundError where there is none, ValueError where it can't be read."""
+    """Decode an image file, see `decode_image`.
+
+    Raises FileNotFoundError if there is no file, ValueError if it can't be read or decoded.
+    """
     _check_file(path)
     try:
         with open(path, "rb") as file:
@@ -168,14 +172,17 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def _check_file(path: str | os.PathLike[str]) -> None:
     if not os.path.isfile(path):
-        # A named pipe or a device would block or never end.
+        # Reading a named pipe or a device could block or never end.
         if os.path.exists(path):
             raise ValueError("not a regular file")
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")
 
 
 def opened(file: BinaryIO) -> tuple[str, Any]:
-    """The format and Pillow's image of a binary file at its beginning, of which only the header has been read."""
+    """Open a binary file at its beginning as a Pillow image, reading only the header. Return its format and the image.
+
+    Raises ValueError if the file is empty, of an unsupported format, or has a damaged header.
+    """
     head = file.read(64)
     file.seek(0)
     if not head:
@@ -189,7 +196,7 @@ def opened(file: BinaryIO) -> tuple[str, Any]:
     try:
         picture = opener(file, "")
         picture.size  # noqa: B018 - some headers are read only now
-    except Exception as error:  # decoders raise whatever they stumble over: struct.error, SyntaxError, KeyError...
+    except Exception as error:  # decoders raise exceptions of many types: struct.error, SyntaxError, KeyError...
         raise ValueError(f"damaged {name} header: {_reason(error)}") from error
     return name, picture
 

@@ -1,4 +1,4 @@
-"""Animated GIFs, frame by frame, by Pillow: of frames without a duration, OpenCV gives the first alone."""
+"""Animated GIFs, read by Pillow: if frames have no duration, OpenCV returns only the first."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .item import Item
 
 
 def is_gif(file: str | os.PathLike[str]) -> bool:
-    """Whether it begins as one, whatever its name."""
+    """Return whether a file starts with a GIF signature, whatever its name."""
     with open(file, "rb") as handle:
         return handle.read(6) in (b"GIF87a", b"GIF89a")
 
 
 def gif_items(file: str | os.PathLike[str], path: str, vid_stride: int) -> Iterator[Item]:
-    """Frames 0, vid_stride, 2 * vid_stride... as `Item`s named `path`, up to the first damaged one, of which a warning.
+    """Yield frames 0, vid_stride, 2 * vid_stride... of a GIF as `Item`s named `path`.
 
-    ValueError where the first can't be decoded.
+    A damaged frame ends the iteration with a warning. Raises ValueError if the first frame can't be decoded.
     """
     with open(file, "rb") as handle:
         _, picture = opened(handle)
@@ -33,7 +33,7 @@ def gif_items(file: str | os.PathLike[str], path: str, vid_stride: int) -> Itera
                     return
                 picture.seek(number)
                 pixels = from_pil(picture)
-            except Exception as error:  # decoders raise whatever they stumble over
+            except Exception as error:  # decoders raise exceptions of many types
                 if number == 0:
                     raise ValueError(f"damaged GIF file: {error}") from error
                 logger.warning("%s ended before frame %d of %d: %s", path, number, frames, error)

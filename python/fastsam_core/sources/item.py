@@ -1,4 +1,4 @@
-"""What every source gives: a stream of items, one per picture or frame."""
+"""`Source` and the `Item`s that it yields, one per image or frame."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ SourceKind = Literal["image", "images", "folder", "arrays", "video", "stream", "
 
 @dataclass
 class Item:
-    """One picture, or the reason why there is none.
+    """One image, or the reason why it could not be read.
 
-    image: BGR uint8 (H, W, 3), or None when `error` says what is wrong with it (already logged; skip it and go on).
-    path: absolute path of a file, the address of a URL or stream, `image<i>.jpg` for pictures in memory.
-    index, total: position of the file (array, stream) within the source, from 0, and their number; total is None when
-    it is not known. Frames of one video share their index.
-    kind: what the picture came from; frame: number of the frame within its video or stream, from 0, None for
-    pictures; frames: how many frames the video's header announces, None where it says nothing; fps: frames per second
-    of the video or stream as announced, None for pictures.
+    image: BGR uint8 (H, W, 3), or None if it could not be read.
+    path: absolute path of a file, address of a URL or stream, `image<i>.jpg` for an image in memory.
+    error: why `image` is None. It has been logged already, so callers may just skip the item.
+    index, total: position of the file (array, stream) within the source, from 0, and the number of files; total is None
+    if unknown. Frames of one video share their index.
+    kind: what the image came from. frame: frame number within the video or stream, from 0; None for images.
+    frames: number of frames that the video's header announces; None if unknown. fps: announced frames per second of the
+    video or stream; None for images and if unknown.
     """
 
     image: NDArray[np.uint8] | None
@@ -39,16 +40,16 @@ class Item:
 
 
 class Source:
-    """An iterable of `Item`s that knows what it is and, where possible, how many there are.
+    """An iterable of `Item`s with a kind and, if known, a length.
 
-    kind: "image" (one picture; iterating raises instead of giving an item with an error), "images" (several by name,
-    glob, list or list file), "folder", "arrays" (pictures in memory), "video", "stream", "iterator".
-    path: the folder, file, glob or address that was given, None for pictures in memory.
-    total: the number of items, None where only iterating can tell (videos, streams, iterators); `len()` gives it too,
-    or raises TypeError. expected(): the number of items as far as headers tell, for progress bars.
+    kind: "image" (one image; iterating raises instead of yielding an item with an error), "images" (several, by name,
+    glob, list or list file), "folder", "arrays" (images in memory), "video", "stream" or "iterator".
+    path: the folder, file, glob or address that was given; None for images in memory.
+    total: number of items; None if only iterating can tell (videos, streams, iterators). `len()` returns it too, or
+    raises TypeError.
 
-    Iterating again starts from the beginning, except for streams and iterators. Close it, or use it as a context
-    manager, when it may be left before its end; iteration that ends closes its files itself.
+    Iterating again starts from the beginning, except for streams and iterators. Call `close`, or use the source as a
+    context manager, if iteration may stop early; files are closed by themselves at the end of the iteration.
     """
 
     def __init__(
@@ -85,13 +86,13 @@ class Source:
         return True
 
     def expected(self) -> int | None:
-        """Number of items: exact where `total` is, else what the videos' headers say, else None."""
+        """Return the number of items for progress bars: `total`, or else the sum from video headers, or else None."""
         if self.total is not None:
             return self.total
         return self._expected() if self._expected is not None else None
 
     def close(self) -> None:
-        """Stop readers and close files. Safe to call twice."""
+        """Stop running iterations: end stream readers and close files. Safe to call twice."""
         for running in self._running:
             close = getattr(running, "close", None)
             if close is not None:

@@ -1,4 +1,4 @@
-"""Anything that people call a source, as one iterable of items."""
+"""`load_sources`: open anything that can be a source as one iterable of items."""
 
 from __future__ import annotations
 
@@ -44,25 +44,33 @@ ACCEPTED = (
     "a path, folder, glob pattern, list file (.txt, .csv), URL, video, stream address, camera number, NumPy array "
     "(BGR), Pillow image, torch tensor (RGB), encoded bytes, a binary file object, or a list or iterator of these"
 )
-# What one unit of a source becomes: its name, and a function that gives its pictures.
+# A unit of a source, such as a file: its name, and a function that returns an iterator over its items.
 _Unit = tuple[str, Callable[[], Iterator[Item]]]
 
 
 def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False) -> Source:
-    """Open anything as a `Source`, an iterable of `Item`s with BGR uint8 (H, W, 3) pictures.
+    """Open anything as a `Source`, an iterable of `Item`s with BGR uint8 (H, W, 3) images.
 
-    source: str or Path of a picture, video (every `vid_stride`-th frame), folder (not its sub-folders; natural order,
-    pictures first), glob pattern (`**` goes into sub-folders), list file (.txt, .csv; relative to itself or to the
-    current folder) or *.streams file; an http(s) URL; an rtsp/rtmp/tcp/udp address or a camera number (int or digits)
-    read by a thread, which keeps the latest frame only unless `stream_buffer`; ndarray (H, W[, C]) BGR; Pillow image;
-    torch tensor (B, 3, H, W) or (3, H, W) RGB; encoded picture as bytes or a binary file object; a list or tuple of
-    those (streams and cameras excepted); an iterator over those, taken one at a time, in which None is a picture that
-    can't be read. Files and Pillow images are turned upright after their EXIF orientation.
+    source is one of:
 
-    Raises here: TypeError for another type, ValueError for a value that can't be a source (an empty string or list,
-    a float array), FileNotFoundError where nothing is found. Raises while iterating, when the source is one picture,
-    video or URL: ValueError if it can't be decoded, ConnectionError if it can't be fetched. In a source of several,
-    each one that fails is logged once and given as an `Item` with `image=None` and `error` set, and the rest go on.
+    - a str or Path of an image, a video, a folder (images first, in natural order, without sub-folders), a glob pattern
+      (`**` matches sub-folders), a list file (.txt, .csv; its paths are relative to itself or to the current folder) or
+      a *.streams file;
+    - an http(s) URL;
+    - an rtsp, rtmp, tcp or udp address, or a camera number (int or digits), read by a background thread;
+    - an ndarray (H, W[, C]) BGR, a Pillow image, or a torch tensor (B, 3, H, W) or (3, H, W) RGB;
+    - an encoded image as bytes or a binary file object;
+    - a list or tuple of these, except streams and cameras;
+    - an iterator over these, consumed one element at a time; an element None counts as an unreadable image.
+
+    Files and Pillow images are made upright by their EXIF orientation. vid_stride: take every `vid_stride`-th frame of
+    videos and streams. stream_buffer: queue the frames of streams; by default only the latest frame is kept.
+
+    This function raises TypeError for another type, ValueError for a value that can't be a source (such as an empty
+    string or list, or a float array), and FileNotFoundError if nothing is found. For elements of an iterator, TypeError
+    and ValueError are raised while iterating. Iterating over a single image, video or URL raises ValueError if it can't
+    be decoded and ConnectionError if it can't be fetched. In a source of several, each file that can't be read is
+    logged once and yields an `Item` with `image=None` and `error` set, and the iteration continues.
     """
     if isinstance(vid_stride, bool) or not isinstance(vid_stride, int):
         raise TypeError(f"vid_stride is a whole number of frames, not {vid_stride!r}")
@@ -100,8 +108,8 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
         if text.lower().split()[0] == "screen":
             raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
         if "://" in text or text.lower().replace("\\", "/").startswith(("http:/", "https:/", "rtsp:/")):
-            hint = "" if "://" in text else "; pass it as str"  # a Path makes one slash of two
-            raise ValueError(f"{text!r} is no address that is known (http, https, rtsp, rtmp, tcp, udp){hint}")
+            hint = "" if "://" in text else "; pass it as str"  # Path collapses the two slashes of a URL into one
+            raise ValueError(f"{text!r} is not a supported address (http, https, rtsp, rtmp, tcp, udp){hint}")
         raise missing(path)
     suffix = suffix_of(path)
     if suffix in LIST_SUFFIXES:
@@ -113,7 +121,7 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
 
 def _url_source(url: str, vid_stride: int, stream_buffer: bool) -> Source:
     entry = url_entry(url)
-    if entry.kind == "image_url" and suffix_of(url) not in IMAGE_SUFFIXES:  # such as /video.cgi and /live.m3u8
+    if entry.kind == "image_url" and suffix_of(url) not in IMAGE_SUFFIXES:  # for example /video.cgi or /live.m3u8
         media = web.content_type(url)
         if media.startswith(("video/", "multipart/x-mixed-replace")) or "mpegurl" in media:
             return _stream_source([url], url, vid_stride, stream_buffer)
@@ -167,7 +175,7 @@ def _list_source(elements: Sequence[Any], vid_stride: int) -> Source:
 
 
 def _element(element: Any) -> list[Entry] | None:
-    """The entries of a list's or iterator's element, or None for a picture in memory, which is checked."""
+    """Return the entries of an element of a list or iterator, or None for an image in memory, after checking it."""
     if isinstance(element, (str, os.PathLike)):
         text = _text(element)
         if not text.strip():
@@ -177,13 +185,16 @@ def _element(element: Any) -> list[Entry] | None:
         try:
             return text_entries(text)
         except FileNotFoundError:
-            return [file_entry(expand_user(text))]  # an empty folder or pattern among others is reported, not fatal
+            return [file_entry(expand_user(text))]  # in a list, an empty folder or pattern is reported later, not fatal
     _memory_units(element, 0)
     return None
 
 
 def _memory_units(value: Any, first: int) -> list[_Unit]:
-    """Units for a picture in memory, or a batch of them; shapes and types are checked now, pixels later."""
+    """Return the units of an image in memory, or of a batch of images. Shapes and dtypes are checked now, pixels later.
+
+    first: number of the first image in `image<i>.jpg` names.
+    """
     if isinstance(value, torch.Tensor):
         check_tensor(value)
         images = list(value) if value.ndim == 4 else [value]
@@ -203,15 +214,15 @@ def _memory_units(value: Any, first: int) -> list[_Unit]:
 
 
 def _is_pil(value: Any) -> bool:
-    # Without importing Pillow for everybody: an image can't exist before its module does.
+    # By name, to avoid importing Pillow: its images can't exist before their module is imported.
     return any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__)
 
 
 def _all_bytes(file: Any) -> bytes:
-    """What a binary file object holds, from its beginning if it can go back there."""
+    """Return all bytes of a binary file object, from its beginning if it is seekable."""
     if isinstance(file, BytesIO):
         return file.getvalue()
-    # Temporary files, which frameworks give for uploads, are no IOBase, and don't have it before Python 3.11.
+    # The temporary files in which web frameworks pass uploads aren't IOBase and lack `seekable` before Python 3.11.
     if not hasattr(file, "seekable") or file.seekable():
         file.seek(0)
     data = "" if isinstance(file, TextIOBase) else file.read()
@@ -253,7 +264,11 @@ def _entry_items(entry: Entry, vid_stride: int) -> Iterator[Item]:
 
 
 def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endless: bool = False) -> Iterator[Item]:
-    """The items of all units, numbered. What fails is raised if strict, else logged and given as an item's error."""
+    """Yield the items of all units, with `path`, `index` and `total` set.
+
+    A failing unit raises if `strict`; else it is logged and yields one item with `error`. first: index of the first
+    unit. endless: the total is unknown.
+    """
     total = None if endless else len(units)
     for place, (path, make) in enumerate(units):
         items = make()
@@ -277,9 +292,9 @@ def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endle
 def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
     first = 0
     for element in elements:
-        # A camera's loop fills one array again and again, while pictures wait for their batch or are kept in results.
+        # Copy arrays: a camera loop may refill one buffer while earlier frames wait for their batch or lie in results.
         element = element.copy() if isinstance(element, np.ndarray) else element
-        if element is None:  # one bad file among many, as in a generator of cv2.imread(path)
+        if element is None:  # one unreadable file among many, as from a generator over cv2.imread(path)
             units = [(f"image{first}.jpg", _lazy(_no_picture))]
         elif (found := _element(element)) is None:
             units = _memory_units(element, first)
@@ -290,7 +305,7 @@ def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
 
 
 def _no_picture() -> NDArray[np.uint8]:
-    raise ValueError("no picture but None, which cv2.imread gives for a file that it can't read")
+    raise ValueError("None instead of an image, as cv2.imread returns for a file that it can't read")
 
 
 def _stream_source(addresses: list[int | str], path: str, vid_stride: int, stream_buffer: bool) -> Source:
@@ -300,7 +315,11 @@ def _stream_source(addresses: list[int | str], path: str, vid_stride: int, strea
 
 
 def _addresses(path: str) -> list[int | str]:
-    """The lines of a *.streams file: addresses, camera numbers, or video files relative to it; `#` starts a comment."""
+    """Return the streams in a *.streams file: addresses, camera numbers, or paths of videos relative to the file.
+
+    Lines that start with `#` are comments. Raises ValueError if the file names no stream, or something else than these;
+    FileNotFoundError if a video is missing.
+    """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

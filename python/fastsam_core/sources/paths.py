@@ -1,4 +1,4 @@
-"""Strings and paths to the files they stand for: folders, globs, list files, addresses."""
+"""Resolve strings and paths to files and URLs: folders, glob patterns, list files, addresses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ VIDEO_SUFFIXES = frozenset(
 )
 LIST_SUFFIXES = frozenset((".txt", ".csv"))
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "tcp://", "udp://")
-_LONGEST_PATH = 4096  # Linux's; other systems' are shorter
-# First cells of a CSV file that name the column instead of a file.
+_LONGEST_PATH = 4096  # Linux's limit; other systems have lower ones
+# Values of a CSV file's first cell that mark a header row.
 _HEADERS = frozenset(
     ("path", "paths", "file", "files", "filename", "file_name", "image", "images", "image_path", "url")
 )
@@ -30,7 +30,7 @@ _HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or address that gives one or more items. `text` is an absolute path, or the address."""
+    """One file or URL that yields one or more items. `text` is its absolute path or its URL."""
 
     kind: Literal["image", "video", "image_url", "video_url"]
     text: str
@@ -44,12 +44,12 @@ def is_url(text: str) -> bool:
 
 
 def suffix_of(text: str) -> str:
-    """The lower-case suffix of a path or of a URL's path."""
+    """Return the lower-case suffix of a path, or of the path part of a URL."""
     return Path(urlsplit(text).path if is_url(text) else text).suffix.lower()
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that puts `img2` before `img10`, and differs where the strings differ."""
+    """Return a sort key that puts `img2` before `img10`. Different strings have different keys."""
     parts = re.findall(r"[0-9]+|[^0-9]+", text)
     return [(0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p.casefold()) for p in parts], text
 
@@ -63,7 +63,10 @@ def url_entry(url: str) -> Entry:
 
 
 def folder_entries(folder: str) -> list[Entry]:
-    """The pictures, then the videos of a folder, not of its sub-folders; hidden files are left out."""
+    """Return the images, then the videos of a folder, in natural order.
+
+    Sub-folders and hidden files are skipped. Raises FileNotFoundError if there is no image or video.
+    """
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
     entries = _media(os.path.join(folder, name) for name in names)
     if not entries:
@@ -78,9 +81,9 @@ def folder_entries(folder: str) -> list[Entry]:
 def files_below(
     root: str | os.PathLike[str], suffixes: Collection[str], skipped: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """Files with one of the suffixes in a folder and its sub-folders, by their relative paths with `/`, sorted.
+    """Return the sorted paths, relative to `root` with `/`, of all files below it that have one of the suffixes.
 
-    What is hidden is left out, and so is the folder `skipped`. Links are followed, never in circles.
+    Hidden files and folders and the folder `skipped` are left out. Symbolic links are followed, except in cycles.
     """
     left_out = _identity(skipped) if skipped is not None and os.path.isdir(skipped) else None
     found: list[str] = []
@@ -105,7 +108,7 @@ def files_below(
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, among others
+    except OSError:  # for example a link to itself
         return False
 
 
@@ -115,7 +118,10 @@ def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def glob_entries(pattern: str) -> list[Entry]:
-    """What a pattern with `*`, `?`, `[...]` or a recursive `**` matches: pictures, then videos."""
+    """Return the images, then the videos that match a pattern with `*`, `?`, `[...]` or a recursive `**`.
+
+    Raises FileNotFoundError if there is none.
+    """
     matches = glob.glob(pattern, recursive=True)
     entries = _media(matches)
     if not entries:
@@ -125,17 +131,21 @@ def glob_entries(pattern: str) -> list[Entry]:
 
 
 def list_entries(path: str) -> list[Entry]:
-    """The entries of a list file: one path, URL, folder or pattern per line (.txt), or in the first column (.csv).
+    """Return the entries of a list file: one path, URL, folder or pattern per line (.txt) or first column (.csv).
 
-    Paths are relative to the list file, else to the current folder. A missing file stays in the list, so that it is
-    reported; if all are missing, FileNotFoundError.
+    Relative paths are looked up from the list file's folder, then from the current folder. A missing file or a folder
+    without images is kept as an entry, so that iterating reports it. Raises FileNotFoundError if all files are missing,
+    ValueError if the list can't be parsed, isn't UTF-8 text or names another list file.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a list of files: it is not UTF-8 text ({error})") from error
     if suffix_of(path) == ".csv":
-        lines = [row[0].strip() for row in csv.reader(text.splitlines()) if row]
+        try:
+            lines = [row[0].strip() for row in csv.reader(text.splitlines()) if row]
+        except csv.Error as error:
+            raise ValueError(f"{path} is not a list of files: {error}") from error
         if lines and lines[0].lower() in _HEADERS:
             lines = lines[1:]
     else:
@@ -153,7 +163,7 @@ def list_entries(path: str) -> list[Entry]:
 
 
 def text_entries(text: str) -> list[Entry]:
-    """The entries of one string within a list of sources; a missing file is an entry, to be reported."""
+    """Return the entries of one string in a list of sources. A missing file becomes an entry, to be reported later."""
     if is_url(text):
         return [url_entry(text)]
     path = expand_user(text)
@@ -167,19 +177,19 @@ def text_entries(text: str) -> list[Entry]:
 
 
 def missing(path: str) -> FileNotFoundError:
-    """The error for a path that does not exist: where it was looked for, and what similar names there are."""
+    """Return the error for a path that doesn't exist. Its message says where it was looked for and suggests names."""
     if len(path) > _LONGEST_PATH or path.startswith("data:"):
         return FileNotFoundError(
-            f"no such file: {path[:30]!r}..., of {len(path):,} characters; of a picture in base64 give the bytes, "
-            "base64.b64decode(text), of a data: address those of what follows the comma"
+            f"no such file: {path[:30]!r}..., of {len(path):,} characters; for an image in base64 pass the bytes, "
+            "base64.b64decode(text), and for a data: URL those of the part after the comma"
         )
     whole = Path(os.path.abspath(path))
     if os.path.isdir(whole.parent):
         close = difflib.get_close_matches(whole.name, sorted(os.listdir(whole.parent)), n=3, cutoff=0.6)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
     else:
-        nearest = next(folder for folder in whole.parents if os.path.isdir(folder))
-        hint = f"; the folder {whole.parent} does not exist, but {nearest} does"
+        nearest = next((folder for folder in whole.parents if os.path.isdir(folder)), None)
+        hint = f"; the folder {whole.parent} does not exist" + (f", but {nearest} does" if nearest else "")
     return FileNotFoundError(f"no such file or folder: {path} (looked for {whole}){hint}")
 
 
@@ -200,7 +210,10 @@ def _line_entries(line: str, base: str, listed_in: str) -> list[Entry]:
     if found is None:
         return [file_entry(os.path.join(base, line))]
     if os.path.isdir(found):
-        return folder_entries(found)
+        try:
+            return folder_entries(found)
+        except FileNotFoundError:
+            return [file_entry(found)]  # a folder without images is reported later, not fatal
     if suffix_of(found) in LIST_SUFFIXES:
         raise ValueError(f"{listed_in} names {line}: list files can't be nested")
     return [file_entry(found)]

@@ -1,4 +1,4 @@
-"""Live streams: one thread per stream reads, so that a slow model does not fall behind the camera."""
+"""Live streams, each read by a thread of its own, so that a slow model doesn't fall behind the camera."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .arrays import from_array
 from .item import Item
 from .video import announced
 
-BUFFER = 30  # frames that a buffered stream holds before its reader waits
+BUFFER = 30  # frames that a buffered stream holds before its reader blocks
 TIMEOUT = 30.0  # seconds without a frame after which a stream counts as dead
 _OPEN_TIMEOUT_MS = 15_000
 _RETRIES = 3
@@ -26,9 +26,13 @@ _RETRIES = 3
 class StreamReader(threading.Thread):
     """Reads one stream in the background.
 
-    address: a camera number, a URL, or a video file. buffered: keep up to `BUFFER` frames and let the reader wait,
-    else keep only the latest one and drop what nobody took in time. Every `vid_stride`-th frame is kept. A URL that
-    stops is opened again up to three times; `error` says why the reader ended, and is None after a file's end.
+    address: a camera number, a URL or the path of a video. changed: condition that guards the frames and is notified
+    when one is added or taken and when the reader ends. buffered: if true, hold up to `BUFFER` frames and block the
+    reader when full; else hold only the latest frame and drop frames that weren't taken in time. vid_stride: keep every
+    `vid_stride`-th frame.
+
+    A URL whose stream stops is reopened, up to three times without a new frame. `error` says why the reader ended; it
+    is None at the end of a file.
     """
 
     def __init__(self, address: int | str, changed: threading.Condition, *, buffered: bool, vid_stride: int) -> None:
@@ -46,7 +50,7 @@ class StreamReader(threading.Thread):
         self._is_url = isinstance(address, str) and "://" in address
 
     def take(self) -> tuple[int, NDArray[np.uint8]] | None:
-        """The next (buffered) or latest frame with its number, or None. Call it with `changed` held."""
+        """Return the next (buffered) or latest frame with its number, or None. The caller must hold `changed`."""
         if not self._frames:
             return None
         frame = self._frames.popleft()
@@ -61,7 +65,7 @@ class StreamReader(threading.Thread):
     def run(self) -> None:
         try:
             self._read()
-        except Exception as error:  # a thread's exception would vanish otherwise
+        except Exception as error:  # an exception in a thread would be lost otherwise
             self.error = f"{type(error).__name__}: {error}"
         finally:
             with self._changed:
@@ -93,7 +97,7 @@ class StreamReader(threading.Thread):
 
     def _read_frames(self, capture: Any, number: int) -> int:
         while not self._stop_asked.is_set() and capture.grab():
-            self.last_frame = time.monotonic()  # of all, however few are kept
+            self.last_frame = time.monotonic()  # for skipped frames too, since they show that the stream is alive
             if number % self._stride == 0:
                 good, image = capture.retrieve()
                 if not good:
@@ -111,7 +115,7 @@ class StreamReader(threading.Thread):
 
 
 def open_capture(address: int | str) -> Any:
-    """An OpenCV capture on a camera number, URL or file, with time limits where the back end knows them."""
+    """Return an OpenCV capture for a camera number, URL or file. URLs are opened by FFmpeg with time limits."""
     import cv2
 
     if isinstance(address, str) and "://" in address:
@@ -123,11 +127,11 @@ def open_capture(address: int | str) -> Any:
 def stream_items(
     addresses: Sequence[int | str], *, vid_stride: int = 1, stream_buffer: bool = False, timeout: float = TIMEOUT
 ) -> Iterator[Item]:
-    """Frames of one or more streams as they come, until all have ended.
+    """Yield the frames of one or more streams as they arrive, until all streams have ended.
 
-    `index` is the stream's place in `addresses`, `frame` its frame number, which jumps where frames were dropped. A
-    stream that can't be opened, stops or stays silent for `timeout` seconds is logged and left out while the others
-    go on; if none ever gave a frame, ConnectionError.
+    An item's `index` is the stream's position in `addresses`; `frame` is the frame number, which skips dropped frames.
+    A stream that can't be opened, stops, or delivers no frame for `timeout` seconds is logged and dropped while the
+    others continue. Raises ConnectionError at the end if no stream delivered a frame.
     """
     changed = threading.Condition()
     readers = [StreamReader(a, changed, buffered=stream_buffer, vid_stride=vid_stride) for a in addresses]
@@ -163,7 +167,7 @@ def stream_items(
             reader.ask_stop()
         for reader in readers:
             if reader.ident is not None:
-                reader.join(timeout=2.0)  # a reader stuck in a driver is a daemon, and is left behind
+                reader.join(timeout=2.0)  # a reader stuck in a driver is abandoned; it is a daemon thread
     if not given:
         first = next(iter(reasons.items()), (0, "it gave no frame"))
         raise ConnectionError(f"stream {addresses[first[0]]}: {first[1]}")

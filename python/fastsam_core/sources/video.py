@@ -14,14 +14,15 @@ from .decode import check_size
 from .gif import gif_items, is_gif
 from .item import Item
 
-_MOST_DAMAGED = 100  # frames, one after the other, beyond which the rest isn't looked for
+_MOST_DAMAGED = 100  # consecutive damaged frames after which the rest of the video is given up
 
 
 def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
-    """Frames 0, vid_stride, 2 * vid_stride... of a video file as `Item`s named `path`.
+    """Yield frames 0, vid_stride, 2 * vid_stride... of a video file as `Item`s named `path`.
 
-    The frame is turned as the video's rotation tag asks. Damaged frames within the length that the header announces are
-    left out, and a warning says so, as for a video that breaks off before. ValueError where no frame can be decoded.
+    Frames are rotated by the video's rotation tag. Damaged frames within the length that the header announces are
+    skipped. A warning reports skipped frames, and a video that ends well before its announced length. Raises
+    FileNotFoundError without a file, ValueError if no frame can be decoded or a frame exceeds the pixel limit.
     """
     import cv2
 
@@ -38,7 +39,7 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
             raise ValueError("not a video that OpenCV can read: damaged, empty, or of an unknown codec")
         frames, fps = announced(capture)
         check_size(int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
-        number = end = decoded = 0  # end: that of the frames that can be decoded
+        number = end = decoded = 0  # end: one past the last frame that could be decoded
         while number == end or (number < (frames or 0) and number - end < _MOST_DAMAGED):
             good, image = capture.grab(), None
             if good and number % vid_stride == 0:
@@ -54,13 +55,13 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
         raise ValueError("no frame of the video can be decoded")
     if decoded < end:
         logger.warning("%s: %d of its frames are damaged and left out", path, end - decoded)
-    # Headers are often off by a frame or two; only a real gap is worth a word.
+    # Headers are often off by a frame or two, so warn only about a real gap.
     if frames is not None and end < 0.9 * frames - 2:
         logger.warning("%s ended after %d of the %d frames that its header announces", path, end, frames)
 
 
 def announced(capture: Any) -> tuple[int | None, float | None]:
-    """(number of frames, frames per second) as the header says; None for what it leaves open."""
+    """Return (number of frames, frames per second) from the header of a capture; None for a missing value."""
     import cv2
 
     count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
@@ -71,7 +72,7 @@ def announced(capture: Any) -> tuple[int | None, float | None]:
 
 
 def expected_frames(file: str, vid_stride: int) -> int | None:
-    """How many items `video_items` will give according to the video's header, or None."""
+    """Return how many items `video_items` will yield according to the video's header, or None if it doesn't say."""
     import cv2
 
     if not os.path.isfile(file):

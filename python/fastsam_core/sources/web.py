@@ -1,4 +1,4 @@
-"""Pictures and videos from http(s) addresses, with a limit on size and on time."""
+"""Download images and videos from http(s) URLs, with limits on size and time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from contextlib import contextmanager
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
 
-MAX_IMAGE_BYTES = 2**28  # 268 MB: far above any encoded picture within the pixel limit that people share by URL
+MAX_IMAGE_BYTES = 2**28  # 268 MB: far above the encoded size of usual images within the pixel limit
 MAX_VIDEO_BYTES = 2**32
-TIMEOUT = 20.0  # seconds for the connection and between two packets
-DEADLINE = 600.0  # seconds for the whole transfer, against servers that trickle
+TIMEOUT = 20.0  # seconds to connect, and between two packets
+DEADLINE = 600.0  # seconds for the whole transfer, against servers that send a few bytes at a time
 _CHUNK = 1 << 18
 
 
 def fetch(url: str, limit: int = MAX_IMAGE_BYTES, *, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> bytes:
-    """What an http(s) address answers, in memory. ConnectionError with the reason, ValueError above `limit` bytes."""
+    """Return the body of an http(s) response.
+
+    Raises ConnectionError with the reason if the transfer fails or takes too long, ValueError above `limit` bytes.
+    """
     from io import BytesIO
 
     buffer = BytesIO()
@@ -29,14 +32,15 @@ def fetch(url: str, limit: int = MAX_IMAGE_BYTES, *, timeout: float = TIMEOUT, d
 
 
 def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> None:
-    """Like `fetch`, written to an open binary file as it arrives."""
+    """Write the body of an http(s) response to an open binary file as it arrives. Errors are those of `fetch`."""
     end = time.monotonic() + deadline
     with _open(url, timeout) as response:
         announced = response.headers.get("Content-Length", "")
         if announced.isdigit() and int(announced) > limit:
             raise ValueError(f"{url} holds {int(announced):,} bytes, more than the limit of {limit:,}")
         received = 0
-        while chunk := response.read1(_CHUNK):  # what has come: `read` would wait for all of it, and never see the time
+        # `read1` returns what has arrived; `read` would block until the chunk is full and miss the deadline.
+        while chunk := response.read1(_CHUNK):
             received += len(chunk)
             if received > limit:
                 raise ValueError(f"{url} holds more than the limit of {limit:,} bytes")
@@ -48,14 +52,14 @@ def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT
 
 
 def content_type(url: str, *, timeout: float = TIMEOUT) -> str:
-    """The media type that an address announces, in lower case without parameters; nothing but headers is read."""
+    """Return the media type of a URL in lower case, without parameters. Only the response headers are read."""
     with _open(url, timeout) as response:
         return str(response.headers.get_content_type()).lower()
 
 
 @contextmanager
 def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
-    # urllib follows redirects to http, https and ftp only, so that no server can point at a local file.
+    # urllib follows redirects to http, https and ftp only, so a server can't redirect to a local file.
     request = urllib.request.Request(
         _encoded(url), headers={"User-Agent": "fastsam_core", "Accept-Encoding": "identity"}
     )
@@ -71,7 +75,7 @@ def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
 
 
 def _encoded(url: str) -> str:
-    """The address as it goes over the wire: browsers show and take letters and spaces that have to be escaped there."""
+    """Percent-encode a URL's path and query: browsers show and accept letters and spaces that HTTP doesn't allow."""
     parts = urlsplit(url)
     path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
     return urlunsplit(parts._replace(path=path, query=query))

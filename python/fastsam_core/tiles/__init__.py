@@ -1,8 +1,8 @@
-"""Segment everything in rasters that fit neither into memory nor into one input of a model.
+"""Segment everything in rasters too large for memory or for a single model input.
 
-run.py is `segment`: windows.py gives it the pixels of grid.py's tiles, segmenters.py the masks of each, store.py keeps
-what is finished, and merge.py makes objects of them, by links.py. objects.py is what comes out; geojson.py,
-geopackage.py and coco.py write it.
+`segment` in run.py drives the pipeline: grid.py lays out the tiles, windows.py reads their pixels, segmenters.py finds
+the masks of each tile, store.py saves finished tiles, and merge.py joins masks into objects, using the links that
+links.py finds. The result is the `RasterObjects` of objects.py; geojson.py, geopackage.py and coco.py write its files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""COCO of a raster's objects: one image, RLE of the whole raster."""
+"""COCO files of a raster's objects: one image, and an RLE of the whole raster per object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def write(objects: RasterObjects, path: Path) -> None:
-    """Write a COCO file, one annotation a line. See `RasterObjects.save`."""
+    """Write a COCO file with one annotation per line. See `RasterObjects.save`."""
     image = {"id": 1, "file_name": objects.name, "width": objects.width, "height": objects.height}
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(f'{{"images":[{json_text(image)}],\n"categories":[{{"id":1,"name":"object","supercategory":""}}],\n')

@@ -1,4 +1,4 @@
-"""`fastsam tiles`."""
+"""The command `fastsam tiles`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from .._arguments import UsageError, check_keys
 
 OPTIONS = {
-    "source": "a picture or GeoTIFF (extra geo) of any size",
-    "output": "of the objects: a .gpkg, .geojson or .json (COCO) file; <source>_objects.gpkg if not given",
+    "source": "an image or GeoTIFF (extra geo) of any size",
+    "output": "file for the objects: .gpkg, .geojson or .json (COCO); <source>_objects.gpkg if not given",
     "model": "checkpoint name or path; sam_nano.pt if not given",
     "tile": "side of a tile in pixels; 1024",
-    "overlap": "pixels that neighbouring tiles share at least; 128",
-    "merge_iou": "IoU of what two tiles show in common above which two masks are one object; 0.5",
-    "batch": "tiles that are read and encoded together; 1",
-    "work_dir": "folder of finished tiles, with which a run that was stopped goes on",
+    "overlap": "minimum number of pixels that neighbouring tiles share; 128",
+    "merge_iou": "IoU in the overlap of two tiles above which their masks are one object; 0.5",
+    "batch": "number of tiles that are read and encoded together; 1",
+    "work_dir": "folder for finished tiles, from which an interrupted run resumes",
     "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
 }
 
 
 def run(values: dict[str, Any]) -> None:
-    """The command, from its key=value pairs."""
+    """Run the command with its key=value pairs."""
     from ..config import EVERYTHING_OPTIONS
 
     check_keys(values, [*OPTIONS, *sorted(EVERYTHING_OPTIONS)], "tiles")
-    # Many shells leave a ~ behind the = as it is.
+    # Many shells don't expand a ~ after the =.
     given = {
         key: os.path.expanduser(value) if key in ("source", "output", "work_dir") else value
         for key, value in values.items()
@@ -38,7 +38,7 @@ def run(values: dict[str, Any]) -> None:
     from .run import segment
 
     output = f"{os.path.splitext(source)[0]}_objects.gpkg" if output is None else output
-    # Before hours of work.
+    # Check the output now rather than after hours of work.
     if RasterObjects.check_path(output).suffix.lower() == ".geojson":
         _check_place(source)
     objects = segment(source, **given)
@@ -47,7 +47,7 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _check_place(source: str) -> None:
-    """ValueError where a GeoTIFF can't be placed on WGS 84, which GeoJSON is in."""
+    """Raise ValueError if a GeoTIFF can't be placed on WGS 84, the system of GeoJSON. Other files pass."""
     import numpy as np
 
     from .tiff import is_placed_tiff
@@ -60,4 +60,4 @@ def _check_place(source: str) -> None:
         if where is not None and where.crs:
             corners = [(x, y) for x in (0, raster.width) for y in (0, raster.height)]
             if not np.isfinite(where.to_longitude_latitude(where.to_map(np.array(corners)))).all():
-                raise ValueError(f"a corner of {source} has no place on WGS 84, which .geojson is in; write a .gpkg")
+                raise ValueError(f"a corner of {source} can't be placed on WGS 84, as .geojson needs; write a .gpkg")

@@ -1,4 +1,4 @@
-"""GeoJSON (RFC 7946) of a raster's objects."""
+"""GeoJSON files (RFC 7946) of a raster's objects."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from .geometries import multipolygon
 if TYPE_CHECKING:
     from .objects import RasterObjects
 
-# Of degrees: 1e-9 are a tenth of a millimetre.
+# Decimals of degrees: 1e-9 degrees are a tenth of a millimetre.
 _DECIMALS = 9
-# Edges of more pixels get another corner in the middle where that is farther than this, in pixels, from a straight one.
+# An edge longer than `_LONG` pixels is split if its projected midpoint is more than `_APART` pixels off the midpoint
+# of the straight line between its projected ends.
 _LONG, _APART = 8, 0.1
 
 
 def write(objects: RasterObjects, path: Path) -> None:
-    """Write a FeatureCollection, one feature a line. See `RasterObjects.save`."""
+    """Write a FeatureCollection with one feature per line. See `RasterObjects.save`."""
     where = objects.georeference
     place = None
     if where is not None and where.crs:
@@ -53,9 +54,10 @@ def write(objects: RasterObjects, path: Path) -> None:
 
 
 def _bent(contour: NDArray[Any], place: Callable[[NDArray[Any]], NDArray[np.float64]]) -> NDArray[np.float64]:
-    """A closed contour's corners in their place, with more of them along edges that are not straight there.
+    """Project the corners of a closed contour, splitting edges that are curved after the projection.
 
-    The edge of a lake along a satellite picture bends away by twenty pixels, and past the islands.
+    Without the extra corners a long straight edge, such as a lake cut off by the edge of a satellite image, can be
+    twenty pixels off in the middle.
     """
     corners, placed = contour.astype(np.float64), place(contour)
     while np.isfinite(placed).all():
@@ -65,7 +67,7 @@ def _bent(contour: NDArray[Any], place: Callable[[NDArray[Any]], NDArray[np.floa
         middles = (corners[long] + after[long]) / 2
         there = place(middles) if len(long) else middles
         chords = np.roll(placed, -1, axis=0)[long] - placed[long]
-        # As a share of the edge; times its pixels, in pixels.
+        # distance / chord * edge length in pixels > _APART, multiplied by the chord to avoid dividing by zero.
         apart = np.hypot(*(there - placed[long] - chords / 2).T) * lengths[long] > _APART * np.hypot(*chords.T)
         apart &= np.isfinite(there).all(1)
         if not apart.any():
@@ -84,6 +86,6 @@ def _geometry(parts: list[list[Any]]) -> dict[str, Any]:
 
 def _numbers(ring: NDArray[np.float64]) -> list[Any]:
     if not np.isfinite(ring).all():
-        raise ValueError("a corner has no place on WGS 84; write a .gpkg, which keeps the raster's reference system")
+        raise ValueError("a corner can't be placed on WGS 84; write a .gpkg, which keeps the raster's reference system")
     whole = ring == np.rint(ring)
     return ring.astype(np.int64).tolist() if whole.all() else ring.tolist()

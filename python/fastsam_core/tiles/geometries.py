@@ -1,4 +1,4 @@
-"""Polygons of objects in the coordinates of a file: a list of rings for each part, the exterior first."""
+"""Polygons of objects in the coordinates of an output file. Each part is a list of rings, the exterior first."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Rings = list[NDArray[np.float64]]
 def multipolygon(
     found: RasterObject, place: Callable[[NDArray[Any]], NDArray[np.float64]] | None, decimals: int | None = None
 ) -> list[Rings]:
-    """The object's parts, each its exterior, counterclockwise, and its holes, clockwise, with x to the right and y up.
+    """Return the object's parts as closed rings (K + 1, 2), each part as its exterior followed by its holes.
 
-    Rings (K + 1, 2) end where they begin. place: from corners of pixels to coordinates; None leaves pixels. decimals:
-    to round to; what has no area then is left out.
+    Exteriors are counterclockwise and holes clockwise, with x to the right and y up. place: maps pixel corners (K, 2)
+    to coordinates; None keeps pixels. decimals: number of decimals to round to; None doesn't round. Rings without area
+    are omitted.
     """
     parts = []
     for outline in found.polygons():
@@ -40,13 +41,14 @@ def _ring(
 
 
 def _turned(ring: NDArray[np.float64], hole: bool) -> NDArray[np.float64]:
+    """Return the ring counterclockwise, or clockwise for a hole."""
     return ring[::-1] if (_twice_area(ring) > 0) == hole else ring
 
 
 def _twice_area(ring: NDArray[np.float64]) -> float:
-    """Twice the area inside a closed ring, positive where it runs counterclockwise with y up."""
+    """Return twice the signed area of a closed ring, positive if it is counterclockwise with y up."""
     if len(ring) < 4:
         return 0.0
-    # From a corner of its own, so that large coordinates don't cost digits.
+    # Coordinates relative to the first corner, so that large offsets don't cost precision.
     x, y = (ring - ring[0]).T
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum())

@@ -1,4 +1,4 @@
-"""GeoPackage of a raster's objects: an SQLite file by OGC 12-128r15 (1.2), with the standard library alone."""
+"""GeoPackage files of a raster's objects: SQLite by OGC 12-128r15 (version 1.2), written with the standard library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID, _VERSION = 0x47504B47, 10200  # "GPKG", 1.2.0
 _TABLE, _GEOMETRY = "objects", "geom"
-_UNKNOWN, _OWN = -1, 100000  # srs_id of an undefined Cartesian system, and of one that no authority has numbered
+_UNKNOWN, _OWN = -1, 100000  # srs_id of the undefined Cartesian system, and of a system without authority code
 _WGS84 = (
     'GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563,AUTHORITY["EPSG","7030"]],'
     'AUTHORITY["EPSG","6326"]],PRIMEM["Greenwich",0,AUTHORITY["EPSG","8901"]],UNIT["degree",0.0174532925199433,'
@@ -32,7 +32,7 @@ _SYSTEMS = [
     ("Undefined geographic", 0, "NONE", 0, "undefined", None),
     ("WGS 84", 4326, "EPSG", 4326, _WGS84, "longitude and latitude in degrees"),
 ]
-# The time of the last change may not be left out; a fixed one gives the same bytes for the same objects.
+# The standard requires a time of last change. A constant one gives equal bytes for equal objects.
 _CHANGED = "1970-01-01T00:00:00.000Z"
 
 _TABLES = f"""
@@ -62,7 +62,7 @@ _THERE, _GONE = (
     f"(NEW.{_GEOMETRY} ISNULL OR ST_IsEmpty(NEW.{_GEOMETRY}))",
 )
 _PUT, _TAKE = f"INSERT OR REPLACE INTO {_INDEX} VALUES {_BOUNDS};", f"DELETE FROM {_INDEX} WHERE id = OLD.id;"
-# Which keep the index right when others change the file (annex F.3).
+# Triggers that keep the spatial index up to date when other programs edit the file (annex F.3).
 _TRIGGERS = f"""
 CREATE TRIGGER {_INDEX}_insert AFTER INSERT ON {_TABLE} WHEN {_THERE} BEGIN {_PUT} END;
 CREATE TRIGGER {_INDEX}_update1 AFTER UPDATE OF {_GEOMETRY} ON {_TABLE}
@@ -77,9 +77,9 @@ CREATE TRIGGER {_INDEX}_delete AFTER DELETE ON {_TABLE} WHEN OLD.{_GEOMETRY} NOT
 
 
 def write(objects: RasterObjects, path: Path) -> None:
-    """Write the table `objects`, with a spatial index where SQLite can make one. See `RasterObjects.save`.
+    """Write the table `objects`, with a spatial index if SQLite has R*Tree. See `RasterObjects.save`.
 
-    OSError where the disk is full or fails.
+    Raises OSError if the disk is full or fails.
     """
     try:
         _write(objects, path)
@@ -97,7 +97,7 @@ def _write(objects: RasterObjects, path: Path) -> None:
         atomic_path(path) as temporary,
         closing(sqlite3.connect(temporary, isolation_level=None)) as database,
     ):
-        # The file is temporary until it is whole, and flushed then: SQLite need not be careful.
+        # `atomic_path` flushes and renames the finished file, so SQLite's own safeguards would only cost time.
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
         database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -131,12 +131,12 @@ def _write(objects: RasterObjects, path: Path) -> None:
 
 
 def _readable(name: str) -> str:
-    """A file's name, whose bytes may be no text, as the text that SQLite takes."""
+    """Return a file name as valid UTF-8, which SQLite requires; undecodable bytes are replaced by "?"."""
     return name.encode("utf-8", "replace").decode()
 
 
 def _add_systems(database: sqlite3.Connection, where: Georeference | None) -> int:
-    """The systems that every file has, and the raster's; the raster's srs_id."""
+    """Insert the mandatory reference systems and the raster's own. Return the raster's srs_id."""
     rows = list(_SYSTEMS)
     system = _UNKNOWN
     if where is not None and where.crs:
@@ -150,10 +150,11 @@ def _add_systems(database: sqlite3.Connection, where: Georeference | None) -> in
 
 
 def _add_index(database: sqlite3.Connection) -> bool:
+    """Create the spatial index. If this SQLite lacks R*Tree, log that once and return False."""
     try:
         database.execute(f"CREATE VIRTUAL TABLE {_INDEX} USING rtree(id, minx, maxx, miny, maxy)")
     except sqlite3.OperationalError as error:
-        warn_once(f"GeoPackages get no spatial index, as this SQLite can't make one ({error})")
+        warn_once(f"GeoPackages are written without a spatial index, because this SQLite can't create one ({error})")
         return False
     database.execute(
         "INSERT INTO gpkg_extensions VALUES (?, ?, 'gpkg_rtree_index', "
@@ -164,7 +165,10 @@ def _add_index(database: sqlite3.Connection) -> bool:
 
 
 def _geometry(parts: list[Rings], system: int) -> tuple[bytes, tuple[float, ...]]:
-    """The standard's binary of a multipolygon, little-endian, and its bounds: x from and to, y from and to."""
+    """Return a multipolygon as GeoPackage binary (little-endian) and its bounds (min x, max x, min y, max y).
+
+    An empty multipolygon has the bounds ().
+    """
     body = [struct.pack("<BII", 1, 6, len(parts))]
     for rings in parts:
         body.append(struct.pack("<BII", 1, 3, len(rings)))
@@ -179,4 +183,5 @@ def _geometry(parts: list[Rings], system: int) -> tuple[bytes, tuple[float, ...]
 
 
 def _around(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the union of two bounds (min x, max x, min y, max y)."""
     return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])

@@ -1,4 +1,4 @@
-"""Where a raster lies on the Earth."""
+"""Position of a raster on the Earth."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ HINT = "pip install 'fastsam_core[geo]'"
 class Georeference(NamedTuple):
     """Coordinate reference system and affine transform of a raster.
 
-    crs: WKT of version 1, or "" where it isn't known. transform: a, b, c, d, e, f, by which a corner of a pixel at
-    column x and row y lies at a x + b y + c, d x + e y + f. authority: of the system, such as ("EPSG", 32632), or None.
+    crs: WKT version 1, or "" if unknown. transform: a, b, c, d, e, f, which map the pixel corner at column x, row y to
+    (a x + b y + c, d x + e y + f). authority: name and code of the system, such as ("EPSG", 32632), or None.
     """
 
     crs: str
@@ -22,15 +22,15 @@ class Georeference(NamedTuple):
     authority: tuple[str, int] | None = None
 
     def to_map(self, points: NDArray[Any]) -> NDArray[np.float64]:
-        """Corners of pixels (K, 2), x and y, in coordinates of the system."""
+        """Map pixel corners (K, 2) x, y to coordinates of the reference system."""
         a, b, c, d, e, f = self.transform
         x, y = np.asarray(points, np.float64).T
         return np.stack([a * x + b * y + c, d * x + e * y + f], 1)
 
     def to_longitude_latitude(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points (K, 2) of the system in degrees on WGS 84, longitude first.
+        """Convert points (K, 2) of the reference system to longitude, latitude in degrees on WGS 84.
 
-        ImportError without rasterio, ValueError for points and systems that have no place there.
+        Raises ImportError without rasterio, ValueError if the system or a point can't be converted.
         """
         try:
             from rasterio.crs import CRS
@@ -38,10 +38,10 @@ class Georeference(NamedTuple):
         except ImportError:
             raise ImportError(f"GeoJSON of a raster with a reference system needs rasterio: {HINT}") from None
         x, y = points.T
-        # OGC:CRS84 is WGS 84 with longitude first, which is what GeoJSON is in (RFC 7946, section 4).
+        # OGC:CRS84 is WGS 84 with longitude first, as GeoJSON requires (RFC 7946, section 4).
         try:
             found = transform(CRS.from_wkt(self.crs), CRS.from_string("OGC:CRS84"), x.tolist(), y.tolist())
-        except Exception as error:  # rasterio lets GDAL's own through, which share no public class
+        except Exception as error:  # rasterio also raises GDAL's own errors, which have no public base class
             reason = str(error)[:200]
             raise ValueError(
                 f"the raster can't be placed on WGS 84 ({reason}); write a .gpkg, which keeps its reference system"
@@ -50,9 +50,10 @@ class Georeference(NamedTuple):
 
 
 def checked(given: Any) -> Georeference:
-    """A `Georeference` whose transform and authority may be as rasterio has them: an Affine, and a code that is text.
+    """Validate and normalise a `Georeference`.
 
-    ValueError for anything else.
+    The transform may also be rasterio's `Affine`, and the authority's code may be text. An authority with another code
+    becomes None. Raises ValueError for anything else.
     """
     try:
         crs, transform, authority = given

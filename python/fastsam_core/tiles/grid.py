@@ -1,4 +1,4 @@
-"""Where the tiles of a raster lie, and which of them share pixels."""
+"""Layout of a raster's tiles, and which of them overlap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Box = tuple[int, int, int, int]
 
 
 class Tile(NamedTuple):
-    """One tile: its number, its place in the grid, and the pixels of the raster that it shows, x2 and y2 exclusive."""
+    """One tile: its number, its row and column in the grid, and its box in raster pixels (x2 and y2 exclusive)."""
 
     number: int
     row: int
@@ -25,11 +25,12 @@ class Tile(NamedTuple):
 
 
 class Grid:
-    """Tiles that cover a raster, row by row.
+    """Tiles that cover a raster, numbered row by row.
 
-    height, width: of the raster. tile: side of a tile in pixels. overlap: pixels that neighbours share at least, from 1
-    to half a tile. All tiles are of one size, so that the model sees all at one scale: along a side they are spread
-    evenly, which is why neighbours may share more. A side that is no longer than `tile` has one tile of its length.
+    height, width: size of the raster. tile: side of a tile in pixels. overlap: minimum number of pixels that neighbours
+    share, from 1 to half a tile. All tiles have the same size, so that the model sees the whole raster at one scale.
+    They are spread evenly along each side, so neighbours may share more than `overlap`. A side no longer than `tile`
+    gets a single tile of that length.
     """
 
     def __init__(self, height: int, width: int, tile: int, overlap: int) -> None:
@@ -47,19 +48,19 @@ class Grid:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> Tile:
-        """The tile of a number, from 0 on."""
+        """Return the tile with the given number, counted from 0."""
         row, column = divmod(number, len(self._columns))
         (y1, y2), (x1, x2) = self._rows[row], self._columns[column]
         return Tile(number, row, column, (x1, y1, x2, y2))
 
     def pairs(self, number: int) -> Iterator[tuple[int, Box]]:
-        """The tiles of greater numbers that share pixels with tile `number`, and the box of these pixels."""
+        """Yield each tile with a greater number that overlaps tile `number`, together with the box of the overlap."""
         for other in self.near(number):
             if other > number:
                 yield other, intersection(self[number].box, self[other].box)
 
     def near(self, number: int) -> list[int]:
-        """All other tiles that share pixels with tile `number`, in order."""
+        """Return the numbers of all other tiles that overlap tile `number`, in ascending order."""
         tile = self[number]
         rows = [i for i, (top, bottom) in enumerate(self._rows) if top < tile.box[3] and bottom > tile.box[1]]
         columns = [i for i, (left, right) in enumerate(self._columns) if left < tile.box[2] and right > tile.box[0]]
@@ -68,16 +69,17 @@ class Grid:
 
 
 def intersection(a: Box, b: Box) -> Box:
-    """The pixels of both boxes; x2 <= x1 or y2 <= y1 where there are none."""
+    """Return the intersection of two boxes. If it is empty, x2 <= x1 or y2 <= y1; see `is_empty`."""
     return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
 
 
 def is_empty(box: Box) -> bool:
-    """Whether a box has no pixels."""
+    """Return whether a box contains no pixels."""
     return box[0] >= box[2] or box[1] >= box[3]
 
 
 def _spans(side: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Return (start, end) of each tile along one side of the raster."""
     if side <= tile:
         return [(0, side)]
     steps = -(-(side - tile) // (tile - overlap))

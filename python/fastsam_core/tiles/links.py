@@ -1,8 +1,8 @@
-"""Which masks of two tiles that share pixels are one object: what they show of it there has to agree.
+"""Find which masks of two overlapping tiles show the same object.
 
-Compared is only what lies in the shared box, as neither tile knows what the other sees beyond. Whole masks are compared
-first, then the connected parts of what they show there: of an arch whose feet lie in the box, one tile has one mask and
-the other two.
+Masks are compared only within the box that both tiles share, since neither tile sees what the other shows beyond it.
+Both whole masks and their connected parts within that box are matched. Parts matter for shapes such as an arch whose
+feet reach into the box: one tile has a single mask for both feet, the other has two.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .grid import Box
 
 
 class Link(NamedTuple):
-    """Two masks that are one object, by their numbers, and how many pixels speak for it.
+    """Numbers of two masks that show the same object, and how many pixels they share.
 
-    weak: one of them has a better partner among the other tile's masks already.
+    weak: one of the masks already has a better partner among the other tile's masks.
     """
 
     first: int
@@ -31,11 +31,13 @@ class Link(NamedTuple):
 
 
 def find_links(first: Mapping[int, MaskRuns], second: Mapping[int, MaskRuns], box: Box, merge_iou: float) -> list[Link]:
-    """Links between the masks of one tile and those of another, by number, given their runs; box: what both show.
+    """Find the links between the masks of two tiles.
 
-    Partners are found greedily, the highest IoU first, and each mask, or connected part of one, has one partner at
-    most: of nested masks in both tiles, the outer goes with the outer and the inner with the inner. A mask that is left
-    without a partner has a weak link to the mask it agrees with most, if their IoU is above `merge_iou`.
+    first, second: the masks' runs by mask number. box: the area that both tiles show.
+
+    Partners are matched greedily, the highest IoU first. Each mask as a whole, and each connected part, has at most one
+    partner. So if both tiles show nested masks, outer matches outer and inner matches inner. A mask without a partner
+    gets a weak link to the mask with which its IoU is highest, if that is above `merge_iou`.
     """
     a, b = _Side(first, box), _Side(second, box)
     if not a.parts or not b.parts:
@@ -54,7 +56,7 @@ def find_links(first: Mapping[int, MaskRuns], second: Mapping[int, MaskRuns], bo
 
 
 class _Side:
-    """What one tile's masks show in the shared box, mask by mask in connected parts."""
+    """The masks of one tile, clipped to the shared box and split into connected parts."""
 
     def __init__(self, masks: Mapping[int, MaskRuns], box: Box) -> None:
         self.numbers: list[int] = []
@@ -69,13 +71,13 @@ class _Side:
             owners += [len(self.numbers)] * len(found)
             self.numbers.append(number)
             self.parts += found
-        self.owners = np.array(owners, np.int64)  # of each part, the place of its mask in `numbers`
+        self.owners = np.array(owners, np.int64)  # part -> index of its mask in `numbers`
         self.part_areas = np.array([part.area() for part in self.parts], np.int64)
         self.mask_areas = np.add.reduceat(self.part_areas, starts) if starts else self.part_areas
 
 
 class _Table:
-    """Which rows and columns share pixels, how many, and their IoU, the highest first."""
+    """Pairs of overlapping masks (one as row, one as column) with shared pixels and IoU, the highest IoU first."""
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class _Table:
         self.pixels_of = dict(zip(self._pairs, pixels[order].tolist(), strict=True))
 
     def partners(self, above: float) -> Iterator[tuple[int, int]]:
-        """Pairs with an IoU above the threshold, of which each row and each column is in one at most."""
+        """Yield pairs with an IoU above the threshold, greedily: each row and each column occurs at most once."""
         rows, columns = set(), set()
         for row, column in self._above(above):
             if row not in rows and column not in columns:
@@ -101,7 +103,7 @@ class _Table:
                 yield row, column
 
     def best(self, above: float, rows: Collection[int], columns: Collection[int]) -> set[tuple[int, int]]:
-        """The best pair above the threshold of each row, and of each column, that is not among the given ones."""
+        """Return the best pair above the threshold for each row not in `rows` and each column not in `columns`."""
         of_rows: dict[int, tuple[int, int]] = {}
         of_columns: dict[int, tuple[int, int]] = {}
         for row, column in self._above(above):
@@ -118,7 +120,7 @@ class _Table:
 def _summed(
     rows: NDArray[np.int64], columns: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Each pair of a row and a column once, with the sum of its pixels."""
+    """Sum the pixels of equal (row, column) pairs and return each pair once."""
     pairs, place = np.unique(np.stack([rows, columns], 1), axis=0, return_inverse=True)
     sums = np.zeros(len(pairs), np.int64)
     np.add.at(sums, place.reshape(-1), pixels)

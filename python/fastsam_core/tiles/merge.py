@@ -1,15 +1,17 @@
-"""Masks of overlapping tiles -> the objects of the raster.
+"""Merge the masks of overlapping tiles into the objects of the raster.
 
-1. `links.py` finds masks of two tiles that agree where the tiles overlap.
-2. Linked masks are one object, the links with most pixels first. A link is refused where it would make one object of
-   two masks that one tile shows overlapping or side by side: that tile saw two.
-3. A mask that its tile cuts off, and that has no partner beyond the cut, takes a weak link, or one that was refused;
-   masks of a tile that share most of the smaller one are then no reason to refuse. What is still cut off goes where a
-   tile that shows what lies beyond the cut has a mask, no smaller, that covers it.
+1. links.py finds pairs of masks from two tiles that agree where the tiles overlap.
+2. Linked masks are united into one object, starting with the links of most shared pixels. A link is refused if it would
+   unite two masks that one tile shows as overlapping or adjacent, since that tile saw two objects there.
+3. If a tile's edge cuts off a mask and no linked mask continues it beyond that edge, weak links and refused links are
+   tried too. Two masks of one tile then prevent a link only if they share less than `ONE_THING` of the smaller one:
+   otherwise they are views of the same thing. An object that is still cut off is dropped if a tile that shows what lies
+   beyond the edge has another mask, at least as large, that covers it.
 4. An object's mask is the union of its pieces.
 
-Other tools match in the same way, by IoU or by the share of the smaller one, and unite masks or keep the best; there
-pieces are compared as wholes, so that a long object, of which a neighbour shows a short piece, is matched by chance.
+Other tools also match by IoU, or by intersection over the smaller mask, and unite the masks or keep the best one. They
+compare whole pieces, though, so whether a long object matches is a matter of chance when the neighbouring tile shows
+only a short piece of it.
 """
 
 from __future__ import annotations
@@ -26,23 +28,23 @@ from .grid import Grid, intersection, is_empty
 from .links import Link, find_links
 from .pieces import Piece, piece_of
 
-# Of a mask that is cut off, the share that another one has to cover to take its place.
+# Fraction of a cut-off object that another mask must cover to replace it.
 COVERED = 0.8
-# Of the smaller of two masks of a tile, the share they have in common from which they are views of one thing: things
-# side by side share next to nothing, and what SAM makes of one thing, from several points, much.
+# Two masks of one tile count as views of the same thing if they share at least this fraction of the smaller one.
+# Adjacent things share almost no pixels; the masks that SAM finds for one thing from several points share many.
 ONE_THING = 0.5
-# A mask that comes this near to its tile's edge is taken for cut off: one pixel of the 256 along a side in which SAM
-# predicts masks.
+# SAM predicts masks of 256 x 256 pixels. A mask closer to its tile's edge than one of these pixels counts as cut off.
 _LOW_RES = 256
 
 
 def merge(
     pieces: Sequence[Piece], grid: Grid, merge_iou: float, step: Callable[[], Any] = lambda: None
 ) -> Iterator[Piece]:
-    """Objects, by their first pieces: the whole masks, each with the tile of its first piece.
+    """Yield each object as one merged piece, in the order of the objects' first pieces.
 
-    pieces: of all tiles, in the order of the tiles. step: called once for each tile that was compared with others.
-    An object's predicted IoU and stability are the means over its pieces, weighted by their areas.
+    pieces: the masks of all tiles, ordered by tile. step: called once per tile, after it was compared with others. A
+    merged piece has the tile number of its first piece. Its predicted IoU and stability are averages over its pieces,
+    weighted by area.
     """
     of_tile: dict[int, list[int]] = defaultdict(list)
     for number, piece in enumerate(pieces):
@@ -73,7 +75,7 @@ def _strength(link: Link) -> tuple[int, int, int]:
 def _links_of(
     tile: int, pieces: Sequence[Piece], of_tile: dict[int, list[int]], grid: Grid, merge_iou: float
 ) -> Iterator[Link]:
-    """Links from a tile to those of greater numbers."""
+    """Yield the links between masks of a tile and masks of overlapping tiles with greater numbers."""
     if not of_tile.get(tile):
         return
     own = {number: pieces[number].runs() for number in of_tile[tile]}
@@ -89,29 +91,30 @@ def _links_of(
 
 
 class _Groups:
-    """Which pieces are one object: a union-find over their numbers."""
+    """A union-find over piece numbers; each group is one object."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._pieces = pieces
         self._root = list(range(len(pieces)))
         self._members: dict[int, list[int]] = {number: [number] for number in self._root}
-        self.linked: dict[int, set[int]] = defaultdict(set)  # of each piece, the tiles it has partners in
+        self.linked: dict[int, set[int]] = defaultdict(set)  # piece -> tiles of its linked pieces
 
     def root(self, number: int) -> int:
-        """The number that stands for the object of a piece."""
+        """Return the representative piece number of a piece's group."""
         while self._root[number] != number:
             self._root[number] = self._root[self._root[number]]
             number = self._root[number]
         return number
 
     def all(self) -> list[list[int]]:
-        """The pieces of each object, in order, by the first ones."""
+        """Return the sorted piece numbers of each group, ordered by the first."""
         return sorted(map(sorted, self._members.values()))
 
     def unite(self, link: Link, views: bool) -> bool:
-        """Make one object of two pieces' objects, unless a tile shows two; whether they are one now.
+        """Unite the groups of two linked pieces, unless one tile shows them as two objects.
 
-        views: a tile's views of one thing aren't two.
+        Return whether they are one group now. views: masks of one tile that are views of the same thing don't count as
+        two objects, see `ONE_THING`.
         """
         a, b = self.root(link.first), self.root(link.second)
         if a != b:
@@ -125,6 +128,7 @@ class _Groups:
         return True
 
     def _tells_apart(self, small: int, large: int, views: bool) -> bool:
+        """Return whether some tile shows a mask of each group as two objects."""
         tiles = defaultdict(list)
         for number in self._members[small]:
             tiles[self._pieces[number].tile].append(number)
@@ -136,7 +140,10 @@ class _Groups:
 
 
 def _are_two(a: Piece, b: Piece, views: bool) -> bool:
-    """Whether two masks of one tile share pixels or an edge; with `views`, not where they are views of one thing."""
+    """Return whether two masks of one tile overlap or touch along an edge, i.e. are two objects that must stay apart.
+
+    With `views`, return False for masks that share so much that they are views of the same thing.
+    """
     grown = a.box[0] - 1, a.box[1] - 1, a.box[2] + 1, a.box[3] + 1
     if is_empty(intersection(grown, b.box)):
         return False
@@ -147,7 +154,7 @@ def _are_two(a: Piece, b: Piece, views: bool) -> bool:
 
 
 def _common(a_runs: MaskRuns, b_runs: MaskRuns, a: Piece, b: Piece) -> int:
-    """Pixels that two masks share."""
+    """Return the number of pixels that two masks share."""
     box = intersection(a.box, b.box)
     if is_empty(box):
         return 0
@@ -155,14 +162,14 @@ def _common(a_runs: MaskRuns, b_runs: MaskRuns, a: Piece, b: Piece) -> int:
 
 
 class _Cuts:
-    """Where tiles cut masks off: at edges of theirs that aren't the raster's."""
+    """Tells where tile edges cut off masks. Tile edges on the raster's border don't count."""
 
     def __init__(self, pieces: Sequence[Piece], grid: Grid) -> None:
         self._pieces, self._grid = pieces, grid
         self._near = -(-grid.side // _LOW_RES)
 
     def edges(self, number: int) -> list[int]:
-        """The places in a box of the tile's edges at which a piece is cut off: 0 left, 1 top, 2 right, 3 bottom."""
+        """Return the tile edges that cut off a piece, as indices into a box: 0 left, 1 top, 2 right, 3 bottom."""
         piece = self._pieces[number]
         tile, raster = self._grid[piece.tile].box, (0, 0, self._grid.width, self._grid.height)
         return [
@@ -170,14 +177,14 @@ class _Cuts:
         ]
 
     def is_open(self, number: int, groups: _Groups) -> bool:
-        """Whether a piece is cut off somewhere and has no partner in a tile that shows what lies beyond."""
+        """Return whether an edge cuts off a piece and no tile beyond that edge has a piece linked to it."""
         return any(
             not any(self._is_beyond(number, side, tile) for tile in groups.linked.get(number, ()))
             for side in self.edges(number)
         )
 
     def shows_beyond(self, number: int, tile: int) -> bool:
-        """Whether a tile shows what lies beyond an edge at which a piece is cut off."""
+        """Return whether a tile extends beyond an edge that cuts off a piece."""
         return any(self._is_beyond(number, side, tile) for side in self.edges(number))
 
     def _is_beyond(self, number: int, side: int, tile: int) -> bool:
@@ -186,7 +193,7 @@ class _Cuts:
 
 
 def _whole(pieces: Sequence[Piece]) -> Piece:
-    """One mask of an object's pieces."""
+    """Merge the pieces of an object into one."""
     if len(pieces) == 1:
         return pieces[0]
     areas = [piece.area for piece in pieces]
@@ -207,7 +214,11 @@ def _shown_better(
     groups: _Groups,
     cuts: _Cuts,
 ) -> bool:
-    """Whether an object is cut off, and a mask of a tile that shows what lies beyond, no smaller, covers it."""
+    """Return whether an object is cut off and another mask shows it better.
+
+    Such a mask belongs to another object, lies in a tile that extends beyond the cut, is at least as large (of equally
+    large ones the first wins), and covers at least `COVERED` of the object.
+    """
     runs = None
     own = groups.root(members[0])
     for number in members:

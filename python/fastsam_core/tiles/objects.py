@@ -1,4 +1,4 @@
-"""The objects of a raster: masks as run lengths in their boxes, with 64-bit places."""
+"""The objects of a raster: masks stored as run lengths within their boxes, with 64-bit coordinates."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ SUFFIXES = (".gpkg", ".geojson", ".json")
 
 @dataclass(frozen=True, eq=False)
 class RasterObject:
-    """One object.
+    """One object of a raster.
 
-    box: (4,) int64 x1, y1, x2, y2 in pixels of the raster, x2 and y2 exclusive: a mask of one pixel is 1 wide.
-    area: in pixels. predicted_iou, stability: of the model, the means over the tiles that show the object, weighted by
-    area. mask: COCO RLE of what lies in the box, `{"size": [y2 - y1, x2 - x1], "counts": str}`.
+    box: (4,) int64 x1, y1, x2, y2 in raster pixels, x2 and y2 exclusive, so a mask of one pixel has width 1.
+    area: number of pixels. predicted_iou, stability: scores by the model. For an object found in several tiles they are
+    averaged over the masks of these tiles, weighted by area. mask: COCO RLE of the mask within the box,
+    `{"size": [y2 - y1, x2 - x1], "counts": str}`.
     """
 
     box: NDArray[np.int64]
@@ -42,24 +43,25 @@ class RasterObject:
 
     @property
     def offset(self) -> NDArray[np.int64]:
-        """(2,) x, y of the mask's upper left pixel in the raster."""
+        """Position of the mask's upper left pixel in the raster, (2,) x, y."""
         return self.box[:2]
 
     def dense(self, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
-        """What a window of the raster shows of the object: bool (height, width). It may leave the box."""
+        """Return the mask within a window of the raster, bool (height, width). The window may exceed the box."""
         left, top = self.offset.tolist()
         shown = rle.decode(rle.crop(self.mask, [x - left, y - top, width, height]))
         return np.ascontiguousarray(shown).view(bool)
 
     def polygons(self) -> list[Outline]:
-        """Its parts with their holes, along the edges of pixels: exteriors (K, 2) int64 x, y, clockwise as seen.
+        """Return the object's parts with their holes as outlines along pixel edges, in raster coordinates.
 
-        They fill to exactly the mask, and are valid by OGC's Simple Features: pixels that touch only at a corner belong
-        to different parts, and no ring meets itself.
+        Exteriors are (K, 2) int64 x, y, clockwise on screen (y down). Filling the outlines gives exactly the mask. They
+        are valid by OGC's Simple Features: pixels that touch only at a corner belong to different parts, and no ring
+        touches itself.
         """
         runs = shapes.of_rle(self.mask, *self.offset.tolist())
         labels = shapes.part_labels(runs)
-        # All parts are traced at once, each in columns of its own, so that they don't meet.
+        # Trace all parts in one call. Each is shifted to a range of columns of its own, so that parts never touch.
         stride = int(self.box[2] - self.box[0]) + 2
         columns = runs.columns - self.box[0] + labels * stride
         order = np.lexsort((runs.tops, columns))
@@ -70,15 +72,16 @@ class RasterObject:
         ]
 
     def _back(self, contour: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
+        """Undo the column shift that `polygons` gave the part."""
         part = int(contour[:, 0].min()) // stride
         return contour + np.array([int(self.box[0]) - part * stride, 0])
 
 
 class RasterObjects(Sequence[RasterObject]):
-    """The objects of a raster of `height` x `width` pixels, by the tiles that show them first.
+    """The objects of a raster of `height` x `width` pixels, ordered by the first tile that shows them.
 
-    boxes: (N, 4) int64, areas: (N,) int64, predicted_iou, stability: (N,) float64; see `RasterObject`. georeference:
-    where the raster lies, if it says so. name: of its file.
+    boxes: (N, 4) int64. areas: (N,) int64. predicted_iou, stability: (N,) float64. See `RasterObject`. georeference:
+    position of the raster on the Earth, or None if unknown. name: name of the raster, usually of its file.
     """
 
     def __init__(
@@ -98,12 +101,12 @@ class RasterObjects(Sequence[RasterObject]):
 
     @property
     def crs(self) -> str | None:
-        """WKT of the coordinate reference system, if the raster has one."""
+        """WKT of the coordinate reference system, or None if the raster has none."""
         return (self.georeference.crs or None) if self.georeference is not None else None
 
     @property
     def transform(self) -> tuple[float, float, float, float, float, float] | None:
-        """The affine transform from pixels to the system, see `Georeference`."""
+        """Affine transform from pixels to map coordinates, see `Georeference`; None without a georeference."""
         return None if self.georeference is None else self.georeference.transform
 
     def __len__(self) -> int:
@@ -114,7 +117,10 @@ class RasterObjects(Sequence[RasterObject]):
     @overload
     def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> RasterObjects: ...
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[Any]) -> RasterObject | RasterObjects:
-        """One object, or those of a slice, a list, or a bool or integer array, as in `objects[objects.areas > 500]`."""
+        """Return one object for an integer, or a subset for a slice, a list, or an integer or bool array.
+
+        For example, `objects[objects.areas > 500]`.
+        """
         if not isinstance(index, int | np.integer):
             return self._chosen(np.arange(len(self))[select(index, len(self))])
         box = self.boxes[index]
@@ -128,29 +134,33 @@ class RasterObjects(Sequence[RasterObject]):
         )
 
     def within(self, y: int, x: int, height: int, width: int) -> RasterObjects:
-        """The objects whose boxes share pixels with a window."""
+        """Return the objects whose boxes overlap a window of the raster."""
         x1, y1, x2, y2 = self.boxes.T
         meets = (np.maximum(x1, x) < np.minimum(x2, x + width)) & (np.maximum(y1, y) < np.minimum(y2, y + height))
         return self._chosen(np.flatnonzero(meets))
 
     def dense(self, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
-        """What a window of the raster shows of each object: bool (N, height, width)."""
+        """Return the mask of each object within a window of the raster, bool (N, height, width)."""
         shown = np.zeros((len(self), height, width), bool)
         for place, found in enumerate(self):
             shown[place] = found.dense(y, x, height, width)
         return shown
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a file, whole or not at all, and return its path; the suffix says what.
+        """Write the objects to a file atomically and return its path. The suffix selects the format.
 
-        .json: COCO, one image, each mask an RLE of the whole raster (readers whose counts have 32 bits stop at 2^32
-        pixels). .geojson: polygons, in degrees on WGS 84 (RFC 7946) where the raster has a reference system, else in
-        pixels. .gpkg: a GeoPackage with the polygons in the raster's reference system, or its transform's coordinates,
-        or in pixels with y upwards from 0 to minus the height. Polygons have `id` (from 1), `area` in pixels,
-        `predicted_iou` and `stability`; they follow the edges of pixels, with holes.
+        - `.json`: COCO with one image. Each mask is an RLE of the whole raster; readers with 32-bit counts are limited
+          to 2^32 pixels.
+        - `.geojson`: polygons, in degrees on WGS 84 (RFC 7946) if the raster has a reference system, else in pixels.
+        - `.gpkg`: a GeoPackage with polygons in the raster's reference system; in the coordinates of its transform if
+          it has only that; else in pixels with y pointing up, from 0 to minus the height.
 
-        ValueError for another suffix, and for GeoJSON of a raster that has no place on WGS 84; ImportError for GeoJSON
-        of a raster with a reference system without rasterio.
+        Polygons follow pixel edges, include holes, and have the attributes `id` (from 1), `area` in pixels,
+        `predicted_iou` and `stability`.
+
+        Raises:
+            ValueError: For another suffix, or for GeoJSON of a raster that can't be placed on WGS 84.
+            ImportError: For GeoJSON of a raster with a reference system, if rasterio isn't installed.
         """
         from . import coco, geojson, geopackage
 
@@ -161,14 +171,15 @@ class RasterObjects(Sequence[RasterObject]):
 
     @staticmethod
     def check_path(path: str | os.PathLike[str]) -> Path:
-        """The path as `save` takes it.
+        """Return `path` as a `Path` after checking that `save` can write there.
 
-        ValueError for one with another suffix, of a folder, or below a file; PermissionError in a read-only folder.
+        Raises ValueError if the suffix is unsupported, or if the path is a folder or lies below a file; PermissionError
+        if its folder is read-only.
         """
         target = Path(path)
         above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
         if above is not None and not above.is_dir():
-            raise ValueError(f"{os.fspath(path)!r} can't be made: {above} is no folder")
+            raise ValueError(f"{os.fspath(path)!r} can't be created: {above} is not a folder")
         if target.suffix.lower() not in SUFFIXES or target.is_dir():
             raise ValueError(f"objects are saved as a {', '.join(SUFFIXES)} file, not {os.fspath(path)!r}")
         check_folder(target.parent)
@@ -185,6 +196,6 @@ class RasterObjects(Sequence[RasterObject]):
         return found
 
     def rles(self) -> Iterator[RLE]:
-        """COCO RLE of the whole raster for each object; counts and sizes may need 64 bits."""
+        """Yield each object's mask as a COCO RLE of the whole raster. Its size and counts may need 64-bit integers."""
         for found in self:
             yield rle.paste(found.mask, found.offset, [self.height, self.width])

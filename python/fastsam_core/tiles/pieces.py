@@ -1,4 +1,4 @@
-"""A mask as one tile shows it."""
+"""A mask found in one tile."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .grid import Box
 
 
 class Piece(NamedTuple):
-    """A mask of one tile, in pixels of the raster.
+    """A mask found in one tile, placed in the raster.
 
-    tile: the tile's number. box: its extent, x1, y1, x2, y2, the last two exclusive. counts: COCO's run lengths of what
-    lies in the box. area: in pixels.
+    tile: number of the tile. box: extent of the mask in raster pixels, x1, y1, x2, y2, the last two exclusive. counts:
+    COCO's compressed run lengths of the mask within the box. area: number of mask pixels.
     """
 
     tile: int
@@ -24,12 +24,12 @@ class Piece(NamedTuple):
     stability: float
 
     def runs(self) -> MaskRuns:
-        """The mask's runs in the raster."""
+        """Return the mask as runs in raster coordinates."""
         x1, y1, x2, y2 = self.box
         return shapes.of_rle({"size": [y2 - y1, x2 - x1], "counts": self.counts}, x1, y1)
 
 
 def piece_of(tile: int, runs: MaskRuns, predicted_iou: float, stability: float) -> Piece:
-    """The piece of a mask's runs in the raster, of which there has to be one at least."""
+    """Return the piece for a mask's runs in raster coordinates. There must be at least one run."""
     box = shapes.box_of(runs)
     return Piece(tile, box, shapes.to_rle(runs, box)["counts"], runs.area(), predicted_iou, stability)

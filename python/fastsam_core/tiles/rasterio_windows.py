@@ -17,23 +17,23 @@ from rasterio.windows import Window
 from .._log import logger
 from .georeference import Georeference
 
-# Bands that aren't 8-bit are stretched between these percentiles: the default of QGIS's "cumulative count cut".
+# Bands that aren't uint8 are stretched between these percentiles, the default of QGIS's "cumulative count cut".
 PERCENTILES = (2.0, 98.0)
-# The side of the decimated read that the percentiles are taken from.
+# Maximum side of the decimated read from which the percentiles are computed.
 _SAMPLE = 1024
-_ERRORS = (RasterioError, RasterioIOError)  # before rasterio 1.4 the second isn't one of the first
+_ERRORS = (RasterioError, RasterioIOError)  # before rasterio 1.4, RasterioIOError isn't a subclass of RasterioError
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
 @contextmanager
 def open_geotiff(path: str) -> Iterator[GeoTiffWindows]:
-    """A GeoTIFF's windows. ValueError for a file that GDAL can't read, or of a kind that isn't offered."""
+    """Open a GeoTIFF. Raises ValueError if GDAL can't read the file or its bands have an unsupported dtype."""
     with ExitStack() as stack:
         with warnings.catch_warnings():
-            # A TIFF that doesn't say where it lies is a picture like others.
+            # A TIFF without a georeference is treated like any other image.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             try:
-                # No other driver: some of GDAL's formats name further files or addresses.
+                # Only this driver: some of GDAL's formats make it open further files or network addresses.
                 dataset = stack.enter_context(rasterio.open(path, driver="GTiff"))
             except _ERRORS as error:
                 raise ValueError(f"{path}: {error}") from None
@@ -42,13 +42,13 @@ def open_geotiff(path: str) -> Iterator[GeoTiffWindows]:
 
 
 class GeoTiffWindows:
-    """The windows of a GeoTIFF, see `Windows`.
+    """A GeoTIFF that is read in windows, see `Windows`.
 
-    One or two bands are grey, three or more are red, green and blue, by their colour interpretation if the file gives
-    one, else the first three; a palette is applied. 8-bit bands are taken as they are, and those of fewer bits brought
-    to the range of 8; 16 and more bits, and floating-point bands, are stretched linearly, each between its 2nd and 98th
-    percentile over the valid pixels of a read decimated to 1,024 pixels a side. Nodata, transparent and masked pixels
-    and NaN aren't valid.
+    Bands: one or two are shown as grey, and a palette is applied. Of three or more, red, green and blue are chosen by
+    the file's colour interpretation, or else are the first three. uint8 values are used as they are, and those of fewer
+    bits are scaled to the 8-bit range. Other integers and floating-point bands are stretched linearly, each between its
+    2nd and 98th percentile over the valid pixels of a read decimated to at most 1,024 pixels a side. Nodata,
+    transparent and masked pixels, NaN and infinities aren't valid.
     """
 
     def __init__(self, dataset: Any, path: str) -> None:
@@ -56,8 +56,8 @@ class GeoTiffWindows:
         self._dataset, self._path = dataset, path
         self._bands = _colour_bands(dataset)
         names = {str(dataset.dtypes[band - 1]) for band in self._bands}
-        if any("complex" in name for name in names):  # complex_int16 is known to rasterio alone
-            raise ValueError(f"{path}: bands of {', '.join(sorted(names))} can't be shown as a picture")
+        if any("complex" in name for name in names):  # by name, because NumPy has no dtype for rasterio's complex_int16
+            raise ValueError(f"{path}: bands of {', '.join(sorted(names))} can't be shown as an image")
         kinds = {np.dtype(name) for name in names}
         self._palette = _palette(dataset, self._bands)
         self._limits = None if self._palette is not None else self._stretch(kinds)
@@ -65,14 +65,14 @@ class GeoTiffWindows:
         unread = "ground control points" if dataset.gcps[0] else "rational polynomials (RPC)" if dataset.rpcs else ""
         if self.georeference is None and unread:
             logger.warning(
-                "%s says by %s where it lies, which isn't read: objects lie in pixels. Rectify it first, with gdalwarp "
-                "for example",
+                "%s is georeferenced by %s, which are not supported: objects are in pixel coordinates. Rectify it "
+                "first, for example with gdalwarp",
                 path,
                 unread,
             )
 
     def read(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.uint8]:
-        """BGR pixels of a window."""
+        """Return the pixels of a window, (height, width, 3) uint8 BGR."""
         bands = self._read(indexes=self._bands, window=Window(x, y, width, height))
         if self._palette is not None:
             shown = self._palette[np.minimum(bands[0], len(self._palette) - 1)]
@@ -82,7 +82,7 @@ class GeoTiffWindows:
         return np.ascontiguousarray(shown, np.uint8)
 
     def valid(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.bool_]:
-        """Where a window has data: bool (height, width)."""
+        """Return where a window has data, bool (height, width)."""
         window = Window(x, y, width, height)
         found: NDArray[np.bool_] = self._masks(window=window) != 0
         if np.dtype(self._dataset.dtypes[self._bands[0] - 1]).kind == "f":
@@ -104,14 +104,14 @@ class GeoTiffWindows:
         return masks
 
     def _stretch(self, kinds: set[np.dtype[Any]]) -> NDArray[np.float64] | None:
-        """(bands, 2): what becomes 0 and 255; None where the values are that already."""
+        """Return the values that map to 0 and 255, (bands, 2), or None for 8-bit bands, which need no stretch."""
         if kinds != {np.dtype(np.uint8)}:
             return self._percentiles()
         bits = [int(self._dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8)) for band in self._bands]
         return None if min(bits) == 8 else np.array([[0, 2**count - 1] for count in bits], np.float64)
 
     def _percentiles(self) -> NDArray[np.float64]:
-        """(bands, 2): what becomes 0 and 255."""
+        """Return the percentiles of each band that map to 0 and 255, (bands, 2), from a decimated read."""
         shape = min(self.height, _SAMPLE), min(self.width, _SAMPLE)
         bands = self._read(indexes=self._bands, out_shape=(len(self._bands), *shape)).astype(np.float64)
         valid = (self._masks(out_shape=shape) != 0) & np.isfinite(bands).all(0)
@@ -123,13 +123,13 @@ class GeoTiffWindows:
     def _stretched(self, bands: NDArray[Any]) -> NDArray[np.uint8]:
         assert self._limits is not None
         low, high = self._limits[:, 0, None, None], self._limits[:, 1, None, None]
-        # NaN and infinities have their place too, though they aren't valid. A band of one value becomes black.
+        # NaN and infinities aren't valid, but they must cast to uint8 too. A band of a single value becomes black.
         values = np.clip(np.nan_to_num(bands.astype(np.float64), nan=-np.inf), low, high)
         return np.rint((values - low) * (255 / np.where(high > low, high - low, 1))).astype(np.uint8)
 
 
 def _colour_bands(dataset: Any) -> list[int]:
-    """The bands that are shown, from 1 on: one, or red, green and blue."""
+    """Return the 1-based indices of the bands to show: one, or red, green and blue."""
     meaning = list(dataset.colorinterp)
     if all(colour in meaning for colour in _RGB):
         return [meaning.index(colour) + 1 for colour in _RGB]
@@ -138,7 +138,7 @@ def _colour_bands(dataset: Any) -> list[int]:
 
 
 def _palette(dataset: Any, bands: list[int]) -> NDArray[np.uint8] | None:
-    """(colours, 3) BGR, of a band whose values are places in a table of colours."""
+    """Return the colour table of a palette band, (colours, 3) BGR, or None for other bands."""
     if len(bands) != 1 or dataset.colorinterp[bands[0] - 1] != ColorInterp.palette:
         return None
     table = dataset.colormap(bands[0])
@@ -155,7 +155,7 @@ def _georeference(dataset: Any) -> Georeference | None:
     a, b, c, d, e, f = transform
     if dataset.crs is None:
         return Georeference("", (a, b, c, d, e, f))
-    # With less confidence the axes and the ellipsoid are the same, but the datum may be another one.
+    # Below this confidence, a matched system has the same axes and ellipsoid but may have a different datum.
     named = dataset.crs.to_authority(confidence_threshold=90)
     authority = (str(named[0]), int(named[1])) if named is not None and str(named[1]).isdigit() else None
     return Georeference(dataset.crs.to_wkt(), (a, b, c, d, e, f), authority)

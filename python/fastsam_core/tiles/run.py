@@ -1,4 +1,4 @@
-"""`segment`: everything in a raster of any size."""
+"""`segment`: segment everything in a raster of any size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .segmenters import Found, TileSegmenter, load_segmenter
 from .store import TileFiles, digest
 from .windows import Raster, Windows, open_raster
 
-# A mask of which no more than this share has data is a mask of what has none.
+# A mask is dropped if at most this fraction of its pixels has data.
 _LEAST_VALID = 0.5
 
 
@@ -35,38 +35,40 @@ def segment(
     device: Any = "",
     **options: Any,
 ) -> RasterObjects:
-    """Segment everything in a raster that fits neither into memory nor into one input of a model.
+    """Segment everything in a raster too large for memory or for a single model input.
 
-    The raster is cut into overlapping tiles, each tile is segmented, and masks that agree where tiles overlap become
-    one: an object across many tiles is one object. Memory goes by the tile and by the runs of the masks.
+    The raster is cut into overlapping tiles and each tile is segmented. Masks that agree where tiles overlap are
+    merged, so an object that spans many tiles is returned once. Memory use depends on the tile size and on the number
+    of runs in the masks, not on the number of pixels.
 
     Args:
-        image: an array (H, W, 3) uint8 BGR (or (H, W), (H, W, 4), uint16), of which windows are copied, so that a
-            `numpy.memmap` stays on disk; the path of a picture; the path of a GeoTIFF, or of a TIFF with a world file,
-            which is read window by window (extra `geo`; see `GeoTiffWindows` for bands and bit depths); or any object
+        image: An array (H, W, 3) uint8 BGR (or (H, W), (H, W, 4), uint16): only windows are copied, so a
+            `numpy.memmap` stays on disk. The path of an image. The path of a GeoTIFF, or of a TIFF with a world file,
+            which is read window by window (extra `geo`; see `GeoTiffWindows` for bands and bit depths). Or any object
             with `height`, `width` and `read(y, x, height, width)`, see `Windows`.
-        model: a checkpoint's name or path, a `SAM` or a `Predictor`, whose options then hold; or a callable that takes
+        model: A checkpoint name or path; a `SAM` or a `Predictor`, whose options then apply; or a callable that takes
             a tile, (H, W, 3) uint8 BGR, and returns a list of dicts with `segmentation` (an RLE of the tile's size, or
-            bool (H, W)), and `predicted_iou` and `stability_score` if it has them.
-        tile: side of a tile in pixels. The model resizes it to its own input, so smaller tiles find smaller objects.
-        overlap: pixels that neighbouring tiles share at least, up to half of `tile`. Objects smaller than this are
-            whole in one of the tiles.
-        merge_iou: two masks of overlapping tiles are one object if the IoU of what they show where the tiles overlap,
-            or of a connected part of it, is greater than this, in [0, 1). Above 0.5, of masks that don't overlap in
-            their tile only one can be (Kirillov et al., Panoptic Segmentation, 2019).
-        batch: tiles that are read, and encoded together where that is the same to the bit: by the native encoder on the
-            CPU. Results don't depend on it.
-        work_dir: keeps a file per finished tile; the same call goes on where it was stopped, and gives the same result.
-            `merge_iou` and `batch` may change. A callable is known by its attribute `fingerprint`, else by its name.
-        device: of the model; "" is the GPU if there is one.
-        options: of segment everything for each tile: `points_stride`, `conf_thres`, `min_mask_region_area` and so on,
-            as `SAM` takes them.
+            bool (H, W)) and optionally `predicted_iou` and `stability_score`.
+        tile: Side of a tile in pixels. The model resizes it to its own input, so smaller tiles find smaller objects.
+        overlap: Minimum number of pixels that neighbouring tiles share, at most half of `tile`. An object smaller than
+            this lies entirely within some tile.
+        merge_iou: Threshold in [0, 1). Two masks of overlapping tiles are one object if their IoU within the overlap
+            area, or the IoU of a connected part of each, is greater than this. At 0.5 or above, a mask can match at
+            most one of several masks that don't overlap in their tile (Kirillov et al., Panoptic Segmentation, 2019).
+        batch: Number of tiles read at a time. They are also encoded together where that gives bit-identical results,
+            i.e. by the native encoder on the CPU. Results don't depend on it.
+        work_dir: Folder that stores one file per finished tile. Repeating the call resumes an interrupted run and gives
+            the same result. `merge_iou` and `batch` may change between runs. A callable is identified by its attribute
+            `fingerprint`, or else by its name.
+        device: Device of the model; "" selects the GPU if there is one.
+        options: Options of segment everything, applied to each tile: `points_stride`, `conf_thres`,
+            `min_mask_region_area` and so on, as for `SAM`.
 
     Raises:
-        ValueError: options that don't fit, a file that can't be read, a `work_dir` of other settings or pixels.
-        TypeError: an image or model of another kind, an unknown option.
-        FileNotFoundError: a file that isn't there.
-        ImportError: a GeoTIFF without the extra `geo`.
+        ValueError: For invalid options, an unreadable file, or a `work_dir` made from other settings or pixels.
+        TypeError: For an image or model of an unsupported type, or an unknown option.
+        FileNotFoundError: If the file doesn't exist.
+        ImportError: For a GeoTIFF without the extra `geo`.
     """
     merge_iou = _number(0, 1)("merge_iou", merge_iou)
     if merge_iou == 1:
@@ -86,7 +88,7 @@ def segment(
 def _segment_tiles(
     raster: Raster, grid: Grid, segmenter: TileSegmenter, files: TileFiles | None, batch: int
 ) -> list[Piece]:
-    """The masks of all tiles, in their order."""
+    """Return the masks of all tiles, ordered by tile number. Finished tiles are read from `files`."""
     of_tiles: dict[int, list[Piece]] = {}
     with _bar(grid, "tiles") as bar:
         waiting: list[_Loaded] = []
@@ -121,11 +123,11 @@ class _Loaded:
 
     @property
     def is_blank(self) -> bool:
-        """Whether no pixel has data."""
+        """Whether no pixel of the tile has data."""
         return self.valid is not None and not self.valid.any()
 
     def pieces(self, found: list[Found]) -> Iterator[Piece]:
-        """Masks in pixels of the raster, without what has no data."""
+        """Yield the masks in raster coordinates, without pixels that have no data. Mostly invalid masks are dropped."""
         x1, y1, _, _ = self.tile.box
         height, width = self.tile.size
         valid = None if self.valid is None else shapes.MaskRuns.from_mask(self.valid)
@@ -145,6 +147,7 @@ def _finish(
     of_tiles: dict[int, list[Piece]],
     step: Callable[[], Any],
 ) -> None:
+    """Segment the `waiting` tiles, save their masks to `files`, store them in `of_tiles` and call `step` for each."""
     if not waiting:
         return
     for loaded, found in zip(waiting, segmenter([loaded.pixels for loaded in waiting]), strict=True):
@@ -156,7 +159,7 @@ def _finish(
 
 
 def _bar(grid: Grid, what: str) -> Any:
-    """A bar on a terminal."""
+    """Return a progress bar over all tiles, shown only on a terminal."""
     from tqdm.auto import tqdm
 
     return tqdm(total=len(grid), desc=what, unit="tile", disable=None)

@@ -1,4 +1,4 @@
-"""What finds the masks of a tile: a SAM model that segments everything, or any callable."""
+"""Segmenters that find the masks of a tile: a SAM model in segment-everything mode, or any callable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONTRACT = "it must return a list of dicts with segmentation (RLE of the tile, 
 
 
 class Found(NamedTuple):
-    """A mask of a tile: COCO RLE of the tile's size, and its scores."""
+    """A mask found in a tile: a COCO RLE of the tile's size, and its scores."""
 
     rle: dict[str, Any]
     predicted_iou: float
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 
 class TileSegmenter(Protocol):
-    """Segments tiles, (H, W, 3) uint8 BGR. `settings` is what its masks depend on, JSON-ready."""
+    """Segments tiles, (H, W, 3) uint8 BGR. `settings` is a JSON-serialisable dict of everything the masks depend on."""
 
     @property
     def settings(self) -> dict[str, Any]: ...
@@ -42,8 +42,11 @@ class TileSegmenter(Protocol):
 
 
 def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileSegmenter:
-    """Of a checkpoint's name or path, a `SAM`, a `Predictor` or a `SamModel` with options of segment everything; or of
-    a callable, which takes none. TypeError and ValueError for others, and for options that don't fit.
+    """Return the segmenter for a model.
+
+    model: a checkpoint name or path, a `SAM`, a `Predictor` or a `SamModel`, to which `device` and the
+    segment-everything `options` apply; or a callable, which accepts neither. Raises TypeError for another kind of model
+    and for options it doesn't accept, ValueError for invalid option values.
     """
     if isinstance(model, SamModel):
         model = SAM(model)
@@ -64,7 +67,7 @@ def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileS
 
 
 class ModelSegmenter:
-    """A SAM model's segment everything, its points over each tile."""
+    """Segments everything in each tile with a SAM model, prompted by a grid of points."""
 
     def __init__(self, model: Any, device: Any, options: Mapping[str, Any]) -> None:
         self._segmenter = Segmenter(model, device)
@@ -72,14 +75,14 @@ class ModelSegmenter:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the model's weights and the options."""
+        """What the masks depend on: the model's name, a hash of its weights, and the options."""
         return self._segmenter.settings(everything=True)
 
     def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]:
-        """The masks of each tile.
+        """Yield the masks of each tile.
 
-        Tiles are encoded together where that doesn't change a bit, by the native encoder; elsewhere the sums of a
-        matrix product may depend on how many there are.
+        Tiles are encoded in one batch only by the native encoder, whose results are bit-identical for every batch size.
+        Elsewhere the rounding of matrix products may depend on the batch size, so tiles are encoded one by one.
         """
         model, config = self._segmenter.model, self._segmenter.config
         encoder = model.image_encoder
@@ -96,18 +99,18 @@ class ModelSegmenter:
 
 
 class CallableSegmenter:
-    """A function of one's own, with a check of what it returns."""
+    """Segments tiles with a user-supplied callable and validates what it returns."""
 
     def __init__(self, model: Callable[[NDArray[np.uint8]], Any]) -> None:
         self._model = model
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its attribute `fingerprint`, else its qualified name."""
+        """What identifies the callable: its attribute `fingerprint`, or else its qualified name."""
         return {"model": str(getattr(self._model, "fingerprint", None) or qualified_name(self._model))}
 
     def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]:
-        """The masks of each tile. TypeError and ValueError where the function returns something else."""
+        """Yield the masks of each tile. Raises TypeError or ValueError if the callable breaks its contract."""
         for tile in tiles:
             found = self._model(tile)
             if not isinstance(found, (list, tuple)):
@@ -124,7 +127,7 @@ def _checked(record: Any, height: int, width: int) -> Found:
         if pixels.shape != (height, width) or pixels.dtype != np.bool_:
             raise ValueError(f"the model returned a mask of {pixels.shape} {pixels.dtype} for a tile; {_CONTRACT}")
         (mask,) = rle.from_masks(pixels[None])
-    rle.area(mask)  # reads all runs, so that broken ones are found here
+    rle.area(mask)  # reads all runs, so it raises here if the RLE is malformed
     if list(mask["size"]) != [height, width]:
         raise ValueError(f"the model returned an RLE of {list(mask['size'])} for a tile of {[height, width]}")
     given = [record.get(name, 1.0) for name in ("predicted_iou", "stability_score")]

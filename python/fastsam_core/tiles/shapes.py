@@ -1,6 +1,6 @@
-"""Masks as runs in the pixels of a raster of any size: parts, pieces, unions, and what two of them share.
+"""Operations on masks stored as runs, in a raster of any size: shift, clip, union, overlap, connected parts.
 
-All positions are int64. Nothing here makes pixels, so the cost goes by the runs.
+All coordinates are int64. No function decodes a mask to pixels, so cost grows with the number of runs.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ..runs import MaskRuns, encode_counts
 from .grid import Box
 
 RLE = dict[str, Any]
-# Pairs of masks whose shared pixels are counted together: 8 MiB of numbers.
+# Maximum number of mask pairs per IoU matrix: 8 MiB of float64.
 _PAIRS_AT_ONCE = 1 << 20
 
 
 def moved(runs: MaskRuns, right: int, down: int) -> MaskRuns:
-    """The mask elsewhere."""
+    """Return the mask shifted by `right` columns and `down` rows."""
     return MaskRuns(runs.columns + right, runs.tops + down, runs.bottoms + down)
 
 
 def of_rle(rle: RLE, left: int, top: int) -> MaskRuns:
-    """The runs of an RLE whose upper left pixel lies at (left, top)."""
+    """Return the runs of a COCO RLE whose upper left pixel is at (left, top)."""
     return moved(runs_of(rle), left, top)
 
 
 def to_rle(runs: MaskRuns, box: Box) -> RLE:
-    """COCO RLE, `counts` as str, of the part of the raster in `box`, which has to hold every run."""
+    """Return the COCO RLE of the raster area in `box`, with `counts` as str. Every run must lie in `box`."""
     x1, y1, x2, y2 = box
     height, width = y2 - y1, x2 - x1
     (found,) = encode_counts([runs.counts(height, width, -x1, -y1)], height, width)
@@ -42,13 +42,13 @@ def to_rle(runs: MaskRuns, box: Box) -> RLE:
 
 
 def box_of(runs: MaskRuns) -> Box:
-    """x1, y1, x2, y2 of the extent of a mask that isn't empty, x2 and y2 exclusive."""
+    """Return the extent x1, y1, x2, y2 of a non-empty mask, x2 and y2 exclusive."""
     x1, y1, x2, y2 = runs.box()
     return x1, y1, x2 + 1, y2 + 1
 
 
 def clipped(runs: MaskRuns, box: Box) -> MaskRuns:
-    """What lies in a box."""
+    """Return the part of the mask inside a box."""
     x1, y1, x2, y2 = box
     first, last = np.searchsorted(runs.columns, [x1, x2])
     tops, bottoms = np.maximum(runs.tops[first:last], y1), np.minimum(runs.bottoms[first:last], y2)
@@ -57,7 +57,7 @@ def clipped(runs: MaskRuns, box: Box) -> MaskRuns:
 
 
 def union(masks: Sequence[MaskRuns]) -> MaskRuns:
-    """All pixels of the masks."""
+    """Return the union of one or more masks."""
     columns = np.concatenate([mask.columns for mask in masks])
     tops = np.concatenate([mask.tops for mask in masks])
     bottoms = np.concatenate([mask.bottoms for mask in masks])
@@ -65,7 +65,8 @@ def union(masks: Sequence[MaskRuns]) -> MaskRuns:
         return MaskRuns(columns, tops, bottoms)
     order = np.lexsort((tops, columns))
     columns, tops, bottoms = columns[order], tops[order], bottoms[order]
-    # Within a column, how far down the runs reach so far. Columns are told apart by shifting each below the last.
+    # For each run, the lowest row reached so far in its column. Shifting every column below the previous one makes a
+    # single running maximum restart at each column.
     shift = (columns - columns[0]) * (int(bottoms.max()) - int(tops.min()) + 1)
     reach = np.maximum.accumulate(bottoms + shift) - shift
     begins = np.ones(len(columns), bool)
@@ -75,7 +76,7 @@ def union(masks: Sequence[MaskRuns]) -> MaskRuns:
 
 
 def meets(a: MaskRuns, b: MaskRuns) -> bool:
-    """Whether two masks share a pixel, or the edge of one."""
+    """Return whether two masks overlap or touch along a pixel edge."""
     return any(
         _overlap(other, b)
         for other in (moved(a, -1, 0), moved(a, 1, 0), MaskRuns(a.columns, a.tops - 1, a.bottoms + 1))
@@ -87,7 +88,8 @@ def _overlap(a: MaskRuns, b: MaskRuns) -> bool:
         return False
     low = min(int(a.tops.min()), int(b.tops.min()))
     period = max(int(a.bottoms.max()), int(b.bottoms.max())) - low + 1
-    # For each run of a, the first one of b that ends below its top; runs may touch, but are sorted by both ends.
+    # For each run of a, find the first run of b that ends below its top. Runs of one mask may touch but don't overlap,
+    # so their bottoms are sorted as their tops are.
     place = np.searchsorted(b.columns * period + b.bottoms - low, a.columns * period + a.tops - low, side="right")
     found = np.flatnonzero(place < len(b.columns))
     other = place[found]
@@ -97,14 +99,16 @@ def _overlap(a: MaskRuns, b: MaskRuns) -> bool:
 def shared_pairs(
     a: Sequence[MaskRuns], b: Sequence[MaskRuns], box: Box
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which masks of `a` share pixels with which of `b`, and how many: i, j and pixels, (K,) each, by i and j.
+    """Find which masks of `a` overlap which masks of `b`, and by how many pixels.
 
-    There is one of each at least, and all have to lie in `box`. Memory goes by K and by the runs, however many masks
-    there are.
+    Returns indices i into `a`, indices j into `b`, and shared pixels, (K,) each, sorted by i, then j. Both sequences
+    must be non-empty and all masks must lie in `box`. Memory use grows with K and the number of runs, not with the
+    number of mask pairs.
     """
     found: list[NDArray[np.int64]] = []
     counts, offsets = _packed(b, box)
-    crowd = torch.ones(len(b), dtype=torch.bool, device="cpu")  # then the union is the area of the first mask alone
+    # All marked as crowds, for which `rle_iou` divides the intersection by the area of the first mask alone.
+    crowd = torch.ones(len(b), dtype=torch.bool, device="cpu")
     step = max(1, _PAIRS_AT_ONCE // len(b))
     for start in range(0, len(a), step):
         some = a[start : start + step]
@@ -117,7 +121,7 @@ def shared_pairs(
 
 
 def shared(a: MaskRuns, b: MaskRuns, box: Box) -> int:
-    """Pixels that two masks have in common. Both have to lie in `box`."""
+    """Return the number of pixels that two masks share. Both must lie in `box`."""
     _, _, pixels = shared_pairs([a], [b], box)
     return int(pixels.sum())
 
@@ -130,7 +134,7 @@ def _packed(masks: Sequence[MaskRuns], box: Box) -> tuple[torch.Tensor, torch.Te
 
 
 def parts(runs: MaskRuns) -> list[MaskRuns]:
-    """The parts of a mask that are connected along edges, by their first runs."""
+    """Split a mask into its 4-connected parts, ordered by their first runs."""
     labels = part_labels(runs)
     if not len(labels):
         return []
@@ -142,13 +146,13 @@ def parts(runs: MaskRuns) -> list[MaskRuns]:
 
 
 def part_labels(runs: MaskRuns) -> NDArray[np.int64]:
-    """For each run the number of the part it belongs to, see `parts`, from 0 on."""
+    """Return for each run the number of its 4-connected part, from 0. See `parts`."""
     count = len(runs.columns)
     if not count:
         return np.zeros(0, np.int64)
     a, b = _neighbours(runs)
     labels = np.arange(count)
-    # Each run takes the least number among its neighbours, then the number of that one's, until nothing changes.
+    # Spread the smallest label between neighbours, then replace each label by its label's label, until nothing changes.
     while True:
         before = labels.copy()
         least = np.minimum(labels[a], labels[b])
@@ -162,11 +166,11 @@ def part_labels(runs: MaskRuns) -> NDArray[np.int64]:
 
 
 def _neighbours(runs: MaskRuns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of runs in neighbouring columns that touch along an edge."""
+    """Return index pairs of runs in adjacent columns that touch along an edge."""
     low = int(runs.tops.min()) - 1
     period = int(runs.bottoms.max()) - low + 2
     tops, bottoms = runs.columns * period + runs.tops - low, runs.columns * period + runs.bottoms - low
-    # Those of the next column that end below this run's top, up to those that begin above its bottom.
+    # The range of runs in the next column that end below this run's top and begin above its bottom.
     first = np.searchsorted(bottoms, tops + period, side="right")
     last = np.searchsorted(tops, bottoms + period, side="left")
     number = np.maximum(last - first, 0)
@@ -176,7 +180,7 @@ def _neighbours(runs: MaskRuns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def common(a: MaskRuns, b: MaskRuns, height: int, width: int) -> MaskRuns:
-    """The pixels of both of two masks of one picture."""
+    """Return the intersection of two masks of one (height, width) image."""
     box = 0, 0, width, height
     found, _ = ops.rle_combine(*_packed([a], box), *_packed([b], box), INTERSECTION)
     return MaskRuns.from_counts(found.numpy(), height)

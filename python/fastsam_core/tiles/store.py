@@ -1,4 +1,4 @@
-"""What is finished: a file per tile in a folder, so that a run that was stopped goes on."""
+"""Storage of finished tiles, one file each, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCRATCH = ".partial"
 
 
 def digest(pixels: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> str:
-    """sha256 over a tile's size, its pixels, and which of them are valid."""
+    """Return the SHA-256 hex digest of a tile's size, its pixels and its mask of valid pixels."""
     content = hashlib.sha256("{}x{}:".format(*pixels.shape[:2]).encode())
     content.update(np.ascontiguousarray(pixels).data)
     if valid is not None:
@@ -34,18 +34,19 @@ def digest(pixels: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> str:
 
 
 class TileFiles:
-    """The files of finished tiles in `folder`. Use it as a context manager; meanwhile no other process may.
+    """The files of finished tiles in `folder`. Use it as a context manager, which locks the folder until it exits.
 
-    settings: what the tiles' masks depend on. `settings.json` has them, and `tile-<row>-<column>.json` the masks of a
-    tile with the digest of its pixels. Files are written whole or not at all, and hold neither times nor paths.
+    settings: everything that the masks depend on, stored in `settings.json`. `tile-<row>-<column>.json` stores the
+    masks of one tile and the digest of its pixels. Files are written atomically and contain neither times nor paths,
+    so that equal runs give equal bytes.
 
-    ValueError for a folder with tiles of other settings, for one that holds something else, for a file, and where
-    another process is at work.
+    Entering raises ValueError if `folder` holds tiles made with other settings or by another version of the format, if
+    it is a file or lies below one, or if another process has locked it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        # As JSON gives them back, so that they can be compared.
+        # Round trip through JSON, so that they compare equal to settings that were read from a file.
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._lock = -1
 
@@ -53,13 +54,13 @@ class TileFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise ValueError(f"work_dir must be a folder, and {self.folder} or what it lies in is a file") from None
+            raise ValueError(f"work_dir must be a folder, but {self.folder} or a folder above it is a file") from None
         self._lock = _locks.open_file(self.folder / ".lock", os.O_CREAT)
         try:
             if not _locks.lock(self._lock, self.folder):
                 raise ValueError(f"another process is segmenting tiles into {self.folder}; wait for it")
             self._check()
-            # What a process that was killed has left.
+            # A killed process may have left temporary files.
             shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
             (self.folder / _SCRATCH).mkdir()
             self._write("settings.json", {"tiles": FORMAT, "package": __version__, "settings": self._settings})
@@ -73,9 +74,10 @@ class TileFiles:
         self._release()
 
     def read(self, tile: Tile, expected: str) -> list[Piece] | None:
-        """The masks of a tile whose pixels have the digest `expected`; None where it isn't finished.
+        """Return the stored masks of a tile, or None if the tile isn't finished.
 
-        A file that can't be read is as none. ValueError where the pixels were others.
+        expected: digest of the tile's current pixels. A damaged file counts as missing, with a warning. Raises
+        ValueError if the stored masks were made from other pixels.
         """
         path = self.folder / _name(tile)
         try:
@@ -88,12 +90,12 @@ class TileFiles:
             return None
         if found[0] != expected:
             raise ValueError(
-                f"{path} was made from other pixels: the raster has changed, or is another one. Give another work_dir"
+                f"{path} was made from other pixels: the raster has changed or is a different one. Use another work_dir"
             )
         return found[1]
 
     def write(self, tile: Tile, content_digest: str, pieces: Sequence[Piece]) -> None:
-        """Keep the masks of a tile."""
+        """Store the masks of a tile, with the digest of its pixels."""
         masks = [
             {
                 "box": list(piece.box),
@@ -111,6 +113,7 @@ class TileFiles:
             temporary.write_bytes(json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
     def _check(self) -> None:
+        """Raise ValueError unless the folder is empty of tiles or its `settings.json` matches the current settings."""
         path = self.folder / "settings.json"
         try:
             header = json.loads(path.read_bytes())
@@ -119,10 +122,10 @@ class TileFiles:
             before: dict[str, Any] = dict(header["settings"])
         except FileNotFoundError:
             if any(self.folder.glob("tile-*.json")):
-                raise ValueError(f"{self.folder} holds tiles without settings.json; give another work_dir") from None
+                raise ValueError(f"{self.folder} holds tiles without settings.json; use another work_dir") from None
             return
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is not of this version of tiles; give another work_dir") from None
+            raise ValueError(f"{path} is not of this version of tiles; use another work_dir") from None
         if before != self._settings:
             differences = [
                 f"{key} was {_shown(before, key)} and is {_shown(self._settings, key)}"
@@ -130,8 +133,8 @@ class TileFiles:
                 if _shown(before, key) != _shown(self._settings, key)
             ]
             raise ValueError(
-                f"{self.folder} holds tiles that were segmented in another way: {'; '.join(differences)} (fingerprint "
-                f"{fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Give another work_dir"
+                f"{self.folder} holds tiles segmented with other settings: {'; '.join(differences)} (fingerprint "
+                f"{fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Use another work_dir"
             )
 
     def _release(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether a TIFF says where it lies, without a library: what is in its first directory, and beside it."""
+"""Detect georeferenced TIFFs without a library, from the tags of the first image and from world files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _MOST_TAGS = 65535
 
 
 def is_tiff(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a TIFF or BigTIFF, by its first bytes."""
+    """Return whether a file is a TIFF or BigTIFF, judged by its first bytes."""
     with open(path, "rb") as file:
         return _layout(file) is not None
 
 
 def is_geotiff(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a TIFF or BigTIFF whose first picture says where it lies. False for a damaged one."""
+    """Return whether the first image of a TIFF or BigTIFF has georeferencing tags. False for a damaged file."""
     with open(path, "rb") as file:
         layout = _layout(file)
         if layout is None:
@@ -31,7 +31,7 @@ def is_geotiff(path: str | os.PathLike[str]) -> bool:
 
 
 def is_placed_tiff(path: str | os.PathLike[str]) -> bool:
-    """Whether a GeoTIFF, or a TIFF with a world file beside it, which GDAL looks for by these names."""
+    """Return whether a file is a GeoTIFF, or a TIFF with a world file beside it, named as GDAL expects."""
     if is_geotiff(path):
         return True
     stem, suffix = os.path.splitext(path)
@@ -40,7 +40,7 @@ def is_placed_tiff(path: str | os.PathLike[str]) -> bool:
 
 
 def _layout(file: BinaryIO) -> tuple[str, bool] | None:
-    """The byte order, and whether it is a BigTIFF."""
+    """Return the byte order ("<" or ">") and whether the file is a BigTIFF, or None if it is no TIFF."""
     head = file.read(4)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 4:
@@ -50,6 +50,7 @@ def _layout(file: BinaryIO) -> tuple[str, bool] | None:
 
 
 def _tags(file: BinaryIO, order: str, big: bool) -> list[int]:
+    """Return the tag numbers of the first directory."""
     file.seek(8 if big else 4)
     (start,) = struct.unpack(f"{order}{'Q' if big else 'I'}", file.read(8 if big else 4))
     file.seek(start)

@@ -1,4 +1,4 @@
-"""Rasters that are read window by window: arrays, files, and objects of one's own."""
+"""Rasters that are read window by window: arrays, files and user-defined objects."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from .tiff import is_placed_tiff, is_tiff
 
 @runtime_checkable
 class Windows(Protocol):
-    """A raster that gives windows, of any size and from anywhere.
+    """Interface of a raster of any size and origin that can be read in windows.
 
-    `read` gives the pixels of a window within the raster, (height, width, 3) uint8 BGR. Two things are optional: a
-    method `valid(y, x, height, width)`, bool (height, width), False where there is no data: that is black to the model,
-    and belongs to no object; and `georeference`, a `Georeference`.
+    `read` returns the pixels of a window within the raster, (height, width, 3) uint8 BGR. Two members are optional. A
+    method `valid(y, x, height, width)` returns bool (height, width), False where the window has no data: such pixels
+    are black to the model and belong to no object. An attribute `georeference` holds a `Georeference` or None.
     """
 
     height: int
     width: int
 
     def read(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.uint8]:
-        """The pixels of `height` rows from row `y` and `width` columns from column `x`."""
+        """Return the pixels of `height` rows from row `y` and `width` columns from column `x`."""
         ...
 
 
 class Raster:
-    """Windows, with a check of what they give. Opened by `open_raster`.
+    """A `Windows` object with checks of what it returns. Opened by `open_raster`.
 
-    name: what files call it.
+    name: name of the raster in output files.
     """
 
     def __init__(self, windows: Windows, name: str) -> None:
@@ -48,12 +48,11 @@ class Raster:
         self._windows = windows
 
     def read(self, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """The pixels in a box, (H, W, 3) uint8 BGR, and where they are valid, (H, W); None means everywhere.
+        """Return the pixels of a box, (H, W, 3) uint8 BGR, and its bool mask of valid pixels, (H, W).
 
-        Those that aren't are black. The pixels are a copy: a model of one's own may write into its tile, of which the
-        next one shows a part.
-
-        ValueError where the windows give something else.
+        The mask is None if all pixels are valid; invalid ones are black. The pixels are always a copy: a user's model
+        may write into its tile, and the next tile overlaps it. Raises ValueError if the windows return another shape or
+        dtype.
         """
         x1, y1, x2, y2 = box
         height, width = y2 - y1, x2 - x1
@@ -74,15 +73,15 @@ class Raster:
             )
         if valid.all():
             return np.array(pixels, order="C"), None
-        # Whatever stands there must not look like a part of what lies beside it.
+        # Nodata pixels may hold any value. Black keeps them from looking like part of their surroundings.
         return np.where(valid[:, :, None], pixels, np.uint8(0)), valid
 
 
 @contextmanager
 def open_raster(image: Any) -> Iterator[Raster]:
-    """The raster that `image` stands for: an array, a file, or windows.
+    """Open an array, a file or a `Windows` object as a `Raster`.
 
-    TypeError for anything else, FileNotFoundError and ValueError for files that can't be read, ImportError for a
+    Raises TypeError for anything else, FileNotFoundError or ValueError for a file that can't be read, ImportError for a
     GeoTIFF without rasterio.
     """
     if isinstance(image, np.ndarray):
@@ -101,7 +100,7 @@ def open_raster(image: Any) -> Iterator[Raster]:
 
 
 class _ArrayWindows:
-    """An array in memory or on disk, of which only windows are copied."""
+    """An array in memory or on disk (`numpy.memmap`). Only windows of it are copied."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         check_array(array)
@@ -125,7 +124,7 @@ def _open_file(path: str) -> Iterator[Windows]:
         except ImportError as error:
             if not placed:
                 raise ValueError(f"{path}: {_problem(path)}; or let rasterio read it in windows: {HINT}") from None
-            raise ImportError(f"{path} says where it lies, for which rasterio reads it: {HINT} ({error})") from None
+            raise ImportError(f"{path} is georeferenced, and reading it needs rasterio: {HINT} ({error})") from None
         with open_geotiff(path) as windows:
             yield windows
         return
@@ -137,7 +136,7 @@ def _open_file(path: str) -> Iterator[Windows]:
 
 
 def _problem(path: str) -> str:
-    """Why Pillow can't decode a TIFF at once: it is too large, or of a kind that isn't known. "" if nothing is seen."""
+    """Return why Pillow can't decode a TIFF as a whole (too large, unsupported kind), judged by its header, or ""."""
     try:
         height, width = read_size(path)
         check_size(width, height)

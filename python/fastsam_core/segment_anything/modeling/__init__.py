@@ -1,4 +1,4 @@
-"""The parts of a model under the paths that users of Meta's package know. Whole ones come from `sam_model_registry`."""
+"""The parts of a model under the import paths of Meta's package. Build whole models with `sam_model_registry`."""
 
 from ...models.image_encoder import ImageEncoderViT
 from ...models.mask_decoder import MaskDecoder, TwoWayTransformer

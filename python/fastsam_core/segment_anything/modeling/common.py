@@ -1,4 +1,4 @@
-"""Layers under Meta's path."""
+"""Common layers under the import path of Meta's package."""
 
 from ...models.common import LayerNorm2d
 from ...models.image_encoder import MLPBlock

@@ -1,4 +1,4 @@
-"""The image encoder under Meta's path."""
+"""The image encoder under the import path of Meta's package."""
 
 from ...models.image_encoder import Attention, Block, ImageEncoderViT, PatchEmbed
 

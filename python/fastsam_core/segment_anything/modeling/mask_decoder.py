@@ -1,4 +1,4 @@
-"""The mask decoder under Meta's path."""
+"""The mask decoder under the import path of Meta's package."""
 
 from ...models.common import MLP
 from ...models.mask_decoder import MaskDecoder

@@ -1,4 +1,4 @@
-"""The prompt encoder under Meta's path."""
+"""The prompt encoder under the import path of Meta's package."""
 
 from ...models.prompt_encoder import PositionEmbeddingRandom, PromptEncoder
 

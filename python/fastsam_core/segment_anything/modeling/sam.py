@@ -1,4 +1,4 @@
-"""`Sam`: a model with the attributes and methods that Meta's has."""
+"""`Sam`: a model with the attributes and methods of Meta's `Sam`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ...sam import SAM
 
 
 class Sam(SamModel):
-    """A `SamModel`, whose modules it shares, under Meta's names.
+    """A `SamModel` with the interface of Meta's `Sam`. It shares the modules of the model it is made from.
 
-    Beside the encoders and the decoder: `image_encoder.img_size`, `mask_threshold`, `image_format`, `pixel_mean`,
-    `pixel_std`, `device`, `preprocess`, `postprocess_masks`, and calls with a list of dicts.
+    In addition to the encoders and the decoder it has `image_encoder.img_size`, `mask_threshold`, `image_format`,
+    `pixel_mean`, `pixel_std`, `device`, `preprocess` and `postprocess_masks`. It can be called with a list of dicts.
     """
 
     image_format: str = "RGB"
@@ -28,7 +28,7 @@ class Sam(SamModel):
     pixel_std: Tensor
 
     def __init__(self, model: SamModel) -> None:
-        encoder = copy.copy(model.prompt_encoder)  # whose input size calls of `model` may set
+        encoder = copy.copy(model.prompt_encoder)  # a copy, since calls of `model` may set its input size
         super().__init__(model.name, model.image_encoder, encoder, model.mask_decoder)
         self.judgement = model.judgement
         self.set_image_size(model.own_image_size)
@@ -37,7 +37,8 @@ class Sam(SamModel):
             self.register_buffer(name, tensor, persistent=False)
         self.train(model.training)
 
-    # Not from the prompt encoder and the decoder, which code that wants the image encoder alone deletes.
+    # `image_size` and `device` don't use the prompt encoder and the decoder as the base class does: some users delete
+    # these to keep only the image encoder.
 
     @property
     def image_size(self) -> int:
@@ -54,7 +55,7 @@ class Sam(SamModel):
     def decode_points(
         self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, above: float | None = None
     ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
-        """As of any model, with logits less `mask_threshold`: segment everything looks where they are above 0."""
+        """Like the base method, but subtract `mask_threshold` from logits, as segment everything thresholds at 0."""
         iou, logits = super().decode_points(embedding, points, labels, above)
         if self.mask_threshold == 0:
             return iou, logits
@@ -62,14 +63,14 @@ class Sam(SamModel):
 
     @torch.no_grad()
     def forward(self, batched_input: list[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:
-        """Masks of several images, each with prompts of its own.
+        """Predict masks of several images, each with its own prompts.
 
-        batched_input: per image a dict with `image` (3, H, W), scaled so that its long side is that of the model's
-        input, and `original_size` (H, W); prompts in pixels of the scaled image: `point_coords` (B, P, 2) with
-        `point_labels` (B, P), `boxes` (B, 4), `mask_inputs` (B, 1, S / 4, S / 4).
+        batched_input: one dict per image, with `image` (3, h, w), RGB, scaled so that its long side is the input size S
+        of the model, and `original_size` (H, W). Prompts are in pixels of the scaled image: `point_coords` (B, P, 2)
+        with `point_labels` (B, P), `boxes` (B, 4), `mask_inputs` (B, 1, S / 4, S / 4).
 
-        Returns per image a dict with `masks` (B, C, H, W) bool at the original size, `iou_predictions` (B, C) and
-        `low_res_logits` (B, C, S / 4, S / 4); C is 3 with `multimask_output`, else 1.
+        Returns one dict per image, with `masks` (B, C, H, W) bool at the original size, `iou_predictions` (B, C) and
+        `low_res_logits` (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1.
         """
         embeddings = self.encode_image(torch.stack([self.preprocess(record["image"]) for record in batched_input]))
         outputs = []
@@ -90,21 +91,24 @@ class Sam(SamModel):
         return outputs
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
-        """Logits (B, C, S / 4, S / 4) to (B, C, H, W), by way of the model's input without its padding."""
+        """Upscale logits (B, C, S / 4, S / 4) to (B, C, H, W).
+
+        They are first upscaled to the model's input (S, S), whose padding beyond `input_size` is then cropped.
+        """
         side = self.image_size
         square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
         content = square[..., : input_size[0], : input_size[1]]
         return F.interpolate(content, tuple(original_size), mode="bilinear", align_corners=False)
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Normalise pixels (..., 3, h, w) and pad them to the square input, right and below."""
+        """Normalise pixels (..., 3, h, w), then zero-pad them at the right and bottom to (..., 3, S, S)."""
         x = (x - self.pixel_mean) / self.pixel_std
         height, width = x.shape[-2:]
         return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
 
 
 def as_sam(model: Any) -> Sam:
-    """Any model of this package as a `Sam`. TypeError for others."""
+    """Return any model of this package as a `Sam`. Raises TypeError for anything else."""
     if isinstance(model, Sam):
         return model
     if isinstance(model, SAM):

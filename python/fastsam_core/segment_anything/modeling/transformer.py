@@ -1,4 +1,4 @@
-"""The decoder's transformer under Meta's path."""
+"""The decoder's transformer under the import path of Meta's package."""
 
 from ...models.mask_decoder import DecoderAttention as Attention
 from ...models.mask_decoder import TwoWayBlock as TwoWayAttentionBlock

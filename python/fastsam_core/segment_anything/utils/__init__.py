@@ -1,1 +1,1 @@
-"""What Meta's package has in `segment_anything.utils` and tools import: transforms, masks and boxes, ONNX."""
+"""The utilities of Meta's `segment_anything.utils` that tools import: transforms, masks and boxes, ONNX."""

@@ -1,4 +1,4 @@
-"""Functions on masks and boxes under the path that users of Meta's package know."""
+"""Functions on masks and boxes under the import path of Meta's package."""
 
 from __future__ import annotations
 

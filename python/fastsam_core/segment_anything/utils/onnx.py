@@ -1,7 +1,7 @@
 """`SamOnnxModel`: prompt encoder, decoder and upscaling as one module, for `torch.onnx.export(..., dynamo=False)`.
 
-The image encoder is exported by itself, within `torch.no_grad()`: of graphs with gradients, PyTorch's newer exporter
-(`dynamo=True`) takes apart what its attention gives, and fails.
+Export the image encoder by itself, within `torch.no_grad()`. With gradients enabled, PyTorch's newer exporter
+(`dynamo=True`) decomposes the encoder's attention and fails.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from .amg import calculate_stability_score
 
 
 class SamOnnxModel(nn.Module):
-    """Masks of one prompt from an image's embedding, in a form that a traced graph can hold.
+    """Predicts masks of one prompt from an image embedding, in a form that can be traced.
 
-    return_single_mask: of the four masks the best of three where there are fewer than three points (a box is two, and
-    a padding point counts), else the one for unambiguous prompts. use_stability_score: what is best goes by the
-    stability, and not by the predicted IoU. return_extra_metrics: see `forward`. Masks of boxes aren't kept in them, as
-    those of `sam_nano` otherwise are (`Judgement.within_box`).
+    return_single_mask: return one of the four masks. With fewer than three points (a box is two, and a padding point
+    counts) that is the best of the three for ambiguous prompts, else the one for unambiguous prompts.
+    use_stability_score: score masks by stability instead of predicted IoU. return_extra_metrics: see `forward`. Unlike
+    elsewhere, masks of a box aren't confined to the box for models that ask for it, such as `sam_nano`
+    (`Judgement.within_box`).
     """
 
     def __init__(
@@ -48,12 +49,20 @@ class SamOnnxModel(nn.Module):
         has_mask_input: Tensor,
         orig_im_size: Tensor,
     ) -> tuple[Tensor, ...]:
-        """image_embeddings: (1, C, S / 16, S / 16). point_coords: (1, P, 2) in pixels of the model's input, with
-        point_labels (1, P): 1 and 0 are clicks, 2 and 3 a box's corners; without a box the last is -1, at 0, 0.
-        mask_input: (1, 1, S / 4, S / 4) logits, used where has_mask_input (1,) is 1 and not 0. orig_im_size: (2,) H, W.
+        """Predict M masks of one prompt; M is 1 with `return_single_mask`, else 4.
 
-        Returns logits (1, M, H, W), their scores (1, M), and logits (1, M, S / 4, S / 4); between the last two,
-        if asked for, stability scores and areas at full size, both (1, M).
+        Args:
+            image_embeddings: (1, C, S / 16, S / 16).
+            point_coords: (1, P, 2) x, y in pixels of the model's input.
+            point_labels: (1, P): 1 and 0 for foreground and background clicks, 2 and 3 for the corners of a box.
+                Without a box, the last point must be padding: label -1 at (0, 0).
+            mask_input: (1, 1, S / 4, S / 4) logits, ignored if `has_mask_input` is 0.
+            has_mask_input: (1,) 1 or 0.
+            orig_im_size: (2,) H, W.
+
+        Returns:
+            Logits (1, M, H, W), scores (1, M), then with `return_extra_metrics` stability scores and areas at full
+            size, both (1, M), and last the low-resolution logits (1, M, S / 4, S / 4).
         """
         encoder, threshold = self.model.prompt_encoder, self.model.mask_threshold
         masks, scores = self.model.mask_decoder.predict_masks(
@@ -66,7 +75,7 @@ class SamOnnxModel(nn.Module):
         if self.use_stability_score:
             scores = calculate_stability_score(masks, threshold, 1.0)
         if self.return_single_mask:
-            # Of the number of points and not a branch, which tracing would take for good.
+            # Computed from the number of points instead of branching, because tracing would fix the branch.
             single = torch.arange(scores.shape[1], device=scores.device) == 0
             best = (scores + 1000 * (point_labels.shape[1] - 2.5) * single).argmax(1, keepdim=True)
             scores = scores.gather(1, best)
@@ -78,9 +87,9 @@ class SamOnnxModel(nn.Module):
         return upscaled, scores, calculate_stability_score(upscaled, threshold, 1.0), areas, masks
 
     def _upscale(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
-        """`Sam.postprocess_masks`, with sizes that are tensors."""
+        """Upscale logits like `Sam.postprocess_masks`, with sizes as tensors, so that they stay variable in a trace."""
         side = self.model.image_size
         height, width = (orig_im_size * (side / orig_im_size.max()) + 0.5).floor().long()
         square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
-        size: Any = tuple(orig_im_size.long())  # of tensors, for tracing
+        size: Any = tuple(orig_im_size.long())  # a tuple of tensors, for tracing
         return F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)

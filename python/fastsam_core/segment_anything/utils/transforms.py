@@ -1,4 +1,4 @@
-"""From an image and its coordinates to the model's input."""
+"""Scaling of images and coordinates to the model's input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ...preprocess import resize, resized_shape
 
 
 class ResizeLongestSide:
-    """Scales images and coordinates so that an image's long side becomes `target_length` pixels."""
+    """Scales images and coordinates so that the image's long side becomes `target_length` pixels."""
 
     def __init__(self, target_length: int) -> None:
         self.target_length = target_length
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """uint8 (H, W, 3) to uint8 (h, w, 3), antialiased, bit-equal to Pillow's resize; a mask (H, W) likewise."""
+        """Resize a uint8 image (H, W, 3), or a mask (H, W), with antialiasing, bit-identical to Pillow's resize."""
         if image.ndim == 2:
             return self.apply_image(np.stack([image] * 3, -1))[..., 0]
         return resize(image, self.target_length)
 
     def apply_coords(self, coords: np.ndarray, original_size: tuple[int, ...]) -> np.ndarray:
-        """Coordinates (..., 2) x, y of an image of `original_size` = (H, W), scaled: a new float64 array."""
+        """Scale coordinates (..., 2) x, y of an image of `original_size` = (H, W). Returns a new float64 array."""
         scaled = np.array(coords, dtype=np.float64)
         (old_h, old_w), (new_h, new_w) = original_size[:2], self._new_size(original_size)
         scaled[..., 0] *= new_w / old_w
@@ -33,16 +33,16 @@ class ResizeLongestSide:
         return scaled
 
     def apply_boxes(self, boxes: np.ndarray, original_size: tuple[int, ...]) -> np.ndarray:
-        """Boxes x1, y1, x2, y2, (4,) or (N, 4), to a new float64 (N, 4)."""
+        """Scale boxes x1, y1, x2, y2, (4,) or (N, 4). Returns a new float64 array (N, 4)."""
         return self.apply_coords(np.reshape(boxes, (-1, 2, 2)), original_size).reshape(-1, 4)
 
     def apply_image_torch(self, image: Tensor) -> Tensor:
-        """A batch (B, C, H, W) of any floating-point dtype, antialiased; near to `apply_image`, not equal."""
+        """Resize a floating-point batch (B, C, H, W) with antialiasing. Close to `apply_image`, but not identical."""
         height, width = self._new_size(tuple(image.shape[2:]))
         return F.interpolate(image, (height, width), mode="bilinear", align_corners=False, antialias=True)
 
     def apply_coords_torch(self, coords: Tensor, original_size: tuple[int, ...]) -> Tensor:
-        """As `apply_coords`, for a tensor: a new float32 one."""
+        """Scale coordinates like `apply_coords`. Returns a new float32 tensor."""
         (old_h, old_w), (new_h, new_w) = original_size[:2], self._new_size(original_size)
         scaled = coords.detach().clone().to(torch.float)
         scaled[..., 0] *= new_w / old_w
@@ -50,12 +50,12 @@ class ResizeLongestSide:
         return scaled
 
     def apply_boxes_torch(self, boxes: Tensor, original_size: tuple[int, ...]) -> Tensor:
-        """As `apply_boxes`, for a tensor: a new float32 (N, 4)."""
+        """Scale boxes like `apply_boxes`. Returns a new float32 tensor (N, 4)."""
         return self.apply_coords_torch(boxes.reshape(-1, 2, 2), original_size).reshape(-1, 4)
 
     @staticmethod
     def get_preprocess_shape(oldh: int, oldw: int, long_side_length: int) -> tuple[int, int]:
-        """(height, width) after scaling, each rounded half up."""
+        """Return (height, width) after scaling, each rounded half up."""
         return resized_shape(oldh, oldw, long_side_length)
 
     def _new_size(self, original_size: Any) -> tuple[int, int]:

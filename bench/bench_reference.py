@@ -1,4 +1,4 @@
-"""Segment everything beside Meta's own generator: the same weights, photo, points and thresholds, and the same masks."""
+"""Segment everything beside Meta's own generator, with the same weights, photo, points and thresholds."""
 
 from __future__ import annotations
 
@@ -98,8 +98,9 @@ model, image = recipe_model("sam_b"), photo(width, height)
 if sys.argv[1] == "ours":
     from fastsam_core import SAM
     sam = SAM(model)
+    thresholds = dict(conf=-1e9, conf_thres=CONF_THRES, stability_score_thresh=STABILITY)
     def run():
-        sam(image, points_stride=side, conf=-1e9, conf_thres=CONF_THRES, stability_score_thresh=STABILITY, verbose=False)
+        sam(image, points_stride=side, verbose=False, **thresholds)
 else:
     from bench.peers.reference import generate
     image = image[..., ::-1].copy()

@@ -376,6 +376,7 @@ def test_a_home_folder_in_the_command(scenes: Path, tmp_path: Path, monkeypatch:
         ("val data=png dat=3", 2, "did you mean data?"),
         ("val data=png source=x", 2, "accepted: data, images"),
         ("val data=png model=yolov8n.pt", 2, "is YOLO"),
+        ("val data=~no_such_user/set", 1, "no such file or folder: ~no_such_user/set"),
         ("val data=missing", 1, "no such file or folder: missing"),
         ("val data=coco.json", 1, "say images="),
         ("val data=png measures=[click,speed]", 1, "'speed'; accepted: click, box"),
@@ -452,6 +453,27 @@ def test_which_cases_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn.clear()
         assert cases.picture() is not None
         assert drawn == {"best": best, "median": median, "worst": worst}
+
+
+@pytest.mark.parametrize("change", ["removed", "resized"])
+def test_scores_survive_images_that_change_during_the_run(
+    sam: SAM,
+    scenes: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(path: str) -> np.ndarray:
+        if change == "removed":
+            raise FileNotFoundError(f"{path} does not exist")
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("fastsam_core.evaluate.cases.read_image", read)
+    found = sam.val(scenes / "png", measures=["box"], baselines=False, output=tmp_path / "out", verbose=False)
+    assert "shown without its image" in caplog.text
+    assert found.objects and json.loads((tmp_path / "out" / "val.json").read_text()) == found.to_dict()
+    assert (tmp_path / "out" / "val.jpg").is_file()
 
 
 def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,8 @@ def test_opencv_gets_bytes_only_where_text_would_end_the_process() -> None:
 def test_home_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path))
     assert home() == tmp_path
+    monkeypatch.setenv("FASTSAM_HOME", "~no_such_user/models")
+    assert home() == Path("~no_such_user/models")
     monkeypatch.delenv("FASTSAM_HOME")
     assert home().name == "fastsam_core"
 

@@ -77,6 +77,18 @@ def test_addresses_may_have_letters_and_spaces_that_need_escapes() -> None:
     assert asked == ["/gr%C3%B6%C3%9Fe%201.png?of=a%20b&c=%C3%BC"]
 
 
+def test_malformed_urls_are_reported_and_the_list_goes_on(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = next(path for path in folder.iterdir() if path.suffix == ".png")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"http://[bad/x.jpg\n{image}\n")
+    assert [Path(item.path).name for item in load_sources(str(listed)) if item.image is not None] == [image.name]
+    assert "http://[bad/x.jpg is not a valid URL" in caplog.text
+    with pytest.raises(ConnectionError, match="not a valid URL"):
+        web.fetch("http://[bad/x.jpg")
+
+
 def test_url_limits() -> None:
     def endless(handler: Any) -> None:
         handler.send_response(200)

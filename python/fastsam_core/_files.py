@@ -20,7 +20,7 @@ def home() -> Path:
     """Return the folder for downloaded checkpoints: `FASTSAM_HOME`, or the platform's cache folder for fastsam_core."""
     chosen = os.environ.get("FASTSAM_HOME")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("fastsam_core", appauthor=False))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
+from .._log import logger
 from ..sources.decode import read_image
 from .clicks import Mask
 from .image_scores import ImageScores
@@ -74,9 +75,10 @@ class Cases:
         self._file.seek(self._places[index])
         case = json.loads(self._file.readline())
         tile = np.full((_TILE + _CAPTION, _TILE, 3), _GROUND, np.uint8)
-        drawn = draw_case(read_image(case["path"]), case["truth"], case["mask"], case["click"])
-        top, left = (_TILE - drawn.shape[0]) // 2, (_TILE - drawn.shape[1]) // 2
-        tile[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+        drawn = _drawn(case)
+        if drawn is not None:
+            top, left = (_TILE - drawn.shape[0]) // 2, (_TILE - drawn.shape[1]) // 2
+            tile[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
         from ..plotting import text
 
         title = "".join(letter for letter in f"{kind} {case['title']}" if letter.isprintable())
@@ -84,6 +86,21 @@ class Cases:
         caption = caption[:_CAPTION, :_TILE]
         tile[_TILE : _TILE + caption.shape[0], : caption.shape[1]] = caption
         return tile
+
+
+def _drawn(case: dict[str, Any]) -> Tile | None:
+    """Return `draw_case` of a stored case; log a warning and return None if its image has gone or changed since.
+
+    The scores don't need the image any more and must not be lost with it.
+    """
+    try:
+        image = read_image(case["path"])
+        if list(image.shape[:2]) != list(case["truth"]["size"]):
+            raise ValueError(f"{case['path']} has another size than before")
+    except (OSError, ValueError) as error:
+        logger.warning("a case is shown without its image: %s", error)
+        return None
+    return draw_case(image, case["truth"], case["mask"], case["click"])
 
 
 def draw_case(image: NDArray[np.uint8], truth: rle.RLE, mask: rle.RLE, click: Any) -> Tile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def run(values: dict[str, Any]) -> None:
     open_data(given["data"], given.get("images"))
     model = SAM(name)
     # Many shells don't expand a ~ after the =.
-    folder = Path(given.pop("output", None) or run_folder(Config(mode="val"))).expanduser()
+    folder = Path(os.path.expanduser(given.pop("output", None) or run_folder(Config(mode="val"))))
     try:
         result = model.val(**given, output=folder)
     except BaseException:

@@ -218,7 +218,7 @@ def open_data(data: Any, images: Any = None) -> DataSet:
     for name, value in (("data", data), ("images", images)):
         if not isinstance(value, (str, os.PathLike)) and not (name == "images" and value is None):
             raise TypeError(f"{name} must be a path, not {type(value).__name__}; {FORMS}")
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}; {FORMS}")
     if path.is_file():
@@ -247,7 +247,7 @@ def _has_texts(folder: Path) -> bool:
 
 
 def _folder_of(images: Any) -> Path:
-    folder = Path(images).expanduser()
+    folder = Path(os.path.expanduser(images))
     if not folder.is_dir():
         raise FileNotFoundError(f"images={os.fspath(images)!r}: no such folder")
     return folder

@@ -138,11 +138,12 @@ class SamModel(nn.Module):
         vars(model).update({**vars(self), "_modules": modules, "_size": size})
         return model
 
-    def set_imgsz(self, imgsz: Sequence[int]) -> None:
-        """Set the size of the inputs by Ultralytics' name and form: (S, S)."""
-        if len(imgsz) != 2 or imgsz[0] != imgsz[1]:
-            raise ValueError(f"imgsz must be (S, S), as the model's input is square, not {imgsz!r}")
-        self.set_image_size(imgsz[0])
+    def set_imgsz(self, imgsz: int | Sequence[int]) -> None:
+        """Set the size of the inputs by Ultralytics' name and form: (S, S), or S alone."""
+        sides = [imgsz] if isinstance(imgsz, int) else list(imgsz)
+        if len(sides) not in (1, 2) or sides[0] != sides[-1]:
+            raise ValueError(f"imgsz must be S or (S, S), as the model's input is square, not {imgsz!r}")
+        self.set_image_size(sides[0])
 
     @property
     def device(self) -> torch.device:

@@ -44,8 +44,13 @@ def is_url(text: str) -> bool:
 
 
 def suffix_of(text: str) -> str:
-    """Return the lower-case suffix of a path, or of the path part of a URL."""
-    return Path(urlsplit(text).path if is_url(text) else text).suffix.lower()
+    """Return the lower-case suffix of a path, or of the path part of a URL; "" for a malformed URL."""
+    if is_url(text):
+        try:
+            text = urlsplit(text).path
+        except ValueError:  # reported when the URL is opened
+            return ""
+    return Path(text).suffix.lower()
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:

@@ -76,6 +76,9 @@ def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
 
 def _encoded(url: str) -> str:
     """Percent-encode a URL's path and query: browsers show and accept letters and spaces that HTTP doesn't allow."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConnectionError(f"{url} is not a valid URL: {error}") from None
     path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
     return urlunsplit(parts._replace(path=path, query=query))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 
 logger = logging.getLogger("fastsam_core")
 
 
-@cache
+@lru_cache(maxsize=1024)  # bounded, since messages may hold paths and a server runs for months
 def warn_once(message: str) -> None:
     """Log `message` as a warning, only the first time."""
     logger.warning(message)

@@ -111,12 +111,12 @@ def test_what_is_refused(images: Path, sam: SAM, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="im_dir is the folder of the images"):
         yolo_bbox2segment(tmp_path / "nowhere", sam_model=sam)
     (tmp_path / "link").symlink_to(images.parent / "labels")
-    with pytest.raises(ValueError, match="where the boxes are read"):
+    with pytest.raises(ValueError, match="whose boxes would be overwritten"):
         yolo_bbox2segment(images, tmp_path / "link", sam)
     assert (images.parent / "labels" / "1.txt").read_text() == BOXES
     (images.parent / "labels" / "1.txt").write_text("0 2 2 1 1\n")
     with pytest.raises(ValueError, match=r"1\.txt, line 1: 2 lies outside"):
         yolo_bbox2segment(images, sam_model=sam)
     (images.parent / "labels").rename(images.parent / "else")
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*labels"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*labels"):
         yolo_bbox2segment(images, sam_model=sam)

@@ -310,7 +310,7 @@ def test_files_that_cannot_be(tmp_path: Path, name: str) -> None:
 def test_files_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_text("")
     # Before hours of work, too.
-    with pytest.raises(ValueError, match=r"a\.png is no folder"):
+    with pytest.raises(ValueError, match=r"a\.png is not a folder"):
         RasterObjects.check_path(tmp_path / "a.png" / "deep" / "found.gpkg")
     assert RasterObjects.check_path(tmp_path / "new" / "found.gpkg").name == "found.gpkg"
     monkeypatch.setattr(os, "access", lambda path, mode: False)

@@ -82,8 +82,8 @@ class SamAutomaticMaskGenerator:
         own = self.predictor.model.judgement
         if own != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
             warn_once(
-                f"{self.predictor.model.name} scores its masks lower than Meta's models do, and few pass here: "
-                f"pred_iou_thresh={own.conf_thres}, stability_score_thresh={own.stability_score_thresh} suit it"
+                f"{self.predictor.model.name} scores masks lower than Meta's models do, so few pass these thresholds; "
+                f"use pred_iou_thresh={own.conf_thres}, stability_score_thresh={own.stability_score_thresh}"
             )
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def check_array(array: NDArray[Any]) -> None:
         raise ValueError(f"the image array has no pixels: shape {shape}")
     if dtype.kind == "f":
         raise ValueError(
-            f"a {dtype} array leaves the scale open: pass uint8, for [0, 1] as (image * 255).round().astype('uint8') "
+            f"a {dtype} array has an ambiguous scale: pass uint8, for [0, 1] as (image * 255).round().astype('uint8') "
             "(a torch tensor (3, H, W) in [0, 1], RGB, is accepted as it is)"
         )
     if dtype != np.uint8 and dtype != np.bool_ and not (dtype.kind == "u" and dtype.itemsize == 2):
@@ -65,8 +65,8 @@ def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     elif array.dtype != np.uint8:
         if 0 < int(array.max()) < _DARK:
             warn_once(
-                "a 16-bit picture uses part of its range only, and its high bytes, which are kept, are dark: scale it "
-                "to 0..65535 first, for 12 bits as image << 4"
+                "a 16-bit image uses only the low part of its range, so that its high bytes, which are kept, are dark: "
+                "scale it to 0..65535 first, for 12 bits as image << 4"
             )
         array = (array >> 8).astype(np.uint8)
     if array.ndim == 2:
@@ -95,7 +95,7 @@ def from_pil(image: Image) -> NDArray[np.uint8]:
         image = image.transpose(pillow.Transpose[method])
     mode = image.mode
     if mode == "F":
-        raise ValueError("a floating-point image (mode F) leaves the scale open: convert it to 8 bit first")
+        raise ValueError("a floating-point image (mode F) has an ambiguous scale: convert it to 8 bit first")
     if mode == "I" or mode.startswith("I;16"):
         values = np.asarray(image)
         if mode == "I" and (values.min() < 0 or values.max() > 65535):

@@ -65,7 +65,7 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     each one that fails is logged once and given as an `Item` with `image=None` and `error` set, and the rest go on.
     """
     if isinstance(vid_stride, bool) or not isinstance(vid_stride, int):
-        raise TypeError(f"vid_stride is a whole number of frames, not {vid_stride!r}")
+        raise TypeError(f"vid_stride must be an integer, not {vid_stride!r}")
     if vid_stride < 1:
         raise ValueError(f"vid_stride must be at least 1, not {vid_stride}")
     if isinstance(source, bool) or source is None:
@@ -101,7 +101,7 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
             raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
         if "://" in text or text.lower().replace("\\", "/").startswith(("http:/", "https:/", "rtsp:/")):
             hint = "" if "://" in text else "; pass it as str"  # a Path makes one slash of two
-            raise ValueError(f"{text!r} is no address that is known (http, https, rtsp, rtmp, tcp, udp){hint}")
+            raise ValueError(f"{text!r} is not a supported address (http, https, rtsp, rtmp, tcp, udp){hint}")
         raise missing(path)
     suffix = suffix_of(path)
     if suffix in LIST_SUFFIXES:
@@ -118,7 +118,7 @@ def _url_source(url: str, vid_stride: int, stream_buffer: bool) -> Source:
         if media.startswith(("video/", "multipart/x-mixed-replace")) or "mpegurl" in media:
             return _stream_source([url], url, vid_stride, stream_buffer)
         if media in ("text/html", "application/xhtml+xml"):
-            raise ValueError(f"{url} is a web page; pass the address of the picture itself")
+            raise ValueError(f"{url} is a web page; pass the address of the image itself")
     return _entry_source(entry, vid_stride)
 
 
@@ -218,7 +218,7 @@ def _all_bytes(file: Any) -> bytes:
     if isinstance(data, str):
         raise ValueError("a text file object can't be a source: open it with mode 'rb'")
     if not isinstance(data, bytes):
-        raise ValueError(f"reading a {type(file).__name__} gives no bytes, but a {type(data).__name__}")
+        raise ValueError(f"reading a {type(file).__name__} must give bytes; got {type(data).__name__}")
     return data
 
 
@@ -290,7 +290,7 @@ def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
 
 
 def _no_picture() -> NDArray[np.uint8]:
-    raise ValueError("no picture but None, which cv2.imread gives for a file that it can't read")
+    raise ValueError("no image: it is None (cv2.imread gives that for a file that it can't read)")
 
 
 def _stream_source(addresses: list[int | str], path: str, vid_stride: int, stream_buffer: bool) -> Source:

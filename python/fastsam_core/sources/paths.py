@@ -68,7 +68,7 @@ def folder_entries(folder: str) -> list[Entry]:
     entries = _media(os.path.join(folder, name) for name in names)
     if not entries:
         raise FileNotFoundError(
-            f"no picture or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
+            f"no image or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
             f"{' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}). For its sub-folders too, pass "
             f"{os.path.join(glob.escape(folder), '**', '*')!r}"
         )
@@ -119,7 +119,7 @@ def glob_entries(pattern: str) -> list[Entry]:
     matches = glob.glob(pattern, recursive=True)
     entries = _media(matches)
     if not entries:
-        what = f"{len(matches)} entries match, but none is a picture or video" if matches else "nothing matches"
+        what = f"{len(matches)} entries match, but none is an image or video" if matches else "nothing matches"
         raise FileNotFoundError(f"{what}: {pattern} (looked up from {os.getcwd()})")
     return entries
 
@@ -170,8 +170,8 @@ def missing(path: str) -> FileNotFoundError:
     """The error for a path that does not exist: where it was looked for, and what similar names there are."""
     if len(path) > _LONGEST_PATH or path.startswith("data:"):
         return FileNotFoundError(
-            f"no such file: {path[:30]!r}..., of {len(path):,} characters; of a picture in base64 give the bytes, "
-            "base64.b64decode(text), of a data: address those of what follows the comma"
+            f"no such file: {path[:30]!r}..., of {len(path):,} characters; for an image in base64 give the bytes, "
+            "base64.b64decode(text); of a data: address decode the part after the comma"
         )
     whole = Path(os.path.abspath(path))
     if os.path.isdir(whole.parent):

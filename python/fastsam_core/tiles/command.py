@@ -8,15 +8,15 @@ from typing import Any
 from .._arguments import UsageError, check_keys
 
 OPTIONS = {
-    "source": "a picture or GeoTIFF (extra geo) of any size",
-    "output": "of the objects: a .gpkg, .geojson or .json (COCO) file; <source>_objects.gpkg if not given",
-    "model": "checkpoint name or path; sam_nano.pt if not given",
-    "tile": "side of a tile in pixels; 1024",
-    "overlap": "pixels that neighbouring tiles share at least; 128",
-    "merge_iou": "IoU of what two tiles show in common above which two masks are one object; 0.5",
-    "batch": "tiles that are read and encoded together; 1",
-    "work_dir": "folder of finished tiles, with which a run that was stopped goes on",
-    "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
+    "source": "an image or GeoTIFF of any size; GeoTIFFs need the extra `geo`",
+    "output": "file to write: .gpkg, .geojson or .json (COCO); default: <source>_objects.gpkg",
+    "model": "name or path of a SAM checkpoint; default: sam_nano.pt",
+    "tile": "side of a tile in pixels; default: 1024",
+    "overlap": "minimum overlap of neighbouring tiles in pixels; default: 128",
+    "merge_iou": "merge two masks whose IoU in the overlap of their tiles is above this; default: 0.5",
+    "batch": "number of tiles read and encoded together; default: 1",
+    "work_dir": "folder that keeps finished tiles, so that an interrupted run can resume; default: none",
+    "device": "cpu, cuda, 0, ...; default: the GPU if there is one",
 }
 
 
@@ -33,7 +33,7 @@ def run(values: dict[str, Any]) -> None:
     }
     source, output = given.pop("source", None), given.pop("output", None)
     if source is None:
-        raise UsageError("tiles needs source=<a picture or GeoTIFF>")
+        raise UsageError("tiles needs source=<an image or GeoTIFF>")
     from .objects import RasterObjects
     from .run import segment
 
@@ -60,4 +60,4 @@ def _check_place(source: str) -> None:
         if where is not None and where.crs:
             corners = [(x, y) for x in (0, raster.width) for y in (0, raster.height)]
             if not np.isfinite(where.to_longitude_latitude(where.to_map(np.array(corners)))).all():
-                raise ValueError(f"a corner of {source} has no place on WGS 84, which .geojson is in; write a .gpkg")
+                raise ValueError(f"a corner of {source} can't be converted to WGS 84, as .geojson needs; write a .gpkg")

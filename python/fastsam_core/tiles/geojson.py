@@ -84,6 +84,8 @@ def _geometry(parts: list[list[Any]]) -> dict[str, Any]:
 
 def _numbers(ring: NDArray[np.float64]) -> list[Any]:
     if not np.isfinite(ring).all():
-        raise ValueError("a corner has no place on WGS 84; write a .gpkg, which keeps the raster's reference system")
+        raise ValueError(
+            "a corner can't be converted to WGS 84; write a .gpkg, which keeps the raster's reference system"
+        )
     whole = ring == np.rint(ring)
     return ring.astype(np.int64).tolist() if whole.all() else ring.tolist()

@@ -168,7 +168,7 @@ class RasterObjects(Sequence[RasterObject]):
         target = Path(path)
         above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
         if above is not None and not above.is_dir():
-            raise ValueError(f"{os.fspath(path)!r} can't be made: {above} is no folder")
+            raise ValueError(f"{os.fspath(path)!r} can't be created: {above} is not a folder")
         if target.suffix.lower() not in SUFFIXES or target.is_dir():
             raise ValueError(f"objects are saved as a {', '.join(SUFFIXES)} file, not {os.fspath(path)!r}")
         check_folder(target.parent)

@@ -57,7 +57,7 @@ class GeoTiffWindows:
         self._bands = _colour_bands(dataset)
         names = {str(dataset.dtypes[band - 1]) for band in self._bands}
         if any("complex" in name for name in names):  # complex_int16 is known to rasterio alone
-            raise ValueError(f"{path}: bands of {', '.join(sorted(names))} can't be shown as a picture")
+            raise ValueError(f"{path}: bands of {', '.join(sorted(names))} can't be shown as an image")
         kinds = {np.dtype(name) for name in names}
         self._palette = _palette(dataset, self._bands)
         self._limits = None if self._palette is not None else self._stretch(kinds)
@@ -65,8 +65,8 @@ class GeoTiffWindows:
         unread = "ground control points" if dataset.gcps[0] else "rational polynomials (RPC)" if dataset.rpcs else ""
         if self.georeference is None and unread:
             logger.warning(
-                "%s says by %s where it lies, which isn't read: objects lie in pixels. Rectify it first, with gdalwarp "
-                "for example",
+                "%s is georeferenced by %s, which isn't supported: coordinates stay in pixels. Rectify it first, for "
+                "example with gdalwarp",
                 path,
                 unread,
             )

@@ -53,7 +53,7 @@ class TileFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise ValueError(f"work_dir must be a folder, and {self.folder} or what it lies in is a file") from None
+            raise ValueError(f"work_dir must be a folder, but {self.folder} or a folder above it is a file") from None
         self._lock = _locks.open_file(self.folder / ".lock", os.O_CREAT)
         try:
             if not _locks.lock(self._lock, self.folder):
@@ -122,7 +122,7 @@ class TileFiles:
                 raise ValueError(f"{self.folder} holds tiles without settings.json; give another work_dir") from None
             return
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is not of this version of tiles; give another work_dir") from None
+            raise ValueError(f"{path} is of another version; give another work_dir") from None
         if before != self._settings:
             differences = [
                 f"{key} was {_shown(before, key)} and is {_shown(self._settings, key)}"
@@ -130,8 +130,9 @@ class TileFiles:
                 if _shown(before, key) != _shown(self._settings, key)
             ]
             raise ValueError(
-                f"{self.folder} holds tiles that were segmented in another way: {'; '.join(differences)} (fingerprint "
-                f"{fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Give another work_dir"
+                f"{self.folder} holds tiles that were segmented with other settings: {'; '.join(differences)} "
+                f"(fingerprint {fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Give another "
+                "work_dir"
             )
 
     def _release(self) -> None:
@@ -153,7 +154,7 @@ def _piece(tile: int, entry: Mapping[str, Any]) -> Piece:
         float(entry["stability"]),
     )
     if piece.runs().area() != piece.area:
-        raise ValueError(f"the mask in {piece.box} has not {piece.area} pixels")
+        raise ValueError(f"the mask in {piece.box} does not have {piece.area} pixels")
     return piece
 
 

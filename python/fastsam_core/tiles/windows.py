@@ -125,7 +125,7 @@ def _open_file(path: str) -> Iterator[Windows]:
         except ImportError as error:
             if not placed:
                 raise ValueError(f"{path}: {_problem(path)}; or let rasterio read it in windows: {HINT}") from None
-            raise ImportError(f"{path} says where it lies, for which rasterio reads it: {HINT} ({error})") from None
+            raise ImportError(f"{path} is georeferenced, so that rasterio is needed: {HINT} ({error})") from None
         with open_geotiff(path) as windows:
             yield windows
         return
@@ -149,5 +149,5 @@ def _problem(path: str) -> str:
 def _side(windows: Any, name: str) -> int:
     side = getattr(windows, name)
     if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1:
-        raise ValueError(f"a raster's {name} must be a whole number of at least 1, not {side!r}")
+        raise ValueError(f"a raster's {name} must be an integer of at least 1, not {side!r}")
     return int(side)

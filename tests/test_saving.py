@@ -53,9 +53,7 @@ def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_place_that_cannot_be_written_to_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(
-        NotADirectoryError, match=r"\(give project= to choose another folder, or save=False"
-    ) as caught:
+    with pytest.raises(NotADirectoryError, match=r"\(give project= to choose another folder, or save=False") as caught:
         run_folder(Config(project=str(tmp_path / "file" / "out")))
     assert caught.value.filename.startswith(str(tmp_path / "file"))
     (tmp_path / "predict").write_bytes(b"")

@@ -223,9 +223,7 @@ class Config:
     verbose: bool = _option(True, _switch, "log what was found in each image")
 
     text_model: Any = _option(None, _anything, "texts: name or folder of the detector; default: Grounding DINO")
-    text_conf: float | None = _option(
-        None, _number(0, 1), "texts: keep boxes with a higher score; default: by detector"
-    )
+    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes of higher score; default: by detector")
 
     points_stride: int = _option(32, _whole(1, MOST_POINTS), "segment everything: points per side of the grid")
     points_batch_size: int | None = _option(
@@ -239,18 +237,14 @@ class Config:
     )
     stability_score_offset: float = _option(1.0, _number(0), "segment everything: logit offset of the stability score")
     crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of crops; layer i has 4 ** i")
-    crop_overlap_ratio: float = _option(
-        512 / 1500, _number(0, 1), "segment everything: overlap of crops in layer 1, as a fraction of the short side"
-    )
-    crop_downscale_factor: float = _option(
-        1, _number(1), "segment everything: divides points_stride from layer to layer"
-    )
+    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops in layer 1")
+    crop_downscale_factor: float = _option(1, _number(1), "segment everything: divides points_stride in each layer")
     crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: like iou, for masks of different crops")
     point_grids: Any = _option(None, _anything, "segment everything: one (n, 2) array of points in [0, 1] per layer")
     min_mask_region_area: float | None = _option(
         None,
         _number(0),
-        "segment everything: fill holes, drop islands of fewer pixels; default: 0, for sam_nano 0.4 % of the image",
+        "segment everything: fill holes and drop islands of fewer pixels; default: 0, for sam_nano 0.4 % of the image",
     )
 
     vid_stride: int = _option(1, _whole(1), "use every n-th frame of a video")
@@ -358,9 +352,7 @@ class DetectConfig(Config):
     task: Any = _option(None, _network_task, "task of the network, known from the checkpoint")
     imgsz: Any = _option(None, _input_size, "input of the network in pixels: long side, or (height, width)")
     conf: float = _option(0.25, _number(0, 1), "keep objects with a higher score")
-    iou: float = _option(
-        0.7, _number(0, 1), "box IoU above which the lower-scored of two objects of a class is dropped"
-    )
+    iou: float = _option(0.7, _number(0, 1), "per class: box IoU above which the lower-scored object is dropped")
     batch: int = _option(1, _whole(1), "number of images that go through the network together")
     max_det: int = _option(300, _whole(1), "maximum number of objects per image")
     classes: Any = _option(None, _class_ids, "keep only these classes")

@@ -205,7 +205,7 @@ def one_picture(image: Any) -> Picture:
     Raises TypeError for None, and ValueError for several images, none, or one that can't be read.
     """
     if image is None:
-        raise TypeError("no image: it is None (cv2.imread gives that for a file that it can't read)")
+        raise TypeError("no image: it is None (cv2.imread returns that for a file that it can't read)")
     with load_sources(image) as source:
         if source.kind in ("video", "stream"):
             raise ValueError(f"one image is needed, but {source.path} is a {source.kind}: pass it as source instead")

@@ -290,7 +290,7 @@ def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
 
 
 def _no_picture() -> NDArray[np.uint8]:
-    raise ValueError("no image: it is None (cv2.imread gives that for a file that it can't read)")
+    raise ValueError("no image: it is None (cv2.imread returns that for a file that it can't read)")
 
 
 def _stream_source(addresses: list[int | str], path: str, vid_stride: int, stream_buffer: bool) -> Source:

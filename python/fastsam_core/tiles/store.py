@@ -122,7 +122,7 @@ class TileFiles:
                 raise ValueError(f"{self.folder} holds tiles without settings.json; give another work_dir") from None
             return
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is of another version; give another work_dir") from None
+            raise ValueError(f"{path} was written by another version; give another work_dir") from None
         if before != self._settings:
             differences = [
                 f"{key} was {_shown(before, key)} and is {_shown(self._settings, key)}"

@@ -216,7 +216,7 @@ class Machine:
         """Push what a persistent id stands for, and remember storages."""
         found = persistent(self._pop())
         if isinstance(found, StorageRef) and self.storages.setdefault(found.key, found) != found:
-            raise ValueError(f"it describes storage {found.key!r} in two ways")
+            raise ValueError(f"it describes storage {found.key!r} twice, differently")
         self.push(found)
 
     def protocol(self) -> None:

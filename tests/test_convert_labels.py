@@ -57,7 +57,9 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("back/data.yaml").read_text().endswith('names:\n  0: "cat"\n  1: "dog"\n')
 
     assert run("convert data=out/labels.json from=coco to=labelmap output=maps values=class") == 0
-    assert "3 images, 1 objects; 1 left out, which labelmap can't hold; saved to maps" in capsys.readouterr().out
+    assert (
+        "3 images, 1 object; 1 object skipped, not representable in labelmap; saved to maps" in capsys.readouterr().out
+    )
     drawn = np.asarray(Image.open("maps/1.png"))
     assert drawn.sum() == 10 * 5 and drawn[1, 2] == 1
 

@@ -79,9 +79,8 @@ def yolo_bbox2segment(
             bare += rectangles - (len(objects) - lines)
             written += 1
     notes = [(skipped, "images skipped"), (bare, "boxes without a mask kept as rectangles"), (dropped, "boxes dropped")]
-    logger.info(
-        "%d label files in %s%s", written, folder, "".join(f"; {count} {what}" for count, what in notes if count)
-    )
+    said = "".join(f"; {what}: {count}" for count, what in notes if count)
+    logger.info("%d label file%s in %s%s", written, "" if written == 1 else "s", folder, said)
     return folder
 
 

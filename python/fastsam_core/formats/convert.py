@@ -180,5 +180,9 @@ def run(values: dict[str, Any]) -> None:
             raise UsageError(f"{key}={name}; accepted: {', '.join(table)}")
     check_keys(values, list(dict.fromkeys(["images", "names", *_options_of(WRITERS[to])])), f"convert to={to}")
     done = convert_labels(data, output, from_=from_, to=to, **values)
-    left = f"; {done.left_out} left out, which {to} can't hold" if done.left_out else ""
-    print(f"{done.images} images, {done.objects} objects{left}; saved to {Path(output)}")
+    left = f"; {_count(done.left_out, 'object')} skipped, not representable in {to}" if done.left_out else ""
+    print(f"{_count(done.images, 'image')}, {_count(done.objects, 'object')}{left}; saved to {Path(output)}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -39,7 +39,7 @@ def test_arrays(array: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (BGR / 255, r"float64 array leaves the scale open.*\* 255"),
+        (BGR / 255, r"float64 array has an ambiguous scale.*\* 255"),
         (BGR.astype(np.int64), r"int64; use array\.astype"),
         (BGR[None], r"batch: pass a list"),
         (BGR.transpose(2, 0, 1), r"channels-first"),

@@ -244,7 +244,7 @@ def test_list_goes_on_after_bad_files(tmp_path: Path) -> None:
         ({"a": 1}, TypeError, "a dict"),
         ({BGR.tobytes()}, TypeError, "a set"),
         ("screen 0", ValueError, "screen"),
-        ("s3://bucket/a.png", ValueError, "no address that is known"),
+        ("s3://bucket/a.png", ValueError, "not a supported address"),
         (Path("https://example.com/a.png"), ValueError, "pass it as str"),
         ("a\0b.png", FileNotFoundError, "no such file"),
         ("x" * 5000, FileNotFoundError, "no such file"),

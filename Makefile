@@ -41,7 +41,7 @@ $(BUILD): pyproject.toml $(NATIVE_SOURCES) $(STAMPS)/torch
 
 setup: $(BUILD)  ## create .venv with everything and build the package in place
 
-demo: setup  ## segment three real photos and say where the picture is
+demo: setup  ## segment three real photos and print where the result is
 	@$(BIN)/python -m fastsam_core.demo
 
 test: setup  ## run the test suite

@@ -167,7 +167,7 @@ def test_a_detector_that_is_not_there(sam: SAM, folder: Path) -> None:
 
 
 def test_other_mistakes(sam: SAM, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"det_model='yolov8n\.pt' is of the YOLO family"):
+    with pytest.raises(ValueError, match=r"det_model='yolov8n\.pt' is a YOLO checkpoint"):
         auto_annotate(folder, "yolov8n.pt", sam, texts=["a dog"])
     with pytest.raises(TypeError, match="resume must be True or False, not 'maybe'"):
         auto_annotate(folder, None, sam, resume="maybe")

@@ -105,7 +105,7 @@ def test_categories_keep_their_numbers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b is damaged.*remove it and run again"):
         write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {})
     (tmp_path / "b").unlink()
-    with pytest.raises(ValueError, match=r"b is missing; run the share of its image again"):
+    with pytest.raises(ValueError, match=r"b is missing; run the shard of its image again"):
         write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {})
 
 
@@ -163,7 +163,7 @@ def test_an_image_that_is_called_like_the_contact_sheet(sam: SAM, images: Path) 
     taken = images / "preview.jpg"
     taken.write_bytes(next(images.rglob("*.png")).read_bytes())
     before = taken.read_bytes()
-    with pytest.raises(ValueError, match=r"preview\.jpg is an image, whose place the contact sheet would take"):
+    with pytest.raises(ValueError, match=r"preview\.jpg is an image that the contact sheet would overwrite"):
         auto_annotate(images, detector, sam, output_dir=images)
     auto_annotate(images, detector, sam, output_dir=images, preview=0)
     assert taken.read_bytes() == before and (images / "preview.txt").exists()
@@ -279,15 +279,15 @@ def test_texts(sam: SAM, images: Path, tmp_path: Path) -> None:
         ({"iou": "x"}, TypeError, "iou must be"),
         ({"max_det": 0}, ValueError, "max_det must be at least 1"),
         ({"classes": [1, -2]}, ValueError, "classes must be at least 0"),
-        ({"classes": ["cup"]}, TypeError, "classes must be a whole number"),
+        ({"classes": ["cup"]}, TypeError, "classes must be an integer"),
         ({"batch": 0}, ValueError, "batch must be at least 1"),
-        ({"workers": 1.5}, TypeError, "workers must be a whole number"),
+        ({"workers": 1.5}, TypeError, "workers must be an integer"),
         ({"min_area": -1}, ValueError, "min_area must be"),
         ({"texts": []}, ValueError, "at least one is needed"),
         ({"texts": 3}, TypeError, "texts must be a text or a list"),
         ({"texts": ["a dog", " "]}, ValueError, "texts must not be empty"),
         ({"det_model": 3}, TypeError, "det_model must be"),
-        ({"det_model": detector, "texts": ["dog"]}, ValueError, "texts are for an open-vocabulary detector"),
+        ({"det_model": detector, "texts": ["dog"]}, ValueError, "texts need an open-vocabulary detector"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], said: str) -> None:

@@ -123,7 +123,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["hello\n", "[1]\n", '{"manifest": "another 7"}\n'])
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(content)
-    with pytest.raises(ValueError, match="is no manifest"):
+    with pytest.raises(ValueError, match="is not a manifest"):
         read(tmp_path, SETTINGS)
 
 

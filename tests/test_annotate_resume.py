@@ -289,7 +289,7 @@ def test_a_disk_that_takes_no_more(
         monkeypatch.setattr(files, "atomic_path", limited(files.atomic_path))
     else:
         monkeypatch.setattr(os, "write", limited(os.write))
-    with pytest.raises(OSError, match=r"/out[.:].*What is done is recorded.* goes on") as caught:
+    with pytest.raises(OSError, match=r"/out[.:].*Finished images are recorded.* to continue") as caught:
         auto_annotate(images, detector, sam, output_dir=tmp_path / "out")
     assert caught.value.errno == number
     assert ("no space is left" in str(caught.value)) == (number == errno.ENOSPC)
@@ -403,7 +403,7 @@ def test_the_last_share_writes_what_belongs_to_all(
     expected = tree(auto_annotate(images, detector, sam, formats=["yolo", "coco"], output_dir=tmp_path / "whole"))
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         auto_annotate(images, detector, sam, shard="2/3", **options)
-    assert "of other shares aren't done yet" in caplog.text
+    assert "of other shards aren't done yet" in caplog.text
     auto_annotate(images, detector, sam, shard="0/3", **options)
     assert not (tmp_path / "out" / "coco.json").exists() and not (tmp_path / "out" / "preview.jpg").exists()
     auto_annotate(images, detector, sam, shard="1/3", **options)
@@ -477,7 +477,7 @@ def test_bad_images_do_not_change_the_exit_status(
 
 def test_stopping_at_the_first_bad_image(sam: SAM, images: Path) -> None:
     (images / "a" / "00000.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"a/00000\.png: not a picture"):
+    with pytest.raises(ValueError, match=r"a/00000\.png: not an image"):
         auto_annotate(images, detector, sam, on_error="raise")
     with pytest.raises(ValueError, match="accepted: skip, raise"):
         auto_annotate(images, detector, sam, on_error="ignore")

@@ -21,8 +21,8 @@ def test_spellings(given_as: Any) -> None:
 @pytest.mark.parametrize(
     ("given_as", "error", "said"),
     [
-        ("8/8", ValueError, "counted from 0"),
-        ("0/0", ValueError, "no share 0 of 0"),
+        ("8/8", ValueError, "out of range"),
+        ("0/0", ValueError, "shard 0 of 0 is out of range"),
         ("-1/4", ValueError, '"0/8" for the first of eight'),
         ("1", ValueError, "shard='1'"),
         ("a/b", ValueError, "accepted"),

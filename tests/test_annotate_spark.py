@@ -35,4 +35,4 @@ def test_spark_gives_the_rows_of_a_direct_call(tmp_path: Path) -> None:
     expected = annotator(pandas.DataFrame({"path": paths})).to_dict("records")
     assert [found[row["path"]] for row in expected] == expected and len(found) == len(paths)
     assert sum(row["objects"] for row in expected) > 0
-    assert found[str(tmp_path / "broken.png")]["error"].startswith("not a picture")
+    assert found[str(tmp_path / "broken.png")]["error"].startswith("not an image")

@@ -67,7 +67,7 @@ def test_bad_rows_say_why(images: list[Path], config: AnnotateConfig, tmp_path: 
     made = Annotator(config)(
         {"path": [str(images[0]), str(tmp_path / "missing.png"), "c"], "bytes": [None, None, b"x"]}
     )
-    assert made["error"][0] == "" and "no such file" in made["error"][1] and "not a picture" in made["error"][2]
+    assert made["error"][0] == "" and "no such file" in made["error"][1] and "not an image" in made["error"][2]
     assert made["objects"].tolist()[1:] == [0, 0] and made["yolo"].tolist()[1:] == ["", ""]
     assert made["png"].tolist()[1:] == [b"", b""]
 

@@ -107,7 +107,7 @@ def test_encoded_bytes() -> None:
     data = encode(RGB, "PNG")
     for given in (data, bytearray(data), memoryview(data), BytesIO(data)):
         assert np.array_equal(only(given).image, BGR)
-    with pytest.raises(ValueError, match=r"image0\.jpg: not a picture"):
+    with pytest.raises(ValueError, match=r"image0\.jpg: not an image"):
         list(load_sources(b"hello, this is text"))
 
 
@@ -136,7 +136,7 @@ def test_an_object_that_reads_something_else(tmp_path: Path) -> None:
         def read(self) -> object:
             return ()
 
-    with pytest.raises(ValueError, match="reading a Upload gives no bytes, but a tuple"):
+    with pytest.raises(ValueError, match="reading a Upload must give bytes; got tuple"):
         list(load_sources(Upload()))
 
 

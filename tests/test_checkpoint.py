@@ -57,7 +57,7 @@ def test_classifier_tensors_of_mobile_sam_are_ignored() -> None:
 )
 def test_foreign_checkpoints_are_named(names: list[str], message: str) -> None:
     torch.save({name: torch.zeros(2) for name in names}, "w.pt")
-    with pytest.raises(ValueError, match=rf"w\.pt: found {len(names)} tensors \({names[0]}.*{message}") as caught:
+    with pytest.raises(ValueError, match=rf"w\.pt: found {len(names)} tensors? \({names[0]}.*{message}") as caught:
         load_model("w.pt")
     assert "Expected the state dict of one of: sam_b, sam_l, sam_h, mobile_sam, sam_nano" in str(caught.value)
 
@@ -95,7 +95,7 @@ def test_weights_that_are_no_numbers_are_refused(nano: State, value: float) -> N
     spoilt = {**nano, key: nano[key].clone()}
     spoilt[key][0, 1] = value
     torch.save(spoilt, "w.pt")
-    with pytest.raises(ValueError, match=f"w.pt: 1 tensors hold NaN or infinite numbers, such as {key}"):
+    with pytest.raises(ValueError, match=f"w.pt: NaN or infinite numbers in 1 tensor, such as {key}"):
         load_model("w.pt")
     spoilt[key][0, :2] = torch.finfo(torch.float32).max
     torch.save(spoilt, "w.pt")

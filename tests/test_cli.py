@@ -201,7 +201,7 @@ def test_version(capsys: pytest.CaptureFixture[str], line: str) -> None:
         ("predict points=[[1,2]", "never closed"),
         ("predict points=[[1,x]]", "cannot read the list"),
         ("predict conf=1 --conf 2", "twice"),
-        ("train data=coco.yaml", "not offered"),
+        ("train data=coco.yaml", "not supported"),
         ("predict info", "one command at a time"),
         ("annotate", "needs data="),
         ("annotate data=photos output=x", "output_dir"),
@@ -360,7 +360,7 @@ def test_yolo_and_fastsam(place: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert run(line) == 2
         assert message in error_of(capsys)
     assert run("predict model=best.pt source=img.png") == 1
-    assert "no Segment Anything model" in (said := error_of(capsys)) and "fastsam detect predict" in said
+    assert "not a Segment Anything model" in (said := error_of(capsys)) and "fastsam detect predict" in said
 
 
 def test_convert(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,7 +384,7 @@ def test_modes_that_are_not_offered_and_switches_that_need_no_value(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(f"mode=train {QUICK} source=img.png") == 2
-    assert "'train' is not offered" in error_of(capsys)
+    assert "'train' is not supported" in error_of(capsys)
     assert run(f"mode=nothing {QUICK} source=img.png") == 2
     assert "nothing" in error_of(capsys)
     assert not (place / "runs").exists()

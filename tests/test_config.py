@@ -133,7 +133,7 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"save": 1.0}, TypeError, "True or False"),
         ({"boxes": [1, 2, 3, 4]}, TypeError, "bboxes"),
         ({"points_stride": 0}, ValueError, "at least 1"),
-        ({"points_stride": 2.0}, TypeError, "whole number"),
+        ({"points_stride": 2.0}, TypeError, "integer"),
         ({"quantize": 8}, ValueError, "16"),
         ({"quantize": True}, ValueError, "16"),
         ({"dtype": "float64"}, ValueError, "float32, float16 or bfloat16"),
@@ -141,7 +141,7 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"dtype": 16}, ValueError, "float32, float16 or bfloat16"),
         ({"dtype": "bfloat16", "half": True}, TypeError, "twice"),
         ({"batch": 0}, ValueError, "at least 1"),
-        ({"batch": 2.5}, TypeError, "whole number"),
+        ({"batch": 2.5}, TypeError, "integer"),
         ({"imgsz": (640, 480)}, ValueError, "square"),
         ({"imgsz": 0}, ValueError, "imgsz must be at least 16"),
         ({"imgsz": "1024"}, TypeError, "imgsz"),
@@ -194,7 +194,7 @@ def test_options_without_effect_are_said_once(caplog: pytest.LogCaptureFixture) 
     assert [record.message for record in caplog.records] == [
         "agnostic_nms has no effect on Segment Anything",
         "classes has no effect on Segment Anything",
-        "task='detect' has no meaning here; Segment Anything does 'segment'",
+        "task='detect' has no effect; Segment Anything models only do 'segment'",
         "points_stride has no effect on YOLOv8 and FastSAM",
     ]
 

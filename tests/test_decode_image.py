@@ -52,7 +52,7 @@ def test_a_pillow_that_lacks_a_format_is_no_damage(monkeypatch: pytest.MonkeyPat
 
 def test_no_other_formats_reach_a_decoder() -> None:
     for kind in ("PPM", "PCX", "TGA", "ICO", "SGI"):
-        with pytest.raises(ValueError, match="not a picture"):
+        with pytest.raises(ValueError, match="not an image"):
             decode_image(encode(RGB, kind))
 
 

@@ -118,8 +118,8 @@ def test_half_precision_inputs(runtime: Any) -> None:
         ([np.zeros((1, 20, 9))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 20, 9\)"),
         ([np.zeros((1, 4, 20))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 4, 20\)"),
         ([np.zeros((5, 6))], (1, 3, 96, 96), "tensor(float)", r"gives \(5, 6\)"),
-        ([raw_output()], (1, 96, 96, 3), "tensor(float)", "accepted: one picture"),
-        ([raw_output()], (1, 3, 96, 96), "tensor(uint8)", "accepted: one picture"),
+        ([raw_output()], (1, 96, 96, 3), "tensor(float)", "accepted: one image"),
+        ([raw_output()], (1, 3, 96, 96), "tensor(uint8)", "accepted: one image"),
     ],
 )
 def test_other_networks_are_told(runtime: Any, outputs: Any, shape: Any, kind: str, message: str) -> None:

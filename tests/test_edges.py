@@ -184,7 +184,7 @@ def test_what_is_refused(model: Any, options: dict[str, Any], message: str) -> N
     predictor = Predictor(overrides={**QUIET, "model": model})
     with pytest.raises(ValueError, match=message):
         predictor.edges(bgr_picture(20, 30), **options)
-    with pytest.raises(ValueError, match="no picture is set"):
+    with pytest.raises(ValueError, match="no image is set"):
         predictor.edges()
     with pytest.raises(TypeError, match="point_stride"):
         predictor.edges(bgr_picture(20, 30), point_stride=3)

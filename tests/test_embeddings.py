@@ -79,7 +79,7 @@ def test_with_the_picture_set(predictor: Predictor, saved: Path, model: Any) -> 
     changed = bgr_picture(60, 90)
     changed[0, 0, 0] ^= 1
     other.set_image(changed)
-    with pytest.raises(ValueError, match="another picture"):
+    with pytest.raises(ValueError, match="another image"):
         other.load_features(saved)
     assert other(bboxes=BOXES)[0].orig_img[0, 0, 0] == changed[0, 0, 0], "what was set stays"
 

@@ -378,11 +378,11 @@ def test_a_home_folder_in_the_command(scenes: Path, tmp_path: Path, monkeypatch:
         ("val data=png model=yolov8n.pt", 2, "is YOLO"),
         ("val data=~no_such_user/set", 1, "no such file or folder: ~no_such_user/set"),
         ("val data=missing", 1, "no such file or folder: missing"),
-        ("val data=coco.json", 1, "say images="),
+        ("val data=coco.json", 1, "give images="),
         ("val data=png measures=[click,speed]", 1, "'speed'; accepted: click, box"),
         ("val data=png min_area=1", 1, "from 0 to below 1"),
         ("val data=png max_images=0", 1, "max_images must be at least 1"),
-        ("val data=png seed=x", 1, "seed must be a whole number"),
+        ("val data=png seed=x", 1, "seed must be an integer"),
         ("val data=png model=missing.pt", 1, "missing.pt"),
         ("val data=png imgsz=big", 1, "imgsz"),
     ],
@@ -480,7 +480,7 @@ def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path, m
     (tmp_path / "file").write_text("")
     with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, min_area"):
         sam.val(scenes / "png", measure=["click"])
-    with pytest.raises(ValueError, match=r"output=.*file' is no folder"):
+    with pytest.raises(ValueError, match=r"output=.*file' is not a folder"):
         sam.val(scenes / "png", output=tmp_path / "file")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(Predictor, "_ready", None)

@@ -104,8 +104,8 @@ def test_images_without_usable_masks_are_told(tmp_path: Path) -> None:
             reasons[failure.image] = failure.reason
     assert reasons.keys() == {"b.png", "c.png", "d.jpg", "d.png", "e.png", "f.png", "g.png"}
     assert "in colour (RGB)" in reasons["b.png"] and "has no c.png" in reasons["c.png"]
-    assert "any of d.jpg, d.png" in reasons["d.jpg"] and "20 x 29, but the picture is 20 x 30" in reasons["e.png"]
-    assert "not a picture" in reasons["f.png"] and "g.png is damaged" in reasons["g.png"]
+    assert "any of d.jpg, d.png" in reasons["d.jpg"] and "20 x 29, but the image is 20 x 30" in reasons["e.png"]
+    assert "not an image" in reasons["f.png"] and "g.png is damaged" in reasons["g.png"]
     (stray,) = data.stray()
     assert stray.image == "lonely.png" and "no image of its name" in stray.reason
 
@@ -146,8 +146,8 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "iscrowd": "0"}]')}, "iscrowd must be 0 or 1"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "isthing": 2}]')}, "isthing must be 0 or 1"),
         ({"labels": labels_of(1), "segments": np.array({"label": 1}, dtype=object)}, "a single string"),
-        (b"PK but no archive", "no .npz file"),
-        (b"", "no .npz file"),
+        (b"PK but no archive", "not an .npz file"),
+        (b"", "not an .npz file"),
     ],
 )
 def test_npz_files_that_are_none(tmp_path: Path, content: Any, said: str) -> None:
@@ -224,7 +224,7 @@ def test_objects_that_a_coco_file_has_wrong(tmp_path: Path) -> None:
     places = [failure.object for failure in example.failures]
     assert places == ["annotations[0]", "annotations[2]", "annotations[3]", "annotations[4]"]
     assert "a polygon has an even number" in example.failures[0].reason
-    for index, said in ((1, "20 x 31, but the picture is 20 x 30"), (2, "no such file")):
+    for index, said in ((1, "20 x 31, but the image is 20 x 30"), (2, "no such file")):
         (failure,) = data[index].failures
         assert failure.object is None and said in failure.reason
     # What belongs to no image, or is no COCO file, is wrong as a whole.
@@ -332,7 +332,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         ("bare", None, "holds images, photos"),
         ("empty", None, "holds nothing"),
         ("notes.txt", None, "neither a .json file nor a folder"),
-        ("none.json", None, "say images="),
+        ("none.json", None, "give images="),
         ("both", tmp_path / "both" / "images", "goes with a COCO file"),
     ):
         with pytest.raises(ValueError) as caught:

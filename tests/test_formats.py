@@ -177,7 +177,7 @@ def test_coco_ids_are_plain_whole_numbers() -> None:
     assert {one["category_id"] for one in result.to_coco(category_ids=np.int64(7))} == {7}
     assert result.to_coco(image_id="cat")[0]["image_id"] == "cat"
     for wrong in ({"image_id": 1.5}, {"first_id": 1.5}, {"category_ids": [1, 2, 2.5, 3]}, {"category_ids": 1.5}):
-        with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be a whole number"):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be an integer"):
             result.to_coco(**wrong)
 
 

@@ -84,8 +84,8 @@ A = r"labels\.json: annotations\[0\]"
     [
         ({"image_id": 8}, rf"{A}\.image_id: no image has the id 8"),
         ({"image_id": "gone"}, rf"{A}: 'image_id' is missing"),
-        ({"image_id": "9"}, rf"{A}\.image_id: a whole number is needed, not '9'"),
-        ({"image_id": True}, rf"{A}\.image_id: a whole number"),
+        ({"image_id": "9"}, rf"{A}\.image_id: an integer is needed, not '9'"),
+        ({"image_id": True}, rf"{A}\.image_id: an integer"),
         ({"category_id": 5}, rf"{A}\.category_id: no category has the id 5"),
         ({"bbox": [1, 2, 3]}, rf"{A}\.bbox: a list of 4 finite numbers is needed, not 'list' of 3"),
         ({"bbox": [1, 2, 3, "4"]}, rf"{A}\.bbox: a list of 4 finite"),
@@ -116,8 +116,8 @@ def test_coco_fields_that_are_refused(tmp_path: Path, changes: dict[str, Any], m
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("images", 0, "width"), 0, r"images\[0\]\.width: width must be a whole number of pixels from 1 to 1000000"),
-        (("images", 0, "height"), 1e300, r"images\[0\]\.height: height must be a whole number"),
+        (("images", 0, "width"), 0, r"images\[0\]\.width: width must be an integer number of pixels from 1 to 1000000"),
+        (("images", 0, "height"), 1e300, r"images\[0\]\.height: height must be an integer"),
         (("images", 0, "height"), None, r"images\[0\]: 'height' is missing"),
         (("images", 0, "file_name"), "", r"images\[0\]\.file_name: text is needed"),
         (("images",), {}, r"images: a list is needed, not 'dict'"),

@@ -440,7 +440,7 @@ def test_names_that_would_share_a_file(tmp_path: Path) -> None:
     with open_writer(tmp_path, "yolo") as writer:
         writer.write(ImageLabels("a/1.jpg", 4, 4))
         writer.write(ImageLabels("b/1.jpg", 4, 4))
-        with pytest.raises(ValueError, match=r"a/1.PNG and an image before it would both have their labels in .*1.txt"):
+        with pytest.raises(ValueError, match=r"a/1.PNG and an earlier image would both have their labels in .*1.txt"):
             writer.write(ImageLabels("a/1.PNG", 4, 4))
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")) == ["a/1.txt", "b/1.txt"]
 

@@ -38,7 +38,7 @@ def test_records_are_checked() -> None:
     with pytest.raises(ValueError, match="file_name must be"):
         ImageLabels("", 4, 4)
     assert ImageLabels("a.jpg", 10**6, 1).size == (1, 10**6)
-    with pytest.raises(ValueError, match="height must be a whole number of pixels from 1 to 1000000, not '0'"):
+    with pytest.raises(ValueError, match="height must be an integer number of pixels from 1 to 1000000, not '0'"):
         ImageLabels("a.jpg", 4, 0)
     for polygons in ([], [[(0, 0), (1, 1)]], [[0, 0, 1, 1, 2, 2]], [[(0, 0), (1, 0), (1, float("nan"))]]):
         with pytest.raises(ValueError, match="polygon"):

@@ -62,6 +62,6 @@ def test_a_file_system_without_locks_is_said_once(
     file = _locks.open_file(path, os.O_CREAT)
     assert [_locks.lock(file, path) for _ in range(2)] == [True, True]
     assert [record.message.split(";")[0] for record in caplog.records] == [
-        f"files can't be locked here ([Errno {errno.ENOSYS}] no such function)"
+        f"files can't be locked ([Errno {errno.ENOSYS}] no such function)"
     ]
     os.close(file)

@@ -175,11 +175,11 @@ CELLS, WEIGHTS = torch.tensor([0, 1, 3]), torch.tensor([[0.5, 0.25, 0.25]] * 3)
         ({"x_weights": WEIGHTS * torch.nan}, "x_weights must not be negative"),
         ({"offset": -1.0}, "offset must be 0 or more, got -1"),
         ({"offset": torch.nan}, "offset must be 0 or more, got nan"),
-        ({"height": 2}, "must lie within the picture"),
-        ({"left": 1}, "must lie within the picture"),
-        ({"top": -1}, "must lie within the picture"),
+        ({"height": 2}, "must lie within the image"),
+        ({"left": 1}, "must lie within the image"),
+        ({"top": -1}, "must lie within the image"),
         ({"height": -5}, "can't be negative"),
-        ({"height": 2**62, "width": 2**62}, "more pixels than can be counted"),
+        ({"height": 2**62, "width": 2**62}, "more pixels than the limit"),
     ],
 )
 def test_bad_arguments(sibling, change, message):

@@ -188,7 +188,7 @@ def test_other_masks_may_be_assigned(masks: Masks) -> None:
     assert masks.rle == from_masks(drawn[1:3]) and masks.area.tolist() == drawn[1:3].sum((1, 2)).tolist()
     np.testing.assert_array_equal(masks.xy[0], Masks(drawn, SHAPE).xy[1])
     assert masks.shape == (2, *SHAPE) and len(masks.xy) == len(masks.boxes) == len(masks[:]) == 2
-    with pytest.raises(ValueError, match="resize them to the picture first"):
+    with pytest.raises(ValueError, match="resize them to the image first"):
         masks.data = torch.zeros(1, 4, 5)
     masks.data = []
     assert len(masks) == 0

@@ -83,7 +83,7 @@ def test_kernels_that_are_not_built_are_missed_only_where_they_are_asked_for(bui
     monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "1")
     assert _native_cuda._load() == (None, "not built") and _native_cuda._load() == (None, "not built")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "FASTSAM_CUDA=ON" in caplog.text and "PyTorch serves every call on a GPU" in caplog.text
+    assert "FASTSAM_CUDA=ON" in caplog.text and "PyTorch runs every operation on a GPU" in caplog.text
 
 
 def test_a_module_that_does_not_load_is_said_once(built, monkeypatch, caplog):
@@ -134,7 +134,7 @@ def test_why_speaks_of_gpu_tensors(monkeypatch):
     assert why["cuda"] == f"CUDA kernels: {_native_cuda.SWITCHED_OFF}" and why["reference"] == ""
     monkeypatch.setattr(schema, "cuda_reason", "")
     why = ops.why("rle_area", tensor)
-    assert why["cuda"] == "" and why["reference"] == "the cuda sibling serves this call" and why["cpu"]
+    assert why["cuda"] == "" and why["reference"] == "the cuda sibling runs this call" and why["cpu"]
     assert ops.why("conv3x3", tensor)["cuda"] == "conv3x3 has no CUDA kernel"
     monkeypatch.setattr(schema.CUDAS["rle_area"], "why_not", lambda op, t: f"{op} of {t.dtype}?", raising=False)
     why = ops.why("rle_area", tensor)
@@ -150,7 +150,7 @@ def test_a_gpu_tensor_that_pytorch_serves_is_said_once(monkeypatch, caplog):
         assert served(torch.ones(1), torch.ones(1)) == "the result" and not caplog.records
         assert served(tensor, tensor) == served(tensor, tensor) == "the result"
     (record,) = caplog.records
-    assert record.getMessage() == f"PyTorch serves operations on GPU tensors: CUDA kernels: {_native_cuda.SWITCHED_OFF}"
+    assert record.getMessage() == f"PyTorch runs operations on GPU tensors: CUDA kernels: {_native_cuda.SWITCHED_OFF}"
 
 
 # ------------------------------------------------------------------------------------ GPUs that don't run the kernels
@@ -180,7 +180,7 @@ def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     _native_cuda._why_not_on.cache_clear()
     with _native_cuda.use_module(built):
-        yield f"those for 80, 90a don't run on the Tesla T4: {NO_CODE}"
+        yield f"built for 80, 90a, they don't run on the Tesla T4: {NO_CODE}"
     _native_cuda._why_not_on.cache_clear()
 
 

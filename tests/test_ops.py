@@ -211,7 +211,7 @@ def test_a_module_that_does_not_load_is_logged_once_and_replaced():
     assert done.stdout.startswith("{'size': [2, 2], 'counts': b'04'} the module fastsam_core._cpu can't be loaded"), (
         done.stderr
     )
-    assert done.stderr.count("can't be loaded") == 1 and "PyTorch serves every call" in done.stderr
+    assert done.stderr.count("can't be loaded") == 1 and "PyTorch runs every operation" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ processes and threads

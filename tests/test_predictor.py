@@ -247,7 +247,7 @@ def test_a_call_may_bring_its_model(predictor: Predictor, picture: np.ndarray) -
     other: Any = small_model()
     predictor(picture, other, bboxes=BOXES)
     assert predictor.model is other and other.counts["encoded"] == 1
-    with pytest.raises(ValueError, match="no picture is set"):
+    with pytest.raises(ValueError, match="no image is set"):
         predictor(bboxes=BOXES)  # the embedding was another model's
 
 

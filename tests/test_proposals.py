@@ -116,7 +116,7 @@ def test_at_most_n(model: Any) -> None:
         sam.proposals(picture, 0)
     with pytest.raises(ValueError, match="nms_thresh must be"):
         sam.proposals(picture, nms_thresh=7)
-    with pytest.raises(ValueError, match="no picture is set"):
+    with pytest.raises(ValueError, match="no image is set"):
         sam.proposals(None)
 
 

@@ -208,7 +208,7 @@ def test_a_failure_is_said_once_and_nothing_else_is_seen(stand: Stand, caplog: p
         encode_all(vit(), range(8))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert caplog.messages == [
-        "ImageEncoderViT runs without a CUDA graph, by single launches "
+        "ImageEncoderViT runs without a CUDA graph "
         "(RuntimeError: CUDA error: operation not permitted when stream is capturing)"
     ]
     encoder = vit()

@@ -53,9 +53,7 @@ def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_place_that_cannot_be_written_to_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(
-        NotADirectoryError, match=r"\(project names another place, and with save=False nothing"
-    ) as caught:
+    with pytest.raises(NotADirectoryError, match=r"\(give project= to choose another folder, or save=False") as caught:
         run_folder(Config(project=str(tmp_path / "file" / "out")))
     assert caught.value.filename.startswith(str(tmp_path / "file"))
     (tmp_path / "predict").write_bytes(b"")
@@ -160,7 +158,7 @@ def test_where_no_video_can_be_written_its_frames_are_pictures(
     assert len(list(predictor(video, bboxes=BOXES, stream=True))) == 2
     assert predictor.save_dir is not None
     assert files(predictor.save_dir) == ["clip_frames/clip_0.jpg", "clip_frames/clip_1.jpg"]
-    assert [record.message.endswith("its frames are written as pictures") for record in caplog.records] == [True]
+    assert [record.message.endswith("its frames are written as images") for record in caplog.records] == [True]
 
 
 def test_frames_of_another_size_fit_into_their_video(tmp_path: Path) -> None:
@@ -193,7 +191,7 @@ def test_a_video_that_is_too_narrow(predictor: Predictor, caplog: pytest.LogCapt
     assert len(predictor("a.gif", bboxes=[0, 0, 3, 900])) == 3
     assert predictor.save_dir is not None
     assert files(predictor.save_dir) == ["a_frames/a_0.jpg", "a_frames/a_1.jpg", "a_frames/a_2.jpg"]
-    assert "can't be written with 3 pixels across" in caplog.text
+    assert "must be at least 8 pixels wide; got 3" in caplog.text
 
 
 def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path) -> None:

@@ -353,7 +353,7 @@ def test_the_generator_says_where_metas_thresholds_do_not_suit(
     SamAutomaticMaskGenerator(sam_model_registry["vit_t"]())
     assert not caplog.records
     SamAutomaticMaskGenerator(sam)
-    assert "pred_iou_thresh=0.45, stability_score_thresh=0.5 suit it" in caplog.text
+    assert "use pred_iou_thresh=0.45, stability_score_thresh=0.5" in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------- models, transforms

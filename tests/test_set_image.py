@@ -77,7 +77,7 @@ def test_set_image_takes_exactly_one_picture(predictor: Predictor, tmp_path: Pat
         "none": [],
     }[several]
     before = predictor.features
-    with pytest.raises(ValueError, match=r"exactly one picture|empty list"):
+    with pytest.raises(ValueError, match=r"exactly one image|empty list"):
         predictor.set_image(given)
     assert predictor.features is before, "what was set before stays"
 

@@ -80,7 +80,7 @@ def test_unreadable_file_names_the_file_and_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     for content, reason in (
         (b"", "empty"),
-        (b"hello", "not a picture"),
+        (b"hello", "not an image"),
         (b"<!DOCTYPE html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (encode(RGB, "JPEG")[:400], "damaged"),
@@ -141,7 +141,7 @@ def test_bad_pictures_are_reported_and_skipped(folder: Path, caplog: pytest.LogC
 
 def test_folder_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"no picture or video in the folder .*1 other entries.*\*\*"):
+    with pytest.raises(FileNotFoundError, match=r"no image or video in the folder .*1 other entries.*\*\*"):
         load_sources(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_patterns(folder: Path) -> None:
     assert names(f"{folder}/img[0-9].png") == ["img2.png"]
     with pytest.raises(FileNotFoundError, match="nothing matches"):
         load_sources(f"{folder}/*.tif")
-    with pytest.raises(FileNotFoundError, match="1 entries match, but none is a picture"):
+    with pytest.raises(FileNotFoundError, match="1 entries match, but none is an image"):
         load_sources(f"{folder}/*.md")
 
 

@@ -202,7 +202,7 @@ def test_masks_without_a_plane_are_counted_and_told_once(tmp_path: Path, caplog:
             assert same(masks_of(data[number]), wanted)
     assert data.left_out == 3
     (record,) = caplog.records
-    assert "a.png: 2 of 5 masks are left out" in record.getMessage() and record.levelno == logging.WARNING
+    assert "a.png: 2 of 5 masks are skipped" in record.getMessage() and record.levelno == logging.WARNING
 
 
 # --- what can't be used ---
@@ -241,14 +241,14 @@ def test_the_next_usable_image_takes_the_place_of_one_that_is_not(
     data, _ = broken(tmp_path)
     assert data.names == [f"{k}.png" for k in (0, 1, 2, 3, 5, 6, 7)]
     (record,) = caplog.records
-    assert "label files left out: 1, the first: 4.png: no image of its name" in record.getMessage()
+    assert "label files skipped: 1, the first: 4.png: no image of its name" in record.getMessage()
     caplog.clear()
     with caplog.at_level(logging.INFO, "fastsam_core"):
         backwards = [number_of(data[index]) for index in reversed(range(7))]
         assert [number_of(found) for found in data] == [0, 3, 3, 3, 5, 6, 0] == backwards[::-1]
     told = sorted(record.getMessage() for record in caplog.records)
     assert [text.split(" is skipped: ")[0] for text in told] == data.skipped == ["1.png", "2.png", "7.png"]
-    assert "not a picture" in told[0] and "damaged" in told[1] and "3 x 3, but the picture is 40 x 64" in told[2]
+    assert "not an image" in told[0] and "damaged" in told[1] and "3 x 3, but the image is 40 x 64" in told[2]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
@@ -269,7 +269,7 @@ def test_objects_that_can_not_be_used_are_told_once(tmp_path: Path, caplog: pyte
     for _ in range(2):
         assert len(masks_of(data[0])) == len(masks_of(data[1])) == 1
     (record,) = caplog.records
-    assert "a.png: objects left out: 1, the first: object 2: it has a box but no mask" in record.getMessage()
+    assert "a.png: objects skipped: 1, the first: object 2: it has a box but no mask" in record.getMessage()
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_mistakes(tmp_path: Path) -> None:
     arguments = as_npz(tmp_path / "set", {"a.png": apart(1)})
     for options, error, said in (
         ({"size": 31}, ValueError, "size must be at least 32, not 31"),
-        ({"size": 64.0}, TypeError, "size must be a whole number"),
+        ({"size": 64.0}, TypeError, "size must be an integer"),
         ({"size": 64, "min_area": 1}, ValueError, "min_area must be a fraction"),
         ({"size": 64, "min_area": -0.1}, ValueError, "min_area must be"),
     ):
@@ -314,7 +314,7 @@ def test_mistakes(tmp_path: Path) -> None:
 
 GOOD = (0, 3, 5, 6)  # of the images that `broken` makes
 NONE_USABLE = (
-    r"none of 7 images is usable: 0.png: no such file.*; 1.png: .*not a picture.*; 2.png: .*damaged.*; and 2 more"
+    r"none of 7 images is usable: 0.png: no such file.*; 1.png: .*not an image.*; 2.png: .*damaged.*; and 2 more"
 )
 
 

@@ -125,7 +125,7 @@ def test_pickled_module_is_named() -> None:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_detector_is_named(legacy: bool) -> None:
     yolo_files.write(Path("best.pt"), yolo_files.make(), legacy=legacy)
-    with pytest.raises(ValueError, match=r"best\.pt is no Segment Anything model; YOLO and FastSAM"):
+    with pytest.raises(ValueError, match=r"best\.pt is not a Segment Anything model; YOLO and FastSAM"):
         load_model("best.pt")
 
 

@@ -221,7 +221,7 @@ def test_moving(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     for asked, dtype in ((model.half, torch.float16), (model.float, None)):
         asked()(picture, **QUIET)
         assert model.predictor is not None and model.predictor.args.dtype == dtype
-    with pytest.raises(ValueError, match="not here"):
+    with pytest.raises(ValueError, match="not available"):
         model(picture, device="cuda:77", **QUIET)
 
 

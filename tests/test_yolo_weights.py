@@ -245,7 +245,7 @@ def test_modified_networks_are_told(net: DetectionModel, how: Callable[[Detectio
         ({"epoch": 3}, "it holds no tensors of a YOLOv8 network, but nothing"),
         ({"model": {"a": torch.zeros(1)}}, "no tensors of a YOLOv8 network, but 'a'"),
         ([1], "holds a list"),
-        ({"0.conv.weight": torch.zeros(8, 3, 3, 3)}, r"no convolution model\.2\.cv1\.conv\.weight"),
+        ({"0.conv.weight": torch.zeros(8, 3, 3, 3)}, r"convolution model\.2\.cv1\.conv\.weight is missing"),
     ],
 )
 def test_other_contents_are_told(content: Any, message: str) -> None:

@@ -28,7 +28,7 @@ void check_grid(const Array<Number>& qkv, int64_t heads, int64_t window, const s
   require(window >= 0, "window must not be negative");
   require(!padding || has_shape(*padding, {qkv.shape(3)}), "padding must be (3 * heads * d,)");
   require(padding || window == 0 || (qkv.shape(1) % window == 0 && qkv.shape(2) % window == 0),
-          "windows that reach over the grid need a padding vector");
+          "windows that extend beyond the grid need a padding vector");
 }
 
 template <typename Number>

@@ -13,7 +13,7 @@ void check_grid(int64_t batch, int64_t rows, int64_t columns, int64_t heads, int
   require(batch >= 1 && rows >= 1 && columns >= 1 && heads >= 1 && dim >= 1, "sizes must be positive");
   require(window >= 0, "window must not be negative");
   require(padding != 0 || window == 0 || (rows % window == 0 && columns % window == 0),
-          "windows that reach over the grid need a padding vector");
+          "windows that extend beyond the grid need a padding vector");
 }
 
 void attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim,

@@ -317,13 +317,13 @@ class Worker {
 };
 
 void check(const Axis& y, const Axis& x, const Levels& levels, const Placement& place) {
-  if (y.size < 1 || x.size < 1) throw std::invalid_argument("masks must be enlarged to one pixel at least");
+  if (y.size < 1 || x.size < 1) throw std::invalid_argument("masks must be enlarged to at least one pixel");
   if (levels.high < levels.threshold || levels.low > levels.threshold) {
     throw std::invalid_argument("the stability offset must be 0 or more");
   }
   if (!rle::are_sides(place.height, place.width) || place.left < 0 || place.top < 0 ||
       place.left > place.width - x.size || place.top > place.height - y.size) {
-    throw std::invalid_argument("the enlarged masks must lie within the picture");
+    throw std::invalid_argument("the enlarged masks must lie within the image");
   }
 }
 

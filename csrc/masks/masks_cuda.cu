@@ -234,7 +234,7 @@ void launch_write(const Problem& problem, const void* memory, const int64_t* cho
 }
 
 void check_sizes(int64_t rows, int64_t columns, int64_t y_size, int64_t x_size) {
-  if (y_size < 1 || x_size < 1) throw std::invalid_argument("masks must be enlarged to one pixel at least");
+  if (y_size < 1 || x_size < 1) throw std::invalid_argument("masks must be enlarged to at least one pixel");
   if (y_size > kMostPixels || x_size > kMostPixels) {
     throw std::invalid_argument("masks can't be enlarged to more than " + std::to_string(kMostPixels) +
                                 " pixels a side on a GPU");

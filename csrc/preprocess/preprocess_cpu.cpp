@@ -94,7 +94,7 @@ class RowStream {
 
 void check_side(int64_t side) {
   if (side < 1 || side > kMaxSide) {
-    throw std::invalid_argument("pictures must have sides from 1 to " + std::to_string(kMaxSide) + " pixels; got " +
+    throw std::invalid_argument("images must have sides from 1 to " + std::to_string(kMaxSide) + " pixels; got " +
                                 std::to_string(side));
   }
 }

@@ -33,7 +33,7 @@ struct Plan {
 
 void check_side(int64_t side) {
   if (side >= 1 && side <= kMaxSide) return;
-  throw std::invalid_argument("pictures must have sides from 1 to " + std::to_string(kMaxSide) + " pixels; got " +
+  throw std::invalid_argument("images must have sides from 1 to " + std::to_string(kMaxSide) + " pixels; got " +
                               std::to_string(side));
 }
 

@@ -142,7 +142,7 @@ Runs combine(const RunsView& a, const RunsView& b, int64_t truth, int64_t thread
     throw std::invalid_argument("the operation must be one of 2, 4, ..., 14: background stays background");
   }
   const std::vector<int64_t> totals = check_runs(a), others = check_runs(b);
-  if (a.n != b.n) throw std::invalid_argument("there must be as many masks on the one side as on the other");
+  if (a.n != b.n) throw std::invalid_argument("both sides must have the same number of masks");
   for (size_t i = 0; i < totals.size(); ++i) check_equal({others[i]}, totals[i]);
   std::vector<Edges> masks(totals.size());
   const int64_t mean = a.n ? (a.size + b.size) / a.n : 0;
@@ -169,7 +169,7 @@ Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, i
     }
     pixels[i] = window.width * window.height;
     if (totals[i] > 0 && (heights[i] <= 0 || totals[i] % heights[i] != 0)) {
-      throw std::invalid_argument("the runs of mask " + std::to_string(i) + " don't fill columns of its height");
+      throw std::invalid_argument("the runs of mask " + std::to_string(i) + " sum to no multiple of its height");
     }
   }
   std::vector<Edges> masks(totals.size());

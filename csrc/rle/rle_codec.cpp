@@ -39,7 +39,7 @@ int64_t read_long_number(const uint8_t*& at, const uint8_t* end) {
     before = code;
     code = static_cast<uint8_t>(*at++ - kTextFirst);
     if (code > 63) {
-      throw std::invalid_argument("the text holds characters that no RLE has; those from '0' to 'o' are allowed");
+      throw std::invalid_argument("the text holds characters that are invalid in an RLE; accepted: '0' to 'o'");
     }
     bits |= static_cast<uint64_t>(code & 31) << (kTextBits * groups);
     ++groups;

@@ -124,7 +124,7 @@ std::vector<int64_t> check_runs(const RunsView& runs) {
 void check_equal(const std::vector<int64_t>& totals, int64_t wanted) {
   for (const int64_t total : totals) {
     if (total != wanted) {
-      throw std::invalid_argument("the masks must all have the same size; got pixel numbers " + std::to_string(wanted) +
+      throw std::invalid_argument("the masks must all have the same size; got pixel counts " + std::to_string(wanted) +
                                   " and " + std::to_string(total));
     }
   }

@@ -37,7 +37,7 @@ class BoxCollector {
  private:
   void add_foreground(int64_t begin, int64_t end) {
     if (height_ <= 0) {
-      throw std::invalid_argument("a mask without rows has foreground runs; heights must be positive for those");
+      throw std::invalid_argument("a mask of height 0 has foreground runs; its height must be positive");
     }
     // Most runs begin in the previous run's column or in the next, which avoids a division that costs more than all the
     // rest.

@@ -117,7 +117,7 @@ Runs from_polygon(const RaggedView<double>& points, int64_t height, int64_t widt
   for (int64_t k = 0; k < 2 * points.size; ++k) {
     // The negation also catches NaN.
     if (!(std::abs(points.values[k]) <= kMaxCoordinate)) {
-      throw std::invalid_argument("polygon coordinates must be finite and at most 400000000 in size");
+      throw std::invalid_argument("polygon coordinates must be finite and at most 400000000 in magnitude");
     }
   }
   std::vector<std::vector<int64_t>> polygons(static_cast<size_t>(points.n));

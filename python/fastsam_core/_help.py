@@ -35,23 +35,23 @@ _PROMPTS = {
     "bboxes=[x1,y1,x2,y2]": "prompt: one box, or one per object, in pixels",
     "points=[[x,y],...]": "prompt: [x,y], N points for N objects, or N lists of points",
     "labels=[1,...]": "labels of the points: 1 foreground, 0 background",
-    "multimask_output=False": "three masks per prompt instead of one",
-    'texts=["a dog",...]': "what to look for; needs the extra `text`",
+    "multimask_output=False": "return three masks per prompt instead of one",
+    'texts=["a dog",...]': "prompt: texts that describe the objects; needs the extra `text`",
 }
 _CONVERT = {
-    "data=": "label files: a folder, or a COCO .json file",
+    "data=": "labels to convert: a folder, or a COCO .json file",
     "output=": "where to write: a folder, or a .json file for coco",
-    "from=": "yolo, coco or sa1b",
-    "to=": "yolo, coco, sa1b, labelme or labelmap",
+    "from=": "format of the labels: yolo, coco or sa1b",
+    "to=": "format to write: yolo, coco, sa1b, labelme or labelmap",
     "images=": "folder of the images, needed for YOLO labels and LabelMe",
-    "names=": "class names: [cat,dog], or a file with them",
+    "names=": "class names: [cat,dog], or a file with them; default: those of the labels",
     "tolerance=0": "to yolo, coco, labelme: simplify polygons by at most this many pixels",
     "scores=False": "to yolo: also write the score of each object",
     "polygons=False": "to coco: polygons instead of RLE",
     "first_id=1": "to coco: id of the first image",
     "embed_images=False": "to labelme: embed the images in the files",
     "values=object": "to labelmap: pixel values are object numbers, or class ids (class)",
-    "order=area": "to labelmap: which object lies on top of others",
+    "order=area": "to labelmap: which object is on top: the smaller (area), higher-scored (score) or later (index)",
 }
 
 

@@ -48,7 +48,7 @@ def lock(file: int, path: str | os.PathLike[str]) -> bool:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
-            warn_once(f"files can't be locked here ({error}); see to it that only one process uses {os.fspath(path)}")
+            warn_once(f"files can't be locked ({error}); make sure that only one process uses {os.fspath(path)}")
         return True
 
 

@@ -97,7 +97,7 @@ def paste(rles: RLE | Sequence[RLE], corners: Any, size: Sequence[int]) -> Any:
         raise ValueError(f"size must be height and width; got {len(size)} numbers")
     height, width = integer(size[0], "height"), integer(size[1], "width")
     if height * width > MAX_PIXELS:
-        raise ValueError(f"a mask of {height} x {width} has more pixels than can be counted here ({MAX_PIXELS})")
+        raise ValueError(f"a mask of {height} x {width} has more pixels than the limit of {MAX_PIXELS}")
     at = _integers("corners", corners, len(sizes), 2)
     sides = torch.tensor([[width, height]], dtype=torch.int64, device="cpu").expand(len(sizes), 2)
     return _cut(counts, offsets, sizes, torch.cat([-at, sides], 1), rles)
@@ -125,7 +125,7 @@ def _combine(a: Any, b: Any, truth: int) -> Any:
     a_counts, a_offsets, sizes = unpack(a)
     b_counts, b_offsets, b_sizes = unpack(b)
     if len(sizes) != len(b_sizes):
-        raise ValueError(f"there must be as many masks on both sides; got {len(sizes)} and {len(b_sizes)}")
+        raise ValueError(f"both sides must have the same number of masks; got {len(sizes)} and {len(b_sizes)}")
     for number, (one, other) in enumerate(zip(sizes, b_sizes, strict=True)):
         if one != other:
             raise ValueError(f"the masks of a pair must have the same size; pair {number} has {one} and {other}")

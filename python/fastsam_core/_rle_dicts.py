@@ -89,7 +89,7 @@ def size_of(rle: Any) -> tuple[int, int]:
         raise ValueError(f"an RLE's size must be [height, width]; got {str(size)[:80]}")
     height, width = integer(size[0], "height"), integer(size[1], "width")
     if height * width > MAX_PIXELS:
-        raise ValueError(f"an RLE of {height} x {width} has more pixels than can be counted here ({MAX_PIXELS})")
+        raise ValueError(f"an RLE of {height} x {width} has more pixels than the limit of {MAX_PIXELS}")
     return height, width
 
 

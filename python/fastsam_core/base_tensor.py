@@ -85,7 +85,7 @@ class BaseTensor:
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))
-        return f"{type(self).__name__}({size}, picture {self.orig_shape[0]} x {self.orig_shape[1]})"
+        return f"{type(self).__name__}({size}, image {self.orig_shape[0]} x {self.orig_shape[1]})"
 
 
 def picture_shape(shape: Sequence[int], name: str = "orig_shape") -> tuple[int, int]:
@@ -127,19 +127,19 @@ def select(index: Any, length: int) -> Rows:
     if chosen.ndim == 0 and chosen.dtype != bool:
         row = int(chosen)
         if not -length <= row < length:
-            raise IndexError(f"row {row} of {length}")
+            raise IndexError(f"row {row} is out of range for {length} rows")
         row %= length
         return slice(row, row + 1)
     if chosen.ndim != 1:
         raise TypeError(f"row indices must have one dimension, not {chosen.ndim}")
     if chosen.dtype == bool:
         if len(chosen) != length:
-            raise IndexError(f"{len(chosen)} booleans for {length} rows")
+            raise IndexError(f"a boolean index must have one value for each of the {length} rows; got {len(chosen)}")
         return np.flatnonzero(chosen)
     rows = chosen.astype(np.int64)
     outside = (rows < -length) | (rows >= length)
     if outside.any():
-        raise IndexError(f"row {rows[outside][0]} of {length}")
+        raise IndexError(f"row {rows[outside][0]} is out of range for {length} rows")
     return np.where(rows < 0, rows + length, rows)
 
 

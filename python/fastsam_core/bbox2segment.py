@@ -49,7 +49,7 @@ def yolo_bbox2segment(
     labels = _labels_of(images)
     folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
     if os.path.realpath(folder) == os.path.realpath(labels):
-        raise ValueError(f"save_dir is {labels}, where the boxes are read; they would be lost: give another folder")
+        raise ValueError(f"save_dir is {labels}, whose boxes would be overwritten; give another folder")
     pictures = yolo_folder.pairs(labels, images)
     if not pictures:
         raise FileNotFoundError(f"no image in {images}")
@@ -78,10 +78,9 @@ def yolo_bbox2segment(
             dropped += len(boxes) - lines
             bare += rectangles - (len(objects) - lines)
             written += 1
-    notes = [(skipped, "images skipped"), (bare, "boxes without a mask kept as rectangles"), (dropped, "left out")]
-    logger.info(
-        "%d label files in %s%s", written, folder, "".join(f"; {count} {what}" for count, what in notes if count)
-    )
+    notes = [(skipped, "images skipped"), (bare, "boxes without a mask kept as rectangles"), (dropped, "boxes dropped")]
+    said = "".join(f"; {what}: {count}" for count, what in notes if count)
+    logger.info("%d label file%s in %s%s", written, "" if written == 1 else "s", folder, said)
     return folder
 
 
@@ -109,5 +108,5 @@ def _labels_of(images: Path) -> Path:
         raise FileNotFoundError(f"no such folder: {images}; im_dir is the folder of the images")
     beside = yolo_folder.counterpart(images, "images", "labels") or images.parent / "labels"
     if not beside.is_dir():
-        raise FileNotFoundError(f"no labels for {images}: there is no folder {beside}")
+        raise FileNotFoundError(f"no labels for {images}: no such folder: {beside}")
     return beside

@@ -124,7 +124,7 @@ _SPECIAL_SWITCHES = (
 
 def _unknown_word(word: str) -> str:
     if word in _NOT_OFFERED:
-        return f"{word!r} is not offered; the commands are {', '.join(_COMMANDS)}"
+        return f"{word!r} is not supported; the commands are {', '.join(_COMMANDS)}"
     if word.endswith(_WEIGHTS):
         return f"{word!r} is neither a command nor key=value; did you mean model={word}?"
     if "." in word or "/" in word:

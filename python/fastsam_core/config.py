@@ -68,7 +68,7 @@ def _number(low: float | None = None, high: float | None = None) -> Reader:
 def _whole(low: int, high: int | None = None) -> Reader:
     def read(key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise _wrong_type(key, value, "a whole number")
+            raise _wrong_type(key, value, "an integer")
         number = int(value)
         if number < low or (high is not None and number > high):
             bound = f"at least {low}" if number < low else f"at most {high}"
@@ -126,7 +126,7 @@ def _image_size(key: str, value: Any) -> int:
     """Read the side of a square input in pixels, rounded up to a multiple of 16, the patch size."""
     sides = list(value) if isinstance(value, list | tuple) else [value]
     if any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
-        raise _wrong_type(key, value, "a whole number of pixels")
+        raise _wrong_type(key, value, "an integer, in pixels")
     if not 1 <= len(sides) <= 2 or len(set(sides)) != 1:
         raise ValueError(f"{key} must be one number or two equal ones (the model's input is square), not {value!r}")
     _check_side(key, value, sides, 16)
@@ -140,7 +140,7 @@ def _input_size(key: str, value: Any) -> tuple[int, int]:
     """Read (height, width) in pixels, each rounded up to a multiple of 32, the largest stride of the three levels."""
     sides = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
-        raise _wrong_type(key, value, "a whole number of pixels, or (height, width)")
+        raise _wrong_type(key, value, "an integer, in pixels, or (height, width)")
     _check_side(key, value, sides, 32)
     height, width = (-(-int(side) // 32) * 32 for side in sides)
     if [height, width] != sides:
@@ -163,7 +163,7 @@ def _network_task(key: str, value: Any) -> str:
 
 def _task(key: str, value: Any) -> str:
     if value != "segment":
-        warn_once(f"task={value!r} has no meaning here; Segment Anything does 'segment'")
+        warn_once(f"task={value!r} has no effect; Segment Anything models only do 'segment'")
     return "segment"
 
 
@@ -210,39 +210,41 @@ class Config:
     device: Any = _option(None, _device, "cpu, cuda, 0, ...; default: the GPU if there is one")
     imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; default: that of the model")
     conf: float | None = _option(
-        None, _number(high=1), "keep masks with a higher predicted IoU; default 0.25, for sam_nano none is dropped"
+        None, _number(high=1), "keep masks with a higher predicted IoU; default: 0.25, for sam_nano no limit"
     )
-    iou: float = _option(0.7, _number(0, 1), "segment everything: box IoU above which the weaker mask is dropped")
+    iou: float = _option(0.7, _number(0, 1), "segment everything: box IoU above which the lower-scored mask is dropped")
     dtype: torch.dtype | None = _option(
         None,
         _dtype,
-        "float16 or bfloat16 for half precision on a GPU; bfloat16 also on CPUs that multiply it faster than float32 "
-        "(encoders of sam_b, sam_l, sam_h; all decoders); default: the type of the weights",
+        "float16 or bfloat16 for half precision on a GPU; bfloat16 also on CPUs where it is faster than float32 "
+        "(encoders of sam_b, sam_l, sam_h; all decoders); default: the dtype of the weights",
     )
-    batch: int = _option(1, _whole(1), "images that are encoded together")
-    verbose: bool = _option(True, _switch, "report what was found in each image")
+    batch: int = _option(1, _whole(1), "number of images encoded together")
+    verbose: bool = _option(True, _switch, "log what was found in each image")
 
     text_model: Any = _option(None, _anything, "texts: name or folder of the detector; default: Grounding DINO")
-    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes with a higher score")
+    text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes of higher score; default: by detector")
 
     points_stride: int = _option(32, _whole(1, MOST_POINTS), "segment everything: points per side of the grid")
     points_batch_size: int | None = _option(
         None, _whole(1), "segment everything: points decoded together; default: 64 or more, by device"
     )
     conf_thres: float | None = _option(
-        None, _number(), "segment everything: keep masks with a higher predicted IoU; default 0.88, for sam_nano 0.45"
+        None, _number(), "segment everything: keep masks with a higher predicted IoU; default: 0.88, for sam_nano 0.45"
     )
     stability_score_thresh: float | None = _option(
-        None, _number(), "segment everything: minimum stability score; default 0.95, for sam_nano 0.5"
+        None, _number(), "segment everything: minimum stability score; default: 0.95, for sam_nano 0.5"
     )
-    stability_score_offset: float = _option(1.0, _number(0), "segment everything: logit offset for that score")
-    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of crops, smaller in each")
-    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops, in layer 1")
-    crop_downscale_factor: float = _option(1, _number(1), "segment everything: divides the grid's side, layer by layer")
-    crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: like iou, between crops")
+    stability_score_offset: float = _option(1.0, _number(0), "segment everything: logit offset of the stability score")
+    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of crops; layer i has 4 ** i")
+    crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops in layer 1")
+    crop_downscale_factor: float = _option(1, _number(1), "segment everything: divides points_stride in each layer")
+    crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: like iou, for masks of different crops")
     point_grids: Any = _option(None, _anything, "segment everything: one (n, 2) array of points in [0, 1] per layer")
     min_mask_region_area: float | None = _option(
-        None, _number(0), "segment everything: fill holes, drop islands of fewer pixels; 0, for sam_nano 0.4 % of all"
+        None,
+        _number(0),
+        "segment everything: fill holes and drop islands of fewer pixels; default: 0, for sam_nano 0.4 % of the image",
     )
 
     vid_stride: int = _option(1, _whole(1), "use every n-th frame of a video")
@@ -250,7 +252,7 @@ class Config:
     save: bool = _option(True, _switch, "write annotated images and videos")
     save_frames: bool = _option(False, _switch, "also write the annotated frames of videos as images")
     save_txt: bool = _option(False, _switch, "write the outlines as YOLO label files")
-    save_conf: bool = _option(False, _switch, "include the predicted IoU in those files")
+    save_conf: bool = _option(False, _switch, "include the predicted IoU in the YOLO label files")
     save_crop: bool = _option(False, _switch, "write the image region of each mask's box")
     show: bool = _option(False, _switch, "open the annotated image in a viewer")
     show_labels: bool = _option(True, _switch, "draw labels")
@@ -258,8 +260,8 @@ class Config:
     show_boxes: bool = _option(True, _switch, "draw boxes")
     line_width: int | None = _option(None, _whole(1, WIDEST_LINE), "line width of the drawing in pixels")
     project: str | None = _option(None, _text, "parent of the output folder, relative to runs/segment")
-    name: str | None = _option(None, _text, "name of the output folder; default predict")
-    exist_ok: bool = _option(False, _switch, "write into that folder even if it exists")
+    name: str | None = _option(None, _text, "name of the output folder; default: predict")
+    exist_ok: bool = _option(False, _switch, "write into the output folder even if it exists")
 
     retina_masks: bool = _ignored(True, quiet=True)  # masks always have the image's resolution
     rect: bool = _ignored(True, quiet=True)
@@ -350,8 +352,8 @@ class DetectConfig(Config):
     task: Any = _option(None, _network_task, "task of the network, known from the checkpoint")
     imgsz: Any = _option(None, _input_size, "input of the network in pixels: long side, or (height, width)")
     conf: float = _option(0.25, _number(0, 1), "keep objects with a higher score")
-    iou: float = _option(0.7, _number(0, 1), "box IoU above which the weaker of two objects of a class is dropped")
-    batch: int = _option(1, _whole(1), "images that go through the network together")
+    iou: float = _option(0.7, _number(0, 1), "per class: box IoU above which the lower-scored object is dropped")
+    batch: int = _option(1, _whole(1), "number of images that go through the network together")
     max_det: int = _option(300, _whole(1), "maximum number of objects per image")
     classes: Any = _option(None, _class_ids, "keep only these classes")
     agnostic_nms: bool = _option(False, _switch, "objects of different classes also suppress each other")

@@ -30,7 +30,7 @@ def photo(name: str = PHOTOS[0]) -> np.ndarray:
     folder = Path(data.__file__).parent
     image = cv2.imread(str(folder / name))
     if image is None:
-        raise FileNotFoundError(f"scikit-image carries no {name}; its pictures are in {folder}")
+        raise FileNotFoundError(f"scikit-image has no {name}; its images are in {folder}")
     return image
 
 
@@ -70,7 +70,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     counts = ", ".join(f"{count} in {name}" for count, name in zip(masks, PHOTOS, strict=True))
-    print(f"picture: {picture}\nmasks:   {counts}\nseconds: {seconds:.1f} for {len(masks)} photos")
+    print(f"image:   {picture}\nmasks:   {counts}\nseconds: {seconds:.1f} for {len(masks)} photos")
     return 0
 
 

@@ -26,10 +26,10 @@ def select_device(device: str | int | torch.device | None = None, current: torch
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:
-            raise ValueError(f'device={device!r} is not here: there are {count} CUDA devices; "cpu" always works')
+            raise ValueError(f'device={device!r} is out of range; CUDA devices found: {count}; "cpu" always works')
         return chosen if chosen.index is not None else torch.device("cuda", torch.cuda.current_device())
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f'device={device!r} is not available here; "cpu" always works')
+        raise ValueError(f'device={device!r} is not available; "cpu" always works')
     if chosen.type not in ("cpu", "mps"):
         raise ValueError(f'device={device!r} is not supported; use "cpu", "cuda" or "mps"')
     # As tensors report it: "cpu:0" and "mps" would never equal the device of a model that is there already.

@@ -108,7 +108,7 @@ def _threads(count: int, limit: float | None) -> str:
     if limit is None or count <= math.ceil(limit):
         return str(count)
     enough = math.ceil(limit)
-    return f"{count}, but this container may use {limit:g} processors: OMP_NUM_THREADS={enough} is faster"
+    return f"{count}, but this container is limited to {limit:g} processors: OMP_NUM_THREADS={enough} is faster"
 
 
 def _versions() -> dict[str, str | None]:
@@ -169,7 +169,7 @@ def _bundled_weights() -> dict[str, int]:
 def _instruction_set(isa: dict[str, Any]) -> str:
     if isa["chosen"] is None:
         return "none"
-    return f"{isa['chosen']} ({'forced by FASTSAM_ISA' if isa['forced'] else 'the best of this machine'})"
+    return f"{isa['chosen']} ({'forced by FASTSAM_ISA' if isa['forced'] else 'the best that this machine supports'})"
 
 
 def _served(why: dict[str, str]) -> str:

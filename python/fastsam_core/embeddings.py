@@ -86,7 +86,7 @@ def load(source: str | os.PathLike[str], model: SamModel, picture: Picture | Non
         picture = Picture(None, metadata.get("path", ""), (height, width), metadata.get("image"))
     elif picture.digest != metadata.get("image"):
         raise ValueError(
-            f"{source} belongs to another picture ({metadata.get('path')}, {height} x {width}) than the one that is "
+            f"{source} belongs to another image ({metadata.get('path')}, {height} x {width}) than the one that is "
             f"set ({picture.path}, {picture.original_hw[0]} x {picture.original_hw[1]}); reset_image() first to use it"
         )
     picture.features = features

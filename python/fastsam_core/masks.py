@@ -254,8 +254,8 @@ class Masks(BaseTensor):
         stacked = data[None] if data.ndim == 2 else data
         if stacked.ndim != 3 or tuple(stacked.shape[1:]) != self.orig_shape:
             raise ValueError(
-                f"masks must be (N, H, W) with the picture's H x W = {self.orig_shape[0]} x {self.orig_shape[1]}, "
-                f"not {tuple(data.shape)}; resize them to the picture first"
+                f"masks must be (N, H, W) with the image's H x W = {self.orig_shape[0]} x {self.orig_shape[1]}, "
+                f"not {tuple(data.shape)}; resize them to the image first"
             )
         return stacked
 
@@ -266,7 +266,7 @@ class Masks(BaseTensor):
             raise ValueError(f"an RLE dict has 'size' and 'counts', not {sorted(map(str, given))}")
         size = list(given["size"])
         if size != list(self.orig_shape):
-            raise ValueError(f"the RLE is of size {size}, the picture of {list(self.orig_shape)} (height, width)")
+            raise ValueError(f"the RLE has size {size}, but the image has {list(self.orig_shape)} (height, width)")
         counts = given["counts"]
         if not isinstance(counts, (str, bytes)):
             from . import rle

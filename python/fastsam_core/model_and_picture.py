@@ -153,7 +153,7 @@ class ModelAndPicture(PredictionLoop):
 
     def _picture_at_hand(self) -> Picture:
         if self.picture is None:
-            raise ValueError("no picture is set: call set_image first, or pass a source")
+            raise ValueError("no image is set: call set_image first, or pass a source")
         self._forget_changed()
         return self.picture
 
@@ -205,16 +205,16 @@ def one_picture(image: Any) -> Picture:
     Raises TypeError for None, and ValueError for several images, none, or one that can't be read.
     """
     if image is None:
-        raise TypeError("no picture: image is None (cv2.imread gives that for a file that it can't read)")
+        raise TypeError("no image: it is None (cv2.imread returns that for a file that it can't read)")
     with load_sources(image) as source:
         if source.kind in ("video", "stream"):
-            raise ValueError(f"one picture is needed, and {source.path} is a {source.kind}: pass it as source instead")
+            raise ValueError(f"one image is needed, but {source.path} is a {source.kind}: pass it as source instead")
         if source.total is not None and source.total != 1:
-            raise ValueError(f"exactly one picture is needed, not {source.total}: pass them as source instead")
+            raise ValueError(f"exactly one image is needed, not {source.total}: pass them as source instead")
         items = iter(source)
         item, more = next(items, None), next(items, None)
     if item is None or more is not None or item.kind != "image":
-        raise ValueError("exactly one picture is needed: pass a video, or several pictures, as source instead")
+        raise ValueError("exactly one image is needed: pass a video, or several images, as source instead")
     if item.image is None:
         raise ValueError(f"{item.path}: {item.error}")
     # The caller owns the array and may modify it later.

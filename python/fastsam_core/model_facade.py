@@ -82,11 +82,11 @@ class ModelFacade:
 
     def val(self, *args: Any, **kwargs: Any) -> Any:
         """Raise NotImplementedError; only `SAM` overrides this."""
-        raise NotImplementedError(f"{type(self).__name__} predicts only: there is validation on data sets for SAM")
+        raise NotImplementedError(f"{type(self).__name__} predicts only: validation on data sets is available for SAM")
 
     def export(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise NotImplementedError; `segment_anything.utils.onnx` exports SAM's decoder to ONNX."""
         raise NotImplementedError(
-            f"{type(self).__name__} predicts only: there is no export to other formats; with torch.onnx.export, "
+            f"{type(self).__name__} predicts only: export to other formats is not supported; with torch.onnx.export, "
             "fastsam_core.segment_anything.utils.onnx.SamOnnxModel is for the decoder of a Segment Anything model"
         )

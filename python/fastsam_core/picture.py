@@ -97,7 +97,7 @@ class Picture:
         if image is not None:
             original_hw = image.shape[0], image.shape[1]
         if original_hw is None:
-            raise ValueError("a picture needs its pixels or its (height, width)")
+            raise ValueError("an image needs its pixels or its (height, width)")
         self.original_hw = original_hw
         self._features: Tensor | None = None
         self._dtype: torch.dtype | None = None  # what `_features` was computed in; None if it was set from outside
@@ -133,7 +133,7 @@ class Picture:
         """SHA-256 of height, width and BGR pixels. Raises ValueError if neither pixels nor a stored hash are there."""
         if self._digest is None:
             if self.image is None:
-                raise ValueError("the picture's pixels are not here, only its embedding")
+                raise ValueError("the image's pixels are not available, only its embedding")
             content = hashlib.sha256("{}x{}:".format(*self.original_hw).encode())
             content.update(np.ascontiguousarray(self.image).data)
             self._digest = content.hexdigest()
@@ -168,7 +168,7 @@ class Picture:
             if self.image is None:
                 raise ValueError(
                     f"the loaded embedding does not fit the model's input size {model.image_size}, and without the "
-                    "picture it cannot be computed again: call set_image"
+                    "image it cannot be computed again: call set_image"
                 )
             self._features = encode(model, [self.image], dtype, watch)
             self._dtype, self._prepared = _encoded_in(model, dtype), None
@@ -193,7 +193,7 @@ class Picture:
         if (y1, x1, y2, x2) == (0, 0, *self.original_hw):
             return self.prepared(model, dtype, watch)
         if self.image is None:
-            raise ValueError("crops need the picture itself, but only its embedding was loaded: call set_image")
+            raise ValueError("crops need the image itself, but only its embedding was loaded: call set_image")
         features = encode(model, [self.image[y1:y2, x1:x2]], dtype, watch)
         _, decoder, matrices = _dtypes(model, dtype)
         return model.prepare(features, decoder, matrices)

@@ -123,7 +123,9 @@ class PredictionLoop:
         self.results = results
         self._fire_amid("on_predict_postprocess_end")
         if len(self.results) != len(items):
-            raise ValueError(f"a callback has left {len(self.results)} results for {len(items)}: one each is needed")
+            raise ValueError(
+                f"a callback left {len(self.results)} results for {len(items)} images: one for each is needed"
+            )
         for item, result in zip(items, self.results, strict=True):
             self.seen += 1
             if config.verbose:
@@ -205,7 +207,7 @@ def check_callback(event: str, function: Any) -> None:
 def _group_size(items: Source | Iterable[Item], config: Config) -> int:
     """Return how many images to read before processing them: `batch`, or 1 for live streams."""
     if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
-        warn_once("batch has no effect on live streams, whose frames would have to wait for one another")
+        warn_once("batch has no effect on live streams: waiting for a full batch would delay their frames")
         return 1
     return config.batch
 

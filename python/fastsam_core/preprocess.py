@@ -77,7 +77,7 @@ def _takes_frames(device: torch.device) -> bool:
 
 def _check(image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"expected a non-empty uint8 (H, W, 3) RGB picture, got {image.dtype} {image.shape}")
+        raise ValueError(f"expected a non-empty uint8 (H, W, 3) RGB image, got {image.dtype} {image.shape}")
 
 
 class _Writable:

@@ -44,7 +44,7 @@ _FARTHEST = 1e9
 
 _POINT_FORMS = (
     "accepted: [x, y] (one object), N x 2 (N objects of one point each), N x P x 2, or a list of lists of points with "
-    "each object's own number"
+    "a different number for each object"
 )
 
 
@@ -74,10 +74,10 @@ class Prompts:
         """
         if bboxes is None and points is None and masks is None:
             if labels is not None:
-                raise ValueError("labels say what points mean: give points too, or neither to segment everything")
+                raise ValueError("labels need points: give points too, or neither to segment everything")
             return None
         if points is None and labels is not None:
-            warn_once("labels are ignored: they say what points mean, and none are given")
+            warn_once("labels have no effect without points")
         boxes = None if bboxes is None else _read_boxes(bboxes)
         padded, padded_labels, counts = (None, None, ()) if points is None else _read_points(points, labels)
         prompts = cls(boxes, padded, padded_labels, None if masks is None else _read_masks(masks), counts)
@@ -85,7 +85,7 @@ class Prompts:
         lengths = {name: len(part) for name, part in given.items() if part is not None}
         if len(set(lengths.values())) > 1:
             said = ", ".join(f"{name} for {length}" for name, length in lengths.items())
-            raise ValueError(f"prompts are combined object by object, but there are {said}: give as many of each")
+            raise ValueError(f"all prompts must be for the same number of objects; got {said}")
         if boxes is None and masks is None and 0 in prompts.counts:
             raise ValueError(f"object {prompts.counts.index(0)} has no points, and no box or mask either")
         _say_doubts(boxes, padded)
@@ -132,7 +132,7 @@ class Prompts:
         low = image_size // 4
         if self.masks is not None and len(self.masks) and tuple(self.masks.shape[1:]) not in (original_hw, (low, low)):
             raise ValueError(
-                f"masks have height x width {tuple(self.masks.shape[1:])}; accepted: the picture's {original_hw}, or "
+                f"masks have height x width {tuple(self.masks.shape[1:])}; accepted: the image's {original_hw}, or "
                 f"{(low, low)} low-resolution logits"
             )
         # First and last corners; for a point both are the point itself.
@@ -140,7 +140,7 @@ class Prompts:
         pairs += [] if self.points is None else [(self.points, self.points)]
         end = torch.tensor(original_hw[::-1], device="cpu")
         if any(bool(((last < 0) | (first > end)).any()) for first, last in pairs):
-            warn_once("a point or box lies outside of its picture: they are pixels of that, not of a resized one")
+            warn_once("a point or box lies outside its image: give pixels of the original image, not of a resized one")
 
 
 def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
@@ -152,7 +152,7 @@ def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
         )
     for name, part in (("bboxes", boxes), ("points", points)):
         if part is not None and bool(((part >= 0) & (part <= 1)).all() and (part != part.round()).any()):
-            warn_once(f"all {name} lie in the first pixel: they are pixels, not fractions of the picture's size")
+            warn_once(f"all {name} lie in the first pixel: coordinates are pixels, not fractions of the image's size")
 
 
 def read_texts(texts: Any) -> tuple[str, ...]:
@@ -186,7 +186,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
         try:
             return array.astype(np.float64)
         except OverflowError:
-            raise TypeError(f"{name} hold a number that no coordinate has: {value!r}"[:200]) from None
+            raise TypeError(f"{name} hold a number that is too large for a coordinate: {value!r}"[:200]) from None
     if array.dtype.kind not in "biuf" and array.size:
         raise TypeError(f"{name} must be numbers, not {value!r}"[:200])
     return array.astype(np.float64)
@@ -321,7 +321,7 @@ def _read_masks(masks: Any) -> Tensor:
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError("masks must be finite logits")
     elif tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1) | (tensor == 255)).all()):
-        raise ValueError("masks of whole numbers must be 0 and 1 (or 0 and 255); give logits as floating point")
+        raise ValueError("integer masks must be 0 and 1 (or 0 and 255); give logits as floating point")
     return tensor
 
 

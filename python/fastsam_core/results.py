@@ -406,7 +406,7 @@ class Results:
     def _as_masks(self, masks: Any) -> Masks:
         if isinstance(masks, Masks):
             if masks.orig_shape != self.orig_shape:
-                raise ValueError(f"masks are for a picture of {masks.orig_shape}, this one is {self.orig_shape}")
+                raise ValueError(f"masks are for an image of {masks.orig_shape}, this one is {self.orig_shape}")
             return masks
         on = self.boxes.data if self.boxes is not None else None
         return Masks(masks, self.orig_shape, device=on.device if isinstance(on, torch.Tensor) else None)

@@ -106,7 +106,9 @@ class SAM(ModelFacade):
         if source is None:
             from . import ASSETS
 
-            warn_once(f"no source given, or None, as cv2.imread gives for a file that it can't read; using {ASSETS}")
+            warn_once(
+                f"no source given, or None, which cv2.imread returns for a file that it can't read; using {ASSETS}"
+            )
             source = ASSETS
         predictor = self._ready_predictor()
         return predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)

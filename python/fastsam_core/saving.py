@@ -46,7 +46,7 @@ def run_folder(config: Config) -> Path:
                 raise
             number += 1
         except OSError as error:
-            hint = "project names another place, and with save=False nothing is written"
+            hint = "give project= to choose another folder, or save=False to write nothing"
             raise type(error)(error.errno, f"{error.strerror} ({hint})", error.filename) from error
         else:
             return folder
@@ -142,7 +142,7 @@ class ResultWriter:
             try:
                 self._videos[item.index] = _Video(self.folder / f"{stem}.avi", fps, drawn.shape[:2])
             except OSError as error:
-                logger.warning("%s: %s; its frames are written as pictures", item.path, error)
+                logger.warning("%s: %s; its frames are written as images", item.path, error)
                 self._videos[item.index] = None
         video = self._videos[item.index]
         if video is not None:
@@ -167,7 +167,7 @@ class _Video:
         self._height, self._width = size
         self._target = target
         if self._width < _NARROWEST:
-            raise OSError(f"a video can't be written with {self._width} pixels across, only with {_NARROWEST} or more")
+            raise OSError(f"a video must be at least {_NARROWEST} pixels wide; got {self._width}")
         with ExitStack() as stack:
             temporary = self._temporary = stack.enter_context(atomic_path(target))
             fourcc: Any = cv2.VideoWriter.fourcc(*"MJPG")

@@ -55,7 +55,7 @@ def segment_texts(
     given separately, and masks whose predicted IoU is not above `conf` are dropped.
     """
     if picture.image is None:
-        raise ValueError("texts need the picture itself, but only its embedding was loaded: call set_image")
+        raise ValueError("texts need the image itself, but only its embedding was loaded: call set_image")
     with watch.phase("inference", model.device):
         found = detector.find(picture.image, texts)
     boxes = Prompts(boxes=torch.from_numpy(found.boxes))

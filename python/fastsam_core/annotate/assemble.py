@@ -81,6 +81,6 @@ def _read(parts: Iterable[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str
             part = json.loads(path.read_bytes())
             yield part["image"], part["annotations"]
         except FileNotFoundError:
-            raise ValueError(f"{path} is missing; run the share of its image again, which makes it anew") from None
+            raise ValueError(f"{path} is missing; run the shard of its image again to restore it") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it and run again, which makes it anew") from None
+            raise ValueError(f"{path} is damaged ({error}); remove it and run again to restore it") from None

@@ -117,14 +117,14 @@ class Job:
         """Write the files that cover all images, if all shards are done: the shard that ends last does it."""
         files = self._files
         if files is None and self._shard != WHOLE:  # one shard of a source can't tell how many images there are
-            logger.info('once all shares are done, run with shard="0/1" to write the files that cover all images')
+            logger.info('once all shards are done, run with shard="0/1" to write the files that cover all images')
             return
         everything = read(self.labels.folder, self._settings)
         ended = (everything.finished | everything.videos | everything.failed.keys()) - _moved(everything, files)
         left = 0 if files is None else sum(key not in ended for key in files.keys)
         if left:
             logger.info(
-                "%d images of other shares aren't done yet; the last share writes the files that cover all images", left
+                "%d images of other shards aren't done yet; the last shard writes the files that cover all images", left
             )
             return
         # Leave out images in the folder that came from another call, with a source that holds other names.
@@ -164,8 +164,8 @@ class Job:
         if found:
             example = next(path for path in self.labels.paths(min(found)) if (folder / path).exists())
             raise ValueError(
-                f"{folder} holds labels of {len(found)} of the images, such as {example}, that no run recorded; they "
-                "may be somebody's work. Give another output_dir, or resume=False to replace them"
+                f"{folder} holds labels of {len(found)} of the images, such as {example}, that no run recorded and "
+                "that may be hand-made. Give another output_dir, or resume=False to replace them"
             )
 
 

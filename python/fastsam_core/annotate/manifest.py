@@ -156,7 +156,9 @@ def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
                 _ = line["key"], line[_DETAIL[line["status"]]]
         except (ValueError, KeyError, TypeError):
             if number == 1:
-                raise ValueError(f"{path} is no manifest of labels; move it away, or give another output_dir") from None
+                raise ValueError(
+                    f"{path} is not a manifest of labels; move it away, or give another output_dir"
+                ) from None
             logger.warning("%s: line %d can't be read; its image is labelled again", path, number)
             continue
         yield line
@@ -164,7 +166,7 @@ def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 def _check(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if not isinstance(header, Mapping) or header.get("manifest") != FORMAT:
-        raise ValueError(f"{path} is no manifest of this version; move it away, or give another output_dir")
+        raise ValueError(f"{path} is not a manifest of this version; move it away, or give another output_dir")
     before = header["settings"]
     if before == settings:
         return
@@ -175,7 +177,7 @@ def _check(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -
         if before.get(key, missing) != settings.get(key, missing)
     ]
     raise ValueError(
-        f"{path.parent} holds labels that were made in another way: {'; '.join(differences)} (fingerprint "
+        f"{path.parent} holds labels that were made with other settings: {'; '.join(differences)} (fingerprint "
         f"{fingerprint(before)[:12]} in {path.name}, now {fingerprint(settings)[:12]}). Give another output_dir, or "
         "resume=False to label everything again"
     )

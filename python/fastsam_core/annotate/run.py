@@ -94,7 +94,7 @@ def auto_annotate(
     preview, resume = _whole(0)("preview", preview), _switch("resume", resume)
     share = read_shard(shard)
     if share != WHOLE:
-        logger.info("labelling share %s of the images", share)
+        logger.info("labelling shard %s of the images", share)
     if config.device == "":
         config.device = own_gpu()
     output_dir = os.path.expanduser(output_dir) if output_dir else None
@@ -126,7 +126,7 @@ def default_folder(data: Any) -> Path:
     """Return the default folder of labels, beside `data`. ValueError if `data` isn't one existing folder or file."""
     path = Path(expand_user(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
     if path is None or not path.exists():
-        raise ValueError(f"output_dir is needed, since data isn't one folder or file but {data!r}"[:300])
+        raise ValueError(f"output_dir is needed unless data is one existing folder or file; got data={data!r}"[:300])
     path = path if path.name not in ("", "..") else path.resolve()
     return path.parent / f"{path.stem}_auto_annotate_labels"
 
@@ -153,7 +153,7 @@ def keep_apart(files: FileList, folder: Path, formats: Sequence[str], with_previ
             files.renamed = label_names(files.keys)
         elif SHEET in files.keys and with_preview:
             raise ValueError(
-                f"{folder / SHEET} is an image, whose place the contact sheet would take; give another output_dir, or "
+                f"{folder / SHEET} is an image that the contact sheet would overwrite; give another output_dir, or "
                 "preview=0"
             )
 

@@ -63,14 +63,14 @@ class AnnotateConfig:
             named = None if self.det_model is None else os.fspath(self.det_model)
             if self.texts is not None and named is not None and named != _DETECTOR and is_checkpoint(named):
                 raise ValueError(
-                    f"texts are for an open-vocabulary detector, and det_model={named!r} is of the YOLO family, which "
-                    "knows none: give one of the two"
+                    f"texts need an open-vocabulary detector, but det_model={named!r} is a YOLO checkpoint: give "
+                    "texts or det_model, not both"
                 )
             return
         if self.texts is not None and not hasattr(self.det_model, "find"):
             raise ValueError(
-                "texts are for an open-vocabulary detector, such as detect.OpenVocabularyDetector; with another "
-                "det_model of your own, leave them out"
+                "texts need an open-vocabulary detector, such as detect.OpenVocabularyDetector; leave them out with "
+                "another det_model"
             )
         if self.texts is None and not callable(self.det_model):
             raise TypeError(

@@ -50,7 +50,7 @@ def read_shard(shard: Any, environment: Mapping[str, str] | None = None) -> Shar
     else:
         raise TypeError(f"shard={shard!r} ({type(shard).__name__}); {accepted}")
     if count < 1 or not 0 <= index < count:
-        raise ValueError(f"shard={shard!r}: there is no share {index} of {count}, they are counted from 0; {accepted}")
+        raise ValueError(f"shard={shard!r}: shard {index} of {count} is out of range; {accepted}")
     return Shard(index, count)
 
 
@@ -85,6 +85,6 @@ def _named(environment: Mapping[str, str], index: str, count: str) -> Shard:
         return read_shard((int(environment[index]), int(environment[count])))
     except ValueError as error:
         raise ValueError(
-            f"{index}={environment[index]} and {count}={environment[count]} in the environment name no share of the "
-            f'images ({error}); shard="0/1" labels all of them'
+            f"{index}={environment[index]} and {count}={environment[count]} in the environment are not a valid "
+            f'shard ({error}); shard="0/1" labels all images'
         ) from None

@@ -108,10 +108,10 @@ class Work:
     def _cannot_write(self, problem: OSError) -> OSError:
         folder = self._labels.folder
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = f"no space is left for {folder}. What is done is recorded: free some, then run the same again"
+            hint = f"no space is left for {folder}. Finished images are recorded: free some space and run again"
         else:
-            hint = f"can't write to {folder}: {problem.strerror or problem}. What is done is recorded: run again"
-        return OSError(problem.errno, f"{hint}, and it goes on from there")
+            hint = f"can't write to {folder}: {problem.strerror or problem}. Finished images are recorded: run again"
+        return OSError(problem.errno, f"{hint} to continue")
 
 
 def _skipped(loaded: Loaded, error: Exception) -> Outcome:

@@ -51,7 +51,7 @@ class Choice:
         boxes = None if boxed is None or boxed.boxes is None else boxed.boxes.numpy()
         if points is None:
             if labels is not None:
-                raise ValueError("labels say what points mean: give points too")
+                raise ValueError("labels need points: give points too")
             return cls(boxes, texts=words)
         clicks, marks = _clicks(points, labels)
         return cls(boxes, clicks, marks, words)
@@ -137,5 +137,5 @@ def _best_for_texts(result: Results, texts: list[str], matcher: Matcher) -> list
         crops.append(shown)
     fits = matcher(crops, texts)
     if fits.shape != (len(texts), len(crops)):
-        raise ValueError(f"the matcher gave {fits.shape} for {len(texts)} texts and {len(crops)} pictures")
+        raise ValueError(f"the matcher must return shape {(len(texts), len(crops))} (texts, images); got {fits.shape}")
     return [large[index] for index in fits.argmax(1).tolist()]

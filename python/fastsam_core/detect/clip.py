@@ -30,7 +30,7 @@ class ClipMatcher:
             purpose = "choosing objects by texts"
             model, processor = load(model, processor, purpose, "CLIPModel", "CLIPProcessor")
         if processor is None:
-            raise ValueError("a model that is loaded already needs its processor too")
+            raise ValueError("a loaded model needs its processor too: give processor=")
         self.device = select_device(device)
         self.model, self.processor = model.eval().to(self.device), processor
 

@@ -90,7 +90,7 @@ class FastSAM(YOLO):
             raise ValueError(f"FastSAM needs a checkpoint, as in FastSAM('FastSAM-s.pt'), not a description: {model}")
         super().__init__(model)
         if self.task != "segment":
-            raise ValueError(f"{self.model_name} is a network that finds boxes, and FastSAM needs one that segments")
+            raise ValueError(f"{self.model_name} is a detection model, but FastSAM needs a segmentation model")
 
     def __call__(
         self,

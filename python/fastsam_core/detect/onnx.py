@@ -62,7 +62,7 @@ class OnnxDetector:
         kind = inputs[0].type
         if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or kind not in ("tensor(float)", "tensor(float16)"):
             said = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
-            raise ValueError(f"{self.path} takes {said}; accepted: one picture (1, 3, H, W) of floats")
+            raise ValueError(f"{self.path} takes {said}; accepted: one image (1, 3, H, W) of floats")
         self._input, self._dtype = inputs[0].name, np.float16 if kind == "tensor(float16)" else np.float32
         # A fixed side is an integer in the shape; a variable one is a name.
         self._fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
@@ -107,7 +107,7 @@ class OnnxDetector:
         count = output.shape[1] - 4 - coefficients if output.ndim == 3 else 0
         if count < 1 or len(output) != 1 or output.shape[1] > output.shape[2]:
             raise ValueError(
-                f"{self.path} gives {tuple(output.shape)}; accepted: (1, 4 + classes, places) or (1, N, 6), see "
+                f"{self.path} gives {tuple(output.shape)}; accepted: (1, 4 + classes, boxes) or (1, N, 6), see "
                 "from_onnx"
             )
         scores, class_ids = output[0, 4 : 4 + count].max(0)

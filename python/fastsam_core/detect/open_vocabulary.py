@@ -56,7 +56,7 @@ class OpenVocabularyDetector:
                 f"a {self.kind} model doesn't take texts, or is not supported; supported: {', '.join(_CONF)}"
             )
         if processor is None:
-            raise ValueError("a model that is loaded already needs its processor too")
+            raise ValueError("a loaded model needs its processor too: give processor=")
         self.model, self.processor = model.eval().to(chosen), processor
         self.conf = _CONF[self.kind] if conf is None else float(conf)
         self.iou = _IOU if iou is None else float(iou)
@@ -92,7 +92,8 @@ class OpenVocabularyDetector:
             length = len(self.processor.tokenizer(text)["input_ids"])  # including the start and end tokens
             if length > most:
                 raise ValueError(
-                    f"the text {text[:80]!r} has {length - 2} words and parts of words; accepted: up to {most - 2}"
+                    f"the text {text[:80]!r} has {length - 2} tokens, i.e. words and parts of words; "
+                    f"accepted: up to {most - 2}"
                 )
         inputs = self.processor(text=[list(texts)], images=as_picture(image), return_tensors="pt").to(self.device)
         outputs = self.model(**inputs)
@@ -128,7 +129,8 @@ class OpenVocabularyDetector:
             length = len(self.processor.tokenizer(phrase, add_special_tokens=False)["input_ids"])
             if length < 2 or length > most:
                 raise ValueError(
-                    f"the text {text[:80]!r} has {length - 1} words and parts of words; accepted: 1 to {most - 1}"
+                    f"the text {text[:80]!r} has {length - 1} tokens, i.e. words and parts of words; "
+                    f"accepted: 1 to {most - 1}"
                 )
             if used + length > most:
                 yield chosen, sentence.strip()

@@ -139,7 +139,7 @@ def checked(output: Any, path: str = "the image") -> Detections:
         raise refuse(f"box {corners[wrong[0]].tolist()}, whose second corner isn't right of and below the first,")
     # NaN fails these comparisons too.
     if not ((class_ids >= 0) & (class_ids <= MAX_CLASS_ID) & (class_ids == np.round(class_ids))).all():
-        raise refuse(f"class ids that aren't whole numbers from 0 to {MAX_CLASS_ID}")
+        raise refuse(f"class ids that aren't integers from 0 to {MAX_CLASS_ID}")
     return Detections(corners, confidence, class_ids.astype(np.int64), _names(output[3], refuse))
 
 

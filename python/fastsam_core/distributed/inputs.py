@@ -116,7 +116,7 @@ class ParquetInput:
         missing = [column for column in (path, image) if column not in known]
         if missing:
             raise ValueError(
-                f"no column {' and '.join(missing)}; there are {', '.join(known)}: set path_column=, image_column="
+                f"no column {' and '.join(missing)}; columns: {', '.join(known)}. Set path_column= and image_column="
             )
         keys = sorted(
             str(relative_path(str(name)))
@@ -125,7 +125,7 @@ class ParquetInput:
         )
         twice = next((first for first, second in pairwise(keys) if first == second), None)
         if twice is not None:
-            raise ValueError(f"{twice} comes twice in the column {path}; each image needs a name of its own")
+            raise ValueError(f"{twice} occurs twice in the column {path}; each image needs a unique name")
         return cls(data, path, image, FileList("", keys, label_names(keys)))
 
     def dataset(self, ray: Any, done: Collection[str]) -> Any:

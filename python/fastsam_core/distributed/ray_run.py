@@ -124,7 +124,7 @@ def annotate_ray(
         spent = time.perf_counter() - started
         lost = [key for key in keys if key not in job.history.finished and key not in job.history.failed]
         if lost:
-            raise RuntimeError(f"{len(lost)} images came back without a label, such as {lost[0]}; run the same again")
+            raise RuntimeError(f"no label was returned for {len(lost)} of the images, such as {lost[0]}; run again")
         job.finish()
     logger.info("%s", summary(job.history, str(folder), job.now, spent))
     return folder
@@ -153,7 +153,7 @@ def _warn_of_waiting(cpus: float, cpus_per_actor: int) -> None:
     """Warn if an actor leaves no CPU for the separate tasks in which Ray reads parquet and tar files."""
     if cpus < cpus_per_actor + 1:
         logger.warning(
-            "the cluster has %g CPUs, an actor takes %d and reading another one: this waits until there are more",
+            "the cluster has %g CPUs, but an actor needs %d and reading needs 1 more: waiting for more CPUs",
             cpus,
             cpus_per_actor,
         )

@@ -75,8 +75,8 @@ class Worker:
         try:
             if tried > _ATTEMPTS:
                 raise RuntimeError(
-                    f"{_ATTEMPTS} processes died one after the other of the images from {name} on; take out the one "
-                    "that kills them, or give the actors more memory, and run again"
+                    f"{_ATTEMPTS} processes in a row died while labelling the images from {name} on; remove the "
+                    "image that kills them, or give the actors more memory, and run again"
                 )
             yield
         finally:

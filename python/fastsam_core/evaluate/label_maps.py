@@ -86,7 +86,7 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise ValueError(f"{path.name} is no .npz file with labels and segments: {error}") from error
+        raise ValueError(f"{path.name} is not an .npz file with labels and segments: {error}") from error
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -126,7 +126,7 @@ class Evaluation:
         least = 100 * float(self.settings["min_area"])
         head = (
             f"{self.settings['model']} at {self.settings['imgsz']} pixels: {_count(self.objects, 'object')} of at "
-            f"least {least:g} % of the image in {_count(self.images, 'image')}; left out: {self.small} smaller, "
+            f"least {least:g} % of the image in {_count(self.images, 'image')}; skipped: {self.small} smaller, "
             f"{_count(self.crowds, 'crowd')}"
         )
         images = sum(failure.object is None for failure in self.failures)

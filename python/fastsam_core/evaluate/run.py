@@ -78,7 +78,7 @@ def evaluate(
     folder = None if output is None else Path(output)
     if folder is not None:
         if os.path.lexists(folder) and not folder.is_dir():
-            raise ValueError(f"output={os.fspath(folder)!r} is no folder")
+            raise ValueError(f"output={os.fspath(folder)!r} is not a folder")
         check_folder(folder)
     options = {"imgsz": imgsz, "device": device, "points_stride": chosen.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
@@ -179,7 +179,7 @@ class _Run:
     def _fail(self, failures: list[Failure]) -> None:
         for failure in failures:
             what = "" if failure.object is None else f", {failure.object}"
-            logger.warning("%s%s is left out: %s", failure.image, what, failure.reason)
+            logger.warning("skipped %s%s: %s", failure.image, what, failure.reason)
         self._failures += failures
 
     def _one(self, example: Example) -> None:

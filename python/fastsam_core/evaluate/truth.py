@@ -205,7 +205,7 @@ class FolderData(DataSet):
 def _check_size(labels: Any, picture: tuple[int, int], where: str) -> None:
     if tuple(labels) != tuple(picture):
         raise ValueError(
-            f"{where} says {labels[0]} x {labels[1]}, but the picture is {picture[0]} x {picture[1]} (height x width)"
+            f"{where} says {labels[0]} x {labels[1]}, but the image is {picture[0]} x {picture[1]} (height x width)"
         )
 
 
@@ -236,7 +236,7 @@ def open_data(data: Any, images: Any = None) -> DataSet:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise ValueError(f"{path} holds {found}; {FORMS}")
     if len(kinds) > 1:
-        raise ValueError(f"{path} holds both masks/ and labels/, and only one of them may be there; {FORMS}")
+        raise ValueError(f"{path} holds both masks/ and labels/, but only one of them is accepted; {FORMS}")
     return FolderData(path / "images", path / kinds[0], ".png" if kinds == ["masks"] else ".npz")
 
 
@@ -257,7 +257,7 @@ def _open_coco(path: Path, images: Any) -> DataSet:
     if path.suffix.lower() != ".json":
         raise ValueError(f"{path} is neither a .json file nor a folder; {FORMS}")
     if images is None:
-        raise ValueError(f"{path}: say images=<folder of its images>; {FORMS}")
+        raise ValueError(f"{path}: give images=<folder of its images>; {FORMS}")
     found = CocoData(path, _folder_of(images))
     if not len(found):
         raise ValueError(f"{path} lists no images")

@@ -107,7 +107,7 @@ class Node:
         if isinstance(self.value, float) and self.value.is_integer():
             return int(self.value)
         if not isinstance(self.value, int) or isinstance(self.value, bool):
-            raise self.error(f"a whole number is needed, not {self._shown()!r}")
+            raise self.error(f"an integer is needed, not {self._shown()!r}")
         return self.value
 
     def flag(self) -> bool:

@@ -83,8 +83,8 @@ class FolderWriter(LabelWriter):
         key = hash(os.fspath(target).casefold())
         if key in self._written:
             raise ValueError(
-                f"{labels.file_name} and an image before it would both have their labels in {target}, since the format "
-                "knows images by name without suffix; rename one of them"
+                f"{labels.file_name} and an earlier image would both have their labels in {target}, since the format "
+                "identifies images by name without suffix; rename one of them"
             )
         content, written = self.render(labels, target)
         with atomic_path(target) as temporary:

@@ -129,7 +129,7 @@ def _of_flow(text: str) -> dict[int, str]:
 def _class_id(text: str) -> int:
     text = text.strip().strip("\"'")
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError(f"{text[:60]!r} is no class id")
+        raise ValueError(f"{text[:60]!r} is not a class id")
     return checked_class_id(int(text))
 
 
@@ -145,7 +145,7 @@ def _scalar(text: str) -> str:
             try:
                 return str(ast.literal_eval(text))
             except SyntaxError as error:
-                raise ValueError(f"{text[:60]} is no text in quotes: {error.msg}") from None
+                raise ValueError(f"{text[:60]} is not quoted text: {error.msg}") from None
     return text
 
 

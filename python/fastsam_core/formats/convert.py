@@ -127,10 +127,10 @@ class _Inputs:
         """Raise ValueError if writing new labels to `target`, a folder or file, would overwrite what is read."""
         path = os.path.realpath(target)
         if path == self._source:
-            raise ValueError(f"source and target are both {os.fspath(target)}; write to another place")
+            raise ValueError(f"source and target are both {os.fspath(target)}; give another target")
         below = any(Path(path).is_relative_to(labels) for labels in self._labels)
         if path in self._labels or (below and os.path.isfile(path) and path.lower().endswith(self._suffix)):
-            raise ValueError(f"{os.fspath(target)} is among the labels to convert; write to another place")
+            raise ValueError(f"{os.fspath(target)} is among the labels to convert; give another target")
         if to == "labelmap" and path == self._images:
             raise ValueError(f"label maps can't go into {os.fspath(target)}, the folder of the images")
 
@@ -139,7 +139,7 @@ def _chosen(
     table: dict[str, Callable[..., Any]], argument: str, format: str, options: dict[str, Any]
 ) -> Callable[..., Any]:
     if format not in table:
-        raise ValueError(f"{argument}={format!r} is none of {', '.join(table)}")
+        raise ValueError(f"{argument}={format!r}; accepted: {', '.join(table)}")
     accepted = _options_of(table[format])
     for name in options:
         if name not in accepted:
@@ -177,8 +177,12 @@ def run(values: dict[str, Any]) -> None:
     data, output, from_, to = (str(values.pop(key)) for key in ("data", "output", "from", "to"))
     for key, name, table in (("from", from_, READERS), ("to", to, WRITERS)):
         if name not in table:
-            raise UsageError(f"{key}={name} is none of {', '.join(table)}")
+            raise UsageError(f"{key}={name}; accepted: {', '.join(table)}")
     check_keys(values, list(dict.fromkeys(["images", "names", *_options_of(WRITERS[to])])), f"convert to={to}")
     done = convert_labels(data, output, from_=from_, to=to, **values)
-    left = f"; {done.left_out} left out, which {to} can't hold" if done.left_out else ""
-    print(f"{done.images} images, {done.objects} objects{left}; saved to {Path(output)}")
+    left = f"; {_count(done.left_out, 'object')} skipped, not representable in {to}" if done.left_out else ""
+    print(f"{_count(done.images, 'image')}, {_count(done.objects, 'object')}{left}; saved to {Path(output)}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

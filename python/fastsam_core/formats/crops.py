@@ -35,7 +35,7 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
         # The bounds are inclusive: the box of a mask ends at its last column and row.
         outside = x1 >= width or y1 >= height or x2 < 0 or y2 < 0
         if outside or right <= left or bottom <= top:
-            logger.warning("%s: box %d lies outside the picture and gives no crop", results.path, i)
+            logger.warning("%s: box %d lies outside the image; no crop is written", results.path, i)
             continue
         crop = results.orig_img[top:bottom, left:right]
         target = _free(Path(save_dir) / _folder(results.name_of(class_id)), stem, usual_suffix(crop))

@@ -45,7 +45,7 @@ class LabelMapWriter(FolderWriter):
     def _write(self, labels: ImageLabels) -> int:
         target = self.path_for(labels.file_name)
         if _is_in_colour(target):
-            raise ValueError(f"{target} is a picture in colour, maybe the image itself; write to another folder")
+            raise ValueError(f"{target} is a colour image, perhaps the source image; write to another folder")
         return super()._write(labels)
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:

@@ -185,7 +185,7 @@ def checked_class_id(value: Any) -> int:
     """Return an integer from 0 to 999,999 as a plain int; ValueError for anything else."""
     number = _whole(value)
     if not 0 <= number <= MAX_CLASS_ID:
-        raise ValueError(f"a class id is a whole number from 0 to {MAX_CLASS_ID}, not {str(value)[:40]}")
+        raise ValueError(f"a class id is an integer from 0 to {MAX_CLASS_ID}, not {str(value)[:40]}")
     return number
 
 
@@ -193,7 +193,7 @@ def checked_side(name: str, value: Any) -> int:
     """Return a number of pixels, an integer from 1 to 1,000,000, as a plain int; ValueError for anything else."""
     number = _whole(value)
     if not 1 <= number <= MAX_SIDE:
-        raise ValueError(f"{name} must be a whole number of pixels from 1 to {MAX_SIDE}, not {str(value)[:40]!r}")
+        raise ValueError(f"{name} must be an integer number of pixels from 1 to {MAX_SIDE}, not {str(value)[:40]!r}")
     return number
 
 

@@ -57,7 +57,7 @@ class Segmentation:
                 raise ValueError(f"a polygon is (K, 2) x, y with at least 3 points, not {polygon.shape}")
             # The limit of COCO's rasteriser. NaN fails the comparison too.
             if not (np.abs(polygon) <= 400_000_000).all():
-                raise ValueError("polygon coordinates must be finite and at most 400000000 in size")
+                raise ValueError("polygon coordinates must be finite and at most 400000000 in magnitude")
         return cls((height, width), None, points)
 
     @property

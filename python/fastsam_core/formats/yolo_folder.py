@@ -97,7 +97,7 @@ def read(
                 height, width = image_files.size_of(images / name)
             except ValueError as error:
                 failures.append(error)
-                logger.warning("%s; it is left out", error)
+                logger.warning("skipped %s", error)
                 continue
             objects = [] if file is None else read_file(file, (height, width))
             yield ImageLabels(name, width, height, objects, found_names)
@@ -123,7 +123,7 @@ def pairs(
             continue
         error: Exception | None = None
         if stem not in stems:
-            error = FileNotFoundError(f"no image {stem}.* in {images} for {labels / name}; say images=<their folder>")
+            error = FileNotFoundError(f"no image {stem}.* in {images} for {labels / name}; give images=<their folder>")
         elif len(stems[stem]) > 1:
             error = ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
         if error is None:
@@ -155,7 +155,7 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
     # float() also accepts 1_000, and digits of all scripts.
     odd = next((word for word in words if "_" in word or not word.isascii()), None)
     if odd is not None:
-        raise ValueError(f"{odd[:40]!r} is no number; a line is a class id and numbers")
+        raise ValueError(f"{odd[:40]!r} is not a number; a line is a class id and numbers")
     checked_class_id(class_id)
     is_box, has_score = len(values) in (4, 5), len(values) % 2 == 1
     score = values.pop() if has_score else None
@@ -167,7 +167,7 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
         wrong = next(value for value in values if not -_SLACK <= value <= 1 + _SLACK)
         raise ValueError(f"{wrong:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
     if score is not None and not 0 <= score <= 1:
-        raise ValueError(f"{len(words)} numbers, the last of which is no score: {score:g} lies outside [0, 1]")
+        raise ValueError(f"{len(words)} numbers, the last of which is not a score: {score:g} lies outside [0, 1]")
     height, width = size
     if not is_box:
         polygon = points.clip(0, 1) * [width, height]

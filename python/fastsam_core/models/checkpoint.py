@@ -37,7 +37,7 @@ _OTHERS = (
     (r"mask_decoder\.(hf_token|compress_vit_feat)", "a HQ-SAM checkpoint, which is not supported"),
     (r"^(sam\.)?(vision_encoder|shared_image_embedding)\.", "a SAM checkpoint converted for Hugging Face transformers"),
     (r"image_encoder\.(backbone|stages)\.", "a SAM variant with another image encoder, which is not supported"),
-    (r"^image_encoder\.", "a SAM variant or another size of it"),
+    (r"^image_encoder\.", "a SAM variant or a SAM model of another size"),
     (r"^(\d+|model\.\d+)\.(conv|cv1|m\.\d+)\.", "a YOLO checkpoint; YOLO(...) and FastSAM(...) load those"),
     (r"^layer1\.0\.conv1\.", "a ResNet classifier"),
     (r"^(blocks|encoder\.layers?)\.", "a plain vision transformer without prompt encoder and mask decoder"),
@@ -121,7 +121,7 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     guess = next((text for pattern, text in _OTHERS if any(re.search(pattern, key) for key in state)), "")
     looks = f"; it looks like {guess}" if guess else ""
     expected = likely or f"one of: {', '.join(MODELS)}"
-    raise ValueError(f"found {len(state)} tensors ({first}...){looks}. Expected the state dict of {expected}")
+    raise ValueError(f"found {_tensors(len(state))} ({first}...){looks}. Expected the state dict of {expected}")
 
 
 def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
@@ -137,7 +137,7 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
     broken = [key for key, value in model.state_dict().items() if not _finite(value)]
     if broken:
         raise ValueError(
-            f"{len(broken)} tensors hold NaN or infinite numbers, such as {broken[0]}: the file is damaged, or the "
+            f"NaN or infinite numbers in {_tensors(len(broken))}, such as {broken[0]}: the file is damaged, or the "
             "training that made it went wrong"
         )
 
@@ -149,13 +149,17 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
+def _tensors(count: int) -> str:
+    return f"{count} tensor{'' if count == 1 else 's'}"
+
+
 def describe(name: str, state: Mapping[str, Tensor]) -> str:
     """Describe which tensors of the model `name` are missing in `state`, unexpected, or of another shape or dtype."""
     missing, unexpected, other = _differences(name, state)
     shapes = [f"{key} {tuple(state[key].shape)} instead of {_expected(name)[key]}" for key in other]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
     return "; ".join(
-        f"{len(keys)} tensors {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
+        f"{_tensors(len(keys))} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
         for keys, what in parts
         if keys
     )
@@ -222,7 +226,7 @@ def _bundled() -> Path:
     """Return the path of the bundled checkpoint."""
     path = Path(str(resources.files("fastsam_core") / "weights" / f"{_BUNDLED}.safetensors"))
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, which is part of the package: install fastsam_core again")
+        raise FileNotFoundError(f"{path}, a file of this package, is missing: install fastsam_core again")
     return path
 
 
@@ -237,4 +241,4 @@ def _unknown(text: str) -> FileNotFoundError:
     """Return the error for a name that stands for nothing."""
     error = not_found(text, [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)])
     others = re.search("sam[-_]?[23]", text.lower())
-    return FileNotFoundError(f"SAM 2 and SAM 3 are not supported, and there is {error}") if others else error
+    return FileNotFoundError(f"SAM 2 and SAM 3 are not supported; {error}") if others else error

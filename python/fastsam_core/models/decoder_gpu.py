@@ -41,7 +41,7 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
         return False
     if not serves_on_gpu(embedding, *others):
         say_served_by_pytorch(
-            why_not_cuda("decoder_first_pass", embedding) or "the decoder's tensors are of several kinds"
+            why_not_cuda("decoder_first_pass", embedding) or "the decoder's tensors differ in dtype or device"
         )
         return False
     if torch.is_autocast_enabled("cuda"):
@@ -49,7 +49,7 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
         return False
     reason = next((reason for op in _OPS if (reason := why_not_cuda(op, embedding))), "")
     if not reason and not copies_of(decoder):
-        reason = "there are no kernels for a decoder of these sizes"
+        reason = "no kernel supports a decoder of these sizes"
     if reason:
         say_served_by_pytorch(reason)
     return not reason

@@ -57,7 +57,7 @@ def download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"{error.strerror} for the folder of a download, which FASTSAM_HOME may name"
+        reason = f"{error.strerror}: the download folder can't be created; FASTSAM_HOME can name another one"
         raise OSError(error.errno, reason, str(target.parent)) from None
     with _lock(target.with_name(f".{target.name}.lock")):
         if target.exists():  # another process was faster

@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
         return getattr(fastsam, name)
     if name == "FastSAMPrompt":
         raise ImportError(
-            "FastSAMPrompt isn't offered (nor by Ultralytics since 8.2.69): give bboxes, points or texts to the call "
-            "of FastSAM, or to prompt() of a FastSAMPredictor for results that are there"
+            "FastSAMPrompt isn't supported (nor by Ultralytics since 8.2.69): give bboxes, points or texts to the call "
+            "of FastSAM, or to prompt() of a FastSAMPredictor for existing results"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

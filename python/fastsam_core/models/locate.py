@@ -99,7 +99,7 @@ def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
     names = list(official)
     path = as_path(text)
     if path.name != text:  # with an explicit folder, suggesting an official file would be a guess
-        hint = f"; {path.name!r} without the folder means the official file" if path.name in names else ""
+        hint = f"; {path.name!r} without the folder stands for the official file" if path.name in names else ""
         if not os.path.isdir(path.parent):
             return FileNotFoundError(f"no checkpoint {text}: the folder {path.parent} does not exist{hint}")
         near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)

@@ -233,4 +233,4 @@ class Graphs:
         # Messages of out-of-memory errors contain numbers that differ each time, which would defeat logging once.
         text = "" if isinstance(error, torch.cuda.OutOfMemoryError) else str(error).partition("\n")[0]
         reason = ": ".join(filter(None, (type(error).__name__, text)))
-        warn_once(f"{type(encoder).__name__} runs without a CUDA graph, by single launches ({reason})")
+        warn_once(f"{type(encoder).__name__} runs without a CUDA graph ({reason})")

@@ -87,7 +87,7 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < _SAFE_TORCH:
         warn_once(
-            f"torch {torch.__version__} has a known flaw in reading .pt files (CVE-2026-24747, mended in 2.10): "
+            f"torch {torch.__version__} has a known flaw in reading .pt files (CVE-2026-24747, fixed in 2.10): "
             "read only checkpoints from people you trust, or .safetensors files"
         )
     if mmap:
@@ -102,7 +102,7 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
         with open(path, "rb") as file:
             if b"ultralytics." in file.read(1 << 20):  # the pickle comes first and is not compressed
                 hint = "YOLO and FastSAM read such files (on the command line: fastsam detect predict)"
-                raise ValueError(f"{path} is no Segment Anything model; {hint}") from error
+                raise ValueError(f"{path} is not a Segment Anything model; {hint}") from error
         what = f"holds pickled Python objects ({named.group(1)})" if named else "is damaged or holds pickled objects"
         raise ValueError(
             f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, "

@@ -129,7 +129,7 @@ def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
         ),
     }
     serving = next((name for name, reason in reasons.items() if not reason), "")
-    reasons["reference"] = f"the {serving} sibling serves this call" if serving else ""
+    reasons["reference"] = f"the {serving} sibling runs this call" if serving else ""
     return reasons
 
 
@@ -140,7 +140,7 @@ def _other_dtype(op: str, tensor: Tensor | None) -> str:
     """
     served = schema.NATIVE_DTYPES.get(schema.FAMILY_OF[op])
     if served == ():
-        return "it has no C++ form"
+        return "it has no C++ implementation"
     if tensor is None or served is None or tensor.dtype in served:
         return ""
     names = " and ".join(str(dtype).removeprefix("torch.") for dtype in served)
@@ -188,4 +188,4 @@ def _bound(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 def _check_op(op: str) -> None:
     if op not in schema.SCHEMAS:
-        raise ValueError(f"there is no operation {op!r}; there are {', '.join(schema.SCHEMAS)}")
+        raise ValueError(f"unknown operation {op!r}; accepted: {', '.join(schema.SCHEMAS)}")

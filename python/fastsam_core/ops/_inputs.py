@@ -84,7 +84,7 @@ def check_size(height: int, width: int) -> None:
     if height < 0 or width < 0:
         raise ValueError(f"height and width can't be negative; got {height} x {width}")
     if height * width > MAX_PIXELS:
-        raise ValueError(f"a mask of {height} x {width} has more pixels than can be counted here ({MAX_PIXELS})")
+        raise ValueError(f"a mask of {height} x {width} has more pixels than the limit of {MAX_PIXELS}")
 
 
 def check_vector(name: str, tensor: Tensor, dtype: torch.dtype = torch.int64, length: int | None = None) -> None:

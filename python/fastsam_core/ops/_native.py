@@ -18,7 +18,7 @@ def _load() -> tuple[ModuleType | None, str]:
     """Return the module and "", or None and the reason why it isn't in use; ValueError for a bad FASTSAM_ISA."""
     if os.environ.get("FASTSAM_NATIVE", "") == "0":
         reason = "switched off by FASTSAM_NATIVE=0"
-        logger.info("the native CPU operations are %s; PyTorch serves every call", reason)
+        logger.info("the native CPU operations are %s; PyTorch runs every operation", reason)
         return None, reason
     try:
         module = importlib.import_module("fastsam_core._cpu")
@@ -27,7 +27,7 @@ def _load() -> tuple[ModuleType | None, str]:
         windows = sys.platform == "win32"
         asked = "with SKBUILD_WHEEL_CMAKE=true " if windows else ""
         remedy = f"Reinstalling fastsam_core {asked}builds the module."
-        warn_once(f"{reason}; PyTorch serves every call, more slowly. {remedy}")
+        warn_once(f"{reason}; PyTorch runs every operation, more slowly. {remedy}")
         return None, reason
     wanted = os.environ.get("FASTSAM_ISA", "")
     if wanted:

@@ -39,8 +39,8 @@ def _load() -> tuple[ModuleType | None, str]:
     if find_spec("fastsam_core._cuda") is None:
         if wanted == "1":
             warn_once(
-                "FASTSAM_CUDA_KERNELS=1, but this installation has no CUDA kernels; PyTorch serves every call on a "
-                "GPU. FASTSAM_CUDA=ON at installation builds them."
+                "FASTSAM_CUDA_KERNELS=1, but this installation has no CUDA kernels; PyTorch runs every operation on "
+                "a GPU. FASTSAM_CUDA=ON at installation builds them."
             )
         return None, NOT_BUILT
     if wanted == "0":
@@ -49,7 +49,7 @@ def _load() -> tuple[ModuleType | None, str]:
         return importlib.import_module("fastsam_core._cuda"), ""
     except ImportError as error:
         reason = f"the module fastsam_core._cuda can't be loaded: {error}"
-        warn_once(f"{reason}; PyTorch serves every call on a GPU. Reinstalling fastsam_core builds the module.")
+        warn_once(f"{reason}; PyTorch runs every operation on a GPU. Reinstalling fastsam_core builds the module.")
         return None, reason
 
 
@@ -92,7 +92,7 @@ def _why_not_on(index: int) -> str:
     with torch.cuda.device(index):
         error = str(cuda_module.why_not())
     name = torch.cuda.get_device_name(index)
-    return error and f"those for {cuda_module.ARCHITECTURES} don't run on the {name}: {error}"
+    return error and f"built for {cuda_module.ARCHITECTURES}, they don't run on the {name}: {error}"
 
 
 def serves(tensor: Tensor) -> bool:
@@ -207,4 +207,4 @@ def left_to_pytorch(reason: str) -> bool:
 @cache
 def say_served_by_pytorch(reason: str) -> None:
     """Log that PyTorch runs an operation on GPU tensors, once for each reason."""
-    logger.info("PyTorch serves operations on GPU tensors: %s", reason)
+    logger.info("PyTorch runs operations on GPU tensors: %s", reason)

@@ -53,7 +53,11 @@ if hasattr(os, "register_at_fork"):
 def says_of_forks() -> str:
     """Describe how PyTorch is limited in a forked child; "" if it works as in the parent."""
     stays = sys.platform == "linux" and _pause_openmp is None
-    return "PyTorch's OpenMP runtime can't end its threads: in forked children PyTorch uses one" if stays else ""
+    return (
+        "PyTorch's OpenMP runtime can't stop its threads before a fork: PyTorch uses one thread in child processes"
+        if stays
+        else ""
+    )
 
 
 def thread_count() -> int:

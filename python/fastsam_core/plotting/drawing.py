@@ -48,7 +48,7 @@ class Style:
             raise TypeError(f"font must be the name or path of a font, not {self.font!r}")
         values = tuple(self.text_color) if isinstance(self.text_color, (tuple, list, np.ndarray)) else ()
         if len(values) != 3 or not all(isinstance(value, (int, np.integer)) and 0 <= value <= 255 for value in values):
-            raise ValueError(f"txt_color must be three whole numbers from 0 to 255, BGR, not {self.text_color!r}")
+            raise ValueError(f"txt_color must be three integers from 0 to 255, BGR, not {self.text_color!r}")
         object.__setattr__(self, "text_color", tuple(int(value) for value in values))
 
 

@@ -55,7 +55,7 @@ def encoded(bgr: np.ndarray, suffix: str) -> bytes:
 
     done, data = cv2.imencode(suffix, bgr)
     if not done:
-        raise ValueError(f"a picture of {bgr.shape[1]} x {bgr.shape[0]} pixels can't be written as {suffix}")
+        raise ValueError(f"an image of {bgr.shape[1]} x {bgr.shape[0]} pixels can't be written as {suffix}")
     return data.tobytes()
 
 

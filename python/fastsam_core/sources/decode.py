@@ -64,7 +64,7 @@ def max_pixels() -> int:
     if not text:
         return DEFAULT_MAX_PIXELS
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"FASTSAM_MAX_PIXELS={text!r}: a positive whole number of pixels is needed")
+        raise ValueError(f"FASTSAM_MAX_PIXELS={text!r}: it must be a positive integer")
     return int(text)
 
 
@@ -124,7 +124,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
     if width < 1 or height < 1:
-        raise ValueError(f"the picture has no pixels: {width} x {height}")
+        raise ValueError(f"the image has no pixels: {width} x {height}")
     return (width, height) if sideways else (height, width)
 
 
@@ -149,10 +149,10 @@ def check_size(width: int, height: int, limit: int | None = None) -> None:
     """Raise ValueError for an image without pixels or with more than `limit` pixels (default: `max_pixels()`)."""
     limit = max_pixels() if limit is None else limit
     if width < 1 or height < 1:
-        raise ValueError(f"the picture has no pixels: {width} x {height}")
+        raise ValueError(f"the image has no pixels: {width} x {height}")
     if width * height > limit:
         raise ValueError(
-            f"the picture is {width} x {height} = {width * height:,} pixels, more than the limit of {limit:,}; set "
+            f"the image is {width} x {height} = {width * height:,} pixels, more than the limit of {limit:,}; set "
             "the environment variable FASTSAM_MAX_PIXELS to raise it if you trust the file"
         )
 
@@ -190,8 +190,8 @@ def opened(file: BinaryIO) -> tuple[str, Any]:
     name = sniff(head)
     if name is None:
         start = head.lstrip().lower()
-        found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of no known picture format")
-        raise ValueError(f"not a picture: this is {found} (accepted: {', '.join(_DECODERS)})")
+        found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of an unknown format")
+        raise ValueError(f"not an image: this is {found} (accepted: {', '.join(_DECODERS)})")
     opener = _opener(name)
     try:
         picture = opener(file, "")

@@ -73,7 +73,7 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     logged once and yields an `Item` with `image=None` and `error` set, and the iteration continues.
     """
     if isinstance(vid_stride, bool) or not isinstance(vid_stride, int):
-        raise TypeError(f"vid_stride is a whole number of frames, not {vid_stride!r}")
+        raise TypeError(f"vid_stride must be an integer, not {vid_stride!r}")
     if vid_stride < 1:
         raise ValueError(f"vid_stride must be at least 1, not {vid_stride}")
     if isinstance(source, bool) or source is None:
@@ -126,7 +126,7 @@ def _url_source(url: str, vid_stride: int, stream_buffer: bool) -> Source:
         if media.startswith(("video/", "multipart/x-mixed-replace")) or "mpegurl" in media:
             return _stream_source([url], url, vid_stride, stream_buffer)
         if media in ("text/html", "application/xhtml+xml"):
-            raise ValueError(f"{url} is a web page; pass the address of the picture itself")
+            raise ValueError(f"{url} is a web page; pass the address of the image itself")
     return _entry_source(entry, vid_stride)
 
 
@@ -229,7 +229,7 @@ def _all_bytes(file: Any) -> bytes:
     if isinstance(data, str):
         raise ValueError("a text file object can't be a source: open it with mode 'rb'")
     if not isinstance(data, bytes):
-        raise ValueError(f"reading a {type(file).__name__} gives no bytes, but a {type(data).__name__}")
+        raise ValueError(f"reading a {type(file).__name__} must give bytes; got {type(data).__name__}")
     return data
 
 

@@ -76,7 +76,7 @@ def folder_entries(folder: str) -> list[Entry]:
     entries = _media(os.path.join(folder, name) for name in names)
     if not entries:
         raise FileNotFoundError(
-            f"no picture or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
+            f"no image or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
             f"{' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}). For its sub-folders too, pass "
             f"{os.path.join(glob.escape(folder), '**', '*')!r}"
         )
@@ -130,7 +130,7 @@ def glob_entries(pattern: str) -> list[Entry]:
     matches = glob.glob(pattern, recursive=True)
     entries = _media(matches)
     if not entries:
-        what = f"{len(matches)} entries match, but none is a picture or video" if matches else "nothing matches"
+        what = f"{len(matches)} entries match, but none is an image or video" if matches else "nothing matches"
         raise FileNotFoundError(f"{what}: {pattern} (looked up from {os.getcwd()})")
     return entries
 

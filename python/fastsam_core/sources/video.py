@@ -54,10 +54,10 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
     if not decoded:
         raise ValueError("no frame of the video can be decoded")
     if decoded < end:
-        logger.warning("%s: %d of its frames are damaged and left out", path, end - decoded)
+        logger.warning("%s: %d of its frames are damaged and skipped", path, end - decoded)
     # Headers are often off by a frame or two, so warn only about a real gap.
     if frames is not None and end < 0.9 * frames - 2:
-        logger.warning("%s ended after %d of the %d frames that its header announces", path, end, frames)
+        logger.warning("%s ended after %d of the %d frames that its header declares", path, end, frames)
 
 
 def announced(capture: Any) -> tuple[int | None, float | None]:

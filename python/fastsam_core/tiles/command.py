@@ -8,15 +8,15 @@ from typing import Any
 from .._arguments import UsageError, check_keys
 
 OPTIONS = {
-    "source": "an image or GeoTIFF (extra geo) of any size",
-    "output": "file for the objects: .gpkg, .geojson or .json (COCO); <source>_objects.gpkg if not given",
-    "model": "checkpoint name or path; sam_nano.pt if not given",
-    "tile": "side of a tile in pixels; 1024",
-    "overlap": "minimum number of pixels that neighbouring tiles share; 128",
-    "merge_iou": "IoU in the overlap of two tiles above which their masks are one object; 0.5",
-    "batch": "number of tiles that are read and encoded together; 1",
-    "work_dir": "folder for finished tiles, from which an interrupted run resumes",
-    "device": "cpu, cuda, 0, ...; empty: the GPU if there is one",
+    "source": "an image or GeoTIFF of any size; GeoTIFFs need the extra `geo`",
+    "output": "file to write: .gpkg, .geojson or .json (COCO); default: <source>_objects.gpkg",
+    "model": "name or path of a SAM checkpoint; default: sam_nano.pt",
+    "tile": "side of a tile in pixels; default: 1024",
+    "overlap": "minimum overlap of neighbouring tiles in pixels; default: 128",
+    "merge_iou": "merge two masks whose IoU in the overlap of their tiles is above this; default: 0.5",
+    "batch": "number of tiles read and encoded together; default: 1",
+    "work_dir": "folder that keeps finished tiles, so that an interrupted run can resume; default: none",
+    "device": "cpu, cuda, 0, ...; default: the GPU if there is one",
 }
 
 
@@ -33,7 +33,7 @@ def run(values: dict[str, Any]) -> None:
     }
     source, output = given.pop("source", None), given.pop("output", None)
     if source is None:
-        raise UsageError("tiles needs source=<a picture or GeoTIFF>")
+        raise UsageError("tiles needs source=<an image or GeoTIFF>")
     from .objects import RasterObjects
     from .run import segment
 

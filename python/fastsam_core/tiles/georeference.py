@@ -44,7 +44,7 @@ class Georeference(NamedTuple):
         except Exception as error:  # rasterio also raises GDAL's own errors, which have no public base class
             reason = str(error)[:200]
             raise ValueError(
-                f"the raster can't be placed on WGS 84 ({reason}); write a .gpkg, which keeps its reference system"
+                f"the raster can't be converted to WGS 84 ({reason}); write a .gpkg, which keeps its reference system"
             ) from error
         return np.stack([np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)], 1)
 

@@ -62,7 +62,7 @@ def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileS
         )
     if options or device not in ("", None):
         given = [*options, *(["device"] if device not in ("", None) else [])]
-        raise TypeError(f"a model of your own takes no options, but {', '.join(given)} given")
+        raise TypeError(f"a callable model takes no options; got {', '.join(given)}")
     return CallableSegmenter(model)
 
 

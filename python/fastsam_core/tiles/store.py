@@ -156,7 +156,7 @@ def _piece(tile: int, entry: Mapping[str, Any]) -> Piece:
         float(entry["stability"]),
     )
     if piece.runs().area() != piece.area:
-        raise ValueError(f"the mask in {piece.box} has not {piece.area} pixels")
+        raise ValueError(f"the mask in {piece.box} does not have {piece.area} pixels")
     return piece
 
 

@@ -148,5 +148,5 @@ def _problem(path: str) -> str:
 def _side(windows: Any, name: str) -> int:
     side = getattr(windows, name)
     if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1:
-        raise ValueError(f"a raster's {name} must be a whole number of at least 1, not {side!r}")
+        raise ValueError(f"a raster's {name} must be an integer of at least 1, not {side!r}")
     return int(side)

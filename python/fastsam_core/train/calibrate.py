@@ -67,7 +67,7 @@ def judged_prompts(
     one_by_one = (several.part(k, k + 1) for several in feeder.take(pictures) for k in range(len(several)))
     tokens, ious, picture = [], [], []
     try:
-        for number, one in enumerate(tqdm(one_by_one, total=pictures, unit="picture")):
+        for number, one in enumerate(tqdm(one_by_one, total=pictures, unit="image")):
             pool.add(one)
             views = draw_views(pool, 1, size, rng)
             groups = draw_groups(
@@ -130,7 +130,7 @@ def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
         (judged.tokens[chosen].to(device), judged.ious[chosen].to(device)) for chosen in (~held, held)
     )
     if not len(tokens) or not len(held_tokens):
-        raise ValueError(f"{len(judged.picture.unique())} pictures are too few to hold some out; take 20 or more")
+        raise ValueError(f"{len(judged.picture.unique())} images are too few to hold some out; take 20 or more")
 
     def error() -> float:
         with torch.no_grad():
@@ -151,7 +151,7 @@ def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
             schedule.step()
         if (now := error()) < least:
             least, best = now, copy.deepcopy(head.state_dict())
-        logger.info("epoch %d: mean squared error on held-out pictures %.5f, least %.5f", epoch + 1, now, least)
+        logger.info("epoch %d: mean squared error on held-out images %.5f, least %.5f", epoch + 1, now, least)
     head.load_state_dict(best)
     return before, least
 
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="sam_nano.pt", help="a checkpoint (default: the bundled model)")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write, in half precision")
     parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--prompts", type=int, default=36, help="on each picture (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=36, help="prompts per image (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1)
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_weights(model, options.output)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
-    print(f"mean squared error of the predicted IoU on held-out pictures: {before:.5f}, now {after:.5f}")
+    print(f"mean squared error of the predicted IoU on held-out images: {before:.5f}, now {after:.5f}")
     print(options.output)
     return 0
 

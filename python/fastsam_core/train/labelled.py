@@ -76,7 +76,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         stray = list(self._set.stray())
         if stray:
             logger.warning(
-                "%s: label files left out: %d, the first: %s: %s",
+                "%s: label files skipped: %d, the first: %s: %s",
                 self.data,
                 len(stray),
                 stray[0].image,
@@ -125,7 +125,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         wrong = [failure for failure in example.failures if failure.object is not None]
         if wrong and first:
             logger.warning(
-                "%s: objects left out: %d, the first: %s: %s",
+                "%s: objects skipped: %d, the first: %s: %s",
                 example.name,
                 len(wrong),
                 wrong[0].object,
@@ -141,7 +141,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         planes, left_out = arrange(patches, image.shape[:2], MAX_PLANES)
         if left_out and not (self._states > 0).any():
             logger.warning(
-                "%s: %d of %d masks are left out: each of the %d planes has a mask that overlaps them, or is full; "
+                "%s: %d of %d masks are skipped: each of the %d planes has a mask that overlaps them, or is full; "
                 "further images with such masks are counted but not logged",
                 example.name,
                 left_out,

@@ -130,7 +130,7 @@ def make_scene(
         weights = np.array([weight for _, weight in LAYOUTS.values()])
         layout = list(LAYOUTS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
     elif layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}; there are {', '.join(LAYOUTS)}")
+        raise ValueError(f"unknown layout {layout!r}; accepted: {', '.join(LAYOUTS)}")
     count = round(float(np.exp(rng.uniform(np.log(fewest), np.log(most)))))
     for _ in range(_ATTEMPTS):
         painter = LAYOUTS[layout][0](rng, pool, size, count)

@@ -83,7 +83,7 @@ def slot(name: str, number: int = 0) -> int:
     Slots with a different `number` get a different look of the same stuff within one thing.
     """
     if name not in NAMES:
-        raise ValueError(f"unknown stuff {name!r}; there are {', '.join(NAMES)}")
+        raise ValueError(f"unknown stuff {name!r}; accepted: {', '.join(NAMES)}")
     return FIRST + NAMES.index(name) + len(_TABLE) * number
 
 

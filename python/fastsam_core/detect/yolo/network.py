@@ -74,7 +74,7 @@ class Architecture:
         def outputs(name: str) -> int:
             shape = shapes.get(f"model.{name}.weight")
             if shape is None or len(shape) != 4:
-                raise ValueError(f"there is no convolution model.{name}.weight")
+                raise ValueError(f"the convolution model.{name}.weight is missing")
             return shape[0]
 
         def depth(place: int) -> int:

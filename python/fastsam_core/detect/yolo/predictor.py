@@ -74,7 +74,7 @@ class YoloPredictor(PredictionLoop):
             loaded = self.setup_model(model, config)
             task = loaded.network.sizes.task
             if config.task not in (None, task):
-                warn_once(f"task={config.task!r} has no effect: {loaded.path.name} is a network that does {task!r}")
+                warn_once(f"task={config.task!r} has no effect: {loaded.path.name} is a {task} model")
             config = config.updated({"task": task})
             items = self.setup_source(source, config)
         if not stream and items.kind in ("video", "stream", "iterator"):

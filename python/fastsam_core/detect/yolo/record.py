@@ -149,7 +149,7 @@ def _modules(sequence: Record) -> Iterator[tuple[str, Record]]:
         name, module, depth = waiting.pop()
         count += 1
         if count > _MAX_MODULES or depth > _MAX_DEPTH:
-            raise ValueError(f"its modules are nested too deeply or too many: {name[:100]}")
+            raise ValueError(f"its modules are too many or nested too deeply: {name[:100]}")
         yield name, module
         children = module.state.get("_modules")
         for key, child in (children if isinstance(children, dict) else {}).items():

@@ -127,7 +127,7 @@ def _legacy(path: Path) -> PickledFile:
     _check_order(isinstance(about, dict) and about.get("little_endian") is True)
     content, keys = machine.run(), machine.run()
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in machine.storages for key in keys):
-        raise ValueError("it doesn't say which storages it has")
+        raise ValueError("its list of storages is missing or invalid")
     start, storages = machine.position, machine.storages
 
     def read(wanted: Mapping[str, StorageRef]) -> dict[str, bytearray]:
@@ -163,7 +163,7 @@ def _bytes(file: IO[bytes], size: int) -> bytearray:
     while len(view):
         part = file.read(min(len(view), 1 << 20))
         if not part:
-            raise ValueError("it ends in the middle")
+            raise ValueError("it is truncated")
         view[: len(part)] = part
         view = view[len(part) :]
     return data

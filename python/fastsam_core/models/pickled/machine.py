@@ -56,7 +56,7 @@ class Machine:
             self._spend(1)
             action = _ACTIONS.get(code)
             if action is None:
-                raise ValueError(f"it has the instruction {bytes([code])!r}, which PyTorch doesn't write")
+                raise ValueError(f"it has the opcode {bytes([code])!r}, which PyTorch doesn't write")
             if action(self) is _STOP:
                 result = self._pop()
                 if self._stack:
@@ -75,7 +75,7 @@ class Machine:
         """Read `count` bytes."""
         end = self._position + count
         if end > len(self._data):
-            raise ValueError("it ends in the middle")
+            raise ValueError("it is truncated")
         part = self._data[self._position : end]
         self._position = end
         return part
@@ -88,7 +88,7 @@ class Machine:
         """Read a line of text, without its end."""
         end = self._data.find(b"\n", self._position, self._position + _MAX_LINE)
         if end < 0:
-            raise ValueError("it has a name without an end")
+            raise ValueError("it has an unterminated name")
         line = self._take(end + 1 - self._position)[:-1]
         return line.decode("utf-8")
 
@@ -96,7 +96,7 @@ class Machine:
         """Read a string of bytes that is preceded by its length."""
         size = self._number(layout)
         if not 0 <= size <= _MAX_WORD:
-            raise ValueError(f"it has a text of {size:,} bytes")
+            raise ValueError(f"it has a string of {size:,} bytes; accepted: 0 to {_MAX_WORD:,}")
         return self._take(size)
 
     # --- the stack ---
@@ -216,7 +216,7 @@ class Machine:
         """Push what a persistent id stands for, and remember storages."""
         found = persistent(self._pop())
         if isinstance(found, StorageRef) and self.storages.setdefault(found.key, found) != found:
-            raise ValueError(f"it describes storage {found.key!r} in two ways")
+            raise ValueError(f"it describes storage {found.key!r} twice, differently")
         self.push(found)
 
     def protocol(self) -> None:
@@ -233,7 +233,7 @@ class Machine:
     def frame(self) -> None:
         """Skip a frame's header. ValueError if the frame is longer than the data."""
         if self._number("<Q") > len(self._data) - self._position:
-            raise ValueError("it ends in the middle")
+            raise ValueError("it is truncated")
 
 
 Action = Callable[[Machine], Any]

@@ -82,7 +82,7 @@ class TensorRef:
         plausible = len(self.shape) == len(self.strides) <= _MAX_DIMENSIONS
         if not plausible or min(numbers) < 0 or max(numbers) > _MAX_SIDE:
             raise ValueError(
-                f"a tensor of shape {self.shape[:9]} and strides {self.strides[:9]} from {self.offset} on is no tensor"
+                f"invalid tensor: shape {self.shape[:9]}, strides {self.strides[:9]}, offset {self.offset}"
             )
         if 0 in self.shape:
             return

@@ -66,7 +66,7 @@ def _check_qkv(qkv: Tensor, num_heads: int, padding: Tensor | None) -> int:
 def _check_padding(qkv: Tensor, window: int, padding: Tensor | None) -> None:
     height, width = qkv.shape[1:3]
     if padding is None and window and (height % window or width % window):
-        raise ValueError(f"windows of {window} reach over the {height} x {width} grid; that needs a padding vector")
+        raise ValueError(f"windows of {window} extend beyond the {height} x {width} grid; that needs a padding vector")
 
 
 def _check_real(name: str, tensor: Tensor, qkv: Tensor) -> None:

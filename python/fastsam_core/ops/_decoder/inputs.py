@@ -237,7 +237,7 @@ def check_numbers(asked: Tensor, index: Tensor, column: Tensor, prompts: int, ch
     ends = ("asked", asked, prompts), ("index", index, len(asked)), ("column", column, chosen - 1)
     for name, numbers, end in ends:
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < end:
-            raise ValueError(f"{name} must be from 0 to {end - 1}, the prompts and masks that there are")
+            raise ValueError(f"{name} is out of range; it must be from 0 to {end - 1}")
 
 
 def _check_pass(

@@ -126,7 +126,7 @@ def decoder_upscale(
     )  # fmt: skip
     for name, numbers, count in (("index", index, len(asked)), ("asked", asked, len(state))):
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
-            raise ValueError(f"{name} must be from 0 to {count - 1}, the prompts that there are")
+            raise ValueError(f"{name} is out of range; it must be from 0 to {count - 1}")
     length = height * width
 
     def rounded(x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def check_enlargement(
                 f"got {tuple(weights.shape)} of {weights.dtype}"
             )
         if cells.shape[0] == 0:
-            raise ValueError("masks must be enlarged to one pixel at least")
+            raise ValueError("masks must be enlarged to at least one pixel")
     if not offset >= 0:
         raise ValueError(f"the stability offset must be 0 or more, got {offset}")
 
@@ -35,8 +35,8 @@ def check_placement(enlarged: tuple[int, int], height: int, width: int, left: in
     check_size(height, width)
     if not (0 <= top <= height - enlarged[0] and 0 <= left <= width - enlarged[1]):
         raise ValueError(
-            f"the enlarged masks must lie within the picture; {enlarged[0]} x {enlarged[1]} at left {left}, top {top} "
-            f"don't lie within {height} x {width}"
+            f"the enlarged masks must lie within the image; {enlarged[0]} x {enlarged[1]} at left {left}, top {top} "
+            f"do not lie within {height} x {width}"
         )
 
 

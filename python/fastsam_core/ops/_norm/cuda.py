@@ -30,7 +30,7 @@ def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: f
         if channels % _STEP:
             missing = missing or why_unvalidated()
         if (first | second) % 16:
-            missing = "add_norm_into reads 16 bytes at a time, and x or delta begins amid them"
+            missing = "add_norm_into reads 16 bytes at a time, but x or delta is not aligned to 16 bytes"
         if left_to_pytorch(why_not("add_norm_into", x) or missing):
             return reference.add_norm_into(x, delta, weight, bias, eps)
         check_apart(x, delta)

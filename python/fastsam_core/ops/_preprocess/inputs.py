@@ -23,7 +23,7 @@ def check_picture(image: Tensor) -> None:
 def check_sides(height: int, width: int) -> None:
     """Raise ValueError unless both are from 1 to MAX_SIDE."""
     if height < 1 or width < 1 or height > MAX_SIDE or width > MAX_SIDE:
-        raise ValueError(f"pictures must have sides from 1 to {MAX_SIDE} pixels; got {height} x {width}")
+        raise ValueError(f"images must have sides from 1 to {MAX_SIDE} pixels; got {height} x {width}")
 
 
 def check_form(height: int, width: int, size: int, mean: Sequence[float], std: Sequence[float]) -> None:

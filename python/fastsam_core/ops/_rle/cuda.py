@@ -72,7 +72,7 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
     with on_device_of(dt_counts, dt_offsets, gt_counts, gt_offsets, iscrowd) as (cuda, stream):
         sizes = set(_read([dt, gt], cuda, stream, ends=True))
         if len(sizes) > 1:
-            raise ValueError(f"the masks must all have the same size; got pixel numbers {sorted(sizes)}")
+            raise ValueError(f"the masks must all have the same size; got pixel counts {sorted(sizes)}")
         out = dt_counts.new_empty((dt.n, gt.n), dtype=torch.float64)
         cuda.rle_iou(dt.measured, gt.measured, iscrowd.data_ptr(), out.data_ptr(), stream)
     return out
@@ -137,7 +137,7 @@ def _read(lists: list[_Runs], cuda: Any, stream: int, heights: Tensor | None = N
     if wrong & cuda.RLE_BAD_SUM:
         raise ValueError(f"the runs of a mask sum to more than {MAX_PIXELS}")
     if wrong & cuda.RLE_NO_ROWS:
-        raise ValueError("a mask without rows has foreground runs; heights must be positive for those")
+        raise ValueError("a mask of height 0 has foreground runs; its height must be positive")
     return totals
 
 

@@ -19,7 +19,7 @@ def rle_combine(
     _, _, a_ends = run_ends(a_counts, a_offsets)
     _, _, b_ends = run_ends(b_counts, b_offsets)
     if a_offsets.shape != b_offsets.shape:
-        raise ValueError("there must be as many masks on the one side as on the other")
+        raise ValueError("both sides must have the same number of masks")
     table = torch.tensor([bool(truth >> case & 1) for case in range(4)], device=a_counts.device)
     found = []
     sides = zip(pairwise(a_offsets.tolist()), pairwise(b_offsets.tolist()), strict=True)
@@ -50,7 +50,7 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
         last = ends[begin:end]
         total = int(last[-1]) if len(last) else 0
         if total and (height <= 0 or total % height):
-            raise ValueError("the runs of a mask don't fill columns of its height")
+            raise ValueError("the runs of a mask sum to no multiple of its height")
         stops, starts = last[1::2], last[:-1:2][: len(last) // 2]
         stops, starts = stops[stops > starts], starts[stops > starts]
         # A run that spans k columns is split into k parts, one per column.

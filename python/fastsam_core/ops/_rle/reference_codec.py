@@ -53,7 +53,7 @@ def rle_from_string(text: Tensor, offsets: Tensor, pixels: Tensor) -> tuple[Tens
         raise ValueError(f"pixels must be from 0 to {MAX_PIXELS}")
     codes = text.to(torch.int64) - 48
     if bool(((codes < 0) | (codes > 63)).any()):
-        raise ValueError("the text holds characters that no RLE has; those from '0' to 'o' are allowed")
+        raise ValueError("the text holds characters that are invalid in an RLE; accepted: '0' to 'o'")
     last = codes < 32  # no continuation bit: the number ends with this character
     final = offsets[1:][torch.diff(offsets) > 0] - 1
     if not bool(last[final].all()):
@@ -102,7 +102,7 @@ def rle_from_polygon(points: Tensor, offsets: Tensor, height: int, width: int) -
     check_polygons(points, offsets)
     check_offsets(offsets, points.shape[0])
     if not bool((points.abs() <= MAX_COORDINATE).all()):
-        raise ValueError(f"polygon coordinates must be finite and at most {MAX_COORDINATE} in size")
+        raise ValueError(f"polygon coordinates must be finite and at most {MAX_COORDINATE} in magnitude")
     return joined([_polygon(points[a:b], height, width) for a, b in pairwise(offsets.tolist())], offsets)
 
 

@@ -93,7 +93,7 @@ def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     owner, last, first = owner[chosen], ends[chosen] - 1, (ends - counts)[chosen]
     height = heights[owner]
     if bool((height <= 0).any()):
-        raise ValueError("a mask without rows has foreground runs; heights must be positive for those")
+        raise ValueError("a mask of height 0 has foreground runs; its height must be positive")
     left, right = first // height, last // height
     # A run that continues in a second column touches the bottom of the first and the top of the second.
     top = torch.where(left == right, first % height, 0)
@@ -173,7 +173,7 @@ def check_one_size(*pairs: Tensor) -> int:
     """
     totals = torch.cat([_totals(offsets, ends) for offsets, ends in zip(pairs[::2], pairs[1::2], strict=True)])
     if totals.numel() and bool((totals != totals[0]).any()):
-        raise ValueError(f"the masks must all have the same size; got pixel numbers {torch.unique(totals).tolist()}")
+        raise ValueError(f"the masks must all have the same size; got pixel counts {torch.unique(totals).tolist()}")
     return int(totals[0]) if totals.numel() else 0
 
 

@@ -37,19 +37,21 @@ def upscale(sibling: str, given: tuple[Any, ...]) -> Tensor:
     return out
 
 
-def narrow(given: tuple[Any, ...]) -> tuple[Any, ...]:
+def with_bfloat16_matrices(given: tuple[Any, ...]) -> tuple[Any, ...]:
     """Convert both matrices, `factors` and `enlarge_more`, to bfloat16."""
     return tuple(x.to(BF16) if place in (2, 10) else x for place, x in enumerate(given))
 
 
-def wide(given: tuple[Any, ...]) -> tuple[Any, ...]:
+def in_float64(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
 
 
 def check_error(sibling: str, given: tuple[Any, ...]) -> None:
     """Assert that the error is at most twice the reference's, both against float64."""
-    exact = upscale("reference", wide(given))
-    error, usual = (float((upscale(name, narrow(given)) - exact).abs().max()) for name in (sibling, "reference"))
+    exact = upscale("reference", in_float64(given))
+    error, usual = (
+        float((upscale(name, with_bfloat16_matrices(given)) - exact).abs().max()) for name in (sibling, "reference")
+    )
     assert 0 < error <= 2 * usual, (error, usual)
 
 
@@ -77,16 +79,19 @@ def test_masks_of_a_prompt_do_not_depend_on_their_number(sibling: str, count: in
     weights = torch.randn(count, 8, generator=generator)
     given = state, asked, factors, index, weights, *rest, out[:1].expand(count, -1, -1).contiguous()
     if not count:
-        assert upscale(sibling, narrow(given)).shape == out[:0].shape
+        assert upscale(sibling, with_bfloat16_matrices(given)).shape == out[:0].shape
         return
     check_error(sibling, given)
-    alone = [upscale(sibling, narrow((*given[:3], index[:1], w[None], *rest, out[:1].clone()))) for w in weights]
-    assert torch.equal(upscale(sibling, narrow(given)), torch.cat(alone))
+    alone = [
+        upscale(sibling, with_bfloat16_matrices((*given[:3], index[:1], w[None], *rest, out[:1].clone())))
+        for w in weights
+    ]
+    assert torch.equal(upscale(sibling, with_bfloat16_matrices(given)), torch.cat(alone))
 
 
 @each_set
 def test_same_bits_for_any_number_of_threads(sibling: str) -> None:
-    given = narrow(arguments(OP, **{**SIZE, "grid": (20, 33)}))
+    given = with_bfloat16_matrices(arguments(OP, **{**SIZE, "grid": (20, 33)}))
     torch.set_num_threads(1)
     expected = upscale(sibling, given)
     for threads in (2, 3):
@@ -97,7 +102,7 @@ def test_same_bits_for_any_number_of_threads(sibling: str) -> None:
 @each_set
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan_and_infinity_stay_within_their_image_token(sibling: str, value: float) -> None:
-    state, *rest = narrow(arguments(OP, **SIZE))
+    state, *rest = with_bfloat16_matrices(arguments(OP, **SIZE))
     clean = upscale(sibling, (state, *rest))
     state[0, 0, 3, 9] = value  # token 9 (row 1, column 2) of state 0, which belongs to the second prompt of `asked`
     given = upscale(sibling, (state, *rest))

@@ -48,7 +48,7 @@ def test_chain_makes_no_separate_pass_over_the_image(sibling: str, op: str) -> N
     given = arguments_in(torch.bfloat16, op, **SIZE)
     calls = Calls(module_of(sibling))
     with _native_cuda.use_module(calls):
-        getattr(cuda, op)(*there(given, sibling))
+        getattr(cuda, op)(*moved_for(given, sibling))
     assert op in calls.names and "decoder_first_pass" not in calls.names
 
 
@@ -56,7 +56,7 @@ def module_of(sibling: str) -> Any:
     return emulated if sibling == EMULATED else _native_cuda.cuda_module
 
 
-def there(given: Any, sibling: str) -> Any:
+def moved_for(given: Any, sibling: str) -> Any:
     return given if sibling == EMULATED else carry(given, "cuda")
 
 
@@ -72,7 +72,7 @@ def test_precomputed_chain_of_an_image_equals_the_operation(
     first[:, :outputs] = first[0, :outputs]
     expected = ops.siblings("decoder_prompts")[sibling](first, *given, written := state.clone())
     with _native_cuda.use_module(module_of(sibling)):
-        chain, (sparse, chosen, own_state) = chain_of(there((first, *given, state), sibling), outputs)
+        chain, (sparse, chosen, own_state) = chain_of(moved_for((first, *given, state), sibling), outputs)
         for of_prompts in (sparse.contiguous(), shifted(sparse)):  # the second call finds the chain unchanged
             own_state.zero_()
             found = chain(of_prompts, chosen, own_state)
@@ -89,7 +89,7 @@ def test_laid_out_factors_equal_those_of_the_operation(sibling: str, dtype: torc
     given = arguments_in(dtype, "decoder_mask_factors", **{**SIZE, "prompts": 3, "tokens": tokens})
     with _native_cuda.use_module(module_of(sibling)):
         (factors, weights), (laid_out, same) = (
-            cuda.mask_factors(*there(given, sibling), laid_out=laid_out) for laid_out in (False, True)
+            cuda.mask_factors(*moved_for(given, sibling), laid_out=laid_out) for laid_out in (False, True)
         )
     rows = 16 * tokens + 2
     expected = matrices(F.pad(factors, (0, (128 if rows <= 128 else 160) - rows)))

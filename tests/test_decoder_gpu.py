@@ -31,7 +31,7 @@ GRID, PROMPTS = (3, 7), 8
 PAIRS = torch.cartesian_prod(torch.arange(PROMPTS), torch.arange(4))
 
 
-def half(
+def decoder_and_inputs(
     dtype: torch.dtype, device: str = "cpu", seed: int = 11, dim: int = 256
 ) -> tuple[MaskDecoder, list[Tensor], Tensor]:
     """Return a decoder (by default of SAM's width), an image's tensors and prompts, all in `dtype`."""
@@ -48,14 +48,14 @@ def exact_of(decoder: MaskDecoder, given: list[Tensor], sparse: Tensor) -> tuple
     return twin.predict_masks(embedding, position, sparse.double(), dense)
 
 
-def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim: int = 256) -> None:
+def check_accuracy(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim: int = 256) -> None:
     """Assert that RMS errors of logits and IoU over several draws are at most twice those of the plain decoder.
 
     counts: numbers of prompts to decode together.
     """
     squares = torch.zeros(2, 2, dtype=torch.float64)  # summed squared errors: (logits, IoU) x (ours, plain decoder's)
     for draw, (masks, prompts) in enumerate(product(((), (0,), (1, 2, 3)), counts)):
-        decoder, given, sparse = half(dtype, device, 11 + draw, dim)
+        decoder, given, sparse = decoder_and_inputs(dtype, device, 11 + draw, dim)
         exact, exact_iou = exact_of(decoder, given, sparse)
         plain, plain_iou = decoder.predict_masks(given[0], given[1], sparse, given[2])
         image = GpuImage(decoder, *given)
@@ -80,7 +80,7 @@ def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim
 @torch.no_grad()
 def test_is_as_accurate_as_the_plain_decoder(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, EMULATED)
-    check_as_exact(dtype, "cpu", (PROMPTS, 1) if dtype.itemsize == 2 else (PROMPTS,))
+    check_accuracy(dtype, "cpu", (PROMPTS, 1) if dtype.itemsize == 2 else (PROMPTS,))
 
 
 @pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
@@ -88,13 +88,13 @@ def test_is_as_accurate_as_the_plain_decoder(dtype: torch.dtype, monkeypatch: py
 @torch.no_grad()
 def test_narrower_decoder_is_as_accurate(dtype: torch.dtype, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, EMULATED)
-    check_as_exact(dtype, "cpu", (PROMPTS,), dim)
+    check_accuracy(dtype, "cpu", (PROMPTS,), dim)
 
 
 @torch.no_grad()
 def test_logits_of_any_pairs_are_in_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", 2)
-    decoder, given, sparse = half(torch.bfloat16)
+    decoder, given, sparse = decoder_and_inputs(torch.bfloat16)
     decoded = GpuImage(decoder, *given).decode(sparse)
     every = decoded.logits(PAIRS[:, 0], PAIRS[:, 1]).view(PROMPTS, 4, 12, 28)
     kept = every.clone()
@@ -115,7 +115,7 @@ def test_precomputed_layouts_equal_the_operations(
     dtype: torch.dtype, chosen: tuple[int, ...], dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_sibling(monkeypatch, EMULATED)
-    decoder, given, sparse = half(dtype, dim=dim)
+    decoder, given, sparse = decoder_and_inputs(dtype, dim=dim)
     image = GpuImage(decoder, *given)
     decoded = image.decode(sparse, chosen)
     assert isinstance(decoded, GpuPrompts) and "_upscaler" not in vars(image)
@@ -138,7 +138,7 @@ def test_float32_decodes_half_as_many_prompts_per_chunk(
     dtype: torch.dtype, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", 4)
-    decoder, given, sparse = half(dtype)
+    decoder, given, sparse = decoder_and_inputs(dtype)
     decoded = GpuImage(decoder, *given).decode(sparse, (1,))
     assert [len(chunk.state) for chunk in decoded.chunks] == [together] * (PROMPTS // together)
     prompts, masks = [7, 0, 4], [1, 1, 1]
@@ -149,7 +149,7 @@ def test_float32_decodes_half_as_many_prompts_per_chunk(
 
 @torch.no_grad()
 def test_prompts_of_many_tokens_fall_back_to_pytorch() -> None:
-    decoder, given, _ = half(torch.float16)
+    decoder, given, _ = decoder_and_inputs(torch.float16)
     sparse = torch.randn(2, 4, 256).half()
     decoded = GpuImage(decoder, *given).decode(sparse)
     folded = FoldedImage(decoder, *given).decode(sparse)
@@ -164,7 +164,7 @@ def test_gpu_image_is_used_only_where_kernels_serve(monkeypatch: pytest.MonkeyPa
     embedding = torch.randn(1, channels, grid, grid)
     assert isinstance(model.prepare(embedding).folded, FoldedImage | TiledImage)
     assert not serves_decoder(model.mask_decoder, embedding)
-    decoder, given, _ = half(torch.float16)
+    decoder, given, _ = decoder_and_inputs(torch.float16)
     assert not serves_decoder(decoder, *given)  # on the CPU
     monkeypatch.setattr(prepared_image, "serves_decoder", lambda *given: True)
     monkeypatch.setattr(prepared_image, "serves", lambda *given: False)
@@ -237,7 +237,7 @@ def flat(result: Any) -> tuple[Tensor, ...]:
 @each_dtype
 @torch.no_grad()
 def test_on_a_gpu_it_is_as_accurate_as_the_plain_decoder(dtype: torch.dtype) -> None:
-    check_as_exact(dtype, "cuda", (PROMPTS, 1))
+    check_accuracy(dtype, "cuda", (PROMPTS, 1))
 
 
 @pytest.mark.gpu
@@ -245,9 +245,9 @@ def test_on_a_gpu_it_is_as_accurate_as_the_plain_decoder(dtype: torch.dtype) -> 
 @pytest.mark.parametrize("dim", [128, 64])
 @torch.no_grad()
 def test_on_a_gpu_a_narrower_decoder_is_as_accurate(dtype: torch.dtype, dim: int) -> None:
-    decoder, given, _ = half(dtype, "cuda", dim=dim)
+    decoder, given, _ = decoder_and_inputs(dtype, "cuda", dim=dim)
     assert serves_decoder(decoder, *given)
-    check_as_exact(dtype, "cuda", (PROMPTS, 1), dim)
+    check_accuracy(dtype, "cuda", (PROMPTS, 1), dim)
 
 
 @pytest.mark.gpu
@@ -255,7 +255,7 @@ def test_on_a_gpu_a_narrower_decoder_is_as_accurate(dtype: torch.dtype, dim: int
 @torch.no_grad()
 def test_on_a_gpu_a_thousand_prompts_give_the_same_as_few(dtype: torch.dtype) -> None:
     """Matrix products of so many rows use large blocks, which take the emulator too long."""
-    decoder, given, _ = half(dtype, "cuda")
+    decoder, given, _ = decoder_and_inputs(dtype, "cuda")
     sparse = torch.randn(1000, 2, 256, generator=torch.Generator().manual_seed(3)).to("cuda", dtype)
     image = GpuImage(decoder, *given)
     together, few = image.decode(sparse, (1, 2, 3)), image.decode(sparse[-3:], (1, 2, 3))
@@ -270,7 +270,7 @@ def test_on_a_gpu_a_thousand_prompts_give_the_same_as_few(dtype: torch.dtype) ->
 @pytest.mark.parametrize("count", [PROMPTS, 3])
 @torch.no_grad()
 def test_on_a_gpu_nothing_synchronises_and_repeats_are_equal(count: int, dtype: torch.dtype) -> None:
-    decoder, given, sparse = half(dtype, "cuda")
+    decoder, given, sparse = decoder_and_inputs(dtype, "cuda")
     assert serves_decoder(decoder, *given)
 
     def run() -> Tensor:
@@ -279,9 +279,9 @@ def test_on_a_gpu_nothing_synchronises_and_repeats_are_equal(count: int, dtype: 
 
     expected = run()
     torch.cuda.synchronize()
-    with waits() as said:
+    with waits() as found:
         repeats = [run() for _ in range(20)]
-    assert not said, [str(one.message) for one in said]
+    assert not found, [str(one.message) for one in found]
     assert all(torch.equal(expected, one) for one in repeats)
 
 
@@ -290,7 +290,7 @@ def test_on_a_gpu_nothing_synchronises_and_repeats_are_equal(count: int, dtype: 
 @pytest.mark.parametrize("count", [PROMPTS, 1])
 @torch.no_grad()
 def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int, dtype: torch.dtype) -> None:
-    decoder, given, sparse = half(dtype, "cuda")
+    decoder, given, sparse = decoder_and_inputs(dtype, "cuda")
     image, sparse = GpuImage(decoder, *given), sparse[:count]
     expected = image.decode(sparse, (1, 2, 3)).predicted_iou()
     still, graph = torch.zeros_like(sparse), torch.cuda.CUDAGraph()
@@ -304,8 +304,8 @@ def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int, dtype: torch.d
 @pytest.mark.gpu
 @torch.no_grad()
 def test_on_a_gpu_another_stream_waits_for_prepared_features() -> None:
-    decoder, given, sparse = half(torch.bfloat16, "cuda")
-    expected = GpuImage(half(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
+    decoder, given, sparse = decoder_and_inputs(torch.bfloat16, "cuda")
+    expected = GpuImage(decoder_and_inputs(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
     prepared(decoder, for_gpu=True)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
@@ -320,7 +320,7 @@ def test_on_a_gpu_another_stream_waits_for_prepared_features() -> None:
 @pytest.mark.gpu
 @torch.no_grad()
 def test_on_a_gpu_the_chain_serves_any_number_of_prompts() -> None:
-    decoder, given, sparse = half(torch.float16, "cuda")
+    decoder, given, sparse = decoder_and_inputs(torch.float16, "cuda")
     image = GpuImage(decoder, *given)
     for count in (1, PROMPTS):
         calls = Calls(_native_cuda.cuda_module)

@@ -94,10 +94,10 @@ def test_modes_that_observe_operations_prevent_direct_calls() -> None:
 
 @torch.no_grad()
 def test_transforms_tracers_and_compilers_prevent_direct_calls() -> None:
-    said: list[bool] = []
+    answers: list[bool] = []
 
     def ask(x: Tensor) -> Tensor:
-        said.append(unseen())
+        answers.append(unseen())
         return x + 1
 
     torch.func.vmap(ask)(torch.zeros(2))
@@ -105,7 +105,7 @@ def test_transforms_tracers_and_compilers_prevent_direct_calls() -> None:
     torch.jit.trace(ask, torch.zeros(2), check_trace=False)
     torch.fx.experimental.proxy_tensor.make_fx(ask)(torch.zeros(2))
     torch.fx.experimental.proxy_tensor.make_fx(ask, pre_dispatch=True)(torch.zeros(2))
-    assert said and not any(said)
+    assert answers and not any(answers)
 
     def branch(x: Tensor) -> Tensor:
         return x + 1 if unseen() else x + 2

@@ -114,7 +114,7 @@ def test_fingerprint_changes_with_weights_changed_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"format": "pt"}, "not an embedding"),
         ({"version": "2"}, "version '2'"),
@@ -127,9 +127,9 @@ def test_fingerprint_changes_with_weights_changed_in_place() -> None:
     ],
 )
 def test_invalid_metadata_and_features_are_refused(
-    saved: Path, model: SamModel, tmp_path: Path, change: dict, said: str
+    saved: Path, model: SamModel, tmp_path: Path, change: dict, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         fresh(model).load_features(rewrite(saved, tmp_path / "bad.safetensors", **change))
 
 

@@ -72,7 +72,7 @@ def test_kernels_are_not_used_for_gradients_export_or_other_dtypes(monkeypatch):
     assert serves_on_gpu(tensor)
 
 
-class WhereFor(nn.Module):
+class AddOneUnlessExporting(nn.Module):
     """Returns x + 1, or x while being exported."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class WhereFor(nn.Module):
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this PyTorch doesn't say what it traces for")
 def test_compiling_is_not_mistaken_for_exporting():
     """Before PyTorch 2.13, `torch.compiler.is_exporting` is also true while compiling."""
-    x, module = torch.zeros(1), WhereFor()
+    x, module = torch.zeros(1), AddOneUnlessExporting()
     torch._dynamo.reset()
     assert module(x) == torch.compile(module, backend="eager", fullgraph=True)(x) == 1
     assert torch.export.export(module, (x,), strict=False).module()(x) == 0

@@ -269,9 +269,9 @@ def test_png_npz_and_coco_data_give_the_same_numbers(
     line = f"val model=sam_nano.pt points_stride=4 imgsz=192 {measures}"
     for form, number in (("data=coco.json images=png/images", ""), ("data=npz", "-2"), ("--data png --rows", "-3")):
         assert main(shlex.split(f"{line} {form}")) == 0
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         folder = scenes / "runs" / "segment" / f"val{number}"
-        assert f"Results saved to {folder}" in said and f"{whole.objects} objects of at least 0.5 %" in said
+        assert f"Results saved to {folder}" in output and f"{whole.objects} objects of at least 0.5 %" in output
         assert (folder / "val.jpg").is_file() and (folder / "val.jsonl").is_file() == ("rows" in form)
         measured = json.loads((folder / "val.json").read_text())["measures"]
         assert measured.keys() == {
@@ -279,7 +279,7 @@ def test_png_npz_and_coco_data_give_the_same_numbers(
         }  # fmt: skip
         for name, values in measured.items():
             assert Measure(**values) == getattr(whole, name)
-        assert f"{whole.measures['boundary_f'].value:.3f}" in said and "GrabCut" not in said
+        assert f"{whole.measures['boundary_f'].value:.3f}" in output and "GrabCut" not in output
 
 
 def test_number_of_clicks_measures(sam: SAM, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +372,7 @@ def test_tilde_in_options_is_expanded(scenes: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("line", "status", "said"),
+    ("line", "status", "message"),
     [
         ("val", 2, "needs data="),
         ("val data=png dat=3", 2, "did you mean data?"),
@@ -389,13 +389,18 @@ def test_tilde_in_options_is_expanded(scenes: Path, tmp_path: Path, monkeypatch:
     ],
 )
 def test_mistakes_in_the_command_are_reported_and_write_nothing(
-    scenes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, status: int, said: str
+    scenes: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    status: int,
+    message: str,
 ) -> None:
     monkeypatch.chdir(scenes)
     monkeypatch.delenv("FASTSAM_DEBUG", raising=False)
     before = sorted(scenes.rglob("*"))
     assert main(shlex.split(line)) == status
-    assert said in capsys.readouterr().err and [path for path in sorted(scenes.rglob("*")) if path.is_file()] == [
+    assert message in capsys.readouterr().err and [path for path in sorted(scenes.rglob("*")) if path.is_file()] == [
         path for path in before if path.is_file()
     ]
 

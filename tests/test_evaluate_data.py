@@ -53,7 +53,7 @@ def masks_of(example: Example) -> dict[str, np.ndarray]:
     return {found.name: np.asarray(coco.decode(found.rle)).astype(bool) for found in example.objects}
 
 
-def one(place: Path, images: Path | None = None) -> Example:
+def only_example(place: Path, images: Path | None = None) -> Example:
     data = open_data(place, images)
     assert len(data) == 1
     return data[0]
@@ -123,7 +123,7 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         {"label": 9, "isthing": 1, "iscrowd": 0},  # without a pixel
     ]
     write_npz(tmp_path / "labels" / "a.npz", labels_of(1, 2, 3, 4, dtype=np.uint16), segments, more=np.zeros(3))
-    example = one(tmp_path)
+    example = only_example(tmp_path)
     found = masks_of(example)
     assert list(found) == ["1", "4"] and example.crowds == 1
     np.testing.assert_array_equal(found["4"], block(3))
@@ -132,7 +132,7 @@ def test_npz_label_maps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"labels": labels_of(1)[1:], "segments": np.array("[]")}, "integers of shape (20, 30) are needed"),
         ({"labels": labels_of(1).astype(float), "segments": np.array("[]")}, "labels is float64"),
@@ -150,16 +150,16 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         (b"", "no .npz file"),
     ],
 )
-def test_invalid_npz_files_are_reported(tmp_path: Path, content: Any, said: str) -> None:
+def test_invalid_npz_files_are_reported(tmp_path: Path, content: Any, message: str) -> None:
     folder(tmp_path, "labels", "a.jpg")
     path = tmp_path / "labels" / "a.npz"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.savez(path, **content)
-    example = one(tmp_path)
+    example = only_example(tmp_path)
     (failure,) = example.failures
-    assert example.pixels is None and failure.image == "a.jpg" and said in failure.reason
+    assert example.pixels is None and failure.image == "a.jpg" and message in failure.reason
 
 
 def test_damaged_npz_files_never_crash(tmp_path: Path) -> None:
@@ -169,10 +169,10 @@ def test_damaged_npz_files_never_crash(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for cut in (30, 90, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:cut])
-        assert one(tmp_path).failures
+        assert only_example(tmp_path).failures
     for place in range(40, len(whole), 17):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
-        example = one(tmp_path)  # damage may go unnoticed, but never crashes
+        example = only_example(tmp_path)  # damage may go unnoticed, but never crashes
         assert example.failures or example.objects
 
 
@@ -224,13 +224,13 @@ def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
     places = [failure.object for failure in example.failures]
     assert places == ["annotations[0]", "annotations[2]", "annotations[3]", "annotations[4]"]
     assert "a polygon has an even number" in example.failures[0].reason
-    for index, said in ((1, "20 x 31, but the picture is 20 x 30"), (2, "no such file")):
+    for index, message in ((1, "20 x 31, but the picture is 20 x 30"), (2, "no such file")):
         (failure,) = data[index].failures
-        assert failure.object is None and said in failure.reason
+        assert failure.object is None and message in failure.reason
     # Annotations of unknown images and missing fields make the whole file invalid.
-    for entry, said in (({**good, "image_id": 9}, "no image has the id 9"), ({"id": 3}, "'image_id' is missing")):
+    for entry, message in (({**good, "image_id": 9}, "no image has the id 9"), ({"id": 3}, "'image_id' is missing")):
         path.write_text(json.dumps({**whole, "annotations": [entry]}))
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             open_data(path, tmp_path / "images")
 
 
@@ -325,7 +325,7 @@ def test_folders_and_files_that_are_no_data_set_are_refused(tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    for name, images, said in (
+    for name, images, message in (
         ("both", None, "both masks/ and labels/"),
         ("unmatched", None, "no image in"),
         ("yolo", None, "no image in"),
@@ -338,7 +338,7 @@ def test_folders_and_files_that_are_no_data_set_are_refused(tmp_path: Path) -> N
         with pytest.raises(ValueError) as caught:
             open_data(tmp_path / name, images)
         text = str(caught.value)
-        assert said in text and "COCO .json" in text and "masks/" in text and "labels/" in text, text
+        assert message in text and "COCO .json" in text and "masks/" in text and "labels/" in text, text
     with pytest.raises(ValueError, match="lists no images"):
         open_data(tmp_path / "none.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"missing.*accepted"):

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.gpu
 FORM = (683, 1024, 1024, PIXEL_MEAN, PIXEL_STD)
 
 
-def problem(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tensor, Tensor, Tensor]:
+def nms_input(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tensor, Tensor, Tensor]:
     """Return boxes, scores with ties, and class ids; classes have very different numbers of boxes."""
     rng = np.random.default_rng(n)
     boxes, scores = random_boxes(rng, n, side, dtype), rng.integers(0, n // 3 + 1, n).astype(np.float32)
@@ -38,7 +38,7 @@ def problem(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tenso
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 1000, 4096, 4097, 30_000])
 def test_nms_equals_the_cpu(n: int, dtype: Any) -> None:
-    boxes, scores, classes = problem(n, dtype)
+    boxes, scores, classes = nms_input(n, dtype)
     on_gpu = [x.cuda() for x in (boxes, scores, classes)]
     for threshold in (0.0, 0.3, 0.7, 1.0):
         assert ops.nms(*on_gpu[:2], threshold).tolist() == ops.nms(boxes, scores, threshold).tolist()
@@ -48,7 +48,7 @@ def test_nms_equals_the_cpu(n: int, dtype: Any) -> None:
 
 
 def test_nms_of_a_hundred_thousand_boxes_takes_little_memory() -> None:
-    boxes, scores, classes = (x.cuda() for x in problem(100_000, side=20_000))
+    boxes, scores, classes = (x.cuda() for x in nms_input(100_000, side=20_000))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -58,17 +58,17 @@ def test_nms_of_a_hundred_thousand_boxes_takes_little_memory() -> None:
 
 
 def test_nms_synchronises_once() -> None:
-    boxes, scores, classes = (x.cuda() for x in problem(9000))
+    boxes, scores, classes = (x.cuda() for x in nms_input(9000))
     for run in (lambda: ops.nms(boxes, scores, 0.5), lambda: ops.batched_nms(boxes, scores, classes.float(), 0.5)):
         run()
-        with waits() as said:
+        with waits() as syncs:
             run()
-        assert len(said) == 1, [str(one.message) for one in said]
+        assert len(syncs) == 1, [str(one.message) for one in syncs]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nms_refuses_nan_and_infinity(bad: float) -> None:
-    boxes, scores, classes = (x.cuda() for x in problem(5000))
+    boxes, scores, classes = (x.cuda() for x in nms_input(5000))
     boxes[4321, 2] = bad
     with pytest.raises(ValueError, match="boxes hold NaN or infinity"):
         ops.nms(boxes, scores, 0.5)
@@ -96,9 +96,9 @@ def test_preprocessing_equals_the_cpu(shape: tuple[int, int]) -> None:
 def test_preprocessing_never_synchronises_and_can_be_captured() -> None:
     frames = [torch.from_numpy(picture(seed, 1200, 1800)).cuda() for seed in (1, 2)]
     wanted = [ops.preprocess_image(frame, *FORM) for frame in frames]
-    with waits() as said:
+    with waits() as syncs:
         ops.preprocess_image(frames[0], *FORM)
-    assert not said
+    assert not syncs
     still, graph = frames[0].clone(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = ops.preprocess_image(still, *FORM)
@@ -157,9 +157,9 @@ def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | 
         prompts = Prompts.read(**given)
         assert prompts is not None
         for _ in range(2):  # the first call encodes the image and fills caches
-            with waits() as said:
+            with waits() as syncs:
                 found = [*decode_prompts(model, picture, prompts, True, dtype, Stopwatch())]
-        assert found[0][1].is_cuda and not said, [str(one.message) for one in said]
+        assert found[0][1].is_cuda and not syncs, [str(one.message) for one in syncs]
 
 
 def test_batched_images_equal_single_ones() -> None:

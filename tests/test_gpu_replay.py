@@ -67,7 +67,7 @@ def picture(name: str, seed: int, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, SIZES[name], SIZES[name], generator=generator, device="cuda")
 
 
-def usual(encoder: nn.Module, images: Tensor) -> Tensor:
+def encode_directly(encoder: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         result: Tensor = encoder(images.to(next(encoder.parameters()).dtype))
     return result
@@ -82,7 +82,7 @@ def graphs_of(encoder: nn.Module) -> list[Replay]:
 def check(encoder: nn.Module, name: str, calls: int = 4, batch: int = 1, first: int = 0) -> None:
     """Assert that `calls` calls of `encode` equal the encoder's bits; results are compared after the last call."""
     images = [picture(name, seed, batch) for seed in range(first, first + calls)]
-    expected = [usual(encoder, one) for one in images]
+    expected = [encode_directly(encoder, one) for one in images]
     with torch.no_grad():
         results = [encode(encoder, one) for one in images]
     for call, (result, wanted) in enumerate(zip(results, expected, strict=True)):
@@ -112,7 +112,7 @@ def test_model_replays_its_encoder(name: str) -> None:
     for seed in range(6):
         images = picture(name, seed)
         with torch.inference_mode() if seed % 2 else torch.no_grad():
-            assert torch.equal(model.encode_image(images, HALF), usual(half, images))
+            assert torch.equal(model.encode_image(images, HALF), encode_directly(half, images))
     assert len(graphs_of(half)) == 1
 
 
@@ -139,7 +139,7 @@ def test_no_grad_and_inference_mode_share_a_graph(name: str, made_in: type[Abstr
     for each in (encoder, in_dtype(encoder, HALF)):
         for seed in range(8):
             images = picture(name, seed)
-            expected = usual(each, images)
+            expected = encode_directly(each, images)
             with torch.inference_mode() if seed % 2 == 0 else torch.no_grad():
                 result = encode(each, images)
             assert torch.equal(result, expected), seed
@@ -158,7 +158,7 @@ def test_each_stream_has_its_own_graph(name: str) -> None:
     assert len(graphs_of(encoder)) == 2
     # Both at once, each in the order of its stream: images arrive late, and their memory is reused early.
     late = [picture(name, seed) for seed in (11, 12)]
-    expected = [usual(encoder, one) for one in late]
+    expected = [encode_directly(encoder, one) for one in late]
     given = [torch.zeros_like(one) for one in late]
     torch.cuda.synchronize()
     results = []
@@ -177,7 +177,7 @@ def test_encoder_can_be_captured_by_the_caller(name: str) -> None:
     encoder = in_dtype(encoder_of(name), HALF)
     check(encoder, name)
     images, others = picture(name, 1), picture(name, 2)
-    expected = usual(encoder, others)
+    expected = encode_directly(encoder, others)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph), torch.no_grad():
         result = encode(encoder, images)
@@ -222,7 +222,7 @@ def test_capture_succeeds_while_another_thread_uses_the_gpu(name: str) -> None:
 def test_threads_on_their_own_streams_get_the_encoders_bits(name: str) -> None:
     encoder = in_dtype(encoder_of(name), HALF)
     pictures = [picture(name, seed) for seed in range(3)]
-    expected = [usual(encoder, one) for one in pictures]
+    expected = [encode_directly(encoder, one) for one in pictures]
     torch.cuda.synchronize()
     wrong, errors = list[int](), list[BaseException]()
 
@@ -274,7 +274,7 @@ def test_out_of_memory_during_capture_falls_back_to_the_encoder(
 ) -> None:
     encoder = in_dtype(encoder_of("vit"), HALF)
     images = picture("vit", 2)
-    expected = usual(encoder, images)
+    expected = encode_directly(encoder, images)
     record, tried = replay.record, []
 
     def starved(run: Callable[[], Tensor]) -> Any:
@@ -301,7 +301,7 @@ def test_failed_capture_leaves_the_process_usable(
     encoder = in_dtype(encoder_of("vit"), HALF)
     forward, capture_end = ImageEncoderViT.forward, torch.cuda.CUDAGraph.capture_end
     images = picture("vit", 0)
-    expected = usual(encoder, images)
+    expected = encode_directly(encoder, images)
 
     def waiting(self: Any, x: Tensor) -> Tensor:
         result = forward(self, x)

@@ -38,7 +38,8 @@ native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations 
 
 
 @pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _caches_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cache for tensors on the CPU too; normally only those on a GPU are cached."""
     monkeypatch.setattr(kept_module, "KEPT_ON", ["cuda", "cpu"])
 
 
@@ -66,7 +67,7 @@ def decoded(model: SamModel, on_gpu: bool = False) -> list[Tensor]:
     return [found.predicted_iou(), found.logits(range(6), [1, 2, 3, 0, 1, 2])]
 
 
-def untouched(model: SamModel) -> SamModel:
+def uncached_copy(model: SamModel) -> SamModel:
     """Return a copy for which nothing is cached yet."""
     return copy.deepcopy(model)
 
@@ -75,35 +76,45 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def in_place(model: SamModel) -> None:
+def scale_weight_in_place(model: SamModel) -> None:
     with torch.no_grad():
         model.mask_decoder.transformer.blocks[1].cross_attn_image_to_token.out_proj.weight.mul_(1.5)
 
 
-def upscaling(model: SamModel) -> None:
+def scale_upscaling_weight(model: SamModel) -> None:
     with torch.no_grad():
         model.mask_decoder.output_upscaling[3].weight.mul_(1.5)
 
 
-def loaded(model: SamModel) -> None:
+def load_other_weights(model: SamModel) -> None:
     model.load_state_dict({name: value * 1.25 for name, value in model.state_dict().items()})
 
 
-def position(model: SamModel) -> None:
+def scale_position_matrix(model: SamModel) -> None:
     model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(1.5)
 
 
-def replaced(model: SamModel) -> None:
+def replace_layer(model: SamModel) -> None:
     layer = model.mask_decoder.transformer.blocks[0].cross_attn_token_to_image
     layer.k_proj = nn.Linear(layer.k_proj.in_features, layer.k_proj.out_features).to(model.dtype).eval()
 
 
-def number(model: SamModel) -> None:
+def change_eps(model: SamModel) -> None:
     for norm in (model.mask_decoder.transformer.blocks[0].norm4, model.mask_decoder.output_upscaling[1]):
         norm.eps = 0.5
 
 
-@pytest.mark.parametrize("change", [in_place, upscaling, loaded, position, replaced, number])
+@pytest.mark.parametrize(
+    "change",
+    [
+        scale_weight_in_place,
+        scale_upscaling_weight,
+        load_other_weights,
+        scale_position_matrix,
+        replace_layer,
+        change_eps,
+    ],
+)
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_cache_is_renewed_after_a_change_of_the_model(change: Callable[[SamModel], None], on_gpu: bool) -> None:
     if not on_gpu and cpu_module is None:
@@ -113,7 +124,7 @@ def test_cache_is_renewed_after_a_change_of_the_model(change: Callable[[SamModel
     assert same(decoded(model, on_gpu), before)
     change(model)
     after = decoded(model, on_gpu)
-    assert not same(after, before) and same(after, decoded(untouched(model), on_gpu))
+    assert not same(after, before) and same(after, decoded(uncached_copy(model), on_gpu))
 
 
 @torch.no_grad()
@@ -121,11 +132,11 @@ def test_cache_is_renewed_after_a_cast() -> None:
     model = model_of()
     decoded(model)
     model.to(torch.float16)
-    assert same(decoded(model, on_gpu=True), decoded(untouched(model), on_gpu=True))
+    assert same(decoded(model, on_gpu=True), decoded(uncached_copy(model), on_gpu=True))
     model.to(torch.bfloat16)
-    assert same(decoded(model, on_gpu=True), decoded(untouched(model), on_gpu=True))
+    assert same(decoded(model, on_gpu=True), decoded(uncached_copy(model), on_gpu=True))
     model.to(torch.float32)  # the values stay rounded
-    assert same(decoded(model), decoded(untouched(model)))
+    assert same(decoded(model), decoded(uncached_copy(model)))
 
 
 def test_copies_and_pickles_do_not_share_the_cache() -> None:
@@ -134,7 +145,7 @@ def test_copies_and_pickles_do_not_share_the_cache() -> None:
     before, keys = decoded(model), list(model.state_dict())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert list(twin.state_dict()) == keys and same(decoded(twin), before)
-        in_place(twin)
+        scale_weight_in_place(twin)
         assert not same(decoded(twin), before) and same(decoded(model), before)
 
 
@@ -164,9 +175,9 @@ def test_inference_tensors_are_not_cached() -> None:
     with torch.inference_mode():
         model = model_of()
         before = decoded(model)
-        in_place(model)
+        scale_weight_in_place(model)
         after = decoded(model)
-        assert not same(after, before) and same(after, decoded(untouched(model)))
+        assert not same(after, before) and same(after, decoded(uncached_copy(model)))
 
 
 def test_cached_values_are_freed_with_their_module() -> None:
@@ -266,7 +277,7 @@ def test_weights_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(kept_module, "_numbers", lambda module: looked.append(module) or numbers(module))
     assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, for_gpu=True) is first
     assert looked == [model.mask_decoder]
-    in_place(model)
+    scale_weight_in_place(model)
     changed = in_dtype(model.mask_decoder, torch.bfloat16)
     assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, for_gpu=True) is not first
 

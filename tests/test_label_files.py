@@ -49,7 +49,7 @@ def written(kind: str, labels: list[ImageLabels], **options: Any) -> Iterator[Pa
         yield target
 
 
-def there_and_back(kind: str, labels: list[ImageLabels], **options: Any) -> list[ImageLabels]:
+def round_trip(kind: str, labels: list[ImageLabels], **options: Any) -> list[ImageLabels]:
     with written(kind, labels, **options) as target:
         return list(read_labels(target, kind))
 
@@ -68,7 +68,7 @@ def same_masks(before: list[LabelledObject], after: list[LabelledObject]) -> Non
 @given(labels=image_labels(), polygons=st.booleans())
 def test_coco_round_trip(labels: ImageLabels, polygons: bool) -> None:
     """Both RLE and polygons along pixel edges are exact."""
-    (read,) = there_and_back("coco", [labels], polygons=polygons)
+    (read,) = round_trip("coco", [labels], polygons=polygons)
     assert (read.file_name, read.width, read.height) == (labels.file_name, labels.width, labels.height)
     same_masks(labels.objects, read.objects)
     assert [found.score for found in labels.objects] == [found.score for found in read.objects]
@@ -78,7 +78,7 @@ def test_coco_round_trip(labels: ImageLabels, polygons: bool) -> None:
 @given(labels=image_labels())
 def test_yolo_round_trip(labels: ImageLabels) -> None:
     """Masks, including those with several parts and holes, are exactly one polygon each; empty masks are left out."""
-    (read,) = there_and_back("yolo", [labels], scores=True)
+    (read,) = round_trip("yolo", [labels], scores=True)
     kept = [found for found in labels.objects if not found.is_empty]
     same_masks(kept, read.objects)
     for one, other in zip(kept, read.objects, strict=True):
@@ -89,7 +89,7 @@ def test_yolo_round_trip(labels: ImageLabels) -> None:
 @quick
 @given(labels=image_labels())
 def test_sa1b_round_trip(labels: ImageLabels) -> None:
-    (read,) = there_and_back("sa1b", [labels])
+    (read,) = round_trip("sa1b", [labels])
     assert read.file_name == labels.file_name
     same_masks(labels.objects, read.objects)
     assert [found.score for found in labels.objects] == [found.predicted_iou for found in read.objects]
@@ -97,10 +97,10 @@ def test_sa1b_round_trip(labels: ImageLabels) -> None:
 
 def test_sa1b_keeps_stability_points_and_crop_box(tmp_path: Path) -> None:
     mask = Segmentation.from_rle(encoded(np.eye(6, dtype=bool)))
-    said = LabelledObject(0, mask, stability_score=0.75, point_coords=[[1.5, 2]], crop_box=[1, 0, 3, 6])
+    by_sam = LabelledObject(0, mask, stability_score=0.75, point_coords=[[1.5, 2]], crop_box=[1, 0, 3, 6])
     with open_writer(tmp_path, "sa1b") as writer:
         for name, given_id in (("a", None), ("b", 7), ("c", None)):
-            writer.write(ImageLabels(name, 6, 6, [said, LabelledObject(0, mask)], image_id=given_id))
+            writer.write(ImageLabels(name, 6, 6, [by_sam, LabelledObject(0, mask)], image_id=given_id))
     found = list(read_labels(tmp_path, "sa1b"))
     assert [one.image_id for one in found] == [1, 7, 8]
     one, other = found[0].objects
@@ -337,7 +337,7 @@ def test_overlapping_and_clipped_polygons_keep_their_mask_in_yolo(data: st.DataO
     labels = ImageLabels("a/b.png", 20, 20, [LabelledObject(0, mask)])
     expected = filled(polygons, 20, 20)
     np.testing.assert_array_equal(pixels(labels, 0), expected)
-    (read,) = there_and_back("yolo", [labels])
+    (read,) = round_trip("yolo", [labels])
     if expected.any():
         np.testing.assert_array_equal(pixels(read, 0), expected)
     else:

@@ -66,7 +66,7 @@ def test_records_equal_those_without_kernels(size: tuple[int, int], settings: di
     assert generate_masks(ReusedDiscs(), size, **settings) == expected
 
 
-class Late:
+class LateCopies:
     """The emulated module, but copies to the host's memory arrive only when they are waited for."""
 
     def __init__(self) -> None:
@@ -112,12 +112,12 @@ def test_host_memory_is_not_read_before_copies_arrive() -> None:
     for settings in SETTINGS:
         with _native_cuda.use_module(None):
             expected = generate_masks(Discs(), (90, 120), **settings)
-        with _native_cuda.use_module(Late()):
+        with _native_cuda.use_module(LateCopies()):
             assert generate_masks(Discs(), (90, 120), **settings) == expected
 
 
 def test_host_memory_is_kept_until_copies_arrive() -> None:
-    late, resizer = Late(), MaskResizer((64, 60), (77, 72), 64)
+    late, resizer = LateCopies(), MaskResizer((64, 60), (77, 72), 64)
     with _native_cuda.use_module(late):
         started = resizer.start(torch.ones(6, 16, 16))
         assert late.under_way
@@ -172,11 +172,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the steps in order: "start" measures masks, "numbers" waits for the results, "runs" reads their runs."""
     found: list[str] = []
     for kind, name in ((MaskResizer, "start"), (measuring.MasksOnGpu, "numbers"), (measuring.MasksOnGpu, "runs")):
-        monkeypatch.setattr(kind, name, _noting(found, name, getattr(kind, name)))
+        monkeypatch.setattr(kind, name, _recording(found, name, getattr(kind, name)))
     return found
 
 
-def _noting(found: list[str], name: str, function: Any) -> Any:
+def _recording(found: list[str], name: str, function: Any) -> Any:
     return lambda *args: found.append(name) or function(*args)
 
 

@@ -79,7 +79,7 @@ def test_check_folder_finds_unwritable_folders_and_creates_nothing(
     check_folder("new/deeper")
     monkeypatch.setattr(
         os, "access", lambda path, mode: Path(path) != tmp_path
-    )  # simulated, because root may write anywhere
+    )  # the superuser may write anywhere
     for folder in ("", "new/deeper"):
         with pytest.raises(PermissionError) as caught:
             check_folder(folder)

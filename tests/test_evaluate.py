@@ -461,7 +461,7 @@ def test_best_median_and_worst_cases_are_drawn(monkeypatch: pytest.MonkeyPatch) 
         assert drawn == {"best": best, "median": median, "worst": worst}
 
 
-def test_wrong_options_and_outputs_are_refused_before_predicting(
+def test_mistakes_show_before_the_work(
     sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -461,9 +461,7 @@ def test_best_median_and_worst_cases_are_drawn(monkeypatch: pytest.MonkeyPatch) 
         assert drawn == {"best": best, "median": median, "worst": worst}
 
 
-def test_mistakes_show_before_the_work(
-    sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, min_area"):
         sam.val(scenes / "png", measure=["click"])

@@ -77,9 +77,7 @@ def test_check_folder_finds_unwritable_folders_and_creates_nothing(
     monkeypatch.chdir(tmp_path)
     check_folder("")
     check_folder("new/deeper")
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: Path(path) != tmp_path
-    )  # the superuser may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # the superuser may write anywhere
     for folder in ("", "new/deeper"):
         with pytest.raises(PermissionError) as caught:
             check_folder(folder)

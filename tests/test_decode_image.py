@@ -1,4 +1,4 @@
-"""Encoded pictures to BGR pixels: which formats and modes, which way up, and what is too large or damaged."""
+"""Tests of `decode_image`: formats, colour modes and bit depths, EXIF orientation, size limits and damaged files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from picture_files import BGR, RGB, encode, only
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000"])
-def test_truncated_files_are_errors(kind: str) -> None:
+def test_truncated_files_are_reported_as_damaged(kind: str) -> None:
     data = encode(RGB, kind)
     for length in (20, len(data) // 2, len(data) * 9 // 10):
         with pytest.raises(ValueError, match="damaged"):
             decode_image(data[:length])
 
 
-def test_avif() -> None:
+def test_avif_is_decoded_and_truncation_is_damage() -> None:
     pytest.importorskip("PIL.AvifImagePlugin", reason="this Pillow has no AVIF")
     if not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
@@ -35,7 +35,7 @@ def test_avif() -> None:
 
 
 @pytest.mark.parametrize("brand", ["heic", "mif1"])
-def test_heif_by_what_has_registered_itself(brand: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heif_uses_the_registered_pillow_plugin(brand: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"\0\0\0\x18ftyp" + brand.encode() + bytes(52)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     with pytest.raises(ValueError, match=r"^HEIF needs the package pillow-heif"):
@@ -44,25 +44,25 @@ def test_heif_by_what_has_registered_itself(brand: str, monkeypatch: pytest.Monk
     assert np.array_equal(decode_image(data), BGR)
 
 
-def test_a_pillow_that_lacks_a_format_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_format_missing_from_pillow_is_not_reported_as_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)
     with pytest.raises(ValueError, match=r"^AVIF needs a newer Pillow"):
         decode_image(b"\0\0\0\x1cftypavif" + bytes(52))
 
 
-def test_no_other_formats_reach_a_decoder() -> None:
+def test_unsupported_formats_are_not_decoded() -> None:
     for kind in ("PPM", "PCX", "TGA", "ICO", "SGI"):
         with pytest.raises(ValueError, match="not an image"):
             decode_image(encode(RGB, kind))
 
 
-def test_jpeg_pixels_are_those_of_opencv() -> None:
+def test_jpeg_pixels_equal_opencv() -> None:
     smooth = cv2.GaussianBlur(np.repeat(np.repeat(RGB, 5, 0), 5, 1), (9, 9), 3)
     data = encode(smooth, "JPEG", quality=80)
     assert np.array_equal(decode_image(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
 
 
-def test_modes() -> None:
+def test_colour_modes_are_converted_to_bgr() -> None:
     grey = RGB[:, :, 0]
     alpha = np.dstack([RGB, grey])
     as_bgr = np.repeat(grey[:, :, None], 3, 2)
@@ -100,7 +100,7 @@ def test_sixteen_bit_colour_keeps_the_high_byte() -> None:
 
 
 @pytest.mark.parametrize(("largest", "warned"), [(0, False), (255, True), (4095, True), (16384, False)])
-def test_sixteen_bits_that_come_out_dark_are_said(largest: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_dark_sixteen_bit_images_are_warned_about(largest: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     deep = np.zeros((4, 5), np.uint16)
     deep[1, 2] = largest
     for picture in (deep, Image.fromarray(deep)):
@@ -113,7 +113,7 @@ def test_sixteen_bits_that_come_out_dark_are_said(largest: int, warned: bool, ca
 @pytest.mark.parametrize(
     "image", [Image.new("F", (4, 4), 0.5), Image.fromarray(np.full((4, 4), 70_000, np.int32))], ids=["F", "I"]
 )
-def test_pil_images_of_unknown_scale(image: Image.Image) -> None:
+def test_pil_modes_of_unknown_scale_are_refused(image: Image.Image) -> None:
     with pytest.raises(ValueError, match="convert it to 8 bit"):
         list(load_sources(image))
     with pytest.raises(ValueError, match="convert it to 8 bit"):
@@ -122,8 +122,8 @@ def test_pil_images_of_unknown_scale(image: Image.Image) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(kind: str, orientation: int) -> None:
-    # Blocks survive JPEG: what is compared is which corner is which colour.
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    # JPEG keeps the values of 8 x 8 blocks, so the layout of the blocks shows the orientation.
     blocks = np.kron(np.array([[10, 90], [170, 250], [60, 210]], np.uint8), np.ones((8, 8), np.uint8))
     stored = {
         1: blocks,
@@ -144,13 +144,13 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
         assert np.abs(result[4::8, 4::8, 0].astype(int) - blocks[4::8, 4::8]).max() <= 8
 
 
-def test_damaged_exif_leaves_the_picture() -> None:
+def test_damaged_exif_is_ignored() -> None:
     data = encode(RGB, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert np.array_equal(decode_image(data), BGR)
 
 
 def test_pixel_limit_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A header that promises 2^31 x 2^31 pixels, and no data at all.
+    # A header that promises 50,000 x 50,000 pixels, without any data.
     bomb = bytearray(encode(RGB, "BMP")[:54])
     bomb[18:26] = (50_000).to_bytes(4, "little") * 2
     with pytest.raises(ValueError, match=r"50000 x 50000 = 2,500,000,000 pixels.*FASTSAM_MAX_PIXELS"):

@@ -1,4 +1,4 @@
-"""The mask decoder's native passes: every sibling against the plain decoder, and what must not change a bit."""
+"""Tests of the mask decoder's operations: siblings against the plain decoder, invalid arguments, tiled decoding."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def inputs(dim: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def compare(decoder: MaskDecoder, grid: tuple[int, int], prompts: int, tokens: int) -> None:
-    """With the plain decoder in float64: in float32 it errs as much, and otherwise on each kind of machine."""
+    """Compare with the plain decoder in float64; in float32 it errs as much as ours, differently on each machine."""
     dim = decoder.iou_token.embedding_dim
     embedding, position, dense = inputs(dim, grid)
     sparse = torch.randn(prompts, tokens - 5, dim, generator=torch.Generator().manual_seed(11))
@@ -60,7 +60,7 @@ def compare(decoder: MaskDecoder, grid: tuple[int, int], prompts: int, tokens: i
 @pytest.mark.parametrize("tokens", range(6, 17))
 @each_sibling
 @torch.no_grad()
-def test_equals_the_plain_decoder_for_any_count_of_tokens(sibling: str, tokens: int, monkeypatch: Any) -> None:
+def test_equals_the_plain_decoder_for_any_number_of_tokens(sibling: str, tokens: int, monkeypatch: Any) -> None:
     use_sibling(monkeypatch, sibling)
     compare(decoder_of(64, 4), (3, 5), 2, tokens)
 
@@ -78,8 +78,8 @@ def test_equals_the_plain_decoder_for_any_size(
 
 @each_sibling
 @torch.no_grad()
-def test_is_as_exact_as_the_plain_decoder_at_full_size(sibling: str, monkeypatch: Any) -> None:
-    """Some of 262,144 logits are near zero: errors against float64 count, beside those of the plain form."""
+def test_is_as_accurate_as_the_plain_decoder_at_full_size(sibling: str, monkeypatch: Any) -> None:
+    """Compare absolute errors with the plain decoder's: some of 262,144 logits are near zero."""
     use_sibling(monkeypatch, sibling)
     decoder = decoder_of(256, 8)
     sparse = torch.randn(1, 2, 256, generator=torch.Generator().manual_seed(11))
@@ -92,14 +92,14 @@ def test_is_as_exact_as_the_plain_decoder_at_full_size(sibling: str, monkeypatch
 
 @each_sibling
 @torch.no_grad()
-def test_equals_the_plain_decoder_over_several_stretches(sibling: str, monkeypatch: Any) -> None:
+def test_equals_the_plain_decoder_on_images_of_several_stretches(sibling: str, monkeypatch: Any) -> None:
     use_sibling(monkeypatch, sibling)
     compare(decoder_of(64, 4), (2, 300), 1, 21)  # the last stretch is short
 
 
 @pytest.mark.parametrize("prompts", [0, 1, 5, 64])
 @torch.no_grad()
-def test_any_number_of_prompts(prompts: int) -> None:
+def test_equals_the_plain_decoder_for_any_number_of_prompts(prompts: int) -> None:
     compare(decoder_of(64, 4), (4, 6), prompts, 8)
 
 
@@ -107,7 +107,7 @@ def test_any_number_of_prompts(prompts: int) -> None:
 
 
 def run(call: Callable[..., Any], op: str, given: tuple[Any, ...]) -> list[Tensor]:
-    """All results of an operation, those in place included; the arguments are copied first."""
+    """Return all results of an operation, including those written in place; the caller's tensors are not changed."""
     given = tuple(x.clone() if isinstance(x, Tensor) else x for x in given)
     result = call(*given)
     if op == "decoder_mask_factors":
@@ -119,7 +119,7 @@ def run(call: Callable[..., Any], op: str, given: tuple[Any, ...]) -> list[Tenso
     if op == "decoder_upscale":
         return [given[-1]]
     length, state = given[-2:]
-    written = from_panels(state, length)  # what the padding of panels holds is nobody's business
+    written = from_panels(state, length)  # without the panels' padding, whose contents are unspecified
     if op == "decoder_first_pass":
         rows = state.shape[2] // 2 - 1
         written = written[..., [*range(rows), 2 * rows]]
@@ -180,7 +180,7 @@ def test_wrong_arguments_are_value_errors(sibling: str, op: str) -> None:
 
 
 @each_sibling
-def test_mask_of_no_prompt_is_a_value_error(sibling: str) -> None:
+def test_upscale_refuses_prompt_indices_out_of_range(sibling: str) -> None:
     state, asked, factors, index, *rest = arguments("decoder_upscale", **SMALL)
     upscale = ops.siblings("decoder_upscale")[sibling]
     for wrong in (-1, 2):
@@ -192,7 +192,7 @@ def test_mask_of_no_prompt_is_a_value_error(sibling: str) -> None:
 
 
 @each_sibling
-def test_factors_of_no_prompt_or_mask_are_value_errors(sibling: str) -> None:
+def test_mask_factors_refuse_indices_out_of_range(sibling: str) -> None:
     given = arguments("decoder_mask_factors", **SMALL)
     for at, end in ((3, SMALL["prompts"]), (4, 2), (5, 2)):
         for wrong in (-1, end, 2**63 - 1):
@@ -201,7 +201,7 @@ def test_factors_of_no_prompt_or_mask_are_value_errors(sibling: str) -> None:
 
 
 @each_sibling
-def test_factors_need_no_mask(sibling: str) -> None:
+def test_mask_factors_accept_zero_masks(sibling: str) -> None:
     given, call = arguments("decoder_mask_factors", **SMALL), ops.siblings("decoder_mask_factors")[sibling]
     factors, _ = call(*given)
     alone, weights = call(*given[:4], given[4][:0], given[5][:0], *given[6:])
@@ -209,7 +209,7 @@ def test_factors_need_no_mask(sibling: str) -> None:
 
 
 @each_sibling
-def test_parts_of_the_image_have_the_shapes_of_the_sizes(sibling: str) -> None:
+def test_wrong_shape_of_an_image_part_is_named_in_the_error(sibling: str) -> None:
     tokens, weights, sizes, image, *given = arguments("decoder_prompts", **SMALL)
     wanted = re.escape(f"first_values must have shape (for these sizes) = {tuple(image[1].shape)}; got ")
     with pytest.raises(ValueError, match=wanted):
@@ -218,7 +218,7 @@ def test_parts_of_the_image_have_the_shapes_of_the_sizes(sibling: str) -> None:
 
 
 @each_sibling
-def test_factors_of_tokens_without_channels_are_a_value_error(sibling: str) -> None:
+def test_mask_factors_refuse_tokens_without_channels(sibling: str) -> None:
     final, *given = arguments("decoder_mask_factors", **SMALL)
     layers, sizes = given[6:8]
     none = torch.zeros(len(layers), mask_shapes(0, *sizes)[1])
@@ -230,7 +230,7 @@ def test_factors_of_tokens_without_channels_are_a_value_error(sibling: str) -> N
 
 
 @torch.no_grad()
-def test_masks_are_the_same_at_once_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_made_while_decoding_equal_those_made_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsam_core.models.decoder_tiled.PROMPTS_PER_CHUNK", 8)
     decoder, count = decoder_of(64, 4), PROMPTS_KEPT + 11
     embedding, position, dense = inputs(64, (6, 6))
@@ -254,7 +254,7 @@ def test_masks_are_the_same_at_once_and_later(monkeypatch: pytest.MonkeyPatch) -
 
 
 @torch.no_grad()
-def test_folded_prompts_are_the_same_few_or_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folded_decoding_equals_plain_for_any_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, given = decoder_of(64, 4), inputs(64, (3, 7))
     sparse = torch.randn(8, 2, 64, generator=torch.Generator().manual_seed(5))
     plain, plain_iou = decoder.predict_masks(given[0], given[1], sparse, given[2])
@@ -268,7 +268,7 @@ def test_folded_prompts_are_the_same_few_or_many_at_a_time(monkeypatch: pytest.M
 
 
 @torch.no_grad()
-def test_a_decoder_with_hooks_is_left_to_pytorch(caplog: pytest.LogCaptureFixture) -> None:
+def test_decoder_with_hooks_falls_back_to_pytorch(caplog: pytest.LogCaptureFixture) -> None:
     model = registry.build("sam_nano").eval()
     embedding = torch.zeros(1, model.prompt_encoder.embed_dim, *[model.prompt_encoder.grid_size] * 2)
     if cpu_module is not None:
@@ -284,17 +284,17 @@ def test_a_decoder_with_hooks_is_left_to_pytorch(caplog: pytest.LogCaptureFixtur
 
 
 @torch.no_grad()
-def test_memory_of_image_tokens_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_of_image_tokens_are_reused_but_results_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsam_core.models.decoder_tiled.PROMPTS_PER_CHUNK", 8)
     decoder = decoder_of(64, 4)
     image = TiledImage(decoder, *inputs(64, (6, 6)))
-    image.decode(torch.randn(16, 2, 64), (0,))  # chunks of one size
-    # One for each thread that had its turn.
+    image.decode(torch.randn(16, 2, 64), (0,))  # two chunks of 8 prompts
+    # One buffer for each thread that decoded a chunk.
     spares = {(spare.data_ptr(), len(spare)) for spare in image._spare}
     for count in (1, 8, 3):
         image.decode(torch.randn(count, 2, 64), (0,))
         assert {(spare.data_ptr(), len(spare)) for spare in image._spare} == spares
-    image.decode(torch.randn(40, 2, 64))  # these are kept, and must not be overwritten
+    image.decode(torch.randn(40, 2, 64))  # all masks: their image tokens are kept and must not be overwritten
     kept = image.decode(torch.randn(3, 2, 64))
     expected = kept.logits([0, 2], [1, 1]).clone()
     image.decode(torch.randn(9, 2, 64), (0,))
@@ -302,8 +302,8 @@ def test_memory_of_image_tokens_is_used_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
-def test_an_image_is_prepared_without_pytorchs_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would go on spinning beside those of the prompts' native operations."""
+def test_image_is_prepared_with_one_pytorch_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's threads would keep spinning and slow the native operations that decode the prompts afterwards."""
     seen, linear = list[tuple[int, int]](), ops.linear
 
     def watched(*given: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The mask decoder with matrices of bfloat16: upscaling by each instruction set, and what stays as it is."""
+"""Tests of bfloat16 matrices in the mask decoder on the CPU: upscaling per instruction set, what stays float32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from test_precision import BOXES
 
 BF16, F32 = torch.bfloat16, torch.float32
 OP = "decoder_upscale"
-# That of avx512 multiplies by the processor's own products of pairs where it has them.
+# The AVX-512 sibling uses the processor's bfloat16 dot products (AVX512-BF16) if it has them.
 NATIVE = [name for name in names_of(OP) if name.startswith("cpu")]
 SIZE = {"heads": 4, "prompts": 3, "tokens": 7, "dim": 64, "grid": (5, 7)}
 
@@ -30,26 +30,28 @@ each_set = pytest.mark.parametrize("sibling", NATIVE or [pytest.param("", marks=
 
 
 def upscale(sibling: str, given: tuple[Any, ...]) -> Tensor:
-    """The logits, in memory of their own."""
+    """Return the logits in a new tensor."""
     *given, out = given
     out = torch.full_like(out, torch.nan)
     ops.siblings(OP)[sibling](*given, out)
     return out
 
 
-def narrow(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """With both matrices in bfloat16."""
+def with_bfloat16_matrices(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Convert both matrices, `factors` and `enlarge_more`, to bfloat16."""
     return tuple(x.to(BF16) if place in (2, 10) else x for place, x in enumerate(given))
 
 
-def wide(given: tuple[Any, ...]) -> tuple[Any, ...]:
+def in_float64(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
 
 
 def check_error(sibling: str, given: tuple[Any, ...]) -> None:
-    """At most twice the reference's, both against float64."""
-    exact = upscale("reference", wide(given))
-    error, usual = (float((upscale(name, narrow(given)) - exact).abs().max()) for name in (sibling, "reference"))
+    """Assert that the error is at most twice the reference's, both against float64."""
+    exact = upscale("reference", in_float64(given))
+    error, usual = (
+        float((upscale(name, with_bfloat16_matrices(given)) - exact).abs().max()) for name in (sibling, "reference")
+    )
     assert 0 < error <= 2 * usual, (error, usual)
 
 
@@ -64,29 +66,32 @@ def check_error(sibling: str, given: tuple[Any, ...]) -> None:
     ],
     ids=str,
 )
-def test_errors(sibling: str, size: dict[str, Any]) -> None:
+def test_errors_are_at_most_twice_the_references(sibling: str, size: dict[str, Any]) -> None:
     check_error(sibling, arguments(OP, **size))
 
 
 @each_set
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 9])
-def test_any_number_of_masks_of_a_prompt(sibling: str, count: int) -> None:
+def test_masks_of_a_prompt_do_not_depend_on_their_number(sibling: str, count: int) -> None:
     state, asked, factors, _, _, *rest, out = arguments(OP, **SIZE)
     generator = torch.Generator().manual_seed(2)
     index = torch.ones(count, dtype=torch.long)
     weights = torch.randn(count, 8, generator=generator)
     given = state, asked, factors, index, weights, *rest, out[:1].expand(count, -1, -1).contiguous()
     if not count:
-        assert upscale(sibling, narrow(given)).shape == out[:0].shape
+        assert upscale(sibling, with_bfloat16_matrices(given)).shape == out[:0].shape
         return
     check_error(sibling, given)
-    alone = [upscale(sibling, narrow((*given[:3], index[:1], w[None], *rest, out[:1].clone()))) for w in weights]
-    assert torch.equal(upscale(sibling, narrow(given)), torch.cat(alone))
+    alone = [
+        upscale(sibling, with_bfloat16_matrices((*given[:3], index[:1], w[None], *rest, out[:1].clone())))
+        for w in weights
+    ]
+    assert torch.equal(upscale(sibling, with_bfloat16_matrices(given)), torch.cat(alone))
 
 
 @each_set
 def test_same_bits_for_any_number_of_threads(sibling: str) -> None:
-    given = narrow(arguments(OP, **{**SIZE, "grid": (20, 33)}))
+    given = with_bfloat16_matrices(arguments(OP, **{**SIZE, "grid": (20, 33)}))
     torch.set_num_threads(1)
     expected = upscale(sibling, given)
     for threads in (2, 3):
@@ -96,10 +101,10 @@ def test_same_bits_for_any_number_of_threads(sibling: str) -> None:
 
 @each_set
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_no_number_stays_in_its_token(sibling: str, value: float) -> None:
-    state, *rest = narrow(arguments(OP, **SIZE))
+def test_nan_and_infinity_stay_within_their_image_token(sibling: str, value: float) -> None:
+    state, *rest = with_bfloat16_matrices(arguments(OP, **SIZE))
     clean = upscale(sibling, (state, *rest))
-    state[0, 0, 3, 9] = value  # token 9 of the prompt that is asked for second: row 1, column 2
+    state[0, 0, 3, 9] = value  # token 9 (row 1, column 2) of state 0, which belongs to the second prompt of `asked`
     given = upscale(sibling, (state, *rest))
     of_prompt = rest[2] == 1
     assert not given[of_prompt, 4:8, 8:12].isfinite().any()
@@ -108,7 +113,7 @@ def test_what_is_no_number_stays_in_its_token(sibling: str, value: float) -> Non
 
 
 @pytest.mark.parametrize("places", [(2,), (10,)])
-def test_both_matrices_are_of_one_dtype(places: tuple[int, ...]) -> None:
+def test_matrices_of_different_dtypes_are_refused(places: tuple[int, ...]) -> None:
     given = tuple(x.to(BF16) if i in places else x for i, x in enumerate(arguments(OP, **SIZE)))
     with pytest.raises(ValueError, match=r"(factors|enlarge_more) must be torch"):
         ops.decoder_upscale(*given)
@@ -149,8 +154,8 @@ def test_logits_are_rounded_and_predicted_iou_is_not(sibling: str, monkeypatch: 
 
 
 @torch.no_grad()
-def test_what_else_decodes_makes_nothing_of_it() -> None:
-    """Layers of others' own, weights in half precision."""
+def test_matrices_dtype_is_ignored_by_pytorchs_decoding() -> None:
+    """PyTorch decodes if weights are in half precision or a layer has hooks."""
     model = nano()
     cast = nano().bfloat16()
     same = [cast.decode_prompts(cast.prepare(EMBEDDING, None, kind), *PROMPTS) for kind in (BF16, F32)]
@@ -164,7 +169,7 @@ def test_what_else_decodes_makes_nothing_of_it() -> None:
 
 @torch.no_grad()
 @native_alone
-def test_prompts_with_masks_are_upscaled_so_too() -> None:
+def test_prompts_with_masks_are_upscaled_in_bfloat16() -> None:
     model = nano()
     masks = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     made, exact = (model.decode_prompts(model.prepare(EMBEDDING, None, kind), masks=masks) for kind in (BF16, None))
@@ -172,13 +177,13 @@ def test_prompts_with_masks_are_upscaled_so_too() -> None:
     assert 0 < error < 0.01
 
 
-def test_other_matrices_are_refused() -> None:
+def test_float16_matrices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"float32 or torch\.bfloat16, not torch\.float16"):
         nano().prepare(EMBEDDING, matrices=torch.float16)
 
 
 @native_alone
-def test_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictor_uses_bfloat16_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "why_not_bfloat16", lambda: "")
     monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(multiplies_bfloat16=lambda: True))
     predictor = Predictor(overrides={"model": small_model(), **QUIET})

@@ -1,4 +1,4 @@
-"""Prompts' tokens in one chain of kernels, `decoder_prompts` and `decoder_mask_factors`, on a GPU and the emulator."""
+"""Tests of the kernel chain for prompts' tokens: `decoder_prompts` and `decoder_mask_factors`, also in the emulator."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SIZE = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (3, 11)}
 @each_form
 @each_half
 @pytest.mark.parametrize("op", CHAINS)
-def test_errors(sibling: str, op: str, dtype: torch.dtype) -> None:
+def test_errors_are_at_most_twice_pytorchs(sibling: str, op: str, dtype: torch.dtype) -> None:
     sizes: tuple[dict[str, Any], ...] = (
         SIZE,
         {**SIZE, "tokens": 8, "grid": (4, 4)},
         {**SIZE, "prompts": 24, "tokens": 1, "grid": (1, 1)},
-        {**SIZE, "prompts": 1, "tokens": 6, "grid": (33, 40)},  # two parts of the image
+        {**SIZE, "prompts": 1, "tokens": 6, "grid": (33, 40)},  # the image is processed in two parts
         {**SIZE, "prompts": 19, "tokens": 3, "grid": (2, 9)},
         {**SIZE, "prompts": 1, "hidden": (2048, 256), "grid": (1, 20)},
     )
@@ -44,11 +44,11 @@ def test_errors(sibling: str, op: str, dtype: torch.dtype) -> None:
 @needs_module
 @each_form
 @pytest.mark.parametrize("op", CHAINS)
-def test_kernels_serve_and_nothing_else(sibling: str, op: str) -> None:
+def test_chain_makes_no_separate_pass_over_the_image(sibling: str, op: str) -> None:
     given = arguments_in(torch.bfloat16, op, **SIZE)
     calls = Calls(module_of(sibling))
     with _native_cuda.use_module(calls):
-        getattr(cuda, op)(*there(given, sibling))
+        getattr(cuda, op)(*moved_for(given, sibling))
     assert op in calls.names and "decoder_first_pass" not in calls.names
 
 
@@ -56,7 +56,7 @@ def module_of(sibling: str) -> Any:
     return emulated if sibling == EMULATED else _native_cuda.cuda_module
 
 
-def there(given: Any, sibling: str) -> Any:
+def moved_for(given: Any, sibling: str) -> Any:
     return given if sibling == EMULATED else carry(given, "cuda")
 
 
@@ -64,7 +64,7 @@ def there(given: Any, sibling: str) -> Any:
 @each_form
 @each_half
 @pytest.mark.parametrize(("prompts", "outputs", "tokens"), [(3, 5, 7), (12, 5, 8), (1, 1, 1)])
-def test_the_chain_of_an_image_gives_what_the_operation_gives(
+def test_precomputed_chain_of_an_image_equals_the_operation(
     sibling: str, dtype: torch.dtype, prompts: int, outputs: int, tokens: int
 ) -> None:
     size = {**SIZE, "prompts": prompts, "tokens": tokens, "grid": (3, 5)}
@@ -72,8 +72,8 @@ def test_the_chain_of_an_image_gives_what_the_operation_gives(
     first[:, :outputs] = first[0, :outputs]
     expected = ops.siblings("decoder_prompts")[sibling](first, *given, written := state.clone())
     with _native_cuda.use_module(module_of(sibling)):
-        chain, (sparse, chosen, own_state) = chain_of(there((first, *given, state), sibling), outputs)
-        for of_prompts in (sparse.contiguous(), shifted(sparse)):  # what is laid out is left as it is
+        chain, (sparse, chosen, own_state) = chain_of(moved_for((first, *given, state), sibling), outputs)
+        for of_prompts in (sparse.contiguous(), shifted(sparse)):  # the second call finds the chain unchanged
             own_state.zero_()
             found = chain(of_prompts, chosen, own_state)
             for ours, wanted in zip((*found, own_state), (*expected, written), strict=True):
@@ -85,11 +85,11 @@ def test_the_chain_of_an_image_gives_what_the_operation_gives(
 @each_form
 @each_half
 @pytest.mark.parametrize("tokens", [1, 7, 8])
-def test_factors_laid_out_are_those_of_the_operation(sibling: str, dtype: torch.dtype, tokens: int) -> None:
+def test_laid_out_factors_equal_those_of_the_operation(sibling: str, dtype: torch.dtype, tokens: int) -> None:
     given = arguments_in(dtype, "decoder_mask_factors", **{**SIZE, "prompts": 3, "tokens": tokens})
     with _native_cuda.use_module(module_of(sibling)):
         (factors, weights), (laid_out, same) = (
-            cuda.mask_factors(*there(given, sibling), laid_out=laid_out) for laid_out in (False, True)
+            cuda.mask_factors(*moved_for(given, sibling), laid_out=laid_out) for laid_out in (False, True)
         )
     rows = 16 * tokens + 2
     expected = matrices(F.pad(factors, (0, (128 if rows <= 128 else 160) - rows)))
@@ -110,7 +110,7 @@ def test_any_tokens_can_be_chosen(sibling: str, dtype: torch.dtype) -> None:
 @needs_module
 @each_form
 def test_many_prompts_give_the_same_as_few(sibling: str) -> None:
-    """Other kernels multiply many rows, and blocks of several prompts pass over the image."""
+    """Many rows are multiplied by other kernels, and blocks of several prompts pass over the image."""
     size = {**SIZE, "prompts": 100, "grid": (1, 3), "hidden": (256, 64)}
     tokens, *given, state = arguments_in(torch.bfloat16, "decoder_prompts", **size)
     check_mean_errors(sibling, "decoder_prompts", [(tokens, *given, state)])
@@ -125,7 +125,7 @@ def test_many_prompts_give_the_same_as_few(sibling: str) -> None:
 @each_form
 @pytest.mark.parametrize(("count", "hidden"), [(200, (1032, 520)), (200, (40, 1032)), (300, (264, 1032))], ids=str)
 def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, count: int, hidden: tuple[int, int]) -> None:
-    """Quarters of a depth that take several stages and end within one, a depth that doesn't fill one, large blocks."""
+    """Covers depths whose quarters end within a stage, a depth that is no whole number of stages, and large blocks."""
     _, *owns, _, _, _, _, _, _, first, second, rest = arguments_in(
         torch.bfloat16, "decoder_mask_factors", **{**SIZE, "prompts": 3}
     )
@@ -150,7 +150,7 @@ def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, count: int,
 @needs_module
 @each_form
 @pytest.mark.parametrize("op", CHAINS)
-def test_results_do_not_depend_on_where_tensors_begin(sibling: str, op: str) -> None:
+def test_results_do_not_depend_on_the_alignment_of_tensors(sibling: str, op: str) -> None:
     given = arguments_in(torch.bfloat16, op, **SIZE)
 
     def moved(x: Any) -> Any:
@@ -161,7 +161,7 @@ def test_results_do_not_depend_on_where_tensors_begin(sibling: str, op: str) -> 
     call = ops.siblings(op)[sibling]
     for a, b in zip(run(call, op, given), run(call, op, tuple(map(moved, given))), strict=True):
         assert torch.equal(a, b)
-    # Nor on the order of a block's threads, where a missing barrier would show.
+    # The reverse order of a block's threads would reveal a missing barrier.
     if sibling == EMULATED:
         with threads_backwards():
             again = run(call, op, given)
@@ -170,7 +170,7 @@ def test_results_do_not_depend_on_where_tensors_begin(sibling: str, op: str) -> 
 
 @needs_module
 @each_form
-def test_state_that_begins_anywhere_is_written(sibling: str) -> None:
+def test_unaligned_state_is_written(sibling: str) -> None:
     *given, state = arguments_in(torch.float16, "decoder_prompts", **SIZE)
     call = ops.siblings("decoder_prompts")[sibling]
     elsewhere = shifted(state)
@@ -182,8 +182,8 @@ def test_state_that_begins_anywhere_is_written(sibling: str) -> None:
 @needs_module
 @pytest.mark.parametrize("op", CHAINS)
 @pytest.mark.parametrize("chosen", [[0, 2], [*range(7)]], ids=str)
-def test_nothing_is_read_before_it_is_written(op: str, chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory of which all bits are set holds NaN in every type."""
+def test_uninitialised_memory_is_never_read(op: str, chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """New tensors are filled with set bits, which are NaN in every floating-point dtype."""
     given = list(arguments_in(torch.float16, op, **{**SIZE, "tokens": 7}))
     if op == "decoder_prompts":
         given[-2] = chosen
@@ -204,7 +204,7 @@ def test_nothing_is_read_before_it_is_written(op: str, chosen: list[int], monkey
 
 @needs_module
 @each_form
-def test_nothing_to_do(sibling: str) -> None:
+def test_zero_prompts_or_masks_give_empty_results(sibling: str) -> None:
     tokens, *given, state = arguments_in(torch.float16, "decoder_prompts", **SIZE)
     results = ops.siblings("decoder_prompts")[sibling](tokens[:0], *given, state[:0])
     assert [x.shape for x in results] == [(0, 4, 256), (0, 4), (0, 8, 7, 16), (0, 8, 7, 16)]
@@ -225,9 +225,9 @@ def test_nothing_to_do(sibling: str) -> None:
 @needs_module
 @each_half
 @each_form
-def test_nan_and_large_numbers_do_not_crash(sibling: str, dtype: torch.dtype) -> None:
-    # One panel of image tokens: over several, prompts that share a warp of the first look change each other in the last
-    # bits, where one makes it scale its sums down.
+def test_nan_and_large_numbers_do_not_change_other_prompts(sibling: str, dtype: torch.dtype) -> None:
+    # A single panel of image tokens: over several, prompts that share a warp of the first look change each other's last
+    # bits when one of them makes the warp rescale its sums.
     tokens, *given, state = arguments_in(dtype, "decoder_prompts", **{**SIZE, "grid": (1, 15)})
     call = ops.siblings("decoder_prompts")[sibling]
     expected = run(call, "decoder_prompts", (tokens, *given, state))
@@ -240,8 +240,8 @@ def test_nan_and_large_numbers_do_not_crash(sibling: str, dtype: torch.dtype) ->
 
 @needs_module
 @pytest.mark.parametrize("wrong", [-1, 2, 2**62, -(2**63)])
-def test_numbers_out_of_range_are_never_followed(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU nobody waits to know of them; here they are an error."""
+def test_indices_out_of_range_do_not_affect_other_results(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors on the CPU are checked. On a GPU, where that would wait for the device, kernels clamp indices instead."""
     *own, asked, index, column, masks, layers, sizes, first, second, rest = arguments_in(
         torch.float16, "decoder_mask_factors", **SIZE
     )
@@ -260,26 +260,29 @@ def test_numbers_out_of_range_are_never_followed(wrong: int, monkeypatch: pytest
             numbers[which][1] = wrong
             factors, found = call(*own, *numbers, *weights)
             assert torch.equal(factors[0], expected[0][0])
-            assert torch.equal(found[3:], expected[1][3:])  # of the prompt that is asked for first
+            assert torch.equal(found[3:], expected[1][3:])  # weights of the prompt that `asked` names first
 
 
 @needs_module
 @pytest.mark.parametrize("op", CHAINS)
-def test_what_has_no_kernel_is_pytorchs(
+def test_sizes_without_kernels_fall_back_to_pytorch(
     op: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if EMULATED not in CUDA:
         pytest.skip("the compiled operations are off")
     monkeypatch.setattr(logging.getLogger("fastsam_core"), "propagate", True)
-    _native_cuda.say_served_by_pytorch.cache_clear()
     others = (
         arguments_in(torch.float32, op, **SIZE),
         arguments_in(torch.float16, op, **{**SIZE, "tokens": 9}),
         arguments_in(torch.float16, op, **{**SIZE, "heads": 4, "dim": 64}),
-        arguments_in(torch.float16, op, **{**SIZE, "hidden": (54, 40)}),  # rows that a kernel couldn't copy
+        arguments_in(torch.float16, op, **{**SIZE, "hidden": (54, 40)}),  # rows that are no multiple of 16 bytes
     )[: 4 if op == "decoder_prompts" else 3]
     with caplog.at_level("INFO", logger="fastsam_core"):
         for given in others:
+            _native_cuda.say_served_by_pytorch.cache_clear()
+            caplog.clear()
             results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
             assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert f"{op} has no kernel for these sizes of a decoder" in caplog.text
+            (message,) = caplog.messages
+            sizes = given[0].dtype == torch.float16
+            assert (f"{op} has no kernel for these sizes of a decoder" if sizes else "torch.float32") in message

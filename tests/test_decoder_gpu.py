@@ -1,4 +1,4 @@
-"""The decoder as it runs on a GPU, here with kernels on the emulator, and on a real GPU where there is one."""
+"""Tests of the mask decoder for GPUs: its kernels run in the emulator and, in tests marked gpu, on a real GPU."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ GRID, PROMPTS = (3, 7), 8
 PAIRS = torch.cartesian_prod(torch.arange(PROMPTS), torch.arange(4))
 
 
-def half(
+def decoder_and_inputs(
     dtype: torch.dtype, device: str = "cpu", seed: int = 11, dim: int = 256
 ) -> tuple[MaskDecoder, list[Tensor], Tensor]:
-    """A decoder, of SAM's sizes unless told otherwise, an image and prompts."""
+    """Return a decoder (by default of SAM's width), an image's tensors and prompts, all in `dtype`."""
     decoder = decoder_of(dim, 8).to(device, dtype)
     sparse = torch.randn(PROMPTS, 2, dim, generator=torch.Generator().manual_seed(seed))
     return decoder, [x.to(device, dtype) for x in inputs(dim, GRID)], sparse.to(device, dtype)
 
 
 def exact_of(decoder: MaskDecoder, given: list[Tensor], sparse: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and IoU in float64, on the same rounded numbers."""
+    """Return logits and IoU computed in float64 from the same rounded weights and inputs."""
     embedding, position, dense = (x.double() for x in given)
     given_as = decoder.iou_token.weight
     twin = decoder_of(decoder.transformer_dim, 8).to(given_as.device, given_as.dtype).double()
     return twin.predict_masks(embedding, position, sparse.double(), dense)
 
 
-def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim: int = 256) -> None:
-    """Errors of logits and IoU, root mean square over several draws, at most twice those of the plain decoder.
+def check_accuracy(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim: int = 256) -> None:
+    """Assert that RMS errors of logits and IoU over several draws are at most twice those of the plain decoder.
 
-    counts: how many of a draw's prompts to decode together.
+    counts: numbers of prompts to decode together.
     """
-    squares = torch.zeros(2, 2, dtype=torch.float64)  # (logits and IoU, ours and the plain decoder's)
+    squares = torch.zeros(2, 2, dtype=torch.float64)  # summed squared errors: (logits, IoU) x (ours, plain decoder's)
     for draw, (masks, prompts) in enumerate(product(((), (0,), (1, 2, 3)), counts)):
-        decoder, given, sparse = half(dtype, device, 11 + draw, dim)
+        decoder, given, sparse = decoder_and_inputs(dtype, device, 11 + draw, dim)
         exact, exact_iou = exact_of(decoder, given, sparse)
         plain, plain_iou = decoder.predict_masks(given[0], given[1], sparse, given[2])
         image = GpuImage(decoder, *given)
@@ -72,29 +72,29 @@ def check_as_exact(dtype: torch.dtype, device: str, counts: tuple[int, ...], dim
             for i, (found, usual, wanted) in enumerate((of_logits, of_iou)):
                 errors = [(x.double() - wanted).square().sum().cpu() for x in (found, usual)]
                 squares[i] += torch.stack(errors)
-    assert (squares[:, 0].sqrt() <= 2 * squares[:, 1].sqrt()).all(), squares  # nor is any of them NaN
+    assert (squares[:, 0].sqrt() <= 2 * squares[:, 1].sqrt()).all(), squares  # also false for NaN
 
 
 @pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
 @each_dtype
 @torch.no_grad()
-def test_is_as_exact_as_the_plain_decoder(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_as_accurate_as_the_plain_decoder(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, EMULATED)
-    check_as_exact(dtype, "cpu", (PROMPTS, 1) if dtype.itemsize == 2 else (PROMPTS,))
+    check_accuracy(dtype, "cpu", (PROMPTS, 1) if dtype.itemsize == 2 else (PROMPTS,))
 
 
 @pytest.mark.skipif(EMULATED not in names_of("decoder_upscale"), reason="the compiled operations are off")
 @pytest.mark.parametrize(("dtype", "dim"), [(torch.bfloat16, 128), (torch.bfloat16, 64), (torch.float32, 128)])
 @torch.no_grad()
-def test_a_narrower_decoder_is_as_exact(dtype: torch.dtype, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrower_decoder_is_as_accurate(dtype: torch.dtype, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, EMULATED)
-    check_as_exact(dtype, "cpu", (PROMPTS,), dim)
+    check_accuracy(dtype, "cpu", (PROMPTS,), dim)
 
 
 @torch.no_grad()
-def test_logits_of_any_pairs_are_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_any_pairs_are_in_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", 2)
-    decoder, given, sparse = half(torch.bfloat16)
+    decoder, given, sparse = decoder_and_inputs(torch.bfloat16)
     decoded = GpuImage(decoder, *given).decode(sparse)
     every = decoded.logits(PAIRS[:, 0], PAIRS[:, 1]).view(PROMPTS, 4, 12, 28)
     kept = every.clone()
@@ -111,11 +111,11 @@ def test_logits_of_any_pairs_are_new_memory(monkeypatch: pytest.MonkeyPatch) -> 
 @each_half
 @pytest.mark.parametrize(("chosen", "dim"), [((), 256), ((1, 2, 3), 256), ((1, 2, 3), 64)])
 @torch.no_grad()
-def test_what_is_laid_out_for_an_image_gives_what_the_operations_give(
+def test_precomputed_layouts_equal_the_operations(
     dtype: torch.dtype, chosen: tuple[int, ...], dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_sibling(monkeypatch, EMULATED)
-    decoder, given, sparse = half(dtype, dim=dim)
+    decoder, given, sparse = decoder_and_inputs(dtype, dim=dim)
     image = GpuImage(decoder, *given)
     decoded = image.decode(sparse, chosen)
     assert isinstance(decoded, GpuPrompts) and "_upscaler" not in vars(image)
@@ -134,11 +134,11 @@ def test_what_is_laid_out_for_an_image_gives_what_the_operations_give(
 
 @pytest.mark.parametrize(("dtype", "together"), [(torch.bfloat16, 4), (torch.float32, 2)])
 @torch.no_grad()
-def test_prompts_are_decoded_together_by_their_size(
+def test_float32_decodes_half_as_many_prompts_per_chunk(
     dtype: torch.dtype, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder_gpu, "PROMPTS_PER_CHUNK", 4)
-    decoder, given, sparse = half(dtype)
+    decoder, given, sparse = decoder_and_inputs(dtype)
     decoded = GpuImage(decoder, *given).decode(sparse, (1,))
     assert [len(chunk.state) for chunk in decoded.chunks] == [together] * (PROMPTS // together)
     prompts, masks = [7, 0, 4], [1, 1, 1]
@@ -148,8 +148,8 @@ def test_prompts_are_decoded_together_by_their_size(
 
 
 @torch.no_grad()
-def test_prompts_of_many_tokens_are_pytorchs() -> None:
-    decoder, given, _ = half(torch.float16)
+def test_prompts_of_many_tokens_fall_back_to_pytorch() -> None:
+    decoder, given, _ = decoder_and_inputs(torch.float16)
     sparse = torch.randn(2, 4, 256).half()
     decoded = GpuImage(decoder, *given).decode(sparse)
     folded = FoldedImage(decoder, *given).decode(sparse)
@@ -158,13 +158,13 @@ def test_prompts_of_many_tokens_are_pytorchs() -> None:
 
 
 @torch.no_grad()
-def test_which_decoder_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_image_is_used_only_where_kernels_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano").eval()
     grid, channels = model.image_size // 16, model.prompt_encoder.embed_dim
     embedding = torch.randn(1, channels, grid, grid)
     assert isinstance(model.prepare(embedding).folded, FoldedImage | TiledImage)
     assert not serves_decoder(model.mask_decoder, embedding)
-    decoder, given, _ = half(torch.float16)
+    decoder, given, _ = decoder_and_inputs(torch.float16)
     assert not serves_decoder(decoder, *given)  # on the CPU
     monkeypatch.setattr(prepared_image, "serves_decoder", lambda *given: True)
     monkeypatch.setattr(prepared_image, "serves", lambda *given: False)
@@ -180,7 +180,7 @@ def test_which_decoder_serves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", [FoldedImage, GpuImage])
 @torch.no_grad()
-def test_few_prompts_in_float32_are_decoded_plainly_on_a_gpu(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_float32_prompts_use_the_plain_decoder_on_a_gpu(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano").eval()
     model.set_image_size(64)
     embedding, points = torch.randn(1, model.prompt_encoder.embed_dim, 4, 4), 64 * torch.rand(5, 1, 2)
@@ -197,7 +197,7 @@ def test_few_prompts_in_float32_are_decoded_plainly_on_a_gpu(kind: Any, monkeypa
 
 @pytest.mark.parametrize("kind", [FoldedImage, GpuImage])
 @torch.no_grad()
-def test_what_is_made_in_somebodys_graph_is_not_kept(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_form_made_during_graph_capture_is_not_cached(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano").eval()
     model.set_image_size(64)
     image = model.prepare(torch.randn(1, model.prompt_encoder.embed_dim, 4, 4))
@@ -213,7 +213,7 @@ def test_what_is_made_in_somebodys_graph_is_not_kept(kind: Any, monkeypatch: pyt
 
 @pytest.mark.parametrize("op", OPS)
 @each_half
-def test_operations_can_be_traced_and_checked(op: str, dtype: torch.dtype) -> None:
+def test_operations_pass_opcheck_and_fakes_match(op: str, dtype: torch.dtype) -> None:
     sizes = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (4, 8)}  # whole panels
     call = getattr(torch.ops.fastsam_core, op).default
     given = arguments_in(dtype, op, **sizes)
@@ -236,26 +236,26 @@ def flat(result: Any) -> tuple[Tensor, ...]:
 @pytest.mark.gpu
 @each_dtype
 @torch.no_grad()
-def test_on_a_gpu_it_is_as_exact_as_the_plain_decoder(dtype: torch.dtype) -> None:
-    check_as_exact(dtype, "cuda", (PROMPTS, 1))
+def test_on_a_gpu_it_is_as_accurate_as_the_plain_decoder(dtype: torch.dtype) -> None:
+    check_accuracy(dtype, "cuda", (PROMPTS, 1))
 
 
 @pytest.mark.gpu
 @each_dtype
 @pytest.mark.parametrize("dim", [128, 64])
 @torch.no_grad()
-def test_on_a_gpu_a_narrower_decoder_is_as_exact(dtype: torch.dtype, dim: int) -> None:
-    decoder, given, _ = half(dtype, "cuda", dim=dim)
+def test_on_a_gpu_a_narrower_decoder_is_as_accurate(dtype: torch.dtype, dim: int) -> None:
+    decoder, given, _ = decoder_and_inputs(dtype, "cuda", dim=dim)
     assert serves_decoder(decoder, *given)
-    check_as_exact(dtype, "cuda", (PROMPTS, 1), dim)
+    check_accuracy(dtype, "cuda", (PROMPTS, 1), dim)
 
 
 @pytest.mark.gpu
 @each_half
 @torch.no_grad()
 def test_on_a_gpu_a_thousand_prompts_give_the_same_as_few(dtype: torch.dtype) -> None:
-    """Products of so many rows take large blocks, which the emulator doesn't get through."""
-    decoder, given, _ = half(dtype, "cuda")
+    """Matrix products of so many rows use large blocks, which take the emulator too long."""
+    decoder, given, _ = decoder_and_inputs(dtype, "cuda")
     sparse = torch.randn(1000, 2, 256, generator=torch.Generator().manual_seed(3)).to("cuda", dtype)
     image = GpuImage(decoder, *given)
     together, few = image.decode(sparse, (1, 2, 3)), image.decode(sparse[-3:], (1, 2, 3))
@@ -269,8 +269,8 @@ def test_on_a_gpu_a_thousand_prompts_give_the_same_as_few(dtype: torch.dtype) ->
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("count", [PROMPTS, 3])
 @torch.no_grad()
-def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int, dtype: torch.dtype) -> None:
-    decoder, given, sparse = half(dtype, "cuda")
+def test_on_a_gpu_nothing_synchronises_and_repeats_are_equal(count: int, dtype: torch.dtype) -> None:
+    decoder, given, sparse = decoder_and_inputs(dtype, "cuda")
     assert serves_decoder(decoder, *given)
 
     def run() -> Tensor:
@@ -279,9 +279,9 @@ def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int, dtype: torch.d
 
     expected = run()
     torch.cuda.synchronize()
-    with waits() as said:
+    with waits() as found:
         repeats = [run() for _ in range(20)]
-    assert not said, [str(one.message) for one in said]
+    assert not found, [str(one.message) for one in found]
     assert all(torch.equal(expected, one) for one in repeats)
 
 
@@ -290,7 +290,7 @@ def test_on_a_gpu_nothing_waits_and_repeats_are_equal(count: int, dtype: torch.d
 @pytest.mark.parametrize("count", [PROMPTS, 1])
 @torch.no_grad()
 def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int, dtype: torch.dtype) -> None:
-    decoder, given, sparse = half(dtype, "cuda")
+    decoder, given, sparse = decoder_and_inputs(dtype, "cuda")
     image, sparse = GpuImage(decoder, *given), sparse[:count]
     expected = image.decode(sparse, (1, 2, 3)).predicted_iou()
     still, graph = torch.zeros_like(sparse), torch.cuda.CUDAGraph()
@@ -303,9 +303,9 @@ def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int, dtype: torch.d
 
 @pytest.mark.gpu
 @torch.no_grad()
-def test_on_a_gpu_another_stream_does_not_take_what_is_still_being_made() -> None:
-    decoder, given, sparse = half(torch.bfloat16, "cuda")
-    expected = GpuImage(half(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
+def test_on_a_gpu_another_stream_waits_for_prepared_features() -> None:
+    decoder, given, sparse = decoder_and_inputs(torch.bfloat16, "cuda")
+    expected = GpuImage(decoder_and_inputs(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
     prepared(decoder, for_gpu=True)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
@@ -319,8 +319,8 @@ def test_on_a_gpu_another_stream_does_not_take_what_is_still_being_made() -> Non
 
 @pytest.mark.gpu
 @torch.no_grad()
-def test_on_a_gpu_the_tokens_have_kernels_for_any_count_of_prompts() -> None:
-    decoder, given, sparse = half(torch.float16, "cuda")
+def test_on_a_gpu_the_chain_serves_any_number_of_prompts() -> None:
+    decoder, given, sparse = decoder_and_inputs(torch.float16, "cuda")
     image = GpuImage(decoder, *given)
     for count in (1, PROMPTS):
         calls = Calls(_native_cuda.cuda_module)

@@ -1,7 +1,7 @@
-"""The mask decoder on a GPU's tensor cores: errors are at most twice those of plain PyTorch in the same dtype.
+"""Tests of the mask decoder's CUDA kernels: errors are at most twice those of plain PyTorch in the same dtype.
 
-Both are compared with float64, on the same rounded inputs. The reference serves half precision on the CPU; the CUDA
-form has kernels for it, and for float32 as three products of TF32.
+Both are compared with float64 on the same rounded inputs. Kernels for half precision use tensor cores directly; those
+for float32 add three TF32 products.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SIZE = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (3, 11)}
 
 
 def check_errors(sibling: str, op: str, given: tuple[Any, ...]) -> None:
-    """The rule, for the largest error of each result."""
+    """Assert the module's rule for the largest error of each result, or for float32 results the root mean square."""
     exact = run(ops.siblings(op)["reference"], op, cast(op, given, torch.float64))
     plain = run(ops.siblings(op)["reference"], op, given)
     found = run(ops.siblings(op)[sibling], op, given)
     for i, (wanted, usual, ours) in enumerate(zip(exact, plain, found, strict=True)):
         assert ours.dtype == usual.dtype and ours.shape == usual.shape and not ours.isnan().any(), i
-        if ours.dtype == torch.float32 or not ours.numel():  # where the largest of few errors is luck, down to none
+        if ours.dtype == torch.float32 or not ours.numel():  # the largest of few float32 errors is a matter of chance
             errors = ((x.double() - wanted).square().mean().sqrt() if x.numel() else x.sum() for x in (ours, usual))
             smallest = torch.finfo(torch.float32).eps * wanted.abs().max() if ours.numel() else 0.0
         else:
@@ -47,10 +47,10 @@ def check_errors(sibling: str, op: str, given: tuple[Any, ...]) -> None:
 
 
 def check_mean_errors(sibling: str, op: str, draws: list[tuple[Any, ...]]) -> None:
-    """The rule, for the root mean square error of each result over all draws together.
+    """Assert the module's rule for the root mean square error of each result over all draws together.
 
-    The largest error of a few numbers, such as the predicted IoU of a prompt, is luck: in half precision that of one
-    draw is up to six times another's with the same arithmetic.
+    The largest error of a few numbers, such as the predicted IoU of a prompt, is a matter of chance: in half precision
+    it differs up to sixfold between draws with the same arithmetic.
     """
     squares: list[list[float]] = []
     for given in draws:
@@ -73,29 +73,29 @@ def check_mean_errors(sibling: str, op: str, draws: list[tuple[Any, ...]]) -> No
     "size",
     [
         SIZE,
-        {**SIZE, "tokens": 8, "grid": (4, 4)},  # no room left, one full panel
-        {**SIZE, "tokens": 6, "grid": (1, 145)},  # a tile and one panel more
+        {**SIZE, "tokens": 8, "grid": (4, 4)},  # the largest number of tokens, one full panel
+        {**SIZE, "tokens": 6, "grid": (1, 145)},  # one tile and one panel
         {**SIZE, "tokens": 1, "grid": (1, 1)},
         {**SIZE, "prompts": 3, "tokens": 3, "grid": (2, 40)},
     ],
     ids=str,
 )
-def test_errors(sibling: str, op: str, dtype: torch.dtype, size: dict[str, Any]) -> None:
+def test_errors_are_at_most_twice_pytorchs(sibling: str, op: str, dtype: torch.dtype, size: dict[str, Any]) -> None:
     check_errors(sibling, op, arguments_in(dtype, op, **size))
 
 
 @each_form
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass", "decoder_upscale"])
-def test_errors_over_several_parts_of_the_image(sibling: str, op: str, dtype: torch.dtype) -> None:
-    size = {**SIZE, "prompts": 1, "grid": (33, 50)}  # 104 panels; a block of a pass has 64
+def test_errors_on_images_of_several_blocks(sibling: str, op: str, dtype: torch.dtype) -> None:
+    size = {**SIZE, "prompts": 1, "grid": (33, 50)}  # 104 panels; a block of a pass takes 64
     check_errors(sibling, op, arguments_in(dtype, op, **size))
 
 
 @each_form
 @pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass"])
 def test_many_prompts_share_blocks_and_give_the_same(sibling: str, op: str) -> None:
-    """Blocks of three, or of two, of which the last isn't full; nor is the last tile."""
+    """Blocks take three or two prompts, depending on the pass; the last block and the last tile aren't full."""
     given = arguments_in(torch.bfloat16, op, **{**SIZE, "prompts": 65, "grid": (1, 35)})
     check_errors(sibling, op, given)
     shared = 4 if op == "decoder_first_pass" else 5
@@ -104,14 +104,14 @@ def test_many_prompts_share_blocks_and_give_the_same(sibling: str, op: str) -> N
     together = run(call, op, given)
     for all_of_them, some in zip(together, run(call, op, few), strict=True):
         assert torch.equal(all_of_them[40:], some)
-    if sibling == EMULATED:  # a missing barrier would show
+    if sibling == EMULATED:  # the reverse order of threads would reveal a missing barrier
         with threads_backwards():
             assert all(torch.equal(a, b) for a, b in zip(run(call, op, given), together, strict=True))
 
 
 @each_form
-def test_masks_of_many_prompts_are_made_in_larger_parts_and_the_same(sibling: str) -> None:
-    size = {**SIZE, "grid": (1, 265)}  # 17 panels; a block has twice as many as warps, or half of that
+def test_many_masks_equal_few_though_blocks_are_larger(sibling: str) -> None:
+    size = {**SIZE, "grid": (1, 265)}  # 17 panels; a block takes more of them when there are many masks
     state, asked, factors, _, weights, *rest = arguments_in(torch.bfloat16, "decoder_upscale", **size)
     upscale, numbers = ops.siblings("decoder_upscale")[sibling], torch.arange(128)
     out = torch.full((128, *rest[-1].shape[1:]), torch.nan)
@@ -124,7 +124,7 @@ def test_masks_of_many_prompts_are_made_in_larger_parts_and_the_same(sibling: st
 
 @each_form
 @each_dtype
-def test_second_pass_with_a_look_of_any_width(sibling: str, dtype: torch.dtype) -> None:
+def test_second_pass_accepts_looks_of_any_width(sibling: str, dtype: torch.dtype) -> None:
     *given, look, look_mix, length, state = arguments_in(dtype, "decoder_second_pass", **SIZE)
     rows = look_mix.unflatten(1, look.shape[1:3])
     for width in range(1, 6):
@@ -135,7 +135,7 @@ def test_second_pass_with_a_look_of_any_width(sibling: str, dtype: torch.dtype) 
 @each_form
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 20])
-def test_any_number_of_masks_of_a_prompt(sibling: str, count: int, dtype: torch.dtype) -> None:
+def test_upscale_accepts_any_number_of_masks(sibling: str, count: int, dtype: torch.dtype) -> None:
     state, asked, factors, _, weights, *rest = arguments_in(dtype, "decoder_upscale", **SIZE)
     generator = torch.Generator().manual_seed(2)
     index = torch.randint(0, 2, (count,), generator=generator)
@@ -146,7 +146,7 @@ def test_any_number_of_masks_of_a_prompt(sibling: str, count: int, dtype: torch.
 
 @each_form
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_pair_that_there_is_not_is_nan_and_others_are_as_before(sibling: str, dtype: torch.dtype) -> None:
+def test_masks_with_wrong_indices_are_nan_and_others_unchanged(sibling: str, dtype: torch.dtype) -> None:
     upscale = ops.siblings("decoder_upscale")[sibling]
     state, asked, factors, index, *rest, out = arguments_in(dtype, "decoder_upscale", **SIZE)
     upscale(state, asked, factors, index, *rest, out)
@@ -164,7 +164,7 @@ def test_a_pair_that_there_is_not_is_nan_and_others_are_as_before(sibling: str, 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("op", ["decoder_first_pass", "decoder_second_pass"])
 def test_results_do_not_depend_on_other_prompts(sibling: str, op: str, dtype: torch.dtype) -> None:
-    """Nor on where tensors begin in memory."""
+    """Results don't depend on the alignment of tensors either."""
     given = arguments_in(dtype, op, **SIZE)
     shared = 4 if op == "decoder_first_pass" else 5
     alone = tuple(shifted(x[1:]) if isinstance(x, Tensor) and i >= shared else x for i, x in enumerate(given))
@@ -174,7 +174,7 @@ def test_results_do_not_depend_on_other_prompts(sibling: str, op: str, dtype: to
 
 
 def shifted(x: Tensor) -> Tensor:
-    """A copy that begins one element into 16 bytes."""
+    """Return a copy that starts one element after a 16-byte boundary."""
     return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
 
 
@@ -196,32 +196,35 @@ def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str, 
 
 @each_form
 @pytest.mark.parametrize("op", ["decoder_first_look", "decoder_first_pass", "decoder_second_pass"])
-def test_no_prompts(sibling: str, op: str) -> None:
+def test_zero_prompts_give_empty_results(sibling: str, op: str) -> None:
     check_errors(sibling, op, arguments_in(torch.float16, op, **{**SIZE, "prompts": 0}))
 
 
 @pytest.mark.parametrize("op", LOOKS)
-def test_what_has_no_kernel_is_pytorchs_and_that_is_said(
+def test_arguments_without_kernels_fall_back_to_pytorch_and_log_it(
     op: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if EMULATED not in CUDA:
         pytest.skip("the compiled operations are off")
     monkeypatch.setattr(logging.getLogger("fastsam_core"), "propagate", True)
-    _native_cuda.say_served_by_pytorch.cache_clear()
     exact = arguments_in(torch.float64, op, **SIZE)
     others = arguments_in(torch.float16, op, **{**SIZE, "heads": 4, "dim": 96})
+    reasons = (
+        "kernels for float32, float16 and bfloat16; the tensor is torch.float64",
+        f"{op} has no kernel for these sizes",
+    )
     with caplog.at_level("INFO", logger="fastsam_core"):
-        for given in (exact, others):
+        for given, reason in zip((exact, others), reasons, strict=True):
+            _native_cuda.say_served_by_pytorch.cache_clear()
+            caplog.clear()
             results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
             assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    said = " ".join(record.getMessage() for record in caplog.records)
-    assert "kernels for float32, float16 and bfloat16; the tensor is torch.float64" in said
-    if op != "decoder_first_pass":  # which has heads of 12 channels
-        assert f"{op} has no kernel for these sizes" in said
+            (message,) = caplog.messages
+            assert reason in message
     assert cuda.why_not(op, exact[0]) and not cuda.why_not(op, others[0])
 
 
-def test_float32_is_pytorchs_until_a_gpu_has_run_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unvalidated_float32_kernels_are_opt_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
     with _native_cuda.use_module(None):
         for op in LOOKS:
@@ -237,10 +240,10 @@ def test_float32_is_pytorchs_until_a_gpu_has_run_its_kernels(monkeypatch: pytest
 
 @each_form
 @each_dtype
-def test_what_a_prompt_sees_first_does_not_depend_on_the_others(sibling: str, dtype: torch.dtype) -> None:
+def test_first_look_does_not_depend_on_other_prompts(sibling: str, dtype: torch.dtype) -> None:
     q, keys, values, length = arguments_in(dtype, "decoder_first_look", **{**SIZE, "grid": (5, 40)})
     look = ops.siblings("decoder_first_look")[sibling]
     alone = look(q[:, 7:].contiguous(), keys, values, length)
-    q[:, :7] *= 8  # whose largest scores are far above the others', and come late
+    q[:, :7] *= 8  # now these have much larger scores than the others, and their maxima come late
     together = look(q, keys, values, length)
     assert torch.equal(together[:, 7:], alone)

@@ -1,4 +1,4 @@
-"""Prompts with masks: natively as by the plain decoder, and when they are left to it."""
+"""Tests of prompts with masks: native results equal the plain decoder's, and altered layers fall back to PyTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations 
 
 
 def model_of(dim: int = 64, heads: int = 4, grid: int = 5) -> SamModel:
-    """Without an image encoder, which isn't asked for anything here."""
+    """Return a model without an image encoder; these tests start from embeddings."""
     encoder = PromptEncoder(dim, (grid, grid), (16 * grid, 16 * grid))
     decoder = MaskDecoder(transformer_dim=dim, transformer=TwoWayTransformer(2, dim, heads, 64), iou_head_hidden_dim=32)
     model = randomised(SamModel("sam_b", nn.Identity(), encoder, decoder))
@@ -49,7 +49,7 @@ def embedding_of(model: SamModel) -> Tensor:
 
 
 def exact(model: SamModel, prompts: dict[str, Tensor], multimask: bool) -> tuple[Tensor, Tensor]:
-    """By the plain decoder in float64."""
+    """Return logits and IoU of the plain decoder, computed in float64."""
     wide = copy.deepcopy(model).double()
     encoder = wide.prompt_encoder
     sparse = encoder.sparse(prompts.get("points"), prompts.get("labels"), prompts.get("boxes"))
@@ -69,7 +69,7 @@ def check(model: SamModel, prompts: dict[str, Tensor], multimask: bool = False) 
 
 @pytest.fixture
 def plain_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many prompts each call of the plain decoder had."""
+    """Number of prompts of each call of the plain decoder."""
     calls, whole = list[int](), MaskDecoder.predict_masks
 
     def counted(self: MaskDecoder, *args: Any, **given: Any) -> tuple[Tensor, Tensor]:
@@ -93,15 +93,15 @@ def test_equals_the_plain_decoder(sibling: str, dim: int, heads: int, grid: int,
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize(("clicks", "box"), [(0, False), (0, True), (1, True), (9, False), (30, False)])
 @torch.no_grad()
-def test_beside_any_other_prompt(clicks: int, box: bool, multimask: bool) -> None:
-    """With 30 clicks there are too many tokens for the faster form."""
+def test_masks_combine_with_any_other_prompts(clicks: int, box: bool, multimask: bool) -> None:
+    """30 clicks make more tokens than the native form takes."""
     model = model_of()
     check(model, prompts_of(model, 2, clicks, box), multimask)
 
 
 @native
 @torch.no_grad()
-def test_is_done_natively(plain_calls: list[int]) -> None:
+def test_plain_decoder_is_not_called(plain_calls: list[int]) -> None:
     model = model_of()
     model.decode_prompts(embedding_of(model), **prompts_of(model, 3))
     assert plain_calls == []
@@ -121,7 +121,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 @native
 @pytest.mark.parametrize("modes", [(torch.no_grad, torch.inference_mode), (torch.inference_mode, torch.no_grad)])
-def test_calls_may_be_in_any_mode_without_gradients(modes: tuple[Callable[[], Any], ...]) -> None:
+def test_image_may_be_shared_by_no_grad_and_inference_mode(modes: tuple[Callable[[], Any], ...]) -> None:
     model, image = model_of(), None
     prompts = prompts_of(model, 2)
     for mode in modes:
@@ -133,7 +133,7 @@ def test_calls_may_be_in_any_mode_without_gradients(modes: tuple[Callable[[], An
 
 @native
 @torch.no_grad()
-def test_memory_of_a_masks_image_is_used_again_and_results_stay() -> None:
+def test_masks_image_buffer_is_reused_and_results_stay() -> None:
     model = model_of()
     prompts, image = prompts_of(model, 1), model.prepare(embedding_of(model))
     first, _ = model.decode_prompts(image, **prompts)
@@ -144,7 +144,7 @@ def test_memory_of_a_masks_image_is_used_again_and_results_stay() -> None:
 
 @native
 @torch.no_grad()
-def test_masks_leave_the_image_as_it_is() -> None:
+def test_masks_do_not_change_the_prepared_image() -> None:
     model = model_of()
     prompts, image = prompts_of(model, 5), model.prepare(embedding_of(model))
     unmasked = {name: given for name, given in prompts.items() if name != "masks"}
@@ -155,7 +155,7 @@ def test_masks_leave_the_image_as_it_is() -> None:
 
 @native
 @torch.no_grad()
-def test_an_exact_zero_for_a_mask_is_not_no_mask() -> None:
+def test_mask_of_zeros_differs_from_no_mask() -> None:
     model = model_of()
     prompts = prompts_of(model, 1)
     prompts["masks"].zero_()
@@ -167,7 +167,7 @@ def test_an_exact_zero_for_a_mask_is_not_no_mask() -> None:
 
 @native
 @torch.no_grad()
-def test_another_mix_of_channels_is_noticed() -> None:
+def test_changed_weights_of_the_last_mask_layer_are_used() -> None:
     model = model_of()
     prompts, image = prompts_of(model, 1), model.prepare(embedding_of(model))
     model.decode_prompts(image, **prompts)
@@ -197,7 +197,7 @@ def _other_dense(encoder: PromptEncoder) -> None:
 
 @pytest.mark.parametrize("alter", [_hooked, _other_kernel, _other_groups, _other_dense])
 @torch.no_grad()
-def test_an_altered_embedding_of_masks_is_called(
+def test_altered_mask_embedding_falls_back_to_pytorch(
     alter: Callable[[PromptEncoder], None], plain_calls: list[int]
 ) -> None:
     model = model_of()
@@ -210,13 +210,13 @@ def test_an_altered_embedding_of_masks_is_called(
 
 
 @torch.no_grad()
-def test_a_last_layer_without_bias() -> None:
+def test_last_mask_layer_may_lack_a_bias() -> None:
     model = model_of()
     model.prompt_encoder.mask_downscaling[-1] = randomised(nn.Conv2d(16, 64, 1, bias=False))
     check(model, prompts_of(model, 2))
 
 
-def test_gradients_reach_the_embedding_of_masks() -> None:
+def test_gradients_reach_the_mask_embedding() -> None:
     model = model_of()
     logits, _ = model.decode_prompts(embedding_of(model), **prompts_of(model, 2))
     logits.sum().backward()
@@ -225,7 +225,7 @@ def test_gradients_reach_the_embedding_of_masks() -> None:
 
 
 @torch.no_grad()
-def test_pytorch_prepares_no_image_for_prompts_with_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_with_masks_prepare_no_image_without_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsam_core.models.native.cpu_module", None)
     model = model_of()
     image = model.prepare(embedding_of(model))
@@ -235,11 +235,11 @@ def test_pytorch_prepares_no_image_for_prompts_with_masks(monkeypatch: pytest.Mo
 
 @native
 @torch.no_grad()
-def test_the_image_is_prepared_for_masks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_is_prepared_for_masks_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, made = model_of(), list[int]()
     prompts, image = prompts_of(model, 2), model.prepare(embedding_of(model))
     source = TiledImage._source
     monkeypatch.setattr(TiledImage, "_source", lambda self: made.append(1) or source(self))
     for _ in range(3):
         model.decode_prompts(image, **prompts)
-    assert len(made) == 2  # without a mask, and for all with one
+    assert len(made) == 2  # once for prompts without masks, once for all with masks

@@ -1,4 +1,4 @@
-"""Narrow decoders, brought to the official width."""
+"""Tests of widening narrow decoders to the official 256 channels by repeating their channels."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from test_decoder import decoder_of, inputs
 
 
 @pytest.mark.parametrize(("dim", "heads", "copies"), [(256, 8, 1), (128, 8, 2), (64, 8, 4), (128, 4, 0), (512, 8, 0)])
-def test_how_many_copies_make_the_official_width(dim: int, heads: int, copies: int) -> None:
+def test_number_of_copies_that_reach_the_official_width(dim: int, heads: int, copies: int) -> None:
     assert copies_of(decoder_of(dim, heads)) == copies
 
 
-def test_a_width_that_is_no_share_of_the_official_one() -> None:
+def test_width_that_does_not_divide_the_official_one_cannot_be_widened() -> None:
     assert copies_of(decoder_of(96, 8)) == 0
 
 
 @pytest.mark.parametrize("dim", [128, 64])
 @torch.no_grad()
-def test_outputs_are_the_same(dim: int) -> None:
+def test_widened_decoder_has_the_same_outputs(dim: int) -> None:
     narrow = decoder_of(dim, 8).double()
-    narrow.output_upscaling[1].eps = 1e-2  # kept, whatever it is
+    narrow.output_upscaling[1].eps = 1e-2  # not the default: it must be copied
     copies = copies_of(narrow)
     embedding, position, dense = (x.double() for x in inputs(dim, (3, 7)))
     sparse = torch.randn(5, 2, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -34,10 +34,10 @@ def test_outputs_are_the_same(dim: int) -> None:
     expected, expected_iou = narrow.predict_masks(embedding, position, sparse, dense)
     torch.testing.assert_close(masks, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(iou, expected_iou, rtol=1e-12, atol=1e-12)
-    # The tokens that all prompts have are of the width, too.
+    # The tokens that all prompts have in common are widened too.
     torch.testing.assert_close(wide.tokens(repeated(sparse, copies)), repeated(narrow.tokens(sparse), copies))
 
 
-def test_the_official_width_is_taken_as_it_is() -> None:
+def test_official_width_is_returned_unchanged() -> None:
     decoder = decoder_of(256, 8)
     assert widened(decoder, 1) is decoder

@@ -1,6 +1,6 @@
-"""A program's default device and dtype are for its own tensors: what lies on the CPU here stays there, as float32.
+"""Tests that a program's default device and dtype don't affect the package: its tensors stay on the CPU, in float32.
 
-PyTorch's device "meta" stands for a GPU: its tensors have no data, so that any use of one is an error.
+The device "meta" stands in for a GPU: its tensors have no data, so any use of one is an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def predictor() -> Predictor:
     return made
 
 
-def told(result: Results) -> Any:
+def boxes_and_masks(result: Results) -> Any:
     assert result.boxes is not None and result.masks is not None
     return result.boxes.data.tolist(), result.masks.rle
 
@@ -38,11 +38,11 @@ def prompts(predictor: Predictor, folder: Path) -> Any:
     points = {"points": [[[1, 1], [5, 5]], [[3, 3]]], "labels": [[1, 0], [1]]}
     masks = {"masks": np.ones((48, 64), bool)}
     given = ({"bboxes": BOXES}, points, masks, {"multimask_output": True, **points})
-    return [told(predictor(**one)[0]) for one in given] + [len(predictor(bboxes=[])[0])]
+    return [boxes_and_masks(predictor(**one)[0]) for one in given] + [len(predictor(bboxes=[])[0])]
 
 
 def everything(predictor: Predictor, folder: Path) -> Any:
-    return [told(one) for one in predictor([PICTURE, PICTURE], batch=2, crop_n_layers=1, **FEW)]
+    return [boxes_and_masks(one) for one in predictor([PICTURE, PICTURE], batch=2, crop_n_layers=1, **FEW)]
 
 
 def results(predictor: Predictor, folder: Path) -> Any:
@@ -57,7 +57,7 @@ def results(predictor: Predictor, folder: Path) -> Any:
         found.to_dicts(),
         found.to_coco(polygons=True),
         found.summary(normalize=True),
-        told(found[[0]]),
+        boxes_and_masks(found[[0]]),
         text,
     )
 
@@ -82,14 +82,16 @@ def other_ways(predictor: Predictor, folder: Path) -> Any:
         plain.predict(box=np.array(BOXES[0]))[0].tolist(),
         [one["area"] for one in SamAutomaticMaskGenerator(model, **options).generate(PICTURE)],
         predictor.edges(PICTURE, points_stride=2).tolist(),
-        told(predictor.proposals(PICTURE, 3, points_stride=2)),
+        boxes_and_masks(predictor.proposals(PICTURE, 3, points_stride=2)),
         tiles.segment(PICTURE, predictor, tile=48, overlap=8, **FEW).areas.tolist(),
         sorted(path.read_text() for path in folder.glob("*.txt")),
     )
 
 
 @pytest.mark.parametrize("work", [prompts, everything, results, run_lengths, other_ways])
-def test_results_are_the_same(predictor: Predictor, tmp_path: Path, work: Callable[[Predictor, Path], Any]) -> None:
+def test_results_ignore_the_default_device(
+    predictor: Predictor, tmp_path: Path, work: Callable[[Predictor, Path], Any]
+) -> None:
     expected = work(predictor, tmp_path)
     with torch.device("meta"):
         assert work(predictor, tmp_path) == expected
@@ -103,7 +105,7 @@ def default_dtype() -> Iterator[Callable[[torch.dtype], None]]:
 
 
 @pytest.mark.parametrize("work", [prompts, everything, results, run_lengths, other_ways])
-def test_results_are_the_same_in_another_default_dtype(
+def test_results_ignore_the_default_dtype(
     tmp_path: Path,
     default_dtype: Callable[[torch.dtype], None],
     work: Callable[[Predictor, Path], Any],
@@ -111,7 +113,7 @@ def test_results_are_the_same_in_another_default_dtype(
     model = small_model()
 
     def worked() -> Any:
-        made = Predictor(overrides={"model": model, **QUIET})  # which has kept nothing yet
+        made = Predictor(overrides={"model": model, **QUIET})  # a new one, with nothing cached
         made.set_image(PICTURE)
         return work(made, tmp_path)
 
@@ -132,7 +134,7 @@ def test_scores_are_float32_whatever_the_default_dtype(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_loaded_weights_are_those_of_the_file(
+def test_loaded_weights_equal_the_file(
     tmp_path: Path, default_dtype: Callable[[torch.dtype], None], dtype: torch.dtype
 ) -> None:
     weights = small_model().state_dict()

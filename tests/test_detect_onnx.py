@@ -1,4 +1,4 @@
-"""ONNX files as detectors: the layouts that YOLO exports have, and what is told of others."""
+"""Tests of ONNX files as detectors: the output layouts of YOLO exports, and errors for other networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = str({index: f"kind {index}" for index in range(5)})
 
 
 class Session:
-    """A stand-in for ONNX Runtime's, whose network gives `outputs`."""
+    """A stand-in for ONNX Runtime's `InferenceSession` whose network returns `outputs`."""
 
     def __init__(self, outputs: list[np.ndarray], shape: list[Any], names: str, kind: str) -> None:
         self.outputs, self.shape, self.names, self.kind = outputs, shape, names, kind
@@ -39,7 +39,7 @@ class Session:
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Sets what the file at `m.onnx` gives."""
+    """Return a function that sets what the network in `m.onnx` returns."""
     monkeypatch.chdir(tmp_path)
     Path("m.onnx").write_bytes(b"onnx")
 
@@ -57,7 +57,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def raw_output() -> np.ndarray:
-    """(1, 9, 20): two boxes of class 1 that overlap, one of class 3, and weak ones; in pixels of an input of 96."""
+    """Return (1, 9, 20): two overlapping boxes of class 1, one of class 3, the rest scored 0, in input pixels."""
     output = np.zeros((1, 9, 20), np.float32)
     output[0, :4, 0] = 48, 48, 32, 33
     output[0, :4, 1] = 48, 48, 32, 30
@@ -67,12 +67,12 @@ def raw_output() -> np.ndarray:
     return output
 
 
-def test_raw_outputs(runtime: Any) -> None:
+def test_raw_outputs_are_suppressed_and_scaled_to_the_image(runtime: Any) -> None:
     session = runtime([raw_output()])
     found = from_onnx("m.onnx")(PICTURE)
     assert found.class_ids.tolist() == [1, 3] and found.names[3] == "kind 3"
     np.testing.assert_allclose(found.scores, [0.9, 0.7])
-    # 61 x 90 becomes 65 x 96, from row 15 of the square on.
+    # 61 x 90 becomes 65 x 96, which begins at row 15 of the square.
     scale_x, scale_y, top = 96 / 90, 65 / 61, 15
     box = [(48 - 16) / scale_x, (31.5 - top) / scale_y, (48 + 16) / scale_x, (64.5 - top) / scale_y]
     np.testing.assert_allclose(found.boxes[0], box, rtol=1e-5)
@@ -81,7 +81,7 @@ def test_raw_outputs(runtime: Any) -> None:
     assert (seen[0, :, :15] == np.float32(114 / 255)).all() and (seen[0, :, 80:] == np.float32(114 / 255)).all()
 
 
-def test_settings(runtime: Any) -> None:
+def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> None:
     runtime([raw_output()])
     assert len(from_onnx("m.onnx", iou=0.99)(PICTURE).boxes) == 3
     assert len(from_onnx("m.onnx", conf=0.75)(PICTURE).boxes) == 1
@@ -92,14 +92,14 @@ def test_settings(runtime: Any) -> None:
     assert "sha256=" in first and from_onnx("m.onnx", conf=0.5).fingerprint != first
 
 
-def test_segmentation_exports(runtime: Any) -> None:
-    """Large coefficients behind the scores are no scores."""
+def test_mask_coefficients_are_not_read_as_scores(runtime: Any) -> None:
+    """In segmentation exports, mask coefficients follow the scores; here they are larger."""
     output = np.concatenate([raw_output(), np.full((1, 8, 20), 5, np.float32)], 1)
     runtime([output, np.zeros((1, 8, 24, 24), np.float32)])
     assert from_onnx("m.onnx")(PICTURE).class_ids.tolist() == [1, 3]
 
 
-def test_outputs_with_their_own_suppression(runtime: Any) -> None:
+def test_outputs_with_built_in_nms(runtime: Any) -> None:
     rows = np.array([[[32, 32, 64, 64, 0.5, 2], [0, 15, 96, 80, 0.9, 4], [0, 0, 1, 1, 0.1, 0]]], np.float32)
     session = runtime([rows], ("batch", 3, "height", "width"), names="no names")
     found = from_onnx("m.onnx", imgsz=96)(PICTURE)
@@ -107,7 +107,7 @@ def test_outputs_with_their_own_suppression(runtime: Any) -> None:
     assert session.seen[0].shape == (1, 3, 96, 96)
 
 
-def test_half_precision_inputs(runtime: Any) -> None:
+def test_half_precision_networks_get_float16_inputs(runtime: Any) -> None:
     session = runtime([raw_output().astype(np.float16)], kind="tensor(float16)")
     assert len(from_onnx("m.onnx")(PICTURE).boxes) == 2 and session.seen[0].dtype == np.float16
 
@@ -122,13 +122,13 @@ def test_half_precision_inputs(runtime: Any) -> None:
         ([raw_output()], (1, 3, 96, 96), "tensor(uint8)", "accepted: one image"),
     ],
 )
-def test_other_networks_are_told(runtime: Any, outputs: Any, shape: Any, kind: str, message: str) -> None:
+def test_other_networks_are_refused(runtime: Any, outputs: Any, shape: Any, kind: str, message: str) -> None:
     runtime(outputs, shape, kind=kind)
     with pytest.raises(ValueError, match=rf"m\.onnx .*{message}"):
         from_onnx("m.onnx")(PICTURE)
 
 
-def test_missing_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_or_onnxruntime_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no such ONNX file: m\.onnx"):
         from_onnx("m.onnx")
@@ -139,7 +139,7 @@ def test_missing_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Exported(torch.nn.Module):
-    """What an export computes: boxes and scores of all places in one output."""
+    """The computation of a YOLO export: boxes and scores of all positions in one output."""
 
     def __init__(self, net: DetectionModel) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Exported(torch.nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_real_export(tmp_path: Path) -> None:
+def test_real_export_gives_the_networks_detections(tmp_path: Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason=f"{name} is not installed")
     net = make("detect")

@@ -1,4 +1,4 @@
-"""What a detector may return, what is refused, and how its output is filtered."""
+"""Tests of the detector protocol: accepted and refused outputs, filters, batches and fingerprints."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Counting:
         ([torch.tensor(box) for box in BOXES], [torch.tensor(0.9), 0.4, 0.6], GOOD[2], ["cat", "bird", "dog"]),
     ],
 )
-def test_what_is_accepted(output: Any) -> None:
+def test_accepted_outputs_become_detections(output: Any) -> None:
     found = checked(output)
     assert isinstance(found, Detections)
     assert found.boxes.dtype == np.float32 and found.scores.dtype == np.float32 and found.class_ids.dtype == np.int64
@@ -58,7 +58,7 @@ def test_what_is_accepted(output: Any) -> None:
 
 
 @pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), torch.zeros(0, 4), torch.zeros(0, 6)])
-def test_nothing_found(nothing: Any) -> None:
+def test_empty_outputs_have_consistent_shapes(nothing: Any) -> None:
     found = checked((nothing, [], [], None))
     assert found.boxes.shape == (0, 4) and found.scores.shape == found.class_ids.shape == (0,) and found.names == {}
 
@@ -86,19 +86,19 @@ def test_nothing_found(nothing: Any) -> None:
         (([[1, 2], [3]], [1], [0], None), "isn't numbers"),
     ],
 )
-def test_what_is_refused(output: Any, problem: str) -> None:
+def test_malformed_outputs_are_refused(output: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=rf"the detector returned .*{problem}.* for photo\.jpg; a detector returns"):
         CheckedDetector(lambda image: output)(IMAGE, "photo.jpg")
 
 
-def test_results_are_told_what_to_take_of_them() -> None:
+def test_result_objects_get_an_error_that_names_the_attributes_to_pass() -> None:
     result = SimpleNamespace(boxes=None)
     for output in ([result], result):
         with pytest.raises(ValueError, match=r"for photo\.jpg; a detector .* results\[0\]\.boxes\.xyxy, \.boxes\.conf"):
             CheckedDetector(lambda image, output=output: output)(IMAGE, "photo.jpg")
 
 
-def test_filters_keep_the_order() -> None:
+def test_filters_keep_the_order_of_detections() -> None:
     assert load_detector(detector)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.4, 0.6])
     assert load_detector(detector, conf=0.4)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.6])
     assert load_detector(detector, classes=[0, 7])(IMAGE).class_ids.tolist() == [0]
@@ -107,7 +107,7 @@ def test_filters_keep_the_order() -> None:
     assert load_detector(detector, max_det=1, classes=0)(IMAGE).scores.tolist() == pytest.approx([0.4])
 
 
-def test_batches() -> None:
+def test_batches_call_the_detector_once_if_it_can() -> None:
     counting = Counting()
     found = load_detector(counting, conf=0.5).batch([IMAGE] * 3)
     assert [len(one.boxes) for one in found] == [2, 2, 2] and counting.calls == [3]
@@ -123,7 +123,7 @@ def test_errors_in_a_batch_name_the_image() -> None:
         CheckedDetector(lambda image: None).batch([IMAGE], ["b.jpg"])  # type: ignore[arg-type, return-value]
 
 
-def test_a_callable_is_described_by_its_name() -> None:
+def test_fingerprint_of_a_callable_is_its_qualified_name() -> None:
     assert load_detector(detector).fingerprint == f"{__name__}.detector"
     assert load_detector(functools.partial(detector)).fingerprint == f"{__name__}.detector"
     assert load_detector(Counting()).fingerprint == f"{__name__}.Counting"
@@ -133,13 +133,13 @@ def test_a_callable_is_described_by_its_name() -> None:
     assert load_detector(named).fingerprint == "weights 1"
 
 
-def test_a_checked_detector_is_taken_as_it_is() -> None:
+def test_checked_detector_is_not_wrapped_again() -> None:
     once = load_detector(detector, conf=0.5)
     assert load_detector(once) is once
     assert len(load_detector(once, max_det=1)(IMAGE).boxes) == 1
 
 
-def test_what_is_no_detector() -> None:
+def test_non_detectors_are_refused() -> None:
     for wrong in (None, 3, ["yolov8n.pt"]):
         with pytest.raises(TypeError, match="a detector is a name"):
             load_detector(wrong)  # type: ignore[arg-type]

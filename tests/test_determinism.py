@@ -28,7 +28,7 @@ def test_examples_are_the_same_on_every_call() -> None:
         assert flat_bytes(EXAMPLES[op]()) == flat_bytes(EXAMPLES[op]()), op
 
 
-def number_of_a_new_thread() -> int:
+def id_of_a_new_thread() -> int:
     thread = threading.Thread()
     thread.start()
     thread.join()
@@ -36,20 +36,20 @@ def number_of_a_new_thread() -> int:
     return thread.native_id
 
 
-# Else the next test would show nothing of threads.
+# An example too small to be split would make test_equal_bits_over_repeats_and_threads vacuous.
 @pytest.mark.skipif(not ops.available_isas(), reason="no native operations")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are not numbered one after the other")
 @pytest.mark.parametrize("op", [op for op in COVERED if op not in IN_ONE_THREAD])
 def test_examples_are_split_over_threads(op: str) -> None:
     torch.set_num_threads(4)
-    getattr(ops, op)(*example(op))  # which may be what starts PyTorch's own
-    arguments, before = example(op), number_of_a_new_thread()
+    getattr(ops, op)(*example(op))  # PyTorch may start its own threads in the first call
+    arguments, before = example(op), id_of_a_new_thread()
     getattr(ops, op)(*arguments)
-    assert number_of_a_new_thread() > before + 1
+    assert id_of_a_new_thread() > before + 1
 
 
 def bits(op: str, sibling: str) -> list[object]:
-    """Of the result and of what the operation wrote to; its other arguments must be as they were."""
+    """Return the bytes of the result and of the written arguments; assert that the other arguments are unchanged."""
     arguments, outputs = example(op, sibling), written(op)
     kept = [value for i, value in enumerate(arguments) if i not in outputs]
     before = flat_bytes(kept)
@@ -67,8 +67,8 @@ def test_equal_bits_over_repeats_and_threads(op: str, sibling: str) -> None:
         assert bits(op, sibling) == expected, f"call {repeat} on {torch.get_num_threads()} threads"
 
 
-# A barrier that is missing shows where the threads of a block go the other way round: each then meets what another one
-# has not written yet, or has written over.
+# A missing barrier shows when the threads of a block run in reverse order: a thread then reads what another hasn't
+# written yet or has overwritten.
 @pytest.mark.parametrize("op", [op for op, name in NATIVE if name == EMULATED])
 def test_equal_bits_in_either_order_of_threads(op: str) -> None:
     forward = bits(op, EMULATED)

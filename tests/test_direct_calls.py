@@ -1,6 +1,6 @@
-"""Operations that go past PyTorch's dispatcher to their CUDA sibling: when, and that it makes no difference.
+"""Tests of operations that bypass PyTorch's dispatcher: when they do, and that results are the same.
 
-No GPU is needed: the emulator takes the kernels' place, and tensors may only say that they are on a GPU.
+No GPU is needed: the emulator runs the kernels, or fake tensors claim to be on a GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CALLS = [
 
 
 class Seen(TorchDispatchMode):
-    """Keeps the names of this package's operations."""
+    """Records the names of this package's operations that the dispatcher sees."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Seen(TorchDispatchMode):
 @pytest.mark.skipif(EMULATED not in names_of("attention"), reason="the compiled operations are off")
 @pytest.mark.parametrize(("op", "arguments"), CALLS)
 @torch.no_grad()
-def test_a_direct_call_gives_what_the_sibling_gives(
+def test_direct_call_equals_the_sibling_and_skips_the_dispatcher(
     monkeypatch: pytest.MonkeyPatch, op: str, arguments: tuple[Any, ...]
 ) -> None:
     given = cast(arguments, torch.float16)
@@ -66,12 +66,12 @@ def test_a_direct_call_gives_what_the_sibling_gives(
         monkeypatch.setattr(api, "goes_directly", lambda *tensors: False)
         getattr(ops, op)(*given)
         assert seen.names == [op]
-    # All tensors were looked at, so that none of another kind gets there.
+    # All tensor arguments are checked, so that no unsuitable one reaches a kernel.
     wanted = [value for value in given if isinstance(value, Tensor)]
     assert [id(tensor) for tensor in asked[0] if tensor is not None] == [id(tensor) for tensor in wanted]
 
 
-def test_what_sees_operations() -> None:
+def test_modes_that_observe_operations_prevent_direct_calls() -> None:
     assert torch.is_grad_enabled() and not unseen()
     with torch.inference_mode():
         assert unseen()
@@ -93,11 +93,11 @@ def test_what_sees_operations() -> None:
 
 
 @torch.no_grad()
-def test_transforms_tracers_and_compilers_see_operations() -> None:
-    said: list[bool] = []
+def test_transforms_tracers_and_compilers_prevent_direct_calls() -> None:
+    answers: list[bool] = []
 
     def ask(x: Tensor) -> Tensor:
-        said.append(unseen())
+        answers.append(unseen())
         return x + 1
 
     torch.func.vmap(ask)(torch.zeros(2))
@@ -105,7 +105,7 @@ def test_transforms_tracers_and_compilers_see_operations() -> None:
     torch.jit.trace(ask, torch.zeros(2), check_trace=False)
     torch.fx.experimental.proxy_tensor.make_fx(ask)(torch.zeros(2))
     torch.fx.experimental.proxy_tensor.make_fx(ask, pre_dispatch=True)(torch.zeros(2))
-    assert said and not any(said)
+    assert answers and not any(answers)
 
     def branch(x: Tensor) -> Tensor:
         return x + 1 if unseen() else x + 2
@@ -116,22 +116,22 @@ def test_transforms_tracers_and_compilers_see_operations() -> None:
 
 
 class Marked(Tensor):
-    """A subclass, as those that stand for several tensors or for quantised ones."""
+    """A tensor subclass, such as those for nested or quantised tensors."""
 
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels that are in use, as far as operations can tell."""
+    """Make operations believe that the CUDA kernels are in use."""
     monkeypatch.setattr(_direct, "cuda_module", ModuleType("_cuda"))
 
 
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
-def test_which_tensors_go_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_plain_gpu_tensors_without_gradients_go_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeTensorMode():
         fake = torch.empty(2, device="cuda", dtype=torch.float16)
     assert fake.is_cuda and not goes_directly(fake)
-    # A type that is known to be plain takes the place of PyTorch's own, of which there is none on a GPU here.
+    # There are no plain tensors on a GPU here, so declare the type of fake ones to be plain.
     monkeypatch.setattr(_direct, "_PLAIN", (type(fake),))
     assert goes_directly(fake) and goes_directly(fake, None, fake)
     assert not goes_directly(fake, torch.empty(2)) and not goes_directly(fake, nn.Parameter(torch.empty(2)))
@@ -144,7 +144,7 @@ def test_which_tensors_go_directly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
-def test_tensors_on_the_cpu_and_sparse_ones_never_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_and_sparse_tensors_never_go_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not goes_directly(torch.empty(2)) and not goes_directly(nn.Parameter(torch.empty(2)))
     monkeypatch.setattr(Tensor, "is_cuda", True)
     assert goes_directly(torch.empty(2), nn.Parameter(torch.empty(2)))
@@ -153,7 +153,7 @@ def test_tensors_on_the_cpu_and_sparse_ones_never_do(monkeypatch: pytest.MonkeyP
 
 
 class Device:
-    """What PyTorch knows of its current device, for two GPUs that aren't there."""
+    """A stand-in for PyTorch's current device, with two imaginary GPUs."""
 
     def __init__(self) -> None:
         self.current, self.switched = 0, list[int]()
@@ -184,7 +184,9 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
         yield found
 
 
-def test_a_kernel_starts_on_its_tensors_device(two_gpus: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_run_on_the_device_and_stream_of_their_tensors(
+    two_gpus: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FakeTensorMode():
         first, second = (torch.empty(2, device=f"cuda:{index}") for index in range(2))
     with on_device_of(first, first) as (module, stream):
@@ -200,7 +202,7 @@ def test_a_kernel_starts_on_its_tensors_device(two_gpus: Device, monkeypatch: py
         on_device_of(first, second)
     with pytest.raises(ValueError, match="on one 'cuda' device; got cpu"):
         on_device_of(torch.empty(2))
-    # A PyTorch that lacks the short way to a stream has the long one.
+    # A PyTorch without `_cuda_getCurrentRawStream` is asked for `current_stream` instead.
     monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream")
     stream_of = type("Stream", (), {})
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream_of)

@@ -1,4 +1,4 @@
-"""The report of `fastsam doctor`."""
+"""Tests of the report of `fastsam doctor`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_checks_prints_the_report(capsys):
     assert capsys.readouterr().out == doctor.report() + "\n"
 
 
-def test_collect_is_plain_and_complete(monkeypatch, tmp_path):
+def test_collect_returns_all_facts_as_plain_json(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "models"))
     found = doctor.collect()
     assert json.loads(json.dumps(found)) == found
@@ -35,7 +35,7 @@ def test_collect_is_plain_and_complete(monkeypatch, tmp_path):
     assert found["environment"]["FASTSAM_HOME"] == found["home"]
 
 
-def test_report_says_what_a_reader_looks_for(monkeypatch, tmp_path):
+def test_report_names_versions_instruction_set_and_kernels(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "models"))
     report = doctor.report()
     assert report.startswith(f"fastsam_core {fastsam_core.__version__}\n") and report.endswith("\n")
@@ -59,7 +59,7 @@ def test_report_says_what_a_reader_looks_for(monkeypatch, tmp_path):
         assert f"{ops.isa()} ({'forced by FASTSAM_ISA' if forced else 'the best of this machine'})" in report
 
 
-def test_report_without_the_native_module(monkeypatch):
+def test_report_gives_the_reason_why_native_code_is_off(monkeypatch):
     monkeypatch.setattr(doctor, "cpu_module", None)
     monkeypatch.setattr(doctor, "cpu_reason", "the disk is on fire")
     assert "not in use: the disk is on fire" in doctor.report()
@@ -87,7 +87,7 @@ def test_bundled_weights_are_listed(monkeypatch, tmp_path):
         ({}, None),
     ],
 )
-def test_more_threads_than_a_container_may_use(monkeypatch, tmp_path, files, limit):
+def test_report_warns_of_more_threads_than_the_container_allows(monkeypatch, tmp_path, files, limit):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -1,4 +1,4 @@
-"""Downloads: whole, resumed, refused; nothing but a verified file ever gets the target's name."""
+"""Tests of downloads: complete, resumed, refused; only a verified file ever gets the target's name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def leftovers(target: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("sha256", [SHA, SHA.upper(), SHA[:8], None])
-def test_whole_file(target: Path, sha256: str | None) -> None:
+def test_downloads_and_verifies_a_file(target: Path, sha256: str | None) -> None:
     with serve(FileServer(BODY)) as address:
         assert download(f"{address}/w.pt", target, sha256=sha256, size=len(BODY)) == target
     assert target.read_bytes() == BODY
@@ -45,7 +45,7 @@ def test_existing_target_is_never_touched(target: Path) -> None:
 
 
 @pytest.mark.parametrize("sha256", [SHA, None])
-def test_broken_transfers_go_on_where_they_stopped(target: Path, sha256: str | None) -> None:
+def test_broken_transfers_resume_where_they_stopped(target: Path, sha256: str | None) -> None:
     server = FileServer(BODY, broken=2)
     with serve(server) as address:
         download(f"{address}/w.pt", target, sha256=sha256, backoff=0)
@@ -54,7 +54,7 @@ def test_broken_transfers_go_on_where_they_stopped(target: Path, sha256: str | N
     assert target.read_bytes() == BODY
 
 
-def test_interrupted_then_resumed_by_a_later_call(target: Path) -> None:
+def test_later_call_resumes_an_interrupted_download(target: Path) -> None:
     server = FileServer(BODY, broken=1)
     with serve(server) as address:
         with pytest.raises(ConnectionError, match=r"(?s)could not download .*the connection ended.*weights\.pt"):
@@ -67,7 +67,7 @@ def test_interrupted_then_resumed_by_a_later_call(target: Path) -> None:
     assert leftovers(target) == []
 
 
-def test_process_stopped_between_last_byte_and_rename(target: Path) -> None:
+def test_complete_part_file_is_verified_and_renamed(target: Path) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(BODY)
     Path(f"{target}.part.etag").write_text('"one"')
@@ -78,7 +78,7 @@ def test_process_stopped_between_last_byte_and_rename(target: Path) -> None:
     assert target.read_bytes() == BODY
 
 
-def test_changed_file_is_fetched_from_its_beginning(target: Path) -> None:
+def test_file_changed_on_the_server_is_fetched_anew(target: Path) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(b"old" * 100)
     Path(f"{target}.part.etag").write_text('"zero"')
@@ -87,7 +87,7 @@ def test_changed_file_is_fetched_from_its_beginning(target: Path) -> None:
     assert target.read_bytes() == BODY
 
 
-def test_rest_without_validator_or_hash_is_not_trusted(target: Path) -> None:
+def test_part_file_without_etag_or_hash_is_not_resumed(target: Path) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(b"old" * 100)
     server = FileServer(BODY, etag="")
@@ -97,7 +97,7 @@ def test_rest_without_validator_or_hash_is_not_trusted(target: Path) -> None:
     assert target.read_bytes() == BODY
 
 
-def test_wrong_beginning_is_found_by_its_hash_and_fetched_again(target: Path) -> None:
+def test_part_file_with_wrong_content_is_found_by_hash_and_fetched_anew(target: Path) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(b"old" * 100)
     server = FileServer(BODY, etag="")
@@ -107,7 +107,7 @@ def test_wrong_beginning_is_found_by_its_hash_and_fetched_again(target: Path) ->
     assert target.read_bytes() == BODY
 
 
-def test_server_that_ignores_ranges(target: Path) -> None:
+def test_server_that_ignores_ranges_is_read_from_the_start(target: Path) -> None:
     server = FileServer(BODY, with_ranges=False, broken=1)
     with serve(server) as address:
         download(f"{address}/w.pt", target, sha256=SHA, backoff=0)
@@ -115,14 +115,14 @@ def test_server_that_ignores_ranges(target: Path) -> None:
     assert target.read_bytes() == BODY
 
 
-def test_a_rest_from_another_place_is_not_taken(target: Path) -> None:
+def test_response_with_a_wrong_content_range_is_not_used(target: Path) -> None:
     half = len(BODY) // 2
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(BODY[:half])
     Path(f"{target}.part.etag").write_text('"one"')
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        if handler.headers.get("Range"):  # of the right length, from elsewhere
+        if handler.headers.get("Range"):  # the right length, but from another offset
             reply(handler, BODY[1 : half + 1], 206, headers={"Content-Range": f"bytes 1-{half}/{len(BODY)}"})
         else:
             reply(handler, BODY)
@@ -132,7 +132,7 @@ def test_a_rest_from_another_place_is_not_taken(target: Path) -> None:
     assert target.read_bytes() == BODY
 
 
-def test_part_longer_than_the_file(target: Path) -> None:
+def test_part_file_longer_than_the_file_is_fetched_anew(target: Path) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(BODY + b"more")
     with serve(FileServer(BODY)) as address:
@@ -154,7 +154,7 @@ def test_wrong_content_is_removed(target: Path, options: dict[str, Any], message
     assert os.listdir(target.parent) == []
 
 
-def test_wrong_size_that_is_not_announced(target: Path) -> None:
+def test_wrong_size_is_refused_without_content_length(target: Path) -> None:
     def answer(handler: Any) -> None:
         handler.send_response(200)
         handler.end_headers()
@@ -165,7 +165,7 @@ def test_wrong_size_that_is_not_announced(target: Path) -> None:
     assert os.listdir(target.parent) == []
 
 
-def test_web_page_instead_of_the_file(target: Path) -> None:
+def test_web_page_instead_of_the_file_is_refused(target: Path) -> None:
     page = {"Content-Type": "text/html; charset=utf-8"}
     with (
         serve(lambda handler: reply(handler, b"<html>log in</html>", headers=page)) as address,
@@ -176,7 +176,7 @@ def test_web_page_instead_of_the_file(target: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(404, 1), (403, 1), (503, 3), (429, 3)])
-def test_refusals(target: Path, status: int, attempts: int) -> None:
+def test_only_temporary_errors_are_retried(target: Path, status: int, attempts: int) -> None:
     asked = []
 
     def answer(handler: Any) -> None:
@@ -192,7 +192,7 @@ def test_refusals(target: Path, status: int, attempts: int) -> None:
     assert not target.exists()
 
 
-def test_nobody_there(target: Path) -> None:
+def test_unreachable_server_is_a_connection_error(target: Path) -> None:
     with serve(FileServer(BODY)) as address:
         pass
     with pytest.raises(ConnectionError, match="could not download"):
@@ -200,7 +200,7 @@ def test_nobody_there(target: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://x/y", "w.pt", ""])
-def test_other_addresses(target: Path, url: str) -> None:
+def test_only_http_addresses_are_accepted(target: Path, url: str) -> None:
     with pytest.raises(ValueError, match="http"):
         download(url, target)
 
@@ -213,7 +213,7 @@ def test_full_disk_is_found_before_the_transfer(target: Path, monkeypatch: pytes
     assert not target.exists()
 
 
-def test_two_at_once_fetch_it_once(target: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_concurrent_downloads_fetch_the_file_once(target: Path, caplog: pytest.LogCaptureFixture) -> None:
     arrived, go_on = threading.Event(), threading.Event()
     requests = []
 

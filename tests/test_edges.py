@@ -1,4 +1,4 @@
-"""Edges: where masks end, thinned; from masks of known shape and through a whole model."""
+"""Tests of edge maps and their thinning, with masks of known shape and with a whole model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastsam_core.picture import Picture
 from fastsam_core.postprocess import MaskResizer
 from small_model import QUIET, bgr_picture
 
-SIZE = 64  # of the pictures here, which are 4 x their logits: one of these is 4 x 4 pixels
+SIZE = 64  # side of the images here; one logit covers 4 x 4 pixels
 
 
 def resizer(height: int = SIZE, width: int = SIZE) -> MaskResizer:
@@ -38,7 +38,7 @@ def square(first: int, last: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (40, 64), (64, 23)])
-def test_a_window_shows_what_the_picture_shows(size: tuple[int, int]) -> None:
+def test_window_equals_that_part_of_the_whole_mask(size: tuple[int, int]) -> None:
     height, width = size
     low_res = torch.from_numpy(np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32))
     for original in (size, (3 * height + 1, 2 * width)):
@@ -53,8 +53,8 @@ def test_a_window_shows_what_the_picture_shows(size: tuple[int, int]) -> None:
             torch.testing.assert_close(part, whole[top:bottom, left:right], rtol=0, atol=1e-5)
 
 
-def test_strengths_are_those_of_the_whole_picture() -> None:
-    """Windows around masks give what filters over whole probability maps give."""
+def test_strengths_equal_filters_over_the_whole_image() -> None:
+    """The implementation filters windows around masks; the expected values come from whole probability maps."""
     import cv2
 
     rng = np.random.default_rng(1)
@@ -78,7 +78,7 @@ def test_strengths_are_those_of_the_whole_picture() -> None:
     np.testing.assert_allclose(strength, expected, atol=2e-5)
 
 
-def test_the_frame_is_no_edge() -> None:
+def test_image_border_is_no_edge() -> None:
     assert not edges_of(logits_of(np.ones((16, 16), bool))).any()
     half = np.zeros((16, 16), bool)
     half[:, :8] = True
@@ -86,7 +86,7 @@ def test_the_frame_is_no_edge() -> None:
     assert strength[:, 31:33].min() > 0.1 and not strength[:, :30].any() and not strength[:, 34:].any()
 
 
-def test_the_strongest_mask_counts() -> None:
+def test_strength_is_the_maximum_over_masks() -> None:
     faint, clear = logits_of(square(4, 12), contrast=0.5), logits_of(square(4, 12))
     together = edges_of(torch.cat([faint, clear]))
     np.testing.assert_array_equal(together, edges_of(clear))
@@ -114,7 +114,7 @@ def test_thinned_edges_are_one_pixel_wide(kind: str, turn: int) -> None:
         assert not kept[20:44, 20:44].any()
 
 
-def test_equal_neighbours_leave_one() -> None:
+def test_thinning_keeps_one_of_two_equal_neighbours() -> None:
     strength = np.zeros((9, 9), np.float32)
     strength[:, 4:6] = 0.5
     still, right = np.zeros((9, 9), np.float32), np.ones((9, 9), np.float32)
@@ -124,7 +124,7 @@ def test_equal_neighbours_leave_one() -> None:
     assert not thinned(still, still, still).any()
 
 
-def test_edges_of_a_picture(model: Any) -> None:
+def test_edges_of_an_image_by_predictor_and_sam(model: Any) -> None:
     picture = bgr_picture(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
     thin = predictor.edges(picture, points_stride=4)
@@ -142,7 +142,7 @@ def test_edges_of_a_picture(model: Any) -> None:
 
 def test_masks_without_pixels_give_no_edges(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(image: Any, points: torch.Tensor, labels: torch.Tensor) -> Any:
-        # The picture is 128 x 77 in the input, so that each axis has its own factor.
+        # The image is 128 x 77 in the input: each axis has its own factor.
         expected = torch.tensor([[x * 128.0, y * 77.0] for y in (0.25, 0.75) for x in (0.25, 0.75)])
         torch.testing.assert_close(points[:, 0], expected)
         return torch.zeros(len(points), 3), lambda i, j: torch.full((len(i), 32, 32), -1.0)
@@ -153,12 +153,12 @@ def test_masks_without_pixels_give_no_edges(model: Any, monkeypatch: pytest.Monk
         assert not edge_map(model, Picture(bgr_picture(48, 80), "a"), points_stride=2, thin=thin).any()
 
 
-def test_duplicates_go_by_predicted_iou(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clear = logits_of(np.kron(square(4, 12), np.ones((2, 2), bool)))[0]
     scores = torch.tensor([[0.1, 0.9, 0.5]])
 
     def decode(image: Any, points: torch.Tensor, labels: torch.Tensor) -> Any:
-        # The second mask is the best, and faint; all three have the same box.
+        # The second mask has the highest score, but weak edges; all three have the same box.
         masks = torch.stack([clear, clear / 40, clear])
         return scores.expand(len(points), 3), lambda i, j: masks[torch.as_tensor(j)]
 
@@ -180,7 +180,7 @@ def test_duplicates_go_by_predicted_iou(model: Any, monkeypatch: pytest.MonkeyPa
         ({"nms_thresh": 1.5}, "nms_thresh must be between 0 and 1"),
     ],
 )
-def test_what_is_refused(model: Any, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_and_missing_image_are_refused(model: Any, options: dict[str, Any], message: str) -> None:
     predictor = Predictor(overrides={**QUIET, "model": model})
     with pytest.raises(ValueError, match=message):
         predictor.edges(bgr_picture(20, 30), **options)

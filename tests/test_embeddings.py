@@ -1,4 +1,4 @@
-"""Saved embeddings: the same masks without encoding, and refusal of everything foreign or damaged."""
+"""Tests of saved embeddings: the same masks without encoding, and refusal of other models' and damaged files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rewrite(source: Path, target: Path, features: torch.Tensor | None = None, **
     return target
 
 
-def test_round_trip_without_the_picture(predictor: Predictor, saved: Path, model: Any) -> None:
+def test_loaded_embedding_gives_the_same_masks_without_the_image(predictor: Predictor, saved: Path, model: Any) -> None:
     expected = predictor(bboxes=BOXES)[0]
     other, before = fresh(model), model.counts["encoded"]
     other.load_features(saved)
@@ -48,7 +48,7 @@ def test_round_trip_without_the_picture(predictor: Predictor, saved: Path, model
     assert everything.masks.rle == predictor(**FEW)[0].masks.rle
 
 
-def test_what_needs_pixels_says_so(saved: Path, model: SamModel) -> None:
+def test_calls_that_need_pixels_are_refused_without_the_image(saved: Path, model: SamModel) -> None:
     other = fresh(model)
     other.load_features(saved)
     with pytest.raises(ValueError, match="set_image"):
@@ -62,7 +62,7 @@ def test_what_needs_pixels_says_so(saved: Path, model: SamModel) -> None:
         assert torch.equal(first.get_tensor("features"), second.get_tensor("features"))
 
 
-def test_a_call_at_another_size_in_between(predictor: Predictor, saved: Path, model: SamModel) -> None:
+def test_saved_features_are_those_of_the_set_size(predictor: Predictor, saved: Path, model: SamModel) -> None:
     features = predictor.features
     predictor(bboxes=BOXES, imgsz=64)
     other = fresh(model)
@@ -70,7 +70,7 @@ def test_a_call_at_another_size_in_between(predictor: Predictor, saved: Path, mo
     assert torch.equal(other.features, features)
 
 
-def test_with_the_picture_set(predictor: Predictor, saved: Path, model: Any) -> None:
+def test_embedding_of_another_image_is_refused(predictor: Predictor, saved: Path, model: Any) -> None:
     expected, other = predictor(bboxes=BOXES)[0], fresh(model)
     other.set_image(bgr_picture(60, 90))
     other.load_features(saved)
@@ -84,7 +84,7 @@ def test_with_the_picture_set(predictor: Predictor, saved: Path, model: Any) -> 
     assert other(bboxes=BOXES)[0].orig_img[0, 0, 0] == changed[0, 0, 0], "what was set stays"
 
 
-def test_a_foreign_model_is_refused(saved: Path, model: SamModel, tmp_path: Path) -> None:
+def test_embedding_of_another_model_or_size_is_refused(saved: Path, model: SamModel, tmp_path: Path) -> None:
     changed = small_model()
     with torch.no_grad():
         next(changed.image_encoder.parameters()).view(-1)[0] += 1e-3
@@ -96,15 +96,15 @@ def test_a_foreign_model_is_refused(saved: Path, model: SamModel, tmp_path: Path
         fresh(model, imgsz=256).load_features(saved)
 
 
-def test_the_decoder_may_differ(saved: Path) -> None:
-    """An embedding depends on the image encoder alone, so one with a decoder trained further can use it."""
+def test_embedding_is_accepted_with_another_decoder(saved: Path) -> None:
+    """An embedding depends only on the image encoder, so a model with a fine-tuned decoder can use it."""
     changed = small_model()
     with torch.no_grad():
         changed.mask_decoder.iou_token.weight += 1
     fresh(changed).load_features(saved)
 
 
-def test_the_fingerprint_notices_changes_in_place() -> None:
+def test_fingerprint_changes_with_weights_changed_in_place() -> None:
     model = small_model()
     first = fingerprint(model)
     assert fingerprint(model) == first == fingerprint(small_model())
@@ -114,7 +114,7 @@ def test_the_fingerprint_notices_changes_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"format": "pt"}, "not an embedding"),
         ({"version": "2"}, "version '2'"),
@@ -126,12 +126,14 @@ def test_the_fingerprint_notices_changes_in_place() -> None:
         ({"features": torch.zeros(1, 128, 8, 8, dtype=torch.float16)}, "float32"),
     ],
 )
-def test_damaged_files(saved: Path, model: SamModel, tmp_path: Path, change: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_metadata_and_features_are_refused(
+    saved: Path, model: SamModel, tmp_path: Path, change: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         fresh(model).load_features(rewrite(saved, tmp_path / "bad.safetensors", **change))
 
 
-def test_what_is_no_such_file(saved: Path, model: SamModel, tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_refused(saved: Path, model: SamModel, tmp_path: Path) -> None:
     other = fresh(model)
     with pytest.raises(FileNotFoundError):
         other.load_features(tmp_path / "missing.safetensors")
@@ -143,7 +145,7 @@ def test_what_is_no_such_file(saved: Path, model: SamModel, tmp_path: Path) -> N
     assert other.picture is None
 
 
-def test_saving_needs_a_picture(model: SamModel, tmp_path: Path) -> None:
+def test_saving_needs_an_image(model: SamModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="set_image"):
         fresh(model).save_features(tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
-"""The ViT encoder's inference in PyTorch, which is how it runs on a GPU: what is launched, in what order in memory.
+"""Tests of which operations the encoders launch on a GPU, and of the memory layout of their inputs.
 
-Tensors on the CPU, in float16 so that what is for CPUs leaves them alone, take the way of those on a GPU.
+CPU tensors take the path of GPU tensors here. They are float16, which the operations for CPUs don't take.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fastsam_core.ops._conv import cuda as conv_on_gpu
 
 DTYPE = torch.float16
 DEPTH = 12
-# No kernel runs for these: they say where in memory a result lies.
+# Views launch no kernel.
 VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "unfold", "slice", "expand", "detach", "alias"}
-# Strided, these are slow, or make a copy first.
+# On strided input these are slow, or copy it first.
 IN_ORDER = {"native_layer_norm", "add_norm_into", "addmm", "add", "add_", "gelu", "gelu_", "attention"}
 
 
 class Watch(TorchDispatchMode):
-    """Counts operations by name, and keeps the names of those of IN_ORDER that got a tensor in pieces."""
+    """Counts operations by name, and records the operations of IN_ORDER that got a non-contiguous tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Watch(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.counts[name] += 1
         activations = [arg for arg in args if isinstance(arg, Tensor) and not isinstance(arg, nn.Parameter)]
-        # The weight of a linear layer comes transposed, which costs nothing.
+        # The weight of a linear layer is transposed, which costs nothing.
         given = activations[:1] if name == "addmm" else activations
         if name in IN_ORDER and not all(tensor.is_contiguous() for tensor in given):
             self.strided.append(name)
@@ -55,7 +55,7 @@ class Watch(TorchDispatchMode):
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderViT:
-    """As deep as ViT-B, with attention in a single step, as where kernels serve it."""
+    """An encoder as deep as ViT-B whose attention is one cheap operation in place of the kernel."""
     torch.manual_seed(0)
     made = randomised(ImageEncoderViT(32, DEPTH, 2, (2, 5, 8, 11), image_size=96, window_size=4, out_channels=8))
 
@@ -75,25 +75,25 @@ def images() -> Tensor:
 
 
 @torch.no_grad()
-def test_a_block_is_eight_launches(encoder: ImageEncoderViT, images: Tensor) -> None:
+def test_vit_block_makes_eight_launches(encoder: ImageEncoderViT, images: Tensor) -> None:
     with Watch() as watch:
         encoder(images)
     attention = {"sum": DEPTH, "tanh": DEPTH}
-    # A block has two sums, each with the LayerNorm that follows it, four linear layers, a GELU and its attention. The
-    # first LayerNorm has no sum before it, and the last sum no LayerNorm behind it. The neck has two LayerNorms and,
-    # like the patch embedding, convolutions; of that one's result a copy is made, to which the positions are added.
+    # A block has two sums, each fused with the LayerNorm after it, four linear layers, a GELU and its attention. The
+    # first LayerNorm has no sum before it, and the last sum no LayerNorm after it. The neck has two LayerNorms and two
+    # convolutions. The patch embedding has one convolution, whose result is copied before the positions are added.
     ours = {"add_norm_into": 2, "addmm": 4, "gelu_": 1}
     expected = {name: DEPTH * count for name, count in ours.items()} | attention
     expected["add_norm_into"] -= 1
     others = {"native_layer_norm": 3, "add_": 1, "convolution": 3, "clone": 1, "add": 1}
     assert watch.launches() == Counter({**expected, **others})
-    # Before and behind each attention, and one in its stand-in: linear layers, of rows, make none.
+    # One before and one after each attention, and one in its stand-in; linear layers, which take rows, need none.
     assert watch.counts["view"] == 3 * DEPTH + 1
 
 
 @pytest.mark.parametrize(("name", "blocks", "convolutions"), [("sam_nano", 9, 1), ("mobile_sam", 10, 2)])
 @torch.no_grad()
-def test_tiny_vits_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: int, convolutions: int) -> None:
+def test_tiny_vit_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: int, convolutions: int) -> None:
     model = registry.build(name).image_encoder.eval().to(DTYPE)
     images = torch.randn(1, 3, 64, 64).to(DTYPE)
     monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
@@ -101,9 +101,10 @@ def test_tiny_vits_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: 
     monkeypatch.setattr(model, "_plan", lambda: plan)
     with Watch() as watch:
         model(images)
-    mixes = convolutions + 3  # those between stages
-    # A block has two LayerNorms, four linear layers, one with a sum, attention, a convolution, a GELU and another sum,
-    # which is one with the next block's LayerNorm or, in the last block of each of three stages, with the product.
+    mixes = convolutions + 3  # 3 between stages
+    # A block has two LayerNorms, four linear layers, one of them fused with a sum, attention, a convolution, a GELU and
+    # another sum. That is fused with the next block's LayerNorm or, in the last block of each of three stages, with a
+    # matrix product.
     together = blocks - 3
     expected = {
         "native_layer_norm": 2 * blocks + 2 - together,
@@ -119,12 +120,12 @@ def test_tiny_vits_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: 
     launches = watch.launches()
     launches["linear"] = launches.pop("addmm", 0) + launches.pop("mm", 0)
     assert launches == Counter(expected)
-    # Those of rows, one for each stage and three for each block, and two for each linear layer between convolutions.
+    # Views as rows: one per stage, three per block, and two per linear layer between convolutions.
     assert watch.counts["view"] == 3 * (blocks + 1) + 2 * (2 * mixes + 1)
 
 
 @torch.no_grad()
-def test_what_no_gpu_has_run_is_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unvalidated_kernels_are_opt_in(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano").image_encoder.eval().to(DTYPE)
     monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
     assert model._runs_on_gpu(torch.randn(1, 3, 64, 64).to(DTYPE))
@@ -139,7 +140,7 @@ def test_what_no_gpu_has_run_is_for_who_asks(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("why", ["", "no bias", "autocast", "the last", "CPU"])
 @torch.no_grad()
-def test_sums_and_what_follows_them(why: str) -> None:
+def test_sum_is_fused_with_layer_norm_only_on_a_gpu(why: str) -> None:
     norm = randomised(nn.LayerNorm(32, bias=why != "no bias"))
     x, delta = torch.randn(2, 3, 4, 32), torch.randn(2, 3, 4, 32)
     if why == "autocast":
@@ -154,7 +155,7 @@ def test_sums_and_what_follows_them(why: str) -> None:
 
 @pytest.mark.parametrize("size", [96, 64, 112])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_tokens_lie_in_order_in_memory(encoder: ImageEncoderViT, images: Tensor, gradients: bool, size: int) -> None:
+def test_tokens_stay_contiguous(encoder: ImageEncoderViT, images: Tensor, gradients: bool, size: int) -> None:
     images = images.repeat(1, 1, 2, 2)[..., :size, :size]
     lie: list[bool] = []
     handles = [
@@ -169,16 +170,16 @@ def test_tokens_lie_in_order_in_memory(encoder: ImageEncoderViT, images: Tensor,
         handle.remove()
     with torch.set_grad_enabled(gradients), Watch() as watch:
         result = encoder(images)
-    # What the neck makes of them may be in the order of its convolutions.
+    # The neck's last LayerNorm may get the memory layout of its convolutions.
     assert watch.strided[:-1] == [] and watch.strided in ([], ["native_layer_norm"])
     assert result.shape == (2, 8, size // 16, size // 16)
 
 
-def test_calls_of_modules_give_the_same_bits(encoder: ImageEncoderViT, images: Tensor) -> None:
+def test_fast_path_equals_calling_the_modules(encoder: ImageEncoderViT, images: Tensor) -> None:
     with torch.no_grad():
         short = encoder(images)
         kept = images.clone()
-        # A hook on one layer sends all of them the long way.
+        # A hook on one layer makes the encoder call all layers as modules.
         handle = encoder.blocks[3].mlp.lin1.register_forward_hook(lambda *_: None)
         assert torch.equal(encoder(images), short)
         handle.remove()
@@ -227,14 +228,14 @@ def test_altered_layers_are_called(encoder: ImageEncoderViT, images: Tensor, how
 
 
 @torch.no_grad()
-def test_a_layer_of_pytorch_in_anothers_place_is_called(encoder: ImageEncoderViT, images: Tensor) -> None:
+def test_block_replaced_by_a_pytorch_layer_is_called(encoder: ImageEncoderViT, images: Tensor) -> None:
     usual = encoder(images)
     encoder.blocks[1] = nn.Identity()
     assert not torch.equal(encoder(images), usual)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 112), (100, 39)])
-def test_patches_by_a_product_are_the_convolution(size: tuple[int, int]) -> None:
+def test_patch_embedding_by_product_equals_the_convolution(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     layer = PatchEmbed(24, 16).double()
     images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
@@ -248,7 +249,7 @@ def test_patches_by_a_product_are_the_convolution(size: tuple[int, int]) -> None
 
 
 def on_gpu(layer: PatchEmbed) -> PatchEmbed:
-    """The layer with weights that say they are on a GPU; within a FakeTensorMode."""
+    """Give the layer fake weights that claim to be on a GPU; call it within a FakeTensorMode."""
     for name, value in layer.proj.named_parameters():
         fake = torch.empty(value.shape, device="cuda", dtype=DTYPE)
         setattr(layer.proj, name, nn.Parameter(fake, requires_grad=False))
@@ -256,7 +257,7 @@ def on_gpu(layer: PatchEmbed) -> PatchEmbed:
 
 
 @pytest.mark.parametrize("altered", ["no", "hook", "stride", "padding", "adapter", "exported"])
-def test_on_a_gpu_patches_go_by_a_product_unless_the_convolution_is_altered(
+def test_gpu_patch_embedding_is_a_product_unless_the_layer_is_altered(
     altered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = PatchEmbed(24, 16)
@@ -276,7 +277,7 @@ def test_on_a_gpu_patches_go_by_a_product_unless_the_convolution_is_altered(
         convolved.append(others)
         return x.new_empty(1, 4, 4, 24).permute(0, 3, 1, 2)
 
-    monkeypatch.setattr(F, "conv2d", conv2d)  # a PyTorch without CUDA can't copy such tensors
+    monkeypatch.setattr(F, "conv2d", conv2d)  # a PyTorch without CUDA can't convolve such tensors
     with FakeTensorMode(), torch.no_grad():
         on_gpu(layer)
         images = torch.empty(1, 3, 64, 64, device="cuda", dtype=DTYPE)
@@ -289,7 +290,7 @@ def test_on_a_gpu_patches_go_by_a_product_unless_the_convolution_is_altered(
 
 @pytest.mark.parametrize("gpu_way", [False, True])
 @torch.no_grad()
-def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.MonkeyPatch, gpu_way: bool) -> None:
+def test_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.MonkeyPatch, gpu_way: bool) -> None:
     torch.manual_seed(0)
     model = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=96, window_size=4, out_channels=8)).eval().to(DTYPE)
     if gpu_way:
@@ -306,4 +307,4 @@ def test_a_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.Mon
     torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=0)
     (code,) = graphs
     assert code.count("torch.ops.fastsam_core.attention") == (2 if gpu_way else 0)
-    assert "aten.gelu_" not in code  # the compiler has its own ways to save memory
+    assert "aten.gelu_" not in code  # in-place operations are for eager mode; the compiler saves memory itself

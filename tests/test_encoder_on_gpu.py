@@ -1,6 +1,6 @@
-"""When the encoders leave attention to the CUDA kernels, and that the kernels fit where they are put. No GPU is needed.
+"""Tests of when encoders use the CUDA kernels, and of the accuracy of encoders that do. No GPU is needed.
 
-Tensors that only say they are on a GPU show what is called; the emulator, on the CPU, what comes of it.
+Fake tensors that claim to be on a GPU show what is called; the emulator computes results on the CPU.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ENCODERS: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels that are in use, as far as models can tell."""
+    """Make models believe that the CUDA kernels are in use."""
     monkeypatch.setattr(native, "cuda_module", ModuleType("_cuda"))
 
 
 def on_gpu(dtype: torch.dtype) -> Tensor:
-    """A tensor that says it is on a GPU."""
+    """Return a fake tensor that claims to be on a GPU."""
     with FakeTensorMode():
         return torch.empty(2, device="cuda", dtype=dtype)
 
@@ -55,7 +55,7 @@ def test_gpu_tensors_go_to_the_kernels(dtype):
 
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
-def test_what_stays_with_pytorch(monkeypatch):
+def test_kernels_are_not_used_for_gradients_export_or_other_dtypes(monkeypatch):
     tensor = on_gpu(torch.float16)
     assert serves_on_gpu(tensor)
     assert not serves_on_gpu(tensor, on_gpu(torch.float64))
@@ -72,17 +72,17 @@ def test_what_stays_with_pytorch(monkeypatch):
     assert serves_on_gpu(tensor)
 
 
-class WhereFor(nn.Module):
-    """x + 1 where kernels may stand in what is traced, x where it is to be exported."""
+class AddOneUnlessExporting(nn.Module):
+    """Returns x + 1, or x while being exported."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone() if native._is_exporting() else x + 1
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this PyTorch doesn't say what it traces for")
-def test_what_is_compiled_is_not_taken_for_what_is_exported():
-    """`torch.compiler.is_exporting`, in what PyTorch compiles before 2.13, would take it for that."""
-    x, module = torch.zeros(1), WhereFor()
+def test_compiling_is_not_mistaken_for_exporting():
+    """Before PyTorch 2.13, `torch.compiler.is_exporting` is also true while compiling."""
+    x, module = torch.zeros(1), AddOneUnlessExporting()
     torch._dynamo.reset()
     assert module(x) == torch.compile(module, backend="eager", fullgraph=True)(x) == 1
     assert torch.export.export(module, (x,), strict=False).module()(x) == 0
@@ -92,7 +92,7 @@ def test_what_is_compiled_is_not_taken_for_what_is_exported():
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @torch.no_grad()
-def test_an_encoder_on_the_kernels_is_as_exact_as_on_pytorch(monkeypatch, encoder, dtype):
+def test_encoder_on_kernels_is_as_accurate_as_pytorch(monkeypatch, encoder, dtype):
     op, build, size = ENCODERS[encoder]
     torch.manual_seed(0)
     model = build().eval()
@@ -103,7 +103,7 @@ def test_an_encoder_on_the_kernels_is_as_exact_as_on_pytorch(monkeypatch, encode
     exact = model.double()(images.double())
     model.to(dtype)
     usual = model(images.to(dtype))
-    # Tensors on the CPU take the way of those on a GPU, and the emulator the place of the kernels.
+    # Let CPU tensors take the path of GPU tensors, with the emulator in place of the kernels.
     emulated, called = ops.siblings(op)[EMULATED], []
 
     def call(*arguments: Any) -> Tensor:
@@ -125,13 +125,13 @@ def test_an_encoder_on_the_kernels_is_as_exact_as_on_pytorch(monkeypatch, encode
 @pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @torch.no_grad()
-def test_sums_and_norms_on_the_kernel_are_as_exact_as_on_pytorch(monkeypatch, dtype):
+def test_add_norm_kernel_is_as_accurate_as_pytorch(monkeypatch, dtype):
     torch.manual_seed(0)
     model = ImageEncoderViT(256, 3, 4, (1,), image_size=80, window_size=3, out_channels=8).eval()
     images = torch.randn(2, 3, 80, 80)
     exact = model.double()(images.double())
     model.to(dtype)
-    monkeypatch.setattr(native, "cpu_module", None)  # all types are as on a GPU
+    monkeypatch.setattr(native, "cpu_module", None)  # no dtype takes the native path for CPUs
     monkeypatch.setattr(ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)
     usual = model(images.to(dtype))
     emulated, called = ops.siblings("add_norm_into")[EMULATED], []

@@ -1,4 +1,4 @@
-"""Evaluation as a whole: simulated clicks, scores beside those of independent code, files, and the command line."""
+"""Tests of whole evaluations: simulated clicks, scores against independent code, files and the command line."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Scripted(Prompted):
         self.asked.append(prompts)
         assert not multimask_output
         for points in prompts.points:
-            # Which object it is, its first click tells.
+            # The first click identifies the object.
             index = int(points[0, 0]) // 20
             yield torch.full((1, 4, 4), float(100 * index + len(points))), torch.zeros(1)
 
@@ -100,11 +100,11 @@ def test_clicks_correct_the_mask_until_it_is_good() -> None:
     assert [len(one) for one in ious] == [3, 2] and ious[0][2] == 1 and ious[0][1] == 0
     assert ious[1] == pytest.approx([66 / 121, 120 / 121])
     second, third = scripted.asked
-    # Both objects get their second click; to one something is too much, the other lacks something.
+    # Both objects get a second click: the first mask is too large, the second too small.
     assert second.points.tolist() == [[[6, 15], list(innermost(too_much & ~truths[0])[0] or ())], [[27, 15], [24, 12]]]
     assert second.labels.tolist() == [[1, 0], [1, 1]]
     assert second.masks is not None and (second.masks == -7).all()
-    # The first object's third click is where all of it is missing, but for the pixel that was clicked before.
+    # All of the first object is missing; its third click avoids the pixel that was clicked before.
     missing = truths[0].copy()
     assert third.points[0, 2].tolist() == list(innermost(missing, [(6, 15)])[0] or ()) and len(third.points) == 1
     assert third.labels.tolist() == [[1, 0, 1]] and third.masks is not None and (third.masks == 2).all()
@@ -124,7 +124,7 @@ def test_clicks_end_at_the_limit_or_where_nothing_is_left() -> None:
     assert ious == [0.0]  # its one pixel has been clicked
 
 
-def test_the_model_is_given_its_own_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_previous_logits_are_passed_back_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     model.set_image_size(128)
     calls: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
@@ -142,7 +142,7 @@ def test_the_model_is_given_its_own_logits(monkeypatch: pytest.MonkeyPatch) -> N
     prompted.corrected(objects, first, goal=1.1, limit=3)
     click, second, third = calls
     assert click[0]["multimask_output"] and not second[0]["multimask_output"]
-    # The click (39, 14) in the model's pixels, which are 128 / 60 as large.
+    # The click (39, 14), scaled to the model's input.
     np.testing.assert_allclose(
         click[0]["points"][0, 0], np.array(click_of(objects[0])) * [128 / 60, 85 / 40], rtol=1e-6
     )
@@ -195,7 +195,7 @@ def truths(scenes: Path, index: int) -> list[np.ndarray]:
 
 
 def decoded(results: Any) -> np.ndarray:
-    """The masks of a result (N, H, W), by pycocotools."""
+    """Return a result's masks (N, H, W), decoded by pycocotools."""
     return np.asarray(coco.decode(results.masks.rle)).transpose(2, 0, 1).astype(bool)
 
 
@@ -203,7 +203,7 @@ def ious(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return (masks & truth).sum((1, 2)) / (masks | truth).sum((1, 2))
 
 
-def test_scores_are_those_of_plain_calls(sam: SAM, scenes: Path, whole: Evaluation) -> None:
+def test_scores_equal_those_of_plain_predictor_calls(sam: SAM, scenes: Path, whole: Evaluation) -> None:
     predictor = Predictor(overrides={"model": sam.model, "imgsz": 192, "save": False, "verbose": False, "conf": -1e9})
     chosen, best, box, pairs, images = [], [], [], [], []
     for index in range(2):
@@ -230,7 +230,7 @@ def test_scores_are_those_of_plain_calls(sam: SAM, scenes: Path, whole: Evaluati
     assert whole.iou_correlation is not None and whole.iou_correlation.value == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_model_beats_a_disc_on_what_it_knows(sam: SAM, scenes: Path) -> None:
+def test_bundled_model_beats_the_disc_baseline_on_scenes(sam: SAM, scenes: Path) -> None:
     own_size = sam.val(data=scenes / "png", measures=["click"], verbose=False)
     assert own_size.click_iou is not None and own_size.disc_iou is not None
     assert own_size.click_iou.value > own_size.disc_iou.value + 0.1
@@ -260,18 +260,18 @@ def test_every_measure_has_its_interval_and_row(sam: SAM, scenes: Path, whole: E
     assert picture is not None and picture.shape[0] == 3 * (256 + 22 + 6) + 6 and not list((scenes / "out").glob(".*"))
 
 
-def test_the_three_forms_give_the_same_numbers(
+def test_png_npz_and_coco_data_give_the_same_numbers(
     scenes: Path, whole: Evaluation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the command line; and as each is a run of its own, the same call gives the same numbers."""
+    """Runs the command line, so this also shows that separate runs give the same numbers."""
     monkeypatch.chdir(scenes)
     measures = "measures=[click,boundary,everything,correlation] --baselines False"
     line = f"val model=sam_nano.pt points_stride=4 imgsz=192 {measures}"
     for form, number in (("data=coco.json images=png/images", ""), ("data=npz", "-2"), ("--data png --rows", "-3")):
         assert main(shlex.split(f"{line} {form}")) == 0
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         folder = scenes / "runs" / "segment" / f"val{number}"
-        assert f"Results saved to {folder}" in said and f"{whole.objects} objects of at least 0.5 %" in said
+        assert f"Results saved to {folder}" in output and f"{whole.objects} objects of at least 0.5 %" in output
         assert (folder / "val.jpg").is_file() and (folder / "val.jsonl").is_file() == ("rows" in form)
         measured = json.loads((folder / "val.json").read_text())["measures"]
         assert measured.keys() == {
@@ -279,10 +279,10 @@ def test_the_three_forms_give_the_same_numbers(
         }  # fmt: skip
         for name, values in measured.items():
             assert Measure(**values) == getattr(whole, name)
-        assert f"{whole.measures['boundary_f'].value:.3f}" in said and "GrabCut" not in said
+        assert f"{whole.measures['boundary_f'].value:.3f}" in output and "GrabCut" not in output
 
 
-def test_numbers_of_clicks(sam: SAM, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_clicks_measures(sam: SAM, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_click = [[0.5, 0.85, 0.9], [0.95], [0.86, 0.1, 0.89] + [0.2] * 17, [0.84, 0.8]]
     asked: list[dict[str, Any]] = []
 
@@ -291,7 +291,7 @@ def test_numbers_of_clicks(sam: SAM, scenes: Path, monkeypatch: pytest.MonkeyPat
         return by_click[: len(objects)]
 
     monkeypatch.setattr(Prompted, "corrected", corrected)
-    # The largest four objects of a scene, whichever they are.
+    # The four largest objects of the first scene.
     areas = sorted((int(truth.sum()) for truth in truths(scenes, 0)), reverse=True)
     assert len(areas) >= 4
     options: dict[str, Any] = {"measures": "noc", "imgsz": 64, "verbose": False, "mask_feedback": False}
@@ -306,7 +306,7 @@ def test_numbers_of_clicks(sam: SAM, scenes: Path, monkeypatch: pytest.MonkeyPat
     assert "NoC@90" in str(found) and "50.0 %" in str(found)
 
 
-def test_some_measures_of_some_images(sam: SAM, scenes: Path, tmp_path: Path) -> None:
+def test_measures_and_images_can_be_limited(sam: SAM, scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "val.jpg").write_text("of an earlier run")
     (tmp_path / "val.jsonl").write_text("of an earlier run")
     one = sam.val(scenes / "png", measures="box", max_images=1, imgsz=128, output=tmp_path, verbose=False)
@@ -323,13 +323,15 @@ def test_some_measures_of_some_images(sam: SAM, scenes: Path, tmp_path: Path) ->
 
 def test_each_image_is_encoded_once(scenes: Path) -> None:
     model = small_model()
-    # Of large objects only: masks of the recipe's weights are noise, so that each is clicked twenty times.
+    # Only large objects: this model's masks are noise, so each object is clicked twenty times.
     options: dict[str, Any] = {"imgsz": 128, "points_stride": 2, "min_area": 0.05, "measures": MEASURES}
     evaluate(SAM(model)._ready_predictor(), scenes / "png", **options, verbose=False)
     assert model.counts == {"encoded": 2}  # type: ignore[comparison-overlap]
 
 
-def test_what_can_not_be_used_is_told(sam: SAM, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_images_and_objects_are_reported(
+    sam: SAM, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for index, name in enumerate("ab"):
@@ -352,7 +354,7 @@ def test_what_can_not_be_used_is_told(sam: SAM, scenes: Path, tmp_path: Path, ca
         sam.val(tmp_path, min_area=0.999, verbose=False)
 
 
-def test_a_run_that_fails_leaves_no_folder(
+def test_failed_run_leaves_no_folder(
     scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -360,8 +362,8 @@ def test_a_run_that_fails_leaves_no_folder(
     assert "no object to evaluate" in capsys.readouterr().err and not any((tmp_path / "runs" / "segment").iterdir())
 
 
-def test_a_home_folder_in_the_command(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shells leave a ~ alone that doesn't begin a word."""
+def test_tilde_in_options_is_expanded(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells don't expand a ~ within a word."""
     monkeypatch.chdir(tmp_path)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(scenes))
@@ -370,7 +372,7 @@ def test_a_home_folder_in_the_command(scenes: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("line", "status", "said"),
+    ("line", "status", "message"),
     [
         ("val", 2, "needs data="),
         ("val data=png dat=3", 2, "did you mean data?"),
@@ -387,19 +389,24 @@ def test_a_home_folder_in_the_command(scenes: Path, tmp_path: Path, monkeypatch:
         ("val data=png imgsz=big", 1, "imgsz"),
     ],
 )
-def test_mistakes(
-    scenes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, status: int, said: str
+def test_mistakes_in_the_command_are_reported_and_write_nothing(
+    scenes: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    status: int,
+    message: str,
 ) -> None:
     monkeypatch.chdir(scenes)
     monkeypatch.delenv("FASTSAM_DEBUG", raising=False)
     before = sorted(scenes.rglob("*"))
     assert main(shlex.split(line)) == status
-    assert said in capsys.readouterr().err and [path for path in sorted(scenes.rglob("*")) if path.is_file()] == [
+    assert message in capsys.readouterr().err and [path for path in sorted(scenes.rglob("*")) if path.is_file()] == [
         path for path in before if path.is_file()
     ]
 
 
-def test_settings() -> None:
+def test_settings_are_checked_and_ordered() -> None:
     assert EvaluateConfig().measures == MEASURES
     assert EvaluateConfig(measures="noc, click").measures == ("click", "noc")
     for wrong in ({"measures": 3}, {"baselines": "maybe"}, {"min_area": "x"}, {"max_images": 1.5}, {"unknown": 1}):
@@ -410,18 +417,18 @@ def test_settings() -> None:
             EvaluateConfig(**wrong)
 
 
-def test_other_models_are_not_measured() -> None:
+def test_fastsam_models_cannot_be_evaluated() -> None:
     with pytest.raises(NotImplementedError, match="FastSAM predicts only"):
         FastSAM.val(object.__new__(FastSAM), data="x")
 
 
-def test_a_case_drawn() -> None:
+def test_drawn_case_shows_errors_in_colour() -> None:
     image = np.full((400, 600, 3), 100, np.uint8)
     truth, predicted = np.zeros((400, 600), bool), np.zeros((400, 600), bool)
     truth[100:200, 100:300] = True
     predicted[100:200, 200:400] = True
     drawn = draw_case(image, encoded(truth), encoded(predicted), (150, 150))
-    # 300 x 100 around both, and a quarter of that on each side.
+    # The masks' box is 300 x 100 pixels; a quarter of that is added on each side.
     assert drawn.shape == (85, 256, 3)
     scale = 256 / 450
 
@@ -430,11 +437,11 @@ def test_a_case_drawn() -> None:
 
     assert at(40, 90) == [100, 100, 100] and at(350, 150) == [178, 122, 65] and at(170, 170) == [100, 100, 100]
     assert at(150, 150)[2] > 200 > at(150, 150)[0] and at(150, 100)[1] > 180
-    # A mask without pixels is nowhere.
+    # An empty mask is not drawn.
     assert draw_case(image, encoded(truth), encoded(truth & False), None).shape == (128, 256, 3)
 
 
-def test_which_cases_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_median_and_worst_cases_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, list[int]] = {}
 
     def tile(self: Cases, kind: str, index: int) -> np.ndarray:
@@ -476,7 +483,7 @@ def test_scores_survive_images_that_change_during_the_run(
     assert (tmp_path / "out" / "val.jpg").is_file()
 
 
-def test_mistakes_show_before_the_work(sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_and_outputs_are_refused_before_predicting(sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, min_area"):
         sam.val(scenes / "png", measure=["click"])

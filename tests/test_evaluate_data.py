@@ -1,4 +1,4 @@
-"""Data sets with true masks: their four forms, what is left out of them and said, and what is refused."""
+"""Tests of data sets with ground-truth masks: their four forms, reported failures and refused input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEIGHT, WIDTH = 20, 30
 
 
 def labels_of(*numbers: int, dtype: Any = np.uint8) -> np.ndarray:
-    """A map with a block of 4 x 5 pixels for each number."""
+    """Return a label map with a block of 4 x 5 pixels for each number."""
     found = np.zeros((HEIGHT, WIDTH), dtype)
     for place, number in enumerate(numbers):
         found[8:12, 6 * place : 6 * place + 5] = number
@@ -53,7 +53,7 @@ def masks_of(example: Example) -> dict[str, np.ndarray]:
     return {found.name: np.asarray(coco.decode(found.rle)).astype(bool) for found in example.objects}
 
 
-def one(place: Path, images: Path | None = None) -> Example:
+def only_example(place: Path, images: Path | None = None) -> Example:
     data = open_data(place, images)
     assert len(data) == 1
     return data[0]
@@ -75,7 +75,7 @@ def test_png_label_maps(tmp_path: Path) -> None:
     data = open_data(tmp_path)
     assert data.names == ["a.png", "b.jpg", "d.png", "e.png", "sub/c.png"] and not list(data.stray())
     found = {data.names[index]: masks_of(data[index]) for index in range(len(data))}
-    # In a palette, 255 is nobody's pixel.
+    # In palette images, 255 is no object.
     numbers = {"a.png": "1 200 255", "b.jpg": "300 65000", "d.png": "2 4", "e.png": "255", "sub/c.png": "255"}
     assert {name: " ".join(masks) for name, masks in found.items()} == numbers
     np.testing.assert_array_equal(found["a.png"]["200"], block(1))
@@ -84,7 +84,7 @@ def test_png_label_maps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data[0].pixels, bgr_picture(HEIGHT, WIDTH))
 
 
-def test_images_without_usable_masks_are_told(tmp_path: Path) -> None:
+def test_images_without_usable_masks_are_reported(tmp_path: Path) -> None:
     folder(tmp_path, "masks", "a.png", "b.png", "c.png", "d.png", "d.jpg", "e.png", "f.png", "g.png")
     good = Image.fromarray(labels_of(1))
     for name in "adef":
@@ -123,7 +123,7 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         {"label": 9, "isthing": 1, "iscrowd": 0},  # without a pixel
     ]
     write_npz(tmp_path / "labels" / "a.npz", labels_of(1, 2, 3, 4, dtype=np.uint16), segments, more=np.zeros(3))
-    example = one(tmp_path)
+    example = only_example(tmp_path)
     found = masks_of(example)
     assert list(found) == ["1", "4"] and example.crowds == 1
     np.testing.assert_array_equal(found["4"], block(3))
@@ -132,7 +132,7 @@ def test_npz_label_maps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"labels": labels_of(1)[1:], "segments": np.array("[]")}, "integers of shape (20, 30) are needed"),
         ({"labels": labels_of(1).astype(float), "segments": np.array("[]")}, "labels is float64"),
@@ -150,36 +150,36 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         (b"", "not an .npz file"),
     ],
 )
-def test_npz_files_that_are_none(tmp_path: Path, content: Any, said: str) -> None:
+def test_invalid_npz_files_are_reported(tmp_path: Path, content: Any, message: str) -> None:
     folder(tmp_path, "labels", "a.jpg")
     path = tmp_path / "labels" / "a.npz"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.savez(path, **content)
-    example = one(tmp_path)
+    example = only_example(tmp_path)
     (failure,) = example.failures
-    assert example.pixels is None and failure.image == "a.jpg" and said in failure.reason
+    assert example.pixels is None and failure.image == "a.jpg" and message in failure.reason
 
 
-def test_a_damaged_npz_file(tmp_path: Path) -> None:
+def test_damaged_npz_files_never_crash(tmp_path: Path) -> None:
     folder(tmp_path, "labels", "a.jpg")
     path = tmp_path / "labels" / "a.npz"
     write_npz(path, np.random.default_rng(0).integers(0, 9, (HEIGHT, WIDTH)), [{"label": 1}])
     whole = path.read_bytes()
     for cut in (30, 90, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:cut])
-        assert one(tmp_path).failures
+        assert only_example(tmp_path).failures
     for place in range(40, len(whole), 17):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
-        example = one(tmp_path)  # told, or not noticed, but never a crash
+        example = only_example(tmp_path)  # damage may go unnoticed, but never crashes
         assert example.failures or example.objects
 
 
 # --- COCO ---
 
 
-def test_coco(tmp_path: Path) -> None:
+def test_coco_masks_crowds_and_polygons(tmp_path: Path) -> None:
     folder(tmp_path, "labels", "a.jpg", "sub/b.jpg")
     objects = [
         LabelledObject(0, Segmentation.from_rle(encoded(block(0)))),
@@ -201,7 +201,7 @@ def test_coco(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, block(1))
 
 
-def test_objects_that_a_coco_file_has_wrong(tmp_path: Path) -> None:
+def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
     folder(tmp_path, "labels", "a.jpg", "b.jpg")
     path = tmp_path / "labels.json"
     good = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encoded(block(0))}
@@ -224,13 +224,13 @@ def test_objects_that_a_coco_file_has_wrong(tmp_path: Path) -> None:
     places = [failure.object for failure in example.failures]
     assert places == ["annotations[0]", "annotations[2]", "annotations[3]", "annotations[4]"]
     assert "a polygon has an even number" in example.failures[0].reason
-    for index, said in ((1, "20 x 31, but the image is 20 x 30"), (2, "no such file")):
+    for index, message in ((1, "20 x 31, but the image is 20 x 30"), (2, "no such file")):
         (failure,) = data[index].failures
-        assert failure.object is None and said in failure.reason
-    # What belongs to no image, or is no COCO file, is wrong as a whole.
-    for entry, said in (({**good, "image_id": 9}, "no image has the id 9"), ({"id": 3}, "'image_id' is missing")):
+        assert failure.object is None and message in failure.reason
+    # Annotations of unknown images and missing fields make the whole file invalid.
+    for entry, message in (({**good, "image_id": 9}, "no image has the id 9"), ({"id": 3}, "'image_id' is missing")):
         path.write_text(json.dumps({**whole, "annotations": [entry]}))
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             open_data(path, tmp_path / "images")
 
 
@@ -238,7 +238,7 @@ def test_objects_that_a_coco_file_has_wrong(tmp_path: Path) -> None:
 
 
 def yolo_line(place: int) -> str:
-    """The block's corners, along the edges of its pixels, as shares of the width and the height."""
+    """Return the block's outline along its pixels' edges, as fractions of width and height."""
     x1, x2, y1, y2 = 6 * place / WIDTH, (6 * place + 5) / WIDTH, 8 / HEIGHT, 12 / HEIGHT
     return f"0 {x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2}\n"
 
@@ -253,7 +253,9 @@ def yolo_line(place: int) -> str:
         ("photos", "labels", "", "photos"),
     ],
 )
-def test_yolo(tmp_path: Path, pictures: str, texts: str, data: str, images: str | None) -> None:
+def test_yolo_labels_in_each_folder_layout(
+    tmp_path: Path, pictures: str, texts: str, data: str, images: str | None
+) -> None:
     for name in ("a.jpg", "sub/b.jpg", "c.jpg", "d.jpg"):
         for place in (pictures, texts):
             (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +275,7 @@ def test_yolo(tmp_path: Path, pictures: str, texts: str, data: str, images: str 
     assert stray.image == "lonely.txt" and "no image lonely.*" in stray.reason
 
 
-def test_lines_and_names_that_a_yolo_folder_has_wrong(tmp_path: Path) -> None:
+def test_wrong_lines_and_names_of_a_yolo_folder_are_reported(tmp_path: Path) -> None:
     folder(tmp_path, "labels", "a.jpg", "b.jpg", "b.png")
     for name in "ab":
         (tmp_path / "labels" / f"{name}.txt").write_text(yolo_line(0) + "0 0.5 2 0.2 0.2 0.1 0.1\n")
@@ -284,9 +286,7 @@ def test_lines_and_names_that_a_yolo_folder_has_wrong(tmp_path: Path) -> None:
     assert "any of b.jpg, b.png" in stray.reason and data.labelled() == [0] and not data[1].objects
 
 
-def test_what_may_have_objects_is_known_without_opening_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labelled_images_are_found_without_opening_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder(tmp_path / "png", "masks", "a.jpg", "b.jpg")
     Image.fromarray(labels_of(1)).save(tmp_path / "png" / "masks" / "b.png")
     size = {"height": HEIGHT, "width": WIDTH}
@@ -315,7 +315,7 @@ def test_what_may_have_objects_is_known_without_opening_anything(
 # --- other things ---
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
+def test_folders_and_files_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
     folder(tmp_path / "both", "masks", "a.png")
     folder(tmp_path / "both", "labels")
     folder(tmp_path / "unmatched", "masks", "a.png")
@@ -325,7 +325,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    for name, images, said in (
+    for name, images, message in (
         ("both", None, "both masks/ and labels/"),
         ("unmatched", None, "no image in"),
         ("yolo", None, "no image in"),
@@ -338,7 +338,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         with pytest.raises(ValueError) as caught:
             open_data(tmp_path / name, images)
         text = str(caught.value)
-        assert said in text and "COCO .json" in text and "masks/" in text and "labels/" in text, text
+        assert message in text and "COCO .json" in text and "masks/" in text and "labels/" in text, text
     with pytest.raises(ValueError, match="lists no images"):
         open_data(tmp_path / "none.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"missing.*accepted"):
@@ -351,7 +351,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         open_data(tmp_path / "none.json", 3)
 
 
-def test_a_map_is_not_read_before_its_size_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npz_shape_is_checked_before_reading_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npz"
     write_npz(path, labels_of(1), [{"label": 1}])
 
@@ -365,7 +365,7 @@ def test_a_map_is_not_read_before_its_size_is_known(tmp_path: Path, monkeypatch:
         label_maps.read_npz(path, (HEIGHT, WIDTH))
 
 
-def test_a_header_that_would_fill_the_memory(tmp_path: Path) -> None:
+def test_huge_npz_header_uses_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("labels.npy", b"\x93NUMPY\2\0" + (10**7).to_bytes(4, "little") + b" " * 10**7)
@@ -378,7 +378,7 @@ def test_a_header_that_would_fill_the_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_pictures_that_vanish(tmp_path: Path) -> None:
+def test_images_removed_after_opening_are_reported(tmp_path: Path) -> None:
     folder(tmp_path, "masks", "a.png")
     Image.fromarray(labels_of(1)).save(tmp_path / "masks" / "a.png")
     data = open_data(tmp_path)

@@ -1,4 +1,4 @@
-"""The measures of an evaluation: cases worked by hand, and independent implementations."""
+"""Tests of evaluation measures, against values worked out by hand and independent implementations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mask(*rows: str) -> np.ndarray:
 
 
 def slow_squares(region: np.ndarray) -> np.ndarray:
-    """Every pixel against every pixel outside, the frame around the picture among them."""
+    """Compare every pixel with every pixel outside, including a frame around the image."""
     framed = np.pad(region, 1)
     outside = np.argwhere(~framed)
     found = np.zeros(framed.shape)
@@ -49,28 +49,28 @@ def test_distances_are_exact(region: np.ndarray) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(region=small_masks, data=st.data())
-def test_the_innermost_pixel(region: np.ndarray, data: st.DataObject) -> None:
+def test_innermost_equals_brute_force(region: np.ndarray, data: st.DataObject) -> None:
     height, width = region.shape
     pixels = st.tuples(st.integers(0, width - 1), st.integers(0, height - 1))
     taken = data.draw(st.lists(pixels, max_size=4))
     squares = slow_squares(region)
     for x, y in taken:
         squares[y, x] = 0
-    # Farthest in, then topmost, then leftmost.
+    # Ties: the topmost, then the leftmost pixel.
     best = max((squares[y, x], -y, -x) for y in range(height) for x in range(width))
     expected = ((-best[2], -best[1]), best[0]) if best[0] else (None, 0)
     assert innermost(region, taken) == expected
 
 
 def test_innermost_by_hand() -> None:
-    # A block of 5 x 3 in the corner of the picture: its border counts as outside, so that three pixels are equally far.
+    # A 5 x 3 block in the corner of the image, whose border counts as outside: three pixels are equally far in.
     region = np.zeros((6, 9), bool)
     region[0:3, 0:5] = True
     assert innermost(region) == ((1, 1), 4)
     assert innermost(region, [(1, 1)]) == ((2, 1), 4)
     assert innermost(np.ones((5, 5), bool)) == ((2, 2), 9)
     assert innermost(np.zeros((3, 3), bool)) == (None, 0)
-    # The larger of two parts, though the other comes first.
+    # The larger of two parts, although the other one comes first.
     region[5:, 8] = True
     region[0:3, 0:5] = False
     region[2:6, 2:6] = True
@@ -79,15 +79,15 @@ def test_innermost_by_hand() -> None:
 
 def test_next_click_goes_to_the_larger_error() -> None:
     truth, predicted = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
-    truth[2:9, 2:9] = True  # 7 x 7 missing: its middle is 4 pixels in
-    predicted[12:17, 12:17] = True  # 5 x 5 too much: 3 pixels in
+    truth[2:9, 2:9] = True  # 7 x 7 missing: its centre is 4 pixels in
+    predicted[12:17, 12:17] = True  # 5 x 5 too much: its centre is 3 pixels in
     assert next_click(truth, predicted) == ((5, 5), True)
-    # What is missing is the smaller error now.
+    # Now the missing part is the smaller error.
     predicted[2:9, 2:9] = True
     predicted[7:9, 7:9] = False
     assert next_click(truth, predicted) == ((14, 14), False)
     assert next_click(truth, truth) is None
-    # Equal errors: what is too much. And never the same pixel twice.
+    # Of equal errors, the false positive comes first. No pixel is clicked twice.
     truth, predicted = mask("#..."), mask("...#")
     assert next_click(truth, predicted) == ((3, 0), False)
     assert next_click(truth, predicted, [(3, 0)]) == ((0, 0), True)
@@ -120,7 +120,7 @@ def slow_f(predicted: np.ndarray, truth: np.ndarray, tolerance: float) -> float:
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data(), tolerance=st.sampled_from([0.0075, 0.1, 0.2]))
-def test_boundary_f_against_every_pair_of_pixels(data: st.DataObject, tolerance: float) -> None:
+def test_boundary_f_equals_brute_force(data: st.DataObject, tolerance: float) -> None:
     size = data.draw(st.tuples(st.integers(1, 14), st.integers(1, 14)))
     predicted, truth = data.draw(masks(*size)), data.draw(masks(*size))
     np.testing.assert_array_equal(boundary(truth), slow_boundary(truth))
@@ -128,16 +128,16 @@ def test_boundary_f_against_every_pair_of_pixels(data: st.DataObject, tolerance:
 
 
 def test_boundary_f_by_hand() -> None:
-    # The diagonal is 500, so that 3.75 pixels become 4.
+    # The diagonal is 500 pixels; 0.0075 of it is 3.75, rounded up to 4.
     truth = np.zeros((300, 400), bool)
     truth[100:200, 100:200] = True
     assert boundary_f(truth, truth) == 1
     for shift, expected in ((4, 1.0), (5, 0.0)):
         moved = np.zeros_like(truth)
         moved[100 - shift : 200 + shift, 100 - shift : 200 + shift] = True
-        # A ring 4 pixels outside has all but its corners within reach of the true one; 5 pixels outside, none.
+        # 4 pixels outside, all of the outline but its corners is within reach of the true one; 5 pixels outside, none.
         assert boundary_f(moved, truth) == pytest.approx(expected, abs=0.05)
-    # All of the prediction is right, but it is only the left one of two equal objects.
+    # Precision 1, recall 1/2: the prediction is one of two equal objects.
     both = truth.copy()
     both[100:200, 250:350] = True
     assert boundary_f(truth, both) == pytest.approx(2 / 3)
@@ -150,7 +150,7 @@ def test_boundary_f_by_hand() -> None:
 
 
 def coco_recall(images: list[tuple[np.ndarray, np.ndarray]], most: int) -> float:
-    """AR@most by pycocotools over (proposals (P, H, W), best first, and true masks) of each image."""
+    """Return pycocotools' AR@most; images: (proposals (P, H, W) with the best first, true masks) of each."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -203,7 +203,7 @@ COUNTS = st.tuples(st.integers(0, 30), st.integers(0, 5))  # of proposals and of
     seed=st.integers(0, 10**6),
     counts=st.lists(COUNTS, min_size=1, max_size=3),
 )
-def test_average_recall_is_that_of_pycocotools(seed: int, counts: list[tuple[int, int]]) -> None:
+def test_average_recall_equals_pycocotools(seed: int, counts: list[tuple[int, int]]) -> None:
     assume(any(truths for _, truths in counts) and any(proposals for proposals, _ in counts))
     rng = np.random.default_rng(seed)
     images = []
@@ -216,17 +216,18 @@ def test_average_recall_is_that_of_pycocotools(seed: int, counts: list[tuple[int
         assert our_recall(images, most) == pytest.approx(coco_recall(images, most), abs=1e-12)
 
 
-def test_of_two_objects_that_fit_equally_the_last_is_taken() -> None:
+def test_proposal_matches_the_last_of_equally_fitting_objects() -> None:
     left, right = np.zeros((2, 24, 30), bool)
     left[2:8, 2:8] = right[2:8, 10:16] = True
-    # The first proposal is both objects, an IoU of 0.5 with each, and the second is one of them.
+    # The first proposal covers both objects (IoU 0.5 with each), the second is one of them.
     for second, expected in ((left, (10 + 1) / 20), (right, 9 / 20 + 1 / 20)):
         images = [(np.array([left | right, second]), np.array([left, right]))]
         assert our_recall(images, 100) == coco_recall(images, 100) == pytest.approx(expected)
 
 
 def test_average_recall_by_hand() -> None:
-    # The first proposal fits the first object by 0.74: five of ten thresholds. The third takes both for the second.
+    # The first proposal has an IoU of 0.74 with the first object: five of ten thresholds. The third matches the second
+    # object at all ten.
     ious = np.array([[0.74, 0.0], [0.3, 0.4], [0.6, 0.95]])
     ranks = matched_ranks(ious)
     assert ranks.shape == (2, 10)
@@ -234,10 +235,10 @@ def test_average_recall_by_hand() -> None:
     assert ranks[1].tolist() == [2] * 10
     assert average_recall(ranks, 1).tolist() == [0.5, 0.0]
     assert average_recall(ranks, 3).tolist() == [0.5, 1.0]
-    # Each object is found once, and each proposal finds one: the second is left with the object that it fits less.
+    # Each object is matched once, and each proposal matches one: the second proposal gets the object that fits it less.
     ranks = matched_ranks(np.array([[0.9, 0.6], [0.9, 0.6]]), np.array([0.5]))
     assert ranks.tolist() == [[0], [1]]
-    # Without proposals nothing is found, however many are allowed.
+    # Without proposals nothing is matched.
     assert average_recall(matched_ranks(np.zeros((0, 2))), 1000).tolist() == [0, 0]
     assert matched_ranks(np.zeros((4, 0))).shape == (0, 10)
 
@@ -249,17 +250,17 @@ def test_spearman_by_hand() -> None:
     assert average_ranks(np.array([3.0, 1, 3, 9])).tolist() == [2.5, 1, 2.5, 4]
     up = np.array([1.0, 2, 3, 4])
     assert spearman(up, up**3) == pytest.approx(1) and spearman(up, -up) == pytest.approx(-1)
-    # Without ties it is 1 - 6 sum(d^2) / (n (n^2 - 1)): d = 1, 1, 1, 1.
+    # Without ties, 1 - 6 sum(d^2) / (n (n^2 - 1)), with d = 1, 1, 1, 1.
     assert spearman(up, np.array([2.0, 1, 4, 3])) == pytest.approx(1 - 6 * 4 / (4 * 15))
     assert math.isnan(spearman(up, np.ones(4)))
 
 
 @settings(max_examples=50, deadline=None)
 @given(pairs=arrays(np.int64, st.tuples(st.integers(2, 12), st.just(2)), elements=st.integers(0, 4)))
-def test_ranks_and_correlation_against_definitions(pairs: np.ndarray) -> None:
+def test_ranks_and_correlation_equal_their_definitions(pairs: np.ndarray) -> None:
     ranks = []
     for values in pairs.T.astype(float):
-        # A value's mean rank: one more than those below, and half of those that are equal to it.
+        # A value's mean rank: the number of smaller values, plus half of one more than the number of equal ones.
         expected = [(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values]
         assert average_ranks(values).tolist() == expected
         ranks.append(np.array(expected))
@@ -269,19 +270,19 @@ def test_ranks_and_correlation_against_definitions(pairs: np.ndarray) -> None:
         assert math.isnan(spearman(*pairs.T.astype(float)))
 
 
-def test_intervals() -> None:
+def test_bootstrap_intervals() -> None:
     rng = np.random.default_rng(1)
     images = [rng.normal(size=(5, 1)).ravel() for _ in range(200)]
     between = interval(images, None, seed=3)
     assert between is not None and between == interval(images, None, seed=3) != interval(images, None, seed=4)
-    # The mean of 1,000 values from a normal distribution: 1.96 / sqrt(1000) on either side of it.
+    # For the mean of 1,000 standard normal values: 1.96 / sqrt(1000) on either side.
     mean = float(np.concatenate(images).mean())
     assert between[0] < mean < between[1] and between[1] - between[0] == pytest.approx(2 * 0.062, rel=0.2)
-    # The same by a statistic of all values, and those of empty images count for nothing.
+    # A statistic of all values gives the same; images without values don't count.
     assert interval(images, lambda values: float(values.mean()), seed=3) == pytest.approx(between, abs=1e-12)
     assert interval([*images, np.zeros(0)], None, seed=3) == between
     assert interval(images[:1], None, seed=3) is None
-    # Objects of one image are alike: then as many images, not objects, are what was measured.
+    # If objects of one image are alike, the number of images counts, not that of objects.
     copies = [np.repeat(values[:1], 5) for values in images]
     wider = interval(copies, None, seed=3)
     assert wider is not None and wider[1] - wider[0] > 1.7 * (between[1] - between[0])
@@ -291,7 +292,7 @@ def test_intervals() -> None:
 # --- baselines ---
 
 
-def test_disc() -> None:
+def test_disc_has_a_tenth_of_the_mean_side_as_radius() -> None:
     # The radius is 0.1 * sqrt(40 * 90) = 6.
     drawn = disc((40, 90), (20, 10))
     y, x = np.mgrid[:40, :90]
@@ -299,7 +300,7 @@ def test_disc() -> None:
     assert drawn[10, 26] and not drawn[10, 27] and disc((40, 90), (0, 0)).sum() < drawn.sum()
 
 
-def test_grabcut() -> None:
+def test_grabcut_finds_a_bright_block() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 60, (60, 80, 3)).astype(np.uint8)
     truth = np.zeros((60, 80), bool)
@@ -309,7 +310,7 @@ def test_grabcut() -> None:
     found = grabcut(image, box)
     assert (found & truth).sum() / (found | truth).sum() > 0.95
     np.testing.assert_array_equal(found, grabcut(image, box))
-    # Enlarged beyond its limit it runs on a small copy, and gives a mask of the picture's size.
+    # Large images are scaled down to run it; the mask still has the image's size.
     large = np.kron(image, np.ones((12, 12, 1), np.uint8))
     enlarged = grabcut(large, (25 * 12, 15 * 12, 65 * 12 - 1, 45 * 12 - 1))
     wanted = np.kron(truth, np.ones((12, 12), bool))

@@ -1,4 +1,4 @@
-"""Segment everything with stand-ins for a model: what is asked for, in which order, and what is refused."""
+"""Tests of segment everything with stand-ins for a model: decoder calls, filters, records and refused arguments."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from fastsam_core import ops
 from fastsam_core.everything import count_batches, generate, generate_masks
 from fastsam_core.postprocess import measured_together
 from siblings import each_sibling_of, implementation
-
-# pycocotools.decode says this about itself on NumPy 2.
+from tensor_sizes import LargestTensor
 
 
 def decoded(record):
     return coco.decode({**record["segmentation"], "counts": record["segmentation"]["counts"].encode()}).astype(bool)
 
 
-def test_points_are_pixels_of_the_model_input():
+def test_points_are_in_pixels_of_the_model_input():
     decode = Discs()
     generate_masks(decode, (30, 50), points_stride=2, input_long_side=64)
     ((crop_box, points),) = decode.batches
@@ -31,12 +30,12 @@ def test_points_are_pixels_of_the_model_input():
     assert all(type(side) is int for side in crop_box)
     assert points.dtype == torch.float32
     assert points.device.type == "cpu"
-    # The input is 64 x 38 (30 * 64 / 50 = 38.4), so the axes have factors of their own.
+    # The input is 64 x 38 (30 * 64 / 50 = 38.4), so each axis has its own factor.
     expected = [[16, 9.5], [48, 9.5], [16, 28.5], [48, 28.5]]
     np.testing.assert_allclose(points.numpy(), expected, rtol=0, atol=1e-5)
 
 
-def test_batches_come_in_order_and_are_counted():
+def test_batches_are_ordered_by_crop_and_counted():
     decode = Discs(predicted_iou=lambda points: torch.zeros(len(points), 3))
     grid = {"points_stride": 5, "points_batch_size": 7, "crop_n_layers": 1, "crop_downscale_factor": 2}
     assert generate_masks(decode, (40, 60), input_long_side=64, **grid) == []
@@ -54,9 +53,9 @@ def test_batches_come_in_order_and_are_counted():
     assert not decode.asked
 
 
-def test_logits_are_asked_only_for_what_passes_the_iou_filter_in_small_chunks():
+def test_logits_are_requested_in_chunks_only_for_masks_that_pass_the_iou_filter():
     def predicted_iou(points):
-        # 0.5 itself doesn't pass: the comparison is strict.
+        # 0.5 itself doesn't pass the filter: the comparison is strict.
         return torch.tensor([0.4, 0.5, 0.6]).repeat(len(points), 1).index_put((torch.tensor([1]),), torch.tensor(0.9))
 
     decode = Discs(predicted_iou=predicted_iou)
@@ -115,7 +114,7 @@ def test_records_are_plain_and_agree_with_their_masks():
     assert {type(value) for record in records for value in record["point_coords"][0]} == {float}
 
 
-def test_the_better_of_two_equal_boxes_stays_and_the_first_of_equal_scores():
+def test_nms_keeps_the_best_score_and_the_first_of_equal_scores():
     scores = torch.tensor([[0.91, 0.93, 0.92], [0.95, 0.95, 0.95]])
     decode = Discs(radii=(3.0, 3.0, 3.0), predicted_iou=lambda points: scores)
     arguments = {
@@ -151,14 +150,14 @@ def test_thresholds_take_any_finite_number():
     assert not generate_masks(decode, (64, 64), **{**LOOSE, "stability_score_thresh": 1e300})
 
 
-def test_a_nan_iou_never_passes():
+def test_nan_iou_never_passes():
     decode = Discs(predicted_iou=lambda points: torch.full((len(points), 3), math.nan))
     assert generate_masks(decode, (64, 64), **LOOSE) == []
     assert not decode.asked
 
 
 def test_masks_cut_off_by_a_crop_are_dropped_and_small_crops_win():
-    # One disc, clicked in the whole picture and in each of the four crops. Two crops cut it off.
+    # One disc, clicked in the whole image and in each of the four crops; two crops cut it off.
     centre = np.array([70.0, 150.0])
 
     def decode(crop_box, points):
@@ -188,23 +187,23 @@ def test_masks_cut_off_by_a_crop_are_dropped_and_small_crops_win():
     assert record["crop_box"] == [0, 0, 400, 400]
 
 
-def test_a_crop_nms_threshold_of_one_keeps_the_masks_of_all_crops():
+def test_crop_nms_threshold_of_one_keeps_the_masks_of_all_crops():
     def decode(crop_box, points):
-        # A disc at the picture's corner, which only the first crop and the picture show whole.
+        # A disc at the image's corner, which only the first crop and the whole image show completely.
         cells = (torch.arange(16) + 0.5) * (max(crop_box[2:]) - max(crop_box[:2])) / 16
         dx, dy = cells[None, :] + crop_box[0], cells[:, None] + crop_box[1]
         return torch.full((1, 3), 0.9), lambda p, m: (30 - torch.sqrt(dx**2 + dy**2)).expand(len(p), 16, 16)
 
     arguments = {**LOOSE, "points_stride": 1, "crop_n_layers": 1, "crop_overlap_ratio": 0, "conf_thres": 0.5}
     records = generate_masks(decode, (200, 200), crop_nms_thresh=1.0, **arguments)
-    # The other crops give an empty mask each, whose box is their corner: an edge of the crop.
+    # The other crops give empty masks.
     assert [record["crop_box"] for record in records if record["area"]] == [[0, 0, 100, 100], [0, 0, 200, 200]]
     assert len([1 for record in generate_masks(decode, (200, 200), **arguments) if record["area"]]) == 1
 
 
 @pytest.mark.parametrize("together", [1 << 20, 20, 1])
 def test_small_regions_are_cleaned_and_changed_masks_come_last(together, monkeypatch):
-    monkeypatch.setattr(generate, "_CLEANED_AT_ONCE", together)  # counts; all masks, some, each by itself
+    monkeypatch.setattr(generate, "_CLEANED_AT_ONCE", together)  # run counts: all masks, some, or one at a time
     low_res = torch.full((3, 16, 16), -20.0)
     low_res[0, 2:7, 2:7] = 20
     low_res[0, 4, 4] = -20  # a hole
@@ -231,7 +230,7 @@ def test_small_regions_are_cleaned_and_changed_masks_come_last(together, monkeyp
     assert generate_masks(decode, (64, 64), **nothing) == []
 
 
-def test_cleaned_masks_that_coincide_are_suppressed_once_more():
+def test_cleaned_masks_that_coincide_are_suppressed_again():
     low_res = torch.full((3, 16, 16), -20.0)
     low_res[:, 2:7, 2:7] = 20
     low_res[1, 14, 14] = 20  # only this island keeps the boxes apart
@@ -246,19 +245,19 @@ def test_cleaned_masks_that_coincide_are_suppressed_once_more():
     assert record["predicted_iou"] == pytest.approx(0.95)
 
 
-def test_own_grids_replace_the_stride_and_are_left_alone():
+def test_given_grids_replace_the_stride_and_are_not_modified():
     grids = [np.array([[0.5, 0.25]]), np.zeros((0, 2))]
     before = [grid.copy() for grid in grids]
     decode = Discs()
 
-    def writes_on_its_points(crop_box, points):
+    def overwrites_its_arguments(crop_box, points):
         result = decode(crop_box, points)
         points.fill_(-1)
         crop_box.clear()
         return result
 
     records = generate_masks(
-        writes_on_its_points,
+        overwrites_its_arguments,
         np.array([64, 64]),
         point_grids=grids,
         points_stride=None,
@@ -274,7 +273,7 @@ def test_own_grids_replace_the_stride_and_are_left_alone():
     assert count_batches((64, 64), point_grids=grids, crop_n_layers=1) == 1
 
 
-def test_no_gradient_is_kept():
+def test_runs_without_gradients():
     weight = torch.ones(1, requires_grad=True)
     seen = []
 
@@ -292,7 +291,7 @@ def test_no_gradient_is_kept():
 
 
 @each_sibling_of("nms")
-def test_all_siblings_of_the_operations_give_the_same_records(sibling, monkeypatch):
+def test_siblings_give_the_same_records(sibling, monkeypatch):
     arguments = {**LOOSE, "crop_n_layers": 1, "min_mask_region_area": 9}
     expected = generate_masks(Discs(), (90, 120), **arguments)
     assert len(expected) > 20
@@ -302,15 +301,17 @@ def test_all_siblings_of_the_operations_give_the_same_records(sibling, monkeypat
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
-def test_tiny_pictures(size):
+def test_tiny_images(size):
     records = generate_masks(Discs(), size, **{**LOOSE, "points_stride": 2}, crop_n_layers=2)
     assert records
     assert all(decoded(record).shape == size for record in records)
 
 
-def test_a_huge_picture_with_small_masks_takes_no_memory_for_its_pixels():
+def test_huge_image_with_small_masks_is_never_held_as_pixels():
     decode = Discs(1024, radii=(3.0, 5.0, 9.0))
-    records = generate_masks(decode, (12000, 6000), points_stride=6, stability_score_thresh=0.5)
+    with LargestTensor() as largest:
+        records = generate_masks(decode, (12000, 6000), points_stride=6, stability_score_thresh=0.5)
+    assert largest.numel < 12000 * 6000 / 4
     assert len(records) == 3 * 36
     assert records[0]["segmentation"]["size"] == [12000, 6000]
     assert all(record["area"] == coco.area({**record["segmentation"]}) for record in records)
@@ -336,7 +337,7 @@ def test_a_huge_picture_with_small_masks_takes_no_memory_for_its_pixels():
         ((torch.ones(4, 3), lambda p, m: torch.ones(1, 16, 16)), ValueError, r"got \(1, 16, 16\)"),
     ],
 )
-def test_results_of_decode_that_do_not_fit(result, error, message):
+def test_wrong_results_of_decode_are_refused(result, error, message):
     with pytest.raises(error, match=message):
         generate_masks(lambda crop_box, points: result, (64, 64), points_stride=2, input_long_side=64)
 
@@ -375,7 +376,7 @@ def test_results_of_decode_that_do_not_fit(result, error, message):
         ({"input_long_side": 0}, ValueError, "input_long_side must be at least 4"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_before_anything_is_decoded(change, error, message):
+def test_wrong_arguments_are_refused_before_decoding(change, error, message):
     decode = Discs()
     arguments = {"decode": decode, "image_size": (64, 64), "points_stride": 4, "input_long_side": 64, **change}
     with pytest.raises(error, match=message):

@@ -1,4 +1,4 @@
-"""Segment everything against records that the reference implementation made of the same logits, mask for mask."""
+"""Tests of segment everything against records of the reference implementation for the same logits, mask by mask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = {
 
 
 class RecipeDecode:
-    """The golden files' stand-in for a model: blobs around the k-th batch's points, by seed + k."""
+    """The model stand-in that made the golden files: blobs around the points of batch k, drawn with seed + k."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -35,7 +35,7 @@ class RecipeDecode:
         return predicted_iou, lambda point_index, mask_index: low_res[point_index, mask_index]
 
 
-def test_all_golden_files_are_here():
+def test_all_golden_files_are_present():
     assert [path.stem.removeprefix("everything_") for path in GOLDEN] == [
         "big",
         "crops",

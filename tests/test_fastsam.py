@@ -1,4 +1,4 @@
-"""FastSAM: everything, and what boxes, points and texts choose of it."""
+"""Tests of FastSAM: segment everything, and choosing masks by boxes, points and texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> FastSAM:
 
 @pytest.fixture
 def squares() -> Results:
-    """A picture of 40 x 60 with a square (0), a larger square around it (1), a bar (2) and a speck (3)."""
+    """Results for a 40 x 60 image: a square (0), a larger square around it (1), a bar (2) and a single pixel (3)."""
     masks = np.zeros((4, 40, 60), bool)
     masks[0, 10:20, 10:20] = True
     masks[1, 5:25, 5:25] = True
@@ -45,13 +45,13 @@ def chosen(result: Results, **prompts: Any) -> list[float]:
     return [round(score, 1) for score in choice.among(result).boxes.conf.tolist()]  # type: ignore[union-attr]
 
 
-def test_everything(model: FastSAM) -> None:
+def test_segments_everything_and_snaps_boxes_to_the_border(model: FastSAM) -> None:
     (result,) = model(bgr_picture(61, 90), **QUIET)
     assert len(result) > 3 and result.names == {0: "kind 0"} and result.masks is not None
     assert result.masks.shape == (len(result), 61, 90) and model.task == "segment"
     assert result.boxes is not None
     corners, rest = result.boxes.xyxy[:, :2], torch.tensor([90, 61]) - result.boxes.xyxy[:, 2:]
-    for distance in (corners, rest):  # boxes at the border are taken to it
+    for distance in (corners, rest):  # boxes near the border are extended to it
         assert bool(((distance == 0) | (distance >= 20)).all()) and bool((distance == 0).any())
 
 
@@ -65,7 +65,7 @@ def test_boxes_choose_the_mask_that_fits(squares: Results) -> None:
     assert chosen(squares, bboxes=[]) == []
 
 
-def test_points_choose_what_they_hit(squares: Results) -> None:
+def test_points_choose_the_masks_they_hit(squares: Results) -> None:
     assert chosen(squares, points=[15, 15]) == [0.9, 0.8]
     assert chosen(squares, points=[7, 7]) == [0.8]
     assert chosen(squares, points=[[7, 7], [30, 32]]) == [0.8, 0.7]
@@ -79,12 +79,12 @@ def test_points_choose_what_they_hit(squares: Results) -> None:
     assert chosen(squares, points=[]) == []
 
 
-def test_prompts_add_up(squares: Results) -> None:
+def test_prompts_of_several_kinds_add_up(squares: Results) -> None:
     assert chosen(squares, points=[30, 32], bboxes=[9, 9, 21, 21]) == [0.9, 0.7]
 
 
 class RedMatcher:
-    """Fits pictures to texts by how red they are; counts its calls."""
+    """Scores images by their fraction of red ("red") or white pixels; records the images' shapes."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
@@ -102,14 +102,14 @@ def test_texts_choose_the_best_crop(squares: Results) -> None:
     assert choice is not None
     result = choice.among(squares, matcher)
     assert result.boxes is not None and result.boxes.conf.tolist() == pytest.approx([0.7])
-    assert matcher.seen == [(10, 10, 3), (20, 20, 3), (5, 40, 3)]  # the speck is too small
+    assert matcher.seen == [(10, 10, 3), (20, 20, 3), (5, 40, 3)]  # the single pixel is too small
     tiny = squares[[3]]
     assert len(choice.among(tiny, matcher)) == 0
     with pytest.raises(ValueError, match="the matcher must return"):
         choice.among(squares, lambda images, texts: np.zeros((1, 1), np.float32))
 
 
-def test_prompts_of_calls_and_afterwards(model: FastSAM) -> None:
+def test_prompts_are_accepted_by_calls_and_on_results(model: FastSAM) -> None:
     picture = bgr_picture(61, 90)
     (everything,) = model(picture, **QUIET)
     x, y = everything.masks.xy[0].mean(0).tolist()
@@ -127,7 +127,7 @@ def test_prompts_of_calls_and_afterwards(model: FastSAM) -> None:
     assert not isinstance(stream, list) and [len(result) for result in stream] == [1]
 
 
-def test_boxes_at_the_border() -> None:
+def test_boxes_near_the_border_are_extended_to_it() -> None:
     rows = torch.tensor([[19.0, 21, 25, 30, 0.9, 0], [1, 1, 58, 39, 0.8, 0], [30, 21, 41, 22, 0.7, 0]])
     result = _at_border(Results(np.zeros((100, 60, 3), np.uint8), "a", ["object"], rows))
     assert result.boxes is not None
@@ -137,7 +137,7 @@ def test_boxes_at_the_border() -> None:
     assert whole.boxes is not None and whole.boxes.xyxy.tolist() == [[0, 0, 1000, 1000], [300, 300, 1000, 1000]]
 
 
-def test_mistakes(model: FastSAM, tmp_path: Path) -> None:
+def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) -> None:
     picture = bgr_picture(61, 90)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"labels": [1]}, ValueError, "give points too"),
@@ -156,7 +156,7 @@ def test_mistakes(model: FastSAM, tmp_path: Path) -> None:
         FastSAM(write(tmp_path / "w.pt", make("detect")))
 
 
-def test_familiar_paths() -> None:
+def test_ultralytics_import_paths() -> None:
     assert familiar.FastSAM is FastSAM and familiar.FastSAMPredictor is FastSAMPredictor
     with pytest.raises(AttributeError, match="no_such_name"):
         familiar.no_such_name  # noqa: B018

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Tests of atomic writing: files are complete or absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from fastsam_core._files import atomic_path, check_folder, for_opencv, home, save_tensors, write_text
 
 
-def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_written_file_replaces_the_old_one_without_leftovers(tmp_path: Path) -> None:
     target = tmp_path / "new" / "labels.txt"
     for text in ("old", "ä new one"):
         write_text(target, text)
@@ -21,7 +21,7 @@ def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: P
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "picture.png"
     target.write_text("old")
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
@@ -32,31 +32,31 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_long_names(tmp_path: Path) -> None:
+def test_files_with_long_names_are_written(tmp_path: Path) -> None:
     target = tmp_path / ("n" * 250 + ".txt")
     write_text(target, "x")
     assert target.read_text() == "x"
-    emoji = tmp_path / ("\U0001f600" * 60 + ".jpg")  # 244 bytes of the 255 that file systems take
+    emoji = tmp_path / ("\U0001f600" * 60 + ".jpg")  # 244 bytes; file systems allow 255
     write_text(emoji, "y")
     assert emoji.read_text() == "y"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are a POSIX thing")
-def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+def test_files_have_the_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     write_text(tmp_path / "written", "x")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "written")}
     assert len(modes) == 1
 
 
-def test_opencv_gets_bytes_only_where_text_would_end_the_process() -> None:
-    # OpenCV 4.8 takes no bytes.
+def test_opencv_gets_bytes_only_for_paths_that_are_not_utf8() -> None:
+    # OpenCV 4.8 doesn't accept bytes.
     assert for_opencv(Path("photos/ä 1.png")) == str(Path("photos/ä 1.png"))
     if os.name == "posix":
         assert for_opencv(os.fsdecode(b"photos/\xe4.png")) == b"photos/\xe4.png"
 
 
-def test_home_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_set_by_fastsam_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path))
     assert home() == tmp_path
     monkeypatch.setenv("FASTSAM_HOME", "~no_such_user/models")
@@ -65,7 +65,7 @@ def test_home_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.Mon
     assert home().name == "fastsam_core"
 
 
-def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_saved_separately(tmp_path: Path) -> None:
     rows = torch.arange(12.0).reshape(3, 4)
     tensors = {"rows": rows, "again": rows, "part": rows[1:], "turned": rows.T, "none": torch.zeros(0)}
     save_tensors(tensors, tmp_path / "all.safetensors")
@@ -73,7 +73,9 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     assert set(found) == set(tensors) and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-def test_a_folder_is_asked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_folder_finds_unwritable_folders_and_creates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     check_folder("")
     check_folder("new/deeper")

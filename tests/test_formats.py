@@ -1,4 +1,4 @@
-"""Formats: read back by pycocotools where it can, field by field where it can't."""
+"""Tests of converting results to COCO, SA-1B, YOLO and supervision, read back by pycocotools where possible."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_coco(dataset: dict[str, Any]) -> COCO:
     return read
 
 
-def test_coco_annotations() -> None:
+def test_coco_annotation_fields() -> None:
     first, second, third, empty = scene.results().to_coco(image_id=5, first_id=11)
     assert [one["id"] for one in (first, second, third, empty)] == [11, 12, 13, 14]
     assert first["image_id"] == 5 and first["category_id"] == 1 and first["iscrowd"] == 0
@@ -37,7 +37,7 @@ def test_coco_annotations() -> None:
     assert empty["bbox"] == [0, 0, 0, 0] and empty["area"] == 0
 
 
-def test_a_coco_file_is_read_by_pycocotools() -> None:
+def test_coco_datasets_are_read_by_pycocotools() -> None:
     other = Results(scene.picture(), "dog.png", {}, torch.zeros(0, 6))
     dataset = coco.dataset([scene.results(), other, scene.results(path="b.jpg")], first_image_id=3)
     assert [(image["id"], image["file_name"]) for image in dataset["images"]] == [
@@ -53,7 +53,7 @@ def test_a_coco_file_is_read_by_pycocotools() -> None:
         np.testing.assert_array_equal(read.annToMask(annotation), scene.masks()[i])
 
 
-def test_coco_classes() -> None:
+def test_coco_category_ids_and_names() -> None:
     named = scene.results(names={0: "person", 1: "car", 2: "dog", 3: "cat"})
     dataset = coco.dataset(named)
     first = dataset["annotations"][0]
@@ -69,10 +69,10 @@ def test_coco_classes() -> None:
         named.to_coco(category_ids=[1, 2])
 
 
-def test_coco_polygons_are_the_masks() -> None:
+def test_coco_polygons_equal_the_masks() -> None:
     _, hole, parts, empty = scene.results().to_coco(polygons=True)
     assert [len(part) for part in parts["segmentation"]] == [8, 8]
-    # One polygon for the ring: its hole is bridged, and two corners are visited twice.
+    # The ring is one polygon: a bridge joins outline and hole, so two corners are visited twice.
     assert [len(part) for part in hole["segmentation"]] == [2 * (4 + 4 + 2)]
     read = read_coco(coco.dataset(scene.results(), polygons=True))
     for i in range(4):
@@ -80,13 +80,13 @@ def test_coco_polygons_are_the_masks() -> None:
     assert empty["segmentation"]["size"] == [48, 64]
 
 
-def test_coco_of_boxes_alone() -> None:
+def test_coco_annotations_of_boxes_have_no_segmentation() -> None:
     result = Results(scene.picture(), "a", {}, torch.tensor([[1.0, 2, 4, 8, 0.5, 0]]))
     (annotation,) = result.to_coco()
     assert annotation["bbox"] == [1, 2, 3, 6] and annotation["area"] == 18 and "segmentation" not in annotation
 
 
-def test_sa1b() -> None:
+def test_sa1b_record_fields() -> None:
     record = scene.results().to_sa1b(image_id=9, first_id=100)
     assert record["image"] == {"image_id": 9, "width": 64, "height": 48, "file_name": "cat.jpg"}
     assert set(record) == {"image", "annotations"}
@@ -127,7 +127,7 @@ class Detections:
         self.fields = fields
 
 
-def test_supervision_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supervision_missing_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match="pip install supervision"):
         scene.results().to_supervision()
@@ -135,7 +135,9 @@ def test_supervision_without_the_package(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("compact", [True, False])
 @pytest.mark.parametrize("recent", [True, False])
-def test_supervision_masks(monkeypatch: pytest.MonkeyPatch, compact: bool, recent: bool) -> None:
+def test_supervision_masks_are_compact_where_supported(
+    monkeypatch: pytest.MonkeyPatch, compact: bool, recent: bool
+) -> None:
     module: Any = types.ModuleType("supervision")
     module.Detections = Detections
     if recent:
@@ -154,7 +156,7 @@ def test_supervision_masks(monkeypatch: pytest.MonkeyPatch, compact: bool, recen
     assert fields["tracker_id"] is None and fields["data"]["class_name"].tolist() == ["0", "1", "2", "3"]
 
 
-def test_the_real_supervision_gives_the_masks_back() -> None:
+def test_real_supervision_returns_the_same_masks() -> None:
     pytest.importorskip("supervision")
     for result in (scene.results(), scene.results()[[]], Results(scene.picture(), "a", {}, torch.zeros(0, 6))):
         detections = result.to_supervision()
@@ -163,12 +165,12 @@ def test_the_real_supervision_gives_the_masks_back() -> None:
             np.testing.assert_array_equal(np.asarray(detections.mask), np.asarray(result.masks.data))
 
 
-def test_paths_of_other_systems_keep_their_names(tmp_path: Path) -> None:
+def test_sa1b_keeps_non_ascii_file_names(tmp_path: Path) -> None:
     result = scene.results(path=str(tmp_path / "folder" / "ä b.jpg"))
     assert result.to_sa1b()["image"]["file_name"] == "ä b.jpg"
 
 
-def test_coco_ids_are_plain_whole_numbers() -> None:
+def test_coco_ids_are_plain_integers() -> None:
     result = scene.results()
     given = {"image_id": np.int64(5), "first_id": torch.tensor(11), "category_ids": np.array([3, 1, 2, 4])}
     assert json.dumps(result.to_coco(**given)) == json.dumps(
@@ -181,7 +183,7 @@ def test_coco_ids_are_plain_whole_numbers() -> None:
             result.to_coco(**wrong)
 
 
-def test_records_that_lack_something() -> None:
+def test_records_with_missing_fields_are_refused() -> None:
     records = scene.results().to_dicts()
     for key in ("segmentation", "bbox", "predicted_iou"):
         lacking = [records[0], {name: value for name, value in records[1].items() if name != key}]

@@ -1,4 +1,4 @@
-"""Files on a full disk: whole or not there, and the error names them. A limit on file sizes stands for such a disk."""
+"""Tests that on a full disk, simulated by a file size limit, files are complete or absent and errors name them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from small_model import small_model
 
 resource = pytest.importorskip("resource")
 
-_MOST = 40_000  # bytes, above what pytest itself writes meanwhile
+_MOST = 40_000  # bytes; more than pytest writes in the meantime
 
 
 @contextmanager
 def full_disk(most: int = _MOST) -> Iterator[None]:
-    """Within it no file can grow beyond `most` bytes."""
+    """Let no file grow beyond `most` bytes within the context."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
     try:
@@ -60,7 +60,7 @@ def save_geopackage(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [save_picture, save_text, save_weights, save_geopackage])
-def test_nothing_is_left(save: Callable[[Path], None], tmp_path: Path) -> None:
+def test_failed_save_leaves_no_file(save: Callable[[Path], None], tmp_path: Path) -> None:
     with full_disk(), pytest.raises(OSError, match="target"):
         save(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -68,7 +68,7 @@ def test_nothing_is_left(save: Callable[[Path], None], tmp_path: Path) -> None:
     assert [path.stem for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_a_video_that_was_cut_off_is_no_video(tmp_path: Path) -> None:
+def test_incomplete_video_is_removed(tmp_path: Path) -> None:
     write_video(tmp_path / "in.avi", [noise(150, 200)] * 4)
     model = SAM(small_model())
     options = {"bboxes": [4, 6, 40, 30], "project": str(tmp_path / "out"), "save": True, "verbose": False}
@@ -79,7 +79,7 @@ def test_a_video_that_was_cut_off_is_no_video(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").rglob("*.avi")] == ["in.avi"]
 
 
-def test_a_download_names_its_file(tmp_path: Path) -> None:
+def test_failed_download_names_its_file(tmp_path: Path) -> None:
     body = noise(300, 300).tobytes()
     with serve(lambda handler: reply(handler, body)) as address:
         with full_disk(), pytest.raises(OSError, match=r"target\.pt"):
@@ -88,7 +88,7 @@ def test_a_download_names_its_file(tmp_path: Path) -> None:
         assert download(f"{address}/x.pt", tmp_path / "target.pt", progress=False).read_bytes() == body
 
 
-def test_appending_adds_all_or_nothing(tmp_path: Path) -> None:
+def test_append_writes_all_or_nothing(tmp_path: Path) -> None:
     target = tmp_path / "labels.txt"
     append_text(target, "0 0.5\n")
     with full_disk(), pytest.raises(OSError, match="labels"):

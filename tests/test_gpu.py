@@ -1,7 +1,7 @@
-"""CUDA kernels on a GPU: `pytest -m gpu`, which also runs the tests of `siblings.ON_GPU`.
+"""Tests of the CUDA kernels on a GPU: `pytest -m gpu`, which also runs the tests of `siblings.ON_GPU`.
 
-What the emulator can't show is asked here: the same bits from 20 calls, PyTorch's current stream and device, several
-streams at once, memory, and what the emulator takes a GPU to be.
+They cover what the emulator can't show: equal bits from 20 calls, PyTorch's current stream and device, several
+streams at once, memory, and whether a GPU behaves as the emulator assumes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def on_gpu(op: str, device: str = "cuda") -> tuple[Any, ...]:
 
 
 def bits(op: str, run: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
-    """Of the result and of what was written to."""
+    """Return the bytes of the result and of the written arguments."""
     result = run(*arguments)
     return flat_bytes(carry((result, *(arguments[i] for i in sorted(written(op)))), "cpu"))
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
 @pytest.mark.parametrize("program", ["cuda_warp_test", "cuda_mma_test", "cuda_wgmma_test"])
-def test_a_gpu_does_what_the_emulator_does(tmp_path: Path, program: str) -> None:
+def test_gpu_passes_the_emulators_test_programs(tmp_path: Path, program: str) -> None:
     target = "-arch=native"
     if program == "cuda_wgmma_test":
         if torch.cuda.get_device_capability() != (9, 0):
@@ -55,13 +55,13 @@ def test_a_gpu_does_what_the_emulator_does(tmp_path: Path, program: str) -> None
 
 
 @each_op
-def test_the_dispatcher_takes_gpu_tensors_to_the_kernels(op: str) -> None:
+def test_dispatcher_sends_gpu_tensors_to_the_kernels(op: str) -> None:
     arguments = on_gpu(op)
     tensor = next(argument for argument in arguments if isinstance(argument, torch.Tensor))
     served = [name for name, reason in ops.why(op, tensor).items() if not reason]
     expected = bits(op, ops.siblings(op)[served[0]], on_gpu(op))
     assert bits(op, getattr(ops, op), arguments) == expected
-    with torch.no_grad():  # where some go past the dispatcher
+    with torch.no_grad():  # some operations then bypass the dispatcher
         assert bits(op, getattr(ops, op), on_gpu(op)) == expected
 
 
@@ -78,7 +78,7 @@ def test_equal_bits_over_repeats_streams_and_devices(op: str) -> None:
 
 
 @each_op
-def test_several_streams_at_once(op: str) -> None:
+def test_equal_bits_on_several_streams_at_once(op: str) -> None:
     run = ops.siblings(op)["cuda"]
     expected = bits(op, run, on_gpu(op))
     streams = [torch.cuda.Stream() for _ in range(4)]
@@ -94,7 +94,7 @@ def test_several_streams_at_once(op: str) -> None:
 
 
 @each_op
-def test_a_kernel_waits_for_the_current_stream(op: str) -> None:
+def test_kernels_run_in_order_on_the_current_stream(op: str) -> None:
     run = ops.siblings(op)["cuda"]
     expected = bits(op, run, on_gpu(op))
     final = on_gpu(op)
@@ -108,7 +108,7 @@ def test_a_kernel_waits_for_the_current_stream(op: str) -> None:
 
 
 @each_op
-def test_memory_stays_flat(op: str) -> None:
+def test_memory_does_not_grow_over_calls(op: str) -> None:
     run, arguments = ops.siblings(op)["cuda"], on_gpu(op)
     for _ in range(20):
         run(*arguments)
@@ -118,18 +118,18 @@ def test_memory_stays_flat(op: str) -> None:
         run(*arguments)
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() == allocated
-    # Beside others on the same GPU, the free memory says nothing about this process.
+    # Free memory is meaningful only if no other process uses the GPU.
     if "PYTEST_XDIST_WORKER" not in os.environ:
         assert free - torch.cuda.mem_get_info()[0] < 8 << 20
 
 
 @each_op
-def test_compiled_code_holds_the_kernels(op: str) -> None:
+def test_compiled_code_gives_the_same_bits(op: str) -> None:
     def call(*arguments: Any) -> Any:
         return getattr(ops, op)(*arguments)
 
-    torch._dynamo.reset()  # what one process compiles of a function is limited
+    torch._dynamo.reset()  # the number of recompilations per function is limited
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    # Older PyTorch takes a result whose length its arguments don't tell into the graph only where it is asked to.
+    # Older PyTorch needs this option for results whose length depends on the data.
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         assert bits(op, compiled, on_gpu(op)) == bits(op, call, on_gpu(op))

@@ -1,4 +1,4 @@
-"""Attention's kernels on a GPU, at the models' sizes: errors, CUDA graphs, streams, `torch.compile`, the encoders."""
+"""Tests of the attention kernels on a GPU at the models' sizes: errors, CUDA graphs, streams, compiling, encoders."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def worst(result: Tensor, exact: Tensor) -> float:
 
 
 def error_of(result: Tensor, exact: Tensor) -> float:
-    """Root mean square."""
+    """Return the root mean square error."""
     return float((result.double() - exact).square().mean().sqrt())
 
 
 def check_error(op: str, arguments: tuple, dtype: torch.dtype) -> None:
-    """At most twice the error of plain PyTorch on this GPU in the same dtype, without its short cuts; no NaN."""
+    """Assert errors of at most twice PyTorch's on this GPU in the same dtype, without TF32, and no NaN."""
     given = carry(cast(arguments, dtype), "cuda")
     reference = ops.siblings(op)["reference"]
     exact = reference(*cast(given, torch.float64))
@@ -45,14 +45,14 @@ def check_error(op: str, arguments: tuple, dtype: torch.dtype) -> None:
 
 @each_dtype
 @pytest.mark.parametrize(("height", "width", "window", "dim"), POSITIONS)
-def test_positions(dtype, height, width, window, dim, monkeypatch):
-    monkeypatch.setattr(cuda, "has_wgmma", lambda *given: False)  # whose kernels have a test below
+def test_errors_with_relative_positions(dtype, height, width, window, dim, monkeypatch):
+    monkeypatch.setattr(cuda, "has_wgmma", lambda *given: False)  # these kernels are tested below
     check_error("attention", example(height, width, window, dim=dim, heads=4, batch=2), dtype)
 
 
 @each_dtype
 @pytest.mark.parametrize(("height", "width", "window"), DENSE)
-def test_dense_bias(dtype, height, width, window):
+def test_errors_with_dense_bias(dtype, height, width, window):
     check_error("windowed_attention", windowed_example(height, width, window, dim=32, heads=5, batch=2), dtype)
 
 
@@ -64,7 +64,7 @@ def need_wgmma() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("dim", [64, 80])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (1, 64), (3, 64), (50, 50), (66, 35), (96, 33)])
-def test_positions_by_wgmma(dtype, dim, height, width):
+def test_errors_with_relative_positions_by_wgmma(dtype, dim, height, width):
     need_wgmma()
     arguments = example(height, width, dim=dim, heads=4, batch=2)
     given = carry(cast(arguments, dtype), "cuda")
@@ -105,7 +105,7 @@ def test_equal_bits_over_repeats_and_streams(dtype, op, arguments):
 
 @each_dtype
 @each_call
-def test_cuda_graphs(dtype, op, arguments):
+def test_replayed_cuda_graph_uses_new_input(dtype, op, arguments):
     first = carry(cast(arguments, dtype), "cuda")
     second = tuple(value.flip(0) * 0.5 if isinstance(value, Tensor) else value for value in first)
     run = getattr(ops, op)
@@ -127,7 +127,7 @@ def test_cuda_graphs(dtype, op, arguments):
 
 
 class Around(nn.Module):
-    """The operation between two that PyTorch's compiler may fuse with others."""
+    """The operation between elementwise operations that PyTorch's compiler may fuse."""
 
     def forward(self, qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, heads: int, window: int, padding: Tensor):
         return F.gelu(ops.attention(qkv * 0.5, rel_pos_h, rel_pos_w, heads, window, padding)) + 1
@@ -135,7 +135,7 @@ class Around(nn.Module):
 
 @each_dtype
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_a_compiled_module_calls_the_kernels(dtype, backend):
+def test_compiled_module_gives_the_same_result(dtype, backend):
     given = carry(cast(example(20, 33, 14, dim=64, heads=2), dtype), "cuda")
     module = Around()
     with torch.no_grad():
@@ -147,8 +147,8 @@ def test_a_compiled_module_calls_the_kernels(dtype, backend):
 @each_dtype
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("window", [0, 14])
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler would like float32 to be less exact
-def test_a_compiled_layer_of_the_encoder_calls_the_kernels(dtype, backend, window):
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler suggests TF32 for float32
+def test_compiled_encoder_layer_calls_the_kernels(dtype, backend, window):
     layer = Attention(128, 2, window_size=window, grid=window or 20).to("cuda", dtype).eval()
     x = torch.randn(1, 20, 20, 128, device="cuda", dtype=dtype)
     calls = Calls(_native_cuda.cuda_module)
@@ -161,13 +161,13 @@ def test_a_compiled_layer_of_the_encoder_calls_the_kernels(dtype, backend, windo
         assert "attention" in calls.names
         usual = layer(x)
         exact = layer.double()(x.double())
-    # What stands around the kernels may be fused and rounded otherwise.
+    # Operations around the kernels may be fused, and so rounded differently.
     assert error_of(result, exact) <= 2 * error_of(usual, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("encoder", ["vit", "tiny_vit"])
-def test_encoders_agree_with_float64(dtype, encoder):
+def test_encoders_are_as_accurate_as_pytorch(dtype, encoder):
     torch.manual_seed(0)
     model: nn.Module = (
         ImageEncoderViT(256, 3, 4, (1,), image_size=512)
@@ -184,7 +184,7 @@ def test_encoders_agree_with_float64(dtype, encoder):
         with _native_cuda.use_module(calls):
             result = model(images.to(dtype))
         assert calls.names >= ({"attention", "add_norm"} if encoder == "vit" else {"windowed_attention", "depthwise"})
-    with torch.enable_grad():  # gradients are PyTorch's
+    with torch.enable_grad():  # PyTorch runs calls with gradients
         usual = model(images.to(dtype)).detach()
     assert not result.isnan().any()
     assert worst(result, exact) <= 2 * worst(usual, exact)

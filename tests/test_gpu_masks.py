@@ -1,4 +1,4 @@
-"""On a real GPU: masks and run lengths at full size, equal to the CPU's to the bit, on any stream, with few waits."""
+"""Tests of masks and run lengths on a GPU: bits equal to the CPU's, streams, memory and synchronisation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def resizer() -> MaskResizer:
 
 
 def blobs(n: int) -> Tensor:
-    """Logits (n, 256, 256) of discs, every sixteenth of them noise."""
+    """Return logits (n, 256, 256) of discs; every sixteenth is noise."""
     random = torch.Generator().manual_seed(0)
     centre, radius = 256 * torch.rand(n, 2, generator=random), 4 + 60 * torch.rand(n, generator=random)
     cells = torch.arange(256) + 0.5
@@ -41,27 +41,27 @@ def arguments(logits: Tensor) -> tuple[Any, ...]:
     return logits, *resizer()._axes_on(logits.device), 0.0, 1.0, HEIGHT, WIDTH
 
 
-def same(ours: Any, theirs: Any) -> None:
+def assert_equal_to_cpu(ours: Any, theirs: Any) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.is_cuda and a.dtype == b.dtype and torch.equal(a.cpu(), b)
 
 
-def test_kernels_serve_these_operations() -> None:
+def test_which_operations_have_kernels() -> None:
     tensor = torch.zeros(1, device="cuda")
     assert [ops.why(op, tensor)["cuda"] for op in OPERATIONS] == [""] * len(OPERATIONS)
     for op in ("mask_remove_small_regions", "rle_merge", "rle_crop", "rle_to_string"):
         assert ops.why(op, tensor)["cuda"] == f"{op} has no CUDA kernel"
 
 
-def test_masks_of_full_size_are_those_of_the_cpu() -> None:
+def test_full_size_masks_equal_the_cpu() -> None:
     logits = blobs(64)
     expected = ops.mask_runs(*arguments(logits))
     there = arguments(logits.cuda())
     for _ in range(20):
-        same(ops.mask_runs(*there), expected)
+        assert_equal_to_cpu(ops.mask_runs(*there), expected)
 
 
-def test_one_wait_for_the_number_of_runs() -> None:
+def test_operations_synchronise_once_for_the_number_of_runs() -> None:
     there = arguments(blobs(16).cuda())
     ops.mask_runs(*there)
     masks = torch.rand(4, 300, 200, device="cuda") < 0.1
@@ -76,7 +76,7 @@ def test_one_wait_for_the_number_of_runs() -> None:
     assert len(found) == 1
 
 
-def test_measuring_does_not_wait() -> None:
+def test_measuring_does_not_synchronise() -> None:
     logits, one = blobs(64).cuda(), resizer()
     one.measure(logits)
     with waits() as found:
@@ -91,7 +91,7 @@ def test_measuring_does_not_wait() -> None:
     assert [runs.tolist() for runs in started.runs()] == [runs.tolist() for runs in host.runs()]
 
 
-def test_memory_is_that_of_the_runs() -> None:
+def test_memory_is_proportional_to_the_runs() -> None:
     logits = blobs(3072).cuda()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -101,7 +101,7 @@ def test_memory_is_that_of_the_runs() -> None:
     assert torch.cuda.max_memory_allocated() - before < counts.numel() * 8 + (32 << 20)
 
 
-def test_streams_side_by_side() -> None:
+def test_equal_bits_on_several_streams() -> None:
     logits = blobs(48)
     expected = ops.mask_runs(*arguments(logits))
     there, results = arguments(logits.cuda()), []
@@ -112,28 +112,30 @@ def test_streams_side_by_side() -> None:
             results.append(ops.mask_runs(*there))
     torch.cuda.synchronize()
     for result in results:
-        same(result, expected)
+        assert_equal_to_cpu(result, expected)
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns"])
-def test_run_lengths_of_full_size(layout: str) -> None:
+def test_full_size_run_lengths_equal_the_cpu(layout: str) -> None:
     masks = torch.from_numpy(np.random.default_rng(0).random((6, HEIGHT, WIDTH + 1)) < 0.03)
     masks[1], masks[2] = True, False
     if layout == "columns":
         masks = masks.transpose(1, 2).contiguous().transpose(1, 2)
     counts, offsets = ops.rle_encode(masks)
     ours = ops.rle_encode(masks.cuda())
-    same(ours, (counts, offsets))
+    assert_equal_to_cpu(ours, (counts, offsets))
     heights, crowd = torch.full((6,), HEIGHT), torch.arange(6) % 2 == 0
-    same([ops.rle_area(*ours)], [ops.rle_area(counts, offsets)])
-    same([ops.rle_to_bbox(*ours, heights.cuda())], [ops.rle_to_bbox(counts, offsets, heights)])
-    same([ops.rle_iou(*ours, *ours, crowd.cuda())], [ops.rle_iou(counts, offsets, counts, offsets, crowd)])
+    assert_equal_to_cpu([ops.rle_area(*ours)], [ops.rle_area(counts, offsets)])
+    assert_equal_to_cpu([ops.rle_to_bbox(*ours, heights.cuda())], [ops.rle_to_bbox(counts, offsets, heights)])
+    assert_equal_to_cpu(
+        [ops.rle_iou(*ours, *ours, crowd.cuda())], [ops.rle_iou(counts, offsets, counts, offsets, crowd)]
+    )
     for column_major in (False, True):
-        same([ops.rle_decode(*ours, HEIGHT, WIDTH + 1, column_major)], [masks])
+        assert_equal_to_cpu([ops.rle_decode(*ours, HEIGHT, WIDTH + 1, column_major)], [masks])
     assert rle.from_masks(masks.cuda()) == rle.from_masks(masks)
 
 
-def test_segment_everything_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segment_everything_equals_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     class There(Discs):
         def __call__(self, crop_box: list[int], points: Tensor) -> Any:
             predicted_iou, logits = super().__call__(crop_box, points)
@@ -147,7 +149,7 @@ def test_segment_everything_is_that_of_the_cpu(monkeypatch: pytest.MonkeyPatch) 
         assert generate_masks(There(), (240, 320), **settings) == expected
 
 
-def test_what_a_gpu_was_not_waited_for_is_timed_all_the_same() -> None:
+def test_asynchronous_work_is_timed_in_its_phase() -> None:
     watch, device = Stopwatch(), torch.device("cuda")
     x = torch.rand(4096, 4096, device=device)
     x @ x

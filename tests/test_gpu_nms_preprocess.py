@@ -1,4 +1,4 @@
-"""On a real GPU: NMS and preprocessing by the CUDA kernels, and the model layer in half precision and in batches."""
+"""Tests on a GPU: NMS and preprocessing kernels, and models in half precision and in batches."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.gpu
 FORM = (683, 1024, 1024, PIXEL_MEAN, PIXEL_STD)
 
 
-def problem(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores with ties, and classes of very different sizes."""
+def nms_input(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return boxes, scores with ties, and class ids; classes have very different numbers of boxes."""
     rng = np.random.default_rng(n)
     boxes, scores = random_boxes(rng, n, side, dtype), rng.integers(0, n // 3 + 1, n).astype(np.float32)
     return torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(rng.integers(0, 40, n) ** 2 // 100)
@@ -37,8 +37,8 @@ def problem(n: int, dtype: Any = np.float32, side: float = 500.0) -> tuple[Tenso
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 1000, 4096, 4097, 30_000])
-def test_nms_is_that_of_the_cpu(n: int, dtype: Any) -> None:
-    boxes, scores, classes = problem(n, dtype)
+def test_nms_equals_the_cpu(n: int, dtype: Any) -> None:
+    boxes, scores, classes = nms_input(n, dtype)
     on_gpu = [x.cuda() for x in (boxes, scores, classes)]
     for threshold in (0.0, 0.3, 0.7, 1.0):
         assert ops.nms(*on_gpu[:2], threshold).tolist() == ops.nms(boxes, scores, threshold).tolist()
@@ -48,27 +48,27 @@ def test_nms_is_that_of_the_cpu(n: int, dtype: Any) -> None:
 
 
 def test_nms_of_a_hundred_thousand_boxes_takes_little_memory() -> None:
-    boxes, scores, classes = (x.cuda() for x in problem(100_000, side=20_000))
+    boxes, scores, classes = (x.cuda() for x in nms_input(100_000, side=20_000))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     kept = ops.batched_nms(boxes, scores, classes, 0.5)
-    assert torch.cuda.max_memory_allocated() - before < 40 << 20  # a bit per pair would be 1.25 GB
+    assert torch.cuda.max_memory_allocated() - before < 40 << 20  # one bit per pair would take 1.25 GB
     assert kept.tolist() == ops.batched_nms(boxes.cpu(), scores.cpu(), classes.cpu(), 0.5).tolist()
 
 
-def test_nms_waits_once() -> None:
-    boxes, scores, classes = (x.cuda() for x in problem(9000))
+def test_nms_synchronises_once() -> None:
+    boxes, scores, classes = (x.cuda() for x in nms_input(9000))
     for run in (lambda: ops.nms(boxes, scores, 0.5), lambda: ops.batched_nms(boxes, scores, classes.float(), 0.5)):
         run()
-        with waits() as said:
+        with waits() as syncs:
             run()
-        assert len(said) == 1, [str(one.message) for one in said]
+        assert len(syncs) == 1, [str(one.message) for one in syncs]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nms_finds_bad_values(bad: float) -> None:
-    boxes, scores, classes = (x.cuda() for x in problem(5000))
+def test_nms_refuses_nan_and_infinity(bad: float) -> None:
+    boxes, scores, classes = (x.cuda() for x in nms_input(5000))
     boxes[4321, 2] = bad
     with pytest.raises(ValueError, match="boxes hold NaN or infinity"):
         ops.nms(boxes, scores, 0.5)
@@ -81,7 +81,7 @@ def test_nms_finds_bad_values(bad: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1200, 1800), (480, 640), (3000, 4000), (9, 12000), (1024, 1024), (1, 1)])
-def test_preprocessing_is_that_of_the_cpu(shape: tuple[int, int]) -> None:
+def test_preprocessing_equals_the_cpu(shape: tuple[int, int]) -> None:
     image = picture(shape[1] + 1, *shape)
     for view in (image, np.ascontiguousarray(image[..., ::-1])[..., ::-1], image.transpose(1, 0, 2)):
         wanted, content = preprocess(view, 1024)
@@ -93,12 +93,12 @@ def test_preprocessing_is_that_of_the_cpu(shape: tuple[int, int]) -> None:
     assert same_bits(ops.preprocess_image(frame.cuda(), *last).cpu(), ops.preprocess_image(frame, *last))
 
 
-def test_preprocessing_never_waits_and_can_be_captured() -> None:
+def test_preprocessing_never_synchronises_and_can_be_captured() -> None:
     frames = [torch.from_numpy(picture(seed, 1200, 1800)).cuda() for seed in (1, 2)]
     wanted = [ops.preprocess_image(frame, *FORM) for frame in frames]
-    with waits() as said:
+    with waits() as syncs:
         ops.preprocess_image(frames[0], *FORM)
-    assert not said
+    assert not syncs
     still, graph = frames[0].clone(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = ops.preprocess_image(still, *FORM)
@@ -108,7 +108,7 @@ def test_preprocessing_never_waits_and_can_be_captured() -> None:
         assert torch.equal(out, one)
 
 
-def test_a_frame_in_pinned_memory_may_be_written_to_at_once() -> None:
+def test_pinned_frame_may_be_overwritten_after_preprocessing() -> None:
     frame = torch.from_numpy(picture(1, 1200, 1800)).pin_memory()
     wanted, _ = preprocess(frame.numpy(), 1024, "cuda")
     torch.cuda.synchronize()
@@ -118,7 +118,7 @@ def test_a_frame_in_pinned_memory_may_be_written_to_at_once() -> None:
     assert same_bits(given.cpu(), wanted.cpu())
 
 
-def test_points_that_share_their_labels_memory_are_taken_there() -> None:
+def test_points_with_expanded_labels_are_decoded() -> None:
     model = registry.build("sam_nano").cuda().eval()
     grid, channels = model.image_size // 16, model.prompt_encoder.embed_dim
     embedding, points = torch.zeros(1, channels, grid, grid, device="cuda"), torch.ones(5, 1, 2)
@@ -130,11 +130,11 @@ def test_points_that_share_their_labels_memory_are_taken_there() -> None:
 def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
     boxes = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
     model = small_model()
-    model.judgement = OFFICIAL  # the stability of masks of a few pixels jumps
+    model.judgement = OFFICIAL  # without stability, which varies a lot for masks of few pixels
     predictor = Predictor(overrides={"model": model, **QUIET})
     predictor.args.device = "cpu"
     predictor.set_image(bgr_picture(60, 90))
-    features = predictor.features.cuda()  # exactly in float32, which a GPU may not compute in
+    features = predictor.features.cuda()  # from the CPU, because convolutions on a GPU may use TF32
     predictor.args.device = "cuda"
     predictor.set_image(bgr_picture(60, 90))
     wanted = predictor(bboxes=boxes)[0]
@@ -150,19 +150,19 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 @pytest.mark.parametrize("count", [1, 5])
-def test_decoding_of_prompts_does_not_wait(count: int, dtype: torch.dtype | None) -> None:
+def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | None) -> None:
     model, picture = small_model().cuda(), Picture(bgr_picture(60, 90), "picture")
     model.set_image_size(128)
     for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
         prompts = Prompts.read(**given)
         assert prompts is not None
-        for _ in range(2):  # the first call encodes the picture, and makes what is kept
-            with waits() as said:
+        for _ in range(2):  # the first call encodes the image and fills caches
+            with waits() as syncs:
                 found = [*decode_prompts(model, picture, prompts, True, dtype, Stopwatch())]
-        assert found[0][1].is_cuda and not said, [str(one.message) for one in said]
+        assert found[0][1].is_cuda and not syncs, [str(one.message) for one in syncs]
 
 
-def test_batches_of_pictures() -> None:
+def test_batched_images_equal_single_ones() -> None:
     pictures = [np.roll(bgr_picture(40 + i, 60), 7 * i, axis=1) for i in range(5)]
     model = small_model().cuda()
     model.judgement = OFFICIAL
@@ -177,7 +177,7 @@ def test_batches_of_pictures() -> None:
         assert (one.masks.data == other.masks.data).float().mean() > 0.99
 
 
-def test_all_points_of_a_grid_are_decoded_together_where_kernels_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_points_decoded_together_depends_on_kernels_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("mobile_sam").cuda().eval()
     ample = torch.cuda.get_device_properties(0).total_memory >= 8 << 30
     for dtype, together in ((torch.float16, 1024), (torch.bfloat16, 1024), (torch.float32, 512)):
@@ -185,5 +185,5 @@ def test_all_points_of_a_grid_are_decoded_together_where_kernels_do_it(monkeypat
         assert model.points_at_once(dtype) == (together if ample and not why_not else 64)
     assert Config().updated({"points_batch_size": 7, "half": True}).generate_options(model)["points_batch_size"] == 7
     monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
-    assert model.points_at_once() == 64  # by PyTorch, as the next
+    assert model.points_at_once() == 64  # PyTorch decodes float32 now, also in the next line
     assert registry.build("sam_nano").cuda().eval().points_at_once() == (512 if ample else 128)

@@ -1,4 +1,4 @@
-"""Image encoders replayed from CUDA graphs, on a GPU: `pytest -m gpu`. The logic around them is in test_replay.py."""
+"""Tests of replaying image encoders from CUDA graphs on a GPU. test_replay.py tests the logic around it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if reason := replay._read_switch():
         pytest.skip(reason)
     monkeypatch.setattr(replay, "off", "")
-    give_back()
+    free_memory()
     yield
-    give_back()
+    free_memory()
 
 
-def give_back() -> None:
-    """All memory that nobody uses, that of other tests' graphs above all: beside such there are none of ours."""
+def free_memory() -> None:
+    """Free all unused memory, above all that of other tests' graphs, which would leave too little for new ones."""
     gc.collect()
     torch.cuda.synchronize()
     torch._C._cuda_clearCublasWorkspaces()
@@ -51,7 +51,7 @@ def pools() -> set[Any]:
 
 
 def encoder_of(name: str) -> nn.Module:
-    """A ViT of two blocks, one of each kind, with the kernels' head dimension; the bundled model's TinyViT."""
+    """Return a ViT with a windowed and a global block, or the bundled model's TinyViT; kernels serve both."""
     torch.manual_seed(0)
     if name == "vit":
         made: nn.Module = randomised(ImageEncoderViT(256, 2, 4, (1,), image_size=SIZES[name]))
@@ -67,7 +67,7 @@ def picture(name: str, seed: int, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, SIZES[name], SIZES[name], generator=generator, device="cuda")
 
 
-def usual(encoder: nn.Module, images: Tensor) -> Tensor:
+def encode_directly(encoder: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         result: Tensor = encoder(images.to(next(encoder.parameters()).dtype))
     return result
@@ -80,9 +80,9 @@ def graphs_of(encoder: nn.Module) -> list[Replay]:
 
 
 def check(encoder: nn.Module, name: str, calls: int = 4, batch: int = 1, first: int = 0) -> None:
-    """So many calls, each with the bits of the encoder by itself; later ones are made before earlier ones are read."""
+    """Assert that `calls` calls of `encode` equal the encoder's bits; results are compared after the last call."""
     images = [picture(name, seed, batch) for seed in range(first, first + calls)]
-    expected = [usual(encoder, one) for one in images]
+    expected = [encode_directly(encoder, one) for one in images]
     with torch.no_grad():
         results = [encode(encoder, one) for one in images]
     for call, (result, wanted) in enumerate(zip(results, expected, strict=True)):
@@ -93,7 +93,7 @@ def check(encoder: nn.Module, name: str, calls: int = 4, batch: int = 1, first: 
 @each_encoder
 @pytest.mark.parametrize("dtype", [None, torch.float16, HALF])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_equal_bits(name: str, dtype: Any, batch: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_replay_gives_the_encoders_bits(name: str, dtype: Any, batch: int, caplog: pytest.LogCaptureFixture) -> None:
     encoder = in_dtype(encoder_of(name), dtype)
     check(encoder, name, 8, batch)
     assert len(graphs_of(encoder)) == 1 and not caplog.records
@@ -103,7 +103,7 @@ def test_equal_bits(name: str, dtype: Any, batch: int, caplog: pytest.LogCapture
 
 
 @each_encoder
-def test_through_the_model(name: str) -> None:
+def test_model_replays_its_encoder(name: str) -> None:
     model = registry.build("sam_nano").cuda().eval()
     assert isinstance(model, SamModel)
     model.image_encoder = encoder_of(name)
@@ -112,13 +112,13 @@ def test_through_the_model(name: str) -> None:
     for seed in range(6):
         images = picture(name, seed)
         with torch.inference_mode() if seed % 2 else torch.no_grad():
-            assert torch.equal(model.encode_image(images, HALF), usual(half, images))
+            assert torch.equal(model.encode_image(images, HALF), encode_directly(half, images))
     assert len(graphs_of(half)) == 1
 
 
 @each_encoder
 @pytest.mark.parametrize("dtype", [None, HALF])
-def test_changed_weights(name: str, dtype: Any) -> None:
+def test_changed_weights_are_captured_anew(name: str, dtype: Any) -> None:
     encoder = encoder_of(name)
     before = None
     for _ in range(3):
@@ -133,13 +133,13 @@ def test_changed_weights(name: str, dtype: Any) -> None:
 
 @each_encoder
 @pytest.mark.parametrize("made_in", [torch.inference_mode, torch.no_grad])
-def test_inference_mode_and_no_gradients_alike(name: str, made_in: type[AbstractContextManager[None]]) -> None:
+def test_no_grad_and_inference_mode_share_a_graph(name: str, made_in: type[AbstractContextManager[None]]) -> None:
     with made_in():
         encoder = encoder_of(name)
     for each in (encoder, in_dtype(encoder, HALF)):
         for seed in range(8):
             images = picture(name, seed)
-            expected = usual(each, images)
+            expected = encode_directly(each, images)
             with torch.inference_mode() if seed % 2 == 0 else torch.no_grad():
                 result = encode(each, images)
             assert torch.equal(result, expected), seed
@@ -147,7 +147,7 @@ def test_inference_mode_and_no_gradients_alike(name: str, made_in: type[Abstract
 
 
 @each_encoder
-def test_streams(name: str) -> None:
+def test_each_stream_has_its_own_graph(name: str) -> None:
     encoder = in_dtype(encoder_of(name), HALF)
     check(encoder, name)
     stream = torch.cuda.Stream()
@@ -156,9 +156,9 @@ def test_streams(name: str) -> None:
         check(encoder, name)
     torch.cuda.synchronize()
     assert len(graphs_of(encoder)) == 2
-    # At once, and each in the order of its stream: late pictures, early reuse.
+    # Both at once, each in the order of its stream: images arrive late, and their memory is reused early.
     late = [picture(name, seed) for seed in (11, 12)]
-    expected = [usual(encoder, one) for one in late]
+    expected = [encode_directly(encoder, one) for one in late]
     given = [torch.zeros_like(one) for one in late]
     torch.cuda.synchronize()
     results = []
@@ -173,11 +173,11 @@ def test_streams(name: str) -> None:
 
 
 @each_encoder
-def test_inside_somebody_elses_capture(name: str) -> None:
+def test_encoder_can_be_captured_by_the_caller(name: str) -> None:
     encoder = in_dtype(encoder_of(name), HALF)
     check(encoder, name)
     images, others = picture(name, 1), picture(name, 2)
-    expected = usual(encoder, others)
+    expected = encode_directly(encoder, others)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph), torch.no_grad():
         result = encode(encoder, images)
@@ -189,7 +189,7 @@ def test_inside_somebody_elses_capture(name: str) -> None:
 
 
 @each_encoder
-def test_beside_a_thread_that_allocates_and_computes(name: str) -> None:
+def test_capture_succeeds_while_another_thread_uses_the_gpu(name: str) -> None:
     encoder, stop, errors = encoder_of(name), threading.Event(), list[BaseException]()
 
     def work() -> None:
@@ -207,7 +207,7 @@ def test_beside_a_thread_that_allocates_and_computes(name: str) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        for _ in range(8):  # a capture each time
+        for _ in range(8):  # captured anew each time
             check(in_dtype(encoder, HALF), name, 6)
             assert len(graphs_of(in_dtype(encoder, HALF))) == 1
             with torch.no_grad():
@@ -219,10 +219,10 @@ def test_beside_a_thread_that_allocates_and_computes(name: str) -> None:
 
 
 @each_encoder
-def test_threads_on_streams_of_their_own(name: str) -> None:
+def test_threads_on_their_own_streams_get_the_encoders_bits(name: str) -> None:
     encoder = in_dtype(encoder_of(name), HALF)
     pictures = [picture(name, seed) for seed in range(3)]
-    expected = [usual(encoder, one) for one in pictures]
+    expected = [encode_directly(encoder, one) for one in pictures]
     torch.cuda.synchronize()
     wrong, errors = list[int](), list[BaseException]()
 
@@ -245,9 +245,9 @@ def test_threads_on_streams_of_their_own(name: str) -> None:
 
 
 @each_encoder
-def test_memory_stays_flat_and_goes_with_the_encoder(name: str) -> None:
+def test_memory_is_constant_and_freed_with_the_encoder(name: str) -> None:
     images = picture(name, 0)
-    give_back()
+    free_memory()
     before, pools_before = torch.cuda.memory_allocated(), pools()
     encoder = encoder_of(name)
     half = in_dtype(encoder, HALF)
@@ -263,23 +263,23 @@ def test_memory_stays_flat_and_goes_with_the_encoder(name: str) -> None:
     assert torch.cuda.memory_allocated() == allocated and torch.cuda.memory_reserved() == reserved
     assert len(pools() - pools_before) == 1
     del encoder, half
-    give_back()
+    free_memory()
     assert pools() <= pools_before | {(0, 0)}
-    # Less than the images that a graph would have held.
+    # Less than the input images that a graph would hold.
     assert torch.cuda.memory_allocated() - before < images.numel()
 
 
-def test_a_graph_without_memory_is_done_without(
+def test_out_of_memory_during_capture_falls_back_to_the_encoder(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = in_dtype(encoder_of("vit"), HALF)
     images = picture("vit", 2)
-    expected = usual(encoder, images)
+    expected = encode_directly(encoder, images)
     record, tried = replay.record, []
 
     def starved(run: Callable[[], Tensor]) -> Any:
         tried.append(run)
-        torch.cuda.set_per_process_memory_fraction(1e-6)  # there's nothing but what PyTorch has taken already
+        torch.cuda.set_per_process_memory_fraction(1e-6)  # no memory beyond what PyTorch has reserved already
         try:
             return record(run)
         finally:
@@ -293,19 +293,19 @@ def test_a_graph_without_memory_is_done_without(
     check(in_dtype(encoder_of("vit"), HALF), "vit")
 
 
-# What may spoil a capture for what comes after it in the process stands last.
+# The last test, because a failed capture might affect later tests of the process.
 @pytest.mark.parametrize("spoilt", ["begin", "end", "inside"])
-def test_after_a_capture_that_failed_all_is_as_before(
+def test_failed_capture_leaves_the_process_usable(
     spoilt: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = in_dtype(encoder_of("vit"), HALF)
     forward, capture_end = ImageEncoderViT.forward, torch.cuda.CUDAGraph.capture_end
     images = picture("vit", 0)
-    expected = usual(encoder, images)
+    expected = encode_directly(encoder, images)
 
     def waiting(self: Any, x: Tensor) -> Tensor:
         result = forward(self, x)
-        torch.cuda.current_stream().synchronize()  # which a capture doesn't survive
+        torch.cuda.current_stream().synchronize()  # not permitted during a capture
         return result
 
     def ending(self: Any) -> None:
@@ -326,7 +326,7 @@ def test_after_a_capture_that_failed_all_is_as_before(
             assert torch.equal(encode(encoder, images), expected)
     assert [record.levelname for record in caplog.records] == ["WARNING"], caplog.text
     torch.cuda.synchronize()
-    # Random numbers, memory that two streams share, and other graphs.
+    # Random numbers, memory shared between streams, and new graphs still work.
     assert not torch.equal(torch.randn(9, device="cuda"), torch.randn(9, device="cuda"))
     stream, shared = torch.cuda.Stream(), torch.ones(1 << 20, device="cuda")
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""Where segment-everything clicks, and where its crops lie."""
+"""Tests of segment everything's point grids and crop boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastsam_core.everything.crops import crop_boxes, near_crop_edge
 from fastsam_core.everything.grid import checked_grids, layer_grids, point_grid
 
 
-def test_grid_points_are_the_centres_of_a_division_x_first():
+def test_grid_points_are_cell_centres_in_row_order():
     assert point_grid(1).tolist() == [[0.5, 0.5]]
     assert point_grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     grid = point_grid(32)
@@ -21,14 +21,14 @@ def test_grid_points_are_the_centres_of_a_division_x_first():
     assert (grid[:32, 1] == 1 / 64).all()
 
 
-def test_layers_have_fewer_points_by_the_factor():
+def test_downscale_factor_thins_the_grids_of_deeper_layers():
     assert [len(grid) for grid in layer_grids(32, 2, 2)] == [1024, 256, 64]
     assert [len(grid) for grid in layer_grids(10, 2, 1.5)] == [100, 36, 16]
     with pytest.raises(ValueError, match=r"points_stride=3 leaves crop layer 2 without a point"):
         layer_grids(3, 2, 2)
 
 
-def test_own_grids_are_copied_and_may_be_any_arrays():
+def test_given_grids_are_copied_and_may_be_any_arrays():
     own = np.array([[0.1, 0.2], [1.0, 0.0]], np.float32)
     first, second = checked_grids([own, [(0.5, 0.5)]], 1)
     assert first.dtype == second.dtype == np.float64
@@ -53,12 +53,12 @@ def test_own_grids_are_copied_and_may_be_any_arrays():
         (4, 0, TypeError, "got int"),
     ],
 )
-def test_own_grids_that_do_not_fit(grids, layers, error, message):
+def test_wrong_grids_are_refused(grids, layers, error, message):
     with pytest.raises(error, match=message):
         checked_grids(grids, layers)
 
 
-def test_crops_of_a_known_picture():
+def test_crop_boxes_of_a_known_image():
     # Worked out by hand: overlap int(480 * 512 / 1500) = 163, so crops are ceil((640 + 163) / 2) = 402 pixels wide.
     assert crop_boxes((480, 640), 1, 512 / 1500) == [
         ((0, 0, 640, 480), 0),
@@ -72,7 +72,7 @@ def test_crops_of_a_known_picture():
 
 @given(height=st.integers(1, 700), width=st.integers(1, 700), layers=st.integers(0, 4), overlap=st.floats(0, 0.99))
 @settings(deadline=None)
-def test_each_layer_covers_the_picture_with_crops_inside_it(height, width, layers, overlap):
+def test_crops_of_each_layer_lie_in_the_image_and_cover_it(height, width, layers, overlap):
     boxes = crop_boxes((height, width), layers, overlap)
     for layer in range(layers + 1):
         covered = np.zeros((height, width), bool)
@@ -98,17 +98,17 @@ def near_edge(box, crop_box, image_size):
         ((121, 130, 180, 180), False),
         ((130, 130, 280, 180), True),
         ((130, 130, 279, 180), False),
-        ((130, 381, 180, 395), False),  # the crop's lower edge is the picture's
+        ((130, 381, 180, 395), False),  # the crop's lower edge is the image's
         ((130, 90, 180, 120), True),
     ],
 )
-def test_masks_at_the_edges_of_a_crop(box, near):
+def test_boxes_within_20_pixels_of_a_crop_edge_are_near(box, near):
     assert near_edge(box, (100, 100, 300, 400), (400, 500)) == [near, near]
 
 
-def test_edges_of_the_picture_cut_nothing_off():
+def test_crop_edges_at_the_image_border_do_not_count():
     assert near_edge((0, 0, 499, 399), (0, 0, 500, 400), (400, 500)) == [False, False]
-    # An edge of the crop that is within tolerance of the picture's edge counts as that.
+    # Boxes near the image's border don't count as near a crop edge, even if the crop begins within the tolerance.
     crop_box = (10, 15, 300, 400)
     for left, top, near in ((12, 200, False), (20, 200, False), (21, 200, True), (200, 20, False), (200, 21, True)):
         assert near_edge((left, top, 250, 250), crop_box, (400, 500)) == [near, near]

@@ -1,4 +1,4 @@
-"""COCO and SA-1B files of other people: what is forgiven, and what is refused by file and field."""
+"""Tests of reading COCO and SA-1B files made elsewhere: tolerated variants, and errors that name file and field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = (40, 50)
 
 
 def coco_file(folder: Path, **changes: Any) -> Path:
-    """A good file of one image with one annotation, but for the changes to that annotation."""
+    """Write a valid file of one image with one annotation, apart from `changes` to it ("gone" removes a field)."""
     annotation = {"id": 1, "image_id": 9, "category_id": 4, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 4, 2, 4, 6]]}
     annotation = {key: value for key, value in {**annotation, **changes}.items() if value != "gone"}
     document = {
@@ -33,7 +33,7 @@ def coco_file(folder: Path, **changes: Any) -> Path:
     return folder / "labels.json"
 
 
-def test_coco_kinds_of_segmentation(tmp_path: Path) -> None:
+def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
     mask = np.zeros(SIZE, bool)
     mask[3:9, 5:30] = True
     code = encoded(mask)
@@ -60,7 +60,9 @@ def test_coco_kinds_of_segmentation(tmp_path: Path) -> None:
     ("names", "class_ids", "listed"),
     [({}, [], ["object"]), ({}, [0], ["object"]), ({0: "cat"}, [0], ["cat"]), ({}, [2], ["0", "1", "2"])],
 )
-def test_categories_that_are_written(tmp_path: Path, names: Any, class_ids: list[int], listed: list[str]) -> None:
+def test_written_categories_cover_all_class_ids(
+    tmp_path: Path, names: Any, class_ids: list[int], listed: list[str]
+) -> None:
     found = [LabelledObject(class_id, box=(1, 2, 3, 4)) for class_id in class_ids]
     with open_writer(tmp_path / "a.json", "coco") as writer:
         writer.write(ImageLabels("a.png", 40, 50, found, names))
@@ -68,7 +70,7 @@ def test_categories_that_are_written(tmp_path: Path, names: Any, class_ids: list
     assert [(one["id"], one["name"]) for one in categories] == list(enumerate(listed, 1))
 
 
-def test_coco_classes_count_categories(tmp_path: Path) -> None:
+def test_coco_class_ids_number_the_categories_by_id(tmp_path: Path) -> None:
     document = json.loads(coco_file(tmp_path).read_text())
     document["categories"] = [{"id": 90, "name": "z"}, {"id": 4, "name": "cat"}, {"id": 13, "name": "s"}]
     (tmp_path / "labels.json").write_text("\ufeff" + json.dumps(document, indent=1).replace("\n", "\r\n"), "utf-8")
@@ -109,7 +111,7 @@ A = r"labels\.json: annotations\[0\]"
         ({"segmentation": "gone", "bbox": "gone"}, rf"{A}: an object needs a segmentation or a box"),
     ],
 )
-def test_coco_fields_that_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_wrong_coco_annotation_fields_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     refused("coco", coco_file(tmp_path, **changes), message)
 
 
@@ -128,7 +130,9 @@ def test_coco_fields_that_are_refused(tmp_path: Path, changes: dict[str, Any], m
         (("annotations",), None, r"labels\.json: 'annotations' is missing"),
     ],
 )
-def test_coco_files_that_are_refused(tmp_path: Path, path: tuple[Any, ...], value: Any, message: str) -> None:
+def test_wrong_coco_image_and_category_fields_are_refused(
+    tmp_path: Path, path: tuple[Any, ...], value: Any, message: str
+) -> None:
     document = json.loads(coco_file(tmp_path).read_text())
     inner = document
     for key in path[:-1]:
@@ -180,7 +184,7 @@ def sa1b_document(**changes: Any) -> dict[str, Any]:
     return {"image": {"image_id": 3, "file_name": "sa_3.jpg", "width": 6, "height": 6}, "annotations": [annotation]}
 
 
-def test_sa1b_folders(tmp_path: Path) -> None:
+def test_sa1b_folders_and_files_are_read(tmp_path: Path) -> None:
     for place, document in (
         ("sub/b.json", sa1b_document(class_id=2, class_name="dog")),
         ("a.json", sa1b_document(predicted_iou="gone", point_coords="gone", crop_box=None)),
@@ -217,12 +221,12 @@ B = r"a\.json: annotations\[0\]"
         ({"class_id": -1}, rf"{B}\.class_id: a class id is"),
     ],
 )
-def test_sa1b_fields_that_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_wrong_sa1b_fields_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     (tmp_path / "a.json").write_text(json.dumps(sa1b_document(**changes)))
     refused("sa1b", tmp_path, message)
 
 
-def test_sa1b_classes_that_contradict_each_other(tmp_path: Path) -> None:
+def test_contradictory_sa1b_class_names_are_refused(tmp_path: Path) -> None:
     for name_ in ("a", "b"):
         (tmp_path / f"{name_}.json").write_text(json.dumps(sa1b_document(class_name=name_)))
     refused("sa1b", tmp_path, r"b\.json: annotations\[0\]\.class_name: class 0 is 'b' here, but elsewhere 'a'")
@@ -246,6 +250,6 @@ def test_sa1b_classes_that_contradict_each_other(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["coco", "sa1b"])
-def test_files_that_are_no_json(tmp_path: Path, kind: str, text: bytes, message: str) -> None:
+def test_invalid_json_files_are_refused(tmp_path: Path, kind: str, text: bytes, message: str) -> None:
     (tmp_path / "labels.json").write_bytes(text)
     refused(kind, tmp_path / "labels.json", message)

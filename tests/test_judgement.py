@@ -1,4 +1,4 @@
-"""How masks are judged: predicted IoU from what the decoder says and from the mask's stability."""
+"""Tests of `Judgement`: predicted IoU as a mix of the decoder's value and stability, and masks limited to boxes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from fastsam_core.models.judgement import OFFICIAL, Judgement, stability
 from small_model import FEW, QUIET, bgr_picture, small_model
 
 
-def test_stability_is_the_share_of_firm_pixels() -> None:
+def test_stability_is_the_ratio_of_strict_to_loose_mask_areas() -> None:
     logits = torch.full((3, 2, 8, 8), -2.0)
     logits[0, 0, :2] = 0.5  # within the offset of the threshold
     logits[0, 0, 2:4] = 1.5
     logits[1, 1, 0, 0] = 3.0
     found = stability(logits)
     assert found.shape == (3, 2) and found.dtype == torch.float32
-    assert found.tolist() == [[0.5, 0.0], [0.0, 1.0], [0.0, 0.0]]  # no mask at all: 0, not NaN
+    assert found.tolist() == [[0.5, 0.0], [0.0, 1.0], [0.0, 0.0]]  # empty masks: 0, not NaN
 
 
-def test_predicted_iou_is_the_decoders_and_the_stabilitys_share() -> None:
+def test_predicted_iou_mixes_decoder_and_stability_by_share() -> None:
     logits, decoded = 3 * torch.randn(5, 3, 16, 16), torch.rand(5, 3)
     assert OFFICIAL.predicted_iou(decoded, logits) is decoded
     found = Judgement(stability_share=0.25).predicted_iou(decoded, logits)
     torch.testing.assert_close(found, 0.75 * decoded + 0.25 * stability(logits))
 
 
-def test_official_models_are_judged_by_their_decoder() -> None:
+def test_official_models_use_only_the_decoders_iou() -> None:
     assert Judgement(0.25, 0.88, 0.95, stability_share=0, consensus=0, least_region=0) == OFFICIAL
     for name in set(registry.MODELS) - {"sam_nano"}:
         assert registry.MODELS[name].judgement is OFFICIAL
 
 
 WITHIN = Judgement(within_box=True)
-EVERYWHERE = torch.full((1, 1, 32, 32), 9.0)  # of an input of 128 pixels
+EVERYWHERE = torch.full((1, 1, 32, 32), 9.0)  # logits of a mask that covers the whole input of 128 x 128 pixels
 
 
 def mask_in(box: list[float], points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
@@ -50,16 +50,16 @@ def mask_in(box: list[float], points: Tensor | None = None, labels: Tensor | Non
 
 
 @pytest.mark.parametrize("box", [[20.0, 36.0, 90.0, 71.0], [3.0, 5.0, 22.0, 121.0], [0.0, 0.0, 127.0, 127.0]])
-def test_a_mask_ends_where_its_box_does(box: list[float]) -> None:
+def test_mask_is_cut_at_its_box(box: list[float]) -> None:
     found = mask_in(box)
     rows, columns = found.any(1).nonzero()[:, 0], found.any(0).nonzero()[:, 0]
     for ends, (first, last) in ((columns, box[0::2]), (rows, box[1::2])):
         assert abs(int(ends[0]) - first) <= 1 and abs(int(ends[-1]) - last) <= 1
-    # Corners are rounded by less than a cell.
+    # Corners are rounded off by less than a cell.
     assert found.sum() >= 0.97 * (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
 
-def test_a_mask_inside_its_box_stays_as_it_is() -> None:
+def test_mask_inside_its_box_is_unchanged() -> None:
     logits = torch.full((2, 3, 32, 32), -5.0)
     logits[..., 10:14, 12:20] = 2.0
     boxes = torch.tensor([[20.0, 20.0, 100.0, 90.0], [30.0, 30.0, 99.0, 99.0]])
@@ -69,21 +69,21 @@ def test_a_mask_inside_its_box_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("x", [50.0, 51.0, 53.0, 127.0])
-def test_a_box_between_cells_still_has_a_mask(x: float) -> None:
+def test_box_narrower_than_a_cell_still_has_a_mask(x: float) -> None:
     assert mask_in([x, 60.0, x, 61.0]).any()
 
 
 @pytest.mark.parametrize(
     ("point", "label", "whole"), [(100, 1, True), (100, 0, False), (40, 1, False), (100, -1, False)]
 )
-def test_a_foreground_click_beside_the_box_asks_for_more(point: float, label: int, whole: bool) -> None:
+def test_foreground_click_outside_the_box_lifts_the_limit(point: float, label: int, whole: bool) -> None:
     points = torch.tensor([[[40.0, 40.0], [point, 40.0]]])
     found = mask_in([20.0, 20.0, 60.0, 60.0], points, torch.tensor([[1, label]]))
     assert bool(found.all()) is whole and found.any()
 
 
 @torch.no_grad()
-def test_boxes_of_sam_nano_hold_their_masks() -> None:
+def test_sam_nano_limits_masks_to_their_boxes() -> None:
     model = registry.build("sam_nano").eval()
     model.set_image_size(128)
     model.mask_decoder.output_hypernetworks_mlps[0].layers[-1].bias.data.fill_(5)  # masks everywhere
@@ -99,7 +99,7 @@ def test_boxes_of_sam_nano_hold_their_masks() -> None:
 
 
 def _blobs(points: Tensor) -> tuple[Tensor, Any]:
-    """Discs whose borders are the softer, the further right they lie; scores that fall from top to bottom."""
+    """Return discs whose borders are softer further right, and scores that fall from top to bottom."""
     scores = (1 - points[:, 1:] / 64).expand(-1, 3) * torch.tensor([1.0, 0.9, 0.8])
 
     def logits(point_index: Any, mask_index: Any) -> Tensor:
@@ -119,8 +119,8 @@ LOOSE: dict[str, Any] = {"points_stride": 4, "stability_score_thresh": -1.0, "in
 
 @pytest.mark.parametrize(("share", "highest"), [(0.3, 1.0), (0.5, 1.0), (0.5, 0.85)])
 @pytest.mark.parametrize("conf_thres", [-1.0, 0.5, 0.76])
-def test_everything_judges_as_the_model_does(share: float, highest: float, conf_thres: float) -> None:
-    """As if all masks were made, judged by hand and filtered."""
+def test_segment_everything_filters_by_mixed_iou(share: float, highest: float, conf_thres: float) -> None:
+    """The expected records are made by decoding all masks, mixing their scores here and filtering."""
     seen: list[int] = []
 
     def decode(crop_box: Any, points: Tensor) -> Any:
@@ -145,21 +145,21 @@ def test_everything_judges_as_the_model_does(share: float, highest: float, conf_
     assert {record["segmentation"]["counts"]: record["predicted_iou"] for record in found} == pytest.approx(expected)
     values = [record["predicted_iou"] for record in found]
     assert values == sorted(values, reverse=True) and len(values) > 2
-    # What no such stability could save isn't made.
+    # Masks that would fail even with the highest stability aren't decoded.
     hopeless = sum((1 - share) * record["predicted_iou"] + share * highest <= conf_thres for record in plain)
     assert made == len(plain) - hopeless and (hopeless > 0) == (conf_thres > share * highest)
 
 
 @pytest.mark.parametrize("name", ["stability_share", "highest_stability"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
-def test_shares_that_are_refused(name: str, value: float) -> None:
+def test_stability_shares_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         generate_masks(lambda box, points: _blobs(points), (64, 64), **{name: value}, **LOOSE)
     with pytest.raises(ValueError, match="must be below 1"):
         generate_masks(lambda box, points: _blobs(points), (64, 64), stability_share=1, **LOOSE)
 
 
-def test_the_decoder_makes_only_masks_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoder_gets_the_lowest_iou_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = small_model(), []
     plain = model.decode_points
 
@@ -176,8 +176,8 @@ def test_the_decoder_makes_only_masks_that_may_pass(monkeypatch: pytest.MonkeyPa
     assert asked == pytest.approx([0.4, 0.6], abs=1e-5)
 
 
-def test_a_point_of_the_grid_is_judged_like_a_click() -> None:
-    """Both by half of what the decoder says and half of the stability, at the resolution at which each has the mask."""
+def test_grid_points_are_scored_like_clicks() -> None:
+    """Both take half of the decoder's IoU and half of the stability, each at the resolution of its own mask."""
     model = small_model()
     predictor = Predictor(overrides={**QUIET, "model": model})
     picture = bgr_picture(128, 128)

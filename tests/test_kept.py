@@ -1,4 +1,4 @@
-"""What is kept of a model's weights between images: never stale, never in the way, and few steps for the next image."""
+"""Tests of the cache of tensors derived from a model's weights: never stale, freed in time, cheap to look up."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations 
 
 
 @pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _caches_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cache for tensors on the CPU too; normally only those on a GPU are cached."""
     monkeypatch.setattr(kept_module, "KEPT_ON", ["cuda", "cpu"])
 
 
@@ -56,7 +57,7 @@ def embedding_of(model: SamModel, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def decoded(model: SamModel, on_gpu: bool = False) -> list[Tensor]:
-    """Of an image, by what the CPU has or, computed by PyTorch, as on a GPU."""
+    """Decode an image the way the CPU does or, with PyTorch's operations, the way a GPU does."""
     image = model.prepare(embedding_of(model))
     if on_gpu:
         image._folded = GpuImage(image.decoder, image.embedding, image.position, image.no_mask)
@@ -66,8 +67,8 @@ def decoded(model: SamModel, on_gpu: bool = False) -> list[Tensor]:
     return [found.predicted_iou(), found.logits(range(6), [1, 2, 3, 0, 1, 2])]
 
 
-def untouched(model: SamModel) -> SamModel:
-    """A copy, of which nothing is kept yet."""
+def uncached_copy(model: SamModel) -> SamModel:
+    """Return a copy for which nothing is cached yet."""
     return copy.deepcopy(model)
 
 
@@ -75,37 +76,47 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def in_place(model: SamModel) -> None:
+def scale_weight_in_place(model: SamModel) -> None:
     with torch.no_grad():
         model.mask_decoder.transformer.blocks[1].cross_attn_image_to_token.out_proj.weight.mul_(1.5)
 
 
-def upscaling(model: SamModel) -> None:
+def scale_upscaling_weight(model: SamModel) -> None:
     with torch.no_grad():
         model.mask_decoder.output_upscaling[3].weight.mul_(1.5)
 
 
-def loaded(model: SamModel) -> None:
+def load_other_weights(model: SamModel) -> None:
     model.load_state_dict({name: value * 1.25 for name, value in model.state_dict().items()})
 
 
-def position(model: SamModel) -> None:
+def scale_position_matrix(model: SamModel) -> None:
     model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(1.5)
 
 
-def replaced(model: SamModel) -> None:
+def replace_layer(model: SamModel) -> None:
     layer = model.mask_decoder.transformer.blocks[0].cross_attn_token_to_image
     layer.k_proj = nn.Linear(layer.k_proj.in_features, layer.k_proj.out_features).to(model.dtype).eval()
 
 
-def number(model: SamModel) -> None:
+def change_eps(model: SamModel) -> None:
     for norm in (model.mask_decoder.transformer.blocks[0].norm4, model.mask_decoder.output_upscaling[1]):
         norm.eps = 0.5
 
 
-@pytest.mark.parametrize("change", [in_place, upscaling, loaded, position, replaced, number])
+@pytest.mark.parametrize(
+    "change",
+    [
+        scale_weight_in_place,
+        scale_upscaling_weight,
+        load_other_weights,
+        scale_position_matrix,
+        replace_layer,
+        change_eps,
+    ],
+)
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_a_change_of_the_model_is_noticed(change: Callable[[SamModel], None], on_gpu: bool) -> None:
+def test_cache_is_renewed_after_a_change_of_the_model(change: Callable[[SamModel], None], on_gpu: bool) -> None:
     if not on_gpu and cpu_module is None:
         pytest.skip("the compiled operations are off")
     model = model_of(torch.bfloat16 if on_gpu else torch.float32)
@@ -113,33 +124,33 @@ def test_a_change_of_the_model_is_noticed(change: Callable[[SamModel], None], on
     assert same(decoded(model, on_gpu), before)
     change(model)
     after = decoded(model, on_gpu)
-    assert not same(after, before) and same(after, decoded(untouched(model), on_gpu))
+    assert not same(after, before) and same(after, decoded(uncached_copy(model), on_gpu))
 
 
 @torch.no_grad()
-def test_a_cast_is_noticed() -> None:
+def test_cache_is_renewed_after_a_cast() -> None:
     model = model_of()
     decoded(model)
     model.to(torch.float16)
-    assert same(decoded(model, on_gpu=True), decoded(untouched(model), on_gpu=True))
+    assert same(decoded(model, on_gpu=True), decoded(uncached_copy(model), on_gpu=True))
     model.to(torch.bfloat16)
-    assert same(decoded(model, on_gpu=True), decoded(untouched(model), on_gpu=True))
-    model.to(torch.float32)  # whose numbers are no longer those from before
-    assert same(decoded(model), decoded(untouched(model)))
+    assert same(decoded(model, on_gpu=True), decoded(uncached_copy(model), on_gpu=True))
+    model.to(torch.float32)  # the values stay rounded
+    assert same(decoded(model), decoded(uncached_copy(model)))
 
 
-def test_copies_and_pickles_go_on_alone() -> None:
+def test_copies_and_pickles_do_not_share_the_cache() -> None:
     model = model_of()
-    del model.encode_image  # a test double, which has no pickle
+    del model.encode_image  # a test double that can't be pickled
     before, keys = decoded(model), list(model.state_dict())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert list(twin.state_dict()) == keys and same(decoded(twin), before)
-        in_place(twin)
+        scale_weight_in_place(twin)
         assert not same(decoded(twin), before) and same(decoded(model), before)
 
 
 @native
-def test_weights_are_read_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_prepared_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     make = decoder_features.decoder_weights
     monkeypatch.setattr(decoder_features, "decoder_weights", lambda decoder: made.append(0) or make(decoder))
@@ -152,25 +163,25 @@ def test_weights_are_read_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -
         for _ in range(2):
             prepared(model.mask_decoder)
         model.eval()
-    assert len(made) == 3  # in training nothing is kept
-    for _ in range(2):  # nor where gradients are wanted
+    assert len(made) == 3  # nothing is cached in training mode
+    for _ in range(2):  # nor with gradients enabled
         prepared(model.mask_decoder)
     assert len(made) == 5
 
 
 @native
 @torch.no_grad()
-def test_tensors_whose_changes_are_not_counted_are_read_anew() -> None:
+def test_inference_tensors_are_not_cached() -> None:
     with torch.inference_mode():
         model = model_of()
         before = decoded(model)
-        in_place(model)
+        scale_weight_in_place(model)
         after = decoded(model)
-        assert not same(after, before) and same(after, decoded(untouched(model)))
+        assert not same(after, before) and same(after, decoded(uncached_copy(model)))
 
 
-def test_what_is_kept_goes_with_its_module() -> None:
-    gc.collect()  # those of other tests
+def test_cached_values_are_freed_with_their_module() -> None:
+    gc.collect()  # frees the entries of other tests
     module = nn.Linear(2, 2)
     gone = weakref.ref(kept(module, "a", lambda: nn.Linear(1, 1)))
     assert kept(module, "a", lambda: None) is gone() and kept(module, "b", lambda: None) is None
@@ -183,10 +194,10 @@ def test_what_is_kept_goes_with_its_module() -> None:
     assert gone() is None and len(kept_module._known) == entries - 1
 
 
-def test_copies_in_another_type_go_when_the_model_is_moved() -> None:
+def test_copies_in_another_dtype_are_freed_when_the_model_is_cast() -> None:
     model = model_of()
     copies = [weakref.ref(in_dtype(part, torch.bfloat16)) for part in (model.image_encoder, model.mask_decoder)]
-    model.to("cpu")  # where it is
+    model.to("cpu")  # no change
     gc.collect()
     assert all(one() is not None for one in copies)
     model.double()
@@ -194,7 +205,7 @@ def test_copies_in_another_type_go_when_the_model_is_moved() -> None:
     assert all(one() is None for one in copies)
 
 
-def test_what_another_thread_has_made_meanwhile_is_what_all_have() -> None:
+def test_value_made_first_by_another_thread_is_used_by_all() -> None:
     module, others = nn.Linear(2, 2), list[Any]()
 
     def make() -> object:
@@ -205,7 +216,7 @@ def test_what_another_thread_has_made_meanwhile_is_what_all_have() -> None:
 
 
 @torch.no_grad()
-def test_a_bias_that_another_thread_has_made_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bias_made_first_by_another_thread_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Attention(8, 2, 3)
     others: list[Tensor] = []
 
@@ -218,7 +229,7 @@ def test_a_bias_that_another_thread_has_made_meanwhile_stays(monkeypatch: pytest
     assert torch.equal(first, others[0]) and layer._bias() is others[0]
 
 
-def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_work_is_finished_before_a_value_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     module, layer, steps = nn.Linear(2, 2), Attention(8, 2, 3), list[Any]()
 
     def synchronize() -> None:
@@ -233,30 +244,30 @@ def test_what_a_gpu_makes_is_there_before_another_stream_has_it(monkeypatch: pyt
     assert steps == ["made", (0, None), (1, None)]
 
 
-def test_another_parameter_with_the_same_numbers_is_another() -> None:
+def test_dead_parameter_invalidates_the_cache() -> None:
     module = nn.Linear(2, 2)
     first = kept(module, "a", object)
     numbers = kept_module._numbers(module)[0]
     known = kept_module._known[module][0]
     assert kept(module, "a", object) is first and known.numbers == numbers
-    known.objects[0] = weakref.ref(nn.Linear(1, 1))  # one that is no longer alive
+    known.objects[0] = weakref.ref(nn.Linear(1, 1))  # a dead reference
     assert kept(module, "a", object) is not first
 
 
-def test_another_storage_at_the_same_place_is_another() -> None:
+def test_new_storage_at_the_same_address_invalidates_the_cache() -> None:
     module, memory = nn.Linear(2, 2), np.ones((2, 2), np.float32)
     module.weight.data = torch.from_numpy(memory)
     first = kept(module, "a", object)
     place, version = module.weight.data_ptr(), module.weight._version
     assert kept(module, "a", object) is first
-    memory[:] = 2  # as a cast to half precision and back may leave it
+    memory[:] = 2  # a cast to half precision and back may reuse memory like this
     module.weight.data = torch.from_numpy(memory)
     assert (module.weight.data_ptr(), module.weight._version) == (place, version)
     assert kept(module, "a", object) is not first
 
 
 @torch.no_grad()
-def test_a_copy_in_another_dtype_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     half = in_dtype(model.mask_decoder, torch.bfloat16)
     assert isinstance(half, MaskDecoder)
@@ -266,13 +277,13 @@ def test_a_copy_in_another_dtype_is_not_looked_at_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(kept_module, "_numbers", lambda module: looked.append(module) or numbers(module))
     assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, for_gpu=True) is first
     assert looked == [model.mask_decoder]
-    in_place(model)
+    scale_weight_in_place(model)
     changed = in_dtype(model.mask_decoder, torch.bfloat16)
     assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, for_gpu=True) is not first
 
 
 @torch.no_grad()
-def test_nor_are_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, images = vit(), picture().bfloat16()
     half = in_dtype(encoder, torch.bfloat16)
     assert isinstance(half, ImageEncoderViT)
@@ -288,7 +299,7 @@ def test_nor_are_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {id(part) for part in looked} >= {id(block) for block in half.blocks}
 
 
-def test_parts_are_those_of_pytorch() -> None:
+def test_parts_of_equals_pytorchs_modules() -> None:
     model = model_of()
     model.mask_decoder.again = model.mask_decoder.transformer
     model.mask_decoder.none = None
@@ -298,7 +309,7 @@ def test_parts_are_those_of_pytorch() -> None:
 
 
 class Counted(TorchDispatchMode):
-    """How many operations are called that do more than look at a tensor in another way."""
+    """Counts operations that are not views."""
 
     VIEWS = ("view", "slice", "select", "transpose", "permute", "split", "unsqueeze", "detach", "expand", "t", "alias")
 
@@ -313,8 +324,8 @@ class Counted(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_the_second_image_takes_few_steps() -> None:
-    """On a GPU each is a launch, while the GPU waits for what comes after."""
+def test_second_image_takes_few_operations_on_a_gpu() -> None:
+    """On a GPU each operation is a launch that delays those of the decoder."""
     model = model_of(torch.bfloat16)
 
     def prepare(seed: int) -> int:
@@ -329,7 +340,7 @@ def test_the_second_image_takes_few_steps() -> None:
 
 @native
 @torch.no_grad()
-def test_few_steps_on_the_cpu_too() -> None:
+def test_second_image_takes_few_operations_on_the_cpu() -> None:
     decoder = model_of().mask_decoder
     assert isinstance(decoder, MaskDecoder)
     grid, channels = SIZE // 16, decoder.iou_token.embedding_dim
@@ -344,7 +355,7 @@ def test_few_steps_on_the_cpu_too() -> None:
 
 
 @torch.no_grad()
-def test_a_position_embedding_that_changes_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_position_embedding_is_prepared_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = model_of().mask_decoder
     assert isinstance(decoder, MaskDecoder)
     place = torch.randn(1, decoder.iou_token.embedding_dim, 8, 8)
@@ -354,7 +365,7 @@ def test_a_position_embedding_that_changes_is_read_anew(monkeypatch: pytest.Monk
     place.mul_(2)
     assert torch.equal(own.place(place).given, 2 * before.given)
     assert torch.equal(own.place(place.clone()).products, own.place(place).products)
-    # On another stream what was made of it may not be there yet.
+    # Another stream prepares its own, because this stream's work may not be finished.
     before = own.place(place)
     monkeypatch.setattr(decoder_features, "place_of", lambda device: (device, "another stream"))
     after = own.place(place)
@@ -362,7 +373,7 @@ def test_a_position_embedding_that_changes_is_read_anew(monkeypatch: pytest.Monk
 
 
 @torch.no_grad()
-def test_tokens_of_a_grid_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_of_point_grids_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(torch.bfloat16)
     made: list[int] = []
     sparse = model.prompt_encoder.sparse
@@ -372,13 +383,13 @@ def test_tokens_of_a_grid_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         assert torch.equal(model._point_tokens(image, POINTS, LABELS), wanted)
     assert len(made) == 1
-    # Other points, labels, and weights.
+    # Other points, labels and weights make new tokens.
     assert not torch.equal(model._point_tokens(image, POINTS + 1, LABELS), wanted)
     assert not torch.equal(model._point_tokens(image, POINTS, 0 * LABELS), wanted)
     model.prompt_encoder.not_a_point_embed.weight.mul_(2)
     assert not torch.equal(model._point_tokens(image, POINTS, LABELS), wanted)
     assert len(made) == 4
-    # On another stream they may not be there yet.
+    # Another stream makes its own, because this stream's work may not be finished.
     monkeypatch.setattr(sam_model, "place_of", lambda device: (device, "another stream"))
     model._point_tokens(image, POINTS, LABELS)
     assert len(made) == 5
@@ -390,10 +401,10 @@ def test_tokens_of_a_grid_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def test_on_a_cpu_changes_that_nobody_counts_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_through_data_are_seen_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert kept_module.KEPT_ON == ["cuda"]
-    monkeypatch.setattr(kept_module, "_numbers", None)  # nor are weights looked through for nothing
+    monkeypatch.setattr(kept_module, "_numbers", None)  # on the CPU, weights must not be checked either
     model = model_of()
     before = decoded(model)
     for weight in (model.mask_decoder.transformer.blocks[0].norm4.weight, model.prompt_encoder.no_mask_embed.weight):

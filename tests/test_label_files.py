@@ -1,4 +1,4 @@
-"""Label files there and back: what every writer writes, and what readers and pycocotools make of it."""
+"""Tests of writing label files in every format and reading them back, also with pycocotools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ quick = settings(max_examples=60, deadline=None)
 
 @contextlib.contextmanager
 def written(kind: str, labels: list[ImageLabels], **options: Any) -> Iterator[Path]:
-    """The labels as `kind` in a folder of their own, with images of the right size in `images` beside it."""
+    """Yield a temporary path with the labels in format `kind`, beside a folder `images` with images of their sizes."""
     with tempfile.TemporaryDirectory() as place:
         for one in labels:
             image = Path(place, "images", one.file_name)
@@ -49,7 +49,7 @@ def written(kind: str, labels: list[ImageLabels], **options: Any) -> Iterator[Pa
         yield target
 
 
-def there_and_back(kind: str, labels: list[ImageLabels], **options: Any) -> list[ImageLabels]:
+def round_trip(kind: str, labels: list[ImageLabels], **options: Any) -> list[ImageLabels]:
     with written(kind, labels, **options) as target:
         return list(read_labels(target, kind))
 
@@ -66,9 +66,9 @@ def same_masks(before: list[LabelledObject], after: list[LabelledObject]) -> Non
 
 @quick
 @given(labels=image_labels(), polygons=st.booleans())
-def test_coco(labels: ImageLabels, polygons: bool) -> None:
-    """RLE and polygons along pixel edges are both exact."""
-    (read,) = there_and_back("coco", [labels], polygons=polygons)
+def test_coco_round_trip(labels: ImageLabels, polygons: bool) -> None:
+    """Both RLE and polygons along pixel edges are exact."""
+    (read,) = round_trip("coco", [labels], polygons=polygons)
     assert (read.file_name, read.width, read.height) == (labels.file_name, labels.width, labels.height)
     same_masks(labels.objects, read.objects)
     assert [found.score for found in labels.objects] == [found.score for found in read.objects]
@@ -76,9 +76,9 @@ def test_coco(labels: ImageLabels, polygons: bool) -> None:
 
 @quick
 @given(labels=image_labels())
-def test_yolo(labels: ImageLabels) -> None:
-    """One polygon per object: exact, several parts, holes and all; masks without pixels are left out."""
-    (read,) = there_and_back("yolo", [labels], scores=True)
+def test_yolo_round_trip(labels: ImageLabels) -> None:
+    """Masks, including those with several parts and holes, are exactly one polygon each; empty masks are left out."""
+    (read,) = round_trip("yolo", [labels], scores=True)
     kept = [found for found in labels.objects if not found.is_empty]
     same_masks(kept, read.objects)
     for one, other in zip(kept, read.objects, strict=True):
@@ -88,19 +88,19 @@ def test_yolo(labels: ImageLabels) -> None:
 
 @quick
 @given(labels=image_labels())
-def test_sa1b(labels: ImageLabels) -> None:
-    (read,) = there_and_back("sa1b", [labels])
+def test_sa1b_round_trip(labels: ImageLabels) -> None:
+    (read,) = round_trip("sa1b", [labels])
     assert read.file_name == labels.file_name
     same_masks(labels.objects, read.objects)
     assert [found.score for found in labels.objects] == [found.predicted_iou for found in read.objects]
 
 
-def test_sa1b_keeps_what_sam_says(tmp_path: Path) -> None:
+def test_sa1b_keeps_stability_points_and_crop_box(tmp_path: Path) -> None:
     mask = Segmentation.from_rle(encoded(np.eye(6, dtype=bool)))
-    said = LabelledObject(0, mask, stability_score=0.75, point_coords=[[1.5, 2]], crop_box=[1, 0, 3, 6])
+    by_sam = LabelledObject(0, mask, stability_score=0.75, point_coords=[[1.5, 2]], crop_box=[1, 0, 3, 6])
     with open_writer(tmp_path, "sa1b") as writer:
         for name, given_id in (("a", None), ("b", 7), ("c", None)):
-            writer.write(ImageLabels(name, 6, 6, [said, LabelledObject(0, mask)], image_id=given_id))
+            writer.write(ImageLabels(name, 6, 6, [by_sam, LabelledObject(0, mask)], image_id=given_id))
     found = list(read_labels(tmp_path, "sa1b"))
     assert [one.image_id for one in found] == [1, 7, 8]
     one, other = found[0].objects
@@ -110,8 +110,8 @@ def test_sa1b_keeps_what_sam_says(tmp_path: Path) -> None:
 
 @quick
 @given(labels=image_labels())
-def test_labelme(labels: ImageLabels) -> None:
-    """The shapes of a group, united, are the mask; a part's holes are in its polygon."""
+def test_labelme_polygons_equal_the_masks(labels: ImageLabels) -> None:
+    """The union of a group's shapes is the mask; each part is one polygon that includes its holes."""
     with written("labelme", [labels]) as target:
         document = json.loads((target / "a" / "b.json").read_text())
     kept = [i for i, found in enumerate(labels.objects) if not found.is_empty]
@@ -135,7 +135,7 @@ def test_labelme(labels: ImageLabels) -> None:
 
 @quick
 @given(labels=image_labels(), order=st.sampled_from(["area", "score", "index"]))
-def test_label_map(labels: ImageLabels, order: str) -> None:
+def test_label_map_shows_the_top_object_of_each_pixel(labels: ImageLabels, order: str) -> None:
     with written("labelmap", [labels], order=order) as target:
         drawn = cv2.imread(str(target / "a" / "b.png"), cv2.IMREAD_UNCHANGED)
     assert drawn.shape == labels.size and drawn.dtype == np.uint8
@@ -222,8 +222,8 @@ def test_pycocotools_reads_and_evaluates_the_file(tmp_path: Path, polygons: bool
     assert evaluation.stats[0] == pytest.approx(1)
 
 
-def test_the_coco_file_is_that_of_the_results(tmp_path: Path) -> None:
-    """The streaming writer and `coco.dataset` agree, but for the order of the keys."""
+def test_streaming_coco_writer_equals_coco_dataset(tmp_path: Path) -> None:
+    """Only the order of keys may differ."""
     from fastsam_core.formats import coco
 
     for names in ({0: "a", 1: "b", 2: "c", 3: "d"}, None):
@@ -234,7 +234,7 @@ def test_the_coco_file_is_that_of_the_results(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "all.json").read_text()) == coco.dataset(results)
 
 
-def test_the_coco_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_coco_file_is_complete_or_absent(tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
@@ -255,7 +255,7 @@ def test_classes_without_names_keep_their_numbers(tmp_path: Path) -> None:
     assert found.names == {0: "0", 1: "1", 2: "cat", 3: "3", 4: "4", 5: "5"}
 
 
-def test_image_ids(tmp_path: Path) -> None:
+def test_missing_image_ids_are_assigned_and_duplicates_refused(tmp_path: Path) -> None:
     with open_writer(tmp_path / "all.json", "coco") as writer:
         for name, given_id in (("a", 7), ("b", None), ("c", 3), ("d", None)):
             writer.write(ImageLabels(name, 4, 4, image_id=given_id))
@@ -269,7 +269,7 @@ def test_image_ids(tmp_path: Path) -> None:
     assert [one.image_id for one in read_labels(tmp_path / "all.json", "coco")] == [7, 8, 3, 9, 10, 11]
 
 
-def test_boxes_that_leave_the_picture(tmp_path: Path) -> None:
+def test_boxes_are_clipped_to_the_image(tmp_path: Path) -> None:
     boxes = [(-5, -5, 3, 3), (-5, -5, 0, 3), (6, 0, 9, 9), (2, 2, 2, 4), (3, 7, 5, 8)]
     labels = ImageLabels("a.png", 6, 6, [LabelledObject(0, box=box) for box in boxes])
     with open_writer(tmp_path, "yolo") as writer:
@@ -277,7 +277,7 @@ def test_boxes_that_leave_the_picture(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == "0 0.25 0.25 0.5 0.5\n0 0.333333 0.5 0 0.333333\n"
 
 
-def test_crowds_and_boxes(tmp_path: Path) -> None:
+def test_crowds_and_boxes_in_each_format(tmp_path: Path) -> None:
     mask = Segmentation.from_rle(encoded(np.eye(6, dtype=bool)))
     objects = [LabelledObject(0, mask, iscrowd=True), LabelledObject(1, box=(1, 2, 4, 5.5), score=0.5)]
     labels = ImageLabels("a.png", 6, 6, objects, {0: "people", 1: "box"})
@@ -301,8 +301,8 @@ def test_crowds_and_boxes(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ polygons of the files
 
 
-def test_a_files_polygons_keep_their_points(tmp_path: Path) -> None:
-    """Not traced again: from COCO to YOLO and back, a smooth outline keeps its few vertices."""
+def test_polygons_keep_their_points_between_coco_and_yolo(tmp_path: Path) -> None:
+    """Polygons aren't traced again from the mask: an outline of few vertices keeps them."""
     triangle, square = [10.25, 10, 60.5, 20, 30, 70.75], [80, 80, 95, 80, 95, 95, 80, 95]
     document = {
         "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
@@ -314,7 +314,7 @@ def test_a_files_polygons_keep_their_points(tmp_path: Path) -> None:
     Image.new("L", (100, 100)).save(tmp_path / "yolo" / "a.png")
     (read,) = read_labels(tmp_path / "yolo", "yolo")
     (ring,) = read.objects[0].segmentation.rings()  # type: ignore[union-attr]
-    assert len(ring) == 3 + 4 + 2  # and the two ends of the bridge once more
+    assert len(ring) == 3 + 4 + 2  # both ends of the bridge are visited twice
     np.testing.assert_array_equal(pixels(read, 0), filled([triangle, square], 100, 100))
     convert_labels(tmp_path / "yolo", tmp_path / "out.json", from_="yolo", to="coco", polygons=True)
     (annotation,) = json.loads((tmp_path / "out.json").read_text())["annotations"]
@@ -325,26 +325,26 @@ def test_a_files_polygons_keep_their_points(tmp_path: Path) -> None:
 
 @quick
 @given(data=st.data())
-def test_polygons_that_overlap_or_leave_the_picture(data: st.DataObject) -> None:
-    """COCO unites a list of polygons, YOLO's one polygon is even-odd: the mask stays, whatever its points become."""
+def test_overlapping_and_clipped_polygons_keep_their_mask_in_yolo(data: st.DataObject) -> None:
+    """COCO takes the union of polygons, YOLO has one even-odd polygon: points may change, but the mask doesn't."""
     corner = st.integers(-4, 24)
     boxes = data.draw(
         st.lists(st.tuples(corner, corner, st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=3)
     )
-    corners = data.draw(st.integers(3, 4))  # what leaves the picture of a slanted edge can't be moved back into it
+    corners = data.draw(st.integers(3, 4))  # slanted edges can't be clipped by moving their points
     polygons = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)][:corners] for x, y, w, h in boxes]
     mask = Segmentation.from_polygons(polygons, (20, 20))
     labels = ImageLabels("a/b.png", 20, 20, [LabelledObject(0, mask)])
     expected = filled(polygons, 20, 20)
     np.testing.assert_array_equal(pixels(labels, 0), expected)
-    (read,) = there_and_back("yolo", [labels])
+    (read,) = round_trip("yolo", [labels])
     if expected.any():
         np.testing.assert_array_equal(pixels(read, 0), expected)
     else:
         assert read.objects == []
 
 
-def test_large_pictures_stay_exact_in_six_digits(tmp_path: Path) -> None:
+def test_yolo_lines_of_large_images_are_exact(tmp_path: Path) -> None:
     side = 200_000
     corners = np.array([[1, 3], [199_997, 3], [199_997, 199_999], [77_777, 199_999], [77_777, 101], [1, 101]], float)
     mask = Segmentation.from_polygons([corners], (side, side))
@@ -356,7 +356,7 @@ def test_large_pictures_stay_exact_in_six_digits(tmp_path: Path) -> None:
     assert read.segmentation is not None and read.segmentation.rle == mask.rle
 
 
-def test_tolerance_makes_files_smaller_and_stays_near() -> None:
+def test_tolerance_shrinks_files_and_bounds_the_error() -> None:
     y, x = np.mgrid[:200, :200]
     disc = np.hypot(x - 100, y - 90) < 70
     labels = ImageLabels("a/b.png", 200, 200, [LabelledObject(0, Segmentation.from_rle(encoded(disc)))])
@@ -367,7 +367,7 @@ def test_tolerance_makes_files_smaller_and_stays_near() -> None:
             (read,) = read_labels(target, "yolo")
     assert sizes[1] < sizes[0] / 4
     wrong = pixels(read, 0) ^ disc
-    # Nothing changes farther from the outline than the tolerance.
+    # Pixels change only near the outline.
     border = cv2.dilate(disc.astype(np.uint8), np.ones((5, 5))) != cv2.erode(disc.astype(np.uint8), np.ones((5, 5)))
     assert wrong.any() and not (wrong & ~border).any()
 
@@ -375,7 +375,7 @@ def test_tolerance_makes_files_smaller_and_stays_near() -> None:
 # -------------------------------------------------------------------------------------------------------- other details
 
 
-def test_labelme_files_lead_to_the_image(tmp_path: Path) -> None:
+def test_labelme_files_have_the_image_path_or_its_data(tmp_path: Path) -> None:
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     Image.new("RGB", (5, 4)).save(tmp_path / "photos" / "sub" / "ä b.png")
     labels = ImageLabels("sub/ä b.png", 5, 4, [])
@@ -394,8 +394,8 @@ def test_labelme_files_lead_to_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("png", "PNG"), ("webp", "PNG"), ("tif", "PNG")])
-def test_labelme_files_embed_pictures_upright(tmp_path: Path, suffix: str, kind: str) -> None:
-    """LabelMe shows the pixels of `imageData` as they are stored, and polygons are those of the upright picture."""
+def test_labelme_files_embed_upright_images(tmp_path: Path, suffix: str, kind: str) -> None:
+    """LabelMe ignores the EXIF orientation of `imageData`, but polygons belong to the upright image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     left_is_white = np.zeros((16, 32, 3), np.uint8)
@@ -436,7 +436,7 @@ def test_label_maps_of_many_objects_have_16_bits(tmp_path: Path) -> None:
             open_writer(tmp_path, "labelmap", **wrong)
 
 
-def test_names_that_would_share_a_file(tmp_path: Path) -> None:
+def test_image_names_that_share_a_label_file_are_refused(tmp_path: Path) -> None:
     with open_writer(tmp_path, "yolo") as writer:
         writer.write(ImageLabels("a/1.jpg", 4, 4))
         writer.write(ImageLabels("b/1.jpg", 4, 4))
@@ -446,20 +446,20 @@ def test_names_that_would_share_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/", "a\0b.jpg", "..\\a.jpg", "."])
-def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+def test_image_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path / "in", "yolo") as writer, pytest.raises(ValueError, match="can't be used"):
         writer.write(ImageLabels(name, 4, 4))
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
 @pytest.mark.parametrize("name", ["/data/images/a.jpg", "C:\\data\\images\\a.jpg", "./data//images/a.jpg"])
-def test_absolute_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
+def test_absolute_image_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path, "yolo") as writer:
         writer.write(ImageLabels(name, 4, 4))
     assert (tmp_path / "data" / "images" / "a.txt").read_text() == ""
 
 
-def test_names_from_windows_are_paths_in_every_format(tmp_path: Path) -> None:
+def test_windows_image_names_become_paths(tmp_path: Path) -> None:
     mask = Segmentation.from_rle(encoded(np.ones((4, 4), bool)))
     with open_writer(tmp_path / "labels.json", "coco") as writer:
         writer.write(ImageLabels("b\\a.jpg", 4, 4, [LabelledObject(0, mask)]))
@@ -468,7 +468,7 @@ def test_names_from_windows_are_paths_in_every_format(tmp_path: Path) -> None:
     assert labels.file_name == "b/a.jpg"
 
 
-def test_the_writers_memory_does_not_grow_with_the_masks(tmp_path: Path) -> None:
+def test_writer_memory_does_not_grow_with_the_masks(tmp_path: Path) -> None:
     import tracemalloc
 
     noise = np.random.default_rng(0).random((256, 256)) < 0.5

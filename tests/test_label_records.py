@@ -1,4 +1,4 @@
-"""What labels are made of is checked when it is made, whatever file it comes from."""
+"""Tests of the records that label files are read into: validation, run lengths and writers' object counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastsam_core.formats.segmentation import Segmentation
 from label_examples import encoded
 
 
-def test_records_are_checked() -> None:
+def test_invalid_records_are_refused() -> None:
     mask = Segmentation.from_rle(encoded(np.eye(4, dtype=bool)))
     with pytest.raises(ValueError, match=r"object 0 has a mask of 4 x 4, but a\.jpg is 5 x 4"):
         ImageLabels("a.jpg", 4, 5, [LabelledObject(0, mask)])
@@ -45,19 +45,19 @@ def test_records_are_checked() -> None:
             Segmentation.from_polygons(polygons, (4, 4))
 
 
-def test_masks_as_pycocotools_has_them_are_text() -> None:
+def test_rle_bytes_of_pycocotools_become_text() -> None:
     code = encoded(np.eye(4, dtype=bool))
     data = {"size": np.array(code["size"]), "counts": code["counts"].encode()}
     assert Segmentation.from_rle(data).rle == code and json.dumps(Segmentation.from_rle(data).rle)
 
 
-def test_a_mask_without_pixels_has_no_ring() -> None:
+def test_empty_mask_has_no_ring() -> None:
     mask = Segmentation.from_rle(encoded(np.zeros((4, 5), bool)))
     assert mask.ring().shape == (0, 2) and mask.rings() == [] and mask.extent == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("kind", "held"), [("yolo", 2), ("coco", 4), ("sa1b", 3), ("labelme", 2), ("labelmap", 2)])
-def test_objects_that_a_format_holds_are_counted(tmp_path: Path, kind: str, held: int) -> None:
+def test_write_returns_the_number_of_objects_the_format_holds(tmp_path: Path, kind: str, held: int) -> None:
     mask, empty = (Segmentation.from_rle(encoded(pixels)) for pixels in (np.eye(4, dtype=bool), np.zeros((4, 4), bool)))
     objects = [LabelledObject(0, mask), LabelledObject(0, empty), LabelledObject(0, box=(1, 1, 3, 3))]
     objects.append(LabelledObject(0, mask, iscrowd=True))

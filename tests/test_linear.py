@@ -1,4 +1,4 @@
-"""Fully connected layers on every sibling against float64, in all the sizes and memory layouts that could go wrong."""
+"""Tests of `linear` and `mlp` on every sibling against float64: sizes, memory layouts, dtypes, invalid arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def arguments(m: int, n: int, k: int, activation: str = "none", norm: bool = Fal
 
 
 def exact(x, weight, bias, activation, norm_weight, norm_bias, eps, residual):
-    """In float64, step by step."""
+    """Compute `linear` in float64, step by step."""
     x, weight = x.double(), weight.double()
     if norm_weight is not None:
         centred = x - x.mean(-1, keepdim=True)
@@ -46,8 +46,8 @@ def close(given, wanted):
     torch.testing.assert_close(given.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-# Rows: none, below and above what is worth packing, blocks with and without a remainder. K: one, below a register, with
-# remainders, one part and several. N: one, below and above a panel.
+# Rows: none, too few to pack, enough to pack, blocks with and without a remainder. K: one, less than a register, with
+# remainders, one part and several. N: one, less and more than a panel.
 SIZES = [
     *((m, 20, 13) for m in (0, 1, 5, 7, 32, 33, 37, 108, 109, 230)),
     *((m, n, 40) for m in (6, 50) for n in (1, 3, 15, 16, 17, 31, 33, 130)),
@@ -58,7 +58,7 @@ SIZES = [
 
 @each_sibling
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
-def test_sizes(sibling, m, n, k):
+def test_any_size_equals_float64(sibling, m, n, k):
     linear = ops.siblings("linear")[sibling]
     given = arguments(m, n, k)
     y = linear(*given)
@@ -71,7 +71,7 @@ def test_sizes(sibling, m, n, k):
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
-def test_what_stands_around_the_product(sibling, m, activation, norm, residual):
+def test_activation_norm_residual_and_bias_equal_float64(sibling, m, activation, norm, residual):
     given = arguments(m, 37, 50, activation, norm, residual)
     close(ops.siblings("linear")[sibling](*given), exact(*given))
     without_bias = (*given[:2], None, *given[3:])
@@ -80,14 +80,14 @@ def test_what_stands_around_the_product(sibling, m, activation, norm, residual):
 
 @each_sibling
 @pytest.mark.parametrize("m", [3, 41])
-def test_layouts(sibling, m):
+def test_strided_inputs_and_outputs(sibling, m):
     linear, linear_into = ops.siblings("linear")[sibling], ops.siblings("linear_into")[sibling]
     x, weight, bias, *rest = arguments(m, 24, 30, "gelu", True, True)
     wanted = exact(x, weight, bias, *rest)
     wide = torch.full((m, 77), torch.nan)
     wide[:, 5:35] = x
-    close(linear(wide[:, 5:35], weight, bias, *rest), wanted)  # rows far apart
-    close(linear(x.T.contiguous().T, weight.T.contiguous().T, bias, *rest), wanted)  # rows that are no rows in memory
+    close(linear(wide[:, 5:35], weight, bias, *rest), wanted)  # strided rows
+    close(linear(x.T.contiguous().T, weight.T.contiguous().T, bias, *rest), wanted)  # column-major
     close(linear(x[None, :, None], weight, bias, *rest[:-1], rest[-1][None, :, None])[0, :, 0], wanted)
     close(linear(x[:1].expand(m, 30), weight, bias, *rest), exact(x[:1].expand(m, 30), weight, bias, *rest))
     out = torch.full((m, 60), torch.nan)
@@ -114,7 +114,7 @@ def mlp_arguments(m: int, k: int, hidden: int) -> tuple:
 
 @each_sibling
 @pytest.mark.parametrize(("m", "k", "hidden"), [(0, 8, 9), (1, 1, 1), (7, 20, 33), (50, 17, 70), (230, 48, 1600)])
-def test_mlp(sibling, m, k, hidden):
+def test_mlp_equals_float64(sibling, m, k, hidden):
     x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2 = given = mlp_arguments(m, k, hidden)
     middle = exact(x, weight1, bias1, "gelu", norm_weight, norm_bias, eps, None)
     wanted = x.double() + middle @ weight2.double().T + bias2.double()
@@ -131,7 +131,7 @@ def test_mlp(sibling, m, k, hidden):
 @needs_native
 @pytest.mark.parametrize("sibling", NATIVE)
 @pytest.mark.parametrize("m", [20, 500])
-def test_every_call_and_every_number_of_threads_gives_the_same_bits(sibling, m):
+def test_equal_bits_over_repeats_and_threads(sibling, m):
     given, mlp_given = arguments(m, 200, 500, "gelu", True, True), mlp_arguments(m, 130, 400)
     results = []
     for threads in [1, 2, 4, 7] + [2] * 16:
@@ -141,7 +141,7 @@ def test_every_call_and_every_number_of_threads_gives_the_same_bits(sibling, m):
 
 
 @each_sibling
-def test_other_dtypes_take_the_pytorch_form(sibling):
+def test_other_dtypes_fall_back_to_pytorch(sibling):
     for dtype in (torch.float64, torch.bfloat16):
         given = [value.to(dtype) if isinstance(value, torch.Tensor) else value for value in arguments(9, 5, 6)]
         y = ops.siblings("linear")[sibling](*given)
@@ -158,7 +158,7 @@ def test_other_dtypes_take_the_pytorch_form(sibling):
 
 
 @each_sibling
-def test_not_a_number_stays_in_its_row(sibling):
+def test_nan_and_infinity_stay_in_their_row(sibling):
     for m in (8, 60):
         given = arguments(m, 40, 30, "gelu", True)
         clean = ops.siblings("linear")[sibling](*given)
@@ -186,14 +186,14 @@ def test_not_a_number_stays_in_its_row(sibling):
         ({7: make(5, 4)}, "residual must have shape"),
     ],
 )
-def test_bad_input(sibling, change, message):
+def test_invalid_arguments_are_refused(sibling, change, message):
     given = [change.get(i, value) for i, value in enumerate(arguments(4, 5, 6))]
     with pytest.raises(ValueError, match=message):
         ops.siblings("linear")[sibling](*given)
 
 
 @each_sibling
-def test_bad_out(sibling):
+def test_invalid_or_overlapping_outputs_are_refused(sibling):
     linear_into, mlp_into = ops.siblings("linear_into")[sibling], ops.siblings("mlp_into")[sibling]
     given = arguments(4, 6, 6)
     for out in (make(4, 5), make(6, 4).T, make(1, 6).expand(4, 6)):
@@ -215,7 +215,7 @@ def test_bad_out(sibling):
 
 
 @needs_native
-def test_the_module_checks_sizes_itself():
+def test_native_module_checks_sizes_itself():
     x, w, b = make(4, 6).numpy(), make(5, 6).numpy(), make(5).numpy()
     out = make(4, 5).numpy()
     good = [x, w, b, 0, None, None, 1e-6, None, out, 1]

@@ -1,4 +1,4 @@
-"""Official files without a published hash: what the first download notes, and what later ones are compared with."""
+"""Tests of locating and fetching official files; those without a published hash must equal the first download."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def test_the_first_download_is_noted(home: Path) -> None:
+def test_later_downloads_must_match_the_recorded_hash(home: Path) -> None:
     note = home / "yolo.pt.sha256"
     with serve(FileServer(FIRST)) as address:
         assert fetch("yolo.pt", [f"{address}/yolo.pt"]) == home / "yolo.pt"
@@ -40,7 +40,7 @@ def test_the_first_download_is_noted(home: Path) -> None:
         assert fetch("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == SECOND
 
 
-def test_what_is_published_is_not_up_to_the_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_hash_or_size_mismatch_does_not_suggest_deleting(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for facts in (Published(hashlib.sha256(FIRST).hexdigest()), Published(size=len(SECOND) + 1)):
         monkeypatch.setitem(BY_FILE_NAME, "known.pt", facts)
         with serve(FileServer(SECOND)) as address, pytest.raises(ValueError) as caught:
@@ -48,7 +48,7 @@ def test_what_is_published_is_not_up_to_the_user(home: Path, monkeypatch: pytest
         assert "delete" not in str(caught.value) and os.listdir(home) == []
 
 
-def test_a_damaged_note_is_none(home: Path) -> None:
+def test_damaged_hash_file_is_ignored_and_rewritten(home: Path) -> None:
     home.mkdir()
     note = home / "yolo.pt.sha256"
     for text in (b"", b"abc", b"\xff\xfe" * 40):
@@ -59,7 +59,7 @@ def test_a_damaged_note_is_none(home: Path) -> None:
         (home / "yolo.pt").unlink()
 
 
-def test_where_a_file_is_looked_for(home: Path) -> None:
+def test_files_are_found_in_the_working_directory_then_home(home: Path) -> None:
     official = {"yolo.pt": ("http://127.0.0.1:9/yolo.pt",)}
     home.mkdir()
     (home / "yolo.pt").write_bytes(b"home")

@@ -1,4 +1,4 @@
-"""Locked files: one holder at a time, whose file others can still read."""
+"""Tests of file locks: one holder at a time, while others can still read the file."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def test_one_holder_at_a_time(path: Path) -> None:
     os.close(second)
 
 
-def test_a_locked_file_is_written_at_its_place_and_read_by_others(path: Path) -> None:
+def test_locked_file_can_be_appended_to_and_read(path: Path) -> None:
     file = _locks.open_file(path, os.O_CREAT)
     os.write(file, b"one\n")
     assert _locks.lock(file, path)
@@ -31,7 +31,7 @@ def test_a_locked_file_is_written_at_its_place_and_read_by_others(path: Path) ->
     os.close(file)
 
 
-def test_who_removes_a_file_leaves_it_to_nobody_else(path: Path) -> None:
+def test_remove_deletes_and_closes_the_file(path: Path) -> None:
     file = _locks.open_file(path, os.O_CREAT)
     assert _locks.lock(file, path) and _locks.is_still(file, path)
     _locks.remove(file, path)
@@ -41,7 +41,7 @@ def test_who_removes_a_file_leaves_it_to_nobody_else(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows removes no file that is open")
-def test_a_file_that_was_removed_or_replaced_is_noticed(path: Path) -> None:
+def test_is_still_detects_removed_or_replaced_files(path: Path) -> None:
     file = _locks.open_file(path, os.O_CREAT)
     path.unlink()
     assert not _locks.is_still(file, path)
@@ -50,7 +50,7 @@ def test_a_file_that_was_removed_or_replaced_is_noticed(path: Path) -> None:
     os.close(file)
 
 
-def test_a_file_system_without_locks_is_said_once(
+def test_missing_lock_support_is_logged_once(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fcntl = pytest.importorskip("fcntl", reason="Windows has another way of locking")

@@ -1,4 +1,4 @@
-"""Masks from low-resolution logits: every sibling and instruction set gives the same bits as a plain dense version."""
+"""Tests of `mask_runs`: every sibling and instruction set gives the bits of a plain dense implementation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ each_sibling = each_sibling_of("mask_runs")
 
 
 def dense(logits, y_cells, y_weights, x_cells, x_weights):
-    """All pixels (N, H, W) float32: rows first, then columns, one rounding per operation."""
+    """Return all pixels (N, H, W) as float32: rows first, then columns, rounding after each operation."""
     full = np.clip(np.where(np.isnan(logits), np.float32(-1e30), logits), np.float32(-1e30), np.float32(1e30))
     for axis, first, weights in ((1, y_cells, y_weights), (2, x_cells, x_weights)):
         full = np.moveaxis(full, axis, -1)
@@ -50,7 +50,7 @@ def check(sibling, logits, axes, threshold=0.0, offset=1.0, picture=None, corner
 
 
 def random_axis(random, cells, size):
-    """Any valid axis: cells that are skipped or repeated, weights with zeros anywhere."""
+    """Return a random valid axis: cells may be skipped or repeated, and weights may be zero."""
     first = np.sort(random.randint(0, cells, size, np.int64))
     weights = random.rand(size, 3) * (random.rand(size, 3) < 0.8)
     weights[weights.sum(1) == 0] = 1
@@ -88,7 +88,7 @@ def logits_of(kind, random, n, rows, columns):
 @example("steps", (40, 3), (140, 3), (0, 0, 0, 0), 0.0, 1.0, 0)
 @example("noise", (1, 1), (1, 1), (1, 2, 3, 0), 0.0, 1.0, 0)
 @settings(deadline=None, max_examples=60)
-def test_any_axes_anywhere_in_a_picture(sibling, kind, cells, size, margins, threshold, offset, seed):
+def test_random_axes_anywhere_in_an_image(sibling, kind, cells, size, margins, threshold, offset, seed):
     random = np.random.RandomState(seed)
     axes = *random_axis(random, cells[0], size[0]), *random_axis(random, cells[1], size[1])
     top, bottom, left, right = margins
@@ -108,14 +108,14 @@ def test_any_axes_anywhere_in_a_picture(sibling, kind, cells, size, margins, thr
         ((256, 2), (130, 1)),
     ],
 )
-def test_enlarging_and_shrinking(sibling, kind, input_hw, original_hw):
+def test_axes_that_enlarge_and_shrink(sibling, kind, input_hw, original_hw):
     resizer = MaskResizer(input_hw, original_hw, 256)
     axes = [tensor for axis in resizer._axes for tensor in axis]
     check(sibling, logits_of(kind, np.random.RandomState(0), 3, 64, 64), axes)
 
 
 @each_sibling
-def test_infinite_and_missing_values(sibling):
+def test_infinite_and_nan_logits(sibling):
     logits = logits_of("blotches", np.random.RandomState(1), 6, 16, 16)
     for one, value in zip(logits, (torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 0.0), strict=True):
         one[3, 8] = one[15, 15] = value
@@ -127,7 +127,7 @@ def test_infinite_and_missing_values(sibling):
 
 
 @each_sibling
-def test_levels_at_the_ends(sibling):
+def test_infinite_and_nan_thresholds(sibling):
     axes = [tensor for axis in MaskResizer((64, 60), (77, 72), 64)._axes for tensor in axis]
     logits = logits_of("blotches", np.random.RandomState(2), 2, 16, 16)
     for threshold, offset in ((torch.inf, 1.0), (-torch.inf, 1.0), (0.0, torch.inf), (torch.nan, 1.0)):
@@ -142,7 +142,7 @@ def test_pixels_on_the_threshold_are_not_set(sibling):
 
 
 @each_sibling
-def test_no_masks_and_strided_ones(sibling):
+def test_zero_masks_and_strided_logits(sibling):
     axes = [tensor for axis in MaskResizer((64, 60), (77, 72), 64)._axes for tensor in axis]
     counts, offsets, boxes, sizes = ops.siblings("mask_runs")[sibling](torch.zeros(0, 16, 16), *axes, 0.0, 1.0, 77, 72)
     assert (counts.tolist(), offsets.tolist(), boxes.shape, sizes.shape) == ([], [0], (0, 4), (0, 3))
@@ -182,7 +182,7 @@ CELLS, WEIGHTS = torch.tensor([0, 1, 3]), torch.tensor([[0.5, 0.25, 0.25]] * 3)
         ({"height": 2**62, "width": 2**62}, "more pixels than the limit"),
     ],
 )
-def test_bad_arguments(sibling, change, message):
+def test_invalid_arguments_are_refused(sibling, change, message):
     arguments = {
         "logits": LOGITS,
         "y_cells": CELLS,

@@ -1,4 +1,4 @@
-"""Masks and their contours: the same answers from run lengths and from pixels, and no pixels before someone asks."""
+"""Tests of `Masks` and contours: equal results from run lengths and pixels, which are decoded only on request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def filled(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return canvas.astype(bool)
 
 
-def test_one_answer_however_held(masks: Masks) -> None:
+def test_every_representation_gives_the_same_results(masks: Masks) -> None:
     drawn = scene.masks()
     assert masks.shape == drawn.shape and len(masks) == 4
     np.testing.assert_array_equal(np.asarray(masks.data), drawn)
@@ -58,14 +58,14 @@ def test_one_answer_however_held(masks: Masks) -> None:
         assert crop.sum() == drawn[i].sum()
 
 
-def test_rle_masks_densify_once_to_bool() -> None:
+def test_rle_masks_are_decoded_once_to_bool() -> None:
     masks = Masks(from_masks(scene.masks()), SHAPE)
     assert isinstance(masks.data, torch.Tensor) and masks.data.dtype == torch.bool
     assert masks.data is masks.data
 
 
 @pytest.mark.parametrize("first", ["data", "rle", "area", "boxes"])
-def test_runs_answer_whatever_is_asked_first(first: str) -> None:
+def test_runs_give_the_same_results_in_any_order_of_access(first: str) -> None:
     masks, expected = of_runs(), Masks(from_masks(scene.masks()), SHAPE)
     getattr(masks, first)
     for other in (masks, masks.to("cpu"), masks.cpu(), copy.deepcopy(masks), pickle.loads(pickle.dumps(masks))):
@@ -75,7 +75,7 @@ def test_runs_answer_whatever_is_asked_first(first: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
-def test_of_logits_what_is_above_zero_is_inside(dtype: torch.dtype) -> None:
+def test_logits_above_zero_are_inside(dtype: torch.dtype) -> None:
     expected = Masks(scene.masks(), SHAPE)
     logits = torch.as_tensor(scene.masks()).to(dtype) * 14 - 7
     masks = Masks(logits, SHAPE)
@@ -85,14 +85,14 @@ def test_of_logits_what_is_above_zero_is_inside(dtype: torch.dtype) -> None:
     assert torch.equal(cleaned, torch.as_tensor(scene.masks())[keep])
 
 
-def test_many_runs_are_kept_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_runs_are_stored_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of_runs()._runs is not None
     monkeypatch.setattr("fastsam_core.masks._KEPT_RUNS", 10)
     masks = of_runs()
     assert masks._runs is None and masks.rle == from_masks(scene.masks())
 
 
-def test_joined_masks_are_in_order() -> None:
+def test_join_keeps_the_order() -> None:
     rles = from_masks(scene.masks())
     joined = Masks.join([of_runs(), Masks(rles[:1], SHAPE), of_runs()[2:]])
     assert joined.rle == [*rles, rles[0], *rles[2:]]
@@ -101,7 +101,7 @@ def test_joined_masks_are_in_order() -> None:
     assert Masks.join([alone]) is alone
 
 
-def test_everything_but_data_leaves_rle_masks_without_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_data_decodes_rle_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("all masks were expanded")
 
@@ -133,7 +133,7 @@ def test_everything_but_data_leaves_rle_masks_without_pixels(monkeypatch: pytest
         (np.zeros(4, bool), []),
     ],
 )
-def test_indexing_keeps_the_first_dimension_and_the_way_of_holding(masks: Masks, index: Any, rows: list[int]) -> None:
+def test_indexing_keeps_the_first_dimension_and_representation(masks: Masks, index: Any, rows: list[int]) -> None:
     chosen = masks[index]
     assert chosen.is_rle == masks.is_rle
     assert type(chosen.data) is type(masks.data)
@@ -143,13 +143,13 @@ def test_indexing_keeps_the_first_dimension_and_the_way_of_holding(masks: Masks,
 
 
 @pytest.mark.parametrize("index", [4, -5, [0, 4], torch.tensor([-5]), [True, False]])
-def test_rows_that_are_not_there(masks: Masks, index: Any) -> None:
+def test_indices_out_of_range_are_index_errors(masks: Masks, index: Any) -> None:
     with pytest.raises(IndexError):
         masks[index]
 
 
 @pytest.mark.parametrize("index", [(0, 1), None, ..., [0.5], np.zeros((1, 4), int), "a"])
-def test_indices_of_other_kinds(masks: Masks, index: Any) -> None:
+def test_indices_of_other_types_are_type_errors(masks: Masks, index: Any) -> None:
     with pytest.raises(TypeError):
         masks[index]
 
@@ -159,7 +159,7 @@ def test_slices_of_dense_masks_are_views() -> None:
     assert Masks(data, SHAPE)[1:3].data.data_ptr() == data[1:].data_ptr()
 
 
-def test_moves() -> None:
+def test_numpy_cpu_and_to_convert_masks() -> None:
     for masks in (Masks(from_masks(scene.masks()), SHAPE), Masks(torch.from_numpy(scene.masks()), SHAPE)):
         array = masks.numpy()
         assert isinstance(array.data, np.ndarray) and array.data.dtype == bool
@@ -171,7 +171,7 @@ def test_moves() -> None:
     assert Masks(from_masks(scene.masks()), SHAPE).to("meta")[0].data.device.type == "meta"
 
 
-def test_pixels_of_another_type() -> None:
+def test_dtype_of_decoded_pixels_is_kept() -> None:
     masks = Masks(from_masks(scene.masks()), SHAPE, dtype=torch.uint8)
     for other in (masks, masks[1:], masks.cpu(), masks.to("cpu"), Masks.join([masks, masks]), copy.deepcopy(masks)):
         assert other.is_rle and other.data.dtype == torch.uint8
@@ -180,9 +180,9 @@ def test_pixels_of_another_type() -> None:
     assert masks.to(torch.bool).data.dtype == torch.bool and masks.area.tolist() == masks.to(torch.bool).area.tolist()
 
 
-def test_other_masks_may_be_assigned(masks: Masks) -> None:
+def test_assigned_data_replaces_cached_results(masks: Masks) -> None:
     drawn = scene.masks()
-    assert len(masks.xy) == len(masks.rle) == 4  # so that there is something to forget
+    assert len(masks.xy) == len(masks.rle) == 4  # fills the caches
     masks.data = masks.data[1:3]
     np.testing.assert_array_equal(np.asarray(masks.data), drawn[1:3])
     assert masks.rle == from_masks(drawn[1:3]) and masks.area.tolist() == drawn[1:3].sum((1, 2)).tolist()
@@ -194,7 +194,7 @@ def test_other_masks_may_be_assigned(masks: Masks) -> None:
     assert len(masks) == 0
 
 
-def test_no_masks() -> None:
+def test_zero_masks() -> None:
     for masks in (Masks([], SHAPE), Masks(torch.zeros(0, *SHAPE), SHAPE)):
         assert masks.shape == (0, *SHAPE) and tuple(masks.data.shape) == (0, *SHAPE)
         assert masks.xy == masks.xyn == masks.polygons == masks.rle == list(masks) == []
@@ -221,18 +221,18 @@ def test_no_masks() -> None:
         (None, TypeError),
     ],
 )
-def test_malformed_masks(data: Any, error: type[Exception]) -> None:
+def test_malformed_masks_are_refused(data: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         Masks(data, SHAPE)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5,), "ab", None, (-1, 2)])
-def test_malformed_picture_shapes(shape: Any) -> None:
+def test_malformed_image_shapes_are_refused(shape: Any) -> None:
     with pytest.raises(ValueError, match="orig_shape"):
         Masks([], shape)
 
 
-def test_counts_as_bytes_and_as_run_lengths() -> None:
+def test_counts_may_be_bytes_or_run_lengths() -> None:
     text = from_masks(scene.masks())[1]
     runs = np.flatnonzero(np.diff(scene.masks()[1].ravel(order="F").astype(int), prepend=0, append=2))
     lengths = np.diff(runs, prepend=0).tolist()
@@ -241,7 +241,7 @@ def test_counts_as_bytes_and_as_run_lengths() -> None:
         assert masks.rle == [text]
 
 
-def test_copies_and_pickles() -> None:
+def test_copies_and_pickles_keep_run_lengths() -> None:
     masks = Masks(from_masks(scene.masks()), SHAPE)
     small = len(pickle.dumps(masks))
     _ = masks.data
@@ -258,7 +258,7 @@ def test_xy_is_the_outer_ring_in_pixel_indices(masks: Masks) -> None:
     assert {tuple(point) for point in masks.xy[0].tolist()} == {(6, 4), (49, 4), (49, 39), (6, 39)}
     np.testing.assert_allclose(masks.xyn[0], masks.xy[0] / [64, 48])
     ring = masks.xy.pop(0)
-    assert masks.xy[0] is ring  # made once, and still there
+    assert masks.xy[0] is ring  # cached, although it was popped from a copy of the list
     np.testing.assert_array_equal(filled(masks.xy[1], SHAPE)[10:20, 12:24], True)  # the hole is lost
     assert masks.xy[3].shape == (0, 2) and masks.polygons[3] == []
 
@@ -281,7 +281,7 @@ def test_parts_are_joined_at_their_nearest_points() -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(SMALL, st.tuples(st.integers(0, 50), st.integers(0, 50)))
-def test_a_ring_encloses_what_its_parts_enclose(mask: np.ndarray, offset: tuple[int, int]) -> None:
+def test_ring_encloses_the_area_of_its_parts(mask: np.ndarray, offset: tuple[int, int]) -> None:
     ring = contours.ring(mask, offset)
     assert ring.dtype == np.float32 and ring.shape[1:] == (2,)
     found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -306,7 +306,7 @@ def test_polygons_rebuild_the_mask(mask: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(30, 40), (1500, 1300), (5, 400_000)])
-def test_nearest_pair(first: int, second: int) -> None:
+def test_nearest_pair_equals_brute_force(first: int, second: int) -> None:
     def circle(count: int, x: float) -> np.ndarray:
         angle = np.linspace(0, 2 * np.pi, count, endpoint=False) + 0.3
         return np.stack([x + 100 * np.cos(angle), 100 * np.sin(angle)], 1)
@@ -317,7 +317,7 @@ def test_nearest_pair(first: int, second: int) -> None:
     assert np.linalg.norm(one[i] - other[j]) == pytest.approx(best, abs=1e-3)
 
 
-def test_a_mask_of_many_specks_gives_one_ring() -> None:
+def test_mask_of_many_single_pixels_gives_one_ring() -> None:
     mask = np.zeros((60, 60), bool)
     mask[::2, ::2] = True
     ring = contours.ring(mask)

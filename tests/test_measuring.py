@@ -1,4 +1,4 @@
-"""Masks measured in steps, as on a GPU: the same records, few waits, and logits that are not needed for long."""
+"""Tests of measuring masks asynchronously, as on a GPU: equal records, order of steps, and lifetime of memory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emul
 
 @pytest.fixture
 def kernels() -> Iterator[None]:
-    """The emulated kernels serve CPU tensors, as the real ones do those on a GPU."""
+    """Let the emulated kernels run CPU tensors, as the real ones run tensors on a GPU."""
     with _native_cuda.use_module(cuda_emulation.load()):
         yield
 
 
 class ReusedDiscs(Discs):
-    """`Discs` whose logits lie in the same memory at every other call, or at each."""
+    """`Discs` that returns its logits in the same memory at every call, or alternates between two."""
 
     alternating = True
     memory: tuple[torch.Tensor, ...] | None = None
@@ -59,15 +59,15 @@ SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("size", [(90, 120), (1, 1), (33, 64)])
-def test_records_are_the_same(size: tuple[int, int], settings: dict[str, Any], kernels: None) -> None:
+def test_records_equal_those_without_kernels(size: tuple[int, int], settings: dict[str, Any], kernels: None) -> None:
     with _native_cuda.use_module(None):
         expected = generate_masks(Discs(), size, **settings)
     assert generate_masks(Discs(), size, **settings) == expected
     assert generate_masks(ReusedDiscs(), size, **settings) == expected
 
 
-class Late:
-    """The emulated module, of which nothing comes to the host's memory before it is waited for."""
+class LateCopies:
+    """The emulated module, but copies to the host's memory arrive only when they are waited for."""
 
     def __init__(self) -> None:
         late, module = self, cuda_emulation.load()
@@ -91,7 +91,7 @@ class Late:
                     late.copy(at, first, 8 * count * self.n, stream)
 
             def write(self, *given: Any) -> None:
-                late.arrive()  # what it reads has been copied before
+                late.arrive()  # its input was copied earlier on the same stream
                 self.real.write(*given)
 
         self.Arrival, self.MaskProblem = Arrival, Problem
@@ -108,16 +108,16 @@ class Late:
         self.under_way.clear()
 
 
-def test_nothing_is_read_before_it_has_arrived() -> None:
+def test_host_memory_is_not_read_before_copies_arrive() -> None:
     for settings in SETTINGS:
         with _native_cuda.use_module(None):
             expected = generate_masks(Discs(), (90, 120), **settings)
-        with _native_cuda.use_module(Late()):
+        with _native_cuda.use_module(LateCopies()):
             assert generate_masks(Discs(), (90, 120), **settings) == expected
 
 
-def test_memory_that_is_written_to_is_kept_until_that_is_done() -> None:
-    late, resizer = Late(), MaskResizer((64, 60), (77, 72), 64)
+def test_host_memory_is_kept_until_copies_arrive() -> None:
+    late, resizer = LateCopies(), MaskResizer((64, 60), (77, 72), 64)
     with _native_cuda.use_module(late):
         started = resizer.start(torch.ones(6, 16, 16))
         assert late.under_way
@@ -133,7 +133,7 @@ def test_memory_that_is_written_to_is_kept_until_that_is_done() -> None:
         assert started.runs()[0].tolist() == [0, 77 * 72] * 3 and not late.under_way
 
 
-def test_many_runs_are_asked_for_in_parts(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_runs_are_fetched_in_parts(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**LOOSE, "box_nms_thresh": 1.0}
     with _native_cuda.use_module(None):
         expected = generate_masks(Discs(), (90, 120), **settings)
@@ -147,18 +147,18 @@ def test_many_runs_are_asked_for_in_parts(kernels: None, monkeypatch: pytest.Mon
         monkeypatch.setattr(measuring, "_MOST_COUNTS", most)
         assert generate_masks(Discs(), (90, 120), **settings) == expected
         numbers, *runs = taken
-        # One mask has up to 60 counts, of which two go into a place, and two places of its own.
+        # A mask has up to 60 counts, two of which share an element, and two elements of its own.
         assert numbers == 8 * 48 and len(runs) > 5 and max(runs) <= 1 + (100 + 60) // 2 + 2 * 48 // 5
 
 
-def test_how_many_masks_are_asked_for(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_masks_at_once_depends_on_memory(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.ones(2, 3)
     assert [generate._masks_at_once(size, scores) for size in ((90, 120), (20_000, 30_000))] == [1024, 1024]
     monkeypatch.setattr(generate, "has_ample_memory", lambda device: False)
     assert generate._masks_at_once((1200, 1800), scores) == 512
 
 
-def test_many_calls_for_one_batch(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_one_batch_are_requested_in_chunks(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with _native_cuda.use_module(None):
         expected = generate_masks(Discs(), (90, 120), **LOOSE)
     monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 5)
@@ -169,18 +169,18 @@ def test_many_calls_for_one_batch(kernels: None, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What happens, in order: masks are given to be measured, waited for and filtered, and their runs read."""
+    """Names of the steps in order: "start" measures masks, "numbers" waits for the results, "runs" reads their runs."""
     found: list[str] = []
     for kind, name in ((MaskResizer, "start"), (measuring.MasksOnGpu, "numbers"), (measuring.MasksOnGpu, "runs")):
-        monkeypatch.setattr(kind, name, _noting(found, name, getattr(kind, name)))
+        monkeypatch.setattr(kind, name, _recording(found, name, getattr(kind, name)))
     return found
 
 
-def _noting(found: list[str], name: str, function: Any) -> Any:
+def _recording(found: list[str], name: str, function: Any) -> Any:
     return lambda *args: found.append(name) or function(*args)
 
 
-def test_masks_are_waited_for_when_others_are_under_way(
+def test_next_masks_are_started_before_waiting_for_the_last(
     kernels: None, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 16)
@@ -191,7 +191,7 @@ def test_masks_are_waited_for_when_others_are_under_way(
     assert steps == ["start", "start", "numbers", "start", "numbers", "numbers"]  # nothing to fetch
 
 
-def test_the_next_batch_is_decoded_before_the_last_one_is_filtered(kernels: None, steps: list[str]) -> None:
+def test_next_batch_is_decoded_before_the_last_one_is_filtered(kernels: None, steps: list[str]) -> None:
     class Noted(Discs):
         def __call__(self, crop_box: list[int], points: torch.Tensor) -> Any:
             steps.append("decode")
@@ -203,7 +203,7 @@ def test_the_next_batch_is_decoded_before_the_last_one_is_filtered(kernels: None
     assert steps == expected
 
 
-def test_logits_of_two_calls_are_alive_at_most(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_two_chunks_of_logits_are_alive(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 5)
     given: list[weakref.ref[torch.Tensor]] = []
 
@@ -212,7 +212,7 @@ def test_logits_of_two_calls_are_alive_at_most(kernels: None, monkeypatch: pytes
             predicted_iou, logits = super().__call__(crop_box, points)
 
             def fresh(point_index: list[int], mask_index: list[int]) -> torch.Tensor:
-                assert sum(one() is not None for one in given) <= 1  # and the one that is to be made
+                assert sum(one() is not None for one in given) <= 1  # besides the one that is made now
                 low_res = logits(point_index, mask_index).clone()
                 given.append(weakref.ref(low_res))
                 return low_res
@@ -223,7 +223,7 @@ def test_logits_of_two_calls_are_alive_at_most(kernels: None, monkeypatch: pytes
     assert len(given) == 10
 
 
-def test_without_kernels_each_call_is_done_with_at_once() -> None:
+def test_logits_memory_may_be_reused_at_once_without_kernels() -> None:
     steps: list[int] = []
 
     class Noted(ReusedDiscs):
@@ -238,7 +238,7 @@ def test_without_kernels_each_call_is_done_with_at_once() -> None:
     assert steps == [0, 24]
 
 
-def test_measured_and_records(kernels: None) -> None:
+def test_measure_and_records_equal_those_without_kernels(kernels: None) -> None:
     resizer = MaskResizer((171, 256), (201, 301), 256)
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     masks = torch.stack([6 * torch.sin(y / 5 + k) * torch.cos(x / (7 - k)) for k in range(5)])
@@ -277,7 +277,7 @@ def test_runs_of_chosen_masks_in_any_order(kernels: None) -> None:
     assert [runs.tolist() for runs in empty.runs()] == [[], [0]]
 
 
-def test_a_picture_of_more_pixels_than_32_bits_count(kernels: None) -> None:
+def test_images_of_more_than_2_to_the_32_pixels(kernels: None) -> None:
     resizer = MaskResizer((64, 64), (20, 30), 64)
     masks = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1))
     place = {"picture_hw": (2**17, 2**17), "corner": (2**16, 2**16)}

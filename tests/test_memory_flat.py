@@ -1,4 +1,4 @@
-"""A thousand calls of a native operation leave the process as large as they found it."""
+"""Tests that a thousand calls of a native operation don't enlarge the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from op_examples import COVERED, EXAMPLES
 
 STATUS = Path("/proc/self/status")
 WARM_UP, CALLS = 60, 1000
-# The allocator's own coming and going is below 2 MB here; a leak of 16 KB per call is 16 MB.
+# The allocator's fluctuations are below 2 MB; a leak of 16 KB per call makes 16 MB.
 BOUND_KB = 8 * 1024
 
 needs_native = pytest.mark.skipif(not ops.available_isas(), reason="no native operations")
@@ -29,7 +29,7 @@ def resident_kb() -> int:
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("op", COVERED)
-def test_memory_stays_flat(op: str) -> None:
+def test_resident_memory_does_not_grow(op: str) -> None:
     arguments = EXAMPLES[op]()
     run = ops.siblings(op)[f"cpu[{ops.isa()}]"]
     torch.set_num_threads(2)

@@ -1,4 +1,4 @@
-"""Properties of the networks that the golden numbers don't show."""
+"""Tests of properties of the networks that the golden numbers don't cover."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def embedding() -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    # Meta's three counts are published; MobileSAM's is its checkpoint's less the classifier.
+    # As published by Meta.
     [("sam_b", 93_735_472), ("sam_l", 312_342_832), ("sam_h", 641_090_608)],
 )
-def test_parameter_counts(name: str, parameters: int) -> None:
+def test_parameter_counts_of_official_models(name: str, parameters: int) -> None:
     with torch.device("meta"):
         model = registry.build(name)
     assert sum(p.numel() for p in model.parameters()) == parameters
@@ -49,19 +49,19 @@ def test_unknown_model_suggests_a_name() -> None:
         registry.build("sam_bb")
 
 
-def test_windows_round_trip_and_padding() -> None:
+def test_partition_pads_and_unpartition_inverts_it() -> None:
     x = torch.randn(2, 5, 7, 3)
     padding = torch.tensor([10.0, 20.0, 30.0])
     windows = partition(x, 4, padding)
     assert windows.shape == (2 * 2 * 2, 4, 4, 3)
     torch.testing.assert_close(unpartition(windows, 5, 7), x)
-    # The last window of a picture: rows 4.., columns 4..; only its first row and three columns are real.
+    # The last window of an image begins at row 4, column 4; only one row and three columns of it aren't padding.
     torch.testing.assert_close(windows[3, 1:], padding.expand(3, 4, 3))
     torch.testing.assert_close(windows[3, 0, 3], padding)
 
 
 def attention_reference(attn: Attention, x: Tensor) -> Tensor:
-    """The textbook form: pad, cut windows, and add the whole N x N bias."""
+    """Compute attention in the textbook form: pad, cut windows, and add the full N x N bias."""
     height, width = x.shape[1:3]
     windows = partition(x, attn.window_size, torch.zeros(x.shape[-1])) if attn.window_size else x
     side_h, side_w = windows.shape[1:3]
@@ -87,7 +87,7 @@ def test_attention_equals_the_textbook(window: int, grid: int, monkeypatch: pyte
 
 
 @torch.no_grad()
-def test_global_attention_never_holds_a_full_matrix() -> None:
+def test_global_attention_never_allocates_the_full_score_matrix() -> None:
     encoder = ImageEncoderViT(16, 1, 2, (0,), out_channels=8).eval()
     with LargestTensor() as largest:
         encoder(torch.zeros(1, 3, 1024, 1024))
@@ -110,7 +110,7 @@ def test_gradients_reach_every_parameter(nano: SamModel) -> None:
 @pytest.mark.parametrize("boxes", [False, True])
 @pytest.mark.parametrize("count", [1, 9])
 def test_folded_decoder_equals_plain(nano: SamModel, embedding: Tensor, clicks: int, boxes: bool, count: int) -> None:
-    # Always the same ones: of some a pixel is so near the border of its mask that rounding moves the stability.
+    # Fixed prompts: with others, a pixel may be so near its mask's border that rounding changes the stability.
     draw = torch.Generator().manual_seed(7)
     points = torch.rand(count, clicks, 2, generator=draw) * 128
     labels = torch.randint(-1, 2, (count, clicks), generator=draw)
@@ -132,8 +132,7 @@ def test_prompts_are_independent(nano: SamModel, embedding: Tensor) -> None:
             torch.testing.assert_close(iou[i : i + 1], alone_iou, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_clicks_change_nothing_but_their_token(nano: SamModel, embedding: Tensor) -> None:
-    """Two label -1 clicks anywhere give the same masks: where a missing click lies doesn't matter."""
+def test_position_of_padding_clicks_does_not_matter(nano: SamModel, embedding: Tensor) -> None:
     labels = torch.tensor([[1, -1]])
     with torch.no_grad():
         a, _ = nano.decode_prompts(embedding, torch.tensor([[[30.0, 40.0], [0.0, 0.0]]]), labels)
@@ -147,13 +146,13 @@ def test_decode_points_gives_the_chosen_masks(nano: SamModel, embedding: Tensor)
         every, every_iou = nano.decode_prompts(embedding, points, labels, multimask_output=True)
     iou, logits = nano.decode_points(embedding, points, labels)
     torch.testing.assert_close(nano.judgement.predicted_iou(iou, every), every_iou)
-    assert not torch.allclose(iou, every_iou)  # whose other part is the masks' stability
+    assert not torch.allclose(iou, every_iou)  # `every_iou` includes the masks' stability
     chosen = logits([7, 0, 7, 3], torch.tensor([2, 1, 0, 2]))
     torch.testing.assert_close(chosen, every[[7, 0, 7, 3], [2, 1, 0, 2]], rtol=1e-4, atol=1e-5)
     assert logits([], []).shape == (0, 32, 32)
 
 
-def test_many_clicks_take_the_plain_path(nano: SamModel, embedding: Tensor) -> None:
+def test_many_clicks_equal_the_plain_decoder(nano: SamModel, embedding: Tensor) -> None:
     points, labels = torch.rand(2, 30, 2) * 128, torch.ones(2, 30)
     with torch.no_grad():
         logits, iou = nano.decode_prompts(embedding, points, labels)
@@ -162,7 +161,7 @@ def test_many_clicks_take_the_plain_path(nano: SamModel, embedding: Tensor) -> N
     torch.testing.assert_close(iou, plain_iou.detach())
 
 
-def test_wrong_shapes_are_explained(nano: SamModel, embedding: Tensor) -> None:
+def test_wrong_shapes_and_sizes_are_refused(nano: SamModel, embedding: Tensor) -> None:
     with pytest.raises(ValueError, match="takes \\(B, 3, 128, 128\\)"):
         nano.encode_image(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="takes \\(1, 128, 8, 8\\)"):
@@ -179,7 +178,7 @@ def test_wrong_shapes_are_explained(nano: SamModel, embedding: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobile_sam", "sam_nano"])
-def test_other_input_sizes(name: str) -> None:
+def test_models_take_other_input_sizes(name: str) -> None:
     model = registry.build(name).eval()
     keys = set(model.state_dict())
     with torch.no_grad():
@@ -191,7 +190,7 @@ def test_other_input_sizes(name: str) -> None:
     assert set(model.state_dict()) == keys
 
 
-def test_a_model_at_another_size_has_the_parts_as_they_are() -> None:
+def test_model_at_another_size_shares_its_parts() -> None:
     nano = registry.build("sam_nano")
     for size in (64, 128):
         other = nano.at_image_size(size)
@@ -233,8 +232,8 @@ def test_no_points_give_no_masks(nano: SamModel, embedding: Tensor, form: str) -
 
 
 @pytest.mark.parametrize("size", [96, 72])
-def test_image_encoder_gives_the_same_with_and_without_gradients(size: int) -> None:
-    # Without them the native operations serve, where there are any.
+def test_image_encoder_is_equal_with_and_without_gradients(size: int) -> None:
+    # Without gradients, native operations run if available.
     torch.manual_seed(0)
     encoder = ImageEncoderViT(32, 3, 2, (1,), image_size=96, patch_size=8, window_size=5, out_channels=16)
     for parameter in encoder.parameters():

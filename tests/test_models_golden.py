@@ -1,4 +1,4 @@
-"""The four official architectures against numbers of the reference implementation, on name-seeded weights."""
+"""Tests of the four official architectures against the reference implementation's numbers, on name-seeded weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fastsam_core.preprocess import preprocess, resize, scale_points
 DATA = Path(__file__).parent / "data"
 SIZES = {"mobile_sam": (720, 1280), "sam_b": (1200, 1800), "sam_l": (1200, 1800), "sam_h": (1200, 1800)}
 PROMPTS = ("point", "points3", "box", "box_point")
-# Stored logits are float16, whose rounding alone is 2**-11 of the value; the embedding's own tolerance is 2e-4.
+# Stored logits are float16, so rounding alone changes them by up to 2**-11; the embedding's tolerance is 2e-4.
 LOGIT_RTOL, LOGIT_ATOL = 2**-11, 5e-4
 
 
 class Case:
-    """One model on its picture, encoded once for all tests."""
+    """One model and its image, encoded once for all tests."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class Case:
         self.image = golden_recipe.test_image(self.height, self.width)
         with torch.device("meta"):
             module = registry.build(name)
-        # The weights exist once: sam_h alone is 2.6 GB.
+        # Built on the meta device to hold the weights only once: those of sam_h take 2.6 GB.
         module.load_state_dict(golden_recipe.fill_state_dict(_empty_like(module)), assign=True)
         self.model: SamModel = _with_buffers(module, name).eval()
         inputs, self.content = preprocess(self.image, self.model.image_size)
@@ -62,14 +62,14 @@ class Case:
         return scale_points(pixels, (self.height, self.width), self.content)
 
     def full_size(self, low_res: Tensor) -> Tensor:
-        """The reference's two bilinear steps, plainly."""
+        """Return logits at the image's size by the reference's two bilinear steps."""
         size = self.model.image_size
         canvas = F.interpolate(low_res, size=(size, size), mode="bilinear")[..., : self.content[0], : self.content[1]]
         return F.interpolate(canvas, size=(self.height, self.width), mode="bilinear")
 
 
 def _empty_like(module: torch.nn.Module) -> dict[str, Tensor]:
-    """The state dict's shapes; `fill_state_dict` reads no values of floating-point tensors."""
+    """Return a state dict for `fill_state_dict`, which reads only the shapes of floating-point tensors."""
     return {
         name: tensor if tensor.is_floating_point() else torch.zeros(tensor.shape, dtype=tensor.dtype)
         for name, tensor in module.state_dict().items()
@@ -77,7 +77,7 @@ def _empty_like(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _with_buffers(module: SamModel, name: str) -> SamModel:
-    """Buffers outside the state dict are still on the meta device: take them from a module built as usual."""
+    """Replace buffers outside the state dict, still on the meta device, by those of a normally built module."""
     missing = {key for key, value in module.named_buffers() if value.is_meta}
     if missing:
         real = dict(registry.build(name).named_buffers())
@@ -99,13 +99,13 @@ def check_embedding(case: Case) -> None:
     np.testing.assert_allclose(statistics, case.golden["embedding_mean_std"], rtol=0, atol=2e-4)
 
 
-def test_preprocessing_is_pillows(case: Case) -> None:
+def test_preprocessing_equals_pillow(case: Case) -> None:
     resized = resize(case.image, case.model.image_size)
     assert resized.shape == tuple(case.golden["resized_shape"])
     np.testing.assert_array_equal(resized[::16, ::16], case.golden["resized_sample"])
 
 
-def test_embedding(case: Case) -> None:
+def test_embedding_matches_the_reference(case: Case) -> None:
     check_embedding(case)
 
 
@@ -118,7 +118,7 @@ def test_embedding_of_large_models(name: str) -> None:
 @pytest.mark.parametrize("folded", [True, False], ids=["folded", "plain"])
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_prompts(case: Case, prompt: str, multimask: bool, folded: bool) -> None:
+def test_logits_iou_and_areas_match_the_reference(case: Case, prompt: str, multimask: bool, folded: bool) -> None:
     # Gradients select the plain decoder, which is what training runs.
     with torch.set_grad_enabled(not folded):
         logits, iou = case.model.decode_prompts(case.prepared(), **case.prompt(prompt), multimask_output=multimask)
@@ -132,7 +132,7 @@ def test_prompts(case: Case, prompt: str, multimask: bool, folded: bool) -> None
 
 
 @torch.inference_mode()
-def test_mask_prompt(case: Case) -> None:
+def test_mask_prompt_matches_the_reference(case: Case) -> None:
     image, point = case.prepared(), case.prompt("point")
     first, _ = case.model.decode_prompts(image, **point, multimask_output=True)
     logits, iou = case.model.decode_prompts(image, **point, masks=first[:, :1])
@@ -142,7 +142,7 @@ def test_mask_prompt(case: Case) -> None:
 
 
 @torch.inference_mode()
-def test_full_resolution_logits(case: Case) -> None:
+def test_full_resolution_logits_match_the_reference(case: Case) -> None:
     logits, _ = case.model.decode_prompts(case.prepared(), **case.prompt("point"), multimask_output=True)
     full = case.full_size(logits)[0, :, ::8, ::8].numpy()
     wanted = case.golden["point.mask_full_sample"].astype(np.float32)

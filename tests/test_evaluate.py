@@ -483,7 +483,9 @@ def test_scores_survive_images_that_change_during_the_run(
     assert (tmp_path / "out" / "val.jpg").is_file()
 
 
-def test_wrong_options_and_outputs_are_refused_before_predicting(sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_and_outputs_are_refused_before_predicting(
+    sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, min_area"):
         sam.val(scenes / "png", measure=["click"])

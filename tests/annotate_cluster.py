@@ -1,7 +1,7 @@
-"""Annotation on a real Ray cluster of two nodes on this machine, one of which is killed midway.
+"""Annotate on a real Ray cluster of two nodes on this machine, one of which is killed midway.
 
-python tests/annotate_cluster.py FOLDER --images 2000 prints a JSON report; an error means that something was lost, came
-twice, or differs from what `auto_annotate` writes.
+`python tests/annotate_cluster.py FOLDER --images 2000` prints a JSON report. It fails if an image is lost, is recorded
+twice, or gets other labels than `auto_annotate` writes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fastsam_core.distributed import annotate_ray
 
 
 class NotingDetector:
-    """The detector of the generated pictures, which leaves the name of its node in a folder."""
+    """Detector for the generated images that records the id of its node as an empty file in `folder`."""
 
     fingerprint = "annotate_kills.detector"
 
@@ -51,7 +51,7 @@ def manifest_lines(folder: Path) -> int:
 
 
 def kill_when(cluster: Cluster, node: Any, ready: Any) -> threading.Thread:
-    """Kill a node, without warning, once `ready()`."""
+    """Start a thread that kills `node` without warning once `ready()` returns True."""
 
     def wait() -> None:
         while not ready():
@@ -64,7 +64,7 @@ def kill_when(cluster: Cluster, node: Any, ready: Any) -> threading.Thread:
 
 
 def to_parquet(images: Path, target: Path) -> None:
-    """The images as parquet files, the bytes in a struct as data set libraries have them."""
+    """Write the images to parquet files, with the bytes in a struct as data set libraries store them."""
     import pyarrow
     import pyarrow.parquet
 
@@ -77,7 +77,7 @@ def to_parquet(images: Path, target: Path) -> None:
 
 
 def to_tar(images: Path, target: Path) -> None:
-    """The images as a webdataset: a tar file for each folder, with a text beside every image."""
+    """Write the images as a webdataset: one tar file per folder, with a text file next to every image."""
     target.mkdir()
     for folder in sorted(images.iterdir()):
         with tarfile.open(target / f"{folder.name}.tar", "w") as tar:
@@ -89,7 +89,7 @@ def to_tar(images: Path, target: Path) -> None:
 
 
 def labels(folder: Path) -> dict[str, str]:
-    """What is in the label files and the COCO file."""
+    """Return a hash of each label file and of the COCO file, by relative path."""
     return {name: value for name, value in tree(folder).items() if name.endswith((".txt", ".json"))}
 
 
@@ -111,7 +111,7 @@ def main() -> None:
     report: dict[str, Any] = {"images": options.images, "seconds on one": round(time.perf_counter() - started, 1)}
     expected = tree(root / "whole")
 
-    # Two processors for each node: one for an actor, one for what reads.
+    # Two CPUs per node: one for an actor, one for the tasks that read images.
     node = {"num_cpus": 2, "object_store_memory": 150 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     second = cluster.add_node(**node)
@@ -137,7 +137,7 @@ def main() -> None:
     assert tree(lost) == expected, "a lost node changed what was written"
     assert recorded(lost) == recorded(root / "whole"), "an image was lost, or came twice"
 
-    # What was begun by one process is ended by the cluster, and read from other containers it is the same.
+    # The cluster finishes a run that one process began; images from other containers get the same labels.
     few = root / "few"
     make_images(few / "images", 12)
     auto_annotate(few / "images", detector, output_dir=few / "whole", **shared)
@@ -149,7 +149,7 @@ def main() -> None:
     annotate_ray(few / "parquet", detector, output_dir=few / "out-parquet", path_column="name", actors=1, **shared)
     assert labels(few / "out-parquet") == labels(few / "whole"), "parquet files give other labels"
     to_tar(few / "images", few / "tar")
-    for run in range(2):  # the second finds all done
+    for run in range(2):  # the second run finds everything done
         annotate_ray(few / "tar", detector, output_dir=few / "out-tar", actors=1, **shared)
         assert labels(few / "out-tar") == labels(few / "whole"), f"tar files give other labels in run {run}"
     assert recorded(few / "out-tar").total() == 12
@@ -159,6 +159,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Actors find the modules of the tests as this process does.
+    # Lets actors import the test modules as this process does.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(annotate_kills.__file__).parent), *sys.path])
     main()

@@ -1,7 +1,7 @@
-"""Annotation that is killed, crashes and is divided: what comes out must be what an undisturbed run gives.
+"""Check that annotation runs that are killed, crash or are split into shards write what an undisturbed run writes.
 
-python tests/annotate_kills.py FOLDER --images 2000 --kills 30 --shards 4 prints a JSON report; an error means that
-something differed. Runs are forked from one process that has loaded the model, so that a kill costs no start-up.
+`python tests/annotate_kills.py FOLDER --images 2000 --kills 30 --shards 4` prints a JSON report, and fails if anything
+differs. Runs are forked from one process that has loaded the model, so a kill costs no start-up time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMATS = ("yolo", "coco")
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Pictures of one to three discs, in three folders, of which every 50th is truncated."""
+    """Write `count` images of one to three discs into three subfolders; every 50th file is truncated."""
     from PIL import Image
 
     for index in range(count):
@@ -53,7 +53,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def detector(image: np.ndarray) -> tuple[Any, Any, Any, Any]:
-    """The boxes of what is bright: one per colour."""
+    """Detect bright regions: one box per colour, for at most three colours."""
     bright = image.max(2) >= 120
     boxes, classes = [], []
     for colour in np.unique(image[bright], axis=0)[:3] if bright.any() else []:
@@ -64,7 +64,7 @@ def detector(image: np.ndarray) -> tuple[Any, Any, Any, Any]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """A hash of every file but the manifests, by relative path."""
+    """Return a hash of every file except the manifests, by relative path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -73,7 +73,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def recorded(folder: Path) -> Counter[tuple[str, str]]:
-    """How often each image is recorded, by key and status."""
+    """Count how often the manifests record each (key, status)."""
     lines = [json.loads(line) for path in folder.glob("manifest*.jsonl") for line in path.read_text().splitlines()]
     return Counter((line["key"], line["status"]) for line in lines if "key" in line)
 
@@ -87,7 +87,7 @@ TINY = dataclasses.replace(
 
 
 def tiny_sam() -> SAM:
-    """SAM's classes with next to no dimensions and the golden recipe's weights; every mask is kept."""
+    """Return a SAM with tiny layers and the golden recipe's weights that keeps every mask."""
     model = TINY.build()
     model.load_state_dict(fill_state_dict(model.state_dict()))
     sam = SAM(model)
@@ -103,11 +103,11 @@ class Runs:
         self.sam = tiny_sam()
 
     def annotate(self, output: Path, **options: Any) -> None:
-        """One run, in this process."""
+        """Annotate in this process."""
         auto_annotate(self.images, detector, self.sam, "cpu", output, formats=FORMATS, preview=4, **options)
 
     def start(self, work: Callable[[], None]) -> int:
-        """A child that does `work`, quietly; its process id."""
+        """Fork a child that runs `work` with its output discarded; return its process id."""
         child = os.fork()
         if child:
             return child
@@ -122,7 +122,7 @@ class Runs:
             os._exit(status)
 
     def complete(self, output: Path, **options: Any) -> float:
-        """A run to its end; the seconds it took."""
+        """Annotate to the end in a forked child; return the seconds that took."""
         started = time.perf_counter()
         child = self.start(partial(self.annotate, output, **options))
         _, status = os.waitpid(child, 0)
@@ -131,9 +131,10 @@ class Runs:
 
 
 def kill_and_resume(runs: Runs, output: Path, kills: int, whole: int, seed: int) -> list[int]:
-    """Kill runs at random moments, so that all together get about as far as one; files there were after each kill.
+    """Kill `kills` runs at random moments; return the number of label files after each kill.
 
-    whole: the size of a complete manifest. Moments follow from progress, and not from the clock of a busy machine.
+    The runs together get about as far as one undisturbed run. `whole` is the size in bytes of a complete manifest. The
+    moments depend on the manifest's size, because elapsed time says little on a busy machine.
     """
     numbers = random.Random(seed)
     manifest = output / "manifest.jsonl"
@@ -154,7 +155,10 @@ def kill_and_resume(runs: Runs, output: Path, kills: int, whole: int, seed: int)
 
 
 def crash_everywhere(runs: Runs, folder: Path, expected: dict[str, str]) -> int:
-    """Die before every single step that touches the disk, and in the middle of every write; how many there are."""
+    """Kill a run before each call that changes the disk, or in the middle of it for writes; return how many there are.
+
+    Each killed run is completed by another, which must leave the `expected` files.
+    """
     for step in itertools.count():
         output = folder / f"crash{step}"
         child = runs.start(partial(_dying, step, partial(runs.annotate, output, workers=1)))
@@ -167,7 +171,10 @@ def crash_everywhere(runs: Runs, folder: Path, expected: dict[str, str]) -> int:
 
 
 def _dying(at: int, work: Callable[[], None]) -> None:
-    """Do `work`, but end the process at the `at`-th step."""
+    """Run `work`, but exit the process at call number `at` of os.replace, write, fsync and ftruncate, from 0.
+
+    If that call is a write, it writes half of its data first.
+    """
     left = [at]
 
     def fatal(plain: Callable[..., Any], half: bool) -> Callable[..., Any]:
@@ -187,7 +194,7 @@ def _dying(at: int, work: Callable[[], None]) -> None:
 
 
 def divided(runs: Runs, output: Path, count: int) -> None:
-    """Shares at the same time, one process each."""
+    """Annotate `count` shards at the same time, one process each."""
     children = [runs.start(partial(runs.annotate, output, shard=f"{share}/{count}")) for share in range(count)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
@@ -205,7 +212,7 @@ def main() -> None:
     few, images = options.folder / "few", options.folder / "images"
     make_images(few / "images", 1)
     make_images(images, options.images)
-    # A first run in this process, so that none of the others has to import things and lay out weights.
+    # The first run is in this process, so that forked runs needn't import modules and prepare weights.
     runs = Runs(few / "images")
     runs.annotate(few / "first")
     runs.images = images

@@ -1,5 +1,7 @@
-"""What is left out, with the reason: tests that need a GPU (`pytest -m gpu` runs them) where there is none, and those
-marked `once` in the run on the PyTorch siblings alone.
+"""Shared fixtures, and the rules by which tests are skipped.
+
+Tests that need a GPU (`pytest -m gpu`) are skipped where there is none; tests marked `once` are skipped with
+FASTSAM_NATIVE=0.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from set_picture import predictor_on_picture, read_only_picture
 from siblings import ON_GPU, why_no_gpu
 from small_model import small_model
 
-# A busy machine is no failure.
+# No time limit per example: a busy machine must not fail tests.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -40,9 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def as_in_a_new_process() -> Iterator[None]:
-    """What is said once has not been said yet, and PyTorch has the threads it had.
+    """Clear the record of messages logged once, and restore PyTorch's number of threads afterwards.
 
-    Kernels that no GPU has run yet are tested as those that serve.
+    Tests also use kernels that have not been validated on a GPU yet.
     """
     warn_once.cache_clear()
     threads, served = torch.get_num_threads(), _native_cuda.unvalidated_serve
@@ -52,7 +54,7 @@ def as_in_a_new_process() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-# Of the tests of the predictor and of what stands on it.
+# For the tests of the predictor and of everything built on it.
 @pytest.fixture(scope="module")
 def model() -> SamModel:
     return small_model()

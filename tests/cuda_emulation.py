@@ -1,9 +1,7 @@
 """Builds the CUDA module for the CPU: the same .cu and binding files, compiled by g++ against the emulator.
 
-The result lies in build/cuda_emulated, and is built when a test first asks for it; of what is there, files that are
-named after the contents they come from are used again:
-
-    module = cuda_emulation.load()
+`cuda_emulation.load()` returns the module. It is built in build/cuda_emulated when a test first needs it. Object files
+are named after a hash of their inputs, and reused.
 """
 
 from __future__ import annotations
@@ -25,17 +23,17 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
-# What a sanitizer needs; tests/native/sanitize.py sets it. Shared memory is spoilt as a whole, so that there can't be
-# fences between its variables.
+# Flags of a sanitizer, set by tests/native/sanitize.py. AddressSanitizer's redzones around globals are off, because the
+# emulator fills shared memory with NaN as one block.
 EXTRA = os.environ.get("FASTSAM_EMULATION_FLAGS", "").split()
 if EXTRA:
     EXTRA.append("--param=asan-globals=0")
 BUILD = ROOT / "build" / ("cuda_emulated_sanitized" if EXTRA else "cuda_emulated")
 COMPILER = shutil.which("g++")
 NAME = "_cuda_emulated"
-# Not the headers that PyTorch brings: those of older ones are of a pybind11 before 3.0.
+# PyTorch's own copy of the headers won't do: older releases have a pybind11 before 3.0.
 PYBIND11 = import_module("pybind11") if find_spec("pybind11") else None
-# No contraction, as in the CPU module.
+# No fused multiply-adds that the source doesn't ask for, as in the CPU module.
 FLAGS = [
     *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
@@ -44,15 +42,16 @@ FLAGS = [
 ]
 
 
-# What kernels read and write is told to csrc/common/emulator/races.cpp, which stands in for the compiler's library.
+# The thread sanitizer's instrumentation reports each read and write of a kernel; csrc/common/emulator/races.cpp
+# implements the functions that it calls, in place of the compiler's library.
 WATCHED = [] if EXTRA else ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
-# Kernels and the emulator run a lot; the bindings, which take a compiler longest, hardly. Sanitizers' checks make
-# optimising slow, and leave less to gain by it.
+# Kernels and the emulator are optimised. The bindings aren't: they take longest to compile and little time to run.
+# With sanitizers, optimising is slower and gains less.
 OPTIMISED, PLAIN = "-O1" if EXTRA else "-O2", "-O0"
 
 
 def why_not() -> str:
-    """Why there is no emulated module here, or ""."""
+    """Return why the emulated module can't be built here, or ""."""
     if not (ROOT / "csrc").is_dir():
         return "the emulated CUDA module is built from the source tree"
     if not os.access(ROOT, os.W_OK):
@@ -71,9 +70,9 @@ def _gcc_version() -> int:
 
 
 def sources() -> list[Path]:
-    """What the module is made of: its bindings, every .cu file and the emulator, without what nvcc alone can read.
+    """Return the module's source files: bindings, every .cu file and the emulator.
 
-    The largest files are first, so that the processors end together.
+    The largest files come first, so that parallel compilation ends evenly.
     """
     csrc = ROOT / "csrc"
     found = [*csrc.glob("common/emulator/*.cpp"), *csrc.glob("*/*.cu")]
@@ -81,11 +80,11 @@ def sources() -> list[Path]:
 
 
 def _bindings() -> Path:
-    """All files of bindings as one, since most of each one's time goes into the same pybind11."""
+    """Return one file that includes all bindings, because parsing pybind11 is most of the time that each one takes."""
     csrc = ROOT / "csrc"
     lines = ""
     for path in [csrc / "bindings_cuda.cpp", *sorted(csrc.glob("bindings_cuda/*.cpp"))]:
-        # The digest makes this a new file, to be compiled again, where that one has changed.
+        # The digest changes this file, and so recompiles it, when an included file changes.
         lines += f'#include "{path}"  // {hashlib.sha256(path.read_bytes()).hexdigest()}\n'
     made = BUILD / "bindings_cuda_all.cpp"
     if not made.exists() or made.read_text() != lines:
@@ -97,7 +96,7 @@ def _bindings() -> Path:
 
 
 def _headers() -> bytes:
-    """What any object may depend on besides its own source: the headers, and how it is compiled."""
+    """Return a digest of what any object file depends on besides its source: headers, compiler and flags."""
     assert PYBIND11 is not None
     digest = hashlib.sha256(
         " ".join([str(COMPILER), *FLAGS, *WATCHED, OPTIMISED, PLAIN, PYBIND11.__version__, sys.version]).encode()
@@ -109,7 +108,7 @@ def _headers() -> bytes:
 
 
 def _run(command: list[str]) -> None:
-    # What a sanitizer preloads into Python would watch the compiler too, and make it slow.
+    # A sanitizer library that is preloaded into Python would slow down the compiler too.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     if done.returncode:
@@ -117,9 +116,9 @@ def _run(command: list[str]) -> None:
 
 
 def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD, watched: bool = True) -> list[Path]:
-    """Object files of emulated sources, as many at a time as there are processors; those that are there are kept.
+    """Compile emulated sources in parallel and return the object files; existing up-to-date ones are reused.
 
-    watched: whether accesses of kernels are looked at for races.
+    watched: whether accesses of kernels are checked for races.
     """
     assert PYBIND11 is not None
     includes = [f"-I{ROOT / 'csrc'}", "-isystem", PYBIND11.get_include(), f"-I{sysconfig.get_path('include')}"]
@@ -145,7 +144,7 @@ def compile_objects(files: list[Path], *flags: str, folder: Path = BUILD, watche
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Test processes side by side ask at the same time; the first one compiles and links."""
+    """Hold a file lock on `folder`, so that of parallel test processes only the first one compiles and links."""
     import fcntl  # not on Windows
 
     with open(folder / "lock", "w") as lock:
@@ -154,13 +153,13 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def link(objects: list[Path], made: Path, *flags: str) -> None:
-    """A module, or with other flags a program, of emulated objects."""
+    """Link emulated objects to a shared module, or with other flags to a program."""
     script = f"-Wl,-T,{ROOT / 'csrc' / 'common' / 'emulator' / 'shared.ld'}"
     _run([str(COMPILER), *(flags or ("-shared",)), *EXTRA, script, *map(str, objects), "-o", str(made), "-pthread"])
 
 
 def build() -> Path:
-    """The module's file, made where that is needed; RuntimeError with the compiler's words where it can't be."""
+    """Build the module if it isn't up to date; return its path. Raises RuntimeError with the compiler's output."""
     if reason := why_not():
         raise RuntimeError(reason)
     objects = compile_objects(sources())
@@ -179,7 +178,7 @@ def build() -> Path:
 
 @cache
 def load() -> ModuleType:
-    """The module, built first where that is needed; errors as of `build`."""
+    """Build the module if needed and import it. Raises what `build` raises."""
     spec = spec_from_file_location(NAME, build())
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)

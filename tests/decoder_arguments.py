@@ -15,7 +15,10 @@ from fastsam_core.ops._decoder.weights import ImageParts, TokenSizes
 
 
 def cast(op: str, given: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments in another dtype; what stays in float32 beside half precision does, and its numbers are rounded too."""
+    """Convert floating-point arguments to `dtype`.
+
+    With half precision, arguments that the operation takes in float32 beside it stay float32.
+    """
     exact = {
         "decoder_first_pass": (2,),
         "decoder_second_pass": (2,),
@@ -35,14 +38,14 @@ def cast(op: str, given: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]
 
 
 def arguments_in(dtype: torch.dtype, op: str, **sizes: Any) -> tuple[Any, ...]:
-    """`arguments` in this dtype."""
+    """Return `arguments(op, **sizes)` in this dtype."""
     return cast(op, arguments(op, **sizes), dtype)
 
 
 def chain_of(given: tuple[Any, ...], outputs: int = 5) -> tuple[Chain, tuple[Any, ...]]:
-    """Of arguments of `decoder_prompts` the chain of their image, and what it takes of the prompts.
+    """Split arguments of `decoder_prompts` into a `Chain` of their image and what the chain takes per prompt.
 
-    The first prompt's first tokens are taken for those that all prompts have in common.
+    The first `outputs` tokens of the first prompt serve as the output tokens that all prompts share.
     """
     tokens, weights, sizes, image, *of_image, chosen, state = given
     chain = Chain(tokens[0, :outputs], weights, TokenSizes(*sizes), ImageParts(*image), *of_image)
@@ -60,9 +63,9 @@ def arguments(
     hidden: tuple[int, int] = (56, 40),
     seed: int = 5,
 ) -> tuple[Any, ...]:
-    """Random arguments of an operation; head_dim is that of SAM, half the width over the heads.
+    """Return random arguments of an operation. The head dimension is SAM's: dim // 2 // heads.
 
-    hidden: outputs of the first layer of a token's MLP, and of those that predict IoU.
+    hidden: widths of the hidden layers of the tokens' MLP and of the IoU prediction head.
     """
     generator = torch.Generator().manual_seed(seed)
     length, width = grid[0] * grid[1], dim // 2 // heads
@@ -84,7 +87,7 @@ def arguments(
     def vectors() -> Tensor:
         return draw(prompts, heads, tokens, width) / 4
 
-    def gram() -> Tensor:  # of more columns than rows, so that no variance is near 0
+    def gram() -> Tensor:  # the factor has more columns than rows, so that no variance is near 0
         factor = draw(prompts, rows, rows + 8) / (rows + 8) ** 0.5
         return factor @ factor.mT
 
@@ -113,7 +116,7 @@ def arguments(
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """With weights of a size that keeps what goes through them of a size, and without tables of zeros."""
+    """Set every parameter to random values, scaled to keep activations in range; nothing stays zero-initialised."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -125,7 +128,7 @@ def randomised(module: nn.Module) -> nn.Module:
 def _of_prompts(
     op: str, heads: int, prompts: int, tokens: int, dim: int, grid: tuple[int, int], hidden: tuple[int, int], seed: int
 ) -> tuple[Any, ...]:
-    """A decoder's own weights and image: at random, they would not be of one transformer."""
+    """Return arguments derived from one random decoder and image, so that weights and features belong together."""
     generator = torch.Generator().manual_seed(seed)
     transformer = TwoWayTransformer(2, dim, heads, hidden[0])
     decoder = randomised(MaskDecoder(transformer_dim=dim, transformer=transformer, iou_head_hidden_dim=hidden[1]))

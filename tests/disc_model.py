@@ -1,4 +1,4 @@
-"""A stand-in for a model: what segment everything decodes points with, in its tests and those of its parts."""
+"""A stand-in for the model in tests of segment everything and its parts: it decodes each point to discs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 
 
 class Discs:
-    """A model of 64-pixel input that finds a disc around each point, and writes down what it is asked.
+    """A model of 64-pixel input that predicts discs around each point and records its calls.
 
-    predicted_iou(points) gives (N, 3); the k-th mask of a point has radius `radii[k]` in low-resolution cells.
+    predicted_iou(points) returns (N, 3). The k-th mask of a point has radius `radii[k]` in low-resolution cells.
+    `batches` records the crop box and points of each call, `asked` the (batch, point, mask) of each decoded mask.
     """
 
     def __init__(self, long_side=64, radii=(2.0, 3.0, 4.0), predicted_iou=lambda points: torch.ones(len(points), 3)):

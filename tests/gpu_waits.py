@@ -1,4 +1,4 @@
-"""Counting how often the host waits for a GPU."""
+"""Counts how often the host waits for a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def waits() -> Iterator[list[Any]]:
-    """The warnings of PyTorch about its waits for the GPU within this context."""
+    """Collect PyTorch's warnings about synchronising with the GPU; the list is filled when the context ends."""
     found: list[Any] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -21,5 +21,5 @@ def waits() -> Iterator[list[Any]]:
             yield found
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            # Switching this on gives a warning of its own, the first time.
+            # Other warnings are ignored: switching the debug mode on emits one itself, the first time.
             found += [one for one in said if "called a synchronizing CUDA operation" in str(one.message)]

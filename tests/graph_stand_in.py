@@ -1,6 +1,6 @@
-"""In a CUDA graph's place, what runs the same function again and puts its result where the graph would.
+"""A stand-in for CUDA graphs that runs the recorded function again and copies its result to where the graph writes.
 
-With a small encoder to record, and what it gives without a graph.
+Also a small encoder to record, and its results without a graph.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE = 64
 
 
 class Again:
-    """A graph that runs what it has recorded anew, with what its tensors hold by then."""
+    """A "graph" whose replay runs the recorded function again, on what its tensors hold at that time."""
 
     def __init__(self, run: Callable[[], Tensor]) -> None:
         self.run, self.replays = run, 0
@@ -36,7 +36,10 @@ class Again:
 
 
 class Stand:
-    """For the GPU: the graphs `made`, the current `place`, what recording `fails` with, memory to `spare`."""
+    """Simulated GPU state: graphs `made` so far, the current stream as `place`, free bytes as `spare`.
+
+    If `fails` is set, recording a graph raises it.
+    """
 
     def __init__(self) -> None:
         self.made: list[Again] = []
@@ -57,7 +60,7 @@ class Stand:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Stand:
-    """Graphs are switched on, and all tensors on a GPU."""
+    """Switch graphs on, and treat all tensors as if they were on a GPU."""
     made = Stand()
     monkeypatch.setattr(replay, "off", "")
     monkeypatch.setattr(replay, "record", made.record)
@@ -80,14 +83,14 @@ def picture(seed: int = 0, batch: int = 1, size: int = SIZE) -> Tensor:
 
 
 def usual(encoder: nn.Module, images: Tensor) -> Tensor:
-    """By calling it, as a copy, of which nothing is kept."""
+    """Return what a fresh copy of `encoder` computes when it is simply called."""
     with torch.no_grad():
         twin = copy.deepcopy(encoder)
         return twin(images.to(next(twin.parameters()).dtype))
 
 
 def encode_all(encoder: nn.Module, seeds: range = range(USES), **given: Any) -> None:
-    """Calls, each with its result as usual."""
+    """Call `encode` once per seed, and check each result against the plain encoder's."""
     with torch.no_grad():
         for seed in seeds:
             images = picture(seed, **given)

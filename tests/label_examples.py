@@ -1,4 +1,4 @@
-"""Random labels for hypothesis, masks drawn independently of the package, and what readers refuse."""
+"""Random labels for hypothesis, masks drawn and decoded by pycocotools, and a check that readers refuse a file."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from fastsam_core.formats import ImageLabels, LabelledObject, Segmentation, read
 
 
 def encoded(mask: np.ndarray) -> dict[str, Any]:
-    """COCO RLE by pycocotools, `counts` as str."""
+    """Encode a mask as COCO RLE with pycocotools, with `counts` as str."""
     rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
 
 
 def pixels(labels: ImageLabels, place: int) -> np.ndarray:
-    """One object's mask (H, W) bool, decoded by pycocotools."""
+    """Decode the mask of object number `place` with pycocotools: (H, W) bool."""
     mask = labels.objects[place].segmentation
     assert mask is not None
     return np.asarray(coco.decode(mask.rle)).astype(bool)
 
 
 def filled(polygons: list[Any], height: int, width: int) -> np.ndarray:
-    """The union of polygons, each a flat list or (K, 2), filled by pycocotools."""
+    """Fill polygons, each a flat list or (K, 2), with pycocotools, and return their union (height, width) bool."""
     flat = [np.asarray(polygon, np.float64).ravel().tolist() for polygon in polygons]
     return np.asarray(coco.decode(coco.frPyObjects(flat, height, width))).any(2)
 
 
 def refused(kind: str, source: Path, message: str, error: type[Exception] = ValueError) -> None:
-    """Reading `source` ends in an error whose text matches `message`."""
+    """Check that reading `source` raises `error` with a text that matches the pattern `message`."""
     with pytest.raises(error) as caught:
         list(read_labels(source, kind))
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
-# Pixels are mostly set or mostly unset along runs, or noise: blobs, holes, corners that touch.
+# Noise, or noise in cells of 3 x 3 pixels: blobs, holes, corners that touch.
 def masks(height: int, width: int) -> st.SearchStrategy[np.ndarray]:
     noise = arrays(bool, (height, width))
     coarse = arrays(bool, (-(-height // 3), -(-width // 3))).map(

@@ -12,7 +12,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def serve(answer: Answer) -> Iterator[str]:
-    """Run `answer(handler)` for every GET request; yields the server's address, without a slash at its end."""
+    """Run `answer(handler)` for every GET request; yield the server's address without a trailing slash."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -41,7 +41,7 @@ def reply(
     announce: int | None = None,
     headers: dict[str, str] | None = None,
 ) -> None:
-    """Send `body`; `announce` puts another length into the header than it has."""
+    """Send `body`. `announce` replaces its length in the Content-Length header."""
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body) if announce is None else announce))
     for name, value in (headers or {}).items():
@@ -51,9 +51,9 @@ def reply(
 
 
 class FileServer:
-    """Answers with one file, by halves if asked; `requests` holds the Range header of each request, or None.
+    """Serves one file. `requests` records the Range header of each request, or None.
 
-    broken: how many answers break off after half of what they should give. with_ranges: honour Range, with `etag`.
+    broken: how many answers break off after half of their body. with_ranges: honour Range, and If-Range with `etag`.
     """
 
     def __init__(self, body: bytes, *, with_ranges: bool = True, broken: int = 0, etag: str = '"one"') -> None:

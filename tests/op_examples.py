@@ -1,7 +1,7 @@
-"""Arguments for every operation, for the tests that hold for all of them: one entry per operation.
+"""Example arguments for every operation, for the tests that apply to all of them.
 
-The same on every call, and large enough that the work is split over threads where the operation splits at all, yet
-within some ten milliseconds, because thousands of calls are made.
+They are the same on every call. They are large enough that operations that use threads split the work, and small enough
+for a call to take about ten milliseconds, because tests make thousands of calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Arguments = tuple[Any, ...]
 
 
 def _boxes(n: int) -> Arguments:
-    """(n, 4) boxes around few centres, and scores."""
+    """Return (n, 4) boxes clustered around few centres, and (n,) scores."""
     rng = np.random.default_rng(1)
     corner = rng.integers(0, 30, (n, 2)) * 60.0 + rng.normal(0, 6, (n, 2))
     boxes = np.concatenate([corner, corner + 20 + 40 * rng.random((n, 2))], 1).astype(np.float32)
@@ -33,13 +33,13 @@ def _bytes(*shape: int) -> Tensor:
 
 
 def _stripes(n: int, height: int, width: int) -> Tensor:
-    """Slanting ones, other ones in each mask, of some fifty runs in each column."""
+    """Return masks of slanted stripes, shifted from mask to mask, with about fifty runs per column."""
     mask, y, x = torch.arange(n)[:, None, None], torch.arange(height)[:, None], torch.arange(width)
     return (7 * mask + y + 3 * x) % 41 < 20
 
 
 def _runs(n: int, pixels: int = 500 * 480, ends_of_each: int = 400) -> Arguments:
-    """Counts and offsets of n masks."""
+    """Return the run lengths of n masks, and their offsets (n + 1,)."""
     rng = np.random.default_rng(n)
     lists = []
     for _ in range(n):
@@ -50,7 +50,7 @@ def _runs(n: int, pixels: int = 500 * 480, ends_of_each: int = 400) -> Arguments
 
 
 def _polygons(n: int) -> Arguments:
-    """Stars of 600 vertices each."""
+    """Return n stars of 600 vertices each: points (600 n, 2) and offsets (n + 1,)."""
     angle = np.linspace(0, 2 * np.pi, 600, endpoint=False)
     radius = 60 + 30 * np.sin(7 * angle)
     one = np.stack([100 + radius * np.cos(angle), 90 + radius * np.sin(angle)], 1)
@@ -59,8 +59,8 @@ def _polygons(n: int) -> Arguments:
 
 
 def _text(n: int) -> Arguments:
-    """Compressed text of n masks, whose every count is 5, -5 of the difference coding being 0."""
-    first, rest = [53, 53, 53], [48] * 297  # "5", and the difference 0 to the count two before
+    """Return compressed text of n masks of 300 runs of 5 pixels, its offsets (n + 1,), and the pixels of each mask."""
+    first, rest = [53, 53, 53], [48] * 297  # "5"; from the fourth run on, "0": the difference to the run two before
     text = np.array((first + rest) * n, np.uint8)
     return torch.from_numpy(text), torch.arange(n + 1) * 300, torch.full((n,), 1500)
 
@@ -91,7 +91,7 @@ def _mbconv(batch: int, side: int, channels: int, hidden: int) -> Arguments:
 
 
 def _axis(cells: int, size: int) -> Arguments:
-    """First cells (size,) and weights (size, 3) of an axis that enlarges `cells` cells."""
+    """Return the first cells (size,) and weights (size, 3) with which one axis is resampled from `cells` to `size`."""
     place = np.arange(size) * (cells - 3) / size
     share = (place % 1).astype(np.float32)
     weights = np.stack([0.5 - 0.5 * share, np.full(size, 0.5, np.float32), 0.5 * share], 1)
@@ -99,7 +99,7 @@ def _axis(cells: int, size: int) -> Arguments:
 
 
 def _factors() -> Arguments:
-    """Of every prompt."""
+    """Return arguments of `decoder_mask_factors` that ask for all of 30 prompts."""
     final, first, second, _, *others = arguments("decoder_mask_factors", **{**_DECODER, "prompts": 30})
     return final, first, second, torch.arange(30), *others
 
@@ -142,14 +142,14 @@ EXAMPLES: dict[str, Callable[[], Arguments]] = {
     "rle_to_string": lambda: _runs(40),
 }
 
-# Smaller ones, of which one thread does all.
+# Smaller arguments, for which an operation uses a single thread.
 UNSPLIT_EXAMPLES: dict[str, Callable[[], Arguments]] = {
     "rle_decode": lambda: (*_runs(3, 300 * 201), 300, 201, False),
     "rle_encode": lambda: (_stripes(3, 300, 201),),
 }
 
-# For CUDA kernels on the emulator, which would take seconds for those above.
-_HALF_DECODER = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (5, 29)}  # nine full panels and one token
+# For CUDA kernels on the emulator, which would take seconds for the arguments above.
+_HALF_DECODER = {"heads": 8, "prompts": 2, "tokens": 7, "dim": 256, "grid": (5, 29)}  # nine full panels and one cell
 EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
     **{
         name: partial(arguments_in, torch.bfloat16, name, **_HALF_DECODER)
@@ -162,30 +162,30 @@ EMULATED_EXAMPLES: dict[str, Callable[[], Arguments]] = {
     **UNSPLIT_EXAMPLES,
 }
 
-# Operations of this build that have an example; test_determinism fails where one has none.
+# Operations that have an example; test_determinism fails if one has none.
 COVERED = [op for op in schema.SCHEMAS if op in EXAMPLES]
 
 
 def example(op: str, sibling: str = "", *, split: bool = True) -> Arguments:
-    """Arguments for an operation, as many as this sibling can do with in a moment.
+    """Return arguments for an operation, of a size that this sibling processes quickly.
 
-    split: whether they are to be enough for several threads, where the operation splits.
+    split: whether they must be large enough for several threads, if the operation uses threads.
     """
     smaller = EMULATED_EXAMPLES if sibling == "cuda[emulated]" else {} if split else UNSPLIT_EXAMPLES
     return smaller.get(op, EXAMPLES[op])()
 
 
 def written(op: str) -> set[int]:
-    """Which arguments of an operation it writes to."""
+    """Return the positions of the arguments that an operation writes to."""
     signature = schema.SCHEMAS[op].split(") -> ")[0]
     return {i for i, argument in enumerate(signature.split(", ")) if "!" in argument}
 
 
 def flat_bytes(result: Any) -> list[Any]:
-    """The bits of a result, in a form that compares with ==: tensors in any nesting, with dtype and shape."""
+    """Convert a result of nested tensors to lists that compare with ==: dtype, shape and bytes of each tensor."""
     if isinstance(result, Tensor):
         bits = result.detach().contiguous()
-        bits = bits.view(torch.int16) if bits.dtype == torch.bfloat16 else bits  # which NumPy doesn't know
+        bits = bits.view(torch.int16) if bits.dtype == torch.bfloat16 else bits  # NumPy has no bfloat16
         return [str(result.dtype), tuple(result.shape), bits.numpy().tobytes()]
     if isinstance(result, (tuple, list)):
         return [flat_bytes(part) for part in result]

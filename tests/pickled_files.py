@@ -1,4 +1,4 @@
-"""Files with a pickle in them, in the current folder, for the tests that read such without running them."""
+"""Files that contain a pickle, written to the current folder, for tests that read them without executing the pickle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def untouched() -> bool:
-    """Whether no attack has been executed in the current folder."""
+    """Return whether no malicious pickle has run: each would create a file "executed" in the current folder."""
     return not os.path.exists("executed")
 
 
@@ -21,7 +21,7 @@ def saved(content: Any, name: str = "w.pt", zipped: bool = True) -> Path:
 
 
 def with_pickle(data: bytes, name: str = "w.pt") -> Path:
-    """A checkpoint whose description is `data`."""
+    """Write a zipped checkpoint whose pickle is `data`."""
     with zipfile.ZipFile(name, "w") as archive:
         archive.writestr("w/data.pkl", data)
         archive.writestr("w/byteorder", b"little")

@@ -1,4 +1,4 @@
-"""A small picture as BGR and RGB, encoded and in files, and what `load_sources` makes of a source: for its tests."""
+"""A small image as BGR and RGB, encoded and in files, and what `load_sources` yields, for the tests of sources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(path: Path, image: Any = RGB, kind: str = "PNG") -> Path:
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 8) -> Path:
-    """Motion JPEG, whose every frame can be decoded alone."""
+    """Write a Motion JPEG video, in which every frame can be decoded by itself."""
     first, *others = frames
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, first.shape[1::-1])
     assert writer.isOpened()
@@ -43,7 +43,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 8) -> Pat
 
 
 def picture_folder(folder: Path) -> Path:
-    """Three pictures, a hidden one, one further down and a file of text."""
+    """Fill a folder with three images, a hidden one, one in a subfolder and a text file."""
     for name in ("img10.png", "img2.png", "IMG1.JPG", ".hidden.png", "sub/deep.png"):
         write(folder / name)
     (folder / "notes.md").write_text("no picture")

@@ -1,4 +1,4 @@
-"""A small raster, and what finds its objects without a model: for the tests of `tiles`."""
+"""A small raster, and segmenters that find its objects without a model, for the tests of `tiles`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SMALL: dict[str, Any] = {"tile": 64, "overlap": 16}
 
 
 def bright(tile: np.ndarray) -> list[dict[str, Any]]:
-    """Each connected bright region."""
+    """Segment each connected bright region."""
     count, of_pixel = cv2.connectedComponents((tile.max(2) > 100).astype(np.uint8))
     return [{"segmentation": of_pixel == number, "predicted_iou": 0.5 + number / 100} for number in range(1, count)]
 
 
 class Counting:
-    """A segmenter that counts its calls and can do something at one of them."""
+    """A segmenter that counts its calls, and calls `then` at call number `at`."""
 
     fingerprint = "bright"
 
@@ -35,7 +35,7 @@ class Counting:
 
 
 def road_and_house() -> np.ndarray:
-    """A road across, a house, and noise that is no object."""
+    """Draw a road across the whole image, a house, and dark noise."""
     image = np.random.default_rng(0).integers(0, 80, (150, 220, 3)).astype(np.uint8)
     image[70:80] = 200
     image[20:50, 100:130] = 180

@@ -1,4 +1,4 @@
-"""A small picture with a few masks of known shape, for the tests of results, plots and formats."""
+"""A small image with a few masks of known shape, for the tests of results, plots and formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def picture() -> np.ndarray:
 
 
 def masks() -> np.ndarray:
-    """(4, 48, 64) bool: a rectangle, a square ring inside it, two separate parts, nothing."""
+    """Return (4, 48, 64) bool: a rectangle, a rectangular ring inside it, two separate parts, an empty mask."""
     drawn = np.zeros((4, HEIGHT, WIDTH), bool)
     drawn[0, 4:40, 6:50] = True
     drawn[1, 10:20, 12:24] = True

@@ -1,4 +1,4 @@
-"""A predictor of the small model with a picture set, and boxes in it: for the tests of the predictor."""
+"""A predictor of the small model with an image set, and boxes in it, for the tests of the predictor."""
 
 from __future__ import annotations
 

@@ -6,11 +6,10 @@ its folder) writes instead
     NAMES = names_of("nms")
     each_sibling = each_sibling_of("nms")
 
-and its bodies then run on `cuda[emulated]` too: the family's .cu file, compiled for the CPU; and, where there is a GPU
-on `cuda[gpu]`, which carries tensors there and back. The emulator is some hundred
-times slower than a GPU: a body whose sizes would take it longer than a second or two asks `fewer(sibling, 5000, 300)`
-for them. `implementation(op, sibling)` gives the reference for those of the family's operations that have no CUDA form,
-as the dispatcher does for a GPU tensor.
+and its bodies then also run as `cuda[emulated]`, the family's .cu file compiled for the CPU, and, where there is a GPU,
+as `cuda[gpu]`, which copies tensors there and back. The emulator is some hundred times slower than a GPU: a body whose
+sizes would take longer than a second or two gets them from `fewer(sibling, 5000, 300)`. `implementation(op, sibling)`
+returns the reference for operations of the family that have no CUDA form, as the dispatcher does for a GPU tensor.
 """
 
 from __future__ import annotations
@@ -42,17 +41,17 @@ each_sibling = pytest.mark.parametrize("sibling", NAMES)
 
 
 def why_no_gpu() -> str:
-    """Why the tests of kernels on a GPU can't run here, or ""."""
+    """Return why tests of kernels on a GPU can't run here, or ""."""
     if not torch.cuda.is_available():
         return "no GPU, or a PyTorch without CUDA"
     return f"CUDA kernels: {cuda_reason}" if cuda_module is None else ""
 
 
 class _Emulated:
-    """The emulated module, built when something of it is first asked for."""
+    """The emulated module, built when one of its attributes is first read."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # as pytest asks of what a test file imports: it must not leave out the file
+        if name.startswith("_"):  # pytest reads such names of whatever a test file imports; that must not skip the file
             raise AttributeError(name)
         if reason := cuda_emulation.why_not():
             pytest.skip(reason)
@@ -64,7 +63,7 @@ emulated = _Emulated()
 
 @contextmanager
 def threads_backwards() -> Iterator[None]:
-    """The emulator lets a block's threads go the other way round: without its barriers, a kernel's results differ."""
+    """Make the emulator run the threads of each block in reverse order: a kernel that lacks a barrier then differs."""
     emulated.set_order(backward=True)
     try:
         yield
@@ -73,7 +72,7 @@ def threads_backwards() -> Iterator[None]:
 
 
 def _carried(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` for CPU tensors: they go to the GPU, and what it gives or writes comes back."""
+    """Wrap a GPU `function` for CPU tensors: copy arguments to the GPU, and results and written arguments back."""
     outputs = written(function.__name__)
 
     @wraps(function)
@@ -88,14 +87,14 @@ def _carried(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def carry(value: Any, device: str) -> Any:
-    """The value with its tensors, also in tuples and lists, on the device; what is on no CPU or GPU stays there."""
+    """Copy tensors, also those nested in tuples and lists, to `device`; those on neither a CPU nor a GPU stay as is."""
     if isinstance(value, (tuple, list)):
         return type(value)(carry(part, device) for part in value)
     return value.to(device) if isinstance(value, Tensor) and value.device.type in ("cpu", "cuda") else value
 
 
 class Calls:
-    """A module that keeps the names of what is called in it."""
+    """A proxy for a module that records the names of attributes read."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.names = module, set[str]()
@@ -112,38 +111,38 @@ if not why_no_gpu():
 
 
 def names_of(op: str) -> list[str]:
-    """The siblings to test for `op` and its family."""
+    """Return the siblings to test for `op` and its family."""
     has_cuda = any(schema.FAMILY_OF[other] == schema.FAMILY_OF[op] for other in schema.CUDAS)
     return [*NAMES, *(name for name in (EMULATED, ON_GPU) if has_cuda and name in _native_cuda.forms)]
 
 
 def each_sibling_of(op: str) -> pytest.MarkDecorator:
-    """`each_sibling` for operations of `op`'s family."""
+    """Return the parametrisation of a test over the siblings of `op`'s family."""
     return pytest.mark.parametrize("sibling", names_of(op))
 
 
 def fewer(sibling: str, usual: Any, few: Any) -> Any:
-    """What to test with: `few` where the sibling runs on the emulator, else `usual`."""
+    """Return `few` if the sibling runs on the emulator, else `usual`."""
     return few if sibling == EMULATED else usual
 
 
 def implementation(op: str, name: str) -> Callable[..., Any]:
-    """The sibling `name` of `op`; the reference where it is a CUDA form that `op` doesn't have."""
+    """Return the sibling `name` of `op`, or the reference if that is a CUDA form that `op` doesn't have."""
     found = ops.siblings(op)
     return found[name if name in found or not name.startswith("cuda") else "reference"]
 
 
 def use_sibling(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let `fastsam_core.ops`, and with it `fastsam_core.rle`, call the implementation `name` for every operation."""
+    """Make `fastsam_core.ops`, and thereby `fastsam_core.rle`, call the implementation `name` of every operation."""
     for op in schema.SCHEMAS:
         monkeypatch.setattr(ops, op, implementation(op, name))
-    # What reads dicts without an operation goes along.
+    # Functions on RLE dicts that call the compiled module directly, not through an operation.
     isa = name.removeprefix("cpu[").removesuffix("]") if name.startswith("cpu[") else None
     monkeypatch.setattr(_rle_dicts, "native", isa and ForcedIsa(isa))
 
 
 class ForcedIsa:
-    """The compiled module, each function of which uses the instruction set `isa`."""
+    """A proxy for the compiled module whose functions use the instruction set `isa`."""
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
@@ -157,7 +156,7 @@ class ForcedIsa:
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter with these environment variables on top of this one's."""
+    """Run code in a fresh interpreter, with these environment variables added to those of this process."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

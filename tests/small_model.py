@@ -1,4 +1,4 @@
-"""sam_nano with the golden recipe's weights, and pictures for it: what the tests of the interface run on."""
+"""sam_nano with the golden recipe's weights, and images for it, for the tests of the public interface."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fastsam_core.models.sam_model import SamModel
 from golden_recipe import fill_state_dict
 from golden_recipe import test_image as rgb_picture
 
-# Recipe weights predict IoUs around zero: keep everything, and write and say nothing. A small input keeps tests quick.
+# Recipe weights predict IoUs around zero, so every mask is kept. Nothing is saved or logged; a small input is quick.
 QUIET: dict[str, Any] = {"conf": -1e9, "save": False, "verbose": False, "imgsz": 128}
-# A handful of masks, whatever the weights.
+# Gives a handful of masks, whatever the weights.
 FEW: dict[str, Any] = {"points_stride": 2, "conf_thres": -1e9, "stability_score_thresh": -1}
 
 
 @cache
 def small_weights() -> dict[str, Tensor]:
-    """Made once, as drawing millions of numbers takes a while."""
+    """Return the weights, cached because drawing millions of random numbers is slow."""
     return fill_state_dict(registry.build("sam_nano").state_dict())
 
 
 def small_model() -> SamModel:
-    """sam_nano, with an encoder that counts its pictures in `counts` and how many came together in `batches`."""
+    """Return sam_nano with an encoder that counts images in `counts["encoded"]` and lists batch sizes in `batches`."""
     model = registry.build("sam_nano")
     model.load_state_dict(small_weights())
     model.eval()
@@ -50,7 +50,7 @@ def small_model() -> SamModel:
 
 
 def small_sam() -> segment_anything.Sam:
-    """sam_nano as Meta's model at an input of 128, judged as the official models are."""
+    """Return sam_nano as Meta's `Sam` with inputs of 128 pixels and the official models' thresholds."""
     model = segment_anything.build_sam_nano(None)
     model.load_state_dict(small_weights())
     model.judgement = OFFICIAL
@@ -59,5 +59,5 @@ def small_sam() -> segment_anything.Sam:
 
 
 def bgr_picture(height: int, width: int) -> np.ndarray:
-    """The recipe's picture as OpenCV would read it."""
+    """Return the recipe's image in BGR order, as OpenCV would read it."""
     return np.ascontiguousarray(rgb_picture(height, width)[..., ::-1])

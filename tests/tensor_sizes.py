@@ -1,4 +1,4 @@
-"""Watching how large the tensors are that a piece of code makes."""
+"""Finds the largest tensor that a piece of code creates."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class LargestTensor(TorchDispatchMode):
-    """While active, keeps the element count of the largest tensor with memory of its own that any operation returns.
+    """Context manager whose `numel` is the element count of the largest tensor storage that any operation returned.
 
-    Broadcast views count by the memory behind them.
+    A view, also a broadcast one, counts with its whole storage.
     """
 
     def __init__(self) -> None:

@@ -34,5 +34,5 @@ def test_every_kernel_is_among_the_calls() -> None:
 
 
 def test_tools_that_are_not_there_are_refused() -> None:
-    with pytest.raises(SystemExit, match="there is no tool helgrind; there are memcheck, racecheck"):
+    with pytest.raises(SystemExit, match="unknown tool helgrind; choose from memcheck, racecheck"):
         sanitize_cuda.main(["memcheck", "helgrind"])

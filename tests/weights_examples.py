@@ -1,4 +1,4 @@
-"""Weights to be written, read and compared, and empty folders to do it in: for the tests of checkpoints."""
+"""Weights to write, read and compare, and empty folders to do it in, for the tests of checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NANO = "sam_nano"
 
 
 def empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """(current folder, FASTSAM_HOME), both empty; and no way out to the network."""
+    """Make an empty current folder and an empty FASTSAM_HOME, and return both. Downloads fail: their URLs are dead."""
     here, home = tmp_path / "here", tmp_path / "home"
     here.mkdir()
     home.mkdir()
@@ -35,7 +35,7 @@ def nano_state() -> State:
 
 
 def hollow(name: str) -> State:
-    """A state dict of the right names and shapes that takes no memory."""
+    """Return a state dict with the model's names and shapes that takes almost no memory."""
     return {key: torch.zeros(()).expand(shape) for key, shape in checkpoint._expected(name).items()}
 
 
@@ -44,7 +44,7 @@ def same(model: Any, state: State) -> bool:
 
 
 def touch(*parts: Any) -> Path:
-    """A file that stands for weights."""
+    """Write a placeholder for a weights file; `parts` are joined to its path."""
     path = Path(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"weights")

@@ -1,7 +1,7 @@
-"""YOLOv8 checkpoints as their makers write them, from stand-in classes under the same module paths, and what they mean.
+"""YOLOv8 checkpoints in the published format, pickled from stand-in classes under Ultralytics' module paths.
 
-The stand-ins are small networks with random weights, unfolded batch normalisations and a plain forward pass, so that
-`expected` is an independent evaluation of the file: dense masks, loops, no shared code.
+The stand-ins are small networks with random weights, separate batch normalisations and a plain forward pass. `expected`
+evaluates them independently of the package: dense masks, loops, no shared code.
 """
 
 from __future__ import annotations
@@ -124,14 +124,14 @@ class Segment(Detect):
         super().__init__(nc, channels)
         self.nm, self.npr = 8, 12
         self.proto, self.cv4 = Proto(channels[0], self.npr, self.nm), branches(channels, 8, self.nm)
-        self.detect = Detect.forward  # which pickle writes as a call of getattr, as in published files
+        self.detect = Detect.forward  # pickled as a call of getattr, as in published files
 
     def forward(self, x: list[Tensor]) -> Any:
         return self.detect(self, x), [a(y) for a, y in zip(self.cv4, x, strict=True)], self.proto(x[0])
 
 
 class DetectionModel(nn.Module):
-    """A tiny network of the family."""
+    """A tiny YOLOv8: backbone, neck and a detection or segmentation head."""
 
     def __init__(self, nc: int, head: type[Detect]) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ _PATHS = {
 
 @contextlib.contextmanager
 def published_paths() -> Iterator[None]:
-    """Within it, the stand-ins stand where their originals do."""
+    """Make the stand-ins importable under the module paths of the originals, within this context."""
     before = dict(sys.modules)
     moved = {cls: [cls, *filter(inspect.isfunction, vars(cls).values())] for cls in chain(*_PATHS.values())}
     own = [(each, each.__module__) for together in moved.values() for each in together]
@@ -186,7 +186,7 @@ def published_paths() -> Iterator[None]:
             for end in [i for i, c in enumerate(path + ".") if c == "."]:
                 sys.modules[path[:end]] = sys.modules.get(path[:end]) or types.ModuleType(path[:end])
             for cls in classes:
-                for each in moved[cls]:  # newer pickles name a method by its own module
+                for each in moved[cls]:  # methods too: newer pickle protocols store a method with its module
                     each.__module__ = path
                 setattr(sys.modules[path], cls.__name__, cls)
         yield
@@ -199,7 +199,7 @@ def published_paths() -> Iterator[None]:
 
 
 def make(task: str = "detect", nc: int = 5, seed: int = 0) -> DetectionModel:
-    """A network in evaluation mode whose scores, boxes and masks vary from place to place."""
+    """Return a network in evaluation mode whose scores, boxes and masks vary across the image."""
     torch.manual_seed(seed)
     net: DetectionModel = SegmentationModel(nc, Segment) if task == "segment" else DetectionModel(nc, Detect)
     with torch.no_grad():
@@ -215,11 +215,11 @@ def make(task: str = "detect", nc: int = 5, seed: int = 0) -> DetectionModel:
             boxes[2].weight.mul_(4)
             scores[2].weight.mul_(8)
             scores[2].bias.fill_(-2.0)
-    return net.half().float().eval()  # files hold half precision
+    return net.half().float().eval()  # rounded, because files store half precision
 
 
 def content(net: DetectionModel, **more: Any) -> dict[str, Any]:
-    """What a published checkpoint's dictionary looks like."""
+    """Return the dictionary that a published checkpoint contains."""
     half = copy.deepcopy(net).half()
     settings = {"imgsz": 96, "task": "detect", "data": "coco.yaml"}
     facts = {"epoch": -1, "best_fitness": np.float64(0.5), "date": "2024-01-01", "version": "8.2.0"}
@@ -227,19 +227,19 @@ def content(net: DetectionModel, **more: Any) -> dict[str, Any]:
 
 
 def write(path: Path, net: DetectionModel, *, legacy: bool = False, **more: Any) -> Path:
-    """Save a checkpoint with the published module paths."""
+    """Save a checkpoint with the published module paths; `legacy` selects the format before zip files."""
     with published_paths(), warnings.catch_warnings():
-        # The old format looks for the source of modules, and says so where there is none.
+        # The legacy format stores the source of modules, and warns if it finds none.
         warnings.simplefilter("ignore", UserWarning)
         torch.save(content(net, **more), path, _use_new_zipfile_serialization=not legacy)
     return path
 
 
-# --- what such a file means, the plain way ---
+# --- an independent evaluation of such a file ---
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, int, int, float, float]:
-    """RGB input (3, h, w) in 0 to 1, and left, top, and the scales of x and y."""
+    """Return the network's RGB input (3, h, w) from 0 to 1, the left and top padding, and the scales of x and y."""
     height, width = image.shape[:2]
     ratio = min(size / height, size / width)
     tall, wide = max(round(height * ratio), 1), max(round(width * ratio), 1)
@@ -253,7 +253,11 @@ def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, int, int, float
 def expected(
     net: DetectionModel, image: np.ndarray, size: int, conf: float, iou: float = 0.7, max_det: int = 300
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows (N, 6) x1, y1, x2, y2, score, class in pixels of the image, and masks (N, H, W) bool of segmentation."""
+    """Return the expected detections of `net`.
+
+    These are rows (N, 6) of x1, y1, x2, y2 in pixels of the image, score and class, and masks (N, H, W) bool, or None
+    for a detection network.
+    """
     pixels, left, top, scale_x, scale_y = letterbox(image, size)
     with torch.no_grad():
         out = net(torch.from_numpy(np.ascontiguousarray(pixels))[None])
@@ -287,7 +291,7 @@ def expected(
         return found, None
     tall, wide = round(height * scale_y), round(width * scale_x)
     sides = [left, top, pixels.shape[2] - wide - left, pixels.shape[1] - tall - top]
-    # The least enlargement of the prototypes after which the padding can be cut off in whole cells.
+    # The smallest factor by which the prototypes must be enlarged so that the padding is an integer number of cells.
     grow = next(f for f in (1, 2, 4) if all(side * f % 4 == 0 for side in sides))
     masks = []
     for i, row in zip(kept, found, strict=True):

@@ -1,7 +1,7 @@
-"""Builds the CUDA module for two architectures, loads it, and looks whether every kernel is in it: `make cuda`.
+"""Builds the CUDA module for two architectures, loads it, and checks that it contains every kernel: `make cuda`.
 
-No GPU is needed. The module is built in build/cuda, beside the one in use, with warnings as errors. What this prints
-last is "cuda: ok".
+No GPU is needed. The module is built with warnings as errors in build/cuda, separate from the one in use. On success,
+the last line of output is "cuda: ok".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import fatbin
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build" / "cuda"
-# As cmake/cuda.cmake builds where no list is given.
+# What cmake/cuda.cmake builds by default.
 IMAGES = ("sm_80", "sm_90a", "compute_80")
 FOREIGN = ("libcudart", "libcuda.", "libtorch", "libc10", "libpython")
 LAUNCH_BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
@@ -32,9 +32,9 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 print(f"loaded: built for {module.ARCHITECTURES}")
 try:
-    print(f"there is a device here, with {module.shared_memory()} bytes of shared memory")
+    print(f"found a GPU with {module.shared_memory()} bytes of shared memory")
 except RuntimeError as error:
-    print(f"without a device it says: {error}")
+    print(f"no GPU; the module's error is: {error}")
 """
 
 
@@ -44,7 +44,7 @@ def run(command: list[str]) -> None:
 
 
 def build() -> Path:
-    """The compiled module."""
+    """Compile the module and return its path."""
     cmake = shutil.which("cmake")
     if not cmake:
         raise SystemExit("cmake is needed: python -m pip install cmake")
@@ -55,14 +55,14 @@ def build() -> Path:
     ).stdout.strip()
     options = ["FASTSAM_CUDA=ON", "FASTSAM_WERROR=ON", "CMAKE_BUILD_TYPE=Release", "CMAKE_CUDA_FLAGS=-no-compress"]
     options += [f"pybind11_DIR={pybind11}", f"Python_EXECUTABLE={sys.executable}"]
-    os.environ.pop("CUDAARCHS", None)  # what is built by default is what is checked
+    os.environ.pop("CUDAARCHS", None)  # IMAGES are the default architectures
     run([cmake, "-S", ".", "-B", str(BUILD), *(f"-D{option}" for option in options)])
     run([cmake, "--build", str(BUILD), "--target", "_cuda", "--parallel", str(os.cpu_count() or 1)])
     return BUILD / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def written_kernels() -> set[str]:
-    """The names of all kernels in csrc."""
+    """Return the names of all `__global__` functions in csrc."""
     names: set[str] = set()
     for path in sorted((ROOT / "csrc").rglob("*")):
         if path.suffix not in (".cu", ".cuh"):
@@ -70,13 +70,13 @@ def written_kernels() -> set[str]:
         text = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
         here = KERNEL.findall(text)
         if len(here) != text.count("__global__"):
-            raise SystemExit(f"{path.relative_to(ROOT)}: not every __global__ could be read as a kernel's declaration")
+            raise SystemExit(f"{path.relative_to(ROOT)}: could not parse the declaration of every __global__ function")
         names.update(here)
     return names
 
 
 def missing(images: Mapping[str, set[str]], kernels: Iterable[str]) -> list[str]:
-    """What the images lack: an architecture, a kernel that is written, an instance that another image has."""
+    """List what the images lack: an architecture, a kernel of `kernels`, or an instance that another image has."""
     found = []
     every = set().union(*images.values())
     for image in IMAGES:
@@ -84,7 +84,7 @@ def missing(images: Mapping[str, set[str]], kernels: Iterable[str]) -> list[str]
             found.append(f"there is no code for {image}")
             continue
         for kernel in sorted(kernels):
-            # In a mangled name an identifier stands after its length.
+            # A mangled name contains an identifier right after its length.
             if not any(f"{len(kernel)}{kernel}" in name for name in images[image]):
                 found.append(f"{kernel} is not among the kernels for {image}")
         found += [f"{name} is not among the kernels for {image}" for name in sorted(every - images[image])]
@@ -92,7 +92,7 @@ def missing(images: Mapping[str, set[str]], kernels: Iterable[str]) -> list[str]
 
 
 def check_links(module: Path) -> None:
-    """The module must load without a driver, and keep the names of its own copy of the CUDA run-time to itself."""
+    """Check that the module links no CUDA or PyTorch library, and exports no symbol of its static CUDA runtime."""
     needed = subprocess.run(["readelf", "-dW", module], check=True, capture_output=True, text=True).stdout
     foreign = [name for name in FOREIGN if name in needed]
     symbols = subprocess.run(
@@ -101,11 +101,13 @@ def check_links(module: Path) -> None:
     names = [line.split()[-1] for line in symbols]
     shown = [name for name in names if "cuda" in name.lower() and name != "PyInit__cuda"]
     if foreign or shown:
-        raise SystemExit(f"the module needs {foreign or 'nothing foreign'} and shows {shown or 'nothing of CUDA'}")
+        raise SystemExit(
+            f"the module must link and export nothing of these: it links {foreign or 'none'}, exports {shown or 'none'}"
+        )
 
 
 def main() -> None:
-    """Build and check; the first failure ends it with an error."""
+    """Build the module and check it; exit with an error at the first failure."""
     kernels = written_kernels()
     module = build()
     run([sys.executable, "-c", LOAD, str(module)])
@@ -114,7 +116,7 @@ def main() -> None:
     if lacks := missing(images, kernels):
         raise SystemExit("\n".join(lacks))
     counts = ", ".join(f"{image} {len(names)}" for image, names in sorted(images.items()))
-    print(f"{len(kernels)} kernels are written; instances in the binary: {counts}; {module.stat().st_size:,} bytes")
+    print(f"{len(kernels)} kernels in csrc; instances in the binary: {counts}; {module.stat().st_size:,} bytes")
     print("cuda: ok")
 
 

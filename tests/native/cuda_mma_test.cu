@@ -1,5 +1,5 @@
-// Matrix loads, products and asynchronous copies against plain loops: the same answers from the emulator and from a GPU
-// (sm_80 or newer), so that a kernel whose fragments fit here fits there. Numbers are small integers: sums are exact.
+// Tests matrix loads, matrix products and asynchronous copies against plain loops, on the emulator and on a GPU (sm_80
+// or newer): both must lay out fragments alike. Numbers are small integers, so that sums are exact.
 #include "common/mma.h"
 
 #include <vector>
@@ -62,7 +62,7 @@ __global__ void product_kernel(const float* a, const float* b, float* out) {
     b_columns[i % 8][i / 8] = from_float<T>(b[i]);
   }
   __syncwarp();
-  uint32_t fragment[4], by_columns[4], by_rows[4];  // of the last two each matrix twice
+  uint32_t fragment[4], by_columns[4], by_rows[4];  // the last two hold each 8 x 8 matrix twice
   ldmatrix_x4(fragment, &a_rows[lane % 16][lane / 16 * 8]);
   ldmatrix_x4(by_columns, &b_columns[lane % 8][lane / 8 % 2 * 8]);
   ldmatrix_x4_trans(by_rows, b_rows[lane % 16]);
@@ -97,7 +97,7 @@ void products() {
     float sum = 0;
     for (int k = 0; k < 16; ++k) sum += a[i / 8 * 16 + k] * b[k * 8 + i % 8];
     require(out[i] == sum + 0.5f, at("product", i));
-    require(out[128 + i] == sum, at("product with rows", i));
+    require(out[128 + i] == sum, at("product with b by rows", i));
   }
 }
 
@@ -135,7 +135,7 @@ __global__ void copy_kernel(const float4* in, float4* out, int count) {
 }
 
 void copies() {
-  const int count = 75;  // of 96; the rest must be zeros, and is not there to be read
+  const int count = 75;  // of 96 elements; the rest must become zeros and must not be read, as it lies out of bounds
   Both<float4> in(count), out(96);
   for (int i = 0; i < count; ++i) in[i] = make_float4(i + 0.25f, i + 0.5f, i + 0.75f, i + 1.0f);
   launch(copy_kernel, 1, 32, 0, nullptr, in.data(), out.data(), count);

@@ -1,5 +1,5 @@
-// What the test programs of CUDA code share. Each is compiled by g++ for the emulator and, where there is a GPU, by
-// nvcc: what a kernel may rely on must hold on both.
+// Helpers of the CUDA test programs. Each program is compiled by g++ for the emulator and, where there is a GPU, by
+// nvcc: whatever kernels rely on must hold on both.
 #pragma once
 
 #include <cstdio>
@@ -17,7 +17,7 @@ inline void require(bool holds, const std::string& what) {
   std::exit(1);
 }
 
-// `call` must throw a std::runtime_error whose text holds all of these.
+// Requires that `call` throws a std::runtime_error whose message contains all of `words`.
 inline void fails(const std::function<void()>& call, const std::vector<std::string>& words) {
   try {
     call();
@@ -30,7 +30,7 @@ inline void fails(const std::function<void()>& call, const std::vector<std::stri
   require(false, "no error; expected one with: " + words[0]);
 }
 
-// Memory that both sides see.
+// Zero-initialised array that host and device can access: managed memory on a GPU.
 template <typename T>
 class Both {
  public:
@@ -62,5 +62,5 @@ class Both {
   size_t count_;
 };
 
-// Until the kernels are done.
+// Waits for all kernels; throws if one failed.
 inline void finish() { fastsam::cuda::check(cudaStreamSynchronize(nullptr), "running the kernels"); }

@@ -1,5 +1,5 @@
-// What threads of a warp and of a block do together, bits, atomics and half precision: the same answers from the
-// emulator and from a GPU. Built by tests/test_cuda_emulator.py and tests/test_gpu.py.
+// Tests warp and block operations, atomics, bit functions and half precision on the emulator and on a GPU. Built by
+// tests/test_cuda_emulator.py and tests/test_gpu.py.
 #include <cmath>
 #include <cstring>
 
@@ -40,12 +40,12 @@ void shuffles() {
   }
 }
 
-// ---- votes and reductions, also of half a warp, and of a warp that some have left ----
+// ---- votes and reductions, also among part of a warp, and in a warp that some threads have left ----
 
 __global__ void vote_kernel(unsigned* out) {
   const unsigned lane = threadIdx.x % 32, mask = lane < 11 ? 0x7ffu : ~0x7ffu;
   out[threadIdx.x] = __ballot_sync(kAllLanes, lane % 3 == 0);
-  // Two groups on two ways, each of which would hang if it waited for the other.
+  // Two groups of lanes in different branches; each would hang if it waited for the other.
   if (lane < 11) {
     out[64 + threadIdx.x] = __ballot_sync(mask, lane % 2);
     out[128 + threadIdx.x] = static_cast<unsigned>(__any_sync(mask, lane == 40) * 2 + __all_sync(mask, lane < 11));
@@ -55,7 +55,7 @@ __global__ void vote_kernel(unsigned* out) {
   }
   __syncwarp();
   if (threadIdx.x >= 32 + 20) return;
-  // The second warp goes on with twenty lanes.
+  // The second warp continues with twenty lanes.
   out[192 + threadIdx.x] = __ballot_sync(threadIdx.x < 32 ? kAllLanes : 0xfffffu, 1);
 }
 
@@ -66,9 +66,9 @@ void votes() {
   for (unsigned i = 0; i < 64; ++i) {
     const unsigned lane = i % 32;
     require(out[i] == 0x49249249u, at("ballot", i));
-    require(out[64 + i] == (lane < 11 ? 0x2aau : 400u), at("ballot or shuffle of a part", i));
+    require(out[64 + i] == (lane < 11 ? 0x2aau : 400u), at("ballot or shuffle of part of a warp", i));
     require(out[128 + i] == (lane < 11 ? 1u : 2u), at("any and all", i));
-    if (i < 52) require(out[192 + i] == (i < 32 ? ~0u : 0xfffffu), at("ballot of those that are left", i));
+    if (i < 52) require(out[192 + i] == (i < 32 ? ~0u : 0xfffffu), at("ballot of the remaining lanes", i));
   }
 }
 
@@ -126,7 +126,7 @@ void reductions() {
   }
 }
 
-// ---- blocks: barriers and shared memory, static in templates and dynamic ----
+// ---- blocks: barriers, static shared memory in templates, dynamic shared memory ----
 
 template <typename T>
 __global__ void sum_kernel(const T* in, T* out, int count) {
@@ -145,7 +145,7 @@ __global__ void sum_kernel(const T* in, T* out, int count) {
   if (me == 0) counted[0] = T(large * 4 + some * 2 + all);
   if (me == 31) counted[1] = copy[0];
   __syncthreads();
-  if (me >= 3) return;  // the others meet without them
+  if (me >= 3) return;  // the next barrier must not wait for threads that have ended
   __syncthreads();
   out[3 * blockIdx.x + me] = me == 0 ? part[0] : counted[me - 1];
 }
@@ -170,7 +170,7 @@ void block_sums() {
   }
 }
 
-__global__ void place_kernel(int* out) {
+__global__ void index_kernel(int* out) {
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
   out[block * blockDim.x * blockDim.y * blockDim.z + thread] =
@@ -178,9 +178,9 @@ __global__ void place_kernel(int* out) {
                        100000 * blockIdx.z);
 }
 
-void places() {
+void place_indices() {
   Both<int> out(2 * 3 * 4 * 5 * 6 * 7);
-  launch(place_kernel, dim3(2, 3, 4), dim3(5, 6, 7), 0, nullptr, out.data());
+  launch(index_kernel, dim3(2, 3, 4), dim3(5, 6, 7), 0, nullptr, out.data());
   finish();
   for (int i = 0; i < 2 * 3 * 4 * 5 * 6 * 7; ++i) {
     const int t = i % 210, b = i / 210;
@@ -189,7 +189,7 @@ void places() {
   }
 }
 
-// ---- one thread alone: atomics, bits ----
+// ---- single threads: atomics, bits ----
 
 __global__ void atomic_kernel(int* counts, unsigned long long* wide, int* winners) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
@@ -296,7 +296,8 @@ __global__ void convert_kernel(const float* in, uint16_t* out, float* back, floa
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= count) return;
   const T value = from_float<T>(in[i]);
-  // As a whole: of a copy by bytes CUDA 13.0's compiler makes the lower one by F2I.U8.F16, which converts the number.
+  // Stored as one T. If it is copied byte by byte, nvcc 13.0 computes the lower byte with F2I.U8.F16, which converts
+  // the number instead of copying its bits.
   reinterpret_cast<T*>(out)[i] = value;
   back[i] = to_float(value);
   const float2 both = unpack<T>(pack<T>(in[i], -in[i]));
@@ -304,7 +305,7 @@ __global__ void convert_kernel(const float* in, uint16_t* out, float* back, floa
   unpacked[2 * i + 1] = both.y;
 }
 
-// The value of a number with `exponent` bits of exponent and the rest of 16 of fraction.
+// Value of a 16-bit floating-point number with `exponent` exponent bits; the others are sign and fraction.
 double value_of(uint16_t number, int exponent) {
   const int fraction = 15 - exponent, bias = (1 << (exponent - 1)) - 1;
   const int e = (number & 0x7fff) >> fraction, f = number & ((1 << fraction) - 1);
@@ -317,13 +318,13 @@ bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b));
 
 constexpr int kShown = 20;
 
-// How many conversions came out wrong; the first of them are printed.
+// Returns the number of wrong conversions, and prints the first kShown of them.
 template <typename T>
 int conversions(const char* type, int exponent) {
   const int infinity = ((1 << exponent) - 1) << (15 - exponent);
   Both<float> in(4 * 65536), back(4 * 65536), unpacked(8 * 65536);
   Both<uint16_t> out(4 * 65536);
-  // Every number of the type, what lies halfway to the next, and what lies a float's step below and above halfway.
+  // Every number of the type, the float halfway to the next number, and the floats just below and above halfway.
   for (int i = 0; i < 65536; ++i) {
     const bool finite = (i & 0x7fff) < infinity;
     const auto exact = static_cast<float>(value_of(static_cast<uint16_t>(i), exponent));
@@ -354,7 +355,7 @@ int conversions(const char* type, int exponent) {
                                                          : static_cast<float>(value_of(given, exponent));
         require(back[4 * i + k] == exact, at("value", 4 * i + k));
       }
-      // To nearest, ties to even, also among subnormal numbers of either type; by itself and in a pair.
+      // Round to nearest, ties to even, also for subnormal numbers of either type; alone and in a pair.
       const int nearest = finite ? expected[k] : i;
       const float first = unpacked[2 * (4 * i + k)], second = unpacked[2 * (4 * i + k) + 1];
       const bool paired = same(first, back[4 * i + k]) && same(second, -back[4 * i + k]);
@@ -362,7 +363,7 @@ int conversions(const char* type, int exponent) {
       if (++wrong > kShown) continue;
       uint32_t bits;
       std::memcpy(&bits, &in[4 * i + k], sizeof(bits));
-      std::fprintf(stderr, "%s: 0x%08x (%a) became 0x%04x, in a pair %a and negative %a, expected 0x%04x\n", type, bits,
+      std::fprintf(stderr, "%s: 0x%08x (%a) became 0x%04x, in a pair %a and negated %a, expected 0x%04x\n", type, bits,
                    double{in[4 * i + k]}, given, double{first}, double{second}, nearest);
     }
   }
@@ -381,11 +382,11 @@ int main() {
   reductions();
   block_sums<int>();
   block_sums<double>();
-  places();
+  place_indices();
   atomics();
   bits();
   const int wrong = conversions<half>("half", 5) + conversions<bfloat16>("bfloat16", 8);
-  require(wrong == 0, "rounding");
+  require(wrong == 0, "all conversions to half precision are correct");
   std::printf("cuda warps: ok\n");
   return 0;
 }

@@ -1,6 +1,6 @@
-// Products of a warpgroup against plain loops, with the right factor in each layout that kernels use, written here by
-// the PTX manual's tables alone; and barriers in memory. The same answers from the emulator and from a Hopper GPU, for
-// which this is compiled for sm_90a. Numbers are small integers: sums are exact.
+// Tests warpgroup matrix products against plain loops, and barriers in shared memory, on the emulator and on a Hopper
+// GPU (compiled for sm_90a). The right factor is in each shared-memory layout that kernels use; the layouts are written
+// independently here, from the tables of the PTX manual. Numbers are small integers, so that sums are exact.
 #include "common/wgmma.h"
 
 #include "cuda_program.h"
@@ -13,18 +13,18 @@ std::string at(const char* what, size_t i) { return std::string(what) + " at " +
 
 __host__ __device__ float number(int i) { return static_cast<float>((i * 37 + i / 11 * 5) % 15 - 7); }
 
-// The canonical layouts, of the depth `k` < 16 and the column `n` of B, in bytes from the start of the matrix; 16-bit
-// elements. The swizzle is for a matrix that begins where its pattern does.
+// The PTX manual's canonical layouts of B (16, N) with 16-bit elements. `place` returns the offset in bytes of the
+// element at depth k < 16 and column n. The swizzles assume a matrix that is aligned to the swizzle pattern.
 enum class Layout { kDepthAlong128, kDepthAlong32, kDepthAlong, kDepthDown128, kDepthDown32, kDepthDown };
 
 __host__ __device__ constexpr bool down(Layout layout) { return layout >= Layout::kDepthDown128; }
-constexpr int kGroupOfDepth = 4096, kGroupOfColumns = 2048;  // distances of one's own choice
+constexpr int kGroupOfDepth = 4096, kGroupOfColumns = 2048;  // strides in bytes; arbitrary, as descriptors state them
 
 template <Layout kLayout>
 __device__ int place(int k, int n) {
   int plain = 0;
   switch (kLayout) {
-    case Layout::kDepthAlong128:  // rows of 128 bytes, of which 16 of depth take the third quarter
+    case Layout::kDepthAlong128:  // rows of 128 bytes, of which the depth of 16 takes the third quarter
       plain = n % 8 * 128 + n / 8 * kGroupOfColumns + 64 + k * 2;
       return plain ^ (n % 8) << 4;
     case Layout::kDepthAlong32:
@@ -57,7 +57,7 @@ __device__ uint64_t descriptor(uint32_t address) {
       return wgmma_descriptor(address, kGroupOfColumns, kGroupOfDepth, Swizzle::k128Bytes);
     case Layout::kDepthDown32:
       return wgmma_descriptor(address, kGroupOfColumns, kGroupOfDepth * 4, Swizzle::k32Bytes);
-    case Layout::kDepthDown:  // without a swizzle the two change their parts
+    case Layout::kDepthDown:  // without a swizzle the two strides swap their meaning
       return wgmma_descriptor(address, kGroupOfDepth * 8, kGroupOfColumns, Swizzle::kNone);
   }
   return 0;
@@ -135,7 +135,7 @@ void products() {
 
 // ---- barriers ----
 
-// One warpgroup copies numbers through two stages, the other adds them up: each waits for the other.
+// One warpgroup copies numbers through two stages of shared memory, the other adds them up; they wait for each other.
 __global__ void __launch_bounds__(256, 1) stages_kernel(const float4* in, float* out, int tiles) {
   __shared__ float4 stages[2][128];
   __shared__ uint64_t here[2], done[2];

@@ -1,7 +1,7 @@
-"""Reads which kernels a compiled file holds for which GPU, with nothing but the standard library.
+"""Lists the kernels that a compiled file contains for each GPU architecture, using only the standard library.
 
-CUDA's compiler embeds a "fat binary" for every source file: a header, and an image for each architecture, which is an
-ELF file (machine code) or PTX text.
+nvcc embeds a "fat binary" for every source file: a header, and for each architecture an image, which is an ELF file
+(machine code) or PTX text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ MAGIC = struct.pack("<I", 0xBA55ED50)
 PTX, ELF = 1, 2
 COMPRESSED = 0x2000 | 0x8000
 OF_ONE_CHIP = 0x100000  # the "a" of sm_90a
-FUNCTION, ENTRY = 2, 0x10  # a symbol's type, and the mark of what a host can launch
+FUNCTION, ENTRY = 2, 0x10  # a symbol's type, and the flag of functions that the host can launch
 
 
 def kernels(path: Path) -> dict[str, set[str]]:
-    """The mangled names of the kernels of each image: "sm_80", "sm_90a", "compute_80"."""
+    """Return the mangled names of the kernels by image: "sm_80", "sm_90a", "compute_80".
+
+    Raises ValueError if an image is compressed.
+    """
     data = path.read_bytes()
     found: dict[str, set[str]] = defaultdict(set)
     at = data.find(MAGIC)
@@ -33,7 +36,7 @@ def kernels(path: Path) -> dict[str, set[str]]:
 
 
 def _read(data: bytes, at: int, found: dict[str, set[str]]) -> int:
-    """Adds what the image at this offset holds; where the next one begins."""
+    """Add the kernels of the image at offset `at` to `found`; return the offset of the next image."""
     kind, _, header, size = struct.unpack_from("<HHIQ", data, at)
     (architecture,) = struct.unpack_from("<I", data, at + 28)
     (flags,) = struct.unpack_from("<Q", data, at + 40)
@@ -56,7 +59,7 @@ def _entries_of_elf(content: bytes) -> set[str]:
     table = [struct.unpack_from("<IIQQQQIIQQ", content, sections + i * each) for i in range(count)]
     names = set()
     for _, kind, _, _, offset, size, link, *_ in table:
-        if kind != 2:  # a symbol table
+        if kind != 2:  # SHT_SYMTAB
             continue
         strings = table[link][4]
         for symbol in range(offset, offset + size, 24):

@@ -1,6 +1,6 @@
-// The fork-join by itself: every item once, exceptions, calls within calls, and a system without threads to give, or
-// without processors to run them.
-// Built with -fsanitize=thread by `make sanitize`, and without by tests/test_native_programs.py.
+// Tests fork_join by itself: each item is processed once, exceptions propagate, calls nest, and nothing is lost when
+// the system refuses threads or has no processors to run them. Built with -fsanitize=thread by `make sanitize`, and
+// without by tests/test_native_programs.py.
 #include "common/fork_join.h"
 
 #include <atomic>
@@ -20,18 +20,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// Stands before the system's function of this name, so that the tests can have it refuse.
-static std::atomic<int> threads_left{1 << 30};
-// While it holds, threads that were started wait.
-static std::atomic<bool> held_back{false};
-static std::atomic<int> started{0};
+// This program defines pthread_create, in place of the system's function, to control thread creation:
+static std::atomic<int> threads_left{1 << 30};  // how many more calls succeed
+static std::atomic<bool> held_back{false};      // while true, new threads wait before they run
+static std::atomic<int> started{0};             // threads created so far
 
 struct Start {
   void* (*run)(void*);
   void* data;
 };
 
-static void* run_when_let(void* given) {
+static void* run_unless_held_back(void* given) {
   const Start start = *static_cast<Start*>(given);
   delete static_cast<Start*>(given);
   while (held_back) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -43,7 +42,7 @@ extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attribute
   static const Create create = reinterpret_cast<Create>(dlsym(RTLD_NEXT, "pthread_create"));
   if (threads_left.fetch_sub(1) <= 0) return EAGAIN;
   ++started;
-  return create(thread, attributes, run_when_let, new Start{start, data});
+  return create(thread, attributes, run_unless_held_back, new Start{start, data});
 }
 #endif
 
@@ -55,27 +54,27 @@ void require(bool holds, const std::string& what) {
   std::exit(1);
 }
 
-// Every item exactly once, in at most `threads` contiguous parts of `grain` items at least.
-void every_item_once() {
+// Every item is processed exactly once, in at most `threads` contiguous parts.
+void each_item_processed_once() {
   for (const int64_t threads : {-1, 0, 1, 2, 3, 7, 64}) {
     for (const int64_t items : {-5, 0, 1, 2, 3, 10, 63, 1000}) {
       for (const int64_t grain : {-1, 0, 1, 2, 9, 5000}) {
         std::vector<int> touched(items > 0 ? static_cast<size_t>(items) : 0, 0);  // unsynchronised: parts are disjoint
         std::atomic<int64_t> parts{0};
         fastsam::fork_join(threads, items, grain, [&](int64_t begin, int64_t end) {
-          require(begin < end && begin >= 0 && end <= items, "a part lies within the items");
+          require(begin < end && begin >= 0 && end <= items, "each part lies within the items");
           for (int64_t i = begin; i < end; ++i) ++touched[static_cast<size_t>(i)];
           ++parts;
         });
-        for (const int count : touched) require(count == 1, "each item is worked on once");
-        require(parts <= std::max<int64_t>(1, threads), "no more parts than threads");
-        require(items <= 0 ? parts == 0 : parts >= 1, "parts where there are items");
+        for (const int count : touched) require(count == 1, "each item is processed once");
+        require(parts <= std::max<int64_t>(1, threads), "there are no more parts than threads");
+        require(items <= 0 ? parts == 0 : parts >= 1, "there are parts if and only if there are items");
       }
     }
   }
 }
 
-// Uneven items may go in more parts than there are threads.
+// Items of uneven cost may be split into more parts than there are threads.
 void more_parts_than_threads() {
   for (const int64_t threads : {1, 2, 7}) {
     std::vector<int> touched(100, 0);
@@ -85,8 +84,8 @@ void more_parts_than_threads() {
       ++parts;
     };
     fastsam::fork_join(threads, 100, 6, work, 4);
-    for (const int count : touched) require(count == 1, "each item is worked on once");
-    require(parts == (threads == 1 ? 1 : std::min<int64_t>(4 * threads, 100 / 6)), "parts for each thread");
+    for (const int count : touched) require(count == 1, "each item is processed once");
+    require(parts == (threads == 1 ? 1 : std::min<int64_t>(4 * threads, 100 / 6)), "number of parts");
   }
 }
 
@@ -94,22 +93,22 @@ void wait_for_helpers() {
   while (fastsam::late_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
-// Each part waits for all others to have begun, which takes as many threads.
-void all_threads_come() {
+// Each part waits until all others have begun, which needs one thread per part.
+void parts_run_concurrently() {
   for (const int64_t threads : {2, 3, 8, 32}) {
     wait_for_helpers();
     std::atomic<int64_t> begun{0};
     fastsam::fork_join(threads, threads, 1, [&](int64_t, int64_t) {
       ++begun;
       for (int waited = 0; begun < threads; ++waited) {
-        require(waited < 60'000, "all threads work at the same time");
+        require(waited < 60'000, "all threads run at the same time");
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
     });
   }
 }
 
-// What the parts wrote is visible after the call, without further synchronisation.
+// What the parts wrote is visible to the caller afterwards, without further synchronisation.
 void results_are_visible() {
   std::vector<int64_t> sums(8, 0);
   for (int round = 0; round < 200; ++round) {
@@ -120,7 +119,7 @@ void results_are_visible() {
   }
 }
 
-void exceptions_arrive() {
+void exceptions_are_rethrown() {
   for (int64_t failing = 0; failing < 6; ++failing) {
     std::atomic<int64_t> done{0};
     bool caught = false;
@@ -132,8 +131,8 @@ void exceptions_arrive() {
     } catch (const std::invalid_argument& error) {
       caught = std::to_string(failing) == error.what();
     }
-    require(caught, "the exception of a part is thrown again");
-    require(done == 5, "the other parts come to their end");
+    require(caught, "the exception of a part is rethrown to the caller");
+    require(done == 5, "the other parts run to their end");
   }
   std::string message;
   try {
@@ -141,10 +140,10 @@ void exceptions_arrive() {
   } catch (const std::runtime_error& error) {
     message = error.what();
   }
-  require(message == "0", "of several exceptions the first part's wins");
+  require(message == "0", "of several exceptions, that of the first part is rethrown");
 }
 
-void calls_within_calls() {
+void nested_calls() {
   std::vector<int> touched(120, 0);
   fastsam::fork_join(4, 12, 1, [&](int64_t begin, int64_t end) {
     for (int64_t outer = begin; outer < end; ++outer) {
@@ -153,24 +152,24 @@ void calls_within_calls() {
       });
     }
   });
-  for (const int count : touched) require(count == 1, "each item of each inner call once");
+  for (const int count : touched) require(count == 1, "each item of each inner call is processed once");
 }
 
-void calls_side_by_side() {
+void concurrent_calls() {
   std::vector<std::thread> callers;
   for (int caller = 0; caller < 4; ++caller) callers.emplace_back(results_are_visible);
   for (std::thread& caller : callers) caller.join();
 }
 
 #if !defined(__SANITIZE_THREAD__)
-void no_threads_to_give() {
+void threads_refused() {
   for (int left = 0; left < 5; ++left) {
     threads_left = left;
     std::vector<int> touched(50, 0);
     fastsam::fork_join(5, 50, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) ++touched[static_cast<size_t>(i)];
     });
-    for (const int count : touched) require(count == 1, "each item once, with few threads");
+    for (const int count : touched) require(count == 1, "each item is processed once if threads are refused");
     threads_left = left;
     bool caught = false;
     try {
@@ -180,55 +179,55 @@ void no_threads_to_give() {
     } catch (const std::invalid_argument&) {
       caught = true;
     }
-    require(caught, "the exception of a part that found no thread");
+    require(caught, "the exception of a part whose thread was refused is rethrown");
   }
   threads_left = 1 << 30;
 }
 
-void each_item_once() {
+void check_fifty_items() {
   std::vector<int> touched(50, 0);
   fastsam::fork_join(5, 50, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) ++touched[static_cast<size_t>(i)];
   });
-  for (const int count : touched) require(count == 1, "each item once, with late helpers");
+  for (const int count : touched) require(count == 1, "each item is processed once if helper threads are late");
 }
 
-// The caller does what its helpers don't come to, who then find nothing of it; and it starts no more of them than a few
-// while none comes.
-void no_processors_for_helpers() {
+// The caller processes the parts that its helper threads don't get to, and late helpers find nothing left to do. While
+// helpers are late, only a few more are started.
+void helpers_late() {
   wait_for_helpers();
   held_back = true, started = 0;
-  for (int round = 0; round < 200; ++round) each_item_once();
+  for (int round = 0; round < 200; ++round) check_fifty_items();
   require(started >= 1 && started <= std::max<int64_t>(8, fastsam::processors),
-          "helpers that are late are not started again and again");
-  require(fastsam::late_helpers == started, "all of them are late");
+          "the number of late helpers is limited");
+  require(fastsam::late_helpers == started, "all helpers are late");
   const pid_t child = fork();
   if (child == 0) {
     held_back = false;
-    all_threads_come();  // its parent's late helpers don't count
+    parts_run_concurrently();  // the parent's late helpers must not count in the child
     _exit(0);
   }
   int status = 1;
-  require(waitpid(child, &status, 0) == child && status == 0, "a child starts helpers of its own");
+  require(waitpid(child, &status, 0) == child && status == 0, "a forked child starts its own helpers");
   held_back = false;
   wait_for_helpers();
-  all_threads_come();
+  parts_run_concurrently();
 }
 #endif
 
 }  // namespace
 
 int main() {
-  every_item_once();
+  each_item_processed_once();
   more_parts_than_threads();
-  all_threads_come();
+  parts_run_concurrently();
   results_are_visible();
-  exceptions_arrive();
-  calls_within_calls();
-  calls_side_by_side();
+  exceptions_are_rethrown();
+  nested_calls();
+  concurrent_calls();
 #if !defined(__SANITIZE_THREAD__)
-  no_threads_to_give();
-  no_processors_for_helpers();
+  threads_refused();
+  helpers_late();
 #endif
   std::puts("fork_join: ok");
   return 0;

@@ -1,9 +1,9 @@
-"""Builds the native module with sanitizers, beside the one in use, and runs the native tests on it: `make sanitize`.
+"""Builds the native module with sanitizers, separate from the one in use, and tests it: `make sanitize`.
 
-AddressSanitizer and UndefinedBehaviorSanitizer watch the module from within an ordinary Python; ThreadSanitizer, which
-can't, watches the fork-join in a program of its own. Leaks are not asked for: the interpreter and PyTorch keep memory
-until they end, and tests/test_memory_flat.py looks after growth. What this prints last is "sanitize: clean"; a
-sanitizer's report ends the process, and stands before pytest's own words about that.
+AddressSanitizer and UndefinedBehaviorSanitizer check the module inside an ordinary Python. ThreadSanitizer can't do
+that, so it checks the fork-join in a C++ program. Leak detection is off, because the interpreter and PyTorch hold
+memory until they exit; tests/test_memory_flat.py checks for growth instead. On success, the last line of output is
+"sanitize: clean". A sanitizer that finds something ends the process; its report stands above pytest's summary.
 
     python tests/native/sanitize.py [pytest's options]
 """
@@ -24,9 +24,9 @@ SANITIZERS = {
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1",
 }
-# For the CUDA kernels that run on the emulator: a kernel that leaves a tensor's memory is found here.
+# For emulated CUDA kernels: they find accesses outside of tensors.
 EMULATION_FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-# Tests of operations that neither name a sibling nor belong to one family.
+# Tests that apply to all operations, whether or not they import `siblings`.
 GENERAL = ("test_determinism.py", "test_ops.py", "test_ops_robust.py")
 
 
@@ -36,14 +36,14 @@ def run(command: list[str], **environment: str) -> None:
 
 
 def build_module() -> Path:
-    """A copy of the package whose compiled module is the instrumented one; the folder to import it from."""
+    """Copy the package with an instrumented compiled module; return the folder to import it from."""
     cmake_folder = subprocess.run(
         [sys.executable, "-m", "pybind11", "--cmakedir"], check=True, capture_output=True, text=True
     ).stdout.strip()
     options = [
         "FASTSAM_SANITIZE=ON",
         "FASTSAM_CUDA=OFF",
-        # Of any other name pybind11 would strip the module, and reports would have no lines.
+        # With any other build type pybind11 strips the module, and reports have no line numbers.
         "CMAKE_BUILD_TYPE=Debug",
         "CMAKE_CXX_FLAGS_DEBUG=-O0",
     ]
@@ -56,7 +56,7 @@ def build_module() -> Path:
     shutil.copytree(ROOT / "python" / "fastsam_core", package, ignore=ignore)
     (module,) = BUILD.glob("_cpu*.so")
     shutil.copy(module, package)
-    # An editable installation finds the package before any path does; this runs after it has set itself up.
+    # The import hook of an editable installation takes precedence over PYTHONPATH, so sitecustomize removes it.
     (package.parent / "sitecustomize.py").write_text(
         "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith('_editable_')]\n"
     )
@@ -64,13 +64,13 @@ def build_module() -> Path:
 
 
 def build_emulated() -> None:
-    """The emulated CUDA module, where it can be had; before the tests, which need it all at once."""
+    """Build the emulated CUDA module, if possible, before test processes need it."""
     build = "import cuda_emulation as e; e.why_not() or e.build()"
     run([sys.executable, "-c", build], PYTHONPATH=search_path(ROOT / "tests"), FASTSAM_EMULATION_FLAGS=EMULATION_FLAGS)
 
 
 def search_path(*folders: Path) -> str:
-    """For PYTHONPATH: these folders, then what is there."""
+    """Return a PYTHONPATH of these folders followed by its current value."""
     before = os.environ.get("PYTHONPATH")
     return os.pathsep.join([*map(str, folders), *([before] if before else [])])
 
@@ -84,7 +84,7 @@ def _cmake() -> str:
 
 
 def native_tests() -> list[str]:
-    """Every test file that runs the siblings of an operation: a new family's is among them by itself."""
+    """Return the test files of GENERAL and all that import `siblings`, so that new operation families are included."""
     files = [
         path
         for path in sorted((ROOT / "tests").glob("test_*.py"))
@@ -105,7 +105,7 @@ def library(name: str) -> str:
 
 
 def run_programs() -> None:
-    """The programs of this folder, each under the sanitizers that it is for."""
+    """Compile and run the C++ test programs with their sanitizers."""
     for name, flags in (
         ("fork_join_test", ["-fsanitize=thread"]),
         ("simd_test", ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]),
@@ -113,33 +113,33 @@ def run_programs() -> None:
         program = BUILD / name
         source = f"tests/native/{name}.cpp"
         run([COMPILER, "-std=c++17", "-g", "-O1", "-w", "-Icsrc", *flags, source, "-o", str(program), "-pthread"])
-        # Without address randomisation: the thread sanitizer of older compilers can't place its memory otherwise.
+        # Without address randomisation, because ThreadSanitizer of older compilers can't map its memory with it.
         plain = [tool, "-R"] if (tool := shutil.which("setarch")) else []
         run([*plain, str(program)])
 
 
 def run_emulator_programs() -> None:
-    """The emulator's own programs: each brings its sanitizers, the Python that builds it is an ordinary one."""
+    """Run the emulator's test programs. They are built with sanitizers; the Python that runs pytest is not."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda_emulator.py"]
     run(command, FASTSAM_EMULATION_FLAGS=EMULATION_FLAGS)
 
 
 def run_tests(folder: Path, options: list[str]) -> None:
-    """The native tests, with the package in `folder`; options are pytest's."""
-    # The compiler's C++ library too: what throws must be what the sanitizer wrapped.
+    """Run the native tests on the package in `folder`, with extra options for pytest."""
+    # libstdc++ too, so that AddressSanitizer finds the function that throws exceptions and can wrap it.
     preload = f"{library('libasan.so')} {library('libubsan.so')} {library('libstdc++.so')}"
     check = "import fastsam_core._cpu as m, sys; sys.exit(not m.__file__.startswith(sys.argv[1]))"
     environment = {"LD_PRELOAD": preload, "OMP_NUM_THREADS": "1", "FASTSAM_NATIVE": "1"}
     environment["PYTHONPATH"] = search_path(folder, ROOT / "tests")
     environment["FASTSAM_EMULATION_FLAGS"] = EMULATION_FLAGS
     run([sys.executable, "-c", check, str(folder)], **environment)
-    # What a process writes at its end pytest would capture, and lose; nor may it take what a sanitizer waits for.
+    # pytest must not capture file descriptors, or a sanitizer's last report is lost, nor handle the signals it needs.
     command = [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-p", "no:faulthandler", "-p", "no:cacheprovider"]
     run([*command, "-m", "not slow", *options, *native_tests()], **environment)
 
 
 def main() -> None:
-    """Build and run everything; the first failure ends it with an error."""
+    """Build and run everything; exit with an error at the first failure."""
     folder = build_module()
     build_emulated()
     run_programs()

@@ -1,9 +1,9 @@
 """Runs every kernel on a GPU under CUDA's compute-sanitizer: `make sanitize-cuda`.
 
-Three tools look on, one after the other: memcheck (accesses outside allocations), racecheck (shared memory) and
-synccheck (barriers). A fourth, initcheck (global memory that nobody has written), runs if it is named: it has to watch
-PyTorch's kernels too, and reports theirs as well. What this prints last is "sanitize-cuda: clean"; a finding ends it,
-with the tool's report.
+Three tools run by default, one after the other: memcheck (accesses outside allocations), racecheck (shared memory) and
+synccheck (barriers). A fourth, initcheck (reads of uninitialised global memory), runs only if named, because it must
+watch PyTorch's kernels too, and reports their findings as well. On success, the last line of output is
+"sanitize-cuda: clean"; a finding ends the run with the tool's report.
 
     python tests/native/sanitize_cuda.py [the tools to run]
 """
@@ -29,25 +29,26 @@ from fastsam_core.ops._decoder.cuda import mask_factors
 from op_examples import COVERED, example
 from siblings import carry, why_no_gpu
 
-OURS = ["--kernel-name", "kernel_substring=fastsam"]  # by mangled names, in which the namespace stands
+OURS = ["--kernel-name", "kernel_substring=fastsam"]  # matches the namespace in mangled names
 TOOLS = {"memcheck": OURS, "racecheck": ["--racecheck-report=all", *OURS], "synccheck": OURS, "initcheck": []}
 USUAL = ("memcheck", "racecheck", "synccheck")
-FOUND = 9  # the exit status of a run in which a tool has found something
+FOUND = 9  # exit status of a run in which a tool has found something
 HALVES = (torch.float16, torch.bfloat16)
-LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")  # also of floats
-# Of a few prompts, and of so many that blocks take several, and that the products of their tokens fill a GPU. The grid
-# ends within a panel of 16.
+LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")  # float32 forms exist
+# Sizes with few prompts, and with so many that each block takes several and the products of their tokens fill a GPU.
+# The grid's last panel of 16 cells is incomplete.
 FEW = {"heads": 8, "prompts": 2, "tokens": 8, "dim": 256, "grid": (5, 29)}
 MANY = {**FEW, "prompts": 100, "tokens": 7}
-WIDTHS = (2048, 256)  # of the hidden layers, as in SAM
-# Height, width, window, channels. Hopper's own kernels take global attention of 33 to 64 columns.
+WIDTHS = (2048, 256)  # hidden widths of the tokens' MLP and the IoU head in SAM
+# Height, width, window (0: global), channels per head. wgmma kernels for Hopper run global attention of 33 to 64
+# columns.
 ATTENTION = [(14, 14, 0, 64), (9, 40, 0, 64), (20, 30, 14, 80), (20, 30, 7, 32), (9, 70, 0, 64), (9, 64, 0, 80)]
 
 
 def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Operations and arguments, on the CPU, with which this sibling starts each of its kernels in each of its forms.
+    """Yield operations and CPU arguments that make this sibling launch each form of each of its kernels.
 
-    quick: in some of its forms, and without what takes many prompts.
+    quick: yield only the examples of `op_examples` and one case of attention.
     """
     for op in COVERED:
         if op in schema.CUDAS:
@@ -69,12 +70,12 @@ def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, .
     for dtype in (torch.float32, *HALVES):
         for shape in ATTENTION:
             yield "attention", _attention(*shape, dtype)
-        for channels in (96, 320):  # rows in which some lanes of a warp have nothing
+        for channels in (96, 320):  # rows that leave some lanes of a warp without elements
             given = [tensor[..., :channels].to(dtype).contiguous() for tensor in example("add_norm_into")[:4]]
             yield "add_norm_into", (*given, 1e-6)
     boxes, scores = example("nms")[:2]
     yield "nms", (boxes.double().repeat(2, 1), scores.repeat(2), 0.5)  # more than a chunk
-    # Noise in every cell: columns with so many changes that their runs are written side by side.
+    # Noise in every cell: columns with so many changes that their runs are written in parallel.
     logits, *axes = example("mask_runs")
     yield "mask_runs", (logits.sign() * 9, *axes)
 
@@ -87,7 +88,7 @@ def _attention(height: int, width: int, window: int, dim: int, dtype: torch.dtyp
 
 
 def make_calls(device: str, sibling: str, quick: bool = False) -> int:
-    """Make them; how many there were."""
+    """Call every operation of `calls` and the decoder's fused calls on `device`; return the number of calls."""
     _native_cuda.unvalidated_serve = True
     count = 0
     for op, given in calls(sibling, quick):
@@ -104,28 +105,28 @@ def make_calls(device: str, sibling: str, quick: bool = False) -> int:
 
 
 def _decode(prompts: Any, factors: Any) -> None:
-    """What the decoder calls past the operations."""
+    """Run the decoder's calls that bypass the operations."""
     chain, given = chain_of(prompts)
     chain(*given)
     mask_factors(*factors, laid_out=True)
 
 
 def main(tools: list[str]) -> None:
-    """Run the tools; the first that finds something ends it with an error."""
+    """Run the tools; exit with an error at the first finding."""
     if unknown := [tool for tool in tools if tool not in TOOLS]:
-        raise SystemExit(f"there is no tool {unknown[0]}; there are {', '.join(TOOLS)}")
+        raise SystemExit(f"unknown tool {unknown[0]}; choose from {', '.join(TOOLS)}")
     if reason := why_no_gpu():
         raise SystemExit(f"compute-sanitizer needs a GPU and the CUDA kernels: {reason}")
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if sanitizer is None:
         raise SystemExit(
-            "compute-sanitizer is needed, of CUDA's toolkit or PyPI's nvidia-cuda-sanitizer-api: put it on PATH"
+            "compute-sanitizer is needed, from the CUDA toolkit or PyPI's nvidia-cuda-sanitizer-api: put it on PATH"
         )
     for tool in tools or USUAL:
         command = [sanitizer, "--tool", tool, f"--error-exitcode={FOUND}", *TOOLS[tool]]
         command += [sys.executable, __file__, "--calls"]
         print("+", " ".join(command), flush=True)
-        # Memory of its own for each tensor: what lies beside one is nobody's.
+        # Without PyTorch's caching allocator each tensor is its own allocation, so reads beside it are reported.
         environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         if status := subprocess.run(command, env=environment).returncode:
             raise SystemExit(f"{tool} " + ("has found something" if status == FOUND else f"ended with {status}"))

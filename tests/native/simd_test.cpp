@@ -1,5 +1,5 @@
-// The vector layer of one instruction set, the one whose flags this is built with: every function of simd.inc against
-// plain C++, and the register tile of gemm.inc against a triple loop in double.
+// Tests the vector layer of the instruction set whose compiler flags this is built with: every function of simd.inc
+// against plain C++, and the register tile of gemm.inc against a triple loop in double.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -87,7 +87,7 @@ float once(Function function, float x) {
   return out[0];
 }
 
-// The bits of two bfloat16 numbers, each a float cut off.
+// Packs two floats, each truncated to bfloat16, into the bits of one float: the first in the low half.
 float pair(float first, float second) {
   uint32_t a, b;
   memcpy(&a, &first, sizeof a), memcpy(&b, &second, sizeof b);
@@ -105,7 +105,7 @@ float cut_off(float x) {
   return x;
 }
 
-void pairs() {
+void dot_products() {
   std::mt19937 random(2);
   std::uniform_real_distribution<float> draw(-100.0f, 100.0f);
   for (int round = 0; round < 1000; ++round) {
@@ -122,15 +122,15 @@ void pairs() {
   }
 }
 
-// Of both numbers of a pair: `x` rounded to bfloat16, by double's arithmetic.
-void rounding() {
+// vpair rounds both numbers to bfloat16, to nearest even; the expected values are rounded in double.
+void pair_rounding() {
   std::mt19937 random(3);
   std::uniform_real_distribution<float> draw(-4.0f, 4.0f);
   for (int round = 0; round < 4000; ++round) {
     float a[kLanes], b[kLanes], out[kLanes];
     for (int i = 0; i < kLanes; ++i) {
       a[i] = draw(random), b[i] = draw(random);
-      // Halves between two neighbours, too, which go to the even one.
+      // Includes ties halfway between two neighbours, which round to the even one.
       if (round % 4 == 0) a[i] = 1.0f + static_cast<float>(random() % 512) / 256.0f;
     }
     vstore(out, vpair(vload(a), vload(b)));
@@ -202,7 +202,7 @@ void tile(int64_t k, bool slivers) {
       for (int64_t n = 0; n < columns + 5 && r * (columns + 5) + n < static_cast<int64_t>(c.size()); ++n) {
         const auto at = static_cast<size_t>(r * (columns + 5) + n);
         if (n >= columns) {
-          same("gemm leaves what lies beside the tile", c[at], before[at]);
+          same("gemm doesn't write beside the tile", c[at], before[at]);
           continue;
         }
         double wanted = add ? before[at] : 0.0;
@@ -220,8 +220,8 @@ void tile(int64_t k, bool slivers) {
 
 int main() {
   arithmetic();
-  pairs();
-  rounding();
+  dot_products();
+  pair_rounding();
   transcendental();
   for (const int64_t k : {0, 1, 2, 7, 64, 384}) {
     for (const bool slivers : {false, true}) {

@@ -54,7 +54,7 @@ void require(bool holds, const std::string& what) {
   std::exit(1);
 }
 
-// Every item is processed exactly once, in at most `threads` contiguous parts.
+// Every item is processed exactly once, in at most `threads` contiguous parts; several have at least `grain` items.
 void each_item_processed_once() {
   for (const int64_t threads : {-1, 0, 1, 2, 3, 7, 64}) {
     for (const int64_t items : {-5, 0, 1, 2, 3, 10, 63, 1000}) {
@@ -69,6 +69,7 @@ void each_item_processed_once() {
         for (const int count : touched) require(count == 1, "each item is processed once");
         require(parts <= std::max<int64_t>(1, threads), "there are no more parts than threads");
         require(items <= 0 ? parts == 0 : parts >= 1, "there are parts if and only if there are items");
+        if (parts > 1) require(items / parts >= grain, "each of several parts has at least `grain` items");
       }
     }
   }

@@ -1,6 +1,6 @@
-"""Copies in another type that are put to work before their originals are looked at: when, and that nobody sees it.
+"""Tests that cached casted copies of an encoder run before the originals are checked for changes, with correct results.
 
-Tensors on the CPU take the way of those on a GPU; the last test is for one.
+CPU tensors are treated as GPU tensors, except in the last test, which needs a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HALF = torch.bfloat16
 
 
 class Watch:
-    """Keeps in what order encoders run ("run") and originals are looked at ("look")."""
+    """Records the order in which encoders run ("run") and originals are checked for changes ("look")."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[str] = []
@@ -52,7 +52,7 @@ class Watch:
         return result
 
     def encode(self, encoder: nn.Module, dtype: torch.dtype = HALF, images: Tensor | None = None) -> Tensor:
-        """With a result as of a new copy."""
+        """Run the encoder in `dtype`, and check the result against that of a fresh copy."""
         images = picture() if images is None else images
         del self.steps[:], self.ran[:]
         with torch.no_grad():
@@ -67,7 +67,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return Watch(monkeypatch)
 
 
-def test_the_second_call_runs_first_and_looks_then(watch: Watch) -> None:
+def test_second_call_runs_copy_before_check(watch: Watch) -> None:
     encoder = vit()
     for dtype in (HALF, torch.float16):
         watch.encode(encoder, dtype)
@@ -114,7 +114,7 @@ def fewer(encoder: ImageEncoderViT) -> None:
 @pytest.mark.parametrize(
     "change", [in_place, loaded, replaced, data, hook, pre_hook, forward, cast, parameter, training, fewer]
 )
-def test_what_has_changed_is_computed_anew(watch: Watch, change: Callable[[Any], None]) -> None:
+def test_changed_encoder_is_copied_and_run_again(watch: Watch, change: Callable[[Any], None]) -> None:
     encoder = vit()
     before = watch.encode(encoder)
     watch.encode(encoder)
@@ -128,7 +128,7 @@ def test_what_has_changed_is_computed_anew(watch: Watch, change: Callable[[Any],
     assert watch.steps == (["look", "run"] if change in (hook, pre_hook, forward, training, fewer) else ["run", "look"])
 
 
-def test_a_change_while_the_copy_runs_is_seen(watch: Watch) -> None:
+def test_change_during_run_is_detected(watch: Watch) -> None:
     encoder, images = vit(), picture()
     watch.encode(encoder)
     before = watch.encode(encoder)
@@ -145,7 +145,7 @@ def test_a_change_while_the_copy_runs_is_seen(watch: Watch) -> None:
         assert torch.equal(result, cast_copy(encoder, HALF)(images.to(HALF))) and not torch.equal(result, before)
 
 
-def test_the_old_copy_is_gone_before_there_is_a_new_one(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_copy_is_freed_before_new_one_is_made(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, alive = vit(), list[bool]()
     for _ in range(2):
         watch.encode(encoder)
@@ -162,7 +162,7 @@ def test_the_old_copy_is_gone_before_there_is_a_new_one(watch: Watch, monkeypatc
     assert alive == [False]
 
 
-def test_weights_that_come_to_be_of_the_type_are_the_models_own(watch: Watch) -> None:
+def test_encoder_already_in_dtype_is_not_copied(watch: Watch) -> None:
     encoder = vit()
     for _ in range(2):
         watch.encode(encoder)
@@ -176,7 +176,7 @@ def test_weights_that_come_to_be_of_the_type_are_the_models_own(watch: Watch) ->
 
 
 @pytest.mark.parametrize("why", ["hook", "forward", "training", "layers of others", "memory in common", "its own"])
-def test_copies_that_do_more_than_compute_come_after_the_look(watch: Watch, why: str) -> None:
+def test_check_comes_first_if_running_has_side_effects(watch: Watch, why: str) -> None:
     encoder: Any = vit()
     if why == "hook":
         hook(encoder)
@@ -198,7 +198,7 @@ def test_copies_that_do_more_than_compute_come_after_the_look(watch: Watch, why:
 @pytest.mark.parametrize(
     "when", ["gradients", "CPU", "mode", "subclass", "profiler", "tracing", "global hook", "capturing"]
 )
-def test_where_somebody_would_see_it_the_look_comes_first(watch: Watch, when: str) -> None:
+def test_check_comes_first_if_extra_run_is_observable(watch: Watch, when: str) -> None:
     encoder, images, context = vit(), picture(), nullcontext
     for _ in range(2):
         watch.encode(encoder)
@@ -223,7 +223,7 @@ def test_where_somebody_would_see_it_the_look_comes_first(watch: Watch, when: st
     assert watch.steps == ["look", "run"]
 
 
-def test_errors(watch: Watch) -> None:
+def test_only_errors_of_current_weights_are_raised(watch: Watch) -> None:
     encoder, images = vit(), torch.randn(1, 4, *picture().shape[2:])
     for _ in range(2):
         watch.encode(encoder)
@@ -231,11 +231,11 @@ def test_errors(watch: Watch) -> None:
         run_in_dtype(encoder, HALF, images, partial(watch.run, images))
     with torch.no_grad():
         encoder.patch_embed.proj = nn.Conv2d(4, 32, 16, stride=16).eval()
-    watch.encode(encoder, images=images)  # of which the copy from before knows nothing
+    watch.encode(encoder, images=images)  # the cached copy has the old layer and fails; the error must not show
     assert watch.steps[0] == "run" and watch.steps.count("run") == 2
 
 
-def test_copies_go_with_their_original(watch: Watch) -> None:
+def test_copies_are_freed_with_their_original(watch: Watch) -> None:
     encoder = vit()
     for _ in range(2):
         watch.encode(encoder)
@@ -253,7 +253,7 @@ def model_of(encoder: nn.Module, device: str) -> SamModel:
     return model
 
 
-def test_through_the_model(watch: Watch) -> None:
+def test_sam_model_encodes_as_a_fresh_copy(watch: Watch) -> None:
     model = model_of(vit(), "cpu")
     with torch.inference_mode():
         for call in range(4):
@@ -267,7 +267,7 @@ def test_through_the_model(watch: Watch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("change", [in_place, loaded, replaced, data, cast, parameter])
-def test_on_a_gpu(change: Callable[[Any], None]) -> None:
+def test_results_on_gpu_match_fresh_copy(change: Callable[[Any], None]) -> None:
     model = model_of(vit(), "cuda")
     for call in range(9):
         if call % 3 == 2:

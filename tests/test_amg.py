@@ -1,4 +1,4 @@
-"""Functions on masks and boxes by the names that users of other packages know, against plain loops."""
+"""Tests the functions of Meta's and Ultralytics' `amg` module against plain loops, and `build`'s models by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_boxes_of_masks(seed: int) -> None:
     assert amg.batched_mask_to_box(masks[:0]).shape == (0, 4)
 
 
-def test_stability() -> None:
+def test_stability_score() -> None:
     logits = torch.tensor([[[-3.0, -0.5, 0.5, 3.0]], [[9.0, 9.0, 9.0, 9.0]], [[-9.0, -9.0, -9.0, -9.0]]])
     score = amg.calculate_stability_score(logits, 0.0, 1.0)
     assert score.dtype == torch.float32 and score[:2].tolist() == [pytest.approx(1 / 3), 1.0] and score[2].isnan()
@@ -65,13 +65,13 @@ def test_small_regions(seed: int, mode: str) -> None:
         assert differ == set().union(*small)
 
 
-def test_modes_are_named() -> None:
+def test_remove_small_regions_refuses_unknown_mode() -> None:
     with pytest.raises(ValueError, match="'holes' or 'islands', not 'both'"):
         amg.remove_small_regions(np.zeros((2, 2), bool), 1, "both")
 
 
 @each_seed
-def test_run_lengths_there_and_back(seed: int) -> None:
+def test_rle_round_trip(seed: int) -> None:
     masks = random_masks(seed)
     for mask, found in zip(masks.numpy(), amg.mask_to_rle_pytorch(masks), strict=True):
         assert found["size"] == list(mask.shape) and sum(found["counts"]) == mask.size
@@ -81,7 +81,7 @@ def test_run_lengths_there_and_back(seed: int) -> None:
         assert isinstance(packed["counts"], str) and np.array_equal(rle.decode(packed), mask)
 
 
-def test_crops() -> None:
+def test_crop_boxes_and_uncropping() -> None:
     size = 300, 451
     boxes, layers = amg.generate_crop_boxes((*size, 3), 2, 0.3)
     assert [(tuple(box), layer) for box, layer in zip(boxes, layers, strict=True)] == crop_boxes(size, 2, 0.3)
@@ -100,7 +100,7 @@ def test_crops() -> None:
     assert amg.uncrop_masks(whole, picture, *size) is whole
 
 
-def test_grids_and_batches() -> None:
+def test_point_grids_and_batch_iterator() -> None:
     grid = amg.build_point_grid(5)
     assert np.array_equal(grid, point_grid(5))
     grid[0] = 7.0  # the caller's own
@@ -115,7 +115,7 @@ def test_grids_and_batches() -> None:
     assert amg.box_xyxy_to_xywh([1, 2, 5, 9]) == [1, 2, 4, 7]
 
 
-def test_columns_of_masks() -> None:
+def test_mask_data_filter_cat_and_to_numpy() -> None:
     data = amg.MaskData(names=["a", "b", "c"])
     data["scores"], data["boxes"] = torch.tensor([0.1, 0.2, 0.3]), np.arange(12).reshape(3, 4)
     data.filter(torch.tensor([True, False, True]))
@@ -134,7 +134,7 @@ def test_columns_of_masks() -> None:
         both["size"] = 3
 
 
-def test_the_same_by_metas_path() -> None:
+def test_metas_import_path_has_the_same_functions() -> None:
     assert all(getattr(metas_path, name) is getattr(amg, name) for name in metas_path.__all__)
     own = {name for name, value in vars(amg).items() if getattr(value, "__module__", "") == amg.__name__}
     assert own == set(metas_path.__all__)
@@ -143,7 +143,7 @@ def test_the_same_by_metas_path() -> None:
 # --- models ---
 
 
-def test_models_by_name(tmp_path: Any) -> None:
+def test_build_functions_by_name(tmp_path: Any) -> None:
     model = build.sam_model_map["sam_nano.pt"]()
     assert isinstance(model, SamModel) and model.name == "sam_nano" and not model.training
     untrained = build.build_sam_nano(None)

@@ -1,4 +1,4 @@
-"""Label files: a detector's boxes, masks by an untrained sam_nano, YOLO lines out."""
+"""Tests `auto_annotate` with boxes of simple detectors and an untrained sam_nano, mostly by its YOLO label files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sam(model: Any) -> SAM:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures of 80 x 48."""
+    """A folder of two images, 80 x 48 pixels."""
     from PIL import Image
 
     target = tmp_path / "images"
@@ -44,7 +44,7 @@ def detector_of(boxes: Any, class_ids: Any, names: Any = None) -> Callable[[np.n
 
 
 def files(folder: Path) -> list[str]:
-    """The label files of a folder, by their relative paths."""
+    """List the YOLO label files of a folder by relative path."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.txt"))
 
 
@@ -76,7 +76,7 @@ def test_one_line_per_box_with_its_class(sam: SAM, folder: Path) -> None:
         assert (filled == mask.numpy()).all(), "an outline with all parts and holes fills to the mask"
 
 
-def test_class_ids_follow_the_prompt_where_a_mask_is_dropped(model: Any, folder: Path) -> None:
+def test_class_ids_stay_with_their_boxes_when_a_mask_is_dropped(model: Any, folder: Path) -> None:
     everything_kept = Predictor(overrides={"model": model, **KEEP_ALL, "verbose": False})
     scores = everything_kept(folder / "a.png", bboxes=BOXES)[0].predicted_iou
     dropped = int(scores.argmin())
@@ -86,7 +86,7 @@ def test_class_ids_follow_the_prompt_where_a_mask_is_dropped(model: Any, folder:
     assert [row[0] for row in lines(target / "a.txt")] == [11 + i for i in range(3) if i != dropped]
 
 
-def test_everything_is_class_zero(model: Any, folder: Path) -> None:
+def test_segment_everything_writes_class_zero(model: Any, folder: Path) -> None:
     predictor = Predictor(
         overrides={
             "model": model, **KEEP_ALL, "conf_thres": -1e9, "stability_score_thresh": -1, "points_stride": 2,
@@ -102,7 +102,7 @@ def test_everything_is_class_zero(model: Any, folder: Path) -> None:
     assert {row[0] for row in rows} == {0}
 
 
-def test_a_bad_image_is_reported_and_the_rest_go_on(sam: SAM, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_image_is_reported_and_skipped(sam: SAM, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "broken.png").write_bytes(b"not a picture")
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         target = auto_annotate(folder, detector_of(BOXES, [1, 1, 2], ["none", "cup", "plate"]), sam)
@@ -114,7 +114,7 @@ def test_a_bad_image_is_reported_and_the_rest_go_on(sam: SAM, folder: Path, capl
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
 @pytest.mark.parametrize(("name", "said"), [("a\nb.png", "control characters"), ("x" * 251 + ".png", "too long")])
-def test_a_name_that_a_format_cannot_hold_is_skipped(sam: SAM, folder: Path, name: str, said: str) -> None:
+def test_image_with_unwritable_name_is_skipped(sam: SAM, folder: Path, name: str, said: str) -> None:
     (folder / name).write_bytes((folder / "b.png").read_bytes())
     options = {"formats": ("yolo", "labelme"), "preview": 0}
     target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options)
@@ -123,14 +123,14 @@ def test_a_name_that_a_format_cannot_hold_is_skipped(sam: SAM, folder: Path, nam
         auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options, on_error="raise", resume=False)
 
 
-def test_a_picture_called_like_a_frame(sam: SAM, folder: Path) -> None:
+def test_image_named_like_a_video_frame_is_listed(sam: SAM, folder: Path) -> None:
     (folder / "a.png").rename(folder / "clip.mp4#1.png")
     target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, formats="coco", preview=0)
     listed = json.loads((target / "coco.json").read_text())["images"]
     assert [image["file_name"] for image in listed] == ["b.png", "clip.mp4#1.png"]
 
 
-def test_paths_from_the_home_folder(sam: SAM, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tilde_in_paths_is_expanded(sam: SAM, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     target = auto_annotate("~/images", detector_of(BOXES, [1, 2, 3]), sam)
@@ -148,7 +148,7 @@ def test_images_of_one_stem_do_not_collide(sam: SAM, folder: Path) -> None:
     assert len({name.casefold() for name in names}) == 5
 
 
-def test_the_fifth_argument_is_the_folder(sam: SAM, folder: Path, tmp_path: Path) -> None:
+def test_fifth_positional_argument_is_output_dir(sam: SAM, folder: Path, tmp_path: Path) -> None:
     target = auto_annotate(str(folder), lambda image: ([], [], [], None), sam, "cpu", str(tmp_path / "out"))
     assert target == tmp_path / "out" and len(files(target)) == 2
 
@@ -158,7 +158,7 @@ def test_bad_detector_output_names_the_image(sam: SAM, folder: Path) -> None:
         auto_annotate(folder, lambda image: (BOXES, [0.9] * 3, [0] * 3), sam)
 
 
-def test_a_detector_that_is_not_there(sam: SAM, folder: Path) -> None:
+def test_missing_detector_is_refused_before_writing(sam: SAM, folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
         auto_annotate(folder, "nowhere.pt", sam)
     assert not (folder.parent / "images_auto_annotate_labels").exists(), "refused before anything is made"
@@ -166,7 +166,7 @@ def test_a_detector_that_is_not_there(sam: SAM, folder: Path) -> None:
         auto_annotate(folder, 3)
 
 
-def test_other_mistakes(sam: SAM, folder: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(sam: SAM, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"det_model='yolov8n\.pt' is a YOLO checkpoint"):
         auto_annotate(folder, "yolov8n.pt", sam, texts=["a dog"])
     with pytest.raises(TypeError, match="resume must be True or False, not 'maybe'"):
@@ -181,6 +181,6 @@ def test_other_mistakes(sam: SAM, folder: Path, tmp_path: Path) -> None:
         auto_annotate(str(folder / "*.png"), None, sam)
 
 
-def test_the_default_folder_drops_the_suffix(sam: SAM, folder: Path) -> None:
+def test_default_output_folder_drops_the_suffix(sam: SAM, folder: Path) -> None:
     renamed = folder.rename(folder.parent / "v1.0")
     assert auto_annotate(renamed, lambda image: ([], [], [], None), sam) == renamed.parent / "v1_auto_annotate_labels"

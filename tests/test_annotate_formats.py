@@ -1,4 +1,4 @@
-"""What is in the folder: every format, the file of all images, class names, the contact sheet."""
+"""Tests what `auto_annotate` writes: each label format, coco.json, class names and the contact sheet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def masks_of(labels: Any) -> dict[str, list[tuple[int, str]]]:
-    """Class and RLE of every object, by image."""
+    """Return the class and RLE of every object, by image."""
     return {
         one.file_name: [(found.class_id, found.segmentation.rle["counts"]) for found in one.objects] for one in labels
     }
@@ -71,7 +71,7 @@ def _rle(image: Path, counts: str) -> dict[str, Any]:
     return {"size": [height, width], "counts": counts}
 
 
-def test_the_coco_file_is_one_that_pycocotools_takes(sam: SAM, images: Path) -> None:
+def test_coco_file_is_valid_for_pycocotools(sam: SAM, images: Path) -> None:
     pycocotools = pytest.importorskip("pycocotools.coco", reason="pycocotools isn't installed")
     from pycocotools.cocoeval import COCOeval
 
@@ -90,7 +90,7 @@ def test_the_coco_file_is_one_that_pycocotools_takes(sam: SAM, images: Path) -> 
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
-def test_categories_keep_their_numbers(tmp_path: Path) -> None:
+def test_coco_category_ids_and_damaged_parts(tmp_path: Path) -> None:
     part = {"image": {"file_name": "a.jpg"}, "annotations": [{"category_id": 4}, {"category_id": 2}]}
     for name in ("a", "b"):
         (tmp_path / name).write_text(json.dumps(part))
@@ -109,7 +109,7 @@ def test_categories_keep_their_numbers(tmp_path: Path) -> None:
         write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {})
 
 
-def test_a_set_without_objects(sam: SAM, images: Path) -> None:
+def test_images_without_objects_get_empty_labels(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, lambda image: ([], [], [], None), sam, formats=ALL)
     assert [path.read_bytes() for path in target.rglob("*.txt")] == [b""] * 6
     made = json.loads((target / "coco.json").read_text())
@@ -117,7 +117,7 @@ def test_a_set_without_objects(sam: SAM, images: Path) -> None:
     assert [cv2.imread(str(path), -1).any() for path in (target / "png").rglob("*.png")] == [False] * 6
 
 
-def test_small_masks_are_left_out(sam: SAM, images: Path) -> None:
+def test_min_area_leaves_out_small_masks(sam: SAM, images: Path) -> None:
     whole = auto_annotate(images, detector, sam, formats="coco")
     areas = [one["area"] for one in json.loads((whole / "coco.json").read_text())["annotations"]]
     least = sorted(areas)[len(areas) // 2]
@@ -126,18 +126,18 @@ def test_small_masks_are_left_out(sam: SAM, images: Path) -> None:
     assert kept == [area for area in areas if area >= least] and 0 < len(kept) < len(areas)
 
 
-def test_class_names_lie_beside_the_labels(sam: SAM, images: Path) -> None:
+def test_yolo_class_names_are_written(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, detector, sam)
     assert dict(read_labels(target, "yolo", images=images).names) == {0: "even", 1: "odd"}
 
 
-def test_the_contact_sheet(sam: SAM, images: Path, tmp_path: Path) -> None:
+def test_contact_sheet_shows_preview_images(sam: SAM, images: Path, tmp_path: Path) -> None:
     target = auto_annotate(images, detector, sam, preview=4)
     sheet = cv2.imread(str(target / "preview.jpg"))
     assert len(list((target / ".preview").iterdir())) == 4
     assert sheet.shape[0] > 2 * 256 and sheet.shape[1] > 2 * 256 and sheet.std() > 20
     before = (target / "preview.jpg").read_bytes()
-    # Another number of pictures: what is missing is made, the labels stay.
+    # With another number of images, missing thumbnails are made and labels stay.
     labels = {name: value for name, value in tree(target).items() if name.endswith(".txt")}
     auto_annotate(images, detector, sam, preview=6)
     assert (target / "preview.jpg").read_bytes() != before and len(list((target / ".preview").iterdir())) == 6
@@ -146,8 +146,7 @@ def test_the_contact_sheet(sam: SAM, images: Path, tmp_path: Path) -> None:
     assert not (none / "preview.jpg").exists() and not (none / ".preview").exists()
 
 
-def test_labels_beside_the_images(sam: SAM, images: Path) -> None:
-    """What is written is not taken for an image by the next run."""
+def test_written_files_are_not_read_as_images(sam: SAM, images: Path) -> None:
     for _ in range(2):
         assert auto_annotate(images, detector, sam, output_dir=images) == images
         assert sorted(path.name for path in images.rglob("*.txt")) == [f"{index:05}.txt" for index in range(6)]
@@ -159,7 +158,7 @@ def test_labels_beside_the_images(sam: SAM, images: Path) -> None:
     assert tree(inside) == before
 
 
-def test_an_image_that_is_called_like_the_contact_sheet(sam: SAM, images: Path) -> None:
+def test_image_named_preview_jpg_is_not_overwritten(sam: SAM, images: Path) -> None:
     taken = images / "preview.jpg"
     taken.write_bytes(next(images.rglob("*.png")).read_bytes())
     before = taken.read_bytes()
@@ -169,7 +168,7 @@ def test_an_image_that_is_called_like_the_contact_sheet(sam: SAM, images: Path) 
     assert taken.read_bytes() == before and (images / "preview.txt").exists()
 
 
-def test_frames_of_a_video(sam: SAM, images: Path) -> None:
+def test_video_frames_are_labelled_once(sam: SAM, images: Path) -> None:
     write_video(images / "a" / "clip.avi", [np.full((48, 80, 3), 60 * level, np.uint8) for level in range(3)])
     (images / "b" / "clip.mp4").write_bytes(b"no video")
     calls = 0
@@ -188,7 +187,7 @@ def test_frames_of_a_video(sam: SAM, images: Path) -> None:
     assert len(made["images"]) == 9
 
 
-def test_pictures_in_memory_and_their_order(sam: SAM, images: Path, tmp_path: Path) -> None:
+def test_arrays_are_named_by_position(sam: SAM, images: Path, tmp_path: Path) -> None:
     pictures = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
     with pytest.raises(ValueError, match="output_dir is needed"):
         auto_annotate(pictures, detector, sam)
@@ -197,7 +196,7 @@ def test_pictures_in_memory_and_their_order(sam: SAM, images: Path, tmp_path: Pa
     assert len(json.loads((target / "coco.json").read_text())["images"]) == 6
 
 
-def test_a_batch_is_encoded_together_and_gives_the_same(sam: SAM, images: Path, tmp_path: Path) -> None:
+def test_batch_is_encoded_together_with_same_results(sam: SAM, images: Path, tmp_path: Path) -> None:
     sizes: list[int] = []
     plain = sam.model.encode_image
 
@@ -218,8 +217,8 @@ def test_a_batch_is_encoded_together_and_gives_the_same(sam: SAM, images: Path, 
         assert rle.iou([a["segmentation"]], [b["segmentation"]], [False])[0, 0] > 0.99
 
 
-def test_a_crowd_is_decoded_in_parts(sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two thousand boxes in one image, of which no more than 32 are decoded at a time."""
+def test_many_boxes_are_decoded_in_parts(sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 boxes in one image; at most 32 are decoded at a time."""
     from fastsam_core.models.sam_model import SamModel
 
     make_images(tmp_path / "images", 1)
@@ -240,8 +239,8 @@ def test_a_crowd_is_decoded_in_parts(sam: SAM, tmp_path: Path, monkeypatch: pyte
     assert [one["category_id"] - 1 for one in found] == [index % 7 for index in range(2000)]
 
 
-class KnowsTwoWords(OpenVocabularyDetector):
-    """Stands for a model of transformers, which is tested elsewhere: it finds every text it is asked for."""
+class FindsEveryText(OpenVocabularyDetector):
+    """Stand-in for a text detector of transformers that finds each text once, and lists the requests in `asked`."""
 
     kind, conf, iou, model = "owlv2", 0.1, 0.5, torch.nn.Linear(1, 1)
 
@@ -256,8 +255,8 @@ class KnowsTwoWords(OpenVocabularyDetector):
         return Detections(boxes, np.full(count, 0.9, np.float32), np.arange(count)[::-1], dict(enumerate(texts)))
 
 
-def test_texts(sam: SAM, images: Path, tmp_path: Path) -> None:
-    found = KnowsTwoWords()
+def test_texts_become_classes(sam: SAM, images: Path, tmp_path: Path) -> None:
+    found = FindsEveryText()
     target = auto_annotate(images, found, sam, texts=["a dog", "a red car"])
     assert found.asked == [["a dog", "a red car"]] * 6
     for path in target.rglob("*.txt"):
@@ -290,12 +289,12 @@ def test_texts(sam: SAM, images: Path, tmp_path: Path) -> None:
         ({"det_model": detector, "texts": ["dog"]}, ValueError, "texts need an open-vocabulary detector"),
     ],
 )
-def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], said: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         AnnotateConfig(**options)
 
 
-def test_forms_of_options() -> None:
+def test_options_are_normalised() -> None:
     config = AnnotateConfig(formats="png, yolo", classes=3, texts="a dog", device=None)
     assert config.formats == ("yolo", "png") and config.classes == [3] and config.texts == ["a dog"]
     assert config.device == ""

@@ -1,4 +1,4 @@
-"""The manifest: what is read back after any kind of end, and what is refused."""
+"""Tests the manifest of an annotation run: what is read back, also after crashes, and which files are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(folder: Path, *lines: dict[str, Any], shard: Shard = WHOLE, resume: bo
     return manifest.path
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_manifest_round_trip(tmp_path: Path) -> None:
     assert not is_started(tmp_path)
     write(tmp_path, ok("a", (0, "cup", 2), (1, "dish", 1)), {"key": "b", "status": "error", "error": "broken"})
     write(tmp_path, ok("c"), {"key": "v.mp4", "status": "video"}, shard=Shard(1, 3))
@@ -43,9 +43,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert header["settings"] == SETTINGS and header["fingerprint"] == fingerprint(SETTINGS)
 
 
-def test_lines_are_flushed_to_disk_once_a_second_and_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_are_flushed_once_a_second_and_at_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 5.0
     flushed: list[float] = []
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -58,15 +56,15 @@ def test_lines_are_flushed_to_disk_once_a_second_and_at_the_end(
     assert flushed == [5.0, 6.0, 7.25, 7.5]
 
 
-def test_an_image_counts_once(tmp_path: Path) -> None:
+def test_repeated_lines_of_an_image_count_once(tmp_path: Path) -> None:
     error = {"key": "a", "status": "error", "error": "broken"}
     write(tmp_path, error, ok("a", (0, "cup", 2)), ok("a", (0, "cup", 2)))
     history = read(tmp_path, SETTINGS)
     assert history.finished == {"a"} and not history.failed and history.classes == {(0, "cup"): 2}
 
 
-def test_the_last_line_of_an_image_that_was_labelled_again_counts(tmp_path: Path) -> None:
-    """Of its classes and of its failure, wherever the line stands among those of other shards."""
+def test_last_line_of_a_relabelled_image_counts(tmp_path: Path) -> None:
+    """The last line determines classes and failure, also across the manifests of several shards."""
     write(tmp_path, ok("a", (0, "cup", 2)), ok("b"), ok("c", (0, "cup", 1)), ok("b", (1, "dish", 4)))
     write(tmp_path, ok("c") | {"time": 2.0}, {"key": "a", "status": "error", "error": "broken"}, shard=Shard(0, 2))
     path = write(tmp_path, ok("c", (2, "fork", 1)) | {"time": 1.0}, shard=Shard(1, 2))
@@ -77,7 +75,7 @@ def test_the_last_line_of_an_image_that_was_labelled_again_counts(tmp_path: Path
     assert read(tmp_path, SETTINGS, lambda key: key == "b").classes == {(1, "dish"): 4}
 
 
-def test_the_last_name_of_label_files_counts(tmp_path: Path) -> None:
+def test_last_label_file_name_counts(tmp_path: Path) -> None:
     write(tmp_path, {**ok("a.png"), "name": "a-2"}, {**ok("b.png"), "name": "b-2"}, ok("v.mp4#7"), ok("b.png"))
     history = read(tmp_path, SETTINGS)
     assert [history.name(key) for key in ("a.png", "b.png", "v.mp4#7", "c.d.png")] == ["a-2", "b", "v_7", "c.d"]
@@ -88,8 +86,8 @@ def test_the_last_name_of_label_files_counts(tmp_path: Path) -> None:
     assert read(tmp_path, SETTINGS).name("a.png") == "a"
 
 
-def test_every_torn_end(tmp_path: Path) -> None:
-    """Cut anywhere, the whole lines count, and the next one does not stick to what was torn."""
+def test_manifest_cut_at_any_byte_is_read(tmp_path: Path) -> None:
+    """After a cut at any byte, complete lines count, and the next line is not appended to the torn one."""
     whole = write(tmp_path, ok("a"), ok("b"), ok("c")).read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
     for cut in range(len(whole) + 1):
@@ -101,7 +99,7 @@ def test_every_torn_end(tmp_path: Path) -> None:
             assert read(tmp_path, SETTINGS).finished == expected | {"d"}
 
 
-def test_a_damaged_line_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_line_is_skipped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, ok("a"), ok("b"), ok("c"))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\0" * 40 + b"\n" + b'{"key": "x"}\n' + lines[3])
@@ -121,13 +119,13 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["hello\n", "[1]\n", '{"manifest": "another 7"}\n'])
-def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+def test_files_that_are_no_manifest_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(content)
     with pytest.raises(ValueError, match="is not a manifest"):
         read(tmp_path, SETTINGS)
 
 
-def test_only_one_process_writes(tmp_path: Path) -> None:
+def test_second_writer_is_refused(tmp_path: Path) -> None:
     first = Manifest(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match=r"another process is writing .*shard="):
         Manifest(tmp_path, SETTINGS)
@@ -136,7 +134,7 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
     Manifest(tmp_path, SETTINGS).close()
 
 
-def test_starting_afresh(tmp_path: Path) -> None:
+def test_resume_false_replaces_the_manifest(tmp_path: Path) -> None:
     write(tmp_path, ok("a"))
     write(tmp_path, ok("b"), resume=False)
     assert read(tmp_path, SETTINGS).finished == {"b"}
@@ -165,13 +163,13 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "manifest.jsonl").read_bytes().count(b"\n") == 3
 
 
-def test_undecodable_names(tmp_path: Path) -> None:
+def test_key_with_undecodable_bytes_round_trips(tmp_path: Path) -> None:
     key = os.fsdecode(b"caf\xe9.jpg")
     write(tmp_path, ok(key))
     assert read(tmp_path, SETTINGS).finished == {key}
 
 
-def test_classes_of_other_pixels_under_a_name_are_forgotten() -> None:
+def test_classes_of_replaced_pixels_are_forgotten() -> None:
     history = History()
     for digest, found in (("one", (3, "dog", 2)), ("other", (1, "cat", 1)), ("other", (1, "cat", 1))):
         history.add(ok("image0", found) | {"digest": digest})

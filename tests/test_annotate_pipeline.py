@@ -1,4 +1,4 @@
-"""Loading, labelling and writing at once: order, bounds, errors from every thread."""
+"""Tests the annotation pipeline, which loads, labels and writes at the same time: order, memory bound and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def groups_of(count: int, size: int, load: Callable[[int], int]) -> Iterator[lis
 
 
 @pytest.mark.parametrize(("workers", "batch"), [(1, 1), (2, 1), (3, 4), (8, 2)])
-def test_all_come_in_order_and_are_written(workers: int, batch: int) -> None:
+def test_items_are_processed_in_order_and_written(workers: int, batch: int) -> None:
     written: list[int] = []
     with Pipeline(
         groups_of(50, batch, lambda number: number), written.append, workers=workers, batch=batch
@@ -32,8 +32,8 @@ def test_all_come_in_order_and_are_written(workers: int, batch: int) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_few_images_exist_at_a_time(batch: int) -> None:
-    """However slow labelling and writing are."""
+def test_images_in_memory_are_bounded(batch: int) -> None:
+    """Loaded images are bounded, however slow writing is."""
     turn = threading.Lock()
     alive = most = 0
 
@@ -55,12 +55,12 @@ def test_few_images_exist_at_a_time(batch: int) -> None:
         for group in pipeline:
             for number in group:
                 pipeline.write(number)
-    # Waiting groups, one at hand, one that the feeder holds, and what is to be written.
+    # Loaded groups that wait, the group being labelled, the one that the feeder holds, and images to be written.
     assert alive == 0 and most <= 2 * workers + 4 * batch + 2 * workers + 1
 
 
 def test_stages_overlap() -> None:
-    """While one image is labelled, the next are loaded and the last is written: each waits for the others."""
+    """While an image is labelled, the next one is loaded and an earlier one is written."""
     loading, writing = threading.Event(), threading.Event()
 
     def load(number: int) -> int:
@@ -80,7 +80,7 @@ def test_stages_overlap() -> None:
             pipeline.write(group[0])
 
 
-def test_an_error_while_writing_stops_the_loop() -> None:
+def test_write_error_stops_the_loop() -> None:
     def write(number: int) -> None:
         if number == 3:
             raise OSError("full")
@@ -96,7 +96,7 @@ def test_an_error_while_writing_stops_the_loop() -> None:
     assert len(seen) < 100
 
 
-def test_an_error_of_the_last_write_is_not_lost() -> None:
+def test_error_of_the_last_write_is_raised() -> None:
     def write(number: int) -> None:
         time.sleep(0.02)
         raise OSError("full")
@@ -106,7 +106,7 @@ def test_an_error_of_the_last_write_is_not_lost() -> None:
             pipeline.write(group[0])
 
 
-def test_errors_of_loading_and_feeding() -> None:
+def test_errors_of_loading_and_of_the_source_are_raised() -> None:
     def load(number: int) -> int:
         raise RuntimeError(f"load {number}")
 

@@ -1,4 +1,4 @@
-"""Annotation on a cluster: what its inputs and workers do by themselves, and a real cluster that loses a node."""
+"""Tests annotation on a Ray cluster: its inputs and workers without Ray, and a real cluster that loses a node."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from fastsam_core.distributed.worker import Worker
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray isn't installed: pip install 'ray[data]'")
-def test_a_cluster_that_loses_a_node(tmp_path: Path) -> None:
-    """Two nodes, one killed midway; then a folder that was begun elsewhere, parquet files and tar files."""
+def test_cluster_that_loses_a_node_writes_the_same(tmp_path: Path) -> None:
+    """Two nodes, one killed midway; then a folder that another process began, parquet files and tar files."""
     script = Path(__file__).with_name("annotate_cluster.py")
     roots = [Path(fastsam_core.__file__).parents[1], script.parent, *map(Path, sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "OMP_NUM_THREADS": "1"}
@@ -43,12 +43,12 @@ def test_a_cluster_that_loses_a_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_without_ray(tmp_path: Path) -> None:
+def test_annotate_ray_without_ray_says_how_to_install_it(tmp_path: Path) -> None:
     with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[ray\]'"):
         annotate_ray(tmp_path)
 
 
-def test_kinds_of_data(tmp_path: Path) -> None:
+def test_kind_of_data_is_recognised(tmp_path: Path) -> None:
     assert kind_of("s3://bucket/part-0.parquet") == kind_of(["a.PARQUET", "b.parquet"]) == "parquet"
     assert kind_of("shards/000.tar") == "webdataset"
     for name, kind in (("x.jpg", "folder"), ("x.parquet", "parquet"), ("x.tar", "webdataset")):
@@ -58,7 +58,7 @@ def test_kinds_of_data(tmp_path: Path) -> None:
         assert kind_of(folder) == kind
 
 
-def test_tar_files_of_one_name(tmp_path: Path) -> None:
+def test_tar_files_of_equal_names_are_refused(tmp_path: Path) -> None:
     for name in ("train/000.tar", "val/000.TAR"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -69,7 +69,7 @@ def test_tar_files_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("cpus", "told"), [(1, True), (2, False), (0, True)])
-def test_actors_that_leave_no_cpu_to_read_with(cpus: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_if_actors_leave_no_cpu_for_reading(cpus: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
     ray_run._warn_of_waiting(cpus, 1)
     assert ("waiting for more CPUs" in caplog.text) == told
 
@@ -82,7 +82,7 @@ def worker_for(folder: Path, reader: Any, images: Path | None = None, keys: tupl
     return Worker(config, reader, str(folder), None if images is None else str(images), Preview(keys, 4), 1)
 
 
-def test_a_worker_writes_what_one_process_does(tmp_path: Path) -> None:
+def test_worker_writes_what_one_process_does(tmp_path: Path) -> None:
     images = tmp_path / "images"
     make_images(images, 5)
     keys = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
@@ -101,7 +101,7 @@ def test_a_worker_writes_what_one_process_does(tmp_path: Path) -> None:
     assert len(labels) == 2 * 4 and any(name.startswith(".preview/") for name in written)
 
 
-def test_encoded_rows(tmp_path: Path) -> None:
+def test_rows_of_parquet_and_webdataset_are_labelled(tmp_path: Path) -> None:
     make_images(tmp_path / "images", 4)
     paths = sorted((tmp_path / "images").rglob("*.png"))
     contents = [path.read_bytes() for path in paths]
@@ -127,13 +127,13 @@ def test_encoded_rows(tmp_path: Path) -> None:
         "JPG": [None, None, None, None, contents[3]],
     }
     names = ["001.png", "002.jpg", "004.v2.PNG", "005.JPG"]
-    keys = [line["key"] for line in worker_for(out, web).label(samples)]  # as each is done
+    keys = [line["key"] for line in worker_for(out, web).label(samples)]  # in the order of completion
     assert sorted(keys) == [f"shard-07/{name}" for name in names]
     assert sorted(path.name for path in (out / "shard-07").iterdir()) == ["001.txt", "002.txt", "004.v2.txt", "005.txt"]
 
 
-def test_images_that_kill_their_process(tmp_path: Path) -> None:
-    """Ray would start another one for ever."""
+def test_images_that_keep_killing_processes_raise(tmp_path: Path) -> None:
+    """A worker gives up on images that killed several processes, because Ray restarts its actors without limit."""
     make_images(tmp_path / "images", 1)
     (path,) = (tmp_path / "images").rglob("*.png")
     rows = {"name": ["a.png"], "image": [path.read_bytes()]}
@@ -151,10 +151,10 @@ def test_images_that_kill_their_process(tmp_path: Path) -> None:
     last = worker_for(tmp_path / "out", reader)
     with pytest.raises(RuntimeError, match=r"5 processes in a row died .* from a\.png on"):
         last.label(rows)
-    assert [line["status"] for line in last.label(rows)] == ["ok"], "the count starts again once it has been told"
+    assert [line["status"] for line in last.label(rows)] == ["ok"], "the count restarts after the error"
 
 
-def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
+def test_output_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(FileNotFoundError, match="shared storage"):
         Worker(AnnotateConfig(None), FolderRows("/"), str(tmp_path / "out"), None, Preview((), 0), 1)

@@ -1,4 +1,4 @@
-"""Runs that stop, in every way, and go on; and folders that must not be written to."""
+"""Tests that annotation runs resume after any kind of end, and that they refuse folders they must not write to."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def sam() -> SAM:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Twelve pictures in three folders."""
+    """Twelve images in three folders."""
     make_images(tmp_path / "images", 12)
     return tmp_path / "images"
 
 
 class CountingDetector:
-    """The detector of the generated pictures, which counts what it is asked for. fingerprint: what it passes for."""
+    """The detector for the generated images, counting its calls. fingerprint: its identity in the manifest."""
 
     def __init__(self, fingerprint: str | None = None) -> None:
         self.calls = 0
@@ -60,8 +60,8 @@ class CountingDetector:
 
 
 @pytest.mark.slow
-def test_kills_crashes_and_shares_change_nothing(tmp_path: Path) -> None:
-    """30 runs killed at random moments, one that dies at each step that touches the disk, three at once."""
+def test_kills_crashes_and_shards_change_nothing(tmp_path: Path) -> None:
+    """30 runs killed at random moments, runs that die at each step that changes the disk, and three shards at once."""
     script = Path(__file__).with_name("annotate_kills.py")
     roots = [Path(fastsam_core.__file__).parents[1], *map(Path, sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "OMP_NUM_THREADS": "1"}
@@ -70,11 +70,11 @@ def test_kills_crashes_and_shares_change_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     progress = report["label files after each kill"]
-    assert len(progress) == 30 and sum(0 < count < 89 for count in progress) > 15, "no kill fell into the work"
+    assert len(progress) == 30 and sum(0 < count < 89 for count in progress) > 15, "too few kills fell into the work"
     assert report["recorded by shares"] == 90 and report["crash points"] > 10
 
 
-def test_a_second_run_does_nothing_again(sam: SAM, images: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_second_run_finds_everything_done(sam: SAM, images: Path, caplog: pytest.LogCaptureFixture) -> None:
     counting = CountingDetector()
     target = auto_annotate(images, counting, sam)
     before = tree(target)
@@ -85,7 +85,7 @@ def test_a_second_run_does_nothing_again(sam: SAM, images: Path, caplog: pytest.
     assert "12 label files" in caplog.text and "all done before" in caplog.text
 
 
-def test_files_that_are_gone_and_images_that_are_new(sam: SAM, images: Path) -> None:
+def test_missing_label_files_and_new_images_are_labelled(sam: SAM, images: Path) -> None:
     counting = CountingDetector()
     target = auto_annotate(images, counting, sam)
     before = tree(target)
@@ -99,10 +99,10 @@ def test_files_that_are_gone_and_images_that_are_new(sam: SAM, images: Path) -> 
     assert set(recorded(target).values()) == {1, 2}
 
 
-def test_a_replaced_image_whose_label_file_was_removed(
+def test_replaced_image_with_removed_label_is_relabelled(
     sam: SAM, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its new class is in the files of all images, and when it can't be read any more, it is left out of them."""
+    """The image's new class appears in the files that cover all images; if it is unreadable, it is left out of them."""
 
     def by_shade(image: np.ndarray) -> Any:
         shade = int(image[0, 0, 0])
@@ -136,10 +136,10 @@ def test_a_replaced_image_whose_label_file_was_removed(
         (["a.png"], ["A.png", "a.png"]),
     ],
 )
-def test_a_name_that_goes_to_another_image(
+def test_labels_follow_images_when_names_shift(
     sam: SAM, images: Path, tmp_path: Path, before: list[str], after: list[str]
 ) -> None:
-    """Which of several images has the name `a` depends on which ones there are: labels follow the images."""
+    """Which of several images gets the label name `a` depends on which ones exist. Labels must follow the images."""
     pictures = {
         name: Image.open(images / "abc"[i % 3] / f"{i:05}.png") for i, name in enumerate(sorted({*before, *after}))
     }
@@ -163,8 +163,8 @@ def video_of(path: Path, images: Path, first: int, last: int) -> None:
     write_video(path, [cv2.resize(picture, (64, 48)) for picture in pictures])
 
 
-def test_arrays_are_told_apart_by_their_pixels(sam: SAM, images: Path, tmp_path: Path) -> None:
-    """Those of another call have the same names."""
+def test_arrays_are_identified_by_their_pixels(sam: SAM, images: Path, tmp_path: Path) -> None:
+    """Arrays of different calls have the same names, so only their pixels tell them apart."""
     pictures = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
     options: dict[str, Any] = {"formats": ["yolo", "coco"]}
     counting = CountingDetector(SAME)
@@ -172,11 +172,11 @@ def test_arrays_are_told_apart_by_their_pixels(sam: SAM, images: Path, tmp_path:
         target = auto_annotate(chosen, counting, sam, output_dir=tmp_path / "out", **options)
         fresh = tree(auto_annotate(chosen, detector, sam, output_dir=tmp_path / f"fresh{counting.calls}", **options))
         assert fresh.items() <= tree(target).items()
-    assert counting.calls == 3 + 4 + 1 + 1  # of the last two calls, all but one were known
+    assert counting.calls == 3 + 4 + 1 + 1  # each of the last two calls has one new array
 
 
-def test_a_video_that_is_cut_off_in_a_share(sam: SAM, images: Path, tmp_path: Path) -> None:
-    """Its frames belong to the video's share, whatever their own keys would say."""
+def test_interrupted_video_resumes_in_its_shard(sam: SAM, images: Path, tmp_path: Path) -> None:
+    """Frames belong to the shard of their video, whatever the hash of their own keys."""
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0, "workers": 1}
     folder.mkdir()
     video_of(folder / "v.avi", images, 0, 10)
@@ -201,10 +201,10 @@ def test_a_video_that_is_cut_off_in_a_share(sam: SAM, images: Path, tmp_path: Pa
     assert tree(tmp_path / "out") == fresh
 
 
-def test_files_of_frames_and_arrays_that_are_gone(sam: SAM, images: Path, tmp_path: Path) -> None:
+def test_missing_label_files_of_frames_and_arrays_are_rewritten(sam: SAM, images: Path, tmp_path: Path) -> None:
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
     folder.mkdir()
-    for count, name in ((2, "v.mkv"), (3, "v.avi")):  # of which one has another name
+    for count, name in ((2, "v.mkv"), (3, "v.avi")):  # label files of v.mkv are named v-2
         video_of(folder / name, images, count, 2 * count)
     arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))[:3]]
     for data, gone, again in ((folder, ["v_1.txt", ".coco/v-2_0.part"], 2), (arrays, ["image1.txt"], 1)):
@@ -217,8 +217,8 @@ def test_files_of_frames_and_arrays_that_are_gone(sam: SAM, images: Path, tmp_pa
         assert tree(target) == before and counting.calls == calls + again
 
 
-def test_folders_of_labels_are_listed_once(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though no more than 64 are remembered at a time."""
+def test_label_folders_are_listed_once(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each folder is listed once, although at most 64 listings are cached at a time."""
     pictures = sorted(images.rglob("*.png"))[:2]
     for number in range(70):
         (images / f"more{number}").mkdir()
@@ -234,7 +234,7 @@ def test_folders_of_labels_are_listed_once(sam: SAM, images: Path, monkeypatch: 
     assert len(of_labels) == len(set(of_labels)) == 70
 
 
-def test_a_name_that_goes_to_another_video(sam: SAM, images: Path, tmp_path: Path) -> None:
+def test_labels_follow_videos_when_names_shift(sam: SAM, images: Path, tmp_path: Path) -> None:
     folder, options = tmp_path / "videos", {"formats": ["yolo", "coco"], "preview": 0}
     folder.mkdir()
     for count, name in ((2, "v.mkv"), (3, "v.avi")):
@@ -245,8 +245,8 @@ def test_a_name_that_goes_to_another_video(sam: SAM, images: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_an_interruption(sam: SAM, images: Path, tmp_path: Path, batch: int) -> None:
-    """Ctrl-C within the detector: what was written is recorded, and the rest follows."""
+def test_interrupted_run_resumes(sam: SAM, images: Path, tmp_path: Path, batch: int) -> None:
+    """After Ctrl-C within the detector, what was written is recorded, and the next run does the rest."""
     expected = tree(auto_annotate(images, detector, sam, output_dir=tmp_path / "whole", batch=batch))
     calls = 0
 
@@ -269,7 +269,7 @@ def test_an_interruption(sam: SAM, images: Path, tmp_path: Path, batch: int) -> 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 @pytest.mark.parametrize("part", ["label", "manifest"])
-def test_a_disk_that_takes_no_more(
+def test_full_or_read_only_disk_raises_and_run_resumes(
     sam: SAM, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, part: str
 ) -> None:
     expected = tree(auto_annotate(images, detector, sam, output_dir=tmp_path / "whole"))
@@ -309,7 +309,7 @@ def test_a_disk_that_takes_no_more(
         ({"det_model": None}, r"det_model was .* and is null"),
     ],
 )
-def test_other_settings_need_another_folder(sam: SAM, images: Path, changed: dict[str, Any], said: str) -> None:
+def test_other_settings_are_refused(sam: SAM, images: Path, changed: dict[str, Any], said: str) -> None:
     options = {"det_model": detector, **changed}
     target = auto_annotate(images, detector, sam)
     before = tree(target)
@@ -321,7 +321,7 @@ def test_other_settings_need_another_folder(sam: SAM, images: Path, changed: dic
         assert recorded(target).total() == 12
 
 
-def test_other_weights_and_other_images_need_another_folder(images: Path, sam: SAM, tmp_path: Path) -> None:
+def test_other_weights_and_other_images_are_refused(images: Path, sam: SAM, tmp_path: Path) -> None:
     target = auto_annotate(images, detector, sam)
     other = tiny_sam()
     other.model.image_encoder.pos_embed.data += 1
@@ -330,7 +330,7 @@ def test_other_weights_and_other_images_need_another_folder(images: Path, sam: S
     shutil.copytree(images, tmp_path / "second")
     with pytest.raises(ValueError, match=r"data was .*images.* and is .*second"):
         auto_annotate(tmp_path / "second", detector, sam, output_dir=target)
-    # Moved together, they are the same.
+    # Images and labels may be moved together.
     (tmp_path / "moved").mkdir()
     images.rename(tmp_path / "moved" / "images")
     target.rename(tmp_path / "moved" / target.name)
@@ -340,7 +340,7 @@ def test_other_weights_and_other_images_need_another_folder(images: Path, sam: S
 
 
 def test_labels_that_no_run_wrote_are_not_replaced(sam: SAM, images: Path, tmp_path: Path) -> None:
-    """People keep their own labels in a folder called labels."""
+    """Users may keep their own labels in the output folder; those need resume=False to be replaced."""
     own = tmp_path / "labels" / "a" / "00003.txt"
     own.parent.mkdir(parents=True)
     own.write_text("0 0.1 0.1 0.2 0.2 0.3 0.1\n")
@@ -352,7 +352,7 @@ def test_labels_that_no_run_wrote_are_not_replaced(sam: SAM, images: Path, tmp_p
     assert own.read_text() != "0 0.1 0.1 0.2 0.2 0.3 0.1\n"
 
 
-def test_starting_afresh_forgets_all_shares(sam: SAM, images: Path) -> None:
+def test_resume_false_removes_manifests_of_shards(sam: SAM, images: Path) -> None:
     for share in range(2):
         target = auto_annotate(images, detector, sam, shard=f"{share}/2")
     before = tree(target)
@@ -362,7 +362,7 @@ def test_starting_afresh_forgets_all_shares(sam: SAM, images: Path) -> None:
     assert tree(target) == before
 
 
-def test_shares_that_start_afresh_forget_other_runs(sam: SAM, images: Path) -> None:
+def test_shards_with_resume_false_remove_other_runs(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, detector, sam)
     auto_annotate(images, detector, sam, shard="1/3", resume=False)
     expected = tree(auto_annotate(images, detector, sam, conf=0.55, output_dir=images.parent / "whole"))
@@ -372,8 +372,8 @@ def test_shares_that_start_afresh_forget_other_runs(sam: SAM, images: Path) -> N
     assert tree(target) == expected
 
 
-def test_starting_afresh_beside_another_process(sam: SAM, images: Path) -> None:
-    """It must not take away what that process writes."""
+def test_resume_false_is_refused_while_another_process_writes(sam: SAM, images: Path) -> None:
+    """resume=False must not delete what another process is writing."""
     target = auto_annotate(images, detector, sam)
     before = (target / "manifest.jsonl").read_bytes()
     settings = json.loads(before.splitlines()[0])["settings"]
@@ -388,7 +388,7 @@ def test_starting_afresh_beside_another_process(sam: SAM, images: Path) -> None:
         other.close()
     other = Manifest(target, settings, Shard(0, 2))
     try:
-        for share in ("0/1", "1/2"):  # the other run, whose labels are made in another way, can't be forgotten now
+        for share in ("0/1", "1/2"):  # other settings would delete the manifest of the run that is still going on
             with pytest.raises(ValueError, match="another process is writing"):
                 auto_annotate(images, detector, sam, conf=0.3, shard=share, resume=False)
         assert other.path.exists()
@@ -396,7 +396,7 @@ def test_starting_afresh_beside_another_process(sam: SAM, images: Path) -> None:
         other.close()
 
 
-def test_the_last_share_writes_what_belongs_to_all(
+def test_last_shard_writes_files_that_cover_all_images(
     sam: SAM, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options: dict[str, Any] = {"formats": ["yolo", "coco"], "output_dir": tmp_path / "out"}
@@ -409,13 +409,13 @@ def test_the_last_share_writes_what_belongs_to_all(
     auto_annotate(images, detector, sam, shard="1/3", **options)
     assert tree(tmp_path / "out") == expected
     assert recorded(tmp_path / "out") == recorded(tmp_path / "whole")
-    # One run without shares takes all of it as done.
+    # A run without shards finds everything done.
     counting = CountingDetector(SAME)
     auto_annotate(images, counting, sam, **options)
     assert counting.calls == 0
 
 
-def test_shares_of_images_that_are_no_files(
+def test_shards_of_arrays_need_a_final_run_for_all(
     sam: SAM, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
@@ -431,7 +431,7 @@ def test_shares_of_images_that_are_no_files(
     assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == len(arrays)
 
 
-def test_a_job_without_its_own_arguments(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_is_read_from_environment(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "2")
@@ -442,7 +442,7 @@ def test_a_job_without_its_own_arguments(sam: SAM, images: Path, monkeypatch: py
 
 @pytest.fixture
 def checkpoint_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The tiny model as a file, for the command line, which has no say in the size of its input: that is small too."""
+    """A checkpoint of the tiny model for the command line, which can't set the input size: it is 128 in the model."""
     encoder = partial(ImageEncoderViT, 16, 1, 2, (0,), image_size=128, out_channels=16)
     row = dataclasses.replace(TINY, encoder=encoder, image_size=128)
     monkeypatch.setitem(registry.MODELS, "sam_b", row)
@@ -467,7 +467,7 @@ def test_bad_images_do_not_change_the_exit_status(
     lines = [json.loads(text) for text in (target / "manifest.jsonl").read_text().splitlines()]
     failed = {one["key"]: one["error"] for one in lines if one.get("status") == "error"}
     assert set(failed) == {"a/00000.png", "empty.jpg"} and "damaged" in failed["a/00000.png"]
-    # They are tried again, recorded once, and taken in when they have been mended.
+    # Bad images are tried again and recorded once; they are labelled after they have been repaired.
     assert cli.main(line) == 0
     assert recorded(target).total() == 4
     (images / "empty.jpg").write_bytes(good)
@@ -475,7 +475,7 @@ def test_bad_images_do_not_change_the_exit_status(
     assert "3 label files" in capsys.readouterr().out and (target / "empty.txt").exists()
 
 
-def test_stopping_at_the_first_bad_image(sam: SAM, images: Path) -> None:
+def test_on_error_raise_stops_at_first_bad_image(sam: SAM, images: Path) -> None:
     (images / "a" / "00000.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"a/00000\.png: not an image"):
         auto_annotate(images, detector, sam, on_error="raise")
@@ -483,7 +483,7 @@ def test_stopping_at_the_first_bad_image(sam: SAM, images: Path) -> None:
         auto_annotate(images, detector, sam, on_error="ignore")
 
 
-def test_one_image_that_the_detector_fails_on(sam: SAM, images: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_of_detector_skips_one_image(sam: SAM, images: Path, caplog: pytest.LogCaptureFixture) -> None:
     def moody(image: np.ndarray) -> Any:
         if image.shape == shape:
             raise RuntimeError("not this one")
@@ -501,8 +501,8 @@ def test_one_image_that_the_detector_fails_on(sam: SAM, images: Path, caplog: py
 
 
 @pytest.mark.parametrize("count", [4, 30])
-def test_a_detector_that_always_fails(sam: SAM, tmp_path: Path, count: int) -> None:
-    """The first error is raised, after all of a few images, and after ten of many."""
+def test_detector_that_always_fails_raises_first_error(sam: SAM, tmp_path: Path, count: int) -> None:
+    """The first error is raised after ten failures, or after all images if there are fewer."""
     make_images(tmp_path / "images", count)
     calls = 0
 

@@ -1,4 +1,4 @@
-"""Shares of the images: spelling, environment, and a hash that never changes."""
+"""Tests shards of the images: spellings, environment variables, and a hash that must never change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastsam_core.annotate.shards import WHOLE, Shard, from_environment, local_r
 
 
 @pytest.mark.parametrize("given_as", ["2/8", " 2 / 8 ", (2, 8), [2, 8]])
-def test_spellings(given_as: Any) -> None:
+def test_spellings_of_a_shard(given_as: Any) -> None:
     assert read_shard(given_as) == Shard(2, 8)
     assert str(read_shard(given_as)) == "2/8"
 
@@ -31,7 +31,7 @@ def test_spellings(given_as: Any) -> None:
         ((True, 2), TypeError, "accepted"),
     ],
 )
-def test_mistakes(given_as: Any, error: type[Exception], said: str) -> None:
+def test_wrong_shards_are_refused(given_as: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=re.escape(said)):
         read_shard(given_as)
 
@@ -46,44 +46,44 @@ def test_mistakes(given_as: Any, error: type[Exception], said: str) -> None:
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, Shard(1, 4)),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2"}, Shard(1, 2)),
         ({"SLURM_NTASKS": "4"}, WHOLE),
-        # A batch script that starts Python itself: one process for all tasks.
+        # A batch script that starts Python without srun: one process for all tasks.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}, WHOLE),
         ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH", "SLURM_STEP_ID": "0"}, Shard(2, 4)),
-        # Elements of a job array may have other folders.
+        # Elements of a job array are no shards: they may process different folders.
         ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "5"}, WHOLE),
     ],
 )
-def test_environment(environment: dict[str, str], expected: Shard) -> None:
+def test_shard_from_environment(environment: dict[str, str], expected: Shard) -> None:
     assert from_environment(environment) == expected
     assert read_shard(None, environment) == expected
     assert read_shard("0/1", environment) == WHOLE
 
 
 @pytest.mark.parametrize("environment", [{"RANK": "4", "WORLD_SIZE": "4"}, {"SLURM_PROCID": "x", "SLURM_NTASKS": "4"}])
-def test_environments_that_name_no_share(environment: dict[str, str]) -> None:
+def test_wrong_environment_is_refused(environment: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r'in the environment.*shard="0/1"'):
         from_environment(environment)
 
 
-def test_local_rank() -> None:
+def test_local_rank_from_environment() -> None:
     assert local_rank({"LOCAL_RANK": "2"}) == 2
     assert local_rank({"SLURM_LOCALID": "1"}) == 1
     assert local_rank({}) is None
 
 
-def test_the_hash_is_the_same_everywhere() -> None:
-    """Values that were computed once: another one would divide a half-done data set anew."""
+def test_stable_hash_has_recorded_values() -> None:
+    """Recorded values: another hash would distribute a half-finished data set differently."""
     assert stable_hash("a/b.jpg") == 0x67ED673B4D9FCCAE
     assert stable_hash("\udcff.jpg") == stable_hash(b"\xff.jpg".decode("utf-8", "surrogateescape"))
 
 
 @given(st.lists(st.text(max_size=30), max_size=50), st.integers(1, 7))
-def test_each_key_is_in_one_share(keys: list[str], count: int) -> None:
+def test_each_key_is_in_exactly_one_shard(keys: list[str], count: int) -> None:
     shares = [Shard(index, count) for index in range(count)]
     assert all(sum(key in share for share in shares) == 1 for key in keys)
 
 
-def test_shares_are_of_about_one_size() -> None:
+def test_shards_have_similar_sizes() -> None:
     keys = [f"folder/{index:06}.jpg" for index in range(20_000)]
     sizes = [sum(key in Shard(index, 8) for key in keys) for index in range(8)]
     assert min(sizes) > 2300 and max(sizes) < 2700

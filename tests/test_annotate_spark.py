@@ -1,4 +1,4 @@
-"""`Annotator` in Spark's `mapInPandas`, as it is. Needs pyspark, pandas, pyarrow and a Java; skipped without them."""
+"""Tests `Annotator` in Spark's `mapInPandas`. Skipped without pyspark, pandas, pyarrow and Java."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("pyarrow", reason="Spark brings batches to Python by pyarrow
 sql = pytest.importorskip("pyspark.sql", reason="no Spark")
 
 
-@pytest.mark.filterwarnings("default")  # of Spark's own
+@pytest.mark.filterwarnings("default")  # Spark itself emits warnings
 @pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs a Java")
 def test_spark_gives_the_rows_of_a_direct_call(tmp_path: Path) -> None:
     scenes = SceneDataset(96, seed=3, textures=4)

@@ -1,4 +1,4 @@
-"""From sources to keys: walking, naming, what is left out."""
+"""Tests how sources become keys of images: which files are listed, and how label files are named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"")
 
 
-def test_a_folder_is_walked_with_its_sub_folders(tmp_path: Path) -> None:
+def test_folder_is_listed_recursively(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "a/x.PNG", "a/c/y.webp", "a/notes.txt", ".hidden/z.jpg", ".z.jpg", "clip.mp4")
     files = list_files(tmp_path)
     assert files is not None
@@ -28,13 +28,13 @@ def test_a_folder_is_walked_with_its_sub_folders(tmp_path: Path) -> None:
     assert [files.name(key) for key in files.keys] == ["a/c/y", "a/x", "b", "clip"]
 
 
-def test_what_is_written_is_not_read_again(tmp_path: Path) -> None:
+def test_output_folder_is_not_listed(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "labels/png/b.png")
     files = list_files(tmp_path, tmp_path / "labels")
     assert files is not None and files.keys == ["b.jpg"]
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_symbolic_links_are_followed_without_cycles(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "elsewhere/b.jpg")
     os.symlink(tmp_path / "elsewhere", tmp_path / "images" / "more")
     os.symlink(tmp_path / "images", tmp_path / "images" / "round")
@@ -47,18 +47,18 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert files is not None and files.keys == ["a.jpg", "itself.jpg", "more/b.jpg"]
 
 
-def test_a_folder_without_images(tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a/notes.txt")
     with pytest.raises(FileNotFoundError, match=r"no image or video in the folder .* or below it"):
         list_files(tmp_path)
 
 
-def test_patterns_and_lists_have_keys_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "set/a/1.jpg", "set/b/1.jpg", "set/b/2.jpg", "other/3.jpg")
     pattern = list_files(str(tmp_path / "set" / "**" / "*.jpg"))
     assert pattern is not None and pattern.root == str(tmp_path / "set")
     assert pattern.keys == ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
-    # The root is where the pattern's fixed part ends, whatever else matches.
+    # The root is the fixed part of the pattern, whichever files match.
     fewer = list_files(str(tmp_path / "set" / "**" / "2.jpg"))
     assert fewer is not None and fewer.keys == ["b/2.jpg"]
     (tmp_path / "set" / "list.txt").write_text("a/1.jpg\nb/1.jpg\nb/1.jpg\n")
@@ -72,18 +72,18 @@ def test_patterns_and_lists_have_keys_too(tmp_path: Path, monkeypatch: pytest.Mo
     assert one is not None and one.keys == ["3.jpg"]
 
 
-def test_a_pattern_passes_over_what_is_written(tmp_path: Path) -> None:
+def test_pattern_skips_output_folder(tmp_path: Path) -> None:
     touch(tmp_path, "set/a.jpg", "set/labels/preview.jpg", "set/labels/png/a.png")
     for pattern in ("**/*", "**/*.*g"):
         found = list_files(str(tmp_path / "set" / pattern), tmp_path / "set" / "labels")
         assert found is not None and found.keys == ["a.jpg"]
-    # The images' own folder, or one above it, holds the images too.
+    # An output folder that contains the images must not exclude them.
     for output in (tmp_path, tmp_path / "set"):
         found = list_files(str(tmp_path / "set" / "*.jpg"), output)
         assert found is not None and found.keys == ["a.jpg"]
 
 
-def test_other_sources_are_no_files(tmp_path: Path) -> None:
+def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     picture = np.zeros((8, 8, 3), np.uint8)
     assert list_files([picture]) is None
@@ -122,8 +122,8 @@ def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None
         max_size=30,
     )
 )
-def test_no_two_images_have_one_name(keys: set[str]) -> None:
-    """Frames of videos included, and on file systems that ignore case."""
+def test_label_names_are_unique(keys: set[str]) -> None:
+    """Names differ also on file systems that ignore case, and include those of video frames."""
     renamed = label_names(sorted(keys))
     taken: list[str] = []
     for key in sorted(keys):

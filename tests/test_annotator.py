@@ -1,4 +1,4 @@
-"""`Annotator` on batches of rows: dicts, data frames, tables, iterators; pickled; through processes."""
+"""Tests `Annotator` on batches of rows: dicts, data frames, tables and iterators, pickled and in another process."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def config() -> AnnotateConfig:
     return AnnotateConfig(detector, tiny_sam(), "cpu", formats=FORMATS)
 
 
-def test_a_batch_holds_what_the_files_hold(images: list[Path], config: AnnotateConfig) -> None:
+def test_batch_columns_equal_label_files(images: list[Path], config: AnnotateConfig) -> None:
     target = auto_annotate(images[0].parents[1], detector, config.sam_model, "cpu", formats=FORMATS)
     made = Annotator(config)({"path": [str(path) for path in images]})
     assert list(made) == ["path", "width", "height", "objects", "error", *FORMATS]
-    # NumPy's own text and bytes lose zeros at their end.
+    # NumPy's own string and bytes dtypes would drop trailing zeros.
     assert {made[name].dtype for name in ("path", "error", *FORMATS)} == {np.dtype(object)}
     for row, path in enumerate(images):
         stem = path.relative_to(images[0].parents[1]).with_suffix("").as_posix()
@@ -47,9 +47,9 @@ def test_a_batch_holds_what_the_files_hold(images: list[Path], config: AnnotateC
         assert len(json.loads(made["coco"][row])["annotations"]) == made["objects"][row] == len(written["annotations"])
 
 
-def test_pixels_come_in_several_ways(images: list[Path], config: AnnotateConfig) -> None:
+def test_pixel_columns_of_every_kind_give_equal_labels(images: list[Path], config: AnnotateConfig) -> None:
     annotator = Annotator(config)
-    names = [path.name for path in images]  # no files of this folder: the pixels are taken
+    names = [path.name for path in images]  # not files in the current folder, so the pixel columns are used
     expected = annotator({"path": [str(path) for path in images]})["yolo"].tolist()
     rgb = [read_image(path)[..., ::-1] for path in images]
     column = np.empty(len(rgb), object)
@@ -63,7 +63,7 @@ def test_pixels_come_in_several_ways(images: list[Path], config: AnnotateConfig)
         assert annotator({"path": names, **pixels})["yolo"].tolist() == expected
 
 
-def test_bad_rows_say_why(images: list[Path], config: AnnotateConfig, tmp_path: Path) -> None:
+def test_bad_rows_have_an_error(images: list[Path], config: AnnotateConfig, tmp_path: Path) -> None:
     made = Annotator(config)(
         {"path": [str(images[0]), str(tmp_path / "missing.png"), "c"], "bytes": [None, None, b"x"]}
     )
@@ -81,7 +81,7 @@ def test_bad_rows_say_why(images: list[Path], config: AnnotateConfig, tmp_path: 
             broken({"path": [str(path) for path in images]})
 
 
-def test_names_that_lead_out_of_a_folder_or_are_none(
+def test_paths_outside_the_folder_and_empty_paths(
     images: list[Path], config: AnnotateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(images[0].parent)
@@ -91,7 +91,7 @@ def test_names_that_lead_out_of_a_folder_or_are_none(
     assert "file_name must be" in made["error"][1] and made["objects"][1] == 0 and made["yolo"][1] == ""
 
 
-def test_data_frames_tables_and_iterators(images: list[Path], config: AnnotateConfig) -> None:
+def test_iterator_is_processed_one_batch_at_a_time(images: list[Path], config: AnnotateConfig) -> None:
     annotator = Annotator(config)
     expected = annotator({"path": [str(path) for path in images]})["yolo"].tolist()
     parts = iter([{"path": [str(path)]} for path in images])
@@ -100,7 +100,7 @@ def test_data_frames_tables_and_iterators(images: list[Path], config: AnnotateCo
     assert [next(made)["yolo"][0] for _ in range(2)] == expected[1:]
 
 
-def test_a_data_frame(images: list[Path], config: AnnotateConfig) -> None:
+def test_data_frame_gives_a_data_frame(images: list[Path], config: AnnotateConfig) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas isn't installed")
     annotator = Annotator(config)
     frame = pandas.DataFrame({"path": [str(path) for path in images], "bytes": [path.read_bytes() for path in images]})
@@ -110,14 +110,14 @@ def test_a_data_frame(images: list[Path], config: AnnotateConfig) -> None:
     assert [len(one) for one in annotator(iter([frame, frame]))] == [3, 3]
 
 
-def test_a_table(images: list[Path], config: AnnotateConfig) -> None:
+def test_table_gives_a_table(images: list[Path], config: AnnotateConfig) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow isn't installed")
     table = pyarrow.table({"path": [str(path) for path in images], "bytes": [path.read_bytes() for path in images]})
     made = Annotator(config)(table)
     assert isinstance(made, pyarrow.Table) and made["error"].to_pylist() == ["", "", ""]
 
 
-def test_columns_in_sparks_words(config: AnnotateConfig) -> None:
+def test_schema_is_in_sparks_syntax(config: AnnotateConfig) -> None:
     assert Annotator(config).schema == (
         "path string, width int, height int, objects int, error string, yolo string, coco string, sa1b string, "
         "labelme string, png binary"
@@ -125,12 +125,12 @@ def test_columns_in_sparks_words(config: AnnotateConfig) -> None:
 
 
 @pytest.mark.parametrize("batch", [{"file": ["a"]}, {}])
-def test_missing_columns(batch: dict[str, Any], config: AnnotateConfig) -> None:
+def test_missing_path_column_is_refused(batch: dict[str, Any], config: AnnotateConfig) -> None:
     with pytest.raises(ValueError, match="needs the column path"):
         Annotator(config)(batch)
 
 
-def test_other_batches(config: AnnotateConfig) -> None:
+def test_batch_of_another_type_is_refused(config: AnnotateConfig) -> None:
     with pytest.raises(TypeError, match="a batch is a dict of columns"):
         Annotator(config)(["a.jpg"])
 
@@ -143,28 +143,28 @@ def test_other_batches(config: AnnotateConfig) -> None:
         ({"path": ["a"], "image": None}, TypeError, "the column image must be a list or an array"),
     ],
 )
-def test_columns_that_are_none(
+def test_wrong_columns_are_refused(
     batch: dict[str, Any], error: type[Exception], said: str, config: AnnotateConfig
 ) -> None:
     with pytest.raises(error, match=said):
         Annotator(config)(batch)
 
 
-def test_no_rows(config: AnnotateConfig) -> None:
+def test_empty_batch_has_empty_columns(config: AnnotateConfig) -> None:
     made = Annotator(config)({"path": []})
     assert {len(column) for column in made.values()} == {0}
     whole = [name for name, column in made.items() if column.dtype == np.int64]
-    assert whole == ["width", "height", "objects"]  # as of other batches, which it may be joined with
+    assert whole == ["width", "height", "objects"]  # the dtypes of other batches, so that they can be concatenated
 
 
-def test_it_is_small_and_lazy_until_it_is_used(images: list[Path]) -> None:
+def test_models_are_loaded_on_first_use(images: list[Path]) -> None:
     annotator = Annotator({"det_model": "missing.pt", "sam_model": "missing_too.pt"})
-    assert len(pickle.dumps(annotator)) < 1000, "names travel, not weights"
+    assert len(pickle.dumps(annotator)) < 1000, "names are pickled, not weights"
     with pytest.raises(FileNotFoundError):
         annotator({"path": [str(images[0])]})
 
 
-def test_pickling_drops_what_was_loaded(images: list[Path], config: AnnotateConfig) -> None:
+def test_pickling_drops_loaded_models(images: list[Path], config: AnnotateConfig) -> None:
     annotator = Annotator(config)
     before = annotator({"path": [str(images[0])]})["yolo"][0]
     copy = pickle.loads(pickle.dumps(annotator))
@@ -177,8 +177,8 @@ def _in_another_process(annotator: Annotator, path: str) -> tuple[str, dict[str,
     return annotator({"path": [path]})["yolo"][0], annotator.settings()
 
 
-def test_another_process(images: list[Path], config: AnnotateConfig) -> None:
-    """Spawned, so that nothing but the pickle gets there."""
+def test_annotator_works_in_another_process(images: list[Path], config: AnnotateConfig) -> None:
+    """The process is spawned, not forked, so that it gets nothing but the pickle."""
     annotator = Annotator(config)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         text, settings = pool.apply(_in_another_process, (annotator, str(images[0])))

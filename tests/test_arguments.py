@@ -1,4 +1,4 @@
-"""Command-line words to values: every spelling that people use, and what is refused."""
+"""Tests how command-line words are parsed to values: the accepted spellings, and what is refused."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def values(line: str, **known: set[str]) -> dict[str, object]:
         ("rtsp://camera/1?a=b", "rtsp://camera/1?a=b"),
     ],
 )
-def test_values(text: str, value: object) -> None:
+def test_parse_value(text: str, value: object) -> None:
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
 
 
 @pytest.mark.parametrize("text", ["[[1,2]", "[a,b]", "[1 2]", "[" * 500 + "]" * 500])
-def test_broken_lists(text: str) -> None:
+def test_broken_lists_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse([f"points={text}"])
 
@@ -71,11 +71,11 @@ def test_switch_does_not_swallow_a_word() -> None:
     assert (arguments.words, arguments.values) == (["predict"], {"save": True})
 
 
-def test_negative_values() -> None:
+def test_negative_numbers_are_values() -> None:
     assert values("--conf -1 --labels [-1]") == {"conf": -1, "labels": [-1]}
 
 
-def test_a_list_split_by_the_shell() -> None:
+def test_list_split_by_the_shell_is_joined() -> None:
     assert values("points=[[900, 370], [1, 2]] labels=[1, 0]") == {"points": [[900, 370], [1, 2]], "labels": [1, 0]}
     assert values("--points [[900, 370]] --labels [1]") == {"points": [[900, 370]], "labels": [1]}
     assert values("points = [ 900, 370 ]") == {"points": [900, 370]}
@@ -86,31 +86,31 @@ def test_texts_stay_text() -> None:
     assert values("name=none", texts={"name"}) == {"name": None}
 
 
-def test_an_empty_value() -> None:
+def test_empty_value_is_an_empty_text() -> None:
     assert values("device= save=True") == {"device": "", "save": True}
 
 
-def test_a_value_with_an_equals_sign() -> None:
+def test_value_may_contain_an_equals_sign() -> None:
     assert values("source=http://host/a?b=c") == {"source": "http://host/a?b=c"}
 
 
-def test_a_key_given_twice() -> None:
+def test_key_given_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="conf is given twice"):
         values("conf=1 --conf 2")
 
 
-def test_a_bracket_in_quotes_is_text() -> None:
+def test_bracket_in_quotes_is_text() -> None:
     line = ['texts=["a :("]', "source=x.jpg"]
     assert parse(line, lists={"texts"}).values == {"texts": ["a :("], "source": "x.jpg"}
 
 
-def test_a_bracket_never_closed() -> None:
+def test_unclosed_bracket_is_refused() -> None:
     with pytest.raises(UsageError, match="never closed"):
         values("points=[[1, 2] labels=[1]")
 
 
 @pytest.mark.parametrize("line", ["--source", "--source --verbose", "--source conf=1"])
-def test_a_value_that_is_missing(line: str) -> None:
+def test_missing_value_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match="--source needs a value"):
         values(line)
 

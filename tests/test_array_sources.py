@@ -1,4 +1,4 @@
-"""Pictures from memory: arrays, tensors, PIL images, encoded bytes, open files and iterators of them."""
+"""Tests image sources in memory: arrays, tensors, PIL images, encoded bytes, open files and iterators of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from picture_files import BGR, RGB, encode, only, write
         (BGR[:, :, 0] > 9, np.repeat(np.where(BGR[:, :, :1] > 9, 255, 0), 3, 2)),
     ],
 )
-def test_arrays(array: np.ndarray, expected: np.ndarray) -> None:
+def test_arrays_become_bgr_images(array: np.ndarray, expected: np.ndarray) -> None:
     before = array.copy()
     item = only(array)
     assert np.array_equal(item.image, expected)
@@ -50,12 +50,12 @@ def test_arrays(array: np.ndarray, expected: np.ndarray) -> None:
         (np.empty((4, 4, 3), object), r"not object"),
     ],
 )
-def test_arrays_that_are_no_pictures(array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_no_images_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_sources(array)
 
 
-def test_tensors() -> None:
+def test_tensors_become_bgr_images() -> None:
     chw = torch.from_numpy(RGB).permute(2, 0, 1)
     for tensor in (chw, chw[None], chw / 255, (chw / 255).half(), (chw / 255).double(), torch.cat([chw, chw[:1]])):
         before = tensor.clone()
@@ -98,12 +98,12 @@ def test_float_tensor_up_to_255_is_taken_with_a_warning(caplog: pytest.LogCaptur
         (torch.full((3, 4, 4), float("nan")), r"span"),
     ],
 )
-def test_tensors_that_are_no_pictures(tensor: torch.Tensor, message: str) -> None:
+def test_tensors_that_are_no_images_are_refused(tensor: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(load_sources(tensor))
 
 
-def test_encoded_bytes() -> None:
+def test_encoded_bytes_are_decoded() -> None:
     data = encode(RGB, "PNG")
     for given in (data, bytearray(data), memoryview(data), BytesIO(data)):
         assert np.array_equal(only(given).image, BGR)
@@ -111,7 +111,7 @@ def test_encoded_bytes() -> None:
         list(load_sources(b"hello, this is text"))
 
 
-def test_binary_file_objects(tmp_path: Path) -> None:
+def test_binary_file_objects_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png")
     with open(path, "rb") as file:
         source = load_sources(file)
@@ -127,9 +127,9 @@ def test_binary_file_objects(tmp_path: Path) -> None:
             list(load_sources(file))
 
 
-def test_an_object_that_reads_something_else(tmp_path: Path) -> None:
+def test_object_whose_read_gives_no_bytes_is_refused(tmp_path: Path) -> None:
     class Upload:
-        """As some web frameworks give, with a file's methods that do something else."""
+        """An upload object like those of some web frameworks, whose `seek` and `read` aren't those of a file."""
 
         def seek(self, place: int) -> None: ...
 
@@ -147,7 +147,7 @@ def test_pil_image_keeps_its_file_name(tmp_path: Path) -> None:
     assert only(Image.fromarray(RGB)).path == "image0.jpg"
 
 
-def test_iterator_is_taken_one_at_a_time(tmp_path: Path) -> None:
+def test_iterator_is_read_one_item_at_a_time(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png")
     asked = []
 
@@ -169,7 +169,7 @@ def test_iterator_is_taken_one_at_a_time(tmp_path: Path) -> None:
         list(load_sources(iter([5])))
 
 
-def test_none_in_an_iterator_is_a_picture_that_cannot_be_read() -> None:
+def test_none_in_an_iterator_is_an_unreadable_image() -> None:
     items = list(load_sources(iter([BGR, None, BGR])))
     assert [(i.index, i.path, i.image is None) for i in items] == [
         (0, "image0.jpg", False),
@@ -179,7 +179,7 @@ def test_none_in_an_iterator_is_a_picture_that_cannot_be_read() -> None:
     assert "cv2.imread" in str(items[1].error)
 
 
-def test_frames_of_an_iterator_are_their_own() -> None:
+def test_items_of_an_iterator_are_copied() -> None:
     buffer = np.zeros_like(BGR)
 
     def camera() -> Any:
@@ -191,6 +191,6 @@ def test_frames_of_an_iterator_are_their_own() -> None:
 
 
 @pytest.mark.parametrize("tensor", [torch.empty(3, 4, 5, device="meta"), torch.zeros(3, 4, 5).to_sparse()])
-def test_tensors_without_pixels_in_order(tensor: torch.Tensor) -> None:
+def test_meta_and_sparse_tensors_are_refused(tensor: torch.Tensor) -> None:
     with pytest.raises(TypeError, match=r"an image tensor must be a plain tensor, not a (meta|sparse)"):
         list(load_sources(tensor))

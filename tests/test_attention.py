@@ -1,4 +1,4 @@
-"""Attention: every sibling against the textbook in float64, and the promises about sizes, threads and odd values."""
+"""Tests every implementation of attention against a plain one in float64: sizes, extreme values, dtypes and threads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ each_sibling = each_sibling_of("attention")
 
 
 def textbook(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """(..., N, d) each, and the whole (..., N, N) bias, in float64."""
+    """Return the attention of q, k and v, (..., N, d) float64 each, with a dense bias (..., N, N)."""
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
     return scores.softmax(-1) @ v
 
 
 def windows_of(qkv: Tensor, window: int, padding: Tensor | None) -> list[tuple[slice, slice, Tensor]]:
-    """Each window's rows and columns on the grid, and its tokens (B, window, window, C), padding included."""
+    """List each window's rows and columns on the grid, and its tokens (B, window, window, C) including padding."""
     height, width = qkv.shape[1:3]
     found = []
     for top, left in itertools.product(range(0, height, window), range(0, width, window)):
@@ -58,7 +58,7 @@ def plain_windowed_attention(qkv, bias, window, padding=None):
 
 
 def example(height, width, window=0, *, dim=16, heads=2, batch=1, scale=1.0, seed=0):
-    """Arguments of `attention`; with a padding vector where the windows need one."""
+    """Return arguments of `attention`, with a padding vector if the windows need one."""
     generator = torch.Generator().manual_seed(seed)
     channels = 3 * heads * dim
     qkv = torch.randn(batch, height, width, channels, generator=generator) * scale
@@ -69,7 +69,7 @@ def example(height, width, window=0, *, dim=16, heads=2, batch=1, scale=1.0, see
 
 
 def windowed_example(height, width, window, *, dim=16, heads=2, batch=1, scale=1.0, seed=0):
-    """Arguments of `windowed_attention`."""
+    """Return arguments of `windowed_attention`."""
     qkv, _, _, _, _, padding = example(height, width, window, dim=dim, heads=heads, batch=batch, scale=scale, seed=seed)
     bias = torch.randn(heads, window**2, window**2, generator=torch.Generator().manual_seed(seed + 1))
     return qkv, bias, window, padding
@@ -95,7 +95,7 @@ GRIDS = [
 @each_sibling
 @pytest.mark.parametrize(("height", "width", "window"), GRIDS)
 @pytest.mark.parametrize("dim", [1, 3, 32, 64])
-def test_grids_and_windows(sibling, height, width, window, dim):
+def test_grids_and_windows_match_float64(sibling, height, width, window, dim):
     arguments = example(height, width, window, dim=dim, batch=2)
     given = ops.siblings("attention")[sibling](*arguments)
     assert given.dtype == torch.float32 and given.is_contiguous()
@@ -105,7 +105,7 @@ def test_grids_and_windows(sibling, height, width, window, dim):
 @each_sibling
 @pytest.mark.parametrize("dim", [1, 3, 16, 32, 64, 80, 96])
 @pytest.mark.parametrize("window", [0, 5])
-def test_head_dimensions(sibling, dim, window):
+def test_head_dimensions_match_float64(sibling, dim, window):
     arguments = example(8, 10, window, dim=dim, heads=3, seed=dim)
     given = ops.siblings("attention")[sibling](*arguments)
     torch.testing.assert_close(given.double(), plain_attention(*arguments), rtol=1e-5, atol=2e-5)
@@ -114,15 +114,15 @@ def test_head_dimensions(sibling, dim, window):
 @each_sibling
 @pytest.mark.parametrize(("height", "width", "window"), [grid for grid in GRIDS if grid[2]])
 @pytest.mark.parametrize("dim", [3, 32])
-def test_dense_bias(sibling, height, width, window, dim):
+def test_windowed_attention_matches_float64(sibling, height, width, window, dim):
     arguments = windowed_example(height, width, window, dim=dim, heads=3, batch=2)
     given = ops.siblings("windowed_attention")[sibling](*arguments)
     torch.testing.assert_close(given.double(), plain_windowed_attention(*arguments), rtol=1e-5, atol=2e-5)
 
 
 @each_sibling
-def test_the_grid_of_the_models(sibling):
-    # The kernels' grid is as wide, so that a tile is a row of keys here, too.
+def test_grid_of_64_columns_matches_reference(sibling):
+    # 64 columns on the emulator too, so that a tile of keys is one row of the grid, as in the models.
     arguments = example(fewer(sibling, 64, 5), 64, dim=fewer(sibling, 8, 64), heads=1)
     given = ops.siblings("attention")[sibling](*arguments)
     torch.testing.assert_close(given, ops.siblings("attention")["reference"](*arguments), rtol=1e-5, atol=2e-5)
@@ -130,8 +130,8 @@ def test_the_grid_of_the_models(sibling):
 
 @each_sibling
 @pytest.mark.parametrize("window", [0, 4])
-def test_huge_scores(sibling, window):
-    # e^x of any of these scores alone overflows. In float32 they are known to a thousandth, so the weights are, too.
+def test_huge_scores_do_not_overflow(sibling, window):
+    # exp of any large score overflows. In float32 scores have an absolute error of about 1e-3, so the weights have too.
     qkv, rel_pos_h, rel_pos_w, heads, _, padding = example(9, 8, window, dim=64)
     q, k, v = qkv.chunk(3, dim=-1)
     q, k = (q * 2).round() * 32, (k * 2).round() * 32
@@ -145,7 +145,7 @@ def test_huge_scores(sibling, window):
 
 @each_sibling
 @pytest.mark.parametrize("value", [1e4, -1e4])
-def test_a_large_bias_for_all_changes_nothing(sibling, value):
+def test_bias_added_to_all_scores_changes_nothing(sibling, value):
     qkv, bias, window, padding = windowed_example(9, 8, 4, dim=32)
     run = ops.siblings("windowed_attention")[sibling]
     torch.testing.assert_close(
@@ -154,8 +154,8 @@ def test_a_large_bias_for_all_changes_nothing(sibling, value):
 
 
 @each_sibling
-def test_growing_scores_rescale_what_was_summed(sibling):
-    # Each tile of keys has a larger score than those before, and the other way round.
+def test_growing_and_shrinking_scores_match_float64(sibling):
+    # Scores grow from tile to tile of keys, and in the second round they shrink.
     side, dim = fewer(sibling, (30, 4), (12, 64))
     qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(side, side, dim=dim, heads=1)
     largest = 120 / dim**0.5
@@ -167,13 +167,13 @@ def test_growing_scores_rescale_what_was_summed(sibling):
         torch.testing.assert_close(given.double(), plain_attention(*arguments), rtol=1e-4, atol=1e-4)
 
 
-# The NaN that a GPU makes has all bits set but the sign.
+# The NaN that GPUs produce has all bits set except the sign.
 GPU_NAN = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
 
 
 @each_sibling
 @pytest.mark.parametrize("value", [torch.nan, GPU_NAN, torch.inf, -torch.inf])
-def test_values_that_are_not_numbers_stay_in_their_window_and_head(sibling, value):
+def test_nan_and_infinity_stay_in_their_window_and_head(sibling, value):
     qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(8, 8, 4, dim=64)
     clean = ops.siblings("attention")[sibling](qkv, rel_pos_h, rel_pos_w, heads, window, padding)
     qkv[0, 1, 2, 5] = value  # a query of the first head in the first window
@@ -186,7 +186,7 @@ def test_values_that_are_not_numbers_stay_in_their_window_and_head(sibling, valu
 
 @each_sibling
 @pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (2, 4, 0)])
-def test_empty_grids(sibling, shape):
+def test_empty_grids_give_empty_results(sibling, shape):
     batch, height, width = shape
     qkv = torch.zeros(batch, height, width, 12)
     assert ops.siblings("windowed_attention")[sibling](qkv, torch.zeros(2, 4, 4), 2).shape == (*shape, 4)
@@ -196,19 +196,19 @@ def test_empty_grids(sibling, shape):
 
 @each_sibling
 @pytest.mark.parametrize("window", [0, 4])
-def test_views_are_read_as_they_are(sibling, window):
+def test_strided_and_unaligned_views(sibling, window):
     qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(6, 10, window, dim=64)
     strided = qkv.transpose(1, 2).contiguous().transpose(1, 2)
     run = ops.siblings("attention")[sibling]
     arguments = (rel_pos_h.T.contiguous().T, rel_pos_w, heads, window, padding)
     expected = run(qkv, rel_pos_h, rel_pos_w, heads, window, padding)
     torch.testing.assert_close(run(strided, *arguments), expected)
-    shifted = torch.zeros(qkv.numel() + 1)[1:].view(qkv.shape).copy_(qkv)  # begins where no vector register would
+    shifted = torch.zeros(qkv.numel() + 1)[1:].view(qkv.shape).copy_(qkv)  # not aligned to vector registers
     torch.testing.assert_close(run(shifted, *arguments), expected)
 
 
 @each_sibling
-def test_a_bias_of_minus_infinity_gives_no_weight(sibling):
+def test_bias_of_minus_infinity_gives_no_weight(sibling):
     qkv, bias, window, padding = windowed_example(9, 8, 5, dim=32)
     generator = torch.Generator().manual_seed(3)
     bias[torch.rand(bias.shape, generator=generator) < 0.5] = -torch.inf
@@ -220,7 +220,7 @@ def test_a_bias_of_minus_infinity_gives_no_weight(sibling):
 
 
 @each_sibling
-def test_other_tensors_take_the_dtype_of_qkv(sibling):
+def test_other_tensors_are_converted_to_the_dtype_of_qkv(sibling):
     qkv, rel_pos_h, rel_pos_w, heads, window, padding = example(6, 10, 4, dim=64)
     run = ops.siblings("attention")[sibling]
     narrow = [tensor.bfloat16() for tensor in (rel_pos_h, rel_pos_w, padding)]
@@ -233,7 +233,7 @@ def test_other_tensors_take_the_dtype_of_qkv(sibling):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_other_dtypes_go_to_pytorch(dtype):
+def test_other_dtypes_use_the_reference(dtype):
     arguments = [a.to(dtype) if isinstance(a, Tensor) else a for a in example(6, 10, 4, dim=8)]
     given = ops.attention(*arguments)
     assert given.dtype == dtype
@@ -243,7 +243,7 @@ def test_other_dtypes_go_to_pytorch(dtype):
 @each_sibling
 def test_same_bits_over_threads_and_repeats(sibling):
     if not sibling.startswith("cpu"):
-        pytest.skip("PyTorch makes no such promise, and a GPU knows no such threads")
+        pytest.skip("only the C++ code guarantees equal bits over PyTorch's numbers of threads")
     calls = [
         ("attention", example(20, 23, dim=16, heads=3, batch=2)),
         ("attention", example(20, 33, 7, dim=16, heads=3, batch=2)),
@@ -285,7 +285,7 @@ QKV, TABLE, BIAS = torch.zeros(1, 4, 6, 24), torch.zeros(7, 4), torch.zeros(2, 4
         ("windowed_attention", (QKV[:, :3], BIAS, 2, torch.zeros(24, 1)), "padding must have shape"),
     ],
 )
-def test_what_does_not_fit_is_a_value_error(sibling, op, arguments, message):
+def test_wrong_arguments_raise_value_error(sibling, op, arguments, message):
     with pytest.raises(ValueError, match=message):
         ops.siblings(op)[sibling](*arguments)
 

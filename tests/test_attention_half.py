@@ -1,7 +1,6 @@
-"""Attention in half precision: errors are at most twice those of plain PyTorch in the same dtype.
+"""Tests the CUDA kernels of attention in half precision: errors are at most twice those of plain PyTorch in that dtype.
 
-Both are compared with float64, on the same rounded inputs. The reference serves half precision on the CPU; the CUDA
-form has kernels for it.
+Both are compared with float64 on the same rounded inputs.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 
 @pytest.fixture(autouse=True)
 def kernels_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without those for Hopper alone, which test_attention_wgmma.py is about."""
+    """Turn off the kernels that only Hopper runs; test_attention_wgmma.py tests those."""
     monkeypatch.setattr(cuda, "has_wgmma", lambda *given: False)
 
 
@@ -39,7 +38,7 @@ def cast(arguments: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
 
 
 def check_error(op: str, sibling: str, arguments: tuple[Any, ...], plain: Callable[..., Tensor]) -> None:
-    """The rule, for a sibling's largest error."""
+    """Check that a sibling's largest error is at most twice the reference's, both against `plain` in float64."""
     exact = plain(*cast(arguments, torch.float64))
     given = ops.siblings(op)[sibling](*arguments)
     assert given.dtype == arguments[0].dtype and given.is_contiguous() and not given.isnan().any()
@@ -61,13 +60,13 @@ def check_error(op: str, sibling: str, arguments: tuple[Any, ...], plain: Callab
         (20, 15, 14),  # windows over both edges
         (2, 3, 14),  # a window larger than the grid
         (9, 8, 7),
-        (19, 16, 0),  # more rows than a warp has terms of at a time
+        (19, 16, 0),  # more rows than a warp holds position terms for at a time
         (7, 21, 0),
         (2, 64, 0),  # a tile is a row of keys
         (2, 100, 0),  # two strips of columns
     ],
 )
-def test_positions(sibling, dtype, dim, height, width, window):
+def test_grids_and_windows_have_small_errors(sibling, dtype, dim, height, width, window):
     batch = 2 if height * width < 100 else 1
     arguments = cast(example(height, width, window, dim=dim, batch=batch, heads=1 + batch), dtype)
     check_error("attention", sibling, arguments, plain_attention)
@@ -76,14 +75,14 @@ def test_positions(sibling, dtype, dim, height, width, window):
 @each_form
 @each_half
 @pytest.mark.parametrize("dim", [64, 80])
-def test_more_rows_of_keys_than_a_warp_holds_terms_of(sibling, dtype, dim):
+def test_more_key_rows_than_position_terms_have_small_errors(sibling, dtype, dim):
     check_error("attention", sibling, cast(example(18, 34, dim=dim, heads=1), dtype), plain_attention)
 
 
 @each_half
 @pytest.mark.parametrize("dim", [64, 80])
 @pytest.mark.parametrize(("height", "width"), [(2, 64), (2, 100)])
-def test_positions_where_shared_memory_is_scarce(monkeypatch, dtype, dim, height, width):
+def test_little_shared_memory_has_small_errors(monkeypatch, dtype, dim, height, width):
     monkeypatch.setattr(cuda, "shared_memory", lambda module, device: 100 * 1024)
     arguments = cast(example(height, width, dim=dim, batch=2, heads=2), dtype)
     check_error("attention", EMULATED, arguments, plain_attention)
@@ -94,15 +93,15 @@ def test_positions_where_shared_memory_is_scarce(monkeypatch, dtype, dim, height
 @pytest.mark.parametrize(
     ("height", "width", "window"), [(1, 1, 1), (5, 3, 3), (7, 7, 7), (16, 9, 7), (8, 16, 8), (20, 15, 14), (2, 3, 14)]
 )
-def test_dense_bias(sibling, dtype, height, width, window):
+def test_windowed_attention_has_small_errors(sibling, dtype, height, width, window):
     arguments = cast(windowed_example(height, width, window, dim=32, heads=3, batch=2), dtype)
     check_error("windowed_attention", sibling, arguments, plain_windowed_attention)
 
 
 @each_form
 @each_half
-def test_scores_that_half_precision_could_not_hold(sibling, dtype):
-    # Weights that follow the largest score too late would overflow float16.
+def test_scores_whose_exponential_overflows(sibling, dtype):
+    # Weights would overflow float16 if the running maximum were updated too late.
     qkv, *tables, heads, window, padding = example(12, 12, dim=64, heads=1)
     qkv[..., :64] = 4.0
     for first, last in ((0, 90), (90, 0)):
@@ -117,7 +116,7 @@ def test_scores_that_half_precision_could_not_hold(sibling, dtype):
 @each_half
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize(("height", "width", "window"), [(8, 8, 4), (3, 40, 0)])
-def test_values_that_are_not_numbers_stay_in_their_window_and_head(sibling, dtype, value, height, width, window):
+def test_nan_and_infinity_stay_in_their_window_and_head(sibling, dtype, value, height, width, window):
     qkv, *others = cast(example(height, width, window, dim=64), dtype)
     run = ops.siblings("attention")[sibling]
     clean = run(qkv, *others)
@@ -132,7 +131,7 @@ def test_values_that_are_not_numbers_stay_in_their_window_and_head(sibling, dtyp
 
 @each_form
 @each_half
-def test_minus_infinity_gives_no_weight_as_on_the_cpu(sibling, dtype):
+def test_bias_of_minus_infinity_gives_no_weight_as_on_the_cpu(sibling, dtype):
     qkv, bias, window, padding = cast(windowed_example(9, 8, 5, dim=32), dtype)
     bias[torch.rand(bias.shape, generator=torch.Generator().manual_seed(3)) < 0.5] = -torch.inf
     bias[..., 0] = 0.0  # one key is left to each query
@@ -145,7 +144,7 @@ def test_minus_infinity_gives_no_weight_as_on_the_cpu(sibling, dtype):
 
 @each_form
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_query_that_no_key_has_weight_for_gets_zeros(sibling, dtype):
+def test_query_without_weighted_keys_gets_zeros(sibling, dtype):
     qkv, bias, window, padding = cast(windowed_example(9, 8, 5, dim=32), dtype)
     run = ops.siblings("windowed_attention")[sibling]
     expected = run(qkv, bias, window, padding)
@@ -175,7 +174,7 @@ def test_same_bits_over_repeats(sibling, dtype, op, arguments):
 @each_half
 @pytest.mark.parametrize(("op", "arguments"), CALLS)
 @pytest.mark.parametrize("shared_memory", [100 * 1024, 228 * 1024])
-def test_same_bits_in_either_order_of_threads(monkeypatch, dtype, op, arguments, shared_memory):
+def test_same_bits_with_threads_in_reverse_order(monkeypatch, dtype, op, arguments, shared_memory):
     monkeypatch.setattr(cuda, "shared_memory", lambda module, device: shared_memory)
     run, arguments = ops.siblings(op)[EMULATED], cast(arguments, dtype)
     expected = run(*arguments)
@@ -184,7 +183,7 @@ def test_same_bits_in_either_order_of_threads(monkeypatch, dtype, op, arguments,
 
 
 @each_form
-def test_what_has_no_kernel_goes_to_pytorch_and_is_said_once(sibling, caplog):
+def test_calls_without_kernel_use_pytorch_and_log_once(sibling, caplog):
     calls = [
         ("attention", example(4, 4, dim=48), "attention has no kernel for heads of 48 channels"),
         ("attention", cast(example(4, 4, dim=64), torch.float64), "attention has kernels for float32, float16 and"),
@@ -201,7 +200,7 @@ def test_what_has_no_kernel_goes_to_pytorch_and_is_said_once(sibling, caplog):
         assert message in record.getMessage()
 
 
-def test_why_not(monkeypatch):
+def test_why_not_names_dtype_and_compute_capability(monkeypatch):
     assert cuda.why_not("attention", torch.empty(0, dtype=torch.bfloat16)) == ""
     assert "the tensor is torch.float64" in cuda.why_not("attention", torch.empty(0, dtype=torch.float64))
     monkeypatch.setattr(_native_cuda, "capability", lambda device: (7, 5))
@@ -224,6 +223,6 @@ def test_why_not(monkeypatch):
         (lambda m: m.windowed_attention(1, 16, 1, 4, 4, 2, 32, 16, 2**40, 16, 16, 0), r"more than 2\^28 tokens"),
     ],
 )
-def test_the_module_checks_sizes_again(call, message):
+def test_module_checks_sizes_again(call, message):
     with pytest.raises(ValueError, match=message):
         call(emulated)

@@ -1,6 +1,6 @@
-"""Attention by Hopper's own matrix products, on the emulator: errors are at most twice those of plain PyTorch.
+"""Tests the wgmma attention kernels for Hopper on the emulator: errors are at most twice those of plain PyTorch.
 
-test_gpu_attention.py has the same on a GPU. Other calls go to the kernels that test_attention_half.py is about.
+test_gpu_attention.py tests them on a GPU; test_attention_half.py tests the kernels that run all other calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ each_dim = pytest.mark.parametrize("dim", [64, 80])
 
 
 def called(arguments: tuple) -> set[str]:
-    """The functions of the module that start a kernel for this call."""
+    """Return which of the module's attention functions this call uses."""
     calls = Calls(emulated)
     _native_cuda.bound_to(calls, cuda.attention)(*arguments)
     return calls.names & {"attention", "attention_wgmma"}
@@ -33,15 +33,15 @@ def called(arguments: tuple) -> set[str]:
 @pytest.mark.parametrize(
     ("height", "width"),
     [
-        (1, 64),  # two of three warpgroups have nothing to do
-        (3, 64),  # a block of queries
-        (4, 50),  # slots without a key; a second block of few queries
+        (1, 64),  # two of three warpgroups are idle
+        (3, 64),  # one full block of queries
+        (4, 50),  # tiles with fewer keys than slots; a second block with few queries
         (7, 33),
         (2, 64),  # two warpgroups
         (17, 40),  # more rows than position terms are computed for at a time
     ],
 )
-def test_positions(dtype, dim, height, width):
+def test_grids_have_small_errors(dtype, dim, height, width):
     batch = 2 if height * width < 300 else 1
     arguments = cast(example(height, width, dim=dim, batch=batch, heads=1 + batch), dtype)
     assert called(arguments) == {"attention_wgmma"}
@@ -49,14 +49,14 @@ def test_positions(dtype, dim, height, width):
 
 
 @each_dim
-def test_more_rows_than_a_tile_has_columns(dim):
+def test_more_rows_than_tile_columns_have_small_errors(dim):
     arguments = cast(example(66, 35, dim=dim, heads=1), torch.bfloat16)
     assert called(arguments) == {"attention_wgmma"}
     check_error("attention", EMULATED, arguments, reference.attention)
 
 
 @pytest.mark.slow
-def test_the_models_grid():
+def test_grid_of_64_by_64_has_small_errors():
     check_error("attention", EMULATED, cast(example(64, 64, dim=64, heads=1), torch.bfloat16), reference.attention)
 
 
@@ -70,23 +70,23 @@ def test_the_models_grid():
         example(2, 64, dim=64),
     ],
 )
-def test_other_calls_go_to_the_other_kernels(arguments):
+def test_calls_without_wgmma_kernel_use_other_kernels(arguments):
     assert called(arguments) == {"attention"}
 
 
-def test_grids_whose_terms_have_no_room_go_to_the_other_kernels():
+def test_wgmma_kernels_exist_while_position_terms_fit():
     has = emulated.attention_wgmma_has_kernel
     rows = {dim: [n for n in range(1, 200) if has(1, n, 64, dim, 0)] for dim in (64, 80)}
     assert all(found == list(range(1, found[-1] + 1)) and found[-1] % 16 == 0 for found in rows.values())
     assert rows[64][-1] >= 96 and rows[80][-1] >= 64
     assert not has(1, 2**30, 64, 64, 0)
-    # A window of the grid's size is the grid.
+    # A window of the grid's size is global attention.
     assert has(2, 64, 64, 64, 64)
     assert not has(0, 64, 64, 64, 0)
     assert not has(1, 64, 64, 32, 0)
 
 
-def test_a_window_of_the_grids_size_is_global():
+def test_window_of_the_grids_size_is_global():
     arguments = cast(example(40, 40, 40, dim=64, heads=1), torch.float16)
     assert called(arguments) == {"attention_wgmma"}
     whole = (*arguments[:4], 0, None)
@@ -95,7 +95,7 @@ def test_a_window_of_the_grids_size_is_global():
 
 
 @each_half
-def test_scores_that_half_precision_could_not_hold(dtype):
+def test_scores_whose_exponential_overflows(dtype):
     qkv, *tables, heads, window, padding = example(4, 36, dim=64, heads=1)
     qkv[..., :64] = 4.0
     for first, last in ((0, 90), (90, 0)):
@@ -109,7 +109,7 @@ def test_scores_that_half_precision_could_not_hold(dtype):
 @each_half
 @each_dim
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_values_that_are_not_numbers_stay_in_their_image_and_head(dtype, dim, value):
+def test_nan_and_infinity_stay_in_their_image_and_head(dtype, dim, value):
     qkv, *others = cast(example(3, 40, dim=dim, batch=2), dtype)
     run = ops.siblings("attention")[EMULATED]
     clean = run(qkv, *others)
@@ -123,7 +123,7 @@ def test_values_that_are_not_numbers_stay_in_their_image_and_head(dtype, dim, va
 
 @each_half
 @each_dim
-def test_same_bits_over_repeats_and_in_either_order_of_threads(dtype, dim):
+def test_same_bits_over_repeats_and_with_threads_in_reverse_order(dtype, dim):
     run, arguments = ops.siblings("attention")[EMULATED], cast(example(9, 50, dim=dim, heads=2), dtype)
     expected = run(*arguments)
     assert torch.equal(run(*arguments), expected)
@@ -141,7 +141,7 @@ def test_same_bits_over_repeats_and_in_either_order_of_threads(dtype, dim):
         (lambda m: m.attention_wgmma(1, 16, 0, 4, 64, 2, 64, 16, 16, 16, 0), "sizes must be positive"),
     ],
 )
-def test_the_module_checks_sizes_again(call, message):
+def test_module_checks_sizes_again(call, message):
     with pytest.raises(ValueError, match=message):
         call(emulated)
 
@@ -155,7 +155,7 @@ def test_the_module_checks_sizes_again(call, message):
         ((8, 0), "80, 90a-real", False),
     ],
 )
-def test_only_hopper_takes_them_and_only_where_they_were_compiled(monkeypatch, capability, architectures, taken):
+def test_wgmma_is_used_only_on_hopper_and_if_compiled(monkeypatch, capability, architectures, taken):
     module = type(
         "Module",
         (),

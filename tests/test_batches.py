@@ -1,4 +1,4 @@
-"""`batch=`: pictures that the image encoder takes together; everything else as if they had come one by one."""
+"""Tests `batch=`: images are encoded together, and results and events are those of images one by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOXES = [[4.0, 6.0, 25.0, 20.0], [10.0, 8.0, 28.0, 38.0]]
 
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
-    """Five pictures of different sizes, all of their own."""
+    """Five different images of different sizes."""
     shapes = [(40, 60), (50, 30), (41, 60), (128, 128), (200, 90)]
     return [np.roll(bgr_picture(*shape), 7 * i, axis=1) for i, shape in enumerate(shapes)]
 
@@ -33,7 +33,7 @@ def predictor() -> Predictor:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal but for float rounding, which moves a mask's border by a pixel here and there."""
+    """Return whether two results are equal up to float rounding, which may move a few border pixels of masks."""
     masks = [np.stack([coco.decode(m) for m in result.masks.rle]) for result in (one, other)]
     return (
         one.path == other.path
@@ -45,7 +45,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-def test_results_are_those_of_one_by_one(predictor: Predictor, pictures: list[np.ndarray], size: int) -> None:
+def test_results_equal_those_of_single_images(predictor: Predictor, pictures: list[np.ndarray], size: int) -> None:
     batches = predictor.args.model.batches
     single = predictor(pictures, bboxes=BOXES)
     assert batches == [1] * 5
@@ -56,7 +56,7 @@ def test_results_are_those_of_one_by_one(predictor: Predictor, pictures: list[np
     assert all(result.speed["preprocess"] > 0 and result.speed["inference"] > 0 for result in together)
 
 
-def test_through_sam_and_with_nothing_to_go_by(pictures: list[np.ndarray]) -> None:
+def test_sam_encodes_in_batches_without_prompts(pictures: list[np.ndarray]) -> None:
     sam = SAM(small_model())
     single = sam(pictures, **QUIET, **FEW)
     sam.model.batches.clear()
@@ -67,20 +67,20 @@ def test_through_sam_and_with_nothing_to_go_by(pictures: list[np.ndarray]) -> No
     assert sam.model.batches == [2] + [1] * 8 and [len(result) > 0 for result in crops] == [True, True]
 
 
-def test_the_picture_that_is_set_is_a_batch_of_its_own(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_set_image_works_with_batch(predictor: Predictor, pictures: list[np.ndarray]) -> None:
     predictor.set_image(pictures[0])
     (result,) = predictor(bboxes=BOXES, batch=2)
     assert same(result, predictor(pictures[:1], bboxes=BOXES)[0])
 
 
-def test_embeddings_are_those_of_one_by_one(pictures: list[np.ndarray]) -> None:
+def test_embeddings_equal_those_of_single_images(pictures: list[np.ndarray]) -> None:
     model = small_model()
     model.set_image_size(128)
     alone = [Picture(image, "") for image in pictures]
     for picture in alone:
         picture.prepared(model)
     together = [Picture(image, "") for image in pictures]
-    together[1].features = torch.zeros(1, 128, 8, 8)  # given, and so not to be computed
+    together[1].features = torch.zeros(1, 128, 8, 8)  # already set, so not computed
     model.batches.clear()
     encode_together(model, together, None)
     encode_together(model, together, None)
@@ -91,7 +91,7 @@ def test_embeddings_are_those_of_one_by_one(pictures: list[np.ndarray]) -> None:
     assert not together[1].features.any()
 
 
-def test_no_more_than_a_batch_is_read_ahead(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_at_most_one_batch_is_read_ahead(predictor: Predictor, pictures: list[np.ndarray]) -> None:
     taken: list[int] = []
 
     def source() -> Iterator[np.ndarray]:
@@ -106,7 +106,7 @@ def test_no_more_than_a_batch_is_read_ahead(predictor: Predictor, pictures: list
     assert max(predictor.args.model.batches) == 3
 
 
-def test_broken_pictures_are_left_out_of_a_batch(
+def test_unreadable_images_are_left_out_of_batches(
     predictor: Predictor, pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
     import cv2
@@ -119,7 +119,7 @@ def test_broken_pictures_are_left_out_of_a_batch(
     assert predictor.args.model.batches == [2, 2, 1]
 
 
-def test_an_error_comes_after_the_results_of_what_precedes_it(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_source_error_follows_results_of_earlier_images(predictor: Predictor, pictures: list[np.ndarray]) -> None:
     def source() -> Iterator[Any]:
         yield pictures[0]
         yield pictures[1]
@@ -131,13 +131,13 @@ def test_an_error_comes_after_the_results_of_what_precedes_it(predictor: Predict
         next(results)
 
 
-def test_without_objects_nothing_is_encoded(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_empty_prompts_encode_nothing(predictor: Predictor, pictures: list[np.ndarray]) -> None:
     for nothing in ({"bboxes": []}, {"texts": []}):
         found = predictor(pictures, **nothing, batch=4)
         assert [result.masks for result in found] == [None] * 5 and predictor.args.model.batches == []
 
 
-def test_events_come_for_each_picture(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_callbacks_run_for_each_image(predictor: Predictor, pictures: list[np.ndarray]) -> None:
     seen: list[Any] = []
     predictor.add_callback("on_predict_batch_start", lambda running: seen.append(running.batch[0]))
     predictor.add_callback(
@@ -147,7 +147,7 @@ def test_events_come_for_each_picture(predictor: Predictor, pictures: list[np.nd
     assert seen == [[f"image{i}.jpg"] for i in (0, 0, 1, 1, 2, 2)]
 
 
-def test_frames_of_live_streams_don_t_wait_for_one_another(
+def test_live_streams_are_not_batched(
     predictor: Predictor, pictures: list[np.ndarray], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fastsam_core import prediction_loop as module
@@ -167,7 +167,7 @@ def test_frames_of_live_streams_don_t_wait_for_one_another(
     assert Config().batch == 1
 
 
-def test_a_generator_may_fill_the_same_array_again(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_generator_may_reuse_its_array(predictor: Predictor, pictures: list[np.ndarray]) -> None:
     first = pictures[0]
     buffer = np.empty_like(first)
 

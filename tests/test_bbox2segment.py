@@ -1,4 +1,4 @@
-"""`yolo_bbox2segment`: labelled boxes in, polygons out, classes and order unchanged."""
+"""Tests `yolo_bbox2segment`, which turns labelled boxes into polygons and keeps classes and their order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sam(model: Any) -> SAM:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three pictures of 80 x 48, of which one has boxes, one an empty label file, and one none."""
+    """Three images of 80 x 48 pixels: one with boxes, one with an empty label file, one without a label file."""
     for name in ("1", "sub/2", "3"):
         path = tmp_path / "set" / "images" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "set" / "images"
 
 
-def test_a_polygon_for_each_box(images: Path, sam: SAM) -> None:
+def test_each_box_becomes_a_polygon(images: Path, sam: SAM) -> None:
     folder = yolo_bbox2segment(images, sam_model=sam)
     assert folder == images.parent / "labels-segment"
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
@@ -67,7 +67,7 @@ def test_dropped_masks_do_not_shift_classes(images: Path, sam: SAM, tmp_path: Pa
     assert classes == [class_id for place, class_id in enumerate([7, 0, 3]) if place != weakest]
 
 
-def test_a_box_without_pixels_stays_a_rectangle(
+def test_box_without_mask_stays_a_rectangle(
     images: Path, model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = model.decode_prompts
@@ -90,7 +90,7 @@ def test_a_box_without_pixels_stays_a_rectangle(
     assert (folder / "sub" / "2.txt").read_text() == ""
 
 
-def test_polygons_are_left_alone(images: Path, sam: SAM, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_with_polygons_are_left_alone(images: Path, sam: SAM, caplog: pytest.LogCaptureFixture) -> None:
     with open(images.parent / "labels" / "sub" / "2.txt", "a") as file:
         file.write("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
@@ -99,7 +99,7 @@ def test_polygons_are_left_alone(images: Path, sam: SAM, caplog: pytest.LogCaptu
     assert not (images.parent / "labels-segment").exists()
 
 
-def test_a_bad_image_is_reported_and_the_rest_go_on(images: Path, sam: SAM, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_image_is_reported_and_skipped(images: Path, sam: SAM, caplog: pytest.LogCaptureFixture) -> None:
     (images / "3.png").write_bytes((images / "3.png").read_bytes()[:2000])
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         folder = yolo_bbox2segment(images, sam_model=sam)
@@ -107,7 +107,7 @@ def test_a_bad_image_is_reported_and_the_rest_go_on(images: Path, sam: SAM, capl
     assert "3.png: damaged" in caplog.text and "2 label files" in caplog.text and "images skipped: 1" in caplog.text
 
 
-def test_what_is_refused(images: Path, sam: SAM, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(images: Path, sam: SAM, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="sam_model must be a checkpoint"):
         yolo_bbox2segment(images, sam_model=3)
     with pytest.raises(FileNotFoundError, match="im_dir is the folder of the images"):

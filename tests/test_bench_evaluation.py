@@ -1,4 +1,4 @@
-"""The measures of edges and proposals, on cases whose scores are known."""
+"""Tests the benchmark's measures of edges and proposals on cases with known scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-pytest.importorskip("skimage", reason="thinning and matching are scikit-image's and SciPy's, of the extra `bench`")
+pytest.importorskip("skimage", reason="thinning and matching need scikit-image and SciPy, from the extra `bench`")
 
 from bench import evaluate_edges, evaluate_proposals
 from bench.edge_matching import match, neighbours
@@ -24,7 +24,7 @@ HALF = np.array([0.5])
 
 @settings(max_examples=100, deadline=None)
 @given(first=points, second=points, radius=st.sampled_from([1.0, 2.5, 4.0]))
-def test_matchings_are_one_to_one_near_and_largest(first: np.ndarray, second: np.ndarray, radius: float) -> None:
+def test_match_is_a_maximum_matching_of_neighbours(first: np.ndarray, second: np.ndarray, radius: float) -> None:
     near = neighbours(first, second, radius)
     of_first, of_second = match(near)
     pairs = [(i, j) for i, j in enumerate(of_first.tolist()) if j >= 0]
@@ -48,19 +48,21 @@ def lines(*columns: int) -> np.ndarray:
         (lines(54), [lines(50)], 0, 0),
         (lines(50, 52), [lines(50)], 1, 0.5),  # each boundary pixel is matched once
         (lines(50), [lines(50, 200)], 0.5, 1),
-        (lines(50, 200), [lines(50), lines(200)], 1, 1),  # of either annotator
+        (lines(50, 200), [lines(50), lines(200)], 1, 1),  # one edge of each annotator
         (lines(50), [lines(50), lines(200)], 0.5, 1),
         (lines(), [lines(50)], 0, 0),
     ],
 )
-def test_counts(edges: np.ndarray, truths: list[np.ndarray], recall: float, precision: float) -> None:
+def test_matched_edge_pixel_counts(
+    edges: np.ndarray, truths: list[np.ndarray], recall: float, precision: float
+) -> None:
     matched, everything, right, drawn = evaluate_edges.counts(edges.astype(np.float32), truths, HALF)[0].tolist()
     assert everything == sum(int(truth.sum()) for truth in truths)
     assert matched == pytest.approx(recall * everything, abs=4)
     assert right == pytest.approx(precision * drawn, abs=4)
 
 
-def test_scores() -> None:
+def test_edge_scores() -> None:
     # Two images, two thresholds. The first is best at the first threshold, the second at the second.
     found = np.array([[[80, 100, 80, 100], [10, 100, 10, 10]], [[90, 100, 90, 300], [60, 100, 60, 60]]])
     scores = evaluate_edges.scores(found)
@@ -73,7 +75,7 @@ def test_scores() -> None:
     assert scores["AP"] == pytest.approx(expected) and scores["R50"] == pytest.approx(0.35)
 
 
-def test_truth_files(tmp_path: Path) -> None:
+def test_ground_truth_files_are_read(tmp_path: Path) -> None:
     from PIL import Image
     from scipy.io import savemat
 
@@ -92,7 +94,7 @@ def test_truth_files(tmp_path: Path) -> None:
         evaluate_edges.read_truth(tmp_path / "b.npy")
 
 
-def test_average_recall() -> None:
+def test_average_recall_of_proposals() -> None:
     masks = np.zeros((3, 200, 200), bool)
     masks[0, 10:110, 10:110] = masks[1, 120:140, 20:40] = True
     masks[2, 10:110, 10:84] = True  # an IoU of 0.74 with the first: five of the ten thresholds
@@ -102,6 +104,6 @@ def test_average_recall() -> None:
     assert np.isnan(found["AR@10 medium"])
     found = evaluate_proposals.average_recall([([large, small], [part], [0.9])], (10,))
     assert found["AR@10"] == pytest.approx(0.25) and found["AR@10 large"] == pytest.approx(0.5)
-    # A second copy finds nothing more, and the order of the scores decides what the first n are.
+    # A duplicate proposal doesn't raise the recall, and the scores decide which proposals are the first n.
     found = evaluate_proposals.average_recall([([large, small], [small, large, large], [0.1, 0.2, 0.3])], (1, 2, 3))
     assert [found[f"AR@{n}"] for n in (1, 2, 3)] == [0.5, 0.5, 1.0]

@@ -1,4 +1,4 @@
-"""`bench.gpu`'s own parts, on the CPU: every case in tiny sizes, the table, the file, and failures by themselves."""
+"""Tests `bench.gpu` on the CPU: every case in tiny sizes, its table and result file, and how it handles failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def work(**changed: Any) -> Work:
 
 
 @pytest.mark.once("what the cases call has tests of its own")
-def test_every_case_runs_and_is_kept(
+def test_every_case_runs_and_is_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = torch.randint(256, (60, 90, 3)).byte().numpy()
@@ -33,7 +33,7 @@ def test_every_case_runs_and_is_kept(
     kept = json.loads(path.read_text())
     said = capsys.readouterr().out
     assert [row for row in kept["checks"] if row["status"] != "ok"] == []
-    # What the CPU's PyTorch or this installation hasn't got is left out; nothing else.
+    # Only cases that PyTorch on the CPU or this installation doesn't support may be left out.
     left = {row["name"]: row for row in kept["rows"] if row["status"] != "ok"}
     allowed = ("SDPA", "FlexAttention", "torchvision", "transformers")
     assert all(name.startswith(allowed) for name in left), left
@@ -52,13 +52,13 @@ def test_first_calls_are_those_of_this_package() -> None:
     assert all(case.name.startswith("ours") for case in gpu.FIRST_CALLS)
 
 
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_exits_with_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 2
     assert "no GPU" in capsys.readouterr().err
 
 
-def test_one_failure_is_recorded_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_recorded_and_other_cases_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(context: Context) -> Any:
         raise RuntimeError("some\nlong  story")
 
@@ -83,23 +83,23 @@ def test_one_failure_is_recorded_and_the_rest_goes_on(monkeypatch: pytest.Monkey
     assert kept == list(range(1, 9))
 
 
-def test_a_wrong_result_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_result_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(gpu.GROUPS, "small", ([Check("g", "off", lambda c: (2.0, 1.0))], []))
     assert gpu.main(["--check", "--only", "small"]) == 1
     assert "WRONG    g: off: error 2, allowed 1" in capsys.readouterr().out
 
 
-def test_numbers_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_has_time_rates_and_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_harness, "seconds_of", lambda device, run: run() is None or 2e-3)
     row = run_case(Case("g", "n", lambda c: work(share=0.5, note="half")), CONTEXT, CEILINGS)
     assert row.ms == pytest.approx(4.0) and row.tflops == pytest.approx(1e6 / 4e-3 / 1e12) and row.note == "half"
     assert row.gb_per_s == pytest.approx(8000 / 4e-3 / 1e9)
-    assert row.floor_ms == pytest.approx(1e3 * 1e6 / 1e11)  # more than 8000 bytes take
+    assert row.floor_ms == pytest.approx(1e3 * 1e6 / 1e11)  # the arithmetic takes longer than moving 8000 bytes
     assert CEILINGS.floor_ms(work(flops=0, bytes=0)) is None
     assert run_check(Check("g", "c", lambda c: (1.0, 2.0)), CONTEXT).status == "ok"
 
 
-def test_a_graph_of_calls_takes_turns_with_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_of_calls_alternates_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[float] = []
     replays: list[int] = []
 
@@ -114,7 +114,7 @@ def test_a_graph_of_calls_takes_turns_with_the_inputs(monkeypatch: pytest.Monkey
     assert gpu_harness.replayed(made, 1e-4, CONTEXT) == ([pytest.approx(1e-4)] * 2, "")
     assert called == [1.0, 2.0] * 4 and replays == [8] * 3
     called.clear()
-    gpu_harness.replayed(made, 8e-3, CONTEXT)  # of which no more fit than there must be
+    gpu_harness.replayed(made, 8e-3, CONTEXT)  # long calls: the graph holds the minimum of one per input
     assert called == [1.0, 2.0]
     broken = work(call=lambda x: 1 // 0)
     assert gpu_harness.replayed(broken, 1e-4, CONTEXT)[0] == []
@@ -125,11 +125,11 @@ def test_a_graph_of_calls_takes_turns_with_the_inputs(monkeypatch: pytest.Monkey
     ("capture", "call", "ms", "note"),
     [
         (True, 1e-3, 0.5, ""),
-        (True, 2e-2, 20.0, ""),  # long enough
+        (True, 2e-2, 20.0, ""),  # calls this long are not captured in a graph
         (False, 1e-3, 1.0, "with the host's part: not in a CUDA graph"),
     ],
 )
-def test_a_row_has_the_time_of_the_gpu_and_of_a_call(
+def test_row_has_gpu_time_and_call_time(
     capture: bool, call: float, ms: float, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = Context(torch.device("cuda"), torch.float32, tiny=True)
@@ -145,7 +145,7 @@ def test_a_row_has_the_time_of_the_gpu_and_of_a_call(
     assert row.tflops == pytest.approx(1e6 / (1e-3 * ms) / 1e12)
 
 
-def test_inputs_take_turns_and_stay_out_of_caches() -> None:
+def test_inputs_alternate_and_exceed_caches() -> None:
     seen: list[float] = []
     run_case(Case("g", "n", lambda c: work(call=lambda x: seen.append(float(x[0])))), CONTEXT, CEILINGS)
     assert set(seen) == {1.0, 2.0}
@@ -155,7 +155,7 @@ def test_inputs_take_turns_and_stay_out_of_caches() -> None:
     assert len(gpu_harness.rotated(lambda seed: (big,), tiny=True)) == 2
 
 
-def test_groups_end_with_the_time() -> None:
+def test_groups_share_the_time_limit() -> None:
     asked: list[tuple[str, float]] = []
 
     def run(name: str, limit: float) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def test_groups_end_with_the_time() -> None:
     assert late["rows"][0]["note"] == "TimeoutError: no time was left for this group"
 
 
-def test_a_process_that_dies_or_hangs_costs_its_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_dies_or_hangs_affects_only_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
     command = gpu.subprocess.run
 
     def instead(code: str) -> Any:
@@ -191,7 +191,7 @@ def test_a_process_that_dies_or_hangs_costs_its_group_alone(monkeypatch: pytest.
     assert "stopped after" in hung["rows"][0]["note"]
 
 
-def test_the_table_has_a_line_for_each_row() -> None:
+def test_table_has_a_line_for_each_row() -> None:
     rows = [Row("g", "fine", "ok", ms=1.5, floor_ms=0.5, tflops=3.0), Row("g", "bad", "failed", note="why")]
     checks = [Row("g", "right", "ok", error=1e-3, allowed=2e-3), Row("g", "died", "failed", note="of what")]
     lines = table(Results(rows, checks).as_dict()).splitlines()
@@ -200,7 +200,7 @@ def test_the_table_has_a_line_for_each_row() -> None:
     assert "1.5" in lines[4] and "0.5" in lines[4] and "failed: why" in lines[5]
 
 
-def test_results_of_gpus_stand_beside_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_results_are_ignored_by_cpu_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summarise, "RESULTS", tmp_path)
     (tmp_path / "gpu.json").write_text('{"kind": "gpu", "date": "2030-01-01"}')
     (tmp_path / "cpu.json").write_text('{"date": "2026-01-01"}')

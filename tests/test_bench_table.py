@@ -1,4 +1,4 @@
-"""The tables of benchmarks, and the comparison of two runs: made by scripts, so that nobody types numbers."""
+"""Tests the scripts that make the tables of benchmark results and compare two runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def on_gpu() -> dict[str, Any]:
     }
 
 
-def test_gpu_table() -> None:
+def test_gpu_table_has_a_line_per_measured_row() -> None:
     text = gpu_table.table(on_gpu())
     assert "Some GPU, bfloat16" in text and "1 of 2 checks passed" in text
     assert text.splitlines()[-1] == "| nms: ours (ten boxes) | 0.5 ms |  |  | 1,500 ms |  |"
@@ -55,15 +55,15 @@ def test_gpu_table() -> None:
     )
 
 
-def test_gpu_headlines() -> None:
+def test_gpu_headlines_leave_out_small_operations() -> None:
     row = {"group": "encoder", "name": "ours, ViT-B", "status": "ok", "ms": 2.5, "peak_mib": 1234.5}
     text = gpu_table.headlines({**on_gpu(), "rows": [*on_gpu()["rows"], row]})
     assert text.splitlines()[0] == "Some GPU, bfloat16, torch 2:"
     assert text.splitlines()[-1] == "| encoder: ours, ViT-B | 2.5 ms | 1,234 MiB |" and "nms" not in text
 
 
-def test_pages_hold_results_that_are_kept() -> None:
-    """`make bench-table` brings in the newest; who only ran `make bench` on another machine need not commit that."""
+def test_pages_show_stored_results() -> None:
+    """README and docs equal the tables of one of the stored results, not necessarily of the newest."""
     kept = [json.loads(path.read_text()) for path in summarise.kept()]
     made = [table.pages(results, gpu_table.newest()) for results in kept]
     assert any(all(path.read_text(encoding="utf-8") == text for path, text in pages.items()) for pages in made)
@@ -73,7 +73,7 @@ def test_keys_of_rows_are_unique() -> None:
     assert len({row.key for row in ROWS}) == len(ROWS)
 
 
-def test_table() -> None:
+def test_table_of_results() -> None:
     text = table.table(results())
     assert (
         "| one click after `set_image`, to a full-size mask (a note) | 20 ms | transformers: 200 ms | 0.10 x |" in text
@@ -82,7 +82,7 @@ def test_table() -> None:
     assert "sam_b: 512 MB" in text and "NMS: 10: 1 ms" in text
 
 
-def test_headlines() -> None:
+def test_headlines_leave_out_other_rows() -> None:
     text = table.headlines(results())
     assert text.splitlines()[0].startswith("Some CPU, 2 cores, avx2, 2 threads on each side")
     line = "| one click after `set_image`, to a full-size mask | 20 ms | transformers: 200 ms | 0.10 x |"
@@ -92,20 +92,20 @@ def test_headlines() -> None:
     assert "RLE" in table.table(results(rows=rows)) and "RLE" not in table.headlines(results(rows=rows))
 
 
-def test_verdicts_name_what_was_missed() -> None:
+def test_verdicts_name_missed_targets() -> None:
     slow = results()["rows"][KEY] | {"ratio": 0.21}
     assert "MISSED" in table.verdicts(results(rows={KEY: slow}))
     assert "MISSED" not in table.verdicts(results())
 
 
-def test_markers_are_needed() -> None:
+def test_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="benchmarks: begin"):
         table.with_tables("no table here", "", "")
     with pytest.raises(ValueError, match="gpu: begin"):
         table.with_tables(f"{table.BEGIN}{table.END}", "", "")
 
 
-def test_comparison_marks_what_exceeds_the_noise() -> None:
+def test_comparison_marks_changes_above_noise() -> None:
     after = results(memory_mb={"sam_b": 600.0}, growth_s={"NMS": {"10": 0.00105}}, groups={})
     lines = compare.report(results(), after).splitlines()
     assert any("!!" in line and "sam_b (MB)" in line for line in lines)
@@ -119,5 +119,5 @@ def test_results_of_other_machines_are_not_compared(monkeypatch: pytest.MonkeyPa
     assert compare.before(now) == [own]
 
 
-def test_machine_name_suits_a_file() -> None:
+def test_machine_name_is_a_valid_file_name() -> None:
     assert set(summarise.machine_name()) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU: when it is of use, what the encoder computes in it, and what stays float32."""
+"""Tests bfloat16 on a CPU: when it is used, what the encoder computes in it, and what stays float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 @pytest.fixture
 def asked() -> Iterator[None]:
-    """Ask the machine anew, and once more after the test."""
+    """Clear the cached answer of `why_not_bfloat16` before and after the test."""
     why_not_bfloat16.cache_clear()
     yield
     why_not_bfloat16.cache_clear()
@@ -40,7 +40,7 @@ def fast(monkeypatch: pytest.MonkeyPatch, asked: None) -> None:
     monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(multiplies_bfloat16=lambda: True))
 
 
-def test_where_it_is_of_use(fast: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_usable_dtypes_where_bfloat16_is_fast(fast: None, caplog: pytest.LogCaptureFixture) -> None:
     vit, tiny = small_vit().image_encoder, small_model().image_encoder
     assert usable_dtypes(BF16, CPU, vit) == (BF16, F32, BF16)
     assert usable_dtypes(BF16, CPU, tiny) == (F32, F32, BF16)
@@ -57,15 +57,15 @@ def test_where_it_is_of_use(fast: None, caplog: pytest.LogCaptureFixture) -> Non
     assert "half precision is for CUDA devices; on meta" in caplog.records[-1].message
 
 
-def test_decoders_go_by_the_native_operations(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may be of a compiler, or held to an instruction set, without such products; or not be there at all."""
+def test_decoder_is_float32_without_native_bfloat16_products(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native operations may lack bfloat16 products: not compiled in, not selected, or no compiled module."""
     for module in (None, SimpleNamespace(multiplies_bfloat16=lambda: False)):
         monkeypatch.setattr(precision, "cpu_module", module)
         assert usable_dtypes(BF16, CPU, small_vit().image_encoder) == (BF16, F32, None)
 
 
 @pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
-def test_instruction_sets_say_so() -> None:
+def test_only_avx512_multiplies_bfloat16() -> None:
     for name in ops.available_isas():
         with ops.use_isa(name):
             assert not cpu_module.multiplies_bfloat16() or name == "avx512"
@@ -74,7 +74,7 @@ def test_instruction_sets_say_so() -> None:
 @pytest.mark.parametrize(
     "flags, onednn, reason", [({"avx512f"}, True, "AVX512-BF16"), ({"avx512_bf16"}, False, "oneDNN")]
 )
-def test_where_it_is_not(
+def test_usable_dtypes_where_bfloat16_is_slow(
     asked: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -91,7 +91,7 @@ def test_where_it_is_not(
     assert doctor.collect()["bfloat16"] == why_not_bfloat16() and reason in doctor.report()
 
 
-def test_what_the_processor_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_flags_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_tile\n\nprocessor\t: 1\nflags\t\t: fpu\n"
     monkeypatch.setattr(Path, "read_text", lambda path: text)
     assert precision._processor_flags() == {"fpu", "avx512_bf16", "amx_tile"}
@@ -105,7 +105,7 @@ def test_what_the_processor_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert precision._processor_flags() == set()
 
 
-def test_the_doctor_says_so(fast: None) -> None:
+def test_doctor_reports_fast_bfloat16(fast: None) -> None:
     assert doctor.collect()["bfloat16"] == ""
     assert "bfloat16  multiplied faster than float32" in doctor.report()
 
@@ -115,7 +115,7 @@ def error(model: SamModel, exact: Tensor) -> float:
 
 
 @torch.no_grad()
-def test_the_encoder_rounds_less_than_bfloat16_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_is_more_accurate_than_all_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_vit()
     exact = model.encode_image(IMAGES)
     ours = error(model, exact)
@@ -124,7 +124,7 @@ def test_the_encoder_rounds_less_than_bfloat16_throughout(monkeypatch: pytest.Mo
 
 
 @torch.no_grad()
-def test_what_lies_between_blocks_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_between_blocks_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = small_vit(), list[tuple[torch.dtype, ...]]()
     attend, add = image_encoder.Attention.attend, image_encoder._add_and_normalise
 
@@ -145,7 +145,7 @@ def test_what_lies_between_blocks_is_float32(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @torch.no_grad()
-def test_other_sizes_and_batches() -> None:
+def test_other_sizes_and_batches_have_small_errors() -> None:
     model = small_vit()
     for side in (64, 176):  # position tables are resampled
         model.set_image_size(side)
@@ -157,7 +157,7 @@ def test_other_sizes_and_batches() -> None:
             assert (ours[i : i + 1] - alone).norm() < 0.01 * exact[i].norm()
 
 
-def test_for_inference_alone_and_with_layers_as_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_path_is_not_used_with_gradients_autocast_or_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(self: Any, images: Tensor) -> None:
         raise AssertionError("not in this case")
 
@@ -176,7 +176,7 @@ def test_for_inference_alone_and_with_layers_as_they_were_made(monkeypatch: pyte
             model.image_encoder(images)
 
 
-def test_predictions(fast: None) -> None:
+def test_predictions_in_bfloat16(fast: None) -> None:
     predictor = Predictor(overrides={"model": small_vit(), **QUIET})
     predictor.set_image(bgr_picture(60, 90))
     features, wanted = predictor.features, predictor(bboxes=BOXES)[0]

@@ -1,4 +1,4 @@
-"""The weights that the package carries: there, small, and as good as the README says, to within the sample."""
+"""Tests the bundled weights: size, dtype, and results on synthetic scenes and the sample image."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_weights_are_half_precision_and_small() -> None:
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_scores_on_unseen_scenes() -> None:
+def test_scores_on_unseen_scenes_reach_thresholds() -> None:
     scores = evaluate(load_model("sam_nano.pt"), scenes=20, seed=20261122, textures=40)
     assert scores.objects >= 80
     assert scores.point >= 0.50
     assert scores.box >= 0.62
 
 
-def test_everything_in_the_sample_picture() -> None:
+def test_segment_everything_finds_masks_in_sample_image() -> None:
     result = SAM("sam_nano.pt")(ASSETS, points_stride=16, verbose=False)[0]
     assert len(result) >= 3
     assert result.masks is not None
@@ -36,7 +36,7 @@ def test_everything_in_the_sample_picture() -> None:
     assert any(0.005 < share < 0.3 for share in shares), shares
 
 
-def test_every_click_has_a_mask() -> None:
+def test_every_click_gets_a_mask_unless_conf_is_given() -> None:
     points = [[x, y] for x in range(20, 640, 60) for y in range(20, 640, 60)]
     result = SAM("sam_nano.pt")(ASSETS, points=points, labels=[1] * len(points), verbose=False)[0]
     assert len(result) == len(points)

@@ -1,4 +1,4 @@
-"""Masks that segment everything has found so far: counts in little memory, kept no longer than they are needed."""
+"""Tests the candidate masks of segment everything: run lengths use little memory and are freed early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastsam_core.everything import candidates
 @pytest.mark.parametrize(
     "largest", [[255, 256, 65535, 65536, 2**32 - 1, 2**32, 0, 7], [70000, 65536], [9], []], ids=str
 )
-def test_counts_are_kept_in_the_smallest_dtype(largest: list[int]) -> None:
+def test_counts_are_stored_in_the_smallest_dtype(largest: list[int]) -> None:
     masks = [np.arange(n % 3 + 1)[::-1] % 5 for n in range(len(largest))]
     for mask, most in zip(masks, largest, strict=True):
         mask[-1] = most
@@ -23,7 +23,7 @@ def test_counts_are_kept_in_the_smallest_dtype(largest: list[int]) -> None:
 
 
 @pytest.mark.parametrize("most", [4096, 4097])
-def test_few_counts_of_a_gpu_are_kept_as_they_are(most: int) -> None:
+def test_few_int32_counts_are_not_copied(most: int) -> None:
     counts = np.full(2 * most, 200, np.int32)
     made = candidates.compact_all(counts, np.array([0, 5, 2 * most]))
     assert [mask.dtype for mask in made] == [np.uint32 if most == 4096 else np.uint8] * 2
@@ -31,7 +31,7 @@ def test_few_counts_of_a_gpu_are_kept_as_they_are(most: int) -> None:
     assert [np.shares_memory(mask, counts) for mask in made] == [most == 4096] * 2
 
 
-def test_taken_candidates_keep_no_others_alive() -> None:
+def test_taken_candidates_do_not_keep_others_alive() -> None:
     counts = candidates.compact_all(np.arange(1000), np.array([0, 1, 1000]))
     columns = (np.zeros((2, *shape), dtype) for _, (_, *shape), dtype in candidates._COLUMNS)
     taken = candidates.Candidates(counts, *columns).take(np.array([0])).counts

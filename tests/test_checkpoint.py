@@ -1,4 +1,4 @@
-"""From weights to models: which model they are of, and what is said of any others."""
+"""Tests loading of SAM checkpoints: which model is recognised, and the errors for files that hold something else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def nano() -> State:
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
-def test_models_are_recognised(name: str) -> None:
+def test_models_are_identified_by_their_tensors(name: str) -> None:
     state = hollow(name)
     assert identify(state) == name
     assert identify(state, "sam_b") == identify(state, name) == name
@@ -62,7 +62,7 @@ def test_foreign_checkpoints_are_named(names: list[str], message: str) -> None:
     assert "Expected the state dict of one of: sam_b, sam_l, sam_h, mobile_sam, sam_nano" in str(caught.value)
 
 
-def test_official_name_says_what_was_expected() -> None:
+def test_error_for_official_name_says_which_model_was_expected() -> None:
     torch.save({"layer1.0.conv1.weight": torch.zeros(2)}, "sam_b.pt")
     with pytest.raises(ValueError, match=r"found 1 tensors .*ResNet.*Expected the state dict of sam_b"):
         load_model("sam_b.pt")
@@ -90,7 +90,7 @@ def test_integer_weights_are_refused(nano: State) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(nano: State, value: float) -> None:
+def test_nan_and_infinite_weights_are_refused(nano: State, value: float) -> None:
     key = next(key for key in nano if nano[key].ndim == 2)
     spoilt = {**nano, key: nano[key].clone()}
     spoilt[key][0, 1] = value
@@ -118,14 +118,14 @@ def test_load_state_dict_refuses_other_models(nano: State) -> None:
         load_state_dict(model, hollow("mobile_sam"))
 
 
-def test_device_is_checked(nano: State) -> None:
+def test_unknown_device_is_refused(nano: State) -> None:
     save_file(nano, "w.safetensors")
     with pytest.raises(ValueError, match="device='gpu'"):
         load_model("w.safetensors", "gpu")
 
 
 @torch.inference_mode()
-def test_weights_loaded_or_moved_in_inference_mode_are_as_elsewhere() -> None:
+def test_weights_loaded_in_inference_mode_are_normal_tensors() -> None:
     model = load_model("sam_nano.pt")
     for move in (model.eval, model.double, model.float):
         move()

@@ -1,4 +1,4 @@
-"""The command line `fastsam`: what runs, what is said, and how mistakes are told."""
+"""Tests the command line `fastsam`: commands, spellings of options, output, and errors of one line."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from picture_files import write_video
 from small_model import bgr_picture, small_weights
 from yolo_files import make, write
 
-# Recipe weights predict IoUs around zero; a small input and a thin grid keep tests quick.
+# Recipe weights predict IoUs around zero, so thresholds are low. A small input and a coarse grid keep tests quick.
 QUICK = "model=nano.pt imgsz=128 conf=-99 conf_thres=-99 stability_score_thresh=-1 points_stride=2"
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a checkpoint, a picture and a folder of pictures, one of them broken."""
+    """A current folder with a checkpoint, an image, and a folder of images, one of them broken."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FASTSAM_DEBUG", raising=False)
     torch.save(small_weights(), "nano.pt")
@@ -51,13 +51,13 @@ def run(line: str) -> int:
 
 
 def error_of(captured: pytest.CaptureFixture[str]) -> str:
-    """The one line that a failed command writes."""
+    """Return what a failed command wrote to stderr, which must be a single line."""
     text = captured.readouterr().err
     assert text.startswith("fastsam: error: ") and text.endswith("\n") and text.count("\n") == 1, text
     return text
 
 
-def test_the_example_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("predict model=nano.pt source=img.png points=[[40,20]] labels=[1] save=True conf=-99 imgsz=128") == 0
     said = capsys.readouterr().out
     assert "1 image, 1 mask" in said
@@ -78,18 +78,18 @@ def test_the_example_of_the_readme(place: Path, capsys: pytest.CaptureFixture[st
         f"{QUICK} mode=predict task=segment source=img.png points=[[4,6],[40,30]]",
     ],
 )
-def test_spellings(place: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+def test_spellings_of_predict(place: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
     assert run(line) == 0
     assert "1 image, 2 masks" in capsys.readouterr().out
     assert (place / "runs").exists() == ("save False" not in line and "save=False" not in line)
 
 
-def test_multimask(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_multimask_output_gives_three_masks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"predict {QUICK} source=img.png points=[40,20] --multimask-output save=False") == 0
     assert "1 image, 3 masks" in capsys.readouterr().out
 
 
-def test_a_folder_goes_on_after_a_broken_picture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_with_a_broken_image_is_processed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"predict {QUICK} source=photos save_txt name=first") == 0
     said = capsys.readouterr()
     assert "2 images" in said.out and "image 2/3" in said.out
@@ -98,20 +98,20 @@ def test_a_folder_goes_on_after_a_broken_picture(place: Path, capsys: pytest.Cap
     assert sorted(path.name for path in folder.iterdir()) == ["1.jpg", "2.jpg", "labels"]
 
 
-def test_one_label_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_counts_label_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"predict {QUICK} source=img.png save_txt") == 0
     assert ", 1 label file in" in capsys.readouterr().out
 
 
-def test_a_video(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_video_is_predicted_and_saved(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(place / "clip.avi", [bgr_picture(48, 80)] * 3)
     assert run(f"predict {QUICK} source=clip.avi bboxes=[4,6,40,30] vid_stride=2") == 0
     assert "2 images, 2 masks" in capsys.readouterr().out
     assert (place / "runs" / "segment" / "predict" / "clip.avi").stat().st_size > 0
 
 
-def test_nothing_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results are consumed one by one: a list of them would have needed them all at once."""
+def test_predict_streams_results(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are consumed one by one; a list would hold all of them in memory."""
     streamed = []
     plain = sam.SAM.__call__
 
@@ -124,7 +124,7 @@ def test_nothing_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert streamed == [True]
 
 
-def test_annotate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_annotate_writes_label_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "photos" / "2.png").unlink()
     assert run("annotate data=photos model=nano.pt output_dir=labels") == 0
     said = capsys.readouterr()
@@ -132,14 +132,14 @@ def test_annotate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in (place / "labels").glob("*.txt")] == ["1.txt"]
 
 
-def test_info(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_describes_the_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in ("info model=nano.pt", "info"):
         assert run(line) == 0
         said = capsys.readouterr().out
         assert "parameters" in said and "image_encoder" not in said
 
 
-def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_versions_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     said = capsys.readouterr().out
     assert fastsam_core.__version__ in said and torch.__version__.split("+")[0] in said and "threads" in said
@@ -183,7 +183,7 @@ def test_help_of_a_command_names_every_option(
 
 
 @pytest.mark.parametrize("line", ["version", "--version", "-V"])
-def test_version(capsys: pytest.CaptureFixture[str], line: str) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str], line: str) -> None:
     assert run(line) == 0
     assert capsys.readouterr().out.strip() == fastsam_core.__version__
 
@@ -209,7 +209,7 @@ def test_version(capsys: pytest.CaptureFixture[str], line: str) -> None:
         ("doctor model=x", "no options"),
     ],
 )
-def test_commands_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+def test_malformed_commands_exit_with_2(place: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
     assert run(line) == 2
     assert said in error_of(capsys)
     assert not (place / "runs").exists()
@@ -229,8 +229,8 @@ def test_commands_that_cannot_be_read(place: Path, capsys: pytest.CaptureFixture
         ("convert data=photos from=yolo to=sa1b output=", "output"),
     ],
 )
-def test_names_that_are_empty(place: Path, capsys: pytest.CaptureFixture[str], line: str, key: str) -> None:
-    """As of a shell's variable that isn't set: nothing is taken in its place."""
+def test_empty_names_are_refused(place: Path, capsys: pytest.CaptureFixture[str], line: str, key: str) -> None:
+    """An empty value, for example of an unset shell variable, is an error; no default is used instead."""
     before = sorted(place.rglob("*"))
     assert run(line) == 2
     assert f"{key} is empty" in error_of(capsys)
@@ -251,12 +251,12 @@ def test_names_that_are_empty(place: Path, capsys: pytest.CaptureFixture[str], l
         ("annotate data=missing model=nano.pt", "missing"),
     ],
 )
-def test_runs_that_fail(place: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+def test_failed_runs_exit_with_1(place: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
     assert run(line) == 1
     assert said in error_of(capsys)
 
 
-def test_a_folder_of_broken_pictures_only(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_of_broken_images_only_is_an_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "bad").mkdir()
     for name in ("a.png", "b.png"):
         (place / "bad" / name).write_bytes(b"broken")
@@ -275,7 +275,7 @@ def test_a_folder_of_broken_pictures_only(place: Path, capsys: pytest.CaptureFix
         (RuntimeError("odd"), 1, "RuntimeError: odd (FASTSAM_DEBUG=1 shows where)"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
+def test_exceptions_become_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
 ) -> None:
     def fail(values: object) -> None:
@@ -292,7 +292,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_the_default_model_is_the_bundled_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_model_is_the_bundled_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def record(name: str) -> None:
@@ -304,19 +304,19 @@ def test_the_default_model_is_the_bundled_one(place: Path, monkeypatch: pytest.M
     assert asked == ["sam_nano.pt"]
 
 
-def test_the_logger_is_left_as_it_was() -> None:
+def test_logger_is_restored() -> None:
     logger = logging.getLogger("fastsam_core")
     before = (list(logger.handlers), logger.level, logger.propagate)
     main(["version"])
     assert (list(logger.handlers), logger.level, logger.propagate) == before
 
 
-def test_the_installed_command() -> None:
+def test_installed_command_calls_main() -> None:
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="fastsam")
     assert entry.load() is main
 
 
-def test_as_a_module_from_a_shell(place: Path) -> None:
+def test_python_m_fastsam_core(place: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(fastsam_core.__file__).parents[1])}
     command = [sys.executable, "-m", "fastsam_core"]
     good = subprocess.run([*command, "version"], capture_output=True, text=True, env=environment)
@@ -325,7 +325,7 @@ def test_as_a_module_from_a_shell(place: Path) -> None:
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and not bad.stdout
 
 
-def test_what_needs_no_model_does_not_wait_for_torch() -> None:
+def test_help_and_usage_errors_do_not_import_torch() -> None:
     lines = ["help", "version", "predict sourc=x", "annotate bogus=1", "tiles bogus=1", "val bogus=1"]
     code = (
         f"import sys; from fastsam_core.cli import main; [main(line.split()) for line in {lines}]; print(*sys.modules)"
@@ -334,13 +334,13 @@ def test_what_needs_no_model_does_not_wait_for_torch() -> None:
     assert "fastsam_core.cli" in loaded and "torch" not in loaded and "numpy" not in loaded
 
 
-def test_a_drawn_picture_differs_from_the_photo(place: Path) -> None:
+def test_saved_image_shows_the_masks(place: Path) -> None:
     assert run(f"predict {QUICK} source=img.png bboxes=[4,6,60,40]") == 0
     drawn = cv2.imread(str(place / "runs" / "segment" / "predict" / "img.jpg")).astype(int)
     assert np.abs(drawn - bgr_picture(48, 80)).mean() > 3
 
 
-def test_yolo_and_fastsam(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_yolo_and_fastsam_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(place / "yolov8n.pt", make("detect"))
     write(place / "FastSAM-s.pt", make("segment", nc=1))
     write(place / "best.pt", make("detect"))
@@ -363,7 +363,7 @@ def test_yolo_and_fastsam(place: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "not a Segment Anything model" in (said := error_of(capsys)) and "fastsam detect predict" in said
 
 
-def test_convert(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_checkpoints(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(place / "yolov8n.pt", make("detect"))
     assert run("convert yolov8n.pt yolov8n.safetensors") == 0
     assert "yolov8n.safetensors: YOLOv8, detect, 5 classes, " in capsys.readouterr().out
@@ -380,9 +380,7 @@ def test_convert(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean model=yolov8n.pt?" in error_of(capsys)
 
 
-def test_modes_that_are_not_offered_and_switches_that_need_no_value(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unsupported_modes_and_values_of_switches(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"mode=train {QUICK} source=img.png") == 2
     assert "'train' is not supported" in error_of(capsys)
     assert run(f"mode=nothing {QUICK} source=img.png") == 2
@@ -397,7 +395,7 @@ def test_modes_that_are_not_offered_and_switches_that_need_no_value(
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 @pytest.mark.parametrize(("name", "encoding"), [("b\udcffd.png", "utf-8"), ("\u65e5\u672c.png", "ascii")])
-def test_names_that_the_terminal_cannot_show(
+def test_file_names_that_the_terminal_cannot_encode(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str, errors: str
 ) -> None:
     try:
@@ -411,8 +409,8 @@ def test_names_that_the_terminal_cannot_show(
     assert len(list((place / "runs" / "segment" / "found").iterdir())) == 1
 
 
-def test_what_the_environment_says_wrong_is_one_line() -> None:
-    # So nothing that reads it may be imported before there is a command to fail.
+def test_wrong_environment_variable_is_one_line() -> None:
+    # Modules that read the variable must be imported within the command, whose errors are caught.
     code = "import sys; from fastsam_core.cli import main; sys.exit(main(['doctor']))"
     environment = {**os.environ, "FASTSAM_CUDA_KERNELS": "maybe"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""Options: defaults, aliases, checks."""
+"""Tests the options of predictions: defaults, aliases and checks, and the choice of the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastsam_core.models import registry
 from fastsam_core.models.judgement import Judgement
 
 
-def test_defaults_are_those_of_the_interface() -> None:
+def test_default_options() -> None:
     config = Config()
     assert (config.iou, config.imgsz, config.device, config.save) == (0.7, None, None, True)
     assert config.conf_of(registry.build("mobile_sam")) == 0.25
@@ -33,7 +33,7 @@ def test_defaults_are_those_of_the_interface() -> None:
     }
 
 
-def test_thresholds_are_the_models_own_unless_given() -> None:
+def test_thresholds_default_to_those_of_the_model() -> None:
     nano = registry.build("sam_nano")
     nano.judgement = Judgement(
         conf=0.05, conf_thres=0.1, stability_score_thresh=0.2, stability_share=0.25, least_region=0.01
@@ -49,7 +49,7 @@ def test_thresholds_are_the_models_own_unless_given() -> None:
     assert (given["conf_thres"], given["stability_score_thresh"]) == (0.3, 0.2)
 
 
-def test_points_decoded_together_are_the_models_affair_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_batch_size_defaults_to_that_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano")
     own = model.points_at_once(torch.float16)
     assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == own
@@ -89,13 +89,13 @@ def test_every_generate_option_is_an_argument_of_generate_masks() -> None:
         ({"crop_n_points_downscale_factor": 2}, "crop_downscale_factor", 2),
     ],
 )
-def test_aliases(given: dict, key: str, value: object) -> None:
+def test_aliases_set_the_option(given: dict, key: str, value: object) -> None:
     assert getattr(Config().updated(given), key) == value
     assert set(given) <= set(ALIASES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_dtypes_by_their_names(dtype: torch.dtype) -> None:
+def test_dtypes_by_name(dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     for given in (dtype, name, str(dtype), name.upper(), name.replace("bfloat", "bf").replace("float", "fp")):
         assert Config().updated({"dtype": given}).dtype == dtype
@@ -106,7 +106,7 @@ def test_none_means_the_default() -> None:
     assert Config().updated(dict.fromkeys(FIELDS)) == Config()
 
 
-def test_updating_leaves_the_original_alone() -> None:
+def test_updated_does_not_change_the_original() -> None:
     config, options = Config(), {"conf": 0.5}
     assert config.updated(options).conf == 0.5
     assert config.conf is None
@@ -158,7 +158,7 @@ def test_thresholds_take_any_finite_number(key: str, value: float) -> None:
         ({"stream": True}, TypeError, r"unknown option 'stream'; did you mean stream_buffer"),
     ],
 )
-def test_refusals_name_the_option(options: dict, kind: type[Exception], said: str) -> None:
+def test_errors_name_the_option(options: dict, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
         Config().updated(options)
 
@@ -168,7 +168,7 @@ def test_switches_take_0_and_1(value: object) -> None:
     assert Config(save=value).save is bool(value)  # type: ignore[arg-type]
 
 
-def test_assignment_is_checked_too() -> None:
+def test_assignment_is_checked() -> None:
     config = Config()
     config.conf = 0.5
     assert config.conf == 0.5
@@ -179,14 +179,14 @@ def test_assignment_is_checked_too() -> None:
     assert config.conf == 0.5
 
 
-def test_imgsz_is_rounded_up_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_imgsz_is_rounded_up_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert Config().updated({"imgsz": (512, 512)}).imgsz == 512
     assert not caplog.records
     assert Config().updated({"imgsz": 1001}).imgsz == 1008
     assert "1008" in caplog.text
 
 
-def test_options_without_effect_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_options_without_effect_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     Config().updated({"agnostic_nms": True, "retina_masks": True, "rect": False})
     Config().updated({"agnostic_nms": True, "classes": np.array([0, 1])})
     assert Config().updated({"task": "detect"}).task == "segment"
@@ -199,7 +199,7 @@ def test_options_without_effect_are_said_once(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_unknown_option_without_neighbours() -> None:
+def test_unknown_option_without_similar_names() -> None:
     assert unknown_option("zzzzzz") == "unknown option 'zzzzzz'"
 
 
@@ -207,7 +207,8 @@ def test_select_device() -> None:
     from fastsam_core.device import select_device
 
     assert select_device("cpu") == select_device(torch.device("cpu")) == torch.device("cpu")
-    assert select_device("cpu:0") == torch.zeros(0, device="cpu:0").device  # or a model would be moved at each call
+    # If these differed, a model on "cpu:0" would be moved at each call.
+    assert select_device("cpu:0") == torch.zeros(0, device="cpu:0").device
     there = torch.cuda.is_available()
     assert select_device("").type == select_device(None).type == ("cuda" if there else "cpu")
     assert select_device(None, current=torch.device("cuda:7")) == torch.device("cuda:7")

@@ -1,4 +1,4 @@
-"""Channels-last convolutions: every sibling against plain `F.conv2d`, at sizes that are mostly border."""
+"""Tests every implementation of the channels-last convolutions against `F.conv2d`, at sizes that are mostly border."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastsam_core.ops._conv import cuda
 from siblings import EMULATED, NAMES, Calls, each_sibling, each_sibling_of, emulated, names_of, use_sibling
 
 NATIVE = [name for name in NAMES if name != "reference"]
-# (height, width): single pixels, less than a window, not a multiple of any tile.
+# (height, width): a single pixel, smaller than the kernel window, no multiples of any tile.
 SIZES = [(1, 1), (2, 3), (7, 5), (12, 33)]
 
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -48,7 +48,7 @@ def stem_arguments(size: tuple[int, int], hidden: int = 5, out: int = 18, channe
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, stride: int, gelu: bool, groups: int = 1) -> Tensor:
-    """In float64, so that what is compared is the sibling's rounding alone."""
+    """Compute the convolution in float64, so that differences are the sibling's rounding alone."""
     out = F.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), bias.double(), stride, 1, groups=groups)
     return (F.gelu(out) if gelu else out).permute(0, 2, 3, 1)
 
@@ -71,7 +71,7 @@ def close(given: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("channels", "out"), [(1, 1), (3, 17), (16, 33), (70, 40)])
-def test_conv3x3(monkeypatch, sibling, size, channels, out, stride):
+def test_conv3x3_matches_float64(monkeypatch, sibling, size, channels, out, stride):
     use_sibling(monkeypatch, sibling)
     x, weight, bias = random(2, *size, channels), random(out, channels, 3, 3) / channels**0.5, random(out, seed=1)
     for gelu in (False, True):
@@ -82,7 +82,7 @@ def test_conv3x3(monkeypatch, sibling, size, channels, out, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [1, 15, 16, 37])
-def test_depthwise3x3(monkeypatch, sibling, size, channels, stride):
+def test_depthwise3x3_matches_float64(monkeypatch, sibling, size, channels, stride):
     use_sibling(monkeypatch, sibling)
     x, weight, bias = random(2, *size, channels), random(channels, 3, 3), random(channels, seed=1)
     for gelu in (False, True):
@@ -95,7 +95,7 @@ def test_depthwise3x3(monkeypatch, sibling, size, channels, stride):
 def depthwise_arguments(size: tuple[int, int], channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     given = random(2, *size, channels), random(3, 3, channels), random(channels, seed=1)
     x, weight, bias = (tensor.to(dtype) for tensor in given)
-    return x, weight.permute(2, 0, 1), bias  # as the kernel reads it
+    return x, weight.permute(2, 0, 1), bias  # channels last in memory, as the kernel reads it
 
 
 @each_sibling_of("depthwise3x3")
@@ -103,7 +103,7 @@ def depthwise_arguments(size: tuple[int, int], channels: int, dtype: torch.dtype
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [*SIZES, (3, 150)])
 @pytest.mark.parametrize("channels", [8, 40, 136])
-def test_depthwise3x3_in_half_precision(sibling, size, channels, stride, dtype):
+def test_depthwise3x3_has_small_errors_in_half_precision(sibling, size, channels, stride, dtype):
     x, weight, bias = depthwise_arguments(size, channels, dtype)
     kept = x.clone()
     for gelu in (False, True):
@@ -112,7 +112,7 @@ def test_depthwise3x3_in_half_precision(sibling, size, channels, stride, dtype):
         for given in (weight, weight.contiguous()):
             result = ops.siblings("depthwise3x3")[sibling](x, given, bias, stride, gelu)
             assert result.dtype == dtype and result.is_contiguous() and result.shape == exact.shape
-            # Root mean squares: single values may be a rounding apart.
+            # Root mean squares, because single values may differ by one rounding.
             error, others = ((one.double() - exact).square().mean().sqrt() for one in (result, usual))
             assert 0 < error <= 2 * others
     assert torch.equal(x, kept)
@@ -123,7 +123,7 @@ def test_depthwise3x3_in_half_precision(sibling, size, channels, stride, dtype):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [16, 72])
-def test_depthwise3x3_of_what_is_shifted(sibling, size, channels, stride, dtype):
+def test_depthwise3x3_with_shift_has_small_errors(sibling, size, channels, stride, dtype):
     x, weight, bias = depthwise_arguments(size, channels, dtype)
     kept, shift = x.clone(), random(channels, seed=7).to(dtype)
     for gelu in (False, True):
@@ -138,7 +138,7 @@ def test_depthwise3x3_of_what_is_shifted(sibling, size, channels, stride, dtype)
 @each_sibling_of("depthwise3x3")
 @each_half
 @pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise3x3_sees_its_window_alone(sibling, dtype, stride):
+def test_depthwise3x3_reads_only_its_window(sibling, dtype, stride):
     x, weight, bias = depthwise_arguments((7, 9), 16, dtype)
     run = ops.siblings("depthwise3x3")[sibling]
     clean = run(x, weight, bias, stride, False)
@@ -158,7 +158,7 @@ def test_depthwise3x3_sees_its_window_alone(sibling, dtype, stride):
 @pytest.mark.parametrize(
     ("side", "channels", "stride"), [(256, 256, 1), (128, 192, 1), (128, 96, 2), (64, 96, 1), (64, 320, 1)]
 )
-def test_depthwise3x3_on_a_gpu_at_the_models_sizes(side, channels, stride, dtype):
+def test_depthwise3x3_on_gpu_at_sizes_of_the_models(side, channels, stride, dtype):
     x, weight, bias = (tensor.cuda() for tensor in depthwise_arguments((side, side), channels, dtype))
     for gelu, shift in ((True, None), (False, bias)):
         exact = plain(x if shift is None else x.double() + shift, weight[:, None], bias, stride, gelu, groups=channels)
@@ -177,7 +177,7 @@ def called(*given: Any) -> set[str]:
 
 @pytest.mark.skipif(EMULATED not in names_of("depthwise3x3"), reason="the compiled operations are off")
 @each_half
-def test_what_the_depthwise_kernel_takes(dtype):
+def test_depthwise_kernel_arguments(dtype):
     x, weight, bias = depthwise_arguments((6, 5), 24, dtype)
     assert called(x, weight, bias) == {"depthwise"}
     assert called(*depthwise_arguments((6, 5), 20, dtype)) == set()
@@ -185,7 +185,7 @@ def test_what_the_depthwise_kernel_takes(dtype):
         assert called(x.to(other), weight.to(other), bias.to(other)) == set()
     run = ops.siblings("depthwise3x3")[EMULATED]
     expected = run(x, weight, bias, 2, True)
-    # What begins amid 16 bytes, or lies otherwise in memory, is copied.
+    # Tensors that aren't aligned to 16 bytes, or aren't contiguous, are copied first.
     shifted = [
         torch.empty(tensor.numel() + 1, dtype=dtype)[1:].view(tensor.shape).copy_(tensor) for tensor in (x, bias)
     ]
@@ -209,7 +209,7 @@ def test_what_the_depthwise_kernel_takes(dtype):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("channels", "hidden", "out"), [(1, 1, 1), (3, 7, 5), (16, 64, 16), (19, 33, 34)])
-def test_mbconv(monkeypatch, sibling, size, channels, hidden, out, stride):
+def test_mbconv_matches_float64(monkeypatch, sibling, size, channels, hidden, out, stride):
     use_sibling(monkeypatch, sibling)
     arguments = mbconv_arguments(size, channels, hidden, out)
     close(ops.mbconv(*arguments, stride), plain_mbconv(*arguments, stride, False))
@@ -220,7 +220,7 @@ def test_mbconv(monkeypatch, sibling, size, channels, hidden, out, stride):
 
 @each_sibling
 @pytest.mark.parametrize("size", [*SIZES, (4, 4), (16, 130)])
-def test_conv_stem(monkeypatch, sibling, size):
+def test_conv_stem_matches_float64(monkeypatch, sibling, size):
     use_sibling(monkeypatch, sibling)
     images, first, b1, second, b2 = stem_arguments(size)
     expected = plain(plain(images.permute(0, 2, 3, 1), first, b1, 2, True), second, b2, 2, False)
@@ -228,8 +228,8 @@ def test_conv_stem(monkeypatch, sibling, size):
 
 
 @each_sibling
-def test_strips_and_long_sums(monkeypatch, sibling):
-    """Rows so wide, and channels so many, that they are cut up."""
+def test_wide_rows_and_many_channels(monkeypatch, sibling):
+    """Rows and channels are so many that kernels process them in several strips and partial sums."""
     use_sibling(monkeypatch, sibling)
     arguments = mbconv_arguments((3, 150), 8, 256, 8, batch=1)
     close(ops.mbconv(*arguments, residual=True), plain_mbconv(*arguments, 1, True))
@@ -243,7 +243,7 @@ def test_strips_and_long_sums(monkeypatch, sibling):
 
 
 @pytest.mark.parametrize("sibling", NATIVE)
-def test_threads_change_no_bit_where_rows_are_skipped(sibling):
+def test_strided_mbconv_has_same_bits_over_threads(sibling):
     given = mbconv_arguments((61, 45), 32, 129, 32)
     results = []
     for n in (1, 2, 4, 7):
@@ -262,7 +262,7 @@ def test_strided_inputs_and_empty_batches(monkeypatch, sibling):
 
 
 @each_sibling
-def test_values_that_are_not_finite_spread_no_further_than_their_window(monkeypatch, sibling):
+def test_nan_stays_in_its_window(monkeypatch, sibling):
     use_sibling(monkeypatch, sibling)
     arguments = mbconv_arguments((9, 9), 6, 20, 6, batch=1)
     clean = ops.mbconv(*arguments)
@@ -274,7 +274,7 @@ def test_values_that_are_not_finite_spread_no_further_than_their_window(monkeypa
 
 
 @each_sibling
-def test_other_dtypes_go_to_pytorch(monkeypatch, sibling):
+def test_float64_uses_pytorch(monkeypatch, sibling):
     use_sibling(monkeypatch, sibling)
     arguments = [tensor.double() for tensor in mbconv_arguments((5, 4), 6, 20, 6)]
     result = ops.mbconv(*arguments, residual=True)
@@ -311,7 +311,7 @@ def test_other_dtypes_go_to_pytorch(monkeypatch, sibling):
         ("mbconv", {7: 2, 8: True}, "a residual needs stride 1"),
     ],
 )
-def test_malformed_arguments(monkeypatch, sibling, op, change, message):
+def test_malformed_arguments_are_refused(monkeypatch, sibling, op, change, message):
     use_sibling(monkeypatch, sibling)
     good: list[Any] = {
         "conv3x3": [random(1, 4, 4, 3), random(2, 3, 3, 3), random(2), 1, False],

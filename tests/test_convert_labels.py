@@ -1,4 +1,4 @@
-"""`convert_labels` and `fastsam convert`: what they say, and what they refuse."""
+"""Tests `convert_labels` and `fastsam convert`: conversions, output and errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(line: str) -> int:
     return main(shlex.split(line))
 
 
-def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("convert data=data from=yolo to=coco output=out/labels.json polygons=True") == 0
     assert "3 images, 2 objects; saved to out/labels.json" in capsys.readouterr().out
     document = json.loads(Path("out/labels.json").read_text())
@@ -64,7 +64,7 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drawn.sum() == 10 * 5 and drawn[1, 2] == 1
 
 
-def test_paths_from_the_home_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_in_paths_is_expanded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.setenv("USERPROFILE", str(place))
     assert (
@@ -81,7 +81,7 @@ def test_names_and_images_as_arguments(place: Path) -> None:
     assert document["imagePath"] == "../data/images/1.png"
     done = convert_labels("data", "sa", from_="yolo", to="sa1b", names={0: "x"}, progress=True)
     assert (done.images, done.objects, done.left_out) == (3, 1, 1)
-    # SA-1B names no classes of its own accord.
+    # SA-1B has no class names of its own.
     assert convert_labels("sa", "c.json", from_="sa1b", to="coco", names=["x", "y"]).objects == 1
     assert read_labels("c.json", "coco").names == {0: "x", 1: "y"}
 
@@ -115,14 +115,16 @@ def test_names_and_images_as_arguments(place: Path) -> None:
         ("convert data=data from=yolo to=sa1b output=data/data.yaml/x", 1, "yaml/x or a folder above it is a file"),
     ],
 )
-def test_mistakes(place: Path, capsys: pytest.CaptureFixture[str], line: str, status: int, message: str) -> None:
+def test_wrong_commands_are_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], line: str, status: int, message: str
+) -> None:
     assert run(line) == status
     text = capsys.readouterr().err
     assert text.startswith("fastsam: error: ") and text.count("\n") == 1 and message in text, text
 
 
 @pytest.mark.parametrize("to", ["coco", "sa1b", "labelme", "yolo"])
-def test_names_that_are_given(place: Path, to: str) -> None:
+def test_given_names_replace_those_of_the_source(place: Path, to: str) -> None:
     mask = Segmentation.from_polygons([[(1, 1), (5, 1), (5, 5)]], (10, 20))
     with open_writer("unnamed", "sa1b") as writer:
         for name, names in (("1.png", {}), ("2.png", {0: "cow"})):
@@ -140,8 +142,8 @@ def test_names_that_are_given(place: Path, to: str) -> None:
         assert read_labels(target, to, **options).names == {0: "horse", 1: "dog"}
 
 
-def test_formats_of_a_call(place: Path) -> None:
-    # LabelMe looks for an image beside its labels.
+def test_labels_beside_images_and_unknown_formats(place: Path) -> None:
+    # LabelMe files may be written beside the images.
     assert convert_labels("data", "data/images", from_="yolo", to="labelme", images="data/images").images == 3
     assert json.loads(Path("data/images/sub/3.json").read_text())["imagePath"] == "3.png"
     for formats in ({"from_": "voc", "to": "coco"}, {"from_": "yolo", "to": "voc"}):
@@ -149,7 +151,7 @@ def test_formats_of_a_call(place: Path) -> None:
             convert_labels("data", "new.json", images="data/images", **formats)
 
 
-def test_nothing_that_is_read_is_written_over(place: Path) -> None:
+def test_sources_and_images_are_never_overwritten(place: Path) -> None:
     convert_labels("data", "set/1.json", from_="yolo", to="coco")
     convert_labels("set/1.json", "sa1b", from_="coco", to="sa1b")
     (place / "set" / "link").symlink_to(place / "data" / "images")
@@ -170,7 +172,7 @@ def test_nothing_that_is_read_is_written_over(place: Path) -> None:
         with pytest.raises(ValueError, match=r"give another target|the images|perhaps the source image"):
             convert_labels(source, target, from_=from_, to=to)
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
-    for _ in range(2):  # what an earlier conversion wrote is written anew
+    for _ in range(2):  # results of an earlier conversion are replaced
         convert_labels("data", "data/masks", from_="yolo", to="labelmap")
         convert_labels("set/1.json", "data/images/masks", from_="coco", to="labelmap", images="data/images")
         convert_labels("sa1b", "set/2.json", from_="sa1b", to="coco")
@@ -180,14 +182,14 @@ def test_nothing_that_is_read_is_written_over(place: Path) -> None:
             convert_labels(source, "data/images", from_=from_, to="labelmap", images=images)
 
 
-def test_a_malformed_file_leaves_no_coco_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_file_leaves_no_coco_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/labels/2.txt").write_text("0 0.1 0.1 nan 0.1\n")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 1
     assert "2.txt, line 1: nan lies outside [0, 1]" in capsys.readouterr().err
     assert not Path("labels.json").exists() and sorted(path.name for path in place.iterdir()) == ["data"]
 
 
-def test_an_image_that_cannot_be_read_is_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_image_is_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/images/1.png").write_bytes(b"no picture")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 0
     said = capsys.readouterr()
@@ -200,7 +202,7 @@ def test_an_image_that_cannot_be_read_is_left_out(place: Path, capsys: pytest.Ca
     assert not Path("none.json").exists()
 
 
-def test_options_and_formats_that_do_not_exist(place: Path) -> None:
+def test_unknown_options_and_formats_are_refused(place: Path) -> None:
     with pytest.raises(ValueError, match="to='voc'; accepted: "):
         open_writer("x", "voc")
     with pytest.raises(ValueError, match="from_='labelme'; accepted: "):
@@ -213,13 +215,13 @@ def test_options_and_formats_that_do_not_exist(place: Path) -> None:
 
 @pytest.mark.parametrize("format", ["yolo", "coco", "labelme"])
 @pytest.mark.parametrize(("tolerance", "error"), [(float("nan"), ValueError), (-1, ValueError), ("1", TypeError)])
-def test_a_tolerance_that_is_none(tmp_path: Path, format: str, tolerance: Any, error: type[Exception]) -> None:
+def test_wrong_tolerance_is_refused(tmp_path: Path, format: str, tolerance: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="tolerance must be a"):
         open_writer(tmp_path / "new.json", format, tolerance=tolerance)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_can_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_read_only_folder_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = os.open
 
     def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:

@@ -1,4 +1,4 @@
-"""The check of the compiled CUDA module (`make cuda`): what it reads, and that it notices what is missing."""
+"""Tests the check of the compiled CUDA module (`make cuda`): it lists kernels and notices missing ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ptx(*names: str) -> bytes:
 
 
 def elf(*names: str) -> bytes:
-    """An ELF file of a symbol table and its strings; a device function stands among the kernels."""
+    """Return an ELF file with a symbol table of these kernels and one device function, and its strings."""
     strings, symbols = b"\0", b"\0" * 24
     for name, other in [*((name, 0x10) for name in names), ("_Z6helperf", 0)]:
         symbols += struct.pack("<IBBHQQ", len(strings), 0x12, other, 1, 0, 8)
@@ -51,7 +51,7 @@ def elf(*names: str) -> bytes:
     return header + strings + symbols + sections
 
 
-def test_kernels_of_each_image_are_read(tmp_path):
+def test_kernels_of_each_image_are_listed(tmp_path):
     module = tmp_path / "module.so"
     first = container(image(1, 80, ptx(AREA)), image(2, 80, elf(AREA)), image(2, 90, elf(AREA), 0x100011))
     second = container(image(2, 80, elf(FILL_INT, FILL_FLOAT)))
@@ -62,7 +62,7 @@ def test_kernels_of_each_image_are_read(tmp_path):
         fatbin.kernels(module)
 
 
-def test_what_is_missing_is_named():
+def test_missing_kernels_are_named():
     complete = {"sm_80": ALL, "sm_90a": ALL, "compute_80": ALL}
     names = ["area_kernel", "fill_kernel"]
     assert check_cuda.missing(complete, names) == []
@@ -76,7 +76,7 @@ def test_what_is_missing_is_named():
     assert check_cuda.missing(less, names) == [f"{FILL_FLOAT} is not among the kernels for sm_90a"]
 
 
-def test_every_kernel_of_the_source_is_looked_for(tmp_path, monkeypatch):
+def test_kernels_of_the_source_are_listed(tmp_path, monkeypatch):
     assert "decode_kernel" in check_cuda.written_kernels()
     (tmp_path / "csrc" / "x").mkdir(parents=True)
     source = tmp_path / "csrc" / "x" / "x_cuda.cu"
@@ -88,5 +88,5 @@ def test_every_kernel_of_the_source_is_looked_for(tmp_path, monkeypatch):
     )
     assert check_cuda.written_kernels() == {"plain", "bounded", "before"}
     source.write_text("#define K __global__ void\nK hidden() {}\n")
-    with pytest.raises(SystemExit, match=r"x_cuda\.cu: not every __global__"):
+    with pytest.raises(SystemExit, match=r"x_cuda\.cu: could not parse the declaration of every __global__"):
         check_cuda.written_kernels()

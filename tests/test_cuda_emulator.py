@@ -1,4 +1,4 @@
-"""The emulator that runs CUDA kernels on the CPU: what it computes, and what it says where a GPU would hang."""
+"""Runs the C++ test programs of the CUDA emulator: its results, and its errors where a GPU would hang or race."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ pytestmark = [
         ),
     ],
 )
-def test_programs(tmp_path: Path, program: str, said: str) -> None:
+def test_program_succeeds(tmp_path: Path, program: str, said: str) -> None:
     assert build_and_run(tmp_path, program) == said
 
 
-def test_programs_with_the_portable_switch_of_stacks(tmp_path: Path) -> None:
+def test_emulator_works_with_portable_fibers(tmp_path: Path) -> None:
     assert build_and_run(tmp_path, "cuda_emulator_test", "-DFASTSAM_PORTABLE_FIBERS") == "cuda emulator: ok\n"
 
 
 def build_and_run(folder: Path, program: str, *flags: str) -> str:
     source = NATIVE / f"{program}.cu"
-    # Without flags the emulator is what the module has of it, and stands there from one run to the next.
+    # Without flags, the emulator's object files are those of the emulated module, and are reused.
     emulator = cuda_emulation.compile_objects(EMULATOR, *flags, folder=folder if flags else cuda_emulation.BUILD)
-    # That one has races on purpose.
+    # cuda_emulator_test contains races on purpose.
     watched = program != "cuda_emulator_test"
     objects = cuda_emulation.compile_objects([source], f"-I{NATIVE}", "-O1", folder=folder, watched=watched)
     cuda_emulation.link([*objects, *emulator], folder / program, "-g1")

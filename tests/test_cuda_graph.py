@@ -1,4 +1,4 @@
-"""How a capture begins and ends, however it ends: the order of the calls, on stand-ins for PyTorch's own."""
+"""Tests the order of PyTorch's calls when a CUDA graph is captured, with success or failure, on stand-ins for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastsam_core.models.cuda_graph import record
 
 BEFORE = ["clear workspaces", "side waits for current", "enter side"]
 AFTER = ["leave side", "current waits for side", "clear workspaces"]
-MENDED = ["end pool 7 on 0", "release pool 7 on 0", "begin spare", "zeros", "end spare"]
+RECOVERY = ["end pool 7 on 0", "release pool 7 on 0", "begin spare", "zeros", "end spare"]
 
 
 class Stream:
@@ -28,7 +28,7 @@ class Stream:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is called; `failing` names the steps that fail, of the first graph."""
+    """Replace PyTorch's functions by stand-ins that log their calls; steps of the first graph in `failing` fail."""
     calls: list[str] = []
     graphs: list[Any] = []
 
@@ -104,7 +104,7 @@ def broken() -> list[str]:
     return [graph.name for graph in cuda_graph._broken]
 
 
-def test_a_capture(log: list[str]) -> None:
+def test_capture_calls_in_order(log: list[str]) -> None:
     result = torch.ones(2)
 
     def run() -> Any:
@@ -117,7 +117,7 @@ def test_a_capture(log: list[str]) -> None:
     assert gc.isenabled() and not broken()
 
 
-def test_garbage_is_left_alone_where_it_was(log: list[str]) -> None:
+def test_garbage_collection_stays_disabled_if_it_was(log: list[str]) -> None:
     gc.disable()
     try:
         record(lambda: torch.ones(1))
@@ -127,7 +127,7 @@ def test_garbage_is_left_alone_where_it_was(log: list[str]) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_is_captured_fails(log: list[str], error: type[BaseException]) -> None:
+def test_error_of_the_captured_function_ends_the_capture(log: list[str], error: type[BaseException]) -> None:
     def run() -> Any:
         raise error("of its own")
 
@@ -137,18 +137,18 @@ def test_what_is_captured_fails(log: list[str], error: type[BaseException]) -> N
     assert gc.isenabled() and not broken() and not cuda_graph._recording.locked()
 
 
-def test_what_is_captured_fails_and_spoils_the_capture(log: list[str]) -> None:
+def test_error_that_invalidates_the_capture_releases_its_pool(log: list[str]) -> None:
     def run() -> Any:
         raise ValueError("of its own")
 
     fail("end")
     with pytest.raises(ValueError, match="of its own"):
         record(run)
-    assert log == [*BEFORE, "begin graph", "end graph", *MENDED, *AFTER]
+    assert log == [*BEFORE, "begin graph", "end graph", *RECOVERY, *AFTER]
     assert gc.isenabled() and broken() == ["graph"]
 
 
-def test_where_others_have_graphs_there_are_none_of_ours(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_capture_if_other_graphs_or_pools_exist(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: [{"segment_pool_id": (3, 0)}])
     with pytest.raises(RuntimeError, match="graphs or memory pools of its own"):
         record(lambda: torch.ones(1))
@@ -156,19 +156,19 @@ def test_where_others_have_graphs_there_are_none_of_ours(log: list[str], monkeyp
 
 
 @pytest.mark.parametrize("step", ["begin", "end"])
-def test_the_capture_fails(log: list[str], step: str) -> None:
+def test_failed_capture_releases_its_pool(log: list[str], step: str) -> None:
     fail(step)
     with pytest.raises(RuntimeError, match=f"{step} failed"):
         record(lambda: torch.ones(1))
     steps = {"begin": ["begin graph"], "end": ["begin graph", "end graph"]}[step]
-    assert log == [*BEFORE, *steps, *MENDED, *AFTER]
+    assert log == [*BEFORE, *steps, *RECOVERY, *AFTER]
     assert gc.isenabled() and broken() == ["graph"]
 
 
-def test_a_pool_that_is_closed_already_is_not_given_back_twice(log: list[str]) -> None:
+def test_pool_that_is_already_closed_is_not_released_again(log: list[str]) -> None:
     fail("end", "end pool")
     with pytest.raises(RuntimeError, match="end failed"):
         record(lambda: torch.ones(1))
     assert [line for line in log if "pool" in line] == ["end pool 7 on 0"]
-    assert log[-len(AFTER) - 4 :] == ["reset graph", *MENDED[2:], *AFTER]
+    assert log[-len(AFTER) - 4 :] == ["reset graph", *RECOVERY[2:], *AFTER]
     assert not broken()

@@ -1,4 +1,4 @@
-"""The CUDA kernels of masks and run lengths where their blocks, tiles and parts begin and end, on the emulator."""
+"""Tests the CUDA kernels of masks and run lengths on the emulator, at the borders of blocks, tiles and column parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off"),
 ]
 
-# Rows of pixels that one tile holds where it has one column: see csrc/masks/masks_layout.cuh and csrc/rle/rle_tile.cuh.
+# Rows of pixels in a tile of one column: see csrc/masks/masks_layout.cuh and csrc/rle/rle_tile.cuh.
 MASK_TILE, RLE_TILE = 9216 // 4 * 3 * 32, 8192 * 32
 
 
@@ -51,30 +51,32 @@ def even_axis(cells: int, size: int) -> tuple[Tensor, Tensor]:
         ((20, 70), (64, 150)),  # three parts, whole words
         ((20, 70), (65, 150)),  # a word of one pixel
         ((3, 2), (40, 700)),  # one part of several tiles
-        ((200, 40), (33, 41)),  # more rows of cells under a warp than it keeps
+        ((200, 40), (33, 41)),  # more rows of cells under a warp than fit into shared memory
         ((5, 33), (31, 33)),  # a part of one column
         ((20, 256), (40, 300)),  # as many columns of cells as a decoder gives
         ((30, 40), (1100, 50)),  # more bands than a warp has lanes
     ],
 )
-def test_parts_and_tiles(kind: str, cells: tuple[int, int], size: tuple[int, int], order: str) -> None:
+def test_mask_runs_at_borders_of_parts_and_tiles(
+    kind: str, cells: tuple[int, int], size: tuple[int, int], order: str
+) -> None:
     random = np.random.RandomState(0)
     axes = *even_axis(cells[0], size[0]), *even_axis(cells[1], size[1])
     check(EMULATED, logits_of(kind, random, 2, *cells), axes)
-    # Not the picture's full height, so that no run goes on in the next column.
+    # Less than the image's height, so that no run continues in the next column.
     check(EMULATED, logits_of(kind, random, 1, *cells), axes, picture=(size[0] + 1, size[1] + 3), corner=(2, 1))
-    # Its full height, but not its width.
+    # The image's height, but less than its width.
     check(EMULATED, logits_of(kind, random, 1, *cells), axes, picture=(size[0], size[1] + 3), corner=(1, 0))
 
 
-def test_columns_taller_than_a_tile() -> None:
+def test_mask_runs_of_columns_taller_than_a_tile() -> None:
     random = np.random.RandomState(1)
     logits = torch.from_numpy(random.choice([-3.0, 0.2, 3.0], (2, 9, 1)).astype(np.float32))
     logits[1] = 5.0  # one run from the first pixel to the last
     check(EMULATED, logits, (*even_axis(9, MASK_TILE + 1), *even_axis(1, 2)))
 
 
-def test_bands_that_are_not_looked_at_beside_others(order: str) -> None:
+def test_mask_runs_of_uniform_bands_beside_mixed_ones(order: str) -> None:
     """Clear, set and mixed bands in all orders; columns with more changes than one thread writes, and with fewer."""
     axes = *even_axis(200, 400), *even_axis(34, 140)
     rows = np.arange(200)[:, None] + np.zeros((1, 34))
@@ -85,7 +87,7 @@ def test_bands_that_are_not_looked_at_beside_others(order: str) -> None:
         np.where((rows < 40) | (rows > 150), 5.0, stripes),
         np.where(rows < 100, 5.0, -5.0),
         np.where((rows > 20) & (rows < 120), -5.0, 5.0),
-        np.where(rows < 100, 5000.0, -5000.0),  # of which rounding is not known beforehand
+        np.where(rows < 100, 5000.0, -5000.0),  # too large for the bound on rounding errors
         np.where(np.arange(34) < 33, -5.0, 5.0) + 0 * rows,
         np.where(np.arange(34) < 33, 5.0, -5.0) + 0 * rows,
     ]
@@ -94,13 +96,13 @@ def test_bands_that_are_not_looked_at_beside_others(order: str) -> None:
     check(EMULATED, logits, axes, picture=(401, 143), corner=(2, 1))
 
 
-def test_sums_over_many_blocks_and_masks() -> None:
+def test_mask_runs_of_many_blocks_and_masks() -> None:
     random = np.random.RandomState(2)
     axes = *random_axis(random, 12, 20), *random_axis(random, 70, 20)
     check(EMULATED, logits_of("noise", random, 100, 12, 70), axes)
 
 
-def test_bad_axes_are_found_before_runs_are_written() -> None:
+def test_bad_axes_are_refused() -> None:
     run = ops.siblings("mask_runs")[EMULATED]
     cells, weights = even_axis(40, 60)
     for wrong in (2**62, -(2**62)):
@@ -115,7 +117,7 @@ def test_bad_axes_are_found_before_runs_are_written() -> None:
 def test_bad_axes_measure_empty_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, weights = even_axis(40, 60)
     broken = cells.flip(0)
-    # The work memory then holds ones, of which no count can come.
+    # Fills new memory with the largest value of its dtype, so that zeros can't be there by accident.
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     try:
@@ -160,7 +162,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("share", [0.02, 0.5])
-def test_masks_of_any_layout(shape: tuple[int, int, int], share: float, layout: str) -> None:
+def test_rle_encode_of_any_layout(shape: tuple[int, int, int], share: float, layout: str) -> None:
     rng = np.random.default_rng(3)
     masks = torch.from_numpy((rng.random(shape) < share) * rng.integers(1, 256, shape)).to(torch.uint8)
     same("rle_encode", LAYOUTS[layout](masks))
@@ -168,7 +170,7 @@ def test_masks_of_any_layout(shape: tuple[int, int, int], share: float, layout: 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_runs_to_masks_and_numbers(shape: tuple[int, int, int], share: float, order: str) -> None:
+def test_rle_operations_equal_reference(shape: tuple[int, int, int], share: float, order: str) -> None:
     masks = torch.from_numpy(np.random.default_rng(4).random(shape) < share)
     counts, offsets = ops.rle_encode(masks)
     for column_major in (False, True):
@@ -180,7 +182,7 @@ def test_runs_to_masks_and_numbers(shape: tuple[int, int, int], share: float, or
 
 
 @pytest.mark.parametrize("height", [RLE_TILE, RLE_TILE + 1])
-def test_masks_taller_than_a_tile(height: int) -> None:
+def test_rle_of_masks_taller_than_a_tile(height: int) -> None:
     masks = torch.zeros(1, height, 2, dtype=torch.bool)
     masks[0, 100:-3, 0] = masks[0, -1, 0] = masks[0, :5, 1] = masks[0, RLE_TILE - 1 :, 1] = True
     same("rle_encode", masks)
@@ -190,7 +192,7 @@ def test_masks_taller_than_a_tile(height: int) -> None:
         same("rle_decode", counts, offsets, height, 2, column_major)
 
 
-def test_empty_runs_anywhere() -> None:
+def test_rle_with_empty_runs() -> None:
     counts = torch.tensor([0, 0, 3, 0, 0, 2, 0, 0, 7, 0, 0, 0, 12, 0, 0])
     offsets = torch.tensor([0, 11, 15, 15])
     same("rle_area", counts, offsets)
@@ -200,7 +202,7 @@ def test_empty_runs_anywhere() -> None:
     same("rle_iou", counts, offsets[:3], counts[11:], torch.tensor([0, 4]), torch.tensor([True]))
 
 
-def test_masks_of_many_runs() -> None:
+def test_rle_of_many_runs() -> None:
     rng = np.random.default_rng(5)
     lists = [rng.integers(0, 4, n) for n in (255, 256, 257, 1000, 3)]
     total = max(int(runs.sum()) for runs in lists) + 5
@@ -232,7 +234,7 @@ LARGE = 2**62 - 1
     ],
     ids=str,
 )
-def test_broken_runs(counts: list[int], offsets: list[int], message: str) -> None:
+def test_malformed_runs_are_refused(counts: list[int], offsets: list[int], message: str) -> None:
     runs = torch.tensor(counts), torch.tensor(offsets)
     n = len(offsets) - 1
     for op, more in (("rle_area", ()), ("rle_decode", (1, 3)), ("rle_to_bbox", (torch.ones(n, dtype=torch.int64),))):
@@ -243,7 +245,7 @@ def test_broken_runs(counts: list[int], offsets: list[int], message: str) -> Non
         ops.siblings("rle_iou")[EMULATED](*good, *runs, torch.zeros(n, dtype=torch.bool))
 
 
-def test_errors_of_sizes() -> None:
+def test_wrong_sizes_are_refused() -> None:
     runs = torch.tensor([1, 2, 1, 2]), torch.tensor([0, 2, 4])
     with pytest.raises(ValueError, match=r"the runs of mask 0 sum to 3, but its size has 4 pixels"):
         ops.siblings("rle_decode")[EMULATED](*runs, 2, 2)

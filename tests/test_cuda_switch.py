@@ -1,4 +1,4 @@
-"""`FASTSAM_CUDA` at configure time with an nvcc that is too old: AUTO leaves the CUDA module out, ON is an error."""
+"""Tests CMake's `FASTSAM_CUDA` with an nvcc that is too old: AUTO leaves the CUDA module out, ON is an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ message(STATUS "configured")
 
 @pytest.fixture
 def old_nvcc(tmp_path: Path) -> Path:
-    """An nvcc that says that it is 11.5 and compiles nothing."""
+    """A stand-in for nvcc that reports version 11.5 and can't compile."""
     nvcc = tmp_path / "nvcc"
     nvcc.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "release 11.5, V11.5.119" && exit 0\nexit 1\n')
     nvcc.chmod(0o755)
@@ -44,7 +44,7 @@ def configure(folder: Path, nvcc: Path, mode: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("mode", ["AUTO", "ON"])
-def test_old_nvcc(tmp_path: Path, old_nvcc: Path, mode: str) -> None:
+def test_old_nvcc_is_an_error_only_with_on(tmp_path: Path, old_nvcc: Path, mode: str) -> None:
     done = configure(tmp_path, old_nvcc, mode)
     said = " ".join((done.stdout + done.stderr).split())
     assert "3.25 or newer" in said or f"{old_nvcc} is 11.5" in said

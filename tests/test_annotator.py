@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,16 @@ def test_paths_outside_the_folder_and_empty_paths(
 def test_iterator_is_processed_one_batch_at_a_time(images: list[Path], config: AnnotateConfig) -> None:
     annotator = Annotator(config)
     expected = annotator({"path": [str(path) for path in images]})["yolo"].tolist()
-    parts = iter([{"path": [str(path)]} for path in images])
-    made = annotator(parts)
-    assert next(made)["yolo"].tolist() == expected[:1], "one batch at a time"
-    assert [next(made)["yolo"][0] for _ in range(2)] == expected[1:]
+    read: list[Path] = []
+
+    def batches() -> Iterator[dict[str, list[str]]]:
+        for path in images:
+            read.append(path)
+            yield {"path": [str(path)]}
+
+    made = annotator(batches())
+    assert next(made)["yolo"].tolist() == expected[:1] and read == images[:1], "one batch at a time"
+    assert [next(made)["yolo"][0] for _ in range(2)] == expected[1:] and read == images
 
 
 def test_data_frame_gives_a_data_frame(images: list[Path], config: AnnotateConfig) -> None:

@@ -1,6 +1,7 @@
-"""Tests that cached casted copies of an encoder run before the originals are checked for changes, with correct results.
+"""Tests that an encoder's cached copy in another dtype runs before the original is checked for changes.
 
-CPU tensors are treated as GPU tensors, except in the last test, which needs a GPU.
+If the original has changed, the result must be that of a new copy. CPU tensors are treated as GPU tensors, except in
+the last test, which needs a GPU.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def test_stability_score() -> None:
 
 @each_seed
 @pytest.mark.parametrize("mode", ["holes", "islands"])
-def test_small_regions(seed: int, mode: str) -> None:
+def test_remove_small_regions(seed: int, mode: str) -> None:
     mask = random_masks(seed)[0].numpy()
     given = mask.copy()
     cleaned, changed = amg.remove_small_regions(mask, 4.0, mode)

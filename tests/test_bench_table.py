@@ -55,7 +55,7 @@ def test_gpu_table_has_a_line_per_measured_row() -> None:
     )
 
 
-def test_gpu_headlines_leave_out_small_operations() -> None:
+def test_gpu_headlines_leave_out_other_rows() -> None:
     row = {"group": "encoder", "name": "ours, ViT-B", "status": "ok", "ms": 2.5, "peak_mib": 1234.5}
     text = gpu_table.headlines({**on_gpu(), "rows": [*on_gpu()["rows"], row]})
     assert text.splitlines()[0] == "Some GPU, bfloat16, torch 2:"

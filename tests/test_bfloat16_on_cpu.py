@@ -26,7 +26,7 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 
 @pytest.fixture
-def asked() -> Iterator[None]:
+def uncached() -> Iterator[None]:
     """Clear the cached answer of `why_not_bfloat16` before and after the test."""
     why_not_bfloat16.cache_clear()
     yield
@@ -34,7 +34,8 @@ def asked() -> Iterator[None]:
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch, asked: None) -> None:
+def fast(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
+    """Pretend that processor, oneDNN and native operations multiply bfloat16 fast."""
     monkeypatch.setattr(precision, "_processor_flags", lambda: {"avx512f", "avx512_bf16"})
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(multiplies_bfloat16=lambda: True))
@@ -75,7 +76,7 @@ def test_only_avx512_multiplies_bfloat16() -> None:
     "flags, onednn, reason", [({"avx512f"}, True, "AVX512-BF16"), ({"avx512_bf16"}, False, "oneDNN")]
 )
 def test_usable_dtypes_where_bfloat16_is_slow(
-    asked: None,
+    uncached: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     flags: set[str],

@@ -64,7 +64,7 @@ def test_foreign_checkpoints_are_named(names: list[str], message: str) -> None:
 
 def test_error_for_official_name_says_which_model_was_expected() -> None:
     torch.save({"layer1.0.conv1.weight": torch.zeros(2)}, "sam_b.pt")
-    with pytest.raises(ValueError, match=r"found 1 tensors .*ResNet.*Expected the state dict of sam_b"):
+    with pytest.raises(ValueError, match=r"found 1 tensor .*ResNet.*Expected the state dict of sam_b"):
         load_model("sam_b.pt")
 
 
@@ -79,7 +79,7 @@ def test_damaged_state_dicts_are_listed(nano: State) -> None:
     message = str(caught.value)
     assert "looks like sam_nano" in message
     assert f"6 tensors missing: {', '.join(keys[:4])}..." in message
-    assert "1 tensors unexpected: surplus" in message
+    assert "1 tensor unexpected: surplus" in message
     assert f"{keys[10]} (1, 2, 3) instead of {tuple(nano[keys[10]].shape)}" in message
 
 

@@ -15,7 +15,7 @@ from siblings import NAMES
 
 NATIVE = [name for name in NAMES if name != "reference"]
 pytestmark = pytest.mark.skipif(not NATIVE, reason="the grid is the compiled operation's")
-N = 1150  # the grid starts at about a thousand boxes
+N = 1150  # the grid is used from about a thousand boxes on
 
 THRESHOLDS = [0.0, 0.3, 0.7, 0.95]
 

@@ -35,7 +35,7 @@ LAYER = (
 )
 MLP = (torch.rand(4, 6), torch.rand(6), torch.rand(6), 1e-6, torch.rand(9, 6), torch.rand(9), torch.rand(6, 9))
 QKV = torch.linspace(-1, 1, 2 * 3 * 5 * 24).view(2, 3, 5, 24)
-_DECODER = {"heads": 2, "prompts": 3, "tokens": 3, "dim": 8, "grid": (4, 8)}  # tokens and grid that fill whole panels
+_DECODER = {"heads": 2, "prompts": 3, "tokens": 3, "dim": 8, "grid": (4, 8)}  # 32 image tokens are two full panels
 EXAMPLES = {
     "add_norm_into": (torch.rand(4, 6), torch.rand(4, 6), torch.rand(6), torch.rand(6), 1e-6),
     "linear": LAYER,

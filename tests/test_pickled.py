@@ -43,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-# --- what is read
+# --- valid files
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
@@ -118,7 +118,7 @@ def test_pickle_protocols_2_to_5(protocol: int) -> None:
     assert Machine(pickle.dumps(value, protocol)).run() == value
 
 
-# --- anything else
+# --- damaged and arbitrary input
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:

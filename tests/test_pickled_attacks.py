@@ -28,7 +28,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-# --- what is refused
+# --- refused pickles
 
 
 class Call:
@@ -74,7 +74,7 @@ def test_pickled_calls_are_refused_without_execution(name: str, zipped: bool) ->
     assert untouched()
 
 
-# Hand-written opcodes that no object pickles to.
+# Pickles written by hand, opcode by opcode.
 RAW = {
     "global": b"\x80\x02cposix\nsystem\n(X\x0e\x00\x00\x00touch executedtR.",
     "old instance": b"\x80\x02(X\x0e\x00\x00\x00touch executediposix\nsystem\n.",
@@ -129,7 +129,7 @@ def test_raw_opcodes_are_refused_without_execution(name: str) -> None:
 
 
 def tensor_of(count: int, offset: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
-    """The pickle of one tensor over storage "0", as torch.save writes it."""
+    """Return the pickle of one tensor that views storage "0", as torch.save writes it."""
 
     def number(value: int) -> bytes:
         data = value.to_bytes(16, "little", signed=True)

@@ -121,7 +121,7 @@ def test_coordinates_stay_float32(dtype: torch.dtype) -> None:
     model = small_vit()
     layer = model.prompt_encoder.pe_layer
     matrix = layer.positional_encoding_gaussian_matrix.clone()
-    # 2049 in half precision is off by one pixel, which changes the features.
+    # 2049 pixels rounded to half precision are off by one pixel, which changes the features.
     places = torch.tensor([[[2049.0, 3.0]]]) / 4096
     wanted = layer._pe_encoding(places)
     assert not torch.equal(wanted, layer._pe_encoding(places.to(dtype).float()))

@@ -45,7 +45,7 @@ def test_mirror_image_stays_on_the_label_below_the_object() -> None:
 
 
 @pytest.mark.parametrize("corner", [(8, 44), (8, 43), (50, 10), (0, 0)])
-def test_mirror_image_is_cut_off_at_the_border(corner: tuple[int, int]) -> None:
+def test_mirror_image_beyond_the_border_stays_in_range(corner: tuple[int, int]) -> None:
     image, labels, colour, alpha = standing()
     mirror_in_ground(image, labels, colour, alpha, corner, 0.4)
     assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1

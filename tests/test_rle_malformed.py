@@ -47,7 +47,7 @@ MALFORMED = {
     "longer than needed": {"size": [4, 5], "counts": b"Y02203"},
     "negative longer than needed": {"size": [4, 5], "counts": b"9220oO"},
     "beyond 64 bits": {"size": [4, 5], "counts": b"PPPPPPPPPPPP6"},
-    # A run of 2**62 - 1, then the same number as a difference.
+    # A run of 2**62 - 1, and one that is longer than that by as much again.
     "wrapping sum": {"size": [1, 2**62 - 1], "counts": b"0oooooooooooo30oooooooooooo3"},
     "below the alphabet": {"size": [4, 5], "counts": b"92 203"},
     "above the alphabet": {"size": [4, 5], "counts": b"9p2203"},

@@ -133,18 +133,18 @@ def test_closed_stderr_does_not_end_a_prediction(
 
 def test_concurrent_calls_match_single_calls(predictor: Predictor) -> None:
     expected = [predictor(bboxes=box)[0].masks.rle for box in BOXES]
-    found: dict[int, Any] = {}
+    found: list[list[Any]] = [[] for _ in BOXES]
 
     def work(i: int) -> None:
         for _ in range(3):
-            found[i] = predictor(bboxes=BOXES[i])[0].masks.rle
+            found[i].append(predictor(bboxes=BOXES[i])[0].masks.rle)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[i] for i in range(3)] == expected
+    assert found == [[masks] * 3 for masks in expected]
 
 
 def test_predictors_sharing_a_model_have_their_own_image_size(

@@ -183,7 +183,7 @@ def test_cuda_scratch_memory_is_linear_in_boxes():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"n": 0}, "boxes"),
         ({"threshold": 1.5}, "from 0 to 1"),
@@ -192,10 +192,10 @@ def test_cuda_scratch_memory_is_linear_in_boxes():
         ({"scratch_size": 1000}, "too small"),
     ],
 )
-def test_cuda_binding_checks_sizes(changes, said):
+def test_cuda_binding_checks_sizes(changes, message):
     addresses = dict.fromkeys(("boxes", "order", "classes", "best", "scratch", "kept", "status", "stream"), 0)
     sizes = {"n": 5, "wide_boxes": False, "wide_scores": False, "threshold": 0.5, "scratch_size": 1 << 30}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         emulated.nms(**{**addresses, **sizes, **changes})
 
 

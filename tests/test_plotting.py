@@ -109,10 +109,10 @@ def test_bad_arguments_name_the_argument(change: dict[str, Any]) -> None:
         squares((5, 5, 5)).plot(**change)
 
 
-def test_huge_line_width_and_font_size_and_array_text_colour() -> None:
-    picture = squares((5, 5, 5))
-    assert picture.plot(line_width=1e9, font_size=1e9).shape == (SIDE, SIDE, 3)
-    assert (picture.plot(txt_color=np.array([0, 0, 255])) == picture.plot(txt_color=(0, 0, 255))).all()
+def test_huge_line_width_and_font_size_and_array_text_color() -> None:
+    result = squares((5, 5, 5))
+    assert result.plot(line_width=1e9, font_size=1e9).shape == (SIDE, SIDE, 3)
+    assert (result.plot(txt_color=np.array([0, 0, 255])) == result.plot(txt_color=(0, 0, 255))).all()
 
 
 def test_boxes_and_labels_are_omitted_beyond_crowd_size() -> None:

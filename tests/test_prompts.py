@@ -137,7 +137,7 @@ def test_object_without_points_needs_a_box() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "said"),
+    ("kwargs", "message"),
     [
         ({"labels": [1]}, "give points too"),
         ({"points": [1, 2, 3]}, r"shape \(3,\)"),
@@ -167,8 +167,8 @@ def test_object_without_points_needs_a_box() -> None:
         ({"masks": np.zeros((2, 8, 8)), "bboxes": [1, 2, 3, 4]}, "masks for 2"),
     ],
 )
-def test_bad_values_raise_value_error(kwargs: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_bad_values_raise_value_error(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Prompts.read(**kwargs)
 
 
@@ -231,7 +231,7 @@ def test_object_with_only_background_points_warns_once(caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "message"),
     [
         ({"bboxes": [30, 40, 20, 10]}, "x, y, x + width, y + height"),
         ({"bboxes": [0.1, 0.2, 0.5, 0.9]}, "all bboxes lie in the first pixel"),
@@ -247,10 +247,10 @@ def test_object_with_only_background_points_warns_once(caplog: pytest.LogCapture
     ],
 )
 def test_implausible_coordinates_are_warned_about(
-    prompt: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+    prompt: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     read(**prompt).check((48, 64), 64)
-    assert [said in record.message for record in caplog.records] == [True] * bool(said)
+    assert [message in record.message for record in caplog.records] == [True] * bool(message)
 
 
 # --- masks ---
